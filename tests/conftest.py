@@ -1,0 +1,29 @@
+"""The strictest settings that JAX has, for every test: dtypes and ranks never promote silently."""
+
+import os
+from pathlib import Path
+
+# Read by XLA when the first device is made; a stuck collective then fails in seconds instead of hanging.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=40",
+)
+# Tests never reach a hub; those of the hub's errors say so themselves.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -1,0 +1,20 @@
+"""The Transformer as pure functions in JAX, wrapped in thin Flax modules.
+
+Each floor loads when it is first used, so ``import tfm_jax`` is light.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["data", "generate", "nn", "ops", "train", "types", "viz"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
