@@ -1,0 +1,90 @@
+"""Laws of dropout: what is dropped is zero, what is kept is scaled, and without a key nothing happens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax.ops.dropout import dropout
+
+SHAPES = [(7,), (3, 5), (2, 3, 4)]
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, 0.5])
+def test_no_key_or_no_rate_gives_x_itself(rate):
+    x = jnp.arange(6.0)
+    assert dropout(x, rate, None) is x
+    assert dropout(x, 0.0, jax.random.key(0)) is x
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from(SHAPES))
+def test_every_element_is_zero_or_scaled(seed, rate, shape):
+    x = jnp.asarray(np.random.default_rng(seed).normal(size=shape) + 3, jnp.float32)
+    y = np.asarray(dropout(x, rate, jax.random.key(seed)))
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], (np.asarray(x, np.float64) / (1 - rate))[kept], rtol=1e-6)
+
+
+@given(
+    st.integers(0, 2**31 - 1), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([jnp.float32, jnp.bfloat16])
+)
+def test_the_mean_stays(seed, rate, dtype):
+    n = 20_000
+    y = dropout(jnp.ones(n, dtype), rate, jax.random.key(seed))
+    assert y.dtype == dtype
+    deviation = np.sqrt(rate / (1 - rate) / n)  # of the mean of n values that are 0 or 1 / (1 - rate)
+    rounding = 2**-8 if dtype == jnp.bfloat16 else 0
+    assert abs(np.asarray(y, np.float64).mean() - 1) < 5 * deviation + rounding
+    assert abs(np.mean(np.asarray(y) == 0) - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
+
+
+def test_bfloat16_is_scaled_without_the_rounding_of_the_rate():
+    y = dropout(jnp.full(100, 9.0, jnp.bfloat16), 0.1, jax.random.key(0))
+    assert set(np.unique(np.asarray(y, np.float32))) == {0.0, 10.0}
+
+
+def test_same_key_same_mask_other_key_other_mask():
+    x = jnp.ones((50, 4))
+    a, b, c = (dropout(x, 0.5, jax.random.key(seed)) for seed in (1, 1, 2))
+    assert (a == b).all() and (a != c).any()
+
+
+def test_gradient_is_the_mask():
+    x = jnp.arange(1.0, 31.0)
+    f = lambda x: dropout(x, 0.25, jax.random.key(3))
+    grad = jax.grad(lambda x: f(x).sum())(x)
+    np.testing.assert_allclose(grad * x, f(x), rtol=1e-6)
+
+
+def test_what_is_dropped_has_no_influence():
+    x = jnp.ones(40)
+    zero = dropout(x, 0.5, jax.random.key(5)) == 0
+    bad = jnp.where(zero, jnp.inf, x)
+    assert jnp.isfinite(dropout(bad, 0.5, jax.random.key(5))).all()
+
+
+def test_under_jit_vmap_and_shard_map():
+    x = jnp.ones((8, 6))
+    keys = jax.random.split(jax.random.key(0), 8)
+    want = jnp.stack([dropout(row, 0.5, key) for row, key in zip(x, keys, strict=True)])
+    rows = jax.jit(jax.vmap(lambda row, key: dropout(row, 0.5, key)))
+    np.testing.assert_array_equal(rows(x, keys), want)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+    np.testing.assert_array_equal(
+        jax.shard_map(rows, mesh=mesh, in_specs=(spec, spec), out_specs=spec)(x, keys), want
+    )
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1, 2.0, float("nan")])
+def test_rate_outside_the_range_is_an_error_with_and_without_a_key(rate):
+    for key in (None, jax.random.key(0)):
+        with pytest.raises(ValueError, match=r"rate=.*wanted 0 <= rate < 1"):
+            dropout(jnp.ones(3), rate, key)
+
+
+def test_integers_are_an_error():
+    with pytest.raises(ValueError, match="int32"):
+        dropout(jnp.arange(3), 0.5, jax.random.key(0))
