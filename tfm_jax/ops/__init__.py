@@ -1,5 +1,22 @@
 """Pure functions on arrays: the Transformer without parameters. Imports only this room of the package."""
 
 from tfm_jax.ops.dropout import dropout
+from tfm_jax.ops.feed_forward import activation, feed_forward, gated_feed_forward
+from tfm_jax.ops.losses import cross_entropy, linear_cross_entropy
+from tfm_jax.ops.normalization import layer_norm, rms_norm
+from tfm_jax.ops.positions import alibi, relative_buckets, rotary, sinusoidal
 
-__all__ = ["dropout"]
+__all__ = [
+    "activation",
+    "alibi",
+    "cross_entropy",
+    "dropout",
+    "feed_forward",
+    "gated_feed_forward",
+    "layer_norm",
+    "linear_cross_entropy",
+    "relative_buckets",
+    "rms_norm",
+    "rotary",
+    "sinusoidal",
+]

@@ -1,0 +1,155 @@
+"""The position-wise feed-forward layer, plain and gated, and its activations by name."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tfm_jax.ops.dropout import dropout
+from tfm_jax.types import Array, Key
+
+__all__ = ["activation", "feed_forward", "gated_feed_forward"]
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """Finds an activation function by its name.
+
+    Equivalent to::
+
+        {"relu": jax.nn.relu, "silu": jax.nn.silu, ...}[name]
+
+    Args:
+      name: "relu", "relu_squared", "gelu" (exact, by erf), "gelu_tanh" (its approximation, GPT-2's), "silu"
+        (also known as swish), "tanh", "sigmoid" or "identity".
+
+    Returns:
+      A function of an array of any shape to one of the same shape and dtype.
+
+    Raises:
+      ValueError: the name is none of these.
+
+    Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2 (gelu, its approximation, silu); So et
+    al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling" (relu squared).
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation: got {name!r}; wanted one of {', '.join(_ACTIVATIONS)}.")
+    return _ACTIVATIONS[name]
+
+
+def feed_forward(
+    x: Array,
+    w_in: Array,
+    w_out: Array,
+    b_in: Array | None = None,
+    b_out: Array | None = None,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.relu,
+    dropout_rate: float = 0.0,
+    key: Key | None = None,
+) -> Array:
+    """Applies the same two-layer network to every position.
+
+    Equivalent to::
+
+        dropout(activation(x @ w_in + b_in), dropout_rate, key) @ w_out + b_out
+
+    Args:
+      x: [..., D] float.
+      w_in: [D, F], of x's dtype.
+      w_out: [F, D], of x's dtype.
+      b_in: [F], of x's dtype, or None for 0.
+      b_out: [D], of x's dtype, or None for 0.
+      activation: an elementwise function.
+      dropout_rate: of the hidden elements, in [0, 1).
+      key: a PRNG key, which is consumed, or None for no dropout.
+
+    Returns:
+      [..., D] in x's dtype.
+
+    Raises:
+      ValueError: a shape does not fit, the dtypes differ, or `dropout_rate` is out of range.
+
+    Vaswani et al. 2017, "Attention Is All You Need", equation 2.
+    """
+    _check(
+        "feed_forward",
+        x,
+        {"w_in": (w_in, "DF"), "w_out": (w_out, "FD"), "b_in": (b_in, "F"), "b_out": (b_out, "D")},
+    )
+    hidden = activation(_add(x @ w_in, b_in))
+    return _add(dropout(hidden, dropout_rate, key) @ w_out, b_out)
+
+
+def gated_feed_forward(
+    x: Array,
+    w_gate: Array,
+    w_in: Array,
+    w_out: Array,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.silu,
+    dropout_rate: float = 0.0,
+    key: Key | None = None,
+) -> Array:
+    """Applies the same gated network to every position: SwiGLU by default, GEGLU with gelu, GLU with sigmoid.
+
+    Equivalent to::
+
+        dropout(activation(x @ w_gate) * (x @ w_in), dropout_rate, key) @ w_out
+
+    Args:
+      x: [..., D] float.
+      w_gate: [D, F], of x's dtype; what it gives goes through the activation.
+      w_in: [D, F], of x's dtype; what it gives is multiplied by that.
+      w_out: [F, D], of x's dtype.
+      activation: an elementwise function.
+      dropout_rate: of the hidden elements, in [0, 1).
+      key: a PRNG key, which is consumed, or None for no dropout.
+
+    Returns:
+      [..., D] in x's dtype.
+
+    Raises:
+      ValueError: a shape does not fit, the dtypes differ, or `dropout_rate` is out of range.
+
+    Shazeer 2020, "GLU Variants Improve Transformer", equation 6 (w_gate is W, w_in is V, w_out is W2).
+    """
+    _check("gated_feed_forward", x, {"w_gate": (w_gate, "DF"), "w_in": (w_in, "DF"), "w_out": (w_out, "FD")})
+    hidden = activation(x @ w_gate) * (x @ w_in)
+    return dropout(hidden, dropout_rate, key) @ w_out
+
+
+def _add(x: Array, bias: Array | None) -> Array:
+    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
+
+
+def _check(function: str, x: Array, weights: dict[str, tuple[Array | None, str]]) -> None:
+    """Raises where a weight's shape differs from its letters or its dtype from x's; F is that of w_in."""
+    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{function}: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., D], floating."
+        )
+    sizes = {"D": x.shape[-1], "F": weights["w_in"][0].shape[-1]}
+    for name, (weight, letters) in weights.items():
+        wanted = tuple(sizes[letter] for letter in letters)
+        if weight is not None and weight.shape != wanted:
+            raise ValueError(
+                f"{function}: got {name} of shape {weight.shape} with x of shape {x.shape} and w_in of "
+                f"shape {weights['w_in'][0].shape} = [D, F]; wanted [{', '.join(letters)}] = {wanted}."
+            )
+        if weight is not None and weight.dtype != x.dtype:
+            raise ValueError(
+                f"{function}: got {name} of dtype {weight.dtype} with x of dtype {x.dtype}; wanted one "
+                "dtype. Cast x or the parameters to the dtype to compute in."
+            )

@@ -1,0 +1,251 @@
+"""Where a token stands, as pure functions of integer positions: sinusoidal, rotary, ALiBi, T5's buckets.
+
+Positions are data, not a range counted inside: packed documents, decoding with a cache and left padding
+are other positions, nothing more. Angles and distances are computed in float32 or in integers.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.types import Array
+
+__all__ = ["alibi", "relative_buckets", "rotary", "sinusoidal"]
+
+
+def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: str = "interleaved") -> Array:
+    """Encodes each position as the sines and cosines of `dim / 2` angles.
+
+    Equivalent to::
+
+        angles = positions[..., None] * theta ** (-2 * jnp.arange(dim // 2) / dim)
+        jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, dim)    # "interleaved"
+        jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)                             # "half"
+
+    Args:
+      positions: [..., T] integer.
+      dim: D, even.
+      theta: the base of the wavelengths, which grow from 2 pi to 2 pi * theta.
+      pairing: where the sine and the cosine of angle i stand: "interleaved", at 2i and 2i + 1 (the paper's),
+        or "half", at i and i + D/2. The angles are the same.
+
+    Returns:
+      [..., T, D] float32 in [-1, 1]. Position 0 is sin 0 = 0 and cos 0 = 1.
+
+    Raises:
+      ValueError: `dim` is odd, `pairing` is unknown, or `positions` are not integers.
+
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
+    """
+    _check_integers("sinusoidal", positions=positions)
+    angles = _angles("sinusoidal", positions, dim, theta)
+    return _join("sinusoidal", jnp.sin(angles), jnp.cos(angles), pairing)
+
+
+def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str = "half") -> Array:
+    """Turns each pair of elements of a query or key by an angle proportional to its position.
+
+    Equivalent to::
+
+        angles = positions[..., None, None] * theta ** (-2 * jnp.arange(H // 2) / H)
+        a, b = x[..., : H // 2], x[..., H // 2 :]                                   # "half"
+        a, b = x[..., 0::2], x[..., 1::2]                                           # "interleaved"
+        a, b = a * jnp.cos(angles) - b * jnp.sin(angles), b * jnp.cos(angles) + a * jnp.sin(angles)
+        jnp.concatenate([a, b], -1)                                                 # "half"
+        jnp.stack([a, b], -1).reshape(x.shape)                                      # "interleaved"
+
+    Args:
+      x: [..., T, N, H] float, H even. To turn a part of each head only, pass that slice.
+      positions: [..., T] integer, one for each token; leading axes that are missing or 1 are shared.
+      theta: the base of the wavelengths.
+      pairing: which elements turn together: "half", i and i + H/2 (GPT-NeoX, Llama), or "interleaved", 2i and
+        2i + 1 (the paper's, GPT-J). A checkpoint works with its own pairing only.
+
+    Returns:
+      [..., T, N, H] in x's dtype. Position 0 leaves x as it is; norms stay; the inner product of a query and
+      a key depends on the difference of their positions only.
+
+    Raises:
+      ValueError: H is odd, `pairing` is unknown, `positions` do not fit x, or a dtype is wrong.
+
+    Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34.
+    """
+    _check_integers("rotary", positions=positions)
+    if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"rotary: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., T, N, H], floating."
+        )
+    tokens = x.shape[:-2]
+    if not _broadcasts(positions.shape, tokens) or positions.shape[-1] != tokens[-1]:
+        raise ValueError(
+            f"rotary: got positions of shape {positions.shape} with x of shape {x.shape} = [..., T, N, H]; "
+            f"wanted [..., T] = {tokens}, its leading axes missing or 1 where they are shared. Does x have "
+            "its tokens before its heads?"
+        )
+    angles = _angles("rotary", jnp.broadcast_to(positions, tokens)[..., None], x.shape[-1], theta)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    if pairing == "half":
+        a, b = jnp.split(wide, 2, axis=-1)
+    else:
+        a, b = wide[..., 0::2], wide[..., 1::2]
+    return _join("rotary", a * cos - b * sin, b * cos + a * sin, pairing).astype(x.dtype)
+
+
+def alibi(n_heads: int, query_positions: Array, key_positions: Array) -> Array:
+    """Biases attention against distance, each head with its own slope.
+
+    Equivalent to::
+
+        distance = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :])
+        -slopes[:, None, None] * distance[..., None, :, :]      # slopes: 2 ** (-8 * n / N) for n = 1 .. N
+
+    Args:
+      n_heads: N. Where it is not a power of two, the slopes are those of the largest power of two P below it,
+        followed by the first, third, fifth ... of those of 2 P.
+      query_positions: [..., T] integer.
+      key_positions: [..., S] integer; leading axes that are missing or 1 on either side are shared.
+
+    Returns:
+      [..., N, T, S] float32, zero at equal positions and negative elsewhere, before and after alike.
+
+    Raises:
+      ValueError: `n_heads` is less than 1, or the positions are not integers or do not fit each other.
+
+    Press et al. 2022, "Train Short, Test Long: Attention with Linear Biases Enables Input Length
+    Extrapolation", section 3; the slopes where N is not a power of two as in the authors' code.
+    """
+    if n_heads < 1:
+        raise ValueError(f"alibi: got n_heads={n_heads}; wanted 1 or more.")
+    difference = _differences("alibi", query_positions, key_positions)
+    distance = jnp.abs(difference).astype(jnp.float32)[..., None, :, :]
+    slopes = jnp.asarray(_slopes(n_heads), jnp.float32)[:, None, None]
+    shape = (*distance.shape[:-3], n_heads, *distance.shape[-2:])
+    return jnp.broadcast_to(-slopes, shape) * distance
+
+
+def relative_buckets(
+    query_positions: Array,
+    key_positions: Array,
+    *,
+    buckets: int = 32,
+    max_distance: int = 128,
+    bidirectional: bool = True,
+) -> Array:
+    """Sorts the differences of positions into buckets, which index a table of learned biases.
+
+    Equivalent to::
+
+        difference = key_positions[..., None, :] - query_positions[..., :, None]
+        half = buckets // 2
+        n, first, count = jnp.abs(difference), jnp.where(difference > 0, half, 0), half     # bidirectional
+        n, first, count = jnp.maximum(-difference, 0), 0, buckets                           # otherwise
+        exact = count // 2
+        large = exact + floor(jnp.log(n / exact) / jnp.log(max_distance / exact) * (count - exact))
+        first + jnp.where(n < exact, n, jnp.minimum(large, count - 1))
+
+    Args:
+      query_positions: [..., T] integer.
+      key_positions: [..., S] integer; leading axes that are missing or 1 on either side are shared.
+      buckets: how many there are in all; even and at least 4 where bidirectional, at least 2 otherwise.
+      max_distance: from here on all distances share the last bucket; more than the number of exact buckets.
+      bidirectional: whether keys after the query have buckets of their own; if not, they are in bucket 0.
+
+    Returns:
+      [..., T, S] int32 in [0, buckets). The borders are computed in whole numbers: no rounding moves them.
+
+    Raises:
+      ValueError: `buckets` or `max_distance` is out of range, or the positions are not integers or do not
+        fit each other.
+
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+    section 2.1; the bucket formula as in the authors' code.
+    """
+    count = buckets // 2 if bidirectional else buckets
+    if count < 2 or (bidirectional and buckets % 2):
+        least = "an even number, at least 4, where bidirectional" if bidirectional else "at least 2"
+        raise ValueError(f"relative_buckets: got buckets={buckets}; wanted {least}.")
+    if max_distance <= count // 2:
+        raise ValueError(
+            f"relative_buckets: got max_distance={max_distance} with buckets={buckets}; wanted more than "
+            f"{count // 2}, the number of distances that have a bucket of their own."
+        )
+    difference = _differences("relative_buckets", query_positions, key_positions)
+    distance = jnp.abs(difference) if bidirectional else jnp.maximum(-difference, 0)
+    borders = jnp.asarray(_borders(count, max_distance), jnp.int32)
+    bucket = jnp.searchsorted(borders, distance, side="right", method="compare_all").astype(jnp.int32)
+    return jnp.where(difference > 0, bucket + count, bucket) if bidirectional else bucket
+
+
+def _angles(function: str, positions: Array, dim: int, theta: float) -> Array:
+    """positions [...] -> float32 [..., dim / 2]."""
+    if dim < 2 or dim % 2:
+        raise ValueError(
+            f"{function}: got a last dimension of {dim}; wanted an even one, as elements go in pairs."
+        )
+    frequencies = jnp.asarray(theta ** (-np.arange(0, dim, 2) / dim), jnp.float32)
+    return positions[..., None].astype(jnp.float32) * jnp.broadcast_to(
+        frequencies, (*positions.shape, dim // 2)
+    )
+
+
+def _join(function: str, first: Array, second: Array, pairing: str) -> Array:
+    if pairing == "half":
+        return jnp.concatenate([first, second], axis=-1)
+    if pairing == "interleaved":
+        return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+    raise ValueError(f'{function}: got pairing={pairing!r}; wanted "interleaved" or "half".')
+
+
+def _differences(function: str, query_positions: Array, key_positions: Array) -> Array:
+    """[..., T] and [..., S] -> int32 [..., T, S], key less query."""
+    _check_integers(function, query_positions=query_positions, key_positions=key_positions)
+    queries, keys = query_positions.shape, key_positions.shape
+    try:
+        leading = np.broadcast_shapes(queries[:-1], keys[:-1])
+    except ValueError:
+        raise ValueError(
+            f"{function}: got query_positions of shape {queries} and key_positions of shape {keys}; wanted "
+            "[..., T] and [..., S] with the same leading axes, or with some missing or 1."
+        ) from None
+    q = jnp.broadcast_to(query_positions.astype(jnp.int32), (*leading, queries[-1]))
+    k = jnp.broadcast_to(key_positions.astype(jnp.int32), (*leading, keys[-1]))
+    return k[..., None, :] - q[..., :, None]
+
+
+def _check_integers(function: str, **arrays: Array) -> None:
+    for name, array in arrays.items():
+        if array.ndim < 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(
+                f"{function}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted integers "
+                "with the tokens as the last axis, such as jnp.arange(T)."
+            )
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    aligned = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in aligned)
+
+
+def _slopes(n_heads: int) -> np.ndarray:
+    power = 1 << (n_heads.bit_length() - 1)
+    geometric = lambda n: 2.0 ** (-8 * np.arange(1, n + 1) / n)
+    return np.concatenate([geometric(power), geometric(2 * power)[0::2][: n_heads - power]])
+
+
+@functools.cache
+def _borders(buckets: int, max_distance: int) -> tuple[int, ...]:
+    """The first distance of each bucket but bucket 0.
+
+    Bucket exact + j begins at the smallest n with log(n / exact) / log(max_distance / exact) * rest >= j, so
+    n^rest >= max_distance^j * exact^(rest - j): whole numbers, exact on every machine.
+    """
+    exact = buckets // 2
+    rest = buckets - exact
+    borders, n = list(range(1, exact + 1)), exact
+    for j in range(1, rest):
+        while n**rest < max_distance**j * exact ** (rest - j):
+            n += 1
+        borders.append(n)
+    return tuple(borders)
