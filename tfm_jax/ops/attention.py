@@ -1,0 +1,175 @@
+"""Attention: the public functions, their checks at the door, and the choice of an implementation."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from tfm_jax.ops import masks
+from tfm_jax.ops.backends import BACKENDS, reference
+from tfm_jax.types import Array, Key
+
+__all__ = ["attention", "attention_weights"]
+
+
+def attention(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    v: Array,  # [..., S, K, Hv]
+    mask: masks.Mask | Array | None = None,
+    bias: Array | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
+    *,
+    scale: float | Array | None = None,
+    soft_cap: float | None = None,
+    dropout_rate: float = 0.0,
+    key: Key | None = None,
+    implementation: str = "auto",
+) -> Array:  # [..., T, N, Hv]
+    """Scaled dot-product attention with N query heads and K key/value heads (MHA, GQA, MQA).
+
+    Equivalent to::
+
+        k, v = (jnp.repeat(x, N // K, axis=-2) for x in (k, v))
+        logits = jnp.einsum("...TNH,...SNH->...NTS", q, k) / jnp.sqrt(H)  # in float32
+        logits = soft_cap * jnp.tanh(logits / soft_cap) + bias
+        weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))  # but 0 in an empty row
+        jnp.einsum("...NTS,...SNH->...TNH", dropout(weights, dropout_rate, key), v)
+
+    Args:
+      q: [..., T, N, H] queries, floating; [...] are any leading dims, none included.
+      k: [..., S, K, H] keys, of q's dtype and leading dims; K divides N: head n reads k's head n // (N / K).
+      v: [..., S, K, Hv] values, of q's dtype and leading dims.
+      mask: who may attend to whom: a mask of `tfm_jax.ops.masks`, or a bool array [T, S], [..., T, S] or
+        [..., N, T, S]; True = may attend. None: everyone to everything.
+      bias: [N|1, T|1, S|1] or [..., N|1, T|1, S|1] floating, added to the logits after the soft cap; where
+        it is -inf, the query may not attend.
+      scale: what the logits are multiplied by; None is 1 / sqrt(H).
+      soft_cap: logits are squashed into (-soft_cap, soft_cap), > 0; None is no cap.
+      dropout_rate: the probability, in [0, 1), that a weight is dropped (the others are scaled up).
+      key: a PRNG key, which is consumed, or None for no dropout.
+      implementation: a name in `tfm_jax.ops.backends.BACKENDS`, or "auto".
+
+    Returns:
+      [..., T, N, Hv] of q's dtype. A query that may attend to nothing gives 0, with gradient 0. Queries,
+      keys and values that no one may use may hold nan or inf: they reach neither output nor gradients.
+
+    Raises:
+      ValueError: a shape, rank, dtype, mask, bias, rate or implementation that does not fit, at trace time.
+
+    Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped heads: Ainslie et al. 2023, "GQA",
+    section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
+    """
+    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    _check_heads(q, k, v)
+    mask, bias, scale = _prepare(q, k, mask, bias, scale, soft_cap)
+    name = next(iter(BACKENDS)) if implementation == "auto" else implementation
+    if name not in BACKENDS:
+        known = ", ".join(map(repr, ["auto", *BACKENDS]))
+        raise ValueError(f"attention: got implementation={name!r}; wanted one of {known}.")
+    return BACKENDS[name](
+        q, k, v, mask, bias, scale=scale, soft_cap=soft_cap, dropout_rate=dropout_rate, key=key
+    )
+
+
+def attention_weights(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    mask: masks.Mask | Array | None = None,
+    bias: Array | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
+    *,
+    scale: float | Array | None = None,
+    soft_cap: float | None = None,
+) -> Array:  # [..., N, T, S]
+    """How much each query of each head attends to each key.
+
+    Equivalent to::
+
+        k = jnp.repeat(k, N // K, axis=-2)
+        logits = jnp.einsum("...TNH,...SNH->...NTS", q, k) / jnp.sqrt(H)  # in float32
+        logits = soft_cap * jnp.tanh(logits / soft_cap) + bias
+        jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))  # but 0 in an empty row
+
+    Args:
+      q: [..., T, N, H] queries, floating.
+      k: [..., S, K, H] keys, of q's dtype and leading dims; K divides N.
+      mask: as in `attention`.
+      bias: as in `attention`.
+      scale: as in `attention`.
+      soft_cap: as in `attention`.
+
+    Returns:
+      [..., N, T, S] of q's dtype, in [0, 1], before any dropout. A row sums to 1, or is 0 throughout where
+      the query may attend to nothing; what it may not attend to is exactly 0.
+
+    Raises:
+      ValueError: a shape, rank, dtype, mask or bias that does not fit, at trace time.
+
+    Vaswani et al. 2017, "Attention Is All You Need", equation 1.
+    """
+    q, k = jnp.asarray(q), jnp.asarray(k)
+    _check_heads(q, k, k)
+    mask, bias, scale = _prepare(q, k, mask, bias, scale, soft_cap)
+    return reference.attention_weights(q, k, mask, bias, scale=scale, soft_cap=soft_cap)
+
+
+def _check_heads(q: Array, k: Array, v: Array) -> None:
+    got = f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
+    wanted = "wanted q [..., T, N, H], k [..., S, K, H], v [..., S, K, Hv]"
+    if not q.ndim == k.ndim == v.ndim >= 3:
+        raise ValueError(f"attention: got {got}; {wanted}, all of one rank >= 3. Give one head as N = 1.")
+    if not q.shape[:-3] == k.shape[:-3] == v.shape[:-3]:
+        raise ValueError(
+            f"attention: got {got}; {wanted} with equal leading dims [...]. Broadcast them first."
+        )
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"attention: got {got}; {wanted} with equal H, but q has {q.shape[-1]}, k {k.shape[-1]}."
+        )
+    if k.shape[-3:-1] != v.shape[-3:-1]:
+        raise ValueError(f"attention: got {got}; {wanted} with equal S and K of k and v.")
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+        raise ValueError(
+            f"attention: got {got}; {wanted} where K divides N, but N = {q.shape[-2]} and K = {k.shape[-2]}."
+        )
+    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
+        raise ValueError(
+            f"attention: got dtypes q {q.dtype}, k {k.dtype}, v {v.dtype}; wanted one floating dtype. "
+            "Cast with .astype(q.dtype)."
+        )
+
+
+def _prepare(
+    q: Array, k: Array, mask: Any, bias: Array | None, scale: float | Array | None, soft_cap: float | None
+) -> tuple[masks.Mask | None, Array | None, float | Array]:
+    """The mask as a Mask, the bias with all of its axes, the scale as a number."""
+    *batch, T, N, H = q.shape
+    mask = masks.as_mask(mask, len(batch))
+    if bias is not None:
+        bias = _check_bias(jnp.asarray(bias), tuple(batch), (N, T, k.shape[-3]))
+    if any(x is not None and jnp.ndim(x) for x in (scale, soft_cap)):
+        raise ValueError(
+            f"attention: got scale={scale!r}, soft_cap={soft_cap!r}; wanted a scalar each, or None. "
+            "For a scale a head, multiply q by it."
+        )
+    if isinstance(soft_cap, int | float) and not soft_cap > 0:
+        raise ValueError(f"attention: got soft_cap={soft_cap}; wanted a number > 0, or None for no cap.")
+    return mask, bias, H**-0.5 if scale is None else scale
+
+
+def _check_bias(bias: Array, batch: tuple[int, ...], last: tuple[int, int, int]) -> Array:
+    N, T, S = last
+    if not jnp.issubdtype(bias.dtype, jnp.floating):
+        raise ValueError(
+            f"attention: got a bias of dtype {bias.dtype}; wanted a floating one, which is added to the "
+            "logits. A boolean table is a mask: pass it as mask=..."
+        )
+    shape = (*(batch if bias.ndim == len(batch) + 3 else ()), N, T, S)
+    if bias.ndim != len(shape) or any(n not in (1, size) for n, size in zip(bias.shape, shape, strict=True)):
+        raise ValueError(
+            f"attention: got a bias {_shape(bias)}; wanted [N|1, T|1, S|1] or [..., N|1, T|1, S|1], where "
+            f"[...] = {list(batch)}, N = {N}, T = {T}, S = {S} (a size of [...] may also be 1)."
+        )
+    return bias.reshape(*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
+
+
+def _shape(x: Array) -> str:
+    return f"[{', '.join(map(str, x.shape))}]"

@@ -1,0 +1,119 @@
+"""Attention in plain einsums: the implementation that honours everything, and the oracle of all others.
+
+Logits, softmax and both sums are in float32 (float64 for float64 inputs). K key/value heads serve N = K * G
+query heads through a group axis G; keys are never repeated.
+
+What a query may not attend to cannot reach it: its weights there are exactly 0. Since 0 * nan is nan, rows
+that nobody reads are also set to 0 before the einsums: keys and values at positions that no query of their
+heads may attend to, queries that may attend to nothing. So nan and inf there reach neither the output nor a
+gradient. (A nan at a key that some query may attend to reaches the other queries of that head too.)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.ops import masks
+from tfm_jax.ops.dropout import dropout
+from tfm_jax.types import Array, Key
+
+__all__ = ["attention", "attention_weights"]
+
+
+def attention(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    v: Array,  # [..., S, K, Hv]
+    mask: masks.Mask | None,
+    bias: Array | None,  # [..., 1|N, 1|T, 1|S]
+    *,
+    scale: float | Array,
+    soft_cap: float | None,
+    dropout_rate: float,
+    key: Key | None,
+) -> Array:  # [..., T, N, Hv]
+    """As `tfm_jax.ops.attention`, of checked arguments."""
+    allowed = _to_heads(mask, q, k)
+    weights = dropout(_weights(q, k, allowed, bias, scale, soft_cap), dropout_rate, key)
+    if allowed is not None:
+        v = jnp.where(_read_keys(allowed, v.shape[-2]), v, 0)
+    out = jnp.einsum(
+        "...KGTS,...SKH->...KGTH", weights.astype(v.dtype), v, preferred_element_type=weights.dtype
+    )
+    return jnp.moveaxis(out, -2, -4).reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
+
+
+def attention_weights(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    mask: masks.Mask | None,
+    bias: Array | None,  # [..., 1|N, 1|T, 1|S]
+    *,
+    scale: float | Array,
+    soft_cap: float | None,
+) -> Array:  # [..., N, T, S]
+    """As `tfm_jax.ops.attention_weights`, of checked arguments."""
+    weights = _weights(q, k, _to_heads(mask, q, k), bias, scale, soft_cap)
+    *batch, _, _, T, S = weights.shape
+    return weights.reshape(*batch, q.shape[-2], T, S).astype(q.dtype)
+
+
+def _to_heads(mask: masks.Mask | None, q: Array, k: Array) -> Array | None:  # [..., 1|N, T, S]
+    *batch, T, N, _ = q.shape
+    return None if mask is None else masks.to_heads(mask, tuple(batch), N, T, k.shape[-3])
+
+
+def _weights(
+    q: Array,
+    k: Array,
+    allowed: Array | None,
+    bias: Array | None,
+    scale: float | Array,
+    soft_cap: float | None,
+) -> Array:  # -> [..., K, G, T, S]
+    *batch, T, N, H = q.shape
+    K = k.shape[-2]
+    dtype = np.promote_types(q.dtype, np.float32)
+    if allowed is not None:
+        q = jnp.where(jnp.swapaxes(allowed.any(-1), -1, -2)[..., None], q, 0)
+        k = jnp.where(_read_keys(allowed, K), k, 0)
+    # q is moved, not the logits: it is smaller than they are.
+    q = jnp.moveaxis(q.reshape(*batch, T, K, N // K, H), -4, -2)
+    logits = jnp.einsum("...KGTH,...SKH->...KGTS", q, k, preferred_element_type=dtype)
+    logits = logits * jnp.asarray(scale, dtype)
+    if soft_cap is not None:
+        cap = jnp.asarray(soft_cap, dtype)
+        logits = cap * jnp.tanh(logits / cap)
+    if bias is not None:
+        logits = logits + _grouped(bias, K).astype(dtype)
+    if allowed is not None:
+        logits = jnp.where(_grouped(allowed, K), logits, -jnp.inf)
+    return _softmax(logits)
+
+
+def _grouped(x: Array, K: int) -> Array:  # [..., 1|N, T, S] -> [..., 1|K, 1|G, T, S]
+    *batch, N, T, S = x.shape
+    return x.reshape(*batch, *((1, 1) if N == 1 else (K, N // K)), T, S)
+
+
+def _read_keys(allowed: Array, K: int) -> Array:  # [..., 1|N, T, S] -> [..., S, 1|K, 1]
+    """Whether any query of any head that a key/value head serves may attend to the key."""
+    return jnp.swapaxes(_grouped(allowed, K).any((-2, -3)), -1, -2)[..., None]
+
+
+@jax.custom_jvp
+def _softmax(x: Array) -> Array:
+    """Softmax over the last axis, where -inf is masked and a row of -inf alone gives zeros."""
+    # The largest is finite even if the row is not: -inf - (-inf) would be nan.
+    largest = jnp.max(x, -1, keepdims=True, initial=jnp.finfo(x.dtype).min)
+    exp = jnp.exp(x - largest)
+    total = exp.sum(-1, keepdims=True)
+    return exp / jnp.where(total == 0, 1, total)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # From the weights alone, so that the backward pass keeps one [T, S] table a head and meets no infinity.
+    weights, (tangent,) = _softmax(*primals), tangents
+    change = weights * tangent
+    return weights, change - weights * change.sum(-1, keepdims=True)

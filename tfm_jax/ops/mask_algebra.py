@@ -1,0 +1,240 @@
+"""The mask as a value: the algebra `&`, `|`, `~`, the plain array among masks, and how shapes are checked.
+
+A mask is a tree: `And`, `Or` and `Not` over `Dense` and the parts of `mask_parts`. Each node is a frozen
+dataclass and a pytree. Nothing is checked when a node is made, for JAX makes nodes too, whose leaves are
+tracers, axis numbers or None: the functions of `masks` check dtypes, and reading a mask checks its shapes.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.ops.mask_drawing import drawing
+from tfm_jax.types import Array
+
+__all__ = ["And", "Dense", "Mask", "Not", "Or", "Sizes", "booleans", "node", "place"]
+
+
+class Sizes(NamedTuple):
+    """What a mask is read for: `batch` is the leading dims [...] of q; N, T and S as in `tfm_jax.types`."""
+
+    batch: tuple[int, ...]
+    N: int
+    T: int
+    S: int
+
+
+class Mask:
+    """Which query may attend to which key: a value, combined by `&`, `|`, `~` and read by `to_dense`.
+
+    Either side of `&` and `|` may be a plain boolean array, NumPy's or JAX's: `[T, S]`, `[..., T, S]` or
+    `[..., N, T, S]`, told apart by its rank once the batch is known.
+    """
+
+    # NumPy then leaves `array & mask` to __rand__, instead of looping over the elements of the array.
+    __array_ufunc__ = None
+
+    def __and__(self, other: Any) -> "Mask":
+        return _combine(And, self, other)
+
+    def __rand__(self, other: Any) -> "Mask":
+        return _combine(And, other, self)
+
+    def __or__(self, other: Any) -> "Mask":
+        return _combine(Or, self, other)
+
+    def __ror__(self, other: Any) -> "Mask":
+        return _combine(Or, other, self)
+
+    def __invert__(self) -> "Mask":
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        # `causal() and padding(valid)` would be padding(valid) alone.
+        raise TypeError("a mask has no truth value: combine masks by & | ~ instead of and, or, not")
+
+    def __repr__(self) -> str:
+        known: dict[str, int] = {}
+        for part, name, letters in self.arrays(None):
+            shape = getattr(getattr(part, name), "shape", ())
+            known |= dict(zip(letters[::-1], shape[::-1], strict=False))
+        T = known.get("T", known.get("S", 8))
+        return self.expression() + drawing(self, T, known.get("S", T))
+
+    def with_offset(self, offset: int | Array | None) -> "Mask":
+        """The same mask, whose positional parts take query 0 to stand at `offset` (int or int [...])."""
+        inner = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved = {name: x.with_offset(offset) for name, x in inner.items() if isinstance(x, Mask)}
+        return dataclasses.replace(self, **moved)
+
+    def to_dense(self, T: int, S: int) -> Array:
+        """The mask as booleans, True where a query may attend.
+
+        Args:
+          T: the number of queries.
+          S: the number of keys.
+
+        Returns:
+          bool [..., T, S], where [...] are the leading dims of the mask's arrays (none: `[T, S]`); with a
+          heads axis, [..., 1|N, T, S], when a part is per head.
+
+        Raises:
+          ValueError: the arrays do not fit T and S or each other, or a positional part has no offset
+            and T != S.
+        """
+        leads, heads = [], []
+        for part, name, letters in self.arrays(None):
+            shape = jnp.shape(getattr(part, name))
+            leads.append(shape[: max(0, len(shape) - len(letters))])
+            heads.extend(shape[-3:-2] if letters == "NTS" else ())
+        leads = [lead for lead in leads if lead]
+        if len({len(lead) for lead in leads}) > 1:
+            raise ValueError(
+                f"{self.expression()}: got arrays with different leading dims, {sorted(set(leads))}; wanted "
+                "one batch shape [...]. An array with a heads axis is masks.dense(array, per_head=True)."
+            )
+        batch = tuple(max(dims) for dims in zip(*leads, strict=True))
+        allowed = self.evaluate(Sizes(batch, max(heads, default=1), T, S))
+        allowed = jnp.broadcast_to(allowed, (*batch, allowed.shape[-3], T, S))
+        return allowed if heads else jnp.squeeze(allowed, -3)
+
+    def arrays(self, batch_rank: int | None) -> Iterator[tuple["Mask", str, str]]:
+        """(part, field, letters of the last axes) of every array; before those stands [...] or nothing."""
+        for field in dataclasses.fields(self):
+            inner = getattr(self, field.name)
+            if isinstance(inner, Mask):
+                yield from inner.arrays(batch_rank)
+
+    def evaluate(self, sizes: Sizes) -> Array:
+        """Booleans that broadcast to [..., N, T, S]; an axis that the mask does not depend on may be 1."""
+        raise NotImplementedError
+
+    def expression(self) -> str:
+        """The code that makes the mask, with arrays by dtype and shape."""
+        given = []
+        for field in dataclasses.fields(self):
+            x = getattr(self, field.name)
+            if x is not field.default and x is not False:
+                keyword = "" if field.default is dataclasses.MISSING else f"{field.name}="
+                shape = getattr(x, "shape", None)
+                given.append(keyword + (repr(x) if shape is None else f"{x.dtype}{_brackets(shape)}"))
+        return f"{type(self).__name__.lower()}({', '.join(given)})"
+
+
+def node(cls: type) -> type:
+    """Makes a class of mask a frozen dataclass and a pytree."""
+    # eq=False: arrays do not compare to one bool. repr=False: Mask draws.
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
+
+
+@node
+class And(Mask):
+    """Both sides allow it."""
+
+    left: Mask
+    right: Mask
+
+    def evaluate(self, sizes: Sizes) -> Array:
+        return self.left.evaluate(sizes) & self.right.evaluate(sizes)
+
+    def expression(self) -> str:
+        return f"{_operand(self.left, Or)} & {_operand(self.right, Or)}"
+
+
+@node
+class Or(Mask):
+    """At least one side allows it."""
+
+    left: Mask
+    right: Mask
+
+    def evaluate(self, sizes: Sizes) -> Array:
+        return self.left.evaluate(sizes) | self.right.evaluate(sizes)
+
+    def expression(self) -> str:
+        return f"{_operand(self.left)} | {_operand(self.right)}"
+
+
+@node
+class Not(Mask):
+    """The inner mask does not allow it."""
+
+    inner: Mask
+
+    def evaluate(self, sizes: Sizes) -> Array:
+        return ~self.inner.evaluate(sizes)
+
+    def expression(self) -> str:
+        return f"~{_operand(self.inner, And, Or)}"
+
+
+@node
+class Dense(Mask):
+    """A boolean array: [..., T, S], or [..., N, T, S] if `per_head`; None: its rank tells, once read."""
+
+    array: Any
+    per_head: bool | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Mask, str, str]]:
+        per_head = self.per_head
+        if per_head is None and batch_rank is not None:
+            per_head = self.array.ndim == batch_rank + 3
+        yield self, "array", "NTS" if per_head else "TS"
+
+    def evaluate(self, sizes: Sizes) -> Array:
+        ((_, name, letters),) = self.arrays(len(sizes.batch))
+        return place(self, name, letters, sizes)
+
+
+def place(mask: Mask, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]
+    """The array `name` of a part, every dim of it checked, laid out to broadcast against the other parts."""
+    array = jnp.asarray(getattr(mask, name))
+    cut = max(0, array.ndim - len(letters))
+    lead, tail = array.shape[:cut], array.shape[cut:]
+    fits = len(tail) == len(letters) and len(lead) in (0, len(sizes.batch))
+    fits = fits and all(n in (1, wanted) for n, wanted in zip(lead, sizes.batch, strict=False))
+    found = dict(zip(letters, tail, strict=False))
+    wanted = {letter: getattr(sizes, letter) for letter in letters}
+    if not fits or any(n != wanted[letter] and (letter, n) != ("N", 1) for letter, n in found.items()):
+        known = [f"[...] = {_brackets(sizes.batch)}", *(f"{letter} = {n}" for letter, n in wanted.items())]
+        raise ValueError(
+            f"{mask.expression()}: got {name} of shape {_brackets(array.shape)}; wanted "
+            f"[{', '.join(letters)}] or [{', '.join(['...', *letters])}], where {', '.join(known)} "
+            "(1 may stand for a size of [...] or N)."
+        )
+    return array.reshape(*(lead or (1,) * len(sizes.batch)), *(found.get(letter, 1) for letter in "NTS"))
+
+
+def _combine(kind: type[Mask], *sides: Any) -> Any:
+    if not all(isinstance(side, Mask) or hasattr(side, "dtype") for side in sides):
+        return NotImplemented
+    return kind(
+        *(side if isinstance(side, Mask) else Dense(booleans("mask & | array", side)) for side in sides)
+    )
+
+
+def _operand(mask: Any, *loose: type[Mask]) -> str:
+    """A child's expression, in parentheses where its operator binds more loosely than the parent's."""
+    if not isinstance(mask, Mask):  # a child that JAX put there: an axis number, a PartitionSpec
+        return repr(mask)
+    return f"({mask.expression()})" if isinstance(mask, loose) else mask.expression()
+
+
+def _brackets(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def booleans(where: str, x: Any) -> Any:
+    """`x`, which must be a boolean array; else a ValueError that says how to make it one."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        mend = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
+    else:
+        mend = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
+    if not jnp.issubdtype(x.dtype, jnp.bool_):
+        raise ValueError(f"{where}: got dtype {x.dtype}; wanted bool, where True means may attend. {mend}")
+    return x
