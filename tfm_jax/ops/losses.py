@@ -105,7 +105,7 @@ def linear_cross_entropy(
       labels: [...] integer in [0, V), or `ignore_index`.
       bias: [V] float, or None for 0.
       weights, label_smoothing, z_loss, ignore_index: as for `cross_entropy`.
-      chunk_size: how many tokens at a time, at least 1.
+      chunk_size: how many tokens at a time, at least 1 (a multiple of the devices they are split over).
 
     Returns:
       (sum, weight): two float32 scalars, the same for every `chunk_size` up to rounding. What `cross_entropy`
