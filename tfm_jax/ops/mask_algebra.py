@@ -88,7 +88,7 @@ class Mask:
         """
         leads, heads = [], []
         for part, name, letters in self.arrays(None):
-            shape = jnp.shape(getattr(part, name))
+            shape = getattr(getattr(part, name), "shape", ())
             leads.append(shape[: max(0, len(shape) - len(letters))])
             heads.extend(shape[-3:-2] if letters == "NTS" else ())
         leads = [lead for lead in leads if lead]

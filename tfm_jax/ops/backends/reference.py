@@ -37,10 +37,7 @@ def attention(
     weights = dropout(_weights(q, k, allowed, bias, scale, soft_cap), dropout_rate, key)
     if allowed is not None:
         v = jnp.where(_read_keys(allowed, v.shape[-2]), v, 0)
-    out = jnp.einsum(
-        "...KGTS,...SKH->...KGTH", weights.astype(v.dtype), v, preferred_element_type=weights.dtype
-    )
-    return jnp.moveaxis(out, -2, -4).reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
+    return _mix(weights.astype(v.dtype), v, weights.dtype).astype(q.dtype)
 
 
 def attention_weights(
@@ -53,9 +50,7 @@ def attention_weights(
     soft_cap: float | None,
 ) -> Array:  # [..., N, T, S]
     """As `tfm_jax.ops.attention_weights`, of checked arguments."""
-    weights = _weights(q, k, _to_heads(mask, q, k), bias, scale, soft_cap)
-    *batch, _, _, T, S = weights.shape
-    return weights.reshape(*batch, q.shape[-2], T, S).astype(q.dtype)
+    return _weights(q, k, _to_heads(mask, q, k), bias, scale, soft_cap).astype(q.dtype)
 
 
 def _to_heads(mask: masks.Mask | None, q: Array, k: Array) -> Array | None:  # [..., 1|N, T, S]
@@ -70,35 +65,49 @@ def _weights(
     bias: Array | None,
     scale: float | Array,
     soft_cap: float | None,
-) -> Array:  # -> [..., K, G, T, S]
-    *batch, T, N, H = q.shape
-    K = k.shape[-2]
+) -> Array:  # -> [..., N, T, S]
     dtype = np.promote_types(q.dtype, np.float32)
     if allowed is not None:
         q = jnp.where(jnp.swapaxes(allowed.any(-1), -1, -2)[..., None], q, 0)
-        k = jnp.where(_read_keys(allowed, K), k, 0)
-    # q is moved, not the logits: it is smaller than they are.
-    q = jnp.moveaxis(q.reshape(*batch, T, K, N // K, H), -4, -2)
-    logits = jnp.einsum("...KGTH,...SKH->...KGTS", q, k, preferred_element_type=dtype)
-    logits = logits * jnp.asarray(scale, dtype)
+        k = jnp.where(_read_keys(allowed, k.shape[-2]), k, 0)
+    logits = _compare(q, k, dtype) * jnp.asarray(scale, dtype)
     if soft_cap is not None:
         cap = jnp.asarray(soft_cap, dtype)
         logits = cap * jnp.tanh(logits / cap)
     if bias is not None:
-        logits = logits + _grouped(bias, K).astype(dtype)
+        logits = logits + bias.astype(dtype)
     if allowed is not None:
-        logits = jnp.where(_grouped(allowed, K), logits, -jnp.inf)
+        logits = jnp.where(allowed, logits, -jnp.inf)
     return _softmax(logits)
-
-
-def _grouped(x: Array, K: int) -> Array:  # [..., 1|N, T, S] -> [..., 1|K, 1|G, T, S]
-    *batch, N, T, S = x.shape
-    return x.reshape(*batch, *((1, 1) if N == 1 else (K, N // K)), T, S)
 
 
 def _read_keys(allowed: Array, K: int) -> Array:  # [..., 1|N, T, S] -> [..., S, 1|K, 1]
     """Whether any query of any head that a key/value head serves may attend to the key."""
-    return jnp.swapaxes(_grouped(allowed, K).any((-2, -3)), -1, -2)[..., None]
+    read = allowed.any(-2)
+    *batch, N, S = read.shape
+    if N > 1:
+        read = read.reshape(*batch, K, N // K, S).any(-2)
+    return jnp.swapaxes(read, -1, -2)[..., None]
+
+
+def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:  # -> [..., N, T, S]
+    *batch, T, N, H = q.shape
+    S, K = k.shape[-3:-1]
+    if N == K:  # XLA on CPU is a third slower, and keeps more, where G is an axis of length 1
+        return jnp.einsum("...TNH,...SNH->...NTS", q, k, preferred_element_type=dtype)
+    q = q.reshape(*batch, T, K, N // K, H)
+    logits = jnp.einsum("...TKGH,...SKH->...KGTS", q, k, preferred_element_type=dtype)
+    return logits.reshape(*batch, N, T, S)
+
+
+def _mix(weights: Array, v: Array, dtype: np.dtype) -> Array:  # -> [..., T, N, Hv]
+    *batch, N, T, S = weights.shape
+    K, H = v.shape[-2:]
+    if N == K:
+        return jnp.einsum("...NTS,...SNH->...TNH", weights, v, preferred_element_type=dtype)
+    weights = weights.reshape(*batch, K, N // K, T, S)
+    out = jnp.einsum("...KGTS,...SKH->...TKGH", weights, v, preferred_element_type=dtype)
+    return out.reshape(*batch, T, N, H)
 
 
 @jax.custom_jvp
