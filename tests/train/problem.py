@@ -1,0 +1,65 @@
+"""A two-layer regression and an endless iterator: enough to test training without a model or a data set."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WIDTHS = (3, 5, 2)
+
+
+def init(key):
+    first, second = jax.random.split(key)
+    n_in, n_hidden, n_out = WIDTHS
+    return {
+        "hidden": {"kernel": jax.random.normal(first, (n_in, n_hidden)), "bias": jnp.zeros(n_hidden)},
+        "out": {"kernel": jax.random.normal(second, (n_hidden, n_out))},
+    }
+
+
+def predict(params, x, key=None):
+    hidden = jnp.tanh(jnp.einsum("bi,ih->bh", x, params["hidden"]["kernel"]) + params["hidden"]["bias"][None])
+    if key is not None:
+        hidden = hidden * jax.random.bernoulli(key, 0.9, hidden.shape).astype(hidden.dtype)
+    return jnp.einsum("bh,ho->bo", hidden, params["out"]["kernel"])
+
+
+def loss_fn(params, batch, key):
+    """Weighted squared error; without dropout, so that it is the same however the batch is cut."""
+    error = jnp.sum((predict(params, batch["x"]) - batch["y"]) ** 2, axis=1)
+    weight = batch["weight"]
+    near = jnp.asarray(error < 1.0, jnp.float32)
+    return (jnp.sum(error * weight), jnp.sum(weight)), {"near": (jnp.sum(near * weight), jnp.sum(weight))}
+
+
+def dropout_loss(params, batch, key):
+    error = jnp.sum((predict(params, batch["x"], key) - batch["y"]) ** 2, axis=1)
+    return (jnp.sum(error * batch["weight"]), jnp.sum(batch["weight"])), {}
+
+
+def make_batch(seed, rows=16):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, WIDTHS[0])).astype(np.float32)
+    y = np.stack([x.sum(1), np.abs(x[:, 0])], axis=1)
+    return {"x": x, "y": y, "weight": rng.integers(0, 5, rows).astype(np.float32)}
+
+
+class Batches:
+    """Batch i is a function of i; the state is the next i."""
+
+    def __init__(self, rows=16, end=None):
+        self.rows, self.end, self.next = rows, end, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.next == self.end:
+            raise StopIteration
+        self.next += 1
+        return make_batch(self.next - 1, self.rows)
+
+    def get_state(self):
+        return {"next": self.next}
+
+    def set_state(self, state):
+        self.next = state["next"]

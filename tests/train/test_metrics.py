@@ -1,0 +1,65 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax import train
+
+pairs = st.lists(
+    st.tuples(st.floats(-1e3, 1e3, width=32), st.integers(0, 100).map(float)), min_size=1, max_size=8
+)
+
+
+@given(pairs)
+def test_total_is_the_sum_and_its_mean_is_weighted(values):
+    arrays = [
+        {"loss": (jnp.float32(s), jnp.float32(w)), "n": (jnp.float32(w), jnp.float32(1))} for s, w in values
+    ]
+    found = train.total(arrays)
+    sums = np.asarray(values, np.float64).sum(0)
+    assert found["loss"] == pytest.approx(tuple(sums), abs=1e-9)
+    assert found["n"] == (sums[1], len(values))
+    mean = train.means(found)["loss"]
+    assert math.isnan(mean) if sums[1] == 0 else mean == pytest.approx(sums[0] / sums[1], abs=1e-9)
+
+
+@given(pairs, st.randoms())
+def test_sums_do_not_depend_on_grouping_or_order(values, random):
+    metrics = [{"loss": pair} for pair in values]
+    shuffled = random.sample(metrics, len(metrics))
+    cut = random.randint(0, len(metrics))
+    apart = train.add(train.total(shuffled[:cut]), train.total(shuffled[cut:]))
+    assert apart["loss"] == pytest.approx(train.total(metrics)["loss"], abs=1e-6)
+
+
+def test_counts_above_two_to_the_24_are_exact():
+    ones = [{"loss": (jnp.float32(2**24), jnp.float32(1))}, {"loss": (jnp.float32(1), jnp.float32(1))}] * 2
+    assert train.total(ones)["loss"] == (2**25 + 2, 4)
+
+
+def test_add_wants_the_same_names():
+    first = {"loss": (jnp.float32(1), jnp.float32(2))}
+    assert train.add({}, first) == train.add(first, {}) == first
+    assert train.total([]) == {}
+    with pytest.raises(ValueError, match=r"\['loss'\] and \['accuracy'\] do not add"):
+        train.add(first, {"accuracy": (jnp.float32(1), jnp.float32(2))})
+
+
+def test_each_is_read_after_the_next_was_asked_for_and_at_most_two_wait():
+    made = []
+
+    def steps():
+        for i in range(5):
+            made.append(i)
+            yield {"loss": (jnp.float32(i), jnp.float32(1))}
+
+    read = 0
+    for i, metrics in enumerate(train.read_late(steps())):
+        assert metrics == {"loss": (float(i), 1.0)}
+        assert isinstance(metrics["loss"][0], float)
+        assert len(made) == min(i + 2, 5)
+        read += 1
+    assert read == 5

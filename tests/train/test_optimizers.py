@@ -1,0 +1,158 @@
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax import train
+
+steps = st.integers(0, 100_000)
+warmups = st.integers(1, 5_000)
+
+
+@given(step=steps, warmup=warmups, d_model=st.sampled_from([1, 64, 512]), scale=st.sampled_from([1.0, 0.3]))
+def test_noam_is_equation_3_of_the_paper(step, warmup, d_model, scale):
+    number = step + 1
+    expected = scale * d_model**-0.5 * min(number**-0.5, number * warmup**-1.5)
+    assert float(train.noam(d_model, warmup, scale)(step)) == pytest.approx(expected, rel=1e-5)
+    same = train.inverse_sqrt(scale * (d_model * warmup) ** -0.5, warmup)
+    assert float(same(step)) == pytest.approx(expected, rel=1e-5)
+
+
+@given(step=steps, warmup=warmups, more=st.integers(1, 50_000), end=st.sampled_from([0.0, 0.1]))
+def test_warmup_cosine_is_the_plain_formula(step, warmup, more, end):
+    number, peak = step + 1, 0.4
+    done = min(max((number - warmup) / more, 0.0), 1.0)
+    expected = min(peak * number / warmup, end + (peak - end) * (1 + math.cos(math.pi * done)) / 2)
+    schedule = train.warmup_cosine(peak, warmup, warmup + more, end)
+    assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@given(warmup=warmups)
+def test_schedules_rise_from_above_0_to_the_peak_at_the_end_of_warmup_and_fall(warmup):
+    peak = 0.4
+    schedules = {
+        "noam": train.noam(64, warmup, peak * (64 * warmup) ** 0.5),
+        "inverse_sqrt": train.inverse_sqrt(peak, warmup),
+        "warmup_cosine": train.warmup_cosine(peak, warmup, 3 * warmup + 1),
+    }
+    for name, schedule in schedules.items():
+        rates = np.asarray(schedule(jnp.arange(3 * warmup + 1)))
+        assert rates[0] == pytest.approx(peak / warmup, rel=1e-5), name
+        assert rates.argmax() == warmup - 1 or rates[warmup - 1] == pytest.approx(rates.max(), rel=1e-6), name
+        assert rates[warmup - 1] == pytest.approx(peak, rel=1e-5), name
+        assert (np.diff(rates[:warmup]) > 0).all() and (np.diff(rates[warmup - 1 :]) <= 1e-8).all(), name
+        assert rates.dtype == np.float32
+
+
+def test_schedules_are_traced_and_joined():
+    # optax.join_schedules asks each piece for negative steps too
+    joined = optax.join_schedules([train.noam(8, 10), train.inverse_sqrt(0.1, 5)], [20])
+    values = jax.jit(jax.vmap(joined))(jnp.arange(40))
+    assert bool(jnp.isfinite(values).all())
+    assert float(values[25]) == pytest.approx(float(train.inverse_sqrt(0.1, 5)(5)))
+
+
+def numpy_adam(gradients, rate, b1, b2, eps, decay, weight):
+    mean = square = np.zeros_like(weight)
+    for t, gradient in enumerate(gradients, start=1):
+        mean, square = b1 * mean + (1 - b1) * gradient, b2 * square + (1 - b2) * gradient**2
+        unit = (mean / (1 - b1**t)) / (np.sqrt(square / (1 - b2**t)) + eps)
+        weight = weight - rate(t - 1) * (unit + decay * weight)
+    return weight
+
+
+@given(seed=st.integers(0, 100), decay=st.sampled_from([0.0, 0.1]))
+def test_optimizers_equal_adam_in_numpy(seed, decay):
+    rng = np.random.default_rng(seed)
+    weight, gradients = rng.normal(size=(3, 2)), rng.normal(size=(6, 3, 2))
+    noam = lambda t: 32**-0.5 * min((t + 1) ** -0.5, (t + 1) * 4**-1.5)
+    cases = {
+        "adam_noam": (train.adam_noam(32, 4), noam, 0.0),
+        "adamw": (train.adamw(train.noam(32, 4), decay), noam, decay),
+    }
+    for name, (optimizer, rate, taken_off) in cases.items():
+        params = {"kernel": jnp.asarray(weight, jnp.float32)}
+        state = optimizer.init(params)
+        with jax.numpy_dtype_promotion("standard"):
+            for gradient in gradients:
+                updates, state = optimizer.update(
+                    {"kernel": jnp.asarray(gradient, jnp.float32)}, state, params
+                )
+                params = optax.apply_updates(params, updates)
+        expected = numpy_adam(gradients, rate, 0.9, 0.98, 1e-9, taken_off, weight)
+        np.testing.assert_allclose(params["kernel"], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+PARAMS = {
+    "embedding": {"table": jnp.ones((7, 4))},
+    "stack": {
+        "position_embedding": {"table": jnp.ones((9, 4))},
+        "position_bias": {"table": jnp.ones((8, 2))},
+        # stacked layers: the bias is a matrix, the norm's scale too
+        "layers": {
+            "attention": {"query": {"kernel": jnp.ones((3, 4, 2, 2)), "bias": jnp.ones((3, 2, 2))}},
+            "attention_norm": {"scale": jnp.ones((3, 4)), "bias": jnp.ones((3, 4))},
+            "feed_forward": {"w_in": jnp.ones((3, 4, 5)), "b_in": jnp.ones((3, 5))},
+        },
+        "norm": {"scale": jnp.ones(4)},
+    },
+    "head": {"projection": {"kernel": jnp.ones((4, 7))}},
+}
+DECAYED = {
+    "embedding/table",
+    "stack/layers/attention/query/kernel",
+    "stack/layers/feed_forward/w_in",
+    "head/projection/kernel",
+}
+
+
+def paths(tree, keep):
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in named if keep(leaf)}
+
+
+def test_decay_is_decided_by_path_not_by_rank():
+    assert paths(train.decay_mask(PARAMS), bool) == DECAYED
+    assert paths(train.decay_mask(PARAMS, "table"), lambda decays: not decays) == {
+        "embedding/table",
+        "stack/position_embedding/table",
+        "stack/position_bias/table",
+    }
+
+
+def test_adamw_decays_only_the_weights_of_the_mask():
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    for no_decay, expected in ((train.NO_DECAY, DECAYED), ("^", set())):
+        optimizer = train.adamw(0.1, 0.5, no_decay=no_decay)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+        assert paths(updates, lambda u: bool((u != 0).any())) == expected
+        for leaf in jax.tree.leaves(updates):
+            assert float(leaf.min()) in (0.0, pytest.approx(-0.05))
+
+
+def test_what_is_out_of_range_is_one_clear_error():
+    with pytest.raises(ValueError, match="warmup is a whole number of at least 1; got 0"):
+        train.noam(8, 0)
+    with pytest.raises(ValueError, match="d_model is a whole number of at least 1; got 0"):
+        train.adam_noam(0)
+    with pytest.raises(ValueError, match="warmup is a whole number"):
+        train.inverse_sqrt(0.1, -1)
+    with pytest.raises(ValueError, match="warmup=10 is not shorter than steps=10"):
+        train.warmup_cosine(0.1, 10, 10)
+
+
+def test_first_step_moves_the_weights():
+    params = {"kernel": jnp.ones(3)}
+    for schedule in (train.noam(8, 100), train.inverse_sqrt(0.1, 100), train.warmup_cosine(0.1, 100, 1000)):
+        optimizer = train.adamw(schedule)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update(params, optimizer.init(params), params)
+        assert bool((updates["kernel"] < 0).all())
+    chex.assert_tree_all_finite(updates)

@@ -1,0 +1,64 @@
+"""Training: a pure step, optimizers, where it runs, checkpoints, the loop. Knows no model and no data."""
+
+from tfm_jax.train.checkpoint import Checkpoints
+from tfm_jax.train.files import RunDirectory
+from tfm_jax.train.loop import Batches, EarlyStop, Fitted, fit, resume
+from tfm_jax.train.meter import NotFiniteError, Writer
+from tfm_jax.train.metrics import add, means, read, read_late, total
+from tfm_jax.train.optimizers import (
+    NO_DECAY,
+    Schedule,
+    adam_noam,
+    adamw,
+    decay_mask,
+    inverse_sqrt,
+    noam,
+    warmup_cosine,
+)
+from tfm_jax.train.report import JsonLines, Progress, TensorBoard
+from tfm_jax.train.sharding import Jit, Parallel, Pmap, data_mesh
+from tfm_jax.train.state import TrainState, init_state
+from tfm_jax.train.step import EvalStep, LossFn, Metrics, TrainStep, make_eval_step, make_train_step
+from tfm_jax.train.weights import average_params, load_params
+
+__all__ = [
+    "NO_DECAY",
+    "Batches",
+    "Checkpoints",
+    "EarlyStop",
+    "EvalStep",
+    "Fitted",
+    "Jit",
+    "JsonLines",
+    "LossFn",
+    "Metrics",
+    "NotFiniteError",
+    "Parallel",
+    "Pmap",
+    "Progress",
+    "RunDirectory",
+    "Schedule",
+    "TensorBoard",
+    "TrainState",
+    "TrainStep",
+    "Writer",
+    "adam_noam",
+    "adamw",
+    "add",
+    "average_params",
+    "data_mesh",
+    "decay_mask",
+    "fit",
+    "init_state",
+    "inverse_sqrt",
+    "load_params",
+    "make_eval_step",
+    "make_train_step",
+    "means",
+    "noam",
+    "read",
+    "read_late",
+    "resume",
+    "total",
+    "warmup_cosine",
+]

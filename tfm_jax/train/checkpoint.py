@@ -1,0 +1,207 @@
+"""Checkpoints: asynchronous, atomic, the last few and the best, restored onto any devices.
+
+A thin door in front of orbax. A checkpoint is a directory ``<step>/`` with the items ``params``, ``ema`` (if
+there is one), ``rest`` (step, optimizer state, key) and ``meta`` (JSON). Params stand apart so that they can
+be read without the optimizer that made them.
+"""
+
+import contextlib
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from tfm_jax.train.state import TrainState
+from tfm_jax.train.weights import missing, saved_steps
+
+__all__ = ["Checkpoints"]
+
+_TRASH = "deleted"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory. A context manager: leaving it waits for the last save.
+
+    Args:
+        directory: where; made if it is not there.
+        keep: how many of the last ones are kept.
+        best: name of the metric by which one more is kept, the best; None keeps only the last ones.
+        mode: whether the best is the "min" or the "max" of that metric.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int = 5,
+        best: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ):
+        if keep < 1:
+            raise ValueError(f"keep is a number of checkpoints, at least 1; got {keep}")
+        if mode not in ("min", "max"):
+            raise ValueError(f'mode is "min" or "max"; got {mode!r}')
+        self.directory = Path(directory).absolute()
+        self.best_metric = best
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._keep = keep
+        # A directory that is to go is first moved aside: one with a step's name is always whole.
+        self._trash = self.directory / _TRASH
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_LastAndBest(self), cleanup_tmp_directories=True, todelete_subdir=_TRASH
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._scores = {s: self._score(_meta(self.directory / str(s))["metrics"]) for s in self.steps()}
+
+    def steps(self) -> list[int]:
+        """The steps of which there is a checkpoint on the disk, in order."""
+        self.wait()
+        return saved_steps(self.directory)
+
+    def latest(self) -> int | None:
+        """The last step of which there is a checkpoint."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step whose metric is best (the last of equals); None where no checkpoint has one."""
+        return self._best_of(self.steps())
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Those of ``steps`` that are not thrown away: the last ``keep``, and the best."""
+        return {*sorted(steps)[-self._keep :], self._best_of(steps)}
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        extra: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begins to save, and returns. The state may be donated at once; a kill leaves the one before intact.
+
+        Args:
+            step: the step's number, above all that were saved.
+            state: the state after that step.
+            extra: what JSON can hold: the state of the data iterator and the like.
+            metrics: the figures by which the best one is found.
+        """
+        metrics = dict(metrics or {})
+        meta = {"extra": extra or {}, "metrics": metrics, "leaves": _leaves(state)}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        self._scores[step] = self._score(metrics)
+        self._empty_trash()
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+
+    def restore(
+        self, abstract: TrainState, step: int | Literal["latest", "best"] = "latest"
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a checkpoint onto the devices that ``abstract`` names, whichever it was saved from.
+
+        Args:
+            abstract: a state of ``jax.ShapeDtypeStruct`` with shardings, as by ``parallel.abstract(state)``.
+            step: which one.
+
+        Returns:
+            The state, and the ``extra`` that was saved with it.
+
+        Raises:
+            FileNotFoundError: when there is no such checkpoint.
+            ValueError: when it holds other leaves, shapes or dtypes; the message lists them.
+        """
+        path = self.directory / str(self._find(step))
+        meta = _meta(path)
+        _check_fits(path, meta["leaves"], _leaves(abstract))
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in _items(abstract).items()}
+        read = self._manager.restore(int(path.name), args=ocp.args.Composite(**args))
+        rest = read["rest"]
+        ema = None if abstract.ema is None else read["ema"]
+        return TrainState(rest["step"], read["params"], rest["opt_state"], ema, rest["key"]), meta["extra"]
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk; raises if it failed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the directory."""
+        self._manager.close()
+        shutil.rmtree(self._trash, ignore_errors=True)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _find(self, step: int | str) -> int:
+        found = {"latest": self.latest, "best": self.best}[step]() if isinstance(step, str) else step
+        if found is None or found not in self.steps():
+            raise missing(self.directory, step)
+        return found
+
+    def _score(self, metrics: Mapping[str, float]) -> float | None:
+        value = metrics.get(self.best_metric) if self.best_metric is not None else None
+        return None if value is None or math.isnan(value) else self._sign * value
+
+    def _best_of(self, steps: Sequence[int]) -> int | None:
+        scored = [s for s in steps if self._scores.get(s) is not None]
+        return max(scored, key=lambda s: (self._scores[s], s), default=None)
+
+    def _empty_trash(self) -> None:
+        self.wait()
+        shutil.rmtree(self._trash, ignore_errors=True)
+
+
+class _LastAndBest(checkpoint_managers.PreservationPolicy):
+    """Orbax's own policies forget, when a run is resumed, which checkpoint was best."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        kept = self._checkpoints.kept(steps)
+        return [step in kept for step in steps]
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    items = {
+        "params": state.params,
+        "rest": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
+    }
+    return items if state.ema is None else {**items, "ema": state.ema}
+
+
+def _leaves(state: TrainState) -> dict[str, str]:
+    """``{path: "float32[3, 5]"}``"""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _check_fits(path: Path, saved: Mapping[str, str], wanted: Mapping[str, str], shown: int = 10) -> None:
+    names = sorted(saved.keys() | wanted.keys())
+    lines = [
+        f"  {name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
+        for name in names
+        if saved.get(name) != wanted.get(name)
+    ]
+    if lines:
+        more = f"\n  and {len(lines) - shown} more" if len(lines) > shown else ""
+        raise ValueError(
+            f"the checkpoint {path} is of another model or optimizer; "
+            f"{len(lines)} of {len(names)} arrays differ:\n" + "\n".join(lines[:shown]) + more
+        )
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+        return handler.restore(path / "meta")

@@ -1,0 +1,212 @@
+"""Learning-rate schedules, and the two optimizers that Transformers are trained with.
+
+A schedule is a function of the number of updates made, 0 at the first. All warm up by ``step + 1``: a warm-up
+that starts at 0 would waste the first step.
+"""
+
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tfm_jax.types import Array, Params
+
+__all__ = [
+    "NO_DECAY",
+    "Schedule",
+    "adam_noam",
+    "adamw",
+    "decay_mask",
+    "inverse_sqrt",
+    "noam",
+    "warmup_cosine",
+]
+
+Schedule = Callable[[int | Array], Array]
+
+NO_DECAY = r"(^|[/_])(bias|b|norm\d*|scale|positions?|position_\w+)([/_]|$)"
+"""Paths (``decoder/blocks/norm/scale``) that are not decayed: biases, norms, tables of positions."""
+
+
+def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
+    """The schedule of the paper: linear up for ``warmup`` steps, then down with the root of the step.
+
+    Equivalent to::
+
+        lambda step: scale * d_model**-0.5 * min((step + 1)**-0.5, (step + 1) * warmup**-1.5)
+
+    Args:
+        d_model: the model's width, > 0.
+        warmup: steps to the peak, ``scale * (d_model * warmup)**-0.5``; > 0.
+        scale: a factor in front; the paper has 1.
+
+    Returns:
+        The schedule: a step, int or int array -> float32 of its shape.
+
+    Raises:
+        ValueError: for a width or warm-up below 1.
+
+    Vaswani et al. 2017, equation 3; its step_num counts from 1.
+    """
+    _positive(d_model=d_model, warmup=warmup)
+
+    def schedule(step: int | Array) -> Array:
+        number = _number(step)
+        return scale * d_model**-0.5 * jnp.minimum(number**-0.5, number * warmup**-1.5)
+
+    return schedule
+
+
+def inverse_sqrt(peak: float, warmup: int) -> Schedule:
+    """Linear up to ``peak``, then down with the root of the step: `noam`, told its peak.
+
+    Equivalent to::
+
+        lambda step: peak * min((step + 1) / warmup, (warmup / (step + 1))**0.5)
+
+    Args:
+        peak: the highest rate, reached at update number ``warmup``.
+        warmup: steps to the peak, > 0.
+
+    Returns:
+        The schedule: a step, int or int array -> float32 of its shape.
+
+    Raises:
+        ValueError: for a warm-up below 1.
+    """
+    _positive(warmup=warmup)
+
+    def schedule(step: int | Array) -> Array:
+        number = _number(step)
+        return peak * jnp.minimum(number / warmup, (warmup / number) ** 0.5)
+
+    return schedule
+
+
+def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Schedule:
+    """Linear up to ``peak``, then half a cosine down to ``end``, and flat from there.
+
+    Equivalent to::
+
+        def schedule(step):
+            done = clip((step + 1 - warmup) / (steps - warmup), 0, 1)
+            cosine = end + (peak - end) * (1 + cos(pi * done)) / 2
+            return min(peak * (step + 1) / warmup, cosine)
+
+    Args:
+        peak: the highest rate, reached at update number ``warmup``.
+        warmup: steps to the peak, > 0.
+        steps: steps to the end, > ``warmup``.
+        end: the last rate, in [0, peak].
+
+    Returns:
+        The schedule: a step, int or int array -> float32 of its shape.
+
+    Raises:
+        ValueError: for a warm-up below 1, or one that is not shorter than ``steps``.
+
+    Loshchilov and Hutter 2017, equation 5, one period.
+    """
+    _positive(warmup=warmup)
+    if steps <= warmup:
+        raise ValueError(f"warmup={warmup} is not shorter than steps={steps}: give fewer warm-up steps")
+
+    def schedule(step: int | Array) -> Array:
+        number = _number(step)
+        done = jnp.clip((number - warmup) / (steps - warmup), 0.0, 1.0)
+        cosine = end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.minimum(peak * number / warmup, cosine)
+
+    return schedule
+
+
+def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.GradientTransformation:
+    """The paper's optimizer: Adam under the `noam` schedule.
+
+    Equivalent to::
+
+        optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9)
+
+    Args:
+        d_model: the model's width, > 0.
+        warmup: steps to the peak, > 0.
+        scale: a factor in front of the rate; the paper has 1.
+
+    Returns:
+        An optax optimizer.
+
+    Raises:
+        ValueError: for a width or warm-up below 1.
+
+    Vaswani et al. 2017, section 5.3.
+    """
+    return optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9)
+
+
+def adamw(
+    schedule: Schedule | float,
+    weight_decay: float = 0.01,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    eps: float = 1e-9,
+    no_decay: str = NO_DECAY,
+) -> optax.GradientTransformation:
+    """AdamW, which decays only the weights that should be: see `decay_mask`.
+
+    Equivalent to::
+
+        optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask)
+
+    Args:
+        schedule: a function of the step, or one rate.
+        weight_decay: what is taken off a weight a step, before the rate multiplies it. With 0 this is Adam.
+        b1: decay of the mean of the gradient.
+        b2: decay of the mean of its square.
+        eps: added to the root of that mean.
+        no_decay: regular expression of the paths that are left alone.
+
+    Returns:
+        An optax optimizer.
+
+    Loshchilov and Hutter 2019, algorithm 2.
+    """
+    mask = lambda params: decay_mask(params, no_decay)
+    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+
+
+def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
+    """Which leaves are decayed, told by their path.
+
+    Layers are stacked, so a bias is a matrix ``[L, D]`` and a rule about ranks would be wrong.
+
+    Equivalent to::
+
+        {path: re.search(no_decay, path) is None for path in paths(params)}     # as a tree like params
+
+    Args:
+        params: nested dict of arrays.
+        no_decay: regular expression, searched in the path ``decoder/blocks/norm/scale``.
+
+    Returns:
+        A tree of bools like ``params``: True is decayed.
+    """
+    pattern = re.compile(no_decay)
+
+    def decays(path: tuple, _: Array) -> bool:
+        return pattern.search(jax.tree_util.keystr(path, simple=True, separator="/")) is None
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _number(step: int | Array) -> Array:
+    """Which update this is, from 1. (``optax.join_schedules`` also asks for steps before 0.)"""
+    return jnp.maximum(jnp.asarray(step, jnp.float32), 0.0) + 1.0
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} is a whole number of at least 1; got {value}")

@@ -1,0 +1,154 @@
+"""Where a run's figures go: a progress bar, metrics.jsonl, TensorBoard's events. Each is a `Writer`."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from tfm_jax.train.files import plain, replace_text
+
+__all__ = ["JsonLines", "Progress", "TensorBoard"]
+
+
+class _Closing:
+    """A writer that has something to close: ``with`` closes it."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class JsonLines(_Closing):
+    """Appends a line ``{"step": 10, "loss": 2.3, ...}`` to a file; what is not finite becomes null.
+
+    Args:
+        path: the file.
+        after: lines of later steps are taken out first, so that after a resume no step stands there twice. So
+            is half a line, which a kill may leave.
+    """
+
+    def __init__(self, path: str | Path, after: int = 0):
+        path = Path(path)
+        kept = [line for line in read_json_lines(path) if line["step"] <= after]
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        self._file.write(json.dumps(plain({"step": step, **figures})) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a `JsonLines` file, without a last one that is cut short; [] if there is no file."""
+    lines = []
+    path = Path(path)
+    for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
+        if text.endswith("\n"):
+            lines.append(json.loads(text))
+    return lines
+
+
+class TensorBoard(_Closing):
+    """Writes scalars for TensorBoard.
+
+    Args:
+        directory: of the event files.
+        after: the step resumed from; TensorBoard then leaves out what was written of later ones.
+
+    Raises:
+        ImportError: without tensorboardX, naming the extra that has it.
+    """
+
+    def __init__(self, directory: str | Path, after: int = 0):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "TensorBoard events are written by tensorboardX: pip install 'tfm_jax[experiments]'"
+            ) from error
+        self._writer = SummaryWriter(str(directory), purge_step=after + 1 if after else None)
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Progress(_Closing):
+    """A bar with the figures and the time left; plain lines, a few a minute, where there is no terminal.
+
+    Args:
+        steps: of the whole run.
+        start: the step it starts from.
+        console: where to draw; None is standard output.
+        seconds: time between two plain lines. Figures of a new name, an evaluation's, are always printed.
+    """
+
+    def __init__(self, steps: int, start: int = 0, *, console: Console | None = None, seconds: float = 10.0):
+        self._steps, self._start, self._seconds = steps, start, seconds
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._begun, self._printed = time.monotonic(), -math.inf
+        self._names: frozenset[str] = frozenset()
+        self._bar: RichProgress | None = None
+        if self._console.is_terminal:
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = RichProgress(*columns, console=self._console)
+            self._task = self._bar.add_task("compiling", total=steps, completed=start)
+            self._bar.start()
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        text = describe(figures)
+        new, self._names = not figures.keys() <= self._names, self._names | figures.keys()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+            return
+        now = time.monotonic()
+        if new or step == self._steps or now - self._printed >= self._seconds:
+            left = (now - self._begun) / max(step - self._start, 1) * (self._steps - step)
+            self._console.print(f"step {step}/{self._steps}  {text}  {_clock(left)} left", markup=False)
+            self._printed = now
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """``loss 2.31  5,120 tokens/s  rate 3.0e-04``"""
+    parts = []
+    for name, value in figures.items():
+        if name.endswith("_per_second"):
+            parts.append(f"{value:,.0f} {name.removesuffix('_per_second')}/s")
+        elif name == "learning_rate":
+            parts.append(f"rate {value:.1e}")
+        elif name != "grad_norm":
+            parts.append(f"{name} {value:.4g}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

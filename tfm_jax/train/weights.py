@@ -1,0 +1,92 @@
+"""Reading the weights of checkpoints, without the optimizer and the code that made them."""
+
+import contextlib
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from tfm_jax.types import Params
+
+__all__ = ["average_params", "load_params", "missing", "saved_steps"]
+
+
+def load_params(
+    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] = "params"
+) -> Params:
+    """Reads a checkpoint's weights alone, onto one device, without the code that trained them.
+
+    Args:
+        directory: of the checkpoints of a run.
+        step: which one; None is the last.
+        item: the weights, or their average (``ema``).
+
+    Returns:
+        Nested dict of arrays.
+
+    Raises:
+        FileNotFoundError: when there is no such checkpoint, or it holds no ``ema``.
+    """
+    directory = Path(directory).absolute()
+    steps = saved_steps(directory)
+    if not steps or (step is not None and step not in steps):
+        raise missing(directory, "latest" if step is None else step)
+    return _load(directory, steps[-1] if step is None else step, item)
+
+
+def average_params(directory: str | Path, last: int = 5) -> Params:
+    """The mean of the last checkpoints' weights, which is often better than any of them.
+
+    Equivalent to::
+
+        params = [load_params(directory, step) for step in steps[-last:]]
+        jax.tree.map(lambda *leaves: sum(leaves) / last, *params)
+
+    Args:
+        directory: of the checkpoints of a run.
+        last: how many; the paper averages 5 for its base model and 20 for the big one.
+
+    Returns:
+        Nested dict of arrays; added in float32, in the dtypes that were saved.
+
+    Raises:
+        ValueError: when there are fewer checkpoints.
+
+    Vaswani et al. 2017, section 6.1.
+    """
+    directory = Path(directory).absolute()
+    steps = saved_steps(directory)
+    if not 1 <= last <= len(steps):
+        raise ValueError(
+            f"the last {last} checkpoints were asked for; {directory} has {len(steps)}: steps {steps}"
+        )
+    first, *others = steps[-last:]
+    params = _load(directory, first)
+    total = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    for step in others:  # one at a time: two sets of weights in memory, however many are averaged
+        total = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, _load(directory, step))
+    return jax.tree.map(lambda t, x: (t / last).astype(x.dtype), total, params)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory, in order."""
+    return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
+
+
+def missing(directory: Path, step: int | str) -> FileNotFoundError:
+    """The error to raise when a checkpoint is not there."""
+    which = f"the {step} checkpoint" if isinstance(step, str) else f"a checkpoint of step {step}"
+    return FileNotFoundError(f"{which} was asked for; {directory} has steps {saved_steps(directory)}")
+
+
+def _load(directory: Path, step: int, item: str = "params") -> Params:
+    path = directory / str(step) / item
+    if not path.is_dir():
+        raise FileNotFoundError(f"the checkpoint of step {step} in {directory} has no {item}")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        saved = handler.metadata(path).tree
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
+        return handler.restore(path, args=ocp.args.StandardRestore(abstract))
