@@ -106,8 +106,9 @@ def plain(value: Any) -> Any:
 
 def _check_same(path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any], free: Sequence[str]) -> None:
     old, new = _flat(saved), _flat(asked)
+    show = lambda config, name: repr(config[name]) if name in config else "nothing"
     differ = [
-        f"  {name}: saved {old.get(name, 'nothing')!r}, asked for {new.get(name, 'nothing')!r}"
+        f"  {name}: saved {show(old, name)}, asked for {show(new, name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and name.split(".")[0] not in free
     ]

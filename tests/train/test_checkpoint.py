@@ -1,0 +1,123 @@
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from tests.train import problem
+from tfm_jax import train
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), train.adamw(train.noam(8, 10)))
+
+
+def make_state(seed=0, ema=True, scale=1.0):
+    params = jax.tree.map(lambda p: p * scale, problem.init(jax.random.key(seed)))
+    params["half"] = jnp.arange(3, dtype=jnp.bfloat16)
+    state = train.init_state(params, OPTIMIZER, jax.random.key(seed, impl="rbg"), ema=ema)
+    return train.Jit().place_state(state)
+
+
+def abstract(**options):
+    return train.Jit().abstract(make_state(**options))
+
+
+def test_a_state_comes_back_exactly(tmp_path):
+    state = make_state(3)
+    extra = {"data": {"next": 12, "settings": {"seed": None}}}
+    with train.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state, extra)
+    with train.Checkpoints(tmp_path) as checkpoints:
+        restored, found = checkpoints.restore(abstract())
+    assert found == extra
+    chex.assert_trees_all_equal(restored, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(restored, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert restored.key.dtype == state.key.dtype  # typed, and of the same kind
+    without = make_state(ema=False)
+    with train.Checkpoints(tmp_path / "without") as checkpoints:
+        checkpoints.save(1, without)
+        restored, found = checkpoints.restore(abstract(ema=False))
+    assert restored.ema is None and found == {}
+
+
+def test_saving_leaves_the_state_free_to_be_donated(tmp_path):
+    step = jax.jit(lambda s: jax.tree.map(lambda p: p * 2, s), donate_argnums=0)
+    params = {"kernel": jnp.arange(300_000.0)}
+    with train.Checkpoints(tmp_path) as checkpoints:
+        for i in range(3):
+            checkpoints.save(i, train.init_state(params, optax.sgd(0.1), jax.random.key(0)))
+            params = step(params)
+    for i in range(3):
+        chex.assert_trees_all_equal(train.load_params(tmp_path, i), {"kernel": jnp.arange(300_000.0) * 2**i})
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 20), ("min", 30)])
+def test_the_last_and_the_best_are_kept_also_after_a_resume(tmp_path, mode, best):
+    options = {"keep": 2, "best": "accuracy", "mode": mode}
+    figures = {10: 0.5, 20: 0.9, 30: 0.1, 40: float("nan")}
+    with train.Checkpoints(tmp_path, **options) as checkpoints:
+        assert checkpoints.latest() is None and checkpoints.best() is None
+        for step, accuracy in figures.items():
+            checkpoints.save(step, make_state(step), metrics={"accuracy": accuracy, "loss": 1.0})
+        assert checkpoints.steps() == sorted({best, 30, 40})
+        assert checkpoints.best() == best
+    with train.Checkpoints(tmp_path, **options) as checkpoints:
+        assert (checkpoints.best(), checkpoints.latest()) == (best, 40)
+        checkpoints.save(50, make_state(50))  # without a figure: it cannot be best
+        checkpoints.save(60, make_state(60), metrics={"accuracy": 0.5})
+        assert checkpoints.steps() == [best, 50, 60]
+        restored, _ = checkpoints.restore(abstract(), "best")
+        chex.assert_trees_all_equal(restored.params, make_state(best).params)
+        restored, _ = checkpoints.restore(abstract(), 50)
+        chex.assert_trees_all_equal(restored.params, make_state(50).params)
+    assert {p.name for p in tmp_path.iterdir()} == {str(best), "50", "60"}
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, caplog, capfd):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, make_state())
+        wanted = abstract()
+        wanted.params["out"]["kernel"] = jax.ShapeDtypeStruct((5, 4), jnp.float32)
+        wanted.params["half"] = jax.ShapeDtypeStruct((3,), jnp.float32)
+        del wanted.params["hidden"]["bias"]
+        wanted.params["more"] = jax.ShapeDtypeStruct((1,), jnp.float32)
+        with pytest.raises(ValueError) as error:
+            checkpoints.restore(wanted)
+        with pytest.raises(ValueError, match=r"ema/half: saved float32.*wanted nothing"):
+            checkpoints.restore(abstract(ema=False))
+    lines = str(error.value).splitlines()
+    assert f"{tmp_path}/5 is of another model or optimizer; 4 of" in lines[0]
+    assert lines[1:] == [
+        "  params/half: saved bfloat16[3], wanted float32[3]",
+        "  params/hidden/bias: saved float32[5], wanted nothing",
+        "  params/more: saved nothing, wanted float32[1]",
+        "  params/out/kernel: saved float32[5, 2], wanted float32[5, 4]",
+    ]
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_that_is_not_there_is_one_clear_error(tmp_path):
+    with train.Checkpoints(tmp_path, best="loss") as checkpoints:
+        with pytest.raises(FileNotFoundError, match=r"latest checkpoint was asked for; .* has steps \[\]"):
+            checkpoints.restore(abstract())
+        checkpoints.save(5, make_state())
+        with pytest.raises(FileNotFoundError, match=r"a checkpoint of step 7.* has steps \[5\]"):
+            checkpoints.restore(abstract(), 7)
+        with pytest.raises(FileNotFoundError, match=r"best checkpoint.* has steps \[5\]"):
+            checkpoints.restore(abstract(), "best")
+    with pytest.raises(ValueError, match="keep"):
+        train.Checkpoints(tmp_path, keep=0)
+    with pytest.raises(ValueError, match="mode"):
+        train.Checkpoints(tmp_path, mode="most")
+
+
+def test_what_a_kill_leaves_is_passed_over(tmp_path):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, make_state())
+    for left in ("6.orbax-checkpoint-tmp", "deleted/4"):
+        (tmp_path / left).mkdir(parents=True)
+    with train.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 5
+        checkpoints.save(6, make_state(6))
+    assert {p.name for p in tmp_path.iterdir()} == {"5", "6"}

@@ -1,0 +1,277 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.train import problem, whole_run
+from tfm_jax import train
+
+ROOT = Path(__file__).parents[2]
+OPTIMIZER = optax.sgd(0.05)
+
+
+def initial():
+    return train.init_state(problem.init(jax.random.key(0)), OPTIMIZER, jax.random.key(1))
+
+
+def plain_step(loss_fn=problem.loss_fn):
+    return jax.jit(train.make_train_step(loss_fn, OPTIMIZER))
+
+
+STEP = plain_step()
+
+
+class Notes:
+    """A writer that remembers."""
+
+    def __init__(self):
+        self.lines = {}
+
+    def __call__(self, step, figures):
+        assert step not in self.lines
+        self.lines[step] = dict(figures)
+
+
+def test_fit_takes_each_batch_once_in_order_and_writes_weighted_means():
+    notes, batches = Notes(), problem.Batches()
+    fitted = train.fit(
+        STEP, initial(), batches, steps=7, log_every=3, writers=[notes], learning_rate=train.noam(8, 4)
+    )
+    state, metrics = initial(), []
+    for i in range(7):
+        state, pairs = STEP(state, problem.make_batch(i))
+        metrics.append(pairs)
+    chex.assert_trees_all_equal(fitted.state, state)
+    assert (fitted.step, fitted.reason, batches.next) == (7, "steps", 7)
+    assert list(notes.lines) == [3, 6, 7]
+    for step, first in ((3, 0), (6, 3), (7, 6)):
+        expected = train.means(train.total(metrics[first:step]))
+        line = notes.lines[step]
+        assert {name: line[name] for name in expected} == pytest.approx(expected)
+        assert line["learning_rate"] == float(train.noam(8, 4)(step - 1))
+        assert line["examples_per_second"] > 0
+
+
+def test_metrics_are_read_while_the_next_step_runs():
+    started, written = [], []
+
+    def step(state, batch):
+        started.append(len(started) + 1)
+        return STEP(state, batch)
+
+    train.fit(
+        step, initial(), problem.Batches(), steps=6, log_every=1,
+        writers=[lambda number, _: written.append((number, started[-1]))],
+    )  # fmt: skip
+    assert written == [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 6)]
+
+
+def test_many_steps_on_many_devices_do_not_deadlock():
+    for parallel in (train.Jit(data=8), train.Pmap(data=8)):
+        step = parallel.compile(
+            train.make_train_step(problem.loss_fn, OPTIMIZER, axis_name=parallel.axis_name)
+        )
+        fitted = train.fit(
+            step, parallel.place_state(initial()), problem.Batches(), steps=100, log_every=1000
+        )
+        assert int(fitted.state.step) == 100
+
+
+def test_evaluation_and_checkpoints_come_when_due_and_at_the_end(tmp_path):
+    notes, evaluated = Notes(), []
+
+    def evaluate(state):
+        evaluated.append(int(state.step))
+        return {"valid_loss": abs(5.0 - int(state.step))}
+
+    with train.Checkpoints(tmp_path, keep=1, best="valid_loss") as checkpoints:
+        train.fit(
+            STEP, initial(), problem.Batches(), steps=11, evaluate=evaluate, evaluate_every=2,
+            checkpoints=checkpoints, checkpoint_every=4, log_every=100, writers=[notes],
+        )  # fmt: skip
+        assert evaluated == list(notes.lines) == [2, 4, 6, 8, 10, 11]
+        assert all("valid_loss" in line and "loss" in line for line in notes.lines.values())
+        assert (checkpoints.steps(), checkpoints.best()) == ([4, 11], 4)
+
+
+def test_early_stop_is_patient_and_remembers_across_a_resume(tmp_path):
+    figures = {2: 3.0, 4: 2.0, 6: float("nan"), 8: 2.0, 10: 2.5, 12: 1.0}
+    settings = {
+        "steps": 12,
+        "evaluate": lambda state: {"valid_loss": figures[int(state.step)]},
+        "evaluate_every": 2,
+        "early_stop": train.EarlyStop("valid_loss", patience=3),
+    }
+    fitted = train.fit(STEP, initial(), problem.Batches(), **settings)
+    assert (fitted.step, fitted.reason) == (10, "early stop")
+    with train.Checkpoints(tmp_path) as checkpoints:
+        train.fit(STEP, initial(), problem.Batches(), checkpoints=checkpoints, **{**settings, "steps": 8})
+        abstract = train.Jit().abstract(initial())
+        for _ in range(2):  # the second time there is nothing left to do
+            batches = problem.Batches()
+            state, extra = train.resume(checkpoints, abstract, batches)
+            fitted = train.fit(STEP, state, batches, checkpoints=checkpoints, extra=extra, **settings)
+            assert (fitted.step, fitted.reason, batches.next) == (10, "early stop", 10)
+            assert checkpoints.latest() == 10
+    up = train.EarlyStop("accuracy", patience=1, mode="max")
+    memory = up.update(up.update({}, {"accuracy": 0.5}), {"accuracy": 0.6})
+    assert memory == {"best": 0.6, "bad": 0} and not up.stops(memory)
+    assert up.stops(up.update(memory, {"accuracy": 0.6}))
+
+
+def poisoned(params, batch, key):
+    """From batch 6 on the loss is nan."""
+    (total, weight), metrics = problem.loss_fn(params, batch, key)
+    return (jnp.where(batch["number"][0] >= 6, jnp.nan, total), weight), metrics
+
+
+class Numbered(problem.Batches):
+    def __next__(self):
+        batch = super().__next__()
+        return {**batch, "number": np.full(self.rows, self.next, np.int32)}
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, every):
+    with train.Checkpoints(tmp_path, keep=100) as checkpoints:
+        with pytest.raises(train.NotFiniteError, match="the loss of step 6 is nan"):
+            train.fit(
+                plain_step(poisoned), initial(), Numbered(), steps=20,
+                checkpoints=checkpoints, checkpoint_every=every,
+            )  # fmt: skip
+        assert checkpoints.steps() == [s for s in range(1, 6) if s % every == 0]
+    for step in train.Checkpoints(tmp_path).steps():
+        chex.assert_tree_all_finite(train.load_params(tmp_path, step))
+
+
+def test_a_gradient_or_a_weight_that_is_not_finite_stops_the_run(tmp_path):
+    def root(params, batch, key):  # finite itself, its gradient at 0 is not
+        pair, metrics = problem.loss_fn(params, batch, key)
+        zero = jnp.where(batch["number"][0] >= 4, params["out"]["kernel"][0, 0] * 0.0, 1.0)
+        return (pair[0] + jnp.sqrt(zero), pair[1]), metrics
+
+    with train.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(train.NotFiniteError, match="the norm of the gradient of step 4 is nan"):
+            train.fit(
+                plain_step(root), initial(), Numbered(), steps=20, checkpoints=checkpoints, checkpoint_every=2
+            )
+        assert checkpoints.steps() == [2]
+
+    huge = optax.chain(optax.scale_by_schedule(lambda t: jnp.where(t < 3, 1.0, jnp.inf)), optax.sgd(0.01))
+    state = train.init_state(problem.init(jax.random.key(0)), huge, jax.random.key(1))
+    with train.Checkpoints(tmp_path / "weights") as checkpoints:
+        with pytest.raises(train.NotFiniteError, match="a weight is not finite after step 4"):
+            train.fit(
+                jax.jit(train.make_train_step(problem.loss_fn, huge)), state, problem.Batches(), steps=20,
+                checkpoints=checkpoints, checkpoint_every=2,
+            )  # fmt: skip
+        assert checkpoints.steps() == [2]
+
+
+def lines_of(path):
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if not k.endswith("_per_second")} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that is never stopped: its directory and its last state."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    return path, whole_run.main(path)[0].state
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_ends_bit_for_bit_as_one_never_stopped(tmp_path, whole):
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "tests.train.whole_run", str(killed), "0.03"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        patience = time.monotonic() + 120
+        while not (killed / "checkpoints" / "14").exists() and time.monotonic() < patience:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5')  # what a kill may leave of a line
+    resumed, after = whole_run.main(killed, resume=True)
+    assert after in range(14, 60, 7)
+    chex.assert_trees_all_equal(resumed.state, whole[1])
+    assert lines_of(killed) == lines_of(whole[0])
+
+
+def test_resumed_again_a_finished_run_does_nothing(tmp_path):
+    finished, _ = whole_run.main(tmp_path / "run", steps=10)
+    before = lines_of(tmp_path / "run")
+    again, after = whole_run.main(tmp_path / "run", resume=True, steps=10)
+    chex.assert_trees_all_equal(again.state, finished.state)
+    assert after == 10
+    assert lines_of(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_saved_and_a_resume_goes_on(tmp_path, number, whole):
+    send = lambda step, _: step == 20 and os.kill(os.getpid(), number)
+    stopped, _ = whole_run.main(tmp_path / "stopped", writers=[send])
+    assert stopped.reason == "signal" and 20 <= stopped.step <= 22
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    resumed, after = whole_run.main(tmp_path / "stopped", resume=True)
+    assert after == stopped.step
+    chex.assert_trees_all_equal(resumed.state, whole[1])
+
+
+def test_a_second_interrupt_is_immediate():
+    def twice(step, figures):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(STEP, initial(), problem.Batches(), steps=20, log_every=1, writers=[twice])
+
+
+def test_fit_runs_in_a_thread_too():
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(train.fit(STEP, initial(), problem.Batches(), steps=3).step)
+    )
+    thread.start()
+    thread.join()
+    assert found == [3]
+
+
+def test_what_does_not_fit_is_one_clear_error(tmp_path):
+    def fit(**settings):
+        return train.fit(STEP, initial(), problem.Batches(end=4), **{"steps": 8, **settings})
+
+    with pytest.raises(ValueError, match="the batches ended after step 4 of 8"):
+        fit()
+    with pytest.raises(ValueError, match="evaluate_every is a number of steps, at least 1, or None; got 0"):
+        fit(evaluate_every=0)
+    stop = train.EarlyStop("loss", patience=1)
+    with pytest.raises(ValueError, match="early_stop needs evaluate and evaluate_every"):
+        fit(early_stop=stop)
+    with pytest.raises(ValueError, match=r"early stop is on 'loss'; the evaluation has \['accuracy'\]"):
+        fit(early_stop=stop, evaluate=lambda state: {"accuracy": 1.0}, evaluate_every=1)
+    with pytest.raises(ValueError, match="patience is at least 1"):
+        train.EarlyStop("loss", patience=0)
+    with train.Checkpoints(tmp_path, best="loss") as checkpoints:
+        with pytest.raises(ValueError, match="best checkpoint by 'loss' is to be kept, without evaluate"):
+            fit(checkpoints=checkpoints)
+        with pytest.raises(ValueError, match="checkpoint_every=3 is not a multiple of evaluate_every=2"):
+            fit(
+                checkpoints=checkpoints,
+                checkpoint_every=3,
+                evaluate_every=2,
+                evaluate=lambda state: {"loss": 1.0},
+            )

@@ -1,0 +1,89 @@
+import io
+import json
+import math
+import struct
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tfm_jax import train
+
+
+def test_lines_are_appended_and_later_ones_taken_out_on_a_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with train.JsonLines(path) as write:
+        for step in (10, 20, 30):
+            write(step, {"loss": step / 10, "bad": math.nan, "n": np.float32(2)})
+            assert len(path.read_text().splitlines()) == step // 10  # on the disk at once
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    with train.JsonLines(path, after=20) as write:
+        write(25, {"loss": 1.0})
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 25]
+    assert lines[0] == {"step": 10, "loss": 1.0, "bad": None, "n": 2.0}
+
+
+def test_a_new_file_begins_empty(tmp_path):
+    path = tmp_path / "deep" / "metrics.jsonl"
+    train.JsonLines(path).close()
+    assert path.read_text() == ""
+
+
+def events(directory):
+    """The records of a TensorBoard file: length, checksum, bytes, checksum."""
+    for path in directory.glob("events*"):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield data[12 : 12 + length]
+            data = data[16 + length :]
+
+
+def test_tensorboard_gets_every_figure(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    with train.TensorBoard(tmp_path) as write:
+        write(10, {"loss": 2.5, "accuracy": 0.25})
+    with train.TensorBoard(tmp_path / "resumed", after=10) as write:
+        write(20, {"loss": 1.5})
+    found = [
+        (event.step, value.tag, value.simple_value)
+        for event in map(Event.FromString, events(tmp_path))
+        for value in event.summary.value
+    ]
+    assert sorted(found) == [(10, "accuracy", 0.25), (10, "loss", 2.5)]
+    starts = [Event.FromString(e) for e in events(tmp_path / "resumed")]
+    assert any(event.step == 11 and event.HasField("session_log") for event in starts)
+
+
+def test_without_tensorboardx_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"pip install 'tfm_jax\[experiments\]'"):
+        train.TensorBoard(tmp_path)
+
+
+FIGURES = {"loss": 2.34567, "grad_norm": 3.0, "tokens_per_second": 5120.4, "learning_rate": 3e-4}
+
+
+def test_without_a_terminal_progress_is_plain_lines_now_and_then():
+    out = io.StringIO()
+    with train.Progress(40, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
+        for step in (10, 20, 30, 40):
+            write(step, FIGURES if step != 30 else {**FIGURES, "valid_loss": 2.0})
+    lines = out.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["10/40", "30/40", "40/40"]
+    assert lines[0].startswith("step 10/40  loss 2.346  5,120 tokens/s  rate 3.0e-04  0:0")
+    assert "valid_loss 2" in lines[1] and lines[2].endswith("0:00 left")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_on_a_terminal_progress_is_a_bar():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, color_system=None)
+    with train.Progress(40, start=10, console=console) as write:
+        write(20, {**FIGURES, "valid_loss": 2.0})
+    assert "20/40" in out.getvalue() and "5,120 tokens/s" in out.getvalue()

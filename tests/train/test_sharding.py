@@ -1,0 +1,147 @@
+import functools
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tests.train import problem
+from tfm_jax import train
+
+OPTIMIZER = optax.adam(1e-2)
+WHERE = {
+    "jit": train.Jit(),
+    "mesh": train.Jit(data=8),
+    "small mesh": train.Jit(data=2),
+    "pmap": train.Pmap(data=8),
+    "small pmap": train.Pmap(data=2),
+}
+
+
+def initial():
+    return train.init_state(problem.init(jax.random.key(0)), OPTIMIZER, jax.random.key(7), ema=True)
+
+
+@functools.cache
+def compiled(parallel, accumulate=1):
+    return parallel.compile(
+        train.make_train_step(
+            problem.loss_fn,
+            OPTIMIZER,
+            accumulate=accumulate,
+            clip_norm=1.0,
+            ema_decay=0.9,
+            axis_name=parallel.axis_name,
+        )
+    )
+
+
+def run(parallel, state, first, last, accumulate=1):
+    losses = []
+    for i in range(first, last):
+        state, metrics = compiled(parallel, accumulate)(state, problem.make_batch(i))
+        losses.append(train.means(metrics)["loss"])
+    return state, losses
+
+
+@functools.cache
+def twenty_losses():
+    return run(train.Jit(), train.Jit().place_state(initial()), 0, 20)[1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("name", WHERE)
+def test_twenty_losses_are_the_same_everywhere(name, accumulate):
+    parallel = WHERE[name]
+    state, losses = run(parallel, parallel.place_state(initial()), 0, 20, accumulate)
+    np.testing.assert_allclose(losses, twenty_losses(), rtol=1e-5, atol=1e-5)
+    assert losses[-1] < losses[0]
+    assert len(state.params["out"]["kernel"].devices()) == parallel.data
+
+
+@pytest.mark.parametrize(("first", "second"), [("jit", "pmap"), ("pmap", "mesh"), ("mesh", "jit")])
+def test_a_checkpoint_of_one_is_resumed_by_another(first, second, tmp_path):
+    before, after = WHERE[first], WHERE[second]
+    state, losses = run(before, before.place_state(initial()), 0, 9)
+    with train.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(9, state)
+        restored, _ = checkpoints.restore(after.abstract(initial()))
+    chex.assert_trees_all_equal(after.host_state(restored), before.host_state(state))
+    assert len(restored.step.devices()) == after.data
+    _, more = run(after, restored, 9, 20)
+    np.testing.assert_allclose(losses + more, twenty_losses(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WHERE)
+def test_a_placed_state_is_a_copy_that_the_step_donates(name):
+    original, parallel = initial(), WHERE[name]
+    placed = parallel.place_state(original)
+    compiled(parallel)(placed, problem.make_batch(0))
+    assert placed.params["out"]["kernel"].is_deleted()
+    chex.assert_trees_all_equal(original, initial())
+    chex.assert_trees_all_equal(parallel.host_state(original), jax.device_get(initial()))
+
+
+@pytest.mark.parametrize("name", WHERE)
+def test_a_step_is_compiled_once(name):
+    traces = []
+    loss = lambda *args: (traces.append(1), problem.loss_fn(*args))[1]
+    parallel = WHERE[name]
+    step = parallel.compile(
+        train.make_train_step(loss, OPTIMIZER, ema_decay=0.9, axis_name=parallel.axis_name)
+    )
+    state = parallel.place_state(initial())
+    for i in range(4):
+        state, _ = step(state, problem.make_batch(i))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", WHERE)
+def test_evaluation_is_the_same_everywhere(name):
+    parallel = WHERE[name]
+    evaluate = parallel.compile_eval(train.make_eval_step(problem.loss_fn, axis_name=parallel.axis_name))
+    params = parallel.place_state(initial()).params
+    # more than 32 in flight would deadlock; total reads as it goes
+    found = train.total(evaluate(params, problem.make_batch(i % 3)) for i in range(60))
+    plain = train.make_eval_step(problem.loss_fn)
+    expected = [train.read(plain(initial().params, problem.make_batch(i))) for i in range(3)]
+    for key, (total, weight) in found.items():
+        assert total == pytest.approx(20 * sum(e[key][0] for e in expected), rel=1e-5)
+        assert weight == 20 * sum(e[key][1] for e in expected)
+
+
+def test_microbatches_of_a_sharded_batch_stay_on_their_devices():
+    parallel = train.Jit(data=4)
+    step = train.make_train_step(problem.loss_fn, OPTIMIZER, accumulate=2, ema_decay=0.9)
+    state, batch = parallel.place_state(initial()), parallel.place_batch(problem.make_batch(0))
+    text = jax.jit(step, out_shardings=state.step.sharding).lower(state, batch).compile().as_text()
+    assert "all-reduce" in text
+    for movement in ("all-to-all", "all-gather", "collective-permute"):
+        assert movement not in text
+
+
+def test_dropout_trains_under_each():
+    for parallel in (train.Jit(), train.Jit(data=4), train.Pmap(data=4)):
+        step = parallel.compile(
+            train.make_train_step(
+                problem.dropout_loss, OPTIMIZER, ema_decay=0.9, axis_name=parallel.axis_name
+            )
+        )
+        state, losses = parallel.place_state(initial()), []
+        for i in range(60):
+            state, metrics = step(state, problem.make_batch(i % 4))
+            losses.append(train.means(metrics)["loss"])
+        assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_what_does_not_fit_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"data=9 devices.*has 8 \(cpu\).*JAX_NUM_CPU_DEVICES=9"):
+        train.data_mesh(9)
+    with pytest.raises(ValueError, match="Ask for 1 to 8"):
+        train.Pmap(data=0).place_state(initial())
+    for parallel in (train.Jit(data=8), train.Pmap(data=8)):
+        with pytest.raises(ValueError, match=r"\['weight'\] has shape \(12,\).*among 8 devices"):
+            parallel.place_batch(problem.make_batch(0, rows=12))
+        with pytest.raises(ValueError, match=r"\['n'\] has shape \(\)"):
+            parallel.place_batch({"n": np.float32(3)})
