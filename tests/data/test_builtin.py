@@ -1,0 +1,128 @@
+import datetime
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfm_jax import data
+
+SPLITS = ("train", "validation", "test")
+
+
+def written_forms(first, last):
+    """Every way to write every day: (text, day)."""
+    dates = pytest.importorskip("babel.dates")
+    for ordinal in range(first.toordinal(), last.toordinal() + 1):
+        day = datetime.date.fromordinal(ordinal)
+        for locale in data.DATE_LOCALES:
+            for style in data.DATE_STYLES:
+                yield dates.format_date(day, style, locale=locale), day
+
+
+def assert_unambiguous(first, last):
+    meaning = {}
+    for text, day in written_forms(first, last):
+        assert meaning.setdefault(text, day) == day, f"{text!r} is {day} and {meaning[text]}"
+
+
+def test_no_written_form_stands_for_two_days():
+    assert_unambiguous(datetime.date(1999, 12, 1), datetime.date(2003, 1, 31))
+
+
+@pytest.mark.slow
+def test_no_written_form_stands_for_two_days_of_all():
+    assert_unambiguous(datetime.date(1900, 1, 1), datetime.date(2099, 12, 31))
+
+
+def test_dates_are_what_they_say():
+    dates = pytest.importorskip("babel.dates")
+    rows = data.dates("test", 400)
+    assert rows.column_names == ["source", "target", "locale", "style"]
+    for row in rows:
+        day = datetime.date.fromisoformat(row["target"])
+        assert row["source"] == dates.format_date(day, row["style"], locale=row["locale"])
+    assert set(rows["locale"]) == set(data.DATE_LOCALES) and {"zh", "en"} < set(data.DATE_LOCALES)
+    assert len(data.DATE_LOCALES) >= 8 and set(rows["style"]) == set(data.DATE_STYLES)
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 2**31))
+def test_no_day_is_shared_between_splits(seed):
+    pytest.importorskip("babel")
+    days = [set(data.dates(split, 600, seed=seed)["target"]) for split in SPLITS]
+    assert not days[0] & days[1] and not days[0] & days[2] and not days[1] & days[2]
+
+
+def test_dates_are_a_function_of_seed_and_number():
+    pytest.importorskip("babel")
+    rows = data.dates("train", 30, seed=3).to_list()
+    assert rows == data.dates("train", 70, seed=3).to_list()[:30]
+    assert rows != data.dates("train", 30, seed=4).to_list()
+    assert len({row["source"] for row in rows}) > 25
+
+
+def test_digits_splits():
+    pytest.importorskip("sklearn")
+    parts = {split: data.digits(split) for split in SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {
+        "train": 1257,
+        "validation": 180,
+        "test": 360,
+    }
+    images = np.concatenate([np.array(part["image"], np.float32) for part in parts.values()])
+    assert images.shape == (1797, 8, 8) and images.min() == 0 and images.max() == 1
+    assert len(np.unique(images.reshape(1797, -1), axis=0)) == 1797, "no image is in two splits"
+    for part in parts.values():
+        counts = np.bincount(part["label"], minlength=10)
+        assert counts.max() - counts.min() <= 0.05 * len(part), "stratified"
+    again = data.digits("test")
+    assert again["label"] == parts["test"]["label"]
+
+
+def test_digits_become_batches():
+    pytest.importorskip("sklearn")
+    rows = data.classification_rows(data.digits("validation"))
+    batch = rows.take(np.arange(180))
+    assert (
+        batch["image"].shape == (180, 8, 8, 1) and batch["image"].dtype == np.float32 and rows.classes == 10
+    )
+
+
+def test_stdlib_is_the_running_pythons():
+    train, validation = data.stdlib("train"), data.stdlib("validation")
+    paths = [*train["path"], *validation["path"]]
+    assert len(set(paths)) == len(paths) and {"json/decoder.py", "dataclasses.py"} < set(paths)
+    assert train["path"] == sorted(train["path"], key=lambda path: path.split("/"))
+    assert not any(re.search(r"(^|/)(tests?|site-packages|dist-packages)/", path) for path in paths)
+    assert 0.01 < len(validation) / len(paths) < 0.1
+    text = dict(zip(paths, [*train["text"], *validation["text"]], strict=True))["dataclasses.py"]
+    assert text == Path(sys.modules["dataclasses"].__file__).read_text(encoding="utf-8")
+    assert data.stdlib("validation")["path"] == validation["path"]
+
+
+def test_unknown_splits_and_numbers():
+    with pytest.raises(ValueError, match="'digits' has no split 'dev'; it has 'train', 'validation', 'test'"):
+        data.digits("dev")
+    with pytest.raises(ValueError, match="'stdlib' has no split 'test'; it has 'train', 'validation'"):
+        data.stdlib("test")
+    with pytest.raises(ValueError, match="'dates' has no split"):
+        data.dates("dev")
+    with pytest.raises(ValueError, match="number 0"):
+        data.dates("train", 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "message"),
+    [
+        ("babel.dates", data.dates, "'dates' needs Babel"),
+        ("sklearn.datasets", data.digits, "'digits' needs scikit"),
+    ],
+)
+def test_a_missing_extra_is_named(module, call, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=message + r".*pip install 'tfm_jax\[experiments\]'"):
+        call()

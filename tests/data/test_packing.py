@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax import data
+
+DOCUMENTS = st.lists(st.lists(st.integers(0, 49), max_size=23), min_size=1, max_size=12)
+
+
+def best_fit_plainly(lengths, capacity):
+    spaces, rows = [], {}
+    for piece in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [space for space in spaces if space >= lengths[piece]]
+        if not fitting:
+            spaces.append(capacity)
+            fitting = [capacity]
+        row = spaces.index(min(fitting))
+        spaces[row] -= lengths[piece]
+        rows[piece] = row
+    return rows, len(spaces)
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.just(9))
+def test_best_fit(lengths, capacity):
+    rows = data.best_fit(np.array(lengths, int), capacity)
+    n_rows = max(rows, default=-1) + 1
+    loads = np.bincount(rows, weights=lengths, minlength=n_rows)
+    assert (loads <= capacity).all() and (loads > 0).all()
+    assert n_rows == best_fit_plainly(lengths, capacity)[1]
+    assert (rows == data.best_fit(np.array(lengths, int), capacity)).all()
+
+
+def pieces(batch):
+    """The segments of all rows: (ids with the last label, positions)."""
+    found = []
+    for b in range(len(batch["tokens"])):
+        for segment in range(1, batch["segment_ids"][b].max() + 1):
+            at = np.flatnonzero(batch["segment_ids"][b] == segment)
+            assert (np.diff(at) == 1).all() and (batch["positions"][b, at] == np.arange(len(at))).all()
+            tokens, labels = batch["tokens"][b, at], batch["labels"][b, at]
+            assert (tokens[1:] == labels[:-1]).all(), "a label is the next token"
+            found.append((*tokens.tolist(), int(labels[-1])))
+    return found
+
+
+@given(DOCUMENTS, st.sampled_from([1, 4, 7]))
+def test_unpacking_gives_the_documents_back(documents, length):
+    useful = [document for document in documents if len(document) > 1]
+    if not useful:
+        with pytest.raises(ValueError, match="two tokens or more"):
+            data.PackedRows(documents, length, 50)
+        return
+    rows = data.PackedRows(documents, length, 50)
+    batch = rows.take(np.arange(len(rows)))
+    assert {array.shape for array in batch.values()} == {(len(rows), length)}
+    assert batch.pop("weights").dtype == np.float32 and {array.dtype for array in batch.values()} == {
+        np.dtype("i4")
+    }
+    wanted = [
+        tuple(document[start : start + length + 1])
+        for document in useful
+        for start in range(0, len(document) - 1, length)
+    ]
+    assert sorted(pieces(batch)) == sorted(wanted)
+    assert rows.dropped == {"empty": len(documents) - len(useful)}
+
+
+@given(DOCUMENTS, st.sampled_from([1, 4, 7]))
+def test_padding_is_zero_and_weights_are_the_predictions(documents, length):
+    documents = [[*document, 1, 2] for document in documents]
+    rows = data.PackedRows(documents, length, 50)
+    batch = rows.take(np.arange(len(rows)))
+    padding = batch["segment_ids"] == 0
+    for name in ("tokens", "labels", "positions", "weights"):
+        assert (batch[name][padding] == 0).all()
+    assert (batch["weights"][~padding] == 1).all()
+    assert batch["weights"].sum() == rows.n_targets == sum(len(document) - 1 for document in documents)
+    assert (batch["segment_ids"][:, 0] == 1).all(), "no row is empty"
+
+
+def test_rows_are_taken_by_index():
+    rows = data.PackedRows([range(20), range(5), range(30, 33)], 6, 50)
+    everything = rows.take(np.arange(len(rows)))
+    chosen = np.array([2, 0, 2])
+    for name, array in rows.take(chosen).items():
+        assert (array == everything[name][chosen]).all()
+
+
+def test_a_document_that_fits_is_never_cut():
+    documents = [range(5), range(10, 18), range(20, 25)]
+    rows = data.PackedRows(documents, 7, 50)
+    assert sorted(pieces(rows.take(np.arange(len(rows))))) == sorted(map(tuple, documents))
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="row 1: token id 50 is out of range"):
+        data.PackedRows([[1, 2], [3, 50]], 4, 50)
+    with pytest.raises(ValueError, match="length 0"):
+        data.PackedRows([[1, 2]], 0, 50)
+    with pytest.raises(ValueError, match="none of the 0 documents"):
+        data.PackedRows([], 4, 50)

@@ -1,0 +1,254 @@
+"""Sources in files (local.py) and by name (sources.py); the hub has its own file."""
+
+import bz2
+import csv
+import gc
+import gzip
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from tfm_jax import data
+from tfm_jax.data import local
+
+ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda source, *args, **options: data.load(
+        str(source), *args, cache_dir=str(tmp_path / "cache"), **options
+    )
+
+
+def write(path, rows=ROWS):
+    """Write rows as the name of the file says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name, opener = path.name, open
+    for suffix, module in ((".gz", gzip), (".bz2", bz2), (".xz", lzma)):
+        if name.endswith(suffix):
+            name, opener = name.removesuffix(suffix), module.open
+    if name.endswith(".parquet"):
+        import datasets
+
+        datasets.Dataset.from_list(rows).to_parquet(path)
+        return path
+    with opener(path, "wt", encoding="utf-8", newline="") as file:
+        if name.endswith(".jsonl"):
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        elif name.endswith(".json"):
+            json.dump(rows, file)
+        else:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith("tsv") else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.jsonl",
+        "a.json",
+        "a.csv",
+        "a.tsv",
+        "a.parquet",
+        "a.jsonl.gz",
+        "a.csv.gz",
+        "a.jsonl.bz2",
+        "a.jsonl.xz",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_a_file(name, streaming, load, tmp_path):
+    rows = load(write(tmp_path / name), streaming=streaming)
+    assert list(rows) == ROWS
+    assert list(load(tmp_path / name, columns=["n"], streaming=streaming)) == [
+        {"n": row["n"]} for row in ROWS
+    ]
+    if streaming:
+        gc.collect()  # the library leaves a streamed csv file open, in a cycle: not for a later test to find
+
+
+def test_a_slice_of_a_split(load, tmp_path):
+    assert list(load(write(tmp_path / "a.jsonl"), "train[:10%]")) == ROWS[:2]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize("source", ["", "*.jsonl", "**/*.jsonl"])
+def test_the_files_of_a_directory_or_glob_by_split(source, streaming, load, tmp_path):
+    base = tmp_path / "test-corpus"  # a word above the directory says nothing
+    for name, n in {
+        "en-fr.train.jsonl": 3,
+        "more_training.jsonl": 4,
+        "en-fr.valid.jsonl": 5,
+        "test_set.jsonl": 6,
+    }.items():
+        write(base / name, ROWS[:n])
+    (base / "README.txt").write_text("about")
+    found = {
+        split: len(list(load(base / source, split, streaming=streaming)))
+        for split in ("train", "validation", "test")
+    }
+    assert found == {"train": 7, "validation": 5, "test": 6}
+    with pytest.raises(ValueError, match=r"has no split 'dev' .*train.*load_splits makes"):
+        load(base / source, "dev", streaming=streaming)
+
+
+def test_text_files_are_documents_and_long_ones_are_cut_at_lines(load, tmp_path):
+    long = "".join(f"{i}\n" for i in range(30_000))
+    (tmp_path / "a.txt").write_text(long)
+    (tmp_path / "b.txt").write_text("short\n\nfile\n")
+    for streaming in (False, True):
+        rows = [row["text"] for row in load(tmp_path / "*.txt", streaming=streaming)]
+        assert "".join(rows) == long + "short\n\nfile\n"
+        assert len(rows) == 4 and max(map(len, rows)) <= 1 << 16 and all(row.endswith("\n") for row in rows)
+
+
+def test_a_long_line_is_cut_anyway():
+    text = "x" * 200_000
+    rows = local._cut_documents({"text": [text, ""]})["text"]
+    assert "".join(rows) == text and max(map(len, rows)) == 1 << 16 and rows[-1] == ""
+
+
+def test_a_directory_of_pictures(load, tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / "pictures" / split / label).mkdir(parents=True)
+            for i in range(3):
+                pil.fromarray(np.full((4, 5), i, np.uint8)).save(
+                    tmp_path / "pictures" / split / label / f"{i}.png"
+                )
+    rows = data.classification_rows(load(tmp_path / "pictures", "test"))
+    assert (
+        rows.images.shape == (6, 4, 5, 1) and rows.classes == 2 and rows.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    )
+
+
+def test_mnists_layout_in_parquet(load, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pil = pytest.importorskip("PIL.Image")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    images = [pil.fromarray(np.full((28, 28), i, np.uint8)) for i in range(3)]
+    made = datasets.Dataset.from_dict({"image": images, "label": [5, 0, 4]}, features=features)
+    made.to_parquet(tmp_path / "train.parquet")
+    rows = data.classification_rows(load(tmp_path / "train.parquet"))
+    assert (
+        rows.images.shape == (3, 28, 28, 1)
+        and rows.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+        and rows.classes == 10
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "nowhere.jsonl",
+        "./nowhere",
+        "/no/where",
+        "no/where/at-all",
+        "nowhere/*.csv",
+        "~/nowhere-at-all",
+        "no/",
+    ],
+)
+def test_a_path_that_is_not_there(source, load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no file or directory") as error:
+        load(source)
+    assert repr(source) in str(error.value) and "'digits'" in str(error.value)
+
+
+def test_a_directory_without_data(load, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no data file in the directory"):
+        load(tmp_path / "empty")
+
+
+def test_files_of_several_or_unknown_kinds(load, tmp_path):
+    write(tmp_path / "mixed" / "a.jsonl")
+    write(tmp_path / "mixed" / "a.csv")
+    with pytest.raises(
+        ValueError, match=r"several kinds or of an unknown one: \.csv, \.jsonl; wanted one of .*glob"
+    ):
+        load(tmp_path / "mixed")
+    (tmp_path / "model.bin").write_bytes(b"1")
+    with pytest.raises(ValueError, match=r"unknown one: \.bin"):
+        load(tmp_path / "model.bin")
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_no_rows(streaming, load, tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match="is empty: it has no rows"):
+        load(tmp_path / "a.jsonl", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_a_broken_file(streaming, load, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a":\n')
+    with pytest.raises(ValueError, match="JSON parse error"):
+        load(tmp_path / "a.jsonl", streaming=streaming)
+
+
+def test_columns_that_are_not_there(load, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no column 'prose'; it has 'text', 'n'. Choose with columns=\[\.\.\.\]"
+    ):
+        load(write(tmp_path / "a.jsonl"), columns=["prose"])
+
+
+def test_built_in_sources_by_name(load, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)  # a directory of that name is not in the way
+    assert len(load("digits", "test")) == 360
+    assert next(iter(load("digits", "test", streaming=True, columns=["label"]))).keys() == {"label"}
+    with pytest.raises(ValueError, match="'digits' has no split 'dev'"):
+        load("digits", "dev")
+
+
+def test_split_rows():
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"n": range(20)})
+    parts = data.split_rows(rows, validation=0.25, test=0.1, seed=3)
+    assert {name: len(part) for name, part in parts.items()} == {"test": 2, "validation": 5, "train": 13}
+    assert sorted(n for part in parts.values() for n in part["n"]) == list(range(20))
+    assert all(list(part["n"]) == sorted(part["n"]) for part in parts.values())
+    again = data.split_rows(rows, validation=0.25, test=0.1, seed=3)
+    assert all(list(parts[name]["n"]) == list(again[name]["n"]) for name in parts)
+    other = data.split_rows(rows, validation=0.25, test=0.1, seed=4)
+    assert list(other["train"]["n"]) != list(parts["train"]["n"])
+    assert set(data.split_rows(rows, test=0)) == {"train", "validation"}
+    with pytest.raises(ValueError, match="20 rows cannot give 10 for validation and 10 to test"):
+        data.split_rows(rows, validation=0.5, test=0.5)
+    with pytest.raises(ValueError, match="2 rows cannot give 1 for validation and 1 to test"):
+        data.split_rows(rows.select([0, 1]))
+
+
+def test_load_splits_makes_what_is_missing(tmp_path):
+    write(tmp_path / "d" / "train.jsonl")
+    write(tmp_path / "d" / "test.jsonl", ROWS[:3])
+    splits = data.load_splits(str(tmp_path / "d"), columns=["n"], cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in splits.items()} == {"train": 18, "validation": 2, "test": 3}
+    assert {name for part in splits.values() for name in part.column_names} == {"n"}
+    assert sorted([*splits["train"]["n"], *splits["validation"]["n"]]) == list(range(20))
+    only = data.load_splits(str(tmp_path / "d" / "train.jsonl"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in only.items()} == {"test": 2, "validation": 2, "train": 16}
+    write(tmp_path / "e" / "test.jsonl")
+    with pytest.raises(ValueError, match="no split 'train', only 'test'"):
+        data.load_splits(str(tmp_path / "e" / "*.jsonl"), cache_dir=str(tmp_path / "cache"))
+
+
+def test_load_splits_of_a_built_in_source():
+    pytest.importorskip("sklearn")
+    splits = data.load_splits("digits")
+    assert {name: len(part) for name, part in splits.items()} == {
+        "train": 1257,
+        "validation": 180,
+        "test": 360,
+    }

@@ -1,0 +1,62 @@
+"""Sources, tokenizers, packing, bucketing, and one deterministic loader whose state is a few numbers.
+
+From text to batches: `load` (or `load_splits`) a source, read its columns (`texts`, `text_pairs`), tokenize
+them into rows (`language_model_rows`, `translation_rows`, `classification_rows`), choose which rows stand in
+which batch (`UniformBatches`, `BucketBatches`), and iterate over a `Loader`.
+"""
+
+from tfm_jax.data.bucketing import BucketBatches, batch_sizes, choose_buckets, padding_share
+from tfm_jax.data.builtin import DATE_LOCALES, DATE_STYLES, dates, digits, stdlib
+from tfm_jax.data.columns import text_pairs, texts
+from tfm_jax.data.hub import HubUnavailableError
+from tfm_jax.data.images import ImageRows, classification_rows
+from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
+from tfm_jax.data.packing import PackedRows, best_fit
+from tfm_jax.data.rows import TranslationRows, language_model_rows, translation_rows
+from tfm_jax.data.sources import load, load_splits, split_rows
+from tfm_jax.data.tokenizers import (
+    ByteTokenizer,
+    JsonTokenizer,
+    Tokenizer,
+    char_tokenizer,
+    load_tokenizer,
+    train_bpe,
+)
+from tfm_jax.data.validate import check_range
+
+__all__ = [
+    "DATE_LOCALES",
+    "DATE_STYLES",
+    "Batching",
+    "BucketBatches",
+    "ByteTokenizer",
+    "HubUnavailableError",
+    "ImageRows",
+    "JsonTokenizer",
+    "Loader",
+    "LoaderIterator",
+    "PackedRows",
+    "Rows",
+    "Tokenizer",
+    "TranslationRows",
+    "UniformBatches",
+    "batch_sizes",
+    "best_fit",
+    "char_tokenizer",
+    "check_range",
+    "choose_buckets",
+    "classification_rows",
+    "dates",
+    "digits",
+    "language_model_rows",
+    "load",
+    "load_splits",
+    "load_tokenizer",
+    "padding_share",
+    "split_rows",
+    "stdlib",
+    "text_pairs",
+    "texts",
+    "train_bpe",
+    "translation_rows",
+]

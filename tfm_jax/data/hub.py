@@ -1,0 +1,96 @@
+"""Data sets of the Hugging Face hub, with an answer within seconds when the hub cannot be reached."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import huggingface_hub
+
+__all__ = ["HubUnavailableError", "load_hub"]
+
+_TIMEOUT = 5.0  # seconds
+
+
+class HubUnavailableError(ConnectionError):
+    """The hub cannot be reached, and the data set is not in the local cache."""
+
+
+def load_hub(
+    name: str, config: str | None, split: str | None, *, streaming: bool = False, cache_dir: str | None = None
+) -> Any:
+    """Load a data set from the hub, or from the local cache where there is no hub.
+
+    Args:
+        name: "owner/name" or "name".
+        config: which of the data set's configurations; None is its only or default one.
+        split: the split; None for all of them.
+        streaming: read while iterating instead of downloading first.
+        cache_dir: where the library keeps its files; None is its own choice.
+
+    Returns:
+        What ``datasets.load_dataset`` returns.
+
+    Raises:
+        HubUnavailableError: within seconds, naming the sources that need no network.
+        ValueError: the hub has no such data set, or none that may be read without a login.
+    """
+    load = lambda: datasets.load_dataset(name, config, split=split, streaming=streaming, cache_dir=cache_dir)
+    reason = _why_unreachable(name)
+    if reason is None:
+        return load()
+    try:
+        with _offline():  # else the library tries, and waits, again and again
+            return load()
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and not str(error).startswith("Couldn't find cache"):
+            raise  # the cache has the data set, but not the split, say
+        raise HubUnavailableError(
+            f"the Hugging Face hub cannot be reached for the data set {name!r} ({reason}), and the local "
+            "cache does not have it. Sources without a network: 'digits', 'dates', 'stdlib', or the path of "
+            "a file or directory"
+        ) from error
+
+
+def _why_unreachable(name: str) -> str | None:
+    """Ask the hub for the data set; None if it answers that it has it."""
+    if huggingface_hub.is_offline_mode() or datasets.config.HF_HUB_OFFLINE:
+        return "offline mode: HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.HfApi().dataset_info(name, timeout=_TIMEOUT)
+            answers.append(None)
+        except Exception as error:
+            answers.append(error)
+
+    # The timeout does not cover the look-up of the host's name, which may hang for longer; the thread does.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT + 1)
+    if not answers:
+        return f"no answer within {_TIMEOUT:.0f} seconds"
+    error = answers[0]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403, 404) or isinstance(error, huggingface_hub.errors.HFValidationError):
+        raise ValueError(
+            f"the Hugging Face hub has no data set {name!r} that may be read (mistyped, private, or in need "
+            f"of a login: hf auth login), and there is no such file here: {error}"
+        ) from error
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """As if HF_HUB_OFFLINE had been set before the libraries were imported."""
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value

@@ -1,0 +1,139 @@
+"""Documents of any length as rows of one fixed length, with next to no padding.
+
+A document is cut into pieces of at most T (input, label) pairs, and the pieces are put into rows by best fit,
+longest first: a document that fits a row is never cut. Every pair of every document stands in exactly one
+row.
+"""
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfm_jax.data.validate import check_range
+
+__all__ = ["PackedRows", "best_fit"]
+
+
+def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
+    """Put pieces into as few rows as best fit, longest first, finds.
+
+    Equivalent to::
+
+        for piece in sorted(pieces, key=length, reverse=True):
+            put it into the row with the least space left that has enough for it, else into a new row
+
+    Args:
+        lengths: the length of each piece, 1 to ``capacity``. [pieces]
+        capacity: the length of a row.
+
+    Returns:
+        The row of each piece, int64 [pieces]; the same for the same lengths, always.
+
+    Johnson 1973, "Near-optimal bin packing algorithms": at most 11/9 of the optimum, plus 1 (best fit
+    decreasing).
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    rows = np.empty(len(lengths), np.int64)
+    full = int(np.count_nonzero(lengths == capacity))
+    rows[order[:full]] = np.arange(full)  # most pieces of long documents fill a row: nothing to search for
+    n_rows = full
+    open_rows: dict[int, list[int]] = {}  # space left -> the rows that have it
+    spaces: list[int] = []  # the keys of open_rows, sorted
+    for piece in order[full:]:
+        length = int(lengths[piece])
+        at = bisect.bisect_left(spaces, length)
+        if at == len(spaces):
+            row, space = n_rows, capacity
+            n_rows += 1
+        else:
+            space = spaces[at]
+            row = open_rows[space].pop()
+            if not open_rows[space]:
+                del open_rows[space], spaces[at]
+        rows[piece] = row
+        space -= length
+        if space:
+            if space not in open_rows:
+                open_rows[space] = []
+                bisect.insort(spaces, space)
+            open_rows[space].append(row)
+    return rows
+
+
+class PackedRows:
+    """Rows of the language-model batch, made when they are taken, from token ids kept once.
+
+    Equivalent to::
+
+        for document in documents:
+            for start in range(0, len(document) - 1, length):
+                piece = document[start : start + length + 1]
+                tokens, labels = piece[:-1], piece[1:]       # one segment of some row
+                positions, weights = range(len(tokens)), 1
+
+    Args:
+        documents: the token ids of each document, with the begin and end tokens that it is to have. A
+            document of fewer than two tokens predicts nothing; it is dropped and counted.
+        length: the length T of a row.
+        vocab_size: ids must be below it.
+
+    Attributes:
+        dropped: the counts of the rows that were left out, by reason.
+        n_targets: the number of (input, label) pairs, the sum of all weights.
+
+    Raises:
+        ValueError: an id is out of range, no document is left, or ``length`` is not positive.
+    """
+
+    def __init__(self, documents: Sequence[Sequence[int]], length: int, vocab_size: int):
+        if length < 1:
+            raise ValueError(f"length {length} is not a row length; pass at least 1")
+        sizes = np.array([len(document) for document in documents], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        self._flat = np.concatenate([np.zeros(0), *documents]).astype(np.int32)
+        check_range(self._flat, vocab_size, "token id", starts)
+        kept = sizes > 1
+        self.dropped = {"empty": int(np.count_nonzero(~kept))}
+        if not kept.any():
+            raise ValueError(
+                f"none of the {len(sizes)} documents has two tokens or more; there is nothing to predict"
+            )
+        self.length = length
+        pairs = sizes[kept] - 1
+        self.n_targets = int(pairs.sum())
+        pieces = -(-pairs // length)
+        # The n-th piece of a document starts n * length tokens after the document does.
+        nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        starts = np.repeat(starts[kept], pieces) + nth * length
+        sizes = np.minimum(length, np.repeat(pairs, pieces) - nth * length)
+        rows = best_fit(sizes, length)
+        order = np.argsort(rows, kind="stable")
+        self._starts, self._sizes = starts[order], sizes[order]
+        self._row_pieces = np.searchsorted(rows[order], np.arange(rows.max() + 2))
+
+    def __len__(self) -> int:
+        return len(self._row_pieces) - 1
+
+    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
+        """The rows at the indices: tokens, labels, segment_ids, positions and weights [B, T]."""
+        size = (len(indices), self.length)
+        tokens, labels, segment_ids, positions = (np.zeros(size, np.int32) for _ in range(4))
+        for b, row in enumerate(indices):
+            at = 0
+            first, last = self._row_pieces[row], self._row_pieces[row + 1]
+            for segment, piece in enumerate(range(first, last), start=1):
+                start, n = self._starts[piece], self._sizes[piece]
+                tokens[b, at : at + n] = self._flat[start : start + n]
+                labels[b, at : at + n] = self._flat[start + 1 : start + n + 1]
+                segment_ids[b, at : at + n] = segment
+                positions[b, at : at + n] = np.arange(n)
+                at += n
+        return {
+            "tokens": tokens,
+            "labels": labels,
+            "segment_ids": segment_ids,
+            "positions": positions,
+            "weights": (segment_ids > 0).astype(np.float32),
+        }

@@ -1,0 +1,161 @@
+"""Data sets by name: built in, in files, or on the Hugging Face hub."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+
+from tfm_jax.data.builtin import SPLITS, dates, digits, stdlib
+from tfm_jax.data.columns import check_columns
+from tfm_jax.data.hub import load_hub
+from tfm_jax.data.local import load_local, looks_local
+
+__all__ = ["load", "load_splits", "split_rows"]
+
+_BUILTIN = {"digits": (digits, SPLITS), "dates": (dates, SPLITS), "stdlib": (stdlib, SPLITS[:2])}
+
+
+def load(
+    source: str,
+    split: str = "train",
+    *,
+    columns: Sequence[str] | None = None,
+    streaming: bool = False,
+    cache_dir: str | None = None,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Load one split of a data set.
+
+    Args:
+        source: one of
+
+            - "digits", "dates" or "stdlib", which need neither network nor file;
+            - the path of a jsonl, json, csv, tsv, parquet or text file (also compressed), of a directory of
+              such files or of pictures, or a glob;
+            - a hub data set, "owner/name" or "name", with a configuration after a colon if it has several.
+        split: the name of the split, such as "train"; of files and of hub data sets also a slice of it, such
+            as "train[:10%]".
+        columns: the wanted columns; the others are dropped. None keeps all.
+        streaming: read while iterating instead of loading first.
+        cache_dir: where the ``datasets`` library keeps its files; None is its own choice.
+
+    Returns:
+        The data set, at least one row.
+
+    Raises:
+        FileNotFoundError: the source looks like a path, and nothing is there.
+        HubUnavailableError: a hub data set, and no hub; raised within seconds.
+        ValueError: there is no such split or column or no row, files cannot be read, or the hub has no such
+            data set.
+
+    Example::
+
+        load("dates", "test")
+        load("corpus/en-fr.*.jsonl.gz", "validation")
+        load("wikitext:wikitext-2-raw-v1", "train[:10%]", columns=["text"])
+    """
+    try:
+        dataset = _open(source, split, streaming, cache_dir)
+    except ValueError as error:
+        if not str(error).startswith(("Unknown split", "Bad split")):
+            raise
+        raise ValueError(
+            f"{source!r} has no split {split!r} ({error}); name one that it has, or load_splits makes those "
+            "that are missing"
+        ) from error
+    return _checked(dataset, f"{source!r}, split {split!r},", columns)
+
+
+def load_splits(
+    source: str,
+    *,
+    columns: Sequence[str] | None = None,
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    cache_dir: str | None = None,
+) -> dict[str, datasets.Dataset]:
+    """Load a data set's "train", "validation" and "test"; what it lacks is taken from its "train".
+
+    Args:
+        source, columns, cache_dir: as for `load`.
+        validation, test: the share of the training rows to take for a split that is missing; 0 takes none.
+        seed: decides which rows are taken, see `split_rows`.
+
+    Returns:
+        The splits, by name.
+
+    Raises:
+        FileNotFoundError, HubUnavailableError, ValueError: as for `load`; or the source has no "train".
+    """
+    if source in _BUILTIN:
+        found = {name: load(source, name) for name in _BUILTIN[source][1]}
+    else:
+        found = dict(_open(source, None, False, cache_dir))
+    if "train" not in found:
+        raise ValueError(f"{source!r} has no split 'train', only {', '.join(map(repr, found))}")
+    shares = {"validation": validation, "test": test}
+    made = split_rows(
+        _checked(found["train"], f"{source!r}, split 'train',", columns),
+        **{name: 0 if name in found else share for name, share in shares.items()},
+        seed=seed,
+    )
+    kept = {name: found[name] for name in shares if name in found}
+    return made | {
+        name: _checked(rows, f"{source!r}, split {name!r},", columns) for name, rows in kept.items()
+    }
+
+
+def split_rows(
+    dataset: datasets.Dataset, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
+) -> dict[str, datasets.Dataset]:
+    """Share rows out at random, the same way for the same seed and number of rows.
+
+    Equivalent to::
+
+        order = np.random.default_rng(seed).permutation(len(dataset))
+        test, validation, train = np.split(order, [n_test, n_test + n_validation])   # each sorted
+
+    Args:
+        dataset: the rows.
+        validation, test: the share of the rows, from 0 (no such split) to 1; at least one row if not 0.
+        seed: decides which rows.
+
+    Returns:
+        "train", and "validation" and "test" unless their share is 0.
+
+    Raises:
+        ValueError: no row is left to train on.
+    """
+    n = len(dataset)
+    sizes = [max(1, round(share * n)) if share else 0 for share in (test, validation)]
+    if min(sizes) < 0 or sum(sizes) >= n:
+        raise ValueError(
+            f"{n} rows cannot give {sizes[1]} for validation and {sizes[0]} to test, and some to train on; "
+            "pass other shares, or files for each split (train.jsonl, validation.jsonl, test.jsonl)"
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    parts = zip(("test", "validation", "train"), np.split(order, np.cumsum(sizes)), strict=True)
+    return {name: dataset.select(np.sort(rows), keep_in_memory=True) for name, rows in parts if len(rows)}
+
+
+def _open(source: str, split: str | None, streaming: bool, cache_dir: str | None) -> Any:
+    if source in _BUILTIN:
+        dataset = _BUILTIN[source][0](split)
+        return dataset.to_iterable_dataset() if streaming else dataset
+    if looks_local(source):
+        return load_local(source, split, streaming=streaming, cache_dir=cache_dir)
+    name, _, config = source.partition(":")
+    return load_hub(name, config or None, split, streaming=streaming, cache_dir=cache_dir)
+
+
+def _checked(
+    dataset: datasets.Dataset | datasets.IterableDataset, what: str, columns: Sequence[str] | None
+) -> datasets.Dataset | datasets.IterableDataset:
+    """The wanted columns of a data set that has rows."""
+    if next(iter(dataset), None) is None:
+        raise ValueError(f"{what} is empty: it has no rows; choose another source or split")
+    if columns is None:
+        return dataset
+    check_columns(dataset, list(columns), "columns=[...]")
+    return dataset.select_columns(list(columns))
