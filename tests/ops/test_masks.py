@@ -329,7 +329,9 @@ def test_through_cond_and_checkpoint_and_grad():
         np.testing.assert_array_equal(jax.grad(f)(x, MASK), DENSE.astype(np.float32))
 
 
-@pytest.mark.parametrize("mask", [masks.causal(), masks.window(1, 2) & masks.causal(), None], ids=repr)
+@pytest.mark.parametrize(
+    "mask", [masks.causal(), masks.window(1, 2) & masks.causal(), None], ids=["causal", "window", "rows"]
+)
 def test_through_pmap_and_shard_map(mask):
     valid = RNG.random((8, 5)) < 0.6
     rows = masks.padding(jnp.asarray(valid))

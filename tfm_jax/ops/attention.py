@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from tfm_jax.ops import masks
@@ -58,7 +59,7 @@ def attention(
     Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped heads: Ainslie et al. 2023, "GQA",
     section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
     """
-    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    q, k, v = _array(q), _array(k), _array(v)
     _check_heads(q, k, v)
     mask, bias, scale = _prepare(q, k, mask, bias, scale, soft_cap)
     name = next(iter(BACKENDS)) if implementation == "auto" else implementation
@@ -105,10 +106,15 @@ def attention_weights(
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
-    q, k = jnp.asarray(q), jnp.asarray(k)
+    q, k = _array(q), _array(k)
     _check_heads(q, k, k)
     mask, bias, scale = _prepare(q, k, mask, bias, scale, soft_cap)
     return reference.attention_weights(q, k, mask, bias, scale=scale, soft_cap=soft_cap)
+
+
+def _array(x: Any) -> Array:
+    # Under grad, jnp.asarray of a JAX array is an operation, and jax_debug_nans would look at its result.
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
 def _check_heads(q: Array, k: Array, v: Array) -> None:
@@ -144,7 +150,7 @@ def _prepare(
     *batch, T, N, H = q.shape
     mask = masks.as_mask(mask, len(batch))
     if bias is not None:
-        bias = _check_bias(jnp.asarray(bias), tuple(batch), (N, T, k.shape[-3]))
+        bias = _check_bias(_array(bias), tuple(batch), (N, T, k.shape[-3]))
     if any(x is not None and jnp.ndim(x) for x in (scale, soft_cap)):
         raise ValueError(
             f"attention: got scale={scale!r}, soft_cap={soft_cap!r}; wanted a scalar each, or None. "
