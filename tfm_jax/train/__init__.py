@@ -1,7 +1,7 @@
 """Training: a pure step, optimizers, where it runs, checkpoints, the loop. Knows no model and no data."""
 
 from tfm_jax.train.checkpoint import Checkpoints
-from tfm_jax.train.files import RunDirectory
+from tfm_jax.train.files import RunDirectory, plain
 from tfm_jax.train.loop import Batches, EarlyStop, Fitted, fit, resume
 from tfm_jax.train.meter import NotFiniteError, Writer
 from tfm_jax.train.metrics import add, means, read, read_late, total
@@ -56,6 +56,7 @@ __all__ = [
     "make_train_step",
     "means",
     "noam",
+    "plain",
     "read",
     "read_late",
     "resume",

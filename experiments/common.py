@@ -1,0 +1,249 @@
+"""What every experiment does: a run's directory, training in it, and its result.
+
+An experiment's ``run.py`` is then: a config, data, a loss, and what to do with the trained weights.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from rich.console import Console
+
+from experiments.config import (
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    from_dict,
+    load_config,
+    parse,
+    to_dict,
+)
+from tfm_jax import train
+from tfm_jax.types import Batch, Key, Params
+
+__all__ = [
+    "MeshConfig",
+    "OptimizerConfig",
+    "Run",
+    "RunConfig",
+    "TrainConfig",
+    "Trained",
+    "from_dict",
+    "load_config",
+    "parse",
+    "to_dict",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model's weights, and how training ended.
+
+    Args:
+        params: the last weights, or their average where the run keeps one; on all devices.
+        fitted: what `train.fit` returned.
+        best_step: the step whose checkpoint is best, if one has a figure.
+        checkpoints: their directory.
+    """
+
+    params: Params
+    fitted: train.Fitted
+    best_step: int | None
+    checkpoints: Path
+
+    def best_params(self) -> Params:
+        """The weights of the best checkpoint, on one device; the last ones where none has a figure."""
+        item = "params" if self.fitted.state.ema is None else "ema"
+        return train.load_params(self.checkpoints, self.best_step, item=item)
+
+    def average_params(self, last: int = 5) -> Params:
+        """The mean of the last checkpoints' weights, or of as many as there are."""
+        kept = sum(path.name.isdigit() for path in self.checkpoints.iterdir())
+        return train.average_params(self.checkpoints, last=min(last, kept))
+
+
+class Run:
+    """One run of an experiment: opens its directory first, so that what is wrong with it is said at once.
+
+    Args:
+        config: of the run.
+        name: the experiment's; a run without ``--out`` goes to ``runs/<name>-<date>-<time>``.
+
+    Attributes:
+        path: the run's directory.
+        parallel: where steps run.
+
+    Raises:
+        SystemExit: with one clear line, where the directory or the devices do not fit the config.
+    """
+
+    def __init__(self, config: RunConfig, name: str):
+        self._begun = time.monotonic()
+        self.config, self.name = config, name
+        self.parallel = {"jit": train.Jit, "pmap": train.Pmap}[config.parallel](config.mesh.data)
+        try:
+            if config.resume and config.out is None:
+                raise ValueError("--resume goes on with the run in --out: name that too")
+            _ = self.parallel.mesh  # are there as many devices?
+            config.train.optimizer.build(d_model=1, steps=config.train.steps)  # do the settings fit?
+            out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
+            self._directory = train.RunDirectory(out, to_dict(config), resume=config.resume, free=config.FREE)
+        except (ValueError, OSError) as error:
+            sys.exit(f"{name}: {error}")
+        self.path = self._directory.path
+
+    def fit(
+        self,
+        *,
+        init: Callable[[Key], Params],
+        loss_fn: train.LossFn,
+        batches: train.Batches,
+        d_model: int,
+        valid: Callable[[], Iterable[Batch]] | None = None,
+        evaluate: Callable[[Params], Mapping[str, float]] | None = None,
+        best: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        unit: str = "examples",
+        curves: Callable[[list[dict[str, Any]], Path], Any] | None = None,
+    ) -> Trained:
+        """Trains as the config says; resumes, if it says so and there is a checkpoint.
+
+        Args:
+            init: makes the weights from a key.
+            loss_fn: of a step; without a key, also of the validation.
+            batches: an iterator over training batches; the loader's.
+            d_model: the model's width, for the noam schedule.
+            valid: makes a fresh pass over the validation batches. The loss and each metric of ``loss_fn``
+                over them are the figures ``valid_loss``, ``valid_<metric>``.
+            evaluate: further figures, from the weights (on all devices).
+            best: the figure by which the best checkpoint is kept and the patience counted; None is
+                "valid_loss", where there is ``valid``.
+            mode: whether its "min" or "max" is best.
+            unit: what the loss's weight counts: "examples", "tokens".
+            curves: draws the lines of metrics.jsonl into ``curves.png``.
+
+        Returns:
+            A `Trained`.
+
+        Raises:
+            SystemExit: with one clear line, when a signal ended the run, saved, or a loss was not finite.
+        """
+        settings = self.config.train
+        state, step, schedule = self._prepare(init, loss_fn, d_model)
+        best = best or ("valid_loss" if valid is not None else None)
+        stop = (
+            None
+            if settings.patience is None
+            else train.EarlyStop(best or "valid_loss", settings.patience, mode)
+        )
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(
+                train.Checkpoints(self._directory.checkpoints, keep=settings.keep, best=best, mode=mode)
+            )
+            after, extra = checkpoints.latest() or 0, None
+            if after:
+                state, extra = train.resume(checkpoints, self.parallel.abstract(state), batches)
+            self._say(state, after)
+            try:
+                fitted = train.fit(
+                    step,
+                    state,
+                    batches,
+                    steps=settings.steps,
+                    evaluate=_evaluation(self.parallel, loss_fn, valid, evaluate),
+                    evaluate_every=settings.evaluate_every,
+                    checkpoints=checkpoints,
+                    checkpoint_every=settings.checkpoint_every,
+                    early_stop=stop,
+                    extra=extra,
+                    learning_rate=schedule,
+                    unit=unit,
+                    log_every=settings.log_every,
+                    writers=[stack.enter_context(writer) for writer in self._writers(after)],
+                )
+            except train.NotFiniteError as error:
+                good = f"the last good checkpoint: step {checkpoints.latest()}, {self.path}"
+                sys.exit(f"{self.name}: {error}\n{good}")
+            best_step = checkpoints.best()
+        if curves is not None:
+            lines = self._directory.metrics.read_text(encoding="utf-8").splitlines()
+            curves([json.loads(line) for line in lines], self.path / "curves.png")
+        if fitted.reason == "signal":
+            sys.exit(f"{self.name}: stopped at step {fitted.step}, saved; go on: --out {self.path} --resume")
+        last = fitted.state.params if fitted.state.ema is None else fitted.state.ema
+        return Trained(last, fitted, best_step, self._directory.checkpoints)
+
+    def finish(self, figures: Mapping[str, Any]) -> None:
+        """Writes ``result.json`` and prints it; adds the seconds since the run was opened.
+
+        Args:
+            figures: the final ones, by name.
+        """
+        result = {**figures, "seconds": round(time.monotonic() - self._begun, 1)}
+        self._directory.write("result.json", result)
+        console = Console(highlight=False, soft_wrap=True)
+        for name, value in result.items():
+            text = f"{value:.6g}" if isinstance(value, float) else value
+            console.print(f"{name}: {text}", markup=False)
+        console.print(f"all of it: {self.path}", markup=False)
+
+    def _prepare(
+        self, init: Callable[[Key], Params], loss_fn: train.LossFn, d_model: int
+    ) -> tuple[train.TrainState, train.TrainStep, train.Schedule]:
+        """The state before the first step, the compiled step, and the schedule in it."""
+        settings = self.config.train
+        optimizer, schedule = settings.optimizer.build(d_model, settings.steps)
+        init_key, run_key = jax.random.split(jax.random.key(settings.seed))
+        params = jax.jit(init)(init_key)
+        state = train.init_state(params, optimizer, run_key, ema=settings.ema_decay is not None)
+        step = train.make_train_step(
+            loss_fn,
+            optimizer,
+            accumulate=settings.accumulate,
+            clip_norm=settings.optimizer.clip_norm,
+            ema_decay=settings.ema_decay,
+            axis_name=self.parallel.axis_name,
+        )
+        return self.parallel.place_state(state), self.parallel.compile(step), schedule
+
+    def _writers(self, after: int) -> list[Any]:
+        return [
+            train.JsonLines(self._directory.metrics, after=after),
+            train.TensorBoard(self._directory.events, after=after),
+            train.Progress(self.config.train.steps, after),
+        ]
+
+    def _say(self, state: train.TrainState, after: int) -> None:
+        count = sum(x.size for x in jax.tree.leaves(state.params))
+        devices, where = list(self.parallel.mesh.devices.flat), self.config.parallel
+        kind = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
+        resumed = f", resumed after step {after}" if after else ""
+        print(f"{self.name}: {count:,} parameters, {where} on {kind}, in {self.path}{resumed}", flush=True)
+
+
+def _evaluation(
+    parallel: train.Parallel,
+    loss_fn: train.LossFn,
+    valid: Callable[[], Iterable[Batch]] | None,
+    evaluate: Callable[[Params], Mapping[str, float]] | None,
+) -> Callable[[train.TrainState], Mapping[str, float]] | None:
+    if valid is None and evaluate is None:
+        return None
+    step = parallel.compile_eval(train.make_eval_step(loss_fn, axis_name=parallel.axis_name))
+
+    def figures(state: train.TrainState) -> Mapping[str, float]:
+        params = state.params if state.ema is None else state.ema
+        found: dict[str, float] = {}
+        if valid is not None:
+            means = train.means(train.total(step(params, batch) for batch in valid()))
+            found = {f"valid_{name}": value for name, value in means.items()}
+        return {**found, **(evaluate(params) if evaluate is not None else {})}
+
+    return figures

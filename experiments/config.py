@@ -1,0 +1,169 @@
+"""What the experiments share of their configs: dataclasses for the command line, and their JSON."""
+
+import dataclasses
+import json
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import optax
+import tyro
+
+from tfm_jax import train
+
+__all__ = [
+    "MeshConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "TrainConfig",
+    "from_dict",
+    "load_config",
+    "parse",
+    "to_dict",
+]
+
+C = TypeVar("C")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW under a schedule; Adam, where there is no weight decay."""
+
+    schedule: Literal["noam", "cosine", "inverse_sqrt"] = "cosine"
+    """How the rate goes on after the warm-up; noam is the paper's, a function of the model's width."""
+    learning_rate: float = 1e-3
+    """The peak. With noam: the factor in front of the paper's formula, 1 in the paper."""
+    warmup: int = 100
+    """Steps to the peak."""
+    weight_decay: float = 0.0
+    """Taken off the weights, but not off biases, norms and positions."""
+    b1: float = 0.9
+    """Decay of the mean of the gradient."""
+    b2: float = 0.98
+    """Decay of the mean of its square."""
+    eps: float = 1e-9
+    """Added to the root of that mean."""
+    clip_norm: float | None = 1.0
+    """The gradient's largest norm; None does not clip."""
+
+    def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
+        """The optimizer, and the schedule in it."""
+        schedule = {
+            "noam": lambda: train.noam(d_model, self.warmup, self.learning_rate),
+            "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
+            "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
+        }[self.schedule]()
+        return train.adamw(schedule, self.weight_decay, b1=self.b1, b2=self.b2, eps=self.eps), schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, how often to look."""
+
+    steps: int = 1000
+    """Updates in all."""
+    batch_size: int = 64
+    """Examples in an update, on all devices together."""
+    accumulate: int = 1
+    """Microbatches that an update is made of, one after the other; for batches too large for the memory."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema_decay: float | None = None
+    """Decay of the moving average of the weights, which is then what is evaluated; None for none."""
+    evaluate_every: int = 100
+    """Steps between two looks at the validation data."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints; a multiple of evaluate_every."""
+    keep: int = 5
+    """How many of the last checkpoints stay, beside the best."""
+    patience: int | None = None
+    """Stop after so many evaluations without a new best; None goes on to the end."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    seed: int = 0
+    """Of the weights, the dropout and the order of the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices."""
+
+    data: int = 1
+    """Devices that a batch is split among. On a CPU, JAX_NUM_CPU_DEVICES=8 makes eight."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every experiment's config has; each adds its model and its data."""
+
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    parallel: Literal["jit", "pmap"] = "jit"
+    """How a step runs on the devices. A run of the one can be resumed under the other."""
+    out: Path | None = None
+    """Directory of the run; None makes a new one in runs/."""
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint."""
+
+    FREE: typing.ClassVar[tuple[str, ...]] = ("mesh", "parallel", "out", "resume")
+    """Fields that may differ on a resume."""
+
+
+def parse(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
+    """Reads a config off the command line.
+
+    Args:
+        config: a dataclass with defaults; a field's docstring is its help.
+        argv: the arguments; None takes those of the process.
+        description: what ``--help`` begins with; None takes the class's docstring.
+
+    Returns:
+        The config.
+
+    Raises:
+        SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
+    """
+    marks = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(
+        config, args=sys.argv[1:] if argv is None else argv, description=description, config=marks
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON can hold it. Equivalent to ``dataclasses.asdict``, with paths as text."""
+    return train.plain(dataclasses.asdict(config))
+
+
+def load_config(config: type[C], directory: str | Path) -> C:
+    """The config of a run.
+
+    Args:
+        config: the dataclass that it was made from.
+        directory: of the run.
+
+    Returns:
+        What ``config.json`` holds, as ``config``; fields that it lacks have their defaults.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it has a field that ``config`` has not.
+    """
+    return from_dict(config, json.loads((Path(directory) / "config.json").read_text(encoding="utf-8")))
+
+
+def from_dict(kind: Any, value: Any) -> Any:
+    """The inverse of `to_dict`: a value of the annotated kind, from what JSON made of it."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        names = {field.name for field in dataclasses.fields(kind)}
+        if unknown := value.keys() - names:
+            raise ValueError(f"{kind.__name__} has no fields {sorted(unknown)}; it has {sorted(names)}")
+        return kind(**{name: from_dict(hints[name], inner) for name, inner in value.items()})
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
+    if typing.get_origin(kind) is tuple:
+        return tuple(from_dict(inner[0], item) for item in value)
+    return kind(value) if kind in (Path, float) else value

@@ -1,0 +1,239 @@
+import dataclasses
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import common
+from tests.train import problem
+from tfm_jax import train
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    widths: tuple[int, ...] = (4, 8)
+    """Of the layers."""
+    rate: float = 0.1
+    name: str | None = None
+    source: Path = Path("data/train.jsonl")
+
+
+SHORT = common.TrainConfig(
+    steps=12,
+    batch_size=16,
+    optimizer=common.OptimizerConfig(warmup=2),
+    ema_decay=0.9,
+    evaluate_every=3,
+    checkpoint_every=6,
+    log_every=2,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.RunConfig):
+    """Regression on numbers drawn at random."""
+
+    train: common.TrainConfig = SHORT
+    model: ModelConfig = ModelConfig()
+
+
+def start(config, **options):
+    """What an experiment's run.py does."""
+    run = common.Run(config, "regression")
+    settings = {
+        "init": problem.init,
+        "loss_fn": problem.loss_fn,
+        "batches": problem.Batches(config.train.batch_size),
+        "d_model": 8,
+        "valid": lambda: (problem.make_batch(1000 + i) for i in range(2)),
+        "unit": "rows",
+        **options,
+    }
+    trained = run.fit(**settings)
+    run.finish({"loss": trained.fitted.step / 2, "n": 3, "bad": math.nan})
+    return trained
+
+
+def config(*argv):
+    return common.parse(Config, argv)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_directory_and_prints_its_result(tmp_path, capsys):
+    drawn = []
+    trained = start(config("--out", str(tmp_path / "run")), curves=lambda *a: drawn.append(a))
+    path = tmp_path / "run"
+    assert {p.name for p in path.iterdir()} == {
+        "config.json", "metrics.jsonl", "events", "checkpoints", "result.json",
+    }  # fmt: skip
+    result = json.loads((path / "result.json").read_text())
+    assert result.pop("seconds") > 0
+    assert result == {"loss": 6.0, "n": 3, "bad": None}
+    lines = lines_of(path)
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert {"loss", "near", "grad_norm", "rows_per_second", "learning_rate"} < lines[0].keys()
+    assert {"valid_loss", "valid_near"} <= lines[1].keys()
+    assert drawn == [(lines, path / "curves.png")]
+    out = capsys.readouterr().out
+    assert "regression: 30 parameters, jit on 1 cpu device, in" in out
+    assert "loss: 6" in out and "n: 3" in out
+    assert common.load_config(Config, path).model == ModelConfig()
+    # the average is what is evaluated and handed on; the best checkpoint is one of those kept
+    chex.assert_trees_all_equal(trained.params, trained.fitted.state.ema)
+    figures = {line["step"]: line["valid_loss"] for line in lines if line["step"] in (6, 12)}
+    assert trained.best_step == min(figures, key=figures.get)
+    step = trained.best_step
+    chex.assert_trees_all_equal(
+        trained.best_params(), train.load_params(path / "checkpoints", step, item="ema")
+    )
+    parts = [train.load_params(path / "checkpoints", s) for s in (6, 12)]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
+    chex.assert_trees_all_close(trained.average_params(), mean, rtol=1e-6)
+
+
+def test_validation_is_that_of_the_averaged_weights(tmp_path):
+    trained = start(config("--out", str(tmp_path / "run")))
+    pairs = [problem.loss_fn(trained.params, problem.make_batch(1000 + i), None)[0] for i in range(2)]
+    expected = sum(float(s) for s, _ in pairs) / sum(float(w) for _, w in pairs)
+    assert lines_of(tmp_path / "run")[-1]["valid_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stopped_run_is_resumed_under_other_devices_and_ends_the_same(tmp_path, capsys):
+    whole = start(config("--out", str(tmp_path / "whole")))
+    out = ("--out", str(tmp_path / "stopped"))
+    calls = []
+
+    def stop(params):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with pytest.raises(SystemExit, match=r"stopped at step 6, saved; go on: --out .*stopped --resume"):
+        start(config(*out), evaluate=stop)
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    resumed = start(config(*out, "--resume", "--parallel", "pmap", "--mesh.data", "4"))
+    chex.assert_trees_all_close(
+        jax.device_get(resumed.params), jax.device_get(whole.params), rtol=1e-5, atol=1e-6
+    )
+    assert "pmap on 4 cpu devices" in capsys.readouterr().out
+    steps = [line["step"] for line in lines_of(tmp_path / "stopped")]
+    assert steps == [line["step"] for line in lines_of(tmp_path / "whole")]
+
+
+def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path):
+    path = tmp_path / "run"
+    out = ("--out", str(path))
+    with pytest.raises(SystemExit, match=r"regression: .*holds no run to resume"):
+        common.Run(config(*out, "--resume"), "regression")
+    with pytest.raises(SystemExit, match="--resume goes on with the run in --out: name that too"):
+        common.Run(config("--resume"), "regression")
+    with pytest.raises(SystemExit, match=r"data=9 devices.*JAX_NUM_CPU_DEVICES=9"):
+        common.Run(config(*out, "--mesh.data", "9"), "regression")
+    with pytest.raises(SystemExit, match="warmup=40 is not shorter than steps=12"):
+        common.Run(config(*out, "--train.optimizer.warmup", "40"), "regression")
+    assert not path.exists()
+    common.Run(config(*out), "regression")
+    with pytest.raises(SystemExit, match=r"is not empty: .*--resume.*--out"):
+        common.Run(config(*out), "regression")
+    changed = ("--model.rate", "0.2", "--train.optimizer.schedule", "noam")
+    with pytest.raises(SystemExit) as error:
+        common.Run(config(*out, "--resume", *changed), "regression")
+    assert str(error.value).splitlines()[1:] == [
+        "  model.rate: saved 0.1, asked for 0.2",
+        "  train.optimizer.schedule: saved 'cosine', asked for 'noam'",
+    ]
+
+
+def test_a_loss_that_is_not_finite_is_said_in_one_line(tmp_path):
+    def loss_fn(params, batch, key):
+        (total, weight), metrics = problem.loss_fn(params, batch, key)
+        late = jnp.asarray(batch["x"][0, 0] == problem.make_batch(7)["x"][0, 0], jnp.float32)
+        return (total / (1.0 - late), weight), metrics
+
+    with pytest.raises(SystemExit, match=r"the loss of step 8 is inf(?s:.*)last good checkpoint: step 6"):
+        start(config("--out", str(tmp_path / "run")), loss_fn=loss_fn, valid=None)
+
+
+def test_patience_ends_a_run_and_needs_a_figure(tmp_path):
+    steps = iter(range(10))
+    options = {"evaluate": lambda params: {"score": -next(steps)}, "best": "score", "mode": "max"}
+    trained = start(config("--out", str(tmp_path / "run"), "--train.patience", "1"), **options)
+    assert (trained.fitted.step, trained.fitted.reason) == (6, "early stop")
+    with pytest.raises(ValueError, match="early_stop needs evaluate"):
+        start(config("--out", str(tmp_path / "other"), "--train.patience", "1"), valid=None)
+
+
+def test_without_out_a_run_goes_to_a_new_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = common.Run(config(), "regression")
+    assert run.path.parent == tmp_path / "runs" and run.path.name.startswith("regression-2")
+
+
+def test_help_is_for_people(capsys):
+    with pytest.raises(SystemExit):
+        config("--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in (
+        "Regression on numbers drawn at random.",
+        "--train.steps INT Updates in all. (default: 12)",
+        "--train.optimizer.learning-rate FLOAT",
+        "--parallel {jit,pmap}",
+        "--mesh.data INT",
+        "--out {None}|PATH",
+        "--resume",
+        "--model.widths",
+    ):
+        assert part in text
+    assert "--no-resume" not in text
+    with pytest.raises(SystemExit):
+        config("--train.stepz", "3")
+    assert "--train.steps" in capsys.readouterr().err
+
+
+models = st.builds(
+    ModelConfig,
+    widths=st.lists(st.integers()).map(tuple),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    name=st.none() | st.text(),
+    source=st.sampled_from([Path("a/b"), Path("c")]),
+)
+
+
+@given(
+    models, st.sampled_from(["noam", "cosine"]), st.none() | st.floats(0, 1), st.none() | st.just(Path("x"))
+)
+def test_a_config_comes_back_from_json(model, schedule, clip_norm, out):
+    optimizer = common.OptimizerConfig(schedule=schedule, clip_norm=clip_norm)
+    original = Config(train=common.TrainConfig(optimizer=optimizer), model=model, out=out)
+    assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(original)))) == original
+
+
+def test_a_config_with_unknown_fields_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"ModelConfig has no fields \['depth'\]; it has \['name'"):
+        common.from_dict(Config, {"model": {"depth": 3}})
+
+
+@pytest.mark.parametrize("schedule", ["noam", "cosine", "inverse_sqrt"])
+def test_every_schedule_is_built_and_is_the_one_the_optimizer_uses(schedule):
+    settings = common.OptimizerConfig(schedule=schedule, learning_rate=0.5, warmup=4)
+    optimizer, rate = settings.build(d_model=16, steps=10)
+    peak = 0.5 * (16 * 4) ** -0.5 if schedule == "noam" else 0.5
+    assert float(rate(3)) == pytest.approx(peak, rel=1e-5)
+    params = {"kernel": jnp.ones(2)}
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(optax.apply_updates(params, updates)["kernel"], 1 - rate(0), rtol=1e-5)
