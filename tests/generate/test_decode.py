@@ -1,0 +1,113 @@
+"""Decoding equals the plain loop that its docstring promises."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tfm_jax import generate, nn
+from tfm_jax.ops import masks
+
+CONFIG = nn.Config(vocab_size=9, d_model=12, n_heads=2, d_ff=10, n_layers=2)
+B, S, LENGTH = 3, 5, 6
+
+
+@functools.cache
+def build(module):
+    model = nn.functionalize(module, CONFIG)
+    # Large parameters: the tokens then vary instead of repeating.
+    return model, jax.tree.map(lambda p: p * 3.0, model.init(jax.random.key(2)))
+
+
+def plain_greedy(model, params, source, max_length):
+    tokens = [1]
+    while tokens[-1] != 2 and len(tokens) <= max_length:
+        logits = model.apply(params, source, jnp.array(tokens))
+        tokens.append(int(logits[-1].argmax()))
+    return tokens[1:] + [0] * (max_length + 1 - len(tokens))
+
+
+def test_greedy_equals_the_plain_loop():
+    model, params = build(nn.EncoderDecoder)
+    source = jnp.asarray(np.random.default_rng(0).integers(3, 9, (B, S)), jnp.int32)
+    lengths = [5, 3, 4]
+    valid = jnp.arange(S)[None] < jnp.array(lengths)[:, None]
+    got = jax.jit(functools.partial(generate.greedy, model, max_length=LENGTH))(
+        params, source, source_mask=masks.padding(valid)
+    )
+    assert got.shape == (B, LENGTH) and got.dtype == jnp.int32
+    for row in range(B):
+        wanted = plain_greedy(model, params, source[row, : lengths[row]], LENGTH)
+        np.testing.assert_array_equal(got[row], wanted)
+    assert len(np.unique(got)) > 2
+
+
+def test_a_row_that_has_ended_is_padded_while_others_go_on():
+    model, params = build(nn.EncoderDecoder)
+    source = jnp.asarray(np.random.default_rng(1).integers(3, 9, (20, S)), jnp.int32)
+    first = generate.greedy(model, params, source, max_length=LENGTH)
+    end = int(first[0, 1])  # a token that occurs, taken as the end
+    got = np.asarray(generate.greedy(model, params, source, max_length=LENGTH, eos_id=end))
+    ends = [list(row).index(end) if end in row else None for row in got]
+    assert any(e is not None for e in ends) and len(set(ends)) > 1
+    for row, e in zip(got, ends, strict=True):
+        if e is not None:
+            assert (row[e + 1 :] == 0).all()
+
+
+def test_sample_equals_the_plain_loop():
+    model, params = build(nn.Decoder)
+    prompt, key = jnp.array([[3, 4], [5, 6]]), jax.random.key(7)
+    got = jax.jit(functools.partial(generate.sample, model, max_length=LENGTH, temperature=0.7))(
+        params, prompt, key=key
+    )
+    tokens = prompt
+    for step in range(LENGTH):
+        logits = model.apply(params, tokens)[:, -1] / 0.7
+        chosen = jax.random.categorical(jax.random.fold_in(key, step), logits)
+        tokens = jnp.concatenate([tokens, chosen[:, None].astype(tokens.dtype)], axis=1)
+    np.testing.assert_array_equal(got, tokens[:, 2:])
+
+
+def test_sample_follows_the_models_distribution():
+    model, params = build(nn.Decoder)
+    prompt = jnp.tile(jnp.array([[3, 4]]), (4000, 1))
+    got = np.asarray(
+        generate.sample(model, params, prompt, key=jax.random.key(0), max_length=1, temperature=2.0)
+    )
+    wanted = jax.nn.softmax(model.apply(params, prompt[0])[-1] / 2.0)
+    np.testing.assert_allclose(np.bincount(got[:, 0], minlength=9) / 4000, wanted, atol=0.04)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"max_length": 3, "temperature": 0.0}, "temperature must be above 0, got 0.0"),
+    ],
+)
+def test_bad_options(options, message):
+    model, params = build(nn.Decoder)
+    with pytest.raises(ValueError, match=message):
+        generate.sample(model, params, jnp.ones((1, 2), jnp.int32), key=jax.random.key(0), **options)
+
+
+def test_an_empty_prompt():
+    model, params = build(nn.Decoder)
+    with pytest.raises(ValueError, match=r"P at least 1, got \(1, 0\)"):
+        generate.sample(model, params, jnp.ones((1, 0), jnp.int32), key=jax.random.key(0), max_length=3)
+
+
+def test_longer_than_a_learned_position_table():
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, positions=nn.Learned(max_length=4)))
+    with pytest.raises(ValueError, match="longer than the learned position table of 4"):
+        generate.sample(
+            model,
+            model.init(jax.random.key(0)),
+            jnp.ones((1, 2), jnp.int32),
+            key=jax.random.key(0),
+            max_length=9,
+        )

@@ -1,0 +1,51 @@
+"""The presets have the paper's sizes, and a config that cannot be built says so."""
+
+import jax
+import pytest
+
+from tfm_jax import nn
+
+
+def count(model):
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def paper_formula(V, D, F, L):
+    attention = 4 * D * D  # W^Q, W^K, W^V, W^O of all heads together, without biases
+    feed_forward = D * F + F + F * D + D
+    norm = 2 * D
+    encoder = attention + feed_forward + 2 * norm
+    decoder = 2 * attention + feed_forward + 3 * norm
+    return V * D + L * (encoder + decoder)
+
+
+@pytest.mark.parametrize(
+    ("preset", "D", "F", "millions"), [(nn.paper_base, 512, 2048, 63.0), (nn.paper_big, 1024, 4096, 214.2)]
+)
+def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
+    got = count(nn.functionalize(nn.EncoderDecoder, preset(37_000)))
+    assert got == paper_formula(37_000, D, F, 6)
+    assert round(got / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"d_model": 10, "n_heads": 4}, "n_heads=4 does not divide d_model=10"),
+        ({"n_heads": 6, "d_model": 12, "n_kv_heads": 4}, "n_kv_heads=4 does not divide n_heads=6"),
+        ({"d_model": 9, "n_heads": 3, "positions": nn.Rope()}, "even head_dim, got 3"),
+        ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0, 1\), got 1.0"),
+        ({"norm_placement": "middle"}, "'pre' or 'post', got 'middle'"),
+        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
+        ({"d_model": -4}, "d_model must be at least 1, got -4"),
+    ],
+)
+def test_a_config_that_cannot_be_built_says_why(fields, message):
+    with pytest.raises(ValueError, match=message):
+        nn.Config(vocab_size=11, **fields)
+
+
+def test_a_patch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="patch of 3 does not divide the image 8 x 6"):
+        nn.Patches(8, 6, size=3)

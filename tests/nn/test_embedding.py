@@ -1,0 +1,72 @@
+"""Tokens, patches and positions into vectors, against plain numpy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tfm_jax import nn, ops
+from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
+
+CONFIG = nn.Config(d_model=5, n_heads=1, d_ff=4, n_layers=1, patches=nn.Patches(4, 6, channels=3, size=2))
+
+
+def test_patches_are_read_row_by_row():
+    model = nn.functionalize(nn.PatchEmbedding, CONFIG)
+    params = model.init(jax.random.key(0))
+    image = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    kernel, bias = params["projection"]["kernel"], params["projection"]["bias"]
+    wanted = [
+        image[row : row + 2, column : column + 2].reshape(-1) @ kernel + bias
+        for row in (0, 2)
+        for column in (0, 2, 4)
+    ]
+    np.testing.assert_allclose(model.apply(params, jnp.asarray(image)), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_token_comes_first():
+    config = dataclasses.replace(CONFIG, patches=dataclasses.replace(CONFIG.patches, class_token=True))
+    model = nn.functionalize(nn.PatchEmbedding, config)
+    params = model.init(jax.random.key(0))
+    params["class_token"] = jnp.arange(5.0)[None]
+    out = model.apply(params, jnp.ones((2, 4, 6, 3)))
+    assert out.shape == (2, 7, 5)
+    np.testing.assert_array_equal(out[:, 0], [np.arange(5.0)] * 2)
+
+
+def test_an_image_of_another_size():
+    model = nn.functionalize(nn.PatchEmbedding, CONFIG)
+    with pytest.raises(ValueError, match=r"= \(4, 6, 3\), got \(2, 6, 4, 3\)"):
+        model.apply(model.init(jax.random.key(0)), jnp.ones((2, 6, 4, 3)))
+
+
+def test_learned_positions_are_rows_of_the_table():
+    config = dataclasses.replace(CONFIG, positions=nn.Learned(max_length=9))
+    model = nn.functionalize(PositionEmbedding, config)
+    params = model.init(jax.random.key(0))
+    positions = jnp.array([[0, 3, 8], [1, 1, 2]])
+    got = model.apply(params, jnp.ones((2, 3, 5)), positions)
+    np.testing.assert_allclose(got, 1.0 + params["table"][positions], rtol=1e-6)
+    # A position that is only known when it runs is never some other position.
+    assert bool(jnp.isnan(model.apply(params, jnp.ones((1, 3, 5)), jnp.array([[0, 1, 9]]))[0, 2]).all())
+
+
+def test_relative_bias_is_looked_up_by_bucket():
+    config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
+    model = nn.functionalize(PositionBias, config, bidirectional=True)
+    params = model.init(jax.random.key(0))
+    q, k = jnp.arange(4), jnp.arange(5)
+    bias = model.apply(params, q, k)
+    buckets = ops.relative_buckets(q, k, buckets=6, max_distance=8, bidirectional=True)
+    assert bias.shape == (3, 4, 5)
+    for head in range(3):
+        np.testing.assert_array_equal(bias[head], np.asarray(params["table"])[np.asarray(buckets), head])
+
+
+def test_a_decoders_relative_bias_has_one_direction():
+    config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
+    model = nn.functionalize(PositionBias, config, bidirectional=False)
+    bias = model.apply(model.init(jax.random.key(0)), jnp.arange(4), jnp.arange(4))
+    np.testing.assert_array_equal(bias[:, 0, 1], bias[:, 0, 3])  # all of the future is one bucket

@@ -1,0 +1,75 @@
+"""Multi-head attention: four projections around ``ops.attention``."""
+
+from flax import nnx
+
+from tfm_jax import ops
+from tfm_jax.nn.config import Config, Rope
+from tfm_jax.nn.linear import Linear
+from tfm_jax.ops.masks import Mask
+from tfm_jax.types import Array, Key
+
+__all__ = ["MultiHeadAttention"]
+
+
+class MultiHeadAttention(nnx.Module):
+    """Heads that each attend in their own projection of the vectors, joined by one more projection.
+
+    Equivalent to::
+
+        q, k, v = x @ W_q, context @ W_k, context @ W_v                # heads side by side
+        out = ops.attention(q, k, v, mask, bias) @ W_o                 # MultiHead(Q, K, V)
+
+    Self-attention where no ``context`` is given, cross-attention where one is (Vaswani et al. 2017,
+    section 3.2.2). Under ``Rope``, queries and keys of self-attention are rotated by ``positions``.
+
+    Args:
+      config: D, N, K, H, ``attention_bias``, ``positions``, ``attention_dropout_rate``.
+      rngs: draws the four kernels.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        D, N, K, H = config.d_model, config.n_heads, config.K, config.H
+        bias = config.attention_bias
+        self.query = Linear((D,), (N, H), bias=bias, rngs=rngs)
+        self.key = Linear((D,), (K, H), bias=bias, rngs=rngs)
+        self.value = Linear((D,), (K, H), bias=bias, rngs=rngs)
+        self.output = Linear((N, H), (D,), bias=bias, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Array,
+        context: Array | None = None,
+        mask: Mask | Array | None = None,
+        bias: Array | None = None,
+        *,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Array, Array | None]:
+        """Attends from x to itself or to a context.
+
+        Args:
+          x: [..., T, D], who asks.
+          context: [..., S, D], who is asked; None is x itself.
+          mask: True = may attend; anything that ``ops.attention`` takes.
+          bias: [N, T, S] or [..., N, T, S], added to the logits.
+          positions: int [..., T], needed under ``Rope`` in self-attention.
+          key: for dropout on the weights; None is no dropout.
+          return_weights: compute the weights as an output too.
+
+        Returns:
+          ``(out, weights)``: out [..., T, D]; weights [..., N, T, S] before dropout, or None.
+        """
+        self_attention = context is None
+        context = x if self_attention else context
+        q, k, v = self.query(x), self.key(context), self.value(context)
+        rope = self.config.positions
+        if self_attention and isinstance(rope, Rope):
+            q = ops.rotary(q, positions, theta=rope.theta, pairing=rope.pairing)
+            k = ops.rotary(k, positions, theta=rope.theta, pairing=rope.pairing)
+        out = ops.attention(
+            q, k, v, mask, bias, dropout_rate=self.config.attention_dropout_rate, key=key
+        )  # [..., T, N, H]
+        weights = ops.attention_weights(q, k, mask, bias) if return_weights else None
+        return self.output(out), weights

@@ -1,0 +1,141 @@
+"""One layer of the Transformer: attention and feed-forward, each with Add & Norm."""
+
+import jax
+from flax import nnx
+
+from tfm_jax import ops
+from tfm_jax.nn.attention import MultiHeadAttention
+from tfm_jax.nn.config import Config
+from tfm_jax.nn.feed_forward import FeedForward
+from tfm_jax.nn.linear import Norm
+from tfm_jax.ops.masks import Mask
+from tfm_jax.types import Array, Key
+
+__all__ = ["Block", "DecoderBlock", "EncoderBlock", "split_key"]
+
+
+def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
+    """Splits a key into n, or no key into n times None: no key, no dropout, all the way down."""
+    return [None] * n if key is None else list(jax.random.split(key, n))
+
+
+class Block(nnx.Module):
+    """Self-attention, cross-attention where there is a memory, feed-forward, each with Add & Norm.
+
+    Equivalent to::
+
+        x = norm(x + dropout(sublayer(x)))      # post, the paper's
+        x = x + dropout(sublayer(norm(x)))      # pre
+
+    for each sublayer in turn (Vaswani et al. 2017, section 3.1).
+
+    Args:
+      config: the sizes and variants.
+      cross_attention: put attention over a memory between the other two.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):
+        self.config = config
+        self.attention = MultiHeadAttention(config, rngs=rngs)
+        self.attention_norm = Norm(config.norm, config.d_model, rngs=rngs)
+        self.cross_attention = MultiHeadAttention(config, rngs=rngs) if cross_attention else None
+        self.cross_attention_norm = Norm(config.norm, config.d_model, rngs=rngs) if cross_attention else None
+        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.feed_forward_norm = Norm(config.norm, config.d_model, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Array,
+        mask: Mask | Array | None = None,
+        memory: Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        *,
+        positions: Array | None = None,
+        bias: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Runs the layer.
+
+        Args:
+          x: [..., T, D].
+          mask: of self-attention, True = may attend.
+          memory: [..., S, D], the encoder's output; needed exactly where there is cross-attention.
+          memory_mask: of cross-attention.
+          positions: int [..., T], used by ``Rope``.
+          bias: [N, T, T] or [..., N, T, T], added to the logits of self-attention.
+          key: for dropout; None is no dropout.
+          return_weights: give the attention weights too.
+
+        Returns:
+          ``(x, weights)``: x [..., T, D]; weights ``{"self": [..., N, T, T], "cross": [..., N, T, S]}``
+          with those that were asked for and exist.
+
+        Raises:
+          ValueError: for a memory without cross-attention, or the other way round.
+        """
+        if (memory is None) != (self.cross_attention is None):
+            has = "has" if self.cross_attention is not None else "has no"
+            raise ValueError(
+                f"this block {has} cross-attention; memory was {'not ' * (memory is None)}given: "
+                "an encoder-decoder needs a memory, every other model takes none"
+            )
+        keys = split_key(key, 6)
+        y, self_weights = self.attention(
+            self._enter(self.attention_norm, x),
+            mask=mask,
+            bias=bias,
+            positions=positions,
+            key=keys[0],
+            return_weights=return_weights,
+        )
+        x = self._add(self.attention_norm, x, y, keys[1])
+        cross_weights = None
+        if self.cross_attention is not None:
+            y, cross_weights = self.cross_attention(
+                self._enter(self.cross_attention_norm, x),
+                memory,
+                mask=memory_mask,
+                key=keys[2],
+                return_weights=return_weights,
+            )
+            x = self._add(self.cross_attention_norm, x, y, keys[3])
+        y = self.feed_forward(self._enter(self.feed_forward_norm, x), key=keys[4])
+        x = self._add(self.feed_forward_norm, x, y, keys[5])
+        weights = {"self": self_weights, "cross": cross_weights}
+        return x, {name: w for name, w in weights.items() if w is not None}
+
+    def _enter(self, norm: Norm, x: Array) -> Array:
+        """What a sublayer reads."""
+        return norm(x) if self.config.norm_placement == "pre" else x
+
+    def _add(self, norm: Norm, x: Array, y: Array, key: Key | None) -> Array:
+        """What a sublayer leaves behind: x plus its output y, normalized after it in ``"post"``."""
+        x = x + ops.dropout(y, self.config.dropout_rate, key)
+        return x if self.config.norm_placement == "pre" else norm(x)
+
+
+class EncoderBlock(Block):
+    """Self-attention and feed-forward, each with Add & Norm.
+
+    Args:
+      config: the sizes and variants.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        super().__init__(config, cross_attention=False, rngs=rngs)
+
+
+class DecoderBlock(Block):
+    """Self-attention, cross-attention over the encoder's output, feed-forward, each with Add & Norm.
+
+    Args:
+      config: the sizes and variants.
+      cross_attention: False for a decoder-only model.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, cross_attention: bool = True, rngs: nnx.Rngs):
+        super().__init__(config, cross_attention=cross_attention, rngs=rngs)

@@ -1,0 +1,245 @@
+"""The variants of the Transformer as frozen values, and the one ``Config`` that holds them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "Alibi",
+    "Config",
+    "Glu",
+    "LayerNorm",
+    "Learned",
+    "Mlp",
+    "Patches",
+    "RMSNorm",
+    "RelativeBias",
+    "Rope",
+    "Sinusoidal",
+    "paper_base",
+    "paper_big",
+]
+
+Pairing = Literal["interleaved", "half"]
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalization with a learned scale and shift (Ba et al. 2016)."""
+
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root-mean-square normalization with a learned scale (Zhang and Sennrich 2019)."""
+
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5)."""
+
+    theta: float = 10_000.0
+    pairing: Pairing = "interleaved"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned vector a position, added to the embeddings; longer inputs are refused."""
+
+    max_length: int = 512
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Queries and keys rotated by their position (Su et al. 2021)."""
+
+    theta: float = 10_000.0
+    pairing: Pairing = "half"
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """A linear penalty on distance, added to the attention logits (Press et al. 2022)."""
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """A learned bias a head and bucket of distance, shared by all layers (Raffel et al. 2020)."""
+
+    buckets: int = 32
+    max_distance: int = 128
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """``activation(x W_in + b_in) W_out + b_out`` (Vaswani et al. 2017, equation 2)."""
+
+    activation: str = "relu"
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class Glu:
+    """``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
+
+    activation: str = "silu"
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Images cut into square patches, read row by row (Dosovitskiy et al. 2021).
+
+    Args:
+      height, width, channels: the image, in pixels.
+      size: the side of a patch in pixels; it divides height and width.
+      class_token: put a learned vector before the patches, for pooling ``"first"``.
+    """
+
+    height: int
+    width: int
+    channels: int = 1
+    size: int = 1
+    class_token: bool = False
+
+    def __post_init__(self):
+        if self.height % self.size or self.width % self.size:
+            raise ValueError(
+                f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
+                "choose a size that divides both"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One Transformer: its sizes and its variants, as values.
+
+    Args:
+      vocab_size: V, tokens in the vocabulary; 0 where the input is ``patches``.
+      d_model: D, the width of the residual stream.
+      n_layers: L, layers of the encoder, and of the decoder unless ``n_decoder_layers`` is given.
+      n_heads: N, query heads.
+      d_ff: F, the hidden width of the feed-forward layer.
+      n_kv_heads: K, key/value heads; N by default, fewer is grouped-query, 1 is multi-query attention.
+      head_dim: H; D / N by default.
+      n_decoder_layers: layers of the decoder of an ``EncoderDecoder``.
+      norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
+      norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``, the paper's: ``norm(x + f(x))``.
+      final_norm: one more norm after the last layer (the paper has none).
+      positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
+      feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
+      attention_bias: biases in the four projections of attention (the paper has none).
+      scale_embeddings: multiply embeddings by sqrt(D), as the paper does.
+      tie_embeddings: the output projection is the (target) embedding, transposed.
+      share_embeddings: source and target of an ``EncoderDecoder`` use one embedding.
+      patches: read images instead of tokens.
+      dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
+      attention_dropout_rate: on the attention weights, in [0, 1).
+      feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
+      dtype: of activations; parameters, norm statistics, softmax and logits stay float32.
+      remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
+        the matrix products.
+      unroll: write the layers out instead of scanning them: slower to compile, the same numbers.
+
+    Raises:
+      ValueError: for a size below 1, heads that do not divide, an odd head dimension under ``Rope``, a rate
+        out of range.
+    """
+
+    vocab_size: int = 0
+    d_model: int = 512
+    n_layers: int = 6
+    n_heads: int = 8
+    d_ff: int = 2048
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    n_decoder_layers: int | None = None
+    norm: LayerNorm | RMSNorm = LayerNorm()
+    norm_placement: Literal["pre", "post"] = "pre"
+    final_norm: bool = True
+    positions: Sinusoidal | Learned | Rope | Alibi | RelativeBias | None = Sinusoidal()
+    feed_forward: Mlp | Glu = Mlp()
+    attention_bias: bool = False
+    scale_embeddings: bool = True
+    tie_embeddings: bool = True
+    share_embeddings: bool = True
+    patches: Patches | None = None
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    feed_forward_dropout_rate: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["full", "dots"] | None = None
+    unroll: bool = False
+
+    def __post_init__(self):
+        for name in ("d_model", "n_layers", "n_heads", "d_ff", "n_kv_heads", "head_dim", "n_decoder_layers"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} does not divide d_model={self.d_model}; "
+                "choose heads that do, or give head_dim"
+            )
+        if self.n_heads % self.K:
+            raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
+        if isinstance(self.positions, Rope) and self.H % 2:
+            raise ValueError(f"Rope rotates pairs and needs an even head_dim, got {self.H}")
+        for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.norm_placement not in ("pre", "post"):
+            raise ValueError(f"norm_placement must be 'pre' or 'post', got {self.norm_placement!r}")
+
+    @property
+    def H(self) -> int:
+        """The head dimension."""
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def K(self) -> int:
+        """The number of key/value heads."""
+        return self.n_kv_heads or self.n_heads
+
+
+def paper_base(vocab_size: int = 37_000) -> Config:
+    """The base model of Vaswani et al. 2017, table 3: post-norm, 6 layers, D 512, 8 heads, F 2048.
+
+    One embedding serves source, target and output (section 3.4). With V = 37,000 it has 63.0 M
+    parameters; the paper prints 65 M.
+
+    Args:
+      vocab_size: V, the shared vocabulary.
+
+    Returns:
+      The ``Config`` for ``EncoderDecoder``.
+    """
+    return Config(
+        vocab_size=vocab_size,
+        norm_placement="post",
+        final_norm=False,
+        dropout_rate=0.1,
+    )
+
+
+def paper_big(vocab_size: int = 37_000) -> Config:
+    """The big model of Vaswani et al. 2017, table 3: D 1024, 16 heads, F 4096, dropout 0.3.
+
+    With V = 37,000 it has 214.2 M parameters; the paper prints 213 M.
+
+    Args:
+      vocab_size: V, the shared vocabulary.
+
+    Returns:
+      The ``Config`` for ``EncoderDecoder``.
+    """
+    return Config(
+        vocab_size=vocab_size,
+        d_model=1024,
+        n_heads=16,
+        d_ff=4096,
+        norm_placement="post",
+        final_norm=False,
+        dropout_rate=0.3,
+    )

@@ -1,0 +1,163 @@
+"""Tokens, images and positions into vectors."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tfm_jax import ops
+from tfm_jax.nn.config import Alibi, Config, Learned, Patches, RelativeBias, Sinusoidal
+from tfm_jax.nn.linear import Linear
+from tfm_jax.types import Array
+
+__all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding"]
+
+
+def _rows(table: Array, index: Array) -> Array:
+    """Rows of a table; an index outside it gives NaN, never some other row."""
+    return table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+class Embedding(nnx.Module):
+    """A learned vector a token; ``attend`` reads the same table as the output projection.
+
+    Equivalent to::
+
+        x = table[tokens] * sqrt(D)          # sqrt(D) where config.scale_embeddings
+        logits = x @ table.T                 # attend
+
+    Args:
+      config: V, D, ``scale_embeddings``, ``dtype``.
+      rngs: draws the table from a normal of standard deviation D ** -0.5.
+
+    Raises:
+      ValueError: for a vocabulary that is not positive.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        if config.vocab_size < 1:
+            raise ValueError(f"tokens need a vocabulary: vocab_size={config.vocab_size}, wanted at least 1")
+        self.config = config
+        shape = (config.vocab_size, config.d_model)
+        self.table = nnx.Param(jax.random.normal(rngs.params(), shape) * config.d_model**-0.5)
+
+    def __call__(self, tokens: Array) -> Array:
+        """Looks up int tokens [..., T] as [..., T, D]; an id outside [0, V) gives NaN."""
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"tokens must be integer ids [..., T], got {tokens.dtype}{tokens.shape}")
+        x = _rows(self.table[...], tokens).astype(self.config.dtype)
+        return x * math.sqrt(self.config.d_model) if self.config.scale_embeddings else x
+
+    def attend(self, x: Array) -> Array:
+        """The logits [..., T, V] of x [..., T, D], in float32."""
+        table = self.table[...].astype(x.dtype)
+        return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
+
+
+class PatchEmbedding(nnx.Module):
+    """An image cut into patches, each mapped to a vector by one linear layer.
+
+    Equivalent to::
+
+        patches = image.reshape(rows, size, columns, size, C).swapaxes(1, 2).reshape(T, size * size * C)
+        x = patches @ kernel + bias                            # [T, D], a class token before them if asked
+
+    Args:
+      config: D, ``patches``, ``dtype``.
+      rngs: draws the kernel.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config, patches = config, config.patches
+        pixels = patches.size**2 * patches.channels
+        self.projection = Linear((pixels,), (config.d_model,), bias=True, rngs=rngs)
+        has_token = patches.class_token
+        self.class_token = nnx.Param(jnp.zeros((1, config.d_model))) if has_token else None
+
+    def __call__(self, images: Array) -> Array:
+        """Maps images [..., height, width, channels] to [..., T, D]."""
+        p: Patches = self.config.patches
+        wanted = (p.height, p.width, p.channels)
+        if images.shape[-3:] != wanted:
+            raise ValueError(f"images must be [..., height, width, channels] = {wanted}, got {images.shape}")
+        lead, rows, columns = images.shape[:-3], p.height // p.size, p.width // p.size
+        x = images.reshape(*lead, rows, p.size, columns, p.size, p.channels)
+        x = jnp.swapaxes(x, -4, -3).reshape(*lead, rows * columns, p.size**2 * p.channels)
+        x = self.projection(x.astype(self.config.dtype))
+        if self.class_token is None:
+            return x
+        token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (*lead, 1, x.shape[-1]))
+        return jnp.concatenate([token, x], axis=-2)
+
+
+class PositionEmbedding(nnx.Module):
+    """Adds ``Sinusoidal`` or ``Learned`` positions; for every other scheme it is the identity.
+
+    Args:
+      config: D and ``positions``.
+      rngs: draws the table of ``Learned`` from a normal of standard deviation D ** -0.5.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config, scheme = config, config.positions
+        if isinstance(scheme, Learned):
+            shape = (scheme.max_length, config.d_model)
+            self.table = nnx.Param(jax.random.normal(rngs.params(), shape) * config.d_model**-0.5)
+        else:
+            self.table = None
+
+    def __call__(self, x: Array, positions: Array) -> Array:
+        """Adds the vectors of int positions [..., T] to x [..., T, D].
+
+        Raises:
+          ValueError: where T is longer than the table of ``Learned``. A position that is only known
+            when it runs, and lies outside the table, gives NaN.
+        """
+        scheme = self.config.positions
+        if isinstance(scheme, Learned):
+            if x.shape[-2] > scheme.max_length:
+                raise ValueError(
+                    f"a sequence of {x.shape[-2]} is longer than the learned position table of "
+                    f"{scheme.max_length}; raise Learned(max_length) or cut the input"
+                )
+            added = _rows(self.table[...], positions)
+        elif isinstance(scheme, Sinusoidal):
+            added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)
+        else:
+            return x
+        return x + jnp.broadcast_to(added.astype(x.dtype), x.shape)
+
+
+class PositionBias(nnx.Module):
+    """The bias on the attention logits of ``Alibi`` or ``RelativeBias``; None for every other scheme.
+
+    Args:
+      config: N and ``positions``.
+      bidirectional: tell keys before the query from keys after it (an encoder), or not (a decoder).
+      rngs: draws the table of ``RelativeBias`` from a normal of standard deviation D ** -0.5.
+    """
+
+    def __init__(self, config: Config, *, bidirectional: bool, rngs: nnx.Rngs):
+        self.config, self.bidirectional, scheme = config, bidirectional, config.positions
+        if isinstance(scheme, RelativeBias):
+            shape = (scheme.buckets, config.n_heads)
+            self.table = nnx.Param(jax.random.normal(rngs.params(), shape) * config.d_model**-0.5)
+        else:
+            self.table = None
+
+    def __call__(self, query_positions: Array, key_positions: Array) -> Array | None:
+        """The bias [..., N, T, S], float32, of int positions [..., T] and [..., S]."""
+        scheme = self.config.positions
+        if isinstance(scheme, Alibi):
+            return ops.alibi(self.config.n_heads, query_positions, key_positions)
+        if isinstance(scheme, RelativeBias):
+            buckets = ops.relative_buckets(
+                query_positions,
+                key_positions,
+                buckets=scheme.buckets,
+                max_distance=scheme.max_distance,
+                bidirectional=self.bidirectional,
+            )
+            return jnp.moveaxis(self.table[...][buckets], -1, -3)
+        return None

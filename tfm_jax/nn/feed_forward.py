@@ -1,0 +1,53 @@
+"""The position-wise feed-forward layer, plain or gated."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import glorot_uniform
+
+from tfm_jax import ops
+from tfm_jax.nn.config import Config, Glu
+from tfm_jax.types import Array, Key
+
+__all__ = ["FeedForward"]
+
+
+class FeedForward(nnx.Module):
+    """Two linear maps with an activation between, or three with a gate, the same at every position.
+
+    Equivalent to::
+
+        ops.feed_forward(x, w_in, w_out, b_in, b_out)      # Mlp
+        ops.gated_feed_forward(x, w_gate, w_in, w_out)     # Glu
+
+    Args:
+      config: D, F, ``feed_forward``, ``feed_forward_dropout_rate``.
+      rngs: draws the kernels.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        D, F = config.d_model, config.d_ff
+        variant = config.feed_forward
+        self.w_in = nnx.Param(glorot_uniform()(rngs.params(), (D, F)))
+        self.w_out = nnx.Param(glorot_uniform()(rngs.params(), (F, D)))
+        gated = isinstance(variant, Glu)
+        self.w_gate = nnx.Param(glorot_uniform()(rngs.params(), (D, F))) if gated else None
+        bias = not gated and variant.bias
+        self.b_in = nnx.Param(jnp.zeros(F)) if bias else None
+        self.b_out = nnx.Param(jnp.zeros(D)) if bias else None
+
+    def __call__(self, x: Array, *, key: Key | None = None) -> Array:
+        """Maps x [..., D] to [..., D]; ``key`` is for dropout on the hidden units, None is none."""
+
+        def cast(param: nnx.Param | None) -> Array | None:
+            return None if param is None else param[...].astype(x.dtype)
+
+        options = {
+            "activation": ops.activation(self.config.feed_forward.activation),
+            "dropout_rate": self.config.feed_forward_dropout_rate,
+            "key": key,
+        }
+        w_in, w_out = cast(self.w_in), cast(self.w_out)
+        if self.w_gate is not None:
+            return ops.gated_feed_forward(x, cast(self.w_gate), w_in, w_out, **options)
+        return ops.feed_forward(x, w_in, w_out, cast(self.b_in), cast(self.b_out), **options)

@@ -1,0 +1,86 @@
+"""The door between modules and functions: ``functionalize(module, config) -> Pure(init, apply)``."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from tfm_jax.types import Key, Params
+
+__all__ = ["Pure", "functionalize"]
+
+
+class Pure(NamedTuple):
+    """A model as two pure functions over a plain dict of arrays.
+
+    Args:
+      init: ``init(key) -> params``.
+      apply: ``apply(params, *args, method="__call__", **kwargs) -> output``.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[..., Any]
+
+
+def pure_dict(module: nnx.Module) -> Params:
+    """The parameters of a module as a plain, nested dict."""
+    return nnx.to_pure_dict(nnx.split(module, graph=False)[1])
+
+
+def structure(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
+    """What a module is without its numbers: its graph and the shapes of its parameters."""
+    graph, shapes = nnx.split(nnx.eval_shape(make), graph=False)
+    return graph, nnx.to_pure_dict(shapes)
+
+
+def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) -> Pure:
+    """Turns a module class and its arguments into ``Pure(init, apply)``.
+
+    Equivalent to::
+
+        init = lambda key: parameters_of(module(*args, **kwargs, rngs=nnx.Rngs(key)))
+        apply = lambda params, *inputs: module_with(params)(*inputs)
+
+    Both are pure: they pass through ``jit``, ``grad``, ``vmap``, ``shard_map`` and ``pmap``, and the
+    parameters are a plain nested dict of float32 arrays, layers stacked on their first axis.
+
+    Args:
+      module: an NNX module class, such as ``nn.EncoderDecoder``.
+      *args, **kwargs: what it is made with, except ``rngs``.
+
+    Returns:
+      ``Pure(init, apply)``. ``apply(params, ..., method="encode")`` calls another method.
+
+    Raises:
+      ValueError: from ``apply``, for parameters that are not this model's: missing, unknown or of another
+        shape, by name.
+    """
+    graph, wanted = structure(lambda: module(*args, **kwargs, rngs=nnx.Rngs(0)))
+
+    def init(key: Key) -> Params:
+        return pure_dict(module(*args, **kwargs, rngs=nnx.Rngs(key)))
+
+    def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
+        _check(params, wanted)
+        return getattr(nnx.merge(graph, params), method)(*inputs, **options)
+
+    return Pure(init, apply)
+
+
+def _check(params: Params, wanted: Params) -> None:
+    def shapes(tree: Params) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+    got, want = shapes(params), shapes(wanted)
+    if got == want:
+        return
+    wrong = [f"{name}: missing, wanted {want[name]}" for name in want.keys() - got.keys()]
+    wrong += [f"{name}: unknown, got {got[name]}" for name in got.keys() - want.keys()]
+    wrong += [
+        f"{name}: wanted {want[name]}, got {got[name]}"
+        for name in want.keys() & got.keys()
+        if want[name] != got[name]
+    ]
+    raise ValueError("these parameters are not of this model:\n  " + "\n  ".join(sorted(wrong)))

@@ -1,0 +1,77 @@
+"""The two smallest modules: a linear map over whole axes, and a norm."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tfm_jax import ops
+from tfm_jax.nn.config import LayerNorm, RMSNorm
+from tfm_jax.types import Array
+
+__all__ = ["Linear", "Norm"]
+
+
+class Linear(nnx.Module):
+    """A linear map from the last axes of its input to new ones.
+
+    Equivalent to::
+
+        jnp.tensordot(x, kernel, axes=len(inputs)) + bias
+
+    Args:
+      inputs: the axes that are summed over, such as ``(D,)`` or ``(N, H)``.
+      outputs: the axes that take their place.
+      bias: add a learned vector, zero at first.
+      rngs: draws the kernel, Glorot-uniform over all input and output axes.
+    """
+
+    def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool, rngs: nnx.Rngs):
+        n = len(inputs)
+        self.n_inputs = n
+        init = jax.nn.initializers.glorot_uniform(
+            in_axis=tuple(range(n)), out_axis=tuple(range(n, n + len(outputs)))
+        )
+        self.kernel = nnx.Param(init(rngs.params(), (*inputs, *outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        """Maps x ``[..., *inputs]`` to ``[..., *outputs]`` in x's dtype."""
+        inputs = self.kernel.shape[: self.n_inputs]
+        if x.shape[-self.n_inputs :] != inputs:
+            raise ValueError(f"this layer maps [..., {', '.join(map(str, inputs))}], got {x.shape}")
+        # One matrix product, whatever the axes: the sums run over contiguous memory.
+        flat = x.reshape(*x.shape[: x.ndim - self.n_inputs], math.prod(inputs))
+        kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(inputs), -1)
+        out = (flat @ kernel).reshape(*flat.shape[:-1], *self.kernel.shape[self.n_inputs :])
+        if self.bias is None:
+            return out
+        bias = self.bias[...].astype(x.dtype)
+        return out + jnp.broadcast_to(bias, out.shape)
+
+
+class Norm(nnx.Module):
+    """Layer or root-mean-square normalization with its learned scale (and shift).
+
+    Equivalent to::
+
+        ops.layer_norm(x, scale, bias, eps=norm.eps)     # or ops.rms_norm(x, scale, eps=norm.eps)
+
+    Args:
+      norm: which one, as a value.
+      d_model: D.
+      rngs: unused; scales start at one, shifts at zero.
+    """
+
+    def __init__(self, norm: LayerNorm | RMSNorm, d_model: int, *, rngs: nnx.Rngs):
+        del rngs
+        self.norm = norm
+        self.scale = nnx.Param(jnp.ones(d_model))
+        self.bias = nnx.Param(jnp.zeros(d_model)) if isinstance(norm, LayerNorm) else None
+
+    def __call__(self, x: Array) -> Array:
+        """Normalizes x ``[..., D]`` over D, in x's dtype with statistics in float32."""
+        if isinstance(self.norm, LayerNorm):
+            return ops.layer_norm(x, self.scale[...], self.bias[...], eps=self.norm.eps)
+        return ops.rms_norm(x, self.scale[...], eps=self.norm.eps)

@@ -1,0 +1,158 @@
+"""Layers stacked and scanned: one layer is compiled, however many there are."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tfm_jax import ops
+from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock, split_key
+from tfm_jax.nn.config import Config
+from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
+from tfm_jax.nn.functional import pure_dict, structure
+from tfm_jax.nn.linear import Norm
+from tfm_jax.ops.masks import Mask
+from tfm_jax.types import Array, Key
+
+__all__ = ["DecoderStack", "EncoderStack", "Stack"]
+
+_REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """One module whose parameters are those of n layers, stacked on a new first axis L."""
+    keys = jax.random.split(rngs.params(), n_layers)
+    params = jax.vmap(lambda key: pure_dict(make(nnx.Rngs(key))))(keys)
+    return nnx.merge(structure(lambda: make(nnx.Rngs(0)))[0], params)
+
+
+class Stack(nnx.Module):
+    """Positions, then L blocks one after the other, then the final norm.
+
+    Equivalent to::
+
+        x = dropout(x + position_embedding(positions))
+        for block in layers:
+            x = block(x, mask, memory, memory_mask)
+        return final_norm(x)
+
+    Args:
+      config: the sizes and variants.
+      n_layers: L.
+      make_block: makes one block from an ``nnx.Rngs``.
+      bidirectional: tell ``RelativeBias`` that keys after the query exist.
+      rngs: draws the parameters.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        n_layers: int,
+        make_block: Callable[[nnx.Rngs], nnx.Module],
+        *,
+        bidirectional: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.n_layers = config, n_layers
+        self.position_embedding = PositionEmbedding(config, rngs=rngs)
+        self.position_bias = PositionBias(config, bidirectional=bidirectional, rngs=rngs)
+        self.layers = stack_layers(make_block, n_layers, rngs=rngs)
+        self.norm = Norm(config.norm, config.d_model, rngs=rngs) if config.final_norm else None
+
+    def __call__(
+        self,
+        x: Array,
+        mask: Mask | Array | None = None,
+        memory: Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        *,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Runs all layers.
+
+        Args:
+          x: [..., T, D], embedded tokens or patches.
+          mask, memory, memory_mask: as ``Block`` takes them, the same for every layer.
+          positions: int [..., T] or [T]; None counts from 0.
+          key: for dropout; None is no dropout.
+          return_weights: give the attention weights of every layer too.
+
+        Returns:
+          ``(x, weights)``: x [..., T, D]; weights ``{"self": [L, ..., N, T, T], "cross": ...}``.
+        """
+        T = x.shape[-2]
+        if positions is None:
+            positions = jnp.arange(T)
+        if positions.shape[-1] != T or positions.ndim not in (1, x.ndim - 1):
+            raise ValueError(f"positions must be [..., T] or [T] for x {x.shape}, got {positions.shape}")
+        embed_key, layers_key = split_key(key, 2)
+        bias = self.position_bias(positions, positions)
+        # Under strict rank promotion a shared [T] stands beside a batch as [1, ..., T].
+        positions = positions.reshape((1,) * (x.ndim - 1 - positions.ndim) + positions.shape)
+        x = ops.dropout(self.position_embedding(x, positions), self.config.dropout_rate, embed_key)
+
+        graph, params = nnx.split(self.layers, graph=False)
+
+        def layer(x, params_and_key):
+            params, key = params_and_key
+            return nnx.merge(graph, params)(
+                x,
+                mask,
+                memory,
+                memory_mask,
+                positions=positions,
+                bias=bias,
+                key=key,
+                return_weights=return_weights,
+            )
+
+        if self.config.remat is not None:
+            layer = jax.checkpoint(layer, policy=_REMAT[self.config.remat], prevent_cse=self.config.unroll)
+        keys = None if layers_key is None else jax.random.split(layers_key, self.n_layers)
+        unroll = self.n_layers if self.config.unroll else 1
+        x, weights = jax.lax.scan(layer, x, (nnx.to_pure_dict(params), keys), unroll=unroll)
+        return (x if self.norm is None else self.norm(x)), weights
+
+
+class EncoderStack(Stack):
+    """A ``Stack`` of ``EncoderBlock``: every position may see every other that the mask allows.
+
+    Args:
+      config: the sizes and variants.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        super().__init__(
+            config,
+            config.n_layers,
+            lambda rngs: EncoderBlock(config, rngs=rngs),
+            bidirectional=True,
+            rngs=rngs,
+        )
+
+
+class DecoderStack(Stack):
+    """A ``Stack`` of ``DecoderBlock``; the causal mask is the caller's to pass.
+
+    Args:
+      config: the sizes and variants; ``n_decoder_layers`` where there is cross-attention.
+      cross_attention: attend to a memory too.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):
+        decoder_layers = config.n_decoder_layers if cross_attention else None
+        super().__init__(
+            config,
+            decoder_layers or config.n_layers,
+            lambda rngs: DecoderBlock(config, cross_attention=cross_attention, rngs=rngs),
+            bidirectional=False,
+            rngs=rngs,
+        )

@@ -1,0 +1,255 @@
+"""The models: encoder, decoder, encoder-decoder."""
+
+from flax import nnx
+
+from tfm_jax.nn.blocks import split_key
+from tfm_jax.nn.config import Config
+from tfm_jax.nn.embedding import Embedding, PatchEmbedding
+from tfm_jax.nn.heads import LanguageModelHead
+from tfm_jax.nn.stack import DecoderStack, EncoderStack
+from tfm_jax.ops import masks
+from tfm_jax.ops.mask_parts import Padding
+from tfm_jax.ops.masks import Mask
+from tfm_jax.types import Array, Key
+
+__all__ = ["Decoder", "Encoder", "EncoderDecoder"]
+
+Weights = dict[str, Array]
+
+
+def _head(config: Config, rngs: nnx.Rngs) -> LanguageModelHead | None:
+    return None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
+
+
+def _causal(mask: Mask | Array | None, tokens: Array) -> Mask:
+    """The causal mask beside the one that was passed, if any."""
+    return masks.causal() if mask is None else masks.causal() & masks.as_mask(mask, tokens.ndim - 1)
+
+
+class Encoder(nnx.Module):
+    """Tokens or images in, vectors made distinct by their context out.
+
+    Args:
+      config: the sizes and variants; ``patches`` makes it read images.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        embedding = Embedding if config.patches is None else PatchEmbedding
+        self.embedding = embedding(config, rngs=rngs)
+        self.stack = EncoderStack(config, rngs=rngs)
+
+    def __call__(
+        self,
+        inputs: Array,
+        mask: Mask | Array | None = None,
+        *,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, Weights]:
+        """Encodes.
+
+        Args:
+          inputs: int tokens [..., T], or images [..., height, width, channels].
+          mask: True = may attend, such as ``masks.padding(valid)``.
+          positions: int [..., T] or [T]; None counts from 0.
+          key: for dropout; None is no dropout.
+          return_weights: give the attention weights too.
+
+        Returns:
+          hidden [..., T, D]; with ``return_weights``, ``(hidden, {"encoder": [L, ..., N, T, T]})``.
+        """
+        hidden, weights = self.stack(
+            self.embedding(inputs), mask, positions=positions, key=key, return_weights=return_weights
+        )
+        return (hidden, {"encoder": weights["self"]}) if return_weights else hidden
+
+
+class _Output(nnx.Module):
+    """The output projection: the embedding's own table, or a head."""
+
+    embedding: Embedding
+    head: LanguageModelHead | None
+
+    def unembed(self, hidden: Array) -> Array:
+        """The logits [..., V], float32, of hidden [..., D]."""
+        return self.embedding.attend(hidden) if self.head is None else self.head(hidden)
+
+    def unembedding(self) -> Array:
+        """The output projection [D, V]."""
+        return self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
+
+
+class Decoder(_Output):
+    """A decoder-only language model: each position sees itself and what came before.
+
+    Equivalent to::
+
+        x = stack(embedding(tokens), masks.causal() & mask)
+        logits = x @ unembedding
+
+    Args:
+      config: the sizes and variants.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(config, rngs=rngs)
+        self.stack = DecoderStack(config, cross_attention=False, rngs=rngs)
+        self.head = _head(config, rngs)
+
+    def __call__(
+        self,
+        tokens: Array,
+        mask: Mask | Array | None = None,
+        *,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, Weights]:
+        """Predicts the next token at every position.
+
+        Args:
+          tokens: int [..., T].
+          mask: beside the causal one, such as ``masks.segments(ids)``; True = may attend.
+          positions: int [..., T] or [T]; None counts from 0.
+          key: for dropout; None is no dropout.
+          return_weights: give the attention weights too.
+
+        Returns:
+          logits [..., T, V], float32; with ``return_weights``, ``(logits, {"decoder": [L, ..., N, T, T]})``.
+        """
+        hidden, weights = self._run(tokens, mask, positions, key, return_weights)
+        logits = self.unembed(hidden)
+        return (logits, {"decoder": weights["self"]}) if return_weights else logits
+
+    def hidden(
+        self,
+        tokens: Array,
+        mask: Mask | Array | None = None,
+        *,
+        positions: Array | None = None,
+        key: Key | None = None,
+    ) -> Array:
+        """The vectors [..., T, D] before the output projection, for ``ops.linear_cross_entropy``."""
+        return self._run(tokens, mask, positions, key, False)[0]
+
+    def _run(self, tokens, mask, positions, key, return_weights) -> tuple[Array, Weights]:
+        mask = _causal(mask, tokens)
+        return self.stack(
+            self.embedding(tokens), mask, positions=positions, key=key, return_weights=return_weights
+        )
+
+
+class EncoderDecoder(_Output):
+    """The Transformer of Vaswani et al. 2017: an encoder, and a decoder that attends to it.
+
+    Equivalent to::
+
+        memory = encode(source)
+        logits = decode(target, memory)
+
+    Args:
+      config: the sizes and variants; ``share_embeddings`` and ``tie_embeddings`` say who owns a table.
+      rngs: draws the parameters.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(config, rngs=rngs)
+        self.source_embedding = None if config.share_embeddings else Embedding(config, rngs=rngs)
+        self.encoder = EncoderStack(config, rngs=rngs)
+        self.decoder = DecoderStack(config, cross_attention=True, rngs=rngs)
+        self.head = _head(config, rngs)
+
+    def __call__(
+        self,
+        source: Array,
+        target: Array,
+        *,
+        source_mask: Mask | Array | None = None,
+        target_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, Weights]:
+        """Predicts the next target token at every position.
+
+        Args:
+          source: int [..., S].
+          target: int [..., T], beginning with the start token.
+          source_mask: of the encoder's self-attention; ``masks.padding(valid)`` serves cross-attention
+            too, every other mask needs a ``memory_mask`` beside it.
+          target_mask: of the decoder's self-attention, beside the causal one.
+          memory_mask: of cross-attention, [..., T, S].
+          key: for dropout; None is no dropout.
+          return_weights: give the attention weights too.
+
+        Returns:
+          logits [..., T, V], float32; with ``return_weights``, ``(logits, weights)`` with weights
+          ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``.
+
+        Raises:
+          ValueError: for a ``source_mask`` that says nothing of cross-attention, without ``memory_mask``.
+        """
+        encode_key, decode_key = split_key(key, 2)
+        if memory_mask is None:
+            memory_mask = _memory_mask(source_mask)
+        memory, encoder_weights = self._encode(source, source_mask, encode_key, return_weights)
+        hidden, weights = self._decode(target, memory, target_mask, memory_mask, decode_key, return_weights)
+        logits = self.unembed(hidden)
+        if not return_weights:
+            return logits
+        return logits, {
+            "encoder": encoder_weights["self"],
+            "decoder": weights["self"],
+            "cross": weights["cross"],
+        }
+
+    def encode(
+        self, source: Array, *, source_mask: Mask | Array | None = None, key: Key | None = None
+    ) -> Array:
+        """The memory [..., S, D] of int tokens source [..., S]."""
+        return self._encode(source, source_mask, key, False)[0]
+
+    def decode(
+        self,
+        target: Array,
+        memory: Array,
+        *,
+        target_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        key: Key | None = None,
+    ) -> Array:
+        """The logits [..., T, V], float32, of int tokens target [..., T] beside a memory [..., S, D]."""
+        return self.unembed(self._decode(target, memory, target_mask, memory_mask, key, False)[0])
+
+    def hidden(
+        self,
+        target: Array,
+        memory: Array,
+        *,
+        target_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        key: Key | None = None,
+    ) -> Array:
+        """The decoder's vectors [..., T, D] before the output projection."""
+        return self._decode(target, memory, target_mask, memory_mask, key, False)[0]
+
+    def _encode(self, source, mask, key, return_weights) -> tuple[Array, Weights]:
+        embedding = self.source_embedding or self.embedding
+        return self.encoder(embedding(source), mask, key=key, return_weights=return_weights)
+
+    def _decode(self, target, memory, mask, memory_mask, key, return_weights) -> tuple[Array, Weights]:
+        x, mask = self.embedding(target), _causal(mask, target)
+        return self.decoder(x, mask, memory, memory_mask, key=key, return_weights=return_weights)
+
+
+def _memory_mask(source_mask: Mask | Array | None) -> Mask | None:
+    """The mask of cross-attention that a mask of the source implies."""
+    if source_mask is None or isinstance(source_mask, Padding):
+        return source_mask
+    raise ValueError(
+        "of the masks of the source, only masks.padding(valid) says what the target may attend to; "
+        f"got {source_mask!r}: pass memory_mask too"
+    )
