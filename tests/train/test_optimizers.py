@@ -27,13 +27,19 @@ def test_noam_is_equation_3_of_the_paper(step, warmup, d_model, scale):
 @given(step=steps, warmup=warmups, more=st.integers(1, 50_000), end=st.sampled_from([0.0, 0.1]))
 def test_warmup_cosine_is_the_plain_formula(step, warmup, more, end):
     number, peak = step + 1, 0.4
-    done = min(max((number - warmup) / more, 0.0), 1.0)
+    done = min(max((number - warmup) / (more + 1), 0.0), 1.0)
     expected = min(peak * number / warmup, end + (peak - end) * (1 + math.cos(math.pi * done)) / 2)
     schedule = train.warmup_cosine(peak, warmup, warmup + more, end)
     assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
-@given(warmup=warmups)
+def test_cosine_reaches_its_end_only_after_the_last_step():
+    schedule = train.warmup_cosine(0.4, 5, 20, end=0.1)
+    assert float(schedule(19)) > 0.1
+    assert float(schedule(20)) == float(schedule(10**6)) == pytest.approx(0.1)
+
+
+@given(warmup=st.sampled_from([1, 2, 7, 400]))
 def test_schedules_rise_from_above_0_to_the_peak_at_the_end_of_warmup_and_fall(warmup):
     peak = 0.4
     schedules = {

@@ -71,19 +71,22 @@ FIGURES = {"loss": 2.34567, "grad_norm": 3.0, "tokens_per_second": 5120.4, "lear
 
 def test_without_a_terminal_progress_is_plain_lines_now_and_then():
     out = io.StringIO()
-    with train.Progress(40, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
-        for step in (10, 20, 30, 40):
-            write(step, FIGURES if step != 30 else {**FIGURES, "valid_loss": 2.0})
+    with train.Progress(60, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
+        for step in range(10, 70, 10):
+            write(step, FIGURES if step not in (30, 50) else {**FIGURES, "valid_loss": 2.0})
     lines = out.getvalue().splitlines()
-    assert [line.split()[1] for line in lines] == ["10/40", "30/40", "40/40"]
-    assert lines[0].startswith("step 10/40  loss 2.346  5,120 tokens/s  rate 3.0e-04  0:0")
-    assert "valid_loss 2" in lines[1] and lines[2].endswith("0:00 left")
+    assert [line.split()[1] for line in lines] == ["10/60", "30/60", "50/60", "60/60"]
+    assert lines[0].startswith("step 10/60  loss 2.346  5,120 tokens/s  rate 3.0e-04  0:0")
+    assert "valid_loss 2" in lines[1] and lines[3].endswith("0:00 left")
     assert "\x1b" not in out.getvalue()
 
 
-def test_on_a_terminal_progress_is_a_bar():
+def test_on_a_terminal_progress_is_a_bar_with_evaluations_above_it():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, color_system=None)
     with train.Progress(40, start=10, console=console) as write:
-        write(20, {**FIGURES, "valid_loss": 2.0})
-    assert "20/40" in out.getvalue() and "5,120 tokens/s" in out.getvalue()
+        write(20, FIGURES)
+        write(30, {**FIGURES, "valid_loss": 2.0})
+    text = out.getvalue()
+    assert "30/40 loss 2.346  5,120 tokens/s  rate 3.0e-04" in text
+    assert text.count("step 30/40  loss 2.346  5,120 tokens/s  rate 3.0e-04  valid_loss 2") == 1

@@ -86,20 +86,22 @@ def inverse_sqrt(peak: float, warmup: int) -> Schedule:
 
 
 def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Schedule:
-    """Linear up to ``peak``, then half a cosine down to ``end``, and flat from there.
+    """Linear up to ``peak``, then half a cosine down towards ``end``, and flat from there.
+
+    The step after the last has ``end``: at an end of 0 the last one still moves the weights.
 
     Equivalent to::
 
         def schedule(step):
-            done = clip((step + 1 - warmup) / (steps - warmup), 0, 1)
+            done = clip((step + 1 - warmup) / (steps + 1 - warmup), 0, 1)
             cosine = end + (peak - end) * (1 + cos(pi * done)) / 2
             return min(peak * (step + 1) / warmup, cosine)
 
     Args:
         peak: the highest rate, reached at update number ``warmup``.
         warmup: steps to the peak, > 0.
-        steps: steps to the end, > ``warmup``.
-        end: the last rate, in [0, peak].
+        steps: steps in all, > ``warmup``.
+        end: where it goes, in [0, peak].
 
     Returns:
         The schedule: a step, int or int array -> float32 of its shape.
@@ -115,7 +117,7 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
 
     def schedule(step: int | Array) -> Array:
         number = _number(step)
-        done = jnp.clip((number - warmup) / (steps - warmup), 0.0, 1.0)
+        done = jnp.clip((number - warmup) / (steps + 1 - warmup), 0.0, 1.0)
         cosine = end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         return jnp.minimum(peak * number / warmup, cosine)
 

@@ -16,6 +16,8 @@ from tfm_jax.train.files import plain, replace_text
 
 __all__ = ["JsonLines", "Progress", "TensorBoard"]
 
+_SHORT = {"loss", "learning_rate"}
+
 
 class _Closing:
     """A writer that has something to close: ``with`` closes it."""
@@ -98,14 +100,14 @@ class Progress(_Closing):
         steps: of the whole run.
         start: the step it starts from.
         console: where to draw; None is standard output.
-        seconds: time between two plain lines. Figures of a new name, an evaluation's, are always printed.
+        seconds: time between two plain lines. Evaluations are always printed.
     """
 
     def __init__(self, steps: int, start: int = 0, *, console: Console | None = None, seconds: float = 10.0):
         self._steps, self._start, self._seconds = steps, start, seconds
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._begun, self._printed = time.monotonic(), -math.inf
-        self._names: frozenset[str] = frozenset()
+        self._ordinary: set[str] | None = None
         self._bar: RichProgress | None = None
         if self._console.is_terminal:
             columns = (
@@ -119,15 +121,20 @@ class Progress(_Closing):
             self._bar.start()
 
     def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        text = describe(figures)
-        new, self._names = not figures.keys() <= self._names, self._names | figures.keys()
+        # what every line has is ordinary; one with more is an evaluation
+        self._ordinary = set(figures) if self._ordinary is None else self._ordinary & figures.keys()
+        evaluation, now = bool(figures.keys() - self._ordinary), time.monotonic()
+        text = f"step {step}/{self._steps}  {describe(figures)}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-            return
-        now = time.monotonic()
-        if new or step == self._steps or now - self._printed >= self._seconds:
+            short = {
+                name: figures[name] for name in figures if name in self._ordinary & _SHORT or "_per_" in name
+            }
+            self._bar.update(self._task, completed=step, description=describe(short))
+            if evaluation:
+                self._bar.console.print(text, markup=False)
+        elif evaluation or step == self._steps or now - self._printed >= self._seconds:
             left = (now - self._begun) / max(step - self._start, 1) * (self._steps - step)
-            self._console.print(f"step {step}/{self._steps}  {text}  {_clock(left)} left", markup=False)
+            self._console.print(f"{text}  {_clock(left)} left", markup=False)
             self._printed = now
 
     def close(self) -> None:
