@@ -14,6 +14,7 @@ from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformB
 from tfm_jax.data.packing import PackedRows, best_fit
 from tfm_jax.data.rows import TranslationRows, language_model_rows, translation_rows
 from tfm_jax.data.sources import load, load_splits, split_rows
+from tfm_jax.data.stream import StreamIterator, StreamLoader
 from tfm_jax.data.tokenizers import (
     ByteTokenizer,
     JsonTokenizer,
@@ -37,6 +38,8 @@ __all__ = [
     "LoaderIterator",
     "PackedRows",
     "Rows",
+    "StreamIterator",
+    "StreamLoader",
     "Tokenizer",
     "TranslationRows",
     "UniformBatches",

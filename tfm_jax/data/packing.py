@@ -12,7 +12,7 @@ import numpy as np
 
 from tfm_jax.data.validate import check_range
 
-__all__ = ["PackedRows", "best_fit"]
+__all__ = ["PackedRows", "best_fit", "empty_batch", "put_piece"]
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -118,22 +118,47 @@ class PackedRows:
 
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
         """The rows at the indices: tokens, labels, segment_ids, positions and weights [B, T]."""
-        size = (len(indices), self.length)
-        tokens, labels, segment_ids, positions = (np.zeros(size, np.int32) for _ in range(4))
+        batch = empty_batch(len(indices), self.length)
         for b, row in enumerate(indices):
             at = 0
             first, last = self._row_pieces[row], self._row_pieces[row + 1]
             for segment, piece in enumerate(range(first, last), start=1):
                 start, n = self._starts[piece], self._sizes[piece]
-                tokens[b, at : at + n] = self._flat[start : start + n]
-                labels[b, at : at + n] = self._flat[start + 1 : start + n + 1]
-                segment_ids[b, at : at + n] = segment
-                positions[b, at : at + n] = np.arange(n)
+                put_piece(batch, b, at, segment, self._flat[start : start + n + 1])
                 at += n
-        return {
-            "tokens": tokens,
-            "labels": labels,
-            "segment_ids": segment_ids,
-            "positions": positions,
-            "weights": (segment_ids > 0).astype(np.float32),
-        }
+        return batch
+
+
+def empty_batch(rows: int, length: int) -> dict[str, np.ndarray]:
+    """A language-model batch that is all padding.
+
+    Args:
+        rows: the number of rows B.
+        length: the length T of a row.
+
+    Returns:
+        tokens, labels, segment_ids and positions int32, weights float32, all zeros. [B, T]
+    """
+    names = ("tokens", "labels", "segment_ids", "positions")
+    batch = {name: np.zeros((rows, length), np.int32) for name in names}
+    return batch | {"weights": np.zeros((rows, length), np.float32)}
+
+
+def put_piece(batch: dict[str, np.ndarray], row: int, at: int, segment: int, ids: np.ndarray) -> None:
+    """Write a piece of a document into a row of a batch: each id but the last, the next one as its label.
+
+    Args:
+        batch: the batch to write into.
+        row, at: the row, and the place in it.
+        segment: the number of the piece in its row, from 1.
+        ids: the tokens, and one more. int [n + 1]
+
+    Returns:
+        Nothing.
+    """
+    place = row, slice(at, at + len(ids) - 1)
+    batch["tokens"][place] = ids[:-1]
+    batch["labels"][place] = ids[1:]
+    batch["segment_ids"][place] = segment
+    batch["positions"][place] = np.arange(len(ids) - 1)
+    batch["weights"][place] = 1

@@ -13,7 +13,7 @@ from tfm_jax.data.packing import PackedRows
 from tfm_jax.data.tokenizers import Tokenizer
 from tfm_jax.data.validate import check_range
 
-__all__ = ["TranslationRows", "language_model_rows", "translation_rows"]
+__all__ = ["TranslationRows", "encode_documents", "language_model_rows", "translation_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,22 @@ def translation_rows(
     return rows
 
 
+def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Tokenize texts, each between its begin and end tokens if the tokenizer has them.
+
+    Args:
+        texts: the texts.
+        tokenizer: the tokenizer.
+
+    Returns:
+        The ids of each text, int32; none at all for an empty one.
+    """
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ids = tokenizer.encode_batch(texts)
+    return [np.concatenate([bos, text, eos]).astype(np.int32) if len(text) else text for text in ids]
+
+
 def language_model_rows(
     texts: Sequence[str], tokenizer: Tokenizer, length: int, *, vocab_size: int | None = None
 ) -> PackedRows:
@@ -150,11 +166,7 @@ def language_model_rows(
     Raises:
         ValueError: nothing is left, an id is out of range, or ``length`` is not positive.
     """
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    ids = tokenizer.encode_batch(texts)
-    documents = [np.concatenate([bos, text, eos]).astype(np.int32) if len(text) else text for text in ids]
-    rows = PackedRows(documents, length, vocab_size or tokenizer.vocab_size)
+    rows = PackedRows(encode_documents(texts, tokenizer), length, vocab_size or tokenizer.vocab_size)
     _report(rows.dropped, len(texts), "a document needs two tokens")
     return rows
 

@@ -1,0 +1,92 @@
+import itertools
+import json
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax import data
+
+TOKENIZER = data.ByteTokenizer()
+TEXTS = ["ab", "", "a longer text of many bytes", "c", "defgh", "", "é"]
+PAIRS = [pair for text in TEXTS if text for pair in itertools.pairwise([1, *TOKENIZER.encode(text), 2])]
+
+
+def stream(texts=TEXTS, shards=1):
+    made = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=shards)
+    return made.map(lambda row: row)  # a mapped stream does not declare its columns
+
+
+def loader(shards=1, **options):
+    return data.StreamLoader(stream(shards=shards), TOKENIZER, length=4, batch_size=3, **options)
+
+
+def first(iterator, n):
+    return [
+        {name: array.tolist() for name, array in batch.items()} for batch in itertools.islice(iterator, n)
+    ]
+
+
+def test_the_rows_hold_the_pairs_of_the_stream_in_order():
+    batches = list(itertools.islice(loader(), 20))
+    assert all(array.shape == (3, 4) for batch in batches for array in batch.values())
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    found = list(zip(joined["tokens"].ravel().tolist(), joined["labels"].ravel().tolist(), strict=True))
+    assert found == list(itertools.islice(itertools.cycle(PAIRS), len(found)))
+    assert (joined["weights"] == 1).all() and {array.dtype.name for array in joined.values()} == {
+        "int32",
+        "float32",
+    }
+    for row in range(len(joined["tokens"])):
+        ids, positions, tokens = (joined[name][row] for name in ("segment_ids", "positions", "tokens"))
+        starts = np.flatnonzero(positions == 0)
+        assert starts[0] == 0 and (np.flatnonzero(tokens == 1) == starts[tokens[starts] == 1]).all()
+        assert (ids == np.cumsum(positions == 0)).all()
+        for at in range(1, 4):
+            if positions[at]:
+                assert positions[at] == positions[at - 1] + 1 and joined["labels"][row, at - 1] == tokens[at]
+
+
+@given(st.integers(0, 14), st.booleans(), st.sampled_from([1, 3]))
+def test_stopping_anywhere_and_resuming_gives_the_rest(stop, moved, shards):
+    whole = first(iter(loader(shards)), 16)
+    iterator = iter(loader(shards))
+    assert first(iterator, stop) == whole[:stop]
+    state = json.loads(json.dumps(iterator.get_state()))
+    resumed = iter(loader(shards))
+    if moved:
+        first(resumed, 2)
+    resumed.set_state(state)
+    assert first(resumed, 16 - stop) == whole[stop:]
+    assert first(iterator, 16 - stop) == whole[stop:], "reading the state moves nothing"
+
+
+def test_two_iterators_do_not_disturb_each_other():
+    both = loader()
+    one, other = iter(both), iter(both)
+    mixed = [first(one, 1), first(other, 2), first(one, 1)]
+    assert mixed[0] + mixed[2] == mixed[1]
+
+
+def test_epochs_of_a_shuffled_stream_differ():
+    texts = stream([c * 3 for c in "abcdefgh"]).shuffle(seed=0)
+    epochs = data.StreamLoader(texts, TOKENIZER, length=4, batch_size=8)  # a batch is an epoch
+    one, two, three = (batch["labels"].ravel().tolist() for batch in itertools.islice(epochs, 3))
+    assert one != two and sorted(one) == sorted(two) == sorted(three)
+
+
+def test_empty_texts_are_counted():
+    iterator = iter(loader())
+    first(iterator, 4)  # 48 pairs: the 42 of an epoch, and past its first empty text again
+    assert iterator.dropped == 3
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="no column 'prose'; it has 'text'"):
+        loader(column="prose")
+    with pytest.raises(ValueError, match="no text of two tokens or more"):
+        next(iter(data.StreamLoader(stream(["", ""]), TOKENIZER, length=4, batch_size=1)))
+    with pytest.raises(ValueError, match="a row has no text in column 'text'"):
+        next(iter(data.StreamLoader(stream(["a", None]), TOKENIZER, length=4, batch_size=3)))
