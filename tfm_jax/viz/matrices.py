@@ -1,0 +1,179 @@
+"""Pictures of matrices: who attends to whom, and which class is taken for which."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfm_jax.types import Array
+from tfm_jax.viz.canvas import BLUE, GREY, ORANGE, blank, save
+from tfm_jax.viz.fonts import drawable
+
+__all__ = ["attention_map", "confusion_matrix"]
+
+CELL = 0.22  # inches; 8 pt letters fit
+SMALL, NORMAL, LARGE = 7, 8, 10  # pt
+
+
+def attention_map(
+    weights: Array | np.ndarray,
+    source_labels: Sequence[str],
+    target_labels: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+) -> str | None:
+    """Draws attention weights as shaded squares, a row for each target token, a panel for each head.
+
+    Args:
+      weights: [T, S] or [N, T, S] float, finite; the greater the darker.
+      source_labels: S texts, such as the source's tokens. Spaces and line ends are made visible.
+      target_labels: T texts.
+      path: the PNG file, which is replaced; folders above it are made.
+      title: a line above the picture, or "".
+
+    Returns:
+      None, or a note for the person who will look at the picture: that no installed font has some characters,
+      which are drawn as code points such as U+4E2D, and which package to install.
+
+    Raises:
+      ValueError: the shape of `weights` does not fit the labels, or a weight is not finite.
+      ImportError: matplotlib is not installed.
+    """
+    weights = np.asarray(weights, np.float32)
+    wanted = (len(target_labels), len(source_labels))
+    if weights.ndim not in (2, 3) or weights.shape[-2:] != wanted or 0 in weights.shape:
+        raise ValueError(
+            f"attention_map: got weights of shape {weights.shape} with {wanted[0]} target and {wanted[1]} "
+            f"source labels; wanted [T, S] = {wanted} or [N, T, S], none of them 0. Take one example of the "
+            "batch, and its tokens that are not padding."
+        )
+    if not np.isfinite(weights).all():
+        raise ValueError("attention_map: got weights that are not finite; wanted those after the softmax.")
+    heads = weights.reshape(-1, *wanted)
+    n, rows = len(heads), math.ceil(len(heads) / 4)
+    columns = math.ceil(n / rows)
+    largest = 8.0 if n == 1 else 3.6
+    width, height = (min(max(size * CELL, 1.8), largest) for size in reversed(wanted))
+    (title, *labels), families, note = drawable([title, *source_labels, *target_labels])
+    source, target = labels[: wanted[1]], labels[wanted[1] :]
+    room = {"x": min(max(map(len, source)), 20) * 0.08, "y": min(max(map(len, target)), 20) * 0.08}
+    figure = blank(columns * (width + 0.15) + 1.5 + room["y"], rows * (height + 0.25) + 0.9 + room["x"])
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for i, panel in enumerate(panels):
+        if i >= n:
+            panel.remove()
+            continue
+        image = panel.imshow(heads[i], cmap="Blues", vmin=0, vmax=max(weights.max(), 1e-6), aspect="auto")
+        if n > 1:
+            panel.set_title(f"head {i}", fontsize=NORMAL, color=GREY)
+        _ticks(panel.xaxis, source if i + columns >= n else None, width, families)
+        _ticks(panel.yaxis, target if i % columns == 0 else None, height, families)
+        _bare(panel)
+    figure.supxlabel("source", fontsize=NORMAL, color=GREY)
+    figure.supylabel("target", fontsize=NORMAL, color=GREY)
+    bar = figure.colorbar(image, ax=figure.axes, fraction=0.05, aspect=30, pad=0.02)
+    bar.ax.tick_params(labelsize=SMALL, color=GREY, labelcolor=GREY)
+    bar.outline.set_visible(False)
+    _title(figure, title, families)
+    save(figure, path)
+    return note
+
+
+def confusion_matrix(
+    matrix: Array | np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str], *, title: str = ""
+) -> str | None:
+    """Draws how often each class was taken for each: the right ones in blue, the errors in orange.
+
+    Args:
+      matrix: [C, C] integer, the number of examples of the row's class that were taken for the column's.
+      class_names: C texts.
+      path: the PNG file, which is replaced; folders above it are made.
+      title: a line above the picture; the accuracy is added to it.
+
+    Returns:
+      None, or a note on missing glyphs as `attention_map` gives it.
+
+    Raises:
+      ValueError: `matrix` is not [C, C] for C class names, or is not of counts.
+      ImportError: matplotlib is not installed.
+    """
+    matrix, size = np.asarray(matrix), len(class_names)
+    if matrix.shape != (size, size) or size == 0:
+        raise ValueError(
+            f"confusion_matrix: got a matrix of shape {matrix.shape} with {size} class names; wanted [C, C] "
+            "with C names, C at least 1."
+        )
+    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
+        raise ValueError(
+            f"confusion_matrix: got {matrix.dtype} from {matrix.min()} to {matrix.max()}; wanted counts, "
+            "integers of 0 or more. Do not normalise them first."
+        )
+    (title, *names), families, note = drawable([title, *class_names])
+    total, right = int(matrix.sum()), int(np.trace(matrix))
+    inches = min(max(size * 0.42, 2.5), 9.0)
+    figure = blank(inches + 1.2, inches + 1.2)
+    panel = figure.subplots()
+    panel.imshow(_confusion_colours(matrix))
+    if size <= 30:
+        shade = _confusion_shade(matrix)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            colour = "white" if shade[row, column] > 0.55 else "black"
+            count = str(matrix[row, column])
+            panel.text(column, row, count, ha="center", va="center", fontsize=NORMAL, color=colour)
+    _ticks(panel.xaxis, names, inches, families)
+    _ticks(panel.yaxis, names, inches, families)
+    _bare(panel)
+    panel.set_xlabel("taken for", fontsize=NORMAL, color=GREY)
+    panel.set_ylabel("true class", fontsize=NORMAL, color=GREY)
+    accuracy = f"{right} of {total} right" + (f", {right / total:.2%}" if total else "")
+    _title(figure, f"{title}: {accuracy}" if title else accuracy, families)
+    save(figure, path)
+    return note
+
+
+def _confusion_shade(matrix: np.ndarray) -> np.ndarray:
+    """How dark each cell is, in [0, 1]: the right by their share of the class, errors beside the worst."""
+    diagonal = np.eye(len(matrix), dtype=bool)
+    of_class = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    errors = np.where(diagonal, 0, matrix)
+    # From a fifth upwards, so that a single error among many is seen.
+    of_worst = np.where(errors > 0, 0.2 + 0.8 * errors / max(errors.max(), 5), 0)
+    return np.where(diagonal, of_class, of_worst)
+
+
+def _confusion_colours(matrix: np.ndarray) -> np.ndarray:
+    from matplotlib.colors import to_rgb
+
+    ends = np.where(np.eye(len(matrix), dtype=bool)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    return 1 - _confusion_shade(matrix)[..., None] * (1 - ends)
+
+
+def _ticks(axis: Any, labels: list[str] | None, inches: float, families: list[str]) -> None:
+    """Labels the places 0, 1, ... of an axis, or every second, third, ... where there is no room for all."""
+    if labels is None:
+        axis.set_ticks([])
+        return
+    step = math.ceil(len(labels) * 0.14 / inches)
+    upright = axis.axis_name == "y" or max(map(len, labels)) <= 2
+    axis.set_ticks(
+        range(0, len(labels), step),
+        labels[::step],
+        fontsize=NORMAL if step == 1 else SMALL,
+        fontfamily=families,
+        rotation=0 if upright else 90,
+        parse_math=False,
+    )
+
+
+def _bare(panel: Any) -> None:
+    panel.tick_params(length=0, pad=3)
+    for spine in panel.spines.values():
+        spine.set_color("#cccccc")
+
+
+def _title(figure: Any, title: str, families: list[str]) -> None:
+    if title:
+        figure.suptitle(title, fontsize=LARGE, fontfamily=families, parse_math=False)
