@@ -16,7 +16,7 @@ import numpy as np
 from tfm_jax.ops.mask_drawing import drawing
 from tfm_jax.types import Array
 
-__all__ = ["And", "Dense", "Mask", "Not", "Or", "Sizes", "booleans", "node", "place"]
+__all__ = ["And", "Dense", "Mask", "Not", "Or", "Sizes"]
 
 
 class Sizes(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from tfm_jax.ops.mask_algebra import Mask, Sizes, node, place
 from tfm_jax.types import Array
 
-__all__ = ["Causal", "Padding", "Prefix", "Segments", "Window", "integers"]
+__all__ = ["Causal", "Padding", "Prefix", "Segments", "Window"]
 
 
 class _Positional(Mask):

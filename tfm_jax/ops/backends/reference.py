@@ -32,7 +32,25 @@ def attention(
     dropout_rate: float,
     key: Key | None,
 ) -> Array:  # [..., T, N, Hv]
-    """As `tfm_jax.ops.attention`, of checked arguments."""
+    """Attention as `tfm_jax.ops.attention` defines it, of arguments that it has checked.
+
+    Args:
+      q: [..., T, N, H].
+      k: [..., S, K, H].
+      v: [..., S, K, Hv].
+      mask: a Mask, or None for everything.
+      bias: [..., 1|N, 1|T, 1|S], where a size of [...] may also be 1, or None.
+      scale: a scalar, never None.
+      soft_cap: a scalar, or None.
+      dropout_rate: in [0, 1).
+      key: a PRNG key, or None for no dropout.
+
+    Returns:
+      [..., T, N, Hv] of q's dtype; 0 where a query may attend to nothing.
+
+    Raises:
+      ValueError: the mask does not fit q and k.
+    """
     allowed = _to_heads(mask, q, k)
     weights = dropout(_weights(q, k, allowed, bias, scale, soft_cap), dropout_rate, key)
     if allowed is not None:
@@ -49,7 +67,22 @@ def attention_weights(
     scale: float | Array,
     soft_cap: float | None,
 ) -> Array:  # [..., N, T, S]
-    """As `tfm_jax.ops.attention_weights`, of checked arguments."""
+    """The weights as `tfm_jax.ops.attention_weights` defines them, of arguments that it has checked.
+
+    Args:
+      q: [..., T, N, H].
+      k: [..., S, K, H].
+      mask: a Mask, or None for everything.
+      bias: [..., 1|N, 1|T, 1|S], where a size of [...] may also be 1, or None.
+      scale: a scalar, never None.
+      soft_cap: a scalar, or None.
+
+    Returns:
+      [..., N, T, S] of q's dtype; a row of 0 where a query may attend to nothing.
+
+    Raises:
+      ValueError: the mask does not fit q and k.
+    """
     return _weights(q, k, _to_heads(mask, q, k), bias, scale, soft_cap).astype(q.dtype)
 
 
@@ -93,7 +126,7 @@ def _read_keys(allowed: Array, K: int) -> Array:  # [..., 1|N, T, S] -> [..., S,
 def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:  # -> [..., N, T, S]
     *batch, T, N, H = q.shape
     S, K = k.shape[-3:-1]
-    if N == K:  # XLA on CPU is a third slower, and keeps more, where G is an axis of length 1
+    if N == K:  # with G as an axis of length 1, the CPU's gradient takes twice the memory
         return jnp.einsum("...TNH,...SNH->...NTS", q, k, preferred_element_type=dtype)
     q = q.reshape(*batch, T, K, N // K, H)
     logits = jnp.einsum("...TKGH,...SKH->...KGTS", q, k, preferred_element_type=dtype)
