@@ -1,5 +1,10 @@
-"""What the experiments share of their configs: dataclasses for the command line, and their JSON."""
+"""What the experiments share of their configs: dataclasses for the command line, and their JSON.
 
+A field that takes one of several dataclasses, such as the positions of a model, is one value on the command
+line and in the JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
+"""
+
+import ast
 import dataclasses
 import json
 import sys
@@ -126,14 +131,17 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, description: st
         SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
     """
     marks = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(
-        config, args=sys.argv[1:] if argv is None else argv, description=description, config=marks
-    )
+    rules = tyro.constructors.ConstructorRegistry()
+    rules.primitive_rule(_variant_rule)
+    with rules:
+        return tyro.cli(
+            config, args=sys.argv[1:] if argv is None else argv, description=description, config=marks
+        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON can hold it. Equivalent to ``dataclasses.asdict``, with paths as text."""
-    return train.plain(dataclasses.asdict(config))
+    """A config as JSON can hold it: ``dataclasses.asdict``; paths and values of several kinds are text."""
+    return _to_json(type(config), config)
 
 
 def load_config(config: type[C], directory: str | Path) -> C:
@@ -161,9 +169,69 @@ def from_dict(kind: Any, value: Any) -> Any:
         if unknown := value.keys() - names:
             raise ValueError(f"{kind.__name__} has no fields {sorted(unknown)}; it has {sorted(names)}")
         return kind(**{name: from_dict(hints[name], inner) for name, inner in value.items()})
+    if variants := _variants(kind):
+        return _from_text(variants, str(value))
     inner = typing.get_args(kind)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
     if typing.get_origin(kind) is tuple:
         return tuple(from_dict(inner[0], item) for item in value)
     return kind(value) if kind in (Path, float) else value
+
+
+def _to_json(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return {f.name: _to_json(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)}
+    if _variants(kind):
+        return None if value is None else _to_text(value)
+    if typing.get_origin(kind) is tuple:
+        return [_to_json(typing.get_args(kind)[0], item) for item in value]
+    return train.plain(value)
+
+
+def _variants(kind: Any) -> dict[str, Any]:
+    """The members of a union by name, where some are dataclasses; of any other kind none."""
+    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
+    if not any(dataclasses.is_dataclass(member) for member in members):
+        return {}
+    return {"None" if member is types.NoneType else member.__name__: member for member in members}
+
+
+def _to_text(value: Any) -> str:
+    """``Rope(theta=10000.0, pairing="half")``: the value as Python writes it, easy to quote in a shell."""
+    if value is None:
+        return "None"
+    show = lambda item: json.dumps(item, ensure_ascii=False) if isinstance(item, str) else repr(item)
+    fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return f"{type(value).__name__}({', '.join(f'{name}={show(item)}' for name, item in fields)})"
+
+
+def _from_text(variants: dict[str, Any], text: str) -> Any:
+    """The inverse of `_to_text`; a field left out has its default, and ``Rope`` alone is ``Rope()``."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        call = node if isinstance(node, ast.Call) and not node.args else ast.Call(node, [], [])
+        name, fields = ast.unparse(call.func), {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        if name not in variants:
+            raise ValueError("none of these")
+        return None if name == "None" else from_dict(variants[name], fields)
+    except (SyntaxError, TypeError, ValueError) as error:
+        wanted = f"wanted one of {', '.join(variants)}, with fields by name as in 'Name(field=1)'"
+        raise ValueError(f"got {text!r}, {wanted}: {error}") from error
+
+
+def _variant_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """How the command line takes such a field: as one value, not as subcommands."""
+    variants = _variants(info.type)
+    if not variants:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="|".join(variants),
+        instance_from_str=lambda words: _from_text(variants, words[0]),
+        is_instance=lambda value: isinstance(value, tuple(variants.values())),
+        str_from_instance=lambda value: [_to_text(value)],
+    )
