@@ -22,11 +22,25 @@ def build(module):
     return model, jax.tree.map(lambda p: p * 3.0, model.init(jax.random.key(2)))
 
 
+@functools.cache
+def padded_logits(model):
+    """The logits after the first ``n`` tokens, by a forward pass over a row padded to one length."""
+
+    def logits(params, n, *inputs):
+        *source, tokens = inputs
+        return model.apply(params, *source, tokens)[n - 1]
+
+    return jax.jit(logits)
+
+
+def pad(tokens, length=10):
+    return jnp.asarray([*tokens, *[0] * (length - len(tokens))], jnp.int32)
+
+
 def plain_greedy(model, params, source, max_length):
     tokens = [1]
     while tokens[-1] != 2 and len(tokens) <= max_length:
-        logits = model.apply(params, source, jnp.array(tokens))
-        tokens.append(int(logits[-1].argmax()))
+        tokens.append(int(padded_logits(model)(params, len(tokens), source, pad(tokens)).argmax()))
     return tokens[1:] + [0] * (max_length + 1 - len(tokens))
 
 
@@ -48,9 +62,9 @@ def test_greedy_equals_the_plain_loop():
 def test_a_row_that_has_ended_is_padded_while_others_go_on():
     model, params = build(nn.EncoderDecoder)
     source = jnp.asarray(np.random.default_rng(1).integers(3, 9, (20, S)), jnp.int32)
-    first = generate.greedy(model, params, source, max_length=LENGTH)
-    end = int(first[0, 1])  # a token that occurs, taken as the end
-    got = np.asarray(generate.greedy(model, params, source, max_length=LENGTH, eos_id=end))
+    greedy = jax.jit(functools.partial(generate.greedy, model, max_length=LENGTH))
+    end = int(greedy(params, source)[0, 1])  # a token that occurs, taken as the end
+    got = np.asarray(greedy(params, source, eos_id=end))
     ends = [list(row).index(end) if end in row else None for row in got]
     assert any(e is not None for e in ends) and len(set(ends)) > 1
     for row, e in zip(got, ends, strict=True):
@@ -64,12 +78,13 @@ def test_sample_equals_the_plain_loop():
     got = jax.jit(functools.partial(generate.sample, model, max_length=LENGTH, temperature=0.7))(
         params, prompt, key=key
     )
-    tokens = prompt
+    keys = [jax.random.fold_in(key, step) for step in range(LENGTH)]
+    rows = [list(map(int, row)) for row in prompt]
     for step in range(LENGTH):
-        logits = model.apply(params, tokens)[:, -1] / 0.7
-        chosen = jax.random.categorical(jax.random.fold_in(key, step), logits)
-        tokens = jnp.concatenate([tokens, chosen[:, None].astype(tokens.dtype)], axis=1)
-    np.testing.assert_array_equal(got, tokens[:, 2:])
+        logits = [padded_logits(model)(params, len(row), pad(row)) for row in rows]
+        chosen = jax.random.categorical(keys[step], jnp.stack(logits) / 0.7)
+        rows = [[*row, int(token)] for row, token in zip(rows, chosen, strict=True)]
+    np.testing.assert_array_equal(got, np.array(rows)[:, 2:])
 
 
 def test_sample_follows_the_models_distribution():

@@ -57,14 +57,15 @@ def close(got, wanted, tolerance=1e-5):
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_every_variant_runs_in_every_model(fields):
-    model, params = build(nn.Encoder, **fields)
-    assert run(model, params, tokens(B, T)).shape == (B, T, D)
-    model, params = build(nn.Decoder, **fields)
-    logits = run(model, params, tokens(B, T))
-    assert logits.shape == (B, T, V) and logits.dtype == jnp.float32
-    model, params = build(nn.EncoderDecoder, **fields)
-    logits = run(model, params, tokens(B, S), tokens(B, T))
-    assert logits.shape == (B, T, V) and bool(jnp.isfinite(logits).all())
+    # Shapes and dtypes need no compilation; that the numbers are right is the other tests' matter.
+    def out(module, *inputs):
+        model = nn.functionalize(module, dataclasses.replace(TINY, **fields))
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        return jax.eval_shape(model.apply, params, *inputs)
+
+    assert out(nn.Encoder, tokens(B, T)).shape == (B, T, D)
+    for logits in (out(nn.Decoder, tokens(B, T)), out(nn.EncoderDecoder, tokens(B, S), tokens(B, T))):
+        assert logits.shape == (B, T, V) and logits.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)

@@ -1,0 +1,73 @@
+"""Copy, reverse and sort: a small Transformer learns each to 100 % on sequences it has never seen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tfm_jax import generate, nn, ops, train
+
+BOS, EOS, FIRST, V, S = 1, 2, 3, 11, 6
+TASKS = {
+    "copy": lambda x: x,
+    "reverse": lambda x: x[:, ::-1],
+    "sort": lambda x: np.sort(x, axis=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def optimized():
+    """Here the programs run long enough to be worth compiling well."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One compiled step and one compiled decoder for all tasks."""
+    config = nn.Config(
+        vocab_size=V,
+        d_model=32,
+        n_heads=4,
+        d_ff=64,
+        n_layers=2,
+        norm_placement="pre",
+        positions=nn.Sinusoidal(),
+    )
+    model = nn.functionalize(nn.EncoderDecoder, config)
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(1e-4, 4e-3, 50, 1000), weight_decay=1e-4)
+
+    def loss_fn(params, batch, key):
+        logits = model.apply(params, batch["source"], batch["target_in"], key=key)
+        return ops.cross_entropy(logits, batch["target_out"]), {}
+
+    step = jax.jit(train.make_train_step(loss_fn, optimizer), donate_argnums=0)
+    decode = jax.jit(lambda params, source: generate.greedy(model, params, source, max_length=S + 1))
+    return model, optimizer, step, decode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_small_transformer_learns(task, compiled):
+    model, optimizer, step, decode = compiled
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        source = rng.integers(FIRST, V, (n, S), dtype=np.int32)
+        target = TASKS[task](source)
+        column = np.ones((n, 1), np.int32)
+        return {
+            "source": source,
+            "target_in": np.concatenate([BOS * column, target], axis=1),
+            "target_out": np.concatenate([target, EOS * column], axis=1),
+        }
+
+    state = train.init_state(jax.jit(model.init)(jax.random.key(0)), optimizer, jax.random.key(1))
+    for _ in range(1000):
+        state, _ = step(state, rows(64))
+    # 8 ** 6 sequences exist and 64,000 were seen: at least three quarters of the test are new.
+    test = rows(512)
+    got = np.asarray(decode(state.params, jnp.asarray(test["source"])))
+    np.testing.assert_array_equal(got, test["target_out"])
