@@ -66,15 +66,18 @@ def cross_entropy(
         # Before the softmax, so that logits which are not finite cannot reach the gradient as 0 * inf.
         logits = jnp.where(counts[..., None], logits, 0)
         factor, weights = jnp.where(counts, factor, 0), jnp.where(counts, weights, 0)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
+    # Relative to the largest logit: the logarithm of a sum near 1 keeps digits that log_z - logit would lose.
+    peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    logits = logits - peak
+    log_sum = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
     classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
     # A comparison rather than a gather: it fuses into the sum, and works where V is split over devices.
     of_label = jnp.sum(jnp.where(classes == labels[..., None], logits, 0), axis=-1)
-    loss = log_z - of_label
+    loss = log_sum - of_label
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_z - logits.mean(-1))
+        loss = (1 - label_smoothing) * loss + label_smoothing * (log_sum - logits.mean(-1))
     if z_loss:
-        loss = loss + z_loss * jnp.square(log_z)
+        loss = loss + z_loss * jnp.square(log_sum + peak[..., 0])
     return jnp.sum(factor * loss), jnp.sum(weights)
 
 
