@@ -121,3 +121,13 @@ def test_what_a_kill_leaves_is_passed_over(tmp_path):
         assert checkpoints.latest() == 5
         checkpoints.save(6, make_state(6))
     assert {p.name for p in tmp_path.iterdir()} == {"5", "6"}
+
+
+def test_what_goes_is_first_moved_aside_whole(tmp_path):
+    # so that a kill while it is deleted never leaves half a checkpoint under a step's name
+    with train.Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state())
+        assert checkpoints.steps() == [2]
+        assert (tmp_path / "deleted" / "1" / "params").is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["2"]

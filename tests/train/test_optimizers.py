@@ -61,6 +61,7 @@ def test_schedules_are_traced_and_joined():
     joined = optax.join_schedules([train.noam(8, 10), train.inverse_sqrt(0.1, 5)], [20])
     values = jax.jit(jax.vmap(joined))(jnp.arange(40))
     assert bool(jnp.isfinite(values).all())
+    assert float(train.noam(8, 10)(-3)) == float(train.noam(8, 10)(0))  # and not a nan
     assert float(values[25]) == pytest.approx(float(train.inverse_sqrt(0.1, 5)(5)))
 
 
