@@ -78,6 +78,8 @@ def test_epochs_are_shuffled_and_repeatable():
     assert epochs[0] == epochs[1] != epochs[2]
     n = make(0).per_epoch
     assert epochs[0][:n] != epochs[0][n : 2 * n]
+    together = [{frozenset(batch) for batch in epochs[0][e * n : (e + 1) * n]} for e in (0, 1)]
+    assert not together[0] & together[1], "other rows stand together"
     shapes = [make(0)[i][1] for i in range(n)]
     assert shapes != sorted(shapes), "batches of different shapes are mixed"
 

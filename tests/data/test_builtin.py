@@ -57,11 +57,19 @@ def test_no_day_is_shared_between_splits(seed):
     assert not days[0] & days[1] and not days[0] & days[2] and not days[1] & days[2]
 
 
+def test_most_days_are_to_train_on():
+    pytest.importorskip("babel")
+    days = [len(set(data.dates(split, 3000)["target"])) for split in SPLITS]
+    assert days[0] > 2850 and 2300 < days[1] < 2600 and 2300 < days[2] < 2600
+
+
 def test_dates_are_a_function_of_seed_and_number():
     pytest.importorskip("babel")
     rows = data.dates("train", 30, seed=3).to_list()
     assert rows == data.dates("train", 70, seed=3).to_list()[:30]
     assert rows != data.dates("train", 30, seed=4).to_list()
+    locales = [list(data.dates(split, 30)["locale"]) for split in SPLITS]
+    assert locales[0] != locales[1] != locales[2] != locales[0]
     assert len({row["source"] for row in rows}) > 25
 
 

@@ -78,15 +78,16 @@ def test_a_slice_of_a_split(load, tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
-@pytest.mark.parametrize("source", ["", "*.jsonl", "**/*.jsonl"])
+@pytest.mark.parametrize("source", ["", "**/*.jsonl", "**/*[gdnt].jsonl"])
 def test_the_files_of_a_directory_or_glob_by_split(source, streaming, load, tmp_path):
     base = tmp_path / "test-corpus"  # a word above the directory says nothing
-    for name, n in {
+    sizes = {
         "en-fr.train.jsonl": 3,
         "more_training.jsonl": 4,
         "en-fr.valid.jsonl": 5,
-        "test_set.jsonl": 6,
-    }.items():
+        "train/test_set.jsonl": 6,
+    }
+    for name, n in sizes.items():
         write(base / name, ROWS[:n])
     (base / "README.txt").write_text("about")
     found = {

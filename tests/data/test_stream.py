@@ -51,11 +51,12 @@ def test_the_rows_hold_the_pairs_of_the_stream_in_order():
 
 @given(st.integers(0, 14), st.booleans(), st.sampled_from([1, 3]))
 def test_stopping_anywhere_and_resuming_gives_the_rest(stop, moved, shards):
-    whole = first(iter(loader(shards)), 16)
-    iterator = iter(loader(shards))
+    batches = loader(shards)
+    whole = first(iter(batches), 16)
+    iterator = iter(batches)
     assert first(iterator, stop) == whole[:stop]
     state = json.loads(json.dumps(iterator.get_state()))
-    resumed = iter(loader(shards))
+    resumed = iter(batches)
     if moved:
         first(resumed, 2)
     resumed.set_state(state)
@@ -66,8 +67,12 @@ def test_stopping_anywhere_and_resuming_gives_the_rest(stop, moved, shards):
 def test_two_iterators_do_not_disturb_each_other():
     both = loader()
     one, other = iter(both), iter(both)
-    mixed = [first(one, 1), first(other, 2), first(one, 1)]
+    mixed = [first(one, 1), first(other, 5), first(one, 4)]
     assert mixed[0] + mixed[2] == mixed[1]
+    first(other, 4)
+    resumed = iter(both)
+    resumed.set_state(one.get_state())
+    assert first(resumed, 3) == first(one, 3)
 
 
 def test_epochs_of_a_shuffled_stream_differ():

@@ -137,6 +137,7 @@ def test_the_files_beside_a_foreign_tokenizer_name_its_tokens(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = data.load_tokenizer(tmp_path)
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    assert tokenizer.decode([1, 5, 2, 0]) == "dog"
     assert data.load_tokenizer(tmp_path, pad="cat").pad_id == 4
 
 

@@ -19,3 +19,5 @@ def test_the_row_is_found_among_rows_of_different_lengths():
     values, starts = np.array([1, 2, 3, 9, 4]), np.array([0, 2, 2, 4])  # [1, 2], [], [3, 9], [4]
     with pytest.raises(ValueError, match="row 2: token id 9"):
         data.check_range(values, 5, "token id", starts)
+    with pytest.raises(ValueError, match="row 2: token id 3"):
+        data.check_range(values, 3, "token id", starts)
