@@ -121,10 +121,10 @@ class Run:
             batches: an iterator over training batches; the loader's.
             d_model: the model's width, for the noam schedule.
             valid: makes a fresh pass over the validation batches. The loss and each metric of ``loss_fn``
-                over them are the figures ``valid_loss``, ``valid_<metric>``.
+                over them are the figures ``validation/loss``, ``validation/<metric>``.
             evaluate: further figures, from the weights (on all devices).
             best: the figure by which the best checkpoint is kept and the patience counted; None is
-                "valid_loss", where there is ``valid``.
+                "validation/loss", where there is ``valid``.
             mode: whether its "min" or "max" is best.
             unit: what the loss's weight counts: "examples", "tokens".
             curves: draws the lines of metrics.jsonl into ``curves.png``.
@@ -137,11 +137,11 @@ class Run:
         """
         settings = self.config.train
         state, step, schedule = self._prepare(init, loss_fn, d_model)
-        best = best or ("valid_loss" if valid is not None else None)
+        best = best or ("validation/loss" if valid is not None else None)
         stop = (
             None
             if settings.patience is None
-            else train.EarlyStop(best or "valid_loss", settings.patience, mode)
+            else train.EarlyStop(best or "validation/loss", settings.patience, mode)
         )
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(
@@ -243,7 +243,7 @@ def _evaluation(
         found: dict[str, float] = {}
         if valid is not None:
             means = train.means(train.total(step(params, batch) for batch in valid()))
-            found = {f"valid_{name}": value for name, value in means.items()}
+            found = {f"validation/{name}": value for name, value in means.items()}
         return {**found, **(evaluate(params) if evaluate is not None else {})}
 
     return figures

@@ -85,7 +85,7 @@ def test_a_run_leaves_its_directory_and_prints_its_result(tmp_path, capsys):
     lines = lines_of(path)
     assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 9, 10, 12]
     assert {"loss", "near", "grad_norm", "rows_per_second", "learning_rate"} < lines[0].keys()
-    assert {"valid_loss", "valid_near"} <= lines[1].keys()
+    assert {"validation/loss", "validation/near"} <= lines[1].keys()
     assert drawn == [(lines, path / "curves.png")]
     out = capsys.readouterr().out
     assert "regression: 30 parameters, jit on 1 cpu device, in" in out
@@ -93,7 +93,7 @@ def test_a_run_leaves_its_directory_and_prints_its_result(tmp_path, capsys):
     assert common.load_config(Config, path).model == ModelConfig()
     # the average is what is evaluated and handed on; the best checkpoint is one of those kept
     chex.assert_trees_all_equal(trained.params, trained.fitted.state.ema)
-    figures = {line["step"]: line["valid_loss"] for line in lines if line["step"] in (6, 12)}
+    figures = {line["step"]: line["validation/loss"] for line in lines if line["step"] in (6, 12)}
     assert trained.best_step == min(figures, key=figures.get)
     step = trained.best_step
     chex.assert_trees_all_equal(
@@ -108,7 +108,7 @@ def test_validation_is_that_of_the_averaged_weights(tmp_path):
     trained = start(config("--out", str(tmp_path / "run")))
     pairs = [problem.loss_fn(trained.params, problem.make_batch(1000 + i), None)[0] for i in range(2)]
     expected = sum(float(s) for s, _ in pairs) / sum(float(w) for _, w in pairs)
-    assert lines_of(tmp_path / "run")[-1]["valid_loss"] == pytest.approx(expected, rel=1e-5)
+    assert lines_of(tmp_path / "run")[-1]["validation/loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_stopped_run_is_resumed_under_other_devices_and_ends_the_same(tmp_path, capsys):

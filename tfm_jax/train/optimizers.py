@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 Schedule = Callable[[int | Array], Array]
+"""``schedule(step) -> rate``; the first update is step 0."""
 
 NO_DECAY = r"(^|[/_])(bias|b|norm\d*|scale|positions?|position_\w+)([/_]|$)"
 """Paths (``decoder/blocks/norm/scale``) that are not decayed: biases, norms, tables of positions."""

@@ -17,7 +17,9 @@ Metrics = dict[str, SumWeight]
 LossFn = Callable[[Params, Batch, Key | None], tuple[SumWeight, Metrics]]
 """``loss_fn(params, batch, key) -> ((sum, weight), metrics)``; ``key`` is None in evaluation."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""``step(state, batch) -> (state, metrics)``"""
 EvalStep = Callable[[Params, Batch], Metrics]
+"""``eval_step(params, batch) -> metrics``"""
 
 
 def make_train_step(
