@@ -67,9 +67,8 @@ def test_stopping_anywhere_and_resuming_gives_the_rest(stop, moved, shards):
 def test_two_iterators_do_not_disturb_each_other():
     both = loader()
     one, other = iter(both), iter(both)
-    mixed = [first(one, 1), first(other, 5), first(one, 4)]
+    mixed = [first(one, 1), first(other, 3), first(one, 2)]
     assert mixed[0] + mixed[2] == mixed[1]
-    first(other, 4)
     resumed = iter(both)
     resumed.set_state(one.get_state())
     assert first(resumed, 3) == first(one, 3)

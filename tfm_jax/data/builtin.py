@@ -103,8 +103,9 @@ def dates(split: str = "train", number: int | None = None, *, seed: int = 0) -> 
 def stdlib(split: str = "train") -> datasets.Dataset:
     """The source text of the standard library of the Python that is running, a row for each file.
 
-    Its tests and the installed packages are left out. A file belongs to a split by the hash of its path, one
-    in twenty to "validation", so that another Python version shares them out in the same way.
+    Left out are its tests, what is generated rather than written (the tables of ``encodings``, the help texts
+    of ``pydoc_data``), and installed packages. A file belongs to a split by the hash of its path, one in
+    twenty to "validation", so that another Python version shares them out in the same way.
 
     Args:
         split: "train" or "validation".
@@ -118,7 +119,7 @@ def stdlib(split: str = "train") -> datasets.Dataset:
     """
     _check_split("stdlib", split, SPLITS[:2])
     root = Path(sysconfig.get_path("stdlib"))
-    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
     rows: dict[str, list[str]] = {"text": [], "path": []}
     for file in sorted(root.rglob("*.py")):
         path = file.relative_to(root)
