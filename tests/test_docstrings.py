@@ -8,7 +8,6 @@ import pytest
 
 import tfm_jax
 
-
 ROOMS = ("generate", "data", "nn", "ops", "ops.masks", "train", "viz")
 
 
