@@ -65,13 +65,14 @@ def test_stopping_anywhere_and_resuming_gives_the_rest(stop, moved, shards):
 
 
 def test_two_iterators_do_not_disturb_each_other():
-    both = loader()
+    both = loader(shards=3)
     one, other = iter(both), iter(both)
     mixed = [first(one, 1), first(other, 3), first(one, 2)]
     assert mixed[0] + mixed[2] == mixed[1]
     resumed = iter(both)
     resumed.set_state(one.get_state())
     assert first(resumed, 3) == first(one, 3)
+    assert len(list(both.dataset)) == len(TEXTS), "the stream itself still begins at its beginning"
 
 
 def test_epochs_of_a_shuffled_stream_differ():

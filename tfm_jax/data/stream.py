@@ -98,7 +98,7 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
         self._offset = state["offset"]
 
     def _open(self, state: dict[str, Any] | None) -> None:
-        # A copy: the position belongs to a data set, and other iterators may read the same one.
+        # A copy: epoch and position would stay with the data set, which others may read, too.
         self._stream = copy.deepcopy(self._loader.dataset)
         self._stream.set_epoch(self._epoch)
         if state is not None:
