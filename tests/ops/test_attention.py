@@ -92,6 +92,7 @@ def test_derivatives_against_finite_differences_in_float64():
         check_grads(f, (q, k, v, bias), order=2, modes=("fwd", "rev"))
 
 
+@pytest.mark.parity
 def test_against_torch():
     torch = pytest.importorskip("torch")
     q, k, v = arrays(V=H)

@@ -54,6 +54,7 @@ def test_an_unknown_activation_lists_the_known():
     ("ours", "theirs"),
     [("gelu", {"approximate": "none"}), ("gelu_tanh", {"approximate": "tanh"}), ("silu", {}), ("relu", {})],
 )
+@pytest.mark.parity
 def test_activations_are_torch_s(ours, theirs):
     torch = pytest.importorskip("torch")
     x = np.linspace(-6, 6, 101, dtype=np.float32)

@@ -200,6 +200,7 @@ def test_clean_under_debug_nans():
             assert jnp.isfinite(f(logits)[0]) and jnp.isfinite(jax.jit(f)(logits)[0])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_cross_entropy_is_torch_s_forward_and_backward(label_smoothing):
     torch = pytest.importorskip("torch")

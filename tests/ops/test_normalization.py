@@ -116,6 +116,7 @@ def test_under_jit_vmap_and_shard_map():
     np.testing.assert_allclose(sharded(x, scale, bias), want, atol=1e-6)
 
 
+@pytest.mark.parity
 def test_same_as_torch_forward_and_backward():
     torch = pytest.importorskip("torch")
     x, scale, bias = draw(4, (3, 5, 8))

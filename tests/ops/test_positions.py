@@ -96,6 +96,7 @@ def test_a_shift_of_positions_is_a_fixed_rotation(seed, shift):
     np.testing.assert_allclose(there, turned, atol=1e-4)
 
 
+@pytest.mark.parity
 def test_sinusoidal_half_is_marian_s():
     pytest.importorskip("torch")
     marian = pytest.importorskip("transformers.models.marian.modeling_marian")
@@ -161,6 +162,7 @@ def test_rotary_in_bfloat16_has_float32_angles():
     np.testing.assert_allclose(np.float64(got), want, atol=2e-2)
 
 
+@pytest.mark.parity
 def test_rotary_is_llama_s_and_gpt_j_s():
     torch = pytest.importorskip("torch")
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
@@ -206,6 +208,7 @@ def test_alibi_depends_on_distances_only_and_is_symmetric(seed, shift, n_heads):
     assert (bias <= 0).all() and ((bias == 0) == (q[:, None, :, None] == k[:, None, None, :])).all()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("n_heads", [1, 4, 6, 8, 12, 24])
 def test_alibi_slopes_are_those_of_bloom_and_mpt(n_heads):
     torch = pytest.importorskip("torch")
@@ -231,6 +234,7 @@ def test_buckets_are_the_reference(buckets, max_distance, bidirectional):
     np.testing.assert_array_equal(got[0], want)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(("buckets", "max_distance", "bidirectional"), [*BUCKETS[:-1], (320, 800, True)])
 def test_buckets_are_those_of_t5(buckets, max_distance, bidirectional):
     torch = pytest.importorskip("torch")
