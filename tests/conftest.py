@@ -11,6 +11,7 @@ os.environ.setdefault(
 )
 # Tests never reach a hub; those of the hub's errors say so themselves.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_CACHE", str(Path(__file__).parents[1] / ".cache" / "datasets"))
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis
