@@ -1,0 +1,125 @@
+"""The settings of the translation experiment: those for dates, and those for parallel text.
+
+Expected with the defaults, on 2 CPU cores: (to be measured).
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from experiments import common
+from tfm_jax import nn
+
+__all__ = ["Config", "DataConfig", "TextConfig", "parse"]
+
+DATES_MODEL = nn.Config(d_model=96, n_layers=2, n_heads=4, d_ff=256)
+DATES_TRAIN = common.TrainConfig(
+    steps=1500,
+    batch_size=128,
+    optimizer=common.OptimizerConfig(learning_rate=2e-3),
+    evaluate_every=250,
+    checkpoint_every=250,
+    log_every=50,
+)
+TEXT_MODEL = nn.Config(d_model=256, n_layers=3, n_heads=4, d_ff=1024, dropout_rate=0.1)
+TEXT_TRAIN = common.TrainConfig(
+    steps=10_000,
+    optimizer=common.OptimizerConfig(schedule="inverse_sqrt", learning_rate=1e-3, warmup=1000),
+    evaluate_every=500,
+    checkpoint_every=500,
+    log_every=50,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The pairs, and how they become batches.
+
+    Args:
+        source: "dates", which needs no network; or parallel text: a file, a directory or a glob of files
+            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, parquet; also compressed), or a
+            data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
+        pair: Parallel text from which language into which, such as en-fr. None takes the columns named source
+            and target.
+        validation: A file of its own for validation. None takes the source's split of that name or, where it
+            has none, held_out of the training pairs.
+        test: A file of its own to test on; None as for validation.
+        held_out: A share of the training pairs, the same ones every time.
+        tokenizer: Made from the training pairs and saved beside the checkpoints; one for both languages.
+        vocab_size: Entries of a bpe tokenizer.
+        max_length: In tokens. Longer pairs are left out of training and validation; of a longer source in the
+            test, the rest is not read.
+        buckets: Shapes that batches are padded to; each is compiled once.
+        batch_tokens: Positions in a batch, padding counted, of its longer side. None makes every batch
+            train.batch-size pairs.
+        decoded: Validation pairs that are translated at each evaluation, for their exact match; 0 for none.
+    """
+
+    source: str = "dates"
+    pair: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    held_out: float = 0.05
+    tokenizer: Literal["characters", "bpe"] = "characters"
+    vocab_size: int = 8000
+    max_length: int = 128
+    buckets: int = 3
+    batch_tokens: int | None = None
+    decoded: int = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.RunConfig):
+    """Translates with an encoder-decoder, trained here.
+
+    Without arguments: dates as twelve languages write them, into ISO 8601. Any parallel text:
+    --data.source FILE --data.pair en-fr; its own defaults are seen with --data.source FILE --help.
+    """
+
+    data: DataConfig = DataConfig()
+    model: nn.Config = DATES_MODEL
+    """The encoder-decoder. A vocab-size of 0 is the tokenizer's."""
+    train: common.TrainConfig = DATES_TRAIN
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all tokens; not in validation."""
+    average: int = 1
+    """Checkpoints whose mean is tested; the paper takes the last 5. 1 takes the last weights as they are."""
+
+    def __post_init__(self):
+        if not 1 <= self.average <= self.train.keep:
+            raise ValueError(
+                f"the mean of {self.average} checkpoints is wanted and {self.train.keep} are kept: "
+                "average is at least 1 and at most train.keep"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(Config):
+    __doc__ = Config.__doc__
+
+    data: DataConfig = DataConfig(tokenizer="bpe", buckets=6, batch_tokens=4096, decoded=0)
+    model: nn.Config = TEXT_MODEL
+    train: common.TrainConfig = TEXT_TRAIN
+    label_smoothing: float = 0.1
+    average: int = 5
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Reads the command line; the defaults are those for dates or for parallel text.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SystemExit: as `common.parse`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data.source", dest="source", default="dates")
+    source = parser.parse_known_args(argv)[0].source
+    return common.parse(Config if source == "dates" else TextConfig, argv)

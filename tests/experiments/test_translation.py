@@ -1,0 +1,332 @@
+import functools
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import common
+from experiments.translation import corpus, decode
+from experiments.translation.config import Config, DataConfig, TextConfig, parse
+from experiments.translation.run import main, make_loss
+from tfm_jax import data, generate, nn, train
+from tfm_jax.ops import masks
+
+SMALL = (
+    "--model.d-model", "8", "--model.n-layers", "1", "--model.n-heads", "2", "--model.d-ff", "8",
+    "--train.steps", "4", "--train.batch-size", "8", "--train.evaluate-every", "2",
+    "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
+    "--data.buckets", "1",
+)  # fmt: skip
+OF_A_RUN = {
+    "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "attention.png",
+    "result.json",
+}  # fmt: skip
+NUMBERS = {"one": "un", "two": "deux", "three": "trois", "four": "quatre", "five": "cinq", "six": "six"}
+
+
+def write_pairs(path, n, seed):
+    """Rows of numbers in English and French."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for size in rng.integers(1, 6, n):
+        words = rng.choice(list(NUMBERS), size)
+        rows.append({"translation": {"en": " ".join(words), "fr": " ".join(NUMBERS[w] for w in words)}})
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def few_dates(monkeypatch):
+    monkeypatch.setattr("tfm_jax.data.builtin._DATE_ROWS", {"train": 300, "validation": 20, "test": 100})
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "train.jsonl", 200, 0)
+
+
+def result_of(path):
+    return json.loads((path / "result.json").read_text())
+
+
+def test_dates_from_the_command_line_to_the_picture(tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["--out", str(out), *SMALL, "--data.decoded", "5"])
+    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    result = result_of(out)
+    assert result.keys() == {"test_pairs", "exact_match", "seconds"}
+    assert result["test_pairs"] == 100 and 0 <= result["exact_match"] <= 1
+    printed = capsys.readouterr().out
+    assert "pairs: 300 train, 20 validation, 100 test; 0 of the test pairs are training pairs too" in printed
+    # the Chinese date that is drawn comes first
+    first = next(line for line in printed.splitlines() if line.startswith("  source"))
+    assert "星期" in first and printed.count("  reference  ") >= 4
+    assert "exact_match: " in printed and str(out / "attention.png") in printed
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    evaluated = {f"validation/{name}" for name in ("loss", "accuracy", "exact_match")}
+    assert evaluated <= lines[1].keys() and not evaluated & lines[0].keys()
+    # all of it again from the last checkpoint: the same model, the same figures
+    main(["--out", str(out), *SMALL, "--data.decoded", "5", "--resume"])
+    again = result_of(out)
+    assert again["exact_match"] == result["exact_match"]
+
+
+def test_no_date_is_in_two_splits():
+    splits = corpus.load_pairs(DataConfig())
+    days = {name: set(targets) for name, (_, targets) in splits.items()}
+    assert not days["train"] & days["test"] and not days["train"] & days["validation"]
+    assert not days["validation"] & days["test"]
+
+
+def test_parallel_text_from_three_files(tmp_path, pairs, capsys):
+    out = tmp_path / "run"
+    valid = write_pairs(tmp_path / "valid.jsonl.gz", 15, 1)
+    test = write_pairs(tmp_path / "test.jsonl.gz", 30, 2)
+    arguments = [
+        "--out", str(out), *SMALL, "--data.vocab-size", "300", "--average", "2", "--data.batch-tokens", "64",
+        "--data.buckets", "2", "--data.source", pairs, "--data.validation", valid, "--data.test", test,
+        "--data.pair", "en-fr",
+    ]  # fmt: skip
+    main(arguments)
+    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    result = result_of(out)
+    assert {"bleu", "chrf", "bleu_signature", "chrf_signature", "exact_match", "seconds"} < result.keys()
+    assert result["test_pairs"] == 30
+    assert "tok:13a" in result["bleu_signature"] and "version:" in result["chrf_signature"]
+    printed = capsys.readouterr().out
+    assert "pairs: 200 train, 15 validation, 30 test" in printed
+    assert result["bleu_signature"] in printed and "  ours       " in printed
+    tokenizer = data.load_tokenizer(out)
+    assert 259 < tokenizer.vocab_size <= 300
+    assert tokenizer.decode(tokenizer.encode("one deux")) == "one deux"
+
+
+def test_one_file_is_split_the_same_way_every_time(pairs):
+    config = DataConfig(source=pairs, pair="en-fr", held_out=0.1)
+    first, second = (corpus.load_pairs(config) for _ in range(2))
+    assert first == second
+    assert {name: len(sources) for name, (sources, _) in first.items()} == {
+        "train": 160, "validation": 20, "test": 20,
+    }  # fmt: skip
+    turned = corpus.load_pairs(DataConfig(source=pairs, pair="fr-en", held_out=0.1))
+    assert turned["test"] == tuple(reversed(first["test"]))
+
+
+def test_columns_named_source_and_target_need_no_pair(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("source,target\n" + "".join(f"{i},{i}{i}\n" for i in "abcdefgh"))
+    splits = corpus.load_pairs(DataConfig(source=str(path), held_out=0.2))
+    assert all(
+        b == a + a for sources, targets in splits.values() for a, b in zip(sources, targets, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
+        (["--data.source", "{}/empty.jsonl"], "empty.jsonl is empty"),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.pair", "en-de"],
+            "no translations 'en-de'; .*'en', 'fr'",
+        ),
+        (["--data.source", "{}/train.jsonl", "--data.pair", "en"], "pair 'en' is not two names"),
+        (
+            ["--data.source", "{}/train.jsonl"],
+            "no column 'source', 'target'; it has 'translation'.*pair='en-fr'",
+        ),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.test", "{}/none.jsonl.gz"],
+            "there is no file or directory .*none.jsonl.gz",
+        ),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.held-out", "0"],
+            "no pairs for test and validation, and held_out is 0",
+        ),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.max-length", "1"],
+            "none of the 180 rows is left: .*max_length is 1",
+        ),
+        (["--data.source", "some/pairs", "--data.pair", "en-fr"], "hub cannot be reached.*'dates'"),
+        (["--model.vocab-size", "9"], "is out of range: wanted 0 <= source id < 9"),
+        (["--mesh.data", "3"], "a batch of 8 pairs does not divide into 3 equal parts"),
+    ],
+)
+def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, pairs, arguments, message):
+    (tmp_path / "empty.jsonl").touch()
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=f"(?s)translation: .*{message}"):
+        main(["--out", str(out), *SMALL, *(text.format(tmp_path) for text in arguments)])
+    assert not out.exists()
+
+
+def test_a_run_that_goes_on_is_not_thrown_away_when_its_data_are_gone(tmp_path, pairs):
+    out = tmp_path / "run"
+    arguments = ["--out", str(out), *SMALL, "--data.source", pairs, "--data.pair", "en-fr"]
+    main([*arguments, "--data.vocab-size", "300"])
+    Path(pairs).unlink()
+    with pytest.raises(SystemExit, match="there is no file"):
+        main([*arguments, "--data.vocab-size", "300", "--resume"])
+    assert {p.name for p in out.iterdir()} == OF_A_RUN
+
+
+@pytest.fixture(scope="module")
+def translator():
+    """A random model, its tokenizer, and its translations in two shapes."""
+    texts = ["abc", "cab bca", "c"]
+    tokenizer = data.char_tokenizer(texts)
+    config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
+    model = nn.functionalize(nn.EncoderDecoder, config)
+    params = jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(1)))
+    translate = decode.make_translate(model, tokenizer, [(4, 6), (9, 7)], [3, 2])
+    return model, params, tokenizer, translate
+
+
+def test_translations_are_those_of_each_text_alone_in_its_order(translator):
+    model, params, tokenizer, translate = translator
+    texts = ["a", "abc abc", "bb", "", "cab", "c c c c", "ba", "abcabc"]
+    greedy = jax.jit(functools.partial(generate.greedy, model, max_length=7))
+    expected = []
+    for text in texts:
+        source = jnp.asarray([[*tokenizer.encode(text), tokenizer.eos_id]], jnp.int32)
+        expected.append(tokenizer.decode(np.asarray(greedy(params, source)[0])))
+    assert translate(params, texts) == expected
+    assert len(set(expected)) > 3, "a model that says the same to all shows nothing"
+    # what stands beyond the longest shape is not read
+    assert translate(params, ["abcabcabc", "abcabcab"])[:1] == translate(params, ["abcabcab"])
+
+
+def test_the_loss_is_of_the_real_tokens_and_smoothed_in_training_alone(translator):
+    model, params, tokenizer, _ = translator
+    rows = data.translation_rows(["abc", "c"], ["ba", "abcab"], tokenizer)
+    loss_fn = jax.jit(make_loss(model, 0.5))
+    narrow, wide = (rows.take(np.arange(2), shape) for shape in ((4, 6), (7, 9)))
+    (total, weight), metrics = loss_fn(params, narrow, None)
+    (other, _), _ = loss_fn(params, wide, None)
+    np.testing.assert_allclose(total, other, rtol=1e-5)
+    assert float(weight) == 3 + 6 == float(metrics["accuracy"][1])
+    padding = masks.padding(narrow["source"] != 0)
+    apply = jax.jit(functools.partial(model.apply, source_mask=padding))
+    logits = np.asarray(apply(params, narrow["source"], narrow["target_in"]))
+    labels = narrow["target_out"]
+    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[..., None], -1)[..., 0]
+    np.testing.assert_allclose(total, -log_p[labels != 0].sum(), rtol=1e-5)
+    right = (np.argmax(logits, -1) == labels)[labels != 0]
+    assert float(metrics["accuracy"][0]) == right.sum()
+    (smoothed, _), without = loss_fn(params, narrow, jax.random.key(0))
+    assert abs(float(smoothed - total)) > 0.1 and without == {}
+
+
+def test_a_saved_tokenizer_is_taken_again(tmp_path):
+    pairs = (["one two"] * 9, ["un deux"] * 9)
+    made = corpus.make_tokenizer(DataConfig(tokenizer="bpe", vocab_size=265), pairs, tmp_path)
+    taken = corpus.make_tokenizer(
+        DataConfig(tokenizer="bpe", vocab_size=265), (["other"], ["text"]), tmp_path
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert taken.encode("one deux") == made.encode("one deux")
+    assert len(made.encode("one two")) < 7
+
+
+def test_shapes_hold_all_rows_and_batches_have_their_size():
+    texts = ["a" * n for n in (1, 2, 3, 9, 10, 30)]
+    tokenizer = data.char_tokenizer(texts)
+    rows = {name: data.translation_rows(part, part, tokenizer) for name, part in
+            (("train", texts[:5]), ("validation", texts[5:]))}  # fmt: skip
+    shapes, sizes = corpus.make_shapes(rows, DataConfig(buckets=2), 8, 1)
+    assert shapes == [(11, 11), (31, 31)] and sizes == [8, 8]
+    _, sizes = corpus.make_shapes(rows, DataConfig(buckets=2, batch_tokens=70), 8, 2)
+    assert sizes == [6, 2]
+
+
+def test_figures_of_texts():
+    references = ["the cat is on the mat", "there is a dog here"]
+    figures = decode.text_metrics("fr")
+    best = figures(references, references)
+    assert best["bleu"] == pytest.approx(100) and best["chrf"] == pytest.approx(100)
+    assert figures(["the cat sat", "no"], references)["bleu"] < 50
+    assert best["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    chinese = decode.text_metrics("zh")(["我喜欢猫"], ["我喜欢狗"])
+    assert "tok:zh" in chinese["bleu_signature"] and chinese["bleu"] > 20
+    assert decode.exact_match(["a", "b", "c", "d"], ["a", "x", "c", "d"]) == 0.75
+
+
+def test_the_command_line_has_the_defaults_of_its_data():
+    dates, text = parse([]), parse(["--data.source", "x.jsonl", "--model.n-layers", "4"])
+    assert type(dates) is Config and dates.data.tokenizer == "characters" and dates.average == 1
+    assert type(text) is TextConfig and text.data.tokenizer == "bpe" and text.average == 5
+    assert text.model.n_layers == 4 and parse(["--data.source=x"]).data.batch_tokens == 4096
+    rope = parse(["--model.positions", "Rope(theta=1e6)"])
+    assert rope.model.positions == nn.Rope(theta=1e6)
+    for config in (dates, text, rope):
+        saved = json.loads(json.dumps(common.to_dict(config)))
+        assert common.from_dict(type(config), saved) == config
+
+
+def test_help_is_for_people_and_mistakes_are_named(capsys):
+    for arguments, tokenizer in (([], "characters"), (["--data.source", "x"], "bpe")):
+        with pytest.raises(SystemExit):
+            parse([*arguments, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for part in (
+            "Translates with an encoder-decoder",
+            f"one for both languages. (default: {tokenizer})",
+            "--model.positions Sinusoidal|Learned|Rope|Alibi|RelativeBias|None",
+            "Share of the target that is spread evenly",
+        ):
+            assert part in text
+    with pytest.raises(SystemExit):
+        parse(["--average", "9"])
+    assert "the mean of 9 checkpoints is wanted and 5 are kept" in " ".join(
+        capsys.readouterr().err.replace("│", " ").split()
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, pairs):
+    steps = 60
+    arguments = [
+        sys.executable, "-m", "experiments.translation", "--data.source", pairs, "--data.pair", "en-fr",
+        *SMALL, "--data.tokenizer", "characters", "--model.dropout-rate", "0.1", "--train.steps", str(steps),
+    ]  # fmt: skip
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "agg",
+    }
+    start = lambda out, *more: subprocess.Popen(
+        [*arguments, "--out", str(tmp_path / out), *more],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    assert start("whole").wait(300) == 0
+    stopped = start("killed")
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    while not (checkpoints / "8").exists():
+        assert stopped.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
+    stopped.kill()
+    stopped.wait(60)
+    left = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
+    assert left < steps and not (tmp_path / "killed" / "result.json").exists()
+    assert start("killed", "--resume").wait(300) == 0
+    whole, resumed = (train.load_params(tmp_path / out / "checkpoints") for out in ("whole", "killed"))
+    chex.assert_trees_all_equal(resumed, whole)
+    assert result_of(tmp_path / "killed")["bleu"] == result_of(tmp_path / "whole")["bleu"]
