@@ -104,3 +104,19 @@ def test_bad_input():
         data.BucketBatches(np.array([1, 2]), [(2,)], [4, 4])
     with pytest.raises(ValueError, match="no rows"):
         data.BucketBatches(np.zeros((0,), int), [(2,)], 4)
+
+
+@given(PAIRS, st.integers(1, 4), st.sampled_from([2, 3, 5]), st.integers(0, 3))
+def test_only_the_last_bucket_fills_a_training_batch_up(pairs, n, size, seed):
+    lengths = np.array(pairs)
+    shapes = data.choose_buckets(lengths, n, multiple_of=1)
+    batches = data.BucketBatches(lengths, shapes, size, seed)
+    assert batches.per_epoch == -(-len(pairs) // size)
+    filled = [batches[i][1] for i in range(batches.per_epoch) if (batches[i][0] < 0).any()]
+    assert filled in ([], [shapes[-1]])
+
+
+def test_rows_go_on_only_to_a_shape_that_holds_them():
+    batches = data.BucketBatches(np.array([[4, 1], [1, 4]]), [(4, 2), (2, 4), (5, 3)], 2, seed=0)
+    found = sorted((shape, indices.tolist()) for indices, shape in (batches[0], batches[1]))
+    assert batches.per_epoch == 2 and found == [((2, 4), [1, -1]), ((5, 3), [0, -1])]

@@ -25,7 +25,9 @@ def online(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
 
     def answer(reply):
-        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: reply(timeout))
+        monkeypatch.setattr(
+            huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout, expand: reply(timeout)
+        )
 
     return answer
 
@@ -61,6 +63,45 @@ def test_a_hub_in_trouble(status, tmp_path, online):
 
     online(reply)
     assert_unavailable(tmp_path, f"status {status}")
+
+
+def connect_error():
+    """What the hub's own http client raises when the network goes away."""
+    try:
+        huggingface_hub.get_session().get("http://127.0.0.1:9")
+    except Exception as error:
+        return error
+
+
+def wrapped(error):
+    made = datasets.exceptions.DatasetGenerationError("while generating")
+    made.__cause__ = error
+    return made
+
+
+@pytest.mark.parametrize("make", [connect_error, lambda: wrapped(connect_error()), TimeoutError])
+def test_a_hub_that_goes_away_during_the_download(make, tmp_path, online, monkeypatch):
+    error = make()
+
+    def load_dataset(*args, **options):
+        raise error
+
+    online(lambda timeout: None)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert_unavailable(tmp_path, "Error.*try again")
+
+
+def test_other_failures_of_a_download_stay_what_they_are(tmp_path, online, monkeypatch):
+    def load_dataset(*args, **options):
+        raise errors.pop()
+
+    online(lambda timeout: None)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    errors = [OSError("disk full"), datasets.exceptions.DatasetNotFoundError("is gated")]
+    with pytest.raises(ValueError, match=r"in need of a login.*is gated"):
+        data.load(NAME, cache_dir=str(tmp_path))
+    with pytest.raises(OSError, match="disk full"):
+        data.load(NAME, cache_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("status", [401, 404])

@@ -112,3 +112,8 @@ def test_bad_rows_are_named(images, options, message):
 def test_shapes_that_do_not_belong_together():
     with pytest.raises(ValueError, match=r"got \[2, 3, 4\] and \[2\]"):
         data.ImageRows(np.zeros((2, 3, 4)), np.zeros(2, int), 2)
+
+
+def test_labels_are_integers():
+    with pytest.raises(ValueError, match="wanted integers as label, got float64"):
+        data.ImageRows(np.zeros((2, 3, 4, 1), np.uint8), np.array([0.0, 1.5]), 2)

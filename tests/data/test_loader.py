@@ -14,6 +14,8 @@ LENGTHS = np.array([3, 1, 7, 2, 2, 6, 1, 5, 4, 7, 1])
 class Plain:
     """Rows whose content is their number, from 1 on (a row that fills up is 0)."""
 
+    fingerprint = 77
+
     def __len__(self):
         return len(LENGTHS)
 
@@ -104,6 +106,7 @@ def test_the_state_is_small():
         "shapes": [[3], [7]],
         "batch_sizes": [4, 4],
         "seed": 0,
+        "fingerprint": 77,
     }
 
 
@@ -134,3 +137,45 @@ def test_bad_input():
         data.UniformBatches(0, 4)
     with pytest.raises(ValueError, match="batch_size 0"):
         data.UniformBatches(4, 0)
+
+
+def image_rows(pixel=0, label=0):
+    images = np.zeros((3, 2, 2, 1), np.uint8)
+    images[1, 1, 1] = pixel
+    return data.ImageRows(images, np.array([0, label, 1]), 2)
+
+
+def text_rows(one="ab", two="cd"):
+    return data.translation_rows(["x", one, "y"], ["1", two, "2"], data.ByteTokenizer())
+
+
+def packed_rows(*documents):
+    return data.PackedRows([[1, 5, 6, 2], *documents], 4, 9)
+
+
+@pytest.mark.parametrize(
+    ("make", "same", "others"),
+    [
+        (image_rows, (0, 0), [(1, 0), (0, 1)]),
+        (text_rows, ("ab", "cd"), [("ac", "cd"), ("ab", "ce"), ("abc", "d")]),
+        (packed_rows, ([1, 7, 2],), [([1, 8, 2],), ([7, 1, 2],), ([1, 7], [2, 2])]),
+    ],
+)
+def test_a_state_of_other_data_of_the_same_size_is_an_error(make, same, others):
+    iterate = lambda rows: iter(data.Loader(rows, data.UniformBatches(2, 2, 0)))
+    cut = lambda rows: rows if len(rows) == 2 else Part(rows)
+
+    class Part:
+        """The first two of some rows."""
+
+        def __init__(self, rows):
+            self.take, self.fingerprint = rows.take, rows.fingerprint
+
+        def __len__(self):
+            return 2
+
+    state = json.loads(json.dumps(iterate(cut(make(*same))).get_state()))
+    iterate(cut(make(*same))).set_state(state)
+    for other in others:
+        with pytest.raises(ValueError, match="the saved state belongs to batches made with"):
+            iterate(cut(make(*other))).set_state(state)

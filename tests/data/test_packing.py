@@ -79,6 +79,26 @@ def test_padding_is_zero_and_weights_are_the_predictions(documents, length):
     assert (batch["segment_ids"][:, 0] == 1).all(), "no row is empty"
 
 
+@given(DOCUMENTS, st.sampled_from([(4, 1), (7, 3), (7, 6), (1, 0)]))
+def test_pieces_that_overlap_weigh_every_pair_once_and_give_it_context(documents, sizes):
+    length, overlap = sizes
+    # ids of their own, so that each pair is known by its label
+    starts = np.cumsum([0, *map(len, documents)])
+    documents = [[*range(a, a + len(d)), a + len(d)] for a, d in zip(starts + 50 * np.arange(len(starts)),
+                 documents, strict=False)]  # fmt: skip
+    documents = [document for document in documents if len(document) > 1] or [[0, 1]]
+    rows = data.PackedRows(documents, length, 5000, overlap=overlap)
+    batch = rows.take(np.arange(len(rows)))
+    counted = batch["weights"] == 1
+    assert sorted(batch["labels"][counted].tolist()) == sorted(i for d in documents for i in d[1:])
+    assert batch["weights"].sum() == rows.n_targets
+    in_document = {label: place for d in documents for place, label in enumerate(d)}
+    for b, t in np.argwhere(counted):
+        context = batch["positions"][b, t] + 1
+        assert context >= min(overlap + 1, in_document[batch["labels"][b, t]])
+    pieces(batch)  # each still a run of one document
+
+
 def test_rows_are_taken_by_index():
     rows = data.PackedRows([range(20), range(5), range(30, 33)], 6, 50)
     everything = rows.take(np.arange(len(rows)))
@@ -98,5 +118,17 @@ def test_bad_input():
         data.PackedRows([[1, 2], [3, 50]], 4, 50)
     with pytest.raises(ValueError, match="length 0"):
         data.PackedRows([[1, 2]], 0, 50)
+    with pytest.raises(ValueError, match="pieces of 4 cannot overlap by 4; pass 0 to 3"):
+        data.PackedRows([[1, 2]], 4, 50, overlap=4)
     with pytest.raises(ValueError, match="none of the 0 documents"):
         data.PackedRows([], 4, 50)
+
+
+def test_ids_are_checked_before_they_are_cast():
+    with pytest.raises(ValueError, match=f"row 2: token id {2**32 + 2} is out of range"):
+        data.PackedRows([[1, 2], [], [3, 2**32 + 2]], 4, 50)
+    with pytest.raises(ValueError, match="wanted integers as token id, got float64"):
+        data.PackedRows([[1, 2], [3.0, 4.0]], 4, 50)
+    large = 2**31 - 1  # no float32
+    batch = data.PackedRows([[], np.array([large, large - 1], np.int32)], 1, 2**31).take(np.array([0]))
+    assert (batch["tokens"].tolist(), batch["labels"].tolist()) == ([[large]], [[large - 1]])

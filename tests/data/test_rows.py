@@ -91,6 +91,8 @@ def test_language_model_rows_predict_every_byte_once(texts, length):
     wanted = sorted(i for text in texts if text for i in [*TOKENIZER.encode(text), 2])
     assert sorted(labels.tolist()) == wanted
     assert (batch["tokens"] == 1).sum() == sum(map(bool, texts))
+    overlapping = data.language_model_rows(texts, TOKENIZER, length, overlap=2)
+    assert overlapping.n_targets == rows.n_targets and len(overlapping) >= len(rows)
 
 
 def test_empty_texts_are_counted_and_told(caplog):
@@ -101,3 +103,41 @@ def test_empty_texts_are_counted_and_told(caplog):
 def test_the_models_vocabulary_is_checked():
     with pytest.raises(ValueError, match="row 1: token id 125 is out of range"):
         data.language_model_rows(["a", "az"], TOKENIZER, 8, vocab_size=120)
+
+
+def test_a_bad_id_is_named_by_the_row_of_the_texts():
+    with pytest.raises(ValueError, match="row 2: source id 125 is out of range"):
+        data.translation_rows(["", "a", "z"], ["a", "a", "a"], TOKENIZER, vocab_size=120)
+    with pytest.raises(ValueError, match="row 3: target id 125 is out of range"):
+        data.translation_rows(["a"] * 4, ["", "a" * 9, "a", "z"], TOKENIZER, vocab_size=120, max_length=5)
+
+
+@pytest.mark.parametrize("bad", [2**32 + 2, -(2**32) + 2])
+def test_ids_are_checked_before_they_are_cast(bad):
+    ids = {"bos_id": 1, "eos_id": 2, "vocab_size": 50}
+    with pytest.raises(ValueError, match=f"row 1: source id {bad} is out of range"):
+        data.TranslationRows([[3, 2], [bad, 2]], [[4], [5]], **ids)
+    with pytest.raises(ValueError, match="wanted integers as target id, got float64"):
+        data.TranslationRows([[3, 2]], [[4.5]], **ids)
+
+    class Wide(data.ByteTokenizer):
+        def encode_batch(self, texts):
+            return [np.array([bad]) for text in texts]
+
+    with pytest.raises(ValueError, match=f"row 0: token id {bad} is out of range"):
+        data.language_model_rows(["a"], Wide(), 8)
+
+
+def test_a_side_of_no_ids():
+    rows = data.TranslationRows([[3, 2]], [[]], bos_id=1, eos_id=2, vocab_size=50)
+    batch = rows.take(np.array([0]), (3, 2))
+    assert batch["source"].tolist() == [[3, 2, 0]] and batch["target_out"].tolist() == [[2, 0]]
+
+
+def test_a_tokenizer_without_a_begin_token_is_told(caplog):
+    class Endless(data.ByteTokenizer):
+        bos_id = None
+
+    assert data.language_model_rows(["ab"], TOKENIZER, 8).n_targets == 3 and not caplog.text
+    assert data.language_model_rows(["ab"], Endless(), 8).n_targets == 2
+    assert "first token of each of 1 texts is never predicted" in caplog.text

@@ -130,6 +130,35 @@ def test_a_directory_of_pictures(load, tmp_path):
     )
 
 
+def test_a_glob_of_pictures_and_a_single_one(load, tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    for label in ("cat", "dog"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(3):
+            pil.fromarray(np.full((4, 5), i, np.uint8)).save(tmp_path / "pictures" / label / f"{i}.png")
+    rows = data.classification_rows(load(tmp_path / "pictures" / "*" / "1.png"))
+    assert (rows.images == 1).all() and rows.labels.tolist() == [0, 1]
+    single = load(tmp_path / "pictures" / "cat" / "2.png")
+    assert len(single) == 1
+    with pytest.raises(ValueError, match="no column 'label'"):
+        data.classification_rows(single)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_hidden_files_and_directories_are_not_read(streaming, load, tmp_path):
+    write(tmp_path / ".above" / "d" / "a.jsonl", ROWS[:2])
+    for name in (".git/b.jsonl", "sub/.cache/deep/c.jsonl", "_old/d.jsonl", ".e.jsonl"):
+        write(tmp_path / ".above" / "d" / name, ROWS[2:])
+    assert list(load(tmp_path / ".above" / "d", streaming=streaming)) == ROWS[:2]
+
+
+def test_what_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub = ("squad", "owner/x", "owner/x:a/b", "x:a/b/c")
+    assert not any(map(local.looks_local, hub))
+    assert all(map(local.looks_local, ("a/b/c", "a/b/c:d", "./x", "a/*.csv", "x.jsonl")))
+
+
 def test_mnists_layout_in_parquet(load, tmp_path):
     datasets = pytest.importorskip("datasets")
     pil = pytest.importorskip("PIL.Image")

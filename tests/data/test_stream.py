@@ -96,5 +96,17 @@ def test_bad_input():
         loader(column="prose")
     with pytest.raises(ValueError, match="no text of two tokens or more"):
         next(iter(data.StreamLoader(stream(["", ""]), TOKENIZER, length=4, batch_size=1)))
-    with pytest.raises(ValueError, match="a row has no text in column 'text'"):
+    with pytest.raises(ValueError, match=r"row 1: wanted text in column 'text', got \{'text': None\}"):
         next(iter(data.StreamLoader(stream(["a", None]), TOKENIZER, length=4, batch_size=3)))
+
+
+def test_ids_that_the_model_has_not_are_named_with_their_row():
+    options = {"length": 2, "batch_size": 1, "vocab_size": 120}
+    texts = stream(["ab", "", "abc", "az"])
+    iterator = iter(data.StreamLoader(texts, TOKENIZER, **options))
+    first(iterator, 2)
+    resumed = iter(data.StreamLoader(texts, TOKENIZER, **options))
+    resumed.set_state(json.loads(json.dumps(iterator.get_state())))
+    for each in (iterator, resumed):
+        with pytest.raises(ValueError, match="row 3: token id 125 is out of range"):
+            first(each, 5)

@@ -21,3 +21,8 @@ def test_the_row_is_found_among_rows_of_different_lengths():
         data.check_range(values, 5, "token id", starts)
     with pytest.raises(ValueError, match="row 2: token id 3"):
         data.check_range(values, 3, "token id", starts)
+
+
+def test_the_rows_may_be_numbered_from_another_number():
+    with pytest.raises(ValueError, match="row 8: label 5"):
+        data.check_range(np.array([0, 5]), 5, "label", first_row=7)

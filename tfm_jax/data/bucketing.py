@@ -95,8 +95,10 @@ def padding_share(lengths: np.ndarray, shapes: Sequence[Shape]) -> float:
 class BucketBatches:
     """Which rows, in which shape, are batch i: a function of i and the seed.
 
-    Within an epoch every row stands in exactly one batch; the last batch of a bucket is filled up with rows
-    of index -1.
+    Within an epoch every row stands in exactly one batch. With a seed the rows of a bucket that do not fill a
+    batch go on to the next larger shape, so that no step is made from a few rows alone but at the end: only
+    the last bucket has a batch that is filled up, with rows of index -1 (as has a shape that no later one
+    holds). Without a seed the last batch of every bucket is filled up: no row is padded more than it must.
 
     Args:
         lengths: the length of each row's parts. int [rows] or [rows, parts]
@@ -131,10 +133,8 @@ class BucketBatches:
         assigned = _assign(lengths, self.shapes)
         self._members = [np.flatnonzero(assigned == bucket) for bucket in range(len(self.shapes))]
         self.seed = seed
-        self.per_epoch = sum(
-            -(-len(members) // size) for members, size in zip(self._members, self.sizes, strict=True)
-        )
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+        self.per_epoch = len(self._epoch(0))  # the same in every epoch: only which rows stand where differs
 
     @property
     def settings(self) -> dict[str, object]:
@@ -156,13 +156,24 @@ class BucketBatches:
     def _make_epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
         batches = []
-        for bucket, (members, size) in enumerate(zip(self._members, self.sizes, strict=True)):
-            rows = members if rng is None else rng.permutation(members)
+        members = self._members.copy()
+        for bucket, size in enumerate(self.sizes):
+            rows = members[bucket] if rng is None else rng.permutation(members[bucket])
+            larger = self._larger(bucket)
+            if rng is not None and larger is not None:
+                rows, rest = np.split(rows, [len(rows) // size * size])
+                members[larger] = np.concatenate([members[larger], rest])
             fill = np.full(-len(rows) % size, -1, rows.dtype)
             batches += [(bucket, batch) for batch in np.concatenate([rows, fill]).reshape(-1, size)]
         if rng is None:
             return batches
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _larger(self, bucket: int) -> int | None:
+        """The next bucket whose shape holds this one's."""
+        shape = np.array(self.shapes[bucket])
+        later = range(bucket + 1, len(self.shapes))
+        return next((other for other in later if (shape <= np.array(self.shapes[other])).all()), None)
 
 
 def _two_dimensional(lengths: np.ndarray) -> np.ndarray:

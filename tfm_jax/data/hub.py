@@ -11,6 +11,8 @@ import huggingface_hub
 __all__ = ["HubUnavailableError", "load_hub"]
 
 _TIMEOUT = 5.0  # seconds
+# The base of the hub's own error is that of all errors of its http client, whichever client that is.
+_TROUBLE = (ConnectionError, TimeoutError, huggingface_hub.errors.HfHubHTTPError.__bases__[0])
 
 
 class HubUnavailableError(ConnectionError):
@@ -33,24 +35,29 @@ def load_hub(
         What ``datasets.load_dataset`` returns.
 
     Raises:
-        HubUnavailableError: within seconds, naming the sources that need no network.
+        HubUnavailableError: within seconds, or when the download fails; names the sources that need no
+            network.
         ValueError: the hub has no such data set, or none that may be read without a login.
     """
     load = lambda: datasets.load_dataset(name, config, split=split, streaming=streaming, cache_dir=cache_dir)
     reason = _why_unreachable(name)
     if reason is None:
-        return load()
+        try:
+            return load()
+        except datasets.exceptions.DatasetNotFoundError as error:  # such as one that wants its terms accepted
+            raise _not_there(name, error) from error
+        except Exception as error:
+            trouble = _network_trouble(error)
+            if trouble is None:
+                raise
+            raise _unavailable(name, f"{type(trouble).__name__}: {trouble}; try again") from error
     try:
         with _offline():  # else the library tries, and waits, again and again
             return load()
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and not str(error).startswith("Couldn't find cache"):
             raise  # the cache has the data set, but not the split, say
-        raise HubUnavailableError(
-            f"the Hugging Face hub cannot be reached for the data set {name!r} ({reason}), and the local "
-            "cache does not have it. Sources without a network: 'digits', 'dates', 'stdlib', or the path of "
-            "a file or directory"
-        ) from error
+        raise _unavailable(name, reason) from error
 
 
 def _why_unreachable(name: str) -> str | None:
@@ -61,7 +68,8 @@ def _why_unreachable(name: str) -> str | None:
 
     def ask() -> None:
         try:
-            huggingface_hub.HfApi().dataset_info(name, timeout=_TIMEOUT)
+            # One small field: a full answer, with all files, may take the hub longer than the timeout.
+            huggingface_hub.HfApi().dataset_info(name, timeout=_TIMEOUT, expand=["sha"])
             answers.append(None)
         except Exception as error:
             answers.append(error)
@@ -75,11 +83,30 @@ def _why_unreachable(name: str) -> str | None:
     error = answers[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403, 404) or isinstance(error, huggingface_hub.errors.HFValidationError):
-        raise ValueError(
-            f"the Hugging Face hub has no data set {name!r} that may be read (mistyped, private, or in need "
-            f"of a login: hf auth login), and there is no such file here: {error}"
-        ) from error
+        raise _not_there(name, error) from error
     return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _not_there(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"the Hugging Face hub has no data set {name!r} that may be read (mistyped, private, or in need "
+        f"of a login: hf auth login), and there is no such file here: {error}"
+    )
+
+
+def _unavailable(name: str, reason: str) -> HubUnavailableError:
+    return HubUnavailableError(
+        f"the Hugging Face hub cannot be reached for the data set {name!r} ({reason}), and the local "
+        "cache does not have it. Sources without a network: 'digits', 'dates', 'stdlib', or the path of "
+        "a file or directory"
+    )
+
+
+def _network_trouble(error: BaseException | None) -> BaseException | None:
+    """The failure of the network or the hub that an error was raised for, if there is one."""
+    while error is not None and not isinstance(error, _TROUBLE):
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Labelled images as rows of the classification batch."""
 
+import functools
 import io
 from typing import Any
 
@@ -7,7 +8,7 @@ import datasets
 import numpy as np
 
 from tfm_jax.data.columns import check_columns, column_values
-from tfm_jax.data.validate import check_range
+from tfm_jax.data.validate import check_range, fingerprint
 
 __all__ = ["ImageRows", "classification_rows"]
 
@@ -25,7 +26,7 @@ class ImageRows:
         classes: the number of classes; labels must be below it.
 
     Raises:
-        ValueError: a label is out of range, or the shapes do not belong together.
+        ValueError: a label is out of range or no integer, or the shapes do not belong together.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, classes: int):
@@ -39,6 +40,11 @@ class ImageRows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of the images and labels."""
+        return fingerprint(self.images, self.labels)
 
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
         """The rows at the indices: image [B, height, width, channels], label [B], weight [B]."""

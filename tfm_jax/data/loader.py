@@ -20,6 +20,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def fingerprint(self) -> int:
+        """A checksum of the content, kept with the loader's state."""
+        ...
+
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
         """The rows at these indices, stacked; padded to ``shape`` where rows have different lengths."""
         ...
@@ -142,7 +147,7 @@ class LoaderIterator(Iterator[dict[str, np.ndarray]]):
     """A place in a loader's batches: ``get_state`` and ``set_state`` read and move it."""
 
     def __init__(self, loader: Loader):
-        self._settings = loader.batches.settings
+        self._rows, self._settings = loader._source.rows, loader.batches.settings
         options = grain.ReadOptions(num_threads=loader.threads, prefetch_buffer_size=4 * loader.threads)
         self._batches = iter(grain.MapDataset.source(loader._source).to_iter_dataset(options))
 
@@ -151,22 +156,25 @@ class LoaderIterator(Iterator[dict[str, np.ndarray]]):
 
     def get_state(self) -> dict[str, Any]:
         """The place: a small dict that JSON can hold. Batches that were only read ahead do not count."""
-        return {"next_batch": self._batches.get_state()["next_index"], **self._settings}
+        return {"next_batch": self._batches.get_state()["next_index"], **self._made_with()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a place that ``get_state`` told.
 
         Raises:
-            ValueError: the place is in other batches: of other rows, another batch size or another seed. The
+            ValueError: the place is in other batches: of other data, another batch size or another seed. The
                 number of processes may differ.
         """
         saved = {name: value for name, value in state.items() if name != "next_batch"}
-        if saved != self._settings:
+        if saved != self._made_with():
             raise ValueError(
                 f"the saved state belongs to batches made with {saved}, but these are made with "
-                f"{self._settings}; resume with the same data, batch size and seed, or start anew"
+                f"{self._made_with()}; resume with the same data, batch size and seed, or start anew"
             )
         self._batches.set_state({"next_index": state["next_batch"]})
+
+    def _made_with(self) -> dict[str, Any]:
+        return {**self._settings, "fingerprint": self._rows.fingerprint}
 
 
 class _Source:

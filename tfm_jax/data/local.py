@@ -23,7 +23,8 @@ _TEXT_ROW = 1 << 16  # characters
 
 
 def looks_local(source: str) -> bool:
-    """Whether a source is the path of files, there or not: a name of the hub has at most one inner slash.
+    """Whether a source is the path of files, there or not: a name of the hub has at most one inner slash
+    (its configuration, after a colon, may have more).
 
     Equivalent to::
 
@@ -39,7 +40,7 @@ def looks_local(source: str) -> bool:
         source.startswith(("/", "./", "../", "~"))
         or source in (".", "..")
         or re.search(r"[*?\[\]\\]", source)
-        or source.count("/") > 1
+        or source.partition(":")[0].count("/") > 1
         or source.endswith("/")
         or _kind(source)
         or Path(source).exists()
@@ -53,7 +54,8 @@ def load_local(
 
     A single file is the split "train". Several are shared out by the word in their path: train, valid,
     validation, val, dev or test, "train" without one. A text file is one row, or several of at most 65,536
-    characters, cut at line ends. A directory of pictures has one directory for each class.
+    characters, cut at line ends. A directory of pictures has one directory for each class; of
+    pictures that a glob finds, too, and they need two classes to have labels.
 
     Args:
         source: the path; the files may be compressed (.gz, .bz2, .xz, .zst).
@@ -82,7 +84,7 @@ def load_local(
         )
     kind = kinds.pop()
     options: dict[str, Any] = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
-    if kind == "imagefolder":
+    if kind == "imagefolder" and path.is_dir():
         options["data_dir"] = str(base)
     elif path.is_file():
         options["data_files"] = str(path)
@@ -109,7 +111,8 @@ def _find(source: str) -> tuple[Path, Path, list[Path]]:
     if path.is_dir():
         base = path
         files = [file for file in sorted(path.rglob("*")) if file.is_file() and _kind(file.name)]
-        files = [file for file in files if not re.match(r"[._]|README|LICENSE", file.name)]
+        files = [file for file in files if not re.match("README|LICENSE", file.name)]
+        files = [file for file in files if not re.search(r"(^|/)[._]", file.relative_to(base).as_posix())]
     else:
         base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]

@@ -2,15 +2,16 @@
 
 A document is cut into pieces of at most T (input, label) pairs, and the pieces are put into rows by best fit,
 longest first: a document that fits a row is never cut. Every pair of every document stands in exactly one
-row.
+row; pieces that overlap (to evaluate with more context) repeat pairs with weight 0.
 """
 
 import bisect
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from tfm_jax.data.validate import check_range
+from tfm_jax.data.validate import fingerprint, flat_ids
 
 __all__ = ["PackedRows", "best_fit", "empty_batch", "put_piece"]
 
@@ -68,32 +69,36 @@ class PackedRows:
     Equivalent to::
 
         for document in documents:
-            for start in range(0, len(document) - 1, length):
+            for start in range(0, max(1, len(document) - 1 - overlap), length - overlap):
                 piece = document[start : start + length + 1]
                 tokens, labels = piece[:-1], piece[1:]       # one segment of some row
-                positions, weights = range(len(tokens)), 1
+                positions = range(len(tokens))
+                weights = [0 if start > 0 and position < overlap else 1 for position in positions]
 
     Args:
         documents: the token ids of each document, with the begin and end tokens that it is to have. A
             document of fewer than two tokens predicts nothing; it is dropped and counted.
         length: the length T of a row.
         vocab_size: ids must be below it.
+        overlap: how many pairs each further piece of a document repeats, with weight 0, from the one before:
+            so many tokens at least are the context of every label, but at a document's begin. 0 to T - 1.
 
     Attributes:
         dropped: the counts of the rows that were left out, by reason.
         n_targets: the number of (input, label) pairs, the sum of all weights.
 
     Raises:
-        ValueError: an id is out of range, no document is left, or ``length`` is not positive.
+        ValueError: an id is out of range or no integer, no document is left, ``length`` is not
+            positive, or ``overlap`` not below it.
     """
 
-    def __init__(self, documents: Sequence[Sequence[int]], length: int, vocab_size: int):
+    def __init__(self, documents: Sequence[Sequence[int]], length: int, vocab_size: int, *, overlap: int = 0):
         if length < 1:
             raise ValueError(f"length {length} is not a row length; pass at least 1")
-        sizes = np.array([len(document) for document in documents], np.int64)
-        starts = np.cumsum(sizes) - sizes
-        self._flat = np.concatenate([np.zeros(0), *documents]).astype(np.int32)
-        check_range(self._flat, vocab_size, "token id", starts)
+        if not 0 <= overlap < length:
+            raise ValueError(f"pieces of {length} cannot overlap by {overlap}; pass 0 to {length - 1}")
+        self._flat, starts = flat_ids(documents, vocab_size, "token id")
+        sizes = np.diff(starts, append=len(self._flat))
         kept = sizes > 1
         self.dropped = {"empty": int(np.count_nonzero(~kept))}
         if not kept.any():
@@ -103,18 +108,25 @@ class PackedRows:
         self.length = length
         pairs = sizes[kept] - 1
         self.n_targets = int(pairs.sum())
-        pieces = -(-pairs // length)
-        # The n-th piece of a document starts n * length tokens after the document does.
+        stride = length - overlap
+        pieces = 1 + np.maximum(0, -(-(pairs - length) // stride))
+        # The n-th piece of a document starts n * stride tokens after the document does.
         nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        starts = np.repeat(starts[kept], pieces) + nth * length
-        sizes = np.minimum(length, np.repeat(pairs, pieces) - nth * length)
+        starts = np.repeat(starts[kept], pieces) + nth * stride
+        sizes = np.minimum(length, np.repeat(pairs, pieces) - nth * stride)
         rows = best_fit(sizes, length)
         order = np.argsort(rows, kind="stable")
         self._starts, self._sizes = starts[order], sizes[order]
+        self._repeated = np.where(nth[order] > 0, overlap, 0)
         self._row_pieces = np.searchsorted(rows[order], np.arange(rows.max() + 2))
 
     def __len__(self) -> int:
         return len(self._row_pieces) - 1
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of the ids and of how they are packed."""
+        return fingerprint(self._flat, self._starts, self._sizes, self._repeated, self._row_pieces)
 
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
         """The rows at the indices: tokens, labels, segment_ids, positions and weights [B, T]."""
@@ -125,6 +137,7 @@ class PackedRows:
             for segment, piece in enumerate(range(first, last), start=1):
                 start, n = self._starts[piece], self._sizes[piece]
                 put_piece(batch, b, at, segment, self._flat[start : start + n + 1])
+                batch["weights"][b, at : at + self._repeated[piece]] = 0
                 at += n
         return batch
 

@@ -4,6 +4,7 @@ Ids are int32 and padding is id 0. A row that is empty or too long is left out, 
 told in the log, never silently.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from tfm_jax.data.packing import PackedRows
 from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.data.validate import check_range
+from tfm_jax.data.validate import fingerprint, flat_ids
 
 __all__ = ["TranslationRows", "encode_documents", "language_model_rows", "translation_rows"]
 
@@ -37,7 +38,7 @@ class TranslationRows:
         dropped: the counts of the rows that were left out, by reason.
 
     Raises:
-        ValueError: an id is out of range.
+        ValueError: an id is out of range or no integer.
     """
 
     def __init__(
@@ -53,11 +54,16 @@ class TranslationRows:
         self.kept = np.arange(len(self.lengths))
         self.dropped: dict[str, int] = {}
         self._bos, self._eos = bos_id, eos_id
-        self._source, self._source_starts = _flatten(sources, vocab_size, "source id")
-        self._target, self._target_starts = _flatten(targets, vocab_size, "target id")
+        self._source, self._source_starts = flat_ids(sources, vocab_size, "source id")
+        self._target, self._target_starts = flat_ids(targets, vocab_size, "target id")
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum of the ids of both sides."""
+        return fingerprint(self._source, self._target, self.lengths, np.array([self._bos, self._eos]))
 
     def take(self, indices: np.ndarray, shape: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """The rows at the indices: source [B, S], target_in and target_out [B, T], int32.
@@ -110,6 +116,9 @@ def translation_rows(
     if len(sources) != len(targets):
         raise ValueError(f"there are {len(sources)} sources but {len(targets)} targets; wanted pairs")
     source_ids, target_ids = (tokenizer.encode_batch(texts) for texts in (sources, targets))
+    vocab_size = vocab_size or tokenizer.vocab_size
+    for ids, what in ((source_ids, "source id"), (target_ids, "target id")):
+        flat_ids(ids, vocab_size, what)  # before rows are left out, to name the row as the caller counts
     # Both sides get one end token.
     longest = np.array(
         [max(len(s), len(t)) + 1 for s, t in zip(source_ids, target_ids, strict=True)], np.int64
@@ -124,7 +133,7 @@ def translation_rows(
         [target_ids[i] for i in kept],
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
-        vocab_size=vocab_size or tokenizer.vocab_size,
+        vocab_size=vocab_size,
     )
     rows.kept, rows.dropped = kept, dropped
     return rows
@@ -138,27 +147,36 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndar
         tokenizer: the tokenizer.
 
     Returns:
-        The ids of each text, int32; none at all for an empty one.
+        The ids of each text, not yet checked; none at all for an empty one.
     """
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], np.int32)
+    eos = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], np.int32)
     ids = tokenizer.encode_batch(texts)
-    return [np.concatenate([bos, text, eos]).astype(np.int32) if len(text) else text for text in ids]
+    return [np.concatenate([bos, text, eos]) if len(text) else text for text in ids]
 
 
 def language_model_rows(
-    texts: Sequence[str], tokenizer: Tokenizer, length: int, *, vocab_size: int | None = None
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    length: int,
+    *,
+    vocab_size: int | None = None,
+    overlap: int = 0,
 ) -> PackedRows:
     """Tokenize texts, each between its begin and end tokens, and pack them into rows of one length.
 
-    Every token of a text is predicted once, so the sum of the losses over all rows, in bits, divided by the
-    bytes of the texts is the bits per byte (the end tokens are paid for, too).
+    With a begin token every token of a text is predicted once, so the sum of the losses over all rows, in
+    bits, divided by the bytes of the texts is the bits per byte (the end tokens are paid for, too). Without
+    one the first token of each text is given and costs nothing, so that this understates the bits per byte:
+    the log says so.
 
     Args:
         texts: the documents, such as `texts` gives. An empty one is left out and counted.
         tokenizer: its begin and end tokens are used if it has them.
         length: the length T of a row.
         vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
+        overlap: how many pairs each further piece of a long text repeats, with weight 0, for context; see
+            `PackedRows`.
 
     Returns:
         The rows.
@@ -166,7 +184,14 @@ def language_model_rows(
     Raises:
         ValueError: nothing is left, an id is out of range, or ``length`` is not positive.
     """
-    rows = PackedRows(encode_documents(texts, tokenizer), length, vocab_size or tokenizer.vocab_size)
+    if tokenizer.bos_id is None:
+        log.warning(
+            "the tokenizer has no begin token: the first token of each of %d texts is never predicted, and "
+            "bits per byte come out too low; name one with load_tokenizer(path, bos='...')",
+            len(texts),
+        )
+    documents = encode_documents(texts, tokenizer)
+    rows = PackedRows(documents, length, vocab_size or tokenizer.vocab_size, overlap=overlap)
     _report(rows.dropped, len(texts), "a document needs two tokens")
     return rows
 
@@ -178,17 +203,10 @@ def _report(dropped: dict[str, int], total: int, why: str) -> None:
         log.warning("left out %d of %d rows: %s (%s)", sum(dropped.values()), total, dropped, why)
 
 
-def _flatten(sequences: Sequence[np.ndarray], vocab_size: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """All ids in one array, with a 0 after the last, and where each sequence starts."""
-    sizes = np.array([len(sequence) for sequence in sequences])
-    starts = np.cumsum(sizes) - sizes
-    flat = np.concatenate([*sequences, [0]]).astype(np.int32)
-    check_range(flat, vocab_size, what, starts)
-    return flat, starts
-
-
 def _padded(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
     """The sequences that start there, padded with 0 to one width. [B, width]"""
     columns = np.arange(width)
-    places = np.minimum(starts[:, None] + columns, len(flat) - 1)
-    return np.where(columns < lengths[:, None], flat[places], 0)
+    padded = np.zeros((len(starts), width), np.int32)
+    held = columns < lengths[:, None]
+    padded[held] = flat[(starts[:, None] + columns)[held]]
+    return padded

@@ -15,6 +15,7 @@ from tfm_jax.data.columns import check_columns
 from tfm_jax.data.packing import empty_batch, put_piece
 from tfm_jax.data.rows import encode_documents
 from tfm_jax.data.tokenizers import Tokenizer
+from tfm_jax.data.validate import check_range
 
 __all__ = ["StreamIterator", "StreamLoader"]
 
@@ -35,6 +36,7 @@ class StreamLoader:
         length: the length T of a row.
         batch_size: the rows of a batch, of this process.
         column: the name of the column with the texts.
+        vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
 
     Raises:
         ValueError: there is no such column.
@@ -48,10 +50,12 @@ class StreamLoader:
         length: int,
         batch_size: int,
         column: str = "text",
+        vocab_size: int | None = None,
     ):
         check_columns(dataset, [column], "column='...'")
         self.dataset, self.tokenizer, self.column = dataset, tokenizer, column
         self.length, self.batch_size = length, batch_size
+        self.vocab_size = vocab_size or tokenizer.vocab_size
 
     def __iter__(self) -> "StreamIterator":
         return StreamIterator(self)
@@ -67,7 +71,7 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
     def __init__(self, loader: StreamLoader):
         self._loader = loader
         self.dropped = 0
-        self.set_state({"epoch": 0, "stream": None, "offset": 0})
+        self.set_state({"epoch": 0, "stream": None, "row": 0, "offset": 0})
 
     def __next__(self) -> dict[str, np.ndarray]:
         length = self._loader.length
@@ -86,18 +90,18 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
 
     def get_state(self) -> dict[str, Any]:
         """The place: a small dict that JSON can hold."""
-        return {"epoch": self._epoch, "stream": self._before, "offset": self._offset}
+        return {"epoch": self._epoch, "stream": self._before, "row": self._row, "offset": self._offset}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a place that ``get_state`` told."""
-        self._epoch, self._before = state["epoch"], state["stream"]
-        self._open(self._before)
+        self._epoch, self._before, self._row = state["epoch"], state["stream"], state["row"]
+        self._open(self._before, self._row)
         self._document = np.zeros(0, np.int32)
         if state["offset"]:
             self._read()
         self._offset = state["offset"]
 
-    def _open(self, state: dict[str, Any] | None) -> None:
+    def _open(self, state: dict[str, Any] | None, row: int = 0) -> None:
         # A copy: epoch and position would stay with the data set, which others may read, too.
         self._stream = copy.deepcopy(self._loader.dataset)
         self._stream.set_epoch(self._epoch)
@@ -105,6 +109,7 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
             self._stream.load_state_dict(state)
         self._texts = iter(self._stream)
         self._after = state  # the stream's state before the next text; None at its start
+        self._next_row = row
         self._useful = state is not None
 
     def _read(self) -> None:
@@ -121,10 +126,15 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
         text = row[self._loader.column]
         if not isinstance(text, str):
             raise ValueError(
-                f"a row has no text in column {self._loader.column!r}: {row!r:.80}; mend or drop it"
+                f"row {self._next_row}: wanted text in column {self._loader.column!r}, got {row!r:.80}; "
+                "mend or drop the row"
             )
+        document = encode_documents([text], self._loader.tokenizer)[0]
+        start = np.zeros(1, np.int64)
+        check_range(document, self._loader.vocab_size, "token id", start, first_row=self._next_row)
         self._before, self._after = self._after, self._stream.state_dict()
-        self._document = encode_documents([text], self._loader.tokenizer)[0]
+        self._row, self._next_row = self._next_row, self._next_row + 1
+        self._document = document
         self._offset = 0
         if len(self._document) > 1:
             self._useful = True
