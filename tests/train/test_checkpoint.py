@@ -1,6 +1,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -110,6 +111,21 @@ def test_a_checkpoint_that_is_not_there_is_one_clear_error(tmp_path):
         train.Checkpoints(tmp_path, keep=0)
     with pytest.raises(ValueError, match="mode"):
         train.Checkpoints(tmp_path, mode="most")
+
+
+def test_what_would_not_be_saved_is_one_clear_error_and_changes_nothing(tmp_path):
+    with train.Checkpoints(tmp_path, best="loss") as checkpoints:
+        checkpoints.save(5, make_state(5), metrics={"loss": np.float32(0.5)})
+        for step in (4, 5):
+            with pytest.raises(ValueError, match=rf"step {step} cannot be saved: .* has steps \[5\]"):
+                checkpoints.save(step, make_state(), metrics={"loss": 0.1})
+        with pytest.raises(ValueError, match=r"kept by 'loss'; the figures are \['accuracy'\]"):
+            checkpoints.save(6, make_state(), metrics={"accuracy": 0.1})
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            checkpoints.save(6, make_state(), extra={"data": object()})
+        assert (checkpoints.steps(), checkpoints.best()) == ([5], 5)
+        checkpoints.save(7, make_state(), metrics={"loss": jnp.float32(0.7)})
+        assert (checkpoints.steps(), checkpoints.best()) == ([5, 7], 5)
 
 
 def test_what_a_kill_leaves_is_passed_over(tmp_path):

@@ -38,9 +38,9 @@ class Notes:
     def __init__(self):
         self.lines = {}
 
-    def __call__(self, step, figures):
+    def __call__(self, step, means, evaluation):
         assert step not in self.lines
-        self.lines[step] = dict(figures)
+        self.lines[step] = {**means, **evaluation}
 
 
 def test_fit_takes_each_batch_once_in_order_and_writes_weighted_means():
@@ -72,7 +72,7 @@ def test_metrics_are_read_while_the_next_step_runs():
 
     train.fit(
         step, initial(), problem.Batches(), steps=6, log_every=1,
-        writers=[lambda number, _: written.append((number, started[-1]))],
+        writers=[lambda number, *_: written.append((number, started[-1]))],
     )  # fmt: skip
     assert written == [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 6)]
 
@@ -221,7 +221,7 @@ def test_resumed_again_a_finished_run_does_nothing(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_saved_and_a_resume_goes_on(tmp_path, number, whole):
-    send = lambda step, _: step == 20 and os.kill(os.getpid(), number)
+    send = lambda step, *_: step == 20 and os.kill(os.getpid(), number)
     stopped, _ = whole_run.main(tmp_path / "stopped", writers=[send])
     assert stopped.reason == "signal" and 20 <= stopped.step <= 22
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
@@ -230,8 +230,66 @@ def test_a_signal_ends_the_run_saved_and_a_resume_goes_on(tmp_path, number, whol
     chex.assert_trees_all_equal(resumed.state, whole[1])
 
 
+@pytest.mark.parametrize("when", ["before the first step", "while the last figures are written"])
+def test_a_run_that_a_signal_ends_has_saved_the_step_it_ends_at(tmp_path, when):
+    sent = []
+
+    def send(*_):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    class Early(problem.Batches):
+        def __next__(self):
+            send()
+            return super().__next__()
+
+    early = when == "before the first step"
+    batches, writers = (Early(), []) if early else (problem.Batches(), [send])
+    with train.Checkpoints(tmp_path) as checkpoints:
+        fitted = train.fit(
+            STEP, initial(), batches, steps=20, evaluate=lambda state: {"valid_loss": 1.0}, evaluate_every=3,
+            checkpoints=checkpoints, log_every=100, writers=writers,
+        )  # fmt: skip
+        assert sent and fitted.reason == "signal"
+        assert fitted.step == int(fitted.state.step) == checkpoints.latest() == (1 if early else 4)
+
+
+def test_figures_of_any_kind_of_number_are_saved(tmp_path):
+    figures = iter([np.float32(2.0), jnp.float32(1.0), 3])
+    with train.Checkpoints(tmp_path, best="valid_loss") as checkpoints:
+        train.fit(
+            STEP, initial(), problem.Batches(), steps=3, evaluate=lambda state: {"valid_loss": next(figures)},
+            evaluate_every=1, checkpoint_every=1, checkpoints=checkpoints,
+            early_stop=train.EarlyStop("valid_loss", patience=3),
+        )  # fmt: skip
+        assert (checkpoints.steps(), checkpoints.best()) == ([1, 2, 3], 2)
+
+
+def test_a_run_stopped_between_two_checkpoints_is_left_with_those_of_one_never_stopped(tmp_path):
+    figures = {4: 1.0, 8: 3.0, 10: 0.5, 12: 2.0, 16: 2.0}
+
+    def checkpoints_of(name, stop=()):
+        settings = {"steps": 16, "evaluate_every": 2, "checkpoint_every": 4}
+        settings["evaluate"] = lambda state: {"valid_loss": figures.get(int(state.step), 9.0)}
+        state, batches, extra = initial(), problem.Batches(), None
+        for end in (*stop, 16):
+            send = lambda state, end=end: int(state.step) == end < 16 and os.kill(os.getpid(), signal.SIGTERM)
+            figure = lambda state, send=send: (send(state), settings["evaluate"](state))[1]
+            with train.Checkpoints(tmp_path / name, keep=2, best="valid_loss", every=4) as checkpoints:
+                if checkpoints.latest():
+                    state, extra = train.resume(checkpoints, train.Jit().abstract(initial()), batches)
+                options = {**settings, "evaluate": figure, "checkpoints": checkpoints, "extra": extra}
+                assert train.fit(STEP, state, batches, **options).step == end
+                found = checkpoints.steps(), checkpoints.best()
+        return found
+
+    assert checkpoints_of("stopped", stop=[10]) == checkpoints_of("whole") == ([4, 12, 16], 4)
+    averages = [train.average_params(tmp_path / name, last=2, every=4) for name in ("stopped", "whole")]
+    chex.assert_trees_all_equal(*averages)
+
+
 def test_a_second_interrupt_is_immediate():
-    def twice(step, figures):
+    def twice(*_):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
@@ -258,6 +316,8 @@ def test_what_does_not_fit_is_one_clear_error(tmp_path):
         fit()
     with pytest.raises(ValueError, match="evaluate_every is a number of steps, at least 1, or None; got 0"):
         fit(evaluate_every=0)
+    with pytest.raises(ValueError, match="log_every is a number of steps, at least 1; got 0"):
+        fit(log_every=0)
     stop = train.EarlyStop("loss", patience=1)
     with pytest.raises(ValueError, match="early_stop needs evaluate and evaluate_every"):
         fit(early_stop=stop)

@@ -3,6 +3,7 @@ import json
 import math
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ def test_lines_are_appended_and_later_ones_taken_out_on_a_resume(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with train.JsonLines(path) as write:
         for step in (10, 20, 30):
-            write(step, {"loss": step / 10, "bad": math.nan, "n": np.float32(2)})
+            write(step, {"loss": step / 10, "bad": math.nan}, {"n": np.float32(2)})
             assert len(path.read_text().splitlines()) == step // 10  # on the disk at once
     with path.open("a") as file:
         file.write('{"step": 40, "lo')
     with train.JsonLines(path, after=20) as write:
-        write(25, {"loss": 1.0})
+        write(25, {"loss": 1.0}, {})
     lines = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 25]
     assert lines[0] == {"step": 10, "loss": 1.0, "bad": None, "n": 2.0}
@@ -47,9 +48,9 @@ def test_tensorboard_gets_every_figure(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     with train.TensorBoard(tmp_path) as write:
-        write(10, {"loss": 2.5, "accuracy": 0.25})
+        write(10, {"loss": 2.5}, {"accuracy": 0.25})
     with train.TensorBoard(tmp_path / "resumed", after=10) as write:
-        write(20, {"loss": 1.5})
+        write(20, {"loss": 1.5}, {})
     found = [
         (event.step, value.tag, value.simple_value)
         for event in map(Event.FromString, events(tmp_path))
@@ -58,6 +59,21 @@ def test_tensorboard_gets_every_figure(tmp_path):
     assert sorted(found) == [(10, "accuracy", 0.25), (10, "loss", 2.5)]
     starts = [Event.FromString(e) for e in events(tmp_path / "resumed")]
     assert any(event.step == 11 and event.HasField("session_log") for event in starts)
+
+
+def test_tensorboard_has_its_events_on_the_disk_before_it_is_closed(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    with train.TensorBoard(tmp_path) as write:
+        for step in (1, 2):
+            write(step, {"loss": 2.5}, {})
+        patience = time.monotonic() + 20
+        while not any(Event.FromString(e).step == 2 for e in events(tmp_path)):
+            assert time.monotonic() < patience
+            time.sleep(0.1)
+        # a run killed before its first checkpoint begins anew, and its first events are to go
+        assert any(event.HasField("session_log") for event in map(Event.FromString, events(tmp_path)))
 
 
 def test_without_tensorboardx_the_extra_is_named(tmp_path, monkeypatch):
@@ -73,7 +89,7 @@ def test_without_a_terminal_progress_is_plain_lines_now_and_then():
     out = io.StringIO()
     with train.Progress(60, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
         for step in range(10, 70, 10):
-            write(step, FIGURES if step not in (30, 50) else {**FIGURES, "valid_loss": 2.0})
+            write(step, FIGURES, {"valid_loss": 2.0} if step in (30, 50) else {})
     lines = out.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["10/60", "30/60", "50/60", "60/60"]
     assert lines[0].startswith("step 10/60  loss 2.346  5,120 tokens/s  rate 3.0e-04  0:0")
@@ -81,12 +97,20 @@ def test_without_a_terminal_progress_is_plain_lines_now_and_then():
     assert "\x1b" not in out.getvalue()
 
 
+def test_every_evaluation_is_printed_also_where_each_line_is_one():
+    out = io.StringIO()
+    with train.Progress(60, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
+        for step in range(10, 60, 10):
+            write(step, FIGURES, {"valid_loss": 2.0})
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == [f"{s}/60" for s in range(10, 60, 10)]
+
+
 def test_on_a_terminal_progress_is_a_bar_with_evaluations_above_it():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, color_system=None)
     with train.Progress(40, start=10, console=console) as write:
-        write(20, FIGURES)
-        write(30, {**FIGURES, "valid_loss": 2.0})
+        write(20, FIGURES, {})
+        write(30, FIGURES, {"valid_loss": 2.0})
     text = out.getvalue()
     assert "30/40 loss 2.346  5,120 tokens/s  rate 3.0e-04" in text
     assert text.count("step 30/40  loss 2.346  5,120 tokens/s  rate 3.0e-04  valid_loss 2") == 1

@@ -37,6 +37,22 @@ def test_the_average_is_that_of_the_last(directory):
     chex.assert_trees_all_equal(train.average_params(directory, last=1), train.load_params(directory))
 
 
+def test_the_average_leaves_out_a_best_one_from_before_and_one_in_between(tmp_path):
+    with train.Checkpoints(tmp_path, keep=9) as checkpoints:
+        for step in (2, 5, 6, 8, 9):
+            params = {"w": jnp.full(3, float(step))}
+            checkpoints.save(step, train.init_state(params, optax.sgd(0.1), jax.random.key(0)))
+    assert train.unbroken_steps(tmp_path, 2) == [6, 8, 9]
+    assert train.unbroken_steps(tmp_path) == [2, 5, 6, 8, 9]
+    chex.assert_trees_all_close(
+        train.average_params(tmp_path, last=3, every=2), {"w": jnp.full(3, 23 / 3)}, rtol=1e-6
+    )
+    with pytest.raises(
+        ValueError, match=r"last 4 checkpoints, one in every 2 steps,.* has 3: steps \[6, 8, 9"
+    ):
+        train.average_params(tmp_path, last=4, every=2)
+
+
 def test_what_is_not_there_is_one_clear_error(directory, tmp_path):
     with pytest.raises(ValueError, match=r"the last 8 checkpoints.*has 7: steps \[1, 2"):
         train.average_params(directory, last=8)

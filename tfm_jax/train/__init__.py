@@ -19,7 +19,7 @@ from tfm_jax.train.report import JsonLines, Progress, TensorBoard
 from tfm_jax.train.sharding import Jit, Parallel, Pmap, data_mesh
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import EvalStep, LossFn, Metrics, TrainStep, make_eval_step, make_train_step
-from tfm_jax.train.weights import average_params, load_params
+from tfm_jax.train.weights import average_params, load_params, unbroken_steps
 
 __all__ = [
     "NO_DECAY",
@@ -61,5 +61,6 @@ __all__ = [
     "read_late",
     "resume",
     "total",
+    "unbroken_steps",
     "warmup_cosine",
 ]

@@ -6,6 +6,7 @@ be read without the optimizer that made them.
 """
 
 import contextlib
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ class Checkpoints:
         keep: how many of the last ones are kept.
         best: name of the metric by which one more is kept, the best; None keeps only the last ones.
         mode: whether the best is the "min" or the "max" of that metric.
+        every: the run's ``checkpoint_every``. One saved in between, as a signal makes it, counts among
+            neither and goes when a later one is saved, so that a run stopped and resumed is left with the
+            checkpoints of one never stopped. None: all count.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Checkpoints:
         keep: int = 5,
         best: str | None = None,
         mode: Literal["min", "max"] = "min",
+        every: int | None = None,
     ):
         if keep < 1:
             raise ValueError(f"keep is a number of checkpoints, at least 1; got {keep}")
@@ -50,7 +55,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.best_metric = best
         self._sign = 1.0 if mode == "max" else -1.0
-        self._keep = keep
+        self._keep, self._every = keep, every
         # A directory that is to go is first moved aside: one with a step's name is always whole.
         self._trash = self.directory / _TRASH
         options = ocp.CheckpointManagerOptions(
@@ -73,8 +78,9 @@ class Checkpoints:
         return self._best_of(self.steps())
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Those of ``steps`` that are not thrown away: the last ``keep``, and the best."""
-        return {*sorted(steps)[-self._keep :], self._best_of(steps)}
+        """Those of ``steps`` that are not thrown away: the last ``keep``, the best, and the very last."""
+        regular = [s for s in sorted(steps) if self._every is None or s % self._every == 0]
+        return {*regular[-self._keep :], self._best_of(regular), max(steps, default=None)}
 
     def save(
         self,
@@ -89,14 +95,32 @@ class Checkpoints:
             step: the step's number, above all that were saved.
             state: the state after that step.
             extra: what JSON can hold: the state of the data iterator and the like.
-            metrics: the figures by which the best one is found.
+            metrics: the figures by which the best one is found. Those of an evaluation hold that figure;
+                without any, this one cannot be the best.
+
+        Raises:
+            TypeError: when JSON cannot hold ``extra``.
+            ValueError: when this step or a later one was saved, or the figure is missing. Nothing is changed.
         """
-        metrics = dict(metrics or {})
+        metrics = {name: float(figure) for name, figure in (metrics or {}).items()}
+        if metrics and self.best_metric is not None and self.best_metric not in metrics:
+            raise ValueError(
+                f"the best checkpoint is kept by {self.best_metric!r}; the figures are {sorted(metrics)}"
+            )
+        latest = self.latest()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"step {step} cannot be saved: {self.directory} has steps {self.steps()}; resume from its "
+                "last, or save in a new directory"
+            )
         meta = {"extra": extra or {}, "metrics": metrics, "leaves": _leaves(state)}
+        json.dumps(meta)  # what cannot be written is said here, not by the thread that writes
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._scores[step] = self._score(metrics)
         self._empty_trash()
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+        self._scores[step] = self._score(metrics)
+        if not self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))):
+            del self._scores[step]
+            raise ValueError(f"orbax did not save step {step} in {self.directory}")
 
     def restore(
         self, abstract: TrainState, step: int | Literal["latest", "best"] = "latest"

@@ -20,6 +20,7 @@ class RunDirectory:
         config: what the run was asked for, as JSON can hold it.
         resume: go on with the run that is there.
         free: names at the top of ``config`` that may differ from the saved ones on a resume.
+        defaults: on a resume, what stands for the fields that the saved config lacks, as of an older version.
 
     Raises:
         FileExistsError: when a new run would be written over what is there. Nothing is changed.
@@ -28,14 +29,21 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, free: Sequence[str] = ()
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        free: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
     ):
         self.path = Path(path).absolute()
         saved = self.path / "config.json"
         if resume:
             if not saved.is_file():
                 raise FileNotFoundError(f"{self.path} holds no run to resume: there is no config.json in it")
-            _check_same(self.path, json.loads(saved.read_text(encoding="utf-8")), plain(config), free)
+            old = _flat(plain(defaults or {})) | _flat(json.loads(saved.read_text(encoding="utf-8")))
+            _check_same(self.path, old, _flat(plain(config)), free)
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise FileExistsError(
@@ -104,8 +112,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _check_same(path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any], free: Sequence[str]) -> None:
-    old, new = _flat(saved), _flat(asked)
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
     show = lambda config, name: repr(config[name]) if name in config else "nothing"
     differ = [
         f"  {name}: saved {show(old, name)}, asked for {show(new, name)}"

@@ -102,8 +102,8 @@ def fit(
 
     Each step's metrics are read while the device computes the next, so never more than two steps are in
     flight. A checkpoint holds the state, where the batches stand and what early stop remembers; `resume` puts
-    them back. The last step is always evaluated and saved. SIGTERM and the first ctrl-C end the run after the
-    step they come in, saved.
+    them back. The last step is always evaluated and saved. SIGTERM and the first ctrl-C end the run, saved,
+    after the step they come in or the one after it.
 
     Args:
         step: the compiled step, as by ``parallel.compile(make_train_step(...))``; it may donate its state.
@@ -129,20 +129,22 @@ def fit(
         NotFiniteError: naming the step. The last checkpoint is from before, and finite.
         ValueError: when the batches end too soon, or the settings do not fit one another.
     """
-    _check_cadence(evaluate, evaluate_every, checkpoints, checkpoint_every, early_stop)
+    _check_cadence(evaluate, evaluate_every, checkpoints, checkpoint_every, early_stop, log_every)
     meter = Meter(learning_rate, unit, log_every, writers)
     memory = dict((extra or {}).get("early_stop", {}))
     ended = lambda: early_stop is not None and early_stop.stops(memory)
     number = int(state.step)
     with _stop_signals() as signals:
-        while number < steps and not ended() and not signals.came:
+        # Asked once a step, before it is saved: a run that ends has saved the step it ends at.
+        ending = number >= steps or ended()
+        while not ending:
             state, metrics = step(state, _next(batches, number, steps))
             number += 1
             meter.push(number, metrics)
             figures: Mapping[str, float] = {}
             if evaluate is not None and (number == steps or _due(number, evaluate_every)):
                 meter.drain()
-                figures = evaluate(state)
+                figures = {name: float(figure) for name, figure in evaluate(state).items()}
                 memory = memory if early_stop is None else early_stop.update(memory, figures)
             ending = number == steps or ended() or signals.came
             saving = checkpoints is not None and (ending or _due(number, checkpoint_every))
@@ -204,7 +206,10 @@ def _check_cadence(
     checkpoints: Checkpoints | None,
     checkpoint_every: int | None,
     early_stop: EarlyStop | None,
+    log_every: int,
 ) -> None:
+    if log_every < 1:
+        raise ValueError(f"log_every is a number of steps, at least 1; got {log_every}")
     for name, every in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
         if every is not None and every < 1:
             raise ValueError(f"{name} is a number of steps, at least 1, or None; got {every}")

@@ -16,8 +16,9 @@ from tfm_jax.types import Array, SumWeight
 
 __all__ = ["Meter", "NotFiniteError", "Writer", "require_finite"]
 
-Writer = Callable[[int, Mapping[str, float]], None]
-"""``write(step, {name: figure})``: a progress bar, a file."""
+Writer = Callable[[int, Mapping[str, float], Mapping[str, float]], None]
+"""``write(step, means, evaluation)``: a progress bar, a file. The means of the metrics since the last call,
+and the figures of the evaluation after this step, ``{}`` where there was none."""
 
 
 class NotFiniteError(FloatingPointError):
@@ -53,7 +54,7 @@ class Meter:
             self._waiting = None
 
     def report(self, number: int, figures: Mapping[str, float]) -> None:
-        """Reads what is left, and writes it with these figures."""
+        """Reads what is left, and writes it with the figures of an evaluation."""
         self.drain()
         self._write(number, figures)
 
@@ -77,7 +78,7 @@ class Meter:
         if self._learning_rate is not None:
             line["learning_rate"] = float(self._learning_rate(number - 1))
         for write in self._writers:
-            write(number, {**line, **figures})
+            write(number, line, figures)
         self._sums, self._start = {}, time.perf_counter()
 
 

@@ -48,8 +48,8 @@ class JsonLines(_Closing):
         replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
-    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        self._file.write(json.dumps(plain({"step": step, **figures})) + "\n")
+    def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
+        self._file.write(json.dumps(plain({"step": step, **means, **evaluation})) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -70,7 +70,7 @@ class TensorBoard(_Closing):
 
     Args:
         directory: of the event files.
-        after: the step resumed from; TensorBoard then leaves out what was written of later ones.
+        after: the step resumed from; TensorBoard leaves out what was written of later ones.
 
     Raises:
         ImportError: without tensorboardX, naming the extra that has it.
@@ -83,10 +83,11 @@ class TensorBoard(_Closing):
             raise ImportError(
                 "TensorBoard events are written by tensorboardX: pip install 'tfm_jax[experiments]'"
             ) from error
-        self._writer = SummaryWriter(str(directory), purge_step=after + 1 if after else None)
+        # its thread writes what waits within a second, so that a kill loses no more; flush() would not wait
+        self._writer = SummaryWriter(str(directory), purge_step=after + 1, flush_secs=1)
 
-    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
+    def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
+        for name, value in {**means, **evaluation}.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -107,7 +108,6 @@ class Progress(_Closing):
         self._steps, self._start, self._seconds = steps, start, seconds
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._begun, self._printed = time.monotonic(), -math.inf
-        self._ordinary: set[str] | None = None
         self._bar: RichProgress | None = None
         if self._console.is_terminal:
             columns = (
@@ -120,15 +120,11 @@ class Progress(_Closing):
             self._task = self._bar.add_task("compiling", total=steps, completed=start)
             self._bar.start()
 
-    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        # what every line has is ordinary; one with more is an evaluation
-        self._ordinary = set(figures) if self._ordinary is None else self._ordinary & figures.keys()
-        evaluation, now = bool(figures.keys() - self._ordinary), time.monotonic()
-        text = f"step {step}/{self._steps}  {describe(figures)}"
+    def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        text = f"step {step}/{self._steps}  {describe({**means, **evaluation})}"
         if self._bar is not None:
-            short = {
-                name: figures[name] for name in figures if name in self._ordinary & _SHORT or "_per_" in name
-            }
+            short = {name: means[name] for name in means if name in _SHORT or name.endswith("_per_second")}
             self._bar.update(self._task, completed=step, description=describe(short))
             if evaluation:
                 self._bar.console.print(text, markup=False)

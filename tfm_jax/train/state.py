@@ -41,7 +41,8 @@ def init_state(
         TrainState(jnp.int32(0), params, optimizer.init(params), params if ema else None, key)
 
     Args:
-        params: nested dict of arrays.
+        params: nested dict of arrays, float32. The optimizer's moments have their dtype, and in bfloat16
+            small updates are lost: compute in bfloat16 in the model instead.
         optimizer: an optax optimizer; the same one goes to ``make_train_step``.
         key: the run's PRNG key, a scalar.
         ema: whether to keep an average of the weights; ``make_train_step`` then needs ``ema_decay``.

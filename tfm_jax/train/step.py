@@ -58,11 +58,12 @@ def make_train_step(
         ema_decay: decay of the average of the weights, in [0, 1), ramped up over the first steps so that it
             never leans on the random initialization; None for a state without one.
         axis_name: the mapped axis to add over, under ``pmap``, ``shard_map`` or ``vmap``. Under ``jit`` on a
-            mesh there is none: the compiler adds.
+            mesh there is none: the compiler adds. On several devices dropout is drawn otherwise than there.
 
     Returns:
         The step. Its metrics are "loss", those of ``loss_fn``, and "grad_norm" (before clipping, weight 1),
-        all ``(sum, weight)`` in float32. A batch of weight 0 has the gradient 0.
+        all ``(sum, weight)`` in float32. A batch of weight 0 has the gradient 0; the optimizer's momentum and
+        weight decay still move the weights.
 
     Raises:
         ValueError: at trace time, when the batch does not divide by ``accumulate``, a name is taken, or the
@@ -82,7 +83,7 @@ def make_train_step(
                 f"make_train_step(ema_decay={ema_decay}): an average needs both ema=True and a decay"
             )
         key = jax.random.fold_in(state.key, state.step)
-        if axis_name is not None:
+        if axis_name is not None and jax.lax.axis_size(axis_name) > 1:  # one device draws as without an axis
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         params = _vary(state.params, axis_name)
         gradients, metrics = _gradients(loss_fn, params, _microbatches(batch, accumulate), key)

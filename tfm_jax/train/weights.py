@@ -1,6 +1,7 @@
 """Reading the weights of checkpoints, without the optimizer and the code that made them."""
 
 import contextlib
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from tfm_jax.types import Params
 
-__all__ = ["average_params", "load_params", "missing", "saved_steps"]
+__all__ = ["average_params", "load_params", "missing", "saved_steps", "unbroken_steps"]
 
 
 def load_params(
@@ -36,7 +37,7 @@ def load_params(
     return _load(directory, steps[-1] if step is None else step, item)
 
 
-def average_params(directory: str | Path, last: int = 5) -> Params:
+def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:
     """The mean of the last checkpoints' weights, which is often better than any of them.
 
     Equivalent to::
@@ -47,6 +48,8 @@ def average_params(directory: str | Path, last: int = 5) -> Params:
     Args:
         directory: of the checkpoints of a run.
         last: how many; the paper averages 5 for its base model and 20 for the big one.
+        every: the run's ``checkpoint_every``: the last step's and, before it, one in every so many steps, as
+            `unbroken_steps` finds them. None takes what is there, also a best one kept from long before.
 
     Returns:
         Nested dict of arrays; added in float32, in the dtypes that were saved.
@@ -57,10 +60,12 @@ def average_params(directory: str | Path, last: int = 5) -> Params:
     Vaswani et al. 2017, section 6.1.
     """
     directory = Path(directory).absolute()
-    steps = saved_steps(directory)
+    steps = unbroken_steps(directory, every)
     if not 1 <= last <= len(steps):
+        unbroken = "" if every is None else f", one in every {every} steps,"
         raise ValueError(
-            f"the last {last} checkpoints were asked for; {directory} has {len(steps)}: steps {steps}"
+            f"the last {last} checkpoints{unbroken} were asked for; "
+            f"{directory} has {len(steps)}: steps {steps}"
         )
     first, *others = steps[-last:]
     params = _load(directory, first)
@@ -73,6 +78,25 @@ def average_params(directory: str | Path, last: int = 5) -> Params:
 def saved_steps(directory: Path) -> list[int]:
     """The steps of the checkpoints in a directory, in order."""
     return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
+
+
+def unbroken_steps(directory: str | Path, every: int | None = None) -> list[int]:
+    """The steps of a run's last checkpoints, back to the first gap.
+
+    Left out are so a best one kept from long before, and one that a signal made in between.
+
+    Args:
+        directory: of the checkpoints of a run.
+        every: the run's ``checkpoint_every``; None gives all that are there.
+
+    Returns:
+        In order; the last step's is the last, whether it is a multiple of ``every`` or not.
+    """
+    steps = saved_steps(Path(directory))
+    if every is None or not steps:
+        return steps
+    wanted = [steps[-1], *range((steps[-1] - 1) // every * every, -1, -every)]
+    return sorted(itertools.takewhile(set(steps).__contains__, wanted))
 
 
 def missing(directory: Path, step: int | str) -> FileNotFoundError:
