@@ -51,12 +51,14 @@ class Trained:
         fitted: what `train.fit` returned.
         best_step: the step whose checkpoint is best, if one has a figure.
         checkpoints: their directory.
+        checkpoint_every: steps between two of them; None where it is not known.
     """
 
     params: Params
     fitted: train.Fitted
     best_step: int | None
     checkpoints: Path
+    checkpoint_every: int | None = None
 
     def best_params(self) -> Params:
         """The weights of the best checkpoint, on one device; the last ones where none has a figure."""
@@ -64,9 +66,12 @@ class Trained:
         return train.load_params(self.checkpoints, self.best_step, item=item)
 
     def average_params(self, last: int = 5) -> Params:
-        """The mean of the last checkpoints' weights, or of as many as there are."""
-        kept = sum(path.name.isdigit() for path in self.checkpoints.iterdir())
-        return train.average_params(self.checkpoints, last=min(last, kept))
+        """The mean of the last checkpoints' weights, or of as many as there are; says of which."""
+        steps = train.unbroken_steps(self.checkpoints, self.checkpoint_every)[-last:]
+        print(
+            f"the mean of {len(steps)} checkpoints, those of steps {', '.join(map(str, steps))}", flush=True
+        )
+        return train.average_params(self.checkpoints, last=len(steps), every=self.checkpoint_every)
 
 
 class Run:
@@ -87,14 +92,26 @@ class Run:
     def __init__(self, config: RunConfig, name: str):
         self._begun = time.monotonic()
         self.config, self.name = config, name
+        settings, parts = config.train, config.mesh.data * config.train.accumulate
         self.parallel = {"jit": train.Jit, "pmap": train.Pmap}[config.parallel](config.mesh.data)
         try:
             if config.resume and config.out is None:
                 raise ValueError("--resume goes on with the run in --out: name that too")
             _ = self.parallel.mesh  # are there as many devices?
-            config.train.optimizer.build(d_model=1, steps=config.train.steps)  # do the settings fit?
+            settings.optimizer.build(d_model=1, steps=settings.steps)  # do the settings fit?
+            if settings.batch_size % parts:
+                raise ValueError(
+                    f"a batch of {settings.batch_size} does not divide into {parts} equal parts "
+                    "(mesh.data times train.accumulate): choose a train.batch-size that does"
+                )
             out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
-            self._directory = train.RunDirectory(out, to_dict(config), resume=config.resume, free=config.FREE)
+            self._directory = train.RunDirectory(
+                out,
+                to_dict(config),
+                resume=config.resume,
+                free=config.FREE,
+                defaults=to_dict(type(config)()),
+            )
         except (ValueError, OSError) as error:
             sys.exit(f"{name}: {error}")
         self.path = self._directory.path
@@ -144,12 +161,10 @@ class Run:
             else train.EarlyStop(best or "validation/loss", settings.patience, mode)
         )
         with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(
-                train.Checkpoints(self._directory.checkpoints, keep=settings.keep, best=best, mode=mode)
-            )
+            checkpoints = stack.enter_context(self._checkpoints(best, mode))
             after, extra = checkpoints.latest() or 0, None
             if after:
-                state, extra = train.resume(checkpoints, self.parallel.abstract(state), batches)
+                state, extra = self._resume(checkpoints, state, batches)
             self._say(state, after)
             try:
                 fitted = train.fit(
@@ -169,24 +184,26 @@ class Run:
                     writers=[stack.enter_context(writer) for writer in self._writers(after)],
                 )
             except train.NotFiniteError as error:
-                good = f"the last good checkpoint: step {checkpoints.latest()}, {self.path}"
-                sys.exit(f"{self.name}: {error}\n{good}")
+                good = checkpoints.latest()
+                kept = "no checkpoint was saved" if good is None else f"the last good checkpoint: step {good}"
+                sys.exit(f"{self.name}: {error}\n{kept}, {self.path}")
             best_step = checkpoints.best()
-        if curves is not None:
-            lines = self._directory.metrics.read_text(encoding="utf-8").splitlines()
+        lines = self._directory.metrics.read_text(encoding="utf-8").splitlines()
+        if curves is not None and lines:
             curves([json.loads(line) for line in lines], self.path / "curves.png")
         if fitted.reason == "signal":
             sys.exit(f"{self.name}: stopped at step {fitted.step}, saved; go on: --out {self.path} --resume")
         last = fitted.state.params if fitted.state.ema is None else fitted.state.ema
-        return Trained(last, fitted, best_step, self._directory.checkpoints)
+        return Trained(last, fitted, best_step, self._directory.checkpoints, settings.checkpoint_every)
 
     def finish(self, figures: Mapping[str, Any]) -> None:
-        """Writes ``result.json`` and prints it; adds the seconds since the run was opened.
+        """Writes ``result.json`` and prints it; adds the seconds since the run was opened, or resumed.
 
         Args:
             figures: the final ones, by name.
         """
-        result = {**figures, "seconds": round(time.monotonic() - self._begun, 1)}
+        name = "seconds_since_resume" if self.config.resume else "seconds"
+        result = {**figures, name: round(time.monotonic() - self._begun, 1)}
         self._directory.write("result.json", result)
         console = Console(highlight=False, soft_wrap=True)
         for name, value in result.items():
@@ -212,6 +229,24 @@ class Run:
             axis_name=self.parallel.axis_name,
         )
         return self.parallel.place_state(state), self.parallel.compile(step), schedule
+
+    def _checkpoints(self, best: str | None, mode: Literal["min", "max"]) -> train.Checkpoints:
+        settings = self.config.train
+        return train.Checkpoints(
+            self._directory.checkpoints,
+            keep=settings.keep,
+            best=best,
+            mode=mode,
+            every=settings.checkpoint_every,
+        )
+
+    def _resume(
+        self, checkpoints: train.Checkpoints, state: train.TrainState, batches: train.Batches
+    ) -> tuple[train.TrainState, dict[str, Any]]:
+        try:
+            return train.resume(checkpoints, self.parallel.abstract(state), batches)
+        except ValueError as error:  # other data, or another model, than what the run was begun with
+            sys.exit(f"{self.name}: {error}")
 
     def _writers(self, after: int) -> list[Any]:
         return [
@@ -243,6 +278,10 @@ def _evaluation(
         found: dict[str, float] = {}
         if valid is not None:
             means = train.means(train.total(step(params, batch) for batch in valid()))
+            if not means:
+                raise ValueError(
+                    "valid() gave no batches: it is to make a fresh pass every time it is called"
+                )
             found = {f"validation/{name}": value for name, value in means.items()}
         return {**found, **(evaluate(params) if evaluate is not None else {})}
 

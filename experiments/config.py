@@ -4,6 +4,7 @@ A field that takes one of several dataclasses, such as the positions of a model,
 line and in the JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
 """
 
+import argparse
 import ast
 import dataclasses
 import json
@@ -33,6 +34,11 @@ __all__ = [
 C = TypeVar("C")
 
 
+def _require(config: Any, name: str, wanted: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name}={getattr(config, name)}: {name} is to be {wanted}")
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW under a schedule; Adam, where there is no weight decay."""
@@ -40,7 +46,9 @@ class OptimizerConfig:
     schedule: Literal["noam", "cosine", "inverse_sqrt"] = "cosine"
     """How the rate goes on after the warm-up; noam is the paper's, a function of the model's width."""
     learning_rate: float = 1e-3
-    """The peak. With noam: the factor in front of the paper's formula, 1 in the paper."""
+    """The peak of cosine and inverse_sqrt. That of noam follows from the width and the warm-up."""
+    noam_factor: float = 1.0
+    """In front of noam's formula; 1 in the paper."""
     warmup: int = 100
     """Steps to the peak."""
     weight_decay: float = 0.0
@@ -54,10 +62,19 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
     """The gradient's largest norm; None does not clip."""
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "noam_factor", "eps"):
+            _require(self, name, "above 0", getattr(self, name) > 0)
+        _require(self, "warmup", "at least 1", self.warmup >= 1)
+        _require(self, "weight_decay", "at least 0", self.weight_decay >= 0)
+        for name in ("b1", "b2"):
+            _require(self, name, "at least 0 and below 1", 0 <= getattr(self, name) < 1)
+        _require(self, "clip_norm", "above 0, or None", self.clip_norm is None or self.clip_norm > 0)
+
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
         """The optimizer, and the schedule in it."""
         schedule = {
-            "noam": lambda: train.noam(d_model, self.warmup, self.learning_rate),
+            "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
             "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
             "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
         }[self.schedule]()
@@ -90,6 +107,25 @@ class TrainConfig:
     seed: int = 0
     """Of the weights, the dropout and the order of the data."""
 
+    def __post_init__(self) -> None:
+        counts = (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "evaluate_every",
+            "checkpoint_every",
+            "keep",
+            "log_every",
+        )
+        for name in counts:
+            _require(self, name, "at least 1", getattr(self, name) >= 1)
+        _require(self, "patience", "at least 1, or None", self.patience is None or self.patience >= 1)
+        decay = self.ema_decay
+        _require(self, "ema_decay", "at least 0 and below 1, or None", decay is None or 0 <= decay < 1)
+        _require(self, "seed", "from 0 to 2**32 - 1", 0 <= self.seed < 2**32)
+        multiple = self.checkpoint_every % self.evaluate_every == 0
+        _require(self, "checkpoint_every", f"a multiple of evaluate_every={self.evaluate_every}", multiple)
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -106,18 +142,19 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     parallel: Literal["jit", "pmap"] = "jit"
-    """How a step runs on the devices. A run of the one can be resumed under the other."""
+    """How a step runs on the devices. A run of the one can be resumed under the other; on several devices
+    they draw different dropout."""
     out: Path | None = None
     """Directory of the run; None makes a new one in runs/."""
     resume: bool = False
-    """Go on with the run in --out from its last checkpoint."""
+    """Go on with the run in --out from its last checkpoint, with its settings."""
 
     FREE: typing.ClassVar[tuple[str, ...]] = ("mesh", "parallel", "out", "resume")
     """Fields that may differ on a resume."""
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
-    """Reads a config off the command line.
+    """Reads a config off the command line. With ``--resume``, what is left out is as in the run in ``--out``.
 
     Args:
         config: a dataclass with defaults; a field's docstring is its help.
@@ -130,13 +167,28 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, description: st
     Raises:
         SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
     """
+    argv = sys.argv[1:] if argv is None else argv
     marks = (tyro.conf.FlagCreatePairsOff,)
     rules = tyro.constructors.ConstructorRegistry()
     rules.primitive_rule(_variant_rule)
-    with rules:
-        return tyro.cli(
-            config, args=sys.argv[1:] if argv is None else argv, description=description, config=marks
-        )
+    try:
+        with rules:
+            return tyro.cli(
+                config, args=argv, description=description, config=marks, **_resumed(config, argv)
+            )
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def _resumed(config: type[C], argv: Sequence[str]) -> dict[str, C]:
+    """``{"default": the config of the run that is to be resumed}``, if there is one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--out", type=Path, nargs="?")
+    asked = parser.parse_known_args(argv)[0]
+    if not asked.resume or asked.out is None or not (asked.out / "config.json").is_file():
+        return {}
+    return {"default": load_config(config, asked.out)}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -175,7 +227,7 @@ def from_dict(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
     if typing.get_origin(kind) is tuple:
-        return tuple(from_dict(inner[0], item) for item in value)
+        return tuple(from_dict(k, item) for k, item in zip(_items(kind, value), value, strict=True))
     return kind(value) if kind in (Path, float) else value
 
 
@@ -186,8 +238,14 @@ def _to_json(kind: Any, value: Any) -> Any:
     if _variants(kind):
         return None if value is None else _to_text(value)
     if typing.get_origin(kind) is tuple:
-        return [_to_json(typing.get_args(kind)[0], item) for item in value]
+        return [_to_json(k, item) for k, item in zip(_items(kind, value), value, strict=True)]
     return train.plain(value)
+
+
+def _items(kind: Any, value: Sequence[Any]) -> Sequence[Any]:
+    """The kinds of a tuple's items: ``tuple[int, float]``, ``tuple[int, ...]``."""
+    kinds = typing.get_args(kind)
+    return [kinds[0]] * len(value) if kinds[-1] is Ellipsis else kinds
 
 
 def _variants(kind: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import common
+from experiments.translation import config as translation_config
 from tests.train import problem
 from tfm_jax import train
 
@@ -149,6 +150,8 @@ def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path)
     common.Run(config(*out), "regression")
     with pytest.raises(SystemExit, match=r"is not empty: .*--resume.*--out"):
         common.Run(config(*out), "regression")
+    with pytest.raises(SystemExit, match=r"a batch of 16 does not divide into 3 equal parts"):
+        common.Run(config(*out, "--resume", "--train.accumulate", "3"), "regression")
     changed = ("--model.rate", "0.2", "--train.optimizer.schedule", "noam")
     with pytest.raises(SystemExit) as error:
         common.Run(config(*out, "--resume", *changed), "regression")
@@ -156,6 +159,85 @@ def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path)
         "  model.rate: saved 0.1, asked for 0.2",
         "  train.optimizer.schedule: saved 'cosine', asked for 'noam'",
     ]
+
+
+SHORTER = ("--train.steps", "4", "--train.evaluate-every", "2", "--train.checkpoint-every", "2")
+
+
+def test_a_run_is_resumed_with_its_settings_by_out_and_resume_alone(tmp_path, capsys):
+    out = ("--out", str(tmp_path / "run"))
+    # more warm-up than the default has steps: only with the run's own steps does it fit
+    asked = config(*out, "--train.steps", "16", "--train.optimizer.warmup", "13", "--model.name", "a")
+    common.Run(asked, "regression")
+    again = config(*out, "--resume")
+    assert again == dataclasses.replace(asked, resume=True)
+    common.Run(again, "regression")
+    other = config(f"--out={tmp_path / 'run'}", "--resume", "--mesh.data", "2", "--model.rate", "0.2")
+    assert (other.model.name, other.model.rate, other.mesh.data) == ("a", 0.2, 2)
+    assert config("--out", str(tmp_path / "none"), "--resume").train == SHORT  # Run then says what is missing
+
+
+def test_what_a_translation_is_made_of_need_not_be_said_again_on_a_resume(tmp_path):
+    out = ("--out", str(tmp_path / "run"))
+    asked = translation_config.parse([*out, "--data.source", "pairs.jsonl", "--data.pair", "en-fr"])
+    common.Run(asked, "translation")
+    again = translation_config.parse([*out, "--resume"])
+    assert common.to_dict(again) == {**common.to_dict(asked), "resume": True}
+    common.Run(again, "translation")
+
+
+def test_a_config_field_added_later_does_not_block_the_resume_of_an_older_run(tmp_path):
+    out = ("--out", str(tmp_path / "run"))
+    common.Run(config(*out), "regression")
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["model"]["rate"]
+    path.write_text(json.dumps(saved))
+    common.Run(config(*out, "--resume"), "regression")
+    with pytest.raises(SystemExit, match=r"model.rate: saved 0.1, asked for 0.2"):
+        common.Run(config(*out, "--resume", "--model.rate", "0.2"), "regression")
+
+
+def test_a_resumed_run_says_whose_seconds_it_has(tmp_path):
+    out = ("--out", str(tmp_path / "run"))
+    start(config(*out, *SHORTER))
+    start(config(*out, "--resume"))
+    assert "seconds_since_resume" in json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_the_average_is_that_of_the_last_of_the_run_and_says_so(tmp_path, capsys):
+    figures = iter([0.0, 1.0, 2.0, 3.0])  # the first is the best
+    options = {"evaluate": lambda params: {"score": next(figures)}, "best": "score", "valid": None}
+    every = ("--train.steps", "8", "--train.evaluate-every", "2", "--train.checkpoint-every", "2")
+    trained = start(config("--out", str(tmp_path / "run"), *every, "--train.keep", "2"), **options)
+    found = trained.average_params(last=3)
+    assert "the mean of 2 checkpoints, those of steps 6, 8" in capsys.readouterr().out
+    parts = [train.load_params(tmp_path / "run" / "checkpoints", s) for s in (6, 8)]
+    chex.assert_trees_all_close(found, jax.tree.map(lambda a, b: (a + b) / 2, *parts), rtol=1e-6)
+    assert trained.best_step == 2
+
+
+def test_validation_that_is_used_up_is_one_clear_error(tmp_path):
+    used = iter([problem.make_batch(0)])
+    with pytest.raises(ValueError, match=r"valid\(\) gave no batches"):
+        start(config("--out", str(tmp_path / "run"), *SHORTER), valid=lambda: used)
+
+
+def test_other_batches_than_those_of_the_run_are_one_line_on_a_resume(tmp_path):
+    class Other(problem.Batches):
+        def set_state(self, state):
+            raise ValueError("the state is of other data")
+
+    out = ("--out", str(tmp_path / "run"))
+    start(config(*out, *SHORTER))
+    with pytest.raises(SystemExit, match="regression: the state is of other data"):
+        start(config(*out, "--resume"), batches=Other())
+
+
+def test_without_a_checkpoint_none_is_called_good(tmp_path):
+    broken = lambda params, batch, key: ((jnp.float32(jnp.nan), jnp.float32(1.0)), {})
+    with pytest.raises(SystemExit, match=r"the loss of step 1 is nan(?s:.*)no checkpoint was saved"):
+        start(config("--out", str(tmp_path / "run")), loss_fn=broken, valid=None)
 
 
 def test_a_loss_that_is_not_finite_is_said_in_one_line(tmp_path):
@@ -204,6 +286,44 @@ def test_help_is_for_people(capsys):
     assert "--train.steps" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--train.evaluate-every", "30", "--train.checkpoint-every", "50"],
+         "checkpoint_every=50: checkpoint_every is to be a multiple of evaluate_every=30"),
+        (["--train.keep", "0"], "keep=0: keep is to be at least 1"),
+        (["--train.accumulate", "0"], "accumulate=0"),
+        (["--train.log-every", "0"], "log_every=0"),
+        (["--train.batch-size", "0"], "batch_size=0"),
+        (["--train.steps", "0"], "steps=0"),
+        (["--train.patience", "0"], "patience=0: patience is to be at least 1, or None"),
+        (["--train.ema-decay", "1.5"], "ema_decay=1.5: ema_decay is to be at least 0 and below 1, or None"),
+        (["--train.seed", "-1"], "seed=-1"),
+        (["--train.optimizer.clip-norm", "0"], "clip_norm=0.0: clip_norm is to be above 0, or None"),
+        (["--train.optimizer.warmup", "0"], "warmup=0"),
+        (["--train.optimizer.learning-rate", "nan"], "learning_rate=nan"),
+        (["--train.optimizer.b2", "1"], "b2=1.0"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_one_line_before_anything_is_done(argv, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        config(*argv)
+    text = str(error.value) + " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert said in text and "Traceback" not in text
+
+
+def test_noam_alone_is_the_papers_rate_whatever_the_experiments_own(tmp_path):
+    preset = common.OptimizerConfig(learning_rate=2e-3)
+    _, rate = dataclasses.replace(preset, schedule="noam", warmup=4000).build(d_model=512, steps=100_000)
+    assert float(rate(3999)) == pytest.approx((512 * 4000) ** -0.5, rel=1e-5)
+
+
+def test_items_of_a_tuple_have_their_own_kinds():
+    kind = tuple[int, float]
+    found = common.from_dict(kind, [1, 2])
+    assert found == (1, 2.0) and [type(x) for x in found] == [int, float]
+
+
 models = st.builds(
     ModelConfig,
     widths=st.lists(st.integers()).map(tuple),
@@ -214,7 +334,7 @@ models = st.builds(
 
 
 @given(
-    models, st.sampled_from(["noam", "cosine"]), st.none() | st.floats(0, 1), st.none() | st.just(Path("x"))
+    models, st.sampled_from(["noam", "cosine"]), st.none() | st.floats(0.1, 1), st.none() | st.just(Path("x"))
 )
 def test_a_config_comes_back_from_json(model, schedule, clip_norm, out):
     optimizer = common.OptimizerConfig(schedule=schedule, clip_norm=clip_norm)
@@ -229,7 +349,7 @@ def test_a_config_with_unknown_fields_is_one_clear_error():
 
 @pytest.mark.parametrize("schedule", ["noam", "cosine", "inverse_sqrt"])
 def test_every_schedule_is_built_and_is_the_one_the_optimizer_uses(schedule):
-    settings = common.OptimizerConfig(schedule=schedule, learning_rate=0.5, warmup=4)
+    settings = common.OptimizerConfig(schedule=schedule, learning_rate=0.5, noam_factor=0.5, warmup=4)
     optimizer, rate = settings.build(d_model=16, steps=10)
     peak = 0.5 * (16 * 4) ** -0.5 if schedule == "noam" else 0.5
     assert float(rate(3)) == pytest.approx(peak, rel=1e-5)
