@@ -46,8 +46,14 @@ def test_activations_by_name_are_the_references(name):
 
 
 def test_an_unknown_activation_lists_the_known():
-    with pytest.raises(ValueError, match=r"got 'swish'; wanted one of relu, .*silu"):
-        activation("swish")
+    with pytest.raises(ValueError, match=r"got 'mish'; wanted one of relu, .*silu"):
+        activation("mish")
+
+
+@pytest.mark.parametrize(("alias", "name"), [("swish", "silu"), ("gelu_new", "gelu_tanh")])
+def test_names_for_the_same(alias, name):
+    x = jnp.linspace(-6, 6, 101)
+    np.testing.assert_array_equal(activation(alias)(x), activation(name)(x))
 
 
 @pytest.mark.parametrize(

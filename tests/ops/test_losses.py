@@ -1,6 +1,7 @@
 """Laws of the losses: sums add, ignored tokens have no part, bad labels poison, chunks do not matter."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,26 @@ def test_an_ignored_token_has_no_part_and_no_gradient_whatever_its_logits(dtype,
     np.testing.assert_allclose((total, weight), want, rtol=1e-6)
     assert (grad[1, 1] == 0).all() and grad.dtype == dtype
     assert (np.abs(np.asarray(grad, np.float32)).sum(-1)[kept] > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", range(6))
+def test_a_token_of_weight_zero_has_no_part_and_no_gradient_whatever_its_logits(dtype, kind):
+    logits, labels, weights = draw(0, (2, 3))
+    weights = weights.at[1, 1].set(0)
+    only_the_label = np.where(np.arange(V) == labels[1, 1], -np.inf, 0)  # its loss alone is inf
+    bad = [*garbage(dtype), only_the_label][kind]
+    logits = logits.astype(dtype).at[1, 1].set(jnp.asarray(bad, dtype))
+    kept = np.ones((2, 3), bool)
+    kept[1, 1] = False
+    for kwargs in ({}, {"label_smoothing": 0.1, "z_loss": 1e-3}):
+        f = lambda x, w, kwargs=kwargs: cross_entropy(x, labels, weights=w, **kwargs)
+        (total, weight), vjp = jax.vjp(f, logits, weights)
+        grad, of_weights = vjp((jnp.float32(1), jnp.float32(0)))
+        want = cross_entropy(logits[kept], labels[kept], weights=weights[kept], **kwargs)
+        np.testing.assert_allclose((total, weight), want, rtol=1e-6)
+        assert (grad[1, 1] == 0).all() and jnp.isfinite(of_weights).all()
+        assert (np.abs(np.asarray(grad, np.float32)).sum(-1)[kept] > 0).all()
 
 
 def test_none_that_counts_gives_zero_and_zero():
@@ -278,6 +299,35 @@ def test_ignored_and_missing_labels_in_chunks():
         assert jnp.isnan(f(hidden, labels.at[6].set(label))[0])
 
 
+def test_what_fills_the_last_chunk_has_no_part_where_the_bias_rules_out_a_class():
+    hidden, kernel, bias, labels, weights = draw_linear(0, (7,))
+    args = hidden, kernel, bias.at[0].set(-jnp.inf), weights
+    labels = jnp.maximum(labels, 1)
+
+    def f(hidden, kernel, bias, weights, chunk_size):
+        return linear_cross_entropy(
+            hidden, kernel, labels, bias=bias, weights=weights, z_loss=0.01, chunk_size=chunk_size
+        )[0]
+
+    got, want = (jax.value_and_grad(f, (0, 1, 2, 3))(*args, chunk_size) for chunk_size in (4, 7))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(got))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_hidden_states_of_tokens_without_a_part_may_be_anything(bad):
+    hidden, kernel, _, labels, weights = draw_linear(0, (7,))
+    labels, weights = labels.at[2].set(-100), weights.at[5].set(0)
+    f = lambda h, k, y, w: linear_cross_entropy(h, k, y, weights=w, ignore_index=-100, chunk_size=4)[0]
+    ours = jax.value_and_grad(f, (0, 1))
+    total, (d_hidden, d_kernel) = ours(hidden.at[jnp.asarray([2, 5])].set(bad), kernel, labels, weights)
+    kept = np.array([0, 1, 3, 4, 6])
+    want = ours(hidden[kept], kernel, labels[kept], weights[kept])
+    got = total, (d_hidden[kept], d_kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+    assert not np.any(d_hidden[np.array([2, 5])])
+
+
 def test_the_logits_of_all_tokens_never_exist():
     tokens, vocabulary = 512, 1000
     args = (
@@ -340,6 +390,25 @@ def test_in_shard_map_and_on_meshes():
     both = lambda *a: jax.value_and_grad(lambda *a: jax.lax.psum(f(*a, chunk=4)[0], "data"), (0, 1))(*a)
     got = jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=(P(), specs[:2]))(hidden, kernel, labels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+
+
+def test_chunks_of_a_multiple_of_the_devices_on_a_mesh_of_explicit_axes():
+    devices, P = 4, jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spec = lambda shape, dtype, *axes: jax.ShapeDtypeStruct(
+        shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes))
+    )
+    for n in (24, 28, 40):
+        args = (
+            spec((n, D), jnp.float32, "data"),
+            spec((D, V), jnp.float32),
+            spec((n,), jnp.int32, "data"),
+        )
+        for chunk_size in range(1, n + 2):
+            if math.ceil(n / math.ceil(n / chunk_size)) % devices == 0:
+                f = lambda *a, size=chunk_size: linear_cross_entropy(*a, chunk_size=size)
+                with jax.set_mesh(mesh):
+                    jax.eval_shape(f, *args)
 
 
 def test_a_vocabulary_split_over_devices_is_not_gathered():

@@ -206,8 +206,14 @@ def test_python_operators_that_would_lose_a_mask_are_refused():
         (lambda: masks.causal(1.5), "masks.causal: got offset of dtype float64.*ints"),
         (lambda: masks.causal(True), "offset of dtype bool"),
         (lambda: masks.causal().with_offset(jnp.ones(2)), "with_offset: got offset of dtype float32"),
-        (lambda: masks.window(left=-1), "left = -1; wanted None or an int >= 0"),
+        (lambda: masks.window(left=-1), "left = -1; wanted None .no limit. or an int"),
         (lambda: masks.window(right=1.0), r"right = 1.0"),
+        (lambda: masks.window(left=2**40), r"left = 1099511627776; wanted None .no limit. or"),
+        (lambda: masks.prefix(2**40), "masks.prefix: got n = 1099511627776; wanted ints within int32"),
+        (lambda: masks.prefix(np.uint32(2**32 - 1)), "n = 4294967295"),
+        (lambda: masks.prefix(jnp.array([3, 2**32 - 1], jnp.uint32)), "n = 4294967295"),
+        (lambda: masks.causal().with_offset(-(2**31) - 1), "with_offset: got offset = -2147483649"),
+        (lambda: masks.segments(np.array([1, 1 + 2**32])), "query_ids = 4294967297"),
         (lambda: masks.window(jnp.array(2)), "known before tracing"),
         (lambda: masks.window(True), "left = True"),
         (lambda: masks.window(1, 1, 0.5), "masks.window: got offset"),
@@ -236,6 +242,13 @@ def test_python_operators_that_would_lose_a_mask_are_refused():
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_largest_numbers_and_empty_arrays_pass():
+    for mask in (masks.window(2**31 - 1, 2**31 - 1), masks.prefix(2**31 - 1), masks.prefix(np.uint32(5))):
+        assert mask.to_dense(5, 5).all()
+    assert masks.segments(np.zeros(0, np.int64)).to_dense(0, 0).shape == (0, 0)
+    assert jax.jit(lambda n: masks.prefix(n).to_dense(5, 5))(np.uint32(5)).all()
 
 
 @pytest.mark.parametrize(

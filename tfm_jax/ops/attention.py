@@ -1,5 +1,6 @@
 """Attention: the public functions, their checks at the door, and the choice of an implementation."""
 
+import math
 from typing import Any
 
 import jax
@@ -39,22 +40,24 @@ def attention(
       q: [..., T, N, H] queries, floating; [...] are any leading dims, none included.
       k: [..., S, K, H] keys, of q's dtype and leading dims; K divides N: head n reads k's head n // (N / K).
       v: [..., S, K, Hv] values, of q's dtype and leading dims.
-      mask: who may attend to whom: a mask of `tfm_jax.ops.masks`, or a bool array [T, S], [..., T, S] or
+      mask: who may attend to whom: a mask of ``tfm_jax.ops.masks``, or a bool array [T, S], [..., T, S] or
         [..., N, T, S]; True = may attend. None: everyone to everything.
       bias: [N|1, T|1, S|1] or [..., N|1, T|1, S|1] floating, added to the logits after the soft cap; where
         it is -inf, the query may not attend.
-      scale: what the logits are multiplied by; None is 1 / sqrt(H).
-      soft_cap: logits are squashed into (-soft_cap, soft_cap), > 0; None is no cap.
+      scale: what the logits are multiplied by, finite; None is 1 / sqrt(H).
+      soft_cap: logits are squashed into (-soft_cap, soft_cap), finite and > 0; None is no cap.
       dropout_rate: the probability, in [0, 1), that a weight is dropped (the others are scaled up).
       key: a PRNG key, which is consumed, or None for no dropout.
-      implementation: a name in `tfm_jax.ops.backends.BACKENDS`, or "auto".
+      implementation: a name in ``tfm_jax.ops.backends.BACKENDS``, or "auto".
 
     Returns:
       [..., T, N, Hv] of q's dtype. A query that may attend to nothing gives 0, with gradient 0. Queries,
-      keys and values that no one may use may hold nan or inf: they reach neither output nor gradients.
+      keys and values that ``mask`` lets no one use may hold nan or inf: they reach neither output nor
+      gradients. (Those that only a bias of -inf hides must be finite.)
 
     Raises:
-      ValueError: a shape, rank, dtype, mask, bias, rate or implementation that does not fit, at trace time.
+      ValueError: a shape, rank, dtype, mask, bias, rate, scale, soft_cap or implementation that does not
+        fit, at trace time (a scale or soft_cap that is traced is not looked at).
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped heads: Ainslie et al. 2023, "GQA",
     section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
@@ -92,17 +95,17 @@ def attention_weights(
     Args:
       q: [..., T, N, H] queries, floating.
       k: [..., S, K, H] keys, of q's dtype and leading dims; K divides N.
-      mask: as in `attention`.
-      bias: as in `attention`.
-      scale: as in `attention`.
-      soft_cap: as in `attention`.
+      mask: as in ``attention``.
+      bias: as in ``attention``.
+      scale: as in ``attention``.
+      soft_cap: as in ``attention``.
 
     Returns:
       [..., N, T, S] of q's dtype, in [0, 1], before any dropout. A row sums to 1, or is 0 throughout where
       the query may attend to nothing; what it may not attend to is exactly 0.
 
     Raises:
-      ValueError: a shape, rank, dtype, mask or bias that does not fit, at trace time.
+      ValueError: a shape, rank, dtype, mask, bias, scale or soft_cap that does not fit, at trace time.
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
@@ -126,6 +129,8 @@ def _check_heads(q: Array, k: Array, v: Array) -> None:
         raise ValueError(
             f"attention: got {got}; {wanted} with equal leading dims [...]. Broadcast them first."
         )
+    if q.shape[-1] == 0:
+        raise ValueError(f"attention: got {got}; {wanted} where H is 1 or more.")
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"attention: got {got}; {wanted} with equal H, but q has {q.shape[-1]}, k {k.shape[-1]}."
@@ -156,9 +161,17 @@ def _prepare(
             f"attention: got scale={scale!r}, soft_cap={soft_cap!r}; wanted a scalar each, or None. "
             "For a scale a head, multiply q by it."
         )
-    if isinstance(soft_cap, int | float) and not soft_cap > 0:
-        raise ValueError(f"attention: got soft_cap={soft_cap}; wanted a number > 0, or None for no cap.")
+    if _is_known(soft_cap) and not 0 < soft_cap < math.inf:
+        raise ValueError(
+            f"attention: got soft_cap={soft_cap}; wanted a finite number > 0, or None for no cap."
+        )
+    if _is_known(scale) and not -math.inf < scale < math.inf:
+        raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
     return mask, bias, H**-0.5 if scale is None else scale
+
+
+def _is_known(x: float | Array | None) -> bool:
+    return x is not None and not isinstance(x, jax.core.Tracer)
 
 
 def _check_bias(bias: Array, batch: tuple[int, ...], last: tuple[int, int, int]) -> Array:

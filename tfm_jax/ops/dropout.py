@@ -10,7 +10,7 @@ __all__ = ["dropout"]
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
-    """Sets each element to zero with probability `rate` and scales the others so that the mean stays.
+    """Sets each element to zero with probability ``rate`` and scales the others so that the mean stays.
 
     Equivalent to::
 
@@ -23,10 +23,10 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
       key: a PRNG key, which is consumed, or None for no dropout (evaluation).
 
     Returns:
-      An array of x's shape and dtype; x itself where `key` is None or `rate` is 0.
+      An array of x's shape and dtype; x itself where ``key`` is None or ``rate`` is 0.
 
     Raises:
-      ValueError: `rate` is outside [0, 1), or x is not floating while there is something to drop.
+      ValueError: ``rate`` is outside [0, 1), or x is not floating while there is something to drop.
 
     Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", section 4
     (the inverted form, section 10: kept units are scaled by 1 / (1 - rate) in training, none in evaluation).

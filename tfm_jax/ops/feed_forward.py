@@ -16,7 +16,9 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
@@ -31,8 +33,8 @@ def activation(name: str) -> Callable[[Array], Array]:
         {"relu": jax.nn.relu, "silu": jax.nn.silu, ...}[name]
 
     Args:
-      name: "relu", "relu_squared", "gelu" (exact, by erf), "gelu_tanh" (its approximation, GPT-2's), "silu"
-        (also known as swish), "tanh", "sigmoid" or "identity".
+      name: "relu", "relu_squared", "gelu" (exact, by erf), "gelu_tanh" or "gelu_new" (its approximation,
+        GPT-2's), "silu" or "swish", "tanh", "sigmoid" or "identity".
 
     Returns:
       A function of an array of any shape to one of the same shape and dtype.
@@ -79,7 +81,7 @@ def feed_forward(
       [..., D] in x's dtype.
 
     Raises:
-      ValueError: a shape does not fit, the dtypes differ, or `dropout_rate` is out of range.
+      ValueError: a shape does not fit, the dtypes differ, or ``dropout_rate`` is out of range.
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 2.
     """
@@ -121,7 +123,7 @@ def gated_feed_forward(
       [..., D] in x's dtype.
 
     Raises:
-      ValueError: a shape does not fit, the dtypes differ, or `dropout_rate` is out of range.
+      ValueError: a shape does not fit, the dtypes differ, or ``dropout_rate`` is out of range.
 
     Shazeer 2020, "GLU Variants Improve Transformer", equation 6 (w_gate is W, w_in is V, w_out is W2).
     """

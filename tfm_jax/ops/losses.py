@@ -31,7 +31,7 @@ def cross_entropy(
 
     Args:
       logits: [..., V] float.
-      labels: [...] integer in [0, V), or `ignore_index`.
+      labels: [...] integer in [0, V), or ``ignore_index``.
       weights: [...] float, bool or integer, or None for 1 each.
       label_smoothing: the share of the target that is spread evenly over all V classes, in [0, 1].
       z_loss: the factor of the squared log-partition; not negative.
@@ -39,9 +39,11 @@ def cross_entropy(
 
     Returns:
       (sum, weight): two float32 scalars. weight is the sum of the weights of the tokens that count, and
-      sum / weight the mean loss; both are 0 where none counts. An ignored token has no part in either and a
-      gradient of exactly zero, whatever its logits are. A label outside [0, V) that is not ignored makes
-      the sum and the token's gradient NaN, even with weight 0: it is never clipped to another class.
+      sum / weight the mean loss; both are 0 where none counts. An ignored token, and one of weight 0, has no
+      part in either and a gradient of exactly zero, whatever its logits are. A label outside [0, V) that is
+      not ignored makes the sum and the token's gradient NaN, even with weight 0: it is never clipped to
+      another class. The gradient of a weight is its token's loss, unless weight 0 meets logits that are not
+      finite.
 
     Raises:
       ValueError: a shape does not fit, a dtype is wrong, or a factor is out of range.
@@ -68,6 +70,10 @@ def cross_entropy(
         factor, weights = jnp.where(counts, factor, 0), jnp.where(counts, weights, 0)
     # Relative to the largest logit: the logarithm of a sum near 1 keeps digits that log_z - logit would lose.
     peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    # At weight 0, logits in range stay, as the loss is the gradient of the weight. Others could reach the
+    # gradient as 0 * inf; that of the squared log-partition overflows a little before they do.
+    sound = (jnp.abs(peak) < 1e38) | (factor != 0)[..., None]
+    peak, logits = jnp.where(sound, peak, 0), jnp.where(sound, logits, 0)
     logits = logits - peak
     log_sum = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
     classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
@@ -78,6 +84,7 @@ def cross_entropy(
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_sum - logits.mean(-1))
     if z_loss:
         loss = loss + z_loss * jnp.square(log_sum + peak[..., 0])
+    loss = jnp.where(jnp.isfinite(loss) | (factor != 0), loss, 0)  # 0 * inf is nan
     return jnp.sum(factor * loss), jnp.sum(weights)
 
 
@@ -99,25 +106,28 @@ def linear_cross_entropy(
 
         cross_entropy(hidden @ kernel + bias, labels, weights=weights, ...)     # with the logits in float32
 
-    but the logits of no more than `chunk_size` tokens exist at any time: the chunks are scanned, and the
+    but the logits of no more than ``chunk_size`` tokens exist at any time: the chunks are scanned, and the
     backward pass computes the logits of each again instead of keeping them.
 
     Args:
       hidden: [..., D] float.
       kernel: [D, V], of hidden's dtype.
-      labels: [...] integer in [0, V), or `ignore_index`.
+      labels: [...] integer in [0, V), or ``ignore_index``.
       bias: [V] float, or None for 0.
-      weights, label_smoothing, z_loss, ignore_index: as for `cross_entropy`.
-      chunk_size: how many tokens at a time, at least 1 (a multiple of the devices they are split over).
+      weights, label_smoothing, z_loss, ignore_index: as for ``cross_entropy``.
+      chunk_size: the most tokens at a time, at least 1. All n are dealt evenly to c = ceil(n / chunk_size)
+        chunks of ceil(n / c). Where they are split over devices by explicit mesh axes, that size must be a
+        multiple of the devices: it is one if ``chunk_size`` is and divides n.
 
     Returns:
-      (sum, weight): two float32 scalars, the same for every `chunk_size` up to rounding. What `cross_entropy`
-      says of ignored tokens and of labels out of range holds here.
+      (sum, weight): two float32 scalars, the same for every ``chunk_size`` up to rounding. What
+      ``cross_entropy`` says of tokens that are ignored or of weight 0, and of labels out of range, holds
+      here, and of hidden states that are not finite as of logits.
 
     Raises:
-      ValueError: a shape does not fit, a dtype is wrong, or a factor or `chunk_size` is out of range.
+      ValueError: a shape does not fit, a dtype is wrong, or a factor or ``chunk_size`` is out of range.
 
-    The loss is that of `cross_entropy`; to compute again instead of storing is Chen et al. 2016, "Training
+    The loss is that of ``cross_entropy``; to compute again instead of storing is Chen et al. 2016, "Training
     Deep Nets with Sublinear Memory Cost", section 4.
     """
     _check("linear_cross_entropy", hidden.shape[:-1], labels, weights, label_smoothing, z_loss)
@@ -141,6 +151,10 @@ def linear_cross_entropy(
     @jax.checkpoint
     def chunk(args):
         hidden, labels, weights = args
+        unused = weights == 0 if ignore_index is None else (weights == 0) | (labels == ignore_index)
+        # The gradient of the kernel has a product with the hidden states, where 0 * nan is nan.
+        unused = unused & ~jnp.isfinite(hidden).all(-1)
+        hidden = jnp.where(unused[..., None], 0, hidden)
         logits = jnp.matmul(hidden, wide_kernel.astype(kernel.dtype), preferred_element_type=jnp.float32)
         if bias is not None:
             logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)

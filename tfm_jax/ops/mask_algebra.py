@@ -1,8 +1,8 @@
-"""The mask as a value: the algebra `&`, `|`, `~`, the plain array among masks, and how shapes are checked.
+"""The mask as a value: the algebra ``&``, ``|``, ``~``, plain arrays among masks, and how shapes are checked.
 
-A mask is a tree: `And`, `Or` and `Not` over `Dense` and the parts of `mask_parts`. Each node is a frozen
-dataclass and a pytree. Nothing is checked when a node is made, for JAX makes nodes too, whose leaves are
-tracers, axis numbers or None: the functions of `masks` check dtypes, and reading a mask checks its shapes.
+A mask is a tree: ``And``, ``Or`` and ``Not`` over ``Dense`` and the parts of ``mask_parts``. Each node is a
+frozen dataclass and a pytree. Nothing is checked when a node is made, for JAX makes nodes too, whose leaves
+are tracers, axis numbers or None: the functions of ``masks`` check dtypes, and reading a mask checks shapes.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ __all__ = ["And", "Dense", "Mask", "Not", "Or", "Sizes"]
 
 
 class Sizes(NamedTuple):
-    """What a mask is read for: `batch` is the leading dims [...] of q; N, T and S as in `tfm_jax.types`."""
+    """What a mask is read for: ``batch`` is q's leading dims [...]; N, T and S as in ``tfm_jax.types``."""
 
     batch: tuple[int, ...]
     N: int
@@ -29,10 +29,10 @@ class Sizes(NamedTuple):
 
 
 class Mask:
-    """Which query may attend to which key: a value, combined by `&`, `|`, `~` and read by `to_dense`.
+    """Which query may attend to which key: a value, combined by ``&``, ``|``, ``~`` and read by ``to_dense``.
 
-    Either side of `&` and `|` may be a plain boolean array, NumPy's or JAX's: `[T, S]`, `[..., T, S]` or
-    `[..., N, T, S]`, told apart by its rank once the batch is known.
+    Either side of ``&`` and ``|`` may be a plain boolean array, NumPy's or JAX's: [T, S], [..., T, S] or
+    [..., N, T, S], told apart by its rank once the batch is known.
     """
 
     # NumPy then leaves `array & mask` to __rand__, instead of looping over the elements of the array.
@@ -66,7 +66,7 @@ class Mask:
         return self.expression() + drawing(self, T, known.get("S", T))
 
     def with_offset(self, offset: int | Array | None) -> "Mask":
-        """The same mask, whose positional parts take query 0 to stand at `offset` (int or int [...])."""
+        """The same mask, whose positional parts take query 0 to stand at ``offset`` (int or int [...])."""
         inner = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved = {name: x.with_offset(offset) for name, x in inner.items() if isinstance(x, Mask)}
         return dataclasses.replace(self, **moved)
@@ -79,7 +79,7 @@ class Mask:
           S: the number of keys.
 
         Returns:
-          bool [..., T, S], where [...] are the leading dims of the mask's arrays (none: `[T, S]`); with a
+          bool [..., T, S], where [...] are the leading dims of the mask's arrays (none: [T, S]); with a
           heads axis, [..., 1|N, T, S], when a part is per head.
 
         Raises:
@@ -174,7 +174,7 @@ class Not(Mask):
 
 @node
 class Dense(Mask):
-    """A boolean array: [..., T, S], or [..., N, T, S] if `per_head`; None: its rank tells, once read."""
+    """A boolean array: [..., T, S], or [..., N, T, S] if ``per_head``; None: its rank tells, once read."""
 
     array: Any
     per_head: bool | None = dataclasses.field(default=None, metadata={"static": True})
@@ -191,7 +191,7 @@ class Dense(Mask):
 
 
 def place(mask: Mask, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]
-    """The array `name` of a part, every dim of it checked, laid out to broadcast against the other parts."""
+    """The array ``name`` of a part, every dim checked, laid out to broadcast against the other parts."""
     array = jnp.asarray(getattr(mask, name))
     cut = max(0, array.ndim - len(letters))
     lead, tail = array.shape[:cut], array.shape[cut:]
@@ -229,7 +229,7 @@ def _brackets(shape: tuple[int, ...]) -> str:
 
 
 def booleans(where: str, x: Any) -> Any:
-    """`x`, which must be a boolean array; else a ValueError that says how to make it one."""
+    """``x``, which must be a boolean array; else a ValueError that says how to make it one."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
         mend = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."

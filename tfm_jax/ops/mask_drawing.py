@@ -1,4 +1,4 @@
-"""The small picture in a mask's `repr`."""
+"""The small picture in a mask's ``repr``."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from tfm_jax.types import Array
 
-__all__ = ["drawing"]
+__all__ = ["at_hand", "drawing"]
 
 _SIDE = 16  # of the largest drawing
 
@@ -29,7 +29,7 @@ def drawing(mask: Any, T: int, S: int) -> str:
       A legend and one line a query (at most 16 by 16; the first row of the batch, the first head), or the
       empty string where the mask cannot be read: under tracing, or where its parts do not fit together.
     """
-    if not all(map(_at_hand, jax.tree.leaves(mask))):
+    if not all(map(at_hand, jax.tree.leaves(mask))):
         return ""
     try:
         with jax.ensure_compile_time_eval():  # inside somebody's jit, a mask without tracers is still drawn
@@ -48,7 +48,8 @@ def _corner(mask: Any, T: int, S: int) -> Array:
     return allowed[(0,) * (allowed.ndim - 2)][:_SIDE, :_SIDE]
 
 
-def _at_hand(leaf: Any) -> bool:
+def at_hand(leaf: Any) -> bool:
+    """Whether the values of a mask's leaf can be read here and now."""
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, int | np.ndarray | np.generic)

@@ -1,7 +1,7 @@
 """The parts of a mask that know what they mean: positions and ids, instead of a table of booleans.
 
-They are values for backends to read (a kernel can skip the blocks that `Causal` forbids) and are made by the
-functions of `masks`.
+They are values for backends to read (a kernel can skip the blocks that ``Causal`` forbids) and are made by
+the functions of ``masks``.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops.mask_algebra import Mask, Sizes, node, place
+from tfm_jax.ops.mask_drawing import at_hand
 from tfm_jax.types import Array
 
 __all__ = ["Causal", "Padding", "Prefix", "Segments", "Window"]
@@ -43,7 +44,7 @@ class _Positional(Mask):
 
 @node
 class Causal(_Positional):
-    """Key j <= offset + i, for query i. `offset`: None, int or int [...]."""
+    """Key j <= offset + i, for query i. ``offset``: None, int or int [...]."""
 
     offset: Any = None
 
@@ -70,7 +71,7 @@ class Window(_Positional):
 
 @node
 class Prefix(Mask):
-    """Key j < n, for every query. `n`: int or int [...]."""
+    """Key j < n, for every query. ``n``: int or int [...]."""
 
     n: Any
 
@@ -83,7 +84,7 @@ class Prefix(Mask):
 
 @node
 class Padding(Mask):
-    """Keys that are valid, for every query. `valid`: bool [..., S]."""
+    """Keys that are valid, for every query. ``valid``: bool [..., S]."""
 
     valid: Any
 
@@ -96,7 +97,7 @@ class Padding(Mask):
 
 @node
 class Segments(Mask):
-    """Query and key have equal ids. `query_ids`: int [..., T]; `key_ids`: int [..., S], or None: the same."""
+    """Both have equal ids. ``query_ids``: int [..., T]; ``key_ids``: int [..., S]; None: the same."""
 
     query_ids: Any
     key_ids: Any = None
@@ -125,10 +126,21 @@ def _arange(n: int, axis: int, sizes: Sizes) -> Array:  # -> int32 [1, ..., 1], 
 
 
 def integers(where: str, name: str, x: Any) -> Any:
-    """`x`, which must be None, an int or an array of ints; else a ValueError."""
-    if x is None or (isinstance(x, int) and not isinstance(x, bool)):
+    """``x``, which must be None, an int or an array of ints, where known within int32; else a ValueError."""
+    if x is None:
         return x
-    x = x if hasattr(x, "dtype") else np.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise ValueError(f"{where}: got {name} of dtype {x.dtype}; wanted an int or an array of ints.")
+    if isinstance(x, int) and not isinstance(x, bool):
+        low = high = x
+    else:
+        x = x if hasattr(x, "dtype") else np.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(f"{where}: got {name} of dtype {x.dtype}; wanted an int or an array of ints.")
+        if jnp.can_cast(x.dtype, jnp.int32) or not at_hand(x) or x.size == 0:
+            return x
+        low, high = (int(f(np.asarray(x))) for f in (np.min, np.max))
+    if low < -(2**31) or high >= 2**31:
+        raise ValueError(
+            f"{where}: got {name} = {low if low < -(2**31) else high}; wanted ints within int32, in which "
+            "positions and ids are compared."
+        )
     return x

@@ -1,13 +1,13 @@
 """Masks as values: which query may attend to which key. True means *may attend*, everywhere.
 
-`causal()`, `window(left, right)`, `prefix(n)`, `padding(valid)`, `segments(query_ids, key_ids)` and
-`dense(array)` make masks; `&`, `|` and `~` combine them, with plain boolean arrays too; `to_dense(T, S)`
-reads them. A mask is a pytree whose leaves are its arrays (`window`'s sides are static), so it passes through
-jit, vmap, scan, shard_map and pmap beside q.
+``causal()``, ``window(left, right)``, ``prefix(n)``, ``padding(valid)``, ``segments(query_ids, key_ids)`` and
+``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too;
+``to_dense(T, S)`` reads them. A mask is a pytree whose leaves are its arrays (``window``'s sides are static),
+so it passes through jit, vmap, scan, shard_map and pmap beside q.
 
 Batches: every array of a mask stands for the whole batch (no leading dims), or has exactly the leading dims
 of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. So under
-vmap, map the leaves as you map q; a mask with a single int or a shared array goes in with `in_axes=None`.
+vmap, map the leaves as you map q; a mask with a single int or a shared array goes in with ``in_axes=None``.
 """
 
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def causal(offset: int | Array | None = None) -> Mask:
       A Mask. A query whose position is negative may attend to nothing.
 
     Raises:
-      ValueError: `offset` is not of integers; when read: no offset, and T != S.
+      ValueError: ``offset`` is not of integers within int32; when read: no offset, and T != S.
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3 (the decoder's self-attention).
     """
@@ -53,7 +53,7 @@ def causal(offset: int | Array | None = None) -> Mask:
 
 
 def window(left: int | None = None, right: int | None = None, offset: int | Array | None = None) -> Mask:
-    """Each query may attend to keys at most `left` before and `right` after its own position, inclusive.
+    """Each query may attend to keys at most ``left`` before and ``right`` after its own position, inclusive.
 
     Equivalent to::
 
@@ -67,27 +67,28 @@ def window(left: int | None = None, right: int | None = None, offset: int | Arra
         stands for 0 and wants T == S.
 
     Returns:
-      A Mask. `window()` allows everything; `window(right=0)` is `causal()`.
+      A Mask. ``window()`` allows everything; ``window(right=0)`` is ``causal()``.
 
     Raises:
-      ValueError: a side is not a static int >= 0, `offset` is not of integers; when read: a side but no
-        offset, and T != S.
+      ValueError: a side is not a static int in [0, 2**31), ``offset`` is not of integers within int32; when
+        read: a side but no offset, and T != S.
 
     Beltagy et al. 2020, "Longformer: The Long-Document Transformer", section 3.1.
     """
     for name, side in (("left", left), ("right", right)):
         static = isinstance(side, int | np.integer) and not isinstance(side, bool)
-        if side is not None and (not static or side < 0):
+        if side is not None and (not static or not 0 <= side < 2**31):
             raise ValueError(
-                f"masks.window: got {name} = {side!r}; wanted None or an int >= 0, known before tracing "
-                "(it is part of the compiled program). For a limit that is data, use masks.dense."
+                f"masks.window: got {name} = {side!r}; wanted None (no limit) or an int in [0, 2**31), "
+                "known before tracing (it is part of the compiled program). For a limit that is data, use "
+                "masks.dense."
             )
     sides = [side if side is None else int(side) for side in (left, right)]
     return Window(*sides, offset=integers("masks.window", "offset", offset))
 
 
 def prefix(n: int | Array) -> Mask:
-    """Every query may attend to the first `n` keys.
+    """Every query may attend to the first ``n`` keys.
 
     Equivalent to::
 
@@ -97,10 +98,10 @@ def prefix(n: int | Array) -> Mask:
       n: how many keys, an int or int [...], one a row of the batch.
 
     Returns:
-      A Mask. `causal() | prefix(n)` is the mask of a prefix language model; n <= 0 allows nothing.
+      A Mask. ``causal() | prefix(n)`` is the mask of a prefix language model; n <= 0 allows nothing.
 
     Raises:
-      ValueError: `n` is not of integers.
+      ValueError: ``n`` is not of integers within int32 (values that are traced are not looked at).
 
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     section 3.2.1.
@@ -118,13 +119,13 @@ def padding(valid: Array) -> Mask:
         jnp.broadcast_to(valid[..., None, :], (..., T, S))
 
     Args:
-      valid: bool [..., S] or [S], True for a key that is not padding, such as `tokens != pad_id`.
+      valid: bool [..., S] or [S], True for a key that is not padding, such as ``tokens != pad_id``.
 
     Returns:
       A Mask. It says nothing of queries: give padded ones no weight in the loss.
 
     Raises:
-      ValueError: `valid` is not boolean.
+      ValueError: ``valid`` is not boolean.
     """
     return Padding(booleans("masks.padding", valid))
 
@@ -138,13 +139,13 @@ def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
 
     Args:
       query_ids: int [..., T] or [T], compared as int32.
-      key_ids: int [..., S] or [S]; None is `query_ids`, and wants T == S.
+      key_ids: int [..., S] or [S]; None is ``query_ids``, and wants T == S.
 
     Returns:
       A Mask. No id is special: padding with id 0 attends to padding with id 0.
 
     Raises:
-      ValueError: ids are not integers; when read: no `key_ids`, and T != S.
+      ValueError: ids are not integers within int32; when read: no ``key_ids``, and T != S.
 
     Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination: Accelerating Large Language
     Models without Impacting Performance".
@@ -163,20 +164,20 @@ def dense(array: Array, per_head: bool = False) -> Mask:
         array
 
     Args:
-      array: bool [..., T, S] or [T, S]; with `per_head`, [..., N, T, S] or [N, T, S].
+      array: bool [..., T, S] or [T, S]; with ``per_head``, [..., N, T, S] or [N, T, S].
       per_head: whether the third axis from the right is the query heads (N, or 1 for all of them).
 
     Returns:
       A Mask. Its T and S must be those of the attention: they never broadcast.
 
     Raises:
-      ValueError: `array` is not boolean.
+      ValueError: ``array`` is not boolean.
     """
     return Dense(booleans("masks.dense", array), bool(per_head))
 
 
 def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
-    """The mask that `x` stands for, beside a q whose leading dims [...] are `batch_rank` many.
+    """The mask that ``x`` stands for, beside a q whose leading dims [...] are ``batch_rank`` many.
 
     Equivalent to::
 
@@ -190,7 +191,7 @@ def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
       A Mask; None for None, which allows everything.
 
     Raises:
-      ValueError: `x` is something else: another dtype, another rank, no array at all.
+      ValueError: ``x`` is something else: another dtype, another rank, no array at all.
     """
     if x is None or isinstance(x, Mask):
         return x

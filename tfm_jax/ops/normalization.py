@@ -12,7 +12,7 @@ __all__ = ["layer_norm", "rms_norm"]
 def layer_norm(
     x: Array, scale: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
 ) -> Array:
-    """Shifts and scales each vector to mean 0 and variance 1, then by the learned `scale` and `bias`.
+    """Shifts and scales each vector to mean 0 and variance 1, then by the learned ``scale`` and ``bias``.
 
     Equivalent to::
 
@@ -26,10 +26,10 @@ def layer_norm(
       eps: added to the variance; small and positive.
 
     Returns:
-      [..., D] in x's dtype. A vector of equal elements gives `bias` (or zeros).
+      [..., D] in x's dtype. A vector of equal elements gives ``bias`` (or zeros).
 
     Raises:
-      ValueError: x is not floating or has no last axis, or `scale` or `bias` is not [D].
+      ValueError: x is not floating or has no last axis, or ``scale`` or ``bias`` is not [D].
 
     Ba et al. 2016, "Layer Normalization", equations 3 and 4 (the variance is the biased one).
     """
@@ -42,7 +42,7 @@ def layer_norm(
 
 
 def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Array:
-    """Scales each vector to root mean square 1, then by the learned `scale`.
+    """Scales each vector to root mean square 1, then by the learned ``scale``.
 
     Equivalent to::
 
@@ -57,7 +57,7 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Arra
       [..., D] in x's dtype. A vector of zeros gives zeros.
 
     Raises:
-      ValueError: x is not floating or has no last axis, or `scale` is not [D].
+      ValueError: x is not floating or has no last axis, or ``scale`` is not [D].
 
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """

@@ -15,7 +15,7 @@ __all__ = ["alibi", "relative_buckets", "rotary", "sinusoidal"]
 
 
 def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: str = "interleaved") -> Array:
-    """Encodes each position as the sines and cosines of `dim / 2` angles.
+    """Encodes each position as the sines and cosines of ``dim / 2`` angles.
 
     Equivalent to::
 
@@ -28,13 +28,14 @@ def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: 
       dim: D, even.
       theta: the base of the wavelengths, which grow from 2 pi to 2 pi * theta.
       pairing: where the sine and the cosine of angle i stand: "interleaved", at 2i and 2i + 1 (the paper's),
-        or "half", at i and i + D/2. The angles are the same.
+        or "half", at i and i + D/2 (Marian's). The angles are the same; tensor2tensor's are others, as it
+        spreads the frequencies by D/2 - 1.
 
     Returns:
       [..., T, D] float32 in [-1, 1]. Position 0 is sin 0 = 0 and cos 0 = 1.
 
     Raises:
-      ValueError: `dim` is odd, `pairing` is unknown, or `positions` are not integers.
+      ValueError: ``dim`` is odd, ``pairing`` is unknown, or ``positions`` are not integers.
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
     """
@@ -67,7 +68,7 @@ def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str 
       a key depends on the difference of their positions only.
 
     Raises:
-      ValueError: H is odd, `pairing` is unknown, `positions` do not fit x, or a dtype is wrong.
+      ValueError: H is odd, ``pairing`` is unknown, ``positions`` do not fit x, or a dtype is wrong.
 
     Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34.
     """
@@ -111,7 +112,7 @@ def alibi(n_heads: int, query_positions: Array, key_positions: Array) -> Array:
       [..., N, T, S] float32, zero at equal positions and negative elsewhere, before and after alike.
 
     Raises:
-      ValueError: `n_heads` is less than 1, or the positions are not integers or do not fit each other.
+      ValueError: ``n_heads`` is less than 1, or the positions are not integers or do not fit each other.
 
     Press et al. 2022, "Train Short, Test Long: Attention with Linear Biases Enables Input Length
     Extrapolation", section 3; the slopes where N is not a power of two as in the authors' code.
@@ -156,7 +157,7 @@ def relative_buckets(
       [..., T, S] int32 in [0, buckets). The borders are computed in whole numbers: no rounding moves them.
 
     Raises:
-      ValueError: `buckets` or `max_distance` is out of range, or the positions are not integers or do not
+      ValueError: ``buckets`` or ``max_distance`` is out of range, or the positions are not integers or do not
         fit each other.
 
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",

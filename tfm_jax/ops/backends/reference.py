@@ -1,12 +1,15 @@
 """Attention in plain einsums: the implementation that honours everything, and the oracle of all others.
 
-Logits, softmax and both sums are in float32 (float64 for float64 inputs). K key/value heads serve N = K * G
-query heads through a group axis G; keys are never repeated.
+Logits, softmax and both sums are in float32 (float64 for float64 inputs). How many bits of float32 inputs
+the two einsums multiply, jax.default_matmul_precision decides: its default on GPUs and TPUs may be TF32 or
+passes in bfloat16; "highest" is float32 throughout. K key/value heads serve N = K * G query heads through a
+group axis G; keys are never repeated.
 
-What a query may not attend to cannot reach it: its weights there are exactly 0. Since 0 * nan is nan, rows
-that nobody reads are also set to 0 before the einsums: keys and values at positions that no query of their
-heads may attend to, queries that may attend to nothing. So nan and inf there reach neither the output nor a
-gradient. (A nan at a key that some query may attend to reaches the other queries of that head too.)
+What a query may not attend to has weights of exactly 0. Since 0 * nan is nan, rows that the mask closes to
+all are also set to 0 before the einsums: keys and values at positions that no query of their heads may attend
+to, queries that may attend to nothing. So nan and inf there reach neither the output nor a gradient. A nan at
+a key that the mask opens to some query reaches the other queries of that head too, and so does one that only
+a bias of -inf hides: the bias is not searched for closed rows.
 """
 
 import jax
@@ -32,7 +35,7 @@ def attention(
     dropout_rate: float,
     key: Key | None,
 ) -> Array:  # [..., T, N, Hv]
-    """Attention as `tfm_jax.ops.attention` defines it, of arguments that it has checked.
+    """Attention as ``tfm_jax.ops.attention`` defines it, of arguments that it has checked.
 
     Args:
       q: [..., T, N, H].
@@ -67,7 +70,7 @@ def attention_weights(
     scale: float | Array,
     soft_cap: float | None,
 ) -> Array:  # [..., N, T, S]
-    """The weights as `tfm_jax.ops.attention_weights` defines them, of arguments that it has checked.
+    """The weights as ``tfm_jax.ops.attention_weights`` defines them, of arguments that it has checked.
 
     Args:
       q: [..., T, N, H].
