@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from tfm_jax import generate, nn
 from tfm_jax.ops import masks
@@ -112,8 +114,43 @@ def test_bad_options(options, message):
 
 def test_an_empty_prompt():
     model, params = build(nn.Decoder)
-    with pytest.raises(ValueError, match=r"P at least 1, got \(1, 0\)"):
+    with pytest.raises(
+        ValueError, match=r"prompt must be integer ids of two axes \[B, length >= 1\], got int32\[1, 0\]"
+    ):
         generate.sample(model, params, jnp.ones((1, 0), jnp.int32), key=jax.random.key(0), max_length=3)
+
+
+def test_an_id_outside_the_vocabulary_is_never_taken_for_another():
+    model, params = build(nn.EncoderDecoder)
+    got = generate.greedy(model, params, jnp.ones((2, S), jnp.int32), max_length=3, bos_id=99)
+    np.testing.assert_array_equal(got, -1)
+    model, params = build(nn.Decoder)
+    got = generate.sample(model, params, jnp.array([[3, 50]]), key=jax.random.key(0), max_length=3)
+    np.testing.assert_array_equal(got, -1)
+
+
+def test_a_source_mask_that_says_nothing_of_cross_attention():
+    model, params = build(nn.EncoderDecoder)
+    source = jnp.asarray(np.random.default_rng(0).integers(3, 9, (B, S)), jnp.int32)
+    for mask in (masks.causal(), jnp.tril(jnp.ones((S, S), bool)), masks.segments(jnp.ones(S, jnp.int32))):
+        with pytest.raises(ValueError, match="pass memory_mask too"):
+            generate.greedy(model, params, source, max_length=S, source_mask=mask)
+
+
+def test_inside_shard_map():
+    model, params = build(nn.EncoderDecoder)
+    source = jnp.asarray(np.random.default_rng(0).integers(3, 9, (4, S)), jnp.int32)
+    greedy = functools.partial(generate.greedy, model, max_length=LENGTH)
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    sharded = jax.shard_map(greedy, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    np.testing.assert_array_equal(jax.jit(sharded)(params, source), jax.jit(greedy)(params, source))
+
+
+@pytest.mark.parametrize("source", [jnp.ones(S, jnp.int32), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)])
+def test_a_source_that_is_none(source):
+    model, params = build(nn.EncoderDecoder)
+    with pytest.raises(ValueError, match="source must be integer ids of two axes"):
+        generate.greedy(model, params, source, max_length=3)
 
 
 def test_longer_than_a_learned_position_table():

@@ -36,14 +36,34 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
         ({"n_heads": 6, "d_model": 12, "n_kv_heads": 4}, "n_kv_heads=4 does not divide n_heads=6"),
         ({"d_model": 9, "n_heads": 3, "positions": nn.Rope()}, "even head_dim, got 3"),
         ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0, 1\), got 1.0"),
-        ({"norm_placement": "middle"}, "'pre' or 'post', got 'middle'"),
-        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
-        ({"d_model": -4}, "d_model must be at least 1, got -4"),
+        ({"norm_placement": "middle"}, "'pre', 'post'.*got 'middle'"),
+        ({"n_layers": 0}, "n_layers must be a whole number, at least 1, got 0"),
+        ({"d_model": 8.0}, "d_model must be a whole number, at least 1, got 8.0"),
+        ({"vocab_size": -1}, "vocab_size must not be negative, got -1"),
+        ({"d_model": 9, "n_heads": 3}, "even d_model, got 9"),
+        ({"dtype": "float31"}, "dtype must be one of .* got 'float31'"),
+        ({"remat": "all"}, "remat must be one of .* got 'all'"),
     ],
 )
 def test_a_config_that_cannot_be_built_says_why(fields, message):
     with pytest.raises(ValueError, match=message):
-        nn.Config(vocab_size=11, **fields)
+        nn.Config(**{"vocab_size": 11, **fields})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Mlp("rellu"), "rellu"),
+        (lambda: nn.Glu("sillu"), "sillu"),
+        (lambda: nn.RelativeBias(7), "even number of buckets"),
+        (lambda: nn.RelativeBias(8, 4), "max_distance above half"),
+        (lambda: nn.Learned(0), "max_length must be a whole number, at least 1, got 0"),
+        (lambda: nn.Patches(8, 8, size=0), "size must be a whole number, at least 1, got 0"),
+    ],
+)
+def test_a_value_that_cannot_be_says_why(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_patch_that_does_not_divide_is_refused():

@@ -10,7 +10,9 @@ import pytest
 from tfm_jax import nn, ops
 from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
 
-CONFIG = nn.Config(d_model=5, n_heads=1, d_ff=4, n_layers=1, patches=nn.Patches(4, 6, channels=3, size=2))
+CONFIG = nn.Config(
+    d_model=5, n_heads=1, d_ff=4, n_layers=1, positions=None, patches=nn.Patches(4, 6, channels=3, size=2)
+)
 
 
 def test_patches_are_read_row_by_row():

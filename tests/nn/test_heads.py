@@ -28,6 +28,18 @@ def test_mean_pooling_counts_valid_positions_only():
     np.testing.assert_allclose(model.apply(params, jnp.asarray(x[:1])), got[:1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("valid", [np.ones((3, 1), bool), np.ones((3, 5), np.int32), np.ones(5, bool)])
+def test_valid_of_another_shape_or_dtype(valid):
+    model, params = head("mean")
+    with pytest.raises(ValueError, match=r"valid must be bool \[..., T\] = \(3, 5\), got"):
+        model.apply(params, jnp.ones((3, 5, 6)), jnp.asarray(valid))
+
+
+def test_no_classes():
+    with pytest.raises(ValueError, match="n_classes must be at least 1, got 0"):
+        nn.functionalize(nn.ClassificationHead, CONFIG, 0, "mean")
+
+
 def test_first_pooling_reads_the_first_position():
     model, params = head("first")
     x = jax.random.normal(jax.random.key(1), (3, 5, 6))

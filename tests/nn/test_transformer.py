@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
 from tfm_jax.ops import masks
@@ -219,9 +221,14 @@ def test_layers_draw_different_dropout():
 def test_tied_embeddings_gather_both_gradients():
     model, params = build(nn.Decoder)
     x = tokens(T)
-    table = jax.grad(lambda p: run(model, p, x).sum())(params)["embedding"]["table"]
-    unseen = np.setdiff1d(np.arange(V), np.asarray(x))
-    assert np.abs(table[unseen]).sum() > 0  # through the output projection alone
+    untied, split = build(nn.Decoder, tie_embeddings=False)
+    table = params["embedding"]["table"]
+    split = {**params, "head": {"projection": {"kernel": table.T}}}
+    weights = jax.random.normal(jax.random.key(0), (T, V))
+    gradient = jax.jit(jax.grad(lambda p: (run(model, p, x) * weights).sum()))(params)
+    apart = jax.jit(jax.grad(lambda p: (run(untied, p, x) * weights).sum()))(split)
+    both = apart["embedding"]["table"] + apart["head"]["projection"]["kernel"].T
+    close(gradient["embedding"]["table"], both)
     close(
         run(model, params, run(model, params, x, method="hidden"), method="unembed"),
         run(model, params, x, method="hidden") @ run(model, params, method="unembedding"),
@@ -261,6 +268,81 @@ def test_encoder_and_decoder_may_differ_in_depth():
     _, params = build(nn.EncoderDecoder, n_decoder_layers=2)
     depth = lambda side: params[side]["layers"]["feed_forward"]["w_in"].shape[0]
     assert (depth("encoder"), depth("decoder")) == (L, 2)
+
+
+def test_remat_and_unroll_change_the_program():
+    def primitives(**fields):
+        model, params = build(nn.Decoder, **fields)
+        loss = lambda p: model.apply(p, tokens(T)).sum()
+        return str(jax.make_jaxpr(jax.grad(loss))(params))
+
+    assert "remat" not in primitives() and " scan[" in primitives()
+    assert "unroll=1\n" in primitives() and f"unroll={L}\n" in primitives(unroll=True)
+    assert "nothing_saveable" in primitives(remat="full")
+    assert "no_batch_dims" in primitives(remat="dots")
+
+
+def test_a_prefix_language_model_sees_its_prefix():
+    model, params = build(nn.Decoder)
+    x, changed = tokens(T), tokens(T).at[2].add(1)
+    prefix = masks.causal() | masks.prefix(3)
+    first = lambda tokens, **mask: run(model, params, tokens % V, **mask)[0]
+    assert not np.allclose(first(x, causal=prefix), first(changed, causal=prefix), atol=1e-4)
+    np.testing.assert_array_equal(first(x), first(changed))
+    with pytest.raises(ValueError, match="a prefix would open nothing"):
+        model.apply(params, x, prefix)
+
+
+def test_a_packed_row_may_be_longer_than_a_learned_table():
+    model, params = build(nn.Decoder, positions=nn.Learned(max_length=4))
+    one, two = tokens(4, seed=1), tokens(3, seed=2)
+    packed = run(
+        model,
+        params,
+        jnp.concatenate([one, two]),
+        masks.segments(jnp.array([1, 1, 1, 1, 2, 2, 2])),
+        positions=jnp.array([0, 1, 2, 3, 0, 1, 2]),
+    )
+    close(packed[4:], run(model, params, two))
+
+
+def test_packed_pairs_equal_each_alone():
+    model, params = build(nn.EncoderDecoder)
+    pairs = [(tokens(3, seed=1), tokens(2, seed=2)), (tokens(4, seed=3), tokens(3, seed=4))]
+    source, target = (jnp.concatenate(side) for side in zip(*pairs, strict=True))
+    s, t = jnp.array([1, 1, 1, 2, 2, 2, 2]), jnp.array([1, 1, 2, 2, 2])
+    packed = run(
+        model,
+        params,
+        source,
+        target,
+        source_mask=masks.segments(s),
+        target_mask=masks.segments(t),
+        memory_mask=masks.segments(t, s),
+        source_positions=jnp.array([0, 1, 2, 0, 1, 2, 3]),
+        target_positions=jnp.array([0, 1, 0, 1, 2]),
+    )
+    close(packed[:2], run(model, params, *pairs[0]))
+    close(packed[2:], run(model, params, *pairs[1]))
+
+
+@pytest.mark.parametrize("split", ["source", "mask"])
+def test_shard_map_where_only_a_part_is_split(split):
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    if split == "source":
+        model, params = build(nn.EncoderDecoder)
+        function, inputs = model.apply, (params, tokens(2, 1, S), tokens(1, T))
+        specs = (P(), P("data"), P())
+        function = lambda p, s, t: model.apply(p, s[0], t)
+        wanted = [run(model, params, inputs[1][i], inputs[2]) for i in range(2)]
+    else:
+        model, params = build(nn.Decoder)
+        valid = jnp.array([[True] * T, [True] * 3 + [False] * 2])
+        inputs, specs = (params, tokens(1, T), valid), (P(), P(), P("data"))
+        function = lambda p, x, v: model.apply(p, x, masks.padding(v))
+        wanted = [run(model, params, inputs[1], masks.padding(valid[i : i + 1])) for i in range(2)]
+    sharded = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
+    close(sharded(*inputs), jnp.concatenate(wanted))
 
 
 def test_the_compiled_program_does_not_grow_with_depth():
@@ -313,6 +395,24 @@ class TestBadInput:
         params = block.init(jax.random.key(0))
         with pytest.raises(ValueError, match="has cross-attention; memory was not given"):
             block.apply(params, jnp.ones((T, D)))
+
+    def test_position_schemes_that_a_block_cannot_run_alone(self):
+        x = jnp.ones((T, D))
+        for scheme, message in (
+            (nn.Alibi(), "pass what nn.PositionBias gives"),
+            (nn.Rope(), "pass positions"),
+        ):
+            block = nn.functionalize(nn.EncoderBlock, dataclasses.replace(TINY, positions=scheme))
+            with pytest.raises(ValueError, match=message):
+                block.apply(block.init(jax.random.key(0)), x)
+        attention = nn.functionalize(nn.MultiHeadAttention, dataclasses.replace(TINY, positions=nn.Rope()))
+        with pytest.raises(ValueError, match="beside a context"):
+            attention.apply(attention.init(jax.random.key(0)), x, x, positions=jnp.arange(T))
+
+    def test_images_for_a_decoder(self):
+        for module in (nn.Decoder, nn.EncoderDecoder):
+            with pytest.raises(ValueError, match="a decoder reads tokens"):
+                nn.functionalize(module, dataclasses.replace(TINY, patches=nn.Patches(2, 2)))
 
     def test_a_vocabulary_of_none(self):
         with pytest.raises(ValueError, match="vocab_size=0, wanted at least 1"):

@@ -60,8 +60,15 @@ class MultiHeadAttention(nnx.Module):
 
         Returns:
           ``(out, weights)``: out [..., T, D]; weights [..., N, T, S] before dropout, or None.
+
+        Raises:
+          ValueError: for positions that are missing under ``Rope``, or stand beside a context.
         """
         self_attention = context is None
+        if self_attention and positions is None and isinstance(self.config.positions, Rope):
+            raise ValueError("Rope rotates queries and keys by their positions: pass positions, int [..., T]")
+        if not self_attention and positions is not None:
+            raise ValueError("positions are of self-attention alone; got them beside a context")
         context = x if self_attention else context
         q, k, v = self.query(x), self.key(context), self.value(context)
         rope = self.config.positions

@@ -1,11 +1,12 @@
 """One layer of the Transformer: attention and feed-forward, each with Add & Norm."""
 
+import chex
 import jax
 from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.nn.attention import MultiHeadAttention
-from tfm_jax.nn.config import Config
+from tfm_jax.nn.config import Alibi, Config, RelativeBias
 from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.linear import Norm
 from tfm_jax.ops.masks import Mask
@@ -73,13 +74,19 @@ class Block(nnx.Module):
           with those that were asked for and exist.
 
         Raises:
-          ValueError: for a memory without cross-attention, or the other way round.
+          ValueError: for a memory without cross-attention, or the other way round, and for ``Rope`` without
+            positions, ``Alibi`` or ``RelativeBias`` without a bias.
         """
         if (memory is None) != (self.cross_attention is None):
             has = "has" if self.cross_attention is not None else "has no"
             raise ValueError(
                 f"this block {has} cross-attention; memory was {'not ' * (memory is None)}given: "
                 "an encoder-decoder needs a memory, every other model takes none"
+            )
+        if bias is None and isinstance(self.config.positions, Alibi | RelativeBias):
+            raise ValueError(
+                f"{self.config.positions} is a bias on the attention logits: pass what "
+                "nn.PositionBias gives, or use a stack, which does"
             )
         keys = split_key(key, 6)
         y, self_weights = self.attention(
@@ -112,6 +119,7 @@ class Block(nnx.Module):
 
     def _add(self, norm: Norm, x: Array, y: Array, key: Key | None) -> Array:
         """What a sublayer leaves behind: x plus its output y, normalized after it in ``"post"``."""
+        chex.assert_equal_shape([x, y])  # or a residual would be broadcast
         x = x + ops.dropout(y, self.config.dropout_rate, key)
         return x if self.config.norm_placement == "pre" else norm(x)
 

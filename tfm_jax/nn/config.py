@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tfm_jax.ops import activation
+
 __all__ = [
     "Alibi",
     "Config",
@@ -20,6 +22,20 @@ __all__ = [
 ]
 
 Pairing = Literal["interleaved", "half"]
+
+
+_CHOICES = {
+    "norm_placement": ("pre", "post"),
+    "dtype": ("float32", "bfloat16"),
+    "remat": (None, "full", "dots"),
+}
+
+
+def _check_sizes(value: object, *names: str) -> None:
+    for name in names:
+        size = getattr(value, name)
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"{name} must be a whole number, at least 1, got {size}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,9 @@ class Learned:
 
     max_length: int = 512
 
+    def __post_init__(self):
+        _check_sizes(self, "max_length")
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -71,6 +90,14 @@ class RelativeBias:
     buckets: int = 32
     max_distance: int = 128
 
+    def __post_init__(self):
+        _check_sizes(self, "buckets", "max_distance")
+        if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 2:
+            raise ValueError(
+                f"RelativeBias wants an even number of buckets, at least 4, and max_distance above half of "
+                f"them, got {self}"
+            )
+
 
 @dataclass(frozen=True)
 class Mlp:
@@ -79,12 +106,18 @@ class Mlp:
     activation: str = "relu"
     bias: bool = True
 
+    def __post_init__(self):
+        activation(self.activation)
+
 
 @dataclass(frozen=True)
 class Glu:
     """``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
 
     activation: str = "silu"
+
+    def __post_init__(self):
+        activation(self.activation)
 
 
 @dataclass(frozen=True)
@@ -104,6 +137,7 @@ class Patches:
     class_token: bool = False
 
     def __post_init__(self):
+        _check_sizes(self, "height", "width", "channels", "size")
         if self.height % self.size or self.width % self.size:
             raise ValueError(
                 f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
@@ -139,12 +173,12 @@ class Config:
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
       dtype: of activations; parameters, norm statistics, softmax and logits stay float32.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
-        the matrix products.
+        the products with parameters.
       unroll: write the layers out instead of scanning them: slower to compile, the same numbers.
 
     Raises:
-      ValueError: for a size below 1, heads that do not divide, an odd head dimension under ``Rope``, a rate
-        out of range.
+      ValueError: for a size below 1, heads that do not divide, an odd dimension under ``Rope`` or
+        ``Sinusoidal``, a rate out of range, an unknown choice.
     """
 
     vocab_size: int = 0
@@ -173,10 +207,11 @@ class Config:
     unroll: bool = False
 
     def __post_init__(self):
-        for name in ("d_model", "n_layers", "n_heads", "d_ff", "n_kv_heads", "head_dim", "n_decoder_layers"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        _check_sizes(
+            self, "d_model", "n_layers", "n_heads", "d_ff", "n_kv_heads", "head_dim", "n_decoder_layers"
+        )
+        if self.vocab_size < 0:
+            raise ValueError(f"vocab_size must not be negative, got {self.vocab_size}")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}; "
@@ -189,8 +224,13 @@ class Config:
         for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.norm_placement not in ("pre", "post"):
-            raise ValueError(f"norm_placement must be 'pre' or 'post', got {self.norm_placement!r}")
+        if isinstance(self.positions, Sinusoidal) and self.d_model % 2:
+            raise ValueError(
+                f"Sinusoidal pairs sines with cosines and needs an even d_model, got {self.d_model}"
+            )
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
 
     @property
     def H(self) -> int:

@@ -46,8 +46,10 @@ class Embedding(nnx.Module):
         """Looks up int tokens [..., T] as [..., T, D]; an id outside [0, V) gives NaN."""
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"tokens must be integer ids [..., T], got {tokens.dtype}{tokens.shape}")
-        x = _rows(self.table[...], tokens).astype(self.config.dtype)
-        return x * math.sqrt(self.config.d_model) if self.config.scale_embeddings else x
+        x = _rows(self.table[...], tokens)
+        if self.config.scale_embeddings:
+            x = x * math.sqrt(self.config.d_model)
+        return x.astype(self.config.dtype)
 
     def attend(self, x: Array) -> Array:
         """The logits [..., T, V] of x [..., T, D], in float32."""
@@ -107,20 +109,23 @@ class PositionEmbedding(nnx.Module):
         else:
             self.table = None
 
+    def count(self, length: int) -> Array:
+        """The positions 0 .. length - 1, which the table of ``Learned`` must have."""
+        scheme = self.config.positions
+        if isinstance(scheme, Learned) and length > scheme.max_length:
+            raise ValueError(
+                f"a sequence of {length} is longer than the learned position table of "
+                f"{scheme.max_length}; raise Learned(max_length) or cut the input"
+            )
+        return jnp.arange(length)
+
     def __call__(self, x: Array, positions: Array) -> Array:
         """Adds the vectors of int positions [..., T] to x [..., T, D].
 
-        Raises:
-          ValueError: where T is longer than the table of ``Learned``. A position that is only known
-            when it runs, and lies outside the table, gives NaN.
+        A position outside the table of ``Learned`` gives NaN, never some other position.
         """
         scheme = self.config.positions
         if isinstance(scheme, Learned):
-            if x.shape[-2] > scheme.max_length:
-                raise ValueError(
-                    f"a sequence of {x.shape[-2]} is longer than the learned position table of "
-                    f"{scheme.max_length}; raise Learned(max_length) or cut the input"
-                )
             added = _rows(self.table[...], positions)
         elif isinstance(scheme, Sinusoidal):
             added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)

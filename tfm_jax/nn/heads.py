@@ -48,20 +48,27 @@ class ClassificationHead(nnx.Module):
       rngs: draws the kernel.
 
     Raises:
-      ValueError: for another pooling.
+      ValueError: for another pooling, or less than one class.
     """
 
     def __init__(self, config: Config, n_classes: int, pooling: Literal["mean", "first"], *, rngs: nnx.Rngs):
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be 'mean' or 'first', got {pooling!r}")
+        if n_classes < 1:
+            raise ValueError(f"n_classes must be at least 1, got {n_classes}")
         self.pooling = pooling
         self.dense = Linear((config.d_model,), (n_classes,), bias=True, rngs=rngs)
 
     def __call__(self, x: Array, valid: Array | None = None) -> Array:
         """The logits [..., n_classes], float32, of x [..., T, D].
 
-        ``valid`` bool [..., T] says which positions the mean counts; a row without one pools to 0.
+        ``valid`` bool [..., T] says which positions the mean counts; a row without one pools to 0. Of another
+        shape or dtype it raises a ValueError.
         """
+        if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
+            raise ValueError(
+                f"valid must be bool [..., T] = {x.shape[:-1]}, got {valid.dtype}{list(valid.shape)}"
+            )
         x = x.astype(jnp.float32)
         if self.pooling == "first":
             return self.dense(x[..., 0, :])

@@ -1,6 +1,7 @@
 """Layers stacked and scanned: one layer is compiled, however many there are."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,14 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs:
     keys = jax.random.split(rngs.params(), n_layers)
     params = jax.vmap(lambda key: pure_dict(make(nnx.Rngs(key))))(keys)
     return nnx.merge(structure(lambda: make(nnx.Rngs(0)))[0], params)
+
+
+def _vary_with(x: Array, others: Any) -> Array:
+    """Inside ``shard_map``, x of the type that it has after one layer: different on every device on which
+    anything that the layer reads is. A scan wants its carry to keep its type."""
+    varying = lambda leaf: jax.typeof(leaf).manual_axis_type.varying
+    axes = frozenset().union(*map(varying, jax.tree.leaves(others))) - varying(x)
+    return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
 
 
 class Stack(nnx.Module):
@@ -79,18 +88,24 @@ class Stack(nnx.Module):
         Args:
           x: [..., T, D], embedded tokens or patches.
           mask, memory, memory_mask: as ``Block`` takes them, the same for every layer.
-          positions: int [..., T] or [T]; None counts from 0.
+          positions: int [..., T] or [T]; None counts from 0, and ``Learned`` refuses more than its table.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights of every layer too.
 
         Returns:
           ``(x, weights)``: x [..., T, D]; weights ``{"self": [L, ..., N, T, T], "cross": ...}``.
+
+        Raises:
+          ValueError: for positions of another shape or dtype, and for more of them than ``Learned`` has.
         """
         T = x.shape[-2]
         if positions is None:
-            positions = jnp.arange(T)
+            positions = self.position_embedding.count(T)
+        positions = jnp.asarray(positions)
         if positions.shape[-1] != T or positions.ndim not in (1, x.ndim - 1):
             raise ValueError(f"positions must be [..., T] or [T] for x {x.shape}, got {positions.shape}")
+        if not jnp.issubdtype(positions.dtype, jnp.integer):
+            raise ValueError(f"positions must be integers, got {positions.dtype}")
         embed_key, layers_key = split_key(key, 2)
         bias = self.position_bias(positions, positions)
         # Under strict rank promotion a shared [T] stands beside a batch as [1, ..., T].
@@ -116,7 +131,9 @@ class Stack(nnx.Module):
             layer = jax.checkpoint(layer, policy=_REMAT[self.config.remat], prevent_cse=self.config.unroll)
         keys = None if layers_key is None else jax.random.split(layers_key, self.n_layers)
         unroll = self.n_layers if self.config.unroll else 1
-        x, weights = jax.lax.scan(layer, x, (nnx.to_pure_dict(params), keys), unroll=unroll)
+        per_layer = (nnx.to_pure_dict(params), keys)
+        x = _vary_with(x, (per_layer, mask, memory, memory_mask, bias, positions))
+        x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         return (x if self.norm is None else self.norm(x)), weights
 
 

@@ -1,5 +1,6 @@
 """The models: encoder, decoder, encoder-decoder."""
 
+import jax
 from flax import nnx
 
 from tfm_jax.nn.blocks import split_key
@@ -8,22 +9,37 @@ from tfm_jax.nn.embedding import Embedding, PatchEmbedding
 from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
-from tfm_jax.ops.mask_parts import Padding
+from tfm_jax.ops.mask_parts import Padding, Prefix
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
 __all__ = ["Decoder", "Encoder", "EncoderDecoder"]
 
 Weights = dict[str, Array]
+CAUSAL = masks.causal()
 
 
 def _head(config: Config, rngs: nnx.Rngs) -> LanguageModelHead | None:
     return None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
 
 
-def _causal(mask: Mask | Array | None, tokens: Array) -> Mask:
-    """The causal mask beside the one that was passed, if any."""
-    return masks.causal() if mask is None else masks.causal() & masks.as_mask(mask, tokens.ndim - 1)
+def _tokens_only(config: Config) -> None:
+    if config.patches is not None:
+        raise ValueError("patches are for an Encoder or a Classifier; a decoder reads tokens")
+
+
+def _beside(causal: Mask, mask: Mask | Array | None, tokens: Array) -> Mask:
+    """The mask of a decoder: who precedes whom, beside the mask that was passed, if any."""
+    if mask is None:
+        return causal
+    mask = masks.as_mask(mask, tokens.ndim - 1)
+    is_prefix = lambda part: isinstance(part, Prefix)
+    if any(map(is_prefix, jax.tree.leaves(mask, is_leaf=is_prefix))):
+        raise ValueError(
+            f"beside {causal!r} a prefix would open nothing; for a prefix language model pass "
+            "causal=masks.causal() | masks.prefix(n)"
+        )
+    return causal & mask
 
 
 class Encoder(nnx.Module):
@@ -77,8 +93,9 @@ class _Output(nnx.Module):
         return self.embedding.attend(hidden) if self.head is None else self.head(hidden)
 
     def unembedding(self) -> Array:
-        """The output projection [D, V]."""
-        return self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
+        """The output projection [D, V], in the dtype of the activations."""
+        kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
+        return kernel.astype(self.embedding.config.dtype)
 
 
 class Decoder(_Output):
@@ -86,15 +103,19 @@ class Decoder(_Output):
 
     Equivalent to::
 
-        x = stack(embedding(tokens), masks.causal() & mask)
+        x = stack(embedding(tokens), causal & mask)
         logits = x @ unembedding
 
     Args:
       config: the sizes and variants.
       rngs: draws the parameters.
+
+    Raises:
+      ValueError: for a config without a vocabulary, or with ``patches``.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        _tokens_only(config)
         self.embedding = Embedding(config, rngs=rngs)
         self.stack = DecoderStack(config, cross_attention=False, rngs=rngs)
         self.head = _head(config, rngs)
@@ -104,6 +125,7 @@ class Decoder(_Output):
         tokens: Array,
         mask: Mask | Array | None = None,
         *,
+        causal: Mask = CAUSAL,
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
@@ -113,14 +135,18 @@ class Decoder(_Output):
         Args:
           tokens: int [..., T].
           mask: beside the causal one, such as ``masks.segments(ids)``; True = may attend.
+          causal: who precedes whom; ``masks.causal() | masks.prefix(n)`` is a prefix language model.
           positions: int [..., T] or [T]; None counts from 0.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
 
         Returns:
           logits [..., T, V], float32; with ``return_weights``, ``(logits, {"decoder": [L, ..., N, T, T]})``.
+
+        Raises:
+          ValueError: for a prefix in ``mask``, where it would do nothing.
         """
-        hidden, weights = self._run(tokens, mask, positions, key, return_weights)
+        hidden, weights = self._run(tokens, mask, causal, positions, key, return_weights)
         logits = self.unembed(hidden)
         return (logits, {"decoder": weights["self"]}) if return_weights else logits
 
@@ -129,17 +155,16 @@ class Decoder(_Output):
         tokens: Array,
         mask: Mask | Array | None = None,
         *,
+        causal: Mask = CAUSAL,
         positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
         """The vectors [..., T, D] before the output projection, for ``ops.linear_cross_entropy``."""
-        return self._run(tokens, mask, positions, key, False)[0]
+        return self._run(tokens, mask, causal, positions, key, False)[0]
 
-    def _run(self, tokens, mask, positions, key, return_weights) -> tuple[Array, Weights]:
-        mask = _causal(mask, tokens)
-        return self.stack(
-            self.embedding(tokens), mask, positions=positions, key=key, return_weights=return_weights
-        )
+    def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
+        x, mask = self.embedding(tokens), _beside(causal, mask, tokens)
+        return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
 
 class EncoderDecoder(_Output):
@@ -156,6 +181,7 @@ class EncoderDecoder(_Output):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        _tokens_only(config)
         self.embedding = Embedding(config, rngs=rngs)
         self.source_embedding = None if config.share_embeddings else Embedding(config, rngs=rngs)
         self.encoder = EncoderStack(config, rngs=rngs)
@@ -170,6 +196,8 @@ class EncoderDecoder(_Output):
         source_mask: Mask | Array | None = None,
         target_mask: Mask | Array | None = None,
         memory_mask: Mask | Array | None = None,
+        source_positions: Array | None = None,
+        target_positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
     ) -> Array | tuple[Array, Weights]:
@@ -182,6 +210,8 @@ class EncoderDecoder(_Output):
             too, every other mask needs a ``memory_mask`` beside it.
           target_mask: of the decoder's self-attention, beside the causal one.
           memory_mask: of cross-attention, [..., T, S].
+          source_positions: int [..., S] or [S]; None counts from 0. Packed rows need them.
+          target_positions: int [..., T] or [T]; None counts from 0.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
 
@@ -190,13 +220,18 @@ class EncoderDecoder(_Output):
           ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``.
 
         Raises:
-          ValueError: for a ``source_mask`` that says nothing of cross-attention, without ``memory_mask``.
+          ValueError: for a ``source_mask`` that says nothing of cross-attention, without ``memory_mask``;
+            for a prefix in ``target_mask``, where it would do nothing.
         """
         encode_key, decode_key = split_key(key, 2)
         if memory_mask is None:
-            memory_mask = _memory_mask(source_mask)
-        memory, encoder_weights = self._encode(source, source_mask, encode_key, return_weights)
-        hidden, weights = self._decode(target, memory, target_mask, memory_mask, decode_key, return_weights)
+            memory_mask = memory_mask_of(source_mask)
+        memory, encoder_weights = self._encode(
+            source, source_mask, source_positions, encode_key, return_weights
+        )
+        hidden, weights = self._decode(
+            target, memory, target_mask, memory_mask, target_positions, decode_key, return_weights
+        )
         logits = self.unembed(hidden)
         if not return_weights:
             return logits
@@ -207,10 +242,15 @@ class EncoderDecoder(_Output):
         }
 
     def encode(
-        self, source: Array, *, source_mask: Mask | Array | None = None, key: Key | None = None
+        self,
+        source: Array,
+        *,
+        source_mask: Mask | Array | None = None,
+        source_positions: Array | None = None,
+        key: Key | None = None,
     ) -> Array:
         """The memory [..., S, D] of int tokens source [..., S]."""
-        return self._encode(source, source_mask, key, False)[0]
+        return self._encode(source, source_mask, source_positions, key, False)[0]
 
     def decode(
         self,
@@ -219,10 +259,19 @@ class EncoderDecoder(_Output):
         *,
         target_mask: Mask | Array | None = None,
         memory_mask: Mask | Array | None = None,
+        target_positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
         """The logits [..., T, V], float32, of int tokens target [..., T] beside a memory [..., S, D]."""
-        return self.unembed(self._decode(target, memory, target_mask, memory_mask, key, False)[0])
+        hidden = self.hidden(
+            target,
+            memory,
+            target_mask=target_mask,
+            memory_mask=memory_mask,
+            target_positions=target_positions,
+            key=key,
+        )
+        return self.unembed(hidden)
 
     def hidden(
         self,
@@ -231,21 +280,26 @@ class EncoderDecoder(_Output):
         *,
         target_mask: Mask | Array | None = None,
         memory_mask: Mask | Array | None = None,
+        target_positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
         """The decoder's vectors [..., T, D] before the output projection."""
-        return self._decode(target, memory, target_mask, memory_mask, key, False)[0]
+        return self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)[0]
 
-    def _encode(self, source, mask, key, return_weights) -> tuple[Array, Weights]:
-        embedding = self.source_embedding or self.embedding
-        return self.encoder(embedding(source), mask, key=key, return_weights=return_weights)
+    def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
+        x = (self.source_embedding or self.embedding)(source)
+        return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
 
-    def _decode(self, target, memory, mask, memory_mask, key, return_weights) -> tuple[Array, Weights]:
-        x, mask = self.embedding(target), _causal(mask, target)
-        return self.decoder(x, mask, memory, memory_mask, key=key, return_weights=return_weights)
+    def _decode(
+        self, target, memory, mask, memory_mask, positions, key, return_weights
+    ) -> tuple[Array, Weights]:
+        x, mask = self.embedding(target), _beside(CAUSAL, mask, target)
+        return self.decoder(
+            x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights
+        )
 
 
-def _memory_mask(source_mask: Mask | Array | None) -> Mask | None:
+def memory_mask_of(source_mask: Mask | Array | None) -> Mask | None:
     """The mask of cross-attention that a mask of the source implies."""
     if source_mask is None or isinstance(source_mask, Padding):
         return source_mask
