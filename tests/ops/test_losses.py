@@ -134,26 +134,6 @@ def test_an_ignored_token_has_no_part_and_no_gradient_whatever_its_logits(dtype,
     assert (np.abs(np.asarray(grad, np.float32)).sum(-1)[kept] > 0).all()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("kind", range(6))
-def test_a_token_of_weight_zero_has_no_part_and_no_gradient_whatever_its_logits(dtype, kind):
-    logits, labels, weights = draw(0, (2, 3))
-    weights = weights.at[1, 1].set(0)
-    only_the_label = np.where(np.arange(V) == labels[1, 1], -np.inf, 0)  # its loss alone is inf
-    bad = [*garbage(dtype), only_the_label][kind]
-    logits = logits.astype(dtype).at[1, 1].set(jnp.asarray(bad, dtype))
-    kept = np.ones((2, 3), bool)
-    kept[1, 1] = False
-    for kwargs in ({}, {"label_smoothing": 0.1, "z_loss": 1e-3}):
-        f = lambda x, w, kwargs=kwargs: cross_entropy(x, labels, weights=w, **kwargs)
-        (total, weight), vjp = jax.vjp(f, logits, weights)
-        grad, of_weights = vjp((jnp.float32(1), jnp.float32(0)))
-        want = cross_entropy(logits[kept], labels[kept], weights=weights[kept], **kwargs)
-        np.testing.assert_allclose((total, weight), want, rtol=1e-6)
-        assert (grad[1, 1] == 0).all() and jnp.isfinite(of_weights).all()
-        assert (np.abs(np.asarray(grad, np.float32)).sum(-1)[kept] > 0).all()
-
-
 def test_none_that_counts_gives_zero_and_zero():
     logits, labels, _ = draw(0, (6,))
     assert cross_entropy(logits, jnp.full(6, -100), ignore_index=-100) == (0, 0)
@@ -398,7 +378,7 @@ def test_chunks_of_a_multiple_of_the_devices_on_a_mesh_of_explicit_axes():
     spec = lambda shape, dtype, *axes: jax.ShapeDtypeStruct(
         shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes))
     )
-    for n in (24, 28, 40):
+    for n in (24, 28, 36):
         args = (
             spec((n, D), jnp.float32, "data"),
             spec((D, V), jnp.float32),

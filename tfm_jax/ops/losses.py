@@ -39,11 +39,10 @@ def cross_entropy(
 
     Returns:
       (sum, weight): two float32 scalars. weight is the sum of the weights of the tokens that count, and
-      sum / weight the mean loss; both are 0 where none counts. An ignored token, and one of weight 0, has no
-      part in either and a gradient of exactly zero, whatever its logits are. A label outside [0, V) that is
-      not ignored makes the sum and the token's gradient NaN, even with weight 0: it is never clipped to
-      another class. The gradient of a weight is its token's loss, unless weight 0 meets logits that are not
-      finite.
+      sum / weight the mean loss; both are 0 where none counts. An ignored token has no part in either and a
+      gradient of exactly zero, whatever its logits are; so does one of weight 0 whose loss is finite, but not
+      where logits are not: ignore such tokens by their label. A label outside [0, V) that is not ignored
+      makes the sum and the token's gradient NaN, even with weight 0: it is never clipped to another class.
 
     Raises:
       ValueError: a shape does not fit, a dtype is wrong, or a factor is out of range.
@@ -70,10 +69,6 @@ def cross_entropy(
         factor, weights = jnp.where(counts, factor, 0), jnp.where(counts, weights, 0)
     # Relative to the largest logit: the logarithm of a sum near 1 keeps digits that log_z - logit would lose.
     peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    # At weight 0, logits in range stay, as the loss is the gradient of the weight. Others could reach the
-    # gradient as 0 * inf; that of the squared log-partition overflows a little before they do.
-    sound = (jnp.abs(peak) < 1e38) | (factor != 0)[..., None]
-    peak, logits = jnp.where(sound, peak, 0), jnp.where(sound, logits, 0)
     logits = logits - peak
     log_sum = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
     classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
@@ -84,7 +79,6 @@ def cross_entropy(
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_sum - logits.mean(-1))
     if z_loss:
         loss = loss + z_loss * jnp.square(log_sum + peak[..., 0])
-    loss = jnp.where(jnp.isfinite(loss) | (factor != 0), loss, 0)  # 0 * inf is nan
     return jnp.sum(factor * loss), jnp.sum(weights)
 
 
@@ -121,8 +115,8 @@ def linear_cross_entropy(
 
     Returns:
       (sum, weight): two float32 scalars, the same for every ``chunk_size`` up to rounding. What
-      ``cross_entropy`` says of tokens that are ignored or of weight 0, and of labels out of range, holds
-      here, and of hidden states that are not finite as of logits.
+      ``cross_entropy`` says of ignored tokens and of labels out of range holds here. Tokens that are ignored
+      or of weight 0 may have hidden states that are not finite.
 
     Raises:
       ValueError: a shape does not fit, a dtype is wrong, or a factor or ``chunk_size`` is out of range.
@@ -139,9 +133,11 @@ def linear_cross_entropy(
     size = math.ceil(n_tokens / n_chunks)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
 
-    def split(x, rank):  # [..., (D)] -> [n_chunks, size, (D)]; what fills the last places has weight 0
+    def split(
+        x, rank, fill=0
+    ):  # [..., (D)] -> [n_chunks, size, (D)]; what fills the last places has weight 0
         flat = x.reshape(n_tokens, *x.shape[x.ndim - rank :])
-        flat = jnp.pad(flat, [(0, n_chunks * size - n_tokens), *[(0, 0)] * rank])
+        flat = jnp.pad(flat, [(0, n_chunks * size - n_tokens), *[(0, 0)] * rank], constant_values=fill)
         # A chunk takes every n_chunks-th token, so that tokens split over devices stay split in every chunk.
         return flat.reshape(size, n_chunks, *flat.shape[1:]).swapaxes(0, 1)
 
@@ -167,8 +163,11 @@ def linear_cross_entropy(
             ignore_index=ignore_index,
         )
 
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    # The bias is the logits of what fills: a label that it rules out by -inf would give 0 * inf = nan.
+    likely = 0 if bias is None else jnp.argmax(bias).astype(labels.dtype)
     # The sums come out chunk by chunk: a carry would have to be born with the devices' axes of the inputs.
-    sums, counts = jax.lax.map(chunk, (split(hidden, 1), split(labels, 0), split(weights, 0)))
+    sums, counts = jax.lax.map(chunk, (split(hidden, 1), split(labels, 0, likely), split(weights, 0)))
     return sums.sum(), counts.sum()
 
 
