@@ -1,0 +1,1 @@
+"""Language model: a decoder alone, on the source of the standard library or on any texts."""

@@ -1,0 +1,120 @@
+"""The settings of the language model: sized for five minutes on 2 CPU cores, whatever the texts.
+
+Expected with the defaults, on 2 CPU cores: (to be measured).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from experiments import common
+from tfm_jax import nn
+
+__all__ = ["Config", "DataConfig", "SampleConfig", "parse"]
+
+MODEL = nn.Config(
+    d_model=192,
+    n_layers=4,
+    n_heads=3,
+    d_ff=512,
+    norm=nn.RMSNorm(),
+    positions=nn.Rope(),
+    feed_forward=nn.Glu(),
+    unroll=True,
+)
+TRAIN = common.TrainConfig(
+    steps=1000,
+    batch_size=8,
+    optimizer=common.OptimizerConfig(learning_rate=5e-3, warmup=50, weight_decay=0.1),
+    evaluate_every=250,
+    checkpoint_every=250,
+    keep=2,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The texts, and how they become batches.
+
+    Args:
+        source: "stdlib", the source of the Python that is running, which needs no network; or a file, a
+            directory or a glob of files (txt, jsonl, csv, parquet; also compressed); or a data set of the
+            Hugging Face hub, "owner/name" or "owner/name:configuration".
+        column: The column that holds the texts.
+        validation: A file of its own for validation. None takes the source's split of that name or, where it
+            has none, held_out of the training texts.
+        held_out: A share of the training texts, the same ones every time.
+        validation_bytes: At most so many bytes are validated on, of texts drawn at random, always the same.
+        tokenizer: A bpe is learned from the training texts and saved beside the checkpoints.
+        vocab_size: Entries of a bpe tokenizer.
+        length: Tokens in a row of a batch; the model sees no further.
+        overlap: Of two rows of one validation text, how many tokens the next repeats from the one before, so
+            that every token is predicted, once, from at least so many before it. For the final figures alone;
+            between the steps, rows do not overlap.
+    """
+
+    source: str = "stdlib"
+    column: str = "text"
+    validation: str | None = None
+    held_out: float = 0.05
+    validation_bytes: int = 500_000
+    tokenizer: Literal["bpe", "bytes"] = "bpe"
+    vocab_size: int = 4096
+    length: int = 256
+    overlap: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """What the trained model is asked to write.
+
+    Args:
+        prompt: How the text begins; it is not checked for making sense.
+        tokens: To add, at most; prompt and sample together are no longer than data.length.
+        temperature: Above 0; lower is more certain.
+    """
+
+    prompt: str = ""
+    tokens: int = 250
+    temperature: float = 0.8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.RunConfig):
+    """Predicts each next token of a text with a decoder-only Transformer, trained here.
+
+    Without arguments: the source of Python's standard library. Any texts: --data.source FILE. Ends with the
+    bits that a byte of the validation texts costs, those of xz -9, and a sample.
+    """
+
+    data: DataConfig = DataConfig()
+    model: nn.Config = MODEL
+    """The decoder. A vocab-size of 0 is the tokenizer's."""
+    train: common.TrainConfig = TRAIN
+    sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self):
+        length, overlap = self.data.length, self.data.overlap
+        if not 0 <= overlap < length:
+            raise ValueError(
+                f"rows of data.length {length} cannot overlap by {overlap}: data.overlap is 0 to {length - 1}"
+            )
+        if self.data.validation_bytes < 1:
+            raise ValueError(f"data.validation-bytes is at least 1, got {self.data.validation_bytes}")
+        if self.sample.tokens < 1 or not self.sample.temperature > 0:
+            raise ValueError(f"a sample has 1 token or more, at a temperature above 0; got {self.sample}")
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Reads the command line.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SystemExit: as `common.parse`.
+    """
+    return common.parse(Config, argv)

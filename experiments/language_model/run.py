@@ -1,0 +1,183 @@
+"""Trains a language model on texts, and says what a byte of other texts costs it."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from experiments import common
+from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
+from experiments.language_model.config import Config, parse
+from experiments.language_model.corpus import load_texts, make_tokenizer
+from tfm_jax import data, generate, nn, ops, train, viz
+from tfm_jax.ops import masks
+from tfm_jax.types import Array, Batch, Key, Params, SumWeight
+
+__all__ = ["main", "make_loss", "run"]
+
+NAME = "language_model"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the experiment from the command line.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: with one clear message, where what was asked for cannot be done.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
+    run(parse(argv))
+
+
+def run(config: Config) -> None:
+    """Loads, trains and measures; leaves everything in the run's directory.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        SystemExit: as `main`.
+    """
+    here = common.Run(config, NAME)
+    with _in_one_message(here.path, begun_before=config.resume):
+        task = _prepare(config, here.path)
+    loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.rows.n_targets)
+    batch_size = config.train.batch_size
+    order = data.UniformBatches(len(task.train_rows), batch_size, config.train.seed)
+    in_order = lambda rows: data.Loader(rows, data.UniformBatches(len(rows), batch_size))
+    with ThreadPoolExecutor(1) as beside:
+        xz = beside.submit(xz_bits_per_byte, *task.texts)
+        trained = here.fit(
+            init=task.model.init,
+            loss_fn=loss_fn,
+            batches=iter(data.Loader(task.train_rows, order)),
+            d_model=config.model.d_model,
+            valid=lambda: in_order(task.rows),
+            unit="tokens",
+            curves=functools.partial(viz.curves, title=NAME),
+        )
+    nats, tokens = make_measure(loss_fn, here.parallel)(trained.params, in_order(task.overlapping_rows))
+    text = _sample(config, task, trained.params)
+    (here.path / "sample.txt").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n")
+    here.finish(
+        {
+            "validation_loss": nats / tokens,
+            "bits_per_byte": bits_per_byte(nats, task.n_bytes),
+            "xz_bits_per_byte": xz.result(),
+            "validation_tokens": int(tokens),
+            "validation_bytes": task.n_bytes,
+        }
+    )
+
+
+def make_loss(model: nn.Pure, bits_per_nat: float) -> train.LossFn:
+    """The loss of a batch of packed texts: cross-entropy of each next token.
+
+    Args:
+        model: an ``nn.Decoder``.
+        bits_per_nat: what turns the mean loss of the validation tokens into bits per byte.
+
+    Returns:
+        ``loss_fn(params, batch, key)``; without a key also the "bits_per_byte".
+    """
+
+    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
+        mask, positions = masks.segments(batch["segment_ids"]), batch["positions"]
+        hidden = model.apply(params, batch["tokens"], mask, positions=positions, key=key, method="hidden")
+        kernel = model.apply(params, method="unembedding").astype(hidden.dtype)
+        nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=batch["weights"])
+        return (nats, tokens), {} if key is not None else {"bits_per_byte": (nats * bits_per_nat, tokens)}
+
+    return loss_fn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """All that does not change while a model is trained; rows without a name are those to validate on."""
+
+    texts: tuple[list[str], list[str]]
+    n_bytes: int
+    tokenizer: data.Tokenizer
+    model: nn.Pure
+    train_rows: data.PackedRows
+    rows: data.PackedRows
+    overlapping_rows: data.PackedRows
+
+
+def _prepare(config: Config, path: Path) -> _Task:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("the curves are drawn by matplotlib: pip install 'tfm_jax[experiments]'")
+    settings = config.data
+    texts = load_texts(settings)
+    tokenizer = make_tokenizer(settings, texts[0], path)
+    vocab_size = config.model.vocab_size or tokenizer.vocab_size
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(config.model, vocab_size=vocab_size))
+    pack = functools.partial(
+        data.language_model_rows, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
+    )
+    task = _Task(
+        texts=texts,
+        n_bytes=_count(texts[1]),
+        tokenizer=tokenizer,
+        model=model,
+        train_rows=pack(texts[0]),
+        rows=pack(texts[1]),
+        overlapping_rows=pack(texts[1], overlap=settings.overlap),
+    )
+    parts = zip(("train", "validation"), texts, (task.train_rows, task.rows), strict=True)
+    for name, part, rows in parts:
+        print(f"{NAME}: {name}: {len(part):,} texts, {_count(part):,} bytes, {rows.n_targets:,} tokens")
+    each = _count(texts[0]) / task.train_rows.n_targets
+    print(f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary, {each:.3g} bytes each", flush=True)
+    return task
+
+
+def _count(texts: Sequence[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def _sample(config: Config, task: _Task, params: Params) -> str:
+    """A text that the model writes on from the prompt."""
+    begin = [] if task.tokenizer.bos_id is None else [task.tokenizer.bos_id]
+    prompt = [*begin, *task.tokenizer.encode(config.sample.prompt)]
+    room = config.data.length - len(prompt)
+    if room < 1:
+        return f"(a prompt of {len(prompt)} tokens leaves no room in rows of {config.data.length})"
+
+    @jax.jit
+    def write(params: Params, prompt: Array, key: Key) -> Array:
+        return generate.sample(
+            task.model,
+            params,
+            prompt,
+            key=key,
+            max_length=min(config.sample.tokens, room),
+            temperature=config.sample.temperature,
+            eos_id=task.tokenizer.eos_id,
+        )
+
+    key = jax.random.key(config.train.seed)
+    return config.sample.prompt + task.tokenizer.decode(write(params, jnp.asarray([prompt]), key)[0])
+
+
+@contextlib.contextmanager
+def _in_one_message(path: Path, begun_before: bool) -> Iterator[None]:
+    """Ends the process with one message where the data cannot be used, and leaves no empty run behind."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        if not begun_before:
+            shutil.rmtree(path)
+        sys.exit(f"{NAME}: {error}")

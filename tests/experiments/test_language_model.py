@@ -1,0 +1,302 @@
+import json
+import lzma
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import common
+from experiments.language_model import bits, corpus
+from experiments.language_model.config import Config, DataConfig, parse
+from experiments.language_model.run import main, make_loss
+from tfm_jax import data, nn, train
+
+SMALL = (
+    "--model.d-model", "8", "--model.n-layers", "1", "--model.n-heads", "2", "--model.d-ff", "8",
+    "--train.steps", "4", "--train.batch-size", "4", "--train.evaluate-every", "2",
+    "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
+    "--data.length", "32", "--data.overlap", "8", "--sample.tokens", "5",
+)  # fmt: skip
+OF_A_RUN = {
+    "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "sample.txt",
+    "result.json",
+}  # fmt: skip
+FIGURES = {"validation_loss", "bits_per_byte", "xz_bits_per_byte", "validation_tokens", "validation_bytes"}
+WORDS = ["the", "cat", "sat", "on", "a", "mat;", "die", "Katze", "saß", "da.", "猫坐在垫子上。"]
+
+
+def make_texts(n, seed, most=30):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, most))) for _ in range(n)]
+
+
+def write_rows(path, texts, column="text"):
+    path.write_text("".join(json.dumps({column: text}) + "\n" for text in texts))
+    return str(path)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_rows(tmp_path / "train.jsonl", make_texts(60, 0))
+
+
+def result_of(path):
+    return json.loads((path / "result.json").read_text())
+
+
+def lines_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_bpe_on_rows_from_the_command_line_to_the_sample(tmp_path, rows, capsys):
+    out = tmp_path / "run"
+    arguments = ["--out", str(out), *SMALL, "--data.source", rows, "--data.vocab-size", "300"]
+    main([*arguments, "--sample.prompt", "the cat"])
+    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    result = result_of(out)
+    assert result.keys() == {*FIGURES, "seconds"}
+    bpb = result["validation_loss"] / math.log(2) * result["validation_tokens"] / result["validation_bytes"]
+    assert result["bits_per_byte"] == pytest.approx(bpb, rel=1e-6)
+    training, validation = corpus.load_texts(DataConfig(source=rows))
+    assert len(training) == 57 and result["validation_bytes"] == len("".join(validation).encode())
+    tokenizer = data.load_tokenizer(out)
+    assert 259 < tokenizer.vocab_size <= 300
+    assert tokenizer.decode(tokenizer.encode("die 猫")) == "die 猫"
+    assert result["validation_tokens"] == sum(len(tokenizer.encode(text)) + 1 for text in validation)
+    printed = capsys.readouterr().out
+    assert f"train: 57 texts, {len(''.join(training).encode()):,} bytes" in printed
+    assert f"{tokenizer.vocab_size} tokens in the vocabulary" in printed
+    assert "bits_per_byte: " in printed and "xz_bits_per_byte: " in printed
+    sample = (out / "sample.txt").read_text(encoding="utf-8")
+    assert sample.startswith("the cat") and sample in printed
+    lines = lines_of(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert "tokens_per_second" in lines[0] and "validation/loss" not in lines[0]
+    for line in lines[1::2]:  # the same texts in rows that do not overlap, so nearly the same
+        share = line["validation/bits_per_byte"] / line["validation/loss"]
+        assert share == pytest.approx(result["bits_per_byte"] / result["validation_loss"], rel=1e-5)
+    # all of it again from the last checkpoint, on other devices: the same figures, the same sample
+    main([*arguments, "--sample.prompt", "the cat", "--resume", "--mesh.data", "2", "--parallel", "pmap"])
+    again = result_of(out)
+    for name in FIGURES:
+        assert again[name] == pytest.approx(result[name], rel=1e-5)
+    assert (out / "sample.txt").read_text(encoding="utf-8") == sample
+
+
+def test_bytes_on_a_text_file_with_one_of_its_own_for_validation(tmp_path):
+    out = tmp_path / "run"
+    (tmp_path / "train.txt").write_text("\n".join(make_texts(20, 1)), encoding="utf-8")
+    (tmp_path / "other.txt").write_text("\n".join(make_texts(5, 2)), encoding="utf-8")
+    main([
+        "--out", str(out), *SMALL, "--data.source", str(tmp_path / "train.txt"), "--data.validation",
+        str(tmp_path / "other.txt"), "--data.tokenizer", "bytes", "--data.validation-bytes", "100",
+    ])  # fmt: skip
+    result = result_of(out)
+    text = (tmp_path / "other.txt").read_bytes()[:100].decode(errors="ignore")
+    assert result["validation_bytes"] == len(text.encode()) and 97 <= result["validation_bytes"] <= 100
+    assert result["validation_tokens"] == len(text.encode()) + 1
+    assert result["bits_per_byte"] < 10, "more than at random"
+    assert isinstance(data.load_tokenizer(out), data.ByteTokenizer)
+
+
+def test_the_standard_library_is_the_default():
+    training, validation = corpus.load_texts(DataConfig())
+    assert len(training) > 300 and len(validation) > 10 and not set(training) & set(validation) - {""}
+    assert sum(len(text.encode()) for text in validation) <= DataConfig().validation_bytes
+    assert any("def " in text for text in validation)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 5, 11])
+@pytest.mark.parametrize("tokenizer", [data.ByteTokenizer(), "bpe"])
+def test_bits_per_byte_are_those_of_every_token_once(overlap, tokenizer):
+    """The measure against a loop over each text alone, in numpy."""
+    texts = ["", *make_texts(6, 3)]
+    tokenizer = data.train_bpe(texts, 290) if tokenizer == "bpe" else tokenizer
+    length, vocab_size = 12, tokenizer.vocab_size
+    config = nn.Config(vocab_size=vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8, positions=nn.Rope())
+    model = nn.functionalize(nn.Decoder, config)
+    params = jax.tree.map(lambda x: 2 * x, model.init(jax.random.key(0)))
+    packed = data.language_model_rows(texts, tokenizer, length, overlap=overlap)
+    batches = data.Loader(packed, data.UniformBatches(len(packed), 4))
+    measure = bits.make_measure(make_loss(model, 1.0), train.Jit(1))
+    nats, tokens = measure(params, batches)
+    n_bytes = len("".join(texts).encode())
+
+    apply = jax.jit(model.apply)
+    expected, counted = 0.0, 0
+    for text in filter(None, texts):
+        ids = [1, *tokenizer.encode(text), 2]
+        done = 0  # labels that are paid for
+        while done < len(ids) - 1:
+            start = max(0, done - overlap)
+            piece = np.array(ids[start : start + length + 1])
+            tokens_in = np.pad(piece[:-1], (0, length + 1 - len(piece)))  # one shape, one compilation
+            log_p = np.asarray(jax.nn.log_softmax(apply(params, tokens_in)))
+            paid = log_p[np.arange(len(piece) - 1), piece[1:]][done - start :]
+            expected += -paid.sum(dtype=np.float64)
+            counted += len(paid)
+            done += len(paid)
+    assert tokens == counted == sum(len(tokenizer.encode(text)) + 1 for text in texts if text)
+    np.testing.assert_allclose(nats, expected, rtol=1e-5)
+    np.testing.assert_allclose(bits.bits_per_byte(nats, n_bytes), expected / math.log(2) / n_bytes, rtol=1e-5)
+
+
+def test_a_model_that_knows_nothing_pays_log2_of_the_vocabulary():
+    text = "déjà vu"
+    config = nn.Config(vocab_size=259, d_model=8, n_layers=1, n_heads=2, d_ff=8)
+    model = nn.functionalize(nn.Decoder, config)
+    nothing = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    packed = data.language_model_rows([text], data.ByteTokenizer(), 4)
+    n_bytes = len(text.encode())
+    loss_fn = make_loss(model, bits.bits_per_byte(1.0, n_bytes) * packed.n_targets)
+    _, metrics = jax.jit(loss_fn)(nothing, packed.take(np.arange(len(packed))), None)
+    nats, tokens = bits.make_measure(loss_fn, train.Jit(1))(
+        nothing, data.Loader(packed, data.UniformBatches(len(packed), 2))
+    )
+    expected = (n_bytes + 1) * math.log2(259) / n_bytes
+    assert tokens == n_bytes + 1
+    assert bits.bits_per_byte(nats, n_bytes) == pytest.approx(expected, rel=1e-6)
+    total, weight = metrics["bits_per_byte"]
+    assert float(total / weight) == pytest.approx(expected, rel=1e-6)
+    assert jax.jit(loss_fn)(nothing, packed.take(np.arange(1)), jax.random.key(0))[1] == {}
+
+
+def test_xz_is_told_the_training_texts():
+    rng = np.random.default_rng(0)
+    noise = "".join(map(chr, rng.integers(32, 127, 3000)))
+    assert bits.xz_bits_per_byte([noise, "x"], [noise]) < 0.2 < 6 < bits.xz_bits_per_byte(["x"], [noise])
+    first, second = "".join(make_texts(9, 1)), make_texts(4, 2)
+    size = lambda text: len(lzma.compress(text.encode(), preset=9))
+    expected = 8 * (size(first + "".join(second)) - size(first)) / len("".join(second).encode())
+    assert bits.xz_bits_per_byte([first], second) == expected
+
+
+def test_few_bytes():
+    texts = make_texts(50, 5)
+    n = sum(len(text.encode()) for text in texts)
+    assert corpus.few_bytes(texts, n) == texts
+    few = corpus.few_bytes(texts, n // 3)
+    assert few == corpus.few_bytes(texts, n // 3)
+    assert set(few[:-1]) < set(texts) and any(text.startswith(few[-1]) for text in texts)
+    assert n // 3 - 3 <= sum(len(text.encode()) for text in few) <= n // 3
+    assert corpus.few_bytes(["猫猫"], 4) == ["猫"]
+
+
+def test_a_tokenizer_is_made_once(tmp_path):
+    config = DataConfig(vocab_size=265)
+    made = corpus.make_tokenizer(config, ["one two"] * 9, tmp_path)
+    taken = corpus.make_tokenizer(config, ["other text"], tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert taken.encode("one two") == made.encode("one two") and len(made.encode("one two")) < 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
+        (["--data.source", "{}/empty.jsonl"], "empty.jsonl is empty"),
+        (["--data.source", "{}/train.jsonl", "--data.column", "body"], "no column 'body'; it has 'text'"),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.validation", "{}/none.txt"],
+            "there is no file or directory .*none.txt",
+        ),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.held-out", "0"],
+            "no texts for validation, and data.held-out is 0",
+        ),
+        (["--data.source", "some/texts"], "hub cannot be reached.*'stdlib'"),
+        (
+            ["--data.source", "{}/train.jsonl", "--model.vocab-size", "99"],
+            "out of range: wanted 0 <= .* < 99",
+        ),
+        (["--data.source", "{}/train.jsonl", "--data.vocab-size", "99"], "vocab_size 99 is too small"),
+        (["--data.source", "{}/blank.jsonl"], "none of the .* documents has two tokens"),
+        (["--mesh.data", "3"], "a batch of 4 does not divide into 3 equal parts"),
+    ],
+)
+def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, rows, arguments, message):
+    (tmp_path / "empty.jsonl").touch()
+    write_rows(tmp_path / "blank.jsonl", [""] * 30)
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=f"(?s)language_model: .*{message}"):
+        main(["--out", str(out), *SMALL, *(text.format(tmp_path) for text in arguments)])
+    assert not out.exists()
+
+
+def test_the_command_line(capsys):
+    config = parse(["--model.n-layers", "2", "--model.positions", "Alibi", "--data.tokenizer", "bytes"])
+    assert config.model.n_layers == 2 and config.model.positions == nn.Alibi()
+    assert config.data == DataConfig(tokenizer="bytes")
+    assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in (
+        "Predicts each next token of a text with a decoder-only Transformer",
+        "--model.n-layers INT",
+        "The column that holds the texts. (default: text)",
+        "--sample.temperature FLOAT",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--data.overlap", "256"],
+            "rows of data.length 256 cannot overlap by 256: data.overlap is 0 to 255",
+        ),
+        (["--data.validation-bytes", "0"], "data.validation-bytes is at least 1, got 0"),
+        (["--sample.temperature", "0"], "a sample has 1 token or more, at a temperature above 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, rows):
+    steps = 60
+    arguments = [
+        sys.executable, "-m", "experiments.language_model", "--data.source", rows, *SMALL,
+        "--data.vocab-size", "300", "--model.dropout-rate", "0.1", "--train.steps", str(steps),
+    ]  # fmt: skip
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "agg",
+    }
+    start = lambda out, *more: subprocess.Popen(
+        [*arguments, "--out", str(tmp_path / out), *more],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    assert start("whole").wait(300) == 0
+    stopped = start("killed")
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    while not (checkpoints / "8").exists():
+        assert stopped.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
+    stopped.kill()
+    stopped.wait(60)
+    left = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
+    assert left < steps and not (tmp_path / "killed" / "result.json").exists()
+    assert start("killed", "--resume").wait(300) == 0
+    whole, resumed = (train.load_params(tmp_path / out / "checkpoints") for out in ("whole", "killed"))
+    chex.assert_trees_all_equal(resumed, whole)
+    same = [result_of(tmp_path / out)["bits_per_byte"] for out in ("whole", "killed")]
+    assert same[0] == same[1]
