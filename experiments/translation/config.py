@@ -14,14 +14,14 @@ from tfm_jax import nn
 
 __all__ = ["Config", "DataConfig", "TextConfig", "parse"]
 
-DATES_MODEL = nn.Config(d_model=96, n_layers=2, n_heads=4, d_ff=256)
+DATES_MODEL = nn.Config(d_model=96, n_layers=2, n_heads=4, d_ff=256, positions=nn.Rope(), unroll=True)
 DATES_TRAIN = common.TrainConfig(
-    steps=1500,
+    steps=600,
     batch_size=128,
-    optimizer=common.OptimizerConfig(learning_rate=2e-3),
-    evaluate_every=250,
-    checkpoint_every=250,
-    log_every=50,
+    optimizer=common.OptimizerConfig(learning_rate=3e-3),
+    evaluate_every=100,
+    checkpoint_every=200,
+    log_every=20,
 )
 TEXT_MODEL = nn.Config(d_model=256, n_layers=3, n_heads=4, d_ff=1024, dropout_rate=0.1)
 TEXT_TRAIN = common.TrainConfig(
@@ -68,6 +68,12 @@ class DataConfig:
     buckets: int = 3
     batch_tokens: int | None = None
     decoded: int = 200
+
+    def __post_init__(self):
+        for name, least in (("max_length", 2), ("buckets", 1), ("batch_tokens", 1), ("decoded", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is to be at least {least}, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,10 @@ def text_metrics(language: str | None) -> TextMetrics:
         import sacrebleu
     except ImportError as error:
         raise ImportError("BLEU and chrF need sacrebleu: pip install 'tfm_jax[experiments]'") from error
-    metrics = {"bleu": sacrebleu.BLEU(trg_lang=language or ""), "chrf": sacrebleu.CHRF()}
+    try:
+        metrics = {"bleu": sacrebleu.BLEU(trg_lang=language or ""), "chrf": sacrebleu.CHRF()}
+    except RuntimeError as error:  # it wants a package that knows the words of this language
+        raise ImportError(f"BLEU of {language!r}: {' '.join(str(error).split())}") from error
 
     def figures(ours: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
         scores = {name: m.corpus_score(list(ours), [list(references)]).score for name, m in metrics.items()}

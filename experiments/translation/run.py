@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from experiments import common
@@ -58,21 +59,15 @@ def run(config: Config) -> None:
     here = common.Run(config, NAME)
     with _in_one_message(here.path, begun_before=config.resume):
         task = _prepare(config, here.path)
-    valid = task.pairs["validation"]
-    few = [side[: config.data.decoded] for side in valid]
-
-    def evaluate(params: Params) -> dict[str, float]:
-        if not config.data.decoded:
-            return {}
-        return {"validation/exact_match": exact_match(task.translate(params, few[0]), few[1])}
-
+    few = [side[: config.data.decoded] for side in task.pairs["validation"]]
+    evaluate = lambda params: {"validation/exact_match": exact_match(task.translate(params, few[0]), few[1])}
     trained = here.fit(
         init=task.model.init,
         loss_fn=make_loss(task.model, config.label_smoothing),
         batches=iter(task.train_batches),
         d_model=config.model.d_model,
         valid=lambda: task.valid_batches,
-        evaluate=evaluate,
+        evaluate=evaluate if config.data.decoded else None,
         unit="tokens",
         curves=functools.partial(viz.curves, title=NAME),
     )
@@ -125,12 +120,6 @@ def _prepare(config: Config, path: Path) -> _Task:
     is_text = config.data.source != "dates"
     target = (config.data.pair or "").partition("-")[2]
     metrics = text_metrics(target) if is_text else None
-    parts = config.mesh.data * config.train.accumulate
-    if config.train.batch_size % parts:
-        raise ValueError(
-            f"a batch of {config.train.batch_size} pairs does not divide into {parts} equal parts (mesh.data "
-            "times train.accumulate): choose a train.batch-size that does"
-        )
     pairs = load_pairs(config.data)
     tokenizer = make_tokenizer(config.data, pairs["train"], path)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
@@ -140,6 +129,7 @@ def _prepare(config: Config, path: Path) -> _Task:
         )
         for name in ("train", "validation")
     }
+    parts = config.mesh.data * config.train.accumulate
     shapes, sizes = make_shapes(rows, config.data, config.train.batch_size, parts)
     seeds = {"train": config.train.seed, "validation": None}
     loaders = {
@@ -147,6 +137,9 @@ def _prepare(config: Config, path: Path) -> _Task:
         for name, part in rows.items()
     }
     model = nn.functionalize(nn.EncoderDecoder, dataclasses.replace(config.model, vocab_size=vocab_size))
+    # Does the longest fit the model?
+    longest = [jnp.zeros((1, side), jnp.int32) for side in shapes[-1]]
+    jax.eval_shape(lambda key: model.apply(model.init(key), *longest), jax.random.key(0))
     translate = make_translate(model, tokenizer, shapes, sizes)
     _describe(pairs, tokenizer, shapes, sizes)
     return _Task(pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics)
