@@ -1,0 +1,6 @@
+"""``python -m experiments.digits``"""
+
+from experiments.digits.run import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The settings of the digits experiment.
+
+Expected with the defaults, on 2 CPU cores: (to be measured).
+"""
+
+import dataclasses
+
+from experiments import common
+from experiments.digits.augment import AugmentConfig
+from tfm_jax import nn
+
+__all__ = ["Config", "DataConfig"]
+
+MODEL = nn.Config(d_model=64, n_layers=4, n_heads=4, d_ff=128, positions=nn.Sinusoidal(theta=100.0))
+TRAIN = common.TrainConfig(
+    steps=2000,
+    batch_size=64,
+    optimizer=common.OptimizerConfig(learning_rate=2e-3, weight_decay=0.05),
+    ema_decay=0.99,
+    evaluate_every=200,
+    checkpoint_every=400,
+    log_every=20,
+)
+AUGMENT = AugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The images.
+
+    Args:
+        source: "digits", scikit-learn's, which needs no network; or images in MNIST's layout: a parquet
+            file, a directory or a glob of them, a directory of pictures with one directory for each class, or
+            a data set of the Hugging Face hub such as ylecun/mnist.
+        image: The column of the images. Their size and their channels are read from the data.
+        label: The column of the labels, integers from 0.
+        classes: How many there are; a label beyond them is an error.
+        size: Height and width that pictures are scaled to. None: they all have one size.
+        held_out: The share of the training images to take for validation, and to test, where the source has
+            no such part; the same ones every time.
+    """
+
+    source: str = "digits"
+    image: str = "image"
+    label: str = "label"
+    classes: int = 10
+    size: tuple[int, int] | None = None
+    held_out: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.RunConfig):
+    """Says which digit an image shows: an encoder over its patches, and a dense head.
+
+    Without arguments: scikit-learn's 1,797 images of 8 x 8 pixels, from disk. Others: --data.source FILE, in
+    MNIST's layout.
+    """
+
+    data: DataConfig = DataConfig()
+    patch_size: int | None = None
+    """Side of a patch in pixels, which divides height and width. None: a quarter of the height, which makes
+    16 patches of a square."""
+    model: nn.Config = MODEL
+    """The encoder. Its patches are set by patch-size and the images."""
+    augment: AugmentConfig = AUGMENT
+    label_smoothing: float = 0.1
+    """Share of the target that is spread evenly over all classes; not in validation."""
+    train: common.TrainConfig = TRAIN
+
+    def __post_init__(self):
+        if self.model.patches is not None:
+            raise ValueError("the patches are set by --patch-size and the images; leave out --model.patches")

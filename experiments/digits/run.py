@@ -1,0 +1,213 @@
+"""Trains a classifier of images and tests it, once, on images it has never seen."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import common
+from experiments.digits.augment import AugmentConfig, augment
+from experiments.digits.config import Config
+from tfm_jax import data, nn, ops, train, viz
+from tfm_jax.types import Batch, Key, Params, SumWeight
+
+__all__ = ["main", "make_loss", "predict", "run", "svc_predict"]
+
+NAME = "digits"
+SVC_ROWS = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the experiment from the command line.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: with one clear message, where what was asked for cannot be done.
+    """
+    run(common.parse(Config, argv))
+
+
+def run(config: Config) -> None:
+    """Loads, trains and tests; leaves everything in the run's directory.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        SystemExit: as `main`.
+    """
+    here = common.Run(config, NAME)
+    with _in_one_message(None if config.resume else here.path):
+        task = _prepare(config)
+    size, seed = config.train.batch_size, config.train.seed
+    rows, valid = task.rows["train"], task.rows["validation"]
+    trained = here.fit(
+        init=task.model.init,
+        loss_fn=make_loss(task.model, config.augment, config.label_smoothing),
+        batches=iter(data.Loader(rows, data.UniformBatches(len(rows), size, seed))),
+        d_model=config.model.d_model,
+        valid=lambda: data.Loader(valid, data.UniformBatches(len(valid), size)),
+        unit="images",
+        curves=functools.partial(viz.curves, title=NAME),
+    )
+    params = trained.params if config.train.patience is None else trained.best_params()
+    with _in_one_message():
+        here.finish(_test(task, params, config, here.path))
+
+
+def make_loss(model: nn.Pure, changes: AugmentConfig, label_smoothing: float) -> train.LossFn:
+    """The loss of a batch of labelled images: cross-entropy.
+
+    Args:
+        model: an ``nn.Classifier``.
+        changes: what is done to the images in training, where there is a key.
+        label_smoothing: in training.
+
+    Returns:
+        ``loss_fn(params, batch, key)``, with the "accuracy".
+    """
+
+    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
+        images, labels, weight = batch["image"], batch["label"], batch["weight"]
+        smoothing = 0.0
+        if key is not None:
+            augment_key, key = jax.random.split(key)
+            images, smoothing = augment(images, augment_key, changes), label_smoothing
+        logits = model.apply(params, images, key=key)
+        loss = ops.cross_entropy(logits, labels, weights=weight, label_smoothing=smoothing)
+        right = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (right.sum(), weight.sum())}
+
+    return loss_fn
+
+
+def predict(model: nn.Pure, params: Params, rows: data.ImageRows, batch_size: int) -> np.ndarray:
+    """The class that the model finds most likely, for each image.
+
+    Args:
+        model: an ``nn.Classifier``.
+        params: its parameters.
+        rows: the images.
+        batch_size: how many at a time.
+
+    Returns:
+        int [rows]
+    """
+    classify = jax.jit(lambda params, images: jnp.argmax(model.apply(params, images), axis=-1))
+    batches = data.Loader(rows, data.UniformBatches(len(rows), batch_size))
+    found = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
+    return found[: len(rows)]
+
+
+def svc_predict(rows: data.ImageRows, test: data.ImageRows) -> np.ndarray:
+    """The classes that scikit-learn's ``SVC(gamma=0.001)`` finds, as in its own example of the digits.
+
+    Args:
+        rows: the images to train it on; the pixels are scaled to 0 to 16.
+        test: the images to classify.
+
+    Returns:
+        int [test]
+    """
+    from sklearn.svm import SVC
+
+    flat = lambda rows: 16 * rows.take(np.arange(len(rows)))["image"].reshape(len(rows), -1)
+    return SVC(gamma=0.001).fit(flat(rows), rows.labels).predict(flat(test))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """All that does not change while a model is trained. The test images are not read until it is."""
+
+    rows: dict[str, data.ImageRows]
+    test: datasets.Dataset
+    class_names: list[str]
+    model: nn.Pure
+
+
+def _prepare(config: Config) -> _Task:
+    for package in ("sklearn", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"this experiment needs {package}: pip install 'tfm_jax[experiments]'")
+    of = config.data
+    splits = data.load_splits(
+        of.source, columns=[of.image, of.label], validation=of.held_out, test=of.held_out
+    )
+    if missing := {"validation", "test"} - splits.keys():
+        raise ValueError(
+            f"{of.source!r} has no images for {' and '.join(sorted(missing))}, and held_out is 0: "
+            "hold a share out"
+        )
+    rows = {name: _rows(splits[name], config) for name in ("train", "validation")}
+    height, width, channels = rows["train"].images.shape[1:]
+    patches = nn.Patches(height, width, channels, config.patch_size or max(1, height // 4))
+    model = dataclasses.replace(config.model, patches=patches)
+    names = getattr(splits["train"].features[of.label], "names", None)
+    class_names = names if names and len(names) == of.classes else [str(i) for i in range(of.classes)]
+    counts = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
+    size = f"{height} x {width} x {channels}"
+    print(f"{NAME}: images of {size}: {counts}; patches of {patches.size} x {patches.size}", flush=True)
+    pure = nn.functionalize(nn.Classifier, model, of.classes)
+    for part in rows.values():  # do the images fit the model?
+        jax.eval_shape(
+            lambda key, images: pure.apply(pure.init(key), images), jax.random.key(0), part.images[:1]
+        )
+    return _Task(rows, splits["test"], class_names, pure)
+
+
+def _rows(dataset: datasets.Dataset, config: Config) -> data.ImageRows:
+    of = config.data
+    return data.classification_rows(dataset, image=of.image, label=of.label, classes=of.classes, size=of.size)
+
+
+def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, Any]:
+    """Reads the test images, and compares the model with an SVC trained on the same images; the figures."""
+    test, seen = _rows(task.test, config), task.rows["train"]
+    ours = predict(task.model, params, test, config.train.batch_size)
+    n = len(task.class_names)
+    matrix = np.bincount(test.labels * n + ours, minlength=n * n).reshape(n, n)
+    note = viz.confusion_matrix(matrix, task.class_names, path / "confusion.png", title="test images")
+    if note:
+        print(note)
+    taught = seen
+    if len(seen) > SVC_ROWS:  # its time grows with the square of their number
+        some = np.random.default_rng(0).permutation(len(seen))[:SVC_ROWS]
+        taught = data.ImageRows(seen.images[some], seen.labels[some], n)
+    svc = svc_predict(taught, test)
+    right = {
+        "this model": int((ours == test.labels).sum()),
+        "SVC(gamma=0.001)": int((svc == test.labels).sum()),
+    }
+    print(f"\nof {len(test):,} test images")
+    for (name, count), number in zip(right.items(), (len(seen), len(taught)), strict=True):
+        print(f"  {name:16}  {count:,} right, trained on {number:,} images")
+    print(f"\nwhich digit was taken for which: {path / 'confusion.png'}\n")
+    accuracy = {name: count / len(test) for name, count in right.items()}
+    return {
+        "test_accuracy": accuracy["this model"],
+        "svc_accuracy": accuracy["SVC(gamma=0.001)"],
+        "test_images": len(test),
+    }
+
+
+@contextlib.contextmanager
+def _in_one_message(new: Path | None = None) -> Iterator[None]:
+    """Ends the process with one message where the data cannot be used; removes a run that had not begun."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        if new is not None:
+            shutil.rmtree(new)
+        sys.exit(f"{NAME}: {error}")
