@@ -23,7 +23,7 @@ MODEL = nn.Config(
     unroll=True,
 )
 TRAIN = common.TrainConfig(
-    steps=1000,
+    steps=850,
     batch_size=8,
     optimizer=common.OptimizerConfig(learning_rate=5e-3, warmup=50, weight_decay=0.1),
     evaluate_every=250,
