@@ -1,12 +1,9 @@
 """Trains a classifier of images and tests it, once, on images it has never seen."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +46,7 @@ def run(config: Config) -> None:
         SystemExit: as `main`.
     """
     here = common.Run(config, NAME)
-    with _in_one_message(None if config.resume else here.path):
+    with here.preparing():
         task = _prepare(config)
     size, seed = config.train.batch_size, config.train.seed
     rows, valid = task.rows["train"], task.rows["validation"]
@@ -63,7 +60,7 @@ def run(config: Config) -> None:
         curves=functools.partial(viz.curves, title=NAME),
     )
     params = trained.params if config.train.patience is None else trained.best_params()
-    with _in_one_message():
+    with here.one_message():
         here.finish(_test(task, params, config, here.path))
 
 
@@ -200,14 +197,3 @@ def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, 
         "svc_accuracy": accuracy["SVC(gamma=0.001)"],
         "test_images": len(test),
     }
-
-
-@contextlib.contextmanager
-def _in_one_message(new: Path | None = None) -> Iterator[None]:
-    """Ends the process with one message where the data cannot be used; removes a run that had not begun."""
-    try:
-        yield
-    except (ImportError, OSError, ValueError) as error:
-        if new is not None:
-            shutil.rmtree(new)
-        sys.exit(f"{NAME}: {error}")
