@@ -6,9 +6,10 @@ An experiment's ``run.py`` is then: a config, data, a loss, and what to do with 
 import contextlib
 import dataclasses
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +116,25 @@ class Run:
         except (ValueError, OSError) as error:
             sys.exit(f"{name}: {error}")
         self.path = self._directory.path
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Ends the process with one message where the data cannot be used, and leaves no empty run behind."""
+        with self.one_message():
+            try:
+                yield
+            except Exception:
+                if not self.config.resume:
+                    shutil.rmtree(self.path)
+                raise
+
+    @contextlib.contextmanager
+    def one_message(self) -> Iterator[None]:
+        """Ends the process with one message, not a traceback, where something asked for cannot be had."""
+        try:
+            yield
+        except (ImportError, OSError, ValueError) as error:
+            sys.exit(f"{self.name}: {error}")
 
     def fit(
         self,

@@ -1,12 +1,10 @@
 """Trains a language model on texts, and says what a byte of other texts costs it."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,7 +48,7 @@ def run(config: Config) -> None:
         SystemExit: as `main`.
     """
     here = common.Run(config, NAME)
-    with _in_one_message(here.path, begun_before=config.resume):
+    with here.preparing():
         task = _prepare(config, here.path)
     loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.rows.n_targets)
     batch_size = config.train.batch_size
@@ -170,14 +168,3 @@ def _sample(config: Config, task: _Task, params: Params) -> str:
 
     key = jax.random.key(config.train.seed)
     return config.sample.prompt + task.tokenizer.decode(write(params, jnp.asarray([prompt]), key)[0])
-
-
-@contextlib.contextmanager
-def _in_one_message(path: Path, begun_before: bool) -> Iterator[None]:
-    """Ends the process with one message where the data cannot be used, and leaves no empty run behind."""
-    try:
-        yield
-    except (ImportError, OSError, ValueError) as error:
-        if not begun_before:
-            shutil.rmtree(path)
-        sys.exit(f"{NAME}: {error}")

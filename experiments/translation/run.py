@@ -1,12 +1,10 @@
 """Trains a translator and tests it, once, on pairs it has never seen."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +55,7 @@ def run(config: Config) -> None:
         SystemExit: as `main`.
     """
     here = common.Run(config, NAME)
-    with _in_one_message(here.path, begun_before=config.resume):
+    with here.preparing():
         task = _prepare(config, here.path)
     few = [side[: config.data.decoded] for side in task.pairs["validation"]]
     evaluate = lambda params: {"validation/exact_match": exact_match(task.translate(params, few[0]), few[1])}
@@ -181,14 +179,3 @@ def _readable(sources: Sequence[str]) -> int:
     """Which source to draw: a Chinese date with its weekday; else one that is neither short nor long."""
     rank = lambda i: ("星期" not in sources[i], abs(len(sources[i]) - 40))
     return min(range(min(len(sources), 500)), key=rank)
-
-
-@contextlib.contextmanager
-def _in_one_message(path: Path, begun_before: bool) -> Iterator[None]:
-    """Ends the process with one message where the data cannot be used, and leaves no empty run behind."""
-    try:
-        yield
-    except (ImportError, OSError, ValueError) as error:
-        if not begun_before:
-            shutil.rmtree(path)
-        sys.exit(f"{NAME}: {error}")
