@@ -11,7 +11,7 @@ from experiments import common
 from experiments.digits.augment import AugmentConfig
 from tfm_jax import nn
 
-__all__ = ["Config", "DataConfig"]
+__all__ = ["Config", "DataConfig", "ViewsConfig"]
 
 MODEL = nn.Config(d_model=64, n_layers=4, n_heads=4, d_ff=128, positions=nn.Learned(max_length=256))
 TRAIN = common.TrainConfig(
@@ -24,6 +24,23 @@ TRAIN = common.TrainConfig(
     log_every=20,
 )
 AUGMENT = AugmentConfig()
+
+
+VIEWS_CHANGES = AugmentConfig(rotate=6.0, scale=0.05, shear=0.05, shift=0.03, elastic=0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewsConfig:
+    """How each test image is looked at: as it is, and slightly changed copies of it."""
+
+    copies: int = 16
+    """How many; what the model finds in all of them is added up. 0: the image alone."""
+    changes: AugmentConfig = VIEWS_CHANGES
+    """How far each copy is changed, at most."""
+
+    def __post_init__(self):
+        if self.copies < 0:
+            raise ValueError(f"--views.copies is a number of copies, 0 or more; got {self.copies}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +84,7 @@ class Config(common.RunConfig):
     augment: AugmentConfig = AUGMENT
     label_smoothing: float = 0.1
     """Share of the target that is spread evenly over all classes; not in validation."""
+    views: ViewsConfig = ViewsConfig()
     train: common.TrainConfig = TRAIN
 
     def __post_init__(self):

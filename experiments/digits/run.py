@@ -14,9 +14,9 @@ import numpy as np
 
 from experiments import common
 from experiments.digits.augment import AugmentConfig, augment
-from experiments.digits.config import Config
+from experiments.digits.config import Config, ViewsConfig
 from tfm_jax import data, nn, ops, train, viz
-from tfm_jax.types import Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run", "svc_predict"]
 
@@ -90,19 +90,34 @@ def make_loss(model: nn.Pure, changes: AugmentConfig, label_smoothing: float) ->
     return loss_fn
 
 
-def predict(model: nn.Pure, params: Params, rows: data.ImageRows, batch_size: int) -> np.ndarray:
+def predict(
+    model: nn.Pure, params: Params, rows: data.ImageRows, batch_size: int, views: ViewsConfig
+) -> np.ndarray:
     """The class that the model finds most likely, for each image.
+
+    Equivalent to::
+
+        seen = [image, *(augment(image, key, views.changes) for key in keys)]    # views.copies keys
+        argmax(sum(softmax(model(x)) for x in seen))
 
     Args:
         model: an ``nn.Classifier``.
         params: its parameters.
         rows: the images.
         batch_size: how many at a time.
+        views: the changed copies of an image that are looked at beside it; always the same ones.
 
     Returns:
         int [rows]
     """
-    classify = jax.jit(lambda params, images: jnp.argmax(model.apply(params, images), axis=-1))
+
+    @jax.jit
+    def classify(params: Params, images: Array) -> Array:
+        look = lambda images: jax.nn.softmax(model.apply(params, images))
+        keys = jax.random.split(jax.random.key(0), views.copies)
+        copies = jax.lax.map(lambda key: look(augment(images, key, views.changes)), keys)
+        return jnp.argmax(look(images) + copies.sum(0), axis=-1)
+
     batches = data.Loader(rows, data.UniformBatches(len(rows), batch_size))
     found = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
     return found[: len(rows)]
@@ -172,7 +187,7 @@ def _rows(dataset: datasets.Dataset, config: Config) -> data.ImageRows:
 def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, Any]:
     """Reads the test images, and compares the model with an SVC trained on the same images; the figures."""
     test, seen = _rows(task.test, config), task.rows["train"]
-    ours = predict(task.model, params, test, config.train.batch_size)
+    ours = predict(task.model, params, test, config.train.batch_size, config.views)
     n = len(task.class_names)
     matrix = np.bincount(test.labels * n + ours, minlength=n * n).reshape(n, n)
     note = viz.confusion_matrix(matrix, task.class_names, path / "confusion.png", title="test images")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from experiments import common
 from experiments.digits.augment import AugmentConfig, augment
-from experiments.digits.config import Config
+from experiments.digits.config import Config, ViewsConfig
 from experiments.digits.run import main, make_loss, predict, svc_predict
 from tfm_jax import data, nn, train
 
@@ -213,7 +214,18 @@ def test_predictions_are_in_the_order_of_the_images():
     expected = (logits - logits.mean(0)).argmax(1)
     assert len(set(expected)) > 1
     rows = data.ImageRows(batch["image"], batch["label"], 3)
-    np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4), expected)
+    alone = ViewsConfig(copies=0)
+    np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=alone), expected)
+    # Copies that are not changed say what the image says; changed ones are looked at, and can outvote it.
+    same = ViewsConfig(copies=2, changes=NOTHING)
+    np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=same), expected)
+    away = ViewsConfig(copies=50, changes=dataclasses.replace(NOTHING, shift=1.0))
+    assert np.any(predict(MODEL, params, rows, batch_size=4, views=away) != expected)
+
+
+def test_a_negative_number_of_copies_is_refused():
+    with pytest.raises(ValueError, match=r"views\.copies.*got -1"):
+        ViewsConfig(copies=-1)
 
 
 def test_the_svc_is_that_of_scikit_learns_own_example():

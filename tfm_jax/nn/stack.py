@@ -1,7 +1,6 @@
 """Layers stacked and scanned: one layer is compiled, however many there are."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
 from tfm_jax.nn.functional import pure_dict, structure
 from tfm_jax.nn.linear import Norm
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.varying import vary_with
 from tfm_jax.types import Array, Key
 
 __all__ = ["DecoderStack", "EncoderStack", "Stack"]
@@ -29,14 +29,6 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs:
     keys = jax.random.split(rngs.params(), n_layers)
     params = jax.vmap(lambda key: pure_dict(make(nnx.Rngs(key))))(keys)
     return nnx.merge(structure(lambda: make(nnx.Rngs(0)))[0], params)
-
-
-def _vary_with(x: Array, others: Any) -> Array:
-    """Inside ``shard_map``, x of the type that it has after one layer: different on every device on which
-    anything that the layer reads is. A scan wants its carry to keep its type."""
-    varying = lambda leaf: jax.typeof(leaf).manual_axis_type.varying
-    axes = frozenset().union(*map(varying, jax.tree.leaves(others))) - varying(x)
-    return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
 
 
 class Stack(nnx.Module):
@@ -132,7 +124,7 @@ class Stack(nnx.Module):
         keys = None if layers_key is None else jax.random.split(layers_key, self.n_layers)
         unroll = self.n_layers if self.config.unroll else 1
         per_layer = (nnx.to_pure_dict(params), keys)
-        x = _vary_with(x, (per_layer, mask, memory, memory_mask, bias, positions))
+        x = vary_with(x, (per_layer, mask, memory, memory_mask, bias, positions))
         x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         return (x if self.norm is None else self.norm(x)), weights
 

@@ -1,7 +1,7 @@
 """Pure functions on arrays: the Transformer without parameters. Imports only this room of the package."""
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.attention import attention, attention_weights
+from tfm_jax.ops.attention import Explanation, attention, attention_weights, explain_attention
 from tfm_jax.ops.dropout import dropout
 from tfm_jax.ops.feed_forward import activation, feed_forward, gated_feed_forward
 from tfm_jax.ops.losses import cross_entropy, linear_cross_entropy
@@ -9,12 +9,14 @@ from tfm_jax.ops.normalization import layer_norm, rms_norm
 from tfm_jax.ops.positions import alibi, relative_buckets, rotary, sinusoidal
 
 __all__ = [
+    "Explanation",
     "activation",
     "alibi",
     "attention",
     "attention_weights",
     "cross_entropy",
     "dropout",
+    "explain_attention",
     "feed_forward",
     "gated_feed_forward",
     "layer_norm",

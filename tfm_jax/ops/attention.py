@@ -1,5 +1,6 @@
 """Attention: the public functions, their checks at the door, and the choice of an implementation."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends import BACKENDS, reference
+from tfm_jax.ops.backends import BACKENDS, Backend, Request, by_speed, reference
+from tfm_jax.ops.backends.contract import Bias
+from tfm_jax.ops.dropout import check_rate
 from tfm_jax.types import Array, Key
 
-__all__ = ["attention", "attention_weights"]
+__all__ = ["Explanation", "attention", "attention_weights", "explain_attention"]
 
 
 def attention(
@@ -18,13 +21,13 @@ def attention(
     k: Array,  # [..., S, K, H]
     v: Array,  # [..., S, K, Hv]
     mask: masks.Mask | Array | None = None,
-    bias: Array | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
+    bias: Bias | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
     *,
     scale: float | Array | None = None,
     soft_cap: float | None = None,
     dropout_rate: float = 0.0,
     key: Key | None = None,
-    implementation: str = "auto",
+    implementation: str | Backend = "auto",
 ) -> Array:  # [..., T, N, Hv]
     """Scaled dot-product attention with N query heads and K key/value heads (MHA, GQA, MQA).
 
@@ -43,42 +46,114 @@ def attention(
       mask: who may attend to whom: a mask of ``tfm_jax.ops.masks``, or a bool array [T, S], [..., T, S] or
         [..., N, T, S]; True = may attend. None: everyone to everything.
       bias: [N|1, T|1, S|1] or [..., N|1, T|1, S|1] floating, added to the logits after the soft cap; where
-        it is -inf, the query may not attend.
+        it is -inf, the query may not attend. Or a function that gives such a table of int32 indices of
+        queries and of keys, ``bias(jnp.arange(T), jnp.arange(S))``: it is asked tile by tile, and what it
+        closes over has gradients.
       scale: what the logits are multiplied by, finite; None is 1 / sqrt(H).
       soft_cap: logits are squashed into (-soft_cap, soft_cap), finite and > 0; None is no cap.
       dropout_rate: the probability, in [0, 1), that a weight is dropped (the others are scaled up).
       key: a PRNG key, which is consumed, or None for no dropout.
-      implementation: a name in ``tfm_jax.ops.backends.BACKENDS``, or "auto".
+      implementation: a name in ``tfm_jax.ops.backends.BACKENDS``, a ``Backend``, or "auto": the fastest of
+        them that honours all that was passed (``explain_attention`` says which, and why).
 
     Returns:
       [..., T, N, Hv] of q's dtype. A query that may attend to nothing gives 0, with gradient 0. Queries,
-      keys and values that ``mask`` lets no one use may hold nan or inf: they reach neither output nor
-      gradients. (Those that only a bias of -inf hides must be finite.)
+      keys and values that are nan or inf reach no output and no gradient of those that ``mask`` closes to
+      them; a query that reads one gives nan. (What only a bias of -inf hides must be finite.)
 
     Raises:
-      ValueError: a shape, rank, dtype, mask, bias, rate, scale, soft_cap or implementation that does not
-        fit, at trace time (a scale or soft_cap that is traced is not looked at).
+      TypeError: under ``jax.jvp``, from an implementation that has a backward pass alone.
+      ValueError: a shape, rank, dtype, mask, bias, rate, scale or soft_cap that does not fit, or an
+        implementation that does not honour what was passed, at trace time (a scale or soft_cap that is
+        traced is not looked at).
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped heads: Ainslie et al. 2023, "GQA",
     section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
     """
-    q, k, v = _array(q), _array(k), _array(v)
-    _check_heads(q, k, v)
-    mask, bias, scale = _prepare(q, k, mask, bias, scale, soft_cap)
-    name = next(iter(BACKENDS)) if implementation == "auto" else implementation
-    if name not in BACKENDS:
-        known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        raise ValueError(f"attention: got implementation={name!r}; wanted one of {known}.")
-    return BACKENDS[name](
-        q, k, v, mask, bias, scale=scale, soft_cap=soft_cap, dropout_rate=dropout_rate, key=key
-    )
+    request = _request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
+    r = request
+    options = {"scale": r.scale, "soft_cap": r.soft_cap, "dropout_rate": r.dropout_rate, "key": r.key}
+    backend = _choose(implementation, request)
+    try:
+        return backend.attention(r.q, r.k, r.v, r.mask, r.bias, **options)
+    except TypeError as error:
+        if backend.honours.forward_mode or "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            f"attention: implementation={backend.name!r} has a backward pass alone, for jax.grad and "
+            "jax.vjp; under jax.jvp (jacfwd, hessian, linearize) name 'xla' or 'reference'."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """Which implementation runs, and why each other one does not; as text, a line each.
+
+    Args:
+      implementation: the name of the one that runs; None if what was asked for is refused.
+      platform: "cpu", "gpu" or "tpu".
+      refused: why each of the others cannot, by name: no reason for those that could.
+    """
+
+    implementation: str | None
+    platform: str
+    refused: dict[str, tuple[str, ...]]
+
+    def __str__(self) -> str:
+        lines = [f"attention on {self.platform}: {self.implementation or 'refused'}"]
+        for name, reasons in self.refused.items():
+            if name != self.implementation:
+                lines.append(f"  {name}: {'; '.join(reasons) or 'could, and is slower'}")
+        return "\n".join(lines)
+
+
+def explain_attention(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    v: Array,  # [..., S, K, Hv]
+    mask: masks.Mask | Array | None = None,
+    bias: Bias | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
+    *,
+    scale: float | Array | None = None,
+    soft_cap: float | None = None,
+    dropout_rate: float = 0.0,
+    key: Key | None = None,
+    implementation: str | Backend = "auto",
+) -> Explanation:
+    """Says which implementation ``attention`` runs of these arguments, and why not the others.
+
+    Equivalent to::
+
+        {name: backend.refuses(arguments) for name, backend in ops.backends.BACKENDS.items()}
+
+    Args:
+      q, k, v, mask, bias: as in ``attention``; ``jax.ShapeDtypeStruct`` will do for the arrays.
+      scale, soft_cap, dropout_rate, key, implementation: as in ``attention``.
+
+    Returns:
+      An ``Explanation``, to be read or printed. Where the implementation that was named cannot, its
+      ``implementation`` is None.
+
+    Raises:
+      ValueError: as ``attention``, but for an implementation that refuses.
+    """
+    request = _request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
+    refused = {name: backend.refuses(request) for name, backend in BACKENDS.items()}
+    name = implementation
+    if isinstance(implementation, Backend):
+        name, refused[implementation.name] = implementation.name, implementation.refuses(request)
+    elif implementation == "auto":
+        name = _choose("auto", request).name
+    else:
+        _named(implementation)
+    return Explanation(None if refused[name] else name, request.platform, refused)
 
 
 def attention_weights(
     q: Array,  # [..., T, N, H]
     k: Array,  # [..., S, K, H]
     mask: masks.Mask | Array | None = None,
-    bias: Array | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
+    bias: Bias | None = None,  # [N|1, T|1, S|1] or [..., N|1, T|1, S|1]
     *,
     scale: float | Array | None = None,
     soft_cap: float | None = None,
@@ -109,15 +184,40 @@ def attention_weights(
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
-    q, k = _array(q), _array(k)
-    _check_heads(q, k, k)
-    mask, bias, scale = _prepare(q, k, mask, bias, scale, soft_cap)
-    return reference.attention_weights(q, k, mask, bias, scale=scale, soft_cap=soft_cap)
+    r = _request(q, k, k, mask, bias, scale, soft_cap, 0.0, None)
+    return reference.attention_weights(r.q, r.k, r.mask, r.bias, scale=r.scale, soft_cap=r.soft_cap)
+
+
+def _choose(implementation: str | Backend, request: Request) -> Backend:
+    """The backend that is asked for, or for "auto" the first that can."""
+    if implementation == "auto":
+        return next(backend for backend in by_speed(request) if not backend.refuses(request))
+    backend = implementation if isinstance(implementation, Backend) else _named(implementation)
+    if reasons := backend.refuses(request):
+        able = [repr(name) for name, other in BACKENDS.items() if not other.refuses(request)]
+        raise ValueError(
+            f"attention: implementation={backend.name!r} cannot do this: it {'; it '.join(reasons)}. "
+            f"Those that can: {', '.join(['auto', *able])}."
+        )
+    return backend
+
+
+def _named(name: Any) -> Backend:
+    if not isinstance(name, str) or name not in BACKENDS:
+        known = ", ".join(map(repr, ["auto", *BACKENDS]))
+        raise ValueError(f"attention: got implementation={name!r}; wanted one of {known}, or a Backend.")
+    return BACKENDS[name]
+
+
+def _platform() -> str:
+    """Where what is traced now will run: on the devices of the mesh that is set, or on the default ones."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def _array(x: Any) -> Array:
     # Under grad, jnp.asarray of a JAX array is an operation, and jax_debug_nans would look at its result.
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+    return x if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(x)
 
 
 def _check_heads(q: Array, k: Array, v: Array) -> None:
@@ -148,14 +248,24 @@ def _check_heads(q: Array, k: Array, v: Array) -> None:
         )
 
 
-def _prepare(
-    q: Array, k: Array, mask: Any, bias: Array | None, scale: float | Array | None, soft_cap: float | None
-) -> tuple[masks.Mask | None, Array | None, float | Array]:
-    """The mask as a Mask, the bias with all of its axes, the scale as a number."""
+def _request(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    bias: Any,
+    scale: Any,
+    soft_cap: Any,
+    dropout_rate: float,
+    key: Key | None,
+) -> Request:
+    """The arguments checked: the mask as a Mask, the bias with all of its axes, the scale as a number."""
+    q, k, v = _array(q), _array(k), _array(v)
+    _check_heads(q, k, v)
     *batch, T, N, H = q.shape
     mask = masks.as_mask(mask, len(batch))
     if bias is not None:
-        bias = _check_bias(_array(bias), tuple(batch), (N, T, k.shape[-3]))
+        bias = _check_bias(bias, tuple(batch), (N, T, k.shape[-3]))
     if any(x is not None and jnp.ndim(x) for x in (scale, soft_cap)):
         raise ValueError(
             f"attention: got scale={scale!r}, soft_cap={soft_cap!r}; wanted a scalar each, or None. "
@@ -167,14 +277,30 @@ def _prepare(
         )
     if _is_known(scale) and not -math.inf < scale < math.inf:
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
-    return mask, bias, H**-0.5 if scale is None else scale
+    check_rate("attention", dropout_rate)
+    scale = H**-0.5 if scale is None else scale
+    return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, _platform())
 
 
 def _is_known(x: float | Array | None) -> bool:
     return x is not None and not isinstance(x, jax.core.Tracer)
 
 
-def _check_bias(bias: Array, batch: tuple[int, ...], last: tuple[int, int, int]) -> Array:
+def _check_bias(bias: Any, batch: tuple[int, ...], last: tuple[int, int, int]) -> Bias:
+    _, T, S = last
+    if callable(bias):
+        index = lambda n: jax.ShapeDtypeStruct((n,), jnp.int32)
+        table = jax.eval_shape(bias, index(T), index(S))
+        if not isinstance(table, jax.ShapeDtypeStruct):
+            raise ValueError(f"attention: got a bias that is a function and gives {table}; wanted one array.")
+        _check_table(table, batch, last)
+        return bias
+    bias = _array(bias)
+    _check_table(bias, batch, last)
+    return bias.reshape(*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
+
+
+def _check_table(bias: Any, batch: tuple[int, ...], last: tuple[int, int, int]) -> None:
     N, T, S = last
     if not jnp.issubdtype(bias.dtype, jnp.floating):
         raise ValueError(
@@ -187,7 +313,6 @@ def _check_bias(bias: Array, batch: tuple[int, ...], last: tuple[int, int, int])
             f"attention: got a bias {_shape(bias)}; wanted [N|1, T|1, S|1] or [..., N|1, T|1, S|1], where "
             f"[...] = {list(batch)}, N = {N}, T = {T}, S = {S} (a size of [...] may also be 1)."
         )
-    return bias.reshape(*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
 
 
 def _shape(x: Array) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfm_jax.types import Array, Key
 
-__all__ = ["dropout"]
+__all__ = ["check_rate", "drop_at", "dropout"]
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
@@ -31,10 +31,7 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
     Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", section 4
     (the inverted form, section 10: kept units are scaled by 1 / (1 - rate) in training, none in evaluation).
     """
-    if not 0 <= rate < 1:
-        raise ValueError(
-            f"dropout: got rate={rate}; wanted 0 <= rate < 1, the share of elements set to zero."
-        )
+    check_rate("dropout", rate)
     if key is None or rate == 0:
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -43,3 +40,37 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
     # In bfloat16, 1 - rate would be rounded (0.9 to 0.898), and every kept element with it.
     scaled = x.astype(np.promote_types(x.dtype, np.float32)) / (1 - rate)
     return jnp.where(keep, scaled, 0).astype(x.dtype)
+
+
+def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:  # [..., t, s] -> [..., t, s]
+    """Dropout of a part of a table, where whether an element is kept depends on the key and its place alone.
+
+    Equivalent to::
+
+        keep = bits(key, rows[..., :, None], cols) >= rate * 2**32              # bits: uniform in uint32
+        jnp.where(keep, x / (1 - rate), 0)
+
+    Args:
+      x: [..., t, s] float.
+      rows: int [..., t], which row of the whole table, from 0 below 2**32.
+      cols: int [s], which column.
+      rate: the probability of a zero, in [0, 1).
+      key: a PRNG key, the same for every part of the table.
+
+    Returns:
+      [..., t, s] of x's dtype.
+    """
+    along = jax.vmap(jax.random.fold_in, (None, 0))
+    places = jax.vmap(along, (0, None))(
+        along(key, rows.reshape(-1).astype(np.uint32)), cols.astype(np.uint32)
+    )
+    bits = jax.random.key_data(places)[..., 0].reshape(x.shape)
+    return jnp.where(bits >= np.uint32(round(rate * 2**32)), x / (1 - rate), 0).astype(x.dtype)
+
+
+def check_rate(where: str, rate: float) -> None:
+    """Raises a ValueError where a rate is no share of elements that dropout could set to zero."""
+    if not 0 <= rate < 1:
+        raise ValueError(
+            f"{where}: got rate={rate}; wanted 0 <= rate < 1, the share of elements set to zero."
+        )

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.ops.grid import Grid, Span
 from tfm_jax.ops.mask_drawing import drawing
 from tfm_jax.types import Array
 
-__all__ = ["And", "Dense", "Mask", "Not", "Or", "Sizes"]
+__all__ = ["And", "Dense", "Mask", "Not", "Or", "Part", "Sizes"]
 
 
 class Sizes(NamedTuple):
@@ -67,9 +68,66 @@ class Mask:
 
     def with_offset(self, offset: int | Array | None) -> "Mask":
         """The same mask, whose positional parts take query 0 to stand at ``offset`` (int or int [...])."""
+        return self._each(lambda inner: inner.with_offset(offset))
+
+    def block(self, queries: Span, keys: Span) -> "Mask":
+        """The mask of some queries and some keys that follow one another.
+
+        Equivalent to::
+
+            mask.to_dense(T, S)[..., i : i + queries.size, j : j + keys.size]     # i, j: where they start
+
+        Args:
+          queries: where they start, which may be traced, and how many they are.
+          keys: likewise.
+
+        Returns:
+          A Mask for ``queries.size`` queries and ``keys.size`` keys. Beyond T and S it says nothing of use.
+        """
+        return self._each(lambda inner: inner.block(queries, keys))
+
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+        """For every tile of the table, whether any pair in it may attend, and whether every pair may.
+
+        Equivalent to::
+
+            tiles = mask.to_dense(T, S)[..., i : i + grid.rows, j : j + grid.cols]     # for all i, j
+            tiles.any(), tiles.all()                                        # over batch and heads as well
+
+        Args:
+          grid: T, S and the size of a tile.
+          traced: whether to ask arrays of JAX as well, whose values are known when the program runs.
+
+        Returns:
+          Two bool [rows of tiles | 1, columns of tiles | 1]: NumPy's where the mask knows without tracing.
+          The first may also be True, the second also be False, where the parts of the mask do not tell.
+        """
+        raise NotImplementedError
+
+    def on_axis(self, axis: str, T: int, S: int) -> "Mask":
+        """The mask of the queries of one device, where queries and keys are spread over an axis of devices.
+
+        Equivalent to::
+
+            mask.to_dense(T * devices, S * devices)[..., i : i + T, :]              # i = T * axis_index(axis)
+
+        Args:
+          axis: the name of a mapped axis.
+          T: queries on each device.
+          S: keys on each device.
+
+        Returns:
+          A Mask of T queries and all keys. Arrays of keys and queries were those of one device; a table was
+          that of its queries and all keys.
+        """
+        return self._each(lambda inner: inner.on_axis(axis, T, S))
+
+    def _each(self, change: Any) -> "Mask":
+        """The same combination, its masks changed."""
         inner = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved = {name: x.with_offset(offset) for name, x in inner.items() if isinstance(x, Mask)}
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(
+            self, **{name: change(x) for name, x in inner.items() if isinstance(x, Mask)}
+        )
 
     def to_dense(self, T: int, S: int) -> Array:
         """The mask as booleans, True where a query may attend.
@@ -141,6 +199,13 @@ class And(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return self.left.evaluate(sizes) & self.right.evaluate(sizes)
 
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+        (some, every), (some_right, every_right) = (
+            self.left.bounds(grid, traced),
+            self.right.bounds(grid, traced),
+        )
+        return some & some_right, every & every_right
+
     def expression(self) -> str:
         return f"{_operand(self.left, Or)} & {_operand(self.right, Or)}"
 
@@ -155,6 +220,13 @@ class Or(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return self.left.evaluate(sizes) | self.right.evaluate(sizes)
 
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+        (some, every), (some_right, every_right) = (
+            self.left.bounds(grid, traced),
+            self.right.bounds(grid, traced),
+        )
+        return some | some_right, every | every_right
+
     def expression(self) -> str:
         return f"{_operand(self.left)} | {_operand(self.right)}"
 
@@ -168,12 +240,29 @@ class Not(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return ~self.inner.evaluate(sizes)
 
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+        some, every = self.inner.bounds(grid, traced)
+        return ~every, ~some
+
     def expression(self) -> str:
         return f"~{_operand(self.inner, And, Or)}"
 
 
+class Part(Mask):
+    """A mask that holds no other."""
+
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+        if not traced and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self)):
+            return np.ones((1, 1), bool), np.zeros((1, 1), bool)
+        return self.tile_bounds(grid)
+
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        """As ``bounds``, of what its arrays hold."""
+        raise NotImplementedError
+
+
 @node
-class Dense(Mask):
+class Dense(Part):
     """A boolean array: [..., T, S], or [..., N, T, S] if ``per_head``; None: its rank tells, once read."""
 
     array: Any
@@ -188,6 +277,14 @@ class Dense(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         ((_, name, letters),) = self.arrays(len(sizes.batch))
         return place(self, name, letters, sizes)
+
+    def block(self, queries: Span, keys: Span) -> Mask:
+        return dataclasses.replace(self, array=keys.of(queries.of(self.array, -2), -1))
+
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        tiles = grid.split(grid.split(self.array, -2, -2), -1, -1)  # [..., down, rows, across, cols]
+        others = (*range(tiles.ndim - 4), -3, -1)
+        return tiles.any(others), tiles.all(others)
 
 
 def place(mask: Mask, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]

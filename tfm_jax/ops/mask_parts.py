@@ -8,17 +8,19 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.mask_algebra import Mask, Sizes, node, place
+from tfm_jax.ops.grid import Grid, Span
+from tfm_jax.ops.mask_algebra import Mask, Part, Sizes, node, place
 from tfm_jax.ops.mask_drawing import at_hand
 from tfm_jax.types import Array
 
 __all__ = ["Causal", "Padding", "Prefix", "Segments", "Window"]
 
 
-class _Positional(Mask):
+class _Positional(Part):
     """Compares absolute positions: query i stands at offset + i, key j at j."""
 
     def with_offset(self, offset: int | Array | None) -> Mask:
@@ -27,6 +29,23 @@ class _Positional(Mask):
     def arrays(self, batch_rank: int | None) -> Iterator[tuple[Mask, str, str]]:
         if self.offset is not None:
             yield self, "offset", ""
+
+    def block(self, queries: Span, keys: Span) -> Mask:
+        return self._moved(queries.start - keys.start)
+
+    def on_axis(self, axis: str, T: int, S: int) -> Mask:
+        if self.offset is None and T != S:
+            self._ahead(Sizes((), 1, T, S))  # says what is missing
+        return self._moved(jax.lax.axis_index(axis) * T)
+
+    def _moved(self, by: int | Array) -> Mask:
+        return self.with_offset(_int32(0 if self.offset is None else self.offset) + by)
+
+    def _ahead_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        """How far keys stand after queries in each tile: at least, and at most."""
+        (i, i_last), (j, j_last) = grid.ends(-2), grid.ends(-1)
+        first, last = _least_and_most(0 if self.offset is None else self.offset)
+        return j - i_last - last, j_last - i - first
 
     def _ahead(self, sizes: Sizes) -> Array:  # -> int32 [..., 1, T, S]
         """How far each key stands after each query."""
@@ -51,6 +70,10 @@ class Causal(_Positional):
     def evaluate(self, sizes: Sizes) -> Array:
         return self._ahead(sizes) <= 0
 
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        least, most = self._ahead_bounds(grid)
+        return least <= 0, most <= 0
+
 
 @node
 class Window(_Positional):
@@ -68,9 +91,18 @@ class Window(_Positional):
             allowed = allowed & (self._ahead(sizes) <= self.right)
         return allowed
 
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        least, most = self._ahead_bounds(grid)
+        some = every = np.ones((1, 1), bool)
+        if self.left is not None:
+            some, every = some & (most >= -self.left), every & (least >= -self.left)
+        if self.right is not None:
+            some, every = some & (least <= self.right), every & (most <= self.right)
+        return some, every
+
 
 @node
-class Prefix(Mask):
+class Prefix(Part):
     """Key j < n, for every query. ``n``: int or int [...]."""
 
     n: Any
@@ -81,9 +113,16 @@ class Prefix(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return _arange(sizes.S, -1, sizes) < place(self, "n", "", sizes).astype(jnp.int32)
 
+    def block(self, queries: Span, keys: Span) -> Mask:
+        return dataclasses.replace(self, n=_int32(self.n) - keys.start)
+
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        (first, last), (least, most) = grid.ends(-1), _least_and_most(self.n)
+        return (first < most)[None], (last < least)[None]
+
 
 @node
-class Padding(Mask):
+class Padding(Part):
     """Keys that are valid, for every query. ``valid``: bool [..., S]."""
 
     valid: Any
@@ -94,9 +133,20 @@ class Padding(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return place(self, "valid", "S", sizes)
 
+    def block(self, queries: Span, keys: Span) -> Mask:
+        return dataclasses.replace(self, valid=keys.of(self.valid, -1))
+
+    def on_axis(self, axis: str, T: int, S: int) -> Mask:
+        return dataclasses.replace(self, valid=_whole_axis(self.valid, axis))
+
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        tiles = grid.split(self.valid, -1, -1)
+        others = (*range(tiles.ndim - 2), -1)
+        return tiles.any(others)[None], tiles.all(others)[None]
+
 
 @node
-class Segments(Mask):
+class Segments(Part):
     """Both have equal ids. ``query_ids``: int [..., T]; ``key_ids``: int [..., S]; None: the same."""
 
     query_ids: Any
@@ -117,6 +167,43 @@ class Segments(Mask):
                 "masks.segments(query_ids, key_ids)."
             )
         return queries == jnp.swapaxes(queries, -1, -2)
+
+    def block(self, queries: Span, keys: Span) -> Mask:
+        key_ids = self.query_ids if self.key_ids is None else self.key_ids
+        return dataclasses.replace(
+            self, query_ids=queries.of(self.query_ids, -1), key_ids=keys.of(key_ids, -1)
+        )
+
+    def on_axis(self, axis: str, T: int, S: int) -> Mask:
+        key_ids = self.query_ids if self.key_ids is None else self.key_ids
+        return dataclasses.replace(self, key_ids=_whole_axis(key_ids, axis))
+
+    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+        queries = grid.split(_int32(self.query_ids), -1, -2)[..., None, :]  # [..., down, 1, rows]
+        key_ids = self.query_ids if self.key_ids is None else self.key_ids
+        keys = grid.split(_int32(key_ids), -1, -1)[..., None, :, :]  # [..., 1, across, cols]
+        first, last, first_key, last_key = queries.min(-1), queries.max(-1), keys.min(-1), keys.max(-1)
+        # Ranges of ids that meet may still share no id: packed documents are in order, and there they do.
+        some = (first <= last_key) & (first_key <= last)
+        every = (first == last_key) & (first_key == last)
+        others = tuple(range(some.ndim - 2))
+        return some.any(others), every.all(others)
+
+
+def _whole_axis(keys: Array, axis: str) -> Array:
+    """The last axis of all devices, one after the other."""
+    return jax.lax.all_gather(jnp.asarray(keys), axis, axis=jnp.ndim(keys) - 1, tiled=True)
+
+
+def _int32(x: Any) -> Any:
+    """Ints in which a difference does not wrap."""
+    return x.astype(np.int32) if hasattr(x, "astype") else x
+
+
+def _least_and_most(x: Any) -> tuple[Any, Any]:
+    """Over the rows of the batch; NumPy's where they are known without tracing."""
+    x = _int32(x)
+    return (x.min(), x.max()) if hasattr(x, "min") else (x, x)
 
 
 def _arange(n: int, axis: int, sizes: Sizes) -> Array:  # -> int32 [1, ..., 1], n long on `axis`

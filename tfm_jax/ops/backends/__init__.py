@@ -1,17 +1,41 @@
-"""The implementations of attention by name, one file each; "auto" takes the first.
+"""The implementations of attention by name, one file each, and what each of them honours.
 
-Every backend is a function ``(q, k, v, mask, bias, *, scale, soft_cap, dropout_rate, key)`` that gives
+Every backend is a pure function ``(q, k, v, mask, bias, *, scale, soft_cap, dropout_rate, key)`` that gives
 [..., T, N, Hv] of arguments which ``ops.attention`` has checked: the mask still as a ``Mask`` (or None),
-``scale`` never None. It honours all of them or raises a ValueError that says what it cannot do; it never
-ignores one. A backend that cannot do everything says so here, beside its name, so that "auto" can pass over
-it.
+``scale`` never None. Beside it stands its ``Honours``; what those do not declare is refused before it is
+called, so that no backend ever ignores an argument.
 """
 
-from collections.abc import Callable
+import functools
 
-from tfm_jax.ops.backends import reference
-from tfm_jax.types import Array
+from tfm_jax.ops.backends import chunked, cudnn, reference, ring, splash, xla
+from tfm_jax.ops.backends.declare import Backend, Honours, Request
 
-__all__ = ["BACKENDS"]
+__all__ = ["BACKENDS", "Backend", "Honours", "Request", "by_speed", "ring_over"]
 
-BACKENDS: dict[str, Callable[..., Array]] = {"reference": reference.attention}
+
+def ring_over(axis: str) -> Backend:
+    """The ring around the devices of an axis of any name: pass it as ``implementation``."""
+    return Backend("ring", functools.partial(ring.attention, axis=axis), ring.honours(axis))
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend("cudnn", cudnn.attention, cudnn.HONOURS),
+        Backend("splash", splash.attention, splash.HONOURS),
+        Backend("chunked", chunked.attention, Honours(forward_mode=False)),
+        Backend("xla", xla.attention, xla.HONOURS),
+        Backend("reference", reference.attention, Honours()),
+        ring_over(ring.AXIS),
+    )
+}
+SMALL = 256 * 256
+
+
+def by_speed(request: Request) -> list[Backend]:
+    """What "auto" tries, the fastest first. Not the ring: only the caller knows that a sequence is spread."""
+    T, S = request.q.shape[-3], request.k.shape[-3]
+    # To compute a small table again in the backward pass takes longer than to keep it.
+    plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
+    return [BACKENDS[name] for name in ("cudnn", "splash", *plain)]

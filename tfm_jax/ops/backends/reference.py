@@ -4,20 +4,17 @@ Logits, softmax and both sums are in float32 (float64 for float64 inputs). How m
 the two einsums multiply, jax.default_matmul_precision decides: its default on GPUs and TPUs may be TF32 or
 passes in bfloat16; "highest" is float32 throughout. K key/value heads serve N = K * G query heads through a
 group axis G; keys are never repeated.
-
-What a query may not attend to has weights of exactly 0. Since 0 * nan is nan, rows that the mask closes to
-all are also set to 0 before the einsums: keys and values at positions that no query of their heads may attend
-to, queries that may attend to nothing. So nan and inf there reach neither the output nor a gradient. A nan at
-a key that the mask opens to some query reaches the other queries of that head too, and so does one that only
-a bias of -inf hides: the bias is not searched for closed rows.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.dropout import dropout
+from tfm_jax.ops.backends.contract import Bias, adjust, hide_nonfinite, keys_last, shut, whole_bias
+from tfm_jax.ops.dropout import drop_at
 from tfm_jax.types import Array, Key
 
 __all__ = ["attention", "attention_weights"]
@@ -28,7 +25,7 @@ def attention(
     k: Array,  # [..., S, K, H]
     v: Array,  # [..., S, K, Hv]
     mask: masks.Mask | None,
-    bias: Array | None,  # [..., 1|N, 1|T, 1|S]
+    bias: Bias | None,  # [..., 1|N, 1|T, 1|S]
     *,
     scale: float | Array,
     soft_cap: float | None,
@@ -42,7 +39,8 @@ def attention(
       k: [..., S, K, H].
       v: [..., S, K, Hv].
       mask: a Mask, or None for everything.
-      bias: [..., 1|N, 1|T, 1|S], where a size of [...] may also be 1, or None.
+      bias: [..., 1|N, 1|T, 1|S], where a size of [...] may also be 1; or a function of int32 indices of
+        queries [T] and of keys [S] that gives one; or None.
       scale: a scalar, never None.
       soft_cap: a scalar, or None.
       dropout_rate: in [0, 1).
@@ -54,10 +52,11 @@ def attention(
     Raises:
       ValueError: the mask does not fit q and k.
     """
-    allowed = _to_heads(mask, q, k)
-    weights = dropout(_weights(q, k, allowed, bias, scale, soft_cap), dropout_rate, key)
-    if allowed is not None:
-        v = jnp.where(_read_keys(allowed, v.shape[-2]), v, 0)
+    weights, v = _weights(q, k, v, mask, bias, scale, soft_cap)
+    if key is not None and dropout_rate:
+        *batch, N, T, S = weights.shape
+        rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
+        weights = drop_at(weights, rows, jnp.arange(S), dropout_rate, key)
     return _mix(weights.astype(v.dtype), v, weights.dtype).astype(q.dtype)
 
 
@@ -65,7 +64,7 @@ def attention_weights(
     q: Array,  # [..., T, N, H]
     k: Array,  # [..., S, K, H]
     mask: masks.Mask | None,
-    bias: Array | None,  # [..., 1|N, 1|T, 1|S]
+    bias: Bias | None,  # [..., 1|N, 1|T, 1|S]
     *,
     scale: float | Array,
     soft_cap: float | None,
@@ -76,7 +75,8 @@ def attention_weights(
       q: [..., T, N, H].
       k: [..., S, K, H].
       mask: a Mask, or None for everything.
-      bias: [..., 1|N, 1|T, 1|S], where a size of [...] may also be 1, or None.
+      bias: [..., 1|N, 1|T, 1|S], where a size of [...] may also be 1; or a function of int32 indices of
+        queries [T] and of keys [S] that gives one; or None.
       scale: a scalar, never None.
       soft_cap: a scalar, or None.
 
@@ -86,44 +86,29 @@ def attention_weights(
     Raises:
       ValueError: the mask does not fit q and k.
     """
-    return _weights(q, k, _to_heads(mask, q, k), bias, scale, soft_cap).astype(q.dtype)
-
-
-def _to_heads(mask: masks.Mask | None, q: Array, k: Array) -> Array | None:  # [..., 1|N, T, S]
-    *batch, T, N, _ = q.shape
-    return None if mask is None else masks.to_heads(mask, tuple(batch), N, T, k.shape[-3])
+    return _weights(q, k, k, mask, bias, scale, soft_cap)[0].astype(q.dtype)
 
 
 def _weights(
     q: Array,
     k: Array,
-    allowed: Array | None,
-    bias: Array | None,
+    v: Array,
+    mask: masks.Mask | None,
+    bias: Bias | None,
     scale: float | Array,
     soft_cap: float | None,
-) -> Array:  # -> [..., N, T, S]
+) -> tuple[Array, Array]:  # [..., N, T, S]; v, finite where there is a mask
+    *batch, T, N, _ = q.shape
+    S = k.shape[-3]
+    allowed = bad = None
+    if mask is not None:
+        allowed = masks.to_heads(mask, tuple(batch), N, T, S)
+        q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
+        bad = jnp.swapaxes(bad_q, -3, -2) | keys_last(bad_k, N)
     dtype = np.promote_types(q.dtype, np.float32)
-    if allowed is not None:
-        q = jnp.where(jnp.swapaxes(allowed.any(-1), -1, -2)[..., None], q, 0)
-        k = jnp.where(_read_keys(allowed, k.shape[-2]), k, 0)
-    logits = _compare(q, k, dtype) * jnp.asarray(scale, dtype)
-    if soft_cap is not None:
-        cap = jnp.asarray(soft_cap, dtype)
-        logits = cap * jnp.tanh(logits / cap)
-    if bias is not None:
-        logits = logits + bias.astype(dtype)
-    if allowed is not None:
-        logits = jnp.where(allowed, logits, -jnp.inf)
-    return _softmax(logits)
-
-
-def _read_keys(allowed: Array, K: int) -> Array:  # [..., 1|N, T, S] -> [..., S, 1|K, 1]
-    """Whether any query of any head that a key/value head serves may attend to the key."""
-    read = allowed.any(-2)
-    *batch, N, S = read.shape
-    if N > 1:
-        read = read.reshape(*batch, K, N // K, S).any(-2)
-    return jnp.swapaxes(read, -1, -2)[..., None]
+    bias = whole_bias(bias, len(batch), T, S)
+    logits = adjust(_compare(q, k, dtype), scale=scale, soft_cap=soft_cap, bias=bias)
+    return _softmax(shut(logits, allowed, bad)), v
 
 
 def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:  # -> [..., N, T, S]

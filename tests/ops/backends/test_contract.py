@@ -1,0 +1,391 @@
+"""One contract, for every implementation of attention: what it computes is the reference, and what it cannot
+compute it refuses.
+
+Splash runs its kernel interpreted here; cuDNN's place is taken by XLA's implementation of the same function,
+so that what is told to it is tested, not what a GPU makes of it.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests import references
+from tests.ops.mask_strategies import expressions
+from tfm_jax import ops
+from tfm_jax.ops import masks
+from tfm_jax.ops.backends import BACKENDS, Backend
+
+NAN, INF = np.nan, np.inf
+B, T, S, N, K, H, V = 2, 11, 19, 4, 2, 8, 6
+
+
+def variant(name, *, platforms=None, dtypes=None, **options):
+    backend = BACKENDS[name]
+    changed = {key: frozenset(x) for key, x in {"platforms": platforms, "dtypes": dtypes}.items() if x}
+    return Backend(
+        name,
+        functools.partial(backend.attention, **options),
+        dataclasses.replace(backend.honours, **changed),
+    )
+
+
+HERE = {
+    "reference": BACKENDS["reference"],
+    "xla": BACKENDS["xla"],
+    "chunked": BACKENDS["chunked"],
+    "chunked by 8": variant("chunked", tile=8),
+    "splash": variant("splash", platforms=["cpu"], interpret=True),
+    "cudnn": variant(
+        "cudnn",
+        platforms=["cpu"],
+        dtypes=["float32", "bfloat16"],
+        kernel=functools.partial(jax.nn.dot_product_attention, implementation="xla"),
+    ),
+}
+every = pytest.mark.parametrize("name", list(HERE))
+
+
+def arrays(batch=(B,), T=T, S=S, N=N, K=K, H=H, V=V, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(T, N, H), (S, K, H), (S, K, V)]
+    return tuple(jnp.asarray(rng.standard_normal((*batch, *shape)), dtype) for shape in shapes)
+
+
+def run(name, q, k, v, mask=None, bias=None, **options):
+    return ops.attention(q, k, v, mask, bias, implementation=HERE[name], **options)
+
+
+def promotion(name):
+    """JAX's own function differentiates bfloat16 by a promotion."""
+    return jax.numpy_dtype_promotion("standard" if name in ("xla", "cudnn") else "strict")
+
+
+def refused(name, *args, **options):
+    return ops.explain_attention(*args, **options, implementation=HERE[name]).implementation is None
+
+
+def weigh(out):
+    """A sum in which every element counts differently."""
+    weight = np.cos(np.arange(out.size)).reshape(out.shape)
+    out = out.astype(np.promote_types(out.dtype, np.float32))
+    return jnp.sum(out * weight.astype(out.dtype))
+
+
+def gradients(name, q, k, v, mask=None, bias=None, **options):
+    return jax.jit(
+        jax.grad(lambda q, k, v: weigh(run(name, q, k, v, mask, bias, **options)), argnums=(0, 1, 2))
+    )(q, k, v)
+
+
+def in_float64(q, k, v, mask=None, bias=None, **options):
+    """Output and gradients of the reference in float64, whose own derivatives are tested elsewhere."""
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
+        if bias is not None and not callable(bias):
+            bias = jnp.asarray(np.asarray(bias, np.float64))
+        call = functools.partial(ops.attention, mask=mask, bias=bias, implementation="reference", **options)
+        out = jax.jit(call)(*wide)
+        return out, jax.jit(jax.grad(lambda *x: weigh(call(*x)), argnums=(0, 1, 2)))(*wide)
+
+
+CASES = {
+    "nothing": (None, {}),
+    "causal": (masks.causal(), {"T": S}),
+    "causal, 300 keys": (masks.causal(), {"T": 300, "S": 300}),
+    "causal, static offset": (masks.causal(8), {}),
+    "causal, an offset a row": (masks.causal(jnp.array([2, 8])), {}),
+    "window": (masks.window(3, 0), {"T": S}),
+    "window to both sides": (masks.window(2, 4, offset=5), {}),
+    "causal and window": (masks.causal() & masks.window(5), {"T": S}),
+    "prefix": (masks.prefix(np.array([3, 14])), {}),
+    "prefix of a causal one": (masks.causal() | masks.prefix(jnp.array([3, 14])), {"T": S}),
+    "padding": (masks.padding(jnp.asarray(np.random.default_rng(1).random((B, S)) < 0.6)), {}),
+    "padding, even": (masks.padding(np.random.default_rng(1).random((B, 20)) < 0.6), {"T": 12, "S": 20}),
+    "segments": (masks.segments(np.sort(np.random.default_rng(2).integers(0, 4, (B, S)))), {"T": S}),
+    "packed": (
+        masks.causal() & masks.segments(jnp.asarray(np.sort(np.random.default_rng(2).integers(0, 4, S)))),
+        {"T": S},
+    ),
+    "dense": (masks.dense(np.random.default_rng(3).random((B, T, S)) < 0.5), {}),
+    "a table a head": (masks.dense(np.random.default_rng(3).random((N, T, S)) < 0.5, per_head=True), {}),
+    "not": (~masks.causal(4), {}),
+    "grouped heads": (masks.causal(8), {"K": 1}),
+    "no groups": (masks.causal(8), {"K": N}),
+    "values of that size": (masks.causal(8), {"V": H}),
+    "values of that size, T = S": (masks.causal(), {"V": H, "T": S}),
+    "values of that size, a prefix": (masks.prefix(np.array([3, 14])), {"V": H}),
+    "values of that size, padding": (
+        masks.padding(np.random.default_rng(1).random((B, 20)) < 0.6) & masks.prefix(13),
+        {"T": 12, "S": 20, "V": H},
+    ),
+    "values of that size, a window": (masks.causal() & masks.window(3, 2), {"V": H, "T": S}),
+    "values of that size, nothing": (None, {"V": H}),
+}
+HONOURED = {
+    "reference": set(CASES),
+    "chunked": set(CASES),
+    "chunked by 8": set(CASES),
+    "xla": {name for name in CASES if name.startswith("values of that size")},
+    "splash": set(CASES)
+    - {"causal, an offset a row", "prefix of a causal one", "dense", "a table a head", "not"},
+    "cudnn": {name for name in CASES if name.startswith("values of that size")} - {"values of that size"},
+}
+
+
+@every
+@pytest.mark.parametrize("case", list(CASES))
+def test_output_and_gradients_are_the_reference_or_it_is_refused(name, case):
+    mask, sizes = CASES[case]
+    q, k, v = arrays(**sizes)
+    if case not in HONOURED[name]:
+        with pytest.raises(ValueError, match=f"implementation='{HERE[name].name}' cannot do this: it .*"):
+            run(name, q, k, v, mask)
+        return
+    out, slopes = in_float64(q, k, v, mask)
+    got = jax.jit(lambda q, k, v: run(name, q, k, v, mask))(q, k, v)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, out, atol=5e-6)
+    for ours, theirs in zip(gradients(name, q, k, v, mask), slopes, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+OPTIONS = {
+    "scale": {"scale": 0.3},
+    "soft cap": {"soft_cap": 2.0},
+    "bias": {"bias": np.random.default_rng(4).standard_normal((N, T, S)).astype(np.float32)},
+    "bias a row": {"bias": np.random.default_rng(4).standard_normal((B, 1, 1, S)).astype(np.float32)},
+    "bias a query": {"bias": np.random.default_rng(4).standard_normal((1, T, 1)).astype(np.float32)},
+    "bias of -inf": {"bias": np.where(np.tri(T, S, 4, dtype=bool), np.float32(0), np.float32(-INF))[None]},
+    "alibi": {"bias": functools.partial(ops.alibi, N)},
+    "all": {
+        "bias": np.random.default_rng(4).standard_normal((N, 1, S)).astype(np.float32),
+        "soft_cap": 2.0,
+        "scale": -0.4,
+    },
+}
+TAKES = {
+    "reference": set(OPTIONS),
+    "chunked": set(OPTIONS),
+    "chunked by 8": set(OPTIONS),
+    "xla": {"scale", "bias", "bias a row", "bias a query", "bias of -inf"},
+    "splash": {"scale", "soft cap"},
+    "cudnn": {"scale"},
+}
+
+
+@every
+@pytest.mark.parametrize("option", list(OPTIONS))
+def test_options_are_honoured_or_refused(name, option):
+    q, k, v = arrays(V=H)
+    mask = masks.prefix(np.array([5, S]))
+    options = OPTIONS[option]
+    if option not in TAKES[name]:
+        with pytest.raises(ValueError, match=r"bias|soft cap"):
+            run(name, q, k, v, mask, **options)
+        return
+    out, slopes = in_float64(q, k, v, mask, **options)
+    np.testing.assert_allclose(run(name, q, k, v, mask, **options), out, atol=5e-6)
+    for ours, theirs in zip(gradients(name, q, k, v, mask, **options), slopes, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+@every
+@given(st.data())
+def test_any_mask_is_honoured_or_refused(name, data):
+    batch, T, S, K = data.draw(st.sampled_from([((2,), 11, 19, 2), ((), 13, 13, 4)]))
+    q, k, v = arrays(batch, T, S, K=K, V=H, seed=data.draw(st.integers(0, 99)))
+    mask, allowed = data.draw(expressions(batch, N, T, S))
+    if refused(name, q, k, v, mask):
+        with pytest.raises(ValueError, match="cannot do this"):
+            run(name, q, k, v, mask)
+        return
+    out, _ = references.attention(q, k, v, allowed)
+    np.testing.assert_allclose(run(name, q, k, v, mask), out, atol=5e-6)
+
+
+# --- empty rows, and what is not finite ---
+
+
+def closing():
+    """Masks that close query 0 of row 0 of the batch to every key."""
+    table = np.ones((B, T, S), bool)
+    table[0, 0] = False
+    keys = np.ones((B, S), bool)
+    keys[0, :3] = False
+    return {
+        "dense": masks.dense(table),
+        "an offset a row": masks.causal(np.array([-1, 8])),
+        "padding and causal": masks.padding(keys) & masks.causal(2),
+        "segments": masks.segments(np.where(np.arange(T) == 0, 7, 0), np.zeros((B, S), int)),
+        "prefix": masks.prefix(np.array([0, 3])),
+        "all closed": ~masks.window(),
+    }
+
+
+@every
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", list(closing()))
+def test_an_empty_row_gives_zero_and_gradient_zero(name, case, dtype):
+    q, k, v = arrays(V=H, dtype=dtype)
+    mask = closing()[case]
+    with promotion(name):
+        if refused(name, q, k, v, mask):
+            return
+    with jax.debug_nans(True), promotion(name):
+        out = run(name, q, k, v, mask)
+        dq, dk, dv = gradients(name, q, k, v, mask)
+    assert not np.any(out[0, 0]) and not np.any(dq[0, 0])
+    for x in (out, dq, dk, dv):
+        assert np.isfinite(np.asarray(x, np.float32)).all()
+        assert np.any(x[1]) != (case == "all closed")
+
+
+def test_an_empty_row_is_tested_on_every_backend():
+    for name in HERE:
+        assert any(not refused(name, *arrays(V=H), mask) for mask in closing().values())
+
+
+@every
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_what_a_mask_closes_may_be_nan_and_what_it_opens_is_seen(name, bad):
+    q, k, v = arrays(T=12, S=20, V=H)
+    valid = np.ones((B, 20), bool)
+    valid[0, 7] = False
+    mask = masks.padding(valid) & masks.prefix(np.array([20, 5]))
+    closed = np.zeros((B, 20), bool)
+    closed[0, 7], closed[1, 5:] = True, True
+    k_bad, v_bad = (jnp.where(closed[..., None, None], bad, x) for x in (k, v))
+    with jax.debug_nans(True):
+        got, slopes = run(name, q, k_bad, v_bad, mask), gradients(name, q, k_bad, v_bad, mask)
+    np.testing.assert_array_equal(got, run(name, q, k, v, mask))
+    jax.tree.map(np.testing.assert_array_equal, slopes, gradients(name, q, k, v, mask))
+    # A key of row 0 that is open: all of its queries are nan, for the heads that read it, and no other row.
+    for k_new, v_new in [(k.at[0, 3, 0, 0].set(bad), v), (k, v.at[0, 3, 0, 0].set(bad))]:
+        got = np.asarray(run(name, q, k_new, v_new, mask))
+        assert np.isnan(got[0, :, : N // K]).all()
+        assert np.isfinite(got[0, :, N // K :]).all() and np.isfinite(got[1]).all()
+
+
+@every
+def test_a_nan_reaches_the_queries_that_may_read_it_and_no_other(name):
+    q, k, v = arrays(T=S, V=H)
+    mask = masks.causal()
+    for q_bad, k_bad, v_bad, first, last in [
+        (q, k.at[0, 6].set(NAN), v, 6, S),
+        (q, k, v.at[0, 6, 0, 0].set(INF), 6, S),
+        (q.at[0, 6, 1, 0].set(NAN), k, v, 6, 7),
+    ]:
+        got, expected = run(name, q_bad, k_bad, v_bad, mask), run(name, q, k, v, mask)
+        np.testing.assert_array_equal(got[0, :first], expected[0, :first])
+        np.testing.assert_array_equal(got[0, last:], expected[0, last:])
+        np.testing.assert_array_equal(got[1], expected[1])
+        assert np.isnan(got[0, first:last]).any((1, 2)).all()
+
+
+# --- dtypes ---
+
+
+@every
+def test_bfloat16(name):
+    q, k, v = arrays(T=S, V=H, dtype=jnp.bfloat16)
+    mask = masks.causal()
+    out, slopes = in_float64(q, k, v, mask)
+    with promotion(name):
+        got, ours = run(name, q, k, v, mask), gradients(name, q, k, v, mask)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(got, np.float64), out, atol=1e-2, rtol=1e-2)
+    for our, theirs in zip(ours, slopes, strict=True):
+        assert our.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(our, np.float64), theirs, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["reference", "chunked by 8"])
+def test_float64_stays_float64(name):
+    with jax.enable_x64(True):
+        q, k, v = (jnp.asarray(np.asarray(x, np.float64)) for x in arrays())
+        got = run(name, q, k, v, masks.causal(8))
+        assert got.dtype == np.float64
+        out, _ = references.attention(q, k, v, np.asarray(masks.causal(8).to_dense(T, S)))
+        np.testing.assert_allclose(got, out, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["xla", "splash", "cudnn"])
+def test_float64_is_refused(name):
+    with jax.enable_x64(True):
+        q, k, v = (jnp.asarray(np.asarray(x, np.float64)) for x in arrays(V=H))
+        with pytest.raises(ValueError, match="not float64"):
+            run(name, q, k, v)
+
+
+# --- through JAX ---
+
+
+@every
+def test_jit_vmap_and_scan_are_the_batch(name):
+    q, k, v = arrays((3,), T=S, V=H)
+    lengths = jnp.array([5, 0, S])
+    mask = lambda lengths: masks.causal() & masks.prefix(lengths)
+    expected = run(name, q, k, v, mask(lengths))
+    row = lambda q, k, v, n: run(name, q, k, v, mask(n))
+    np.testing.assert_allclose(jax.jit(jax.vmap(row))(q, k, v, lengths), expected, atol=1e-6)
+    _, got = jax.jit(lambda *x: jax.lax.scan(lambda c, x: (c, row(*x)), None, x))(q, k, v, lengths)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    # gradients too, and through a checkpoint
+    slopes = gradients(name, q, k, v, mask(lengths))
+    weight = jnp.cos(jnp.arange(expected.size, dtype=np.float32)).reshape(expected.shape)
+    one = lambda q, k, v, n, w: jnp.sum(jax.checkpoint(row)(q, k, v, n) * w)
+    got = jax.jit(jax.vmap(jax.grad(one, argnums=(0, 1, 2))))(q, k, v, lengths, weight)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, slopes)
+
+
+@every
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map_is_the_batch(name, check_vma):
+    if name == "splash" and check_vma:
+        pytest.skip("Pallas kernels do not say on which devices their results differ")
+    q, k, v = arrays((4,), T=S, V=H)
+    lengths = jnp.array([5, 0, S, 9])
+    call = lambda q, k, v, n: run(name, q, k, v, masks.causal() & masks.prefix(n))
+    expected = call(q, k, v, lengths)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    rows = P("data")
+    sharded = jax.shard_map(call, mesh=mesh, in_specs=(rows,) * 4, out_specs=rows, check_vma=check_vma)
+    np.testing.assert_allclose(jax.jit(sharded)(q, k, v, lengths), expected, atol=1e-6)
+    # Keys that are the same on every device: their gradient is the sum over devices.
+    shared = jax.shard_map(
+        call, mesh=mesh, in_specs=(rows, P(), P(), rows), out_specs=rows, check_vma=check_vma
+    )
+    copies = lambda x: jnp.broadcast_to(x, (4, *x.shape[1:]))
+    got = jax.jit(jax.grad(lambda k: weigh(shared(q, k, v[:1], lengths))))(k[:1])
+    expected = jax.jit(jax.grad(lambda k: weigh(call(q, copies(k), copies(v[:1]), lengths))))(k[:1])
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", ["chunked by 8", "chunked", "reference"])
+def test_batch_and_heads_on_a_mesh_need_no_collective(name, kind):
+    q, k, v = arrays((4,), N=4, K=2)
+    mask = masks.causal(8)
+    expected = run(name, q, k, v, mask)
+    mesh = jax.make_mesh((4, 2), ("data", "heads"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x, NamedSharding(mesh, P("data", None, "heads"))) for x in (q, k, v)]
+        compiled = jax.jit(lambda q, k, v: run(name, q, k, v, mask)).lower(*placed).compile()
+        np.testing.assert_allclose(compiled(*placed), expected, atol=1e-6)
+    assert not any(x in compiled.as_text() for x in ("all-gather(", "all-reduce(", "all-to-all("))
+
+
+def test_xla_refuses_bfloat16_where_its_gradient_would_fail():
+    q, k, v = arrays(V=H, dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match="strict forbids"):
+        run("xla", q, k, v)
+    with jax.numpy_dtype_promotion("standard"):
+        assert run("xla", q, k, v).dtype == jnp.bfloat16

@@ -1,0 +1,183 @@
+"""The TPU's kernel of JAX, "splash" attention: what is known of the mask before tracing skips its blocks.
+
+Causal masks and windows are told to the kernel as such. Segments, padding and prefixes are all one thing to
+it, ids that must be equal: a key that may not be read gets an id that no query has. Rows are mended to our
+contracts afterwards.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.ops import masks
+from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
+from tfm_jax.ops.backends.declare import Honours, Request, conjuncts
+from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window
+from tfm_jax.types import Array, Key
+
+__all__ = ["HONOURS", "attention"]
+
+LANES = 128
+"""Side of the TPU's registers: lengths are filled up to multiples of it."""
+NO_ONE = np.int32(-(2**31))
+"""The id of keys that no query may read."""
+
+
+def _also(request: Request) -> Iterator[str]:
+    T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
+    parts = conjuncts(request.mask)
+    if not T or not S:
+        yield "wants a query and a key at least"
+    if H % LANES and request.platform == "tpu":
+        yield f"wants heads of a size that {LANES} divides, not H = {H}"
+    if sum(isinstance(part, Segments) for part in parts) > 1:
+        yield "takes one segments(...) in a mask"
+    if all(isinstance(getattr(part, "offset", None), int | None) for part in parts):
+        first, last = _reach(parts)
+        queries = np.arange(T)
+        if (np.maximum(0, queries + first) > np.minimum(S - 1, queries + last)).any():
+            yield "cannot do a query that its position closes to every key"
+
+
+HONOURS = Honours(
+    masks=frozenset({"causal", "window", "segments", "padding", "prefix"}),
+    offsets="static",
+    bias=frozenset(),
+    dropout=False,
+    traced_numbers=False,
+    dtypes=frozenset({"bfloat16", "float32"}),
+    platforms=frozenset({"tpu"}),
+    forward_mode=False,
+    also=_also,
+)
+
+
+def attention(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    v: Array,  # [..., S, K, Hv]
+    mask: masks.Mask | None,
+    bias: None,
+    *,
+    scale: float,
+    soft_cap: float | None,
+    dropout_rate: float,
+    key: Key | None,
+    interpret: bool = False,
+) -> Array:  # [..., T, N, Hv]
+    """Attention as ``tfm_jax.ops.attention`` defines it, where ``HONOURS`` says so.
+
+    Args:
+      q, k, v: as ``reference.attention``.
+      mask: ``causal``, ``window``, ``segments``, ``padding`` and ``prefix``, joined by ``&``; or None.
+      scale: a number.
+      soft_cap: a number, or None.
+      bias: None.
+      dropout_rate, key: no dropout.
+      interpret: run the kernel as plain JAX, on any platform; slow, for tests.
+
+    Returns:
+      [..., T, N, Hv] of q's dtype; 0 where a query may attend to nothing.
+
+    Raises:
+      ValueError: the mask does not fit q and k.
+    """
+    del bias, dropout_rate, key
+    *batch, T, N, _ = q.shape
+    S = k.shape[-3]
+    bad_q = bad_k = allowed = None
+    inputs = q, k, v
+    if mask is not None:
+        allowed = masks.to_heads(mask, tuple(batch), N, T, S)
+        *inputs, bad_q, bad_k = hide_nonfinite(q, k, v)
+    reach = _reach(conjuncts(mask))
+    # Its softmax has no empty rows: those that fill the last block up find keys as well.
+    sizes = _whole(T), _whole(max(S, _whole(T) + max(0, reach[0])))
+    scaled = (inputs[0].astype(jnp.float32) * scale).astype(q.dtype)  # the kernel has no scale
+    tiles = [
+        jnp.swapaxes(_fill(x.reshape(-1, *x.shape[-3:]), n), 1, 2)
+        for x, n in zip((scaled, *inputs[1:]), (sizes[0], sizes[1], sizes[1]), strict=True)
+    ]  # [rows of the batch, heads, length, size]
+    query_ids, key_ids = _ids(mask, tuple(batch), T, S)
+    kernel = _kernel(N, *sizes, reach, soft_cap, interpret)
+    out = jax.vmap(kernel)(*tiles, _fill(query_ids, sizes[0]), _fill(key_ids, sizes[1], NO_ONE))
+    out = jnp.swapaxes(out, 1, 2)[:, :T].reshape(*batch, T, N, v.shape[-1]).astype(q.dtype)
+    return out if mask is None else mend_rows(out, allowed, bad_q, bad_k)
+
+
+def _kernel(N: int, T: int, S: int, reach: tuple, soft_cap: float | None, interpret: bool) -> Any:
+    # Imported when it is used: nobody else pays for it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as kernel_masks
+
+    first, last = reach
+    if last < np.inf:
+        left = None if first == -np.inf else int(last - first)
+        mask = kernel_masks.LocalMask((T, S), (left, 0), int(last))
+    elif first > -np.inf:
+        mask = kernel_masks.LocalMask((T, S), (0, None), int(first))
+    else:
+        mask = kernel_masks.FullMask((T, S))
+    side = lambda n: next(size for size in (512, 256, LANES) if n % size == 0)
+    t, s = side(T), side(S)
+    kernel = kernels.make_splash_mha(
+        kernel_masks.MultiHeadMask([mask] * N),
+        block_sizes=kernels.BlockSizes(
+            block_q=t,
+            block_kv=s,
+            block_q_dkv=t,
+            block_kv_dkv=s,
+            block_q_dq=t,
+            block_kv_dq=s,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=soft_cap,
+        interpret=interpret,
+    )
+    return lambda q, k, v, query_ids, key_ids: kernel(q, k, v, kernels.SegmentIds(query_ids, key_ids))
+
+
+def _reach(parts: list[masks.Mask]) -> tuple[float, float]:
+    """How far keys may stand after a query, at least and at most, by all causal masks and windows."""
+    first, last = -np.inf, np.inf
+    for part in parts:
+        match part:
+            case Causal(offset):
+                last = min(last, offset or 0)
+            case Window(left, right, offset):
+                first = first if left is None else max(first, (offset or 0) - left)
+                last = last if right is None else min(last, (offset or 0) + right)
+    return first, last
+
+
+def _ids(mask: masks.Mask | None, batch: tuple[int, ...], T: int, S: int) -> tuple[Array, Array]:
+    """What a query and a key must have in common: int32 [rows of the batch, T], [rows of the batch, S]."""
+    whole = lambda x, n: jnp.broadcast_to(x, (*batch, n)).reshape(-1, n)
+    query_ids, key_ids = (whole(jnp.zeros(n, np.int32), n) for n in (T, S))
+    valid = jnp.ones(key_ids.shape, bool)
+    for part in conjuncts(mask):
+        match part:
+            case Segments(queries, keys):
+                query_ids = whole(queries.astype(np.int32), T)
+                key_ids = query_ids if keys is None else whole(keys.astype(np.int32), S)
+            case Padding(some):
+                valid = valid & whole(some, S)
+            case Prefix(n):
+                n = jnp.asarray(n, np.int32)[..., None]
+                valid = valid & whole(jnp.arange(S).reshape(*(1,) * (n.ndim - 1), S) < n, S)
+    return query_ids, jnp.where(valid, key_ids, NO_ONE)
+
+
+def _whole(n: float) -> int:
+    """The next multiple of the registers' side."""
+    return -(-int(n) // LANES) * LANES
+
+
+def _fill(x: Array, n: int, value: int = 0) -> Array:
+    """Axis 1 made n long."""
+    filling = [(0, n - size if i == 1 else 0) for i, size in enumerate(x.shape)]
+    return jnp.pad(x, filling, constant_values=value)

@@ -1,0 +1,71 @@
+"""``jax.nn.dot_product_attention`` as XLA compiles it, its rows mended to our contracts."""
+
+import jax
+import jax.numpy as jnp
+
+from tfm_jax.ops import masks
+from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
+from tfm_jax.ops.backends.declare import Honours
+from tfm_jax.types import Array, Key
+
+__all__ = ["HONOURS", "attention"]
+
+
+def _also(request):
+    if not request.k.shape[-3]:
+        yield "wants a key at least"
+    if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
+        yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
+
+
+HONOURS = Honours(
+    bias=frozenset({"array"}),
+    soft_cap=False,
+    dropout=False,
+    value_size=False,
+    dtypes=frozenset({"float16", "bfloat16", "float32"}),
+    also=_also,
+)
+
+
+def attention(
+    q: Array,  # [..., T, N, H]
+    k: Array,  # [..., S, K, H]
+    v: Array,  # [..., S, K, H]
+    mask: masks.Mask | None,
+    bias: Array | None,  # [..., 1|N, 1|T, 1|S]
+    *,
+    scale: float | Array,
+    soft_cap: None,
+    dropout_rate: float,
+    key: Key | None,
+) -> Array:  # [..., T, N, H]
+    """Attention as ``tfm_jax.ops.attention`` defines it, where ``HONOURS`` says so.
+
+    Args:
+      q, k, v, mask, bias, scale: as ``reference.attention``.
+      soft_cap: None.
+      dropout_rate, key: no dropout.
+
+    Returns:
+      [..., T, N, H] of q's dtype; 0 where a query may attend to nothing.
+
+    Raises:
+      ValueError: the mask does not fit q and k.
+    """
+    del soft_cap, dropout_rate, key
+    *batch, T, N, _ = q.shape
+    S = k.shape[-3]
+    if bias is not None:  # a row of -inf alone would be nan
+        closed = jnp.isneginf(bias)
+        bias = jnp.where(closed, 0, bias)
+        opened = masks.dense(jnp.broadcast_to(~closed, (*closed.shape[:-2], T, S)), per_head=True)
+        mask = opened if mask is None else mask & opened
+    bad_q = bad_k = None
+    if mask is not None:
+        q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
+    allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
+    rows = lambda x: jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
+    inputs = (x if x is None else rows(x) for x in (q, k, v, bias, allowed))
+    out = jax.nn.dot_product_attention(*inputs, scale=scale, implementation="xla").reshape(q.shape)
+    return out if mask is None else mend_rows(out, allowed, bad_q, bad_k)
