@@ -60,7 +60,7 @@ def test_relative_bias_is_looked_up_by_bucket():
     model = nn.functionalize(PositionBias, config, bidirectional=True)
     params = model.init(jax.random.key(0))
     q, k = jnp.arange(4), jnp.arange(5)
-    bias = model.apply(params, q, k)
+    bias = model.apply(params, q, k)(q, k)
     buckets = ops.relative_buckets(q, k, buckets=6, max_distance=8, bidirectional=True)
     assert bias.shape == (3, 4, 5)
     for head in range(3):
@@ -70,5 +70,6 @@ def test_relative_bias_is_looked_up_by_bucket():
 def test_a_decoders_relative_bias_has_one_direction():
     config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
     model = nn.functionalize(PositionBias, config, bidirectional=False)
-    bias = model.apply(model.init(jax.random.key(0)), jnp.arange(4), jnp.arange(4))
+    positions = jnp.arange(4)
+    bias = model.apply(model.init(jax.random.key(0)), positions, positions)(positions, positions)
     np.testing.assert_array_equal(bias[:, 0, 1], bias[:, 0, 3])  # all of the future is one bucket

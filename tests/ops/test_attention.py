@@ -14,7 +14,7 @@ from tests import references
 from tests.ops.mask_strategies import expressions
 from tfm_jax import ops
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends import BACKENDS
+from tfm_jax.ops.backends import BACKENDS, Backend, Honours
 
 B, T, S, N, K, H, V = 2, 3, 5, 4, 2, 8, 6
 NAN, INF = np.nan, np.inf
@@ -550,7 +550,7 @@ def test_wrong_shapes(change, message):
         ({"soft_cap": jnp.float32(0)}, "soft_cap=0.0"),
         ({"dropout_rate": 1.0}, "rate=1.0"),
         ({"dropout_rate": -0.1, "key": jax.random.key(0)}, "rate=-0.1"),
-        ({"implementation": "flash"}, "implementation='flash'; wanted one of 'auto', 'reference'"),
+        ({"implementation": "flash"}, "implementation='flash'; wanted one of 'auto', 'cudnn', 'splash'"),
         ({"implementation": None}, "implementation=None"),
     ],
 )
@@ -577,7 +577,7 @@ def test_a_backend_gets_the_mask_with_its_structure(monkeypatch):
         seen.update(options, mask=mask, bias=bias)
         return v
 
-    monkeypatch.setitem(BACKENDS, "spy", spy)
+    monkeypatch.setitem(BACKENDS, "spy", Backend("spy", spy, Honours()))
     q, k, v = arrays()
     mask = masks.causal(2) & masks.window(left=1, offset=2)
     assert ops.attention(q, k, v, mask, np.zeros((N, 1, 1), np.float32), implementation="spy") is v

@@ -5,6 +5,7 @@ from flax import nnx
 from tfm_jax import ops
 from tfm_jax.nn.config import Config, Rope
 from tfm_jax.nn.linear import Linear
+from tfm_jax.ops.backends.contract import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
@@ -41,7 +42,7 @@ class MultiHeadAttention(nnx.Module):
         x: Array,
         context: Array | None = None,
         mask: Mask | Array | None = None,
-        bias: Array | None = None,
+        bias: Bias | None = None,
         *,
         positions: Array | None = None,
         key: Key | None = None,
@@ -53,7 +54,7 @@ class MultiHeadAttention(nnx.Module):
           x: [..., T, D], who asks.
           context: [..., S, D], who is asked; None is x itself.
           mask: True = may attend; anything that ``ops.attention`` takes.
-          bias: [N, T, S] or [..., N, T, S], added to the logits.
+          bias: [N, T, S] or [..., N, T, S], added to the logits; or a function of indices that gives one.
           positions: int [..., T], needed under ``Rope`` in self-attention.
           key: for dropout on the weights; None is no dropout.
           return_weights: compute the weights as an output too.
@@ -76,7 +77,14 @@ class MultiHeadAttention(nnx.Module):
             q = ops.rotary(q, positions, theta=rope.theta, pairing=rope.pairing)
             k = ops.rotary(k, positions, theta=rope.theta, pairing=rope.pairing)
         out = ops.attention(
-            q, k, v, mask, bias, dropout_rate=self.config.attention_dropout_rate, key=key
+            q,
+            k,
+            v,
+            mask,
+            bias,
+            dropout_rate=self.config.attention_dropout_rate,
+            key=key,
+            implementation=self.config.attention_implementation,
         )  # [..., T, N, H]
         weights = ops.attention_weights(q, k, mask, bias) if return_weights else None
         return self.output(out), weights

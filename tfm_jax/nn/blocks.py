@@ -9,6 +9,7 @@ from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Alibi, Config, RelativeBias
 from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.linear import Norm
+from tfm_jax.ops.backends.contract import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
@@ -53,7 +54,7 @@ class Block(nnx.Module):
         memory_mask: Mask | Array | None = None,
         *,
         positions: Array | None = None,
-        bias: Array | None = None,
+        bias: Bias | None = None,
         key: Key | None = None,
         return_weights: bool = False,
     ) -> tuple[Array, dict[str, Array]]:
@@ -65,7 +66,7 @@ class Block(nnx.Module):
           memory: [..., S, D], the encoder's output; needed exactly where there is cross-attention.
           memory_mask: of cross-attention.
           positions: int [..., T], used by ``Rope``.
-          bias: [N, T, T] or [..., N, T, T], added to the logits of self-attention.
+          bias: of the logits of self-attention, as ``ops.attention`` takes it: what ``PositionBias`` gives.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tfm_jax.ops import activation
+from tfm_jax.ops.backends import BACKENDS
 
 __all__ = [
     "Alibi",
@@ -28,6 +29,7 @@ _CHOICES = {
     "norm_placement": ("pre", "post"),
     "dtype": ("float32", "bfloat16"),
     "remat": (None, "full", "dots"),
+    "attention_implementation": ("auto", *BACKENDS),
 }
 
 
@@ -171,6 +173,7 @@ class Config:
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
+      attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``: it refuses what it cannot do.
       dtype: of activations; parameters, norm statistics, softmax and logits stay float32.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
         the products with parameters.
@@ -202,6 +205,7 @@ class Config:
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     feed_forward_dropout_rate: float = 0.0
+    attention_implementation: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["full", "dots"] | None = None
     unroll: bool = False

@@ -1,6 +1,7 @@
 """Tokens, images and positions into vectors."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -151,18 +152,25 @@ class PositionBias(nnx.Module):
         else:
             self.table = None
 
-    def __call__(self, query_positions: Array, key_positions: Array) -> Array | None:
-        """The bias [..., N, T, S], float32, of int positions [..., T] and [..., S]."""
+    def __call__(
+        self, query_positions: Array, key_positions: Array
+    ) -> Callable[[Array, Array], Array] | None:
+        """The bias of int positions [..., T] and [..., S], as a function.
+
+        Returns:
+          A function of indices [t] of queries and [s] of keys that gives float32 [..., N, t, s], for
+          ``ops.attention`` to ask tile by tile: no table of T x S is built.
+        """
         scheme = self.config.positions
-        if isinstance(scheme, Alibi):
-            return ops.alibi(self.config.n_heads, query_positions, key_positions)
-        if isinstance(scheme, RelativeBias):
-            buckets = ops.relative_buckets(
-                query_positions,
-                key_positions,
-                buckets=scheme.buckets,
-                max_distance=scheme.max_distance,
-                bidirectional=self.bidirectional,
-            )
+        if not isinstance(scheme, Alibi | RelativeBias):
+            return None
+
+        def bias(queries: Array, keys: Array) -> Array:
+            at = query_positions[..., queries], key_positions[..., keys]
+            if isinstance(scheme, Alibi):
+                return ops.alibi(self.config.n_heads, *at)
+            sizes = {"buckets": scheme.buckets, "max_distance": scheme.max_distance}
+            buckets = ops.relative_buckets(*at, **sizes, bidirectional=self.bidirectional)
             return jnp.moveaxis(self.table[...][buckets], -1, -3)
-        return None
+
+        return bias

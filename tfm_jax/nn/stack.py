@@ -124,7 +124,8 @@ class Stack(nnx.Module):
         keys = None if layers_key is None else jax.random.split(layers_key, self.n_layers)
         unroll = self.n_layers if self.config.unroll else 1
         per_layer = (nnx.to_pure_dict(params), keys)
-        x = vary_with(x, (per_layer, mask, memory, memory_mask, bias, positions))
+        table = None if self.position_bias.table is None else self.position_bias.table[...]
+        x = vary_with(x, (per_layer, mask, memory, memory_mask, table, positions))
         x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         return (x if self.norm is None else self.norm(x)), weights
 

@@ -81,7 +81,7 @@ def attention(
             raise
         raise TypeError(
             f"attention: implementation={backend.name!r} has a backward pass alone, for jax.grad and "
-            "jax.vjp; under jax.jvp (jacfwd, hessian, linearize) name 'xla' or 'reference'."
+            "jax.vjp; under jax.jvp (jacfwd, hessian) name 'xla' or 'reference'."
         ) from error
 
 

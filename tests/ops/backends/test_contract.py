@@ -290,6 +290,65 @@ def test_a_nan_reaches_the_queries_that_may_read_it_and_no_other(name):
         assert np.isnan(got[0, first:last]).any((1, 2)).all()
 
 
+# --- dropout ---
+
+
+@every
+def test_dropout_is_the_references_or_it_is_refused(name):
+    q, k, v = arrays(T=S, V=H)
+    mask, options = masks.causal(), {"dropout_rate": 0.4, "key": jax.random.key(3)}
+    if "dropout" in str(ops.explain_attention(q, k, v, mask, **options).refused[HERE[name].name]):
+        with pytest.raises(ValueError, match="has no dropout"):
+            run(name, q, k, v, mask, **options)
+        # A key alone, or a rate alone, drops nothing.
+        for nothing in ({"dropout_rate": 0.4}, {"key": jax.random.key(3)}):
+            np.testing.assert_array_equal(run(name, q, k, v, mask, **nothing), run(name, q, k, v, mask))
+        return
+    out, slopes = in_float64(q, k, v, mask, **options)
+    assert np.abs(out - in_float64(q, k, v, mask)[0]).max() > 0.1
+    np.testing.assert_allclose(run(name, q, k, v, mask, **options), out, atol=5e-6)
+    for ours, theirs in zip(gradients(name, q, k, v, mask, **options), slopes, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["reference", "chunked by 8"])
+def test_a_bias_that_is_a_function_has_gradients_of_what_it_closes_over(name):
+    q, k, v = arrays()
+    places = jnp.asarray(np.random.default_rng(5).integers(0, 9, (B, T)))
+
+    def loss(table, slope, as_array=False):
+        at = lambda i, j: table[:, jnp.abs(places[:, i, None] - j[None, None]) % 5].swapaxes(0, 1) * slope
+        bias = at(jnp.arange(T), jnp.arange(S)) if as_array else at
+        which = "reference" if as_array else name
+        return weigh(run(which, q, k, v, masks.causal(8), bias, scale=slope, soft_cap=slope + 1))
+
+    inputs = jnp.asarray(np.random.default_rng(6).standard_normal((N, 5)), np.float32), jnp.float32(0.7)
+    expected = jax.jit(jax.grad(functools.partial(loss, as_array=True), argnums=(0, 1)))(*inputs)
+    got = jax.jit(jax.grad(loss, argnums=(0, 1)))(*inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), got, expected)
+    # under vmap too, where what it closes over differs from row to row
+    rows = jnp.stack([inputs[0], 2 * inputs[0]])
+    got = jax.jit(jax.vmap(jax.grad(loss), (0, None)))(rows, inputs[1])
+    expected = jnp.stack([jax.jit(jax.grad(loss))(row, inputs[1]) for row in rows])
+    np.testing.assert_allclose(got, expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["reference", "chunked by 8"])
+@pytest.mark.parametrize("shape", [(B, N, T, S), (N, 1, S), (1, T, 1), (B, 1, 1, 1)])
+def test_a_bias_has_a_gradient_of_its_own_shape(name, shape):
+    q, k, v = arrays()
+    bias = jnp.asarray(np.random.default_rng(4).standard_normal(shape), np.float32)
+    slope = lambda name: jax.jit(jax.grad(lambda bias: weigh(run(name, q, k, v, masks.causal(8), bias))))(
+        bias
+    )
+    assert slope(name).shape == shape
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
+        loss = lambda bias: weigh(ops.attention(*wide, masks.causal(8), bias, implementation="reference"))
+        expected = jax.jit(jax.grad(loss))(jnp.asarray(np.asarray(bias, np.float64)))
+    np.testing.assert_allclose(got, expected, atol=5e-5)
+
+
 # --- dtypes ---
 
 

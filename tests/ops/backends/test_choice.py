@@ -1,0 +1,192 @@
+"""Which implementation runs, what is said of it, and that what a backend does not declare it refuses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.ops.backends.test_contract import arrays
+from tfm_jax import ops
+from tfm_jax.ops import masks
+from tfm_jax.ops.backends import BACKENDS, Backend, Honours, ring_over
+from tfm_jax.ops.backends.declare import Request, conjuncts
+
+
+def shapes(T, S, *, N=8, K=8, H=128, V=128, dtype=jnp.bfloat16):
+    return tuple(jax.ShapeDtypeStruct((2, *x), dtype) for x in [(T, N, H), (S, K, H), (S, K, V)])
+
+
+def on(platform, *arguments, monkeypatch, **options):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    return ops.explain_attention(*arguments, **options)
+
+
+def test_a_large_table_is_computed_by_tiles_and_a_small_one_kept():
+    assert ops.explain_attention(*shapes(4096, 4096), masks.causal()).implementation == "chunked"
+    assert ops.explain_attention(*shapes(256, 256), masks.causal()).implementation == "reference"
+    assert ops.explain_attention(*shapes(1, 65536), masks.causal(9)).implementation == "reference"
+    assert ops.explain_attention(*shapes(1, 65537), masks.causal(9)).implementation == "chunked"
+
+
+@pytest.mark.parametrize(
+    "platform, mask, options, name",
+    [
+        ("gpu", masks.causal(), {}, "cudnn"),
+        ("gpu", masks.causal() & masks.window(256), {}, "cudnn"),
+        ("gpu", masks.causal() & masks.segments(np.zeros(512, int)), {}, "chunked"),
+        ("gpu", masks.causal(), {"soft_cap": 30.0}, "chunked"),
+        ("gpu", masks.causal(), {"dropout_rate": 0.1, "key": jax.random.key(0)}, "chunked"),
+        ("gpu", masks.causal(), {"dropout_rate": 0.1}, "cudnn"),
+        ("gpu", masks.causal(), {"bias": lambda i, j: ops.alibi(8, i, j)}, "chunked"),
+        ("tpu", masks.causal(), {}, "splash"),
+        ("tpu", masks.causal() & masks.segments(np.zeros(512, int)), {"soft_cap": 30.0}, "splash"),
+        ("tpu", masks.causal() | masks.prefix(7), {}, "chunked"),
+        ("cpu", masks.causal(), {}, "chunked"),
+    ],
+)
+def test_auto_takes_the_fastest_that_honours_everything(platform, mask, options, name, monkeypatch):
+    got = on(platform, *shapes(512, 512), mask, **options, monkeypatch=monkeypatch)
+    assert (got.implementation, got.platform) == (name, platform)
+
+
+def test_a_mesh_that_is_set_says_the_platform(monkeypatch):
+    mesh = jax.make_mesh((1,), ("data",))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with jax.set_mesh(mesh):
+        assert jax.jit(lambda: 0) is not None
+        assert ops.explain_attention(*shapes(512, 512)).platform == "cpu"
+    assert ops.explain_attention(*shapes(512, 512)).platform == "tpu"
+
+
+def test_an_explanation_gives_every_backend_a_reason():
+    got = ops.explain_attention(*shapes(512, 512), masks.causal() & masks.padding(np.ones(512, bool)))
+    assert set(got.refused) == set(BACKENDS)
+    text = str(got)
+    assert text.splitlines()[0] == "attention on cpu: chunked"
+    assert "  cudnn: runs on gpu, not on cpu" in text and "  reference: could, and is slower" in text
+    assert "  ring: runs inside shard_map or pmap over an axis named 'sequence'" in text
+    assert "chunked:" not in text
+
+
+def test_a_name_that_cannot_is_explained_and_refused():
+    got = ops.explain_attention(*arrays(), implementation="splash")
+    assert got.implementation is None and "attention on cpu: refused" in str(got)
+    with pytest.raises(ValueError, match=r"'splash' cannot do this: it runs on tpu.*can: auto, 'chunked'"):
+        ops.attention(*arrays(), implementation="splash")
+    with pytest.raises(ValueError, match="implementation='flash'; wanted one of"):
+        ops.explain_attention(*arrays(), implementation="flash")
+
+
+def test_a_backend_of_ones_own_is_held_to_what_it_declares():
+    mine = Backend(
+        "mine", lambda q, k, v, *_, **__: q, Honours(masks=frozenset({"causal"}), bias=frozenset())
+    )
+    q, k, v = arrays()
+    assert ops.attention(q, k, v, masks.causal(8), implementation=mine) is q
+    for mask in (masks.causal(8) & masks.prefix(3), ~masks.causal(8), np.ones((11, 19), bool)):
+        with pytest.raises(
+            ValueError, match=r"'mine' cannot do this: it cannot do .* in a mask, only causal"
+        ):
+            ops.attention(q, k, v, mask, implementation=mine)
+    with pytest.raises(ValueError, match="takes no bias that is array"):
+        ops.attention(q, k, v, bias=np.zeros((1, 1, 1), np.float32), implementation=mine)
+
+
+REQUEST = Request(
+    *(jax.ShapeDtypeStruct((2, *x), np.float32) for x in [(11, 4, 8), (19, 2, 8), (19, 2, 6)]),
+    mask=masks.causal(8) & ~masks.prefix(2),
+    bias=lambda i, j: ops.alibi(4, i, j),
+    scale=1.0,
+    soft_cap=2.0,
+    dropout_rate=0.5,
+    key=jax.random.key(0),
+    platform="cpu",
+)
+POOR = {
+    "masks": (frozenset({"causal"}), r"cannot do ~ in a mask, only causal"),
+    "offsets": ("none", r"cannot do the offset of causal\(offset=8\): queries start at key 0"),
+    "bias": (frozenset({"array"}), "takes no bias that is function, only one that is array"),
+    "soft_cap": (False, "has no soft cap"),
+    "dropout": (False, "has no dropout"),
+    "grouped_heads": (False, "as many key/value heads as query heads, not 2 for 4"),
+    "value_size": (False, "Hv = 6 beside H = 8"),
+    "dtypes": (frozenset({"bfloat16"}), "computes bfloat16, not float32"),
+    "platforms": (frozenset({"gpu", "tpu"}), "runs on gpu, tpu, not on cpu"),
+}
+
+
+@pytest.mark.parametrize("field", list(POOR))
+def test_every_declaration_refuses_by_itself(field):
+    value, message = POOR[field]
+    able = Backend("x", lambda: None, Honours())
+    poor = dataclasses.replace(able, honours=Honours(**{field: value}))
+    assert able.refuses(REQUEST) == ()
+    (reason,) = poor.refuses(REQUEST)
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(reason)
+
+
+def test_every_field_of_the_declaration_is_tested():
+    fields = {field.name for field in dataclasses.fields(Honours)}
+    assert fields == set(POOR) | {"also", "forward_mode", "traced_numbers"}
+
+
+def test_numbers_that_are_traced_are_refused_where_they_must_be_known():
+    wants = Backend("x", lambda q, *_, **__: q, Honours(traced_numbers=False))
+    call = lambda scale: ops.attention(*arrays(), scale=scale, implementation=wants)
+    assert call(2.0).shape == (2, 11, 4, 8)
+    with pytest.raises(ValueError, match="wants scale and soft_cap known before tracing"):
+        jax.jit(call)(2.0)
+
+
+def test_an_offset_that_is_traced_is_refused_where_it_must_be_one_int():
+    wants = Backend("x", lambda q, *_, **__: q, Honours(offsets="static"))
+    call = lambda offset: ops.attention(*arrays(), masks.causal(offset), implementation=wants)
+    assert call(3).shape == (2, 11, 4, 8)
+    for offset in (np.array([1, 2]), jnp.int32(3)):
+        with pytest.raises(ValueError, match=r"wants the offset of causal\(.*\) as one Python int"):
+            call(offset)
+
+
+@pytest.mark.parametrize("name", [name for name, x in BACKENDS.items() if x.honours.forward_mode])
+def test_forward_mode_works_where_it_is_declared(name):
+    q, k, v = arrays(V=8)
+    call = lambda q: ops.attention(q, k, v, implementation=name)
+    with jax.enable_x64(False):
+        _, slope = jax.jvp(call, (q,), (jnp.ones_like(q),))
+    step = 1e-2
+    expected = (call(q + step) - call(q - step)) / (2 * step)
+    np.testing.assert_allclose(slope, expected, atol=1e-3)
+
+
+def test_forward_mode_is_refused_with_what_to_do_where_it_is_not():
+    q, k, v = arrays()
+    call = lambda q: ops.attention(q, k, v, implementation="chunked")
+    with pytest.raises(TypeError, match=r"'chunked' has a backward pass alone.*name 'xla' or 'reference'"):
+        jax.jvp(call, (q,), (q,))
+    with pytest.raises(TypeError, match=r"forward-mode"):  # JAX finds it when it lowers, and says so
+        jax.jit(lambda q: jax.jvp(call, (q,), (q,)))(q)
+
+
+def test_the_gradient_of_a_gradient_goes_through_tiles():
+    q, k, v = arrays()
+
+    def curvature(name):
+        loss = lambda q: jnp.sum(ops.attention(q, k, v, masks.causal(8), implementation=name) ** 2)
+        return jax.jit(jax.grad(lambda q: jnp.sum(jax.grad(loss)(q) ** 2)))(q)
+
+    np.testing.assert_allclose(curvature("chunked"), curvature("reference"), atol=1e-5)
+
+
+def test_conjuncts_are_what_and_joins():
+    a, b, c = masks.causal(), masks.window(3), masks.prefix(2)
+    assert conjuncts(None) == [] and conjuncts(a) == [a]
+    assert conjuncts((a & b) & c) == [a, b, c]
+    either = a | b
+    assert conjuncts(either & c) == [either, c]
+
+
+def test_the_ring_of_another_axis_is_a_value():
+    assert ring_over("rows").refuses(REQUEST) == ("runs inside shard_map or pmap over an axis named 'rows'",)
