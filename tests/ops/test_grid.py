@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.ops.grid import Grid, Span
 
-# No two dims alike, so that none can stand for another: ragged tiles, even ones, one tile larger than the table.
+# No two dims alike, so that none can stand for another: ragged tiles, even ones, one larger than the table.
 RAGGED, EVEN, LARGER = Grid(9, 8, 4, 5), Grid(8, 15, 4, 5), Grid(3, 1, 4, 5)
 GRIDS = pytest.mark.parametrize("grid", [RAGGED, EVEN, LARGER], ids=["ragged", "even", "larger"])
 N, H = 6, 7
@@ -93,7 +93,7 @@ def test_split_of_an_array_of_jax_is_one_and_the_same(grid):
 
 
 @GRIDS
-@pytest.mark.parametrize("batch, K", [((), 3), ((2,), 3), ((10, 2), 1), ((2,), 6)])
+@pytest.mark.parametrize("batch, K", [((), 3), ((2,), 6), ((10, 2), 1)])
 def test_query_tiles_and_the_way_back(grid, batch, K):
     x = RNG.random((*batch, grid.T, N, H), np.float32)
     G, down = N // K, grid.shape[0]
@@ -111,7 +111,7 @@ def test_query_tiles_and_the_way_back(grid, batch, K):
 
 
 @GRIDS
-@pytest.mark.parametrize("batch", [(), (2,), (10, 2)])
+@pytest.mark.parametrize("batch", [(), (10, 2)])
 def test_key_tiles(grid, batch):
     K = 3
     x = RNG.random((*batch, grid.S, K, H), np.float32)
@@ -124,7 +124,7 @@ def test_key_tiles(grid, batch):
 
 
 @GRIDS
-@pytest.mark.parametrize("batch, h", [((), 1), ((2,), 6), ((10, 2), 6)])
+@pytest.mark.parametrize("batch, h", [((), 1), ((10, 2), 6)])
 @pytest.mark.parametrize("all_queries", [True, False])
 @pytest.mark.parametrize("all_keys", [True, False])
 def test_table_tiles(grid, batch, h, all_queries, all_keys):

@@ -35,7 +35,7 @@ class _Positional(Part):
 
     def on_axis(self, axis: str, T: int, S: int) -> Mask:
         if self.offset is None and T != S:
-            self._ahead(Sizes((), 1, T, S))  # says what is missing
+            self.evaluate(Sizes((), 1, T, S))  # says what is missing, if positions matter
         return self._moved(jax.lax.axis_index(axis) * T)
 
     def _moved(self, by: int | Array) -> Mask:
@@ -182,6 +182,9 @@ class Segments(Part):
         queries = grid.split(_int32(self.query_ids), -1, -2)[..., None, :]  # [..., down, 1, rows]
         key_ids = self.query_ids if self.key_ids is None else self.key_ids
         keys = grid.split(_int32(key_ids), -1, -1)[..., None, :, :]  # [..., 1, across, cols]
+        # Ids without leading dims stand for the whole batch.
+        rank = max(queries.ndim, keys.ndim)
+        queries, keys = (x.reshape(*(1,) * (rank - x.ndim), *x.shape) for x in (queries, keys))
         first, last, first_key, last_key = queries.min(-1), queries.max(-1), keys.min(-1), keys.max(-1)
         # Ranges of ids that meet may still share no id: packed documents are in order, and there they do.
         some = (first <= last_key) & (first_key <= last)

@@ -1,0 +1,70 @@
+"""The TPU's kernel compiled by the TPU's compiler, without a TPU; its numbers are in test_contract.py."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tfm_jax import ops
+from tfm_jax.ops import masks
+
+
+@pytest.fixture
+def mesh(monkeypatch):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs the TPU's compiler: pip install 'tfm_jax[tpu]'")
+    from jax.experimental import topologies
+
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    return Mesh(np.array(topology.devices).reshape(4), ("data",))
+
+
+@pytest.mark.slow
+def test_forward_and_backward_compile_for_a_tpu_and_auto_takes_them(mesh):
+    spread = NamedSharding(mesh, P("data"))
+    q, k, v = (jax.ShapeDtypeStruct((4, 1000, n, 128), jnp.bfloat16, sharding=spread) for n in (8, 2, 2))
+    ids = jax.ShapeDtypeStruct((4, 1000), jnp.int32, sharding=spread)
+
+    def attend(q, k, v, ids):
+        mask = masks.causal() & masks.window(300) & masks.segments(ids)
+        assert ops.explain_attention(q, k, v, mask, soft_cap=30.0).implementation == "splash"
+        return ops.attention(q, k, v, mask, soft_cap=30.0)
+
+    with jax.set_mesh(mesh):
+        rows = P("data")
+        shard = jax.shard_map(attend, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+        loss = lambda *x: jnp.sum(shard(*x).astype(jnp.float32) ** 2)
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, v, ids).compile()
+    kernels = compiled.as_text().count('custom_call_target="tpu_custom_call"')
+    assert kernels == 3  # the forward pass, the gradient of the queries, that of keys and values
+    table = 4 // 4 * 8 * 1000 * 1000 * 2
+    assert compiled.memory_analysis().temp_size_in_bytes < table
+
+
+def test_heads_that_the_registers_do_not_divide_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    q = jax.ShapeDtypeStruct((2, 512, 8, 64), jnp.bfloat16)
+    got = ops.explain_attention(q, q, q, masks.causal())
+    assert got.implementation == "chunked"
+    assert got.refused["splash"] == ("wants heads of a size that 128 divides, not H = 64",)
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        (masks.causal(-3), "a query that its position closes to every key"),
+        (masks.window(2, offset=600), "a query that its position closes to every key"),
+        (masks.segments(np.zeros(512, int)) & masks.segments(np.ones(512, int)), "one segments"),
+        (masks.causal() | masks.prefix(3), r"cannot do \| in a mask"),
+    ],
+)
+def test_masks_that_it_refuses(mask, reason, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    q = jax.ShapeDtypeStruct((2, 512, 8, 128), jnp.bfloat16)
+    with pytest.raises(ValueError, match=reason):
+        jax.eval_shape(lambda q: ops.attention(q, q, q, mask, implementation="splash"), q)
