@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax.ops.dropout import dropout
+from tfm_jax.ops.dropout import drop_at, dropout
 
 SHAPES = [(7,), (3, 5), (2, 3, 4)]
 
@@ -90,3 +90,41 @@ def test_rate_outside_the_range_is_an_error_with_and_without_a_key(rate):
 def test_integers_are_an_error():
     with pytest.raises(ValueError, match="int32"):
         dropout(jnp.arange(3), 0.5, jax.random.key(0))
+
+
+# --- of a part of a table ---
+
+
+def test_a_part_of_a_table_drops_what_the_whole_drops():
+    x = jnp.arange(1.0, 1 + 6 * 10).reshape(6, 10)
+    key, rows, cols = jax.random.key(1), jnp.arange(6), jnp.arange(10)
+    whole = drop_at(x, rows, cols, 0.4, key)
+    assert np.any(whole == 0) and np.any(whole != 0)
+    for i, j, n, m in [(0, 0, 2, 3), (3, 5, 3, 5), (5, 9, 1, 1)]:
+        part = drop_at(x[i : i + n, j : j + m], rows[i : i + n], cols[j : j + m], 0.4, key)
+        np.testing.assert_allclose(part, whole[i : i + n, j : j + m], rtol=1e-6)
+    kept = whole != 0
+    np.testing.assert_allclose(whole, np.where(kept, x / 0.6, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_places_are_dropped_independently_at_the_rate(impl):
+    ones, cols = jnp.ones((2, 60, 50)), jnp.arange(50)
+    rows = jnp.arange(120).reshape(2, 60)
+    kept = np.asarray(drop_at(ones, rows, cols, 0.3, jax.random.key(2, impl=impl)) != 0)
+    assert abs(kept.mean() - 0.7) < 5 * np.sqrt(0.3 * 0.7 / kept.size)
+    # neither rows nor columns repeat, and (row, column) is not (column, row)
+    assert len(np.unique(kept.reshape(120, 50), axis=0)) == 120
+    assert len(np.unique(kept.reshape(120, 50).T, axis=0)) == 50
+    square = kept[0, :50]
+    assert abs((square == square.T).mean() - 0.58) < 0.1
+    other = np.asarray(drop_at(ones, rows, cols, 0.3, jax.random.key(3, impl=impl)) != 0)
+    assert abs((kept == other).mean() - 0.58) < 0.05
+
+
+def test_a_part_keeps_its_dtype():
+    got = drop_at(jnp.ones((3, 4), jnp.bfloat16), jnp.arange(3), jnp.arange(4), 0.25, jax.random.key(0))
+    assert got.dtype == jnp.bfloat16 and set(np.unique(np.asarray(got, np.float32))) <= {
+        0,
+        np.float32(1.3359375),
+    }

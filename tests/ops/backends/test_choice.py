@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -190,3 +191,52 @@ def test_conjuncts_are_what_and_joins():
 
 def test_the_ring_of_another_axis_is_a_value():
     assert ring_over("rows").refuses(REQUEST) == ("runs inside shard_map or pmap over an axis named 'rows'",)
+
+
+def temporary_bytes(call, *arrays):
+    return jax.jit(call).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_tiles_build_no_table(backward):
+    S, N, H = 2048, 4, 16
+    q = jax.ShapeDtypeStruct((S, N, H), np.float32)
+    ids = jax.ShapeDtypeStruct((S,), np.int32)
+    table = 4 * N * S * S
+
+    def used(name):
+        call = lambda q, ids: ops.attention(
+            q,
+            q,
+            q,
+            masks.causal() & masks.segments(ids),
+            lambda i, j: ops.alibi(N, i, j),
+            implementation=name,
+        )
+        run = jax.grad(lambda q, ids: jnp.sum(call(q, ids) ** 2)) if backward else call
+        return temporary_bytes(run, q, ids)
+
+    assert used("reference") > table  # this is what there is to save
+    assert used("chunked") < 0.2 * table
+
+
+def test_work_grows_with_the_length_under_a_window():
+    """The tiles that are visited, counted in the program."""
+
+    def visited(S):
+        q = jax.ShapeDtypeStruct((S, 2, 8), np.float32)
+        mask = masks.causal() & masks.window(255)
+        jaxpr = jax.make_jaxpr(lambda q: ops.attention(q, q, q, mask, implementation="chunked"))(q)
+        lengths = []
+
+        def walk(jaxpr):
+            for eqn in jaxpr.eqns:
+                if eqn.primitive.name == "scan":
+                    lengths.append(eqn.params["length"])
+                for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+                    walk(inner)
+
+        walk(jaxpr.jaxpr)
+        return max(lengths)
+
+    assert [visited(S) for S in (1024, 2048, 4096)] == [7, 15, 31]  # two a row of tiles; all: 16, 64, 256

@@ -263,9 +263,10 @@ def test_what_a_mask_closes_may_be_nan_and_what_it_opens_is_seen(name, bad):
     closed = np.zeros((B, 20), bool)
     closed[0, 7], closed[1, 5:] = True, True
     k_bad, v_bad = (jnp.where(closed[..., None, None], bad, x) for x in (k, v))
+    call = jax.jit(lambda q, k, v: run(name, q, k, v, mask))
     with jax.debug_nans(True):
-        got, slopes = run(name, q, k_bad, v_bad, mask), gradients(name, q, k_bad, v_bad, mask)
-    np.testing.assert_array_equal(got, run(name, q, k, v, mask))
+        got, slopes = call(q, k_bad, v_bad), gradients(name, q, k_bad, v_bad, mask)
+    np.testing.assert_array_equal(got, call(q, k, v))
     jax.tree.map(np.testing.assert_array_equal, slopes, gradients(name, q, k, v, mask))
     # A key of row 0 that is open: all of its queries are nan, for the heads that read it, and no other row.
     for k_new, v_new in [(k.at[0, 3, 0, 0].set(bad), v), (k, v.at[0, 3, 0, 0].set(bad))]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import hide_nonfinite, shut
+from tfm_jax.ops.backends.contract import hide, shut
 from tfm_jax.ops.backends.tiling import Plan, bias_parts, open_tiles, part_of, put_part
 from tfm_jax.ops.grid import Grid, Span
 from tfm_jax.ops.varying import vary_with
@@ -64,30 +64,28 @@ def attention(
     """
     *batch, T, N, _ = q.shape
     S, K = k.shape[-3:-1]
-    devices = 1 if axis is None else jax.lax.axis_size(axis)
-    if not T or not S:
-        return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
-    grid = Grid(T, S, _side(T, tile), _side(S, tile))
-    here = 0 if axis is None else jax.lax.axis_index(axis)
-    data = {"mask": mask, "key": key if dropout_rate else None, "queries_from": here * T, "bad_queries": None}
-    bad_k, pairs = None, None
+    devices, here = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     if mask is not None:
         # A tile reads its own part of the mask alone: here the whole is held against the sizes.
         jax.eval_shape(lambda mask: masks.to_heads(mask, tuple(batch), N, T, S * devices), mask)
-        q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
-        data["bad_queries"], bad_k = grid.query_tiles(bad_q, K), grid.key_tiles(bad_k)
+    if not T or not S:
+        return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    grid = Grid(T, S, _side(T, tile), _side(S, tile))
+    data: dict[str, Any] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": here * T}
+    if mask is not None:
+        v, bad = hide(v)
+        data["bad_values"] = grid.key_tiles(bad)
     pairs, data["some"] = open_tiles(mask if axis is None else None, grid)
-    given: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
-    known = {name: given.pop(name) for name, x in list(given.items()) if not isinstance(x, jax.Array)}
-    bias_of = table = None
+    numbers = {"scale": scale, "soft_cap": soft_cap}
+    known = {name: x for name, x in numbers.items() if not isinstance(x, jax.Array)}
+    given: dict[str, Any] = {name: x for name, x in numbers.items() if name not in known}
+    bias_of, table, table_shape = None, None, (1, 1)
     if callable(bias):
         bias_of, given["floats"], data["others"] = bias_parts(bias, grid, len(batch))
     elif bias is not None:
         table = grid.table_tiles(bias)
-    shape = (1, 1) if table is None else table.shape[:2]
-    table = None if table is None else table.reshape(-1, *table.shape[2:])
-    plan = Plan(grid, tuple(batch), N, K, pairs, shape, known, bias_of, dropout_rate, axis, T * devices)
-    data["bad_keys"] = bad_k
+        table_shape, table = table.shape[:2], table.reshape(-1, *table.shape[2:])
+    plan = Plan(grid, tuple(batch), N, K, T * devices, pairs, table_shape, known, bias_of, dropout_rate, axis)
     inputs = (grid.query_tiles(q, K), grid.key_tiles(k), grid.key_tiles(v), table, given)
     # Inside shard_map all that meets in the loop differs on the same devices, and JAX adds up the gradients.
     inputs = jax.tree.map(lambda x: vary_with(x, (inputs, data)), inputs)
@@ -116,7 +114,7 @@ def _forward(
         largest, total, out = state
         raw = plan.split_rows(_product("...th,...sh->...ts", part_of(q, i), k, dtype))
         logits = plan.adjust(raw, part_of(table, plan.place(i, j)), given, data, i, j)
-        logits = plan.join_rows(shut(logits, *plan.open(data, i, j)))
+        logits = plan.join_rows(shut(logits, *plan.open(raw, data, i, j)))
         new = jnp.maximum(largest, logits.max(-1))
         weights, fade = jnp.exp(logits - new[..., None]), jnp.exp(largest - new)
         total = fade * total + weights.sum(-1)
@@ -149,7 +147,7 @@ def _backward(plan: Plan, saved: tuple, d_out: Array) -> tuple:
         raw = plan.split_rows(_product("...th,...sh->...ts", q_i, k, dtype))
         adjust = lambda raw, table, given: plan.adjust(raw, table, given, data, i, j)
         logits, back = jax.vjp(adjust, raw, part_of(table, plan.place(i, j)), given)
-        allowed, bad = plan.open(data, i, j)
+        allowed, bad = plan.open(raw, data, i, j)
         # Closed again: where a nan makes a row nan, what the mask closes is still 0.
         close = lambda x: x if allowed is None else jnp.where(allowed, x, 0)
         weights = jnp.exp(plan.join_rows(shut(logits, allowed, bad)) - part_of(log_total, i)[..., None])
@@ -157,6 +155,8 @@ def _backward(plan: Plan, saved: tuple, d_out: Array) -> tuple:
         d_logits = weights * (d_weights - part_of(shared, i)[..., None])
         d_raw, *changes = back(close(plan.split_rows(d_logits)))
         d_raw = plan.join_rows(d_raw).astype(q.dtype)
+        if allowed is not None:  # 0 * nan is nan
+            q_i, k = hide(q_i)[0], hide(k)[0]
         weights = plan.join_rows(close(plan.split_rows(plan.drop(weights, data, i, j)))).astype(v.dtype)
         dq += _product("...ts,...sh->...th", d_raw, k, dtype)
         dk += _product("...ts,...th->...sh", d_raw, q_i, dtype)
@@ -190,18 +190,18 @@ def _visit_all(
     to_next = [(i, (i + 1) % devices) for i in range(devices)]
 
     def turn(carry: tuple, steps: Array) -> tuple[tuple, None]:
-        keys, bad_keys, state = carry
+        keys, bad_values, state = carry
         first = (here - steps) % devices * plan.grid.S
-        part = data | {"keys_from": first, "bad_keys": bad_keys}
+        part = data | {"keys_from": first, "bad_values": bad_values}
         if data["mask"] is not None:
             mask = data["mask"].block(Span(0, plan.grid.T), Span(first, plan.grid.S))
             part["some"] = open_tiles(mask, plan.grid)[1]
         state = _visit_tiles(plan, part, visit, keys, state, places)
-        moving = (keys, bad_keys, state[:of_keys])
-        keys, bad_keys, moved = jax.tree.map(lambda x: jax.lax.ppermute(x, plan.axis, to_next), moving)
-        return (keys, bad_keys, (*moved, *state[of_keys:])), None
+        moving = (keys, bad_values, state[:of_keys])
+        keys, bad_values, moved = jax.tree.map(lambda x: jax.lax.ppermute(x, plan.axis, to_next), moving)
+        return (keys, bad_values, (*moved, *state[of_keys:])), None
 
-    return jax.lax.scan(turn, (keys, data["bad_keys"], state), jnp.arange(devices))[0][-1]
+    return jax.lax.scan(turn, (keys, data.get("bad_values"), state), jnp.arange(devices))[0][-1]
 
 
 def _visit_tiles(

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 
 from tfm_jax.types import Array
 
-__all__ = ["Bias", "adjust", "hide_nonfinite", "keys_last", "mend_rows", "shut", "split_heads", "whole_bias"]
+__all__ = [
+    "Bias",
+    "adjust",
+    "hide",
+    "hide_nonfinite",
+    "keys_last",
+    "mend_rows",
+    "shut",
+    "split_heads",
+    "whole_bias",
+]
 
 Bias = Array | Callable[[Array, Array], Array]
 """A table [..., 1|N, 1|T, 1|S], or what gives one of int32 indices of queries and of keys."""
@@ -24,9 +34,14 @@ def hide_nonfinite(
     A closed key has a weight of 0, and 0 * nan is nan: so what is multiplied must be finite, and ``shut``
     brings nan back where the mask opens it.
     """
-    finite = [jnp.isfinite(x) for x in (q, k, v)]
-    bad_q, bad_k, bad_v = (~x.all(-1, keepdims=True) for x in finite)
-    return *(jnp.where(ok, x, 0) for ok, x in zip(finite, (q, k, v), strict=True)), bad_q, bad_k | bad_v
+    (q, bad_q), (k, bad_k), (v, bad_v) = map(hide, (q, k, v))
+    return q, k, v, bad_q, bad_k | bad_v
+
+
+def hide(x: Array) -> tuple[Array, Array]:  # [..., H] -> [..., H], bool [..., 1]
+    """One array with nan and inf replaced by 0, and whether there was one."""
+    finite = jnp.isfinite(x)
+    return jnp.where(finite, x, 0), ~finite.all(-1, keepdims=True)
 
 
 def adjust(

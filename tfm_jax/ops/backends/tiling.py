@@ -29,13 +29,13 @@ class Plan:
     batch: tuple[int, ...]
     N: int
     K: int
+    T: int  # queries on all devices
     pairs: np.ndarray  # int32 [tiles that may be open, 2]
     table_shape: tuple[int, int]  # tiles of a bias that is an array, down and across; (1, 1) without one
-    known: dict[str, float | None]  # scale and soft_cap, where they are numbers
+    known: dict[str, float | None]  # scale and soft_cap, where they are not traced
     bias_of: Callable[..., Array] | None
     dropout_rate: float
     axis: str | None  # of devices, which the queries and the keys are spread over
-    T: int  # queries on all devices
 
     def place(self, i: Array, j: Array) -> Array:
         """Where the tile of a bias that is an array stands among its tiles."""
@@ -52,16 +52,19 @@ class Plan:
         *batch, G, t, s = x.shape
         return x.reshape(*batch, G * t, s)
 
-    def open(self, data: dict, i: Array, j: Array) -> tuple[Array | None, Array | None]:
-        """Who may attend to whom, and who is not finite, [..., 1|K, 1|G, 1|t, 1|s]; None: all, no one."""
+    def open(self, raw: Array, data: dict, i: Array, j: Array) -> tuple[Array | None, Array | None]:
+        """Who may attend to whom, and what is not finite, [..., 1|K, 1|G, 1|t, 1|s]; None: all, nothing.
+
+        ``raw`` are products of queries and keys, which are not finite where one of the two is not.
+        """
         queries, keys = self.grid.spans(i, j)
         allowed = bad = None
         if data["mask"] is not None:
             sizes = Sizes(self.batch, self.N, queries.size, keys.size)
             part = data["mask"].block(queries, Span(data["keys_from"] + keys.start, keys.size))
             allowed = split_heads(part.evaluate(sizes), self.K)
-            bad_q, bad_k = part_of(data["bad_queries"], i), part_of(data["bad_keys"], j)
-            bad = self.split_rows(bad_q) | jnp.swapaxes(bad_k, -1, -2)[..., None, :, :]
+            bad_values = jnp.swapaxes(part_of(data["bad_values"], j), -1, -2)[..., None, :, :]
+            bad = ~jnp.isfinite(raw) | bad_values
         if self.grid.S % self.grid.cols:
             inside = (keys.indices() < self.grid.S).reshape((1,) * (len(self.batch) + 3) + (keys.size,))
             allowed = inside if allowed is None else allowed & inside
