@@ -24,7 +24,7 @@ def row(array, lead, b):
 def part(kind, rng, batch, N, T, S):
     """(mask or plain array, predicate of (batch index, head, query, key))."""
     lead = leading(rng, batch)
-    offset = rng.integers(-1, S, lead) if lead or T != S else None
+    offset = rng.integers(-1, max(0, S - T) + 1, lead) if lead or T != S else None
     o = lambda b: 0 if offset is None else int(row(offset, lead, b))
     match kind:
         case "causal":

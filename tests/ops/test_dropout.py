@@ -107,7 +107,7 @@ def test_a_part_of_a_table_drops_what_the_whole_drops():
     np.testing.assert_allclose(whole, np.where(kept, x / 0.6, 0), rtol=1e-6)
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_places_are_dropped_independently_at_the_rate(impl):
     ones, cols = jnp.ones((2, 60, 50)), jnp.arange(50)
     rows = jnp.arange(120).reshape(2, 60)

@@ -29,7 +29,7 @@ _CHOICES = {
     "norm_placement": ("pre", "post"),
     "dtype": ("float32", "bfloat16"),
     "remat": (None, "full", "dots"),
-    "attention_implementation": ("auto", *BACKENDS),
+    "attention_implementation": ("auto", *(name for name, x in BACKENDS.items() if not x.honours.spread)),
 }
 
 
@@ -174,6 +174,7 @@ class Config:
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
       attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``: it refuses what it cannot do.
+        (Not "ring": positions here are counted on one device.)
       dtype: of activations; parameters, norm statistics, softmax and logits stay float32.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
         the products with parameters.

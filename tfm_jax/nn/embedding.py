@@ -162,15 +162,16 @@ class PositionBias(nnx.Module):
           ``ops.attention`` to ask tile by tile: no table of T x S is built.
         """
         scheme = self.config.positions
-        if not isinstance(scheme, Alibi | RelativeBias):
+        at = lambda places, indices: places[..., indices]
+        if isinstance(scheme, Alibi):
+            alibi = lambda q, k, i, j: ops.alibi(self.config.n_heads, at(q, i), at(k, j))
+            return jax.tree_util.Partial(alibi, query_positions, key_positions)
+        if not isinstance(scheme, RelativeBias):
             return None
+        options = {"buckets": scheme.buckets, "max_distance": scheme.max_distance}
 
-        def bias(queries: Array, keys: Array) -> Array:
-            at = query_positions[..., queries], key_positions[..., keys]
-            if isinstance(scheme, Alibi):
-                return ops.alibi(self.config.n_heads, *at)
-            sizes = {"buckets": scheme.buckets, "max_distance": scheme.max_distance}
-            buckets = ops.relative_buckets(*at, **sizes, bidirectional=self.bidirectional)
-            return jnp.moveaxis(self.table[...][buckets], -1, -3)
+        def relative(table: Array, q: Array, k: Array, i: Array, j: Array) -> Array:
+            buckets = ops.relative_buckets(at(q, i), at(k, j), **options, bidirectional=self.bidirectional)
+            return jnp.moveaxis(table[buckets], -1, -3)
 
-        return bias
+        return jax.tree_util.Partial(relative, self.table[...], query_positions, key_positions)

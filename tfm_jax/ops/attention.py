@@ -1,16 +1,12 @@
 """Attention: the public functions, their checks at the door, and the choice of an implementation."""
 
 import dataclasses
-import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from tfm_jax.ops import masks
+from tfm_jax.ops.attention_arguments import checked
 from tfm_jax.ops.backends import BACKENDS, Backend, Request, by_speed, reference
 from tfm_jax.ops.backends.contract import Bias
-from tfm_jax.ops.dropout import check_rate
 from tfm_jax.types import Array, Key
 
 __all__ = ["Explanation", "attention", "attention_weights", "explain_attention"]
@@ -48,7 +44,7 @@ def attention(
       bias: [N|1, T|1, S|1] or [..., N|1, T|1, S|1] floating, added to the logits after the soft cap; where
         it is -inf, the query may not attend. Or a function that gives such a table of int32 indices of
         queries and of keys, ``bias(jnp.arange(T), jnp.arange(S))``: it is asked tile by tile, and what it
-        closes over has gradients.
+        closes over has gradients. (Inside ``shard_map``, a ``jax.tree_util.Partial`` that names its arrays.)
       scale: what the logits are multiplied by, finite; None is 1 / sqrt(H).
       soft_cap: logits are squashed into (-soft_cap, soft_cap), finite and > 0; None is no cap.
       dropout_rate: the probability, in [0, 1), that a weight is dropped (the others are scaled up).
@@ -59,7 +55,7 @@ def attention(
     Returns:
       [..., T, N, Hv] of q's dtype. A query that may attend to nothing gives 0, with gradient 0. Queries,
       keys and values that are nan or inf reach no output and no gradient of those that ``mask`` closes to
-      them; a query that reads one gives nan. (What only a bias of -inf hides must be finite.)
+      them; under a mask, a query that reads one gives nan. (What only a bias of -inf hides must be finite.)
 
     Raises:
       TypeError: under ``jax.jvp``, from an implementation that has a backward pass alone.
@@ -70,10 +66,11 @@ def attention(
     Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped heads: Ainslie et al. 2023, "GQA",
     section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
     """
-    request = _request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
+    request = checked(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
     r = request
     options = {"scale": r.scale, "soft_cap": r.soft_cap, "dropout_rate": r.dropout_rate, "key": r.key}
     backend = _choose(implementation, request)
+    _check_mask(backend, request)
     try:
         return backend.attention(r.q, r.k, r.v, r.mask, r.bias, **options)
     except TypeError as error:
@@ -81,7 +78,7 @@ def attention(
             raise
         raise TypeError(
             f"attention: implementation={backend.name!r} has a backward pass alone, for jax.grad and "
-            "jax.vjp; under jax.jvp (jacfwd, hessian) name 'xla' or 'reference'."
+            "jax.vjp; under jax.jvp and jax.jacfwd name 'reference'."
         ) from error
 
 
@@ -93,17 +90,22 @@ class Explanation:
       implementation: the name of the one that runs; None if what was asked for is refused.
       platform: "cpu", "gpu" or "tpu".
       refused: why each of the others cannot, by name: no reason for those that could.
+      auto: whether it was chosen, or named.
     """
 
     implementation: str | None
     platform: str
     refused: dict[str, tuple[str, ...]]
+    auto: bool
 
     def __str__(self) -> str:
         lines = [f"attention on {self.platform}: {self.implementation or 'refused'}"]
         for name, reasons in self.refused.items():
             if name != self.implementation:
-                lines.append(f"  {name}: {'; '.join(reasons) or 'could, and is slower'}")
+                could = "could, and is slower" if self.auto else "could"
+                if not reasons and BACKENDS[name].honours.spread:
+                    could = "could, if the sequence is spread over devices"
+                lines.append(f"  {name}: {'; '.join(reasons) or could}")
         return "\n".join(lines)
 
 
@@ -137,7 +139,7 @@ def explain_attention(
     Raises:
       ValueError: as ``attention``, but for an implementation that refuses.
     """
-    request = _request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
+    request = checked(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
     refused = {name: backend.refuses(request) for name, backend in BACKENDS.items()}
     name = implementation
     if isinstance(implementation, Backend):
@@ -146,7 +148,9 @@ def explain_attention(
         name = _choose("auto", request).name
     else:
         _named(implementation)
-    return Explanation(None if refused[name] else name, request.platform, refused)
+    backend = implementation if isinstance(implementation, Backend) else BACKENDS[name]
+    _check_mask(backend, request)
+    return Explanation(None if refused[name] else name, request.platform, refused, implementation == "auto")
 
 
 def attention_weights(
@@ -184,7 +188,7 @@ def attention_weights(
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
-    r = _request(q, k, k, mask, bias, scale, soft_cap, 0.0, None)
+    r = checked(q, k, k, mask, bias, scale, soft_cap, 0.0, None)
     return reference.attention_weights(r.q, r.k, r.mask, r.bias, scale=r.scale, soft_cap=r.soft_cap)
 
 
@@ -202,118 +206,15 @@ def _choose(implementation: str | Backend, request: Request) -> Backend:
     return backend
 
 
+def _check_mask(backend: Backend, request: Request) -> None:
+    """Raises where the mask does not fit. Where the sequence is spread, the backend knows the whole."""
+    if request.mask is not None and not backend.honours.spread:
+        *batch, T, N, _ = request.q.shape
+        masks.check_fits(request.mask, tuple(batch), N, T, request.k.shape[-3])
+
+
 def _named(name: Any) -> Backend:
     if not isinstance(name, str) or name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
         raise ValueError(f"attention: got implementation={name!r}; wanted one of {known}, or a Backend.")
     return BACKENDS[name]
-
-
-def _platform() -> str:
-    """Where what is traced now will run: on the devices of the mesh that is set, or on the default ones."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
-
-
-def _array(x: Any) -> Array:
-    # Under grad, jnp.asarray of a JAX array is an operation, and jax_debug_nans would look at its result.
-    return x if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(x)
-
-
-def _check_heads(q: Array, k: Array, v: Array) -> None:
-    got = f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
-    wanted = "wanted q [..., T, N, H], k [..., S, K, H], v [..., S, K, Hv]"
-    if not q.ndim == k.ndim == v.ndim >= 3:
-        raise ValueError(f"attention: got {got}; {wanted}, all of one rank >= 3. Give one head as N = 1.")
-    if not q.shape[:-3] == k.shape[:-3] == v.shape[:-3]:
-        raise ValueError(
-            f"attention: got {got}; {wanted} with equal leading dims [...]. Broadcast them first."
-        )
-    if q.shape[-1] == 0:
-        raise ValueError(f"attention: got {got}; {wanted} where H is 1 or more.")
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"attention: got {got}; {wanted} with equal H, but q has {q.shape[-1]}, k {k.shape[-1]}."
-        )
-    if k.shape[-3:-1] != v.shape[-3:-1]:
-        raise ValueError(f"attention: got {got}; {wanted} with equal S and K of k and v.")
-    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
-        raise ValueError(
-            f"attention: got {got}; {wanted} where K divides N, but N = {q.shape[-2]} and K = {k.shape[-2]}."
-        )
-    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
-        raise ValueError(
-            f"attention: got dtypes q {q.dtype}, k {k.dtype}, v {v.dtype}; wanted one floating dtype. "
-            "Cast with .astype(q.dtype)."
-        )
-
-
-def _request(
-    q: Any,
-    k: Any,
-    v: Any,
-    mask: Any,
-    bias: Any,
-    scale: Any,
-    soft_cap: Any,
-    dropout_rate: float,
-    key: Key | None,
-) -> Request:
-    """The arguments checked: the mask as a Mask, the bias with all of its axes, the scale as a number."""
-    q, k, v = _array(q), _array(k), _array(v)
-    _check_heads(q, k, v)
-    *batch, T, N, H = q.shape
-    mask = masks.as_mask(mask, len(batch))
-    if bias is not None:
-        bias = _check_bias(bias, tuple(batch), (N, T, k.shape[-3]))
-    if any(x is not None and jnp.ndim(x) for x in (scale, soft_cap)):
-        raise ValueError(
-            f"attention: got scale={scale!r}, soft_cap={soft_cap!r}; wanted a scalar each, or None. "
-            "For a scale a head, multiply q by it."
-        )
-    if _is_known(soft_cap) and not 0 < soft_cap < math.inf:
-        raise ValueError(
-            f"attention: got soft_cap={soft_cap}; wanted a finite number > 0, or None for no cap."
-        )
-    if _is_known(scale) and not -math.inf < scale < math.inf:
-        raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
-    check_rate("attention", dropout_rate)
-    scale = H**-0.5 if scale is None else scale
-    return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, _platform())
-
-
-def _is_known(x: float | Array | None) -> bool:
-    return x is not None and not isinstance(x, jax.core.Tracer)
-
-
-def _check_bias(bias: Any, batch: tuple[int, ...], last: tuple[int, int, int]) -> Bias:
-    _, T, S = last
-    if callable(bias):
-        index = lambda n: jax.ShapeDtypeStruct((n,), jnp.int32)
-        table = jax.eval_shape(bias, index(T), index(S))
-        if not isinstance(table, jax.ShapeDtypeStruct):
-            raise ValueError(f"attention: got a bias that is a function and gives {table}; wanted one array.")
-        _check_table(table, batch, last)
-        return bias
-    bias = _array(bias)
-    _check_table(bias, batch, last)
-    return bias.reshape(*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
-
-
-def _check_table(bias: Any, batch: tuple[int, ...], last: tuple[int, int, int]) -> None:
-    N, T, S = last
-    if not jnp.issubdtype(bias.dtype, jnp.floating):
-        raise ValueError(
-            f"attention: got a bias of dtype {bias.dtype}; wanted a floating one, which is added to the "
-            "logits. A boolean table is a mask: pass it as mask=..."
-        )
-    shape = (*(batch if bias.ndim == len(batch) + 3 else ()), N, T, S)
-    if bias.ndim != len(shape) or any(n not in (1, size) for n, size in zip(bias.shape, shape, strict=True)):
-        raise ValueError(
-            f"attention: got a bias {_shape(bias)}; wanted [N|1, T|1, S|1] or [..., N|1, T|1, S|1], where "
-            f"[...] = {list(batch)}, N = {N}, T = {T}, S = {S} (a size of [...] may also be 1)."
-        )
-
-
-def _shape(x: Array) -> str:
-    return f"[{', '.join(map(str, x.shape))}]"

@@ -60,12 +60,18 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
     Returns:
       [..., t, s] of x's dtype.
     """
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    # The one generator of which a vmap draws what its rows draw alone.
+    key = jax.random.wrap_key_data(key[:2], impl="threefry2x32")
     along = jax.vmap(jax.random.fold_in, (None, 0))
     places = jax.vmap(along, (0, None))(
         along(key, rows.reshape(-1).astype(np.uint32)), cols.astype(np.uint32)
     )
     bits = jax.random.key_data(places)[..., 0].reshape(x.shape)
-    return jnp.where(bits >= np.uint32(round(rate * 2**32)), x / (1 - rate), 0).astype(x.dtype)
+    return jnp.where(bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1)), x / (1 - rate), 0).astype(
+        x.dtype
+    )
 
 
 def check_rate(where: str, rate: float) -> None:

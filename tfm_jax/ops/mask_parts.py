@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops.grid import Grid, Span
-from tfm_jax.ops.mask_algebra import Mask, Part, Sizes, node, place
+from tfm_jax.ops.mask_algebra import Mask, Part, node
+from tfm_jax.ops.mask_arrays import Sizes, place
 from tfm_jax.ops.mask_drawing import at_hand
 from tfm_jax.types import Array
 

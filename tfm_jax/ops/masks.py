@@ -10,10 +10,12 @@ of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts al
 vmap, map the leaves as you map q; a mask with a single int or a shared array goes in with ``in_axes=None``.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.mask_algebra import Dense, Mask, Sizes, booleans
+from tfm_jax.ops.mask_algebra import Dense, Mask
+from tfm_jax.ops.mask_arrays import Sizes, booleans
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window, integers
 from tfm_jax.types import Array
 
@@ -21,6 +23,7 @@ __all__ = [
     "Mask",
     "as_mask",
     "causal",
+    "check_fits",
     "dense",
     "padding",
     "prefix",
@@ -207,6 +210,29 @@ def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
     return Dense(x, per_head=rank == batch_rank + 3)
 
 
+def check_fits(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> None:
+    """Raises what ``to_heads`` raises, and computes nothing.
+
+    Equivalent to::
+
+        to_heads(mask, batch_shape, N, T, S)
+
+    Args:
+      mask: a Mask.
+      batch_shape: the leading dims [...] of q.
+      N: the number of query heads.
+      T: the number of queries.
+      S: the number of keys.
+
+    Returns:
+      None.
+
+    Raises:
+      ValueError: as ``to_heads``.
+    """
+    jax.eval_shape(lambda: to_heads(mask, batch_shape, N, T, S))
+
+
 def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> Array:
     """The mask as booleans for every head: what a backend that reads no structure asks for.
 
@@ -226,7 +252,16 @@ def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -
 
     Raises:
       ValueError: an array of the mask does not fit (leading dims other than none or [...], each equal or 1;
-        N, T or S), or a positional part has no offset and T != S.
+        N, T or S), a positional part has no offset and T != S, or its offset, as far as it is known before
+        tracing, puts the last query beyond the last key.
     """
+    for part, name, _ in mask.arrays(len(batch_shape)):
+        offset = getattr(part, "offset", None)
+        known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
+        if known and np.max(offset) + T > S:
+            raise ValueError(
+                f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
+                "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."
+            )
     allowed = mask.evaluate(Sizes(tuple(batch_shape), N, T, S))
     return jnp.broadcast_to(allowed, (*allowed.shape[:-2], T, S))

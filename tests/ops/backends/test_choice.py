@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.ops.backends.test_contract import arrays
+from tests.ops.backends.test_contract import arrays, variant
 from tfm_jax import ops
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend, Honours, ring_over
@@ -21,6 +21,7 @@ def shapes(T, S, *, N=8, K=8, H=128, V=128, dtype=jnp.bfloat16):
 
 def on(platform, *arguments, monkeypatch, **options):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     return ops.explain_attention(*arguments, **options)
 
 
@@ -56,7 +57,6 @@ def test_a_mesh_that_is_set_says_the_platform(monkeypatch):
     mesh = jax.make_mesh((1,), ("data",))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with jax.set_mesh(mesh):
-        assert jax.jit(lambda: 0) is not None
         assert ops.explain_attention(*shapes(512, 512)).platform == "cpu"
     assert ops.explain_attention(*shapes(512, 512)).platform == "tpu"
 
@@ -106,7 +106,7 @@ REQUEST = Request(
     platform="cpu",
 )
 POOR = {
-    "masks": (frozenset({"causal"}), r"cannot do ~ in a mask, only causal"),
+    "masks": (frozenset({"causal"}), r"cannot do prefix, ~ in a mask, only causal"),
     "offsets": ("none", r"cannot do the offset of causal\(offset=8\): queries start at key 0"),
     "bias": (frozenset({"array"}), "takes no bias that is function, only one that is array"),
     "soft_cap": (False, "has no soft cap"),
@@ -131,7 +131,7 @@ def test_every_declaration_refuses_by_itself(field):
 
 def test_every_field_of_the_declaration_is_tested():
     fields = {field.name for field in dataclasses.fields(Honours)}
-    assert fields == set(POOR) | {"also", "forward_mode", "traced_numbers"}
+    assert fields == set(POOR) | {"also", "forward_mode", "spread", "traced_numbers"}
 
 
 def test_numbers_that_are_traced_are_refused_where_they_must_be_known():
@@ -165,7 +165,7 @@ def test_forward_mode_works_where_it_is_declared(name):
 def test_forward_mode_is_refused_with_what_to_do_where_it_is_not():
     q, k, v = arrays()
     call = lambda q: ops.attention(q, k, v, implementation="chunked")
-    with pytest.raises(TypeError, match=r"'chunked' has a backward pass alone.*name 'xla' or 'reference'"):
+    with pytest.raises(TypeError, match=r"'chunked' has a backward pass alone.*name 'reference'"):
         jax.jvp(call, (q,), (q,))
     with pytest.raises(TypeError, match=r"forward-mode"):  # JAX finds it when it lowers, and says so
         jax.jit(lambda q: jax.jvp(call, (q,), (q,)))(q)
@@ -240,3 +240,88 @@ def test_work_grows_with_the_length_under_a_window():
         return max(lengths)
 
     assert [visited(S) for S in (1024, 2048, 4096)] == [7, 15, 31]  # two a row of tiles; all: 16, 64, 256
+
+
+def test_declarations_reach_inside_every_combination():
+    mine = Backend("mine", lambda q, *_, **__: q, Honours(masks=frozenset({"causal", "|"}), offsets="none"))
+    for mask, message in [
+        (masks.causal(8) | masks.prefix(3), r"cannot do prefix in a mask"),
+        (masks.causal(8) | masks.causal(0), r"offset of causal\(offset=8\)"),
+        (~masks.causal(0), "cannot do ~"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ops.attention(*arrays(), mask, implementation=mine)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (masks.padding(np.ones(7, bool)), "S = 19"),
+        (masks.segments(np.zeros(7, int), np.zeros(19, int)), "T = 11"),
+        (masks.causal(9), "offset of 9 for T = 11 queries, S = 19 keys; wanted offset .* Make it longer"),
+        (masks.causal(np.array([2, 10_000])), "offset of 10000"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused_at_the_door_of_every_backend(mask, message, explain):
+    mine = Backend("mine", lambda q, *_, **__: q, Honours())
+    call = ops.explain_attention if explain else ops.attention
+    for implementation in ("auto", mine, "chunked"):
+        with pytest.raises(ValueError, match=message):
+            call(*arrays(), mask, implementation=implementation)
+
+
+def test_an_explanation_takes_shapes_for_every_array():
+    bias = jax.ShapeDtypeStruct((8, 1, 512), np.float32)
+    assert ops.explain_attention(*shapes(512, 512), masks.causal(), bias).implementation == "chunked"
+
+
+def test_numbers_of_jax_that_are_known_are_numbers():
+    q, k, v = arrays()
+    scale, cap = jnp.float32(0.3), jnp.float32(2)
+    expected = ops.attention(q, k, v, scale=0.3, soft_cap=2.0)
+    got = jax.jit(lambda q: ops.attention(q, k, v, scale=scale, soft_cap=cap))(q)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    slope = jax.jit(jax.grad(lambda q, n: jnp.sum(ops.attention(q, k, v, scale=n, implementation="chunked"))))
+    assert np.isfinite(slope(q, 2)).all()  # an int that is traced
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (lambda q, k, v: (q, k, v, None, masks.causal(8)), "got a mask as the bias"),
+        (
+            lambda q, k, v: [x.astype(jnp.float8_e4m3fn) for x in (q, k, v)],
+            "dtype float8_e4m3fn; wanted one of",
+        ),
+        (lambda q, k, v: (q, k, v, None, lambda i, j: (i, j)), "function and gives .*; wanted one array"),
+        (lambda q, k, v: (q, k, v, None, lambda i, j: jnp.zeros((4, 3, 5))), "got a bias"),
+    ],
+)
+def test_bad_input_at_the_door(arguments, message):
+    for call in (ops.attention, ops.explain_attention):
+        with pytest.raises(ValueError, match=message):
+            call(*arguments(*arrays()))
+
+
+def test_a_bias_function_that_does_not_look_at_its_indices():
+    q, k, v = arrays(T=19)
+    small = variant("chunked", tile=8)
+    with pytest.raises(ValueError, match=r"gives \[1, 19, 19\] of 8 queries and 8 keys"):
+        ops.attention(q, k, v, None, lambda i, j: jnp.zeros((1, 19, 19)), implementation=small)
+
+
+def test_the_default_device_says_the_platform(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert ops.explain_attention(*arrays()).platform == "cpu"
+    assert ops.explain_attention(*arrays()).platform == "gpu"
+
+
+def test_no_rows_at_all():
+    for sizes in ({"batch": (0,)}, {"T": 0}, {"S": 0}):
+        q, k, v = arrays(**sizes)
+        for name in ("auto", "chunked", "reference"):
+            mask = None if sizes.get("S") == 0 else masks.padding(jnp.ones((*q.shape[:-3], 19), bool))
+            out = ops.attention(q, k, v, mask, implementation=name)
+            assert out.shape == (*q.shape[:-1], 6) and not np.any(out)

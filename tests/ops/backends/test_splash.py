@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.ops.backends.test_contract import arrays, run
 from tfm_jax import ops
 from tfm_jax.ops import masks
 
@@ -48,6 +49,7 @@ def test_forward_and_backward_compile_for_a_tpu_and_auto_takes_them(mesh):
 
 def test_heads_that_the_registers_do_not_divide_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     q = jax.ShapeDtypeStruct((2, 512, 8, 64), jnp.bfloat16)
     got = ops.explain_attention(q, q, q, masks.causal())
     assert got.implementation == "chunked"
@@ -65,6 +67,25 @@ def test_heads_that_the_registers_do_not_divide_are_refused(monkeypatch):
 )
 def test_masks_that_it_refuses(mask, reason, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     q = jax.ShapeDtypeStruct((2, 512, 8, 128), jnp.bfloat16)
     with pytest.raises(ValueError, match=reason):
         jax.eval_shape(lambda q: ops.attention(q, q, q, mask, implementation="splash"), q)
+
+
+def test_jit_cannot_spread_it_over_devices(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    q = jax.ShapeDtypeStruct((2, 512, 8, 128), jnp.bfloat16)
+    got = ops.explain_attention(q, q, q, masks.causal())
+    assert got.implementation == "chunked"
+    assert got.refused["splash"] == ("cannot be spread over 4 devices by jit: call it inside shard_map",)
+
+
+def test_no_id_of_a_segment_opens_padding():
+    low, high = -(2**31), 2**31 - 1
+    for ids in (np.full(19, low), np.full(19, high), np.where(np.arange(19) < 9, low, 5)):
+        q, k, v = arrays(T=19, V=8)
+        mask = masks.segments(ids) & masks.padding(np.arange(19) % 3 > 0)
+        expected = ops.attention(q, k, v, mask, implementation="reference")
+        np.testing.assert_allclose(run("splash", q, k, v, mask), expected, atol=5e-6)

@@ -67,8 +67,8 @@ def attention(
     devices, here = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     if mask is not None:
         # A tile reads its own part of the mask alone: here the whole is held against the sizes.
-        jax.eval_shape(lambda mask: masks.to_heads(mask, tuple(batch), N, T, S * devices), mask)
-    if not T or not S:
+        masks.check_fits(mask, tuple(batch), N, T, S * devices)
+    if not q.size or not k.size:
         return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     grid = Grid(T, S, _side(T, tile), _side(S, tile))
     data: dict[str, Any] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": here * T}
@@ -81,11 +81,24 @@ def attention(
     given: dict[str, Any] = {name: x for name, x in numbers.items() if name not in known}
     bias_of, table, table_shape = None, None, (1, 1)
     if callable(bias):
-        bias_of, given["floats"], data["others"] = bias_parts(bias, grid, len(batch))
+        varying = any(jax.typeof(x).manual_axis_type.varying for x in (q, k, v))
+        bias_of, given["bias"], data["bias"] = bias_parts(bias, grid, varying=varying)
     elif bias is not None:
         table = grid.table_tiles(bias)
         table_shape, table = table.shape[:2], table.reshape(-1, *table.shape[2:])
-    plan = Plan(grid, tuple(batch), N, K, T * devices, pairs, table_shape, known, bias_of, dropout_rate, axis)
+    plan = Plan(
+        grid,
+        tuple(batch),
+        N,
+        K,
+        (T * devices, S * devices),
+        pairs,
+        table_shape,
+        known,
+        bias_of,
+        dropout_rate,
+        axis,
+    )
     inputs = (grid.query_tiles(q, K), grid.key_tiles(k), grid.key_tiles(v), table, given)
     # Inside shard_map all that meets in the loop differs on the same devices, and JAX adds up the gradients.
     inputs = jax.tree.map(lambda x: vary_with(x, (inputs, data)), inputs)
@@ -165,7 +178,7 @@ def _backward(plan: Plan, saved: tuple, d_out: Array) -> tuple:
         return dk, dv, dq, *jax.tree.map(add, tuple(d_rest), tuple(changes))
 
     inputs = (q, k, v, table, given)
-    zeros = lambda x: vary_with(jnp.zeros_like(x, dtype), (inputs, data, d_out))
+    zeros = lambda x: vary_with(jnp.zeros_like(x, np.promote_types(x.dtype, dtype)), (inputs, data, d_out))
     dq, dk, dv, *d_rest = jax.tree.map(zeros, inputs)
     places = lambda i, j: (j, j, i, plan.place(i, j), None)
     dk, dv, dq, *d_rest = _visit_all(plan, data, visit, (k, v), (dk, dv, dq, *d_rest), places, of_keys=2)
@@ -224,4 +237,4 @@ def _product(letters: str, a: Array, b: Array, dtype: np.dtype) -> Array:
 def _side(n: int, tile: int) -> int:
     """Of tiles of one size, as few as possible, those that reach least beyond the end; a multiple of 8."""
     ceil = lambda n, size: -(-n // size)
-    return n if n <= tile else 8 * ceil(ceil(n, ceil(n, tile)), 8)
+    return n if n <= tile else min(tile, 8 * ceil(ceil(n, ceil(n, tile)), 8))

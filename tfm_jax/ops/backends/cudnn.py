@@ -2,6 +2,7 @@
 
 What cuDNN has itself is told to it: causal, a window that ends at the query, and lengths of the keys, which
 are a ``prefix``. Validity of single keys (``padding``) goes in as a table of booleans [..., 1, T, S].
+Its layout of packed segments has no door in JAX's function: ``segments`` are refused.
 """
 
 import functools
@@ -24,8 +25,11 @@ def _also(request: Request) -> Iterator[str]:
     S = request.k.shape[-3]
     parts = conjuncts(request.mask)
     causal = any(isinstance(part, Causal) for part in parts)
-    if not T or not S:
+    if not request.q.size or not request.k.size:
         yield "wants a query and a key at least"
+    capability = getattr(jax.devices()[0], "compute_capability", "8.0")  # "9.0" on an H100; another on ROCm
+    if not capability.replace(".", "").isdigit() or float(capability) < 8:
+        yield f"runs on NVIDIA GPUs from compute capability 8.0 on, not on {capability}"
     if H % 8 or H > 128:
         yield f"wants heads of a size that 8 divides, up to 128, not H = {H}"
     if any(isinstance(part, Padding) for part in parts) and (T % 2 or S % 2):

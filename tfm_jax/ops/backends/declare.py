@@ -23,7 +23,6 @@ KINDS = {
     Not: "~",
 }
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
-PLATFORMS = frozenset({"cpu", "gpu", "tpu"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,10 @@ class Honours:
     value_size: bool = True
     """Whether Hv may differ from H."""
     dtypes: frozenset[str] = FLOATS
-    platforms: frozenset[str] = PLATFORMS
+    platforms: frozenset[str] | None = None
+    """None: all."""
+    spread: bool = False
+    """Whether queries and keys are those of one device, of a sequence that is spread over several."""
     forward_mode: bool = True
     """Whether ``jax.jvp`` works, beside ``jax.grad``."""
     also: Callable[[Request], Iterator[str]] = lambda request: iter(())
@@ -93,13 +95,25 @@ def conjuncts(mask: Mask | None) -> list[Mask]:
     return [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
 
 
+def _nodes(mask: Mask | None) -> Iterator[Mask]:
+    """All that a mask is made of, but for the ``&`` between."""
+    if mask is None:
+        return
+    if not isinstance(mask, And):
+        yield mask
+    for field in dataclasses.fields(mask):
+        inner = getattr(mask, field.name)
+        if isinstance(inner, Mask):
+            yield from _nodes(inner)
+
+
 def _reasons(can: Honours, request: Request) -> Iterator[str]:
     q, k, v = request.q, request.k, request.v
-    if request.platform not in can.platforms:
+    if can.platforms is not None and request.platform not in can.platforms:
         yield f"runs on {_names(can.platforms)}, not on {request.platform}"
     if q.dtype.name not in can.dtypes:
         yield f"computes {_names(can.dtypes)}, not {q.dtype}"
-    kinds = {KINDS[type(part)] for part in conjuncts(request.mask)}
+    kinds = {KINDS.get(type(part), type(part).__name__) for part in _nodes(request.mask)}
     if not kinds <= can.masks:
         yield f"cannot do {_names(kinds - can.masks)} in a mask, only {_names(can.masks)}"
     yield from _offset_reasons(can, request)
@@ -125,7 +139,7 @@ def _reasons(can: Honours, request: Request) -> Iterator[str]:
 def _offset_reasons(can: Honours, request: Request) -> Iterator[str]:
     if can.offsets == "traced":
         return
-    for part in conjuncts(request.mask):
+    for part in _nodes(request.mask):
         offset = getattr(part, "offset", None)
         if offset is not None and not isinstance(offset, int):
             yield f"wants the offset of {part.expression()} as one Python int"

@@ -108,7 +108,10 @@ def _weights(
     dtype = np.promote_types(q.dtype, np.float32)
     bias = whole_bias(bias, len(batch), T, S)
     logits = adjust(_compare(q, k, dtype), scale=scale, soft_cap=soft_cap, bias=bias)
-    return _softmax(shut(logits, allowed, bad)), v
+    weights = _softmax(shut(logits, allowed, bad))
+    if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
+        weights = jnp.where(allowed, weights, 0)
+    return weights, v
 
 
 def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:  # -> [..., N, T, S]

@@ -2,7 +2,7 @@
 
 Causal masks and windows are told to the kernel as such. Segments, padding and prefixes are all one thing to
 it, ids that must be equal: a key that may not be read gets an id that no query has. Rows are mended to our
-contracts afterwards.
+contracts afterwards. The compiler cannot spread it over devices: on several, call it inside ``shard_map``.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,20 @@ __all__ = ["HONOURS", "attention"]
 
 LANES = 128
 """Side of the TPU's registers: lengths are filled up to multiples of it."""
-NO_ONE = np.int32(-(2**31))
-"""The id of keys that no query may read."""
 
 
 def _also(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
     parts = conjuncts(request.mask)
-    if not T or not S:
+    if not request.q.size or not request.k.size:
         yield "wants a query and a key at least"
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not mesh.are_all_axes_manual:
+        devices = jax.device_count() if mesh.empty else mesh.size
+        if devices > 1 and request.platform == "tpu":
+            yield f"cannot be spread over {devices} devices by jit: call it inside shard_map"
+    elif jax.typeof(request.q).manual_axis_type.varying:
+        yield "wants shard_map(check_vma=False)"
     if H % LANES and request.platform == "tpu":
         yield f"wants heads of a size that {LANES} divides, not H = {H}"
     if sum(isinstance(part, Segments) for part in parts) > 1:
@@ -101,9 +106,15 @@ def attention(
         jnp.swapaxes(_fill(x.reshape(-1, *x.shape[-3:]), n), 1, 2)
         for x, n in zip((scaled, *inputs[1:]), (sizes[0], sizes[1], sizes[1]), strict=True)
     ]  # [rows of the batch, heads, length, size]
-    query_ids, key_ids = _ids(mask, tuple(batch), T, S)
+    query_ids, key_ids, valid = _ids(mask, tuple(batch), T, S)
+    query_ids, key_ids, valid = (
+        _fill(x, n) for x, n in ((query_ids, sizes[0]), (key_ids, sizes[1]), (valid, sizes[1]))
+    )
+    # Keys that may not be read get an id that no query has.
+    least, most = query_ids.min(-1, keepdims=True), query_ids.max(-1, keepdims=True)
+    key_ids = jnp.where(valid, key_ids, jnp.where(least > np.iinfo(np.int32).min, least - 1, most + 1))
     kernel = _kernel(N, *sizes, reach, soft_cap, interpret)
-    out = jax.vmap(kernel)(*tiles, _fill(query_ids, sizes[0]), _fill(key_ids, sizes[1], NO_ONE))
+    out = jax.vmap(kernel)(*tiles, query_ids, key_ids)
     out = jnp.swapaxes(out, 1, 2)[:, :T].reshape(*batch, T, N, v.shape[-1]).astype(q.dtype)
     return out if mask is None else mend_rows(out, allowed, bad_q, bad_k)
 
@@ -154,8 +165,8 @@ def _reach(parts: list[masks.Mask]) -> tuple[float, float]:
     return first, last
 
 
-def _ids(mask: masks.Mask | None, batch: tuple[int, ...], T: int, S: int) -> tuple[Array, Array]:
-    """What a query and a key must have in common: int32 [rows of the batch, T], [rows of the batch, S]."""
+def _ids(mask: masks.Mask | None, batch: tuple[int, ...], T: int, S: int) -> tuple[Array, Array, Array]:
+    """Ids that a query and its keys have in common, int32 [rows, T], [rows, S]; and keys to read, bool."""
     whole = lambda x, n: jnp.broadcast_to(x, (*batch, n)).reshape(-1, n)
     query_ids, key_ids = (whole(jnp.zeros(n, np.int32), n) for n in (T, S))
     valid = jnp.ones(key_ids.shape, bool)
@@ -169,7 +180,7 @@ def _ids(mask: masks.Mask | None, batch: tuple[int, ...], T: int, S: int) -> tup
             case Prefix(n):
                 n = jnp.asarray(n, np.int32)[..., None]
                 valid = valid & whole(jnp.arange(S).reshape(*(1,) * (n.ndim - 1), S) < n, S)
-    return query_ids, jnp.where(valid, key_ids, NO_ONE)
+    return query_ids, key_ids, valid
 
 
 def _whole(n: float) -> int:
@@ -177,7 +188,6 @@ def _whole(n: float) -> int:
     return -(-int(n) // LANES) * LANES
 
 
-def _fill(x: Array, n: int, value: int = 0) -> Array:
-    """Axis 1 made n long."""
-    filling = [(0, n - size if i == 1 else 0) for i, size in enumerate(x.shape)]
-    return jnp.pad(x, filling, constant_values=value)
+def _fill(x: Array, n: int) -> Array:
+    """Axis 1 made n long by zeros."""
+    return jnp.pad(x, [(0, n - size if i == 1 else 0) for i, size in enumerate(x.shape)])

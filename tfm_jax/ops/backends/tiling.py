@@ -15,7 +15,8 @@ import numpy as np
 from tfm_jax.ops.backends.contract import adjust, split_heads
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.ops.grid import Grid, Span
-from tfm_jax.ops.mask_algebra import Mask, Sizes
+from tfm_jax.ops.mask_algebra import Mask
+from tfm_jax.ops.mask_arrays import Sizes
 from tfm_jax.types import Array
 
 __all__ = ["Plan", "bias_parts", "open_tiles", "part_of", "put_part"]
@@ -29,7 +30,7 @@ class Plan:
     batch: tuple[int, ...]
     N: int
     K: int
-    T: int  # queries on all devices
+    whole: tuple[int, int]  # queries and keys on all devices
     pairs: np.ndarray  # int32 [tiles that may be open, 2]
     table_shape: tuple[int, int]  # tiles of a bias that is an array, down and across; (1, 1) without one
     known: dict[str, float | None]  # scale and soft_cap, where they are not traced
@@ -73,8 +74,12 @@ class Plan:
     def adjust(self, raw: Array, table: Array | None, given: dict, data: dict, i: Array, j: Array) -> Array:
         """Products of queries and keys [..., K, G, t, s] as logits; ``table`` is the bias of this tile."""
         given, bias = self.known | given, table
+        if data["mask"] is not None:
+            # What is not finite is found by ``open``; here it would reach gradients, for 0 * nan is nan.
+            raw = jnp.where(jnp.isfinite(raw), raw, 0)
         if self.bias_of is not None:
-            bias = self.bias_of(given["floats"], data["others"], *self._indices(data, i, j))
+            bias = self.bias_of(given["bias"], data["bias"])(*self._indices(data, i, j))
+            bias = bias.reshape((1,) * (len(self.batch) + 3 - bias.ndim) + bias.shape)
         bias = None if bias is None else split_heads(bias, self.K)
         return adjust(raw, scale=given["scale"], soft_cap=given["soft_cap"], bias=bias)
 
@@ -86,13 +91,17 @@ class Plan:
         heads = np.arange(np.prod((*self.batch, self.N), dtype=int))
         heads = heads.reshape(*self.batch, self.K, self.N // self.K, 1)
         queries = queries.reshape((1,) * (heads.ndim - 1) + queries.shape)
-        rows = heads.astype(np.int32) * self.T + queries
+        rows = heads.astype(np.int32) * self.whole[0] + queries
         return self.join_rows(drop_at(self.split_rows(x), rows, keys, self.dropout_rate, data["key"]))
 
     def _indices(self, data: dict, i: Array, j: Array) -> tuple[Array, Array]:
-        """Where the queries and keys stand in the whole sequence."""
+        """Where the queries and keys stand in the whole sequence; the last again beyond its end."""
         queries, keys = self.grid.spans(i, j)
-        return data["queries_from"] + queries.indices(), data["keys_from"] + keys.indices()
+        T, S = self.whole
+        return (
+            jnp.minimum(data["queries_from"] + queries.indices(), T - 1),
+            jnp.minimum(data["keys_from"] + keys.indices(), S - 1),
+        )
 
 
 def open_tiles(mask: Mask | None, grid: Grid) -> tuple[np.ndarray, Array | None]:
@@ -107,26 +116,44 @@ def open_tiles(mask: Mask | None, grid: Grid) -> tuple[np.ndarray, Array | None]
 
 
 def bias_parts(
-    bias: Callable[[Array, Array], Array], grid: Grid, batch_rank: int
+    bias: Callable[[Array, Array], Array], grid: Grid, *, varying: bool
 ) -> tuple[Callable, list, list]:
-    """A bias that is a function as one of its arrays too: it, the arrays that have gradients, and the others.
+    """A bias that is a function, apart: what puts it together again, its arrays with gradients, its others.
 
-    What the function closes over becomes its arguments: ``custom_vjp`` gives gradients to arguments alone.
+    ``custom_vjp`` gives gradients to arguments alone. The arrays of a function that is a pytree, such as
+    ``jax.tree_util.Partial``, are its leaves; of any other function, what it closes over that is traced.
     """
     closed = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
-    arrays = [jnp.asarray(x) for x in closed.consts]
-    is_float = [jnp.issubdtype(x.dtype, jnp.floating) for x in arrays]
+    _check_tile(closed.out_avals[0].shape, grid)
+    if jax.tree_util.all_leaves([bias]):  # a plain function
+        if not any(isinstance(x, jax.core.Tracer) for x in closed.consts):
+            return lambda floats, others: bias, [], []
+        if varying:
+            raise ValueError(
+                "attention: got a bias that is a function and closes over arrays, inside shard_map; wanted "
+                "jax.tree_util.Partial(function, *arrays), which names them, of (*arrays, queries, keys)."
+            )
+        program = lambda consts: jax.extend.core.ClosedJaxpr(closed.jaxpr, consts)
+        run = lambda *x: jax.extend.core.jaxpr_as_fun(program(x[:-2]))(*x[-2:])[0]
+        bias = jax.tree_util.Partial(run, *closed.consts)
+    leaves, tree = jax.tree.flatten(bias)
+    is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
 
-    def bias_of(floats: list, others: list, queries: Array, keys: Array) -> Array:
+    def join(floats: list, others: list) -> Callable[[Array, Array], Array]:
         floats, others = iter(floats), iter(others)
-        arrays = [next(floats if of_float else others) for of_float in is_float]
-        (tile,) = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(closed.jaxpr, arrays))(
-            queries, keys
-        )
-        return tile.reshape((1,) * (batch_rank + 3 - tile.ndim) + tile.shape)
+        return jax.tree.unflatten(tree, [next(floats if of_float else others) for of_float in is_float])
 
-    pick = lambda wanted: [x for x, of_float in zip(arrays, is_float, strict=True) if of_float == wanted]
-    return bias_of, pick(True), pick(False)
+    pick = lambda wanted: [jnp.asarray(x) for x, f in zip(leaves, is_float, strict=True) if f == wanted]
+    return join, pick(True), pick(False)
+
+
+def _check_tile(shape: tuple[int, ...], grid: Grid) -> None:
+    if any(n not in (1, size) for n, size in zip(shape[-2:], (grid.rows, grid.cols), strict=True)):
+        raise ValueError(
+            f"attention: got a bias that is a function and gives {list(shape)} of {grid.rows} queries and "
+            f"{grid.cols} keys; wanted [..., N|1, {grid.rows}|1, {grid.cols}|1]: a table of the indices that "
+            "it is given."
+        )
 
 
 def part_of(x: Any, i: Array | None) -> Any:

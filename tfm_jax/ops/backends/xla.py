@@ -12,8 +12,8 @@ __all__ = ["HONOURS", "attention"]
 
 
 def _also(request):
-    if not request.k.shape[-3]:
-        yield "wants a key at least"
+    if not request.q.size or not request.k.size:
+        yield "wants a query and a key at least"
     if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
         yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
 
@@ -56,16 +56,17 @@ def attention(
     del soft_cap, dropout_rate, key
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
-    if bias is not None:  # a row of -inf alone would be nan
-        closed = jnp.isneginf(bias)
-        bias = jnp.where(closed, 0, bias)
-        opened = masks.dense(jnp.broadcast_to(~closed, (*closed.shape[:-2], T, S)), per_head=True)
-        mask = opened if mask is None else mask & opened
     bad_q = bad_k = None
-    if mask is not None:
-        q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
     allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
+    if bias is not None:
+        # It closes what is masked by a finite number, which a bias may go below: -inf has nothing below it.
+        closed = jnp.isneginf(bias) if allowed is None else jnp.isneginf(bias) | ~allowed
+        allowed = jnp.broadcast_to(~closed, (*closed.shape[:-2], T, S))
+        empty = ~allowed.any(-1, keepdims=True)  # of -inf alone a row would be nan
+        bias = jnp.where(empty, 0, jnp.where(allowed, bias, -jnp.inf))
+    if allowed is not None:
+        q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
     rows = lambda x: jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
-    inputs = (x if x is None else rows(x) for x in (q, k, v, bias, allowed))
+    inputs = (x if x is None else rows(x) for x in (q, k, v, bias, allowed if bias is None else None))
     out = jax.nn.dot_product_attention(*inputs, scale=scale, implementation="xla").reshape(q.shape)
-    return out if mask is None else mend_rows(out, allowed, bad_q, bad_k)
+    return out if allowed is None else mend_rows(out, allowed, bad_q, bad_k)
