@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile thousands of tiny programs and run each a few times: a quick compiler is four times as fast.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)

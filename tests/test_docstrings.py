@@ -33,6 +33,12 @@ def test_a_public_name_has_a_docstring(value):
         assert "Args:" in doc and "Returns:" in doc, "Args or Returns is missing"
 
 
+@pytest.mark.parametrize("value", [n for n in NAMES if n.id.startswith(("ops.", "generate."))])
+def test_a_pure_function_says_what_it_equals(value):
+    if inspect.isfunction(value):
+        assert "Equivalent to::" in inspect.getdoc(value)
+
+
 @pytest.mark.parametrize("value", [n for n in NAMES if inspect.isfunction(n.values[0])])
 def test_a_public_function_has_at_most_six_positional_parameters(value):
     kinds = [p.kind for p in inspect.signature(value).parameters.values()]

@@ -15,7 +15,18 @@ __all__ = ["BACKENDS", "Backend", "Honours", "Request", "by_speed", "ring_over"]
 
 
 def ring_over(axis: str) -> Backend:
-    """The ring around the devices of an axis of any name: pass it as ``implementation``."""
+    """The ring around the devices of an axis of any name, to be passed as ``implementation``.
+
+    Equivalent to::
+
+        BACKENDS["ring"]                                                # whose axis is named "sequence"
+
+    Args:
+      axis: the name of a mapped axis, inside ``shard_map`` or ``pmap``.
+
+    Returns:
+      A ``Backend``. Outside of such an axis it refuses.
+    """
     return Backend("ring", functools.partial(ring.attention, axis=axis), ring.honours(axis))
 
 
@@ -31,10 +42,22 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 SMALL = 256 * 256
+"""Entries T * S of a table of logits up to which it is kept for the backward pass."""
 
 
 def by_speed(request: Request) -> list[Backend]:
-    """What "auto" tries, the fastest first. Not the ring: only the caller knows that a sequence is spread."""
+    """What "auto" tries, the fastest first. Not the ring: only the caller knows that a sequence is spread.
+
+    Equivalent to::
+
+        [BACKENDS[name] for name in ("cudnn", "splash", "chunked", "xla", "reference")]        # a large table
+
+    Args:
+      request: the arguments of the call.
+
+    Returns:
+      Backends, whether they can or not.
+    """
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
     plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
