@@ -43,6 +43,8 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
         ({"d_model": 9, "n_heads": 3}, "even d_model, got 9"),
         ({"dtype": "float31"}, "dtype must be one of .* got 'float31'"),
         ({"remat": "all"}, "remat must be one of .* got 'all'"),
+        ({"attention_implementation": "flash"}, "attention_implementation must be one of .* got 'flash'"),
+        ({"attention_implementation": "ring"}, "attention_implementation must be one of .* got 'ring'"),
     ],
 )
 def test_a_config_that_cannot_be_built_says_why(fields, message):

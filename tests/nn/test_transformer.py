@@ -71,6 +71,19 @@ def test_every_variant_runs_in_every_model(fields):
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_the_implementation_that_a_config_names_is_the_one_that_runs(fields):
+    def out(implementation):
+        model = nn.functionalize(
+            nn.Decoder, dataclasses.replace(TINY, **fields, attention_implementation=implementation)
+        )
+        return run(model, build(nn.Decoder, **fields)[1], tokens(B, T))
+
+    close(out("chunked"), out("reference"))
+    with pytest.raises(ValueError, match="implementation='splash' cannot do this"):
+        out("splash")
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_a_decoder_sees_nothing_of_the_future(fields):
     config = dataclasses.replace(TINY, **fields)
     stack = nn.functionalize(nn.DecoderStack, config, cross_attention=False)

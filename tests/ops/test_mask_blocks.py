@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
@@ -69,7 +69,6 @@ def test_a_block_whose_start_is_traced_is_a_slice(data):
 
 
 @given(st.data())
-@settings(max_examples=12)
 def test_a_block_of_a_block(data):
     batch, T, S, mask, table = draw_expression(data)
     i, j = data.draw(st.integers(0, T - 3)), data.draw(st.integers(0, S - 4))
@@ -80,7 +79,6 @@ def test_a_block_of_a_block(data):
 
 
 @given(st.data())
-@settings(max_examples=12)
 def test_a_tile_that_reaches_beyond_the_end_is_right_up_to_the_end(data):
     batch, T, S, mask, table = draw_expression(data)
     got = read(mask.block(Span(T - 1, 2), Span(S - 2, 3)), batch, 2, 3)
@@ -164,7 +162,6 @@ def check_exact(mask, table, grid, jitted):
 
 @pytest.mark.parametrize("kind", ["causal", "window", "prefix", "padding", "dense", "heads"])
 @given(st.data())
-@settings(max_examples=10)
 def test_bounds_of_one_part_are_exact(kind, data):
     (T, S), seed = data.draw(st.sampled_from(LENGTHS)), data.draw(seeds)
     # A window that lies elsewhere in each row of the batch is the one that a range of offsets does not tell.
@@ -252,7 +249,6 @@ def test_the_masks_of_the_devices_are_the_mask(kind, T, S):
 
 
 @given(st.data())
-@settings(max_examples=12)
 def test_the_expressions_of_the_devices_are_the_expression(data):
     batch, (T, S) = data.draw(st.sampled_from(BATCHES)), data.draw(st.sampled_from([(2, 2), (3, 2)]))
     mask, table = data.draw(expressions(batch, N, DEVICES * T, DEVICES * S))

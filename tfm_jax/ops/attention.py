@@ -1,7 +1,6 @@
 """Attention: the public functions, their checks at the door, and the choice of an implementation."""
 
 import dataclasses
-from typing import Any
 
 from tfm_jax.ops import masks
 from tfm_jax.ops.attention_arguments import checked
@@ -66,11 +65,16 @@ def attention(
     Vaswani et al. 2017, "Attention Is All You Need", equation 1; grouped heads: Ainslie et al. 2023, "GQA",
     section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
     """
-    request = checked(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
-    r = request
+    r = checked(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
+    backend = _choose(implementation, r)
+    if reasons := backend.refuses(r):
+        able = [repr(name) for name, other in BACKENDS.items() if not other.refuses(r)]
+        raise ValueError(
+            f"attention: implementation={backend.name!r} cannot do this: it {'; it '.join(reasons)}. "
+            f"Those that can: {', '.join(['auto', *able])}."
+        )
+    _check_mask(backend, r)
     options = {"scale": r.scale, "soft_cap": r.soft_cap, "dropout_rate": r.dropout_rate, "key": r.key}
-    backend = _choose(implementation, request)
-    _check_mask(backend, request)
     try:
         return backend.attention(r.q, r.k, r.v, r.mask, r.bias, **options)
     except TypeError as error:
@@ -140,17 +144,13 @@ def explain_attention(
       ValueError: as ``attention``, but for an implementation that refuses.
     """
     request = checked(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key)
-    refused = {name: backend.refuses(request) for name, backend in BACKENDS.items()}
-    name = implementation
-    if isinstance(implementation, Backend):
-        name, refused[implementation.name] = implementation.name, implementation.refuses(request)
-    elif implementation == "auto":
-        name = _choose("auto", request).name
-    else:
-        _named(implementation)
-    backend = implementation if isinstance(implementation, Backend) else BACKENDS[name]
+    backend = _choose(implementation, request)
     _check_mask(backend, request)
-    return Explanation(None if refused[name] else name, request.platform, refused, implementation == "auto")
+    # Its own last: a backend of one's own may have the name of another.
+    every = BACKENDS | {backend.name: backend}
+    refused = {name: other.refuses(request) for name, other in every.items()}
+    chosen = None if refused[backend.name] else backend.name
+    return Explanation(chosen, request.platform, refused, implementation == "auto")
 
 
 def attention_weights(
@@ -193,17 +193,17 @@ def attention_weights(
 
 
 def _choose(implementation: str | Backend, request: Request) -> Backend:
-    """The backend that is asked for, or for "auto" the first that can."""
+    """The backend that is asked for, whether it can or not; for "auto" the first that can."""
+    if isinstance(implementation, Backend):
+        return implementation
     if implementation == "auto":
         return next(backend for backend in by_speed(request) if not backend.refuses(request))
-    backend = implementation if isinstance(implementation, Backend) else _named(implementation)
-    if reasons := backend.refuses(request):
-        able = [repr(name) for name, other in BACKENDS.items() if not other.refuses(request)]
+    if not isinstance(implementation, str) or implementation not in BACKENDS:
+        known = ", ".join(map(repr, ["auto", *BACKENDS]))
         raise ValueError(
-            f"attention: implementation={backend.name!r} cannot do this: it {'; it '.join(reasons)}. "
-            f"Those that can: {', '.join(['auto', *able])}."
+            f"attention: got implementation={implementation!r}; wanted one of {known}, or a Backend."
         )
-    return backend
+    return BACKENDS[implementation]
 
 
 def _check_mask(backend: Backend, request: Request) -> None:
@@ -211,10 +211,3 @@ def _check_mask(backend: Backend, request: Request) -> None:
     if request.mask is not None and not backend.honours.spread:
         *batch, T, N, _ = request.q.shape
         masks.check_fits(request.mask, tuple(batch), N, T, request.k.shape[-3])
-
-
-def _named(name: Any) -> Backend:
-    if not isinstance(name, str) or name not in BACKENDS:
-        known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        raise ValueError(f"attention: got implementation={name!r}; wanted one of {known}, or a Backend.")
-    return BACKENDS[name]

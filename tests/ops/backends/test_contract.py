@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -207,7 +207,6 @@ def test_options_are_honoured_or_refused(name, option):
 
 
 @pytest.mark.parametrize("name", ["xla", "chunked by 8", "splash", "cudnn"])
-@settings(max_examples=15)
 @given(st.data())
 def test_any_mask_is_honoured_or_refused(name, data):
     batch, T, S, K = data.draw(st.sampled_from([((2,), 11, 19, 2), ((), 13, 13, 4)]))
@@ -387,7 +386,7 @@ def test_a_bias_function_in_shard_map(name, check_vma):
         got, expected = (
             jax.jit(jax.value_and_grad(lambda s, m=make, x=x: loss(s, m, x)))(slope) for x in (True, False)
         )
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_a_bias_function_closes_over_must_be_named_in_shard_map():
@@ -469,10 +468,10 @@ def test_bfloat16(name):
     with promotion(name):
         got, ours = run(name, q, k, v, mask), gradients(name, q, k, v, mask)
     assert got.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(got, np.float64), out, atol=1e-2, rtol=1e-2)
+    np.testing.assert_allclose(np.asarray(got, np.float64), out, atol=1e-2)
     for our, theirs in zip(ours, slopes, strict=True):
         assert our.dtype == jnp.bfloat16
-        np.testing.assert_allclose(np.asarray(our, np.float64), theirs, atol=2e-2, rtol=2e-2)
+        np.testing.assert_allclose(np.asarray(our, np.float64), theirs, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["reference", "chunked by 8"])

@@ -59,15 +59,13 @@ def attention(
       [..., T, N, Hv] of q's dtype; 0 where a query may attend to nothing.
 
     Raises:
-      ValueError: the mask does not fit q and k.
+      ValueError: the bias is a function that does not look at its indices, or one that closes over traced
+        arrays inside ``shard_map``.
       TypeError: from JAX, under ``jvp``: there is a backward pass alone. ``reference`` and ``xla`` have both.
     """
     *batch, T, N, _ = q.shape
     S, K = k.shape[-3:-1]
     devices, here = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
-    if mask is not None:
-        # A tile reads its own part of the mask alone: here the whole is held against the sizes.
-        masks.check_fits(mask, tuple(batch), N, T, S * devices)
     if not q.size or not k.size:
         return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     grid = Grid(T, S, _side(T, tile), _side(S, tile))
@@ -87,17 +85,17 @@ def attention(
         table = grid.table_tiles(bias)
         table_shape, table = table.shape[:2], table.reshape(-1, *table.shape[2:])
     plan = Plan(
-        grid,
-        tuple(batch),
-        N,
-        K,
-        (T * devices, S * devices),
-        pairs,
-        table_shape,
-        known,
-        bias_of,
-        dropout_rate,
-        axis,
+        grid=grid,
+        batch=tuple(batch),
+        N=N,
+        K=K,
+        whole=(T * devices, S * devices),
+        pairs=pairs,
+        table_shape=table_shape,
+        known=known,
+        bias_of=bias_of,
+        dropout_rate=dropout_rate,
+        axis=axis,
     )
     inputs = (grid.query_tiles(q, K), grid.key_tiles(k), grid.key_tiles(v), table, given)
     # Inside shard_map all that meets in the loop differs on the same devices, and JAX adds up the gradients.

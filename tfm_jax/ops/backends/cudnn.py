@@ -21,8 +21,7 @@ __all__ = ["HONOURS", "attention"]
 
 
 def _also(request: Request) -> Iterator[str]:
-    T, H = request.q.shape[-3], request.q.shape[-1]
-    S = request.k.shape[-3]
+    T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
     parts = conjuncts(request.mask)
     causal = any(isinstance(part, Causal) for part in parts)
     if not request.q.size or not request.k.size:

@@ -29,16 +29,16 @@ FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 class Request:
     """The arguments of one call, checked, and the platform that it will run on."""
 
-    q: Array
-    k: Array
-    v: Array
+    q: Array  # [..., T, N, H]
+    k: Array  # [..., S, K, H]
+    v: Array  # [..., S, K, Hv]
     mask: Mask | None
-    bias: Array | Callable[[Array, Array], Array] | None
+    bias: Array | Callable[[Array, Array], Array] | None  # [..., 1|N, 1|T, 1|S], or a function of indices
     scale: float | Array
     soft_cap: float | Array | None
     dropout_rate: float
     key: Key | None
-    platform: str
+    platform: str  # "cpu", "gpu" or "tpu"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,11 @@ def attention(
 
     Liu et al. 2023, "Ring Attention with Blockwise Transformers for Near-Infinite Context", section 3.
     """
-    mask = None if mask is None else mask.on_axis(axis, q.shape[-3], k.shape[-3])
+    *batch, T, N, _ = q.shape
+    S = k.shape[-3]
+    if mask is not None:
+        mask = mask.on_axis(axis, T, S)
+        masks.check_fits(mask, tuple(batch), N, T, S * jax.lax.axis_size(axis))
     options = {"scale": scale, "soft_cap": soft_cap, "dropout_rate": dropout_rate, "key": key}
     return chunked.attention(q, k, v, mask, bias, **options, tile=tile, axis=axis)
 

@@ -1,17 +1,19 @@
 """``jax.nn.dot_product_attention`` as XLA compiles it, its rows mended to our contracts."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
-from tfm_jax.ops.backends.declare import Honours
+from tfm_jax.ops.backends.declare import Honours, Request
 from tfm_jax.types import Array, Key
 
 __all__ = ["HONOURS", "attention"]
 
 
-def _also(request):
+def _also(request: Request) -> Iterator[str]:
     if not request.q.size or not request.k.size:
         yield "wants a query and a key at least"
     if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
