@@ -44,7 +44,7 @@ def compiled():
         return ops.cross_entropy(logits, batch["target_out"]), {}
 
     step = jax.jit(train.make_train_step(loss_fn, optimizer), donate_argnums=0)
-    decode = jax.jit(lambda params, source: generate.greedy(model, params, source, max_length=S + 1))
+    decode = jax.jit(lambda params, source: generate.greedy(model, params, source, max_length=S + 1).tokens)
     return model, optimizer, step, decode
 
 

@@ -72,11 +72,13 @@ class SampleConfig:
         prompt: How the text begins; it is not checked for making sense.
         tokens: To add, at most; prompt and sample together are no longer than data.length.
         temperature: Above 0; lower is more certain.
+        top_p: In (0, 1]: draw from the likeliest tokens that together have this probability.
     """
 
     prompt: str = ""
     tokens: int = 250
     temperature: float = 0.8
+    top_p: float = 0.95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

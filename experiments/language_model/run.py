@@ -17,7 +17,7 @@ from experiments.language_model.config import Config, parse
 from experiments.language_model.corpus import load_texts, make_tokenizer
 from tfm_jax import data, generate, nn, ops, train, viz
 from tfm_jax.ops import masks
-from tfm_jax.types import Array, Batch, Key, Params, SumWeight
+from tfm_jax.types import Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "run"]
 
@@ -154,17 +154,13 @@ def _sample(config: Config, task: _Task, params: Params) -> str:
     if room < 1:
         return f"(a prompt of {len(prompt)} tokens leaves no room in rows of {config.data.length})"
 
-    @jax.jit
-    def write(params: Params, prompt: Array, key: Key) -> Array:
-        return generate.sample(
-            task.model,
-            params,
-            prompt,
-            key=key,
-            max_length=min(config.sample.tokens, room),
-            temperature=config.sample.temperature,
-            eos_id=task.tokenizer.eos_id,
-        )
-
-    key = jax.random.key(config.train.seed)
-    return config.sample.prompt + task.tokenizer.decode(write(params, jnp.asarray([prompt]), key)[0])
+    written = generate.sample(
+        task.model,
+        params,
+        jnp.asarray([prompt]),
+        key=jax.random.key(config.train.seed),
+        max_length=min(config.sample.tokens, room),
+        processors=(generate.Temperature(config.sample.temperature), generate.TopP(config.sample.top_p)),
+        eos_id=task.tokenizer.eos_id,
+    )
+    return config.sample.prompt + task.tokenizer.decode(written.tokens[0])

@@ -13,7 +13,7 @@ from typing import Literal
 from experiments import common
 from tfm_jax import nn
 
-__all__ = ["Config", "DataConfig", "TextConfig", "parse"]
+__all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
 
 DATES_MODEL = nn.Config(d_model=96, n_layers=2, n_heads=4, d_ff=256, positions=nn.Rope(), unroll=True)
 DATES_TRAIN = common.TrainConfig(
@@ -77,6 +77,24 @@ class DataConfig:
                 raise ValueError(f"{name} is to be at least {least}, got {value}")
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """How a translation is searched for; the defaults are the paper's (section 6.1).
+
+    Args:
+        beams: Translations that are kept at every length; 1 is greedy.
+        length_penalty: Alpha of ((5 + length) / 6) ** alpha, by which log-probabilities are divided: above 0
+            it favours longer translations.
+    """
+
+    beams: int = 4
+    length_penalty: float = 0.6
+
+    def __post_init__(self):
+        if self.beams < 1:
+            raise ValueError(f"beams is to be at least 1, got {self.beams}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(common.RunConfig):
     """Translates with an encoder-decoder, trained here.
@@ -91,6 +109,7 @@ class Config(common.RunConfig):
     train: common.TrainConfig = DATES_TRAIN
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all tokens; not in validation."""
+    search: SearchConfig = SearchConfig()
     average: int = 1
     """Checkpoints whose mean is tested; the paper takes the last 5. 1 takes the last weights as they are."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.translation.config import SearchConfig
 from tfm_jax import data, generate, nn, viz
 from tfm_jax.ops import masks
 from tfm_jax.types import Array, Params
@@ -18,9 +19,13 @@ TextMetrics = Callable[[Sequence[str], Sequence[str]], dict[str, float | str]]
 
 
 def make_translate(
-    model: nn.Pure, tokenizer: data.Tokenizer, shapes: Sequence[tuple[int, int]], sizes: Sequence[int]
+    model: nn.Pure,
+    tokenizer: data.Tokenizer,
+    shapes: Sequence[tuple[int, int]],
+    sizes: Sequence[int],
+    search: SearchConfig,
 ) -> Translate:
-    """Makes ``translate(params, texts) -> texts``: greedy, in batches of a few shapes, each compiled once.
+    """Makes ``translate(params, texts) -> texts``: by beams, in batches of a few shapes, each compiled once.
 
     Args:
         model: an ``nn.EncoderDecoder``.
@@ -28,6 +33,7 @@ def make_translate(
         shapes: (S, T) of batches, smallest first. A longer source is cut to the last S. A translation has at
             most S + 50 tokens, as in the paper (section 6.1), and at most the last T.
         sizes: of batches, for each shape.
+        search: the beams.
 
     Returns:
         The function; what it returns is in the order of its texts.
@@ -37,7 +43,16 @@ def make_translate(
     @functools.partial(jax.jit, static_argnames="length")
     def decode(params: Params, source: Array, length: int) -> Array:
         mask = masks.padding(source != tokenizer.pad_id)
-        return generate.greedy(model, params, source, source_mask=mask, max_length=length)
+        found = generate.beam_search(
+            model,
+            params,
+            source,
+            source_mask=mask,
+            max_length=length,
+            beams=search.beams,
+            length_penalty=search.length_penalty,
+        )
+        return found.tokens[:, 0]
 
     def translate(params: Params, texts: Sequence[str]) -> list[str]:
         sources = [np.append(ids[: longest - 1], tokenizer.eos_id) for ids in tokenizer.encode_batch(texts)]

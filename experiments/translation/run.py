@@ -138,7 +138,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     # Does the longest fit the model?
     longest = [jnp.zeros((1, side), jnp.int32) for side in shapes[-1]]
     jax.eval_shape(lambda key: model.apply(model.init(key), *longest), jax.random.key(0))
-    translate = make_translate(model, tokenizer, shapes, sizes)
+    translate = make_translate(model, tokenizer, shapes, sizes, config.search)
     _describe(pairs, tokenizer, shapes, sizes)
     return _Task(pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics)
 

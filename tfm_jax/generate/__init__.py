@@ -1,5 +1,40 @@
 """From a trained model to tokens."""
 
-from tfm_jax.generate.decode import greedy, sample
+from tfm_jax.generate.beam import Beams, beam_search
+from tfm_jax.generate.begin import extend, init_cache, prefill, step
+from tfm_jax.generate.decode import Generated, greedy, sample, stream
+from tfm_jax.generate.processors import (
+    Context,
+    FrequencyPenalty,
+    MinLength,
+    MinP,
+    NoRepeatNgram,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+    apply_processors,
+)
 
-__all__ = ["greedy", "sample"]
+__all__ = [
+    "Beams",
+    "Context",
+    "FrequencyPenalty",
+    "Generated",
+    "MinLength",
+    "MinP",
+    "NoRepeatNgram",
+    "RepetitionPenalty",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "apply_processors",
+    "beam_search",
+    "extend",
+    "greedy",
+    "init_cache",
+    "prefill",
+    "sample",
+    "step",
+    "stream",
+]

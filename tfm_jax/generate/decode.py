@@ -1,170 +1,294 @@
-"""Decoding: one jitted loop over positions, no Python per token."""
+"""Greedy decoding and sampling: one jitted loop over positions, no Python per token."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tfm_jax.generate.begin import begin, end_ids
+from tfm_jax.generate.processors import Context, MinLength, Processor, apply_processors
 from tfm_jax.nn.functional import Pure
-from tfm_jax.nn.transformer import memory_mask_of
+from tfm_jax.nn.incremental import Cache
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key, Params
 
-__all__ = ["greedy", "sample"]
+__all__ = ["Generated", "greedy", "sample", "stream"]
+
+Ends = int | Sequence[int] | None
+
+
+class Generated(NamedTuple):
+    """What was written, for each row of the batch.
+
+    Args:
+      tokens: int32 [B, max_length], without the prompt; pad after the end token. -1 where there was no token
+        to choose, and from there on: the logits were not numbers (an id outside the vocabulary, parameters
+        that are not finite), or the processors closed every token.
+      lengths: int32 [B], how many tokens that is, the end token counted.
+      log_probs: float32 [B, max_length], the model's own log-probability of each token, before any processor;
+        0 after the end token.
+    """
+
+    tokens: Array
+    lengths: Array
+    log_probs: Array
 
 
 def greedy(
     model: Pure,
     params: Params,
-    source: Array,
+    inputs: Array,
     *,
     max_length: int,
+    min_length: int = 0,
+    eos_id: Ends = 2,
+    pad_id: int = 0,
+    processors: Sequence[Processor] = (),
+    valid: Array | None = None,
     source_mask: Mask | Array | None = None,
     memory_mask: Mask | Array | None = None,
     bos_id: int = 1,
-    eos_id: int = 2,
-    pad_id: int = 0,
-) -> Array:
+) -> Generated:
     """The likeliest next token, again and again, until every row has ended.
 
     Equivalent to::
 
-        while tokens[-1] != eos_id and len(tokens) <= max_length:
-            tokens.append(argmax(model(source, tokens)[-1]))
+        while tokens[-1] != eos_id and len(tokens) < max_length:
+            tokens.append(argmax(model(source, [bos_id, *tokens])[-1]))      # an encoder-decoder
+            tokens.append(argmax(model([*prompt, *tokens])[-1]))             # a decoder
 
     Args:
-      model: an encoder-decoder, from ``nn.functionalize(nn.EncoderDecoder, config)``.
+      model: from ``nn.functionalize``: an ``nn.Decoder`` or an ``nn.EncoderDecoder``.
       params: its parameters.
-      source: int tokens [B, S].
+      inputs: int tokens: the prompt [B, P] of a decoder, or the source [B, S] of an encoder-decoder.
       max_length: the longest output, in tokens, the end token counted.
+      min_length: the shortest; before it no row ends.
+      eos_id: what ends a row: one id, several, or None for no end.
+      pad_id: what fills a row that has ended.
+      processors: change the logits before the choice, one after the other, such as ``NoRepeatNgram(3)``.
+      valid: bool [B, P], True for a token of a prompt that is not padding, which may stand left or right.
       source_mask: of the encoder, True = may attend; ``masks.padding(valid)`` serves cross-attention too.
       memory_mask: of cross-attention, [..., max_length, S]; needed beside any other ``source_mask``.
-      bos_id: what the decoder starts from.
-      eos_id: what ends a row.
-      pad_id: what fills a row that has ended.
+      bos_id: what an encoder-decoder's output starts from.
 
     Returns:
-      int32 [B, max_length], without the start token; pad after the end token. -1 where the logits are not
-      numbers (an id outside the vocabulary, parameters that are not finite), and from there on.
+      ``Generated``. It is compiled once for a model, a shape of inputs and its lengths.
 
     Raises:
-      ValueError: for a source that is not int [B, S], a ``max_length`` below 1, a negative id, a
-        ``source_mask`` that says nothing of cross-attention without a ``memory_mask``.
+      ValueError: for inputs that are not int [B, length >= 1], an empty prompt, a ``max_length`` below 1 or
+        below ``min_length``, more positions than ``nn.Learned`` has, a negative id, a ``source_mask`` that
+        says nothing of cross-attention without a ``memory_mask``.
     """
-    _check_ids(source=source)
-    _check_special(bos_id=bos_id, eos_id=eos_id, pad_id=pad_id)
-    memory_mask = memory_mask_of(source_mask) if memory_mask is None else memory_mask
-    memory = model.apply(params, source, source_mask=source_mask, method="encode")
-    # Made of the source, not of its shape: inside shard_map it is then as different by device.
-    prompt = jnp.full_like(source[:, :1], bos_id, dtype=jnp.int32)
-
-    def hidden(tokens: Array) -> Array:
-        return model.apply(params, tokens, memory, memory_mask=memory_mask, method="hidden")
-
-    def choose(logits: Array, step: Array) -> Array:
-        del step
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-    return _extend(model, params, hidden, choose, prompt, max_length, eos_id, pad_id)
+    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask, "bos_id": bos_id}
+    loop = _Loop(model, max_length, min_length, end_ids(eos_id), tuple(processors))
+    return loop.output(loop.run(params, loop.start(params, inputs, None, **options)), pad_id)
 
 
 def sample(
     model: Pure,
     params: Params,
-    prompt: Array,
+    inputs: Array,
     *,
     key: Key,
     max_length: int,
-    temperature: float = 1.0,
-    eos_id: int | None = None,
+    min_length: int = 0,
+    eos_id: Ends = None,
     pad_id: int = 0,
-) -> Array:
-    """Draws each next token from the model's distribution.
+    processors: Sequence[Processor] = (),
+    valid: Array | None = None,
+    source_mask: Mask | Array | None = None,
+    memory_mask: Mask | Array | None = None,
+    bos_id: int = 1,
+) -> Generated:
+    """Draws each next token from the model's distribution, changed by processors.
 
     Equivalent to::
 
+        keys = jax.random.split(key, B)                      # unless they are given
         for step in range(max_length):
-            logits = model(tokens)[-1] / temperature
-            tokens.append(jax.random.categorical(jax.random.fold_in(key, step), logits))
+            logits = apply_processors(processors, model(tokens)[-1])
+            tokens.append(jax.random.categorical(jax.random.fold_in(keys[row], step), logits))
 
     Args:
-      model: a decoder, from ``nn.functionalize(nn.Decoder, config)``.
-      params: its parameters.
-      prompt: int tokens [B, P], P at least 1.
-      key: consumed.
-      max_length: how many tokens to add.
-      temperature: above 0; lower is more certain.
-      eos_id: what ends a row; None never ends.
-      pad_id: what fills a row that has ended.
+      model, params, inputs: as ``greedy`` takes them.
+      key: consumed: one key, or one a row [B], with which a row is the same in every batch.
+      max_length, min_length, eos_id, pad_id: as ``greedy``, but for no end.
+      processors: such as ``(Temperature(0.8), TopP(0.95))``, one after the other.
+      valid, source_mask, memory_mask, bos_id: as ``greedy``.
 
     Returns:
-      int32 [B, max_length], without the prompt; pad after the end token. -1 where the logits are not
-      numbers (an id outside the vocabulary, parameters that are not finite), and from there on.
+      ``Generated``.
 
     Raises:
-      ValueError: for a prompt that is not int [B, P] or is empty, a temperature that is not above 0, a
-        ``max_length`` below 1, a negative id.
+      ValueError: as ``greedy``; for keys that are neither one nor B.
     """
-    _check_ids(prompt=prompt)
-    _check_special(eos_id=eos_id, pad_id=pad_id)
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(
-            f"temperature must be above 0, got {temperature}; for the likeliest token use a small one"
-        )
-
-    def hidden(tokens: Array) -> Array:
-        return model.apply(params, tokens, method="hidden")
-
-    def choose(logits: Array, step: Array) -> Array:
-        draw = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
-        return draw.astype(jnp.int32)
-
-    return _extend(model, params, hidden, choose, prompt.astype(jnp.int32), max_length, eos_id, pad_id)
+    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask, "bos_id": bos_id}
+    loop = _Loop(model, max_length, min_length, end_ids(eos_id), tuple(processors))
+    return loop.output(loop.run(params, loop.start(params, inputs, key, **options)), pad_id)
 
 
-def _check_ids(**named: Array) -> None:
-    for name, ids in named.items():
-        if ids.ndim != 2 or ids.shape[1] < 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            got = f"{ids.dtype}{list(ids.shape)}"
-            raise ValueError(f"{name} must be integer ids of two axes [B, length >= 1], got {got}")
-
-
-def _check_special(**named: int | None) -> None:
-    for name, token in named.items():
-        if isinstance(token, int) and token < 0:
-            raise ValueError(f"{name} must not be negative, got {token}")
-
-
-def _extend(
+def stream(
     model: Pure,
     params: Params,
-    hidden: Callable[[Array], Array],
-    choose: Callable[[Array, Array], Array],
-    prompt: Array,
+    inputs: Array,
+    *,
+    key: Key | None,
     max_length: int,
-    eos_id: int | None,
-    pad_id: int,
-) -> Array:
-    """Adds tokens to prompt [B, P] in a buffer of fixed length; what is not written yet cannot be seen,
-    as every position attends to those before it only."""
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length}")
-    P = prompt.shape[1]
-    tokens = jnp.pad(prompt, ((0, 0), (0, max_length)), constant_values=pad_id)
+    every: int = 1,
+    min_length: int = 0,
+    eos_id: Ends = None,
+    pad_id: int = 0,
+    processors: Sequence[Processor] = (),
+    valid: Array | None = None,
+    source_mask: Mask | Array | None = None,
+    memory_mask: Mask | Array | None = None,
+    bos_id: int = 1,
+) -> Iterator[np.ndarray]:
+    """Gives the tokens while they are written.
 
-    def unfinished(carry) -> Array:
-        step, _, ended = carry
-        return (step < max_length) & ~jnp.all(ended)
+    Equivalent to::
 
-    def extend(carry):
-        step, tokens, ended = carry
-        # The vector before the new position; the last column is only ever written, never read.
-        last = jax.lax.dynamic_index_in_dim(hidden(tokens[:, :-1]), P - 1 + step, axis=1, keepdims=False)
-        logits = model.apply(params, last, method="unembed")
-        chosen = jnp.where(jnp.isnan(logits).any(-1), -1, choose(logits, step))
-        chosen = jnp.where(ended, pad_id, chosen)
-        tokens = jax.lax.dynamic_update_index_in_dim(tokens, chosen, P + step, axis=1)
-        return step + 1, tokens, ended if eos_id is None else ended | (chosen == eos_id)
+        tokens = sample(model, params, inputs, key=key, ...).tokens          # greedy where key is None
+        for start in range(0, max_length, every):                            # until all rows have ended
+            yield tokens[:, start : start + every]
 
-    start = (jnp.int32(0), tokens, jnp.zeros_like(tokens[:, 0], bool))
-    return jax.lax.while_loop(unfinished, extend, start)[1][:, P:]
+    Args:
+      model, params, inputs: as ``greedy`` takes them.
+      key: as ``sample`` takes it; None is the likeliest token.
+      max_length, min_length, eos_id, pad_id, processors: as ``sample``.
+      every: how many tokens are written between two looks; the loop over them is one compiled program.
+      valid, source_mask, memory_mask, bos_id: as ``greedy``.
+
+    Returns:
+      An iterator over int32 [B, n] of NumPy, n at most ``every``. One that is not asked for more stops there.
+
+    Raises:
+      ValueError: as ``sample``; for ``every`` below 1.
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1 token, got {every}")
+    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask, "bos_id": bos_id}
+    loop = _Loop(model, max_length, min_length, end_ids(eos_id), tuple(processors))
+    return loop.blocks(params, loop.start(params, inputs, key, **options), every, pad_id)
+
+
+class _State(NamedTuple):
+    """Of a loop, before each step."""
+
+    step: Array  # int32 scalar, how many tokens were written
+    tokens: Array  # int32 [B, P + max_length], -1 where nothing stands
+    position: Array  # int32 [B], of the last token
+    log_probs: Array  # float32 [B, max_length]
+    ended: Array  # bool [B]
+    keys: Key | None  # [B]
+    cache: Cache
+
+
+class _Loop(NamedTuple):
+    """What does not change while tokens are written."""
+
+    model: Pure
+    max_length: int
+    min_length: int
+    ends: tuple[int, ...]
+    processors: tuple[Processor, ...]
+
+    def start(self, params: Params, inputs: Array, key: Key | None, **options) -> _State:
+        if self.max_length < 1 or self.max_length < self.min_length:
+            raise ValueError(
+                f"max_length must be at least 1 and at least min_length, got {self.max_length} "
+                f"and {self.min_length}"
+            )
+        keys = None if key is None else _row_keys(key, inputs.shape[0])
+        return _start(self.model, self.max_length, params, inputs, keys, **options)
+
+    def run(self, params: Params, state: _State, until: int | None = None) -> _State:
+        limits = (MinLength(self.min_length, self.ends),) if self.min_length > 1 and self.ends else ()
+        until = jnp.int32(self.max_length if until is None else until)
+        return _run(self.model, self.ends, params, (*self.processors, *limits), state, until)
+
+    def output(self, state: _State, pad_id: int) -> Generated:
+        if pad_id < 0:
+            raise ValueError(f"pad_id must not be negative, got {pad_id}")
+        tokens = state.tokens[:, -self.max_length :]
+        lengths = lengths_of(tokens, self.ends)
+        written = jnp.arange(self.max_length)[None] < lengths[:, None]
+        return Generated(
+            jnp.where(written, tokens, pad_id), lengths, jnp.where(written, state.log_probs, 0.0)
+        )
+
+    def blocks(self, params: Params, state: _State, every: int, pad_id: int) -> Iterator[np.ndarray]:
+        for begun in range(0, self.max_length, every):
+            until = min(begun + every, self.max_length)
+            state = self.run(params, state, until)
+            yield np.asarray(self.output(state, pad_id).tokens[:, begun:until])
+            if state.ended.all():
+                return
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="bos_id")
+def _start(model, max_length, params, inputs, keys, **options) -> _State:
+    prompt, position, cache = begin(model, params, inputs, max_length, **options)
+    tokens = jnp.pad(prompt, ((0, 0), (0, max_length)), constant_values=-1)
+    nothing = jnp.zeros_like(tokens[:, -max_length:], jnp.float32)
+    return _State(jnp.int32(0), tokens, position, nothing, jnp.zeros_like(position, bool), keys, cache)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(model, ends, params, processors, state, until) -> _State:
+    """Writes until ``until`` tokens are there, or every row has ended."""
+    read = model.apply(params, method="incremental")
+    P = state.tokens.shape[1] - state.log_probs.shape[1]
+
+    def unfinished(state: _State) -> Array:
+        return (state.step < until) & ~jnp.all(state.ended)
+
+    def write(state: _State) -> _State:
+        step, tokens = state.step, state.tokens
+        last = jax.lax.dynamic_slice_in_dim(tokens, P - 1 + step, 1, axis=1)
+        # A row that has ended goes on, unseen, with some token.
+        last = jnp.where(state.ended[:, None], 0, last)
+        hidden, cache = read(last, state.cache, positions=state.position[:, None])
+        logits = model.apply(params, hidden[:, 0], method="unembed")
+        changed = apply_processors(processors, logits, Context(tokens, P + step, step))
+        chosen = _choose(changed, state.keys, step)
+        at_chosen = lambda x: jnp.take_along_axis(x, chosen[:, None], axis=1)
+        chance = at_chosen(logits) - jax.nn.logsumexp(logits, axis=1, keepdims=True)
+        # Logits that are no numbers, or processors that closed every token: none is the right one.
+        chosen = jnp.where((jnp.isnan(chance) | jnp.isneginf(at_chosen(changed)))[:, 0], -1, chosen)
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None], P + step, axis=1)
+        log_probs = jax.lax.dynamic_update_slice_in_dim(state.log_probs, chance, step, axis=1)
+        ended = state.ended
+        for end in ends:
+            ended |= chosen == end
+        return _State(step + 1, tokens, state.position + 1, log_probs, ended, state.keys, cache)
+
+    return jax.lax.while_loop(unfinished, write, state)
+
+
+def _choose(logits: Array, keys: Key | None, step: Array) -> Array:
+    if keys is None:
+        # Of equal ones the first, as argmax, which XLA is slower at on a CPU.
+        return jax.lax.top_k(logits, 1)[1][:, 0]
+    draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)
+    return jax.vmap(draw)(keys, logits).astype(jnp.int32)
+
+
+def _row_keys(key: Key, B: int) -> Key:
+    if key.ndim == 0:
+        return jax.random.split(key, B)
+    if key.shape != (B,):
+        raise ValueError(f"key must be one key, or one a row [{B}], got {list(key.shape)}")
+    return key
+
+
+def lengths_of(tokens: Array, ends: tuple[int, ...]) -> Array:
+    """How many tokens [..., max_length] come before each row is over, its end token counted."""
+    over = jnp.zeros_like(tokens, bool)
+    for end in ends:
+        over |= tokens == end
+    first = jnp.argmax(over, axis=-1).astype(jnp.int32) + 1
+    return jnp.where(over.any(-1), first, tokens.shape[-1])

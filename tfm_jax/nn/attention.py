@@ -65,17 +65,31 @@ class MultiHeadAttention(nnx.Module):
         Raises:
           ValueError: for positions that are missing under ``Rope``, or stand beside a context.
         """
-        self_attention = context is None
-        if self_attention and positions is None and isinstance(self.config.positions, Rope):
+        if context is None and positions is None and isinstance(self.config.positions, Rope):
             raise ValueError("Rope rotates queries and keys by their positions: pass positions, int [..., T]")
-        if not self_attention and positions is not None:
+        if context is not None and positions is not None:
             raise ValueError("positions are of self-attention alone; got them beside a context")
-        context = x if self_attention else context
-        q, k, v = self.query(x), self.key(context), self.value(context)
-        rope = self.config.positions
-        if self_attention and isinstance(rope, Rope):
-            q = ops.rotary(q, positions, theta=rope.theta, pairing=rope.pairing)
-            k = ops.rotary(k, positions, theta=rope.theta, pairing=rope.pairing)
+        k, v = self.keys_values(x if context is None else context, positions=positions)
+        return self.attend(x, k, v, mask, bias, positions=positions, key=key, return_weights=return_weights)
+
+    def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
+        """The keys and values [..., S, K, H] of a context [..., S, D], under ``Rope`` turned by positions."""
+        return self._turn(self.key(context), positions), self.value(context)
+
+    def attend(
+        self,
+        x: Array,
+        k: Array,
+        v: Array,
+        mask: Mask | Array | None = None,
+        bias: Bias | None = None,
+        *,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Array, Array | None]:
+        """Attends from x to keys and values [..., S, K, H] that are there already; else as ``__call__``."""
+        q = self._turn(self.query(x), positions)
         out = ops.attention(
             q,
             k,
@@ -88,3 +102,9 @@ class MultiHeadAttention(nnx.Module):
         )  # [..., T, N, H]
         weights = ops.attention_weights(q, k, mask, bias) if return_weights else None
         return self.output(out), weights
+
+    def _turn(self, x: Array, positions: Array | None) -> Array:
+        rope = self.config.positions
+        if positions is None or not isinstance(rope, Rope):
+            return x
+        return ops.rotary(x, positions, theta=rope.theta, pairing=rope.pairing)

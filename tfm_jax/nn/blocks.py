@@ -1,5 +1,8 @@
 """One layer of the Transformer: attention and feed-forward, each with Add & Norm."""
 
+from collections.abc import Callable
+from typing import Any
+
 import chex
 import jax
 from flax import nnx
@@ -10,10 +13,14 @@ from tfm_jax.nn.config import Alibi, Config, RelativeBias
 from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.linear import Norm
 from tfm_jax.ops.backends.contract import Bias
+from tfm_jax.ops.cache import Slots, append
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
-__all__ = ["Block", "DecoderBlock", "EncoderBlock", "split_key"]
+__all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
+
+KeysValues = tuple[Array, Array]  # each [..., S, K, H]
+_Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
 
 
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
@@ -89,30 +96,64 @@ class Block(nnx.Module):
                 f"{self.config.positions} is a bias on the attention logits: pass what "
                 "nn.PositionBias gives, or use a stack, which does"
             )
-        keys = split_key(key, 6)
-        y, self_weights = self.attention(
-            self._enter(self.attention_norm, x),
-            mask=mask,
-            bias=bias,
-            positions=positions,
-            key=keys[0],
-            return_weights=return_weights,
+        own = lambda y, key: self.attention(
+            y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
         )
+        cross = lambda y, key: self.cross_attention(
+            y, memory, mask=memory_mask, key=key, return_weights=return_weights
+        )
+        x, *weights = self._run(x, own, cross, key)
+        found = zip(("self", "cross"), weights, strict=True)
+        return x, {name: w for name, w in found if w is not None}
+
+    def extend(
+        self,
+        x: Array,
+        cache: KeysValues,
+        slots: Slots,
+        mask: Mask,
+        memory: KeysValues | None = None,
+        memory_mask: Mask | None = None,
+        *,
+        positions: Array,
+        bias: Bias | None = None,
+    ) -> tuple[Array, KeysValues]:
+        """Runs the layer on tokens that follow those of a cache.
+
+        Args:
+          x: [..., T, D], the tokens that follow.
+          cache: keys and values of those before them, each [..., S, K, H].
+          slots: of the cache, before these tokens.
+          mask: which of the tokens that ``ops.cache.append`` gives may be attended to.
+          memory: keys and values of the encoder's output, from ``cross_attention.keys_values``.
+          memory_mask: of cross-attention.
+          positions: int [..., T].
+          bias: of the logits of self-attention.
+
+        Returns:
+          ``(x, cache)``: x [..., T, D], and the cache with the tokens in it.
+        """
+
+        def own(y: Array, key: None) -> tuple[Array, KeysValues]:
+            new = self.attention.keys_values(y, positions=positions)
+            seen, kept = zip(*(append(old, n, slots) for old, n in zip(cache, new, strict=True)), strict=True)
+            return self.attention.attend(y, *seen, mask, bias, positions=positions)[0], kept
+
+        cross = lambda y, key: self.cross_attention.attend(y, *memory, memory_mask)
+        x, kept, _ = self._run(x, own, cross, None)
+        return x, kept
+
+    def _run(self, x: Array, own: _Sublayer, cross: _Sublayer, key: Key | None) -> tuple[Array, Any, Any]:
+        """The sublayers, each with Add & Norm; and what those of attention give beside their output."""
+        keys = split_key(key, 6)
+        y, of_own = own(self._enter(self.attention_norm, x), keys[0])
         x = self._add(self.attention_norm, x, y, keys[1])
-        cross_weights = None
+        of_cross = None
         if self.cross_attention is not None:
-            y, cross_weights = self.cross_attention(
-                self._enter(self.cross_attention_norm, x),
-                memory,
-                mask=memory_mask,
-                key=keys[2],
-                return_weights=return_weights,
-            )
+            y, of_cross = cross(self._enter(self.cross_attention_norm, x), keys[2])
             x = self._add(self.cross_attention_norm, x, y, keys[3])
         y = self.feed_forward(self._enter(self.feed_forward_norm, x), key=keys[4])
-        x = self._add(self.feed_forward_norm, x, y, keys[5])
-        weights = {"self": self_weights, "cross": cross_weights}
-        return x, {name: w for name, w in weights.items() if w is not None}
+        return self._add(self.feed_forward_norm, x, y, keys[5]), of_own, of_cross
 
     def _enter(self, norm: Norm, x: Array) -> Array:
         """What a sublayer reads."""

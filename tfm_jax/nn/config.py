@@ -164,6 +164,8 @@ class Config:
       norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``, the paper's: ``norm(x + f(x))``.
       final_norm: one more norm after the last layer (the paper has none).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
+      window: how many tokens each token of a decoder sees, itself counted; None is all before it. Every
+        layer looks as far back again (Jiang et al. 2023, "Mistral 7B", section 2).
       feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
       attention_bias: biases in the four projections of attention (the paper has none).
       scale_embeddings: multiply embeddings by sqrt(D), as the paper does.
@@ -197,6 +199,7 @@ class Config:
     norm_placement: Literal["pre", "post"] = "pre"
     final_norm: bool = True
     positions: Sinusoidal | Learned | Rope | Alibi | RelativeBias | None = Sinusoidal()
+    window: int | None = None
     feed_forward: Mlp | Glu = Mlp()
     attention_bias: bool = False
     scale_embeddings: bool = True
@@ -213,7 +216,15 @@ class Config:
 
     def __post_init__(self):
         _check_sizes(
-            self, "d_model", "n_layers", "n_heads", "d_ff", "n_kv_heads", "head_dim", "n_decoder_layers"
+            self,
+            "d_model",
+            "n_layers",
+            "n_heads",
+            "d_ff",
+            "n_kv_heads",
+            "head_dim",
+            "n_decoder_layers",
+            "window",
         )
         if self.vocab_size < 0:
             raise ValueError(f"vocab_size must not be negative, got {self.vocab_size}")

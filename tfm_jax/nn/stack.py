@@ -129,6 +129,12 @@ class Stack(nnx.Module):
         x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         return (x if self.norm is None else self.norm(x)), weights
 
+    def apart(self) -> list[nnx.Module]:
+        """The L blocks, each with its own parameters [...] instead of all of them stacked as [L, ...]."""
+        graph, params = nnx.split(self.layers, graph=False)
+        params = nnx.to_pure_dict(params)
+        return [nnx.merge(graph, jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.n_layers)]
+
 
 class EncoderStack(Stack):
     """A ``Stack`` of ``EncoderBlock``: every position may see every other that the mask allows.

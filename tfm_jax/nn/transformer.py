@@ -1,15 +1,17 @@
 """The models: encoder, decoder, encoder-decoder."""
 
+import dataclasses
+
 import jax
 from flax import nnx
 
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding, PatchEmbedding
-from tfm_jax.nn.heads import LanguageModelHead
+from tfm_jax.nn.incremental import Cache, Incremental, memory_mask_of, output_head
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
-from tfm_jax.ops.mask_parts import Padding, Prefix
+from tfm_jax.ops.mask_parts import Prefix
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
@@ -19,17 +21,14 @@ Weights = dict[str, Array]
 CAUSAL = masks.causal()
 
 
-def _head(config: Config, rngs: nnx.Rngs) -> LanguageModelHead | None:
-    return None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
-
-
 def _tokens_only(config: Config) -> None:
     if config.patches is not None:
         raise ValueError("patches are for an Encoder or a Classifier; a decoder reads tokens")
 
 
-def _beside(causal: Mask, mask: Mask | Array | None, tokens: Array) -> Mask:
-    """The mask of a decoder: who precedes whom, beside the mask that was passed, if any."""
+def _beside(causal: Mask, window: int | None, mask: Mask | Array | None, tokens: Array) -> Mask:
+    """The mask of a decoder: who precedes whom, how far back, beside the mask that was passed, if any."""
+    causal = causal if window is None else causal & masks.window(window - 1)
     if mask is None:
         return causal
     mask = masks.as_mask(mask, tokens.ndim - 1)
@@ -82,23 +81,7 @@ class Encoder(nnx.Module):
         return (hidden, {"encoder": weights["self"]}) if return_weights else hidden
 
 
-class _Output(nnx.Module):
-    """The output projection: the embedding's own table, or a head."""
-
-    embedding: Embedding
-    head: LanguageModelHead | None
-
-    def unembed(self, hidden: Array) -> Array:
-        """The logits [..., V], float32, of hidden [..., D]."""
-        return self.embedding.attend(hidden) if self.head is None else self.head(hidden)
-
-    def unembedding(self) -> Array:
-        """The output projection [D, V], in the dtype of the activations."""
-        kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
-        return kernel.astype(self.embedding.config.dtype)
-
-
-class Decoder(_Output):
+class Decoder(Incremental):
     """A decoder-only language model: each position sees itself and what came before.
 
     Equivalent to::
@@ -116,9 +99,10 @@ class Decoder(_Output):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         _tokens_only(config)
+        self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.stack = DecoderStack(config, cross_attention=False, rngs=rngs)
-        self.head = _head(config, rngs)
+        self.head = output_head(config, rngs=rngs)
 
     def __call__(
         self,
@@ -162,12 +146,24 @@ class Decoder(_Output):
         """The vectors [..., T, D] before the output projection, for ``ops.linear_cross_entropy``."""
         return self._run(tokens, mask, causal, positions, key, False)[0]
 
+    def reads_a_source(self) -> bool:
+        """False."""
+        return False
+
+    def decoder_stack(self) -> DecoderStack:
+        """The layers that read the tokens."""
+        return self.stack
+
+    def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, whole: bool = False) -> Cache:
+        """An empty cache for rows [batch] of at most ``capacity`` tokens, as ``empty_cache`` makes it."""
+        return self.empty_cache((batch,) if isinstance(batch, int) else batch, capacity, whole=whole)
+
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
-        x, mask = self.embedding(tokens), _beside(causal, mask, tokens)
+        x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
 
-class EncoderDecoder(_Output):
+class EncoderDecoder(Incremental):
     """The Transformer of Vaswani et al. 2017: an encoder, and a decoder that attends to it.
 
     Equivalent to::
@@ -182,11 +178,12 @@ class EncoderDecoder(_Output):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         _tokens_only(config)
+        self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.source_embedding = None if config.share_embeddings else Embedding(config, rngs=rngs)
         self.encoder = EncoderStack(config, rngs=rngs)
         self.decoder = DecoderStack(config, cross_attention=True, rngs=rngs)
-        self.head = _head(config, rngs)
+        self.head = output_head(config, rngs=rngs)
 
     def __call__(
         self,
@@ -286,6 +283,43 @@ class EncoderDecoder(_Output):
         """The decoder's vectors [..., T, D] before the output projection."""
         return self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)[0]
 
+    def reads_a_source(self) -> bool:
+        """True."""
+        return True
+
+    def decoder_stack(self) -> DecoderStack:
+        """The layers that read the target."""
+        return self.decoder
+
+    def init_cache(
+        self,
+        source: Array,
+        capacity: int,
+        *,
+        source_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        whole: bool = False,
+    ) -> Cache:
+        """A cache for at most ``capacity`` target tokens a row, beside a source that was read.
+
+        Args:
+          source: int [..., S].
+          capacity, whole: as ``empty_cache`` takes them.
+          source_mask, memory_mask: as ``__call__`` takes them, the memory's for ``capacity`` target tokens.
+
+        Returns:
+          The Cache; keys and values of cross-attention are made here, once.
+
+        Raises:
+          ValueError: as ``__call__`` and ``empty_cache``.
+        """
+        memory = self.encode(source, source_mask=source_mask)
+        cross = tuple(block.cross_attention.keys_values(memory) for block in self.decoder.apart())
+        if memory_mask is None:
+            memory_mask = memory_mask_of(source_mask)
+        cache = self.empty_cache(source.shape[:-1], capacity, whole=whole)
+        return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
+
     def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
@@ -293,17 +327,7 @@ class EncoderDecoder(_Output):
     def _decode(
         self, target, memory, mask, memory_mask, positions, key, return_weights
     ) -> tuple[Array, Weights]:
-        x, mask = self.embedding(target), _beside(CAUSAL, mask, target)
+        x, mask = self.embedding(target), _beside(CAUSAL, self.config.window, mask, target)
         return self.decoder(
             x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights
         )
-
-
-def memory_mask_of(source_mask: Mask | Array | None) -> Mask | None:
-    """The mask of cross-attention that a mask of the source implies."""
-    if source_mask is None or isinstance(source_mask, Padding):
-        return source_mask
-    raise ValueError(
-        "of the masks of the source, only masks.padding(valid) says what the target may attend to; "
-        f"got {source_mask!r}: pass memory_mask too"
-    )

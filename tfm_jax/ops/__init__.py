@@ -1,12 +1,22 @@
 """Pure functions on arrays: the Transformer without parameters. Imports only this room of the package."""
 
-from tfm_jax.ops import masks
+from tfm_jax.ops import cache, masks
 from tfm_jax.ops.attention import Explanation, attention, attention_weights, explain_attention
 from tfm_jax.ops.dropout import dropout
 from tfm_jax.ops.feed_forward import activation, feed_forward, gated_feed_forward
 from tfm_jax.ops.losses import cross_entropy, linear_cross_entropy
 from tfm_jax.ops.normalization import layer_norm, rms_norm
 from tfm_jax.ops.positions import alibi, relative_buckets, rotary, sinusoidal
+from tfm_jax.ops.sampling import (
+    frequency_penalty,
+    min_p,
+    no_repeat_ngram,
+    repetition_penalty,
+    temperature,
+    token_counts,
+    top_k,
+    top_p,
+)
 
 __all__ = [
     "Explanation",
@@ -14,16 +24,25 @@ __all__ = [
     "alibi",
     "attention",
     "attention_weights",
+    "cache",
     "cross_entropy",
     "dropout",
     "explain_attention",
     "feed_forward",
+    "frequency_penalty",
     "gated_feed_forward",
     "layer_norm",
     "linear_cross_entropy",
     "masks",
+    "min_p",
+    "no_repeat_ngram",
     "relative_buckets",
+    "repetition_penalty",
     "rms_norm",
     "rotary",
     "sinusoidal",
+    "temperature",
+    "token_counts",
+    "top_k",
+    "top_p",
 ]

@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.types import Array
 
-__all__ = ["Sizes", "booleans", "brackets", "place"]
+__all__ = ["Sizes", "at_hand", "booleans", "brackets", "place"]
 
 
 class Sizes(NamedTuple):
@@ -52,3 +53,10 @@ def booleans(where: str, x: Any) -> Any:
     if not jnp.issubdtype(x.dtype, jnp.bool_):
         raise ValueError(f"{where}: got dtype {x.dtype}; wanted bool, where True means may attend. {mend}")
     return x
+
+
+def at_hand(leaf: Any) -> bool:
+    """Whether the values of a leaf can be read here and now."""
+    if isinstance(leaf, jax.Array):
+        return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
+    return isinstance(leaf, int | np.ndarray | np.generic)

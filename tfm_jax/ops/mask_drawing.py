@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.types import Array
 
-__all__ = ["at_hand", "drawing"]
+__all__ = ["drawing"]
 
 _SIDE = 16  # of the largest drawing
 
@@ -46,10 +47,3 @@ def _corner(mask: Any, T: int, S: int) -> Array:
     allowed = mask.to_dense(T, S)
     # Sliced inside the jit: XLA then computes no more of the mask than is drawn.
     return allowed[(0,) * (allowed.ndim - 2)][:_SIDE, :_SIDE]
-
-
-def at_hand(leaf: Any) -> bool:
-    """Whether the values of a mask's leaf can be read here and now."""
-    if isinstance(leaf, jax.Array):
-        return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
-    return isinstance(leaf, int | np.ndarray | np.generic)

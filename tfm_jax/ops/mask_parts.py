@@ -14,8 +14,7 @@ import numpy as np
 
 from tfm_jax.ops.grid import Grid, Span
 from tfm_jax.ops.mask_algebra import Mask, Part, node
-from tfm_jax.ops.mask_arrays import Sizes, place
-from tfm_jax.ops.mask_drawing import at_hand
+from tfm_jax.ops.mask_arrays import Sizes, at_hand, place
 from tfm_jax.types import Array
 
 __all__ = ["Causal", "Padding", "Prefix", "Segments", "Window"]

@@ -1,0 +1,270 @@
+"""Beam search: the best of many continuations, in one jitted loop."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tfm_jax.generate.begin import begin, end_ids
+from tfm_jax.generate.decode import Ends, lengths_of
+from tfm_jax.generate.processors import Context, MinLength, Processor, apply_processors
+from tfm_jax.nn.functional import Pure
+from tfm_jax.nn.incremental import Cache
+from tfm_jax.ops import masks
+from tfm_jax.ops.masks import Mask
+from tfm_jax.types import Array, Params
+
+__all__ = ["Beams", "beam_search"]
+
+Penalty = float | Callable[[Array], Array]
+
+
+class Beams(NamedTuple):
+    """The best outputs of each row of the batch, the best first.
+
+    Args:
+      tokens: int32 [B, n_best, max_length], without the prompt; pad after the end token. All -1 where the
+        logits of a row were not numbers; all pad where there are fewer outputs than were asked for.
+      lengths: int32 [B, n_best], the end token counted.
+      log_probs: float32 [B, n_best], of the whole output: the sum over its tokens.
+      scores: float32 [B, n_best], ``log_probs`` divided by the length penalty; -inf where there is none.
+    """
+
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+    scores: Array
+
+
+def beam_search(
+    model: Pure,
+    params: Params,
+    inputs: Array,
+    *,
+    beams: int = 4,
+    length_penalty: Penalty = 0.6,
+    n_best: int = 1,
+    max_length: int,
+    min_length: int = 0,
+    eos_id: Ends = 2,
+    pad_id: int = 0,
+    processors: Sequence[Processor] = (),
+    valid: Array | None = None,
+    source_mask: Mask | Array | None = None,
+    memory_mask: Mask | Array | None = None,
+    bos_id: int = 1,
+) -> Beams:
+    """Keeps the best ``beams`` unfinished outputs at every length, and returns the best finished ones.
+
+    Equivalent to::
+
+        live, finished = [[]], []
+        for length in range(1, max_length + 1):
+            best = nlargest(beams, [[*y, token] for y in live for token in range(V)], key=log_prob)
+            finished += [y for y in best if y[-1] == eos_id]
+            live = the ``beams`` likeliest that have not ended
+        return nlargest(n_best, finished + live, key=lambda y: log_prob(y) / penalty(len(y)))
+
+    Early stopping is exact: a row is done when its ``n_best`` finished outputs have scores that no unfinished
+    one can exceed, as its log-probability only falls and the penalty is at most the largest of those to come.
+
+    Args:
+      model, params, inputs: as ``greedy`` takes them.
+      beams: how many outputs are kept at every length, at least 1. With more than there are outputs of a
+        length, the rest stay empty; with as many as there are outputs at all, the search is exhaustive.
+      length_penalty: alpha of ``((5 + length) / 6) ** alpha``, by which log-probabilities are divided (0.6 in
+        the paper; 0 is none); or a function of int32 lengths that gives positive float32 divisors.
+      n_best: how many outputs to return, from 1 to ``beams``.
+      max_length, min_length, eos_id, pad_id: as ``greedy``. What has not ended at ``max_length`` is cut there
+        and counts as finished.
+      processors: change the log-probabilities, one after the other; what they raise above 0 is 0.
+      valid, source_mask, bos_id: as ``greedy``.
+      memory_mask: of cross-attention, [..., 1, S], the same for every target token.
+
+    Returns:
+      ``Beams``. It is compiled once for a model, a shape of inputs and its lengths.
+
+    Raises:
+      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams].
+
+    Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6); the penalty: Wu et al. 2016, "Google's Neural
+    Machine Translation System", equation 14.
+    """
+    if not 1 <= n_best <= beams:
+        raise ValueError(f"beams must be at least 1 and n_best from 1 to beams, got {beams} and {n_best}")
+    if max_length < 1 or max_length < min_length:
+        raise ValueError(
+            f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
+        )
+    ends = end_ids(eos_id)
+    limits = (MinLength(min_length, ends),) if min_length > 1 and ends else ()
+    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
+    window = model.apply(params, method="decoder_stack").config.window
+    sizes = _Sizes(beams, n_best, max_length, ends, bos_id, pad_id, window)
+    return _search(model, sizes, length_penalty, params, inputs, (*processors, *limits), **options)
+
+
+class _Sizes(NamedTuple):
+    beams: int
+    n_best: int
+    max_length: int
+    ends: tuple[int, ...]
+    bos_id: int
+    pad_id: int
+    window: int | None
+
+
+class _Finished(NamedTuple):
+    """The best outputs that have ended, the best first."""
+
+    tokens: Array  # int32 [B, beams, max_length]
+    log_probs: Array  # float32 [B, beams]
+    scores: Array  # float32 [B, beams]
+
+    def add(self, tokens: Array, log_probs: Array, scores: Array) -> "_Finished":
+        """The best of these and of others [B, n, ...]."""
+        others = (tokens, log_probs, scores)
+        pool = [jnp.concatenate(pair, axis=1) for pair in zip(self, others, strict=True)]
+        best = jax.lax.top_k(pool[2], self.scores.shape[1])[1]
+        return _Finished(*(_pick(x, best) for x in pool))
+
+
+class _State(NamedTuple):
+    """Of the search, before each step."""
+
+    step: Array  # int32 scalar, how many tokens the live outputs have
+    tokens: Array  # int32 [B, beams, P + max_length], -1 where nothing stands
+    position: Array  # int32 [B], of the last token
+    log_probs: Array  # float32 [B, beams], -inf where a beam is empty
+    own: Array  # bool [B, beams, S], which slots of the cache hold this beam's tokens
+    cache: Cache
+    finished: _Finished
+    broken: Array  # bool [B], the logits were not numbers
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _search(model, sizes, length_penalty, params, inputs, processors, **options) -> Beams:
+    read = model.apply(params, method="incremental")
+    penalties = _penalties(length_penalty, sizes.max_length)
+    # largest[n]: of the lengths that an output of n tokens can still have.
+    largest = jax.lax.cummax(penalties, reverse=True)
+
+    def unfinished(state: _State) -> Array:
+        # No live output can do better than this: its log-probability only falls.
+        bound = state.log_probs.max(1) / largest[state.step]
+        done = state.finished.scores[:, sizes.n_best - 1] >= bound
+        return (state.step < sizes.max_length) & ~jnp.all(done | state.broken)
+
+    def grow(state: _State) -> _State:
+        hidden, own, cache = _read(read, state, sizes)
+        chances = jax.nn.log_softmax(model.apply(params, hidden, method="unembed"))
+        length = state.tokens.shape[-1] - sizes.max_length + state.step
+        context = Context(state.tokens, length, state.step)
+        chances = jnp.minimum(apply_processors(processors, chances, context), 0.0)
+        return _keep_best(state._replace(own=own, cache=cache), chances, penalties[state.step], sizes)
+
+    state = _start(model, params, inputs, sizes, **options)
+    return _output(jax.lax.while_loop(unfinished, grow, state), penalties[-1], sizes)
+
+
+def _start(model, params, inputs, sizes, **options) -> _State:
+    k, M = sizes.beams, sizes.max_length
+    begun = begin(model, params, inputs, k * M, bos_id=sizes.bos_id, whole=True, **options)
+    each = lambda x: jnp.repeat(x[:, None], k, axis=1)
+    tokens = jnp.pad(each(begun.prompt), ((0, 0), (0, 0), (0, M)), constant_values=-1)
+    nothing = jnp.full_like(tokens[:, :, 0], -jnp.inf, dtype=jnp.float32)
+    return _State(
+        step=jnp.int32(0),
+        tokens=tokens,
+        position=begun.positions,
+        # All beams begin alike: the first alone counts, or all would go on alike.
+        log_probs=nothing.at[:, 0].set(0.0),
+        own=each(begun.cache.slots.positions >= 0),
+        cache=begun.cache,
+        finished=_Finished(tokens[:, :, -M:], nothing, nothing),
+        broken=jnp.zeros_like(begun.positions, bool),
+    )
+
+
+def _read(read, state: _State, sizes) -> tuple[Array, Array, Cache]:
+    """Reads the last token of every beam. Each stands in a slot of its own, seen by those who go on from it:
+    when beams are exchanged, keys and values stay where they are."""
+    slots, k = state.cache.slots, sizes.beams
+    last = jax.lax.dynamic_index_in_dim(
+        state.tokens, state.tokens.shape[-1] - sizes.max_length + state.step - 1, axis=2, keepdims=False
+    )
+    S = slots.positions.shape[-1]
+    new = jnp.arange(S)[None] == slots.length + jnp.arange(k)[:, None]  # [beams, S]
+    own = state.own | new[None]
+    positions = jnp.repeat(state.position[:, None], k, axis=1)
+    seen = own
+    if sizes.window is not None:
+        near = state.position[:, None] - slots.positions < sizes.window
+        seen = own & (near[:, None] | new[None])
+    hidden, cache = read(jnp.maximum(last, 0), state.cache, positions=positions, mask=masks.dense(seen))
+    return hidden, own, cache
+
+
+def _keep_best(state: _State, chances: Array, penalty: Array, sizes) -> _State:
+    """The best continuations, by chances [B, beams, V]: those that end are finished, the others stay live."""
+    B, k, V = chances.shape
+    live = ~jnp.isinf(state.log_probs)  # an empty beam says nothing
+    broken = state.broken | (jnp.isnan(chances).any(-1) & live).any(-1)
+    sums = jnp.where(live[..., None], state.log_probs[..., None] + chances, -jnp.inf).reshape(B, k * V)
+    # So many that k are left when all the ends of all beams are among them.
+    n = min(k * (1 + len(sizes.ends)), k * V)
+    log_probs, best = jax.lax.top_k(sums, n)
+    parent, token = best // V, (best % V).astype(jnp.int32)
+    at = state.tokens.shape[-1] - sizes.max_length + state.step
+    tokens = _pick(state.tokens, parent)
+    tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[..., None], at, axis=2)
+    ended = jnp.zeros_like(token, bool)
+    for end in sizes.ends:
+        ended |= token == end
+    # An output ends where its end is among the k best continuations.
+    ends_here = jnp.where(ended & (jnp.arange(n) < k)[None], log_probs, -jnp.inf)
+    finished = state.finished.add(tokens[:, :, -sizes.max_length :], ends_here, ends_here / penalty)
+    log_probs, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), k)
+    return _State(
+        step=state.step + 1,
+        tokens=_pick(tokens, chosen),
+        position=state.position + 1,
+        log_probs=log_probs,
+        own=_pick(state.own, _pick(parent, chosen)),
+        cache=state.cache,
+        finished=finished,
+        broken=broken,
+    )
+
+
+def _output(state: _State, penalty: Array, sizes) -> Beams:
+    """The best finished outputs; those that are live at ``max_length`` are cut there."""
+    M = sizes.max_length
+    cut = jnp.where(state.step == M, state.log_probs, -jnp.inf)
+    finished = state.finished.add(state.tokens[:, :, -M:], cut, cut / penalty)
+    tokens, log_probs, scores = (x[:, : sizes.n_best] for x in finished)
+    found = ~jnp.isinf(scores)
+    lengths = jnp.where(found, lengths_of(tokens, sizes.ends), 0)
+    tokens = jnp.where(jnp.arange(M)[None, None] < lengths[..., None], tokens, sizes.pad_id)
+    broken = state.broken[:, None]
+    return Beams(
+        jnp.where(broken[..., None], -1, tokens),
+        jnp.where(broken, M, lengths),
+        jnp.where(broken, jnp.nan, log_probs),
+        jnp.where(broken, jnp.nan, scores),
+    )
+
+
+def _penalties(length_penalty: Penalty, max_length: int) -> Array:
+    """The divisor of every length from 1: float32 [max_length]."""
+    lengths = jnp.arange(1, max_length + 1, dtype=jnp.int32)
+    if callable(length_penalty):
+        return length_penalty(lengths).astype(jnp.float32)
+    return ((5.0 + lengths.astype(jnp.float32)) / 6.0) ** length_penalty
+
+
+def _pick(x: Array, rows: Array) -> Array:
+    """Rows [B, n] of x [B, k, ...]."""
+    return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), axis=1)

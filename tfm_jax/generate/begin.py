@@ -1,0 +1,206 @@
+"""What decoding begins from: a cache with all but the last token of the prompt in it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.nn.functional import Pure
+from tfm_jax.nn.incremental import Cache, align
+from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.varying import vary_with
+from tfm_jax.types import Array, Params
+
+__all__ = ["Begun", "begin", "check_ids", "end_ids", "extend", "init_cache", "prefill", "step"]
+
+
+def init_cache(
+    model: Pure,
+    params: Params,
+    rows: int | Array,
+    capacity: int,
+    *,
+    source_mask: Mask | Array | None = None,
+    memory_mask: Mask | Array | None = None,
+) -> Cache:
+    """An empty cache: of a decoder, or of an encoder-decoder that has read its source.
+
+    Equivalent to::
+
+        zeros [B, S, K, H] for the keys and values of every layer        # S = capacity
+        memory = model.apply(params, source, method="encode")            # its keys and values in every layer
+
+    Args:
+      model: from ``nn.functionalize``.
+      params: its parameters.
+      rows: of an ``nn.Decoder`` the number of rows B; of an ``nn.EncoderDecoder`` its source, int [B, S].
+      capacity: how many tokens a row can have, prompt and output together.
+      source_mask: of the encoder, True = may attend; ``masks.padding(valid)`` serves cross-attention too.
+      memory_mask: of cross-attention, [..., capacity, S]; needed beside any other ``source_mask``.
+
+    Returns:
+      A Cache, a pytree. With a ``window`` it stays at the window's size, whatever the capacity.
+
+    Raises:
+      ValueError: for a capacity below 1 or above the positions that ``nn.Learned`` has; for masks without a
+        source; for a ``source_mask`` that says nothing of cross-attention without a ``memory_mask``.
+    """
+    return _empty(model, params, rows, capacity, source_mask, memory_mask)
+
+
+def prefill(
+    model: Pure, params: Params, prompt: Array, cache: Cache, *, valid: Array | None = None
+) -> tuple[Array, Cache]:
+    """Reads a prompt of any length at once.
+
+    Equivalent to::
+
+        logits = model(prompt)[..., -1, :]                  # of each row alone, without its padding
+
+    Args:
+      model: from ``nn.functionalize``.
+      params: its parameters.
+      prompt: int tokens [B, P], P at least 1.
+      cache: empty, from ``init_cache``.
+      valid: bool [B, P], True for a token that is not padding, which may stand left or right; None for all.
+
+    Returns:
+      ``(logits, cache)``: float32 [B, V], of the token after each row's last.
+
+    Raises:
+      ValueError: for a prompt that is empty or longer than the cache, for ``valid`` of another shape.
+    """
+    check_ids(prompt=prompt)
+    prompt, positions = _aligned(prompt, valid)
+    read = model.apply(params, method="incremental")
+    hidden, cache = read(prompt, cache, positions=positions)
+    return model.apply(params, hidden[:, -1], method="unembed"), cache
+
+
+def extend(model: Pure, params: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+    """Reads any number of tokens that follow those of the cache.
+
+    Equivalent to::
+
+        logits = model(all tokens so far)[..., -T:, :]
+
+    Args:
+      model: from ``nn.functionalize``.
+      params: its parameters.
+      tokens: int [B, T], T at least 1.
+      cache: of the tokens before them.
+
+    Returns:
+      ``(logits, cache)``: float32 [B, T, V]. Inside ``jit``, where nothing can raise, the logits are nan once
+      more was read than the cache has room for.
+
+    Raises:
+      ValueError: for more tokens than the cache has room for, as far as that is known before tracing.
+    """
+    check_ids(tokens=tokens)
+    return model.apply(params, tokens, cache, method="extend")
+
+
+def step(model: Pure, params: Params, token: Array, cache: Cache) -> tuple[Array, Cache]:
+    """Reads one token of each row. A loop of one's own is faster around
+    ``read = model.apply(params, method="incremental")``, which takes the layers apart once.
+
+    Equivalent to::
+
+        logits, cache = extend(model, params, token[:, None], cache)
+        logits[:, 0], cache
+
+    Args:
+      model: from ``nn.functionalize``.
+      params: its parameters.
+      token: int [B].
+      cache: of the tokens before it.
+
+    Returns:
+      ``(logits, cache)``: float32 [B, V].
+
+    Raises:
+      ValueError: as ``extend``.
+    """
+    logits, cache = extend(model, params, token[:, None], cache)
+    return logits[:, 0], cache
+
+
+class Begun(NamedTuple):
+    """Prompts read but for their last token."""
+
+    prompt: Array  # int32 [B, P], padding on the left and -1 there
+    positions: Array  # int32 [B], of the last token
+    cache: Cache
+
+
+def begin(
+    model: Pure,
+    params: Params,
+    inputs: Array,
+    room: int,
+    *,
+    valid: Array | None,
+    source_mask: Mask | Array | None,
+    memory_mask: Mask | Array | None,
+    bos_id: int,
+    whole: bool = False,
+) -> Begun:
+    """Reads what decoding begins from: the prompt of a decoder, or the source of an encoder-decoder.
+
+    Args:
+      inputs: int [B, P], a prompt or a source.
+      room: how many tokens will be read after this.
+      whole: keep all of them, also where a window looks at the last ones alone.
+    """
+    if model.apply(params, method="reads_a_source"):
+        if valid is not None:
+            raise ValueError("valid is of a prompt; of a source say source_mask=masks.padding(valid)")
+        check_ids(source=inputs)
+        # Made of the source, not of its shape: inside shard_map it is then as different by device.
+        prompt, start = jnp.full_like(inputs[:, :1], bos_id, dtype=jnp.int32), inputs
+    else:
+        check_ids(prompt=inputs)
+        prompt, start = inputs.astype(jnp.int32), inputs.shape[0]
+    P = prompt.shape[1]
+    prompt, positions = _aligned(prompt, valid)
+    cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, whole=whole)
+    cache = jax.tree.map(lambda x: vary_with(x, (params, inputs)), cache)
+    if P > 1:
+        read = model.apply(params, method="incremental")
+        _, cache = read(prompt[:, :-1], cache, positions=positions[:, :-1])
+    return Begun(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)
+
+
+def _empty(model, params, rows, capacity, source_mask, memory_mask, **options) -> Cache:
+    if model.apply(params, method="reads_a_source"):
+        options |= {"source_mask": source_mask, "memory_mask": memory_mask}
+    elif source_mask is not None or memory_mask is not None:
+        raise ValueError("a decoder has no source to mask; of a padded prompt say valid=...")
+    return model.apply(params, rows, capacity, method="init_cache", **options)
+
+
+def _aligned(prompt: Array, valid: Array | None) -> tuple[Array, Array]:
+    if valid is None:
+        valid = jnp.ones_like(prompt, bool)
+    elif not isinstance(valid, jax.core.Tracer) and not np.asarray(valid).any(-1).all():
+        empty = np.flatnonzero(~np.asarray(valid).any(-1)).tolist()
+        raise ValueError(f"the prompts of rows {empty} are empty: begin them with a start token")
+    return align(prompt, valid)
+
+
+def check_ids(**named: Array) -> None:
+    """Raises for what is no [B, length] of token ids."""
+    for name, ids in named.items():
+        if ids.ndim != 2 or ids.shape[1] < 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            got = f"{ids.dtype}{list(ids.shape)}"
+            raise ValueError(f"{name} must be integer ids of two axes [B, length >= 1], got {got}")
+
+
+def end_ids(eos_id: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The ends of a row: none, one or several."""
+    ids = () if eos_id is None else (eos_id,) if isinstance(eos_id, int) else tuple(map(int, eos_id))
+    if any(i < 0 for i in ids):
+        raise ValueError(f"eos_id must not be negative, got {eos_id}")
+    return ids

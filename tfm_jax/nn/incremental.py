@@ -1,0 +1,199 @@
+"""Decoders that read a few tokens at a time, and remember those before them in a cache."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tfm_jax.nn.blocks import KeysValues
+from tfm_jax.nn.config import Config
+from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.heads import LanguageModelHead
+from tfm_jax.nn.stack import Stack
+from tfm_jax.ops.cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
+from tfm_jax.ops.grid import Span
+from tfm_jax.ops.mask_parts import Padding
+from tfm_jax.ops.masks import Mask, as_mask
+from tfm_jax.types import Array
+
+__all__ = ["Cache", "Incremental", "align", "memory_mask_of", "output_head"]
+
+Read = Callable[..., tuple[Array, "Cache"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What a decoder remembers of the tokens that it has read. A pytree.
+
+    Args:
+      layers: the keys and values of each layer's self-attention, each [..., S, K, H], with K heads, not N. S
+        is the capacity, or the window less 1 where that is smaller.
+      slots: which token stands in which slot, and how many were read.
+      memory: the keys and values of each layer's cross-attention, made once; empty without a source.
+      memory_mask: of cross-attention, for as many target tokens as there is room for.
+    """
+
+    layers: tuple[KeysValues, ...]
+    slots: Slots
+    memory: tuple[KeysValues, ...] = ()
+    memory_mask: Mask | None = None
+
+
+class Incremental(nnx.Module):
+    """What ``Decoder`` and ``EncoderDecoder`` share: the output projection, and reading token by token."""
+
+    embedding: Embedding
+    head: LanguageModelHead | None
+
+    def reads_a_source(self) -> bool:
+        """Whether there is an encoder."""
+        raise NotImplementedError
+
+    def decoder_stack(self) -> Stack:
+        """The layers that read the tokens."""
+        raise NotImplementedError
+
+    def unembed(self, hidden: Array) -> Array:
+        """The logits [..., V], float32, of hidden [..., D]."""
+        return self.embedding.attend(hidden) if self.head is None else self.head(hidden)
+
+    def unembedding(self) -> Array:
+        """The output projection [D, V], in the dtype of the activations."""
+        kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
+        return kernel.astype(self.embedding.config.dtype)
+
+    def extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+        """Reads the tokens that follow those of a cache.
+
+        Equivalent to::
+
+            logits = self(all tokens so far)[..., -T:, :]
+
+        Args:
+          tokens: int [..., T], T at least 1.
+          cache: of the tokens before them.
+
+        Returns:
+          ``(logits, cache)``: [..., T, V] float32, and the cache with these tokens in it. The logits are nan
+          where, inside ``jit``, more tokens are read than the cache has room for.
+
+        Raises:
+          ValueError: for more tokens than the cache has room for, as far as that is known before tracing.
+        """
+        hidden, cache = self.incremental()(tokens, cache)
+        return self.unembed(hidden), cache
+
+    def incremental(self) -> Read:
+        """Makes ``read(tokens, cache, *, positions=None, mask=None) -> (hidden [..., T, D], cache)``.
+
+        The layers, which are stacked, are taken apart here: made before a loop, ``read`` does not copy them
+        in every turn of it. ``positions`` int [..., T] are those that follow, or -1 for tokens that nobody is
+        to look at; ``mask`` [..., T, S] is which slots each token may attend to: by default those before it
+        and itself.
+        """
+        stack = self.decoder_stack()
+        config, blocks = stack.config, stack.apart()
+
+        def read(
+            tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
+        ) -> tuple[Array, Cache]:
+            slots, T = cache.slots, tokens.shape[-1]
+            positions = next_positions(slots, T) if positions is None else positions
+            seen, after = advance(slots, positions)
+            mask = seen_mask(slots, seen, window=config.window) if mask is None else mask
+            # What stands nowhere is read as if it stood at 0: nobody looks at it.
+            positions = jnp.maximum(positions, 0)
+            x = stack.position_embedding(self.embedding(tokens), positions)
+            bias = stack.position_bias(positions, seen)
+            memory_mask = cache.memory_mask
+            if memory_mask is not None:
+                S = cache.memory[0][0].shape[-3]
+                memory_mask = as_mask(memory_mask, tokens.ndim - 1).block(Span(slots.length, T), Span(0, S))
+            layers = []
+            for i, block in enumerate(blocks):
+                x, layer = block.extend(
+                    x,
+                    cache.layers[i],
+                    slots,
+                    mask,
+                    cache.memory[i] if cache.memory else None,
+                    memory_mask,
+                    positions=positions,
+                    bias=bias,
+                )
+                layers.append(layer)
+            x = x if stack.norm is None else stack.norm(x)
+            x = jnp.where(has_room(slots, T), x, jnp.nan)
+            return x, dataclasses.replace(cache, layers=tuple(layers), slots=after)
+
+        return read
+
+    def empty_cache(self, batch: tuple[int, ...], capacity: int, *, whole: bool = False) -> Cache:
+        """A cache [..., S, K, H] a layer in which nothing stands.
+
+        Args:
+          batch: the leading dims [...].
+          capacity: how many tokens are to be read at most.
+          whole: keep all of them, also where a window looks at the last ones alone.
+
+        Returns:
+          The Cache.
+
+        Raises:
+          ValueError: for a capacity below 1, or above the positions that ``Learned`` has.
+        """
+        stack = self.decoder_stack()
+        config = stack.config
+        stack.position_embedding.count(capacity)
+        rolling = not whole and config.window is not None and config.window <= capacity
+        S = max(config.window - 1, 1) if rolling else capacity
+        empty = jnp.zeros((*batch, S, config.K, config.H), config.dtype)
+        return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
+
+
+def memory_mask_of(source_mask: Mask | Array | None) -> Mask | None:
+    """The mask of cross-attention that a mask of the source implies."""
+    if source_mask is None or isinstance(source_mask, Padding):
+        return source_mask
+    raise ValueError(
+        "of the masks of the source, only masks.padding(valid) says what the target may attend to; "
+        f"got {source_mask!r}: pass memory_mask too"
+    )
+
+
+def output_head(config: Config, *, rngs: nnx.Rngs) -> LanguageModelHead | None:
+    """The output projection, unless the embedding's table serves as one."""
+    return None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
+
+
+def align(tokens: Array, valid: Array) -> tuple[Array, Array]:
+    """Rows padded on whichever side, padded on the left; and where each token stands in its row.
+
+    Equivalent to::
+
+        [row[~ok], row[ok]]                                # one after the other, in each row
+        [-1 for all that are not valid, 0, 1, 2 ...]
+
+    Args:
+      tokens: int [..., T].
+      valid: bool [..., T], True for a token that is not padding.
+
+    Returns:
+      ``(tokens, positions)``, int [..., T] both.
+
+    Raises:
+      ValueError: for ``valid`` of another shape or dtype.
+    """
+    if valid.shape != tokens.shape or valid.dtype != bool:
+        raise ValueError(
+            f"valid must be bool [..., T] = {list(tokens.shape)}, True where a token is not padding; "
+            f"got {valid.dtype}{list(valid.shape)}"
+        )
+    order = jnp.argsort(valid, axis=-1, stable=True)
+    count = jnp.sum(valid, axis=-1, keepdims=True, dtype=jnp.int32)
+    T = tokens.shape[-1]
+    place = jnp.arange(T, dtype=jnp.int32).reshape((1,) * (tokens.ndim - 1) + (T,)) - (T - count)
+    return jnp.take_along_axis(tokens, order, axis=-1), jnp.maximum(place, -1)
