@@ -1,11 +1,6 @@
 import json
 import lzma
 import math
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import chex
 import jax
@@ -17,6 +12,7 @@ from experiments import common
 from experiments.language_model import bits, corpus
 from experiments.language_model.config import Config, DataConfig, parse
 from experiments.language_model.run import main, make_loss
+from tests.experiments.killed import kill_at
 from tfm_jax import data, nn, train
 
 SMALL = (
@@ -267,36 +263,14 @@ def test_settings_that_do_not_fit_are_named(arguments, message, capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, rows):
-    steps = 60
+    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 30
     arguments = [
-        sys.executable, "-m", "experiments.language_model", "--data.source", rows, *SMALL,
-        "--data.vocab-size", "300", "--model.dropout-rate", "0.1", "--train.steps", str(steps),
+        *SMALL, "--data.source", rows, "--data.vocab-size", "300",
+        "--model.dropout-rate", "0.1", "--train.steps", str(steps),
     ]  # fmt: skip
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "MPLBACKEND": "agg",
-    }
-    start = lambda out, *more: subprocess.Popen(
-        [*arguments, "--out", str(tmp_path / out), *more],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
-    assert start("whole").wait(300) == 0
-    stopped = start("killed")
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while not (checkpoints / "8").exists():
-        assert stopped.poll() is None, "it ended before it was killed"
-        time.sleep(0.005)
-    stopped.kill()
-    stopped.wait(60)
-    left = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
-    assert left < steps and not (tmp_path / "killed" / "result.json").exists()
-    assert start("killed", "--resume").wait(300) == 0
-    whole, resumed = (train.load_params(tmp_path / out / "checkpoints") for out in ("whole", "killed"))
-    chex.assert_trees_all_equal(resumed, whole)
-    same = [result_of(tmp_path / out)["bits_per_byte"] for out in ("whole", "killed")]
-    assert same[0] == same[1]
+    main(["--out", str(whole), *arguments])
+    left = kill_at(8, "experiments.language_model", *arguments, out=killed)
+    assert 8 <= max(left) < steps and not (killed / "result.json").exists()
+    main(["--out", str(killed), *arguments, "--resume"])
+    chex.assert_trees_all_equal(*(train.load_params(out / "checkpoints") for out in (killed, whole)))
+    assert result_of(killed)["bits_per_byte"] == result_of(whole)["bits_per_byte"]

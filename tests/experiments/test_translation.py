@@ -2,11 +2,6 @@ import functools
 import gzip
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import chex
 import jax
@@ -16,8 +11,9 @@ import pytest
 
 from experiments import common
 from experiments.translation import corpus, decode
-from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig, parse
+from experiments.translation.config import Config, DataConfig, TextConfig, parse
 from experiments.translation.run import main, make_loss
+from tests.experiments.killed import kill_at
 from tfm_jax import data, generate, nn, train
 from tfm_jax.ops import masks
 
@@ -193,18 +189,18 @@ def translator():
     config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.EncoderDecoder, config)
     params = jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(1)))
-    translate = decode.make_translate(model, tokenizer, [(4, 6), (9, 7)], [3, 2], SearchConfig(beams=3))
+    translate = decode.make_translate(model, tokenizer, [(4, 6), (9, 7)], [3, 2])
     return model, params, tokenizer, translate
 
 
 def test_translations_are_those_of_each_text_alone_in_its_order(translator):
     model, params, tokenizer, translate = translator
     texts = ["a", "abc abc", "bb", "", "cab", "c c c c", "ba", "abcabcab", "bbbbbbbc"]
-    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7)
+    greedy = jax.jit(functools.partial(generate.greedy, model, max_length=7))
     expected = []
     for text in texts:
         source = jnp.asarray([[*tokenizer.encode(text), tokenizer.eos_id]], jnp.int32)
-        expected.append(tokenizer.decode(np.asarray(search(source).tokens[0, 0])))
+        expected.append(tokenizer.decode(np.asarray(greedy(params, source)[0])))
     assert translate(params, texts) == expected
     assert len(set(expected)) > 3, "a model that says the same to all shows nothing"
     # what stands beyond the longest shape is not read
@@ -303,37 +299,14 @@ def test_help_is_for_people_and_mistakes_are_named(capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, pairs):
-    steps = 30
+    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 30
     arguments = [
-        sys.executable, "-m", "experiments.translation", "--data.source", pairs, "--data.pair", "en-fr",
-        *SMALL, "--data.tokenizer", "characters", "--model.dropout-rate", "0.1", "--train.steps", str(steps),
+        *SMALL, "--data.source", pairs, "--data.pair", "en-fr", "--data.tokenizer", "characters",
+        "--model.dropout-rate", "0.1", "--train.steps", str(steps),
     ]  # fmt: skip
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "HF_HUB_OFFLINE": "1",
-        "MPLBACKEND": "agg",
-    }
-    start = lambda out, *more: subprocess.Popen(
-        [*arguments, "--out", str(tmp_path / out), *more],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
-    assert start("whole").wait(300) == 0
-    stopped = start("killed")
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while not (checkpoints / "8").exists():
-        assert stopped.poll() is None, "it ended before it was killed"
-        time.sleep(0.005)
-    stopped.kill()
-    stopped.wait(60)
-    left = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
-    assert left < steps and not (tmp_path / "killed" / "result.json").exists()
-    assert start("killed", "--resume").wait(300) == 0
-    whole, resumed = (train.load_params(tmp_path / out / "checkpoints") for out in ("whole", "killed"))
-    chex.assert_trees_all_equal(resumed, whole)
-    assert result_of(tmp_path / "killed")["bleu"] == result_of(tmp_path / "whole")["bleu"]
+    main(["--out", str(whole), *arguments])
+    left = kill_at(8, "experiments.translation", *arguments, out=killed)
+    assert 8 <= max(left) < steps and not (killed / "result.json").exists()
+    main(["--out", str(killed), *arguments, "--resume"])
+    chex.assert_trees_all_equal(*(train.load_params(out / "checkpoints") for out in (killed, whole)))
+    assert result_of(killed)["bleu"] == result_of(whole)["bleu"]
