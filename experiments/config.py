@@ -1,15 +1,13 @@
-"""What the experiments share of their configs: dataclasses for the command line, and their JSON.
+"""What the experiments share of their configs: dataclasses, and how the command line takes them.
 
 A field that takes one of several dataclasses, such as the positions of a model, is one value on the command
 line and in the JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
 """
 
 import argparse
-import ast
 import dataclasses
 import json
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ import optax
 import tyro
 
 from tfm_jax import train
+from tfm_jax.values import from_dict, from_text, to_dict, to_text, variants
 
 __all__ = [
     "MeshConfig",
@@ -191,11 +190,6 @@ def _resumed(config: type[C], argv: Sequence[str]) -> dict[str, C]:
     return {"default": load_config(config, asked.out)}
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON can hold it: ``dataclasses.asdict``; paths and values of several kinds are text."""
-    return _to_json(type(config), config)
-
-
 def load_config(config: type[C], directory: str | Path) -> C:
     """The config of a run.
 
@@ -213,83 +207,17 @@ def load_config(config: type[C], directory: str | Path) -> C:
     return from_dict(config, json.loads((Path(directory) / "config.json").read_text(encoding="utf-8")))
 
 
-def from_dict(kind: Any, value: Any) -> Any:
-    """The inverse of `to_dict`: a value of the annotated kind, from what JSON made of it."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        names = {field.name for field in dataclasses.fields(kind)}
-        if unknown := value.keys() - names:
-            raise ValueError(f"{kind.__name__} has no fields {sorted(unknown)}; it has {sorted(names)}")
-        return kind(**{name: from_dict(hints[name], inner) for name, inner in value.items()})
-    if variants := _variants(kind):
-        return _from_text(variants, str(value))
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
-    if typing.get_origin(kind) is tuple:
-        return tuple(from_dict(k, item) for k, item in zip(_items(kind, value), value, strict=True))
-    return kind(value) if kind in (Path, float) else value
-
-
-def _to_json(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return {f.name: _to_json(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)}
-    if _variants(kind):
-        return None if value is None else _to_text(value)
-    if typing.get_origin(kind) is tuple:
-        return [_to_json(k, item) for k, item in zip(_items(kind, value), value, strict=True)]
-    return train.plain(value)
-
-
-def _items(kind: Any, value: Sequence[Any]) -> Sequence[Any]:
-    """The kinds of a tuple's items: ``tuple[int, float]``, ``tuple[int, ...]``."""
-    kinds = typing.get_args(kind)
-    return [kinds[0]] * len(value) if kinds[-1] is Ellipsis else kinds
-
-
-def _variants(kind: Any) -> dict[str, Any]:
-    """The members of a union by name, where some are dataclasses; of any other kind none."""
-    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
-    if not any(dataclasses.is_dataclass(member) for member in members):
-        return {}
-    return {"None" if member is types.NoneType else member.__name__: member for member in members}
-
-
-def _to_text(value: Any) -> str:
-    """``Rope(theta=10000.0, pairing="half")``: the value as Python writes it, easy to quote in a shell."""
-    if value is None:
-        return "None"
-    show = lambda item: json.dumps(item, ensure_ascii=False) if isinstance(item, str) else repr(item)
-    fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return f"{type(value).__name__}({', '.join(f'{name}={show(item)}' for name, item in fields)})"
-
-
-def _from_text(variants: dict[str, Any], text: str) -> Any:
-    """The inverse of `_to_text`; a field left out has its default, and ``Rope`` alone is ``Rope()``."""
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        call = node if isinstance(node, ast.Call) and not node.args else ast.Call(node, [], [])
-        name, fields = ast.unparse(call.func), {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        if name not in variants:
-            raise ValueError("none of these")
-        return None if name == "None" else from_dict(variants[name], fields)
-    except (SyntaxError, TypeError, ValueError) as error:
-        wanted = f"wanted one of {', '.join(variants)}, with fields by name as in 'Name(field=1)'"
-        raise ValueError(f"got {text!r}, {wanted}: {error}") from error
-
-
 def _variant_rule(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
     """How the command line takes such a field: as one value, not as subcommands."""
-    variants = _variants(info.type)
-    if not variants:
+    kinds = variants(info.type)
+    if not kinds:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="|".join(variants),
-        instance_from_str=lambda words: _from_text(variants, words[0]),
-        is_instance=lambda value: isinstance(value, tuple(variants.values())),
-        str_from_instance=lambda value: [_to_text(value)],
+        metavar="|".join(kinds),
+        instance_from_str=lambda words: from_text(kinds, words[0]),
+        is_instance=lambda value: isinstance(value, tuple(kinds.values())),
+        str_from_instance=lambda value: [to_text(value)],
     )

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOOR = {
     "types": -1,
+    "values": -1,
     "ops": 0,
     "nn": 1,
     "generate": 2,

@@ -1,4 +1,4 @@
-"""Values of several kinds on the command line and in the JSON; test_common.py has the rest of the configs."""
+"""Values of several kinds on the command line; test_values.py has their JSON, test_common.py the rest."""
 
 import dataclasses
 import json
@@ -51,16 +51,6 @@ def test_values_of_several_kinds_come_back_from_json_and_from_the_command_line(m
         word for name in names for word in (f"--model.{name.replace('_', '-')}", str(saved["model"][name]))
     ]
     assert parse(*words).model == model
-
-
-def test_two_kinds_with_the_same_fields_are_told_apart():
-    texts = [
-        common.to_dict(Config(model=nn.Config(positions=kind(theta=5.0, pairing="half"))))["model"][
-            "positions"
-        ]
-        for kind in (nn.Rope, nn.Sinusoidal)
-    ]
-    assert texts == ['Rope(theta=5.0, pairing="half")', 'Sinusoidal(theta=5.0, pairing="half")']
 
 
 def test_a_field_left_out_has_its_default_and_numbers_are_of_the_fields_type():

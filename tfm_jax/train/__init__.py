@@ -1,7 +1,7 @@
 """Training: a pure step, optimizers, where it runs, checkpoints, the loop. Knows no model and no data."""
 
 from tfm_jax.train.checkpoint import Checkpoints
-from tfm_jax.train.files import RunDirectory, plain
+from tfm_jax.train.files import RunDirectory
 from tfm_jax.train.loop import Batches, EarlyStop, Fitted, fit, resume
 from tfm_jax.train.meter import NotFiniteError, Writer
 from tfm_jax.train.metrics import add, means, read, read_late, total
@@ -20,6 +20,7 @@ from tfm_jax.train.sharding import Jit, Parallel, Pmap, data_mesh
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import EvalStep, LossFn, Metrics, TrainStep, make_eval_step, make_train_step
 from tfm_jax.train.weights import average_params, load_params, unbroken_steps
+from tfm_jax.values import plain
 
 __all__ = [
     "NO_DECAY",

@@ -1,13 +1,14 @@
 """A run's directory, and writing files so that a kill leaves the old or the new one, never half of it."""
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RunDirectory", "plain", "replace_text"]
+from tfm_jax.values import plain
+
+__all__ = ["RunDirectory", "replace_text"]
 
 
 class RunDirectory:
@@ -87,29 +88,6 @@ def replace_text(path: Path, text: str) -> None:
     new = path.with_name(path.name + ".new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold: tuples become lists, paths text, numpy and JAX scalars numbers, nan and inf None.
-
-    Equivalent to::
-
-        json.loads(json.dumps(value))       # if JSON knew them
-
-    Args:
-        value: nested dicts, lists, tuples and scalars.
-
-    Returns:
-        Nested dicts, lists, str, int, float, bool, None.
-    """
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from tfm_jax.train.files import plain, replace_text
+from tfm_jax.train.files import replace_text
+from tfm_jax.values import plain
 
 __all__ = ["JsonLines", "Progress", "TensorBoard"]
 

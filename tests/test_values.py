@@ -1,0 +1,106 @@
+"""Settings become JSON and text, and come back the same."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax import nn, values
+
+rates = st.floats(1.0, 1e9)
+pairings = st.sampled_from(["interleaved", "half"])
+positions = st.one_of(
+    st.none(),
+    st.builds(nn.Sinusoidal, rates, pairings),
+    st.builds(nn.Rope, rates, pairings),
+    st.builds(nn.Learned, st.integers(1, 9)),
+    st.just(nn.Alibi()),
+    st.builds(nn.RelativeBias, st.sampled_from([4, 6, 8]), st.integers(9, 99)),
+)
+models = st.builds(
+    nn.Config,
+    vocab_size=st.integers(0, 99),
+    window=st.none() | st.integers(1, 9),
+    norm=st.builds(nn.LayerNorm, rates) | st.builds(nn.RMSNorm, rates),
+    positions=positions,
+    feed_forward=st.builds(nn.Mlp, st.sampled_from(["relu", "gelu"]), st.booleans()) | st.just(nn.Glu()),
+    patches=st.none() | st.builds(nn.Patches, st.just(4), st.just(6), st.just(3), st.sampled_from([1, 2])),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Fields of every kind that a config has."""
+
+    path: Path | None = None
+    sizes: tuple[int, ...] = ()
+    pair: tuple[int, float] = (1, 2.0)
+    rate: float = 0.5
+
+
+@given(models)
+def test_a_model_comes_back_from_json(model):
+    assert values.from_dict(nn.Config, json.loads(json.dumps(values.to_dict(model)))) == model
+
+
+@given(
+    st.builds(
+        Settings,
+        st.none() | st.sampled_from([Path("a/b"), Path("c")]),
+        st.lists(st.integers()).map(tuple),
+        st.tuples(st.integers(), st.floats(-1, 1)),
+        st.floats(-9, 9),
+    )
+)
+def test_paths_and_tuples_come_back_from_json(settings):
+    assert values.from_dict(Settings, json.loads(json.dumps(values.to_dict(settings)))) == settings
+
+
+def test_items_have_their_own_kinds_and_numbers_are_of_the_fields_type():
+    found = values.from_dict(Settings, {"pair": [1, 2], "rate": 3})
+    assert [type(x) for x in (*found.pair, found.rate)] == [int, float, float]
+
+
+def test_two_kinds_with_the_same_fields_are_told_apart():
+    texts = [values.to_text(kind(theta=5.0, pairing="half")) for kind in (nn.Rope, nn.Sinusoidal)]
+    assert texts == ['Rope(theta=5.0, pairing="half")', 'Sinusoidal(theta=5.0, pairing="half")']
+    assert values.to_text(None) == "None"
+
+
+def test_the_variants_of_a_kind():
+    assert values.variants(nn.Mlp | nn.Glu) == {"Mlp": nn.Mlp, "Glu": nn.Glu}
+    assert values.variants(nn.Mlp | None) == {"Mlp": nn.Mlp, "None": type(None)}
+    assert values.variants(int | None) == values.variants(nn.Mlp) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Swish()", "wanted one of Mlp, Glu"),
+        ("Mlp(width=1)", r"Mlp has no fields \['width'\]"),
+        ("Mlp(activation=print(1))", "malformed"),
+        ("Mlp('relu')", "fields by name"),
+        ("Mlp(activation='swoosh')", "swoosh"),
+        ("", "wanted one of"),
+    ],
+)
+def test_text_of_no_such_value_is_one_clear_error(text, said):
+    with pytest.raises(ValueError, match=said):
+        values.from_text(values.variants(nn.Mlp | nn.Glu), text)
+
+
+def test_json_of_another_form_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"Settings has no fields \['depth'\]; it has \['pair', 'path'"):
+        values.from_dict(Settings, {"depth": 3})
+    with pytest.raises(ValueError, match=r"Settings is read from a JSON object, got \[3\]"):
+        values.from_dict(Settings, [3])
+
+
+def test_plain_is_what_json_can_hold():
+    given = {"a": (1, Path("b")), 2: [np.float32(0.5), jnp.int32(3), True, None], "c": float("nan")}
+    assert values.plain(given) == {"a": [1, "b"], "2": [0.5, 3, True, None], "c": None}
