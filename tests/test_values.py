@@ -101,6 +101,18 @@ def test_json_of_another_form_is_one_clear_error():
         values.from_dict(Settings, [3])
 
 
-def test_plain_is_what_json_can_hold():
-    given = {"a": (1, Path("b")), 2: [np.float32(0.5), jnp.int32(3), True, None], "c": float("nan")}
-    assert values.plain(given) == {"a": [1, "b"], "2": [0.5, 3, True, None], "c": None}
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(nested)
+def test_plain_values_are_json_and_stay_so(value):
+    once = values.plain(value)
+    assert json.loads(json.dumps(once, allow_nan=False)) == once == values.plain(once)
+
+
+def test_scalars_and_paths_are_plain():
+    found = values.plain({"a": np.int32(3), "b": jnp.float32(0.5), "c": [Path("x")], "d": np.float64("nan")})
+    assert found == {"a": 3, "b": 0.5, "c": ["x"], "d": None}

@@ -2,14 +2,10 @@ import json
 import math
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tfm_jax import train
-from tfm_jax.train import files
 
 CONFIG = {
     "train": {"steps": 10, "seed": 0},
@@ -51,20 +47,3 @@ def test_a_resume_with_another_config_names_what_differs(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run to resume"):
         train.RunDirectory(tmp_path / "nowhere", CONFIG, resume=True)
     assert not (tmp_path / "nowhere").exists()
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@given(values)
-def test_plain_values_are_json_and_stay_so(value):
-    once = files.plain(value)
-    assert json.loads(json.dumps(once, allow_nan=False)) == once == files.plain(once)
-
-
-def test_scalars_and_paths_are_plain():
-    found = files.plain({"a": np.int32(3), "b": jnp.float32(0.5), "c": [Path("x")], "d": np.float64("nan")})
-    assert found == {"a": 3, "b": 0.5, "c": ["x"], "d": None}
