@@ -1,7 +1,7 @@
 """Decoding equals the plain loop that its docstring promises."""
 
-import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,156 +10,247 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from tests.generate.models import V, build, log_probs, next_log_probs, tokens
 from tfm_jax import generate, nn
 from tfm_jax.ops import masks
 
-CONFIG = nn.Config(vocab_size=9, d_model=12, n_heads=2, d_ff=10, n_layers=2)
 B, S, LENGTH = 3, 5, 6
+PADDED = jnp.array([[False, False, True, True], [True, True, True, False], [True, True, True, True]])
+FIELDS = {
+    "sinusoidal": {},
+    "window, grouped": {"window": 3, "n_kv_heads": 1, "positions": nn.Rope()},
+    "learned": {"positions": nn.Learned(20)},
+    "relative": {"positions": nn.RelativeBias(6, 8)},
+}
 
 
-@functools.cache
-def build(module):
-    model = nn.functionalize(module, CONFIG)
-    # Large parameters: the tokens then vary instead of repeating.
-    return model, jax.tree.map(lambda p: p * 3.0, model.init(jax.random.key(2)))
+def plain(model, params, prompt, choose, source=None, ends=(2,), length=LENGTH):
+    """One token after the other, by a forward pass each; ``choose(log_probs, step)``."""
+    rows = [int(token) for token in prompt]
+    for step in range(length):
+        rows.append(int(choose(next_log_probs(model, params, rows, source), step)))
+        if rows[-1] in ends:
+            break
+    written = rows[len(prompt) :]
+    return written + [0] * (length - len(written))
 
 
-@functools.cache
-def padded_logits(model):
-    """The logits after the first ``n`` tokens, by a forward pass over a row padded to one length."""
-
-    def logits(params, n, *inputs):
-        *source, tokens = inputs
-        return model.apply(params, *source, tokens)[n - 1]
-
-    return jax.jit(logits)
+def likeliest(chances, step):
+    return chances.argmax()
 
 
-def pad(tokens, length=10):
-    return jnp.asarray([*tokens, *[0] * (length - len(tokens))], jnp.int32)
-
-
-def plain_greedy(model, params, source, max_length):
-    tokens = [1]
-    while tokens[-1] != 2 and len(tokens) <= max_length:
-        tokens.append(int(padded_logits(model)(params, len(tokens), source, pad(tokens)).argmax()))
-    return tokens[1:] + [0] * (max_length + 1 - len(tokens))
-
-
-def test_greedy_equals_the_plain_loop():
+def test_greedy_equals_the_plain_loop_beside_a_source():
     model, params = build(nn.EncoderDecoder)
-    source = jnp.asarray(np.random.default_rng(0).integers(3, 9, (B, S)), jnp.int32)
-    lengths = [5, 3, 4]
+    source, lengths = tokens(B, S), [5, 3, 4]
     valid = jnp.arange(S)[None] < jnp.array(lengths)[:, None]
     got = jax.jit(functools.partial(generate.greedy, model, max_length=LENGTH))(
         params, source, source_mask=masks.padding(valid)
     )
-    assert got.shape == (B, LENGTH) and got.dtype == jnp.int32
+    assert got.tokens.shape == (B, LENGTH) and got.tokens.dtype == jnp.int32
     for row in range(B):
-        wanted = plain_greedy(model, params, source[row, : lengths[row]], LENGTH)
-        np.testing.assert_array_equal(got[row], wanted)
-    assert len(np.unique(got)) > 2
+        wanted = plain(model, params, [1], likeliest, source[row, : lengths[row]])
+        np.testing.assert_array_equal(got.tokens[row], wanted)
+    assert len(np.unique(got.tokens)) > 2
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_padded_prompts_give_what_each_gives_alone(fields):
+    model, params = build(nn.Decoder, **fields)
+    prompt = tokens(B, 4)
+    got = generate.greedy(model, params, prompt, max_length=LENGTH, valid=PADDED)
+    for row in range(B):
+        alone = np.asarray(prompt[row])[np.asarray(PADDED[row])]
+        wanted = plain(model, params, alone, likeliest)
+        np.testing.assert_array_equal(got.tokens[row], wanted)
+        n = int(got.lengths[row])
+        chances = log_probs(model, params, alone, got.tokens[row : row + 1, :n])[0]
+        np.testing.assert_allclose(got.log_probs[row, :n], chances, rtol=1e-4, atol=1e-5)
+        assert (got.log_probs[row, n:] == 0).all()
+
+
+def test_prefill_gives_the_logits_after_each_prompt():
+    model, params = build(nn.Decoder)
+    prompt = tokens(B, 4)
+    cache = generate.init_cache(model, params, B, 6)
+    logits, cache = generate.prefill(model, params, prompt, cache, valid=PADDED)
+    rows = [np.asarray(row)[np.asarray(ok)] for row, ok in zip(prompt, PADDED, strict=True)]
+    wanted = [next_log_probs(model, params, row) for row in rows]
+    np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
+    token = jnp.array([5, 3, 8])
+    logits, cache = generate.step(model, params, token, cache)
+    wanted = [next_log_probs(model, params, [*row, t]) for row, t in zip(rows, token, strict=True)]
+    np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="room for 6 tokens, 5 of them taken, was given 2 more"):
+        generate.extend(model, params, tokens(B, 2), cache)
+    with pytest.raises(ValueError, match="room for 3 tokens, 0 of them taken, was given 4 more"):
+        generate.prefill(model, params, prompt, generate.init_cache(model, params, B, 3))
 
 
 def test_a_row_that_has_ended_is_padded_while_others_go_on():
     model, params = build(nn.EncoderDecoder)
-    source = jnp.asarray(np.random.default_rng(1).integers(3, 9, (20, S)), jnp.int32)
-    greedy = jax.jit(functools.partial(generate.greedy, model, max_length=LENGTH))
-    end = int(greedy(params, source)[0, 1])  # a token that occurs, taken as the end
-    got = np.asarray(greedy(params, source, eos_id=end))
-    ends = [list(row).index(end) if end in row else None for row in got]
-    assert any(e is not None for e in ends) and len(set(ends)) > 1
-    for row, e in zip(got, ends, strict=True):
-        if e is not None:
-            assert (row[e + 1 :] == 0).all()
+    source = tokens(20, S, seed=1)
+    greedy = functools.partial(generate.greedy, model, params, source, max_length=LENGTH)
+    free = np.asarray(greedy(eos_id=None).tokens)
+    ends = sorted({int(free[0, 1]), int(free[1, 2])})  # tokens that occur, taken as the ends
+    got = greedy(eos_id=tuple(ends))
+    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), LENGTH) for row in free]
+    np.testing.assert_array_equal(got.lengths, lengths)
+    assert len(set(lengths)) > 1
+    for row, n, wanted in zip(got.tokens, lengths, free, strict=True):
+        np.testing.assert_array_equal(row, [*wanted[:n], *[0] * (LENGTH - n)])
+
+
+def test_no_row_ends_before_its_shortest_length():
+    model, params = build(nn.Decoder)
+    prompt = tokens(20, 4, seed=1)
+    free = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5))
+    assert (free.lengths < 4).any()
+    got = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5), min_length=4)
+    assert (got.lengths >= 4).all() and (got.lengths == 4).any()
+    for row, n in zip(got.tokens, got.lengths, strict=True):
+        assert not np.isin(row[:3], (2, 4, 5)).any() and (n == LENGTH or int(row[n - 1]) in (2, 4, 5))
 
 
 def test_sample_equals_the_plain_loop():
     model, params = build(nn.Decoder)
     prompt, key = jnp.array([[3, 4], [5, 6]]), jax.random.key(7)
-    got = jax.jit(functools.partial(generate.sample, model, max_length=LENGTH, temperature=0.7))(
-        params, prompt, key=key
-    )
-    keys = [jax.random.fold_in(key, step) for step in range(LENGTH)]
-    rows = [list(map(int, row)) for row in prompt]
-    for step in range(LENGTH):
-        logits = [padded_logits(model)(params, len(row), pad(row)) for row in rows]
-        chosen = jax.random.categorical(keys[step], jnp.stack(logits) / 0.7)
-        rows = [[*row, int(token)] for row, token in zip(rows, chosen, strict=True)]
-    np.testing.assert_array_equal(got, np.array(rows)[:, 2:])
+    processors = (generate.Temperature(0.7), generate.TopK(4))
+    got = generate.sample(model, params, prompt, key=key, max_length=LENGTH, processors=processors)
+    for row, own in zip(range(2), jax.random.split(key, 2), strict=True):
+
+        def draw(chances, step, own=own):
+            kept = np.where(chances >= np.sort(chances)[-4], chances / 0.7, -np.inf)
+            return jax.random.categorical(jax.random.fold_in(own, step), jnp.asarray(kept, jnp.float32))
+
+        np.testing.assert_array_equal(got.tokens[row], plain(model, params, prompt[row], draw, ends=()))
+    assert len(np.unique(got.tokens)) > 2
+
+
+def test_a_row_with_a_key_of_its_own_is_the_same_in_every_batch():
+    model, params = build(nn.Decoder)
+    prompt, keys = tokens(B, 4), jax.random.split(jax.random.key(1), B)
+    sample = functools.partial(generate.sample, model, params, max_length=LENGTH)
+    got = sample(prompt, key=keys)
+    order = jnp.array([2, 0, 1])
+    np.testing.assert_array_equal(sample(prompt[order], key=keys[order]).tokens, got.tokens[order])
+    np.testing.assert_array_equal(sample(prompt[1:2], key=keys[1:2]).tokens, got.tokens[1:2])
+    assert not np.array_equal(sample(prompt, key=keys[order]).tokens, got.tokens)
+    with pytest.raises(ValueError, match=r"one key, or one a row \[3\], got \[2\]"):
+        sample(prompt, key=keys[:2])
 
 
 def test_sample_follows_the_models_distribution():
     model, params = build(nn.Decoder)
     prompt = jnp.tile(jnp.array([[3, 4]]), (4000, 1))
-    got = np.asarray(
-        generate.sample(model, params, prompt, key=jax.random.key(0), max_length=1, temperature=2.0)
+    got = generate.sample(
+        model, params, prompt, key=jax.random.key(0), max_length=1, processors=(generate.Temperature(2.0),)
     )
-    wanted = jax.nn.softmax(model.apply(params, prompt[0])[-1] / 2.0)
-    np.testing.assert_allclose(np.bincount(got[:, 0], minlength=9) / 4000, wanted, atol=0.04)
+    wanted = jax.nn.softmax(jnp.asarray(next_log_probs(model, params, [3, 4])) / 2.0)
+    np.testing.assert_allclose(np.bincount(got.tokens[:, 0], minlength=V) / 4000, wanted, atol=0.04)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
-        ({"max_length": 3, "temperature": 0.0}, "temperature must be above 0, got 0.0"),
-    ],
-)
-def test_bad_options(options, message):
+@pytest.mark.parametrize("every", [1, 4, 9])
+def test_a_stream_joined_is_the_whole(every):
     model, params = build(nn.Decoder)
-    with pytest.raises(ValueError, match=message):
-        generate.sample(model, params, jnp.ones((1, 2), jnp.int32), key=jax.random.key(0), **options)
-
-
-def test_an_empty_prompt():
-    model, params = build(nn.Decoder)
-    with pytest.raises(
-        ValueError, match=r"prompt must be integer ids of two axes \[B, length >= 1\], got int32\[1, 0\]"
+    prompt, key = tokens(B, 4), jax.random.key(3)
+    options = {"max_length": LENGTH, "eos_id": (2, 4), "valid": PADDED}
+    for whole, drawn in (
+        (generate.sample(model, params, prompt, key=key, **options), key),
+        (generate.greedy(model, params, prompt, **options), None),
     ):
-        generate.sample(model, params, jnp.ones((1, 0), jnp.int32), key=jax.random.key(0), max_length=3)
+        pieces = list(generate.stream(model, params, prompt, key=drawn, every=every, **options))
+        joined = np.concatenate(pieces, axis=1)
+        np.testing.assert_array_equal(joined, whole.tokens[:, : joined.shape[1]])
+        assert joined.shape[1] >= int(whole.lengths.max())
 
 
-def test_an_id_outside_the_vocabulary_is_never_taken_for_another():
-    model, params = build(nn.EncoderDecoder)
-    got = generate.greedy(model, params, jnp.ones((2, S), jnp.int32), max_length=3, bos_id=99)
-    np.testing.assert_array_equal(got, -1)
+def test_a_stream_stops_when_nobody_asks():
     model, params = build(nn.Decoder)
-    got = generate.sample(model, params, jnp.array([[3, 50]]), key=jax.random.key(0), max_length=3)
-    np.testing.assert_array_equal(got, -1)
+    stream = generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=2)
+    first, second = itertools.islice(stream, 2)
+    assert first.shape == second.shape == (B, 2)
+    with pytest.raises(ValueError, match="every must be at least 1 token, got 0"):
+        generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=0)
+
+
+def test_one_compilation_serves_all_prompts_of_a_shape():
+    model, params = build(nn.Decoder)
+    sample = functools.partial(generate.sample, model, params, max_length=4)
+    sample(tokens(B, 4), key=jax.random.key(0), processors=(generate.Temperature(0.5),))
+    with jax.log_compiles(False), jax.no_tracing():
+        sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(generate.Temperature(0.9),))
+
+
+def test_what_is_no_number_and_what_is_closed_is_no_token():
+    model, params = build(nn.EncoderDecoder)
+    got = generate.greedy(model, params, tokens(2, S), max_length=3, bos_id=99)
+    np.testing.assert_array_equal(got.tokens, -1)
+    model, params = build(nn.Decoder)
+    prompt = jnp.array([[3, 50], [3, 4]])
+    got = generate.sample(model, params, prompt, key=jax.random.key(0), max_length=3)
+    np.testing.assert_array_equal(got.tokens[0], -1)
+    assert (got.tokens[1] >= 0).all()
+    # Nine tokens, none twice: of ten the last two have nothing left.
+    got = generate.greedy(
+        model, params, prompt[1:], max_length=9, eos_id=None, processors=(generate.NoRepeatNgram(1),)
+    )
+    assert sorted(got.tokens[0, :7].tolist()) == sorted(set(range(V)) - {3, 4})
+    np.testing.assert_array_equal(got.tokens[0, 7:], -1)
 
 
 def test_a_source_mask_that_says_nothing_of_cross_attention():
     model, params = build(nn.EncoderDecoder)
-    source = jnp.asarray(np.random.default_rng(0).integers(3, 9, (B, S)), jnp.int32)
+    source = tokens(B, S)
     for mask in (masks.causal(), jnp.tril(jnp.ones((S, S), bool)), masks.segments(jnp.ones(S, jnp.int32))):
         with pytest.raises(ValueError, match="pass memory_mask too"):
             generate.greedy(model, params, source, max_length=S, source_mask=mask)
 
 
+def test_a_table_for_cross_attention():
+    model, params = build(nn.EncoderDecoder)
+    source, table = tokens(1, S), jnp.asarray(np.random.default_rng(0).random((LENGTH, S)) < 0.5)
+    got = generate.greedy(model, params, source, max_length=LENGTH, memory_mask=table, eos_id=None)
+    read = jnp.concatenate([jnp.array([1]), got.tokens[0, :-1]])[None]
+    wanted = model.apply(params, source, read, memory_mask=table).argmax(-1)
+    np.testing.assert_array_equal(got.tokens, wanted)
+
+
 def test_inside_shard_map():
     model, params = build(nn.EncoderDecoder)
-    source = jnp.asarray(np.random.default_rng(0).integers(3, 9, (4, S)), jnp.int32)
+    source = tokens(4, S)
     greedy = functools.partial(generate.greedy, model, max_length=LENGTH)
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     sharded = jax.shard_map(greedy, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
-    np.testing.assert_array_equal(jax.jit(sharded)(params, source), jax.jit(greedy)(params, source))
+    np.testing.assert_array_equal(jax.jit(sharded)(params, source).tokens, greedy(params, source).tokens)
 
 
-@pytest.mark.parametrize("source", [jnp.ones(S, jnp.int32), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)])
-def test_a_source_that_is_none(source):
-    model, params = build(nn.EncoderDecoder)
-    with pytest.raises(ValueError, match="source must be integer ids of two axes"):
-        generate.greedy(model, params, source, max_length=3)
+def sampled(prompt, module=nn.Decoder, **options):
+    model, params = build(module, **options.pop("fields", {}))
+    return generate.sample(model, params, prompt, **{"key": jax.random.key(0), "max_length": 3, **options})
 
 
-def test_longer_than_a_learned_position_table():
-    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, positions=nn.Learned(max_length=4)))
-    with pytest.raises(ValueError, match="longer than the learned position table of 4"):
-        generate.sample(
-            model,
-            model.init(jax.random.key(0)),
-            jnp.ones((1, 2), jnp.int32),
-            key=jax.random.key(0),
-            max_length=9,
-        )
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 0}, "max_length must be at least 1 and at least min_length, got 0 and 0"),
+        ({"min_length": 4}, "at least min_length, got 3 and 4"),
+        ({"eos_id": (2, -5)}, "eos_id must not be negative"),
+        ({"pad_id": -1}, "pad_id must not be negative, got -1"),
+        ({"valid": jnp.ones((1, 3), bool)}, r"valid must be bool \[..., T\] = \[1, 2\].*got bool\[1, 3\]"),
+        ({"valid": jnp.zeros((1, 2), bool)}, r"the prompts of rows \[0\] are empty"),
+        ({"source_mask": masks.causal()}, "a decoder has no source to mask"),
+        ({"module": nn.EncoderDecoder, "valid": jnp.ones((1, 2), bool)}, "valid is of a prompt"),
+        ({"processors": (generate.TopK(10),)}, "10"),
+        ({"fields": {"positions": nn.Learned(3)}}, "longer than the learned position table of 3"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        sampled(jnp.ones((1, 2), jnp.int32), **options)
+
+
+@pytest.mark.parametrize("prompt", [jnp.ones(S, jnp.int32), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)])
+def test_inputs_that_are_none(prompt):
+    for module, name in ((nn.Decoder, "prompt"), (nn.EncoderDecoder, "source")):
+        with pytest.raises(ValueError, match=f"{name} must be integer ids of two axes .B, length >= 1., got"):
+            sampled(prompt, module)

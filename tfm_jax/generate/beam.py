@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tfm_jax.generate.begin import begin, end_ids
+from tfm_jax.generate.begin import begin, check_valid, end_ids
 from tfm_jax.generate.decode import Ends, lengths_of
 from tfm_jax.generate.processors import Context, MinLength, Processor, apply_processors
 from tfm_jax.nn.functional import Pure
@@ -98,6 +98,7 @@ def beam_search(
         raise ValueError(
             f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
         )
+    check_valid(valid)
     ends = end_ids(eos_id)
     limits = (MinLength(min_length, ends),) if min_length > 1 and ends else ()
     options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
@@ -171,7 +172,7 @@ def _search(model, sizes, length_penalty, params, inputs, processors, **options)
 
 def _start(model, params, inputs, sizes, **options) -> _State:
     k, M = sizes.beams, sizes.max_length
-    begun = begin(model, params, inputs, k * M, bos_id=sizes.bos_id, whole=True, **options)
+    begun = begin(model, params, inputs, M, bos_id=sizes.bos_id, width=k, **options)
     each = lambda x: jnp.repeat(x[:, None], k, axis=1)
     tokens = jnp.pad(each(begun.prompt), ((0, 0), (0, 0), (0, M)), constant_values=-1)
     nothing = jnp.full_like(tokens[:, :, 0], -jnp.inf, dtype=jnp.float32)

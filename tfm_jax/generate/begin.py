@@ -12,7 +12,7 @@ from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.varying import vary_with
 from tfm_jax.types import Array, Params
 
-__all__ = ["Begun", "begin", "check_ids", "end_ids", "extend", "init_cache", "prefill", "step"]
+__all__ = ["Begun", "begin", "check_ids", "check_valid", "end_ids", "extend", "init_cache", "prefill", "step"]
 
 
 def init_cache(
@@ -72,6 +72,7 @@ def prefill(
       ValueError: for a prompt that is empty or longer than the cache, for ``valid`` of another shape.
     """
     check_ids(prompt=prompt)
+    check_valid(valid)
     prompt, positions = _aligned(prompt, valid)
     read = model.apply(params, method="incremental")
     hidden, cache = read(prompt, cache, positions=positions)
@@ -145,14 +146,14 @@ def begin(
     source_mask: Mask | Array | None,
     memory_mask: Mask | Array | None,
     bos_id: int,
-    whole: bool = False,
+    width: int = 1,
 ) -> Begun:
     """Reads what decoding begins from: the prompt of a decoder, or the source of an encoder-decoder.
 
     Args:
       inputs: int [B, P], a prompt or a source.
-      room: how many tokens will be read after this.
-      whole: keep all of them, also where a window looks at the last ones alone.
+      room: how many positions will follow, the prompt's last token counted.
+      width: how many tokens will be read at each, all of which are kept where they are several.
     """
     if model.apply(params, method="reads_a_source"):
         if valid is not None:
@@ -165,7 +166,8 @@ def begin(
         prompt, start = inputs.astype(jnp.int32), inputs.shape[0]
     P = prompt.shape[1]
     prompt, positions = _aligned(prompt, valid)
-    cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, whole=whole)
+    slots = None if width == 1 else P - 1 + room * width
+    cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, slots=slots)
     cache = jax.tree.map(lambda x: vary_with(x, (params, inputs)), cache)
     if P > 1:
         read = model.apply(params, method="incremental")
@@ -182,12 +184,16 @@ def _empty(model, params, rows, capacity, source_mask, memory_mask, **options) -
 
 
 def _aligned(prompt: Array, valid: Array | None) -> tuple[Array, Array]:
-    if valid is None:
-        valid = jnp.ones_like(prompt, bool)
-    elif not isinstance(valid, jax.core.Tracer) and not np.asarray(valid).any(-1).all():
-        empty = np.flatnonzero(~np.asarray(valid).any(-1)).tolist()
+    return align(prompt, jnp.ones_like(prompt, bool) if valid is None else valid)
+
+
+def check_valid(valid: Array | None) -> None:
+    """Raises for a row without a token, where that is known before tracing."""
+    if valid is None or isinstance(valid, jax.core.Tracer):
+        return
+    empty = np.flatnonzero(~np.asarray(valid, bool).any(-1)).tolist()
+    if empty:
         raise ValueError(f"the prompts of rows {empty} are empty: begin them with a start token")
-    return align(prompt, valid)
 
 
 def check_ids(**named: Array) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import begin, end_ids
+from tfm_jax.generate.begin import begin, check_valid, end_ids
 from tfm_jax.generate.processors import Context, MinLength, Processor, apply_processors
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
@@ -202,6 +202,7 @@ class _Loop(NamedTuple):
                 f"max_length must be at least 1 and at least min_length, got {self.max_length} "
                 f"and {self.min_length}"
             )
+        check_valid(options["valid"])
         keys = None if key is None else _row_keys(key, inputs.shape[0])
         return _start(self.model, self.max_length, params, inputs, keys, **options)
 

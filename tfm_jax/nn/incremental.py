@@ -131,13 +131,14 @@ class Incremental(nnx.Module):
 
         return read
 
-    def empty_cache(self, batch: tuple[int, ...], capacity: int, *, whole: bool = False) -> Cache:
+    def empty_cache(self, batch: tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
         """A cache [..., S, K, H] a layer in which nothing stands.
 
         Args:
           batch: the leading dims [...].
-          capacity: how many tokens are to be read at most.
-          whole: keep all of them, also where a window looks at the last ones alone.
+          capacity: how many positions a row can have, prompt and output together.
+          slots: how many tokens are to be kept, where several may share a position; None is one a position,
+            and no more than the window looks back at.
 
         Returns:
           The Cache.
@@ -148,8 +149,8 @@ class Incremental(nnx.Module):
         stack = self.decoder_stack()
         config = stack.config
         stack.position_embedding.count(capacity)
-        rolling = not whole and config.window is not None and config.window <= capacity
-        S = max(config.window - 1, 1) if rolling else capacity
+        rolling = slots is None and config.window is not None and config.window <= capacity
+        S = max(config.window - 1, 1) if rolling else slots or capacity
         empty = jnp.zeros((*batch, S, config.K, config.H), config.dtype)
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 

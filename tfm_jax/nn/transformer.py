@@ -154,9 +154,9 @@ class Decoder(Incremental):
         """The layers that read the tokens."""
         return self.stack
 
-    def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, whole: bool = False) -> Cache:
+    def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
         """An empty cache for rows [batch] of at most ``capacity`` tokens, as ``empty_cache`` makes it."""
-        return self.empty_cache((batch,) if isinstance(batch, int) else batch, capacity, whole=whole)
+        return self.empty_cache((batch,) if isinstance(batch, int) else batch, capacity, slots=slots)
 
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
         x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
@@ -298,13 +298,13 @@ class EncoderDecoder(Incremental):
         *,
         source_mask: Mask | Array | None = None,
         memory_mask: Mask | Array | None = None,
-        whole: bool = False,
+        slots: int | None = None,
     ) -> Cache:
         """A cache for at most ``capacity`` target tokens a row, beside a source that was read.
 
         Args:
           source: int [..., S].
-          capacity, whole: as ``empty_cache`` takes them.
+          capacity, slots: as ``empty_cache`` takes them.
           source_mask, memory_mask: as ``__call__`` takes them, the memory's for ``capacity`` target tokens.
 
         Returns:
@@ -317,7 +317,7 @@ class EncoderDecoder(Incremental):
         cross = tuple(block.cross_attention.keys_values(memory) for block in self.decoder.apart())
         if memory_mask is None:
             memory_mask = memory_mask_of(source_mask)
-        cache = self.empty_cache(source.shape[:-1], capacity, whole=whole)
+        cache = self.empty_cache(source.shape[:-1], capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
     def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:

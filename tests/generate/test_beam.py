@@ -1,0 +1,191 @@
+"""Beam search against every output there is, and against forward passes."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from tests.generate.models import V, build, log_probs, tokens
+from tfm_jax import generate, nn
+from tfm_jax.ops import masks
+
+M, END = 3, 2
+PROMPT = tokens(2, 4)
+
+
+def penalty(alpha, n):
+    return ((5 + n) / 6) ** alpha
+
+
+@functools.cache
+def every_output(row, ends=(END,)):
+    """All outputs of at most M tokens after a prompt, each with its log-probability."""
+    model, params = build(nn.Decoder)
+    rows = np.array(list(itertools.product(range(V), repeat=M)))
+    found = {}
+    for output, chances in zip(rows, log_probs(model, params, PROMPT[row], rows), strict=True):
+        n = next((i + 1 for i, token in enumerate(output) if token in ends), M)
+        found[tuple(output[:n].tolist())] = float(chances[:n].sum())
+    return found
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0, -1.0])
+def test_a_wide_beam_is_the_best_of_all_outputs(alpha):
+    model, params = build(nn.Decoder)
+    got = generate.beam_search(
+        model, params, PROMPT, beams=V**M, n_best=5, max_length=M, length_penalty=alpha
+    )
+    for row in range(2):
+        outputs = every_output(row)
+        score = lambda y, outputs=outputs: outputs[y] / penalty(alpha, len(y))
+        best = sorted(outputs, key=score, reverse=True)[:5]
+        for i, output in enumerate(best):
+            n = len(output)
+            assert got.lengths[row, i] == n
+            np.testing.assert_array_equal(got.tokens[row, i], [*output, *[0] * (M - n)])
+            np.testing.assert_allclose(got.scores[row, i], score(output), rtol=1e-4)
+            np.testing.assert_allclose(got.log_probs[row, i], outputs[output], rtol=1e-4)
+    several = len({int(n) for n in np.ravel(got.lengths)}) > 1
+    assert several or alpha == 2.0, "outputs of one length show nothing of the penalty"
+
+
+def test_several_ends():
+    model, params = build(nn.Decoder)
+    got = generate.beam_search(
+        model, params, PROMPT[:1], beams=V**M, n_best=4, max_length=M, length_penalty=0.0, eos_id=(2, 5)
+    )
+    outputs = every_output(0, (2, 5))
+    best = sorted(outputs, key=outputs.get, reverse=True)[:4]
+    np.testing.assert_allclose(got.scores[0], [outputs[y] for y in best], rtol=1e-4)
+
+
+def plain_beam_search(row, beams, length, alpha):
+    """The loop of the docstring, one row, by a forward pass a length; without early stopping."""
+    model, params = build(nn.Decoder)
+    live, finished = {(): 0.0}, {}
+    for n in range(1, length + 1):
+        rows = [[*y, token] for y in live for token in range(V)]
+        chances = log_probs(model, params, PROMPT[row], rows)[:, -1]
+        grown = {tuple(y): live[tuple(y[:-1])] + float(c) for y, c in zip(rows, chances, strict=True)}
+        best = sorted(grown, key=grown.get, reverse=True)
+        finished |= {y: grown[y] / penalty(alpha, n) for y in best[:beams] if y[-1] == END}
+        live = {y: grown[y] for y in [y for y in best if y[-1] != END][:beams]}
+    finished |= {y: p / penalty(alpha, length) for y, p in live.items()}
+    return sorted(finished.items(), key=lambda item: item[1], reverse=True)
+
+
+@pytest.mark.parametrize(("beams", "alpha"), [(1, 0.6), (3, 0.6), (4, 1.5)])
+def test_a_narrow_beam_equals_the_plain_loop(beams, alpha):
+    model, params = build(nn.Decoder)
+    got = generate.beam_search(
+        model, params, PROMPT, beams=beams, n_best=beams, max_length=7, length_penalty=alpha
+    )
+    for row in range(2):
+        wanted = plain_beam_search(row, beams, 7, alpha)[:beams]
+        np.testing.assert_allclose(got.scores[row], [score for _, score in wanted], rtol=1e-4)
+        for i, (output, _) in enumerate(wanted):
+            np.testing.assert_array_equal(got.tokens[row, i, : len(output)], output)
+
+
+FIELDS = {
+    "window, grouped": {"window": 3, "n_kv_heads": 1, "positions": nn.Rope()},
+    "alibi": {"positions": nn.Alibi()},
+    "learned": {"positions": nn.Learned(20)},
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_scores_are_those_of_a_forward_pass_over_the_output(fields):
+    model, params = build(nn.Decoder, **fields)
+    got = generate.beam_search(model, params, PROMPT, beams=3, n_best=3, max_length=6)
+    for row in range(2):
+        for i in range(3):
+            n = int(got.lengths[row, i])
+            wanted = log_probs(model, params, PROMPT[row], got.tokens[row, i : i + 1, :n]).sum()
+            np.testing.assert_allclose(got.log_probs[row, i], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(got.scores[row, i], wanted / penalty(0.6, n), rtol=1e-4, atol=1e-5)
+
+
+def test_sources_in_a_batch_are_those_alone():
+    model, params = build(nn.EncoderDecoder)
+    source, lengths = tokens(3, 5), [5, 3, 4]
+    valid = jnp.arange(5)[None] < jnp.array(lengths)[:, None]
+    search = functools.partial(generate.beam_search, model, params, beams=3, n_best=2, max_length=6)
+    got = search(source, source_mask=masks.padding(valid))
+    for row, n in enumerate(lengths):
+        alone = search(source[row : row + 1, :n])
+        np.testing.assert_array_equal(got.tokens[row], alone.tokens[0])
+        np.testing.assert_allclose(got.scores[row], alone.scores[0], rtol=1e-4)
+        found = got.tokens[row, 0, : int(got.lengths[row, 0])]
+        wanted = log_probs(model, params, [1], found[None], source[row, :n]).sum()
+        np.testing.assert_allclose(got.log_probs[row, 0], wanted, rtol=1e-4)
+
+
+def test_padded_prompts_are_those_alone():
+    model, params = build(nn.Decoder)
+    rows, valid = tokens(2, 4), jnp.array([[False, True, True, True], [True, True, False, False]])
+    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=5)
+    got = search(rows, valid=valid)
+    for row in range(2):
+        alone = search(rows[row][np.asarray(valid[row])][None])
+        np.testing.assert_array_equal(got.tokens[row], alone.tokens[0])
+        np.testing.assert_allclose(got.scores[row], alone.scores[0], rtol=1e-4)
+
+
+def test_processors_and_shortest_lengths():
+    model, params = build(nn.Decoder)
+    got = generate.beam_search(
+        model, params, PROMPT, beams=3, n_best=3, max_length=6, min_length=4,
+        processors=(generate.NoRepeatNgram(1),),
+    )  # fmt: skip
+    assert (got.lengths >= 4).all()
+    for row in range(2):
+        for output in np.asarray(got.tokens[row]):
+            whole = [*np.asarray(PROMPT[row]).tolist(), *output[output != 0].tolist()]
+            assert len(set(whole[4:])) == len(whole[4:]) and not set(whole[4:]) & set(whole[:4])
+
+
+def test_more_beams_than_outputs_stay_empty():
+    model, params = build(nn.Decoder)
+    got = generate.beam_search(model, params, PROMPT, beams=12, n_best=12, max_length=1)
+    assert np.isfinite(got.scores[:, :V]).all() and np.isneginf(got.scores[:, V:]).all()
+    assert (got.lengths[:, V:] == 0).all() and (got.tokens[:, V:] == 0).all()
+
+
+def test_what_is_no_number_is_no_token():
+    model, params = build(nn.Decoder)
+    prompt = PROMPT.at[0, 1].set(50)
+    got = generate.beam_search(model, params, prompt, beams=3, max_length=4)
+    assert (got.tokens[0] == -1).all() and np.isnan(got.scores[0]).all()
+    alone = generate.beam_search(model, params, prompt[1:], beams=3, max_length=4)
+    np.testing.assert_array_equal(got.tokens[1], alone.tokens[0])
+
+
+def test_inside_shard_map():
+    model, params = build(nn.EncoderDecoder)
+    source = tokens(4, 5)
+    search = functools.partial(generate.beam_search, model, beams=2, max_length=4)
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    sharded = jax.shard_map(search, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    np.testing.assert_array_equal(jax.jit(sharded)(params, source).tokens, search(params, source).tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beams": 0}, "beams must be at least 1 and n_best from 1 to beams, got 0 and 1"),
+        ({"n_best": 5}, "got 4 and 5"),
+        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"min_length": 7}, "at least min_length, got 6 and 7"),
+        ({"eos_id": -1}, "eos_id must not be negative, got -1"),
+    ],
+)
+def test_bad_options(options, message):
+    model, params = build(nn.Decoder)
+    with pytest.raises(ValueError, match=message):
+        generate.beam_search(model, params, PROMPT, **{"max_length": 6, **options})
