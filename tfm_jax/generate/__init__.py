@@ -15,6 +15,7 @@ from tfm_jax.generate.processors import (
     TopP,
     apply_processors,
 )
+from tfm_jax.generate.text import TextGenerator
 
 __all__ = [
     "Beams",
@@ -26,6 +27,7 @@ __all__ = [
     "NoRepeatNgram",
     "RepetitionPenalty",
     "Temperature",
+    "TextGenerator",
     "TopK",
     "TopP",
     "apply_processors",
