@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops import sampling
+from tfm_jax.ops import sampling, sampling_arguments
 from tfm_jax.types import Array
 
 __all__ = [
@@ -79,7 +79,7 @@ def _check_number(processor: Processor, name: str, wanted: str) -> None:
     # JAX puts tracers and other objects in where it takes a pytree apart and builds it again.
     value = getattr(processor, name)
     if isinstance(value, int | float):
-        sampling.check_range(type(processor).__name__, name, value, wanted)
+        sampling_arguments.check_range(type(processor).__name__, name, value, wanted)
 
 
 @jax.tree_util.register_dataclass
@@ -97,7 +97,7 @@ class Temperature:
     t: float | Array
 
     def __post_init__(self):
-        _check_number(self, "t", sampling.ABOVE_0)
+        _check_number(self, "t", sampling_arguments.ABOVE_0)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -119,7 +119,7 @@ class TopK:
     k: int = _static()
 
     def __post_init__(self):
-        sampling.check_count("TopK", "k", self.k, 1)
+        sampling_arguments.check_count("TopK", "k", self.k, 1)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -141,7 +141,7 @@ class TopP:
     p: float | Array
 
     def __post_init__(self):
-        _check_number(self, "p", sampling.SHARE)
+        _check_number(self, "p", sampling_arguments.SHARE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -163,7 +163,7 @@ class MinP:
     p: float | Array
 
     def __post_init__(self):
-        _check_number(self, "p", sampling.SHARE)
+        _check_number(self, "p", sampling_arguments.SHARE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -185,7 +185,7 @@ class RepetitionPenalty:
     penalty: float | Array
 
     def __post_init__(self):
-        _check_number(self, "penalty", sampling.ABOVE_0)
+        _check_number(self, "penalty", sampling_arguments.ABOVE_0)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.repetition_penalty(logits, _counts(logits, context) > 0, self.penalty)
@@ -206,7 +206,7 @@ class FrequencyPenalty:
     penalty: float | Array
 
     def __post_init__(self):
-        _check_number(self, "penalty", sampling.FINITE)
+        _check_number(self, "penalty", sampling_arguments.FINITE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.frequency_penalty(logits, _counts(logits, context), self.penalty)
@@ -227,7 +227,7 @@ class NoRepeatNgram:
     n: int = _static()
 
     def __post_init__(self):
-        sampling.check_count("NoRepeatNgram", "n", self.n, 1)
+        sampling_arguments.check_count("NoRepeatNgram", "n", self.n, 1)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.no_repeat_ngram(logits, context.tokens, context.length, self.n)
@@ -254,11 +254,11 @@ class MinLength:
     end_ids: tuple[int, ...] = _static()
 
     def __post_init__(self):
-        sampling.check_count("MinLength", "n", self.n, 0)
+        sampling_arguments.check_count("MinLength", "n", self.n, 0)
         if not isinstance(self.end_ids, tuple):
             raise ValueError(f"MinLength: got end_ids={self.end_ids!r}; wanted a tuple of ids, such as (2,).")
         for token in self.end_ids:
-            sampling.check_count("MinLength", "an end id", token, 0)
+            sampling_arguments.check_count("MinLength", "an end id", token, 0)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         V = logits.shape[-1]

@@ -2,13 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from tfm_jax.ops.sampling_arguments import (
+    ABOVE_0,
+    FINITE,
+    SHARE,
+    check_array,
+    check_count,
+    check_logits,
+    per_row,
+)
 from tfm_jax.types import Array
 
 __all__ = [
-    "check_count",
-    "check_range",
     "close",
     "frequency_penalty",
     "min_p",
@@ -19,15 +25,6 @@ __all__ = [
     "top_k",
     "top_p",
 ]
-
-ABOVE_0 = "a finite number above 0"
-SHARE = "a number in (0, 1]"
-FINITE = "a finite number"
-_RANGES = {
-    ABOVE_0: lambda x: (x > 0) & (x < np.inf),
-    SHARE: lambda x: (x > 0) & (x <= 1),
-    FINITE: np.isfinite,
-}
 
 
 def temperature(logits: Array, t: float | Array) -> Array:
@@ -50,8 +47,8 @@ def temperature(logits: Array, t: float | Array) -> Array:
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.3.
     """
-    _check_logits("temperature", logits)
-    t = _per_row("temperature", "t", t, logits, ABOVE_0)
+    check_logits("temperature", logits)
+    t = per_row("temperature", "t", t, logits, ABOVE_0)
     return (logits.astype(t.dtype) / t).astype(logits.dtype)
 
 
@@ -74,7 +71,7 @@ def top_k(logits: Array, k: int) -> Array:
 
     Fan et al. 2018, "Hierarchical Neural Story Generation"; Holtzman et al. 2020, section 3.2.
     """
-    _check_logits("top_k", logits)
+    check_logits("top_k", logits)
     check_count("top_k", "k", k, 1)
     if k > logits.shape[-1]:
         raise ValueError(f"top_k: got k={k}; wanted at most V = {logits.shape[-1]}, the vocabulary's size.")
@@ -106,18 +103,32 @@ def top_p(logits: Array, p: float | Array) -> Array:
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1, equation 2.
     """
-    _check_logits("top_p", logits)
-    p = _per_row("top_p", "p", p, logits, SHARE)
+    check_logits("top_p", logits)
+    p = per_row("top_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
-    ordered = jnp.sort(wide, axis=-1)  # ascending
-    top = ordered[..., -1:]
-    mass = jnp.exp(ordered - jnp.where(top == -jnp.inf, 0, top))
-    # Summed from the least likely on, where rounding is relative to the tail, not to the whole: a token is
-    # closed where it and all that are less likely can be spared.
-    tail = jnp.cumsum(mass, axis=-1)
-    border = jnp.where(tail > (1 - p) * tail[..., -1:], ordered, top).min(-1, keepdims=True)
+    top = wide.max(-1, keepdims=True)
+    mass = jnp.exp(wide - jnp.where(top == -jnp.inf, 0, top))
+    spare = (1 - p) * mass.sum(-1, keepdims=True)
+    order = _order(wide)
+    # Between the lowest and the highest logit, halved again and again, the border below which the mass can be
+    # spared: many times faster than to sort a vocabulary.
+    low, high = order.min(-1, keepdims=True), order.max(-1, keepdims=True)
+
+    def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low | high) - ((low ^ high) >> 1)  # rounded up, and never too large for the integer
+        spared = jnp.where(order < middle, mass, 0).sum(-1, keepdims=True) <= spare
+        return jnp.where(spared, middle, low), jnp.where(spared, high, middle - 1)
+
+    border, _ = jax.lax.fori_loop(0, 8 * order.dtype.itemsize, halve, (low, high))
     # A mass may be rounded to 0, and would then be spared by p = 1.
-    return close(logits, (wide < border) & (p < 1))
+    return close(logits, (order < border) & (p < 1))
+
+
+def _order(x: Array) -> Array:
+    """Integers in the order of floats."""
+    bits = jax.lax.bitcast_convert_type(x + 0, jnp.dtype(f"int{8 * x.dtype.itemsize}"))  # + 0: -0 is 0
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def min_p(logits: Array, p: float | Array) -> Array:
@@ -141,8 +152,8 @@ def min_p(logits: Array, p: float | Array) -> Array:
 
     Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", sec. 3.
     """
-    _check_logits("min_p", logits)
-    p = _per_row("min_p", "p", p, logits, SHARE)
+    check_logits("min_p", logits)
+    p = per_row("min_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
     return close(logits, wide < wide.max(-1, keepdims=True) + jnp.log(p))
 
@@ -171,9 +182,9 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
     Keskar et al. 2019, "CTRL: A Conditional Transformer Language Model for Controllable Generation", section
     4.1. There every logit is divided; a negative one would become likelier by that, so it is multiplied.
     """
-    _check_logits("repetition_penalty", logits)
-    _check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
-    penalty = _per_row("repetition_penalty", "penalty", penalty, logits, ABOVE_0)
+    check_logits("repetition_penalty", logits)
+    check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
+    penalty = per_row("repetition_penalty", "penalty", penalty, logits, ABOVE_0)
     wide = logits.astype(penalty.dtype)
     penalised = jnp.where(wide > 0, wide / penalty, wide * penalty)
     return jnp.where(seen, penalised.astype(logits.dtype), logits)
@@ -199,9 +210,9 @@ def frequency_penalty(logits: Array, counts: Array, penalty: float | Array) -> A
       ValueError: the logits are not float [..., V], ``counts`` is not int of their shape, or the penalty is
         not finite or of another shape.
     """
-    _check_logits("frequency_penalty", logits)
-    _check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
-    penalty = _per_row("frequency_penalty", "penalty", penalty, logits, FINITE)
+    check_logits("frequency_penalty", logits)
+    check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
+    penalty = per_row("frequency_penalty", "penalty", penalty, logits, FINITE)
     return (logits.astype(penalty.dtype) - penalty * counts.astype(penalty.dtype)).astype(logits.dtype)
 
 
@@ -233,8 +244,8 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
 
     Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", section 2.5 (n = 3).
     """
-    _check_logits("no_repeat_ngram", logits)
-    _check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
+    check_logits("no_repeat_ngram", logits)
+    check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
     check_count("no_repeat_ngram", "n", n, 1)
     M = tokens.shape[-1]
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
@@ -273,7 +284,7 @@ def token_counts(tokens: Array, V: int) -> Array:
       ValueError: the tokens are not int [..., M], or V is below 1.
     """
     check_count("token_counts", "V", V, 1)
-    _check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
+    check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
     tokens = tokens.astype(jnp.int32)
     # A negative index would count from the end.
     tokens = jnp.where((tokens >= 0) & (tokens < V), tokens, V)
@@ -284,47 +295,3 @@ def token_counts(tokens: Array, V: int) -> Array:
 def close(logits: Array, closed: Array) -> Array:
     """Sets the logits of closed tokens (bool, of their shape) to -inf; leaves a nan in sight."""
     return jnp.where(closed & ~jnp.isnan(logits), -jnp.inf, logits)
-
-
-def check_range(where: str, name: str, value: float | np.ndarray, wanted: str) -> None:
-    """Raises a ValueError where a number, or one of an array, is outside the range that ``wanted`` says."""
-    if not np.all(_RANGES[wanted](value)):
-        raise ValueError(f"{where}: got {name}={value}; wanted {wanted}.")
-
-
-def check_count(where: str, name: str, value: int, least: int) -> None:
-    """Raises a ValueError where a value is not a Python integer of at least ``least``."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{where}: got {name}={value!r}; wanted a Python integer of at least {least}.")
-
-
-def _per_row(where: str, name: str, value: float | Array, logits: Array, wanted: str) -> Array:
-    """A parameter in the dtype that is computed in, in a shape that broadcasts against the logits."""
-    dtype = np.promote_types(logits.dtype, np.float32)
-    if not isinstance(value, jax.core.Tracer):
-        check_range(where, name, np.asarray(value, np.float64), wanted)
-    value = jnp.asarray(value, dtype)
-    if value.ndim and value.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"{where}: got {name} of shape {value.shape} with logits of shape {logits.shape}; wanted one "
-            f"number, or one a row: {logits.shape[:-1]}."
-        )
-    return value[..., None] if value.ndim else value
-
-
-def _check_logits(where: str, logits: Array) -> None:
-    if logits.ndim < 1 or logits.shape[-1] < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(
-            f"{where}: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
-            "a floating dtype, V at least 1."
-        )
-
-
-def _check_array(where: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> None:
-    fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
-    if not fits or not jnp.issubdtype(array.dtype, dtype):
-        sizes = ", ".join("M" if size is None else str(size) for size in shape)
-        kind = "bool" if dtype is jnp.bool_ else "int"
-        raise ValueError(
-            f"{where}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted {kind} [{sizes}]."
-        )
