@@ -1,0 +1,507 @@
+"""The same weights and prompts in Hugging Face ``transformers`` give the same tokens and scores.
+
+Where its ``generate`` goes its own way, the tests say so: it fills beams behind their end with the end token
+where the padding is token 0 (``only_pads_follow`` makes both alike), and its processors take the padding of
+prompts for tokens, so that here each prompt with padding is beside the same prompt without, alone.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tfm_jax import generate, nn
+from tfm_jax.ops import masks
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.parity
+
+B, P, LENGTH = 5, 6, 9
+LENGTHS = (6, 1, 4, 2, 5)  # of the prompts, where they are padded
+
+
+class Family(NamedTuple):
+    theirs: Any
+    model: nn.Pure
+    params: dict
+    vocabulary: int
+    ends: tuple[int, ...]
+    pad: int
+    reads_a_source: bool
+
+
+def numpy(tensor):
+    return tensor.detach().numpy()
+
+
+def linear(module):
+    """Kernel [in, out] and bias, if any."""
+    kernel = numpy(module.weight)
+    kernel = kernel if type(module).__name__ == "Conv1D" else kernel.T
+    return kernel, None if getattr(module, "bias", None) is None else numpy(module.bias)
+
+
+def present(**leaves):
+    return {name: leaf for name, leaf in leaves.items() if leaf is not None}
+
+
+def attention(query, key, value, output, *, H, query_scale=1.0):
+    """Projections given as (kernel [in, out], bias)."""
+
+    def heads(kernel, bias, scale=1.0):
+        bias = None if bias is None else bias.reshape(-1, H) * scale
+        return present(kernel=kernel.reshape(kernel.shape[0], -1, H) * scale, bias=bias)
+
+    kernel, bias = output
+    return {
+        "query": heads(*query, query_scale),
+        "key": heads(*key),
+        "value": heads(*value),
+        "output": present(kernel=kernel.reshape(-1, H, kernel.shape[1]), bias=bias),
+    }
+
+
+def norm(module):
+    bias = getattr(module, "bias", None)
+    return present(scale=numpy(module.weight), bias=None if bias is None else numpy(bias))
+
+
+def mlp(into, out):
+    (w_in, b_in), (w_out, b_out) = linear(into), linear(out)
+    return present(w_in=w_in, b_in=b_in, w_out=w_out, b_out=b_out)
+
+
+def stacked(layers):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def on_device(params):
+    return jax.tree.map(jnp.asarray, params)
+
+
+def random(build, config, *, seed, std, table_std):
+    """A model of which no norm's scale is 1 and no bias 0. Large parameters: the tokens then vary."""
+    torch.manual_seed(seed)
+    theirs = build(config).eval()
+    for name, parameter in theirs.named_parameters():
+        if "embed_positions" in name:  # Marian's sines and cosines
+            continue
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.2)
+        else:
+            is_table = any(part in name for part in ("embed_tokens", "shared", "wte"))
+            torch.nn.init.normal_(parameter, 0.0, table_std if is_table else std)
+    return theirs
+
+
+def llama():
+    D, N, K, H, F, L, V = 12, 6, 3, 4, 10, 2, 17
+    config = transformers.LlamaConfig(
+        vocab_size=V,
+        hidden_size=D,
+        num_attention_heads=N,
+        num_key_value_heads=K,
+        head_dim=H,
+        intermediate_size=F,
+        num_hidden_layers=L,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
+    theirs = random(transformers.LlamaForCausalLM, config, seed=3, std=0.6, table_std=0.6)
+
+    def layer(m):
+        a, f = m.self_attn, m.mlp
+        return {
+            "attention": attention(*map(linear, (a.q_proj, a.k_proj, a.v_proj, a.o_proj)), H=H),
+            "attention_norm": norm(m.input_layernorm),
+            "feed_forward": {
+                "w_gate": linear(f.gate_proj)[0],
+                "w_in": linear(f.up_proj)[0],
+                "w_out": linear(f.down_proj)[0],
+            },
+            "feed_forward_norm": norm(m.post_attention_layernorm),
+        }
+
+    ours = nn.Config(
+        vocab_size=V,
+        d_model=D,
+        n_heads=N,
+        n_kv_heads=K,
+        head_dim=H,
+        d_ff=F,
+        n_layers=L,
+        norm=nn.RMSNorm(1e-5),
+        positions=nn.Rope(100.0, pairing="half"),
+        feed_forward=nn.Glu("silu"),
+        scale_embeddings=False,
+        tie_embeddings=False,
+    )
+    params = {
+        "embedding": {"table": numpy(theirs.model.embed_tokens.weight)},
+        "stack": {"layers": stacked(map(layer, theirs.model.layers)), "norm": norm(theirs.model.norm)},
+        "head": {"projection": {"kernel": linear(theirs.lm_head)[0]}},
+    }
+    return Family(theirs, nn.functionalize(nn.Decoder, ours), on_device(params), V, (7, 8), 0, False)
+
+
+def gpt2():
+    D, N, L, V = 15, 3, 2, 19
+    places = P - 1 + 4 * LENGTH  # beam search wants as many as it keeps tokens, of all beams
+    config = transformers.GPT2Config(
+        vocab_size=V,
+        n_embd=D,
+        n_head=N,
+        n_layer=L,
+        n_inner=22,
+        n_positions=places,
+        bos_token_id=0,
+        eos_token_id=12,
+        attn_implementation="eager",
+    )
+    theirs = random(transformers.GPT2LMHeadModel, config, seed=2, std=0.8, table_std=0.2)
+
+    def layer(m):
+        kernels, biases = (np.split(x, 3, axis=-1) for x in linear(m.attn.c_attn))
+        return {
+            "attention": attention(*zip(kernels, biases, strict=True), linear(m.attn.c_proj), H=D // N),
+            "attention_norm": norm(m.ln_1),
+            "feed_forward": mlp(m.mlp.c_fc, m.mlp.c_proj),
+            "feed_forward_norm": norm(m.ln_2),
+        }
+
+    ours = nn.Config(
+        vocab_size=V,
+        d_model=D,
+        n_heads=N,
+        d_ff=22,
+        n_layers=L,
+        positions=nn.Learned(places),
+        feed_forward=nn.Mlp("gelu_tanh"),
+        attention_bias=True,
+        scale_embeddings=False,
+    )
+    body = theirs.transformer
+    params = {
+        "embedding": {"table": numpy(body.wte.weight)},
+        "stack": {
+            "layers": stacked(map(layer, body.h)),
+            "norm": norm(body.ln_f),
+            "position_embedding": {"table": numpy(body.wpe.weight)},
+        },
+    }
+    return Family(theirs, nn.functionalize(nn.Decoder, ours), on_device(params), V, (12,), 12, False)
+
+
+def t5():
+    # Theirs has room in its cache for as many layers as the encoder has.
+    D, N, H, F, L, L_decoder, V = 12, 3, 5, 14, 2, 1, 16
+    config = transformers.T5Config(
+        vocab_size=V,
+        d_model=D,
+        num_heads=N,
+        d_kv=H,
+        d_ff=F,
+        num_layers=L,
+        num_decoder_layers=L_decoder,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=7,
+        decoder_start_token_id=0,
+        attn_implementation="eager",
+    )
+    theirs = random(transformers.T5ForConditionalGeneration, config, seed=7, std=0.8, table_std=0.6)
+
+    def attend(a):
+        # Theirs does not divide by sqrt(H).
+        return attention(*map(linear, (a.q, a.k, a.v, a.o)), H=H, query_scale=H**0.5)
+
+    def layer(m):
+        feed_forward = m.layer[-1]
+        params = {
+            "attention": attend(m.layer[0].SelfAttention),
+            "attention_norm": norm(m.layer[0].layer_norm),
+            "feed_forward": mlp(feed_forward.DenseReluDense.wi, feed_forward.DenseReluDense.wo),
+            "feed_forward_norm": norm(feed_forward.layer_norm),
+        }
+        if len(m.layer) == 3:
+            params |= {
+                "cross_attention": attend(m.layer[1].EncDecAttention),
+                "cross_attention_norm": norm(m.layer[1].layer_norm),
+            }
+        return params
+
+    def stack(m):
+        return {
+            "layers": stacked(map(layer, m.block)),
+            "norm": norm(m.final_layer_norm),
+            "position_bias": {
+                "table": numpy(m.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
+            },
+        }
+
+    ours = nn.Config(
+        vocab_size=V,
+        d_model=D,
+        n_heads=N,
+        head_dim=H,
+        d_ff=F,
+        n_layers=L,
+        n_decoder_layers=L_decoder,
+        norm=nn.RMSNorm(1e-6),
+        positions=nn.RelativeBias(8, 7),
+        feed_forward=nn.Mlp("relu", bias=False),
+        scale_embeddings=False,
+        tie_embeddings=False,
+    )
+    table = numpy(theirs.shared.weight)
+    params = {
+        "embedding": {"table": table},
+        "encoder": stack(theirs.encoder),
+        "decoder": stack(theirs.decoder),
+        "head": {"projection": {"kernel": table.T * D**-0.5}},
+    }
+    return Family(theirs, nn.functionalize(nn.EncoderDecoder, ours), on_device(params), V, (13,), 0, True)
+
+
+def marian():
+    D, N, F, L, L_decoder, V = 12, 3, 16, 1, 2, 18
+    config = transformers.MarianConfig(
+        vocab_size=V,
+        d_model=D,
+        encoder_layers=L,
+        decoder_layers=L_decoder,
+        encoder_attention_heads=N,
+        decoder_attention_heads=N,
+        encoder_ffn_dim=F,
+        decoder_ffn_dim=F,
+        activation_function="swish",
+        scale_embedding=True,
+        max_position_embeddings=P + LENGTH,
+        pad_token_id=V - 1,
+        decoder_start_token_id=V - 1,
+        eos_token_id=8,
+        forced_eos_token_id=None,  # by default its last token is the end, whatever the logits say
+        attn_implementation="eager",
+    )
+    theirs = random(transformers.MarianMTModel, config, seed=9, std=0.4, table_std=0.4)
+
+    def attend(a):
+        return attention(*map(linear, (a.q_proj, a.k_proj, a.v_proj, a.out_proj)), H=D // N)
+
+    def layer(m):
+        params = {
+            "attention": attend(m.self_attn),
+            "attention_norm": norm(m.self_attn_layer_norm),
+            "feed_forward": mlp(m.fc1, m.fc2),
+            "feed_forward_norm": norm(m.final_layer_norm),
+        }
+        if hasattr(m, "encoder_attn"):
+            params |= {
+                "cross_attention": attend(m.encoder_attn),
+                "cross_attention_norm": norm(m.encoder_attn_layer_norm),
+            }
+        return params
+
+    ours = nn.Config(
+        vocab_size=V,
+        d_model=D,
+        n_heads=N,
+        d_ff=F,
+        n_layers=L,
+        n_decoder_layers=L_decoder,
+        norm_placement="post",
+        final_norm=False,
+        positions=nn.Sinusoidal(pairing="half"),
+        feed_forward=nn.Mlp("silu"),
+        attention_bias=True,
+    )
+    params = {
+        "embedding": {"table": numpy(theirs.model.shared.weight)},
+        "encoder": {"layers": stacked(map(layer, theirs.model.encoder.layers))},
+        "decoder": {"layers": stacked(map(layer, theirs.model.decoder.layers))},
+    }
+    return Family(theirs, nn.functionalize(nn.EncoderDecoder, ours), on_device(params), V, (8,), V - 1, True)
+
+
+build = functools.cache(lambda make: make())
+families = pytest.mark.parametrize("make", [llama, gpt2, t5, marian])
+paddings = pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+
+
+def inputs(family: Family, padded: bool):
+    """Prompts or sources [B, P], and which of their tokens are not padding: a decoder's are on the right."""
+    rng = np.random.default_rng(1)
+    words = [i for i in range(family.vocabulary) if i not in (*family.ends, family.pad)]
+    tokens = rng.choice(words, (B, P))
+    if not padded:
+        return tokens, np.ones_like(tokens, bool)
+    valid = np.arange(P) < np.array(LENGTHS)[:, None]
+    valid = valid if family.reads_a_source else np.fliplr(valid).copy()
+    return np.where(valid, tokens, family.pad), valid
+
+
+def our_options(family: Family, valid):
+    mask = masks.padding(jnp.asarray(valid)) if family.reads_a_source else jnp.asarray(valid)
+    return {
+        ("source_mask" if family.reads_a_source else "valid"): mask,
+        "max_length": LENGTH,
+        "eos_id": family.ends,
+        "pad_id": family.pad,
+        "bos_id": family.pad,
+    }
+
+
+def run_theirs(family: Family, tokens, valid, **options):
+    """Their output, and its tokens [rows, LENGTH] without the prompt."""
+    output = family.theirs.generate(
+        input_ids=torch.tensor(tokens),
+        attention_mask=torch.tensor(valid, dtype=torch.long),
+        max_new_tokens=LENGTH,
+        do_sample=False,
+        eos_token_id=list(family.ends),
+        pad_token_id=family.pad,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    prompt = 1 if family.reads_a_source else tokens.shape[1]
+    return output, only_pads_follow(output.sequences[:, prompt:].numpy(), family)
+
+
+def only_pads_follow(tokens, family: Family):
+    """Rows of LENGTH with the padding behind their end, which theirs leave out where all have ended."""
+    full = np.full((len(tokens), LENGTH), family.pad)
+    for row, out in zip(tokens, full, strict=True):
+        ends = np.flatnonzero(np.isin(row, family.ends))
+        n = ends[0] + 1 if len(ends) else len(row)
+        assert len(ends) or n == LENGTH
+        out[:n] = row[:n]
+    return full
+
+
+def check_varied(tokens, family: Family):
+    """The outputs differ, and some end before the last place where others go on to it."""
+    ended = np.isin(tokens, family.ends)
+    assert ended[:, :-1].any() and not ended.any(-1).all()
+    assert len(np.unique(tokens, axis=0)) > 2
+
+
+@families
+def test_logits(make):
+    family = build(make)
+    tokens, valid = inputs(family, family.reads_a_source)
+    ids = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(valid, dtype=torch.long)}
+    if family.reads_a_source:
+        target = np.random.default_rng(2).integers(0, family.vocabulary, (B, 4))
+        wanted = family.theirs(**ids, decoder_input_ids=torch.tensor(target)).logits
+        mask = masks.padding(jnp.asarray(valid))
+        got = jax.jit(family.model.apply)(family.params, tokens, target, source_mask=mask)
+    else:
+        wanted = family.theirs(**ids).logits
+        got = jax.jit(family.model.apply)(family.params, tokens)
+    assert np.ptp(numpy(wanted)) > 1
+    np.testing.assert_allclose(got, numpy(wanted), rtol=1e-4, atol=1e-4)
+
+
+@families
+@paddings
+def test_greedy(make, padded):
+    family = build(make)
+    tokens, valid = inputs(family, padded)
+    _, wanted = run_theirs(family, tokens, valid)
+    got = generate.greedy(family.model, family.params, jnp.asarray(tokens), **our_options(family, valid))
+    np.testing.assert_array_equal(got.tokens, wanted)
+    check_varied(wanted, family)
+
+
+def not_at_all(lengths):
+    return jnp.ones(lengths.shape)
+
+
+def by_length(lengths):
+    return lengths.astype(jnp.float32)
+
+
+def both_beams(family: Family, tokens, valid, penalty: float, ours: dict, theirs: dict):
+    """The tokens of the four best outputs of each row, which are the same in both, as their scores are."""
+    output, wanted = run_theirs(
+        family,
+        tokens,
+        valid,
+        num_beams=4,
+        num_return_sequences=4,
+        early_stopping="never",
+        length_penalty=penalty,
+        **theirs,
+    )
+    got = generate.beam_search(
+        family.model,
+        family.params,
+        jnp.asarray(tokens),
+        beams=4,
+        n_best=4,
+        length_penalty={0.0: not_at_all, 1.0: by_length}[penalty],
+        **our_options(family, valid),
+        **ours,
+    )
+    scores = output.sequences_scores.numpy()
+    np.testing.assert_allclose(got.scores.ravel(), scores, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(got.tokens.reshape(-1, LENGTH), wanted)
+    return wanted
+
+
+@families
+@paddings
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_beams(make, padded, penalty):
+    family = build(make)
+    check_varied(both_beams(family, *inputs(family, padded), penalty, {}, {}), family)
+
+
+# Theirs, ours, and our min_length: they count the tokens before the end, we the end too.
+REPETITION = {"repetition_penalty": 1.7}, (generate.RepetitionPenalty(1.7),), 0
+NGRAM = {"no_repeat_ngram_size": 2}, (generate.NoRepeatNgram(2),), 0
+MIN_LENGTH = {"min_new_tokens": 6}, (), 7
+ALL = (
+    {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "min_new_tokens": 6},
+    (generate.RepetitionPenalty(1.2), generate.NoRepeatNgram(2)),
+    7,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(llama, REPETITION), (gpt2, NGRAM), (t5, MIN_LENGTH), (gpt2, ALL), (marian, ALL)],
+)
+def test_processors(make, options):
+    theirs, ours, min_length = options
+    family = build(make)
+    tokens, valid = inputs(family, True)
+    # Each row alone and without its padding, which theirs would take for tokens of the prompt.
+    rows = zip(tokens, valid, strict=True)
+    alone = [run_theirs(family, row[ok][None], ok[ok][None], **theirs)[1][0] for row, ok in rows]
+    got = generate.greedy(
+        family.model,
+        family.params,
+        jnp.asarray(tokens),
+        min_length=min_length,
+        processors=ours,
+        **our_options(family, valid),
+    )
+    np.testing.assert_array_equal(got.tokens, alone)
+    _, plain = run_theirs(family, tokens, valid)
+    assert (plain != np.array(alone)).any()
+
+
+def test_processors_in_beams():
+    theirs, ours, min_length = ALL
+    family = build(t5)
+    tokens, valid = inputs(family, True)
+    plain = both_beams(family, tokens, valid, 1.0, {}, {})
+    changed = both_beams(family, tokens, valid, 1.0, {"processors": ours, "min_length": min_length}, theirs)
+    assert (plain != changed).any()
