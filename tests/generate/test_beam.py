@@ -183,6 +183,7 @@ def test_inside_shard_map():
         ({"max_length": 0}, "max_length must be at least 1"),
         ({"min_length": 7}, "at least min_length, got 6 and 7"),
         ({"eos_id": -1}, "eos_id must not be negative, got -1"),
+        ({"memory_mask": masks.causal()}, r"memory_mask must be masks.padding\(valid\), got causal\(\)"),
     ],
 )
 def test_bad_options(options, message):

@@ -13,6 +13,7 @@ from tfm_jax.generate.processors import Context, MinLength, Processor, apply_pro
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
 from tfm_jax.ops import masks
+from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Params
 
@@ -53,7 +54,7 @@ def beam_search(
     processors: Sequence[Processor] = (),
     valid: Array | None = None,
     source_mask: Mask | Array | None = None,
-    memory_mask: Mask | Array | None = None,
+    memory_mask: Mask | None = None,
     bos_id: int = 1,
 ) -> Beams:
     """Keeps the best ``beams`` unfinished outputs at every length, and returns the best finished ones.
@@ -81,13 +82,13 @@ def beam_search(
         and counts as finished.
       processors: change the log-probabilities, one after the other; what they raise above 0 is 0.
       valid, source_mask, bos_id: as ``greedy``.
-      memory_mask: of cross-attention, [..., 1, S], the same for every target token.
+      memory_mask: of cross-attention: ``masks.padding(valid)``, which is the same for every target token.
 
     Returns:
       ``Beams``. It is compiled once for a model, a shape of inputs and its lengths.
 
     Raises:
-      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams].
+      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams], another ``memory_mask``.
 
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6); the penalty: Wu et al. 2016, "Google's Neural
     Machine Translation System", equation 14.
@@ -97,6 +98,11 @@ def beam_search(
     if max_length < 1 or max_length < min_length:
         raise ValueError(
             f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
+        )
+    if memory_mask is not None and not isinstance(memory_mask, Padding):
+        raise ValueError(
+            f"beams read several tokens of one position: memory_mask must be masks.padding(valid), got "
+            f"{memory_mask!r}"
         )
     check_valid(valid)
     ends = end_ids(eos_id)
