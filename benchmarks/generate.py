@@ -2,9 +2,9 @@
 
     python -m benchmarks.generate
 
-A Llama-like model of 15 M parameters (6 layers, D = 288, V = 32,000), random weights, a prompt of 16 tokens and
-200 new ones: greedy at batches 1 and 8, beams of 4 at batch 1. The share of the memory-bandwidth limit is the
-bytes of the weights, read once a token, over the bandwidth that reading them alone reaches here.
+A Llama-like model of 15 M parameters (6 layers, D = 288, V = 32,000), random weights, a prompt of 16 tokens
+and 200 new ones: greedy at batches 1 and 8, beams of 4 at batch 1. The share of the memory-bandwidth limit is
+the bytes of the weights, read once a token, over the bandwidth that reading them alone reaches here.
 """
 
 import functools

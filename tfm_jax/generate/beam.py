@@ -88,7 +88,7 @@ def beam_search(
       ``Beams``. It is compiled once for a model, a shape of inputs and its lengths.
 
     Raises:
-      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams], another ``memory_mask``.
+      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams], another mask of memory.
 
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6); the penalty: Wu et al. 2016, "Google's Neural
     Machine Translation System", equation 14.
