@@ -263,7 +263,7 @@ def test_settings_that_do_not_fit_are_named(arguments, message, capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, rows):
-    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 30
+    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 20
     arguments = [
         *SMALL, "--data.source", rows, "--data.vocab-size", "300",
         "--model.dropout-rate", "0.1", "--train.steps", str(steps),

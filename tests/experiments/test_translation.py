@@ -299,7 +299,7 @@ def test_help_is_for_people_and_mistakes_are_named(capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, pairs):
-    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 30
+    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 20
     arguments = [
         *SMALL, "--data.source", pairs, "--data.pair", "en-fr", "--data.tokenizer", "characters",
         "--model.dropout-rate", "0.1", "--train.steps", str(steps),
