@@ -17,7 +17,8 @@ FLOOR = {
     "pretrained": 2,
     "laws": 2,
     "viz": 2,
-    "cli": 3,
+    "runs": 3,
+    "cli": 4,
 }
 # Rooms of one floor do not know each other, but for decoding, which laws and checkpoints may use.
 MAY_ALSO = {("pretrained", "generate"), ("laws", "generate")}

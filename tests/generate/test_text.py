@@ -184,6 +184,8 @@ def test_a_translation_has_at_most_max_length_tokens():
     got = build(nn.EncoderDecoder).translate(PROMPTS[:2], **options)
     lengths = [[len(TOKENIZER.encode(text)) for text in texts] for texts in (got, translated()[:2])]
     assert max(lengths[0]) <= 4 < max(lengths[1])
+    with pytest.raises(ValueError, match="max_length must be at least 1"):
+        build(nn.EncoderDecoder).translate(PROMPTS, max_length=0)
 
 
 def test_nothing_in_nothing_out_and_batches_are_told():

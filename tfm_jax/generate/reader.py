@@ -33,7 +33,7 @@ class Reader:
 
     def encode_prompts(self, prompts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """The ids that ``write`` begins from: int32 [P] each. Raises as it does."""
-        if self._reads_a_source:
+        if self.reads_a_source:
             raise ValueError("this is an encoder-decoder, which translates: a decoder writes prompts on")
         begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
         ids = [np.array([*begin, *x], np.int32) for x in self.tokenizer.encode_batch(listed(prompts))]
@@ -43,7 +43,7 @@ class Reader:
 
     def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids that ``translate`` reads: int32 [S] each. Raises as it does."""
-        if not self._reads_a_source:
+        if not self.reads_a_source:
             raise ValueError("this is a decoder, which writes prompts on: an encoder-decoder translates")
         if self.tokenizer.bos_id is None or self.tokenizer.eos_id is None:
             raise ValueError("to translate, a tokenizer needs a begin and an end token")
@@ -68,7 +68,8 @@ class Reader:
         return jax.eval_shape(lambda p: self.model.apply(p, method="unembedding"), self.params).shape[1]
 
     @functools.cached_property
-    def _reads_a_source(self) -> bool:
+    def reads_a_source(self) -> bool:
+        """Whether it translates; else it writes prompts on."""
         return self.model.apply(self.params, method="reads_a_source")
 
     @property

@@ -165,7 +165,9 @@ class TextGenerator(Reader):
         found = [""] * len(ids)
         for batch in batches(ids, batch_size, reach):
             B, S = batch.tokens.shape
-            length = max_length or (S + 50 if reach is None else min(S + 50, reach))
+            length = max_length
+            if length is None:
+                length = S + 50 if reach is None else min(S + 50, reach)
             with compiling(f"beam search for {B} x {S} + {length} tokens, {beams} beams"):
                 best = beam_search(
                     self.model,

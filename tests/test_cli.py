@@ -1,0 +1,304 @@
+"""The command, in this process, on runs of tiny models that were never trained."""
+
+import dataclasses
+import functools
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tfm_jax import cli, data, generate, nn, runs, train, values
+
+CONFIG = nn.Config(
+    vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
+)
+TEXTS = ["abc", "fedcbafedcbafe", "d", "ee", "aaaaaa", "bd"]
+
+
+def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh"):
+    """A run's directory, with a checkpoint for each scale of the parameters."""
+    tokenizer = data.char_tokenizer(alphabet)
+    tokenizer.save(path)
+    saved = {"model": values.to_dict(config), "train": {"checkpoint_every": 1}, **(settings or {})}
+    (path / "config.json").write_text(json.dumps(saved))
+    model = nn.functionalize(module, dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
+    params = model.init(jax.random.key(7))
+    optimizer = optax.sgd(0.1)
+    with train.Checkpoints(path / "checkpoints") as checkpoints:
+        for step, scale in enumerate(scales):
+            scaled = jax.tree.map(lambda p, scale=scale: p * scale, params)
+            state = train.init_state(scaled, optimizer, jax.random.key(0), ema=ema)
+            checkpoints.save(step + 1, dataclasses.replace(state, step=jnp.int32(step + 1)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("translator"), nn.EncoderDecoder, scales=(3.0,))
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("writer"), nn.Decoder, scales=(2.0,), alphabet="abcdef\n\\")
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory):
+    config = dataclasses.replace(CONFIG, positions=nn.Learned(24))
+    return make_run(tmp_path_factory.mktemp("learned"), nn.Decoder, config, scales=(2.0,))
+
+
+load_once = functools.cache(runs.load_run)
+
+
+@pytest.fixture
+def tfm(capsys, monkeypatch):
+    """Runs the command: (status, output's lines, standard error). A run is read, and compiled for, once."""
+    monkeypatch.setattr(runs, "load_run", load_once)
+
+    def run(*argv, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = cli.main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    return run
+
+
+def lines(texts):
+    return "".join(f"{text}\n" for text in texts)
+
+
+def test_texts_files_and_standard_input_are_translated_in_their_order(tfm, translator, tmp_path):
+    wanted = load_once(translator, average=None).translate(TEXTS)
+    assert len(set(wanted)) > 3
+    status, out, err = tfm("translate", translator, *TEXTS)
+    assert (status, out) == (0, lines(wanted))
+    (tmp_path / "file").write_text("\ufeff" + "\r\n".join(TEXTS))
+    for size in (1, 2, 100):
+        assert tfm("translate", translator, "--batch-size", size, stdin=lines(TEXTS).encode())[:2] == (
+            0,
+            lines(wanted),
+        )  # fmt: skip
+        assert tfm("translate", translator, "--file", tmp_path / "file", "--batch-size", size)[:2] == (
+            0,
+            lines(wanted),
+        )  # fmt: skip
+    assert "tfm: compiled beam search for 8 x 16 + 66 tokens, 4 beams in " in err or not err
+
+
+def test_more_lines_than_are_read_at_once_stay_in_order(tfm, translator, monkeypatch):
+    monkeypatch.setattr(cli, "BATCHES", 1)
+    wanted = load_once(translator, average=None).translate(TEXTS)
+    got = tfm("translate", translator, "--batch-size", 2, stdin=lines([*TEXTS, "", *TEXTS]).encode())
+    assert got[:2] == (0, lines([*wanted, "", *wanted]))
+
+
+def test_how_a_translation_is_searched_for(tfm, translator):
+    options = {"beams": 1, "length_penalty": 0.0, "max_length": 3}
+    wanted = load_once(translator, average=None).translate(TEXTS[:1], **options)
+    words = ["--beams", 1, "--length-penalty", 0, "--max-length", 3]
+    assert tfm("translate", translator, TEXTS[0], *words)[:2] == (0, lines(wanted))
+    assert len(data.char_tokenizer("abcdefgh").encode(wanted[0])) <= 3
+
+
+BAD = b"abc\n\n\xff\xfe\nd\nab\xc3\n"
+
+
+def test_a_bad_line_is_said_and_loses_no_other(tfm, translator, tmp_path):
+    wanted = load_once(translator, average=None).translate(["abc", "d"])
+    (tmp_path / "file").write_bytes(BAD)
+    for words, stdin in ((["--file", tmp_path / "file"], None), ([], BAD)):
+        status, out, err = tfm("translate", translator, *words, stdin=stdin)
+        assert (status, out) == (1, lines([wanted[0], "", "", wanted[1], ""]))
+        said = [line for line in err.splitlines() if "line" in line]
+        assert [line[:31] for line in said] == [f"tfm: line {n}: this is not UTF-8:" for n in (3, 5)]
+
+
+def test_a_prompt_that_does_not_fit_loses_no_other(tfm, learned):
+    texts = ["abcdefghabcdefgh", "abc"]
+    status, out, err = tfm("generate", learned, "--tokens", 16, stdin=lines(texts).encode())
+    assert status == 1 and out.startswith("\n") and len(out.splitlines()) == 2
+    assert "tfm: line 1: 'abcdefghabcdefgh' is 17 tokens long: the model has learned 24 positions" in err
+    status, out, err = tfm("generate", learned, "--tokens", 16, texts[0])
+    assert (status, out) == (2, "") and "is 17 tokens long" in err
+
+
+def write(run, texts, seed=0, **options):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(texts)))
+    options = {"max_length": 30, "processors": (generate.Temperature(0.8),), "key": keys, **options}
+    return load_once(run, average=None).write(texts, **options)
+
+
+def test_one_prompt_is_written_on_as_it_is(tfm, writer):
+    (wanted,) = write(writer, ["abc"])
+    assert "\n" in wanted
+    status, out, _ = tfm("generate", writer, "abc", "--tokens", 30)
+    assert (status, out) == (0, f"{wanted}\n")
+    seeds = {tfm("generate", writer, "abc", "--tokens", 30, "--seed", seed)[1] for seed in (0, 1, 2)}
+    assert len(seeds) == 3 and out in seeds
+    assert tfm("generate", writer, "", "--tokens", 30)[1] == f"{write(writer, [''])[0]}\n"
+
+
+def test_of_several_prompts_each_is_a_line_that_can_be_read_back(tfm, writer):
+    texts = ["abc", "ffff", "dd"]
+    wanted = write(writer, texts)
+    assert any("\n" in text for text in wanted) and any("\\" in text for text in wanted)
+    for words, stdin in ((texts, None), ([], lines(texts).encode())):
+        for size in (1, 2, 100):
+            status, out, _ = tfm(
+                "generate", writer, "--tokens", 30, "--batch-size", size, *words, stdin=stdin
+            )
+            assert status == 0 and len(out.splitlines()) == 3
+            back = [line.encode().decode("unicode_escape") for line in out.splitlines()]
+            assert back == wanted
+
+
+def test_the_options_of_drawing_are_those_of_the_library(tfm, writer):
+    words = {
+        "--repetition-penalty": (1.5, generate.RepetitionPenalty(1.5)),
+        "--no-repeat-ngram": (2, generate.NoRepeatNgram(2)),
+        "--temperature": (1.3, generate.Temperature(1.3)),
+        "--top-k": (3, generate.TopK(3)),
+        "--top-p": (0.9, generate.TopP(0.9)),
+        "--min-p": (0.01, generate.MinP(0.01)),
+    }
+    (wanted,) = write(writer, ["abc"], processors=tuple(value for _, value in words.values()))
+    argv = [word for name, (value, _) in words.items() for word in (name, value)]
+    assert tfm("generate", writer, "abc", "--tokens", 30, *argv)[1] == f"{wanted}\n"
+    (likeliest,) = write(writer, ["abc"], processors=(), key=None)
+    assert tfm("generate", writer, "abc", "--tokens", 30, "--temperature", 0)[1] == f"{likeliest}\n"
+
+
+def test_the_text_ends_before_a_stop_text(tfm, writer):
+    (whole,) = write(writer, ["abc"])
+    stops = [whole[9:11], whole[5:7]]
+    wanted = whole[: min(whole.find(stop) for stop in stops)]
+    words = [word for stop in stops for word in ("--stop", stop)]
+    assert tfm("generate", writer, "abc", "--tokens", 30, *words)[1] == f"{wanted}\n"
+
+
+def test_a_file_has_a_bar_on_a_terminal_and_the_output_stays_clean(tfm, translator, tmp_path, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    (tmp_path / "file").write_bytes(BAD)
+    _, out, err = tfm("translate", translator, "--file", tmp_path / "file")
+    assert re.search("5/5\\S* lines", err) and "\x1b" not in out and len(out.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["translate", "WRITER", "a"], "the model of WRITER does something else: use tfm generate"),
+        (["generate", "TRANSLATOR", "a"], "use tfm translate"),
+        (["translate", "NOWHERE", "a"], "NOWHERE is not the directory of a run: there is no config.json"),
+        (["translate", "TRANSLATOR", "a", "--file", "b"], "arguments or the lines of --file, not both"),
+        (["translate", "TRANSLATOR", "--file", "NOWHERE"], "NOWHERE: No such file or directory"),
+        (["translate", "TRANSLATOR", "a", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
+        (["translate", "TRANSLATOR", "a", "--beams", "0"], "beams must be at least 1"),
+        (["translate", "TRANSLATOR", "a", "--max-length", "0"], "max_length must be at least 1"),
+        (["generate", "WRITER", "a", "--top-k", "99"], "--top-k 99 is more than the 12 tokens"),
+        (["generate", "WRITER", "a", "--top-k", "0"], "TopK: got k=0; wanted"),
+        (["generate", "WRITER", "a", "--top-p", "1.5"], "TopP: got p=1.5; wanted"),
+        (["generate", "WRITER", "a", "--min-p", "0"], "MinP: got p=0.0; wanted"),
+        (["generate", "WRITER", "a", "--temperature", "-1"], "Temperature: got t=-1.0; wanted"),
+        (["generate", "WRITER", "a", "--repetition-penalty", "0"], "RepetitionPenalty: got"),
+        (["generate", "WRITER", "a", "--no-repeat-ngram", "0"], "NoRepeatNgram: got n=0; wanted"),
+        (["generate", "WRITER", "a", "--tokens", "0"], "max_length must be at least 1"),
+        (["generate", "WRITER", "a", "--stop", ""], "a stop text must not be empty"),
+        (["generate", "WRITER", "\udcff"], "this is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(argv, said, tfm, translator, writer, tmp_path):
+    places = {"WRITER": writer, "TRANSLATOR": translator, "NOWHERE": tmp_path / "nowhere"}
+    status, out, err = tfm(*(places.get(word, word) for word in argv))
+    for name, path in places.items():
+        said = said.replace(name, str(path))
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert err.startswith("tfm: ") and said in err
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("checkpoints", "there is no checkpoint in"),
+        ("tokenizer.json", "there is no tokenizer at"),
+        ("config.json", "does not say what the model is"),
+    ],
+)
+def test_a_run_that_lacks_a_part(broken, said, tfm, translator, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(translator, run)
+    if broken == "checkpoints":
+        shutil.rmtree(run / broken)
+    elif broken == "config.json":
+        (run / broken).write_text('{"model": {"depth": 3}}')
+    else:
+        (run / broken).unlink()
+    status, out, err = tfm("translate", run, "a")
+    assert (status, out) == (2, "") and said in err and len(err.splitlines()) == 1
+
+
+def test_a_model_that_writes_no_text_is_refused(tmp_path):
+    classifier = functools.partial(nn.Classifier, n_classes=2)
+    with pytest.raises(ValueError, match="writes no text: its parameters are"):
+        runs.load_run(make_run(tmp_path, classifier))
+
+
+def largest(run, **options):
+    """The scale of the parameters that were read, beside those of scale 1."""
+    table = lambda params: np.asarray(params["embedding"]["table"])
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, vocab_size=12))
+    first = table(model.init(jax.random.key(7)))
+    return round(float(np.abs(table(runs.load_run(run, **options).params)).max() / np.abs(first).max()), 4)
+
+
+def test_the_mean_of_the_last_checkpoints(tmp_path):
+    run = make_run(tmp_path, nn.Decoder, scales=(1.0, 2.0, 6.0), settings={"average": 2})
+    assert largest(run) == 4.0  # as its config says
+    assert largest(run, average=1) == 6.0 and largest(run, average=3) == 3.0
+    with pytest.raises(ValueError, match="the last 4 checkpoints"):
+        runs.load_run(run, average=4)
+    with pytest.raises(ValueError, match="the last 0 checkpoints"):
+        runs.load_run(run, average=0)
+    few = json.loads((run / "config.json").read_text()) | {"average": 5}
+    (run / "config.json").write_text(json.dumps(few))
+    assert largest(run) == 3.0  # as many as there are
+
+
+def test_the_moving_average_of_a_run_that_keeps_one(tmp_path):
+    run = make_run(tmp_path, nn.Decoder, scales=(2.0,), ema=True)
+    ema = train.load_params(run / "checkpoints", item="ema")
+    jax.tree.map(np.testing.assert_array_equal, runs.load_run(run).params, ema)
+
+
+@pytest.mark.parametrize("command", ["translate", "generate"])
+def test_help_shows_every_option(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and "RUN [TEXT ...]" in text
+    kind = {"translate": cli.Translate, "generate": cli.Generate}[command]
+    for field in dataclasses.fields(kind)[2:]:
+        assert f"--{field.name.replace('_', '-')} " in text
+
+
+def test_an_unknown_option_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["translate", "run", "--beam-width", "3"])
+    assert ended.value.code == 2 and "--beam-width" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, tfm_jax.cli; print([m for m in ('jax', 'datasets') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
