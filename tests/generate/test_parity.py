@@ -24,6 +24,15 @@ B, P, LENGTH = 5, 6, 9
 LENGTHS = (6, 1, 4, 2, 5)  # of the prompts, where they are padded
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Of torch: at these sizes more of them only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Family(NamedTuple):
     theirs: Any
     model: nn.Pure
