@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -194,6 +195,19 @@ def test_a_file_has_a_bar_on_a_terminal_and_the_output_stays_clean(tfm, translat
     (tmp_path / "file").write_bytes(BAD)
     _, out, err = tfm("translate", translator, "--file", tmp_path / "file")
     assert re.search("5/5\\S* lines", err) and "\x1b" not in out and len(out.splitlines()) == 5
+
+
+def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
+    logger, root = logging.getLogger("tfm_jax.generate"), logging.getLogger()
+    handler = logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        with cli._compile_times():
+            logger.info("compiled it")
+        logger.info("not said")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "tfm: compiled it\n" and logger.propagate
 
 
 @pytest.mark.parametrize(

@@ -251,14 +251,16 @@ def _compile_times() -> Iterator[None]:
     """Shows what the text generator says of its compilations, on standard error."""
     logger, handler = logging.getLogger("tfm_jax.generate"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("tfm: %(message)s"))
-    level = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # other libraries put a handler on the root: each line would come twice
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _say(message: str) -> None:
