@@ -1,14 +1,19 @@
 """The strictest settings that JAX has, for every test: dtypes and ranks never promote silently."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
-# Read by XLA when the first device is made; a stuck collective then fails in seconds instead of hanging.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5 "
+# Read by XLA when the first device is made: a stuck collective fails in seconds instead of hanging.
+FLAGS = [
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5",
     "--xla_cpu_collective_call_terminate_timeout_seconds=40",
-)
+]
+# XLA ends the process over a flag that it does not know: only for the releases that know these, which
+# halve the time that compilation takes.
+if version("jaxlib").startswith("0.10."):
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 # Tests never reach a hub; those of the hub's errors say so themselves.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_CACHE", str(Path(__file__).parents[1] / ".cache" / "datasets"))
