@@ -37,6 +37,8 @@ def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=F
         for step, scale in enumerate(scales):
             scaled = jax.tree.map(lambda p, scale=scale: p * scale, params)
             state = train.init_state(scaled, optimizer, jax.random.key(0), ema=ema)
+            if ema:
+                state = dataclasses.replace(state, ema=jax.tree.map(lambda p: p * 5, scaled))
             checkpoints.save(step + 1, dataclasses.replace(state, step=jnp.int32(step + 1)))
     return path
 
@@ -292,8 +294,7 @@ def test_the_mean_of_the_last_checkpoints(tmp_path):
 
 def test_the_moving_average_of_a_run_that_keeps_one(tmp_path):
     run = make_run(tmp_path, nn.Decoder, scales=(2.0,), ema=True)
-    ema = train.load_params(run / "checkpoints", item="ema")
-    jax.tree.map(np.testing.assert_array_equal, runs.load_run(run).params, ema)
+    assert largest(run) == 10.0
 
 
 @pytest.mark.parametrize("command", ["translate", "generate"])
