@@ -45,6 +45,13 @@ def test_apply_equals_the_module():
     np.testing.assert_array_equal(module(TOKENS), model.apply(model.init(jax.random.key(0)), TOKENS))
 
 
+def test_parameters_of_numpy_are_parameters():
+    model = nn.functionalize(nn.Decoder, CONFIG)
+    params = model.init(jax.random.key(0))
+    got = model.apply(jax.tree.map(np.asarray, params), TOKENS)
+    np.testing.assert_array_equal(got, model.apply(params, TOKENS))
+
+
 def test_modules_work_as_plain_nnx_modules():
     assert nn.Decoder(CONFIG, rngs=nnx.Rngs(0))(TOKENS).shape == (2, 5, 11)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax.types import Key, Params
@@ -63,6 +64,7 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
 
     def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
         _check(params, wanted)
+        params = jax.tree.map(jnp.asarray, params)  # NumPy's too, as files of weights give them
         return getattr(nnx.merge(graph, params), method)(*inputs, **options)
 
     return Pure(init, apply)
