@@ -225,6 +225,8 @@ def test_the_positions_that_were_learned_are_all_used_and_no_more():
     translator = build(nn.EncoderDecoder, dataclasses.replace(CONFIG, positions=nn.Learned(24)))
     with pytest.raises(ValueError, match="is 25 tokens long: the model has learned 24 positions;"):
         translator.translate(["a" * 24])
+    (text,) = translator.translate(["abc"])  # 50 more than the source would be too many
+    assert len(TOKENIZER.encode(text)) <= 24
 
 
 def test_the_first_call_of_a_shape_says_how_long_it_compiled(caplog):
