@@ -147,11 +147,9 @@ class Decoder(Incremental):
         return self._run(tokens, mask, causal, positions, key, False)[0]
 
     def reads_a_source(self) -> bool:
-        """False."""
         return False
 
     def decoder_stack(self) -> DecoderStack:
-        """The layers that read the tokens."""
         return self.stack
 
     def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
@@ -284,11 +282,9 @@ class EncoderDecoder(Incremental):
         return self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)[0]
 
     def reads_a_source(self) -> bool:
-        """True."""
         return True
 
     def decoder_stack(self) -> DecoderStack:
-        """The layers that read the target."""
         return self.decoder
 
     def init_cache(
