@@ -1,7 +1,9 @@
 """Small random models whose tokens vary, and their plain use, for all tests of decoding."""
 
+import contextlib
 import dataclasses
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,19 @@ def next_log_probs(model, params, prompt, source=None, length=12):
     """The log-probabilities [V] of the token after a prompt [P]."""
     everything = np.arange(V)[:, None]
     return log_probs(model, params, prompt, everything, source, length)[:, 0]
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """The names of the programs that are compiled meanwhile."""
+    names, handler = [], logging.Handler()
+    handler.emit = lambda record: names.append(record.getMessage())
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(handler)
+    try:
+        yield names
+    finally:
+        logger.removeHandler(handler)
 
 
 def tokens(*shape, seed=0):

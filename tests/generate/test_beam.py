@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tests.generate.models import V, build, log_probs, tokens
+from tests.generate.models import V, build, count_compilations, log_probs, tokens
 from tfm_jax import generate, nn
 from tfm_jax.ops import masks
 
@@ -64,32 +64,91 @@ def test_several_ends():
     np.testing.assert_allclose(got.scores[0], [outputs[y] for y in best], rtol=1e-4)
 
 
-def plain_beam_search(row, beams, length, alpha):
+def plain_beam_search(prompt, beams, length, alpha, ends=(END,)):
     """The loop of the docstring, one row, by a forward pass a length; without early stopping."""
     model, params = build(nn.Decoder)
     live, finished = {(): 0.0}, {}
     for n in range(1, length + 1):
         rows = [[*y, token] for y in live for token in range(V)]
-        chances = log_probs(model, params, PROMPT[row], rows)[:, -1]
+        chances = log_probs(model, params, prompt, rows)[:, -1]
         grown = {tuple(y): live[tuple(y[:-1])] + float(c) for y, c in zip(rows, chances, strict=True)}
         best = sorted(grown, key=grown.get, reverse=True)
-        finished |= {y: grown[y] / penalty(alpha, n) for y in best[:beams] if y[-1] == END}
-        live = {y: grown[y] for y in [y for y in best if y[-1] != END][:beams]}
+        finished |= {y: grown[y] / penalty(alpha, n) for y in best[:beams] if y[-1] in ends}
+        live = {y: grown[y] for y in [y for y in best if y[-1] not in ends][:beams]}
     finished |= {y: p / penalty(alpha, length) for y, p in live.items()}
     return sorted(finished.items(), key=lambda item: item[1], reverse=True)
 
 
-@pytest.mark.parametrize(("beams", "alpha"), [(1, 0.6), (3, 0.6), (4, 1.5)])
-def test_a_narrow_beam_equals_the_plain_loop(beams, alpha):
+@pytest.mark.parametrize(
+    ("beams", "alpha", "ends"),
+    [
+        (1, 0.6, (2,)),
+        (3, 0.6, (2, 5, 7)),
+        (4, 1.5, (2, 5, 7)),
+        (3, 2.5, (2, 4, 5, 7, 8)),
+        (3, -2.0, (2, 4, 5)),
+    ],
+)
+def test_a_narrow_beam_equals_the_plain_loop(beams, alpha, ends):
     model, params = build(nn.Decoder)
+    prompts = tokens(10, 3, seed=5)
     got = generate.beam_search(
-        model, params, PROMPT, beams=beams, n_best=beams, max_length=7, length_penalty=alpha
+        model,
+        params,
+        prompts,
+        beams=beams,
+        n_best=beams,
+        max_length=5,
+        length_penalty=alpha,
+        eos_id=ends,
     )
-    for row in range(2):
-        wanted = plain_beam_search(row, beams, 7, alpha)[:beams]
+    for row, prompt in enumerate(prompts):
+        wanted = plain_beam_search(prompt, beams, 5, alpha, ends)[:beams]
         np.testing.assert_allclose(got.scores[row], [score for _, score in wanted], rtol=1e-4)
         for i, (output, _) in enumerate(wanted):
             np.testing.assert_array_equal(got.tokens[row, i, : len(output)], output)
+
+
+@pytest.mark.parametrize("ends", [(2,), (2, 5, 7)])
+def test_it_stops_as_soon_as_nothing_better_can_come_and_no_sooner(ends):
+    # A penalty by which longer outputs often overtake those that ended first.
+    model, params = build(nn.Decoder)
+    prompts = tokens(12, 3, seed=4)
+    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7, eos_id=ends)
+    got = search(prompts, length_penalty=3.0)
+    for row, prompt in enumerate(prompts):
+        output, score = plain_beam_search(prompt, 3, 7, 3.0, ends)[0]
+        alone = search(prompt[None], length_penalty=3.0)
+        for found in (np.asarray(got.tokens[row, 0]), np.asarray(alone.tokens[0, 0])):
+            np.testing.assert_array_equal(found, [*output, *[0] * (7 - len(output))])
+        np.testing.assert_allclose([got.scores[row, 0], alone.scores[0, 0]], score, rtol=1e-4)
+
+
+def test_one_beam_beside_a_window_is_greedy():
+    model, params = build(nn.Decoder, window=3)
+    got = generate.beam_search(model, params, PROMPT, beams=1, max_length=6)
+    np.testing.assert_array_equal(
+        got.tokens[:, 0], generate.greedy(model, params, PROMPT, max_length=6).tokens
+    )
+
+
+def test_another_length_penalty_is_no_other_program():
+    model, params = build(nn.Decoder)
+    search = functools.partial(generate.beam_search, model, params, PROMPT, beams=2, max_length=3)
+    search(length_penalty=0.6)
+    with jax.log_compiles(True), count_compilations() as compiled:
+        search(length_penalty=0.7)
+        search(length_penalty=lambda n: n.astype(jnp.float32))
+        search(length_penalty=jnp.float32(1.0))
+    assert not [name for name in compiled if "search" in name]
+
+
+def test_what_processors_raise_is_at_most_certain():
+    model, params = build(nn.Decoder)
+    got = generate.beam_search(
+        model, params, PROMPT, beams=3, max_length=5, processors=(generate.FrequencyPenalty(-5.0),)
+    )
+    assert (got.log_probs <= 0).all()
 
 
 FIELDS = {
@@ -159,6 +218,9 @@ def test_more_beams_than_outputs_stay_empty():
 
 def test_what_is_no_number_is_no_token():
     model, params = build(nn.Decoder)
+    for bad in (PROMPT.at[0, 1].set(50), PROMPT.at[0, 3].set(-7)):
+        got = generate.beam_search(model, params, bad, beams=3, max_length=4)
+        assert (got.tokens[0] == -1).all() and np.isnan(got.scores[0]).all()
     prompt = PROMPT.at[0, 1].set(50)
     got = generate.beam_search(model, params, prompt, beams=3, max_length=4)
     assert (got.tokens[0] == -1).all() and np.isnan(got.scores[0]).all()
@@ -183,6 +245,10 @@ def test_inside_shard_map():
         ({"max_length": 0}, "max_length must be at least 1"),
         ({"min_length": 7}, "at least min_length, got 6 and 7"),
         ({"eos_id": -1}, "eos_id must not be negative, got -1"),
+        ({"pad_id": -1}, "pad_id must not be negative, got -1"),
+        ({"bos_id": -2}, "bos_id must not be negative, got -2"),
+        ({"length_penalty": float("nan")}, "length_penalty must give positive, finite divisors"),
+        ({"length_penalty": lambda n: -n.astype(jnp.float32)}, "must give positive, finite divisors"),
         ({"memory_mask": masks.causal()}, r"memory_mask must be masks.padding\(valid\), got causal\(\)"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tests.generate.models import V, build, log_probs, next_log_probs, tokens
+from tests.generate.models import V, build, count_compilations, log_probs, next_log_probs, tokens
 from tfm_jax import generate, nn
 from tfm_jax.ops import masks
 
@@ -80,6 +80,8 @@ def test_prefill_gives_the_logits_after_each_prompt():
     logits, cache = generate.step(model, params, token, cache)
     wanted = [next_log_probs(model, params, [*row, t]) for row, t in zip(rows, token, strict=True)]
     np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="prefill wants an empty cache, got one of 5 tokens: use extend"):
+        generate.prefill(model, params, prompt, cache)
     with pytest.raises(ValueError, match="room for 6 tokens, 5 of them taken, was given 2 more"):
         generate.extend(model, params, tokens(B, 2), cache)
     with pytest.raises(ValueError, match="room for 3 tokens, 0 of them taken, was given 4 more"):
@@ -111,11 +113,25 @@ def test_no_row_ends_before_its_shortest_length():
         assert not np.isin(row[:3], (2, 4, 5)).any() and (n == LENGTH or int(row[n - 1]) in (2, 4, 5))
 
 
+def test_the_shortest_length_comes_before_what_keeps_the_likeliest():
+    model, params = build(nn.Decoder)
+    prompt = tokens(20, 4, seed=1)
+    options = {"max_length": LENGTH, "eos_id": (2, 4, 5), "min_length": 4}
+    got = generate.sample(
+        model, params, prompt, key=jax.random.key(0), processors=(generate.TopK(1),), **options
+    )
+    np.testing.assert_array_equal(got.tokens, generate.greedy(model, params, prompt, **options).tokens)
+
+
 def test_sample_equals_the_plain_loop():
     model, params = build(nn.Decoder)
     prompt, key = jnp.array([[3, 4], [5, 6]]), jax.random.key(7)
     processors = (generate.Temperature(0.7), generate.TopK(4))
     got = generate.sample(model, params, prompt, key=key, max_length=LENGTH, processors=processors)
+    # The log-probabilities are the model's, before the processors.
+    for row in range(2):
+        chances = log_probs(model, params, prompt[row], got.tokens[row : row + 1])[0]
+        np.testing.assert_allclose(got.log_probs[row], chances, rtol=1e-4, atol=1e-5)
     for row, own in zip(range(2), jax.random.split(key, 2), strict=True):
 
         def draw(chances, step, own=own):
@@ -161,7 +177,8 @@ def test_a_stream_joined_is_the_whole(every):
         pieces = list(generate.stream(model, params, prompt, key=drawn, every=every, **options))
         joined = np.concatenate(pieces, axis=1)
         np.testing.assert_array_equal(joined, whole.tokens[:, : joined.shape[1]])
-        assert joined.shape[1] >= int(whole.lengths.max())
+        longest = int(whole.lengths.max())
+        assert joined.shape[1] == min(-(-longest // every) * every, LENGTH), "it ends where all rows have"
 
 
 def test_a_stream_stops_when_nobody_asks():
@@ -177,8 +194,11 @@ def test_one_compilation_serves_all_prompts_of_a_shape():
     model, params = build(nn.Decoder)
     sample = functools.partial(generate.sample, model, params, max_length=4)
     sample(tokens(B, 4), key=jax.random.key(0), processors=(generate.Temperature(0.5),))
-    with jax.log_compiles(False), jax.no_tracing():
+    with jax.log_compiles(True), count_compilations() as compiled:
         sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(generate.Temperature(0.9),))
+        sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(lambda logits, context: -logits,))
+    # The third has another processor: its loop alone is another program.
+    assert sum("_run" in name for name in compiled) == 1 and not any("_start" in name for name in compiled)
 
 
 def test_what_is_no_number_and_what_is_closed_is_no_token():
@@ -190,6 +210,9 @@ def test_what_is_no_number_and_what_is_closed_is_no_token():
     got = generate.sample(model, params, prompt, key=jax.random.key(0), max_length=3)
     np.testing.assert_array_equal(got.tokens[0], -1)
     assert (got.tokens[1] >= 0).all()
+    nan_of_three = lambda logits, context: logits.at[:, 3].set(jnp.nan)
+    got = generate.greedy(model, params, prompt[1:], max_length=3, processors=(nan_of_three,))
+    np.testing.assert_array_equal(got.tokens, -1)
     # Nine tokens, none twice: of ten the last two have nothing left.
     got = generate.greedy(
         model, params, prompt[1:], max_length=9, eos_id=None, processors=(generate.NoRepeatNgram(1),)
@@ -208,11 +231,19 @@ def test_a_source_mask_that_says_nothing_of_cross_attention():
 
 def test_a_table_for_cross_attention():
     model, params = build(nn.EncoderDecoder)
-    source, table = tokens(1, S), jnp.asarray(np.random.default_rng(0).random((LENGTH, S)) < 0.5)
-    got = generate.greedy(model, params, source, max_length=LENGTH, memory_mask=table, eos_id=None)
-    read = jnp.concatenate([jnp.array([1]), got.tokens[0, :-1]])[None]
-    wanted = model.apply(params, source, read, memory_mask=table).argmax(-1)
-    np.testing.assert_array_equal(got.tokens, wanted)
+    source, table = tokens(B, S), jnp.asarray(np.random.default_rng(0).random((LENGTH, S)) < 0.5)
+    greedy = functools.partial(generate.greedy, model, params, source, eos_id=None)
+    got = greedy(max_length=LENGTH, memory_mask=table)
+    read = jnp.concatenate([jnp.ones((B, 1), jnp.int32), got.tokens[:, :-1]], axis=1)
+    chances = jax.nn.log_softmax(model.apply(params, source, read, memory_mask=table))
+    np.testing.assert_array_equal(got.tokens, chances.argmax(-1))
+    np.testing.assert_allclose(got.log_probs, chances.max(-1), rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(greedy(max_length=LENGTH).log_probs - got.log_probs)).max() > 1e-3
+    with pytest.raises(ValueError, match="T = 7"):  # a row a token
+        greedy(max_length=LENGTH + 1, memory_mask=table)
+    cache = generate.init_cache(model, params, source, LENGTH, memory_mask=table)
+    with pytest.raises(ValueError, match="a table as memory_mask has a row a token"):
+        generate.prefill(model, params, tokens(B, 4), cache, valid=PADDED)
 
 
 def test_inside_shard_map():
@@ -222,6 +253,24 @@ def test_inside_shard_map():
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     sharded = jax.shard_map(greedy, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
     np.testing.assert_array_equal(jax.jit(sharded)(params, source).tokens, greedy(params, source).tokens)
+
+
+def test_rows_of_the_same_prompt_with_keys_of_several_devices():
+    model, params = build(nn.Decoder)
+    prompt, keys = tokens(2, 4), jax.random.split(jax.random.key(0), 4)
+    sample = lambda key: generate.sample(model, params, prompt, key=key, max_length=4).tokens
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    got = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=P("data"), out_specs=P("data")))(keys)
+    np.testing.assert_array_equal(got, jnp.concatenate([sample(keys[:2]), sample(keys[2:])]))
+
+
+def test_in_float64():
+    with jax.enable_x64(True):
+        model, params = build(nn.Decoder)
+        prompt = jnp.asarray(tokens(2, 4))
+        got = generate.greedy(model, params, prompt, max_length=4)
+        best = generate.beam_search(model, params, prompt, beams=1, max_length=4)
+    np.testing.assert_array_equal(got.tokens, best.tokens[:, 0])
 
 
 def sampled(prompt, module=nn.Decoder, **options):

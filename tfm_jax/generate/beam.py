@@ -6,15 +6,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tfm_jax.generate.begin import begin, check_valid, end_ids
+from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid
 from tfm_jax.generate.decode import Ends, lengths_of
-from tfm_jax.generate.processors import Context, MinLength, Processor, apply_processors
+from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
 from tfm_jax.ops import masks
+from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.varying import vary_with
 from tfm_jax.types import Array, Params
 
 __all__ = ["Beams", "beam_search"]
@@ -95,32 +98,25 @@ def beam_search(
     """
     if not 1 <= n_best <= beams:
         raise ValueError(f"beams must be at least 1 and n_best from 1 to beams, got {beams} and {n_best}")
-    if max_length < 1 or max_length < min_length:
-        raise ValueError(
-            f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
-        )
+    limits = check_limits(
+        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+    )
     if memory_mask is not None and not isinstance(memory_mask, Padding):
         raise ValueError(
             f"beams read several tokens of one position: memory_mask must be masks.padding(valid), got "
             f"{memory_mask!r}"
         )
     check_valid(valid)
-    ends = end_ids(eos_id)
-    limits = (MinLength(min_length, ends),) if min_length > 1 and ends else ()
     options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
-    window = model.apply(params, method="decoder_stack").config.window
-    sizes = _Sizes(beams, n_best, max_length, ends, bos_id, pad_id, window)
-    return _search(model, sizes, length_penalty, params, inputs, (*processors, *limits), **options)
+    processors = as_pytrees(processors, min_length, limits.ends)
+    penalties = _penalties(length_penalty, max_length)
+    return _search(model, _Sizes(beams, n_best, limits), params, inputs, penalties, processors, **options)
 
 
 class _Sizes(NamedTuple):
     beams: int
     n_best: int
-    max_length: int
-    ends: tuple[int, ...]
-    bos_id: int
-    pad_id: int
-    window: int | None
+    limits: Limits
 
 
 class _Finished(NamedTuple):
@@ -151,10 +147,11 @@ class _State(NamedTuple):
     broken: Array  # bool [B], the logits were not numbers
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _search(model, sizes, length_penalty, params, inputs, processors, **options) -> Beams:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _search(model, sizes, params, inputs, penalties, processors, **options) -> Beams:
     read = model.apply(params, method="incremental")
-    penalties = _penalties(length_penalty, sizes.max_length)
+    window = model.apply(params, method="decoder_stack").config.window
+    M = sizes.limits.max_length
     # largest[n]: of the lengths that an output of n tokens can still have.
     largest = jax.lax.cummax(penalties, reverse=True)
 
@@ -162,23 +159,25 @@ def _search(model, sizes, length_penalty, params, inputs, processors, **options)
         # No live output can do better than this: its log-probability only falls.
         bound = state.log_probs.max(1) / largest[state.step]
         done = state.finished.scores[:, sizes.n_best - 1] >= bound
-        return (state.step < sizes.max_length) & ~jnp.all(done | state.broken)
+        return (state.step < M) & ~jnp.all(done | state.broken)
 
     def grow(state: _State) -> _State:
-        hidden, own, cache = _read(read, state, sizes)
+        hidden, own, cache = _read(read, state, sizes, window)
         chances = jax.nn.log_softmax(model.apply(params, hidden, method="unembed"))
-        length = state.tokens.shape[-1] - sizes.max_length + state.step
+        length = state.tokens.shape[-1] - M + state.step
         context = Context(state.tokens, length, state.step)
         chances = jnp.minimum(apply_processors(processors, chances, context), 0.0)
         return _keep_best(state._replace(own=own, cache=cache), chances, penalties[state.step], sizes)
 
     state = _start(model, params, inputs, sizes, **options)
+    # Inside shard_map all that meets in the loop differs on the same devices.
+    state = jax.tree.map(lambda x: vary_with(x, (params, processors, penalties, state)), state)
     return _output(jax.lax.while_loop(unfinished, grow, state), penalties[-1], sizes)
 
 
 def _start(model, params, inputs, sizes, **options) -> _State:
-    k, M = sizes.beams, sizes.max_length
-    begun = begin(model, params, inputs, M, bos_id=sizes.bos_id, width=k, **options)
+    k, M = sizes.beams, sizes.limits.max_length
+    begun = begin(model, params, inputs, M, bos_id=sizes.limits.bos_id, width=k, **options)
     each = lambda x: jnp.repeat(x[:, None], k, axis=1)
     tokens = jnp.pad(each(begun.prompt), ((0, 0), (0, 0), (0, M)), constant_values=-1)
     nothing = jnp.full_like(tokens[:, :, 0], -jnp.inf, dtype=jnp.float32)
@@ -195,22 +194,24 @@ def _start(model, params, inputs, sizes, **options) -> _State:
     )
 
 
-def _read(read, state: _State, sizes) -> tuple[Array, Array, Cache]:
+def _read(read, state: _State, sizes: _Sizes, window: int | None) -> tuple[Array, Array, Cache]:
     """Reads the last token of every beam. Each stands in a slot of its own, seen by those who go on from it:
     when beams are exchanged, keys and values stay where they are."""
     slots, k = state.cache.slots, sizes.beams
-    last = jax.lax.dynamic_index_in_dim(
-        state.tokens, state.tokens.shape[-1] - sizes.max_length + state.step - 1, axis=2, keepdims=False
-    )
+    end = state.tokens.shape[-1] - sizes.limits.max_length + state.step
+    last = jax.lax.dynamic_index_in_dim(state.tokens, end - 1, axis=2, keepdims=False)
     S = slots.positions.shape[-1]
-    new = jnp.arange(S)[None] == slots.length + jnp.arange(k)[:, None]  # [beams, S]
+    new = (
+        jnp.arange(S, dtype=jnp.int32)[None] == slots.length + jnp.arange(k, dtype=jnp.int32)[:, None]
+    )  # [beams, S]
     own = state.own | new[None]
     positions = jnp.repeat(state.position[:, None], k, axis=1)
     seen = own
-    if sizes.window is not None:
-        near = state.position[:, None] - slots.positions < sizes.window
+    if window is not None:
+        near = state.position[:, None] - slots.positions < window
         seen = own & (near[:, None] | new[None])
-    hidden, cache = read(jnp.maximum(last, 0), state.cache, positions=positions, mask=masks.dense(seen))
+    last = jnp.where(jnp.isneginf(state.log_probs), 0, last)  # an empty beam reads some token
+    hidden, cache = read(last, state.cache, positions=positions, mask=masks.dense(seen))
     return hidden, own, cache
 
 
@@ -221,18 +222,18 @@ def _keep_best(state: _State, chances: Array, penalty: Array, sizes) -> _State:
     broken = state.broken | (jnp.isnan(chances).any(-1) & live).any(-1)
     sums = jnp.where(live[..., None], state.log_probs[..., None] + chances, -jnp.inf).reshape(B, k * V)
     # So many that k are left when all the ends of all beams are among them.
-    n = min(k * (1 + len(sizes.ends)), k * V)
+    n = min(k * (1 + len(sizes.limits.ends)), k * V)
     log_probs, best = jax.lax.top_k(sums, n)
     parent, token = best // V, (best % V).astype(jnp.int32)
-    at = state.tokens.shape[-1] - sizes.max_length + state.step
+    at = state.tokens.shape[-1] - sizes.limits.max_length + state.step
     tokens = _pick(state.tokens, parent)
     tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[..., None], at, axis=2)
     ended = jnp.zeros_like(token, bool)
-    for end in sizes.ends:
+    for end in sizes.limits.ends:
         ended |= token == end
     # An output ends where its end is among the k best continuations.
     ends_here = jnp.where(ended & (jnp.arange(n) < k)[None], log_probs, -jnp.inf)
-    finished = state.finished.add(tokens[:, :, -sizes.max_length :], ends_here, ends_here / penalty)
+    finished = state.finished.add(tokens[:, :, -sizes.limits.max_length :], ends_here, ends_here / penalty)
     log_probs, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), k)
     return _State(
         step=state.step + 1,
@@ -248,13 +249,15 @@ def _keep_best(state: _State, chances: Array, penalty: Array, sizes) -> _State:
 
 def _output(state: _State, penalty: Array, sizes) -> Beams:
     """The best finished outputs; those that are live at ``max_length`` are cut there."""
-    M = sizes.max_length
+    M = sizes.limits.max_length
     cut = jnp.where(state.step == M, state.log_probs, -jnp.inf)
     finished = state.finished.add(state.tokens[:, :, -M:], cut, cut / penalty)
     tokens, log_probs, scores = (x[:, : sizes.n_best] for x in finished)
     found = ~jnp.isinf(scores)
-    lengths = jnp.where(found, lengths_of(tokens, sizes.ends), 0)
-    tokens = jnp.where(jnp.arange(M)[None, None] < lengths[..., None], tokens, sizes.pad_id)
+    lengths = jnp.where(found, lengths_of(tokens, sizes.limits.ends), 0)
+    tokens = jnp.where(
+        jnp.arange(M, dtype=jnp.int32)[None, None] < lengths[..., None], tokens, sizes.limits.pad_id
+    )
     broken = state.broken[:, None]
     return Beams(
         jnp.where(broken[..., None], -1, tokens),
@@ -267,9 +270,16 @@ def _output(state: _State, penalty: Array, sizes) -> Beams:
 def _penalties(length_penalty: Penalty, max_length: int) -> Array:
     """The divisor of every length from 1: float32 [max_length]."""
     lengths = jnp.arange(1, max_length + 1, dtype=jnp.int32)
-    if callable(length_penalty):
-        return length_penalty(lengths).astype(jnp.float32)
-    return ((5.0 + lengths.astype(jnp.float32)) / 6.0) ** length_penalty
+    if not callable(length_penalty):
+        length_penalty = functools.partial(_paper_penalty, length_penalty)
+    penalties = jnp.asarray(length_penalty(lengths), jnp.float32)
+    if at_hand(penalties) and not (np.isfinite(penalties) & (np.asarray(penalties) > 0)).all():
+        raise ValueError(f"length_penalty must give positive, finite divisors, got {np.asarray(penalties)}")
+    return penalties
+
+
+def _paper_penalty(alpha: float | Array, lengths: Array) -> Array:
+    return ((5.0 + lengths.astype(jnp.float32)) / 6.0) ** jnp.asarray(alpha, jnp.float32)
 
 
 def _pick(x: Array, rows: Array) -> Array:

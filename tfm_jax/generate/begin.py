@@ -1,5 +1,6 @@
 """What decoding begins from: a cache with all but the last token of the prompt in it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -8,11 +9,22 @@ import numpy as np
 
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache, align
+from tfm_jax.ops.mask_arrays import at_hand
+from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
-from tfm_jax.ops.varying import vary_with
 from tfm_jax.types import Array, Params
 
-__all__ = ["Begun", "begin", "check_ids", "check_valid", "end_ids", "extend", "init_cache", "prefill", "step"]
+__all__ = [
+    "Begun",
+    "Limits",
+    "begin",
+    "check_limits",
+    "check_valid",
+    "extend",
+    "init_cache",
+    "prefill",
+    "step",
+]
 
 
 def init_cache(
@@ -62,17 +74,23 @@ def prefill(
       model: from ``nn.functionalize``.
       params: its parameters.
       prompt: int tokens [B, P], P at least 1.
-      cache: empty, from ``init_cache``.
+      cache: from ``init_cache``, nothing read.
       valid: bool [B, P], True for a token that is not padding, which may stand left or right; None for all.
 
     Returns:
       ``(logits, cache)``: float32 [B, V], of the token after each row's last.
 
     Raises:
-      ValueError: for a prompt that is empty or longer than the cache, for ``valid`` of another shape.
+      ValueError: for a prompt that is empty or longer than the cache, for ``valid`` of another shape, for a
+        cache of which something was read (where that is known before tracing; ``extend`` goes on with one),
+        for ``valid`` beside a table as mask of cross-attention, which has a row a token.
     """
     check_ids(prompt=prompt)
     check_valid(valid)
+    if at_hand(cache.slots.length) and int(cache.slots.length):
+        raise ValueError(f"prefill wants an empty cache, got one of {cache.slots.length} tokens: use extend")
+    if valid is not None and not isinstance(cache.memory_mask, Padding | None):
+        raise ValueError("a table as memory_mask has a row a token: read prompts without padding beside it")
     prompt, positions = _aligned(prompt, valid)
     read = model.apply(params, method="incremental")
     hidden, cache = read(prompt, cache, positions=positions)
@@ -146,29 +164,28 @@ def begin(
     source_mask: Mask | Array | None,
     memory_mask: Mask | Array | None,
     bos_id: int,
-    width: int = 1,
+    width: int | None = None,
 ) -> Begun:
     """Reads what decoding begins from: the prompt of a decoder, or the source of an encoder-decoder.
 
     Args:
       inputs: int [B, P], a prompt or a source.
       room: how many positions will follow, the prompt's last token counted.
-      width: how many tokens will be read at each, all of which are kept where they are several.
+      width: how many tokens will be read at each, all of which are kept; None is one, kept as far as a window
+        looks back.
     """
     if model.apply(params, method="reads_a_source"):
         if valid is not None:
             raise ValueError("valid is of a prompt; of a source say source_mask=masks.padding(valid)")
         check_ids(source=inputs)
-        # Made of the source, not of its shape: inside shard_map it is then as different by device.
         prompt, start = jnp.full_like(inputs[:, :1], bos_id, dtype=jnp.int32), inputs
     else:
         check_ids(prompt=inputs)
         prompt, start = inputs.astype(jnp.int32), inputs.shape[0]
     P = prompt.shape[1]
     prompt, positions = _aligned(prompt, valid)
-    slots = None if width == 1 else P - 1 + room * width
+    slots = None if width is None else P - 1 + room * width
     cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, slots=slots)
-    cache = jax.tree.map(lambda x: vary_with(x, (params, inputs)), cache)
     if P > 1:
         read = model.apply(params, method="incremental")
         _, cache = read(prompt[:, :-1], cache, positions=positions[:, :-1])
@@ -204,9 +221,27 @@ def check_ids(**named: Array) -> None:
             raise ValueError(f"{name} must be integer ids of two axes [B, length >= 1], got {got}")
 
 
-def end_ids(eos_id: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """The ends of a row: none, one or several."""
-    ids = () if eos_id is None else (eos_id,) if isinstance(eos_id, int) else tuple(map(int, eos_id))
-    if any(i < 0 for i in ids):
-        raise ValueError(f"eos_id must not be negative, got {eos_id}")
-    return ids
+class Limits(NamedTuple):
+    """How long outputs are, and what stands at their ends."""
+
+    max_length: int
+    min_length: int
+    ends: tuple[int, ...]
+    pad_id: int
+    bos_id: int
+
+
+def check_limits(
+    *, max_length: int, min_length: int, eos_id: int | Sequence[int] | None, pad_id: int, bos_id: int
+) -> Limits:
+    """What was asked for, if it can be."""
+    if max_length < 1 or max_length < min_length:
+        raise ValueError(
+            f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
+        )
+    several = () if eos_id is None else (eos_id,) if isinstance(eos_id, int | np.integer) else eos_id
+    ends = tuple(map(int, several))
+    for name, ids in (("eos_id", ends), ("pad_id", (pad_id,)), ("bos_id", (bos_id,))):
+        if any(i < 0 for i in ids):
+            raise ValueError(f"{name} must not be negative, got {', '.join(map(str, ids))}")
+    return Limits(max_length, min_length, ends, pad_id, bos_id)

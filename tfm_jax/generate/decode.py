@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import begin, check_valid, end_ids
-from tfm_jax.generate.processors import Context, MinLength, Processor, apply_processors
+from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid
+from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.varying import vary_with
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["Generated", "greedy", "sample", "stream"]
@@ -82,9 +83,12 @@ def greedy(
         below ``min_length``, more positions than ``nn.Learned`` has, a negative id, a ``source_mask`` that
         says nothing of cross-attention without a ``memory_mask``.
     """
-    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask, "bos_id": bos_id}
-    loop = _Loop(model, max_length, min_length, end_ids(eos_id), tuple(processors))
-    return loop.output(loop.run(params, loop.start(params, inputs, None, **options)), pad_id)
+    limits = check_limits(
+        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+    )
+    loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
+    state = loop.start(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
+    return loop.output(loop.run(state, max_length))
 
 
 def sample(
@@ -125,9 +129,12 @@ def sample(
     Raises:
       ValueError: as ``greedy``; for keys that are neither one nor B.
     """
-    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask, "bos_id": bos_id}
-    loop = _Loop(model, max_length, min_length, end_ids(eos_id), tuple(processors))
-    return loop.output(loop.run(params, loop.start(params, inputs, key, **options)), pad_id)
+    limits = check_limits(
+        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+    )
+    loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
+    state = loop.start(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
+    return loop.output(loop.run(state, max_length))
 
 
 def stream(
@@ -137,7 +144,7 @@ def stream(
     *,
     key: Key | None,
     max_length: int,
-    every: int = 1,
+    every: int = 8,
     min_length: int = 0,
     eos_id: Ends = None,
     pad_id: int = 0,
@@ -159,7 +166,8 @@ def stream(
       model, params, inputs: as ``greedy`` takes them.
       key: as ``sample`` takes it; None is the likeliest token.
       max_length, min_length, eos_id, pad_id, processors: as ``sample``.
-      every: how many tokens are written between two looks; the loop over them is one compiled program.
+      every: how many tokens are written between two looks, by one call of one compiled loop: the fewer, the
+        more the calls cost.
       valid, source_mask, memory_mask, bos_id: as ``greedy``.
 
     Returns:
@@ -170,9 +178,12 @@ def stream(
     """
     if every < 1:
         raise ValueError(f"every must be at least 1 token, got {every}")
-    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask, "bos_id": bos_id}
-    loop = _Loop(model, max_length, min_length, end_ids(eos_id), tuple(processors))
-    return loop.blocks(params, loop.start(params, inputs, key, **options), every, pad_id)
+    limits = check_limits(
+        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+    )
+    loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
+    state = loop.start(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
+    return loop.blocks(state, every)
 
 
 class _State(NamedTuple):
@@ -191,58 +202,56 @@ class _Loop(NamedTuple):
     """What does not change while tokens are written."""
 
     model: Pure
-    max_length: int
-    min_length: int
-    ends: tuple[int, ...]
+    params: Params
+    limits: Limits
     processors: tuple[Processor, ...]
 
-    def start(self, params: Params, inputs: Array, key: Key | None, **options) -> _State:
-        if self.max_length < 1 or self.max_length < self.min_length:
-            raise ValueError(
-                f"max_length must be at least 1 and at least min_length, got {self.max_length} "
-                f"and {self.min_length}"
-            )
-        check_valid(options["valid"])
+    def start(self, inputs: Array, key: Key | None, *, valid: Array | None, **masks) -> _State:
+        check_valid(valid)
         keys = None if key is None else _row_keys(key, inputs.shape[0])
-        return _start(self.model, self.max_length, params, inputs, keys, **options)
+        return _start(self.model, self.limits, self.params, inputs, keys, valid=valid, **masks)
 
-    def run(self, params: Params, state: _State, until: int | None = None) -> _State:
-        limits = (MinLength(self.min_length, self.ends),) if self.min_length > 1 and self.ends else ()
-        until = jnp.int32(self.max_length if until is None else until)
-        return _run(self.model, self.ends, params, (*self.processors, *limits), state, until)
+    def run(self, state: _State, until: int) -> _State:
+        return _run(self.model, self.limits, self.params, self.processors, state, jnp.int32(until))
 
-    def output(self, state: _State, pad_id: int) -> Generated:
-        if pad_id < 0:
-            raise ValueError(f"pad_id must not be negative, got {pad_id}")
-        tokens = state.tokens[:, -self.max_length :]
-        lengths = lengths_of(tokens, self.ends)
-        written = jnp.arange(self.max_length)[None] < lengths[:, None]
-        return Generated(
-            jnp.where(written, tokens, pad_id), lengths, jnp.where(written, state.log_probs, 0.0)
-        )
+    def output(self, state: _State) -> Generated:
+        return _output(self.limits, state)
 
-    def blocks(self, params: Params, state: _State, every: int, pad_id: int) -> Iterator[np.ndarray]:
-        for begun in range(0, self.max_length, every):
-            until = min(begun + every, self.max_length)
-            state = self.run(params, state, until)
-            yield np.asarray(self.output(state, pad_id).tokens[:, begun:until])
+    def blocks(self, state: _State, every: int) -> Iterator[np.ndarray]:
+        M = self.limits.max_length
+        for begun in range(0, M, every):
+            until = min(begun + every, M)
+            state = self.run(state, until)
+            yield np.asarray(self.output(state).tokens[:, begun:until])
             if state.ended.all():
                 return
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="bos_id")
-def _start(model, max_length, params, inputs, keys, **options) -> _State:
-    prompt, position, cache = begin(model, params, inputs, max_length, **options)
-    tokens = jnp.pad(prompt, ((0, 0), (0, max_length)), constant_values=-1)
-    nothing = jnp.zeros_like(tokens[:, -max_length:], jnp.float32)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(model, limits, params, inputs, keys, **options) -> _State:
+    M = limits.max_length
+    prompt, position, cache = begin(model, params, inputs, M, bos_id=limits.bos_id, **options)
+    tokens = jnp.pad(prompt, ((0, 0), (0, M)), constant_values=-1)
+    nothing = jnp.zeros_like(tokens[:, -M:], jnp.float32)
     return _State(jnp.int32(0), tokens, position, nothing, jnp.zeros_like(position, bool), keys, cache)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _output(limits, state) -> Generated:
+    tokens = state.tokens[:, -limits.max_length :]
+    lengths = lengths_of(tokens, limits.ends)
+    written = jnp.arange(limits.max_length, dtype=jnp.int32)[None] < lengths[:, None]
+    tokens = jnp.where(written, tokens, limits.pad_id)
+    return Generated(tokens, lengths, jnp.where(written, state.log_probs, 0.0))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(model, ends, params, processors, state, until) -> _State:
+def _run(model, limits, params, processors, state, until) -> _State:
     """Writes until ``until`` tokens are there, or every row has ended."""
     read = model.apply(params, method="incremental")
-    P = state.tokens.shape[1] - state.log_probs.shape[1]
+    P = state.tokens.shape[1] - limits.max_length
+    # Inside shard_map all that meets in the loop differs on the same devices.
+    state = jax.tree.map(lambda x: vary_with(x, (params, processors, state)), state)
 
     def unfinished(state: _State) -> Array:
         return (state.step < until) & ~jnp.all(state.ended)
@@ -259,11 +268,14 @@ def _run(model, ends, params, processors, state, until) -> _State:
         at_chosen = lambda x: jnp.take_along_axis(x, chosen[:, None], axis=1)
         chance = at_chosen(logits) - jax.nn.logsumexp(logits, axis=1, keepdims=True)
         # Logits that are no numbers, or processors that closed every token: none is the right one.
-        chosen = jnp.where((jnp.isnan(chance) | jnp.isneginf(at_chosen(changed)))[:, 0], -1, chosen)
+        wrong = (
+            jnp.isnan(chance) | jnp.isneginf(at_chosen(changed)) | jnp.isnan(changed.max(1, keepdims=True))
+        )
+        chosen = jnp.where(wrong[:, 0], -1, chosen)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None], P + step, axis=1)
         log_probs = jax.lax.dynamic_update_slice_in_dim(state.log_probs, chance, step, axis=1)
         ended = state.ended
-        for end in ends:
+        for end in limits.ends:
             ended |= chosen == end
         return _State(step + 1, tokens, state.position + 1, log_probs, ended, state.keys, cache)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import sampling, sampling_arguments
+from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.types import Array
 
 __all__ = [
@@ -71,6 +72,16 @@ def apply_processors(processors: Sequence[Processor], logits: Array, context: Co
     return logits
 
 
+def as_pytrees(
+    processors: Sequence[Processor], min_length: int, ends: tuple[int, ...]
+) -> tuple[Processor, ...]:
+    """Processors to pass to ``jit``, plain functions too; before them what the shortest length closes, so
+    that those that keep the likeliest tokens keep some that are open."""
+    shortest = (MinLength(min_length, ends),) if min_length > 1 and ends else ()
+    wrap = lambda f: jax.tree_util.Partial(f) if jax.tree_util.all_leaves([f]) else f
+    return (*shortest, *map(wrap, processors))
+
+
 def _static():
     return dataclasses.field(metadata={"static": True})
 
@@ -78,7 +89,7 @@ def _static():
 def _check_number(processor: Processor, name: str, wanted: str) -> None:
     # JAX puts tracers and other objects in where it takes a pytree apart and builds it again.
     value = getattr(processor, name)
-    if isinstance(value, int | float):
+    if isinstance(value, float) or at_hand(value):
         sampling_arguments.check_range(type(processor).__name__, name, value, wanted)
 
 

@@ -11,7 +11,7 @@ from tfm_jax.nn.embedding import Embedding, PatchEmbedding
 from tfm_jax.nn.incremental import Cache, Incremental, memory_mask_of, output_head
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
-from tfm_jax.ops.mask_parts import Prefix
+from tfm_jax.ops.mask_parts import Padding, Prefix
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
@@ -299,21 +299,22 @@ class EncoderDecoder(Incremental):
         """A cache for at most ``capacity`` target tokens a row, beside a source that was read.
 
         Args:
-          source: int [..., S].
+          source, source_mask: as ``__call__`` takes them.
           capacity, slots: as ``empty_cache`` takes them.
-          source_mask, memory_mask: as ``__call__`` takes them, the memory's for ``capacity`` target tokens.
+          memory_mask: as ``__call__``, for ``capacity`` target tokens.
 
         Returns:
-          The Cache; keys and values of cross-attention are made here, once.
-
-        Raises:
-          ValueError: as ``__call__`` and ``empty_cache``.
+          The Cache; keys and values of cross-attention are made here, once. Raises as those two.
         """
         memory = self.encode(source, source_mask=source_mask)
         cross = tuple(block.cross_attention.keys_values(memory) for block in self.decoder.apart())
-        if memory_mask is None:
-            memory_mask = memory_mask_of(source_mask)
-        cache = self.empty_cache(source.shape[:-1], capacity, slots=slots)
+        memory_mask = memory_mask_of(source_mask) if memory_mask is None else memory_mask
+        batch = source.shape[:-1]
+        if not isinstance(memory_mask, Padding | None):
+            memory_mask = masks.as_mask(memory_mask, len(batch))
+            masks.check_fits(memory_mask, batch, self.config.n_heads, capacity, source.shape[-1])
+            slots = slots or capacity  # its rows are those of the tokens: all are kept
+        cache = self.empty_cache(batch, capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
     def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:

@@ -114,7 +114,10 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -3) -> tuple[Arr
         raise ValueError(
             f"a cache with room for {S} tokens, {read} of them taken, was given {T} more: make it longer"
         )
-    seen = jax.lax.dynamic_update_slice_in_dim(buffer, new, slots.length, axis)
+    # A branch that is always taken: a plain update XLA repeats, on a CPU, inside of each of its uses, and
+    # copies the whole buffer for every one of them.
+    update = lambda buffer, new: jax.lax.dynamic_update_slice_in_dim(buffer, new, slots.length, axis)
+    seen = jax.lax.cond(slots.length >= 0, update, lambda buffer, new: buffer, buffer, new)
     return seen, seen
 
 
