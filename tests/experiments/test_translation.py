@@ -11,7 +11,7 @@ import pytest
 
 from experiments import common
 from experiments.translation import corpus, decode
-from experiments.translation.config import Config, DataConfig, TextConfig, parse
+from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig, parse
 from experiments.translation.run import main, make_loss
 from tests.experiments.killed import kill_at
 from tfm_jax import data, generate, nn, train
@@ -189,18 +189,18 @@ def translator():
     config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.EncoderDecoder, config)
     params = jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(1)))
-    translate = decode.make_translate(model, tokenizer, [(4, 6), (9, 7)], [3, 2])
+    translate = decode.make_translate(model, tokenizer, [(4, 6), (9, 7)], [3, 2], SearchConfig(beams=3))
     return model, params, tokenizer, translate
 
 
 def test_translations_are_those_of_each_text_alone_in_its_order(translator):
     model, params, tokenizer, translate = translator
     texts = ["a", "abc abc", "bb", "", "cab", "c c c c", "ba", "abcabcab", "bbbbbbbc"]
-    greedy = jax.jit(functools.partial(generate.greedy, model, max_length=7))
+    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7)
     expected = []
     for text in texts:
         source = jnp.asarray([[*tokenizer.encode(text), tokenizer.eos_id]], jnp.int32)
-        expected.append(tokenizer.decode(np.asarray(greedy(params, source)[0])))
+        expected.append(tokenizer.decode(np.asarray(search(source).tokens[0, 0])))
     assert translate(params, texts) == expected
     assert len(set(expected)) > 3, "a model that says the same to all shows nothing"
     # what stands beyond the longest shape is not read
