@@ -70,6 +70,12 @@ def test_every_variant_runs_in_every_model(fields):
         assert logits.shape == (B, T, V) and logits.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("module", [nn.Encoder, functools.partial(nn.Classifier, n_classes=3)])
+def test_a_window_is_refused_where_it_would_do_nothing(module):
+    with pytest.raises(ValueError, match="window is of decoders; pass an Encoder a mask"):
+        nn.functionalize(module, dataclasses.replace(TINY, window=3))
+
+
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_the_implementation_that_a_config_names_is_the_one_that_runs(fields):
     def out(implementation):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid
+from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid, is_end
 from tfm_jax.generate.decode import Ends, lengths_of
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
@@ -164,8 +164,7 @@ def _search(model, sizes, params, inputs, penalties, processors, **options) -> B
     def grow(state: _State) -> _State:
         hidden, own, cache = _read(read, state, sizes, window)
         chances = jax.nn.log_softmax(model.apply(params, hidden, method="unembed"))
-        length = state.tokens.shape[-1] - M + state.step
-        context = Context(state.tokens, length, state.step)
+        context = Context(state.tokens, _length(state, sizes), state.step)
         chances = jnp.minimum(apply_processors(processors, chances, context), 0.0)
         return _keep_best(state._replace(own=own, cache=cache), chances, penalties[state.step], sizes)
 
@@ -194,16 +193,20 @@ def _start(model, params, inputs, sizes, **options) -> _State:
     )
 
 
+def _length(state: _State, sizes: _Sizes) -> Array:
+    """Tokens of a row so far, the prompt's counted."""
+    return state.tokens.shape[-1] - sizes.limits.max_length + state.step
+
+
 def _read(read, state: _State, sizes: _Sizes, window: int | None) -> tuple[Array, Array, Cache]:
     """Reads the last token of every beam. Each stands in a slot of its own, seen by those who go on from it:
     when beams are exchanged, keys and values stay where they are."""
     slots, k = state.cache.slots, sizes.beams
-    end = state.tokens.shape[-1] - sizes.limits.max_length + state.step
-    last = jax.lax.dynamic_index_in_dim(state.tokens, end - 1, axis=2, keepdims=False)
+    at = _length(state, sizes) - 1
+    last = jax.lax.dynamic_index_in_dim(state.tokens, at, axis=2, keepdims=False)
     S = slots.positions.shape[-1]
-    new = (
-        jnp.arange(S, dtype=jnp.int32)[None] == slots.length + jnp.arange(k, dtype=jnp.int32)[:, None]
-    )  # [beams, S]
+    each, beam = jnp.arange(S, dtype=jnp.int32)[None], jnp.arange(k, dtype=jnp.int32)[:, None]
+    new = each == slots.length + beam  # [beams, S]
     own = state.own | new[None]
     positions = jnp.repeat(state.position[:, None], k, axis=1)
     seen = own
@@ -215,7 +218,7 @@ def _read(read, state: _State, sizes: _Sizes, window: int | None) -> tuple[Array
     return hidden, own, cache
 
 
-def _keep_best(state: _State, chances: Array, penalty: Array, sizes) -> _State:
+def _keep_best(state: _State, chances: Array, penalty: Array, sizes: _Sizes) -> _State:
     """The best continuations, by chances [B, beams, V]: those that end are finished, the others stay live."""
     B, k, V = chances.shape
     live = ~jnp.isinf(state.log_probs)  # an empty beam says nothing
@@ -225,12 +228,9 @@ def _keep_best(state: _State, chances: Array, penalty: Array, sizes) -> _State:
     n = min(k * (1 + len(sizes.limits.ends)), k * V)
     log_probs, best = jax.lax.top_k(sums, n)
     parent, token = best // V, (best % V).astype(jnp.int32)
-    at = state.tokens.shape[-1] - sizes.limits.max_length + state.step
-    tokens = _pick(state.tokens, parent)
-    tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[..., None], at, axis=2)
-    ended = jnp.zeros_like(token, bool)
-    for end in sizes.limits.ends:
-        ended |= token == end
+    at = _length(state, sizes)
+    tokens = jax.lax.dynamic_update_slice_in_dim(_pick(state.tokens, parent), token[..., None], at, axis=2)
+    ended = is_end(token, sizes.limits.ends)
     # An output ends where its end is among the k best continuations.
     ends_here = jnp.where(ended & (jnp.arange(n) < k)[None], log_probs, -jnp.inf)
     finished = state.finished.add(tokens[:, :, -sizes.limits.max_length :], ends_here, ends_here / penalty)
@@ -247,7 +247,7 @@ def _keep_best(state: _State, chances: Array, penalty: Array, sizes) -> _State:
     )
 
 
-def _output(state: _State, penalty: Array, sizes) -> Beams:
+def _output(state: _State, penalty: Array, sizes: _Sizes) -> Beams:
     """The best finished outputs; those that are live at ``max_length`` are cut there."""
     M = sizes.limits.max_length
     cut = jnp.where(state.step == M, state.log_probs, -jnp.inf)

@@ -22,6 +22,7 @@ __all__ = [
     "check_valid",
     "extend",
     "init_cache",
+    "is_end",
     "prefill",
     "step",
 ]
@@ -229,6 +230,14 @@ class Limits(NamedTuple):
     ends: tuple[int, ...]
     pad_id: int
     bos_id: int
+
+
+def is_end(tokens: Array, ends: tuple[int, ...]) -> Array:
+    """Which of the tokens end a row."""
+    found = jnp.zeros_like(tokens, bool)
+    for end in ends:
+        found |= tokens == end
+    return found
 
 
 def check_limits(

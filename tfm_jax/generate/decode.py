@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid
+from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid, is_end
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
@@ -274,9 +274,7 @@ def _run(model, limits, params, processors, state, until) -> _State:
         chosen = jnp.where(wrong[:, 0], -1, chosen)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None], P + step, axis=1)
         log_probs = jax.lax.dynamic_update_slice_in_dim(state.log_probs, chance, step, axis=1)
-        ended = state.ended
-        for end in limits.ends:
-            ended |= chosen == end
+        ended = state.ended | is_end(chosen, limits.ends)
         return _State(step + 1, tokens, state.position + 1, log_probs, ended, state.keys, cache)
 
     return jax.lax.while_loop(unfinished, write, state)
@@ -300,8 +298,6 @@ def _row_keys(key: Key, B: int) -> Key:
 
 def lengths_of(tokens: Array, ends: tuple[int, ...]) -> Array:
     """How many tokens [..., max_length] come before each row is over, its end token counted."""
-    over = jnp.zeros_like(tokens, bool)
-    for end in ends:
-        over |= tokens == end
+    over = is_end(tokens, ends)
     first = jnp.argmax(over, axis=-1).astype(jnp.int32) + 1
     return jnp.where(over.any(-1), first, tokens.shape[-1])

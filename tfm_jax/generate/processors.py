@@ -102,7 +102,7 @@ class Temperature:
       t: above 0, one number or one a row [...]; may be traced.
 
     Raises:
-      ValueError: a Python number t is not above 0 and finite.
+      ValueError: t, where it is known before tracing, is not above 0 and finite.
     """
 
     t: float | Array
@@ -146,7 +146,7 @@ class TopP:
       p: in (0, 1], one number or one a row [...]; may be traced.
 
     Raises:
-      ValueError: a Python number p is outside (0, 1].
+      ValueError: p, where it is known before tracing, is outside (0, 1].
     """
 
     p: float | Array
@@ -168,7 +168,7 @@ class MinP:
       p: in (0, 1], one number or one a row [...]; may be traced.
 
     Raises:
-      ValueError: a Python number p is outside (0, 1].
+      ValueError: p, where it is known before tracing, is outside (0, 1].
     """
 
     p: float | Array
@@ -190,7 +190,7 @@ class RepetitionPenalty:
       penalty: above 0, one number or one a row [...]; 1 changes nothing; may be traced.
 
     Raises:
-      ValueError: a Python number ``penalty`` is not above 0 and finite.
+      ValueError: ``penalty``, where it is known before tracing, is not above 0 and finite.
     """
 
     penalty: float | Array
@@ -211,7 +211,7 @@ class FrequencyPenalty:
       penalty: finite, one number or one a row [...]; 0 changes nothing; may be traced.
 
     Raises:
-      ValueError: a Python number ``penalty`` is not finite.
+      ValueError: ``penalty``, where it is known before tracing, is not finite.
     """
 
     penalty: float | Array

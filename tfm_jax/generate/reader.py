@@ -85,5 +85,10 @@ class Reader:
 
     def _reach(self, room: int) -> int | None:
         """How long an input may be beside so many tokens; None is as long as one likes."""
+        return None if self._learned is None else self._learned - room
+
+    @functools.cached_property
+    def _learned(self) -> int | None:
+        """How many positions the model has; None is as many as one likes."""
         positions = self.model.apply(self.params, method="decoder_stack").config.positions
-        return positions.max_length - room if isinstance(positions, Learned) else None
+        return positions.max_length if isinstance(positions, Learned) else None

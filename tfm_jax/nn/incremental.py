@@ -15,7 +15,7 @@ from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
 from tfm_jax.ops.grid import Span
 from tfm_jax.ops.mask_parts import Padding
-from tfm_jax.ops.masks import Mask, as_mask
+from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array
 
 __all__ = ["Cache", "Incremental", "align", "memory_mask_of", "output_head"]
@@ -111,7 +111,7 @@ class Incremental(nnx.Module):
             memory_mask = cache.memory_mask
             if memory_mask is not None:
                 S = cache.memory[0][0].shape[-3]
-                memory_mask = as_mask(memory_mask, tokens.ndim - 1).block(Span(slots.length, T), Span(0, S))
+                memory_mask = memory_mask.block(Span(slots.length, T), Span(0, S))
             layers = []
             for i, block in enumerate(blocks):
                 x, layer = block.extend(

@@ -155,7 +155,7 @@ class EncoderStack(Stack):
 
 
 class DecoderStack(Stack):
-    """A ``Stack`` of ``DecoderBlock``; the causal mask is the caller's to pass.
+    """A ``Stack`` of ``DecoderBlock``; the causal mask, and that of a window, is the caller's to pass.
 
     Args:
       config: the sizes and variants; ``n_decoder_layers`` where there is cross-attention.

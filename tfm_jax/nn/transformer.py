@@ -45,11 +45,15 @@ class Encoder(nnx.Module):
     """Tokens or images in, vectors made distinct by their context out.
 
     Args:
-      config: the sizes and variants; ``patches`` makes it read images.
+      config: the sizes and variants; ``patches`` makes it read images. One with a ``window`` is refused.
       rngs: draws the parameters.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        if config.window is not None:
+            raise ValueError(
+                "window is of decoders; pass an Encoder a mask, such as masks.window(left, right)"
+            )
         embedding = Embedding if config.patches is None else PatchEmbedding
         self.embedding = embedding(config, rngs=rngs)
         self.stack = EncoderStack(config, rngs=rngs)
@@ -258,14 +262,7 @@ class EncoderDecoder(Incremental):
         key: Key | None = None,
     ) -> Array:
         """The logits [..., T, V], float32, of int tokens target [..., T] beside a memory [..., S, D]."""
-        hidden = self.hidden(
-            target,
-            memory,
-            target_mask=target_mask,
-            memory_mask=memory_mask,
-            target_positions=target_positions,
-            key=key,
-        )
+        hidden, _ = self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)
         return self.unembed(hidden)
 
     def hidden(
