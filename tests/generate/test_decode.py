@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.generate.models import V, build, count_compilations, log_probs, next_log_probs, tokens
 from tfm_jax import generate, nn
+from tfm_jax.generate import decode
 from tfm_jax.ops import masks
 
 B, S, LENGTH = 3, 5, 6
@@ -227,6 +228,14 @@ def test_a_source_mask_that_says_nothing_of_cross_attention():
     for mask in (masks.causal(), jnp.tril(jnp.ones((S, S), bool)), masks.segments(jnp.ones(S, jnp.int32))):
         with pytest.raises(ValueError, match="pass memory_mask too"):
             generate.greedy(model, params, source, max_length=S, source_mask=mask)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 700])
+def test_of_equally_likely_tokens_the_first_is_written(size):
+    x = np.random.default_rng(size).integers(0, 4, (5, size)).astype(np.float32)
+    x[1] = -np.inf
+    x[2, :-1] = -np.inf
+    np.testing.assert_array_equal(decode._argmax(jnp.asarray(x)), x.argmax(1))
 
 
 def test_a_table_for_cross_attention():

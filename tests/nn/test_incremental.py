@@ -137,3 +137,14 @@ def test_rows_are_aligned_on_the_right():
     np.testing.assert_array_equal(positions, [[-1, -1, 0, 1], [-1, -1, -1, 0], [0, 1, 2, 3]])
     with pytest.raises(ValueError, match=r"valid must be bool \[..., T\] = \[3, 4\].*got int32\[3, 4\]"):
         align(rows, rows)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_projection_made_before_a_loop_gives_the_same_logits(tied):
+    model, params, _ = build(nn.Decoder, tie_embeddings=tied)
+    hidden = jax.random.normal(jax.random.key(0), (B, D))
+    wanted = model.apply(params, hidden, method="unembed")
+    for rows in (1, B):
+        got = model.apply(params, rows, method="projection")(hidden)
+        assert got.dtype == wanted.dtype
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

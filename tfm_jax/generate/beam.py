@@ -1,6 +1,7 @@
 """Beam search: the best of many continuations, in one jitted loop."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -163,12 +164,13 @@ def _search(model, sizes, params, inputs, penalties, processors, **options) -> B
 
     def grow(state: _State) -> _State:
         hidden, own, cache = _read(read, state, sizes, window)
-        chances = jax.nn.log_softmax(model.apply(params, hidden, method="unembed"))
+        chances = jax.nn.log_softmax(unembed(hidden))
         context = Context(state.tokens, _length(state, sizes), state.step)
         chances = jnp.minimum(apply_processors(processors, chances, context), 0.0)
         return _keep_best(state._replace(own=own, cache=cache), chances, penalties[state.step], sizes)
 
     state = _start(model, params, inputs, sizes, **options)
+    unembed = model.apply(params, math.prod(state.log_probs.shape), method="projection")
     # Inside shard_map all that meets in the loop differs on the same devices.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, penalties, state)), state)
     return _output(jax.lax.while_loop(unfinished, grow, state), penalties[-1], sizes)

@@ -249,6 +249,7 @@ def _output(limits, state) -> Generated:
 def _run(model, limits, params, processors, state, until) -> _State:
     """Writes until ``until`` tokens are there, or every row has ended."""
     read = model.apply(params, method="incremental")
+    unembed = model.apply(params, state.tokens.shape[0], method="projection")
     P = state.tokens.shape[1] - limits.max_length
     # Inside shard_map all that meets in the loop differs on the same devices.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, state)), state)
@@ -262,7 +263,7 @@ def _run(model, limits, params, processors, state, until) -> _State:
         # A row that has ended goes on, unseen, with some token.
         last = jnp.where(state.ended[:, None], 0, last)
         hidden, cache = read(last, state.cache, positions=state.position[:, None])
-        logits = model.apply(params, hidden[:, 0], method="unembed")
+        logits = unembed(hidden[:, 0])
         changed = apply_processors(processors, logits, Context(tokens, P + step, step))
         chosen = _choose(changed, state.keys, step)
         at_chosen = lambda x: jnp.take_along_axis(x, chosen[:, None], axis=1)
@@ -282,10 +283,18 @@ def _run(model, limits, params, processors, state, until) -> _State:
 
 def _choose(logits: Array, keys: Key | None, step: Array) -> Array:
     if keys is None:
-        # Of equal ones the first, as argmax, which XLA is slower at on a CPU.
-        return jax.lax.top_k(logits, 1)[1][:, 0]
+        return _argmax(logits)
     draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)
     return jax.vmap(draw)(keys, logits).astype(jnp.int32)
+
+
+def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
+    """The first of the largest. XLA's own goes entry by entry on a CPU, and a maximum many at a time."""
+    n = 128
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % n)), constant_values=-jnp.inf).reshape(len(x), -1, n)
+    first = lambda x: jax.lax.top_k(x, 1)[1]  # [B, 1]
+    part = first(x.max(-1))
+    return (part * n + first(jnp.take_along_axis(x, part[..., None], axis=1)[:, 0]))[:, 0]
 
 
 def _row_keys(key: Key, B: int) -> Key:

@@ -10,15 +10,10 @@ from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import Bias
 from tfm_jax.ops.backends.declare import FLOATS, Request
 from tfm_jax.ops.dropout import check_rate
+from tfm_jax.ops.platform import current_platform
 from tfm_jax.types import Array, Key
 
 __all__ = ["checked"]
-
-
-def _platform() -> str:
-    """Where what is traced now will run: on the mesh that is set, or on the default device."""
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
-    return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
 def _array(x: Any) -> Array:
@@ -88,7 +83,7 @@ def checked(
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
     check_rate("attention", dropout_rate)
     scale = H**-0.5 if scale is None else scale
-    return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, _platform())
+    return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, current_platform())
 
 
 def _number(x: Any) -> float | Array | None:

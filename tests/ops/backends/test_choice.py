@@ -1,6 +1,7 @@
 """Which implementation runs, what is said of it, and that what a backend does not declare it refuses."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.extend.core
@@ -28,8 +29,18 @@ def on(platform, *arguments, monkeypatch, **options):
 def test_a_large_table_is_computed_by_tiles_and_a_small_one_kept():
     assert ops.explain_attention(*shapes(4096, 4096), masks.causal()).implementation == "chunked"
     assert ops.explain_attention(*shapes(256, 256), masks.causal()).implementation == "reference"
-    assert ops.explain_attention(*shapes(1, 65536), masks.causal(9)).implementation == "reference"
-    assert ops.explain_attention(*shapes(1, 65537), masks.causal(9)).implementation == "chunked"
+    assert ops.explain_attention(*shapes(2, 32768), masks.causal(9)).implementation == "reference"
+    assert ops.explain_attention(*shapes(2, 32769), masks.causal(9)).implementation == "chunked"
+
+
+@pytest.mark.parametrize(
+    "platform, name", [("cpu", "block_diagonal"), ("gpu", "chunked"), ("tpu", "chunked")]
+)
+def test_one_query_reads_its_keys_where_they_stand_on_a_cpu(platform, name, monkeypatch):
+    call = functools.partial(on, platform, *shapes(1, 65537, H=96), masks.causal(jnp.array([9, 8])))
+    assert call(monkeypatch=monkeypatch).implementation == name
+    dropped = call(monkeypatch=monkeypatch, dropout_rate=0.1, key=jax.random.key(0))
+    assert dropped.implementation == "chunked"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +85,9 @@ def test_an_explanation_gives_every_backend_a_reason():
 def test_a_name_that_cannot_is_explained_and_refused():
     got = ops.explain_attention(*arrays(), implementation="splash")
     assert got.implementation is None and "attention on cpu: refused" in str(got)
-    with pytest.raises(ValueError, match=r"'splash' cannot do this: it runs on tpu.*can: auto, 'chunked'"):
+    with pytest.raises(
+        ValueError, match=r"'splash' cannot do this: it runs on tpu.*can: auto, 'block_diagonal', 'chunked'"
+    ):
         ops.attention(*arrays(), implementation="splash")
     with pytest.raises(ValueError, match="implementation='flash'; wanted one of"):
         ops.explain_attention(*arrays(), implementation="flash")

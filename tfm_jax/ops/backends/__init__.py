@@ -8,7 +8,7 @@ called, so that no backend ever ignores an argument.
 
 import functools
 
-from tfm_jax.ops.backends import chunked, cudnn, reference, ring, splash, xla
+from tfm_jax.ops.backends import block_diagonal, chunked, cudnn, reference, ring, splash, xla
 from tfm_jax.ops.backends.declare import Backend, Honours, Request
 
 __all__ = ["BACKENDS", "Backend", "Honours", "Request", "by_speed", "ring_over"]
@@ -35,6 +35,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         Backend("cudnn", cudnn.attention, cudnn.HONOURS),
         Backend("splash", splash.attention, splash.HONOURS),
+        Backend("block_diagonal", block_diagonal.attention, block_diagonal.HONOURS),
         Backend("chunked", chunked.attention, Honours(forward_mode=False)),
         Backend("xla", xla.attention, xla.HONOURS),
         Backend("reference", reference.attention, Honours()),
@@ -61,4 +62,6 @@ def by_speed(request: Request) -> list[Backend]:
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
     plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
-    return [BACKENDS[name] for name in ("cudnn", "splash", *plain)]
+    # A CPU reads one query's keys once: to copy them with the heads in front would be most of the work.
+    single = ("block_diagonal",) if T == 1 and request.platform == "cpu" else ()
+    return [BACKENDS[name] for name in ("cudnn", "splash", *single, *plain)]

@@ -16,6 +16,7 @@ __all__ = [
     "keys_last",
     "mend_rows",
     "shut",
+    "softmax",
     "split_heads",
     "whole_bias",
 ]
@@ -70,6 +71,24 @@ def shut(logits: Array, allowed: Array | None, bad: Array | None) -> Array:
     if bad is not None:
         logits = jnp.where(bad, jnp.nan, logits)
     return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
+
+
+@jax.custom_jvp
+def softmax(x: Array) -> Array:
+    """Softmax over the last axis, where -inf is masked and a row of -inf alone gives zeros."""
+    # The largest is finite even if the row is not: -inf - (-inf) would be nan.
+    largest = jnp.max(x, -1, keepdims=True, initial=jnp.finfo(x.dtype).min)
+    exp = jnp.exp(x - largest)
+    total = exp.sum(-1, keepdims=True)
+    return exp / jnp.where(total == 0, 1, total)
+
+
+@softmax.defjvp
+def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # From the weights alone, so that the backward pass keeps one [T, S] table a head and meets no infinity.
+    weights, (tangent,) = softmax(*primals), tangents
+    change = weights * tangent
+    return weights, change - weights * change.sum(-1, keepdims=True)
 
 
 def split_heads(table: Array, K: int) -> Array:

@@ -8,12 +8,11 @@ group axis G; keys are never repeated.
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import Bias, adjust, hide_nonfinite, keys_last, shut, whole_bias
+from tfm_jax.ops.backends.contract import Bias, adjust, hide_nonfinite, keys_last, shut, softmax, whole_bias
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.types import Array, Key
 
@@ -108,7 +107,7 @@ def _weights(
     dtype = np.promote_types(q.dtype, np.float32)
     bias = whole_bias(bias, len(batch), T, S)
     logits = adjust(_compare(q, k, dtype), scale=scale, soft_cap=soft_cap, bias=bias)
-    weights = _softmax(shut(logits, allowed, bad))
+    weights = softmax(shut(logits, allowed, bad))
     if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
         weights = jnp.where(allowed, weights, 0)
     return weights, v
@@ -132,21 +131,3 @@ def _mix(weights: Array, v: Array, dtype: np.dtype) -> Array:  # -> [..., T, N, 
     weights = weights.reshape(*batch, K, N // K, T, S)
     out = jnp.einsum("...KGTS,...SKH->...TKGH", weights, v, preferred_element_type=dtype)
     return out.reshape(*batch, T, N, H)
-
-
-@jax.custom_jvp
-def _softmax(x: Array) -> Array:
-    """Softmax over the last axis, where -inf is masked and a row of -inf alone gives zeros."""
-    # The largest is finite even if the row is not: -inf - (-inf) would be nan.
-    largest = jnp.max(x, -1, keepdims=True, initial=jnp.finfo(x.dtype).min)
-    exp = jnp.exp(x - largest)
-    total = exp.sum(-1, keepdims=True)
-    return exp / jnp.where(total == 0, 1, total)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # From the weights alone, so that the backward pass keeps one [T, S] table a head and meets no infinity.
-    weights, (tangent,) = _softmax(*primals), tangents
-    change = weights * tangent
-    return weights, change - weights * change.sum(-1, keepdims=True)
