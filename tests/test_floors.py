@@ -93,6 +93,8 @@ def test_extras_load_only_where_they_are_used(path):
             else []
         )
         for name in names:
+            if path.parent.name == "laws" and name.startswith("hypothesis"):
+                continue  # the room is the extra: without it, it says what to install
             assert name.split(".")[0] not in EXTRAS, f"{path} imports {name} at its top"
 
 

@@ -1,10 +1,12 @@
-"""The command ``tfm``: a run's model translates or writes, from arguments, a file or standard input."""
+"""The command ``tfm``: a run's model translates or writes, from arguments, a file or standard input; laws are
+tried on a function."""
 
 import contextlib
 import dataclasses
 import itertools
 import logging
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 
-__all__ = ["Generate", "Translate", "main"]
+__all__ = ["Generate", "Laws", "Translate", "main"]
 
 BATCHES = 16
 """Batches between two times that results are printed; their lines are sorted by length."""
@@ -137,6 +139,32 @@ class Generate(_Command):
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.array(numbers, jnp.uint32))
 
 
+@dataclasses.dataclass(frozen=True)
+class Laws:
+    """Tries the laws of attention on a function: which it keeps, which it breaks, and how."""
+
+    function: Annotated[Positional[str], arg(metavar="MODULE.FUNCTION")]
+    """Takes q [B, T, N, H], k and v [B, S, K, H], and a mask, bool [B, 1, T, S] or None."""
+    examples: Annotated[int, arg(metavar="N")] = 100
+    """Cases a law; 500 are thorough."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """The same seed tries the same cases."""
+
+    def use(self) -> int:
+        """Prints each finding as it comes; 1 where a law is broken, or none could be asked."""
+        sys.path.insert(0, os.getcwd())  # as python -m does: what one writes stands beside one
+        function = pkgutil.resolve_name(self.function)
+        if not callable(function):
+            raise ValueError(f"{self.function} is no function: {function!r}")
+        laws, found = tfm_jax.laws, []
+        for finding in laws.findings(function, laws.attention, examples=self.examples, seed=self.seed):
+            print(finding, flush=True)
+            found.append(finding)
+        report = laws.Report(laws.attention.name, tuple(found))
+        print(report.summary())
+        return 0 if report.ok and len(report.unasked) < len(found) else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -153,13 +181,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
     try:
         command = tyro.cli(
-            Translate | Generate,
+            Translate | Generate | Laws,
             prog="tfm",
-            description="Uses the model of a run.",
+            description="Uses the model of a run, or tries laws on a function.",
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        return _use(command)
+        return command.use() if isinstance(command, Laws) else _use(command)
+    except (ImportError, AttributeError) as error:
+        if not isinstance(command, Laws):
+            raise
+        return _say(f"{command.function}: {error}") or 2
     except BrokenPipeError:  # who reads the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

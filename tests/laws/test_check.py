@@ -1,0 +1,154 @@
+"""What a report says: what holds, what breaks by which small case, what could not be asked."""
+
+import sys
+
+import pytest
+from hypothesis import strategies as st
+
+from tests.museum.attention import MUTANTS
+from tfm_jax import cli, laws
+
+
+@laws.law(st.integers(0, 1000))
+def below_17(asked, x):
+    """It is below 17.
+
+    What follows the first line is not the sentence.
+    """
+    laws.same(min(asked(x), 17), asked(x))
+
+
+@laws.law(st.integers(0, 1000))
+def itself(asked, x):
+    """It is what it was."""
+    laws.same(asked(x), x)
+
+
+def ask(function, *, plus=0):
+    def asked(x):
+        if x % 2:
+            raise laws.Refused("odd")
+        return function(x) + plus
+
+    return asked
+
+
+NUMBERS = laws.Suite("numbers", "f(x) -> x", ask, (below_17, itself))
+
+
+def test_a_report_names_what_breaks_and_the_smallest_case():
+    report = laws.check(lambda x: x, NUMBERS)
+    assert not report.ok and report.broken == ("below_17",) and report.unasked == ()
+    broken, held = report.findings
+    assert broken.counter_example == "18\noutput: got 17., wanted 18."
+    assert held.status == "holds" and held.asked == 100 and held.refused > 0
+    text = str(report)
+    assert "breaks          below_17: It is below 17." in text and "holds           itself" in text
+    assert "follows" not in text
+    assert text.splitlines()[-1] == "2 laws of numbers: 1 hold, 1 broken, 0 cannot be asked"
+
+
+def test_options_are_the_suites_and_a_seed_says_which_cases():
+    assert laws.check(lambda x: x, NUMBERS, plus=1).broken == ("below_17", "itself")
+    seen = []
+
+    def cases_of(seed):
+        seen.clear()
+        laws.check(lambda x: seen.append(x) or x, NUMBERS.only("itself"), seed=seed, examples=20)
+        return list(seen)
+
+    assert cases_of(1) == cases_of(1) != cases_of(2)
+
+
+def test_what_is_always_refused_cannot_be_asked_and_is_not_kept():
+    def refuses(q, k, v, mask):
+        raise NotImplementedError("masks are for others\nsecond line")
+
+    report = laws.check(refuses, laws.attention.only("definition", "causality"), examples=3)
+    assert report.ok and report.unasked == ("definition", "causality")
+    assert "cannot be asked" in str(report) and "NotImplementedError: masks are for others" in str(report)
+    assert "second line" not in str(report)
+
+    @laws.holds(laws.attention.only("definition"), examples=3)
+    def test():
+        return refuses
+
+    with pytest.raises(laws.LawBroken, match="cannot be asked"):
+        test()
+
+
+def test_holds_hands_its_arguments_on_and_raises_the_report():
+    @laws.holds(NUMBERS)
+    def test(start, *, step):
+        return lambda x: x + start + step
+
+    assert test.__name__ == "test"
+    with pytest.raises(laws.LawBroken, match=r"breaks +below_17"):
+        test(1, step=-1)
+
+    @laws.holds(NUMBERS.only("itself"))
+    def kept():
+        return lambda x: x
+
+    assert kept() is None
+
+
+def test_an_error_in_a_law_is_no_breach():
+    @laws.law(st.integers())
+    def mistaken(asked, x):
+        """It divides by 0."""
+        asked(2 * x // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        laws.check(lambda x: x, laws.Suite("numbers", "", ask, (mistaken,)))
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ValueError, match="examples must be at least 1, got 0"):
+        laws.check(lambda x: x, NUMBERS, examples=0)
+    with pytest.raises(KeyError, match="'nothing'; the laws of numbers are below_17, itself"):
+        NUMBERS.only("nothing")
+
+
+def test_another_shape_breaks_every_law():
+    report = laws.check(lambda q, k, v, mask: v[..., :3], laws.attention.only("no_mask"), examples=30)
+    assert "shape: got [1, 1, 1, 3], wanted [B, T, N, H] = [1, 1, 1, 4]" in str(report)
+
+
+def test_a_counter_example_is_small_and_draws_the_mask():
+    mutant, _ = MUTANTS["an empty row is uniform"]
+    (found,) = laws.check(mutant, laws.attention.only("empty_rows")).findings
+    lines = found.counter_example.splitlines()
+    assert lines[0] == "B = 1, T = 1, S = 1, N = 1, K = 1, H = 4; mask (# = may attend):"
+    assert lines[1] == "  ."
+    assert [line[:3] for line in lines[2:5]] == ["q =", "k =", "v ="]
+    assert lines[5].startswith("output of query 0: got [[[") and lines[5].endswith(
+        "wanted [[[0., 0., 0., 0.]]]"
+    )
+
+
+@pytest.mark.parametrize(
+    "text, status, said",
+    [
+        ("mine.right", 0, "1 laws of attention: 1 hold, 0 broken, 0 cannot be asked"),
+        ("mine.wrong", 1, "breaks          no_mask: Without a mask"),
+        ("mine.refuses", 1, "0 hold, 0 broken, 1 cannot be asked"),
+        ("mine.nothing", 2, "mine.nothing: module 'mine' has no attribute 'nothing'"),
+        ("nowhere.at_all", 2, "nowhere.at_all: No module named 'nowhere'"),
+        ("mine.number", 2, "mine.number is no function: 3"),
+    ],
+)
+def test_the_command(text, status, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from tests.museum.attention import attend as right\n"
+        "number = 3\n"
+        "def wrong(q, k, v, mask): return 2 * right(q, k, v, mask)\n"
+        "def refuses(q, k, v, mask): raise ValueError('no')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr(laws, "attention", laws.attention.only("no_mask"))
+    assert cli.main(["laws", text, "--examples", "3"]) == status
+    out, err = capsys.readouterr()
+    assert said in out + err

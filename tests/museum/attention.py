@@ -1,0 +1,162 @@
+"""Wrong attentions, each with a bug that was published somewhere, in our own words; and the right one.
+
+A mutant is the right attention with one part exchanged. Beside it stand the laws that must break.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def repeat(x, N):
+    return jnp.repeat(x, N // x.shape[2], axis=2)
+
+
+def scaled(q, k):
+    return jnp.einsum("btnh,bsnh->bnts", q, k) / jnp.sqrt(jnp.float32(q.shape[-1]))
+
+
+def closed(logits, mask):
+    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+
+
+def softmax(logits):
+    top = logits.max(-1, keepdims=True)
+    e = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
+    total = e.sum(-1, keepdims=True)
+    return e / jnp.where(total == 0, 1, total)
+
+
+def mixed(weights, v, mask):
+    if mask is None:
+        return jnp.einsum("bnts,bsnh->btnh", weights, v)
+    # A product with 0 would let nan through.
+    v = jnp.swapaxes(v, 1, 2)[:, :, None]
+    opened = jnp.broadcast_to(mask, weights.shape)[..., None]
+    return jnp.swapaxes(jnp.where(opened, weights[..., None] * v, 0).sum(-2), 1, 2)
+
+
+def plainly_mixed(weights, v, mask):
+    return jnp.einsum("bnts,bsnh->btnh", weights, v)
+
+
+def attend(q, k, v, mask, *, repeat=repeat, scaled=scaled, closed=closed, softmax=softmax, mixed=mixed):
+    dtype, N = q.dtype, q.shape[2]
+    if mask is not None:
+        # What is closed to every query is not looked at, so that its nan has no part in any product.
+        some = mask.any((1, 2))[..., None, None]
+        k = jnp.where(some, k, 0)
+    q, k, v = (x.astype(jnp.float32) for x in (q, repeat(k, N), repeat(v, N)))
+    return mixed(softmax(closed(scaled(q, k), mask)), v, mask).astype(dtype)
+
+
+def other_dtype(q, k, v, mask):
+    return attend(*(x.astype(jnp.float32) for x in (q, k, v)), mask)
+
+
+def mask_of_the_first_row(q, k, v, mask):
+    return attend(q, k, v, None if mask is None else mask[:1])
+
+
+def mask_only_without_batch(q, k, v, mask):
+    return attend(q, k, v, mask if len(q) == 1 else None)
+
+
+def key_0_only(q, k, v, mask):
+    if q.shape[1] > 1:
+        return attend(q, k, v, mask)
+    return attend(q, k[:, :1], v[:, :1], None if mask is None else mask[..., :1])
+
+
+def heads_merged_without_transpose(q, k, v, mask):
+    return jnp.swapaxes(attend(q, k, v, mask), 1, 2).reshape(q.shape)
+
+
+@jax.custom_vjp
+def forward_only_masked(q, k, v, mask):
+    return attend(q, k, v, mask)
+
+
+forward_only_masked.defvjp(
+    lambda q, k, v, mask: (attend(q, k, v, mask), (q, k, v)),
+    lambda saved, slope: (*jax.vjp(lambda *x: attend(*x, None), *saved)[1](slope), None),
+)
+
+
+def after_the_softmax(q, k, v, mask):
+    no_softmax_of_masked = lambda logits, mask: logits
+    zero_weights = lambda w, v, mask: mixed(w if mask is None else w * mask.astype(w.dtype), v, mask)
+    return attend(q, k, v, mask, closed=no_softmax_of_masked, mixed=zero_weights)
+
+
+def part(**parts):
+    return functools.partial(attend, **parts)
+
+
+# name: (the function, laws that it must break)
+MUTANTS = {
+    "the mask is dropped": (lambda q, k, v, mask: attend(q, k, v, None), ["definition", "causality"]),
+    "the mask is dropped in a batch": (mask_only_without_batch, ["definition", "rows_of_a_batch"]),
+    "the mask of the first row serves all": (mask_of_the_first_row, ["definition", "rows_of_a_batch"]),
+    "True means closed": (
+        lambda q, k, v, mask: attend(q, k, v, None if mask is None else ~mask),
+        ["definition", "empty_rows", "causality"],
+    ),
+    "the mask is transposed": (
+        lambda q, k, v, mask: attend(q, k, v, None if mask is None else jnp.swapaxes(mask, 2, 3)),
+        ["causality"],
+    ),
+    "logits are multiplied by the mask": (
+        part(closed=lambda x, mask: x if mask is None else x * mask.astype(x.dtype)),
+        ["weights_sum_to_one", "definition"],
+    ),
+    "the mask comes after the softmax": (after_the_softmax, ["weights_sum_to_one", "definition"]),
+    "an empty row is uniform": (
+        part(closed=lambda x, mask: x if mask is None else jnp.where(mask, x, -1e9), mixed=plainly_mixed),
+        ["empty_rows"],
+    ),
+    "an empty row is nan": (part(softmax=jax.nn.softmax, mixed=plainly_mixed), ["empty_rows"]),
+    "a closed logit is small, but not nothing": (
+        part(closed=lambda x, mask: x if mask is None else jnp.where(mask, x, x - 10.0), mixed=plainly_mixed),
+        ["closed_keys_are_not_read", "causality"],
+    ),
+    "0 times nan": (part(mixed=plainly_mixed), ["closed_values_cannot_poison"]),
+    "the backward pass forgets the mask": (forward_only_masked, ["closed_values_have_no_gradient"]),
+    "one query reads key 0 alone": (key_0_only, ["every_open_key_is_read", "definition"]),
+    "the last key is not read": (
+        part(softmax=lambda x: softmax(x.at[..., -1].set(-jnp.inf) if x.shape[-1] > 1 else x)),
+        ["every_open_key_is_read", "order_of_keys"],
+    ),
+    "the softmax is over the queries": (
+        part(softmax=lambda x: jnp.nan_to_num(jax.nn.softmax(x, axis=-2))),
+        ["weights_sum_to_one"],
+    ),
+    "no scale": (
+        part(scaled=lambda q, k: jnp.einsum("btnh,bsnh->bnts", q, k)),
+        ["divided_by_sqrt_h", "shares"],
+    ),
+    "divided by H": (
+        part(scaled=lambda q, k: scaled(q, k) / jnp.sqrt(1.0 * q.shape[-1])),
+        ["divided_by_sqrt_h"],
+    ),
+    "divided by sqrt(D), of all heads": (
+        part(scaled=lambda q, k: scaled(q, k) / jnp.sqrt(1.0 * q.shape[2])),
+        ["divided_by_sqrt_h"],
+    ),
+    "the sign of the logits": (part(scaled=lambda q, k: -scaled(q, k)), ["larger_product_larger_weight"]),
+    "no largest logit is taken off": (
+        part(softmax=lambda x: jnp.exp(x) / jnp.maximum(jnp.exp(x).sum(-1, keepdims=True), 1e-30)),
+        ["large_logits"],
+    ),
+    "groups are tiled, not repeated": (
+        part(repeat=lambda x, N: jnp.tile(x, (1, 1, N // x.shape[2], 1))),
+        ["grouped_heads_repeat", "heads_are_teams"],
+    ),
+    "heads are merged by a reshape alone": (heads_merged_without_transpose, ["heads_are_teams", "causality"]),
+    "the softmax in bfloat16": (
+        part(softmax=lambda x: softmax(x.astype(jnp.bfloat16)).astype(jnp.float32)),
+        ["weights_sum_to_one", "definition"],
+    ),
+    "another dtype comes out": (other_dtype, ["dtype_is_kept"]),
+}

@@ -1,0 +1,33 @@
+"""Property-based laws of a Transformer's functions, to be tried on ours and on yours (extra: ``laws``).
+
+report = laws.check(my_attention, laws.attention)
+print(report)
+"""
+
+try:
+    import hypothesis  # noqa: F401
+except ImportError as error:
+    raise ImportError("the laws are tried by hypothesis: pip install 'tfm_jax[laws]'") from error
+
+from tfm_jax.laws.attention import attention
+from tfm_jax.laws.attention_case import AttentionAsked, AttentionCase
+from tfm_jax.laws.check import Finding, LawBroken, Refused, Report, check, findings, holds
+from tfm_jax.laws.law import Broken, Law, Suite, law, same
+
+__all__ = [
+    "AttentionAsked",
+    "AttentionCase",
+    "Broken",
+    "Finding",
+    "Law",
+    "LawBroken",
+    "Refused",
+    "Report",
+    "Suite",
+    "attention",
+    "check",
+    "findings",
+    "holds",
+    "law",
+    "same",
+]

@@ -1,0 +1,187 @@
+"""What the laws of attention are tried on: small cases, and the function asked with care."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from tfm_jax.laws.check import Refused
+from tfm_jax.laws.law import Broken, show
+
+__all__ = [
+    "TOLERANCE",
+    "AttentionAsked",
+    "AttentionCase",
+    "cases",
+    "causal",
+    "first_query_closed",
+    "mix",
+    "never_empty",
+    "self_seeing",
+    "some_key_closed",
+    "weights_of",
+]
+
+TOLERANCE = 2e-5  # of sums of a few numbers near 1 in float32, whatever their order
+# B, T, S, N, K, H, the simplest first: few, for each is compiled by itself. S <= H, to read weights.
+SHAPES = (
+    (1, 1, 1, 1, 1, 4),
+    (1, 1, 2, 1, 1, 4),
+    (1, 2, 2, 1, 1, 4),
+    (1, 2, 3, 2, 2, 4),
+    (2, 3, 3, 2, 1, 4),
+    (2, 3, 4, 4, 2, 4),
+    (1, 5, 5, 6, 3, 16),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionCase:
+    """Arguments of one call, and what a law wants beside them."""
+
+    q: np.ndarray  # float32 [B, T, N, H]
+    k: np.ndarray  # float32 [B, S, K, H]
+    v: np.ndarray  # float32 [B, S, K, H]
+    mask: np.ndarray  # bool [B, 1, T, S]
+    seed: int
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Draws what the law needs: the same for the same case."""
+        return np.random.default_rng(self.seed + 1)
+
+    @property
+    def open(self) -> np.ndarray:
+        """The mask a head, bool [B, N, T, S]."""
+        B, T, N, _ = self.q.shape
+        return np.broadcast_to(self.mask, (B, N, T, self.k.shape[1]))
+
+    @property
+    def some_key(self) -> int:
+        """One of the keys, the same for the same case."""
+        return self.seed % self.k.shape[1]
+
+    @property
+    def some_query(self) -> int:
+        """One of the queries, the same for the same case."""
+        return self.seed % self.q.shape[1]
+
+    def __str__(self) -> str:
+        (B, T, N, H), (S, K) = self.q.shape, self.k.shape[1:3]
+        lines = [f"B = {B}, T = {T}, S = {S}, N = {N}, K = {K}, H = {H}; mask (# = may attend):"]
+        for table in self.mask[:, 0]:
+            lines += ["  " + " ".join(".#"[int(x)] for x in row) for row in table] + [""] * (B > 1)
+        lines += [f"{name} = {show(x)}" for name, x in zip("qkv", (self.q, self.k, self.v), strict=True)]
+        return "\n".join(lines)
+
+
+@st.composite
+def cases(draw, square: bool = False, masked: bool = True) -> AttentionCase:
+    shapes = [x for x in SHAPES if x[1] == x[2] or not square]
+    B, T, S, N, K, H = draw(st.sampled_from(shapes))
+    seed = draw(st.integers(0, 10**4))
+    rng = np.random.default_rng(seed)
+    draws = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
+    bits = draw(st.integers(0, 2 ** (B * T * S) - 1)) if masked else 0
+    closed = np.array([bits >> i & 1 for i in range(B * T * S)], bool).reshape(B, 1, T, S)
+    return AttentionCase(*(x.astype(np.float32) for x in draws), ~closed, seed)
+
+
+def never_empty(x: AttentionCase) -> AttentionCase:
+    """Open to everything where a row would be empty: what that gives is a law by itself."""
+    return dataclasses.replace(x, mask=x.mask | ~x.mask.any(-1, keepdims=True))
+
+
+def first_query_closed(x: AttentionCase) -> AttentionCase:
+    """With nothing open to query 0."""
+    return dataclasses.replace(x, mask=x.mask & (np.arange(x.q.shape[1]) > 0)[:, None])
+
+
+def some_key_closed(x: AttentionCase) -> AttentionCase:
+    """With ``some_key`` closed to everyone."""
+    return dataclasses.replace(x, mask=x.mask & (np.arange(x.k.shape[1]) != x.some_key))
+
+
+def causal(x: AttentionCase) -> AttentionCase:
+    """With the decoder's mask."""
+    return dataclasses.replace(x, mask=np.broadcast_to(np.tri(x.q.shape[1], dtype=bool), x.mask.shape))
+
+
+def self_seeing(x: AttentionCase) -> AttentionCase:
+    """With every query open to itself."""
+    return dataclasses.replace(x, mask=x.mask | np.eye(x.q.shape[1], dtype=bool))
+
+
+class AttentionAsked:
+    """A function of ``(q, k, v, mask)``, asked so that what it raises is told from what it gets wrong.
+
+    Args:
+      function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], and the mask; gives [B, T, N, H].
+      mask: makes of a bool array [B, 1, T, S], True = may attend, the mask that the function takes.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, mask: Callable[[Any], Any] = lambda table: table):
+        self.function, self.mask = function, mask
+
+    def __call__(self, q: Any, k: Any, v: Any, mask: Any = None) -> np.ndarray:
+        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
+        out = self.given(lambda: np.asarray(self.raw(*map(jnp.asarray, (q, k, v)), mask)))
+        wanted = (*q.shape[:3], v.shape[-1])
+        if out.shape != wanted:
+            raise Broken(f"shape: got {list(out.shape)}, wanted [B, T, N, H] = {list(wanted)}")
+        return out
+
+    def raw(self, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+        """The function itself, its mask made."""
+        return self.function(q, k, v, None if mask is None else self.mask(jnp.asarray(mask)))
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """``raw`` under jit, compiled once a shape."""
+        return jax.jit(self.raw)
+
+    @functools.cached_property
+    def row_by_row(self) -> Callable[..., Any]:
+        """``raw`` under jit and vmap, which takes the batch a row at a time."""
+        return jax.jit(jax.vmap(lambda *row: self.raw(*(x[None] for x in row))[0]))
+
+    @functools.cached_property
+    def gradient(self) -> Callable[..., Any]:
+        """(q, k, v, mask, weight) -> the gradient, by k and by v, of the output's sum with these weights."""
+        loss = lambda k, v, q, mask, weight: jnp.sum(self.raw(q, k, v, mask) * weight)
+        return jax.jit(lambda q, k, v, mask, weight: jax.grad(loss, argnums=(0, 1))(k, v, q, mask, weight))
+
+    def given(self, call: Callable[[], Any]) -> Any:
+        """What a call that runs the function gives; what it raises, as ``Refused``."""
+        try:
+            return call()
+        except Exception as error:
+            words = str(error).strip().splitlines() or [""]
+            raise Refused(f"{type(error).__name__}: {words[0][:160]}") from error
+
+    def weights(self, q: Any, k: Any, mask: Any = None) -> np.ndarray:
+        """[B, N, T, S], read from the output: of values that are the identity it is the weights."""
+        B, S, K, H = k.shape
+        identity = np.broadcast_to(np.eye(S, H, dtype=q.dtype)[None, :, None], (B, S, K, H))
+        return np.moveaxis(self(q, k, identity, mask)[..., :S], 1, 2)
+
+
+def weights_of(q: Any, k: Any, mask: Any) -> np.ndarray:
+    """Weights [B, N, T, S] in float64, as the paper defines them; 0 in an empty row."""
+    H = q.shape[-1]
+    k = np.repeat(np.asarray(k, np.float64), q.shape[2] // k.shape[2], axis=2)
+    logits = np.einsum("btnh,bsnh->bnts", np.asarray(q, np.float64), k) / np.sqrt(H)
+    logits = np.where(mask, logits, -np.inf)
+    top = logits.max(-1, keepdims=True)
+    e = np.exp(logits - np.where(np.isfinite(top), top, 0))
+    return e / np.maximum(e.sum(-1, keepdims=True), np.finfo(float).tiny)
+
+
+def mix(weights: Any, v: Any) -> np.ndarray:
+    v = np.repeat(np.asarray(v, np.float64), weights.shape[1] // v.shape[2], axis=2)
+    return np.einsum("bnts,bsnh->btnh", weights, v)
