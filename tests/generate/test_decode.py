@@ -235,6 +235,7 @@ def test_of_equally_likely_tokens_the_first_is_written(size):
     x = np.random.default_rng(size).integers(0, 4, (5, size)).astype(np.float32)
     x[1] = -np.inf
     x[2, :-1] = -np.inf
+    x[3] = np.random.default_rng(0).choice([-0.0, 0.0], size).astype(np.float32)
     np.testing.assert_array_equal(decode._argmax(jnp.asarray(x)), x.argmax(1))
 
 

@@ -65,7 +65,7 @@ def test_what_is_always_refused_cannot_be_asked_and_is_not_kept():
         raise NotImplementedError("masks are for others\nsecond line")
 
     report = laws.check(refuses, laws.attention.only("definition", "causality"), examples=3)
-    assert report.ok and report.unasked == ("definition", "causality")
+    assert not report.ok and not report.broken and report.unasked == ("definition", "causality")
     assert "cannot be asked" in str(report) and "NotImplementedError: masks are for others" in str(report)
     assert "second line" not in str(report)
 
@@ -110,7 +110,29 @@ def test_what_does_not_fit():
         NUMBERS.only("nothing")
 
 
-def test_another_shape_breaks_every_law():
+def test_an_error_that_is_no_refusal_breaks_the_law():
+    report = laws.check(lambda q, k, v, mask: [][0], laws.attention.only("no_mask"), examples=2)
+    assert report.broken and "raised IndexError: list index out of range" in str(report)
+
+
+def test_another_answer_each_time_breaks_the_law():
+    count = iter(range(10**6))
+    report = laws.check(lambda x: x + (next(count) == 3), NUMBERS.only("itself"))
+    assert report.broken and "it does not give the same answer twice" in str(report)
+
+
+def test_what_may_be_refused():
+    @laws.holds(NUMBERS.only("itself"), may_refuse=("itself",))
+    def test():
+        def refuses(x):
+            raise laws.Refused("no")
+
+        return refuses
+
+    assert test() is None
+
+
+def test_another_shape_breaks_a_law():
     report = laws.check(lambda q, k, v, mask: v[..., :3], laws.attention.only("no_mask"), examples=30)
     assert "shape: got [1, 1, 1, 3], wanted [B, T, N, H] = [1, 1, 1, 4]" in str(report)
 
@@ -123,7 +145,7 @@ def test_a_counter_example_is_small_and_draws_the_mask():
     assert lines[1] == "  ."
     assert [line[:3] for line in lines[2:5]] == ["q =", "k =", "v ="]
     assert lines[5].startswith("output of query 0: got [[[") and lines[5].endswith(
-        "wanted [[[0., 0., 0., 0.]]]"
+        "wanted [[[0., 0., 0., 0.]]]; at [0, 0, 1] -1.29999995, not 0"
     )
 
 

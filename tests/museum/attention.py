@@ -1,4 +1,4 @@
-"""Wrong attentions, each with a bug that was published somewhere, in our own words; and the right one.
+"""Wrong attentions, each with a bug that was seen somewhere, in our own words; and the right one.
 
 A mutant is the right attention with one part exchanged. Beside it stand the laws that must break.
 """
@@ -43,10 +43,6 @@ def plainly_mixed(weights, v, mask):
 
 def attend(q, k, v, mask, *, repeat=repeat, scaled=scaled, closed=closed, softmax=softmax, mixed=mixed):
     dtype, N = q.dtype, q.shape[2]
-    if mask is not None:
-        # What is closed to every query is not looked at, so that its nan has no part in any product.
-        some = mask.any((1, 2))[..., None, None]
-        k = jnp.where(some, k, 0)
     q, k, v = (x.astype(jnp.float32) for x in (q, repeat(k, N), repeat(v, N)))
     return mixed(softmax(closed(scaled(q, k), mask)), v, mask).astype(dtype)
 
@@ -98,7 +94,10 @@ def part(**parts):
 MUTANTS = {
     "the mask is dropped": (lambda q, k, v, mask: attend(q, k, v, None), ["definition", "causality"]),
     "the mask is dropped in a batch": (mask_only_without_batch, ["definition", "rows_of_a_batch"]),
-    "the mask of the first row serves all": (mask_of_the_first_row, ["definition", "rows_of_a_batch"]),
+    "the mask of the first row serves all": (
+        mask_of_the_first_row,
+        ["definition", "rows_of_a_batch", "compiled_is_eager"],
+    ),
     "True means closed": (
         lambda q, k, v, mask: attend(q, k, v, None if mask is None else ~mask),
         ["definition", "empty_rows", "causality"],
@@ -157,6 +156,31 @@ MUTANTS = {
     "the softmax in bfloat16": (
         part(softmax=lambda x: softmax(x.astype(jnp.bfloat16)).astype(jnp.float32)),
         ["weights_sum_to_one", "definition"],
+    ),
+    "dropout's scale stays on": (
+        lambda q, k, v, mask: attend(q, k, 1.1 * v, mask),
+        ["convex_hull", "no_preference", "no_mask"],
+    ),
+    "an added position": (
+        lambda q, k, v, mask: attend(q + jnp.arange(1.0 * q.shape[1])[None, :, None, None], k, v, mask),
+        ["order_of_queries"],
+    ),
+    "logits grow with the number of keys": (
+        lambda q, k, v, mask: attend(q * jnp.log(1.0 + k.shape[1]), k, v, mask),
+        ["padding", "packed_is_separate"],
+    ),
+    "1 in the sum of the softmax": (
+        part(softmax=lambda x: jnp.exp(x) / (1 + jnp.exp(x).sum(-1, keepdims=True))),
+        ["only_differences_of_logits", "weights_sum_to_one"],
+    ),
+    "values are normalised": (
+        lambda q, k, v, mask: attend(q, k, v / (1 + jnp.abs(v)), mask),
+        ["linear_in_values"],
+    ),
+    "no gradient": (lambda *inputs: jax.lax.stop_gradient(attend(*inputs)), ["gradients"]),
+    "logits are cut at 50": (
+        part(closed=lambda x, mask: closed(jnp.clip(x, -50, 50), mask)),
+        ["large_logits"],
     ),
     "another dtype comes out": (other_dtype, ["dtype_is_kept"]),
 }

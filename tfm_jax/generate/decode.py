@@ -292,9 +292,9 @@ def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
     """The first of the largest. XLA's own goes entry by entry on a CPU, and a maximum many at a time."""
     n = 128
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % n)), constant_values=-jnp.inf).reshape(len(x), -1, n)
-    first = lambda x: jax.lax.top_k(x, 1)[1]  # [B, 1]
-    part = first(x.max(-1))
-    return (part * n + first(jnp.take_along_axis(x, part[..., None], axis=1)[:, 0]))[:, 0]
+    part = jnp.argmax(x.max(-1), axis=-1)
+    within = jnp.take_along_axis(x, part[:, None, None], axis=1)[:, 0]
+    return (part * n + jnp.argmax(within, axis=-1)).astype(jnp.int32)
 
 
 def _row_keys(key: Key, B: int) -> Key:

@@ -69,8 +69,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no law is broken. What could not be asked is not broken: see ``unasked``."""
-        return not self.broken
+        """Whether every law holds. One that could not be asked is not broken, but does not hold either."""
+        return not self.broken and not self.unasked
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -142,28 +142,32 @@ def check(
     return Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
 
 
-def holds(suite: Suite, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+def holds(
+    suite: Suite, *, may_refuse: tuple[str, ...] = (), **options: Any
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Makes a test of a function that gives the function to be held to the laws.
 
     Equivalent to::
 
         def test(*args):
-            assert check(make(*args), suite, **options).ok
+            report = check(make(*args), suite, **options)
+            assert not report.broken and set(report.unasked) <= set(may_refuse)
 
     Args:
       suite: the laws.
+      may_refuse: names of laws of which the function may refuse every case.
       options: as for ``check``.
 
     Returns:
       The decorator. What it makes takes the arguments of what it decorates, such as fixtures, and raises
-      ``LawBroken`` with the report; also where every case of every law was refused.
+      ``LawBroken`` with the report.
     """
 
     def decorate(make: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(make)
         def test(*args: Any, **kwargs: Any) -> None:
             report = check(make(*args, **kwargs), suite, **options)
-            if not report.ok or len(report.unasked) == len(report.findings):
+            if report.broken or not set(report.unasked) <= set(may_refuse):
                 raise LawBroken(f"\n{report}")
 
         return test
@@ -203,6 +207,8 @@ def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
         run()
     except Broken as broken:
         found = str(broken)
+    except hypothesis.errors.Flaky as flaky:
+        found = f"it does not give the same answer twice:\n{flaky}"
     except hypothesis.errors.Unsatisfiable:
         if not refusals:
             raise

@@ -91,7 +91,7 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
     Args:
       got: what the function gave.
       wanted: what the law says.
-      atol: how far apart two numbers may be, beside a relative ``atol``; 0 is bit by bit.
+      atol: how far apart two numbers may be, beside a relative ``atol``; 0 is exactly equal.
       what: the name of it in the message.
 
     Returns:
@@ -103,7 +103,10 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     wanted = np.broadcast_to(wanted, got.shape)
     if not np.allclose(got, wanted, rtol=atol, atol=atol, equal_nan=True):
-        raise Broken(f"{what}: got {show(got)}, wanted {show(wanted)}")
+        apart = np.where(np.isfinite(got) & np.isfinite(wanted), np.abs(got - wanted), got != wanted)
+        worst = tuple(map(int, np.unravel_index(np.nanargmax(apart), apart.shape)))
+        at = f"; at {list(worst)} {got[worst]:.9g}, not {wanted[worst]:.9g}" if worst else ""
+        raise Broken(f"{what}: got {show(got)}, wanted {show(wanted)}{at}")
 
 
 def show(x: Any) -> str:

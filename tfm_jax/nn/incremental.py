@@ -70,7 +70,7 @@ class Incremental(nnx.Module):
         """Makes ``unembed`` for a loop over so many rows.
 
         On a CPU several rows times [D, V] are faster than times the embedding's table [V, D]: there the table
-        is transposed here, once, at the price of a second one in memory.
+        is transposed here, before the loop, at the price of a second one in memory.
         """
         if self.head is not None or rows == 1 or current_platform() != "cpu":
             return self.unembed

@@ -8,6 +8,8 @@ called, so that no backend ever ignores an argument.
 
 import functools
 
+import jax
+
 from tfm_jax.ops.backends import block_diagonal, chunked, cudnn, reference, ring, splash, xla
 from tfm_jax.ops.backends.declare import Backend, Honours, Request
 
@@ -62,6 +64,8 @@ def by_speed(request: Request) -> list[Backend]:
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
     plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
-    # A CPU reads one query's keys once: to copy them with the heads in front would be most of the work.
-    single = ("block_diagonal",) if T == 1 and request.platform == "cpu" else ()
+    # A CPU reads one query's keys once: to copy them with the heads in front would be most of the work. Not
+    # on a mesh: whether all is finite is asked of all devices.
+    alone = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
+    single = ("block_diagonal",) if T == 1 and alone else ()
     return [BACKENDS[name] for name in ("cudnn", "splash", *single, *plain)]

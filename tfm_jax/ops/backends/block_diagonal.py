@@ -69,13 +69,15 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
     allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
     attend = functools.partial(_two_products, allowed=allowed, bias=bias, scale=scale, soft_cap=soft_cap)
 
-    def without_nonfinite() -> Array:
+    def otherwise() -> Array:
+        if mask is None:
+            return _by_reference(q, k, v, mask, bias, scale, soft_cap)
         *finite, bad_q, bad_k = hide_nonfinite(q, k, v)
         return attend(*finite, bad=jnp.swapaxes(bad_q, -3, -2) | keys_last(bad_k, N))[0]
 
     # 0 * nan is nan: in the products one that is not finite reaches every head, and no mask stops it.
     out, finite = attend(q, k, v, bad=None)
-    return jax.lax.cond(finite, lambda: out, without_nonfinite)
+    return jax.lax.cond(finite, lambda: out, otherwise)
 
 
 def _two_products(q, k, v, bad, *, allowed, bias, scale, soft_cap) -> tuple[Array, Array]:
