@@ -146,8 +146,8 @@ def test_a_projection_made_before_a_loop_gives_the_same_logits(tied):
     wanted = model.apply(params, hidden, method="unembed")
     for rows in (1, B):
         project = model.apply(params, rows, method="projection")
-        made_before = "f32[16,13]" in str(jax.make_jaxpr(project)(hidden)).split("lambda ;")[0]
-        assert made_before == (tied and rows > 1) or not tied
+        transposed = all(x.shape != (V, D) for x in jax.make_jaxpr(project)(hidden).consts)
+        assert transposed == (not tied or rows > 1)
         got = project(hidden)
         assert got.dtype == wanted.dtype
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

@@ -18,7 +18,7 @@ class LawBroken(AssertionError):
 
 
 class Refused(Exception):
-    """The function raised: it refuses the case, which is no breach."""
+    """The function raised ValueError, TypeError or RuntimeError: it refuses the case, which is no breach."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,9 @@ def findings(
 
     Returns:
       An iterator of a ``Finding`` a law.
+
+    Raises:
+      ValueError: as ``check``, when the first finding is asked for.
     """
     for each in suite:
         yield _try(each, suite.ask(function, **options), examples, seed)
@@ -126,8 +129,8 @@ def check(
         Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
 
     Args:
-      function: called as ``suite.signature`` says. An exception from it refuses a case; a case that it
-        accepts, it must get right.
+      function: called as ``suite.signature`` says. A ValueError, TypeError or RuntimeError from it refuses a
+        case, any other exception breaks the law; a case that it accepts, it must get right.
       suite: such as ``laws.attention``, or ``laws.attention.only("empty_rows")``.
       examples: cases a law, at least 1.
       seed: the same seed tries the same cases.

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.ops.backends.test_contract import arrays, variant
+from tests.programs import equations
 from tfm_jax import ops
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend, Honours, ring_over
@@ -41,6 +41,9 @@ def test_one_query_reads_its_keys_where_they_stand_on_a_cpu(platform, name, monk
     assert call(monkeypatch=monkeypatch).implementation == name
     dropped = call(monkeypatch=monkeypatch, dropout_rate=0.1, key=jax.random.key(0))
     assert dropped.implementation == "chunked"
+    mesh = jax.make_mesh((1,), ("data",))
+    with jax.set_mesh(mesh):  # it would ask all devices whether all is finite
+        assert ops.explain_attention(*shapes(1, 65536)).implementation == "reference"
 
 
 @pytest.mark.parametrize(
@@ -240,17 +243,7 @@ def test_work_grows_with_the_length_under_a_window():
         q = jax.ShapeDtypeStruct((S, 2, 8), np.float32)
         mask = masks.causal() & masks.window(255)
         jaxpr = jax.make_jaxpr(lambda q: ops.attention(q, q, q, mask, implementation="chunked"))(q)
-        lengths = []
-
-        def walk(jaxpr):
-            for eqn in jaxpr.eqns:
-                if eqn.primitive.name == "scan":
-                    lengths.append(eqn.params["length"])
-                for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-                    walk(inner)
-
-        walk(jaxpr.jaxpr)
-        return max(lengths)
+        return max(e.params["length"] for e in equations(jaxpr.jaxpr) if e.primitive.name == "scan")
 
     assert [visited(S) for S in (1024, 2048, 4096)] == [7, 15, 31]  # two a row of tiles; all: 16, 64, 256
 

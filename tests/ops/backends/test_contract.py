@@ -294,6 +294,14 @@ def test_what_a_mask_closes_may_be_nan_and_what_it_opens_is_seen(name, bad):
         assert np.isfinite(got[0, :, N // K :]).all() and np.isfinite(got[1]).all()
 
 
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_without_a_mask_what_is_not_finite_is_the_references(bad):
+    q, k, v = arrays()
+    for k_bad, v_bad in [(k.at[0, 3, 0, 0].set(bad), v), (k, v.at[0, 3, 0, 0].set(bad))]:
+        got, wanted = (run(name, q, k_bad, v_bad) for name in ("block_diagonal", "reference"))
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
 @every
 def test_a_nan_reaches_the_queries_that_may_read_it_and_no_other(name):
     q, k, v = arrays(T=S, V=H)

@@ -3,6 +3,7 @@
 The K heads of a key stand in memory as one row of K * H numbers. Against queries on the diagonal of a block
 matrix [N * T, K * H] keys and values are read where they stand, while a product for each head first copies
 both with the heads in front. It multiplies K times as often, most of it by 0: little, where queries are few.
+What is not finite is computed again by another branch, which ``jax.vmap`` always runs beside the first.
 """
 
 import functools
