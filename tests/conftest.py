@@ -35,3 +35,16 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 hypothesis.settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many of the museum's mutants the laws have killed, where they were tried."""
+    counts = {
+        outcome: sum(
+            "test_the_mutant_breaks_its_laws" in report.nodeid
+            for report in terminalreporter.stats.get(outcome, [])
+        )
+        for outcome in ("passed", "failed")
+    }
+    if total := sum(counts.values()):
+        terminalreporter.write_line(f"mutants killed: {counts['passed']} of {total}")

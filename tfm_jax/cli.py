@@ -141,10 +141,13 @@ class Generate(_Command):
 
 @dataclasses.dataclass(frozen=True)
 class Laws:
-    """Tries the laws of attention on a function: which it keeps, which it breaks, and how."""
+    """Tries laws on a function: which it keeps, which it breaks, and how."""
 
     function: Annotated[Positional[str], arg(metavar="MODULE.FUNCTION")]
-    """Takes q [B, T, N, H], k and v [B, S, K, H], and a mask, bool [B, 1, T, S] or None."""
+    """Called as the suite says; for attention with q [B, T, N, H], k and v [B, S, K, H], and a mask, bool
+    [B, 1, T, S] or None."""
+    suite: Annotated[str, arg(metavar="SUITE")] = "attention"
+    """Which laws; an unknown name lists them all, and how each calls the function."""
     examples: Annotated[int, arg(metavar="N")] = 100
     """Cases a law; 500 are thorough."""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -160,10 +163,14 @@ class Laws:
         if not callable(function):
             raise ValueError(f"{self.function} is no function: {function!r}")
         laws, found = tfm_jax.laws, []
-        for finding in laws.findings(function, laws.attention, examples=self.examples, seed=self.seed):
+        if self.suite not in laws.SUITES:
+            known = "\n".join(f"  {suite.name}: {suite.signature}" for suite in laws.SUITES.values())
+            raise ValueError(f"there are no laws of {self.suite!r}; known are:\n{known}")
+        suite = laws.SUITES[self.suite]
+        for finding in laws.findings(function, suite, examples=self.examples, seed=self.seed):
             print(finding, flush=True)
             found.append(finding)
-        report = laws.Report(laws.attention.name, tuple(found))
+        report = laws.Report(suite.name, tuple(found))
         print(report.summary())
         return 0 if report.ok else 1
 

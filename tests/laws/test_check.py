@@ -170,7 +170,13 @@ def test_the_command(text, status, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    monkeypatch.setattr(laws, "attention", laws.attention.only("no_mask"))
+    monkeypatch.setitem(laws.SUITES, "attention", laws.attention.only("no_mask"))
     assert cli.main(["laws", text, "--examples", "3"]) == status
     out, err = capsys.readouterr()
     assert said in out + err
+
+
+def test_the_command_lists_the_suites(capsys):
+    assert cli.main(["laws", "math.sqrt", "--suite", "bridges"]) == 2
+    said = capsys.readouterr().err
+    assert "no laws of 'bridges'" in said and "attention: attend(q [B, T, N, H]" in said

@@ -90,6 +90,7 @@ def part(**parts):
     return functools.partial(attend, **parts)
 
 
+RIGHT = attend
 # name: (the function, laws that it must break)
 MUTANTS = {
     "the mask is dropped": (lambda q, k, v, mask: attend(q, k, v, None), ["definition", "causality"]),

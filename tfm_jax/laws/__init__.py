@@ -9,12 +9,18 @@ try:
 except ImportError as error:
     raise ImportError("the laws are tried by hypothesis: pip install 'tfm_jax[laws]'") from error
 
+from tfm_jax.laws.asked import Asked, Refused
 from tfm_jax.laws.attention import attention
 from tfm_jax.laws.attention_case import AttentionAsked, AttentionCase
-from tfm_jax.laws.check import Finding, LawBroken, Refused, Report, check, findings, holds
+from tfm_jax.laws.check import Finding, LawBroken, Report, check, findings, holds
 from tfm_jax.laws.law import Broken, Law, Suite, law, same
 
+SUITES = {suite.name: suite for suite in (attention,)}
+"""All laws, by what they are laws of."""
+
 __all__ = [
+    "SUITES",
+    "Asked",
     "AttentionAsked",
     "AttentionCase",
     "Broken",

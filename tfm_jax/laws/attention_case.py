@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.check import Refused
-from tfm_jax.laws.law import Broken, show
+from tfm_jax.laws.asked import Asked, of_shape
+from tfm_jax.laws.law import show
 
 __all__ = [
     "TOLERANCE",
@@ -113,8 +113,8 @@ def self_seeing(x: AttentionCase) -> AttentionCase:
     return dataclasses.replace(x, mask=x.mask | np.eye(x.q.shape[1], dtype=bool))
 
 
-class AttentionAsked:
-    """A function of ``(q, k, v, mask)``, asked so that what it raises is told from what it gets wrong.
+class AttentionAsked(Asked):
+    """A function of ``(q, k, v, mask)``, asked as the laws of attention ask it.
 
     Args:
       function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], and the mask; gives [B, T, N, H].
@@ -122,24 +122,16 @@ class AttentionAsked:
     """
 
     def __init__(self, function: Callable[..., Any], *, mask: Callable[[Any], Any] = lambda table: table):
-        self.function, self.mask = function, mask
+        super().__init__(function)
+        self.mask = mask
 
     def __call__(self, q: Any, k: Any, v: Any, mask: Any = None) -> np.ndarray:
         """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
-        out = self.given(lambda: np.asarray(self.raw(*map(jnp.asarray, (q, k, v)), mask)))
-        wanted = (*q.shape[:3], v.shape[-1])
-        if out.shape != wanted:
-            raise Broken(f"shape: got {list(out.shape)}, wanted [B, T, N, H] = {list(wanted)}")
-        return out
+        return of_shape(super().__call__(q, k, v, mask), (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
     def raw(self, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
         """The function itself, its mask made."""
         return self.function(q, k, v, None if mask is None else self.mask(jnp.asarray(mask)))
-
-    @functools.cached_property
-    def compiled(self) -> Callable[..., Any]:
-        """``raw`` under jit, compiled once a shape."""
-        return jax.jit(self.raw)
 
     @functools.cached_property
     def row_by_row(self) -> Callable[..., Any]:
@@ -151,20 +143,6 @@ class AttentionAsked:
         """(q, k, v, mask, weight) -> by q, k and v the gradient of the output's sum with these weights."""
         loss = lambda q, k, v, mask, weight: jnp.sum(self.raw(q, k, v, mask) * weight)
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-
-    def given(self, call: Callable[[], Any]) -> Any:
-        """What a call that runs the function gives, multiplied in full float32.
-
-        ValueError, TypeError, RuntimeError and those under them refuse; any other error is a fault.
-        """
-        try:
-            with jax.default_matmul_precision("highest"):
-                return call()
-        except Exception as error:
-            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
-            if isinstance(error, ValueError | TypeError | RuntimeError):
-                raise Refused(said) from error
-            raise Broken(f"raised {said}") from error
 
     def weights(self, q: Any, k: Any, mask: Any = None) -> np.ndarray:
         """[B, N, T, S], read from the output: of values that are the identity it is the weights."""

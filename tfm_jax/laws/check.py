@@ -8,17 +8,14 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase
 
+from tfm_jax.laws.asked import Refused
 from tfm_jax.laws.law import Broken, Law, Suite
 
-__all__ = ["Finding", "LawBroken", "Refused", "Report", "check", "findings", "holds"]
+__all__ = ["Finding", "LawBroken", "Report", "check", "findings", "holds"]
 
 
 class LawBroken(AssertionError):
     """A function breaks a law that it was held to; the message is the report."""
-
-
-class Refused(Exception):
-    """The function raised ValueError, TypeError or RuntimeError: it refuses the case, which is no breach."""
 
 
 @dataclasses.dataclass(frozen=True)

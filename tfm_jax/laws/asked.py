@@ -1,0 +1,63 @@
+"""A function asked with care: what it raises is told from what it gets wrong."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.laws.law import Broken
+
+__all__ = ["Asked", "Refused", "of_shape"]
+
+
+class Refused(Exception):
+    """The function raised ValueError, TypeError or RuntimeError: it refuses the case, which is no breach."""
+
+
+class Asked:
+    """A function as the statements of laws call it: JAX arrays in, NumPy arrays out.
+
+    Args:
+      function: any callable of arrays, ours or anybody's.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What the function gives, its arrays as NumPy's; raises ``Refused`` for what it raises."""
+        args, options = jax.tree.map(jnp.asarray, (args, options))
+        return self.given(lambda: jax.tree.map(np.asarray, self.raw(*args, **options)))
+
+    def raw(self, *args: Any, **options: Any) -> Any:
+        """The function itself, for ``jit``, ``vmap`` and ``grad``."""
+        return self.function(*args, **options)
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """``raw`` under jit, compiled once a shape."""
+        return jax.jit(self.raw)
+
+    def given(self, call: Callable[[], Any]) -> Any:
+        """What a call that runs the function gives, multiplied in full float32.
+
+        ValueError, TypeError, RuntimeError and those under them refuse; any other error is a fault.
+        """
+        try:
+            with jax.default_matmul_precision("highest"):
+                return call()
+        except Exception as error:
+            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+            if isinstance(error, ValueError | TypeError | RuntimeError):
+                raise Refused(said) from error
+            raise Broken(f"raised {said}") from error
+
+
+def of_shape(out: np.ndarray, wanted: tuple[int, ...], letters: str) -> np.ndarray:
+    """The output itself; raises ``Broken`` where it is not of the shape that it must have."""
+    if np.shape(out) != tuple(wanted):
+        raise Broken(f"shape: got {list(np.shape(out))}, wanted {letters} = {list(wanted)}")
+    return out
