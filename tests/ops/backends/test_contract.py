@@ -93,8 +93,24 @@ def in_float64(q, k, v, mask=None, bias=None, **options):
         if bias is not None and not callable(bias):
             bias = jnp.asarray(np.asarray(bias, np.float64))
         call = functools.partial(ops.attention, mask=mask, bias=bias, implementation="reference", **options)
-        out = jax.jit(call)(*wide)
-        return out, jax.jit(jax.grad(lambda *x: weigh(call(*x)), argnums=(0, 1, 2)))(*wide)
+
+        def both(*inputs):
+            out, slopes_of = jax.vjp(call, *inputs)
+            return out, slopes_of(jax.grad(weigh)(out))
+
+        return jax.jit(both)(*wide)
+
+
+@functools.cache
+def wanted_of_case(case):
+    """The same for every backend."""
+    mask, sizes = CASES[case]
+    return in_float64(*arrays(**sizes), mask)
+
+
+@functools.cache
+def wanted_of_option(option):
+    return in_float64(*arrays(V=H), PREFIX, **OPTIONS[option])
 
 
 CASES = {
@@ -160,7 +176,7 @@ def test_output_and_gradients_are_the_reference_or_it_is_refused(name, case):
         with pytest.raises(ValueError, match=f"implementation='{HERE[name].name}' cannot do this: it .*"):
             run(name, q, k, v, mask)
         return
-    out, slopes = in_float64(q, k, v, mask)
+    out, slopes = wanted_of_case(case)
     got = jax.jit(lambda q, k, v: run(name, q, k, v, mask))(q, k, v)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, out, atol=5e-6)
@@ -168,6 +184,7 @@ def test_output_and_gradients_are_the_reference_or_it_is_refused(name, case):
         np.testing.assert_allclose(ours, theirs, atol=5e-5)
 
 
+PREFIX = masks.prefix(np.array([5, S]))
 OPTIONS = {
     "scale": {"scale": 0.3},
     "soft cap": {"soft_cap": 2.0},
@@ -197,15 +214,15 @@ TAKES = {
 @pytest.mark.parametrize("option", list(OPTIONS))
 def test_options_are_honoured_or_refused(name, option):
     q, k, v = arrays(V=H)
-    mask = masks.prefix(np.array([5, S]))
     options = OPTIONS[option]
     if option not in TAKES[name]:
         with pytest.raises(ValueError, match=r"bias|soft cap"):
-            run(name, q, k, v, mask, **options)
+            run(name, q, k, v, PREFIX, **options)
         return
-    out, slopes = in_float64(q, k, v, mask, **options)
-    np.testing.assert_allclose(run(name, q, k, v, mask, **options), out, atol=5e-6)
-    for ours, theirs in zip(gradients(name, q, k, v, mask, **options), slopes, strict=True):
+    out, slopes = wanted_of_option(option)
+    got = jax.jit(lambda q, k, v: run(name, q, k, v, PREFIX, **options))(q, k, v)
+    np.testing.assert_allclose(got, out, atol=5e-6)
+    for ours, theirs in zip(gradients(name, q, k, v, PREFIX, **options), slopes, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-5)
 
 
@@ -222,7 +239,8 @@ def test_any_mask_is_honoured_or_refused(name, data):
             run(name, q, k, v, mask, bias)
         return
     out, _ = references.attention(q, k, v, allowed, bias)
-    np.testing.assert_allclose(run(name, q, k, v, mask, bias), out, atol=5e-6)
+    got = jax.jit(lambda q, k, v: run(name, q, k, v, mask, bias))(q, k, v)
+    np.testing.assert_allclose(got, out, atol=5e-6)
     if name == "chunked by 8" and data.draw(st.integers(0, 4)) == 0:  # the others' gradients are JAX's
         for ours, theirs in zip(
             gradients(name, q, k, v, mask, bias), in_float64(q, k, v, mask, bias)[1], strict=True
