@@ -1,8 +1,8 @@
 """Every mutant dies: the laws find each of these bugs, and name it by the law that it breaks.
 
 A wing of the museum is a module with ``RIGHT``, a right function, and ``MUTANTS``: by name a wrong one, and
-the laws that must break. Its functions are tried under jit, unless it says ``JIT = False``; what their suite is
-to know of them is in ``OPTIONS``. The summary of the run says how many mutants were killed
+the laws that must break. Its functions are tried under jit, unless it says ``JIT = False``; what their suite
+is to know of them is in ``OPTIONS``. The summary of the run says how many mutants were killed
 (``tests/conftest.py``).
 """
 

@@ -51,9 +51,10 @@ class PureAsked(Asked):
     def under(self, transform: Callable[[Function], Function]) -> dict[str, Function]:
         """The values under a transformation, and the slopes through and within it; made once."""
         if transform not in self._made:
+            outside = slopes(transform(self.raw))
             self._made[transform] = {
                 "values": transform(self.raw),
-                "slopes, taken outside of it,": slopes(transform(self.raw)),
+                "slopes, taken outside of it,": outside if transform is plain else jax.jit(outside),
                 "slopes, taken inside of it,": transform(slopes(self.raw)),
             }
         return self._made[transform]
@@ -88,9 +89,14 @@ def plain(function: Function) -> Function:
 
 
 def loop(function: Function) -> Function:
-    """Over the first axis, by Python."""
+    """Over the first axis, by Python: written out, where it is compiled."""
     stack = lambda *results: jnp.stack(results)
-    return lambda *arrays: jax.tree.map(stack, *(function(*(x[i] for x in arrays)) for i in range(ROWS)))
+    rows = lambda arrays: [function(*(x[i] for x in arrays)) for i in range(ROWS)]
+    return jax.jit(lambda *arrays: jax.tree.map(stack, *rows(arrays)))
+
+
+def rematerialised(function: Function) -> Function:
+    return jax.jit(jax.checkpoint(function))
 
 
 def vmapped(function: Function) -> Function:
@@ -166,7 +172,7 @@ def transformations(arguments: st.SearchStrategy[tuple[Any, ...]] | None = None)
     @law(cases)
     def remat_is_plain(f: PureAsked, x: ArraysCase) -> None:
         """Computed anew for the backward pass, gradients are the same."""
-        _alike(f, x.first, jax.checkpoint, plain)
+        _alike(f, x.first, rematerialised, jax.jit)
 
     @law(cases)
     def vmap_is_a_loop(f: PureAsked, x: ArraysCase) -> None:
