@@ -21,7 +21,7 @@ def layer(**fields):
 @pytest.mark.parametrize("fields", [{}, {"norm": nn.RMSNorm(), "n_kv_heads": 2, "feed_forward": nn.Glu()}])
 def test_layers(norm, fields):
     report = laws.check(layer(norm_placement=norm, **fields), laws.block, examples=EXAMPLES, norm=norm)
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 def test_where_the_norm_stands_is_found_out():

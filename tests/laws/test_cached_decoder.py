@@ -34,7 +34,7 @@ def functions(jitted=True, **fields):
 def test_caches(name):
     read, whole = functions(**VARIANTS[name])
     report = laws.check(read, laws.cached_decoder, examples=EXAMPLES, whole=whole)
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("fields", [{}, {"positions": nn.Learned(5)}], ids=["sinusoidal", "learned"])

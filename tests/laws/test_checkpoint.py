@@ -29,7 +29,7 @@ def test_checkpoints(tied, tmp_path):
         return apply(before.params, tokens), apply(after.params, tokens)
 
     report = laws.check(saved_and_loaded, laws.checkpoint, examples=EXAMPLES)
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 def test_a_counter_example_is_a_key():

@@ -70,7 +70,7 @@ def test_devices(name):
     place = lambda state: state if where is None else where.place_state(state)
     found = lambda *batch: gradient(lambda state, batch: compiled(place(state), batch), *batch)
     report = laws.check(found, laws.data_parallel, examples=EXAMPLES)
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 def test_a_counter_example_shows_the_weights():

@@ -31,7 +31,7 @@ def test_layers(stack, fields):
         return jax.vmap(of_layer)(jnp.eye(L))
 
     report = laws.check(kept, laws.layer_dropout, examples=EXAMPLES, rate=RATE)
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 @laws.holds(laws.layer_dropout, examples=EXAMPLES)

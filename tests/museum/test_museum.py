@@ -37,7 +37,7 @@ def test_the_mutant_breaks_its_laws(wing, name):
 def test_what_the_mutants_were_made_of_is_right(wing):
     suite, module = WINGS[wing]
     report = check(wing, module.RIGHT, suite, examples=25)
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 def test_the_museum_is_large():

@@ -1,6 +1,7 @@
 """The laws of pure functions: under every transformation of JAX's, any ``f(*arrays)`` gives the same."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,20 +45,19 @@ class PureAsked(Asked):
         are float, of a sum of its float outputs in which each of their numbers has a weight of its own.
     """
 
-    def __init__(self, function: Function):
-        super().__init__(function)
-        self._made: dict[Function, dict[str, Function]] = {}
-
     def under(self, transform: Callable[[Function], Function]) -> dict[str, Function]:
         """The values under a transformation, and the slopes through and within it; made once."""
-        if transform not in self._made:
-            outside = slopes(transform(self.raw))
-            self._made[transform] = {
-                "values": transform(self.raw),
-                "slopes, taken outside of it,": outside if transform is plain else jax.jit(outside),
-                "slopes, taken inside of it,": transform(slopes(self.raw)),
-            }
-        return self._made[transform]
+        return _under(self.function, transform)
+
+
+@functools.lru_cache(maxsize=32)  # several laws want the same
+def _under(function: Function, transform: Callable[[Function], Function]) -> dict[str, Function]:
+    outside = slopes(transform(function))
+    return {
+        "values": transform(function),
+        "slopes, taken outside of it,": outside if transform is plain else jax.jit(outside),
+        "slopes, taken inside of it,": transform(slopes(function)),
+    }
 
 
 def slopes(function: Function) -> Function:
@@ -121,10 +121,7 @@ def sharded(function: Function) -> Function:
 
 
 def _equal(got: Any, wanted: Any, what: str, atol: float = TOLERANCE) -> None:
-    said = [
-        jax.tree.map(lambda x: f"{x.dtype}{list(np.shape(x))}".replace(",", ""), tree)
-        for tree in (got, wanted)
-    ]
+    said = [jax.tree.map(lambda x: f"{x.dtype}{list(np.shape(x))}", tree) for tree in (got, wanted)]
     if said[0] != said[1]:
         raise Broken(f"{what}: got {said[0]}, wanted {said[1]}")
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
