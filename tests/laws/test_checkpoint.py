@@ -10,7 +10,7 @@ from hypothesis import settings
 from tfm_jax import laws, nn, train
 
 # Each case writes two directories: many of them show nothing that few do not.
-EXAMPLES = min(settings().max_examples, 20)
+EXAMPLES = min(settings().max_examples, 5)
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

@@ -60,8 +60,10 @@ FUNCTIONS = {
         arguments((T, 8), keys=1),
     ),
     "decoder": (decoder(), arguments((V, 8), tokens=1)),
-    "decoder, written out": (decoder(unroll=True), arguments((V, 8), tokens=1)),
-    "decoder, recomputed": (decoder(remat="full"), arguments((V, 8), tokens=1)),
+    "decoder, written out, recomputed": (
+        decoder(unroll=True, remat="full"),
+        arguments((V, 8), tokens=1),
+    ),
 }
 
 
@@ -74,8 +76,8 @@ def test_functions(name):
 
 def test_what_is_refused_and_what_is_not_the_same_tree():
     suite = laws.transformations()
-    report = laws.check(lambda x: x * float(x.sum()), suite, examples=2)
-    assert not report.broken and set(report.unasked) == {law.name for law in suite} - {"same_twice"}
+    report = laws.check(lambda x: x * float(x.sum()), suite.only("same_twice", "scan_is_a_loop"), examples=1)
+    assert not report.broken and report.unasked == ("scan_is_a_loop",)
     traced = lambda x: (x, x) if isinstance(x, jax.core.Tracer) else (x,)
     report = laws.check(traced, suite.only("compiled_is_eager"), examples=2)
     assert "got ('float32[3, 4]', 'float32[3, 4]'), wanted ('float32[3, 4]',)" in str(report)
