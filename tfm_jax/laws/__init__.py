@@ -12,28 +12,86 @@ except ImportError as error:
 from tfm_jax.laws.asked import Asked, Refused
 from tfm_jax.laws.attention import attention
 from tfm_jax.laws.attention_case import AttentionAsked, AttentionCase
+from tfm_jax.laws.beam_search import BeamAsked, BeamCase, beam_search
+from tfm_jax.laws.block import BlockAsked, BlockCase, block
+from tfm_jax.laws.cached_decoder import CAPACITY, CacheAsked, CacheCase, cached_decoder
 from tfm_jax.laws.check import Finding, LawBroken, Report, check, findings, holds
+from tfm_jax.laws.checkpoint import SavedAsked, SavedCase, checkpoint
+from tfm_jax.laws.encoder import classifier, encoder, encoder_without_positions
+from tfm_jax.laws.gradient_accumulation import BatchAsked, BatchCase, data_parallel, gradient_accumulation
+from tfm_jax.laws.language_model import language_model, padded_decoder
 from tfm_jax.laws.law import Broken, Law, Suite, law, same
+from tfm_jax.laws.layer_dropout import DropoutAsked, KeyCase, layer_dropout
+from tfm_jax.laws.tokens_case import ModelAsked, TokensCase
+from tfm_jax.laws.transformations import ArraysCase, PureAsked, transformations
 
-SUITES = {suite.name: suite for suite in (attention,)}
+SUITES = {
+    suite.name: suite
+    for suite in (
+        attention,
+        block,
+        language_model,
+        encoder,
+        encoder_without_positions,
+        classifier,
+        padded_decoder,
+        cached_decoder,
+        beam_search,
+        gradient_accumulation,
+        data_parallel,
+        layer_dropout,
+        checkpoint,
+        transformations(),
+    )
+}
 """All laws, by what they are laws of."""
 
 __all__ = [
+    "CAPACITY",
     "SUITES",
+    "ArraysCase",
     "Asked",
     "AttentionAsked",
     "AttentionCase",
+    "BatchAsked",
+    "BatchCase",
+    "BeamAsked",
+    "BeamCase",
+    "BlockAsked",
+    "BlockCase",
     "Broken",
+    "CacheAsked",
+    "CacheCase",
+    "DropoutAsked",
     "Finding",
+    "KeyCase",
     "Law",
     "LawBroken",
+    "ModelAsked",
+    "PureAsked",
     "Refused",
     "Report",
+    "SavedAsked",
+    "SavedCase",
     "Suite",
+    "TokensCase",
     "attention",
+    "beam_search",
+    "block",
+    "cached_decoder",
     "check",
+    "checkpoint",
+    "classifier",
+    "data_parallel",
+    "encoder",
+    "encoder_without_positions",
     "findings",
+    "gradient_accumulation",
     "holds",
+    "language_model",
     "law",
+    "layer_dropout",
+    "padded_decoder",
     "same",
+    "transformations",
 ]

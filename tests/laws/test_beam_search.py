@@ -1,0 +1,97 @@
+"""Our beam search keeps its laws, over a model that is a table."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import settings
+
+from tests.museum.beam_search import MUTANTS
+from tests.museum.beam_search import search as plain
+from tfm_jax import generate, laws, nn
+from tfm_jax.nn.incremental import Cache, Incremental
+from tfm_jax.ops.cache import advance, init_slots
+
+EXAMPLES = settings().max_examples
+
+
+class Table(Incremental):
+    """The next token's log-probabilities by the token before and its position: nothing else is remembered."""
+
+    def __init__(self, T, V, *, rngs):
+        self.log_probs = nnx.Param(jnp.zeros((T, V, V)))
+        self.config = nn.Config(vocab_size=V, d_model=2, n_heads=1)
+
+    def reads_a_source(self):
+        return False
+
+    def decoder_stack(self):
+        return self
+
+    def projection(self, rows):
+        return lambda hidden: hidden
+
+    def init_cache(self, batch, capacity, *, slots=None):
+        return Cache((), init_slots((batch,), slots or capacity))
+
+    def incremental(self):
+        def read(tokens, cache, *, positions, mask=None):
+            hidden = self.log_probs[...][jnp.maximum(positions, 0), tokens]
+            return hidden, Cache((), advance(cache.slots, positions)[1])
+
+        return read
+
+
+@functools.cache
+def build(T, V):
+    return nn.functionalize(Table, T, V)
+
+
+def search(log_probs, beams, alpha):
+    T, V, _ = log_probs.shape
+    model = build(T, V)
+    start = jnp.zeros((1, 1), jnp.int32)
+    options = {"beams": beams, "n_best": beams, "max_length": T, "length_penalty": alpha, "eos_id": 1}
+    found = generate.beam_search(model, {"log_probs": log_probs}, start, **options)
+    return found.tokens[0], found.scores[0]
+
+
+@laws.holds(laws.beam_search, examples=EXAMPLES)
+def test_beam_search():
+    return search
+
+
+def test_a_narrow_beam_is_that_of_the_plain_loop():
+    for seed in range(3):
+        logits = jax.random.normal(jax.random.key(seed), (3, 3, 3))
+        log_probs = jax.nn.log_softmax(2 * logits)
+        got, wanted = search(log_probs, 2, 0.6), plain(log_probs, 2, 0.6)
+        np.testing.assert_array_equal(got[0], wanted[0])
+        np.testing.assert_allclose(got[1], wanted[1], rtol=1e-5)
+
+
+def test_a_counter_example_prints_the_chances():
+    mutant, _ = MUTANTS["scores are divided by the penalty twice"]
+    (found,) = laws.check(mutant, laws.beam_search.only("scores_are_of_the_outputs")).findings
+    lines = found.counter_example.splitlines()
+    assert lines[0].startswith("T = 2, V = 3, beams = 1, alpha = 0.6; chances of the next token:")
+    assert lines[1].startswith("  first: [") and lines[2].startswith("  at step 1 after 0: [")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            (jnp.zeros((2, 5), jnp.int32), jnp.zeros(2)),
+            "shapes: got [2, 5] and [2], wanted [n, T = 1] and [n]",
+        ),
+        ((jnp.full((1, 1), 7), jnp.zeros(1)), "got [[7]] with scores [0.], wanted 1 to 1 outputs"),
+        ((jnp.zeros((1, 1), jnp.int32), jnp.full(1, -jnp.inf)), "wanted 1 to 1 outputs"),
+    ],
+)
+def test_what_are_no_outputs(found, said):
+    suite = laws.beam_search.only("width_one_is_greedy")
+    assert said in str(laws.check(lambda *_: found, suite, examples=3))

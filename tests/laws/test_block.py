@@ -1,0 +1,42 @@
+"""Our layers keep the laws of Add & Norm."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from tfm_jax import laws, nn
+
+EXAMPLES = settings().max_examples
+
+
+def layer(**fields):
+    config = nn.Config(vocab_size=9, d_model=16, n_heads=4, d_ff=24, positions=None, **fields)
+    model = nn.functionalize(nn.EncoderBlock, config)
+    params = jax.jit(model.init)(jax.random.key(4))
+    return jax.jit(lambda x: model.apply(params, x)[0])
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("fields", [{}, {"norm": nn.RMSNorm(), "n_kv_heads": 2, "feed_forward": nn.Glu()}])
+def test_layers(norm, fields):
+    report = laws.check(layer(norm_placement=norm, **fields), laws.block, examples=EXAMPLES, norm=norm)
+    assert report.ok, str(report)
+
+
+def test_where_the_norm_stands_is_found_out():
+    suite = laws.block.only("add_and_norm")
+    assert laws.check(layer(norm_placement="post"), suite, examples=3).broken
+    assert laws.check(layer(norm_placement="pre"), suite, examples=3, norm="post").broken
+    report = laws.check(layer(), suite, examples=3, norm=None)
+    assert not report.broken and report.unasked == ("add_and_norm",)
+    with pytest.raises(ValueError, match="norm must be 'pre', 'post' or None, got 'both'"):
+        laws.check(layer(), suite, norm="both")
+
+
+def test_a_counter_example_shows_the_vectors():
+    (found,) = laws.check(lambda x: x[:, :, :3], laws.block.only("large_inputs"), examples=3).findings
+    lines = found.counter_example.splitlines()
+    assert lines[0] == "B = 1, T = 1, D = 16" and lines[1].startswith("x = [[[")
+    assert lines[2] == "shape: got [1, 1, 3], wanted [B, T, D] = [1, 1, 16]"
+    assert np.isfinite(layer()(np.ones((1, 2, 16), np.float32))).all()

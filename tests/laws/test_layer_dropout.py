@@ -1,0 +1,50 @@
+"""The layers of our stacks drop what their laws say, each by a key of its own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import settings
+
+from tfm_jax import laws, nn, ops
+
+EXAMPLES = settings().max_examples
+L, T, D, RATE = 3, 40, 8, 0.2
+CONFIG = {"vocab_size": 9, "d_model": D, "n_heads": 2, "d_ff": 6, "n_layers": L, "positions": None}
+
+
+@pytest.mark.parametrize("stack", [nn.EncoderStack, nn.DecoderStack])
+@pytest.mark.parametrize("fields", [{}, {"unroll": True, "remat": "full"}], ids=["scan", "unroll"])
+def test_layers(stack, fields):
+    options = {} if stack is nn.EncoderStack else {"cross_attention": False}
+    config = nn.Config(**CONFIG, dropout_rate=RATE, final_norm=False, **fields)
+    model = nn.functionalize(stack, config, **options)
+    nothing = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
+
+    @jax.jit
+    def kept(key):
+        def of_layer(one):  # all layers add 0, this one 1, but for what it drops
+            bias = jnp.broadcast_to(one[:, None], (L, D))
+            layers = nothing["layers"]
+            layers = layers | {"feed_forward": layers["feed_forward"] | {"b_out": bias}}
+            return model.apply({"layers": layers}, jnp.zeros((T, D)), key=key)[0].ravel()
+
+        return jax.vmap(of_layer)(jnp.eye(L))
+
+    report = laws.check(kept, laws.layer_dropout, examples=EXAMPLES, rate=RATE)
+    assert report.ok, str(report)
+
+
+@laws.holds(laws.layer_dropout, examples=EXAMPLES)
+def test_dropout_alone():
+    drop = jax.vmap(lambda key: ops.dropout(jnp.ones(300), 0.1, key))
+    return jax.jit(lambda key: drop(jax.random.split(key, 4)))
+
+
+def test_another_rate_and_too_few_elements():
+    kept = lambda key: ops.dropout(jnp.ones((2, 300)), 0.3, key)
+    assert laws.check(kept, laws.layer_dropout.only("rate"), examples=3).broken
+    assert laws.check(kept, laws.layer_dropout.only("rate"), examples=3, rate=0.3).ok
+    few = laws.check(lambda key: jnp.ones((2, 3)), laws.layer_dropout.only("rate"), examples=3)
+    assert "key = jax.random.key(0)\nshape: got [2, 3], wanted [L, n], n at least 256" in (
+        few.findings[0].counter_example
+    )
