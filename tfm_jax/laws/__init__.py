@@ -12,10 +12,13 @@ except ImportError as error:
 from tfm_jax.laws.asked import Asked, Refused
 from tfm_jax.laws.attention import attention
 from tfm_jax.laws.attention_case import AttentionAsked, AttentionCase
+from tfm_jax.laws.attention_dropout import AttentionDropoutAsked, attention_dropout
 from tfm_jax.laws.check import Finding, LawBroken, Report, check, findings, holds
 from tfm_jax.laws.law import Broken, Law, Suite, law, same
+from tfm_jax.laws.masked_attention import masked_attention
+from tfm_jax.laws.masked_case import MaskedAsked, MaskedCase
 
-SUITES = {suite.name: suite for suite in (attention,)}
+SUITES = {suite.name: suite for suite in (attention, masked_attention, attention_dropout)}
 """All laws, by what they are laws of."""
 
 __all__ = [
@@ -23,17 +26,22 @@ __all__ = [
     "Asked",
     "AttentionAsked",
     "AttentionCase",
+    "AttentionDropoutAsked",
     "Broken",
     "Finding",
     "Law",
     "LawBroken",
+    "MaskedAsked",
+    "MaskedCase",
     "Refused",
     "Report",
     "Suite",
     "attention",
+    "attention_dropout",
     "check",
     "findings",
     "holds",
     "law",
+    "masked_attention",
     "same",
 ]
