@@ -1,6 +1,8 @@
 """What the laws of masks are tried on: attention whose mask is said in words, not drawn as a table."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws.asked import Asked, of_shape
 from tfm_jax.laws.attention_case import AttentionCase, AttentionShape, cases, identity, square
+from tfm_jax.ops import masks
 
-__all__ = ["MaskedAsked", "MaskedCase", "ahead", "described", "drawn"]
+__all__ = ["MaskedAsked", "MaskedCase", "ahead", "described", "drawn", "mask_by_words"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,35 @@ def drawn(
     return table
 
 
+def mask_by_words(
+    T: int,
+    *,
+    causal: bool = False,
+    prefix: Any = None,
+    window: int | None = None,
+    segments: Any = None,
+    lengths: Any = None,
+    offset: Any = None,
+) -> masks.Mask | None:
+    """The words as our own function takes them, for T queries: a mask that keeps its structure.
+
+    Equivalent to::
+
+        masks.causal(offset) & masks.window(window - 1, offset=offset) & masks.prefix(lengths)
+    """
+    parts = []
+    if causal:
+        parts.append(masks.causal(offset) if prefix is None else masks.causal(offset) | masks.prefix(prefix))
+    if window is not None:
+        parts.append(masks.window(window - 1, offset=offset))
+    if segments is not None:
+        ids = jax.lax.dynamic_slice_in_dim(segments, 0 if offset is None else offset, T, axis=1)
+        parts.append(masks.segments(ids, segments))
+    if lengths is not None:
+        parts.append(masks.prefix(lengths))
+    return functools.reduce(operator.and_, parts) if parts else None
+
+
 def ahead(shape: AttentionShape) -> bool:
     """Queries fit in between the keys."""
     return shape.T <= shape.S
@@ -74,13 +106,13 @@ def described(draw, *words: str, perhaps: tuple[str, ...] = (), shortest: int = 
     words = [*words, *(word for word in perhaps if draw(st.booleans()))]
     x = draw(cases(masked=False, fits=ahead if "offset" in words else square))
     (B, T), S = x.q.shape[:2], x.k.shape[1]
-    # Of a long row few lengths: each is compiled by itself.
+    # Of a long row few lengths and windows: each is compiled by itself.
     some = lambda low: st.integers(low, S) if S < 9 else st.sampled_from((low, 5, 20, S))
     each = lambda low: np.array([draw(some(low)) for _ in range(B)], np.int32)
     draws = {
         "causal": lambda: True,
         "prefix": lambda: each(0),
-        "window": lambda: draw(st.integers(1, S)),
+        "window": lambda: draw(some(1)),
         "segments": lambda: sum((np.arange(S) >= each(0)[:, None]).astype(np.int32) for _ in range(2)),
         "lengths": lambda: each(shortest),
         "offset": lambda: draw(st.integers(0, S - T)),

@@ -1,0 +1,40 @@
+"""x-transformers' ``Attend``: by itself, and by torch's kernels."""
+
+import torch
+from x_transformers.attend import Attend
+
+from benchmarks.peers.peer import Peer, refusing, seed_of
+from benchmarks.peers.torch_ import torch_function
+
+__all__ = ["PEERS"]
+
+
+def peer(name, flash):
+    attention = refusing(torch_function(lambda q, k, v, mask: Attend(flash=flash)(q, k, v, mask=mask)[0]))
+
+    def masked(q, k, v, causal=False, lengths=None, offset=None):
+        (_, T), S = q.shape[:2], k.shape[1]
+        if offset is not None and offset + T != S:
+            raise ValueError("Attend wants the queries at the end of the keys")
+        valid = None if lengths is None else torch.arange(S) < torch.tensor(lengths.tolist())[:, None]
+        call = lambda q, k, v, mask: Attend(flash=flash, causal=causal)(q, k, v, mask=valid)[0]
+        return refusing(torch_function(call))(q, k, v)
+
+    def dropout(q, k, v, mask, rate, key):
+        def call(q, k, v, mask):
+            torch.manual_seed(seed)
+            return Attend(flash=flash, dropout=rate)(q, k, v, mask=mask)[0]
+
+        seed = seed_of(key)
+        return refusing(torch_function(call))(q, k, v, mask)
+
+    return Peer(
+        name,
+        f"x_transformers.attend.Attend(flash={flash})(q, k, v, mask=mask)[0], tensors [B, N, T, H], "
+        "gradients by torch.autograd; by words: causal, mask [B, S] for lengths, an offset where the "
+        "queries are the last; with dropout: dropout, after torch.manual_seed",
+        {"attention": attention, "masked_attention": masked, "attention_dropout": dropout},
+    )
+
+
+PEERS = (peer("x-transformers", False), peer("x-transformers flash", True))
