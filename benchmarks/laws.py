@@ -120,17 +120,20 @@ def refusals(results: Results) -> Iterator[str]:
 
 def page(known: dict[str, Any]) -> Iterator[str]:
     """The lines of the page, but for the table of sentences."""
-    versions, absent = [], []
-    for name in (*ALSO, *peers.MODULES):
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            absent.append(name)
+    modules = dict(peers.found(list(peers.MODULES)))
+    absent = [name for name, found in modules.items() if found is None]
+    unasked = [
+        name for name, found in modules.items() if found and not known.keys() & {x.name for x in found}
+    ]
+    versions = [
+        f"{name} {importlib.metadata.version(name)}" for name in (*ALSO, *modules) if name not in absent
+    ]
     results = results_of(known)
     yield "# The laws, and who keeps them\n"
     yield "Written by `python -m benchmarks.laws`, as it ran: nothing here is put in by hand.\n"
     yield f"- On a CPU; Python {platform.python_version()}; {', '.join(versions)}."
-    yield f"- Not installed, and not asked: {', '.join(absent) or 'none'}.\n"
+    yield f"- Not installed, and not asked: {', '.join(absent) or 'none'}."
+    yield f"- Installed, and not asked in these runs: {', '.join(unasked) or 'none'}.\n"
     yield (
         "*holds*: in all cases that were tried. *holds\\**: in all that it did not refuse by a ValueError, "
         "TypeError or RuntimeError (a failed assertion is counted with these). **breaks**: in the case that "
