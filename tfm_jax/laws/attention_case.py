@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +17,53 @@ __all__ = [
     "TOLERANCE",
     "AttentionAsked",
     "AttentionCase",
+    "AttentionShape",
     "cases",
     "causal",
     "first_query_closed",
+    "identity",
     "mix",
     "never_empty",
     "self_seeing",
+    "slopes_of",
+    "square",
     "weights_of",
 ]
 
+
+class AttentionShape(NamedTuple):
+    """The sizes of a case, in the letters of ``tfm_jax.types``."""
+
+    B: int
+    T: int
+    S: int
+    N: int
+    K: int
+    H: int
+
+
 TOLERANCE = 2e-5  # of sums of a few numbers near 1 in float32, whatever their order
-# B, T, S, N, K, H, the simplest first: few, for each is compiled by itself. S <= H, to read weights.
-SHAPES = (
-    (1, 1, 1, 1, 1, 4),
-    (1, 1, 2, 1, 1, 4),
-    (1, 2, 2, 1, 1, 4),
-    (1, 2, 3, 2, 2, 4),
-    (1, 3, 2, 2, 2, 4),
-    (2, 3, 3, 2, 1, 4),
-    (2, 3, 4, 4, 2, 4),
-    (1, 5, 5, 6, 3, 16),
+# B, T, S, N, K, H, the simplest first: few, for each is compiled by itself. S <= H, to read weights. The last
+# is for what works tile by tile.
+SHAPES = tuple(
+    AttentionShape(*sizes)
+    for sizes in (
+        (1, 1, 1, 1, 1, 4),
+        (1, 1, 2, 1, 1, 4),
+        (1, 2, 2, 1, 1, 4),
+        (1, 2, 3, 2, 2, 4),
+        (1, 3, 2, 2, 2, 4),
+        (2, 3, 3, 2, 1, 4),
+        (2, 3, 4, 4, 2, 4),
+        (1, 5, 5, 6, 3, 16),
+        (2, 43, 43, 2, 2, 48),
+    )
 )
+
+
+def square(shape: AttentionShape) -> bool:
+    """Every query stands at the key of its number."""
+    return shape.T == shape.S
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +107,10 @@ class AttentionCase:
 
 
 @st.composite
-def cases(draw, square: bool = False, masked: bool = True) -> AttentionCase:
-    shapes = [x for x in SHAPES if x[1] == x[2] or not square]
-    B, T, S, N, K, H = draw(st.sampled_from(shapes))
+def cases(
+    draw, masked: bool = True, fits: Callable[[AttentionShape], bool] = lambda shape: True
+) -> AttentionCase:
+    B, T, S, N, K, H = draw(st.sampled_from([shape for shape in SHAPES if fits(shape)]))
     seed = draw(st.integers(0, 10**4))
     rng = np.random.default_rng(seed)
     draws = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
@@ -146,9 +173,7 @@ class AttentionAsked(Asked):
 
     def weights(self, q: Any, k: Any, mask: Any = None) -> np.ndarray:
         """[B, N, T, S], read from the output: of values that are the identity it is the weights."""
-        B, S, K, H = k.shape
-        identity = np.broadcast_to(np.eye(S, H, dtype=q.dtype)[None, :, None], (B, S, K, H))
-        return np.moveaxis(self(q, k, identity, mask)[..., :S], 1, 2)
+        return np.moveaxis(self(q, k, identity(k), mask)[..., : k.shape[1]], 1, 2)
 
 
 def weights_of(q: Any, k: Any, mask: Any) -> np.ndarray:
@@ -165,3 +190,29 @@ def weights_of(q: Any, k: Any, mask: Any) -> np.ndarray:
 def mix(weights: Any, v: Any) -> np.ndarray:
     v = np.repeat(np.asarray(v, np.float64), weights.shape[1] // v.shape[2], axis=2)
     return np.einsum("bnts,bsnh->btnh", weights, v)
+
+
+def slopes_of(
+    q: Any, k: Any, v: Any, mask: Any, slope: Any, kept: Any = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By q, k and v the gradient in float64 of the output's sum with the weights ``slope``.
+
+    ``kept`` is what dropout has multiplied attention's weights by, [B, N, T, S].
+    """
+    (B, S, K, H), N = k.shape, q.shape[2]
+    weights = weights_of(q, k, mask)
+    k, v = (np.repeat(y.astype(np.float64), N // K, axis=2) for y in (k, v))
+    by_weights = kept * np.einsum("btnh,bsnh->bnts", slope, v)
+    by_logits = weights * (by_weights - (weights * by_weights).sum(-1, keepdims=True)) / np.sqrt(H)
+    served = lambda y: y.reshape(B, S, K, N // K, H).sum(3)  # a key/value head has many query heads
+    return (
+        np.einsum("bnts,bsnh->btnh", by_logits, k),
+        served(np.einsum("bnts,btnh->bsnh", by_logits, q)),
+        served(np.einsum("bnts,btnh->bsnh", kept * weights, slope)),
+    )
+
+
+def identity(k: Any) -> np.ndarray:
+    """Values of which the output is the weights, in its first S places."""
+    B, S, K, H = k.shape
+    return np.broadcast_to(np.eye(S, H, dtype=k.dtype)[None, :, None], (B, S, K, H))

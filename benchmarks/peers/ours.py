@@ -1,0 +1,33 @@
+"""Our own attention: every implementation that runs on a CPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.peers.peer import Peer
+from tfm_jax import ops
+from tfm_jax.laws.masked_case import mask_by_words
+
+__all__ = ["PEERS"]
+
+
+def peer(name: str) -> Peer:
+    attend = functools.partial(ops.attention, implementation=name)
+
+    @functools.partial(jax.jit, static_argnames=("causal", "window"))
+    def masked(q, k, v, **words):
+        return attend(q, k, v, mask_by_words(q.shape[1], **words))
+
+    @functools.partial(jax.jit, static_argnums=4)
+    def dropout(q, k, v, mask, rate, key):
+        return attend(q, k, v, mask, dropout_rate=rate, key=key)
+
+    with_array = lambda q, k, v, offset=None, **words: masked(
+        q, k, v, offset=None if offset is None else jnp.int32(offset), **words
+    )
+    suites = {"attention": jax.jit(attend), "masked_attention": with_array, "attention_dropout": dropout}
+    return Peer(f"tfm_jax {name}", f'ops.attention(q, k, v, mask, implementation="{name}")', suites)
+
+
+PEERS = tuple(map(peer, ("reference", "chunked", "block_diagonal", "xla")))

@@ -1,0 +1,20 @@
+"""The dropout of our own attention keeps the laws."""
+
+import functools
+
+import jax
+import pytest
+from hypothesis import settings
+
+from tests.ops.backends.test_contract import HERE
+from tfm_jax import laws, ops
+
+
+@pytest.mark.parametrize("name", ["reference", "chunked by 8"])
+def test_every_backend_keeps_the_laws(name):
+    @functools.partial(jax.jit, static_argnums=4)
+    def attend(q, k, v, mask, rate, key):
+        return ops.attention(q, k, v, mask, dropout_rate=rate, key=key, implementation=HERE[name])
+
+    report = laws.check(attend, laws.attention_dropout, examples=settings().max_examples)
+    assert report.ok, report
