@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.attention_case import (
-    TOLERANCE,
     AttentionAsked,
     AttentionCase,
     cases,
@@ -19,7 +18,7 @@ from tfm_jax.laws.attention_case import (
     self_seeing,
     weights_of,
 )
-from tfm_jax.laws.law import Broken, Law, Suite, law, same, show
+from tfm_jax.laws.law import TOLERANCE, Broken, Law, Suite, law, same, show
 
 __all__ = ["attention"]
 
