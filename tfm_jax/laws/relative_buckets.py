@@ -67,11 +67,8 @@ def within_range(f: BucketsAsked, x: PositionsCase) -> None:
 def small_distances_are_exact(f: BucketsAsked, x: PositionsCase) -> None:
     """Each of the small distances, fewer than half the buckets of a direction, has a bucket of its own."""
     distance = np.arange(f.count // 2, dtype=np.int32)
-    same(
-        f(x.q[:1] + distance[-1], x.q[:1] + distance)[0],
-        distance[::-1],
-        what=f"buckets {distance[::-1]} back",
-    )
+    got = f(x.q[:1] + distance[-1], x.q[:1] + distance)[0, ::-1]
+    same(got, distance, what=f"buckets of the distances {distance.tolist()}")
 
 
 @law(cases())
@@ -88,11 +85,12 @@ def monotone(f: BucketsAsked, x: PositionsCase) -> None:
 @law(cases())
 def direction(f: BucketsAsked, x: PositionsCase) -> None:
     """Keys after the query share no bucket with those before it; if there is one direction, all have 0."""
-    before, after = (f(x.q, at) for at in (np.minimum(x.k, x.q[0]), np.maximum(x.k, x.q[0] + 1)))
+    at, apart = np.int32([2 * FARTHEST]), 1 + np.abs(x.distance[0])
+    before, after = (f(at, at + side)[0] for side in (-apart, apart))
     if not f.bidirectional:
-        same(after[0], 0, what=f"buckets of keys after query 0, at {np.maximum(x.k, x.q[0] + 1).tolist()}")
-    elif set(before[0].tolist()) & set(after[0].tolist()):
-        raise Broken(f"buckets: got {before[0].tolist()} before query 0 and {after[0].tolist()} after it")
+        same(after, 0, what=f"buckets of keys {apart.tolist()} after the query")
+    elif set(before.tolist()) & set(after.tolist()):
+        raise Broken(f"buckets {apart.tolist()} apart: got {before} before the query, {after} after it")
 
 
 @law(cases())
