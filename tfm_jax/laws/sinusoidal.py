@@ -118,7 +118,7 @@ def split(x: np.ndarray, pairing: str) -> tuple[np.ndarray, np.ndarray]:
     half = x.shape[-1] // 2
     halves = {"half": (x[..., :half], x[..., half:]), "interleaved": (x[..., 0::2], x[..., 1::2])}
     if pairing not in halves:
-        raise KeyError(f"pairing={pairing!r}; wanted one of {', '.join(halves)}")
+        raise ValueError(f"got pairing={pairing!r}; wanted one of {', '.join(halves)}")
     return halves[pairing]
 
 
