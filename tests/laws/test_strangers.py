@@ -113,7 +113,7 @@ def test_keys_are_made_as_the_function_takes_them():
         (laws.layer_norm, lambda x: x[..., :1], "shape: got [1, 1, 1], wanted [B, T, D] = [1, 1, 2]"),
         (laws.rotary, lambda x, at: x[0], "shape: got [1, 1, 2], wanted [B, T, N, H] = [1, 1, 1, 2]"),
         (laws.alibi, lambda q, k: q[:, None] + k[None], "wanted [N, T, S] = [1, 1, 1]"),
-        (laws.sinusoidal, lambda at: at[:, None] * 1.0, "shape: got [1, 1], wanted [T, D] = [1, 0]"),
+        (laws.sinusoidal, lambda at: at[:, None], "shape: got [1, 1], wanted [T, D] = [1, 0]"),
         (laws.cross_entropy, lambda x, *rest: (x[..., 0], x[..., 0]), "wanted the sum, a scalar = []"),
         (laws.feed_forward, lambda x: x[0], "shape: got [1, 8], wanted [B, T, D] = [1, 1, 8]"),
         (laws.dropout, lambda x, rate, key: x[0], "shape: got [16], wanted x's = [16, 16]"),
