@@ -18,15 +18,26 @@ from tfm_jax.laws.block import BlockAsked, BlockCase, block
 from tfm_jax.laws.cached_decoder import CAPACITY, CacheAsked, CacheCase, cached_decoder
 from tfm_jax.laws.check import Finding, LawBroken, Report, check, findings, holds
 from tfm_jax.laws.checkpoint import SavedAsked, SavedCase, checkpoint
+from tfm_jax.laws.cross_entropy import CrossEntropyAsked, CrossEntropyCase, cross_entropy
+from tfm_jax.laws.dropout import DropoutAsked, DropoutCase, dropout
 from tfm_jax.laws.encoder import classifier, encoder, encoder_without_positions
+from tfm_jax.laws.feed_forward import FeedForwardAsked, feed_forward
 from tfm_jax.laws.gradient_accumulation import BatchAsked, BatchCase, data_parallel, gradient_accumulation
 from tfm_jax.laws.language_model import language_model, padded_decoder
 from tfm_jax.laws.law import Broken, Law, Suite, law, same
-from tfm_jax.laws.layer_dropout import DropoutAsked, KeyCase, layer_dropout
+from tfm_jax.laws.layer_dropout import KeyCase, LayerDropoutAsked, layer_dropout
+from tfm_jax.laws.layer_norm import layer_norm
 from tfm_jax.laws.masked_attention import masked_attention
 from tfm_jax.laws.masked_case import MaskedAsked, MaskedCase
+from tfm_jax.laws.position_bias import AlibiAsked, alibi, position_bias
+from tfm_jax.laws.positions_case import PairsAsked, PositionsCase
+from tfm_jax.laws.relative_buckets import BucketsAsked, relative_buckets
+from tfm_jax.laws.rms_norm import rms_norm
+from tfm_jax.laws.rotary import RotaryAsked, RotaryCase, rotary
+from tfm_jax.laws.sinusoidal import SinusoidalAsked, sinusoidal
 from tfm_jax.laws.tokens_case import ModelAsked, TokensCase
 from tfm_jax.laws.transformations import ArraysCase, PureAsked, transformations
+from tfm_jax.laws.vectors import NormAsked, VectorsAsked, VectorsCase
 
 SUITES = {
     suite.name: suite
@@ -47,6 +58,16 @@ SUITES = {
         transformations(),
         masked_attention,
         attention_dropout,
+        layer_norm,
+        rms_norm,
+        sinusoidal,
+        rotary,
+        position_bias,
+        alibi,
+        relative_buckets,
+        feed_forward,
+        dropout,
+        cross_entropy,
     )
 }
 """All laws, by what they are laws of."""
@@ -54,6 +75,7 @@ SUITES = {
 __all__ = [
     "CAPACITY",
     "SUITES",
+    "AlibiAsked",
     "ArraysCase",
     "Asked",
     "AttentionAsked",
@@ -66,23 +88,38 @@ __all__ = [
     "BlockAsked",
     "BlockCase",
     "Broken",
+    "BucketsAsked",
     "CacheAsked",
     "CacheCase",
+    "CrossEntropyAsked",
+    "CrossEntropyCase",
     "DropoutAsked",
+    "DropoutCase",
+    "FeedForwardAsked",
     "Finding",
     "KeyCase",
     "Law",
     "LawBroken",
+    "LayerDropoutAsked",
     "MaskedAsked",
     "MaskedCase",
     "ModelAsked",
+    "NormAsked",
+    "PairsAsked",
+    "PositionsCase",
     "PureAsked",
     "Refused",
     "Report",
+    "RotaryAsked",
+    "RotaryCase",
     "SavedAsked",
     "SavedCase",
+    "SinusoidalAsked",
     "Suite",
     "TokensCase",
+    "VectorsAsked",
+    "VectorsCase",
+    "alibi",
     "attention",
     "attention_dropout",
     "beam_search",
@@ -91,17 +128,26 @@ __all__ = [
     "check",
     "checkpoint",
     "classifier",
+    "cross_entropy",
     "data_parallel",
+    "dropout",
     "encoder",
     "encoder_without_positions",
+    "feed_forward",
     "findings",
     "gradient_accumulation",
     "holds",
     "language_model",
     "law",
     "layer_dropout",
+    "layer_norm",
     "masked_attention",
     "padded_decoder",
+    "position_bias",
+    "relative_buckets",
+    "rms_norm",
+    "rotary",
     "same",
+    "sinusoidal",
     "transformations",
 ]

@@ -18,7 +18,7 @@ class Refused(Exception):
 
 
 class Asked:
-    """A function as the statements of laws call it: JAX arrays in, NumPy arrays out.
+    """A function as the statements of laws call it: JAX arrays in, NumPy arrays out, numbers as they are.
 
     Args:
       function: any callable of arrays, ours or anybody's.
@@ -29,7 +29,8 @@ class Asked:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What the function gives, its arrays as NumPy's; raises ``Refused`` for what it raises."""
-        args, options = jax.tree.map(jnp.asarray, (args, options))
+        jaxed = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
+        args, options = jax.tree.map(jaxed, (args, options))
         return self.given(lambda: jax.tree.map(np.asarray, self.raw(*args, **options)))
 
     def raw(self, *args: Any, **options: Any) -> Any:
@@ -40,6 +41,22 @@ class Asked:
     def compiled(self) -> Callable[..., Any]:
         """``raw`` under jit, compiled once a shape."""
         return jax.jit(self.raw)
+
+    @functools.cached_property
+    def mapped(self) -> Callable[..., Any]:
+        """``raw`` under jit and vmap, over the first axis of all arguments."""
+        return jax.jit(jax.vmap(self.raw))
+
+    @functools.cached_property
+    def row_by_row(self) -> Callable[..., Any]:
+        """``raw`` under jit and vmap, which takes a batch a row at a time: a batch of 1."""
+        return jax.jit(jax.vmap(lambda *row: self.raw(*(x[None] for x in row))[0]))
+
+    @functools.cached_property
+    def gradient(self) -> Callable[..., Any]:
+        """(slope, x, ...) -> by x the gradient of the output's sum with these slopes, under jit."""
+        loss = lambda x, slope, *rest: jnp.sum(self.raw(x, *rest) * slope)
+        return jax.jit(lambda slope, x, *rest: jax.grad(loss)(x, slope, *rest))
 
     def given(self, call: Callable[[], Any]) -> Any:
         """What a call that runs the function gives, multiplied in full float32.

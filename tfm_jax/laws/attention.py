@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.attention_case import (
-    TOLERANCE,
     AttentionAsked,
     AttentionCase,
     cases,
@@ -21,7 +20,7 @@ from tfm_jax.laws.attention_case import (
     square,
     weights_of,
 )
-from tfm_jax.laws.law import Broken, Law, Suite, law, same, show
+from tfm_jax.laws.law import TOLERANCE, Broken, Law, Suite, law, same, show
 
 __all__ = ["attention"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tfm_jax.laws.asked import Asked, of_shape
+from tfm_jax.laws.case import SEEDS, Seeded
 from tfm_jax.laws.law import show
 
 __all__ = [
-    "TOLERANCE",
     "AttentionAsked",
     "AttentionCase",
     "AttentionShape",
@@ -42,7 +42,6 @@ class AttentionShape(NamedTuple):
     H: int
 
 
-TOLERANCE = 2e-5  # of sums of a few numbers near 1 in float32, whatever their order
 # B, T, S, N, K, H, the simplest first: few, for each is compiled by itself. S <= H, to read weights. The last
 # is for what works tile by tile.
 SHAPES = tuple(
@@ -67,7 +66,7 @@ def square(shape: AttentionShape) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionCase:
+class AttentionCase(Seeded):
     """Arguments of one call, and what a law wants beside them."""
 
     q: np.ndarray  # float32 [B, T, N, H]
@@ -75,11 +74,6 @@ class AttentionCase:
     v: np.ndarray  # float32 [B, S, K, H]
     mask: np.ndarray  # bool [B, 1, T, S]
     seed: int
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """Draws what the law needs: the same for the same case."""
-        return np.random.default_rng(self.seed + 1)
 
     @property
     def open(self) -> np.ndarray:
@@ -111,7 +105,7 @@ def cases(
     draw, masked: bool = True, fits: Callable[[AttentionShape], bool] = lambda shape: True
 ) -> AttentionCase:
     B, T, S, N, K, H = draw(st.sampled_from([shape for shape in SHAPES if fits(shape)]))
-    seed = draw(st.integers(0, 10**4))
+    seed = draw(SEEDS)
     rng = np.random.default_rng(seed)
     draws = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
     n = -(-B * T * S // 8)
@@ -159,11 +153,6 @@ class AttentionAsked(Asked):
     def raw(self, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
         """The function itself, its mask made."""
         return self.function(q, k, v, None if mask is None else self.mask(jnp.asarray(mask)))
-
-    @functools.cached_property
-    def row_by_row(self) -> Callable[..., Any]:
-        """``raw`` under jit and vmap, which takes the batch a row at a time."""
-        return jax.jit(jax.vmap(lambda *row: self.raw(*(x[None] for x in row))[0]))
 
     @functools.cached_property
     def gradient(self) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from tfm_jax.laws.asked import Asked, of_shape
 from tfm_jax.laws.attention_case import (
-    TOLERANCE,
     AttentionCase,
     AttentionShape,
     cases,
@@ -23,7 +22,7 @@ from tfm_jax.laws.attention_case import (
     slopes_of,
     weights_of,
 )
-from tfm_jax.laws.law import Broken, Law, Suite, law, same
+from tfm_jax.laws.law import TOLERANCE, Broken, Law, Suite, law, same
 
 __all__ = ["AttentionDropoutAsked", "attention_dropout"]
 

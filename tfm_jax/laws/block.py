@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tfm_jax.laws.asked import Asked, Refused, of_shape
+from tfm_jax.laws.case import SEEDS, Seeded
 from tfm_jax.laws.law import Broken, Suite, law, same, show
 
 __all__ = ["BlockAsked", "BlockCase", "block"]
@@ -18,16 +19,11 @@ SHAPES = ((1, 1), (1, 2), (1, 3), (2, 3))  # B, T, the simplest first
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockCase:
+class BlockCase(Seeded):
     """Arguments of one call, and what a law wants beside them."""
 
     x: np.ndarray  # float32 [B, T, 16]
     seed: int
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """Draws what the law needs: the same for the same case."""
-        return np.random.default_rng(self.seed + 1)
 
     def __str__(self) -> str:
         return f"B = {self.x.shape[0]}, T = {self.x.shape[1]}, D = {D}\nx = {show(self.x)}"
@@ -37,7 +33,7 @@ class BlockCase:
 def cases(draw, rows: int = 1, tokens: int = 1) -> BlockCase:
     """Vectors near 1, in at least so many rows of at least so many tokens."""
     B, T = draw(st.sampled_from([(B, T) for B, T in SHAPES if rows <= B and tokens <= T]))
-    seed = draw(st.integers(0, 10**4))
+    seed = draw(SEEDS)
     x = np.random.default_rng(seed).standard_normal((B, T, D)).round(1)
     return BlockCase(x.astype(np.float32), seed)
 

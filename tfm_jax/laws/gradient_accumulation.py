@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tfm_jax.laws.asked import Asked, of_shape
+from tfm_jax.laws.case import SEEDS, Seeded
 from tfm_jax.laws.law import Suite, law, same, show
 
 __all__ = ["BatchAsked", "BatchCase", "data_parallel", "gradient_accumulation"]
@@ -18,7 +19,7 @@ SIZES = ((8, 1, 1), (8, 1, 2), (8, 1, 4), (8, 3, 8), (16, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchCase:
+class BatchCase(Seeded):
     """Arguments of one call, and what a law wants beside them."""
 
     w: np.ndarray  # float32 [D]
@@ -27,11 +28,6 @@ class BatchCase:
     weights: np.ndarray  # float32 [n], 0 for an example that does not count
     pieces: int
     seed: int
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """Draws what the law needs: the same for the same case."""
-        return np.random.default_rng(self.seed + 1)
 
     @property
     def gradient(self) -> np.ndarray:
@@ -49,7 +45,7 @@ class BatchCase:
 def cases(draw) -> BatchCase:
     """Examples of which some count for more and some for nothing, but at least one for something."""
     n, D, pieces = draw(st.sampled_from(SIZES))
-    seed = draw(st.integers(0, 10**4))
+    seed = draw(SEEDS)
     rng = np.random.default_rng(seed)
     w, x, y = (rng.standard_normal(shape).round(1).astype(np.float32) for shape in (D, (n, D), n))
     counts = st.lists(st.sampled_from([1.0, 0.0, 5.0]), min_size=n, max_size=n).filter(any)

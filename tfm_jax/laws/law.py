@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
-__all__ = ["Broken", "Law", "Suite", "law", "same"]
+__all__ = ["TOLERANCE", "Broken", "Law", "Suite", "law", "same"]
+
+TOLERANCE = 2e-5  # of sums of a few numbers near 1 in float32, whatever their order
 
 
 class Broken(AssertionError):

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from hypothesis import strategies as st
 
 from tfm_jax.laws.asked import Asked
+from tfm_jax.laws.case import SEEDS
 from tfm_jax.laws.law import Broken, Suite, law, same
 
-__all__ = ["DropoutAsked", "KeyCase", "layer_dropout"]
+__all__ = ["KeyCase", "LayerDropoutAsked", "layer_dropout"]
 
 SMALLEST = 256
 """Elements a layer: so many that two draws are never the same by chance."""
@@ -32,10 +32,10 @@ class KeyCase:
         return f"key = jax.random.key({self.seed})"
 
 
-cases = st.integers(0, 10**4).map(KeyCase)
+cases = SEEDS.map(KeyCase)
 
 
-class DropoutAsked(Asked):
+class LayerDropoutAsked(Asked):
     """A stack with dropout, asked as its laws ask it.
 
     Args:
@@ -57,13 +57,13 @@ class DropoutAsked(Asked):
 
 
 @law(cases)
-def same_key_same_dropout(kept: DropoutAsked, case: KeyCase) -> None:
+def same_key_same_dropout(kept: LayerDropoutAsked, case: KeyCase) -> None:
     """The same key drops the same elements."""
     same(kept(case), kept(case), what="what is kept by the same key")
 
 
 @law(cases)
-def another_key_another_dropout(kept: DropoutAsked, case: KeyCase) -> None:
+def another_key_another_dropout(kept: LayerDropoutAsked, case: KeyCase) -> None:
     """Another key drops other elements, in every layer."""
     now, then = kept(case), kept(case, jax.random.fold_in(case.key, 1))
     alike = np.flatnonzero((now == then).all(1)).tolist()
@@ -72,7 +72,7 @@ def another_key_another_dropout(kept: DropoutAsked, case: KeyCase) -> None:
 
 
 @law(cases)
-def another_layer_another_dropout(kept: DropoutAsked, case: KeyCase) -> None:
+def another_layer_another_dropout(kept: LayerDropoutAsked, case: KeyCase) -> None:
     """No two layers drop the same elements."""
     out = kept(case)
     for i in range(len(out)):
@@ -82,7 +82,7 @@ def another_layer_another_dropout(kept: DropoutAsked, case: KeyCase) -> None:
 
 
 @law(cases)
-def rate(kept: DropoutAsked, case: KeyCase) -> None:
+def rate(kept: LayerDropoutAsked, case: KeyCase) -> None:
     """The share of what is dropped is the rate."""
     out = kept(case)
     share, spread = (out == 0).mean(), np.sqrt(kept.rate * (1 - kept.rate) / out.size)
@@ -91,7 +91,7 @@ def rate(kept: DropoutAsked, case: KeyCase) -> None:
 
 
 @law(cases)
-def the_mean_stays(kept: DropoutAsked, case: KeyCase) -> None:
+def the_mean_stays(kept: LayerDropoutAsked, case: KeyCase) -> None:
     """What is kept is divided by the share that is kept, so that the mean stays."""
     out = kept(case)
     same(out, np.where(out == 0, 0, 1 / (1 - kept.rate)), atol=1e-5, what="what is kept")
@@ -101,7 +101,7 @@ layer_dropout = Suite(
     "layer_dropout",
     "kept(key) -> float [L, n], what the dropout of each of L layers leaves of n ones, n at least "
     f"{SMALLEST}",
-    DropoutAsked,
+    LayerDropoutAsked,
     (
         same_key_same_dropout,
         another_key_another_dropout,

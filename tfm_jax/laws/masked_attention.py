@@ -7,8 +7,8 @@ opens is held against the table that it stands for.
 import numpy as np
 
 from tfm_jax.laws.asked import Refused
-from tfm_jax.laws.attention_case import TOLERANCE, cases, mix, slopes_of, weights_of
-from tfm_jax.laws.law import Broken, Law, Suite, law, same
+from tfm_jax.laws.attention_case import cases, mix, slopes_of, weights_of
+from tfm_jax.laws.law import TOLERANCE, Broken, Law, Suite, law, same
 from tfm_jax.laws.masked_case import MaskedAsked, MaskedCase, ahead, described
 
 __all__ = ["masked_attention"]

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tfm_jax.laws.asked import Asked
+from tfm_jax.laws.case import SEEDS, Seeded
 from tfm_jax.laws.law import Broken, Law, law, same, show
 
 __all__ = ["IDS", "TOLERANCE", "ModelAsked", "TokensCase", "cases", "changed", "of_every_model", "of_padding"]
@@ -22,7 +23,7 @@ LONGER = {1: 2, 2: 3, 3: 5}  # lengths that are compiled anyway
 
 
 @dataclasses.dataclass(frozen=True)
-class TokensCase:
+class TokensCase(Seeded):
     """Arguments of one call, and what a law wants beside them."""
 
     tokens: np.ndarray  # int32 [B, T]
@@ -33,11 +34,6 @@ class TokensCase:
     def arguments(self) -> tuple[np.ndarray, ...]:
         """What the function is called with."""
         return (self.tokens,) if self.valid is None else (self.tokens, self.valid)
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """Draws what the law needs: the same for the same case."""
-        return np.random.default_rng(self.seed + 1)
 
     def with_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
         """The arguments with other tokens."""
@@ -66,7 +62,7 @@ def cases(
     """Tokens of the shapes (B, T) that fit; ``padded``, "left" or "right", gives them ``valid``, in which all
     is True if ``full``."""
     B, T = draw(st.sampled_from([shape for shape in SHAPES if fits(*shape)]))
-    seed = draw(st.integers(0, 10**4))
+    seed = draw(SEEDS)
     tokens = np.random.default_rng(seed).integers(0, IDS, (B, T)).astype(np.int32)
     if padded is None:
         return TokensCase(tokens, None, seed)

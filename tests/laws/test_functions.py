@@ -1,0 +1,100 @@
+"""Our own functions keep the laws of their suites; and strangers can be asked."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from tfm_jax import laws, ops
+
+EXAMPLES = settings().max_examples
+PAIRINGS = ("half", "interleaved")
+
+
+def keeps(function, suite, *, refused=(), **options):
+    report = laws.check(function, suite, examples=EXAMPLES, **options)
+    assert not report.broken, report
+    assert {found.law.name for found in report.findings if found.refused} == set(refused), report
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-12, 1e-3])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_norms(name, eps):
+    keeps(functools.partial(getattr(ops, name), eps=eps), laws.SUITES[name], eps=eps)
+
+
+def test_norms_with_unit_parameters():
+    ones, zeros = (lambda x, fill=fill: jnp.full(x.shape[-1], fill, jnp.float32) for fill in (1.0, 0.0))
+    keeps(lambda x: ops.layer_norm(x, ones(x), zeros(x)), laws.layer_norm)
+    keeps(lambda x: ops.rms_norm(x, ones(x)), laws.rms_norm)
+
+
+@pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_rotary(pairing, theta):
+    options = {"pairing": pairing, "theta": theta}
+    keeps(functools.partial(ops.rotary, **options), laws.rotary, **options)
+
+
+@pytest.mark.parametrize("dim", [2, 6])
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_sinusoidal(pairing, dim):
+    encode = lambda positions: ops.sinusoidal(positions, dim, theta=50.0 * dim, pairing=pairing)
+    keeps(encode, laws.sinusoidal, theta=50.0 * dim, pairing=pairing)
+
+
+@pytest.mark.parametrize("N", [1, 4, 6])
+def test_alibi(N):
+    keeps(functools.partial(ops.alibi, N), laws.alibi)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("buckets, max_distance", [(32, 128), (6, 20)])
+def test_relative_buckets(buckets, max_distance, bidirectional):
+    options = {"buckets": buckets, "max_distance": max_distance, "bidirectional": bidirectional}
+    keeps(functools.partial(ops.relative_buckets, **options), laws.relative_buckets, **options)
+
+
+def test_a_learned_bias_of_buckets():
+    table = jnp.asarray(np.random.default_rng(0).standard_normal((3, 32)), jnp.float32)
+    keeps(lambda q, k: table[:, ops.relative_buckets(q, k)], laws.position_bias)
+
+
+def test_dropout():
+    keeps(ops.dropout, laws.dropout)
+
+
+@pytest.mark.parametrize("ignore_index", [None, -100])
+def test_cross_entropy(ignore_index):
+    def loss(logits, labels, weights, smoothing):
+        return ops.cross_entropy(
+            logits, labels, weights=weights, label_smoothing=smoothing, ignore_index=ignore_index
+        )
+
+    keeps(loss, laws.cross_entropy, ignore_index=ignore_index)
+
+
+def test_linear_cross_entropy_of_the_identity():
+    def loss(logits, labels, weights, smoothing):
+        kernel = jnp.eye(logits.shape[-1], dtype=logits.dtype)
+        return ops.linear_cross_entropy(
+            logits, kernel, labels, weights=weights, label_smoothing=smoothing, ignore_index=-1, chunk_size=2
+        )
+
+    # Without jit, each call would compile its scan anew.
+    keeps(jax.jit(loss, static_argnums=3), laws.cross_entropy, ignore_index=-1)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_feed_forward(gated):
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal(shape) / 3 for shape in ((5, 7), (5, 7), (7, 5))]
+
+    def layer(x):
+        w_gate, w_in, w_out = (jnp.asarray(w, x.dtype) for w in weights)
+        return ops.gated_feed_forward(x, w_gate, w_in, w_out) if gated else ops.feed_forward(x, w_in, w_out)
+
+    keeps(layer, laws.feed_forward, dim=5)
