@@ -4,6 +4,8 @@ import functools
 
 import numpy as np
 
+from tests.museum.mutant import Mutant
+
 JIT = False
 START, END, PAD = 0, 1, 0
 
@@ -73,15 +75,16 @@ MUTANTS = {
         part(score=lambda p, y, alpha: p / penalty(y, alpha) ** 2),
         SCORES,
     ),
-    "the penalty is of a length that is one too large": (
-        part(score=lambda p, y, alpha: p / penalty((*y, PAD), alpha)),
-        SCORES,
+    "the penalty is of a length that is one too large": Mutant(
+        part(score=lambda p, y, alpha: p / penalty((*y, PAD), alpha)), SCORES, "awslabs/sockeye#483"
     ),
     "the end token does not count in the length": (
         part(score=lambda p, y, alpha: p / penalty([z for z in y if z != END], alpha)),
         SCORES,
     ),
-    "scores are normalised at every step": (part(add=normalised_in_between), [*SCORES, "all_in_order"]),
+    "scores are normalised at every step": Mutant(
+        part(add=normalised_in_between), [*SCORES, "all_in_order"], "OpenNMT/OpenNMT-tf#456"
+    ),
     "the log-probability of the beginning is not added": (
         part(add=lambda total, log_prob: log_prob),
         [*SCORES, "full_width_is_exhaustive"],
@@ -95,9 +98,10 @@ MUTANTS = {
         part(go_on=lambda y: True, finish=lambda grown, beams: []),
         ["finished_is_finished"],
     ),
-    "it stops at the first end": (
+    "it stops at the first end": Mutant(
         part(enough=lambda finished, beams: len(finished) > 0, cut=lambda live, finished: []),
         ["full_width_is_exhaustive"],
+        "neulab/xnmt#572",
     ),
     "what has not ended is thrown away": (
         part(cut=lambda live, finished: [] if finished else live),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tests.museum import tiny
+from tests.museum.mutant import Mutant
 from tfm_jax.laws import CAPACITY
 
 JIT = False
@@ -67,7 +68,9 @@ def used(B):
 RIGHT = read
 OPTIONS = {"whole": whole}
 MUTANTS = {
-    "a full cache overwrites its last slot": (part(put=put_anywhere), ["overflow"]),
+    "a full cache overwrites its last slot": Mutant(
+        part(put=put_anywhere), ["overflow"], "karpathy/nanochat#627"
+    ),
     "a full cache takes nothing more": (
         part(
             put=lambda buffer, new, length: buffer.at[:, length + jnp.arange(new.shape[1])].set(
@@ -96,13 +99,13 @@ MUTANTS = {
         part(see=lambda length, n: jnp.ones((n, CAPACITY), bool)),
         ["one_by_one"],
     ),
-    "positions are one too far after the first piece": (
+    "positions are one too far after the first piece": Mutant(
         part(place=lambda length, n: place(length + (length > 0), n)),
         ["any_split", "one_by_one"],
+        "fla-org/flash-linear-attention#766",
     ),
-    "positions begin anew in every piece": (
-        part(place=lambda length, n: place(0, n)),
-        ["any_split", "one_by_one"],
+    "positions begin anew in every piece": Mutant(
+        part(place=lambda length, n: place(0, n)), ["any_split", "one_by_one"], "Blaizzy/mlx-vlm#1983"
     ),
     "a piece overwrites the token before it": (
         part(put=lambda buffer, new, length: put(buffer, new, max(length - 1, 0))),

@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tests.museum.mutant import Mutant
+
 IGNORED = -100
 OPTIONS = {"ignore_index": IGNORED}
 
@@ -138,11 +140,14 @@ MUTANTS = {
         ),
         ["no_weights", "weight_is_what_counts"],
     ),
-    "padding counts": (
+    "padding counts": Mutant(
         part(weights_of=all_count),
         ["definition", "ignored_tokens_change_nothing", "ignored_tokens_have_no_gradient"],
+        "NovaSky-AI/SkyRL#462",
     ),
-    "ignored tokens count in the weight": (ignored_in_the_weight, ["ignored_tokens_change_nothing"]),
+    "ignored tokens count in the weight": Mutant(
+        ignored_in_the_weight, ["ignored_tokens_change_nothing"], "tracel-ai/burn#5568"
+    ),
     "label -100 is the last class": (
         as_class(lambda labels, V: jnp.where(labels < 0, V - 1, labels)),
         ["ignored_tokens_change_nothing", "ignored_tokens_have_no_gradient"],

@@ -7,6 +7,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tests.museum.gradient_accumulation import divide, guarded_mean, of_sum, unweighted
+from tests.museum.mutant import Mutant
 
 JIT = False  # each is jitted here, for one shape at a time
 DEVICES = 4
@@ -60,7 +61,7 @@ def by_number(w, x, *batch):
 
 RIGHT = sharded(varied)
 MUTANTS = {
-    "added once more in a checked shard_map": (sharded(added), ["large_batch"]),
+    "added once more in a checked shard_map": Mutant(sharded(added), ["large_batch"], "jax-ml/jax#3970"),
     "the mean after the gradient in a checked shard_map": (
         sharded(averaged),
         ["large_batch", "order_of_examples"],

@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tests.museum.mutant import Mutant
+
 JIT = False
 
 
@@ -54,9 +56,10 @@ def unweighted(w, x, y, weights):
 
 RIGHT = accumulated
 MUTANTS = {
-    "the mean of the means": (
+    "the mean of the means": Mutant(
         part(of_piece=guarded_mean, divide=lambda total, weight, pieces: total / pieces),
         ["large_batch", "order_of_examples"],
+        "huggingface/transformers#34191",
     ),
     "the last piece is dropped": (
         part(take=lambda pieces: range(max(pieces - 1, 1))),

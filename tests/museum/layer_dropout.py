@@ -6,6 +6,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 
+from tests.museum.mutant import Mutant
+
 JIT = False
 L, N, RATE = 3, 300, 0.1
 
@@ -34,7 +36,9 @@ CALLS = itertools.count()
 
 RIGHT = kept
 MUTANTS = {
-    "one key serves all layers": (part(split=lambda key: [key] * L), ["another_layer_another_dropout"]),
+    "one key serves all layers": Mutant(
+        part(split=lambda key: [key] * L), ["another_layer_another_dropout"], "google/flax#4950"
+    ),
     "the key is split, and the first half used again": (
         part(split=lambda key: [jax.random.split(key)[0], key, jax.random.split(key)[0]]),
         ["another_layer_another_dropout"],

@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tests.museum.mutant import Mutant
+
 EPS = 1e-5
 
 
@@ -46,13 +48,15 @@ def part(**parts):
 RIGHT = norm
 # name: (the function, laws that it must break)
 MUTANTS = {
-    "D - 1 in the variance": (
+    "D - 1 in the variance": Mutant(
         part(variance=lambda x, centred: variance(x, centred) * x.shape[-1] / (x.shape[-1] - 1)),
         ["variance_is_one", "definition"],
+        "harvardnlp/annotated-transformer#119",
     ),
-    "eps is added to the deviation": (
+    "eps is added to the deviation": Mutant(
         part(divided=lambda centred, variance: centred / (jnp.sqrt(variance) + EPS)),
         ["definition", "gradient_at_equal_elements"],
+        "hkproj/pytorch-transformer#31",
     ),
     "no eps": (
         part(divided=lambda centred, variance: centred / jnp.sqrt(variance)),

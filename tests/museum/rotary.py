@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.museum.mutant import Mutant
+
 THETA = 10_000.0
 
 
@@ -88,7 +90,7 @@ MUTANTS = {
     "the table starts again": (at(lambda p: p % 256), ["only_differences", "definition"]),
     "turned twice": (at(lambda p: 2 * p), ["definition"]),
     "turned the other way": (at(lambda p: -p), ["definition"]),
-    "the other pairing": (interleaved, ["definition"]),
+    "the other pairing": Mutant(interleaved, ["definition"], "vllm-project/vllm#49323"),
     "another theta": (waves(lambda H: frequencies(H, 500_000.0)), ["definition"]),
     "the exponent without its 2": (
         waves(lambda H: jnp.sqrt(frequencies(H))),
