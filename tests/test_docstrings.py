@@ -8,7 +8,7 @@ import pytest
 
 import tfm_jax
 
-ROOMS = ("generate", "data", "laws", "nn", "ops", "ops.backends", "ops.masks", "train", "viz")
+ROOMS = ("generate", "data", "laws", "nn", "ops", "ops.backends", "ops.masks", "pretrained", "train", "viz")
 
 
 def public_names():

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["data", "generate", "laws", "nn", "ops", "runs", "train", "types", "values", "viz"]
+__all__ = ["data", "generate", "laws", "nn", "ops", "pretrained", "runs", "train", "types", "values", "viz"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ prompts for tokens, so that here each prompt with padding is beside the same pro
 """
 
 import functools
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tfm_jax import generate, nn
+from tfm_jax import generate, nn, pretrained
 from tfm_jax.ops import masks
 
 torch = pytest.importorskip("torch")
@@ -47,51 +48,6 @@ def numpy(tensor):
     return tensor.detach().numpy()
 
 
-def linear(module):
-    """Kernel [in, out] and bias, if any."""
-    kernel = numpy(module.weight)
-    kernel = kernel if type(module).__name__ == "Conv1D" else kernel.T
-    return kernel, None if getattr(module, "bias", None) is None else numpy(module.bias)
-
-
-def present(**leaves):
-    return {name: leaf for name, leaf in leaves.items() if leaf is not None}
-
-
-def attention(query, key, value, output, *, H, query_scale=1.0):
-    """Projections given as (kernel [in, out], bias)."""
-
-    def heads(kernel, bias, scale=1.0):
-        bias = None if bias is None else bias.reshape(-1, H) * scale
-        return present(kernel=kernel.reshape(kernel.shape[0], -1, H) * scale, bias=bias)
-
-    kernel, bias = output
-    return {
-        "query": heads(*query, query_scale),
-        "key": heads(*key),
-        "value": heads(*value),
-        "output": present(kernel=kernel.reshape(-1, H, kernel.shape[1]), bias=bias),
-    }
-
-
-def norm(module):
-    bias = getattr(module, "bias", None)
-    return present(scale=numpy(module.weight), bias=None if bias is None else numpy(bias))
-
-
-def mlp(into, out):
-    (w_in, b_in), (w_out, b_out) = linear(into), linear(out)
-    return present(w_in=w_in, b_in=b_in, w_out=w_out, b_out=b_out)
-
-
-def stacked(layers):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-
-
-def on_device(params):
-    return jax.tree.map(jnp.asarray, params)
-
-
 def random(build, config, *, seed, std, table_std):
     """A model of which no norm's scale is 1 and no bias 0. Large parameters: the tokens then vary."""
     torch.manual_seed(seed)
@@ -105,6 +61,15 @@ def random(build, config, *, seed, std, table_std):
             is_table = any(part in name for part in ("embed_tokens", "shared", "wte"))
             torch.nn.init.normal_(parameter, 0.0, table_std if is_table else std)
     return theirs
+
+
+def beside(theirs, vocabulary: int, *, ends: tuple[int, ...], pad: int) -> Family:
+    """Theirs beside ours, loaded from what theirs was saved to."""
+    with tempfile.TemporaryDirectory() as directory:
+        theirs.save_pretrained(directory)
+        model, params, _, _ = pretrained.load(directory)
+    reads_a_source = model.apply(params, method="reads_a_source")
+    return Family(theirs, model, params, vocabulary, ends, pad, reads_a_source)
 
 
 def llama():
@@ -123,40 +88,7 @@ def llama():
         attn_implementation="eager",
     )
     theirs = random(transformers.LlamaForCausalLM, config, seed=3, std=0.6, table_std=0.6)
-
-    def layer(m):
-        a, f = m.self_attn, m.mlp
-        return {
-            "attention": attention(*map(linear, (a.q_proj, a.k_proj, a.v_proj, a.o_proj)), H=H),
-            "attention_norm": norm(m.input_layernorm),
-            "feed_forward": {
-                "w_gate": linear(f.gate_proj)[0],
-                "w_in": linear(f.up_proj)[0],
-                "w_out": linear(f.down_proj)[0],
-            },
-            "feed_forward_norm": norm(m.post_attention_layernorm),
-        }
-
-    ours = nn.Config(
-        vocab_size=V,
-        d_model=D,
-        n_heads=N,
-        n_kv_heads=K,
-        head_dim=H,
-        d_ff=F,
-        n_layers=L,
-        norm=nn.RMSNorm(1e-5),
-        positions=nn.Rope(100.0, pairing="half"),
-        feed_forward=nn.Glu("silu"),
-        scale_embeddings=False,
-        tie_embeddings=False,
-    )
-    params = {
-        "embedding": {"table": numpy(theirs.model.embed_tokens.weight)},
-        "stack": {"layers": stacked(map(layer, theirs.model.layers)), "norm": norm(theirs.model.norm)},
-        "head": {"projection": {"kernel": linear(theirs.lm_head)[0]}},
-    }
-    return Family(theirs, nn.functionalize(nn.Decoder, ours), on_device(params), V, (7, 8), 0, False)
+    return beside(theirs, V, ends=(7, 8), pad=0)
 
 
 def gpt2():
@@ -174,37 +106,7 @@ def gpt2():
         attn_implementation="eager",
     )
     theirs = random(transformers.GPT2LMHeadModel, config, seed=3, std=0.8, table_std=0.2)
-
-    def layer(m):
-        kernels, biases = (np.split(x, 3, axis=-1) for x in linear(m.attn.c_attn))
-        return {
-            "attention": attention(*zip(kernels, biases, strict=True), linear(m.attn.c_proj), H=D // N),
-            "attention_norm": norm(m.ln_1),
-            "feed_forward": mlp(m.mlp.c_fc, m.mlp.c_proj),
-            "feed_forward_norm": norm(m.ln_2),
-        }
-
-    ours = nn.Config(
-        vocab_size=V,
-        d_model=D,
-        n_heads=N,
-        d_ff=22,
-        n_layers=L,
-        positions=nn.Learned(places),
-        feed_forward=nn.Mlp("gelu_tanh"),
-        attention_bias=True,
-        scale_embeddings=False,
-    )
-    body = theirs.transformer
-    params = {
-        "embedding": {"table": numpy(body.wte.weight)},
-        "stack": {
-            "layers": stacked(map(layer, body.h)),
-            "norm": norm(body.ln_f),
-            "position_embedding": {"table": numpy(body.wpe.weight)},
-        },
-    }
-    return Family(theirs, nn.functionalize(nn.Decoder, ours), on_device(params), V, (2,), 2, False)
+    return beside(theirs, V, ends=(2,), pad=2)
 
 
 def t5():
@@ -224,57 +126,7 @@ def t5():
         attn_implementation="eager",
     )
     theirs = random(transformers.T5ForConditionalGeneration, config, seed=7, std=0.8, table_std=0.6)
-
-    def attend(a):
-        # Theirs does not divide by sqrt(H).
-        return attention(*map(linear, (a.q, a.k, a.v, a.o)), H=H, query_scale=H**0.5)
-
-    def layer(m):
-        feed_forward = m.layer[-1]
-        params = {
-            "attention": attend(m.layer[0].SelfAttention),
-            "attention_norm": norm(m.layer[0].layer_norm),
-            "feed_forward": mlp(feed_forward.DenseReluDense.wi, feed_forward.DenseReluDense.wo),
-            "feed_forward_norm": norm(feed_forward.layer_norm),
-        }
-        if len(m.layer) == 3:
-            params |= {
-                "cross_attention": attend(m.layer[1].EncDecAttention),
-                "cross_attention_norm": norm(m.layer[1].layer_norm),
-            }
-        return params
-
-    def stack(m):
-        return {
-            "layers": stacked(map(layer, m.block)),
-            "norm": norm(m.final_layer_norm),
-            "position_bias": {
-                "table": numpy(m.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
-            },
-        }
-
-    ours = nn.Config(
-        vocab_size=V,
-        d_model=D,
-        n_heads=N,
-        head_dim=H,
-        d_ff=F,
-        n_layers=L,
-        n_decoder_layers=L_decoder,
-        norm=nn.RMSNorm(1e-6),
-        positions=nn.RelativeBias(8, 7),
-        feed_forward=nn.Mlp("relu", bias=False),
-        scale_embeddings=False,
-        tie_embeddings=False,
-    )
-    table = numpy(theirs.shared.weight)
-    params = {
-        "embedding": {"table": table},
-        "encoder": stack(theirs.encoder),
-        "decoder": stack(theirs.decoder),
-        "head": {"projection": {"kernel": table.T * D**-0.5}},
-    }
-    return Family(theirs, nn.functionalize(nn.EncoderDecoder, ours), on_device(params), V, (13,), 0, True)
+    return beside(theirs, V, ends=(13,), pad=0)
 
 
 def marian():
@@ -298,43 +150,7 @@ def marian():
         attn_implementation="eager",
     )
     theirs = random(transformers.MarianMTModel, config, seed=9, std=0.4, table_std=0.4)
-
-    def attend(a):
-        return attention(*map(linear, (a.q_proj, a.k_proj, a.v_proj, a.out_proj)), H=D // N)
-
-    def layer(m):
-        params = {
-            "attention": attend(m.self_attn),
-            "attention_norm": norm(m.self_attn_layer_norm),
-            "feed_forward": mlp(m.fc1, m.fc2),
-            "feed_forward_norm": norm(m.final_layer_norm),
-        }
-        if hasattr(m, "encoder_attn"):
-            params |= {
-                "cross_attention": attend(m.encoder_attn),
-                "cross_attention_norm": norm(m.encoder_attn_layer_norm),
-            }
-        return params
-
-    ours = nn.Config(
-        vocab_size=V,
-        d_model=D,
-        n_heads=N,
-        d_ff=F,
-        n_layers=L,
-        n_decoder_layers=L_decoder,
-        norm_placement="post",
-        final_norm=False,
-        positions=nn.Sinusoidal(pairing="half"),
-        feed_forward=nn.Mlp("silu"),
-        attention_bias=True,
-    )
-    params = {
-        "embedding": {"table": numpy(theirs.model.shared.weight)},
-        "encoder": {"layers": stacked(map(layer, theirs.model.encoder.layers))},
-        "decoder": {"layers": stacked(map(layer, theirs.model.decoder.layers))},
-    }
-    return Family(theirs, nn.functionalize(nn.EncoderDecoder, ours), on_device(params), V, (8,), V - 1, True)
+    return beside(theirs, V, ends=(8,), pad=V - 1)
 
 
 build = functools.cache(lambda make: make())

@@ -25,7 +25,15 @@ POSITIONS = {
 }
 EXTRAS = {
     "pre": {},
-    "post, window, grouped": {"norm_placement": "post", "final_norm": False, "window": 3, "n_kv_heads": 2},
+    "post, window, grouped": {
+        "norm_placement": "post",
+        "final_norm": False,
+        "window": 3,
+        "n_kv_heads": 2,
+        "embedding_norm": True,
+        "qk_norm": True,
+        "attention_scale": 0.7,
+    },
 }
 VARIANTS = {
     f"{position}, {extra}": {"positions": POSITIONS[position], **EXTRAS[extra]}
@@ -151,3 +159,24 @@ def test_a_projection_made_before_a_loop_gives_the_same_logits(tied):
         got = project(hidden)
         assert got.dtype == wanted.dtype
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scale_and_a_bias_of_the_logits(tied):
+    plain, params, _ = build(nn.Decoder, tie_embeddings=tied)
+    fields = {"tie_embeddings": tied, "logits_scale": 0.25}
+    scaled = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields))
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields, logits_bias=True))
+    hidden = jax.random.normal(jax.random.key(0), (B, D))
+    unscaled = plain.apply(params, hidden, method="unembed")
+    np.testing.assert_allclose(scaled.apply(params, hidden, method="unembed"), 0.25 * unscaled, rtol=1e-5)
+    kernel = scaled.apply(params, method="unembedding")
+    np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
+    bias = jnp.arange(float(V))
+    params = {**params, "logits_bias": bias}
+    for rows in (1, B):
+        got = model.apply(params, rows, method="projection")(hidden)
+        np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.apply(params, hidden, method="unembed"), got, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="use unembed, or add"):
+        model.apply(params, method="unembedding")

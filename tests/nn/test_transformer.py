@@ -31,6 +31,14 @@ VARIANTS = {
     "post": {"norm_placement": "post", "final_norm": False},
     "rms-glu-gqa": {"norm": nn.RMSNorm(), "feed_forward": nn.Glu(), "n_kv_heads": 1},
     "untied-biased": {"tie_embeddings": False, "attention_bias": True, "head_dim": 5},
+    "normed-scaled": {
+        "qk_norm": True,
+        "embedding_norm": True,
+        "attention_scale": 1.0,
+        "attention_output_bias": True,
+        "logits_scale": 0.5,
+        "logits_bias": True,
+    },
 }
 
 

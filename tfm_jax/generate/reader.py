@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from tfm_jax.generate.processors import Processor
@@ -65,7 +64,7 @@ class Reader:
 
     @functools.cached_property
     def _vocab_size(self) -> int:
-        return jax.eval_shape(lambda p: self.model.apply(p, method="unembedding"), self.params).shape[1]
+        return self.model.apply(self.params, method="decoder_stack").config.vocab_size
 
     @functools.cached_property
     def reads_a_source(self) -> bool:

@@ -23,6 +23,7 @@ from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.functional import Pure, functionalize
 from tfm_jax.nn.heads import ClassificationHead, LanguageModelHead
 from tfm_jax.nn.linear import Linear, Norm
+from tfm_jax.nn.masked import MaskedLanguageModel
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.nn.transformer import Decoder, Encoder, EncoderDecoder
 
@@ -45,6 +46,7 @@ __all__ = [
     "LayerNorm",
     "Learned",
     "Linear",
+    "MaskedLanguageModel",
     "Mlp",
     "MultiHeadAttention",
     "Norm",

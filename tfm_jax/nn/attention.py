@@ -4,7 +4,7 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.nn.config import Config, Rope
-from tfm_jax.nn.linear import Linear
+from tfm_jax.nn.linear import Linear, Norm
 from tfm_jax.ops.backends.contract import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
@@ -21,10 +21,11 @@ class MultiHeadAttention(nnx.Module):
         out = ops.attention(q, k, v, mask, bias) @ W_o                 # MultiHead(Q, K, V)
 
     Self-attention where no ``context`` is given, cross-attention where one is (Vaswani et al. 2017,
-    section 3.2.2). Under ``Rope``, queries and keys of self-attention are rotated by ``positions``.
+    section 3.2.2). With ``qk_norm`` queries and keys are normalized; under ``Rope`` those of self-attention
+    are then rotated by ``positions``.
 
     Args:
-      config: D, N, K, H, ``attention_bias``, ``positions``, ``attention_dropout_rate``.
+      config: D, N, K, H, what begins with ``attention``, ``qk_norm``, ``positions``.
       rngs: draws the four kernels.
     """
 
@@ -35,7 +36,10 @@ class MultiHeadAttention(nnx.Module):
         self.query = Linear((D,), (N, H), bias=bias, rngs=rngs)
         self.key = Linear((D,), (K, H), bias=bias, rngs=rngs)
         self.value = Linear((D,), (K, H), bias=bias, rngs=rngs)
-        self.output = Linear((N, H), (D,), bias=bias, rngs=rngs)
+        output_bias = bias if config.attention_output_bias is None else config.attention_output_bias
+        self.output = Linear((N, H), (D,), bias=output_bias, rngs=rngs)
+        self.query_norm = Norm(config.norm, H, rngs=rngs) if config.qk_norm else None
+        self.key_norm = Norm(config.norm, H, rngs=rngs) if config.qk_norm else None
 
     def __call__(
         self,
@@ -74,7 +78,7 @@ class MultiHeadAttention(nnx.Module):
 
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
         """The keys and values [..., S, K, H] of a context [..., S, D], under ``Rope`` turned by positions."""
-        return self._turn(self.key(context), positions), self.value(context)
+        return self._turn(_normed(self.key_norm, self.key(context)), positions), self.value(context)
 
     def attend(
         self,
@@ -89,18 +93,20 @@ class MultiHeadAttention(nnx.Module):
         return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
         """Attends from x to keys and values [..., S, K, H] that are there already; else as ``__call__``."""
-        q = self._turn(self.query(x), positions)
+        q = self._turn(_normed(self.query_norm, self.query(x)), positions)
+        scale = self.config.attention_scale
         out = ops.attention(
             q,
             k,
             v,
             mask,
             bias,
+            scale=scale,
             dropout_rate=self.config.attention_dropout_rate,
             key=key,
             implementation=self.config.attention_implementation,
         )  # [..., T, N, H]
-        weights = ops.attention_weights(q, k, mask, bias) if return_weights else None
+        weights = ops.attention_weights(q, k, mask, bias, scale=scale) if return_weights else None
         return self.output(out), weights
 
     def _turn(self, x: Array, positions: Array | None) -> Array:
@@ -108,3 +114,7 @@ class MultiHeadAttention(nnx.Module):
         if positions is None or not isinstance(rope, Rope):
             return x
         return ops.rotary(x, positions, theta=rope.theta, pairing=rope.pairing)
+
+
+def _normed(norm: Norm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)

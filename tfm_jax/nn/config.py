@@ -163,14 +163,21 @@ class Config:
       norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
       norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``, the paper's: ``norm(x + f(x))``.
       final_norm: one more norm after the last layer (the paper has none).
+      embedding_norm: a norm before the first layer, of tokens and positions together (BERT).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
       window: how many tokens each token of a decoder sees, itself counted; None is all before it. Every
         layer looks as far back again (Jiang et al. 2023, "Mistral 7B", section 2).
       feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
       attention_bias: biases in the four projections of attention (the paper has none).
+      attention_output_bias: a bias in the last of the four; None is as ``attention_bias`` (Qwen2 has three).
+      attention_scale: what the logits of attention are multiplied by; None is 1 / sqrt(H) (T5 has 1).
+      qk_norm: normalize queries and keys over H, before ``Rope``, each with a scale of its own (Qwen3).
       scale_embeddings: multiply embeddings by sqrt(D), as the paper does.
+      token_types: how many kinds of tokens an ``Encoder`` tells apart by a learned vector each (BERT has 2).
       tie_embeddings: the output projection is the (target) embedding, transposed.
       share_embeddings: source and target of an ``EncoderDecoder`` use one embedding.
+      logits_scale: what the output projection is multiplied by (T5: D ** -0.5).
+      logits_bias: a learned bias a token on the logits of a decoder (BART, Marian).
       patches: read images instead of tokens.
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
       attention_dropout_rate: on the attention weights, in [0, 1).
@@ -198,13 +205,20 @@ class Config:
     norm: LayerNorm | RMSNorm = LayerNorm()
     norm_placement: Literal["pre", "post"] = "pre"
     final_norm: bool = True
+    embedding_norm: bool = False
     positions: Sinusoidal | Learned | Rope | Alibi | RelativeBias | None = Sinusoidal()
     window: int | None = None
     feed_forward: Mlp | Glu = Mlp()
     attention_bias: bool = False
+    attention_output_bias: bool | None = None
+    attention_scale: float | None = None
+    qk_norm: bool = False
     scale_embeddings: bool = True
+    token_types: int = 0
     tie_embeddings: bool = True
     share_embeddings: bool = True
+    logits_scale: float = 1.0
+    logits_bias: bool = False
     patches: Patches | None = None
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -226,8 +240,9 @@ class Config:
             "n_decoder_layers",
             "window",
         )
-        if self.vocab_size < 0:
-            raise ValueError(f"vocab_size must not be negative, got {self.vocab_size}")
+        for name in ("vocab_size", "token_types"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}; "

@@ -26,11 +26,12 @@ class Embedding(nnx.Module):
     Equivalent to::
 
         x = table[tokens] * sqrt(D)          # sqrt(D) where config.scale_embeddings
+        x = x + token_types[types]           # where there are config.token_types
         logits = x @ table.T                 # attend
 
     Args:
-      config: V, D, ``scale_embeddings``, ``dtype``.
-      rngs: draws the table from a normal of standard deviation D ** -0.5.
+      config: V, D, ``scale_embeddings``, ``token_types``, ``dtype``.
+      rngs: draws the tables from a normal of standard deviation D ** -0.5.
 
     Raises:
       ValueError: for a vocabulary that is not positive.
@@ -40,16 +41,27 @@ class Embedding(nnx.Module):
         if config.vocab_size < 1:
             raise ValueError(f"tokens need a vocabulary: vocab_size={config.vocab_size}, wanted at least 1")
         self.config = config
-        shape = (config.vocab_size, config.d_model)
-        self.table = nnx.Param(jax.random.normal(rngs.params(), shape) * config.d_model**-0.5)
+        table = lambda rows: nnx.Param(
+            jax.random.normal(rngs.params(), (rows, config.d_model)) * config.d_model**-0.5
+        )
+        self.table = table(config.vocab_size)
+        self.token_types = table(config.token_types) if config.token_types else None
 
-    def __call__(self, tokens: Array) -> Array:
-        """Looks up int tokens [..., T] as [..., T, D]; an id outside [0, V) gives NaN."""
+    def __call__(self, tokens: Array, token_types: Array | None = None) -> Array:
+        """Looks up int tokens [..., T] as [..., T, D]; an id outside [0, V) gives NaN.
+
+        ``token_types`` int [..., T] or [T] says of which type each is; None is type 0 for all.
+        """
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"tokens must be integer ids [..., T], got {tokens.dtype}{tokens.shape}")
         x = _rows(self.table[...], tokens)
         if self.config.scale_embeddings:
             x = x * math.sqrt(self.config.d_model)
+        if self.token_types is not None:
+            types = jnp.zeros(tokens.shape[-1:], int) if token_types is None else token_types
+            x = x + jnp.broadcast_to(_rows(self.token_types[...], types), x.shape)
+        elif token_types is not None:
+            raise ValueError("this model knows no token types: config.token_types is 0")
         return x.astype(self.config.dtype)
 
     def attend(self, x: Array) -> Array:
@@ -72,6 +84,8 @@ class PatchEmbedding(nnx.Module):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        if config.token_types:
+            raise ValueError("token_types are of tokens; patches have none")
         self.config, patches = config, config.patches
         pixels = patches.size**2 * patches.channels
         self.projection = Linear((pixels,), (config.d_model,), bias=True, rngs=rngs)

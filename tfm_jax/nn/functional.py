@@ -9,7 +9,7 @@ from flax import nnx
 
 from tfm_jax.types import Key, Params
 
-__all__ = ["Pure", "functionalize"]
+__all__ = ["Pure", "check_params", "functionalize"]
 
 
 class Pure(NamedTuple):
@@ -63,14 +63,16 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
         return pure_dict(module(*args, **kwargs, rngs=nnx.Rngs(key)))
 
     def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
-        _check(params, wanted)
+        check_params(params, wanted)
         params = jax.tree.map(jnp.asarray, params)  # NumPy's too, as files of weights give them
         return getattr(nnx.merge(graph, params), method)(*inputs, **options)
 
     return Pure(init, apply)
 
 
-def _check(params: Params, wanted: Params) -> None:
+def check_params(params: Params, wanted: Params) -> None:
+    """Raises a ValueError, by name, for parameters that are missing, unknown or of another shape."""
+
     def shapes(tree: Params) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}

@@ -46,8 +46,10 @@ class Cache:
 class Incremental(nnx.Module):
     """What ``Decoder`` and ``EncoderDecoder`` share: the output projection, and reading token by token."""
 
+    config: Config
     embedding: Embedding
     head: LanguageModelHead | None
+    logits_bias: nnx.Param | None
 
     def reads_a_source(self) -> bool:
         """Whether there is an encoder."""
@@ -59,12 +61,19 @@ class Incremental(nnx.Module):
 
     def unembed(self, hidden: Array) -> Array:
         """The logits [..., V], float32, of hidden [..., D]."""
-        return self.embedding.attend(hidden) if self.head is None else self.head(hidden)
+        hidden = self._scaled(hidden)
+        return self._biased(self.embedding.attend(hidden) if self.head is None else self.head(hidden))
 
     def unembedding(self) -> Array:
-        """The output projection [D, V], in the dtype of the activations."""
-        kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
-        return kernel.astype(self.embedding.config.dtype)
+        """The output projection [D, V], in the dtype of the activations.
+
+        Raises a ValueError where the logits have a bias too: the kernel alone would leave it out.
+        """
+        if self.logits_bias is not None:
+            raise ValueError(
+                "these logits are hidden @ kernel + bias: use unembed, or add params['logits_bias']"
+            )
+        return self._scaled(self._kernel())
 
     def projection(self, rows: int) -> Callable[[Array], Array]:
         """Makes ``unembed`` for a loop over so many rows.
@@ -74,8 +83,21 @@ class Incremental(nnx.Module):
         """
         if self.head is not None or rows == 1 or current_platform() != "cpu":
             return self.unembed
-        kernel = self.unembedding()
-        return lambda x: jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
+        kernel = self._kernel()
+        project = lambda x: jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
+        return lambda x: self._biased(project(self._scaled(x)))
+
+    def _kernel(self) -> Array:
+        kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
+        return kernel.astype(self.config.dtype)
+
+    def _scaled(self, x: Array) -> Array:
+        return x if self.config.logits_scale == 1.0 else x * self.config.logits_scale
+
+    def _biased(self, logits: Array) -> Array:
+        if self.logits_bias is None:
+            return logits
+        return logits + jnp.broadcast_to(self.logits_bias[...].astype(logits.dtype), logits.shape)
 
     def extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
         """Reads the tokens that follow those of a cache.
@@ -118,7 +140,7 @@ class Incremental(nnx.Module):
             mask = seen_mask(slots, seen, window=config.window) if mask is None else mask
             # What stands nowhere is read as if it stood at 0: nobody looks at it.
             positions = jnp.maximum(positions, 0)
-            x = stack.position_embedding(self.embedding(tokens), positions)
+            x = stack.enter(self.embedding(tokens), positions)
             bias = stack.position_bias(positions, seen)
             memory_mask = cache.memory_mask
             if memory_mask is not None:
@@ -177,9 +199,10 @@ def memory_mask_of(source_mask: Mask | Array | None) -> Mask | None:
     )
 
 
-def output_head(config: Config, *, rngs: nnx.Rngs) -> LanguageModelHead | None:
-    """The output projection, unless the embedding's table serves as one."""
-    return None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
+def output_head(config: Config, *, rngs: nnx.Rngs) -> tuple[LanguageModelHead | None, nnx.Param | None]:
+    """The output projection, unless the embedding's table serves as one, and the bias after it, if any."""
+    head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
+    return head, nnx.Param(jnp.zeros(config.vocab_size)) if config.logits_bias else None
 
 
 def align(tokens: Array, valid: Array) -> tuple[Array, Array]:

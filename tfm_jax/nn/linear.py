@@ -60,15 +60,15 @@ class Norm(nnx.Module):
 
     Args:
       norm: which one, as a value.
-      d_model: D.
+      size: of the last axis: D, or H for the queries and keys of one head.
       rngs: unused; scales start at one, shifts at zero.
     """
 
-    def __init__(self, norm: LayerNorm | RMSNorm, d_model: int, *, rngs: nnx.Rngs):
+    def __init__(self, norm: LayerNorm | RMSNorm, size: int, *, rngs: nnx.Rngs):
         del rngs
         self.norm = norm
-        self.scale = nnx.Param(jnp.ones(d_model))
-        self.bias = nnx.Param(jnp.zeros(d_model)) if isinstance(norm, LayerNorm) else None
+        self.scale = nnx.Param(jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size)) if isinstance(norm, LayerNorm) else None
 
     def __call__(self, x: Array) -> Array:
         """Normalizes x ``[..., D]`` over D, in x's dtype with statistics in float32."""

@@ -36,7 +36,7 @@ class Stack(nnx.Module):
 
     Equivalent to::
 
-        x = dropout(x + position_embedding(positions))
+        x = dropout(embedding_norm(x + position_embedding(positions)))
         for block in layers:
             x = block(x, mask, memory, memory_mask)
         return final_norm(x)
@@ -61,6 +61,7 @@ class Stack(nnx.Module):
         self.config, self.n_layers = config, n_layers
         self.position_embedding = PositionEmbedding(config, rngs=rngs)
         self.position_bias = PositionBias(config, bidirectional=bidirectional, rngs=rngs)
+        self.embedding_norm = Norm(config.norm, config.d_model, rngs=rngs) if config.embedding_norm else None
         self.layers = stack_layers(make_block, n_layers, rngs=rngs)
         self.norm = Norm(config.norm, config.d_model, rngs=rngs) if config.final_norm else None
 
@@ -102,7 +103,7 @@ class Stack(nnx.Module):
         bias = self.position_bias(positions, positions)
         # Under strict rank promotion a shared [T] stands beside a batch as [1, ..., T].
         positions = positions.reshape((1,) * (x.ndim - 1 - positions.ndim) + positions.shape)
-        x = ops.dropout(self.position_embedding(x, positions), self.config.dropout_rate, embed_key)
+        x = ops.dropout(self.enter(x, positions), self.config.dropout_rate, embed_key)
 
         graph, params = nnx.split(self.layers, graph=False)
 
@@ -128,6 +129,11 @@ class Stack(nnx.Module):
         x = vary_with(x, (per_layer, mask, memory, memory_mask, table, positions))
         x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         return (x if self.norm is None else self.norm(x)), weights
+
+    def enter(self, x: Array, positions: Array) -> Array:
+        """What the first layer reads of embedded tokens [..., T, D] at int positions [..., T]."""
+        x = self.position_embedding(x, positions)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def apart(self) -> list[nnx.Module]:
         """The L blocks, each with its own parameters [...] instead of all of them stacked as [L, ...]."""

@@ -24,6 +24,8 @@ CAUSAL = masks.causal()
 def _tokens_only(config: Config) -> None:
     if config.patches is not None:
         raise ValueError("patches are for an Encoder or a Classifier; a decoder reads tokens")
+    if config.token_types:
+        raise ValueError("token_types are of an Encoder; a decoder reads tokens of one type")
 
 
 def _beside(causal: Mask, window: int | None, mask: Mask | Array | None, tokens: Array) -> Mask:
@@ -63,6 +65,7 @@ class Encoder(nnx.Module):
         inputs: Array,
         mask: Mask | Array | None = None,
         *,
+        token_types: Array | None = None,
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
@@ -72,6 +75,7 @@ class Encoder(nnx.Module):
         Args:
           inputs: int tokens [..., T], or images [..., height, width, channels].
           mask: True = may attend, such as ``masks.padding(valid)``.
+          token_types: int [..., T] or [T], below ``config.token_types``; None is type 0 for all.
           positions: int [..., T] or [T]; None counts from 0.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
@@ -79,9 +83,8 @@ class Encoder(nnx.Module):
         Returns:
           hidden [..., T, D]; with ``return_weights``, ``(hidden, {"encoder": [L, ..., N, T, T]})``.
         """
-        hidden, weights = self.stack(
-            self.embedding(inputs), mask, positions=positions, key=key, return_weights=return_weights
-        )
+        x = self.embedding(inputs) if token_types is None else self.embedding(inputs, token_types)
+        hidden, weights = self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
         return (hidden, {"encoder": weights["self"]}) if return_weights else hidden
 
 
@@ -106,7 +109,7 @@ class Decoder(Incremental):
         self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.stack = DecoderStack(config, cross_attention=False, rngs=rngs)
-        self.head = output_head(config, rngs=rngs)
+        self.head, self.logits_bias = output_head(config, rngs=rngs)
 
     def __call__(
         self,
@@ -185,7 +188,7 @@ class EncoderDecoder(Incremental):
         self.source_embedding = None if config.share_embeddings else Embedding(config, rngs=rngs)
         self.encoder = EncoderStack(config, rngs=rngs)
         self.decoder = DecoderStack(config, cross_attention=True, rngs=rngs)
-        self.head = output_head(config, rngs=rngs)
+        self.head, self.logits_bias = output_head(config, rngs=rngs)
 
     def __call__(
         self,

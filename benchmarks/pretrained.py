@@ -1,0 +1,157 @@
+"""Checkpoints of every family, here and in transformers: how far the logits differ, and what loading costs.
+
+    python -m benchmarks.pretrained               # writes docs/pretrained.md
+
+Each family's model is made by transformers with random weights, saved, and read in a process of its own:
+seconds and peak memory are those of ``tfm_jax.pretrained.load``, above what the process held before.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PAGE = Path(__file__).parents[1] / "docs" / "pretrained.md"
+BATCH, LENGTH, SOURCE = 2, 48, 32
+V = 8000
+SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1024, "vocab_size": V}
+DECODER = SMALL | {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64}
+ENCODER = SMALL | {"num_attention_heads": 12}
+PAIR = {
+    "vocab_size": V,
+    "d_model": 384,
+    **{f"{stack}_layers": 3 for stack in ("encoder", "decoder")},
+    **{f"{stack}_attention_heads": 6 for stack in ("encoder", "decoder")},
+    **{f"{stack}_ffn_dim": 1024 for stack in ("encoder", "decoder")},
+    "pad_token_id": 1,
+    "decoder_start_token_id": 2,
+}
+T5 = {"vocab_size": V, "d_model": 384, "num_layers": 3, "num_heads": 6, "d_kv": 64, "d_ff": 1024}
+MODELS: dict[str, dict[str, Any]] = {
+    "GPT2LMHeadModel": {"vocab_size": V, "n_embd": 384, "n_layer": 6, "n_head": 6},
+    "LlamaForCausalLM": DECODER,
+    "MistralForCausalLM": DECODER | {"sliding_window": 16},
+    "Qwen2ForCausalLM": {name: x for name, x in DECODER.items() if name != "head_dim"},
+    "Qwen3ForCausalLM": DECODER | {"tie_word_embeddings": True},
+    "BertForMaskedLM": ENCODER,
+    "RobertaForMaskedLM": ENCODER,
+    "DistilBertForMaskedLM": {"vocab_size": V, "dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1024},
+    "T5ForConditionalGeneration": T5,
+    "T5ForConditionalGeneration (1.1)": T5
+    | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "BartForConditionalGeneration": PAIR,
+    "MBartForConditionalGeneration": PAIR | {"scale_embedding": True},
+    "MarianMTModel": PAIR | {"scale_embedding": True, "activation_function": "swish"},
+}
+
+
+def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
+    """Saves a model of theirs, and beside it what it reads and gives."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    kind = getattr(transformers, name.split()[0])
+    model = kind(kind.config_class(attn_implementation="eager", **fields)).eval()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.ndim == 1:  # no norm's scale is 1, no bias 0
+            mean = 1.0 if parameter_name.endswith("weight") else 0.0
+            torch.nn.init.normal_(parameter, mean, 0.1)
+    model.save_pretrained(directory)
+    rng = np.random.default_rng(0)
+    inputs = {"tokens": rng.integers(3, V, (BATCH, LENGTH))}
+    given = {"input_ids": torch.tensor(inputs["tokens"])}
+    if model.config.is_encoder_decoder:
+        inputs["source"] = rng.integers(3, V, (BATCH, SOURCE))
+        given = {"input_ids": torch.tensor(inputs["source"]), "decoder_input_ids": given["input_ids"]}
+    with torch.no_grad():
+        logits = model(**given).logits.numpy()
+    np.savez(directory / "run.npz", logits=logits, **inputs)
+
+
+def ours(directory: Path) -> None:
+    """Loads, in a process of its own, and prints what was measured."""
+    import jax
+
+    from tfm_jax import pretrained
+
+    jax.block_until_ready(jax.numpy.zeros(1))
+    before = _memory("VmRSS")
+    start = time.perf_counter()
+    model, params, config, _ = pretrained.load(directory)
+    jax.block_until_ready(params)
+    seconds, peak = time.perf_counter() - start, _memory("VmHWM") - before
+    with np.load(directory / "run.npz") as run:
+        given = (run["source"], run["tokens"]) if "source" in run else (run["tokens"],)
+        wanted = run["logits"]
+    got = np.asarray(jax.jit(model.apply)(params, *given))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20
+    found = {
+        "config": f"D {config.model.d_model}, {config.model.n_layers} layers, {config.model.n_heads} heads",
+        "difference": float(np.abs(got - wanted).max()),
+        "largest": float(np.abs(wanted).max()),
+        "seconds": seconds,
+        "peak": peak,
+        "size": size,
+    }
+    print(json.dumps(found))
+
+
+def _memory(name: str) -> float:
+    """What the process holds, or has held at most, in MiB; the ``resource`` module would count its parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 2**10
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """The page, in Markdown."""
+    import torch
+    import transformers
+
+    table = "\n".join(
+        f"| `{name}` | {row['config']} | {row['difference']:.1e} | {row['largest']:.1f} "
+        f"| {row['size']:.0f} | {row['seconds']:.2f} | {row['peak']:.0f} |"
+        for name, row in rows.items()
+    )
+    return f"""# Checkpoints of Hugging Face transformers
+
+`pretrained.load` reads them without torch, `pretrained.save` writes them. This table is written by
+`python -m benchmarks.pretrained`: models of random weights, made by transformers {transformers.__version__}
+on torch {torch.__version__}, float32, {os.cpu_count()} CPU cores. "Difference" is the largest between the
+logits of both, beside the largest logit; "peak" is the memory that loading took at most, which is to be
+compared with the size of the weights.
+
+| architecture | config | difference | largest logit | weights, MiB | load, s | peak, MiB |
+| --- | --- | --- | --- | --- | --- | --- |
+{table}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.load is not None:
+        ours(asked.load)
+        return
+    rows = {}
+    for name, fields in MODELS.items():
+        with tempfile.TemporaryDirectory() as directory:
+            theirs(name, fields, Path(directory))
+            command = [sys.executable, "-m", "benchmarks.pretrained", "--load", directory]
+            found = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows[name] = json.loads(found.stdout.splitlines()[-1])
+        print(name, rows[name], flush=True)
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Every architecture is saved and loaded without torch: its names are all there, its settings come back."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.families import FAMILIES
+from tfm_jax.pretrained.load import model_of
+
+SIZES = {"vocab_size": 11, "d_model": 6, "n_layers": 2, "n_heads": 3, "d_ff": 5, "scale_embeddings": False}
+ROTATED = SIZES | {
+    "n_kv_heads": 1,
+    "norm": nn.RMSNorm(1e-3),
+    "positions": nn.Rope(50.0),
+    "feed_forward": nn.Glu(),
+    "tie_embeddings": False,
+    "attention_dropout_rate": 0.2,
+}
+POST = SIZES | {
+    "norm_placement": "post",
+    "final_norm": False,
+    "embedding_norm": True,
+    "positions": nn.Learned(9),
+    "feed_forward": nn.Mlp("gelu"),
+    "attention_bias": True,
+    "dropout_rate": 0.3,
+}
+BERT = POST | {"norm": nn.LayerNorm(1e-3), "token_types": 3}
+BART = POST | {"n_decoder_layers": 1, "logits_bias": True}
+FIELDS = {
+    "gpt2": SIZES
+    | {
+        "positions": nn.Learned(9),
+        "feed_forward": nn.Mlp("gelu_tanh"),
+        "attention_bias": True,
+        "dropout_rate": 0.3,
+    },
+    "llama": ROTATED | {"attention_bias": True},
+    "mistral": ROTATED | {"window": 4},
+    "qwen2": ROTATED | {"attention_bias": True, "attention_output_bias": False, "window": 4},
+    "qwen3": ROTATED | {"qk_norm": True, "head_dim": 4},
+    "bert": BERT,
+    "roberta": BERT,
+    "distilbert": POST | {"norm": nn.LayerNorm(1e-12)},
+    "t5": SIZES
+    | {
+        "norm": nn.RMSNorm(1e-3),
+        "positions": nn.RelativeBias(8, 9),
+        "feed_forward": nn.Glu("gelu_new"),
+        "attention_scale": 1.0,
+        "tie_embeddings": False,
+    },
+    "bart": BART,
+    "mbart": BART | {"norm_placement": "pre", "final_norm": True, "scale_embeddings": True},
+    "marian": BART
+    | {"positions": nn.Sinusoidal(pairing="half"), "embedding_norm": False, "feed_forward_dropout_rate": 0.1},
+}
+EVERY = [(family, name) for family in FAMILIES for name in family.architectures]
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY, ids=[name for _, name in EVERY])
+def test_what_was_saved_comes_back(family, name, tmp_path):
+    config = pretrained.Config(name, nn.Config(**FIELDS[family.model_type]))
+    shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    pretrained.save(tmp_path / "saved", params, config)
+    _, got, found, _ = pretrained.load(tmp_path / "saved")
+    jax.tree.map(np.testing.assert_array_equal, got, params)
+    assert found.architecture == name
+    pretrained.save(tmp_path / "again", got, found)
+    one, other = ((tmp_path / place / "model.safetensors").read_bytes() for place in ("saved", "again"))
+    assert one == other
+    read = lambda place: json.loads((tmp_path / place / "config.json").read_text())
+    assert read("saved") == read("again")
+    assert dataclasses.replace(found, settings={}) == dataclasses.replace(config, model=found.model)
+
+
+def test_every_architecture_is_known_once():
+    names = [name for _, name in EVERY]
+    assert len(names) == len(set(names)) == 15

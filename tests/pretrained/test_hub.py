@@ -1,0 +1,67 @@
+"""Checkpoints of the hub: the cache is honoured, and no hub is one clear error."""
+
+import huggingface_hub
+import huggingface_hub.constants
+import pytest
+
+from tfm_jax import pretrained
+from tfm_jax.pretrained import hub
+
+
+def test_neither_a_directory_nor_a_name(tmp_path):
+    for name in (tmp_path / "nowhere" / "at" / "all", "a/b/c", "what is this"):
+        with pytest.raises(FileNotFoundError, match="there is no directory"):
+            pretrained.load(name)
+
+
+def test_offline_without_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(pretrained.HubUnavailableError, match=r"'owner/name' .*offline mode"):
+        pretrained.load("owner/name")
+
+
+def test_offline_with_the_checkpoint(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hub.directory_of("owner/name") == snapshot
+
+
+def answers(monkeypatch, error):
+    def model_info(self, name, **options):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):
+    answers(monkeypatch, ConnectionError("no route"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(pretrained.HubUnavailableError, match="ConnectionError: no route"):
+        hub.directory_of("owner/name")
+
+
+def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
+    answers(monkeypatch, None)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda *args, **options: hub.threading.Event().wait(9)
+    )
+    monkeypatch.setattr(hub, "_TIMEOUT", -0.9)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(pretrained.HubUnavailableError, match="no answer within"):
+        hub.directory_of("owner/name")
+
+
+def test_a_name_that_the_hub_does_not_have(monkeypatch):
+    class Missing(Exception):
+        class response:
+            status_code = 404
+
+    answers(monkeypatch, Missing("no such repository"))
+    with pytest.raises(ValueError, match="has no model 'owner/name' that may be read"):
+        hub.directory_of("owner/name")

@@ -1,0 +1,39 @@
+"""Each family here and in transformers: the same logits, tokens and files."""
+
+import functools
+
+import pytest
+
+from tests.pretrained import theirs
+from tests.pretrained.cases import CASES
+
+pytestmark = pytest.mark.parity
+
+EVERY = pytest.mark.parametrize("name", CASES)
+# Of each family the first config writes too, with larger weights, drawn so that the tokens vary.
+WRITERS = {name.split(":")[0]: name for name in reversed(CASES) if "eos_token_id" in CASES[name].fields}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    directory = tmp_path_factory.mktemp
+    return functools.cache(
+        lambda name, **draw: theirs.pair(directory("saved"), theirs.random(CASES[name], **draw))
+    )
+
+
+@EVERY
+def test_logits(build, name):
+    theirs.check_logits(build(name))
+
+
+@EVERY
+def test_round_trip(build, name, tmp_path):
+    theirs.check_round_trip(build(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", WRITERS.values())
+def test_generation(build, name):
+    smaller = name.startswith(("t5", "marian"))
+    draw = {"std": 0.8} if smaller else {"std": 1.5, "seed": 3}
+    theirs.check_generation(build(name, **draw))

@@ -1,0 +1,65 @@
+"""What can be saved as which architecture, and where to."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
+from tfm_jax import nn, pretrained
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm_placement": "post"}, "norm_placement: 'post', which would come back as 'pre'"),
+        ({"positions": nn.Alibi()}, "positions: .*which would come back as"),
+        ({"window": 3}, "window: 3, which would come back as None"),
+        (
+            {"attention_scale": 1.0, "scale_embeddings": True},
+            r"attention_scale: 1.0.*\n  scale_embeddings: True",
+        ),
+    ],
+)
+def test_a_model_that_an_architecture_cannot_express(params, tmp_path, fields, message):  # noqa: F811
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **fields))
+    with pytest.raises(ValueError, match=f"no LlamaForCausalLM is such a model:\n +{message}"):
+        pretrained.save(tmp_path / "new", params, config)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_runs_a_model_is_not_saved(params, tmp_path):  # noqa: F811
+    running = {"remat": "full", "unroll": True, "attention_implementation": "reference", "dtype": "bfloat16"}
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **running))
+    pretrained.save(tmp_path / "new", params, config)
+    assert pretrained.load(tmp_path / "new")[2].model == CONFIG.model
+
+
+def test_parameters_of_another_model(params, tmp_path):  # noqa: F811
+    wrong = {**params, "embedding": {"table": np.ones((12, 6), np.float32)}}
+    with pytest.raises(ValueError, match=r"embedding/table: wanted \(11, 6\), got \(12, 6\)"):
+        pretrained.save(tmp_path / "new", wrong, CONFIG)
+
+
+def test_a_directory_that_is_in_use(params, tmp_path):  # noqa: F811
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty: save to a new directory"):
+        pretrained.save(tmp_path, params, CONFIG)
+
+
+def test_an_unknown_architecture(params, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match="'SpamForCausalLM' is not known; known are"):
+        pretrained.save(tmp_path / "new", params, dataclasses.replace(CONFIG, architecture="SpamForCausalLM"))
+
+
+def test_settings_of_other_things_are_kept(params, tmp_path):  # noqa: F811
+    config = dataclasses.replace(CONFIG, settings={"eos_token_id": [3, 4]}, generation={"max_length": 9})
+    pretrained.save(tmp_path / "new", params, config)
+    loaded = pretrained.load(tmp_path / "new")[2]
+    assert loaded.settings["eos_token_id"] == [3, 4] and loaded.generation == {"max_length": 9}
+    wider = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, d_ff=7))
+    model = nn.functionalize(nn.Decoder, wider.model)
+    pretrained.save(tmp_path / "wider", model.init(jax.random.key(0)), wider)
+    again = pretrained.load(tmp_path / "wider")[2]
+    assert again.settings["eos_token_id"] == [3, 4] and again.model.d_ff == 7

@@ -1,0 +1,245 @@
+"""Tiny models of transformers with random weights, and how ours are compared with them."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.pretrained.cases import Case
+from tfm_jax import generate, nn, pretrained
+from tfm_jax.ops import masks
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+B, T, S = 3, 9, 7
+LENGTHS = np.array([9, 1, 6])  # of the rows, where they are padded
+TOLERANCE = 1e-5
+
+
+class Pair(NamedTuple):
+    """Their model and ours, loaded from the directory that theirs was saved to."""
+
+    theirs: Any
+    model: nn.Pure
+    params: dict
+    config: pretrained.Config
+    directory: Path
+
+
+def numpy(tensor):
+    return tensor.detach().numpy()
+
+
+def random(case: Case, *, std=0.3, seed=0):
+    """A model of which no norm's scale is 1 and no bias 0."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # at these sizes more of them only wait for each other
+    config = getattr(transformers, case.config)(attn_implementation="eager", **case.fields)
+    theirs = getattr(transformers, case.model)(config, **without_pooler(case.model)).eval()
+    fixed = ("embed_positions",) if config.model_type == "marian" else ()
+    for name, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
+        if any(part in name for part in fixed) or not tensor.is_floating_point() or "inv_freq" in name:
+            continue
+        norm_scale = tensor.ndim == 1 and name.endswith("weight")
+        torch.nn.init.normal_(tensor, 1.0 if norm_scale else 0.0, 0.2 if tensor.ndim == 1 else std)
+        if "position" in name and config.model_type in ("roberta", "bart", "mbart"):
+            torch.nn.init.zeros_(tensor[:2])  # which nobody reads, and we do not keep
+    return theirs
+
+
+def without_pooler(model: str) -> dict:
+    """The bodies end in a layer that no other head has: ours leave it out."""
+    return {"add_pooling_layer": False} if model in ("BertModel", "RobertaModel") else {}
+
+
+def pair(directory, theirs) -> Pair:
+    theirs.save_pretrained(directory)
+    model, params, config, tokenizer = pretrained.load(directory)
+    assert tokenizer is None
+    return Pair(theirs, model, params, config, directory)
+
+
+def tokens_of(vocab_size, *shape, seed=1):
+    return np.random.default_rng(seed).integers(3, vocab_size, shape)
+
+
+def valid_rows(length, *, left=False):
+    valid = np.arange(length) < np.minimum(LENGTHS, length)[:, None]
+    return np.fliplr(valid).copy() if left else valid
+
+
+def close(got, wanted, valid, explain=lambda: ""):
+    """Raises unless the two differ by no more than ``TOLERANCE`` where rows are no padding."""
+    got, wanted = np.asarray(got), numpy(wanted)
+    assert got.shape == wanted.shape and got.dtype == np.float32
+    worst = np.abs(np.where(valid[..., None], got - wanted, 0.0)).max()
+    assert np.ptp(wanted) > 0.5, "logits that are all alike prove nothing"
+    assert worst <= TOLERANCE, f"they differ by {worst}\n{explain()}"
+
+
+def check_logits(found: Pair):
+    """The logits (or the vectors, of a body) of a padded batch."""
+    if found.config.settings.get("is_encoder_decoder"):
+        check_encoder_decoder(found)
+    elif found.config.architecture.endswith(("ForMaskedLM", "Model")):
+        check_encoder(found)
+    else:
+        check_decoder(found)
+
+
+def check_encoder(found: Pair):
+    """A padded batch, of tokens of every type that there is."""
+    vocab_size, types = found.config.model.vocab_size, found.config.model.token_types
+    tokens, valid = tokens_of(vocab_size, B, T), valid_rows(T)
+    tokens = np.where(valid, tokens, 1)
+    mask = masks.padding(jnp.asarray(valid))
+    options, ours = {"attention_mask": torch.tensor(valid, dtype=torch.long)}, {}
+    if types:
+        kinds = np.random.default_rng(3).integers(0, types, (B, T))
+        options["token_type_ids"], ours["token_types"] = torch.tensor(kinds), jnp.asarray(kinds, jnp.int32)
+    wanted = found.theirs(torch.tensor(tokens), output_hidden_states=True, **options)
+    got = jax.jit(found.model.apply)(found.params, tokens, mask, **ours)
+    body = found.params.get("encoder", found.params)
+    run = lambda config, params: nn.functionalize(nn.Encoder, config).apply(params, tokens, mask, **ours)
+    explain = functools.partial(layer_by_layer, found, run, wanted.hidden_states, valid, body)
+    close(got, wanted[0], valid, explain)
+
+
+def check_encoder_decoder(found: Pair):
+    """A padded source, and targets that are whole."""
+    vocab_size = found.config.model.vocab_size
+    source, valid = tokens_of(vocab_size, B, S), valid_rows(S)
+    target = tokens_of(vocab_size, B, T, seed=2)
+    wanted = found.theirs(
+        torch.tensor(source),
+        attention_mask=torch.tensor(valid, dtype=torch.long),
+        decoder_input_ids=torch.tensor(target),
+    )
+    mask = masks.padding(jnp.asarray(valid))
+    got = jax.jit(found.model.apply)(found.params, source, target, source_mask=mask)
+
+    def explain():
+        memory = found.model.apply(found.params, source, source_mask=mask, method="encode")
+        theirs = numpy(wanted.encoder_last_hidden_state)
+        return f"  after the encoder: {np.abs(np.where(valid[..., None], memory - theirs, 0.0)).max()}"
+
+    close(got, wanted.logits, np.ones((B, T), bool), explain)
+
+
+def check_decoder(found: Pair):
+    """The logits of a padded batch, with positions that count from each row's first token."""
+    vocab_size = found.config.model.vocab_size
+    tokens, valid = tokens_of(vocab_size, B, T), valid_rows(T, left=True)
+    positions = np.maximum(np.cumsum(valid, 1) - 1, 0)
+    options = {
+        "attention_mask": torch.tensor(valid, dtype=torch.long),
+        "position_ids": torch.tensor(positions),
+        "output_hidden_states": True,
+    }
+    wanted = found.theirs(torch.tensor(tokens), **options)
+    got = jax.jit(found.model.apply)(
+        found.params, tokens, masks.padding(jnp.asarray(valid)), positions=jnp.asarray(positions, jnp.int32)
+    )
+    ours = lambda config, params: nn.functionalize(nn.Decoder, config).apply(
+        params, tokens, masks.padding(jnp.asarray(valid)), positions=jnp.asarray(positions), method="hidden"
+    )
+    explain = functools.partial(layer_by_layer, found, ours, wanted.hidden_states, valid)
+    close(got, wanted.logits, valid, explain)
+
+
+def layer_by_layer(found: Pair, ours, wanted, valid, body=None) -> str:
+    """How far the vectors after each layer are apart, for the message of a test that fails."""
+    lines, body = [], found.params if body is None else body
+    for n in range(1, found.config.model.n_layers):
+        config = dataclasses.replace(found.config.model, n_layers=n, final_norm=False)
+        stack = {name: part for name, part in body["stack"].items() if name != "norm"}
+        stack["layers"] = jax.tree.map(lambda x, n=n: x[:n], stack["layers"])
+        got = np.asarray(ours(config, {**body, "stack": stack}))
+        worst = np.abs(np.where(valid[..., None], got - numpy(wanted[n]), 0.0)).max()
+        lines.append(f"  after layer {n}: {worst}")
+    return "\n".join(lines)
+
+
+def check_round_trip(found: Pair, directory):
+    """Saved by us, transformers has the same tensors, and none that it misses.
+
+    Once with the settings that were read, and once with those that our config alone gives.
+    """
+    bare = dataclasses.replace(found.config, settings=needed(found.config.settings))
+    for name, config in (("as read", found.config), ("bare", bare)):
+        pretrained.save(directory / name, found.params, config)
+        again, report = reloaded(found, directory / name, output_loading_info=True)
+        assert not any(report.values()), report
+        got, wanted = again.state_dict(), found.theirs.state_dict()
+        assert got.keys() == wanted.keys()
+        for key in wanted:
+            np.testing.assert_array_equal(numpy(got[key]), numpy(wanted[key]), err_msg=key)
+        _, params, config, _ = pretrained.load(directory / name)
+        assert config.model == found.config.model
+        jax.tree.map(np.testing.assert_array_equal, params, found.params)
+    ours, theirs = (x.config.to_dict() for x in (reloaded(found, directory / "as read"), found.theirs))
+    assert ours == {**theirs, "_name_or_path": ours["_name_or_path"]}
+
+
+def needed(settings):
+    """What the settings say of other things than the model's numbers."""
+    kept = ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id")
+    # Which Marian's numbers do not depend on.
+    kept += ("max_position_embeddings",) * (settings["model_type"] == "marian")
+    return {name: settings[name] for name in kept if name in settings}
+
+
+def reloaded(found: Pair, directory, **options):
+    options |= without_pooler(found.config.architecture)
+    return type(found.theirs).from_pretrained(directory, attn_implementation="eager", **options)
+
+
+def check_generation(found: Pair, *, max_length=6):
+    """Greedy decoding and beams give the same tokens."""
+    settings = found.config.settings
+    end, pad = settings["eos_token_id"], settings.get("pad_token_id")
+    pad = end if pad is None else pad
+    reads_a_source = found.model.apply(found.params, method="reads_a_source")
+    tokens = tokens_of(found.config.model.vocab_size, B, S, seed=2)
+    valid = valid_rows(S, left=not reads_a_source)
+    tokens = np.where(valid, tokens, pad)
+    mask = masks.padding(jnp.asarray(valid)) if reads_a_source else jnp.asarray(valid)
+    start = found.theirs.generation_config.decoder_start_token_id
+    options = {
+        ("source_mask" if reads_a_source else "valid"): mask,
+        "max_length": max_length,
+        "eos_id": end,
+        "pad_id": pad,
+        "bos_id": 1 if start is None else start,
+    }
+    greedy = generate.greedy(found.model, found.params, jnp.asarray(tokens), **options).tokens
+    beams = generate.beam_search(
+        found.model,
+        found.params,
+        jnp.asarray(tokens),
+        beams=3,
+        length_penalty=lambda n: n.astype(jnp.float32),
+        **options,
+    ).tokens[:, 0]
+    for got, more in ((greedy, {}), (beams, {"num_beams": 3, "early_stopping": "never"})):
+        wanted = found.theirs.generate(
+            torch.tensor(tokens),
+            attention_mask=torch.tensor(valid, dtype=torch.long),
+            max_new_tokens=max_length,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=pad,
+            **more,
+        )[:, 1 if reads_a_source else S :].numpy()
+        wanted = np.pad(wanted, ((0, 0), (0, max_length - wanted.shape[1])), constant_values=pad)
+        # Theirs fills beams behind their end with the end token where the padding is token 0.
+        ended = np.cumsum(wanted == end, 1) - (wanted == end)
+        wanted = np.where(ended > 0, pad, wanted)
+        np.testing.assert_array_equal(got, wanted)
+        assert len(np.unique(wanted)) > 3

@@ -1,0 +1,123 @@
+"""What a family of checkpoints is: a config, the names of its tensors, and its architectures."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from tfm_jax import nn
+from tfm_jax.pretrained.names import Entry
+
+__all__ = ["Architecture", "Config", "Family"]
+
+Settings = Mapping[str, Any]  # of theirs, a config.json
+# What a config.json does not say: how a model is run, not which it is.
+_RUNNING = ("dtype", "attention_implementation", "remat", "unroll")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A model by the name that transformers has for it.
+
+    Args:
+      architecture: such as ``"LlamaForCausalLM"``.
+      model: what it is in our terms.
+      settings: their ``config.json``. ``save`` keeps what it says of other things than the model, such as the
+        ids of special tokens, and writes the rest from ``model``.
+      generation: their ``generation_config.json``, kept as it is.
+    """
+
+    architecture: str
+    model: nn.Config
+    settings: Settings = dataclasses.field(default_factory=dict)
+    generation: Settings = dataclasses.field(default_factory=dict)
+
+
+class Architecture(NamedTuple):
+    """One of the models of a family.
+
+    Args:
+      module: of ``tfm_jax.nn``.
+      names: the entries of all parameters that a model of this config can have.
+      options: what the module takes beside the config.
+      bare: the body alone, whose tensors are saved without the family's prefix.
+    """
+
+    module: Callable[..., nnx.Module]
+    names: Callable[[nn.Config], Sequence[Entry]]
+    options: Callable[[nn.Config], dict[str, Any]] = lambda config: {}
+    bare: bool = False
+
+
+class Family(NamedTuple):
+    """Checkpoints of one ``model_type``.
+
+    Args:
+      model_type: their name of it.
+      architectures: by name.
+      config_of: their settings as ours; a ValueError for what the blocks cannot do.
+      settings_of: the inverse.
+      prefix: that the names of the body's tensors begin with, or not: checkpoints are found with and without.
+      skipped: regular expressions of tensors that are no parameters, or are there twice.
+      renamed: regular expressions and replacements, for the names of old checkpoints.
+      tied_by_file: the output projection is the embedding where the file has no other, whatever the settings
+        say.
+    """
+
+    model_type: str
+    architectures: Mapping[str, Architecture]
+    config_of: Callable[[Settings], nn.Config]
+    settings_of: Callable[[nn.Config], dict[str, Any]]
+    prefix: str = ""
+    skipped: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    tied_by_file: bool = False
+
+    def read_config(self, settings: Settings, source: object) -> nn.Config:
+        """``config_of``, with errors that say where the settings come from."""
+        try:
+            return self.config_of(settings)
+        except KeyError as error:
+            raise ValueError(f"{source} lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source}: {error}") from error
+
+    def write_config(self, config: Config) -> dict[str, Any]:
+        """The whole ``config.json`` of a config.
+
+        Raises:
+          ValueError: for a model that this family cannot express, by field.
+        """
+        unsaid = {*_RUNNING, *(("tie_embeddings",) if self.tied_by_file else ())}
+        named = {"architectures": [config.architecture], "model_type": self.model_type}
+        as_read = {**config.settings, **named}
+        whole = config.settings.get("model_type") == self.model_type  # and not a few of one's own
+        if whole and not self._differences(as_read, config.model, unsaid):
+            return as_read
+        settings = {**config.settings, **self.settings_of(config.model), **named}
+        if differ := self._differences(settings, config.model, unsaid):
+            raise ValueError(f"no {config.architecture} is such a model:\n" + "\n".join(differ))
+        return settings
+
+    def _differences(self, settings: Settings, model: nn.Config, unsaid: set[str]) -> list[str]:
+        """What would come back otherwise, of a model saved with these settings."""
+        said = dataclasses.asdict(_resolved(self.read_config(settings, "what would be saved")))
+        wanted = dataclasses.asdict(_resolved(model))
+        return [
+            f"  {name}: {wanted[name]!r}, which would come back as {said[name]!r}"
+            for name in wanted
+            if name not in unsaid and wanted[name] != said[name]
+        ]
+
+
+def _resolved(model: nn.Config) -> nn.Config:
+    """The same model without a None that stands for another field's value."""
+    output_bias = model.attention_output_bias
+    return dataclasses.replace(
+        model,
+        head_dim=model.H,
+        n_kv_heads=model.K,
+        n_decoder_layers=model.n_decoder_layers or model.n_layers,
+        attention_output_bias=model.attention_bias if output_bias is None else output_bias,
+    )

@@ -1,0 +1,140 @@
+"""BART, mBART and Marian: encoder-decoders with a bias on the logits."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from tfm_jax import nn
+from tfm_jax.pretrained.config import Architecture, Family
+from tfm_jax.pretrained.names import FLAT, Entry, after, attention, mlp, norm, transposed
+from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
+
+__all__ = ["FAMILIES"]
+
+
+def _config_of(settings: Mapping[str, Any], **fields: Any) -> nn.Config:
+    heads, width = settings["encoder_attention_heads"], settings["encoder_ffn_dim"]
+    # Untied, theirs has three embeddings.
+    wanted(settings, decoder_attention_heads=heads, decoder_ffn_dim=width, tie_word_embeddings=True)
+    return nn.Config(
+        vocab_size=settings["vocab_size"],
+        d_model=settings["d_model"],
+        n_layers=settings["encoder_layers"],
+        n_decoder_layers=settings["decoder_layers"],
+        n_heads=heads,
+        d_ff=width,
+        feed_forward=nn.Mlp(activation_of(settings.get("activation_function", "gelu"))),
+        attention_bias=True,
+        scale_embeddings=settings.get("scale_embedding", False),
+        logits_bias=True,
+        dropout_rate=settings.get("dropout", 0.1),
+        attention_dropout_rate=settings.get("attention_dropout", 0.0),
+        feed_forward_dropout_rate=settings.get("activation_dropout", 0.0),
+        **fields,
+    )
+
+
+def _settings_of(config: nn.Config) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "d_model": config.d_model,
+        "encoder_layers": config.n_layers,
+        "decoder_layers": config.n_decoder_layers or config.n_layers,
+        "encoder_attention_heads": config.n_heads,
+        "decoder_attention_heads": config.n_heads,
+        "encoder_ffn_dim": config.d_ff,
+        "decoder_ffn_dim": config.d_ff,
+        "activation_function": activation_setting(config.feed_forward.activation),
+        "scale_embedding": config.scale_embeddings,
+        "dropout": config.dropout_rate,
+        "attention_dropout": config.attention_dropout_rate,
+        "activation_dropout": config.feed_forward_dropout_rate,
+        "is_encoder_decoder": True,
+    }
+
+
+def names(config: nn.Config) -> list[Entry]:
+    """The tensors of all three."""
+    return [
+        *_stack("encoder"),
+        *_stack("decoder"),
+        Entry("embedding/table", "model.shared.weight"),
+        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        Entry("logits_bias", "final_logits_bias", _ROW, optional=True),
+    ]
+
+
+_ROW = FLAT._replace(write=lambda x: x[None])
+
+
+def _stack(stack: str) -> list[Entry]:
+    layers, theirs = f"{stack}/layers", f"model.{stack}.layers.{{layer}}"
+    letters = ("q_proj", "k_proj", "v_proj", "out_proj")
+    attend = lambda ours, name: attention(f"{layers}/{ours}", *(f"{theirs}.{name}.{x}" for x in letters))
+    return [
+        *attend("attention", "self_attn"),
+        *norm(f"{layers}/attention_norm", f"{theirs}.self_attn_layer_norm"),
+        *attend("cross_attention", "encoder_attn"),
+        *norm(f"{layers}/cross_attention_norm", f"{theirs}.encoder_attn_layer_norm"),
+        *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.fc1", w_out=f"{theirs}.fc2"),
+        *norm(f"{layers}/feed_forward_norm", f"{theirs}.final_layer_norm"),
+        *norm(f"{stack}/norm", f"model.{stack}.layer_norm"),
+        *norm(f"{stack}/embedding_norm", f"model.{stack}.layernorm_embedding"),
+        # Nobody reads the two rows before their first position.
+        Entry(f"{stack}/position_embedding/table", f"model.{stack}.embed_positions.weight", after(2)),
+    ]
+
+
+def _learned(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"positions": nn.Learned(settings.get("max_position_embeddings", 1024)), "embedding_norm": True}
+
+
+def _learned_settings(config: nn.Config) -> dict[str, Any]:
+    return {
+        **_settings_of(config),
+        "max_position_embeddings": getattr(config.positions, "max_length", 1024),
+    }
+
+
+def _bart(settings: Mapping[str, Any]) -> nn.Config:
+    wanted(settings, normalize_before=False, add_final_layer_norm=False, normalize_embedding=True)
+    return _config_of(settings, norm_placement="post", final_norm=False, **_learned(settings))
+
+
+def _mbart(settings: Mapping[str, Any]) -> nn.Config:
+    wanted(settings, normalize_before=True, add_final_layer_norm=True, normalize_embedding=True)
+    return _config_of(settings, norm_placement="pre", final_norm=True, **_learned(settings))
+
+
+def _marian(settings: Mapping[str, Any]) -> nn.Config:
+    wanted(
+        settings,
+        normalize_before=False,
+        add_final_layer_norm=False,
+        normalize_embedding=False,
+        share_encoder_decoder_embeddings=True,
+        decoder_vocab_size=settings["vocab_size"],
+    )
+    positions = nn.Sinusoidal(pairing="half")
+    return _config_of(settings, norm_placement="post", final_norm=False, positions=positions)
+
+
+def _marian_settings(config: nn.Config) -> dict[str, Any]:
+    return {
+        **_settings_of(config),
+        "decoder_vocab_size": config.vocab_size,
+        "share_encoder_decoder_embeddings": True,
+    }
+
+
+_family = functools.partial(
+    Family,
+    # Both are there once more, or are made anew.
+    skipped=(r"model\.(encoder|decoder)\.(embed_tokens|embed_positions)\.weight",),
+)
+_model = Architecture(nn.EncoderDecoder, names)
+FAMILIES = (
+    _family("bart", {"BartForConditionalGeneration": _model}, _bart, _learned_settings),
+    _family("mbart", {"MBartForConditionalGeneration": _model}, _mbart, _learned_settings),
+    _family("marian", {"MarianMTModel": _model}, _marian, _marian_settings),
+)

@@ -1,0 +1,160 @@
+"""BERT and RoBERTa: post-norm encoders with a norm on their embeddings, and token types."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from tfm_jax import nn
+from tfm_jax.pretrained.config import Architecture, Family
+from tfm_jax.pretrained.names import Entry, after, attention, dense, mlp, norm, transposed
+from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
+
+__all__ = ["FAMILIES"]
+
+
+def config_of(settings: Mapping[str, Any], *, offset: int = 0) -> nn.Config:
+    """Their settings as ours; the first ``offset`` positions are never read."""
+    wanted(
+        settings,
+        is_decoder=False,
+        add_cross_attention=False,
+        position_embedding_type="absolute",
+        tie_word_embeddings=True,  # untied, theirs has two biases
+    )
+    return nn.Config(
+        vocab_size=settings["vocab_size"],
+        d_model=settings["hidden_size"],
+        n_layers=settings["num_hidden_layers"],
+        n_heads=settings["num_attention_heads"],
+        d_ff=settings["intermediate_size"],
+        norm=nn.LayerNorm(settings.get("layer_norm_eps", 1e-12)),
+        norm_placement="post",
+        final_norm=False,
+        embedding_norm=True,
+        positions=nn.Learned(settings.get("max_position_embeddings", 512) - offset),
+        feed_forward=nn.Mlp(activation_of(settings.get("hidden_act", "gelu"))),
+        attention_bias=True,
+        scale_embeddings=False,
+        token_types=settings.get("type_vocab_size", 2),
+        dropout_rate=settings.get("hidden_dropout_prob", 0.1),
+        attention_dropout_rate=settings.get("attention_probs_dropout_prob", 0.1),
+    )
+
+
+def settings_of(config: nn.Config, *, offset: int = 0) -> dict[str, Any]:
+    """Our config as their settings."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "intermediate_size": config.d_ff,
+        "layer_norm_eps": config.norm.eps,
+        "max_position_embeddings": getattr(config.positions, "max_length", 512) + offset,
+        "hidden_act": activation_setting(config.feed_forward.activation),
+        "type_vocab_size": config.token_types,
+        "hidden_dropout_prob": config.dropout_rate,
+        "attention_probs_dropout_prob": config.attention_dropout_rate,
+    }
+
+
+def body(config: nn.Config, *, ours: str, prefix: str, offset: int = 0) -> list[Entry]:
+    """The tensors of the encoder, below the prefixes of both."""
+    layers, theirs = f"{ours}stack/layers", f"{prefix}encoder.layer.{{layer}}"
+    itself = f"{theirs}.attention.self"
+    return [
+        *attention(
+            f"{layers}/attention",
+            *(f"{itself}.{name}" for name in ("query", "key", "value")),
+            f"{theirs}.attention.output.dense",
+        ),
+        *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.intermediate.dense", w_out=f"{theirs}.output.dense"),
+        *norm(f"{layers}/attention_norm", f"{theirs}.attention.output.LayerNorm"),
+        *norm(f"{layers}/feed_forward_norm", f"{theirs}.output.LayerNorm"),
+        *norm(f"{ours}stack/embedding_norm", f"{prefix}embeddings.LayerNorm"),
+        Entry(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
+        Entry(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
+        Entry(
+            f"{ours}stack/position_embedding/table",
+            f"{prefix}embeddings.position_embeddings.weight",
+            after(offset),
+        ),
+    ]
+
+
+def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str) -> list[Entry]:
+    bias = head.removesuffix(".decoder")
+    return [
+        *encoder(config, ours="encoder/"),
+        *dense("dense", dense_name),
+        *norm("norm", norm_name),
+        Entry("head/projection/kernel", f"{head}.weight", transposed(1)),
+        Entry("bias", f"{bias}.bias"),
+    ]
+
+
+_bert = functools.partial(body, prefix="bert.")
+BERT = Family(
+    "bert",
+    {
+        "BertModel": Architecture(nn.Encoder, functools.partial(_bert, ours=""), bare=True),
+        "BertForMaskedLM": Architecture(
+            nn.MaskedLanguageModel,
+            functools.partial(
+                _masked,
+                encoder=_bert,
+                dense_name="cls.predictions.transform.dense",
+                norm_name="cls.predictions.transform.LayerNorm",
+                head="cls.predictions.decoder",
+            ),
+            lambda config: {"activation": config.feed_forward.activation},
+        ),
+    },
+    config_of,
+    settings_of,
+    prefix="bert.",
+    # The pooler and the next sentence are of other heads; the bias is there twice.
+    skipped=(
+        r"bert\.embeddings\.position_ids",
+        r"bert\.pooler\..*",
+        r"cls\.seq_relationship\..*",
+        r"cls\.predictions\.decoder\.bias",
+    ),
+    renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+)
+
+# Their position 0 is the row after that of the padding token, which is 1.
+_roberta = functools.partial(body, prefix="roberta.", offset=2)
+
+
+def _roberta_config(settings: Mapping[str, Any]) -> nn.Config:
+    wanted(settings, pad_token_id=1)
+    return config_of(settings, offset=2)
+
+
+ROBERTA = Family(
+    "roberta",
+    {
+        "RobertaModel": Architecture(nn.Encoder, functools.partial(_roberta, ours=""), bare=True),
+        "RobertaForMaskedLM": Architecture(
+            nn.MaskedLanguageModel,
+            functools.partial(
+                _masked,
+                encoder=_roberta,
+                dense_name="lm_head.dense",
+                norm_name="lm_head.layer_norm",
+                head="lm_head.decoder",
+            ),
+        ),
+    },
+    _roberta_config,
+    lambda config: {**settings_of(config, offset=2), "pad_token_id": 1},
+    prefix="roberta.",
+    skipped=(
+        r"roberta\.embeddings\.position_ids",
+        r"roberta\.pooler\..*",
+        r"lm_head\.decoder\.bias",
+    ),
+)
+
+FAMILIES = (BERT, ROBERTA)

@@ -1,0 +1,105 @@
+"""Writing checkpoints that Hugging Face transformers loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from safetensors.numpy import save_file
+
+from tfm_jax.nn.functional import check_params
+from tfm_jax.pretrained.config import Config
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.load import flat, model_of, shapes_of, tensors_of
+from tfm_jax.pretrained.names import Tensor
+from tfm_jax.types import Params
+
+__all__ = ["save"]
+
+
+def save(
+    directory: str | Path,
+    params: Params,
+    config: Config,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    *,
+    max_file_bytes: int = 4 * 2**30,
+) -> None:
+    """Writes a model as a directory that transformers loads, and ``load`` too.
+
+    Args:
+      directory: where; it is made, or must be empty.
+      params: of the model, float32 or bfloat16; they are saved as they are.
+      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a model of one's own.
+      tokenizer: saved beside it.
+      max_file_bytes: where the tensors are more, they are split over several files: the weights and one file
+        are in memory.
+
+    Returns:
+      None.
+
+    Raises:
+      FileExistsError: for a directory with something in it.
+      ValueError: for an unknown architecture, a model that it cannot express, parameters of another model.
+    """
+    family = known(config.architecture)
+    settings = family.write_config(config)
+    shapes = shapes_of(model_of(config, family))
+    check_params(params, shapes)
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} is not empty: save to a new directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    leaves = dict(flat(params))
+    dtypes = {str(leaf.dtype) for leaf in leaves.values()}
+    prefix = family.prefix if family.architectures[config.architecture].bare else ""
+    tensors = {
+        name.removeprefix(prefix): tensor for name, tensor in tensors_of(shapes, config, family).items()
+    }
+    _write(directory, leaves, tensors, max_file_bytes)
+    settings["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
+    _write_json(directory / "config.json", settings)
+    if config.generation:
+        _write_json(directory / "generation_config.json", dict(config.generation))
+    if tokenizer is not None:
+        tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], limit: int) -> None:
+    """Writes the tensors to one file, or to several of at most so many bytes each and an index."""
+    files: list[list[str]] = [[]]
+    sizes, filled = {}, 0
+    for name, tensor in tensors.items():
+        itemsize = leaves[tensor.places[0].path].dtype.itemsize
+        sizes[name] = itemsize * int(np.prod(tensor.shape, dtype=np.int64))
+        if files[-1] and filled + sizes[name] > limit:
+            files.append([])
+            filled = 0
+        files[-1].append(name)
+        filled += sizes[name]
+    file_names = (
+        ["model.safetensors"]
+        if len(files) == 1
+        else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+    )
+    for file, names in zip(file_names, files, strict=True):
+        # The library writes the memory of an array that is not contiguous as it lies there.
+        arrays = {name: np.ascontiguousarray(_tensor(leaves, tensors[name])) for name in names}
+        save_file(arrays, directory / file, metadata={"format": "pt"})
+    if len(files) > 1:
+        where = {name: file for file, names in zip(file_names, files, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+        _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _tensor(leaves: dict[str, Any], tensor: Tensor) -> np.ndarray:
+    parts = []
+    for place in tensor.places:
+        leaf = leaves[place.path]
+        parts.append(place.form.write(np.asarray(leaf if place.layer is None else leaf[place.layer])))
+    return parts[0] if tensor.join is None else np.concatenate(parts, axis=tensor.join)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,140 @@
+"""Sentences into vectors, by the recipe that a checkpoint of sentence-transformers names."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+
+from tfm_jax.nn import Pure
+from tfm_jax.ops import masks
+from tfm_jax.pretrained.files import read_json
+from tfm_jax.pretrained.hub import directory_of
+from tfm_jax.pretrained.load import load
+from tfm_jax.types import Array, Params
+
+__all__ = ["SentenceEncoder", "load_sentence_encoder"]
+
+_POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SentenceEncoder:
+    """An encoder, its tokenizer, and how its vectors become one a sentence.
+
+    Equivalent to::
+
+        hidden = model.apply(params, tokens, masks.padding(valid))
+        vector = hidden[valid].mean(0)                          # or hidden[0], for "first"
+        vector / jnp.linalg.norm(vector)                        # where it normalizes
+
+    Args:
+      model, params, tokenizer: from ``load``.
+      pooling: ``"mean"`` over the tokens, or the ``"first"`` of them.
+      normalize: to length 1.
+      max_length: in tokens, to which texts are cut.
+    """
+
+    model: Pure
+    params: Params
+    tokenizer: tokenizers.Tokenizer
+    pooling: Literal["mean", "first"] = "mean"
+    normalize: bool = True
+    max_length: int = 256
+
+    def __post_init__(self):
+        self.tokenizer.enable_truncation(self.max_length)
+        self.tokenizer.no_padding()
+
+    def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+        """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        vectors = [np.zeros(0, np.float32)] * len(ids)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found = np.asarray(self._run(self.params, *_padded([ids[i] for i in rows], self.max_length)))
+            for i, vector in zip(rows, found, strict=False):  # a batch of some other number is filled up
+                vectors[i] = vector
+        return np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
+
+    @functools.cached_property
+    def _run(self):
+        return jax.jit(functools.partial(_embed, self.model, self.pooling, self.normalize))
+
+
+def _padded(ids: list[list[int]], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, T] and which are valid, in few different shapes: each is compiled for."""
+    length = -(-max(1, *map(len, ids)) // 16) * 16
+    shape = (1 << (len(ids) - 1).bit_length(), min(length, max_length))
+    tokens, valid = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for row, x in enumerate(ids):
+        tokens[row, : len(x)], valid[row, : len(x)] = x, True
+    return tokens, valid
+
+
+def _embed(model: Pure, pooling: str, normalize: bool, params: Params, tokens: Array, valid: Array) -> Array:
+    hidden = model.apply(params, tokens, masks.padding(valid)).astype(jnp.float32)
+    if pooling == "first":
+        vectors = hidden[:, 0]
+    else:
+        total = jnp.where(valid[..., None], hidden, 0.0).sum(1)
+        vectors = total / jnp.maximum(valid.sum(1, keepdims=True), 1).astype(jnp.float32)
+    if not normalize:
+        return vectors
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def load_sentence_encoder(
+    path_or_repo_id: str | Path, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> SentenceEncoder:
+    """Loads a model of sentence-transformers: an encoder, and the steps that its ``modules.json`` names.
+
+    Args:
+      path_or_repo_id: as ``load`` takes it.
+      dtype: of the parameters and the activations; the vectors are float32.
+
+    Returns:
+      The ``SentenceEncoder``.
+
+    Raises:
+      FileNotFoundError: where there is no ``modules.json``, or no tokenizer.
+      ValueError: for a step or a pooling other than the mean, the first token and normalization; as ``load``.
+    """
+    directory = directory_of(path_or_repo_id)
+    path = directory / "modules.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} is no model of sentence-transformers: it has no modules.json")
+    steps = read_json(path, list)
+    kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in steps]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise ValueError(f"{path} wants {kinds}; supported are Transformer, Pooling, and Normalize or not")
+    folders = [str(step["path"]) for step in steps[:2]]
+    if any(Path(folder).is_absolute() or ".." in Path(folder).parts for folder in folders):
+        raise ValueError(f"{path} names directories that are not in its own: {folders}")
+    body = directory / folders[0]
+    model, params, _, tokenizer = load(body, dtype)
+    if tokenizer is None:
+        raise FileNotFoundError(f"there is no tokenizer in {body}")
+    sizes = body / "sentence_bert_config.json"
+    options = read_json(sizes) if sizes.is_file() else {}
+    return SentenceEncoder(
+        model,
+        params,
+        tokenizer,
+        pooling=_pooling(read_json(directory / folders[1] / "config.json")),
+        normalize=kinds[2:] == ["Normalize"],
+        max_length=options.get("max_seq_length") or 512,
+    )
+
+
+def _pooling(settings: dict[str, Any]) -> str:
+    asked = [name for name, value in settings.items() if name.startswith("pooling_mode") and value is True]
+    if len(asked) != 1 or asked[0] not in _POOLINGS:
+        raise ValueError(f"the pooling {asked} is not supported, only one of {sorted(_POOLINGS)}")
+    return _POOLINGS[asked[0]]
