@@ -37,7 +37,8 @@ def test_the_mutant_breaks_its_laws(wing, name):
 @pytest.mark.parametrize("wing", WINGS)
 def test_what_the_mutants_were_made_of_is_right(wing):
     suite, module = WINGS[wing]
-    report = check(wing, module.RIGHT, suite, examples=25)
+    # Few: that the laws hold of what is right is what tests/laws tries, at length.
+    report = check(wing, module.RIGHT, suite, examples=6)
     assert report.ok, str(report)
 
 

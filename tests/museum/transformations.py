@@ -47,9 +47,6 @@ MUTANTS = {
         numbered,
         ["same_twice", "compiled_is_eager", "remat_is_plain", "scan_is_a_loop"],
     ),
-    "it looks whether it is traced": (
-        only_eagerly,
-        ["compiled_is_eager", "scan_is_a_loop", "pmap_is_a_loop", "sharded_is_a_loop"],
-    ),
+    "it looks whether it is traced": (only_eagerly, ["compiled_is_eager"]),
     "its rule for vmap mixes the rows": (by_row, ["vmap_is_a_loop"]),
 }
