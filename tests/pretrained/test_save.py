@@ -8,6 +8,7 @@ import pytest
 
 from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.families import known
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,21 @@ def test_settings_of_other_things_are_kept(params, tmp_path):  # noqa: F811
     pretrained.save(tmp_path / "wider", model.init(jax.random.key(0)), wider)
     again = pretrained.load(tmp_path / "wider")[2]
     assert again.settings["eos_token_id"] == [3, 4] and again.model.d_ff == 7
+
+
+@pytest.mark.parametrize(
+    "architecture, fields",
+    [
+        ("LlamaForCausalLM", {"norm": nn.RMSNorm(), "positions": nn.Sinusoidal(pairing="half")}),
+        ("LlamaForCausalLM", {"norm": nn.LayerNorm(1e-6), "positions": nn.Rope()}),
+    ],
+)
+def test_variants_of_the_same_fields_are_told_apart(architecture, fields):
+    model = nn.Config(
+        vocab_size=9, d_model=8, n_heads=2, d_ff=6, n_layers=1, feed_forward=nn.Glu(), scale_embeddings=False
+    )
+    config = pretrained.Config(architecture, dataclasses.replace(model, **fields))
+    with pytest.raises(ValueError, match="no LlamaForCausalLM is such a model"):
+        known(architecture).write_config(config)
+    right = {"norm": nn.RMSNorm(), "positions": nn.Rope()}
+    known(architecture).write_config(pretrained.Config(architecture, dataclasses.replace(model, **right)))

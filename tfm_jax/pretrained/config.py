@@ -102,13 +102,18 @@ class Family(NamedTuple):
 
     def _differences(self, settings: Settings, model: nn.Config, unsaid: set[str]) -> list[str]:
         """What would come back otherwise, of a model saved with these settings."""
-        said = dataclasses.asdict(_resolved(self.read_config(settings, "what would be saved")))
-        wanted = dataclasses.asdict(_resolved(model))
+        said = _fields(_resolved(self.read_config(settings, "what would be saved")))
+        wanted = _fields(_resolved(model))
         return [
             f"  {name}: {wanted[name]!r}, which would come back as {said[name]!r}"
             for name in wanted
             if name not in unsaid and wanted[name] != said[name]
         ]
+
+
+def _fields(model: nn.Config) -> dict[str, Any]:
+    """Its values by name. Not ``asdict``: of two variants with the same fields it makes the same dict."""
+    return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
 
 
 def _resolved(model: nn.Config) -> nn.Config:
