@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOOR = {
     "types": -1,
     "values": -1,
+    "hub": -1,
     "ops": 0,
     "nn": 1,
     "generate": 2,

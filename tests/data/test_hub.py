@@ -4,6 +4,7 @@ import datasets
 import huggingface_hub
 import pytest
 
+import tfm_jax.hub
 from tfm_jax import data
 from tfm_jax.data import hub
 
@@ -47,11 +48,11 @@ def test_offline_mode_fails_at_once(tmp_path):
 
 def test_a_hub_that_refuses_the_connection(tmp_path, online, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert_unavailable(tmp_path, "ConnectError", seconds=hub._TIMEOUT + 3)
+    assert_unavailable(tmp_path, "ConnectError", seconds=tfm_jax.hub.TIMEOUT + 3)
 
 
 def test_a_hub_that_never_answers(tmp_path, online, monkeypatch):
-    monkeypatch.setattr(hub, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(tfm_jax.hub, "TIMEOUT", 0.2)
     online(lambda timeout: time.sleep(5))
     assert_unavailable(tmp_path, "no answer within")
 

@@ -180,3 +180,33 @@ def test_the_command_lists_the_suites(capsys):
     assert cli.main(["laws", "math.sqrt", "--suite", "bridges"]) == 2
     said = capsys.readouterr().err
     assert "no laws of 'bridges'" in said and "attention: attend(q [B, T, N, H]" in said
+
+
+def test_another_shape_is_no_equal():
+    with pytest.raises(laws.Broken, match=r"output: got shape \[2, 1\], wanted \[3\]"):
+        laws.same([[1.0], [1.0]], [1.0, 1.0, 1.0])
+    assert laws.same([[1.0], [1.0]], 1.0) is None
+
+
+def test_one_number_instead_of_sum_and_weight_breaks_the_law():
+    report = laws.check(lambda *_: 1.0, laws.cross_entropy.only("halves_add"), examples=2)
+    assert report.broken and "wanted (sum, weight)" in str(report)
+
+
+def test_what_is_refused_always_keeps_no_law_of_caches():
+    def refuses(tokens, pieces):
+        raise ValueError("no")
+
+    assert laws.check(refuses, laws.cached_decoder, examples=2).unasked == tuple(
+        law.name for law in laws.cached_decoder
+    )
+
+
+def test_a_function_need_not_be_hashable():
+    class Double:
+        __hash__ = None
+
+        def __call__(self, x):
+            return 2 * x
+
+    assert laws.check(Double(), laws.SUITES["transformations"].only("remat_is_plain"), examples=2).ok

@@ -60,6 +60,12 @@ def of_shape_with_ones(*axes):
     )
 
 
+def by_tiles_of_8(key, rate, shape):
+    B, N, T, S = shape
+    tiles = -(-T // 8)
+    return jnp.tile(drawn(key, rate, (B, N, 8, S)), (1, 1, tiles, 1))[:, :, :T]
+
+
 COUNT = itertools.count()
 
 
@@ -105,6 +111,7 @@ MUTANTS = {
     ),
     "logits are dropped": Mutant(before_the_softmax, ["dropped_or_scaled"]),
     "one draw for all rows and heads": Mutant(part(drawn=of_shape_with_ones(0, 1)), ["each_draws_its_own"]),
+    "one draw for every tile of queries": Mutant(part(drawn=by_tiles_of_8), ["each_draws_its_own"]),
     "one draw for all queries": Mutant(part(drawn=of_shape_with_ones(2)), ["each_draws_its_own"]),
     "the key is not read": Mutant(
         part(drawn=lambda key, rate, shape: drawn(jax.random.key(0), rate, shape)),

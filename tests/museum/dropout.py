@@ -35,6 +35,11 @@ def shared(axis):
     return part(mask=mask)
 
 
+def halves_alike(key, rate, x):
+    half = mask(key, rate, x[: -(-len(x) // 2)])
+    return jnp.concatenate([half, half])[: len(x)]
+
+
 def twice(key, rate, x):
     first, second = jax.random.split(key)
     return mask(first, rate, x) & mask(second, rate, x)
@@ -83,6 +88,10 @@ MUTANTS = {
     "a generator outside": (part(mask=of_a_generator_outside), ["same_key_same_mask"]),
     "one mask for all rows": (shared(-2), ["every_element_has_its_own"]),
     "one mask for all columns": (shared(-1), ["every_element_has_its_own"]),
+    "one draw for both halves of the rows": (
+        part(mask=halves_alike),
+        ["every_element_has_its_own"],
+    ),
     "one mask for the batch": (shared(0), ["every_element_has_its_own"]),
     "small elements are dropped first": (
         part(mask=lambda key, rate, x: jax.random.uniform(key, x.shape) * jnp.abs(x) >= rate),

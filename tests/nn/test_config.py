@@ -40,6 +40,8 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
         ({"n_layers": 0}, "n_layers must be a whole number, at least 1, got 0"),
         ({"d_model": 8.0}, "d_model must be a whole number, at least 1, got 8.0"),
         ({"vocab_size": -1}, "vocab_size must not be negative, got -1"),
+        ({"logits_scale": float("nan")}, "logits_scale must be finite, got nan"),
+        ({"attention_scale": float("inf")}, "attention_scale must be finite, got inf"),
         ({"token_types": -2}, "token_types must not be negative, got -2"),
         ({"d_model": 9, "n_heads": 3}, "even d_model, got 9"),
         ({"dtype": "float31"}, "dtype must be one of .* got 'float31'"),

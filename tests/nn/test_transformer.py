@@ -68,12 +68,13 @@ def close(got, wanted, tolerance=1e-5):
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_every_variant_runs_in_every_model(fields):
     # Shapes and dtypes need no compilation; that the numbers are right is the other tests' matter.
-    def out(module, *inputs):
+    def out(module, *inputs, fields=fields):
         model = nn.functionalize(module, dataclasses.replace(TINY, **fields))
         params = jax.eval_shape(model.init, jax.random.key(0))
         return jax.eval_shape(model.apply, params, *inputs)
 
-    assert out(nn.Encoder, tokens(B, T)).shape == (B, T, D)
+    without_logits = {name: x for name, x in fields.items() if not name.startswith("logits")}
+    assert out(nn.Encoder, tokens(B, T), fields=without_logits).shape == (B, T, D)
     for logits in (out(nn.Decoder, tokens(B, T)), out(nn.EncoderDecoder, tokens(B, S), tokens(B, T))):
         assert logits.shape == (B, T, V) and logits.dtype == jnp.float32
 
@@ -82,6 +83,13 @@ def test_every_variant_runs_in_every_model(fields):
 def test_a_window_is_refused_where_it_would_do_nothing(module):
     with pytest.raises(ValueError, match="window is of decoders; pass an Encoder a mask"):
         nn.functionalize(module, dataclasses.replace(TINY, window=3))
+
+
+@pytest.mark.parametrize("fields", [{"logits_scale": 0.5}, {"logits_bias": True}], ids=str)
+@pytest.mark.parametrize("module", [nn.Encoder, nn.MaskedLanguageModel])
+def test_what_is_of_a_decoders_logits_is_refused_elsewhere(module, fields):
+    with pytest.raises(ValueError, match="are of the logits of decoders; an Encoder has none"):
+        nn.functionalize(module, dataclasses.replace(TINY, **fields))
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)

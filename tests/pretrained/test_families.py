@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import FAMILIES
+from tfm_jax.pretrained.families import FAMILIES, family_of, known
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.pretrained.settings import rope_of
 
 SIZES = {"vocab_size": 11, "d_model": 6, "n_layers": 2, "n_heads": 3, "d_ff": 5, "scale_embeddings": False}
 ROTATED = SIZES | {
@@ -83,3 +84,44 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
 def test_every_architecture_is_known_once():
     names = [name for _, name in EVERY]
     assert len(names) == len(set(names)) == 15
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "llama3", "factor": 8}},
+        {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2}},
+        {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1e6}}},
+        {"rope_parameters": {"partial_rotary_factor": 0.5}, "partial_rotary_factor": 1.0},
+    ],
+)
+def test_rotations_that_are_not_ours_are_refused(settings):
+    assert rope_of({"rope_parameters": {"rope_type": "default", "rope_theta": 50}}) == nn.Rope(50.0)
+    with pytest.raises(ValueError, match="is not supported"):
+        rope_of(settings)
+
+
+def test_a_window_that_is_not_said_is_the_one_of_transformers():
+    fields = ROTATED | {"window": 4}
+    for name in ("MistralForCausalLM", "Qwen2ForCausalLM"):
+        settings = known(name).write_config(
+            pretrained.Config(name, nn.Config(**FIELDS[known(name).model_type]))
+        )
+        read = lambda settings, name=name: known(name).read_config(settings, "it").window
+        assert read(settings) == fields["window"]
+        assert read({key: x for key, x in settings.items() if key != "sliding_window"}) == 4096
+        assert read(settings | {"sliding_window": None}) is None
+
+
+def test_another_kind_of_model_under_a_known_architecture():
+    with pytest.raises(ValueError, match="LlamaForCausalLM of model_type='granite' is not known, only 'll"):
+        family_of({"architectures": ["LlamaForCausalLM"], "model_type": "granite"}, "config.json")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 6**-0.5])
+def test_t5_says_apart_what_is_tied_and_what_is_scaled(tied, scale):
+    name = "T5ForConditionalGeneration"
+    model = nn.Config(**FIELDS["t5"] | {"tie_embeddings": tied, "logits_scale": scale})
+    settings = known(name).write_config(pretrained.Config(name, model))
+    assert settings["tie_word_embeddings"] == tied and settings["scale_decoder_outputs"] == (scale != 1.0)

@@ -1,9 +1,12 @@
 """Checkpoints of the hub: the cache is honoured, and no hub is one clear error."""
 
+import threading
+
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
+import tfm_jax.hub
 from tfm_jax import pretrained
 from tfm_jax.pretrained import hub
 
@@ -49,9 +52,9 @@ def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):
 def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
     answers(monkeypatch, None)
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "model_info", lambda *args, **options: hub.threading.Event().wait(9)
+        huggingface_hub.HfApi, "model_info", lambda *args, **options: threading.Event().wait(9)
     )
-    monkeypatch.setattr(hub, "_TIMEOUT", -0.9)
+    monkeypatch.setattr(tfm_jax.hub, "TIMEOUT", -0.9)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(pretrained.HubUnavailableError, match="no answer within"):
         hub.directory_of("owner/name")

@@ -76,6 +76,18 @@ def test_the_vectors(directory):
         ("modules.json", [STEPS[0], {**STEPS[1], "path": "../x"}], ValueError, "that are not in its own"),
         ("modules.json", {}, ValueError, "must hold a JSON list"),
         (
+            "config_sentence_transformers.json",
+            {"default_prompt_name": "query", "prompts": {"query": "query: "}},
+            ValueError,
+            "puts the prompt 'query' before every text",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"do_lower_case": True},
+            ValueError,
+            "do_lower_case=True is not supported",
+        ),
+        (
             "1_Pooling/config.json",
             {"pooling_mode_max_tokens": True},
             ValueError,
@@ -95,4 +107,36 @@ def test_without_a_recipe_or_a_tokenizer(directory):
         pretrained.load_sentence_encoder(directory)
     (directory / "modules.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no modules\.json"):
+        pretrained.load_sentence_encoder(directory)
+
+
+def test_the_files_of_other_families_are_read_and_the_table_is_the_limit(directory):
+    body = directory / "sentence_bert_config.json"
+    body.rename(directory / "sentence_roberta_config.json")
+    assert pretrained.load_sentence_encoder(directory).max_length == 4
+    (directory / "sentence_roberta_config.json").unlink()
+    assert pretrained.load_sentence_encoder(directory).max_length == 8
+
+
+def test_what_is_no_list_of_texts(directory):
+    encoder = pretrained.load_sentence_encoder(directory)
+    with pytest.raises(ValueError, match=r"texts must be a list of texts, got one text: pass \['a b'\]"):
+        encoder("a b")
+    with pytest.raises(ValueError, match="batch_size is at least 1, got -1"):
+        encoder(TEXTS, batch_size=-1)
+
+
+def test_the_tokenizer_that_was_passed_stays_as_it_was(directory):
+    encoder = pretrained.load_sentence_encoder(directory)
+    encoder(TEXTS)
+    assert encoder.tokenizer.truncation is None
+
+
+def test_a_model_with_a_head_gives_no_vectors(directory):
+    config = dataclasses.replace(CONFIG, architecture="BertForMaskedLM")
+    model = nn.functionalize(nn.MaskedLanguageModel, config.model)
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    pretrained.save(directory / "body", model.init(jax.random.key(0)), config, tokenizer)
+    (directory / "modules.json").write_text(json.dumps([{**STEPS[0], "path": "body"}, *STEPS[1:]]))
+    with pytest.raises(ValueError, match="is a BertForMaskedLM, wanted an encoder without a head"):
         pretrained.load_sentence_encoder(directory)

@@ -1,22 +1,18 @@
 """Data sets of the Hugging Face hub, with an answer within seconds when the hub cannot be reached."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import datasets
 import huggingface_hub
 
+from tfm_jax.hub import HubUnavailableError, why_unreachable
+
 __all__ = ["HubUnavailableError", "load_hub"]
 
-_TIMEOUT = 5.0  # seconds
 # The base of the hub's own error is that of all errors of its http client, whichever client that is.
 _TROUBLE = (ConnectionError, TimeoutError, huggingface_hub.errors.HfHubHTTPError.__bases__[0])
-
-
-class HubUnavailableError(ConnectionError):
-    """The hub cannot be reached, and the data set is not in the local cache."""
 
 
 def load_hub(
@@ -64,27 +60,8 @@ def _why_unreachable(name: str) -> str | None:
     """Ask the hub for the data set; None if it answers that it has it."""
     if huggingface_hub.is_offline_mode() or datasets.config.HF_HUB_OFFLINE:
         return "offline mode: HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            # One small field: a full answer, with all files, may take the hub longer than the timeout.
-            huggingface_hub.HfApi().dataset_info(name, timeout=_TIMEOUT, expand=["sha"])
-            answers.append(None)
-        except Exception as error:
-            answers.append(error)
-
-    # The timeout does not cover the look-up of the host's name, which may hang for longer; the thread does.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_TIMEOUT + 1)
-    if not answers:
-        return f"no answer within {_TIMEOUT:.0f} seconds"
-    error = answers[0]
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403, 404) or isinstance(error, huggingface_hub.errors.HFValidationError):
-        raise _not_there(name, error) from error
-    return None if error is None else f"{type(error).__name__}: {error}"
+    info = huggingface_hub.HfApi().dataset_info
+    return why_unreachable(info, name, lambda error: _not_there(name, error))
 
 
 def _not_there(name: str, error: Exception) -> ValueError:

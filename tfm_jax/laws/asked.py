@@ -10,7 +10,7 @@ import numpy as np
 
 from tfm_jax.laws.law import Broken
 
-__all__ = ["Asked", "Refused", "of_shape"]
+__all__ = ["Asked", "Refused", "of_parts", "of_shape"]
 
 
 class Refused(Exception):
@@ -71,6 +71,14 @@ class Asked:
             if isinstance(error, ValueError | TypeError | RuntimeError):
                 raise Refused(said) from error
             raise Broken(f"raised {said}") from error
+
+
+def of_parts(out: Any, names: str) -> tuple[Any, ...]:
+    """The parts of an output, such as "sum, weight"; raises ``Broken`` where it has not so many."""
+    n = len(names.split(", "))
+    if not isinstance(out, tuple | list) or len(out) != n:
+        raise Broken(f"got {type(out).__name__} {out if np.ndim(out) == 0 else ''}, wanted ({names})")
+    return tuple(out)
 
 
 def of_shape(out: np.ndarray, wanted: tuple[int, ...], letters: str) -> np.ndarray:

@@ -135,9 +135,12 @@ def each_draws_its_own(attend: AttentionDropoutAsked, x: AttentionCase) -> None:
     """No two rows of the batch, heads or queries share what they drop."""
     dropped = attend.weights(x) == 0
     for axis, what in enumerate(("rows of the batch", "heads", "queries")):
-        parts = np.moveaxis(dropped, axis, 0)
+        parts = np.moveaxis(dropped, axis, 0).reshape(dropped.shape[axis], -1)
         if (parts == parts[:1]).all():
             raise Broken(f"weights dropped: got the same ones for all {len(parts)} {what}")
+        # Of 128 weights two draws are the same with a probability of 1e-36.
+        if parts.shape[1] >= 128 and len(np.unique(parts, axis=0)) < len(parts):
+            raise Broken(f"weights dropped: got the same ones for two of {len(parts)} {what}")
 
 
 @law(cases().map(never_empty))

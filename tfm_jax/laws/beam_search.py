@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.asked import Asked
+from tfm_jax.laws.asked import Asked, of_parts
 from tfm_jax.laws.case import SEEDS
 from tfm_jax.laws.law import Broken, Suite, law, same, show
 
@@ -79,8 +79,8 @@ class BeamAsked(Asked):
     def __call__(self, x: BeamCase) -> tuple[np.ndarray, np.ndarray]:
         """The outputs that there are, [n, T], and their scores [n]."""
         T, V, _ = x.log_probs.shape
-        call = lambda: tuple(map(np.asarray, self.function(jnp.asarray(x.log_probs), x.beams, x.alpha)))
-        tokens, scores = self.given(call)
+        call = lambda: self.function(jnp.asarray(x.log_probs), x.beams, x.alpha)
+        tokens, scores = map(np.asarray, of_parts(self.given(call), "tokens, scores"))
         if tokens.ndim != 2 or tokens.shape[1] != T or scores.shape != tokens.shape[:1]:
             got = f"{list(tokens.shape)} and {list(scores.shape)}"
             raise Broken(f"shapes: got {got}, wanted [n, T = {T}] and [n]")

@@ -113,6 +113,7 @@ def begins_empty(read: CacheAsked, x: CacheCase) -> None:
 @law(cases(splits=TOO_MANY))
 def overflow(read: CacheAsked, x: CacheCase) -> None:
     """More tokens than there is room for are an error, or nan, or remembered; none is lost in silence."""
+    read(x.tokens[:, :1], (1,))  # what refuses everything is not asked
     try:
         got = read(x.tokens, x.pieces)
     except Refused:

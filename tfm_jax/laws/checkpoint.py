@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.asked import Asked
+from tfm_jax.laws.asked import Asked, of_parts
 from tfm_jax.laws.case import SEEDS
 from tfm_jax.laws.law import Broken, Suite, law, same
 from tfm_jax.laws.tokens_case import IDS
@@ -43,7 +43,7 @@ class SavedAsked(Asked):
     def __call__(self, x: SavedCase, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The outputs before and after."""
         key = jax.random.key(x.seed if seed is None else seed)
-        return super().__call__(key, x.tokens)
+        return of_parts(super().__call__(key, x.tokens), "outputs before, outputs after")
 
 
 @law(cases())

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.asked import Asked, of_shape
+from tfm_jax.laws.asked import Asked, of_parts, of_shape
 from tfm_jax.laws.case import SEEDS, Seeded
 from tfm_jax.laws.law import TOLERANCE, Broken, Suite, law, same, show
 
@@ -71,7 +71,8 @@ class CrossEntropyAsked(Asked):
         self, logits: Any, labels: Any, weights: Any = None, smoothing: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """(sum, weight), two scalars; raises ``Refused`` for what the function raises."""
-        total, weight = super().__call__(logits, labels, weights, smoothing)
+        out = super().__call__(logits, labels, weights, smoothing)
+        total, weight = of_parts(out, "sum, weight")
         return of_shape(total, (), "the sum, a scalar"), of_shape(weight, (), "the weight, a scalar")
 
     @functools.cached_property

@@ -92,7 +92,7 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
 
     Args:
       got: what the function gave.
-      wanted: what the law says.
+      wanted: what the law says: an array of the same shape, or one number for all.
       atol: how far apart two numbers may be, beside a relative ``atol``; 0 is exactly equal.
       what: the name of it in the message.
 
@@ -100,9 +100,11 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
       Nothing.
 
     Raises:
-      Broken: with both in few digits.
+      Broken: with both in few digits, or both shapes.
     """
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    if wanted.ndim and wanted.shape != got.shape:
+        raise Broken(f"{what}: got shape {list(got.shape)}, wanted {list(wanted.shape)}")
     wanted = np.broadcast_to(wanted, got.shape)
     if not np.allclose(got, wanted, rtol=atol, atol=atol, equal_nan=True):
         apart = np.where(np.isfinite(got) & np.isfinite(wanted), np.abs(got - wanted), got != wanted)

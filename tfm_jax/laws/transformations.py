@@ -43,15 +43,19 @@ class PureAsked(Asked):
 
     Args:
       function: takes arrays, gives an array or a pytree of arrays. Slopes are by those of its arguments that
-        are float, of a sum of its float outputs in which each of their numbers has a weight of its own.
+        are float, of a sum of its float outputs in which each number has a weight by its place in the last
+        two axes.
     """
 
-    def under(self, transform: Callable[[Function], Function]) -> dict[str, Function]:
-        """The values under a transformation, and the slopes through and within it; made once."""
-        return _under(self.function, transform)
+    def __init__(self, function: Function):
+        super().__init__(lambda *arrays: function(*arrays))  # what JAX transforms must have a hash
+
+    @functools.cached_property
+    def under(self) -> Callable[[Callable[[Function], Function]], dict[str, Function]]:
+        """(transformation) -> the values under it, and the slopes through and within it; made once."""
+        return functools.cache(functools.partial(_under, self.function))
 
 
-@functools.lru_cache(maxsize=32)  # several laws want the same
 def _under(function: Function, transform: Callable[[Function], Function]) -> dict[str, Function]:
     outside = slopes(transform(function))
     return {

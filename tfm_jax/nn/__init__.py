@@ -19,13 +19,14 @@ from tfm_jax.nn.config import (
     paper_big,
 )
 from tfm_jax.nn.embedding import Embedding, PatchEmbedding
+from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.functional import Pure, functionalize
 from tfm_jax.nn.heads import ClassificationHead, LanguageModelHead
 from tfm_jax.nn.linear import Linear, Norm
 from tfm_jax.nn.masked import MaskedLanguageModel
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
-from tfm_jax.nn.transformer import Decoder, Encoder, EncoderDecoder
+from tfm_jax.nn.transformer import Decoder, EncoderDecoder
 
 __all__ = [
     "Alibi",

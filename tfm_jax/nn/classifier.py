@@ -5,8 +5,8 @@ from typing import Literal
 from flax import nnx
 
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.heads import ClassificationHead
-from tfm_jax.nn.transformer import Encoder
 from tfm_jax.ops import masks
 from tfm_jax.types import Array, Key
 

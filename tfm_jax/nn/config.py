@@ -1,5 +1,6 @@
 """The variants of the Transformer as frozen values, and the one ``Config`` that holds them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,7 +177,7 @@ class Config:
       token_types: how many kinds of tokens an ``Encoder`` tells apart by a learned vector each (BERT has 2).
       tie_embeddings: the output projection is the (target) embedding, transposed.
       share_embeddings: source and target of an ``EncoderDecoder`` use one embedding.
-      logits_scale: what the output projection is multiplied by (T5: D ** -0.5).
+      logits_scale: what the output projection of a decoder is multiplied by (T5: D ** -0.5).
       logits_bias: a learned bias a token on the logits of a decoder (BART, Marian).
       patches: read images instead of tokens.
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
@@ -191,7 +192,7 @@ class Config:
 
     Raises:
       ValueError: for a size below 1, heads that do not divide, an odd dimension under ``Rope`` or
-        ``Sinusoidal``, a rate out of range, an unknown choice.
+        ``Sinusoidal``, a rate out of range, a scale that is not finite, an unknown choice.
     """
 
     vocab_size: int = 0
@@ -243,6 +244,9 @@ class Config:
         for name in ("vocab_size", "token_types"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("attention_scale", "logits_scale"):
+            if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}; "

@@ -5,9 +5,9 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.nn.linear import Linear, Norm
-from tfm_jax.nn.transformer import Encoder
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 

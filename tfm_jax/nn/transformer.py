@@ -1,4 +1,4 @@
-"""The models: encoder, decoder, encoder-decoder."""
+"""The models that write: decoder, encoder-decoder."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from flax import nnx
 
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.embedding import Embedding, PatchEmbedding
+from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.incremental import Cache, Incremental, memory_mask_of, output_head
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
@@ -15,7 +15,7 @@ from tfm_jax.ops.mask_parts import Padding, Prefix
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
-__all__ = ["Decoder", "Encoder", "EncoderDecoder"]
+__all__ = ["Decoder", "EncoderDecoder"]
 
 Weights = dict[str, Array]
 CAUSAL = masks.causal()
@@ -41,51 +41,6 @@ def _beside(causal: Mask, window: int | None, mask: Mask | Array | None, tokens:
             "causal=masks.causal() | masks.prefix(n)"
         )
     return causal & mask
-
-
-class Encoder(nnx.Module):
-    """Tokens or images in, vectors made distinct by their context out.
-
-    Args:
-      config: the sizes and variants; ``patches`` makes it read images. One with a ``window`` is refused.
-      rngs: draws the parameters.
-    """
-
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        if config.window is not None:
-            raise ValueError(
-                "window is of decoders; pass an Encoder a mask, such as masks.window(left, right)"
-            )
-        embedding = Embedding if config.patches is None else PatchEmbedding
-        self.embedding = embedding(config, rngs=rngs)
-        self.stack = EncoderStack(config, rngs=rngs)
-
-    def __call__(
-        self,
-        inputs: Array,
-        mask: Mask | Array | None = None,
-        *,
-        token_types: Array | None = None,
-        positions: Array | None = None,
-        key: Key | None = None,
-        return_weights: bool = False,
-    ) -> Array | tuple[Array, Weights]:
-        """Encodes.
-
-        Args:
-          inputs: int tokens [..., T], or images [..., height, width, channels].
-          mask: True = may attend, such as ``masks.padding(valid)``.
-          token_types: int [..., T] or [T], below ``config.token_types``; None is type 0 for all.
-          positions: int [..., T] or [T]; None counts from 0.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights too.
-
-        Returns:
-          hidden [..., T, D]; with ``return_weights``, ``(hidden, {"encoder": [L, ..., N, T, T]})``.
-        """
-        x = self.embedding(inputs) if token_types is None else self.embedding(inputs, token_types)
-        hidden, weights = self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
-        return (hidden, {"encoder": weights["self"]}) if return_weights else hidden
 
 
 class Decoder(Incremental):

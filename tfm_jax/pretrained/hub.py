@@ -1,20 +1,16 @@
 """Checkpoints of the Hugging Face hub, with an answer within seconds when the hub cannot be reached."""
 
 import re
-import threading
 from pathlib import Path
 
 import huggingface_hub
 
+from tfm_jax.hub import HubUnavailableError, why_unreachable
+
 __all__ = ["HubUnavailableError", "directory_of"]
 
-_TIMEOUT = 5.0  # seconds
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
 _PICKLES = ["*.bin"]
-
-
-class HubUnavailableError(ConnectionError):
-    """The hub cannot be reached, and the checkpoint is not in the local cache."""
 
 
 def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> Path:
@@ -56,26 +52,8 @@ def _why_unreachable(name: str) -> str | None:
     """Ask the hub for the repository; None if it answers that it has it."""
     if huggingface_hub.is_offline_mode():
         return "offline mode: HF_HUB_OFFLINE is set"
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            huggingface_hub.HfApi().model_info(name, timeout=_TIMEOUT, expand=["sha"])
-            answers.append(None)
-        except Exception as error:
-            answers.append(error)
-
-    # The timeout does not cover the look-up of the host's name, which may hang for longer; the thread does.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_TIMEOUT + 1)
-    if not answers:
-        return f"no answer within {_TIMEOUT:.0f} seconds"
-    error = answers[0]
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403, 404) or isinstance(error, huggingface_hub.errors.HFValidationError):
-        raise ValueError(
-            f"the Hugging Face hub has no model {name!r} that may be read (mistyped, private, or in need of "
-            f"a login: hf auth login), and there is no such directory here: {error}"
-        ) from error
-    return None if error is None else f"{type(error).__name__}: {error}"
+    not_there = lambda error: ValueError(
+        f"the Hugging Face hub has no model {name!r} that may be read (mistyped, private, or in need of "
+        f"a login: hf auth login), and there is no such directory here: {error}"
+    )
+    return why_unreachable(huggingface_hub.HfApi().model_info, name, not_there)

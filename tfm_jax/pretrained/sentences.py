@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
+from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
+from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
+from tfm_jax.pretrained.settings import wanted
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
@@ -47,13 +51,24 @@ class SentenceEncoder:
     normalize: bool = True
     max_length: int = 256
 
-    def __post_init__(self):
-        self.tokenizer.enable_truncation(self.max_length)
-        self.tokenizer.no_padding()
+    @functools.cached_property
+    def _own_tokenizer(self) -> tokenizers.Tokenizer:
+        """A copy that cuts texts: the caller's stays as it is."""
+        own = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
+        own.enable_truncation(self.max_length)
+        own.no_padding()
+        return own
 
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
+
+        Of no texts they are [0, 0]. One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"texts must be a list of texts, got one text: pass [{texts[:20]!r}]")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+        ids = [encoding.ids for encoding in self._own_tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         vectors = [np.zeros(0, np.float32)] * len(ids)
         for start in range(0, len(order), batch_size):
@@ -104,7 +119,8 @@ def load_sentence_encoder(
 
     Raises:
       FileNotFoundError: where there is no ``modules.json``, or no tokenizer.
-      ValueError: for a step or a pooling other than the mean, the first token and normalization; as ``load``.
+      ValueError: for a step or a pooling other than the mean, the first token and normalization; for a prompt
+        before every text, or lower case apart from the tokenizer's; for a model with a head; as ``load``.
     """
     directory = directory_of(path_or_repo_id)
     path = directory / "modules.json"
@@ -118,19 +134,40 @@ def load_sentence_encoder(
     if any(Path(folder).is_absolute() or ".." in Path(folder).parts for folder in folders):
         raise ValueError(f"{path} names directories that are not in its own: {folders}")
     body = directory / folders[0]
-    model, params, _, tokenizer = load(body, dtype)
+    _check_options(directory, body)
+    model, params, config, tokenizer = load(body, dtype)
+    if known(config.architecture).architectures[config.architecture].module is not nn.Encoder:
+        raise ValueError(
+            f"{body} is a {config.architecture}, wanted an encoder without a head, such as BertModel"
+        )
     if tokenizer is None:
         raise FileNotFoundError(f"there is no tokenizer in {body}")
-    sizes = body / "sentence_bert_config.json"
-    options = read_json(sizes) if sizes.is_file() else {}
+    positions = config.model.positions
+    table = positions.max_length if isinstance(positions, nn.Learned) else math.inf
     return SentenceEncoder(
         model,
         params,
         tokenizer,
         pooling=_pooling(read_json(directory / folders[1] / "config.json")),
         normalize=kinds[2:] == ["Normalize"],
-        max_length=options.get("max_seq_length") or 512,
+        max_length=min(_body_options(body).get("max_seq_length") or 512, table),
     )
+
+
+def _body_options(body: Path) -> dict[str, Any]:
+    """What ``sentence_bert_config.json`` says, or the file of another family's name."""
+    files = sorted(body.glob("sentence_*_config.json"))
+    return read_json(files[0]) if files else {}
+
+
+def _check_options(directory: Path, body: Path) -> None:
+    """Raises for what would change the vectors, and is not done here."""
+    wanted(_body_options(body), do_lower_case=False)
+    path = directory / "config_sentence_transformers.json"
+    settings = read_json(path) if path.is_file() else {}
+    name = settings.get("default_prompt_name")
+    if name is not None and (settings.get("prompts") or {}).get(name):
+        raise ValueError(f"{path} puts the prompt {name!r} before every text, which is not supported")
 
 
 def _pooling(settings: dict[str, Any]) -> str:

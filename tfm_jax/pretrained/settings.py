@@ -38,10 +38,12 @@ def wanted(settings: Mapping[str, Any], **values: Any) -> None:
 def rope_of(settings: Mapping[str, Any]) -> Rope:
     """The rotation that settings of version 5 (``rope_parameters``) or older ask for."""
     new, old = settings.get("rope_parameters") or {}, settings.get("rope_scaling") or {}
-    kind = new.get("rope_type") or old.get("rope_type") or old.get("type") or "default"
-    if kind != "default":
-        raise ValueError(f"rope_type={kind!r} is not supported, only 'default'")
-    wanted(new | settings, partial_rotary_factor=1.0)
+    for said in (new, old):
+        wanted(said, rope_type="default", type="default")
+        if unknown := said.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
+            raise ValueError(f"what rotary positions are told is not supported: {sorted(unknown)}")
+    for said in (settings, new, old):
+        wanted(said, partial_rotary_factor=1.0)
     return Rope(float(new.get("rope_theta") or settings.get("rope_theta") or 10_000.0), pairing="half")
 
 

@@ -33,4 +33,9 @@ def family_of(settings: Mapping[str, Any], source: object) -> tuple[str, Family]
     names = settings.get("architectures")
     if not isinstance(names, list) or len(names) != 1:
         raise ValueError(f"{source} must name one architecture, got architectures={names!r}")
-    return str(names[0]), known(str(names[0]))
+    family, kind = known(str(names[0])), settings.get("model_type")
+    if kind not in (None, family.model_type):
+        raise ValueError(
+            f"{source}: a {names[0]} of model_type={kind!r} is not known, only {family.model_type!r}"
+        )
+    return str(names[0]), family

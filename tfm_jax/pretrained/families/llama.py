@@ -72,6 +72,10 @@ def names(config: nn.Config) -> list[Entry]:
     ]
 
 
+WINDOW = 4096
+"""Of files that do not say one; those that mean none say null."""
+
+
 def _llama(settings: Mapping[str, Any]) -> nn.Config:
     wanted(settings, mlp_bias=False, pretraining_tp=1)
     return _config_of(settings, attention_bias=settings.get("attention_bias", False))
@@ -82,7 +86,7 @@ def _llama_settings(config: nn.Config) -> dict[str, Any]:
 
 
 def _mistral(settings: Mapping[str, Any]) -> nn.Config:
-    return _config_of(settings, window=settings.get("sliding_window"))
+    return _config_of(settings, window=settings.get("sliding_window", WINDOW))
 
 
 def _mistral_settings(config: nn.Config) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def _window(settings: Mapping[str, Any]) -> int | None:
     """Qwen's layers look back by a window or not, from some layer on; ours are all alike."""
     if not settings.get("use_sliding_window", False):
         return None
-    L, window = settings["num_hidden_layers"], settings.get("sliding_window")
+    L, window = settings["num_hidden_layers"], settings.get("sliding_window", WINDOW)
     first = settings.get("max_window_layers", 28)
     default = ["sliding_attention" if i >= first else "full_attention" for i in range(L)]
     kinds = set(settings.get("layer_types") or default)

@@ -68,7 +68,7 @@ def settings_of(config: nn.Config) -> dict[str, Any]:
         "relative_attention_max_distance": relative.max_distance,
         "feed_forward_proj": f"gated-{name}" if gated else name,
         "scale_decoder_outputs": scaled,
-        "tie_word_embeddings": scaled,
+        "tie_word_embeddings": config.tie_embeddings,
         "dropout_rate": config.dropout_rate,
         "is_encoder_decoder": True,
     }
