@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax import pytrees
 from tfm_jax.ops import sampling, sampling_arguments
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.types import Array
@@ -82,10 +83,6 @@ def as_pytrees(
     return (*shortest, *map(wrap, processors))
 
 
-def _static():
-    return dataclasses.field(metadata={"static": True})
-
-
 def _check_number(processor: Processor, name: str, wanted: str) -> None:
     # JAX puts tracers and other objects in where it takes a pytree apart and builds it again.
     value = getattr(processor, name)
@@ -93,7 +90,7 @@ def _check_number(processor: Processor, name: str, wanted: str) -> None:
         sampling_arguments.check_range(type(processor).__name__, name, value, wanted)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Temperature:
     """Logits divided by t: ``ops.temperature``.
@@ -115,7 +112,7 @@ class Temperature:
         return sampling.temperature(logits, self.t)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TopK:
     """The k likeliest tokens only: ``ops.top_k``.
@@ -127,7 +124,7 @@ class TopK:
       ValueError: k is not a Python integer of at least 1.
     """
 
-    k: int = _static()
+    k: int = pytrees.static()
 
     def __post_init__(self):
         sampling_arguments.check_count("TopK", "k", self.k, 1)
@@ -137,7 +134,7 @@ class TopK:
         return sampling.top_k(logits, self.k)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TopP:
     """The fewest most likely tokens that together have probability p (nucleus sampling): ``ops.top_p``.
@@ -159,7 +156,7 @@ class TopP:
         return sampling.top_p(logits, self.p)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MinP:
     """The tokens at least p times as likely as the likeliest: ``ops.min_p``.
@@ -181,7 +178,7 @@ class MinP:
         return sampling.min_p(logits, self.p)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class RepetitionPenalty:
     """Tokens of the row so far, the prompt's too, made less likely by a factor: ``ops.repetition_penalty``.
@@ -202,7 +199,7 @@ class RepetitionPenalty:
         return sampling.repetition_penalty(logits, _counts(logits, context) > 0, self.penalty)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class FrequencyPenalty:
     """Less ``penalty`` for each time a token is in the row so far, prompt and all: ``ops.frequency_penalty``.
@@ -223,7 +220,7 @@ class FrequencyPenalty:
         return sampling.frequency_penalty(logits, _counts(logits, context), self.penalty)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class NoRepeatNgram:
     """No n tokens twice in a row of tokens, the prompt's counted: ``ops.no_repeat_ngram``.
@@ -235,7 +232,7 @@ class NoRepeatNgram:
       ValueError: n is not a Python integer of at least 1.
     """
 
-    n: int = _static()
+    n: int = pytrees.static()
 
     def __post_init__(self):
         sampling_arguments.check_count("NoRepeatNgram", "n", self.n, 1)
@@ -244,7 +241,7 @@ class NoRepeatNgram:
         return sampling.no_repeat_ngram(logits, context.tokens, context.length, self.n)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MinLength:
     """Closes the end tokens until what is generated has n tokens, the end token counted, the prompt not.
@@ -261,8 +258,8 @@ class MinLength:
       ValueError: n is not a Python integer of at least 0, or ``end_ids`` is not a tuple of such.
     """
 
-    n: int = _static()
-    end_ids: tuple[int, ...] = _static()
+    n: int = pytrees.static()
+    end_ids: tuple[int, ...] = pytrees.static()
 
     def __post_init__(self):
         sampling_arguments.check_count("MinLength", "n", self.n, 0)

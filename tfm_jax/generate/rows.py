@@ -11,6 +11,7 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax import pytrees
 from tfm_jax.generate.processors import Context
 from tfm_jax.ops import sampling
 from tfm_jax.types import Array
@@ -126,12 +127,12 @@ class Row:
         return text[: len(text) - max(held, default=0)]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class OnlyBelow:
     """A processor that closes the ids from n on, which the model has and the tokenizer has not."""
 
-    n: int = dataclasses.field(metadata={"static": True})
+    n: int = pytrees.static()
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tfm_jax import pytrees
 from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
@@ -24,7 +24,7 @@ __all__ = ["Cache", "Incremental", "align", "memory_mask_of", "output_head"]
 Read = Callable[..., tuple[Array, "Cache"]]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Cache:
     """What a decoder remembers of the tokens that it has read. A pytree.

@@ -16,6 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from tfm_jax import pytrees
 from tfm_jax.ops import masks
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.masks import Mask
@@ -24,7 +25,7 @@ from tfm_jax.types import Array
 __all__ = ["Slots", "advance", "append", "has_room", "init_slots", "next_positions", "seen_mask"]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Slots:
     """Which token stands in which slot of a cache. A pytree.
@@ -37,7 +38,7 @@ class Slots:
 
     positions: Array
     length: Array
-    rolling: bool = dataclasses.field(metadata={"static": True})
+    rolling: bool = pytrees.static()
 
 
 def init_slots(batch: tuple[int, ...], capacity: int, *, rolling: bool = False) -> Slots:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax import pytrees
 from tfm_jax.ops.grid import Grid, Span
 from tfm_jax.ops.mask_arrays import Sizes, booleans, brackets, place
 from tfm_jax.ops.mask_drawing import drawing
@@ -178,7 +179,7 @@ class Mask:
 def node(cls: type) -> type:
     """Makes a class of mask a frozen dataclass and a pytree."""
     # eq=False: arrays do not compare to one bool. repr=False: Mask draws.
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
+    return pytrees.register(dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
 
 
 @node
@@ -258,7 +259,7 @@ class Dense(Part):
     """A boolean array: [..., T, S], or [..., N, T, S] if ``per_head``; None: its rank tells, once read."""
 
     array: Any
-    per_head: bool | None = dataclasses.field(default=None, metadata={"static": True})
+    per_head: bool | None = pytrees.static(default=None)
 
     def arrays(self, batch_rank: int | None) -> Iterator[tuple[Mask, str, str]]:
         per_head = self.per_head

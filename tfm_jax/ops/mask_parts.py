@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax import pytrees
 from tfm_jax.ops.grid import Grid, Span
 from tfm_jax.ops.mask_algebra import Mask, Part, node
 from tfm_jax.ops.mask_arrays import Sizes, at_hand, place
@@ -79,8 +80,8 @@ class Causal(_Positional):
 class Window(_Positional):
     """offset + i - left <= key j <= offset + i + right, for query i; a side that is None has no limit."""
 
-    left: int | None = dataclasses.field(default=None, metadata={"static": True})
-    right: int | None = dataclasses.field(default=None, metadata={"static": True})
+    left: int | None = pytrees.static(default=None)
+    right: int | None = pytrees.static(default=None)
     offset: Any = None
 
     def evaluate(self, sizes: Sizes) -> Array:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tfm_jax import pytrees
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["TrainState", "init_state"]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything that a step changes or needs: save it, restore it, and training goes on as if never stopped.

@@ -1,0 +1,75 @@
+"""Pytrees are told apart by their class: what ``jit`` compiled for one never runs on another."""
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tfm_jax
+from tfm_jax import pytrees
+
+
+@pytrees.register
+@dataclasses.dataclass(frozen=True)
+class Line:
+    slope: object
+    name: str = pytrees.static()
+    start: object = 0
+
+
+def all_pytrees():
+    """An instance of each of the package's dataclasses that are pytrees, each of its fields the same."""
+    for module in pkgutil.walk_packages(tfm_jax.__path__, "tfm_jax."):
+        if module.name.endswith("__main__"):
+            continue
+        for cls in vars(importlib.import_module(module.name)).values():
+            its_own = isinstance(cls, type) and cls.__module__ == module.name
+            if its_own and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
+                instance = object.__new__(cls)
+                for field in dataclasses.fields(cls):
+                    object.__setattr__(instance, field.name, 1)
+                if not jax.tree_util.all_leaves([instance]):
+                    yield instance
+
+
+def test_no_two_classes_of_the_package_have_one_structure():
+    instances = list(all_pytrees())
+    names = {type(x).__name__ for x in instances}
+    assert {"And", "Or", "Window", "Padding", "TopP", "MinP", "Slots", "TrainState", "OnlyBelow"} <= names
+    for x, y in itertools.combinations(instances, 2):
+        assert jax.tree.structure(x) != jax.tree.structure(y), f"{type(x)} is taken for {type(y)}"
+
+
+def test_jit_runs_each_class_its_own_program():
+    # Enough classes that equal structures would meet in the hash table of jit's programs.
+    classes = [
+        pytrees.register(dataclasses.make_dataclass(f"Value{i}", ["x"], namespace={"i": i}))
+        for i in range(50)
+    ]
+    scaled = jax.jit(lambda value: value.x * value.i)
+    for cls in classes:
+        assert scaled(cls(jnp.float32(2))) == 2 * cls.i
+
+
+@given(st.integers(), st.text(max_size=3), st.integers())
+def test_leaves_and_structure_make_the_value_again(slope, name, start):
+    line = Line(slope, name, start)
+    leaves, structure = jax.tree.flatten(line)
+    assert leaves == [slope, start]
+    assert jax.tree.unflatten(structure, leaves) == line
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(line)]
+    assert paths == [".slope", ".start"]
+    assert jax.tree.structure(Line(slope, name + "'", start)) != structure
+    assert jax.tree.structure(Line((slope,), name, start)) != structure
+
+
+def test_what_is_no_dataclass_is_refused():
+    with pytest.raises(TypeError, match="dataclass"):
+        pytrees.register(int)
