@@ -70,6 +70,8 @@ def test_leaves_and_structure_make_the_value_again(slope, name, start):
     assert jax.tree.structure(Line((slope,), name, start)) != structure
 
 
-def test_what_is_no_dataclass_is_refused():
+def test_what_is_no_dataclass_or_a_pytree_already_is_refused():
     with pytest.raises(TypeError, match="dataclass"):
         pytrees.register(int)
+    with pytest.raises(ValueError, match="Line"):
+        pytrees.register(Line)

@@ -11,23 +11,35 @@ T = TypeVar("T")
 
 
 def static(**kwargs) -> dataclasses.Field:
-    """A field of a pytree that is part of what is compiled, not a leaf: sizes, ids, names."""
+    """A field of a pytree that is part of what is compiled, not a leaf: sizes, ids, names.
+
+    Equivalent to::
+
+        dataclasses.field(metadata={"static": True}, **kwargs)
+
+    Args:
+      kwargs: of ``dataclasses.field``, such as ``default``; not its ``metadata``.
+
+    Returns:
+      The field. Its values must be hashable and compare to one bool: arrays are not.
+    """
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 def register(cls: type[T]) -> type[T]:
     """Makes a dataclass a pytree: its fields are children, those made by ``static`` are not.
 
-    In the place of ``jax.tree_util.register_dataclass``, which gives two classes with the same names of
-    fields structures that are equal although their hashes differ (as of jax 0.10 and 0.12). ``jit`` looks
-    programs up by structure: now and then, as their hashes fall, it runs one class's program on the other.
+    In the place of ``jax.tree_util.register_dataclass``, which gives two classes with as many children and
+    the same static values structures that are equal, whatever their names, although their hashes differ (as
+    of jax 0.10 and 0.12). ``jit`` looks programs up by structure: now and then, as their hashes fall, it runs
+    one class's program on the other.
 
     Equivalent to::
 
-        jax.tree_util.register_dataclass(cls)
+        jax.tree_util.register_dataclass(cls)      # but for the structures
 
     Args:
-      cls: a dataclass.
+      cls: a dataclass whose constructor takes each of its fields.
 
     Returns:
       ``cls`` itself, for use as a decorator. Two instances have equal structures only where their classes are
@@ -35,6 +47,7 @@ def register(cls: type[T]) -> type[T]:
 
     Raises:
       TypeError: ``cls`` is not a dataclass.
+      ValueError: ``cls`` is a pytree already.
     """
     fields = dataclasses.fields(cls)
     statics = tuple(f.name for f in fields if f.metadata.get("static"))
