@@ -23,6 +23,7 @@ BATCH, LENGTH, SOURCE = 2, 48, 32
 V = 8000
 SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1024, "vocab_size": V}
 DECODER = SMALL | {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64}
+DISTILLED = {"vocab_size": V, "dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1024}
 ENCODER = SMALL | {"num_attention_heads": 12}
 PAIR = {
     "vocab_size": V,
@@ -41,8 +42,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "Qwen2ForCausalLM": {name: x for name, x in DECODER.items() if name != "head_dim"},
     "Qwen3ForCausalLM": DECODER | {"tie_word_embeddings": True},
     "BertForMaskedLM": ENCODER,
+    "BertForSequenceClassification": ENCODER | {"num_labels": 3},
+    "BertForTokenClassification": ENCODER | {"num_labels": 9},
     "RobertaForMaskedLM": ENCODER,
-    "DistilBertForMaskedLM": {"vocab_size": V, "dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1024},
+    "RobertaForSequenceClassification": ENCODER | {"num_labels": 3},
+    "RobertaForTokenClassification": ENCODER | {"num_labels": 9},
+    "DistilBertForMaskedLM": DISTILLED,
+    "DistilBertForSequenceClassification": DISTILLED | {"num_labels": 3},
+    "DistilBertForTokenClassification": DISTILLED | {"num_labels": 9},
     "T5ForConditionalGeneration": T5,
     "T5ForConditionalGeneration (1.1)": T5
     | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},

@@ -88,6 +88,10 @@ QWEN3 = {
 }
 
 
+SEQUENCES, TOKENS = "ForSequenceClassification", "ForTokenClassification"
+NAMED = {0: "good", 1: "bad", 2: "so so"}
+
+
 def _bert(kind, model, **fields):
     common = {"vocab_size": 21, "intermediate_size": 11, "pad_token_id": 1}
     sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2}
@@ -107,11 +111,38 @@ BERT = {
         layer_norm_eps=1e-3,
     ),
     "body": _bert("Bert", "Model", hidden_size=7, num_attention_heads=1, num_hidden_layers=3),
+    "sequences": _bert("Bert", SEQUENCES, id2label=NAMED, label2id={"good": 0, "bad": 1, "so so": 2}),
+    "sequences, several labels": _bert(
+        "Bert",
+        SEQUENCES,
+        hidden_size=10,
+        num_attention_heads=5,
+        num_labels=4,
+        problem_type="multi_label_classification",
+    ),
+    "sequences, a number": _bert(
+        "Bert",
+        SEQUENCES,
+        hidden_size=15,
+        num_labels=1,
+        problem_type="regression",
+        type_vocab_size=1,
+        classifier_dropout=0.3,
+    ),
+    "tokens": _bert("Bert", TOKENS, num_labels=5),
+    "tokens, relu": _bert("Bert", TOKENS, hidden_size=10, num_attention_heads=5, hidden_act="relu"),
+    "tokens, named": _bert("Bert", TOKENS, hidden_size=7, num_attention_heads=1, id2label=NAMED),
 }
 ROBERTA = {
     "masked": _bert("Roberta", "ForMaskedLM", max_position_embeddings=18, type_vocab_size=1),
     "masked, gelu_new": _bert("Roberta", "ForMaskedLM", hidden_size=15, hidden_act="gelu_new"),
     "body": _bert("Roberta", "Model", hidden_size=8, num_attention_heads=2, num_hidden_layers=1),
+    "sequences": _bert("Roberta", SEQUENCES, num_labels=3, type_vocab_size=1),
+    "sequences, named": _bert("Roberta", SEQUENCES, hidden_size=15, id2label=NAMED, classifier_dropout=0.3),
+    "sequences, one head": _bert("Roberta", SEQUENCES, hidden_size=7, num_attention_heads=1),
+    "tokens": _bert("Roberta", TOKENS, num_labels=5, type_vocab_size=1),
+    "tokens, named": _bert("Roberta", TOKENS, hidden_size=15, id2label=NAMED, classifier_dropout=0.3),
+    "tokens, one head": _bert("Roberta", TOKENS, hidden_size=7, num_attention_heads=1),
 }
 
 
@@ -126,6 +157,12 @@ DISTILBERT = {
         "ForMaskedLM", dim=10, n_heads=5, n_layers=1, activation="relu", tie_word_embeddings=False
     ),
     "body": _distilbert("Model", dim=7, n_heads=1, n_layers=3),
+    "sequences": _distilbert(SEQUENCES, num_labels=3),
+    "sequences, relu": _distilbert(SEQUENCES, dim=10, n_heads=5, activation="relu", seq_classif_dropout=0.3),
+    "sequences, named": _distilbert(SEQUENCES, dim=7, n_heads=1, id2label=NAMED),
+    "tokens": _distilbert(TOKENS, num_labels=5),
+    "tokens, relu": _distilbert(TOKENS, dim=10, n_heads=5, activation="relu"),
+    "tokens, named": _distilbert(TOKENS, dim=7, n_heads=1, id2label=NAMED),
 }
 
 

@@ -60,12 +60,20 @@ FIELDS = {
     "marian": BART
     | {"positions": nn.Sinusoidal(pairing="half"), "embedding_norm": False, "feed_forward_dropout_rate": 0.1},
 }
+# Of one architecture only.
+POOLERS = {
+    "BertModel": nn.Pooler("tanh"),
+    "RobertaModel": nn.Pooler("tanh"),
+    "BertForSequenceClassification": nn.Pooler("tanh"),
+    "RobertaForSequenceClassification": nn.Pooler("tanh", 0.3),
+    "DistilBertForSequenceClassification": nn.Pooler("relu"),
+}
 EVERY = [(family, name) for family in FAMILIES for name in family.architectures]
 
 
 @pytest.mark.parametrize(("family", "name"), EVERY, ids=[name for _, name in EVERY])
 def test_what_was_saved_comes_back(family, name, tmp_path):
-    config = pretrained.Config(name, nn.Config(**FIELDS[family.model_type]))
+    config = pretrained.Config(name, nn.Config(**FIELDS[family.model_type], pooler=POOLERS.get(name)))
     shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
@@ -83,7 +91,7 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
 
 def test_every_architecture_is_known_once():
     names = [name for _, name in EVERY]
-    assert len(names) == len(set(names)) == 15
+    assert len(names) == len(set(names)) == 21
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,7 @@
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock
 from tfm_jax.nn.classifier import Classifier
-from tfm_jax.nn.config import (
-    Alibi,
-    Config,
-    Glu,
-    LayerNorm,
-    Learned,
-    Mlp,
-    Patches,
-    RelativeBias,
-    RMSNorm,
-    Rope,
-    Sinusoidal,
-    paper_base,
-    paper_big,
-)
+from tfm_jax.nn.config import Config, paper_base, paper_big
 from tfm_jax.nn.embedding import Embedding, PatchEmbedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.feed_forward import FeedForward
@@ -27,6 +13,19 @@ from tfm_jax.nn.linear import Linear, Norm
 from tfm_jax.nn.masked import MaskedLanguageModel
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.nn.transformer import Decoder, EncoderDecoder
+from tfm_jax.nn.variants import (
+    Alibi,
+    Glu,
+    LayerNorm,
+    Learned,
+    Mlp,
+    Patches,
+    Pooler,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+    Sinusoidal,
+)
 
 __all__ = [
     "Alibi",
@@ -53,6 +52,7 @@ __all__ = [
     "Norm",
     "PatchEmbedding",
     "Patches",
+    "Pooler",
     "Pure",
     "RMSNorm",
     "RelativeBias",

@@ -9,9 +9,10 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.nn.attention import MultiHeadAttention
-from tfm_jax.nn.config import Alibi, Config, RelativeBias
+from tfm_jax.nn.config import Config
 from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.linear import Norm
+from tfm_jax.nn.variants import Alibi, RelativeBias
 from tfm_jax.ops.backends.contract import Bias
 from tfm_jax.ops.cache import Slots, append
 from tfm_jax.ops.masks import Mask

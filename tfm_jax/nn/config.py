@@ -1,30 +1,27 @@
-"""The variants of the Transformer as frozen values, and the one ``Config`` that holds them."""
+"""The one ``Config`` of a Transformer, and the paper's presets."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tfm_jax.ops import activation
+from tfm_jax.nn.variants import (
+    Alibi,
+    Glu,
+    LayerNorm,
+    Learned,
+    Mlp,
+    Patches,
+    Pooler,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+    Sinusoidal,
+    check_rates,
+    check_sizes,
+)
 from tfm_jax.ops.backends import BACKENDS
 
-__all__ = [
-    "Alibi",
-    "Config",
-    "Glu",
-    "LayerNorm",
-    "Learned",
-    "Mlp",
-    "Patches",
-    "RMSNorm",
-    "RelativeBias",
-    "Rope",
-    "Sinusoidal",
-    "paper_base",
-    "paper_big",
-]
-
-Pairing = Literal["interleaved", "half"]
-
+__all__ = ["Config", "paper_base", "paper_big"]
 
 _CHOICES = {
     "norm_placement": ("pre", "post"),
@@ -32,120 +29,6 @@ _CHOICES = {
     "remat": (None, "full", "dots"),
     "attention_implementation": ("auto", *(name for name, x in BACKENDS.items() if not x.honours.spread)),
 }
-
-
-def _check_sizes(value: object, *names: str) -> None:
-    for name in names:
-        size = getattr(value, name)
-        if size is not None and (not isinstance(size, int) or size < 1):
-            raise ValueError(f"{name} must be a whole number, at least 1, got {size}")
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """Layer normalization with a learned scale and shift (Ba et al. 2016)."""
-
-    eps: float = 1e-5
-
-
-@dataclass(frozen=True)
-class RMSNorm:
-    """Root-mean-square normalization with a learned scale (Zhang and Sennrich 2019)."""
-
-    eps: float = 1e-6
-
-
-@dataclass(frozen=True)
-class Sinusoidal:
-    """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5)."""
-
-    theta: float = 10_000.0
-    pairing: Pairing = "interleaved"
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A learned vector a position, added to the embeddings; longer inputs are refused."""
-
-    max_length: int = 512
-
-    def __post_init__(self):
-        _check_sizes(self, "max_length")
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Queries and keys rotated by their position (Su et al. 2021)."""
-
-    theta: float = 10_000.0
-    pairing: Pairing = "half"
-
-
-@dataclass(frozen=True)
-class Alibi:
-    """A linear penalty on distance, added to the attention logits (Press et al. 2022)."""
-
-
-@dataclass(frozen=True)
-class RelativeBias:
-    """A learned bias a head and bucket of distance, shared by all layers (Raffel et al. 2020)."""
-
-    buckets: int = 32
-    max_distance: int = 128
-
-    def __post_init__(self):
-        _check_sizes(self, "buckets", "max_distance")
-        if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 2:
-            raise ValueError(
-                f"RelativeBias wants an even number of buckets, at least 4, and max_distance above half of "
-                f"them, got {self}"
-            )
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """``activation(x W_in + b_in) W_out + b_out`` (Vaswani et al. 2017, equation 2)."""
-
-    activation: str = "relu"
-    bias: bool = True
-
-    def __post_init__(self):
-        activation(self.activation)
-
-
-@dataclass(frozen=True)
-class Glu:
-    """``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
-
-    activation: str = "silu"
-
-    def __post_init__(self):
-        activation(self.activation)
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Images cut into square patches, read row by row (Dosovitskiy et al. 2021).
-
-    Args:
-      height, width, channels: the image, in pixels.
-      size: the side of a patch in pixels; it divides height and width.
-      class_token: put a learned vector before the patches, for pooling ``"first"``.
-    """
-
-    height: int
-    width: int
-    channels: int = 1
-    size: int = 1
-    class_token: bool = False
-
-    def __post_init__(self):
-        _check_sizes(self, "height", "width", "channels", "size")
-        if self.height % self.size or self.width % self.size:
-            raise ValueError(
-                f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
-                "choose a size that divides both"
-            )
 
 
 @dataclass(frozen=True)
@@ -179,6 +62,7 @@ class Config:
       share_embeddings: source and target of an ``EncoderDecoder`` use one embedding.
       logits_scale: what the output projection of a decoder is multiplied by (T5: D ** -0.5).
       logits_bias: a learned bias a token on the logits of a decoder (BART, Marian).
+      pooler: ``Pooler(activation)``, what ``Encoder.pooled`` makes of the first token; None for none.
       patches: read images instead of tokens.
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
       attention_dropout_rate: on the attention weights, in [0, 1).
@@ -220,6 +104,7 @@ class Config:
     share_embeddings: bool = True
     logits_scale: float = 1.0
     logits_bias: bool = False
+    pooler: Pooler | None = None
     patches: Patches | None = None
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -230,7 +115,7 @@ class Config:
     unroll: bool = False
 
     def __post_init__(self):
-        _check_sizes(
+        check_sizes(
             self,
             "d_model",
             "n_layers",
@@ -256,9 +141,7 @@ class Config:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
         if isinstance(self.positions, Rope) and self.H % 2:
             raise ValueError(f"Rope rotates pairs and needs an even head_dim, got {self.H}")
-        for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        check_rates(self, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
         if isinstance(self.positions, Sinusoidal) and self.d_model % 2:
             raise ValueError(
                 f"Sinusoidal pairs sines with cosines and needs an even d_model, got {self.d_model}"

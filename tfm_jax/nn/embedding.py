@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.nn.config import Alibi, Config, Learned, Patches, RelativeBias, Sinusoidal
+from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
+from tfm_jax.nn.variants import Alibi, Learned, Patches, RelativeBias, Sinusoidal
 from tfm_jax.types import Array
 
 __all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding"]

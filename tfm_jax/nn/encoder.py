@@ -2,8 +2,10 @@
 
 from flax import nnx
 
+from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding, PatchEmbedding
+from tfm_jax.nn.heads import PoolerLayer
 from tfm_jax.nn.stack import EncoderStack
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
@@ -34,6 +36,7 @@ class Encoder(nnx.Module):
         embedding = Embedding if config.patches is None else PatchEmbedding
         self.embedding = embedding(config, rngs=rngs)
         self.stack = EncoderStack(config, rngs=rngs)
+        self.pooler = None if config.pooler is None else PoolerLayer(config, rngs=rngs)
 
     def __call__(
         self,
@@ -61,3 +64,22 @@ class Encoder(nnx.Module):
         x = self.embedding(inputs) if token_types is None else self.embedding(inputs, token_types)
         hidden, weights = self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
         return (hidden, {"encoder": weights["self"]}) if return_weights else hidden
+
+    def pooled(
+        self,
+        inputs: Array,
+        mask: Mask | Array | None = None,
+        *,
+        token_types: Array | None = None,
+        positions: Array | None = None,
+        key: Key | None = None,
+    ) -> Array:
+        """One vector [..., D] a sequence: what ``config.pooler`` makes of the first token.
+
+        All arguments are those of ``__call__``; a ValueError where the config has no pooler.
+        """
+        if self.pooler is None:
+            raise ValueError("this encoder has no pooler: give its config one, such as pooler=nn.Pooler()")
+        encoder_key, pooler_key = split_key(key, 2)
+        hidden = self(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
+        return self.pooler(hidden, key=pooler_key)

@@ -5,7 +5,8 @@ from flax import nnx
 from jax.nn.initializers import glorot_uniform
 
 from tfm_jax import ops
-from tfm_jax.nn.config import Config, Glu
+from tfm_jax.nn.config import Config
+from tfm_jax.nn.variants import Glu
 from tfm_jax.types import Array, Key
 
 __all__ = ["FeedForward"]

@@ -5,11 +5,15 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import nnx
 
+from tfm_jax import ops
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
-from tfm_jax.types import Array
+from tfm_jax.nn.variants import check_rates
+from tfm_jax.types import Array, Key
 
-__all__ = ["ClassificationHead", "LanguageModelHead"]
+__all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling"]
+
+Pooling = Literal["mean", "first"] | None
 
 
 class LanguageModelHead(nnx.Module):
@@ -33,47 +37,79 @@ class LanguageModelHead(nnx.Module):
         return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
 
 
-class ClassificationHead(nnx.Module):
-    """Pools the vectors of a sequence into one and maps it to class logits.
+class PoolerLayer(nnx.Module):
+    """The vector of the first token through one more dense layer.
 
     Equivalent to::
 
-        pooled = x.mean(-2)          # "mean", over the valid positions;  x[..., 0, :] for "first"
-        logits = pooled @ kernel + bias
+        activation(dropout(x[..., 0, :]) @ kernel + bias)
+
+    Args:
+      config: D and ``pooler``.
+      rngs: draws the kernel.
+
+    Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.pooler = config.pooler
+        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, rngs=rngs)
+
+    def __call__(self, x: Array, *, key: Key | None = None) -> Array:
+        """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
+        first = ops.dropout(x[..., 0, :], self.pooler.dropout_rate, key)
+        return ops.activation(self.pooler.activation)(self.dense(first))
+
+
+class ClassificationHead(nnx.Module):
+    """Pools the vectors of a sequence into one and maps it to class logits, or maps each of them.
+
+    Equivalent to::
+
+        pooled = x.mean(-2)          # "mean", over the valid positions; "first": x[..., 0, :]; None: x
+        logits = dropout(pooled) @ kernel + bias
 
     Args:
       config: D.
       n_classes: how many logits.
-      pooling: ``"mean"`` or ``"first"`` (a class token).
+      pooling: ``"mean"``, ``"first"`` (a class token), or None: logits of every vector.
+      dropout_rate: on what is mapped, in [0, 1).
       rngs: draws the kernel.
 
     Raises:
-      ValueError: for another pooling, or less than one class.
+      ValueError: for another pooling, less than one class, a rate out of range.
     """
 
-    def __init__(self, config: Config, n_classes: int, pooling: Literal["mean", "first"], *, rngs: nnx.Rngs):
-        if pooling not in ("mean", "first"):
-            raise ValueError(f"pooling must be 'mean' or 'first', got {pooling!r}")
+    def __init__(
+        self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
+    ):
+        if pooling not in ("mean", "first", None):
+            raise ValueError(f"pooling must be 'mean', 'first' or None, got {pooling!r}")
         if n_classes < 1:
             raise ValueError(f"n_classes must be at least 1, got {n_classes}")
-        self.pooling = pooling
+        self.pooling, self.dropout_rate = pooling, dropout_rate
+        check_rates(self, "dropout_rate")
         self.dense = Linear((config.d_model,), (n_classes,), bias=True, rngs=rngs)
 
-    def __call__(self, x: Array, valid: Array | None = None) -> Array:
-        """The logits [..., n_classes], float32, of x [..., T, D].
+    def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
+        """The logits [..., n_classes], float32, of x [..., T, D]; [..., T, n_classes] without pooling.
 
         ``valid`` bool [..., T] says which positions the mean counts; a row without one pools to 0. Of another
-        shape or dtype it raises a ValueError.
+        shape or dtype it raises a ValueError. ``key`` is for dropout, None is none.
         """
         if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
             raise ValueError(
                 f"valid must be bool [..., T] = {x.shape[:-1]}, got {valid.dtype}{list(valid.shape)}"
             )
-        x = x.astype(jnp.float32)
+        return self.dense(ops.dropout(self._pooled(x.astype(jnp.float32), valid), self.dropout_rate, key))
+
+    def _pooled(self, x: Array, valid: Array | None) -> Array:
+        if self.pooling is None:
+            return x
         if self.pooling == "first":
-            return self.dense(x[..., 0, :])
+            return x[..., 0, :]
         if valid is None:
-            return self.dense(x.mean(-2))
+            return x.mean(-2)
         weights = valid[..., None].astype(x.dtype)
         total = jnp.where(valid[..., None], x, 0.0).sum(-2)
-        return self.dense(total / jnp.maximum(weights.sum(-2), 1.0))
+        return total / jnp.maximum(weights.sum(-2), 1.0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.nn.config import LayerNorm, RMSNorm
+from tfm_jax.nn.variants import LayerNorm, RMSNorm
 from tfm_jax.types import Array
 
 __all__ = ["Linear", "Norm"]

@@ -27,10 +27,15 @@ class MaskedLanguageModel(nnx.Module):
       activation: of the head, by the name that ``ops.activation`` takes.
       rngs: draws the parameters.
 
+    Raises:
+      ValueError: for a config with a ``pooler``, which nothing would read.
+
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
 
     def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
+        if config.pooler is not None:
+            raise ValueError("a pooler is of an Encoder or a Classifier; masked tokens are read one by one")
         self.activation = activation
         self.encoder = Encoder(config, rngs=rngs)
         self.dense = Linear((config.d_model,), (config.d_model,), bias=True, rngs=rngs)

@@ -24,6 +24,8 @@ CAUSAL = masks.causal()
 def _tokens_only(config: Config) -> None:
     if config.patches is not None:
         raise ValueError("patches are for an Encoder or a Classifier; a decoder reads tokens")
+    if config.pooler is not None:
+        raise ValueError("a pooler is of an Encoder or a Classifier; a decoder gives logits of tokens")
     if config.token_types:
         raise ValueError("token_types are of an Encoder; a decoder reads tokens of one type")
 
@@ -56,7 +58,7 @@ class Decoder(Incremental):
       rngs: draws the parameters.
 
     Raises:
-      ValueError: for a config without a vocabulary, or with ``patches``.
+      ValueError: for a config without a vocabulary, or with ``patches``, ``token_types`` or a ``pooler``.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):

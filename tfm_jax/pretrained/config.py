@@ -9,7 +9,7 @@ from flax import nnx
 from tfm_jax import nn
 from tfm_jax.pretrained.names import Entry
 
-__all__ = ["Architecture", "Config", "Family"]
+__all__ = ["Architecture", "Config", "Family", "Settings"]
 
 Settings = Mapping[str, Any]  # of theirs, a config.json
 # What a config.json does not say: how a model is run, not which it is.
@@ -24,7 +24,8 @@ class Config:
       architecture: such as ``"LlamaForCausalLM"``.
       model: what it is in our terms.
       settings: their ``config.json``. ``save`` keeps what it says of other things than the model, such as the
-        ids of special tokens, and writes the rest from ``model``.
+        ids of special tokens, and writes the rest from ``model``. Of a classifier ``id2label`` (or
+        ``num_labels``) says how many classes there are.
       generation: their ``generation_config.json``, kept as it is.
     """
 
@@ -41,12 +42,16 @@ class Architecture(NamedTuple):
       module: of ``tfm_jax.nn``.
       names: the entries of all parameters that a model of this config can have.
       options: what the module takes beside the config.
+      fields: of our config that their settings say in this architecture only, from those settings.
+      by_file: fields of our config that are None where the file has no tensors below that name.
       bare: the body alone, whose tensors are saved without the family's prefix.
     """
 
     module: Callable[..., nnx.Module]
     names: Callable[[nn.Config], Sequence[Entry]]
-    options: Callable[[nn.Config], dict[str, Any]] = lambda config: {}
+    options: Callable[[Config], dict[str, Any]] = lambda config: {}
+    fields: Callable[[Settings], dict[str, Any]] = lambda settings: {}
+    by_file: tuple[str, ...] = ()
     bare: bool = False
 
 
@@ -75,9 +80,10 @@ class Family(NamedTuple):
     tied_by_file: bool = False
 
     def read_config(self, settings: Settings, source: object) -> nn.Config:
-        """``config_of``, with errors that say where the settings come from."""
+        """``config_of``, and what the architecture adds, with errors that say whence they come."""
+        architecture = self.architectures[settings["architectures"][0]]
         try:
-            return self.config_of(settings)
+            return dataclasses.replace(self.config_of(settings), **architecture.fields(settings))
         except KeyError as error:
             raise ValueError(f"{source} lacks {error}") from error
         except (TypeError, ValueError) as error:
@@ -89,7 +95,10 @@ class Family(NamedTuple):
         Raises:
           ValueError: for a model that this family cannot express, by field.
         """
-        unsaid = {*_RUNNING, *(("tie_embeddings",) if self.tied_by_file else ())}
+        absent = {
+            x for x in self.architectures[config.architecture].by_file if getattr(config.model, x) is None
+        }
+        unsaid = {*_RUNNING, *(("tie_embeddings",) if self.tied_by_file else ()), *absent}
         named = {"architectures": [config.architecture], "model_type": self.model_type}
         as_read = {**config.settings, **named}
         whole = config.settings.get("model_type") == self.model_type  # and not a few of one's own

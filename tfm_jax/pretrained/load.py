@@ -64,7 +64,7 @@ def load(
         architecture, model_config, settings, read_json(generation) if generation.is_file() else {}
     )
     weights = _renamed(open_weights(directory, allow_pickle=allow_pickle), family)
-    config, weights = _untied(config, family, weights)
+    config, weights = _untied(_without_absent(config, family, weights), family, weights)
     model = model_of(config, family)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
@@ -76,7 +76,7 @@ def load(
 def model_of(config: Config, family: Family) -> Pure:
     """The model of a config."""
     architecture = family.architectures[config.architecture]
-    return nn.functionalize(architecture.module, config.model, **architecture.options(config.model))
+    return nn.functionalize(architecture.module, config.model, **architecture.options(config))
 
 
 def shapes_of(model: Pure) -> Params:
@@ -108,6 +108,15 @@ def _renamed(weights: Weights, family: Family) -> Weights:
     return Weights(
         {new: weights.shapes[old] for new, old in names.items()}, lambda name: weights.read(names[name])
     )
+
+
+def _without_absent(config: Config, family: Family, weights: Weights) -> Config:
+    """The config without those parts that a file may lack, and this one does."""
+    architecture = family.architectures[config.architecture]
+    entries = architecture.names(config.model)
+    there = {entry.ours.split("/")[0] for entry in entries if entry.theirs in weights.shapes}
+    absent = {field: None for field in architecture.by_file if field not in there}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **absent))
 
 
 def _untied(config: Config, family: Family, weights: Weights) -> tuple[Config, Weights]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config import Architecture, Family
+from tfm_jax.pretrained.classifiers import classifier
+from tfm_jax.pretrained.config import Architecture, Config, Family
 from tfm_jax.pretrained.names import Entry, after, attention, dense, mlp, norm, transposed
 from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
 
@@ -93,11 +94,26 @@ def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str,
     ]
 
 
+def _model(encoder: Any, prefix: str) -> Architecture:
+    """The encoder, with a pooler where the file has one."""
+    names = lambda config: [*encoder(config, ours=""), *dense("pooler/dense", f"{prefix}pooler.dense")]
+    return Architecture(nn.Encoder, names, fields=_pooled, by_file=("pooler",), bare=True)
+
+
+def _pooled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pooler": nn.Pooler("tanh")}
+
+
+def _head_dropout(config: Config) -> float:
+    rate = config.settings.get("classifier_dropout")
+    return config.model.dropout_rate if rate is None else rate
+
+
 _bert = functools.partial(body, prefix="bert.")
 BERT = Family(
     "bert",
     {
-        "BertModel": Architecture(nn.Encoder, functools.partial(_bert, ours=""), bare=True),
+        "BertModel": _model(_bert, "bert."),
         "BertForMaskedLM": Architecture(
             nn.MaskedLanguageModel,
             functools.partial(
@@ -107,13 +123,17 @@ BERT = Family(
                 norm_name="cls.predictions.transform.LayerNorm",
                 head="cls.predictions.decoder",
             ),
-            lambda config: {"activation": config.feed_forward.activation},
+            lambda config: {"activation": config.model.feed_forward.activation},
         ),
+        "BertForSequenceClassification": classifier(
+            _bert, "first", _head_dropout, pooler="bert.pooler.dense", fields=_pooled
+        ),
+        "BertForTokenClassification": classifier(_bert, None, _head_dropout),
     },
     config_of,
     settings_of,
     prefix="bert.",
-    # The pooler and the next sentence are of other heads; the bias is there twice.
+    # The pooler and the next sentence are of other heads than those that read them; the bias is there twice.
     skipped=(
         r"bert\.embeddings\.position_ids",
         r"bert\.pooler\..*",
@@ -127,15 +147,28 @@ BERT = Family(
 _roberta = functools.partial(body, prefix="roberta.", offset=2)
 
 
+def _roberta_pooler(settings: Mapping[str, Any]) -> dict[str, Any]:
+    rate = settings.get("classifier_dropout")
+    rate = settings.get("hidden_dropout_prob", 0.1) if rate is None else rate
+    return {"pooler": nn.Pooler("tanh", rate)}
+
+
 def _roberta_config(settings: Mapping[str, Any]) -> nn.Config:
     wanted(settings, pad_token_id=1)
     return config_of(settings, offset=2)
 
 
+def _roberta_settings(config: nn.Config) -> dict[str, Any]:
+    rate = None if config.pooler is None else config.pooler.dropout_rate
+    # The pooler of the body has none, and says nothing of a head.
+    said = {} if rate in (None, 0.0, config.dropout_rate) else {"classifier_dropout": rate}
+    return {**settings_of(config, offset=2), **said, "pad_token_id": 1}
+
+
 ROBERTA = Family(
     "roberta",
     {
-        "RobertaModel": Architecture(nn.Encoder, functools.partial(_roberta, ours=""), bare=True),
+        "RobertaModel": _model(_roberta, "roberta."),
         "RobertaForMaskedLM": Architecture(
             nn.MaskedLanguageModel,
             functools.partial(
@@ -146,9 +179,18 @@ ROBERTA = Family(
                 head="lm_head.decoder",
             ),
         ),
+        "RobertaForSequenceClassification": classifier(
+            _roberta,
+            "first",
+            _head_dropout,
+            head="classifier.out_proj",
+            pooler="classifier.dense",
+            fields=_roberta_pooler,
+        ),
+        "RobertaForTokenClassification": classifier(_roberta, None, _head_dropout),
     },
     _roberta_config,
-    lambda config: {**settings_of(config, offset=2), "pad_token_id": 1},
+    _roberta_settings,
     prefix="roberta.",
     skipped=(
         r"roberta\.embeddings\.position_ids",

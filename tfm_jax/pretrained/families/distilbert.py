@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
+from tfm_jax.pretrained.classifiers import classifier
 from tfm_jax.pretrained.config import Architecture, Family
 from tfm_jax.pretrained.names import Entry, attention, dense, mlp, norm, transposed
 from tfm_jax.pretrained.settings import activation_of, activation_setting
@@ -85,8 +86,16 @@ DISTILBERT = Family(
         "DistilBertForMaskedLM": Architecture(
             nn.MaskedLanguageModel,
             masked,
-            lambda config: {"activation": config.feed_forward.activation},
+            lambda config: {"activation": config.model.feed_forward.activation},
         ),
+        "DistilBertForSequenceClassification": classifier(
+            body,
+            "first",
+            lambda config: config.settings.get("seq_classif_dropout", 0.2),
+            pooler="pre_classifier",
+            fields=lambda settings: {"pooler": nn.Pooler("relu")},
+        ),
+        "DistilBertForTokenClassification": classifier(body, None, lambda config: config.model.dropout_rate),
     },
     config_of,
     settings_of,

@@ -1,0 +1,163 @@
+"""The variants of the Transformer, as frozen values."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tfm_jax.ops import activation
+
+__all__ = [
+    "Alibi",
+    "Glu",
+    "LayerNorm",
+    "Learned",
+    "Mlp",
+    "Patches",
+    "Pooler",
+    "RMSNorm",
+    "RelativeBias",
+    "Rope",
+    "Sinusoidal",
+    "check_rates",
+    "check_sizes",
+]
+
+Pairing = Literal["interleaved", "half"]
+
+
+def check_sizes(value: object, *names: str) -> None:
+    """Raises a ValueError for a field that is no size, where it is given."""
+    for name in names:
+        size = getattr(value, name)
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"{name} must be a whole number, at least 1, got {size}")
+
+
+def check_rates(value: object, *names: str) -> None:
+    """Raises a ValueError for a field that is no share of elements to drop."""
+    for name in names:
+        if not 0.0 <= getattr(value, name) < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(value, name)}")
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalization with a learned scale and shift (Ba et al. 2016)."""
+
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root-mean-square normalization with a learned scale (Zhang and Sennrich 2019)."""
+
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5)."""
+
+    theta: float = 10_000.0
+    pairing: Pairing = "interleaved"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned vector a position, added to the embeddings; longer inputs are refused."""
+
+    max_length: int = 512
+
+    def __post_init__(self):
+        check_sizes(self, "max_length")
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Queries and keys rotated by their position (Su et al. 2021)."""
+
+    theta: float = 10_000.0
+    pairing: Pairing = "half"
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """A linear penalty on distance, added to the attention logits (Press et al. 2022)."""
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """A learned bias a head and bucket of distance, shared by all layers (Raffel et al. 2020)."""
+
+    buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self):
+        check_sizes(self, "buckets", "max_distance")
+        if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 2:
+            raise ValueError(
+                f"RelativeBias wants an even number of buckets, at least 4, and max_distance above half of "
+                f"them, got {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """``activation(x W_in + b_in) W_out + b_out`` (Vaswani et al. 2017, equation 2)."""
+
+    activation: str = "relu"
+    bias: bool = True
+
+    def __post_init__(self):
+        activation(self.activation)
+
+
+@dataclass(frozen=True)
+class Glu:
+    """``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
+
+    activation: str = "silu"
+
+    def __post_init__(self):
+        activation(self.activation)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Images cut into square patches, read row by row (Dosovitskiy et al. 2021).
+
+    Args:
+      height, width, channels: the image, in pixels.
+      size: the side of a patch in pixels; it divides height and width.
+      class_token: put a learned vector before the patches, for pooling ``"first"``.
+    """
+
+    height: int
+    width: int
+    channels: int = 1
+    size: int = 1
+    class_token: bool = False
+
+    def __post_init__(self):
+        check_sizes(self, "height", "width", "channels", "size")
+        if self.height % self.size or self.width % self.size:
+            raise ValueError(
+                f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
+                "choose a size that divides both"
+            )
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """The vector of the first token through one more dense layer: ``activation(x W + b)`` (BERT).
+
+    Args:
+      activation: by the name that ``ops.activation`` takes.
+      dropout_rate: on what the layer reads, in [0, 1) (RoBERTa's head has it, BERT's not).
+    """
+
+    activation: str = "tanh"
+    dropout_rate: float = 0.0
+
+    def __post_init__(self):
+        activation(self.activation)
+        check_rates(self, "dropout_rate")
