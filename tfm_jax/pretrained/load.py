@@ -6,7 +6,7 @@ import mmap
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ __all__ = ["flat", "load", "model_of", "shapes_of", "tensors_of"]
 
 def load(
     path_or_repo_id: str | Path,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16"] | None = "float32",
     *,
     allow_pickle: bool = False,
     tokenizer: bool = True,
@@ -40,7 +40,8 @@ def load(
 
     Args:
       path_or_repo_id: a directory with ``config.json`` and ``*.safetensors``, or "owner/name" on the hub.
-      dtype: of the parameters and the activations.
+      dtype: of the parameters and the activations; None is the checkpoint's own, bfloat16 where its
+        ``config.json`` says so, else float32.
       allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file; this needs torch, which is
         asked to load weights only.
       tokenizer: load the tokenizer too.
@@ -58,6 +59,7 @@ def load(
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     settings = read_json(directory / "config.json")
     architecture, family = family_of(settings, directory / "config.json")
+    dtype = _saved_dtype(settings) if dtype is None else dtype
     model_config = dataclasses.replace(family.read_config(settings, directory / "config.json"), dtype=dtype)
     generation = directory / "generation_config.json"
     config = Config(
@@ -71,6 +73,12 @@ def load(
     _check(weights, tensors, family, directory)
     found = read_tokenizer(directory) if tokenizer else None
     return model, _read(weights, tensors, shapes, jnp.dtype(dtype)), config, found
+
+
+def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
+    """What the tensors were saved in; of float16, whose range is smaller, float32 loses nothing."""
+    said = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
+    return "bfloat16" if said == "bfloat16" else "float32"
 
 
 def model_of(config: Config, family: Family) -> Pure:

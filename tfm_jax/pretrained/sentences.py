@@ -51,6 +51,11 @@ class SentenceEncoder:
     normalize: bool = True
     max_length: int = 256
 
+    @property
+    def width(self) -> int:
+        """D, the length of a vector."""
+        return self.params["embedding"]["table"].shape[-1]
+
     @functools.cached_property
     def _own_tokenizer(self) -> tokenizers.Tokenizer:
         """A copy that cuts texts: the caller's stays as it is."""
@@ -62,7 +67,7 @@ class SentenceEncoder:
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
-        Of no texts they are [0, 0]. One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts must be a list of texts, got one text: pass [{texts[:20]!r}]")
@@ -76,7 +81,7 @@ class SentenceEncoder:
             found = np.asarray(self._run(self.params, *_padded([ids[i] for i in rows], self.max_length)))
             for i, vector in zip(rows, found, strict=False):  # a batch of some other number is filled up
                 vectors[i] = vector
-        return np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
+        return np.stack(vectors) if vectors else np.zeros((0, self.width), np.float32)
 
     @functools.cached_property
     def _run(self):

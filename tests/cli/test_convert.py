@@ -1,0 +1,98 @@
+"""A checkpoint written anew: the same model, with all that is beside it; no pickle unless allowed."""
+
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file
+from tokenizers import models
+
+from tests.pretrained import cases
+from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
+from tfm_jax import pretrained
+
+
+def equal(got, wanted):
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+@pytest.fixture
+def source(params, tmp_path):  # noqa: F811
+    directory = tmp_path / "source"
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    pretrained.save(directory, params, CONFIG, tokenizer, max_file_bytes=1000)
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text("{}")
+    (directory / "tokenizer_config.json").write_text('{"eos_token": "b"}')
+    return directory
+
+
+def test_all_of_it_is_there(tfm, source, params, tmp_path):  # noqa: F811
+    target = tmp_path / "target"
+    assert tfm("convert", source, target) == (0, "", "")
+    files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    beside = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert files == {"config.json", "model.safetensors"} | beside
+    _, got, config, tokenizer = pretrained.load(target)
+    equal(got, params)
+    assert config.model == CONFIG.model and tokenizer.encode("b").ids == [1]
+
+
+def test_the_dtype(tfm, source, params, tmp_path):  # noqa: F811
+    assert tfm("convert", source, tmp_path / "half", "--dtype", "bfloat16")[0] == 0
+    rounded = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
+    equal(pretrained.load(tmp_path / "half", None)[1], rounded)
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    # Nothing grows or is lost unless it is asked for.
+    assert tfm("convert", tmp_path / "half", tmp_path / "again")[0] == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "again"))
+    equal(two, one)
+    assert {x.dtype for x in two.values()} == {jnp.dtype(jnp.bfloat16)}
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+def test_no_pickle_unless_it_is_allowed(tfm, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in source.glob("model*"):
+        path.unlink()
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    status, out, err = tfm("convert", source, "target")
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert "are a pickle, which can run any code" in err and "allow_pickle=True" in err
+    assert not (tmp_path / "exploded").exists() and not (tmp_path / "target").exists()
+
+
+def test_what_cannot_be_converted_is_one_line(tfm, source, tmp_path):
+    said = {
+        (tmp_path / "no" / "where" / "at" / "all", tmp_path / "target"): "there is no directory",
+        (source, source): "is not empty: save to a new directory",
+    }
+    for argv, words in said.items():
+        status, out, err = tfm("convert", *argv)
+        assert (status, out) == (2, "") and len(err.splitlines()) == 1 and words in err
+
+
+@pytest.mark.parity
+def test_a_pickle_that_is_allowed_becomes_what_transformers_loads(tfm, tmp_path):
+    torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
+    case = cases.GPT2["one head"]
+    torch.manual_seed(0)
+    theirs = getattr(transformers, case.model)(getattr(transformers, case.config)(**case.fields))
+    source = tmp_path / "source"
+    theirs.save_pretrained(source)
+    (source / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), source / "pytorch_model.bin")
+    assert tfm("convert", source, tmp_path / "target", "--allow-pickle")[0] == 0
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "target").state_dict()
+    wanted = theirs.state_dict()
+    assert again.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(again[name].numpy(), wanted[name].numpy())

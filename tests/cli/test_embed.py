@@ -1,0 +1,100 @@
+"""Texts into vectors, in their order, whatever the file or the batch."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.pretrained.test_sentences import TEXTS, directory  # noqa: F401  - a fixture
+from tfm_jax import pretrained
+
+BAD = b"a b c\n\xff\xfe\n\nd\n"
+
+
+@pytest.fixture
+def wanted(directory):  # noqa: F811
+    return pretrained.load_sentence_encoder(directory)([*TEXTS, ""])
+
+
+def read(out):
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  # noqa: F811
+    status, out, _ = tfm("embed", "--model", directory, *TEXTS)
+    assert status == 0
+    np.testing.assert_array_equal(np.array(read(out), np.float32), wanted[:4])
+    text = "\n".join(TEXTS)
+    (tmp_path / "file").write_text(text)
+    for size in (1, 2, 100):
+        for words, stdin in ((["--file", tmp_path / "file"], None), ([], text.encode())):
+            name = tmp_path / f"{size}.npy"
+            argv = ["--model", directory, "--batch-size", size, "--out", name, *words]
+            assert tfm("embed", *argv, stdin=stdin)[:2] == (0, "")
+            got = np.load(name)
+            assert got.dtype == np.float32
+            np.testing.assert_allclose(got, wanted[:4], rtol=1e-6, atol=1e-6)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_more_lines_than_are_taken_at_once(tfm, directory, wanted, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("tfm_jax.cli.lines.BATCHES", 1)
+    stdin = "".join(f"{text}\n" for text in TEXTS * 5).encode()
+    name = tmp_path / "out.npy"
+    assert tfm("embed", "--model", directory, "--batch-size", 3, "--out", name, stdin=stdin)[0] == 0
+    np.testing.assert_allclose(np.load(name), np.tile(wanted[:4], (5, 1)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_bad_line_is_said_and_loses_no_other(tfm, directory, wanted, tmp_path):  # noqa: F811
+    (tmp_path / "file").write_bytes(BAD)
+    good = [wanted[0], wanted[4], wanted[1]]
+    for words, stdin in ((["--file", tmp_path / "file"], None), ([], BAD)):
+        status, out, err = tfm("embed", "--model", directory, *words, stdin=stdin)
+        first, bad, *rest = read(out)
+        assert (status, bad) == (1, None) and err.startswith("tfm: line 2: this is not UTF-8")
+        np.testing.assert_allclose([first, *rest], good, rtol=1e-6, atol=1e-6)
+    status, _, _ = tfm("embed", "--model", directory, "--out", tmp_path / "o.npy", stdin=b"\xff\n" + BAD)
+    got = np.load(tmp_path / "o.npy")
+    assert status == 1 and np.isnan(got[[0, 2]]).all()
+    np.testing.assert_allclose(got[[1, 3, 4]], good, rtol=1e-6, atol=1e-6)
+
+
+def test_no_lines_are_no_vectors(tfm, directory, tmp_path):  # noqa: F811
+    assert tfm("embed", "--model", directory, stdin=b"")[:2] == (0, "")
+    assert tfm("embed", "--model", directory, "--out", tmp_path / "o.npy", stdin=b"")[0] == 0
+    assert np.load(tmp_path / "o.npy").shape == (0, 6)
+
+
+def test_a_file_of_lists(tfm, directory, wanted, tmp_path):  # noqa: F811
+    name = tmp_path / "out.jsonl"
+    assert tfm("embed", "--model", directory, "--out", name, *TEXTS)[:2] == (0, "")
+    np.testing.assert_array_equal(np.array(read(name.read_text()), np.float32), wanted[:4])
+
+
+def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    (tmp_path / "file").write_text("\n".join(TEXTS))
+    _, out, err = tfm("embed", "--model", directory, "--file", tmp_path / "file")
+    assert "4/4" in err and len(read(out)) == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--model", "NOWHERE", "a"], "there is no directory NOWHERE"),
+        (["--model", "EMPTY", "a"], "is no model of sentence-transformers: it has no modules.json"),
+        (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
+        (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),
+        (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
+        (["--model", "MODEL", "a", "--out", "NOWHERE/x.npy"], "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(argv, said, tfm, directory, tmp_path):  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    places = {"MODEL": directory, "EMPTY": tmp_path / "empty", "NOWHERE": tmp_path / "nowhere" / "at" / "all"}
+    for name, path in places.items():
+        said = said.replace(name, str(path))
+        argv = [word.replace(name, str(path)) for word in argv]
+    status, out, err = tfm("embed", *argv)
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1 and said in err

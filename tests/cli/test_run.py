@@ -1,0 +1,33 @@
+"""The program as a whole: its arguments, how long it takes to say what it can do."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tfm_jax import cli
+
+
+def test_every_command_is_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(name in out for name in ("translate", "generate", "embed", "convert", "laws"))
+
+
+def test_an_unknown_option_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["translate", "run", "--beam-width", "3"])
+    assert ended.value.code == 2 and "--beam-width" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, tfm_jax.cli; print([m for m in ('jax', 'datasets') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_the_package_is_a_program():
+    command = [sys.executable, "-m", "tfm_jax.cli", "translate"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "tfm translate" in done.stderr

@@ -1,0 +1,47 @@
+"""``tfm convert``: any checkpoint that we read, as a directory that transformers loads."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+import tfm_jax  # its rooms load when they are used: --help waits for none
+from tfm_jax.cli.lines import optional
+
+__all__ = ["Convert"]
+
+_BESIDE = ("*.json", "*/config.json", "vocab.txt", "merges.txt", "*.model", "*.spm")
+"""What more a checkpoint says: special tokens, the recipe for vectors of sentences."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Writes a checkpoint anew: safetensors with the names of today, that transformers loads."""
+
+    source: Annotated[Positional[str], arg(metavar="SRC")]
+    """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
+    target: Annotated[Positional[Path], arg(metavar="DST")]
+    """The directory to write; it is made, or must be empty."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "as SRC, or float32")
+    ] = None
+    """Of the tensors that are written."""
+    allow_pickle: bool = False
+    """Read pytorch_model.bin where there is no safetensors file; needs torch, asked to load weights only."""
+
+    def use(self) -> int:
+        """Gives 0: what cannot be converted raises."""
+        from tfm_jax.pretrained.hub import directory_of
+
+        pretrained = tfm_jax.pretrained
+        source = directory_of(self.source, allow_pickle=self.allow_pickle)
+        _, params, config, tokenizer = pretrained.load(source, self.dtype, allow_pickle=self.allow_pickle)
+        pretrained.save(self.target, params, config, tokenizer)
+        for path in sorted(path for pattern in _BESIDE for path in source.glob(pattern)):
+            copy = self.target / path.relative_to(source)
+            if not copy.exists() and not path.name.endswith(".index.json"):
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
+        return 0

@@ -1,0 +1,86 @@
+"""``tfm embed``: texts into vectors."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+import tfm_jax  # its rooms load when they are used: --help waits for none
+from tfm_jax.cli.lines import Advance, LineCommand, optional
+
+__all__ = ["Embed"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embed(LineCommand):
+    """Makes a vector of each text, with a model of sentence-transformers.
+
+    A line that is not UTF-8 has null in jsonl, nan in npy; the others keep their places.
+    """
+
+    text: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
+    """Without any, and without --file, the lines of standard input."""
+    model: Annotated[str, arg(metavar="DIR")]
+    """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
+    out: Annotated[Path | None, optional("FILE", "jsonl on standard output")] = None
+    """Write the vectors to FILE.npy, float32 [lines, D], or FILE.jsonl, a list of numbers a line."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the parameters and of what is computed."""
+
+    def use(self) -> int:
+        """Gives 1 where a line could not be used."""
+        self.check(self.text)
+        if self.out is not None and self.out.suffix not in (".npy", ".jsonl"):
+            raise ValueError(f"--out ends in .npy or .jsonl, got {self.out}")
+        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype)
+
+        def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
+            vectors = encoder(texts, batch_size=self.batch_size)
+            advance(len(numbers))
+            return list(vectors)
+
+        is_npy = self.out is not None and self.out.suffix == ".npy"
+        with _npy(self.out, encoder.width) if is_npy else _jsonl(self.out) as give:
+            return 1 if self.answer(self.text, use, give) else 0
+
+
+@contextlib.contextmanager
+def _jsonl(path: Path | None) -> Iterator[Callable[[Any], None]]:
+    """A line a vector: the shortest numbers that read back as the same float32."""
+    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8") as file:
+
+        def give(vector: Any) -> None:
+            line = "null" if vector is None else f"[{', '.join(map(str, vector))}]"
+            print(line, file=file, flush=True)
+
+        yield give
+
+
+@contextlib.contextmanager
+def _npy(path: Path, width: int) -> Iterator[Callable[[Any], None]]:
+    """Rows as they come, into a file that is there once it is whole; nan where there is no vector."""
+    import numpy as np
+
+    rows, part = 0, path.with_name(f"{path.name}.part")
+
+    def head(file: Any) -> None:
+        # NumPy leaves room in it for any number of rows.
+        file.seek(0)
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+        np.lib.format.write_array_header_1_0(file, shape)
+
+    with part.open("wb") as file:
+        head(file)
+
+        def give(vector: Any) -> None:
+            nonlocal rows
+            rows += 1
+            file.write(np.asarray(np.full(width, np.nan) if vector is None else vector, "<f4").tobytes())
+
+        yield give
+        head(file)
+    part.replace(path)

@@ -1,0 +1,127 @@
+"""Lines of arguments, a file or standard input, each answered in its place; a bad one loses no other."""
+
+import contextlib
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import arg
+
+__all__ = ["LineCommand", "optional", "say", "text_of"]
+
+BATCHES = 16
+"""Batches between two times that results are given; their lines are sorted by length."""
+
+Advance = Callable[[int], None]
+
+
+def optional(metavar: str, default: str = "none") -> Any:
+    """How --help shows an option that may be left out."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclasses.dataclass(frozen=True)
+class LineCommand:
+    """What commands share that answer each line."""
+
+    file: Annotated[Path | None, optional("FILE")] = None
+    """Take the lines of a file."""
+    batch_size: Annotated[int, arg(metavar="N")] = 32
+    """Texts at once; with 1, each line of standard input is answered before the next is read."""
+
+    def check(self, texts: tuple[str, ...]) -> None:
+        """Raises for what does not fit, before anything is read."""
+        if texts and self.file is not None:
+            raise ValueError("the texts are arguments or the lines of --file, not both")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size is at least 1, got {self.batch_size}")
+
+    def answer(
+        self,
+        texts: tuple[str, ...],
+        use: Callable[[list[int], list[str], Advance], Iterable[Any]],
+        give: Callable[[Any], None],
+        wanted: Callable[[str], bool] = lambda text: True,
+    ) -> int:
+        """Answers each line.
+
+        Args:
+          texts: the arguments; without any, the lines come from the file or from standard input.
+          use: makes of places in the input and their texts an answer each; tells how many are done.
+          give: takes the answer of each line in the input's order, None where there is none.
+          wanted: whether there is something to answer; a ValueError of it is said, and loses that line alone.
+
+        Returns:
+          How many lines could not be used.
+        """
+        with contextlib.ExitStack() as stack:
+            lines, total = _lines(texts, self.file, stack)
+            advance = stack.enter_context(_bar(total))
+            one_by_one = self.batch_size == 1 or (lines is sys.stdin.buffer and sys.stdin.isatty())
+            size = 1 if one_by_one else BATCHES * self.batch_size
+            lost, numbered = 0, enumerate(lines)
+            while chunk := list(itertools.islice(numbered, size)):
+                good = {}
+                for number, line in chunk:
+                    try:
+                        text = text_of(line)
+                        if wanted(text):
+                            good[number] = text
+                    except ValueError as error:
+                        lost += 1
+                        say(f"line {number + 1}: {error}")
+                found = use([*good], [*good.values()], advance) if good else ()
+                done = dict(zip(good, found, strict=True))
+                advance(len(chunk) - len(good))
+                for number, _ in chunk:
+                    give(done.get(number))
+        return lost
+
+
+def _lines(
+    texts: tuple[str, ...], file: Path | None, stack: contextlib.ExitStack
+) -> tuple[Iterable[str | bytes], int | None]:
+    """The lines; and how many there are, of a file."""
+    if texts:
+        return texts, None
+    if file is None:
+        if sys.stdin.isatty():
+            say("reading lines from the terminal; Ctrl-D ends them")
+        return sys.stdin.buffer, None
+    with file.open("rb") as opened:
+        total = sum(1 for _ in opened)
+    return stack.enter_context(file.open("rb")), total
+
+
+def text_of(line: str | bytes) -> str:
+    """The text of an argument, or of a line of a file; a ValueError for what is not UTF-8."""
+    try:
+        # What of an argument was not UTF-8 stands in it as surrogates.
+        data = line.encode(errors="surrogateescape") if isinstance(line, str) else line.rstrip(b"\r\n")
+        return data.decode("utf-8-sig")
+    except UnicodeError as error:
+        raise ValueError(f"this is not UTF-8: {error}") from error
+
+
+@contextlib.contextmanager
+def _bar(total: int | None) -> Iterator[Advance]:
+    """Shows how far a file is, on a terminal; gives what moves it."""
+    console = Console(stderr=True)
+    if total is None or not console.is_terminal:
+        yield lambda n: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("lines"), TimeRemainingColumn())
+    # What is printed beside the bar goes where it went: into a pipe, or above the bar.
+    with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda n: progress.advance(task, n)
+
+
+def say(message: str) -> None:
+    """A line on standard error."""
+    print(f"tfm: {message}", file=sys.stderr, flush=True)
