@@ -241,7 +241,7 @@ class Run:
         params = jax.jit(init)(init_key)
         state = train.init_state(params, optimizer, run_key, ema=settings.ema_decay is not None)
         step = train.make_train_step(
-            loss_fn,
+            train.freeze_layers(loss_fn, settings.optimizer.frozen_layers),
             optimizer,
             accumulate=settings.accumulate,
             clip_norm=settings.optimizer.clip_norm,

@@ -60,6 +60,10 @@ class OptimizerConfig:
     """Added to the root of that mean."""
     clip_norm: float | None = 1.0
     """The gradient's largest norm; None does not clip."""
+    frozen_layers: int = 0
+    """The first layers that stay as they are, and with them the embedding; 0 trains all."""
+    layer_decay: float = 1.0
+    """What the rate of each layer is of that above it, from the head down to the embedding; 1 is one rate."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "noam_factor", "eps"):
@@ -69,6 +73,8 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             _require(self, name, "at least 0 and below 1", 0 <= getattr(self, name) < 1)
         _require(self, "clip_norm", "above 0, or None", self.clip_norm is None or self.clip_norm > 0)
+        _require(self, "frozen_layers", "at least 0", self.frozen_layers >= 0)
+        _require(self, "layer_decay", "above 0 and at most 1", 0 < self.layer_decay <= 1)
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
         """The optimizer, and the schedule in it."""
@@ -77,7 +83,10 @@ class OptimizerConfig:
             "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
             "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
         }[self.schedule]()
-        return train.adamw(schedule, self.weight_decay, b1=self.b1, b2=self.b2, eps=self.eps), schedule
+        adamw = train.adamw(schedule, self.weight_decay, b1=self.b1, b2=self.b2, eps=self.eps)
+        if self.frozen_layers == 0 and self.layer_decay == 1:
+            return adamw, schedule
+        return optax.chain(adamw, train.scale_by_layer(self.layer_decay, self.frozen_layers)), schedule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -357,3 +357,42 @@ def test_every_schedule_is_built_and_is_the_one_the_optimizer_uses(schedule):
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(optax.apply_updates(params, updates)["kernel"], 1 - rate(0), rtol=1e-5)
+
+
+def test_frozen_layers_and_the_decay_of_the_rate_are_settings(tmp_path):
+    params = {"embedding": {"table": jnp.ones((3, 2))}, "layers": {"kernel": jnp.ones((4, 2))}}
+    settings = common.OptimizerConfig(learning_rate=0.5, warmup=1, frozen_layers=1, layer_decay=0.5)
+    optimizer, _ = settings.build(d_model=8, steps=9)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["layers"]["kernel"][:, 0], [0, -0.0625, -0.125, -0.25], rtol=1e-4)
+    np.testing.assert_array_equal(updates["embedding"]["table"], 0)
+    # a run with frozen layers has their gradients neither in its norm nor in its clip
+    seen = []
+    for frozen in (0, 1):
+        run = common.Run(
+            config(
+                "--out",
+                str(tmp_path / str(frozen)),
+                f"--train.optimizer.frozen-layers={frozen}",
+                "--train.steps=3",
+            ),
+            "layers",
+        )
+
+        def loss_fn(p, batch, key):
+            loss = jnp.sum(p["layers"]["kernel"] * jnp.array([[1e6], [3], [0], [4]])) * jnp.sum(
+                batch["weight"]
+            )
+            return (loss, jnp.sum(batch["weight"])), {}
+
+        run.fit(init=lambda key: params, loss_fn=loss_fn, batches=problem.Batches(16), d_model=8)
+        seen.append(lines_of(run.path)[-1]["grad_norm"])
+    assert seen[0] > 1e6 and seen[1] == pytest.approx(5 * 2**0.5, rel=1e-5)
+
+
+def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"layer_decay=0.0: layer_decay is to be above 0 and at most 1"):
+        common.OptimizerConfig(layer_decay=0.0)
+    with pytest.raises(ValueError, match="frozen_layers=-1: frozen_layers is to be at least 0"):
+        common.OptimizerConfig(frozen_layers=-1)

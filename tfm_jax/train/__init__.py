@@ -2,6 +2,7 @@
 
 from tfm_jax.train.checkpoint import Checkpoints
 from tfm_jax.train.files import RunDirectory
+from tfm_jax.train.layerwise import freeze_layers, layer_factors, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStop, Fitted, fit, resume
 from tfm_jax.train.meter import NotFiniteError, Writer
 from tfm_jax.train.metrics import add, means, read, read_late, total
@@ -50,8 +51,10 @@ __all__ = [
     "data_mesh",
     "decay_mask",
     "fit",
+    "freeze_layers",
     "init_state",
     "inverse_sqrt",
+    "layer_factors",
     "load_params",
     "make_eval_step",
     "make_train_step",
@@ -61,6 +64,7 @@ __all__ = [
     "read",
     "read_late",
     "resume",
+    "scale_by_layer",
     "total",
     "unbroken_steps",
     "warmup_cosine",
