@@ -1,9 +1,28 @@
 """Checkpoints of Hugging Face transformers, in and out, without torch."""
 
+from tfm_jax.pretrained.classify import (
+    Label,
+    TextClassifier,
+    TokenClassifier,
+    TokenLabel,
+    load_text_classifier,
+)
 from tfm_jax.pretrained.config import Config
 from tfm_jax.pretrained.hub import HubUnavailableError
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.sentences import SentenceEncoder, load_sentence_encoder
 
-__all__ = ["Config", "HubUnavailableError", "SentenceEncoder", "load", "load_sentence_encoder", "save"]
+__all__ = [
+    "Config",
+    "HubUnavailableError",
+    "Label",
+    "SentenceEncoder",
+    "TextClassifier",
+    "TokenClassifier",
+    "TokenLabel",
+    "load",
+    "load_sentence_encoder",
+    "load_text_classifier",
+    "save",
+]

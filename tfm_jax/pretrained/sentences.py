@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.settings import wanted
+from tfm_jax.pretrained.texts import Reader, longest, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
@@ -57,45 +57,22 @@ class SentenceEncoder:
         return self.params["embedding"]["table"].shape[-1]
 
     @functools.cached_property
-    def _own_tokenizer(self) -> tokenizers.Tokenizer:
-        """A copy that cuts texts: the caller's stays as it is."""
-        own = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
-        own.enable_truncation(self.max_length)
-        own.no_padding()
-        return own
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizer, self.max_length)
 
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
         One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
-        if isinstance(texts, str):
-            raise ValueError(f"texts must be a list of texts, got one text: pass [{texts[:20]!r}]")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, got {batch_size}")
-        ids = [encoding.ids for encoding in self._own_tokenizer.encode_batch(list(texts))]
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        vectors = [np.zeros(0, np.float32)] * len(ids)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            found = np.asarray(self._run(self.params, *_padded([ids[i] for i in rows], self.max_length)))
-            for i, vector in zip(rows, found, strict=False):  # a batch of some other number is filled up
-                vectors[i] = vector
-        return np.stack(vectors) if vectors else np.zeros((0, self.width), np.float32)
+        found = self._reader(
+            texts, batch_size, lambda tokens, _, valid: self._run(self.params, tokens, valid)
+        )
+        return np.stack([vector for _, vector in found]) if found else np.zeros((0, self.width), np.float32)
 
     @functools.cached_property
     def _run(self):
         return jax.jit(functools.partial(_embed, self.model, self.pooling, self.normalize))
-
-
-def _padded(ids: list[list[int]], max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [B, T] and which are valid, in few different shapes: each is compiled for."""
-    length = -(-max(1, *map(len, ids)) // 16) * 16
-    shape = (1 << (len(ids) - 1).bit_length(), min(length, max_length))
-    tokens, valid = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    for row, x in enumerate(ids):
-        tokens[row, : len(x)], valid[row, : len(x)] = x, True
-    return tokens, valid
 
 
 def _embed(model: Pure, pooling: str, normalize: bool, params: Params, tokens: Array, valid: Array) -> Array:
@@ -145,17 +122,13 @@ def load_sentence_encoder(
         raise ValueError(
             f"{body} is a {config.architecture}, wanted an encoder without a head, such as BertModel"
         )
-    if tokenizer is None:
-        raise FileNotFoundError(f"there is no tokenizer in {body}")
-    positions = config.model.positions
-    table = positions.max_length if isinstance(positions, nn.Learned) else math.inf
     return SentenceEncoder(
         model,
         params,
-        tokenizer,
+        tokenizer_in(body, tokenizer),
         pooling=_pooling(read_json(directory / folders[1] / "config.json")),
         normalize=kinds[2:] == ["Normalize"],
-        max_length=min(_body_options(body).get("max_seq_length") or 512, table),
+        max_length=int(min(_body_options(body).get("max_seq_length") or 512, longest(config.model))),
     )
 
 

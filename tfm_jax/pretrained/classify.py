@@ -1,0 +1,181 @@
+"""Texts into labels, by a classifier of sequences or of tokens."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import tokenizers
+
+from tfm_jax import nn
+from tfm_jax.nn import Pure
+from tfm_jax.pretrained.classifiers import labels_of
+from tfm_jax.pretrained.config import Settings
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.files import read_json
+from tfm_jax.pretrained.hub import directory_of
+from tfm_jax.pretrained.load import load
+from tfm_jax.pretrained.texts import Reader, Text, longest, tokenizer_in
+from tfm_jax.types import Array, Params
+
+__all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
+
+Scoring = Literal["softmax", "sigmoid", "none"]
+_SCORING = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
+
+
+class Label(NamedTuple):
+    """What a text is.
+
+    Args:
+      label: that with the highest score.
+      score: of it.
+      scores: of all, float32 [n_classes], in the order of the classifier's ``labels``.
+    """
+
+    label: str
+    score: float
+    scores: np.ndarray
+
+
+class TokenLabel(NamedTuple):
+    """What a token is, and where it stands: ``text[start:end]``; the rest is as of ``Label``."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+    scores: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TextClassifier:
+    """A classifier of sequences, its tokenizer, and the names of its labels.
+
+    Equivalent to::
+
+        scores = softmax(model.apply(params, tokens, valid))        # or sigmoid, or the logits themselves
+        Label(labels[scores.argmax()], scores.max(), scores)
+
+    Args:
+      model, params, tokenizer: from ``load``.
+      labels: one a logit.
+      scoring: ``"softmax"`` where one label is right, ``"sigmoid"`` where any number may be, ``"none"`` for
+        numbers that are no probabilities (regression).
+      max_length: in tokens, to which texts are cut.
+    """
+
+    model: Pure
+    params: Params
+    tokenizer: tokenizers.Tokenizer
+    labels: tuple[str, ...]
+    scoring: Scoring = "softmax"
+    max_length: int = 512
+
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizer, self.max_length)
+
+    @functools.cached_property
+    def _run(self):
+        typed = "token_types" in self.params["encoder"]["embedding"]
+        run = jax.jit(functools.partial(_scores, self.model, _SCORING[self.scoring], typed))
+        return functools.partial(run, self.params)
+
+    def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
+        """The label of each text, or pair of texts, in their order.
+
+        One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        """
+        found = self._reader(texts, batch_size, self._run)
+        return [Label(*_best(self.labels, scores)) for _, scores in found]
+
+
+class TokenClassifier(TextClassifier):
+    """A classifier of tokens; all else is as of ``TextClassifier``."""
+
+    def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
+        """The labels of each text's tokens, without the special ones such as [CLS], in their order.
+
+        One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        """
+        found = self._reader(texts, batch_size, self._run)
+        return [
+            [
+                TokenLabel(*encoding.offsets[i], *_best(self.labels, scores[i]))
+                for i, special in enumerate(encoding.special_tokens_mask)
+                if not special
+            ]
+            for encoding, scores in found
+        ]
+
+
+def _scores(
+    model: Pure, scoring: Any, typed: bool, params: Params, tokens: Array, types: Array, valid: Array
+):
+    return scoring(model.apply(params, tokens, valid, token_types=types if typed else None))
+
+
+def _best(labels: tuple[str, ...], scores: np.ndarray) -> tuple[str, float, np.ndarray]:
+    best = int(scores.argmax())
+    return labels[best], float(scores[best]), scores
+
+
+def load_text_classifier(
+    path_or_repo_id: str | Path, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> TextClassifier:
+    """Loads a classifier of sequences or of tokens, such as a ``BertForSequenceClassification``.
+
+    Args:
+      path_or_repo_id: as ``load`` takes it.
+      dtype: of the parameters and the activations; the scores are float32.
+
+    Returns:
+      The ``TextClassifier``; a ``TokenClassifier`` for ``...ForTokenClassification``. ``problem_type`` says
+      how logits become scores: "multi_label_classification" (or a single label) by the sigmoid, "regression"
+      not at all, everything else, and all tokens, by the softmax.
+
+    Raises:
+      FileNotFoundError: where there is no tokenizer.
+      ValueError: for a model that is no classifier of texts, another ``problem_type``; as ``load``.
+    """
+    directory = directory_of(path_or_repo_id)
+    model, params, config, tokenizer = load(directory, dtype)
+    module = known(config.architecture).architectures[config.architecture].module
+    if module is not nn.Classifier or config.model.patches is not None:
+        raise ValueError(
+            f"{directory} is a {config.architecture}, wanted a classifier of texts, such as "
+            "BertForSequenceClassification or BertForTokenClassification"
+        )
+    of_tokens = config.architecture.endswith("ForTokenClassification")
+    kind = TokenClassifier if of_tokens else TextClassifier
+    return kind(
+        model,
+        params,
+        tokenizer_in(directory, tokenizer),
+        labels_of(config.settings),
+        scoring="softmax" if of_tokens else _scoring(config.settings),
+        max_length=int(min(_said_length(directory), longest(config.model))),
+    )
+
+
+def _scoring(settings: Settings) -> Scoring:
+    by_problem = {
+        None: "sigmoid" if len(labels_of(settings)) == 1 else "softmax",
+        "regression": "none",
+        "multi_label_classification": "sigmoid",
+        "single_label_classification": "softmax",
+    }
+    problem = settings.get("problem_type")
+    if problem not in by_problem:
+        raise ValueError(f"problem_type={problem!r} is not known; known are {list(by_problem)}")
+    return by_problem[problem]
+
+
+def _said_length(directory: Path) -> float:
+    """Their ``model_max_length``, which is 1e30 where there is no limit; 512 where nothing is said."""
+    path = directory / "tokenizer_config.json"
+    return (read_json(path) if path.is_file() else {}).get("model_max_length") or 512

@@ -1,0 +1,81 @@
+"""Texts through a model in batches of few shapes, and what it gives for each back in their order."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from tfm_jax import nn
+
+__all__ = ["Reader", "longest", "tokenizer_in"]
+
+Text = str | tuple[str, str]
+_Run = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+class Reader:
+    """Cuts texts to a length, and runs a model on them.
+
+    Args:
+      tokenizer: it is copied: the caller's stays as it is.
+      max_length: in tokens.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int):
+        self.max_length = max_length
+        self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.enable_truncation(max_length)
+        self.tokenizer.no_padding()
+
+    def __call__(
+        self, texts: Sequence[Text], batch_size: int, run: _Run
+    ) -> list[tuple[tokenizers.Encoding, np.ndarray]]:
+        """Runs a model on texts; those of like length share a batch.
+
+        Args:
+          texts: each a text, or a pair of them.
+          batch_size: at least 1.
+          run: gives [B, ...] of tokens int32 [B, T], their types int32 [B, T], and which are valid, bool.
+
+        Returns:
+          Of each text, in their order, what the tokenizer and what ``run`` made of it.
+
+        Raises:
+          ValueError: for one text that is no list, and a ``batch_size`` below 1.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"texts must be a list of texts, got one text: pass [{texts[:20]!r}]")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+        encodings = self.tokenizer.encode_batch(list(texts))
+        order = sorted(range(len(encodings)), key=lambda i: -len(encodings[i].ids))
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            given = np.asarray(run(*self._padded([encodings[i] for i in rows])))
+            found |= zip(rows, given, strict=False)  # a batch of some other number is filled up
+        return [(encoding, found[i]) for i, encoding in enumerate(encodings)]
+
+    def _padded(self, encodings: list[tokenizers.Encoding]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens [B, T], their types, and which are valid, in few different shapes: each is compiled for."""
+        length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
+        shape = (1 << (len(encodings) - 1).bit_length(), min(length, self.max_length))
+        tokens, types, valid = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
+        for row, x in enumerate(encodings):
+            n = len(x.ids)
+            tokens[row, :n], types[row, :n], valid[row, :n] = x.ids, x.type_ids, True
+        return tokens, types, valid
+
+
+def longest(config: nn.Config) -> float:
+    """How many tokens a model reads at most."""
+    return config.positions.max_length if isinstance(config.positions, nn.Learned) else math.inf
+
+
+def tokenizer_in(directory: Path, tokenizer: tokenizers.Tokenizer | None) -> tokenizers.Tokenizer:
+    """The tokenizer that ``load`` found; a FileNotFoundError where it found none."""
+    if tokenizer is None:
+        raise FileNotFoundError(f"there is no tokenizer in {directory}")
+    return tokenizer
