@@ -38,9 +38,19 @@ __all__ = [
     "Trained",
     "from_dict",
     "load_config",
+    "one_message",
     "parse",
     "to_dict",
 ]
+
+
+@contextlib.contextmanager
+def one_message(name: str) -> Iterator[None]:
+    """Ends the process with one message, not a traceback, where something asked for cannot be had."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"{name}: {error}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,21 +130,13 @@ class Run:
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
         """Ends the process with one message where the data cannot be used, and leaves no empty run behind."""
-        with self.one_message():
+        with one_message(self.name):
             try:
                 yield
             except Exception:
                 if not self.config.resume:
                     shutil.rmtree(self.path)
                 raise
-
-    @contextlib.contextmanager
-    def one_message(self) -> Iterator[None]:
-        """Ends the process with one message, not a traceback, where something asked for cannot be had."""
-        try:
-            yield
-        except (ImportError, OSError, ValueError) as error:
-            sys.exit(f"{self.name}: {error}")
 
     def fit(
         self,
@@ -143,6 +145,7 @@ class Run:
         loss_fn: train.LossFn,
         batches: train.Batches,
         d_model: int,
+        given: Params | None = None,
         valid: Callable[[], Iterable[Batch]] | None = None,
         evaluate: Callable[[Params], Mapping[str, float]] | None = None,
         best: str | None = None,
@@ -157,6 +160,7 @@ class Run:
             loss_fn: of a step; without a key, also of the validation.
             batches: an iterator over training batches; the loader's.
             d_model: the model's width, for the noam schedule.
+            given: weights, by name, in place of those that ``init`` makes; they are used up.
             valid: makes a fresh pass over the validation batches. The loss and each metric of ``loss_fn``
                 over them are the figures ``validation/loss``, ``validation/<metric>``.
             evaluate: further figures, from the weights (on all devices).
@@ -173,7 +177,7 @@ class Run:
             SystemExit: with one clear line, when a signal ended the run, saved, or a loss was not finite.
         """
         settings = self.config.train
-        state, step, schedule = self._prepare(init, loss_fn, d_model)
+        state, step, schedule = self._prepare(init, given or {}, loss_fn, d_model)
         best = best or ("validation/loss" if valid is not None else None)
         stop = (
             None
@@ -232,13 +236,15 @@ class Run:
         console.print(f"all of it: {self.path}", markup=False)
 
     def _prepare(
-        self, init: Callable[[Key], Params], loss_fn: train.LossFn, d_model: int
+        self, init: Callable[[Key], Params], given: Params, loss_fn: train.LossFn, d_model: int
     ) -> tuple[train.TrainState, train.TrainStep, train.Schedule]:
         """The state before the first step, the compiled step, and the schedule in it."""
         settings = self.config.train
         optimizer, schedule = settings.optimizer.build(d_model, settings.steps)
         init_key, run_key = jax.random.split(jax.random.key(settings.seed))
-        params = jax.jit(init)(init_key)
+        # What is given is never made: the compiler drops what nobody asks for.
+        make = jax.jit(lambda key: {name: x for name, x in init(key).items() if name not in given})
+        params = {**make(init_key), **given}
         state = train.init_state(params, optimizer, run_key, ema=settings.ema_decay is not None)
         step = train.make_train_step(
             train.freeze_layers(loss_fn, settings.optimizer.frozen_layers),

@@ -161,13 +161,20 @@ class RunConfig:
     """Fields that may differ on a resume."""
 
 
-def parse(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
+def parse(
+    config: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    default: C | None = None,
+) -> C:
     """Reads a config off the command line. With ``--resume``, what is left out is as in the run in ``--out``.
 
     Args:
         config: a dataclass with defaults; a field's docstring is its help.
         argv: the arguments; None takes those of the process.
         description: what ``--help`` begins with; None takes the class's docstring.
+        default: what is left out is as in this one, unless a run is resumed; None takes ``config()``.
 
     Returns:
         The config.
@@ -177,13 +184,13 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, description: st
     """
     argv = sys.argv[1:] if argv is None else argv
     marks = (tyro.conf.FlagCreatePairsOff,)
+    defaults = {} if default is None else {"default": default}
     rules = tyro.constructors.ConstructorRegistry()
     rules.primitive_rule(_variant_rule)
     try:
         with rules:
-            return tyro.cli(
-                config, args=argv, description=description, config=marks, **_resumed(config, argv)
-            )
+            defaults |= _resumed(config, argv)
+            return tyro.cli(config, args=argv, description=description, config=marks, **defaults)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -60,7 +60,7 @@ def run(config: Config) -> None:
         curves=functools.partial(viz.curves, title=NAME),
     )
     params = trained.params if config.train.patience is None else trained.best_params()
-    with here.one_message():
+    with common.one_message(NAME):
         here.finish(_test(task, params, config, here.path))
 
 

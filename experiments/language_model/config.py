@@ -4,10 +4,12 @@ Measured with the defaults, on 2 CPU cores: 1.66 bits per byte (xz -9: 1.46) in 
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from experiments import common
+from experiments.initial import InitialConfig, initial_default
 from tfm_jax import nn
 
 __all__ = ["Config", "DataConfig", "SampleConfig", "parse"]
@@ -82,7 +84,7 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.RunConfig):
+class Config(InitialConfig):
     """Predicts each next token of a text with a decoder-only Transformer, trained here.
 
     Without arguments: the source of Python's standard library. Any texts: --data.source FILE. Ends with the
@@ -119,4 +121,5 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     Raises:
         SystemExit: as `common.parse`.
     """
-    return common.parse(Config, argv)
+    argv = sys.argv[1:] if argv is None else argv
+    return common.parse(Config, argv, default=initial_default(Config, argv))

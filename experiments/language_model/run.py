@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import common
+from experiments.initial import read_initial
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config, parse
 from experiments.language_model.corpus import load_texts, make_tokenizer
@@ -47,8 +48,11 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
+    with common.one_message(NAME):
+        config, start = read_initial(config, {nn.Decoder: lambda params: params})
     here = common.Run(config, NAME)
     with here.preparing():
+        start.save_tokenizer(here.path)
         task = _prepare(config, here.path)
     loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.rows.n_targets)
     batch_size = config.train.batch_size
@@ -61,6 +65,7 @@ def run(config: Config) -> None:
             loss_fn=loss_fn,
             batches=iter(data.Loader(task.train_rows, order)),
             d_model=config.model.d_model,
+            given=start.params,
             valid=lambda: in_order(task.rows),
             unit="tokens",
             curves=functools.partial(viz.curves, title=NAME),
@@ -122,6 +127,9 @@ def _prepare(config: Config, path: Path) -> _Task:
     tokenizer = make_tokenizer(settings, texts[0], path)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     model = nn.functionalize(nn.Decoder, dataclasses.replace(config.model, vocab_size=vocab_size))
+    # Does a row fit the model?
+    row = jnp.zeros((1, settings.length), jnp.int32)
+    jax.eval_shape(lambda key: model.apply(model.init(key), row), jax.random.key(0))
     pack = functools.partial(
         data.language_model_rows, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
     )

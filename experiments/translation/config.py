@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from experiments import common
+from experiments.initial import InitialConfig, initial_default
 from tfm_jax import nn
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
@@ -96,7 +97,7 @@ class SearchConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.RunConfig):
+class Config(InitialConfig):
     """Translates with an encoder-decoder, trained here.
 
     Without arguments: dates as twelve languages write them, into ISO 8601. Any parallel text:
@@ -148,4 +149,5 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data.source", dest="source", default="dates")
     source = parser.parse_known_args(argv)[0].source
-    return common.parse(Config if source == "dates" else TextConfig, argv)
+    config = Config if source == "dates" else TextConfig
+    return common.parse(config, argv, default=initial_default(config, argv))

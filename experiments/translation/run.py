@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import common
+from experiments.initial import read_initial
 from experiments.translation.config import Config, parse
 from experiments.translation.corpus import Pairs, load_pairs, make_shapes, make_tokenizer
 from experiments.translation.decode import (
@@ -54,8 +55,11 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
+    with common.one_message(NAME):
+        config, start = read_initial(config, {nn.EncoderDecoder: lambda params: params})
     here = common.Run(config, NAME)
     with here.preparing():
+        start.save_tokenizer(here.path)
         task = _prepare(config, here.path)
     few = [side[: config.data.decoded] for side in task.pairs["validation"]]
     evaluate = lambda params: {"validation/exact_match": exact_match(task.translate(params, few[0]), few[1])}
@@ -64,6 +68,7 @@ def run(config: Config) -> None:
         loss_fn=make_loss(task.model, config.label_smoothing),
         batches=iter(task.train_batches),
         d_model=config.model.d_model,
+        given=start.params,
         valid=lambda: task.valid_batches,
         evaluate=evaluate if config.data.decoded else None,
         unit="tokens",

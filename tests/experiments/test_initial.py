@@ -1,0 +1,189 @@
+"""What experiments begin with: runs of their own, and checkpoints of transformers, tiny ones."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import common, initial
+from experiments.digits.run import main as digits
+from experiments.language_model import config as language_model_config
+from experiments.language_model.run import main as language_model
+from experiments.translation import config as translation_config
+from experiments.translation.run import main as translation
+from tests.experiments.test_language_model import SMALL as LANGUAGE_MODEL
+from tests.experiments.test_language_model import make_texts, write_rows
+from tests.experiments.test_translation import NUMBERS, write_pairs
+from tests.experiments.test_translation import SMALL as TRANSLATION
+from tests.pretrained.test_families import FIELDS
+from tfm_jax import data, nn, pretrained, train
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.load import model_of
+
+STILL = ("--train.optimizer.learning-rate", "1e-20")  # what training leaves are the weights it began with
+
+
+def without_model(arguments):
+    """Flags and values by turns, without those of the model."""
+    named = zip(arguments[::2], arguments[1::2], strict=True)
+    return [word for pair in named if not pair[0].startswith("--model") for word in pair]
+
+
+def save_checkpoint(path, architecture, fields, tokenizer, **settings):
+    model = nn.Config(**{**fields, "vocab_size": tokenizer.vocab_size + 3})
+    config = pretrained.Config(architecture, model, settings)
+    params = model_of(config, known(architecture)).init(jax.random.key(5))
+    pretrained.save(path, params, config, tokenizer.backend)
+    return params
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("texts") / "train.jsonl", make_texts(60, 0))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "train.jsonl", 60, 0)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gpt2") / "checkpoint"
+    tokenizer = data.train_bpe(make_texts(60, 0), 280)
+    fields = FIELDS["gpt2"] | {"positions": nn.Learned(40)}
+    params = save_checkpoint(path, "GPT2LMHeadModel", fields, tokenizer, eos_token_id=2, bos_token_id=1)
+    return path, params
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    path = tmp_path_factory.mktemp("t5") / "checkpoint"
+    tokenizer = data.train_bpe(["one un two deux"], 262)
+    ids = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    return path, save_checkpoint(path, "T5ForConditionalGeneration", FIELDS["t5"], tokenizer, **ids)
+
+
+def weights_of(out):
+    return train.load_params(out / "checkpoints")
+
+
+def test_a_language_model_begins_with_a_checkpoint_read_once(tmp_path, texts, gpt2, monkeypatch):
+    path, params = gpt2
+    read, load = [], pretrained.load
+    monkeypatch.setattr(pretrained, "load", lambda source: read.append(source) or load(source))
+    out = tmp_path / "run"
+    arguments = ["--out", str(out), "--data.source", texts, *without_model(LANGUAGE_MODEL)]
+    language_model([*arguments, *STILL, "--init-from", str(path), "--model.dropout-rate", "0.2"])
+    chex.assert_trees_all_close(weights_of(out), params, atol=1e-12)
+    saved = common.load_config(language_model_config.Config, out)
+    assert saved.model.positions == nn.Learned(40) and saved.model.vocab_size == 283
+    assert saved.model.dropout_rate == 0.2 and saved.model.unroll  # the experiment's own way to run it
+    assert data.load_tokenizer(out).encode("the cat") == data.load_tokenizer(path).encode("the cat")
+    # and goes on from its own weights, where the checkpoint is no more
+    before = weights_of(out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "init_from": str(tmp_path / "gone")}))
+    language_model(["--out", str(out), "--resume"])
+    chex.assert_trees_all_equal(weights_of(out), before)
+    assert read == [str(path)]
+
+
+def test_a_translator_begins_with_a_checkpoint_and_its_start_token(tmp_path, t5):
+    path, params = t5
+    config = translation_config.parse(["--data.source", "pairs", "--init-from", str(path)])
+    config, start = initial.read_initial(config, {nn.EncoderDecoder: lambda params: params})
+    chex.assert_trees_all_equal(start.params, params)
+    assert "head" in params and "decoder" in params  # untied: not to be taken for a classifier
+    assert config.model.positions == nn.RelativeBias(8, 9) and not config.model.tie_embeddings
+    start.save_tokenizer(tmp_path)
+    tokenizer = data.load_tokenizer(tmp_path)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 2)
+
+
+def untied_run(path):
+    """The directory of a run of a translator that was stopped at step 1."""
+    tokenizer = data.char_tokenizer([*NUMBERS, *NUMBERS.values(), " "])
+    model = nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=8, tie_embeddings=False)
+    run = train.RunDirectory(path, common.to_dict(translation_config.TextConfig(model=model)))
+    tokenizer.save(run.path)
+    sized = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
+    params = nn.functionalize(nn.EncoderDecoder, sized).init(jax.random.key(3))
+    with train.Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(1, train.init_state(params, optax.sgd(1.0), jax.random.key(0)))
+    return sized
+
+
+def test_a_run_begins_with_a_run(tmp_path, pairs):
+    first, second = tmp_path / "first", tmp_path / "second"
+    model = untied_run(first)
+    arguments = ["--out", str(second), "--data.source", pairs, "--data.pair", "en-fr", "--search.beams", "1"]
+    arguments += [*without_model(TRANSLATION), "--train.steps", "2", "--average", "1", *STILL]
+    translation([*arguments, "--init-from", str(first), "--data.held-out", "0.02"])
+    chex.assert_trees_all_close(weights_of(second), weights_of(first), atol=1e-12)
+    asked = common.load_config(translation_config.TextConfig, second).model
+    assert asked == dataclasses.replace(model, unroll=asked.unroll, dropout_rate=0.0)
+    with pytest.raises(
+        SystemExit, match=r"language_model: .*it is an nn.EncoderDecoder, wanted an nn.Decoder"
+    ):
+        language_model(["--out", str(tmp_path / "third"), "--init-from", str(first)])
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model.d-ff", "8"],
+            r"(?s)language_model: .*only .*may be set:\n  --model.d-ff: asked for 8, it has 5",
+        ),
+        (["--model.norm", "RMSNorm"], r"--model.norm: asked for RMSNorm\(.*it has LayerNorm"),
+        (["--data.tokenizer", "bytes"], "the tokenizer is that of the weights: leave out --data.tokenizer"),
+        (["--data.vocab-size=300"], "leave out --data.vocab-size"),
+        (
+            ["--data.length", "64", "--data.overlap", "8"],
+            "a sequence of 64 is longer than the learned position table of 40",
+        ),
+    ],
+)
+def test_what_the_checkpoint_decides_is_refused(tmp_path, texts, gpt2, arguments, message):
+    small = [*without_model(LANGUAGE_MODEL), "--data.source", texts, "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=message):
+        language_model([*small, "--init-from", str(gpt2[0]), *arguments])
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_begun_with_is_one_clear_error(tmp_path, t5, gpt2, pairs):
+    out = ["--out", str(tmp_path / "run")]
+    with pytest.raises(
+        SystemExit, match=r"language_model: .*it is an nn.EncoderDecoder, wanted an nn.Decoder"
+    ):
+        language_model([*out, "--init-from", str(t5[0])])
+    with pytest.raises(SystemExit, match=r"error: --init-from: there is no config.json in"):
+        translation([*out, "--init-from", str(tmp_path)])
+    without = tmp_path / "without"
+    shutil.copytree(gpt2[0], without)
+    (without / "tokenizer.json").unlink()
+    with pytest.raises(SystemExit, match="there is no tokenizer in it"):
+        language_model([*out, "--init-from", str(without)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_digits_begins_with_nothing(capsys):
+    with pytest.raises(SystemExit):
+        digits(["--init-from", "anything"])
+    assert "Unrecognized options: --init-from" in " ".join(capsys.readouterr().err.split())
+
+
+def test_special_tokens_are_those_of_the_settings():
+    backend = data.char_tokenizer(["abc"]).backend
+    named = initial._named(backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2})
+    assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
+    plain = initial._named(backend, {})
+    assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
+    np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])
