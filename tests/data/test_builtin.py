@@ -116,11 +116,57 @@ def test_stdlib_is_the_running_pythons():
     assert data.stdlib("validation")["path"] == validation["path"]
 
 
+@pytest.fixture(scope="module")
+def names():
+    pytest.importorskip("babel")
+    return {split: data.names(split) for split in SPLITS}
+
+
+def test_names_are_what_babel_calls_them(names):
+    babel = pytest.importorskip("babel")
+    locales = {name: babel.Locale.parse(name) for name in data.DATE_LOCALES}
+    tables = {
+        "territory": "territories",
+        "language": "languages",
+        "script": "scripts",
+        "currency": "currencies",
+    }
+    rows = names["validation"]
+    assert rows.column_names == ["text", "language", "kind", "code"]
+    said = {name: rows.features[name].int2str(rows[name]) for name in ("language", "kind")}
+    assert set(said["language"]) == set(data.DATE_LOCALES) and set(said["kind"]) == set(data.NAME_KINDS)
+    for row, language, kind in zip(rows, said["language"], said["kind"], strict=True):
+        locale, code = locales[language], row["code"]
+        city = kind == "city"
+        assert row["text"] == (
+            locale.time_zones[code]["city"] if city else getattr(locale, tables[kind])[code]
+        )
+
+
+def test_no_text_and_no_thing_is_in_two_splits_or_has_two_labels(names):
+    texts = [text for rows in names.values() for text in rows["text"]]
+    assert len(set(texts)) == len(texts) and all(text.strip() for text in texts)
+    things = [set(zip(rows["kind"], rows["code"], strict=True)) for rows in names.values()]
+    assert not things[0] & things[1] and not things[0] & things[2] and not things[1] & things[2]
+    shares = np.array([len(rows) for rows in names.values()]) / len(texts)
+    np.testing.assert_allclose(shares, [200 / 256, 24 / 256, 32 / 256], atol=0.03)
+    assert "Berlin" not in texts  # in many languages
+
+
+def test_names_are_loaded_by_their_name(names):
+    splits = data.load_splits("names", columns=["text", "language"])
+    assert {name: rows.to_dict() for name, rows in splits.items()} == {
+        name: rows.select_columns(["text", "language"]).to_dict() for name, rows in names.items()
+    }
+
+
 def test_unknown_splits_and_numbers():
     with pytest.raises(ValueError, match="'digits' has no split 'dev'; it has 'train', 'validation', 'test'"):
         data.digits("dev")
     with pytest.raises(ValueError, match="'stdlib' has no split 'test'; it has 'train', 'validation'"):
         data.stdlib("test")
+    with pytest.raises(ValueError, match="'names' has no split 'dev'"):
+        data.names("dev")
     with pytest.raises(ValueError, match="'dates' has no split"):
         data.dates("dev")
     with pytest.raises(ValueError, match="number 0"):
@@ -131,6 +177,7 @@ def test_unknown_splits_and_numbers():
     ("module", "call", "message"),
     [
         ("babel.dates", data.dates, "'dates' needs Babel"),
+        ("babel", data.names, "'names' needs Babel"),
         ("sklearn.datasets", data.digits, "'digits' needs scikit"),
     ],
 )

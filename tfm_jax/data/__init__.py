@@ -6,7 +6,7 @@ which batch (`UniformBatches`, `BucketBatches`), and iterate over a `Loader`.
 """
 
 from tfm_jax.data.bucketing import BucketBatches, batch_sizes, choose_buckets, padding_share
-from tfm_jax.data.builtin import DATE_LOCALES, DATE_STYLES, dates, digits, stdlib
+from tfm_jax.data.builtin import DATE_LOCALES, DATE_STYLES, NAME_KINDS, dates, digits, names, stdlib
 from tfm_jax.data.columns import text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.images import ImageRows, classification_rows
@@ -28,6 +28,7 @@ from tfm_jax.data.validate import check_range
 __all__ = [
     "DATE_LOCALES",
     "DATE_STYLES",
+    "NAME_KINDS",
     "Batching",
     "BucketBatches",
     "ByteTokenizer",
@@ -55,6 +56,7 @@ __all__ = [
     "load",
     "load_splits",
     "load_tokenizer",
+    "names",
     "padding_share",
     "split_rows",
     "stdlib",

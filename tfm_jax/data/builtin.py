@@ -1,19 +1,22 @@
-"""The sources that need no network: digits, dates in many languages, the standard library's source."""
+"""The sources that need no network: digits, dates and names in many languages, Python's own source."""
 
+import collections
 import datetime
 import hashlib
 import sysconfig
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-__all__ = ["DATE_LOCALES", "DATE_STYLES", "SPLITS", "dates", "digits", "stdlib"]
+__all__ = ["DATE_LOCALES", "DATE_STYLES", "NAME_KINDS", "SPLITS", "dates", "digits", "names", "stdlib"]
 
 SPLITS = ("train", "validation", "test")
 DATE_LOCALES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "ru", "zh", "ja", "ko")
 DATE_STYLES = ("full", "long", "medium")
+NAME_KINDS = ("territory", "language", "script", "currency", "city")
 _FIRST_DAY, _LAST_DAY = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
 _DATE_ROWS = {"train": 50_000, "validation": 2_000, "test": 2_000}
 
@@ -100,6 +103,40 @@ def dates(split: str = "train", number: int | None = None, *, seed: int = 0) -> 
     return datasets.Dataset.from_dict(rows)
 
 
+def names(split: str = "train") -> datasets.Dataset:
+    """Names of territories, languages, scripts, currencies and cities, as twelve languages write them.
+
+    A task of its own each: in which language a name is written, and what kind of thing it names.
+
+    Args:
+        split: "train", "validation" or "test". What is named belongs, in all languages, to one of them, by
+            the hash of its code: some eight, one and one in ten.
+
+    Returns:
+        Rows ``{"text": str, "language": DATE_LOCALES, "kind": NAME_KINDS, "code": str}``, where "language"
+        and "kind" are class labels. A text that stands for two things or in two languages is in none.
+
+    Raises:
+        ImportError: Babel is not installed.
+        ValueError: there is no such split.
+    """
+    _check_split("names", split, SPLITS)
+    try:
+        found = list(_names())
+    except ImportError as error:
+        raise ImportError("'names' needs Babel: pip install 'tfm_jax[experiments]'") from error
+    times = collections.Counter(text for _, _, _, text in found)
+    rows: dict[str, list[str]] = {"text": [], "language": [], "kind": [], "code": []}
+    for kind, code, locale, text in found:
+        if times[text] == 1 and _split_of(f"{kind}/{code}") == split:
+            for column, value in zip(rows, (text, locale, kind, code), strict=True):
+                rows[column].append(value)
+    text, label = datasets.Value("string"), datasets.ClassLabel
+    columns = (text, label(names=list(DATE_LOCALES)), label(names=list(NAME_KINDS)), text)
+    features = datasets.Features(dict(zip(rows, columns, strict=True)))
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
 def stdlib(split: str = "train") -> datasets.Dataset:
     """The source text of the standard library of the Python that is running, a row for each file.
 
@@ -132,6 +169,27 @@ def stdlib(split: str = "train") -> datasets.Dataset:
     if not rows["text"]:
         raise FileNotFoundError(f"there are no source files of the standard library under {root}")
     return datasets.Dataset.from_dict(rows)
+
+
+def _names() -> Iterator[tuple[str, str, str, str]]:
+    """Kind, code, locale and text of every name, things by their codes."""
+    from babel import Locale
+
+    tables: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in NAME_KINDS}
+    for name in DATE_LOCALES:
+        locale = Locale.parse(name)
+        cities = {zone: names["city"] for zone, names in locale.time_zones.items() if "city" in names}
+        of_locale = (locale.territories, locale.languages, locale.scripts, locale.currencies, cities)
+        for kind, table in zip(NAME_KINDS, of_locale, strict=True):
+            tables[kind][name] = dict(table)
+    for kind, of_kind in tables.items():
+        for code in sorted(set().union(*of_kind.values())):
+            yield from ((kind, code, name, of_kind[name][code]) for name in of_kind if code in of_kind[name])
+
+
+def _split_of(thing: str) -> str:
+    first = hashlib.sha256(thing.encode()).digest()[0]
+    return "test" if first < 32 else "validation" if first < 56 else "train"
 
 
 def _check_split(source: str, split: str, splits: tuple[str, ...]) -> None:
