@@ -1,5 +1,6 @@
 """The strictest settings that JAX has, for every test: dtypes and ranks never promote silently."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -37,6 +39,17 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 hypothesis.settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# What JAX traced are millions of small objects, which the collector would walk again and again.
+gc.set_threshold(100_000, 20, 100)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_end_with_their_module():
+    """Or a process holds gigabytes of programs that nobody will run again."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter):

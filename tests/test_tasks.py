@@ -1,5 +1,7 @@
 """Copy, reverse and sort: a small Transformer learns each to 100 % on sequences it has never seen."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +18,9 @@ TASKS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def optimized():
-    """Here the programs run long enough to be worth compiling well."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.fixture(scope="module")
 def compiled():
-    """One compiled step and one compiled decoder for all tasks."""
+    """One first state, one compiled step and one compiled decoder for all tasks."""
     config = nn.Config(
         vocab_size=V,
         d_model=32,
@@ -43,15 +37,22 @@ def compiled():
         logits = model.apply(params, batch["source"], batch["target_in"], key=key)
         return ops.cross_entropy(logits, batch["target_out"]), {}
 
-    step = jax.jit(train.make_train_step(loss_fn, optimizer), donate_argnums=0)
+    params = jax.jit(model.init)(jax.random.key(0))
+    # Run often enough to be worth compiling well, and in a way that the flags of conftest.py would slow down.
+    jax.config.update("jax_disable_most_optimizations", False)
+    emitters = "xla_cpu_use_fusion_emitters"
+    options = {emitters: True} if emitters in os.environ["XLA_FLAGS"] else None
+    step = jax.jit(train.make_train_step(loss_fn, optimizer), donate_argnums=0, compiler_options=options)
     decode = jax.jit(lambda params, source: generate.greedy(model, params, source, max_length=S + 1).tokens)
-    return model, optimizer, step, decode
+    # A copy for each task: the step takes its state over.
+    yield lambda: train.init_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(1)), step, decode
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_small_transformer_learns(task, compiled):
-    model, optimizer, step, decode = compiled
+    start, step, decode = compiled
     rng = np.random.default_rng(0)
 
     def rows(n):
@@ -64,7 +65,7 @@ def test_a_small_transformer_learns(task, compiled):
             "target_out": np.concatenate([target, EOS * column], axis=1),
         }
 
-    state = train.init_state(jax.jit(model.init)(jax.random.key(0)), optimizer, jax.random.key(1))
+    state = start()
     for _ in range(1000):
         state, _ = step(state, rows(64))
     # 8 ** 6 sequences exist and 64,000 were seen: at least three quarters of the test are new.
