@@ -136,7 +136,12 @@ def _declared(source: str) -> nn.Config:
         return _model_of_run(Path(source), data.load_tokenizer(source))
     path = directory_of(source) / "config.json"
     settings = read_json(path)
-    return family_of(settings, path)[1].read_config(settings, path)
+    return _without_pooler(family_of(settings, path)[1].read_config(settings, path))
+
+
+def _without_pooler(model: nn.Config) -> nn.Config:
+    """A pooler is of the task that it was trained for, and a new one begins without it."""
+    return dataclasses.replace(model, pooler=None)
 
 
 def _is_run(source: str) -> bool:
@@ -193,7 +198,12 @@ def _read_checkpoint(source: str, wanted: Branches) -> Read:
     if tokenizer is None:
         raise ValueError(f"--init-from {source}: there is no tokenizer in it")
     module = known(config.architecture).architectures[config.architecture].module
-    return module, config.model, params, _named(tokenizer, {**config.settings, **config.generation})
+    return (
+        module,
+        _without_pooler(config.model),
+        params,
+        _named(tokenizer, {**config.settings, **config.generation}),
+    )
 
 
 def _named(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> data.JsonTokenizer:

@@ -1,8 +1,8 @@
 """Sources, tokenizers, packing, bucketing, and one deterministic loader whose state is a few numbers.
 
 From text to batches: `load` (or `load_splits`) a source, read its columns (`texts`, `text_pairs`), tokenize
-them into rows (`language_model_rows`, `translation_rows`, `classification_rows`), choose which rows stand in
-which batch (`UniformBatches`, `BucketBatches`), and iterate over a `Loader`.
+them into rows (`language_model_rows`, `translation_rows`, `labelled_rows`; of images `classification_rows`),
+choose which rows stand in which batch (`UniformBatches`, `BucketBatches`), and iterate over a `Loader`.
 """
 
 from tfm_jax.data.bucketing import BucketBatches, batch_sizes, choose_buckets, padding_share
@@ -10,6 +10,7 @@ from tfm_jax.data.builtin import DATE_LOCALES, DATE_STYLES, NAME_KINDS, dates, d
 from tfm_jax.data.columns import text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.images import ImageRows, classification_rows
+from tfm_jax.data.labelled import LabelledRows, label_names, label_numbers, labelled_rows
 from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
 from tfm_jax.data.packing import PackedRows, best_fit
 from tfm_jax.data.rows import TranslationRows, language_model_rows, translation_rows
@@ -35,6 +36,7 @@ __all__ = [
     "HubUnavailableError",
     "ImageRows",
     "JsonTokenizer",
+    "LabelledRows",
     "Loader",
     "LoaderIterator",
     "PackedRows",
@@ -52,6 +54,9 @@ __all__ = [
     "classification_rows",
     "dates",
     "digits",
+    "label_names",
+    "label_numbers",
+    "labelled_rows",
     "language_model_rows",
     "load",
     "load_splits",

@@ -14,7 +14,7 @@ from tfm_jax.data.packing import PackedRows
 from tfm_jax.data.tokenizers import Tokenizer
 from tfm_jax.data.validate import fingerprint, flat_ids
 
-__all__ = ["TranslationRows", "encode_documents", "language_model_rows", "translation_rows"]
+__all__ = ["TranslationRows", "encode_documents", "language_model_rows", "padded", "translation_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class TranslationRows:
             raise ValueError(
                 f"rows of up to {lengths.max()}, {target_lengths.max()} do not fit shape {shape}"
             )
-        source = _padded(self._source, self._source_starts[indices], lengths, width)
-        target = _padded(self._target, self._target_starts[indices], target_lengths - 1, target_width)
+        source = padded(self._source, self._source_starts[indices], lengths, width)
+        target = padded(self._target, self._target_starts[indices], target_lengths - 1, target_width)
         target_in = np.roll(target, 1, axis=1)  # its last column is padding: there is room for one more token
         target_in[:, 0] = self._bos
         target[np.arange(len(indices)), target_lengths - 1] = self._eos
@@ -203,10 +203,24 @@ def _report(dropped: dict[str, int], total: int, why: str) -> None:
         log.warning("left out %d of %d rows: %s (%s)", sum(dropped.values()), total, dropped, why)
 
 
-def _padded(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """The sequences that start there, padded with 0 to one width. [B, width]"""
+def padded(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """Sequences that lie one after the other, padded with 0 to one width.
+
+    Equivalent to::
+
+        np.stack([np.pad(flat[s : s + n], (0, width - n)) for s, n in zip(starts, lengths)])
+
+    Args:
+        flat: the ids of all sequences. [ids]
+        starts: where each of the wanted ones starts. [B]
+        lengths: of each, at most ``width``. [B]
+        width: of the result.
+
+    Returns:
+        int32 [B, width]
+    """
     columns = np.arange(width)
-    padded = np.zeros((len(starts), width), np.int32)
+    rows = np.zeros((len(starts), width), np.int32)
     held = columns < lengths[:, None]
-    padded[held] = flat[(starts[:, None] + columns)[held]]
-    return padded
+    rows[held] = flat[(starts[:, None] + columns)[held]]
+    return rows

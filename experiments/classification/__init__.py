@@ -1,0 +1,1 @@
+"""Texts into classes: an encoder trained from scratch, or fine-tuned."""

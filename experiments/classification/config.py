@@ -1,0 +1,112 @@
+"""The settings of the classification of texts: sized for two minutes on 2 CPU cores, from scratch."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from experiments import common
+from experiments.initial import InitialConfig, initial_default
+from tfm_jax import nn
+
+__all__ = ["Config", "DataConfig", "parse"]
+
+MODEL = nn.Config(
+    d_model=128,
+    n_layers=3,
+    n_heads=4,
+    d_ff=256,
+    positions=nn.Rope(),
+    dropout_rate=0.1,
+    scale_embeddings=False,
+    unroll=True,
+)
+TRAIN = common.TrainConfig(
+    steps=1500,
+    batch_size=64,
+    optimizer=common.OptimizerConfig(learning_rate=2e-3, weight_decay=0.05),
+    evaluate_every=250,
+    checkpoint_every=250,
+    keep=2,
+    log_every=50,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The labelled texts, and how they become batches.
+
+    Args:
+        source: "names", what things are called in twelve languages, which needs no network; or a file, a
+            directory or a glob of files (jsonl, csv, parquet; also compressed); or a data set of the Hugging
+            Face hub, "owner/name" or "owner/name:configuration".
+        text_column: The column of the texts.
+        label_column: The column of the labels: class labels, texts, or integers from 0. None is "language"
+            for names, else "label".
+        validation: A file of its own for validation. None takes the source's split of that name or, where it
+            has none, held_out of the training rows.
+        test: A file of its own to test on; None as for validation.
+        held_out: A share of the training rows, the same ones every time.
+        tokenizer: Made from the training texts and saved beside the checkpoints.
+        vocab_size: Entries of a bpe tokenizer.
+        max_length: In tokens, begin and end counted. Longer texts are cut.
+        buckets: Shapes that batches are padded to; each is compiled once.
+    """
+
+    source: str = "names"
+    text_column: str = "text"
+    label_column: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    held_out: float = 0.1
+    tokenizer: Literal["characters", "bpe"] = "characters"
+    vocab_size: int = 8000
+    max_length: int = 128
+    buckets: int = 3
+
+    def __post_init__(self):
+        for name, least in (("max_length", 3), ("buckets", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is to be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def label(self) -> str:
+        """The column of the labels."""
+        return self.label_column or ("language" if self.source == "names" else "label")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(InitialConfig):
+    """Says to which class a text belongs: an encoder, pooled, and a dense layer.
+
+    Without arguments: in which of twelve languages a name is written, trained from scratch. A trained
+    encoder: --init-from DIR, whose head is then a new one. Any texts: --data.source FILE. Ends with the
+    accuracy on the test texts, and that of a logistic regression of their n-grams.
+    """
+
+    data: DataConfig = DataConfig()
+    model: nn.Config = MODEL
+    """The encoder. A vocab-size of 0 is the tokenizer's."""
+    pooling: Literal["mean", "first"] = "mean"
+    """Whether the head reads the mean of all vectors, or that of the first token."""
+    head_dropout_rate: float = 0.1
+    """Dropout of what the head reads."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread evenly over all classes; not in validation."""
+    train: common.TrainConfig = TRAIN
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Reads the command line.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SystemExit: as `common.parse`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return common.parse(Config, argv, default=initial_default(Config, argv))

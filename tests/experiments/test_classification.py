@@ -1,0 +1,208 @@
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import common
+from experiments.classification import corpus
+from experiments.classification.config import Config, DataConfig, parse
+from experiments.classification.run import main, make_loss, predict
+from tests.experiments.test_initial import STILL, save_checkpoint, without_model
+from tests.pretrained.test_families import BERT
+from tfm_jax import data, nn, train
+
+SMALL = (
+    "--model.d-model", "8", "--model.n-layers", "2", "--model.n-heads", "2", "--model.d-ff", "8",
+    "--train.steps", "4", "--train.batch-size", "8", "--train.evaluate-every", "2",
+    "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
+    "--data.buckets", "1",
+)  # fmt: skip
+OF_A_RUN = {
+    "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
+    "result.json",
+}  # fmt: skip
+WORDS = {
+    "animal": ["cat", "dog", "cow", "pig"],
+    "fruit": ["pear", "apple", "fig", "plum"],
+    "tool": ["saw", "axe"],
+}
+
+
+def write_texts(path, n, seed):
+    """Rows that name two things of one kind."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for kind in rng.choice(list(WORDS), n):
+        rows.append({"said": " ".join(rng.choice(WORDS[kind], 2)), "kind": str(kind)})
+    if path.suffix == ".csv":
+        path.write_text("said,kind\n" + "".join(f"{row['said']},{row['kind']}\n" for row in rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return ["--data.source", write_texts(tmp_path / "train.csv", 60, 0), "--data.text-column", "said",
+            "--data.label-column", "kind"]  # fmt: skip
+
+
+def result_of(path):
+    return json.loads((path / "result.json").read_text())
+
+
+def test_texts_from_the_command_line_to_the_picture(tmp_path, source, capsys):
+    out = tmp_path / "run"
+    test = write_texts(tmp_path / "test.jsonl", 30, 1)
+    arguments = ["--out", str(out), *SMALL, *source, "--data.test", test]
+    main(arguments)
+    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    result = result_of(out)
+    assert result.keys() == {"test_accuracy", "ngram_accuracy", "test_texts", "seconds"}
+    assert result["test_texts"] == 30 and result["ngram_accuracy"] > 0.9 and 0 <= result["test_accuracy"] <= 1
+    printed = capsys.readouterr().out
+    assert "texts: 54 train, 6 validation, 30 test; 3 classes: animal, fruit, tool" in printed
+    assert f"n-grams     {round(30 * result['ngram_accuracy'])} of 30 test texts right" in printed
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"validation/loss", "validation/accuracy", "accuracy"} <= lines[1].keys()
+    # all of it again from the last checkpoint, on other devices: the same model, the same figures
+    main([*arguments, "--resume", "--mesh.data", "2"])
+    assert result_of(out)["test_accuracy"] == result["test_accuracy"]
+
+
+def test_a_trained_encoder_is_fine_tuned_its_first_layer_frozen(tmp_path, source):
+    path, out, again = tmp_path / "checkpoint", tmp_path / "run", tmp_path / "again"
+    tokenizer = data.char_tokenizer(["".join(map(chr, range(97, 123))) + " "])
+    params = save_checkpoint(
+        path,
+        "BertModel",
+        BERT | {"pooler": nn.Pooler("tanh"), "positions": nn.Learned(20)},
+        tokenizer,
+        pad_token_id=0,
+    )
+    tuned = [
+        "--train.optimizer.frozen-layers",
+        "1",
+        "--train.optimizer.layer-decay",
+        "0.5",
+        "--train.optimizer.weight-decay",
+        "0.1",
+    ]
+    small = [*without_model(SMALL), *source]
+    main(["--out", str(out), *small, *tuned, "--init-from", str(path)])
+    found, body = train.load_params(out / "checkpoints"), params
+    assert found["encoder"].keys() == body.keys() - {"pooler"} and found["head"]["dense"]["kernel"].shape == (
+        6,
+        3,
+    )
+    for ours, theirs in zip(
+        *(jax.tree.leaves(p["stack"]["layers"]) for p in (found["encoder"], body)), strict=True
+    ):
+        assert np.asarray(ours[:1]).tobytes() == np.asarray(theirs[:1]).tobytes()
+        assert (ours[1:] != theirs[1:]).any()
+    chex.assert_trees_all_equal(found["encoder"]["embedding"], body["embedding"])
+    # and what came of it is a beginning too
+    main(["--out", str(again), *small, *STILL, "--init-from", str(out)])
+    chex.assert_trees_all_close(
+        train.load_params(again / "checkpoints")["encoder"], found["encoder"], atol=1e-12
+    )
+
+
+def test_the_default_source_needs_no_file():
+    pytest.importorskip("babel")
+    found = corpus.load_corpus(DataConfig())
+    assert tuple(found.class_names) == data.DATE_LOCALES
+    kinds = corpus.load_corpus(DataConfig(label_column="kind"))
+    assert (
+        tuple(kinds.class_names) == data.NAME_KINDS
+        and kinds.splits["test"].texts == found.splits["test"].texts
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
+        (["--data.text-column", "text"], "no column 'text'; it has 'said', 'kind'"),
+        (["--data.label-column", "label"], "no column 'label'; it has 'said', 'kind'"),
+        (["--data.held-out", "0"], "no texts for test and validation, and held_out is 0"),
+        (["--data.test", "{}/other.jsonl"], "test: row 1: label 'bird' .* is none of the 3 classes"),
+        (["--data.source", "{}/one.jsonl"], "the training rows have one class, 'tool'"),
+        (["--data.source", "{}/empty.jsonl"], r"\w+: row \d+: wanted text in column 'said', got nothing"),
+        (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
+        (["--model.pooler", "Pooler"], "pass pooling='first'"),
+        (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, source, arguments, message):
+    write = lambda name, rows: (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write("other.jsonl", [{"said": "saw", "kind": "tool"}, {"said": "owl", "kind": "bird"}])
+    write("one.jsonl", [{"said": "saw", "kind": "tool"}] * 30)
+    write(
+        "empty.jsonl",
+        [{"said": None if i % 3 else "saw", "kind": "ab"[i % 2]} for i in range(30)],
+    )
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=f"(?s)classification: .*{message}"):
+        main(["--out", str(out), *SMALL, *source, *(text.format(tmp_path) for text in arguments)])
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    texts = ["ab", "b", "abba", "ba", "aaab", "bb", ""]
+    tokenizer = data.char_tokenizer(texts)
+    config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
+    model = nn.functionalize(nn.Classifier, config, 3)
+    rows = data.labelled_rows(texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9)
+    return model, jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(1))), rows
+
+
+def test_predictions_are_those_of_each_text_alone_in_its_order(classifier):
+    model, params, rows = classifier
+    apply = jax.jit(model.apply)
+    alone = [rows.take(np.array([i]), (9,)) for i in range(len(rows))]
+    wanted = [int(jnp.argmax(apply(params, batch["tokens"], batch["valid"]))) for batch in alone]
+    batches = data.Loader(rows, data.BucketBatches(rows.lengths, [(4,), (9,)], 3))
+    assert predict(model, params, batches, len(rows)).tolist() == wanted and len(set(wanted)) > 1
+
+
+def test_the_loss_counts_real_rows_and_smooths_in_training_alone(classifier):
+    model, params, rows = classifier
+    loss_fn = jax.jit(make_loss(model, 0.5))
+    batch = rows.take(np.arange(5), (9,))
+    (total, weight), metrics = loss_fn(
+        params, {**batch, "weight": np.array([1, 1, 0, 1, 0], np.float32)}, None
+    )
+    kept = np.array([0, 1, 3])
+    logits = np.asarray(jax.jit(model.apply)(params, batch["tokens"], batch["valid"]))[kept]
+    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(3), batch["label"][kept]]
+    np.testing.assert_allclose(total, -log_p.sum(), rtol=1e-5)
+    assert float(weight) == 3 == float(metrics["accuracy"][1])
+    assert float(metrics["accuracy"][0]) == (logits.argmax(-1) == batch["label"][kept]).sum()
+    (smoothed, _), _ = loss_fn(params, batch, jax.random.key(0))
+    (plain, _), _ = loss_fn(params, batch, None)
+    assert abs(float(smoothed - plain)) > 0.1
+
+
+def test_ngrams_learn_what_there_is():
+    texts = ["cat", "cow", "catcow", "xyz", "yzx", "zzx"]
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    assert corpus.ngram_predict(corpus.Labelled(texts, labels), ["owcat", "zyx"]).tolist() == [0, 1]
+
+
+def test_the_command_line(capsys):
+    config = parse(
+        ["--data.label-column", "kind", "--train.optimizer.frozen-layers", "2", "--pooling", "first"]
+    )
+    assert config.data.label == "kind" and config.train.optimizer.frozen_layers == 2
+    assert DataConfig().label == "language" and DataConfig(source="x.csv").label == "label"
+    assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
+    for argument, message in {"--data.max-length=2": "max_length is to be at least 3, got 2"}.items():
+        with pytest.raises(SystemExit):
+            parse([argument])
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
