@@ -35,6 +35,7 @@ PAIR = {
     "decoder_start_token_id": 2,
 }
 T5 = {"vocab_size": V, "d_model": 384, "num_layers": 3, "num_heads": 6, "d_kv": 64, "d_ff": 1024}
+VIT = {name: x for name, x in ENCODER.items() if name != "vocab_size"} | {"image_size": 96, "patch_size": 16}
 MODELS: dict[str, dict[str, Any]] = {
     "GPT2LMHeadModel": {"vocab_size": V, "n_embd": 384, "n_layer": 6, "n_head": 6},
     "LlamaForCausalLM": DECODER,
@@ -56,6 +57,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "BartForConditionalGeneration": PAIR,
     "MBartForConditionalGeneration": PAIR | {"scale_embedding": True},
     "MarianMTModel": PAIR | {"scale_embedding": True, "activation_function": "swish"},
+    "ViTModel": VIT,
+    "ViTForImageClassification": VIT | {"num_labels": 9},
 }
 
 
@@ -75,11 +78,15 @@ def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
     rng = np.random.default_rng(0)
     inputs = {"tokens": rng.integers(3, V, (BATCH, LENGTH))}
     given = {"input_ids": torch.tensor(inputs["tokens"])}
+    if hasattr(model.config, "image_size"):
+        size = (BATCH, *(2 * [model.config.image_size]), model.config.num_channels)
+        inputs = {"tokens": rng.normal(size=size).astype(np.float32)}  # the channels first, in theirs
+        given = {"pixel_values": torch.tensor(inputs["tokens"].transpose(0, 3, 1, 2))}
     if model.config.is_encoder_decoder:
         inputs["source"] = rng.integers(3, V, (BATCH, SOURCE))
         given = {"input_ids": torch.tensor(inputs["source"]), "decoder_input_ids": given["input_ids"]}
     with torch.no_grad():
-        logits = model(**given).logits.numpy()
+        logits = model(**given)[0].numpy()
     np.savez(directory / "run.npz", logits=logits, **inputs)
 
 
@@ -132,8 +139,8 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 `pretrained.load` reads them without torch, `pretrained.save` writes them. This table is written by
 `python -m benchmarks.pretrained`: models of random weights, made by transformers {transformers.__version__}
 on torch {torch.__version__}, float32, {os.cpu_count()} CPU cores. "Difference" is the largest between the
-logits of both, beside the largest logit; "peak" is the memory that loading took at most, which is to be
-compared with the size of the weights.
+logits of both (the vectors, of a body), beside the largest logit; "peak" is the memory that loading took
+at most, which is to be compared with the size of the weights.
 
 | architecture | config | difference | largest logit | weights, MiB | load, s | peak, MiB |
 | --- | --- | --- | --- | --- | --- | --- |

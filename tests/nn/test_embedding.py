@@ -15,16 +15,20 @@ CONFIG = nn.Config(
 )
 
 
-def test_patches_are_read_row_by_row():
-    model = nn.functionalize(nn.PatchEmbedding, CONFIG)
+@pytest.mark.parametrize("height, width", [(2, 2), (4, 3)])
+def test_patches_are_read_row_by_row(height, width):
+    size = height if height == width else (height, width)
+    patches = dataclasses.replace(CONFIG.patches, size=size)
+    model = nn.functionalize(nn.PatchEmbedding, dataclasses.replace(CONFIG, patches=patches))
     params = model.init(jax.random.key(0))
     image = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
     kernel, bias = params["projection"]["kernel"], params["projection"]["bias"]
     wanted = [
-        image[row : row + 2, column : column + 2].reshape(-1) @ kernel + bias
-        for row in (0, 2)
-        for column in (0, 2, 4)
+        image[row : row + height, column : column + width].reshape(-1) @ kernel + bias
+        for row in range(0, 4, height)
+        for column in range(0, 6, width)
     ]
+    assert len(wanted) == patches.count
     np.testing.assert_allclose(model.apply(params, jnp.asarray(image)), wanted, rtol=1e-5, atol=1e-6)
 
 

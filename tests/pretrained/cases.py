@@ -229,6 +229,34 @@ MARIAN = {
     "one head": _bart("Marian", d_model=6, heads=1, encoder_layers=1),
 }
 
+
+def _vit(model, **fields):
+    common = {
+        "hidden_size": 12,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 2,
+        "intermediate_size": 11,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    return Case(f"ViT{model}", "ViTConfig", common | fields)
+
+
+VIT = {
+    "images": _vit("ForImageClassification", num_labels=3),
+    "images, patches of 3 x 2, no biases": _vit(
+        "ForImageClassification",
+        hidden_size=10,
+        num_attention_heads=5,
+        image_size=[6, 8],
+        patch_size=[3, 2],
+        qkv_bias=False,
+        id2label=NAMED,
+    ),
+    "body": _vit("Model", hidden_size=7, num_attention_heads=1, num_hidden_layers=3, num_channels=1),
+    "body, relu": _vit("Model", image_size=[4, 8], hidden_act="relu", pooler_act="relu", layer_norm_eps=1e-3),
+}
+
 CASES: dict[str, Case] = {
     f"{family}: {name}": case
     for family, cases in {
@@ -244,6 +272,7 @@ CASES: dict[str, Case] = {
         "bart": BART,
         "mbart": MBART,
         "marian": MARIAN,
+        "vit": VIT,
     }.items()
     for name, case in cases.items()
 }

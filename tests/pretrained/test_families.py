@@ -59,9 +59,22 @@ FIELDS = {
     "mbart": BART | {"norm_placement": "pre", "final_norm": True, "scale_embeddings": True},
     "marian": BART
     | {"positions": nn.Sinusoidal(pairing="half"), "embedding_norm": False, "feed_forward_dropout_rate": 0.1},
+    "vit": {
+        "d_model": 6,
+        "n_layers": 2,
+        "n_heads": 3,
+        "d_ff": 5,
+        "norm": nn.LayerNorm(1e-3),
+        "positions": nn.Learned(9),
+        "feed_forward": nn.Mlp("gelu"),
+        "attention_output_bias": True,
+        "patches": nn.Patches(6, 8, 2, (3, 2), class_token=True),
+        "dropout_rate": 0.3,
+    },
 }
 # Of one architecture only.
 POOLERS = {
+    "ViTModel": nn.Pooler("relu"),
     "BertModel": nn.Pooler("tanh"),
     "RobertaModel": nn.Pooler("tanh"),
     "BertForSequenceClassification": nn.Pooler("tanh"),
@@ -91,7 +104,7 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
 
 def test_every_architecture_is_known_once():
     names = [name for _, name in EVERY]
-    assert len(names) == len(set(names)) == 21
+    assert len(names) == len(set(names)) == 23
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def check_logits(found: Pair):
     """The logits (or the vectors, of a body) of a padded batch."""
     if found.config.settings.get("is_encoder_decoder"):
         check_encoder_decoder(found)
+    elif found.config.model.patches is not None:
+        check_images(found)
     elif not found.config.architecture.endswith(("ForCausalLM", "LMHeadModel")):
         check_encoder(found)
     else:
@@ -109,6 +111,19 @@ def check_encoder(found: Pair):
     if "pooler_output" in wanted:
         pooled = found.model.apply(found.params, tokens, mask, **ours, method="pooled")
         close(pooled, wanted.pooler_output, np.ones(B, bool), explain)
+
+
+def check_images(found: Pair):
+    """Images; the channels stand last in ours, and first in theirs."""
+    patches = found.config.model.patches
+    shape = (B, patches.height, patches.width, patches.channels)
+    images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    wanted = found.theirs(torch.tensor(images.transpose(0, 3, 1, 2)))
+    got = jax.jit(found.model.apply)(found.params, images)
+    close(got, wanted[0], np.ones(got.shape[:-1], bool))
+    if "pooler_output" in wanted:
+        pooled = found.model.apply(found.params, images, method="pooled")
+        close(pooled, wanted.pooler_output, np.ones(B, bool))
 
 
 def check_encoder_decoder(found: Pair):

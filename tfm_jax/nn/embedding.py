@@ -76,7 +76,7 @@ class PatchEmbedding(nnx.Module):
 
     Equivalent to::
 
-        patches = image.reshape(rows, size, columns, size, C).swapaxes(1, 2).reshape(T, size * size * C)
+        patches = image.reshape(rows, height, columns, width, C).swapaxes(1, 2).reshape(T, height * width * C)
         x = patches @ kernel + bias                            # [T, D], a class token before them if asked
 
     Args:
@@ -88,7 +88,7 @@ class PatchEmbedding(nnx.Module):
         if config.token_types:
             raise ValueError("token_types are of tokens; patches have none")
         self.config, patches = config, config.patches
-        pixels = patches.size**2 * patches.channels
+        pixels = math.prod(patches.sides) * patches.channels
         self.projection = Linear((pixels,), (config.d_model,), bias=True, rngs=rngs)
         has_token = patches.class_token
         self.class_token = nnx.Param(jnp.zeros((1, config.d_model))) if has_token else None
@@ -99,9 +99,9 @@ class PatchEmbedding(nnx.Module):
         wanted = (p.height, p.width, p.channels)
         if images.shape[-3:] != wanted:
             raise ValueError(f"images must be [..., height, width, channels] = {wanted}, got {images.shape}")
-        lead, rows, columns = images.shape[:-3], p.height // p.size, p.width // p.size
-        x = images.reshape(*lead, rows, p.size, columns, p.size, p.channels)
-        x = jnp.swapaxes(x, -4, -3).reshape(*lead, rows * columns, p.size**2 * p.channels)
+        lead, (height, width) = images.shape[:-3], p.sides
+        x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)
+        x = jnp.swapaxes(x, -4, -3).reshape(*lead, p.count, height * width * p.channels)
         x = self.projection(x.astype(self.config.dtype))
         if self.class_token is None:
             return x

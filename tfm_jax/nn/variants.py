@@ -123,27 +123,39 @@ class Glu:
 
 @dataclass(frozen=True)
 class Patches:
-    """Images cut into square patches, read row by row (Dosovitskiy et al. 2021).
+    """Images cut into patches, read row by row (Dosovitskiy et al. 2021).
 
     Args:
       height, width, channels: the image, in pixels.
-      size: the side of a patch in pixels; it divides height and width.
+      size: the side of a patch in pixels, or its (height, width); they divide those of the image.
       class_token: put a learned vector before the patches, for pooling ``"first"``.
     """
 
     height: int
     width: int
     channels: int = 1
-    size: int = 1
+    size: int | tuple[int, int] = 1
     class_token: bool = False
 
     def __post_init__(self):
-        check_sizes(self, "height", "width", "channels", "size")
-        if self.height % self.size or self.width % self.size:
+        check_sizes(self, "height", "width", "channels", *([] if isinstance(self.size, tuple) else ["size"]))
+        if len(self.sides) != 2 or not all(isinstance(side, int) and side > 0 for side in self.sides):
+            raise ValueError(f"size must be one whole number, or two, at least 1, got {self.size}")
+        if self.height % self.sides[0] or self.width % self.sides[1]:
             raise ValueError(
                 f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
                 "choose a size that divides both"
             )
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The height and the width of a patch."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @property
+    def count(self) -> int:
+        """How many patches an image has."""
+        return self.height // self.sides[0] * (self.width // self.sides[1])
 
 
 @dataclass(frozen=True)

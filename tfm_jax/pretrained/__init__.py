@@ -9,6 +9,7 @@ from tfm_jax.pretrained.classify import (
 )
 from tfm_jax.pretrained.config import Config
 from tfm_jax.pretrained.hub import HubUnavailableError
+from tfm_jax.pretrained.images import ImageProcessor, load_image_processor
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.sentences import SentenceEncoder, load_sentence_encoder
@@ -16,12 +17,14 @@ from tfm_jax.pretrained.sentences import SentenceEncoder, load_sentence_encoder
 __all__ = [
     "Config",
     "HubUnavailableError",
+    "ImageProcessor",
     "Label",
     "SentenceEncoder",
     "TextClassifier",
     "TokenClassifier",
     "TokenLabel",
     "load",
+    "load_image_processor",
     "load_sentence_encoder",
     "load_text_classifier",
     "save",

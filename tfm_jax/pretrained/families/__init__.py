@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax.pretrained.config import Family
-from tfm_jax.pretrained.families import bart, bert, distilbert, gpt2, llama, t5
+from tfm_jax.pretrained.families import bart, bert, distilbert, gpt2, llama, t5, vit
 
 __all__ = ["FAMILIES", "family_of", "known"]
 
@@ -15,6 +15,7 @@ FAMILIES: tuple[Family, ...] = (
     distilbert.DISTILBERT,
     t5.T5,
     *bart.FAMILIES,
+    vit.VIT,
 )
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
 
