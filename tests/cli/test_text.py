@@ -14,7 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from tfm_jax import cli, data, generate, nn, runs, train, values
+from tests.pretrained.test_files import CONFIG as LLAMA
+from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
 
 CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
@@ -206,6 +207,9 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
     [
         (["translate", "WRITER", "a"], "the model of WRITER does something else: use tfm generate"),
         (["generate", "TRANSLATOR", "a"], "use tfm translate"),
+        (["translate"], "say which model: the directory of a run, or --model with a checkpoint"),
+        (["generate", "a", "--model", "WRITER"], "must name one architecture"),
+        (["generate", "a", "--model", "WRITER", "--average", "2"], "--average is of a run's checkpoints"),
         (["translate", "NOWHERE", "a"], "NOWHERE is not the directory of a run: there is no config.json"),
         (["translate", "TRANSLATOR", "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["translate", "TRANSLATOR", "--file", "NOWHERE"], "NOWHERE: No such file or directory"),
@@ -294,6 +298,53 @@ def test_help_shows_every_option(command, capsys):
     assert ended.value.code == 0 and "RUN [TEXT ...]" in text
     kind = {"translate": cli.text.Translate, "generate": cli.text.Generate}[command]
     for field in dataclasses.fields(kind):
-        if field.name in ("run", "text"):
+        if field.name in ("first", "rest"):
             continue
         assert f"--{field.name.replace('_', '-')} " in text
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny checkpoint of transformers' that draws."""
+    tokenizer = data.char_tokenizer("abcdefgh")
+    config = pretrained.Config("LlamaForCausalLM", LLAMA.model)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(LLAMA.model, vocab_size=tokenizer.vocab_size)
+    )
+    config = dataclasses.replace(
+        config, generation={"do_sample": True, "max_new_tokens": 9, "eos_token_id": 2, "top_k": 7}
+    )
+    params = nn.functionalize(nn.Decoder, config.model).init(jax.random.key(2))
+    directory = tmp_path_factory.mktemp("checkpoints") / "llama"
+    pretrained.save(directory, params, config, tokenizer.backend)
+    return directory
+
+
+def test_a_checkpoint_in_the_place_of_a_run(tfm, checkpoint, tmp_path):
+    texts = ["abc", "hg", "d"]
+    generator = pretrained.load_text_generator(checkpoint)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(3))
+    wanted = generator.write(texts, key=keys)
+    assert len(set(wanted)) == 3
+    assert tfm("generate", "--model", checkpoint, *texts)[:2] == (0, lines(wanted))
+    assert tfm("generate", texts[0], "--model", checkpoint)[:2] == (0, lines(wanted[:1]))
+    (tmp_path / "file").write_text("\n".join(texts))
+    argv = ["generate", "--model", checkpoint, "--file", tmp_path / "file"]
+    assert tfm(*argv, "--batch-size", 1)[:2] == (0, lines(wanted))
+    assert tfm(*argv, "--seed", 3)[1] != lines(wanted)
+
+
+def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
+    argv = ["generate", "--model", checkpoint, "abc"]
+    likeliest = pretrained.load_text_generator(checkpoint).write(["abc"], key=None, max_length=4)
+    assert tfm(*argv, "--temperature", 0, "--tokens", 4)[:2] == (0, lines(likeliest))
+    hot = pretrained.load_text_generator(checkpoint, generation={"temperature": 5.0, "top_p": 0.9})
+    key = jax.random.fold_in(jax.random.key(0), 0)[None]
+    assert tfm(*argv, "--temperature", 5, "--top-p", 0.9)[1] == lines(hot.write(["abc"], key=key))
+
+
+def test_a_pickle_of_a_checkpoint_is_refused(tfm, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    status, out, err = tfm("generate", "--model", tmp_path / "pickled", "a")
+    assert (status, out) == (2, "") and "are a pickle, which can run any code" in err

@@ -131,7 +131,7 @@ def test_the_pieces_of_a_stream_join_to_the_whole():
 )
 def test_no_piece_ends_within_a_character_or_where_a_stop_text_may_have_begun(whole, stop, draw):
     tokenizer = data.ByteTokenizer()
-    row, given, ids = Row(tokenizer, tokenizer.encode("é"), stop), "", tokenizer.encode(whole)
+    row, given, ids = Row(tokenizer, tokenizer.encode("é"), stop, ()), "", tokenizer.encode(whole)
     while ids and not row.over:
         n = draw.draw(st.integers(1, 5))
         row.add(ids[:n])
@@ -150,7 +150,7 @@ def test_no_piece_ends_within_a_character_or_where_a_stop_text_may_have_begun(wh
 
 
 def test_half_a_character_at_the_very_end_is_shown():
-    row = Row(data.ByteTokenizer(), [], [])
+    row = Row(data.ByteTokenizer(), [], [], ())
     row.add([*data.ByteTokenizer().encode("a€")[:-1]])
     assert row.certain() == "a" and row.text() == "a\ufffd"
 

@@ -5,8 +5,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -21,19 +20,40 @@ __all__ = ["Generate", "Translate"]
 class _Command(LineCommand):
     """What the two share."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's directory, with config.json, tokenizer.json and checkpoints/."""
-    text: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
+    first: Annotated[Positional[str | None], arg(metavar="RUN", help_behavior_hint="")] = None
+    """The run's directory, with config.json, tokenizer.json and checkpoints/; not beside --model."""
+    rest: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
     """Without any, and without --file, the lines of standard input."""
+    model: Annotated[str | None, optional("DIR")] = None
+    """A pretrained checkpoint in the place of a run: a directory, or a name of the Hugging Face hub."""
+    dtype: Annotated[Literal["float32", "bfloat16"], arg(help_behavior_hint="(default: float32)")] = "float32"
+    """Of a pretrained checkpoint's parameters."""
     average: Annotated[int | None, optional("N", "as the run's config says, or 1")] = None
-    """Use the mean of the last so many checkpoints."""
+    """Use the mean of the last so many checkpoints of the run."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Of what is drawn; each text draws its own, by its place in the input."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The texts: beside --model all that is no option."""
+        first = () if self.model is None or self.first is None else (self.first,)
+        return (*first, *self.rest)
 
     def load(self) -> Any:
         """The model and its tokenizer."""
-        generator = tfm_jax.runs.load_run(self.run, average=self.average)
+        if self.model is not None:
+            if self.average is not None:
+                raise ValueError("--average is of a run's checkpoints: not with --model")
+            options = {name: value for name, value in self.settings().items() if value is not None}
+            load = tfm_jax.pretrained.load_text_generator
+            generator = load(self.model, self.dtype, generation=options)
+        elif self.first is not None:
+            generator = tfm_jax.runs.load_run(self.first, average=self.average)
+        else:
+            raise ValueError("say which model: the directory of a run, or --model with a checkpoint")
         if generator.reads_a_source != isinstance(self, Translate):
-            name = "translate" if generator.reads_a_source else "generate"
-            raise ValueError(f"the model of {self.run} does something else: use tfm {name}")
+            name, where = "translate" if generator.reads_a_source else "generate", self.model or self.first
+            raise ValueError(f"the model of {where} does something else: use tfm {name}")
         return generator
 
     def lines(self, generator: Any) -> int:
@@ -49,16 +69,27 @@ class _Command(LineCommand):
         with _compile_times():
             return 1 if self.answer(self.text, use, give, wanted) else 0
 
+    def keys(self, numbers: list[int]) -> Any:
+        """A key for each place in the input."""
+        import jax
+        import jax.numpy as jnp
+
+        key = jax.random.key(self.seed)
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.array(numbers, jnp.uint32))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Translate(_Command):
-    """Translates texts with the encoder-decoder that a run has trained: a line for each."""
+    """Translates texts with the encoder-decoder of a run or of a checkpoint: a line for each."""
 
-    beams: Annotated[int, arg(metavar="N")] = 4
+    beams: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 4")] = None
     """Translations that are kept at every length; 1 is greedy."""
-    length_penalty: Annotated[float, arg(metavar="ALPHA")] = 0.6
-    """Log-probabilities are divided by ((5 + length) / 6) ** ALPHA; 0 is none."""
-    max_length: Annotated[int | None, optional("N", "50 more than the source's, its padding counted")] = None
+    length_penalty: Annotated[float | None, optional("ALPHA", "as the checkpoint says; of a run, 0.6")] = None
+    """Log-probabilities are divided by length ** ALPHA; of a run by ((5 + length) / 6) ** ALPHA."""
+    max_length: Annotated[
+        int | None,
+        optional("N", "as the checkpoint says; of a run, 50 more than the source's, padding counted"),
+    ] = None
     """Tokens of a translation at most."""
 
     def use(self) -> int:
@@ -66,28 +97,38 @@ class Translate(_Command):
         self.check(self.text)
         return self.lines(self.load())
 
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint is told, by its names."""
+        lengths = {"num_beams": self.beams, "length_penalty": self.length_penalty}
+        return {**lengths, "max_new_tokens": self.max_length}
+
     def encode(self, generator: Any, text: str) -> None:
         """Raises for a text that the model cannot read."""
         generator.encode_sources([text])
 
     def write(self, generator: Any, numbers: list[int], texts: list[str], advance: Advance) -> list[str]:
         """A line for each text."""
-        del numbers  # nothing is drawn
-        options = {"beams": self.beams, "length_penalty": self.length_penalty, "max_length": self.max_length}
+        options = {"key": self.keys(numbers) if generator.own_recipe.draws else None}
+        if self.model is None:
+            options |= {
+                "beams": self.beams,
+                "length_penalty": self.length_penalty,
+                "max_length": self.max_length,
+            }
         found = generator.translate(texts, batch_size=self.batch_size, on_batch=advance, **options)
         return [" ".join(text.splitlines()) for text in found]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate(_Command):
-    """Writes texts on with the language model that a run has trained.
+    """Writes texts on with the language model of a run or of a checkpoint.
 
     One text is written on as it comes; of several, each gives a line, with line breaks written as \\n.
     """
 
-    tokens: Annotated[int, arg(metavar="N")] = 100
+    tokens: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 100")] = None
     """Tokens to write at most."""
-    temperature: Annotated[float, arg(metavar="T")] = 0.8
+    temperature: Annotated[float | None, optional("T", "as the checkpoint says; of a run, 0.8")] = None
     """Lower is more certain; 0 takes the likeliest token."""
     top_k: Annotated[int | None, optional("K")] = None
     """Draw from the K likeliest tokens."""
@@ -101,58 +142,71 @@ class Generate(_Command):
     """Never the same N tokens in a row twice."""
     stop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
     """End before this text."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Of what is drawn; each text draws its own, by its place in the input."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
         generator = self.load()
-        if len(self.text) != 1:
+        options = self.options(generator, [0])
+        if len(self.text) != 1 or (self.model is not None and generator.own_recipe.beams > 1):
             return self.lines(generator)
-        options = {**self.options(generator), "key": self.keys([0])}
         with _compile_times():
             for piece in generator.stream(text_of(self.text[0]), **options):
                 print(piece, end="", flush=True)
         print()
         return 0
 
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint is told, by its names."""
+        warm = {"temperature": self.temperature or None, "top_k": self.top_k, "top_p": self.top_p}
+        warm["min_p"] = self.min_p
+        if self.temperature == 0:
+            draws = {"do_sample": False}
+        else:
+            draws = {"do_sample": True, "num_beams": 1} if any(warm.values()) else {}
+        penalties = {
+            "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram,
+        }
+        return {**warm, **draws, **penalties, "max_new_tokens": self.tokens}
+
     def encode(self, generator: Any, text: str) -> None:
         """Raises for a text that the model cannot read."""
-        generator.encode_prompts([text], self.tokens)
+        generator.encode_prompts([text], self.longest)
+
+    @property
+    def longest(self) -> int | None:
+        """How many tokens to write; None is as a checkpoint says."""
+        return 100 if self.tokens is None and self.model is None else self.tokens
 
     def write(self, generator: Any, numbers: list[int], texts: list[str], advance: Advance) -> list[str]:
         """A line for each text."""
-        options = {"key": self.keys(numbers), "batch_size": self.batch_size, "on_batch": advance}
-        options |= self.options(generator)
+        options = {"batch_size": self.batch_size, "on_batch": advance, **self.options(generator, numbers)}
         escaped = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
         return [text.translate(escaped) for text in generator.write(texts, **options)]
 
-    def options(self, generator: Any) -> dict[str, Any]:
-        """How to write, as ``TextGenerator`` takes it."""
+    def options(self, generator: Any, numbers: list[int]) -> dict[str, Any]:
+        """How to write, as ``TextGenerator`` takes it; a checkpoint's recipe was told when it was loaded."""
+        if self.model is not None:
+            return {"key": self.keys(numbers) if generator.own_recipe.draws else None, "stop": self.stop}
         make, V = tfm_jax.generate, generator.tokenizer.vocab_size
         if self.top_k is not None and self.top_k > V:
             raise ValueError(f"--top-k {self.top_k} is more than the {V} tokens that there are")
+        temperature = 0.8 if self.temperature is None else self.temperature
         values = {
             make.RepetitionPenalty: self.repetition_penalty,
             make.NoRepeatNgram: self.no_repeat_ngram,
-            make.Temperature: self.temperature or None,
+            make.Temperature: temperature or None,
             make.TopK: self.top_k,
             make.TopP: self.top_p,
             make.MinP: self.min_p,
         }
-        processors = tuple(kind(value) for kind, value in values.items() if value is not None)
-        return {"max_length": self.tokens, "processors": processors, "stop": self.stop}
-
-    def keys(self, numbers: list[int]) -> Any:
-        """A key for each place in the input; none without a temperature."""
-        import jax
-        import jax.numpy as jnp
-
-        if self.temperature == 0:
-            return None
-        key = jax.random.key(self.seed)
-        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.array(numbers, jnp.uint32))
+        return {
+            "key": None if temperature == 0 else self.keys(numbers),
+            "max_length": self.longest,
+            "processors": tuple(kind(value) for kind, value in values.items() if value is not None),
+            "stop": self.stop,
+        }
 
 
 @contextlib.contextmanager

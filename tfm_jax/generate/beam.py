@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.varying import vary_with
 from tfm_jax.types import Array, Params
 
-__all__ = ["Beams", "beam_search"]
+__all__ = ["Beams", "Penalty", "Stopping", "beam_search"]
 
 Penalty = float | Callable[[Array], Array]
+Stopping = Literal["exact", "heuristic", "first"]
 
 
 class Beams(NamedTuple):
@@ -53,6 +54,7 @@ def beam_search(
     n_best: int = 1,
     max_length: int,
     min_length: int = 0,
+    stopping: Stopping = "exact",
     eos_id: Ends = 2,
     pad_id: int = 0,
     processors: Sequence[Processor] = (),
@@ -72,8 +74,9 @@ def beam_search(
             live = the ``beams`` likeliest that have not ended
         return nlargest(n_best, finished + live, key=lambda y: log_prob(y) / penalty(len(y)))
 
-    Early stopping is exact: a row is done when its ``n_best`` finished outputs have scores that no unfinished
-    one can exceed, as its log-probability only falls and the penalty is at most the largest of those to come.
+    Early stopping is exact by default: a row is done when its ``n_best`` finished outputs have scores that no
+    unfinished one can exceed, as its log-probability only falls and the penalty is at most the largest of
+    those to come.
 
     Args:
       model, params, inputs: as ``greedy`` takes them.
@@ -82,6 +85,9 @@ def beam_search(
       length_penalty: alpha of ``((5 + length) / 6) ** alpha``, by which log-probabilities are divided (0.6 in
         the paper; 0 is none); or a function of int32 lengths that gives positive float32 divisors.
       n_best: how many outputs to return, from 1 to ``beams``.
+      stopping: when a row is done: ``"exact"``; ``"heuristic"``, when ``beams`` outputs have finished, and no
+        unfinished one would exceed the worst of them if it ended at its present length; ``"first"``, when so
+        many have finished.
       max_length, min_length, eos_id, pad_id: as ``greedy``. What has not ended at ``max_length`` is cut there
         and counts as finished.
       processors: change the log-probabilities, one after the other; what they raise above 0 is 0.
@@ -92,13 +98,16 @@ def beam_search(
       ``Beams``. It is compiled once for a model, a shape of inputs and its lengths.
 
     Raises:
-      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams], another mask of memory.
+      ValueError: as ``greedy``; for ``beams`` below 1, ``n_best`` outside [1, beams], an unknown
+        ``stopping``, another mask of memory.
 
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6); the penalty: Wu et al. 2016, "Google's Neural
     Machine Translation System", equation 14.
     """
     if not 1 <= n_best <= beams:
         raise ValueError(f"beams must be at least 1 and n_best from 1 to beams, got {beams} and {n_best}")
+    if stopping not in get_args(Stopping):
+        raise ValueError(f"stopping must be one of {', '.join(get_args(Stopping))}, got {stopping!r}")
     limits = check_limits(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
@@ -111,13 +120,16 @@ def beam_search(
     options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
     processors = as_pytrees(processors, min_length, limits.ends)
     penalties = _penalties(length_penalty, max_length)
-    return _search(model, _Sizes(beams, n_best, limits), params, inputs, penalties, processors, **options)
+    return _search(
+        model, _Sizes(beams, n_best, limits, stopping), params, inputs, penalties, processors, **options
+    )
 
 
 class _Sizes(NamedTuple):
     beams: int
     n_best: int
     limits: Limits
+    stopping: Stopping
 
 
 class _Finished(NamedTuple):
@@ -145,6 +157,7 @@ class _State(NamedTuple):
     own: Array  # bool [B, beams, S], which slots of the cache hold this beam's tokens
     cache: Cache
     finished: _Finished
+    done: Array  # bool [B], nothing more is looked for
     broken: Array  # bool [B], the logits were not numbers
 
 
@@ -153,21 +166,17 @@ def _search(model, sizes, params, inputs, penalties, processors, **options) -> B
     read = model.apply(params, method="incremental")
     window = model.apply(params, method="decoder_stack").config.window
     M = sizes.limits.max_length
-    # largest[n]: of the lengths that an output of n tokens can still have.
-    largest = jax.lax.cummax(penalties, reverse=True)
 
     def unfinished(state: _State) -> Array:
-        # No live output can do better than this: its log-probability only falls.
-        bound = state.log_probs.max(1) / largest[state.step]
-        done = state.finished.scores[:, sizes.n_best - 1] >= bound
-        return (state.step < M) & ~jnp.all(done | state.broken)
+        return (state.step < M) & ~jnp.all(state.done | state.broken)
 
     def grow(state: _State) -> _State:
         hidden, own, cache = _read(read, state, sizes, window)
         chances = jax.nn.log_softmax(unembed(hidden))
         context = Context(state.tokens, _length(state, sizes), state.step)
         chances = jnp.minimum(apply_processors(processors, chances, context), 0.0)
-        return _keep_best(state._replace(own=own, cache=cache), chances, penalties[state.step], sizes)
+        state = _keep_best(state._replace(own=own, cache=cache), chances, penalties[state.step], sizes)
+        return state._replace(done=state.done | _is_done(state, penalties, sizes))
 
     state = _start(model, params, inputs, sizes, **options)
     unembed = model.apply(params, math.prod(state.log_probs.shape), method="projection")
@@ -191,6 +200,7 @@ def _start(model, params, inputs, sizes, **options) -> _State:
         own=each(begun.cache.slots.positions >= 0),
         cache=begun.cache,
         finished=_Finished(tokens[:, :, -M:], nothing, nothing),
+        done=jnp.zeros_like(begun.positions, bool),
         broken=jnp.zeros_like(begun.positions, bool),
     )
 
@@ -234,7 +244,8 @@ def _keep_best(state: _State, chances: Array, penalty: Array, sizes: _Sizes) -> 
     tokens = jax.lax.dynamic_update_slice_in_dim(_pick(state.tokens, parent), token[..., None], at, axis=2)
     ended = is_end(token, sizes.limits.ends)
     # An output ends where its end is among the k best continuations.
-    ends_here = jnp.where(ended & (jnp.arange(n) < k)[None], log_probs, -jnp.inf)
+    counts = ended & (jnp.arange(n) < k)[None] & ~state.done[:, None]
+    ends_here = jnp.where(counts, log_probs, -jnp.inf)
     finished = state.finished.add(tokens[:, :, -sizes.limits.max_length :], ends_here, ends_here / penalty)
     log_probs, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), k)
     return _State(
@@ -245,14 +256,26 @@ def _keep_best(state: _State, chances: Array, penalty: Array, sizes: _Sizes) -> 
         own=_pick(state.own, _pick(parent, chosen)),
         cache=state.cache,
         finished=finished,
+        done=state.done,
         broken=broken,
     )
+
+
+def _is_done(state: _State, penalties: Array, sizes: _Sizes) -> Array:
+    """Which rows look for nothing more."""
+    scores, live = state.finished.scores, state.log_probs.max(1)
+    if sizes.stopping == "exact":
+        # Of the lengths that a live output can still have. Its log-probability only falls.
+        largest = jax.lax.cummax(penalties, reverse=True)[state.step]
+        return scores[:, sizes.n_best - 1] >= live / largest
+    full = ~jnp.isneginf(scores[:, -1])
+    return full if sizes.stopping == "first" else full & (scores[:, -1] >= live / penalties[state.step - 1])
 
 
 def _output(state: _State, penalty: Array, sizes: _Sizes) -> Beams:
     """The best finished outputs; those that are live at ``max_length`` are cut there."""
     M = sizes.limits.max_length
-    cut = jnp.where(state.step == M, state.log_probs, -jnp.inf)
+    cut = jnp.where((state.step == M) & ~state.done[:, None], state.log_probs, -jnp.inf)
     finished = state.finished.add(state.tokens[:, :, -M:], cut, cut / penalty)
     tokens, log_probs, scores = (x[:, : sizes.n_best] for x in finished)
     found = ~jnp.isinf(scores)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfm_jax.generate.processors import Processor
+from tfm_jax.generate.recipe import Recipe
 from tfm_jax.generate.rows import OnlyBelow, Tokenizer, listed
 from tfm_jax.nn.config import Learned
 from tfm_jax.nn.functional import Pure
@@ -22,6 +23,7 @@ class Reader:
     model: Pure
     params: Params
     tokenizer: Tokenizer
+    recipe: Recipe | None = None
 
     def __post_init__(self):
         if self.tokenizer.vocab_size > self._vocab_size:
@@ -30,37 +32,54 @@ class Reader:
                 "they do not belong together"
             )
 
-    def encode_prompts(self, prompts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    def encode_prompts(self, prompts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """The ids that ``write`` begins from: int32 [P] each. Raises as it does."""
         if self.reads_a_source:
             raise ValueError("this is an encoder-decoder, which translates: a decoder writes prompts on")
-        begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        ids = [np.array([*begin, *x], np.int32) for x in self.tokenizer.encode_batch(listed(prompts))]
+        recipe = self.own_recipe.told(max_length=max_length)
+        nothing = () if recipe.start is None else (recipe.start,)
+        encoded = ([*recipe.before, *x] for x in self.tokenizer.encode_batch(listed(prompts)))
+        ids = [np.array(x or nothing, np.int32) for x in encoded]
         if not all(map(len, ids)):
             raise ValueError("an empty prompt needs a tokenizer with a begin token: give some text")
-        return self._checked(prompts, ids, max_length - 1)
+        if recipe.max_total is not None:
+            return self._checked(
+                prompts, ids, recipe.max_total - 1, f"with its output it may be {recipe.max_total}"
+            )
+        longest = recipe.max_length
+        if longest is None:
+            raise ValueError("say how much to write: max_length")
+        return self._checked(prompts, ids, self._reach(longest - 1), self._positions(longest - 1))
 
     def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids that ``translate`` reads: int32 [S] each. Raises as it does."""
         if not self.reads_a_source:
             raise ValueError("this is a decoder, which writes prompts on: an encoder-decoder translates")
-        if self.tokenizer.bos_id is None or self.tokenizer.eos_id is None:
+        recipe = self.own_recipe
+        if recipe.start is None or not recipe.ends:
             raise ValueError("to translate, a tokenizer needs a begin and an end token")
-        ends = [self.tokenizer.eos_id]
-        ids = [np.array([*x, *ends], np.int32) for x in self.tokenizer.encode_batch(listed(texts))]
-        return self._checked(texts, ids, 0)
+        encoded = self.tokenizer.encode_batch(listed(texts))
+        ids = [np.array([*x, *recipe.after], np.int32) for x in encoded]
+        return self._checked(texts, ids, self._reach(0), self._positions(0))
 
-    def _checked(self, texts: Sequence[str], ids: list[np.ndarray], room: int) -> list[np.ndarray]:
-        """Raises for what is too long beside so many tokens of output."""
-        reach = self._reach(room)
+    def _checked(
+        self, texts: Sequence[str], ids: list[np.ndarray], reach: int | None, limit: str
+    ) -> list[np.ndarray]:
+        """Raises for what is longer than this."""
         for text, x in zip(texts, ids, strict=True):
             if reach is not None and len(x) > reach:
                 what = f"{text[:30]!r}{'...' * (len(text) > 30)} is {len(x)} tokens long"
-                output = f", of which {room} are for the output" if room else ""
-                raise ValueError(
-                    f"{what}: the model has learned {reach + room} positions{output}; cut the text"
-                )
+                raise ValueError(f"{what}: {limit}; cut the text")
         return ids
+
+    def _positions(self, room: int) -> str:
+        output = f", of which {room} are for the output" if room else ""
+        return f"the model has learned {self._learned} positions{output}"
+
+    @functools.cached_property
+    def own_recipe(self) -> Recipe:
+        """How it writes where a call does not say."""
+        return Recipe.of(self.tokenizer) if self.recipe is None else self.recipe
 
     @functools.cached_property
     def _vocab_size(self) -> int:
@@ -70,12 +89,6 @@ class Reader:
     def reads_a_source(self) -> bool:
         """Whether it translates; else it writes prompts on."""
         return self.model.apply(self.params, method="reads_a_source")
-
-    @property
-    def _special(self) -> dict[str, int | None]:
-        ids = {name: getattr(self.tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
-        # What fills a row that has ended is never read: it may be any token.
-        return {**ids, "pad_id": ids["pad_id"] or 0, "bos_id": ids["bos_id"] or 0}
 
     @property
     def _only_known(self) -> tuple[Processor, ...]:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.monitoring
@@ -41,17 +41,20 @@ class Batch(NamedTuple):
 
     rows: np.ndarray  # int [n], which inputs
     filled: np.ndarray  # int [B], those, and the last one again and again
-    tokens: np.ndarray  # int32 [B, P], padding on the left
+    tokens: np.ndarray  # int32 [B, P]
     valid: np.ndarray  # bool [B, P], what is not padding
 
 
-def batches(ids: Sequence[np.ndarray], batch_size: int, reach: int | None) -> Iterator[Batch]:
+def batches(
+    ids: Sequence[np.ndarray], batch_size: int, reach: int | None, side: Literal["left", "right"] = "left"
+) -> Iterator[Batch]:
     """Cuts inputs into batches of few shapes.
 
     Args:
       ids: int32 [P] each.
       batch_size: B; fewer inputs make a smaller batch, of a power of two.
       reach: the longest bucket; None is no limit.
+      side: of the padding: left of a prompt, which goes on; right of a source, whose positions count from 0.
 
     Returns:
       The batches, the shortest inputs first. Each input is padded to its own length's bucket, whatever it is
@@ -71,7 +74,8 @@ def batches(ids: Sequence[np.ndarray], batch_size: int, reach: int | None) -> It
             filled = rows[np.minimum(np.arange(B), len(rows) - 1)]
             tokens, valid = np.zeros((B, P), np.int32), np.zeros((B, P), bool)
             for k, i in enumerate(filled):
-                tokens[k, P - lengths[i] :], valid[k, P - lengths[i] :] = ids[i], True
+                place = slice(P - lengths[i], None) if side == "left" else slice(lengths[i])
+                tokens[k, place], valid[k, place] = ids[i], True
             yield Batch(rows, filled, tokens, valid)
 
 
@@ -82,13 +86,14 @@ class Row:
       tokenizer: of the ids.
       prompt: int32 [P], the ids before; some tokenizers decode a word in another way where a text begins.
       stop: texts that end it.
+      ends: ids that end it.
 
     Attributes:
       over: whether an end token or a stop text came.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]):
-        self._tokenizer, self._stop = tokenizer, stop
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], ends: Sequence[int]):
+        self._tokenizer, self._stop, self._ends = tokenizer, stop, ends
         self._before, self._ids = list(prompt[-4:]), []
         self.over = False
 
@@ -100,7 +105,7 @@ class Row:
                     f"there was no token to choose after {len(self._ids)}: the parameters are not finite, or "
                     "the processors closed every token"
                 )
-            if token == self._tokenizer.eos_id:
+            if token in self._ends:
                 self.over = True
                 return
             self._ids.append(token)

@@ -11,6 +11,7 @@ from tfm_jax.generate.beam import Penalty, beam_search
 from tfm_jax.generate.decode import stream
 from tfm_jax.generate.processors import Processor
 from tfm_jax.generate.reader import Reader
+from tfm_jax.generate.recipe import Recipe
 from tfm_jax.generate.rows import Batch, Row, batches, compiling, stops
 from tfm_jax.ops import masks
 from tfm_jax.types import Key
@@ -36,6 +37,7 @@ class TextGenerator(Reader):
       tokenizer: with ``encode_batch``, ``decode``, ``vocab_size``, ``pad_id``, ``bos_id`` and ``eos_id``. A
         character that it does not know is what it makes of it, such as ``unk_id``. Ids that only the model
         knows are never chosen.
+      recipe: how it writes where a call does not say; None is ``Recipe.of(tokenizer)``.
 
     Raises:
       ValueError: for a tokenizer with more ids than the model has.
@@ -46,8 +48,9 @@ class TextGenerator(Reader):
         prompts: Sequence[str],
         *,
         key: Key | None,
-        max_length: int,
-        processors: Sequence[Processor] = (),
+        max_length: int | None = None,
+        processors: Sequence[Processor] | None = None,
+        beams: int | None = None,
         stop: Sequence[str] = (),
         batch_size: int = 32,
         on_batch: Callable[[int], None] | None = None,
@@ -58,8 +61,9 @@ class TextGenerator(Reader):
           prompts: texts. The empty one is fine where the tokenizer has a begin token.
           key: consumed: one key, from which each prompt gets its own, or one a prompt [n]; None takes the
             likeliest token.
-          max_length: tokens to write at most.
-          processors: such as ``(Temperature(0.8), TopP(0.95))``.
+          max_length: tokens to write at most; None is as the recipe says.
+          processors: such as ``(Temperature(0.8), TopP(0.95))``; None is as the recipe says.
+          beams: 1 is none, and None is as a recipe that was given says, else 1; above 1 the key must be None.
           stop: texts at which a row ends; the one that is complete first counts, and is left out.
           batch_size: prompts at once, at least 1.
           on_batch: is told, as each batch ends, how many prompts it had.
@@ -69,41 +73,29 @@ class TextGenerator(Reader):
 
         Raises:
           ValueError: for an encoder-decoder, an empty prompt without a begin token, a prompt that the
-            positions of ``nn.Learned`` do not reach, an empty stop text, logits that are not numbers, and as
-            ``sample``.
+            positions of ``nn.Learned`` or the recipe's ``max_total`` do not reach, no ``max_length`` at all,
+            an empty stop text, a key beside beams, logits that are not numbers, and as ``sample``.
         """
+        beams = 1 if beams is None and self.recipe is None else beams
+        recipe = self.own_recipe.told(max_length=max_length, processors=processors, beams=beams)
         ends, ids = stops(stop), self.encode_prompts(prompts, max_length)
-        keys = _keys(key, len(ids))
-        texts = [""] * len(ids)
-        for batch in batches(ids, batch_size, self._reach(max_length - 1)):
-            rows = [Row(self.tokenizer, ids[i], ends) for i in batch.rows]
-            keys_here = None if keys is None else keys[batch.filled]
-            for block in self._blocks(batch, keys_here, max_length, processors, EVERY):
-                for row, tokens in zip(rows, block, strict=False):
-                    row.add(tokens)
-                if all(row.over for row in rows):
-                    break
-            for i, row in zip(batch.rows, rows, strict=True):
-                texts[i] = row.text()
-            if on_batch is not None:
-                on_batch(len(batch.rows))
-        return texts
+        return self._written(ids, ids, key, recipe, ends, batch_size, on_batch)
 
     def stream(
         self,
         prompt: str,
         *,
         key: Key | None,
-        max_length: int,
-        processors: Sequence[Processor] = (),
+        max_length: int | None = None,
+        processors: Sequence[Processor] | None = None,
         stop: Sequence[str] = (),
         every: int = 4,
     ) -> Iterator[str]:
-        """Writes one prompt on, and gives the text piece by piece.
+        """Writes one prompt on, without beams, and gives the text piece by piece.
 
         Equivalent to::
 
-            iter([self.write([prompt], key=key, ...)[0]])            # in pieces
+            iter([self.write([prompt], key=key, beams=1, ...)[0]])            # in pieces
 
         Args:
           prompt, key, max_length, processors, stop: as ``write`` takes them.
@@ -115,13 +107,14 @@ class TextGenerator(Reader):
         Raises:
           ValueError: as ``write``.
         """
+        recipe = self.own_recipe.told(max_length=max_length, processors=processors, beams=1)
         ends, ids = stops(stop), self.encode_prompts([prompt], max_length)
-        (batch,) = batches(ids, 1, self._reach(max_length - 1))
+        ((batch, recipe),) = self._batches(ids, 1, recipe)
         keys = _keys(key, 1)
 
         def pieces() -> Iterator[str]:
-            row, given = Row(self.tokenizer, ids[0], ends), 0
-            for block in self._blocks(batch, keys, max_length, processors, every):
+            row, given = Row(self.tokenizer, ids[0], ends, recipe.ends), 0
+            for block in self._blocks(batch, keys, recipe, every):
                 row.add(block[0])
                 text = row.certain()
                 if len(text) > given:
@@ -138,8 +131,9 @@ class TextGenerator(Reader):
         self,
         texts: Sequence[str],
         *,
-        beams: int = 4,
-        length_penalty: Penalty = 0.6,
+        key: Key | None = None,
+        beams: int | None = None,
+        length_penalty: Penalty | None = None,
         max_length: int | None = None,
         batch_size: int = 32,
         on_batch: Callable[[int], None] | None = None,
@@ -148,8 +142,11 @@ class TextGenerator(Reader):
 
         Args:
           texts: in the source's language.
-          beams, length_penalty: as ``beam_search`` takes them.
-          max_length: tokens of a translation at most; None is 50 more than the source's, padding counted.
+          key: as ``write`` takes it, and for ``beams=1`` only.
+          beams, length_penalty: as ``beam_search`` takes them, but that one beam is greedy; None is as the
+            recipe says, and without one 4 and 0.6.
+          max_length: tokens of a translation at most; None is as the recipe says, and without one 50 more
+            than the source's, padding counted.
           batch_size, on_batch: as ``write`` takes them.
 
         Returns:
@@ -161,62 +158,94 @@ class TextGenerator(Reader):
 
         Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6, source length + 50).
         """
-        ids, reach = self.encode_sources(texts), self._reach(0)
-        found = [""] * len(ids)
-        for batch in batches(ids, batch_size, reach):
-            B, S = batch.tokens.shape
-            length = max_length
-            if length is None:
-                length = S + 50 if reach is None else min(S + 50, reach)
-            with compiling(f"beam search for {B} x {S} + {length} tokens, {beams} beams"):
-                best = beam_search(
-                    self.model,
-                    self.params,
-                    jnp.asarray(batch.tokens),
-                    source_mask=masks.padding(jnp.asarray(batch.valid)),
-                    beams=beams,
-                    length_penalty=length_penalty,
-                    max_length=length,
-                    processors=self._only_known,
-                    **self._special,
-                ).tokens[:, 0]
-            for i, tokens in zip(batch.rows, np.asarray(best), strict=False):
-                row = Row(self.tokenizer, (), ())
-                row.add(tokens)
-                found[i] = row.text()
+        options = {"beams": beams, "length_penalty": length_penalty, "max_length": max_length}
+        recipe, ids = self.own_recipe.told(**options), self.encode_sources(texts)
+        return self._written(ids, [()] * len(ids), key, recipe, (), batch_size, on_batch)
+
+    def _written(
+        self,
+        ids: Sequence[np.ndarray],
+        before: Sequence[Sequence[int]],
+        key: Key | None,
+        recipe: Recipe,
+        stop: Sequence[str],
+        batch_size: int,
+        on_batch: Callable[[int], None] | None,
+    ) -> list[str]:
+        """What is written of inputs; ``before`` is what a text goes on from, an input of a decoder's."""
+        keys, texts = _keys(key, len(ids)), [""] * len(ids)
+        for batch, here in self._batches(ids, batch_size, recipe):
+            rows = [Row(self.tokenizer, before[i], stop, here.ends) for i in batch.rows]
+            keys_here = None if keys is None else keys[batch.filled]
+            for block in self._blocks(batch, keys_here, here, EVERY):
+                for row, tokens in zip(rows, block, strict=False):
+                    row.add(tokens)
+                if all(row.over for row in rows):
+                    break
+            for i, row in zip(batch.rows, rows, strict=True):
+                texts[i] = row.text()
             if on_batch is not None:
                 on_batch(len(batch.rows))
-        return found
+        return texts
 
-    def _blocks(
-        self,
-        batch: Batch,
-        keys: Key | None,
-        max_length: int,
-        processors: Sequence[Processor],
-        every: int,
-    ) -> Iterator[np.ndarray]:
-        B, P = batch.tokens.shape
-        name = "greedy" if keys is None else "sampling"
-        with compiling(f"{name} for {B} x {P} + {max_length} tokens"):
-            blocks = stream(
-                self.model,
-                self.params,
-                jnp.asarray(batch.tokens),
-                key=keys,
-                max_length=max_length,
-                every=every,
-                processors=(*self._only_known, *processors),
-                valid=jnp.asarray(batch.valid),
-                **self._special,
+    def _batches(
+        self, ids: Sequence[np.ndarray], batch_size: int, recipe: Recipe
+    ) -> Iterator[tuple[Batch, Recipe]]:
+        """Batches, each with the recipe of its own lengths."""
+        fixed = lambda longest, shortest: dataclasses.replace(
+            recipe, max_length=longest, min_length=shortest, max_total=None, min_total=0
+        )
+        if self.reads_a_source:
+            reach, (longest, shortest) = self._reach(0), recipe.limits(1)
+            for batch in batches(ids, batch_size, reach, side="right"):
+                S = batch.tokens.shape[1]
+                default = S + 50 if reach is None else min(S + 50, reach)
+                yield batch, fixed(default if longest is None else longest, shortest)
+        elif recipe.counts_the_prompt:
+            # Rows of one length end at one place.
+            for n in sorted({len(x) for x in ids}):
+                where = np.array([i for i, x in enumerate(ids) if len(x) == n])
+                for batch in batches([ids[i] for i in where], batch_size, n):
+                    rows = {"rows": where[batch.rows], "filled": where[batch.filled]}
+                    yield batch._replace(**rows), fixed(*recipe.limits(n))
+        else:
+            longest, shortest = recipe.limits(0)
+            for batch in batches(ids, batch_size, self._reach(longest - 1)):
+                yield batch, fixed(longest, shortest)
+
+    def _blocks(self, batch: Batch, keys: Key | None, recipe: Recipe, every: int) -> Iterator[np.ndarray]:
+        """Tokens [B, n] as they are written; by beams, all at once."""
+        (B, P), valid = batch.tokens.shape, jnp.asarray(batch.valid)
+        options = {
+            "max_length": recipe.max_length,
+            "min_length": recipe.min_length,
+            "eos_id": recipe.ends,
+            "pad_id": recipe.pad_id,
+            "bos_id": recipe.start or 0,
+            "processors": (*self._only_known, *recipe.processors),
+        }
+        options |= {"source_mask": masks.padding(valid)} if self.reads_a_source else {"valid": valid}
+        arguments = self.model, self.params, jnp.asarray(batch.tokens)
+        what = f"{B} x {P} + {recipe.max_length} tokens"
+        if recipe.beams == 1:
+            with compiling(f"{'greedy' if keys is None else 'sampling'} for {what}"):
+                blocks = stream(*arguments, key=keys, every=every, **options)
+                first = next(blocks)
+            yield first
+            yield from blocks
+            return
+        if keys is not None:
+            raise ValueError(
+                f"beams take the likeliest tokens: with a key, beams must be 1, got {recipe.beams}"
             )
-            first = next(blocks)
-        yield first
-        yield from blocks
+        options |= {"length_penalty": recipe.length_penalty, "stopping": recipe.stopping}
+        with compiling(f"beam search for {what}, {recipe.beams} beams"):
+            best = beam_search(*arguments, beams=recipe.beams, **options).tokens[:, 0]
+        yield np.asarray(best)
 
 
 def _keys(key: Key | None, n: int) -> Key | None:
-    """A key for each of n prompts."""
+    """A key for each of n inputs."""
     keys = key if key is None or key.ndim else jax.random.split(key, n)
     if keys is not None and keys.shape != (n,):
         raise ValueError(f"key must be one key, or one a prompt [{n}], got {list(keys.shape)}")

@@ -8,11 +8,13 @@ from tfm_jax.pretrained.classify import (
     load_text_classifier,
 )
 from tfm_jax.pretrained.config import Config
+from tfm_jax.pretrained.generation import recipe_of
 from tfm_jax.pretrained.hub import HubUnavailableError
 from tfm_jax.pretrained.images import ImageProcessor, load_image_processor
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.sentences import SentenceEncoder, load_sentence_encoder
+from tfm_jax.pretrained.text import load_text_generator
 
 __all__ = [
     "Config",
@@ -27,5 +29,7 @@ __all__ = [
     "load_image_processor",
     "load_sentence_encoder",
     "load_text_classifier",
+    "load_text_generator",
+    "recipe_of",
     "save",
 ]

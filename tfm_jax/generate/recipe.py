@@ -1,0 +1,79 @@
+"""How a model is asked to write: ends, lengths, beams, processors, as one value."""
+
+import dataclasses
+from typing import Any, Self
+
+from tfm_jax.generate.beam import Penalty, Stopping
+from tfm_jax.generate.processors import Processor
+from tfm_jax.generate.rows import Tokenizer
+
+__all__ = ["Recipe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What ``TextGenerator`` does where it is not told otherwise.
+
+    Args:
+      ends: ids that end a text; of none it goes on to its length.
+      pad_id: what fills a row that has ended.
+      start: what the output of an encoder-decoder begins from, and an empty prompt; None is nothing.
+      before: ids put before each prompt.
+      after: ids put behind each source.
+      max_length: tokens to write at most; None is what the call says, or for a translation 50 more than the
+        source.
+      max_total: tokens at most, with those of the prompt, or with the start of an encoder-decoder's output.
+      min_length: tokens to write at least, the end counted.
+      min_total: tokens before an end at least, counted as ``max_total``.
+      beams: 1 is none.
+      length_penalty, stopping: as ``beam_search`` takes them.
+      processors: as ``greedy`` takes them.
+      draws: whether tokens should be drawn. It is the key of a call by which they are; this says that one is
+        wanted.
+    """
+
+    ends: tuple[int, ...] = ()
+    pad_id: int = 0
+    start: int | None = None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    max_length: int | None = None
+    max_total: int | None = None
+    min_length: int = 0
+    min_total: int = 0
+    beams: int = 1
+    length_penalty: Penalty = 0.0
+    stopping: Stopping = "exact"
+    processors: tuple[Processor, ...] = ()
+    draws: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        """Of a tokenizer that puts no special tokens around a text: begin and end stand there, beams of 4."""
+        begin, end = ((i,) if i is not None else () for i in (tokenizer.bos_id, tokenizer.eos_id))
+        special = {"pad_id": tokenizer.pad_id or 0, "start": tokenizer.bos_id}
+        return cls(end, before=begin, after=end, beams=4, length_penalty=0.6, **special)
+
+    def told(self, **options: Any) -> Self:
+        """The same but for what is not None; a ``max_length`` is in the place of ``max_total``."""
+        options = {name: value for name, value in options.items() if value is not None}
+        if "max_length" in options:
+            options["max_total"] = None
+        return dataclasses.replace(self, **options)
+
+    @property
+    def counts_the_prompt(self) -> bool:
+        """Whether the lengths depend on a prompt's."""
+        return self.max_total is not None or self.min_total > 0
+
+    def limits(self, prompt: int) -> tuple[int | None, int]:
+        """The longest and the shortest output after a prompt of so many tokens; None is any length."""
+        longest = self.max_length
+        if self.max_total is not None:
+            left = self.max_total - prompt
+            longest = left if longest is None else min(longest, left)
+        shortest = self.min_length
+        if self.min_total > 0:
+            # So many tokens come before an end.
+            shortest = max(shortest, self.min_total - prompt + 1)
+        return longest, shortest if longest is None else min(shortest, longest)
