@@ -124,6 +124,12 @@ def test_confusion_matrix_writes_a_png(classes, tmp_path):
     assert 400 < width < 2000 and abs(width - height) < 5
 
 
+@pytest.mark.parametrize("worst", [5, 6, 7, 12, 41])
+def test_no_cell_is_darker_than_dark(worst):
+    shade = matrices._confusion_shade(np.array([[3, worst], [1, 2]]))
+    assert shade.max() == shade[0, 1] == 1  # 0.2 + 0.8 * 6 / 6 is above 1
+
+
 def test_an_empty_confusion_matrix_has_no_accuracy(figures):
     viz.confusion_matrix(np.zeros((2, 2), int), ["a", "b"], "unused")
     assert figures[0].get_suptitle() == "0 of 0 right"

@@ -140,7 +140,7 @@ def _confusion_shade(matrix: np.ndarray) -> np.ndarray:
     of_class = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     errors = np.where(diagonal, 0, matrix)
     # From a fifth upwards, so that a single error among many is seen.
-    of_worst = np.where(errors > 0, 0.2 + 0.8 * errors / max(errors.max(), 5), 0)
+    of_worst = np.where(errors > 0, 0.2 + 0.8 * (errors / max(errors.max(), 5)), 0)
     return np.where(diagonal, of_class, of_worst)
 
 
