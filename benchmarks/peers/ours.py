@@ -30,4 +30,4 @@ def peer(name: str) -> Peer:
     return Peer(f"tfm_jax {name}", f'ops.attention(q, k, v, mask, implementation="{name}")', suites)
 
 
-PEERS = tuple(map(peer, ("reference", "chunked", "block_diagonal", "xla")))
+PEERS = tuple(map(peer, ("reference", "chunked", "optimistic", "xla")))

@@ -72,7 +72,7 @@ def test_every_chunking_gives_the_logits_of_the_whole(fields):
     assert int(cache.slots.length) == T
     heads, slots = fields.get("n_kv_heads", N), 2 if "window" in fields else 9
     for layer in cache.layers:
-        assert [x.shape for x in layer] == [(B, slots, heads, D // N)] * 2
+        assert [x.shape for x in layer] == [(B, heads, slots, D // N)] * 2
 
 
 @pytest.mark.parametrize("fields", [{}, {"positions": nn.RelativeBias(6, 8), "window": 3, "n_kv_heads": 2}])
@@ -86,7 +86,7 @@ def test_a_target_beside_a_source_in_any_chunking(fields):
         got, cache = in_pieces(apply, params, empty, target, chunks)
         np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, cache.memory, empty.memory)
-    assert [k.shape for k, v in cache.memory] == [(B, S, fields.get("n_kv_heads", N), D // N)] * L
+    assert [k.shape for k, v in cache.memory] == [(B, fields.get("n_kv_heads", N), S, D // N)] * L
 
 
 def test_a_table_for_cross_attention_is_read_row_by_row():

@@ -24,13 +24,13 @@ def reader(T, rolling):
         seen_positions, after = cache.advance(slots, positions)
         seen, kept = cache.append(buffer, new, slots)
         allowed = cache.seen_mask(slots, seen_positions, window=None if not rolling else S + 1)
-        return seen, kept, after, allowed.to_dense(T, seen.shape[-3])
+        return seen, kept, after, allowed.to_dense(T, seen.shape[-2])
 
     return read
 
 
 def empty(rolling):
-    return jnp.zeros((B, S, K, H)), cache.init_slots((B,), S, rolling=rolling)
+    return jnp.zeros((B, K, S, H)), cache.init_slots((B,), S, rolling=rolling)
 
 
 @pytest.mark.parametrize("rolling", [False, True])
@@ -38,7 +38,7 @@ def empty(rolling):
 def test_each_token_sees_itself_and_those_before_it_in_any_pieces(rolling, data):
     chunks = data.draw(CHUNKS if not rolling else st.lists(st.integers(1, 3), min_size=1, max_size=6))
     n = min(sum(chunks), S) if not rolling else sum(chunks)
-    tokens = np.random.default_rng(0).standard_normal((B, n, K, H)).astype(np.float32)
+    tokens = np.random.default_rng(0).standard_normal((B, K, n, H)).astype(np.float32)
     # Rows of another length: holes on the left, as in padded prompts.
     holes = data.draw(st.sampled_from([(0, 0), (0, 1), (2, 0)]))
     places = np.array([np.maximum(np.arange(n) - hole, -1) for hole in holes], np.int32)
@@ -49,14 +49,14 @@ def test_each_token_sees_itself_and_those_before_it_in_any_pieces(rolling, data)
         if not T:
             break
         here = slice(start, start + T)
-        seen, buffer, slots, allowed = reader(T, rolling)(buffer, tokens[:, here], slots, places[:, here])
+        seen, buffer, slots, allowed = reader(T, rolling)(buffer, tokens[:, :, here], slots, places[:, here])
         for row in range(B):
             for i in range(T):
-                shown = np.asarray(seen[row])[np.asarray(allowed[row, i])]
+                shown = np.asarray(seen[row])[:, np.asarray(allowed[row, i])]
                 first = max(holes[row], start + i - S if rolling else 0)
-                np.testing.assert_array_equal(shown, tokens[row, first : start + i + 1])
+                np.testing.assert_array_equal(shown, tokens[row, :, first : start + i + 1])
         start += T
-    assert int(slots.length) == n and buffer.shape == (B, S, K, H)
+    assert int(slots.length) == n and buffer.shape == (B, K, S, H)
     following = np.asarray(cache.next_positions(slots, 2))
     if n > max(holes):
         np.testing.assert_array_equal(following, [[n - hole, n - hole + 1] for hole in holes])
@@ -87,10 +87,10 @@ def test_a_full_cache_is_an_error_and_never_a_clamp():
     with pytest.raises(ValueError, match=message):
         cache.advance(after, positions)
     with pytest.raises(ValueError, match=message):
-        cache.append(buffer, jnp.zeros((B, 4, K, H)), after)
+        cache.append(buffer, jnp.zeros((B, K, 4, H)), after)
     # Under jit the length is not known, but more than there is room for at all is.
     with pytest.raises(ValueError, match="room for 7 tokens, 0 of them taken, was given 8 more"):
-        jax.jit(cache.append)(buffer, jnp.zeros((B, 8, K, H)), slots)
+        jax.jit(cache.append)(buffer, jnp.zeros((B, K, 8, H)), slots)
 
 
 def test_a_cache_for_nothing():

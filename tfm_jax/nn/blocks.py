@@ -5,6 +5,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
@@ -18,15 +19,20 @@ from tfm_jax.ops.cache import Slots, append
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
-__all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
+__all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "heads_first", "split_key"]
 
-KeysValues = tuple[Array, Array]  # each [..., S, K, H]
+KeysValues = tuple[Array, Array]  # each [..., K, S, H]
 _Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
 
 
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
     """Splits a key into n, or no key into n times None: no key, no dropout, all the way down."""
     return [None] * n if key is None else list(jax.random.split(key, n))
+
+
+def heads_first(x: Array) -> Array:
+    """[..., S, K, H] as [..., K, S, H], or back: one query's products with keys stored so need no copy."""
+    return jnp.swapaxes(x, -3, -2)
 
 
 class Block(nnx.Module):
@@ -123,10 +129,10 @@ class Block(nnx.Module):
 
         Args:
           x: [..., T, D], the tokens that follow.
-          cache: keys and values of those before them, each [..., S, K, H].
+          cache: keys and values of those before them, each [..., K, S, H].
           slots: of the cache, before these tokens.
           mask: which of the tokens that ``ops.cache.append`` gives may be attended to.
-          memory: keys and values of the encoder's output, from ``cross_attention.keys_values``.
+          memory: keys and values of the encoder's output, from ``remember``.
           memory_mask: of cross-attention.
           positions: int [..., T].
           bias: of the logits of self-attention.
@@ -136,13 +142,19 @@ class Block(nnx.Module):
         """
 
         def own(y: Array, key: None) -> tuple[Array, KeysValues]:
-            new = self.attention.keys_values(y, positions=positions)
-            seen, kept = zip(*(append(old, n, slots) for old, n in zip(cache, new, strict=True)), strict=True)
+            new = map(heads_first, self.attention.keys_values(y, positions=positions))
+            pairs = [append(old, n, slots) for old, n in zip(cache, new, strict=True)]
+            seen, kept = zip(*pairs, strict=True)
+            seen = map(heads_first, seen)
             return self.attention.attend(y, *seen, mask, bias, positions=positions)[0], kept
 
-        cross = lambda y, key: self.cross_attention.attend(y, *memory, memory_mask)
+        cross = lambda y, key: self.cross_attention.attend(y, *map(heads_first, memory), memory_mask)
         x, kept, _ = self._run(x, own, cross, None)
         return x, kept
+
+    def remember(self, memory: Array) -> KeysValues:
+        """The keys and values of cross-attention, of the encoder's output [..., S, D]."""
+        return tuple(map(heads_first, self.cross_attention.keys_values(memory)))
 
     def _run(self, x: Array, own: _Sublayer, cross: _Sublayer, key: Key | None) -> tuple[Array, Any, Any]:
         """The sublayers, each with Add & Norm; and what those of attention give beside their output."""

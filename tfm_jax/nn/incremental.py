@@ -30,7 +30,7 @@ class Cache:
     """What a decoder remembers of the tokens that it has read. A pytree.
 
     Args:
-      layers: the keys and values of each layer's self-attention, each [..., S, K, H], with K heads, not N. S
+      layers: the keys and values of each layer's self-attention, each [..., K, S, H], with K heads, not N. S
         is the capacity, or the window less 1 where that is smaller.
       slots: which token stands in which slot, and how many were read.
       memory: the keys and values of each layer's cross-attention, made once; empty without a source.
@@ -144,7 +144,7 @@ class Incremental(nnx.Module):
             bias = stack.position_bias(positions, seen)
             memory_mask = cache.memory_mask
             if memory_mask is not None:
-                S = cache.memory[0][0].shape[-3]
+                S = cache.memory[0][0].shape[-2]
                 memory_mask = memory_mask.block(Span(slots.length, T), Span(0, S))
             layers = []
             for i, block in enumerate(blocks):
@@ -166,7 +166,7 @@ class Incremental(nnx.Module):
         return read
 
     def empty_cache(self, batch: tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
-        """A cache [..., S, K, H] a layer in which nothing stands.
+        """A cache [..., K, S, H] a layer in which nothing stands.
 
         Args:
           batch: the leading dims [...].
@@ -185,7 +185,7 @@ class Incremental(nnx.Module):
         stack.position_embedding.count(capacity)
         rolling = slots is None and config.window is not None and config.window <= capacity
         S = max(config.window - 1, 1) if rolling else slots or capacity
-        empty = jnp.zeros((*batch, S, config.K, config.H), config.dtype)
+        empty = jnp.zeros((*batch, config.K, S, config.H), config.dtype)
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 
 

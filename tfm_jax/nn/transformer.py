@@ -264,7 +264,7 @@ class EncoderDecoder(Incremental):
           The Cache; keys and values of cross-attention are made here, once. Raises as those two.
         """
         memory = self.encode(source, source_mask=source_mask)
-        cross = tuple(block.cross_attention.keys_values(memory) for block in self.decoder.apart())
+        cross = tuple(block.remember(memory) for block in self.decoder.apart())
         memory_mask = memory_mask_of(source_mask) if memory_mask is None else memory_mask
         batch = source.shape[:-1]
         if not isinstance(memory_mask, Padding | None):

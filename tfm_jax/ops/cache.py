@@ -1,13 +1,16 @@
 """What a decoder remembers of the tokens that it has read, so that each is read once.
 
-A cache is buffers [..., S, K, H] of keys and values, a pair a layer, and one ``Slots`` that says which token
-stands in which slot. All are plain values that go in and come out. One attention layer that reads T tokens::
+A cache is buffers [..., K, S, H] of keys and values, a pair a layer, and one ``Slots`` that says which token
+stands in which slot. All are plain values that go in and come out. The heads come first: so the products of
+one query with keys and values need no copy of them. One attention layer that reads T tokens::
 
     positions = next_positions(slots, T)
     seen_positions, after = advance(slots, positions)
-    seen_keys, keys = append(keys, k, slots)
-    seen_values, values = append(values, v, slots)
-    out = attention(q, seen_keys, seen_values, seen_mask(slots, seen_positions))
+    heads_first = lambda x: jnp.swapaxes(x, -3, -2)                 # or back
+    seen_keys, keys = append(keys, heads_first(k), slots)
+    seen_values, values = append(values, heads_first(v), slots)
+    mask = seen_mask(slots, seen_positions)
+    out = attention(q, heads_first(seen_keys), heads_first(seen_values), mask)
     slots = after
 """
 
@@ -83,7 +86,7 @@ def next_positions(slots: Slots, T: int) -> Array:
     return first + steps
 
 
-def append(buffer: Array, new: Array, slots: Slots, axis: int = -3) -> tuple[Array, Array]:
+def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Array, Array]:
     """Puts the entries of T tokens behind those of the tokens before them.
 
     Equivalent to::
@@ -94,7 +97,7 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -3) -> tuple[Arr
         kept = seen[-S:]
 
     Args:
-      buffer: [..., S, K, H], or another array with S along ``axis``.
+      buffer: [..., K, S, H], or another array with S along ``axis``.
       new: the same with T along ``axis``, of the same dtype.
       slots: before these tokens.
       axis: of S and T, from the right.

@@ -33,9 +33,7 @@ def test_a_large_table_is_computed_by_tiles_and_a_small_one_kept():
     assert ops.explain_attention(*shapes(2, 32769), masks.causal(9)).implementation == "chunked"
 
 
-@pytest.mark.parametrize(
-    "platform, name", [("cpu", "block_diagonal"), ("gpu", "chunked"), ("tpu", "chunked")]
-)
+@pytest.mark.parametrize("platform, name", [("cpu", "optimistic"), ("gpu", "chunked"), ("tpu", "chunked")])
 def test_one_query_reads_its_keys_where_they_stand_on_a_cpu(platform, name, monkeypatch):
     call = functools.partial(on, platform, *shapes(1, 65537, H=96), masks.causal(jnp.array([9, 8])))
     assert call(monkeypatch=monkeypatch).implementation == name
@@ -89,7 +87,7 @@ def test_a_name_that_cannot_is_explained_and_refused():
     got = ops.explain_attention(*arrays(), implementation="splash")
     assert got.implementation is None and "attention on cpu: refused" in str(got)
     with pytest.raises(
-        ValueError, match=r"'splash' cannot do this: it runs on tpu.*can: auto, 'block_diagonal', 'chunked'"
+        ValueError, match=r"'splash' cannot do this: it runs on tpu.*can: auto, 'optimistic', 'chunked'"
     ):
         ops.attention(*arrays(), implementation="splash")
     with pytest.raises(ValueError, match="implementation='flash'; wanted one of"):

@@ -10,7 +10,7 @@ import functools
 
 import jax
 
-from tfm_jax.ops.backends import block_diagonal, chunked, cudnn, reference, ring, splash, xla
+from tfm_jax.ops.backends import chunked, cudnn, optimistic, reference, ring, splash, xla
 from tfm_jax.ops.backends.declare import Backend, Honours, Request
 
 __all__ = ["BACKENDS", "Backend", "Honours", "Request", "by_speed", "ring_over"]
@@ -37,7 +37,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         Backend("cudnn", cudnn.attention, cudnn.HONOURS),
         Backend("splash", splash.attention, splash.HONOURS),
-        Backend("block_diagonal", block_diagonal.attention, block_diagonal.HONOURS),
+        Backend("optimistic", optimistic.attention, optimistic.HONOURS),
         Backend("chunked", chunked.attention, Honours(forward_mode=False)),
         Backend("xla", xla.attention, xla.HONOURS),
         Backend("reference", reference.attention, Honours()),
@@ -64,8 +64,8 @@ def by_speed(request: Request) -> list[Backend]:
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
     plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
-    # A CPU reads one query's keys once: to copy them with the heads in front would be most of the work. Not
-    # on a mesh: whether all is finite is asked of all devices.
+    # A CPU reads one query's keys once: to copy them first would be most of the work. Not on a mesh: whether
+    # all is finite is asked of all devices.
     alone = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
-    single = ("block_diagonal",) if T == 1 and alone else ()
+    single = ("optimistic",) if T == 1 and alone else ()
     return [BACKENDS[name] for name in ("cudnn", "splash", *single, *plain)]

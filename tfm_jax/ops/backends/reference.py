@@ -16,7 +16,7 @@ from tfm_jax.ops.backends.contract import Bias, adjust, hide_nonfinite, keys_las
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.types import Array, Key
 
-__all__ = ["attention", "attention_weights"]
+__all__ = ["attention", "attention_weights", "compare", "mix"]
 
 
 def attention(
@@ -56,7 +56,7 @@ def attention(
         *batch, N, T, S = weights.shape
         rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
         weights = drop_at(weights, rows, jnp.arange(S), dropout_rate, key)
-    return _mix(weights.astype(v.dtype), v, weights.dtype).astype(q.dtype)
+    return mix(weights.astype(v.dtype), v, weights.dtype).astype(q.dtype)
 
 
 def attention_weights(
@@ -106,14 +106,15 @@ def _weights(
         bad = jnp.swapaxes(bad_q, -3, -2) | keys_last(bad_k, N)
     dtype = np.promote_types(q.dtype, np.float32)
     bias = whole_bias(bias, len(batch), T, S)
-    logits = adjust(_compare(q, k, dtype), scale=scale, soft_cap=soft_cap, bias=bias)
+    logits = adjust(compare(q, k, dtype), scale=scale, soft_cap=soft_cap, bias=bias)
     weights = softmax(shut(logits, allowed, bad))
     if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
         weights = jnp.where(allowed, weights, 0)
     return weights, v
 
 
-def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:  # -> [..., N, T, S]
+def compare(q: Array, k: Array, dtype: np.dtype) -> Array:
+    """The inner products [..., N, T, S] of queries [..., T, N, H] with keys [..., S, K, H]."""
     *batch, T, N, H = q.shape
     S, K = k.shape[-3:-1]
     if N == K:  # with G as an axis of length 1, the CPU's gradient takes twice the memory
@@ -123,7 +124,8 @@ def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:  # -> [..., N, T, S]
     return logits.reshape(*batch, N, T, S)
 
 
-def _mix(weights: Array, v: Array, dtype: np.dtype) -> Array:  # -> [..., T, N, Hv]
+def mix(weights: Array, v: Array, dtype: np.dtype) -> Array:
+    """The sums [..., T, N, Hv] of values [..., S, K, Hv] with weights [..., N, T, S]."""
     *batch, N, T, S = weights.shape
     K, H = v.shape[-2:]
     if N == K:

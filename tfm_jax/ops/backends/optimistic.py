@@ -1,9 +1,8 @@
-"""Attention with the heads side by side, in two matrix products a row of the batch: for a few queries.
+"""Attention as if all numbers were finite, for a few queries: keys and values are read where they stand.
 
-The K heads of a key stand in memory as one row of K * H numbers. Against queries on the diagonal of a block
-matrix [N * T, K * H] keys and values are read where they stand, while a product for each head first copies
-both with the heads in front. It multiplies K times as often, most of it by 0: little, where queries are few.
-What is not finite is computed again by another branch, which ``jax.vmap`` always runs beside the first.
+So that nothing which a mask closes reaches the output, not even a nan, the reference first copies keys and
+values with 0 for what is not finite: of one query that would be most of the work. Here both products run
+first, and only if they are not finite is it done again with the copies; ``jax.vmap`` always runs both.
 """
 
 import functools
@@ -76,27 +75,21 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
         *finite, bad_q, bad_k = hide_nonfinite(q, k, v)
         return attend(*finite, bad=jnp.swapaxes(bad_q, -3, -2) | keys_last(bad_k, N))[0]
 
-    # 0 * nan is nan: in the products one that is not finite reaches every head, and no mask stops it.
+    # 0 * nan is nan: in the sum over values no mask stops it.
     out, finite = attend(q, k, v, bad=None)
     return jax.lax.cond(finite, lambda: out, otherwise)
 
 
 def _two_products(q, k, v, bad, *, allowed, bias, scale, soft_cap) -> tuple[Array, Array]:
     """[..., T, N, Hv]; and whether both products are finite, as they are only if q, k and v are."""
-    *batch, T, N, _ = q.shape
-    S, K, H = v.shape[-3:]
-    options = {"preferred_element_type": np.promote_types(q.dtype, np.float32)}
-    logits = jnp.einsum("...CD,...SD->...CS", _on_diagonal(q, K), _side_by_side(k), **options)
+    dtype = np.promote_types(q.dtype, np.float32)
+    logits = reference.compare(q, k, dtype)
     finite = jnp.isfinite(logits).all()
-    logits = adjust(logits.reshape(*batch, N, T, S), scale=scale, soft_cap=soft_cap, bias=bias)
-    weights = softmax(shut(logits, allowed, bad))
+    weights = softmax(shut(adjust(logits, scale=scale, soft_cap=soft_cap, bias=bias), allowed, bad))
     if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
         weights = jnp.where(allowed, weights, 0)
-    weights = weights.astype(v.dtype).reshape(*batch, N * T, S)
-    out = jnp.einsum("...CS,...SD->...CD", weights, _side_by_side(v), **options)
-    finite &= jnp.isfinite(out).all()
-    own = jnp.einsum("...KGTKH->...TKGH", out.reshape(*batch, K, N // K, T, K, H))
-    return own.reshape(*batch, T, N, H).astype(q.dtype), finite
+    out = reference.mix(weights.astype(v.dtype), v, dtype)
+    return out.astype(q.dtype), finite & jnp.isfinite(out).all()
 
 
 @_attend.defjvp
@@ -107,15 +100,3 @@ def _attend_jvp(primals, tangents) -> tuple[Array, Array]:
 def _by_reference(q, k, v, mask, bias, scale, soft_cap) -> Array:
     options = {"scale": scale, "soft_cap": soft_cap, "dropout_rate": 0.0, "key": None}
     return reference.attention(q, k, v, mask, bias, **options)
-
-
-def _on_diagonal(q: Array, K: int) -> Array:
-    """[..., T, N, H] as [..., N * T, K * H]: each query where its key/value head stands, 0 elsewhere."""
-    *batch, T, N, H = q.shape
-    q = q.reshape(*batch, T, K, N // K, H)
-    return jnp.einsum("...TKGH,Kk->...KGTkH", q, jnp.eye(K, dtype=q.dtype)).reshape(*batch, N * T, K * H)
-
-
-def _side_by_side(x: Array) -> Array:
-    """[..., S, K, H] as [..., S, K * H]."""
-    return x.reshape(*x.shape[:-2], -1)
