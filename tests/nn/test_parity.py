@@ -5,61 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tfm_jax import nn, ops
+from tfm_jax import nn, ops, pretrained
 from tfm_jax.ops import masks
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
 
 D, N, F, L, B, S, T, V = 12, 3, 10, 2, 2, 7, 5, 11
-H = D // N
 
 
 def numpy(tensor):
     return tensor.detach().numpy()
-
-
-def attention(module):
-    kernels = numpy(module.in_proj_weight).reshape(3, N, H, D).transpose(0, 3, 1, 2)
-    biases = numpy(module.in_proj_bias).reshape(3, N, H)
-    names = ("query", "key", "value")
-    return {
-        **{name: {"kernel": kernels[i], "bias": biases[i]} for i, name in enumerate(names)},
-        "output": {
-            "kernel": numpy(module.out_proj.weight).T.reshape(N, H, D),
-            "bias": numpy(module.out_proj.bias),
-        },
-    }
-
-
-def norm(module):
-    return {"scale": numpy(module.weight), "bias": numpy(module.bias)}
-
-
-def layer(module, decoder):
-    feed_forward = {
-        "w_in": numpy(module.linear1.weight).T,
-        "b_in": numpy(module.linear1.bias),
-        "w_out": numpy(module.linear2.weight).T,
-        "b_out": numpy(module.linear2.bias),
-    }
-    params = {
-        "attention": attention(module.self_attn),
-        "attention_norm": norm(module.norm1),
-        "feed_forward": feed_forward,
-        "feed_forward_norm": norm(module.norm3 if decoder else module.norm2),
-    }
-    if decoder:
-        params |= {
-            "cross_attention": attention(module.multihead_attn),
-            "cross_attention_norm": norm(module.norm2),
-        }
-    return params
-
-
-def stack(module, decoder):
-    layers = [layer(m, decoder) for m in module.layers]
-    return {"layers": jax.tree.map(lambda *p: jnp.stack(p), *layers), "norm": norm(module.norm)}
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -93,23 +49,16 @@ def test_torch_nn_transformer(placement):
     )
     loss.backward()
 
-    config = nn.Config(
-        vocab_size=V,
-        d_model=D,
-        n_layers=L,
-        n_heads=N,
-        d_ff=F,
-        norm_placement=placement,
-        positions=None,
-        attention_bias=True,
+    _, params, config = pretrained.from_torch_transformer(
+        theirs.state_dict(), N, embedding=numpy(table), norm_placement=placement, positions=None
     )
     encoder = nn.functionalize(nn.EncoderStack, config)
     decoder = nn.functionalize(nn.DecoderStack, config, cross_attention=True)
     padding = masks.padding(jnp.asarray(valid))
 
     def ours(x):
-        memory, _ = encoder.apply(stack(theirs.encoder, False), jnp.float32(source), padding)
-        hidden, _ = decoder.apply(stack(theirs.decoder, True), x, masks.causal(), memory, padding)
+        memory, _ = encoder.apply(params["encoder"], jnp.float32(source), padding)
+        hidden, _ = decoder.apply(params["decoder"], x, masks.causal(), memory, padding)
         logits = hidden @ jnp.asarray(numpy(table)).T
         total, weight = ops.cross_entropy(logits, jnp.asarray(labels), label_smoothing=0.1, ignore_index=-100)
         return total, (hidden, weight)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import struct
 
 import jax
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.pretrained.test_families import FIELDS
 from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.load import model_of
 
 CONFIG = pretrained.Config(
     "LlamaForCausalLM",
@@ -123,13 +127,37 @@ def test_tensors_of_integers(saved):
 def test_a_head_that_is_the_embedding_is_tied(saved, params):
     directory, change = saved
     settings(directory, tie_word_embeddings=True)
-    _, _, config, _ = pretrained.load(directory)
-    assert not config.model.tie_embeddings  # the file has another
+    with pytest.raises(ValueError, match=r"lm_head\.weight is model\.embed_tokens\.weight .* the two differ"):
+        pretrained.load(directory)
     change(lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}))
     _, got, config, _ = pretrained.load(directory)
     assert config.model.tie_embeddings and "head" not in got
     change(lambda tensors: tensors.pop("lm_head.weight"))
     equal(pretrained.load(directory)[1], got)
+
+
+@pytest.mark.parametrize(
+    "architecture, fields, name, original",
+    [
+        ("BertForMaskedLM", "bert", "cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("MarianMTModel", "marian", "model.decoder.embed_tokens.weight", "model.shared.weight"),
+        ("T5ForConditionalGeneration", "t5", "encoder.embed_tokens.weight", "shared.weight"),
+    ],
+)
+def test_copies_of_a_tensor_must_be_equal(tmp_path, architecture, fields, name, original):
+    config = pretrained.Config(architecture, nn.Config(**FIELDS[fields]))
+    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    pretrained.save(tmp_path / "it", params, config)
+    path = tmp_path / "it" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, name: tensors[original]}, path)
+    equal(pretrained.load(tmp_path / "it")[1], params)
+    for other in (tensors[original] + 1, np.ones(3, np.float32)):
+        save_file({**tensors, name: other}, path)
+        with pytest.raises(ValueError, match=f"{re.escape(name)} is not {re.escape(original)}"):
+            pretrained.load(tmp_path / "it")
 
 
 def test_names_without_the_prefix_of_the_body(saved, params):

@@ -15,6 +15,7 @@ from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.sentences import SentenceEncoder, load_sentence_encoder
 from tfm_jax.pretrained.text import load_text_generator
+from tfm_jax.pretrained.torch_transformer import from_torch_transformer
 
 __all__ = [
     "Config",
@@ -25,6 +26,7 @@ __all__ = [
     "TextClassifier",
     "TokenClassifier",
     "TokenLabel",
+    "from_torch_transformer",
     "load",
     "load_image_processor",
     "load_sentence_encoder",

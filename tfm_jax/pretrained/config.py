@@ -64,10 +64,11 @@ class Family(NamedTuple):
       config_of: their settings as ours; a ValueError for what the blocks cannot do.
       settings_of: the inverse.
       prefix: that the names of the body's tensors begin with, or not: checkpoints are found with and without.
-      skipped: regular expressions of tensors that are no parameters, or are there twice.
+      skipped: regular expressions of tensors that are no parameters, or those of another head.
+      copies: regular expressions of tensors that are there twice, and what they must be equal to.
       renamed: regular expressions and replacements, for the names of old checkpoints.
-      tied_by_file: the output projection is the embedding where the file has no other, whatever the settings
-        say.
+      tied_by_file: whether the output projection is the embedding, the file says, and not the settings: it is
+        where the file has no other.
     """
 
     model_type: str
@@ -76,6 +77,7 @@ class Family(NamedTuple):
     settings_of: Callable[[nn.Config], dict[str, Any]]
     prefix: str = ""
     skipped: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     tied_by_file: bool = False
 

@@ -1,16 +1,12 @@
 """Reading checkpoints of Hugging Face transformers, tensor by tensor, straight into our parameters."""
 
 import dataclasses
-import math
-import mmap
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tokenizers
 
 from tfm_jax import nn
@@ -18,12 +14,21 @@ from tfm_jax.nn import Pure
 from tfm_jax.pretrained.config import Config, Family
 from tfm_jax.pretrained.families import family_of
 from tfm_jax.pretrained.files import Weights, open_weights, read_json
+from tfm_jax.pretrained.fill import (
+    Shardings,
+    check_copies,
+    check_tensors,
+    flat,
+    read_params,
+    same,
+    shardings_of,
+)
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.names import Tensor, layout
 from tfm_jax.pretrained.tokens import read_tokenizer
 from tfm_jax.types import Params
 
-__all__ = ["flat", "load", "model_of", "shapes_of", "tensors_of"]
+__all__ = ["load", "model_of", "shapes_of", "tensors_of"]
 
 
 def load(
@@ -32,6 +37,7 @@ def load(
     *,
     allow_pickle: bool = False,
     tokenizer: bool = True,
+    sharding: Shardings | None = None,
 ) -> tuple[Pure, Params, Config, tokenizers.Tokenizer | None]:
     """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
 
@@ -45,6 +51,10 @@ def load(
       allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file; this needs torch, which is
         asked to load weights only.
       tokenizer: load the tokenizer too.
+      sharding: where the parameters go: a ``jax.sharding.Sharding`` for all of them, a tree of shardings like
+        the parameters', or a function ``(path, shape) -> sharding`` of paths such as
+        ``"stack/layers/attention/query/kernel"``; None is the default device. Each goes straight there: no
+        device holds more than its share.
 
     Returns:
       ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the ``Config`` that
@@ -54,7 +64,8 @@ def load(
       FileNotFoundError: where the directory has no checkpoint.
       HubUnavailableError: within seconds, where the hub cannot be reached and the cache lacks the checkpoint.
       ValueError: for an architecture, a setting or a file that cannot be read; for tensors that are missing,
-        unknown or of another shape, all of them by name.
+        unknown or of another shape, or that are there twice and differ, all of them by name; for a sharding
+        that does not divide its parameter.
     """
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     settings = read_json(directory / "config.json")
@@ -66,13 +77,16 @@ def load(
         architecture, model_config, settings, read_json(generation) if generation.is_file() else {}
     )
     weights = _renamed(open_weights(directory, allow_pickle=allow_pickle), family)
-    config, weights = _untied(_without_absent(config, family, weights), family, weights)
+    check_copies(weights, family.copies, directory)
+    config, weights = _untied(_without_absent(config, family, weights), family, weights, directory)
     model = model_of(config, family)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
-    _check(weights, tensors, family, directory)
+    skipped = (*family.skipped, *(pattern for pattern, _ in family.copies))
+    check_tensors(weights, tensors, skipped, directory)
+    shardings = shardings_of(sharding, shapes)
     found = read_tokenizer(directory) if tokenizer else None
-    return model, _read(weights, tensors, shapes, jnp.dtype(dtype)), config, found
+    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
 
 
 def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
@@ -96,11 +110,6 @@ def tensors_of(shapes: Params, config: Config, family: Family) -> dict[str, Tens
     """The tensors that a checkpoint of a model with parameters of these shapes has, by name."""
     names = family.architectures[config.architecture].names(config.model)
     return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})
-
-
-def flat(tree: Params) -> Iterable[tuple[str, jax.ShapeDtypeStruct]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
 def _renamed(weights: Weights, family: Family) -> Weights:
@@ -127,8 +136,8 @@ def _without_absent(config: Config, family: Family, weights: Weights) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **absent))
 
 
-def _untied(config: Config, family: Family, weights: Weights) -> tuple[Config, Weights]:
-    """Whether the output projection is the embedding: by the settings, if the tensors agree."""
+def _untied(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
+    """Whether the output projection is the embedding: by the settings, with which the tensors must agree."""
     entries = family.architectures[config.architecture].names(config.model)
     names = {entry.ours: entry.theirs for entry in entries}
     head = names.get("head/projection/kernel")
@@ -139,48 +148,12 @@ def _untied(config: Config, family: Family, weights: Weights) -> tuple[Config, W
     if head not in weights.shapes:
         tied = tied or family.tied_by_file
     elif tied:
-        same = weights.shapes[head] == weights.shapes[table]
-        tied = same and np.array_equal(weights.read(head), weights.read(table))
+        tied = same(weights, head, table)
+        if not tied and not family.tied_by_file:
+            raise ValueError(
+                f"{source}: by its config.json {head} is {table} (tie_word_embeddings), and the two differ: "
+                "say tie_word_embeddings=false there if the model has two, or leave one out of the file"
+            )
     if tied:
         weights = Weights({name: s for name, s in weights.shapes.items() if name != head}, weights.read)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, tie_embeddings=tied)), weights
-
-
-def _read(weights: Weights, tensors: Mapping[str, Tensor], shapes: Params, dtype: np.dtype) -> Params:
-    """Fills the parameters, one tensor after the other."""
-    params = {path: _empty(leaf.shape, dtype) for path, leaf in flat(shapes)}
-    for name, tensor in tensors.items():
-        if name not in weights.shapes:
-            continue
-        whole = weights.read(name)
-        ends = np.cumsum([place.size for place in tensor.places])[:-1]
-        parts = [whole] if tensor.join is None else np.split(whole, ends, axis=tensor.join)
-        for place, part in zip(tensor.places, parts, strict=True):
-            index = ... if place.layer is None else place.layer
-            params[place.path][index] = place.form.read(part, place.shape)
-    # One after the other, each array of NumPy's given up for the copy that JAX makes.
-    leaves = [jnp.asarray(params.pop(path)) for path, _ in flat(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros in pages of their own: given up, they go back at once, where an allocator would keep them."""
-    size = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
-
-
-def _check(weights: Weights, tensors: Mapping[str, Tensor], family: Family, directory: Path) -> None:
-    got, want = weights.shapes, {name: tensor.shape for name, tensor in tensors.items()}
-    needed = {name for name, tensor in tensors.items() if not tensor.optional}
-    known = lambda name: name in want or any(re.fullmatch(pattern, name) for pattern in family.skipped)
-    wrong = [f"{name}: missing, wanted {want[name]}" for name in needed - got.keys()]
-    wrong += [f"{name}: unknown, got {got[name]}" for name in got if not known(name)]
-    wrong += [
-        f"{name}: wanted {want[name]}, got {got[name]}"
-        for name in want.keys() & got.keys()
-        if want[name] != got[name]
-    ]
-    if wrong:
-        raise ValueError(
-            f"the tensors in {directory} are not those of its config.json:\n  " + "\n  ".join(sorted(wrong))
-        )

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from tfm_jax.nn.functional import check_params
 from tfm_jax.pretrained.config import Config
 from tfm_jax.pretrained.families import known
-from tfm_jax.pretrained.load import flat, model_of, shapes_of, tensors_of
+from tfm_jax.pretrained.fill import flat
+from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.names import Tensor
 from tfm_jax.types import Params
 

@@ -129,8 +129,8 @@ def _marian_settings(config: nn.Config) -> dict[str, Any]:
 
 _family = functools.partial(
     Family,
-    # Both are there once more, or are made anew.
-    skipped=(r"model\.(encoder|decoder)\.(embed_tokens|embed_positions)\.weight",),
+    skipped=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # sines are made anew
+    copies=((r"model\.(encoder|decoder)\.embed_tokens\.weight", "model.shared.weight"),),
 )
 _model = Architecture(nn.EncoderDecoder, names)
 FAMILIES = (

@@ -133,13 +133,13 @@ BERT = Family(
     config_of,
     settings_of,
     prefix="bert.",
-    # The pooler and the next sentence are of other heads than those that read them; the bias is there twice.
+    # The pooler and the next sentence are of other heads.
     skipped=(
         r"bert\.embeddings\.position_ids",
         r"bert\.pooler\..*",
         r"cls\.seq_relationship\..*",
-        r"cls\.predictions\.decoder\.bias",
     ),
+    copies=((r"cls\.predictions\.decoder\.bias", "cls.predictions.bias"),),
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
 )
 
@@ -195,8 +195,8 @@ ROBERTA = Family(
     skipped=(
         r"roberta\.embeddings\.position_ids",
         r"roberta\.pooler\..*",
-        r"lm_head\.decoder\.bias",
     ),
+    copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
 )
 
 FAMILIES = (BERT, ROBERTA)

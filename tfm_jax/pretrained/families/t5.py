@@ -109,10 +109,8 @@ T5 = Family(
     {"T5ForConditionalGeneration": Architecture(nn.EncoderDecoder, names)},
     config_of,
     settings_of,
-    # The first is there once more; the last is in old checkpoints, and nobody reads it.
-    skipped=(
-        r"(encoder|decoder)\.embed_tokens\.weight",
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    ),
+    # It is in old checkpoints, and nobody reads it.
+    skipped=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    copies=((r"(encoder|decoder)\.embed_tokens\.weight", "shared.weight"),),
     tied_by_file=True,
 )

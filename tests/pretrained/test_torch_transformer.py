@@ -1,0 +1,155 @@
+"""A plain ``torch.nn.Transformer`` between an embedding and an output: its logits by its state dict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tfm_jax import nn, ops, pretrained
+from tfm_jax.ops import masks
+
+D, N, F, V, B, S, T = 12, 3, 10, 11, 2, 7, 5
+ENCODER, DECODER = 3, 2
+rng = np.random.default_rng(0)
+TABLE, SOURCE, OUTPUT = (rng.normal(size=(V, D)).astype(np.float32) for _ in range(3))
+BIAS = rng.normal(size=V).astype(np.float32)
+
+
+def state(*, bias=True, norms=True):
+    """Random tensors by the names that torch has."""
+    shapes = {}
+
+    def linear(name, outputs, inputs):
+        shapes.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+
+    for stack, layers, attentions in (("encoder", ENCODER, 1), ("decoder", DECODER, 2)):
+        for i in range(layers):
+            layer = f"{stack}.layers.{i}"
+            for name in ("self_attn", "multihead_attn")[:attentions]:
+                shapes |= {
+                    f"{layer}.{name}.in_proj_{x}": s for x, s in (("weight", (3 * D, D)), ("bias", (3 * D,)))
+                }
+                linear(f"{layer}.{name}.out_proj", D, D)
+            linear(f"{layer}.linear1", F, D)
+            linear(f"{layer}.linear2", D, F)
+            shapes |= {
+                f"{layer}.norm{j}.{x}": (D,) for j in range(1, attentions + 2) for x in ("weight", "bias")
+            }
+        if norms:
+            shapes |= {f"{stack}.norm.{x}": (D,) for x in ("weight", "bias")}
+    draw = np.random.default_rng(1)
+    tensors = {name: (0.3 * draw.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
+    return {name: x for name, x in tensors.items() if bias or not name.endswith("bias")}
+
+
+def build(tensors, **options):
+    return pretrained.from_torch_transformer(tensors, N, embedding=TABLE, **options)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize(
+    "theirs, ours, norms",
+    [
+        ({}, {"positions": None, "scale_embeddings": False}, True),
+        (
+            {"norm_first": True, "activation": "gelu", "batch_first": True, "layer_norm_eps": 1e-3},
+            {
+                "norm_placement": "pre",
+                "feed_forward": nn.Mlp("gelu"),
+                "norm": nn.LayerNorm(1e-3),
+                "output": OUTPUT,
+                "output_bias": BIAS,
+            },
+            True,
+        ),
+        ({"bias": False, "norm_first": True}, {"norm_placement": "pre", "source_embedding": SOURCE}, True),
+        ({"bias": False, "batch_first": True}, {"output": OUTPUT}, False),
+    ],
+)
+def test_the_logits_of_torch(theirs, ours, norms):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Transformer(D, N, ENCODER, DECODER, F, dropout=0.0, **theirs).eval()
+    if not norms:
+        module.encoder.norm = module.decoder.norm = None
+    tensors = state(bias=theirs.get("bias", True), norms=norms)
+    module.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()})
+    model, params, config = build(module.state_dict(), **ours)
+    draw = np.random.default_rng(2)
+    source, target = draw.integers(0, V, (B, S)), draw.integers(0, V, (B, T))
+    valid = np.arange(S) < np.array([[7], [4]])
+
+    def embedded(table, tokens):
+        x = table[tokens] * (D**0.5 if config.scale_embeddings else 1.0)
+        added = (
+            0.0 if config.positions is None else np.asarray(ops.sinusoidal(jnp.arange(tokens.shape[1]), D))
+        )
+        x = torch.tensor(x + added, dtype=torch.float32)
+        return x if theirs.get("batch_first") else x.transpose(0, 1)
+
+    with torch.no_grad():
+        hidden = module(
+            embedded(ours.get("source_embedding", TABLE), source),
+            embedded(TABLE, target),
+            tgt_mask=torch.triu(torch.ones(T, T, dtype=torch.bool), 1),
+            src_key_padding_mask=torch.tensor(~valid),
+            memory_key_padding_mask=torch.tensor(~valid),
+        ).numpy()
+    hidden = hidden if theirs.get("batch_first") else hidden.swapaxes(0, 1)
+    wanted = hidden @ ours.get("output", TABLE).T + ours.get("output_bias", 0.0)
+    mask = masks.padding(jnp.asarray(valid))
+    got = jax.jit(model.apply)(params, source, target, source_mask=mask)
+    assert np.ptp(wanted) > 0.5
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_a_file_is_read_as_a_state_dict_is(tmp_path):
+    tensors = state(bias=False)
+    save_file(tensors, tmp_path / "it.safetensors")
+    _, wanted, config = build(tensors)
+    _, got, again = build(tmp_path / "it.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert config == again and (config.n_layers, config.n_decoder_layers, config.d_ff) == (
+        ENCODER,
+        DECODER,
+        F,
+    )
+    assert not config.attention_bias and not config.feed_forward.bias and config.norm_placement == "post"
+    np.testing.assert_array_equal(got["encoder"]["norm"]["bias"], 0.0)
+
+
+def test_what_is_wrong_with_the_tensors_is_said_by_name():
+    tensors = state()
+    tensors["decoder.layers.1.linear2.weight"] = np.ones((D, 3), np.float32)
+    tensors["mine"] = tensors.pop("encoder.layers.2.norm1.bias")
+    with pytest.raises(ValueError) as error:
+        build(tensors)
+    assert str(error.value).splitlines()[1:] == [
+        "  decoder.layers.1.linear2.weight: wanted (12, 10), got (12, 3)",
+        "  encoder.layers.2.norm1.bias: missing, wanted (12,)",
+        "  mine: unknown, got (12,)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"d_ff": 10, "n_layers": 3}, "d_ff, n_layers: the tensors say it; leave it out"),
+        ({"positions": nn.Learned(9)}, "needs a table, and a torch.nn.Transformer has none"),
+        ({"source_embedding": TABLE[:4]}, r"source_embedding: wanted \(11, 12\), got \(4, 12\)"),
+        ({"output": OUTPUT.T}, r"output.weight: wanted \(11, 12\), got \(12, 11\)"),
+    ],
+)
+def test_what_does_not_fit_the_tensors(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(state(), **options)
+
+
+def test_tensors_of_something_else():
+    with pytest.raises(
+        ValueError, match=r"no state dict of a torch.nn.Transformer: it has no encoder.layers.0"
+    ):
+        build({"weight": np.ones(3)})
+    with pytest.raises(ValueError, match=r"has no \['embedding'\]: pass its tensors alone"):
+        build(state() | {"embedding": TABLE})

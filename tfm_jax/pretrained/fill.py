@@ -1,0 +1,170 @@
+"""Tensors of a checkpoint into parameters: checked by name and shape, read one by one, placed where asked."""
+
+import math
+import mmap
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+
+from tfm_jax.pretrained.files import Weights
+from tfm_jax.pretrained.names import Tensor
+from tfm_jax.types import Params
+
+__all__ = ["Shardings", "check_copies", "check_tensors", "flat", "read_params", "same", "shardings_of"]
+
+Shardings = Sharding | Mapping[str, Any] | Callable[[str, jax.ShapeDtypeStruct], Sharding]
+"""One for all parameters, a tree of them like the parameters', or a function of a path and a shape."""
+
+
+def flat(tree: Params) -> Iterable[tuple[str, Any]]:
+    """The leaves of a tree, each with its path, such as ``"stack/layers/attention/query/kernel"``."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def check_tensors(
+    weights: Weights, tensors: Mapping[str, Tensor], skipped: Iterable[str], source: object
+) -> None:
+    """Raises a ValueError that lists all tensors that are missing, unknown, or of another shape.
+
+    Args:
+      weights: what there is.
+      tensors: what is wanted.
+      skipped: regular expressions of what may be there, and is not read.
+      source: for the message.
+
+    Returns:
+      None.
+    """
+    got, want = weights.shapes, {name: tensor.shape for name, tensor in tensors.items()}
+    needed = {name for name, tensor in tensors.items() if not tensor.optional}
+    known = lambda name: name in want or any(re.fullmatch(pattern, name) for pattern in skipped)
+    wrong = [f"{name}: missing, wanted {want[name]}" for name in needed - got.keys()]
+    wrong += [f"{name}: unknown, got {got[name]}" for name in got if not known(name)]
+    wrong += [
+        f"{name}: wanted {want[name]}, got {got[name]}"
+        for name in want.keys() & got.keys()
+        if want[name] != got[name]
+    ]
+    if wrong:
+        raise ValueError(
+            f"the tensors in {source} are not those of the model:\n  " + "\n  ".join(sorted(wrong))
+        )
+
+
+def check_copies(weights: Weights, copies: Iterable[tuple[str, str]], source: object) -> None:
+    """Raises a ValueError for tensors that must be copies of another, and are not, by name.
+
+    Args:
+      weights: what there is.
+      copies: regular expressions of names, and the name of what they are copies of.
+      source: for the message.
+
+    Returns:
+      None; where only one of the two is there, nothing is compared.
+    """
+    pairs = [
+        (name, original)
+        for pattern, original in copies
+        for name in weights.shapes
+        if name != original and original in weights.shapes and re.fullmatch(pattern, name)
+    ]
+    wrong = sorted(
+        f"{name} is not {original}" for name, original in pairs if not same(weights, name, original)
+    )
+    if wrong:
+        raise ValueError(
+            f"{source} has tensors twice that must be equal, and differ, so that it is not known which are "
+            "meant:\n  " + "\n  ".join(wrong)
+        )
+
+
+def same(weights: Weights, one: str, other: str) -> bool:
+    """Whether two tensors are equal; they are read only where their shapes are."""
+    return weights.shapes[one] == weights.shapes[other] and np.array_equal(
+        weights.read(one), weights.read(other), equal_nan=True
+    )
+
+
+def shardings_of(asked: Shardings | None, shapes: Params) -> dict[str, Sharding | None]:
+    """The sharding of each parameter by its path, None where none was asked for.
+
+    Raises:
+      ValueError: for a tree that is not like the parameters', what is no sharding, and one that cannot split
+        its parameter, all of them by path.
+    """
+    leaves = dict(flat(shapes))
+    if asked is None or isinstance(asked, Sharding):
+        found = dict.fromkeys(leaves, asked)
+    elif isinstance(asked, Mapping):
+        found = dict(flat(asked))
+        if found.keys() != leaves.keys():
+            missing, unknown = sorted(leaves.keys() - found.keys()), sorted(found.keys() - leaves.keys())
+            raise ValueError(
+                f"a tree of shardings is like the parameters': missing {missing}, unknown {unknown}"
+            )
+    else:
+        found = {path: asked(path, leaf) for path, leaf in leaves.items()}
+    wrong = [text for path, leaf in leaves.items() if (text := _cannot_split(path, leaf, found[path], asked))]
+    if wrong:
+        raise ValueError("parameters cannot be placed as asked:\n  " + "\n  ".join(wrong))
+    return found
+
+
+def _cannot_split(path: str, leaf: jax.ShapeDtypeStruct, sharding: Any, asked: Any) -> str | None:
+    if not isinstance(sharding, Sharding):
+        return None if asked is None else f"{path}: wanted a jax.sharding.Sharding, got {sharding!r}"
+    try:
+        sharding.shard_shape(leaf.shape)
+    except ValueError as error:
+        return f"{path} {leaf.shape}: {error}"
+    return None
+
+
+def read_params(
+    weights: Weights,
+    tensors: Mapping[str, Tensor],
+    shapes: Params,
+    dtype: np.dtype,
+    shardings: Mapping[str, Sharding | None],
+) -> Params:
+    """Fills the parameters, one tensor after the other.
+
+    Args:
+      weights: what is read.
+      tensors: where each goes; one that there is not leaves zeros.
+      shapes: of the parameters.
+      dtype: of them.
+      shardings: by path; None is the default device.
+
+    Returns:
+      The parameters.
+    """
+    params = {path: _empty(leaf.shape, dtype) for path, leaf in flat(shapes)}
+    for name, tensor in tensors.items():
+        if name not in weights.shapes:
+            continue
+        whole = weights.read(name)
+        ends = np.cumsum([place.size for place in tensor.places])[:-1]
+        parts = [whole] if tensor.join is None else np.split(whole, ends, axis=tensor.join)
+        for place, part in zip(tensor.places, parts, strict=True):
+            index = ... if place.layer is None else place.layer
+            params[place.path][index] = place.form.read(part, place.shape)
+    # One after the other, each array of NumPy's given up for the copy that JAX makes.
+    leaves = [_placed(params.pop(path), shardings[path]) for path, _ in flat(shapes)]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _placed(array: np.ndarray, sharding: Sharding | None) -> jax.Array:
+    return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding, may_alias=False)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros in pages of their own: given up, they go back at once, where an allocator would keep them."""
+    size = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
