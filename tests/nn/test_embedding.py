@@ -108,6 +108,32 @@ def test_relative_bias_is_looked_up_by_bucket():
         np.testing.assert_array_equal(bias[head], np.asarray(params["table"])[np.asarray(buckets), head])
 
 
+def test_relative_bias_of_parameters_in_bfloat16_is_float32():
+    config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
+    model = nn.functionalize(PositionBias, config, bidirectional=True)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(0)))
+    q, k = jnp.arange(4), jnp.arange(5)
+    bias = model.apply(half, q, k)(q, k)
+    assert bias.dtype == jnp.float32
+    whole = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    np.testing.assert_array_equal(bias, model.apply(whole, q, k)(q, k))
+
+
+def test_a_model_with_a_relative_bias_runs_in_bfloat16():
+    config = nn.Config(
+        vocab_size=7, d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8)
+    )
+    tokens = jnp.arange(6) % 7
+    params = nn.functionalize(nn.Decoder, config).init(jax.random.key(0))
+    params["stack"]["position_bias"]["table"] *= 9.0  # so that it is seen
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    narrow = nn.functionalize(nn.Decoder, dataclasses.replace(config, dtype="bfloat16"))
+    wanted = nn.functionalize(nn.Decoder, config).apply(params, tokens)
+    np.testing.assert_allclose(narrow.apply(half, tokens), wanted, atol=0.1)
+    half["stack"]["position_bias"]["table"] *= 0.0
+    assert np.abs(narrow.apply(half, tokens) - wanted).max() > 0.2
+
+
 def test_a_decoders_relative_bias_has_one_direction():
     config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
     model = nn.functionalize(PositionBias, config, bidirectional=False)

@@ -233,6 +233,18 @@ def test_dropout_needs_a_key_and_obeys_it():
         assert not np.allclose(one, clean, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "rates, wanted", [((0.0, 0.5), {0.0, 2.0}), ((0.5, 0.0), {1.0}), ((0.5, None), {0.0, 2.0})]
+)
+def test_dropout_of_the_embeddings_has_a_rate_of_its_own(rates, wanted):
+    rates = dict(zip(("dropout_rate", "embedding_dropout_rate"), rates, strict=True))
+    config = dataclasses.replace(TINY, n_layers=1, final_norm=False, positions=None, **rates)
+    stack = nn.functionalize(nn.EncoderStack, config)
+    params = jax.tree.map(jnp.zeros_like, stack.init(jax.random.key(0)))  # layers that add nothing
+    out, _ = stack.apply(params, jnp.ones((9, D)), key=jax.random.key(5))
+    assert set(np.unique(out)) == wanted
+
+
 def test_layers_draw_different_dropout():
     stack = nn.functionalize(nn.EncoderStack, dataclasses.replace(TINY, n_layers=2, dropout_rate=0.5))
     params = stack.init(jax.random.key(0))

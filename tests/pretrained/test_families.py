@@ -39,6 +39,7 @@ FIELDS = {
         "feed_forward": nn.Mlp("gelu_tanh"),
         "attention_bias": True,
         "dropout_rate": 0.3,
+        "embedding_dropout_rate": 0.2,
     },
     "llama": ROTATED | {"attention_bias": True},
     "mistral": ROTATED | {"window": 4},

@@ -65,6 +65,7 @@ class Config:
       pooler: ``Pooler(activation)``, what ``Encoder.pooled`` makes of the first token; None for none.
       patches: read images instead of tokens.
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
+      embedding_dropout_rate: on the embeddings, where it is another one; None is ``dropout_rate``.
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
       attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``: it refuses what it cannot do.
@@ -107,6 +108,7 @@ class Config:
     pooler: Pooler | None = None
     patches: Patches | None = None
     dropout_rate: float = 0.0
+    embedding_dropout_rate: float | None = None
     attention_dropout_rate: float = 0.0
     feed_forward_dropout_rate: float = 0.0
     attention_implementation: str = "auto"
@@ -141,7 +143,13 @@ class Config:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
         if isinstance(self.positions, Rope) and self.H % 2:
             raise ValueError(f"Rope rotates pairs and needs an even head_dim, got {self.H}")
-        check_rates(self, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
+        check_rates(
+            self,
+            "dropout_rate",
+            "embedding_dropout_rate",
+            "attention_dropout_rate",
+            "feed_forward_dropout_rate",
+        )
         if isinstance(self.positions, Sinusoidal) and self.d_model % 2:
             raise ValueError(
                 f"Sinusoidal pairs sines with cosines and needs an even d_model, got {self.d_model}"

@@ -187,6 +187,6 @@ class PositionBias(nnx.Module):
 
         def relative(table: Array, q: Array, k: Array, i: Array, j: Array) -> Array:
             buckets = ops.relative_buckets(at(q, i), at(k, j), **options, bidirectional=self.bidirectional)
-            return jnp.moveaxis(table[buckets], -1, -3)
+            return jnp.moveaxis(table[buckets].astype(jnp.float32), -1, -3)
 
         return jax.tree_util.Partial(relative, self.table[...], query_positions, key_positions)

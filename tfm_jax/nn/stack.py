@@ -103,7 +103,9 @@ class Stack(nnx.Module):
         bias = self.position_bias(positions, positions)
         # Under strict rank promotion a shared [T] stands beside a batch as [1, ..., T].
         positions = positions.reshape((1,) * (x.ndim - 1 - positions.ndim) + positions.shape)
-        x = ops.dropout(self.enter(x, positions), self.config.dropout_rate, embed_key)
+        own = self.config.embedding_dropout_rate
+        rate = self.config.dropout_rate if own is None else own
+        x = ops.dropout(self.enter(x, positions), rate, embed_key)
 
         graph, params = nnx.split(self.layers, graph=False)
 

@@ -33,10 +33,11 @@ def check_sizes(value: object, *names: str) -> None:
 
 
 def check_rates(value: object, *names: str) -> None:
-    """Raises a ValueError for a field that is no share of elements to drop."""
+    """Raises a ValueError for a field that is no share of elements to drop, where it is given."""
     for name in names:
-        if not 0.0 <= getattr(value, name) < 1.0:
-            raise ValueError(f"{name} must be in [0, 1), got {getattr(value, name)}")
+        rate = getattr(value, name)
+        if rate is not None and not 0.0 <= rate < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {rate}")
 
 
 @dataclass(frozen=True)

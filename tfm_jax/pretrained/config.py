@@ -129,11 +129,12 @@ def _fields(model: nn.Config) -> dict[str, Any]:
 
 def _resolved(model: nn.Config) -> nn.Config:
     """The same model without a None that stands for another field's value."""
-    output_bias = model.attention_output_bias
+    output_bias, embedding_dropout = model.attention_output_bias, model.embedding_dropout_rate
     return dataclasses.replace(
         model,
         head_dim=model.H,
         n_kv_heads=model.K,
         n_decoder_layers=model.n_decoder_layers or model.n_layers,
         attention_output_bias=model.attention_bias if output_bias is None else output_bias,
+        embedding_dropout_rate=model.dropout_rate if embedding_dropout is None else embedding_dropout,
     )

@@ -33,12 +33,14 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
         scale_embeddings=False,
         tie_embeddings=settings.get("tie_word_embeddings", True),
         dropout_rate=settings.get("resid_pdrop", 0.1),
+        embedding_dropout_rate=settings.get("embd_pdrop", 0.1),
         attention_dropout_rate=settings.get("attn_pdrop", 0.1),
     )
 
 
 def settings_of(config: nn.Config) -> dict[str, Any]:
     """Our config as their settings."""
+    embedding = config.embedding_dropout_rate
     return {
         "vocab_size": config.vocab_size,
         "n_embd": config.d_model,
@@ -50,7 +52,7 @@ def settings_of(config: nn.Config) -> dict[str, Any]:
         "activation_function": activation_setting(config.feed_forward.activation),
         "tie_word_embeddings": config.tie_embeddings,
         "resid_pdrop": config.dropout_rate,
-        "embd_pdrop": config.dropout_rate,
+        "embd_pdrop": config.dropout_rate if embedding is None else embedding,
         "attn_pdrop": config.attention_dropout_rate,
     }
 
