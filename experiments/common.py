@@ -177,7 +177,8 @@ class Run:
             SystemExit: with one clear line, when a signal ended the run, saved, or a loss was not finite.
         """
         settings = self.config.train
-        state, step, schedule = self._prepare(init, given or {}, loss_fn, d_model)
+        with self.preparing():  # are there as many layers as are to be frozen?
+            state, step, schedule = self._prepare(init, given or {}, loss_fn, d_model)
         best = best or ("validation/loss" if valid is not None else None)
         stop = (
             None

@@ -367,28 +367,26 @@ def test_frozen_layers_and_the_decay_of_the_rate_are_settings(tmp_path):
         updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(updates["layers"]["kernel"][:, 0], [0, -0.0625, -0.125, -0.25], rtol=1e-4)
     np.testing.assert_array_equal(updates["embedding"]["table"], 0)
-    # a run with frozen layers has their gradients neither in its norm nor in its clip
-    seen = []
-    for frozen in (0, 1):
-        run = common.Run(
-            config(
-                "--out",
-                str(tmp_path / str(frozen)),
-                f"--train.optimizer.frozen-layers={frozen}",
-                "--train.steps=3",
-            ),
-            "layers",
-        )
+    # in a run their gradients are neither in the norm nor in the clip
+    frozen = ("--train.optimizer.frozen-layers=1", "--train.steps=3")
+    run = common.Run(config("--out", str(tmp_path / "run"), *frozen), "layers")
 
-        def loss_fn(p, batch, key):
-            loss = jnp.sum(p["layers"]["kernel"] * jnp.array([[1e6], [3], [0], [4]])) * jnp.sum(
-                batch["weight"]
-            )
-            return (loss, jnp.sum(batch["weight"])), {}
+    def loss_fn(p, batch, key):
+        weight = jnp.sum(batch["weight"])
+        return (jnp.sum(p["layers"]["kernel"] * jnp.array([[1e6], [3], [0], [4]])) * weight, weight), {}
 
-        run.fit(init=lambda key: params, loss_fn=loss_fn, batches=problem.Batches(16), d_model=8)
-        seen.append(lines_of(run.path)[-1]["grad_norm"])
-    assert seen[0] > 1e6 and seen[1] == pytest.approx(5 * 2**0.5, rel=1e-5)
+    run.fit(init=lambda key: params, loss_fn=loss_fn, batches=problem.Batches(16), d_model=8)
+    assert lines_of(run.path)[-1]["grad_norm"] == pytest.approx(5 * 2**0.5, rel=1e-5)
+
+
+def test_more_frozen_layers_than_there_are_is_one_line_and_leaves_no_run(tmp_path):
+    deep = {"layers": {"kernel": jnp.ones((4, 2))}}
+    said = {problem.init: "'layers'; there are none", (lambda key: deep): "frozen layers are 0 to 4, .*got 5"}
+    for init, message in said.items():
+        settings = config("--out", str(tmp_path / "run"), "--train.optimizer.frozen-layers=5")
+        with pytest.raises(SystemExit, match=f"regression: .*{message}"):
+            start(settings, init=init)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():

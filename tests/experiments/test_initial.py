@@ -106,6 +106,17 @@ def test_a_translator_begins_with_a_checkpoint_and_its_start_token(tmp_path, t5)
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 2)
 
 
+def test_a_translator_that_pads_with_another_id_is_refused(tmp_path, pairs):
+    tokenizer = data.train_bpe(["one un two deux"], 262)
+    save_checkpoint(
+        tmp_path / "bart", "BartForConditionalGeneration", FIELDS["bart"], tokenizer, pad_token_id=1
+    )
+    arguments = ["--out", str(tmp_path / "run"), "--data.source", pairs, "--data.pair", "en-fr"]
+    with pytest.raises(SystemExit, match=r"translation: a translation batch is padded with id 0 .* pad_id 1"):
+        translation([*arguments, "--init-from", str(tmp_path / "bart")])
+    assert not (tmp_path / "run").exists()
+
+
 def untied_run(path):
     """The directory of a run of a translator that was stopped at step 1."""
     tokenizer = data.char_tokenizer([*NUMBERS, *NUMBERS.values(), " "])
