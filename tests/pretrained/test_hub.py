@@ -1,6 +1,7 @@
 """Checkpoints of the hub: the cache is honoured, and no hub is one clear error."""
 
 import threading
+import types
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -23,14 +24,20 @@ def test_offline_without_the_checkpoint(tmp_path, monkeypatch):
         pretrained.load("owner/name")
 
 
-def test_offline_with_the_checkpoint(tmp_path, monkeypatch):
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A checkpoint in the cache."""
     snapshot = tmp_path / "models--owner--name" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
     (snapshot / "config.json").write_text("{}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert hub.directory_of("owner/name") == snapshot
+    return snapshot
+
+
+def test_offline_with_the_checkpoint(cached):
+    assert hub.directory_of("owner/name") == cached
 
 
 def answers(monkeypatch, error):
@@ -60,11 +67,45 @@ def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
         hub.directory_of("owner/name")
 
 
-def test_a_name_that_the_hub_does_not_have(monkeypatch):
-    class Missing(Exception):
+def refused(status):
+    class Refused(Exception):
         class response:
-            status_code = 404
+            status_code = status
 
-    answers(monkeypatch, Missing("no such repository"))
+    return Refused("no such repository")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_is_cached_is_served_though_the_hub_refuses(cached, monkeypatch, status):
+    answers(monkeypatch, refused(status))
+    assert hub.directory_of("owner/name") == cached
+
+
+def test_what_is_cached_is_served_though_the_hub_is_away(cached, monkeypatch):
+    answers(monkeypatch, ConnectionError("no route"))
+    assert hub.directory_of("owner/name") == cached
+
+
+def test_what_is_cached_is_served_though_it_may_not_be_fetched(cached, monkeypatch):
+    """Of a gated repository the hub says that it is there; only its files are refused."""
+    fetch = huggingface_hub.snapshot_download
+
+    def gated(name, *, local_files_only=False, **options):
+        if local_files_only:
+            return fetch(name, local_files_only=True, **options)
+        response = types.SimpleNamespace(headers={}, request=None, status_code=403)
+        raise huggingface_hub.errors.GatedRepoError("gated", response=response)
+
+    answers(monkeypatch, None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
+    assert hub.directory_of("owner/name") == cached
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cached / "other"))
+    with pytest.raises(ValueError, match="has no model 'owner/name' that may be read"):
+        hub.directory_of("owner/name")
+
+
+def test_a_name_that_the_hub_does_not_have(tmp_path, monkeypatch):
+    answers(monkeypatch, refused(404))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="has no model 'owner/name' that may be read"):
         hub.directory_of("owner/name")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import models
+from tokenizers import models, pre_tokenizers, trainers
 
 from tfm_jax.pretrained.tokens import read_tokenizer
 
@@ -41,8 +41,86 @@ def test_a_vocabulary_without_its_special_tokens(tmp_path):
         read_tokenizer(tmp_path)
 
 
-def test_sentencepiece_says_what_to_do(tmp_path):
+def test_nothing_is_no_tokenizer(tmp_path):
     assert read_tokenizer(tmp_path) is None
-    (tmp_path / "source.spm").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"source\.spm: make a tokenizer\.json of it .*tokenizer=False"):
+
+
+def test_special_tokens_are_texts_or_objects(tmp_path):
+    words = ["<pad>", "[UNK]", "<begin>", "[SEP]", "[MASK]", "the"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"pad_token": "<pad>", "cls_token": "[CLS]"})
+    )
+    more = {"cls_token": {"content": "<begin>", "lstrip": False, "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(more))
+    assert read_tokenizer(tmp_path).encode("the").tokens == ["<begin>", "the", "[SEP]"]
+
+
+def test_a_tokenizer_json_is_completed_as_its_class_does(tmp_path):
+    plain = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<s>": 2}, unk_token="a"))
+    plain.save(str(tmp_path / "tokenizer.json"))
+    write = lambda said: (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    assert read_tokenizer(tmp_path).encode("a").ids == [0]
+    write({"tokenizer_class": "T5TokenizerFast"})
+    assert read_tokenizer(tmp_path).encode("a").ids == [0, 1]
+    write({"add_bos_token": True, "bos_token": {"content": "<s>"}, "eos_token": "</s>"})
+    assert read_tokenizer(tmp_path).encode("a").ids == [2, 0]
+    write({"add_bos_token": True, "add_eos_token": True, "bos_token": "<s>", "eos_token": "</s>"})
+    assert read_tokenizer(tmp_path).encode("a").ids == [2, 0, 1]
+
+
+CORPUS = ["The quick brown fox jumps over the lazy dog.", "I've 12 dogs, don't you?  \n Ünïcode 数字 too"] * 5
+EXTRA = {"GPT2": ["<|endoftext|>"], "Qwen2": ["<|endoftext|>"], "Roberta": ["<s>", "<pad>", "</s>", "<unk>"]}
+EXTRA["Roberta"] += ["<mask>"]
+EXTRA["Bart"] = EXTRA["Roberta"]
+
+
+def byte_pairs(directory, kind):
+    """vocab.json and merges.txt, trained on a few lines."""
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=EXTRA[kind], initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(CORPUS, trainer)
+    trained.model.save(str(directory))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": f"{kind}Tokenizer"}))
+    return trained
+
+
+def test_byte_pairs(tmp_path):
+    trained = byte_pairs(tmp_path, "GPT2")
+    found = read_tokenizer(tmp_path)
+    for text in (*CORPUS[:2], "", " x"):
+        assert found.encode(text).ids == trained.encode(text).ids
+        assert found.decode(found.encode(text).ids) == text
+    assert found.encode("a<|endoftext|>").ids[-1] == 0
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="of class None; known are Bart, GPT2, Qwen2, Roberta"):
         read_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert read_tokenizer(tmp_path).encode("dogs").ids == trained.encode("dogs").ids
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b c\n")
+    with pytest.raises(ValueError, match="has lines that are no two tokens"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nabc xyz\n")
+    with pytest.raises(ValueError, match="do not fit together"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", EXTRA)
+def test_byte_pairs_as_transformers_reads_them(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    byte_pairs(tmp_path, kind)
+    if "<mask>" in EXTRA[kind]:
+        mask = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False}
+        mask |= {"normalized": False, "single_word": False, "special": True}
+        (tmp_path / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": f"{kind}Tokenizer", "mask_token": mask})
+        )
+    name = "RobertaTokenizer" if kind == "Bart" else f"{kind}Tokenizer"  # where both are one
+    theirs, ours = getattr(transformers, name).from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    for text in (*CORPUS[:2], "", " x", f"the {EXTRA[kind][-1]} dog"):
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text

@@ -1,5 +1,6 @@
 """Checkpoints of the Hugging Face hub, with an answer within seconds when the hub cannot be reached."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tfm_jax.hub import HubUnavailableError, why_unreachable
 
 __all__ = ["HubUnavailableError", "directory_of"]
 
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*/config.json"]
 _PICKLES = ["*.bin"]
 
 
@@ -21,12 +22,13 @@ def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> 
       allow_pickle: fetch ``*.bin`` too.
 
     Returns:
-      The directory, which exists.
+      The directory, which exists. What is in the local cache is served where the hub cannot be reached, and
+      where it has no such repository any more, or none that may be read without a login.
 
     Raises:
       FileNotFoundError: for what is neither a directory nor the name of a repository.
       HubUnavailableError: where the hub cannot be reached, and the cache has no such repository.
-      ValueError: where the hub has no such repository, or none that may be read without a login.
+      ValueError: where neither the hub nor the cache has a repository that may be read.
     """
     path = Path(path_or_repo_id)
     if path.is_dir():
@@ -34,26 +36,44 @@ def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> 
     name = str(path_or_repo_id)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.is_file():
         raise FileNotFoundError(f"there is no directory {name}, and it is no name of the hub's: owner/name")
-    reason = _why_unreachable(name)
     patterns = _FILES + _PICKLES * allow_pickle
+    fetch = functools.partial(huggingface_hub.snapshot_download, name, allow_patterns=patterns)
+    error = _why_not(name)
+    if error is None:
+        try:
+            return Path(fetch())
+        except huggingface_hub.errors.HfHubHTTPError as failed:
+            # Of a gated repository everybody may know, and not everybody read.
+            error = _not_there(name, failed)
+        except (ConnectionError, TimeoutError, huggingface_hub.errors.LocalEntryNotFoundError) as failed:
+            error = _unreachable(name, failed)
     try:
-        snapshot = huggingface_hub.snapshot_download(
-            name, allow_patterns=patterns, local_files_only=reason is not None
-        )
-    except huggingface_hub.errors.LocalEntryNotFoundError as error:
-        raise HubUnavailableError(
-            f"the Hugging Face hub cannot be reached for {name!r} ({reason or error}), the local cache does "
-            "not have it, and there is no such directory"
-        ) from error
-    return Path(snapshot)
+        return Path(fetch(local_files_only=True))
+    except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError):
+        raise error from error.__cause__
 
 
-def _why_unreachable(name: str) -> str | None:
-    """Ask the hub for the repository; None if it answers that it has it."""
+def _why_not(name: str) -> Exception | None:
+    """Ask the hub for the repository; None if it answers that it has it, else the error to raise."""
     if huggingface_hub.is_offline_mode():
-        return "offline mode: HF_HUB_OFFLINE is set"
-    not_there = lambda error: ValueError(
-        f"the Hugging Face hub has no model {name!r} that may be read (mistyped, private, or in need of "
-        f"a login: hf auth login), and there is no such directory here: {error}"
+        return _unreachable(name, "offline mode: HF_HUB_OFFLINE is set")
+    not_there = functools.partial(_not_there, name)
+    try:
+        reason = why_unreachable(huggingface_hub.HfApi().model_info, name, not_there)
+    except ValueError as error:
+        return error
+    return None if reason is None else _unreachable(name, reason)
+
+
+def _unreachable(name: str, reason: object) -> HubUnavailableError:
+    return HubUnavailableError(
+        f"the Hugging Face hub cannot be reached for {name!r} ({reason}), the local cache does not have it, "
+        "and there is no such directory"
     )
-    return why_unreachable(huggingface_hub.HfApi().model_info, name, not_there)
+
+
+def _not_there(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"the Hugging Face hub has no model {name!r} that may be read (mistyped, private, or in need of a "
+        f"login: hf auth login), the local cache does not have it, and there is no such directory: {error}"
+    )

@@ -1,69 +1,63 @@
 """The tokenizer of a checkpoint, by the ``tokenizers`` library."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import processors
 
-from tfm_jax.pretrained.files import read_json
+from tfm_jax.pretrained.byte_pairs import byte_pairs
+from tfm_jax.pretrained.sentence_pieces import MODELS, sentence_pieces
+from tfm_jax.pretrained.special import declared, kind_of, special_tokens
+from tfm_jax.pretrained.word_pieces import word_pieces
 
 __all__ = ["read_tokenizer"]
 
-_SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "source.spm")
-
 
 def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
-    """The tokenizer of ``tokenizer.json``, or of a ``vocab.txt`` of word pieces; None where there is none.
+    """The tokenizer of a checkpoint, whichever of the usual files it has.
 
     Args:
-      directory: of the checkpoint.
+      directory: of the checkpoint, with ``tokenizer.json``, or a model of sentencepiece, or ``vocab.json``
+        and ``merges.txt``, or ``vocab.txt``; what ``tokenizer_config.json`` says beside them is read too.
 
     Returns:
-      The tokenizer, or None.
+      The tokenizer; None where there is none.
 
     Raises:
-      ValueError: for a file that is no tokenizer, and where there is a model of sentencepiece alone.
+      ValueError: for a file that is no tokenizer, and a class of tokenizer that is not known.
     """
-    path = directory / "tokenizer.json"
-    if path.is_file():
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises a bare Exception
-            raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
-        # How the file asks for texts to be cut and padded is of the run that made it.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-    if (directory / "vocab.txt").is_file():
-        return _word_pieces(directory)
-    if found := [name for name in _SENTENCEPIECE if (directory / name).is_file()]:
-        raise ValueError(
-            f"the tokenizer in {directory} is a model of sentencepiece, {found[0]}: make a tokenizer.json of "
-            "it (transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)), or load the model "
-            "without, by tokenizer=False"
-        )
-    return None
+    said, there = declared(directory), lambda name: (directory / name).is_file()
+    if there("tokenizer.json"):
+        return _of_json(directory / "tokenizer.json", kind_of(directory, said), said)
+    if any(map(there, MODELS)):
+        return sentence_pieces(directory, kind_of(directory, said), said)
+    if there("vocab.json") and there("merges.txt"):
+        return byte_pairs(directory, kind_of(directory, said), said)
+    return word_pieces(directory, said) if there("vocab.txt") else None
 
 
-def _word_pieces(directory: Path) -> tokenizers.Tokenizer:
-    """BERT's: words cut into pieces of a vocabulary, between [CLS] and [SEP]."""
-    path = directory / "tokenizer_config.json"
-    options = read_json(path) if path.is_file() else {}
-    lines = (directory / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    vocabulary = {line: i for i, line in enumerate(lines)}
-    roles = ("UNK", "CLS", "SEP", "PAD", "MASK")
-    special = {role: options.get(f"{role.lower()}_token", f"[{role}]") for role in roles}
-    if missing := [token for token in special.values() if token not in vocabulary]:
-        raise ValueError(f"{directory / 'vocab.txt'} has no {', '.join(missing)}")
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=special["UNK"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=options.get("do_lower_case", True),
-        strip_accents=options.get("strip_accents"),
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(list(special.values()))
-    at = lambda role: (special[role], vocabulary[special[role]])
-    tokenizer.post_processor = processors.BertProcessing(at("SEP"), at("CLS"))
+def _of_json(path: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
+    # How the file asks for texts to be cut and padded is of the run that made it.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if tokenizer.post_processor is None:
+        _complete(tokenizer, kind, said)
     return tokenizer
+
+
+def _complete(tokenizer: tokenizers.Tokenizer, kind: str | None, said: Mapping[str, Any]) -> None:
+    """Puts around a text what its class does, where the file says nothing of it."""
+    end = kind == "T5" or said.get("add_eos_token", False)
+    begin = said.get("add_bos_token", False)
+    special = special_tokens(said, bos=None, eos="</s>" if kind == "T5" else None)
+    around = [special["bos"] if begin else None, "$A", special["eos"] if end else None]
+    template = [token for token in around if token is not None]
+    ids = [(token, tokenizer.token_to_id(token)) for token in template if token != "$A"]
+    if ids and all(i is not None for _, i in ids):
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)

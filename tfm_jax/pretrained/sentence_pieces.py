@@ -1,0 +1,238 @@
+"""Models of sentencepiece as tokenizers of the ``tokenizers`` library: T5, Marian, mBART, Llama."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from tfm_jax.pretrained.files import read_json
+from tfm_jax.pretrained.protobuf import fields, float_of
+from tfm_jax.pretrained.special import special_tokens
+
+__all__ = ["MODELS", "sentence_pieces"]
+
+MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "source.spm")
+"""The names of their files."""
+_HIDDEN = "\x00"  # before pieces that no text has: of the target's language alone
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+_SPACE = "▁"
+# fmt: off
+_LANGUAGES = (
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN",
+    "hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP",
+    "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
+)
+_LANGUAGES_50 = (
+    *_LANGUAGES,
+    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH",
+    "mk_MK", "ml_IN", "mn_MN", "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE",
+    "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK", "xh_ZA", "gl_ES", "sl_SI",
+)
+# fmt: on
+
+
+class _Model(NamedTuple):
+    """What is in a model's file."""
+
+    pieces: list[tuple[str, float]]
+    kinds: list[int]
+    is_unigram: bool
+    unk: int
+    byte_fallback: bool
+    charsmap: bytes
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+
+
+def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer of a checkpoint's model of sentencepiece, with the ids and special tokens of its family.
+
+    Args:
+      directory: that holds one of ``MODELS``; of Marian ``vocab.json`` too.
+      kind: of ``special.kind_of``: T5, Marian, MBart, MBart50 or Llama.
+      said: the settings of ``special.declared``; of mBART ``src_lang`` is the language of the texts, English
+        where it is not said.
+
+    Returns:
+      The tokenizer. Of Marian it reads the source's language, and writes both.
+
+    Raises:
+      ValueError: for another kind, and for a file that is no such model.
+    """
+    path = next(directory / name for name in MODELS if (directory / name).is_file())
+    if kind not in _FAMILIES:
+        raise ValueError(
+            f"{path} is of a tokenizer of class {kind}; known are {', '.join(sorted(_FAMILIES))}: name one "
+            "as tokenizer_class in tokenizer_config.json, or load the model without, by tokenizer=False"
+        )
+    return _FAMILIES[kind](directory, _read(path), said)
+
+
+def _read(path: Path) -> _Model:
+    pieces, kinds = [], []
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
+    try:
+        for number, value in fields(path.read_bytes()):
+            if number == 1:
+                piece = dict(fields(value))
+                pieces.append((piece[1].decode(), float_of(piece.get(2, bytes(4)))))
+                kinds.append(piece.get(3, _NORMAL))
+            elif number in (2, 3):
+                (trainer if number == 2 else normalizer).update(fields(value))
+        if not pieces:
+            raise ValueError("it has no pieces")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is no model of sentencepiece: {error}") from error
+    if trainer.get(3, 1) not in (1, 2):
+        raise ValueError(f"{path} is a model of words or characters, wanted unigram or BPE")
+    return _Model(
+        pieces,
+        kinds,
+        is_unigram=trainer.get(3, 1) == 1,
+        unk=trainer.get(40, 0),
+        byte_fallback=bool(trainer.get(35, 0)),
+        charsmap=normalizer.get(2, b""),
+        add_dummy_prefix=bool(normalizer.get(3, 1)),
+        remove_extra_whitespaces=bool(normalizer.get(4, 1)),
+    )
+
+
+def _t5(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The pieces, and behind them what stands for gaps, the last one first."""
+    special = special_tokens(said, eos="</s>", unk="<unk>", pad="<pad>")
+    gaps = [f"<extra_id_{i}>" for i in reversed(range(said.get("extra_ids", 100)))]
+    tokenizer = _unigram(model, [*model.pieces, *((gap, 0.0) for gap in gaps)], model.unk)
+    _add(tokenizer, [*special.values(), *gaps])
+    return _around(tokenizer, f"$A {special['eos']}")
+
+
+def _marian(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Both languages share ids, which ``vocab.json`` gives; the source's model cuts the text."""
+    path = directory / "vocab.json"
+    ids = read_json(path)
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"{path} has ids with gaps")
+    special = special_tokens(said, eos="</s>", unk="<unk>", pad="<pad>")
+    if missing := [token for token in special.values() if token not in ids]:
+        raise ValueError(f"{path} has no {', '.join(missing)}")
+    scores = dict(model.pieces)
+    lowest = min(scores.values())
+    codes = [token for token in ids if re.fullmatch(r">>.+<<", token)]
+    seen = {*scores, *special.values(), *codes}
+    ordered = sorted(ids, key=ids.__getitem__)
+    vocabulary = [(x if x in seen else _HIDDEN + x, scores.get(x, lowest)) for x in ordered]
+    tokenizer = _unigram(model, vocabulary, ids[special["unk"]])
+    _add(tokenizer, special.values())
+    tokenizer.add_tokens([AddedToken(code, normalized=False) for code in codes])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(_HIDDEN, ""), tokenizer.decoder])
+    return _around(tokenizer, f"$A {special['eos']}")
+
+
+def _mbart(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    tokenizer, special, language = _fairseq(model, _LANGUAGES, said)
+    return _around(tokenizer, f"$A {special['eos']} {language}")
+
+
+def _mbart50(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    tokenizer, special, language = _fairseq(model, _LANGUAGES_50, said)
+    return _around(tokenizer, f"{language} $A {special['eos']}")
+
+
+def _fairseq(
+    model: _Model, languages: Sequence[str], said: Mapping[str, Any]
+) -> tuple[tokenizers.Tokenizer, dict[str, str], str]:
+    """Special tokens of its own in the place of the model's first three; languages and the mask behind."""
+    special = special_tokens(said, bos="<s>", pad="<pad>", eos="</s>", unk="<unk>", mask="<mask>")
+    first = [special[role] for role in ("bos", "pad", "eos", "unk")]
+    added = [(token, 0.0) for token in (*languages, special["mask"])]
+    vocabulary = [*((token, 0.0) for token in first), *model.pieces[3:], *added]
+    tokenizer = _unigram(model, vocabulary, 3)
+    _add(tokenizer, [*first, *languages, AddedToken(special["mask"], lstrip=True)])
+    language = said.get("src_lang") or "en_XX"
+    if language not in languages:
+        raise ValueError(f"src_lang={language!r} is not one of {', '.join(languages)}")
+    return tokenizer, special, language
+
+
+def _llama(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Pairs merged in the order of what they become, and bytes for what has no piece."""
+    special = special_tokens(said, unk="<unk>", bos="<s>", eos="</s>")
+    if model.is_unigram:
+        raise ValueError(f"the model of sentencepiece in {directory} is unigram, wanted BPE")
+    vocabulary = {piece: i for i, (piece, _) in enumerate(model.pieces)}
+    options = {
+        "unk_token": model.pieces[model.unk][0],
+        "fuse_unk": True,
+        "byte_fallback": model.byte_fallback,
+    }
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, _merges(model), **options))
+    # As the library does: a space before the text, whatever it begins with.
+    prefix = [normalizers.Prepend(_SPACE)] if model.add_dummy_prefix else []
+    spaces = [*_normalizers(model), *prefix, normalizers.Replace(" ", _SPACE)]
+    tokenizer.normalizer = normalizers.Sequence(spaces)
+    decode = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
+    tokenizer.decoder = decoders.Sequence([*decode, *strip])
+    own = zip(model.pieces, model.kinds, strict=True)
+    _add(tokenizer, [*special.values(), *(piece for (piece, _), kind in own if kind == _CONTROL)])
+    begin = f"{special['bos']} " if said.get("add_bos_token", True) else ""
+    end = f" {special['eos']}" if said.get("add_eos_token", False) else ""
+    return _around(tokenizer, f"{begin}$A{end}")
+
+
+_FAMILIES = {"T5": _t5, "Marian": _marian, "MBart": _mbart, "MBart50": _mbart50, "Llama": _llama}
+
+
+def _merges(model: _Model) -> list[tuple[str, str]]:
+    normal = {
+        piece: (score, i)
+        for i, ((piece, score), kind) in enumerate(zip(model.pieces, model.kinds, strict=True))
+        if kind in (_NORMAL, _USER_DEFINED)
+    }
+    found = [
+        (-score, i, piece[:cut], piece[cut:])
+        for piece, (score, i) in normal.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in normal and piece[cut:] in normal
+    ]
+    return [(left, right) for _, _, left, right in sorted(found)]
+
+
+def _unigram(model: _Model, vocabulary: list[tuple[str, float]], unk: int) -> tokenizers.Tokenizer:
+    if not model.is_unigram:
+        raise ValueError("the model of sentencepiece is BPE, wanted unigram")
+    tokenizer = tokenizers.Tokenizer(
+        models.Unigram(vocabulary, unk_id=unk, byte_fallback=model.byte_fallback)
+    )
+    if normal := _normalizers(model):
+        tokenizer.normalizer = normalizers.Sequence(normal)
+    scheme = "always" if model.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, scheme, split=True)
+    tokenizer.decoder = decoders.Metaspace(_SPACE, scheme, split=True)
+    return tokenizer
+
+
+def _normalizers(model: _Model) -> list[normalizers.Normalizer]:
+    found: list[normalizers.Normalizer] = []
+    if model.charsmap:
+        found.append(normalizers.Precompiled(model.charsmap))
+    if model.remove_extra_whitespaces:
+        found += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    return found
+
+
+def _add(tokenizer: tokenizers.Tokenizer, tokens: Sequence[str | AddedToken]) -> None:
+    tokenizer.add_special_tokens(list(dict.fromkeys(tokens)))
+
+
+def _around(tokenizer: tokenizers.Tokenizer, template: str) -> tokenizers.Tokenizer:
+    """With special tokens around a text, or around two that stand as one."""
+    special = [token for token in template.split() if token != "$A"]
+    ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(special)]
+    pair = template.replace("$A", "$A $B")
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, pair=pair, special_tokens=ids)
+    return tokenizer
