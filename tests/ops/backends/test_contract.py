@@ -86,19 +86,23 @@ def gradients(name, q, k, v, mask=None, bias=None, **options):
     )(q, k, v)
 
 
+def output_and_gradients(name, q, k, v, mask=None, bias=None, **options):
+    """Of one compiled program; what runs where no gradient is asked for other tests run."""
+
+    def both(*inputs):
+        out, slopes_of = jax.vjp(lambda q, k, v: run(name, q, k, v, mask, bias, **options), *inputs)
+        return out, slopes_of(jax.grad(weigh)(out))
+
+    return jax.jit(both)(q, k, v)
+
+
 def in_float64(q, k, v, mask=None, bias=None, **options):
     """Output and gradients of the reference in float64, whose own derivatives are tested elsewhere."""
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
         if bias is not None and not callable(bias):
             bias = jnp.asarray(np.asarray(bias, np.float64))
-        call = functools.partial(ops.attention, mask=mask, bias=bias, implementation="reference", **options)
-
-        def both(*inputs):
-            out, slopes_of = jax.vjp(call, *inputs)
-            return out, slopes_of(jax.grad(weigh)(out))
-
-        return jax.jit(both)(*wide)
+        return output_and_gradients("reference", *wide, mask, bias, **options)
 
 
 @functools.cache
@@ -177,11 +181,11 @@ def test_output_and_gradients_are_the_reference_or_it_is_refused(name, case):
             run(name, q, k, v, mask)
         return
     out, slopes = wanted_of_case(case)
-    got = jax.jit(lambda q, k, v: run(name, q, k, v, mask))(q, k, v)
+    got, ours = output_and_gradients(name, q, k, v, mask)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, out, atol=5e-6)
-    for ours, theirs in zip(gradients(name, q, k, v, mask), slopes, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+    for our, theirs in zip(ours, slopes, strict=True):
+        np.testing.assert_allclose(our, theirs, atol=5e-5)
 
 
 PREFIX = masks.prefix(np.array([5, S]))
@@ -220,10 +224,10 @@ def test_options_are_honoured_or_refused(name, option):
             run(name, q, k, v, PREFIX, **options)
         return
     out, slopes = wanted_of_option(option)
-    got = jax.jit(lambda q, k, v: run(name, q, k, v, PREFIX, **options))(q, k, v)
+    got, ours = output_and_gradients(name, q, k, v, PREFIX, **options)
     np.testing.assert_allclose(got, out, atol=5e-6)
-    for ours, theirs in zip(gradients(name, q, k, v, PREFIX, **options), slopes, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+    for our, theirs in zip(ours, slopes, strict=True):
+        np.testing.assert_allclose(our, theirs, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", ["optimistic", "xla", "chunked by 8", "splash", "cudnn"])
@@ -352,9 +356,10 @@ def test_dropout_is_the_references_or_it_is_refused(name):
         return
     out, slopes = in_float64(q, k, v, mask, **options)
     assert np.abs(out - in_float64(q, k, v, mask)[0]).max() > 0.1
-    np.testing.assert_allclose(run(name, q, k, v, mask, **options), out, atol=5e-6)
-    for ours, theirs in zip(gradients(name, q, k, v, mask, **options), slopes, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+    got, ours = output_and_gradients(name, q, k, v, mask, **options)
+    np.testing.assert_allclose(got, out, atol=5e-6)
+    for our, theirs in zip(ours, slopes, strict=True):
+        np.testing.assert_allclose(our, theirs, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", ["optimistic", "reference", "chunked by 8"])
@@ -495,7 +500,7 @@ def test_bfloat16(name):
     mask = masks.causal()
     out, slopes = in_float64(q, k, v, mask)
     with promotion(name):
-        got, ours = run(name, q, k, v, mask), gradients(name, q, k, v, mask)
+        got, ours = output_and_gradients(name, q, k, v, mask)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float64), out, atol=1e-2)
     for our, theirs in zip(ours, slopes, strict=True):
