@@ -109,3 +109,17 @@ def test_a_name_that_the_hub_does_not_have(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="has no model 'owner/name' that may be read"):
         hub.directory_of("owner/name")
+
+
+def test_weights_of_flax_are_fetched_where_there_are_no_others(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name, *, allow_patterns):
+        asked.append("*.msgpack" in allow_patterns)
+        return tmp_path
+
+    answers(monkeypatch, None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert hub.directory_of("owner/name") == tmp_path and asked == [False, True]
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert hub.directory_of("owner/name") == tmp_path and asked == [False, True, False]

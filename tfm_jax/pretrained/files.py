@@ -10,6 +10,8 @@ import ml_dtypes  # noqa: F401  - NumPy then knows bfloat16, in which safetensor
 import numpy as np
 import safetensors
 
+from tfm_jax.pretrained.legacy import FLAX, open_msgpack
+
 __all__ = ["Weights", "open_weights", "read_json"]
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -44,7 +46,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def open_weights(directory: Path, *, allow_pickle: bool = False) -> Weights:
-    """Opens the weights of a checkpoint: ``model.safetensors``, or several files that an index names.
+    """Opens the weights of a checkpoint: ``model.safetensors``, several files that an index names, or
+    ``flax_model.msgpack``.
 
     Args:
       directory: that holds them.
@@ -56,17 +59,19 @@ def open_weights(directory: Path, *, allow_pickle: bool = False) -> Weights:
 
     Raises:
       FileNotFoundError: where there are none, or a file that the index names is not there.
-      ValueError: for a file that is no whole safetensors file, an index that names files elsewhere or tensors
-        that its files lack, a pickle that was not allowed.
+      ValueError: for a file that is no whole safetensors or msgpack file, an index that names files elsewhere
+        or tensors that its files lack, a pickle that was not allowed.
     """
     if (directory / _INDEX).is_file():
         return _indexed(directory / _INDEX, _open_safetensors)
     if (directory / _SINGLE).is_file():
         return _open_safetensors(directory / _SINGLE)
+    if (directory / FLAX).is_file():
+        return Weights(*open_msgpack(directory / FLAX))
     pickles = [directory / name for name in _PICKLES if (directory / name).is_file()]
     if not pickles:
         there = sorted(path.name for path in directory.iterdir())
-        raise FileNotFoundError(f"there is no {_SINGLE} and no {_INDEX} in {directory}, only {there}")
+        raise FileNotFoundError(f"there is no {_SINGLE}, {_INDEX} or {FLAX} in {directory}, only {there}")
     if not allow_pickle:
         raise ValueError(
             f"the weights in {directory} are a pickle, which can run any code: save them as safetensors, or "

@@ -12,6 +12,8 @@ __all__ = ["HubUnavailableError", "directory_of"]
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*/config.json"]
 _PICKLES = ["*.bin"]
+_LEGACY = ["*.msgpack"]
+"""What is fetched where there is no safetensors file."""
 
 
 def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> Path:
@@ -37,7 +39,7 @@ def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.is_file():
         raise FileNotFoundError(f"there is no directory {name}, and it is no name of the hub's: owner/name")
     patterns = _FILES + _PICKLES * allow_pickle
-    fetch = functools.partial(huggingface_hub.snapshot_download, name, allow_patterns=patterns)
+    fetch = functools.partial(_fetch, name, patterns)
     error = _why_not(name)
     if error is None:
         try:
@@ -51,6 +53,14 @@ def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> 
         return Path(fetch(local_files_only=True))
     except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError):
         raise error from error.__cause__
+
+
+def _fetch(name: str, patterns: list[str], **options: bool) -> str:
+    fetch = functools.partial(huggingface_hub.snapshot_download, name, **options)
+    directory = fetch(allow_patterns=patterns)
+    if any(Path(directory).glob("*.safetensors")):
+        return directory
+    return fetch(allow_patterns=[*patterns, *_LEGACY])
 
 
 def _why_not(name: str) -> Exception | None:

@@ -46,7 +46,8 @@ def load(
     theirs, or what is stacked of all layers of ours) are in memory.
 
     Args:
-      path_or_repo_id: a directory with ``config.json`` and ``*.safetensors``, or "owner/name" on the hub.
+      path_or_repo_id: a directory with ``config.json`` and ``*.safetensors`` (or ``flax_model.msgpack``), or
+        "owner/name" on the hub.
       dtype: of the parameters and the activations; None is the checkpoint's own, bfloat16 where its
         ``config.json`` says so, else float32.
       allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file; this needs torch, which is

@@ -1,0 +1,167 @@
+"""Weights of Flax: the arrays of torch's checkpoints by other names, and nothing but arrays."""
+
+import functools
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.pretrained import cases
+from tests.pretrained.test_files import CONFIG, equal, params  # noqa: F401  - a fixture
+from tfm_jax import pretrained
+from tfm_jax.pretrained.legacy import open_msgpack
+
+FILE = "flax_model.msgpack"
+
+
+def nested(tensors):
+    """{"a.b": x} as {"a": {"b": x}}."""
+    tree = {}
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        functools.reduce(lambda node, part: node.setdefault(part, {}), path, tree)[last] = tensor
+    return tree
+
+
+def write(directory, tensors):
+    (directory / FILE).write_bytes(flax.serialization.msgpack_serialize(nested(tensors)))
+
+
+def of_llama(name, tensor):
+    """The name and the array of Flax: its linear maps have the inputs first, its tables are embeddings."""
+    if tensor.ndim == 2:
+        is_table = "embed" in name
+        name = name.removesuffix("weight") + ("embedding" if is_table else "kernel")
+        return name, tensor if is_table else np.ascontiguousarray(tensor.T)
+    return name, tensor
+
+
+@pytest.fixture
+def directory(params, tmp_path):  # noqa: F811
+    pretrained.save(tmp_path / "model", params, CONFIG)
+    path = tmp_path / "model" / "model.safetensors"
+    write(tmp_path / "model", dict(of_llama(*item) for item in load_file(path).items()))
+    path.unlink()
+    return tmp_path / "model"
+
+
+def test_the_parameters(directory, params):  # noqa: F811
+    equal(pretrained.load(directory)[1], params)
+
+
+def test_kernels_of_patches_dtypes_and_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 100)
+    rng = np.random.default_rng(0)
+    patch, large = rng.normal(size=(2, 3, 4, 5)).astype(np.float32), rng.normal(size=(11, 7))
+    half = jnp.arange(6, dtype=jnp.bfloat16)
+    write(tmp_path, {"a.kernel": patch, "b.c.scale": half, "b.d": large.astype(np.float64)})
+    shapes, read = open_msgpack(tmp_path / FILE)
+    assert shapes == {"a.weight": (5, 4, 2, 3), "b.c.weight": (6,), "b.d": (11, 7)}
+    np.testing.assert_array_equal(read("a.weight"), patch.transpose(3, 2, 0, 1))
+    np.testing.assert_array_equal(read("b.d"), large)
+    assert read("b.c.weight").dtype == jnp.bfloat16
+
+
+def test_what_is_missing_is_said_by_the_name_of_today(directory):
+    tree = flax.serialization.msgpack_restore((directory / FILE).read_bytes())
+    del tree["model"]["layers"]["1"]["mlp"]["up_proj"]
+    (directory / FILE).write_bytes(flax.serialization.msgpack_serialize(tree))
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: missing, wanted \(5, 6\)"):
+        pretrained.load(directory)
+
+
+def array(shape, dtype, data):
+    return msgpack.ExtType(1, msgpack.packb((shape, dtype, data)))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": {"b": 3}}, "it holds a int"),
+        ({"a": [1.0]}, "it holds a list"),
+        ({"a": msgpack.ExtType(3, b"")}, "extension of kind 3"),
+        ({"a": array((2,), "object", b"12")}, "an array of object"),
+        ({"a": array((2,), "float32", b"12")}, r"an array of shape \[2\] in 2 bytes"),
+        ({"a": array((-1, -2), "float32", b"12345678")}, "ValueError"),
+        ({"kernel": array((2,), "float32", b"12345678")}, "kernel has 1 axes"),
+        ({1: 2}, "is not a whole file"),
+        ([], "is not a whole file"),
+    ],
+)
+def test_what_is_no_tree_of_arrays(tmp_path, value, message):
+    (tmp_path / FILE).write_bytes(msgpack.packb(value))
+    with pytest.raises(ValueError, match=message) as error:
+        open_msgpack(tmp_path / FILE)
+    assert FILE in str(error.value)
+
+
+def test_a_file_that_is_cut_or_goes_on(directory):
+    whole = (directory / FILE).read_bytes()
+    for data in (whole[:-5], whole[: len(whole) // 2], whole[:1], b"", whole + b"\x01"):
+        (directory / FILE).write_bytes(data)
+        with pytest.raises(ValueError, match="is not a whole file of Flax's parameters"):
+            pretrained.load(directory)
+
+
+def test_a_tree_that_is_too_deep(tmp_path):
+    value = array((1,), "float32", bytes(4))
+    for _ in range(40):
+        value = {"a": value}
+    (tmp_path / FILE).write_bytes(msgpack.packb(value))
+    with pytest.raises(ValueError, match="no tree of parameters"):
+        open_msgpack(tmp_path / FILE)
+
+
+def test_safetensors_come_first(directory, params):  # noqa: F811
+    pretrained.save(directory / "again", params, CONFIG)
+    (directory / "again" / FILE).write_bytes(b"not read")
+    equal(pretrained.load(directory / "again")[1], params)
+
+
+NAMES = (
+    "gpt2: tied",
+    "llama: grouped",
+    "bert: masked",
+    "distilbert: masked",
+    "t5: 1.1",
+    "bart: tied",
+    "marian: tied",
+)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", NAMES)
+def test_each_family(tmp_path, name):
+    """A model of theirs as Flax named it: by the kinds of their modules."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests.pretrained import theirs
+
+    model = theirs.random(cases.CASES[name])
+    model.save_pretrained(tmp_path)
+    _, wanted, _, _ = pretrained.load(tmp_path, tokenizer=False)
+    saved = load_file(tmp_path / "model.safetensors")
+    tensors = {}
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        for part in ("weight", "bias"):
+            if (tensor := saved.get(f"{path}.{part}")) is None:
+                continue
+            if part == "weight" and kind in ("Linear", "Conv1D"):
+                part, tensor = "kernel", np.ascontiguousarray(tensor.T)
+            elif part == "weight" and "Embedding" in kind:
+                part = "embedding"
+            elif part == "weight" and isinstance(module, torch.nn.LayerNorm):
+                part = "scale"
+            tensors[f"{path}.{part}"] = tensor
+    named = {n.rsplit(".", 1)[0] for n in tensors}
+    tensors |= {n: x for n, x in saved.items() if n.rsplit(".", 1)[0] not in named}
+    assert len(tensors) == len(saved)
+    (tmp_path / "model.safetensors").unlink()
+    write(tmp_path, tensors)
+    _, got, _, _ = pretrained.load(tmp_path, tokenizer=False)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
