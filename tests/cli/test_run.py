@@ -13,7 +13,7 @@ def test_every_command_is_listed(capsys):
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(name in out for name in ("translate", "generate", "embed", "convert", "laws"))
+    assert all(name in out for name in ("translate", "generate", "embed", "classify", "convert", "laws"))
 
 
 def test_an_unknown_option_ends_with_status_2(capsys):

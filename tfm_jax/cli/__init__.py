@@ -1,4 +1,4 @@
-"""The command ``tfm``: models translate, write and embed; checkpoints are converted; laws are tried."""
+"""The command ``tfm``: models translate, write, embed and classify; checkpoints are converted; laws tried."""
 
 from tfm_jax.cli.run import main
 

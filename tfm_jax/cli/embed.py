@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import Advance, LineCommand, optional
+from tfm_jax.cli.lines import Advance, LineCommand, jsonl, optional
 
 __all__ = ["Embed"]
 
@@ -44,20 +43,13 @@ class Embed(LineCommand):
             return list(vectors)
 
         is_npy = self.out is not None and self.out.suffix == ".npy"
-        with _npy(self.out, encoder.width) if is_npy else _jsonl(self.out) as give:
+        with _npy(self.out, encoder.width) if is_npy else jsonl(self.out, _list) as give:
             return 1 if self.answer(self.text, use, give) else 0
 
 
-@contextlib.contextmanager
-def _jsonl(path: Path | None) -> Iterator[Callable[[Any], None]]:
-    """A line a vector: the shortest numbers that read back as the same float32."""
-    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8") as file:
-
-        def give(vector: Any) -> None:
-            line = "null" if vector is None else f"[{', '.join(map(str, vector))}]"
-            print(line, file=file, flush=True)
-
-        yield give
+def _list(vector: Any) -> str:
+    """The shortest numbers that read back as the same float32."""
+    return f"[{', '.join(map(str, vector))}]"
 
 
 @contextlib.contextmanager

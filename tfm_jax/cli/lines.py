@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import arg
 
-__all__ = ["LineCommand", "optional", "say", "text_of"]
+__all__ = ["Advance", "LineCommand", "jsonl", "optional", "say", "text_of"]
 
 BATCHES = 16
 """Batches between two times that results are given; their lines are sorted by length."""
@@ -106,6 +106,18 @@ def text_of(line: str | bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeError as error:
         raise ValueError(f"this is not UTF-8: {error}") from error
+
+
+@contextlib.contextmanager
+def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[Any], None]]:
+    """Gives what takes answers and writes a line of JSON for each, "null" where there is none.
+
+    Args:
+      path: of the file; None is standard output.
+      write: makes the line of an answer.
+    """
+    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8") as file:
+        yield lambda found: print("null" if found is None else write(found), file=file, flush=True)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.laws import Laws
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
     try:
         command = tyro.cli(
-            Translate | Generate | Embed | Convert | Laws,
+            Translate | Generate | Embed | Classify | Convert | Laws,
             prog="tfm",
             description="Uses a trained model, converts a checkpoint, or tries laws on a function.",
             args=argv,
