@@ -38,8 +38,9 @@ def wanted(settings: Mapping[str, Any], **values: Any) -> None:
 def rope_of(settings: Mapping[str, Any]) -> Rope:
     """The rotation that settings of version 5 (``rope_parameters``) or older ask for."""
     new, old = settings.get("rope_parameters") or {}, settings.get("rope_scaling") or {}
-    for said in (new, old):
-        wanted(said, rope_type="default", type="default")
+    for where, said in (("rope_parameters", new), ("rope_scaling", old)):
+        for kind in {said.get("rope_type", "default"), said.get("type", "default")} - {"default"}:
+            raise ValueError(f"{where} of the type {kind!r} is not supported, only 'default'")
         if unknown := said.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
             raise ValueError(f"what rotary positions are told is not supported: {sorted(unknown)}")
     for said in (settings, new, old):
