@@ -38,6 +38,8 @@ T5 = {"vocab_size": V, "d_model": 384, "num_layers": 3, "num_heads": 6, "d_kv": 
 VIT = {name: x for name, x in ENCODER.items() if name != "vocab_size"} | {"image_size": 96, "patch_size": 16}
 MODELS: dict[str, dict[str, Any]] = {
     "GPT2LMHeadModel": {"vocab_size": V, "n_embd": 384, "n_layer": 6, "n_head": 6},
+    "OPTForCausalLM": {name: x for name, x in ENCODER.items() if name != "intermediate_size"}
+    | {"ffn_dim": 1024},
     "LlamaForCausalLM": DECODER,
     "MistralForCausalLM": DECODER | {"sliding_window": 16},
     "Qwen2ForCausalLM": {name: x for name, x in DECODER.items() if name != "head_dim"},

@@ -31,6 +31,38 @@ GPT2 = {
     "one head": _gpt2(n_embd=7, n_head=1, n_layer=1, activation_function="gelu"),
 }
 
+
+def _opt(**fields):
+    common = {
+        "vocab_size": 19,
+        "ffn_dim": 11,
+        "max_position_embeddings": 24,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2, "word_embed_proj_dim": None}
+    return Case("OPTForCausalLM", "OPTConfig", common | sizes | fields)
+
+
+OPT = {
+    "tied": _opt(),
+    "untied, post-norm, gelu": _opt(
+        hidden_size=10,
+        num_attention_heads=5,
+        do_layer_norm_before=False,
+        activation_function="gelu",
+        tie_word_embeddings=False,
+    ),
+    "no biases, no last norm": _opt(
+        hidden_size=7,
+        num_attention_heads=1,
+        num_hidden_layers=3,
+        enable_bias=False,
+        _remove_final_layer_norm=True,
+    ),
+}
+
 GROUPED = {"hidden_size": 12, "num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 2}
 ODD = {
     "hidden_size": 10,
@@ -261,6 +293,7 @@ CASES: dict[str, Case] = {
     f"{family}: {name}": case
     for family, cases in {
         "gpt2": GPT2,
+        "opt": OPT,
         "llama": LLAMA,
         "mistral": MISTRAL,
         "qwen2": QWEN2,

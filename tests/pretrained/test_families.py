@@ -41,6 +41,14 @@ FIELDS = {
         "dropout_rate": 0.3,
         "embedding_dropout_rate": 0.2,
     },
+    "opt": SIZES
+    | {
+        "positions": nn.Learned(9),
+        "feed_forward": nn.Mlp("relu", bias=False),
+        "tie_embeddings": False,
+        "dropout_rate": 0.3,
+        "embedding_dropout_rate": 0.0,
+    },
     "llama": ROTATED | {"attention_bias": True},
     "mistral": ROTATED | {"window": 4},
     "qwen2": ROTATED | {"attention_bias": True, "attention_output_bias": False, "window": 4},
@@ -105,7 +113,7 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
 
 def test_every_architecture_is_known_once():
     names = [name for _, name in EVERY]
-    assert len(names) == len(set(names)) == 23
+    assert len(names) == len(set(names)) == 24
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def random(case: Case, *, std=0.3, seed=0):
             continue
         norm_scale = tensor.ndim == 1 and name.endswith("weight")
         torch.nn.init.normal_(tensor, 1.0 if norm_scale else 0.0, 0.2 if tensor.ndim == 1 else std)
-        if "position" in name and config.model_type in ("roberta", "bart", "mbart"):
+        if "position" in name and config.model_type in ("roberta", "bart", "mbart", "opt"):
             torch.nn.init.zeros_(tensor[:2])  # which nobody reads, and we do not keep
     return theirs
 

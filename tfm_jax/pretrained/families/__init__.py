@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax.pretrained.config import Family
-from tfm_jax.pretrained.families import bart, bert, distilbert, gpt2, llama, t5, vit
+from tfm_jax.pretrained.families import bart, bert, distilbert, gpt2, llama, opt, t5, vit
 
 __all__ = ["FAMILIES", "family_of", "known"]
 
 FAMILIES: tuple[Family, ...] = (
     gpt2.GPT2,
+    opt.OPT,
     *llama.FAMILIES,
     *bert.FAMILIES,
     distilbert.DISTILBERT,
