@@ -40,6 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "GPT2LMHeadModel": {"vocab_size": V, "n_embd": 384, "n_layer": 6, "n_head": 6},
     "OPTForCausalLM": {name: x for name, x in ENCODER.items() if name != "intermediate_size"}
     | {"ffn_dim": 1024},
+    "BloomForCausalLM": {"vocab_size": V, "hidden_size": 384, "n_layer": 6, "n_head": 12},
     "LlamaForCausalLM": DECODER,
     "MistralForCausalLM": DECODER | {"sliding_window": 16},
     "Qwen2ForCausalLM": {name: x for name, x in DECODER.items() if name != "head_dim"},

@@ -63,6 +63,18 @@ OPT = {
     ),
 }
 
+
+def _bloom(**fields):
+    common = {"vocab_size": 19, "n_layer": 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    return Case("BloomForCausalLM", "BloomConfig", common | fields)
+
+
+BLOOM = {
+    "tied": _bloom(hidden_size=15, n_head=3),
+    "untied": _bloom(hidden_size=10, n_head=5, tie_word_embeddings=False, layer_norm_epsilon=1e-3),
+    "one head": _bloom(hidden_size=7, n_head=1, n_layer=3),
+}
+
 GROUPED = {"hidden_size": 12, "num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 2}
 ODD = {
     "hidden_size": 10,
@@ -294,6 +306,7 @@ CASES: dict[str, Case] = {
     for family, cases in {
         "gpt2": GPT2,
         "opt": OPT,
+        "bloom": BLOOM,
         "llama": LLAMA,
         "mistral": MISTRAL,
         "qwen2": QWEN2,

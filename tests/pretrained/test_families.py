@@ -49,6 +49,17 @@ FIELDS = {
         "dropout_rate": 0.3,
         "embedding_dropout_rate": 0.0,
     },
+    "bloom": SIZES
+    | {
+        "d_ff": 24,
+        "norm": nn.LayerNorm(1e-3),
+        "embedding_norm": True,
+        "positions": nn.Alibi(),
+        "feed_forward": nn.Mlp("gelu_tanh"),
+        "attention_bias": True,
+        "dropout_rate": 0.3,
+        "embedding_dropout_rate": 0.0,
+    },
     "llama": ROTATED | {"attention_bias": True},
     "mistral": ROTATED | {"window": 4},
     "qwen2": ROTATED | {"attention_bias": True, "attention_output_bias": False, "window": 4},
@@ -113,7 +124,7 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
 
 def test_every_architecture_is_known_once():
     names = [name for _, name in EVERY]
-    assert len(names) == len(set(names)) == 24
+    assert len(names) == len(set(names)) == 25
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfm_jax.pretrained.names import FLAT, SAME, Entry, after, conv1d, layout, transposed
+from tfm_jax.pretrained.names import FLAT, SAME, Entry, Form, after, conv1d, layout, transposed
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,20 @@ def test_a_layout():
         "table": (7, 5),
     }
     assert [(p.path, p.layer, p.size) for p in found["h.1.qk"].places] == [("q", 1, 3), ("k", 1, 4)]
+
+
+def test_parts_that_stand_side_by_side_in_each_head():
+    """Theirs [N * 3 * H, D], of which ours are three [D, N, H]."""
+    form = Form(lambda x, shape: x[:, 0].transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0)[:, None])
+    entries = [Entry(name, "fused", form, join=1, merged=3) for name in "qkv"]
+    (tensor,) = layout(entries, dict.fromkeys("qkv", (5, 2, 4))).values()
+    assert tensor.shape == (24, 5) and tensor.joined == (2, 3, 4, 5)
+    whole = np.random.default_rng(0).normal(size=(24, 5))
+    parts = tensor.split(whole)
+    for i, part in enumerate(parts):
+        wanted = np.stack([whole[n * 12 + i * 4 : n * 12 + i * 4 + 4] for n in range(2)])
+        np.testing.assert_array_equal(form.read(part, (5, 2, 4)), wanted.transpose(2, 0, 1))
+    np.testing.assert_array_equal(tensor.whole([form.write(form.read(x, None)) for x in parts]), whole)
 
 
 def test_a_parameter_without_a_name_or_with_two():

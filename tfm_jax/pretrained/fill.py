@@ -149,10 +149,7 @@ def read_params(
     for name, tensor in tensors.items():
         if name not in weights.shapes:
             continue
-        whole = weights.read(name)
-        ends = np.cumsum([place.size for place in tensor.places])[:-1]
-        parts = [whole] if tensor.join is None else np.split(whole, ends, axis=tensor.join)
-        for place, part in zip(tensor.places, parts, strict=True):
+        for place, part in zip(tensor.places, tensor.split(weights.read(name)), strict=True):
             index = ... if place.layer is None else place.layer
             params[place.path][index] = place.form.read(part, place.shape)
     # One after the other, each array of NumPy's given up for the copy that JAX makes.

@@ -75,6 +75,7 @@ class Entry(NamedTuple):
       theirs: its name; with ``{layer}`` in it there is one tensor a layer, and ours are stacked on [L, ...].
       form: how the one becomes the other.
       join: the axis of theirs along which several entries of one name stand side by side, in their order.
+      merged: how many of the first axes, after the join, are one axis in the file.
       optional: a checkpoint may lack it, and means 0.
     """
 
@@ -83,6 +84,7 @@ class Entry(NamedTuple):
     form: Form = SAME
     join: int | None = None
     optional: bool = False
+    merged: int = 1
 
 
 class Place(NamedTuple):
@@ -96,12 +98,24 @@ class Place(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """One tensor of a checkpoint: its shape, and where its parts go."""
+    """One tensor of a checkpoint: its shape, where its parts go, and its shape as they stand side by side."""
 
     shape: Shape
     places: tuple[Place, ...]
     join: int | None
     optional: bool
+    joined: Shape
+
+    def split(self, whole: np.ndarray) -> list[np.ndarray]:
+        """The part of each place."""
+        if self.join is None:
+            return [whole]
+        ends = np.cumsum([place.size for place in self.places])[:-1]
+        return np.split(whole.reshape(self.joined), ends, axis=self.join)
+
+    def whole(self, parts: list[np.ndarray]) -> np.ndarray:
+        """The inverse of ``split``."""
+        return parts[0] if self.join is None else np.concatenate(parts, axis=self.join).reshape(self.shape)
 
 
 def layout(entries: Iterable[Entry], shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
@@ -136,10 +150,11 @@ def layout(entries: Iterable[Entry], shapes: Mapping[str, Shape]) -> dict[str, T
 
 def _joined(parts: list[tuple[Entry, Place, Shape]]) -> Tensor:
     (entry, _, shape), places = parts[0], tuple(place for _, place, _ in parts)
+    joined = list(shape)
     if entry.join is not None:
-        shape = list(shape)
-        shape[entry.join] = sum(place.size for place in places)
-    return Tensor(tuple(shape), places, entry.join, entry.optional)
+        joined[entry.join] = sum(place.size for place in places)
+    shape = (math.prod(joined[: entry.merged]), *joined[entry.merged :]) if joined else ()
+    return Tensor(shape, places, entry.join, entry.optional, tuple(joined))
 
 
 def heads(ours: str, theirs: str) -> list[Entry]:

@@ -99,7 +99,7 @@ def _tensor(leaves: dict[str, Any], tensor: Tensor) -> np.ndarray:
     for place in tensor.places:
         leaf = leaves[place.path]
         parts.append(place.form.write(np.asarray(leaf if place.layer is None else leaf[place.layer])))
-    return parts[0] if tensor.join is None else np.concatenate(parts, axis=tensor.join)
+    return tensor.whole(parts)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

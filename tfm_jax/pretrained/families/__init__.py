@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax.pretrained.config import Family
-from tfm_jax.pretrained.families import bart, bert, distilbert, gpt2, llama, opt, t5, vit
+from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, llama, opt, t5, vit
 
 __all__ = ["FAMILIES", "family_of", "known"]
 
 FAMILIES: tuple[Family, ...] = (
     gpt2.GPT2,
     opt.OPT,
+    bloom.BLOOM,
     *llama.FAMILIES,
     *bert.FAMILIES,
     distilbert.DISTILBERT,
