@@ -188,6 +188,13 @@ def test_another_shape_is_no_equal():
     assert laws.same([[1.0], [1.0]], 1.0) is None
 
 
+def test_infinite_numbers_are_equal_and_no_reason_to_warn():
+    inf = float("inf")
+    assert laws.same([-inf, inf], [-inf, inf]) is None
+    with pytest.raises(laws.Broken, match=r"at \[1\] 0, not -inf"):
+        laws.same([-inf, 0.0], [-inf, -inf])
+
+
 def test_one_number_instead_of_sum_and_weight_breaks_the_law():
     report = laws.check(lambda *_: 1.0, laws.cross_entropy.only("halves_add"), examples=2)
     assert report.broken and "wanted (sum, weight)" in str(report)

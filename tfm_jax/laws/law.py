@@ -107,7 +107,9 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
         raise Broken(f"{what}: got shape {list(got.shape)}, wanted {list(wanted.shape)}")
     wanted = np.broadcast_to(wanted, got.shape)
     if not np.allclose(got, wanted, rtol=atol, atol=atol, equal_nan=True):
-        apart = np.where(np.isfinite(got) & np.isfinite(wanted), np.abs(got - wanted), got != wanted)
+        with np.errstate(invalid="ignore"):  # of two that are infinite
+            distance = np.abs(got - wanted)
+        apart = np.where(np.isfinite(got) & np.isfinite(wanted), distance, got != wanted)
         worst = tuple(map(int, np.unravel_index(np.nanargmax(apart), apart.shape)))
         at = f"; at {list(worst)} {got[worst]:.9g}, not {wanted[worst]:.9g}" if worst else ""
         raise Broken(f"{what}: got {show(got)}, wanted {show(wanted)}{at}")
