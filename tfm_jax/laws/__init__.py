@@ -27,15 +27,23 @@ from tfm_jax.laws.language_model import language_model, padded_decoder
 from tfm_jax.laws.law import Broken, Law, Suite, law, same
 from tfm_jax.laws.layer_dropout import KeyCase, LayerDropoutAsked, layer_dropout
 from tfm_jax.laws.layer_norm import layer_norm
+from tfm_jax.laws.logits_case import HistoryCase, LogitsAsked, LogitsCase
+from tfm_jax.laws.logits_processor import ProcessorAsked, logits_processor
 from tfm_jax.laws.masked_attention import masked_attention
 from tfm_jax.laws.masked_case import MaskedAsked, MaskedCase
+from tfm_jax.laws.min_p import min_p
+from tfm_jax.laws.no_repeat_ngram import NgramAsked, no_repeat_ngram
+from tfm_jax.laws.penalties import frequency_penalty, repetition_penalty
 from tfm_jax.laws.position_bias import AlibiAsked, alibi, position_bias
 from tfm_jax.laws.positions_case import PairsAsked, PositionsCase
 from tfm_jax.laws.relative_buckets import BucketsAsked, relative_buckets
 from tfm_jax.laws.rms_norm import rms_norm
 from tfm_jax.laws.rotary import RotaryAsked, RotaryCase, rotary
 from tfm_jax.laws.sinusoidal import SinusoidalAsked, sinusoidal
+from tfm_jax.laws.temperature import temperature
 from tfm_jax.laws.tokens_case import ModelAsked, TokensCase
+from tfm_jax.laws.top_k import top_k
+from tfm_jax.laws.top_p import top_p
 from tfm_jax.laws.transformations import ArraysCase, PureAsked, transformations
 from tfm_jax.laws.vectors import NormAsked, VectorsAsked, VectorsCase
 
@@ -68,6 +76,14 @@ SUITES = {
         feed_forward,
         dropout,
         cross_entropy,
+        logits_processor,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        frequency_penalty,
+        no_repeat_ngram,
     )
 }
 """All laws, by what they are laws of."""
@@ -97,16 +113,21 @@ __all__ = [
     "DropoutCase",
     "FeedForwardAsked",
     "Finding",
+    "HistoryCase",
     "KeyCase",
     "Law",
     "LawBroken",
     "LayerDropoutAsked",
+    "LogitsAsked",
+    "LogitsCase",
     "MaskedAsked",
     "MaskedCase",
     "ModelAsked",
+    "NgramAsked",
     "NormAsked",
     "PairsAsked",
     "PositionsCase",
+    "ProcessorAsked",
     "PureAsked",
     "Refused",
     "Report",
@@ -135,19 +156,27 @@ __all__ = [
     "encoder_without_positions",
     "feed_forward",
     "findings",
+    "frequency_penalty",
     "gradient_accumulation",
     "holds",
     "language_model",
     "law",
     "layer_dropout",
     "layer_norm",
+    "logits_processor",
     "masked_attention",
+    "min_p",
+    "no_repeat_ngram",
     "padded_decoder",
     "position_bias",
     "relative_buckets",
+    "repetition_penalty",
     "rms_norm",
     "rotary",
     "same",
     "sinusoidal",
+    "temperature",
+    "top_k",
+    "top_p",
     "transformations",
 ]
