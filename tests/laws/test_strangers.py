@@ -14,7 +14,7 @@ from hypothesis.errors import NoSuchExample
 
 from tests.museum.layer_norm import norm
 from tfm_jax import laws, ops
-from tfm_jax.laws import positions_case, vectors
+from tfm_jax.laws import logits_case, positions_case, vectors
 from tfm_jax.laws.cross_entropy import cases as cross_entropy_cases
 from tfm_jax.laws.dropout import cases as dropout_cases
 from tfm_jax.laws.rotary import cases as rotary_cases
@@ -116,6 +116,8 @@ def test_keys_are_made_as_the_function_takes_them():
         (laws.sinusoidal, lambda at: at[:, None], "shape: got [1, 1], wanted [T, D] = [1, 0]"),
         (laws.cross_entropy, lambda x, *rest: (x[..., 0], x[..., 0]), "wanted the sum, a scalar = []"),
         (laws.feed_forward, lambda x: x[0], "shape: got [1, 8], wanted [B, T, D] = [1, 1, 8]"),
+        (laws.top_p, lambda x, p: x[:, :1], "shape: got [1, 1], wanted [B, V] = [1, 2]"),
+        (laws.logits_processor, lambda x, *rest: x[0], "shape: got [2], wanted [B, V] = [1, 2]"),
         (laws.dropout, lambda x, rate, key: x[0], "shape: got [16], wanted x's = [16, 16]"),
     ],
 )
@@ -131,6 +133,8 @@ def test_another_shape_breaks_a_law(suite, wrong, said):
         (rotary_cases(), "B = 1, T = 1, N = 1, H = 2\nx = [["),
         (positions_case.cases(), "positions of queries [0], of keys [0]"),
         (cross_entropy_cases(), "B = 1, T = 1, V = 2\nlogits = [["),
+        (logits_case.cases(lambda V: (1, V)), "B = 1, V = 2; called with 1\nlogits = [["),
+        (logits_case.histories(), "B = 1, V = 2\nlogits = [["),
         (dropout_cases(), "x of shape [16, 16] = [["),
     ],
 )
