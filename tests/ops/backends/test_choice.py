@@ -29,13 +29,15 @@ def on(platform, *arguments, monkeypatch, **options):
 def test_a_large_table_is_computed_by_tiles_and_a_small_one_kept():
     assert ops.explain_attention(*shapes(4096, 4096), masks.causal()).implementation == "chunked"
     assert ops.explain_attention(*shapes(256, 256), masks.causal()).implementation == "reference"
-    assert ops.explain_attention(*shapes(2, 32768), masks.causal(9)).implementation == "reference"
-    assert ops.explain_attention(*shapes(2, 32769), masks.causal(9)).implementation == "chunked"
+    assert ops.explain_attention(*shapes(9, 99)).implementation == "reference"
+    assert ops.explain_attention(*shapes(16, 4096), masks.causal(9)).implementation == "reference"
+    assert ops.explain_attention(*shapes(16, 4097), masks.causal(9)).implementation == "chunked"
 
 
 @pytest.mark.parametrize("platform, name", [("cpu", "optimistic"), ("gpu", "chunked"), ("tpu", "chunked")])
-def test_one_query_reads_its_keys_where_they_stand_on_a_cpu(platform, name, monkeypatch):
-    call = functools.partial(on, platform, *shapes(1, 65537, H=96), masks.causal(jnp.array([9, 8])))
+@pytest.mark.parametrize("T", [1, 8])
+def test_a_few_queries_read_their_keys_where_they_stand_on_a_cpu(platform, name, T, monkeypatch):
+    call = functools.partial(on, platform, *shapes(T, 65537, H=96), masks.causal(jnp.array([9, 8])))
     assert call(monkeypatch=monkeypatch).implementation == name
     dropped = call(monkeypatch=monkeypatch, dropout_rate=0.1, key=jax.random.key(0))
     assert dropped.implementation == "chunked"

@@ -46,6 +46,8 @@ BACKENDS: dict[str, Backend] = {
 }
 SMALL = 256 * 256
 """Entries T * S of a table of logits up to which it is kept for the backward pass."""
+FEW = 8
+"""Queries T, such as the beams of a search, up to which a CPU reads their keys where they stand."""
 
 
 def by_speed(request: Request) -> list[Backend]:
@@ -64,8 +66,8 @@ def by_speed(request: Request) -> list[Backend]:
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
     plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
-    # A CPU reads one query's keys once: to copy them first would be most of the work. Not on a mesh: whether
-    # all is finite is asked of all devices.
+    # Of a few queries, to copy the keys first would be most of the work on a CPU. Not on a mesh: whether all
+    # is finite is asked of all devices.
     alone = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
-    single = ("optimistic",) if T == 1 and alone else ()
-    return [BACKENDS[name] for name in ("cudnn", "splash", *single, *plain)]
+    few = ("optimistic",) if T <= FEW and alone else ()
+    return [BACKENDS[name] for name in ("cudnn", "splash", *few, *plain)]

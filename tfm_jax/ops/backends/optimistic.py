@@ -82,14 +82,41 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
 
 def _two_products(q, k, v, bad, *, allowed, bias, scale, soft_cap) -> tuple[Array, Array]:
     """[..., T, N, Hv]; and whether both products are finite, as they are only if q, k and v are."""
+    (T, N), K = q.shape[-3:-1], k.shape[-2]
     dtype = np.promote_types(q.dtype, np.float32)
-    logits = reference.compare(q, k, dtype)
+    # One query a head is a vector, and there is nothing to turn round.
+    compare, mix = (reference.compare, reference.mix) if T == 1 and N == K else (_compare, _mix)
+    logits = compare(q, k, dtype)
     finite = jnp.isfinite(logits).all()
     weights = softmax(shut(adjust(logits, scale=scale, soft_cap=soft_cap, bias=bias), allowed, bad))
     if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
         weights = jnp.where(allowed, weights, 0)
-    out = reference.mix(weights.astype(v.dtype), v, dtype)
+    out = mix(weights.astype(v.dtype), v, dtype)
     return out.astype(q.dtype), finite & jnp.isfinite(out).all()
+
+
+def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:
+    """``reference.compare``, each head's keys on the left of a product: left alone, XLA turns it round, and
+    copies the keys for it."""
+    *batch, T, N, H = q.shape
+    S, K = k.shape[-3:-1]
+    q = jnp.einsum("...TKGH->...KGTH", q.reshape(*batch, T, K, N // K, H)).reshape(*batch, K, N // K * T, H)
+    heads, last = (*range(len(batch)), len(batch)), len(batch) + 2
+    pairs = ((last,), (last,)), ((*heads[:-1], last - 1), heads)
+    logits = jax.lax.dot_general(k, q, pairs, preferred_element_type=dtype)  # [..., K, S, G * T]
+    return jnp.swapaxes(jax.lax.optimization_barrier(logits), -1, -2).reshape(*batch, N, T, S)
+
+
+def _mix(weights: Array, v: Array, dtype: np.dtype) -> Array:
+    """``reference.mix``, each head's values on the right of a product."""
+    *batch, N, T, S = weights.shape
+    K, H = v.shape[-2:]
+    heads, last = (*range(len(batch)), len(batch)), len(batch) + 2
+    pairs = ((last,), (last - 2,)), (heads, (*heads[:-1], last - 1))
+    weights = weights.reshape(*batch, K, N // K * T, S)
+    out = jax.lax.dot_general(weights, v, pairs, preferred_element_type=dtype)
+    out = jax.lax.optimization_barrier(out).reshape(*batch, K, N // K, T, H)
+    return jnp.einsum("...KGTH->...TKGH", out).reshape(*batch, T, N, H)
 
 
 @_attend.defjvp
