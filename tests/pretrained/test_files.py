@@ -256,7 +256,7 @@ def test_no_weights_at_all(saved):
         ),
         ({"architectures": None}, "must name one architecture, got architectures=None"),
         ({"mlp_bias": True}, "config.json: mlp_bias=True is not supported, only False"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type='yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn' is not supported"),
         ({"hidden_act": "quick_gelu"}, "config.json: activation: got 'quick_gelu'"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
         ({"hidden_size": "six"}, "config.json: "),
