@@ -79,6 +79,7 @@ def initial_default(config: type[C], argv: Sequence[str]) -> C | None:
     Raises:
         SystemExit: with one clear message, where the model cannot be read.
     """
+    argv = [_hyphens(arg) for arg in argv]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--init-from", nargs="?")
     parser.add_argument("--resume", action="store_true")
@@ -128,6 +129,12 @@ def read_initial(config: C, wanted: Branches) -> tuple[C, Start]:
         raise ValueError(f"--init-from {source}: it is an nn.{module.__name__}, wanted an {names}")
     config = dataclasses.replace(config, model=_run_as(model, config.model, OF_TRAINING))
     return config, Start(wanted[module](params), tokenizer)
+
+
+def _hyphens(argument: str) -> str:
+    """A name of an option as it is written in the help; underscores name the same one."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
 
 
 def _declared(source: str) -> nn.Config:
@@ -208,7 +215,7 @@ def _read_checkpoint(source: str, wanted: Branches) -> Read:
 
 def _named(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> data.JsonTokenizer:
     """The tokenizer with the special tokens that the settings of its model name by their ids."""
-    first = lambda value: value[0] if isinstance(value, list) else value
+    first = lambda value: next(iter(value), None) if isinstance(value, list) else value
     ids = {role: first(settings.get(f"{role}_token_id")) for role in ("pad", "bos", "eos", "decoder_start")}
     names = {role: None if i is None else tokenizer.id_to_token(i) for role, i in ids.items()}
     start = names.pop("decoder_start")

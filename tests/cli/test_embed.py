@@ -71,6 +71,14 @@ def test_a_file_of_lists(tfm, directory, wanted, tmp_path):  # noqa: F811
     np.testing.assert_array_equal(np.array(read(name.read_text()), np.float32), wanted[:4])
 
 
+def test_a_file_may_take_the_place_of_its_lines(tfm, directory, wanted, tmp_path):  # noqa: F811
+    name = tmp_path / "texts.jsonl"
+    name.write_text("\n".join(TEXTS))
+    assert tfm("embed", "--model", directory, "--file", name, "--out", name)[:2] == (0, "")
+    np.testing.assert_array_equal(np.array(read(name.read_text()), np.float32), wanted[:4])
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")

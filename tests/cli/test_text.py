@@ -210,6 +210,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
         (["translate"], "say which model: the directory of a run, or --model with a checkpoint"),
         (["generate", "a", "--model", "WRITER"], "must name one architecture"),
         (["generate", "a", "--model", "WRITER", "--average", "2"], "--average is of a run's checkpoints"),
+        (["generate", "WRITER", "a", "--dtype", "bfloat16"], "--dtype is of a pretrained checkpoint"),
         (["translate", "NOWHERE", "a"], "NOWHERE is not the directory of a run: there is no config.json"),
         (["translate", "TRANSLATOR", "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["translate", "TRANSLATOR", "--file", "NOWHERE"], "NOWHERE: No such file or directory"),

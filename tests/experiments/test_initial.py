@@ -156,6 +156,7 @@ def test_a_run_begins_with_a_run(tmp_path, pairs):
         (["--model.norm", "RMSNorm"], r"--model.norm: asked for RMSNorm\(.*it has LayerNorm"),
         (["--data.tokenizer", "bytes"], "the tokenizer is that of the weights: leave out --data.tokenizer"),
         (["--data.vocab-size=300"], "leave out --data.vocab-size"),
+        (["--data.vocab_size", "300"], "leave out --data.vocab-size"),
         (
             ["--data.length", "64", "--data.overlap", "8"],
             "a sequence of 64 is longer than the learned position table of 40",

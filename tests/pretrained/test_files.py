@@ -241,6 +241,13 @@ def test_a_pickle_is_refused(saved):
         pretrained.load(directory)
 
 
+def test_a_config_without_an_end(saved):
+    directory, _ = saved
+    (directory / "config.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        pretrained.load(directory)
+
+
 def test_no_weights_at_all(saved):
     (saved[0] / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"only \['config.json'\]"):

@@ -52,6 +52,11 @@ def test_a_tree_of_shardings(saved, params, mesh):  # noqa: F811
     assert jax.tree.map(lambda x: x.sharding, got) == tree
 
 
+def test_what_is_no_sharding(saved):
+    with pytest.raises(ValueError, match=r"sharding is a jax\.sharding\.Sharding, .*; got .*data"):
+        pretrained.load(saved, sharding=P("data"))
+
+
 def test_one_sharding_for_all_and_the_model_runs_there(saved, params, mesh):  # noqa: F811
     model, got, _, _ = pretrained.load(saved, "bfloat16", sharding=NamedSharding(mesh, P()))
     assert {leaf.sharding for leaf in jax.tree.leaves(got)} == {NamedSharding(mesh, P())}

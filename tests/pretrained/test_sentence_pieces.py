@@ -112,12 +112,15 @@ def test_llama(tmp_path):
         ("▁", -9, 1),
         ("a", -9, 1),
         ("b", -9, 1),
+        ("<X>", 0, 4),
     ]
     (tmp_path / "tokenizer.model").write_bytes(model(pieces, kind=2, f35=1))
     at = {piece: i for i, (piece, _, _) in enumerate(pieces)}
     found = sentence_pieces(tmp_path, "Llama", {})
     assert found.encode("abbb").ids == [1, at["▁ab"], at["bb"]]
     assert found.encode("aé").ids == [1, at["▁a"], at["<0xC3>"], at["<0xA9>"]]
+    # Whole; what follows begins as a text does, as in version 4 of transformers.
+    assert found.encode("ab<X>ab").tokens == ["<s>", "▁ab", "<X>", "▁ab"]
     assert found.decode(found.encode("abbb é").ids) == "abbb é"
     assert ids(tmp_path, "Llama", "a", add_bos_token=False, add_eos_token=True) == [at["▁a"], 2]
 

@@ -109,6 +109,27 @@ def test_byte_pairs(tmp_path):
         read_tokenizer(tmp_path)
 
 
+def test_byte_pairs_between_begin_and_end(tmp_path):
+    trained = byte_pairs(tmp_path, "GPT2")
+    said = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    assert read_tokenizer(tmp_path).encode("dogs").ids == [0, *trained.encode("dogs").ids]
+
+
+def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
+    trained = byte_pairs(tmp_path, "Qwen2")
+    n, path = trained.get_vocab_size(), tmp_path / "tokenizer_config.json"
+    token = {"content": "<|im_start|>", "normalized": False, "special": True}
+    said = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": {str(n + 1): token}}
+    path.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=rf"'<\|im_start\|>' of .* has the id {n + 1}, and would be {n}"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<think>": n}))
+    found = read_tokenizer(tmp_path)
+    assert found.encode("<|im_start|>a<think>").ids == [n + 1, *trained.encode("a").ids, n]
+    assert found.decode([n + 1, n]) == "<think>"
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", EXTRA)
 def test_byte_pairs_as_transformers_reads_them(tmp_path, kind):

@@ -116,8 +116,11 @@ def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[
       path: of the file; None is standard output.
       write: makes the line of an answer.
     """
-    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8") as file:
+    part = None if path is None else path.with_name(f"{path.name}.part")  # whole, or not there
+    with contextlib.nullcontext(sys.stdout) if part is None else part.open("w", encoding="utf-8") as file:
         yield lambda found: print("null" if found is None else write(found), file=file, flush=True)
+    if part is not None:
+        part.replace(path)
 
 
 @contextlib.contextmanager

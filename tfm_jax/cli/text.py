@@ -26,7 +26,7 @@ class _Command(LineCommand):
     """Without any, and without --file, the lines of standard input."""
     model: Annotated[str | None, optional("DIR")] = None
     """A pretrained checkpoint in the place of a run: a directory, or a name of the Hugging Face hub."""
-    dtype: Annotated[Literal["float32", "bfloat16"], arg(help_behavior_hint="(default: float32)")] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "float32")] = None
     """Of a pretrained checkpoint's parameters."""
     average: Annotated[int | None, optional("N", "as the run's config says, or 1")] = None
     """Use the mean of the last so many checkpoints of the run."""
@@ -46,8 +46,10 @@ class _Command(LineCommand):
                 raise ValueError("--average is of a run's checkpoints: not with --model")
             options = {name: value for name, value in self.settings().items() if value is not None}
             load = tfm_jax.pretrained.load_text_generator
-            generator = load(self.model, self.dtype, generation=options)
+            generator = load(self.model, self.dtype or "float32", generation=options)
         elif self.first is not None:
+            if self.dtype is not None:
+                raise ValueError("--dtype is of a pretrained checkpoint: only with --model")
             generator = tfm_jax.runs.load_run(self.first, average=self.average)
         else:
             raise ValueError("say which model: the directory of a run, or --model with a checkpoint")

@@ -37,7 +37,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, kind):
         wanted = {dict: "object", list: "list"}[kind]
@@ -82,7 +82,7 @@ def open_weights(directory: Path, *, allow_pickle: bool = False) -> Weights:
 
 
 def _open_safetensors(path: Path) -> Weights:
-    with _whole(path), safetensors.safe_open(path, "np") as file:
+    with whole(path), safetensors.safe_open(path, "np") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  - it is no dict
         dtypes = {name: part.get_dtype() for name, part in slices.items()}
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
@@ -91,14 +91,15 @@ def _open_safetensors(path: Path) -> Weights:
         # Opened for each: what was read before of a mapped file would stay in memory beside its copy.
         if dtypes[name] not in _FLOATS:
             raise ValueError(f"{name} in {path} is {dtypes[name]}, wanted one of {sorted(_FLOATS)}")
-        with _whole(path), safetensors.safe_open(path, "np") as file:
+        with whole(path), safetensors.safe_open(path, "np") as file:
             return file.get_tensor(name)
 
     return Weights(shapes, read)
 
 
 @contextlib.contextmanager
-def _whole(path: Path):
+def whole(path: Path | str):
+    """Raises a ValueError that names the file for one that is no whole safetensors file."""
     try:
         yield
     except safetensors.SafetensorError as error:

@@ -108,6 +108,11 @@ def shardings_of(asked: Shardings | None, shapes: Params) -> dict[str, Sharding 
             raise ValueError(
                 f"a tree of shardings is like the parameters': missing {missing}, unknown {unknown}"
             )
+    elif not callable(asked):
+        raise ValueError(
+            "sharding is a jax.sharding.Sharding, such as NamedSharding(mesh, spec), a tree of them, or a "
+            f"function (path, shape) -> Sharding; got {asked!r}"
+        )
     else:
         found = {path: asked(path, leaf) for path, leaf in leaves.items()}
     wrong = [text for path, leaf in leaves.items() if (text := _cannot_split(path, leaf, found[path], asked))]

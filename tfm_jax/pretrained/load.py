@@ -123,7 +123,10 @@ def _renamed(weights: Weights, family: Family) -> Weights:
         for pattern, replacement in family.renamed:
             new = re.sub(pattern, replacement, new)
         # Without any prefix the tensors are those of the body alone.
-        names[family.prefix + new if bare else new] = old
+        new = family.prefix + new if bare else new
+        if new in names:
+            raise ValueError(f"two tensors are both {new}: {names[new]} and {old}; leave one out of the file")
+        names[new] = old
     return Weights(
         {new: weights.shapes[old] for new, old in names.items()}, lambda name: weights.read(names[name])
     )

@@ -177,8 +177,10 @@ def _llama(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizer
     decode = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     strip = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
     tokenizer.decoder = decoders.Sequence([*decode, *strip])
-    own = zip(model.pieces, model.kinds, strict=True)
-    _add(tokenizer, [*special.values(), *(piece for (piece, _), kind in own if kind == _CONTROL)])
+    own = [(piece, kind) for (piece, _), kind in zip(model.pieces, model.kinds, strict=True)]
+    _add(tokenizer, [*special.values(), *(piece for piece, kind in own if kind == _CONTROL)])
+    whole = [AddedToken(piece, normalized=False) for piece, kind in own if kind == _USER_DEFINED]
+    tokenizer.add_tokens(whole)
     begin = f"{special['bos']} " if said.get("add_bos_token", True) else ""
     end = f" {special['eos']}" if said.get("add_eos_token", False) else ""
     return _around(tokenizer, f"{begin}$A{end}")

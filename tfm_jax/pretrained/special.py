@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+from tokenizers import AddedToken
+
 from tfm_jax.pretrained.files import read_json
 
-__all__ = ["declared", "kind_of", "special_tokens"]
+__all__ = ["add_declared", "declared", "kind_of", "special_tokens"]
 
 # Where tokenizer_config.json does not name a class.
 _BY_MODEL = {
     "gpt2": "GPT2",
+    "opt": "GPT2",
     "roberta": "Roberta",
     "bart": "Bart",
     "qwen2": "Qwen2",
@@ -61,3 +65,36 @@ def kind_of(directory: Path, said: Mapping[str, Any]) -> str | None:
 def special_tokens(said: Mapping[str, Any], **defaults: str | None) -> dict[str, str | None]:
     """The text of each special token, by its role: as said, or by default."""
     return {role: said.get(f"{role}_token") or token for role, token in defaults.items()}
+
+
+def add_declared(
+    tokenizer: tokenizers.Tokenizer, directory: Path, said: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """Adds the tokens that the checkpoint has beside those of its model, each of which is never cut.
+
+    Args:
+      tokenizer: of the model; it is changed.
+      directory: which may hold ``added_tokens.json``, texts and their ids.
+      said: the settings of ``declared``: ``added_tokens_decoder`` has ids, texts and how they are split off.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      ValueError: for a token that would have another id than the checkpoint says.
+    """
+    path = directory / "added_tokens.json"
+    ids = read_json(path) if path.is_file() else {}
+    added = {i: AddedToken(text, normalized=False) for text, i in ids.items()}
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    for i, token in said.get("added_tokens_decoder", {}).items():
+        options = {flag: token[flag] for flag in flags if flag in token}
+        added[int(i)] = AddedToken(token["content"], **options)
+    for i, token in sorted(added.items()):
+        tokenizer.add_tokens([token])
+        if (got := tokenizer.token_to_id(token.content)) != i:
+            raise ValueError(
+                f"the token {token.content!r} of {directory} has the id {i}, and would be {got} beside the "
+                "vocabulary that is there"
+            )
+    return tokenizer

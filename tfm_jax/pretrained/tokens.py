@@ -9,7 +9,7 @@ from tokenizers import processors
 
 from tfm_jax.pretrained.byte_pairs import byte_pairs
 from tfm_jax.pretrained.sentence_pieces import MODELS, sentence_pieces
-from tfm_jax.pretrained.special import declared, kind_of, special_tokens
+from tfm_jax.pretrained.special import add_declared, declared, kind_of, special_tokens
 from tfm_jax.pretrained.word_pieces import word_pieces
 
 __all__ = ["read_tokenizer"]
@@ -31,11 +31,15 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
     said, there = declared(directory), lambda name: (directory / name).is_file()
     if there("tokenizer.json"):
         return _of_json(directory / "tokenizer.json", kind_of(directory, said), said)
+    kind = kind_of(directory, said)
     if any(map(there, MODELS)):
-        return sentence_pieces(directory, kind_of(directory, said), said)
+        return add_declared(sentence_pieces(directory, kind, said), directory, said)
     if there("vocab.json") and there("merges.txt"):
-        return byte_pairs(directory, kind_of(directory, said), said)
-    return word_pieces(directory, said) if there("vocab.txt") else None
+        tokenizer = add_declared(byte_pairs(directory, kind, said), directory, said)
+        if tokenizer.post_processor is None:
+            _complete(tokenizer, kind, said)
+        return tokenizer
+    return add_declared(word_pieces(directory, said), directory, said) if there("vocab.txt") else None
 
 
 def _of_json(path: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.files import Weights
+from tfm_jax.pretrained.files import Weights, whole
 from tfm_jax.pretrained.fill import check_tensors, flat, read_params, shardings_of
 from tfm_jax.pretrained.names import FLAT, Entry, dense, layout, mlp, transposed
 from tfm_jax.types import Array, Params
@@ -64,7 +64,10 @@ def from_torch_transformer(
 
     Vaswani et al. 2017, "Attention Is All You Need".
     """
-    theirs = load_file(weights) if isinstance(weights, str | Path) else weights
+    theirs = weights
+    if isinstance(weights, str | Path):
+        with whole(weights):
+            theirs = load_file(weights)
     own = {"embedding": embedding, "source_embedding": source_embedding, "output.weight": output}
     own = {name: x for name, x in (own | {"output.bias": output_bias}).items() if x is not None}
     if taken := sorted(own.keys() & theirs.keys()):
