@@ -241,6 +241,41 @@ def test_a_pickle_is_refused(saved):
         pretrained.load(directory)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x": Bomb()}, "cannot be read as weights alone"),
+        ([1.0], "must hold a dict of tensors, got a list"),
+        (b"no pickle", "cannot be read as weights alone"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_of_a_pickle_that_is_allowed_the_weights_alone_are_read(saved, content, message, zipped):
+    torch = pytest.importorskip("torch")
+    directory, _ = saved
+    (directory / "model.safetensors").unlink()
+    path = directory / "pytorch_model.bin"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(directory, allow_pickle=True)
+
+
+@pytest.mark.parity
+def test_a_pickle_of_before_torch_1_6(saved, params):
+    torch = pytest.importorskip("torch")
+    directory, _ = saved
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    old = {name: torch.from_numpy(x) for name, x in tensors.items()}
+    torch.save(old, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    _, got, _, _ = pretrained.load(directory, allow_pickle=True)
+    jax.tree.map(np.testing.assert_array_equal, got, params)
+
+
 def test_a_config_without_an_end(saved):
     directory, _ = saved
     (directory / "config.json").write_text("[" * 200_000)

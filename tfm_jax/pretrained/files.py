@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import safetensors
 
 from tfm_jax.pretrained.legacy import FLAX, open_msgpack
 
-__all__ = ["Weights", "open_weights", "read_json"]
+__all__ = ["Weights", "open_weights", "read_json", "whole"]
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -109,9 +110,19 @@ def whole(path: Path | str):
 
 
 def _open_pickle(path: Path) -> Weights:
-    import torch
-
-    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(f"to read the pickle {path} takes torch: pip install torch") from error
+    try:
+        # Files of before torch 1.6 are no zip files, and cannot be mapped.
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # cut short, no pickle, or more than weights
+        raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
+    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        raise ValueError(
+            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} of other things"
+        )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def read(name: str) -> np.ndarray:
