@@ -17,6 +17,7 @@ from tfm_jax.pretrained.families import family_of, known
 from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.runs import load_run
+from tfm_jax.train.files import replace_text
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
@@ -63,7 +64,7 @@ class Start:
         ids = {f"{role}_token": getattr(self.tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
         names = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None}
         text = json.dumps(names, indent=2, ensure_ascii=False)
-        (directory / "special_tokens_map.json").write_text(text + "\n", encoding="utf-8")
+        replace_text(directory / "special_tokens_map.json", text + "\n")
 
 
 def initial_default(config: type[C], argv: Sequence[str]) -> C | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import Advance, LineCommand, jsonl, optional
+from tfm_jax.cli.lines import Advance, LineCommand, jsonl, optional, whole
 
 __all__ = ["Embed"]
 
@@ -57,7 +57,7 @@ def _npy(path: Path, width: int) -> Iterator[Callable[[Any], None]]:
     """Rows as they come, into a file that is there once it is whole; nan where there is no vector."""
     import numpy as np
 
-    rows, part = 0, path.with_name(f"{path.name}.part")
+    rows = 0
 
     def head(file: Any) -> None:
         # NumPy leaves room in it for any number of rows.
@@ -65,7 +65,7 @@ def _npy(path: Path, width: int) -> Iterator[Callable[[Any], None]]:
         shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(file, shape)
 
-    with part.open("wb") as file:
+    with whole(path, "wb") as file:
         head(file)
 
         def give(vector: Any) -> None:
@@ -75,4 +75,3 @@ def _npy(path: Path, width: int) -> Iterator[Callable[[Any], None]]:
 
         yield give
         head(file)
-    part.replace(path)

@@ -6,13 +6,13 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import arg
 
-__all__ = ["Advance", "LineCommand", "jsonl", "optional", "say", "text_of"]
+__all__ = ["Advance", "LineCommand", "jsonl", "optional", "say", "text_of", "whole"]
 
 BATCHES = 16
 """Batches between two times that results are given; their lines are sorted by length."""
@@ -109,6 +109,21 @@ def text_of(line: str | bytes) -> str:
 
 
 @contextlib.contextmanager
+def whole(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
+    """Opens a file for what comes bit by bit; it is there once it is whole, and until then what was there is.
+
+    Args:
+      path: of the file; beside it stands what was written so far, as ``path.part``.
+      mode: as ``open`` takes it.
+      options: as ``open`` takes them.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with part.open(mode, **options) as file:
+        yield file
+    part.replace(path)
+
+
+@contextlib.contextmanager
 def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[Any], None]]:
     """Gives what takes answers and writes a line of JSON for each, "null" where there is none.
 
@@ -116,11 +131,8 @@ def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[
       path: of the file; None is standard output.
       write: makes the line of an answer.
     """
-    part = None if path is None else path.with_name(f"{path.name}.part")  # whole, or not there
-    with contextlib.nullcontext(sys.stdout) if part is None else part.open("w", encoding="utf-8") as file:
+    with contextlib.nullcontext(sys.stdout) if path is None else whole(path, "w", encoding="utf-8") as file:
         yield lambda found: print("null" if found is None else write(found), file=file, flush=True)
-    if part is not None:
-        part.replace(path)
 
 
 @contextlib.contextmanager

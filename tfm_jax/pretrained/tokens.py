@@ -29,9 +29,9 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
       ValueError: for a file that is no tokenizer, and a class of tokenizer that is not known.
     """
     said, there = declared(directory), lambda name: (directory / name).is_file()
-    if there("tokenizer.json"):
-        return _of_json(directory / "tokenizer.json", kind_of(directory, said), said)
     kind = kind_of(directory, said)
+    if there("tokenizer.json"):
+        return _of_json(directory / "tokenizer.json", kind, said)
     if any(map(there, MODELS)):
         return add_declared(sentence_pieces(directory, kind, said), directory, said)
     if there("vocab.json") and there("merges.txt"):
