@@ -38,6 +38,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.generate])
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # What JAX traced are millions of small objects, which the collector would walk again and again.
@@ -50,6 +51,15 @@ def programs_end_with_their_module():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def unshrunk():
+    """Laws tell of the first case that breaks them, and do not look for a smaller one."""
+    before = hypothesis.settings.get_current_profile_name()
+    hypothesis.settings.load_profile("unshrunk")
+    yield
+    hypothesis.settings.load_profile(before)
 
 
 def pytest_terminal_summary(terminalreporter):

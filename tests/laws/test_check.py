@@ -48,6 +48,15 @@ def test_a_report_names_what_breaks_and_the_smallest_case():
     assert text.splitlines()[-1] == "2 laws of numbers: 1 hold, 1 broken, 0 cannot be asked"
 
 
+def test_a_profile_without_shrinking_tells_of_the_first_case_that_breaks(unshrunk):
+    seen = []
+    report = laws.check(lambda x: seen.append(x) or x, NUMBERS.only("below_17"))
+    wrong = [x for x in seen if x > 17]
+    # Each case is tried once more, to see that it fails again.
+    assert set(wrong) == {wrong[0]} != {18}
+    assert report.findings[0].counter_example.startswith(f"{wrong[0]}\n")
+
+
 def test_options_are_the_suites_and_a_seed_says_which_cases():
     assert laws.check(lambda x: x, NUMBERS, plus=1).broken == ("below_17", "itself")
     seen = []

@@ -17,6 +17,8 @@ from tfm_jax import laws
 WINGS = {
     name: (suite, importlib.import_module(f"tests.museum.{name}")) for name, suite in laws.SUITES.items()
 }
+# That a mutant dies is asked here, not by which small case.
+pytestmark = pytest.mark.usefixtures("unshrunk")
 ALL = [(wing, name) for wing, (_, module) in WINGS.items() for name in module.MUTANTS]
 
 

@@ -135,7 +135,8 @@ def check(
       options: the suite's own; those of ``laws.attention`` are ``AttentionAsked``'s.
 
     Returns:
-      A ``Report``, to be read or printed.
+      A ``Report``, to be read or printed. A counter-example is the smallest that was found; where hypothesis'
+      current profile has no ``Phase.shrink`` the first.
 
     Raises:
       ValueError: for less than 1 example.
@@ -176,6 +177,10 @@ def holds(
     return decorate
 
 
+# No more phases than these, whatever hypothesis' current profile has.
+_PHASES = (Phase.generate, Phase.shrink)
+
+
 def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
@@ -188,7 +193,7 @@ def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=(Phase.generate, Phase.shrink),
+        phases=[phase for phase in _PHASES if phase in hypothesis.settings.default.phases],
         suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(law.cases)
