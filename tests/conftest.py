@@ -45,6 +45,11 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 gc.set_threshold(100_000, 20, 100)
 
 
+def pytest_collection_finish():
+    """Nothing that was imported is garbage: collections walk only what tests leave behind."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_end_with_their_module():
     """Or a process holds gigabytes of programs that nobody will run again."""

@@ -10,11 +10,10 @@ from tfm_jax import ops
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
-from tfm_jax.nn.functional import pure_dict, structure
 from tfm_jax.nn.linear import Norm
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.varying import vary_with
-from tfm_jax.types import Array, Key
+from tfm_jax.types import Array, Key, Params
 
 __all__ = ["DecoderStack", "EncoderStack", "Stack"]
 
@@ -26,9 +25,15 @@ _REMAT = {
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs: nnx.Rngs) -> nnx.Module:
     """One module whose parameters are those of n layers, stacked on a new first axis L."""
-    keys = jax.random.split(rngs.params(), n_layers)
-    params = jax.vmap(lambda key: pure_dict(make(nnx.Rngs(key))))(keys)
-    return nnx.merge(structure(lambda: make(nnx.Rngs(0)))[0], params)
+    graphs = []
+
+    def params_of(key: Key) -> Params:
+        graph, params = nnx.split(make(nnx.Rngs(key)), graph=False)
+        graphs.append(graph)  # traced once, for all layers
+        return nnx.to_pure_dict(params)
+
+    params = jax.vmap(params_of)(jax.random.split(rngs.params(), n_layers))
+    return nnx.merge(graphs[0], params)
 
 
 class Stack(nnx.Module):

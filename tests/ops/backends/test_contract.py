@@ -81,17 +81,21 @@ def weigh(out):
 
 
 def gradients(name, q, k, v, mask=None, bias=None, **options):
-    return jax.jit(
-        jax.grad(lambda q, k, v: weigh(run(name, q, k, v, mask, bias, **options)), argnums=(0, 1, 2))
-    )(q, k, v)
+    return slopes_of(name, mask, bias, **options)(q, k, v)
+
+
+def slopes_of(name, mask=None, bias=None, **options):
+    """(q, k, v) -> their gradients, compiled once."""
+    loss = lambda q, k, v: weigh(run(name, q, k, v, mask, bias, **options))
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
 
 
 def output_and_gradients(name, q, k, v, mask=None, bias=None, **options):
     """Of one compiled program; what runs where no gradient is asked for other tests run."""
 
     def both(*inputs):
-        out, slopes_of = jax.vjp(lambda q, k, v: run(name, q, k, v, mask, bias, **options), *inputs)
-        return out, slopes_of(jax.grad(weigh)(out))
+        out, pullback = jax.vjp(lambda q, k, v: run(name, q, k, v, mask, bias, **options), *inputs)
+        return out, pullback(jax.grad(weigh)(out))
 
     return jax.jit(both)(q, k, v)
 
@@ -281,8 +285,7 @@ def test_an_empty_row_gives_zero_and_gradient_zero(name, case, dtype):
         if refused(name, q, k, v, mask):
             return
     with jax.debug_nans(True), promotion(name):
-        out = run(name, q, k, v, mask)
-        dq, dk, dv = gradients(name, q, k, v, mask)
+        out, (dq, dk, dv) = output_and_gradients(name, q, k, v, mask)
     assert not np.any(out[0, 0]) and not np.any(dq[0, 0])
     for x in (out, dq, dk, dv):
         assert np.isfinite(np.asarray(x, np.float32)).all()
@@ -304,14 +307,13 @@ def test_what_a_mask_closes_may_be_nan_and_what_it_opens_is_seen(name, bad):
     closed = np.zeros((B, 20), bool)
     closed[0, 7], closed[1, 5:] = True, True
     k_bad, v_bad = (jnp.where(closed[..., None, None], bad, x) for x in (k, v))
-    call = jax.jit(lambda q, k, v: run(name, q, k, v, mask))
+    call, slopes = jax.jit(lambda q, k, v: run(name, q, k, v, mask)), slopes_of(name, mask)
     with jax.debug_nans(True):
-        got, slopes = call(q, k_bad, v_bad), gradients(name, q, k_bad, v_bad, mask)
-    np.testing.assert_array_equal(got, call(q, k, v))
-    jax.tree.map(np.testing.assert_array_equal, slopes, gradients(name, q, k, v, mask))
+        np.testing.assert_array_equal(call(q, k_bad, v_bad), call(q, k, v))
+        jax.tree.map(np.testing.assert_array_equal, slopes(q, k_bad, v_bad), slopes(q, k, v))
     # A key of row 0 that is open: all of its queries are nan, for the heads that read it, and no other row.
     for k_new, v_new in [(k.at[0, 3, 0, 0].set(bad), v), (k, v.at[0, 3, 0, 0].set(bad))]:
-        got = np.asarray(run(name, q, k_new, v_new, mask))
+        got = np.asarray(call(q, k_new, v_new))
         assert np.isnan(got[0, :, : N // K]).all()
         assert np.isfinite(got[0, :, N // K :]).all() and np.isfinite(got[1]).all()
 
@@ -327,13 +329,14 @@ def test_without_a_mask_what_is_not_finite_is_the_references(bad):
 @every
 def test_a_nan_reaches_the_queries_that_may_read_it_and_no_other(name):
     q, k, v = arrays(T=S, V=H)
-    mask = masks.causal()
+    call = jax.jit(lambda q, k, v: run(name, q, k, v, masks.causal()))
+    expected = call(q, k, v)
     for q_bad, k_bad, v_bad, first, last in [
         (q, k.at[0, 6].set(NAN), v, 6, S),
         (q, k, v.at[0, 6, 0, 0].set(INF), 6, S),
         (q.at[0, 6, 1, 0].set(NAN), k, v, 6, 7),
     ]:
-        got, expected = run(name, q_bad, k_bad, v_bad, mask), run(name, q, k, v, mask)
+        got = call(q_bad, k_bad, v_bad)
         np.testing.assert_array_equal(got[0, :first], expected[0, :first])
         np.testing.assert_array_equal(got[0, last:], expected[0, last:])
         np.testing.assert_array_equal(got[1], expected[1])
@@ -458,14 +461,10 @@ def test_what_a_mask_closes_stays_out_of_every_gradient(name, bad):
     mask, bias = masks.prefix(14), jnp.zeros((N, T, S))
     k_bad, v_bad = (jnp.where(closed[None, :, None, None], bad, x) for x in (k, v))
 
-    def slopes(k, v):
-        loss = lambda q, k, v, bias, scale, cap: weigh(
-            run(name, q, k, v, mask, bias, scale=scale, soft_cap=cap)
-        )
-        inputs = (q, k, v, bias, jnp.float32(0.4), jnp.float32(2))
-        return jax.jit(jax.grad(loss, argnums=range(6)))(*inputs)
-
-    got, expected = slopes(k_bad, v_bad), slopes(k, v)
+    loss = lambda q, k, v, bias, scale, cap: weigh(run(name, q, k, v, mask, bias, scale=scale, soft_cap=cap))
+    slopes = jax.jit(jax.grad(loss, argnums=range(6)))
+    rest = (bias, jnp.float32(0.4), jnp.float32(2))
+    got, expected = slopes(q, k_bad, v_bad, *rest), slopes(q, k, v, *rest)
     for a, b in zip(got, expected, strict=True):
         assert np.isfinite(a).all()
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -534,13 +533,12 @@ def test_jit_vmap_and_scan_are_the_batch(name):
     q, k, v = arrays((3,), T=S, V=H)
     lengths = jnp.array([5, 0, S])
     mask = lambda lengths: masks.causal() & masks.prefix(lengths)
-    expected = run(name, q, k, v, mask(lengths))
+    expected, slopes = output_and_gradients(name, q, k, v, mask(lengths))
     row = lambda q, k, v, n: run(name, q, k, v, mask(n))
     np.testing.assert_allclose(jax.jit(jax.vmap(row))(q, k, v, lengths), expected, atol=1e-6)
     _, got = jax.jit(lambda *x: jax.lax.scan(lambda c, x: (c, row(*x)), None, x))(q, k, v, lengths)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     # gradients too, and through a checkpoint
-    slopes = gradients(name, q, k, v, mask(lengths))
     weight = jnp.cos(jnp.arange(expected.size, dtype=np.float32)).reshape(expected.shape)
     one = lambda q, k, v, n, w: jnp.sum(jax.checkpoint(row)(q, k, v, n) * w)
     got = jax.jit(jax.vmap(jax.grad(one, argnums=(0, 1, 2))))(q, k, v, lengths, weight)
@@ -553,7 +551,7 @@ def test_shard_map_is_the_batch(name, check_vma):
     q, k, v = arrays((4,), T=S, V=H)
     lengths = jnp.array([5, 0, S, 9])
     call = lambda q, k, v, n: run(name, q, k, v, masks.causal() & masks.prefix(n))
-    expected = call(q, k, v, lengths)
+    expected = jax.jit(call)(q, k, v, lengths)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     rows = P("data")
     sharded = jax.shard_map(call, mesh=mesh, in_specs=(rows,) * 4, out_specs=rows, check_vma=check_vma)
@@ -577,7 +575,7 @@ def test_shard_map_is_the_batch(name, check_vma):
 def test_batch_and_heads_on_a_mesh_need_no_collective(name, kind):
     q, k, v = arrays((4,), N=4, K=2)
     mask = masks.causal(8)
-    expected = run(name, q, k, v, mask)
+    expected = jax.jit(lambda q, k, v: run(name, q, k, v, mask))(q, k, v)
     mesh = jax.make_mesh((4, 2), ("data", "heads"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
         placed = [jax.device_put(x, NamedSharding(mesh, P("data", None, "heads"))) for x in (q, k, v)]
