@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.pretrained import theirs
-from tests.pretrained.cases import BART, GPT2, LLAMA, MARIAN, MBART, T5
+from tests.pretrained.cases import BART, BLOOM, GPT2, LLAMA, MARIAN, MBART, MISTRAL, OPT, QWEN2, QWEN3, T5
 from tfm_jax import generate, pretrained
 from tfm_jax.generate import Context
 
@@ -22,7 +22,12 @@ pytestmark = pytest.mark.parity
 
 FAMILIES = {
     "gpt2": (GPT2["tied"], {"std": 1.5, "seed": 3}),
+    "opt": (OPT["tied"], {"std": 1.5, "seed": 3}),
+    "bloom": (BLOOM["tied"], {"std": 1.5, "seed": 3}),
     "llama": (LLAMA["grouped"], {"std": 1.5, "seed": 3}),
+    "mistral": (MISTRAL["grouped, window"], {"std": 1.5, "seed": 3}),
+    "qwen2": (QWEN2["grouped, window"], {"std": 1.5, "seed": 3}),
+    "qwen3": (QWEN3["tied, biased"], {"std": 1.5, "seed": 3}),
     "t5": (T5["tied"], {"std": 0.8}),
     "bart": (BART["tied"], {"std": 0.8}),
     "mbart": (MBART["tied"], {"std": 1.5, "seed": 3}),
@@ -138,6 +143,14 @@ SETTINGS = {
         ENCODER_DECODER | BEAMS | {"length_penalty": -1.0, "min_new_tokens": 4},
     ),
 }  # fmt: skip
+# And of each family that writes, as nothing but the logits say.
+PLAIN = {"greedy": {"max_new_tokens": 9}, "beams": {"max_new_tokens": 9, "num_beams": 3}}
+IDS = {"t5": T5_IDS, **dict.fromkeys(("bart", "mbart", "marian"), ENCODER_DECODER)}
+SETTINGS |= {
+    f"{family}: plain {how}": (family, IDS.get(family, DECODER) | more)
+    for family in FAMILIES
+    for how, more in PLAIN.items()
+}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
