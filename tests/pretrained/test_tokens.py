@@ -114,6 +114,10 @@ def test_byte_pairs_between_begin_and_end(tmp_path):
     said = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "add_bos_token": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     assert read_tokenizer(tmp_path).encode("dogs").ids == [0, *trained.encode("dogs").ids]
+    # Where it is not named, it is that of the class.
+    del said["bos_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    assert read_tokenizer(tmp_path).encode("dogs").ids == [0, *trained.encode("dogs").ids]
 
 
 def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):

@@ -10,16 +10,17 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.special import special_tokens
 
-__all__ = ["byte_pairs"]
+__all__ = ["SPECIAL", "byte_pairs"]
 
 _END = "<|endoftext|>"
-_SPECIAL = {
+SPECIAL: dict[str, dict[str, str | None]] = {
     "GPT2": {"unk": _END, "bos": _END, "eos": _END, "pad": None},
     "Qwen2": {"unk": _END, "bos": None, "eos": _END, "pad": _END},
     "Roberta": {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"},
 }
-_SPECIAL["Roberta"] |= {"cls": "<s>", "sep": "</s>"}
-_SPECIAL["Bart"] = _SPECIAL["Roberta"]
+SPECIAL["Roberta"] |= {"cls": "<s>", "sep": "</s>"}
+SPECIAL["Bart"] = SPECIAL["Roberta"]
+"""The special tokens of each class, where a checkpoint does not name them."""
 # How Qwen2 cuts a text: contractions, letters, single digits, punctuation, white space.
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -41,10 +42,10 @@ def byte_pairs(directory: Path, kind: str | None, said: Mapping[str, Any]) -> to
     Raises:
       ValueError: for another kind, and for files that do not fit together.
     """
-    if kind not in _SPECIAL:
+    if kind not in SPECIAL:
         raise ValueError(
             f"{directory} has vocab.json and merges.txt of a tokenizer of class {kind}; known are "
-            f"{', '.join(sorted(_SPECIAL))}: name one as tokenizer_class in tokenizer_config.json"
+            f"{', '.join(sorted(SPECIAL))}: name one as tokenizer_class in tokenizer_config.json"
         )
     model = _model(directory)
     tokenizer = tokenizers.Tokenizer(model)
@@ -55,7 +56,7 @@ def byte_pairs(directory: Path, kind: str | None, said: Mapping[str, Any]) -> to
         tokenizer.normalizer = normalizers.NFC()
         cut = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_QWEN2), "isolated"), cut])
     tokenizer.pre_tokenizer = cut
-    special = special_tokens(said, **_SPECIAL[kind])
+    special = special_tokens(said, **SPECIAL[kind])
     # The mask takes the space before it.
     added = {token: AddedToken(token, lstrip=role == "mask") for role, token in special.items() if token}
     tokenizer.add_special_tokens(list(added.values()))

@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers
 from tokenizers import processors
 
-from tfm_jax.pretrained.byte_pairs import byte_pairs
+from tfm_jax.pretrained.byte_pairs import SPECIAL, byte_pairs
 from tfm_jax.pretrained.sentence_pieces import MODELS, sentence_pieces
 from tfm_jax.pretrained.special import add_declared, declared, kind_of, special_tokens
 from tfm_jax.pretrained.word_pieces import word_pieces
@@ -59,7 +59,8 @@ def _complete(tokenizer: tokenizers.Tokenizer, kind: str | None, said: Mapping[s
     """Puts around a text what its class does, where the file says nothing of it."""
     end = kind == "T5" or said.get("add_eos_token", False)
     begin = said.get("add_bos_token", False)
-    special = special_tokens(said, bos=None, eos="</s>" if kind == "T5" else None)
+    defaults = {"bos": None, "eos": "</s>" if kind == "T5" else None} | SPECIAL.get(kind or "", {})
+    special = special_tokens(said, **defaults)
     around = [special["bos"] if begin else None, "$A", special["eos"] if end else None]
     template = [token for token in around if token is not None]
     ids = [(token, tokenizer.token_to_id(token)) for token in template if token != "$A"]
