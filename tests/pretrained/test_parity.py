@@ -27,6 +27,20 @@ def test_logits(build, name):
     theirs.check_logits(build(name))
 
 
+# By which a failure of the above is told; of each family the first config.
+FIRST = {name.split(":")[0]: name for name in reversed(CASES)}
+
+
+@pytest.mark.parametrize("name", FIRST.values())
+def test_layer_by_layer(build, name):
+    found = build(name)
+    *_, stacks = theirs.run(found)
+    worst = [x for stack in stacks for x in theirs.differences(found, stack)]
+    assert len(worst) > 1 and max(worst) <= theirs.TOLERANCE
+    said = theirs.layer_by_layer(found, stacks)
+    assert said.count("after layer") == len(worst)
+
+
 @EVERY
 def test_round_trip(build, name, tmp_path):
     theirs.check_round_trip(build(name), tmp_path)

@@ -17,8 +17,8 @@ from tfm_jax.ops import masks
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-B, T, S = 3, 9, 7
-LENGTHS = np.array([9, 1, 6])  # of the rows, where they are padded
+B, T, S = 3, 16, 7  # T is all that the shortest of learned positions reach
+LENGTHS = np.array([16, 1, 6])  # of the rows, where they are padded
 TOLERANCE = 1e-5
 
 
@@ -80,17 +80,45 @@ def close(got, wanted, valid, explain=lambda: ""):
 
 def check_logits(found: Pair):
     """The logits (or the vectors, of a body) of a padded batch."""
+    wanted, got, valid, stacks = run(found)
+    explain = functools.partial(layer_by_layer, found, stacks)
+    close(got, wanted[0], np.ones(B, bool) if got.ndim == 2 else valid, explain)  # or one row a sequence
+
+
+class Stack(NamedTuple):
+    """One of a model's stacks of layers.
+
+    Args:
+      name: of it, for messages.
+      depth: the field of the config that says how many layers it has.
+      run: gives the vectors [B, T, D] that it ends with, of a config and the whole model's parameters.
+      theirs: their vectors, before the first layer and after each.
+      valid: where they are compared.
+      path: of its parameters.
+      ends_normed: whether their last vectors are those behind the norm that ends the stack, if any.
+    """
+
+    name: str
+    depth: str
+    run: Any
+    theirs: Any
+    valid: np.ndarray
+    path: tuple[str, ...]
+    ends_normed: bool = True
+
+
+def run(found: Pair):
+    """What theirs gives, our logits or vectors, where they count, and what is in between."""
     if found.config.settings.get("is_encoder_decoder"):
-        check_encoder_decoder(found)
-    elif found.config.model.patches is not None:
-        check_images(found)
-    elif not found.config.architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        check_encoder(found)
-    else:
-        check_decoder(found)
+        return run_encoder_decoder(found)
+    if found.config.model.patches is not None:
+        return run_images(found)
+    if found.config.architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return run_decoder(found)
+    return run_encoder(found)
 
 
-def check_encoder(found: Pair):
+def run_encoder(found: Pair):
     """A padded batch, of tokens of every type that there is."""
     vocab_size, types = found.config.model.vocab_size, found.config.model.token_types
     tokens, valid = tokens_of(vocab_size, B, T), valid_rows(T)
@@ -103,52 +131,69 @@ def check_encoder(found: Pair):
     wanted = found.theirs(torch.tensor(tokens), output_hidden_states=True, **options)
     given = jnp.asarray(valid) if classifies else mask
     got = jax.jit(found.model.apply)(found.params, tokens, given, **ours)
-    body = found.params.get("encoder", found.params)
-    run = lambda config, params: nn.functionalize(nn.Encoder, config).apply(params, tokens, mask, **ours)
-    explain = functools.partial(layer_by_layer, found, run, wanted.hidden_states, valid, body)
-    whole = got.ndim == 2  # one vector of logits a sequence
-    close(got, wanted[0], np.ones(B, bool) if whole else valid, explain)
-    if "pooler_output" in wanted:
-        pooled = found.model.apply(found.params, tokens, mask, **ours, method="pooled")
-        close(pooled, wanted.pooler_output, np.ones(B, bool), explain)
+    check_pooled(found, wanted, tokens, mask, **ours)
+    return wanted, got, valid, [encoder_of(found, wanted, valid, tokens, mask, **ours)]
 
 
-def check_images(found: Pair):
+def run_images(found: Pair):
     """Images; the channels stand last in ours, and first in theirs."""
     patches = found.config.model.patches
     shape = (B, patches.height, patches.width, patches.channels)
     images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    wanted = found.theirs(torch.tensor(images.transpose(0, 3, 1, 2)))
+    wanted = found.theirs(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
     got = jax.jit(found.model.apply)(found.params, images)
-    close(got, wanted[0], np.ones(got.shape[:-1], bool))
+    check_pooled(found, wanted, images)
+    everywhere = np.ones(wanted.hidden_states[0].shape[:2], bool)
+    stack = encoder_of(found, wanted, everywhere, images)
+    return wanted, got, everywhere, [stack._replace(ends_normed=False)]
+
+
+def check_pooled(found: Pair, wanted, *given, **options):
+    """The pooler's vectors, of a body that has one."""
     if "pooler_output" in wanted:
-        pooled = found.model.apply(found.params, images, method="pooled")
+        pooled = found.model.apply(found.params, *given, **options, method="pooled")
         close(pooled, wanted.pooler_output, np.ones(B, bool))
 
 
-def check_encoder_decoder(found: Pair):
+def encoder_of(found: Pair, wanted, valid, *given, **options) -> Stack:
+    """The stack of an encoder, alone or below a head."""
+    alone = "stack" in found.params
+    body = lambda params: params if alone else params["encoder"]
+    ours = lambda config, params: nn.functionalize(
+        nn.Encoder, dataclasses.replace(config, pooler=None)
+    ).apply({name: part for name, part in body(params).items() if name != "pooler"}, *given, **options)
+    path = ("stack",) if alone else ("encoder", "stack")
+    return Stack("encoder", "n_layers", ours, wanted.hidden_states, valid, path)
+
+
+def run_encoder_decoder(found: Pair):
     """A padded source, and targets that are whole."""
     vocab_size = found.config.model.vocab_size
     source, valid = tokens_of(vocab_size, B, S), valid_rows(S)
-    target = tokens_of(vocab_size, B, T, seed=2)
+    target, everywhere = tokens_of(vocab_size, B, T, seed=2), np.ones((B, T), bool)
     wanted = found.theirs(
         torch.tensor(source),
         attention_mask=torch.tensor(valid, dtype=torch.long),
         decoder_input_ids=torch.tensor(target),
+        output_hidden_states=True,
     )
     mask = masks.padding(jnp.asarray(valid))
     got = jax.jit(found.model.apply)(found.params, source, target, source_mask=mask)
+    model = lambda config: nn.functionalize(nn.EncoderDecoder, config)
+    encode = lambda config, params: model(config).apply(params, source, source_mask=mask, method="encode")
+    memory = jnp.asarray(numpy(wanted.encoder_last_hidden_state))
+    decode = lambda config, params: model(config).apply(
+        params, target, memory, memory_mask=mask, method="hidden"
+    )
+    stacks = [
+        Stack("encoder", "n_layers", encode, wanted.encoder_hidden_states, valid, ("encoder",)),
+        Stack("decoder", "n_decoder_layers", decode, wanted.decoder_hidden_states, everywhere, ("decoder",)),
+    ]
+    return wanted, got, everywhere, stacks
 
-    def explain():
-        memory = found.model.apply(found.params, source, source_mask=mask, method="encode")
-        theirs = numpy(wanted.encoder_last_hidden_state)
-        return f"  after the encoder: {np.abs(np.where(valid[..., None], memory - theirs, 0.0)).max()}"
 
-    close(got, wanted.logits, np.ones((B, T), bool), explain)
-
-
-def check_decoder(found: Pair):
-    """The logits of a padded batch, with positions that count from each row's first token."""
+def run_decoder(found: Pair):
+    """A padded batch, with positions that count from each row's first token."""
     vocab_size = found.config.model.vocab_size
     tokens, valid = tokens_of(vocab_size, B, T), valid_rows(T, left=True)
     positions = np.maximum(np.cumsum(valid, 1) - 1, 0)
@@ -158,27 +203,43 @@ def check_decoder(found: Pair):
         "output_hidden_states": True,
     }
     wanted = found.theirs(torch.tensor(tokens), **options)
-    got = jax.jit(found.model.apply)(
-        found.params, tokens, masks.padding(jnp.asarray(valid)), positions=jnp.asarray(positions, jnp.int32)
-    )
+    given, places = masks.padding(jnp.asarray(valid)), jnp.asarray(positions, jnp.int32)
+    got = jax.jit(found.model.apply)(found.params, tokens, given, positions=places)
     ours = lambda config, params: nn.functionalize(nn.Decoder, config).apply(
-        params, tokens, masks.padding(jnp.asarray(valid)), positions=jnp.asarray(positions), method="hidden"
+        params, tokens, given, positions=places, method="hidden"
     )
-    explain = functools.partial(layer_by_layer, found, ours, wanted.hidden_states, valid)
-    close(got, wanted.logits, valid, explain)
+    return wanted, got, valid, [Stack("decoder", "n_layers", ours, wanted.hidden_states, valid, ("stack",))]
 
 
-def layer_by_layer(found: Pair, ours, wanted, valid, body=None) -> str:
+def layer_by_layer(found: Pair, stacks) -> str:
     """How far the vectors after each layer are apart, for the message of a test that fails."""
-    lines, body = [], found.params if body is None else body
-    for n in range(1, found.config.model.n_layers):
-        config = dataclasses.replace(found.config.model, n_layers=n, final_norm=False)
-        stack = {name: part for name, part in body["stack"].items() if name != "norm"}
-        stack["layers"] = jax.tree.map(lambda x, n=n: x[:n], stack["layers"])
-        got = np.asarray(ours(config, {**body, "stack": stack}))
-        worst = np.abs(np.where(valid[..., None], got - numpy(wanted[n]), 0.0)).max()
-        lines.append(f"  after layer {n}: {worst}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"  after layer {n} of the {stack.name}: {worst}"
+        for stack in stacks
+        for n, worst in enumerate(differences(found, stack), start=1)
+    )
+
+
+def differences(found: Pair, stack: Stack):
+    """The largest after each layer."""
+    model, last = found.config.model, len(stack.theirs) - 1
+    depths = {"n_layers": model.n_layers, "n_decoder_layers": model.n_decoder_layers or model.n_layers}
+    for n in range(1, last + 1):
+        whole = n == last and stack.ends_normed
+        final_norm = model.final_norm and whole
+        config = dataclasses.replace(model, **(depths | {stack.depth: n}), final_norm=final_norm)
+        params = found.params if whole else cut(found.params, stack.path, n)
+        got = np.asarray(stack.run(config, params))
+        yield np.abs(np.where(stack.valid[..., None], got - numpy(stack.theirs[n]), 0.0)).max()
+
+
+def cut(params, path, n: int, at=()):
+    """Parameters of which the stack at a path has its first n layers, and no stack a norm behind them."""
+    if not isinstance(params, dict):
+        return params
+    kept = {name: part for name, part in params.items() if name != "norm" or "layers" not in params}
+    found = {name: cut(part, path, n, (*at, name)) for name, part in kept.items()}
+    return found | {"layers": jax.tree.map(lambda x: x[:n], params["layers"])} if at == path else found
 
 
 def check_round_trip(found: Pair, directory):
