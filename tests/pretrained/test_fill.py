@@ -1,5 +1,8 @@
 """Parameters go straight to the sharding that was asked for, whole or split, and are the same numbers."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
-from tfm_jax import pretrained
+from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.fill import flat
 
 
@@ -82,3 +85,26 @@ def test_one_sharding_for_all_and_the_model_runs_there(saved, params, mesh):  # 
 def test_a_sharding_that_cannot_be(saved, mesh, make, message):
     with pytest.raises(ValueError, match=message):
         pretrained.load(saved, sharding=make(mesh))
+
+
+def memory(name):
+    """What the process holds (VmRSS), or has held at most (VmHWM), in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 2**10
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
+def test_no_more_than_the_weights_and_one_tensor_is_held(tmp_path):
+    fields = {"d_model": 64, "n_heads": 1, "n_kv_heads": 1, "d_ff": 8192, "n_layers": 8}
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **fields))
+    model = nn.functionalize(nn.Decoder, config.model)
+    pretrained.save(tmp_path / "it", model.init(jax.random.key(0)), config)
+    jax.block_until_ready(
+        pretrained.load(tmp_path / "it")[1]
+    )  # what the first time takes is not of the weights
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    got = jax.block_until_ready(pretrained.load(tmp_path / "it")[1])
+    peak, leaves = memory("VmHWM") - before, jax.tree.leaves(got)
+    stacked = max(leaf.nbytes for leaf in leaves)  # eight of their tensors, a third of the whole
+    assert peak < sum(leaf.nbytes for leaf in leaves) + stacked / 2

@@ -3,11 +3,11 @@
 import math
 import mmap
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
@@ -138,7 +138,7 @@ def read_params(
     dtype: np.dtype,
     shardings: Mapping[str, Sharding | None],
 ) -> Params:
-    """Fills the parameters, one tensor after the other.
+    """Fills the parameters, one tensor after the other, and places each when it is whole.
 
     Args:
       weights: what is read.
@@ -150,23 +150,32 @@ def read_params(
     Returns:
       The parameters.
     """
-    params = {path: _empty(leaf.shape, dtype) for path, leaf in flat(shapes)}
+    unread = Counter(place.path for tensor in tensors.values() for place in tensor.places)
+    leaves, filling, placed = dict(flat(shapes)), {}, {}
     for name, tensor in tensors.items():
-        if name not in weights.shapes:
-            continue
-        for place, part in zip(tensor.places, tensor.split(weights.read(name)), strict=True):
-            index = ... if place.layer is None else place.layer
-            params[place.path][index] = place.form.read(part, place.shape)
-    # One after the other, each array of NumPy's given up for the copy that JAX makes.
-    leaves = [_placed(params.pop(path), shardings[path]) for path, _ in flat(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        for path in {place.path for place in tensor.places} - filling.keys():
+            filling[path] = _empty(leaves[path].shape, dtype)
+        if name in weights.shapes:
+            _fill(filling, tensor, weights.read(name))
+        unread.subtract(place.path for place in tensor.places)
+        # Given up at once: an accelerator has its own copy, and a CPU takes these pages as they are.
+        for path in [path for path in filling if not unread[path]]:
+            placed[path] = jax.device_put(filling.pop(path), shardings[path])
+    return jax.tree.unflatten(jax.tree.structure(shapes), [placed[path] for path in leaves])
 
 
-def _placed(array: np.ndarray, sharding: Sharding | None) -> jax.Array:
-    return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding, may_alias=False)
+def _fill(params: Mapping[str, np.ndarray], tensor: Tensor, whole: np.ndarray) -> None:
+    """Writes the parts of a tensor where they go."""
+    for place, part in zip(tensor.places, tensor.split(whole), strict=True):
+        index = ... if place.layer is None else place.layer
+        params[place.path][index] = place.form.read(part, place.shape)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros in pages of their own: given up, they go back at once, where an allocator would keep them."""
+    """Zeros in pages of their own, which no allocator keeps once they are given up.
+
+    They begin where arrays of a CPU do: JAX takes them as they are, and makes no copy.
+    """
     size = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
+    pages = mmap.mmap(-1, max(1, size * dtype.itemsize), access=mmap.ACCESS_COPY)
+    return np.frombuffer(pages, dtype, size).reshape(shape)

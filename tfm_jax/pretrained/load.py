@@ -42,8 +42,8 @@ def load(
 ) -> tuple[Pure, Params, Config, tokenizers.Tokenizer | None]:
     """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
 
-    Nothing in it is executed, and torch is not needed. At most the weights and one of them again (a tensor of
-    theirs, or what is stacked of all layers of ours) are in memory.
+    Nothing in it is executed, and torch is not needed. On a CPU at most the weights and one tensor of theirs
+    are in memory; for another device, one parameter of ours (a tensor of every layer) and one of theirs.
 
     Args:
       path_or_repo_id: a directory with ``config.json`` and ``*.safetensors`` (or ``flax_model.msgpack``), or
