@@ -339,6 +339,7 @@ def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
     argv = ["generate", "--model", checkpoint, "abc"]
     likeliest = pretrained.load_text_generator(checkpoint).write(["abc"], key=None, max_length=4)
     assert tfm(*argv, "--temperature", 0, "--tokens", 4)[:2] == (0, lines(likeliest))
+    assert tfm(*argv, "--temperature", 0, "--top-k", 3, "--tokens", 4)[:2] == (0, lines(likeliest))
     hot = pretrained.load_text_generator(checkpoint, generation={"temperature": 5.0, "top_p": 0.9})
     key = jax.random.fold_in(jax.random.key(0), 0)[None]
     assert tfm(*argv, "--temperature", 5, "--top-p", 0.9)[1] == lines(hot.write(["abc"], key=key))

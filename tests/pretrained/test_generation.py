@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
 from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
@@ -79,6 +82,35 @@ def test_an_old_checkpoint_says_it_in_its_config():
 def test_changes():
     assert recipe({"num_beams": 4}, num_beams=1).beams == 1
     assert recipe({"max_time": 3.0}, max_time=None).max_length == 20
+    assert recipe({"num_beams": "4"}, num_beams=3).beams == 3
+    assert recipe({}, eos_token_id=(np.int64(2), 5)).ends == (2, 5)
+
+
+def test_what_is_said_of_drawing_is_honoured_or_refused():
+    of_file = {"temperature": 0.0, "top_k": -1, "top_p": 7.0}  # where nothing is drawn they say nothing
+    assert recipe(of_file).processors == ()
+    with pytest.raises(ValueError, match=r"temperature=0\.0, wanted a finite number above 0; top_k=-1, wanted"):
+        recipe(of_file, do_sample=True, top_p=None)
+    for name, value in {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1}.items():
+        match = f"{name}={value} is of drawing, and nothing is drawn: say do_sample=True too"
+        for said in ({}, {"do_sample": False}):
+            with pytest.raises(ValueError, match=match):
+                recipe(said, **{name: value})
+        with pytest.raises(ValueError, match=match):
+            recipe({"do_sample": True}, **{name: value}, do_sample=False)
+        one = {"do_sample": True, "top_k": None} | {name: value}
+        assert recipe({"do_sample": True}, **one).processors != recipe({"do_sample": True}).processors
+    with pytest.raises(ValueError, match=r"typical_p=0\.9 is not supported"):
+        recipe({}, typical_p=0.9)
+
+
+def test_a_top_k_beyond_the_vocabulary_keeps_all():
+    V = CONFIG.model.vocab_size
+    logits = jax.random.normal(jax.random.key(0), (3, V))
+    context = generate.Context(jnp.zeros((3, 1), jnp.int32), jnp.int32(1), jnp.int32(0))
+    for top_k in (V, V + 1, 10**30, 0):
+        processors = recipe({"do_sample": True, "top_k": top_k}).processors
+        np.testing.assert_array_equal(generate.apply_processors(processors, logits, context), logits)
 
 
 @pytest.mark.parametrize(
@@ -86,21 +118,82 @@ def test_changes():
     [
         (
             {"guidance_scale": 1.5},
-            "is not supported: guidance_scale=1.5; take it away by guidance_scale=None",
+            "guidance_scale=1.5 is not supported.* take it away by guidance_scale=None",
         ),
         ({"sequence_bias": [[[3], 1.0]]}, "sequence_bias="),
         ({"encoder_no_repeat_ngram_size": 3}, "encoder_no_repeat_ngram_size=3"),
-        ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "not supported: num_beam_groups=2;"),
+        ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "done: num_beam_groups=2 is not supported. Say"),
         ({"do_sample": True, "typical_p": 0.9}, "typical_p=0.9"),
-        ({"stop_strings": ["."], "max_time": 1}, r"max_time=1, stop_strings=\['.'\]"),
+        ({"stop_strings": ["."], "max_time": 1}, r"max_time=1 is not supported; stop_strings=\['.'\] is not"),
         ({"a_new_way": 2}, "a_new_way=2"),
         ({"do_sample": True, "num_beams": 2}, "do_sample=True with num_beams=2 is not supported"),
-        ({"early_stopping": "often"}, "early_stopping must be true, false or 'never', got 'often'"),
+        ({"early_stopping": "often"}, "early_stopping='often', wanted true, false or 'never'"),
     ],
 )
 def test_what_would_change_the_output_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         recipe(settings)
+
+
+WRONG = {
+    "a whole number of at least 1": {"num_beams": ["4", 0, True, 2.0]}
+    | {"max_length": [-3], "max_new_tokens": [0]},
+    "a whole number of at least 0": {"min_length": [-1], "min_new_tokens": [1.5]}
+    | {"no_repeat_ngram_size": [[]]},
+    "an id from 0 to 10": {"bos_token_id": [11], "pad_token_id": [-1], "decoder_start_token_id": [[1]]}
+    | {"forced_bos_token_id": [True], "eos_token_id": ["x", [2, 11], [[2]]], "forced_eos_token_id": [2.0]},
+    "a list of ids from 0 to 10": {"suppress_tokens": [5, [11]], "begin_suppress_tokens": [{"3": 1}]},
+    "a list of words, each a list of ids": {"bad_words_ids": [[3], 3, [[]], [[11]], [["a"]]]},
+    "a finite number": {"length_penalty": ["long", float("nan"), 10**400], "temperature": ["hot"]}
+    | {"repetition_penalty": [0, float("inf")], "top_p": [[]], "min_p": [False]},
+    "a whole number": {"top_k": ["3", 2.5]},
+    "true or false": {"do_sample": [1, "true"], "renormalize_logits": [{}]},
+    "true, false or 'never'": {"early_stopping": [1, []]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        (name, value, wanted)
+        for wanted, said in WRONG.items()
+        for name, values in said.items()
+        for value in values
+    ],
+)
+def test_a_value_that_does_not_fit(name, value, wanted):
+    for found in ({name: value}, {"max_length": 3, name: value}):
+        with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}, wanted {wanted}")):
+            recipe(found)
+
+
+def test_all_that_is_wrong_is_said_together():
+    wrong = {"num_beams": "4", "top_k": "2", "guidance_scale": 3, "a_new_way": 2, "eos_token_id": 11}
+    with pytest.raises(ValueError, match="what is asked of generation") as error:
+        recipe(wrong | {"max_length": 7})
+    assert all(f"{name}={value!r}" in str(error.value) for name, value in wrong.items())
+    assert "max_length" not in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert recipe(wrong | {"max_length": 7}, **dict.fromkeys(wrong)).max_total == 7
+
+
+HONOURED = [name for values in WRONG.values() for name in values]
+NUMBERS = st.integers() | st.integers(-2, 12) | st.floats()
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=3) | st.just("never"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("name", HONOURED)
+@given(value=VALUES, draws=st.booleans())
+def test_any_value_of_json_is_a_recipe_or_an_error_that_names_the_setting(name, value, draws):
+    said = {"do_sample": draws, name: value}
+    for found, changes in ((said, {}), ({"do_sample": draws}, {name: value})):
+        try:
+            assert isinstance(recipe(found, **changes), generate.Recipe)
+        except ValueError as error:
+            assert f"{name}={value!r}" in str(error)
 
 
 def test_what_changes_nothing_is_ignored():

@@ -160,12 +160,14 @@ class Generate(_Command):
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint is told, by its names."""
-        warm = {"temperature": self.temperature or None, "top_k": self.top_k, "top_p": self.top_p}
+        warm = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         warm["min_p"] = self.min_p
         if self.temperature == 0:
-            draws = {"do_sample": False}
+            # The likeliest token is among those that each of the others keeps.
+            warm, draws = {}, {"do_sample": False}
         else:
-            draws = {"do_sample": True, "num_beams": 1} if any(warm.values()) else {}
+            is_said = any(value is not None for value in warm.values())
+            draws = {"do_sample": True, "num_beams": 1} if is_said else {}
         penalties = {
             "repetition_penalty": self.repetition_penalty,
             "no_repeat_ngram_size": self.no_repeat_ngram,

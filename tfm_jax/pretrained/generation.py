@@ -1,7 +1,7 @@
 """What a checkpoint asks of decoding, its ``generation_config.json``, as a ``Recipe``."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from tfm_jax import generate
 from tfm_jax.generate import Recipe
 from tfm_jax.generate.processors import Processor
 from tfm_jax.pretrained.config import Config
+from tfm_jax.pretrained.generation_settings import read_generation
 from tfm_jax.types import Array
 
 __all__ = ["recipe_of"]
@@ -17,41 +18,6 @@ __all__ = ["recipe_of"]
 _DEFAULTS = {"num_beams": 1, "length_penalty": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 _DEFAULTS |= {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_length": 0, "early_stopping": False}
 _DEFAULTS |= {"do_sample": False, "renormalize_logits": False}
-_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
-_IDS += ("forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
-_LENGTHS = ("max_length", "max_new_tokens", "min_new_tokens")
-_KNOWN = {*_DEFAULTS, *_IDS, *_LENGTHS, "min_p"}
-
-# What would change the output, and the values with which it does not.
-_NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "sequence_bias": (),
-    "encoder_repetition_penalty": (1.0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "exponential_decay_length_penalty": (),
-    "guidance_scale": (1,),
-    "watermarking_config": (),
-    "token_healing": (False,),
-    "constraints": (),
-    "force_words_ids": (),
-    "num_beam_groups": (1,),
-    "penalty_alpha": (0,),
-    "dola_layers": (),
-    "max_time": (),
-    "stop_strings": (),
-}
-_NOT_SUPPORTED_DRAWING = {"typical_p": (1.0,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": ()}
-# How it is computed, what else is returned, or where it comes from: the same tokens.
-_IGNORED = {
-    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size"),
-    *("low_memory", "compile_config", "disable_compile", "remove_invalid_values", "diversity_penalty"),
-    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
-    *("return_dict_in_generate", "num_return_sequences", "continuous_batching_config"),
-    *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
-    *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
-    *("assistant_ensemble_weight", "prompt_lookup_num_tokens", "max_matching_ngram_size"),
-    *("target_lookbehind", "speculation_type"),
-    *("transformers_version", "_from_model_config", "_commit_hash", "_name_or_path", "trust_remote_code"),
-}
 
 
 def recipe_of(config: Config, **changes: Any) -> Recipe:
@@ -60,24 +26,19 @@ def recipe_of(config: Config, **changes: Any) -> Recipe:
     Args:
       config: from ``load``: its ``generation``, or where that is empty what its ``settings`` say of it.
       changes: of those settings, by their names, such as ``num_beams=1`` or ``max_new_tokens=50``; None takes
-        one away.
+        one away. Those of drawing, such as ``temperature``, need ``do_sample=True`` said here or there; the
+        checkpoint's own do nothing without it.
 
     Returns:
       The ``Recipe``. Lengths count the prompt where theirs do, and scores are divided by
-      ``length ** length_penalty``.
+      ``length ** length_penalty``. A ``top_k`` of 0, or of more than the vocabulary, keeps every token.
 
     Raises:
-      ValueError: for a setting that would change the output and is not supported, or is unknown, by name; for
-        values that do not fit.
+      ValueError: for settings that would change the output and are not supported, that are unknown, or whose
+        values do not fit, such as ids outside the vocabulary: all of them together, by name.
     """
-    said = _said(config)
-    said = {name: value for name, value in {**said, **changes}.items() if value is not None}
-    _check(said)
+    said = read_generation(config, changes)
     whole = _DEFAULTS | said
-    if whole["do_sample"] and whole["num_beams"] > 1:
-        raise ValueError(
-            f"do_sample=True with num_beams={whole['num_beams']} is not supported: say one of both"
-        )
     ends = _several(said.get("eos_token_id"))
     settings = config.settings
     start = said.get("bos_token_id")
@@ -104,34 +65,8 @@ def recipe_of(config: Config, **changes: Any) -> Recipe:
 _STOPPING = {False: "heuristic", True: "first", "never": "exact"}
 
 
-def _said(config: Config) -> Mapping[str, Any]:
-    """Their settings, of which an old checkpoint has some in its ``config.json``."""
-    if config.generation:
-        return config.generation
-    names = {*_KNOWN, *_NOT_SUPPORTED, *_NOT_SUPPORTED_DRAWING}
-    said = {name: value for name, value in config.settings.items() if name in names}
-    if config.settings.get("force_bos_token_to_be_generated"):
-        said["forced_bos_token_id"] = said.get("bos_token_id")
-    return said
-
-
-def _check(said: Mapping[str, Any]) -> None:
-    refused = _NOT_SUPPORTED | (_NOT_SUPPORTED_DRAWING if said.get("do_sample") else {})
-    wrong = {name: said[name] for name in refused if name in said and said[name] not in refused[name]}
-    known = _KNOWN | _IGNORED | _NOT_SUPPORTED.keys() | _NOT_SUPPORTED_DRAWING.keys()
-    wrong |= {name: said[name] for name in said if name not in known}
-    if wrong:
-        listed = ", ".join(f"{name}={value!r}" for name, value in sorted(wrong.items()))
-        raise ValueError(
-            f"what the checkpoint asks of generation is not supported: {listed}; take it away by "
-            f"{', '.join(f'{name}=None' for name in sorted(wrong))}"
-        )
-    if said.get("early_stopping", False) not in _STOPPING:
-        raise ValueError(f"early_stopping must be true, false or 'never', got {said['early_stopping']!r}")
-
-
-def _several(ids: int | list[int] | None) -> tuple[int, ...]:
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+def _several(ids: int | Sequence[int] | None) -> tuple[int, ...]:
+    return () if ids is None else tuple(ids) if isinstance(ids, Sequence) else (ids,)
 
 
 def _power(exponent: float, lengths: Array) -> Array:

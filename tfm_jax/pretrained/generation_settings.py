@@ -1,0 +1,172 @@
+"""The settings of a ``generation_config.json``: which there are, what each may be, which change nothing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfm_jax.pretrained.config import Config
+
+__all__ = ["read_generation"]
+
+
+class _Kind(NamedTuple):
+    """What a setting may be, in a vocabulary of size V: in words, and as a test of any value."""
+
+    words: str
+    fits: Callable[[Any, int], bool]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_id(value: Any, V: int) -> bool:
+    return _is_whole(value) and 0 <= value < V
+
+
+def _are_ids(value: Any, V: int) -> bool:
+    return isinstance(value, list | tuple) and all(_is_id(x, V) for x in value)
+
+
+def _are_words(value: Any, V: int) -> bool:
+    return isinstance(value, list | tuple) and all(_are_ids(x, V) and len(x) > 0 for x in value)
+
+
+def _whole(least: int) -> _Kind:
+    return _Kind(f"a whole number of at least {least}", lambda x, V: _is_whole(x) and x >= least)
+
+
+def _real(words: str, fits: Callable[[Any], bool] = lambda x: True) -> _Kind:
+    # Compared and not converted: a whole number of JSON may be beyond all floats.
+    largest = float(np.finfo(np.float32).max)
+    finite = lambda x: isinstance(x, Real) and not isinstance(x, bool) and abs(x) <= largest
+    return _Kind(words, lambda x, V: finite(x) and fits(x))
+
+
+_FLAG = _Kind("true or false", lambda x, V: isinstance(x, bool))
+_NUMBER, _ABOVE_0 = _real("a finite number"), _real("a finite number above 0", lambda x: x > 0)
+_ID, _IDS = _Kind("an id from 0 to {last}", _is_id), _Kind("a list of ids from 0 to {last}", _are_ids)
+_ID_OR_IDS = _Kind("an id from 0 to {last}, or a list of ids", lambda x, V: _is_id(x, V) or _are_ids(x, V))
+_WANTED = {
+    "do_sample": _FLAG,
+    "renormalize_logits": _FLAG,
+    "num_beams": _whole(1),
+    "early_stopping": _Kind("true, false or 'never'", lambda x, V: isinstance(x, bool) or x == "never"),
+    "length_penalty": _NUMBER,
+    "repetition_penalty": _ABOVE_0,
+    "no_repeat_ngram_size": _whole(0),
+    "max_length": _whole(1),
+    "max_new_tokens": _whole(1),
+    "min_length": _whole(0),
+    "min_new_tokens": _whole(0),
+    "bos_token_id": _ID,
+    "eos_token_id": _ID_OR_IDS,
+    "pad_token_id": _ID,
+    "decoder_start_token_id": _ID,
+    "forced_bos_token_id": _ID,
+    "forced_eos_token_id": _ID_OR_IDS,
+    "suppress_tokens": _IDS,
+    "begin_suppress_tokens": _IDS,
+    "bad_words_ids": _Kind("a list of words, each a list of ids from 0 to {last}", _are_words),
+    "temperature": _NUMBER,
+    "top_k": _Kind("a whole number", lambda x, V: _is_whole(x)),
+    "top_p": _NUMBER,
+    "min_p": _NUMBER,
+}
+# Files say them where nothing is drawn, where their ranges matter to nobody: of greedy, temperature 0.
+_WANTED_DRAWING = {
+    "temperature": _ABOVE_0,
+    "top_k": _whole(0),
+    "top_p": _real("a number above 0, at most 1", lambda x: 0 < x <= 1),
+    "min_p": _real("a number from 0 to 1", lambda x: 0 <= x <= 1),
+}
+
+# What would change the output, and the values with which it does not.
+_NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "sequence_bias": (),
+    "encoder_repetition_penalty": (1.0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "exponential_decay_length_penalty": (),
+    "guidance_scale": (1,),
+    "watermarking_config": (),
+    "token_healing": (False,),
+    "constraints": (),
+    "force_words_ids": (),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0,),
+    "dola_layers": (),
+    "max_time": (),
+    "stop_strings": (),
+}
+_NOT_SUPPORTED_DRAWING = {"typical_p": (1.0,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": ()}
+# How it is computed, what else is returned, or where it comes from: the same tokens.
+_IGNORED = {
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size"),
+    *("low_memory", "compile_config", "disable_compile", "remove_invalid_values", "diversity_penalty"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("return_dict_in_generate", "num_return_sequences", "continuous_batching_config"),
+    *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
+    *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
+    *("assistant_ensemble_weight", "prompt_lookup_num_tokens", "max_matching_ngram_size"),
+    *("target_lookbehind", "speculation_type"),
+    *("transformers_version", "_from_model_config", "_commit_hash", "_name_or_path", "trust_remote_code"),
+}
+_KNOWN = {*_WANTED, *_NOT_SUPPORTED, *_NOT_SUPPORTED_DRAWING}
+
+
+def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint and its user say, without those that are None.
+
+    Args:
+      config: from ``load``.
+      changes: what the user says in the place of the checkpoint.
+
+    Returns:
+      The settings by their names.
+
+    Raises:
+      ValueError: for those that cannot be honoured, all of them together: with what is wanted, or that they
+        are not supported.
+    """
+    said = {name: value for name, value in {**_said(config), **changes}.items() if value is not None}
+    wrong = dict(_wrong(said, changes, config.model.vocab_size))
+    if wrong:
+        raise ValueError(
+            f"what is asked of generation cannot be done: {'; '.join(wrong.values())}. Say something else, "
+            f"or take it away by {', '.join(f'{name}=None' for name in wrong)}"
+        )
+    return said
+
+
+def _said(config: Config) -> Mapping[str, Any]:
+    """A checkpoint's settings, of which an old one has some in its ``config.json``."""
+    if config.generation:
+        return config.generation
+    said = {name: value for name, value in config.settings.items() if name in _KNOWN}
+    if config.settings.get("force_bos_token_to_be_generated"):
+        said["forced_bos_token_id"] = said.get("bos_token_id")
+    return said
+
+
+def _wrong(said: Mapping[str, Any], changes: Mapping[str, Any], V: int) -> Iterator[tuple[str, str]]:
+    """The settings that cannot be honoured, in their order: each name, and what is wrong."""
+    draws = said.get("do_sample") is True
+    wanted = _WANTED | (_WANTED_DRAWING if draws else {})
+    # Of drawing, what a file says is nothing where nothing is drawn; what is said here is meant.
+    refused = _NOT_SUPPORTED | {
+        name: neutral for name, neutral in _NOT_SUPPORTED_DRAWING.items() if draws or name in changes
+    }
+    for name in sorted(said):
+        got = f"{name}={said[name]!r}"
+        if name in wanted and not wanted[name].fits(said[name], V):
+            yield name, f"{got}, wanted {wanted[name].words.format(last=V - 1)}"
+        elif name in _WANTED_DRAWING and name in changes and not draws:
+            yield name, f"{got} is of drawing, and nothing is drawn: say do_sample=True too"
+        elif name in refused and said[name] not in refused[name]:
+            yield name, f"{got} is not supported"
+        elif name not in _KNOWN | _IGNORED:
+            yield name, f"{got} is not known"
+    if draws and wanted["num_beams"].fits(beams := said.get("num_beams", 1), V) and beams > 1:
+        yield "do_sample", f"do_sample=True with num_beams={beams} is not supported: say one of both"
