@@ -74,6 +74,7 @@ def test_texts_from_the_command_line_to_the_picture(tmp_path, source, capsys):
     assert result_of(out)["test_accuracy"] == result["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_trained_encoder_is_fine_tuned_its_first_layer_frozen(tmp_path, source):
     path, out, again = tmp_path / "checkpoint", tmp_path / "run", tmp_path / "again"
     tokenizer = data.char_tokenizer(["".join(map(chr, range(97, 123))) + " "])

@@ -71,6 +71,7 @@ def test_digits_from_the_command_line_to_the_picture(tmp_path, capsys):
     assert common.load_config(Config, out).model.d_model == 8
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, monkeypatch):
     source = ("--data.source", write_mnist(tmp_path / "mnist", train=40, test=10))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

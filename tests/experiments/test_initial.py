@@ -73,6 +73,7 @@ def weights_of(out):
     return train.load_params(out / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_language_model_begins_with_a_checkpoint_read_once(tmp_path, texts, gpt2, monkeypatch):
     path, params = gpt2
     read, load = [], pretrained.load
@@ -130,6 +131,7 @@ def untied_run(path):
     return sized
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_run(tmp_path, pairs):
     first, second = tmp_path / "first", tmp_path / "second"
     model = untied_run(first)

@@ -52,6 +52,7 @@ def lines_of(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_bpe_on_rows_from_the_command_line_to_the_sample(tmp_path, rows, capsys):
     out = tmp_path / "run"
     arguments = ["--out", str(out), *SMALL, "--data.source", rows, "--data.vocab-size", "300"]

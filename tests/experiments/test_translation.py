@@ -90,6 +90,7 @@ def test_no_date_is_in_two_splits():
     assert not days["validation"] & days["test"]
 
 
+@pytest.mark.slow
 def test_parallel_text_from_three_files(tmp_path, pairs, capsys):
     out = tmp_path / "run"
     valid = write_pairs(tmp_path / "valid.jsonl.gz", 15, 1)
