@@ -8,10 +8,12 @@ import pytest
 from hypothesis import settings
 
 from tests.laws.test_language_model import VARIANTS, build
+from tests.marks import slow
 from tfm_jax import laws, nn
 
 EXAMPLES = settings().max_examples
-NAMES = [name for name in VARIANTS if name != "bfloat16"]
+OFTEN = ["sinusoidal, post-norm", "rope, grouped, glu", "window, two layers"]
+RARER = sorted(VARIANTS.keys() - {"bfloat16", *OFTEN})
 
 
 def functions(jitted=True, **fields):
@@ -30,7 +32,7 @@ def functions(jitted=True, **fields):
     return read, jax.jit(functools.partial(model.apply, params))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*OFTEN, *slow(*RARER)])
 def test_caches(name):
     read, whole = functions(**VARIANTS[name])
     report = laws.check(read, laws.cached_decoder, examples=EXAMPLES, whole=whole)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import find, settings
 
+from tests.marks import slow
 from tests.ops.backends.test_contract import HERE
 from tfm_jax import laws, ops
 from tfm_jax.laws.masked_case import described, drawn, mask_by_words
@@ -27,7 +28,7 @@ def by_words(implementation):
     return attend
 
 
-@pytest.mark.parametrize("name", ["reference", "optimistic", "chunked by 8"])
+@pytest.mark.parametrize("name", ["reference", "chunked by 8", *slow("optimistic")])
 def test_every_backend_keeps_the_laws(name):
     report = laws.check(by_words(name), laws.masked_attention, examples=EXAMPLES)
     assert report.ok, report

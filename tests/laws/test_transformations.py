@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from tests.marks import slow
 from tfm_jax import laws, nn, ops
 from tfm_jax.ops import masks
 
@@ -67,7 +68,10 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+RARER = ("attention, chunked", "decoder, written out, recomputed")
+
+
+@pytest.mark.parametrize("name", [*(name for name in FUNCTIONS if name not in RARER), *slow(*RARER)])
 def test_functions(name):
     function, drawn = FUNCTIONS[name]
     report = laws.check(function, laws.transformations(drawn), examples=EXAMPLES)
