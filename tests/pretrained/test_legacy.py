@@ -107,6 +107,15 @@ def test_a_file_that_is_cut_or_goes_on(directory):
             pretrained.load(directory)
 
 
+@pytest.mark.parametrize("both", [("scale", "weight"), ("kernel", "weight"), ("bias", "bias")], ids=str)
+def test_two_arrays_that_would_be_one_tensor(tmp_path, both):
+    path, x = tmp_path / FILE, np.ones((2, 3), np.float32)
+    entries = [msgpack.packb(name) + flax.serialization.msgpack_serialize(x) for name in both]
+    path.write_bytes(b"\x81" + msgpack.packb("norm") + b"\x82" + b"".join(entries))
+    with pytest.raises(ValueError, match=rf"norm\.{both[1]} and another array are both norm\.\w+; leave one"):
+        open_msgpack(path)
+
+
 def test_a_tree_that_is_too_deep(tmp_path):
     value = array((1,), "float32", bytes(4))
     for _ in range(40):

@@ -39,13 +39,16 @@ def open_msgpack(path: Path) -> tuple[dict[str, tuple[int, ...]], Any]:
       that is read is in memory.
 
     Raises:
-      ValueError: for a file that is cut short, or holds anything but maps and arrays of floating numbers.
+      ValueError: for a file that is cut short, holds anything but maps and arrays of floating numbers, or two
+        arrays that have one name in torch.
     """
     leaves: dict[str, _Leaf] = {}
     with _whole(path), path.open("rb") as file, path.open("rb") as again:
         unpacker = _unpacker(file)
         for names, start, shape in _walk(unpacker, again, ()):
             name, axes = _torch_name(names, shape)
+            if name in leaves:
+                raise ValueError(f"{'.'.join(names)} and another array are both {name}; leave one out")
             leaves[name] = _Leaf(start, axes, shape if axes is None else tuple(shape[i] for i in axes))
         if file.read(1) or unpacker.tell() != path.stat().st_size:
             raise ValueError("something follows its end")
