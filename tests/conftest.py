@@ -1,5 +1,6 @@
 """The strictest settings that JAX has, for every test: dtypes and ranks never promote silently."""
 
+import functools
 import gc
 import os
 from importlib.metadata import version
@@ -23,6 +24,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -36,7 +38,12 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
+# JAX makes a context of MLIR for each program, a tenth of the time of a tiny one. They can share one; how is
+# JAX's own affair, so only in the releases that this was tried in.
+if version("jax").startswith("0.10."):
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=12, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.generate])
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
@@ -59,12 +66,17 @@ def programs_end_with_their_module():
 
 
 @pytest.fixture
-def unshrunk():
-    """Laws tell of the first case that breaks them, and do not look for a smaller one."""
+def profile():
+    """Loads a profile of hypothesis by its name, for one test."""
     before = hypothesis.settings.get_current_profile_name()
-    hypothesis.settings.load_profile("unshrunk")
-    yield
+    yield hypothesis.settings.load_profile
     hypothesis.settings.load_profile(before)
+
+
+@pytest.fixture
+def unshrunk(profile):
+    """Laws tell of the first case that breaks them, and do not look for a smaller one."""
+    profile("unshrunk")
 
 
 def pytest_terminal_summary(terminalreporter):

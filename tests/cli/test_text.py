@@ -340,9 +340,16 @@ def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
     likeliest = pretrained.load_text_generator(checkpoint).write(["abc"], key=None, max_length=4)
     assert tfm(*argv, "--temperature", 0, "--tokens", 4)[:2] == (0, lines(likeliest))
     assert tfm(*argv, "--temperature", 0, "--top-k", 3, "--tokens", 4)[:2] == (0, lines(likeliest))
-    hot = pretrained.load_text_generator(checkpoint, generation={"temperature": 5.0, "top_p": 0.9})
-    key = jax.random.fold_in(jax.random.key(0), 0)[None]
-    assert tfm(*argv, "--temperature", 5, "--top-p", 0.9)[1] == lines(hot.write(["abc"], key=key))
+    assert tfm(*argv, "--temperature", 0, "--top-k", 0, "--tokens", 4)[:2] == (0, lines(likeliest))
+    for option, wrong in {"--top-k": "TopK: got k=-5", "--top-p": "TopP: got p=-5.0"}.items():
+        status, out, err = tfm(*argv, "--temperature", 0, option, -5)
+        assert (status, out) == (2, "") and wrong in err
+    texts, keys = "abcdefg", jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(7))
+    argv = [*argv[:-1], *texts, "--temperature", 9]
+    for option, value in {"top_p": 0.3, "top_k": 0}.items():
+        hot = pretrained.load_text_generator(checkpoint, generation={"temperature": 9.0, option: value})
+        got = tfm(*argv, f"--{option.replace('_', '-')}", value)[1]
+        assert got == lines(hot.write(list(texts), key=keys)) != tfm(*argv)[1]
 
 
 def test_a_pickle_of_a_checkpoint_is_refused(tfm, checkpoint, tmp_path):

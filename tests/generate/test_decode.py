@@ -214,6 +214,12 @@ def test_what_is_no_number_and_what_is_closed_is_no_token():
     nan_of_three = lambda logits, context: logits.at[:, 3].set(jnp.nan)
     got = generate.greedy(model, params, prompt[1:], max_length=3, processors=(nan_of_three,))
     np.testing.assert_array_equal(got.tokens, -1)
+    # Near a temperature of 0 quotients are infinite: which was the largest is lost, unless it is alone.
+    cold = functools.partial(generate.sample, model, params, prompt[1:], key=jax.random.key(0), max_length=3)
+    got = cold(processors=(lambda logits, context: logits.at[:, 3:5].set(jnp.inf),))
+    np.testing.assert_array_equal(got.tokens, -1)
+    got = cold(eos_id=None, processors=(lambda logits, context: logits.at[:, 4].set(jnp.inf),))
+    np.testing.assert_array_equal(got.tokens, 4)
     # Nine tokens, none twice: of ten the last two have nothing left.
     got = generate.greedy(
         model, params, prompt[1:], max_length=9, eos_id=None, processors=(generate.NoRepeatNgram(1),)

@@ -6,11 +6,12 @@ import jax
 import pytest
 from hypothesis import settings
 
+from tests.marks import slow
 from tests.ops.backends.test_contract import HERE
 from tfm_jax import laws, ops
 
 
-@pytest.mark.parametrize("name", ["reference", "chunked by 8"])
+@pytest.mark.parametrize("name", ["reference", *slow("chunked by 8")])
 def test_every_backend_keeps_the_laws(name):
     @functools.partial(jax.jit, static_argnums=4)
     def attend(q, k, v, mask, rate, key):

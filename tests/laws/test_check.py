@@ -2,6 +2,7 @@
 
 import sys
 
+import hypothesis
 import pytest
 from hypothesis import strategies as st
 
@@ -55,6 +56,13 @@ def test_a_profile_without_shrinking_tells_of_the_first_case_that_breaks(unshrun
     # Each case is tried once more, to see that it fails again.
     assert set(wrong) == {wrong[0]} != {18}
     assert report.findings[0].counter_example.startswith(f"{wrong[0]}\n")
+
+
+def test_cases_are_drawn_whatever_a_profile_leaves_out(profile):
+    hypothesis.settings.register_profile("what failed before", phases=[hypothesis.Phase.reuse])
+    profile("what failed before")
+    report = laws.check(lambda x: x, NUMBERS)
+    assert report.broken == ("below_17",) and report.findings[1].asked == 100
 
 
 def test_options_are_the_suites_and_a_seed_says_which_cases():

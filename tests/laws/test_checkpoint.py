@@ -7,13 +7,14 @@ import optax
 import pytest
 from hypothesis import settings
 
+from tests.marks import slow
 from tfm_jax import laws, nn, train
 
 # Each case writes two directories: many of them show nothing that few do not.
 EXAMPLES = min(settings().max_examples, 5)
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("tied", [True, *slow(False)], ids=["tied", "untied"])
 def test_checkpoints(tied, tmp_path):
     config = nn.Config(vocab_size=9, d_model=8, n_heads=2, d_ff=6, n_layers=2, tie_embeddings=tied)
     model = nn.functionalize(nn.Decoder, config)

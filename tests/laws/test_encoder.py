@@ -6,6 +6,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from tests.marks import slow_but
 from tfm_jax import laws, nn
 from tfm_jax.ops import masks
 
@@ -30,7 +31,7 @@ def encoder(**fields):
     return jax.jit(lambda tokens, valid: model.apply(params, tokens, masks.padding(valid)))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", slow_but(["learned, two layers", "rope, grouped"], VARIANTS))
 def test_encoders(name):
     report = laws.check(encoder(**VARIANTS[name]), laws.encoder, examples=EXAMPLES)
     assert report.ok, str(report)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import settings
 
+from tests.marks import slow_but
 from tfm_jax import laws, nn
 from tfm_jax.ops import masks
 
@@ -29,7 +30,10 @@ def build(**fields):
     return model, jax.jit(model.init)(jax.random.key(4))
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "bfloat16"])
+FLOAT32 = [name for name in VARIANTS if name != "bfloat16"]
+
+
+@pytest.mark.parametrize("name", slow_but(["rope, grouped, glu", "relative", "window, two layers"], FLOAT32))
 def test_decoders_are_language_models(name):
     model, params = build(**VARIANTS[name])
     apply = jax.jit(functools.partial(model.apply, params))

@@ -118,7 +118,7 @@ def test_a_top_k_beyond_the_vocabulary_keeps_all():
     [
         (
             {"guidance_scale": 1.5},
-            "guidance_scale=1.5 is not supported.* take it away by guidance_scale=None",
+            "guidance_scale=1.5 is not supported.* else of guidance_scale, or None",
         ),
         ({"sequence_bias": [[[3], 1.0]]}, "sequence_bias="),
         ({"encoder_no_repeat_ngram_size": 3}, "encoder_no_repeat_ngram_size=3"),
@@ -126,6 +126,8 @@ def test_a_top_k_beyond_the_vocabulary_keeps_all():
         ({"do_sample": True, "typical_p": 0.9}, "typical_p=0.9"),
         ({"stop_strings": ["."], "max_time": 1}, r"max_time=1 is not supported; stop_strings=\['.'\] is not"),
         ({"a_new_way": 2}, "a_new_way=2"),
+        ({"do_sample": True, "top_p": 1.5}, r"top_p=1\.5, wanted a number above 0, at most 1"),
+        ({"do_sample": True, "min_p": 1.5}, r"min_p=1\.5, wanted a number from 0 to 1"),
         ({"do_sample": True, "num_beams": 2}, "do_sample=True with num_beams=2 is not supported"),
         ({"early_stopping": "often"}, "early_stopping='often', wanted true, false or 'never'"),
     ],

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.marks import slow
 from tests.train import problem, whole_run
 from tfm_jax import train
 
@@ -219,7 +220,7 @@ def test_resumed_again_a_finished_run_does_nothing(tmp_path):
     assert lines_of(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
 def test_a_signal_ends_the_run_saved_and_a_resume_goes_on(tmp_path, number, whole):
     send = lambda step, *_: step == 20 and os.kill(os.getpid(), number)
     handler = signal.getsignal(number)  # a background shell may ignore ctrl-C

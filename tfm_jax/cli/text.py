@@ -163,7 +163,9 @@ class Generate(_Command):
         warm = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         warm["min_p"] = self.min_p
         if self.temperature == 0:
-            # The likeliest token is among those that each of the others keeps.
+            # The likeliest token is among those that each of the others keeps; a 0 keeps all. What they
+            # cannot be is an error all the same.
+            dataclasses.replace(self, top_k=self.top_k or None, min_p=self.min_p or None).processors(None)
             warm, draws = {}, {"do_sample": False}
         else:
             is_said = any(value is not None for value in warm.values())
@@ -193,24 +195,29 @@ class Generate(_Command):
         """How to write, as ``TextGenerator`` takes it; a checkpoint's recipe was told when it was loaded."""
         if self.model is not None:
             return {"key": self.keys(numbers) if generator.own_recipe.draws else None, "stop": self.stop}
-        make, V = tfm_jax.generate, generator.tokenizer.vocab_size
+        V = generator.tokenizer.vocab_size
         if self.top_k is not None and self.top_k > V:
             raise ValueError(f"--top-k {self.top_k} is more than the {V} tokens that there are")
         temperature = 0.8 if self.temperature is None else self.temperature
+        return {
+            "key": None if temperature == 0 else self.keys(numbers),
+            "max_length": self.longest,
+            "processors": self.processors(temperature or None),
+            "stop": self.stop,
+        }
+
+    def processors(self, temperature: float | None) -> tuple[Any, ...]:
+        """What changes the logits, in their order; raises for what none of them can be."""
+        make = tfm_jax.generate
         values = {
             make.RepetitionPenalty: self.repetition_penalty,
             make.NoRepeatNgram: self.no_repeat_ngram,
-            make.Temperature: temperature or None,
+            make.Temperature: temperature,
             make.TopK: self.top_k,
             make.TopP: self.top_p,
             make.MinP: self.min_p,
         }
-        return {
-            "key": None if temperature == 0 else self.keys(numbers),
-            "max_length": self.longest,
-            "processors": tuple(kind(value) for kind, value in values.items() if value is not None),
-            "stop": self.stop,
-        }
+        return tuple(kind(value) for kind, value in values.items() if value is not None)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,8 @@ class Generated(NamedTuple):
     Args:
       tokens: int32 [B, max_length], without the prompt; pad after the end token. -1 where there was no token
         to choose, and from there on: the logits were not numbers (an id outside the vocabulary, parameters
-        that are not finite), or the processors closed every token.
+        that are not finite), the processors closed every token, or they made several infinite, as a
+        temperature near 0 does.
       lengths: int32 [B], how many tokens that is, the end token counted.
       log_probs: float32 [B, max_length], the model's own log-probability of each token, before any processor;
         0 after the end token.
@@ -268,11 +269,11 @@ def _run(model, limits, params, processors, state, until) -> _State:
         chosen = _choose(changed, state.keys, step)
         at_chosen = lambda x: jnp.take_along_axis(x, chosen[:, None], axis=1)
         chance = at_chosen(logits) - jax.nn.logsumexp(logits, axis=1, keepdims=True)
-        # Logits that are no numbers, or processors that closed every token: none is the right one.
-        wrong = (
-            jnp.isnan(chance) | jnp.isneginf(at_chosen(changed)) | jnp.isnan(changed.max(1, keepdims=True))
-        )
-        chosen = jnp.where(wrong[:, 0], -1, chosen)
+        # Logits that are no numbers, or processors that closed every token or made several infinite: none is
+        # the right one.
+        closed, several = jnp.isneginf(at_chosen(changed))[:, 0], jnp.isposinf(changed).sum(1) > 1
+        wrong = jnp.isnan(chance[:, 0]) | closed | several | jnp.isnan(changed.max(1))
+        chosen = jnp.where(wrong, -1, chosen)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None], P + step, axis=1)
         log_probs = jax.lax.dynamic_update_slice_in_dim(state.log_probs, chance, step, axis=1)
         ended = state.ended | is_end(chosen, limits.ends)

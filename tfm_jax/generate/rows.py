@@ -103,7 +103,7 @@ class Row:
             if token < 0:
                 raise ValueError(
                     f"there was no token to choose after {len(self._ids)}: the parameters are not finite, or "
-                    "the processors closed every token"
+                    "the processors closed every token, or made several infinite (a temperature near 0)"
                 )
             if token in self._ends:
                 self.over = True

@@ -177,10 +177,6 @@ def holds(
     return decorate
 
 
-# No more phases than these, whatever hypothesis' current profile has.
-_PHASES = (Phase.generate, Phase.shrink)
-
-
 def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
@@ -193,7 +189,8 @@ def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=[phase for phase in _PHASES if phase in hypothesis.settings.default.phases],
+        # Cases are always drawn anew, whatever else a profile leaves out.
+        phases=(Phase.generate, *({Phase.shrink} & set(hypothesis.settings.default.phases))),
         suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(law.cases)

@@ -134,8 +134,8 @@ def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any
     wrong = dict(_wrong(said, changes, config.model.vocab_size))
     if wrong:
         raise ValueError(
-            f"what is asked of generation cannot be done: {'; '.join(wrong.values())}. Say something else, "
-            f"or take it away by {', '.join(f'{name}=None' for name in wrong)}"
+            f"what is asked of generation cannot be done: {'; '.join(wrong.values())}. Say something else of "
+            f"{', '.join(wrong)}, or None, which takes away what the checkpoint says"
         )
     return said
 

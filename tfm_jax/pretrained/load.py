@@ -43,7 +43,8 @@ def load(
     """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
 
     Nothing in it is executed, and torch is not needed. On a CPU at most the weights and one tensor of theirs
-    are in memory; for another device, one parameter of ours (a tensor of every layer) and one of theirs.
+    are in memory; for another device, one tensor of theirs, the parameters of ours that it is a part of (each
+    of every layer), and what is on its way to the device.
 
     Args:
       path_or_repo_id: a directory with ``config.json`` and ``*.safetensors`` (or ``flax_model.msgpack``), or
