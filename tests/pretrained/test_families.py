@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import FAMILIES, family_of, known
@@ -120,6 +121,19 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
     read = lambda place: json.loads((tmp_path / place / "config.json").read_text())
     assert read("saved") == read("again")
     assert dataclasses.replace(found, settings={}) == dataclasses.replace(config, model=found.model)
+
+
+def test_an_optional_tensor_that_is_not_there_is_zeros(tmp_path):
+    config = pretrained.Config("BartForConditionalGeneration", nn.Config(**FIELDS["bart"]))
+    params = nn.functionalize(nn.EncoderDecoder, config.model).init(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 1.0, params)
+    pretrained.save(tmp_path, params, config)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors.pop("final_logits_bias").all()
+    save_file(tensors, tmp_path / "model.safetensors")
+    _, got, _, _ = pretrained.load(tmp_path)
+    wanted = params | {"logits_bias": np.zeros_like(params["logits_bias"])}
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
 def test_every_architecture_is_known_once():
