@@ -1,49 +1,12 @@
 """Models of sentencepiece, read without it: the ids that it and transformers give."""
 
 import json
-import struct
 
 import pytest
 
+from tests.pretrained.spm import PIECES, model
 from tfm_jax.pretrained.sentence_pieces import sentence_pieces
 from tfm_jax.pretrained.tokens import read_tokenizer
-
-PIECES = [
-    ("<unk>", 0, 2),
-    ("<s>", 0, 3),
-    ("</s>", 0, 3),
-    ("▁a", -1, 1),
-    ("b", -2, 1),
-    ("▁", -3, 1),
-    ("a", -3, 1),
-]
-PIECES += [("▁ab", -1.5, 1), ("bb", -3, 1)]
-
-
-def field(number, value):
-    """A field in the wire format."""
-    if isinstance(value, bytes):
-        return varint(number << 3 | 2) + varint(len(value)) + value
-    return (
-        varint(number << 3 | 5) + struct.pack("<f", value)
-        if isinstance(value, float)
-        else varint(number << 3) + varint(value)
-    )
-
-
-def varint(n):
-    out = b""
-    while n >= 0x80:
-        out, n = out + bytes([n & 0x7F | 0x80]), n >> 7
-    return out + bytes([n])
-
-
-def model(pieces=PIECES, kind=1, **trainer):
-    whole = b"".join(
-        field(1, field(1, piece.encode()) + field(2, float(score)) + field(3, kind))
-        for piece, score, kind in pieces
-    )
-    return whole + field(2, field(3, kind) + b"".join(field(int(k[1:]), v) for k, v in trainer.items()))
 
 
 def ids(directory, kind, text, **said):
@@ -93,12 +56,35 @@ def test_marian(tmp_path):
     assert found.encode(">>fr<< abbb").ids == [7, 5, 4, 0]
     # What only the target's language has is written, never read.
     assert found.encode("z").ids == [9, 2, 0] and found.decode([6, 3, 1, 0]) == "zz a"
-    (tmp_path / "vocab.json").write_text(json.dumps({"▁a": 0, "<unk>": 1}))
-    with pytest.raises(ValueError, match=r"vocab\.json has no </s>, <pad>"):
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ({"▁a": 0, "<unk>": 1}, r"vocab\.json has no </s>, <pad>"),
+        ({"▁a": 0, "<unk>": 2}, r"vocab\.json has ids with gaps"),
+        ({"▁a": 0, "<unk>": 0}, r"vocab\.json has ids with gaps"),
+        ({"▁a": 0, "<unk>": "1"}, r"vocab\.json has ids that are no whole numbers: {'<unk>': '1'}"),
+        ({"▁a": False, "<unk>": 1.0}, r"vocab\.json has ids that are no whole numbers"),
+        ({"▁a": [0]}, r"vocab\.json has ids that are no whole numbers"),
+        (["▁a", "<unk>"], r"vocab\.json must hold a JSON object"),
+        ({"</s>": 0, "<unk>": 1, "<pad>": 2, "x": 3}, r"vocab\.json has none of the pieces of .*source\.spm"),
+        ({}, r"vocab\.json has no </s>, <unk>, <pad>"),
+    ],
+)
+def test_a_vocabulary_that_is_not_of_the_model(tmp_path, vocabulary, message):
+    (tmp_path / "source.spm").write_bytes(model())
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(ValueError, match=message):
         sentence_pieces(tmp_path, "Marian", {})
-    (tmp_path / "vocab.json").write_text(json.dumps({"▁a": 0, "<unk>": 2}))
-    with pytest.raises(ValueError, match="has ids with gaps"):
-        sentence_pieces(tmp_path, "Marian", {})
+
+
+@pytest.mark.parametrize("pieces", [PIECES[:1], PIECES[:2], PIECES[3:], [PIECES[1], PIECES[0], *PIECES[2:]]])
+@pytest.mark.parametrize("kind", ["MBart", "MBart50"])
+def test_pieces_that_mbart_has_nothing_to_replace_in(tmp_path, kind, pieces):
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(model(pieces))
+    with pytest.raises(ValueError, match=r"sentencepiece\.bpe\.model begins with \[.*\], wanted an unknown"):
+        sentence_pieces(tmp_path, kind, {})
 
 
 def test_llama(tmp_path):
@@ -114,7 +100,7 @@ def test_llama(tmp_path):
         ("b", -9, 1),
         ("<X>", 0, 4),
     ]
-    (tmp_path / "tokenizer.model").write_bytes(model(pieces, kind=2, f35=1))
+    (tmp_path / "tokenizer.model").write_bytes(model(pieces, kind=2, trainer=[(35, 1)]))
     at = {piece: i for i, (piece, _, _) in enumerate(pieces)}
     found = sentence_pieces(tmp_path, "Llama", {})
     assert found.encode("abbb").ids == [1, at["▁ab"], at["bb"]]
@@ -133,26 +119,11 @@ def test_the_kind_is_that_of_the_files_beside(tmp_path):
     assert read_tokenizer(tmp_path).encode("a").ids == [3, 2]
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "MBartTokenizerFast"}')
     assert read_tokenizer(tmp_path).encode("a").ids == ids(tmp_path, "MBart", "a") != [3, 2]
-    with pytest.raises(ValueError, match="is unigram, wanted BPE"):
+    with pytest.raises(ValueError, match=r"spiece\.model is unigram, wanted BPE"):
         ids(tmp_path, "Llama", "a")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "it has no pieces"),
-        (model()[:-3], "no whole message"),
-        (model()[:20], "no whole message"),
-        (b"\xff" * 20, "no whole message"),
-        (field(1, b""), "is no model of sentencepiece"),
-        (field(1, field(1, b"\xff")), "is no model of sentencepiece"),
-        (model(kind=3), "is a model of words or characters"),
-    ],
-)
-def test_what_is_no_model(tmp_path, data, message):
-    (tmp_path / "spiece.model").write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-        sentence_pieces(tmp_path, "T5", {})
+    (tmp_path / "spiece.model").write_bytes(model(kind=2))
+    with pytest.raises(ValueError, match=r"spiece\.model is BPE, wanted unigram"):
+        ids(tmp_path, "T5", "a")
 
 
 CORPUS = [

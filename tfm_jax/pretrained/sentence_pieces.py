@@ -3,13 +3,20 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from tfm_jax.pretrained.files import read_json
-from tfm_jax.pretrained.protobuf import fields, float_of
+from tfm_jax.pretrained.sentence_model import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    SentenceModel,
+    read_sentence_model,
+)
 from tfm_jax.pretrained.special import special_tokens
 
 __all__ = ["MODELS", "sentence_pieces"]
@@ -17,7 +24,6 @@ __all__ = ["MODELS", "sentence_pieces"]
 MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "source.spm")
 """The names of their files."""
 _HIDDEN = "\x00"  # before pieces that no text has: of the target's language alone
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _SPACE = "▁"
 # fmt: off
 _LANGUAGES = (
@@ -34,19 +40,6 @@ _LANGUAGES_50 = (
 # fmt: on
 
 
-class _Model(NamedTuple):
-    """What is in a model's file."""
-
-    pieces: list[tuple[str, float]]
-    kinds: list[int]
-    is_unigram: bool
-    unk: int
-    byte_fallback: bool
-    charsmap: bytes
-    add_dummy_prefix: bool
-    remove_extra_whitespaces: bool
-
-
 def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The tokenizer of a checkpoint's model of sentencepiece, with the ids and special tokens of its family.
 
@@ -60,7 +53,8 @@ def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) 
       The tokenizer. Of Marian it reads the source's language, and writes both.
 
     Raises:
-      ValueError: for another kind, and for a file that is no such model.
+      ValueError: for another kind, and for a file that is no such model, or not one of its family: of another
+        algorithm, without the three pieces that mBART replaces, with a ``vocab.json`` of other pieces.
     """
     path = next(directory / name for name in MODELS if (directory / name).is_file())
     if kind not in _FAMILIES:
@@ -68,40 +62,10 @@ def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) 
             f"{path} is of a tokenizer of class {kind}; known are {', '.join(sorted(_FAMILIES))}: name one "
             "as tokenizer_class in tokenizer_config.json, or load the model without, by tokenizer=False"
         )
-    return _FAMILIES[kind](directory, _read(path), said)
+    return _FAMILIES[kind](read_sentence_model(path), said)
 
 
-def _read(path: Path) -> _Model:
-    pieces, kinds = [], []
-    trainer: dict[int, int | bytes] = {}
-    normalizer: dict[int, int | bytes] = {}
-    try:
-        for number, value in fields(path.read_bytes()):
-            if number == 1:
-                piece = dict(fields(value))
-                pieces.append((piece[1].decode(), float_of(piece.get(2, bytes(4)))))
-                kinds.append(piece.get(3, _NORMAL))
-            elif number in (2, 3):
-                (trainer if number == 2 else normalizer).update(fields(value))
-        if not pieces:
-            raise ValueError("it has no pieces")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is no model of sentencepiece: {error}") from error
-    if trainer.get(3, 1) not in (1, 2):
-        raise ValueError(f"{path} is a model of words or characters, wanted unigram or BPE")
-    return _Model(
-        pieces,
-        kinds,
-        is_unigram=trainer.get(3, 1) == 1,
-        unk=trainer.get(40, 0),
-        byte_fallback=bool(trainer.get(35, 0)),
-        charsmap=normalizer.get(2, b""),
-        add_dummy_prefix=bool(normalizer.get(3, 1)),
-        remove_extra_whitespaces=bool(normalizer.get(4, 1)),
-    )
-
-
-def _t5(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _t5(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The pieces, and behind them what stands for gaps, the last one first."""
     special = special_tokens(said, eos="</s>", unk="<unk>", pad="<pad>")
     gaps = [f"<extra_id_{i}>" for i in reversed(range(said.get("extra_ids", 100)))]
@@ -110,16 +74,16 @@ def _t5(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.T
     return _around(tokenizer, f"$A {special['eos']}")
 
 
-def _marian(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _marian(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Both languages share ids, which ``vocab.json`` gives; the source's model cuts the text."""
-    path = directory / "vocab.json"
-    ids = read_json(path)
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise ValueError(f"{path} has ids with gaps")
+    path = model.path.with_name("vocab.json")
+    ids = _ids(path)
     special = special_tokens(said, eos="</s>", unk="<unk>", pad="<pad>")
     if missing := [token for token in special.values() if token not in ids]:
         raise ValueError(f"{path} has no {', '.join(missing)}")
     scores = dict(model.pieces)
+    if not scores.keys() & (ids.keys() - special.values()):
+        raise ValueError(f"{path} has none of the pieces of {model.path}: they do not belong together")
     lowest = min(scores.values())
     codes = [token for token in ids if re.fullmatch(r">>.+<<", token)]
     seen = {*scores, *special.values(), *codes}
@@ -132,20 +96,34 @@ def _marian(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenize
     return _around(tokenizer, f"$A {special['eos']}")
 
 
-def _mbart(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _ids(path: Path) -> dict[str, int]:
+    ids = read_json(path)
+    if wrong := {token: i for token, i in ids.items() if type(i) is not int}:
+        raise ValueError(f"{path} has ids that are no whole numbers: {dict(list(wrong.items())[:3])}")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"{path} has ids with gaps")
+    return ids
+
+
+def _mbart(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     tokenizer, special, language = _fairseq(model, _LANGUAGES, said)
     return _around(tokenizer, f"$A {special['eos']} {language}")
 
 
-def _mbart50(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _mbart50(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     tokenizer, special, language = _fairseq(model, _LANGUAGES_50, said)
     return _around(tokenizer, f"{language} $A {special['eos']}")
 
 
 def _fairseq(
-    model: _Model, languages: Sequence[str], said: Mapping[str, Any]
+    model: SentenceModel, languages: Sequence[str], said: Mapping[str, Any]
 ) -> tuple[tokenizers.Tokenizer, dict[str, str], str]:
     """Special tokens of its own in the place of the model's first three; languages and the mask behind."""
+    if model.kinds[:3] != [UNKNOWN, CONTROL, CONTROL]:
+        raise ValueError(
+            f"{model.path} begins with {[text for text, _ in model.pieces[:3]]}, wanted an unknown piece and "
+            "two that stand around texts, which mBART has its own for"
+        )
     special = special_tokens(said, bos="<s>", pad="<pad>", eos="</s>", unk="<unk>", mask="<mask>")
     first = [special[role] for role in ("bos", "pad", "eos", "unk")]
     added = [(token, 0.0) for token in (*languages, special["mask"])]
@@ -158,11 +136,11 @@ def _fairseq(
     return tokenizer, special, language
 
 
-def _llama(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _llama(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Pairs merged in the order of what they become, and bytes for what has no piece."""
     special = special_tokens(said, unk="<unk>", bos="<s>", eos="</s>")
     if model.is_unigram:
-        raise ValueError(f"the model of sentencepiece in {directory} is unigram, wanted BPE")
+        raise ValueError(f"{model.path} is unigram, wanted BPE")
     vocabulary = {piece: i for i, (piece, _) in enumerate(model.pieces)}
     options = {
         "unk_token": model.pieces[model.unk][0],
@@ -178,8 +156,8 @@ def _llama(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizer
     strip = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
     tokenizer.decoder = decoders.Sequence([*decode, *strip])
     own = [(piece, kind) for (piece, _), kind in zip(model.pieces, model.kinds, strict=True)]
-    _add(tokenizer, [*special.values(), *(piece for piece, kind in own if kind == _CONTROL)])
-    whole = [AddedToken(piece, normalized=False) for piece, kind in own if kind == _USER_DEFINED]
+    _add(tokenizer, [*special.values(), *(piece for piece, kind in own if kind == CONTROL)])
+    whole = [AddedToken(piece, normalized=False) for piece, kind in own if kind == USER_DEFINED]
     tokenizer.add_tokens(whole)
     begin = f"{special['bos']} " if said.get("add_bos_token", True) else ""
     end = f" {special['eos']}" if said.get("add_eos_token", False) else ""
@@ -189,11 +167,11 @@ def _llama(directory: Path, model: _Model, said: Mapping[str, Any]) -> tokenizer
 _FAMILIES = {"T5": _t5, "Marian": _marian, "MBart": _mbart, "MBart50": _mbart50, "Llama": _llama}
 
 
-def _merges(model: _Model) -> list[tuple[str, str]]:
+def _merges(model: SentenceModel) -> list[tuple[str, str]]:
     normal = {
         piece: (score, i)
         for i, ((piece, score), kind) in enumerate(zip(model.pieces, model.kinds, strict=True))
-        if kind in (_NORMAL, _USER_DEFINED)
+        if kind in (NORMAL, USER_DEFINED)
     }
     found = [
         (-score, i, piece[:cut], piece[cut:])
@@ -204,9 +182,9 @@ def _merges(model: _Model) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in sorted(found)]
 
 
-def _unigram(model: _Model, vocabulary: list[tuple[str, float]], unk: int) -> tokenizers.Tokenizer:
+def _unigram(model: SentenceModel, vocabulary: list[tuple[str, float]], unk: int) -> tokenizers.Tokenizer:
     if not model.is_unigram:
-        raise ValueError("the model of sentencepiece is BPE, wanted unigram")
+        raise ValueError(f"{model.path} is BPE, wanted unigram")
     tokenizer = tokenizers.Tokenizer(
         models.Unigram(vocabulary, unk_id=unk, byte_fallback=model.byte_fallback)
     )
@@ -218,7 +196,7 @@ def _unigram(model: _Model, vocabulary: list[tuple[str, float]], unk: int) -> to
     return tokenizer
 
 
-def _normalizers(model: _Model) -> list[normalizers.Normalizer]:
+def _normalizers(model: SentenceModel) -> list[normalizers.Normalizer]:
     found: list[normalizers.Normalizer] = []
     if model.charsmap:
         found.append(normalizers.Precompiled(model.charsmap))
