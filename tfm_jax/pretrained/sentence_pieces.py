@@ -47,10 +47,13 @@ def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) 
       directory: that holds one of ``MODELS``; of Marian ``vocab.json`` too.
       kind: of ``special.kind_of``: T5, Marian, MBart, MBart50 or Llama.
       said: the settings of ``special.declared``; of mBART ``src_lang`` is the language of the texts, English
-        where it is not said.
+        where it is not said; of Llama ``add_prefix_space=False`` puts no space before a text, and ``legacy``
+        one before what follows each special token or piece of the user's.
 
     Returns:
-      The tokenizer. Of Marian it reads the source's language, and writes both.
+      The tokenizer, which gives the ids of transformers 5. Of Marian it reads the source's language, and
+      writes both. Of Llama a text that begins with a space gets no other, where sentencepiece and version 4
+      put one before it too, and nothing is normalized, whatever the model says.
 
     Raises:
       ValueError: for another kind, and for a file that is no such model, or not one of its family: of another
@@ -148,12 +151,11 @@ def _llama(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenize
         "byte_fallback": model.byte_fallback,
     }
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, _merges(model), **options))
-    # As the library does: a space before the text, whatever it begins with.
-    prefix = [normalizers.Prepend(_SPACE)] if model.add_dummy_prefix else []
-    spaces = [*_normalizers(model), *prefix, normalizers.Replace(" ", _SPACE)]
-    tokenizer.normalizer = normalizers.Sequence(spaces)
+    # Of the model's own normalizer transformers takes nothing.
+    scheme = _spaces_of_llama(said)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, scheme, split=False)
     decode = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    strip = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
+    strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence([*decode, *strip])
     own = [(piece, kind) for (piece, _), kind in zip(model.pieces, model.kinds, strict=True)]
     _add(tokenizer, [*special.values(), *(piece for piece, kind in own if kind == CONTROL)])
@@ -162,6 +164,13 @@ def _llama(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenize
     begin = f"{special['bos']} " if said.get("add_bos_token", True) else ""
     end = f" {special['eos']}" if said.get("add_eos_token", False) else ""
     return _around(tokenizer, f"{begin}$A{end}")
+
+
+def _spaces_of_llama(said: Mapping[str, Any]) -> str:
+    """Where a space is put before what has none: the text, or (as versions did at first) each part of it."""
+    if said.get("add_prefix_space") is False:
+        return "never"
+    return "always" if said.get("legacy") else "first"
 
 
 _FAMILIES = {"T5": _t5, "Marian": _marian, "MBart": _mbart, "MBart50": _mbart50, "Llama": _llama}
