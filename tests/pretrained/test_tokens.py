@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, processors, trainers
 
 from tfm_jax.pretrained.tokens import read_tokenizer
 
@@ -68,6 +68,37 @@ def test_a_tokenizer_json_is_completed_as_its_class_does(tmp_path):
     write({"add_bos_token": True, "add_eos_token": True, "bos_token": "<s>", "eos_token": "</s>"})
     assert read_tokenizer(tmp_path).encode("a").ids == [2, 0, 1]
 
+    write({"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": True})
+    assert read_tokenizer(tmp_path).encode("a").ids == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"add_bos_token": True}, "asked for add_bos_token, and no bos_token is named"),
+        ({"add_eos_token": True, "bos_token": "<s>"}, "asked for add_eos_token, and no eos_token is named"),
+        ({"add_bos_token": True, "bos_token": None}, "asked for add_bos_token, and no bos_token is named"),
+        (
+            {"add_bos_token": True, "bos_token": "<b>"},
+            "the bos_token '<b>' around texts, which its vocabulary",
+        ),
+        ({"add_eos_token": True, "eos_token": {"content": "<e>"}}, "the eos_token '<e>' around texts"),
+        ({"tokenizer_class": "T5Tokenizer"}, "the eos_token '</s>' around texts"),
+        ({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True}, r"bos_token '<\|endoftext\|>' around"),
+    ],
+)
+def test_a_token_that_is_asked_for_and_is_not_there(tmp_path, said, message):
+    it = tokenizers.Tokenizer(models.WordLevel({"a": 0, "<s>": 1}, unk_token="a"))
+    it.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=message) as error:
+        read_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    # What the file itself puts around a text is what stands there.
+    it.post_processor = processors.TemplateProcessing(single=["<s>", "$A"], special_tokens=[("<s>", 1)])
+    it.save(str(tmp_path / "tokenizer.json"))
+    assert read_tokenizer(tmp_path).encode("a").ids == [1, 0]
+
 
 CORPUS = ["The quick brown fox jumps over the lazy dog.", "I've 12 dogs, don't you?  \n Ünïcode 数字 too"] * 5
 EXTRA = {"GPT2": ["<|endoftext|>"], "Qwen2": ["<|endoftext|>"], "Roberta": ["<s>", "<pad>", "</s>", "<unk>"]}
@@ -118,6 +149,13 @@ def test_byte_pairs_between_begin_and_end(tmp_path):
     del said["bos_token"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
     assert read_tokenizer(tmp_path).encode("dogs").ids == [0, *trained.encode("dogs").ids]
+    # Qwen2 has none.
+    byte_pairs(tmp_path, "Qwen2")
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": True})
+    )
+    with pytest.raises(ValueError, match="asked for add_bos_token, and no bos_token is named"):
+        read_tokenizer(tmp_path)
 
 
 def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):

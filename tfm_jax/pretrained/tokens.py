@@ -14,6 +14,9 @@ from tfm_jax.pretrained.word_pieces import word_pieces
 
 __all__ = ["read_tokenizer"]
 
+# What stands around a text, where a checkpoint does not name it.
+_AROUND = {"T5": {"eos": "</s>"}, "Llama": {"bos": "<s>", "eos": "</s>"}} | SPECIAL
+
 
 def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
     """The tokenizer of a checkpoint, whichever of the usual files it has.
@@ -23,26 +26,29 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
         and ``merges.txt``, or ``vocab.txt``; what ``tokenizer_config.json`` says beside them is read too.
 
     Returns:
-      The tokenizer; None where there is none.
+      The tokenizer; None where there is none. What a ``tokenizer.json`` puts around a text is what stands
+      there, whatever ``add_bos_token`` and ``add_eos_token`` say; they are asked where it puts nothing.
 
     Raises:
-      ValueError: for a file that is no tokenizer, and a class of tokenizer that is not known.
+      ValueError: for a file that is no tokenizer, a class of tokenizer that is not known, and a token that is
+        to stand around each text and is not named or not in the vocabulary.
     """
     said, there = declared(directory), lambda name: (directory / name).is_file()
     kind = kind_of(directory, said)
     if there("tokenizer.json"):
-        return _of_json(directory / "tokenizer.json", kind, said)
+        return _of_json(directory, kind, said)
     if any(map(there, MODELS)):
         return add_declared(sentence_pieces(directory, kind, said), directory, said)
     if there("vocab.json") and there("merges.txt"):
         tokenizer = add_declared(byte_pairs(directory, kind, said), directory, said)
         if tokenizer.post_processor is None:
-            _complete(tokenizer, kind, said)
+            _complete(tokenizer, directory, kind, said)
         return tokenizer
     return add_declared(word_pieces(directory, said), directory, said) if there("vocab.txt") else None
 
 
-def _of_json(path: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _of_json(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    path = directory / "tokenizer.json"
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception
@@ -51,18 +57,34 @@ def _of_json(path: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizer
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if tokenizer.post_processor is None:
-        _complete(tokenizer, kind, said)
+        _complete(tokenizer, directory, kind, said)
     return tokenizer
 
 
-def _complete(tokenizer: tokenizers.Tokenizer, kind: str | None, said: Mapping[str, Any]) -> None:
+def _complete(
+    tokenizer: tokenizers.Tokenizer, directory: Path, kind: str | None, said: Mapping[str, Any]
+) -> None:
     """Puts around a text what its class does, where the file says nothing of it."""
-    end = kind == "T5" or said.get("add_eos_token", False)
-    begin = said.get("add_bos_token", False)
-    defaults = {"bos": None, "eos": "</s>" if kind == "T5" else None} | SPECIAL.get(kind or "", {})
-    special = special_tokens(said, **defaults)
-    around = [special["bos"] if begin else None, "$A", special["eos"] if end else None]
-    template = [token for token in around if token is not None]
-    ids = [(token, tokenizer.token_to_id(token)) for token in template if token != "$A"]
-    if ids and all(i is not None for _, i in ids):
-        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    asked = {"bos": said.get("add_bos_token", False), "eos": kind == "T5" or said.get("add_eos_token", False)}
+    special = special_tokens(said, **{"bos": None, "eos": None} | _AROUND.get(kind or "", {}))
+    ids = {role: _id_around(tokenizer, directory, role, special[role]) for role in asked if asked[role]}
+    if ids:
+        begin, end = ([special[role]] if role in ids else [] for role in ("bos", "eos"))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*begin, "$A", *end], special_tokens=[(special[role], i) for role, i in ids.items()]
+        )
+
+
+def _id_around(tokenizer: tokenizers.Tokenizer, directory: Path, role: str, token: str | None) -> int:
+    if token is None:
+        raise ValueError(
+            f"the tokenizer in {directory} is asked for add_{role}_token, and no {role}_token is named: name "
+            f"it, or say that add_{role}_token is false, in tokenizer_config.json"
+        )
+    if (found := tokenizer.token_to_id(token)) is None:
+        raise ValueError(
+            f"the tokenizer in {directory} is to put the {role}_token {token!r} around texts, which its "
+            "vocabulary has not: name another in tokenizer_config.json, or load the model without a "
+            "tokenizer, by tokenizer=False"
+        )
+    return found
