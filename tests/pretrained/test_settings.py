@@ -44,6 +44,18 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
         ),
         ("Qwen2ForCausalLM", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of the type 'yarn'"),
         ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {}}}, "not supported: .'full_attention'"),
+        ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "eps must be a number, got 'e'"),
+        (
+            "LlamaForCausalLM",
+            {"rope_theta": 9.0, "vocab_size": None},
+            "vocab_size must be a whole number, got",
+        ),
+        (
+            "LlamaForCausalLM",
+            {"rope_theta": 9.0, "tie_word_embeddings": "no"},
+            "tie_embeddings must be True or False, got 'no'",
+        ),
+        (BART, {"dropout": None}, "dropout_rate must be a number, got None"),
     ],
 )
 def test_refused_by_name(tmp_path, architecture, settings, message):

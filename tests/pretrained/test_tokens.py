@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors, trainers
 
+from tfm_jax.pretrained.special import declared
 from tfm_jax.pretrained.tokens import read_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "é", "e"]
@@ -158,6 +159,37 @@ def test_byte_pairs_between_begin_and_end(tmp_path):
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"added_tokens_decoder": []}, "added_tokens_decoder=.*, wanted an object of ids"),
+        ({"added_tokens_decoder": {"a": {"content": "x"}}}, "added_tokens_decoder="),
+        ({"added_tokens_decoder": {"9": {}}}, "added_tokens_decoder="),
+        ({"added_tokens_decoder": {"9": {"content": "x", "lstrip": "no"}}}, "added_tokens_decoder="),
+        ({"bos_token": 4}, "bos_token=4, wanted a text"),
+        ({"bos_token": {"content": 4}}, "bos_token=4, wanted a text"),
+        ({"add_prefix_space": "no"}, "add_prefix_space='no', wanted true or false"),
+        ({"add_bos_token": 1}, "add_bos_token=1, wanted true or false"),
+        ({"extra_ids": -1}, "extra_ids=-1, wanted a whole number"),
+        ({"src_lang": True}, "src_lang=True, wanted a text"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(tmp_path, settings, message):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message) as error:
+        declared(tmp_path)
+    assert str(error.value).startswith(f"{path} has ")
+
+
+def test_null_says_nothing(tmp_path):
+    said = {"bos_token": {"content": "<s>"}, "unk_token": "<u>", "extra_ids": 3}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(said))
+    nulls = {"added_tokens_decoder": None, "do_lower_case": None, "unk_token": None, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls))
+    assert declared(tmp_path) == {"bos_token": "<s>", "extra_ids": 3, "eos_token": "</s>"}
+
+
 def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
     trained = byte_pairs(tmp_path, "Qwen2")
     n, path = trained.get_vocab_size(), tmp_path / "tokenizer_config.json"
@@ -165,6 +197,9 @@ def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
     said = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": {str(n + 1): token}}
     path.write_text(json.dumps(said))
     with pytest.raises(ValueError, match=rf"'<\|im_start\|>' of .* has the id {n + 1}, and would be {n}"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<think>": "n"}))
+    with pytest.raises(ValueError, match=r"ids that are no whole numbers: \{'<think>': 'n'\}"):
         read_tokenizer(tmp_path)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<think>": n}))
     found = read_tokenizer(tmp_path)

@@ -16,6 +16,7 @@ from tfm_jax.nn.variants import (
     RMSNorm,
     Rope,
     Sinusoidal,
+    check_kinds,
     check_rates,
     check_sizes,
 )
@@ -76,8 +77,8 @@ class Config:
       unroll: write the layers out instead of scanning them: slower to compile, the same numbers.
 
     Raises:
-      ValueError: for a size below 1, heads that do not divide, an odd dimension under ``Rope`` or
-        ``Sinusoidal``, a rate out of range, a scale that is not finite, an unknown choice.
+      ValueError: for a value of another kind, a size below 1, heads that do not divide, an odd dimension
+        under ``Rope`` or ``Sinusoidal``, a rate out of range, a scale that is not finite, an unknown choice.
     """
 
     vocab_size: int = 0
@@ -128,6 +129,7 @@ class Config:
             "n_decoder_layers",
             "window",
         )
+        check_kinds(self)
         for name in ("vocab_size", "token_types"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

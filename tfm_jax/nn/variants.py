@@ -1,5 +1,8 @@
 """The variants of the Transformer, as frozen values."""
 
+import numbers
+import types
+import typing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,11 +20,30 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "Sinusoidal",
+    "check_kinds",
     "check_rates",
     "check_sizes",
 ]
 
 Pairing = Literal["interleaved", "half"]
+
+
+_KINDS = {
+    bool: ("True or False", lambda x: isinstance(x, bool)),
+    int: ("a whole number", lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool)),
+    float: ("a number", lambda x: isinstance(x, numbers.Real) and not isinstance(x, bool)),
+}
+
+
+def check_kinds(value: object) -> None:
+    """Raises a ValueError for a field of numbers or flags that has something else, such as a file's null."""
+    for name, hint in typing.get_type_hints(type(value)).items():
+        kind, *others = typing.get_args(hint) or (hint,)
+        if kind not in _KINDS or others not in ([], [types.NoneType]):
+            continue
+        (words, fits), got = _KINDS[kind], getattr(value, name)
+        if not fits(got) and not (others and got is None):
+            raise ValueError(f"{name} must be {words}{' or None' if others else ''}, got {got!r}")
 
 
 def check_sizes(value: object, *names: str) -> None:
@@ -46,12 +68,18 @@ class LayerNorm:
 
     eps: float = 1e-5
 
+    def __post_init__(self):
+        check_kinds(self)
+
 
 @dataclass(frozen=True)
 class RMSNorm:
     """Root-mean-square normalization with a learned scale (Zhang and Sennrich 2019)."""
 
     eps: float = 1e-6
+
+    def __post_init__(self):
+        check_kinds(self)
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,9 @@ class Rope:
 
     theta: float = 10_000.0
     pairing: Pairing = "half"
+
+    def __post_init__(self):
+        check_kinds(self)
 
 
 @dataclass(frozen=True)
@@ -173,4 +204,5 @@ class Pooler:
 
     def __post_init__(self):
         activation(self.activation)
+        check_kinds(self)
         check_rates(self, "dropout_rate")

@@ -27,6 +27,16 @@ _BY_MODEL = {
 }
 
 
+_TEXTS = {f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")} | {"src_lang"}
+_FLAGS = {
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"),
+    *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),
+}
+_COUNTS = {"extra_ids"}
+# How an added token is split off.
+_SPLIT = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
 def declared(directory: Path) -> dict[str, Any]:
     """What ``special_tokens_map.json`` and ``tokenizer_config.json`` say, the latter first.
 
@@ -34,21 +44,41 @@ def declared(directory: Path) -> dict[str, Any]:
       directory: of the checkpoint.
 
     Returns:
-      The settings, a token as its text; none where there are no such files.
+      The settings that are not null, a token as its text; none where there are no such files.
 
     Raises:
-      ValueError: for a file that is no JSON object.
+      ValueError: for a file that is no JSON object, and one in which what is read here is of another kind.
     """
     said: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (directory / name).is_file():
-            said |= read_json(directory / name)
-    return {name: _text(value) if name.endswith("_token") else value for name, value in said.items()}
+        path = directory / name
+        if path.is_file():
+            said |= {name: _checked(path, name, value) for name, value in read_json(path).items()}
+    return {name: value for name, value in said.items() if value is not None}
 
 
-def _text(token: Any) -> Any:
-    """A token may be an object with its text and how it is split off."""
-    return token.get("content") if isinstance(token, dict) else token
+def _checked(path: Path, name: str, value: Any) -> Any:
+    """A setting as it is, and a token, which may be an object with how it is split off too, as its text."""
+    if name in _FLAGS:
+        kind, fits = "true or false", isinstance(value, bool)
+    elif name in _COUNTS:
+        kind, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    elif name == "added_tokens_decoder":
+        kind = "an object of ids, each with an object that has the token's content and true or false"
+        fits = isinstance(value, dict) and all(i.isdecimal() and _is_added(x) for i, x in value.items())
+    elif name in _TEXTS:
+        value = value.get("content") if isinstance(value, dict) else value
+        kind, fits = "a text", isinstance(value, str)
+    else:
+        return value
+    if value is not None and not fits:
+        raise ValueError(f"{path} has {name}={value!r}, wanted {kind}")
+    return value
+
+
+def _is_added(token: Any) -> bool:
+    flags = [token.get(flag, False) for flag in _SPLIT] if isinstance(token, dict) else [None]
+    return all(isinstance(flag, bool) for flag in flags) and isinstance(token.get("content"), str)
 
 
 def kind_of(directory: Path, said: Mapping[str, Any]) -> str | None:
@@ -81,14 +111,15 @@ def add_declared(
       The tokenizer.
 
     Raises:
-      ValueError: for a token that would have another id than the checkpoint says.
+      ValueError: for a token that would have another id than the checkpoint says, and an id that is none.
     """
     path = directory / "added_tokens.json"
     ids = read_json(path) if path.is_file() else {}
+    if wrong := {text: i for text, i in ids.items() if type(i) is not int}:
+        raise ValueError(f"{path} has ids that are no whole numbers: {dict(list(wrong.items())[:3])}")
     added = {i: AddedToken(text, normalized=False) for text, i in ids.items()}
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     for i, token in said.get("added_tokens_decoder", {}).items():
-        options = {flag: token[flag] for flag in flags if flag in token}
+        options = {flag: token[flag] for flag in _SPLIT if flag in token}
         added[int(i)] = AddedToken(token["content"], **options)
     for i, token in sorted(added.items()):
         tokenizer.add_tokens([token])
