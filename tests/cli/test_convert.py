@@ -80,6 +80,21 @@ def test_what_cannot_be_converted_is_one_line(tfm, source, tmp_path):
         assert (status, out) == (2, "") and len(err.splitlines()) == 1 and words in err
 
 
+def test_without_a_tokenizer_its_files_are_copied_as_they_are(tfm, source, params, tmp_path):  # noqa: F811
+    (source / "tokenizer.json").unlink()
+    files = {"vocab.json": b'{"a": 0}', "merges.txt": b"#version: 0.2\n", "x.model": b"\xff"}
+    files["tokenizer_config.json"] = b'{"tokenizer_class": "CTRLTokenizer"}'
+    for name, data in files.items():
+        (source / name).write_bytes(data)
+    status, out, err = tfm("convert", source, tmp_path / "target")
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert "of a tokenizer of class CTRL" in err and "tfm convert --no-tokenizer" in err
+    assert not (tmp_path / "target").exists()
+    assert tfm("convert", source, tmp_path / "target", "--no-tokenizer") == (0, "", "")
+    assert {name: (tmp_path / "target" / name).read_bytes() for name in files} == files
+    equal(pretrained.load(tmp_path / "target", tokenizer=False)[1], params)
+
+
 @pytest.mark.parity
 def test_a_pickle_that_is_allowed_becomes_what_transformers_loads(tfm, tmp_path):
     torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))

@@ -124,7 +124,9 @@ def test_llama(tmp_path):
 
 def test_the_kind_is_that_of_the_files_beside(tmp_path):
     (tmp_path / "spiece.model").write_bytes(model([*PIECES, ("<pad>", 0, 3)]))
-    with pytest.raises(ValueError, match=r"a tokenizer of class None; known are Llama, .*tokenizer=False"):
+    with pytest.raises(
+        ValueError, match=r"of class None; known are Llama, .*tokenizer=False or tfm convert --no"
+    ):
         read_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     assert read_tokenizer(tmp_path).encode("a").ids == [3, 2]

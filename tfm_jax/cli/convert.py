@@ -30,6 +30,8 @@ class Convert:
     """Of the tensors that are written."""
     allow_pickle: bool = False
     """Read pytorch_model.bin where there is no safetensors file; needs torch, asked to load weights only."""
+    no_tokenizer: bool = False
+    """Convert the weights alone: the tokenizer's files are copied as they are, of whatever class it is."""
 
     def use(self) -> int:
         """Gives 0: what cannot be converted raises."""
@@ -37,7 +39,9 @@ class Convert:
 
         pretrained = tfm_jax.pretrained
         source = directory_of(self.source, allow_pickle=self.allow_pickle)
-        _, params, config, tokenizer = pretrained.load(source, self.dtype, allow_pickle=self.allow_pickle)
+        _, params, config, tokenizer = pretrained.load(
+            source, self.dtype, allow_pickle=self.allow_pickle, tokenizer=not self.no_tokenizer
+        )
         pretrained.save(self.target, params, config, tokenizer)
         for path in sorted(path for pattern in _BESIDE for path in source.glob(pattern)):
             copy = self.target / path.relative_to(source)

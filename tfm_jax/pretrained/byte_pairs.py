@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from tfm_jax.pretrained.files import read_json
-from tfm_jax.pretrained.special import special_tokens
+from tfm_jax.pretrained.special import WITHOUT, special_tokens
 
 __all__ = ["SPECIAL", "byte_pairs"]
 
@@ -45,7 +45,8 @@ def byte_pairs(directory: Path, kind: str | None, said: Mapping[str, Any]) -> to
     if kind not in SPECIAL:
         raise ValueError(
             f"{directory} has vocab.json and merges.txt of a tokenizer of class {kind}; known are "
-            f"{', '.join(sorted(SPECIAL))}: name one as tokenizer_class in tokenizer_config.json"
+            f"{', '.join(sorted(SPECIAL))}: name one as tokenizer_class in tokenizer_config.json, or "
+            f"{WITHOUT}"
         )
     model = _model(directory)
     tokenizer = tokenizers.Tokenizer(model)

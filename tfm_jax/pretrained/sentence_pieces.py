@@ -17,7 +17,7 @@ from tfm_jax.pretrained.sentence_model import (
     SentenceModel,
     read_sentence_model,
 )
-from tfm_jax.pretrained.special import special_tokens
+from tfm_jax.pretrained.special import WITHOUT, special_tokens
 
 __all__ = ["MODELS", "sentence_pieces"]
 
@@ -63,7 +63,7 @@ def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) 
     if kind not in _FAMILIES:
         raise ValueError(
             f"{path} is of a tokenizer of class {kind}; known are {', '.join(sorted(_FAMILIES))}: name one "
-            "as tokenizer_class in tokenizer_config.json, or load the model without, by tokenizer=False"
+            f"as tokenizer_class in tokenizer_config.json, or {WITHOUT}"
         )
     return _FAMILIES[kind](read_sentence_model(path), said)
 

@@ -9,7 +9,10 @@ from tokenizers import AddedToken
 
 from tfm_jax.pretrained.files import read_json
 
-__all__ = ["add_declared", "declared", "kind_of", "special_tokens"]
+__all__ = ["WITHOUT", "add_declared", "declared", "kind_of", "special_tokens"]
+
+WITHOUT = "load the model without its tokenizer, by tokenizer=False or tfm convert --no-tokenizer"
+"""What is left to do where a tokenizer cannot be read."""
 
 # Where tokenizer_config.json does not name a class.
 _BY_MODEL = {

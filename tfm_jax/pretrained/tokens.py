@@ -9,7 +9,7 @@ from tokenizers import processors
 
 from tfm_jax.pretrained.byte_pairs import SPECIAL, byte_pairs
 from tfm_jax.pretrained.sentence_pieces import MODELS, sentence_pieces
-from tfm_jax.pretrained.special import add_declared, declared, kind_of, special_tokens
+from tfm_jax.pretrained.special import WITHOUT, add_declared, declared, kind_of, special_tokens
 from tfm_jax.pretrained.word_pieces import word_pieces
 
 __all__ = ["read_tokenizer"]
@@ -84,7 +84,6 @@ def _id_around(tokenizer: tokenizers.Tokenizer, directory: Path, role: str, toke
     if (found := tokenizer.token_to_id(token)) is None:
         raise ValueError(
             f"the tokenizer in {directory} is to put the {role}_token {token!r} around texts, which its "
-            "vocabulary has not: name another in tokenizer_config.json, or load the model without a "
-            "tokenizer, by tokenizer=False"
+            f"vocabulary has not: name another in tokenizer_config.json, or {WITHOUT}"
         )
     return found
