@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
-from tfm_jax.pretrained.texts import Reader
+from tfm_jax.pretrained.texts import BatchRunner
 
 TOKENIZER = tokenizers.Tokenizer(models.WordLevel({c: i for i, c in enumerate("?abc")}, unk_token="?"))
 TOKENIZER.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -21,7 +21,7 @@ def test_each_text_has_what_came_of_it_whatever_shares_its_batch(words, batch_si
         assert tokens.shape == types.shape == valid.shape and not (tokens * ~valid).any()
         return np.stack([valid.sum(1), (tokens * 5 ** np.arange(tokens.shape[1]) % 7).sum(1)], 1)
 
-    found = Reader(TOKENIZER, 24)([" ".join(x) for x in words], batch_size, run)
+    found = BatchRunner(TOKENIZER, 24)([" ".join(x) for x in words], batch_size, run)
     ids = [np.array(["?abc".index(c) for c in x[:24]], int) for x in words]
     for (encoding, got), x in zip(found, ids, strict=True):
         assert encoding.ids == x.tolist()

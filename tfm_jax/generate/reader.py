@@ -13,11 +13,11 @@ from tfm_jax.nn.config import Learned
 from tfm_jax.nn.functional import Pure
 from tfm_jax.types import Params
 
-__all__ = ["Reader"]
+__all__ = ["InputReader"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Reader:
+class InputReader:
     """What `TextGenerator` knows of its model before it writes anything."""
 
     model: Pure

@@ -10,7 +10,7 @@ import numpy as np
 from tfm_jax.generate.beam import Penalty, beam_search
 from tfm_jax.generate.decode import stream
 from tfm_jax.generate.processors import Processor
-from tfm_jax.generate.reader import Reader
+from tfm_jax.generate.reader import InputReader
 from tfm_jax.generate.recipe import Recipe
 from tfm_jax.generate.rows import Batch, Row, batches, compiling, stops
 from tfm_jax.ops import masks
@@ -23,7 +23,7 @@ EVERY = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TextGenerator(Reader):
+class TextGenerator(InputReader):
     """A model with its tokenizer.
 
     Lengths are padded to powers of two, at least 16, and a batch is filled up with copies of its last row, so

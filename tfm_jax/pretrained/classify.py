@@ -18,7 +18,7 @@ from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
-from tfm_jax.pretrained.texts import Reader, Text, longest, tokenizer_in
+from tfm_jax.pretrained.texts import BatchRunner, Text, longest, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
@@ -76,8 +76,8 @@ class TextClassifier:
     max_length: int = 512
 
     @functools.cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.tokenizer, self.max_length)
+    def _in_batches(self) -> BatchRunner:
+        return BatchRunner(self.tokenizer, self.max_length)
 
     @functools.cached_property
     def _run(self):
@@ -90,7 +90,7 @@ class TextClassifier:
 
         One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
-        found = self._reader(texts, batch_size, self._run)
+        found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
 
 
@@ -102,7 +102,7 @@ class TokenClassifier(TextClassifier):
 
         One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
-        found = self._reader(texts, batch_size, self._run)
+        found = self._in_batches(texts, batch_size, self._run)
         return [
             [
                 TokenLabel(*encoding.offsets[i], *_best(self.labels, scores[i]))

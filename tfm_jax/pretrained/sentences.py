@@ -19,7 +19,7 @@ from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.settings import wanted
-from tfm_jax.pretrained.texts import Reader, longest, tokenizer_in
+from tfm_jax.pretrained.texts import BatchRunner, longest, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
@@ -57,15 +57,15 @@ class SentenceEncoder:
         return self.params["embedding"]["table"].shape[-1]
 
     @functools.cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.tokenizer, self.max_length)
+    def _in_batches(self) -> BatchRunner:
+        return BatchRunner(self.tokenizer, self.max_length)
 
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
         One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
-        found = self._reader(
+        found = self._in_batches(
             texts, batch_size, lambda tokens, _, valid: self._run(self.params, tokens, valid)
         )
         return np.stack([vector for _, vector in found]) if found else np.zeros((0, self.width), np.float32)

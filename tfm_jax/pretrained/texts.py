@@ -9,13 +9,13 @@ import tokenizers
 
 from tfm_jax import nn
 
-__all__ = ["Reader", "longest", "tokenizer_in"]
+__all__ = ["BatchRunner", "longest", "tokenizer_in"]
 
 Text = str | tuple[str, str]
 _Run = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-class Reader:
+class BatchRunner:
     """Cuts texts to a length, and runs a model on them.
 
     Args:
