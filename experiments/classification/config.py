@@ -14,6 +14,7 @@ from tfm_jax import nn
 
 __all__ = ["Config", "DataConfig", "parse"]
 
+LABELS = {"names": "language", "places": "continent"}
 MODEL = nn.Config(
     d_model=128,
     n_layers=3,
@@ -40,12 +41,13 @@ class DataConfig:
     """The labelled texts, and how they become batches.
 
     Args:
-        source: "names", what things are called in twelve languages, which needs no network; or a file, a
-            directory or a glob of files (jsonl, csv, parquet; also compressed); or a data set of the Hugging
-            Face hub, "owner/name" or "owner/name:configuration".
+        source: "names", what things are called in twelve languages, or "places", English names of
+            territories, cities and currencies, which need no network; or a file, a directory or a glob of
+            files (jsonl, csv, parquet; also compressed); or a data set of the Hugging Face hub, "owner/name"
+            or "owner/name:configuration".
         text_column: The column of the texts.
         label_column: The column of the labels: class labels, texts, or integers from 0. None is "language"
-            for names, else "label".
+            for names, "continent" for places, else "label".
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training rows.
         test: A file of its own to test on; None as for validation.
@@ -75,7 +77,7 @@ class DataConfig:
     @property
     def label(self) -> str:
         """The column of the labels."""
-        return self.label_column or ("language" if self.source == "names" else "label")
+        return self.label_column or LABELS.get(self.source, "label")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm_jax import data
+from tfm_jax.data import builtin
 
 SPLITS = ("train", "validation", "test")
 
@@ -160,6 +161,81 @@ def test_names_are_loaded_by_their_name(names):
     }
 
 
+@pytest.fixture(scope="module")
+def places():
+    pytest.importorskip("babel")
+    return {split: data.places(split) for split in SPLITS}
+
+
+def test_places_are_babels_english_names(places):
+    core = pytest.importorskip("babel.core")
+    english = core.Locale.parse("en")
+    cities = set()
+    for zone, territory in core.get_global("zone_territories").items():
+        own = zone.split("/")[-1].replace("_", " ")
+        cities.add((english.time_zones.get(zone, {}).get("city", own), territory))
+    for row in places["validation"]:
+        text, territory = row["text"], row["territory"]
+        currencies = {code for code, *_ in core.get_global("territory_currencies").get(territory, [])}
+        others = {english.territories[territory], *map(english.currencies.get, currencies)}
+        assert text in others or (text, territory) in cities
+
+
+@pytest.mark.parametrize(
+    ("text", "continent", "territory"),
+    [
+        ("Kenya", "Africa", "KE"),
+        ("Kenyan Shilling", "Africa", "KE"),
+        ("Paris", "Europe", "FR"),
+        ("São Paulo", "America", "BR"),  # CLDR's name, where the zone is called otherwise
+        ("Buenos Aires", "America", "AR"),  # the zone's own
+        ("Sydney", "Oceania", "AU"),
+        ("Honolulu", "Oceania", "US"),  # a city of a territory on two continents ...
+        ("United States", None, None),  # ... which itself is on neither
+        ("US Dollar", None, None),
+        ("Euro", None, None),  # of several territories
+        ("Reykjavik", None, None),  # by its zone in an ocean
+    ],
+)
+def test_a_place_is_on_the_continent_of_its_time_zones(places, text, continent, territory):
+    rows = [row for part in places.values() for row in part if row["text"] == text]
+    wanted = [{"text": text, "continent": continent, "territory": territory}]
+    name = lambda row: row | {"continent": data.CONTINENTS[row["continent"]]}
+    assert [name(row) for row in rows] == (wanted if continent else [])
+
+
+def test_no_text_and_no_territory_is_in_two_splits_of_places(places):
+    texts = [text for rows in places.values() for text in rows["text"]]
+    assert len(set(texts)) == len(texts) > 500 and all(text.strip() for text in texts)
+    held = [set(rows["territory"]) for rows in places.values()]
+    assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
+    shares = np.array([len(part) for part in held]) / sum(map(len, held))
+    np.testing.assert_allclose(shares, [7 / 16, 3 / 16, 6 / 16], atol=0.08)
+    for rows in places.values():
+        assert rows.features["continent"].names == list(data.CONTINENTS)
+        assert np.bincount(rows["continent"], minlength=5).min() >= 0.05 * len(rows)
+
+
+def test_places_are_the_same_rows_every_time_and_by_their_name(places):
+    splits = data.load_splits("places")
+    assert {name: rows.to_list() for name, rows in splits.items()} == {
+        name: rows.to_list() for name, rows in places.items()
+    }
+
+
+def test_a_text_of_two_territories_or_continents_is_in_no_split(monkeypatch):
+    found = [
+        ("Here", "Asia", "AA"),
+        ("Here", "Asia", "AB"),
+        ("There", "Asia", "AA"),
+        ("There", "Africa", "AA"),
+    ]
+    found += [("Twice", "Asia", "AC"), ("Twice", "Asia", "AC")]
+    monkeypatch.setattr(builtin, "_places", lambda: iter(found))
+    texts = [text for split in SPLITS for text in data.places(split)["text"]]
+    assert texts == ["Twice"]
+
+
 def test_unknown_splits_and_numbers():
     with pytest.raises(ValueError, match="'digits' has no split 'dev'; it has 'train', 'validation', 'test'"):
         data.digits("dev")
@@ -167,6 +243,8 @@ def test_unknown_splits_and_numbers():
         data.stdlib("test")
     with pytest.raises(ValueError, match="'names' has no split 'dev'"):
         data.names("dev")
+    with pytest.raises(ValueError, match="'places' has no split 'dev'"):
+        data.places("dev")
     with pytest.raises(ValueError, match="'dates' has no split"):
         data.dates("dev")
     with pytest.raises(ValueError, match="number 0"):
@@ -178,6 +256,7 @@ def test_unknown_splits_and_numbers():
     [
         ("babel.dates", data.dates, "'dates' needs Babel"),
         ("babel", data.names, "'names' needs Babel"),
+        ("babel", data.places, "'places' needs Babel"),
         ("sklearn.datasets", data.digits, "'digits' needs scikit"),
     ],
 )

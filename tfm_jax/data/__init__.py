@@ -6,7 +6,17 @@ choose which rows stand in which batch (`UniformBatches`, `BucketBatches`), and 
 """
 
 from tfm_jax.data.bucketing import BucketBatches, batch_sizes, choose_buckets, padding_share
-from tfm_jax.data.builtin import DATE_LOCALES, DATE_STYLES, NAME_KINDS, dates, digits, names, stdlib
+from tfm_jax.data.builtin import (
+    CONTINENTS,
+    DATE_LOCALES,
+    DATE_STYLES,
+    NAME_KINDS,
+    dates,
+    digits,
+    names,
+    places,
+    stdlib,
+)
 from tfm_jax.data.columns import text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.images import ImageRows, classification_rows
@@ -27,6 +37,7 @@ from tfm_jax.data.tokenizers import (
 from tfm_jax.data.validate import check_range
 
 __all__ = [
+    "CONTINENTS",
     "DATE_LOCALES",
     "DATE_STYLES",
     "NAME_KINDS",
@@ -63,6 +74,7 @@ __all__ = [
     "load_tokenizer",
     "names",
     "padding_share",
+    "places",
     "split_rows",
     "stdlib",
     "text_pairs",

@@ -1,4 +1,4 @@
-"""The sources that need no network: digits, dates and names in many languages, Python's own source."""
+"""The sources that need no network: digits, dates, names and places, Python's own source."""
 
 import collections
 import datetime
@@ -7,16 +7,30 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 
-__all__ = ["DATE_LOCALES", "DATE_STYLES", "NAME_KINDS", "SPLITS", "dates", "digits", "names", "stdlib"]
+__all__ = [
+    "CONTINENTS",
+    "DATE_LOCALES",
+    "DATE_STYLES",
+    "NAME_KINDS",
+    "SPLITS",
+    "dates",
+    "digits",
+    "names",
+    "places",
+    "stdlib",
+]
 
 SPLITS = ("train", "validation", "test")
 DATE_LOCALES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "ru", "zh", "ja", "ko")
 DATE_STYLES = ("full", "long", "medium")
 NAME_KINDS = ("territory", "language", "script", "currency", "city")
+CONTINENTS = ("Africa", "America", "Asia", "Europe", "Oceania")
+_CONTINENT_OF_ZONE = {**{name: name for name in CONTINENTS[:4]}, "Australia": "Oceania", "Pacific": "Oceania"}
 _FIRST_DAY, _LAST_DAY = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
 _DATE_ROWS = {"train": 50_000, "validation": 2_000, "test": 2_000}
 
@@ -128,12 +142,46 @@ def names(split: str = "train") -> datasets.Dataset:
     times = collections.Counter(text for _, _, _, text in found)
     rows: dict[str, list[str]] = {"text": [], "language": [], "kind": [], "code": []}
     for kind, code, locale, text in found:
-        if times[text] == 1 and _split_of(f"{kind}/{code}") == split:
+        if times[text] == 1 and _split_of(f"{kind}/{code}", test=32, validation=24) == split:
             for column, value in zip(rows, (text, locale, kind, code), strict=True):
                 rows[column].append(value)
     text, label = datasets.Value("string"), datasets.ClassLabel
     columns = (text, label(names=list(DATE_LOCALES)), label(names=list(NAME_KINDS)), text)
     features = datasets.Features(dict(zip(rows, columns, strict=True)))
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def places(split: str = "train") -> datasets.Dataset:
+    """English names of territories, their cities and their currencies, with the continent that they are on.
+
+    Few rows, and of other territories in each split: what tells is what a name means, more than its letters.
+
+    Args:
+        split: "train", "validation" or "test". What belongs to a territory is in one of them, by the hash of
+            the territory's code: some seven, three and six in sixteen.
+
+    Returns:
+        Rows ``{"text": str, "continent": CONTINENTS, "territory": str}``, where "continent" is a class label:
+        that of the time zones. A territory on several continents is in none with its name and its currencies,
+        nor is a currency of several territories, nor a text that names things of two territories.
+
+    Raises:
+        ImportError: Babel is not installed.
+        ValueError: there is no such split.
+    """
+    _check_split("places", split, SPLITS)
+    try:
+        found = sorted(set(_places()))
+    except ImportError as error:
+        raise ImportError("'places' needs Babel: pip install 'tfm_jax[experiments]'") from error
+    times = collections.Counter(text for text, _, _ in found)
+    rows: dict[str, list[str]] = {"text": [], "continent": [], "territory": []}
+    for row in found:
+        if times[row[0]] == 1 and _split_of(f"territory/{row[2]}", test=96, validation=48) == split:
+            for column, value in zip(rows, row, strict=True):
+                rows[column].append(value)
+    text, label = datasets.Value("string"), datasets.ClassLabel(names=list(CONTINENTS))
+    features = datasets.Features(dict(zip(rows, (text, label, text), strict=True)))
     return datasets.Dataset.from_dict(rows, features=features)
 
 
@@ -187,9 +235,34 @@ def _names() -> Iterator[tuple[str, str, str, str]]:
             yield from ((kind, code, name, of_kind[name][code]) for name in of_kind if code in of_kind[name])
 
 
-def _split_of(thing: str) -> str:
+def _places() -> Iterator[tuple[str, str, str]]:
+    """Text, continent and territory of every name."""
+    from babel import Locale
+    from babel.core import get_global
+
+    english, codes = Locale.parse("en"), collections.defaultdict(set)
+    for territory, currencies in get_global("territory_currencies").items():
+        for code, *_ in currencies:
+            codes[code].add(territory)
+    for territory, zones in get_global("territory_zones").items():
+        continent_of = {zone: _CONTINENT_OF_ZONE.get(zone.partition("/")[0]) for zone in zones}
+        yield from ((_city(english, zone), c, territory) for zone, c in continent_of.items() if c)
+        continents = set(continent_of.values())
+        if len(continents) == 1 and None not in continents:
+            own = [code for code, holders in codes.items() if holders == {territory}]
+            found = [english.territories.get(territory), *map(english.currencies.get, own)]
+            yield from ((name, *continents, territory) for name in found if name)
+
+
+def _city(locale: Any, zone: str) -> str:
+    """What a time zone's city is called; CLDR has only what its identifier does not say."""
+    return locale.time_zones.get(zone, {}).get("city", zone.rpartition("/")[2].replace("_", " "))
+
+
+def _split_of(thing: str, test: int, validation: int) -> str:
+    """By a hash from 0 to 255: of so many in 256."""
     first = hashlib.sha256(thing.encode()).digest()[0]
-    return "test" if first < 32 else "validation" if first < 56 else "train"
+    return "test" if first < test else "validation" if first < test + validation else "train"
 
 
 def _check_split(source: str, split: str, splits: tuple[str, ...]) -> None:

@@ -74,8 +74,8 @@ def _not_there(name: str, error: Exception) -> ValueError:
 def _unavailable(name: str, reason: str) -> HubUnavailableError:
     return HubUnavailableError(
         f"the Hugging Face hub cannot be reached for the data set {name!r} ({reason}), and the local "
-        "cache does not have it. Sources without a network: 'digits', 'dates', 'names', 'stdlib', or the "
-        "path of a file or directory"
+        "cache does not have it. Sources without a network: 'digits', 'dates', 'names', 'places', 'stdlib', "
+        "or the path of a file or directory"
     )
 
 

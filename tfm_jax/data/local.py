@@ -120,7 +120,7 @@ def _find(source: str) -> tuple[Path, Path, list[Path]]:
         what = "no data file in the directory" if path.is_dir() else "no file or directory"
         raise FileNotFoundError(
             f"there is {what} {source!r} (from {Path.cwd()}); pass a path that is there, the name of a hub "
-            "data set, or 'digits', 'dates', 'names' or 'stdlib', which need no file"
+            "data set, or 'digits', 'dates', 'names', 'places' or 'stdlib', which need no file"
         )
     return path, base, files
 

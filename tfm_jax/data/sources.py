@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from tfm_jax.data.builtin import SPLITS, dates, digits, names, stdlib
+from tfm_jax.data.builtin import SPLITS, dates, digits, names, places, stdlib
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.hub import load_hub
 from tfm_jax.data.local import load_local, looks_local
@@ -17,6 +17,7 @@ _BUILTIN = {
     "digits": (digits, SPLITS),
     "dates": (dates, SPLITS),
     "names": (names, SPLITS),
+    "places": (places, SPLITS),
     "stdlib": (stdlib, SPLITS[:2]),
 }
 
@@ -34,7 +35,7 @@ def load(
     Args:
         source: one of
 
-            - "digits", "dates", "names" or "stdlib", which need neither network nor file;
+            - "digits", "dates", "names", "places" or "stdlib", which need neither network nor file;
             - the path of a jsonl, json, csv, tsv, parquet or text file (also compressed), of a directory of
               such files or of pictures, or a glob;
             - a hub data set, "owner/name" or "name", with a configuration after a colon if it has several.
