@@ -1,4 +1,5 @@
 import json
+import sys
 
 import chex
 import jax
@@ -151,6 +152,14 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, source, 
     with pytest.raises(SystemExit, match=f"(?s)classification: .*{message}"):
         main(["--out", str(out), *SMALL, *source, *(text.format(tmp_path) for text in arguments)])
     assert not out.exists()
+
+
+@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "tensorboardX"])
+def test_packages_are_imported_before_the_second_thread(tmp_path, source, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(common.Run, "fit", None)
+    with pytest.raises(SystemExit, match=rf"this experiment needs {package}: pip install 'tfm_jax\[experim"):
+        main(["--out", str(tmp_path / "run"), *SMALL, *source])
 
 
 @pytest.fixture(scope="module")
