@@ -6,6 +6,7 @@ An experiment's ``run.py`` is then: a config, data, a loss, and what to do with 
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -26,7 +27,7 @@ from experiments.config import (
     parse,
     to_dict,
 )
-from tfm_jax import train
+from tfm_jax import data, train
 from tfm_jax.types import Batch, Key, Params
 
 __all__ = [
@@ -40,8 +41,37 @@ __all__ = [
     "load_config",
     "one_message",
     "parse",
+    "print_any_letter",
+    "saved_tokenizer",
     "to_dict",
 ]
+
+
+def print_any_letter() -> None:
+    """Letters that the terminal does not know are printed as escapes, and end nothing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def saved_tokenizer(directory: Path, make: Callable[[], data.Tokenizer]) -> data.Tokenizer:
+    """The tokenizer of a run: the saved one where there is one, as where a run goes on, or else a new one.
+
+    Args:
+        directory: of the run.
+        make: makes a new one, which is saved.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: from ``make``, or for a saved one that cannot be read.
+    """
+    saved = directory / "tokenizer.json"
+    if saved.exists():
+        return data.load_tokenizer(saved)
+    tokenizer = make()
+    os.replace(tokenizer.save(directory / "tokenizer.new.json"), saved)  # whole, or not at all
+    return tokenizer
 
 
 @contextlib.contextmanager

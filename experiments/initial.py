@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tokenizers
 from flax import nnx
 
-from experiments.config import RunConfig
+from experiments import common
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import family_of, known
 from tfm_jax.pretrained.files import read_json
@@ -21,7 +21,7 @@ from tfm_jax.train.files import replace_text
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
-__all__ = ["InitialConfig", "Start", "initial_default", "read_initial"]
+__all__ = ["InitialConfig", "Start", "begin", "parse", "read_initial"]
 
 RUNNING = ("dtype", "attention_implementation", "remat", "unroll")
 OF_TRAINING = (*RUNNING, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
@@ -31,7 +31,7 @@ Branches = Mapping[type[nnx.Module], Callable[[Params], Params]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InitialConfig(RunConfig):
+class InitialConfig(common.RunConfig):
     """The config of an experiment that can begin with trained weights."""
 
     init_from: str | None = None
@@ -67,36 +67,43 @@ class Start:
         replace_text(directory / "special_tokens_map.json", text + "\n")
 
 
-def initial_default(config: type[C], argv: Sequence[str]) -> C | None:
-    """The defaults of a command line with ``--init-from``: the model is that of the weights.
+def parse(config: type[C], argv: Sequence[str] | None = None) -> C:
+    """Reads a config off the command line; with ``--init-from``, the model is by default that of the weights.
 
     Args:
         config: of the experiment.
-        argv: the arguments.
+        argv: the arguments; None takes those of the process.
 
     Returns:
-        For ``common.parse``; None where nothing is to begin with, or what it is is not known yet.
+        The config.
 
     Raises:
-        SystemExit: with one clear message, where the model cannot be read.
+        SystemExit: as `common.parse`, and with one clear line where the model cannot be read.
     """
-    argv = [_hyphens(arg) for arg in argv]
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--init-from", nargs="?")
-    parser.add_argument("--resume", action="store_true")
-    asked = parser.parse_known_args(argv)[0]
-    if asked.init_from is None or asked.resume:  # a run that goes on has its model in its own config
-        return None
-    if given := [name for name in OF_TOKENIZER if name in {arg.partition("=")[0] for arg in argv}]:
-        sys.exit(
-            f"error: with --init-from the tokenizer is that of the weights: leave out {', '.join(given)}"
-        )
-    default = config()
-    try:
-        model = _run_as(_declared(asked.init_from), default.model, RUNNING)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: --init-from: {error}")
-    return dataclasses.replace(default, model=model)
+    argv = sys.argv[1:] if argv is None else argv
+    return common.parse(config, argv, default=_default(config, argv))
+
+
+def begin(config: C, name: str, wanted: Branches) -> tuple[common.Run, Params]:
+    """Opens the run of a config that may begin with trained weights, whose tokenizer is then saved in it.
+
+    Args:
+        config: of the run.
+        name: the experiment's.
+        wanted: which models will do.
+
+    Returns:
+        The run, in whose config the model is that of the weights, and the weights: `Run.fit`'s ``given``.
+
+    Raises:
+        SystemExit: with one clear message, where they cannot be had, or as `common.Run`.
+    """
+    with common.one_message(name):
+        config, start = read_initial(config, wanted)
+    here = common.Run(config, name)
+    with here.preparing():
+        start.save_tokenizer(here.path)
+    return here, start.params
 
 
 def read_initial(config: C, wanted: Branches) -> tuple[C, Start]:
@@ -130,6 +137,27 @@ def read_initial(config: C, wanted: Branches) -> tuple[C, Start]:
         raise ValueError(f"--init-from {source}: it is an nn.{module.__name__}, wanted an {names}")
     config = dataclasses.replace(config, model=_run_as(model, config.model, OF_TRAINING))
     return config, Start(wanted[module](params), tokenizer)
+
+
+def _default(config: type[C], argv: Sequence[str]) -> C | None:
+    """The defaults of a command line with ``--init-from``; None without, or where a run goes on."""
+    argv = [_hyphens(arg) for arg in argv]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--init-from", nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    asked = parser.parse_known_args(argv)[0]
+    if asked.init_from is None or asked.resume:  # a run that goes on has its model in its own config
+        return None
+    if given := [name for name in OF_TOKENIZER if name in {arg.partition("=")[0] for arg in argv}]:
+        sys.exit(
+            f"error: with --init-from the tokenizer is that of the weights: leave out {', '.join(given)}"
+        )
+    default = config()
+    try:
+        model = _run_as(_declared(asked.init_from), default.model, RUNNING)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: --init-from: {error}")
+    return dataclasses.replace(default, model=model)
 
 
 def _hyphens(argument: str) -> str:

@@ -4,15 +4,13 @@ Measured with the defaults: 87.3 % of the 1,693 test names; a logistic regressio
 """
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from typing import Literal
 
 from experiments import common
-from experiments.initial import InitialConfig, initial_default
+from experiments.initial import InitialConfig
 from tfm_jax import nn
 
-__all__ = ["Config", "DataConfig", "parse"]
+__all__ = ["Config", "DataConfig"]
 
 LABELS = {"names": "language", "places": "continent"}
 MODEL = nn.Config(
@@ -99,19 +97,3 @@ class Config(InitialConfig):
     label_smoothing: float = 0.1
     """Share of the target that is spread evenly over all classes; not in validation."""
     train: common.TrainConfig = TRAIN
-
-
-def parse(argv: Sequence[str] | None = None) -> Config:
-    """Reads the command line.
-
-    Args:
-        argv: the arguments; None takes those of the process.
-
-    Returns:
-        The settings.
-
-    Raises:
-        SystemExit: as `common.parse`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    return common.parse(Config, argv, default=initial_default(Config, argv))

@@ -1,12 +1,12 @@
 """From a source's name to labelled texts and a tokenizer; and n-grams, which need no model."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments import common
 from experiments.classification.config import DataConfig
 from tfm_jax import data
 
@@ -81,13 +81,9 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     Raises:
         ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    saved = directory / "tokenizer.json"
-    if saved.exists():
-        return data.load_tokenizer(saved)
     bpe = config.tokenizer == "bpe"
-    tokenizer = data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
-    os.replace(tokenizer.save(directory / "tokenizer.new.json"), saved)  # whole, or not at all
-    return tokenizer
+    make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
+    return common.saved_tokenizer(directory, make)
 
 
 def ngram_predict(train: Labelled, texts: Sequence[str]) -> np.ndarray:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from experiments.classification.config import Config, parse
+from experiments.classification.config import Config
 from experiments.classification.corpus import Corpus, load_corpus, make_tokenizer, ngram_predict
-from experiments.initial import read_initial
+from experiments.initial import begin, parse
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
@@ -46,9 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
-    run(parse(argv))
+    common.print_any_letter()
+    run(parse(Config, argv))
 
 
 def run(config: Config) -> None:
@@ -60,11 +58,9 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
-    with common.one_message(NAME):
-        config, start = read_initial(config, INITIAL)
-    here = common.Run(config, NAME)
+    here, given = begin(config, NAME, INITIAL)
+    config = here.config
     with here.preparing():
-        start.save_tokenizer(here.path)
         task = _prepare(config, here.path)
     with ThreadPoolExecutor(1) as beside:
         ngrams = beside.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
@@ -73,7 +69,7 @@ def run(config: Config) -> None:
             loss_fn=make_loss(task.model, config.label_smoothing),
             batches=iter(task.batches["train"]),
             d_model=config.model.d_model,
-            given=start.params,
+            given=given,
             valid=lambda: task.batches["validation"],
             unit="texts",
             curves=functools.partial(viz.curves, title=NAME),

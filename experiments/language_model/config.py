@@ -4,15 +4,13 @@ Measured with the defaults, on 2 CPU cores: 1.66 bits per byte (xz -9: 1.46) in 
 """
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from typing import Literal
 
 from experiments import common
-from experiments.initial import InitialConfig, initial_default
+from experiments.initial import InitialConfig
 from tfm_jax import nn
 
-__all__ = ["Config", "DataConfig", "SampleConfig", "parse"]
+__all__ = ["Config", "DataConfig", "SampleConfig"]
 
 MODEL = nn.Config(
     d_model=192,
@@ -107,19 +105,3 @@ class Config(InitialConfig):
             raise ValueError(f"data.validation-bytes is at least 1, got {self.data.validation_bytes}")
         if self.sample.tokens < 1 or not self.sample.temperature > 0:
             raise ValueError(f"a sample has 1 token or more, at a temperature above 0; got {self.sample}")
-
-
-def parse(argv: Sequence[str] | None = None) -> Config:
-    """Reads the command line.
-
-    Args:
-        argv: the arguments; None takes those of the process.
-
-    Returns:
-        The settings.
-
-    Raises:
-        SystemExit: as `common.parse`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    return common.parse(Config, argv, default=initial_default(Config, argv))

@@ -1,11 +1,11 @@
 """From a source's name to texts and a tokenizer."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments import common
 from experiments.language_model.config import DataConfig
 from tfm_jax import data
 
@@ -73,10 +73,6 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     Raises:
         ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    saved = directory / "tokenizer.json"
-    if saved.exists():
-        return data.load_tokenizer(saved)
     bpe = config.tokenizer == "bpe"
-    tokenizer = data.train_bpe(texts, config.vocab_size) if bpe else data.ByteTokenizer()
-    os.replace(tokenizer.save(directory / "tokenizer.new.json"), saved)  # whole, or not at all
-    return tokenizer
+    make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.ByteTokenizer()
+    return common.saved_tokenizer(directory, make)

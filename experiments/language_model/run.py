@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments import common
-from experiments.initial import read_initial
+from experiments.initial import begin, parse
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
-from experiments.language_model.config import Config, parse
+from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts, make_tokenizer
 from tfm_jax import data, generate, nn, ops, train, viz
 from tfm_jax.ops import masks
@@ -34,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
-    run(parse(argv))
+    common.print_any_letter()
+    run(parse(Config, argv))
 
 
 def run(config: Config) -> None:
@@ -48,11 +46,9 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
-    with common.one_message(NAME):
-        config, start = read_initial(config, {nn.Decoder: lambda params: params})
-    here = common.Run(config, NAME)
+    here, given = begin(config, NAME, {nn.Decoder: lambda params: params})
+    config = here.config
     with here.preparing():
-        start.save_tokenizer(here.path)
         task = _prepare(config, here.path)
     loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.rows.n_targets)
     batch_size = config.train.batch_size
@@ -65,7 +61,7 @@ def run(config: Config) -> None:
             loss_fn=loss_fn,
             batches=iter(data.Loader(task.train_rows, order)),
             d_model=config.model.d_model,
-            given=start.params,
+            given=given,
             valid=lambda: in_order(task.rows),
             unit="tokens",
             curves=functools.partial(viz.curves, title=NAME),

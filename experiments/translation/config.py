@@ -6,12 +6,11 @@ runs that decoded greedily gave 1.0, in 1 min 31 s.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from experiments import common
-from experiments.initial import InitialConfig, initial_default
+from experiments import common, initial
+from experiments.initial import InitialConfig
 from tfm_jax import nn
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
@@ -143,11 +142,10 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         The settings.
 
     Raises:
-        SystemExit: as `common.parse`.
+        SystemExit: as `initial.parse`.
     """
-    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data.source", dest="source", default="dates")
     source = parser.parse_known_args(argv)[0].source
     config = Config if source == "dates" else TextConfig
-    return common.parse(config, argv, default=initial_default(config, argv))
+    return initial.parse(config, argv)

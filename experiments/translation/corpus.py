@@ -1,11 +1,11 @@
 """From a source's name to rows of tokens: the pairs of each split, the tokenizer, the batches' shapes."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from experiments import common
 from experiments.translation.config import DataConfig
 from tfm_jax import data
 
@@ -55,16 +55,9 @@ def make_tokenizer(config: DataConfig, train: Pairs, directory: Path) -> data.To
     Raises:
         ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    saved = directory / "tokenizer.json"
-    if saved.exists():
-        return data.load_tokenizer(saved)
-    texts = [text for side in train for text in side]
-    if config.tokenizer == "bpe":
-        tokenizer = data.train_bpe(texts, config.vocab_size)
-    else:
-        tokenizer = data.char_tokenizer(texts)
-    os.replace(tokenizer.save(directory / "tokenizer.new.json"), saved)  # whole, or not at all
-    return tokenizer
+    bpe, texts = config.tokenizer == "bpe", [text for side in train for text in side]
+    make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
+    return common.saved_tokenizer(directory, make)
 
 
 def make_shapes(

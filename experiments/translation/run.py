@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import common
-from experiments.initial import read_initial
+from experiments.initial import begin
 from experiments.translation.config import Config, parse
 from experiments.translation.corpus import Pairs, load_pairs, make_shapes, make_tokenizer
 from experiments.translation.decode import (
@@ -41,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
+    common.print_any_letter()
     run(parse(argv))
 
 
@@ -55,11 +53,9 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
-    with common.one_message(NAME):
-        config, start = read_initial(config, {nn.EncoderDecoder: lambda params: params})
-    here = common.Run(config, NAME)
+    here, given = begin(config, NAME, {nn.EncoderDecoder: lambda params: params})
+    config = here.config
     with here.preparing():
-        start.save_tokenizer(here.path)
         task = _prepare(config, here.path)
     few = [side[: config.data.decoded] for side in task.pairs["validation"]]
     evaluate = lambda params: {"validation/exact_match": exact_match(task.translate(params, few[0]), few[1])}
@@ -68,7 +64,7 @@ def run(config: Config) -> None:
         loss_fn=make_loss(task.model, config.label_smoothing),
         batches=iter(task.train_batches),
         d_model=config.model.d_model,
-        given=start.params,
+        given=given,
         valid=lambda: task.valid_batches,
         evaluate=evaluate if config.data.decoded else None,
         unit="tokens",

@@ -9,8 +9,9 @@ import pytest
 
 from experiments import common
 from experiments.classification import corpus
-from experiments.classification.config import Config, DataConfig, parse
+from experiments.classification.config import Config, DataConfig
 from experiments.classification.run import main, make_loss, predict
+from experiments.initial import parse
 from tests.experiments.test_initial import STILL, save_checkpoint, without_model
 from tests.pretrained.test_families import BERT
 from tfm_jax import data, nn, train
@@ -207,12 +208,12 @@ def test_ngrams_learn_what_there_is():
 
 def test_the_command_line(capsys):
     config = parse(
-        ["--data.label-column", "kind", "--train.optimizer.frozen-layers", "2", "--pooling", "first"]
+        Config, ["--data.label-column", "kind", "--train.optimizer.frozen-layers", "2", "--pooling", "first"]
     )
     assert config.data.label == "kind" and config.train.optimizer.frozen_layers == 2
     assert DataConfig().label == "language" and DataConfig(source="x.csv").label == "label"
     assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
     for argument, message in {"--data.max-length=2": "max_length is to be at least 3, got 2"}.items():
         with pytest.raises(SystemExit):
-            parse([argument])
+            parse(Config, [argument])
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -1,8 +1,10 @@
 import dataclasses
+import io
 import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import chex
@@ -133,6 +135,15 @@ def test_a_stopped_run_is_resumed_under_other_devices_and_ends_the_same(tmp_path
     assert "pmap on 4 cpu devices" in capsys.readouterr().out
     steps = [line["step"] for line in lines_of(tmp_path / "stopped")]
     assert steps == [line["step"] for line in lines_of(tmp_path / "whole")]
+
+
+def test_letters_that_a_terminal_does_not_know_are_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
+    for stdout in (terminal, io.StringIO()):  # the other knows all letters, and cannot be told
+        monkeypatch.setattr(sys, "stdout", stdout)
+        common.print_any_letter()
+        print("a猫", flush=True)
+    assert terminal.buffer.getvalue() == b"a\\u732b\n" and stdout.getvalue() == "a猫\n"
 
 
 def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import common
+from experiments.initial import parse
 from experiments.language_model import bits, corpus
-from experiments.language_model.config import Config, DataConfig, parse
+from experiments.language_model.config import Config, DataConfig
 from experiments.language_model.run import main, make_loss
 from tests.experiments.killed import kill_at
 from tfm_jax import data, nn, train
@@ -229,12 +230,14 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, rows, ar
 
 
 def test_the_command_line(capsys):
-    config = parse(["--model.n-layers", "2", "--model.positions", "Alibi", "--data.tokenizer", "bytes"])
+    config = parse(
+        Config, ["--model.n-layers", "2", "--model.positions", "Alibi", "--data.tokenizer", "bytes"]
+    )
     assert config.model.n_layers == 2 and config.model.positions == nn.Alibi()
     assert config.data == DataConfig(tokenizer="bytes")
     assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
     with pytest.raises(SystemExit):
-        parse(["--help"])
+        parse(Config, ["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for part in (
         "Predicts each next token of a text with a decoder-only Transformer",
@@ -258,7 +261,7 @@ def test_the_command_line(capsys):
 )
 def test_settings_that_do_not_fit_are_named(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        parse(arguments)
+        parse(Config, arguments)
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
