@@ -27,10 +27,11 @@ from experiments.config import (
     parse,
     to_dict,
 )
-from tfm_jax import data, train
+from tfm_jax import data, nn, train
 from tfm_jax.types import Batch, Key, Params
 
 __all__ = [
+    "MODEL",
     "MeshConfig",
     "OptimizerConfig",
     "Run",
@@ -45,6 +46,10 @@ __all__ = [
     "saved_tokenizer",
     "to_dict",
 ]
+
+
+MODEL = "model.json"
+"""The file of a run's directory that says what the model is, where its ``config.json`` does not say all."""
 
 
 def print_any_letter() -> None:
@@ -250,6 +255,14 @@ class Run:
             sys.exit(f"{self.name}: stopped at step {fitted.step}, saved; go on: --out {self.path} --resume")
         last = fitted.state.params if fitted.state.ema is None else fitted.state.ema
         return Trained(last, fitted, best_step, self._directory.checkpoints, settings.checkpoint_every)
+
+    def write_model(self, model: nn.Config) -> None:
+        """Writes ``model.json``: the model, where the config leaves to the data what it reads.
+
+        Args:
+            model: all of it.
+        """
+        self._directory.write(MODEL, to_dict(model))
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes ``result.json`` and prints it; adds the seconds since the run was opened, or resumed.

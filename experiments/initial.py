@@ -1,33 +1,35 @@
-"""``--init-from``: a run or a checkpoint of transformers to begin with, its model and tokenizer with it."""
+"""``--init-from``: an experiment that begins with a run or a checkpoint of transformers."""
 
 import argparse
 import dataclasses
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import tokenizers
-from flax import nnx
+from typing import ClassVar, Literal, TypeVar
 
 from experiments import common
-from tfm_jax import data, nn, pretrained, train
-from tfm_jax.pretrained.families import family_of, known
-from tfm_jax.pretrained.files import read_json
-from tfm_jax.pretrained.hub import directory_of
-from tfm_jax.runs import load_run
-from tfm_jax.train.files import replace_text
+from experiments.start import Branches, Start, declared, read_start
+from tfm_jax import nn, train
 from tfm_jax.types import Params
-from tfm_jax.values import from_dict
 
-__all__ = ["InitialConfig", "Start", "begin", "parse", "read_initial"]
+__all__ = ["ENCODERS", "InitialConfig", "begin", "parse", "read_initial"]
 
 RUNNING = ("dtype", "attention_implementation", "remat", "unroll")
 OF_TRAINING = (*RUNNING, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
 OF_TOKENIZER = ("--data.tokenizer", "--data.vocab-size")
-Branches = Mapping[type[nnx.Module], Callable[[Params], Params]]
-"""The models that an experiment can begin with, and which of their parameters it takes, by its own names."""
+
+
+def _body(encoder: Params) -> Params:
+    """An encoder's parameters as a classifier's, which has a head of its own."""
+    return {"encoder": {name: x for name, x in encoder.items() if name != "pooler"}}
+
+
+ENCODERS: Branches = {
+    nn.Encoder: _body,
+    nn.MaskedLanguageModel: lambda params: _body(params["encoder"]),
+    nn.Classifier: lambda params: _body(params["encoder"]),
+}
+"""For a classifier: its head is a new one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,32 +41,11 @@ class InitialConfig(common.RunConfig):
     transformers (a directory, or its name on the hub). Of --model only the dtype, the dropout rates,
     attention-implementation, remat and unroll may then be set."""
 
+    READS: ClassVar[Literal["texts", "images"]] = "texts"
+    """What the model takes."""
+
 
 C = TypeVar("C", bound=InitialConfig)
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What a run begins with.
-
-    Args:
-        params: that stand in place of random ones, by name; none where nothing was asked for.
-        tokenizer: that they were trained with.
-    """
-
-    params: Params = dataclasses.field(default_factory=dict)
-    tokenizer: data.Tokenizer | None = None
-
-    def save_tokenizer(self, directory: Path) -> None:
-        """Writes the tokenizer, if any, and what its special tokens are, for ``data.load_tokenizer``."""
-        if self.tokenizer is None:
-            return
-        path = self.tokenizer.save(directory / "tokenizer.json")
-        backend = tokenizers.Tokenizer.from_file(str(path))
-        ids = {f"{role}_token": getattr(self.tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
-        names = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None}
-        text = json.dumps(names, indent=2, ensure_ascii=False)
-        replace_text(directory / "special_tokens_map.json", text + "\n")
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None) -> C:
@@ -85,7 +66,7 @@ def parse(config: type[C], argv: Sequence[str] | None = None) -> C:
 
 
 def begin(config: C, name: str, wanted: Branches) -> tuple[common.Run, Params]:
-    """Opens the run of a config that may begin with trained weights, whose tokenizer is then saved in it.
+    """Opens the run of a config that may begin with trained weights; what they read with is saved in it.
 
     Args:
         config: of the run.
@@ -102,7 +83,7 @@ def begin(config: C, name: str, wanted: Branches) -> tuple[common.Run, Params]:
         config, start = read_initial(config, wanted)
     here = common.Run(config, name)
     with here.preparing():
-        start.save_tokenizer(here.path)
+        start.save(here.path)
     return here, start.params
 
 
@@ -118,25 +99,19 @@ def read_initial(config: C, wanted: Branches) -> tuple[C, Start]:
 
     Raises:
         FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
-        ValueError: it is another kind of model, ``config.model`` asks for another one than it is, or it has
-            no tokenizer.
+        ValueError: it is another kind of model, ``config.model`` asks for another one than it is, or it does
+            not say how it reads.
     """
     source = config.init_from
     if source is None or (config.resume and _has_checkpoint(config.out)):
         return config, Start()
-    declared = _declared(source)
-    if differ := _differences(config.model, declared):
+    if differ := _differences(config.model, declared(source, config.READS)):
         raise ValueError(
             f"--init-from {source}: the model is that of the weights, and only "
             f"{', '.join(_flag(name) for name in OF_TRAINING)} may be set:\n" + "\n".join(differ)
         )
-    read = _read_run if _is_run(source) else _read_checkpoint
-    module, model, params, tokenizer = read(source, wanted)
-    if module not in wanted:
-        names = " or ".join(sorted(f"nn.{kind.__name__}" for kind in wanted))
-        raise ValueError(f"--init-from {source}: it is an nn.{module.__name__}, wanted an {names}")
-    config = dataclasses.replace(config, model=_run_as(model, config.model, OF_TRAINING))
-    return config, Start(wanted[module](params), tokenizer)
+    model, start = read_start(source, wanted)
+    return dataclasses.replace(config, model=_run_as(model, config.model, OF_TRAINING)), start
 
 
 def _default(config: type[C], argv: Sequence[str]) -> C | None:
@@ -154,35 +129,16 @@ def _default(config: type[C], argv: Sequence[str]) -> C | None:
         )
     default = config()
     try:
-        model = _run_as(_declared(asked.init_from), default.model, RUNNING)
+        model = _run_as(declared(asked.init_from, config.READS), default.model, RUNNING)
     except (OSError, ValueError) as error:
         sys.exit(f"error: --init-from: {error}")
-    return dataclasses.replace(default, model=model)
+    return dataclasses.replace(default, model=model, init_from=asked.init_from)
 
 
 def _hyphens(argument: str) -> str:
     """A name of an option as it is written in the help; underscores name the same one."""
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
-
-
-def _declared(source: str) -> nn.Config:
-    """The model of a run or a checkpoint, without its weights."""
-    if _is_run(source):
-        return _model_of_run(Path(source), data.load_tokenizer(source))
-    path = directory_of(source) / "config.json"
-    settings = read_json(path)
-    return _without_pooler(family_of(settings, path)[1].read_config(settings, path))
-
-
-def _without_pooler(model: nn.Config) -> nn.Config:
-    """A pooler is of the task that it was trained for, and a new one begins without it."""
-    return dataclasses.replace(model, pooler=None)
-
-
-def _is_run(source: str) -> bool:
-    path = Path(source) / "config.json"
-    return path.is_file() and {"model", "train"} <= read_json(path).keys()
 
 
 def _has_checkpoint(out: Path | None) -> bool:
@@ -193,8 +149,8 @@ def _run_as(model: nn.Config, like: nn.Config, names: Sequence[str]) -> nn.Confi
     return dataclasses.replace(model, **{name: getattr(like, name) for name in names})
 
 
-def _differences(asked: nn.Config, declared: nn.Config) -> list[str]:
-    values = {f.name: (getattr(asked, f.name), getattr(declared, f.name)) for f in dataclasses.fields(asked)}
+def _differences(asked: nn.Config, found: nn.Config) -> list[str]:
+    values = {f.name: (getattr(asked, f.name), getattr(found, f.name)) for f in dataclasses.fields(asked)}
     return [
         f"  {_flag(name)}: asked for {ours}, it has {theirs}"
         for name, (ours, theirs) in values.items()
@@ -204,48 +160,3 @@ def _differences(asked: nn.Config, declared: nn.Config) -> list[str]:
 
 def _flag(name: str) -> str:
     return f"--model.{name.replace('_', '-')}"
-
-
-Read = tuple[type[nnx.Module], nn.Config, Params, data.Tokenizer]
-
-
-def _model_of_run(directory: Path, tokenizer: data.Tokenizer) -> nn.Config:
-    config = from_dict(nn.Config, read_json(directory / "config.json")["model"])
-    return dataclasses.replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
-
-
-def _read_run(source: str, wanted: Branches) -> Read:
-    directory = Path(source)
-    if nn.Classifier in wanted:
-        item = "ema" if any((directory / "checkpoints").glob("*/ema")) else "params"
-        params = train.load_params(directory / "checkpoints", item=item)
-    else:
-        params = load_run(directory).params  # the mean of several, where that is what the run tests
-    if params.keys() >= {"encoder", "decoder"}:  # asked first: an untied one has a head too
-        module = nn.EncoderDecoder
-    else:
-        module = nn.Classifier if "encoder" in params else nn.Decoder
-    tokenizer = data.load_tokenizer(directory)
-    return module, _model_of_run(directory, tokenizer), params, tokenizer
-
-
-def _read_checkpoint(source: str, wanted: Branches) -> Read:
-    _, params, config, tokenizer = pretrained.load(source)
-    if tokenizer is None:
-        raise ValueError(f"--init-from {source}: there is no tokenizer in it")
-    module = known(config.architecture).architectures[config.architecture].module
-    return (
-        module,
-        _without_pooler(config.model),
-        params,
-        _named(tokenizer, {**config.settings, **config.generation}),
-    )
-
-
-def _named(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> data.JsonTokenizer:
-    """The tokenizer with the special tokens that the settings of its model name by their ids."""
-    first = lambda value: next(iter(value), None) if isinstance(value, list) else value
-    ids = {role: first(settings.get(f"{role}_token_id")) for role in ("pad", "bos", "eos", "decoder_start")}
-    names = {role: None if i is None else tokenizer.id_to_token(i) for role, i in ids.items()}
-    start = names.pop("decoder_start")
-    return data.JsonTokenizer(tokenizer, **{**names, "bos": start or names["bos"]})

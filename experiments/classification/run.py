@@ -15,25 +15,13 @@ import numpy as np
 from experiments import common
 from experiments.classification.config import Config
 from experiments.classification.corpus import Corpus, load_corpus, make_tokenizer, ngram_predict
-from experiments.initial import begin, parse
+from experiments.initial import ENCODERS, begin, parse
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run"]
 
 NAME = "classification"
-
-
-def _body(encoder: Params) -> Params:
-    """An encoder's parameters as a classifier's, which has a head of its own."""
-    return {"encoder": {name: x for name, x in encoder.items() if name != "pooler"}}
-
-
-INITIAL = {
-    nn.Encoder: _body,
-    nn.MaskedLanguageModel: lambda params: _body(params["encoder"]),
-    nn.Classifier: lambda params: _body(params["encoder"]),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,7 +46,7 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
-    here, given = begin(config, NAME, INITIAL)
+    here, given = begin(config, NAME, ENCODERS)
     config = here.config
     with here.preparing():
         task = _prepare(config, here.path)

@@ -9,6 +9,7 @@ import dataclasses
 
 from experiments import common
 from experiments.digits.augment import AugmentConfig
+from experiments.initial import InitialConfig
 from tfm_jax import nn
 
 __all__ = ["Config", "DataConfig", "ViewsConfig"]
@@ -68,7 +69,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.RunConfig):
+class Config(InitialConfig):
     """Says which digit an image shows: an encoder over its patches, and a dense head.
 
     Without arguments: scikit-learn's 1,797 images of 8 x 8 pixels, from disk. Others: --data.source FILE, in
@@ -76,6 +77,10 @@ class Config(common.RunConfig):
     """
 
     data: DataConfig = DataConfig()
+    init_from: str | None = None
+    """Begin with the weights and the model of a run of this experiment (its directory), or of a ViT of
+    transformers (a directory, or its name on the hub), and read images as it does. Of --model only the dtype,
+    the dropout rates, attention-implementation, remat and unroll may then be set."""
     patch_size: int | None = None
     """Side of a patch in pixels, which divides height and width. None: a quarter of the height, which makes
     16 patches of a square."""
@@ -87,6 +92,10 @@ class Config(common.RunConfig):
     views: ViewsConfig = ViewsConfig()
     train: common.TrainConfig = TRAIN
 
+    READS = "images"
+
     def __post_init__(self):
-        if self.model.patches is not None:
+        if self.init_from is None and self.model.patches is not None:
             raise ValueError("the patches are set by --patch-size and the images; leave out --model.patches")
+        if self.init_from is not None and self.patch_size is not None:
+            raise ValueError("with --init-from the patches are those of the weights: leave out --patch-size")

@@ -15,6 +15,8 @@ import numpy as np
 from experiments import common
 from experiments.digits.augment import AugmentConfig, augment
 from experiments.digits.config import Config, ViewsConfig
+from experiments.digits.model import check_images, encoder_of, make_model, reader
+from experiments.initial import ENCODERS, begin, parse
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 
@@ -33,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    run(common.parse(Config, argv))
+    common.print_any_letter()
+    run(parse(Config, argv))
 
 
 def run(config: Config) -> None:
@@ -45,9 +48,11 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
-    here = common.Run(config, NAME)
+    here, given = begin(config, NAME, ENCODERS)
+    config = here.config
     with here.preparing():
-        task = _prepare(config)
+        task = _prepare(config, here.path)
+        here.write_model(task.encoder)
     size, seed = config.train.batch_size, config.train.seed
     rows, valid = task.rows["train"], task.rows["validation"]
     trained = here.fit(
@@ -55,6 +60,7 @@ def run(config: Config) -> None:
         loss_fn=make_loss(task.model, config.augment, config.label_smoothing),
         batches=iter(data.Loader(rows, data.UniformBatches(len(rows), size, seed))),
         d_model=config.model.d_model,
+        given=given,
         valid=lambda: data.Loader(valid, data.UniformBatches(len(valid), size)),
         unit="images",
         curves=functools.partial(viz.curves, title=NAME),
@@ -146,10 +152,11 @@ class _Task:
     rows: dict[str, data.ImageRows]
     test: datasets.Dataset
     class_names: list[str]
+    encoder: nn.Config
     model: nn.Pure
 
 
-def _prepare(config: Config) -> _Task:
+def _prepare(config: Config, path: Path) -> _Task:
     for package in ("sklearn", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"this experiment needs {package}: pip install 'tfm_jax[experiments]'")
@@ -163,20 +170,18 @@ def _prepare(config: Config) -> _Task:
             "hold a share out"
         )
     rows = {name: _rows(splits[name], config) for name in ("train", "validation")}
-    height, width, channels = rows["train"].images.shape[1:]
-    patches = nn.Patches(height, width, channels, config.patch_size or max(1, height // 4))
-    model = dataclasses.replace(config.model, patches=patches)
+    shape = rows["train"].images.shape[1:]
+    encoder = encoder_of(config, shape)
+    patches = encoder.patches
     names = getattr(splits["train"].features[of.label], "names", None)
     class_names = names if names and len(names) == of.classes else [str(i) for i in range(of.classes)]
     counts = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
-    size = f"{height} x {width} x {channels}"
-    print(f"{NAME}: images of {size}: {counts}; patches of {patches.size} x {patches.size}", flush=True)
-    pure = nn.functionalize(nn.Classifier, model, of.classes)
-    for part in rows.values():  # do the images fit the model?
-        jax.eval_shape(
-            lambda key, images: pure.apply(pure.init(key), images), jax.random.key(0), part.images[:1]
-        )
-    return _Task(rows, splits["test"], class_names, pure)
+    size = lambda sides: " x ".join(map(str, sides))
+    print(f"{NAME}: images of {size(shape)}: {counts}; patches of {size(patches.sides)}", flush=True)
+    read = reader(path, patches.channels)
+    for part in rows.values():
+        check_images(encoder, read, part.images.shape[1:])
+    return _Task(rows, splits["test"], class_names, encoder, make_model(encoder, of.classes, read))
 
 
 def _rows(dataset: datasets.Dataset, config: Config) -> data.ImageRows:

@@ -23,7 +23,8 @@ SMALL = (
     "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
 )  # fmt: skip
 OF_A_RUN = {
-    "config.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png", "result.json",
+    "config.json", "model.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
+    "result.json",
 }  # fmt: skip
 NOTHING = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
 

@@ -10,8 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import common, initial
-from experiments.digits.run import main as digits
+from experiments import common, initial, start
 from experiments.language_model import config as language_model_config
 from experiments.language_model.run import main as language_model
 from experiments.translation import config as translation_config
@@ -102,7 +101,7 @@ def test_a_translator_begins_with_a_checkpoint_and_its_start_token(tmp_path, t5)
     chex.assert_trees_all_equal(start.params, params)
     assert "head" in params and "decoder" in params  # untied: not to be taken for a classifier
     assert config.model.positions == nn.RelativeBias(8, 9) and not config.model.tie_embeddings
-    start.save_tokenizer(tmp_path)
+    start.save(tmp_path)
     tokenizer = data.load_tokenizer(tmp_path)
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 2)
 
@@ -188,16 +187,10 @@ def test_what_cannot_be_begun_with_is_one_clear_error(tmp_path, t5, gpt2, pairs)
     assert not (tmp_path / "run").exists()
 
 
-def test_digits_begins_with_nothing(capsys):
-    with pytest.raises(SystemExit):
-        digits(["--init-from", "anything"])
-    assert "Unrecognized options: --init-from" in " ".join(capsys.readouterr().err.split())
-
-
 def test_special_tokens_are_those_of_the_settings():
     backend = data.char_tokenizer(["abc"]).backend
-    named = initial._named(backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2})
+    named = start._named(backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2})
     assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
-    plain = initial._named(backend, {})
+    plain = start._named(backend, {})
     assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
     np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])

@@ -1,0 +1,167 @@
+"""A run of an experiment, or a checkpoint of transformers: its model, its weights, and how it reads."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+from flax import nnx
+
+from experiments import common
+from tfm_jax import data, nn, pretrained, train
+from tfm_jax.pretrained.families import family_of, known
+from tfm_jax.pretrained.files import read_json
+from tfm_jax.pretrained.hub import directory_of
+from tfm_jax.runs import load_run
+from tfm_jax.train.files import replace_text
+from tfm_jax.types import Params
+from tfm_jax.values import from_dict
+
+__all__ = ["PROCESSOR", "Branches", "Start", "declared", "read_start"]
+
+PROCESSOR = "preprocessor_config.json"
+Branches = Mapping[type[nnx.Module], Callable[[Params], Params]]
+"""The models that an experiment can begin with, and which of their parameters it takes, by its own names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Args:
+        params: that stand in place of random ones, by name; none where nothing was asked for.
+        tokenizer: that they were trained with; images have none.
+        image_processor: the text of the ``preprocessor_config.json`` by which they read images, if any.
+    """
+
+    params: Params = dataclasses.field(default_factory=dict)
+    tokenizer: data.Tokenizer | None = None
+    image_processor: str | None = None
+
+    def save(self, directory: Path) -> None:
+        """Writes what the run reads with: a tokenizer, a ``preprocessor_config.json``, or nothing."""
+        if self.image_processor is not None:
+            replace_text(directory / PROCESSOR, self.image_processor)
+        if self.tokenizer is not None:
+            self._save_tokenizer(directory)
+
+    def _save_tokenizer(self, directory: Path) -> None:
+        """The tokenizer, and what its special tokens are."""
+        path = self.tokenizer.save(directory / "tokenizer.json")
+        backend = tokenizers.Tokenizer.from_file(str(path))
+        ids = {f"{role}_token": getattr(self.tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
+        names = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None}
+        text = json.dumps(names, indent=2, ensure_ascii=False)
+        replace_text(directory / "special_tokens_map.json", text + "\n")
+
+
+def declared(source: str, wanted: Literal["texts", "images"]) -> nn.Config:
+    """The model of a run or a checkpoint, without its weights.
+
+    Args:
+        source: a directory, or a name on the hub.
+        wanted: what it is to read.
+
+    Returns:
+        Its config; a pooler, which is of the task that it was trained for, is left out.
+
+    Raises:
+        FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
+        ValueError: it reads another thing, or cannot be read.
+    """
+    if _is_run(source):
+        model = _model_of_run(Path(source))
+    else:
+        path = directory_of(source) / "config.json"
+        settings = read_json(path)
+        model = _without_pooler(family_of(settings, path)[1].read_config(settings, path))
+    if wanted != (reads := "texts" if model.patches is None else "images"):
+        raise ValueError(f"{source}: its model reads {reads}, wanted one that reads {wanted}")
+    return model
+
+
+def read_start(source: str, wanted: Branches) -> tuple[nn.Config, Start]:
+    """Reads a run or a checkpoint.
+
+    Args:
+        source: a directory, or a name on the hub.
+        wanted: which models will do.
+
+    Returns:
+        The model's config, as `declared` has it, and what to begin with.
+
+    Raises:
+        FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
+        ValueError: it is another kind of model, does not say how it reads, or cannot be read.
+    """
+    read = _read_run if _is_run(source) else _read_checkpoint
+    module, model, start = read(source, wanted)
+    if module not in wanted:
+        names = " or ".join(sorted(f"nn.{kind.__name__}" for kind in wanted))
+        raise ValueError(f"--init-from {source}: it is an nn.{module.__name__}, wanted an {names}")
+    return model, dataclasses.replace(start, params=wanted[module](start.params))
+
+
+def _without_pooler(model: nn.Config) -> nn.Config:
+    """A pooler is of the task that it was trained for, and a new one begins without it."""
+    return dataclasses.replace(model, pooler=None)
+
+
+def _is_run(source: str) -> bool:
+    path = Path(source) / "config.json"
+    return path.is_file() and {"model", "train"} <= read_json(path).keys()
+
+
+def _model_of_run(directory: Path) -> nn.Config:
+    if (directory / common.MODEL).is_file():
+        return from_dict(nn.Config, read_json(directory / common.MODEL))
+    config = from_dict(nn.Config, read_json(directory / "config.json")["model"])
+    return dataclasses.replace(
+        config, vocab_size=config.vocab_size or data.load_tokenizer(directory).vocab_size
+    )
+
+
+def _read_run(source: str, wanted: Branches) -> tuple[type[nnx.Module], nn.Config, Start]:
+    """What it is, its config, and all of its parameters."""
+    directory = Path(source)
+    if nn.Classifier in wanted:
+        item = "ema" if any((directory / "checkpoints").glob("*/ema")) else "params"
+        params = train.load_params(directory / "checkpoints", item=item)
+    else:
+        params = load_run(directory).params  # the mean of several, where that is what the run tests
+    if params.keys() >= {"encoder", "decoder"}:  # asked first: an untied one has a head too
+        module = nn.EncoderDecoder
+    else:
+        module = nn.Classifier if "encoder" in params else nn.Decoder
+    model, processor = _model_of_run(directory), directory / PROCESSOR
+    if model.patches is None:
+        return module, model, Start(params, data.load_tokenizer(directory))
+    return module, model, Start(params, image_processor=_text_of(processor) if processor.is_file() else None)
+
+
+def _read_checkpoint(source: str, wanted: Branches) -> tuple[type[nnx.Module], nn.Config, Start]:
+    """What it is, its config, and all of its parameters."""
+    _, params, config, tokenizer = pretrained.load(source)
+    module = known(config.architecture).architectures[config.architecture].module
+    model = _without_pooler(config.model)
+    if model.patches is not None:
+        pretrained.load_image_processor(source)  # can it be followed?
+        return module, model, Start(params, image_processor=_text_of(directory_of(source) / PROCESSOR))
+    if tokenizer is None:
+        raise ValueError(f"--init-from {source}: there is no tokenizer in it")
+    return module, model, Start(params, _named(tokenizer, {**config.settings, **config.generation}))
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _named(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> data.JsonTokenizer:
+    """The tokenizer with the special tokens that the settings of its model name by their ids."""
+    first = lambda value: next(iter(value), None) if isinstance(value, list) else value
+    ids = {role: first(settings.get(f"{role}_token_id")) for role in ("pad", "bos", "eos", "decoder_start")}
+    names = {role: None if i is None else tokenizer.id_to_token(i) for role, i in ids.items()}
+    start = names.pop("decoder_start")
+    return data.JsonTokenizer(tokenizer, **{**names, "bos": start or names["bos"]})
