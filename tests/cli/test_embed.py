@@ -91,7 +91,7 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
     ("argv", "said"),
     [
         (["--model", "NOWHERE", "a"], "there is no directory NOWHERE"),
-        (["--model", "EMPTY", "a"], "is no model of sentence-transformers: it has no modules.json"),
+        (["--model", "EMPTY", "a"], "there is no config.json in EMPTY"),
         (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
         (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size is at least 1, got 0"),

@@ -105,9 +105,28 @@ def test_without_a_recipe_or_a_tokenizer(directory):
     (directory / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match="there is no tokenizer in"):
         pretrained.load_sentence_encoder(directory)
-    (directory / "modules.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no modules\.json"):
+    (directory / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no config\.json in"):
         pretrained.load_sentence_encoder(directory)
+
+
+def test_a_plain_encoder_gives_the_mean(directory):
+    """As sentence-transformers makes of it: no modules.json, the mean over the tokens, any length."""
+    wanted = dataclasses.replace(pretrained.load_sentence_encoder(directory), normalize=False)(TEXTS)
+    (directory / "modules.json").unlink()
+    (directory / "1_Pooling" / "config.json").unlink()
+    encoder = pretrained.load_sentence_encoder(directory)
+    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("mean", False, 4)
+    np.testing.assert_array_equal(encoder(TEXTS), wanted)
+    # The limit is the tokenizer's where the model's is not said, and the table's at most.
+    (directory / "sentence_bert_config.json").unlink()
+    for said, limit in ((5, 5), (10**30, 8)):
+        (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
+        assert pretrained.load_sentence_encoder(directory).max_length == limit
+    for said in ("many", -1):
+        (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
+        with pytest.raises(ValueError, match=f"may have {said!r} tokens"):
+            pretrained.load_sentence_encoder(directory)
 
 
 def test_the_files_of_other_families_are_read_and_the_table_is_the_limit(directory):
@@ -132,11 +151,46 @@ def test_the_tokenizer_that_was_passed_stays_as_it_was(directory):
     assert encoder.tokenizer.truncation is None
 
 
-def test_a_model_with_a_head_gives_no_vectors(directory):
-    config = dataclasses.replace(CONFIG, architecture="BertForMaskedLM")
-    model = nn.functionalize(nn.MaskedLanguageModel, config.model)
+@pytest.mark.parametrize(
+    ("architecture", "module", "options"),
+    [
+        ("BertForMaskedLM", nn.MaskedLanguageModel, {}),
+        ("BertForSequenceClassification", nn.Classifier, {"n_classes": 2, "pooling": "first"}),
+        ("BertForTokenClassification", nn.Classifier, {"n_classes": 2, "pooling": None}),
+    ],
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_head_is_left_out(directory, architecture, module, options, plain):
+    pooler = nn.Pooler("tanh") if architecture == "BertForSequenceClassification" else None
+    model_config = dataclasses.replace(CONFIG.model, pooler=pooler)
+    config = dataclasses.replace(CONFIG, architecture=architecture, model=model_config)
+    params = nn.functionalize(module, model_config, **options).init(jax.random.key(1))
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    pretrained.save(directory / "body", model.init(jax.random.key(0)), config, tokenizer)
-    (directory / "modules.json").write_text(json.dumps([{**STEPS[0], "path": "body"}, *STEPS[1:]]))
-    with pytest.raises(ValueError, match="is a BertForMaskedLM, wanted an encoder without a head"):
-        pretrained.load_sentence_encoder(directory)
+    pretrained.save(directory / "body", params, config, tokenizer)
+    (directory / "modules.json").write_text(json.dumps([{**STEPS[0], "path": "body"}, STEPS[1]]))
+    encoder = pretrained.load_sentence_encoder(directory / "body" if plain else directory)
+    body = nn.functionalize(nn.Encoder, CONFIG.model)
+    bare = {name: value for name, value in params["encoder"].items() if name != "pooler"}
+    wanted = np.asarray(body.apply(bare, np.array([1, 2, 3]))).mean(0)
+    np.testing.assert_allclose(encoder(["a b c"])[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_decoder_gives_no_vectors(directory):
+    config = nn.Config(
+        vocab_size=9,
+        d_model=6,
+        n_layers=1,
+        n_heads=2,
+        d_ff=5,
+        norm=nn.LayerNorm(1e-5),
+        positions=nn.Learned(8),
+        feed_forward=nn.Mlp("gelu_tanh"),
+        attention_bias=True,
+        scale_embeddings=False,
+    )
+    model = nn.functionalize(nn.Decoder, config)
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    config = pretrained.Config("GPT2LMHeadModel", config)
+    pretrained.save(directory / "decoder", model.init(jax.random.key(0)), config, tokenizer)
+    with pytest.raises(ValueError, match="is a GPT2LMHeadModel, wanted an encoder, such as BertModel"):
+        pretrained.load_sentence_encoder(directory / "decoder")

@@ -18,7 +18,8 @@ __all__ = ["Embed"]
 class Embed(LineCommand):
     """Makes a vector of each text, with a model of sentence-transformers.
 
-    A line that is not UTF-8 has null in jsonl, nan in npy; the others keep their places.
+    Of any other encoder, such as BERT, it is the mean over the tokens, as there. A line that is not UTF-8 has
+    null in jsonl, nan in npy; the others keep their places.
     """
 
     text: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,13 @@ import tokenizers
 from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
+from tfm_jax.pretrained.config import Config
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.settings import wanted
+from tfm_jax.pretrained.special import declared
 from tfm_jax.pretrained.texts import BatchRunner, longest, tokenizer_in
 from tfm_jax.types import Array, Params
 
@@ -92,6 +94,9 @@ def load_sentence_encoder(
 ) -> SentenceEncoder:
     """Loads a model of sentence-transformers: an encoder, and the steps that its ``modules.json`` names.
 
+    Without a ``modules.json`` it is any encoder, such as BERT, of which sentence-transformers takes the mean
+    over the tokens, not normalized, and so does this. A head that the model has is left out.
+
     Args:
       path_or_repo_id: as ``load`` takes it.
       dtype: of the parameters and the activations; the vectors are float32.
@@ -100,14 +105,36 @@ def load_sentence_encoder(
       The ``SentenceEncoder``.
 
     Raises:
-      FileNotFoundError: where there is no ``modules.json``, or no tokenizer.
+      FileNotFoundError: where there is no checkpoint, or no tokenizer.
       ValueError: for a step or a pooling other than the mean, the first token and normalization; for a prompt
-        before every text, or lower case apart from the tokenizer's; for a model with a head; as ``load``.
+        before every text, or lower case apart from the tokenizer's; for a model that is no encoder; for a
+        length of texts that is no number; as ``load``.
     """
     directory = directory_of(path_or_repo_id)
+    recipe = _recipe(directory)
+    _check_options(directory, recipe.body)
+    model, params, config, tokenizer = load(recipe.body, dtype)
+    model, params = _encoder(model, params, config, recipe.body)
+    return SentenceEncoder(
+        model,
+        params,
+        tokenizer_in(recipe.body, tokenizer),
+        pooling=recipe.pooling,
+        normalize=recipe.normalize,
+        max_length=int(min(_longest_said(recipe.body), longest(config.model))),
+    )
+
+
+class _Recipe(NamedTuple):
+    body: Path
+    pooling: Literal["mean", "first"]
+    normalize: bool
+
+
+def _recipe(directory: Path) -> _Recipe:
     path = directory / "modules.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{directory} is no model of sentence-transformers: it has no modules.json")
+        return _Recipe(directory, "mean", False)
     steps = read_json(path, list)
     kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in steps]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
@@ -115,21 +142,26 @@ def load_sentence_encoder(
     folders = [str(step["path"]) for step in steps[:2]]
     if any(Path(folder).is_absolute() or ".." in Path(folder).parts for folder in folders):
         raise ValueError(f"{path} names directories that are not in its own: {folders}")
-    body = directory / folders[0]
-    _check_options(directory, body)
-    model, params, config, tokenizer = load(body, dtype)
-    if known(config.architecture).architectures[config.architecture].module is not nn.Encoder:
-        raise ValueError(
-            f"{body} is a {config.architecture}, wanted an encoder without a head, such as BertModel"
-        )
-    return SentenceEncoder(
-        model,
-        params,
-        tokenizer_in(body, tokenizer),
-        pooling=_pooling(read_json(directory / folders[1] / "config.json")),
-        normalize=kinds[2:] == ["Normalize"],
-        max_length=int(min(_body_options(body).get("max_seq_length") or 512, longest(config.model))),
-    )
+    pooling = _pooling(read_json(directory / folders[1] / "config.json"))
+    return _Recipe(directory / folders[0], pooling, kinds[2:] == ["Normalize"])
+
+
+def _encoder(model: Pure, params: Params, config: Config, body: Path) -> tuple[Pure, Params]:
+    """The encoder of a model, without its head."""
+    module = known(config.architecture).architectures[config.architecture].module
+    if module is nn.Encoder:
+        return model, params
+    if module not in (nn.MaskedLanguageModel, nn.Classifier):
+        raise ValueError(f"{body} is a {config.architecture}, wanted an encoder, such as BertModel")
+    return nn.functionalize(nn.Encoder, config.model), params["encoder"]
+
+
+def _longest_said(body: Path) -> float:
+    """How many tokens a text may have by the settings of the model, else of its tokenizer."""
+    said = _body_options(body).get("max_seq_length") or declared(body).get("model_max_length") or 512
+    if not isinstance(said, int | float) or said < 1:
+        raise ValueError(f"a text of {body} may have {said!r} tokens: max_seq_length is at least 1")
+    return said
 
 
 def _body_options(body: Path) -> dict[str, Any]:
