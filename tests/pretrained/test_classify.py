@@ -141,6 +141,9 @@ def test_the_length_that_the_tokenizers_config_says(place):
     np.testing.assert_allclose(classifier(["a b c d"])[0].scores, short, rtol=1e-5, atol=1e-6)
     longer = dataclasses.replace(classifier, max_length=6)(["a b c d"])[0].scores
     assert not np.allclose(longer, short, atol=1e-3)
+    (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 2}))
+    with pytest.raises(ValueError, match=r"may have 2 tokens, wanted .* more than the 2 special ones"):
+        pretrained.load_text_classifier(place)
 
 
 @pytest.mark.parity

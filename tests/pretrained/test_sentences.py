@@ -75,6 +75,8 @@ def test_the_vectors(directory):
         ("modules.json", STEPS[:1], ValueError, r"wants \['Transformer'\]; supported are"),
         ("modules.json", [STEPS[0], {**STEPS[1], "path": "../x"}], ValueError, "that are not in its own"),
         ("modules.json", {}, ValueError, "must hold a JSON list"),
+        ("modules.json", [3], ValueError, "is no list of steps, each with its type and its path"),
+        ("modules.json", [{"idx": 0}], ValueError, "is no list of steps"),
         (
             "config_sentence_transformers.json",
             {"default_prompt_name": "query", "prompts": {"query": "query: "}},
@@ -123,9 +125,9 @@ def test_a_plain_encoder_gives_the_mean(directory):
     for said, limit in ((5, 5), (10**30, 8)):
         (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
         assert pretrained.load_sentence_encoder(directory).max_length == limit
-    for said in ("many", -1):
+    for said in ("many", -1, 0, 4.5, True):
         (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
-        with pytest.raises(ValueError, match=f"may have {said!r} tokens"):
+        with pytest.raises(ValueError, match=f"may have {said!r} tokens, wanted a whole number"):
             pretrained.load_sentence_encoder(directory)
 
 

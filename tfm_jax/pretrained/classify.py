@@ -15,10 +15,10 @@ from tfm_jax.nn import Pure
 from tfm_jax.pretrained.classifiers import labels_of
 from tfm_jax.pretrained.config import Settings
 from tfm_jax.pretrained.families import known
-from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
-from tfm_jax.pretrained.texts import BatchRunner, Text, longest, tokenizer_in
+from tfm_jax.pretrained.special import declared
+from tfm_jax.pretrained.texts import BatchRunner, Text, length_of, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
@@ -150,15 +150,16 @@ def load_text_classifier(
             f"{directory} is a {config.architecture}, wanted a classifier of texts, such as "
             "BertForSequenceClassification or BertForTokenClassification"
         )
+    tokenizer = tokenizer_in(directory, tokenizer)
     of_tokens = config.architecture.endswith("ForTokenClassification")
     kind = TokenClassifier if of_tokens else TextClassifier
     return kind(
         model,
         params,
-        tokenizer_in(directory, tokenizer),
+        tokenizer,
         labels_of(config.settings),
         scoring="softmax" if of_tokens else _scoring(config.settings),
-        max_length=int(min(_said_length(directory), longest(config.model))),
+        max_length=length_of(declared(directory).get("model_max_length"), tokenizer, config.model, directory),
     )
 
 
@@ -173,9 +174,3 @@ def _scoring(settings: Settings) -> Scoring:
     if problem not in by_problem:
         raise ValueError(f"problem_type={problem!r} is not known; known are {list(by_problem)}")
     return by_problem[problem]
-
-
-def _said_length(directory: Path) -> float:
-    """Their ``model_max_length``, which is 1e30 where there is no limit; 512 where nothing is said."""
-    path = directory / "tokenizer_config.json"
-    return (read_json(path) if path.is_file() else {}).get("model_max_length") or 512

@@ -21,7 +21,7 @@ from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.settings import wanted
 from tfm_jax.pretrained.special import declared
-from tfm_jax.pretrained.texts import BatchRunner, longest, tokenizer_in
+from tfm_jax.pretrained.texts import BatchRunner, length_of, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
@@ -115,13 +115,16 @@ def load_sentence_encoder(
     _check_options(directory, recipe.body)
     model, params, config, tokenizer = load(recipe.body, dtype)
     model, params = _encoder(model, params, config, recipe.body)
+    tokenizer = tokenizer_in(recipe.body, tokenizer)
+    said = _body_options(recipe.body).get("max_seq_length")
+    said = declared(recipe.body).get("model_max_length") if said is None else said
     return SentenceEncoder(
         model,
         params,
-        tokenizer_in(recipe.body, tokenizer),
+        tokenizer,
         pooling=recipe.pooling,
         normalize=recipe.normalize,
-        max_length=int(min(_longest_said(recipe.body), longest(config.model))),
+        max_length=length_of(said, tokenizer, config.model, recipe.body),
     )
 
 
@@ -136,6 +139,8 @@ def _recipe(directory: Path) -> _Recipe:
     if not path.is_file():
         return _Recipe(directory, "mean", False)
     steps = read_json(path, list)
+    if not all(isinstance(step, dict) and {"type", "path"} <= step.keys() for step in steps):
+        raise ValueError(f"{path} is no list of steps, each with its type and its path")
     kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in steps]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ValueError(f"{path} wants {kinds}; supported are Transformer, Pooling, and Normalize or not")
@@ -154,14 +159,6 @@ def _encoder(model: Pure, params: Params, config: Config, body: Path) -> tuple[P
     if module not in (nn.MaskedLanguageModel, nn.Classifier):
         raise ValueError(f"{body} is a {config.architecture}, wanted an encoder, such as BertModel")
     return nn.functionalize(nn.Encoder, config.model), params["encoder"]
-
-
-def _longest_said(body: Path) -> float:
-    """How many tokens a text may have by the settings of the model, else of its tokenizer."""
-    said = _body_options(body).get("max_seq_length") or declared(body).get("model_max_length") or 512
-    if not isinstance(said, int | float) or said < 1:
-        raise ValueError(f"a text of {body} may have {said!r} tokens: max_seq_length is at least 1")
-    return said
 
 
 def _body_options(body: Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 
 from tfm_jax import nn
 
-__all__ = ["BatchRunner", "longest", "tokenizer_in"]
+__all__ = ["BatchRunner", "length_of", "tokenizer_in"]
 
 Text = str | tuple[str, str]
 _Run = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -69,9 +70,31 @@ class BatchRunner:
         return tokens, types, valid
 
 
-def longest(config: nn.Config) -> float:
-    """How many tokens a model reads at most."""
-    return config.positions.max_length if isinstance(config.positions, nn.Learned) else math.inf
+def length_of(said: Any, tokenizer: tokenizers.Tokenizer, config: nn.Config, directory: Path) -> int:
+    """How many tokens a text is cut to.
+
+    Args:
+      said: in the files of the checkpoint: its ``max_seq_length`` or ``model_max_length``; 1e30 is no
+        limit, None is 512.
+      tokenizer: whose special tokens are counted.
+      config: whose learned positions are a limit too.
+      directory: of the checkpoint.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: for a length that is no whole number, or leaves no place for a token of the text.
+    """
+    special = tokenizer.num_special_tokens_to_add(False)
+    whole = isinstance(said, int | float) and not isinstance(said, bool) and said % 1 == 0
+    if said is not None and not (whole and said > special):
+        raise ValueError(
+            f"a text of {directory} may have {said!r} tokens, wanted a whole number, more than the {special} "
+            "special ones: mend max_seq_length, or model_max_length in tokenizer_config.json"
+        )
+    limit = config.positions.max_length if isinstance(config.positions, nn.Learned) else math.inf
+    return int(min(512 if said is None else said, limit))
 
 
 def tokenizer_in(directory: Path, tokenizer: tokenizers.Tokenizer | None) -> tokenizers.Tokenizer:
