@@ -307,3 +307,16 @@ def test_labels_and_what_is_masked(tmp_path, trained, name, layout):  # noqa: F8
         wanted = their_scores(tokenizer, model, text, kind)
         np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0, err_msg=text)
     assert np.ptp([found.max() for found in got]) > 0.005
+
+
+@pytest.mark.parametrize("name", ["bert: masked", "distilbert: sequences", "roberta: tokens"])
+def test_vectors_of_an_encoder_without_a_recipe(tmp_path, trained, name):  # noqa: F811
+    """As sentence-transformers makes them: the body alone, and the mean of what it gives."""
+    tokenizer, directory = files(tmp_path, ENCODERS[name], trained, "found")
+    theirs.random(sized(ENCODERS[name].case, len(tokenizer))).save_pretrained(directory)
+    body = transformers.AutoModel.from_pretrained(directory).eval()
+    got = pretrained.load_sentence_encoder(directory)(TEXTS)
+    for text, vector in zip(TEXTS, got, strict=True):
+        with torch.no_grad():
+            wanted = body(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5, rtol=0, err_msg=text)
