@@ -212,6 +212,7 @@ def test_the_command_line(capsys):
     )
     assert config.data.label == "kind" and config.train.optimizer.frozen_layers == 2
     assert DataConfig().label == "language" and DataConfig(source="x.csv").label == "label"
+    assert DataConfig(source="places").label == "continent"
     assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
     for argument, message in {"--data.max-length=2": "max_length is to be at least 3, got 2"}.items():
         with pytest.raises(SystemExit):
