@@ -12,7 +12,7 @@ from tests.marks import slow
 from tfm_jax import laws, nn
 
 EXAMPLES = settings().max_examples
-OFTEN = ["sinusoidal, post-norm", "rope, grouped, glu", "window, two layers"]
+OFTEN = ["rope, grouped, glu", "window, two layers"]
 RARER = sorted(VARIANTS.keys() - {"bfloat16", *OFTEN})
 
 

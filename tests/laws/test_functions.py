@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.marks import slow
 from tfm_jax import laws, ops
 
 EXAMPLES = settings().max_examples
@@ -20,7 +21,7 @@ def keeps(function, suite, *, refused=(), **options):
     assert {found.law.name for found in report.findings if found.refused} == set(refused), report
 
 
-@pytest.mark.parametrize("eps", [1e-5, 1e-12, 1e-3])
+@pytest.mark.parametrize("eps", [1e-5, *slow(1e-12, 1e-3)])
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
 def test_norms(name, eps):
     keeps(functools.partial(getattr(ops, name), eps=eps), laws.SUITES[name], eps=eps)
@@ -32,7 +33,7 @@ def test_norms_with_unit_parameters():
     keeps(lambda x: ops.rms_norm(x, ones(x)), laws.rms_norm)
 
 
-@pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
+@pytest.mark.parametrize("theta", [10_000.0, *slow(500_000.0)])
 @pytest.mark.parametrize("pairing", PAIRINGS)
 def test_rotary(pairing, theta):
     options = {"pairing": pairing, "theta": theta}

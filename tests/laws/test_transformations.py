@@ -68,7 +68,7 @@ FUNCTIONS = {
 }
 
 
-RARER = ("attention, chunked", "decoder, written out, recomputed")
+RARER = ("attention, chunked", "decoder", "decoder, written out, recomputed")
 
 
 @pytest.mark.parametrize("name", [*(name for name in FUNCTIONS if name not in RARER), *slow(*RARER)])

@@ -108,8 +108,9 @@ def test_the_implementation_that_a_config_names_is_the_one_that_runs(name):
         out("splash")
 
 
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_a_decoder_sees_nothing_of_the_future(fields):
+@pytest.mark.parametrize("name", slow_but(["learned", "relative", "post", "rms-glu-gqa"], VARIANTS))
+def test_a_decoder_sees_nothing_of_the_future(name):
+    fields = VARIANTS[name]
     config = dataclasses.replace(TINY, **fields)
     stack = nn.functionalize(nn.DecoderStack, config, cross_attention=False)
     params = build(nn.Decoder, **fields)[1]["stack"]

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from tests import references
+from tests.marks import slow_but
 from tests.ops.mask_strategies import expressions
 from tests.programs import equations
 from tfm_jax import ops
@@ -173,7 +174,7 @@ def empty_rows():
 @pytest.mark.parametrize(
     "dtype, jit", [(np.float32, False), (jnp.bfloat16, True)], ids=["float32, eager", "bfloat16, jit"]
 )
-@pytest.mark.parametrize("case", list(empty_rows()))
+@pytest.mark.parametrize("case", slow_but(["dense", "bias of -inf", "offset", "prefix"], empty_rows()))
 def test_an_empty_row_gives_zero_and_gradient_zero(case, dtype, jit):
     mask, bias = empty_rows()[case]
     q, k, v = arrays(dtype=dtype)

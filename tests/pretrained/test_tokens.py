@@ -84,7 +84,7 @@ def test_a_tokenizer_json_is_completed_as_its_class_does(tmp_path):
             "the bos_token '<b>' around texts, which its vocabulary",
         ),
         ({"add_eos_token": True, "eos_token": {"content": "<e>"}}, "the eos_token '<e>' around texts"),
-        ({"tokenizer_class": "T5Tokenizer"}, "the eos_token '</s>' around texts"),
+        ({"tokenizer_class": "T5Tokenizer", "eos_token": "</s>"}, "the eos_token '</s>' around texts"),
         ({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True}, r"bos_token '<\|endoftext\|>' around"),
     ],
 )

@@ -65,8 +65,10 @@ def _complete(
     tokenizer: tokenizers.Tokenizer, directory: Path, kind: str | None, said: Mapping[str, Any]
 ) -> None:
     """Puts around a text what its class does, where the file says nothing of it."""
-    asked = {"bos": said.get("add_bos_token", False), "eos": kind == "T5" or said.get("add_eos_token", False)}
     special = special_tokens(said, **{"bos": None, "eos": None} | _AROUND.get(kind or "", {}))
+    # T5's end is asked for by its class alone, and another's tokenizer may have none.
+    ends = kind == "T5" and ("eos_token" in said or tokenizer.token_to_id(special["eos"]) is not None)
+    asked = {"bos": said.get("add_bos_token", False), "eos": said.get("add_eos_token", ends)}
     ids = {role: _id_around(tokenizer, directory, role, special[role]) for role in asked if asked[role]}
     if ids:
         begin, end = ([special[role]] if role in ids else [] for role in ("bos", "eos"))

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests import references
+from tests.marks import slow_but
 from tests.ops.mask_strategies import expressions
 from tfm_jax import ops
 from tfm_jax.ops import masks
@@ -51,7 +52,8 @@ HERE = {
         kernel=functools.partial(jax.nn.dot_product_attention, implementation="xla"),
     ),
 }
-every = pytest.mark.parametrize("name", list(HERE))
+# A tile as large as the sequences is the rarer case of many.
+every = pytest.mark.parametrize("name", slow_but([name for name in HERE if name != "chunked"], HERE))
 
 
 def arrays(batch=(B,), T=T, S=S, N=N, K=K, H=H, V=V, dtype=np.float32, seed=0):
