@@ -43,7 +43,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if version("jax").startswith("0.10."):
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=12, derandomize=True)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.generate])
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

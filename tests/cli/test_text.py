@@ -346,10 +346,13 @@ def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
         assert (status, out) == (2, "") and wrong in err
     texts, keys = "abcdefg", jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(7))
     argv = [*argv[:-1], *texts, "--temperature", 9]
-    for option, value in {"top_p": 0.3, "top_k": 0}.items():
-        hot = pretrained.load_text_generator(checkpoint, generation={"temperature": 9.0, option: value})
-        got = tfm(*argv, f"--{option.replace('_', '-')}", value)[1]
-        assert got == lines(hot.write(list(texts), key=keys)) != tfm(*argv)[1]
+    hot = pretrained.load_text_generator(
+        checkpoint, generation={"temperature": 9.0, "top_p": 0.9, "top_k": 0}
+    )
+    got = tfm(*argv, "--top-p", 0.9, "--top-k", 0)[1]
+    assert got == lines(hot.write(list(texts), key=keys)) != tfm(*argv, "--top-p", 0.9)[1]
+    # What is said of drawing draws, a 0 too.
+    assert cli.text.Generate(model="it", top_k=0).settings()["do_sample"] is True
 
 
 def test_a_pickle_of_a_checkpoint_is_refused(tfm, checkpoint, tmp_path):

@@ -39,7 +39,7 @@ def test_caches(name):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("fields", [{}, {"positions": nn.Learned(5)}], ids=["sinusoidal", "learned"])
+@pytest.mark.parametrize("fields", [*slow({}), {"positions": nn.Learned(5)}], ids=["sinusoidal", "learned"])
 def test_outside_of_jit_too_much_is_an_error(fields):
     read, whole = functions(jitted=False, **fields)
     with pytest.raises(ValueError, match="room for 5 tokens, 3 of them taken, was given 3 more"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.marks import slow_but
+from tests.marks import slow, slow_but
 from tfm_jax import nn
 from tfm_jax.nn.incremental import align
 from tfm_jax.ops import masks
@@ -79,7 +79,9 @@ def test_every_chunking_gives_the_logits_of_the_whole(name):
         assert [x.shape for x in layer] == [(B, heads, slots, D // N)] * 2
 
 
-@pytest.mark.parametrize("fields", [{}, {"positions": nn.RelativeBias(6, 8), "window": 3, "n_kv_heads": 2}])
+@pytest.mark.parametrize(
+    "fields", [*slow({}), {"positions": nn.RelativeBias(6, 8), "window": 3, "n_kv_heads": 2}]
+)
 def test_a_target_beside_a_source_in_any_chunking(fields):
     model, params, apply = build(nn.EncoderDecoder, **fields)
     source, target = tokens(B, S), tokens(B, T)
