@@ -24,7 +24,6 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -41,6 +40,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # JAX makes a context of MLIR for each program, a tenth of the time of a tiny one. They can share one; how is
 # JAX's own affair, so only in the releases that this was tried in.
 if version("jax").startswith("0.10."):
+    from jax._src.interpreters import mlir
+
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
