@@ -5,6 +5,7 @@ An experiment's ``run.py`` is then: a config, data, a loss, and what to do with 
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from experiments.config import (
     to_dict,
 )
 from tfm_jax import data, nn, train
+from tfm_jax.cli.lines import print_any_letter
 from tfm_jax.types import Batch, Key, Params
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "one_message",
     "parse",
     "print_any_letter",
+    "require",
     "saved_tokenizer",
     "to_dict",
 ]
@@ -52,10 +55,24 @@ MODEL = "model.json"
 """The file of a run's directory that says what the model is, where its ``config.json`` does not say all."""
 
 
-def print_any_letter() -> None:
-    """Letters that the terminal does not know are printed as escapes, and end nothing."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def require(*packages: str) -> None:
+    """Imports packages of the extra, before there is a second thread.
+
+    One that imports scipy breaks over a torch that another thread has imported by halves.
+
+    Args:
+        packages: that the experiment will use.
+
+    Raises:
+        ImportError: one is not installed.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"this experiment needs {package}: pip install 'tfm_jax[experiments]'"
+            ) from error
 
 
 def saved_tokenizer(directory: Path, make: Callable[[], data.Tokenizer]) -> data.Tokenizer:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,13 +117,7 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    for package in ("sklearn", "matplotlib", "tensorboardX"):
-        try:  # before there is a second thread: scipy breaks over torch where that is imported by halves
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"this experiment needs {package}: pip install 'tfm_jax[experiments]'"
-            ) from error
+    common.require("sklearn", "matplotlib", "tensorboardX")
     corpus = load_corpus(config.data)
     tokenizer = make_tokenizer(config.data, corpus.splits["train"].texts, path)
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,9 +156,7 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    for package in ("sklearn", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(f"this experiment needs {package}: pip install 'tfm_jax[experiments]'")
+    common.require("sklearn", "matplotlib")
     of = config.data
     splits = data.load_splits(
         of.source, columns=[of.image, of.label], validation=of.held_out, test=of.held_out

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,8 +115,7 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("the curves are drawn by matplotlib: pip install 'tfm_jax[experiments]'")
+    common.require("matplotlib")
     settings = config.data
     texts = load_texts(settings)
     tokenizer = make_tokenizer(settings, texts[0], path)

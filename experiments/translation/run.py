@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,8 +113,7 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("the curves are drawn by matplotlib: pip install 'tfm_jax[experiments]'")
+    common.require("matplotlib")
     is_text = config.data.source != "dates"
     target = (config.data.pair or "").partition("-")[2]
     metrics = text_metrics(target) if is_text else None

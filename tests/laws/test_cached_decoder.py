@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import settings
 
-from tests.laws.test_language_model import VARIANTS, build
-from tests.marks import slow
+from tests.laws.test_language_model import FLOAT32, VARIANTS, build
+from tests.marks import slow, slow_but
 from tfm_jax import laws, nn
 
 EXAMPLES = settings().max_examples
 OFTEN = ["rope, grouped, glu", "window, two layers"]
-RARER = sorted(VARIANTS.keys() - {"bfloat16", *OFTEN})
 
 
 def functions(jitted=True, **fields):
@@ -32,7 +31,7 @@ def functions(jitted=True, **fields):
     return read, jax.jit(functools.partial(model.apply, params))
 
 
-@pytest.mark.parametrize("name", [*OFTEN, *slow(*RARER)])
+@pytest.mark.parametrize("name", slow_but(OFTEN, FLOAT32))
 def test_caches(name):
     read, whole = functions(**VARIANTS[name])
     report = laws.check(read, laws.cached_decoder, examples=EXAMPLES, whole=whole)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tests.marks import slow
+from tests.marks import slow_but
 from tfm_jax import laws, nn, ops
 from tfm_jax.ops import masks
 
@@ -68,16 +68,7 @@ FUNCTIONS = {
 }
 
 
-RARER = (
-    "attention, chunked",
-    "decoder",
-    "layer norm",
-    "linear cross entropy",
-    "decoder, written out, recomputed",
-)
-
-
-@pytest.mark.parametrize("name", [*(name for name in FUNCTIONS if name not in RARER), *slow(*RARER)])
+@pytest.mark.parametrize("name", slow_but(["attention", "cross entropy", "dropout"], FUNCTIONS))
 def test_functions(name):
     function, drawn = FUNCTIONS[name]
     report = laws.check(function, laws.transformations(drawn), examples=EXAMPLES)

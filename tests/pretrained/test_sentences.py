@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from tests.pretrained.test_families import FIELDS
 from tfm_jax import nn, pretrained
 
 CONFIG = pretrained.Config(
@@ -178,21 +179,9 @@ def test_a_head_is_left_out(directory, architecture, module, options, plain):
 
 
 def test_a_decoder_gives_no_vectors(directory):
-    config = nn.Config(
-        vocab_size=9,
-        d_model=6,
-        n_layers=1,
-        n_heads=2,
-        d_ff=5,
-        norm=nn.LayerNorm(1e-5),
-        positions=nn.Learned(8),
-        feed_forward=nn.Mlp("gelu_tanh"),
-        attention_bias=True,
-        scale_embeddings=False,
-    )
-    model = nn.functionalize(nn.Decoder, config)
+    config = pretrained.Config("GPT2LMHeadModel", nn.Config(**FIELDS["gpt2"]))
+    model = nn.functionalize(nn.Decoder, config.model)
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    config = pretrained.Config("GPT2LMHeadModel", config)
     pretrained.save(directory / "decoder", model.init(jax.random.key(0)), config, tokenizer)
     with pytest.raises(ValueError, match="is a GPT2LMHeadModel, wanted an encoder, such as BertModel"):
         pretrained.load_sentence_encoder(directory / "decoder")

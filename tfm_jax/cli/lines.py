@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import arg
 
-__all__ = ["Advance", "LineCommand", "jsonl", "optional", "say", "text_of", "whole"]
+__all__ = ["Advance", "LineCommand", "jsonl", "optional", "print_any_letter", "say", "text_of", "whole"]
 
 BATCHES = 16
 """Batches between two times that results are given; their lines are sorted by length."""
@@ -23,6 +23,12 @@ Advance = Callable[[int], None]
 def optional(metavar: str, default: str = "none") -> Any:
     """How --help shows an option that may be left out."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+def print_any_letter() -> None:
+    """Letters that the terminal does not know are printed as escapes, and end nothing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.laws import Laws
-from tfm_jax.cli.lines import say
+from tfm_jax.cli.lines import print_any_letter, say
 from tfm_jax.cli.text import Generate, Translate
 
 __all__ = ["main"]
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
+    print_any_letter()
     try:
         command = tyro.cli(
             Translate | Generate | Embed | Classify | Convert | Laws,

@@ -5,7 +5,7 @@ import datetime
 import hashlib
 import sysconfig
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "DATE_LOCALES",
     "DATE_STYLES",
     "NAME_KINDS",
+    "SOURCES",
     "SPLITS",
     "dates",
     "digits",
@@ -134,21 +135,20 @@ def names(split: str = "train") -> datasets.Dataset:
         ImportError: Babel is not installed.
         ValueError: there is no such split.
     """
-    _check_split("names", split, SPLITS)
-    try:
-        found = list(_names())
-    except ImportError as error:
-        raise ImportError("'names' needs Babel: pip install 'tfm_jax[experiments]'") from error
-    times = collections.Counter(text for _, _, _, text in found)
-    rows: dict[str, list[str]] = {"text": [], "language": [], "kind": [], "code": []}
-    for kind, code, locale, text in found:
-        if times[text] == 1 and _split_of(f"{kind}/{code}", test=32, validation=24) == split:
-            for column, value in zip(rows, (text, locale, kind, code), strict=True):
-                rows[column].append(value)
     text, label = datasets.Value("string"), datasets.ClassLabel
-    columns = (text, label(names=list(DATE_LOCALES)), label(names=list(NAME_KINDS)), text)
-    features = datasets.Features(dict(zip(rows, columns, strict=True)))
-    return datasets.Dataset.from_dict(rows, features=features)
+    return _rows_of(
+        "names",
+        split,
+        _names,
+        lambda text, language, kind, code: f"{kind}/{code}",
+        shares={"test": 32, "validation": 24},
+        features={
+            "text": text,
+            "language": label(names=list(DATE_LOCALES)),
+            "kind": label(names=list(NAME_KINDS)),
+            "code": text,
+        },
+    )
 
 
 def places(split: str = "train") -> datasets.Dataset:
@@ -169,20 +169,19 @@ def places(split: str = "train") -> datasets.Dataset:
         ImportError: Babel is not installed.
         ValueError: there is no such split.
     """
-    _check_split("places", split, SPLITS)
-    try:
-        found = sorted(set(_places()))
-    except ImportError as error:
-        raise ImportError("'places' needs Babel: pip install 'tfm_jax[experiments]'") from error
-    times = collections.Counter(text for text, _, _ in found)
-    rows: dict[str, list[str]] = {"text": [], "continent": [], "territory": []}
-    for row in found:
-        if times[row[0]] == 1 and _split_of(f"territory/{row[2]}", test=96, validation=48) == split:
-            for column, value in zip(rows, row, strict=True):
-                rows[column].append(value)
-    text, label = datasets.Value("string"), datasets.ClassLabel(names=list(CONTINENTS))
-    features = datasets.Features(dict(zip(rows, (text, label, text), strict=True)))
-    return datasets.Dataset.from_dict(rows, features=features)
+    text = datasets.Value("string")
+    return _rows_of(
+        "places",
+        split,
+        lambda: sorted(set(_places())),
+        lambda text, continent, territory: f"territory/{territory}",
+        shares={"test": 96, "validation": 48},
+        features={
+            "text": text,
+            "continent": datasets.ClassLabel(names=list(CONTINENTS)),
+            "territory": text,
+        },
+    )
 
 
 def stdlib(split: str = "train") -> datasets.Dataset:
@@ -220,7 +219,7 @@ def stdlib(split: str = "train") -> datasets.Dataset:
 
 
 def _names() -> Iterator[tuple[str, str, str, str]]:
-    """Kind, code, locale and text of every name, things by their codes."""
+    """Text, locale, kind and code of every name, things by their codes."""
     from babel import Locale
 
     tables: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in NAME_KINDS}
@@ -232,7 +231,7 @@ def _names() -> Iterator[tuple[str, str, str, str]]:
             tables[kind][name] = dict(table)
     for kind, of_kind in tables.items():
         for code in sorted(set().union(*of_kind.values())):
-            yield from ((kind, code, name, of_kind[name][code]) for name in of_kind if code in of_kind[name])
+            yield from ((of_kind[name][code], name, kind, code) for name in of_kind if code in of_kind[name])
 
 
 def _places() -> Iterator[tuple[str, str, str]]:
@@ -259,12 +258,46 @@ def _city(locale: Any, zone: str) -> str:
     return locale.time_zones.get(zone, {}).get("city", zone.rpartition("/")[2].replace("_", " "))
 
 
-def _split_of(thing: str, test: int, validation: int) -> str:
-    """By a hash from 0 to 255: of so many in 256."""
-    first = hashlib.sha256(thing.encode()).digest()[0]
-    return "test" if first < test else "validation" if first < test + validation else "train"
+def _rows_of(
+    source: str,
+    split: str,
+    found: Callable[[], Iterable[tuple[str, ...]]],
+    thing: Callable[..., str],
+    *,
+    shares: Mapping[str, int],
+    features: Mapping[str, Any],
+) -> datasets.Dataset:
+    """The rows of a split, by the hash of the thing that each is of, from 0 to 255: so many in 256.
+
+    A text, which comes first in a row, is left out where it stands in two.
+    """
+    _check_split(source, split, SPLITS)
+    try:
+        rows = list(found())
+    except ImportError as error:
+        raise ImportError(f"{source!r} needs Babel: pip install 'tfm_jax[experiments]'") from error
+    times = collections.Counter(text for text, *_ in rows)
+    test, validation = shares["test"], shares["validation"]
+
+    def split_of(row: tuple[str, ...]) -> str:
+        first = hashlib.sha256(thing(*row).encode()).digest()[0]
+        return "test" if first < test else "validation" if first < test + validation else "train"
+
+    kept = [row for row in rows if times[row[0]] == 1 and split_of(row) == split]
+    columns = {name: [row[i] for row in kept] for i, name in enumerate(features)}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def _check_split(source: str, split: str, splits: tuple[str, ...]) -> None:
     if split not in splits:
         raise ValueError(f"{source!r} has no split {split!r}; it has {', '.join(map(repr, splits))}")
+
+
+SOURCES = {
+    "digits": (digits, SPLITS),
+    "dates": (dates, SPLITS),
+    "names": (names, SPLITS),
+    "places": (places, SPLITS),
+    "stdlib": (stdlib, SPLITS[:2]),
+}
+"""What needs no network, by name: a function of the split, and the splits."""

@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 
+from tfm_jax.data.builtin import SOURCES
 from tfm_jax.hub import HubUnavailableError, why_unreachable
 
 __all__ = ["HubUnavailableError", "load_hub"]
@@ -74,8 +75,8 @@ def _not_there(name: str, error: Exception) -> ValueError:
 def _unavailable(name: str, reason: str) -> HubUnavailableError:
     return HubUnavailableError(
         f"the Hugging Face hub cannot be reached for the data set {name!r} ({reason}), and the local "
-        "cache does not have it. Sources without a network: 'digits', 'dates', 'names', 'places', 'stdlib', "
-        "or the path of a file or directory"
+        f"cache does not have it. Sources without a network: {', '.join(map(repr, SOURCES))}, or the path of "
+        "a file or directory"
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import datasets
 
+from tfm_jax.data.builtin import SOURCES
+
 __all__ = ["load_local", "looks_local"]
 
 _KINDS = {
@@ -118,9 +120,10 @@ def _find(source: str) -> tuple[Path, Path, list[Path]]:
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
     if not files:
         what = "no data file in the directory" if path.is_dir() else "no file or directory"
+        *first, last = map(repr, SOURCES)
         raise FileNotFoundError(
             f"there is {what} {source!r} (from {Path.cwd()}); pass a path that is there, the name of a hub "
-            "data set, or 'digits', 'dates', 'names', 'places' or 'stdlib', which need no file"
+            f"data set, or {', '.join(first)} or {last}, which need no file"
         )
     return path, base, files
 

@@ -6,20 +6,12 @@ from typing import Any
 import datasets
 import numpy as np
 
-from tfm_jax.data.builtin import SPLITS, dates, digits, names, places, stdlib
+from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.hub import load_hub
 from tfm_jax.data.local import load_local, looks_local
 
 __all__ = ["load", "load_splits", "split_rows"]
-
-_BUILTIN = {
-    "digits": (digits, SPLITS),
-    "dates": (dates, SPLITS),
-    "names": (names, SPLITS),
-    "places": (places, SPLITS),
-    "stdlib": (stdlib, SPLITS[:2]),
-}
 
 
 def load(
@@ -94,8 +86,8 @@ def load_splits(
     Raises:
         FileNotFoundError, HubUnavailableError, ValueError: as for `load`; or the source has no "train".
     """
-    if source in _BUILTIN:
-        found = {name: load(source, name) for name in _BUILTIN[source][1]}
+    if source in SOURCES:
+        found = {name: load(source, name) for name in SOURCES[source][1]}
     else:
         found = dict(_open(source, None, False, cache_dir))
     if "train" not in found:
@@ -146,8 +138,8 @@ def split_rows(
 
 
 def _open(source: str, split: str | None, streaming: bool, cache_dir: str | None) -> Any:
-    if source in _BUILTIN:
-        dataset = _BUILTIN[source][0](split)
+    if source in SOURCES:
+        dataset = SOURCES[source][0](split)
         return dataset.to_iterable_dataset() if streaming else dataset
     if looks_local(source):
         return load_local(source, split, streaming=streaming, cache_dir=cache_dir)

@@ -89,6 +89,9 @@ class Sinusoidal:
     theta: float = 10_000.0
     pairing: Pairing = "interleaved"
 
+    def __post_init__(self):
+        check_kinds(self)
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -98,6 +101,7 @@ class Learned:
 
     def __post_init__(self):
         check_sizes(self, "max_length")
+        check_kinds(self)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class RelativeBias:
 
     def __post_init__(self):
         check_sizes(self, "buckets", "max_distance")
+        check_kinds(self)
         if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 2:
             raise ValueError(
                 f"RelativeBias wants an even number of buckets, at least 4, and max_distance above half of "
@@ -141,6 +146,7 @@ class Mlp:
 
     def __post_init__(self):
         activation(self.activation)
+        check_kinds(self)
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ class Patches:
 
     def __post_init__(self):
         check_sizes(self, "height", "width", "channels", *([] if isinstance(self.size, tuple) else ["size"]))
+        check_kinds(self)
         if len(self.sides) != 2 or not all(isinstance(side, int) and side > 0 for side in self.sides):
             raise ValueError(f"size must be one whole number, or two, at least 1, got {self.size}")
         if self.height % self.sides[0] or self.width % self.sides[1]:

@@ -76,8 +76,7 @@ def open_weights(directory: Path, *, allow_pickle: bool = False) -> Weights:
     if not allow_pickle:
         raise ValueError(
             f"the weights in {directory} are a pickle, which can run any code: save them as safetensors, or "
-            "say allow_pickle=True (of tfm convert --allow-pickle), which reads them with torch's "
-            "weights_only=True"
+            "say allow_pickle=True or tfm convert --allow-pickle: torch reads them, with weights_only=True"
         )
     index = pickles[0].name == _PICKLES[0]
     return _indexed(pickles[0], _open_pickle) if index else _open_pickle(pickles[0])

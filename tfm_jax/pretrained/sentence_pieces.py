@@ -8,7 +8,6 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.sentence_model import (
     CONTROL,
     NORMAL,
@@ -17,7 +16,7 @@ from tfm_jax.pretrained.sentence_model import (
     SentenceModel,
     read_sentence_model,
 )
-from tfm_jax.pretrained.special import WITHOUT, special_tokens
+from tfm_jax.pretrained.special import WITHOUT, read_ids, special_tokens
 
 __all__ = ["MODELS", "sentence_pieces"]
 
@@ -100,9 +99,7 @@ def _marian(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokeniz
 
 
 def _ids(path: Path) -> dict[str, int]:
-    ids = read_json(path)
-    if wrong := {token: i for token, i in ids.items() if type(i) is not int}:
-        raise ValueError(f"{path} has ids that are no whole numbers: {dict(list(wrong.items())[:3])}")
+    ids = read_ids(path)
     if sorted(ids.values()) != list(range(len(ids))):
         raise ValueError(f"{path} has ids with gaps")
     return ids

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 
 from tfm_jax.pretrained.files import read_json
 
-__all__ = ["WITHOUT", "add_declared", "declared", "kind_of", "special_tokens"]
+__all__ = ["WITHOUT", "add_declared", "declared", "kind_of", "read_ids", "special_tokens"]
 
 WITHOUT = "load the model without its tokenizer, by tokenizer=False or tfm convert --no-tokenizer"
 """What is left to do where a tokenizer cannot be read."""
@@ -35,7 +35,6 @@ _FLAGS = {
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"),
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),
 }
-_COUNTS = {"extra_ids"}
 # How an added token is split off.
 _SPLIT = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -62,26 +61,33 @@ def declared(directory: Path) -> dict[str, Any]:
 
 def _checked(path: Path, name: str, value: Any) -> Any:
     """A setting as it is, and a token, which may be an object with how it is split off too, as its text."""
-    if name in _FLAGS:
-        kind, fits = "true or false", isinstance(value, bool)
-    elif name in _COUNTS:
-        kind, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    elif name == "added_tokens_decoder":
-        kind = "an object of ids, each with an object that has the token's content and true or false"
-        fits = isinstance(value, dict) and all(i.isdecimal() and _is_added(x) for i, x in value.items())
-    elif name in _TEXTS:
-        value = value.get("content") if isinstance(value, dict) else value
-        kind, fits = "a text", isinstance(value, str)
-    else:
-        return value
-    if value is not None and not fits:
-        raise ValueError(f"{path} has {name}={value!r}, wanted {kind}")
+    if name in _TEXTS and isinstance(value, dict):
+        value = value.get("content")
+    words, fits = _KINDS.get(name, ("", lambda value: True))
+    if value is not None and not fits(value):
+        raise ValueError(f"{path} has {name}={value!r}, wanted {words}")
     return value
+
+
+def _are_added(tokens: Any) -> bool:
+    return isinstance(tokens, dict) and all(i.isdecimal() and _is_added(x) for i, x in tokens.items())
 
 
 def _is_added(token: Any) -> bool:
     flags = [token.get(flag, False) for flag in _SPLIT] if isinstance(token, dict) else [None]
     return all(isinstance(flag, bool) for flag in flags) and isinstance(token.get("content"), str)
+
+
+# What is wanted of a setting, in words, and whether a value is that.
+_KINDS = {
+    **dict.fromkeys(_TEXTS, ("a text", lambda value: isinstance(value, str))),
+    **dict.fromkeys(_FLAGS, ("true or false", lambda value: isinstance(value, bool))),
+    "extra_ids": ("a whole number", lambda value: type(value) is int and value >= 0),
+    "added_tokens_decoder": (
+        "an object of ids, each with an object that has the token's content and true or false",
+        _are_added,
+    ),
+}
 
 
 def kind_of(directory: Path, said: Mapping[str, Any]) -> str | None:
@@ -98,6 +104,14 @@ def kind_of(directory: Path, said: Mapping[str, Any]) -> str | None:
 def special_tokens(said: Mapping[str, Any], **defaults: str | None) -> dict[str, str | None]:
     """The text of each special token, by its role: as said, or by default."""
     return {role: said.get(f"{role}_token") or token for role, token in defaults.items()}
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    """Texts and their ids, from a JSON object; a ValueError for an id that is no whole number."""
+    ids = read_json(path)
+    if wrong := {text: i for text, i in ids.items() if type(i) is not int}:
+        raise ValueError(f"{path} has ids that are no whole numbers: {dict(list(wrong.items())[:3])}")
+    return ids
 
 
 def add_declared(
@@ -117,9 +131,7 @@ def add_declared(
       ValueError: for a token that would have another id than the checkpoint says, and an id that is none.
     """
     path = directory / "added_tokens.json"
-    ids = read_json(path) if path.is_file() else {}
-    if wrong := {text: i for text, i in ids.items() if type(i) is not int}:
-        raise ValueError(f"{path} has ids that are no whole numbers: {dict(list(wrong.items())[:3])}")
+    ids = read_ids(path) if path.is_file() else {}
     added = {i: AddedToken(text, normalized=False) for text, i in ids.items()}
     for i, token in said.get("added_tokens_decoder", {}).items():
         options = {flag: token[flag] for flag in _SPLIT if flag in token}
