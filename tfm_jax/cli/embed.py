@@ -30,13 +30,16 @@ class Embed(LineCommand):
     """Write the vectors to FILE.npy, float32 [lines, D], or FILE.jsonl, a list of numbers a line."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the parameters and of what is computed."""
+    devices: Annotated[int, arg(metavar="N")] = 1
+    """Devices that share each batch. A CPU becomes so many of them: as many as it has cores is fastest, and
+    takes the memory of the weights for each."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
         if self.out is not None and self.out.suffix not in (".npy", ".jsonl"):
             raise ValueError(f"--out ends in .npy or .jsonl, got {self.out}")
-        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype)
+        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype, _mesh(self.devices))
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
             vectors = encoder(texts, batch_size=self.batch_size)
@@ -46,6 +49,18 @@ class Embed(LineCommand):
         is_npy = self.out is not None and self.out.suffix == ".npy"
         with _npy(self.out, encoder.width) if is_npy else jsonl(self.out, _list) as give:
             return 1 if self.answer(self.text, use, give) else 0
+
+
+def _mesh(devices: int) -> Any:
+    """A mesh of so many devices, into which a CPU is divided where none of them is in use yet."""
+    if devices == 1:
+        return None
+    import jax
+
+    if devices > 1:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices)
+    return tfm_jax.train.data_mesh(devices)
 
 
 def _list(vector: Any) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
@@ -14,12 +13,12 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.feed_forward import FeedForward
 from tfm_jax.nn.linear import Norm
 from tfm_jax.nn.variants import Alibi, RelativeBias
-from tfm_jax.ops.backends.contract import Bias
+from tfm_jax.ops.backends.contract import Bias, heads_first
 from tfm_jax.ops.cache import Slots, append
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
-__all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "heads_first", "split_key"]
+__all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
 
 KeysValues = tuple[Array, Array]  # each [..., K, S, H]
 _Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
@@ -28,11 +27,6 @@ _Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
     """Splits a key into n, or no key into n times None: no key, no dropout, all the way down."""
     return [None] * n if key is None else list(jax.random.split(key, n))
-
-
-def heads_first(x: Array) -> Array:
-    """[..., S, K, H] as [..., K, S, H], or back: one query's products with keys stored so need no copy."""
-    return jnp.swapaxes(x, -3, -2)
 
 
 class Block(nnx.Module):
@@ -142,6 +136,7 @@ class Block(nnx.Module):
         """
 
         def own(y: Array, key: None) -> tuple[Array, KeysValues]:
+            # Stored heads first: one query's products with them need no copy.
             new = map(heads_first, self.attention.keys_values(y, positions=positions))
             pairs = [append(old, n, slots) for old, n in zip(cache, new, strict=True)]
             seen, kept = zip(*pairs, strict=True)

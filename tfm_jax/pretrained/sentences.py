@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
@@ -44,6 +46,7 @@ class SentenceEncoder:
       pooling: ``"mean"`` over the tokens, or the ``"first"`` of them.
       normalize: to length 1.
       max_length: in tokens, to which texts are cut.
+      mesh: whose devices share each batch, where the parameters are on all of them; None is one device.
     """
 
     model: Pure
@@ -52,6 +55,7 @@ class SentenceEncoder:
     pooling: Literal["mean", "first"] = "mean"
     normalize: bool = True
     max_length: int = 256
+    mesh: Mesh | None = None
 
     @property
     def width(self) -> int:
@@ -60,16 +64,19 @@ class SentenceEncoder:
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
-        return BatchRunner(self.tokenizer, self.max_length)
+        return BatchRunner(self.tokenizer, self.max_length, 1 if self.mesh is None else self.mesh.size)
 
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
         One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
-        found = self._in_batches(
-            texts, batch_size, lambda tokens, _, valid: self._run(self.params, tokens, valid)
-        )
+        split = None if self.mesh is None else NamedSharding(self.mesh, P(self.mesh.axis_names))
+
+        def run(tokens: np.ndarray, types: np.ndarray, valid: np.ndarray) -> Array:
+            return self._run(self.params, *jax.device_put((tokens, valid), split))
+
+        found = self._in_batches(texts, batch_size, run)
         return np.stack([vector for _, vector in found]) if found else np.zeros((0, self.width), np.float32)
 
     @functools.cached_property
@@ -90,7 +97,9 @@ def _embed(model: Pure, pooling: str, normalize: bool, params: Params, tokens: A
 
 
 def load_sentence_encoder(
-    path_or_repo_id: str | Path, dtype: Literal["float32", "bfloat16"] = "float32"
+    path_or_repo_id: str | Path,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    mesh: Mesh | None = None,
 ) -> SentenceEncoder:
     """Loads a model of sentence-transformers: an encoder, and the steps that its ``modules.json`` names.
 
@@ -100,6 +109,8 @@ def load_sentence_encoder(
     Args:
       path_or_repo_id: as ``load`` takes it.
       dtype: of the parameters and the activations; the vectors are float32.
+      mesh: of devices that share each batch, such as ``train.data_mesh(2)``; None is one device. Of a CPU,
+        two devices (``JAX_NUM_CPU_DEVICES=2``) use two cores better than one does.
 
     Returns:
       The ``SentenceEncoder``.
@@ -113,7 +124,8 @@ def load_sentence_encoder(
     directory = directory_of(path_or_repo_id)
     recipe = _recipe(directory)
     _check_options(directory, recipe.body)
-    model, params, config, tokenizer = load(recipe.body, dtype)
+    everywhere = None if mesh is None else NamedSharding(mesh, P())
+    model, params, config, tokenizer = load(recipe.body, dtype, sharding=everywhere)
     model, params = _encoder(model, params, config, recipe.body)
     tokenizer = tokenizer_in(recipe.body, tokenizer)
     said = _body_options(recipe.body).get("max_seq_length")
@@ -125,6 +137,7 @@ def load_sentence_encoder(
         pooling=recipe.pooling,
         normalize=recipe.normalize,
         max_length=length_of(said, tokenizer, config.model, recipe.body),
+        mesh=mesh,
     )
 
 

@@ -22,10 +22,12 @@ class BatchRunner:
     Args:
       tokenizer: it is copied: the caller's stays as it is.
       max_length: in tokens.
+      devices: that share a batch: its number of rows is a multiple of theirs.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int):
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, devices: int = 1):
         self.max_length = max_length
+        self.devices = devices
         self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.enable_truncation(max_length)
         self.tokenizer.no_padding()
@@ -62,7 +64,8 @@ class BatchRunner:
     def _padded(self, encodings: list[tokenizers.Encoding]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens [B, T], their types, and which are valid, in few different shapes: each is compiled for."""
         length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
-        shape = (1 << (len(encodings) - 1).bit_length(), min(length, self.max_length))
+        rows = 1 << (len(encodings) - 1).bit_length()
+        shape = (-(-rows // self.devices) * self.devices, min(length, self.max_length))
         tokens, types, valid = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
         for row, x in enumerate(encodings):
             n = len(x.ids)

@@ -11,6 +11,8 @@ from tfm_jax.types import Array
 __all__ = [
     "Bias",
     "adjust",
+    "exponentials",
+    "heads_first",
     "hide",
     "hide_nonfinite",
     "keys_last",
@@ -73,14 +75,19 @@ def shut(logits: Array, allowed: Array | None, bad: Array | None) -> Array:
     return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
 
 
+def exponentials(x: Array) -> tuple[Array, Array]:  # [..., T, S] -> [..., T, S], [..., T, 1]
+    """e to the logits less their largest, and their sums over the last axis: 1 of a row of -inf alone."""
+    # The largest is finite even if the row is not: -inf - (-inf) would be nan.
+    exp = jnp.exp(x - jnp.max(x, -1, keepdims=True, initial=jnp.finfo(x.dtype).min))
+    # The sum of any other row is 1 at least. By `where` it would be used twice: XLA's CPU sums twice then.
+    return exp, jnp.maximum(exp.sum(-1, keepdims=True), 1)
+
+
 @jax.custom_jvp
 def softmax(x: Array) -> Array:
-    """Softmax over the last axis, where -inf is masked and a row of -inf alone gives zeros."""
-    # The largest is finite even if the row is not: -inf - (-inf) would be nan.
-    largest = jnp.max(x, -1, keepdims=True, initial=jnp.finfo(x.dtype).min)
-    exp = jnp.exp(x - largest)
-    total = exp.sum(-1, keepdims=True)
-    return exp / jnp.where(total == 0, 1, total)
+    """Softmax over the last axis, where -inf is masked: 0, also in a row of nan or of -inf alone."""
+    exp, total = exponentials(x)
+    return jnp.where(jnp.isneginf(x), 0, exp / total)
 
 
 @softmax.defjvp
@@ -89,6 +96,11 @@ def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     weights, (tangent,) = softmax(*primals), tangents
     change = weights * tangent
     return weights, change - weights * change.sum(-1, keepdims=True)
+
+
+def heads_first(x: Array) -> Array:
+    """[..., T, N, H] as [..., N, T, H], or back."""
+    return jnp.swapaxes(x, -3, -2)
 
 
 def split_heads(table: Array, K: int) -> Array:
@@ -117,5 +129,5 @@ def mend_rows(
 def keys_last(x: Array, N: int) -> Array:
     """[..., S, K, 1] as [..., N, 1, S]: each key/value head once for every query head that it serves."""
     *batch, S, K, _ = x.shape
-    x = jnp.broadcast_to(jnp.swapaxes(x, -3, -2), (*batch, K, S, N // K))
+    x = jnp.broadcast_to(heads_first(x), (*batch, K, S, N // K))
     return jnp.swapaxes(x, -2, -1).reshape(*batch, N, S)[..., None, :]

@@ -16,6 +16,7 @@ from tfm_jax.ops.backends import reference
 from tfm_jax.ops.backends.contract import (
     Bias,
     adjust,
+    heads_first,
     hide_nonfinite,
     keys_last,
     shut,
@@ -73,7 +74,7 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
         if mask is None:
             return _by_reference(q, k, v, mask, bias, scale, soft_cap)
         *finite, bad_q, bad_k = hide_nonfinite(q, k, v)
-        return attend(*finite, bad=jnp.swapaxes(bad_q, -3, -2) | keys_last(bad_k, N))[0]
+        return attend(*finite, bad=heads_first(bad_q) | keys_last(bad_k, N))[0]
 
     # 0 * nan is nan: in the sum over values no mask stops it.
     out, finite = attend(q, k, v, bad=None)
@@ -89,8 +90,6 @@ def _two_products(q, k, v, bad, *, allowed, bias, scale, soft_cap) -> tuple[Arra
     logits = compare(q, k, dtype)
     finite = jnp.isfinite(logits).all()
     weights = softmax(shut(adjust(logits, scale=scale, soft_cap=soft_cap, bias=bias), allowed, bad))
-    if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
-        weights = jnp.where(allowed, weights, 0)
     out = mix(weights.astype(v.dtype), v, dtype)
     return out.astype(q.dtype), finite & jnp.isfinite(out).all()
 

@@ -8,11 +8,22 @@ group axis G; keys are never repeated.
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import Bias, adjust, hide_nonfinite, keys_last, shut, softmax, whole_bias
+from tfm_jax.ops.backends.contract import (
+    Bias,
+    adjust,
+    exponentials,
+    heads_first,
+    hide_nonfinite,
+    keys_last,
+    shut,
+    softmax,
+    whole_bias,
+)
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.types import Array, Key
 
@@ -51,11 +62,12 @@ def attention(
     Raises:
       ValueError: the mask does not fit q and k.
     """
-    weights, v = _weights(q, k, v, mask, bias, scale, soft_cap)
-    if key is not None and dropout_rate:
-        *batch, N, T, S = weights.shape
-        rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
-        weights = drop_at(weights, rows, jnp.arange(S), dropout_rate, key)
+    logits, v = _logits(q, k, v, mask, bias, scale, soft_cap)
+    if key is None or not dropout_rate:
+        return _average(logits, v).astype(q.dtype)
+    *batch, N, T, S = logits.shape
+    rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
+    weights = drop_at(softmax(logits), rows, jnp.arange(S), dropout_rate, key)
     return mix(weights.astype(v.dtype), v, weights.dtype).astype(q.dtype)
 
 
@@ -85,10 +97,10 @@ def attention_weights(
     Raises:
       ValueError: the mask does not fit q and k.
     """
-    return _weights(q, k, k, mask, bias, scale, soft_cap)[0].astype(q.dtype)
+    return softmax(_logits(q, k, k, mask, bias, scale, soft_cap)[0]).astype(q.dtype)
 
 
-def _weights(
+def _logits(
     q: Array,
     k: Array,
     v: Array,
@@ -103,33 +115,50 @@ def _weights(
     if mask is not None:
         allowed = masks.to_heads(mask, tuple(batch), N, T, S)
         q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
-        bad = jnp.swapaxes(bad_q, -3, -2) | keys_last(bad_k, N)
+        bad = heads_first(bad_q) | keys_last(bad_k, N)
     dtype = np.promote_types(q.dtype, np.float32)
     bias = whole_bias(bias, len(batch), T, S)
     logits = adjust(compare(q, k, dtype), scale=scale, soft_cap=soft_cap, bias=bias)
-    weights = softmax(shut(logits, allowed, bad))
-    if allowed is not None:  # where a nan makes a row nan, what the mask closes is still 0
-        weights = jnp.where(allowed, weights, 0)
-    return weights, v
+    return shut(logits, allowed, bad), v
 
 
 def compare(q: Array, k: Array, dtype: np.dtype) -> Array:
     """The inner products [..., N, T, S] of queries [..., T, N, H] with keys [..., S, K, H]."""
-    *batch, T, N, H = q.shape
-    S, K = k.shape[-3:-1]
+    # Turned round here, and not by XLA's CPU, which takes a pass of its own for it.
+    q, k = heads_first(q), heads_first(k)
+    *batch, N, T, H = q.shape
+    K, S = k.shape[-3:-1]
     if N == K:  # with G as an axis of length 1, the CPU's gradient takes twice the memory
-        return jnp.einsum("...TNH,...SNH->...NTS", q, k, preferred_element_type=dtype)
-    q = q.reshape(*batch, T, K, N // K, H)
-    logits = jnp.einsum("...TKGH,...SKH->...KGTS", q, k, preferred_element_type=dtype)
+        return jnp.einsum("...NTH,...NSH->...NTS", q, k, preferred_element_type=dtype)
+    q = q.reshape(*batch, K, N // K, T, H)
+    logits = jnp.einsum("...KGTH,...KSH->...KGTS", q, k, preferred_element_type=dtype)
     return logits.reshape(*batch, N, T, S)
 
 
 def mix(weights: Array, v: Array, dtype: np.dtype) -> Array:
     """The sums [..., T, N, Hv] of values [..., S, K, Hv] with weights [..., N, T, S]."""
+    v = heads_first(v)
     *batch, N, T, S = weights.shape
-    K, H = v.shape[-2:]
+    K, _, H = v.shape[-3:]
     if N == K:
-        return jnp.einsum("...NTS,...SNH->...TNH", weights, v, preferred_element_type=dtype)
+        return heads_first(jnp.einsum("...NTS,...NSH->...NTH", weights, v, preferred_element_type=dtype))
     weights = weights.reshape(*batch, K, N // K, T, S)
-    out = jnp.einsum("...KGTS,...SKH->...TKGH", weights, v, preferred_element_type=dtype)
-    return out.reshape(*batch, T, N, H)
+    out = jnp.einsum("...KGTS,...KSH->...KGTH", weights, v, preferred_element_type=dtype)
+    return heads_first(out.reshape(*batch, N, T, H))
+
+
+@jax.custom_jvp
+def _average(logits: Array, v: Array) -> Array:
+    """``_weighted``, its T x Hv sums divided in place of its T x S weights."""
+    exp, total = exponentials(logits)
+    return mix(exp.astype(v.dtype), v, logits.dtype) / heads_first(total)
+
+
+def _weighted(logits: Array, v: Array) -> Array:
+    return mix(softmax(logits).astype(v.dtype), v, logits.dtype)
+
+
+@_average.defjvp
+def _average_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # The backward pass keeps the weights, and not the logits.
+    return jax.jvp(_weighted, primals, tangents)
