@@ -37,6 +37,12 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_devices_share_each_batch(tfm, directory, wanted):  # noqa: F811
+    status, out, _ = tfm("embed", "--model", directory, "--devices", 3, *TEXTS)
+    assert status == 0
+    np.testing.assert_allclose(read(out), wanted[:4], rtol=1e-5, atol=1e-6)
+
+
 def test_more_lines_than_are_taken_at_once(tfm, directory, wanted, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("tfm_jax.cli.lines.BATCHES", 1)
     stdin = "".join(f"{text}\n" for text in TEXTS * 5).encode()
@@ -95,6 +101,8 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
         (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
         (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
+        (["--model", "MODEL", "a", "--devices", "0"], "a mesh of data=0 devices was asked for"),
+        (["--model", "MODEL", "a", "--devices", "99"], "this machine has 8 (cpu). Ask for 1 to 8"),
         (["--model", "MODEL", "a", "--out", "NOWHERE/x.npy"], "No such file or directory"),
     ],
 )

@@ -11,6 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.test_families import FIELDS
 from tfm_jax import nn, pretrained
+from tfm_jax.train import data_mesh
 
 CONFIG = pretrained.Config(
     "BertModel",
@@ -68,6 +69,21 @@ def test_the_vectors(directory):
     wanted = encoder.model.apply(encoder.params, np.array([1, 2, 3]))[0]
     np.testing.assert_allclose(first[0], wanted, rtol=1e-5, atol=1e-6)
     assert encoder([]).shape[0] == 0
+
+
+def test_devices_share_each_batch(directory):
+    mesh = data_mesh(3)
+    encoder = pretrained.load_sentence_encoder(directory, mesh=mesh)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(encoder.params)} == {3}
+    seen = []
+    run = lambda params, tokens, valid: seen.append(tokens) or encoder._run(params, tokens, valid)
+    spied = dataclasses.replace(encoder)
+    spied.__dict__["_run"] = run
+    wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
+    np.testing.assert_allclose(spied(TEXTS), wanted, rtol=1e-5, atol=1e-6)
+    # Four rows are filled up to six, two on each device.
+    assert [x.sharding.shard_shape(x.shape) for x in seen] == [(2, 4)]
+    np.testing.assert_allclose(encoder(TEXTS[:1]), wanted[:1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
