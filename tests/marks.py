@@ -8,6 +8,11 @@ def slow(*names):
     return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+def slow_rows(rows):
+    """These rows, each a case of several arguments, marked as slow."""
+    return [pytest.param(*row, marks=pytest.mark.slow) for row in rows]
+
+
 def slow_but(quick, names):
     """These cases, all marked as slow but for the quick ones."""
     if unknown := set(quick) - set(names):
