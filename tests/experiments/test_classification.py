@@ -56,6 +56,7 @@ def result_of(path):
     return json.loads((path / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_texts_from_the_command_line_to_the_picture(tmp_path, source, capsys):
     out = tmp_path / "run"
     test = write_texts(tmp_path / "test.jsonl", 30, 1)
@@ -170,7 +171,7 @@ def classifier():
     config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Classifier, config, 3)
     rows = data.labelled_rows(texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9)
-    return model, jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(1))), rows
+    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), rows
 
 
 def test_predictions_are_those_of_each_text_alone_in_its_order(classifier):

@@ -51,6 +51,7 @@ def lines_of(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_digits_from_the_command_line_to_the_picture(tmp_path, capsys):
     out = tmp_path / "run"
     main(["--out", str(out), *SMALL])
@@ -95,6 +96,7 @@ def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, m
     assert result_of(whole)["test_accuracy"] == result_of(stopped)["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_pictures_in_directories_of_another_size_in_colour(tmp_path, capsys):
     import PIL.Image
 
@@ -131,6 +133,7 @@ def test_what_cannot_be_used_is_one_clear_message_and_leaves_nothing_behind(tmp_
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_label_out_of_range_in_the_test_images_keeps_the_trained_model(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20)
     write_mnist(tmp_path / "mnist", test=10, labels=lambda n: np.arange(n) + 3)

@@ -35,7 +35,7 @@ PROCESSING = {
 
 def save_vit(path, architecture, config=CONFIG, **settings):
     config = pretrained.Config(architecture, config, settings)
-    params = model_of(config, known(architecture)).init(jax.random.key(5))
+    params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config)
     (path / PROCESSOR).write_text(json.dumps(PROCESSING))
     return params
@@ -54,7 +54,7 @@ def own(tmp_path_factory):
     run = train.RunDirectory(tmp_path_factory.mktemp("own") / "run", common.to_dict(config))
     encoder = encoder_of(config, (8, 4, 1))
     run.write("model.json", common.to_dict(encoder))
-    params = nn.functionalize(nn.Classifier, encoder, 10).init(jax.random.key(3))
+    params = jax.jit(nn.functionalize(nn.Classifier, encoder, 10).init)(jax.random.key(3))
     averaged = jax.tree.map(lambda x: x + 1, params)
     with train.Checkpoints(run.checkpoints) as checkpoints:
         state = train.init_state(params, optax.sgd(1.0), jax.random.key(0), ema=True)
@@ -68,7 +68,7 @@ def begun(source, directory, shape):
     start.save(directory)
     encoder = encoder_of(config, shape)
     model = make_model(encoder, 7, reader(directory, encoder.patches.channels))
-    return model, {**model.init(jax.random.key(1)), **start.params}
+    return model, {**jax.jit(model.init)(jax.random.key(1)), **start.params}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -36,7 +36,7 @@ def without_model(arguments):
 def save_checkpoint(path, architecture, fields, tokenizer, **settings):
     model = nn.Config(**{**fields, "vocab_size": tokenizer.vocab_size + 3})
     config = pretrained.Config(architecture, model, settings)
-    params = model_of(config, known(architecture)).init(jax.random.key(5))
+    params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config, tokenizer.backend)
     return params
 
@@ -124,7 +124,7 @@ def untied_run(path):
     run = train.RunDirectory(path, common.to_dict(translation_config.TextConfig(model=model)))
     tokenizer.save(run.path)
     sized = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
-    params = nn.functionalize(nn.EncoderDecoder, sized).init(jax.random.key(3))
+    params = jax.jit(nn.functionalize(nn.EncoderDecoder, sized).init)(jax.random.key(3))
     with train.Checkpoints(run.checkpoints) as checkpoints:
         checkpoints.save(1, train.init_state(params, optax.sgd(1.0), jax.random.key(0)))
     return sized

@@ -89,6 +89,7 @@ def test_bpe_on_rows_from_the_command_line_to_the_sample(tmp_path, rows, capsys)
     assert (out / "sample.txt").read_text(encoding="utf-8") == sample
 
 
+@pytest.mark.slow
 def test_bytes_on_a_text_file_with_one_of_its_own_for_validation(tmp_path):
     out = tmp_path / "run"
     (tmp_path / "train.txt").write_text("\n".join(make_texts(20, 1)), encoding="utf-8")
@@ -121,7 +122,7 @@ def test_bits_per_byte_are_those_of_every_token_once(overlap, tokenizer):
     length, vocab_size = 12, tokenizer.vocab_size
     config = nn.Config(vocab_size=vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8, positions=nn.Rope())
     model = nn.functionalize(nn.Decoder, config)
-    params = jax.tree.map(lambda x: 2 * x, model.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
     packed = data.language_model_rows(texts, tokenizer, length, overlap=overlap)
     batches = data.Loader(packed, data.UniformBatches(len(packed), 4))
     measure = bits.make_measure(make_loss(model, 1.0), train.Jit(1))
@@ -151,7 +152,7 @@ def test_a_model_that_knows_nothing_pays_log2_of_the_vocabulary():
     text = "déjà vu"
     config = nn.Config(vocab_size=259, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Decoder, config)
-    nothing = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    nothing = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
     packed = data.language_model_rows([text], data.ByteTokenizer(), 4)
     n_bytes = len(text.encode())
     loss_fn = make_loss(model, bits.bits_per_byte(1.0, n_bytes) * packed.n_targets)
