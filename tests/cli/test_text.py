@@ -30,7 +30,7 @@ def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=F
     saved = {"model": values.to_dict(config), "train": {"checkpoint_every": 1}, **(settings or {})}
     (path / "config.json").write_text(json.dumps(saved))
     model = nn.functionalize(module, dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
-    params = model.init(jax.random.key(7))
+    params = jax.jit(model.init)(jax.random.key(7))
     optimizer = optax.sgd(0.1)
     with train.Checkpoints(path / "checkpoints") as checkpoints:
         for step, scale in enumerate(scales):
@@ -61,10 +61,17 @@ def learned(tmp_path_factory):
 load_once = functools.cache(runs.load_run)
 
 
+@functools.cache
+def load_checkpoint(path, dtype, allow_pickle):
+    return pretrained.load(path, dtype, allow_pickle=allow_pickle)
+
+
 @pytest.fixture
 def tfm(tfm, monkeypatch):
-    """The command, for which a run is read, and compiled for, once."""
+    """The command, for which a run or a checkpoint is read, and compiled for, once."""
     monkeypatch.setattr(runs, "load_run", load_once)
+    load = lambda path, dtype, *, allow_pickle: load_checkpoint(str(path), dtype, allow_pickle)
+    monkeypatch.setattr(pretrained.text, "load", load)
     return tfm
 
 
@@ -269,7 +276,7 @@ def largest(run, **options):
     """The scale of the parameters that were read, beside those of scale 1."""
     table = lambda params: np.asarray(params["embedding"]["table"])
     model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, vocab_size=12))
-    first = table(model.init(jax.random.key(7)))
+    first = table(jax.jit(model.init)(jax.random.key(7)))
     return round(float(np.abs(table(runs.load_run(run, **options).params)).max() / np.abs(first).max()), 4)
 
 
@@ -315,7 +322,7 @@ def checkpoint(tmp_path_factory):
     config = dataclasses.replace(
         config, generation={"do_sample": True, "max_new_tokens": 9, "eos_token_id": 2, "top_k": 7}
     )
-    params = nn.functionalize(nn.Decoder, config.model).init(jax.random.key(2))
+    params = jax.jit(nn.functionalize(nn.Decoder, config.model).init)(jax.random.key(2))
     directory = tmp_path_factory.mktemp("checkpoints") / "llama"
     pretrained.save(directory, params, config, tokenizer.backend)
     return directory

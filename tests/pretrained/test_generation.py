@@ -1,8 +1,10 @@
 """What a checkpoint asks of decoding: each setting is honoured, knowingly ignored, or refused by name."""
 
 import dataclasses
+import functools
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -209,8 +211,8 @@ def test_what_changes_nothing_is_ignored():
     assert recipe(neutral).processors == ()
 
 
-@pytest.fixture
-def directory(params, tmp_path):  # noqa: F811
+@pytest.fixture(scope="module")
+def directory(params, tmp_path_factory):  # noqa: F811
     """A checkpoint whose tokenizer begins a text, and ends none."""
     tokenizer = tokenizers.Tokenizer(
         models.WordLevel({c: i for i, c in enumerate("?<>abcdefgh")}, unk_token="?")
@@ -220,13 +222,26 @@ def directory(params, tmp_path):  # noqa: F811
     tokenizer.post_processor = processors.TemplateProcessing("< $A", special_tokens=[("<", 1)])
     settings = {"bos_token_id": 1, "eos_token_id": 2, "max_new_tokens": 6}
     config = dataclasses.replace(CONFIG, generation=settings)
-    pretrained.save(tmp_path / "model", params, config, tokenizer)
-    return tmp_path / "model"
+    path = tmp_path_factory.mktemp("checkpoint") / "model"
+    pretrained.save(path, params, config, tokenizer)
+    return path
 
 
-def test_a_checkpoint_that_writes(directory):
-    generator = pretrained.load_text_generator(directory)
-    texts = ["a b c", "h", ""]
+@pytest.fixture(scope="module")
+def loaded(directory):
+    return pretrained.load(directory)
+
+
+@pytest.fixture
+def load(directory, loaded, monkeypatch):
+    """The checkpoint, asked to generate: one model, which is compiled for once."""
+    monkeypatch.setattr(pretrained.text, "load", lambda *args, **options: loaded)
+    return functools.partial(pretrained.load_text_generator, directory)
+
+
+def test_a_checkpoint_that_writes(load):
+    generator = load()
+    texts = ["a b c", "h f g", ""]
     wanted = []
     for text in texts:
         prompt = [[1, *("?<>abcdefgh".index(c) for c in text.split())]]
@@ -237,29 +252,28 @@ def test_a_checkpoint_that_writes(directory):
     got = generator.write(texts, key=None)
     assert [text.strip() for text in got] == wanted and any(wanted)
     assert "".join(generator.stream("a b c", key=None)).strip() == wanted[0]
-    short = pretrained.load_text_generator(directory, generation={"max_new_tokens": 2})
+    short = load(generation={"max_new_tokens": 2})
     assert short.write(texts, key=None) == generator.write(texts, key=None, max_length=2)
 
 
-def test_lengths_that_count_the_prompt(directory):
-    generator = pretrained.load_text_generator(
-        directory, generation={"max_new_tokens": None, "max_length": 6}
-    )
-    texts = ["a b c", "h", "d e", "f"]
+def test_lengths_that_count_the_prompt(load):
+    generator = load(generation={"max_new_tokens": None, "max_length": 6})
+    texts = ["a b c", "h", "d e f", "g"]
     wanted = [generator.write([text], key=None, max_length=5 - len(text.split()))[0] for text in texts]
     assert generator.write(texts, key=None, batch_size=2) == wanted
     with pytest.raises(ValueError, match="'a b c d e' is 6 tokens long: with its output it may be 6; cut"):
         generator.write(["a b c d e"], key=None)
 
 
-def test_beams_of_a_decoder_and_a_key_do_not_mix(directory):
-    generator = pretrained.load_text_generator(directory, generation={"num_beams": 3})
+def test_beams_of_a_decoder_and_a_key_do_not_mix(load):
+    generator = load(generation={"num_beams": 3})
     assert len(generator.write(["a b"], key=None)) == 1
     with pytest.raises(ValueError, match="with a key, beams must be 1, got 3"):
         generator.write(["a b"], key=jax.random.key(0))
 
 
-def test_what_writes_no_text(directory):
+def test_what_writes_no_text(directory, tmp_path):
+    directory = shutil.copytree(directory, tmp_path / "model")
     (directory / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match="there is no tokenizer in"):
         pretrained.load_text_generator(directory)
