@@ -31,6 +31,7 @@ def days_between(first, last, step=1):
     return map(datetime.date.fromordinal, ordinals)
 
 
+@pytest.mark.slow
 def test_no_written_form_stands_for_two_days():
     meaning = {}  # in 28 years each of the 14 calendars that a year can have comes up
     for text, day in written_forms(days_between(1996, 2023)):
