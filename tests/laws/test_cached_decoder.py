@@ -8,11 +8,10 @@ import pytest
 from hypothesis import settings
 
 from tests.laws.test_language_model import FLOAT32, VARIANTS, build
-from tests.marks import slow, slow_but
+from tests.marks import slow_but
 from tfm_jax import laws, nn
 
 EXAMPLES = settings().max_examples
-OFTEN = ["rope, grouped, glu", "window, two layers"]
 
 
 def functions(jitted=True, **fields):
@@ -31,14 +30,15 @@ def functions(jitted=True, **fields):
     return read, jax.jit(functools.partial(model.apply, params))
 
 
-@pytest.mark.parametrize("name", slow_but(OFTEN, FLOAT32))
+@pytest.mark.parametrize("name", slow_but(["window, two layers"], FLOAT32))
 def test_caches(name):
     read, whole = functions(**VARIANTS[name])
     report = laws.check(read, laws.cached_decoder, examples=EXAMPLES, whole=whole)
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("fields", [*slow({}), {"positions": nn.Learned(5)}], ids=["sinusoidal", "learned"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"positions": nn.Learned(5)}], ids=["sinusoidal", "learned"])
 def test_outside_of_jit_too_much_is_an_error(fields):
     read, whole = functions(jitted=False, **fields)
     with pytest.raises(ValueError, match="room for 5 tokens, 3 of them taken, was given 3 more"):

@@ -217,6 +217,7 @@ def test_one_number_instead_of_sum_and_weight_breaks_the_law():
     assert report.broken and "wanted (sum, weight)" in str(report)
 
 
+@pytest.mark.slow
 def test_what_is_refused_always_keeps_no_law_of_caches():
     def refuses(tokens, pieces):
         raise ValueError("no")

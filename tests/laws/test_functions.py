@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests.marks import slow
+from tests.marks import slow, slow_rows
 from tfm_jax import laws, ops
 
 EXAMPLES = settings().max_examples
@@ -52,8 +52,10 @@ def test_alibi(N):
     keeps(functools.partial(ops.alibi, N), laws.alibi)
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("buckets, max_distance", [(32, 128), (6, 20)])
+@pytest.mark.parametrize(
+    "buckets, max_distance, bidirectional",
+    [(32, 128, True), (6, 20, False), *slow_rows([(32, 128, False), (6, 20, True)])],
+)
 def test_relative_buckets(buckets, max_distance, bidirectional):
     options = {"buckets": buckets, "max_distance": max_distance, "bidirectional": bidirectional}
     keeps(functools.partial(ops.relative_buckets, **options), laws.relative_buckets, **options)
@@ -68,7 +70,7 @@ def test_dropout():
     keeps(ops.dropout, laws.dropout)
 
 
-@pytest.mark.parametrize("ignore_index", [None, -100])
+@pytest.mark.parametrize("ignore_index", [None, *slow(-100)])
 def test_cross_entropy(ignore_index):
     def loss(logits, labels, weights, smoothing):
         return ops.cross_entropy(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import settings
 
+from tests.marks import slow_rows
 from tfm_jax import laws, nn, ops
 
 EXAMPLES = settings().max_examples
@@ -12,8 +13,17 @@ L, T, D, RATE = 3, 40, 8, 0.2
 CONFIG = {"vocab_size": 9, "d_model": D, "n_heads": 2, "d_ff": 6, "n_layers": L, "positions": None}
 
 
-@pytest.mark.parametrize("stack", [nn.EncoderStack, nn.DecoderStack])
-@pytest.mark.parametrize("fields", [{}, {"unroll": True, "remat": "full"}], ids=["scan", "unroll"])
+WRITTEN_OUT = {"unroll": True, "remat": "full"}
+
+
+@pytest.mark.parametrize(
+    "stack, fields",
+    [
+        (nn.EncoderStack, {}),
+        (nn.DecoderStack, WRITTEN_OUT),
+        *slow_rows([(nn.DecoderStack, {}), (nn.EncoderStack, WRITTEN_OUT)]),
+    ],
+)
 def test_layers(stack, fields):
     options = {} if stack is nn.EncoderStack else {"cross_attention": False}
     config = nn.Config(**CONFIG, dropout_rate=RATE, final_norm=False, **fields)

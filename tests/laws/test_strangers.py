@@ -50,6 +50,7 @@ def test_optax_sums_in_the_dtype_of_the_logits():
     assert report.broken == ("computed_in_float32",) and not report.unasked
 
 
+@pytest.mark.slow
 def test_numpy_cannot_be_asked_for_gradients():
     def normed(x):
         x = np.asarray(x)
@@ -73,6 +74,7 @@ def test_keys_after_the_query_count_where_they_are_asked_for():
     def before_only(q, k):
         return ops.alibi(4, q, k) * jnp.where(q[:, None] >= k[None], 1.0, -3.0)[None]
 
+    before_only = jax.jit(before_only)
     suite = laws.alibi.only("never_positive", "farther_is_less", "slopes")
     assert laws.check(before_only, suite, after=False).ok
     assert laws.check(before_only, suite).broken == ("never_positive", "farther_is_less", "slopes")
