@@ -31,8 +31,8 @@ class Embed(LineCommand):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the parameters and of what is computed."""
     devices: Annotated[int, arg(metavar="N")] = 1
-    """Devices that share each batch, each with the weights in its memory. A CPU becomes so many devices: try as
-    many as it has cores."""
+    """Devices that share each batch, each with the weights in its memory. A CPU becomes so many devices: try
+    as many as it has cores."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
