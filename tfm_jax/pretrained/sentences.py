@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
@@ -119,8 +119,12 @@ def load_sentence_encoder(
       FileNotFoundError: where there is no checkpoint, or no tokenizer.
       ValueError: for a step or a pooling other than the mean, the first token and normalization; for a prompt
         before every text, or lower case apart from the tokenizer's; for a model that is no encoder; for a
-        length of texts that is no number; as ``load``.
+        length of texts that is no number; for a mesh whose axes are not all of type Auto; as ``load``.
     """
+    if mesh is not None and set(mesh.axis_types) != {AxisType.Auto}:
+        raise ValueError(
+            f"got a mesh of {mesh.axis_types}, wanted axes of type Auto, as train.data_mesh(2) has"
+        )
     directory = directory_of(path_or_repo_id)
     recipe = _recipe(directory)
     _check_options(directory, recipe.body)

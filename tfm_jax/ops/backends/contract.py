@@ -95,7 +95,8 @@ def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     # From the weights alone, so that the backward pass keeps one [T, S] table a head and meets no infinity.
     weights, (tangent,) = softmax(*primals), tangents
     change = weights * tangent
-    return weights, change - weights * change.sum(-1, keepdims=True)
+    # A sum that is nan reaches none of the closed.
+    return weights, jnp.where(weights == 0, 0, change - weights * change.sum(-1, keepdims=True))
 
 
 def heads_first(x: Array) -> Array:

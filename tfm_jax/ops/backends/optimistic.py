@@ -85,7 +85,7 @@ def _two_products(q, k, v, bad, *, allowed, bias, scale, soft_cap) -> tuple[Arra
     """[..., T, N, Hv]; and whether both products are finite, as they are only if q, k and v are."""
     (T, N), K = q.shape[-3:-1], k.shape[-2]
     dtype = np.promote_types(q.dtype, np.float32)
-    # One query a head is a vector, and there is nothing to turn round.
+    # One query a head is a vector: XLA has no product to turn round.
     compare, mix = (reference.compare, reference.mix) if T == 1 and N == K else (_compare, _mix)
     logits = compare(q, k, dtype)
     finite = jnp.isfinite(logits).all()

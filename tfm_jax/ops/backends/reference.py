@@ -62,7 +62,7 @@ def attention(
     Raises:
       ValueError: the mask does not fit q and k.
     """
-    logits, v = _logits(q, k, v, mask, bias, scale, soft_cap)
+    logits, v = _logits_and_values(q, k, v, mask, bias, scale, soft_cap)
     if key is None or not dropout_rate:
         return _average(logits, v).astype(q.dtype)
     *batch, N, T, S = logits.shape
@@ -97,10 +97,10 @@ def attention_weights(
     Raises:
       ValueError: the mask does not fit q and k.
     """
-    return softmax(_logits(q, k, k, mask, bias, scale, soft_cap)[0]).astype(q.dtype)
+    return softmax(_logits_and_values(q, k, k, mask, bias, scale, soft_cap)[0]).astype(q.dtype)
 
 
-def _logits(
+def _logits_and_values(
     q: Array,
     k: Array,
     v: Array,
@@ -150,11 +150,13 @@ def mix(weights: Array, v: Array, dtype: np.dtype) -> Array:
 @jax.custom_jvp
 def _average(logits: Array, v: Array) -> Array:
     """``_weighted``, its T x Hv sums divided in place of its T x S weights."""
+    # So S values must not add up to inf, as in every attention that takes a block of keys at a time.
     exp, total = exponentials(logits)
     return mix(exp.astype(v.dtype), v, logits.dtype) / heads_first(total)
 
 
 def _weighted(logits: Array, v: Array) -> Array:
+    """The mean [..., T, N, Hv] of the values, weighted by the softmax of the logits [..., N, T, S]."""
     return mix(softmax(logits).astype(v.dtype), v, logits.dtype)
 
 
