@@ -104,7 +104,7 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
         (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
         (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
-        (["--model", "MODEL", "a", "--devices", "0"], "a mesh of data=0 devices was asked for"),
+        (["--model", "MODEL", "a", "--devices", "0"], "--devices is at least 1, got 0"),
         (["--model", "MODEL", "a", "--devices", "99"], "this machine has 8 (cpu). Ask for 1 to 8"),
         (["--model", "MODEL", "a", "--out", "NOWHERE/x.npy"], "No such file or directory"),
     ],

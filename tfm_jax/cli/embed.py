@@ -53,13 +53,14 @@ class Embed(LineCommand):
 
 def _mesh(devices: int) -> Any:
     """A mesh of so many devices, into which a CPU is divided where none of them is in use yet."""
+    if devices < 1:
+        raise ValueError(f"--devices is at least 1, got {devices}")
     if devices == 1:
         return None
     import jax
 
-    if devices > 1:
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", devices)
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", devices)
     return tfm_jax.train.data_mesh(devices)
 
 
