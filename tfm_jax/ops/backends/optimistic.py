@@ -73,6 +73,7 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
     def otherwise() -> Array:
         if mask is None:
             return _by_reference(q, k, v, mask, bias, scale, soft_cap)
+        # By the same products: queries that read nothing bad keep every bit.
         *finite, bad_q, bad_k = hide_nonfinite(q, k, v)
         return attend(*finite, bad=heads_first(bad_q) | keys_last(bad_k, N))[0]
 
