@@ -41,6 +41,16 @@ def test_tokens(tfm, places):
     assert [x["score"] for x in found] == pytest.approx([x.score for x in wanted], abs=1e-6)
 
 
+def test_devices_share_each_batch(tfm, places, monkeypatch):
+    load, meshes = pretrained.load_text_classifier, []
+    spy = lambda path, dtype, mesh: meshes.append(mesh) or load(path, dtype, mesh)
+    monkeypatch.setattr(pretrained, "load_text_classifier", spy)
+    wanted = [x.label for x in load(places["texts"])(TEXTS)]
+    status, out, _ = tfm("classify", "--model", places["texts"], "--devices", 3, *TEXTS)
+    assert status == 0 and meshes[0].size == 3
+    assert [x["label"] for x in read(out)] == wanted
+
+
 def test_a_bad_line_is_said_and_loses_no_other(tfm, places):
     stdin = f"{TEXTS[0]}\n".encode() + b"\xff\n" + TEXTS[1].encode()
     status, out, err = tfm("classify", "--model", places["texts"], stdin=stdin)
@@ -54,6 +64,7 @@ def test_what_cannot_be_done_is_one_line(tfm, places, tmp_path):
     for argv, said in (
         (["--model", tmp_path / "no" / "where" / "at" / "all", "a"], "there is no directory"),
         (["--model", places["texts"], "a", "--file", "b"], "arguments or the lines of --file, not both"),
+        (["--model", places["texts"], "a", "--devices", "0"], "--devices is at least 1, got 0"),
         (["--model", tmp_path, "a"], "there is no config.json"),
     ):
         status, out, err = tfm("classify", *argv)

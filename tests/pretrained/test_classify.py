@@ -13,6 +13,7 @@ from tests.pretrained.test_families import FIELDS
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.train import data_mesh
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefg"]
 TEXTS = ["a b c", "d", "e f g a b c d e f g", "  b  a"]
@@ -96,6 +97,23 @@ def test_the_labels_of_tokens_and_where_they_stand(place):
         wanted = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
         np.testing.assert_allclose([label.scores for label in labels], wanted, rtol=1e-5, atol=1e-6)
         assert [label.label for label in labels] == [classifier.labels[i] for i in wanted.argmax(-1)]
+
+
+@pytest.mark.parametrize("config", [SEQUENCES, TOKENS])
+def test_devices_share_each_batch(place, config):
+    directory = save(place, config)
+    mesh = data_mesh(3)
+    classifier = pretrained.load_text_classifier(directory, mesh=mesh)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(classifier.params)} == {3}
+    seen, run = [], classifier._run
+    classifier.__dict__["_run"] = lambda *batch: seen.append(batch) or run(*batch)
+    wanted = pretrained.load_text_classifier(directory)(TEXTS)
+    scores = lambda labels: [x.scores for x in jax.tree.leaves(labels, is_leaf=is_label)]
+    is_label = lambda x: isinstance(x, pretrained.Label | pretrained.TokenLabel)
+    np.testing.assert_allclose(scores(classifier(TEXTS)), scores(wanted), rtol=1e-5, atol=1e-6)
+    (batch,) = seen
+    # Four rows are filled up to six, two on each device.
+    assert [x.sharding.shard_shape(x.shape) for x in batch] == [(1, 2, 9)] * 3
 
 
 @pytest.mark.parametrize(

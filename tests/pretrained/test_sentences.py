@@ -82,7 +82,7 @@ def test_devices_share_each_batch(directory):
     wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
     np.testing.assert_allclose(spied(TEXTS), wanted, rtol=1e-5, atol=1e-6)
     # Four rows are filled up to six, two on each device.
-    assert [x.sharding.shard_shape(x.shape) for x in seen] == [(2, 4)]
+    assert [x.sharding.shard_shape(x.shape) for x in seen] == [(1, 2, 4)]
     np.testing.assert_allclose(encoder(TEXTS[:1]), wanted[:1], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
         pretrained.load_sentence_encoder(directory, mesh=jax.make_mesh((3,), ("x",)))

@@ -3,37 +3,30 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from tyro.conf import Positional, arg
+from typing import Annotated, Any
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import Advance, LineCommand, jsonl, optional
+from tfm_jax.cli.encoder import EncoderCommand
+from tfm_jax.cli.lines import Advance, jsonl, optional
 
 __all__ = ["Classify"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classify(LineCommand):
+class Classify(EncoderCommand):
     """Labels each text, or each of its tokens, with a classifier such as BertForSequenceClassification.
 
     Each line gives one of JSON: the label, its score and the scores of all; of a classifier of tokens a list
     of labels, each with its place in the text; null where the line is not UTF-8.
     """
 
-    text: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
-    """Without any, and without --file, the lines of standard input."""
-    model: Annotated[str, arg(metavar="DIR")]
-    """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
     out: Annotated[Path | None, optional("FILE", "standard output")] = None
     """Write the lines to a file."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the parameters and of what is computed."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
-        classifier = tfm_jax.pretrained.load_text_classifier(self.model, self.dtype)
+        classifier = tfm_jax.pretrained.load_text_classifier(self.model, self.dtype, self.mesh())
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
             found = classifier(texts, batch_size=self.batch_size)

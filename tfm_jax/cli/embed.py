@@ -4,42 +4,32 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from tyro.conf import Positional, arg
+from typing import Annotated, Any
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import Advance, LineCommand, jsonl, optional, whole
+from tfm_jax.cli.encoder import EncoderCommand
+from tfm_jax.cli.lines import Advance, jsonl, optional, whole
 
 __all__ = ["Embed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(LineCommand):
+class Embed(EncoderCommand):
     """Makes a vector of each text, with a model of sentence-transformers.
 
     Of any other encoder, such as BERT, it is the mean over the tokens, as there. A line that is not UTF-8 has
     null in jsonl, nan in npy; the others keep their places.
     """
 
-    text: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
-    """Without any, and without --file, the lines of standard input."""
-    model: Annotated[str, arg(metavar="DIR")]
-    """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
     out: Annotated[Path | None, optional("FILE", "jsonl on standard output")] = None
     """Write the vectors to FILE.npy, float32 [lines, D], or FILE.jsonl, a list of numbers a line."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the parameters and of what is computed."""
-    devices: Annotated[int, arg(metavar="N")] = 1
-    """Devices that share each batch, each with the weights in its memory. A CPU becomes so many devices: try
-    as many as it has cores."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
         if self.out is not None and self.out.suffix not in (".npy", ".jsonl"):
             raise ValueError(f"--out ends in .npy or .jsonl, got {self.out}")
-        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype, _mesh(self.devices))
+        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype, self.mesh())
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
             vectors = encoder(texts, batch_size=self.batch_size)
@@ -49,19 +39,6 @@ class Embed(LineCommand):
         is_npy = self.out is not None and self.out.suffix == ".npy"
         with _npy(self.out, encoder.width) if is_npy else jsonl(self.out, _list) as give:
             return 1 if self.answer(self.text, use, give) else 0
-
-
-def _mesh(devices: int) -> Any:
-    """A mesh of so many devices, into which a CPU is divided where none of them is in use yet."""
-    if devices < 1:
-        raise ValueError(f"--devices is at least 1, got {devices}")
-    if devices == 1:
-        return None
-    import jax
-
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", devices)
-    return tfm_jax.train.data_mesh(devices)
 
 
 def _list(vector: Any) -> str:

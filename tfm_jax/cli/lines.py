@@ -44,8 +44,14 @@ class LineCommand:
         """Raises for what does not fit, before anything is read."""
         if texts and self.file is not None:
             raise ValueError("the texts are arguments or the lines of --file, not both")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size is at least 1, got {self.batch_size}")
+        self.check_counts("batch_size")
+
+    def check_counts(self, *names: str) -> None:
+        """Raises for an option that is said, and below 1."""
+        for name in names:
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is at least 1, got {count}")
 
     def answer(
         self,

@@ -97,6 +97,7 @@ class Translate(_Command):
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
+        self.check_counts("beams", "max_length", "average")
         return self.lines(self.load())
 
     def settings(self) -> dict[str, Any]:
@@ -148,6 +149,7 @@ class Generate(_Command):
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
+        self.check_counts("tokens", "average")
         generator = self.load()
         options = self.options(generator, [0])
         if len(self.text) != 1 or (self.model is not None and generator.own_recipe.beams > 1):

@@ -55,6 +55,7 @@ def attention(
       [..., T, N, Hv] of q's dtype. A query that may attend to nothing gives 0, with gradient 0. Queries,
       keys and values that are nan or inf reach no output and no gradient of those that ``mask`` closes to
       them; under a mask, a query that reads one gives nan. (What only a bias of -inf hides must be finite.)
+      Values are summed before they are divided: S of them near the largest float may give inf.
 
     Raises:
       TypeError: under ``jax.jvp``, from an implementation that has a backward pass alone.

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import tokenizers
+from jax.sharding import Mesh
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
@@ -18,7 +19,7 @@ from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.special import declared
-from tfm_jax.pretrained.texts import BatchRunner, Text, length_of, tokenizer_in
+from tfm_jax.pretrained.texts import BatchRunner, Text, length_of, on_all_of, over_slices, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
@@ -66,6 +67,7 @@ class TextClassifier:
       scoring: ``"softmax"`` where one label is right, ``"sigmoid"`` where any number may be, ``"none"`` for
         numbers that are no probabilities (regression).
       max_length: in tokens, to which texts are cut.
+      mesh: whose devices share each batch, where the parameters are on all of them; None is one device.
     """
 
     model: Pure
@@ -74,16 +76,17 @@ class TextClassifier:
     labels: tuple[str, ...]
     scoring: Scoring = "softmax"
     max_length: int = 512
+    mesh: Mesh | None = None
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
-        return BatchRunner(self.tokenizer, self.max_length)
+        return BatchRunner(self.tokenizer, self.max_length, self.mesh)
 
     @functools.cached_property
     def _run(self):
         typed = "token_types" in self.params["encoder"]["embedding"]
-        run = jax.jit(functools.partial(_scores, self.model, _SCORING[self.scoring], typed))
-        return functools.partial(run, self.params)
+        run = functools.partial(_scores, self.model, _SCORING[self.scoring], typed)
+        return functools.partial(jax.jit(functools.partial(over_slices, run)), self.params)
 
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
         """The label of each text, or pair of texts, in their order.
@@ -125,13 +128,16 @@ def _best(labels: tuple[str, ...], scores: np.ndarray) -> tuple[str, float, np.n
 
 
 def load_text_classifier(
-    path_or_repo_id: str | Path, dtype: Literal["float32", "bfloat16"] = "float32"
+    path_or_repo_id: str | Path,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    mesh: Mesh | None = None,
 ) -> TextClassifier:
     """Loads a classifier of sequences or of tokens, such as a ``BertForSequenceClassification``.
 
     Args:
       path_or_repo_id: as ``load`` takes it.
       dtype: of the parameters and the activations; the scores are float32.
+      mesh: of devices that share each batch, as ``load_sentence_encoder`` takes it.
 
     Returns:
       The ``TextClassifier``; a ``TokenClassifier`` for ``...ForTokenClassification``. ``problem_type`` says
@@ -140,10 +146,12 @@ def load_text_classifier(
 
     Raises:
       FileNotFoundError: where there is no tokenizer.
-      ValueError: for a model that is no classifier of texts, another ``problem_type``; as ``load``.
+      ValueError: for a model that is no classifier of texts, another ``problem_type``; for a mesh whose axes
+        are not all of type Auto; as ``load``.
     """
+    sharding = on_all_of(mesh)
     directory = directory_of(path_or_repo_id)
-    model, params, config, tokenizer = load(directory, dtype)
+    model, params, config, tokenizer = load(directory, dtype, sharding=sharding)
     module = known(config.architecture).architectures[config.architecture].module
     if module is not nn.Classifier or config.model.patches is not None:
         raise ValueError(
@@ -160,6 +168,7 @@ def load_text_classifier(
         labels_of(config.settings),
         scoring="softmax" if of_tokens else _scoring(config.settings),
         max_length=length_of(declared(directory).get("model_max_length"), tokenizer, config.model, directory),
+        mesh=mesh,
     )
 
 

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
@@ -23,7 +22,7 @@ from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.settings import wanted
 from tfm_jax.pretrained.special import declared
-from tfm_jax.pretrained.texts import BatchRunner, length_of, tokenizer_in
+from tfm_jax.pretrained.texts import BatchRunner, length_of, on_all_of, over_slices, tokenizer_in
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
@@ -64,24 +63,21 @@ class SentenceEncoder:
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
-        return BatchRunner(self.tokenizer, self.max_length, 1 if self.mesh is None else self.mesh.size)
+        return BatchRunner(self.tokenizer, self.max_length, self.mesh)
 
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
         One text that is no list, and a ``batch_size`` below 1, are a ValueError.
         """
-        split = None if self.mesh is None else NamedSharding(self.mesh, P(self.mesh.axis_names))
-
-        def run(tokens: np.ndarray, types: np.ndarray, valid: np.ndarray) -> Array:
-            return self._run(self.params, *jax.device_put((tokens, valid), split))
-
+        run = lambda tokens, types, valid: self._run(self.params, tokens, valid)
         found = self._in_batches(texts, batch_size, run)
         return np.stack([vector for _, vector in found]) if found else np.zeros((0, self.width), np.float32)
 
     @functools.cached_property
     def _run(self):
-        return jax.jit(functools.partial(_embed, self.model, self.pooling, self.normalize))
+        run = functools.partial(_embed, self.model, self.pooling, self.normalize)
+        return jax.jit(functools.partial(over_slices, run))
 
 
 def _embed(model: Pure, pooling: str, normalize: bool, params: Params, tokens: Array, valid: Array) -> Array:
@@ -121,15 +117,11 @@ def load_sentence_encoder(
         before every text, or lower case apart from the tokenizer's; for a model that is no encoder; for a
         length of texts that is no number; for a mesh whose axes are not all of type Auto; as ``load``.
     """
-    if mesh is not None and set(mesh.axis_types) != {AxisType.Auto}:
-        raise ValueError(
-            f"got a mesh of {mesh.axis_types}, wanted axes of type Auto, as train.data_mesh(2) has"
-        )
+    sharding = on_all_of(mesh)
     directory = directory_of(path_or_repo_id)
     recipe = _recipe(directory)
     _check_options(directory, recipe.body)
-    everywhere = None if mesh is None else NamedSharding(mesh, P())
-    model, params, config, tokenizer = load(recipe.body, dtype, sharding=everywhere)
+    model, params, config, tokenizer = load(recipe.body, dtype, sharding=sharding)
     model, params = _encoder(model, params, config, recipe.body)
     tokenizer = tokenizer_in(recipe.body, tokenizer)
     said = _body_options(recipe.body).get("max_seq_length")

@@ -5,15 +5,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tokenizers
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
+from tfm_jax.types import Array, Params
 
-__all__ = ["BatchRunner", "length_of", "tokenizer_in"]
+__all__ = ["BatchRunner", "length_of", "on_all_of", "over_slices", "tokenizer_in"]
 
 Text = str | tuple[str, str]
-_Run = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+_Run = Callable[[Array, Array, Array], Array]
+
+CPU_TOKENS = 1024
+"""Tokens that a CPU device takes at once: what is computed of them stays in its caches."""
 
 
 class BatchRunner:
@@ -22,12 +29,15 @@ class BatchRunner:
     Args:
       tokenizer: it is copied: the caller's stays as it is.
       max_length: in tokens.
-      devices: that share a batch: its number of rows is a multiple of theirs.
+      mesh: whose devices share each batch; None is one device.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, devices: int = 1):
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, mesh: Mesh | None = None):
         self.max_length = max_length
-        self.devices = devices
+        self.devices = 1 if mesh is None else mesh.size
+        self.sharding = None if mesh is None else NamedSharding(mesh, P(None, mesh.axis_names))
+        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+        self.tokens_at_once = CPU_TOKENS if platform == "cpu" else math.inf
         self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.enable_truncation(max_length)
         self.tokenizer.no_padding()
@@ -40,7 +50,8 @@ class BatchRunner:
         Args:
           texts: each a text, or a pair of them.
           batch_size: at least 1.
-          run: gives [B, ...] of tokens int32 [B, T], their types int32 [B, T], and which are valid, bool.
+          run: gives [slices, B, ...] of tokens int32 [slices, B, T], their types int32 [slices, B, T], and
+            which are valid, bool: see ``over_slices``.
 
         Returns:
           Of each text, in their order, what the tokenizer and what ``run`` made of it.
@@ -57,20 +68,62 @@ class BatchRunner:
         found: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            given = np.asarray(run(*self._padded([encodings[i] for i in rows])))
+            batch = jax.device_put(self._padded([encodings[i] for i in rows]), self.sharding)
+            given = np.concatenate(np.asarray(run(*batch)))
             found |= zip(rows, given, strict=False)  # a batch of some other number is filled up
         return [(encoding, found[i]) for i, encoding in enumerate(encodings)]
 
     def _padded(self, encodings: list[tokenizers.Encoding]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens [B, T], their types, and which are valid, in few different shapes: each is compiled for."""
+        """Tokens, their types, and which are valid, in few different shapes: each is compiled for."""
         length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
-        rows = 1 << (len(encodings) - 1).bit_length()
-        shape = (-(-rows // self.devices) * self.devices, min(length, self.max_length))
+        length = min(length, self.max_length)
+        wanted = -(-(1 << (len(encodings) - 1).bit_length()) // self.devices)
+        rows = max(1, min(wanted, self.tokens_at_once // length))
+        shape = (-(-wanted // rows) * rows * self.devices, length)
         tokens, types, valid = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
         for row, x in enumerate(encodings):
             n = len(x.ids)
             tokens[row, :n], types[row, :n], valid[row, :n] = x.ids, x.type_ids, True
-        return tokens, types, valid
+        return tuple(x.reshape(-1, rows * self.devices, length) for x in (tokens, types, valid))
+
+
+def over_slices(run: Callable[..., Array], params: Params, *batch: Array) -> Array:
+    """Runs a model on slices of a batch, one after another.
+
+    Equivalent to::
+
+        jnp.stack([run(params, *arrays) for arrays in zip(*batch)])
+
+    Args:
+      run: gives [B, ...] of parameters and of arrays [B, T].
+      params: of the model.
+      batch: each [slices, B, T].
+
+    Returns:
+      [slices, B, ...].
+    """
+    return jax.lax.map(lambda arrays: run(params, *arrays), batch)
+
+
+def on_all_of(mesh: Mesh | None) -> NamedSharding | None:
+    """Where parameters lie whose batches a mesh shares: on each of its devices; None for one device.
+
+    Args:
+      mesh: whose axes are all of type Auto.
+
+    Returns:
+      The sharding.
+
+    Raises:
+      ValueError: for axes of another type.
+    """
+    if mesh is None:
+        return None
+    if set(mesh.axis_types) != {AxisType.Auto}:
+        raise ValueError(
+            f"got a mesh of {mesh.axis_types}, wanted axes of type Auto, as train.data_mesh(2) has"
+        )
+    return NamedSharding(mesh, P())
 
 
 def length_of(said: Any, tokenizer: tokenizers.Tokenizer, config: nn.Config, directory: Path) -> int:
