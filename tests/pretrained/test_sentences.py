@@ -71,6 +71,18 @@ def test_the_vectors(directory):
     assert encoder([]).shape[0] == 0
 
 
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_a_batch_that_is_full_has_no_mask_and_the_same_vectors(directory, pooling):
+    encoder = dataclasses.replace(pretrained.load_sentence_encoder(directory), pooling=pooling)
+    seen, run = [], encoder._run
+    encoder.__dict__["_run"] = lambda params, tokens, valid: seen.append(valid) or run(params, tokens, valid)
+    full = ["e f g h a b", "h g f e"]
+    got = encoder(full)
+    assert seen == [None]
+    np.testing.assert_allclose(got, encoder([*full, "a"])[:2], rtol=1e-5, atol=1e-6)
+    assert seen[1].shape == (1, 4, 4)
+
+
 def test_devices_share_each_batch(directory):
     mesh = data_mesh(3)
     encoder = pretrained.load_sentence_encoder(directory, mesh=mesh)

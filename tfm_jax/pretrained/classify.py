@@ -117,7 +117,13 @@ class TokenClassifier(TextClassifier):
 
 
 def _scores(
-    model: Pure, scoring: Any, typed: bool, params: Params, tokens: Array, types: Array, valid: Array
+    model: Pure,
+    scoring: Any,
+    typed: bool,
+    params: Params,
+    tokens: Array,
+    types: Array,
+    valid: Array | None,
 ):
     return scoring(model.apply(params, tokens, valid, token_types=types if typed else None))
 

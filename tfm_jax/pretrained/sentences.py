@@ -80,10 +80,15 @@ class SentenceEncoder:
         return jax.jit(functools.partial(over_slices, run))
 
 
-def _embed(model: Pure, pooling: str, normalize: bool, params: Params, tokens: Array, valid: Array) -> Array:
-    hidden = model.apply(params, tokens, masks.padding(valid)).astype(jnp.float32)
+def _embed(
+    model: Pure, pooling: str, normalize: bool, params: Params, tokens: Array, valid: Array | None
+) -> Array:
+    mask = None if valid is None else masks.padding(valid)
+    hidden = model.apply(params, tokens, mask).astype(jnp.float32)
     if pooling == "first":
         vectors = hidden[:, 0]
+    elif valid is None:
+        vectors = hidden.mean(1)
     else:
         total = jnp.where(valid[..., None], hidden, 0.0).sum(1)
         vectors = total / jnp.maximum(valid.sum(1, keepdims=True), 1).astype(jnp.float32)

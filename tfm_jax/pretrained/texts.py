@@ -17,7 +17,7 @@ from tfm_jax.types import Array, Params
 __all__ = ["BatchRunner", "length_of", "on_all_of", "over_slices", "tokenizer_in"]
 
 Text = str | tuple[str, str]
-_Run = Callable[[Array, Array, Array], Array]
+_Run = Callable[[Array, Array, Array | None], Array]
 
 CPU_TOKENS = 1024
 """Tokens that a CPU device takes at once: what is computed of them stays in its caches."""
@@ -51,7 +51,7 @@ class BatchRunner:
           texts: each a text, or a pair of them.
           batch_size: at least 1.
           run: gives [slices, B, ...] of tokens int32 [slices, B, T], their types int32 [slices, B, T], and
-            which are valid, bool: see ``over_slices``.
+            which are valid, bool, or None where all are: see ``over_slices``.
 
         Returns:
           Of each text, in their order, what the tokenizer and what ``run`` made of it.
@@ -73,7 +73,9 @@ class BatchRunner:
             found |= zip(rows, given, strict=False)  # a batch of some other number is filled up
         return [(encoding, found[i]) for i, encoding in enumerate(encodings)]
 
-    def _padded(self, encodings: list[tokenizers.Encoding]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _padded(
+        self, encodings: list[tokenizers.Encoding]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Tokens, their types, and which are valid, in few different shapes: each is compiled for."""
         length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
         length = min(length, self.max_length)
@@ -84,10 +86,11 @@ class BatchRunner:
         for row, x in enumerate(encodings):
             n = len(x.ids)
             tokens[row, :n], types[row, :n], valid[row, :n] = x.ids, x.type_ids, True
-        return tuple(x.reshape(-1, rows * self.devices, length) for x in (tokens, types, valid))
+        tokens, types, valid = (x.reshape(-1, rows * self.devices, length) for x in (tokens, types, valid))
+        return tokens, types, None if valid.all() else valid  # no mask is faster than one that closes nothing
 
 
-def over_slices(run: Callable[..., Array], params: Params, *batch: Array) -> Array:
+def over_slices(run: Callable[..., Array], params: Params, *batch: Array | None) -> Array:
     """Runs a model on slices of a batch, one after another.
 
     Equivalent to::
@@ -97,7 +100,7 @@ def over_slices(run: Callable[..., Array], params: Params, *batch: Array) -> Arr
     Args:
       run: gives [B, ...] of parameters and of arrays [B, T].
       params: of the model.
-      batch: each [slices, B, T].
+      batch: each [slices, B, T]; a None stays one.
 
     Returns:
       [slices, B, ...].
