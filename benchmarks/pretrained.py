@@ -42,6 +42,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "OPTForCausalLM": {name: x for name, x in ENCODER.items() if name != "intermediate_size"}
     | {"ffn_dim": 1024},
     "BloomForCausalLM": {"vocab_size": V, "hidden_size": 384, "n_layer": 6, "n_head": 12},
+    "GPTNeoXForCausalLM": ENCODER | {"num_attention_heads": 6},
     "LlamaForCausalLM": DECODER,
     "MistralForCausalLM": DECODER | {"sliding_window": 16},
     "Qwen2ForCausalLM": {name: x for name, x in DECODER.items() if name != "head_dim"},

@@ -68,7 +68,7 @@ def test_items_have_their_own_kinds_and_numbers_are_of_the_fields_type():
 
 def test_two_kinds_with_the_same_fields_are_told_apart():
     texts = [values.to_text(kind(theta=5.0, pairing="half")) for kind in (nn.Rope, nn.Sinusoidal)]
-    assert texts == ['Rope(theta=5.0, pairing="half")', 'Sinusoidal(theta=5.0, pairing="half")']
+    assert texts == ['Rope(theta=5.0, pairing="half", fraction=1.0)', 'Sinusoidal(theta=5.0, pairing="half")']
     assert values.to_text(None) == "None"
 
 

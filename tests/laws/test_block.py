@@ -17,10 +17,11 @@ def layer(**fields):
     return jax.jit(lambda x: model.apply(params, x)[0])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("norm", ["pre", "post", "parallel"])
 @pytest.mark.parametrize("fields", [{}, {"norm": nn.RMSNorm(), "n_kv_heads": 2, "feed_forward": nn.Glu()}])
 def test_layers(norm, fields):
-    report = laws.check(layer(norm_placement=norm, **fields), laws.block, examples=EXAMPLES, norm=norm)
+    said = "post" if norm == "post" else "pre"
+    report = laws.check(layer(norm_placement=norm, **fields), laws.block, examples=EXAMPLES, norm=said)
     assert report.ok, str(report)
 
 

@@ -56,7 +56,7 @@ def glu(p, x):
     return (gate / (1 + np.exp(-gate)) * (x @ p["w_in"])) @ p["w_out"]
 
 
-@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("placement", ["pre", "post", "parallel"])
 @pytest.mark.parametrize("norm", [nn.LayerNorm(eps=0.1), nn.RMSNorm(eps=0.2)], ids=str)
 @pytest.mark.parametrize("feed_forward", [nn.Mlp("tanh"), nn.Glu("silu")], ids=str)
 def test_a_decoder_block_is_its_equations(placement, norm, feed_forward):
@@ -95,9 +95,13 @@ def test_a_decoder_block_is_its_equations(placement, norm, feed_forward):
         ("cross_attention", lambda y: attention(p["cross_attention"], y, memory, valid[:, None, None])),
         ("feed_forward", lambda y: (mlp if isinstance(feed_forward, nn.Mlp) else glu)(p["feed_forward"], y)),
     ]
+    first = x
     for name, sublayer in sublayers:
         add_and_norm = lambda y, name=name: normalize(p[f"{name}_norm"], y, norm.eps)
-        x = x + sublayer(add_and_norm(x)) if placement == "pre" else add_and_norm(x + sublayer(x))
+        if placement == "post":
+            x = add_and_norm(x + sublayer(x))
+        else:
+            x = x + sublayer(add_and_norm(first if placement == "parallel" else x))
     np.testing.assert_allclose(got, x, rtol=2e-4, atol=2e-4)
 
 
@@ -136,8 +140,8 @@ def test_attention_by_its_values():
     np.testing.assert_allclose(weights, ops.attention_weights(q, k, scale=0.7), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("pairing", ["half", "interleaved"])
-def test_position_values_reach_the_functions(pairing):
+@pytest.mark.parametrize(("pairing", "turned"), [("half", 4), ("interleaved", 2)])
+def test_position_values_reach_the_functions(pairing, turned):
     from tfm_jax import ops
 
     config = nn.Config(vocab_size=1, d_model=D, n_heads=2, d_ff=F, positions=nn.Sinusoidal(30.0, pairing))
@@ -145,12 +149,13 @@ def test_position_values_reach_the_functions(pairing):
     np.testing.assert_array_equal(got, ops.sinusoidal(jnp.arange(T), D, theta=30.0, pairing=pairing))
 
     attend = nn.functionalize(
-        nn.MultiHeadAttention, dataclasses.replace(config, positions=nn.Rope(30.0, pairing))
+        nn.MultiHeadAttention, dataclasses.replace(config, positions=nn.Rope(30.0, pairing, turned / 4))
     )
     params = attend.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (T, D))
     q, k, v = (jnp.einsum("TD,DNH->TNH", x, params[name]["kernel"]) for name in ("query", "key", "value"))
-    q, k = (ops.rotary(y, jnp.arange(T), theta=30.0, pairing=pairing) for y in (q, k))
+    turn = lambda y: ops.rotary(y, jnp.arange(T), theta=30.0, pairing=pairing)
+    q, k = (jnp.concatenate([turn(y[..., :turned]), y[..., turned:]], -1) for y in (q, k))
     wanted = jnp.einsum("TNH,NHD->TD", ops.attention(q, k, v), params["output"]["kernel"])
     np.testing.assert_allclose(
         attend.apply(params, x, positions=jnp.arange(T))[0], wanted, rtol=1e-4, atol=1e-5

@@ -34,9 +34,16 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
     [
         ({"d_model": 10, "n_heads": 4}, "n_heads=4 does not divide d_model=10"),
         ({"n_heads": 6, "d_model": 12, "n_kv_heads": 4}, "n_kv_heads=4 does not divide n_heads=6"),
-        ({"d_model": 9, "n_heads": 3, "positions": nn.Rope()}, "even head_dim, got 3"),
+        (
+            {"d_model": 9, "n_heads": 3, "positions": nn.Rope()},
+            "would rotate 3 of the 3 elements of a head, wanted an even",
+        ),
+        (
+            {"d_model": 12, "n_heads": 3, "positions": nn.Rope(fraction=0.2)},
+            "would rotate 0 of the 4 elements",
+        ),
         ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0, 1\), got 1.0"),
-        ({"norm_placement": "middle"}, "'pre', 'post'.*got 'middle'"),
+        ({"norm_placement": "middle"}, "'pre', 'post', 'parallel'.*got 'middle'"),
         ({"n_layers": 0}, "n_layers must be a whole number, at least 1, got 0"),
         ({"d_model": 8.0}, "d_model must be a whole number, at least 1, got 8.0"),
         ({"vocab_size": None}, "vocab_size must be a whole number, got None"),
@@ -77,6 +84,9 @@ def test_a_config_that_cannot_be_built_says_why(fields, message):
         (lambda: nn.Mlp(bias=1), "bias must be True or False, got 1"),
         (lambda: nn.Patches(8, 8, class_token="no"), "class_token must be True or False, got 'no'"),
         (lambda: nn.Rope("10"), "theta must be a number, got '10'"),
+        (lambda: nn.Rope(fraction=0.0), "above 0 and at most 1, got 0.0"),
+        (lambda: nn.Rope(fraction=1.5), "above 0 and at most 1, got 1.5"),
+        (lambda: nn.Rope(fraction=float("nan")), "above 0 and at most 1, got nan"),
         (lambda: nn.Pooler(dropout_rate="0"), "dropout_rate must be a number, got '0'"),
         (lambda: nn.Patches(8, 8, size=0), "size must be a whole number, at least 1, got 0"),
     ],

@@ -41,7 +41,12 @@ VARIANTS = {
     f"{position}, {extra}": {"positions": POSITIONS[position], **EXTRAS[extra]}
     for position, extra in itertools.product(POSITIONS, EXTRAS)
 }
+VARIANTS["a part of each head, parallel"] = {
+    "positions": nn.Rope(fraction=0.5),
+    "norm_placement": "parallel",
+}
 QUICK = ["learned, pre", "relative, pre", "rope, post, window, grouped", "alibi, post, window, grouped"]
+QUICK += ["a part of each head, parallel"]
 CHUNKS = ([7], [3, 1, 3])
 
 

@@ -31,6 +31,7 @@ POSITIONS = {
 VARIANTS = {
     **{name: {"positions": value} for name, value in POSITIONS.items()},
     "post": {"norm_placement": "post", "final_norm": False},
+    "parallel": {"norm_placement": "parallel", "positions": nn.Rope(fraction=0.7)},
     "rms-glu-gqa": {"norm": nn.RMSNorm(), "feed_forward": nn.Glu(), "n_kv_heads": 1},
     "untied-biased": {"tie_embeddings": False, "attention_bias": True, "head_dim": 5},
     "normed-scaled": {

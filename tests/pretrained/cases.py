@@ -75,6 +75,34 @@ BLOOM = {
     "one head": _bloom(hidden_size=7, n_head=1, n_layer=3),
 }
 
+
+def _gpt_neox(**fields):
+    common = {"vocab_size": 19, "intermediate_size": 11, "bos_token_id": 0, "eos_token_id": 2}
+    sizes = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2}
+    return Case("GPTNeoXForCausalLM", "GPTNeoXConfig", common | sizes | fields)
+
+
+GPT_NEOX = {
+    "untied": _gpt_neox(),
+    "tied, one after another, whole heads, gelu_new": _gpt_neox(
+        hidden_size=20,
+        num_attention_heads=5,
+        use_parallel_residual=False,
+        rotary_pct=1.0,
+        rotary_emb_base=100,
+        hidden_act="gelu_new",
+        tie_word_embeddings=True,
+    ),
+    "one head, no biases": _gpt_neox(
+        hidden_size=12,
+        num_attention_heads=1,
+        num_hidden_layers=3,
+        attention_bias=False,
+        rotary_pct=0.7,
+        layer_norm_eps=1e-3,
+    ),
+}
+
 GROUPED = {"hidden_size": 12, "num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 2}
 ODD = {
     "hidden_size": 10,
@@ -307,6 +335,7 @@ CASES: dict[str, Case] = {
         "gpt2": GPT2,
         "opt": OPT,
         "bloom": BLOOM,
+        "gpt_neox": GPT_NEOX,
         "llama": LLAMA,
         "mistral": MISTRAL,
         "qwen2": QWEN2,

@@ -61,6 +61,17 @@ FIELDS = {
         "dropout_rate": 0.3,
         "embedding_dropout_rate": 0.0,
     },
+    "gpt_neox": SIZES
+    | {
+        "d_model": 12,
+        "norm": nn.LayerNorm(1e-3),
+        "norm_placement": "parallel",
+        "positions": nn.Rope(100.0, fraction=0.5),
+        "attention_bias": True,
+        "tie_embeddings": False,
+        "dropout_rate": 0.3,
+        "attention_dropout_rate": 0.2,
+    },
     "llama": ROTATED | {"attention_bias": True},
     "mistral": ROTATED | {"window": 4},
     "qwen2": ROTATED | {"attention_bias": True, "attention_output_bias": False, "window": 4},
@@ -138,7 +149,7 @@ def test_an_optional_tensor_that_is_not_there_is_zeros(tmp_path):
 
 def test_every_architecture_is_known_once():
     names = [name for _, name in EVERY]
-    assert len(names) == len(set(names)) == 25
+    assert len(names) == len(set(names)) == 26
 
 
 @pytest.mark.parametrize(
@@ -154,6 +165,26 @@ def test_rotations_that_are_not_ours_are_refused(settings):
     assert rope_of({"rope_parameters": {"rope_type": "default", "rope_theta": 50}}) == nn.Rope(50.0)
     with pytest.raises(ValueError, match="is not supported"):
         rope_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({}, nn.Rope(10_000.0, fraction=0.25)),
+        ({"rotary_pct": 0.5, "rotary_emb_base": 70}, nn.Rope(70.0, fraction=0.5)),
+        (
+            {"rope_parameters": {"rope_theta": 70.0, "partial_rotary_factor": 1.0}, "rotary_pct": 0.5},
+            nn.Rope(70.0),
+        ),
+    ],
+)
+def test_a_part_of_each_head_by_old_names_and_new(said, wanted):
+    sizes = {"vocab_size": 9, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+    settings = {"architectures": ["GPTNeoXForCausalLM"], **sizes, "intermediate_size": 5, **said}
+    assert known("GPTNeoXForCausalLM").read_config(settings, "it").positions == wanted
+    settings["rope_scaling"] = {"type": "linear", "factor": 2.0}
+    with pytest.raises(ValueError, match="rope_scaling of the type 'linear' is not supported"):
+        known("GPTNeoXForCausalLM").read_config(settings, "it")
 
 
 def test_a_window_that_is_not_said_is_the_one_of_transformers():

@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 
 from tests.pretrained import theirs
-from tests.pretrained.cases import BART, BLOOM, GPT2, LLAMA, MARIAN, MBART, MISTRAL, OPT, QWEN2, QWEN3, T5
+from tests.pretrained.cases import (
+    BART,
+    BLOOM,
+    GPT2,
+    GPT_NEOX,
+    LLAMA,
+    MARIAN,
+    MBART,
+    MISTRAL,
+    OPT,
+    QWEN2,
+    QWEN3,
+    T5,
+)
 from tfm_jax import generate, pretrained
 from tfm_jax.generate import Context
 
@@ -24,6 +37,7 @@ FAMILIES = {
     "gpt2": (GPT2["tied"], {"std": 1.5, "seed": 3}),
     "opt": (OPT["tied"], {"std": 1.5, "seed": 3}),
     "bloom": (BLOOM["tied"], {"std": 1.5, "seed": 3}),
+    "gpt_neox": (GPT_NEOX["untied"], {"std": 1.5, "seed": 3}),
     "llama": (LLAMA["grouped"], {"std": 1.5, "seed": 3}),
     "mistral": (MISTRAL["grouped, window"], {"std": 1.5, "seed": 3}),
     "qwen2": (QWEN2["grouped, window"], {"std": 1.5, "seed": 3}),

@@ -55,11 +55,13 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
             {"rope_theta": 9.0, "tie_word_embeddings": "no"},
             "tie_embeddings must be True or False, got 'no'",
         ),
+        ("GPTNeoXForCausalLM", {"rotary_pct": None}, "fraction must be a number, got None"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "would rotate 0 of the 2 elements of a head"),
         (BART, {"dropout": None}, "dropout_rate must be a number, got None"),
     ],
 )
 def test_refused_by_name(tmp_path, architecture, settings, message):
-    sizes = LLAMA if "rope" in next(iter(settings)) else SEQ2SEQ
+    sizes = SEQ2SEQ if architecture in (BART, MARIAN) else LLAMA
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"architectures": [architecture], **sizes, **settings}))
     with pytest.raises(ValueError, match=message) as error:

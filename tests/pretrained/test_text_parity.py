@@ -106,6 +106,9 @@ KINDS = {
         pad_token="<pad>",
         add_prefix_space=False,
     ),
+    "gpt_neox": decoder(
+        cases.GPT_NEOX["untied"], whole, tokenizer_class="TokenizersBackend", eos_token="</s>"
+    ),
     "llama": decoder(
         cases.LLAMA["grouped"],
         pieces("llama", "tokenizer.model"),

@@ -43,8 +43,8 @@ class BlockAsked(Asked):
 
     Args:
       function: takes float32 x [B, T, 16] and gives as much; without masks, positions and dropout.
-      norm: where its norm stands: "pre", ``x + f(norm(x))``, or "post", ``norm(x + f(x))``, the scale at 1;
-        None leaves the law of it unasked.
+      norm: where its norm stands: "pre", ``x + f(norm(x))``, also of sublayers side by side, or "post",
+        ``norm(x + f(x))``, the scale at 1; None leaves the law of it unasked.
     """
 
     def __init__(self, function: Callable[..., Any], *, norm: Literal["pre", "post"] | None = "pre"):

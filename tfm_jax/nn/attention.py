@@ -1,5 +1,6 @@
 """Multi-head attention: four projections around ``ops.attention``."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
@@ -114,7 +115,9 @@ class MultiHeadAttention(nnx.Module):
         rope = self.config.positions
         if positions is None or not isinstance(rope, Rope):
             return x
-        return ops.rotary(x, positions, theta=rope.theta, pairing=rope.pairing)
+        turned, rest = jnp.split(x, [rope.width(x.shape[-1])], axis=-1)
+        turned = ops.rotary(turned, positions, theta=rope.theta, pairing=rope.pairing)
+        return jnp.concatenate([turned, rest], axis=-1)
 
 
 def _normed(norm: Norm | None, x: Array) -> Array:

@@ -36,8 +36,10 @@ class Block(nnx.Module):
 
         x = norm(x + dropout(sublayer(x)))      # post, the paper's
         x = x + dropout(sublayer(norm(x)))      # pre
+        x = x + dropout(sublayer(norm(y)))      # parallel: y is what the first sublayer's x was
 
-    for each sublayer in turn (Vaswani et al. 2017, section 3.1).
+    for each sublayer in turn (Vaswani et al. 2017, section 3.1; parallel: Black et al. 2022, "GPT-NeoX-20B",
+    section 2.1).
 
     Args:
       config: the sizes and variants.
@@ -154,24 +156,27 @@ class Block(nnx.Module):
     def _run(self, x: Array, own: _Sublayer, cross: _Sublayer, key: Key | None) -> tuple[Array, Any, Any]:
         """The sublayers, each with Add & Norm; and what those of attention give beside their output."""
         keys = split_key(key, 6)
-        y, of_own = own(self._enter(self.attention_norm, x), keys[0])
+        first = x
+        y, of_own = own(self._enter(self.attention_norm, x, first), keys[0])
         x = self._add(self.attention_norm, x, y, keys[1])
         of_cross = None
         if self.cross_attention is not None:
-            y, of_cross = cross(self._enter(self.cross_attention_norm, x), keys[2])
+            y, of_cross = cross(self._enter(self.cross_attention_norm, x, first), keys[2])
             x = self._add(self.cross_attention_norm, x, y, keys[3])
-        y = self.feed_forward(self._enter(self.feed_forward_norm, x), key=keys[4])
+        y = self.feed_forward(self._enter(self.feed_forward_norm, x, first), key=keys[4])
         return self._add(self.feed_forward_norm, x, y, keys[5]), of_own, of_cross
 
-    def _enter(self, norm: Norm, x: Array) -> Array:
-        """What a sublayer reads."""
-        return norm(x) if self.config.norm_placement == "pre" else x
+    def _enter(self, norm: Norm, x: Array, first: Array) -> Array:
+        """What a sublayer reads, of what those before it left and what the first of them read."""
+        if self.config.norm_placement == "post":
+            return x
+        return norm(first if self.config.norm_placement == "parallel" else x)
 
     def _add(self, norm: Norm, x: Array, y: Array, key: Key | None) -> Array:
         """What a sublayer leaves behind: x plus its output y, normalized after it in ``"post"``."""
         chex.assert_equal_shape([x, y])  # or a residual would be broadcast
         x = x + ops.dropout(y, self.config.dropout_rate, key)
-        return x if self.config.norm_placement == "pre" else norm(x)
+        return norm(x) if self.config.norm_placement == "post" else x
 
 
 class EncoderBlock(Block):

@@ -25,7 +25,7 @@ from tfm_jax.ops.backends import BACKENDS
 __all__ = ["Config", "paper_base", "paper_big"]
 
 _CHOICES = {
-    "norm_placement": ("pre", "post"),
+    "norm_placement": ("pre", "post", "parallel"),
     "dtype": ("float32", "bfloat16"),
     "remat": (None, "full", "dots"),
     "attention_implementation": ("auto", *(name for name, x in BACKENDS.items() if not x.honours.spread)),
@@ -46,7 +46,8 @@ class Config:
       head_dim: H; D / N by default.
       n_decoder_layers: layers of the decoder of an ``EncoderDecoder``.
       norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
-      norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``, the paper's: ``norm(x + f(x))``.
+      norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``, the paper's: ``norm(x + f(x))``;
+        ``"parallel"``: ``x + f(norm(x)) + g(norm(x))``, all sublayers of one x (GPT-NeoX).
       final_norm: one more norm after the last layer (the paper has none).
       embedding_norm: a norm before the first layer, of tokens and positions together (BERT).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
@@ -90,7 +91,7 @@ class Config:
     head_dim: int | None = None
     n_decoder_layers: int | None = None
     norm: LayerNorm | RMSNorm = LayerNorm()
-    norm_placement: Literal["pre", "post"] = "pre"
+    norm_placement: Literal["pre", "post", "parallel"] = "pre"
     final_norm: bool = True
     embedding_norm: bool = False
     positions: Sinusoidal | Learned | Rope | Alibi | RelativeBias | None = Sinusoidal()
@@ -143,8 +144,11 @@ class Config:
             )
         if self.n_heads % self.K:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
-        if isinstance(self.positions, Rope) and self.H % 2:
-            raise ValueError(f"Rope rotates pairs and needs an even head_dim, got {self.H}")
+        if isinstance(self.positions, Rope) and (not (n := self.positions.width(self.H)) or n % 2):
+            raise ValueError(
+                f"Rope rotates pairs: {self.positions} would rotate {n} of the {self.H} elements of a head, "
+                "wanted an even number of them, at least 2"
+            )
         check_rates(
             self,
             "dropout_rate",

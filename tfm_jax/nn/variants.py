@@ -106,13 +106,23 @@ class Learned:
 
 @dataclass(frozen=True)
 class Rope:
-    """Queries and keys rotated by their position (Su et al. 2021)."""
+    """Queries and keys rotated by their position (Su et al. 2021).
+
+    With a ``fraction`` below 1 only the first elements of each head are (GPT-NeoX).
+    """
 
     theta: float = 10_000.0
     pairing: Pairing = "half"
+    fraction: float = 1.0
 
     def __post_init__(self):
         check_kinds(self)
+        if not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"fraction is of a head's elements, above 0 and at most 1, got {self.fraction}")
+
+    def width(self, head_dim: int) -> int:
+        """How many elements of a head are rotated."""
+        return int(head_dim * self.fraction)
 
 
 @dataclass(frozen=True)

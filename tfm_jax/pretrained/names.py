@@ -1,7 +1,7 @@
 """Which tensor of a checkpoint is which of our parameters, as data: a list of ``Entry`` a family."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ __all__ = [
     "attention",
     "conv1d",
     "dense",
+    "fused_heads",
     "heads",
     "layout",
     "mlp",
@@ -181,6 +182,16 @@ def attention(ours: str, query: str, key: str, value: str, output: str) -> list[
         *heads(f"{ours}/value", value),
         *dense(f"{ours}/output", output),
     ]
+
+
+def fused_heads(ours: str, theirs: str) -> Iterator[Entry]:
+    """Query, key and value by one torch ``Linear``, in which they stand side by side in each head."""
+    # Of one head theirs are [3, H, D] of [N, 3, H, D], of which each of ours is [N, 1, H, D].
+    kernel = Form(lambda x, shape: x[:, 0].transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0)[:, None])
+    bias = Form(lambda x, shape: x[:, 0], lambda x: x[:, None])
+    for name in ("query", "key", "value"):
+        yield Entry(f"{ours}/{name}/kernel", f"{theirs}.weight", kernel, join=1, merged=3)
+        yield Entry(f"{ours}/{name}/bias", f"{theirs}.bias", bias, join=1, merged=3)
 
 
 def mlp(ours: str, **theirs: str) -> list[Entry]:

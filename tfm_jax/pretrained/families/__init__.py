@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax.pretrained.config import Family
-from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, llama, opt, t5, vit
+from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
 
 __all__ = ["FAMILIES", "family_of", "known"]
 
@@ -12,6 +12,7 @@ FAMILIES: tuple[Family, ...] = (
     gpt2.GPT2,
     opt.OPT,
     bloom.BLOOM,
+    gpt_neox.GPT_NEOX,
     *llama.FAMILIES,
     *bert.FAMILIES,
     distilbert.DISTILBERT,

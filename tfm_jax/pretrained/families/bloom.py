@@ -1,18 +1,14 @@
 """BLOOM: a decoder with ALiBi and a norm on its embeddings; heads hold query, key and value side by side."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config import Architecture, Family
-from tfm_jax.pretrained.names import Entry, Form, dense, mlp, norm, transposed
+from tfm_jax.pretrained.names import Entry, dense, fused_heads, mlp, norm, transposed
 from tfm_jax.pretrained.settings import wanted
 
 __all__ = ["BLOOM"]
-
-# Their rows of one head are those of its query, key and value: [N, 3, H, D] of which each has [N, 1, H, D].
-_KERNEL = Form(lambda x, shape: x[:, 0].transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0)[:, None])
-_BIAS = Form(lambda x, shape: x[:, 0], lambda x: x[:, None])
 
 
 def config_of(settings: Mapping[str, Any]) -> nn.Config:
@@ -56,7 +52,7 @@ def names(config: nn.Config) -> list[Entry]:
     """The tensors of ``BloomForCausalLM``."""
     ours, theirs = "stack/layers", "transformer.h.{layer}"
     return [
-        *_fused(f"{ours}/attention", f"{theirs}.self_attention.query_key_value"),
+        *fused_heads(f"{ours}/attention", f"{theirs}.self_attention.query_key_value"),
         *dense(f"{ours}/attention/output", f"{theirs}.self_attention.dense"),
         *mlp(f"{ours}/feed_forward", w_in=f"{theirs}.mlp.dense_h_to_4h", w_out=f"{theirs}.mlp.dense_4h_to_h"),
         *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
@@ -66,12 +62,6 @@ def names(config: nn.Config) -> list[Entry]:
         Entry("embedding/table", "transformer.word_embeddings.weight"),
         Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
     ]
-
-
-def _fused(ours: str, theirs: str) -> Iterator[Entry]:
-    for name in ("query", "key", "value"):
-        yield Entry(f"{ours}/{name}/kernel", f"{theirs}.weight", _KERNEL, join=1, merged=3)
-        yield Entry(f"{ours}/{name}/bias", f"{theirs}.bias", _BIAS, join=1, merged=3)
 
 
 BLOOM = Family(
