@@ -80,8 +80,9 @@ class BatchRunner:
         length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
         length = min(length, self.max_length)
         wanted = -(-(1 << (len(encodings) - 1).bit_length()) // self.devices)
-        rows = max(1, min(wanted, self.tokens_at_once // length))
-        shape = (-(-wanted // rows) * rows * self.devices, length)
+        slices = -(-wanted // max(1, int(min(wanted, self.tokens_at_once / length))))
+        rows = -(-wanted // slices)  # and not as many as fit, or the last slice would be filled up
+        shape = (slices * rows * self.devices, length)
         tokens, types, valid = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
         for row, x in enumerate(encodings):
             n = len(x.ids)
