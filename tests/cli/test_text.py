@@ -234,6 +234,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
         (["generate", "WRITER", "a", "--repetition-penalty", "0"], "RepetitionPenalty: got"),
         (["generate", "WRITER", "a", "--no-repeat-ngram", "0"], "NoRepeatNgram: got n=0; wanted"),
         (["generate", "WRITER", "a", "--tokens", "0"], "--tokens is at least 1, got 0"),
+        (["generate", "WRITER", "a", "--average", "0"], "--average is at least 1, got 0"),
         (["generate", "a", "--model", "WRITER", "--tokens", "0"], "--tokens is at least 1, got 0"),
         (["generate", "WRITER", "a", "--stop", ""], "a stop text must not be empty"),
         (["generate", "WRITER", "\udcff"], "this is not UTF-8"),

@@ -250,7 +250,8 @@ def test_inside_shard_map():
         ({"pad_id": -1}, "pad_id must not be negative, got -1"),
         ({"bos_id": -2}, "bos_id must not be negative, got -2"),
         ({"length_penalty": float("nan")}, "length_penalty must give positive, finite divisors"),
-        ({"length_penalty": lambda n: -n.astype(jnp.float32)}, "must give positive, finite divisors"),
+        ({"length_penalty": lambda n: -n.astype(jnp.float32)}, "finite divisors, got -1.0 for .* length 1"),
+        ({"length_penalty": lambda n: 2.0}, r"length_penalty must give \(.*,\) divisors, got \(\)"),
         ({"memory_mask": masks.causal()}, r"memory_mask must be masks.padding\(valid\), got causal\(\)"),
     ],
 )

@@ -1,10 +1,15 @@
 """Texts in batches of few shapes; what came of each, in their order."""
 
+import functools
+import sys
+
 import jax
 import numpy as np
+import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AxisType
 from tokenizers import models, pre_tokenizers
 
 from tfm_jax.pretrained import texts
@@ -19,7 +24,7 @@ TOKENIZER.pre_tokenizer = pre_tokenizers.Whitespace()
     st.lists(st.lists(st.sampled_from("abc"), max_size=40), max_size=9),
     st.integers(1, 5),
     st.integers(1, 3),
-    st.sampled_from([1, 24, 33, 80, float("inf")]),
+    st.sampled_from([1, 24, 33, 80, sys.maxsize]),
 )
 def test_each_text_has_what_came_of_it_whatever_shares_its_batch(words, batch_size, devices, at_once):
     shapes = []
@@ -44,19 +49,43 @@ def test_each_text_has_what_came_of_it_whatever_shares_its_batch(words, batch_si
     for (slices, B, T), n in zip(shapes, texts_of, strict=True):
         assert B % devices == 0 and B // devices * T <= max(at_once, T)
         wanted = -(-(1 << (n - 1).bit_length()) // devices)  # of each device: few numbers of rows
-        assert 0 <= slices * B // devices - wanted < slices
-        assert at_once != float("inf") or slices == 1
+        assert slices * B == wanted * devices or devices == 3
+        assert at_once != sys.maxsize or slices == 1
 
 
-def test_a_cpu_takes_few_tokens_at_once_and_the_answer_is_that_of_all_at_once(monkeypatch):
-    monkeypatch.setattr(texts, "CPU_TOKENS", 80)
-    seen = []
+@pytest.mark.parametrize("shape", [None, (2,), (2, 2)])
+def test_a_cpu_takes_few_tokens_at_once_and_the_answer_is_that_of_all_at_once(monkeypatch, shape):
+    monkeypatch.setattr(texts, "_CPU_TOKENS", 48)
+    axes = () if shape is None else tuple("xy"[: len(shape)])
+    mesh = None if shape is None else jax.make_mesh(shape, axes, (AxisType.Auto,) * len(axes))
+    n, seen, traced = 1 if mesh is None else mesh.size, [], []
 
     def model(scale, tokens, types, valid):
-        seen.append(tokens.shape)
+        traced.append(tokens.shape)
         return jax.numpy.where(valid, tokens, 0).sum(-1) * scale
 
-    run = jax.jit(lambda *batch: over_slices(model, 3, *batch))
-    found = BatchRunner(TOKENIZER, 24)(["a b", "b", "c c c", "", "a"], 5, run)
-    assert [int(x) for _, x in found] == [9, 6, 27, 0, 3]
-    assert set(seen) == {(4, 16)}  # eight rows in two slices, though five would fit in one
+    def run(*batch):
+        seen.append(batch)
+        return jax.jit(functools.partial(over_slices, model))(3, *batch)
+
+    words = [" ".join("abc"[: 1 + i % 3]) for i in range(7 * n)]
+    found = BatchRunner(TOKENIZER, 24, mesh)(words, 8 * n, run)
+    assert [int(x) for _, x in found] == [3 * sum(range(1, 2 + i % 3)) for i in range(7 * n)]
+    # On each device eight rows of sixteen, in slices of two, though three would fit in one.
+    ((tokens, _, valid),) = seen
+    assert tokens.sharding.shard_shape(tokens.shape) == valid.sharding.shard_shape(valid.shape) == (4, 2, 16)
+    assert set(traced) == {(2 * n, 16)}
+    assert "scan" in str(jax.make_jaxpr(functools.partial(over_slices, model))(3, *seen[0]))
+
+
+@pytest.mark.parametrize("length", [16, 17, 48, 80, 112, 200])
+def test_texts_that_fill_their_batch_are_not_padded(length):
+    seen = []
+
+    def run(*batch):
+        seen.append(batch)
+        return np.zeros(batch[0].shape[:2])
+
+    BatchRunner(TOKENIZER, length)([" ".join("a" * length)] * 32, 32, run)
+    ((tokens, _, valid),) = seen
+    assert tokens.size == 32 * length and valid is None and tokens.shape[1] * length <= 1024

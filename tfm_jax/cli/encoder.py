@@ -29,6 +29,8 @@ class EncoderCommand(LineCommand):
     def mesh(self) -> Any:
         """Of so many devices, into which a CPU is divided where none of them is in use yet; None for one."""
         self.check_counts("devices")
+        if self.devices > self.batch_size:
+            raise ValueError(f"--devices {self.devices} is more than the {self.batch_size} of --batch-size")
         if self.devices == 1:
             return None
         import jax

@@ -298,13 +298,15 @@ def _penalties(length_penalty: Penalty, max_length: int) -> Array:
     if not callable(length_penalty):
         length_penalty = functools.partial(_paper_penalty, length_penalty)
     penalties = jnp.asarray(length_penalty(lengths), jnp.float32)
+    if penalties.shape != lengths.shape:
+        raise ValueError(f"length_penalty must give {lengths.shape} divisors, got {penalties.shape}")
     if at_hand(penalties):
         good = np.isfinite(penalties) & (np.asarray(penalties) > 0)
         if not good.all():
             first = int(good.argmin())
             raise ValueError(
                 f"length_penalty must give positive, finite divisors, got {penalties[first]} for outputs of "
-                f"length {first + 1}: the usual alpha is from 0 to 2"
+                f"length {first + 1}; as a number it is usually from 0 to 2"
             )
     return penalties
 

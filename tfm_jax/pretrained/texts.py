@@ -1,6 +1,7 @@
 """Texts through a model in batches of few shapes, and what it gives for each back in their order."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
+from tfm_jax.ops.platform import current_platform
 from tfm_jax.types import Array, Params
 
 __all__ = ["BatchRunner", "length_of", "on_all_of", "over_slices", "tokenizer_in"]
@@ -19,7 +21,7 @@ __all__ = ["BatchRunner", "length_of", "on_all_of", "over_slices", "tokenizer_in
 Text = str | tuple[str, str]
 _Run = Callable[[Array, Array, Array | None], Array]
 
-CPU_TOKENS = 1024
+_CPU_TOKENS = 1024
 """Tokens that a CPU device takes at once: what is computed of them stays in its caches."""
 
 
@@ -36,8 +38,8 @@ class BatchRunner:
         self.max_length = max_length
         self.devices = 1 if mesh is None else mesh.size
         self.sharding = None if mesh is None else NamedSharding(mesh, P(None, mesh.axis_names))
-        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-        self.tokens_at_once = CPU_TOKENS if platform == "cpu" else math.inf
+        platform = current_platform() if mesh is None else mesh.devices.flat[0].platform
+        self.tokens_at_once = _CPU_TOKENS if platform == "cpu" else sys.maxsize
         self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.enable_truncation(max_length)
         self.tokenizer.no_padding()
@@ -76,12 +78,14 @@ class BatchRunner:
     def _padded(
         self, encodings: list[tokenizers.Encoding]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Tokens, their types, and which are valid, in few different shapes: each is compiled for."""
+        """Tokens, their types, and which are valid, in few different shapes: each is compiled for, with a
+        mask and without."""
         length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
         length = min(length, self.max_length)
         wanted = -(-(1 << (len(encodings) - 1).bit_length()) // self.devices)
-        slices = -(-wanted // max(1, int(min(wanted, self.tokens_at_once / length))))
-        rows = -(-wanted // slices)  # and not as many as fit, or the last slice would be filled up
+        fit = max(1, min(wanted, self.tokens_at_once // length))
+        slices = -(-wanted // (1 << (fit.bit_length() - 1)))
+        rows = -(-wanted // slices)  # and not as many as fit: a last slice would be filled up
         shape = (slices * rows * self.devices, length)
         tokens, types, valid = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
         for row, x in enumerate(encodings):
@@ -96,7 +100,8 @@ def over_slices(run: Callable[..., Array], params: Params, *batch: Array | None)
 
     Equivalent to::
 
-        jnp.stack([run(params, *arrays) for arrays in zip(*batch)])
+        at = lambda i: (None if x is None else x[i] for x in batch)
+        jnp.stack([run(params, *at(i)) for i in range(slices)])
 
     Args:
       run: gives [B, ...] of parameters and of arrays [B, T].
