@@ -11,9 +11,35 @@ from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.variants import check_rates
 from tfm_jax.types import Array, Key
 
-__all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling"]
+__all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling", "pool"]
 
 Pooling = Literal["mean", "first"] | None
+
+
+def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
+    """The vectors of a sequence as one.
+
+    Equivalent to::
+
+        x[valid].mean(0)          # of one sequence, for "mean"; "first": x[0]; None: x
+
+    Args:
+      x: [..., T, D] float.
+      pooling: ``"mean"``, ``"first"``, or None.
+      valid: bool [..., T], which positions the mean counts; None is all.
+
+    Returns:
+      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position.
+    """
+    if pooling is None:
+        return x
+    if pooling == "first":
+        return x[..., 0, :]
+    if valid is None:
+        return x.mean(-2)
+    weights = valid[..., None].astype(x.dtype)
+    total = jnp.where(valid[..., None], x, 0.0).sum(-2)
+    return total / jnp.maximum(weights.sum(-2), 1.0)
 
 
 class LanguageModelHead(nnx.Module):
@@ -101,15 +127,6 @@ class ClassificationHead(nnx.Module):
             raise ValueError(
                 f"valid must be bool [..., T] = {x.shape[:-1]}, got {valid.dtype}{list(valid.shape)}"
             )
-        return self.dense(ops.dropout(self._pooled(x.astype(jnp.float32), valid), self.dropout_rate, key))
-
-    def _pooled(self, x: Array, valid: Array | None) -> Array:
-        if self.pooling is None:
-            return x
-        if self.pooling == "first":
-            return x[..., 0, :]
-        if valid is None:
-            return x.mean(-2)
-        weights = valid[..., None].astype(x.dtype)
-        total = jnp.where(valid[..., None], x, 0.0).sum(-2)
-        return total / jnp.maximum(weights.sum(-2), 1.0)
+        return self.dense(
+            ops.dropout(pool(x.astype(jnp.float32), self.pooling, valid), self.dropout_rate, key)
+        )

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
+from tfm_jax.nn.heads import pool
 from tfm_jax.ops import masks
 from tfm_jax.pretrained.config import Config
 from tfm_jax.pretrained.families import known
@@ -84,14 +85,7 @@ def _embed(
     model: Pure, pooling: str, normalize: bool, params: Params, tokens: Array, valid: Array | None
 ) -> Array:
     mask = None if valid is None else masks.padding(valid)
-    hidden = model.apply(params, tokens, mask).astype(jnp.float32)
-    if pooling == "first":
-        vectors = hidden[:, 0]
-    elif valid is None:
-        vectors = hidden.mean(1)
-    else:
-        total = jnp.where(valid[..., None], hidden, 0.0).sum(1)
-        vectors = total / jnp.maximum(valid.sum(1, keepdims=True), 1).astype(jnp.float32)
+    vectors = pool(model.apply(params, tokens, mask).astype(jnp.float32), pooling, valid)
     if not normalize:
         return vectors
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
