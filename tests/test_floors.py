@@ -119,4 +119,4 @@ def test_the_flax_names_in_use_are_those_listed():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_small(path):
     lines = len(path.read_text().splitlines())
-    assert lines <= 330, f"{path} has {lines} lines: split it"
+    assert lines <= 500, f"{path} has {lines} lines: split it by idea"
