@@ -1,6 +1,8 @@
-"""Images into what a model reads: scaled and normalized as its file says, resized as Pillow does."""
+"""Image processors: what their file says is followed as transformers follows it, or refused by name."""
 
+import itertools
 import json
+import math
 
 import jax
 import numpy as np
@@ -22,9 +24,13 @@ SETTINGS = {
 }
 
 
-def read(directory, **settings):
-    (directory / "preprocessor_config.json").write_text(json.dumps(SETTINGS | settings))
+def write(directory, settings):
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings))
     return pretrained.load_image_processor(directory)
+
+
+def read(directory, **settings):
+    return write(directory, SETTINGS | settings)
 
 
 def test_images_are_scaled_and_normalized(tmp_path):
@@ -40,33 +46,116 @@ def test_steps_that_are_left_out(tmp_path):
     np.testing.assert_allclose(plain(IMAGES), IMAGES / 255, rtol=1e-6)
     raw = read(tmp_path, do_rescale=False, image_mean=[1.0, 2.0, 3.0], image_std=[2.0, 2.0, 4.0])
     np.testing.assert_allclose(raw(IMAGES), (IMAGES - np.arange(1.0, 4.0)) / [2, 2, 4], rtol=1e-6)
+    unused = read(tmp_path, do_normalize=False, image_std=[0.0, 1.0, 1.0])
+    np.testing.assert_allclose(unused(IMAGES), IMAGES / 255, rtol=1e-6)
+
+
+PLAIN = {"do_normalize": False, "do_rescale": False}
 
 
 def test_images_of_another_size_are_resized(tmp_path):
     flat = np.full((1, 20, 11, 3), 77, np.uint8)
-    got = read(tmp_path, size=8, do_normalize=False, do_rescale=False)(flat)
-    assert got.shape == (1, 8, 8, 3)
-    np.testing.assert_array_equal(got, 77)
+    for size, shape in (
+        (8, (8, 8)),
+        ([8, 5], (8, 5)),
+        ({"height": 8, "width": 5}, (8, 5)),
+        ({"shortest_edge": 5}, (9, 5)),
+    ):
+        got = read(tmp_path, size=size, **PLAIN)(flat)
+        assert got.shape == (1, *shape, 3)
+        np.testing.assert_array_equal(got, 77)
+
+
+def test_the_middle_is_kept(tmp_path):
+    crop = lambda size: read(tmp_path, do_resize=False, do_center_crop=True, crop_size=size, **PLAIN)(IMAGES)
+    np.testing.assert_array_equal(crop({"height": 4, "width": 5}), IMAGES[:, 1:5, 2:7])
+    np.testing.assert_array_equal(crop(10)[:, 2:9, 1:10], IMAGES)
+    assert np.asarray(crop(10)).sum() == IMAGES.sum()
+
+
+def test_what_a_file_leaves_out_is_as_in_its_type(tmp_path):
+    make, half = pretrained.ImageProcessor, (0.5, 0.5, 0.5)
+    assert write(tmp_path, {}) == make((224, 224), mean=half, std=half)
+    deit = make((256, 256), mean=half, std=half, method="cubic", crop=(224, 224))
+    for name in ("DeiTImageProcessor", "DeiTImageProcessorFast"):
+        assert write(tmp_path, {"image_processor_type": name}) == deit
+    assert write(tmp_path, {"feature_extractor_type": "DeiTFeatureExtractor"}) == deit
+    clip = write(tmp_path, {"image_processor_type": "CLIPImageProcessor", "size": 20})
+    assert (clip.size, clip.crop, clip.mean[0]) == (20, (224, 224), 0.48145466)
+
+
+def test_keys_that_change_nothing_are_named_in_one_line(tmp_path, caplog):
+    assert read(tmp_path, do_convert_rgb=True) == read(tmp_path) and not caplog.records
+    read(tmp_path, a_new_way=3, another=[])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("unknown keys, which are ignored: a_new_way, another") and str(tmp_path) in line
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"do_center_crop": True}, "do_center_crop=True is not supported"),
-        ({"size": {"shortest_edge": 224}}, "size must say height and width, got"),
-        ({"resample": 5}, "resample=5 is not supported"),
-        ({"image_mean": 0.5}, "preprocessor_config.json: "),
+        (
+            {"image_processor_type": "ConvNextImageProcessor"},
+            "image_processor_type='ConvNextImageProcessor' is",
+        ),
+        ({"image_processor_type": 3}, "image_processor_type=3 is not supported; wanted one of ViTImageProc"),
+        ({"do_center_crop": True}, "do_center_crop needs a crop_size"),
+        (
+            {"do_center_crop": True, "crop_size": {"shortest_edge": 3}},
+            "crop_size={'shortest_edge': 3} is not",
+        ),
+        ({"do_pad": True}, "do_pad=True is not supported"),
+        ({"do_resize": "yes"}, "do_resize='yes'; wanted true or false"),
+        ({"size": {"longest_edge": 224}}, "size={'longest_edge': 224} is not supported"),
+        ({"size": {"shortest_edge": 22, "longest_edge": 33}}, "is not supported, only"),
+        ({"size": 0}, "size=0; wanted whole numbers above 0"),
+        ({"size": [8, 8, 3]}, "wanted whole numbers above 0"),
+        ({"size": {"height": 2.5, "width": True}}, "wanted whole numbers above 0"),
+        ({"size": "large"}, "size='large'; wanted whole numbers above 0"),
+        ({"resample": 6}, "resample=6 is not supported"),
+        ({"resample": [2]}, r"resample=\[2\] is not supported"),
+        ({"rescale_factor": 0}, "rescale_factor=0; wanted a finite number above 0"),
+        ({"rescale_factor": "1/255"}, "rescale_factor='1/255'; wanted a finite number above 0"),
+        ({"image_mean": [0.5, 0.5]}, "image_std=.*; wanted a finite number for each channel"),
+        ({"image_mean": [0.5, "0.5", 0.5]}, "image_mean=.*; wanted a finite number for each channel"),
+        ({"image_mean": math.nan}, "image_mean=nan; wanted a finite number for each channel"),
+        ({"image_std": [0.5, 0.0, 0.5]}, r"image_std=\[0.5, 0.0, 0.5\]; wanted numbers above 0"),
+        ({"image_std": 0}, "image_std=0; wanted numbers above 0"),
     ],
 )
-def test_a_recipe_that_is_not_ours(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_file_that_cannot_be_followed(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
         read(tmp_path, **settings)
+    assert str(error.value).startswith(str(tmp_path / "preprocessor_config.json"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": (8, 0)},
+        {"size": 2.5},
+        {"crop": 8},
+        {"scale": math.inf},
+        {"scale": 0},
+        {"mean": 0.5},
+        {"mean": (0.1, math.nan, 0.1)},
+        {"std": (0.0, 1.0, 1.0)},
+        {"std": (1.0, 1.0)},
+        {"method": "bicubic"},
+    ],
+)
+def test_a_processor_that_cannot_be(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"ImageProcessor: got {name}=.*; wanted "):
+        pretrained.ImageProcessor(**options)
 
 
 @pytest.mark.parametrize("images", [IMAGES / 255, IMAGES[..., :1], IMAGES[0, 0]])
 def test_what_is_no_image(tmp_path, images):
     with pytest.raises(ValueError, match=r"images must be uint8 \[..., H, W, C\] with C = 3, got"):
         read(tmp_path)(images)
+    with pytest.raises(ValueError, match=r"images must have pixels, got uint8\[2, 0, 9, 3\]"):
+        read(tmp_path)(IMAGES[:, :0])
 
 
 def test_without_a_recipe(tmp_path):
@@ -74,16 +163,75 @@ def test_without_a_recipe(tmp_path):
         pretrained.load_image_processor(tmp_path)
 
 
+def by_transformers(directory, kind, images):
+    """Their pixels [B, height, width, C], by the file in a directory."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("PIL", minversion="13")
+    found = getattr(transformers, f"{kind}ImageProcessorPil").from_pretrained(directory)
+    values = found(list(images), input_data_format="channels_last", return_tensors="np")["pixel_values"]
+    return values.transpose(0, 2, 3, 1)
+
+
 @pytest.mark.parity
-@pytest.mark.parametrize("resample", [0, 1, 2, 3])
+@pytest.mark.parametrize("resample", range(6))
 @pytest.mark.parametrize("size", [(7, 9), (4, 5), (16, 12)])
 def test_as_the_processor_of_transformers(tmp_path, resample, size):
-    pytest.importorskip("transformers")
-    pytest.importorskip("PIL")
-    vit = pytest.importorskip("transformers.models.vit.image_processing_pil_vit")
-    settings = {"size": {"height": size[0], "width": size[1]}, "resample": resample}
-    wanted = vit.ViTImageProcessorPil(**(SETTINGS | settings))(list(IMAGES), return_tensors="np")
-    got = read(tmp_path, **settings)(IMAGES)
-    off = np.abs(np.asarray(got) - wanted["pixel_values"].transpose(0, 2, 3, 1))
-    steps = off * np.array(SETTINGS["image_std"]) * 255
-    assert steps.max() < (1e-3 if size == (7, 9) else 1.001) and steps.mean() < 0.1
+    got = read(tmp_path, size={"height": size[0], "width": size[1]}, resample=resample)(IMAGES)
+    np.testing.assert_allclose(got, by_transformers(tmp_path, "ViT", IMAGES), atol=2e-6)
+
+
+SIZES = [5, 12, [6, 4], {"height": 5, "width": 11}, {"shortest_edge": 6}, {"longest_edge": 6}]
+SIZES += [{"max_height": 5, "max_width": 6}, {"shortest_edge": 5, "longest_edge": 6}, "5", 0, None]
+NUMBERS = [0.25, 0, 1, [0.1, 0.2, 0.7], [0.3], "x", None]
+FLAGS = [True, False, None, 1]
+CHANGES = {
+    **{"size": SIZES, "crop_size": SIZES, "pad_size": SIZES, "image_mean": NUMBERS, "image_std": NUMBERS},
+    "rescale_factor": [0.5, 1, 0, -1, "x", None],
+    "resample": [0, 1, 2, 3, 4, 5, 6, 9, "bilinear", None],
+    "data_format": ["channels_first", "channels_last", None],
+    "input_data_format": ["channels_last", None],
+    "image_seq_length": [3, None],
+    **{"device": ["cpu", None], "return_tensors": ["np", None]},
+    "a_new_way": [True, "x"],
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "CLIP"])
+def test_each_key_in_turn_is_followed_or_refused(tmp_path, kind, capsys):
+    """A key that they have and this test has not is a flag of theirs, or new and to be looked at."""
+    keys = pytest.importorskip("transformers.processing_utils").ImagesKwargs.__annotations__
+    changes = {name: FLAGS for name in keys if name.startswith(("do_", "disable_"))} | CHANGES
+    assert keys.keys() - changes.keys() == {"default_to_square"}
+    changes["default_to_square"] = [True, False, None]
+    base = {"image_processor_type": f"{kind}ImageProcessor", "size": 8, "crop_size": 6}
+    counts = {"the same": 0, "refused": 0, "refused there": 0}
+    for name, value in [(name, value) for name, values in changes.items() for value in values]:
+        settings = base | {name: value}
+        try:
+            processor = write(tmp_path, settings)
+        except ValueError as error:
+            assert name in str(error) or "image_" in str(error), settings
+            counts["refused"] += 1
+            continue
+        try:
+            values = by_transformers(tmp_path, kind, IMAGES)
+        except ValueError:  # a size that is of no form and not used either
+            assert name in ("crop_size", "pad_size"), settings
+            counts["refused there"] += 1
+            continue
+        np.testing.assert_allclose(processor(IMAGES), values, atol=2e-6, err_msg=f"{settings}")
+        counts["the same"] += 1
+    with capsys.disabled():
+        print(f" {kind}: {counts}", end="")
+    assert counts["the same"] > counts["refused"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("height, width", [*itertools.product([5, 8, 21], [6, 17])])
+def test_the_shorter_side_and_the_middle_of_any_shape(tmp_path, height, width):
+    images = np.random.default_rng(1).integers(0, 256, (1, height, width, 3), np.uint8)
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 9}}
+    for crop in (8, [4, 13]):
+        got = write(tmp_path, settings | {"crop_size": crop})(images)
+        np.testing.assert_allclose(got, by_transformers(tmp_path, "CLIP", images), atol=2e-6)

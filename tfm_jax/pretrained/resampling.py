@@ -1,0 +1,105 @@
+"""Resampling of uint8 images, with the results of Pillow 13: the same filters, passes and fixed point."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.types import Array
+
+__all__ = ["METHODS", "Method", "resize"]
+
+Method = Literal["nearest", "box", "linear", "hamming", "cubic", "lanczos3"]
+METHODS: tuple[Method, ...] = get_args(Method)
+_BITS = 22
+"""Of a weight's fraction: 32 less the 8 of a pixel and 2 for what negative weights overshoot."""
+
+
+class _Filter(NamedTuple):
+    """A filter and where it ends: it is 0 beyond ``support`` on either side."""
+
+    at: Callable[[np.ndarray], np.ndarray]
+    support: float
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """The convolution kernel of Keys 1981 with a = -1/2."""
+    x = np.abs(x)
+    near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _hamming(x: np.ndarray) -> np.ndarray:
+    window = np.float64(np.float32(0.54)) + np.float64(np.float32(0.46)) * np.cos(np.pi * x)
+    return np.where(np.abs(x) < 1, np.sinc(x) * window, 0)
+
+
+_FILTERS = {
+    "box": _Filter(lambda x: np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0), 0.5),
+    "linear": _Filter(lambda x: np.maximum(1 - np.abs(x), 0), 1.0),
+    "hamming": _Filter(_hamming, 1.0),
+    "cubic": _Filter(_cubic, 2.0),
+    "lanczos3": _Filter(lambda x: np.where((x >= -3) & (x < 3), np.sinc(x) * np.sinc(x / 3), 0), 3.0),
+}
+
+
+def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
+    """Resizes images, with antialiasing where they become smaller.
+
+    Equivalent to::
+
+        PIL.Image.fromarray(image).resize((width, height), method)       # of each image, Pillow 13
+
+    Args:
+      images: uint8 [..., H, W, C].
+      size: (height, width), each at least 1; static.
+      method: of Pillow's names: "linear" is BILINEAR, "cubic" BICUBIC (a = -1/2), "lanczos3" LANCZOS.
+
+    Returns:
+      uint8 [..., height, width, C]; an axis that keeps its size is not filtered.
+    """
+    (H, W), (height, width) = images.shape[-3:-1], size
+    if method == "nearest":
+        images = jnp.take(images, _nearest(H, height), axis=-3)
+        return jnp.take(images, _nearest(W, width), axis=-2)
+    # Pillow filters the columns first where the height shrinks more than twice as much as the width.
+    rows_last = H - height <= max(0, 2 * (W - width))
+    for axis in (-2, -3) if rows_last else (-3, -2):
+        images = _filtered(images, axis, size[axis + 3], method)
+    return images
+
+
+def _filtered(images: Array, axis: int, size: int, method: Method) -> Array:
+    """One pass, rounded to uint8."""
+    n = images.shape[axis]
+    if n == size:
+        return images
+    spec = "mn,...nwc->...mwc" if axis == -3 else "mn,...hnc->...hmc"
+    sums = jnp.einsum(spec, jnp.asarray(_weights(n, size, method)), images.astype(jnp.int32))
+    half = jnp.int32(1 << (_BITS - 1))
+    return jnp.clip((sums + half) >> _BITS, 0, 255).astype(jnp.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(n: int, m: int, method: Method) -> np.ndarray:
+    """What each of m pixels takes of each of n: int32 [m, n], in units of 2**-22."""
+    kernel, scale = _FILTERS[method], n / m
+    wide = max(scale, 1.0)  # antialiasing: a filter as wide as the pixels that become one
+    support = kernel.support * wide
+    centers = (np.arange(m)[:, None] + 0.5) * scale
+    first = np.maximum(np.trunc(centers - support + 0.5), 0)
+    end = np.minimum(np.trunc(centers + support + 0.5), n)
+    j = np.arange(n)
+    weights = np.where((j >= first) & (j < end), kernel.at((j - centers + 0.5) * (1 / wide)), 0.0)
+    total = np.cumsum(weights, axis=1)[:, -1:]  # in order, as a loop adds
+    weights = np.divide(weights, total, out=weights, where=total != 0) * (1 << _BITS)
+    return np.trunc(weights + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+
+
+def _nearest(n: int, m: int) -> np.ndarray:
+    """Which of n pixels each of m is: int32 [m]."""
+    steps = np.full(m, n / m)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps).astype(np.int32), n - 1)
