@@ -96,7 +96,7 @@ def test_keys_that_change_nothing_are_named_in_one_line(tmp_path, caplog):
     [
         (
             {"image_processor_type": "ConvNextImageProcessor"},
-            "image_processor_type='ConvNextImageProcessor' is",
+            "type='ConvNextImageProcessor' is",
         ),
         ({"image_processor_type": 3}, "image_processor_type=3 is not supported; wanted one of ViTImageProc"),
         ({"do_center_crop": True}, "do_center_crop needs a crop_size"),
@@ -185,13 +185,18 @@ SIZES += [{"max_height": 5, "max_width": 6}, {"shortest_edge": 5, "longest_edge"
 NUMBERS = [0.25, 0, 1, [0.1, 0.2, 0.7], [0.3], "x", None]
 FLAGS = [True, False, None, 1]
 CHANGES = {
-    **{"size": SIZES, "crop_size": SIZES, "pad_size": SIZES, "image_mean": NUMBERS, "image_std": NUMBERS},
+    "size": SIZES,
+    "crop_size": SIZES,
+    "pad_size": SIZES,
+    "image_mean": NUMBERS,
+    "image_std": NUMBERS,
     "rescale_factor": [0.5, 1, 0, -1, "x", None],
     "resample": [0, 1, 2, 3, 4, 5, 6, 9, "bilinear", None],
     "data_format": ["channels_first", "channels_last", None],
     "input_data_format": ["channels_last", None],
     "image_seq_length": [3, None],
-    **{"device": ["cpu", None], "return_tensors": ["np", None]},
+    "device": ["cpu", None],
+    "return_tensors": ["np", None],
     "a_new_way": [True, "x"],
 }
 

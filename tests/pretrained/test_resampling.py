@@ -39,14 +39,10 @@ def test_leading_axes_and_sizes_that_stay():
     np.testing.assert_array_equal(resize(IMAGE, (7, 6), "lanczos3"), IMAGE)
 
 
+PIXELS = st.integers(0, 255) | st.sampled_from([0, 255])
 SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 IMAGES = st.tuples(SIDES, st.sampled_from([1, 3])).flatmap(
-    lambda drawn: arrays.arrays(
-        np.uint8,
-        (*drawn[0], drawn[1]),
-        elements=st.integers(0, 255) | st.sampled_from([0, 255]),
-        fill=st.nothing(),
-    )
+    lambda drawn: arrays.arrays(np.uint8, (*drawn[0], drawn[1]), elements=PIXELS, fill=st.nothing())
 )
 
 

@@ -38,7 +38,7 @@ class ImageProcessor:
         None leaves images as they are.
       scale: what pixels are multiplied by, finite and above 0.
       mean, std: one number a channel, finite; ``std`` above 0.
-      method: "nearest", "box", "linear", "hamming", "cubic" or "lanczos3"; the result is Pillow's, bit by bit.
+      method: "nearest", "box", "linear", "hamming", "cubic" or "lanczos3"; the result is Pillow's exactly.
       crop: (height, width) of the part in the middle that is kept; where it is larger than the image, zeros
         are added around. None crops nothing.
 
@@ -59,7 +59,7 @@ class ImageProcessor:
                 "size", self.size, "(height, width), one number or None, each a whole number above 0"
             )
         if not (self.crop is None or _are_sides(self.crop)):
-            raise _wrong("crop", self.crop, "(height, width) or None, each a whole number above 0")
+            raise _wrong("crop", self.crop, "(height, width) or None, whole and above 0")
         if not _is_number(self.scale) or self.scale <= 0:
             raise _wrong("scale", self.scale, "a finite number above 0")
         if not _are_numbers(self.mean):
@@ -159,8 +159,12 @@ _IGNORED = {
     *("_valid_processor_keys", "_processor_class", "image_seq_length", "transformers_version"),
 }
 _RESAMPLING: Mapping[int, Method] = {
-    **{0: "nearest", 1: "lanczos3", 2: "linear", 3: "cubic"},
-    **{4: "box", 5: "hamming"},  # the numbers that Pillow gives them
+    0: "nearest",
+    1: "lanczos3",
+    2: "linear",
+    3: "cubic",
+    4: "box",
+    5: "hamming",  # the numbers that Pillow gives them
 }
 
 
@@ -171,14 +175,14 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
       path_or_repo_id: as ``load`` takes it.
 
     Returns:
-      The ``ImageProcessor``. What the file leaves out is as in its ``image_processor_type``: that of ViT (also
-      where it names none), of DeiT or of CLIP. Keys that change nothing are named in one line to the logger
-      ``tfm_jax.pretrained.images``.
+      The ``ImageProcessor``. What the file leaves out is as in its ``image_processor_type``: that of ViT
+      (also where it names none), of DeiT or of CLIP. Unknown keys, which change nothing, are named in one
+      line to the logger ``tfm_jax.pretrained.images``.
 
     Raises:
       FileNotFoundError: where there is no such file.
-      ValueError: for another ``image_processor_type``, a step that is not done here, and a value that does not
-        fit.
+      ValueError: for another ``image_processor_type``, a step that is not done here, and a value that does
+        not fit.
     """
     path = directory_of(path_or_repo_id) / "preprocessor_config.json"
     settings = read_json(path)
