@@ -17,11 +17,12 @@ from tokenizers import models, pre_tokenizers, processors
 
 from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import generate, pretrained
+from tfm_jax.pretrained import generation_settings as settings
 from tfm_jax.pretrained.generation import recipe_of
 
 
-def recipe(generation, settings=None, **changes):
-    config = dataclasses.replace(CONFIG, generation=generation, settings=settings or {})
+def recipe(generation, config_json=None, **changes):
+    config = dataclasses.replace(CONFIG, generation=generation, settings=config_json or {})
     return recipe_of(config, **changes)
 
 
@@ -116,7 +117,7 @@ def test_a_top_k_beyond_the_vocabulary_keeps_all():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("generation", "message"),
     [
         (
             {"guidance_scale": 1.5},
@@ -126,17 +127,17 @@ def test_a_top_k_beyond_the_vocabulary_keeps_all():
         ({"encoder_no_repeat_ngram_size": 3}, "encoder_no_repeat_ngram_size=3"),
         ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "done: num_beam_groups=2 is not supported. Say"),
         ({"do_sample": True, "typical_p": 0.9}, "typical_p=0.9"),
-        ({"stop_strings": ["."], "max_time": 1}, r"max_time=1 is not supported; stop_strings=\['.'\] is not"),
-        ({"a_new_way": 2}, "a_new_way=2"),
+        ({"stop_strings": ["."], "num_beams": 3}, r"stop_strings=\['.'\] with num_beams=3 is not supported"),
+        ({"max_time": 1}, r"max_time=1 is not supported"),
         ({"do_sample": True, "top_p": 1.5}, r"top_p=1\.5, wanted a number above 0, at most 1"),
         ({"do_sample": True, "min_p": 1.5}, r"min_p=1\.5, wanted a number from 0 to 1"),
         ({"do_sample": True, "num_beams": 2}, "do_sample=True with num_beams=2 is not supported"),
         ({"early_stopping": "often"}, "early_stopping='often', wanted true, false or 'never'"),
     ],
 )
-def test_what_would_change_the_output_is_refused(settings, message):
+def test_what_would_change_the_output_is_refused(generation, message):
     with pytest.raises(ValueError, match=message):
-        recipe(settings)
+        recipe(generation)
 
 
 WRONG = {
@@ -144,11 +145,13 @@ WRONG = {
     | {"max_length": [-3], "max_new_tokens": [0]},
     "a whole number of at least 0": {"min_length": [-1], "min_new_tokens": [1.5]}
     | {"no_repeat_ngram_size": [[]]},
-    "an id from 0 to 10": {"bos_token_id": [11], "pad_token_id": [-1], "decoder_start_token_id": [[1]]}
+    "an id from 0 to 10": {"bos_token_id": [11], "pad_token_id": [11], "decoder_start_token_id": [[1]]}
     | {"forced_bos_token_id": [True], "eos_token_id": ["x", [2, 11], [[2]]], "forced_eos_token_id": [2.0]},
     "a list of ids from 0 to 10": {"suppress_tokens": [5, [11]], "begin_suppress_tokens": [{"3": 1}]},
     "a list of words, each a list of ids": {"bad_words_ids": [[3], 3, [[]], [[11]], [["a"]]]},
-    "a finite number": {"length_penalty": ["long", float("nan"), 10**400], "temperature": ["hot"]}
+    "a number from -10 to 10": {"length_penalty": ["long", float("nan"), 10**400, 1e30, -10.5]},
+    "a text, or a list of texts": {"stop_strings": ["", [], ["."," "[:0]], 3, [["."]]]},
+    "a finite number": {"temperature": ["hot"]}
     | {"repetition_penalty": [0, float("inf")], "top_p": [[]], "min_p": [False]},
     "a whole number": {"top_k": ["3", 2.5]},
     "true or false": {"do_sample": [1, "true"], "renormalize_logits": [{}]},
@@ -172,7 +175,7 @@ def test_a_value_that_does_not_fit(name, value, wanted):
 
 
 def test_all_that_is_wrong_is_said_together():
-    wrong = {"num_beams": "4", "top_k": "2", "guidance_scale": 3, "a_new_way": 2, "eos_token_id": 11}
+    wrong = {"num_beams": "4", "top_k": "2", "guidance_scale": 3, "max_time": 2, "eos_token_id": 11}
     with pytest.raises(ValueError, match="what is asked of generation") as error:
         recipe(wrong | {"max_length": 7})
     assert all(f"{name}={value!r}" in str(error.value) for name, value in wrong.items())
@@ -194,6 +197,8 @@ VALUES = st.recursive(
 def test_any_value_of_json_is_a_recipe_or_an_error_that_names_the_setting(name, value, draws):
     said = {"do_sample": draws, name: value}
     for found, changes in ((said, {}), ({"do_sample": draws}, {name: value})):
+        if name == "pad_token_id" and type(value) is int and value < 0 and not changes:
+            continue  # no pad token, which is said and does no harm
         try:
             assert isinstance(recipe(found, **changes), generate.Recipe)
         except ValueError as error:
@@ -209,6 +214,39 @@ def test_what_changes_nothing_is_ignored():
         "top_h": None,
     }
     assert recipe(neutral).processors == ()
+
+
+def test_unknown_keys_of_a_checkpoint_are_named_once_and_ignored(caplog):
+    plain = recipe({"eos_token_id": 2, "pad_token_id": None, "num_beams": 2})
+    file = {"eos_token_id": 2, "task": "transcribe", "a_new_way": [2], "pad_token_id": -1, "num_beams": 2}
+    got = recipe(file)
+    assert dataclasses.replace(got, length_penalty=plain.length_penalty) == plain
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("ignored: a_new_way=[2], pad_token_id=-1, task='transcribe'")
+    caplog.clear()
+    assert recipe(file, pad_token_id=3, task=None, a_new_way=None).pad_id == 3 and not caplog.records
+    for name, value, wanted in (
+        ("task", "translate", "is not known"),
+        ("pad_token_id", -1, "wanted an id from"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}={value!r},? {wanted}"):
+            recipe({}, **{name: value})
+
+
+@pytest.mark.parity
+def test_every_setting_of_transformers_is_followed_refused_or_known_to_change_nothing():
+    """A new one of theirs is to be sorted in: does it change the tokens?"""
+    config = pytest.importorskip("transformers").GenerationConfig()
+    known = settings._KNOWN | settings._IGNORED
+    theirs = vars(config).keys() - {"_commit_hash"}
+    assert len(theirs) > 60 and not theirs - known, theirs - known
+    assert set(settings.SETTINGS) <= theirs
+
+
+def test_stop_strings(caplog):
+    assert recipe({"stop_strings": "."}).stop == (".",)
+    assert recipe({"stop_strings": [".", "\n\n"]}).stop == (".", "\n\n")
+    assert recipe({"stop_strings": ["."], "num_beams": 3}, stop_strings=None).stop == recipe({}).stop == ()
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +292,20 @@ def test_a_checkpoint_that_writes(load):
     assert "".join(generator.stream("a b c", key=None)).strip() == wanted[0]
     short = load(generation={"max_new_tokens": 2})
     assert short.write(texts, key=None) == generator.write(texts, key=None, max_length=2)
+
+
+def test_a_text_ends_before_a_stop_string(load):
+    """As the settings say, unless the call does."""
+    texts, endless = ["a b c", "h f g"], {"eos_token_id": None}
+    plain = load(generation=endless)
+    whole = plain.write(texts, key=None)
+    stop = whole[0][2:5]
+    wanted = [text.partition(stop)[0] for text in whole]
+    assert stop and wanted != whole
+    generator = load(generation=endless | {"stop_strings": [stop]})
+    assert generator.write(texts, key=None) == plain.write(texts, key=None, stop=[stop]) == wanted
+    assert "".join(generator.stream(texts[0], key=None)) == wanted[0]
+    assert generator.write(texts, key=None, stop=()) == whole
 
 
 def test_lengths_that_count_the_prompt(load):

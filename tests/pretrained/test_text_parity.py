@@ -6,6 +6,7 @@ which it reads itself (``found``), or what it then writes of them (``written``: 
 
 import functools
 import json
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -191,12 +192,12 @@ def writer(tokenizer, directory, kind):
     return model
 
 
-def their_text(tokenizer, model, text):
+def their_text(tokenizer, model, text, **options):
     """What is new, as their pipelines say it."""
     given = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        out = model.generate(**given)[0]
+        out = model.generate(**given, **options, tokenizer=tokenizer)[0]
     decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
     if model.config.is_encoder_decoder:
         return decode(out)
@@ -218,6 +219,26 @@ def test_texts(tmp_path, trained, name, layout):  # noqa: F811
     wanted = [their_text(tokenizer, model, text) for text in TEXTS]
     assert write(TEXTS) == wanted
     assert len(set(wanted)) > 2
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bart"])
+def test_stop_strings(tmp_path, trained, name):  # noqa: F811
+    """Where theirs ends too; they keep the stop string, and what else its last token says."""
+    tokenizer, directory = files(tmp_path, KINDS[name], trained, "written")
+    model = writer(tokenizer, directory, KINDS[name])
+    settings = {"num_beams": 1}
+    model.generation_config.update(**settings)
+    whole = {text: their_text(tokenizer, model, text) for text in TEXTS}
+    stops = [*dict.fromkeys(re.findall("[a-z]{2}", " ".join(whole.values())))][:2]
+    generator = pretrained.load_text_generator(directory, generation=settings | {"stop_strings": stops})
+    write = generator.translate if generator.reads_a_source else functools.partial(generator.write, key=None)
+    ended = 0
+    for text, got in zip(TEXTS, write(TEXTS), strict=True):
+        wanted = their_text(tokenizer, model, text, stop_strings=stops)
+        at = min((i for stop in stops if (i := wanted.find(stop)) >= 0), default=None)
+        assert got == wanted[:at]
+        ended += at is not None and wanted != whole[text]
+    assert ended
 
 
 def word_pieces(directory, spm):

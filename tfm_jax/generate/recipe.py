@@ -30,6 +30,7 @@ class Recipe:
       processors: as ``greedy`` takes them.
       draws: whether tokens should be drawn. It is the key of a call by which they are; this says that one is
         wanted.
+      stop: texts before which a text ends.
     """
 
     ends: tuple[int, ...] = ()
@@ -46,6 +47,7 @@ class Recipe:
     stopping: Stopping = "exact"
     processors: tuple[Processor, ...] = ()
     draws: bool = False
+    stop: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:

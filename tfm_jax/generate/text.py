@@ -51,7 +51,7 @@ class TextGenerator(InputReader):
         max_length: int | None = None,
         processors: Sequence[Processor] | None = None,
         beams: int | None = None,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         batch_size: int = 32,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[str]:
@@ -64,7 +64,8 @@ class TextGenerator(InputReader):
           max_length: tokens to write at most; None is as the recipe says.
           processors: such as ``(Temperature(0.8), TopP(0.95))``; None is as the recipe says.
           beams: 1 is none, and None is as a recipe that was given says, else 1; above 1 the key must be None.
-          stop: texts at which a row ends; the one that is complete first counts, and is left out.
+          stop: texts at which a row ends; the one that is complete first counts, and is left out; None is as
+            the recipe says.
           batch_size: prompts at once, at least 1.
           on_batch: is told, as each batch ends, how many prompts it had.
 
@@ -78,7 +79,7 @@ class TextGenerator(InputReader):
         """
         beams = 1 if beams is None and self.recipe is None else beams
         recipe = self.own_recipe.told(max_length=max_length, processors=processors, beams=beams)
-        ends, ids = stops(stop), self.encode_prompts(prompts, max_length)
+        ends, ids = stops(recipe.stop if stop is None else stop), self.encode_prompts(prompts, max_length)
         return self._written(ids, ids, key, recipe, ends, batch_size, on_batch)
 
     def stream(
@@ -88,7 +89,7 @@ class TextGenerator(InputReader):
         key: Key | None,
         max_length: int | None = None,
         processors: Sequence[Processor] | None = None,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         every: int = 4,
     ) -> Iterator[str]:
         """Writes one prompt on, without beams, and gives the text piece by piece.
@@ -108,7 +109,7 @@ class TextGenerator(InputReader):
           ValueError: as ``write``.
         """
         recipe = self.own_recipe.told(max_length=max_length, processors=processors, beams=1)
-        ends, ids = stops(stop), self.encode_prompts([prompt], max_length)
+        ends, ids = stops(recipe.stop if stop is None else stop), self.encode_prompts([prompt], max_length)
         ((batch, recipe),) = self._batches(ids, 1, recipe)
         keys = _keys(key, 1)
 
@@ -135,6 +136,7 @@ class TextGenerator(InputReader):
         beams: int | None = None,
         length_penalty: Penalty | None = None,
         max_length: int | None = None,
+        stop: Sequence[str] | None = None,
         batch_size: int = 32,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[str]:
@@ -147,7 +149,7 @@ class TextGenerator(InputReader):
             recipe says, and without one 4 and 0.6.
           max_length: tokens of a translation at most; None is as the recipe says, and without one 50 more
             than the source's, padding counted.
-          batch_size, on_batch: as ``write`` takes them.
+          stop, batch_size, on_batch: as ``write`` takes them.
 
         Returns:
           The translations, in the order of the texts.
@@ -160,7 +162,8 @@ class TextGenerator(InputReader):
         """
         options = {"beams": beams, "length_penalty": length_penalty, "max_length": max_length}
         recipe, ids = self.own_recipe.told(**options), self.encode_sources(texts)
-        return self._written(ids, [()] * len(ids), key, recipe, (), batch_size, on_batch)
+        ends = stops(recipe.stop if stop is None else stop)
+        return self._written(ids, [()] * len(ids), key, recipe, ends, batch_size, on_batch)
 
     def _written(
         self,

@@ -31,11 +31,14 @@ def recipe_of(config: Config, **changes: Any) -> Recipe:
 
     Returns:
       The ``Recipe``. Lengths count the prompt where theirs do, and scores are divided by
-      ``length ** length_penalty``. A ``top_k`` of 0, or of more than the vocabulary, keeps every token.
+      ``length ** length_penalty``. A ``top_k`` of 0, or of more than the vocabulary, keeps every token. A
+      text ends before the first of ``stop_strings``. Unknown keys of the checkpoint change nothing and are
+      named in one line of the log.
 
     Raises:
-      ValueError: for settings that would change the output and are not supported, that are unknown, or whose
-        values do not fit, such as ids outside the vocabulary: all of them together, by name.
+      ValueError: for settings that would change the output and are not supported, for changes that are
+        unknown, and for values that do not fit, such as ids outside the vocabulary: all of them together, by
+        name.
     """
     said = read_generation(config, changes)
     whole = _DEFAULTS | said
@@ -57,6 +60,7 @@ def recipe_of(config: Config, **changes: Any) -> Recipe:
         length_penalty=functools.partial(_power, penalty),
         stopping=_STOPPING[whole["early_stopping"]],
         processors=_processors(whole, ends, config.model.vocab_size),
+        stop=_texts(said.get("stop_strings", ())),
         draws=whole["do_sample"],
         **_lengths(said, settings),
     )
@@ -67,6 +71,10 @@ _STOPPING = {False: "heuristic", True: "first", "never": "exact"}
 
 def _several(ids: int | Sequence[int] | None) -> tuple[int, ...]:
     return () if ids is None else tuple(ids) if isinstance(ids, Sequence) else (ids,)
+
+
+def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 def _power(exponent: float, lengths: Array) -> Array:

@@ -1,5 +1,6 @@
 """The settings of a ``generation_config.json``: which there are, what each may be, which change nothing."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -8,7 +9,9 @@ import numpy as np
 
 from tfm_jax.pretrained.config import Config
 
-__all__ = ["read_generation"]
+__all__ = ["SETTINGS", "read_generation"]
+
+log = logging.getLogger(__name__)
 
 
 class _Kind(NamedTuple):
@@ -34,6 +37,11 @@ def _are_words(value: Any, V: int) -> bool:
     return isinstance(value, list | tuple) and all(_are_ids(x, V) and len(x) > 0 for x in value)
 
 
+def _are_texts(value: Any, V: int) -> bool:
+    texts = value if isinstance(value, list | tuple) else [value]
+    return len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
+
+
 def _whole(least: int) -> _Kind:
     return _Kind(f"a whole number of at least {least}", lambda x, V: _is_whole(x) and x >= least)
 
@@ -54,7 +62,7 @@ _WANTED = {
     "renormalize_logits": _FLAG,
     "num_beams": _whole(1),
     "early_stopping": _Kind("true, false or 'never'", lambda x, V: isinstance(x, bool) or x == "never"),
-    "length_penalty": _NUMBER,
+    "length_penalty": _real("a number from -10 to 10", lambda x: abs(x) <= 10),
     "repetition_penalty": _ABOVE_0,
     "no_repeat_ngram_size": _whole(0),
     "max_length": _whole(1),
@@ -70,6 +78,7 @@ _WANTED = {
     "suppress_tokens": _IDS,
     "begin_suppress_tokens": _IDS,
     "bad_words_ids": _Kind("a list of words, each a list of ids from 0 to {last}", _are_words),
+    "stop_strings": _Kind("a text, or a list of texts, none of them empty", _are_texts),
     "temperature": _NUMBER,
     "top_k": _Kind("a whole number", lambda x, V: _is_whole(x)),
     "top_p": _NUMBER,
@@ -98,7 +107,6 @@ _NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "penalty_alpha": (0,),
     "dola_layers": (),
     "max_time": (),
-    "stop_strings": (),
 }
 _NOT_SUPPORTED_DRAWING = {"typical_p": (1.0,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": ()}
 # How it is computed, what else is returned, or where it comes from: the same tokens.
@@ -114,6 +122,8 @@ _IGNORED = {
     *("transformers_version", "_from_model_config", "_commit_hash", "_name_or_path", "trust_remote_code"),
 }
 _KNOWN = {*_WANTED, *_NOT_SUPPORTED, *_NOT_SUPPORTED_DRAWING}
+SETTINGS = tuple(_WANTED)
+"""The settings that are followed, by their names."""
 
 
 def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,13 +134,20 @@ def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any
       changes: what the user says in the place of the checkpoint.
 
     Returns:
-      The settings by their names.
+      The settings by their names. Unknown keys of the checkpoint, and a negative ``pad_token_id`` (none), are
+      left out, and named in one line to the logger ``tfm_jax.pretrained.generation_settings``.
 
     Raises:
       ValueError: for those that cannot be honoured, all of them together: with what is wanted, or that they
         are not supported.
     """
-    said = {name: value for name, value in {**_said(config), **changes}.items() if value is not None}
+    declared = {name: value for name, value in _said(config).items() if value is not None}
+    ignored = {name: value for name, value in declared.items() if _is_ignored(name, value)}
+    if ignored := {name: value for name, value in ignored.items() if name not in changes}:
+        words = ", ".join(f"{name}={value!r}" for name, value in sorted(ignored.items()))
+        log.warning("generation_config.json: these change nothing and are ignored: %s", words)
+    declared = {name: value for name, value in declared.items() if name not in ignored}
+    said = {name: value for name, value in {**declared, **changes}.items() if value is not None}
     wrong = dict(_wrong(said, changes, config.model.vocab_size))
     if wrong:
         raise ValueError(
@@ -148,6 +165,11 @@ def _said(config: Config) -> Mapping[str, Any]:
     if config.settings.get("force_bos_token_to_be_generated"):
         said["forced_bos_token_id"] = said.get("bos_token_id")
     return said
+
+
+def _is_ignored(name: str, value: Any) -> bool:
+    """Whether a checkpoint's setting is unknown, or a pad token that is none."""
+    return name not in _KNOWN | _IGNORED or (name == "pad_token_id" and _is_whole(value) and value < 0)
 
 
 def _wrong(said: Mapping[str, Any], changes: Mapping[str, Any], V: int) -> Iterator[tuple[str, str]]:
@@ -170,3 +192,11 @@ def _wrong(said: Mapping[str, Any], changes: Mapping[str, Any], V: int) -> Itera
             yield name, f"{got} is not known"
     if draws and wanted["num_beams"].fits(beams := said.get("num_beams", 1), V) and beams > 1:
         yield "do_sample", f"do_sample=True with num_beams={beams} is not supported: say one of both"
+    if (
+        "stop_strings" in said
+        and wanted["num_beams"].fits(beams := said.get("num_beams", 1), V)
+        and beams > 1
+    ):
+        # There a beam that has one is a finished hypothesis beside the others.
+        got = f"stop_strings={said['stop_strings']!r}"
+        yield "stop_strings", f"{got} with num_beams={beams} is not supported: say one of both"
