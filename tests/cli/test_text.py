@@ -16,6 +16,7 @@ import pytest
 
 from tests.pretrained.test_files import CONFIG as LLAMA
 from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
+from tfm_jax.pretrained import generation_settings
 
 CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
@@ -221,21 +222,18 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
         (["translate", "NOWHERE", "a"], "NOWHERE is not the directory of a run: there is no config.json"),
         (["translate", "TRANSLATOR", "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["translate", "TRANSLATOR", "--file", "NOWHERE"], "NOWHERE: No such file or directory"),
-        (["translate", "TRANSLATOR", "a", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
-        (["translate", "TRANSLATOR", "a", "--beams", "0"], "--beams is at least 1, got 0"),
-        (["translate", "TRANSLATOR", "a", "--max-length", "0"], "--max-length is at least 1, got 0"),
-        (["translate", "TRANSLATOR", "a", "--average", "-1"], "--average is at least 1, got -1"),
-        (["translate", "TRANSLATOR", "a", "--length-penalty", "1e30"], "got inf for outputs of length 2"),
-        (["generate", "WRITER", "a", "--top-k", "99"], "--top-k 99 is more than the 12 tokens"),
-        (["generate", "WRITER", "a", "--top-k", "0"], "TopK: got k=0; wanted"),
-        (["generate", "WRITER", "a", "--top-p", "1.5"], "TopP: got p=1.5; wanted"),
-        (["generate", "WRITER", "a", "--min-p", "0"], "MinP: got p=0.0; wanted"),
-        (["generate", "WRITER", "a", "--temperature", "-1"], "Temperature: got t=-1.0; wanted"),
-        (["generate", "WRITER", "a", "--repetition-penalty", "0"], "RepetitionPenalty: got"),
-        (["generate", "WRITER", "a", "--no-repeat-ngram", "0"], "NoRepeatNgram: got n=0; wanted"),
-        (["generate", "WRITER", "a", "--tokens", "0"], "--tokens is at least 1, got 0"),
-        (["generate", "WRITER", "a", "--average", "0"], "--average is at least 1, got 0"),
-        (["generate", "a", "--model", "WRITER", "--tokens", "0"], "--tokens is at least 1, got 0"),
+        (["generate", "WRITER", "a", "--top-k", "99"], "--top-k: got 99; wanted at most the 12 tokens"),
+        (["generate", "WRITER", "a", "--generation", "top_k=3"], "--generation is of a pretrained check"),
+        (["generate", "--model", "WRITER", "a", "--generation", "3"], "--generation: got '3'; wanted NAME"),
+        (
+            ["translate", "--model", "WRITER", "a", "--beams", "2", "--generation", "num_beams=3"],
+            "--generation: num_beams is there twice",
+        ),
+        (["translate", "--model", "NOWHERE", "a", "--generation", "new=3"], "got new=3 is not known"),
+        (
+            ["translate", "--model", "NOWHERE", "a", "--generation", "num_beams=0"],
+            "num_beams=0, wanted a whole number of at least 1",
+        ),
         (["generate", "WRITER", "a", "--stop", ""], "a stop text must not be empty"),
         (["generate", "WRITER", "\udcff"], "this is not UTF-8"),
     ],
@@ -352,9 +350,6 @@ def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
     assert tfm(*argv, "--temperature", 0, "--tokens", 4)[:2] == (0, lines(likeliest))
     assert tfm(*argv, "--temperature", 0, "--top-k", 3, "--tokens", 4)[:2] == (0, lines(likeliest))
     assert tfm(*argv, "--temperature", 0, "--top-k", 0, "--tokens", 4)[:2] == (0, lines(likeliest))
-    for option, wrong in {"--top-k": "TopK: got k=-5", "--top-p": "TopP: got p=-5.0"}.items():
-        status, out, err = tfm(*argv, "--temperature", 0, option, -5)
-        assert (status, out) == (2, "") and wrong in err
     texts, keys = "abcdefg", jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(7))
     argv = [*argv[:-1], *texts, "--temperature", 9]
     hot = pretrained.load_text_generator(
@@ -364,6 +359,49 @@ def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
     assert got == lines(hot.write(list(texts), key=keys)) != tfm(*argv, "--top-p", 0.9)[1]
     # What is said of drawing draws, a 0 too.
     assert cli.text.Generate(model="it", top_k=0).settings()["do_sample"] is True
+
+
+SETTINGS = {"do_sample": True, "renormalize_logits": True, "num_beams": 2, "early_stopping": "never"}
+SETTINGS |= {"length_penalty": 0.5, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+SETTINGS |= {"max_length": 11, "max_new_tokens": 7, "min_length": 3, "min_new_tokens": 2}
+SETTINGS |= {"bos_token_id": 3, "eos_token_id": [2, 4], "pad_token_id": 1, "decoder_start_token_id": 4}
+SETTINGS |= {"forced_bos_token_id": 5, "forced_eos_token_id": 2, "suppress_tokens": [6]}
+SETTINGS |= {"begin_suppress_tokens": [7], "bad_words_ids": [[3, 4]], "stop_strings": ["a", "b c"]}
+SETTINGS |= {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
+
+
+@pytest.mark.parametrize("command", ["generate", "translate"])
+def test_every_setting_of_generation_has_an_option(command, tfm, monkeypatch):
+    """And so has a setting that is taken away."""
+
+    def spy(path, dtype, generation):
+        found.append(generation)
+        raise ValueError("seen")
+
+    found, settings = [], {name: SETTINGS[name] for name in generation_settings.SETTINGS}
+    monkeypatch.setattr(pretrained, "load_text_generator", spy)
+    for wanted in (settings, dict.fromkeys(settings)):
+        words = [word for x in wanted for word in ("--generation", f"{x}={json.dumps(wanted[x])}")]
+        assert tfm(command, "a", "--model", "it", *words)[2] == "tfm: seen\n"
+        assert found.pop() == wanted
+
+
+def test_a_setting_of_generation_changes_the_output(tfm, checkpoint):
+    words = [
+        "--generation",
+        "do_sample=false",
+        "--generation",
+        "top_k=null",
+        "--generation",
+        "max_new_tokens=4",
+    ]
+    likeliest = pretrained.load_text_generator(checkpoint).write(["abc"], key=None, max_length=4)
+    assert tfm("generate", "--model", checkpoint, "abc", *words)[:2] == (0, lines(likeliest))
+    (text,) = likeliest
+    stop = text[1:3]
+    wanted = lines([text.partition(stop)[0]])
+    for option in (["--stop", stop], ["--generation", f"stop_strings={json.dumps(stop)}"]):
+        assert tfm("generate", "--model", checkpoint, "abc", *words, *option)[:2] == (0, wanted)
 
 
 def test_a_pickle_of_a_checkpoint_is_refused(tfm, checkpoint, tmp_path):

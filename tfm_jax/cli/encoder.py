@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import LineCommand
+from tfm_jax.cli.numbers import whole_number
 
 __all__ = ["EncoderCommand"]
 
@@ -22,15 +23,16 @@ class EncoderCommand(LineCommand):
     """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the parameters and of what is computed."""
-    devices: Annotated[int, arg(metavar="N")] = 1
+    devices: Annotated[int, arg(metavar="N"), whole_number(1, 4096)] = 1
     """Devices that share each batch, each with the weights in its memory. A CPU becomes so many devices: try
     as many as it has cores."""
 
     def mesh(self) -> Any:
         """Of so many devices, into which a CPU is divided where none of them is in use yet; None for one."""
-        self.check_counts("devices")
         if self.devices > self.batch_size:
-            raise ValueError(f"--devices {self.devices} is more than the {self.batch_size} of --batch-size")
+            raise ValueError(
+                f"--devices: got {self.devices}; wanted at most the {self.batch_size} of --batch-size."
+            )
         if self.devices == 1:
             return None
         import jax

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import arg
 
+from tfm_jax.cli.numbers import whole_number
+
 __all__ = ["Advance", "LineCommand", "jsonl", "optional", "print_any_letter", "say", "text_of", "whole"]
 
 BATCHES = 16
@@ -37,21 +39,13 @@ class LineCommand:
 
     file: Annotated[Path | None, optional("FILE")] = None
     """Take the lines of a file."""
-    batch_size: Annotated[int, arg(metavar="N")] = 32
+    batch_size: Annotated[int, arg(metavar="N"), whole_number(1)] = 32
     """Texts at once; with 1, each line of standard input is answered before the next is read."""
 
     def check(self, texts: tuple[str, ...]) -> None:
         """Raises for what does not fit, before anything is read."""
         if texts and self.file is not None:
             raise ValueError("the texts are arguments or the lines of --file, not both")
-        self.check_counts("batch_size")
-
-    def check_counts(self, *names: str) -> None:
-        """Raises for an option that is said, and below 1."""
-        for name in names:
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is at least 1, got {count}")
 
     def answer(
         self,

@@ -11,6 +11,7 @@ from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.laws import Laws
 from tfm_jax.cli.lines import print_any_letter, say
+from tfm_jax.cli.numbers import check_numbers
 from tfm_jax.cli.text import Generate, Translate
 
 __all__ = ["main"]
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+        check_numbers(command)
         return command.use()
     except BrokenPipeError:  # who reads the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import Advance, LineCommand, optional, text_of
+from tfm_jax.cli.numbers import SEED, real, whole_number
 
 __all__ = ["Generate", "Translate"]
 
@@ -28,10 +30,15 @@ class _Command(LineCommand):
     """A pretrained checkpoint in the place of a run: a directory, or a name of the Hugging Face hub."""
     dtype: Annotated[Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "float32")] = None
     """Of a pretrained checkpoint's parameters."""
-    average: Annotated[int | None, optional("N", "as the run's config says, or 1")] = None
+    average: Annotated[int | None, optional("N", "as the run's config says, or 1"), whole_number(1)] = None
     """Use the mean of the last so many checkpoints of the run."""
-    seed: Annotated[int, arg(metavar="N")] = 0
+    seed: Annotated[int, arg(metavar="N"), SEED] = 0
     """Of what is drawn; each text draws its own, by its place in the input."""
+    stop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
+    """End before this text; may be repeated."""
+    generation: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """Any setting of a checkpoint's generation_config.json by its name there, such as min_new_tokens=5; the
+    value is JSON, and null takes the checkpoint's away. May be repeated; only with --model."""
 
     @property
     def text(self) -> tuple[str, ...]:
@@ -44,12 +51,13 @@ class _Command(LineCommand):
         if self.model is not None:
             if self.average is not None:
                 raise ValueError("--average is of a run's checkpoints: not with --model")
-            options = {name: value for name, value in self.settings().items() if value is not None}
             load = tfm_jax.pretrained.load_text_generator
-            generator = load(self.model, self.dtype or "float32", generation=options)
+            generator = load(self.model, self.dtype or "float32", generation=self.generation_settings())
         elif self.first is not None:
             if self.dtype is not None:
                 raise ValueError("--dtype is of a pretrained checkpoint: only with --model")
+            if self.generation:
+                raise ValueError("--generation is of a pretrained checkpoint: only with --model")
             generator = tfm_jax.runs.load_run(self.first, average=self.average)
         else:
             raise ValueError("say which model: the directory of a run, or --model with a checkpoint")
@@ -57,6 +65,23 @@ class _Command(LineCommand):
             name, where = "translate" if generator.reads_a_source else "generate", self.model or self.first
             raise ValueError(f"the model of {where} does something else: use tfm {name}")
         return generator
+
+    def generation_settings(self) -> dict[str, Any]:
+        """The settings in the place of the checkpoint's, by its names."""
+        found = {name: value for name, value in self.settings().items() if value is not None}
+        for text in self.generation:
+            name, separator, value = text.partition("=")
+            if not separator or not name:
+                raise ValueError(f"--generation: got {text!r}; wanted NAME=VALUE.")
+            if name in found:
+                raise ValueError(
+                    f"--generation: {name} is there twice, or is what another option says; leave one."
+                )
+            try:
+                found[name] = json.loads(value)
+            except ValueError:  # a word, such as never
+                found[name] = value
+        return found
 
     def lines(self, generator: Any) -> int:
         """Answers each line; gives 1 where one could not be used."""
@@ -84,26 +109,30 @@ class _Command(LineCommand):
 class Translate(_Command):
     """Translates texts with the encoder-decoder of a run or of a checkpoint: a line for each."""
 
-    beams: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 4")] = None
+    beams: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 4"), whole_number(1)] = None
     """Translations that are kept at every length; 1 is greedy."""
-    length_penalty: Annotated[float | None, optional("ALPHA", "as the checkpoint says; of a run, 0.6")] = None
+    length_penalty: Annotated[
+        float | None,
+        optional("ALPHA", "as the checkpoint says; of a run, 0.6"),
+        real("a number from -10 to 10", lambda x: abs(x) <= 10),
+    ] = None
     """Log-probabilities are divided by length ** ALPHA; of a run by ((5 + length) / 6) ** ALPHA."""
     max_length: Annotated[
         int | None,
         optional("N", "as the checkpoint says; of a run, 50 more than the source's, padding counted"),
+        whole_number(1),
     ] = None
     """Tokens of a translation at most."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
-        self.check_counts("beams", "max_length", "average")
         return self.lines(self.load())
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint is told, by its names."""
         lengths = {"num_beams": self.beams, "length_penalty": self.length_penalty}
-        return {**lengths, "max_new_tokens": self.max_length}
+        return {**lengths, "max_new_tokens": self.max_length, "stop_strings": self.stop or None}
 
     def encode(self, generator: Any, text: str) -> None:
         """Raises for a text that the model cannot read."""
@@ -111,12 +140,13 @@ class Translate(_Command):
 
     def write(self, generator: Any, numbers: list[int], texts: list[str], advance: Advance) -> list[str]:
         """A line for each text."""
-        options = {"key": self.keys(numbers) if generator.own_recipe.draws else None}
+        options: dict[str, Any] = {"key": self.keys(numbers) if generator.own_recipe.draws else None}
         if self.model is None:
             options |= {
                 "beams": self.beams,
                 "length_penalty": self.length_penalty,
                 "max_length": self.max_length,
+                "stop": self.stop,
             }
         found = generator.translate(texts, batch_size=self.batch_size, on_batch=advance, **options)
         return [" ".join(text.splitlines()) for text in found]
@@ -129,27 +159,34 @@ class Generate(_Command):
     One text is written on as it comes; of several, each gives a line, with line breaks written as \\n.
     """
 
-    tokens: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 100")] = None
+    tokens: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 100"), whole_number(1)] = (
+        None
+    )
     """Tokens to write at most."""
-    temperature: Annotated[float | None, optional("T", "as the checkpoint says; of a run, 0.8")] = None
+    temperature: Annotated[
+        float | None,
+        optional("T", "as the checkpoint says; of a run, 0.8"),
+        real("0, or a number from 0.000001 to 1000000", lambda x: x == 0 or 1e-6 <= x <= 1e6),
+    ] = None
     """Lower is more certain; 0 takes the likeliest token."""
-    top_k: Annotated[int | None, optional("K")] = None
-    """Draw from the K likeliest tokens."""
-    top_p: Annotated[float | None, optional("P")] = None
-    """Draw from the likeliest tokens that together have probability P."""
-    min_p: Annotated[float | None, optional("P")] = None
-    """Draw from the tokens at least P times as likely as the likeliest."""
-    repetition_penalty: Annotated[float | None, optional("R")] = None
-    """Make tokens that were there less likely, by a factor above 1."""
-    no_repeat_ngram: Annotated[int | None, optional("N")] = None
-    """Never the same N tokens in a row twice."""
-    stop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
-    """End before this text."""
+    top_k: Annotated[int | None, optional("K"), whole_number(0)] = None
+    """Draw from the K likeliest tokens; 0 keeps all."""
+    top_p: Annotated[
+        float | None, optional("P"), real("a number above 0, at most 1", lambda x: 0 < x <= 1)
+    ] = None
+    """Draw from the likeliest tokens that together have probability P; 1 keeps all."""
+    min_p: Annotated[float | None, optional("P"), real("a number from 0 to 1", lambda x: 0 <= x <= 1)] = None
+    """Draw from the tokens at least P times as likely as the likeliest; 0 keeps all."""
+    repetition_penalty: Annotated[
+        float | None, optional("R"), real("a number from 0.000001 to 1000000", lambda x: 1e-6 <= x <= 1e6)
+    ] = None
+    """Make tokens that were there less likely, by a factor above 1; 1 changes nothing."""
+    no_repeat_ngram: Annotated[int | None, optional("N"), whole_number(0)] = None
+    """Never the same N tokens in a row twice; 0 changes nothing."""
 
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
-        self.check_counts("tokens", "average")
         generator = self.load()
         options = self.options(generator, [0])
         if len(self.text) != 1 or (self.model is not None and generator.own_recipe.beams > 1):
@@ -165,9 +202,7 @@ class Generate(_Command):
         warm = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         warm["min_p"] = self.min_p
         if self.temperature == 0:
-            # The likeliest token is among those that each of the others keeps; a 0 keeps all. What they
-            # cannot be is an error all the same.
-            dataclasses.replace(self, top_k=self.top_k or None, min_p=self.min_p or None).processors(None)
+            # The likeliest token is among those that each of the others keeps.
             warm, draws = {}, {"do_sample": False}
         else:
             is_said = any(value is not None for value in warm.values())
@@ -176,7 +211,8 @@ class Generate(_Command):
             "repetition_penalty": self.repetition_penalty,
             "no_repeat_ngram_size": self.no_repeat_ngram,
         }
-        return {**warm, **draws, **penalties, "max_new_tokens": self.tokens}
+        ends = {"max_new_tokens": self.tokens, "stop_strings": self.stop or None}
+        return {**warm, **draws, **penalties, **ends}
 
     def encode(self, generator: Any, text: str) -> None:
         """Raises for a text that the model cannot read."""
@@ -196,20 +232,20 @@ class Generate(_Command):
     def options(self, generator: Any, numbers: list[int]) -> dict[str, Any]:
         """How to write, as ``TextGenerator`` takes it; a checkpoint's recipe was told when it was loaded."""
         if self.model is not None:
-            return {"key": self.keys(numbers) if generator.own_recipe.draws else None, "stop": self.stop}
+            return {"key": self.keys(numbers) if generator.own_recipe.draws else None}
         V = generator.tokenizer.vocab_size
         if self.top_k is not None and self.top_k > V:
-            raise ValueError(f"--top-k {self.top_k} is more than the {V} tokens that there are")
+            raise ValueError(f"--top-k: got {self.top_k}; wanted at most the {V} tokens that there are.")
         temperature = 0.8 if self.temperature is None else self.temperature
         return {
             "key": None if temperature == 0 else self.keys(numbers),
             "max_length": self.longest,
-            "processors": self.processors(temperature or None),
+            "processors": self.processors(temperature),
             "stop": self.stop,
         }
 
-    def processors(self, temperature: float | None) -> tuple[Any, ...]:
-        """What changes the logits, in their order; raises for what none of them can be."""
+    def processors(self, temperature: float) -> tuple[Any, ...]:
+        """What changes the logits, in their order; a 0 changes nothing."""
         make = tfm_jax.generate
         values = {
             make.RepetitionPenalty: self.repetition_penalty,
@@ -219,7 +255,7 @@ class Generate(_Command):
             make.TopP: self.top_p,
             make.MinP: self.min_p,
         }
-        return tuple(kind(value) for kind, value in values.items() if value is not None)
+        return tuple(kind(value) for kind, value in values.items() if value)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfm_jax.pretrained.config import Config
 
-__all__ = ["SETTINGS", "read_generation"]
+__all__ = ["SETTINGS", "check_changes", "read_generation"]
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,19 @@ _IGNORED = {
 _KNOWN = {*_WANTED, *_NOT_SUPPORTED, *_NOT_SUPPORTED_DRAWING}
 SETTINGS = tuple(_WANTED)
 """The settings that are followed, by their names."""
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Raises a ValueError for settings that fit no checkpoint, before one is loaded."""
+    wrong = []
+    for name, value in changes.items():
+        if name not in _KNOWN | _IGNORED:
+            wrong.append(f"{name}={value!r} is not known")
+        elif value is not None and name in _WANTED and not _WANTED[name].fits(value, 2**31):
+            words = _WANTED[name].words.format(last="the last of the vocabulary")
+            wrong.append(f"{name}={value!r}, wanted {words}")
+    if wrong:
+        raise ValueError(f"generation: got {'; '.join(wrong)}")
 
 
 def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tfm_jax import nn
 from tfm_jax.generate import TextGenerator
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.generation import recipe_of
+from tfm_jax.pretrained.generation_settings import check_changes
 from tfm_jax.pretrained.load import load
 
 __all__ = ["load_text_generator"]
@@ -49,7 +50,8 @@ def load_text_generator(
 
     Equivalent to::
 
-        model, params, config, tokenizer = load(path_or_repo_id, dtype)
+        check_changes(generation or {})
+    model, params, config, tokenizer = load(path_or_repo_id, dtype)
         generate.TextGenerator(model, params, tokenizer, recipe_of(config, **generation))
 
     Args:
@@ -64,6 +66,7 @@ def load_text_generator(
       FileNotFoundError: where there is no tokenizer, and as ``load``.
       ValueError: for a model that writes no text, as ``recipe_of``, and as ``load``.
     """
+    check_changes(generation or {})
     model, params, config, tokenizer = load(path_or_repo_id, dtype, allow_pickle=allow_pickle)
     module = known(config.architecture).architectures[config.architecture].module
     if module not in (nn.Decoder, nn.EncoderDecoder):
