@@ -10,6 +10,7 @@ FLOOR = {
     "types": -1,
     "values": -1,
     "hub": -1,
+    "console": -1,
     "pytrees": -1,
     "ops": 0,
     "nn": 1,

@@ -1,6 +1,8 @@
 """``python -m experiments.classification``"""
 
-from experiments.classification.run import main
+import sys
+
+from tfm_jax.console import run_program
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("classification", "experiments.classification.run:main"))

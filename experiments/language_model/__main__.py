@@ -1,6 +1,8 @@
 """``python -m experiments.language_model``"""
 
-from experiments.language_model.run import main
+import sys
+
+from tfm_jax.console import run_program
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("language_model", "experiments.language_model.run:main"))

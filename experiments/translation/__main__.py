@@ -1,6 +1,8 @@
 """``python -m experiments.translation``"""
 
-from experiments.translation.run import main
+import sys
+
+from tfm_jax.console import run_program
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("translation", "experiments.translation.run:main"))

@@ -1,7 +1,14 @@
 """Texts into labels, in their order, whatever the file or the batch."""
 
+import dataclasses
 import json
+import math
+import os
+import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.pretrained.test_classify import SEQUENCES, TEXTS, TOKENS, save
@@ -69,3 +76,62 @@ def test_what_cannot_be_done_is_one_line(tfm, places, tmp_path):
     ):
         status, out, err = tfm("classify", *argv)
         assert (status, out) == (2, "") and len(err.splitlines()) == 1 and said in err
+
+
+def test_json_is_json_in_every_encoding(tfm, places, monkeypatch):
+    """Whatever letters a label has."""
+    classifier = dataclasses.replace(
+        pretrained.load_text_classifier(places["texts"]), labels=("é", "日", '"\\')
+    )
+    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args: classifier)
+    _, out, _ = tfm("classify", "--model", "it", "a")
+    assert out.isascii() and list(json.loads(out)["scores"]) == ["é", "日", '"\\']
+
+
+def test_what_is_no_number_is_null(tfm, places, monkeypatch):
+    broken = lambda texts, batch_size: [pretrained.Label("a", math.nan, np.array([math.nan, math.inf, 1.0]))]
+    broken.labels = ("a", "b", "c")
+    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args: broken)
+    (found,) = read(tfm("classify", "--model", "it", "text")[1])
+    assert found == {"label": "a", "score": None, "scores": {"a": None, "b": None, "c": 1.0}}
+
+
+def test_a_closed_standard_input(tfm, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    status, out, err = tfm("classify", "--model", "it")
+    assert (status, out) == (2, "") and err.startswith("tfm: standard input is closed: give texts as argume")
+
+
+def test_lines_of_a_pipe_are_read_once(tfm, places, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    thread = threading.Thread(target=(tmp_path / "pipe").write_text, args=("\n".join(TEXTS),))
+    thread.start()
+    out = tfm("classify", "--model", places["texts"], "--file", tmp_path / "pipe")[1]
+    thread.join()
+    assert len(read(out)) == len(TEXTS)
+
+
+def test_a_file_of_output_that_cannot_be_is_refused_before_the_model_is_loaded(tfm, tmp_path):
+    for out, said in (
+        (tmp_path / "no" / "labels", f"--out: got {tmp_path}/no/labels; wanted a file in a directory"),
+        (tmp_path, f"--out: {tmp_path} is a directory; wanted a file."),
+    ):
+        status, _, err = tfm("classify", "--model", "nowhere at all", "a", "--out", out)
+        assert status == 2 and err.startswith(f"tfm: {said}") and len(err.splitlines()) == 1
+    status, _, err = tfm("classify", "--model", "nowhere at all", "--file", tmp_path)
+    assert (status, err) == (2, f"tfm: --file: {tmp_path} is a directory; wanted a file.\n")
+
+
+def test_a_device_stays_and_is_named(tfm, places, tmp_path):
+    """By links, lest a test that fails replaces the devices themselves."""
+    for name in ("null", "full"):
+        (tmp_path / name).symlink_to(f"/dev/{name}")
+    argv = ["classify", "--model", places["texts"], "a", "--out"]
+    assert tfm(*argv, tmp_path / "null")[0] == 0 and (tmp_path / "null").is_char_device()
+    assert tfm(*argv, tmp_path / "full")[::2] == (2, f"tfm: {tmp_path}/full: No space left on device\n")
+
+
+def test_what_a_link_names_is_replaced(tfm, places, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "labels")
+    assert tfm("classify", "--model", places["texts"], "a", "--out", tmp_path / "link")[0] == 0
+    assert (tmp_path / "link").is_symlink() and len(read((tmp_path / "labels").read_text())) == 1

@@ -16,6 +16,8 @@ import pytest
 
 from tests.pretrained.test_files import CONFIG as LLAMA
 from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
+from tfm_jax.cli import lines as cli_lines
+from tfm_jax.cli import text as cli_text
 from tfm_jax.pretrained import generation_settings
 
 CONFIG = nn.Config(
@@ -99,7 +101,7 @@ def test_texts_files_and_standard_input_are_translated_in_their_order(tfm, trans
 
 
 def test_more_lines_than_are_read_at_once_stay_in_order(tfm, translator, monkeypatch):
-    monkeypatch.setattr(cli.lines, "BATCHES", 1)
+    monkeypatch.setattr(cli_lines, "BATCHES", 1)
     wanted = load_once(translator, average=None).translate(TEXTS)
     got = tfm("translate", translator, "--batch-size", 2, stdin=lines([*TEXTS, "", *TEXTS]).encode())
     assert got[:2] == (0, lines([*wanted, "", *wanted]))
@@ -202,7 +204,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
     handler = logging.StreamHandler(sys.stderr)
     root.addHandler(handler)
     try:
-        with cli.text._compile_times():
+        with cli_text._compile_times():
             logger.info("compiled it")
         logger.info("not said")
     finally:
@@ -306,7 +308,7 @@ def test_help_shows_every_option(command, capsys):
         cli.main([command, "--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0 and "RUN [TEXT ...]" in text
-    kind = {"translate": cli.text.Translate, "generate": cli.text.Generate}[command]
+    kind = {"translate": cli_text.Translate, "generate": cli_text.Generate}[command]
     for field in dataclasses.fields(kind):
         if field.name in ("first", "rest"):
             continue
@@ -358,7 +360,7 @@ def test_options_change_what_the_checkpoint_says(tfm, checkpoint):
     got = tfm(*argv, "--top-p", 0.9, "--top-k", 0)[1]
     assert got == lines(hot.write(list(texts), key=keys)) != tfm(*argv, "--top-p", 0.9)[1]
     # What is said of drawing draws, a 0 too.
-    assert cli.text.Generate(model="it", top_k=0).settings()["do_sample"] is True
+    assert cli_text.Generate(model="it", top_k=0).settings()["do_sample"] is True
 
 
 SETTINGS = {"do_sample": True, "renormalize_logits": True, "num_beams": 2, "early_stopping": "never"}

@@ -2,7 +2,7 @@
 
 import sys
 
-from tfm_jax.cli.run import main
+from tfm_jax.cli import main
 
 __all__ = []
 

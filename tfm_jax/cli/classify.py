@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.encoder import EncoderCommand
-from tfm_jax.cli.lines import Advance, jsonl, optional
+from tfm_jax.cli.lines import Advance, check_out, json_number, jsonl, optional
 
 __all__ = ["Classify"]
 
@@ -26,6 +26,7 @@ class Classify(EncoderCommand):
     def use(self) -> int:
         """Gives 1 where a line could not be used."""
         self.check(self.text)
+        check_out(self.out)
         classifier = tfm_jax.pretrained.load_text_classifier(self.model, self.dtype, self.mesh())
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
@@ -33,12 +34,15 @@ class Classify(EncoderCommand):
             advance(len(numbers))
             return [self.said(classifier.labels, label) for label in found]
 
-        with jsonl(self.out, lambda said: json.dumps(said, ensure_ascii=False)) as give:
+        with jsonl(self.out, lambda said: json.dumps(said, allow_nan=False)) as give:
             return 1 if self.answer(self.text, use, give) else 0
 
     def said(self, labels: tuple[str, ...], found: Any) -> Any:
         """What is written of a text."""
         if isinstance(found, list):
-            return [{name: getattr(x, name) for name in ("start", "end", "label", "score")} for x in found]
-        scores = dict(zip(labels, map(float, found.scores), strict=True))
-        return {"label": found.label, "score": found.score, "scores": scores}
+            return [
+                {"start": x.start, "end": x.end, "label": x.label, "score": json_number(x.score)}
+                for x in found
+            ]
+        scores = dict(zip(labels, map(json_number, found.scores), strict=True))
+        return {"label": found.label, "score": json_number(found.score), "scores": scores}

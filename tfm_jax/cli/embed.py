@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.encoder import EncoderCommand
-from tfm_jax.cli.lines import Advance, jsonl, optional, whole
+from tfm_jax.cli.lines import Advance, check_out, json_number, jsonl, optional, whole
 
 __all__ = ["Embed"]
 
@@ -29,6 +29,14 @@ class Embed(EncoderCommand):
         self.check(self.text)
         if self.out is not None and self.out.suffix not in (".npy", ".jsonl"):
             raise ValueError(f"--out ends in .npy or .jsonl, got {self.out}")
+        check_out(self.out)
+        if (
+            self.out is not None
+            and self.out.suffix == ".npy"
+            and self.out.exists()
+            and not self.out.is_file()
+        ):
+            raise ValueError(f"--out: {self.out} is no ordinary file, which .npy takes; write .jsonl to it.")
         encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype, self.mesh())
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
@@ -43,7 +51,7 @@ class Embed(EncoderCommand):
 
 def _list(vector: Any) -> str:
     """The shortest numbers that read back as the same float32."""
-    return f"[{', '.join(map(str, vector))}]"
+    return f"[{', '.join('null' if json_number(x) is None else str(x) for x in vector)}]"
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import itertools
+import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,8 +15,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tyro.conf import arg
 
 from tfm_jax.cli.numbers import whole_number
+from tfm_jax.console import name_errors, print_any_letter, say
 
-__all__ = ["Advance", "LineCommand", "jsonl", "optional", "print_any_letter", "say", "text_of", "whole"]
+__all__ = [
+    "Advance",
+    "LineCommand",
+    "check_out",
+    "json_number",
+    "jsonl",
+    "optional",
+    "print_any_letter",
+    "say",
+    "text_of",
+    "whole",
+]
 
 BATCHES = 16
 """Batches between two times that results are given; their lines are sorted by length."""
@@ -25,12 +39,6 @@ Advance = Callable[[int], None]
 def optional(metavar: str, default: str = "none") -> Any:
     """How --help shows an option that may be left out."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
-def print_any_letter() -> None:
-    """Letters that the terminal does not know are printed as escapes, and end nothing."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +54,13 @@ class LineCommand:
         """Raises for what does not fit, before anything is read."""
         if texts and self.file is not None:
             raise ValueError("the texts are arguments or the lines of --file, not both")
+        if self.file is not None:
+            with name_errors(self.file):  # is it there? what is opened twice may give its lines once
+                os.stat(self.file)
+            if self.file.is_dir():
+                raise ValueError(f"--file: {self.file} is a directory; wanted a file.")
+        elif not texts and sys.stdin is None:
+            raise ValueError("standard input is closed: give texts as arguments, or their file with --file")
 
     def answer(
         self,
@@ -68,7 +83,8 @@ class LineCommand:
         with contextlib.ExitStack() as stack:
             lines, total = _lines(texts, self.file, stack)
             advance = stack.enter_context(_bar(total))
-            one_by_one = self.batch_size == 1 or (lines is sys.stdin.buffer and sys.stdin.isatty())
+            from_stdin = not texts and self.file is None
+            one_by_one = self.batch_size == 1 or (from_stdin and sys.stdin.isatty())
             size = 1 if one_by_one else BATCHES * self.batch_size
             lost, numbered = 0, enumerate(lines)
             while chunk := list(itertools.islice(numbered, size)):
@@ -98,10 +114,18 @@ def _lines(
     if file is None:
         if sys.stdin.isatty():
             say("reading lines from the terminal; Ctrl-D ends them")
-        return sys.stdin.buffer, None
-    with file.open("rb") as opened:
-        total = sum(1 for _ in opened)
-    return stack.enter_context(file.open("rb")), total
+        return _named(sys.stdin.buffer, "standard input"), None
+    total = None
+    if file.is_file():  # and not a pipe, whose lines come once
+        with file.open("rb") as opened:
+            total = sum(1 for _ in opened)
+    return _named(stack.enter_context(file.open("rb")), file), total
+
+
+def _named(lines: Iterable[bytes], where: str | Path) -> Iterator[bytes]:
+    """The lines, where an error of reading names what is read."""
+    with name_errors(where):
+        yield from lines
 
 
 def text_of(line: str | bytes) -> str:
@@ -119,14 +143,36 @@ def whole(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
     """Opens a file for what comes bit by bit; it is there once it is whole, and until then what was there is.
 
     Args:
-      path: of the file; beside it stands what was written so far, as ``path.part``.
+      path: of the file; beside it stands what was written so far, as ``path.part``. A pipe or a device is
+        written to as it is.
       mode: as ``open`` takes it.
       options: as ``open`` takes them.
     """
-    part = path.with_name(f"{path.name}.part")
-    with part.open(mode, **options) as file:
-        yield file
-    part.replace(path)
+    is_file = path.is_file() or not path.exists()
+    path = path.resolve() if is_file else path  # what a link names is replaced, and not the link
+    part = path.with_name(f"{path.name}.part") if is_file else path
+    with name_errors(path):
+        with part.open(mode, **options) as file:
+            yield file
+        if is_file:
+            part.replace(path)
+
+
+def check_out(path: Path | None) -> None:
+    """Raises for a file that cannot be written, before a model is loaded."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"--out: {path} is a directory; wanted a file.")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out: got {path}; wanted a file in a directory that exists. Make {path.parent}.")
+    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise ValueError(f"--out: got {path}; wanted a file that may be written.")
+
+
+def json_number(value: float) -> float | None:
+    """A number as JSON has it, which knows no NaN and no infinity: these are null."""
+    return float(value) if math.isfinite(value) else None
 
 
 @contextlib.contextmanager
@@ -135,7 +181,7 @@ def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[
 
     Args:
       path: of the file; None is standard output.
-      write: makes the line of an answer.
+      write: makes the line of an answer, of ASCII alone, which is JSON in every encoding.
     """
     with contextlib.nullcontext(sys.stdout) if path is None else whole(path, "w", encoding="utf-8") as file:
         yield lambda found: print("null" if found is None else write(found), file=file, flush=True)
@@ -153,8 +199,3 @@ def _bar(total: int | None) -> Iterator[Advance]:
     with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task("", total=total)
         yield lambda n: progress.advance(task, n)
-
-
-def say(message: str) -> None:
-    """A line on standard error."""
-    print(f"tfm: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,108 @@
+"""Programs on a console: real processes, whose streams are closed, full or read no further."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfm_jax import console
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = "import sys; from tfm_jax.console import run_program; sys.exit(run_program('it', 'program:main'))"
+
+
+def shell(tmp_path, body, redirect="", head=""):
+    """Runs a program, of which this is the main function, in a shell: (status, output, standard error)."""
+    (tmp_path / "program.py").write_text("import os, sys, time\n" + head + "\ndef main():\n    " + body)
+    (tmp_path / "start.py").write_text(PROGRAM)
+    command = f"{sys.executable} start.py {redirect}"
+    return run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"})
+
+
+def run(command, **options):
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, **options)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "redirect", "wanted"),
+    [
+        ("print('a')", "", (0, "a\n", "")),
+        ("return 3", "", (3, "", "")),
+        ("print('a'); sys.exit('wrong')", "", (1, "a\n", "wrong\n")),
+        ("print('a')", "> /dev/full", (2, "", "it: standard output: No space left on device\n")),
+        ("print('a', flush=True)", "> /dev/full", (2, "", "it: standard output: No space left on device\n")),
+        ("print('a'); sys.exit()", "> /dev/full", (2, "", "it: standard output: No space left on device\n")),
+        ("print('a')", ">&-", (2, "", "it: standard output: it is closed\n")),
+        ("pass", ">&-", (0, "", "")),
+        ("open('nowhere')", "", (2, "", "it: nowhere: No such file or directory\n")),
+        ("open('nowhere')", "2> /dev/full", (2, "", "")),
+        ("open('nowhere')", "2>&-", (2, "", "")),
+        ("raise KeyboardInterrupt", "", (130, "", "")),
+        ("[print(i) for i in range(10**6)]", "| head -n 1", (141, "0\n", "")),
+        ("[print(i) for i in range(10**6)]", "2>&1 | head -n 1", (141, "0\n", "")),
+        ("print(sys.stdin, [open(f'{i}', 'w').fileno() > 2 for i in range(3)])", "<&- 2>&-", None),
+    ],
+)
+def test_a_program(tmp_path, body, redirect, wanted):
+    # What is opened never gets the number of a closed stream, to which libraries write.
+    wanted = wanted or (0, "None [True, True, True]\n", "")
+    assert shell(tmp_path, body, redirect) == wanted
+
+
+@pytest.mark.parametrize("where", ["main", "import", "import of a library that hides it"])
+def test_ctrl_c_at_any_time(tmp_path, where):
+    wait = "open('begun', 'w'); time.sleep(60)"
+    hiding = f"try:\n    {wait}\nexcept BaseException:\n    raise ImportError\n"
+    head = {"main": "", "import": wait}.get(where, hiding)
+    body = wait if where == "main" else "pass"
+    (tmp_path / "program.py").write_text(f"import time\n{head}\ndef main():\n    {body}")
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": tmp_path}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, **options) as process:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == (b"", None) and process.returncode == 130
+
+
+def test_streams_that_somebody_put_in_place_stay(capsys):
+    before, handler = sys.stdout, signal.getsignal(signal.SIGINT)
+    assert console.run_program("it", "builtins:print", "a") == 0
+    assert (sys.stdout, signal.getsignal(signal.SIGINT)) == (before, handler)
+    assert capsys.readouterr().out == "a\n"
+
+
+TFM = f"{sys.executable} -m tfm_jax.cli"
+
+
+def test_tfm_whose_output_is_not_read_or_full():
+    status, out, err = run(f"{TFM} generate --help | head -n 1; {TFM} --help > /dev/full", cwd=ROOT)
+    assert (status, err) == (2, "tfm: standard output: No space left on device\n")
+    assert out.startswith("usage: tfm generate")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "classification", "language_model", "translation"])
+def test_an_experiment_whose_output_is_not_read_or_full(name):
+    program = f"{sys.executable} -m experiments.{name} --help"
+    status, out, err = run(f"{program} | head -n 1; {program} > /dev/full", cwd=ROOT)
+    assert (status, err) == (2, f"{name}: standard output: No space left on device\n")
+    assert out.startswith("usage: ")
+    assert run(f"{program} 2>&- >&-", cwd=ROOT)[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.6, 1.2, 1.8, 2.4, 3.0])
+def test_ctrl_c_while_tfm_starts(delay, tmp_path):
+    """Somewhere in imports, of JAX as well; or waiting for a line."""
+    command = [sys.executable, "-m", "tfm_jax.cli", "laws", "time.sleep", "--examples", "100000"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE, "cwd": ROOT}
+    with subprocess.Popen(command, **options) as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == b"" and process.returncode == 130
