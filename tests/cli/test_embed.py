@@ -1,6 +1,7 @@
 """Texts into vectors, in their order, whatever the file or the batch."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
             ["--model", "MODEL", "a", "--devices", "33"],
             "--devices: got 33; wanted at most the 32 of --batch-size",
         ),
-        (["--model", "MODEL", "a", "--out", "NOWHERE/x.npy"], "No such file or directory"),
+        (["--model", "MODEL", "a", "--out", "NOWHERE/x.npy"], "wanted a file in a directory that exists"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(argv, said, tfm, directory, tmp_path):  # noqa: F811
@@ -121,3 +122,20 @@ def test_what_cannot_be_done_is_one_line(argv, said, tfm, directory, tmp_path): 
         argv = [word.replace(name, str(path)) for word in argv]
     status, out, err = tfm("embed", *argv)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1 and said in err
+
+
+def test_a_number_that_is_none_is_null_in_jsonl(tfm, monkeypatch):
+    broken = lambda texts, batch_size: np.array([[0.5, np.nan, np.inf]], np.float32)
+    broken.width = 3
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args: broken)
+    assert tfm("embed", "--model", "it", "text")[1] == "[0.5, null, null]\n"
+
+
+def test_npy_wants_an_ordinary_file_in_a_directory_that_exists(tfm, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    for out, said in (
+        (tmp_path / "pipe.npy", "is no ordinary file, which .npy takes"),
+        (tmp_path / "no" / "a.npy", "wanted a file in a directory that exists"),
+    ):
+        status, _, err = tfm("embed", "--model", "nowhere at all", "text", "--out", out)
+        assert status == 2 and err.startswith("tfm: --out: ") and said in err and len(err.splitlines()) == 1

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tfm_jax import cli
+from tfm_jax import cli, pretrained
 
 
 def test_every_command_is_listed(capsys):
@@ -31,3 +31,15 @@ def test_the_package_is_a_program():
     command = [sys.executable, "-m", "tfm_jax.cli", "translate"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("tfm: say which model: the directory of a run")
+
+
+def test_too_little_memory_is_one_line(tfm, monkeypatch):
+    def load(*args, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", load)
+    status, out, err = tfm("embed", "--model", "it", "text")
+    assert (status, out) == (2, "") and err.startswith("tfm: out of memory: take a smaller --batch-size")
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args: {}["a fault of ours"])
+    with pytest.raises(KeyError):
+        tfm("embed", "--model", "it", "text")

@@ -36,3 +36,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         say(str(error))
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "out of memory" in str(error).lower()):
+            raise
+        say(f"out of memory: take a smaller --batch-size, or shorter texts or outputs ({error})")
+        return 2
