@@ -50,9 +50,9 @@ def test_special_tokens_are_texts_or_objects(tmp_path):
     words = ["<pad>", "[UNK]", "<begin>", "[SEP]", "[MASK]", "the"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     (tmp_path / "special_tokens_map.json").write_text(
-        json.dumps({"pad_token": "<pad>", "cls_token": "[CLS]"})
+        json.dumps({"pad_token": "<pad>", "cls_token": {"content": "<begin>", "lstrip": False}})
     )
-    more = {"cls_token": {"content": "<begin>", "lstrip": False, "special": True}}
+    more = {"cls_token": "[CLS]"}  # transformers reads the older file last
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(more))
     assert read_tokenizer(tmp_path).encode("the").tokens == ["<begin>", "the", "[SEP]"]
 
@@ -129,7 +129,7 @@ def test_byte_pairs(tmp_path):
         assert found.decode(found.encode(text).ids) == text
     assert found.encode("a<|endoftext|>").ids[-1] == 0
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="of class None; known are Bart, GPT2, Qwen2, Roberta"):
+    with pytest.raises(ValueError, match="of class None; known are Bart, GPT2, GPTNeoX, Qwen2, Roberta"):
         read_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert read_tokenizer(tmp_path).encode("dogs").ids == trained.encode("dogs").ids
@@ -187,7 +187,11 @@ def test_null_says_nothing(tmp_path):
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(said))
     nulls = {"added_tokens_decoder": None, "do_lower_case": None, "unk_token": None, "eos_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls))
-    assert declared(tmp_path) == {"bos_token": "<s>", "extra_ids": 3, "eos_token": "</s>"}
+    wanted = {"bos_token": "<s>", "unk_token": "<u>", "extra_ids": 3, "eos_token": "</s>"}
+    assert declared(tmp_path) == wanted
+    # Where tokenizer_config.json lists the added tokens, it is all that is read.
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls | {"added_tokens_decoder": {}}))
+    assert declared(tmp_path) == {"added_tokens_decoder": {}, "eos_token": "</s>"}
 
 
 def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
