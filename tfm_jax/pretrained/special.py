@@ -243,7 +243,11 @@ def add_declared(
     """
     merged = _merged(directory)
     named = {f"{role}_token": (special or {}).get(role) for role in _ROLES}
-    named |= {name: _token(x, special=True) for name, x in merged.items() if _is_named(name, x)}
+    named |= {
+        name: _as_default(_token(x, special=True), named.get(name))
+        for name, x in merged.items()
+        if _is_named(name, x)
+    }
     more = merged.get("extra_special_tokens") or merged.get("additional_special_tokens")
     if isinstance(more, dict):
         named |= {name: _token(token, special=True) for name, token in more.items()}
@@ -294,6 +298,13 @@ def _token(token: Any, **default: bool) -> Any:
     if not isinstance(token, dict):
         return token
     return AddedToken(token["content"], **default | {flag: token[flag] for flag in _SPLIT if flag in token})
+
+
+def _as_default(token: str | AddedToken, default: str | AddedToken | None) -> str | AddedToken:
+    """A token that is a text alone, split off as the default of its role is."""
+    if isinstance(token, str) and isinstance(default, AddedToken):
+        return AddedToken(token, lstrip=default.lstrip, rstrip=default.rstrip)
+    return token
 
 
 def _text_of(token: str | AddedToken) -> str:

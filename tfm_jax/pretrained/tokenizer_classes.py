@@ -197,7 +197,7 @@ def _template(single: str, pair: str) -> Callable[[tokenizers.Tokenizer, Setting
 
     def around(tokenizer: tokenizers.Tokenizer, said: Settings, special: Special) -> None:
         one, two = (x.format(**special, language=said.get("src_lang", "en_XX")) for x in (single, pair))
-        names = dict.fromkeys(x for x in two.split() if x not in ("$A", "$B"))
+        names = dict.fromkeys(x for x in two.split() if not x.startswith("$"))
         ids = [(name, tokenizer.token_to_id(name)) for name in names]
         tokenizer.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=ids)
 
