@@ -77,7 +77,7 @@ def test_a_batch_that_is_full_has_no_mask_and_the_same_vectors(directory, poolin
         pretrained.load_sentence_encoder(directory), pooling=pooling, normalize=False
     )
     seen, run = [], encoder._run
-    encoder.__dict__["_run"] = lambda params, tokens, valid: seen.append(valid) or run(params, tokens, valid)
+    encoder.__dict__["_run"] = lambda *given: seen.append(given[2]) or run(*given)
     full = ["e f g h a b", "h g f e"]
     got = encoder(full)
     assert seen == [None]
@@ -90,7 +90,7 @@ def test_devices_share_each_batch(directory):
     encoder = pretrained.load_sentence_encoder(directory, mesh=mesh)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(encoder.params)} == {3}
     seen = []
-    run = lambda params, tokens, valid: seen.append(tokens) or encoder._run(params, tokens, valid)
+    run = lambda *given: seen.append(given[1]) or encoder._run(*given)
     spied = dataclasses.replace(encoder)
     spied.__dict__["_run"] = run
     wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
@@ -110,24 +110,40 @@ def test_devices_share_each_batch(directory):
         ("modules.json", {}, ValueError, "must hold a JSON list"),
         ("modules.json", [3], ValueError, "is no list of steps, each with its type and its path"),
         ("modules.json", [{"idx": 0}], ValueError, "is no list of steps"),
+        ("modules.json", [*STEPS[:2], {"type": "my.Dense", "path": "x"}], ValueError, "code of its own"),
+        *(
+            (
+                "modules.json",
+                [*STEPS[:2], {**STEPS[2], "type": f"sentence_transformers.models.{kind}"}],
+                *said,
+            )
+            for kind in ("CNN", "LSTM", "WordEmbeddings", "WeightedLayerPooling", "SpladePooling")
+            for said in [(ValueError, rf"wants \['Transformer', 'Pooling', '{kind}'\]; supported are")]
+        ),
         (
             "config_sentence_transformers.json",
-            {"default_prompt_name": "query", "prompts": {"query": "query: "}},
+            {"model_type": "SparseEncoder"},
             ValueError,
-            "puts the prompt 'query' before every text",
+            "is of a SparseEncoder, wanted a SentenceTransformer",
         ),
+        (
+            "config_sentence_transformers.json",
+            {"default_prompt_name": "q"},
+            ValueError,
+            r"default_prompt_name='q', wanted one of \['document', 'query'\]",
+        ),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, ValueError, "truncate_dim=0, wanted"),
+        ("config_sentence_transformers.json", {"prompts": ["a"]}, ValueError, "prompts=.*wanted an object"),
+        ("sentence_bert_config.json", {"do_lower_case": "no"}, ValueError, "do_lower_case='no' is not supp"),
         (
             "sentence_bert_config.json",
-            {"do_lower_case": True},
+            {"tokenizer_args": {"do_lower_case": True}},
             ValueError,
-            "do_lower_case=True is not supported",
+            "tokenizer_args=.* is not supported",
         ),
-        (
-            "1_Pooling/config.json",
-            {"pooling_mode_max_tokens": True},
-            ValueError,
-            "max_tokens'. is not supported",
-        ),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, ValueError, "transformer_task='fi"),
+        ("1_Pooling/config.json", {"pooling_mode": "median"}, ValueError, "'median'. is not supported"),
+        ("1_Pooling/config.json", {"pooling_mode_x": True}, ValueError, "pooling_mode_x'. is not supported"),
     ],
 )
 def test_a_recipe_that_is_not_ours(directory, name, value, error, message):

@@ -1,6 +1,9 @@
 """Directories of tokenizers, as transformers writes each of its classes, and texts to try them on."""
 
+import importlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -13,14 +16,45 @@ CORPUS = [
     "I've 12 dogs, don't you?  \n Ünïcode 数字 too",
     "Über the hills and far away, 3.14 naïve cafés",
 ] * 4
-WORDS = ["The quick dog", "over the lazy fox", "I've 12 dogs", "don't", "Ünïcode", "naïve cafés", "Über", "數字"]
-WORDS += ["日本 the dog", "ｆｏｘ jumps", "🙂 dog 👨‍👩‍👧", "e\u0301 cafe\u0301", "a\tb\nc", "12 345 6789", "HELLO wORLD"]
-WORDS += ["quick-brown_fox", "far  away   too", "the . dog , fox !", "x" * 30, "ﬁne ½ ①", "مرحبا", "привет Мир"]
+WORDS = [
+    "The quick dog",
+    "over the lazy fox",
+    "I've 12 dogs",
+    "don't",
+    "Ünïcode",
+    "naïve cafés",
+    "Über",
+    "數字",
+]
+WORDS += [
+    "日本 the dog",
+    "ｆｏｘ jumps",
+    "🙂 dog 👨‍👩‍👧",
+    "e\u0301 cafe\u0301",
+    "a\tb\nc",
+    "12 345 6789",
+    "HELLO wORLD",
+]
+WORDS += [
+    "quick-brown_fox",
+    "far  away   too",
+    "the . dog , fox !",
+    "x" * 30,
+    "ﬁne ½ ①",
+    "مرحبا",
+    "привет Мир",
+]
 TEXTS = [
     *("", " ", "  ", "\n", *WORDS, *(f" {w}" for w in WORDS), *(f"{w} " for w in WORDS)),
     *(f"  {w}\t" for w in WORDS),
     *("the </s> dog", "<s>the dog", "a<mask>b", "a <mask> b", "the [MASK] dog[SEP]", "[CLS]x", "<pad> the"),
-    *("<|endoftext|>the", "the<|endoftext|>", "<unk> the <unk>", "<extra_id_0> dog<extra_id_1>", "en_XX the dog"),
+    *(
+        "<|endoftext|>the",
+        "the<|endoftext|>",
+        "<unk> the <unk>",
+        "<extra_id_0> dog<extra_id_1>",
+        "en_XX the dog",
+    ),
     *("<new> the<new>dog", "the NEW dog", "<pad2>x", "<image>dog", "ab<|im_end|> cd"),
 ]
 """Cased, with accents, of several scripts, with white space at both ends, with special tokens inside."""
@@ -37,7 +71,7 @@ class Built(NamedTuple):
 
     name: str
     model_type: str
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 BUILT = {
@@ -116,8 +150,6 @@ def _vocabulary(name, model_type):
     if name == "T5Tokenizer":
         return _unigram(["<pad>", "</s>", "<unk>"], [f"<extra_id_{i}>" for i in reversed(range(100))])
     if name in ("MBartTokenizer", "MBart50Tokenizer"):
-        import importlib
-
         module = importlib.import_module(
             f"transformers.models.{name.removesuffix('Tokenizer').lower()}."
             f"tokenization_{name.removesuffix('Tokenizer').lower()}"

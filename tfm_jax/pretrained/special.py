@@ -1,4 +1,4 @@
-"""Settings of a checkpoint's tokenizer: its class, its special tokens, and what else is declared beside it."""
+"""Settings of a checkpoint's tokenizer: its class, its special tokens, and what else is declared."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -282,7 +282,7 @@ def _is_named(name: str, value: Any) -> bool:
 def _added(
     merged: Mapping[str, Any], directory: Path, special: set[str], in_file: Mapping[int, AddedToken] | None
 ) -> dict[int, AddedToken]:
-    """The added tokens by their ids: those of the files, or of tokenizer_config.json alone if it lists any."""
+    """The added tokens by their ids: of the files, or of tokenizer_config.json alone where it lists any."""
     listed = {int(i): _token(token) for i, token in merged.get("added_tokens_decoder", {}).items()}
     if "added_tokens_decoder" in merged and in_file is not None:
         return listed

@@ -225,7 +225,9 @@ _ROBERTA |= {"mask": "<mask>"}
 CLASSES: dict[str, TokenizerClass] = {
     "Bert": TokenizerClass("WordPiece", _WORDS, _bert, around=_around_bert),
     "GPT2": TokenizerClass("BPE", _GPT2, _bytes),
-    "GPTNeoX": TokenizerClass("BPE", _GPT2 | {"pad": "<|padding|>"}, _gpt_neox, around=_template("$A", "$A $B:1")),
+    "GPTNeoX": TokenizerClass(
+        "BPE", _GPT2 | {"pad": "<|padding|>"}, _gpt_neox, around=_template("$A", "$A $B:1")
+    ),
     "Qwen2": TokenizerClass("BPE", {"bos": None, "eos": _END, "unk": _END, "pad": _END}, _qwen2),
     "Roberta": TokenizerClass("BPE", _ROBERTA, _bytes, around=_around_roberta),
     "Llama": TokenizerClass("BPE", _LLAMA, _llama),

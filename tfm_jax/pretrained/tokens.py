@@ -138,8 +138,8 @@ def _check_as_it_is(path: Path, kind: str, said: Mapping[str, Any], state: dict)
     for name in SETTINGS_OF:
         if name in agrees and name in said and said[name] != agrees[name]:
             raise ValueError(
-                f"{path} is of a tokenizer of class {kind}, and tokenizer_config.json has {name}={said[name]}, "
-                f"which the file itself does not do: name PreTrainedTokenizerFast as tokenizer_class there to "
+                f"{path} has a tokenizer of class {kind}, and tokenizer_config.json has {name}={said[name]}, "
+                "which the file itself does not do: name PreTrainedTokenizerFast as tokenizer_class there to "
                 f"take the file as it is, or {WITHOUT}"
             )
 
