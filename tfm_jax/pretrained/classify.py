@@ -97,7 +97,7 @@ class TextClassifier:
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
         """The label of each text, or pair of texts, in their order.
 
-        One text that is no list, a ``batch_size`` below 1, and a token that the model has not are a ValueError.
+        One text that is no list, a ``batch_size`` below 1, and an unknown token are a ValueError.
         """
         found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
@@ -109,7 +109,7 @@ class TokenClassifier(TextClassifier):
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
         """The labels of each text's tokens, without the special ones such as [CLS], in their order.
 
-        One text that is no list, a ``batch_size`` below 1, and a token that the model has not are a ValueError.
+        One text that is no list, a ``batch_size`` below 1, and an unknown token are a ValueError.
         """
         found = self._in_batches(texts, batch_size, self._run)
         return [

@@ -16,6 +16,7 @@ __all__ = [
     "class_beside",
     "declared",
     "is_declared",
+    "is_taken_as_it_is",
     "kind_of",
     "read_ids",
     "special_tokens",
@@ -178,6 +179,11 @@ def _class_in(settings: Mapping[str, Any]) -> str | None:
     kind = name.removesuffix("Fast").removesuffix("Tokenizer")
     known = name.removesuffix("Fast").endswith("Tokenizer") and kind not in ("PreTrained", "Bloom")
     return kind if known else ""
+
+
+def is_taken_as_it_is(said: Mapping[str, Any]) -> bool:
+    """Whether the class that is named takes a ``tokenizer.json`` as it is, as PreTrainedTokenizerFast does."""
+    return _class_in(said) == ""
 
 
 def class_beside(directory: Path, said: Mapping[str, Any], is_byte_level: bool) -> str | None:

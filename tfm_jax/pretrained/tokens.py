@@ -18,6 +18,7 @@ from tfm_jax.pretrained.special import (
     class_beside,
     declared,
     is_declared,
+    is_taken_as_it_is,
     kind_of,
     special_tokens,
 )
@@ -89,6 +90,7 @@ def _of_json(directory: Path, kind: str | None, said: Mapping[str, Any]) -> toke
     state = json.loads(tokenizer.to_str())
     made_by = class_beside(directory, said, '"ByteLevel"' in json.dumps(state["pre_tokenizer"]))
     made_by = _SAME.get(made_by or "", made_by)
+    kind = None if is_taken_as_it_is(said) else kind
     rebuilt = made_by in CLASSES and CLASSES[made_by].model == state["model"]["type"]
     if tokenizer.post_processor is None and (made_by in _KEEP or not rebuilt):
         _complete(tokenizer, directory, kind, said)
