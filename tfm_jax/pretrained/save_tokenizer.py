@@ -25,6 +25,7 @@ _ROLES = {
     "mask": ("[MASK]", "<mask>"),
 }
 """Special tokens of each role, where the settings do not say which."""
+_DECLARE = ("tokenizer_config.json", "special_tokens_map.json")
 _KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side", "model_input_names")
 """What a tokenizer_config.json says of any tokenizer."""
 
@@ -46,16 +47,19 @@ def tokenizer_files(
     Raises:
       ValueError: where the model's class of transformers takes no such tokenizer.
     """
-    plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
+    wanted = json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
     loaded = {name: data for name, data in config.files.items() if is_of_tokenizer(name)}
-    whole = {"tokenizer.json": plain.to_str(pretty=True).encode()}
-    beside = {name: x for name, x in loaded.items() if name.endswith(".jinja") or _declares(name)}
+    whole = {"tokenizer.json": _as_json(wanted)}
     templates = {name: data for name, data in loaded.items() if name.endswith(".jinja")}
-    own = {"tokenizer_config.json": _as_json(_own_settings(plain, config, loaded))}
-    for files in (loaded, beside | whole, templates | own | whole):
-        if _read_back(files, settings) == plain.to_str():
+    beside = {name: data for name, data in loaded.items() if name in _DECLARE}
+    own = {"tokenizer_config.json": _as_json(_own_settings(tokenizer, config, loaded))}
+    candidates = [loaded, templates | beside | whole, templates | own | whole]
+    if settings.get("model_type") == "qwen2" and wanted["model"]["type"] != "BPE":
+        candidates = []  # whose class takes pairs, whatever is named
+    for files in candidates:
+        # A tokenizer.json alone is to transformers one of the model's class.
+        alone = "tokenizer.json" in files and not files.keys() & {*_DECLARE}
+        if not alone and _read_back(files, settings) == _comparable(json.dumps(wanted)):
             return files
     raise ValueError(
         f"transformers reads no such tokenizer beside a model of type {settings.get('model_type')}: it takes "
@@ -63,19 +67,20 @@ def tokenizer_files(
     )
 
 
-def _declares(name: str) -> bool:
-    return name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+def _comparable(text: str) -> Any:
+    """A tokenizer's state without the last digits of scores, which a file does not keep."""
+    return json.loads(text, parse_float=lambda number: float(f"{float(number):.7g}"))
 
 
-def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:
-    """The tokenizer of files beside a config.json, as its text; None where there is none."""
+def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
+    """The state of the tokenizer of files beside a config.json; None where there is none."""
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name), {**files, "config.json": _as_json(settings)})
         try:
             found = read_tokenizer(Path(name))
         except ValueError:
             return None
-    return None if found is None else found.to_str()
+    return None if found is None else _comparable(found.to_str())
 
 
 def _own_settings(

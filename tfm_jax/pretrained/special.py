@@ -182,7 +182,7 @@ def _class_in(settings: Mapping[str, Any]) -> str | None:
 
 
 def is_taken_as_it_is(said: Mapping[str, Any]) -> bool:
-    """Whether the class that is named takes a ``tokenizer.json`` as it is, as PreTrainedTokenizerFast does."""
+    """Whether the class that is named takes a ``tokenizer.json`` as it is: PreTrainedTokenizerFast."""
     return _class_in(said) == ""
 
 
