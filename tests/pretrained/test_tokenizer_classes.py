@@ -101,7 +101,12 @@ def keys_of(transformers, name):
     return VALUES
 
 
-@pytest.mark.parametrize("name", BUILT)
+FEW = ("bert", "roberta", "gpt2", "llama", "t5", "mbart", "bloom")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in BUILT]
+)
 def test_each_setting_is_followed_or_refused(tmp_path, name):
     transformers = pytest.importorskip("transformers")
     write(tmp_path, BUILT[name])
@@ -131,6 +136,35 @@ def test_each_setting_is_followed_or_refused(tmp_path, name):
     known = {*ACTED_ON, "tokenizer_class", "image_token", "fast_tokenizer_files"}
     assert set(followed) <= known | {key for key, kinds in SETTINGS_OF.items()}
     assert followed and set(refused) <= {"src_lang", "split_special_tokens", *_REFUSED, *known}
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "qwen2", "t5", "mbart", "bloom"])
+def test_files_of_older_versions_beside_a_tokenizer_json(tmp_path, name):
+    """special_tokens_map.json and added_tokens.json, which do nothing beside an added_tokens_decoder."""
+    transformers = pytest.importorskip("transformers")
+    theirs = write(tmp_path, BUILT[name])
+    path = tmp_path / "tokenizer_config.json"
+    plain = json.loads(path.read_text())
+    base = theirs_of(transformers, tmp_path)
+    n = len(theirs)
+    map_ = {"pad_token": "<pad2>", "mask_token": {**NEW, "normalized": True}, "sep_token": {"content": "dog"}}
+    map_ |= {"additional_special_tokens": ["<image>"]}
+    write_json = lambda name, value: (tmp_path / name).write_text(json.dumps(value))
+    write_json("special_tokens_map.json", map_)
+    assert (wanted := theirs_of(transformers, tmp_path)) != base and ours_of(tmp_path) == wanted
+    write_json("added_tokens.json", {"<image>": n, "quick": n + 1})
+    assert (more := theirs_of(transformers, tmp_path)) != wanted and ours_of(tmp_path) == more
+    added = {str(i): token.__getstate__() for i, token in theirs.added_tokens_decoder.items()}
+    added[str(n)] = {**NEW, "special": True}
+    write_json("tokenizer_config.json", plain | {"added_tokens_decoder": added})
+    assert (last := theirs_of(transformers, tmp_path)) != more and ours_of(tmp_path) == last
+
+
+def test_a_tokenizer_json_alone_is_taken_as_it_is(tmp_path):
+    """As version 0.1 saved it: nothing is declared, so that the file is all that there is."""
+    theirs = write(tmp_path, BUILT["bert, cased"])
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert [x.ids for x in read_tokenizer(tmp_path).encode_batch(TEXTS)] == theirs(TEXTS)["input_ids"]
 
 
 _REFUSED = ("fix_mistral_regex", "fast_tokenizer_files", "sp_model_kwargs", "trim_offsets", "do_lower_case")
