@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from tests.pretrained.test_sentence_pieces import trained  # noqa: F401  - a fixture
+from tests.pretrained.test_text_parity import KINDS, files
 from tests.pretrained.tokenizer_files import BUILT, TEXTS, write
 from tfm_jax.pretrained.special import declared, truncation_side
 from tfm_jax.pretrained.tokenizer_classes import ACTED_ON, CLASSES, SETTINGS_OF
@@ -135,7 +137,7 @@ def test_each_setting_is_followed_or_refused(tmp_path, name):
     print(f"{name}: {changed} changed, {len(followed)} followed {sorted(set(followed))}, refused {refused}")
     known = {*ACTED_ON, "tokenizer_class", "image_token", "fast_tokenizer_files"}
     assert set(followed) <= known | {key for key, kinds in SETTINGS_OF.items()}
-    assert followed and set(refused) <= {"src_lang", "split_special_tokens", *_REFUSED, *known}
+    assert followed and set(refused) <= {"split_special_tokens", "fix_mistral_regex", "src_lang", *known}
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "qwen2", "t5", "mbart", "bloom"])
@@ -160,14 +162,27 @@ def test_files_of_older_versions_beside_a_tokenizer_json(tmp_path, name):
     assert (last := theirs_of(transformers, tmp_path)) != more and ours_of(tmp_path) == last
 
 
+@pytest.mark.parametrize("name", ["t5", "mbart", "mbart50", "llama", "marian"])
+def test_models_of_sentencepiece_as_transformers_writes_them(tmp_path, trained, name):  # noqa: F811
+    """With tables that make letters alike; a Marian's tokenizer.json is none that transformers reads."""
+    transformers = pytest.importorskip("transformers")
+    _, directory = files(tmp_path, KINDS[name], trained, "written")
+    model_type = getattr(transformers, KINDS[name].case.config).model_type
+    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if name == "marian":
+        write(tmp_path / "other", BUILT["t5"])
+        (tmp_path / "other" / "tokenizer.json").rename(directory / "tokenizer.json")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
+    texts = TEXTS if name != "marian" else [text for text in TEXTS if "<" not in text and "ｆ" not in text]
+    for text in texts:
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+
+
 def test_a_tokenizer_json_alone_is_taken_as_it_is(tmp_path):
     """As version 0.1 saved it: nothing is declared, so that the file is all that there is."""
     theirs = write(tmp_path, BUILT["bert, cased"])
     (tmp_path / "tokenizer_config.json").unlink()
     assert [x.ids for x in read_tokenizer(tmp_path).encode_batch(TEXTS)] == theirs(TEXTS)["input_ids"]
-
-
-_REFUSED = ("fix_mistral_regex", "fast_tokenizer_files", "sp_model_kwargs", "trim_offsets", "do_lower_case")
 
 
 def test_the_tables_name_what_there_is():

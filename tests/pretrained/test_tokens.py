@@ -4,9 +4,9 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from tfm_jax.pretrained.special import declared
+from tfm_jax.pretrained.special import class_beside, declared
 from tfm_jax.pretrained.tokens import read_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "é", "e"]
@@ -209,6 +209,109 @@ def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
     found = read_tokenizer(tmp_path)
     assert found.encode("<|im_start|>a<think>").ids == [n + 1, *trained.encode("a").ids, n]
     assert found.decode([n + 1, n]) == "<think>"
+
+
+def of_words(directory, **said):
+    """A cased tokenizer.json of BERT, and settings beside it."""
+    words = [*WORDS, "The", "É"]
+    it = tokenizers.Tokenizer(models.WordPiece({x: i for i, x in enumerate(words)}, unk_token="[UNK]"))
+    it.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    it.add_special_tokens(WORDS[:5])
+    it.save(str(directory / "tokenizer.json"))
+    if said:
+        (directory / "tokenizer_config.json").write_text(json.dumps(said))
+    return len(words)
+
+
+def test_settings_beside_a_tokenizer_json_count(tmp_path):
+    of_bert = {"tokenizer_class": "BertTokenizerFast"}
+    n = of_words(tmp_path)
+    assert read_tokenizer(tmp_path).encode("The É").tokens == ["The", "É"]  # the file alone
+    for said, wanted in [
+        ({"do_lower_case": False}, ["[CLS]", "The", "É", "[SEP]"]),
+        ({}, ["[CLS]", "the", "e", "[SEP]"]),
+        ({"strip_accents": False}, ["[CLS]", "the", "é", "[SEP]"]),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}, ["The", "É"]),
+        ({"do_lower_case": False, "sep_token": "the"}, ["[CLS]", "The", "É", "the"]),
+    ]:
+        of_words(tmp_path, **of_bert | said)
+        assert read_tokenizer(tmp_path).encode("The É").tokens == wanted, said
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"The É": n}))
+    of_words(tmp_path, **of_bert, pad_token="<pad>", image_token="<image>", do_lower_case=False)
+    found = read_tokenizer(tmp_path)
+    assert found.encode("The É<image><pad>").ids == [2, n, n + 2, n + 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"split_special_tokens": True}, "got split_special_tokens=True, which is not supported"),
+        (
+            {"sp_model_kwargs": {"alpha": 1}, "tokenizer_class": "MarianTokenizer"},
+            "got sp_model_kwargs=.*not supported. Take it out",
+        ),
+        ({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, "got fast_tokenizer_files="),
+        (
+            {"tokenizer_class": "MPNetTokenizer", "do_lower_case": True},
+            "class MPNet, and .*do_lower_case=T",
+        ),
+        ({"truncation_side": "middle"}, "truncation_side='middle', wanted 'left' or 'right'"),
+        ({"extra_special_tokens": [3]}, "extra_special_tokens=.*, wanted a list of tokens"),
+        ({"model_input_names": "ids"}, "model_input_names='ids', wanted a list of texts"),
+        (
+            {"added_tokens_decoder": {"90": {"content": "x"}}},
+            "the token 'x' of .* has the id 90, and would",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_followed_is_refused(tmp_path, said, message):
+    of_words(tmp_path, **said)
+    with pytest.raises(ValueError, match=message) as error:
+        read_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_class_that_is_not_known_takes_the_file_as_it_is_where_the_settings_agree(tmp_path):
+    of_words(tmp_path, tokenizer_class="MPNetTokenizer", add_prefix_space=False)
+    assert read_tokenizer(tmp_path).encode("The").tokens == ["The"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "wanted"),
+    [
+        ("bert", {}, "Bert"),
+        ("bert", {"tokenizer_class": "XLMRobertaTokenizer"}, "XLMRoberta"),
+        ("bert", {"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ("qwen2", {"tokenizer_class": "LlamaTokenizerFast"}, "Qwen2"),
+        ("mistral", {"tokenizer_class": "LlamaTokenizer"}, None),
+        ("llama", {}, None),
+        ("llama", {"tokenizer_class": "LlamaTokenizer"}, "Llama"),
+        ("bloom", {"tokenizer_class": "BloomTokenizerFast"}, None),
+        (None, {"tokenizer_class": "T5TokenizerFast"}, "T5"),
+    ],
+)
+def test_the_class_that_rebuilds_a_file(tmp_path, model_type, said, wanted):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    assert class_beside(tmp_path, said, False) == wanted
+    assert class_beside(tmp_path, said, True) == (None if wanted == "Llama" else wanted)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert model_type == "qwen2" or class_beside(tmp_path, {}, False) is None
+
+
+def test_spaces_before_marks_in_what_is_decoded(tmp_path):
+    n = of_words(tmp_path, tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=True)
+    with pytest.raises(ValueError, match="clean_up_tokenization_spaces=True, which is not supported beside"):
+        read_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    it = tokenizers.Tokenizer.from_file(str(path))
+    it.add_tokens([" .", " n't"])
+    it.decoder = decoders.Fuse()
+    it.save(str(path))
+    found = read_tokenizer(tmp_path)
+    assert found.decode([5, n, 6, n + 1]) == "the.catn't"
+    found.save(str(path))
+    assert read_tokenizer(tmp_path).to_str() == found.to_str()
 
 
 @pytest.mark.parity

@@ -45,13 +45,10 @@ _BY_MODEL = {
 }
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _TEXTS = {f"{role}_token" for role in _ROLES} | {"src_lang", "tgt_lang"}
-_REFUSED = {
-    "split_special_tokens": False,
-    "fix_mistral_regex": False,
-    "separate_vocabs": False,
-    "sp_model_kwargs": {},
-}
+_REFUSED = {"split_special_tokens": False, "fix_mistral_regex": False}
 """Settings that transformers acts on and that are not supported, with the only value that is."""
+_REFUSED_OF_MARIAN = {"separate_vocabs": False, "sp_model_kwargs": {}}
+"""Those that its class alone acts on."""
 _FLAGS = {
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"),
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),
@@ -90,7 +87,9 @@ def declared(directory: Path) -> dict[str, Any]:
     Raises:
       ValueError: for a file that is no JSON object, and one in which what is read here is of another kind.
     """
-    return {name: _text(name, value) for name, value in _merged(directory).items()}
+    found = {name: _text(name, value) for name, value in _merged(directory).items()}
+    old = {"model_max_length": found["max_len"]} if "max_len" in found else {}
+    return old | found
 
 
 def _text(name: str, value: Any) -> Any:
@@ -141,9 +140,10 @@ _KINDS = {
 }
 
 
-def check_declared(directory: Path, said: Mapping[str, Any]) -> None:
+def check_declared(directory: Path, said: Mapping[str, Any], kind: str | None) -> None:
     """Raises a ValueError for settings that change a tokenizer in transformers, and are not supported."""
-    wrong = [f"{name}={said[name]!r}" for name, value in _REFUSED.items() if said.get(name, value) != value]
+    refused = _REFUSED | (_REFUSED_OF_MARIAN if kind == "Marian" else {})
+    wrong = [f"{name}={said[name]!r}" for name, value in refused.items() if said.get(name, value) != value]
     files = said.get("fast_tokenizer_files", [])
     if files not in ([], ["tokenizer.json"]):
         wrong.append(f"fast_tokenizer_files={files!r}")

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, processors
 
 from tfm_jax.pretrained.byte_pairs import byte_pairs
+from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.sentence_pieces import MODELS, sentence_pieces
 from tfm_jax.pretrained.special import (
     WITHOUT,
@@ -60,8 +61,8 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
         named or not in the vocabulary.
     """
     said, there = declared(directory), lambda name: (directory / name).is_file()
-    check_declared(directory, said)
     kind = kind_of(directory, said)
+    check_declared(directory, said, kind)
     of_marian = kind == "Marian" and there("source.spm") and there("vocab.json")
     if there("tokenizer.json") and not of_marian:
         tokenizer = _of_json(directory, kind, said)
@@ -87,11 +88,12 @@ def _of_json(directory: Path, kind: str | None, said: Mapping[str, Any]) -> toke
     # How the file asks for texts to be cut and padded is of the run that made it.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    state = json.loads(tokenizer.to_str())
-    made_by = class_beside(directory, said, '"ByteLevel"' in json.dumps(state["pre_tokenizer"]))
+    state = read_json(path)
+    steps = [state.get(name) for name in ("pre_tokenizer", "decoder")]
+    made_by = class_beside(directory, said, '"ByteLevel"' in json.dumps(steps))
     made_by = _SAME.get(made_by or "", made_by)
     kind = None if is_taken_as_it_is(said) else kind
-    rebuilt = made_by in CLASSES and CLASSES[made_by].model == state["model"]["type"]
+    rebuilt = made_by in CLASSES and CLASSES[made_by].model == type(tokenizer.model).__name__
     if tokenizer.post_processor is None and (made_by in _KEEP or not rebuilt):
         _complete(tokenizer, directory, kind, said)
     if rebuilt:
@@ -110,7 +112,7 @@ def _rebuilt(
     tokens = [(text, score) for text, score in model["vocab"]] if made.model == "Unigram" else model["vocab"]
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", ())]
     special = special_tokens(said, **made.special)
-    found = made.build(Vocabulary(tokens, merges, _charsmap(state["normalizer"])), said, special)
+    found = made.build(Vocabulary(tokens, merges, _charsmap(state.get("normalizer"))), said, special)
     if kind in _KEEP and tokenizer.post_processor is not None:
         found.post_processor = tokenizer.post_processor
     mbart = {"mask": AddedToken(special["mask"], lstrip=True)} if kind.startswith("MBart") else {}
@@ -131,11 +133,11 @@ def _charsmap(normalizer: dict | None) -> bytes | None:
 
 def _check_as_it_is(path: Path, kind: str, said: Mapping[str, Any], state: dict) -> None:
     """Raises for settings that a class would act on, where its ``tokenizer.json`` is taken as it is."""
-    normalizer = state["normalizer"] or {}
+    normalizer = state.get("normalizer") or {}
     of_bert = normalizer if normalizer.get("type") == "BertNormalizer" else {}
     agrees = {"do_lower_case": of_bert.get("lowercase"), "strip_accents": of_bert.get("strip_accents")}
     agrees["tokenize_chinese_chars"] = of_bert.get("handle_chinese_chars")
-    cut = json.dumps(state["pre_tokenizer"])
+    cut = json.dumps(state.get("pre_tokenizer"))
     agrees["add_prefix_space"] = '"add_prefix_space": true' in cut or '"prepend_scheme": "always"' in cut
     for name in SETTINGS_OF:
         if name in agrees and name in said and said[name] != agrees[name]:
