@@ -162,6 +162,21 @@ def test_files_of_older_versions_beside_a_tokenizer_json(tmp_path, name):
     assert (last := theirs_of(transformers, tmp_path)) != more and ours_of(tmp_path) == last
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "bloom"])
+def test_how_a_tokenizer_json_cuts_and_pads(tmp_path, name):
+    """The side, and a token to pad with that nothing else names, are read from it too."""
+    transformers = pytest.importorskip("transformers")
+    write(tmp_path, BUILT[name])
+    base = theirs_of(transformers, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text())
+    state["truncation"] = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    state["padding"] = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None}
+    state["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad2>"}
+    path.write_text(json.dumps(state))
+    assert (wanted := theirs_of(transformers, tmp_path)) != base and ours_of(tmp_path) == wanted
+
+
 @pytest.mark.parametrize("name", ["t5", "mbart", "mbart50", "llama", "marian"])
 def test_models_of_sentencepiece_as_transformers_writes_them(tmp_path, trained, name):  # noqa: F811
     """With tables that make letters alike; a Marian's tokenizer.json is none that transformers reads."""

@@ -42,6 +42,17 @@ def test_a_vocabulary_without_its_special_tokens(tmp_path):
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["BertJapaneseTokenizer", "BertweetTokenizer", "RobertaTokenizer"])
+def test_words_of_a_class_that_cuts_them_otherwise(tmp_path, kind):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    message = f"vocab.txt is of a tokenizer of class {kind[:-9]}; known is Bert: name BertTokenizer"
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DistilBertTokenizerFast"}')
+    assert read_tokenizer(tmp_path).encode("the").ids == [2, 5, 3]
+
+
 def test_nothing_is_no_tokenizer(tmp_path):
     assert read_tokenizer(tmp_path) is None
 
@@ -312,6 +323,28 @@ def test_spaces_before_marks_in_what_is_decoded(tmp_path):
     assert found.decode([5, n, 6, n + 1]) == "the.catn't"
     found.save(str(path))
     assert read_tokenizer(tmp_path).to_str() == found.to_str()
+
+
+@pytest.mark.parity
+def test_added_tokens_that_a_vocabulary_lacks_have_the_ids_that_are_declared(tmp_path):
+    """As Qwen2.5 has them: the end token is neither the first nor the last of those that are added."""
+    transformers = pytest.importorskip("transformers")
+    trained = byte_pairs(tmp_path, "Qwen2")
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    del vocabulary["<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(sorted(vocabulary, key=vocabulary.get))}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    n = len(vocabulary)
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>"]
+    added = {str(n + i): {"content": x, "special": i < 3, "normalized": False} for i, x in enumerate(names)}
+    said = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    said |= {"bos_token": None, "unk_token": None, "additional_special_tokens": names[1:3]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said | {"added_tokens_decoder": added}))
+    theirs, ours = transformers.Qwen2Tokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    assert [ours.token_to_id(name) for name in names] == [n, n + 1, n + 2, n + 3]
+    for text in ("the<|im_end|>", "<|im_start|>dog<tool>s<|endoftext|>", *CORPUS[:2]):
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+    assert trained.encode("dogs").tokens == ours.encode("dogs").tokens
 
 
 @pytest.mark.parity

@@ -49,11 +49,14 @@ def tokenizer_files(
     """
     wanted = json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
     loaded = {name: data for name, data in config.files.items() if is_of_tokenizer(name)}
-    whole = {"tokenizer.json": _as_json(wanted)}
+    # How the loaded file cuts and pads is not the tokenizer's, and stays.
+    cut = json.loads(loaded.get("tokenizer.json", b"{}"))
+    cut = {name: cut.get(name) for name in ("truncation", "padding")}
+    whole = {"tokenizer.json": _as_json(wanted | cut)}
     templates = {name: data for name, data in loaded.items() if name.endswith(".jinja")}
     beside = {name: data for name, data in loaded.items() if name in _DECLARE}
     own = {"tokenizer_config.json": _as_json(_own_settings(tokenizer, config, loaded))}
-    candidates = [loaded, templates | beside | whole, templates | own | whole]
+    candidates = [loaded, templates | beside | whole, templates | own | {"tokenizer.json": _as_json(wanted)}]
     if settings.get("model_type") == "qwen2" and wanted["model"]["type"] != "BPE":
         candidates = []  # whose class takes pairs, whatever is named
     for files in candidates:

@@ -73,7 +73,7 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
         if kind in (*_KEEP, "GPTNeoX"):
             _complete(tokenizer, directory, kind, said)
     elif there("vocab.txt"):
-        tokenizer = word_pieces(directory, said)
+        tokenizer = word_pieces(directory, _SAME.get(kind or "", kind), said)
     else:
         return None
     return _cleaned(tokenizer, directory) if said.get("clean_up_tokenization_spaces") else tokenizer
@@ -100,8 +100,15 @@ def _of_json(directory: Path, kind: str | None, said: Mapping[str, Any]) -> toke
         return _rebuilt(tokenizer, directory, made_by, said, state)
     if made_by is not None:
         _check_as_it_is(path, made_by, said, state)
-    in_file = tokenizer.get_added_tokens_decoder()
-    return add_declared(tokenizer, directory, in_file=in_file) if is_declared(directory) else tokenizer
+    if not is_declared(directory):
+        return tokenizer
+    return add_declared(tokenizer, directory, _pad_in(state), in_file=tokenizer.get_added_tokens_decoder())
+
+
+def _pad_in(state: dict) -> dict[str, str]:
+    """The token that a file pads with, which is special where a class names none."""
+    token = (state.get("padding") or {}).get("pad_token")
+    return {"pad": token} if token else {}
 
 
 def _rebuilt(
@@ -111,7 +118,7 @@ def _rebuilt(
     made, model = CLASSES[kind], state["model"]
     tokens = [(text, score) for text, score in model["vocab"]] if made.model == "Unigram" else model["vocab"]
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", ())]
-    special = special_tokens(said, **made.special)
+    special = special_tokens(said, **_pad_in(state) | dict(made.special))
     found = made.build(Vocabulary(tokens, merges, _charsmap(state.get("normalizer"))), said, special)
     if kind in _KEEP and tokenizer.post_processor is not None:
         found.post_processor = tokenizer.post_processor

@@ -6,25 +6,31 @@ from typing import Any
 
 import tokenizers
 
-from tfm_jax.pretrained.special import add_declared, special_tokens
+from tfm_jax.pretrained.special import WITHOUT, add_declared, special_tokens
 from tfm_jax.pretrained.tokenizer_classes import CLASSES, Vocabulary
 
 __all__ = ["word_pieces"]
 
 
-def word_pieces(directory: Path, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def word_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The tokenizer of ``vocab.txt``: lower case unless told otherwise, between [CLS] and [SEP].
 
     Args:
       directory: that holds it.
+      kind: of ``special.kind_of``: Bert, or None where nothing tells.
       said: the settings of ``special.declared``.
 
     Returns:
       The tokenizer.
 
     Raises:
-      ValueError: for a vocabulary without its special tokens.
+      ValueError: for another kind, and for a vocabulary without its special tokens.
     """
+    if kind not in ("Bert", None):
+        raise ValueError(
+            f"{directory / 'vocab.txt'} is of a tokenizer of class {kind}; known is Bert: name BertTokenizer "
+            f"as tokenizer_class in tokenizer_config.json if it is one, or {WITHOUT}"
+        )
     lines = (directory / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     vocabulary = {line: i for i, line in enumerate(lines)}
     bert = CLASSES["Bert"]
