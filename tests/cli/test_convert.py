@@ -42,6 +42,39 @@ def test_all_of_it_is_there(tfm, source, params, tmp_path):  # noqa: F811
     assert config.model == CONFIG.model and tokenizer.encode("b").ids == [1]
 
 
+def test_all_that_is_no_weight_is_copied_or_named(tfm, source, tmp_path):
+    steps = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in STEPS]
+    kept = {
+        "chat_template.jinja": b"{{ messages }}",
+        "additional_chat_templates/rag.jinja": b"{{ documents }}",
+        "modules.json": json.dumps(steps).encode(),
+        "2_Dense/config.json": b'{"in_features": 6}',
+        "2_Dense/model.safetensors": b"weights",
+        "sentence_bert_config.json": b'{"max_seq_length": 7}',
+        "config_sentence_transformers.json": b'{"prompts": {"query": "q: "}}',
+        "preprocessor_config.json": b"{}",
+        "special_tokens_map.json": b'{"eos_token": "b"}',
+        "README.md": b"# It",
+        "LICENSE": b"free",
+        "some/thing.json": b"[]",
+    }
+    others = ["pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "code.py", "training_args.bin"]
+    for name, data in (kept | dict.fromkeys(others, b"x")).items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(data)
+    status, out, err = tfm("convert", source, tmp_path / "target")
+    assert (status, out) == (0, "")
+    assert err == "tfm: not copied, of no known kind: code.py, training_args.bin\n"
+    found = {str(x.relative_to(tmp_path / "target")) for x in (tmp_path / "target").rglob("*") if x.is_file()}
+    beside = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json", "config.json"}
+    assert found == kept.keys() | beside | {"model.safetensors"}
+    for name, data in kept.items():
+        assert (tmp_path / "target" / name).read_bytes() == data
+
+
+STEPS = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")]
+
+
 def test_the_dtype(tfm, source, params, tmp_path):  # noqa: F811
     assert tfm("convert", source, tmp_path / "half", "--dtype", "bfloat16")[0] == 0
     rounded = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)

@@ -255,10 +255,6 @@ class NoSpecial(data.ByteTokenizer):
     pad_id = bos_id = eos_id = None
 
 
-class Large(data.ByteTokenizer):
-    vocab_size = V + 1
-
-
 def test_a_tokenizer_without_special_tokens_writes_to_the_full_length():
     generator = build(config=dataclasses.replace(CONFIG, vocab_size=259), tokenizer=NoSpecial())
     (text,) = generator.write(["ab"], key=KEY, max_length=9)
@@ -286,10 +282,24 @@ def test_what_cannot_be_written_is_one_clear_error(options, said):
         build().write(options.pop("prompts"), **options)
 
 
+def test_of_a_tokenizer_with_more_ids_only_those_that_a_text_gives_are_refused():
+    larger = data.char_tokenizer("abcdefghijklmnop")
+    assert larger.vocab_size > V
+    generator = build(tokenizer=larger)
+    ids = {text: larger.encode(text)[-1] for text in "ap"}
+    assert ids["a"] < V <= ids["p"]
+    assert generator.write(["ab", "a"], key=KEY, max_length=3)
+    wanted = rf"text 1 \('p'\): got the token 'p' with the id {ids['p']}; wanted ids below {V}, those that"
+    for read in (generator.encode_prompts, functools.partial(generator.write, key=KEY)):
+        with pytest.raises(ValueError, match=wanted):
+            read(["a", "p"], max_length=3)
+    translator = build(nn.EncoderDecoder, tokenizer=larger)
+    assert translator.translate(["ab"])
+    with pytest.raises(ValueError, match=wanted):
+        translator.translate(["a", "p"])
+
+
 def test_models_and_tokenizers_of_another_kind_are_refused():
-    model, params = build().model, build().params
-    with pytest.raises(ValueError, match=f"the tokenizer has {V + 1} ids and the model {V}"):
-        generate.TextGenerator(model, params, Large())
     with pytest.raises(ValueError, match="an encoder-decoder, which translates"):
         build(nn.EncoderDecoder).stream("a", key=KEY, max_length=3)
     with pytest.raises(ValueError, match="this is a decoder, which writes"):

@@ -166,6 +166,43 @@ def test_the_length_that_the_tokenizers_config_says(place):
         pretrained.load_text_classifier(place)
 
 
+def settings_of(place, **said):
+    path = place / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+
+
+def test_the_side_from_which_the_settings_cut(place):
+    save(place, SEQUENCES, problem_type="regression")
+    settings_of(place, model_max_length=4, truncation_side="left")
+    (label,) = pretrained.load_text_classifier(place)(["a b c d"])
+    wanted = logits(pretrained.load_text_classifier(place), "c d")
+    np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_types_that_the_settings_do_not_name_are_not_read(place):
+    save(place, SEQUENCES, problem_type="regression")
+    settings_of(place, model_input_names=["input_ids", "attention_mask"])
+    classifier = pretrained.load_text_classifier(place)
+    (label,) = classifier([("a b", "c")])
+    np.testing.assert_allclose(label.scores, logits(classifier, "a b [SEP] c"), rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_that_the_model_has_not_is_refused_where_a_text_gives_it(place):
+    save(place, SEQUENCES)
+    more = tokenizer()
+    more.add_tokens(["new", "newer"])
+    more.save(str(place / "tokenizer.json"))
+    classifier = pretrained.load_text_classifier(place)
+    V = classifier.params["encoder"]["embedding"]["table"].shape[0]
+    assert more.get_vocab_size() > V
+    assert len(classifier(["a b", "g"])) == 2
+    i = more.token_to_id("newer")
+    with pytest.raises(
+        ValueError, match=rf"text 1 \('a newer'\): got the token 'newer' with the id {i}; wanted"
+    ):
+        classifier(["a", "a newer"])
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression"])
 def test_sequences_as_a_pipeline_of_transformers_says(place, problem):

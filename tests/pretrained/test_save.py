@@ -1,10 +1,13 @@
 """What can be saved as which architecture, and where to."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import nn, pretrained
@@ -64,6 +67,50 @@ def test_settings_of_other_things_are_kept(params, tmp_path):  # noqa: F811
     pretrained.save(tmp_path / "wider", model.init(jax.random.key(0)), wider)
     again = pretrained.load(tmp_path / "wider")[2]
     assert again.settings["eos_token_id"] == [3, 4] and again.model.d_ff == 7
+
+
+def cased():
+    """A tokenizer of one's own, with one of BERT's models."""
+    words = ["[PAD]", "[UNK]", "The", "the", "dog", "##s"]
+    it = tokenizers.Tokenizer(models.WordPiece({x: i for i, x in enumerate(words)}, unk_token="[UNK]"))
+    it.pre_tokenizer = pre_tokenizers.Whitespace()
+    it.add_special_tokens(words[:2])
+    return it
+
+
+def test_a_tokenizer_of_ones_own_is_taken_as_it_is(params, tmp_path):  # noqa: F811
+    config = dataclasses.replace(CONFIG, settings={"pad_token_id": 0, "eos_token_id": 3})
+    pretrained.save(tmp_path / "new", params, config, cased())
+    said = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
+    wanted = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    assert said == wanted | {"padding_side": "left", "model_input_names": ["input_ids", "attention_mask"]}
+    assert pretrained.load(tmp_path / "new")[3].to_str() == cased().to_str()
+
+
+def test_the_files_that_were_loaded_are_saved(params, tmp_path):  # noqa: F811
+    pretrained.save(tmp_path / "source", params, CONFIG)
+    words = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "The", "the"])
+    files = {
+        "vocab.txt": words,
+        "tokenizer_config.json": '{"tokenizer_class": "BertTokenizer", "do_lower_case": false}',
+        "chat_template.jinja": "{{ messages }}",
+        "modules.json": "[]",
+        "preprocessor_config.json": "{}",
+    }
+    for name, text in files.items():
+        (tmp_path / "source" / name).write_text(text)
+    _, _, config, tokenizer = pretrained.load(tmp_path / "source")
+    assert tokenizer.encode("The the").ids == [2, 5, 6, 3]
+    pretrained.save(tmp_path / "new", params, config, tokenizer)
+    found = {path.name: path.read_text() for path in (tmp_path / "new").iterdir() if path.name in files}
+    assert found == files and not (tmp_path / "new" / "tokenizer.json").exists()
+    # Without a tokenizer, none of its files; with another, not those of the one that was loaded.
+    pretrained.save(tmp_path / "bare", params, config)
+    assert not {path.name for path in (tmp_path / "bare").iterdir()} & {"vocab.txt", "tokenizer_config.json"}
+    pretrained.save(tmp_path / "other", params, config, cased())
+    assert pretrained.load(tmp_path / "other")[3].to_str() == cased().to_str()
+    assert (tmp_path / "other" / "chat_template.jinja").exists()
+    assert not (tmp_path / "other" / "vocab.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.test_families import FIELDS
 from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.sentence_layers import pooled
+from tfm_jax.pretrained.texts import length_of
 from tfm_jax.train import data_mesh
 
 CONFIG = pretrained.Config(
@@ -77,7 +81,7 @@ def test_a_batch_that_is_full_has_no_mask_and_the_same_vectors(directory, poolin
         pretrained.load_sentence_encoder(directory), pooling=pooling, normalize=False
     )
     seen, run = [], encoder._run
-    encoder.__dict__["_run"] = lambda params, tokens, valid: seen.append(valid) or run(params, tokens, valid)
+    encoder.__dict__["_run"] = lambda *given: seen.append(given[2]) or run(*given)
     full = ["e f g h a b", "h g f e"]
     got = encoder(full)
     assert seen == [None]
@@ -90,7 +94,7 @@ def test_devices_share_each_batch(directory):
     encoder = pretrained.load_sentence_encoder(directory, mesh=mesh)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(encoder.params)} == {3}
     seen = []
-    run = lambda params, tokens, valid: seen.append(tokens) or encoder._run(params, tokens, valid)
+    run = lambda *given: seen.append(given[1]) or encoder._run(*given)
     spied = dataclasses.replace(encoder)
     spied.__dict__["_run"] = run
     wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
@@ -110,24 +114,40 @@ def test_devices_share_each_batch(directory):
         ("modules.json", {}, ValueError, "must hold a JSON list"),
         ("modules.json", [3], ValueError, "is no list of steps, each with its type and its path"),
         ("modules.json", [{"idx": 0}], ValueError, "is no list of steps"),
+        ("modules.json", [*STEPS[:2], {"type": "my.Dense", "path": "x"}], ValueError, "code of its own"),
+        *(
+            (
+                "modules.json",
+                [*STEPS[:2], {**STEPS[2], "type": f"sentence_transformers.models.{kind}"}],
+                *said,
+            )
+            for kind in ("CNN", "LSTM", "WordEmbeddings", "WeightedLayerPooling", "SpladePooling")
+            for said in [(ValueError, rf"wants \['Transformer', 'Pooling', '{kind}'\]; supported are")]
+        ),
         (
             "config_sentence_transformers.json",
-            {"default_prompt_name": "query", "prompts": {"query": "query: "}},
+            {"model_type": "SparseEncoder"},
             ValueError,
-            "puts the prompt 'query' before every text",
+            "is of a SparseEncoder, wanted a SentenceTransformer",
         ),
+        (
+            "config_sentence_transformers.json",
+            {"default_prompt_name": "q"},
+            ValueError,
+            r"default_prompt_name='q', wanted one of \['document', 'query'\]",
+        ),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, ValueError, "truncate_dim=0, wanted"),
+        ("config_sentence_transformers.json", {"prompts": ["a"]}, ValueError, "prompts=.*wanted an object"),
+        ("sentence_bert_config.json", {"do_lower_case": "no"}, ValueError, "do_lower_case='no' is not supp"),
         (
             "sentence_bert_config.json",
-            {"do_lower_case": True},
+            {"tokenizer_args": {"do_lower_case": True}},
             ValueError,
-            "do_lower_case=True is not supported",
+            "tokenizer_args=.* is not supported",
         ),
-        (
-            "1_Pooling/config.json",
-            {"pooling_mode_max_tokens": True},
-            ValueError,
-            "max_tokens'. is not supported",
-        ),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, ValueError, "transformer_task='fi"),
+        ("1_Pooling/config.json", {"pooling_mode": "median"}, ValueError, "'median'. is not supported"),
+        ("1_Pooling/config.json", {"pooling_mode_x": True}, ValueError, "pooling_mode_x'. is not supported"),
     ],
 )
 def test_a_recipe_that_is_not_ours(directory, name, value, error, message):
@@ -217,3 +237,51 @@ def test_a_decoder_gives_no_vectors(directory):
     pretrained.save(directory / "decoder", model.init(jax.random.key(0)), config, tokenizer)
     with pytest.raises(ValueError, match="is a GPT2LMHeadModel, wanted an encoder, such as BertModel"):
         pretrained.load_sentence_encoder(directory / "decoder")
+
+
+def test_a_token_that_the_model_has_not(directory):
+    path = directory / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.add_tokens(["zz"])
+    tokenizer.save(str(path))
+    encoder = pretrained.load_sentence_encoder(directory)
+    assert encoder(["a b"]).shape == (1, 6)
+    with pytest.raises(
+        ValueError, match=r"text 1 \('a zz'\): got the token 'zz' with the id 9; wanted ids be"
+    ):
+        encoder(["a", "a zz"])
+
+
+def test_where_no_length_is_declared_the_positions_are_the_limit(directory):
+    (directory / "sentence_bert_config.json").unlink()
+    (directory / "tokenizer_config.json").unlink()
+    assert pretrained.load_sentence_encoder(directory).max_length == 8
+    large = dataclasses.replace(CONFIG.model, positions=nn.Learned(700))
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    assert length_of(None, tokenizer, large, directory) == 700
+    assert length_of(None, tokenizer, dataclasses.replace(large, positions=nn.Alibi()), directory) == 512
+
+
+MODES = ("mean", "first", "last", "max", "weighted_mean", "mean_sqrt_len")
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 3), st.permutations(MODES))
+def test_poolings_are_those_of_each_text_alone(lengths, skipped, modes):
+    T, D = max(lengths), 3
+    x = np.random.default_rng(sum(lengths)).normal(size=(len(lengths), T, D)).astype(np.float32)
+    counted = (np.arange(T) < np.array(lengths)[:, None]) & (np.arange(T) >= skipped)
+    got = np.asarray(pooled(x, modes, counted))
+    for row, keep, found in zip(x, counted, got, strict=True):
+        if not keep.any():
+            continue
+        y, weights = row[keep], 1 + np.flatnonzero(keep)
+        wanted = {"mean": y.mean(0), "first": y[0], "last": y[-1], "max": y.max(0)}
+        wanted["weighted_mean"] = (y * weights[:, None]).sum(0) / weights.sum()
+        wanted["mean_sqrt_len"] = y.sum(0) / np.sqrt(len(y))
+        np.testing.assert_allclose(found, np.concatenate([wanted[m] for m in modes]), rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_pooling(directory):
+    encoder = pretrained.load_sentence_encoder(directory)
+    with pytest.raises(ValueError, match="got pooling='median'; wanted one of"):
+        dataclasses.replace(encoder, pooling="median")

@@ -89,3 +89,19 @@ def test_texts_that_fill_their_batch_are_not_padded(length):
     BatchRunner(TOKENIZER, length)([" ".join("a" * length)] * 32, 32, run)
     ((tokens, _, valid),) = seen
     assert tokens.size == 32 * length and valid is None and tokens.shape[1] * length <= 1024
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=9), max_size=6), st.integers(1, 5))
+def test_ids_that_a_model_has_not_are_refused_where_a_text_gives_them(words, V):
+    """Whatever else the tokenizer has; after the cut, since a token that is cut off is not read."""
+    given = [" ".join(word) for word in words]
+    runner = BatchRunner(TOKENIZER, 4, side="left", vocab_size=V)
+    run = lambda *batch: np.zeros(batch[0].shape[:2])
+    ids = [["?abc".index(c) for c in word[-4:]] for word in words]
+    wrong = [(i, x) for i, row in enumerate(ids) for x in row if x >= V]
+    if not wrong:
+        assert [found.ids for found, _ in runner(given, 3, run)] == ids
+        return
+    (i, x), *_ = wrong
+    with pytest.raises(ValueError, match=f"text {i} .*got the token '{'?abc'[x]}' with the id {x}; wanted"):
+        runner(given, 3, run)

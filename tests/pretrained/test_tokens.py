@@ -4,9 +4,9 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from tfm_jax.pretrained.special import declared
+from tfm_jax.pretrained.special import class_beside, declared
 from tfm_jax.pretrained.tokens import read_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "é", "e"]
@@ -42,6 +42,17 @@ def test_a_vocabulary_without_its_special_tokens(tmp_path):
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["BertJapaneseTokenizer", "BertweetTokenizer", "RobertaTokenizer"])
+def test_words_of_a_class_that_cuts_them_otherwise(tmp_path, kind):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    message = f"vocab.txt is of a tokenizer of class {kind[:-9]}; known is Bert: name BertTokenizer"
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DistilBertTokenizerFast"}')
+    assert read_tokenizer(tmp_path).encode("the").ids == [2, 5, 3]
+
+
 def test_nothing_is_no_tokenizer(tmp_path):
     assert read_tokenizer(tmp_path) is None
 
@@ -50,9 +61,9 @@ def test_special_tokens_are_texts_or_objects(tmp_path):
     words = ["<pad>", "[UNK]", "<begin>", "[SEP]", "[MASK]", "the"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     (tmp_path / "special_tokens_map.json").write_text(
-        json.dumps({"pad_token": "<pad>", "cls_token": "[CLS]"})
+        json.dumps({"pad_token": "<pad>", "cls_token": {"content": "<begin>", "lstrip": False}})
     )
-    more = {"cls_token": {"content": "<begin>", "lstrip": False, "special": True}}
+    more = {"cls_token": "[CLS]"}  # transformers reads the older file last
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(more))
     assert read_tokenizer(tmp_path).encode("the").tokens == ["<begin>", "the", "[SEP]"]
 
@@ -129,7 +140,7 @@ def test_byte_pairs(tmp_path):
         assert found.decode(found.encode(text).ids) == text
     assert found.encode("a<|endoftext|>").ids[-1] == 0
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="of class None; known are Bart, GPT2, Qwen2, Roberta"):
+    with pytest.raises(ValueError, match="of class None; known are Bart, GPT2, GPTNeoX, Qwen2, Roberta"):
         read_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert read_tokenizer(tmp_path).encode("dogs").ids == trained.encode("dogs").ids
@@ -187,7 +198,11 @@ def test_null_says_nothing(tmp_path):
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(said))
     nulls = {"added_tokens_decoder": None, "do_lower_case": None, "unk_token": None, "eos_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls))
-    assert declared(tmp_path) == {"bos_token": "<s>", "extra_ids": 3, "eos_token": "</s>"}
+    wanted = {"bos_token": "<s>", "unk_token": "<u>", "extra_ids": 3, "eos_token": "</s>"}
+    assert declared(tmp_path) == wanted
+    # Where tokenizer_config.json lists the added tokens, it is all that is read.
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls | {"added_tokens_decoder": {}}))
+    assert declared(tmp_path) == {"added_tokens_decoder": {}, "eos_token": "</s>"}
 
 
 def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
@@ -205,6 +220,131 @@ def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):
     found = read_tokenizer(tmp_path)
     assert found.encode("<|im_start|>a<think>").ids == [n + 1, *trained.encode("a").ids, n]
     assert found.decode([n + 1, n]) == "<think>"
+
+
+def of_words(directory, **said):
+    """A cased tokenizer.json of BERT, and settings beside it."""
+    words = [*WORDS, "The", "É"]
+    it = tokenizers.Tokenizer(models.WordPiece({x: i for i, x in enumerate(words)}, unk_token="[UNK]"))
+    it.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    it.add_special_tokens(WORDS[:5])
+    it.save(str(directory / "tokenizer.json"))
+    if said:
+        (directory / "tokenizer_config.json").write_text(json.dumps(said))
+    return len(words)
+
+
+def test_settings_beside_a_tokenizer_json_count(tmp_path):
+    of_bert = {"tokenizer_class": "BertTokenizerFast"}
+    n = of_words(tmp_path)
+    assert read_tokenizer(tmp_path).encode("The É").tokens == ["The", "É"]  # the file alone
+    for said, wanted in [
+        ({"do_lower_case": False}, ["[CLS]", "The", "É", "[SEP]"]),
+        ({}, ["[CLS]", "the", "e", "[SEP]"]),
+        ({"strip_accents": False}, ["[CLS]", "the", "é", "[SEP]"]),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}, ["The", "É"]),
+        ({"do_lower_case": False, "sep_token": "the"}, ["[CLS]", "The", "É", "the"]),
+    ]:
+        of_words(tmp_path, **of_bert | said)
+        assert read_tokenizer(tmp_path).encode("The É").tokens == wanted, said
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"The É": n}))
+    of_words(tmp_path, **of_bert, pad_token="<pad>", image_token="<image>", do_lower_case=False)
+    found = read_tokenizer(tmp_path)
+    assert found.encode("The É<image><pad>").ids == [2, n, n + 2, n + 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"split_special_tokens": True}, "got split_special_tokens=True, which is not supported"),
+        (
+            {"sp_model_kwargs": {"alpha": 1}, "tokenizer_class": "MarianTokenizer"},
+            "got sp_model_kwargs=.*not supported. Take it out",
+        ),
+        ({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, "got fast_tokenizer_files="),
+        (
+            {"tokenizer_class": "MPNetTokenizer", "do_lower_case": True},
+            "class MPNet, and .*do_lower_case=T",
+        ),
+        ({"truncation_side": "middle"}, "truncation_side='middle', wanted 'left' or 'right'"),
+        ({"extra_special_tokens": [3]}, "extra_special_tokens=.*, wanted a list of tokens"),
+        ({"model_input_names": "ids"}, "model_input_names='ids', wanted a list of texts"),
+        (
+            {"added_tokens_decoder": {"90": {"content": "x"}}},
+            "the token 'x' of .* has the id 90, and would",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_followed_is_refused(tmp_path, said, message):
+    of_words(tmp_path, **said)
+    with pytest.raises(ValueError, match=message) as error:
+        read_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_class_that_is_not_known_takes_the_file_as_it_is_where_the_settings_agree(tmp_path):
+    of_words(tmp_path, tokenizer_class="MPNetTokenizer", add_prefix_space=False)
+    assert read_tokenizer(tmp_path).encode("The").tokens == ["The"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "wanted"),
+    [
+        ("bert", {}, "Bert"),
+        ("bert", {"tokenizer_class": "XLMRobertaTokenizer"}, "XLMRoberta"),
+        ("bert", {"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ("qwen2", {"tokenizer_class": "LlamaTokenizerFast"}, "Qwen2"),
+        ("mistral", {"tokenizer_class": "LlamaTokenizer"}, None),
+        ("llama", {}, None),
+        ("llama", {"tokenizer_class": "LlamaTokenizer"}, "Llama"),
+        ("bloom", {"tokenizer_class": "BloomTokenizerFast"}, None),
+        (None, {"tokenizer_class": "T5TokenizerFast"}, "T5"),
+    ],
+)
+def test_the_class_that_rebuilds_a_file(tmp_path, model_type, said, wanted):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    assert class_beside(tmp_path, said, False) == wanted
+    assert class_beside(tmp_path, said, True) == (None if wanted == "Llama" else wanted)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert model_type == "qwen2" or class_beside(tmp_path, {}, False) is None
+
+
+def test_spaces_before_marks_in_what_is_decoded(tmp_path):
+    n = of_words(tmp_path, tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=True)
+    with pytest.raises(ValueError, match="clean_up_tokenization_spaces=True, which is not supported beside"):
+        read_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    it = tokenizers.Tokenizer.from_file(str(path))
+    it.add_tokens([" .", " n't"])
+    it.decoder = decoders.Fuse()
+    it.save(str(path))
+    found = read_tokenizer(tmp_path)
+    assert found.decode([5, n, 6, n + 1]) == "the.catn't"
+    found.save(str(path))
+    assert read_tokenizer(tmp_path).to_str() == found.to_str()
+
+
+@pytest.mark.parity
+def test_added_tokens_that_a_vocabulary_lacks_have_the_ids_that_are_declared(tmp_path):
+    """As Qwen2.5 has them: the end token is neither the first nor the last of those that are added."""
+    transformers = pytest.importorskip("transformers")
+    trained = byte_pairs(tmp_path, "Qwen2")
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    del vocabulary["<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(sorted(vocabulary, key=vocabulary.get))}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    n = len(vocabulary)
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>"]
+    added = {str(n + i): {"content": x, "special": i < 3, "normalized": False} for i, x in enumerate(names)}
+    said = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    said |= {"bos_token": None, "unk_token": None, "additional_special_tokens": names[1:3]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said | {"added_tokens_decoder": added}))
+    theirs, ours = transformers.Qwen2Tokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    assert [ours.token_to_id(name) for name in names] == [n, n + 1, n + 2, n + 3]
+    for text in ("the<|im_end|>", "<|im_start|>dog<tool>s<|endoftext|>", *CORPUS[:2]):
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+    assert trained.encode("dogs").tokens == ours.encode("dogs").tokens
 
 
 @pytest.mark.parity

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,9 +12,6 @@ import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import optional
 
 __all__ = ["Convert"]
-
-_BESIDE = ("*.json", "*/config.json", "vocab.txt", "merges.txt", "*.model", "*.spm")
-"""What more a checkpoint says: special tokens, the recipe for vectors of sentences."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +33,7 @@ class Convert:
 
     def use(self) -> int:
         """Gives 0: what cannot be converted raises."""
+        from tfm_jax.pretrained.beside import is_of_tokenizer, unkept, write_files
         from tfm_jax.pretrained.hub import directory_of
 
         pretrained = tfm_jax.pretrained
@@ -43,9 +42,12 @@ class Convert:
             source, self.dtype, allow_pickle=self.allow_pickle, tokenizer=not self.no_tokenizer
         )
         pretrained.save(self.target, params, config, tokenizer)
-        for path in sorted(path for pattern in _BESIDE for path in source.glob(pattern)):
-            copy = self.target / path.relative_to(source)
-            if not copy.exists() and not path.name.endswith(".index.json"):
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, copy)
+        if self.no_tokenizer:
+            write_files(self.target, {x: y for x, y in config.files.items() if is_of_tokenizer(x)})
+        texts, others = unkept(source, config.files)
+        for name in texts:
+            (self.target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, self.target / name)
+        if others:
+            print(f"tfm: not copied, of no known kind: {', '.join(others)}", file=sys.stderr)
         return 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfm_jax.generate.processors import Processor
 from tfm_jax.generate.recipe import Recipe
-from tfm_jax.generate.rows import OnlyBelow, Tokenizer, listed
+from tfm_jax.generate.rows import OnlyBelow, Tokenizer, check_ids, listed
 from tfm_jax.nn.config import Learned
 from tfm_jax.nn.functional import Pure
 from tfm_jax.types import Params
@@ -24,13 +24,6 @@ class InputReader:
     params: Params
     tokenizer: Tokenizer
     recipe: Recipe | None = None
-
-    def __post_init__(self):
-        if self.tokenizer.vocab_size > self._vocab_size:
-            raise ValueError(
-                f"the tokenizer has {self.tokenizer.vocab_size} ids and the model {self._vocab_size}: "
-                "they do not belong together"
-            )
 
     def encode_prompts(self, prompts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
         """The ids that ``write`` begins from: int32 [P] each. Raises as it does."""
@@ -65,7 +58,13 @@ class InputReader:
     def _checked(
         self, texts: Sequence[str], ids: list[np.ndarray], reach: int | None, limit: str
     ) -> list[np.ndarray]:
-        """Raises for what is longer than this."""
+        """Raises for what is longer than this, and for ids that the model has not."""
+        V = self._vocab_size
+        check_ids(texts, ids, V, lambda i: self.tokenizer.decode([i]))
+        if not (start := self.own_recipe.start or 0) < V:
+            raise ValueError(
+                f"the output begins with the id {start}; wanted one below {V}, the model's tokens"
+            )
         for text, x in zip(texts, ids, strict=True):
             if reach is not None and len(x) > reach:
                 what = f"{text[:30]!r}{'...' * (len(text) > 30)} is {len(x)} tokens long"

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import jax
@@ -16,7 +16,7 @@ from tfm_jax.generate.processors import Context
 from tfm_jax.ops import sampling
 from tfm_jax.types import Array
 
-__all__ = ["Batch", "OnlyBelow", "Row", "Tokenizer", "batches", "compiling", "listed", "stops"]
+__all__ = ["Batch", "OnlyBelow", "Row", "Tokenizer", "batches", "check_ids", "compiling", "listed", "stops"]
 
 SHORTEST = 16
 """Tokens in the smallest bucket of lengths; the others are the powers of two."""
@@ -34,6 +34,30 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def check_ids(
+    texts: Sequence[object],
+    ids: Sequence[Sequence[int] | np.ndarray],
+    V: int,
+    token_of: Callable[[int], object],
+) -> None:
+    """Raises a ValueError for the first text with an id that a model of V tokens has no vector for.
+
+    Args:
+      texts: for the message.
+      ids: of each.
+      V: the model's vocabulary.
+      token_of: the token of an id.
+    """
+    for i, (text, row) in enumerate(zip(texts, ids, strict=True)):
+        if wrong := [int(x) for x in row if x >= V]:
+            shown = repr(text)[:40]
+            raise ValueError(
+                f"text {i} ({shown}): got the token {token_of(wrong[0])!r} with the id {wrong[0]}; wanted "
+                f"ids below {V}, those that the model has. Take the token out of the text, or use the "
+                "tokenizer that the model was trained with"
+            )
 
 
 class Batch(NamedTuple):

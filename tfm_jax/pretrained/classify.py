@@ -18,7 +18,7 @@ from tfm_jax.pretrained.config import Settings
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
-from tfm_jax.pretrained.special import declared
+from tfm_jax.pretrained.special import declared, truncation_side
 from tfm_jax.pretrained.texts import BatchRunner, Text, length_of, on_all_of, over_slices, tokenizer_in
 from tfm_jax.types import Array, Params
 
@@ -68,6 +68,8 @@ class TextClassifier:
         numbers that are no probabilities (regression).
       max_length: in tokens, to which texts are cut.
       mesh: whose devices share each batch, where the parameters are on all of them; None is one device.
+      truncation_side: from which a longer text is cut: ``"right"`` or ``"left"``.
+      reads_types: whether the model reads which of a pair a token is of, if it can.
     """
 
     model: Pure
@@ -77,21 +79,25 @@ class TextClassifier:
     scoring: Scoring = "softmax"
     max_length: int = 512
     mesh: Mesh | None = None
+    truncation_side: str = "right"
+    reads_types: bool = True
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
-        return BatchRunner(self.tokenizer, self.max_length, self.mesh)
+        V = self.params["encoder"]["embedding"]["table"].shape[0]
+        side = self.truncation_side
+        return BatchRunner(self.tokenizer, self.max_length, self.mesh, side=side, vocab_size=V)
 
     @functools.cached_property
     def _run(self):
-        typed = "token_types" in self.params["encoder"]["embedding"]
+        typed = self.reads_types and "token_types" in self.params["encoder"]["embedding"]
         run = functools.partial(_scores, self.model, _SCORING[self.scoring], typed)
         return functools.partial(jax.jit(functools.partial(over_slices, run)), self.params)
 
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
         """The label of each text, or pair of texts, in their order.
 
-        One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        One text that is no list, a ``batch_size`` below 1, and an unknown token are a ValueError.
         """
         found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
@@ -103,7 +109,7 @@ class TokenClassifier(TextClassifier):
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
         """The labels of each text's tokens, without the special ones such as [CLS], in their order.
 
-        One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        One text that is no list, a ``batch_size`` below 1, and an unknown token are a ValueError.
         """
         found = self._in_batches(texts, batch_size, self._run)
         return [
@@ -165,6 +171,7 @@ def load_text_classifier(
             "BertForSequenceClassification or BertForTokenClassification"
         )
     tokenizer = tokenizer_in(directory, tokenizer)
+    said = declared(directory)
     of_tokens = config.architecture.endswith("ForTokenClassification")
     kind = TokenClassifier if of_tokens else TextClassifier
     return kind(
@@ -173,8 +180,10 @@ def load_text_classifier(
         tokenizer,
         labels_of(config.settings),
         scoring="softmax" if of_tokens else _scoring(config.settings),
-        max_length=length_of(declared(directory).get("model_max_length"), tokenizer, config.model, directory),
+        max_length=length_of(said.get("model_max_length"), tokenizer, config.model, directory),
         mesh=mesh,
+        truncation_side=truncation_side(directory, said),
+        reads_types="token_type_ids" in said.get("model_input_names", ("token_type_ids",)),
     )
 
 

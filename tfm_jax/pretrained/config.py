@@ -27,12 +27,16 @@ class Config:
         ids of special tokens, and writes the rest from ``model``. Of a classifier ``id2label`` (or
         ``num_labels``) says how many classes there are.
       generation: their ``generation_config.json``, kept as it is.
+      files: others of the checkpoint, by their paths: a tokenizer's, chat templates, the modules of a
+        sentence model, a processor's settings. ``save`` writes them; configs that differ in them alone are
+        equal.
     """
 
     architecture: str
     model: nn.Config
     settings: Settings = dataclasses.field(default_factory=dict)
     generation: Settings = dataclasses.field(default_factory=dict)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
 class Architecture(NamedTuple):

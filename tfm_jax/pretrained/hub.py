@@ -10,7 +10,8 @@ from tfm_jax.hub import HubUnavailableError, why_unreachable
 
 __all__ = ["HubUnavailableError", "directory_of"]
 
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*/config.json"]
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja", "*/config.json"]
+_FILES += ["[0-9]_*/pytorch_model.bin"]  # a layer behind an encoder, read only where it is allowed
 _PICKLES = ["*.bin"]
 _LEGACY = ["*.msgpack"]
 """What is fetched where there is no safetensors file."""

@@ -12,6 +12,7 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
+from tfm_jax.pretrained.beside import read_files
 from tfm_jax.pretrained.config import Config, Family
 from tfm_jax.pretrained.families import family_of
 from tfm_jax.pretrained.files import Weights, open_weights, read_json
@@ -76,9 +77,8 @@ def load(
     dtype = _saved_dtype(settings) if dtype is None else dtype
     model_config = dataclasses.replace(family.read_config(settings, directory / "config.json"), dtype=dtype)
     generation = directory / "generation_config.json"
-    config = Config(
-        architecture, model_config, settings, read_json(generation) if generation.is_file() else {}
-    )
+    generation = read_json(generation) if generation.is_file() else {}
+    config = Config(architecture, model_config, settings, generation, read_files(directory))
     weights = _renamed(open_weights(directory, allow_pickle=allow_pickle), family)
     check_copies(weights, family.copies, directory)
     config, weights = _untied(_without_absent(config, family, weights), family, weights, directory)

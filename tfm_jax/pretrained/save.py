@@ -9,11 +9,13 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
+from tfm_jax.pretrained.beside import is_of_tokenizer, write_files
 from tfm_jax.pretrained.config import Config
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.fill import flat
 from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.names import Tensor
+from tfm_jax.pretrained.save_tokenizer import tokenizer_files
 from tfm_jax.types import Params
 
 __all__ = ["save"]
@@ -32,8 +34,9 @@ def save(
     Args:
       directory: where; it is made, or must be empty.
       params: of the model, float32 or bfloat16; they are saved as they are.
-      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a model of one's own.
-      tokenizer: saved beside it.
+      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a model of one's own. Its
+        ``files`` are saved beside the model, those of the tokenizer where it is still theirs.
+      tokenizer: saved beside it, so that transformers reads the ids that it gives; None saves none.
       max_file_bytes: where the tensors are more, they are split over several files: the weights and one file
         are in memory.
 
@@ -42,12 +45,15 @@ def save(
 
     Raises:
       FileExistsError: for a directory with something in it.
-      ValueError: for an unknown architecture, a model that it cannot express, parameters of another model.
+      ValueError: for an unknown architecture, a model that it cannot express, parameters of another model, a
+        tokenizer that transformers would read otherwise beside that model.
     """
     family = known(config.architecture)
     settings = family.write_config(config)
     shapes = shapes_of(model_of(config, family))
     check_params(params, shapes)
+    files = {name: data for name, data in config.files.items() if not is_of_tokenizer(name)}
+    files |= {} if tokenizer is None else tokenizer_files(tokenizer, config, settings)
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not empty: save to a new directory")
@@ -63,8 +69,7 @@ def save(
     _write_json(directory / "config.json", settings)
     if config.generation:
         _write_json(directory / "generation_config.json", dict(config.generation))
-    if tokenizer is not None:
-        tokenizer.save(str(directory / "tokenizer.json"))
+    write_files(directory, files)
 
 
 def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], limit: int) -> None:

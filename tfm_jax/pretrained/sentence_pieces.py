@@ -1,5 +1,6 @@
 """Models of sentencepiece as tokenizers of the ``tokenizers`` library: T5, Marian, mBART, Llama."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,27 +17,14 @@ from tfm_jax.pretrained.sentence_model import (
     SentenceModel,
     read_sentence_model,
 )
-from tfm_jax.pretrained.special import WITHOUT, read_ids, special_tokens
+from tfm_jax.pretrained.special import WITHOUT, add_declared, read_ids, special_tokens
+from tfm_jax.pretrained.tokenizer_classes import CLASSES, LANGUAGES, SPACE, Vocabulary
 
 __all__ = ["MODELS", "sentence_pieces"]
 
 MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "source.spm")
 """The names of their files."""
 _HIDDEN = "\x00"  # before pieces that no text has: of the target's language alone
-_SPACE = "▁"
-# fmt: off
-_LANGUAGES = (
-    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN",
-    "hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP",
-    "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
-)
-_LANGUAGES_50 = (
-    *_LANGUAGES,
-    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH",
-    "mk_MK", "ml_IN", "mn_MN", "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE",
-    "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK", "xh_ZA", "gl_ES", "sl_SI",
-)
-# fmt: on
 
 
 def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -69,11 +57,25 @@ def sentence_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) 
 
 def _t5(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The pieces, and behind them what stands for gaps, the last one first."""
-    special = special_tokens(said, eos="</s>", unk="<unk>", pad="<pad>")
-    gaps = [f"<extra_id_{i}>" for i in reversed(range(said.get("extra_ids", 100)))]
-    tokenizer = _unigram(model, [*model.pieces, *((gap, 0.0) for gap in gaps)], model.unk)
-    _add(tokenizer, [*special.values(), *gaps])
-    return _around(tokenizer, f"$A {special['eos']}")
+    gaps = reversed(CLASSES["T5"].extra(said))
+    tokens = [*model.pieces, *((gap, 0.0) for gap in gaps)]
+    return _of_class("T5", model, Vocabulary(tokens, unk=model.unk), said)
+
+
+def _of_class(
+    kind: str, model: SentenceModel, vocabulary: Vocabulary, said: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """The tokenizer of a unigram model's pieces, as its class in transformers makes it."""
+    if not model.is_unigram:
+        raise ValueError(f"{model.path} is BPE, wanted unigram")
+    made = CLASSES[kind]
+    special = special_tokens(said, **made.special)
+    tokenizer = made.build(vocabulary._replace(charsmap=model.charsmap or None), said, special)
+    # The mask takes the space before it.
+    tokens = {role: AddedToken(x, lstrip=True) if role == "mask" and x else x for role, x in special.items()}
+    add_declared(tokenizer, model.path.parent, tokens, made.extra(said))
+    made.around(tokenizer, said, special)
+    return tokenizer
 
 
 def _marian(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -94,6 +96,7 @@ def _marian(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokeniz
     tokenizer = _unigram(model, vocabulary, ids[special["unk"]])
     _add(tokenizer, special.values())
     tokenizer.add_tokens([AddedToken(code, normalized=False) for code in codes])
+    add_declared(tokenizer, path.parent, special)
     tokenizer.decoder = decoders.Sequence([decoders.Replace(_HIDDEN, ""), tokenizer.decoder])
     return _around(tokenizer, f"$A {special['eos']}")
 
@@ -105,35 +108,17 @@ def _ids(path: Path) -> dict[str, int]:
     return ids
 
 
-def _mbart(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    tokenizer, special, language = _fairseq(model, _LANGUAGES, said)
-    return _around(tokenizer, f"$A {special['eos']} {language}")
-
-
-def _mbart50(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    tokenizer, special, language = _fairseq(model, _LANGUAGES_50, said)
-    return _around(tokenizer, f"{language} $A {special['eos']}")
-
-
-def _fairseq(
-    model: SentenceModel, languages: Sequence[str], said: Mapping[str, Any]
-) -> tuple[tokenizers.Tokenizer, dict[str, str], str]:
+def _mbart(kind: str, model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Special tokens of its own in the place of the model's first three; languages and the mask behind."""
     if model.kinds[:3] != [UNKNOWN, CONTROL, CONTROL]:
         raise ValueError(
             f"{model.path} begins with {[text for text, _ in model.pieces[:3]]}, wanted an unknown piece and "
             "two that stand around texts, which mBART has its own for"
         )
-    special = special_tokens(said, bos="<s>", pad="<pad>", eos="</s>", unk="<unk>", mask="<mask>")
-    first = [special[role] for role in ("bos", "pad", "eos", "unk")]
-    added = [(token, 0.0) for token in (*languages, special["mask"])]
-    vocabulary = [*((token, 0.0) for token in first), *model.pieces[3:], *added]
-    tokenizer = _unigram(model, vocabulary, 3)
-    _add(tokenizer, [*first, *languages, AddedToken(special["mask"], lstrip=True)])
-    language = said.get("src_lang") or "en_XX"
-    if language not in languages:
-        raise ValueError(f"src_lang={language!r} is not one of {', '.join(languages)}")
-    return tokenizer, special, language
+    special = special_tokens(said, **CLASSES["MBart"].special)
+    first = [(special[role], 0.0) for role in ("bos", "pad", "eos", "unk")]
+    last = [(token, 0.0) for token in (*LANGUAGES[kind], special["mask"])]
+    return _of_class(kind, model, Vocabulary([*first, *model.pieces[3:], *last]), said)
 
 
 def _llama(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -150,14 +135,15 @@ def _llama(model: SentenceModel, said: Mapping[str, Any]) -> tokenizers.Tokenize
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, _merges(model), **options))
     # Of the model's own normalizer transformers takes nothing.
     scheme = _spaces_of_llama(said)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, scheme, split=False)
-    decode = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
+    decode = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence([*decode, *strip])
     own = [(piece, kind) for (piece, _), kind in zip(model.pieces, model.kinds, strict=True)]
     _add(tokenizer, [*special.values(), *(piece for piece, kind in own if kind == CONTROL)])
     whole = [AddedToken(piece, normalized=False) for piece, kind in own if kind == USER_DEFINED]
     tokenizer.add_tokens(whole)
+    add_declared(tokenizer, model.path.parent, special)
     begin = f"{special['bos']} " if said.get("add_bos_token", True) else ""
     end = f" {special['eos']}" if said.get("add_eos_token", False) else ""
     return _around(tokenizer, f"{begin}$A{end}")
@@ -170,7 +156,8 @@ def _spaces_of_llama(said: Mapping[str, Any]) -> str:
     return "always" if said.get("legacy") else "first"
 
 
-_FAMILIES = {"T5": _t5, "Marian": _marian, "MBart": _mbart, "MBart50": _mbart50, "Llama": _llama}
+_FAMILIES = {"T5": _t5, "Marian": _marian, "Llama": _llama}
+_FAMILIES |= {kind: functools.partial(_mbart, kind) for kind in ("MBart", "MBart50")}
 
 
 def _merges(model: SentenceModel) -> list[tuple[str, str]]:
@@ -197,8 +184,8 @@ def _unigram(model: SentenceModel, vocabulary: list[tuple[str, float]], unk: int
     if normal := _normalizers(model):
         tokenizer.normalizer = normalizers.Sequence(normal)
     scheme = "always" if model.add_dummy_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, scheme, split=True)
-    tokenizer.decoder = decoders.Metaspace(_SPACE, scheme, split=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=True)
+    tokenizer.decoder = decoders.Metaspace(SPACE, scheme, split=True)
     return tokenizer
 
 

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
+from tfm_jax.generate.rows import check_ids
 from tfm_jax.ops.platform import current_platform
 from tfm_jax.types import Array, Params
 
@@ -32,16 +33,27 @@ class BatchRunner:
       tokenizer: it is copied: the caller's stays as it is.
       max_length: in tokens.
       mesh: whose devices share each batch; None is one device.
+      side: from which a longer text is cut: "right" or "left".
+      vocab_size: of the model, which ids must be below; None is any.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        max_length: int,
+        mesh: Mesh | None = None,
+        *,
+        side: str = "right",
+        vocab_size: int | None = None,
+    ):
         self.max_length = max_length
+        self.vocab_size = vocab_size
         self.devices = 1 if mesh is None else mesh.size
         self.sharding = None if mesh is None else NamedSharding(mesh, P(None, mesh.axis_names))
         platform = current_platform() if mesh is None else mesh.devices.flat[0].platform
         self.tokens_at_once = _CPU_TOKENS if platform == "cpu" else sys.maxsize
         self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.enable_truncation(max_length)
+        self.tokenizer.enable_truncation(max_length, direction=side)
         self.tokenizer.no_padding()
 
     def __call__(
@@ -59,13 +71,15 @@ class BatchRunner:
           Of each text, in their order, what the tokenizer and what ``run`` made of it.
 
         Raises:
-          ValueError: for one text that is no list, and a ``batch_size`` below 1.
+          ValueError: for one text that is no list, a ``batch_size`` below 1, and an unknown token.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts must be a list of texts, got one text: pass [{texts[:20]!r}]")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         encodings = self.tokenizer.encode_batch(list(texts))
+        if self.vocab_size is not None:
+            check_ids(texts, [x.ids for x in encodings], self.vocab_size, self.tokenizer.id_to_token)
         order = sorted(range(len(encodings)), key=lambda i: -len(encodings[i].ids))
         found: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):
@@ -140,7 +154,7 @@ def length_of(said: Any, tokenizer: tokenizers.Tokenizer, config: nn.Config, dir
 
     Args:
       said: in the files of the checkpoint: its ``max_seq_length`` or ``model_max_length``; 1e30 is no
-        limit, None is 512.
+        limit, None is that of the model's positions, or 512 where they have none.
       tokenizer: whose special tokens are counted.
       config: whose learned positions are a limit too.
       directory: of the checkpoint.
@@ -156,10 +170,11 @@ def length_of(said: Any, tokenizer: tokenizers.Tokenizer, config: nn.Config, dir
     if said is not None and not (whole and said > special):
         raise ValueError(
             f"a text of {directory} may have {said!r} tokens, wanted a whole number, more than the {special} "
-            "special ones: mend max_seq_length, or model_max_length in tokenizer_config.json"
+            "special ones: fix max_seq_length, or model_max_length in tokenizer_config.json"
         )
-    limit = config.positions.max_length if isinstance(config.positions, nn.Learned) else math.inf
-    return int(min(512 if said is None else said, limit))
+    learned = isinstance(config.positions, nn.Learned)
+    limit = config.positions.max_length if learned else math.inf if said is not None else 512
+    return int(min(limit, limit if said is None else said))
 
 
 def tokenizer_in(directory: Path, tokenizer: tokenizers.Tokenizer | None) -> tokenizers.Tokenizer:

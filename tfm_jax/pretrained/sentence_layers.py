@@ -1,0 +1,139 @@
+"""Layers behind an encoder of sentences: pooling, and what sentence-transformers puts after it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from tfm_jax.types import Array
+
+__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "LayerNorm", "pooled", "unit"]
+
+Layer = Callable[[Array], Array]
+
+
+def unit(x: Array) -> Array:
+    """Vectors [B, D] of length 1; those of length 0 stay 0."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dense:
+    """A dense layer of a sentence's vector.
+
+    Equivalent to::
+
+        activation(x @ kernel + bias) + x @ residual        # of those that there are
+
+    Args:
+      kernel: float32 [D, F].
+      bias: float32 [F]; None is none.
+      activation: of an array.
+      residual: float32 [D, F]; None is none.
+    """
+
+    kernel: Array
+    bias: Array | None
+    activation: Layer
+    residual: Array | None = None
+
+    def __call__(self, x: Array) -> Array:
+        """[B, F] of x [B, D]."""
+        out = x @ self.kernel
+        out = self.activation(out if self.bias is None else out + self.bias[None])
+        return out if self.residual is None else out + x @ self.residual
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """A layer norm of a sentence's vector, with ``scale`` and ``bias`` float32 [D]."""
+
+    scale: Array
+    bias: Array
+
+    def __call__(self, x: Array) -> Array:
+        """[B, D] of x [B, D]."""
+        centered = x - x.mean(-1, keepdims=True)
+        normed = centered * jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
+        return normed * self.scale[None] + self.bias[None]
+
+
+ACTIVATIONS: dict[str, Layer] = {
+    "Identity": lambda x: x,
+    "Tanh": jnp.tanh,
+    "ReLU": jax.nn.relu,
+    "ReLU6": jax.nn.relu6,
+    "GELU": lambda x: jax.nn.gelu(x, approximate=False),
+    "Sigmoid": jax.nn.sigmoid,
+    "SiLU": jax.nn.silu,
+    "Mish": jax.nn.mish,
+    "ELU": jax.nn.elu,
+    "LeakyReLU": lambda x: jax.nn.leaky_relu(x, 0.01),
+    "Softplus": jax.nn.softplus,
+    "Hardswish": jax.nn.hard_swish,
+}
+"""By the names of torch's classes, as they are made without arguments."""
+
+
+def _first(x: Array, counted: Array) -> Array:
+    return jnp.take_along_axis(x, counted.argmax(-1)[..., None, None], -2)[..., 0, :]
+
+
+def _last(x: Array, counted: Array) -> Array:
+    index = counted.shape[-1] - 1 - jnp.flip(counted, -1).argmax(-1)
+    last = jnp.take_along_axis(x, index[..., None, None], -2)[..., 0, :]
+    return jnp.where(counted.any(-1, keepdims=True), last, 0.0)
+
+
+def _max(x: Array, counted: Array) -> Array:
+    largest = jnp.where(counted[..., None], x, -jnp.inf).max(-2)
+    return jnp.where(counted.any(-1, keepdims=True), largest, 0.0)
+
+
+def _mean(x: Array, counted: Array) -> Array:
+    return _sum(x, counted) / jnp.maximum(counted.sum(-1, keepdims=True).astype(x.dtype), 1.0)
+
+
+def _mean_sqrt_len(x: Array, counted: Array) -> Array:
+    return _sum(x, counted) / jnp.sqrt(jnp.maximum(counted.sum(-1, keepdims=True).astype(x.dtype), 1.0))
+
+
+def _weighted_mean(x: Array, counted: Array) -> Array:
+    weights = jnp.where(counted, jnp.arange(1, counted.shape[-1] + 1, dtype=x.dtype)[None], 0.0)
+    return _sum(x * weights[..., None], counted) / jnp.maximum(weights.sum(-1, keepdims=True), 1.0)
+
+
+def _sum(x: Array, counted: Array) -> Array:
+    return jnp.where(counted[..., None], x, 0.0).sum(-2)
+
+
+POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
+    "first": _first,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len": _mean_sqrt_len,
+    "weighted_mean": _weighted_mean,
+    "last": _last,
+}
+"""What each makes of vectors [B, T, D], and of which positions count, bool [B, T]."""
+
+
+def pooled(x: Array, modes: Sequence[str], counted: Array) -> Array:
+    """A vector for each sequence, of one pooling or of several side by side.
+
+    Equivalent to::
+
+        x[counted].mean(0)        # of one sequence, for "mean"; "max": x[counted].max(0); "first", "last"
+        (x * w)[counted].sum(0) / w[counted].sum(0)      # "weighted_mean", with w = 1 + arange(T)
+        x[counted].sum(0) / sqrt(counted.sum())          # "mean_sqrt_len"
+
+    Args:
+      x: float32 [B, T, D]; the sequences begin at position 0.
+      modes: names of ``POOLINGS``.
+      counted: bool [B, T].
+
+    Returns:
+      [B, D * len(modes)]; 0 where no position counts, and for "first" that of position 0.
+    """
+    return jnp.concatenate([POOLINGS[mode](x, counted) for mode in modes], -1)
