@@ -16,6 +16,7 @@ from tfm_jax.data._open import line_error, open_text
 __all__ = ["Json", "as_arrow"]
 
 _BATCH = 1000
+_DEPTH = 32
 _MIXED = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 
 
@@ -38,7 +39,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 @dataclasses.dataclass(frozen=True)
 class Json:
-    """Rows of JSON. Values keep their kind: a column of several kinds is ``datasets.Json()``.
+    """Rows of JSON. Values keep their kind: a column of several kinds is ``datasets.Json()``, whose decoder
+    rounds fractions to 15 digits.
 
     Args:
         encoding: of the file.
@@ -56,9 +58,8 @@ class Json:
                     types[name] = _wider(types.get(name, pa.null()), [row.get(name) for row in batch])
         found = datasets.Features()
         for name, type in types.items():
-            plain = type is not None and not _has_empty_object(type)
-            one = datasets.Features.from_arrow_schema(pa.schema({name: type})) if plain else {}
-            found[name] = one.get(name, datasets.Json())
+            plain = _is_plain(type) and datasets.Features.from_arrow_schema(pa.schema({name: type}))
+            found[name] = plain[name] if plain else datasets.Json()
         return found
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
@@ -72,7 +73,7 @@ class Json:
                 try:
                     if start == "[" and not started:
                         raise json.JSONDecodeError("an array", content, 0)
-                    value = _DECODER.decode(content)
+                    value = _DECODER.decode(content.rstrip(_SPACE))
                 except (ValueError, RecursionError) as error:
                     if started or isinstance(error, RecursionError):
                         raise _bad(file, line, error) from error
@@ -89,8 +90,6 @@ class Json:
             line, seen = line + text.count("\n", seen, at), at
             try:
                 value, at = _DECODER.raw_decode(text, at)
-            except json.JSONDecodeError as error:
-                raise _bad(file, error.lineno, error) from error
             except (ValueError, RecursionError) as error:
                 raise _bad(file, line, error) from error
             if not isinstance(value, list):
@@ -132,14 +131,17 @@ def _row(file: Path, line: int, value: Any, surrogates: bool) -> dict[str, Any]:
 
 def _bad(file: Path, line: int, error: Exception) -> ValueError:
     problem = "it is nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", error)
-    column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-    return line_error(file, line, f"JSON parse error: {problem}{column}; correct the line")
+    where = ""
+    if isinstance(error, json.JSONDecodeError):
+        where = f" (column {error.colno})" if error.lineno <= line else f" (in line {error.lineno})"
+    return line_error(file, line, f"JSON parse error in what starts here: {problem}{where}; correct it")
 
 
-def as_arrow(rows: list[dict[str, Any]], features: datasets.Features) -> pa.Table:
+def as_arrow(file: Path, rows: list[dict[str, Any]], features: datasets.Features) -> pa.Table:
     """Rows as a table: a column of several kinds holds the JSON of each value.
 
     Args:
+        file: where the rows are from.
         rows: of any reader; a missing key is nothing.
         features: the columns.
 
@@ -150,7 +152,7 @@ def as_arrow(rows: list[dict[str, Any]], features: datasets.Features) -> pa.Tabl
         if isinstance(feature, datasets.Json):
             for row in rows:
                 if row.get(name) is not None:
-                    row[name] = _text(row[name], name)
+                    row[name] = _text(file, name, row[name])
     return pa.Table.from_pylist(rows, schema=features.arrow_schema)
 
 
@@ -165,20 +167,22 @@ def _wider(known: pa.DataType | None, values: list[Any]) -> pa.DataType | None:
         return None
 
 
-def _has_empty_object(type: pa.DataType) -> bool:
-    """Whether an object without keys is in the type: a file of Arrow's cannot hold one."""
+def _is_plain(type: pa.DataType | None, depth: int = _DEPTH) -> bool:
+    """Whether a file of Arrow's holds the type: of one kind, no object without keys in it, not too deep."""
+    if type is None or depth == 0:
+        return False
     if pa.types.is_struct(type):
-        return type.num_fields == 0 or any(_has_empty_object(field.type) for field in type)
-    return pa.types.is_list(type) and _has_empty_object(type.value_type)
+        return type.num_fields > 0 and all(_is_plain(field.type, depth - 1) for field in type)
+    return not pa.types.is_list(type) or _is_plain(type.value_type, depth - 1)
 
 
-def _text(value: Any, column: str) -> str:
+def _text(file: Path, column: str, value: Any) -> str:
     text = json.dumps(value)
     try:
         datasets.Json().decode_example(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"column {column!r}: {value!r:.80} cannot be held beside values of other kinds ({error}); "
-            "write it as a text, or drop it"
+            f"{file}: column {column!r} holds {value!r:.80}, which the data set library cannot hold "
+            f"({error}); write it as a text, or drop it"
         ) from error
     return text

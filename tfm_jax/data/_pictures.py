@@ -83,7 +83,7 @@ class DescribedPictures:
             paths = {name: _path(file, number, row[name]) for name in row if _column(name)}
             if missing := set(paths.values()) - self.everywhere:
                 raise ValueError(
-                    f"{file}, row {number}: there is no picture {min(missing)}; correct the name or drop the row"
+                    f"{file}, row {number}: there is no picture {min(missing)}; correct the name"
                 )
             named.update(paths.values())
             if self.of_split.issuperset(paths.values()):

@@ -189,7 +189,7 @@ def _tables(reader: _Reader, file: Path, features: datasets.Features) -> Iterato
         return
     rows = reader.rows(file)
     while batch := list(islice(rows, _BATCH)):
-        yield as_arrow(batch, features)
+        yield as_arrow(file, batch, features)
 
 
 def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.IterableDataset:

@@ -141,9 +141,9 @@ def _suffixes(files: list[Path]) -> str:
     return ", ".join(sorted({"".join(file.suffixes[-2:]) or file.name for file in files}))
 
 
-def _by_split(files: list[Path], base: Path) -> dict[str, list[str]]:
+def _by_split(files: list[Path], base: Path) -> dict[str, list[Path]]:
     """The files of each split, by the last word in their path that is the name of one."""
-    splits: dict[str, list[str]] = {}
+    splits: dict[str, list[Path]] = {}
     for file in files:
         words = _SPLIT.findall(file.relative_to(base).as_posix().lower())
         split = "train"
@@ -151,5 +151,5 @@ def _by_split(files: list[Path], base: Path) -> dict[str, list[str]]:
             split = next(
                 name for name, word in zip(("train", "validation", "test"), words[-1], strict=True) if word
             )
-        splits.setdefault(split, []).append(str(file))
+        splits.setdefault(split, []).append(file)
     return splits
