@@ -41,8 +41,8 @@ class DataConfig:
     Args:
         source: "names", what things are called in twelve languages, or "places", English names of
             territories, cities and currencies, which need no network; or a file, a directory or a glob of
-            files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub, "owner/name"
-            or "owner/name:configuration".
+            files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub,
+            "owner/name" or "owner/name:configuration".
         text_column: The column of the texts.
         label_column: The column of the labels: class labels, texts or integers. None is "language"
             for names, "continent" for places, else "label".

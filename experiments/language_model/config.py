@@ -38,8 +38,8 @@ class DataConfig:
 
     Args:
         source: "stdlib", the source of the Python that is running, which needs no network; or a file, a
-            directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of the
-            Hugging Face hub, "owner/name" or "owner/name:configuration".
+            directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of
+            the Hugging Face hub, "owner/name" or "owner/name:configuration".
         column: The column that holds the texts.
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training texts.

@@ -40,8 +40,8 @@ class DataConfig:
 
     Args:
         source: "dates", which needs no network; or parallel text: a file, a directory or a glob of files
-            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or a
-            data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
+            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or
+            a data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
         pair: Parallel text from which language into which, such as en-fr. None takes the columns named source
             and target.
         validation: A file of its own for validation. None takes the source's split of that name or, where it
