@@ -28,7 +28,8 @@ STREAM = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stre
 PACKED = st.sampled_from(["", ".gz", ".bz2", ".xz", ".zst"])
 WORDS = st.sampled_from(
     ["NA", "null", "None", "", "nan", "007", "1", "-1.50", "1e5", "True", "2020-01-31",
-     "2020-01-31T10:00:00Z", '"', '""', '"Hello," she said.', " a ", "a\u2028b", "\\t", "x\r", "é", "\ufeff", "\x00"]
+     "2020-01-31T10:00:00Z", '"', '""', '"Hello," she said.', " a ", "a\u2028b", "\\t",
+     "x\r", "é", "\ufeff", "\x00"]
 )  # fmt: skip
 TEXT = st.one_of(WORDS, st.text(max_size=8))
 
