@@ -204,6 +204,7 @@ def test_line_ends():
         ),
         ("json", '{"a\\u0000b": 1}', {}, r"a, line 1: the key 'a\\x00b' holds a NUL"),
         ("csv", "", {}, "a is empty: it has no header line"),
+        ("csv", "\n\n", {}, "a is empty: it has no header line"),
         ("tsv", "\n\n", {}, "a is empty: it has no header line"),
         ("csv", "a;b\n1;2,\n", {}, "line 2: got 2 fields; wanted 1"),
         ("csv", "a", {"separator": "||"}, r"separator: got '\|\|'; wanted one character"),
