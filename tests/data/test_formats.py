@@ -338,6 +338,26 @@ def test_a_stream_reads_no_further_than_it_must(tmp_path):
     )
 
 
+def test_a_missing_key_is_nothing_in_a_stream(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "x", "b": "1"}\n{"a": "y"}\n{"b": "2"}\n')
+    stream = data.load(str(tmp_path / "a.jsonl"), streaming=True)
+    assert list(stream.select_columns(["b"])) == [{"b": "1"}, {"b": None}, {"b": "2"}]
+    with pytest.raises(ValueError, match="row 2: wanted text in column 'a', got nothing"):
+        data.text_pairs(stream, "a-b")
+
+
+def test_a_stream_goes_on_where_it_was(tmp_path):
+    for name, kind in (("a.csv", "csv"), ("a.jsonl", "json")):
+        lines = [json.dumps({"text": str(i)}) if kind == "json" else str(i) for i in range(600)]
+        (tmp_path / name).write_text("\n".join(["text"] * (kind == "csv") + lines))
+        stream = data.load(str(tmp_path / name), streaming=True)
+        for _ in zip(range(300), stream, strict=False):
+            pass
+        again = data.load(str(tmp_path / name), streaming=True)
+        again.load_state_dict(stream.state_dict())
+        assert [row["text"] for row in again] == [str(i) for i in range(300, 600)]
+
+
 def test_a_file_with_the_same_time_and_size_is_read_anew(tmp_path):
     path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     for word in ("one", "two"):

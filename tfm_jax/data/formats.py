@@ -65,7 +65,8 @@ def read_files(
               (RFC 4180); "tsv": columns of literal texts. Blank lines are no rows, except in a tsv of one
               column. The first line names the columns;
             - "json": objects in lines, one after the other, or in one array. A column of several kinds of
-              values keeps them (``datasets.Json``); a missing key is None;
+              values keeps them (``datasets.Json``); a missing key is None (of a stream, those of its first
+              rows are known);
             - "parquet": columns as they are declared;
             - "text": documents in a column "text", in rows of at most 65,536 characters, cut after a line
               where there is one; line ends become "\\n";
@@ -200,7 +201,9 @@ def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None
     """The rows while they are read; a file is a shard, except where each file is one row."""
     shards = {"reader": reader, "files": tuple(files) if isinstance(reader, Pictures) else files}
     if isinstance(reader, Json):  # its types are known after all of it has been read
-        features, examples = None, ExamplesIterable(_keyed_rows, shards)
+        first = (row for file in files for row in reader.rows(file))
+        columns = tuple(dict.fromkeys(name for row in islice(first, _BATCH) for name in row))
+        features, examples = None, ExamplesIterable(_keyed_rows, {"columns": columns, **shards})
     else:
         features = reader.features(files)
         examples = ArrowExamplesIterable(_keyed_tables, {"features": features, **shards})
@@ -208,11 +211,13 @@ def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None
     return datasets.IterableDataset(examples, info=info, split=split)
 
 
-def _keyed_rows(reader: _Reader, files: Sequence[Path]) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+def _keyed_rows(
+    reader: _Reader, files: Sequence[Path], columns: tuple[str, ...]
+) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
     for shard, file in enumerate(files):
         with reading(file):
             for number, row in enumerate(reader.rows(file)):
-                yield (shard, number), row
+                yield (shard, number), {**dict.fromkeys(columns), **row}
 
 
 def _keyed_tables(
