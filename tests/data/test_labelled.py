@@ -119,6 +119,15 @@ def test_classes_are_those_that_occur_as_they_are_written(labels):
     assert [names[i] for i in data.label_numbers(table(written), names)] == written, "from a table of texts"
 
 
+def test_whole_numbers_are_sorted_by_their_value():
+    assert (
+        data.label_names(table([10, 9, -1]))
+        == data.label_names(table(["9", "10", "-1"]))
+        == ["-1", "9", "10"]
+    )
+    assert data.label_names(table(["10", "9", "x"])) == ["10", "9", "x"]
+
+
 def test_stars_are_five_classes_in_every_format(tmp_path):
     stars = [5, 1, 3, 2, 4, 5]
     (tmp_path / "a.csv").write_text("label\n" + "".join(f"{n}\n" for n in stars))
