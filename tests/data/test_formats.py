@@ -170,6 +170,22 @@ def test_encodings(kind, encoding, write):
     assert read(kind, content.encode(write), encoding=encoding, streaming=True) == rows
 
 
+def test_fields_and_lines_of_any_length():
+    text = 'a "quoted" line,\n' * 20_000
+    assert read("csv", csv_of(["a", "b"], [(text, "x")], ",", False)) == [{"a": text, "b": "x"}]
+    assert read("tsv", "a\tb\n" + text.replace("\n", " ") + "\tx") == [
+        {"a": text.replace("\n", " "), "b": "x"}
+    ]
+
+
+def test_a_header_alone_has_no_rows(tmp_path):
+    for name in ("a.csv", "a.tsv"):
+        (tmp_path / name).write_text("text\n")
+        for streaming in (False, True):
+            with pytest.raises(ValueError, match="is empty: it has no rows"):
+                data.load(str(tmp_path / name), streaming=streaming)
+
+
 def test_line_ends():
     for end in ("\n", "\r\n", "\r"):
         assert read("csv", end.join(["a,b", "1,2", "", "3,4"])) == [

@@ -30,8 +30,11 @@ def check_columns(dataset: Dataset, wanted: list[str], how: str) -> None:
         present = list(next(iter(dataset), {}))
     missing = [name for name in wanted if name not in present]
     if missing:
+        inside = next((mark for mark in ";\t|," if len(present) == 1 and mark in present[0]), None)
+        hint = f", or pass the separator of the table: separator={inside!r} (--data.separator {inside!r})"
         raise ValueError(
             f"the data set has no column {_names(missing)}; it has {_names(present)}. Choose with {how}"
+            + hint * (inside is not None)
         )
 
 

@@ -81,14 +81,15 @@ def classification_rows(
             None, as for `label_names`.
         size: height and width that pictures (not arrays) are scaled to. None: they must all have one size.
         channels: of pictures (not arrays): 1 reads all as grey, 3 as RGB. None: as grey where all of them
-            are, else as RGB. Transparency is dropped; palettes and CMYK become RGB.
+            are, else as RGB. Transparency is dropped; palettes and CMYK become RGB. Of a colour with 16 bits
+            Pillow keeps the upper 8; grey with more than 8 is an error.
 
     Returns:
         The rows, held in memory as they came (uint8 or float32).
 
     Raises:
         ValueError: there are no such columns or no rows, images differ in shape, a picture cannot be read or
-            has more than 8 bits a channel, a value is not in its range, or a label is none of the classes;
+            is grey with more than 8 bits, a value is not in its range, or a label is none of the classes;
             names the row.
     """
     check_columns(dataset, [image, label], "image='...' and label='...'")
