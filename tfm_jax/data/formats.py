@@ -165,10 +165,8 @@ def _convert(reader: _Reader, files: list[Path], name: str, cache_dir: str | Non
     features = reader.features(files)
     number, path = tempfile.mkstemp(".arrow", f"{name}-", _directory(cache_dir))
     with os.fdopen(number, "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
-        for file in files:
-            with reading(file):
-                for table in _tables(reader, file, features):
-                    writer.write_table(table)
+        for table in _tables(reader, files, features):
+            writer.write_table(table)
     info = datasets.DatasetInfo(features=features)
     return datasets.Dataset.from_file(path, info=info, split=datasets.NamedSplit(name))
 
@@ -188,13 +186,16 @@ def _remove(directory: str, process: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _tables(reader: _Reader, file: Path, features: datasets.Features) -> Iterator[pa.Table]:
-    if isinstance(reader, _Parquet):
-        yield from reader.tables(file, features)
-        return
-    rows = reader.rows(file)
-    while batch := list(islice(rows, _BATCH)):
-        yield as_arrow(file, batch, features)
+def _tables(reader: _Reader, files: Sequence[Path], features: datasets.Features) -> Iterator[pa.Table]:
+    """The rows of the files in tables; many pictures are one table, of another kind each file has its own."""
+    for group in [files] if isinstance(reader, Pictures) else [[file] for file in files]:
+        if isinstance(reader, _Parquet):
+            yield from reader.tables(group[0], features)
+            continue
+        rows = (row for file in group for row in reader.rows(file))
+        with reading(group[0]):
+            while batch := list(islice(rows, _BATCH)):
+                yield as_arrow(group[0], batch, features)
 
 
 def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.IterableDataset:
@@ -213,20 +214,15 @@ def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None
 
 def _keyed_rows(
     reader: _Reader, files: Sequence[Path], columns: tuple[str, ...]
-) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-    for shard, file in enumerate(files):
-        with reading(file):
-            for number, row in enumerate(reader.rows(file)):
-                yield (shard, number), {**dict.fromkeys(columns), **row}
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = (row for file in files for row in reader.rows(file))
+    yield from ((number, {**dict.fromkeys(columns), **row}) for number, row in enumerate(rows))
 
 
 def _keyed_tables(
     reader: _Reader, files: Sequence[Path], features: datasets.Features
-) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    for shard, file in enumerate(files):
-        with reading(file):
-            for number, table in enumerate(_tables(reader, file, features)):
-                yield (shard, number), table
+) -> Iterator[tuple[int, pa.Table]]:
+    yield from enumerate(_tables(reader, files, features))
 
 
 @dataclasses.dataclass(frozen=True)
