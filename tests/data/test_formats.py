@@ -260,6 +260,16 @@ def test_a_number_that_nothing_holds():
         ValueError, match=r"a: column 'n' holds 1000.*, which the data set library cannot hold"
     ):
         read("json", '{"n": 1' + "0" * 40 + "}")
+    rows = f'{{"n": {2**53 + 1}}}\n' * 1000  # types are found for so many at a time
+    assert read("json", rows + '{"n": 1}')[0] == {"n": 2**53 + 1}
+    assert read("json", f'{{"n": {2**53 + 1}}}\n{{"n": 0.5}}') == [{"n": 2**53 + 1}, {"n": 0.5}]
+    with pytest.raises(
+        ValueError, match=r"a: column 'n' holds fractions and the whole number in 9007199254740993"
+    ):
+        read("json", rows + '{"n": 0.5}\n')
+    with pytest.raises(ValueError, match="a: column 'n' holds fractions"):
+        read("json", rows.replace(": 9", ': [{"m": 9').replace("}", "}]}") + '{"n": [{"m": 0.5}]}\n')
+    assert read("json", '{"n": 1}\n' * 1500 + '{"n": 0.5}\n')[0] == {"n": 1.0}
 
 
 @pytest.mark.parametrize("change", ["cut", "flipped", "other"])

@@ -157,7 +157,24 @@ def as_arrow(file: Path, rows: list[dict[str, Any]], features: datasets.Features
             for row in rows:
                 if row.get(name) is not None:
                     row[name] = _text(file, name, row[name])
+    for name, type in zip(features, features.arrow_schema.types, strict=True):
+        if "double" in str(type) and (
+            bad := next((row for row in rows if _rounded(row.get(name), type)), None)
+        ):
+            raise ValueError(
+                f"{file}: column {name!r} holds fractions and the whole number in {bad[name]!r:.80}, "
+                "which would be rounded; write its numbers as texts"
+            )
     return pa.Table.from_pylist(rows, schema=features.arrow_schema)
+
+
+def _rounded(value: Any, type: pa.DataType) -> bool:
+    """Whether the type would change a whole number in the value: Arrow rounds it without a word."""
+    if pa.types.is_struct(type):
+        return value is not None and any(_rounded(value.get(field.name), field.type) for field in type)
+    if pa.types.is_list(type):
+        return value is not None and any(_rounded(item, type.value_type) for item in value)
+    return pa.types.is_floating(type) and isinstance(value, int) and int(float(value)) != value
 
 
 def _wider(known: pa.DataType | None, values: list[Any]) -> pa.DataType | None:
