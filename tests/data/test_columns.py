@@ -1,3 +1,5 @@
+import re
+
 import datasets
 import pytest
 
@@ -62,6 +64,14 @@ def test_a_stream_whose_columns_nobody_declared():
 def test_what_is_missing_is_named(columns, options, message, stream):
     with pytest.raises(ValueError, match=message):
         data.text_pairs(dataset(columns, stream), **options)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+def test_a_table_with_another_separator_is_named(separator):
+    with pytest.raises(
+        ValueError, match=f"Choose with .*, or pass .*--data.separator {re.escape(repr(separator))}"
+    ):
+        data.texts(dataset({f"text{separator}label": ["a"]}))
 
 
 def test_no_rows():

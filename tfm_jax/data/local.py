@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import datasets
-
+from tfm_jax.data._open import PACKED
 from tfm_jax.data.builtin import SOURCES
+from tfm_jax.data.formats import read_files
 
 __all__ = ["load_local", "looks_local"]
 
@@ -19,9 +19,7 @@ _KINDS = {
     **dict.fromkeys((".txt", ".text"), "text"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"),
 }
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
 _SPLIT = re.compile(r"(?:^|[-._/ ])(?:(train(?:ing)?)|(valid(?:ation)?|val|dev)|(test(?:ing)?))(?=[-._/ ]|$)")
-_TEXT_ROW = 1 << 16  # characters
 
 
 def looks_local(source: str) -> bool:
@@ -50,7 +48,13 @@ def looks_local(source: str) -> bool:
 
 
 def load_local(
-    source: str, split: str | None, *, streaming: bool = False, cache_dir: str | None = None
+    source: str,
+    split: str | None,
+    *,
+    streaming: bool = False,
+    cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> Any:
     """Load files, the files of a directory, or those that a glob finds.
 
@@ -63,7 +67,7 @@ def load_local(
         source: the path; the files may be compressed (.gz, .bz2, .xz, .zst).
         split: the split; None for all of them.
         streaming: read while iterating.
-        cache_dir: where the ``datasets`` library keeps its files; None is its own choice.
+        cache_dir, separator, encoding: as for `formats.read_files`.
 
     Returns:
         What ``datasets.load_dataset`` returns.
@@ -81,28 +85,27 @@ def load_local(
     if len(kinds) != 1 or None in kinds:
         raise ValueError(
             f"{source} holds files of several kinds or of an unknown one: {_suffixes(files)}; wanted one of "
-            f"{', '.join(_KINDS)}, which may be compressed ({', '.join(_PACKED)}). Choose some by a glob, "
+            f"{', '.join(_KINDS)}, which may be compressed ({', '.join(PACKED)}). Choose some by a glob, "
             "such as 'directory/*.jsonl'"
         )
     kind = kinds.pop()
-    options: dict[str, Any] = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
-    if kind == "imagefolder" and path.is_dir():
-        options["data_dir"] = str(base)
-    elif path.is_file():
-        options["data_files"] = str(path)
-    else:
-        options["data_files"] = _by_split(files, base)
-    if kind == "text":
-        options["sample_by"] = "document"
-    if kind == "tsv":
-        kind, options["sep"] = "csv", "\t"
-    try:
-        loaded = datasets.load_dataset(kind, **options)
-    except StopIteration as error:  # what the library says to an empty json file
-        raise ValueError(f"{source} is empty: it has no rows; choose another source") from error
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"{source} cannot be read as {kind}: {error.__cause__ or error}") from error
-    return loaded.map(_cut_documents, batched=True, batch_size=1) if kind == "text" else loaded
+    splits = {"train": files} if path.is_file() else _by_split(files, base)
+    return read_files(
+        kind,
+        splits,
+        split=split,
+        streaming=streaming,
+        cache_dir=cache_dir,
+        separator=separator,
+        encoding=encoding,
+        labels=_labels(files) if kind == "imagefolder" else None,
+    )
+
+
+def _labels(files: list[Path]) -> dict[Path, str] | None:
+    """The directory of each picture, where there are several."""
+    labels = {file: file.parent.name for file in files if _kind(file.name) == "imagefolder"}
+    return labels if len(set(labels.values())) > 1 else None
 
 
 def _find(source: str) -> tuple[Path, Path, list[Path]]:
@@ -131,16 +134,16 @@ def _find(source: str) -> tuple[Path, Path, list[Path]]:
 def _kind(name: str) -> str | None:
     """The kind of a file by its name, such as "json" for "a.jsonl.gz"; None for another file."""
     path = Path(name)
-    return _KINDS.get((path.with_suffix("") if path.suffix in _PACKED else path).suffix.lower())
+    return _KINDS.get((path.with_suffix("") if path.suffix in PACKED else path).suffix.lower())
 
 
 def _suffixes(files: list[Path]) -> str:
     return ", ".join(sorted({"".join(file.suffixes[-2:]) or file.name for file in files}))
 
 
-def _by_split(files: list[Path], base: Path) -> dict[str, list[str]]:
+def _by_split(files: list[Path], base: Path) -> dict[str, list[Path]]:
     """The files of each split, by the last word in their path that is the name of one."""
-    splits: dict[str, list[str]] = {}
+    splits: dict[str, list[Path]] = {}
     for file in files:
         words = _SPLIT.findall(file.relative_to(base).as_posix().lower())
         split = "train"
@@ -148,17 +151,5 @@ def _by_split(files: list[Path], base: Path) -> dict[str, list[str]]:
             split = next(
                 name for name, word in zip(("train", "validation", "test"), words[-1], strict=True) if word
             )
-        splits.setdefault(split, []).append(str(file))
+        splits.setdefault(split, []).append(file)
     return splits
-
-
-def _cut_documents(batch: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Each text in rows of at most _TEXT_ROW characters, cut after a line where there is one."""
-    rows = []
-    for text in batch["text"]:
-        while len(text) > _TEXT_ROW:
-            end = text.rfind("\n", 0, _TEXT_ROW) + 1 or _TEXT_ROW
-            rows.append(text[:end])
-            text = text[end:]
-        rows.append(text)
-    return {"text": rows}

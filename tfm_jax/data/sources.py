@@ -21,6 +21,8 @@ def load(
     columns: Sequence[str] | None = None,
     streaming: bool = False,
     cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Load one split of a data set.
 
@@ -35,10 +37,13 @@ def load(
             as "train[:10%]".
         columns: the wanted columns; the others are dropped. None keeps all.
         streaming: read while iterating instead of loading first.
-        cache_dir: where the ``datasets`` library keeps its files; None is its own choice.
+        cache_dir: where converted files lie while the process runs, and where the ``datasets`` library keeps
+            those of the hub; None is the system's temporary directory, and the library's own choice.
+        separator: one character between the fields of csv (None: a comma) and tsv files (None: a tab).
+        encoding: of json, csv, tsv and text files.
 
     Returns:
-        The data set, at least one row.
+        The data set, at least one row. Columns of csv and tsv files are texts.
 
     Raises:
         FileNotFoundError: the source looks like a path, and nothing is there.
@@ -53,7 +58,7 @@ def load(
         load("wikitext:wikitext-2-raw-v1", "train[:10%]", columns=["text"])
     """
     try:
-        dataset = _open(source, split, streaming, cache_dir)
+        dataset = _open(source, split, streaming, cache_dir=cache_dir, separator=separator, encoding=encoding)
     except ValueError as error:
         if not str(error).startswith(("Unknown split", "Bad split")):
             raise
@@ -72,11 +77,13 @@ def load_splits(
     test: float = 0.1,
     seed: int = 0,
     cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> dict[str, datasets.Dataset]:
     """Load a data set's "train", "validation" and "test"; what it lacks is taken from its "train".
 
     Args:
-        source, columns, cache_dir: as for `load`.
+        source, columns, cache_dir, separator, encoding: as for `load`.
         validation, test: the share of the training rows to take for a split that is missing; 0 takes none.
         seed: decides which rows are taken, see `split_rows`.
 
@@ -86,10 +93,11 @@ def load_splits(
     Raises:
         FileNotFoundError, HubUnavailableError, ValueError: as for `load`; or the source has no "train".
     """
+    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
     if source in SOURCES:
-        found = {name: load(source, name) for name in SOURCES[source][1]}
+        found = {name: load(source, name, **options) for name in SOURCES[source][1]}
     else:
-        found = dict(_open(source, None, False, cache_dir))
+        found = dict(_open(source, None, False, **options))
     if "train" not in found:
         raise ValueError(f"{source!r} has no split 'train', only {', '.join(map(repr, found))}")
     shares = {"validation": validation, "test": test}
@@ -137,12 +145,27 @@ def split_rows(
     return {name: dataset.select(np.sort(rows), keep_in_memory=True) for name, rows in parts if len(rows)}
 
 
-def _open(source: str, split: str | None, streaming: bool, cache_dir: str | None) -> Any:
+def _open(
+    source: str,
+    split: str | None,
+    streaming: bool,
+    *,
+    cache_dir: str | None,
+    separator: str | None,
+    encoding: str,
+) -> Any:
+    if source not in SOURCES and looks_local(source):
+        return load_local(
+            source, split, streaming=streaming, cache_dir=cache_dir, separator=separator, encoding=encoding
+        )
+    if separator is not None or encoding != "utf-8":
+        raise ValueError(
+            f"{source!r} is no path of files: got separator {separator!r} and encoding {encoding!r}, "
+            "which only files have; leave them out"
+        )
     if source in SOURCES:
         dataset = SOURCES[source][0](split)
         return dataset.to_iterable_dataset() if streaming else dataset
-    if looks_local(source):
-        return load_local(source, split, streaming=streaming, cache_dir=cache_dir)
     name, _, config = source.partition(":")
     return load_hub(name, config or None, split, streaming=streaming, cache_dir=cache_dir)
 
