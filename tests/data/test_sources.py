@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import data
-from tfm_jax.data import local
+from tfm_jax.data import formats, local
 
 ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
 
@@ -85,7 +85,7 @@ def test_the_files_of_a_directory_or_glob_by_split(source, streaming, load, tmp_
         "en-fr.train.jsonl": 3,
         "more_training.jsonl": 4,
         "en-fr.valid.jsonl": 5,
-        "train/test_set.jsonl": 6,
+        "test/train_set.jsonl": 6,
     }
     for name, n in sizes.items():
         write(base / name, ROWS[:n])
@@ -111,7 +111,7 @@ def test_text_files_are_documents_and_long_ones_are_cut_at_lines(load, tmp_path)
 
 def test_a_long_line_is_cut_anyway():
     text = "x" * 200_000
-    rows = local._cut_documents({"text": [text, ""]})["text"]
+    rows = formats._cut_documents({"text": [text, ""]})["text"]
     assert "".join(rows) == text and max(map(len, rows)) == 1 << 16 and rows[-1] == ""
 
 
