@@ -44,11 +44,8 @@ def load_corpus(config: DataConfig) -> Corpus:
     own = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     columns = [config.text_column, config.label]
-    splits = data.load_splits(
-        config.source, validation=shares["validation"], test=shares["test"], columns=columns
-    )
-    # A file of its own is one split, "train", whatever it is for.
-    splits |= {name: data.load(source, "train", columns=columns) for name, source in own.items() if source}
+    splits = data.load_splits(config.source, splits=config.splits, columns=columns, **shares)
+    splits |= {name: data.load_whole(source, columns=columns) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no texts for {' and '.join(sorted(missing))}, and held_out is 0: "

@@ -6,6 +6,7 @@ each, 99.1 % were right, 99.4 % with changed copies (``views``), and 99.0 % with
 """
 
 import dataclasses
+from typing import Literal
 
 from experiments import common
 from experiments.digits.augment import AugmentConfig
@@ -52,6 +53,9 @@ class DataConfig:
         source: "digits", scikit-learn's, which needs no network; or images in MNIST's layout: a parquet
             file, a directory or a glob of them, a directory of pictures with one directory for each class, or
             a data set of the Hugging Face hub such as ylecun/mnist.
+        splits: What decides the split of each file of a directory or a glob: directories named train,
+            validation or test; the names of the files; or none, and all is split at random. None goes by the
+            rule in the README.
         image: The column of the images. Their size and their channels are read from the data.
         label: The column of the labels, integers from 0.
         classes: How many there are; a label beyond them is an error.
@@ -61,6 +65,7 @@ class DataConfig:
     """
 
     source: str = "digits"
+    splits: Literal["directories", "files", "none"] | None = None
     image: str = "image"
     label: str = "label"
     classes: int = 10

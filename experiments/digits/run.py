@@ -159,7 +159,11 @@ def _prepare(config: Config, path: Path) -> _Task:
     common.require("sklearn", "matplotlib")
     of = config.data
     splits = data.load_splits(
-        of.source, columns=[of.image, of.label], validation=of.held_out, test=of.held_out
+        of.source,
+        columns=[of.image, of.label],
+        validation=of.held_out,
+        test=of.held_out,
+        splits=of.splits,
     )
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(

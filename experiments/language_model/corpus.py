@@ -25,9 +25,12 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
         FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
     """
     held_out = 0.0 if config.validation else config.held_out
-    splits = data.load_splits(config.source, columns=[config.column], validation=held_out, test=0.0)
-    if config.validation:  # a file of its own is one split, "train", whatever it is for
-        splits["validation"] = data.load(config.validation, "train", columns=[config.column])
+    columns = [config.column]
+    splits = data.load_splits(
+        config.source, columns=columns, validation=held_out, test=0.0, splits=config.splits
+    )
+    if config.validation:
+        splits["validation"] = data.load_whole(config.validation, columns=columns)
     if "validation" not in splits:
         raise ValueError(
             f"{config.source!r} has no texts for validation, and data.held-out is 0: hold a share out, or "

@@ -212,8 +212,8 @@ def _checked(
     how = "columns=[...]"
     if _is_local(source) and dataset.column_names == ["image"]:
         how += (
-            ". Pictures have a column 'label' where their directories, two or more at one depth, are classes; "
-            "splits='none' (--data.splits none of an experiment) makes classes of those named train or test too"
+            ". Pictures have a column 'label' where their directories are two or more classes, all at one "
+            "depth; splits='none' (--data.splits none of an experiment) makes train and test classes, too"
         )
     check_columns(dataset, list(columns), how)
     return dataset.select_columns(list(columns))
