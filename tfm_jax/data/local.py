@@ -234,11 +234,11 @@ def _by_split(places: Mapping[Path, Place], metadata: list[Path]) -> dict[str, l
 
 
 def _nothing_there(source: str, path: Path) -> str:
-    if glob.has_magic(source) and glob.glob(str(path), recursive=True):
-        return (
-            f"{source!r} finds only directories, or what runs have left; wanted data files. Go on to the files, "
-            f"such as '{source.rstrip('/')}/*.jsonl'"
-        )
+    matches = [] if path.is_dir() else glob.glob(str(path), recursive=True)
+    if left := [match for match in matches if Path(match).is_file()]:
+        return f"{source!r} finds only what runs have left, such as {left[0]!r}; name that to read it"
+    if matches:
+        return f"{source!r} finds only directories; go on to their files, such as '{source}/*.jsonl'"
     what = "no data file in the directory" if path.is_dir() else "no file or directory"
     *first, last = map(repr, SOURCES)
     return (
