@@ -19,7 +19,7 @@ KINDS = {
 """The kind of a file, by its suffix."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of compressed files, after that of their kind."""
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 """Tables of the pictures in their own directory and below it."""
 
 _SPLITS = {
