@@ -240,6 +240,14 @@ def test_links_to_directories_are_followed_and_circles_end(tmp_path):
     assert found(tmp_path / "d", to=tmp_path / "d") == {"train": ["train/b.jsonl"], "test": ["test/a.jsonl"]}
 
 
+@pytest.mark.parametrize("source", ["", "a.jsonl", "*.jsonl"])
+def test_a_link_that_leads_nowhere_is_an_error(source, tmp_path):
+    write(tmp_path / "b.jsonl")
+    (tmp_path / "a.jsonl").symlink_to("gone.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"/a\.jsonl is a link to gone\.jsonl, and nothing is there"):
+        local.find_files(str(tmp_path / source))
+
+
 def test_only_files_called_readme_or_license_are_left_out(tmp_path):
     for name in (
         "README.txt",

@@ -1,5 +1,6 @@
 """What the names of files and directories declare: the kind of a file, its split, the class of a picture."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -66,7 +67,7 @@ def kind_of(name: str) -> str | None:
     Returns:
         A value of `KINDS`; None for another file.
     """
-    return KINDS.get(_unpacked(name).suffix.lower())
+    return KINDS.get(os.path.splitext(_unpacked(name))[1].lower())
 
 
 def assign_splits(
@@ -196,7 +197,8 @@ def _by_directories(file: PurePath) -> Place:
 
 
 def _by_name(file: PurePath) -> Place:
-    words = re.findall(r"[^\W\d_]+", _SHARD.sub("", _unpacked(file.name).stem))
+    stem, _ = os.path.splitext(_unpacked(file.name))
+    words = re.findall(r"[^\W\d_]+", _SHARD.sub("", stem))
     found = {split for word in (words[:1] + words[-1:]) if (split := _split(word))}
     if len(found) > 1:
         raise ValueError(
@@ -211,9 +213,9 @@ def _split(name: str) -> str | None:
     return _SPLITS.get(name.lower())
 
 
-def _unpacked(name: str) -> PurePath:
-    path = PurePath(name)
-    return path.with_suffix("") if path.suffix.lower() in PACKED else path
+def _unpacked(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in PACKED else name
 
 
 def _listed(names: Collection[str]) -> str:

@@ -4,7 +4,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -135,28 +135,10 @@ def find_files(source: str, splits: SplitsBy | None = None) -> Found:
         FileNotFoundError, ValueError: as `load_local`.
     """
     check_splits(splits)
-    path = Path(source).expanduser()
-    if path.is_file():
-        base, files, splits = path.parent, [path], splits or "none"
-    elif path.is_dir():
-        base, files = path, list(_walk(path))
-    else:
-        base, files = _matches(path)
-    if not files:
-        raise FileNotFoundError(_nothing_there(source, path))
-    kinds = {kind_of(file.name) for file in files}
-    metadata = []
-    if "imagefolder" in kinds:  # the labels may be in a table of their own
-        metadata = [file for file in files if file.name in METADATA]
-        files = [file for file in files if file.name not in METADATA]
-        kinds = {kind_of(file.name) for file in files}
-    kind = kinds.pop()
-    if kinds or kind is None:
-        raise ValueError(
-            f"{source} holds files of several kinds or of an unknown one: {_suffixes(files)}; wanted one of "
-            f"{', '.join(KINDS)}, which may be compressed ({', '.join(PACKED)}). Choose some by a glob, "
-            "such as 'directory/*.jsonl'"
-        )
+    base, files = _search(source)
+    kind, files, metadata = _one_kind(source, files)
+    if splits is None and Path(source).expanduser().is_file():
+        splits = "none"
     pictures = kind == "imagefolder"
     relative = {PurePath(os.path.relpath(file, base)): file for file in files}
     try:
@@ -171,6 +153,37 @@ def find_files(source: str, splits: SplitsBy | None = None) -> Found:
     )
 
 
+def _search(source: str) -> tuple[Path, list[Path]]:
+    """The directory that the splits of the files are relative to, and the files, in order."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        base, files = path.parent, [path]
+    elif path.is_dir():
+        base, files = path, list(_walk(path))
+    else:
+        base, files = _matches(path)
+    if not files:
+        raise FileNotFoundError(_nothing_there(source, path))
+    return base, files
+
+
+def _one_kind(source: str, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
+    """The kind of the files, those that are of it, and the metadata of pictures."""
+    kinds = {file: kind_of(file.name) for file in files}
+    metadata = []
+    if "imagefolder" in kinds.values():
+        metadata = [file for file in files if file.name in METADATA]
+        kinds = {file: kind for file, kind in kinds.items() if file.name not in METADATA}
+    kind, *others = set(kinds.values())
+    if others or kind is None:
+        raise ValueError(
+            f"{source} holds files of several kinds or of an unknown one: {_suffixes(kinds)}; wanted one of "
+            f"{', '.join(KINDS)}, which may be compressed ({', '.join(PACKED)}). Choose some by a glob, "
+            "such as 'directory/*.jsonl'"
+        )
+    return kind, list(kinds), metadata
+
+
 def _walk(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """The data files of a directory, in order; links to directories are followed, but not in circles."""
     real = os.path.realpath(directory)
@@ -182,15 +195,26 @@ def _walk(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             continue
         if path.is_dir():
             yield from _walk(path, (*above, real))
-        elif path.is_file() and kind_of(path.name) and not re.match(r"(README|LICENSE)\b", path.name):
+        elif kind_of(path.name) and not re.match(r"(README|LICENSE)\b", path.name) and _is_file(path):
             yield path
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; that a link leads nowhere is an error, as its data would be missed."""
+    if path.is_file():
+        return True
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{path} is a link to {os.readlink(path)}, and nothing is there; restore that, or remove the link"
+        )
+    return False
 
 
 def _matches(path: Path) -> tuple[Path, list[Path]]:
     """The directory that a glob names before its first wildcard, and the files that it finds, in order."""
     base = next(parent for parent in path.parents if parent.exists() or not glob.has_magic(str(parent)))
     pattern = os.path.join(glob.escape(str(base)), path.relative_to(base))
-    found = [Path(name) for name in sorted(set(glob.glob(pattern, recursive=True))) if Path(name).is_file()]
+    found = [Path(name) for name in sorted(set(glob.glob(pattern, recursive=True))) if _is_file(Path(name))]
     if glob.has_magic(path.name):
         found = [file for file in found if not _left_by_a_run(file, base)]
     return base, found
@@ -247,5 +271,5 @@ def _nothing_there(source: str, path: Path) -> str:
     )
 
 
-def _suffixes(files: list[Path]) -> str:
+def _suffixes(files: Iterable[Path]) -> str:
     return ", ".join(sorted({"".join(file.suffixes[-2:]) or file.name for file in files}))
