@@ -205,7 +205,7 @@ def test_metadata_above_the_splits_is_in_each_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a[1].jsonl", "[ab]", "a*b.jsonl", "wh?t", "a::b.jsonl", "c::d", "x:", "http:"]
+    "name", ["a[1].jsonl", "[ab]", "a*b.jsonl", "wh?t", "a::b.jsonl", "c::d", "x:", "http:", "~a"]
 )
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 def test_a_path_that_is_there_is_taken_literally(name, streaming, load, tmp_path, monkeypatch):
@@ -293,7 +293,7 @@ def test_what_runs_have_left_in_a_source_is_not_data(tmp_path, monkeypatch):
         local.find_files("z/*.jsonl")
 
 
-@pytest.mark.parametrize("config", ["", "{", "[1]", '{"model": 1, "data": 2}', "\0"])
+@pytest.mark.parametrize("config", ["", "{", "[1]", '{"model": 1, "data": 2}', "\0", "[" * 100_000])
 def test_a_config_of_something_else_makes_no_run(config, tmp_path):
     write_run(tmp_path / "x")
     (tmp_path / "x" / "config.json").write_text(config)

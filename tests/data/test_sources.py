@@ -183,6 +183,7 @@ def test_mnists_layout_in_parquet(load, tmp_path):
         "no/where/at-all",
         "nowhere/*.csv",
         "~/nowhere-at-all",
+        "~nobody-at-all/x",
         "no/",
     ],
 )

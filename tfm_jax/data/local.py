@@ -135,9 +135,12 @@ def find_files(source: str, splits: SplitsBy | None = None) -> Found:
         FileNotFoundError, ValueError: as `load_local`.
     """
     check_splits(splits)
-    base, files = _search(source)
+    path = _path(source)
+    base, files = _search(path)
+    if not files:
+        raise FileNotFoundError(_nothing_there(source, path))
     kind, files, metadata = _one_kind(source, files)
-    if splits is None and Path(source).expanduser().is_file():
+    if splits is None and path.is_file():
         splits = "none"
     pictures = kind == "imagefolder"
     relative = {PurePath(os.path.relpath(file, base)): file for file in files}
@@ -153,18 +156,24 @@ def find_files(source: str, splits: SplitsBy | None = None) -> Found:
     )
 
 
-def _search(source: str) -> tuple[Path, list[Path]]:
+def _path(source: str) -> Path:
+    """A path that is there as it is written; another one from the user's home where it begins with "~"."""
+    path = Path(source)
+    if path.exists():
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody has this name
+        return path
+
+
+def _search(path: Path) -> tuple[Path, list[Path]]:
     """The directory that the splits of the files are relative to, and the files, in order."""
-    path = Path(source).expanduser()
     if path.is_file():
-        base, files = path.parent, [path]
-    elif path.is_dir():
-        base, files = path, list(_walk(path))
-    else:
-        base, files = _matches(path)
-    if not files:
-        raise FileNotFoundError(_nothing_there(source, path))
-    return base, files
+        return path.parent, [path]
+    if path.is_dir():
+        return path, list(_walk(path))
+    return _matches(path)
 
 
 def _one_kind(source: str, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
@@ -237,7 +246,7 @@ def _is_run(directory: Path) -> bool:
         if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
             return False
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and config.keys() >= _RUN_CONFIG
 
