@@ -41,18 +41,20 @@ class DataConfig:
     Args:
         source: "names", what things are called in twelve languages, or "places", English names of
             territories, cities and currencies, which need no network; or a file, a directory or a glob of
-            files (jsonl, csv, parquet; also compressed); or a data set of the Hugging Face hub, "owner/name"
+            files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub, "owner/name"
             or "owner/name:configuration".
         splits: What decides the split of each file of a directory or a glob: directories named train,
             validation or test; the names of the files; or none, and all is split at random. None goes by the
             rule in the README.
         text_column: The column of the texts.
-        label_column: The column of the labels: class labels, texts, or integers from 0. None is "language"
+        label_column: The column of the labels: class labels, texts or integers. None is "language"
             for names, "continent" for places, else "label".
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training rows.
         test: A file of its own to test on; None as for validation.
         held_out: A share of the training rows, the same ones every time.
+        separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
+        encoding: Of csv, tsv, json and text files.
         tokenizer: Made from the training texts and saved beside the checkpoints.
         vocab_size: Entries of a bpe tokenizer.
         max_length: In tokens, begin and end counted. Longer texts are cut.
@@ -66,6 +68,8 @@ class DataConfig:
     validation: str | None = None
     test: str | None = None
     held_out: float = 0.1
+    separator: str | None = None
+    encoding: str = "utf-8"
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: int = 8000
     max_length: int = 128

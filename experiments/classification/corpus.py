@@ -44,8 +44,9 @@ def load_corpus(config: DataConfig) -> Corpus:
     own = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     columns = [config.text_column, config.label]
-    splits = data.load_splits(config.source, splits=config.splits, columns=columns, **shares)
-    splits |= {name: data.load_whole(source, columns=columns) for name, source in own.items() if source}
+    options = {"columns": columns, "separator": config.separator, "encoding": config.encoding}
+    splits = data.load_splits(config.source, splits=config.splits, **shares, **options)
+    splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no texts for {' and '.join(sorted(missing))}, and held_out is 0: "

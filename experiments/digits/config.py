@@ -57,9 +57,13 @@ class DataConfig:
             validation or test; the names of the files; or none, and all is split at random. None goes by the
             rule in the README.
         image: The column of the images. Their size and their channels are read from the data.
-        label: The column of the labels, integers from 0.
-        classes: How many there are; a label beyond them is an error.
+        label: The column of the labels: class labels, texts or integers.
+        classes: How many there are, called 0, 1, ... where the data declare no names; a label beyond them is an
+            error. None: those that the data declare, or that occur among the training images.
         size: Height and width that pictures are scaled to. None: they all have one size.
+        channels: 1 reads pictures as grey, 3 as RGB. None: as grey where all training images are, else as RGB.
+        separator: One character between the fields of a metadata.csv or .tsv. None: a comma or a tab.
+        encoding: Of such a file, or of a metadata.jsonl.
         held_out: The share of the training images to take for validation, and to test, where the source has
             no such part; the same ones every time.
     """
@@ -68,8 +72,11 @@ class DataConfig:
     splits: Literal["directories", "files", "none"] | None = None
     image: str = "image"
     label: str = "label"
-    classes: int = 10
+    classes: int | None = None
     size: tuple[int, int] | None = None
+    channels: Literal[1, 3] | None = None
+    separator: str | None = None
+    encoding: str = "utf-8"
     held_out: float = 0.1
 
 

@@ -164,35 +164,44 @@ def _prepare(config: Config, path: Path) -> _Task:
         validation=of.held_out,
         test=of.held_out,
         splits=of.splits,
+        separator=of.separator,
+        encoding=of.encoding,
     )
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{of.source!r} has no images for {' and '.join(sorted(missing))}, and held_out is 0: "
             "hold a share out"
         )
-    rows = {name: _rows(splits[name], config) for name in ("train", "validation")}
+    class_names = data.label_names(splits["train"], of.label, classes=of.classes)
+    rows = {"train": _rows(splits["train"], config, class_names)}
     shape = rows["train"].images.shape[1:]
+    rows["validation"] = _rows(splits["validation"], config, class_names, like=rows["train"])
     encoder = encoder_of(config, shape)
     patches = encoder.patches
-    names = getattr(splits["train"].features[of.label], "names", None)
-    class_names = names if names and len(names) == of.classes else [str(i) for i in range(of.classes)]
     counts = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
     size = lambda sides: " x ".join(map(str, sides))
     print(f"{NAME}: images of {size(shape)}: {counts}; patches of {size(patches.sides)}", flush=True)
     read = reader(path, patches.channels)
     for part in rows.values():
         check_images(encoder, read, part.images.shape[1:])
-    return _Task(rows, splits["test"], class_names, encoder, make_model(encoder, of.classes, read))
+    return _Task(rows, splits["test"], class_names, encoder, make_model(encoder, len(class_names), read))
 
 
-def _rows(dataset: datasets.Dataset, config: Config) -> data.ImageRows:
+def _rows(
+    dataset: datasets.Dataset, config: Config, class_names: list[str], like: data.ImageRows | None = None
+) -> data.ImageRows:
+    """The images; pictures are read with as many channels as those that the model is trained on."""
     of = config.data
-    return data.classification_rows(dataset, image=of.image, label=of.label, classes=of.classes, size=of.size)
+    channels = of.channels if like is None else {1: 1, 3: 3}.get(like.images.shape[-1])
+    return data.classification_rows(
+        dataset, image=of.image, label=of.label, classes=class_names, size=of.size, channels=channels
+    )
 
 
 def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, Any]:
     """Reads the test images, and compares the model with an SVC trained on the same images; the figures."""
-    test, seen = _rows(task.test, config), task.rows["train"]
+    seen = task.rows["train"]
+    test = _rows(task.test, config, task.class_names, like=seen)
     ours = predict(task.model, params, test, config.train.batch_size, config.views)
     n = len(task.class_names)
     matrix = np.bincount(test.labels * n + ours, minlength=n * n).reshape(n, n)

@@ -38,7 +38,7 @@ class DataConfig:
 
     Args:
         source: "stdlib", the source of the Python that is running, which needs no network; or a file, a
-            directory or a glob of files (txt, jsonl, csv, parquet; also compressed); or a data set of the
+            directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of the
             Hugging Face hub, "owner/name" or "owner/name:configuration".
         splits: What decides the split of each file of a directory or a glob: directories named train,
             validation or test; the names of the files; or none, and all is split at random. None goes by the
@@ -47,6 +47,8 @@ class DataConfig:
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training texts.
         held_out: A share of the training texts, the same ones every time.
+        separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
+        encoding: Of csv, tsv, json and text files.
         validation_bytes: At most so many bytes are validated on, of texts drawn at random, always the same.
         tokenizer: A bpe is learned from the training texts and saved beside the checkpoints.
         vocab_size: Entries of a bpe tokenizer.
@@ -61,6 +63,8 @@ class DataConfig:
     column: str = "text"
     validation: str | None = None
     held_out: float = 0.05
+    separator: str | None = None
+    encoding: str = "utf-8"
     validation_bytes: int = 500_000
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocab_size: int = 4096

@@ -25,12 +25,10 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
         FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
     """
     held_out = 0.0 if config.validation else config.held_out
-    columns = [config.column]
-    splits = data.load_splits(
-        config.source, columns=columns, validation=held_out, test=0.0, splits=config.splits
-    )
+    options = {"columns": [config.column], "separator": config.separator, "encoding": config.encoding}
+    splits = data.load_splits(config.source, validation=held_out, test=0.0, splits=config.splits, **options)
     if config.validation:
-        splits["validation"] = data.load_whole(config.validation, columns=columns)
+        splits["validation"] = data.load_whole(config.validation, **options)
     if "validation" not in splits:
         raise ValueError(
             f"{config.source!r} has no texts for validation, and data.held-out is 0: hold a share out, or "

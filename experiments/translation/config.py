@@ -40,7 +40,7 @@ class DataConfig:
 
     Args:
         source: "dates", which needs no network; or parallel text: a file, a directory or a glob of files
-            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, parquet; also compressed), or a
+            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or a
             data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
         splits: What decides the split of each file of a directory or a glob: directories named train,
             validation or test; the names of the files; or none, and all is split at random. None goes by the
@@ -51,6 +51,8 @@ class DataConfig:
             has none, held_out of the training pairs.
         test: A file of its own to test on; None as for validation.
         held_out: A share of the training pairs, the same ones every time.
+        separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
+        encoding: Of csv, tsv, json and text files.
         tokenizer: Made from the training pairs and saved beside the checkpoints; one for both languages.
         vocab_size: Entries of a bpe tokenizer.
         max_length: In tokens. Longer pairs are left out of training and validation; of a longer source in the
@@ -67,6 +69,8 @@ class DataConfig:
     validation: str | None = None
     test: str | None = None
     held_out: float = 0.05
+    separator: str | None = None
+    encoding: str = "utf-8"
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: int = 8000
     max_length: int = 128

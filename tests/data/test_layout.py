@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm_jax.data import layout
+from tfm_jax.data._open import PACKED
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 NAMED = {
@@ -185,7 +186,7 @@ def test_pictures_without_classes(files):
 
 @given(
     st.sampled_from(sorted(layout.KINDS)),
-    st.sampled_from(["", *layout.PACKED]),
+    st.sampled_from(["", *PACKED]),
     st.sampled_from(sorted(STEMS)),
 )
 def test_the_kind_of_a_file_is_that_of_its_suffix(suffix, packed, stem):

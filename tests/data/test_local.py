@@ -1,6 +1,5 @@
 """Finding the files of a path, a directory or a glob, on the disk."""
 
-import gc
 import json
 import os
 from pathlib import Path
@@ -168,7 +167,6 @@ def test_a_single_file_is_train_whatever_its_name_unless_its_name_is_to_decide(l
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_metadata_of_pictures_goes_with_them(name, load, tmp_path):
     for i, picture in enumerate(("train/a.png", "train/deep/b.png", "test/c.png")):
         draw(tmp_path / "p" / picture, i)
@@ -186,22 +184,23 @@ def test_metadata_of_pictures_goes_with_them(name, load, tmp_path):
         loaded = load(tmp_path / "p", split)
         assert [int(label) for label in loaded["label"]] == list(labels.values())
         assert [np.asarray(image)[0, 0] for image in loaded["image"]] == ([0, 1] if split == "train" else [2])
-    gc.collect()  # the library leaves the csv file open
 
 
-def test_metadata_above_the_splits_is_in_each_of_them(tmp_path):
-    for name in ("train/a.png", "test/b.png", "metadata.csv"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert found(tmp_path, to=tmp_path) == {
-        "train": ["train/a.png", "metadata.csv"],
-        "test": ["test/b.png", "metadata.csv"],
+def test_metadata_above_the_splits_is_that_of_each_of_them(load, tmp_path):
+    for i, picture in enumerate(("train/a.png", "test/b.png")):
+        draw(tmp_path / "p" / picture, i)
+    lines = [json.dumps({"file_name": name, "label": name[-5]}) for name in ("test/b.png", "train/a.png")]
+    (tmp_path / "p" / "metadata.jsonl").write_text("\n".join(lines))
+    assert found(tmp_path / "p", to=tmp_path / "p") == {
+        "train": ["train/a.png", "metadata.jsonl"],
+        "test": ["test/b.png"],
     }
-    assert local.find_files(str(tmp_path)).labels is None
-    (tmp_path / "extra").mkdir()
-    (tmp_path / "extra" / "metadata.csv").touch()
+    for split, label in (("train", "a"), ("test", "b")):
+        assert load(tmp_path / "p", split)["label"] == [label]
+    (tmp_path / "p" / "extra").mkdir()
+    (tmp_path / "p" / "extra" / "metadata.csv").touch()
     with pytest.raises(ValueError, match=r"extra/metadata\.csv is a table of pictures, but there are none"):
-        local.find_files(str(tmp_path))
+        local.find_files(str(tmp_path / "p"))
 
 
 @pytest.mark.parametrize(

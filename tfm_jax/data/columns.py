@@ -1,11 +1,12 @@
 """Columns of a data set as texts or pairs of texts: what is missing is one clear error."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import datasets
 
-__all__ = ["check_columns", "column_values", "text_pairs", "texts"]
+__all__ = ["check_columns", "column_values", "sorted_names", "text_pairs", "texts"]
 
 Dataset = datasets.Dataset | datasets.IterableDataset
 
@@ -118,12 +119,37 @@ def text_pairs(
     return tuple(_strings(column_values(dataset, name), name) for name in (source, target))
 
 
+def sorted_names(names: Iterable[str]) -> list[str]:
+    """Names of classes in their order, each once.
+
+    Equivalent to::
+
+        sorted(set(names), key=lambda name: (int(name), name))    # where all are whole numbers
+        sorted(set(names))                                        # else
+
+    Args:
+        names: of classes, as they are written.
+
+    Returns:
+        The names: whole numbers by their value, others by their characters.
+    """
+    found = sorted(set(names))
+    return sorted(found, key=int) if all(map(is_whole_number, found)) else found
+
+
+def is_whole_number(name: str) -> bool:
+    """Whether a name of a class is digits, perhaps with a sign."""
+    return re.fullmatch(r"[+-]?[0-9]{1,1000}", name) is not None
+
+
 def _strings(values: Iterable[Any], column: str) -> list[str]:
     values = list(values)
     for row, value in enumerate(values):
         if not isinstance(value, str):
             got = "nothing" if value is None else f"{type(value).__name__} {value!r:.80}"
-            raise ValueError(f"row {row}: wanted text in column {column!r}, got {got}; mend or drop the row")
+            raise ValueError(
+                f"row {row}: wanted text in column {column!r}, got {got}; correct or drop the row"
+            )
     return values
 
 

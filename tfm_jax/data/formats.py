@@ -1,17 +1,47 @@
-"""Files of one kind as a data set."""
+"""Files of one kind as data sets: what stands in them is what is read, and no other copy of it is kept.
 
-import glob
+Tables are converted anew each time, into memory-mapped files that go when the process ends, so that no stale
+or damaged copy is ever used. Nothing here uses the network.
+"""
+
+import atexit
+import dataclasses
+import functools
+import io
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfm_jax.data._json import Json, as_arrow
+from tfm_jax.data._open import PACKED, check_encoding, open_bytes, open_text, reading
+from tfm_jax.data._pictures import DescribedPictures, Pictures
+from tfm_jax.data._tables import Table
 
 __all__ = ["read_files"]
 
+_BATCH = 1000
 _TEXT_ROW = 1 << 16  # characters
+_METADATA = {".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class _Reader(Protocol):
+    """Reader of one kind of file."""
+
+    def features(self, files: Sequence[Path]) -> datasets.Features:
+        """The columns of all the files."""
+        ...
+
+    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+        """The rows of a file, read while iterating."""
+        ...
 
 
 def read_files(
@@ -19,87 +49,249 @@ def read_files(
     files: Mapping[str, Sequence[Path]],
     *,
     split: str | None,
-    streaming: bool,
-    cache_dir: str | None,
-    separator: str | None,
-    encoding: str,
-    labels: Mapping[Path, str] | None,
+    streaming: bool = False,
+    cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    labels: Mapping[Path, str] | None = None,
 ) -> Any:
-    """Read files that are named one by one.
+    """Read files of one kind. Texts stay texts: no value is guessed to be a number, a date or nothing.
 
     Args:
-        kind: a value of `layout.KINDS`.
-        files: of each split.
-        split: the split, or a slice of it; None for all of them.
+        kind: one of
+
+            - "csv": columns of texts, in double quotes where they hold a separator, a quote or a line end
+              (RFC 4180); "tsv": columns of literal texts. Blank lines are no rows, except in a tsv of one
+              column. The first line names the columns;
+            - "json": objects in lines, one after the other, or in one array. A column of several kinds of
+              values keeps them (``datasets.Json``); a missing key is None;
+            - "parquet": columns as they are declared;
+            - "text": documents in a column "text", in rows of at most 65,536 characters, cut after a line
+              where there is one; line ends become "\\n";
+            - "imagefolder": pictures in a column "image", with their "label"; or with the columns of
+              metadata.csv, .tsv, .jsonl or .parquet files among them, which name each picture in "file_name".
+        files: the files of each split; compressed ones end in .gz, .bz2, .xz or .zst.
+        split: the split, a slice such as "train[:10%]", or several with "+"; None for all of them.
         streaming: read while iterating.
-        cache_dir: where the ``datasets`` library keeps its files; None is its own choice.
-        separator: of the fields of a table; None is that of its kind.
-        encoding: of texts.
-        labels: the class of each picture.
+        cache_dir: where converted files lie while the process runs; None is the system's temporary directory.
+        separator: one character between the fields of csv (None: a comma) and tsv (None: a tab).
+        encoding: of json, csv, tsv and text; "utf-8" may begin with a byte-order mark.
+        labels: the name of the class of each picture; None for pictures without classes.
 
     Returns:
-        What ``datasets.load_dataset`` returns.
+        ``datasets.Dataset`` or, streamed, ``datasets.IterableDataset``; for all splits a dict of them.
 
     Raises:
-        ValueError: the content cannot be read, or there is no such split.
+        ValueError: names the file, and the line where there is one, that cannot be read; or there is no such
+            split; or an option that the files have no use for.
     """
-    source = ", ".join(str(file) for part in files.values() for file in part)
-    options: dict[str, Any] = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
-    options["data_files"] = {name: [_literal(file) for file in part] for name, part in files.items()}
-    if kind == "imagefolder" and labels is None:
-        options["drop_labels"] = (
-            None if any(p.name.startswith("metadata.") for ps in files.values() for p in ps) else True
-        )
-    elif kind == "imagefolder":
-        return _pictures(files, labels, split, streaming)
-    if kind == "text":
-        options["sample_by"] = "document"
-    if kind == "tsv":
-        kind, options["sep"] = "csv", "\t"
-    try:
-        loaded = datasets.load_dataset(kind, **options)
-    except StopIteration as error:  # what the library says to an empty json file
-        raise ValueError(f"{source} is empty: it has no rows; choose another source") from error
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"{source} cannot be read as {kind}: {error.__cause__ or error}") from error
-    return loaded.map(_cut_documents, batched=True, batch_size=1) if kind == "text" else loaded
+    check_encoding(encoding)
+    described = [file for some in files.values() for file in some if _is_metadata(kind, file)]
+    _check_options(kind, described, separator, encoding)
+    read = functools.partial(_stream if streaming else _convert, cache_dir=cache_dir)
 
+    def load(name: str) -> Any:
+        if kind != "imagefolder":
+            return read(_reader(kind, separator, encoding), list(files[name]), name)
+        if not described:
+            return read(Pictures(labels), list(files[name]), name)
+        pictures = {
+            part: frozenset(os.path.abspath(file) for file in some if file not in described)
+            for part, some in files.items()
+        }
+        reader = _reader(_metadata_kind(described), separator, encoding)
+        everywhere = frozenset().union(*pictures.values())
+        return read(DescribedPictures(reader, pictures[name], everywhere), described, name)
 
-def _literal(file: Path) -> str:
-    path = str(file.absolute())
-    if "::" in path or ":/" in path:
-        link = Path(tempfile.mkdtemp()) / file.name.replace(":", "_")
-        os.symlink(path, link)
-        return glob.escape(str(link))
-    return glob.escape(path)
-
-
-def _pictures(files: Any, labels: Mapping[Path, str], split: str | None, streaming: bool) -> Any:
-    names = sorted(set(labels.values()))
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    made = datasets.DatasetDict()
-    for name, part in files.items():
-        rows = {"image": [str(file) for file in part], "label": [labels[file] for file in part]}
-        made[name] = datasets.Dataset.from_dict(rows, features=features)
     if split is None:
-        return made
-    if split.partition("[")[0] not in made:
-        raise ValueError(f'Unknown split "{split}". Should be one of {list(made)}.')
-    (instruction,) = datasets.ReadInstruction.from_spec(split).to_absolute(
-        {k: len(v) for k, v in made.items()}
+        found = {name: load(name) for name in files}
+        return datasets.IterableDatasetDict(found) if streaming else datasets.DatasetDict(found)
+    if not streaming:
+        return _slices(split, files, load)
+    if split not in files:
+        raise ValueError(f"Bad split: {split}. Available splits: {list(files)}; a stream has no slices")
+    return load(split)
+
+
+def _is_metadata(kind: str, file: Path) -> bool:
+    return kind == "imagefolder" and file.stem == "metadata" and file.suffix.lower() in _METADATA
+
+
+def _metadata_kind(described: list[Path]) -> str:
+    kinds = {_METADATA[file.suffix.lower()] for file in described}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{described[0]}: metadata files are of one kind, got {sorted(kinds)}; convert the others"
+        )
+    return kinds.pop()
+
+
+def _check_options(kind: str, described: list[Path], separator: str | None, encoding: str) -> None:
+    """No option without a use."""
+    kind = _metadata_kind(described) if described else kind
+    if separator is not None and kind not in ("csv", "tsv"):
+        raise ValueError(f"separator: got {separator!r} for files of kind {kind}; only csv and tsv have one")
+    if kind in ("parquet", "imagefolder") and encoding != "utf-8":
+        raise ValueError(
+            f"encoding: got {encoding!r} for files of kind {kind}, which have none; leave it out"
+        )
+
+
+def _reader(kind: str, separator: str | None, encoding: str) -> _Reader:
+    if kind in ("csv", "tsv"):
+        return Table(separator or {"csv": ",", "tsv": "\t"}[kind], encoding, quoted=kind == "csv")
+    return {"json": Json(encoding), "text": _Text(encoding), "parquet": _Parquet()}[kind]
+
+
+def _slices(split: str, files: Mapping[str, Sequence[Path]], load: Any) -> datasets.Dataset:
+    """A split, a slice of it, or several of them one after the other."""
+    instruction = datasets.ReadInstruction.from_spec(split)
+    names = {part.partition("[")[0].strip() for part in split.split("+")}
+    found = {name: load(name) for name in files if name in names}
+    parts = [
+        found[part.splitname].select(range(part.from_, part.to))
+        for part in instruction.to_absolute({name: len(found.get(name, ())) for name in files})
+    ]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _convert(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.Dataset:
+    """The rows in a memory-mapped file."""
+    features = reader.features(files)
+    number, path = tempfile.mkstemp(".arrow", f"{name}-", _directory(cache_dir))
+    with os.fdopen(number, "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
+        for file in files:
+            with reading(file):
+                for table in _tables(reader, file, features):
+                    writer.write_table(table)
+    info = datasets.DatasetInfo(features=features)
+    return datasets.Dataset.from_file(path, info=info, split=datasets.NamedSplit(name))
+
+
+@functools.cache
+def _directory(parent: str | None) -> str:
+    """A directory of this process, which goes with it."""
+    if parent is not None:
+        os.makedirs(parent, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix="tfm_jax-", dir=parent)
+    atexit.register(_remove, directory, os.getpid())
+    return directory
+
+
+def _remove(directory: str, process: int) -> None:
+    if os.getpid() == process:  # a forked child leaves it to its parent
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _tables(reader: _Reader, file: Path, features: datasets.Features) -> Iterator[pa.Table]:
+    if isinstance(reader, _Parquet):
+        yield from reader.tables(file, features)
+        return
+    rows = reader.rows(file)
+    while batch := list(islice(rows, _BATCH)):
+        yield as_arrow(file, batch, features)
+
+
+def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.IterableDataset:
+    """The rows while they are read; a file is a shard, except where each file is one row."""
+    typed = not isinstance(reader, Json)  # the types of json are known after all of it has been read
+    pictures = isinstance(reader, Pictures)
+    return datasets.IterableDataset.from_generator(
+        _rows,
+        features=reader.features(files) if typed else None,
+        gen_kwargs={"reader": reader, "files": tuple(files) if pictures else files},
+        split=datasets.NamedSplit(name),
     )
-    rows = made[instruction.splitname]
-    rows = rows.select(range(instruction.from_ or 0, len(rows) if instruction.to is None else instruction.to))
-    return rows.to_iterable_dataset() if streaming else rows
 
 
-def _cut_documents(batch: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Each text in rows of at most _TEXT_ROW characters, cut after a line where there is one."""
-    rows = []
-    for text in batch["text"]:
-        while len(text) > _TEXT_ROW:
-            end = text.rfind("\n", 0, _TEXT_ROW) + 1 or _TEXT_ROW
-            rows.append(text[:end])
-            text = text[end:]
-        rows.append(text)
-    return {"text": rows}
+def _rows(reader: _Reader, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        with reading(file):
+            yield from reader.rows(file)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """Documents, in rows of at most _TEXT_ROW characters.
+
+    Args:
+        encoding: of the file.
+    """
+
+    encoding: str
+
+    def features(self, files: Sequence[Path]) -> datasets.Features:
+        return datasets.Features({"text": datasets.Value("string")})
+
+    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+        with open_text(file, self.encoding, None) as text:
+            yield from ({"text": row} for row in _cut(text))
+
+
+def _cut(text: io.TextIOBase) -> Iterator[str]:
+    """A document in rows, cut after a line where there is one; an empty document is one empty row."""
+    rest = text.read(_TEXT_ROW + 1)
+    while len(rest) > _TEXT_ROW:
+        end = rest.rfind("\n", 0, _TEXT_ROW) + 1 or _TEXT_ROW
+        yield rest[:end]
+        rest = rest[end:]
+        rest += text.read(_TEXT_ROW + 1 - len(rest))
+    yield rest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parquet:
+    """Columns as the file declares them; categories of texts are texts."""
+
+    def features(self, files: Sequence[Path]) -> datasets.Features:
+        found = self._features(files[0])
+        for file in files[1:]:
+            other = self._features(file)
+            merged = {name: _merged(found.get(name), feature) for name, feature in other.items()}
+            if other.keys() != found.keys() or None in merged.values():
+                raise ValueError(
+                    f"{file}: got the columns {other}; wanted those of {files[0]}: {found}. Write all "
+                    "files of a split with the same columns and types"
+                )
+            found = datasets.Features({name: merged[name] for name in found})
+        return found
+
+    def _features(self, file: Path) -> datasets.Features:
+        with reading(file), self._open(file) as opened:
+            schema = opened.schema_arrow
+            fields = [
+                field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+                for field in schema
+            ]
+            return datasets.Features.from_arrow_schema(pa.schema(fields, schema.metadata))
+
+    def tables(self, file: Path, features: datasets.Features) -> Iterator[pa.Table]:
+        with reading(file), self._open(file) as opened:
+            for batch in opened.iter_batches(_BATCH):
+                yield pa.Table.from_batches([batch]).select(list(features)).cast(features.arrow_schema)
+
+    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+        for table in self.tables(file, self._features(file)):
+            yield from table.to_pylist()
+
+    def _open(self, file: Path) -> pq.ParquetFile:
+        source: Any = file
+        if file.suffix.lower() in PACKED:  # its index stands at the end
+            with open_bytes(file) as content:
+                source = io.BytesIO(content.read())
+        return pq.ParquetFile(source, page_checksum_verification=True)
+
+
+def _merged(one: Any, other: Any) -> Any:
+    """The feature that holds the values of both; None where there is none."""
+    if one == other:
+        return one
+    if not (isinstance(one, datasets.Value) and isinstance(other, datasets.Value)):
+        null = datasets.Value("null")
+        return other if one == null else one if other == null else None
+    try:
+        schemas = [pa.schema({"": feature.pa_type}) for feature in (one, other)]
+        wider = pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException:
+        return None
+    return datasets.Features.from_arrow_schema(wider)[""]

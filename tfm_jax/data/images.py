@@ -2,12 +2,15 @@
 
 import functools
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 
-from tfm_jax.data.columns import check_columns, column_values
+from tfm_jax.data.columns import Dataset, check_columns, column_values
+from tfm_jax.data.labelled import label_names, label_numbers
 from tfm_jax.data.validate import check_range, fingerprint
 
 __all__ = ["ImageRows", "classification_rows"]
@@ -55,64 +58,80 @@ class ImageRows:
 
 
 def classification_rows(
-    dataset: datasets.Dataset | datasets.IterableDataset,
+    dataset: Dataset,
     *,
     image: str = "image",
     label: str = "label",
-    classes: int | None = None,
+    classes: Sequence[str] | int | None = None,
     size: tuple[int, int] | None = None,
+    channels: int | None = None,
 ) -> ImageRows:
     """Read a data set of labelled images in MNIST's layout, or like it.
 
     Args:
         dataset: the data set; a stream must end. An image is a picture of the data set library, its bytes, or
             an array [height, width] or [height, width, channels] of uint8 values or of floats in [0, 1].
-            Pictures are read as grey (one channel) or as RGB (three), whichever is nearer to what they are.
+            A picture is turned as its EXIF orientation says; of several frames the first is read.
         image, label: the names of the columns.
-        classes: the number of classes; None takes it from the data set, or else the largest label.
+        classes: the names of the classes, as `label_names` has them of the training rows; or their number or
+            None, as for `label_names`.
         size: height and width that pictures (not arrays) are scaled to. None: they must all have one size.
+        channels: of pictures (not arrays): 1 reads all as grey, 3 as RGB. None: as grey where all of them
+            are, else as RGB. Transparency is dropped; palettes and CMYK become RGB.
 
     Returns:
         The rows, held in memory as they came (uint8 or float32).
 
     Raises:
-        ValueError: there are no such columns or no rows, images differ in shape, a value is not in its range,
-            or a label is not an integer in range; names the row.
+        ValueError: there are no such columns or no rows, images differ in shape, a picture cannot be read or
+            has more than 8 bits a channel, a value is not in its range, or a label is none of the classes;
+            names the row.
     """
     check_columns(dataset, [image, label], "image='...' and label='...'")
-    labels = _labels(column_values(dataset, label), label)
-    arrays = [_array(value, row, size) for row, value in enumerate(column_values(dataset, image))]
-    for row, array in enumerate(arrays):
-        if array.shape != arrays[0].shape:
+    if channels not in (None, 1, 3):
+        raise ValueError(
+            f"channels: got {channels!r}; wanted 1 (grey), 3 (RGB) or None (as the pictures are)"
+        )
+    names = list(classes) if isinstance(classes, Sequence) else label_names(dataset, label, classes=classes)
+    labels = label_numbers(dataset, names, label)
+    pictures = _undecoded(dataset, image)
+    arrays = [_array(value, row, size, channels) for row, value in enumerate(column_values(pictures, image))]
+    if channels is None and any(array.shape[-1] == 3 for array, _ in arrays):
+        arrays = [(_colour(array), True) if made else (array, made) for array, made in arrays]
+    for row, (array, _) in enumerate(arrays):
+        if array.shape != arrays[0][0].shape:
             raise ValueError(
                 f"row {row}: its image has shape {list(array.shape)}, but that of row 0 has "
-                f"{list(arrays[0].shape)}; scale pictures to one size with size=(height, width), and use one "
-                "number of channels"
+                f"{list(arrays[0][0].shape)}; scale pictures to one size with size=(height, width)"
+                + ", and give arrays one number of channels"
+                * (array.shape[-1] != arrays[0][0].shape[-1])
             )
-    if classes is None:
-        feature = (dataset.features or {}).get(label)
-        classes = getattr(feature, "num_classes", None) or int(labels.max()) + 1
-    return ImageRows(np.stack(arrays), labels, classes)
+    return ImageRows(np.stack([array for array, _ in arrays]), labels, len(names))
 
 
-def _labels(values: list[Any], column: str) -> np.ndarray:
-    for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ValueError(
-                f"row {row}: wanted an integer label in column {column!r}, got {value!r:.80}; "
-                "number the classes from 0"
-            )
-    return np.array(values, np.int64)
+def _undecoded(dataset: Dataset, image: str) -> Dataset:
+    """The data set with pictures as bytes or paths: one reader for all of them, and few in memory."""
+    feature = (dataset.features or {}).get(image)
+    if isinstance(feature, datasets.Image) and feature.mode is None:
+        return dataset.cast_column(image, datasets.Image(decode=False))
+    return dataset
 
 
-def _array(value: Any, row: int, size: tuple[int, int] | None) -> np.ndarray:
-    """One image as uint8 or float32 [height, width, channels]."""
-    if isinstance(value, dict) and value.get("bytes"):  # a picture that the file's metadata does not declare
-        value = value["bytes"]
+def _colour(array: np.ndarray) -> np.ndarray:
+    """A grey image in three equal channels, as Pillow makes them."""
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+
+
+def _array(
+    value: Any, row: int, size: tuple[int, int] | None, channels: int | None
+) -> tuple[np.ndarray, bool]:
+    """One image as uint8 or float32 [height, width, channels], and whether it was a picture."""
+    if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
+        value = _file(value, row)
     if value is None or isinstance(value, dict | str):
         raise ValueError(f"row {row}: wanted an image, got {value!r:.80}; choose the column with image='...'")
     if isinstance(value, bytes) or hasattr(value, "getbands"):
-        value = _pixels(value, row, size)
+        return _pixels(value, row, size, channels), True
     array = np.asarray(value)
     array = array[..., None] if array.ndim == 2 else array
     kind, largest = ("integers", 255) if array.dtype.kind in "ui" else ("floats", 1.0)
@@ -126,25 +145,61 @@ def _array(value: Any, row: int, size: tuple[int, int] | None) -> np.ndarray:
             f"row {row}: an image of {kind} has values from 0 to {largest}, "
             f"got {array.min()} to {array.max()}; scale it first"
         )
-    return array.astype(np.uint8 if kind == "integers" else np.float32)
+    if channels not in (None, array.shape[-1]):
+        raise ValueError(
+            f"row {row}: got an array of {array.shape[-1]} channels and channels={channels}, which only "
+            "pictures are converted to; convert the arrays"
+        )
+    return array.astype(np.uint8 if kind == "integers" else np.float32), False
 
 
-def _pixels(picture: Any, row: int, size: tuple[int, int] | None) -> np.ndarray:
+def _file(value: dict[str, Any], row: int) -> Any:
+    """The content of a picture that is stored as its bytes or its path."""
+    if value.get("bytes"):
+        return value["bytes"]
+    if "://" in value["path"]:
+        return datasets.Image().decode_example({"bytes": None, "path": value["path"]})
+    try:
+        return Path(value["path"]).read_bytes()
+    except OSError as error:
+        raise ValueError(f"row {row}: its picture cannot be read: {error}") from error
+
+
+def _pixels(picture: Any, row: int, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+    """A picture, turned upright, as uint8 [height, width, 1 or 3]."""
     try:
         import PIL.Image
+        import PIL.ImageOps
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install 'tfm_jax[experiments]'") from error
-    if isinstance(picture, bytes):
-        try:
+    try:
+        if isinstance(picture, bytes):
             picture = PIL.Image.open(io.BytesIO(picture))
-        except PIL.UnidentifiedImageError as error:
-            raise ValueError(f"row {row}: its bytes are not a picture that Pillow can read") from error
+        picture.load()
+        picture = PIL.ImageOps.exif_transpose(picture)
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"row {row}: its bytes are not a picture that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"row {row}: its picture is damaged or too large: {error}") from error
     if picture.mode in ("I", "F") or ";" in picture.mode:  # a conversion would clip these silently
         raise ValueError(
             f"row {row}: a picture of mode {picture.mode} has more than 8 bits a channel; pass it as an "
             "array of floats in [0, 1]"
         )
-    picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+    grey = picture.mode in ("1", "L", "LA", "La") if channels is None else channels == 1
+    picture = _converted(picture, "L" if grey else "RGB", row)
     if size is not None:
         picture = picture.resize((size[1], size[0]))
-    return np.asarray(picture)
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _converted(picture: Any, mode: str, row: int) -> Any:
+    """A picture in grey or RGB, without its transparency."""
+    with_alpha = {"P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+    try:
+        return picture.convert(with_alpha.get(picture.mode, picture.mode)).convert(mode)
+    except ValueError as error:
+        raise ValueError(
+            f"row {row}: a picture of mode {picture.mode} cannot be read as {mode}: {error}; convert it"
+        ) from error

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import numpy as np
 
-from tfm_jax.data.columns import check_columns, column_values
+from tfm_jax.data.columns import Dataset, check_columns, column_values, is_whole_number, sorted_names
 from tfm_jax.data.rows import encode_documents, padded
 from tfm_jax.data.tokenizers import Tokenizer
 from tfm_jax.data.validate import check_range, fingerprint, flat_ids
@@ -109,41 +108,48 @@ def labelled_rows(
     return LabelledRows(kept, labels, classes, vocab_size or tokenizer.vocab_size)
 
 
-def label_names(dataset: datasets.Dataset, column: str = "label") -> list[str]:
-    """The names of the classes: those that the data set declares, or those that occur.
+def label_names(dataset: Dataset, column: str = "label", *, classes: int | None = None) -> list[str]:
+    """Names of the classes: those that the data set declares, or those that occur, as they are written.
 
     Args:
-        dataset: the training rows.
-        column: of the labels: class labels, texts, or integers from 0.
+        dataset: the training rows; a stream must end.
+        column: of the labels: class labels, texts, integers, or booleans ("false" and "true").
+        classes: how many there are: the declared ones, and then those that are called by their number, such
+            as "0" to "9". None takes the declared ones, or those that occur.
 
     Returns:
-        Names by label; of texts sorted, of integers their digits.
+        Names by label: whole numbers by their value, others by their characters.
 
     Raises:
-        ValueError: there is no such column, or a label is neither a text nor an integer of at least 0; names
-            the row.
+        ValueError: there is no such column, or a label is blank or of another kind; names the row.
     """
     check_columns(dataset, [column], "label='...'")
-    declared = getattr(dataset.features[column], "names", None)
+    declared = _declared(dataset, column) or []
+    if classes is not None:
+        return [*declared[:classes], *map(str, range(len(declared), classes))]
     if declared:
-        return list(declared)
+        return declared
     values = column_values(dataset, column)
-    if isinstance(values[0], str):
-        return sorted({_text(value, row, column) for row, value in enumerate(values)})
-    numbers = [_integer(value, row, column) for row, value in enumerate(values)]
-    check_range(np.array(numbers), len(numbers), "label")  # with fewer rows than classes, some have none
-    return [str(i) for i in range(max(numbers) + 1)]
+    names = [_name(value, row, column) for row, value in enumerate(values)]
+    for row, value in enumerate(values):
+        if type(value) is not type(values[0]):  # "1" beside 1: one class, or two?
+            raise ValueError(
+                f"row {row}: got the label {value!r:.80} in column {column!r} beside {values[0]!r:.80} in "
+                "row 0; write all of them as texts, or all as numbers"
+            )
+    return sorted_names(names)
 
 
-def label_numbers(dataset: datasets.Dataset, names: Sequence[str], column: str = "label") -> np.ndarray:
+def label_numbers(dataset: Dataset, names: Sequence[str], column: str = "label") -> np.ndarray:
     """The labels of a data set as numbers.
 
     Equivalent to::
 
-        [names.index(label) for label in dataset[column]]      # of texts; integers are as they are
+        [names.index(str(label)) for label in dataset[column]]
 
     Args:
-        dataset: any split.
+        dataset: any split. A declared class is found by its name. An integer is a name where some name is a
+            whole number; where none is, it is the label itself.
         names: of the classes, as `label_names` has them.
         column: of the labels.
 
@@ -151,35 +157,50 @@ def label_numbers(dataset: datasets.Dataset, names: Sequence[str], column: str =
         int64 [rows], each below ``len(names)``.
 
     Raises:
-        ValueError: there is no such column, or a label is none of the classes; names the row.
+        ValueError: there is no such column, or a label is blank or none of the classes; names the row.
     """
     check_columns(dataset, [column], "label='...'")
     values = column_values(dataset, column)
-    if not any(isinstance(value, str) for value in values):
-        numbers = np.array([_integer(value, row, column) for row, value in enumerate(values)], np.int64)
+    declared = _declared(dataset, column)
+    if not declared and all(map(_is_integer, values)) and not any(map(is_whole_number, names)):
+        numbers = np.array(values, np.int64)
         check_range(numbers, len(names), "label")
         return numbers
     number = {name: i for i, name in enumerate(names)}
+    found = []
     for row, value in enumerate(values):
-        if _text(value, row, column) not in number:
+        named = declared and _is_integer(value) and 0 <= value < len(declared)
+        name = declared[value] if named else _name(value, row, column)
+        if name not in number:
             known = ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
             raise ValueError(
                 f"row {row}: label {value!r:.80} in column {column!r} is none of the {len(names)} classes of "
                 f"the training rows: {known}; correct it, or drop the row"
             )
-    return np.array([number[value] for value in values], np.int64)
+        found.append(number[name])
+    return np.array(found, np.int64)
 
 
-def _text(value: Any, row: int, column: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"row {row}: wanted a text as label in column {column!r}, got {value!r:.80}")
-    return value
+def _declared(dataset: Dataset, column: str) -> list[str] | None:
+    """The names of the classes that a data set declares."""
+    names = getattr((dataset.features or {}).get(column), "names", None)
+    return list(names) if names else None
 
 
-def _integer(value: Any, row: int, column: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(
-            f"row {row}: wanted a text or an integer as label in column {column!r}, got {value!r:.80}; "
-            "number the classes from 0, or name them"
-        )
-    return value
+def _name(value: Any, row: int, column: str) -> str:
+    """The name of a class as a file writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()  # as JSON does
+    if _is_integer(value):
+        return str(value)
+    if isinstance(value, str) and value.strip():
+        return value
+    what = "nothing" if value is None or value == "" else repr(value)[:80]
+    raise ValueError(
+        f"row {row}: wanted a text or an integer as label in column {column!r}, got {what}; "
+        "name its class, or drop the row"
+    )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

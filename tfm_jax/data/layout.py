@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Literal, NamedTuple, get_args
 
-__all__ = ["KINDS", "METADATA", "PACKED", "Place", "SplitsBy", "assign_splits", "class_names", "kind_of"]
+from tfm_jax.data._open import PACKED
+
+__all__ = ["KINDS", "METADATA", "Place", "SplitsBy", "assign_splits", "class_names", "kind_of"]
 
 KINDS = {
     **dict.fromkeys((".jsonl", ".json", ".ndjson"), "json"),
@@ -18,8 +20,6 @@ KINDS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"),
 }
 """The kind of a file, by its suffix."""
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Suffixes of compressed files, after that of their kind."""
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 """Tables of the pictures in their own directory and below it."""
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from tfm_jax.data._open import PACKED
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.formats import read_files
 from tfm_jax.data.layout import (
     KINDS,
     METADATA,
-    PACKED,
     Place,
     SplitsBy,
     assign_splits,
@@ -40,7 +40,7 @@ class Found(NamedTuple):
     Args:
         kind: a value of `layout.KINDS`.
         files: of each split that has some, in the order train, validation, test. Of pictures also the tables
-            of `layout.METADATA`, in each split that has pictures in their directory or below it.
+            of `layout.METADATA`, each in the first split that has pictures in its directory or below it.
         labels: the class of each picture, where their directories are classes.
     """
 
@@ -81,6 +81,8 @@ def load_local(
     splits: SplitsBy | None = None,
     streaming: bool = False,
     cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> Any:
     """Load files, the files of a directory, or those that a glob finds.
 
@@ -99,7 +101,7 @@ def load_local(
         split: the split; None for all of them.
         splits: what decides the split of each file, instead of the rule; see `assign_splits`.
         streaming: read while iterating.
-        cache_dir: where the ``datasets`` library keeps its files; None is its own choice.
+        cache_dir, separator, encoding: as for `formats.read_files`.
 
     Returns:
         What ``datasets.load_dataset`` returns.
@@ -116,8 +118,8 @@ def load_local(
         split=split,
         streaming=streaming,
         cache_dir=cache_dir,
-        separator=None,
-        encoding="utf-8",
+        separator=separator,
+        encoding=encoding,
         labels=found.labels,
     )
 
@@ -255,14 +257,13 @@ def _by_split(places: Mapping[Path, Place], metadata: list[Path]) -> dict[str, l
     """The files of each split, with the metadata of its pictures."""
     splits = {name: [file for file in places if places[file].split == name] for name in _ORDER}
     for table in metadata:
-        holders = [files for files in splits.values() if any(table.parent in file.parents for file in files)]
-        if not holders:
+        holds = (name for name in splits if any(table.parent in file.parents for file in splits[name]))
+        if (first := next(holds, None)) is None:
             raise ValueError(
                 f"{table} is a table of pictures, but there are none in its directory; wanted it beside or "
                 "above the pictures. Move or rename it"
             )
-        for files in holders:
-            files.append(table)
+        splits[first].append(table)
     return {name: files for name, files in splits.items() if files}
 
 

@@ -23,6 +23,8 @@ def load(
     splits: SplitsBy | None = None,
     streaming: bool = False,
     cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Load one split of a data set.
 
@@ -40,10 +42,13 @@ def load(
             its path that is named train, test or the like), "files" (the first or last word of its name) or
             "none" (all are "train"). None goes by the rule of ``assign_splits`` in ``tfm_jax.data.layout``.
         streaming: read while iterating instead of loading first.
-        cache_dir: where the ``datasets`` library keeps its files; None is its own choice.
+        cache_dir: where converted files lie while the process runs, and where the ``datasets`` library keeps
+            those of the hub; None is the system's temporary directory, and the library's own choice.
+        separator: one character between the fields of csv (None: a comma) and tsv files (None: a tab).
+        encoding: of json, csv, tsv and text files.
 
     Returns:
-        The data set, at least one row.
+        The data set, at least one row. Columns of csv and tsv files are texts.
 
     Raises:
         FileNotFoundError: the source looks like a path, and nothing is there.
@@ -58,7 +63,15 @@ def load(
         load("wikitext:wikitext-2-raw-v1", "train[:10%]", columns=["text"])
     """
     try:
-        dataset = _open(source, split, splits, streaming, cache_dir)
+        dataset = _open(
+            source,
+            split,
+            streaming,
+            splits=splits,
+            cache_dir=cache_dir,
+            separator=separator,
+            encoding=encoding,
+        )
     except ValueError as error:
         if not str(error).startswith(("Unknown split", "Bad split")):
             raise
@@ -72,7 +85,12 @@ def load(
 
 
 def load_whole(
-    source: str, *, columns: Sequence[str] | None = None, cache_dir: str | None = None
+    source: str,
+    *,
+    columns: Sequence[str] | None = None,
+    cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> datasets.Dataset:
     """Load all files of a source as one split, whatever their names are.
 
@@ -82,7 +100,7 @@ def load_whole(
         load(source, "train")                   # of another source
 
     Args:
-        source, columns, cache_dir: as for `load`.
+        source, columns, cache_dir, separator, encoding: as for `load`.
 
     Returns:
         The data set, at least one row.
@@ -91,7 +109,8 @@ def load_whole(
         FileNotFoundError, HubUnavailableError, ValueError: as for `load`.
     """
     splits = "none" if _is_local(source) else None
-    return load(source, "train", columns=columns, splits=splits, cache_dir=cache_dir)
+    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    return load(source, "train", columns=columns, splits=splits, **options)
 
 
 def load_splits(
@@ -103,11 +122,13 @@ def load_splits(
     seed: int = 0,
     splits: SplitsBy | None = None,
     cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
 ) -> dict[str, datasets.Dataset]:
     """Load a data set's "train", "validation" and "test"; what it lacks is taken from its "train".
 
     Args:
-        source, columns, splits, cache_dir: as for `load`.
+        source, columns, splits, cache_dir, separator, encoding: as for `load`.
         validation, test: the share of the training rows to take for a split that is missing; 0 takes none.
         seed: decides which rows are taken, see `split_rows`.
 
@@ -117,10 +138,11 @@ def load_splits(
     Raises:
         FileNotFoundError, HubUnavailableError, ValueError: as for `load`; or the source has no "train".
     """
+    options = {"splits": splits, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}
     if source in SOURCES:
-        found = {name: load(source, name, splits=splits) for name in SOURCES[source][1]}
+        found = {name: load(source, name, **options) for name in SOURCES[source][1]}
     else:
-        found = dict(_open(source, None, splits, False, cache_dir))
+        found = dict(_open(source, None, False, **options))
     if "train" not in found:
         names = ", ".join(map(repr, found))
         raise ValueError(f"{source!r} has no split 'train', only {names}; {_without_train(source)}")
@@ -179,15 +201,35 @@ def _without_train(source: str) -> str:
 
 
 def _open(
-    source: str, split: str | None, splits: SplitsBy | None, streaming: bool, cache_dir: str | None
+    source: str,
+    split: str | None,
+    streaming: bool,
+    *,
+    splits: SplitsBy | None,
+    cache_dir: str | None,
+    separator: str | None,
+    encoding: str,
 ) -> Any:
     check_splits(splits)
     if _is_local(source):
-        return load_local(source, split, splits=splits, streaming=streaming, cache_dir=cache_dir)
+        return load_local(
+            source,
+            split,
+            splits=splits,
+            streaming=streaming,
+            cache_dir=cache_dir,
+            separator=separator,
+            encoding=encoding,
+        )
     if splits is not None:
         raise ValueError(
             f"splits: got {splits!r} for {source!r}, which declares its splits itself; wanted the path of "
             "files. Leave splits (--data.splits of an experiment) out"
+        )
+    if separator is not None or encoding != "utf-8":
+        raise ValueError(
+            f"{source!r} is no path of files: got separator {separator!r} and encoding {encoding!r}, "
+            "which only files have; leave them out"
         )
     if source in SOURCES:
         dataset = SOURCES[source][0](split)

@@ -1,0 +1,118 @@
+"""Opening of data files: decompression, decoding, and one-line errors that name the file."""
+
+import bz2
+import codecs
+import contextlib
+import csv
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+__all__ = ["PACKED", "check_encoding", "line_error", "open_bytes", "open_text", "reading"]
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""The suffixes of compressed files."""
+
+_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error, RecursionError)
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise unless Python knows the text encoding.
+
+    Args:
+        encoding: its name.
+
+    Raises:
+        ValueError: it is unknown, or no encoding of texts.
+    """
+    try:
+        b"".decode(encoding)
+    except (LookupError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"encoding: got {encoding!r}; wanted a text encoding that Python knows, such as 'utf-8', "
+            f"'latin-1' or 'utf-16' ({error})"
+        ) from error
+
+
+def line_error(file: Path, line: int, problem: str) -> ValueError:
+    """The error for a line of a file; lines count from 1."""
+    return ValueError(f"{file}, line {line}: {problem}")
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns what damaged files raise into a one-line ValueError that names the file.
+
+    An error of the system, such as a missing permission, stays what it is: it names the file itself.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (
+            "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        )
+        raise ValueError(
+            f"{file}: cannot be read: {reason}. It is damaged, cut off, or not what its suffix says; "
+            "replace it"
+        ) from error
+
+
+def open_bytes(file: Path) -> IO[bytes]:
+    """The decompressed content of a file, by its suffix."""
+    suffix = file.suffix.lower()
+    if suffix == ".zst":
+        return pa.input_stream(str(file), compression="zstd")
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    opened: Any = openers.get(suffix, open)(file, "rb")
+    return opened
+
+
+@contextlib.contextmanager
+def open_text(file: Path, encoding: str, newline: str | None) -> Iterator[io.TextIOWrapper]:
+    """The decoded content of a file, compressed or not, without a byte-order mark.
+
+    Args:
+        file: its path.
+        encoding: a text encoding.
+        newline: as of ``open``.
+
+    Raises:
+        ValueError: the file is damaged, or some bytes are not in the encoding; names the line.
+    """
+    codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    with reading(file):
+        try:
+            with open_bytes(file) as raw, io.TextIOWrapper(raw, encoding=codec, newline=newline) as text:
+                yield text
+        except UnicodeError as error:  # UTF-16 without its mark is a UnicodeError, not one of decoding
+            line, start = _first_bad_line(file, codec)
+            likely = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
+            raise line_error(
+                file,
+                line,
+                f"its bytes are not {encoding} ({getattr(error, 'reason', error)}); pass the file's own "
+                f"encoding, such as encoding={likely!r} (--data.encoding {likely})",
+            ) from error
+
+
+def _first_bad_line(file: Path, codec: str) -> tuple[int, bytes]:
+    """The line of the first byte that cannot be decoded, and how the file starts."""
+    decoder, line, start = codecs.getincrementaldecoder(codec)(), 1, b""
+    with open_bytes(file) as raw:
+        while chunk := raw.read(1 << 16):
+            start = start or chunk[:4]
+            try:
+                line += decoder.decode(chunk).count("\n")
+            except UnicodeDecodeError as error:
+                return line + error.object[: error.start].count(b"\n"), start
+            except UnicodeError:
+                break
+    return line, start
