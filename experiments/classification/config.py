@@ -41,8 +41,8 @@ class DataConfig:
     Args:
         source: "names", what things are called in twelve languages, or "places", English names of
             territories, cities and currencies, which need no network; or a file, a directory or a glob of
-            files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub, "owner/name"
-            or "owner/name:configuration".
+            files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub,
+            "owner/name" or "owner/name:configuration".
         splits: What decides the split of each file of a directory or a glob: directories named train,
             validation or test; the names of the files; or none, and all is split at random. None goes by the
             rule in the README.

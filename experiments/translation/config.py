@@ -40,8 +40,8 @@ class DataConfig:
 
     Args:
         source: "dates", which needs no network; or parallel text: a file, a directory or a glob of files
-            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or a
-            data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
+            (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or
+            a data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
         splits: What decides the split of each file of a directory or a glob: directories named train,
             validation or test; the names of the files; or none, and all is split at random. None goes by the
             rule in the README.

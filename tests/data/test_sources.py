@@ -2,7 +2,6 @@
 
 import bz2
 import csv
-import gc
 import gzip
 import json
 import lzma
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import data
-from tfm_jax.data import formats, local
+from tfm_jax.data import local
 
 ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
 
@@ -40,8 +39,14 @@ def write(path, rows=ROWS):
             file.writelines(json.dumps(row) + "\n" for row in rows)
         elif name.endswith(".json"):
             json.dump(rows, file)
+        elif name.endswith(".tsv"):
+            lines = [
+                "\t".join(rows[0]),
+                *("\t".join(map(str, row.values())).replace("\n", " ") for row in rows),
+            ]
+            file.write("\n".join(lines) + "\n")
         else:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith("tsv") else ",")
+            writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
     return path
@@ -62,15 +67,15 @@ def write(path, rows=ROWS):
         "a.jsonl.xz",
     ],
 )
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_a_file(name, streaming, load, tmp_path):
     rows = load(write(tmp_path / name), streaming=streaming)
-    assert list(rows) == ROWS
+    table = ".csv" in name or ".tsv" in name  # columns of texts; a literal one has no line ends in them
+    wanted = [{"text": row["text"], "n": str(row["n"]) if table else row["n"]} for row in ROWS]
+    wanted = [row | {"text": row["text"].replace("\n", " ")} if ".tsv" in name else row for row in wanted]
+    assert list(rows) == wanted
     assert list(load(tmp_path / name, columns=["n"], streaming=streaming)) == [
-        {"n": row["n"]} for row in ROWS
+        {"n": row["n"]} for row in wanted
     ]
-    if streaming:
-        gc.collect()  # the library leaves a streamed csv file open, in a cycle: not for a later test to find
 
 
 def test_a_slice_of_a_split(load, tmp_path):
@@ -107,12 +112,6 @@ def test_text_files_are_documents_and_long_ones_are_cut_at_lines(load, tmp_path)
         rows = [row["text"] for row in load(tmp_path / "*.txt", streaming=streaming)]
         assert "".join(rows) == long + "short\n\nfile\n"
         assert len(rows) == 4 and max(map(len, rows)) <= 1 << 16 and all(row.endswith("\n") for row in rows)
-
-
-def test_a_long_line_is_cut_anyway():
-    text = "x" * 200_000
-    rows = formats._cut_documents({"text": [text, ""]})["text"]
-    assert "".join(rows) == text and max(map(len, rows)) == 1 << 16 and rows[-1] == ""
 
 
 def test_a_directory_of_pictures(load, tmp_path):
@@ -222,8 +221,8 @@ def test_no_rows(streaming, load, tmp_path):
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 def test_a_broken_file(streaming, load, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a":\n')
-    with pytest.raises(ValueError, match="JSON parse error"):
-        load(tmp_path / "a.jsonl", streaming=streaming)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: JSON parse error"):
+        list(load(tmp_path / "a.jsonl", streaming=streaming))
 
 
 def test_columns_that_are_not_there(load, tmp_path):
@@ -231,6 +230,25 @@ def test_columns_that_are_not_there(load, tmp_path):
         ValueError, match=r"no column 'prose'; it has 'text', 'n'. Choose with columns=\[\.\.\.\]"
     ):
         load(write(tmp_path / "a.jsonl"), columns=["prose"])
+
+
+@pytest.mark.parametrize("options", [{"separator": ";"}, {"encoding": "latin-1"}], ids=str)
+def test_options_of_files_are_not_for_other_sources(options, load):
+    for source in ("places", "owner/name"):
+        with pytest.raises(
+            ValueError, match=f"{source!r} is no path of files: got separator .* leave them out"
+        ):
+            load(source, **options)
+    with pytest.raises(ValueError, match="'places' is no path of files"):
+        data.load_splits("places", **options)
+
+
+def test_separator_and_encoding(tmp_path, load):
+    (tmp_path / "a.csv").write_text("text;n\ngröße;1\n" + "ö;2\n" * 9, encoding="latin-1")
+    options = {"separator": ";", "encoding": "latin-1"}
+    assert next(iter(load(tmp_path / "a.csv", **options))) == {"text": "größe", "n": "1"}
+    splits = data.load_splits(str(tmp_path / "a.csv"), cache_dir=str(tmp_path), **options)
+    assert sum(map(len, splits.values())) == 10 and splits["train"].column_names == ["text", "n"]
 
 
 def test_built_in_sources_by_name(load, tmp_path, monkeypatch):

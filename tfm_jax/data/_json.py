@@ -116,6 +116,8 @@ def _row(file: Path, line: int, value: Any, surrogates: bool) -> dict[str, Any]:
     """A row that Arrow can hold: no half of a surrogate pair in its texts."""
     if not isinstance(value, dict):
         raise line_error(file, line, f'wanted an object, such as {{"text": ...}}, got {value!r:.80}')
+    if ends := [key for key in value if "\x00" in key]:
+        raise line_error(file, line, f"the key {ends[0]!r} holds a NUL character; rename it")
     if surrogates:
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -172,7 +174,9 @@ def _is_plain(type: pa.DataType | None, depth: int = _DEPTH) -> bool:
     if type is None or depth == 0:
         return False
     if pa.types.is_struct(type):
-        return type.num_fields > 0 and all(_is_plain(field.type, depth - 1) for field in type)
+        return type.num_fields > 0 and all(
+            "\x00" not in field.name and _is_plain(field.type, depth - 1) for field in type
+        )
     return not pa.types.is_list(type) or _is_plain(type.value_type, depth - 1)
 
 

@@ -32,7 +32,7 @@ def check_encoding(encoding: str) -> None:
         ValueError: it is unknown, or no encoding of texts.
     """
     try:
-        b"".decode(encoding)
+        "a".encode(encoding)
     except (LookupError, ValueError, TypeError) as error:
         raise ValueError(
             f"encoding: got {encoding!r}; wanted a text encoding that Python knows, such as 'utf-8', "

@@ -82,6 +82,13 @@ class Table:
                 f"the header names no column at position {names.index('') + 1} of {len(names)}; name it, or "
                 "drop it (pandas: to_csv(index=False))",
             )
+        if ends := [name for name in names if "\x00" in name]:
+            raise line_error(
+                file,
+                line,
+                f"the header names the column {ends[0]!r}, with a NUL character, as in UTF-16; pass the "
+                "file's own encoding, such as encoding='utf-16-le' (--data.encoding utf-16-le), or rename it",
+            )
         if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise line_error(file, line, f"the header names {twice} more than once; rename the columns")
         return names

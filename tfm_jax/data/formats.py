@@ -74,7 +74,8 @@ def read_files(
         split: the split, a slice such as "train[:10%]", or several with "+"; None for all of them.
         streaming: read while iterating.
         cache_dir: where converted files lie while the process runs; None is the system's temporary directory.
-        separator: one character between the fields of csv (None: a comma) and tsv (None: a tab).
+        separator: one character between the fields of csv (None: a comma) and tsv (None: a tab); a tab may be
+            written as a backslash and a t.
         encoding: of json, csv, tsv and text; "utf-8" may begin with a byte-order mark.
         labels: the name of the class of each picture; None for pictures without classes.
 
@@ -86,6 +87,7 @@ def read_files(
             split; or an option that the files have no use for.
     """
     check_encoding(encoding)
+    separator = "\t" if separator == "\\t" else separator
     described = [file for some in files.values() for file in some if _is_metadata(kind, file)]
     _check_options(kind, described, separator, encoding)
     read = functools.partial(_stream if streaming else _convert, cache_dir=cache_dir)
@@ -139,7 +141,8 @@ def _check_options(kind: str, described: list[Path], separator: str | None, enco
 
 def _reader(kind: str, separator: str | None, encoding: str) -> _Reader:
     if kind in ("csv", "tsv"):
-        return Table(separator or {"csv": ",", "tsv": "\t"}[kind], encoding, quoted=kind == "csv")
+        default = {"csv": ",", "tsv": "\t"}[kind]
+        return Table(default if separator is None else separator, encoding, quoted=kind == "csv")
     return {"json": Json(encoding), "text": _Text(encoding), "parquet": _Parquet()}[kind]
 
 
