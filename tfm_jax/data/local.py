@@ -159,14 +159,11 @@ def find_files(source: str, splits: SplitsBy | None = None) -> Found:
 
 
 def _path(source: str) -> Path:
-    """A path that is there as it is written; another one from the user's home where it begins with "~"."""
-    path = Path(source)
-    if path.exists():
-        return path
+    """The path of a source, "~" and "~name" being homes where there is a user of that name."""
     try:
-        return path.expanduser()
-    except RuntimeError:  # nobody has this name
-        return path
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
 
 
 def _search(path: Path) -> tuple[Path, list[Path]]:
