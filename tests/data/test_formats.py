@@ -28,7 +28,8 @@ STREAM = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stre
 PACKED = st.sampled_from(["", ".gz", ".bz2", ".xz", ".zst"])
 WORDS = st.sampled_from(
     ["NA", "null", "None", "", "nan", "007", "1", "-1.50", "1e5", "True", "2020-01-31",
-     "2020-01-31T10:00:00Z", '"', '""', '"Hello," she said.', " a ", "a\u2028b", "\\t", "x\r", "é", "\ufeff", "\x00"]
+     "2020-01-31T10:00:00Z", '"', '""', '"Hello," she said.', " a ", "a\u2028b", "\\t",
+     "x\r", "é", "\ufeff", "\x00"]
 )  # fmt: skip
 TEXT = st.one_of(WORDS, st.text(max_size=8))
 
@@ -203,6 +204,7 @@ def test_line_ends():
         ),
         ("json", '{"a\\u0000b": 1}', {}, r"a, line 1: the key 'a\\x00b' holds a NUL"),
         ("csv", "", {}, "a is empty: it has no header line"),
+        ("csv", "\n\n", {}, "a is empty: it has no header line"),
         ("tsv", "\n\n", {}, "a is empty: it has no header line"),
         ("csv", "a;b\n1;2,\n", {}, "line 2: got 2 fields; wanted 1"),
         ("csv", "a", {"separator": "||"}, r"separator: got '\|\|'; wanted one character"),
@@ -334,6 +336,26 @@ def test_a_stream_reads_no_further_than_it_must(tmp_path):
     assert len(
         list(formats.read_files("csv", {"train": [tmp_path / "b"]}, split="train", streaming=True).take(9))
     )
+
+
+def test_a_missing_key_is_nothing_in_a_stream(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "x", "b": "1"}\n{"a": "y"}\n{"b": "2"}\n')
+    stream = data.load(str(tmp_path / "a.jsonl"), streaming=True)
+    assert list(stream.select_columns(["b"])) == [{"b": "1"}, {"b": None}, {"b": "2"}]
+    with pytest.raises(ValueError, match="row 2: wanted text in column 'a', got nothing"):
+        data.text_pairs(stream, "a-b")
+
+
+def test_a_stream_goes_on_where_it_was(tmp_path):
+    for name, kind in (("a.csv", "csv"), ("a.jsonl", "json")):
+        lines = [json.dumps({"text": str(i)}) if kind == "json" else str(i) for i in range(600)]
+        (tmp_path / name).write_text("\n".join(["text"] * (kind == "csv") + lines))
+        stream = data.load(str(tmp_path / name), streaming=True)
+        for _ in zip(range(300), stream, strict=False):
+            pass
+        again = data.load(str(tmp_path / name), streaming=True)
+        again.load_state_dict(stream.state_dict())
+        assert [row["text"] for row in again] == [str(i) for i in range(300, 600)]
 
 
 def test_a_file_with_the_same_time_and_size_is_read_anew(tmp_path):

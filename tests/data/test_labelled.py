@@ -1,3 +1,5 @@
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -7,6 +9,10 @@ from hypothesis import strategies as st
 from tfm_jax import data
 
 BYTES = data.ByteTokenizer()
+
+
+def table(values):
+    return datasets.Dataset.from_dict({"label": values})
 
 
 def rows_of(texts, **options):
@@ -76,15 +82,67 @@ def test_labels_of_every_kind_are_numbers():
     names = data.label_names(table)
     assert names == ["maybe", "no", "yes"]
     assert data.label_numbers(table, names).tolist() == [1, 2, 0, 1]
-    assert data.label_names(table, "n") == ["0", "1", "2"]
+    assert data.label_names(table, "n") == ["0", "1", "2"] and data.label_names(table, "n", classes=2) == [
+        "0",
+        "1",
+    ]
     assert data.label_numbers(table, ["0", "1", "2"], "n").tolist() == [2, 0, 0, 1]
     declared = table.cast_column("n", datasets.ClassLabel(names=["x", "y", "z", "unused"]))
     assert data.label_names(declared, "n") == ["x", "y", "z", "unused"]
     assert data.label_numbers(declared, ["x", "y", "z", "unused"], "n").tolist() == [2, 0, 0, 1]
+    assert data.label_names(declared, "n", classes=6) == ["x", "y", "z", "unused", "4", "5"]
+    other = table.cast_column(
+        "n", datasets.ClassLabel(names=["z", "x", "y"])
+    )  # another order, the same names
+    assert data.label_numbers(other, ["x", "y", "z"], "n").tolist() == [1, 2, 2, 0]
+    assert data.label_numbers(table, ["x", "y", "z"], "n").tolist() == [2, 0, 0, 1]  # no name is a number
 
 
-def table(values):
-    return datasets.Dataset.from_dict({"label": values})
+LABELS = st.one_of(
+    st.integers(-3, 12),
+    st.booleans(),
+    st.sampled_from(["1", "01", "-2", "10", "3.0", "cat", "NA", "True", " 1"]),
+)
+
+
+@given(st.lists(LABELS, min_size=1, max_size=9))
+def test_classes_are_those_that_occur_as_they_are_written(labels):
+    labels = [label for label in labels if type(label) is type(labels[0])]
+    written = [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
+    names = data.label_names(table(labels))
+    assert set(names) == set(written) and len(names) == len(set(names))
+    if all(name.lstrip("-").isdigit() for name in names):
+        assert list(map(int, names)) == sorted(map(int, names))
+    else:
+        assert names == sorted(names)
+    assert [names[i] for i in data.label_numbers(table(labels), names)] == written
+    assert [names[i] for i in data.label_numbers(table(written), names)] == written, "from a table of texts"
+
+
+def test_whole_numbers_are_sorted_by_their_value():
+    assert (
+        data.label_names(table([10, 9, -1]))
+        == data.label_names(table(["9", "10", "-1"]))
+        == ["-1", "9", "10"]
+    )
+    assert data.label_names(table(["10", "9", "x"])) == ["10", "9", "x"]
+
+
+def test_stars_are_five_classes_in_every_format(tmp_path):
+    stars = [5, 1, 3, 2, 4, 5]
+    (tmp_path / "a.csv").write_text("label\n" + "".join(f"{n}\n" for n in stars))
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"label": {n}}}\n' for n in stars))
+    for name in ("a.csv", "a.jsonl"):
+        for streaming in (False, True):
+            loaded = data.load(str(tmp_path / name), streaming=streaming)
+            names = data.label_names(loaded)
+            assert names == ["1", "2", "3", "4", "5"]
+            assert (data.label_numbers(loaded, names) + 1).tolist() == stars
+
+
+def mixed(values):
+    features = datasets.Features({"label": datasets.Json()})
+    return datasets.Dataset.from_dict({"label": list(map(json.dumps, values))}, features=features)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +159,24 @@ def table(values):
         ),
         (
             lambda: data.label_numbers(table(["a", None]), ["a", "b"]),
-            "row 1: wanted a text as label in column 'label', got None",
+            "row 1: wanted a text or an integer as label in column 'label', got nothing; name its class",
         ),
         (
             lambda: data.label_numbers(table([0.5]), ["a", "b"]),
             "row 0: wanted a text or an integer as label in column 'label', got 0.5",
         ),
         (lambda: data.label_names(table([1, None])), "row 1: wanted a text or an integer as label"),
-        (lambda: data.label_names(table([True, False])), "row 0: wanted a text or an integer as label"),
+        (
+            lambda: data.label_names(table(["a", "", "b"])),
+            "row 1: wanted a text .* got nothing; name its class",
+        ),
+        (lambda: data.label_names(table(["0", "1", " "])), "row 2: wanted a text .* got ' '"),
+        (lambda: data.label_numbers(table(["0", ""]), ["0", "1"]), "row 1: wanted a text .* got nothing"),
+        (lambda: data.label_numbers(table([5, 6]), ["1", "5"]), "row 1: label 6 .* none of the 2 classes"),
+        (
+            lambda: data.label_names(mixed(["1", 1])),
+            "row 1: got the label 1 in column 'label' beside '1' in row 0; write all",
+        ),
         (
             lambda: data.label_names(table(["a"]), "labels"),
             r"no column 'labels'; it has 'label'. Choose with label='...'",

@@ -96,6 +96,9 @@ def test_bad_input():
         loader(column="prose")
     with pytest.raises(ValueError, match="no text of two tokens or more"):
         next(iter(data.StreamLoader(stream(["", ""]), TOKENIZER, length=4, batch_size=1)))
+    ragged = datasets.IterableDataset.from_generator(lambda: iter([{"text": "a"}, {"other": "b"}]))
+    with pytest.raises(ValueError, match=r"row 1: wanted text in column 'text', got \{'other': 'b'\}"):
+        next(iter(data.StreamLoader(ragged, TOKENIZER, length=4, batch_size=3)))
     with pytest.raises(ValueError, match=r"row 1: wanted text in column 'text', got \{'text': None\}"):
         next(iter(data.StreamLoader(stream(["a", None]), TOKENIZER, length=4, batch_size=3)))
 

@@ -116,6 +116,17 @@ def test_a_trained_encoder_is_fine_tuned_its_first_layer_frozen(tmp_path, source
     )
 
 
+def test_stars_in_a_table_of_another_separator_are_five_classes(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "text|label\n" + "".join(f"größe {i}|{1 + i % 5}\n" for i in range(50)), "latin-1"
+    )
+    config = DataConfig(source=str(tmp_path / "a.csv"), separator="|", encoding="latin-1")
+    found = corpus.load_corpus(config)
+    assert found.class_names == ["1", "2", "3", "4", "5"]
+    for texts, labels in found.splits.values():
+        assert [int(text.split()[1]) % 5 for text in texts] == labels.tolist()
+
+
 def test_the_default_source_needs_no_file():
     pytest.importorskip("babel")
     found = corpus.load_corpus(DataConfig())

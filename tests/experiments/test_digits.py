@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import common
+from experiments.digits import run
 from experiments.digits.augment import AugmentConfig, augment
-from experiments.digits.config import Config, ViewsConfig
+from experiments.digits.config import Config, DataConfig, ViewsConfig
 from experiments.digits.run import main, make_loss, predict, svc_predict
 from tfm_jax import data, nn, train
 
@@ -112,6 +113,26 @@ def test_pictures_in_directories_of_another_size_in_colour(tmp_path, capsys):
     main(["--out", str(tmp_path / "run"), *SMALL, *source, "--patch-size", "3", "--train.patience", "9"])
     assert "images of 12 x 6 x 3: 12 train, 4 validation, 6 test; patches of 3 x 3" in capsys.readouterr().out
     assert result_of(tmp_path / "run")["test_images"] == 6
+
+
+def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
+    import PIL.Image
+
+    lines = ["file_name;label"]
+    for i in range(20):
+        PIL.Image.new("L", (8, 8), i).convert("RGB" if i % 4 == 0 else "L").save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png;{1 + i % 5}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    for channels, found in ((None, 3), (1, 1)):
+        settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
+        task = run._prepare(Config(data=settings), tmp_path)
+        assert task.class_names == ["1", "2", "3", "4", "5"] and task.rows["train"].classes == 5
+        test = run._rows(task.test, Config(data=settings), task.class_names, like=task.rows["train"])
+        for rows in (*task.rows.values(), test):
+            assert rows.images.shape[1:] == (8, 8, found)
+            np.testing.assert_array_equal(
+                rows.labels, np.argmax(rows.images[:, 0, 0, :1] % 5 == range(5), -1)
+            )
 
 
 @pytest.mark.parametrize(

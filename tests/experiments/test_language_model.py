@@ -89,6 +89,14 @@ def test_bpe_on_rows_from_the_command_line_to_the_sample(tmp_path, rows, capsys)
     assert (out / "sample.txt").read_text(encoding="utf-8") == sample
 
 
+def test_texts_in_another_encoding_and_separator(tmp_path):
+    (tmp_path / "a.csv").write_text("text;n\n" + "größe, NA;1\n" * 20, encoding="latin-1")
+    (tmp_path / "b.csv").write_text("text;n\nNA;1\n", encoding="latin-1")
+    paths = {"source": str(tmp_path / "a.csv"), "validation": str(tmp_path / "b.csv")}
+    found = corpus.load_texts(DataConfig(separator=";", encoding="latin-1", **paths))
+    assert found == (["größe, NA"] * 20, ["NA"])
+
+
 @pytest.mark.slow
 def test_bytes_on_a_text_file_with_one_of_its_own_for_validation(tmp_path):
     out = tmp_path / "run"

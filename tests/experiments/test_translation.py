@@ -134,6 +134,20 @@ def test_columns_named_source_and_target_need_no_pair(tmp_path):
     )
 
 
+def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
+    days = [f"2020-01-{day:02}" for day in range(1, 11)]
+    lines = [json.dumps({"translation": {"de": f"{day} März", "iso": day}}) + "\n" for day in days]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    (tmp_path / "a.csv").write_text("de;iso\n" + "".join(f"{d} März;{d}\n" for d in days), encoding="latin-1")
+    shared = {"pair": "de-iso", "held_out": 0.2}
+    for config in (
+        DataConfig(source=str(tmp_path / "a.jsonl"), **shared),
+        DataConfig(source=str(tmp_path / "a.csv"), separator=";", encoding="latin-1", **shared),
+    ):
+        pairs = [pair for split in corpus.load_pairs(config).values() for pair in zip(*split, strict=True)]
+        assert sorted(pairs) == [(f"{day} März", day) for day in days]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

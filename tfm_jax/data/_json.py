@@ -56,6 +56,8 @@ class Json:
             while batch := list(islice(rows, _BATCH)):
                 for name in dict.fromkeys(name for row in batch for name in row):
                     types[name] = _wider(types.get(name, pa.null()), [row.get(name) for row in batch])
+        if not types:
+            raise ValueError(f"{files[0]} is empty: it has no rows; choose another source")
         found = datasets.Features()
         for name, type in types.items():
             plain = _is_plain(type) and datasets.Features.from_arrow_schema(pa.schema({name: type}))

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 
 from tfm_jax.data._json import Json, as_arrow
 from tfm_jax.data._open import PACKED, check_encoding, open_bytes, open_text, reading
@@ -27,7 +28,7 @@ from tfm_jax.data._tables import Table
 
 __all__ = ["read_files"]
 
-_BATCH = 1000
+_BATCH = 256
 _TEXT_ROW = 1 << 16  # characters
 _METADATA = {".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -64,7 +65,8 @@ def read_files(
               (RFC 4180); "tsv": columns of literal texts. Blank lines are no rows, except in a tsv of one
               column. The first line names the columns;
             - "json": objects in lines, one after the other, or in one array. A column of several kinds of
-              values keeps them (``datasets.Json``); a missing key is None;
+              values keeps them (``datasets.Json``); a missing key is None (of a stream, those of its first
+              rows are known);
             - "parquet": columns as they are declared;
             - "text": documents in a column "text", in rows of at most 65,536 characters, cut after a line
               where there is one; line ends become "\\n";
@@ -197,20 +199,34 @@ def _tables(reader: _Reader, file: Path, features: datasets.Features) -> Iterato
 
 def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.IterableDataset:
     """The rows while they are read; a file is a shard, except where each file is one row."""
-    typed = not isinstance(reader, Json)  # the types of json are known after all of it has been read
-    pictures = isinstance(reader, Pictures)
-    return datasets.IterableDataset.from_generator(
-        _rows,
-        features=reader.features(files) if typed else None,
-        gen_kwargs={"reader": reader, "files": tuple(files) if pictures else files},
-        split=datasets.NamedSplit(name),
-    )
+    shards = {"reader": reader, "files": tuple(files) if isinstance(reader, Pictures) else files}
+    if isinstance(reader, Json):  # its types are known after all of it has been read
+        first = (row for file in files for row in reader.rows(file))
+        columns = tuple(dict.fromkeys(name for row in islice(first, _BATCH) for name in row))
+        features, examples = None, ExamplesIterable(_keyed_rows, {"columns": columns, **shards})
+    else:
+        features = reader.features(files)
+        examples = ArrowExamplesIterable(_keyed_tables, {"features": features, **shards})
+    info, split = datasets.DatasetInfo(features=features), datasets.NamedSplit(name)
+    return datasets.IterableDataset(examples, info=info, split=split)
 
 
-def _rows(reader: _Reader, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for file in files:
+def _keyed_rows(
+    reader: _Reader, files: Sequence[Path], columns: tuple[str, ...]
+) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+    for shard, file in enumerate(files):
         with reading(file):
-            yield from reader.rows(file)
+            for number, row in enumerate(reader.rows(file)):
+                yield (shard, number), {**dict.fromkeys(columns), **row}
+
+
+def _keyed_tables(
+    reader: _Reader, files: Sequence[Path], features: datasets.Features
+) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    for shard, file in enumerate(files):
+        with reading(file):
+            for number, table in enumerate(_tables(reader, file, features)):
+                yield (shard, number), table
 
 
 @dataclasses.dataclass(frozen=True)

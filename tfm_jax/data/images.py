@@ -16,6 +16,10 @@ from tfm_jax.data.validate import check_range, fingerprint
 __all__ = ["ImageRows", "classification_rows"]
 
 
+_BETWEEN = {"P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
+"""Modes that Pillow converts to grey or RGB by way of another, or with a warning."""
+
+
 class ImageRows:
     """Labelled images of one size, scaled to [0, 1] when they are taken.
 
@@ -187,19 +191,9 @@ def _pixels(picture: Any, row: int, size: tuple[int, int] | None, channels: int 
             "array of floats in [0, 1]"
         )
     grey = picture.mode in ("1", "L", "LA", "La") if channels is None else channels == 1
-    picture = _converted(picture, "L" if grey else "RGB", row)
+    between = _BETWEEN.get(picture.mode, picture.mode)
+    picture = picture.convert(between).convert("L" if grey else "RGB")
     if size is not None:
         picture = picture.resize((size[1], size[0]))
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
-
-
-def _converted(picture: Any, mode: str, row: int) -> Any:
-    """A picture in grey or RGB, without its transparency."""
-    with_alpha = {"P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
-    try:
-        return picture.convert(with_alpha.get(picture.mode, picture.mode)).convert(mode)
-    except ValueError as error:
-        raise ValueError(
-            f"row {row}: a picture of mode {picture.mode} cannot be read as {mode}: {error}; convert it"
-        ) from error

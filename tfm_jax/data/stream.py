@@ -123,11 +123,11 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
             self._epoch += 1
             self._open(None)
             return
-        text = row[self._loader.column]
+        text = row.get(self._loader.column)
         if not isinstance(text, str):
             raise ValueError(
                 f"row {self._next_row}: wanted text in column {self._loader.column!r}, got {row!r:.80}; "
-                "mend or drop the row"
+                "correct or drop the row"
             )
         document = encode_documents([text], self._loader.tokenizer)[0]
         start = np.zeros(1, np.int64)
