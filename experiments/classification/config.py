@@ -43,6 +43,9 @@ class DataConfig:
             territories, cities and currencies, which need no network; or a file, a directory or a glob of
             files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub,
             "owner/name" or "owner/name:configuration".
+        splits: What decides the split of each file of a directory or a glob: directories named train,
+            validation or test; the names of the files; or none, and all is split at random. None goes by the
+            rule in the README.
         text_column: The column of the texts.
         label_column: The column of the labels: class labels, texts or integers. None is "language"
             for names, "continent" for places, else "label".
@@ -59,6 +62,7 @@ class DataConfig:
     """
 
     source: str = "names"
+    splits: Literal["directories", "files", "none"] | None = None
     text_column: str = "text"
     label_column: str | None = None
     validation: str | None = None

@@ -45,9 +45,8 @@ def load_corpus(config: DataConfig) -> Corpus:
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     columns = [config.text_column, config.label]
     options = {"columns": columns, "separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(config.source, validation=shares["validation"], test=shares["test"], **options)
-    # A file of its own is one split, "train", whatever it is for.
-    splits |= {name: data.load(source, "train", **options) for name, source in own.items() if source}
+    splits = data.load_splits(config.source, splits=config.splits, **shares, **options)
+    splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no texts for {' and '.join(sorted(missing))}, and held_out is 0: "

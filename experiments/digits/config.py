@@ -53,6 +53,9 @@ class DataConfig:
         source: "digits", scikit-learn's, which needs no network; or images in MNIST's layout: a parquet
             file, a directory or a glob of them, a directory of pictures with one directory for each class, or
             a data set of the Hugging Face hub such as ylecun/mnist.
+        splits: What decides the split of each file of a directory or a glob: directories named train,
+            validation or test; the names of the files; or none, and all is split at random. None goes by the
+            rule in the README.
         image: The column of the images. Their size and their channels are read from the data.
         label: The column of the labels: class labels, texts or integers.
         classes: How many there are, called 0, 1, ... where the data declare no names; a label beyond them is
@@ -66,6 +69,7 @@ class DataConfig:
     """
 
     source: str = "digits"
+    splits: Literal["directories", "files", "none"] | None = None
     image: str = "image"
     label: str = "label"
     classes: int | None = None

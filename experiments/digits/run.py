@@ -163,6 +163,7 @@ def _prepare(config: Config, path: Path) -> _Task:
         columns=[of.image, of.label],
         validation=of.held_out,
         test=of.held_out,
+        splits=of.splits,
         separator=of.separator,
         encoding=of.encoding,
     )

@@ -40,6 +40,9 @@ class DataConfig:
         source: "stdlib", the source of the Python that is running, which needs no network; or a file, a
             directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of
             the Hugging Face hub, "owner/name" or "owner/name:configuration".
+        splits: What decides the split of each file of a directory or a glob: directories named train,
+            validation or test; the names of the files; or none, and all is split at random. None goes by the
+            rule in the README.
         column: The column that holds the texts.
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training texts.
@@ -56,6 +59,7 @@ class DataConfig:
     """
 
     source: str = "stdlib"
+    splits: Literal["directories", "files", "none"] | None = None
     column: str = "text"
     validation: str | None = None
     held_out: float = 0.05

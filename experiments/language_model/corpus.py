@@ -26,9 +26,9 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
     """
     held_out = 0.0 if config.validation else config.held_out
     options = {"columns": [config.column], "separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(config.source, validation=held_out, test=0.0, **options)
-    if config.validation:  # a file of its own is one split, "train", whatever it is for
-        splits["validation"] = data.load(config.validation, "train", **options)
+    splits = data.load_splits(config.source, validation=held_out, test=0.0, splits=config.splits, **options)
+    if config.validation:
+        splits["validation"] = data.load_whole(config.validation, **options)
     if "validation" not in splits:
         raise ValueError(
             f"{config.source!r} has no texts for validation, and data.held-out is 0: hold a share out, or "

@@ -42,6 +42,9 @@ class DataConfig:
         source: "dates", which needs no network; or parallel text: a file, a directory or a glob of files
             (jsonl with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or
             a data set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
+        splits: What decides the split of each file of a directory or a glob: directories named train,
+            validation or test; the names of the files; or none, and all is split at random. None goes by the
+            rule in the README.
         pair: Parallel text from which language into which, such as en-fr. None takes the columns named source
             and target.
         validation: A file of its own for validation. None takes the source's split of that name or, where it
@@ -61,6 +64,7 @@ class DataConfig:
     """
 
     source: str = "dates"
+    splits: Literal["directories", "files", "none"] | None = None
     pair: str | None = None
     validation: str | None = None
     test: str | None = None

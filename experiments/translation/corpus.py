@@ -31,9 +31,8 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     own = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     options = {"separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(config.source, **shares, **options)
-    # A file of its own is one split, "train", whatever it is for.
-    splits |= {name: data.load(source, "train", **options) for name, source in own.items() if source}
+    splits = data.load_splits(config.source, splits=config.splits, **shares, **options)
+    splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no pairs for {' and '.join(sorted(missing))}, and held_out is 0: "

@@ -90,7 +90,7 @@ def test_the_files_of_a_directory_or_glob_by_split(source, streaming, load, tmp_
         "en-fr.train.jsonl": 3,
         "more_training.jsonl": 4,
         "en-fr.valid.jsonl": 5,
-        "train/test_set.jsonl": 6,
+        "test/train_set.jsonl": 6,
     }
     for name, n in sizes.items():
         write(base / name, ROWS[:n])
@@ -182,6 +182,7 @@ def test_mnists_layout_in_parquet(load, tmp_path):
         "no/where/at-all",
         "nowhere/*.csv",
         "~/nowhere-at-all",
+        "~nobody-at-all/x",
         "no/",
     ],
 )

@@ -209,7 +209,7 @@ def test_a_tokenizer_is_made_once(tmp_path):
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
-        (["--data.source", "{}/empty.jsonl"], "empty.jsonl is empty"),
+        (["--data.source", "{}/empty.jsonl"], "empty.jsonl.* is empty"),
         (["--data.source", "{}/train.jsonl", "--data.column", "body"], "no column 'body'; it has 'text'"),
         (
             ["--data.source", "{}/train.jsonl", "--data.validation", "{}/none.txt"],

@@ -24,7 +24,7 @@ from tfm_jax.data.labelled import LabelledRows, label_names, label_numbers, labe
 from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
 from tfm_jax.data.packing import PackedRows, best_fit
 from tfm_jax.data.rows import TranslationRows, language_model_rows, translation_rows
-from tfm_jax.data.sources import load, load_splits, split_rows
+from tfm_jax.data.sources import load, load_splits, load_whole, split_rows
 from tfm_jax.data.stream import StreamIterator, StreamLoader
 from tfm_jax.data.tokenizers import (
     ByteTokenizer,
@@ -72,6 +72,7 @@ __all__ = [
     "load",
     "load_splits",
     "load_tokenizer",
+    "load_whole",
     "names",
     "padding_share",
     "places",

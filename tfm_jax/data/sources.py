@@ -9,9 +9,10 @@ import numpy as np
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.hub import load_hub
+from tfm_jax.data.layout import SplitsBy, check_splits
 from tfm_jax.data.local import load_local, looks_local
 
-__all__ = ["load", "load_splits", "split_rows"]
+__all__ = ["load", "load_splits", "load_whole", "split_rows"]
 
 
 def load(
@@ -19,6 +20,7 @@ def load(
     split: str = "train",
     *,
     columns: Sequence[str] | None = None,
+    splits: SplitsBy | None = None,
     streaming: bool = False,
     cache_dir: str | None = None,
     separator: str | None = None,
@@ -36,6 +38,9 @@ def load(
         split: the name of the split, such as "train"; of files and of hub data sets also a slice of it, such
             as "train[:10%]".
         columns: the wanted columns; the others are dropped. None keeps all.
+        splits: what decides the split of each file of a directory or glob: "directories" (the first one in
+            its path that is named train, test or the like), "files" (the first or last word of its name) or
+            "none" (all are "train"). None goes by the rule of ``assign_splits`` in ``tfm_jax.data.layout``.
         streaming: read while iterating instead of loading first.
         cache_dir: where converted files lie while the process runs, and where the ``datasets`` library keeps
             those of the hub; None is the system's temporary directory, and the library's own choice.
@@ -58,15 +63,54 @@ def load(
         load("wikitext:wikitext-2-raw-v1", "train[:10%]", columns=["text"])
     """
     try:
-        dataset = _open(source, split, streaming, cache_dir=cache_dir, separator=separator, encoding=encoding)
+        dataset = _open(
+            source,
+            split,
+            streaming,
+            splits=splits,
+            cache_dir=cache_dir,
+            separator=separator,
+            encoding=encoding,
+        )
     except ValueError as error:
         if not str(error).startswith(("Unknown split", "Bad split")):
             raise
+        how = "load_splits makes those that are missing"
+        if split.startswith("train"):
+            how = _without_train(source)
         raise ValueError(
-            f"{source!r} has no split {split!r} ({error}); name one that it has, or load_splits makes those "
-            "that are missing"
+            f"{source!r} has no split {split!r} ({error}); name one that it has, or {how}"
         ) from error
-    return _checked(dataset, f"{source!r}, split {split!r},", columns)
+    return _checked(dataset, source, split, columns)
+
+
+def load_whole(
+    source: str,
+    *,
+    columns: Sequence[str] | None = None,
+    cache_dir: str | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+) -> datasets.Dataset:
+    """Load all files of a source as one split, whatever their names are.
+
+    Equivalent to::
+
+        load(source, "train", splits="none")    # of files
+        load(source, "train")                   # of another source
+
+    Args:
+        source, columns, cache_dir, separator, encoding: as for `load`.
+
+    Returns:
+        The data set, at least one row.
+
+    Raises:
+        FileNotFoundError, HubUnavailableError, ValueError: as for `load`.
+    """
+    splits = "none" if _is_local(source) else None
+    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    return load(source, "train", columns=columns, splits=splits, **options)
 
 
 def load_splits(
@@ -76,6 +120,7 @@ def load_splits(
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
+    splits: SplitsBy | None = None,
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
@@ -83,7 +128,7 @@ def load_splits(
     """Load a data set's "train", "validation" and "test"; what it lacks is taken from its "train".
 
     Args:
-        source, columns, cache_dir, separator, encoding: as for `load`.
+        source, columns, splits, cache_dir, separator, encoding: as for `load`.
         validation, test: the share of the training rows to take for a split that is missing; 0 takes none.
         seed: decides which rows are taken, see `split_rows`.
 
@@ -93,23 +138,22 @@ def load_splits(
     Raises:
         FileNotFoundError, HubUnavailableError, ValueError: as for `load`; or the source has no "train".
     """
-    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    options = {"splits": splits, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}
     if source in SOURCES:
         found = {name: load(source, name, **options) for name in SOURCES[source][1]}
     else:
         found = dict(_open(source, None, False, **options))
     if "train" not in found:
-        raise ValueError(f"{source!r} has no split 'train', only {', '.join(map(repr, found))}")
+        names = ", ".join(map(repr, found))
+        raise ValueError(f"{source!r} has no split 'train', only {names}; {_without_train(source)}")
     shares = {"validation": validation, "test": test}
     made = split_rows(
-        _checked(found["train"], f"{source!r}, split 'train',", columns),
+        _checked(found["train"], source, "train", columns),
         **{name: 0 if name in found else share for name, share in shares.items()},
         seed=seed,
     )
     kept = {name: found[name] for name in shares if name in found}
-    return made | {
-        name: _checked(rows, f"{source!r}, split {name!r},", columns) for name, rows in kept.items()
-    }
+    return made | {name: _checked(rows, source, name, columns) for name, rows in kept.items()}
 
 
 def split_rows(
@@ -145,18 +189,42 @@ def split_rows(
     return {name: dataset.select(np.sort(rows), keep_in_memory=True) for name, rows in parts if len(rows)}
 
 
+def _is_local(source: str) -> bool:
+    return source not in SOURCES and looks_local(source)
+
+
+def _without_train(source: str) -> str:
+    """The way out where a source has no "train", for messages."""
+    if not _is_local(source):
+        return "name a source that has it"
+    return "splits='none' (--data.splits none of an experiment) makes all of its files 'train'"
+
+
 def _open(
     source: str,
     split: str | None,
     streaming: bool,
     *,
+    splits: SplitsBy | None,
     cache_dir: str | None,
     separator: str | None,
     encoding: str,
 ) -> Any:
-    if source not in SOURCES and looks_local(source):
+    check_splits(splits)
+    if _is_local(source):
         return load_local(
-            source, split, streaming=streaming, cache_dir=cache_dir, separator=separator, encoding=encoding
+            source,
+            split,
+            splits=splits,
+            streaming=streaming,
+            cache_dir=cache_dir,
+            separator=separator,
+            encoding=encoding,
+        )
+    if splits is not None:
+        raise ValueError(
+            f"splits: got {splits!r} for {source!r}, which declares its splits itself; wanted the path of "
+            "files. Leave splits (--data.splits of an experiment) out"
         )
     if separator is not None or encoding != "utf-8":
         raise ValueError(
@@ -171,12 +239,23 @@ def _open(
 
 
 def _checked(
-    dataset: datasets.Dataset | datasets.IterableDataset, what: str, columns: Sequence[str] | None
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    source: str,
+    split: str,
+    columns: Sequence[str] | None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """The wanted columns of a data set that has rows."""
     if next(iter(dataset), None) is None:
-        raise ValueError(f"{what} is empty: it has no rows; choose another source or split")
+        raise ValueError(
+            f"{source!r}, split {split!r}, is empty: it has no rows; choose another source or split"
+        )
     if columns is None:
         return dataset
-    check_columns(dataset, list(columns), "columns=[...]")
+    how = "columns=[...]"
+    if _is_local(source) and dataset.column_names == ["image"]:
+        how += (
+            ". Pictures have a column 'label' where their directories are two or more classes, all at one "
+            "depth; splits='none' (--data.splits none of an experiment) makes train and test classes, too"
+        )
+    check_columns(dataset, list(columns), how)
     return dataset.select_columns(list(columns))
