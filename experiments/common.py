@@ -101,6 +101,8 @@ def one_message(name: str) -> Iterator[None]:
     """Ends the process with one message, not a traceback, where something asked for cannot be had."""
     try:
         yield
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        raise
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{name}: {error}")
 

@@ -236,7 +236,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
             ["translate", "--model", "NOWHERE", "a", "--generation", "num_beams=0"],
             "num_beams=0, wanted a whole number of at least 1",
         ),
-        (["generate", "WRITER", "a", "--stop", ""], "a stop text must not be empty"),
+        (["generate", "WRITER", "a", "--stop", ""], "--stop: got ''; wanted a text that is not empty"),
         (["generate", "WRITER", "\udcff"], "this is not UTF-8"),
     ],
 )  # fmt: skip

@@ -405,3 +405,10 @@ def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
         common.OptimizerConfig(layer_decay=0.0)
     with pytest.raises(ValueError, match="frozen_layers=-1: frozen_layers is to be at least 0"):
         common.OptimizerConfig(frozen_layers=-1)
+
+
+def test_errors_are_one_message_but_for_a_pipe_that_nobody_reads():
+    with pytest.raises(SystemExit, match="it: there is none"), common.one_message("it"):
+        raise OSError("there is none")
+    with pytest.raises(BrokenPipeError), common.one_message("it"):
+        raise BrokenPipeError

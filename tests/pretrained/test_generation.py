@@ -308,6 +308,20 @@ def test_a_text_ends_before_a_stop_string(load):
     assert generator.write(texts, key=None, stop=()) == whole
 
 
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [
+        ({"num_beams": 0}, "num_beams=0, wanted a whole number of at least 1"),
+        ({"a_new_way": 2}, "a_new_way=2 is not known"),
+        ({"eos_token_id": -1}, "eos_token_id=-1, wanted an id from 0 to the last of the vocabulary, or"),
+    ],
+)
+def test_what_fits_no_checkpoint_is_refused_before_one_is_loaded(monkeypatch, generation, message):
+    monkeypatch.setattr(pretrained.text, "load", lambda *args, **options: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match=f"generation: got {message}"):
+        pretrained.load_text_generator("somewhere", generation=generation)
+
+
 def test_lengths_that_count_the_prompt(load):
     generator = load(generation={"max_new_tokens": None, "max_length": 6})
     texts = ["a b c", "h", "d e f", "g"]

@@ -55,7 +55,7 @@ def by_pillow(image, size, method):
 
 
 @pytest.mark.parity
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(IMAGES, SIDES, st.sampled_from(METHODS))
 def test_any_image_as_pillow(image, size, method):
     np.testing.assert_array_equal(resize(image, size, method), by_pillow(image, size, method))

@@ -48,6 +48,8 @@ class _Command(LineCommand):
 
     def load(self) -> Any:
         """The model and its tokenizer."""
+        if "" in self.stop:
+            raise ValueError("--stop: got ''; wanted a text that is not empty.")
         if self.model is not None:
             if self.average is not None:
                 raise ValueError("--average is of a run's checkpoints: not with --model")

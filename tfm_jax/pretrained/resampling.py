@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,26 +77,35 @@ def _filtered(images: Array, axis: int, size: int, method: Method) -> Array:
     n = images.shape[axis]
     if n == size:
         return images
-    spec = "mn,...nwc->...mwc" if axis == -3 else "mn,...hnc->...hmc"
-    sums = jnp.einsum(spec, jnp.asarray(_weights(n, size, method)), images.astype(jnp.int32))
+    first, weights = (jnp.asarray(x) for x in _taps(n, size, method))
+    along = [1] * images.ndim
+    along[axis] = size
+
+    def tap(j: Array | int) -> Array:
+        pixels = jnp.take(images, first + j, axis=axis, mode="clip").astype(jnp.int32)
+        return pixels * weights[j].reshape(along)
+
     half = jnp.int32(1 << (_BITS - 1))
-    return jnp.clip((sums + half) >> _BITS, 0, 255).astype(jnp.uint8)
+    sums = jax.lax.fori_loop(1, len(weights), lambda j, sums: sums + tap(j), tap(0) + half)
+    return jnp.clip(sums >> _BITS, 0, 255).astype(jnp.uint8)
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(n: int, m: int, method: Method) -> np.ndarray:
-    """What each of m pixels takes of each of n: int32 [m, n], in units of 2**-22."""
+def _taps(n: int, m: int, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    """From which of n pixels on each of m is made: int32 [m]; and of how much of each: int32 [taps, m], in
+    units of 2**-22."""
     kernel, scale = _FILTERS[method], n / m
     wide = max(scale, 1.0)  # antialiasing: a filter as wide as the pixels that become one
     support = kernel.support * wide
     centers = (np.arange(m)[:, None] + 0.5) * scale
     first = np.maximum(np.trunc(centers - support + 0.5), 0)
     end = np.minimum(np.trunc(centers + support + 0.5), n)
-    j = np.arange(n)
-    weights = np.where((j >= first) & (j < end), kernel.at((j - centers + 0.5) * (1 / wide)), 0.0)
+    at = first + np.arange((end - first).max())
+    weights = np.where(at < end, kernel.at((at - centers + 0.5) * (1 / wide)), 0.0)
     total = np.cumsum(weights, axis=1)[:, -1:]  # in order, as a loop adds
     weights = np.divide(weights, total, out=weights, where=total != 0) * (1 << _BITS)
-    return np.trunc(weights + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+    fixed = np.trunc(weights + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+    return first[:, 0].astype(np.int32), fixed.T
 
 
 def _nearest(n: int, m: int) -> np.ndarray:
