@@ -53,7 +53,7 @@ def tokenizer_files(
     cut = json.loads(loaded.get("tokenizer.json", b"{}"))
     cut = {name: cut.get(name) for name in ("truncation", "padding")}
     whole = {"tokenizer.json": _as_json(wanted | cut)}
-    templates = {name: data for name, data in loaded.items() if name.endswith(".jinja")}
+    templates = {name: data for name, data in loaded.items() if "chat_template" in name}
     beside = {name: data for name, data in loaded.items() if name in _DECLARE}
     own = {"tokenizer_config.json": _as_json(_own_settings(tokenizer, config, loaded))}
     candidates = [loaded, templates | beside | whole, templates | own | {"tokenizer.json": _as_json(wanted)}]
@@ -71,8 +71,15 @@ def tokenizer_files(
 
 
 def _comparable(text: str) -> Any:
-    """A tokenizer's state without the last digits of scores, which a file does not keep."""
-    return json.loads(text, parse_float=lambda number: float(f"{float(number):.7g}"))
+    """A tokenizer's state without what changes neither ids nor texts: the last digits of scores, which a file
+    does not keep, and what its steps on bytes say of offsets."""
+    state = json.loads(text, parse_float=lambda number: float(f"{float(number):.7g}"))
+    if (state["decoder"] or {}).get("type") == "ByteLevel":
+        state["decoder"] = {"type": "ByteLevel"}
+    cut = state["pre_tokenizer"] or {}
+    for step in cut.get("pretokenizers", [cut]):
+        step.pop("trim_offsets", None)
+    return state
 
 
 def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
