@@ -97,7 +97,7 @@ def _own_settings(
     tokenizer: tokenizers.Tokenizer, config: Config, loaded: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """A tokenizer_config.json by which a tokenizer.json is taken as it is."""
-    said = json.loads(loaded.get("tokenizer_config.json", b"{}"))
+    declared = json.loads(loaded.get("tokenizer_config.json", b"{}"))
     model = config.model
     names = ["input_ids", *(["token_type_ids"] if model.token_types else []), "attention_mask"]
     found = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
@@ -105,14 +105,14 @@ def _own_settings(
         found["model_max_length"] = model.positions.max_length
     if config.architecture.endswith(("ForCausalLM", "LMHeadModel")):
         found["padding_side"] = "left"  # a prompt is written on
-    found |= {name: said[name] for name in _KEPT if said.get(name) is not None}
+    found |= {name: declared[name] for name in _KEPT if declared.get(name) is not None}
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     ids = {**config.settings, **config.generation}
     for role, usual in _ROLES.items():
         i = ids.get(f"{role}_token_id")
         i = i[0] if isinstance(i, list) and i else i
         named = [tokenizer.id_to_token(i)] if type(i) is int and i >= 0 else []
-        named += [_text(said.get(f"{role}_token")), *usual]
+        named += [_text(declared.get(f"{role}_token")), *usual]
         token = next((token for token in named if token in special), None)
         found |= {} if token is None else {f"{role}_token": token}
     return found
