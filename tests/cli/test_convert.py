@@ -64,12 +64,23 @@ def test_all_that_is_no_weight_is_copied_or_named(tfm, source, tmp_path):
         (source / name).write_bytes(data)
     status, out, err = tfm("convert", source, tmp_path / "target")
     assert (status, out) == (0, "")
-    assert err == "tfm: not copied, of no known kind: code.py, training_args.bin\n"
+    assert err == "tfm: not copied: code.py, training_args.bin\n"
     found = {str(x.relative_to(tmp_path / "target")) for x in (tmp_path / "target").rglob("*") if x.is_file()}
     beside = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json", "config.json"}
     assert found == kept.keys() | beside | {"model.safetensors"}
     for name, data in kept.items():
         assert (tmp_path / "target" / name).read_bytes() == data
+
+
+def test_what_a_tokenizer_json_alone_makes_superfluous_is_named(tfm, source, tmp_path):
+    """It is taken as it is from then on; a vocabulary beside it is no longer read."""
+    (source / "tokenizer_config.json").unlink()
+    (source / "vocab.txt").write_text("a\nb")
+    status, out, err = tfm("convert", source, tmp_path / "target")
+    assert (status, out, err) == (0, "", "tfm: not copied: vocab.txt\n")
+    said = json.loads((tmp_path / "target" / "tokenizer_config.json").read_text())
+    assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert pretrained.load(tmp_path / "target")[3].encode("b").ids == [1]
 
 
 STEPS = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")]

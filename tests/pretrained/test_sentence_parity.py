@@ -193,3 +193,12 @@ def test_a_setting(bodies, tmp_path, name):
     changed = wanted.shape != (len(texts), D) or np.abs(wanted - one_by_one(plain)).max() > 1e-3
     assert changed == (name not in ("similarity", "padding on the left"))
     close(pretrained.load_sentence_encoder(tmp_path / "new")(texts), wanted)
+
+
+def test_without_modules_nothing_of_the_library_is_read(bodies, tmp_path):
+    saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), truncate_dim=3, prompts={"query": "the "})
+    rewrite("sentence_bert_config.json", max_seq_length=4)(tmp_path / "new")
+    rewrite("config_sentence_transformers.json", default_prompt_name="query")(tmp_path / "new")
+    (tmp_path / "new" / "modules.json").unlink()
+    theirs = library.SentenceTransformer(str(tmp_path / "new"), device="cpu", local_files_only=True)
+    check(theirs, tmp_path / "new")

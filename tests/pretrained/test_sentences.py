@@ -170,11 +170,14 @@ def test_a_plain_encoder_gives_the_mean(directory):
     wanted = dataclasses.replace(pretrained.load_sentence_encoder(directory), normalize=False)(TEXTS)
     (directory / "modules.json").unlink()
     (directory / "1_Pooling" / "config.json").unlink()
+    # Which then says nothing, as the prompts do not.
+    (directory / "config_sentence_transformers.json").write_text('{"truncate_dim": 3}')
+    assert pretrained.load_sentence_encoder(directory).max_length == 8
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 4}')
     encoder = pretrained.load_sentence_encoder(directory)
     assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("mean", False, 4)
     np.testing.assert_array_equal(encoder(TEXTS), wanted)
     # The limit is the tokenizer's where the model's is not said, and the table's at most.
-    (directory / "sentence_bert_config.json").unlink()
     for said, limit in ((5, 5), (10**30, 8)):
         (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
         assert pretrained.load_sentence_encoder(directory).max_length == limit

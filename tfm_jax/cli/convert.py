@@ -48,6 +48,7 @@ class Convert:
         for name in texts:
             (self.target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, self.target / name)
+        others += [name for name in config.files if not (self.target / name).exists()]
         if others:
-            print(f"tfm: not copied, of no known kind: {', '.join(others)}", file=sys.stderr)
+            print(f"tfm: not copied: {', '.join(others)}", file=sys.stderr)
         return 0

@@ -53,7 +53,7 @@ def tokenizer_files(
     cut = json.loads(loaded.get("tokenizer.json", b"{}"))
     cut = {name: cut.get(name) for name in ("truncation", "padding")}
     whole = {"tokenizer.json": _as_json(wanted | cut)}
-    templates = {name: data for name, data in loaded.items() if name.endswith(".jinja")}
+    templates = {name: data for name, data in loaded.items() if "chat_template" in name}
     beside = {name: data for name, data in loaded.items() if name in _DECLARE}
     own = {"tokenizer_config.json": _as_json(_own_settings(tokenizer, config, loaded))}
     candidates = [loaded, templates | beside | whole, templates | own | {"tokenizer.json": _as_json(wanted)}]
@@ -71,8 +71,15 @@ def tokenizer_files(
 
 
 def _comparable(text: str) -> Any:
-    """A tokenizer's state without the last digits of scores, which a file does not keep."""
-    return json.loads(text, parse_float=lambda number: float(f"{float(number):.7g}"))
+    """A tokenizer's state without what changes neither ids nor texts: the last digits of scores, which a file
+    does not keep, and what its steps on bytes say of offsets."""
+    state = json.loads(text, parse_float=lambda number: float(f"{float(number):.7g}"))
+    if (state["decoder"] or {}).get("type") == "ByteLevel":
+        state["decoder"] = {"type": "ByteLevel"}
+    cut = state["pre_tokenizer"] or {}
+    for step in cut.get("pretokenizers", [cut]):
+        step.pop("trim_offsets", None)
+    return state
 
 
 def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
@@ -90,7 +97,7 @@ def _own_settings(
     tokenizer: tokenizers.Tokenizer, config: Config, loaded: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """A tokenizer_config.json by which a tokenizer.json is taken as it is."""
-    said = json.loads(loaded.get("tokenizer_config.json", b"{}"))
+    declared = json.loads(loaded.get("tokenizer_config.json", b"{}"))
     model = config.model
     names = ["input_ids", *(["token_type_ids"] if model.token_types else []), "attention_mask"]
     found = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
@@ -98,14 +105,14 @@ def _own_settings(
         found["model_max_length"] = model.positions.max_length
     if config.architecture.endswith(("ForCausalLM", "LMHeadModel")):
         found["padding_side"] = "left"  # a prompt is written on
-    found |= {name: said[name] for name in _KEPT if said.get(name) is not None}
+    found |= {name: declared[name] for name in _KEPT if declared.get(name) is not None}
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     ids = {**config.settings, **config.generation}
     for role, usual in _ROLES.items():
         i = ids.get(f"{role}_token_id")
         i = i[0] if isinstance(i, list) and i else i
         named = [tokenizer.id_to_token(i)] if type(i) is int and i >= 0 else []
-        named += [_text(said.get(f"{role}_token")), *usual]
+        named += [_text(declared.get(f"{role}_token")), *usual]
         token = next((token for token in named if token in special), None)
         found |= {} if token is None else {f"{role}_token": token}
     return found

@@ -83,7 +83,8 @@ def read_recipe(directory: Path, *, allow_pickle: bool = False) -> Recipe:
     """Reads ``modules.json`` and what it names.
 
     Args:
-      directory: of the model. Without a ``modules.json`` the recipe is the mean over the tokens.
+      directory: of the model. Without a ``modules.json`` the recipe is the mean over the tokens, and no other
+        of these files is read.
       allow_pickle: read a layer's ``pytorch_model.bin``, with torch, where it has no safetensors file.
 
     Returns:
@@ -92,38 +93,37 @@ def read_recipe(directory: Path, *, allow_pickle: bool = False) -> Recipe:
     Raises:
       ValueError: for a module, an option or a value that is not supported, by name.
     """
-    said = _settings(directory)
     path = directory / "modules.json"
-    steps = _steps(path) if path.is_file() else []
-    recipe = Recipe(directory / steps[0][1] if steps else directory)
-    if steps:
-        pooling, counts = _pooling(directory / steps[1][1] / "config.json")
-        layers = [_LAYERS[kind](directory / folder, allow_pickle) for kind, folder in steps[2:]]
-        layers = [layer for layer in layers if layer is not None]
-        normalize = bool(layers) and layers[-1] is unit
-        recipe = recipe._replace(
-            pooling=pooling,
-            counts_prompt=counts,
-            layers=tuple(layers[:-1] if normalize else layers),
-            normalize=normalize,
-        )
-    options = _body_options(recipe.body)
-    length = options.get("max_seq_length")
+    if not path.is_file():
+        return Recipe(directory)
+    steps = _steps(path)
+    body = directory / steps[0][1]
+    pooling, counts = _pooling(directory / steps[1][1] / "config.json")
+    layers = [_LAYERS[kind](directory / folder, allow_pickle) for kind, folder in steps[2:]]
+    layers = [layer for layer in layers if layer is not None]
+    normalize = bool(layers) and layers[-1] is unit
+    options = _body_options(body)
     passed = {**(options.get("tokenizer_args") or {}), **(options.get("processor_kwargs") or {})}
-    return recipe._replace(
-        **said,
-        lower_case=bool(options.get("do_lower_case", False)),
-        max_length=passed.get("model_max_length", length),
+    return Recipe(
+        body,
+        pooling=pooling,
+        counts_prompt=counts,
+        layers=tuple(layers[:-1] if normalize else layers),
+        normalize=normalize,
+        lower_case=options.get("do_lower_case", False),
+        max_length=passed.get("model_max_length", options.get("max_seq_length")),
+        **_settings(directory),
     )
 
 
 def _settings(directory: Path) -> dict[str, Any]:
     """Of ``config_sentence_transformers.json``."""
     path = directory / "config_sentence_transformers.json"
-    said = read_json(path) if path.is_file() else {}
-    if (kind := said.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
+    config = read_json(path) if path.is_file() else {}
+    if (kind := config.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
         raise ValueError(f"{path} is of a {kind}, wanted a SentenceTransformer: no other model is supported")
-    prompts, name, dim = said.get("prompts") or {}, said.get("default_prompt_name"), said.get("truncate_dim")
+    prompts, dim = config.get("prompts") or {}, config.get("truncate_dim")
+    name = config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(x, str | None) for x in prompts.values()):
         raise ValueError(f"{path} has prompts={prompts!r}, wanted an object of texts by name")
     prompts = {"query": "", "document": ""} | {name: text or "" for name, text in prompts.items()}
@@ -156,40 +156,42 @@ def _steps(path: Path) -> list[tuple[str, str]]:
 
 def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     """The names of its poolings, and whether they count a prompt."""
-    said = read_json(path)
-    legacy = [mode for name, mode in _LEGACY.items() if said.get(name)]
-    modes = said.get("pooling_mode", legacy or ["mean"])
+    config = read_json(path)
+    legacy = [mode for name, mode in _LEGACY.items() if config.get(name)]
+    modes = config.get("pooling_mode", legacy or ["mean"])
     modes = [modes] if isinstance(modes, str) else modes
     others = [
-        name for name in said if name.startswith("pooling_mode_") and name not in _LEGACY and said[name]
+        name for name in config if name.startswith("pooling_mode_") and name not in _LEGACY and config[name]
     ]
     if others or not isinstance(modes, list) or not modes or not all(mode in _POOLINGS for mode in modes):
         raise ValueError(
             f"{path}: the pooling {others or modes!r} is not supported, only those of {list(_POOLINGS)}"
         )
-    return tuple(_POOLINGS[mode] for mode in modes), said.get("include_prompt", True)
+    return tuple(_POOLINGS[mode] for mode in modes), config.get("include_prompt", True)
 
 
 def _options_of(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    said = read_json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     for name in ("module_input_name", "module_output_name"):
-        if said.get(name) not in (None, "sentence_embedding"):
-            raise ValueError(f"{path} has {name}={said[name]!r}, which is not supported, only the sentence's")
-    return said
+        if config.get(name) not in (None, "sentence_embedding"):
+            raise ValueError(
+                f"{path} has {name}={config[name]!r}, which is not supported, only the sentence's"
+            )
+    return config
 
 
 def _dense(folder: Path, allow_pickle: bool) -> Dense:
-    said = _options_of(folder)
-    name = said.get("activation_function", "torch.nn.modules.activation.Tanh")
+    config = _options_of(folder)
+    name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = ACTIVATIONS.get(str(name).rsplit(".", 1)[-1]) if str(name).startswith("torch.nn.") else None
     if activation is None:
         raise ValueError(
             f"{folder / 'config.json'}: the activation_function {name!r} is not supported, only those of "
             f"torch.nn by the names {', '.join(ACTIVATIONS)}"
         )
-    sizes = [said.get("in_features"), said.get("out_features")]
-    bias, residual = said.get("bias", True), said.get("use_residual", False)
+    sizes = [config.get("in_features"), config.get("out_features")]
+    bias, residual = config.get("bias", True), config.get("use_residual", False)
     wide = residual and sizes[0] != sizes[1]
     names = {
         "linear.weight": 2,
@@ -235,17 +237,22 @@ def _body_options(body: Path) -> dict[str, Any]:
     """What ``sentence_bert_config.json`` says, or the file of another family's name; raises for what would
     change the vectors, and is not done here."""
     path = next((body / name for name in _BODY_OPTIONS if (body / name).is_file()), None)
-    said = read_json(path) if path else {}
-    wrong = [name for name, values in _BODY_WANTED.items() if name in said and said[name] not in values]
+    config = read_json(path) if path else {}
+    wrong = [name for name, values in _BODY_WANTED.items() if name in config and config[name] not in values]
     passed = {"tokenizer_args": _OF_TOKENIZER, "processor_kwargs": _OF_TOKENIZER}
     passed |= {"model_args": _OF_MODEL, "model_kwargs": _OF_MODEL}
     hub = {"revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code"}
-    wrong += [name for name, known in passed.items() if (said.get(name) or {}).keys() - known - hub]
-    text = (said.get("modality_config") or {}).get("text")
-    if "modality_config" in said and text != {"method": "forward", "method_output_name": "last_hidden_state"}:
+    wrong += [name for name, known in passed.items() if (config.get(name) or {}).keys() - known - hub]
+    text = (config.get("modality_config") or {}).get("text")
+    if "modality_config" in config and text != {
+        "method": "forward",
+        "method_output_name": "last_hidden_state",
+    }:
         wrong.append("modality_config")
-    if not isinstance(said.get("do_lower_case", False), bool):
+    if not isinstance(config.get("do_lower_case", False), bool):
         wrong.append("do_lower_case")
     if wrong:
-        raise ValueError(f"{path}: " + "; ".join(f"{name}={said[name]!r} is not supported" for name in wrong))
-    return said
+        raise ValueError(
+            f"{path}: " + "; ".join(f"{name}={config[name]!r} is not supported" for name in wrong)
+        )
+    return config

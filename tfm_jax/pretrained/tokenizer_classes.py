@@ -86,66 +86,68 @@ class TokenizerClass:
     model: str
     special: Mapping[str, str | None]
     build: Callable[[Vocabulary, Settings, Special], tokenizers.Tokenizer]
-    extra: Callable[[Settings], Sequence[str | AddedToken]] = lambda said: ()
+    extra: Callable[[Settings], Sequence[str | AddedToken]] = lambda settings: ()
     around: Callable[[tokenizers.Tokenizer, Settings, Special], None] | None = None
 
 
-def _bert(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
+def _bert(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
     """Words cut into pieces, in lower case unless the settings differ."""
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary.tokens, unk_token=special["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=said.get("do_lower_case", True),
-        strip_accents=said.get("strip_accents"),
-        handle_chinese_chars=said.get("tokenize_chinese_chars", True),
+        lowercase=settings.get("do_lower_case", True),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 
-def _around_bert(tokenizer: tokenizers.Tokenizer, said: Settings, special: Special) -> None:
+def _around_bert(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
     at = lambda role: (special[role], tokenizer.token_to_id(special[role]))
     tokenizer.post_processor = processors.BertProcessing(at("sep"), at("cls"))
 
 
-def _bytes(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
+def _bytes(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
     """Byte-level pairs, merged in their order."""
     model = models.BPE(
         vocabulary.tokens, list(vocabulary.merges), continuing_subword_prefix="", end_of_word_suffix=""
     )
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=said.get("add_prefix_space", False))
+    space = settings.get("add_prefix_space", False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     return tokenizer
 
 
-def _gpt_neox(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _bytes(vocabulary, said, special)
+def _gpt_neox(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
+    tokenizer = _bytes(vocabulary, settings, special)
     tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
-def _qwen2(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _gpt_neox(vocabulary, said, special)
-    space = said.get("add_prefix_space", False)
+def _qwen2(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
+    tokenizer = _gpt_neox(vocabulary, settings, special)
+    space = settings.get("add_prefix_space", False)
     cut = pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=False)
     split = pre_tokenizers.Split(Regex(_QWEN2), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, cut])
     return tokenizer
 
 
-def _around_roberta(tokenizer: tokenizers.Tokenizer, said: Settings, special: Special) -> None:
+def _around_roberta(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
     at = lambda role: (special[role], tokenizer.token_to_id(special[role]))
-    trims, space = said.get("trim_offsets", True), said.get("add_prefix_space", False)
+    trims, space = settings.get("trim_offsets", True), settings.get("add_prefix_space", False)
     tokenizer.post_processor = processors.RobertaProcessing(at("sep"), at("cls"), trims, space)
 
 
-def _llama(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
+def _llama(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
     """Pairs merged in their order, and bytes for what has no piece."""
     model = models.BPE(vocabulary.tokens, list(vocabulary.merges), fuse_unk=True, byte_fallback=True)
     tokenizer = tokenizers.Tokenizer(model)
     # Where a space is put before what has none: the text, or (as versions did at first) each part of it.
-    scheme = "never" if said.get("add_prefix_space") is False else "always" if said.get("legacy") else "first"
+    scheme = "always" if settings.get("legacy") else "first"
+    scheme = "never" if settings.get("add_prefix_space") is False else scheme
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
     decode = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
@@ -162,25 +164,25 @@ def _unigram(vocabulary: Vocabulary, unk: int, scheme: str = "always") -> tokeni
     return tokenizer
 
 
-def _t5(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
+def _t5(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
     tokenizer = _unigram(vocabulary, 2)
     if vocabulary.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(vocabulary.charsmap)
     return tokenizer
 
 
-def _xlm_roberta(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _unigram(vocabulary, 3, "always" if said.get("add_prefix_space", True) else "never")
+def _xlm_roberta(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
+    tokenizer = _unigram(vocabulary, 3, "always" if settings.get("add_prefix_space", True) else "never")
     if vocabulary.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(vocabulary.charsmap)
     return tokenizer
 
 
-def _mbart(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
+def _mbart(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
     return _unigram(vocabulary, 3)
 
 
-def _mbart50(vocabulary: Vocabulary, said: Settings, special: Special) -> tokenizers.Tokenizer:
+def _mbart50(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
     tokenizer = _unigram(vocabulary, 3)
     alike = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
     tokenizer.normalizer = normalizers.Sequence([*alike, normalizers.Replace(Regex(" {2,}"), " ")])
@@ -188,15 +190,15 @@ def _mbart50(vocabulary: Vocabulary, said: Settings, special: Special) -> tokeni
     return tokenizer
 
 
-def _gaps(said: Settings) -> list[str]:
-    return [f"<extra_id_{i}>" for i in range(said.get("extra_ids", 100))]
+def _gaps(settings: Settings) -> list[str]:
+    return [f"<extra_id_{i}>" for i in range(settings.get("extra_ids", 100))]
 
 
 def _template(single: str, pair: str) -> Callable[[tokenizers.Tokenizer, Settings, Special], None]:
     """Sets the templates of one text and of two, in which ``{eos}`` is the token of that role."""
 
-    def around(tokenizer: tokenizers.Tokenizer, said: Settings, special: Special) -> None:
-        one, two = (x.format(**special, language=said.get("src_lang", "en_XX")) for x in (single, pair))
+    def around(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
+        one, two = (x.format(**special, language=settings.get("src_lang", "en_XX")) for x in (single, pair))
         names = dict.fromkeys(x for x in two.split() if not x.startswith("$"))
         ids = [(name, tokenizer.token_to_id(name)) for name in names]
         tokenizer.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=ids)
@@ -208,10 +210,10 @@ def _in_language(kind: str, single: str, pair: str) -> Callable[..., None]:
     """As ``_template``, where the language of the texts is one of the class's."""
     around = _template(single, pair)
 
-    def checked(tokenizer: tokenizers.Tokenizer, said: Settings, special: Special) -> None:
-        if (language := said.get("src_lang", "en_XX")) not in LANGUAGES[kind]:
+    def checked(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
+        if (language := settings.get("src_lang", "en_XX")) not in LANGUAGES[kind]:
             raise ValueError(f"src_lang={language!r} is not one of {', '.join(LANGUAGES[kind])}")
-        around(tokenizer, said, special)
+        around(tokenizer, settings, special)
 
     return checked
 
@@ -245,14 +247,14 @@ CLASSES: dict[str, TokenizerClass] = {
         "Unigram",
         _ROBERTA,
         _mbart,
-        extra=lambda said: _LANGUAGES,
+        extra=lambda settings: _LANGUAGES,
         around=_in_language("MBart", "$A {eos} {language}", "$A $B {eos} {language}"),
     ),
     "MBart50": TokenizerClass(
         "Unigram",
         {role: token for role, token in _ROBERTA.items() if role != "bos"},
         _mbart50,
-        extra=lambda said: _LANGUAGES_50,
+        extra=lambda settings: _LANGUAGES_50,
         around=_in_language("MBart50", "{language} $A {eos}", "{language} $A $B {eos}"),
     ),
 }

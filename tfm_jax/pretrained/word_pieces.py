@@ -13,7 +13,7 @@ __all__ = ["word_pieces"]
 
 
 def word_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer of ``vocab.txt``: lower case unless told otherwise, between [CLS] and [SEP].
+    """The tokenizer of ``vocab.txt``: lower case unless the settings differ, between [CLS] and [SEP].
 
     Args:
       directory: that holds it.
