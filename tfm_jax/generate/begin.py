@@ -12,6 +12,7 @@ from tfm_jax.nn.incremental import Cache, align
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Params
 
 __all__ = [
@@ -187,7 +188,7 @@ def begin(
     prompt, positions = _aligned(prompt, valid)
     slots = None if width is None else P - 1 + room * width
     cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, slots=slots)
-    if P > 1:
+    if not surely(lambda: P <= 1):
         read = model.apply(params, method="incremental")
         _, cache = read(prompt[:, :-1], cache, positions=positions[:, :-1])
     return Begun(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)

@@ -292,7 +292,7 @@ def _choose(logits: Array, keys: Key | None, step: Array) -> Array:
 def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
     """The first of the largest. XLA's own goes entry by entry on a CPU, and a maximum many at a time."""
     n = 128
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % n)), constant_values=-jnp.inf).reshape(len(x), -1, n)
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % n)), constant_values=-jnp.inf).reshape(x.shape[0], -1, n)
     part = jnp.argmax(x.max(-1), axis=-1)
     within = jnp.take_along_axis(x, part[:, None, None], axis=1)[:, 0]
     return (part * n + jnp.argmax(within, axis=-1)).astype(jnp.int32)

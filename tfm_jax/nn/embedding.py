@@ -11,6 +11,7 @@ from tfm_jax import ops
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.variants import Alibi, Learned, Patches, RelativeBias, Sinusoidal
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding"]
@@ -128,7 +129,7 @@ class PositionEmbedding(nnx.Module):
     def count(self, length: int) -> Array:
         """The positions 0 .. length - 1, which the table of ``Learned`` must have."""
         scheme = self.config.positions
-        if isinstance(scheme, Learned) and length > scheme.max_length:
+        if isinstance(scheme, Learned) and surely(lambda: length > scheme.max_length):
             raise ValueError(
                 f"a sequence of {length} is longer than the learned position table of "
                 f"{scheme.max_length}; raise Learned(max_length) or cut the input"

@@ -17,6 +17,7 @@ from tfm_jax.ops.grid import Span
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.platform import current_platform
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = ["Cache", "Incremental", "align", "memory_mask_of", "output_head"]
@@ -183,8 +184,9 @@ class Incremental(nnx.Module):
         stack = self.decoder_stack()
         config = stack.config
         stack.position_embedding.count(capacity)
-        rolling = slots is None and config.window is not None and config.window <= capacity
-        S = max(config.window - 1, 1) if rolling else slots or capacity
+        window = config.window
+        rolling = slots is None and window is not None and surely(lambda: window <= capacity)
+        S = max(window - 1, 1) if rolling else capacity if slots is None else slots
         empty = jnp.zeros((*batch, config.K, S, config.H), config.dtype)
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 

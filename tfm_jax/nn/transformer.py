@@ -118,7 +118,7 @@ class Decoder(Incremental):
 
     def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
         """An empty cache for rows [batch] of at most ``capacity`` tokens, as ``empty_cache`` makes it."""
-        return self.empty_cache((batch,) if isinstance(batch, int) else batch, capacity, slots=slots)
+        return self.empty_cache(batch if isinstance(batch, tuple) else (batch,), capacity, slots=slots)
 
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
         x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
@@ -270,7 +270,7 @@ class EncoderDecoder(Incremental):
         if not isinstance(memory_mask, Padding | None):
             memory_mask = masks.as_mask(memory_mask, len(batch))
             masks.check_fits(memory_mask, batch, self.config.n_heads, capacity, source.shape[-1])
-            slots = slots or capacity  # its rows are those of the tokens: all are kept
+            slots = capacity if slots is None else slots  # its rows are those of the tokens: all are kept
         cache = self.empty_cache(batch, capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 

@@ -23,6 +23,7 @@ from tfm_jax import pytrees
 from tfm_jax.ops import masks
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = ["Slots", "advance", "append", "has_room", "init_slots", "next_positions", "seen_mask"]
@@ -62,7 +63,7 @@ def init_slots(batch: tuple[int, ...], capacity: int, *, rolling: bool = False) 
     Raises:
       ValueError: for a capacity below 1.
     """
-    if capacity < 1:
+    if surely(lambda: capacity < 1):
         raise ValueError(f"init_slots: got capacity={capacity}; wanted room for at least 1 token.")
     return Slots(jnp.full((*batch, capacity), -1, jnp.int32), jnp.int32(0), rolling)
 
@@ -114,9 +115,14 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
         seen = jnp.concatenate([buffer, new], axis)
         return seen, jax.lax.slice_in_dim(seen, T, S + T, axis=axis)
     read = int(slots.length) if at_hand(slots.length) else 0
-    if read + T > S:
+    if surely(lambda: read + T > S):
         raise ValueError(
             f"a cache with room for {S} tokens, {read} of them taken, was given {T} more: make it longer"
+        )
+    if not surely(lambda: T <= S):
+        raise ValueError(
+            f"cache.append: got T = {T} tokens for a cache of S = {S}, symbols of which T may be the larger; wanted "
+            "T <= S. Say so: jax.export.symbolic_shape(..., constraints=['T <= S']), in your own letters."
         )
     # A branch that is always taken: a plain update XLA repeats, on a CPU, inside of each of its uses, and
     # copies the whole buffer for every one of them.

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from tfm_jax.types import Array, SumWeight
@@ -129,8 +130,7 @@ def linear_cross_entropy(
     if chunk_size < 1:
         raise ValueError(f"linear_cross_entropy: got chunk_size={chunk_size}; wanted 1 or more tokens.")
     n_tokens = math.prod(labels.shape)
-    n_chunks = max(1, math.ceil(n_tokens / chunk_size))
-    size = math.ceil(n_tokens / n_chunks)
+    n_chunks, size = _chunks(n_tokens, chunk_size)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
 
     def split(
@@ -169,6 +169,15 @@ def linear_cross_entropy(
     # The sums come out chunk by chunk: a carry would have to be born with the devices' axes of the inputs.
     sums, counts = jax.lax.map(chunk, (split(hidden, 1), split(labels, 0, likely), split(weights, 0)))
     return sums.sum(), counts.sum()
+
+
+def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
+    """How many chunks of how many tokens: as even as possible, but full ones of a symbolic number of tokens."""
+    n_chunks = -(-n_tokens // chunk_size)
+    if jax.export.is_symbolic_dim(n_tokens):
+        return n_chunks, chunk_size
+    n_chunks = max(1, n_chunks)
+    return n_chunks, -(-n_tokens // n_chunks)
 
 
 def _check(

@@ -17,6 +17,7 @@ import numpy as np
 from tfm_jax.ops.mask_algebra import Dense, Mask
 from tfm_jax.ops.mask_arrays import Sizes, booleans
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window, integers
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = [
@@ -258,7 +259,7 @@ def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -
     for part, name, _ in mask.arrays(len(batch_shape)):
         offset = getattr(part, "offset", None)
         known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
-        if known and np.max(offset) + T > S:
+        if known and surely(lambda: np.max(offset) + T > S):
             raise ValueError(
                 f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
                 "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."

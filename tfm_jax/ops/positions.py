@@ -204,7 +204,7 @@ def _differences(function: str, query_positions: Array, key_positions: Array) ->
     _check_integers(function, query_positions=query_positions, key_positions=key_positions)
     queries, keys = query_positions.shape, key_positions.shape
     try:
-        leading = np.broadcast_shapes(queries[:-1], keys[:-1])
+        leading = jnp.broadcast_shapes(queries[:-1], keys[:-1])
     except ValueError:
         raise ValueError(
             f"{function}: got query_positions of shape {queries} and key_positions of shape {keys}; wanted "

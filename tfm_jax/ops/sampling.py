@@ -1,6 +1,7 @@
 """From logits to those that are sampled from: a closed token is -inf, a nan stays where it is."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from tfm_jax.ops.sampling_arguments import (
@@ -12,6 +13,7 @@ from tfm_jax.ops.sampling_arguments import (
     check_logits,
     per_row,
 )
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = [
@@ -248,12 +250,18 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
     check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
     check_count("no_repeat_ngram", "n", n, 1)
     M = tokens.shape[-1]
+    if jax.export.is_symbolic_dim(length):
+        length = jnp.asarray(length, jnp.int32)
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
-    if not scalar or not (isinstance(length, jax.core.Tracer) or 0 <= length <= M):
+    known = not isinstance(length, jax.core.Tracer)
+    if not scalar or (known and (length < 0 or surely(lambda: length > M))):
         raise ValueError(f"no_repeat_ngram: got length={length}; wanted one integer from 0 to M = {M}.")
-    if n > M:
+    if surely(lambda: n > M):
         return logits
     tokens = tokens.astype(jnp.int32)
+    if not surely(lambda: n <= M):  # a symbol that may be less: holes make room for one n-gram
+        holes = jnp.full((*tokens.shape[:-1], n), -1, jnp.int32)
+        tokens, M = jnp.concatenate([tokens, holes], axis=-1), M + n
     starts = M - n + 1
     begin = jnp.asarray(length, jnp.int32) - (n - 1)
     # Where there are fewer than n - 1 entries this reads others, and the next line lets no window stand.

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
 from tfm_jax.ops.backends.declare import Honours, Request
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Key
 
 __all__ = ["HONOURS", "attention"]
 
 
 def _also(request: Request) -> Iterator[str]:
-    if not request.q.size or not request.k.size:
+    if not surely(lambda: request.q.size > 0 and request.k.size > 0):
         yield "wants a query and a key at least"
     if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
         yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
