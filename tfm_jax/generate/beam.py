@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax import pytrees
 from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid, is_end
 from tfm_jax.generate.decode import Ends, lengths_of
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
@@ -27,6 +28,7 @@ Penalty = float | Callable[[Array], Array]
 Stopping = Literal["exact", "heuristic", "first"]
 
 
+@pytrees.register_named_tuple
 class Beams(NamedTuple):
     """The best outputs of each row of the batch, the best first.
 

@@ -245,9 +245,9 @@ def check_limits(
     *, max_length: int, min_length: int, eos_id: int | Sequence[int] | None, pad_id: int, bos_id: int
 ) -> Limits:
     """What was asked for, if it can be."""
-    if max_length < 1 or max_length < min_length:
+    if max_length < 0 or max_length < min_length:
         raise ValueError(
-            f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
+            f"max_length must be at least 0 and at least min_length, got {max_length} and {min_length}"
         )
     several = () if eos_id is None else (eos_id,) if isinstance(eos_id, int | np.integer) else eos_id
     ends = tuple(map(int, several))

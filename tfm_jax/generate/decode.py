@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid, is_end
+from tfm_jax import pytrees
+from tfm_jax.checks import as_array, as_key
+from tfm_jax.generate.begin import Limits, begin, check_ids, check_limits, check_valid, is_end
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
@@ -21,6 +23,7 @@ __all__ = ["Generated", "greedy", "sample", "stream"]
 Ends = int | Sequence[int] | None
 
 
+@pytrees.register_named_tuple
 class Generated(NamedTuple):
     """What was written, for each row of the batch.
 
@@ -291,14 +294,16 @@ def _choose(logits: Array, keys: Key | None, step: Array) -> Array:
 
 def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
     """The first of the largest. XLA's own goes entry by entry on a CPU, and a maximum many at a time."""
-    n = 128
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % n)), constant_values=-jnp.inf).reshape(x.shape[0], -1, n)
+    (B, V), n = x.shape, 128
+    tiles = -(-V // n)
+    x = jnp.pad(x, ((0, 0), (0, tiles * n - V)), constant_values=-jnp.inf).reshape(B, tiles, n)
     part = jnp.argmax(x.max(-1), axis=-1)
     within = jnp.take_along_axis(x, part[:, None, None], axis=1)[:, 0]
     return (part * n + jnp.argmax(within, axis=-1)).astype(jnp.int32)
 
 
 def _row_keys(key: Key, B: int) -> Key:
+    key = as_key("generate", key, several=True)
     if key.ndim == 0:
         return jax.random.split(key, B)
     if key.shape != (B,):

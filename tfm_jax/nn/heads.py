@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.variants import check_rates
@@ -31,6 +32,7 @@ def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
     Returns:
       [..., D], or x where ``pooling`` is None; 0 where the mean counts no position.
     """
+    x = as_array("nn.pool", "x", x)
     if pooling is None:
         return x
     if pooling == "first":
@@ -123,6 +125,8 @@ class ClassificationHead(nnx.Module):
         ``valid`` bool [..., T] says which positions the mean counts; a row without one pools to 0. Of another
         shape or dtype it raises a ValueError. ``key`` is for dropout, None is none.
         """
+        x = as_array("nn.ClassificationHead", "x", x)
+        valid = None if valid is None else as_array("nn.ClassificationHead", "valid", valid)
         if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
             raise ValueError(
                 f"valid must be bool [..., T] = {x.shape[:-1]}, got {valid.dtype}{list(valid.shape)}"

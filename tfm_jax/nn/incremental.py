@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import pytrees
+from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
@@ -135,6 +136,7 @@ class Incremental(nnx.Module):
         def read(
             tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
         ) -> tuple[Array, Cache]:
+            tokens = as_array("extend", "tokens", tokens)
             slots, T = cache.slots, tokens.shape[-1]
             positions = next_positions(slots, T) if positions is None else positions
             seen, after = advance(slots, positions)
@@ -225,6 +227,7 @@ def align(tokens: Array, valid: Array) -> tuple[Array, Array]:
     Raises:
       ValueError: for ``valid`` of another shape or dtype.
     """
+    tokens, valid = as_array("align", "tokens", tokens), as_array("align", "valid", valid)
     if valid.shape != tokens.shape or valid.dtype != bool:
         raise ValueError(
             f"valid must be bool [..., T] = {list(tokens.shape)}, True where a token is not padding; "

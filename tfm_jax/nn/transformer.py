@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from flax import nnx
 
+from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
@@ -121,6 +122,7 @@ class Decoder(Incremental):
         return self.empty_cache(batch if isinstance(batch, tuple) else (batch,), capacity, slots=slots)
 
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
+        tokens = as_array("nn.Decoder", "tokens", tokens)
         x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
@@ -263,6 +265,7 @@ class EncoderDecoder(Incremental):
         Returns:
           The Cache; keys and values of cross-attention are made here, once. Raises as those two.
         """
+        source = as_array("nn.EncoderDecoder", "source", source)
         memory = self.encode(source, source_mask=source_mask)
         cross = tuple(block.remember(memory) for block in self.decoder.apart())
         memory_mask = memory_mask_of(source_mask) if memory_mask is None else memory_mask
@@ -275,12 +278,14 @@ class EncoderDecoder(Incremental):
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
     def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
+        source = as_array("nn.EncoderDecoder", "source", source)
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
 
     def _decode(
         self, target, memory, mask, memory_mask, positions, key, return_weights
     ) -> tuple[Array, Weights]:
+        target = as_array("nn.EncoderDecoder", "target", target)
         x, mask = self.embedding(target), _beside(CAUSAL, self.config.window, mask, target)
         return self.decoder(
             x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax import pytrees
+from tfm_jax.checks import as_array
 from tfm_jax.ops import masks
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.masks import Mask
@@ -110,6 +111,7 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
     Raises:
       ValueError: the cache has no room for T more, as far as that is known before tracing.
     """
+    buffer, new = as_array("cache.append", "buffer", buffer), as_array("cache.append", "new", new)
     S, T, axis = buffer.shape[axis], new.shape[axis], axis % buffer.ndim
     if slots.rolling:
         seen = jnp.concatenate([buffer, new], axis)
@@ -150,6 +152,7 @@ def advance(slots: Slots, positions: Array) -> tuple[Array, Slots]:
     Raises:
       ValueError: as ``append``.
     """
+    positions = as_array("cache.advance", "positions", positions)
     seen, kept = append(slots.positions, positions.astype(jnp.int32), slots, axis=-1)
     return seen, Slots(kept, slots.length + positions.shape[-1], slots.rolling)
 
@@ -189,5 +192,6 @@ def seen_mask(slots: Slots, seen_positions: Array, *, window: int | None = None)
       A Mask of T queries and as many keys as there are seen positions.
     """
     offset = slots.positions.shape[-1] if slots.rolling else slots.length
+    seen_positions = as_array("cache.seen_mask", "seen_positions", seen_positions)
     mask = masks.causal(offset) & masks.padding(seen_positions >= 0)
     return mask if window is None else mask & masks.window(window - 1, offset=offset)

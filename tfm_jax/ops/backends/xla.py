@@ -15,8 +15,6 @@ __all__ = ["HONOURS", "attention"]
 
 
 def _also(request: Request) -> Iterator[str]:
-    if not surely(lambda: request.q.size > 0 and request.k.size > 0):
-        yield "wants a query and a key at least"
     if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
         yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
 
@@ -59,6 +57,8 @@ def attention(
     del soft_cap, dropout_rate, key
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
+    if surely(lambda: q.size == 0 or k.size == 0):
+        return jnp.zeros(q.shape, q.dtype)
     bad_q = bad_k = None
     allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
     if bias is not None:
