@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_array, as_key
+from tfm_jax.checks import as_key
 from tfm_jax.generate.begin import Limits, begin, check_ids, check_limits, check_valid, is_end
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
@@ -83,7 +83,7 @@ def greedy(
       ``Generated``. It is compiled once for a model, a shape of inputs and its lengths.
 
     Raises:
-      ValueError: for inputs that are not int [B, length >= 1], an empty prompt, a ``max_length`` below 1 or
+      ValueError: for inputs that are not int [B, length >= 1], an empty prompt, a ``max_length`` below 0 or
         below ``min_length``, more positions than ``nn.Learned`` has, a negative id, a ``source_mask`` that
         says nothing of cross-attention without a ``memory_mask``.
     """
@@ -91,8 +91,7 @@ def greedy(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
-    state = loop.start(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
-    return loop.output(loop.run(state, max_length))
+    return loop.whole(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
 
 
 def sample(
@@ -137,8 +136,7 @@ def sample(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
-    state = loop.start(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
-    return loop.output(loop.run(state, max_length))
+    return loop.whole(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
 
 
 def stream(
@@ -186,6 +184,8 @@ def stream(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
+    if max_length == 0:
+        return iter(())
     state = loop.start(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
     return loop.blocks(state, every)
 
@@ -211,9 +211,17 @@ class _Loop(NamedTuple):
     processors: tuple[Processor, ...]
 
     def start(self, inputs: Array, key: Key | None, *, valid: Array | None, **masks) -> _State:
-        check_valid(valid)
+        inputs, valid = check_ids("inputs", inputs), check_valid(valid)
         keys = None if key is None else _row_keys(key, inputs.shape[0])
         return _start(self.model, self.limits, self.params, inputs, keys, valid=valid, **masks)
+
+    def whole(self, inputs: Array, key: Key | None, **masks) -> Generated:
+        M = self.limits.max_length
+        if M > 0:
+            return self.output(self.run(self.start(inputs, key, **masks), M))
+        rows = check_ids("inputs", inputs)[:, 0]
+        nothing = jnp.zeros_like(rows, jnp.int32)
+        return Generated(nothing[:, None][:, :0], nothing, jnp.zeros_like(rows, jnp.float32)[:, None][:, :0])
 
     def run(self, state: _State, until: int) -> _State:
         return _run(self.model, self.limits, self.params, self.processors, state, jnp.int32(until))

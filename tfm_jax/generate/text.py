@@ -231,8 +231,9 @@ class TextGenerator(InputReader):
         if recipe.beams == 1:
             with compiling(f"{'greedy' if keys is None else 'sampling'} for {what}"):
                 blocks = stream(*arguments, key=keys, every=every, **options)
-                first = next(blocks)
-            yield first
+                first = next(blocks, None)
+            if first is not None:
+                yield first
             yield from blocks
             return
         if keys is not None:

@@ -109,7 +109,7 @@ class Incremental(nnx.Module):
             logits = self(all tokens so far)[..., -T:, :]
 
         Args:
-          tokens: int [..., T], T at least 1.
+          tokens: int [..., T].
           cache: of the tokens before them.
 
         Returns:
