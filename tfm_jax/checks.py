@@ -47,8 +47,8 @@ def as_array(function: str, name: str, x: Any) -> Array:
         low, high = int(x.min()), int(x.max())
         if low < _INT32.min or high > _INT32.max:
             raise ValueError(
-                f"{function}: got {name} with {low if low < _INT32.min else high}; wanted integers within int32, "
-                "which JAX computes in."
+                f"{function}: got {name} with {low if low < _INT32.min else high}; wanted integers within "
+                "int32, which JAX computes in."
             )
     return array
 
@@ -84,13 +84,13 @@ def as_key(function: str, key: Any, *, several: bool = False, name: str = "key")
         raise ValueError(f"{function}: got {name} = {got}; wanted a PRNG key. Make one by jax.random.key(0).")
     if keys.ndim and not several:
         raise ValueError(
-            f"{function}: got {name} with keys of shape {list(keys.shape)}; wanted one key. Take one of them, or "
-            "map over them by jax.vmap."
+            f"{function}: got {name} with keys of shape {list(keys.shape)}; wanted one key. Take one of "
+            "them, or map over them by jax.vmap."
         )
     return keys
 
 
-def each_text(function: str, name: str, texts: Iterable[str]) -> Iterator[str]:
+def each_text(function: str, name: str, texts: Iterable[Any], *, pairs: bool = False) -> Iterator[Any]:
     """The texts of a list, each of them checked when it is taken.
 
     Equivalent to::
@@ -101,6 +101,7 @@ def each_text(function: str, name: str, texts: Iterable[str]) -> Iterator[str]:
       function: who is called, such as "translate".
       name: of the argument.
       texts: a list of texts, or any iterable but one text.
+      pairs: whether an element may also be a pair of texts.
 
     Returns:
       The iterator.
@@ -113,18 +114,23 @@ def each_text(function: str, name: str, texts: Iterable[str]) -> Iterator[str]:
             f"{function}: got {name} = {reprlib.repr(texts)}, one text; wanted a list of texts. Pass [text]."
         )
 
-    def each() -> Iterator[str]:
+    def is_pair(x: Any) -> bool:
+        return pairs and isinstance(x, tuple | list) and len(x) == 2 and all(isinstance(s, str) for s in x)
+
+    def each() -> Iterator[Any]:
         for i, text in enumerate(texts):
-            if not isinstance(text, str):
+            if not isinstance(text, str) and not is_pair(text):
+                wanted = "a text or a pair of texts" if pairs else "a text"
                 raise ValueError(
-                    f"{function}: got {name}[{i}] = {reprlib.repr(text)}; wanted a text. Correct it, or leave it out."
+                    f"{function}: got {name}[{i}] = {reprlib.repr(text)}; wanted {wanted}. Correct it, or "
+                    "leave it out."
                 )
             yield text
 
     return each()
 
 
-def listed_texts(function: str, name: str, texts: Iterable[str]) -> list[str]:
+def listed_texts(function: str, name: str, texts: Iterable[Any], *, pairs: bool = False) -> list[Any]:
     """The texts as a list, all of them checked.
 
     Equivalent to::
@@ -132,7 +138,7 @@ def listed_texts(function: str, name: str, texts: Iterable[str]) -> list[str]:
         list(each_text(function, name, texts))
 
     Args:
-      function, name, texts: as ``each_text`` takes them.
+      function, name, texts, pairs: as ``each_text`` takes them.
 
     Returns:
       The list.
@@ -140,4 +146,4 @@ def listed_texts(function: str, name: str, texts: Iterable[str]) -> list[str]:
     Raises:
       ValueError: as ``each_text``.
     """
-    return list(each_text(function, name, texts))
+    return list(each_text(function, name, texts, pairs=pairs))

@@ -1,6 +1,7 @@
 """Dataclasses as pytrees whose structures are told apart by their class, also in exported functions."""
 
 import ast
+import contextlib
 import dataclasses
 from typing import Any, TypeVar
 
@@ -72,15 +73,13 @@ def register(cls: type[T]) -> type[T]:
         return cls(**dict(zip(children, leaves, strict=True)), **dict(zip(statics, values, strict=True)))
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    try:
+    with contextlib.suppress(ValueError):  # where the name is taken, JAX refuses to serialize this class
         jax.export.register_pytree_node_serialization(
             cls,
             serialized_name=_exported_name(cls),
             serialize_auxdata=lambda values: _literals(cls, values),
             deserialize_auxdata=lambda text: ast.literal_eval(text.decode()),
         )
-    except ValueError:  # the name is taken: JAX refuses to serialize this class, by name
-        pass
     return cls
 
 
@@ -114,7 +113,7 @@ def _literals(cls: type, values: tuple[Any, ...]) -> bytes:
         same = False
     if not same:
         raise ValueError(
-            f"{cls.__name__}: got static fields {text}; wanted literals such as numbers, texts, None or tuples "
-            "of them, which an exported function can be written with."
+            f"{cls.__name__}: got static fields {text}; wanted numbers, texts, None or tuples of them, "
+            "which an exported function can be written with."
         )
     return text.encode()

@@ -153,7 +153,7 @@ def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
         encode = lambda text: [ids.get(c, 3) for c in text]
 
     Args:
-        texts: the texts to take the characters from.
+        texts: the texts to take the characters from; one text will do.
 
     Returns:
         The tokenizer. A character that it has not seen is ``unk_id``, 3, and decodes to ``<unk>``.
@@ -161,6 +161,7 @@ def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
     Raises:
         ValueError: there is no character in the texts.
     """
+    texts = [texts] if isinstance(texts, str) else texts
     characters = sorted(set().union(*each_text("char_tokenizer", "texts", texts)))
     if not characters:
         raise ValueError("cannot make a character vocabulary from no text; pass texts that are not empty")

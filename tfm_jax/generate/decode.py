@@ -69,7 +69,7 @@ def greedy(
       model: from ``nn.functionalize``: an ``nn.Decoder`` or an ``nn.EncoderDecoder``.
       params: its parameters.
       inputs: int tokens: the prompt [B, P] of a decoder, or the source [B, S] of an encoder-decoder.
-      max_length: the longest output, in tokens, the end token counted.
+      max_length: the longest output, in tokens, the end token counted; 0 writes nothing.
       min_length: the shortest; before it no row ends.
       eos_id: what ends a row: one id, several, or None for no end.
       pad_id: what fills a row that has ended.

@@ -10,6 +10,7 @@ from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.variants import check_rates
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Key
 
 __all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling", "pool"]
@@ -30,18 +31,24 @@ def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
       valid: bool [..., T], which positions the mean counts; None is all.
 
     Returns:
-      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position.
+      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position, or there is no first.
     """
     x = as_array("nn.pool", "x", x)
     if pooling is None:
         return x
     if pooling == "first":
-        return x[..., 0, :]
-    if valid is None:
+        return _first(x)
+    if valid is None and surely(lambda: x.shape[-2] > 0):
         return x.mean(-2)
+    valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
     weights = valid[..., None].astype(x.dtype)
     total = jnp.where(valid[..., None], x, 0.0).sum(-2)
     return total / jnp.maximum(weights.sum(-2), 1.0)
+
+
+def _first(x: Array) -> Array:
+    """The first of the vectors [..., T, D], or 0 where there is none."""
+    return x[..., 0, :] if surely(lambda: x.shape[-2] > 0) else x[..., :1, :].sum(-2)
 
 
 class LanguageModelHead(nnx.Module):
@@ -85,7 +92,7 @@ class PoolerLayer(nnx.Module):
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
-        first = ops.dropout(x[..., 0, :], self.pooler.dropout_rate, key)
+        first = ops.dropout(_first(x), self.pooler.dropout_rate, key)
         return ops.activation(self.pooler.activation)(self.dense(first))
 
 

@@ -123,8 +123,8 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
         )
     if not surely(lambda: T <= S):
         raise ValueError(
-            f"cache.append: got T = {T} tokens for a cache of S = {S}, symbols of which T may be the larger; wanted "
-            "T <= S. Say so: jax.export.symbolic_shape(..., constraints=['T <= S']), in your own letters."
+            f"cache.append: got T = {T} tokens for a cache of S = {S}, of which T may be larger; wanted T <= S. "
+            "Declare it: jax.export.symbolic_shape(..., constraints=['T <= S']), in your own letters."
         )
     # A branch that is always taken: a plain update XLA repeats, on a CPU, inside of each of its uses, and
     # copies the whole buffer for every one of them.

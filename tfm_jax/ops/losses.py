@@ -53,9 +53,7 @@ def cross_entropy(
     Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", section 5 (z-loss).
     """
     logits = as_array("cross_entropy", "logits", logits)
-    labels, weights = _checked(
-        "cross_entropy", logits.shape[:-1], labels, weights, label_smoothing, z_loss
-    )
+    labels, weights = _checked("cross_entropy", logits.shape[:-1], labels, weights, label_smoothing, z_loss)
     if logits.ndim < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"cross_entropy: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
@@ -182,7 +180,7 @@ def linear_cross_entropy(
 
 
 def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
-    """How many chunks of how many tokens: as even as possible, but full ones of a symbolic number of tokens."""
+    """How many chunks of how many tokens: as even as possible, but full ones of a symbolic number."""
     n_chunks = -(-n_tokens // chunk_size)
     if jax.export.is_symbolic_dim(n_tokens):
         return n_chunks, chunk_size

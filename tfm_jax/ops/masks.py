@@ -259,7 +259,8 @@ def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -
     for part, name, _ in mask.arrays(len(batch_shape)):
         offset = getattr(part, "offset", None)
         known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
-        if known and surely(lambda: np.max(offset) + T > S):
+        last = np.max(offset) + T if known else 0
+        if surely(lambda last=last: last > S):
             raise ValueError(
                 f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
                 "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."

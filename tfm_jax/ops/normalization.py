@@ -78,7 +78,10 @@ def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:
 
 def _checked(function: str, x: Array, **vectors: Array | None) -> tuple[Array | None, ...]:
     x = as_array(function, "x", x)
-    vectors = {name: vector if vector is None else as_array(function, name, vector) for name, vector in vectors.items()}
+    vectors = {
+        name: vector if vector is None else as_array(function, name, vector)
+        for name, vector in vectors.items()
+    }
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"{function}: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., D] of a floating dtype."

@@ -13,6 +13,7 @@ import tokenizers
 from jax.sharding import Mesh
 
 from tfm_jax import nn
+from tfm_jax.checks import listed_texts
 from tfm_jax.nn import Pure
 from tfm_jax.nn.heads import pool
 from tfm_jax.ops import masks
@@ -69,8 +70,9 @@ class SentenceEncoder:
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
-        One text that is no list, and a ``batch_size`` below 1, are a ValueError.
+        One text that is no list, a None in it, and a ``batch_size`` below 1, are a ValueError.
         """
+        texts = listed_texts("SentenceEncoder", "texts", texts)
         run = lambda tokens, types, valid: self._run(self.params, tokens, valid)
         found = self._in_batches(texts, batch_size, run)
         return np.stack([vector for _, vector in found]) if found else np.zeros((0, self.width), np.float32)

@@ -13,7 +13,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
-from tfm_jax.checks import listed_texts
 from tfm_jax.ops.platform import current_platform
 from tfm_jax.types import Array, Params
 
@@ -60,12 +59,11 @@ class BatchRunner:
           Of each text, in their order, what the tokenizer and what ``run`` made of it.
 
         Raises:
-          ValueError: for one text that is no list, and a ``batch_size`` below 1.
+          ValueError: for a ``batch_size`` below 1.
         """
-        texts = listed_texts("texts", "texts", texts, pairs=True)
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
-        encodings = self.tokenizer.encode_batch(texts)
+        encodings = self.tokenizer.encode_batch(list(texts))
         order = sorted(range(len(encodings)), key=lambda i: -len(encodings[i].ids))
         found: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):

@@ -54,4 +54,6 @@ def init_state(
         buffer in two places could not be donated.
     """
     average = jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, as_key("init_state", key))
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), average, as_key("init_state", key)
+    )
