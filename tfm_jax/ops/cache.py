@@ -123,7 +123,7 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
         )
     if not surely(lambda: T <= S):
         raise ValueError(
-            f"cache.append: got T = {T} tokens for a cache of S = {S}, of which T may be larger; wanted T <= S. "
+            f"cache.append: got T = {T} tokens for a cache of S = {S}, and T may be larger; wanted T <= S. "
             "Declare it: jax.export.symbolic_shape(..., constraints=['T <= S']), in your own letters."
         )
     # A branch that is always taken: a plain update XLA repeats, on a CPU, inside of each of its uses, and
