@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.generate.begin import Limits, begin, check_ids, check_limits, check_valid, is_end
+from tfm_jax.checks import as_array
+from tfm_jax.generate.begin import Limits, begin, check_inputs, check_limits, check_valid, is_end
 from tfm_jax.generate.decode import Ends, lengths_of
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
@@ -118,9 +119,9 @@ def beam_search(
             f"beams read several tokens of one position: memory_mask must be masks.padding(valid), got "
             f"{memory_mask!r}"
         )
-    inputs, valid = check_ids("inputs", inputs), check_valid(valid)
+    inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
     if max_length == 0:
-        return _nothing(inputs, n_best)
+        return _nothing(check_inputs(model, params, inputs), n_best)
     options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
     processors = as_pytrees(processors, min_length, limits.ends)
     penalties = _penalties(length_penalty, max_length)

@@ -20,6 +20,7 @@ __all__ = [
     "Begun",
     "Limits",
     "begin",
+    "check_inputs",
     "check_limits",
     "check_valid",
     "extend",
@@ -176,13 +177,12 @@ def begin(
       width: how many tokens will be read at each, all of which are kept; None is one, kept as far as a window
         looks back.
     """
+    inputs = check_inputs(model, params, inputs)
     if model.apply(params, method="reads_a_source"):
         if valid is not None:
             raise ValueError("valid is of a prompt; of a source say source_mask=masks.padding(valid)")
-        inputs = check_ids("source", inputs)
         prompt, start = jnp.full_like(inputs[:, :1], bos_id, dtype=jnp.int32), inputs
     else:
-        inputs = check_ids("prompt", inputs)
         prompt, start = inputs.astype(jnp.int32), inputs.shape[0]
     P = prompt.shape[1]
     prompt, positions = _aligned(prompt, valid)
@@ -215,6 +215,11 @@ def check_valid(valid: Array | None) -> Array | None:
     if empty:
         raise ValueError(f"the prompts of rows {empty} are empty: begin them with a start token")
     return valid
+
+
+def check_inputs(model: Pure, params: Params, inputs: Array) -> Array:
+    """Raises for what is no prompt of a decoder, or no source of an encoder-decoder."""
+    return check_ids("source" if model.apply(params, method="reads_a_source") else "prompt", inputs)
 
 
 def check_ids(name: str, ids: Array, least: int = 1) -> Array:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_key
-from tfm_jax.generate.begin import Limits, begin, check_ids, check_limits, check_valid, is_end
+from tfm_jax.checks import as_array, as_key
+from tfm_jax.generate.begin import Limits, begin, check_inputs, check_limits, check_valid, is_end
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
@@ -211,7 +211,7 @@ class _Loop(NamedTuple):
     processors: tuple[Processor, ...]
 
     def start(self, inputs: Array, key: Key | None, *, valid: Array | None, **masks) -> _State:
-        inputs, valid = check_ids("inputs", inputs), check_valid(valid)
+        inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
         keys = None if key is None else _row_keys(key, inputs.shape[0])
         return _start(self.model, self.limits, self.params, inputs, keys, valid=valid, **masks)
 
@@ -219,9 +219,10 @@ class _Loop(NamedTuple):
         M = self.limits.max_length
         if M > 0:
             return self.output(self.run(self.start(inputs, key, **masks), M))
-        rows = check_ids("inputs", inputs)[:, 0]
-        nothing = jnp.zeros_like(rows, jnp.int32)
-        return Generated(nothing[:, None][:, :0], nothing, jnp.zeros_like(rows, jnp.float32)[:, None][:, :0])
+        inputs = check_inputs(self.model, self.params, inputs)
+        nothing = inputs[:, :0]
+        lengths = jnp.zeros_like(inputs[:, 0], jnp.int32)
+        return Generated(nothing.astype(jnp.int32), lengths, nothing.astype(jnp.float32))
 
     def run(self, state: _State, until: int) -> _State:
         return _run(self.model, self.limits, self.params, self.processors, state, jnp.int32(until))

@@ -226,8 +226,10 @@ def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
             f"linear_cross_entropy: got hidden of shape {hidden.shape} and kernel of shape {kernel.shape}; "
             "wanted [..., D] and [D, V]. Transpose an embedding table [V, D] first."
         )
-    if bias is not None and bias.shape != kernel.shape[1:]:
+    if bias is None:
+        return
+    if bias.shape != kernel.shape[1:] or not jnp.issubdtype(bias.dtype, jnp.floating):
         raise ValueError(
-            f"linear_cross_entropy: got bias of shape {bias.shape} with kernel of shape {kernel.shape}; "
-            f"wanted [V] = {kernel.shape[1:]}."
+            f"linear_cross_entropy: got bias of shape {bias.shape} and dtype {bias.dtype} with kernel of shape "
+            f"{kernel.shape}; wanted [V] = {kernel.shape[1:]} of a floating dtype."
         )
