@@ -230,6 +230,6 @@ def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
         return
     if bias.shape != kernel.shape[1:] or not jnp.issubdtype(bias.dtype, jnp.floating):
         raise ValueError(
-            f"linear_cross_entropy: got bias of shape {bias.shape} and dtype {bias.dtype} with kernel of shape "
-            f"{kernel.shape}; wanted [V] = {kernel.shape[1:]} of a floating dtype."
+            f"linear_cross_entropy: got bias of shape {bias.shape} and dtype {bias.dtype} with kernel of "
+            f"shape {kernel.shape}; wanted [V] = {kernel.shape[1:]} of a floating dtype."
         )
