@@ -121,7 +121,8 @@ def sample(
 
     Args:
       model, params, inputs: as ``greedy`` takes them.
-      key: consumed: one key, or one a row [B], with which a row is the same in every batch.
+      key: consumed: one key, or one a row [B], with which a row is the same in every batch. Of the keys of
+        ``jax.random.PRNGKey`` one is uint32 [2], and one a row is uint32 [B, 2].
       max_length, min_length, eos_id, pad_id: as ``greedy``, but for no end.
       processors: such as ``(Temperature(0.8), TopP(0.95))``, one after the other.
       valid, source_mask, memory_mask, bos_id: as ``greedy``.

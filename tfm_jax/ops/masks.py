@@ -3,7 +3,8 @@
 ``causal()``, ``window(left, right)``, ``prefix(n)``, ``padding(valid)``, ``segments(query_ids, key_ids)`` and
 ``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too;
 ``to_dense(T, S)`` reads them. A mask is a pytree whose leaves are its arrays (``window``'s sides are static),
-so it passes through jit, vmap, scan, shard_map and pmap beside q.
+so it passes through jit, vmap, scan, shard_map and pmap beside q, and through functions that ``jax.export``
+serializes (where they are read, ``tfm_jax.ops`` must have been imported).
 
 Batches: every array of a mask stands for the whole batch (no leading dims), or has exactly the leading dims
 of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. So under
