@@ -140,6 +140,12 @@ def test_layers_refuse_lists_and_integers_by_name():
     norm = nn.functionalize(nn.linear.Norm, nn.LayerNorm(), 2)
     with pytest.raises(ValueError, match=r"^layer_norm: got x = \[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
+    layers = {"MultiHeadAttention": "Linear", "FeedForward": "FeedForward", "EncoderBlock": "layer_norm"}
+    layers |= {"LanguageModelHead": "LanguageModelHead", "EncoderStack": "Stack"}
+    for layer, named in layers.items():
+        model, params = build(getattr(nn, layer))
+        with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x = \[\[.*, a list"):
+            model.apply(params, [[1.0] * 4])
     images = nn.functionalize(nn.Encoder, nn.Config(d_model=4, n_heads=2, patches=nn.Patches(1, 1)))
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(images.init, jax.random.key(0)))
     with pytest.raises(ValueError, match=r"^nn.PatchEmbedding: got images = .*, a list"):

@@ -80,6 +80,7 @@ class Embedding(nnx.Module):
 
     def attend(self, x: Array) -> Array:
         """The logits [..., T, V] of x [..., T, D], in float32."""
+        x = as_array("nn.Embedding", "x", x)
         table = self.table[...].astype(x.dtype)
         return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
 
@@ -154,6 +155,8 @@ class PositionEmbedding(nnx.Module):
 
         A position outside the table of ``Learned`` gives NaN, never some other position.
         """
+        x = as_array("nn.PositionEmbedding", "x", x)
+        positions = as_array("nn.PositionEmbedding", "positions", positions)
         scheme = self.config.positions
         if isinstance(scheme, Learned):
             added = _rows(self.table[...], positions)

@@ -68,6 +68,7 @@ class LanguageModelHead(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """The logits [..., T, V], float32, of x [..., T, D]."""
+        x = as_array("nn.LanguageModelHead", "x", x)
         kernel = self.projection.kernel[...].astype(x.dtype)
         return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
 
@@ -92,7 +93,7 @@ class PoolerLayer(nnx.Module):
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
-        first = ops.dropout(_first(x), self.pooler.dropout_rate, key)
+        first = ops.dropout(_first(as_array("nn.PoolerLayer", "x", x)), self.pooler.dropout_rate, key)
         return ops.activation(self.pooler.activation)(self.dense(first))
 
 
