@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOOR = {
-    "types": -1,
+    "types": -2,
+    "checks": -1,
     "values": -1,
     "hub": -1,
     "console": -1,

@@ -7,13 +7,14 @@ import itertools
 import pkgutil
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tfm_jax
-from tfm_jax import pytrees
+from tfm_jax import generate, pytrees
 
 
 @pytrees.register
@@ -75,3 +76,55 @@ def test_what_is_no_dataclass_or_a_pytree_already_is_refused():
         pytrees.register(int)
     with pytest.raises(ValueError, match="Line"):
         pytrees.register(Line)
+
+
+def exported(value):
+    """What gives the leaves of such a value, serialized and read again."""
+    leaves = jax.jit(lambda value: jax.tree.leaves(value))
+    return jax.export.deserialize(jax.export.export(leaves)(value).serialize())
+
+
+def takes_ones(value):
+    """Whether its class checks no static field that 1 is not."""
+    try:
+        return jax.tree.map(lambda x: x, value) is not None
+    except ValueError:
+        return False
+
+
+def test_every_pytree_of_the_package_is_an_argument_of_exported_functions():
+    pytest.importorskip("flatbuffers")
+    instances = [x for x in all_pytrees() if takes_ones(x)]
+    assert {"And", "Window", "Dense", "Slots", "Cache", "TrainState"} <= {type(x).__name__ for x in instances}
+    structure = jax.tree.structure(((instances,), {}))
+    assert exported(instances).in_tree == structure
+
+
+def test_static_fields_are_written_as_literals_or_refused_by_name():
+    pytest.importorskip("flatbuffers")
+    line = Line(jnp.float32(2), (None, True, "a'", (1, -2.5)), jnp.int32(3))
+    assert [x.tolist() for x in exported(line).call(line)] == [2, 3]
+    with pytest.raises(ValueError, match="pytree"):
+        exported(line).call(Line(jnp.float32(2), "other", jnp.int32(3)))
+    for name in (frozenset([1]), float("nan"), jnp.float32):
+        with pytest.raises(ValueError, match=r"^Line: got static fields .*; wanted numbers, texts, None or"):
+            exported(Line(jnp.float32(2), name))
+
+
+def test_a_class_that_is_defined_again_is_a_pytree_again():
+    first, again = (
+        pytrees.register(dataclasses.make_dataclass("DefinedTwice", ["x"], frozen=True)) for _ in range(2)
+    )
+    assert jax.jit(lambda value: value.x + 1)(again(jnp.int32(1))) == 2
+    pytest.importorskip("flatbuffers")
+    assert exported(first(jnp.int32(1))).call(first(jnp.int32(1))) == [1]
+    with pytest.raises(ValueError, match="DefinedTwice"):
+        exported(again(jnp.int32(1)))
+
+
+def test_what_decoding_gives_is_a_result_of_exported_functions():
+    pytest.importorskip("flatbuffers")
+    for kind in (generate.Generated, generate.Beams):
+        make = jax.jit(lambda x, kind=kind: kind(*([x] * len(kind._fields))))
+        read = jax.export.deserialize(jax.export.export(make)(jnp.int32(1)).serialize())
+        assert isinstance(read.call(jnp.int32(1)), kind)

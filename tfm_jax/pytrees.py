@@ -1,11 +1,14 @@
-"""Dataclasses as pytrees whose structures are told apart by their class."""
+"""Dataclasses as pytrees whose structures are told apart by their class, also in exported functions."""
 
+import ast
+import contextlib
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.export
 
-__all__ = ["register", "static"]
+__all__ = ["register", "register_named_tuple", "static"]
 
 T = TypeVar("T")
 
@@ -43,7 +46,10 @@ def register(cls: type[T]) -> type[T]:
 
     Returns:
       ``cls`` itself, for use as a decorator. Two instances have equal structures only where their classes are
-      the same, their static fields equal and the structures of their children equal.
+      the same, their static fields equal and the structures of their children equal. As an argument or a
+      result of a function that ``jax.export`` serializes it is written by the names of its package and its
+      class, with its static fields where they are literals (numbers, texts, None, tuples of them); a second
+      class of a name, such as a notebook's cell run again, is not.
 
     Raises:
       TypeError: ``cls`` is not a dataclass.
@@ -67,4 +73,47 @@ def register(cls: type[T]) -> type[T]:
         return cls(**dict(zip(children, leaves, strict=True)), **dict(zip(statics, values, strict=True)))
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    with contextlib.suppress(ValueError):  # where the name is taken, JAX refuses to serialize this class
+        jax.export.register_pytree_node_serialization(
+            cls,
+            serialized_name=_exported_name(cls),
+            serialize_auxdata=lambda values: _literals(cls, values),
+            deserialize_auxdata=lambda text: ast.literal_eval(text.decode()),
+        )
     return cls
+
+
+def register_named_tuple(cls: type[T]) -> type[T]:
+    """Lets ``jax.export`` serialize functions that take or give a NamedTuple.
+
+    Equivalent to::
+
+        jax.export.register_namedtuple_serialization(cls, serialized_name="package.Name")
+
+    Args:
+      cls: a NamedTuple.
+
+    Returns:
+      ``cls`` itself, for use as a decorator.
+    """
+    jax.export.register_namedtuple_serialization(cls, serialized_name=_exported_name(cls))
+    return cls
+
+
+def _exported_name(cls: type) -> str:
+    # Without the module, which may move between versions.
+    return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
+
+
+def _literals(cls: type, values: tuple[Any, ...]) -> bytes:
+    text = repr(values)
+    try:
+        same = ast.literal_eval(text) == values
+    except (SyntaxError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{cls.__name__}: got static fields {text}; wanted numbers, texts, None or tuples of them, "
+            "which an exported function can be written with."
+        )
+    return text.encode()

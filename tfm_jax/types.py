@@ -24,7 +24,7 @@ import jax
 
 Array = jax.Array
 Key = jax.Array
-"""A typed PRNG key, made by ``jax.random.key``. A function that takes a key consumes it."""
+"""A PRNG key of ``jax.random.key``; one of ``jax.random.PRNGKey`` draws the same. Functions consume it."""
 Params = dict[str, Any]
 """A plain, nested dict of arrays."""
 Batch = Mapping[str, Array]

@@ -244,7 +244,7 @@ def test_inside_shard_map():
     [
         ({"beams": 0}, "beams must be at least 1 and n_best from 1 to beams, got 0 and 1"),
         ({"n_best": 5}, "got 4 and 5"),
-        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"max_length": -1}, "max_length must be at least 0"),
         ({"min_length": 7}, "at least min_length, got 6 and 7"),
         ({"eos_id": -1}, "eos_id must not be negative, got -1"),
         ({"pad_id": -1}, "pad_id must not be negative, got -1"),

@@ -299,7 +299,7 @@ def sampled(prompt, module=nn.Decoder, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 0}, "max_length must be at least 1 and at least min_length, got 0 and 0"),
+        ({"max_length": -1}, "max_length must be at least 0 and at least min_length, got -1 and 0"),
         ({"min_length": 4}, "at least min_length, got 3 and 4"),
         ({"eos_id": (2, -5)}, "eos_id must not be negative"),
         ({"pad_id": -1}, "pad_id must not be negative, got -1"),

@@ -184,11 +184,11 @@ def test_a_translation_has_at_most_max_length_tokens():
     got = build(nn.EncoderDecoder).translate(PROMPTS[:2], **options)
     lengths = [[len(TOKENIZER.encode(text)) for text in texts] for texts in (got, translated()[:2])]
     assert max(lengths[0]) <= 4 < max(lengths[1])
-    with pytest.raises(ValueError, match="max_length must be at least 1"):
-        build(nn.EncoderDecoder).translate(PROMPTS, max_length=0)
+    assert build(nn.EncoderDecoder).translate(PROMPTS, max_length=0) == [""] * len(PROMPTS)
 
 
 def test_nothing_in_nothing_out_and_batches_are_told():
+    assert build().write(["ab", "c"], key=None, max_length=0) == ["", ""]
     assert build().write([], key=KEY, max_length=3) == build(nn.EncoderDecoder).translate([]) == []
     told = []
     build().write(PROMPTS, key=KEY, max_length=LENGTH, batch_size=2, on_batch=told.append)
@@ -267,11 +267,12 @@ def test_a_tokenizer_without_special_tokens_writes_to_the_full_length():
     ("options", "said"),
     [
         ({"stop": [""]}, "a stop text must not be empty"),
-        ({"stop": "ab"}, "one text was given where a list"),
-        ({"prompts": "ab"}, "one text was given where a list"),
+        ({"stop": "ab"}, "got stop = 'ab', one text; wanted a list"),
+        ({"prompts": "ab"}, "got prompts = 'ab', one text; wanted a list"),
+        ({"prompts": ["ab", None]}, r"got prompts\[1\] = None; wanted a text"),
         ({"key": jax.random.split(KEY, 2)}, r"one a prompt \[1\], got \[2\]"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"max_length": -1}, "max_length must be at least 0"),
         ({"processors": (generate.TopK(V + 1),)}, "top_k: got k=16; wanted at most V = 15"),
         ({"prompts": ["\ud800"]}, "surrogates not allowed"),
     ],

@@ -197,8 +197,10 @@ def test_the_files_of_other_families_are_read_and_the_table_is_the_limit(directo
 
 def test_what_is_no_list_of_texts(directory):
     encoder = pretrained.load_sentence_encoder(directory)
-    with pytest.raises(ValueError, match=r"texts must be a list of texts, got one text: pass \['a b'\]"):
+    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
         encoder("a b")
+    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+        encoder(["a b", None])
     with pytest.raises(ValueError, match="batch_size is at least 1, got -1"):
         encoder(TEXTS, batch_size=-1)
 

@@ -15,6 +15,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from tfm_jax.checks import each_text, listed_texts
+
 __all__ = ["ByteTokenizer", "JsonTokenizer", "Tokenizer", "char_tokenizer", "load_tokenizer", "train_bpe"]
 
 SPECIAL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>"}
@@ -62,6 +64,7 @@ class ByteTokenizer:
         return [byte + 3 for byte in text.encode()]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        texts = each_text("encode_batch", "texts", texts)
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 3 for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -117,13 +120,14 @@ class JsonTokenizer:
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        texts = listed_texts("encode_batch", "texts", texts)
         for text in texts:
             text.encode()  # the library calls a lone surrogate "not a str"; this says where it is
         ids = []
         for start in range(
             0, len(texts), 256
         ):  # an Encoding takes some 100 bytes a token: never keep them all
-            chunk = list(texts[start : start + 256])
+            chunk = texts[start : start + 256]
             encodings = self.backend.encode_batch_fast(chunk, add_special_tokens=False)
             ids += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
         return ids
@@ -149,7 +153,7 @@ def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
         encode = lambda text: [ids.get(c, 3) for c in text]
 
     Args:
-        texts: the texts to take the characters from.
+        texts: the texts to take the characters from; one text will do.
 
     Returns:
         The tokenizer. A character that it has not seen is ``unk_id``, 3, and decodes to ``<unk>``.
@@ -157,7 +161,8 @@ def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
     Raises:
         ValueError: there is no character in the texts.
     """
-    characters = sorted(set().union(*texts))
+    texts = [texts] if isinstance(texts, str) else texts
+    characters = sorted(set().union(*each_text("char_tokenizer", "texts", texts)))
     if not characters:
         raise ValueError("cannot make a character vocabulary from no text; pass texts that are not empty")
     vocab = {token: i for i, token in enumerate([*SPECIAL.values(), UNKNOWN, *characters])}
@@ -196,7 +201,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 8000, *, progress: bool = 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=progress,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(each_text("train_bpe", "texts", texts), trainer)
     return JsonTokenizer(backend)
 
 

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid, is_end
+from tfm_jax import pytrees
+from tfm_jax.checks import as_array
+from tfm_jax.generate.begin import Limits, begin, check_inputs, check_limits, check_valid, is_end
 from tfm_jax.generate.decode import Ends, lengths_of
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
@@ -27,6 +29,7 @@ Penalty = float | Callable[[Array], Array]
 Stopping = Literal["exact", "heuristic", "first"]
 
 
+@pytrees.register_named_tuple
 class Beams(NamedTuple):
     """The best outputs of each row of the batch, the best first.
 
@@ -116,13 +119,23 @@ def beam_search(
             f"beams read several tokens of one position: memory_mask must be masks.padding(valid), got "
             f"{memory_mask!r}"
         )
-    check_valid(valid)
+    inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
+    if max_length == 0:
+        return _nothing(check_inputs(model, params, inputs), n_best)
     options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
     processors = as_pytrees(processors, min_length, limits.ends)
     penalties = _penalties(length_penalty, max_length)
     return _search(
         model, _Sizes(beams, n_best, limits, stopping), params, inputs, penalties, processors, **options
     )
+
+
+def _nothing(inputs: Array, n_best: int) -> Beams:
+    """What is written in no step: of each sequence one output, of no token."""
+    zeros = jnp.zeros_like(inputs[:, :1], jnp.float32)
+    pad = lambda x, value: jnp.pad(x, ((0, 0), (0, n_best - 1)), constant_values=value)
+    tokens = jnp.broadcast_to(zeros[:, :, None][..., :0].astype(jnp.int32), (inputs.shape[0], n_best, 0))
+    return Beams(tokens, pad(zeros, 0.0).astype(jnp.int32), pad(zeros, -jnp.inf), pad(zeros, -jnp.inf))
 
 
 class _Sizes(NamedTuple):

@@ -7,17 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_array
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache, align
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Params
 
 __all__ = [
     "Begun",
     "Limits",
     "begin",
+    "check_inputs",
     "check_limits",
     "check_valid",
     "extend",
@@ -86,8 +89,7 @@ def prefill(
         cache of which something was read (where that is known before tracing; ``extend`` goes on with one),
         for ``valid`` beside a table as mask of cross-attention, which has a row a token.
     """
-    check_ids(prompt=prompt)
-    check_valid(valid)
+    prompt, valid = check_ids("prompt", prompt), check_valid(valid)
     if at_hand(cache.slots.length) and int(cache.slots.length):
         raise ValueError(f"prefill wants an empty cache, got one of {cache.slots.length} tokens: use extend")
     if valid is not None and not isinstance(cache.memory_mask, Padding | None):
@@ -108,7 +110,7 @@ def extend(model: Pure, params: Params, tokens: Array, cache: Cache) -> tuple[Ar
     Args:
       model: from ``nn.functionalize``.
       params: its parameters.
-      tokens: int [B, T], T at least 1.
+      tokens: int [B, T].
       cache: of the tokens before them.
 
     Returns:
@@ -118,7 +120,7 @@ def extend(model: Pure, params: Params, tokens: Array, cache: Cache) -> tuple[Ar
     Raises:
       ValueError: for more tokens than the cache has room for, as far as that is known before tracing.
     """
-    check_ids(tokens=tokens)
+    tokens = check_ids("tokens", tokens, least=0)
     return model.apply(params, tokens, cache, method="extend")
 
 
@@ -143,7 +145,7 @@ def step(model: Pure, params: Params, token: Array, cache: Cache) -> tuple[Array
     Raises:
       ValueError: as ``extend``.
     """
-    logits, cache = extend(model, params, token[:, None], cache)
+    logits, cache = extend(model, params, as_array("step", "token", token)[:, None], cache)
     return logits[:, 0], cache
 
 
@@ -175,19 +177,18 @@ def begin(
       width: how many tokens will be read at each, all of which are kept; None is one, kept as far as a window
         looks back.
     """
+    inputs = check_inputs(model, params, inputs)
     if model.apply(params, method="reads_a_source"):
         if valid is not None:
             raise ValueError("valid is of a prompt; of a source say source_mask=masks.padding(valid)")
-        check_ids(source=inputs)
         prompt, start = jnp.full_like(inputs[:, :1], bos_id, dtype=jnp.int32), inputs
     else:
-        check_ids(prompt=inputs)
         prompt, start = inputs.astype(jnp.int32), inputs.shape[0]
     P = prompt.shape[1]
     prompt, positions = _aligned(prompt, valid)
     slots = None if width is None else P - 1 + room * width
     cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, slots=slots)
-    if P > 1:
+    if not surely(lambda: P <= 1):
         read = model.apply(params, method="incremental")
         _, cache = read(prompt[:, :-1], cache, positions=positions[:, :-1])
     return Begun(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)
@@ -205,21 +206,30 @@ def _aligned(prompt: Array, valid: Array | None) -> tuple[Array, Array]:
     return align(prompt, jnp.ones_like(prompt, bool) if valid is None else valid)
 
 
-def check_valid(valid: Array | None) -> None:
+def check_valid(valid: Array | None) -> Array | None:
     """Raises for a row without a token, where that is known before tracing."""
+    valid = None if valid is None else as_array("generate", "valid", valid)
     if valid is None or isinstance(valid, jax.core.Tracer):
-        return
+        return valid
     empty = np.flatnonzero(~np.asarray(valid, bool).any(-1)).tolist()
     if empty:
         raise ValueError(f"the prompts of rows {empty} are empty: begin them with a start token")
+    return valid
 
 
-def check_ids(**named: Array) -> None:
+def check_inputs(model: Pure, params: Params, inputs: Array) -> Array:
+    """Raises for what is no prompt of a decoder, or no source of an encoder-decoder."""
+    return check_ids("source" if model.apply(params, method="reads_a_source") else "prompt", inputs)
+
+
+def check_ids(name: str, ids: Array, least: int = 1) -> Array:
     """Raises for what is no [B, length] of token ids."""
-    for name, ids in named.items():
-        if ids.ndim != 2 or ids.shape[1] < 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            got = f"{ids.dtype}{list(ids.shape)}"
-            raise ValueError(f"{name} must be integer ids of two axes [B, length >= 1], got {got}")
+    ids = as_array("generate", name, ids)
+    integer = jnp.issubdtype(ids.dtype, jnp.integer)
+    if ids.ndim != 2 or not integer or surely(lambda: ids.shape[1] < least):
+        got = f"{ids.dtype}{list(ids.shape)}"
+        raise ValueError(f"{name} must be integer ids of two axes [B, length >= {least}], got {got}")
+    return ids
 
 
 class Limits(NamedTuple):
@@ -244,9 +254,9 @@ def check_limits(
     *, max_length: int, min_length: int, eos_id: int | Sequence[int] | None, pad_id: int, bos_id: int
 ) -> Limits:
     """What was asked for, if it can be."""
-    if max_length < 1 or max_length < min_length:
+    if max_length < 0 or max_length < min_length:
         raise ValueError(
-            f"max_length must be at least 1 and at least min_length, got {max_length} and {min_length}"
+            f"max_length must be at least 0 and at least min_length, got {max_length} and {min_length}"
         )
     several = () if eos_id is None else (eos_id,) if isinstance(eos_id, int | np.integer) else eos_id
     ends = tuple(map(int, several))

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.generate.begin import Limits, begin, check_limits, check_valid, is_end
+from tfm_jax import pytrees
+from tfm_jax.checks import as_array, as_key
+from tfm_jax.generate.begin import Limits, begin, check_inputs, check_limits, check_valid, is_end
 from tfm_jax.generate.processors import Context, Processor, apply_processors, as_pytrees
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
@@ -21,6 +23,7 @@ __all__ = ["Generated", "greedy", "sample", "stream"]
 Ends = int | Sequence[int] | None
 
 
+@pytrees.register_named_tuple
 class Generated(NamedTuple):
     """What was written, for each row of the batch.
 
@@ -66,7 +69,7 @@ def greedy(
       model: from ``nn.functionalize``: an ``nn.Decoder`` or an ``nn.EncoderDecoder``.
       params: its parameters.
       inputs: int tokens: the prompt [B, P] of a decoder, or the source [B, S] of an encoder-decoder.
-      max_length: the longest output, in tokens, the end token counted.
+      max_length: the longest output, in tokens, the end token counted; 0 writes nothing.
       min_length: the shortest; before it no row ends.
       eos_id: what ends a row: one id, several, or None for no end.
       pad_id: what fills a row that has ended.
@@ -80,7 +83,7 @@ def greedy(
       ``Generated``. It is compiled once for a model, a shape of inputs and its lengths.
 
     Raises:
-      ValueError: for inputs that are not int [B, length >= 1], an empty prompt, a ``max_length`` below 1 or
+      ValueError: for inputs that are not int [B, length >= 1], an empty prompt, a ``max_length`` below 0 or
         below ``min_length``, more positions than ``nn.Learned`` has, a negative id, a ``source_mask`` that
         says nothing of cross-attention without a ``memory_mask``.
     """
@@ -88,8 +91,7 @@ def greedy(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
-    state = loop.start(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
-    return loop.output(loop.run(state, max_length))
+    return loop.whole(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
 
 
 def sample(
@@ -119,7 +121,8 @@ def sample(
 
     Args:
       model, params, inputs: as ``greedy`` takes them.
-      key: consumed: one key, or one a row [B], with which a row is the same in every batch.
+      key: consumed: one key, or one a row [B], with which a row is the same in every batch. Of the keys of
+        ``jax.random.PRNGKey`` one is uint32 [2], and one a row is uint32 [B, 2].
       max_length, min_length, eos_id, pad_id: as ``greedy``, but for no end.
       processors: such as ``(Temperature(0.8), TopP(0.95))``, one after the other.
       valid, source_mask, memory_mask, bos_id: as ``greedy``.
@@ -134,8 +137,7 @@ def sample(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
-    state = loop.start(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
-    return loop.output(loop.run(state, max_length))
+    return loop.whole(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
 
 
 def stream(
@@ -183,6 +185,8 @@ def stream(
         max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
+    if max_length == 0:
+        return iter(())
     state = loop.start(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
     return loop.blocks(state, every)
 
@@ -208,9 +212,18 @@ class _Loop(NamedTuple):
     processors: tuple[Processor, ...]
 
     def start(self, inputs: Array, key: Key | None, *, valid: Array | None, **masks) -> _State:
-        check_valid(valid)
+        inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
         keys = None if key is None else _row_keys(key, inputs.shape[0])
         return _start(self.model, self.limits, self.params, inputs, keys, valid=valid, **masks)
+
+    def whole(self, inputs: Array, key: Key | None, **masks) -> Generated:
+        M = self.limits.max_length
+        if M > 0:
+            return self.output(self.run(self.start(inputs, key, **masks), M))
+        inputs = check_inputs(self.model, self.params, inputs)
+        nothing = inputs[:, :0]
+        lengths = jnp.zeros_like(inputs[:, 0], jnp.int32)
+        return Generated(nothing.astype(jnp.int32), lengths, nothing.astype(jnp.float32))
 
     def run(self, state: _State, until: int) -> _State:
         return _run(self.model, self.limits, self.params, self.processors, state, jnp.int32(until))
@@ -291,14 +304,16 @@ def _choose(logits: Array, keys: Key | None, step: Array) -> Array:
 
 def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
     """The first of the largest. XLA's own goes entry by entry on a CPU, and a maximum many at a time."""
-    n = 128
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % n)), constant_values=-jnp.inf).reshape(len(x), -1, n)
+    (B, V), n = x.shape, 128
+    tiles = -(-V // n)
+    x = jnp.pad(x, ((0, 0), (0, tiles * n - V)), constant_values=-jnp.inf).reshape(B, tiles, n)
     part = jnp.argmax(x.max(-1), axis=-1)
     within = jnp.take_along_axis(x, part[:, None, None], axis=1)[:, 0]
     return (part * n + jnp.argmax(within, axis=-1)).astype(jnp.int32)
 
 
 def _row_keys(key: Key, B: int) -> Key:
+    key = as_key("generate", key, several=True)
     if key.ndim == 0:
         return jax.random.split(key, B)
     if key.shape != (B,):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfm_jax.checks import listed_texts
 from tfm_jax.generate.processors import Processor
 from tfm_jax.generate.recipe import Recipe
-from tfm_jax.generate.rows import OnlyBelow, Tokenizer, check_ids, listed
+from tfm_jax.generate.rows import OnlyBelow, Tokenizer, check_ids
 from tfm_jax.nn.config import Learned
 from tfm_jax.nn.functional import Pure
 from tfm_jax.types import Params
@@ -29,9 +30,10 @@ class InputReader:
         """The ids that ``write`` begins from: int32 [P] each. Raises as it does."""
         if self.reads_a_source:
             raise ValueError("this is an encoder-decoder, which translates: a decoder writes prompts on")
+        prompts = listed_texts("TextGenerator", "prompts", prompts)
         recipe = self.own_recipe.told(max_length=max_length)
         nothing = () if recipe.start is None else (recipe.start,)
-        encoded = ([*recipe.before, *x] for x in self.tokenizer.encode_batch(listed(prompts)))
+        encoded = ([*recipe.before, *x] for x in self.tokenizer.encode_batch(prompts))
         ids = [np.array(x or nothing, np.int32) for x in encoded]
         if not all(map(len, ids)):
             raise ValueError("an empty prompt needs a tokenizer with a begin token: give some text")
@@ -51,7 +53,8 @@ class InputReader:
         recipe = self.own_recipe
         if recipe.start is None or not recipe.ends:
             raise ValueError("to translate, a tokenizer needs a begin and an end token")
-        encoded = self.tokenizer.encode_batch(listed(texts))
+        texts = listed_texts("TextGenerator", "texts", texts)
+        encoded = self.tokenizer.encode_batch(texts)
         ids = [np.array([*x, *recipe.after], np.int32) for x in encoded]
         return self._checked(texts, ids, self._reach(0), self._positions(0))
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
+from tfm_jax.checks import listed_texts
 from tfm_jax.generate.processors import Context
 from tfm_jax.ops import sampling
 from tfm_jax.types import Array
 
-__all__ = ["Batch", "OnlyBelow", "Row", "Tokenizer", "batches", "check_ids", "compiling", "listed", "stops"]
+__all__ = ["Batch", "OnlyBelow", "Row", "Tokenizer", "batches", "check_ids", "compiling", "stops"]
 
 SHORTEST = 16
 """Tokens in the smallest bucket of lengths; the others are the powers of two."""
@@ -169,16 +170,9 @@ class OnlyBelow:
         return sampling.close(logits, jnp.broadcast_to(above, logits.shape))
 
 
-def listed(texts: Sequence[str]) -> list[str]:
-    """The texts as a list; refuses one text in the place of several."""
-    if isinstance(texts, str):
-        raise ValueError("one text was given where a list of texts is wanted: put it into a list")
-    return list(texts)
-
-
 def stops(stop: Sequence[str]) -> tuple[str, ...]:
     """The stop texts, none of them empty."""
-    stop = tuple(listed(stop))
+    stop = tuple(listed_texts("TextGenerator", "stop", stop))
     if not all(stop):
         raise ValueError("a stop text must not be empty: it would end every text before its beginning")
     return stop

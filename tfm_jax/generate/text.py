@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_key
 from tfm_jax.generate.beam import Penalty, beam_search
 from tfm_jax.generate.decode import stream
 from tfm_jax.generate.processors import Processor
@@ -233,8 +234,9 @@ class TextGenerator(InputReader):
         if recipe.beams == 1:
             with compiling(f"{'greedy' if keys is None else 'sampling'} for {what}"):
                 blocks = stream(*arguments, key=keys, every=every, **options)
-                first = next(blocks)
-            yield first
+                first = next(blocks, None)
+            if first is not None:
+                yield first
             yield from blocks
             return
         if keys is not None:
@@ -249,7 +251,10 @@ class TextGenerator(InputReader):
 
 def _keys(key: Key | None, n: int) -> Key | None:
     """A key for each of n inputs."""
-    keys = key if key is None or key.ndim else jax.random.split(key, n)
-    if keys is not None and keys.shape != (n,):
+    if key is None:
+        return None
+    keys = as_key("TextGenerator", key, several=True)
+    keys = keys if keys.ndim else jax.random.split(keys, n)
+    if keys.shape != (n,):
         raise ValueError(f"key must be one key, or one a prompt [{n}], got {list(keys.shape)}")
     return keys

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import as_key
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.feed_forward import FeedForward
@@ -26,7 +27,7 @@ _Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
 
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
     """Splits a key into n, or no key into n times None: no key, no dropout, all the way down."""
-    return [None] * n if key is None else list(jax.random.split(key, n))
+    return [None] * n if key is None else list(jax.random.split(as_key("nn", key), n))
 
 
 class Block(nnx.Module):

@@ -2,6 +2,7 @@
 
 from flax import nnx
 
+from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.encoder import Encoder
@@ -73,6 +74,7 @@ class Classifier(nnx.Module):
           logits [..., n_classes], float32, or [..., T, n_classes] without pooling; with ``return_weights``,
           ``(logits, {"encoder": ...})``.
         """
+        valid = None if valid is None else as_array("nn.Classifier", "valid", valid)
         mask = None if valid is None else masks.padding(valid)
         encoder_key, pooler_key, head_key = split_key(key, 3)
         encoded = self.encoder(

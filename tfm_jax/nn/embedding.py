@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.variants import Alibi, Learned, Patches, RelativeBias, Sinusoidal
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding"]
@@ -19,6 +21,13 @@ __all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding"]
 def _rows(table: Array, index: Array) -> Array:
     """Rows of a table; an index outside it gives NaN, never some other row."""
     return table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _at(positions: Array, indices: Array) -> Array:
+    """Those of the positions [..., T] with int indices [t]."""
+    if not surely(lambda: positions.shape[-1] > 0):  # an axis without an element has none to gather
+        positions = jnp.pad(positions, [(0, 0)] * (positions.ndim - 1) + [(0, 1)])
+    return positions[..., indices]
 
 
 class Embedding(nnx.Module):
@@ -53,13 +62,17 @@ class Embedding(nnx.Module):
 
         ``token_types`` int [..., T] or [T] says of which type each is; None is type 0 for all.
         """
+        tokens = as_array("nn.Embedding", "tokens", tokens)
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"tokens must be integer ids [..., T], got {tokens.dtype}{tokens.shape}")
         x = _rows(self.table[...], tokens)
         if self.config.scale_embeddings:
             x = x * math.sqrt(self.config.d_model)
         if self.token_types is not None:
-            types = jnp.zeros(tokens.shape[-1:], int) if token_types is None else token_types
+            if token_types is None:
+                types = jnp.zeros(tokens.shape[-1:], int)
+            else:
+                types = as_array("nn.Embedding", "token_types", token_types)
             x = x + jnp.broadcast_to(_rows(self.token_types[...], types), x.shape)
         elif token_types is not None:
             raise ValueError("this model knows no token types: config.token_types is 0")
@@ -67,6 +80,7 @@ class Embedding(nnx.Module):
 
     def attend(self, x: Array) -> Array:
         """The logits [..., T, V] of x [..., T, D], in float32."""
+        x = as_array("nn.Embedding", "x", x)
         table = self.table[...].astype(x.dtype)
         return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
 
@@ -95,6 +109,7 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, images: Array) -> Array:
         """Maps images [..., height, width, channels] to [..., T, D]."""
+        images = as_array("nn.PatchEmbedding", "images", images)
         p: Patches = self.config.patches
         wanted = (p.height, p.width, p.channels)
         if images.shape[-3:] != wanted:
@@ -128,7 +143,7 @@ class PositionEmbedding(nnx.Module):
     def count(self, length: int) -> Array:
         """The positions 0 .. length - 1, which the table of ``Learned`` must have."""
         scheme = self.config.positions
-        if isinstance(scheme, Learned) and length > scheme.max_length:
+        if isinstance(scheme, Learned) and surely(lambda: length > scheme.max_length):
             raise ValueError(
                 f"a sequence of {length} is longer than the learned position table of "
                 f"{scheme.max_length}; raise Learned(max_length) or cut the input"
@@ -140,6 +155,8 @@ class PositionEmbedding(nnx.Module):
 
         A position outside the table of ``Learned`` gives NaN, never some other position.
         """
+        x = as_array("nn.PositionEmbedding", "x", x)
+        positions = as_array("nn.PositionEmbedding", "positions", positions)
         scheme = self.config.positions
         if isinstance(scheme, Learned):
             added = _rows(self.table[...], positions)
@@ -177,16 +194,15 @@ class PositionBias(nnx.Module):
           ``ops.attention`` to ask tile by tile: no table of T x S is built.
         """
         scheme = self.config.positions
-        at = lambda places, indices: places[..., indices]
         if isinstance(scheme, Alibi):
-            alibi = lambda q, k, i, j: ops.alibi(self.config.n_heads, at(q, i), at(k, j))
+            alibi = lambda q, k, i, j: ops.alibi(self.config.n_heads, _at(q, i), _at(k, j))
             return jax.tree_util.Partial(alibi, query_positions, key_positions)
         if not isinstance(scheme, RelativeBias):
             return None
         options = {"buckets": scheme.buckets, "max_distance": scheme.max_distance}
 
         def relative(table: Array, q: Array, k: Array, i: Array, j: Array) -> Array:
-            buckets = ops.relative_buckets(at(q, i), at(k, j), **options, bidirectional=self.bidirectional)
+            buckets = ops.relative_buckets(_at(q, i), _at(k, j), **options, bidirectional=self.bidirectional)
             return jnp.moveaxis(table[buckets].astype(jnp.float32), -1, -3)
 
         return jax.tree_util.Partial(relative, self.table[...], query_positions, key_positions)

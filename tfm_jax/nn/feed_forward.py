@@ -5,6 +5,7 @@ from flax import nnx
 from jax.nn.initializers import glorot_uniform
 
 from tfm_jax import ops
+from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.variants import Glu
 from tfm_jax.types import Array, Key
@@ -39,6 +40,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """Maps x [..., D] to [..., D]; ``key`` is for dropout on the hidden units, None is none."""
+
+        x = as_array("nn.FeedForward", "x", x)
 
         def cast(param: nnx.Param | None) -> Array | None:
             return None if param is None else param[...].astype(x.dtype)

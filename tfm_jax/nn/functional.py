@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tfm_jax.checks import as_key
 from tfm_jax.types import Key, Params
 
 __all__ = ["Pure", "check_params", "functionalize"]
@@ -60,7 +61,7 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
     graph, wanted = structure(lambda: module(*args, **kwargs, rngs=nnx.Rngs(0)))
 
     def init(key: Key) -> Params:
-        return pure_dict(module(*args, **kwargs, rngs=nnx.Rngs(key)))
+        return pure_dict(module(*args, **kwargs, rngs=nnx.Rngs(as_key("init", key))))
 
     def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
         check_params(params, wanted)

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.variants import check_rates
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Key
 
 __all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling", "pool"]
@@ -29,17 +31,24 @@ def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
       valid: bool [..., T], which positions the mean counts; None is all.
 
     Returns:
-      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position.
+      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position, or there is no first.
     """
+    x = as_array("nn.pool", "x", x)
     if pooling is None:
         return x
     if pooling == "first":
-        return x[..., 0, :]
-    if valid is None:
+        return _first(x)
+    if valid is None and surely(lambda: x.shape[-2] > 0):
         return x.mean(-2)
+    valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
     weights = valid[..., None].astype(x.dtype)
     total = jnp.where(valid[..., None], x, 0.0).sum(-2)
     return total / jnp.maximum(weights.sum(-2), 1.0)
+
+
+def _first(x: Array) -> Array:
+    """The first of the vectors [..., T, D], or 0 where there is none."""
+    return x[..., 0, :] if surely(lambda: x.shape[-2] > 0) else x[..., :1, :].sum(-2)
 
 
 class LanguageModelHead(nnx.Module):
@@ -59,6 +68,7 @@ class LanguageModelHead(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """The logits [..., T, V], float32, of x [..., T, D]."""
+        x = as_array("nn.LanguageModelHead", "x", x)
         kernel = self.projection.kernel[...].astype(x.dtype)
         return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
 
@@ -83,7 +93,7 @@ class PoolerLayer(nnx.Module):
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
-        first = ops.dropout(x[..., 0, :], self.pooler.dropout_rate, key)
+        first = ops.dropout(_first(as_array("nn.PoolerLayer", "x", x)), self.pooler.dropout_rate, key)
         return ops.activation(self.pooler.activation)(self.dense(first))
 
 
@@ -123,6 +133,8 @@ class ClassificationHead(nnx.Module):
         ``valid`` bool [..., T] says which positions the mean counts; a row without one pools to 0. Of another
         shape or dtype it raises a ValueError. ``key`` is for dropout, None is none.
         """
+        x = as_array("nn.ClassificationHead", "x", x)
+        valid = None if valid is None else as_array("nn.ClassificationHead", "valid", valid)
         if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
             raise ValueError(
                 f"valid must be bool [..., T] = {x.shape[:-1]}, got {valid.dtype}{list(valid.shape)}"

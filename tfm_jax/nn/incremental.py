@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import pytrees
+from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
@@ -17,6 +18,7 @@ from tfm_jax.ops.grid import Span
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.platform import current_platform
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = ["Cache", "Incremental", "align", "memory_mask_of", "output_head"]
@@ -107,7 +109,7 @@ class Incremental(nnx.Module):
             logits = self(all tokens so far)[..., -T:, :]
 
         Args:
-          tokens: int [..., T], T at least 1.
+          tokens: int [..., T].
           cache: of the tokens before them.
 
         Returns:
@@ -134,6 +136,7 @@ class Incremental(nnx.Module):
         def read(
             tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
         ) -> tuple[Array, Cache]:
+            tokens = as_array("extend", "tokens", tokens)
             slots, T = cache.slots, tokens.shape[-1]
             positions = next_positions(slots, T) if positions is None else positions
             seen, after = advance(slots, positions)
@@ -183,8 +186,9 @@ class Incremental(nnx.Module):
         stack = self.decoder_stack()
         config = stack.config
         stack.position_embedding.count(capacity)
-        rolling = slots is None and config.window is not None and config.window <= capacity
-        S = max(config.window - 1, 1) if rolling else slots or capacity
+        window = config.window
+        rolling = slots is None and window is not None and surely(lambda: window <= capacity)
+        S = max(window - 1, 1) if rolling else capacity if slots is None else slots
         empty = jnp.zeros((*batch, config.K, S, config.H), config.dtype)
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 
@@ -223,6 +227,7 @@ def align(tokens: Array, valid: Array) -> tuple[Array, Array]:
     Raises:
       ValueError: for ``valid`` of another shape or dtype.
     """
+    tokens, valid = as_array("align", "tokens", tokens), as_array("align", "valid", valid)
     if valid.shape != tokens.shape or valid.dtype != bool:
         raise ValueError(
             f"valid must be bool [..., T] = {list(tokens.shape)}, True where a token is not padding; "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import as_array
 from tfm_jax.nn.variants import LayerNorm, RMSNorm
 from tfm_jax.types import Array
 
@@ -38,9 +39,12 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Maps x ``[..., *inputs]`` to ``[..., *outputs]`` in x's dtype."""
+        x = as_array("nn.Linear", "x", x)
         inputs = self.kernel.shape[: self.n_inputs]
-        if x.shape[-self.n_inputs :] != inputs:
-            raise ValueError(f"this layer maps [..., {', '.join(map(str, inputs))}], got {x.shape}")
+        if x.shape[-self.n_inputs :] != inputs or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"this layer maps [..., {', '.join(map(str, inputs))}], floating, got {x.shape}, {x.dtype}"
+            )
         # One matrix product, whatever the axes: the sums run over contiguous memory.
         flat = x.reshape(*x.shape[: x.ndim - self.n_inputs], math.prod(inputs))
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(inputs), -1)

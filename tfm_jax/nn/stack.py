@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
@@ -96,6 +97,7 @@ class Stack(nnx.Module):
         Raises:
           ValueError: for positions of another shape or dtype, and for more of them than ``Learned`` has.
         """
+        x = as_array("nn.Stack", "x", x)
         T = x.shape[-2]
         if positions is None:
             positions = self.position_embedding.count(T)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from flax import nnx
 
+from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
@@ -118,9 +119,10 @@ class Decoder(Incremental):
 
     def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
         """An empty cache for rows [batch] of at most ``capacity`` tokens, as ``empty_cache`` makes it."""
-        return self.empty_cache((batch,) if isinstance(batch, int) else batch, capacity, slots=slots)
+        return self.empty_cache(batch if isinstance(batch, tuple) else (batch,), capacity, slots=slots)
 
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
+        tokens = as_array("nn.Decoder", "tokens", tokens)
         x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
@@ -263,6 +265,7 @@ class EncoderDecoder(Incremental):
         Returns:
           The Cache; keys and values of cross-attention are made here, once. Raises as those two.
         """
+        source = as_array("nn.EncoderDecoder", "source", source)
         memory = self.encode(source, source_mask=source_mask)
         cross = tuple(block.remember(memory) for block in self.decoder.apart())
         memory_mask = memory_mask_of(source_mask) if memory_mask is None else memory_mask
@@ -270,17 +273,19 @@ class EncoderDecoder(Incremental):
         if not isinstance(memory_mask, Padding | None):
             memory_mask = masks.as_mask(memory_mask, len(batch))
             masks.check_fits(memory_mask, batch, self.config.n_heads, capacity, source.shape[-1])
-            slots = slots or capacity  # its rows are those of the tokens: all are kept
+            slots = capacity if slots is None else slots  # its rows are those of the tokens: all are kept
         cache = self.empty_cache(batch, capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
     def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
+        source = as_array("nn.EncoderDecoder", "source", source)
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
 
     def _decode(
         self, target, memory, mask, memory_mask, positions, key, return_weights
     ) -> tuple[Array, Weights]:
+        target = as_array("nn.EncoderDecoder", "target", target)
         x, mask = self.embedding(target), _beside(CAUSAL, self.config.window, mask, target)
         return self.decoder(
             x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights

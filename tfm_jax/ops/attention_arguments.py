@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tfm_jax.checks import as_array, as_key
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import Bias
 from tfm_jax.ops.backends.declare import FLOATS, Request
@@ -14,11 +15,6 @@ from tfm_jax.ops.platform import current_platform
 from tfm_jax.types import Array, Key
 
 __all__ = ["checked"]
-
-
-def _array(x: Any) -> Array:
-    # Under grad, jnp.asarray of a JAX array is an operation, and jax_debug_nans would look at its result.
-    return x if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(x)
 
 
 def _check_heads(q: Array, k: Array, v: Array) -> None:
@@ -61,7 +57,7 @@ def checked(
     key: Key | None,
 ) -> Request:
     """The arguments of ``ops.attention``: the mask a Mask, the bias with all of its axes, numbers numbers."""
-    q, k, v = _array(q), _array(k), _array(v)
+    q, k, v = (as_array("attention", name, x) for name, x in (("q", q), ("k", k), ("v", v)))
     _check_heads(q, k, v)
     *batch, T, N, H = q.shape
     mask = masks.as_mask(mask, len(batch))
@@ -82,6 +78,7 @@ def checked(
     if _is_known(scale) and not -math.inf < scale < math.inf:
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
     check_rate("attention", dropout_rate)
+    key = None if key is None else as_key("attention", key)
     scale = H**-0.5 if scale is None else scale
     return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, current_platform())
 
@@ -108,7 +105,7 @@ def _check_bias(bias: Any, batch: tuple[int, ...], last: tuple[int, int, int]) -
             raise ValueError(f"attention: got a bias that is a function and gives {table}; wanted one array.")
         _check_table(table, batch, last)
         return bias
-    bias = _array(bias)
+    bias = as_array("attention", "bias", bias)
     _check_table(bias, batch, last)
     shape = (*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
     return (

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax import pytrees
+from tfm_jax.checks import as_array
 from tfm_jax.ops import masks
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = ["Slots", "advance", "append", "has_room", "init_slots", "next_positions", "seen_mask"]
@@ -62,7 +64,7 @@ def init_slots(batch: tuple[int, ...], capacity: int, *, rolling: bool = False) 
     Raises:
       ValueError: for a capacity below 1.
     """
-    if capacity < 1:
+    if surely(lambda: capacity < 1):
         raise ValueError(f"init_slots: got capacity={capacity}; wanted room for at least 1 token.")
     return Slots(jnp.full((*batch, capacity), -1, jnp.int32), jnp.int32(0), rolling)
 
@@ -109,14 +111,20 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
     Raises:
       ValueError: the cache has no room for T more, as far as that is known before tracing.
     """
+    buffer, new = as_array("cache.append", "buffer", buffer), as_array("cache.append", "new", new)
     S, T, axis = buffer.shape[axis], new.shape[axis], axis % buffer.ndim
     if slots.rolling:
         seen = jnp.concatenate([buffer, new], axis)
         return seen, jax.lax.slice_in_dim(seen, T, S + T, axis=axis)
     read = int(slots.length) if at_hand(slots.length) else 0
-    if read + T > S:
+    if surely(lambda: read + T > S):
         raise ValueError(
             f"a cache with room for {S} tokens, {read} of them taken, was given {T} more: make it longer"
+        )
+    if not surely(lambda: T <= S):
+        raise ValueError(
+            f"cache.append: got T = {T} tokens for a cache of S = {S}, and T may be larger; wanted T <= S. "
+            "Declare it: jax.export.symbolic_shape(..., constraints=['T <= S']), in your own letters."
         )
     # A branch that is always taken: a plain update XLA repeats, on a CPU, inside of each of its uses, and
     # copies the whole buffer for every one of them.
@@ -144,6 +152,7 @@ def advance(slots: Slots, positions: Array) -> tuple[Array, Slots]:
     Raises:
       ValueError: as ``append``.
     """
+    positions = as_array("cache.advance", "positions", positions)
     seen, kept = append(slots.positions, positions.astype(jnp.int32), slots, axis=-1)
     return seen, Slots(kept, slots.length + positions.shape[-1], slots.rolling)
 
@@ -183,5 +192,6 @@ def seen_mask(slots: Slots, seen_positions: Array, *, window: int | None = None)
       A Mask of T queries and as many keys as there are seen positions.
     """
     offset = slots.positions.shape[-1] if slots.rolling else slots.length
+    seen_positions = as_array("cache.seen_mask", "seen_positions", seen_positions)
     mask = masks.causal(offset) & masks.padding(seen_positions >= 0)
     return mask if window is None else mask & masks.window(window - 1, offset=offset)

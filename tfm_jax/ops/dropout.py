@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_array, as_key
 from tfm_jax.types import Array, Key
 
 __all__ = ["check_rate", "drop_at", "dropout"]
@@ -32,6 +33,8 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
     (the inverted form, section 10: kept units are scaled by 1 / (1 - rate) in training, none in evaluation).
     """
     check_rate("dropout", rate)
+    x = as_array("dropout", "x", x)
+    key = None if key is None else as_key("dropout", key)
     if key is None or rate == 0:
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -55,15 +58,13 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
       rows: int [..., t], which row of the whole table, from 0 below 2**32.
       cols: int [s], which column.
       rate: the probability of a zero, in [0, 1).
-      key: a PRNG key, the same for every part of the table.
+      key: a typed PRNG key, the same for every part of the table.
 
     Returns:
       [..., t, s] of x's dtype.
     """
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
     # The one generator of which a vmap draws what its rows draw alone.
-    key = jax.random.wrap_key_data(key[:2], impl="threefry2x32")
+    key = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
     along = jax.vmap(jax.random.fold_in, (None, 0))
     places = jax.vmap(along, (0, None))(
         along(key, rows.reshape(-1).astype(np.uint32)), cols.astype(np.uint32)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_array, as_key
 from tfm_jax.ops.dropout import dropout
 from tfm_jax.types import Array, Key
 
@@ -108,10 +109,11 @@ def feed_forward(
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 2.
     """
-    _check(
+    x, w_in, w_out, b_in, b_out, key = _checked(
         "feed_forward",
         x,
         {"w_in": (w_in, "DF"), "w_out": (w_out, "FD"), "b_in": (b_in, "F"), "b_out": (b_out, "D")},
+        key,
     )
     hidden = activation(_add(x @ w_in, b_in))
     return _add(dropout(hidden, dropout_rate, key) @ w_out, b_out)
@@ -150,7 +152,9 @@ def gated_feed_forward(
 
     Shazeer 2020, "GLU Variants Improve Transformer", equation 6 (w_gate is W, w_in is V, w_out is W2).
     """
-    _check("gated_feed_forward", x, {"w_gate": (w_gate, "DF"), "w_in": (w_in, "DF"), "w_out": (w_out, "FD")})
+    x, w_gate, w_in, w_out, key = _checked(
+        "gated_feed_forward", x, {"w_gate": (w_gate, "DF"), "w_in": (w_in, "DF"), "w_out": (w_out, "FD")}, key
+    )
     hidden = activation(x @ w_gate) * (x @ w_in)
     return dropout(hidden, dropout_rate, key) @ w_out
 
@@ -159,22 +163,32 @@ def _add(x: Array, bias: Array | None) -> Array:
     return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
 
 
-def _check(function: str, x: Array, weights: dict[str, tuple[Array | None, str]]) -> None:
+def _checked(
+    function: str, x: Array, weights: dict[str, tuple[Array | None, str]], key: Key | None
+) -> tuple[Array | None, ...]:
     """Raises where a weight's shape differs from its letters or its dtype from x's; F is that of w_in."""
+    x = as_array(function, "x", x)
+    weights = {
+        name: (None if weight is None else as_array(function, name, weight), letters)
+        for name, (weight, letters) in weights.items()
+    }
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"{function}: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., D], floating."
         )
-    sizes = {"D": x.shape[-1], "F": weights["w_in"][0].shape[-1]}
+    w_in = weights["w_in"][0]
+    sizes = {"D": x.shape[-1], "F": w_in.shape[-1] if w_in.ndim else None}
     for name, (weight, letters) in weights.items():
         wanted = tuple(sizes[letter] for letter in letters)
         if weight is not None and weight.shape != wanted:
             raise ValueError(
                 f"{function}: got {name} of shape {weight.shape} with x of shape {x.shape} and w_in of "
-                f"shape {weights['w_in'][0].shape} = [D, F]; wanted [{', '.join(letters)}] = {wanted}."
+                f"shape {w_in.shape} = [D, F]; wanted [{', '.join(letters)}] = {wanted}."
             )
         if weight is not None and weight.dtype != x.dtype:
             raise ValueError(
                 f"{function}: got {name} of dtype {weight.dtype} with x of dtype {x.dtype}; wanted one "
                 "dtype. Cast x or the parameters to the dtype to compute in."
             )
+    key = None if key is None else as_key(function, key)
+    return x, *(weight for weight, _ in weights.values()), key

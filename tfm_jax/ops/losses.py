@@ -3,8 +3,10 @@
 import math
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
+from tfm_jax.checks import as_array
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -50,7 +52,8 @@ def cross_entropy(
     Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7 (smoothing);
     Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", section 5 (z-loss).
     """
-    _check("cross_entropy", logits.shape[:-1], labels, weights, label_smoothing, z_loss)
+    logits = as_array("cross_entropy", "logits", logits)
+    labels, weights = _checked("cross_entropy", logits.shape[:-1], labels, weights, label_smoothing, z_loss)
     if logits.ndim < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"cross_entropy: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
@@ -124,13 +127,18 @@ def linear_cross_entropy(
     The loss is that of ``cross_entropy``; to compute again instead of storing is Chen et al. 2016, "Training
     Deep Nets with Sublinear Memory Cost", section 4.
     """
-    _check("linear_cross_entropy", hidden.shape[:-1], labels, weights, label_smoothing, z_loss)
+    hidden, kernel = (
+        as_array("linear_cross_entropy", name, x) for name, x in (("hidden", hidden), ("kernel", kernel))
+    )
+    bias = None if bias is None else as_array("linear_cross_entropy", "bias", bias)
+    labels, weights = _checked(
+        "linear_cross_entropy", hidden.shape[:-1], labels, weights, label_smoothing, z_loss
+    )
     _check_projection(hidden, kernel, bias)
     if chunk_size < 1:
         raise ValueError(f"linear_cross_entropy: got chunk_size={chunk_size}; wanted 1 or more tokens.")
     n_tokens = math.prod(labels.shape)
-    n_chunks = max(1, math.ceil(n_tokens / chunk_size))
-    size = math.ceil(n_tokens / n_chunks)
+    n_chunks, size = _chunks(n_tokens, chunk_size)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
 
     def split(
@@ -171,14 +179,25 @@ def linear_cross_entropy(
     return sums.sum(), counts.sum()
 
 
-def _check(
+def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
+    """How many chunks of how many tokens: as even as possible, but full ones of a symbolic number."""
+    n_chunks = -(-n_tokens // chunk_size)
+    if jax.export.is_symbolic_dim(n_tokens):
+        return n_chunks, chunk_size
+    n_chunks = max(1, n_chunks)
+    return n_chunks, -(-n_tokens // n_chunks)
+
+
+def _checked(
     function: str,
     tokens: tuple[int, ...],
     labels: Array,
     weights: Array | None,
     label_smoothing: float,
     z_loss: float,
-) -> None:
+) -> tuple[Array, Array | None]:
+    labels = as_array(function, "labels", labels)
+    weights = None if weights is None else as_array(function, "weights", weights)
     if labels.shape != tokens or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"{function}: got labels of shape {labels.shape} and dtype {labels.dtype}; wanted integers of "
@@ -193,6 +212,7 @@ def _check(
         raise ValueError(f"{function}: got label_smoothing={label_smoothing}; wanted it in [0, 1].")
     if not 0 <= z_loss < math.inf:
         raise ValueError(f"{function}: got z_loss={z_loss}; wanted a factor of 0 or more, such as 1e-4.")
+    return labels, weights
 
 
 def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
@@ -206,8 +226,10 @@ def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
             f"linear_cross_entropy: got hidden of shape {hidden.shape} and kernel of shape {kernel.shape}; "
             "wanted [..., D] and [D, V]. Transpose an embedding table [V, D] first."
         )
-    if bias is not None and bias.shape != kernel.shape[1:]:
+    if bias is None:
+        return
+    if bias.shape != kernel.shape[1:] or not jnp.issubdtype(bias.dtype, jnp.floating):
         raise ValueError(
-            f"linear_cross_entropy: got bias of shape {bias.shape} with kernel of shape {kernel.shape}; "
-            f"wanted [V] = {kernel.shape[1:]}."
+            f"linear_cross_entropy: got bias of shape {bias.shape} and dtype {bias.dtype} with kernel of "
+            f"shape {kernel.shape}; wanted [V] = {kernel.shape[1:]} of a floating dtype."
         )

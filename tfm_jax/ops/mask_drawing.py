@@ -28,9 +28,11 @@ def drawing(mask: Any, T: int, S: int) -> str:
 
     Returns:
       A legend and one line a query (at most 16 by 16; the first row of the batch, the first head), or the
-      empty string where the mask cannot be read: under tracing, or where its parts do not fit together.
+      empty string where the mask cannot be read: under tracing, where its parts do not fit together, or where
+      an array of it has no element.
     """
-    if not all(map(at_hand, jax.tree.leaves(mask))):
+    leaves = jax.tree.leaves(mask)
+    if not all(map(at_hand, leaves)) or any(0 in np.shape(leaf) for leaf in leaves):
         return ""
     try:
         with jax.ensure_compile_time_eval():  # inside somebody's jit, a mask without tracers is still drawn

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -220,6 +221,8 @@ def integers(where: str, name: str, x: Any) -> Any:
     """``x``, which must be None, an int or an array of ints, where known within int32; else a ValueError."""
     if x is None:
         return x
+    if jax.export.is_symbolic_dim(x):
+        return jnp.asarray(x, jnp.int32)
     if isinstance(x, int) and not isinstance(x, bool):
         low = high = x
     else:

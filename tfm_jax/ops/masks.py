@@ -3,7 +3,8 @@
 ``causal()``, ``window(left, right)``, ``prefix(n)``, ``padding(valid)``, ``segments(query_ids, key_ids)`` and
 ``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too;
 ``to_dense(T, S)`` reads them. A mask is a pytree whose leaves are its arrays (``window``'s sides are static),
-so it passes through jit, vmap, scan, shard_map and pmap beside q.
+so it passes through jit, vmap, scan, shard_map and pmap beside q, and through functions that ``jax.export``
+serializes (where they are read, ``tfm_jax.ops`` must have been imported).
 
 Batches: every array of a mask stands for the whole batch (no leading dims), or has exactly the leading dims
 of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. So under
@@ -17,6 +18,7 @@ import numpy as np
 from tfm_jax.ops.mask_algebra import Dense, Mask
 from tfm_jax.ops.mask_arrays import Sizes, booleans
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window, integers
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = [
@@ -258,7 +260,8 @@ def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -
     for part, name, _ in mask.arrays(len(batch_shape)):
         offset = getattr(part, "offset", None)
         known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
-        if known and np.max(offset) + T > S:
+        last = np.max(offset) + T if known else 0
+        if surely(lambda last=last: last > S):
             raise ValueError(
                 f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
                 "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."

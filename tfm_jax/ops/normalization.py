@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_array
 from tfm_jax.types import Array
 
 __all__ = ["layer_norm", "rms_norm"]
@@ -33,7 +34,7 @@ def layer_norm(
 
     Ba et al. 2016, "Layer Normalization", equations 3 and 4 (the variance is the biased one).
     """
-    _check("layer_norm", x, scale=scale, bias=bias)
+    x, scale, bias = _checked("layer_norm", x, scale=scale, bias=bias)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     # The variance of what is left without the mean: mean(x^2) - mean(x)^2 cancels where the mean is large.
     centred = wide - wide.mean(-1, keepdims=True)
@@ -61,7 +62,7 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Arra
 
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """
-    _check("rms_norm", x, scale=scale)
+    x, scale = _checked("rms_norm", x, scale=scale)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     mean_square = jnp.square(wide).mean(-1, keepdims=True)
     return _affine(wide * jax.lax.rsqrt(mean_square + eps), scale, None).astype(x.dtype)
@@ -75,7 +76,12 @@ def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:
     return x
 
 
-def _check(function: str, x: Array, **vectors: Array | None) -> None:
+def _checked(function: str, x: Array, **vectors: Array | None) -> tuple[Array | None, ...]:
+    x = as_array(function, "x", x)
+    vectors = {
+        name: vector if vector is None else as_array(function, name, vector)
+        for name, vector in vectors.items()
+    }
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"{function}: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., D] of a floating dtype."
@@ -88,3 +94,4 @@ def _check(function: str, x: Array, **vectors: Array | None) -> None:
                 f"{function}: got {name} of shape {vector.shape} and dtype {vector.dtype} with x of shape "
                 f"{x.shape}; wanted [D] = {x.shape[-1:]} of a floating dtype. The norm is over the last axis."
             )
+    return x, *vectors.values()

@@ -9,6 +9,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_array
 from tfm_jax.types import Array
 
 __all__ = ["alibi", "relative_buckets", "rotary", "sinusoidal"]
@@ -39,7 +40,7 @@ def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: 
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
     """
-    _check_integers("sinusoidal", positions=positions)
+    positions = _integers("sinusoidal", "positions", positions)
     angles = _angles("sinusoidal", positions, dim, theta)
     return _join("sinusoidal", jnp.sin(angles), jnp.cos(angles), pairing)
 
@@ -72,7 +73,7 @@ def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str 
 
     Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34.
     """
-    _check_integers("rotary", positions=positions)
+    x, positions = as_array("rotary", "x", x), _integers("rotary", "positions", positions)
     if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"rotary: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., T, N, H], floating."
@@ -195,16 +196,17 @@ def _join(function: str, first: Array, second: Array, pairing: str) -> Array:
     if pairing == "half":
         return jnp.concatenate([first, second], axis=-1)
     if pairing == "interleaved":
-        return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+        return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], 2 * first.shape[-1])
     raise ValueError(f'{function}: got pairing={pairing!r}; wanted "interleaved" or "half".')
 
 
 def _differences(function: str, query_positions: Array, key_positions: Array) -> Array:
     """[..., T] and [..., S] -> int32 [..., T, S], key less query."""
-    _check_integers(function, query_positions=query_positions, key_positions=key_positions)
+    query_positions = _integers(function, "query_positions", query_positions)
+    key_positions = _integers(function, "key_positions", key_positions)
     queries, keys = query_positions.shape, key_positions.shape
     try:
-        leading = np.broadcast_shapes(queries[:-1], keys[:-1])
+        leading = jnp.broadcast_shapes(queries[:-1], keys[:-1])
     except ValueError:
         raise ValueError(
             f"{function}: got query_positions of shape {queries} and key_positions of shape {keys}; wanted "
@@ -215,13 +217,14 @@ def _differences(function: str, query_positions: Array, key_positions: Array) ->
     return k[..., None, :] - q[..., :, None]
 
 
-def _check_integers(function: str, **arrays: Array) -> None:
-    for name, array in arrays.items():
-        if array.ndim < 1 or not jnp.issubdtype(array.dtype, jnp.integer):
-            raise ValueError(
-                f"{function}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted integers "
-                "with the tokens as the last axis, such as jnp.arange(T)."
-            )
+def _integers(function: str, name: str, array: Array) -> Array:
+    array = as_array(function, name, array)
+    if array.ndim < 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"{function}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted integers "
+            "with the tokens as the last axis, such as jnp.arange(T)."
+        )
+    return array
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

@@ -1,8 +1,10 @@
 """From logits to those that are sampled from: a closed token is -inf, a nan stays where it is."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
+from tfm_jax.checks import as_array
 from tfm_jax.ops.sampling_arguments import (
     ABOVE_0,
     FINITE,
@@ -12,6 +14,7 @@ from tfm_jax.ops.sampling_arguments import (
     check_logits,
     per_row,
 )
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
 __all__ = [
@@ -47,7 +50,7 @@ def temperature(logits: Array, t: float | Array) -> Array:
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.3.
     """
-    check_logits("temperature", logits)
+    logits = check_logits("temperature", logits)
     t = per_row("temperature", "t", t, logits, ABOVE_0)
     return (logits.astype(t.dtype) / t).astype(logits.dtype)
 
@@ -71,7 +74,7 @@ def top_k(logits: Array, k: int) -> Array:
 
     Fan et al. 2018, "Hierarchical Neural Story Generation"; Holtzman et al. 2020, section 3.2.
     """
-    check_logits("top_k", logits)
+    logits = check_logits("top_k", logits)
     check_count("top_k", "k", k, 1)
     if k > logits.shape[-1]:
         raise ValueError(f"top_k: got k={k}; wanted at most V = {logits.shape[-1]}, the vocabulary's size.")
@@ -103,7 +106,7 @@ def top_p(logits: Array, p: float | Array) -> Array:
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1, equation 2.
     """
-    check_logits("top_p", logits)
+    logits = check_logits("top_p", logits)
     p = per_row("top_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
     top = wide.max(-1, keepdims=True)
@@ -152,7 +155,7 @@ def min_p(logits: Array, p: float | Array) -> Array:
 
     Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", sec. 3.
     """
-    check_logits("min_p", logits)
+    logits = check_logits("min_p", logits)
     p = per_row("min_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
     return close(logits, wide < wide.max(-1, keepdims=True) + jnp.log(p))
@@ -182,8 +185,8 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
     Keskar et al. 2019, "CTRL: A Conditional Transformer Language Model for Controllable Generation", section
     4.1. There every logit is divided; a negative one would become likelier by that, so it is multiplied.
     """
-    check_logits("repetition_penalty", logits)
-    check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
+    logits = check_logits("repetition_penalty", logits)
+    seen = check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
     penalty = per_row("repetition_penalty", "penalty", penalty, logits, ABOVE_0)
     wide = logits.astype(penalty.dtype)
     penalised = jnp.where(wide > 0, wide / penalty, wide * penalty)
@@ -210,8 +213,8 @@ def frequency_penalty(logits: Array, counts: Array, penalty: float | Array) -> A
       ValueError: the logits are not float [..., V], ``counts`` is not int of their shape, or the penalty is
         not finite or of another shape.
     """
-    check_logits("frequency_penalty", logits)
-    check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
+    logits = check_logits("frequency_penalty", logits)
+    counts = check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
     penalty = per_row("frequency_penalty", "penalty", penalty, logits, FINITE)
     return (logits.astype(penalty.dtype) - penalty * counts.astype(penalty.dtype)).astype(logits.dtype)
 
@@ -244,16 +247,22 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
 
     Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", section 2.5 (n = 3).
     """
-    check_logits("no_repeat_ngram", logits)
-    check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
+    logits = check_logits("no_repeat_ngram", logits)
+    tokens = check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
     check_count("no_repeat_ngram", "n", n, 1)
     M = tokens.shape[-1]
+    if jax.export.is_symbolic_dim(length):
+        length = jnp.asarray(length, jnp.int32)
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
-    if not scalar or not (isinstance(length, jax.core.Tracer) or 0 <= length <= M):
+    known = not isinstance(length, jax.core.Tracer)
+    if not scalar or (known and (length < 0 or surely(lambda: length > M))):
         raise ValueError(f"no_repeat_ngram: got length={length}; wanted one integer from 0 to M = {M}.")
-    if n > M:
+    if surely(lambda: n > M):
         return logits
     tokens = tokens.astype(jnp.int32)
+    if not surely(lambda: n <= M):  # a symbol that may be less: holes make room for one n-gram
+        holes = jnp.full((*tokens.shape[:-1], n), -1, jnp.int32)
+        tokens, M = jnp.concatenate([tokens, holes], axis=-1), M + n
     starts = M - n + 1
     begin = jnp.asarray(length, jnp.int32) - (n - 1)
     # Where there are fewer than n - 1 entries this reads others, and the next line lets no window stand.
@@ -284,7 +293,8 @@ def token_counts(tokens: Array, V: int) -> Array:
       ValueError: the tokens are not int [..., M], or V is below 1.
     """
     check_count("token_counts", "V", V, 1)
-    check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
+    tokens = as_array("token_counts", "tokens", tokens)
+    tokens = check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
     tokens = tokens.astype(jnp.int32)
     # A negative index would count from the end.
     tokens = jnp.where((tokens >= 0) & (tokens < V), tokens, V)

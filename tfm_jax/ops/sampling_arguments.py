@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import as_array
 from tfm_jax.types import Array
 
 __all__ = [
@@ -53,15 +54,18 @@ def per_row(where: str, name: str, value: float | Array, logits: Array, wanted: 
     return value[..., None] if value.ndim else value
 
 
-def check_logits(where: str, logits: Array) -> None:
+def check_logits(where: str, logits: Array) -> Array:
+    logits = as_array(where, "logits", logits)
     if logits.ndim < 1 or logits.shape[-1] < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"{where}: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
             "a floating dtype, V at least 1."
         )
+    return logits
 
 
-def check_array(where: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> None:
+def check_array(where: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> Array:
+    array = as_array(where, name, array)
     fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
     if not fits or not jnp.issubdtype(array.dtype, dtype):
         sizes = ", ".join("M" if size is None else str(size) for size in shape)
@@ -69,3 +73,4 @@ def check_array(where: str, name: str, array: Array, shape: tuple[int | None, ..
         raise ValueError(
             f"{where}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted {kind} [{sizes}]."
         )
+    return array

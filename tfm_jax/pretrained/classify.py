@@ -12,6 +12,7 @@ import tokenizers
 from jax.sharding import Mesh
 
 from tfm_jax import nn
+from tfm_jax.checks import listed_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.classifiers import labels_of
 from tfm_jax.pretrained.config import Settings
@@ -97,8 +98,9 @@ class TextClassifier:
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
         """The label of each text, or pair of texts, in their order.
 
-        One text that is no list, a ``batch_size`` below 1, and an unknown token are a ValueError.
+        One text that is no list, a None in it, a ``batch_size`` below 1, and an unknown token are a ValueError.
         """
+        texts = listed_texts("TextClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
 
@@ -109,8 +111,9 @@ class TokenClassifier(TextClassifier):
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
         """The labels of each text's tokens, without the special ones such as [CLS], in their order.
 
-        One text that is no list, a ``batch_size`` below 1, and an unknown token are a ValueError.
+        One text that is no list, a None in it, a ``batch_size`` below 1, and an unknown token are a ValueError.
         """
+        texts = listed_texts("TokenClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [
             [

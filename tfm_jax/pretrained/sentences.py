@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tokenizers import normalizers
 
 from tfm_jax import nn
+from tfm_jax.checks import listed_texts
 from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
 from tfm_jax.pretrained.config import Config
@@ -102,10 +103,11 @@ class SentenceEncoder:
         """The vectors, float32 [len(texts), D]. Texts of like length share a batch; the order is kept.
 
         ``prompt_name`` names the prompt before each text; None is the encoder's own. One text that is no
-        list, a ``batch_size`` below 1, and an unknown prompt are a ValueError.
+        list, a None in it, a ``batch_size`` below 1, and an unknown prompt are a ValueError.
         """
+        texts = listed_texts("SentenceEncoder", "texts", texts, pairs=True)
         prompt = self._prompt(prompt_name)
-        if prompt and not isinstance(texts, str):
+        if prompt:
             if any(not isinstance(text, str) for text in texts):
                 raise ValueError("a prompt is put before texts: got a pair of them; wanted one each")
             texts = [prompt + text for text in texts]

@@ -71,10 +71,8 @@ class BatchRunner:
           Of each text, in their order, what the tokenizer and what ``run`` made of it.
 
         Raises:
-          ValueError: for one text that is no list, a ``batch_size`` below 1, and an unknown token.
+          ValueError: for a ``batch_size`` below 1, and an unknown token.
         """
-        if isinstance(texts, str):
-            raise ValueError(f"texts must be a list of texts, got one text: pass [{texts[:20]!r}]")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         encodings = self.tokenizer.encode_batch(list(texts))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from tfm_jax import pytrees
+from tfm_jax.checks import as_key
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["TrainState", "init_state"]
@@ -53,4 +54,6 @@ def init_state(
         buffer in two places could not be donated.
     """
     average = jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, key)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), average, as_key("init_state", key)
+    )

@@ -12,6 +12,7 @@ import jax
 
 from tfm_jax.ops.backends import chunked, cudnn, optimistic, reference, ring, splash, xla
 from tfm_jax.ops.backends.declare import Backend, Honours, Request
+from tfm_jax.ops.tracing import surely
 
 __all__ = ["BACKENDS", "Backend", "Honours", "Request", "by_speed", "ring_over"]
 
@@ -38,7 +39,7 @@ BACKENDS: dict[str, Backend] = {
         Backend("cudnn", cudnn.attention, cudnn.HONOURS),
         Backend("splash", splash.attention, splash.HONOURS),
         Backend("optimistic", optimistic.attention, optimistic.HONOURS),
-        Backend("chunked", chunked.attention, Honours(forward_mode=False)),
+        Backend("chunked", chunked.attention, Honours(symbolic_lengths=False, forward_mode=False)),
         Backend("xla", xla.attention, xla.HONOURS),
         Backend("reference", reference.attention, Honours()),
         ring_over(ring.AXIS),
@@ -65,9 +66,10 @@ def by_speed(request: Request) -> list[Backend]:
     """
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
-    plain = ("reference", "chunked") if T * S <= SMALL else ("chunked", "xla", "reference")
+    large = surely(lambda: T * S > SMALL)
+    plain = ("chunked", "xla", "reference") if large else ("reference", "chunked")
     # Of a few queries, to copy the keys first would be most of the work on a CPU. Not on a mesh: whether all
     # is finite is asked of all devices.
     alone = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
-    few = ("optimistic",) if T <= FEW and alone else ()
+    few = ("optimistic",) if alone and surely(lambda: T <= FEW) else ()
     return [BACKENDS[name] for name in ("cudnn", "splash", *few, *plain)]

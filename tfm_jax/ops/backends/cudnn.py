@@ -15,6 +15,7 @@ from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
 from tfm_jax.ops.backends.declare import Honours, Request, conjuncts
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Window
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Key
 
 __all__ = ["HONOURS", "attention"]
@@ -24,7 +25,7 @@ def _also(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
     parts = conjuncts(request.mask)
     causal = any(isinstance(part, Causal) for part in parts)
-    if not request.q.size or not request.k.size:
+    if not surely(lambda: request.q.size > 0 and request.k.size > 0):
         yield "wants a query and a key at least"
     capability = getattr(jax.devices()[0], "compute_capability", "8.0")  # "9.0" on an H100; another on ROCm
     if not capability.replace(".", "").isdigit() or float(capability) < 8:
@@ -48,6 +49,7 @@ HONOURS = Honours(
     soft_cap=False,
     dropout=False,
     traced_numbers=False,
+    symbolic_lengths=False,
     value_size=False,
     dtypes=frozenset({"float16", "bfloat16"}),
     platforms=frozenset({"gpu"}),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.export
 
 from tfm_jax.ops.mask_algebra import And, Dense, Mask, Not, Or
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window
@@ -58,6 +59,8 @@ class Honours:
     """Whether scale and soft cap may be known only when the program runs."""
     value_size: bool = True
     """Whether Hv may differ from H."""
+    symbolic_lengths: bool = True
+    """Whether T and S may be symbols of ``jax.export``, known when the program runs."""
     dtypes: frozenset[str] = FLOATS
     platforms: frozenset[str] | None = None
     """None: all."""
@@ -133,6 +136,10 @@ def _reasons(can: Honours, request: Request) -> Iterator[str]:
         yield "wants scale and soft_cap known before tracing"
     if v.shape[-1] != q.shape[-1] and not can.value_size:
         yield f"wants values of the size of queries, not Hv = {v.shape[-1]} beside H = {q.shape[-1]}"
+    T, S = q.shape[-3], k.shape[-3]
+    if not can.symbolic_lengths and any(map(jax.export.is_symbolic_dim, (T, S))):
+        yield f"wants lengths known before tracing, not T = {T}, S = {S}"
+        return  # the further things compare them
     yield from can.also(request)
 
 

@@ -77,4 +77,6 @@ def honours(axis: str) -> Honours:
         except NameError:
             yield f"runs inside shard_map or pmap over an axis named {axis!r}"
 
-    return Honours(bias=frozenset({"function"}), spread=True, forward_mode=False, also=also)
+    return Honours(
+        bias=frozenset({"function"}), symbolic_lengths=False, spread=True, forward_mode=False, also=also
+    )

@@ -16,6 +16,7 @@ from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
 from tfm_jax.ops.backends.declare import Honours, Request, conjuncts
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Key
 
 __all__ = ["HONOURS", "attention"]
@@ -27,7 +28,7 @@ LANES = 128
 def _also(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
     parts = conjuncts(request.mask)
-    if not request.q.size or not request.k.size:
+    if not surely(lambda: request.q.size > 0 and request.k.size > 0):
         yield "wants a query and a key at least"
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not mesh.are_all_axes_manual:
@@ -53,6 +54,7 @@ HONOURS = Honours(
     bias=frozenset(),
     dropout=False,
     traced_numbers=False,
+    symbolic_lengths=False,
     dtypes=frozenset({"bfloat16", "float32"}),
     platforms=frozenset({"tpu"}),
     forward_mode=False,

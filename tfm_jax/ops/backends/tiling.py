@@ -4,6 +4,7 @@ K key/value heads serve N = K * G query heads through an axis G. Letters of one 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,10 +89,10 @@ class Plan:
         if data["key"] is None:
             return x
         queries, keys = self._indices(data, i, j)
-        heads = np.arange(np.prod((*self.batch, self.N), dtype=int))
+        heads = jnp.arange(math.prod((*self.batch, self.N)), dtype=jnp.int32)
         heads = heads.reshape(*self.batch, self.K, self.N // self.K, 1)
         queries = queries.reshape((1,) * (heads.ndim - 1) + queries.shape)
-        rows = heads.astype(np.int32) * self.whole[0] + queries
+        rows = heads * self.whole[0] + queries
         return self.join_rows(drop_at(self.split_rows(x), rows, keys, self.dropout_rate, data["key"]))
 
     def _indices(self, data: dict, i: Array, j: Array) -> tuple[Array, Array]:

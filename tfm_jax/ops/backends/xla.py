@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
 from tfm_jax.ops.backends.declare import Honours, Request
+from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array, Key
 
 __all__ = ["HONOURS", "attention"]
 
 
 def _also(request: Request) -> Iterator[str]:
-    if not request.q.size or not request.k.size:
-        yield "wants a query and a key at least"
     if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
         yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
 
@@ -58,6 +57,8 @@ def attention(
     del soft_cap, dropout_rate, key
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
+    if surely(lambda: q.size == 0 or k.size == 0):
+        return jnp.zeros(q.shape, q.dtype)
     bad_q = bad_k = None
     allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
     if bias is not None:

@@ -1,0 +1,272 @@
+"""Exported functions: symbolic sizes give the numbers of direct calls; masks and caches are arguments."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tfm_jax import generate, nn, ops
+from tfm_jax.ops import cache, masks
+
+CONFIG = {"vocab_size": 11, "d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
+N, K, H, D, F, V = 4, 2, 6, 8, 5, 9
+SIZES = ({"b": 1, "t": 2, "s": 5}, {"b": 3, "t": 4, "s": 4})
+
+
+def numbers(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def integers(shape, below, seed=0):
+    return jax.random.randint(jax.random.key(seed), shape, 0, below)
+
+
+def attentions(b, t, s):
+    """Every kind of mask and bias, beside each other: one program."""
+    q, k, v, own_k, own_v = (numbers((b, n, h, H), i) for i, (n, h) in enumerate(
+        ((t, N), (s, K), (s, K), (t, K), (t, K))
+    ))  # fmt: skip
+    ids, key_ids = integers((b, t), 2), integers((b, s), 2)
+    arrays = {
+        "q": q, "k": k, "v": v, "own_k": own_k, "own_v": own_v, "ids": ids, "key_ids": key_ids,
+        "valid": key_ids > 0, "table": numbers((b, t, s)) > 0, "heads": numbers((b, N, t, s)) > 0,
+        "bias": numbers((N, t, s)), "offset": integers((b,), 2), "n": integers((b,), 3),
+        "key": jax.random.key(3),
+    }  # fmt: skip
+
+    def run(q, k, v, own_k, own_v, ids, key_ids, valid, table, heads, bias, offset, n, key):
+        attend = lambda mask=None, **options: ops.attention(q, k, v, mask, **options)
+        own = lambda mask: ops.attention(q, own_k, own_v, mask)
+        relative = lambda i, j: ops.alibi(N, i, j)
+        summed = lambda q: ops.attention(q, own_k, own_v, masks.causal()).sum()
+        return {
+            "nothing": attend(),
+            "causal": own(masks.causal()),
+            "causal at": attend(masks.causal(offset)),
+            "causal at the end": attend(masks.causal(k.shape[1] - q.shape[1])),
+            "window": own(masks.window(1, 2)),
+            "prefix": own(masks.causal() | masks.prefix(n)),
+            "padding": attend(masks.padding(valid)),
+            "not": attend(~masks.padding(valid)),
+            "segments": own(masks.segments(ids)),
+            "two segments": attend(masks.segments(ids, key_ids)),
+            "dense": attend(table),
+            "heads": attend(heads),
+            "bias": attend(bias=bias),
+            "function": attend(bias=relative),
+            "dropout": attend(dropout_rate=0.5, key=key),
+            "weights": ops.attention_weights(q, k, masks.padding(valid)),
+            "gradient": jax.grad(summed)(q),
+        }
+
+    return run, arrays
+
+
+def others(b, t, s):
+    """Every other function of ops."""
+    arrays = {
+        "x": numbers((b, t, D)), "scale": numbers((D,)), "w_in": numbers((D, F)), "w_out": numbers((F, D)),
+        "heads": numbers((b, t, 3, D)), "positions": integers((b, t), 7),
+        "key_positions": integers((b, s), 7),
+        "logits": numbers((b, t, V)), "labels": integers((b, t), V), "weights": numbers((b, t)) ** 2,
+        "tokens": integers((b, t), V), "last": numbers((b, V)), "temperature": numbers((b,)) ** 2 + 1,
+        "kernel": numbers((D, V)), "key": jax.random.key(1), "valid": integers((b, t), 2) > 0,
+    }  # fmt: skip
+
+    def run(
+        x, scale, w_in, w_out, heads, positions, key_positions, logits, labels, weights, tokens, last,
+        temperature, kernel, key, valid,
+    ):  # fmt: skip
+        counts = ops.token_counts(tokens, V)
+        return {
+            "layer_norm": ops.layer_norm(x, scale, scale),
+            "rms_norm": ops.rms_norm(x, scale),
+            "sinusoidal": [ops.sinusoidal(positions, D, pairing=p) for p in ("half", "interleaved")],
+            "rotary": [ops.rotary(heads, positions, pairing=p) for p in ("half", "interleaved")],
+            "alibi": ops.alibi(3, positions, key_positions),
+            "relative_buckets": ops.relative_buckets(positions, key_positions),
+            "feed_forward": ops.feed_forward(x, w_in, w_out, dropout_rate=0.5, key=key),
+            "gated_feed_forward": ops.gated_feed_forward(x, w_in, w_in, w_out),
+            "dropout": ops.dropout(x, 0.5, key),
+            "cross_entropy": ops.cross_entropy(logits, labels, weights=weights, ignore_index=1),
+            "linear_cross_entropy": ops.linear_cross_entropy(
+                x, kernel, labels, weights=weights, chunk_size=3
+            ),
+            "gradient": jax.grad(
+                lambda x: ops.linear_cross_entropy(x, kernel, labels, label_smoothing=0.1, chunk_size=3)[0]
+            )(x),
+            "temperature": ops.temperature(last, temperature),
+            "kept": [ops.top_k(last, 3), ops.top_p(last, 0.6), ops.min_p(last, 0.2)],
+            "repetition_penalty": ops.repetition_penalty(last, counts > 0, 1.3),
+            "frequency_penalty": ops.frequency_penalty(last, counts, 0.3),
+            "no_repeat_ngram": [ops.no_repeat_ngram(last, tokens, tokens.shape[1], n) for n in (1, 3)],
+            "pool": [nn.heads.pool(x, "mean"), nn.heads.pool(x, "mean", valid), nn.heads.pool(x, "first")],
+            "to_dense": masks.causal().to_dense(x.shape[1], x.shape[1]),
+        }
+
+    return run, arrays
+
+
+def model_of(module, *args, **fields):
+    model = nn.functionalize(module, nn.Config(**CONFIG | fields), *args)
+    return model, jax.jit(model.init)(jax.random.key(0))
+
+
+def encoders(b, t, s):
+    """An encoder of each scheme of positions, one after the other."""
+    schemes = nn.Learned(9), nn.Rope(pairing="interleaved"), nn.RelativeBias(8, 16)
+    models = [model_of(nn.Encoder, positions=scheme, n_layers=1) for scheme in schemes]
+    arrays = {
+        "params": [params for _, params in models],
+        "x": integers((b, t), 11),
+        "valid": integers((b, t), 2) > 0,
+    }
+
+    def run(params, x, valid):
+        pairs = zip(models, params, strict=True)
+        return [model.apply(own, x, masks.padding(valid)) for (model, _), own in pairs]
+
+    return run, arrays
+
+
+def heads(b, t, s):
+    """A classifier, the masked language model and the encoder-decoder."""
+    modules = nn.Classifier, nn.MaskedLanguageModel, nn.EncoderDecoder
+    models = [model_of(module, n_layers=1) for module in modules]
+    arrays = {
+        "params": [params for _, params in models],
+        "x": integers((b, t), 11),
+        "source": integers((b, s), 11),
+    }
+
+    def run(params, x, source):
+        *others, (encoder_decoder, _) = models
+        mask = masks.padding(source > 2)
+        return [
+            *(model.apply(own, x) for (model, _), own in zip(others, params[:-1], strict=True)),
+            encoder_decoder.apply(params[-1], source, x, source_mask=mask),
+        ]
+
+    return run, arrays
+
+
+def decoding(b, t, s):
+    """Prompts of a decoder, and a source of an encoder-decoder, written on."""
+    decoder, params = model_of(nn.Decoder)
+    translator, its_params = model_of(nn.EncoderDecoder, positions=nn.Alibi())
+    arrays = {"params": [params, its_params], "x": integers((b, t), 11), "key": jax.random.key(1)}
+
+    def run(params, x, key):
+        options = {"max_length": 3, "eos_id": None}
+        return [
+            generate.greedy(decoder, params[0], x, **options),
+            generate.sample(decoder, params[0], x, key=key, **options),
+            generate.beam_search(translator, params[1], x, beams=2, **options),
+        ]
+
+    return run, arrays
+
+
+def specs(case):
+    """What the case's arrays are for symbols: those dims that differ between sizes are symbols."""
+    b, t, s = jax.export.symbolic_shape("b, t, s")
+    first, second = (case(**sizes)[1] for sizes in SIZES)
+    letters = {(1, 3): b, (2, 4): t, (5, 4): s}
+
+    def spec(x, y):
+        shape = tuple(m if m == n else letters[m, n] for m, n in zip(x.shape, y.shape, strict=True))
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    return jax.tree.map(spec, first, second)
+
+
+@pytest.mark.parametrize("case", [attentions, others, encoders, heads, decoding])
+def test_symbolic_sizes_give_the_numbers_of_direct_calls(case):
+    pytest.importorskip("flatbuffers")
+    run, _ = case(**SIZES[0])
+    exported = jax.export.export(jax.jit(run))(**specs(case))
+    exported = jax.export.deserialize(exported.serialize())
+    for sizes in SIZES:
+        run, arrays = case(**sizes)
+        got, want = exported.call(**arrays), jax.jit(run)(**arrays)
+        assert jax.tree.structure(got) == jax.tree.structure(want)
+        for (path, x), y in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+def test_masks_are_arguments_of_exported_functions():
+    pytest.importorskip("flatbuffers")
+    b, t = jax.export.symbolic_shape("b, t")
+    spec = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)
+
+    def mask_of(valid, ids, n, table, offset):
+        either = masks.causal(offset) | masks.prefix(n)
+        return either & masks.padding(valid) & ~masks.window(0) & masks.segments(ids) & masks.dense(table)
+
+    symbolic = mask_of(spec(b, t, dtype=bool), spec(b, t), spec(b), spec(t, t, dtype=bool), spec())
+    attend = lambda q, mask: ops.attention(q, q, q, mask)
+    exported = jax.export.export(jax.jit(attend))(spec(b, t, N, H, dtype=jnp.float32), symbolic)
+    exported = jax.export.deserialize(exported.serialize())
+    for B, T in ((2, 3), (1, 5)):
+        q, table = numbers((B, T, N, H)), numbers((T, T)) > -1
+        mask = mask_of(integers((B, T), 4) > 0, integers((B, T), 2), integers((B,), T), table, jnp.int32(0))
+        np.testing.assert_allclose(exported.call(q, mask), attend(q, mask), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="pytree"):
+        exported.call(numbers((2, 3, N, H)), masks.causal(jnp.int32(0)))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
+    pytest.importorskip("flatbuffers")
+    model, params = model_of(nn.Decoder, window=window)
+    (b,) = jax.export.symbolic_shape("b")
+    step = lambda params, token, cache: generate.step(model, params, token, cache)
+    symbol = lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
+    caches = {B: generate.init_cache(model, params, B, 4) for B in (1, 3)}
+    exported = jax.export.export(jax.jit(step))(
+        jax.tree.map(jnp.asarray, params),
+        jax.ShapeDtypeStruct((b,), jnp.int32),
+        jax.tree.map(symbol, caches[1]),
+    )
+    exported = jax.export.deserialize(exported.serialize())
+    for B, memory in caches.items():
+        direct = memory
+        for i in range(2):
+            token = integers((B,), 11, seed=i)
+            logits, memory = exported.call(params, token, memory)
+            want, direct = step(params, token, direct)
+            np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-5)
+        assert int(memory.slots.length) == 2
+
+
+def test_a_symbolic_length_that_may_exceed_a_cache_is_refused_and_a_declared_one_is_not():
+    append = lambda buffer, new: cache.append(buffer, new, cache.init_slots((), 4))[0]
+    buffer = jax.ShapeDtypeStruct((K, 4, H), jnp.float32)
+    for constraints in ([], ["t <= 4"]):
+        (t,) = jax.export.symbolic_shape("t", constraints=constraints)
+        export = lambda t: jax.export.export(jax.jit(append))(
+            buffer, jax.ShapeDtypeStruct((K, t, H), jnp.float32)
+        )
+        if constraints:
+            new = numbers((K, 3, H))
+            np.testing.assert_array_equal(export(t).call(jnp.zeros((K, 4, H)), new)[:, :3], new)
+        else:
+            with pytest.raises(ValueError, match="T = t tokens for a cache of S = 4, and T may be larger"):
+                export(t)
+
+
+def test_backends_that_compare_lengths_say_so():
+    b, t = jax.export.symbolic_shape("b, t")
+    x = jax.ShapeDtypeStruct((b, t, N, H), jnp.float32)
+    explain = lambda x: print(ops.explain_attention(x, x, x)) or x
+    jax.export.export(jax.jit(explain))(x)
+    chunked = lambda x: ops.attention(x, x, x, implementation="chunked")
+    with pytest.raises(ValueError, match="wants lengths known before tracing, not T = t, S = t"):
+        jax.export.export(jax.jit(chunked))(x)
+    # A symbolic batch of known lengths is cut into tiles, with dropout too.
+    fixed = jax.ShapeDtypeStruct((b, 7, N, H), jnp.float32)
+    dropped = lambda x, key: ops.attention(x, x, x, dropout_rate=0.5, key=key, implementation="chunked")
+    exported = jax.export.export(jax.jit(dropped))(fixed, jax.random.key(0))
+    x, key = numbers((2, 7, N, H)), jax.random.key(0)
+    np.testing.assert_allclose(exported.call(x, key), dropped(x, key), rtol=1e-5, atol=1e-6)
