@@ -98,7 +98,7 @@ class TextClassifier:
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
         """The label of each text, or pair of texts, in their order.
 
-        One text that is no list, a None in it, a ``batch_size`` below 1, and an unknown token are a ValueError.
+        One text that is no list, a None in it, a ``batch_size`` below 1 and an unknown token are ValueErrors.
         """
         texts = listed_texts("TextClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
@@ -111,7 +111,7 @@ class TokenClassifier(TextClassifier):
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
         """The labels of each text's tokens, without the special ones such as [CLS], in their order.
 
-        One text that is no list, a None in it, a ``batch_size`` below 1, and an unknown token are a ValueError.
+        One text that is no list, a None in it, a ``batch_size`` below 1 and an unknown token are ValueErrors.
         """
         texts = listed_texts("TokenClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
