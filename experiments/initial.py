@@ -14,7 +14,7 @@ from tfm_jax.types import Params
 
 __all__ = ["ENCODERS", "InitialConfig", "begin", "parse", "read_initial"]
 
-RUNNING = ("dtype", "attention_implementation", "remat", "unroll")
+RUNNING = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 OF_TRAINING = (*RUNNING, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
 OF_TOKENIZER = ("--data.tokenizer", "--data.vocab-size")
 

@@ -8,6 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOOR = {
     "types": -1,
+    "ranges": -2,
+    "fields": -1,
     "values": -1,
     "hub": -1,
     "pytrees": -1,

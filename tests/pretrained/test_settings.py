@@ -44,20 +44,20 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
         ),
         ("Qwen2ForCausalLM", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of the type 'yarn'"),
         ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {}}}, "not supported: .'full_attention'"),
-        ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "eps must be a number, got 'e'"),
+        ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "RMSNorm: got eps='e'; wanted"),
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "vocab_size": None},
-            "vocab_size must be a whole number, got",
+            "got vocab_size=None; wanted",
         ),
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "tie_word_embeddings": "no"},
-            "tie_embeddings must be True or False, got 'no'",
+            "got tie_embeddings='no'; wanted True or False",
         ),
-        ("GPTNeoXForCausalLM", {"rotary_pct": None}, "fraction must be a number, got None"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": None}, "got fraction=None; wanted a number in"),
         ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "would rotate 0 of the 2 elements of a head"),
-        (BART, {"dropout": None}, "dropout_rate must be a number, got None"),
+        (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
     ],
 )
 def test_refused_by_name(tmp_path, architecture, settings, message):
