@@ -36,7 +36,7 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"dropout: got x of dtype {x.dtype}; wanted a floating dtype. Cast x first.")
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    keep = jax.random.bernoulli(key, np.float32(1 - rate), x.shape)  # or under x64 the bits are others
     # In bfloat16, 1 - rate would be rounded (0.9 to 0.898), and every kept element with it.
     scaled = x.astype(np.promote_types(x.dtype, np.float32)) / (1 - rate)
     return jnp.where(keep, scaled, 0).astype(x.dtype)

@@ -6,6 +6,7 @@ that starts at 0 would waste the first step.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.Gra
 
     Vaswani et al. 2017, section 5.3.
     """
-    return optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9)
+    return _in_float32(optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9))
 
 
 def adamw(
@@ -177,7 +178,7 @@ def adamw(
     Loshchilov and Hutter 2019, algorithm 2.
     """
     mask = lambda params: decay_mask(params, no_decay)
-    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    return _in_float32(optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask))
 
 
 def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
@@ -202,6 +203,17 @@ def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
         return pattern.search(jax.tree_util.keystr(path, simple=True, separator="/")) is None
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Without float64 gradients, no float64 under x64 either, where optax computes its corrections in it."""
+
+    def update(gradients: Params, state: optax.OptState, params: Params | None = None) -> Any:
+        wide = any(x.dtype.itemsize == 8 for x in jax.tree.leaves(gradients))
+        with jax.enable_x64(wide):
+            return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _number(step: int | Array) -> Array:
