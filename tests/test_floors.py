@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOOR = {
     "types": -1,
-    "ranges": -2,
-    "fields": -1,
+    "ranges": -3,
+    "fields": -2,
     "values": -1,
     "hub": -1,
     "pytrees": -1,
