@@ -59,8 +59,8 @@ class Range:
         return isinstance(value, kind) and not isinstance(value, bool | np.bool_) and bool(self.holds(value))
 
 
-SIZE = Range("a whole number of at least 1", lambda x: x >= 1, whole=True)
-COUNT = Range("a whole number of at least 0", lambda x: x >= 0, whole=True)
+SIZE = Range("a whole number of at least 1, below 2**31", lambda x: 1 <= x < 2**31, whole=True)
+COUNT = Range("a whole number of at least 0, below 2**31", lambda x: 0 <= x < 2**31, whole=True)
 POSITIVE = Range("a finite number above 0", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 FINITE = Range("a finite number", lambda x: -math.inf < x < math.inf)
@@ -92,7 +92,8 @@ def check_number(where: str, name: str, value: object, wanted: Range) -> None:
     if _is_unknown(value):
         return
     if value not in wanted:
-        raise ValueError(f"{where}: got {name}={value!r}; wanted {wanted.wanted}.")
+        shown = value if isinstance(value, np.ndarray | np.generic | jax.Array) else repr(value)
+        raise ValueError(f"{where}: got {name}={shown}; wanted {wanted.wanted}.")
 
 
 def check_numbers(where: str, wanted: Range, **values: object) -> None:

@@ -184,7 +184,7 @@ def test_a_translation_has_at_most_max_length_tokens():
     got = build(nn.EncoderDecoder).translate(PROMPTS[:2], **options)
     lengths = [[len(TOKENIZER.encode(text)) for text in texts] for texts in (got, translated()[:2])]
     assert max(lengths[0]) <= 4 < max(lengths[1])
-    with pytest.raises(ValueError, match="max_length must be at least 1"):
+    with pytest.raises(ValueError, match="Recipe: got max_length=0; wanted a whole number of at least 1"):
         build(nn.EncoderDecoder).translate(PROMPTS, max_length=0)
 
 
@@ -274,8 +274,8 @@ def test_a_tokenizer_without_special_tokens_writes_to_the_full_length():
         ({"stop": "ab"}, "one text was given where a list"),
         ({"prompts": "ab"}, "one text was given where a list"),
         ({"key": jax.random.split(KEY, 2)}, r"one a prompt \[1\], got \[2\]"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"batch_size": 0}, "TextGenerator: got batch_size=0; wanted a whole number of at least 1"),
+        ({"max_length": 0}, "Recipe: got max_length=0; wanted a whole number of at least 1"),
         ({"processors": (generate.TopK(V + 1),)}, "top_k: got k=16; wanted at most V = 15"),
         ({"prompts": ["\ud800"]}, "surrogates not allowed"),
     ],

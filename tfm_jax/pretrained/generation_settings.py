@@ -35,7 +35,8 @@ def _are_words(value: Any, V: int) -> bool:
 
 
 def _whole(least: int) -> _Kind:
-    return _Kind(f"a whole number of at least {least}", lambda x, V: _is_whole(x) and x >= least)
+    words = f"a whole number of at least {least}, below 2**31"
+    return _Kind(words, lambda x, V: _is_whole(x) and least <= x < 2**31)
 
 
 def _real(words: str, fits: Callable[[Any], bool] = lambda x: True) -> _Kind:
