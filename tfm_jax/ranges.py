@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "BUCKETS",
     "COUNT",
     "FINITE",
     "NOT_NEGATIVE",
@@ -66,6 +67,7 @@ NOT_NEGATIVE = Range("a finite number of at least 0", lambda x: 0 <= x < math.in
 FINITE = Range("a finite number", lambda x: -math.inf < x < math.inf)
 RATE = Range("a number in [0, 1)", lambda x: 0 <= x < 1)
 SHARE = Range("a number in (0, 1]", lambda x: 0 < x <= 1)
+BUCKETS = Range("a whole number from 1 to 1024", lambda x: 1 <= x <= 1024, whole=True)
 UNIT = Range("a number in [0, 1]", lambda x: 0 <= x <= 1)
 
 Size = Annotated[int, SIZE]

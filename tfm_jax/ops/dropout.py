@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.ranges import RATE, check_number
 from tfm_jax.types import Array, Key
 
 __all__ = ["check_rate", "drop_at", "dropout"]
@@ -76,7 +77,4 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
 
 def check_rate(where: str, rate: float) -> None:
     """Raises a ValueError where a rate is no share of elements that dropout could set to zero."""
-    if not 0 <= rate < 1:
-        raise ValueError(
-            f"{where}: got rate={rate}; wanted 0 <= rate < 1, the share of elements set to zero."
-        )
+    check_number(where, "rate", rate, RATE)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -126,8 +127,7 @@ def linear_cross_entropy(
     """
     _check("linear_cross_entropy", hidden.shape[:-1], labels, weights, label_smoothing, z_loss)
     _check_projection(hidden, kernel, bias)
-    if chunk_size < 1:
-        raise ValueError(f"linear_cross_entropy: got chunk_size={chunk_size}; wanted 1 or more tokens.")
+    check_number("linear_cross_entropy", "chunk_size", chunk_size, SIZE)
     n_tokens = math.prod(labels.shape)
     n_chunks = max(1, math.ceil(n_tokens / chunk_size))
     size = math.ceil(n_tokens / n_chunks)
@@ -189,10 +189,8 @@ def _check(
             f"{function}: got weights of shape {weights.shape}; wanted {tokens}, one for each label. "
             "Broadcast them first."
         )
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"{function}: got label_smoothing={label_smoothing}; wanted it in [0, 1].")
-    if not 0 <= z_loss < math.inf:
-        raise ValueError(f"{function}: got z_loss={z_loss}; wanted a factor of 0 or more, such as 1e-4.")
+    check_number(function, "label_smoothing", label_smoothing, UNIT)
+    check_number(function, "z_loss", z_loss, NOT_NEGATIVE)
 
 
 def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
