@@ -93,6 +93,7 @@ def everything():
     }
 
 
+@pytest.mark.slow
 def test_x64_changes_nothing_that_is_made_of_a_model():
     wanted = everything()
     with jax.enable_x64(True):
@@ -104,6 +105,22 @@ def test_x64_changes_no_draw_of_dropout():
     wanted = ops.dropout(x, 0.3, jax.random.key(4))
     with jax.enable_x64(True):
         same(ops.dropout(x, 0.3, jax.random.key(4)), wanted)
+
+
+def test_x64_changes_no_update():
+    params = {"w": jnp.linspace(-1, 1, 5, dtype=jnp.float32)}
+
+    def updated():
+        optimizer = train.adamw(train.warmup_cosine(1e-2, 2, 9), 0.1)
+        state = optimizer.init(params)
+        with jax.numpy_dtype_promotion("standard"):
+            for _ in range(3):
+                updates, state = optimizer.update(params, state, params)
+        return updates, state
+
+    wanted = updated()
+    with jax.enable_x64(True):
+        same(updated(), wanted)
 
 
 def test_an_optimizer_of_float64_stays_in_float64():
