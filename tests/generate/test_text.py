@@ -243,6 +243,37 @@ def test_the_first_call_of_a_shape_says_how_long_it_compiled(caplog):
     assert min(seconds) >= 0.0 and max(seconds) < 60
 
 
+def test_a_recipe_that_draws_wants_a_key():
+    generator = build()
+    drawn = dataclasses.replace(generator, recipe=generate.Recipe(max_length=3, draws=True))
+    for call in (drawn.write, lambda texts, key: drawn.stream(texts[0], key=key)):
+        with pytest.raises(ValueError, match="key=None with a recipe that draws tokens; wanted a key"):
+            call(PROMPTS[:1], key=None)
+    fixed = dataclasses.replace(generator, recipe=dataclasses.replace(drawn.recipe, draws=False))
+    assert fixed.write(PROMPTS[:1], key=None) == generator.write(PROMPTS[:1], key=None, max_length=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("ends", (-1,)),
+        ("ends", 2),
+        ("pad_id", None),
+        ("max_length", 0),
+        ("max_total", 2.5),
+        ("min_length", -1),
+        ("beams", True),
+        ("length_penalty", float("nan")),
+        ("stopping", "never"),
+        ("processors", [generate.TopK(2)]),
+        ("draws", 1),
+    ],
+)
+def test_a_recipe_of_another_kind_is_refused_by_name(field, wrong):
+    with pytest.raises(ValueError, match=f"Recipe: got {field}="):
+        generate.Recipe(**{field: wrong})
+
+
 def test_an_unknown_character_is_read_as_the_unknown_token():
     options = {"key": KEY, "max_length": LENGTH}
     assert TOKENIZER.encode("é") == [TOKENIZER.unk_id]
