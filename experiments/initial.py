@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
+import jax
+
 from experiments import common
 from experiments.start import Branches, Start, declared, read_start
 from tfm_jax import nn, train
@@ -14,7 +16,7 @@ from tfm_jax.types import Params
 
 __all__ = ["ENCODERS", "InitialConfig", "begin", "parse", "read_initial"]
 
-RUNNING = ("dtype", "attention_implementation", "remat", "unroll")
+RUNNING = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 OF_TRAINING = (*RUNNING, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
 OF_TOKENIZER = ("--data.tokenizer", "--data.vocab-size")
 
@@ -38,7 +40,7 @@ class InitialConfig(common.RunConfig):
 
     init_from: str | None = None
     """Begin with the weights, the model and the tokenizer of a run (its directory), or of a checkpoint of
-    transformers (a directory, or its name on the hub). Of --model only the dtype, the dropout rates,
+    transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
     attention-implementation, remat and unroll may then be set."""
 
     READS: ClassVar[Literal["texts", "images"]] = "texts"
@@ -111,7 +113,9 @@ def read_initial(config: C, wanted: Branches) -> tuple[C, Start]:
             f"{', '.join(_flag(name) for name in OF_TRAINING)} may be set:\n" + "\n".join(differ)
         )
     model, start = read_start(source, wanted)
-    return dataclasses.replace(config, model=_run_as(model, config.model, OF_TRAINING)), start
+    model = _run_as(model, config.model, OF_TRAINING)
+    params = jax.tree.map(lambda x: x.astype(model.param_dtype), start.params)
+    return dataclasses.replace(config, model=model), dataclasses.replace(start, params=params)
 
 
 def _default(config: type[C], argv: Sequence[str]) -> C | None:

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOOR = {
+    "ranges": -3,
     "types": -2,
+    "fields": -2,
     "checks": -1,
     "values": -1,
     "hub": -1,

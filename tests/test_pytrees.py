@@ -128,3 +128,21 @@ def test_what_decoding_gives_is_a_result_of_exported_functions():
         make = jax.jit(lambda x, kind=kind: kind(*([x] * len(kind._fields))))
         read = jax.export.deserialize(jax.export.export(make)(jnp.int32(1)).serialize())
         assert isinstance(read.call(jnp.int32(1)), kind)
+
+
+@pytrees.register
+@dataclasses.dataclass(frozen=True)
+class Above:
+    least: object
+
+    def __post_init__(self):
+        if not isinstance(self.least, float):
+            raise ValueError(f"Above: got least={self.least!r}; wanted a number.")
+
+
+def test_checks_of_what_a_user_makes_do_not_meet_the_leaves_of_jax():
+    with pytest.raises(ValueError, match="got least=None"):
+        Above(None)
+    for leaf in (None, object(), "spec", jnp.ones(2)):
+        assert jax.tree.map(lambda _, leaf=leaf: leaf, Above(1.0)).least is leaf
+    assert jax.tree.leaves(jax.jit(lambda x: x)(Above(1.0))) == [1.0]

@@ -18,7 +18,7 @@ positions = st.one_of(
     st.none(),
     st.builds(nn.Sinusoidal, rates, pairings),
     st.builds(nn.Rope, rates, pairings),
-    st.builds(nn.Learned, st.integers(1, 9)),
+    st.builds(nn.Learned, st.integers(1, 9), st.none() | st.integers(0, 9)),
     st.just(nn.Alibi()),
     st.builds(nn.RelativeBias, st.sampled_from([4, 6, 8]), st.integers(9, 99)),
 )
@@ -41,6 +41,17 @@ class Settings:
     sizes: tuple[int, ...] = ()
     pair: tuple[int, float] = (1, 2.0)
     rate: float = 0.5
+
+
+MODEL = nn.Config()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """Dataclasses in a dataclass."""
+
+    settings: Settings = Settings()
+    model: nn.Config = MODEL
 
 
 @given(models)
@@ -99,6 +110,54 @@ def test_json_of_another_form_is_one_clear_error():
         values.from_dict(Settings, {"depth": 3})
     with pytest.raises(ValueError, match=r"Settings is read from a JSON object, got \[3\]"):
         values.from_dict(Settings, [3])
+
+
+@pytest.mark.parametrize(
+    ("json", "said"),
+    [
+        ({"settings": {"rate": "0.5"}}, "Outer.settings: Settings: got rate='0.5'; wanted a number."),
+        ({"settings": {"rate": True}}, "Outer.settings: Settings: got rate=True; wanted a number."),
+        ({"settings": {"rate": 10**400}}, "Outer.settings: Settings.rate: int too large"),
+        ({"settings": {"path": 3}}, "Outer.settings: Settings.path: "),
+        ({"settings": {"pair": [1]}}, r"Outer.settings: Settings.pair: got \[1\]; wanted a list as long as"),
+        ({"settings": {"pair": 1}}, r"Outer.settings: Settings.pair: got 1; wanted a list as long as"),
+        (
+            {"settings": {"sizes": [1, 2.5]}},
+            r"Outer.settings: Settings: got sizes=\(1, 2.5\); wanted a tuple",
+        ),
+        ({"settings": None}, "Outer.settings: Settings is read from a JSON object, got None"),
+        (
+            {"model": {"norm": "Norm()"}},
+            r"Outer.model: Config.norm: got 'Norm\(\)', wanted one of LayerNorm, RMS",
+        ),
+        (
+            {"model": {"positions": {"theta": 1}}},
+            "Outer.model: Config.positions: got .*wanted one of Sinusoidal",
+        ),
+        ({"model": {"positions": "Rope(theta=-1)"}}, "Outer.model: Config.positions: .* got theta=-1"),
+        ({"model": {"positions": "(" * 9000}}, "Outer.model: Config.positions: .*wanted one of Sinusoidal"),
+        (
+            {"model": {"feed_forward": None}},
+            "Outer.model: Config.feed_forward: got 'None', wanted one of Mlp",
+        ),
+        ({"model": {"norm_placement": "middle"}}, "Outer.model: Config: got norm_placement='middle'"),
+        ({"model": {"d_model": None}}, "Outer.model: Config: got d_model=None; wanted a whole number"),
+    ],
+)
+def test_what_a_file_names_and_nobody_knows_is_named_with_its_field(json, said):
+    with pytest.raises(ValueError, match=said):
+        values.from_dict(Outer, json)
+
+
+def test_a_config_of_a_run_before_param_dtype_has_float32_parameters():
+    old = values.to_dict(nn.Config(positions=nn.Learned(9)))
+    del old["param_dtype"], old["count_padding"]
+    found = values.from_dict(nn.Config, old | {"positions": "Learned(max_length=9)"})
+    assert found == nn.Config(positions=nn.Learned(9), param_dtype="float32", count_padding=True)
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    assert values.to_text(nn.Learned(np.int64(9))) == "Learned(max_length=9)"
 
 
 nested = st.recursive(

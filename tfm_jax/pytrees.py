@@ -70,7 +70,11 @@ def register(cls: type[T]) -> type[T]:
         return tuple(zip(keys, read(children, x), strict=True)), read(statics, x)
 
     def unflatten(values, leaves):
-        return cls(**dict(zip(children, leaves, strict=True)), **dict(zip(statics, values, strict=True)))
+        # Not by the constructor: JAX also puts in leaves that its checks of a user's values would refuse.
+        x = object.__new__(cls)
+        for name, value in (*zip(children, leaves, strict=True), *zip(statics, values, strict=True)):
+            object.__setattr__(x, name, value)
+        return x
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     with contextlib.suppress(ValueError):  # where the name is taken, JAX refuses to serialize this class

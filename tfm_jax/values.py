@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm_jax.fields import check_fields
+
 __all__ = ["from_dict", "from_text", "plain", "to_dict", "to_text", "variants"]
 
 
@@ -32,7 +34,8 @@ def from_dict(kind: Any, value: Any) -> Any:
         The value; fields of a dataclass that the JSON lacks have their defaults.
 
     Raises:
-        ValueError: for fields that the dataclass has not.
+        ValueError: by the names of the fields on the way, for fields that a dataclass has not, for text of no
+            known variant, and for a value that is not what its field is annotated with.
     """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -41,15 +44,29 @@ def from_dict(kind: Any, value: Any) -> Any:
         names = {field.name for field in dataclasses.fields(kind)}
         if unknown := value.keys() - names:
             raise ValueError(f"{kind.__name__} has no fields {sorted(unknown)}; it has {sorted(names)}")
-        return kind(**{name: from_dict(hints[name], inner) for name, inner in value.items()})
+        made = kind(**{name: _field(kind, name, hints[name], inner) for name, inner in value.items()})
+        check_fields(made)
+        return made
     if kinds := variants(kind):
         return from_text(kinds, str(value))
     inner = typing.get_args(kind)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
     if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or len(_items(kind, value)) != len(value):
+            raise ValueError(f"got {value!r}; wanted a list as long as {kind}.")
         return tuple(from_dict(k, item) for k, item in zip(_items(kind, value), value, strict=True))
-    return kind(value) if kind in (Path, float) else value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return Path(value) if kind is Path else value
+
+
+def _field(owner: Any, name: str, kind: Any, value: Any) -> Any:
+    """A field, read; its name stands before what is wrong with it."""
+    try:
+        return from_dict(kind, value)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{owner.__name__}.{name}: {error}") from error
 
 
 def _to_json(kind: Any, value: Any) -> Any:
@@ -81,9 +98,13 @@ def to_text(value: Any) -> str:
     """``Rope(theta=10000.0, pairing="half")``: the value as Python writes it, easy to quote in a shell."""
     if value is None:
         return "None"
-    show = lambda item: json.dumps(item, ensure_ascii=False) if isinstance(item, str) else repr(item)
-    fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return f"{type(value).__name__}({', '.join(f'{name}={show(item)}' for name, item in fields)})"
+    scalar = lambda item: item.item() if hasattr(item, "item") else item  # NumPy's say np.float64(...)
+    show = lambda item: json.dumps(item, ensure_ascii=False) if isinstance(item, str) else repr(scalar(item))
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    # A None that is the default is left out.
+    defaults = {field.name: field.default for field in dataclasses.fields(value)}
+    fields = {name: x for name, x in fields.items() if x is not None or defaults[name] is not None}
+    return f"{type(value).__name__}({', '.join(f'{name}={show(item)}' for name, item in fields.items())})"
 
 
 def from_text(kinds: dict[str, Any], text: str) -> Any:
@@ -106,7 +127,7 @@ def from_text(kinds: dict[str, Any], text: str) -> Any:
         if name not in kinds:
             raise ValueError("none of these")
         return None if name == "None" else from_dict(kinds[name], fields)
-    except (SyntaxError, TypeError, ValueError) as error:
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         wanted = f"wanted one of {', '.join(kinds)}, with fields by name as in 'Name(field=1)'"
         raise ValueError(f"got {text!r}, {wanted}: {error}") from error
 

@@ -91,8 +91,8 @@ class Config(InitialConfig):
     data: DataConfig = DataConfig()
     init_from: str | None = None
     """Begin with the weights and the model of a run of this experiment (its directory), or of a ViT of
-    transformers (a directory, or its name on the hub), and read images as it does. Of --model only the dtype,
-    the dropout rates, attention-implementation, remat and unroll may then be set."""
+    transformers (a directory, or its name on the hub), and read images as it does. Of --model only the
+    dtypes, the dropout rates, attention-implementation, remat and unroll may then be set."""
     patch_size: int | None = None
     """Side of a patch in pixels, which divides height and width. None: a quarter of the height, which makes
     16 patches of a square."""

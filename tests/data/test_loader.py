@@ -135,8 +135,16 @@ def test_bad_input():
         data.Loader(Plain(), batching("uniform", 4, 0), rank=2, world=2)
     with pytest.raises(ValueError, match="no rows"):
         data.UniformBatches(0, 4)
-    with pytest.raises(ValueError, match="batch_size 0"):
+    with pytest.raises(
+        ValueError, match="UniformBatches: got batch_size=0; wanted a whole number of at least 1"
+    ):
         data.UniformBatches(4, 0)
+    with pytest.raises(ValueError, match="UniformBatches: got batch_size=nan"):
+        data.UniformBatches(4, float("nan"))
+    with pytest.raises(ValueError, match=r"UniformBatches: got seed=0.5"):
+        data.UniformBatches(4, 2, 0.5)
+    with pytest.raises(ValueError, match="Loader: got threads=-1"):
+        data.Loader(Plain(), batching("uniform", 4, 0), threads=-1)
 
 
 def image_rows(pixel=0, label=0):

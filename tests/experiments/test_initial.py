@@ -106,6 +106,15 @@ def test_a_translator_begins_with_a_checkpoint_and_its_start_token(tmp_path, t5)
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 2)
 
 
+def test_the_weights_have_the_param_dtype_of_the_run(t5):
+    argv = ["--data.source", "pairs", "--init-from", str(t5[0]), "--model.param-dtype", "bfloat16"]
+    config, start = initial.read_initial(
+        translation_config.parse(argv), {nn.EncoderDecoder: lambda params: params}
+    )
+    assert config.model.param_dtype == "bfloat16"
+    assert {x.dtype.name for x in jax.tree.leaves(start.params)} == {"bfloat16"}
+
+
 def test_a_translator_that_pads_with_another_id_is_refused(tmp_path, pairs):
     tokenizer = data.train_bpe(["one un two deux"], 262)
     save_checkpoint(

@@ -189,7 +189,7 @@ def test_a_stream_stops_when_nobody_asks():
     stream = generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=2)
     first, second = itertools.islice(stream, 2)
     assert first.shape == second.shape == (B, 2)
-    with pytest.raises(ValueError, match="every must be at least 1 token, got 0"):
+    with pytest.raises(ValueError, match="stream: got every=0; wanted a whole number of at least 1"):
         generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=0)
 
 
@@ -299,10 +299,24 @@ def sampled(prompt, module=nn.Decoder, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": -1}, "max_length must be at least 0 and at least min_length, got -1 and 0"),
-        ({"min_length": 4}, "at least min_length, got 3 and 4"),
-        ({"eos_id": (2, -5)}, "eos_id must not be negative"),
-        ({"pad_id": -1}, "pad_id must not be negative, got -1"),
+        ({"max_length": -1}, "sample: got max_length=-1; wanted a whole number of at least 0"),
+        ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted no more than that"),
+        ({"max_length": 2.5}, "sample: got max_length=2.5; wanted a whole number"),
+        ({"max_length": 10**30}, "sample: got max_length=1000.*; wanted a whole number .* below 2"),
+        ({"max_length": float("nan")}, "sample: got max_length=nan; wanted a whole number"),
+        ({"min_length": -1}, "sample: got min_length=-1; wanted a whole number of at least 0"),
+        ({"min_length": True}, "sample: got min_length=True; wanted a whole number"),
+        ({"eos_id": "2"}, "sample: got eos_id='2'; wanted a whole number"),
+        ({"eos_id": 2.0}, "sample: got eos_id=2.0; wanted a whole number"),
+        ({"pad_id": None}, "sample: got pad_id=None; wanted a whole number"),
+        ({"bos_id": 1.5}, "sample: got bos_id=1.5; wanted a whole number"),
+        ({"key": None}, "sample: got key=None; wanted a PRNG key.* For the likeliest tokens call greedy."),
+        (
+            {"processors": generate.TopK(2)},
+            r"processors: got TopK\(k=2\); wanted several. Put it into a tuple",
+        ),
+        ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted a whole number of at least 0"),
+        ({"pad_id": -1}, "sample: got pad_id=-1"),
         ({"valid": jnp.ones((1, 3), bool)}, r"valid must be bool \[..., T\] = \[1, 2\].*got bool\[1, 3\]"),
         ({"valid": jnp.zeros((1, 2), bool)}, r"the prompts of rows \[0\] are empty"),
         ({"source_mask": masks.causal()}, "a decoder has no source to mask"),

@@ -243,6 +243,37 @@ def test_the_first_call_of_a_shape_says_how_long_it_compiled(caplog):
     assert min(seconds) >= 0.0 and max(seconds) < 60
 
 
+def test_a_recipe_that_draws_wants_a_key():
+    generator = build()
+    drawn = dataclasses.replace(generator, recipe=generate.Recipe(max_length=3, draws=True))
+    for call in (drawn.write, lambda texts, key: drawn.stream(texts[0], key=key)):
+        with pytest.raises(ValueError, match="key=None with a recipe that draws tokens; wanted a key"):
+            call(PROMPTS[:1], key=None)
+    fixed = dataclasses.replace(generator, recipe=dataclasses.replace(drawn.recipe, draws=False))
+    assert fixed.write(PROMPTS[:1], key=None) == generator.write(PROMPTS[:1], key=None, max_length=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("ends", (-1,)),
+        ("ends", 2),
+        ("pad_id", None),
+        ("max_length", 0),
+        ("max_total", 2.5),
+        ("min_length", -1),
+        ("beams", True),
+        ("length_penalty", float("nan")),
+        ("stopping", "never"),
+        ("processors", [generate.TopK(2)]),
+        ("draws", 1),
+    ],
+)
+def test_a_recipe_of_another_kind_is_refused_by_name(field, wrong):
+    with pytest.raises(ValueError, match=f"Recipe: got {field}="):
+        generate.Recipe(**{field: wrong})
+
+
 def test_an_unknown_character_is_read_as_the_unknown_token():
     options = {"key": KEY, "max_length": LENGTH}
     assert TOKENIZER.encode("é") == [TOKENIZER.unk_id]
@@ -271,8 +302,8 @@ def test_a_tokenizer_without_special_tokens_writes_to_the_full_length():
         ({"prompts": "ab"}, "got prompts = 'ab', one text; wanted a list"),
         ({"prompts": ["ab", None]}, r"got prompts\[1\] = None; wanted a text"),
         ({"key": jax.random.split(KEY, 2)}, r"one a prompt \[1\], got \[2\]"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"max_length": -1}, "max_length must be at least 0"),
+        ({"batch_size": 0}, "TextGenerator: got batch_size=0; wanted a whole number of at least 1"),
+        ({"max_length": -1}, "Recipe: got max_length=-1; wanted a whole number of at least 0"),
         ({"processors": (generate.TopK(V + 1),)}, "top_k: got k=16; wanted at most V = 15"),
         ({"prompts": ["\ud800"]}, "surrogates not allowed"),
     ],

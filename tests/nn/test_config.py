@@ -1,9 +1,18 @@
 """The presets have the paper's sizes, and a config that cannot be built says so."""
 
+import dataclasses
+import functools
+import math
+
 import jax
+import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfm_jax import nn
+from tfm_jax.nn import heads
 
 
 def count(model):
@@ -42,25 +51,31 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
             {"d_model": 12, "n_heads": 3, "positions": nn.Rope(fraction=0.2)},
             "would rotate 0 of the 4 elements",
         ),
-        ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0, 1\), got 1.0"),
-        ({"norm_placement": "middle"}, "'pre', 'post', 'parallel'.*got 'middle'"),
-        ({"n_layers": 0}, "n_layers must be a whole number, at least 1, got 0"),
-        ({"d_model": 8.0}, "d_model must be a whole number, at least 1, got 8.0"),
-        ({"vocab_size": None}, "vocab_size must be a whole number, got None"),
-        ({"vocab_size": True}, "vocab_size must be a whole number, got True"),
-        ({"tie_embeddings": "no"}, "tie_embeddings must be True or False, got 'no'"),
-        ({"dropout_rate": None}, "dropout_rate must be a number, got None"),
-        ({"embedding_dropout_rate": "0"}, "embedding_dropout_rate must be a number or None, got '0'"),
-        ({"attention_output_bias": 1}, "attention_output_bias must be True or False or None, got 1"),
-        ({"vocab_size": -1}, "vocab_size must not be negative, got -1"),
-        ({"logits_scale": float("nan")}, "logits_scale must be finite, got nan"),
-        ({"attention_scale": float("inf")}, "attention_scale must be finite, got inf"),
-        ({"token_types": -2}, "token_types must not be negative, got -2"),
+        ({"dropout_rate": 1.0}, r"Config: got dropout_rate=1.0; wanted a number in \[0, 1\)."),
+        ({"norm_placement": "middle"}, "got norm_placement='middle'; wanted 'pre', 'post' or 'parallel'."),
+        ({"n_layers": 0}, "got n_layers=0; wanted a whole number of at least 1."),
+        ({"d_model": 8.0}, "got d_model=8.0; wanted a whole number of at least 1."),
+        ({"vocab_size": None}, "got vocab_size=None; wanted a whole number of at least 0."),
+        ({"vocab_size": True}, "got vocab_size=True; wanted a whole number"),
+        ({"tie_embeddings": "no"}, "got tie_embeddings='no'; wanted True or False."),
+        ({"dropout_rate": None}, "got dropout_rate=None; wanted a number in"),
+        ({"embedding_dropout_rate": "0"}, "got embedding_dropout_rate='0'; wanted a number in .* or None."),
+        ({"attention_output_bias": 1}, "got attention_output_bias=1; wanted True or False or None."),
+        ({"vocab_size": -1}, "got vocab_size=-1; wanted"),
+        ({"logits_scale": float("nan")}, "got logits_scale=nan; wanted a finite number."),
+        ({"attention_scale": float("inf")}, "got attention_scale=inf; wanted a finite number or None."),
+        ({"token_types": -2}, "got token_types=-2; wanted"),
         ({"d_model": 9, "n_heads": 3}, "even d_model, got 9"),
-        ({"dtype": "float31"}, "dtype must be one of .* got 'float31'"),
-        ({"remat": "all"}, "remat must be one of .* got 'all'"),
-        ({"attention_implementation": "flash"}, "attention_implementation must be one of .* got 'flash'"),
-        ({"attention_implementation": "ring"}, "attention_implementation must be one of .* got 'ring'"),
+        ({"dtype": "float31"}, "got dtype='float31'; wanted 'float32' or 'bfloat16'."),
+        ({"remat": "all"}, "got remat='all'; wanted 'full' or 'dots' or None."),
+        ({"attention_implementation": "flash"}, "got attention_implementation='flash'; wanted one of auto, "),
+        ({"attention_implementation": []}, "got attention_implementation=.*; wanted a text."),
+        ({"param_dtype": "float64"}, "got param_dtype='float64'; wanted 'float32' or 'bfloat16'."),
+        (
+            {"positions": nn.Learned(9, padding_id=1), "patches": nn.Patches(4, 4)},
+            "padding_id beside patches",
+        ),
+        ({"attention_implementation": "ring"}, "got attention_implementation='ring'; wanted one of auto, "),
     ],
 )
 def test_a_config_that_cannot_be_built_says_why(fields, message):
@@ -72,23 +87,39 @@ def test_a_config_that_cannot_be_built_says_why(fields, message):
     ("make", "message"),
     [
         (lambda: nn.Mlp("rellu"), "rellu"),
+        (lambda: nn.Mlp(None), "Mlp: got activation=None; wanted a text."),
+        (lambda: nn.Pooler([]), "Pooler: got activation=.*; wanted a text."),
+        (lambda: nn.Rope(pairing="halff"), "Rope: got pairing='halff'; wanted 'interleaved' or 'half'."),
+        (lambda: nn.Rope(0), "Rope: got theta=0; wanted a finite number above 0."),
+        (lambda: nn.Sinusoidal(-1.0), "Sinusoidal: got theta=-1.0"),
+        (lambda: nn.LayerNorm(-1.0), "LayerNorm: got eps=-1.0; wanted a finite number above 0."),
+        (lambda: nn.LayerNorm(float("nan")), "LayerNorm: got eps=nan"),
+        (lambda: nn.RMSNorm(0.0), "RMSNorm: got eps=0.0"),
+        (lambda: nn.RMSNorm(float("inf")), "RMSNorm: got eps=inf"),
+        (
+            lambda: nn.Learned(padding_id=-1),
+            "got padding_id=-1; wanted a whole number of at least 0 or None.",
+        ),
+        (lambda: nn.Patches(8, 8, size="2"), "got size='2'; wanted"),
+        (lambda: nn.Patches(8, 8, size=(2, 2, 2)), "got size=.2, 2, 2.; wanted"),
+        (lambda: nn.Patches(8, 8, size=(2, 0)), "got size=.2, 0.; wanted"),
         (lambda: nn.Glu("sillu"), "sillu"),
         (lambda: nn.RelativeBias(7), "even number of buckets"),
         (lambda: nn.RelativeBias(8, 4), "max_distance above half"),
-        (lambda: nn.Learned(0), "max_length must be a whole number, at least 1, got 0"),
-        (lambda: nn.LayerNorm("e"), "eps must be a number, got 'e'"),
-        (lambda: nn.RMSNorm(None), "eps must be a number, got None"),
-        (lambda: nn.Sinusoidal("10"), "theta must be a number, got '10'"),
-        (lambda: nn.Learned(True), "max_length must be a whole number, got True"),
-        (lambda: nn.RelativeBias(True, 8), "buckets must be a whole number, got True"),
-        (lambda: nn.Mlp(bias=1), "bias must be True or False, got 1"),
-        (lambda: nn.Patches(8, 8, class_token="no"), "class_token must be True or False, got 'no'"),
-        (lambda: nn.Rope("10"), "theta must be a number, got '10'"),
-        (lambda: nn.Rope(fraction=0.0), "above 0 and at most 1, got 0.0"),
-        (lambda: nn.Rope(fraction=1.5), "above 0 and at most 1, got 1.5"),
-        (lambda: nn.Rope(fraction=float("nan")), "above 0 and at most 1, got nan"),
-        (lambda: nn.Pooler(dropout_rate="0"), "dropout_rate must be a number, got '0'"),
-        (lambda: nn.Patches(8, 8, size=0), "size must be a whole number, at least 1, got 0"),
+        (lambda: nn.Learned(0), "Learned: got max_length=0; wanted a whole number of at least 1."),
+        (lambda: nn.LayerNorm("e"), "LayerNorm: got eps='e'; wanted a finite number above 0."),
+        (lambda: nn.RMSNorm(None), "RMSNorm: got eps=None; wanted"),
+        (lambda: nn.Sinusoidal("10"), "got theta='10'; wanted a finite number above 0."),
+        (lambda: nn.Learned(True), "got max_length=True; wanted a whole number"),
+        (lambda: nn.RelativeBias(True, 8), "got buckets=True; wanted a whole number"),
+        (lambda: nn.Mlp(bias=1), "Mlp: got bias=1; wanted True or False."),
+        (lambda: nn.Patches(8, 8, class_token="no"), "got class_token='no'; wanted True or False."),
+        (lambda: nn.Rope("10"), "got theta='10'; wanted a finite number above 0."),
+        (lambda: nn.Rope(fraction=0.0), r"got fraction=0.0; wanted a number in \(0, 1\]"),
+        (lambda: nn.Rope(fraction=1.5), "got fraction=1.5; wanted"),
+        (lambda: nn.Rope(fraction=float("nan")), "got fraction=nan; wanted"),
+        (lambda: nn.Pooler(dropout_rate="0"), "Pooler: got dropout_rate='0'; wanted"),
+        (lambda: nn.Patches(8, 8, size=0), "got size=0; wanted a whole number of at least 1 or a tuple of"),
     ],
 )
 def test_a_value_that_cannot_be_says_why(make, message):
@@ -99,3 +130,82 @@ def test_a_value_that_cannot_be_says_why(make, message):
 def test_a_patch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="patch of 3 does not divide the image 8 x 6"):
         nn.Patches(8, 6, size=3)
+
+
+class MyNorm(nn.RMSNorm):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class TheirNorm:
+    eps: float = 1e-5
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "norm",
+            nn.LayerNorm,
+            r"wanted an instance of LayerNorm or RMSNorm\. Pass LayerNorm\(\.\.\.\), an inst",
+        ),
+        ("norm", TheirNorm(), "wanted an instance of LayerNorm or RMSNorm."),
+        ("norm", MyNorm(), "A subclass of RMSNorm is not supported."),
+        ("norm", None, "wanted an instance of LayerNorm or RMSNorm."),
+        ("positions", nn.Rope, r"Pass Rope\(\.\.\.\), an instance."),
+        ("positions", "rope", r"Pass Rope\(\.\.\.\), an instance."),
+        (
+            "positions",
+            [nn.Rope(), None],
+            "wanted an instance of Sinusoidal, Learned, .* or RelativeBias, or None",
+        ),
+        ("positions", nn.Mlp(), "wanted an instance of Sinusoidal, Learned, .* or RelativeBias, or None."),
+        ("feed_forward", object(), "wanted an instance of Mlp or Glu."),
+        ("feed_forward", nn.Rope(), "wanted an instance of Mlp or Glu."),
+        ("pooler", "cls", "wanted an instance of Pooler, or None."),
+        ("patches", 3, "wanted an instance of Patches, or None."),
+    ],
+)
+def test_an_unknown_variant_is_refused_by_name(field, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        nn.Config(**{field: value})
+    assert str(error.value).startswith(f"Config: got {field}=")
+
+
+def test_a_module_made_with_an_unknown_variant_refuses_it_too():
+    with pytest.raises(
+        ValueError, match=r"Norm: got norm=TheirNorm.*; wanted an instance of LayerNorm or RMSN"
+    ):
+        nn.Norm(TheirNorm(), 8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="activation: got 'gellu'"):
+        nn.MaskedLanguageModel(nn.Config(vocab_size=9), "gellu", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="pool: got pooling='max'"):
+        heads.pool(jax.numpy.zeros((2, 3)), "max")
+
+
+VARIANTS = [nn.LayerNorm, nn.RMSNorm, nn.Sinusoidal, nn.Learned, nn.Rope, nn.Alibi, nn.RelativeBias]
+VARIANTS += [nn.Mlp, nn.Glu, nn.Pooler, functools.partial(nn.Patches, 4, 6), nn.Config]
+FIELDS = [(make(), field.name) for make in VARIANTS for field in dataclasses.fields(make())]
+# The values of no field. Those that are no text are drawn with others of their kind.
+NEVER = st.sampled_from(
+    [math.nan, math.inf, nn.Rope, object(), [1], (), {}, "halff", b"relu", 1j, np.ones(2)]
+)
+BELOW_0 = st.integers(-9, -1) | st.floats(-9, -1e-3)
+SIGNED = ("attention_scale", "logits_scale")
+OTHER_KINDS = {
+    bool: st.text() | st.integers() | st.none(),
+    int: st.floats(0.1, 0.9) | st.text() | st.booleans(),
+    float: st.text() | st.booleans(),
+    str: st.integers() | st.booleans() | st.none(),
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), FIELDS, ids=lambda x: x if isinstance(x, str) else type(x).__name__
+)
+@given(st.data())
+def test_every_field_refuses_what_it_cannot_be(value, name, data):
+    other = OTHER_KINDS.get(type(getattr(value, name)), st.nothing())
+    wrong = data.draw(NEVER | other | (st.nothing() if name in SIGNED else BELOW_0))
+    with pytest.raises(ValueError, match=f"{type(value).__name__}: got {name}=|^activation: got"):
+        dataclasses.replace(value, **{name: wrong})

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfm_jax import nn, ops
-from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
+from tfm_jax.nn.embedding import PositionBias, PositionEmbedding, count_positions
+from tfm_jax.ops import masks
 
 CONFIG = nn.Config(
     d_model=5, n_heads=1, d_ff=4, n_layers=1, positions=None, patches=nn.Patches(4, 6, channels=3, size=2)
@@ -140,3 +143,39 @@ def test_a_decoders_relative_bias_has_one_direction():
     positions = jnp.arange(4)
     bias = model.apply(model.init(jax.random.key(0)), positions, positions)(positions, positions)
     np.testing.assert_array_equal(bias[:, 0, 1], bias[:, 0, 3])  # all of the future is one bucket
+
+
+VALID = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=2).map(np.array)
+
+
+@given(VALID, st.integers(0, 3))
+def test_positions_count_the_tokens_that_are_no_padding(valid, padding_id):
+    tokens = jnp.asarray(np.where(valid, 4, padding_id))
+    counted = np.cumsum(valid, 1) - 1
+    by_id = nn.Config(vocab_size=9, positions=nn.Learned(6, padding_id=padding_id))
+    got = count_positions(by_id, tokens, None)
+    np.testing.assert_array_equal(got, np.where(valid, counted, -1))
+    by_mask = nn.Config(vocab_size=9, positions=nn.Alibi(), count_padding=False)
+    got = count_positions(by_mask, tokens, masks.padding(jnp.asarray(valid)))
+    np.testing.assert_array_equal(got, np.where(valid, counted, 0))
+    for mask in (None, masks.causal()):
+        assert count_positions(by_mask, tokens, mask) is None
+    assert count_positions(nn.Config(vocab_size=9), tokens, masks.padding(jnp.asarray(valid))) is None
+
+
+def test_padding_has_a_vector_of_its_own_before_the_positions():
+    config = nn.Config(vocab_size=9, d_model=4, n_heads=2, positions=nn.Learned(3, padding_id=1))
+    model = nn.functionalize(PositionEmbedding, config)
+    params = model.init(jax.random.key(0))
+    assert params["table"].shape == (4, 4)
+    got = model.apply(params, jnp.zeros((5, 4)), jnp.array([-1, 0, 2, 3, -2], jnp.int32))
+    np.testing.assert_array_equal(got[:3], params["table"][jnp.array([0, 1, 3])])
+    assert jnp.isnan(got[3:]).all()
+
+
+def test_what_counts_no_padding_has_its_limits():
+    config = nn.Config(vocab_size=9, d_model=4, n_heads=2, positions=nn.Learned(3, padding_id=1))
+    with pytest.raises(ValueError, match="a decoder counts every token: got Learned"):
+        nn.functionalize(nn.Decoder, config)
+    with pytest.raises(ValueError, match="a sequence of 4 is longer than the learned position table of 3"):
+        count_positions(config, jnp.ones((1, 4), jnp.int32), None)

@@ -38,7 +38,7 @@ def test_valid_of_another_shape_or_dtype(valid):
 
 
 def test_no_classes():
-    with pytest.raises(ValueError, match="n_classes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_classes=0; wanted a whole number of at least 1"):
         nn.functionalize(nn.ClassificationHead, CONFIG, 0, "mean")
 
 
@@ -68,7 +68,7 @@ def test_dropout_is_on_what_the_classes_are_read_from():
     kept = jax.random.bernoulli(jax.random.key(2), 0.5, (400, 6))
     wanted = jnp.where(kept, 2.0, 0.0) @ params["dense"]["kernel"]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"dropout_rate must be in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"got dropout_rate=1; wanted a number in \[0, 1\)"):
         head("first", dropout_rate=1)
 
 
@@ -122,7 +122,7 @@ def test_tokens_are_classified_by_their_types_and_positions():
 
 
 def test_another_pooling():
-    with pytest.raises(ValueError, match="'mean', 'first' or None, got 'max'"):
+    with pytest.raises(ValueError, match="got pooling='max'; wanted 'mean', 'first' or None"):
         head("max")
 
 

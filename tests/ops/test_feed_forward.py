@@ -25,7 +25,15 @@ ACTIVATIONS = {
     "relu_squared": lambda x: np.maximum(x, 0) ** 2,
     "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
     "gelu_tanh": lambda x: x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_10": lambda x: np.clip(ACTIVATIONS["gelu"](x), -10, 10),
+    "quick_gelu": lambda x: x * sigmoid(1.702 * x),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "silu": lambda x: x * sigmoid(x),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
+    "laplace": lambda x: 0.5 * (1 + np.vectorize(math.erf)((x - 0.707107) / (0.282095 * math.sqrt(2)))),
+    "sqrtsoftplus": lambda x: np.sqrt(np.log1p(np.exp(x))),
     "tanh": np.tanh,
     "sigmoid": sigmoid,
     "identity": lambda x: x,
@@ -40,8 +48,8 @@ def draw(seed, *shapes, dtype=jnp.float32):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_by_name_are_the_references(name):
-    x = jnp.linspace(-6, 6, 101)
-    np.testing.assert_allclose(activation(name)(x), ACTIVATIONS[name](np.float64(x)), atol=1e-5)
+    x = jnp.linspace(-12, 12, 101)
+    np.testing.assert_allclose(activation(name)(x), ACTIVATIONS[name](np.float64(x)), rtol=1e-6, atol=1e-6)
     assert activation(name)(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
@@ -56,11 +64,27 @@ def test_gelu_of_bfloat16_is_rounded_once_and_keeps_one_array_for_its_gradient()
 
 
 def test_an_unknown_activation_lists_the_known():
-    with pytest.raises(ValueError, match=r"got 'mish'; wanted one of relu, .*silu"):
-        activation("mish")
+    with pytest.raises(ValueError, match=r"got 'swoosh'; wanted one of relu, .*silu"):
+        activation("swoosh")
 
 
-@pytest.mark.parametrize(("alias", "name"), [("swish", "silu"), ("gelu_new", "gelu_tanh")])
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+def test_an_activation_with_parameters_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"activation: got '{name}', which has parameters"):
+        activation(name)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("swish", "silu"),
+        ("gelu_python", "gelu"),
+        ("gelu_new", "gelu_tanh"),
+        ("gelu_fast", "gelu_tanh"),
+        ("gelu_accurate", "gelu_tanh"),
+        ("gelu_python_tanh", "gelu_tanh"),
+    ],
+)
 def test_names_for_the_same(alias, name):
     x = jnp.linspace(-6, 6, 101)
     np.testing.assert_array_equal(activation(alias)(x), activation(name)(x))

@@ -437,3 +437,18 @@ def test_wrong_input_is_an_error_that_names_it():
     for message, call in bad:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf, "0", None, True])
+def test_factors_that_are_no_numbers_are_refused_by_name(wrong):
+    logits, labels = jnp.ones((2, 3)), jnp.zeros(2, jnp.int32)
+    with pytest.raises(
+        ValueError, match=r"cross_entropy: got label_smoothing=.*; wanted a number in \[0, 1\]"
+    ):
+        cross_entropy(logits, labels, label_smoothing=wrong)
+    with pytest.raises(
+        ValueError, match=r"cross_entropy: got z_loss=.*; wanted a finite number of at least 0"
+    ):
+        cross_entropy(logits, labels, z_loss=wrong)
+    with pytest.raises(ValueError, match=r"linear_cross_entropy: got chunk_size=.*; wanted a whole number"):
+        linear_cross_entropy(logits, jnp.ones((3, 4)), labels, chunk_size=wrong)

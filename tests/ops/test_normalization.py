@@ -147,3 +147,12 @@ def test_wrong_input_is_an_error_that_names_it():
         layer_norm(x, None, jnp.ones(1))
     with pytest.raises(ValueError, match=r"rms_norm: got scale of shape \(2, 3\)"):
         rms_norm(x, x)
+
+
+@pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf"), "0", None, True])
+def test_an_eps_that_is_no_number_of_at_least_0_is_refused_by_name(eps):
+    for norm in (layer_norm, rms_norm):
+        with pytest.raises(
+            ValueError, match=f"{norm.__name__}: got eps=.*; wanted a finite number of at least 0"
+        ):
+            norm(jnp.ones(3), eps=eps)

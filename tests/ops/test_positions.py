@@ -323,3 +323,22 @@ def test_wrong_input_is_an_error_that_names_it():
         relative_buckets(ints, ints, buckets=1, bidirectional=False)
     with pytest.raises(ValueError, match=r"max_distance=8 .*more than 8"):
         relative_buckets(ints, ints, max_distance=8)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, "1", None, True])
+def test_a_base_that_is_no_positive_number_is_refused_by_name(wrong):
+    positions = jnp.arange(3)
+    with pytest.raises(ValueError, match=r"sinusoidal: got theta=.*; wanted a finite number above 0\."):
+        sinusoidal(positions, 4, theta=wrong)
+    with pytest.raises(ValueError, match=r"rotary: got theta=.*; wanted a finite number above 0\."):
+        rotary(jnp.ones((3, 1, 4)), positions, theta=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, math.nan, "4", None, True])
+def test_sizes_that_are_none_are_refused_by_name(wrong):
+    positions = jnp.arange(3)
+    with pytest.raises(ValueError, match=r"alibi: got n_heads=.*; wanted a whole number of at least 1"):
+        alibi(wrong, positions, positions)
+    for name in ("buckets", "max_distance"):
+        with pytest.raises(ValueError, match=f"relative_buckets: got {name}=.*; wanted a whole number"):
+            relative_buckets(positions, positions, **{name: wrong})

@@ -44,6 +44,7 @@ FIELDS = {
     },
     "opt": SIZES
     | {
+        "count_padding": False,
         "positions": nn.Learned(9),
         "feed_forward": nn.Mlp("relu", bias=False),
         "tie_embeddings": False,
@@ -56,6 +57,7 @@ FIELDS = {
         "norm": nn.LayerNorm(1e-3),
         "embedding_norm": True,
         "positions": nn.Alibi(),
+        "count_padding": False,
         "feed_forward": nn.Mlp("gelu_tanh"),
         "attention_bias": True,
         "dropout_rate": 0.3,
@@ -77,7 +79,7 @@ FIELDS = {
     "qwen2": ROTATED | {"attention_bias": True, "attention_output_bias": False, "window": 4},
     "qwen3": ROTATED | {"qk_norm": True, "head_dim": 4},
     "bert": BERT,
-    "roberta": BERT,
+    "roberta": BERT | {"positions": nn.Learned(9, padding_id=4)},
     "distilbert": POST | {"norm": nn.LayerNorm(1e-12)},
     "t5": SIZES
     | {

@@ -93,7 +93,7 @@ def test_bfloat16(params, tmp_path):
     pretrained.save(tmp_path / "short", short, CONFIG)
     assert json.loads((tmp_path / "short" / "config.json").read_text())["dtype"] == "bfloat16"
     model, got, config, _ = pretrained.load(tmp_path / "short", "bfloat16")
-    assert config.model.dtype == "bfloat16"
+    assert config.model.dtype == config.model.param_dtype == "bfloat16"
     equal(got, short)
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
     assert jax.eval_shape(model.apply, got, jnp.ones((2, 3), int)).dtype == jnp.float32

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 from tests.pretrained import theirs
@@ -51,3 +52,22 @@ def test_generation(build, name):
     smaller = name.startswith(("t5", "marian"))
     draw = {"std": 0.8} if smaller else {"std": 1.5, "seed": 3}
     theirs.check_generation(build(name, **draw))
+
+
+PADDING = {
+    "left": lambda n: np.arange(n) >= np.array([[0], [5], [11]]),
+    "right": lambda n: np.arange(n) < np.array([[n], [5], [11]]),
+    "inner": lambda n: (np.arange(n) + np.array([[0], [1], [2]])) % np.array([[n + 1], [4], [3]]) > 0,
+}
+READERS = {family: name for family, name in FIRST.items() if family not in ("vit",)}
+
+
+@pytest.mark.parametrize("name", READERS.values())
+@pytest.mark.parametrize("where", PADDING)
+def test_positions_count_padding_as_theirs_do(build, name, where):
+    theirs.check_padding(build(name), PADDING[where])
+
+
+def test_padding_that_is_attended_to_has_a_position_too(build):
+    name = READERS["roberta"]
+    theirs.check_padding(build(name), PADDING["inner"], attended=True)

@@ -2,9 +2,12 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from tfm_jax import pretrained
+from tfm_jax import ops, pretrained
+from tfm_jax.pretrained.settings import activation_of, activation_setting
 
 SEQ2SEQ = {
     "vocab_size": 18,
@@ -44,20 +47,20 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
         ),
         ("Qwen2ForCausalLM", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of the type 'yarn'"),
         ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {}}}, "not supported: .'full_attention'"),
-        ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "eps must be a number, got 'e'"),
+        ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "RMSNorm: got eps='e'; wanted"),
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "vocab_size": None},
-            "vocab_size must be a whole number, got",
+            "got vocab_size=None; wanted",
         ),
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "tie_word_embeddings": "no"},
-            "tie_embeddings must be True or False, got 'no'",
+            "got tie_embeddings='no'; wanted True or False",
         ),
-        ("GPTNeoXForCausalLM", {"rotary_pct": None}, "fraction must be a number, got None"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": None}, "got fraction=None; wanted a number in"),
         ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "would rotate 0 of the 2 elements of a head"),
-        (BART, {"dropout": None}, "dropout_rate must be a number, got None"),
+        (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
     ],
 )
 def test_refused_by_name(tmp_path, architecture, settings, message):
@@ -67,3 +70,21 @@ def test_refused_by_name(tmp_path, architecture, settings, message):
     with pytest.raises(ValueError, match=message) as error:
         pretrained.load(tmp_path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parity
+def test_activations_are_theirs_by_every_name_and_written_by_one_of_theirs():
+    theirs = pytest.importorskip("transformers").activations.ACT2FN
+    torch = pytest.importorskip("torch")
+    x = np.linspace(-12, 12, 401, dtype=np.float32)
+    for name in theirs:
+        if name in ("prelu", "xielu"):
+            with pytest.raises(ValueError, match=f"activation: got '{name}', which has parameters"):
+                activation_of(name)
+            continue
+        wanted = theirs[name](torch.tensor(x)).numpy()
+        ours = activation_of(name)
+        np.testing.assert_allclose(ops.activation(ours)(jnp.asarray(x)), wanted, atol=1e-6, rtol=1e-6)
+        again = theirs[activation_setting(ours)](torch.tensor(x)).numpy()
+        np.testing.assert_allclose(again, wanted, atol=1e-6, rtol=1e-6)
+        assert activation_setting(ours) == name

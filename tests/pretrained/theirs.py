@@ -48,8 +48,9 @@ def random(case: Case, *, std=0.3, seed=0):
             continue
         norm_scale = tensor.ndim == 1 and name.endswith("weight")
         torch.nn.init.normal_(tensor, 1.0 if norm_scale else 0.0, 0.2 if tensor.ndim == 1 else std)
-        if "position" in name and config.model_type in ("roberta", "bart", "mbart", "opt"):
-            torch.nn.init.zeros_(tensor[:2])  # which nobody reads, and we do not keep
+        unread = {"roberta": 1, "bart": 2, "mbart": 2, "opt": 2}.get(config.model_type, 0)
+        if "position" in name:
+            torch.nn.init.zeros_(tensor[:unread])  # which nobody reads, and we do not keep
     return theirs
 
 
@@ -209,6 +210,31 @@ def run_decoder(found: Pair):
         params, tokens, given, positions=places, method="hidden"
     )
     return wanted, got, valid, [Stack("decoder", "n_layers", ours, wanted.hidden_states, valid, ("stack",))]
+
+
+def check_padding(found: Pair, valid_of, *, attended=False):
+    """The logits of a batch padded anywhere, where neither side is passed positions."""
+    settings, architecture = found.config.settings, found.config.architecture
+    encoder_decoder = settings.get("is_encoder_decoder")
+    n = S + T // 2
+    valid, everywhere = valid_of(n), np.ones((B, n), bool)
+    pad = settings.get("pad_token_id") or 0
+    tokens = np.where(valid, tokens_of(found.config.model.vocab_size, B, n), pad)
+    attend = everywhere if attended else valid
+    theirs = {"attention_mask": torch.tensor(attend, dtype=torch.long)}
+    if encoder_decoder:
+        target = tokens_of(found.config.model.vocab_size, B, S, seed=2)
+        wanted = found.theirs(torch.tensor(tokens), decoder_input_ids=torch.tensor(target), **theirs)
+        mask = masks.padding(jnp.asarray(attend))
+        got, attend = found.model.apply(found.params, tokens, target, source_mask=mask), np.ones((B, S), bool)
+    else:
+        wanted = found.theirs(torch.tensor(tokens), **theirs)
+        given = (
+            jnp.asarray(attend) if "Classification" in architecture else masks.padding(jnp.asarray(attend))
+        )
+        got = found.model.apply(found.params, tokens, given)
+    # The classes of a sequence whose first token, which they are read from, is padding mean nothing.
+    close(got, wanted[0], valid[:, 0] if got.ndim == 2 else attend)
 
 
 def layer_by_layer(found: Pair, stacks) -> str:

@@ -145,14 +145,47 @@ def test_adamw_decays_only_the_weights_of_the_mask():
 
 
 def test_what_is_out_of_range_is_one_clear_error():
-    with pytest.raises(ValueError, match="warmup is a whole number of at least 1; got 0"):
+    with pytest.raises(ValueError, match="noam: got warmup=0; wanted a whole number of at least 1"):
         train.noam(8, 0)
-    with pytest.raises(ValueError, match="d_model is a whole number of at least 1; got 0"):
+    with pytest.raises(ValueError, match="noam: got d_model=0; wanted"):
         train.adam_noam(0)
-    with pytest.raises(ValueError, match="warmup is a whole number"):
+    with pytest.raises(ValueError, match="inverse_sqrt: got warmup=-1; wanted"):
         train.inverse_sqrt(0.1, -1)
     with pytest.raises(ValueError, match="warmup=10 is not shorter than steps=10"):
         train.warmup_cosine(0.1, 10, 10)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: train.noam(8, 2, x), "noam: got scale="),
+        (lambda x: train.adam_noam(8, 2, x), "noam: got scale="),
+        (lambda x: train.noam(x, 2), "noam: got d_model="),
+        (lambda x: train.inverse_sqrt(x, 2), "inverse_sqrt: got peak="),
+        (lambda x: train.inverse_sqrt(0.1, x), "inverse_sqrt: got warmup="),
+        (lambda x: train.warmup_cosine(x, 2, 4), "warmup_cosine: got peak="),
+        (lambda x: train.warmup_cosine(0.1, x, 4), "warmup_cosine: got warmup="),
+        (lambda x: train.warmup_cosine(0.1, 2, x), "warmup_cosine: got steps="),
+        (lambda x: train.warmup_cosine(0.1, 2, 4, x), "warmup_cosine: got end="),
+        (lambda x: train.adamw(x), "adamw: got schedule="),
+        (lambda x: train.adamw(0.1, x), "adamw: got weight_decay="),
+        (lambda x: train.adamw(0.1, b1=x), "adamw: got b1="),
+        (lambda x: train.adamw(0.1, b2=x), "adamw: got b2="),
+        (lambda x: train.adamw(0.1, eps=x), "adamw: got eps="),
+    ],
+)
+def test_every_number_is_refused_by_name(call, message):
+    for wrong in (NAN, INF, -INF, -1, True, "0.1", None, [0.1]):
+        with pytest.raises(ValueError, match=message):
+            call(wrong)
+
+
+def test_a_cosine_ends_no_higher_than_its_peak():
+    with pytest.raises(ValueError, match=r"warmup_cosine: got end=0.2 with peak=0.1; wanted no more"):
+        train.warmup_cosine(0.1, 2, 4, 0.2)
 
 
 def test_first_step_moves_the_weights():

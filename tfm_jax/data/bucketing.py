@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfm_jax.ranges import BUCKETS, COUNT, SIZE, check_number, check_numbers
+
 __all__ = ["BucketBatches", "batch_sizes", "choose_buckets", "padding_share"]
 
 Shape = tuple[int, ...]
@@ -20,7 +22,7 @@ def choose_buckets(lengths: np.ndarray, n: int, *, multiple_of: int = 8) -> list
 
     Args:
         lengths: the length of each row, or of each part of it (source, target). int [rows] or [rows, parts]
-        n: the largest number of shapes, at least 1.
+        n: the largest number of shapes, 1 to 1024: each is compiled.
         multiple_of: every side of a shape is a multiple of it.
 
     Returns:
@@ -29,13 +31,13 @@ def choose_buckets(lengths: np.ndarray, n: int, *, multiple_of: int = 8) -> list
         to some row in that order.
 
     Raises:
-        ValueError: there are no rows, or ``n`` or ``multiple_of`` is below 1.
+        ValueError: there are no rows, or ``n`` or ``multiple_of`` is out of range.
     """
     lengths = _two_dimensional(lengths)
     if not len(lengths):
         raise ValueError("cannot choose buckets for no rows; the data set is empty")
-    if n < 1 or multiple_of < 1:
-        raise ValueError(f"n and multiple_of must be 1 or more, got n={n}, multiple_of={multiple_of}")
+    check_number("choose_buckets", "n", n, BUCKETS)
+    check_number("choose_buckets", "multiple_of", multiple_of, SIZE)
     rounded = np.maximum(1, -(-lengths // multiple_of)) * multiple_of
     keys, at, counts = np.unique(rounded.max(1), return_inverse=True, return_counts=True)
     # A shape for each key: the largest of each part among the rows up to that key.
@@ -72,6 +74,7 @@ def batch_sizes(shapes: Sequence[Shape], tokens: int, *, multiple_of: int = 1) -
     Returns:
         One size for each shape; at least ``multiple_of``, even where that is more than ``tokens``.
     """
+    check_numbers("batch_sizes", SIZE, tokens=tokens, multiple_of=multiple_of)
     return [max(1, tokens // max(shape) // multiple_of) * multiple_of for shape in shapes]
 
 
@@ -122,11 +125,14 @@ class BucketBatches:
         seed: int | None = None,
     ):
         self.shapes = [tuple(int(side) for side in np.atleast_1d(shape)) for shape in shapes]
-        self.sizes = [sizes] * len(shapes) if isinstance(sizes, int) else [int(size) for size in sizes]
-        if len(self.sizes) != len(self.shapes) or min(self.sizes, default=0) < 1:
-            raise ValueError(
-                f"wanted one batch size of 1 or more for each of {self.shapes}, got {self.sizes}"
-            )
+        sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes] * len(shapes)
+        for size in sizes:
+            check_number("BucketBatches", "a size", size, SIZE)
+        if seed is not None:
+            check_number("BucketBatches", "seed", seed, COUNT)
+        self.sizes = [int(size) for size in sizes]
+        if not self.sizes or len(self.sizes) != len(self.shapes):
+            raise ValueError(f"BucketBatches: got sizes={self.sizes}; wanted one for each of {self.shapes}.")
         if not len(lengths):
             raise ValueError("cannot make batches of no rows; the data set is empty")
         self.rows = len(lengths)

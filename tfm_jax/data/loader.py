@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from tfm_jax.ranges import COUNT, SIZE, check_number, check_numbers
+
 __all__ = ["Batching", "Loader", "LoaderIterator", "Rows", "UniformBatches"]
 
 
@@ -72,8 +74,9 @@ class UniformBatches:
     def __init__(self, rows: int, batch_size: int, seed: int | None = None):
         if rows < 1:
             raise ValueError("cannot make batches of no rows; the data set is empty")
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size} is not a number of rows; pass at least 1")
+        check_number("UniformBatches", "batch_size", batch_size, SIZE)
+        if seed is not None:
+            check_number("UniformBatches", "seed", seed, COUNT)
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.sizes = [batch_size]
         self.per_epoch = -(-rows // batch_size)
@@ -123,7 +126,9 @@ class Loader:
     """
 
     def __init__(self, rows: Rows, batches: Batching, *, rank: int = 0, world: int = 1, threads: int = 2):
-        if not 0 <= rank < world:
+        check_number("Loader", "world", world, SIZE)
+        check_numbers("Loader", COUNT, rank=rank, threads=threads)
+        if rank >= world:
             raise ValueError(f"rank {rank} is not one of 0 to {world - 1} (world is {world})")
         self.batches = batches
         self.threads = threads

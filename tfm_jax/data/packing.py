@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfm_jax.data.validate import fingerprint, flat_ids
+from tfm_jax.ranges import COUNT, SIZE, check_number
 
 __all__ = ["PackedRows", "best_fit", "empty_batch", "put_piece"]
 
@@ -93,9 +94,9 @@ class PackedRows:
     """
 
     def __init__(self, documents: Sequence[Sequence[int]], length: int, vocab_size: int, *, overlap: int = 0):
-        if length < 1:
-            raise ValueError(f"length {length} is not a row length; pass at least 1")
-        if not 0 <= overlap < length:
+        check_number("PackedRows", "length", length, SIZE)
+        check_number("PackedRows", "overlap", overlap, COUNT)
+        if overlap >= length:
             raise ValueError(f"pieces of {length} cannot overlap by {overlap}; pass 0 to {length - 1}")
         self._flat, starts = flat_ids(documents, vocab_size, "token id")
         sizes = np.diff(starts, append=len(self._flat))

@@ -21,6 +21,7 @@ from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.varying import vary_with
+from tfm_jax.ranges import FINITE, SIZE, check_number, check_numbers
 from tfm_jax.types import Array, Params
 
 __all__ = ["Beams", "Penalty", "Stopping", "beam_search"]
@@ -107,12 +108,20 @@ def beam_search(
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6); the penalty: Wu et al. 2016, "Google's Neural
     Machine Translation System", equation 14.
     """
-    if not 1 <= n_best <= beams:
-        raise ValueError(f"beams must be at least 1 and n_best from 1 to beams, got {beams} and {n_best}")
+    check_numbers("beam_search", SIZE, beams=beams, n_best=n_best)
+    if n_best > beams:
+        raise ValueError(f"beam_search: got n_best={n_best} with beams={beams}; wanted no more than that.")
     if stopping not in get_args(Stopping):
-        raise ValueError(f"stopping must be one of {', '.join(get_args(Stopping))}, got {stopping!r}")
+        raise ValueError(
+            f"beam_search: got stopping={stopping!r}; wanted one of {', '.join(get_args(Stopping))}."
+        )
     limits = check_limits(
-        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+        "beam_search",
+        max_length=max_length,
+        min_length=min_length,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        bos_id=bos_id,
     )
     if memory_mask is not None and not isinstance(memory_mask, Padding):
         raise ValueError(
@@ -309,6 +318,7 @@ def _penalties(length_penalty: Penalty, max_length: int) -> Array:
     """The divisor of every length from 1: float32 [max_length]."""
     lengths = jnp.arange(1, max_length + 1, dtype=jnp.int32)
     if not callable(length_penalty):
+        check_number("beam_search", "length_penalty", length_penalty, FINITE)
         length_penalty = functools.partial(_paper_penalty, length_penalty)
     penalties = jnp.asarray(length_penalty(lengths), jnp.float32)
     if penalties.shape != lengths.shape:
@@ -318,8 +328,8 @@ def _penalties(length_penalty: Penalty, max_length: int) -> Array:
         if not good.all():
             first = int(good.argmin())
             raise ValueError(
-                f"length_penalty must give positive, finite divisors, got {penalties[first]} for outputs of "
-                f"length {first + 1}; as a number it is usually from 0 to 2"
+                f"beam_search: got a length_penalty that gives {penalties[first]} for outputs of length "
+                f"{first + 1}; wanted positive, finite divisors. As a number it is usually from 0 to 2."
             )
     return penalties
 

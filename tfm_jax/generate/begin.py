@@ -14,6 +14,7 @@ from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import surely
+from tfm_jax.ranges import COUNT, check_number, check_numbers
 from tfm_jax.types import Array, Params
 
 __all__ = [
@@ -251,16 +252,22 @@ def is_end(tokens: Array, ends: tuple[int, ...]) -> Array:
 
 
 def check_limits(
-    *, max_length: int, min_length: int, eos_id: int | Sequence[int] | None, pad_id: int, bos_id: int
+    where: str,
+    *,
+    max_length: int,
+    min_length: int,
+    eos_id: int | Sequence[int] | None,
+    pad_id: int,
+    bos_id: int,
 ) -> Limits:
     """What was asked for, if it can be."""
-    if max_length < 0 or max_length < min_length:
+    check_numbers(where, COUNT, max_length=max_length, min_length=min_length, pad_id=pad_id, bos_id=bos_id)
+    if max_length < min_length:
         raise ValueError(
-            f"max_length must be at least 0 and at least min_length, got {max_length} and {min_length}"
+            f"{where}: got min_length={min_length} with max_length={max_length}; wanted no more than that."
         )
-    several = () if eos_id is None else (eos_id,) if isinstance(eos_id, int | np.integer) else eos_id
-    ends = tuple(map(int, several))
-    for name, ids in (("eos_id", ends), ("pad_id", (pad_id,)), ("bos_id", (bos_id,))):
-        if any(i < 0 for i in ids):
-            raise ValueError(f"{name} must not be negative, got {', '.join(map(str, ids))}")
-    return Limits(max_length, min_length, ends, pad_id, bos_id)
+    several = isinstance(eos_id, Sequence | np.ndarray) and not isinstance(eos_id, str)
+    ends = () if eos_id is None else tuple(eos_id) if several else (eos_id,)
+    for end in ends:
+        check_number(where, "eos_id", end, COUNT)
+    return Limits(max_length, min_length, tuple(map(int, ends)), pad_id, bos_id)

@@ -16,6 +16,7 @@ from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.incremental import Cache
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.varying import vary_with
+from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["Generated", "greedy", "sample", "stream"]
@@ -84,11 +85,11 @@ def greedy(
 
     Raises:
       ValueError: for inputs that are not int [B, length >= 1], an empty prompt, a ``max_length`` below 0 or
-        below ``min_length``, more positions than ``nn.Learned`` has, a negative id, a ``source_mask`` that
-        says nothing of cross-attention without a ``memory_mask``.
+        below ``min_length``, a length or an id that is no whole number, a negative id, more positions than
+        ``nn.Learned`` has, a ``source_mask`` that says nothing of cross-attention without a ``memory_mask``.
     """
     limits = check_limits(
-        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+        "greedy", max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
     return loop.whole(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
@@ -131,10 +132,15 @@ def sample(
       ``Generated``.
 
     Raises:
-      ValueError: as ``greedy``; for keys that are neither one nor B.
+      ValueError: as ``greedy``; for no key, and for keys that are neither one nor B.
     """
+    if key is None:
+        raise ValueError(
+            "sample: got key=None; wanted a PRNG key, such as jax.random.key(0). For the likeliest tokens "
+            "call greedy."
+        )
     limits = check_limits(
-        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+        "sample", max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
     return loop.whole(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
@@ -179,10 +185,9 @@ def stream(
     Raises:
       ValueError: as ``sample``; for ``every`` below 1.
     """
-    if every < 1:
-        raise ValueError(f"every must be at least 1 token, got {every}")
+    check_number("stream", "every", every, SIZE)
     limits = check_limits(
-        max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
+        "stream", max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
     )
     loop = _Loop(model, params, limits, as_pytrees(processors, min_length, limits.ends))
     if max_length == 0:

@@ -8,7 +8,8 @@ import numpy as np
 
 from tfm_jax import pytrees
 from tfm_jax.generate.processors import Context
-from tfm_jax.ops import sampling, sampling_arguments
+from tfm_jax.ops import sampling
+from tfm_jax.ranges import COUNT, check_number
 from tfm_jax.types import Array
 
 __all__ = ["BadWords", "ForceFirst", "ForceLast", "Renormalize", "Suppress", "SuppressFirst"]
@@ -19,7 +20,7 @@ def _check_ids(processor: object, name: str) -> None:
     if not isinstance(ids, tuple):
         raise ValueError(f"{kind}: got {name}={ids!r}; wanted a tuple of ids, such as (2,).")
     for token in ids:
-        sampling_arguments.check_count(kind, "an id", token, 0)
+        check_number(kind, "an id", token, COUNT)
 
 
 def _among(ids: tuple[int, ...], logits: Array) -> np.ndarray:
@@ -90,6 +91,8 @@ class SuppressFirst:
 
     def __post_init__(self):
         _check_ids(self, "ids")
+        if not isinstance(self.after_forced, bool):
+            raise ValueError(f"SuppressFirst: got after_forced={self.after_forced!r}; wanted True or False.")
 
     def __call__(self, logits: Array, context: Context) -> Array:
         prompt = _lengths(context) - context.step
@@ -113,7 +116,7 @@ class ForceFirst:
     id: int = pytrees.static()
 
     def __post_init__(self):
-        sampling_arguments.check_count("ForceFirst", "id", self.id, 0)
+        check_number("ForceFirst", "id", self.id, COUNT)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return _only((self.id,), _lengths(context) == 1, logits)
@@ -164,7 +167,7 @@ class BadWords:
                 f"BadWords: got words={self.words!r}; wanted tuples of ids, such as ((5,), (3, 4))."
             )
         for token in (token for word in self.words for token in word):
-            sampling_arguments.check_count("BadWords", "an id", token, 0)
+            check_number("BadWords", "an id", token, COUNT)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         alone = tuple(word[0] for word in self.words if len(word) == 1)

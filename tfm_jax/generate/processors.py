@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.ops import sampling, sampling_arguments
-from tfm_jax.ops.mask_arrays import at_hand
+from tfm_jax.ops import sampling
+from tfm_jax.ranges import COUNT, FINITE, POSITIVE, SHARE, SIZE, check_number
 from tfm_jax.types import Array
 
 __all__ = [
@@ -80,14 +80,16 @@ def as_pytrees(
     that those that keep the likeliest tokens keep some that are open."""
     shortest = (MinLength(min_length, ends),) if min_length > 1 and ends else ()
     wrap = lambda f: jax.tree_util.Partial(f) if jax.tree_util.all_leaves([f]) else f
-    return (*shortest, *map(wrap, processors))
+    return (*shortest, *map(wrap, several(processors)))
 
 
-def _check_number(processor: Processor, name: str, wanted: str) -> None:
-    # JAX puts tracers and other objects in where it takes a pytree apart and builds it again.
-    value = getattr(processor, name)
-    if isinstance(value, float) or at_hand(value):
-        sampling_arguments.check_range(type(processor).__name__, name, value, wanted)
+def several(processors: Sequence[Processor]) -> Sequence[Processor]:
+    """The processors; a ValueError for one in the place of a sequence."""
+    if callable(processors):
+        raise ValueError(
+            f"processors: got {processors}; wanted several. Put it into a tuple: ({processors},)."
+        )
+    return processors
 
 
 @pytrees.register
@@ -105,7 +107,7 @@ class Temperature:
     t: float | Array
 
     def __post_init__(self):
-        _check_number(self, "t", sampling_arguments.ABOVE_0)
+        check_number("Temperature", "t", self.t, POSITIVE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -127,7 +129,7 @@ class TopK:
     k: int = pytrees.static()
 
     def __post_init__(self):
-        sampling_arguments.check_count("TopK", "k", self.k, 1)
+        check_number("TopK", "k", self.k, SIZE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -149,7 +151,7 @@ class TopP:
     p: float | Array
 
     def __post_init__(self):
-        _check_number(self, "p", sampling_arguments.SHARE)
+        check_number("TopP", "p", self.p, SHARE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -171,7 +173,7 @@ class MinP:
     p: float | Array
 
     def __post_init__(self):
-        _check_number(self, "p", sampling_arguments.SHARE)
+        check_number("MinP", "p", self.p, SHARE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -193,7 +195,7 @@ class RepetitionPenalty:
     penalty: float | Array
 
     def __post_init__(self):
-        _check_number(self, "penalty", sampling_arguments.ABOVE_0)
+        check_number("RepetitionPenalty", "penalty", self.penalty, POSITIVE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.repetition_penalty(logits, _counts(logits, context) > 0, self.penalty)
@@ -214,7 +216,7 @@ class FrequencyPenalty:
     penalty: float | Array
 
     def __post_init__(self):
-        _check_number(self, "penalty", sampling_arguments.FINITE)
+        check_number("FrequencyPenalty", "penalty", self.penalty, FINITE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.frequency_penalty(logits, _counts(logits, context), self.penalty)
@@ -235,7 +237,7 @@ class NoRepeatNgram:
     n: int = pytrees.static()
 
     def __post_init__(self):
-        sampling_arguments.check_count("NoRepeatNgram", "n", self.n, 1)
+        check_number("NoRepeatNgram", "n", self.n, SIZE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.no_repeat_ngram(logits, context.tokens, context.length, self.n)
@@ -262,11 +264,11 @@ class MinLength:
     end_ids: tuple[int, ...] = pytrees.static()
 
     def __post_init__(self):
-        sampling_arguments.check_count("MinLength", "n", self.n, 0)
+        check_number("MinLength", "n", self.n, COUNT)
         if not isinstance(self.end_ids, tuple):
             raise ValueError(f"MinLength: got end_ids={self.end_ids!r}; wanted a tuple of ids, such as (2,).")
         for token in self.end_ids:
-            sampling_arguments.check_count("MinLength", "an end id", token, 0)
+            check_number("MinLength", "an end id", token, COUNT)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         V = logits.shape[-1]

@@ -1,11 +1,15 @@
 """How a model is asked to write: ends, lengths, beams, processors, as one value."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Self
 
-from tfm_jax.generate.beam import Penalty, Stopping
-from tfm_jax.generate.processors import Processor
+from tfm_jax.fields import check_fields
+from tfm_jax.generate.beam import Stopping
+from tfm_jax.generate.processors import Processor, several
 from tfm_jax.generate.rows import Tokenizer
+from tfm_jax.ranges import Count, Finite, Size
+from tfm_jax.types import Array
 
 __all__ = ["Recipe"]
 
@@ -28,26 +32,31 @@ class Recipe:
       beams: 1 is none.
       length_penalty, stopping: as ``beam_search`` takes them.
       processors: as ``greedy`` takes them.
-      draws: whether tokens should be drawn. It is the key of a call by which they are; this says that one is
-        wanted.
+      draws: whether tokens are drawn: a call without beams then needs a key. A key draws without this too.
       stop: texts before which a text ends.
+
+    Raises:
+      ValueError: for a field of another kind, or out of its range, by name.
     """
 
-    ends: tuple[int, ...] = ()
-    pad_id: int = 0
-    start: int | None = None
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-    max_length: int | None = None
-    max_total: int | None = None
-    min_length: int = 0
-    min_total: int = 0
-    beams: int = 1
-    length_penalty: Penalty = 0.0
+    ends: tuple[Count, ...] = ()
+    pad_id: Count = 0
+    start: Count | None = None
+    before: tuple[Count, ...] = ()
+    after: tuple[Count, ...] = ()
+    max_length: Count | None = None
+    max_total: Size | None = None
+    min_length: Count = 0
+    min_total: Count = 0
+    beams: Size = 1
+    length_penalty: Finite | Callable[[Array], Array] = 0.0
     stopping: Stopping = "exact"
     processors: tuple[Processor, ...] = ()
     draws: bool = False
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_fields(self)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
@@ -61,6 +70,8 @@ class Recipe:
         options = {name: value for name, value in options.items() if value is not None}
         if "max_length" in options:
             options["max_total"] = None
+        if "processors" in options:
+            options["processors"] = tuple(several(options["processors"]))
         return dataclasses.replace(self, **options)
 
     @property

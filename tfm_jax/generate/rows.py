@@ -15,6 +15,7 @@ from tfm_jax import pytrees
 from tfm_jax.checks import listed_texts
 from tfm_jax.generate.processors import Context
 from tfm_jax.ops import sampling
+from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Array
 
 __all__ = ["Batch", "OnlyBelow", "Row", "Tokenizer", "batches", "check_ids", "compiling", "stops"]
@@ -85,8 +86,7 @@ def batches(
       The batches, the shortest inputs first. Each input is padded to its own length's bucket, whatever it is
       batched with; what fills a batch up ends where its last row ends.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_number("TextGenerator", "batch_size", batch_size, SIZE)
     power = lambda n: 1 << (n - 1).bit_length()
     lengths = [len(x) for x in ids]
     widths = np.array([max(power(n), SHORTEST) for n in lengths], int)

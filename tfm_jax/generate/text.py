@@ -15,6 +15,7 @@ from tfm_jax.generate.reader import InputReader
 from tfm_jax.generate.recipe import Recipe
 from tfm_jax.generate.rows import Batch, Row, batches, compiling, stops
 from tfm_jax.ops import masks
+from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Key
 
 __all__ = ["TextGenerator"]
@@ -61,7 +62,7 @@ class TextGenerator(InputReader):
         Args:
           prompts: texts. The empty one is fine where the tokenizer has a begin token.
           key: consumed: one key, from which each prompt gets its own, or one a prompt [n]; None takes the
-            likeliest token.
+            likeliest token, unless the recipe ``draws``.
           max_length: tokens to write at most; None is as the recipe says.
           processors: such as ``(Temperature(0.8), TopP(0.95))``; None is as the recipe says.
           beams: 1 is none, and None is as a recipe that was given says, else 1; above 1 the key must be None.
@@ -76,7 +77,8 @@ class TextGenerator(InputReader):
         Raises:
           ValueError: for an encoder-decoder, an empty prompt without a begin token, a prompt that the
             positions of ``nn.Learned`` or the recipe's ``max_total`` do not reach, no ``max_length`` at all,
-            an empty stop text, a key beside beams, logits that are not numbers, and as ``sample``.
+            an empty stop text, a key beside beams, no key where the recipe ``draws``, logits that are not
+            numbers, and as ``sample``.
         """
         beams = 1 if beams is None and self.recipe is None else beams
         recipe = self.own_recipe.told(max_length=max_length, processors=processors, beams=beams)
@@ -109,10 +111,11 @@ class TextGenerator(InputReader):
         Raises:
           ValueError: as ``write``.
         """
+        check_number("TextGenerator", "every", every, SIZE)
         recipe = self.own_recipe.told(max_length=max_length, processors=processors, beams=1)
         ends, ids = stops(recipe.stop if stop is None else stop), self.encode_prompts([prompt], max_length)
         ((batch, recipe),) = self._batches(ids, 1, recipe)
-        keys = _keys(key, 1)
+        keys = _keys(key, 1, recipe)
 
         def pieces() -> Iterator[str]:
             row, given = Row(self.tokenizer, ids[0], ends, recipe.ends), 0
@@ -177,7 +180,7 @@ class TextGenerator(InputReader):
         on_batch: Callable[[int], None] | None,
     ) -> list[str]:
         """What is written of inputs; ``before`` is what a text goes on from, an input of a decoder's."""
-        keys, texts = _keys(key, len(ids)), [""] * len(ids)
+        keys, texts = _keys(key, len(ids), recipe), [""] * len(ids)
         for batch, here in self._batches(ids, batch_size, recipe):
             rows = [Row(self.tokenizer, before[i], stop, here.ends) for i in batch.rows]
             keys_here = None if keys is None else keys[batch.filled]
@@ -249,8 +252,14 @@ class TextGenerator(InputReader):
         yield np.asarray(best)
 
 
-def _keys(key: Key | None, n: int) -> Key | None:
+def _keys(key: Key | None, n: int, recipe: Recipe) -> Key | None:
     """A key for each of n inputs."""
+    if key is None and recipe.draws and recipe.beams == 1:
+        raise ValueError(
+            "TextGenerator: got key=None with a recipe that draws tokens; wanted a key, such as "
+            "jax.random.key(0). For the likeliest tokens take a recipe with draws=False, of a checkpoint "
+            "generation={'do_sample': False}."
+        )
     if key is None:
         return None
     keys = as_key("TextGenerator", key, several=True)

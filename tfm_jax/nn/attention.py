@@ -34,14 +34,14 @@ class MultiHeadAttention(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
         D, N, K, H = config.d_model, config.n_heads, config.K, config.H
-        bias = config.attention_bias
-        self.query = Linear((D,), (N, H), bias=bias, rngs=rngs)
-        self.key = Linear((D,), (K, H), bias=bias, rngs=rngs)
-        self.value = Linear((D,), (K, H), bias=bias, rngs=rngs)
+        bias, of = config.attention_bias, {"dtype": config.param_dtype, "rngs": rngs}
+        self.query = Linear((D,), (N, H), bias=bias, **of)
+        self.key = Linear((D,), (K, H), bias=bias, **of)
+        self.value = Linear((D,), (K, H), bias=bias, **of)
         output_bias = bias if config.attention_output_bias is None else config.attention_output_bias
-        self.output = Linear((N, H), (D,), bias=output_bias, rngs=rngs)
-        self.query_norm = Norm(config.norm, H, rngs=rngs) if config.qk_norm else None
-        self.key_norm = Norm(config.norm, H, rngs=rngs) if config.qk_norm else None
+        self.output = Linear((N, H), (D,), bias=output_bias, **of)
+        self.query_norm = Norm(config.norm, H, **of) if config.qk_norm else None
+        self.key_norm = Norm(config.norm, H, **of) if config.qk_norm else None
 
     def __call__(
         self,

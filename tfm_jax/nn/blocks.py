@@ -50,12 +50,13 @@ class Block(nnx.Module):
 
     def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):
         self.config = config
+        norm = lambda: Norm(config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
         self.attention = MultiHeadAttention(config, rngs=rngs)
-        self.attention_norm = Norm(config.norm, config.d_model, rngs=rngs)
+        self.attention_norm = norm()
         self.cross_attention = MultiHeadAttention(config, rngs=rngs) if cross_attention else None
-        self.cross_attention_norm = Norm(config.norm, config.d_model, rngs=rngs) if cross_attention else None
+        self.cross_attention_norm = norm() if cross_attention else None
         self.feed_forward = FeedForward(config, rngs=rngs)
-        self.feed_forward_norm = Norm(config.norm, config.d_model, rngs=rngs)
+        self.feed_forward_norm = norm()
 
     def __call__(
         self,

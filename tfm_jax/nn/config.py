@@ -1,9 +1,9 @@
 """The one ``Config`` of a Transformer, and the paper's presets."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tfm_jax.fields import check_fields
 from tfm_jax.nn.variants import (
     Alibi,
     Glu,
@@ -16,20 +16,13 @@ from tfm_jax.nn.variants import (
     RMSNorm,
     Rope,
     Sinusoidal,
-    check_kinds,
-    check_rates,
-    check_sizes,
 )
 from tfm_jax.ops.backends import BACKENDS
+from tfm_jax.ranges import Count, Finite, Rate, Size
 
 __all__ = ["Config", "paper_base", "paper_big"]
 
-_CHOICES = {
-    "norm_placement": ("pre", "post", "parallel"),
-    "dtype": ("float32", "bfloat16"),
-    "remat": (None, "full", "dots"),
-    "attention_implementation": ("auto", *(name for name, x in BACKENDS.items() if not x.honours.spread)),
-}
+_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.honours.spread))
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,8 @@ class Config:
       final_norm: one more norm after the last layer (the paper has none).
       embedding_norm: a norm before the first layer, of tokens and positions together (BERT).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
+      count_padding: where no positions are passed, count padding too; if False, beside a mask
+        ``masks.padding(valid)`` only the valid tokens count (OPT, BLOOM).
       window: how many tokens each token of a decoder sees, itself counted; None is all before it. Every
         layer looks as far back again (Jiang et al. 2023, "Mistral 7B", section 2).
       feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
@@ -72,7 +67,8 @@ class Config:
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
       attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``: it refuses what it cannot do.
         (Not "ring": positions here are counted on one device.)
-      dtype: of activations; parameters, norm statistics, softmax and logits stay float32.
+      dtype: of activations; norm statistics, softmax and logits stay float32.
+      param_dtype: of parameters. In bfloat16 their first values are those of float32, rounded.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
         the products with parameters.
       unroll: write the layers out instead of scanning them: slower to compile, the same numbers.
@@ -82,61 +78,53 @@ class Config:
         under ``Rope`` or ``Sinusoidal``, a rate out of range, a scale that is not finite, an unknown choice.
     """
 
-    vocab_size: int = 0
-    d_model: int = 512
-    n_layers: int = 6
-    n_heads: int = 8
-    d_ff: int = 2048
-    n_kv_heads: int | None = None
-    head_dim: int | None = None
-    n_decoder_layers: int | None = None
+    vocab_size: Count = 0
+    d_model: Size = 512
+    n_layers: Size = 6
+    n_heads: Size = 8
+    d_ff: Size = 2048
+    n_kv_heads: Size | None = None
+    head_dim: Size | None = None
+    n_decoder_layers: Size | None = None
     norm: LayerNorm | RMSNorm = LayerNorm()
     norm_placement: Literal["pre", "post", "parallel"] = "pre"
     final_norm: bool = True
     embedding_norm: bool = False
     positions: Sinusoidal | Learned | Rope | Alibi | RelativeBias | None = Sinusoidal()
-    window: int | None = None
+    count_padding: bool = True
+    window: Size | None = None
     feed_forward: Mlp | Glu = Mlp()
     attention_bias: bool = False
     attention_output_bias: bool | None = None
-    attention_scale: float | None = None
+    attention_scale: Finite | None = None
     qk_norm: bool = False
     scale_embeddings: bool = True
-    token_types: int = 0
+    token_types: Count = 0
     tie_embeddings: bool = True
     share_embeddings: bool = True
-    logits_scale: float = 1.0
+    logits_scale: Finite = 1.0
     logits_bias: bool = False
     pooler: Pooler | None = None
     patches: Patches | None = None
-    dropout_rate: float = 0.0
-    embedding_dropout_rate: float | None = None
-    attention_dropout_rate: float = 0.0
-    feed_forward_dropout_rate: float = 0.0
+    dropout_rate: Rate = 0.0
+    embedding_dropout_rate: Rate | None = None
+    attention_dropout_rate: Rate = 0.0
+    feed_forward_dropout_rate: Rate = 0.0
     attention_implementation: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["full", "dots"] | None = None
     unroll: bool = False
 
     def __post_init__(self):
-        check_sizes(
-            self,
-            "d_model",
-            "n_layers",
-            "n_heads",
-            "d_ff",
-            "n_kv_heads",
-            "head_dim",
-            "n_decoder_layers",
-            "window",
-        )
-        check_kinds(self)
-        for name in ("vocab_size", "token_types"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("attention_scale", "logits_scale"):
-            if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        check_fields(self)
+        if self.attention_implementation not in _IMPLEMENTATIONS:
+            raise ValueError(
+                f"Config: got attention_implementation={self.attention_implementation!r}; wanted one of "
+                f"{', '.join(_IMPLEMENTATIONS)}."
+            )
+        if isinstance(self.positions, Learned) and self.positions.padding_id is not None and self.patches:
+            raise ValueError("Config: got positions with a padding_id beside patches; wanted tokens for it.")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} does not divide d_model={self.d_model}; "
@@ -149,20 +137,10 @@ class Config:
                 f"Rope rotates pairs: {self.positions} would rotate {n} of the {self.H} elements of a head, "
                 "wanted an even number of them, at least 2"
             )
-        check_rates(
-            self,
-            "dropout_rate",
-            "embedding_dropout_rate",
-            "attention_dropout_rate",
-            "feed_forward_dropout_rate",
-        )
         if isinstance(self.positions, Sinusoidal) and self.d_model % 2:
             raise ValueError(
                 f"Sinusoidal pairs sines with cosines and needs an even d_model, got {self.d_model}"
             )
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
 
     @property
     def H(self) -> int:

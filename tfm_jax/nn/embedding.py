@@ -11,11 +11,14 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
+from tfm_jax.nn.parameters import constant, normal
 from tfm_jax.nn.variants import Alibi, Learned, Patches, RelativeBias, Sinusoidal
+from tfm_jax.ops.mask_parts import Padding
+from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import surely
 from tfm_jax.types import Array
 
-__all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding"]
+__all__ = ["Embedding", "PatchEmbedding", "PositionBias", "PositionEmbedding", "count_positions"]
 
 
 def _rows(table: Array, index: Array) -> Array:
@@ -28,6 +31,47 @@ def _at(positions: Array, indices: Array) -> Array:
     if not surely(lambda: positions.shape[-1] > 0):  # an axis without an element has none to gather
         positions = jnp.pad(positions, [(0, 0)] * (positions.ndim - 1) + [(0, 1)])
     return positions[..., indices]
+
+
+def _check_length(scheme: object, length: int) -> None:
+    """Raises for more tokens than ``Learned`` has positions."""
+    if isinstance(scheme, Learned) and surely(lambda: length > scheme.max_length):
+        raise ValueError(
+            f"a sequence of {length} is longer than the learned position table of "
+            f"{scheme.max_length}; raise Learned(max_length) or cut the input"
+        )
+
+
+def count_positions(config: Config, inputs: Array, mask: Mask | Array | None) -> Array | None:
+    """The positions of inputs for which the caller passes none.
+
+    Equivalent to::
+
+        valid = tokens != positions.padding_id             # Learned(padding_id=...)
+        valid = mask.valid                                 # not count_padding, beside masks.padding(valid)
+        jnp.where(valid, jnp.cumsum(valid, -1) - 1, -1)    # in the second case 0 in the place of -1
+
+    Args:
+      config: ``positions`` and ``count_padding``.
+      inputs: int tokens [..., T], or images.
+      mask: as the caller passes it, before any other is added.
+
+    Returns:
+      int32 [..., T]; None where all tokens count, from 0.
+    """
+    scheme = config.positions
+    if isinstance(scheme, Learned) and scheme.padding_id is not None:
+        _check_length(scheme, inputs.shape[-1])
+        return _count(inputs != scheme.padding_id)
+    if config.count_padding or config.patches or not isinstance(mask, Padding):
+        return None
+    _check_length(scheme, inputs.shape[-1])
+    return jnp.maximum(_count(mask.valid), 0)
+
+
+def _count(valid: Array) -> Array:
+    """bool [..., T] -> int32: which of the valid ones each is, from 0; -1 for the others."""
+    return jnp.where(valid, jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, -1)
 
 
 class Embedding(nnx.Module):
@@ -51,9 +95,8 @@ class Embedding(nnx.Module):
         if config.vocab_size < 1:
             raise ValueError(f"tokens need a vocabulary: vocab_size={config.vocab_size}, wanted at least 1")
         self.config = config
-        table = lambda rows: nnx.Param(
-            jax.random.normal(rngs.params(), (rows, config.d_model)) * config.d_model**-0.5
-        )
+        std, dtype = config.d_model**-0.5, config.param_dtype
+        table = lambda rows: normal(std, rngs.params(), (rows, config.d_model), dtype)
         self.table = table(config.vocab_size)
         self.token_types = table(config.token_types) if config.token_types else None
 
@@ -70,7 +113,7 @@ class Embedding(nnx.Module):
             x = x * math.sqrt(self.config.d_model)
         if self.token_types is not None:
             if token_types is None:
-                types = jnp.zeros(tokens.shape[-1:], int)
+                types = jnp.zeros(tokens.shape[-1:], jnp.int32)
             else:
                 types = as_array("nn.Embedding", "token_types", token_types)
             x = x + jnp.broadcast_to(_rows(self.token_types[...], types), x.shape)
@@ -103,9 +146,10 @@ class PatchEmbedding(nnx.Module):
             raise ValueError("token_types are of tokens; patches have none")
         self.config, patches = config, config.patches
         pixels = math.prod(patches.sides) * patches.channels
-        self.projection = Linear((pixels,), (config.d_model,), bias=True, rngs=rngs)
+        dtype = config.param_dtype
+        self.projection = Linear((pixels,), (config.d_model,), bias=True, dtype=dtype, rngs=rngs)
         has_token = patches.class_token
-        self.class_token = nnx.Param(jnp.zeros((1, config.d_model))) if has_token else None
+        self.class_token = constant(0.0, (1, config.d_model), dtype) if has_token else None
 
     def __call__(self, images: Array) -> Array:
         """Maps images [..., height, width, channels] to [..., T, D]."""
@@ -135,31 +179,27 @@ class PositionEmbedding(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config, scheme = config, config.positions
         if isinstance(scheme, Learned):
-            shape = (scheme.max_length, config.d_model)
-            self.table = nnx.Param(jax.random.normal(rngs.params(), shape) * config.d_model**-0.5)
+            shape = (scheme.rows, config.d_model)
+            self.table = normal(config.d_model**-0.5, rngs.params(), shape, config.param_dtype)
         else:
             self.table = None
 
     def count(self, length: int) -> Array:
         """The positions 0 .. length - 1, which the table of ``Learned`` must have."""
-        scheme = self.config.positions
-        if isinstance(scheme, Learned) and surely(lambda: length > scheme.max_length):
-            raise ValueError(
-                f"a sequence of {length} is longer than the learned position table of "
-                f"{scheme.max_length}; raise Learned(max_length) or cut the input"
-            )
-        return jnp.arange(length)
+        _check_length(self.config.positions, length)
+        return jnp.arange(length, dtype=jnp.int32)
 
     def __call__(self, x: Array, positions: Array) -> Array:
         """Adds the vectors of int positions [..., T] to x [..., T, D].
 
-        A position outside the table of ``Learned`` gives NaN, never some other position.
+        A position outside the table of ``Learned`` gives NaN, never some other position; with a
+        ``padding_id``, -1 is the position of padding.
         """
         x = as_array("nn.PositionEmbedding", "x", x)
         positions = as_array("nn.PositionEmbedding", "positions", positions)
         scheme = self.config.positions
         if isinstance(scheme, Learned):
-            added = _rows(self.table[...], positions)
+            added = _rows(self.table[...], positions + (scheme.rows - scheme.max_length))
         elif isinstance(scheme, Sinusoidal):
             added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)
         else:
@@ -180,7 +220,7 @@ class PositionBias(nnx.Module):
         self.config, self.bidirectional, scheme = config, bidirectional, config.positions
         if isinstance(scheme, RelativeBias):
             shape = (scheme.buckets, config.n_heads)
-            self.table = nnx.Param(jax.random.normal(rngs.params(), shape) * config.d_model**-0.5)
+            self.table = normal(config.d_model**-0.5, rngs.params(), shape, config.param_dtype)
         else:
             self.table = None
 

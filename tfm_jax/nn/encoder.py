@@ -4,7 +4,7 @@ from flax import nnx
 
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.embedding import Embedding, PatchEmbedding
+from tfm_jax.nn.embedding import Embedding, PatchEmbedding, count_positions
 from tfm_jax.nn.heads import PoolerLayer
 from tfm_jax.nn.stack import EncoderStack
 from tfm_jax.ops.masks import Mask
@@ -33,6 +33,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         _no_decoder(config)
+        self.config = config
         embedding = Embedding if config.patches is None else PatchEmbedding
         self.embedding = embedding(config, rngs=rngs)
         self.stack = EncoderStack(config, rngs=rngs)
@@ -54,13 +55,14 @@ class Encoder(nnx.Module):
           inputs: int tokens [..., T], or images [..., height, width, channels].
           mask: True = may attend, such as ``masks.padding(valid)``.
           token_types: int [..., T] or [T], below ``config.token_types``; None is type 0 for all.
-          positions: int [..., T] or [T]; None counts from 0.
+          positions: int [..., T] or [T]; None counts from 0, as the config says.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
 
         Returns:
           hidden [..., T, D]; with ``return_weights``, ``(hidden, {"encoder": [L, ..., N, T, T]})``.
         """
+        positions = count_positions(self.config, inputs, mask) if positions is None else positions
         x = self.embedding(inputs) if token_types is None else self.embedding(inputs, token_types)
         hidden, weights = self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
         return (hidden, {"encoder": weights["self"]}) if return_weights else hidden

@@ -1,12 +1,12 @@
 """The position-wise feed-forward layer, plain or gated."""
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import glorot_uniform
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.parameters import constant, drawn
 from tfm_jax.nn.variants import Glu
 from tfm_jax.types import Array, Key
 
@@ -29,14 +29,14 @@ class FeedForward(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
         D, F = config.d_model, config.d_ff
-        variant = config.feed_forward
-        self.w_in = nnx.Param(glorot_uniform()(rngs.params(), (D, F)))
-        self.w_out = nnx.Param(glorot_uniform()(rngs.params(), (F, D)))
+        variant, dtype = config.feed_forward, config.param_dtype
+        kernel = lambda *shape: drawn(glorot_uniform(), rngs.params(), shape, dtype)
+        self.w_in, self.w_out = kernel(D, F), kernel(F, D)
         gated = isinstance(variant, Glu)
-        self.w_gate = nnx.Param(glorot_uniform()(rngs.params(), (D, F))) if gated else None
+        self.w_gate = kernel(D, F) if gated else None
         bias = not gated and variant.bias
-        self.b_in = nnx.Param(jnp.zeros(F)) if bias else None
-        self.b_out = nnx.Param(jnp.zeros(D)) if bias else None
+        self.b_in = constant(0.0, F, dtype) if bias else None
+        self.b_out = constant(0.0, D, dtype) if bias else None
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """Maps x [..., D] to [..., D]; ``key`` is for dropout on the hidden units, None is none."""

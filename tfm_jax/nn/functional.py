@@ -45,7 +45,8 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
         apply = lambda params, *inputs: module_with(params)(*inputs)
 
     Both are pure: they pass through ``jit``, ``grad``, ``vmap``, ``shard_map`` and ``pmap``, and the
-    parameters are a plain nested dict of float32 arrays, layers stacked on their first axis.
+    parameters are a plain nested dict of arrays, of ``config.param_dtype``, layers stacked on their first
+    axis.
 
     Args:
       module: an NNX module class, such as ``nn.EncoderDecoder``.

@@ -9,8 +9,8 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
-from tfm_jax.nn.variants import check_rates
 from tfm_jax.ops.tracing import surely
+from tfm_jax.ranges import RATE, SIZE, check_number
 from tfm_jax.types import Array, Key
 
 __all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling", "pool"]
@@ -38,6 +38,8 @@ def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
         return x
     if pooling == "first":
         return _first(x)
+    if pooling != "mean":
+        raise ValueError(f"pool: got pooling={pooling!r}; wanted 'mean', 'first' or None.")
     if valid is None and surely(lambda: x.shape[-2] > 0):
         return x.mean(-2)
     valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
@@ -64,7 +66,9 @@ class LanguageModelHead(nnx.Module):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.projection = Linear((config.d_model,), (config.vocab_size,), bias=False, rngs=rngs)
+        self.projection = Linear(
+            (config.d_model,), (config.vocab_size,), bias=False, dtype=config.param_dtype, rngs=rngs
+        )
 
     def __call__(self, x: Array) -> Array:
         """The logits [..., T, V], float32, of x [..., T, D]."""
@@ -89,7 +93,8 @@ class PoolerLayer(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.pooler = config.pooler
-        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, rngs=rngs)
+        D = config.d_model
+        self.dense = Linear((D,), (D,), bias=True, dtype=config.param_dtype, rngs=rngs)
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
@@ -120,12 +125,11 @@ class ClassificationHead(nnx.Module):
         self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
     ):
         if pooling not in ("mean", "first", None):
-            raise ValueError(f"pooling must be 'mean', 'first' or None, got {pooling!r}")
-        if n_classes < 1:
-            raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+            raise ValueError(f"ClassificationHead: got pooling={pooling!r}; wanted 'mean', 'first' or None.")
+        check_number("ClassificationHead", "n_classes", n_classes, SIZE)
+        check_number("ClassificationHead", "dropout_rate", dropout_rate, RATE)
         self.pooling, self.dropout_rate = pooling, dropout_rate
-        check_rates(self, "dropout_rate")
-        self.dense = Linear((config.d_model,), (n_classes,), bias=True, rngs=rngs)
+        self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
 
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """The logits [..., n_classes], float32, of x [..., T, D]; [..., T, n_classes] without pooling.

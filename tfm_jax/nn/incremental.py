@@ -12,6 +12,7 @@ from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.heads import LanguageModelHead
+from tfm_jax.nn.parameters import constant
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
 from tfm_jax.ops.grid import Span
@@ -206,7 +207,8 @@ def memory_mask_of(source_mask: Mask | Array | None) -> Mask | None:
 def output_head(config: Config, *, rngs: nnx.Rngs) -> tuple[LanguageModelHead | None, nnx.Param | None]:
     """The output projection, unless the embedding's table serves as one, and the bias after it, if any."""
     head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
-    return head, nnx.Param(jnp.zeros(config.vocab_size)) if config.logits_bias else None
+    bias = constant(0.0, config.vocab_size, config.param_dtype) if config.logits_bias else None
+    return head, bias
 
 
 def align(tokens: Array, valid: Array) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
+from tfm_jax.nn.parameters import constant, drawn
 from tfm_jax.nn.variants import LayerNorm, RMSNorm
 from tfm_jax.types import Array
 
@@ -25,17 +26,26 @@ class Linear(nnx.Module):
       inputs: the axes that are summed over, such as ``(D,)`` or ``(N, H)``.
       outputs: the axes that take their place.
       bias: add a learned vector, zero at first.
+      dtype: of the parameters.
       rngs: draws the kernel, Glorot-uniform over all input and output axes.
     """
 
-    def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        *,
+        bias: bool,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
         n = len(inputs)
         self.n_inputs = n
         init = jax.nn.initializers.glorot_uniform(
             in_axis=tuple(range(n)), out_axis=tuple(range(n, n + len(outputs)))
         )
-        self.kernel = nnx.Param(init(rngs.params(), (*inputs, *outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = drawn(init, rngs.params(), (*inputs, *outputs), dtype)
+        self.bias = constant(0.0, outputs, dtype) if bias else None
 
     def __call__(self, x: Array) -> Array:
         """Maps x ``[..., *inputs]`` to ``[..., *outputs]`` in x's dtype."""
@@ -65,14 +75,20 @@ class Norm(nnx.Module):
     Args:
       norm: which one, as a value.
       size: of the last axis: D, or H for the queries and keys of one head.
+      dtype: of the parameters.
       rngs: unused; scales start at one, shifts at zero.
+
+    Raises:
+      ValueError: for another norm than these two.
     """
 
-    def __init__(self, norm: LayerNorm | RMSNorm, size: int, *, rngs: nnx.Rngs):
+    def __init__(self, norm: LayerNorm | RMSNorm, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         del rngs
+        if not isinstance(norm, LayerNorm | RMSNorm):
+            raise ValueError(f"Norm: got norm={norm!r}; wanted an instance of LayerNorm or RMSNorm.")
         self.norm = norm
-        self.scale = nnx.Param(jnp.ones(size))
-        self.bias = nnx.Param(jnp.zeros(size)) if isinstance(norm, LayerNorm) else None
+        self.scale = constant(1.0, size, dtype)
+        self.bias = constant(0.0, size, dtype) if isinstance(norm, LayerNorm) else None
 
     def __call__(self, x: Array) -> Array:
         """Normalizes x ``[..., D]`` over D, in x's dtype with statistics in float32."""

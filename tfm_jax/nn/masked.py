@@ -8,6 +8,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.nn.linear import Linear, Norm
+from tfm_jax.nn.parameters import constant
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
@@ -28,7 +29,7 @@ class MaskedLanguageModel(nnx.Module):
       rngs: draws the parameters.
 
     Raises:
-      ValueError: for a config with a ``pooler``, which nothing would read.
+      ValueError: for a config with a ``pooler``, which nothing would read; for an unknown activation.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
@@ -36,12 +37,14 @@ class MaskedLanguageModel(nnx.Module):
     def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
         if config.pooler is not None:
             raise ValueError("a pooler is of an Encoder or a Classifier; masked tokens are read one by one")
+        ops.activation(activation)  # known?
         self.activation = activation
         self.encoder = Encoder(config, rngs=rngs)
-        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, rngs=rngs)
-        self.norm = Norm(config.norm, config.d_model, rngs=rngs)
+        of = {"dtype": config.param_dtype, "rngs": rngs}
+        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **of)
+        self.norm = Norm(config.norm, config.d_model, **of)
         self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+        self.bias = constant(0.0, config.vocab_size, config.param_dtype)
 
     def __call__(
         self,

@@ -65,11 +65,12 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config, self.n_layers = config, n_layers
+        norm = lambda: Norm(config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
         self.position_embedding = PositionEmbedding(config, rngs=rngs)
         self.position_bias = PositionBias(config, bidirectional=bidirectional, rngs=rngs)
-        self.embedding_norm = Norm(config.norm, config.d_model, rngs=rngs) if config.embedding_norm else None
+        self.embedding_norm = norm() if config.embedding_norm else None
         self.layers = stack_layers(make_block, n_layers, rngs=rngs)
-        self.norm = Norm(config.norm, config.d_model, rngs=rngs) if config.final_norm else None
+        self.norm = norm() if config.final_norm else None
 
     def __call__(
         self,

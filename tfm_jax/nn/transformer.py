@@ -8,9 +8,10 @@ from flax import nnx
 from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.embedding import Embedding, count_positions
 from tfm_jax.nn.incremental import Cache, Incremental, memory_mask_of, output_head
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
+from tfm_jax.nn.variants import Learned
 from tfm_jax.ops import masks
 from tfm_jax.ops.mask_parts import Padding, Prefix
 from tfm_jax.ops.masks import Mask
@@ -29,6 +30,8 @@ def _tokens_only(config: Config) -> None:
         raise ValueError("a pooler is of an Encoder or a Classifier; a decoder gives logits of tokens")
     if config.token_types:
         raise ValueError("token_types are of an Encoder; a decoder reads tokens of one type")
+    if isinstance(config.positions, Learned) and config.positions.padding_id is not None:
+        raise ValueError(f"a decoder counts every token: got {config.positions}; wanted padding_id=None.")
 
 
 def _beside(causal: Mask, window: int | None, mask: Mask | Array | None, tokens: Array) -> Mask:
@@ -85,7 +88,7 @@ class Decoder(Incremental):
           tokens: int [..., T].
           mask: beside the causal one, such as ``masks.segments(ids)``; True = may attend.
           causal: who precedes whom; ``masks.causal() | masks.prefix(n)`` is a prefix language model.
-          positions: int [..., T] or [T]; None counts from 0.
+          positions: int [..., T] or [T]; None counts from 0, as the config says.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
 
@@ -123,6 +126,7 @@ class Decoder(Incremental):
 
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
         tokens = as_array("nn.Decoder", "tokens", tokens)
+        positions = count_positions(self.config, tokens, mask) if positions is None else positions
         x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
@@ -171,8 +175,9 @@ class EncoderDecoder(Incremental):
             too, every other mask needs a ``memory_mask`` beside it.
           target_mask: of the decoder's self-attention, beside the causal one.
           memory_mask: of cross-attention, [..., T, S].
-          source_positions: int [..., S] or [S]; None counts from 0. Packed rows need them.
-          target_positions: int [..., T] or [T]; None counts from 0.
+          source_positions: int [..., S] or [S], which packed rows need; None counts from 0, as the config
+            says.
+          target_positions: int [..., T] or [T]; None counts from 0, as the config says.
           key: for dropout; None is no dropout.
           return_weights: give the attention weights too.
 
@@ -279,6 +284,7 @@ class EncoderDecoder(Incremental):
 
     def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
         source = as_array("nn.EncoderDecoder", "source", source)
+        positions = count_positions(self.config, source, mask) if positions is None else positions
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
 
@@ -286,6 +292,7 @@ class EncoderDecoder(Incremental):
         self, target, memory, mask, memory_mask, positions, key, return_weights
     ) -> tuple[Array, Weights]:
         target = as_array("nn.EncoderDecoder", "target", target)
+        positions = count_positions(self.config, target, mask) if positions is None else positions
         x, mask = self.embedding(target), _beside(CAUSAL, self.config.window, mask, target)
         return self.decoder(
             x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights

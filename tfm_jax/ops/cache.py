@@ -25,6 +25,7 @@ from tfm_jax.ops import masks
 from tfm_jax.ops.mask_arrays import at_hand
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import surely
+from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Array
 
 __all__ = ["Slots", "advance", "append", "has_room", "init_slots", "next_positions", "seen_mask"]
@@ -64,8 +65,7 @@ def init_slots(batch: tuple[int, ...], capacity: int, *, rolling: bool = False) 
     Raises:
       ValueError: for a capacity below 1.
     """
-    if surely(lambda: capacity < 1):
-        raise ValueError(f"init_slots: got capacity={capacity}; wanted room for at least 1 token.")
+    check_number("init_slots", "capacity", capacity, SIZE)
     return Slots(jnp.full((*batch, capacity), -1, jnp.int32), jnp.int32(0), rolling)
 
 

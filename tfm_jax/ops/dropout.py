@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import as_array, as_key
+from tfm_jax.ranges import RATE, check_number
 from tfm_jax.types import Array, Key
 
 __all__ = ["check_rate", "drop_at", "dropout"]
@@ -39,7 +40,7 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"dropout: got x of dtype {x.dtype}; wanted a floating dtype. Cast x first.")
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    keep = jax.random.bernoulli(key, np.float32(1 - rate), x.shape)  # or under x64 the bits are others
     # In bfloat16, 1 - rate would be rounded (0.9 to 0.898), and every kept element with it.
     scaled = x.astype(np.promote_types(x.dtype, np.float32)) / (1 - rate)
     return jnp.where(keep, scaled, 0).astype(x.dtype)
@@ -77,7 +78,4 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
 
 def check_rate(where: str, rate: float) -> None:
     """Raises a ValueError where a rate is no share of elements that dropout could set to zero."""
-    if not 0 <= rate < 1:
-        raise ValueError(
-            f"{where}: got rate={rate}; wanted 0 <= rate < 1, the share of elements set to zero."
-        )
+    check_number(where, "rate", rate, RATE)

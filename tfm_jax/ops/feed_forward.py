@@ -35,18 +35,37 @@ def _normal_cdf(x: Array) -> Array:
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def _in_float32(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The function with its steps in float32 at least, and its result rounded once."""
+    return lambda x: function(x.astype(np.promote_types(x.dtype, np.float32))).astype(x.dtype)
+
+
+_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
     "gelu": _gelu,
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_python": _gelu,
+    "gelu_10": lambda x: jnp.clip(_gelu(x), -10, 10),
+    "gelu_tanh": _tanh_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_accurate": _tanh_gelu,
+    "gelu_python_tanh": _tanh_gelu,
+    "quick_gelu": _in_float32(lambda x: x * jax.nn.sigmoid(1.702 * x)),
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
+    "hardswish": _in_float32(jax.nn.hard_swish),
+    "mish": _in_float32(jax.nn.mish),
+    "laplace": _in_float32(lambda x: 0.5 * (1 + jax.lax.erf((x - 0.707107) / (0.282095 * math.sqrt(2))))),
+    "sqrtsoftplus": _in_float32(lambda x: jnp.sqrt(jax.nn.softplus(x))),
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
 }
+_LEARNED = ("prelu", "xielu")
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -57,8 +76,11 @@ def activation(name: str) -> Callable[[Array], Array]:
         {"relu": jax.nn.relu, "silu": jax.nn.silu, ...}[name]
 
     Args:
-      name: "relu", "relu_squared", "gelu" (exact, by erf), "gelu_tanh" or "gelu_new" (its approximation,
-        GPT-2's), "silu" or "swish", "tanh", "sigmoid" or "identity".
+      name: "relu", "relu_squared", "relu6", "leaky_relu" (slope 0.01), "gelu" (exact, by erf), "gelu_tanh"
+        (its approximation, GPT-2's), "gelu_10" (exact, clipped to [-10, 10]), "quick_gelu"
+        (``x * sigmoid(1.702 * x)``), "silu" or "swish", "hardswish", "mish", "laplace", "sqrtsoftplus",
+        "tanh", "sigmoid" or "identity". Other names of checkpoints: "gelu_python" is "gelu"; "gelu_new",
+        "gelu_fast", "gelu_accurate" and "gelu_python_tanh" are "gelu_tanh".
 
     Returns:
       A function of an array of any shape to one of the same shape and dtype.
@@ -67,8 +89,12 @@ def activation(name: str) -> Callable[[Array], Array]:
       ValueError: the name is none of these.
 
     Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2 (gelu, its approximation, silu); So et
-    al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling" (relu squared).
+    al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling" (relu squared); Misra 2019,
+    "Mish: A Self Regularized Non-Monotonic Activation Function"; Ma et al. 2022, "Mega: Moving Average
+    Equipped Gated Attention", equation 14 (laplace).
     """
+    if name in _LEARNED:
+        raise ValueError(f"activation: got {name!r}, which has parameters; wanted a function of x alone.")
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: got {name!r}; wanted one of {', '.join(_ACTIVATIONS)}.")
     return _ACTIVATIONS[name]

@@ -7,6 +7,7 @@ import jax.export
 import jax.numpy as jnp
 
 from tfm_jax.checks import as_array
+from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -135,8 +136,7 @@ def linear_cross_entropy(
         "linear_cross_entropy", hidden.shape[:-1], labels, weights, label_smoothing, z_loss
     )
     _check_projection(hidden, kernel, bias)
-    if chunk_size < 1:
-        raise ValueError(f"linear_cross_entropy: got chunk_size={chunk_size}; wanted 1 or more tokens.")
+    check_number("linear_cross_entropy", "chunk_size", chunk_size, SIZE)
     n_tokens = math.prod(labels.shape)
     n_chunks, size = _chunks(n_tokens, chunk_size)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
@@ -208,10 +208,8 @@ def _checked(
             f"{function}: got weights of shape {weights.shape}; wanted {tokens}, one for each label. "
             "Broadcast them first."
         )
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"{function}: got label_smoothing={label_smoothing}; wanted it in [0, 1].")
-    if not 0 <= z_loss < math.inf:
-        raise ValueError(f"{function}: got z_loss={z_loss}; wanted a factor of 0 or more, such as 1e-4.")
+    check_number(function, "label_smoothing", label_smoothing, UNIT)
+    check_number(function, "z_loss", z_loss, NOT_NEGATIVE)
     return labels, weights
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import as_array
+from tfm_jax.ranges import NOT_NEGATIVE, check_number
 from tfm_jax.types import Array
 
 __all__ = ["layer_norm", "rms_norm"]
@@ -30,11 +31,13 @@ def layer_norm(
       [..., D] in x's dtype. A vector of equal elements gives ``bias`` (or zeros).
 
     Raises:
-      ValueError: x is not floating or has no last axis, or ``scale`` or ``bias`` is not [D].
+      ValueError: x is not floating or has no last axis, ``scale`` or ``bias`` is not [D], or ``eps`` is
+        negative or not finite.
 
     Ba et al. 2016, "Layer Normalization", equations 3 and 4 (the variance is the biased one).
     """
     x, scale, bias = _checked("layer_norm", x, scale=scale, bias=bias)
+    check_number("layer_norm", "eps", eps, NOT_NEGATIVE)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     # The variance of what is left without the mean: mean(x^2) - mean(x)^2 cancels where the mean is large.
     centred = wide - wide.mean(-1, keepdims=True)
@@ -58,11 +61,13 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Arra
       [..., D] in x's dtype. A vector of zeros gives zeros.
 
     Raises:
-      ValueError: x is not floating or has no last axis, or ``scale`` is not [D].
+      ValueError: x is not floating or has no last axis, ``scale`` is not [D], or ``eps`` is negative or
+        not finite.
 
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """
     x, scale = _checked("rms_norm", x, scale=scale)
+    check_number("rms_norm", "eps", eps, NOT_NEGATIVE)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     mean_square = jnp.square(wide).mean(-1, keepdims=True)
     return _affine(wide * jax.lax.rsqrt(mean_square + eps), scale, None).astype(x.dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import as_array
+from tfm_jax.ranges import POSITIVE, SIZE, check_number, check_numbers
 from tfm_jax.types import Array
 
 __all__ = ["alibi", "relative_buckets", "rotary", "sinusoidal"]
@@ -118,8 +119,7 @@ def alibi(n_heads: int, query_positions: Array, key_positions: Array) -> Array:
     Press et al. 2022, "Train Short, Test Long: Attention with Linear Biases Enables Input Length
     Extrapolation", section 3; the slopes where N is not a power of two as in the authors' code.
     """
-    if n_heads < 1:
-        raise ValueError(f"alibi: got n_heads={n_heads}; wanted 1 or more.")
+    check_number("alibi", "n_heads", n_heads, SIZE)
     difference = _differences("alibi", query_positions, key_positions)
     distance = jnp.abs(difference).astype(jnp.float32)[..., None, :, :]
     slopes = jnp.asarray(_slopes(n_heads), jnp.float32)[:, None, None]
@@ -164,6 +164,7 @@ def relative_buckets(
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     section 2.1; the bucket formula as in the authors' code.
     """
+    check_numbers("relative_buckets", SIZE, buckets=buckets, max_distance=max_distance)
     count = buckets // 2 if bidirectional else buckets
     if count < 2 or (bidirectional and buckets % 2):
         least = "an even number, at least 4, where bidirectional" if bidirectional else "at least 2"
@@ -186,6 +187,7 @@ def _angles(function: str, positions: Array, dim: int, theta: float) -> Array:
         raise ValueError(
             f"{function}: got a last dimension of {dim}; wanted an even one, as elements go in pairs."
         )
+    check_number(function, "theta", theta, POSITIVE)
     frequencies = jnp.asarray(theta ** (-np.arange(0, dim, 2) / dim), jnp.float32)
     return positions[..., None].astype(jnp.float32) * jnp.broadcast_to(
         frequencies, (*positions.shape, dim // 2)

@@ -5,16 +5,9 @@ import jax.export
 import jax.numpy as jnp
 
 from tfm_jax.checks import as_array
-from tfm_jax.ops.sampling_arguments import (
-    ABOVE_0,
-    FINITE,
-    SHARE,
-    check_array,
-    check_count,
-    check_logits,
-    per_row,
-)
+from tfm_jax.ops.sampling_arguments import check_array, check_logits, per_row
 from tfm_jax.ops.tracing import surely
+from tfm_jax.ranges import FINITE, POSITIVE, SHARE, SIZE, check_number
 from tfm_jax.types import Array
 
 __all__ = [
@@ -51,7 +44,7 @@ def temperature(logits: Array, t: float | Array) -> Array:
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.3.
     """
     logits = check_logits("temperature", logits)
-    t = per_row("temperature", "t", t, logits, ABOVE_0)
+    t = per_row("temperature", "t", t, logits, POSITIVE)
     return (logits.astype(t.dtype) / t).astype(logits.dtype)
 
 
@@ -75,7 +68,7 @@ def top_k(logits: Array, k: int) -> Array:
     Fan et al. 2018, "Hierarchical Neural Story Generation"; Holtzman et al. 2020, section 3.2.
     """
     logits = check_logits("top_k", logits)
-    check_count("top_k", "k", k, 1)
+    check_number("top_k", "k", k, SIZE)
     if k > logits.shape[-1]:
         raise ValueError(f"top_k: got k={k}; wanted at most V = {logits.shape[-1]}, the vocabulary's size.")
     return close(logits, logits < jax.lax.top_k(logits, k)[0][..., -1:])
@@ -187,7 +180,7 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
     """
     logits = check_logits("repetition_penalty", logits)
     seen = check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
-    penalty = per_row("repetition_penalty", "penalty", penalty, logits, ABOVE_0)
+    penalty = per_row("repetition_penalty", "penalty", penalty, logits, POSITIVE)
     wide = logits.astype(penalty.dtype)
     penalised = jnp.where(wide > 0, wide / penalty, wide * penalty)
     return jnp.where(seen, penalised.astype(logits.dtype), logits)
@@ -249,7 +242,7 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
     """
     logits = check_logits("no_repeat_ngram", logits)
     tokens = check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
-    check_count("no_repeat_ngram", "n", n, 1)
+    check_number("no_repeat_ngram", "n", n, SIZE)
     M = tokens.shape[-1]
     if jax.export.is_symbolic_dim(length):
         length = jnp.asarray(length, jnp.int32)
@@ -292,7 +285,7 @@ def token_counts(tokens: Array, V: int) -> Array:
     Raises:
       ValueError: the tokens are not int [..., M], or V is below 1.
     """
-    check_count("token_counts", "V", V, 1)
+    check_number("token_counts", "V", V, SIZE)
     tokens = as_array("token_counts", "tokens", tokens)
     tokens = check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
     tokens = tokens.astype(jnp.int32)

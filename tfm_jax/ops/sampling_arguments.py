@@ -1,50 +1,19 @@
 """What is passed to the functions of ``sampling``, checked."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import as_array
+from tfm_jax.ranges import Range, check_number
 from tfm_jax.types import Array
 
-__all__ = [
-    "ABOVE_0",
-    "FINITE",
-    "SHARE",
-    "check_array",
-    "check_count",
-    "check_logits",
-    "check_range",
-    "per_row",
-]
-
-ABOVE_0 = "a finite number above 0"
-SHARE = "a number in (0, 1]"
-FINITE = "a finite number"
-_RANGES = {
-    ABOVE_0: lambda x: (x > 0) & (x < np.inf),
-    SHARE: lambda x: (x > 0) & (x <= 1),
-    FINITE: np.isfinite,
-}
+__all__ = ["check_array", "check_logits", "per_row"]
 
 
-def check_range(where: str, name: str, value: float | np.ndarray, wanted: str) -> None:
-    """Raises a ValueError where a number, or one of an array, is outside the range that ``wanted`` says."""
-    if not np.all(_RANGES[wanted](value)):
-        raise ValueError(f"{where}: got {name}={value}; wanted {wanted}.")
-
-
-def check_count(where: str, name: str, value: int, least: int) -> None:
-    """Raises a ValueError where a value is not a Python integer of at least ``least``."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{where}: got {name}={value!r}; wanted a Python integer of at least {least}.")
-
-
-def per_row(where: str, name: str, value: float | Array, logits: Array, wanted: str) -> Array:
+def per_row(where: str, name: str, value: float | Array, logits: Array, wanted: Range) -> Array:
     """A parameter in the dtype that is computed in, in a shape that broadcasts against the logits."""
     dtype = np.promote_types(logits.dtype, np.float32)
-    if not isinstance(value, jax.core.Tracer):
-        check_range(where, name, np.asarray(value, np.float64), wanted)
+    check_number(where, name, value, wanted)
     value = jnp.asarray(value, dtype)
     if value.ndim and value.shape != logits.shape[:-1]:
         raise ValueError(

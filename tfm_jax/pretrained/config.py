@@ -13,7 +13,7 @@ __all__ = ["Architecture", "Config", "Family", "Settings"]
 
 Settings = Mapping[str, Any]  # of theirs, a config.json
 # What a config.json does not say: how a model is run, not which it is.
-_RUNNING = ("dtype", "attention_implementation", "remat", "unroll")
+_RUNNING = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,8 @@ def _are_texts(value: Any, V: int) -> bool:
 
 
 def _whole(least: int) -> _Kind:
-    return _Kind(f"a whole number of at least {least}", lambda x, V: _is_whole(x) and x >= least)
+    words = f"a whole number of at least {least}, below 2**31"
+    return _Kind(words, lambda x, V: _is_whole(x) and least <= x < 2**31)
 
 
 def _real(words: str, fits: Callable[[Any], bool] = lambda x: True) -> _Kind:
@@ -87,7 +88,7 @@ _WANTED = {
 # Files say them where nothing is drawn, where their ranges matter to nobody: of greedy, temperature 0.
 _WANTED_DRAWING = {
     "temperature": _ABOVE_0,
-    "top_k": _whole(0),
+    "top_k": _Kind("a whole number of at least 0", lambda x, V: _is_whole(x) and x >= 0),
     "top_p": _real("a number above 0, at most 1", lambda x: 0 < x <= 1),
     "min_p": _real("a number from 0 to 1", lambda x: 0 <= x <= 1),
 }

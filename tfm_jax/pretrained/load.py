@@ -75,7 +75,9 @@ def load(
     settings = read_json(directory / "config.json")
     architecture, family = family_of(settings, directory / "config.json")
     dtype = _saved_dtype(settings) if dtype is None else dtype
-    model_config = dataclasses.replace(family.read_config(settings, directory / "config.json"), dtype=dtype)
+    model_config = dataclasses.replace(
+        family.read_config(settings, directory / "config.json"), dtype=dtype, param_dtype=dtype
+    )
     generation = directory / "generation_config.json"
     generation = read_json(generation) if generation.is_file() else {}
     config = Config(architecture, model_config, settings, generation, read_files(directory))

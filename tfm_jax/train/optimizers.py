@@ -6,11 +6,13 @@ that starts at 0 would waste the first step.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from tfm_jax.ranges import NOT_NEGATIVE, POSITIVE, RATE, SIZE, check_number, check_numbers
 from tfm_jax.types import Array, Params
 
 __all__ = [
@@ -47,11 +49,12 @@ def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
         The schedule: a step, int or int array -> float32 of its shape.
 
     Raises:
-        ValueError: for a width or warm-up below 1.
+        ValueError: for a width or warm-up below 1, or a ``scale`` that is not above 0 and finite.
 
     Vaswani et al. 2017, equation 3; its step_num counts from 1.
     """
-    _positive(d_model=d_model, warmup=warmup)
+    check_numbers("noam", SIZE, d_model=d_model, warmup=warmup)
+    check_number("noam", "scale", scale, POSITIVE)
 
     def schedule(step: int | Array) -> Array:
         number = _number(step)
@@ -75,9 +78,10 @@ def inverse_sqrt(peak: float, warmup: int) -> Schedule:
         The schedule: a step, int or int array -> float32 of its shape.
 
     Raises:
-        ValueError: for a warm-up below 1.
+        ValueError: for a warm-up below 1, or a ``peak`` that is not above 0 and finite.
     """
-    _positive(warmup=warmup)
+    check_number("inverse_sqrt", "peak", peak, POSITIVE)
+    check_number("inverse_sqrt", "warmup", warmup, SIZE)
 
     def schedule(step: int | Array) -> Array:
         number = _number(step)
@@ -108,11 +112,16 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
         The schedule: a step, int or int array -> float32 of its shape.
 
     Raises:
-        ValueError: for a warm-up below 1, or one that is not shorter than ``steps``.
+        ValueError: for a warm-up below 1, or one that is not shorter than ``steps``; for a ``peak`` that is
+            not above 0 and finite, or an ``end`` outside [0, peak].
 
     Loshchilov and Hutter 2017, equation 5, one period.
     """
-    _positive(warmup=warmup)
+    check_number("warmup_cosine", "peak", peak, POSITIVE)
+    check_numbers("warmup_cosine", SIZE, warmup=warmup, steps=steps)
+    check_number("warmup_cosine", "end", end, NOT_NEGATIVE)
+    if end > peak:
+        raise ValueError(f"warmup_cosine: got end={end} with peak={peak}; wanted no more than that.")
     if steps <= warmup:
         raise ValueError(f"warmup={warmup} is not shorter than steps={steps}: give fewer warm-up steps")
 
@@ -141,11 +150,11 @@ def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.Gra
         An optax optimizer.
 
     Raises:
-        ValueError: for a width or warm-up below 1.
+        ValueError: for a width or warm-up below 1, or a ``scale`` that is not above 0 and finite.
 
     Vaswani et al. 2017, section 5.3.
     """
-    return optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9)
+    return _in_float32(optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9))
 
 
 def adamw(
@@ -174,10 +183,19 @@ def adamw(
     Returns:
         An optax optimizer.
 
+    Raises:
+        ValueError: for a number out of its range: a rate or decay that is negative or not finite, b1 or b2
+            outside [0, 1), an ``eps`` that is not above 0.
+
     Loshchilov and Hutter 2019, algorithm 2.
     """
+    if not callable(schedule):
+        check_number("adamw", "schedule", schedule, NOT_NEGATIVE)
+    check_number("adamw", "weight_decay", weight_decay, NOT_NEGATIVE)
+    check_numbers("adamw", RATE, b1=b1, b2=b2)
+    check_number("adamw", "eps", eps, POSITIVE)
     mask = lambda params: decay_mask(params, no_decay)
-    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    return _in_float32(optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask))
 
 
 def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
@@ -204,12 +222,17 @@ def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def _in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Without float64 gradients, no float64 under x64 either, where optax computes its corrections in it."""
+
+    def update(gradients: Params, state: optax.OptState, params: Params | None = None) -> Any:
+        wide = any(x.dtype.itemsize == 8 for x in jax.tree.leaves(gradients))
+        with jax.enable_x64(wide):
+            return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
 def _number(step: int | Array) -> Array:
     """Which update this is, from 1. (``optax.join_schedules`` also asks for steps before 0.)"""
     return jnp.maximum(jnp.asarray(step, jnp.float32), 0.0) + 1.0
-
-
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} is a whole number of at least 1; got {value}")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tfm_jax.ranges import POSITIVE, RATE, SIZE, check_number
 from tfm_jax.train.state import TrainState
 from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 
@@ -69,12 +70,11 @@ def make_train_step(
         ValueError: at trace time, when the batch does not divide by ``accumulate``, a name is taken, or the
             state has an average where the step has no decay, or the other way round.
     """
-    if accumulate < 1:
-        raise ValueError(f"accumulate is a number of microbatches, at least 1; got {accumulate}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm is a positive number, or None for no clipping; got {clip_norm}")
-    if ema_decay is not None and not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay lies in [0, 1), or is None for no average; got {ema_decay}")
+    check_number("make_train_step", "accumulate", accumulate, SIZE)
+    if clip_norm is not None:
+        check_number("make_train_step", "clip_norm", clip_norm, POSITIVE)
+    if ema_decay is not None:
+        check_number("make_train_step", "ema_decay", ema_decay, RATE)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):

@@ -13,8 +13,8 @@ from tfm_jax.pretrained.settings import activation_of, activation_setting, wante
 __all__ = ["FAMILIES"]
 
 
-def config_of(settings: Mapping[str, Any], *, offset: int = 0) -> nn.Config:
-    """Their settings as ours; the first ``offset`` positions are never read."""
+def config_of(settings: Mapping[str, Any], *, padding_id: int | None = None) -> nn.Config:
+    """Their settings as ours; the row of a ``padding_id`` and those before it are no positions of tokens."""
     wanted(
         settings,
         is_decoder=False,
@@ -32,7 +32,10 @@ def config_of(settings: Mapping[str, Any], *, offset: int = 0) -> nn.Config:
         norm_placement="post",
         final_norm=False,
         embedding_norm=True,
-        positions=nn.Learned(settings.get("max_position_embeddings", 512) - offset),
+        positions=nn.Learned(
+            settings.get("max_position_embeddings", 512) - (0 if padding_id is None else padding_id + 1),
+            padding_id,
+        ),
         feed_forward=nn.Mlp(activation_of(settings.get("hidden_act", "gelu"))),
         attention_bias=True,
         scale_embeddings=False,
@@ -42,7 +45,7 @@ def config_of(settings: Mapping[str, Any], *, offset: int = 0) -> nn.Config:
     )
 
 
-def settings_of(config: nn.Config, *, offset: int = 0) -> dict[str, Any]:
+def settings_of(config: nn.Config) -> dict[str, Any]:
     """Our config as their settings."""
     return {
         "vocab_size": config.vocab_size,
@@ -51,7 +54,7 @@ def settings_of(config: nn.Config, *, offset: int = 0) -> dict[str, Any]:
         "num_attention_heads": config.n_heads,
         "intermediate_size": config.d_ff,
         "layer_norm_eps": config.norm.eps,
-        "max_position_embeddings": getattr(config.positions, "max_length", 512) + offset,
+        "max_position_embeddings": getattr(config.positions, "rows", 512) + _rows_before(config),
         "hidden_act": activation_setting(config.feed_forward.activation),
         "type_vocab_size": config.token_types,
         "hidden_dropout_prob": config.dropout_rate,
@@ -59,7 +62,12 @@ def settings_of(config: nn.Config, *, offset: int = 0) -> dict[str, Any]:
     }
 
 
-def body(config: nn.Config, *, ours: str, prefix: str, offset: int = 0) -> list[Entry]:
+def _rows_before(config: nn.Config) -> int:
+    """Rows of their table of positions that nobody reads: those before the padding token's."""
+    return getattr(config.positions, "padding_id", None) or 0
+
+
+def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
     """The tensors of the encoder, below the prefixes of both."""
     layers, theirs = f"{ours}stack/layers", f"{prefix}encoder.layer.{{layer}}"
     itself = f"{theirs}.attention.self"
@@ -78,7 +86,7 @@ def body(config: nn.Config, *, ours: str, prefix: str, offset: int = 0) -> list[
         Entry(
             f"{ours}stack/position_embedding/table",
             f"{prefix}embeddings.position_embeddings.weight",
-            after(offset),
+            after(_rows_before(config)),
         ),
     ]
 
@@ -143,8 +151,7 @@ BERT = Family(
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
 )
 
-# Their position 0 is the row after that of the padding token, which is 1.
-_roberta = functools.partial(body, prefix="roberta.", offset=2)
+_roberta = functools.partial(body, prefix="roberta.")
 
 
 def _roberta_pooler(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,15 +161,18 @@ def _roberta_pooler(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _roberta_config(settings: Mapping[str, Any]) -> nn.Config:
-    wanted(settings, pad_token_id=1)
-    return config_of(settings, offset=2)
+    padding_id = settings.get("pad_token_id", 1)
+    if padding_id is None:
+        raise ValueError("pad_token_id=None is not supported: RoBERTa's positions begin behind that id")
+    return config_of(settings, padding_id=padding_id)
 
 
 def _roberta_settings(config: nn.Config) -> dict[str, Any]:
     rate = None if config.pooler is None else config.pooler.dropout_rate
     # The pooler of the body has none, and says nothing of a head.
     said = {} if rate in (None, 0.0, config.dropout_rate) else {"classifier_dropout": rate}
-    return {**settings_of(config, offset=2), **said, "pad_token_id": 1}
+    padding_id = getattr(config.positions, "padding_id", None)
+    return {**settings_of(config), **said, "pad_token_id": 1 if padding_id is None else padding_id}
 
 
 ROBERTA = Family(

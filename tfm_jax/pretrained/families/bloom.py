@@ -24,6 +24,7 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
         norm=nn.LayerNorm(settings.get("layer_norm_epsilon", 1e-5)),
         embedding_norm=True,
         positions=nn.Alibi(),
+        count_padding=False,
         feed_forward=nn.Mlp("gelu_tanh"),
         attention_bias=True,
         scale_embeddings=False,

@@ -30,6 +30,7 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
         norm_placement="pre" if before else "post",
         final_norm=before and not settings.get("_remove_final_layer_norm", False),
         positions=nn.Learned(settings.get("max_position_embeddings", 2048)),
+        count_padding=False,
         feed_forward=nn.Mlp(activation_of(settings.get("activation_function", "relu")), bias),
         attention_bias=bias,
         scale_embeddings=False,

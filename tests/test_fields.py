@@ -1,0 +1,111 @@
+"""The fields of a dataclass are what their annotations declare, or are refused by name."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax.fields import check_fields
+from tfm_jax.ranges import Rate, Size
+
+
+@dataclasses.dataclass(frozen=True)
+class Red:
+    depth: Size = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Blue:
+    depth: Size = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DarkBlue(Blue):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Paint:
+    """A field of every kind that is checked, and two that are not fields."""
+
+    colour: Red | Blue | None = None
+    coats: Size = 1
+    mixed: Rate | None = None
+    lid: bool = False
+    brand: str = "x"
+    finish: Literal["matt", "gloss"] | None = None
+    spots: tuple[Size, ...] = ()
+    area: Size | tuple[Size, Size] = 1
+    path: Path | None = None
+    mix: float | Callable[[int], int] = 0.0
+    FREE: ClassVar[tuple[str, ...]] = ("lid",)
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+VALID = {
+    "colour": st.sampled_from([None, Red(), Blue(2)]),
+    "coats": st.integers(1, 99),
+    "mixed": st.none() | st.floats(0, 0.9),
+    "lid": st.booleans(),
+    "brand": st.text(),
+    "finish": st.sampled_from(["matt", "gloss", None]),
+    "spots": st.lists(st.integers(1, 9)).map(tuple),
+    "area": st.integers(1, 9) | st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    "path": st.sampled_from([None, Path("a")]),
+    "mix": st.sampled_from([0.5, 2, abs]),
+}
+WRONG = {
+    "colour": [Red, Blue, "red", "Blue()", DarkBlue(), 3, (), [Red()], Paint],
+    "coats": [0, -1, 1.0, "1", True, None, 2**31, np.ones(1)],
+    "mixed": [1.0, -0.1, float("nan"), "0", False, np.float32(2)],
+    "lid": [0, 1, "no", None, np.True_],
+    "brand": [3, None, b"x", ["x"]],
+    "finish": ["Matt", "", 0, b"matt", np.ones(2)],
+    "spots": [[1], (0,), (1, 2.5), 1, None],
+    "area": [0, (1,), (1, 0), (1, 2, 3), [1, 2]],
+    "path": ["a", 3],
+    "mix": ["0", None, True, object()],
+}
+
+
+@given(st.fixed_dictionaries({}, optional=VALID))
+def test_every_valid_value_is_accepted(fields):
+    Paint(**fields)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, x) for name, wrong in WRONG.items() for x in wrong])
+def test_a_value_of_another_kind_is_refused_by_name(name, wrong):
+    with pytest.raises(ValueError) as error:
+        Paint(**{name: wrong})
+    assert str(error.value).startswith(f"Paint: got {name}={wrong!r}; wanted ")
+
+
+def test_every_field_is_tried():
+    assert {field.name for field in dataclasses.fields(Paint)} == VALID.keys() == WRONG.keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"colour": Red}, "wanted an instance of Red or Blue, or None. Pass Red(...), an instance."),
+        ({"colour": "blue"}, "wanted an instance of Red or Blue, or None. Pass Blue(...), an instance."),
+        (
+            {"colour": DarkBlue()},
+            "wanted an instance of Red or Blue, or None. A subclass of Blue is not supported.",
+        ),
+        ({"finish": "Matt"}, "wanted 'matt' or 'gloss' or None."),
+        ({"mixed": 2}, "wanted a number in [0, 1) or None."),
+        ({"brand": 3}, "wanted a text."),
+    ],
+)
+def test_what_was_wanted_is_said(fields, message):
+    with pytest.raises(ValueError) as error:
+        Paint(**fields)
+    assert str(error.value).endswith(message)

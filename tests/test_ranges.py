@@ -1,0 +1,79 @@
+"""A number is in a range or is refused by name; what is traced passes."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm_jax import ranges
+from tfm_jax.ranges import Range, check_number
+
+INSIDE = {
+    "SIZE": st.integers(1, 2**31 - 1),
+    "COUNT": st.integers(0, 2**31 - 1),
+    "BUCKETS": st.integers(1, 1024),
+    "POSITIVE": st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**400),
+    "NOT_NEGATIVE": st.floats(0, allow_infinity=False),
+    "FINITE": st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
+    "RATE": st.floats(0, 1, exclude_max=True),
+    "SHARE": st.floats(0, 1, exclude_min=True),
+    "UNIT": st.floats(0, 1) | st.integers(0, 1),
+}
+OUTSIDE = {
+    "SIZE": st.integers(max_value=0) | st.integers(2**31) | st.floats(),
+    "COUNT": st.integers(max_value=-1) | st.integers(2**31) | st.floats(),
+    "BUCKETS": st.integers(max_value=0) | st.integers(1025),
+    "POSITIVE": st.floats(max_value=0) | st.integers(max_value=0),
+    "NOT_NEGATIVE": st.floats(max_value=0, exclude_max=True),
+    "FINITE": st.nothing(),
+    "RATE": st.floats(max_value=0, exclude_max=True) | st.floats(1),
+    "SHARE": st.floats(max_value=0) | st.floats(1, exclude_min=True),
+    "UNIT": st.floats(max_value=0, exclude_max=True) | st.floats(1, exclude_min=True),
+}
+NEVER = st.sampled_from([math.nan, math.inf, -math.inf, True, False, None, "1", "", [1], (), 1j, object()])
+
+
+def test_every_range_is_tried():
+    names = {name for name, value in vars(ranges).items() if isinstance(value, Range)}
+    assert names == INSIDE.keys() == OUTSIDE.keys()
+
+
+@pytest.mark.parametrize("name", INSIDE)
+@given(st.data())
+def test_what_is_inside_passes_and_what_is_not_is_named(name, data):
+    allowed = getattr(ranges, name)
+    check_number("f", "x", data.draw(INSIDE[name]), allowed)
+    wrong = data.draw(OUTSIDE[name] | NEVER)
+    with pytest.raises(ValueError) as error:
+        check_number("f", "x", wrong, allowed)
+    assert str(error.value) == f"f: got x={wrong!r}; wanted {allowed.wanted}."
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray, lambda x: jnp.asarray(x, jnp.bfloat16)])
+def test_every_number_of_an_array_counts(make):
+    check_number("f", "x", make([0.5, 1.0]), ranges.SHARE)
+    for wrong in ([0.5, 0.0], [0.5, math.nan], [True, True]):
+        with pytest.raises(ValueError, match=r"f: got x=\["):
+            check_number("f", "x", make(wrong) if wrong[0] is not True else np.array(wrong), ranges.SHARE)
+    with pytest.raises(ValueError, match="wanted a whole number"):
+        check_number("f", "x", make([1.0]), ranges.SIZE)
+
+
+def test_scalars_of_numpy_are_numbers():
+    check_number("f", "x", np.int64(3), ranges.SIZE)
+    check_number("f", "x", np.float32(0.5), ranges.RATE)
+    with pytest.raises(ValueError, match="got x=True"):
+        check_number("f", "x", np.bool_(True), ranges.UNIT)
+
+
+def test_what_is_traced_passes():
+    def f(x):
+        check_number("f", "x", x, ranges.POSITIVE)
+        return x
+
+    assert jax.jit(f)(-1.0) == -1.0
+    assert jax.eval_shape(f, -1.0).shape == ()
