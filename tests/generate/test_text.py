@@ -259,7 +259,7 @@ def test_a_recipe_that_draws_wants_a_key():
         ("ends", (-1,)),
         ("ends", 2),
         ("pad_id", None),
-        ("max_length", 0),
+        ("max_length", -1),
         ("max_total", 2.5),
         ("min_length", -1),
         ("beams", True),
