@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 
-__all__ = ["check_columns", "column_values", "text_pairs", "texts"]
+__all__ = ["check_columns", "column_values", "source_column", "text_pairs", "texts"]
 
 Dataset = datasets.Dataset | datasets.IterableDataset
 
@@ -116,6 +116,28 @@ def text_pairs(
             return tuple(_strings(((row or {}).get(name) for row in rows), name) for name in (source, target))
     check_columns(dataset, [source, target], "pair='en-fr', or source='...' and target='...'")
     return tuple(_strings(column_values(dataset, name), name) for name in (source, target))
+
+
+def source_column(dataset: Dataset, pair: str | None = None) -> str:
+    """The name of the source side of a parallel data set, as `text_pairs` reads it.
+
+    Equivalent to::
+
+        "translation.en" if "translation" in dataset.column_names else "en"     # of the pair "en-fr"
+
+    Args:
+        dataset: the data set.
+        pair: as for `text_pairs`.
+
+    Returns:
+        The name of a column or, after a dot, of a field of one: what `split_rows` is to go by.
+    """
+    if pair is None:
+        return "source"
+    name = pair.partition("-")[0]
+    return (
+        f"translation.{name}" if "translation" in (dataset.column_names or next(iter(dataset), {})) else name
+    )
 
 
 def _strings(values: Iterable[Any], column: str) -> list[str]:

@@ -9,7 +9,7 @@ import datasets
 
 from tfm_jax.data.builtin import SOURCES
 
-__all__ = ["load_local", "looks_local"]
+__all__ = ["is_text_file", "load_local", "looks_local"]
 
 _KINDS = {
     **dict.fromkeys((".jsonl", ".json", ".ndjson"), "json"),
@@ -47,6 +47,22 @@ def looks_local(source: str) -> bool:
         or _kind(source)
         or Path(source).exists()
     )
+
+
+def is_text_file(source: str) -> bool:
+    """Whether a source is one file of plain text: one document, whatever rows it is read in.
+
+    Equivalent to::
+
+        Path(source).is_file() and its suffix is .txt or .text, before that of a compression
+
+    Args:
+        source: what the user wrote.
+
+    Returns:
+        True for such a file.
+    """
+    return _kind(source) == "text" and Path(source).expanduser().is_file()
 
 
 def load_local(
