@@ -32,7 +32,7 @@ def from_dict(kind: Any, value: Any) -> Any:
         The value; fields of a dataclass that the JSON lacks have their defaults.
 
     Raises:
-        ValueError: for fields that the dataclass has not.
+        ValueError: for fields that the dataclass has not, and values that it does not take, by name.
     """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -41,7 +41,7 @@ def from_dict(kind: Any, value: Any) -> Any:
         names = {field.name for field in dataclasses.fields(kind)}
         if unknown := value.keys() - names:
             raise ValueError(f"{kind.__name__} has no fields {sorted(unknown)}; it has {sorted(names)}")
-        return kind(**{name: from_dict(hints[name], inner) for name, inner in value.items()})
+        return kind(**{name: _field(hints[name], inner, name) for name, inner in value.items()})
     if kinds := variants(kind):
         return from_text(kinds, str(value))
     inner = typing.get_args(kind)
@@ -49,7 +49,17 @@ def from_dict(kind: Any, value: Any) -> Any:
         return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
     if typing.get_origin(kind) is tuple:
         return tuple(from_dict(k, item) for k, item in zip(_items(kind, value), value, strict=True))
+    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"got {value!r:.80}; wanted a number")
     return kind(value) if kind in (Path, float) else value
+
+
+def _field(kind: Any, value: Any, name: str) -> Any:
+    """A field of a dataclass from JSON; an error names it."""
+    try:
+        return from_dict(kind, value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _to_json(kind: Any, value: Any) -> Any:
