@@ -21,10 +21,11 @@ class Labelled(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """The labelled texts of "train", "validation" and "test", and the names of the classes."""
+    """The labelled texts of "train", "validation" and "test", names of classes, checksums."""
 
     splits: dict[str, Labelled]
     class_names: list[str]
+    digests: dict[str, str]
 
 
 def load_corpus(config: DataConfig) -> Corpus:
@@ -45,7 +46,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     columns = [config.text_column, config.label]
     splits = data.load_splits(
-        config.source, validation=shares["validation"], test=shares["test"], columns=columns
+        config.source, by=[config.text_column], columns=columns, salt=config.held_out_salt, **shares
     )
     # A file of its own is one split, "train", whatever it is for.
     splits |= {name: data.load(source, "train", columns=columns) for name, source in own.items() if source}
@@ -64,7 +65,8 @@ def load_corpus(config: DataConfig) -> Corpus:
             labelled[split] = Labelled(texts, data.label_numbers(splits[split], names, config.label))
         except ValueError as error:
             raise ValueError(f"{split}: {error}") from error
-    return Corpus(labelled, names)
+    digests = {split: data.content_digest(splits[split], columns) for split in labelled}
+    return Corpus(labelled, names, digests)
 
 
 def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) -> data.Tokenizer:

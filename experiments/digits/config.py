@@ -8,9 +8,10 @@ each, 99.1 % were right, 99.4 % with changed copies (``views``), and 99.0 % with
 import dataclasses
 
 from experiments import common
+from experiments.checks import CLASSES, at_least, between, check, share
 from experiments.digits.augment import AugmentConfig
 from experiments.initial import InitialConfig
-from tfm_jax import nn
+from tfm_jax import data, nn
 
 __all__ = ["Config", "DataConfig", "ViewsConfig"]
 
@@ -40,8 +41,7 @@ class ViewsConfig:
     """How far each copy is changed, at most."""
 
     def __post_init__(self):
-        if self.copies < 0:
-            raise ValueError(f"--views.copies is a number of copies, 0 or more; got {self.copies}")
+        check(self, copies=between(0, 1024))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,10 @@ class DataConfig:
         classes: How many there are; a label beyond them is an error.
         size: Height and width that pictures are scaled to. None: they all have one size.
         held_out: The share of the training images to take for validation, and to test, where the source has
-            no such part; the same ones every time.
+            no such part.
+        held_out_salt: What is hashed with an image to choose the held-out ones, so that a file may grow or be
+            reordered and nothing that was trained on is tested on. Another salt holds out others; None is the
+            choice of version 0.1, by a permutation of their number.
     """
 
     source: str = "digits"
@@ -66,6 +69,10 @@ class DataConfig:
     classes: int = 10
     size: tuple[int, int] | None = None
     held_out: float = 0.1
+    held_out_salt: str | None = data.SPLIT_SALT
+
+    def __post_init__(self):
+        check(self, classes=between(1, CLASSES), size=between(1, 2**16), held_out=share())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +100,11 @@ class Config(InitialConfig):
     train: common.TrainConfig = TRAIN
 
     READS = "images"
+    FREE = (*InitialConfig.FREE, "views")
 
     def __post_init__(self):
+        super().__post_init__()
+        check(self, patch_size=at_least(1), label_smoothing=share())
         if self.init_from is None and self.model.patches is not None:
             raise ValueError("the patches are set by --patch-size and the images; leave out --model.patches")
         if self.init_from is not None and self.patch_size is not None:

@@ -25,7 +25,9 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
         FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
     """
     held_out = 0.0 if config.validation else config.held_out
-    splits = data.load_splits(config.source, columns=[config.column], validation=held_out, test=0.0)
+    splits = data.load_splits(
+        config.source, columns=[config.column], validation=held_out, test=0.0, salt=config.held_out_salt
+    )
     if config.validation:  # a file of its own is one split, "train", whatever it is for
         splits["validation"] = data.load(config.validation, "train", columns=[config.column])
     if "validation" not in splits:

@@ -30,7 +30,10 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     """
     own = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
-    splits = data.load_splits(config.source, **shares)
+    splits = data.load_splits(config.source, validation=0.0, test=0.0)
+    data.text_pairs(splits["train"].take(1), config.pair)  # are there such columns?
+    by = [data.source_column(splits["train"], config.pair)]
+    splits = data.hold_out(splits, by=by, salt=config.held_out_salt, **shares)
     # A file of its own is one split, "train", whatever it is for.
     splits |= {name: data.load(source, "train") for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
