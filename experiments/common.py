@@ -6,7 +6,6 @@ An experiment's ``run.py`` is then: a config, data, a loss, and what to do with 
 import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -23,6 +22,7 @@ from experiments.config import (
     OptimizerConfig,
     RunConfig,
     TrainConfig,
+    defaults_of,
     from_dict,
     load_config,
     parse,
@@ -175,8 +175,9 @@ class Run:
                 to_dict(config),
                 resume=config.resume,
                 free=config.FREE,
-                defaults=to_dict(type(config)()),
+                defaults=defaults_of(type(config)),
             )
+            train.read_json_lines(self._directory.metrics)  # can a resume go on with it?
         except (ValueError, OSError) as error:
             sys.exit(f"{name}: {error}")
         self.path = self._directory.path
@@ -200,6 +201,7 @@ class Run:
         batches: train.Batches,
         d_model: int,
         given: Params | None = None,
+        digests: Mapping[str, str] | None = None,
         valid: Callable[[], Iterable[Batch]] | None = None,
         evaluate: Callable[[Params], Mapping[str, float]] | None = None,
         best: str | None = None,
@@ -215,6 +217,7 @@ class Run:
             batches: an iterator over training batches; the loader's.
             d_model: the model's width, for the noam schedule.
             given: weights, by name, in place of those that ``init`` makes; they are used up.
+            digests: of the examples of each split; a resume beside other ones is refused.
             valid: makes a fresh pass over the validation batches. The loss and each metric of ``loss_fn``
                 over them are the figures ``validation/loss``, ``validation/<metric>``.
             evaluate: further figures, from the weights (on all devices).
@@ -240,10 +243,18 @@ class Run:
             else train.EarlyStop(best or "validation/loss", settings.patience, mode)
         )
         with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(self._checkpoints(best, mode))
-            after, extra = checkpoints.latest() or 0, None
-            if after:
-                state, extra = self._resume(checkpoints, state, batches)
+            record = {"config": self._fixed(), "data": dict(digests or {})}
+            with one_message(self.name):
+                checkpoints = stack.enter_context(self._checkpoints(best, mode))
+                after, extra = self.config.resume_step or checkpoints.latest() or 0, None
+                if after:
+                    state, extra = train.resume(
+                        checkpoints, self.parallel.abstract(state), batches, step=after, record=record
+                    )
+                    self._set_aside(checkpoints, after)
+                if self.config.resume:
+                    self._update_config()
+                writers = [stack.enter_context(writer) for writer in self._writers(after)]
             self._say(state, after)
             try:
                 fitted = train.fit(
@@ -257,19 +268,19 @@ class Run:
                     checkpoint_every=settings.checkpoint_every,
                     early_stop=stop,
                     extra=extra,
+                    record=record,
                     learning_rate=schedule,
                     unit=unit,
                     log_every=settings.log_every,
-                    writers=[stack.enter_context(writer) for writer in self._writers(after)],
+                    writers=writers,
                 )
             except train.NotFiniteError as error:
                 good = checkpoints.latest()
                 kept = "no checkpoint was saved" if good is None else f"the last good checkpoint: step {good}"
                 sys.exit(f"{self.name}: {error}\n{kept}, {self.path}")
             best_step = checkpoints.best()
-        lines = self._directory.metrics.read_text(encoding="utf-8").splitlines()
-        if curves is not None and lines:
-            curves([json.loads(line) for line in lines], self.path / "curves.png")
+        if curves is not None:
+            self._draw(curves)
         if fitted.reason == "signal":
             sys.exit(f"{self.name}: stopped at step {fitted.step}, saved; go on: --out {self.path} --resume")
         last = fitted.state.params if fitted.state.ema is None else fitted.state.ema
@@ -329,13 +340,33 @@ class Run:
             every=settings.checkpoint_every,
         )
 
-    def _resume(
-        self, checkpoints: train.Checkpoints, state: train.TrainState, batches: train.Batches
-    ) -> tuple[train.TrainState, dict[str, Any]]:
+    def _fixed(self) -> dict[str, Any]:
+        """The settings that may not change while the run goes on, by path."""
+        settings, free = train.flat(to_dict(self.config)), (*self.config.FREE, *self.config.PLACES)
+        return {name: value for name, value in settings.items() if not train.is_free(name, free)}
+
+    def _set_aside(self, checkpoints: train.Checkpoints, after: int) -> None:
+        """Moves later checkpoints out of the way, with the figures that are about to be taken out."""
+        metrics = self._directory.metrics
+        if (to := checkpoints.set_aside(after)) is not None:
+            if metrics.exists():
+                shutil.copy(metrics, to / metrics.name)
+            print(f"{self.name}: the checkpoints after step {after} are now in {to}", flush=True)
+
+    def _update_config(self) -> None:
+        """Writes the settings that a resume has changed into ``config.json``: the next one has them too."""
+        settings = {**to_dict(self.config), "resume": False, "resume_step": None}
+        if load_config(type(self.config), self.path) != from_dict(type(self.config), settings):
+            self._directory.write("config.json", settings)
+
+    def _draw(self, curves: Callable[[list[dict[str, Any]], Path], Any]) -> None:
         try:
-            return train.resume(checkpoints, self.parallel.abstract(state), batches)
-        except ValueError as error:  # other data, or another model, than what the run was begun with
-            sys.exit(f"{self.name}: {error}")
+            lines = train.read_json_lines(self._directory.metrics)
+        except ValueError as error:  # somebody wrote into it meanwhile: the run's result does not hang on it
+            print(f"{self.name}: no curves.png: {error}", flush=True)
+            return
+        if lines:
+            curves(lines, self.path / "curves.png")
 
     def _writers(self, after: int) -> list[Any]:
         return [

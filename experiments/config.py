@@ -6,7 +6,6 @@ line and in the JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(the
 
 import argparse
 import dataclasses
-import json
 import sys
 import typing
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import optax
 import tyro
 
+from experiments.checks import Range, above, at_least, between, check, check_all, share
 from tfm_jax import train
 from tfm_jax.values import from_dict, from_text, to_dict, to_text, variants
 
@@ -24,6 +24,7 @@ __all__ = [
     "OptimizerConfig",
     "RunConfig",
     "TrainConfig",
+    "defaults_of",
     "from_dict",
     "load_config",
     "parse",
@@ -31,11 +32,6 @@ __all__ = [
 ]
 
 C = TypeVar("C")
-
-
-def _require(config: Any, name: str, wanted: str, holds: bool) -> None:
-    if not holds:
-        raise ValueError(f"{name}={getattr(config, name)}: {name} is to be {wanted}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +62,19 @@ class OptimizerConfig:
     """What the rate of each layer is of that above it, from the head down to the embedding; 1 is one rate."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "noam_factor", "eps"):
-            _require(self, name, "above 0", getattr(self, name) > 0)
-        _require(self, "warmup", "at least 1", self.warmup >= 1)
-        _require(self, "weight_decay", "at least 0", self.weight_decay >= 0)
-        for name in ("b1", "b2"):
-            _require(self, name, "at least 0 and below 1", 0 <= getattr(self, name) < 1)
-        _require(self, "clip_norm", "above 0, or None", self.clip_norm is None or self.clip_norm > 0)
-        _require(self, "frozen_layers", "at least 0", self.frozen_layers >= 0)
-        _require(self, "layer_decay", "above 0 and at most 1", 0 < self.layer_decay <= 1)
+        check(
+            self,
+            learning_rate=above(0),
+            noam_factor=above(0),
+            eps=above(0),
+            clip_norm=above(0),
+            warmup=at_least(1),
+            weight_decay=at_least(0),
+            b1=share(),
+            b2=share(),
+            frozen_layers=at_least(0),
+            layer_decay=Range(0, 1, includes_least=False),
+        )
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
         """The optimizer, and the schedule in it."""
@@ -116,23 +116,24 @@ class TrainConfig:
     """Of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
-        counts = (
-            "steps",
-            "batch_size",
-            "accumulate",
-            "evaluate_every",
-            "checkpoint_every",
-            "keep",
-            "log_every",
+        check(
+            self,
+            steps=at_least(1),
+            batch_size=between(1, 2**20),
+            accumulate=between(1, 2**20),
+            evaluate_every=at_least(1),
+            checkpoint_every=at_least(1),
+            keep=at_least(1),
+            log_every=at_least(1),
+            patience=at_least(1),
+            ema_decay=share(),
+            seed=between(0, 2**32 - 1),
         )
-        for name in counts:
-            _require(self, name, "at least 1", getattr(self, name) >= 1)
-        _require(self, "patience", "at least 1, or None", self.patience is None or self.patience >= 1)
-        decay = self.ema_decay
-        _require(self, "ema_decay", "at least 0 and below 1, or None", decay is None or 0 <= decay < 1)
-        _require(self, "seed", "from 0 to 2**32 - 1", 0 <= self.seed < 2**32)
-        multiple = self.checkpoint_every % self.evaluate_every == 0
-        _require(self, "checkpoint_every", f"a multiple of evaluate_every={self.evaluate_every}", multiple)
+        if self.checkpoint_every % self.evaluate_every:
+            raise ValueError(
+                f"checkpoint_every: got {self.checkpoint_every}; wanted a multiple of "
+                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its figures"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,9 @@ class MeshConfig:
 
     data: int = 1
     """Devices that a batch is split among. On a CPU, JAX_NUM_CPU_DEVICES=8 makes eight."""
+
+    def __post_init__(self) -> None:
+        check(self, data=at_least(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,10 +159,37 @@ class RunConfig:
     out: Path | None = None
     """Directory of the run; None makes a new one in runs/."""
     resume: bool = False
-    """Go on with the run in --out from its last checkpoint, with its settings."""
+    """Go on with the run in --out from its last checkpoint, with its settings. How it logs, evaluates, keeps
+    checkpoints and uses the trained model may be set anew; what changes the model or its training may not."""
+    resume_step: int | None = None
+    """With --resume: go on from the checkpoint of this step. Later ones are moved to set_aside, in --out."""
 
-    FREE: typing.ClassVar[tuple[str, ...]] = ("mesh", "parallel", "out", "resume")
+    FREE: typing.ClassVar[tuple[str, ...]] = (
+        "mesh",
+        "parallel",
+        "out",
+        "resume",
+        "resume_step",
+        "train.evaluate_every",
+        "train.checkpoint_every",
+        "train.keep",
+        "train.patience",
+        "train.log_every",
+    )
     """Fields that may differ on a resume."""
+    PLACES: typing.ClassVar[tuple[str, ...]] = ("init_from", "data.source", "data.validation", "data.test")
+    """Fields that say where something was read from: a resume knows it again by its content."""
+    BEFORE: typing.ClassVar[typing.Mapping[str, Any]] = {"data.held_out_salt": None}
+    """The values of fields that the config of an older run lacks, where they are not the defaults."""
+
+    def __post_init__(self) -> None:
+        check_all(self)
+        if self.resume_step is not None:
+            check(self, resume_step=at_least(1))
+            if not self.resume:
+                raise ValueError(
+                    f"resume_step: got {self.resume_step} without --resume; wanted both, or neither of them"
+                )
 
 
 def parse(
@@ -218,9 +249,39 @@ def load_config(config: type[C], directory: str | Path) -> C:
 
     Raises:
         FileNotFoundError: when there is none.
-        ValueError: when it has a field that ``config`` has not.
+        ValueError: when it cannot be read, or has a field or a value that ``config`` has not; the message
+            names the file.
     """
-    return from_dict(config, json.loads((Path(directory) / "config.json").read_text(encoding="utf-8")))
+    path = Path(directory) / "config.json"
+    saved = train.read_object(path)
+    for name, value in getattr(config, "BEFORE", {}).items():
+        section, _, field = name.partition(".")
+        if isinstance(saved.get(section), dict):
+            saved[section].setdefault(field, value)
+    try:
+        return from_dict(config, saved)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back, or begin a new "
+            "run in another --out"
+        ) from error
+
+
+def defaults_of(config: type) -> dict[str, Any]:
+    """What the config of a run of this or an older version has where it lacks a field, as JSON can hold it.
+
+    Args:
+        config: the dataclass.
+
+    Returns:
+        Nested dicts, as `to_dict`.
+    """
+    defaults = to_dict(config())
+    for name, value in config.BEFORE.items():
+        section, _, field = name.partition(".")
+        if field in defaults.get(section, {}):
+            defaults[section][field] = value
+    return defaults
 
 
 def _variant_rule(

@@ -1,9 +1,7 @@
 """What a run has trained, read from its directory."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
@@ -33,12 +31,16 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
     saved = directory / "config.json"
     if not saved.is_file():
         raise FileNotFoundError(f"{directory} is not the directory of a run: there is no config.json in it")
+    settings = train.read_object(saved)
     try:
-        settings = json.loads(saved.read_text(encoding="utf-8"))
         config = from_dict(nn.Config, settings["model"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{saved} does not say what the model is: {error!r}") from error
-    params = _params(directory / "checkpoints", settings, average)
+        every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
+        kept = int(settings.get("average", 1))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{saved} does not say what the model is: {error!r}. Put back the file as the run wrote it"
+        ) from error
+    params = _params(directory / "checkpoints", every, kept, average)
     if params.keys() >= {"encoder", "decoder"}:
         module = nn.EncoderDecoder
     elif params.keys() >= {"embedding", "stack"}:
@@ -50,12 +52,11 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
     return TextGenerator(nn.functionalize(module, config), params, tokenizer)
 
 
-def _params(checkpoints: Path, settings: dict[str, Any], average: int | None) -> Params:
-    every = settings.get("train", {}).get("checkpoint_every")
+def _params(checkpoints: Path, every: int | None, kept: int, average: int | None) -> Params:
     steps = train.unbroken_steps(checkpoints, every)
     if not steps:
         raise FileNotFoundError(f"there is no checkpoint in {checkpoints}")
-    average = min(settings.get("average", 1), len(steps)) if average is None else average
+    average = min(kept, len(steps)) if average is None else average
     if average != 1:
         return train.average_params(checkpoints, average, every=every)
     has_ema = (checkpoints / str(steps[-1]) / "ema").is_dir()

@@ -7,8 +7,9 @@ import dataclasses
 from typing import Literal
 
 from experiments import common
+from experiments.checks import BUCKETS, CLASSES, at_least, between, check, share
 from experiments.initial import InitialConfig
-from tfm_jax import nn
+from tfm_jax import data, nn
 
 __all__ = ["Config", "DataConfig"]
 
@@ -52,7 +53,10 @@ class DataConfig:
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training rows.
         test: A file of its own to test on; None as for validation.
-        held_out: A share of the training rows, the same ones every time.
+        held_out: A share of the training rows.
+        held_out_salt: What is hashed with a text to choose the held-out ones, so that a file may grow or be
+            reordered and nothing that was trained on is tested on. Another salt holds out others; None is the
+            choice of version 0.1, by a permutation of their number.
         separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
         encoding: Of csv, tsv, json and text files.
         tokenizer: Made from the training texts and saved beside the checkpoints.
@@ -70,15 +74,20 @@ class DataConfig:
     held_out: float = 0.1
     separator: str | None = None
     encoding: str = "utf-8"
+    held_out_salt: str | None = data.SPLIT_SALT
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: int = 8000
     max_length: int = 128
     buckets: int = 3
 
     def __post_init__(self):
-        for name, least in (("max_length", 3), ("buckets", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is to be at least {least}, got {getattr(self, name)}")
+        check(
+            self,
+            held_out=share(),
+            vocab_size=between(1, CLASSES),
+            max_length=at_least(3),
+            buckets=between(1, BUCKETS),
+        )
 
     @property
     def label(self) -> str:
@@ -105,3 +114,7 @@ class Config(InitialConfig):
     label_smoothing: float = 0.1
     """Share of the target that is spread evenly over all classes; not in validation."""
     train: common.TrainConfig = TRAIN
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self, head_dropout_rate=share(), label_smoothing=share())

@@ -21,10 +21,11 @@ class Labelled(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """The labelled texts of "train", "validation" and "test", and the names of the classes."""
+    """The labelled texts of "train", "validation" and "test", names of classes, checksums."""
 
     splits: dict[str, Labelled]
     class_names: list[str]
+    digests: dict[str, str]
 
 
 def load_corpus(config: DataConfig) -> Corpus:
@@ -45,7 +46,14 @@ def load_corpus(config: DataConfig) -> Corpus:
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     columns = [config.text_column, config.label]
     options = {"columns": columns, "separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(config.source, splits=config.splits, **shares, **options)
+    splits = data.load_splits(
+        config.source,
+        by=[config.text_column],
+        salt=config.held_out_salt,
+        splits=config.splits,
+        **shares,
+        **options,
+    )
     splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
@@ -62,7 +70,8 @@ def load_corpus(config: DataConfig) -> Corpus:
             labelled[split] = Labelled(texts, data.label_numbers(splits[split], names, config.label))
         except ValueError as error:
             raise ValueError(f"{split}: {error}") from error
-    return Corpus(labelled, names)
+    digests = {split: data.content_digest(splits[split], columns) for split in labelled}
+    return Corpus(labelled, names, digests)
 
 
 def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) -> data.Tokenizer:

@@ -57,6 +57,7 @@ def run(config: Config) -> None:
             batches=iter(task.batches["train"]),
             d_model=config.model.d_model,
             given=given,
+            digests=task.corpus.digests,
             valid=lambda: task.batches["validation"],
             unit="texts",
             curves=functools.partial(viz.curves, title=NAME),
@@ -142,7 +143,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)
     longest = jnp.zeros((1, *shapes[-1]), jnp.int32)  # does it fit the model?
     jax.eval_shape(lambda key: model.apply(model.init(key), longest), jax.random.key(0))
-    counts = ", ".join(f"{len(part):,} {name}" for name, part in rows.items())
+    counts = data.describe_splits({name: len(part) for name, part in rows.items()})
     print(f"{NAME}: texts: {counts}; {classes} classes: {', '.join(corpus.class_names[:20])}")
     widths = ", ".join(str(width) for (width,) in shapes)
     print(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
+from experiments.checks import at_least, check
 from tfm_jax.types import Array, Key
 
 __all__ = ["AugmentConfig", "augment"]
@@ -27,6 +28,9 @@ class AugmentConfig:
     """Share of each side."""
     elastic: float = 0.04
     """Standard deviation, in shares of each side, by which the image is bent at 4 x 4 places."""
+
+    def __post_init__(self) -> None:
+        check(self, **{field.name: at_least(0) for field in dataclasses.fields(self)})
 
 
 def augment(images: Array, key: Key, config: AugmentConfig) -> Array:

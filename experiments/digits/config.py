@@ -9,9 +9,10 @@ import dataclasses
 from typing import Literal
 
 from experiments import common
+from experiments.checks import CLASSES, at_least, between, check, share
 from experiments.digits.augment import AugmentConfig
 from experiments.initial import InitialConfig
-from tfm_jax import nn
+from tfm_jax import data, nn
 
 __all__ = ["Config", "DataConfig", "ViewsConfig"]
 
@@ -41,8 +42,7 @@ class ViewsConfig:
     """How far each copy is changed, at most."""
 
     def __post_init__(self):
-        if self.copies < 0:
-            raise ValueError(f"--views.copies is a number of copies, 0 or more; got {self.copies}")
+        check(self, copies=between(0, 1024))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,10 @@ class DataConfig:
         separator: One character between the fields of a metadata.csv or .tsv. None: a comma or a tab.
         encoding: Of such a file, or of a metadata.jsonl.
         held_out: The share of the training images to take for validation, and to test, where the source has
-            no such part; the same ones every time.
+            no such part.
+        held_out_salt: What is hashed with an image to choose the held-out ones, so that a file may grow or be
+            reordered and nothing that was trained on is tested on. Another salt holds out others; None is the
+            choice of version 0.1, by a permutation of their number.
     """
 
     source: str = "digits"
@@ -78,6 +81,10 @@ class DataConfig:
     separator: str | None = None
     encoding: str = "utf-8"
     held_out: float = 0.1
+    held_out_salt: str | None = data.SPLIT_SALT
+
+    def __post_init__(self):
+        check(self, classes=between(1, CLASSES), size=between(1, 2**16), held_out=share())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,8 +112,11 @@ class Config(InitialConfig):
     train: common.TrainConfig = TRAIN
 
     READS = "images"
+    FREE = (*InitialConfig.FREE, "views")
 
     def __post_init__(self):
+        super().__post_init__()
+        check(self, patch_size=at_least(1), label_smoothing=share())
         if self.init_from is None and self.model.patches is not None:
             raise ValueError("the patches are set by --patch-size and the images; leave out --model.patches")
         if self.init_from is not None and self.patch_size is not None:

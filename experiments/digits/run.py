@@ -60,6 +60,7 @@ def run(config: Config) -> None:
         batches=iter(data.Loader(rows, data.UniformBatches(len(rows), size, seed))),
         d_model=config.model.d_model,
         given=given,
+        digests=task.digests,
         valid=lambda: data.Loader(valid, data.UniformBatches(len(valid), size)),
         unit="images",
         curves=functools.partial(viz.curves, title=NAME),
@@ -153,6 +154,7 @@ class _Task:
     class_names: list[str]
     encoder: nn.Config
     model: nn.Pure
+    digests: dict[str, str]
 
 
 def _prepare(config: Config, path: Path) -> _Task:
@@ -160,9 +162,11 @@ def _prepare(config: Config, path: Path) -> _Task:
     of = config.data
     splits = data.load_splits(
         of.source,
+        by=[of.image],
         columns=[of.image, of.label],
         validation=of.held_out,
         test=of.held_out,
+        salt=of.held_out_salt,
         splits=of.splits,
         separator=of.separator,
         encoding=of.encoding,
@@ -178,13 +182,15 @@ def _prepare(config: Config, path: Path) -> _Task:
     rows["validation"] = _rows(splits["validation"], config, class_names, like=rows["train"])
     encoder = encoder_of(config, shape)
     patches = encoder.patches
-    counts = ", ".join(f"{len(splits[name]):,} {name}" for name in ("train", "validation", "test"))
+    counts = data.describe_splits({name: len(splits[name]) for name in ("train", "validation", "test")})
     size = lambda sides: " x ".join(map(str, sides))
     print(f"{NAME}: images of {size(shape)}: {counts}; patches of {size(patches.sides)}", flush=True)
     read = reader(path, patches.channels)
     for part in rows.values():
         check_images(encoder, read, part.images.shape[1:])
-    return _Task(rows, splits["test"], class_names, encoder, make_model(encoder, len(class_names), read))
+    digests = {name: data.content_digest(part, [of.image, of.label]) for name, part in splits.items()}
+    model = make_model(encoder, len(class_names), read)
+    return _Task(rows, splits["test"], class_names, encoder, model, digests)
 
 
 def _rows(

@@ -7,8 +7,9 @@ import dataclasses
 from typing import Literal
 
 from experiments import common
+from experiments.checks import CLASSES, Range, above, at_least, between, check, share
 from experiments.initial import InitialConfig
-from tfm_jax import nn
+from tfm_jax import data, generate, nn
 
 __all__ = ["Config", "DataConfig", "SampleConfig"]
 
@@ -46,7 +47,10 @@ class DataConfig:
         column: The column that holds the texts.
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training texts.
-        held_out: A share of the training texts, the same ones every time.
+        held_out: A share of the training texts; of one text file, its end.
+        held_out_salt: What is hashed with a text to choose the held-out ones, so that a file may grow or be
+            reordered and nothing that was trained on is tested on. Another salt holds out others; None is the
+            choice of version 0.1, by a permutation of their number.
         separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
         encoding: Of csv, tsv, json and text files.
         validation_bytes: At most so many bytes are validated on, of texts drawn at random, always the same.
@@ -65,11 +69,22 @@ class DataConfig:
     held_out: float = 0.05
     separator: str | None = None
     encoding: str = "utf-8"
+    held_out_salt: str | None = data.SPLIT_SALT
     validation_bytes: int = 500_000
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocab_size: int = 4096
     length: int = 256
     overlap: int = 128
+
+    def __post_init__(self):
+        check(
+            self,
+            held_out=share(),
+            validation_bytes=at_least(1),
+            vocab_size=between(1, CLASSES),
+            length=between(1, 2**24),
+            overlap=between(0, self.length - 1) if isinstance(self.length, int) else Range(),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +103,19 @@ class SampleConfig:
     temperature: float = 0.8
     top_p: float = 0.95
 
+    def __post_init__(self):
+        check(
+            self,
+            tokens=at_least(1),
+            temperature=above(0),
+            top_p=Range(0, 1, includes_least=False),
+        )
+        self.processors()
+
+    def processors(self) -> tuple[generate.Temperature, generate.TopP]:
+        """What is done to the logits of each token."""
+        return generate.Temperature(self.temperature), generate.TopP(self.top_p)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(InitialConfig):
@@ -103,13 +131,4 @@ class Config(InitialConfig):
     train: common.TrainConfig = TRAIN
     sample: SampleConfig = SampleConfig()
 
-    def __post_init__(self):
-        length, overlap = self.data.length, self.data.overlap
-        if not 0 <= overlap < length:
-            raise ValueError(
-                f"rows of data.length {length} cannot overlap by {overlap}: data.overlap is 0 to {length - 1}"
-            )
-        if self.data.validation_bytes < 1:
-            raise ValueError(f"data.validation-bytes is at least 1, got {self.data.validation_bytes}")
-        if self.sample.tokens < 1 or not self.sample.temperature > 0:
-            raise ValueError(f"a sample has 1 token or more, at a temperature above 0; got {self.sample}")
+    FREE = (*InitialConfig.FREE, "data.overlap", "sample")

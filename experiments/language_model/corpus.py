@@ -26,7 +26,14 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
     """
     held_out = 0.0 if config.validation else config.held_out
     options = {"columns": [config.column], "separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(config.source, validation=held_out, test=0.0, splits=config.splits, **options)
+    splits = data.load_splits(
+        config.source,
+        validation=held_out,
+        test=0.0,
+        salt=config.held_out_salt,
+        splits=config.splits,
+        **options,
+    )
     if config.validation:
         splits["validation"] = data.load_whole(config.validation, **options)
     if "validation" not in splits:

@@ -61,6 +61,10 @@ def run(config: Config) -> None:
             batches=iter(data.Loader(task.train_rows, order)),
             d_model=config.model.d_model,
             given=given,
+            digests={
+                name: data.text_digest(part)
+                for name, part in zip(("train", "validation"), task.texts, strict=True)
+            },
             valid=lambda: in_order(task.rows),
             unit="tokens",
             curves=functools.partial(viz.curves, title=NAME),
@@ -119,6 +123,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     settings = config.data
     texts = load_texts(settings)
     tokenizer = make_tokenizer(settings, texts[0], path)
+    _prompt(config, tokenizer)  # can the model write on from it?
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     model = nn.functionalize(nn.Decoder, dataclasses.replace(config.model, vocab_size=vocab_size))
     # Does a row fit the model?
@@ -137,8 +142,12 @@ def _prepare(config: Config, path: Path) -> _Task:
         overlapping_rows=pack(texts[1], overlap=settings.overlap),
     )
     parts = zip(("train", "validation"), texts, (task.train_rows, task.rows), strict=True)
+    total = sum(map(_count, texts))
     for name, part, rows in parts:
-        print(f"{NAME}: {name}: {len(part):,} texts, {_count(part):,} bytes, {rows.n_targets:,} tokens")
+        share = f"({100 * _count(part) / total:.1f} %)"
+        print(
+            f"{NAME}: {name}: {len(part):,} texts, {_count(part):,} bytes {share}, {rows.n_targets:,} tokens"
+        )
     each = _count(texts[0]) / task.train_rows.n_targets
     print(f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary, {each:.3g} bytes each", flush=True)
     return task
@@ -148,21 +157,28 @@ def _count(texts: Sequence[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
+def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
+    """The ids of what the sample begins with; a ValueError where the model could not write on from them."""
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    prompt, length = [*begin, *tokenizer.encode(config.sample.prompt)], config.data.length
+    if not 0 < len(prompt) < length:
+        raise ValueError(
+            f"sample.prompt: got {len(prompt)} tokens; wanted at least 1 and fewer than "
+            f"data.length={length}. Give another --sample.prompt"
+        )
+    return prompt
+
+
 def _sample(config: Config, task: _Task, params: Params) -> str:
     """A text that the model writes on from the prompt."""
-    begin = [] if task.tokenizer.bos_id is None else [task.tokenizer.bos_id]
-    prompt = [*begin, *task.tokenizer.encode(config.sample.prompt)]
-    room = config.data.length - len(prompt)
-    if room < 1:
-        return f"(a prompt of {len(prompt)} tokens leaves no room in rows of {config.data.length})"
-
+    prompt = _prompt(config, task.tokenizer)
     written = generate.sample(
         task.model,
         params,
         jnp.asarray([prompt]),
         key=jax.random.key(config.train.seed),
-        max_length=min(config.sample.tokens, room),
-        processors=(generate.Temperature(config.sample.temperature), generate.TopP(config.sample.top_p)),
+        max_length=min(config.sample.tokens, config.data.length - len(prompt)),
+        processors=config.sample.processors(),
         eos_id=task.tokenizer.eos_id,
     )
     return config.sample.prompt + task.tokenizer.decode(written.tokens[0])

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from experiments import common, initial
+from experiments.checks import BUCKETS, CLASSES, at_least, between, check, share
 from experiments.initial import InitialConfig
-from tfm_jax import nn
+from tfm_jax import data, nn
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
 
@@ -50,7 +51,10 @@ class DataConfig:
         validation: A file of its own for validation. None takes the source's split of that name or, where it
             has none, held_out of the training pairs.
         test: A file of its own to test on; None as for validation.
-        held_out: A share of the training pairs, the same ones every time.
+        held_out: A share of the training pairs.
+        held_out_salt: What is hashed with a source to choose the held-out pairs, so that a file may grow or
+            be reordered and nothing that was trained on is tested on. Another salt holds out others; None is
+            the choice of version 0.1, by a permutation of their number.
         separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
         encoding: Of csv, tsv, json and text files.
         tokenizer: Made from the training pairs and saved beside the checkpoints; one for both languages.
@@ -71,6 +75,7 @@ class DataConfig:
     held_out: float = 0.05
     separator: str | None = None
     encoding: str = "utf-8"
+    held_out_salt: str | None = data.SPLIT_SALT
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: int = 8000
     max_length: int = 128
@@ -79,10 +84,15 @@ class DataConfig:
     decoded: int = 200
 
     def __post_init__(self):
-        for name, least in (("max_length", 2), ("buckets", 1), ("batch_tokens", 1), ("decoded", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is to be at least {least}, got {value}")
+        check(
+            self,
+            held_out=share(),
+            vocab_size=between(1, CLASSES),
+            max_length=at_least(2),
+            buckets=between(1, BUCKETS),
+            batch_tokens=between(1, 2**26),
+            decoded=at_least(0),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +109,7 @@ class SearchConfig:
     length_penalty: float = 0.6
 
     def __post_init__(self):
-        if self.beams < 1:
-            raise ValueError(f"beams is to be at least 1, got {self.beams}")
+        check(self, beams=between(1, 1024), length_penalty=between(-100, 100))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,11 +130,15 @@ class Config(InitialConfig):
     average: int = 1
     """Checkpoints whose mean is tested; the paper takes the last 5. 1 takes the last weights as they are."""
 
+    FREE = (*InitialConfig.FREE, "data.decoded", "search", "average")
+
     def __post_init__(self):
-        if not 1 <= self.average <= self.train.keep:
+        super().__post_init__()
+        check(self, label_smoothing=share(), average=at_least(1))
+        if self.average > self.train.keep:
             raise ValueError(
-                f"the mean of {self.average} checkpoints is wanted and {self.train.keep} are kept: "
-                "average is at least 1 and at most train.keep"
+                f"average: got {self.average} checkpoints of train.keep={self.train.keep}; wanted at most "
+                "as many as are kept"
             )
 
 

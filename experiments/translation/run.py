@@ -64,6 +64,7 @@ def run(config: Config) -> None:
         batches=iter(task.train_batches),
         d_model=config.model.d_model,
         given=given,
+        digests=task.digests,
         valid=lambda: task.valid_batches,
         evaluate=evaluate if config.data.decoded else None,
         unit="tokens",
@@ -110,6 +111,7 @@ class _Task:
     valid_batches: data.Loader
     translate: Translate
     metrics: TextMetrics | None
+    digests: dict[str, str]
 
 
 def _prepare(config: Config, path: Path) -> _Task:
@@ -139,7 +141,10 @@ def _prepare(config: Config, path: Path) -> _Task:
     jax.eval_shape(lambda key: model.apply(model.init(key), *longest), jax.random.key(0))
     translate = make_translate(model, tokenizer, shapes, sizes, config.search)
     _describe(pairs, tokenizer, shapes, sizes)
-    return _Task(pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics)
+    digests = {name: data.text_digest(*sides) for name, sides in pairs.items()}
+    return _Task(
+        pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics, digests
+    )
 
 
 def _describe(
@@ -148,7 +153,7 @@ def _describe(
     shapes: Sequence[tuple[int, int]],
     sizes: Sequence[int],
 ) -> None:
-    counts = ", ".join(f"{len(sources):,} {name}" for name, (sources, _) in pairs.items())
+    counts = data.describe_splits({name: len(sources) for name, (sources, _) in pairs.items()})
     seen = set(zip(*pairs["train"], strict=True))
     known = sum(pair in seen for pair in zip(*pairs["test"], strict=True))
     print(f"{NAME}: pairs: {counts}; {known:,} of the test pairs are training pairs too")

@@ -261,36 +261,45 @@ def test_built_in_sources_by_name(load, tmp_path, monkeypatch):
         load("digits", "dev")
 
 
-def test_split_rows():
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"n": range(20)})
-    parts = data.split_rows(rows, validation=0.25, test=0.1, seed=3)
-    assert {name: len(part) for name, part in parts.items()} == {"test": 2, "validation": 5, "train": 13}
-    assert sorted(n for part in parts.values() for n in part["n"]) == list(range(20))
-    assert all(list(part["n"]) == sorted(part["n"]) for part in parts.values())
-    again = data.split_rows(rows, validation=0.25, test=0.1, seed=3)
-    assert all(list(parts[name]["n"]) == list(again[name]["n"]) for name in parts)
-    other = data.split_rows(rows, validation=0.25, test=0.1, seed=4)
-    assert list(other["train"]["n"]) != list(parts["train"]["n"])
-    assert set(data.split_rows(rows, test=0)) == {"train", "validation"}
-    with pytest.raises(ValueError, match="20 rows cannot give 10 for validation and 10 to test"):
-        data.split_rows(rows, validation=0.5, test=0.5)
-    with pytest.raises(ValueError, match="2 rows cannot give 1 for validation and 1 to test"):
-        data.split_rows(rows.select([0, 1]))
-
-
 def test_load_splits_makes_what_is_missing(tmp_path):
     write(tmp_path / "d" / "train.jsonl")
     write(tmp_path / "d" / "test.jsonl", ROWS[:3])
-    splits = data.load_splits(str(tmp_path / "d"), columns=["n"], cache_dir=str(tmp_path / "cache"))
-    assert {name: len(part) for name, part in splits.items()} == {"train": 18, "validation": 2, "test": 3}
+    options = {"by": ["text"], "cache_dir": str(tmp_path / "cache")}
+    splits = data.load_splits(str(tmp_path / "d"), columns=["n"], **options)
+    assert len(splits["test"]) == 3
     assert {name for part in splits.values() for name in part.column_names} == {"n"}
     assert sorted([*splits["train"]["n"], *splits["validation"]["n"]]) == list(range(20))
-    only = data.load_splits(str(tmp_path / "d" / "train.jsonl"), cache_dir=str(tmp_path / "cache"))
-    assert {name: len(part) for name, part in only.items()} == {"test": 2, "validation": 2, "train": 16}
+    only = data.load_splits(str(tmp_path / "d" / "train.jsonl"), **options)
+    assert {name: list(part["n"]) for name, part in only.items()} == {
+        name: list(part["n"])
+        for name, part in data.split_rows(
+            data.load(str(tmp_path / "d" / "train.jsonl"), cache_dir=options["cache_dir"]), by=["text"]
+        ).items()
+    }
+    assert list(only["validation"]["n"]) == list(splits["validation"]["n"])  # whoever brings the test
+    old = data.load_splits(str(tmp_path / "d" / "train.jsonl"), salt=None, **options)
+    assert {name: len(part) for name, part in old.items()} == {"test": 2, "validation": 2, "train": 16}
+    with pytest.raises(ValueError, match=r"by: got nothing, and .*train.jsonl' has the columns 'text', 'n'"):
+        data.load_splits(str(tmp_path / "d" / "train.jsonl"), **{**options, "by": None})
     write(tmp_path / "e" / "test.jsonl")
     with pytest.raises(ValueError, match="no split 'train', only 'test'"):
-        data.load_splits(str(tmp_path / "e" / "*.jsonl"), cache_dir=str(tmp_path / "cache"))
+        data.load_splits(str(tmp_path / "e" / "*.jsonl"), **options)
+
+
+@pytest.mark.parametrize("lines", [40, 9000], ids=["under 64 KiB", "of several rows"])
+def test_load_splits_cuts_one_text_by_position(tmp_path, lines):
+    text = "".join(f"line {i:05}\n" for i in range(lines))
+    (tmp_path / "book.txt").write_text(text)
+    write(tmp_path / "one.jsonl", [{"text": text}])
+    options = {"validation": 0.1, "test": 0.05, "cache_dir": str(tmp_path / "cache")}
+    for name in ("book.txt", "one.jsonl"):
+        splits = data.load_splits(str(tmp_path / name), **options)
+        parts = ["".join(splits[part]["text"]) for part in ("train", "validation", "test")]
+        assert "".join(parts) == text
+        assert [part.count("\n") for part in parts] == [0.85 * lines, 0.1 * lines, 0.05 * lines]
+    with pytest.raises(ValueError, match="1 rows with 1 different inputs leave none for"):
+        write(tmp_path / "labelled.jsonl", [{"text": text, "label": 0}])
+        data.load_splits(str(tmp_path / "labelled.jsonl"), by=["text"], **options)
 
 
 def test_load_splits_of_a_built_in_source():

@@ -167,8 +167,9 @@ def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path)
     with pytest.raises(SystemExit) as error:
         common.Run(config(*out, "--resume", *changed), "regression")
     assert str(error.value).splitlines()[1:] == [
-        "  model.rate: saved 0.1, asked for 0.2",
-        "  train.optimizer.schedule: saved 'cosine', asked for 'noam'",
+        "  model.rate: saved 0.1, configured 0.2",
+        "  train.optimizer.schedule: saved 'cosine', configured 'noam'",
+        f"Leave them out, or begin a new run with the weights of this one: --init-from {path}",
     ]
 
 
@@ -205,7 +206,7 @@ def test_a_config_field_added_later_does_not_block_the_resume_of_an_older_run(tm
     del saved["model"]["rate"]
     path.write_text(json.dumps(saved))
     common.Run(config(*out, "--resume"), "regression")
-    with pytest.raises(SystemExit, match=r"model.rate: saved 0.1, asked for 0.2"):
+    with pytest.raises(SystemExit, match=r"model.rate: saved 0.1, configured 0.2"):
         common.Run(config(*out, "--resume", "--model.rate", "0.2"), "regression")
 
 
@@ -301,19 +302,23 @@ def test_help_is_for_people(capsys):
     ("argv", "said"),
     [
         (["--train.evaluate-every", "30", "--train.checkpoint-every", "50"],
-         "checkpoint_every=50: checkpoint_every is to be a multiple of evaluate_every=30"),
-        (["--train.keep", "0"], "keep=0: keep is to be at least 1"),
-        (["--train.accumulate", "0"], "accumulate=0"),
-        (["--train.log-every", "0"], "log_every=0"),
-        (["--train.batch-size", "0"], "batch_size=0"),
-        (["--train.steps", "0"], "steps=0"),
-        (["--train.patience", "0"], "patience=0: patience is to be at least 1, or None"),
-        (["--train.ema-decay", "1.5"], "ema_decay=1.5: ema_decay is to be at least 0 and below 1, or None"),
-        (["--train.seed", "-1"], "seed=-1"),
-        (["--train.optimizer.clip-norm", "0"], "clip_norm=0.0: clip_norm is to be above 0, or None"),
-        (["--train.optimizer.warmup", "0"], "warmup=0"),
-        (["--train.optimizer.learning-rate", "nan"], "learning_rate=nan"),
-        (["--train.optimizer.b2", "1"], "b2=1.0"),
+         "checkpoint_every: got 50; wanted a multiple of evaluate_every=30"),
+        (["--train.keep", "0"], "keep: got 0; wanted at least 1"),
+        (["--train.accumulate", "0"], "accumulate: got 0"),
+        (["--train.log-every", "0"], "log_every: got 0"),
+        (["--train.batch-size", "0"], "batch_size: got 0"),
+        (["--train.steps", "0"], "steps: got 0"),
+        (["--train.patience", "0"], "patience: got 0; wanted at least 1"),
+        (["--train.ema-decay", "1.5"], "ema_decay: got 1.5; wanted at least 0 and below 1, or None"),
+        (["--train.seed", "-1"], "seed: got -1"),
+        (["--train.optimizer.clip-norm", "0"], "clip_norm: got 0.0; wanted above 0, or None"),
+        (["--train.optimizer.warmup", "0"], "warmup: got 0"),
+        (["--train.optimizer.learning-rate", "nan"], "learning_rate: got nan; wanted a finite number, above"),
+        (["--train.optimizer.b2", "1"], "b2: got 1.0"),
+        (["--train.steps", "1" + 30 * "0"], "steps: got 1" + 30 * "0"),
+        (["--train.batch-size", "2000000"], "batch_size: got 2000000; wanted at least 1 and at most 1048576"),
+        (["--mesh.data", "0"], "data: got 0; wanted at least 1"),
+        (["--resume-step", "3"], "resume_step: got 3 without --resume"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_one_line_before_anything_is_done(argv, said, capsys):
@@ -337,7 +342,7 @@ def test_items_of_a_tuple_have_their_own_kinds():
 
 models = st.builds(
     ModelConfig,
-    widths=st.lists(st.integers()).map(tuple),
+    widths=st.lists(st.integers(-(2**62), 2**62)).map(tuple),
     rate=st.floats(allow_nan=False, allow_infinity=False),
     name=st.none() | st.text(),
     source=st.sampled_from([Path("a/b"), Path("c")]),
@@ -401,9 +406,9 @@ def test_more_frozen_layers_than_there_are_is_one_line_and_leaves_no_run(tmp_pat
 
 
 def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"layer_decay=0.0: layer_decay is to be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"layer_decay: got 0.0; wanted above 0 and at most 1"):
         common.OptimizerConfig(layer_decay=0.0)
-    with pytest.raises(ValueError, match="frozen_layers=-1: frozen_layers is to be at least 0"):
+    with pytest.raises(ValueError, match="frozen_layers: got -1; wanted at least 0"):
         common.OptimizerConfig(frozen_layers=-1)
 
 

@@ -65,7 +65,8 @@ def test_digits_from_the_command_line_to_the_picture(tmp_path, capsys):
         result["test_images"] == 360 and result["svc_accuracy"] > 0.95 and 0 <= result["test_accuracy"] < 0.5
     )
     printed = capsys.readouterr().out
-    assert "images of 8 x 8 x 1: 1,257 train, 180 validation, 360 test; patches of 2 x 2" in printed
+    counts = "1,257 train (69.9 %), 180 validation (10.0 %), 360 test (20.0 %)"
+    assert f"images of 8 x 8 x 1: {counts}; patches of 2 x 2" in printed
     assert "svc_accuracy: 0.9" in printed and str(out / "confusion.png") in printed
     lines = lines_of(out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -111,7 +112,10 @@ def test_pictures_in_directories_of_another_size_in_colour(tmp_path, capsys):
                 PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
     source = ("--data.source", str(tmp_path / "pictures"), "--data.classes", "2", "--data.size", "12", "6")
     main(["--out", str(tmp_path / "run"), *SMALL, *source, "--patch-size", "3", "--train.patience", "9"])
-    assert "images of 12 x 6 x 3: 12 train, 4 validation, 6 test; patches of 3 x 3" in capsys.readouterr().out
+    assert (
+        "images of 12 x 6 x 3: 12 train (54.5 %), 4 validation (18.2 %), 6 test (27.3 %); patches of 3 x 3"
+        in capsys.readouterr().out
+    )
     assert result_of(tmp_path / "run")["test_images"] == 6
 
 
@@ -250,7 +254,7 @@ def test_predictions_are_in_the_order_of_the_images():
 
 
 def test_a_negative_number_of_copies_is_refused():
-    with pytest.raises(ValueError, match=r"views\.copies.*got -1"):
+    with pytest.raises(ValueError, match=r"copies: got -1"):
         ViewsConfig(copies=-1)
 
 

@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -147,3 +150,64 @@ def test_what_goes_is_first_moved_aside_whole(tmp_path):
         assert checkpoints.steps() == [2]
         assert (tmp_path / "deleted" / "1" / "params").is_dir()
     assert [p.name for p in tmp_path.iterdir()] == ["2"]
+
+
+def ways_to_damage(path):
+    """What may be left of a checkpoint: by name, a way to break it."""
+    return {
+        "no meta": lambda: shutil.rmtree(path / "meta"),
+        "junk in meta": lambda: (path / "meta" / "metadata").write_text("{"),
+        "meta of another kind": lambda: (path / "meta" / "metadata").write_text("[]"),
+        "no params": lambda: shutil.rmtree(path / "params"),
+        "a cut manifest": lambda: (path / "params" / "manifest.ocdbt").write_bytes(b"x"),
+        "nothing": lambda: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in path.iterdir()],
+    }
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves a read pending
+@pytest.mark.parametrize("how", list(ways_to_damage(Path())))
+def test_a_damaged_checkpoint_is_one_line_that_names_it_and_the_last_good_one(tmp_path, how, caplog):
+    with train.Checkpoints(tmp_path, best="loss") as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, make_state(step), metrics={"loss": 1.0})
+    for step in (2, 3):
+        ways_to_damage(tmp_path / str(step))[how]()
+    with train.Checkpoints(tmp_path, best="loss") as checkpoints:
+        with pytest.raises(ValueError, match=r"/3 is damaged \(.*The last good one is of step 1: .*-step 1$"):
+            checkpoints.restore(abstract())
+        restored, _ = checkpoints.restore(abstract(), 1)
+        chex.assert_trees_all_equal(restored, make_state(1))
+        ways_to_damage(tmp_path / "1")[how]()
+        with pytest.raises(ValueError, match=r"/1 is damaged .*No other one can be read: begin a new run"):
+            checkpoints.restore(abstract(), 1)
+    if how == "no params":
+        with pytest.raises(FileNotFoundError, match="has no params"):
+            train.load_params(tmp_path)
+    elif "meta" not in how and how != "nothing":
+        with pytest.raises(ValueError, match=rf"{tmp_path}/3 is damaged .*move it out of {tmp_path}$"):
+            train.load_params(tmp_path)
+
+
+def test_later_checkpoints_are_set_aside_and_saved_anew(tmp_path):
+    with train.Checkpoints(tmp_path / "checkpoints", best="loss") as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, make_state(step), metrics={"loss": step - 9.0 * (step == 3)})
+        assert checkpoints.set_aside(3) is None and checkpoints.best() == 3
+        assert checkpoints.set_aside(1) == tmp_path / "set_aside"
+        assert (checkpoints.steps(), checkpoints.best()) == ([1], 1)
+        checkpoints.save(2, make_state(7), metrics={"loss": 0.0})
+        assert checkpoints.set_aside(1) == tmp_path / "set_aside-1"
+    found = train.load_params(tmp_path / "set_aside", 3)
+    chex.assert_trees_all_equal(found, make_state(3).params)
+
+
+@pytest.mark.parametrize("name", ["7", "07", "deleted", ""])
+def test_what_is_no_checkpoint_under_the_name_of_one_is_named(tmp_path, name):
+    path = tmp_path / "checkpoints"
+    if name == "07":
+        (path / name).mkdir(parents=True)
+    else:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    with pytest.raises(ValueError, match=rf"{path / name}: got .*Move it away"):
+        train.Checkpoints(path)

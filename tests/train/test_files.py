@@ -41,9 +41,30 @@ def test_a_resume_with_another_config_names_what_differs(tmp_path):
     with pytest.raises(ValueError) as error:
         train.RunDirectory(run.path, other, resume=True)
     assert str(error.value).splitlines()[1:] == [
-        "  train.seed: saved 0, asked for nothing",
-        "  train.steps: saved 10, asked for 20",
+        "  train.seed: saved 0, configured nothing",
+        "  train.steps: saved 10, configured 20",
+        f"Leave them out, or begin a new run with the weights of this one: --init-from {run.path}",
     ]
+    free = ["train.steps", "train.seed"]
+    assert train.RunDirectory(run.path, other, resume=True, free=free).path == run.path
+    assert train.RunDirectory(run.path, other, resume=True, free=["train"]).path == run.path
     with pytest.raises(FileNotFoundError, match="holds no run to resume"):
         train.RunDirectory(tmp_path / "nowhere", CONFIG, resume=True)
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "null", "\udcff", '{"a": ' * 9000, '{"a": ' * 900 + "1" + "}" * 900]
+)
+def test_what_is_no_json_object_is_one_line_that_names_the_file(tmp_path, text):
+    train.RunDirectory(tmp_path, CONFIG)
+    (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"config.json: got no JSON object .*another --out$") as error:
+        train.RunDirectory(tmp_path, CONFIG, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_paths_of_fields():
+    assert train.flat({"a": {"b": [1], "c": {}}, "d": None}) == {"a.b": [1], "d": None}
+    assert train.is_free("a.b", ["a"]) and train.is_free("a.b", ["a.b"]) and train.is_free("a", ["a"])
+    assert not train.is_free("ab.c", ["a"]) and not train.is_free("a", ["a.b"]) and not train.is_free("a", [])

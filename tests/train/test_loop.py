@@ -256,6 +256,35 @@ def test_a_run_that_a_signal_ends_has_saved_the_step_it_ends_at(tmp_path, when):
         assert fitted.step == int(fitted.state.step) == checkpoints.latest() == (1 if early else 4)
 
 
+def test_what_a_run_is_of_is_recorded_and_compared(tmp_path):
+    record = {"data": {"test": "a"}, "config": {"model.widths": (1, 2)}}
+    abstract = train.Jit().abstract(initial())
+    with train.Checkpoints(tmp_path) as checkpoints:
+        train.fit(
+            STEP,
+            initial(),
+            problem.Batches(),
+            steps=3,
+            checkpoints=checkpoints,
+            checkpoint_every=1,
+            record=record,
+        )
+        batches = problem.Batches()
+        state, _ = train.resume(checkpoints, abstract, batches, record=record, step=2)
+        assert int(state.step) == batches.next == 2
+        more = {**record, "config": {**record["config"], "new": 1}}  # a field of a later version
+        train.resume(checkpoints, abstract, batches, record=more)
+        batches = problem.Batches()
+        other = {"data": {"test": "b"}, "config": {"model.widths": (1, 3)}}
+        with pytest.raises(ValueError, match="other data or another config") as error:
+            train.resume(checkpoints, abstract, batches, record=other)
+        assert str(error.value).splitlines()[1:3] == [
+            "  data.test: the checkpoint has 'a', the run now 'b'",
+            "  config.model.widths: the checkpoint has [1, 2], the run now [1, 3]",
+        ]
+        assert "--init-from" in str(error.value) and batches.next == 0
+
+
 def test_figures_of_any_kind_of_number_are_saved(tmp_path):
     figures = iter([np.float32(2.0), jnp.float32(1.0), 3])
     with train.Checkpoints(tmp_path, best="valid_loss") as checkpoints:

@@ -3,10 +3,14 @@ import json
 import math
 import struct
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from tfm_jax import train
@@ -114,3 +118,37 @@ def test_on_a_terminal_progress_is_a_bar_with_evaluations_above_it():
     text = out.getvalue()
     assert "30/40 loss 2.346  5,120 tokens/s  rate 3.0e-04" in text
     assert text.count("step 30/40  loss 2.346  5,120 tokens/s  rate 3.0e-04  valid_loss 2") == 1
+
+
+good_lines = st.lists(st.integers(1, 50), unique=True, max_size=6).map(
+    lambda steps: [{"step": step, "loss": step / 2} for step in sorted(steps)]
+)
+JUNK = ["junk", "[1]", '{"loss": 1}', '{"step": "a"}', '{"step": true}', "\x00\x00", "[" * 9000, '"\udcff"']
+
+
+@given(
+    good_lines, st.integers(0, 50), st.sampled_from(["", '{"step": 60, "lo', '{"step": 60}', "\x00", "[["])
+)
+def test_good_lines_are_never_lost_whatever_a_kill_leaves_of_the_last(lines, after, last):
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "metrics.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines) + last)
+        whole = [{"step": 60}] if last == '{"step": 60}' else []
+        assert train.read_json_lines(path) == lines + whole
+        train.JsonLines(path, after=after).close()
+        assert train.read_json_lines(path) == [line for line in lines if line["step"] <= after]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_a_junk_line_is_named_and_nothing_is_lost(tmp_path, junk):
+    path = tmp_path / "metrics.jsonl"
+    content = b'{"step": 1}\n\n' + junk.encode(errors="surrogateescape") + b'\n{"step": 2}\n'
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl, line 3: got .*Take this line out; the others stay"
+    ):
+        train.JsonLines(path, after=5)
+    assert path.read_bytes() == content
+    path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n')  # as the message says
+    train.JsonLines(path, after=5).close()
+    assert train.read_json_lines(path) == [{"step": 1}, {"step": 2}]

@@ -17,14 +17,25 @@ from tfm_jax.data.builtin import (
     places,
     stdlib,
 )
-from tfm_jax.data.columns import text_pairs, texts
+from tfm_jax.data.columns import source_column, text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.images import ImageRows, classification_rows
 from tfm_jax.data.labelled import LabelledRows, label_names, label_numbers, labelled_rows
 from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
 from tfm_jax.data.packing import PackedRows, best_fit
 from tfm_jax.data.rows import TranslationRows, language_model_rows, translation_rows
-from tfm_jax.data.sources import load, load_splits, load_whole, split_rows
+from tfm_jax.data.sources import load, load_splits, load_whole
+from tfm_jax.data.splitting import (
+    SPLIT_SALT,
+    content_digest,
+    describe_splits,
+    hold_out,
+    input_places,
+    permute_rows,
+    split_rows,
+    split_text,
+    text_digest,
+)
 from tfm_jax.data.stream import StreamIterator, StreamLoader
 from tfm_jax.data.tokenizers import (
     ByteTokenizer,
@@ -41,6 +52,7 @@ __all__ = [
     "DATE_LOCALES",
     "DATE_STYLES",
     "NAME_KINDS",
+    "SPLIT_SALT",
     "Batching",
     "BucketBatches",
     "ByteTokenizer",
@@ -63,8 +75,12 @@ __all__ = [
     "check_range",
     "choose_buckets",
     "classification_rows",
+    "content_digest",
     "dates",
+    "describe_splits",
     "digits",
+    "hold_out",
+    "input_places",
     "label_names",
     "label_numbers",
     "labelled_rows",
@@ -75,9 +91,13 @@ __all__ = [
     "load_whole",
     "names",
     "padding_share",
+    "permute_rows",
     "places",
+    "source_column",
     "split_rows",
+    "split_text",
     "stdlib",
+    "text_digest",
     "text_pairs",
     "texts",
     "train_bpe",

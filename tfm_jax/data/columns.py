@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-__all__ = ["check_columns", "column_values", "sorted_names", "text_pairs", "texts"]
+__all__ = ["check_columns", "column_values", "sorted_names", "source_column", "text_pairs", "texts"]
 
 Dataset = datasets.Dataset | datasets.IterableDataset
 
@@ -143,6 +143,28 @@ def sorted_names(names: Iterable[str]) -> list[str]:
 def is_whole_number(name: str) -> bool:
     """Whether a name of a class is digits, perhaps with a sign."""
     return re.fullmatch(r"[+-]?[0-9]{1,1000}", name) is not None
+
+
+def source_column(dataset: Dataset, pair: str | None = None) -> str:
+    """The name of the source side of a parallel data set, as `text_pairs` reads it.
+
+    Equivalent to::
+
+        "translation.en" if "translation" in dataset.column_names else "en"     # of the pair "en-fr"
+
+    Args:
+        dataset: the data set.
+        pair: as for `text_pairs`.
+
+    Returns:
+        The name of a column or, after a dot, of a field of one: what `split_rows` is to go by.
+    """
+    if pair is None:
+        return "source"
+    name = pair.partition("-")[0]
+    return (
+        f"translation.{name}" if "translation" in (dataset.column_names or next(iter(dataset), {})) else name
+    )
 
 
 def _strings(values: Iterable[Any], column: str) -> list[str]:

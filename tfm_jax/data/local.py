@@ -22,7 +22,7 @@ from tfm_jax.data.layout import (
     kind_of,
 )
 
-__all__ = ["Found", "find_files", "load_local", "looks_local"]
+__all__ = ["Found", "find_files", "is_text_file", "load_local", "looks_local"]
 
 _ORDER = ("train", "validation", "test")
 _RUN_FILES = (
@@ -72,6 +72,22 @@ def looks_local(source: str) -> bool:
         or kind_of(source)
         or Path(source).exists()
     )
+
+
+def is_text_file(source: str) -> bool:
+    """Whether a source is one file of plain text: one document, whatever rows it is read in.
+
+    Equivalent to::
+
+        Path(source).is_file() and its suffix is .txt or .text, before that of a compression
+
+    Args:
+        source: what the user wrote.
+
+    Returns:
+        True for such a file.
+    """
+    return kind_of(source) == "text" and _path(source).is_file()
 
 
 def load_local(

@@ -1,18 +1,18 @@
 """Data sets by name: built in, in files, or on the Hugging Face hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-import numpy as np
 
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.hub import load_hub
 from tfm_jax.data.layout import SplitsBy, check_splits
-from tfm_jax.data.local import load_local, looks_local
+from tfm_jax.data.local import is_text_file, load_local, looks_local
+from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 
-__all__ = ["load", "load_splits", "load_whole", "split_rows"]
+__all__ = ["load", "load_splits", "load_whole"]
 
 
 def load(
@@ -116,27 +116,39 @@ def load_whole(
 def load_splits(
     source: str,
     *,
+    by: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     validation: float = 0.1,
     test: float = 0.1,
-    seed: int = 0,
+    salt: str | None = SPLIT_SALT,
     splits: SplitsBy | None = None,
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
 ) -> dict[str, datasets.Dataset]:
-    """Load a data set's "train", "validation" and "test"; what it lacks is taken from its "train".
+    """Load a data set's "train", "validation" and "test"; what it lacks is held out of its "train".
+
+    A row is held out by a hash of its input alone, as `split_rows` does: the source may grow or be reordered,
+    and no training example becomes a test example. One document (a text file, or a single row of text alone)
+    is cut into contiguous parts, as `split_text` does.
+
+    Equivalent to::
+
+        hold_out({name: load(source, name) for name in its splits}, by=by, validation=validation, test=test)
 
     Args:
         source, columns, splits, cache_dir, separator, encoding: as for `load`.
-        validation, test: the share of the training rows to take for a split that is missing; 0 takes none.
-        seed: decides which rows are taken, see `split_rows`.
+        by: the columns that the model reads, never the label, by which rows are held out; they need not be
+            among ``columns``. None takes the only column that there is, or that is wanted.
+        validation, test: the share of the training rows to hold out for a split that is missing; 0: none.
+        salt: as for `hold_out`.
 
     Returns:
         The splits, by name.
 
     Raises:
-        FileNotFoundError, HubUnavailableError, ValueError: as for `load`; or the source has no "train".
+        FileNotFoundError, HubUnavailableError, ValueError: as for `load` and `split_rows`; the source has no
+            "train", or a split is to be held out and nothing says by which columns.
     """
     options = {"splits": splits, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}
     if source in SOURCES:
@@ -147,46 +159,39 @@ def load_splits(
         names = ", ".join(map(repr, found))
         raise ValueError(f"{source!r} has no split 'train', only {names}; {_without_train(source)}")
     shares = {"validation": validation, "test": test}
-    made = split_rows(
-        _checked(found["train"], source, "train", columns),
-        **{name: 0 if name in found else share for name, share in shares.items()},
-        seed=seed,
-    )
-    kept = {name: found[name] for name in shares if name in found}
-    return made | {name: _checked(rows, source, name, columns) for name, rows in kept.items()}
+    kept = {name: rows for name, rows in found.items() if name in ("train", *shares)}
+    wanted = {name: _checked(rows, source, name, columns) for name, rows in kept.items()}
+    missing = {name: 0.0 if name in kept else share for name, share in shares.items()}
+    if not any(missing.values()):
+        return wanted
+    if salt is not None and (is_text_file(source) or _is_document(wanted["train"])):
+        return wanted | _split_document(wanted["train"], missing)
+    if not by and salt is not None:
+        by = _only_column(source, wanted["train"])
+    made = hold_out({"train": kept["train"]}, by=by or (), salt=salt, **missing)
+    return wanted | {name: _checked(rows, source, name, columns) for name, rows in made.items()}
 
 
-def split_rows(
-    dataset: datasets.Dataset, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
-) -> dict[str, datasets.Dataset]:
-    """Share rows out at random, the same way for the same seed and number of rows.
+def _is_document(rows: datasets.Dataset) -> bool:
+    """Whether this is a single row, of text alone."""
+    return len(rows) == 1 and len(rows.column_names) == 1 and isinstance(rows[0][rows.column_names[0]], str)
 
-    Equivalent to::
 
-        order = np.random.default_rng(seed).permutation(len(dataset))
-        test, validation, train = np.split(order, [n_test, n_test + n_validation])   # each sorted
+def _split_document(rows: datasets.Dataset, shares: Mapping[str, float]) -> dict[str, datasets.Dataset]:
+    """The parts of the one document that these rows of text are."""
+    (column,) = rows.column_names
+    parts = split_text(rows[column], **shares)
+    return {name: datasets.Dataset.from_dict({column: pieces}) for name, pieces in parts.items()}
 
-    Args:
-        dataset: the rows.
-        validation, test: the share of the rows, from 0 (no such split) to 1; at least one row if not 0.
-        seed: decides which rows.
 
-    Returns:
-        "train", and "validation" and "test" unless their share is 0.
-
-    Raises:
-        ValueError: no row is left to train on.
-    """
-    n = len(dataset)
-    sizes = [max(1, round(share * n)) if share else 0 for share in (test, validation)]
-    if min(sizes) < 0 or sum(sizes) >= n:
+def _only_column(source: str, rows: datasets.Dataset) -> list[str]:
+    if len(rows.column_names) != 1:
         raise ValueError(
-            f"{n} rows cannot give {sizes[1]} for validation and {sizes[0]} to test, and some to train on; "
-            "pass other shares, or files for each split (train.jsonl, validation.jsonl, test.jsonl)"
+            f"by: got nothing, and {source!r} has the columns {', '.join(map(repr, rows.column_names))}; "
+            "wanted those that the model reads, by whose hash examples are held out. Pass by=[...], or "
+            "validation=0 and test=0"
         )
-    order = np.random.default_rng(seed).permutation(n)
-    parts = zip(("test", "validation", "train"), np.split(order, np.cumsum(sizes)), strict=True)
-    return {name: dataset.select(np.sort(rows), keep_in_memory=True) for name, rows in parts if len(rows)}
+    return list(rows.column_names)
 
 
 def _is_local(source: str) -> bool:

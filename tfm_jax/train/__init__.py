@@ -1,7 +1,7 @@
 """Training: a pure step, optimizers, where it runs, checkpoints, the loop. Knows no model and no data."""
 
 from tfm_jax.train.checkpoint import Checkpoints
-from tfm_jax.train.files import RunDirectory
+from tfm_jax.train.files import RunDirectory, flat, is_free, read_object
 from tfm_jax.train.layerwise import freeze_layers, layer_factors, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStop, Fitted, fit, resume
 from tfm_jax.train.meter import NotFiniteError, Writer
@@ -16,7 +16,7 @@ from tfm_jax.train.optimizers import (
     noam,
     warmup_cosine,
 )
-from tfm_jax.train.report import JsonLines, Progress, TensorBoard
+from tfm_jax.train.report import JsonLines, Progress, TensorBoard, read_json_lines
 from tfm_jax.train.sharding import Jit, Parallel, Pmap, data_mesh
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import EvalStep, LossFn, Metrics, TrainStep, make_eval_step, make_train_step
@@ -51,9 +51,11 @@ __all__ = [
     "data_mesh",
     "decay_mask",
     "fit",
+    "flat",
     "freeze_layers",
     "init_state",
     "inverse_sqrt",
+    "is_free",
     "layer_factors",
     "load_params",
     "make_eval_step",
@@ -62,7 +64,9 @@ __all__ = [
     "noam",
     "plain",
     "read",
+    "read_json_lines",
     "read_late",
+    "read_object",
     "resume",
     "scale_by_layer",
     "total",

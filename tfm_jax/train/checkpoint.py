@@ -6,10 +6,12 @@ be read without the optimizer that made them.
 """
 
 import contextlib
+import itertools
 import json
+import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,11 +21,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from tfm_jax.train.state import TrainState
-from tfm_jax.train.weights import missing, saved_steps
+from tfm_jax.train.weights import is_readable, missing, saved_steps
 
 __all__ = ["Checkpoints"]
 
+log = logging.getLogger(__name__)
+
 _TRASH = "deleted"
+_SET_ASIDE = "set_aside"
 
 
 class Checkpoints:
@@ -37,6 +42,10 @@ class Checkpoints:
         every: the run's ``checkpoint_every``. One saved in between, as a signal makes it, counts among
             neither and goes when a later one is saved, so that a run stopped and resumed is left with the
             checkpoints of one never stopped. None: all count.
+
+    Raises:
+        ValueError: for an argument out of range, or a directory that is none or holds what is no checkpoint
+            under the name of one; the message names it.
     """
 
     def __init__(
@@ -56,13 +65,14 @@ class Checkpoints:
         self.best_metric = best
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep, self._every = keep, every
+        _check_names(self.directory)
         # A directory that is to go is first moved aside: one with a step's name is always whole.
         self._trash = self.directory / _TRASH
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LastAndBest(self), cleanup_tmp_directories=True, todelete_subdir=_TRASH
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._scores = {s: self._score(_meta(self.directory / str(s))["metrics"]) for s in self.steps()}
+        self._scores = {s: self._saved_score(s) for s in self.steps()}
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint on the disk, in order."""
@@ -136,16 +146,44 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: when there is no such checkpoint.
-            ValueError: when it holds other leaves, shapes or dtypes; the message lists them.
+            ValueError: when it holds other leaves, shapes or dtypes; the message lists them. Or when it is
+                damaged; the message names it and the last one that is not.
         """
-        path = self.directory / str(self._find(step))
-        meta = _meta(path)
+        number = self._find(step)
+        path = self.directory / str(number)
+        with self._naming_damage(number):
+            meta = _meta(path)
         _check_fits(path, meta["leaves"], _leaves(abstract))
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in _items(abstract).items()}
-        read = self._manager.restore(int(path.name), args=ocp.args.Composite(**args))
-        rest = read["rest"]
-        ema = None if abstract.ema is None else read["ema"]
-        return TrainState(rest["step"], read["params"], rest["opt_state"], ema, rest["key"]), meta["extra"]
+        with self._naming_damage(number):
+            return self._read(number, abstract), meta["extra"]
+
+    def extra(self, step: int | Literal["latest", "best"] = "latest") -> dict[str, Any]:
+        """The ``extra`` that was saved with a checkpoint; raises as `restore`."""
+        number = self._find(step)
+        with self._naming_damage(number):
+            return _meta(self.directory / str(number))["extra"]
+
+    def set_aside(self, after: int) -> Path | None:
+        """Moves the checkpoints of later steps out of the way, so that the run goes on from an earlier one.
+
+        Args:
+            after: the last step that stays.
+
+        Returns:
+            Where they are: ``set_aside`` beside the directory, with a number where that is taken. None where
+            there are none.
+        """
+        later = [step for step in self.steps() if step > after]
+        if not later:
+            return None
+        names = (_SET_ASIDE + (f"-{i}" if i else "") for i in itertools.count())
+        to = next(p for p in (self.directory.parent / name for name in names) if not p.exists())
+        to.mkdir()
+        for step in reversed(later):
+            (self.directory / str(step)).rename(to / str(step))
+            self._scores.pop(step, None)
+        self._manager.reload()
+        return to
 
     def wait(self) -> None:
         """Returns when the last save is on the disk; raises if it failed."""
@@ -163,6 +201,47 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _read(self, number: int, abstract: TrainState) -> TrainState:
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in _items(abstract).items()}
+        read = self._manager.restore(number, args=ocp.args.Composite(**args))
+        rest = read["rest"]
+        ema = None if abstract.ema is None else read["ema"]
+        return TrainState(rest["step"], read["params"], rest["opt_state"], ema, rest["key"])
+
+    @contextlib.contextmanager
+    def _naming_damage(self, number: int) -> Iterator[None]:
+        """Orbax and its libraries say in many ways that a file is damaged: one ValueError for all."""
+        try:
+            yield
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:
+            good = [s for s in self.steps() if s != number and self._is_good(s)]
+            way = (
+                f"The last good one is of step {good[-1]}: go on from it by --resume --resume-step {good[-1]}"
+                if good
+                else "No other one can be read: begin a new run in another --out"
+            )
+            what = " ".join(str(error).split())
+            raise ValueError(
+                f"the checkpoint {self.directory / str(number)} is damaged ({what:.150}). {way}"
+            ) from error
+
+    def _is_good(self, step: int) -> bool:
+        try:
+            _meta(self.directory / str(step))
+        except Exception:
+            return False
+        return is_readable(self.directory / str(step))
+
+    def _saved_score(self, step: int) -> float | None:
+        """The figure of a checkpoint on the disk; a damaged one has none, and only `restore` minds."""
+        try:
+            return self._score(_meta(self.directory / str(step))["metrics"])
+        except Exception as error:
+            log.warning("the checkpoint %s is damaged: %s", self.directory / str(step), error)
+            return None
 
     def _find(self, step: int | str) -> int:
         found = {"latest": self.latest, "best": self.best}[step]() if isinstance(step, str) else step
@@ -226,6 +305,22 @@ def _check_fits(path: Path, saved: Mapping[str, str], wanted: Mapping[str, str],
         )
 
 
+def _check_names(directory: Path) -> None:
+    """Raises where something under the name of a checkpoint is none."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: got a file; wanted the directory of the checkpoints. Move it away")
+    for path in directory.iterdir() if directory.is_dir() else ():
+        stray = path.name.isdigit() and (not path.is_dir() or path.name != str(int(path.name)))
+        if stray or (path.name == _TRASH and not path.is_dir()):
+            raise ValueError(
+                f"{path}: got what no run writes, under the name of a checkpoint's directory. Move it away"
+            )
+
+
 def _meta(path: Path) -> dict[str, Any]:
+    """What is written beside the arrays; raises where a part of it is missing."""
     with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
-        return handler.restore(path / "meta")
+        meta = handler.restore(path / "meta")
+    if not isinstance(meta, dict) or not {"extra", "metrics", "leaves"} <= meta.keys():
+        raise ValueError(f"its meta is {meta!r:.60}")
+    return meta

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfm_jax.values import plain
 
-__all__ = ["RunDirectory", "replace_text"]
+__all__ = ["RunDirectory", "flat", "is_free", "read_object", "replace_text"]
 
 
 class RunDirectory:
@@ -18,15 +18,16 @@ class RunDirectory:
 
     Args:
         path: where. It is made; for a new run it must be empty.
-        config: what the run was asked for, as JSON can hold it.
+        config: the run's settings, as JSON can hold them.
         resume: go on with the run that is there.
-        free: names at the top of ``config`` that may differ from the saved ones on a resume.
-        defaults: on a resume, what stands for the fields that the saved config lacks, as of an older version.
+        free: fields of ``config`` that may differ from the saved ones on a resume, such as "train.keep";
+            "mesh" is all fields below it.
+        defaults: on a resume, the values of the fields that the saved config lacks, as of an older version.
 
     Raises:
         FileExistsError: when a new run would be written over what is there. Nothing is changed.
         FileNotFoundError: when there is no run to go on with.
-        ValueError: when that run had another config; the message lists the fields.
+        ValueError: when that run had another config, or a file of it is damaged; the message names it.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class RunDirectory:
         if resume:
             if not saved.is_file():
                 raise FileNotFoundError(f"{self.path} holds no run to resume: there is no config.json in it")
-            old = _flat(plain(defaults or {})) | _flat(json.loads(saved.read_text(encoding="utf-8")))
-            _check_same(self.path, old, _flat(plain(config)), free)
+            old = flat(plain(defaults or {})) | flat(read_object(saved))
+            _check_same(self.path, old, flat(plain(config)), free)
+            self._check_kinds()
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise FileExistsError(
@@ -68,6 +70,17 @@ class RunDirectory:
         """For `JsonLines`."""
         return self.path / "metrics.jsonl"
 
+    def _check_kinds(self) -> None:
+        """Raises where a file is in the place of a directory, or the other way round."""
+        for path, kind in (
+            (self.checkpoints, "directory"),
+            (self.events, "directory"),
+            (self.metrics, "file"),
+        ):
+            if path.exists() and path.is_dir() != (kind == "directory"):
+                got = "directory" if path.is_dir() else "file"
+                raise ValueError(f"{path}: got a {got}; wanted the {kind} that the run wrote. Move it away")
+
     def write(self, name: str, value: Any) -> None:
         """Writes a JSON file; what is not finite becomes null."""
         replace_text(self.path / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
@@ -90,23 +103,78 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
-def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
-    show = lambda config, name: repr(config[name]) if name in config else "nothing"
-    differ = [
-        f"  {name}: saved {show(old, name)}, asked for {show(new, name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name.split(".")[0] not in free
-    ]
-    if differ:
-        raise ValueError(f"the run in {path} was begun with another config:\n" + "\n".join(differ))
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that a run wrote.
+
+    Equivalent to::
+
+        json.loads(path.read_text())
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no JSON, or another value; the message names the file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it is {value!r:.60}")
+        flat(value)  # not too deep?
+        return value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: got no JSON object ({error}); wanted the file that the run wrote. Put a copy "
+            "of it back, or begin a new run in another --out"
+        ) from error
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"train.steps": 100}``"""
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by their path: ``{"train.steps": 100}``.
+
+    Args:
+        config: nested dicts of values.
+        prefix: what each path begins with.
+
+    Returns:
+        The values by path; a dict without entries has none.
+    """
     if not isinstance(config, Mapping):
         return {prefix: config}
     return {
         name: leaf
         for key, value in config.items()
-        for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+        for name, leaf in flat(value, f"{prefix}.{key}" if prefix else key).items()
     }
+
+
+def is_free(name: str, free: Sequence[str]) -> bool:
+    """Whether a field is among these names, or below one of them: "mesh.data" is below "mesh".
+
+    Args:
+        name: path of the field.
+        free: paths.
+
+    Returns:
+        True for one that may change.
+    """
+    return any(name == other or name.startswith(f"{other}.") for other in free)
+
+
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
+    show = lambda config, name: repr(config[name]) if name in config else "nothing"
+    differ = [
+        f"  {name}: saved {show(old, name)}, configured {show(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not is_free(name, free)
+    ]
+    if differ:
+        raise ValueError(
+            f"the run in {path} was begun with another config, and these fields may not change on a resume:\n"
+            + "\n".join(differ)
+            + f"\nLeave them out, or begin a new run with the weights of this one: --init-from {path}"
+        )

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
 from tfm_jax.train.checkpoint import Checkpoints
+from tfm_jax.train.files import flat
 from tfm_jax.train.meter import Meter, Writer, require_finite
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import TrainStep
 from tfm_jax.types import Batch
+from tfm_jax.values import plain
 
 __all__ = ["Batches", "EarlyStop", "Fitted", "fit", "resume"]
 
@@ -88,6 +90,7 @@ def fit(
     checkpoint_every: int | None = None,
     early_stop: EarlyStop | None = None,
     extra: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     learning_rate: Schedule | None = None,
     unit: str = "examples",
     log_every: int = 10,
@@ -117,6 +120,7 @@ def fit(
             too, a multiple of ``evaluate_every``, so that each has its figure.
         early_stop: when to stop before ``steps``.
         extra: what `resume` returned; None at the beginning.
+        record: saved with each checkpoint and compared by `resume`: what the run is of, as JSON can hold it.
         learning_rate: the schedule, to be written with the metrics.
         unit: what the loss's weight counts; written as ``<unit>_per_second``.
         log_every: write the means of the metrics after every so many steps.
@@ -153,37 +157,60 @@ def fit(
             if saving or ending:
                 require_finite(state, number)
             if saving:
-                position = {"data": batches.get_state(), "early_stop": memory}
+                position = {"data": batches.get_state(), "early_stop": memory, "record": dict(record or {})}
                 checkpoints.save(number, state, position, figures)
     reason = "steps" if number >= steps else "early stop" if ended() else "signal"
     return Fitted(state, number, reason)
 
 
 def resume(
-    checkpoints: Checkpoints, abstract: TrainState, batches: Batches
+    checkpoints: Checkpoints,
+    abstract: TrainState,
+    batches: Batches,
+    *,
+    step: int | Literal["latest"] = "latest",
+    record: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Reads the last checkpoint and takes the batches back to where they stood at it.
+    """Reads a checkpoint and takes the batches back to where they were at it.
 
     Equivalent to::
 
-        state, extra = checkpoints.restore(abstract)
+        state, extra = checkpoints.restore(abstract, step)
         batches.set_state(extra["data"])
 
     Args:
         checkpoints: of the run.
         abstract: what to restore into, as by ``parallel.abstract(state)``.
         batches: the iterator, made as it was at the beginning; it is moved.
+        step: which one. From an earlier one a run goes on once the later ones are `Checkpoints.set_aside`.
+        record: as for `fit`. What is in both records must be the same; an older checkpoint has none.
 
     Returns:
         The state and the ``extra``, both to be handed to `fit`.
 
     Raises:
         FileNotFoundError: when there is no checkpoint.
-        ValueError: when it does not fit.
+        ValueError: when it does not fit, is damaged, or is of other data or another config than the record.
     """
-    state, extra = checkpoints.restore(abstract)
+    _check_record(checkpoints.extra(step).get("record", {}), plain(record or {}))
+    state, extra = checkpoints.restore(abstract, step)
     batches.set_state(extra["data"])
     return state, extra
+
+
+def _check_record(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    old, new = flat(saved), flat(found)
+    lines = [
+        f"  {name}: the checkpoint has {old[name]!r}, the run now {new[name]!r}"
+        for name in old
+        if name in new and old[name] != new[name]
+    ]
+    if lines:
+        raise ValueError(
+            "the run was begun with other data or another config than it has now:\n"
+            + "\n".join(lines)
+            + "\nPut back what was changed, or begin a new run with the weights of this one: --init-from"
+        )
 
 
 def _due(number: int, every: int | None) -> bool:

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from tfm_jax.train.files import replace_text
 from tfm_jax.values import plain
 
-__all__ = ["JsonLines", "Progress", "TensorBoard"]
+__all__ = ["JsonLines", "Progress", "TensorBoard", "read_json_lines"]
 
 _SHORT = {"loss", "learning_rate"}
 
@@ -39,8 +39,11 @@ class JsonLines(_Closing):
 
     Args:
         path: the file.
-        after: lines of later steps are taken out first, so that after a resume no step stands there twice. So
-            is half a line, which a kill may leave.
+        after: lines of later steps are taken out first, so that after a resume no step is there twice. So is
+            half a line, which a kill may leave.
+
+    Raises:
+        ValueError: as `read_json_lines`; nothing is changed.
     """
 
     def __init__(self, path: str | Path, after: int = 0):
@@ -57,13 +60,39 @@ class JsonLines(_Closing):
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a `JsonLines` file, without a last one that is cut short; [] if there is no file."""
-    lines = []
-    path = Path(path)
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
-        if text.endswith("\n"):
-            lines.append(json.loads(text))
+    """The lines of a `JsonLines` file, without a last one that is cut short.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What each line holds; [] if there is no file.
+
+    Raises:
+        ValueError: when a line is none that was written here; the message names it. The file stays as it is.
+    """
+    path, lines = Path(path), []
+    found = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, text in enumerate(found, 1):
+        line = _line(text)
+        if line is not None:
+            lines.append(line)
+        elif text.strip() and number < len(found):  # the last one has no end: a kill left it
+            raise ValueError(
+                f"{path}, line {number}: got {text.decode(errors='replace')!r:.60}; wanted figures and their "
+                "step, as the run wrote them. Take this line out; the others stay"
+            )
     return lines
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """The figures in a line; None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(line, dict) and isinstance(line.get("step"), int)
+    return line if whole and not isinstance(line["step"], bool) else None
 
 
 class TensorBoard(_Closing):

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from tfm_jax.types import Params
 
-__all__ = ["average_params", "load_params", "missing", "saved_steps", "unbroken_steps"]
+__all__ = ["average_params", "is_readable", "load_params", "missing", "saved_steps", "unbroken_steps"]
 
 
 def load_params(
@@ -29,6 +29,7 @@ def load_params(
 
     Raises:
         FileNotFoundError: when there is no such checkpoint, or it holds no ``ema``.
+        ValueError: when it is damaged; the message names it.
     """
     directory = Path(directory).absolute()
     steps = saved_steps(directory)
@@ -77,7 +78,27 @@ def average_params(directory: str | Path, last: int = 5, *, every: int | None = 
 
 def saved_steps(directory: Path) -> list[int]:
     """The steps of the checkpoints in a directory, in order."""
-    return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit()) if directory.is_dir() else []
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def is_readable(path: Path) -> bool:
+    """Whether all arrays of a checkpoint can be read.
+
+    Args:
+        path: its directory.
+
+    Returns:
+        False where a file is missing or cannot be read. What was changed and can be read is not found.
+    """
+    items = {item.name for item in path.iterdir() if item.is_dir()} - {"meta"}
+    try:
+        for name in items:
+            _read_tree(path / name)
+    except Exception:
+        return False
+    return items >= {"params", "rest"}
 
 
 def unbroken_steps(directory: str | Path, every: int | None = None) -> list[int]:
@@ -109,6 +130,20 @@ def _load(directory: Path, step: int, item: str = "params") -> Params:
     path = directory / str(step) / item
     if not path.is_dir():
         raise FileNotFoundError(f"the checkpoint of step {step} in {directory} has no {item}")
+    try:
+        return _read_tree(path)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())
+        raise ValueError(
+            f"the checkpoint {path.parent} is damaged ({what:.150}). To read the one before, move it out of "
+            f"{directory}"
+        ) from error
+
+
+def _read_tree(path: Path) -> Any:
+    """The arrays of one item of a checkpoint, on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         saved = handler.metadata(path).tree
