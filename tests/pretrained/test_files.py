@@ -296,7 +296,7 @@ def test_no_weights_at_all(saved):
             {"architectures": ["SpamForCausalLM"]},
             "'SpamForCausalLM' is not known; known are .*LlamaForCausalLM",
         ),
-        ({"architectures": None}, "must name one architecture, got architectures=None"),
+        ({"architectures": None, "model_type": None}, "must name one architecture, got architectures=None"),
         ({"mlp_bias": True}, "config.json: mlp_bias=True is not supported, only False"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn' is not supported"),
         ({"hidden_act": "quick_gelu"}, "config.json: activation: got 'quick_gelu'"),

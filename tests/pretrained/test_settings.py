@@ -48,7 +48,7 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "vocab_size": None},
-            "vocab_size must be a whole number, got",
+            "vocab_size must be a whole number, at least 1, got None",
         ),
         (
             "LlamaForCausalLM",

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.files import Weights, whole
-from tfm_jax.pretrained.fill import check_tensors, flat, read_params, shardings_of
+from tfm_jax.pretrained.fill import differences, flat, read_params, shardings_of
 from tfm_jax.pretrained.names import FLAT, Entry, dense, layout, mlp, transposed
 from tfm_jax.types import Array, Params
 
@@ -78,7 +78,8 @@ def from_torch_transformer(
     model = nn.functionalize(nn.EncoderDecoder, config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tensors = layout(_entries(config), {path: leaf.shape for path, leaf in flat(shapes)})
-    check_tensors(found, tensors, (), "the state dict")
+    if wrong := differences(found, tensors, ()):
+        raise ValueError(wrong.text("the state dict"))
     params = read_params(found, tensors, shapes, jnp.dtype("float32"), shardings_of(None, shapes))
     return model, params, config
 

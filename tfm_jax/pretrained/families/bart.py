@@ -4,7 +4,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from tfm_jax import nn
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax import nn, ops
 from tfm_jax.pretrained.config import Architecture, Family
 from tfm_jax.pretrained.names import FLAT, Entry, after, attention, mlp, norm, transposed
 from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
@@ -107,14 +110,16 @@ def _mbart(settings: Mapping[str, Any]) -> nn.Config:
 
 
 def _marian(settings: Mapping[str, Any]) -> nn.Config:
+    vocab_size = settings["vocab_size"]
     wanted(
         settings,
         normalize_before=False,
         add_final_layer_norm=False,
         normalize_embedding=False,
         share_encoder_decoder_embeddings=True,
-        decoder_vocab_size=settings["vocab_size"],
     )
+    if settings.get("decoder_vocab_size"):  # theirs is that of the encoder without it
+        wanted(settings, decoder_vocab_size=vocab_size)
     positions = nn.Sinusoidal(pairing="half")
     return _config_of(settings, norm_placement="post", final_norm=False, positions=positions)
 
@@ -127,14 +132,34 @@ def _marian_settings(config: nn.Config) -> dict[str, Any]:
     }
 
 
+def _sines(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:
+    """The table that theirs makes anew, where the file has none."""
+    return np.asarray(ops.sinusoidal(jnp.arange(shape[0]), config.d_model, pairing="half"))
+
+
 _family = functools.partial(
     Family,
-    skipped=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # sines are made anew
+    prefix="model.",
     copies=((r"model\.(encoder|decoder)\.embed_tokens\.weight", "model.shared.weight"),),
+    aliases={
+        "num_attention_heads": "encoder_attention_heads",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+    },
+    sizes=(
+        *("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
+        *("decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim"),
+    ),
 )
 _model = Architecture(nn.EncoderDecoder, names)
 FAMILIES = (
     _family("bart", {"BartForConditionalGeneration": _model}, _bart, _learned_settings),
     _family("mbart", {"MBartForConditionalGeneration": _model}, _mbart, _learned_settings),
-    _family("marian", {"MarianMTModel": _model}, _marian, _marian_settings),
+    _family(
+        "marian",
+        {"MarianMTModel": _model},
+        _marian,
+        _marian_settings,
+        constants=((r"model\.(encoder|decoder)\.embed_positions\.weight", _sines),),
+    ),
 )

@@ -134,11 +134,8 @@ BERT = Family(
     settings_of,
     prefix="bert.",
     # The pooler and the next sentence are of other heads.
-    skipped=(
-        r"bert\.embeddings\.position_ids",
-        r"bert\.pooler\..*",
-        r"cls\.seq_relationship\..*",
-    ),
+    skipped=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*"),
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     copies=((r"cls\.predictions\.decoder\.bias", "cls.predictions.bias"),),
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
 )
@@ -192,10 +189,8 @@ ROBERTA = Family(
     _roberta_config,
     _roberta_settings,
     prefix="roberta.",
-    skipped=(
-        r"roberta\.embeddings\.position_ids",
-        r"roberta\.pooler\..*",
-    ),
+    skipped=(r"roberta\.pooler\..*",),
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
 )
 

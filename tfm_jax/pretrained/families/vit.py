@@ -117,4 +117,6 @@ VIT = Family(
     settings_of,
     prefix="vit.",
     skipped=(r"vit\.pooler\..*", r"vit\.embeddings\.mask_token"),  # of other heads
+    sizes=("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    unread=("encoder_stride",),
 )
