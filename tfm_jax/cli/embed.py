@@ -29,7 +29,9 @@ class Embed(EncoderCommand):
         self.check(self.text)
         if self.out is not None and self.out.suffix not in (".npy", ".jsonl"):
             raise ValueError(f"--out ends in .npy or .jsonl, got {self.out}")
-        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype, self.mesh())
+        encoder = tfm_jax.pretrained.load_sentence_encoder(
+            self.model, self.dtype, self.mesh(), allow_pickle=self.allow_pickle
+        )
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
             vectors = encoder(texts, batch_size=self.batch_size)

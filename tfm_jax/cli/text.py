@@ -28,6 +28,8 @@ class _Command(LineCommand):
     """A pretrained checkpoint in the place of a run: a directory, or a name of the Hugging Face hub."""
     dtype: Annotated[Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "float32")] = None
     """Of a pretrained checkpoint's parameters."""
+    allow_pickle: bool = False
+    """Read a checkpoint's pytorch_model.bin where there is no safetensors file; needs torch."""
     average: Annotated[int | None, optional("N", "as the run's config says, or 1")] = None
     """Use the mean of the last so many checkpoints of the run."""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -46,10 +48,13 @@ class _Command(LineCommand):
                 raise ValueError("--average is of a run's checkpoints: not with --model")
             options = {name: value for name, value in self.settings().items() if value is not None}
             load = tfm_jax.pretrained.load_text_generator
-            generator = load(self.model, self.dtype or "float32", generation=options)
+            dtype = self.dtype or "float32"
+            generator = load(self.model, dtype, allow_pickle=self.allow_pickle, generation=options)
         elif self.first is not None:
             if self.dtype is not None:
                 raise ValueError("--dtype is of a pretrained checkpoint: only with --model")
+            if self.allow_pickle:
+                raise ValueError("--allow-pickle is of a pretrained checkpoint: only with --model")
             generator = tfm_jax.runs.load_run(self.first, average=self.average)
         else:
             raise ValueError("say which model: the directory of a run, or --model with a checkpoint")

@@ -47,6 +47,7 @@ class Reading(Mapping[str, Any]):
     def __init__(self, settings: Mapping[str, Any], aliases: Mapping[str, str]):
         own = {name: value for name, value in settings.items() if name not in aliases}
         self._own = own
+        self._said_as = {aliases[name]: name for name in aliases if name in settings}
         self._settings = own | {aliases[name]: settings[name] for name in aliases if name in settings}
         self.read: set[str] = set()
 
@@ -58,6 +59,10 @@ class Reading(Mapping[str, Any]):
         """The value of the key itself, whatever an alias has."""
         self.read.add(name)
         return self._own[name]
+
+    def name_of(self, name: str) -> str:
+        """The name that the file has for a key."""
+        return self._said_as.get(name, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)
@@ -77,11 +82,11 @@ def check_common(settings: Mapping[str, Any]) -> None:
         raise ValueError("; ".join(wrong))
 
 
-def check_sizes(settings: Mapping[str, Any], names: Collection[str]) -> None:
+def check_sizes(settings: Reading, names: Collection[str]) -> None:
     """Raises a ValueError for each of these keys that is there and is no whole number, at least 1."""
     sizes = {name: settings[name] for name in names if name in settings}
     wrong = [
-        f"{name} must be a whole number, at least 1, got {value!r}"
+        f"{settings.name_of(name)} must be a whole number, at least 1, got {value!r}"
         for name, value in sizes.items()
         if type(value) is not int or value < 1
     ]

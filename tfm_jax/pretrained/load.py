@@ -127,7 +127,10 @@ def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, 
             settings = {**config.settings, "architectures": [name]}
             other = _config(settings, family, source / "config.json", config.model.dtype)
             if _count_read(other, family, weights, source):
-                return f"\nTheir names are those of {name}: pass architecture={name!r}."
+                return (
+                    f"\nTheir names are those of {name}: pass architecture={name!r}, or leave out its head "
+                    "by ignore=[...], regular expressions of whole names."
+                )
     if wrong.unknown and not wrong.missing and not wrong.shapes:
         return "\nLeave out what is of another head by ignore=[...], regular expressions of whole names."
     return ""

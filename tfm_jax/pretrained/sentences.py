@@ -95,6 +95,8 @@ def load_sentence_encoder(
     path_or_repo_id: str | Path,
     dtype: Literal["float32", "bfloat16"] = "float32",
     mesh: Mesh | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> SentenceEncoder:
     """Loads a model of sentence-transformers: an encoder, and the steps that its ``modules.json`` names.
 
@@ -106,6 +108,7 @@ def load_sentence_encoder(
       dtype: of the parameters and the activations; the vectors are float32.
       mesh: of devices that share each batch, such as ``train.data_mesh(2)``; None is one device. Of a CPU,
         two devices (``JAX_NUM_CPU_DEVICES=2``) use two cores better than one does.
+      allow_pickle: as ``load`` takes it.
 
     Returns:
       The ``SentenceEncoder``.
@@ -117,10 +120,10 @@ def load_sentence_encoder(
         length of texts that is no number; for a mesh whose axes are not all of type Auto; as ``load``.
     """
     sharding = on_all_of(mesh)
-    directory = directory_of(path_or_repo_id)
+    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     recipe = _recipe(directory)
     _check_options(directory, recipe.body)
-    model, params, config, tokenizer = load(recipe.body, dtype, sharding=sharding)
+    model, params, config, tokenizer = load(recipe.body, dtype, sharding=sharding, allow_pickle=allow_pickle)
     model, params = _encoder(model, params, config, recipe.body)
     tokenizer = tokenizer_in(recipe.body, tokenizer)
     said = _body_options(recipe.body).get("max_seq_length")

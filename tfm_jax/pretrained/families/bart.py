@@ -1,7 +1,6 @@
 """BART, mBART and Marian: encoder-decoders with a bias on the logits."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,16 +8,17 @@ import numpy as np
 
 from tfm_jax import nn, ops
 from tfm_jax.pretrained.config import Architecture, Family
+from tfm_jax.pretrained.keys import Reading
 from tfm_jax.pretrained.names import FLAT, Entry, after, attention, mlp, norm, transposed
 from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
 
 __all__ = ["FAMILIES"]
 
 
-def _config_of(settings: Mapping[str, Any], **fields: Any) -> nn.Config:
+def _config_of(settings: Reading, **fields: Any) -> nn.Config:
     heads, width = settings["encoder_attention_heads"], settings["encoder_ffn_dim"]
-    # Untied, theirs has three embeddings.
-    wanted(settings, decoder_attention_heads=heads, decoder_ffn_dim=width, tie_word_embeddings=True)
+    _check_equal(settings, "attention_heads", "ffn_dim")
+    wanted(settings, tie_word_embeddings=True)  # untied, theirs has three embeddings
     return nn.Config(
         vocab_size=settings["vocab_size"],
         d_model=settings["d_model"],
@@ -35,6 +35,19 @@ def _config_of(settings: Mapping[str, Any], **fields: Any) -> nn.Config:
         feed_forward_dropout_rate=settings.get("activation_dropout", 0.0),
         **fields,
     )
+
+
+def _check_equal(settings: Reading, *names: str) -> None:
+    """Raises a ValueError for numbers of the encoder that the decoder does not share."""
+    numbers = [(f"decoder_{name}", f"encoder_{name}") for name in names]
+    wrong = [
+        f"{ours}={settings[ours]!r} is not supported, only {settings[theirs]!r}, the encoder's "
+        f"{settings.name_of(theirs)}"
+        for ours, theirs in numbers
+        if settings.get(ours, settings[theirs]) != settings[theirs]
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def _settings_of(config: nn.Config) -> dict[str, Any]:
@@ -88,7 +101,7 @@ def _stack(stack: str) -> list[Entry]:
     ]
 
 
-def _learned(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _learned(settings: Reading) -> dict[str, Any]:
     return {"positions": nn.Learned(settings.get("max_position_embeddings", 1024)), "embedding_norm": True}
 
 
@@ -99,17 +112,17 @@ def _learned_settings(config: nn.Config) -> dict[str, Any]:
     }
 
 
-def _bart(settings: Mapping[str, Any]) -> nn.Config:
+def _bart(settings: Reading) -> nn.Config:
     wanted(settings, normalize_before=False, add_final_layer_norm=False, normalize_embedding=True)
     return _config_of(settings, norm_placement="post", final_norm=False, **_learned(settings))
 
 
-def _mbart(settings: Mapping[str, Any]) -> nn.Config:
+def _mbart(settings: Reading) -> nn.Config:
     wanted(settings, normalize_before=True, add_final_layer_norm=True, normalize_embedding=True)
     return _config_of(settings, norm_placement="pre", final_norm=True, **_learned(settings))
 
 
-def _marian(settings: Mapping[str, Any]) -> nn.Config:
+def _marian(settings: Reading) -> nn.Config:
     vocab_size = settings["vocab_size"]
     wanted(
         settings,

@@ -20,7 +20,6 @@ def config_of(settings: Mapping[str, Any], *, offset: int = 0) -> nn.Config:
         is_decoder=False,
         add_cross_attention=False,
         position_embedding_type="absolute",
-        tie_word_embeddings=True,  # untied, theirs has two biases
     )
     return nn.Config(
         vocab_size=settings["vocab_size"],
@@ -83,6 +82,11 @@ def body(config: nn.Config, *, ours: str, prefix: str, offset: int = 0) -> list[
     ]
 
 
+def _tied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    wanted(settings, tie_word_embeddings=True)  # untied, theirs has two biases
+    return {}
+
+
 def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str) -> list[Entry]:
     bias = head.removesuffix(".decoder")
     return [
@@ -124,6 +128,7 @@ BERT = Family(
                 head="cls.predictions.decoder",
             ),
             lambda config: {"activation": config.model.feed_forward.activation},
+            _tied,
         ),
         "BertForSequenceClassification": classifier(
             _bert, "first", _head_dropout, pooler="bert.pooler.dense", fields=_pooled
@@ -175,6 +180,7 @@ ROBERTA = Family(
                 norm_name="lm_head.layer_norm",
                 head="lm_head.decoder",
             ),
+            fields=_tied,
         ),
         "RobertaForSequenceClassification": classifier(
             _roberta,

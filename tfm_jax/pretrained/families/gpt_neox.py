@@ -21,6 +21,12 @@ __all__ = ["GPT_NEOX"]
 def config_of(settings: Mapping[str, Any]) -> nn.Config:
     """Their settings as ours."""
     D, N = settings["hidden_size"], settings["num_attention_heads"]
+    rope = partial_rope_of(settings, "rotary_emb_base", "rotary_pct", 0.25)
+    if isinstance(rope.fraction, float) and (rotated := int(D // N * rope.fraction)) % 2:
+        raise ValueError(
+            f"num_attention_heads={N} and rotary_pct={rope.fraction} would rotate {rotated} of the {D // N} "
+            "elements of a head, wanted an even number of them"
+        )
     if settings.get("head_dim") is not None:  # by which theirs rotates, and does not attend
         wanted(settings, head_dim=D // N)
     return nn.Config(
@@ -31,7 +37,7 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
         d_ff=settings["intermediate_size"],
         norm=nn.LayerNorm(settings.get("layer_norm_eps", 1e-5)),
         norm_placement="parallel" if settings.get("use_parallel_residual", True) else "pre",
-        positions=partial_rope_of(settings, "rotary_emb_base", "rotary_pct", 0.25),
+        positions=rope,
         feed_forward=nn.Mlp(activation_of(settings.get("hidden_act", "gelu"))),
         attention_bias=settings.get("attention_bias", True),
         scale_embeddings=False,
