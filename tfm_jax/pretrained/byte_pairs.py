@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from tfm_jax.pretrained.files import read_json
-from tfm_jax.pretrained.special import WITHOUT, special_tokens
+from tfm_jax.pretrained.special import WITHOUT, add_declared, special_tokens
 
 __all__ = ["SPECIAL", "byte_pairs"]
 
@@ -40,7 +40,7 @@ def byte_pairs(directory: Path, kind: str | None, said: Mapping[str, Any]) -> to
       The tokenizer.
 
     Raises:
-      ValueError: for another kind, and for files that do not fit together.
+      ValueError: for another kind, for files that do not fit together, and as ``add_declared``.
     """
     if kind not in SPECIAL:
         raise ValueError(
@@ -58,6 +58,8 @@ def byte_pairs(directory: Path, kind: str | None, said: Mapping[str, Any]) -> to
         cut = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_QWEN2), "isolated"), cut])
     tokenizer.pre_tokenizer = cut
     special = special_tokens(said, **SPECIAL[kind])
+    # Those that the checkpoint numbers come first: the roles below are in no order of their ids.
+    tokenizer = add_declared(tokenizer, directory, said)
     # The mask takes the space before it.
     added = {token: AddedToken(token, lstrip=role == "mask") for role, token in special.items() if token}
     tokenizer.add_special_tokens(list(added.values()))
