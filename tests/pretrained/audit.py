@@ -136,7 +136,17 @@ _LEGACY = {
     "mean_resizing": "x",
     "some_other_key": 3,
 }
-_ACTIVATIONS = ["relu", "gelu", "gelu_new", "silu", "quick_gelu", "gelu_pytorch_tanh", "tanh", "relu6"]
+_ACTIVATIONS = [
+    "relu",
+    "gelu",
+    "gelu_new",
+    "silu",
+    "quick_gelu",
+    "gelu_pytorch_tanh",
+    "tanh",
+    "relu6",
+    "laplace",
+]
 _CHOICES = {
     "feed_forward_proj": ["gated-gelu", "relu", "gated-silu", "gelu", "gated-relu", "gated-gelu_new"],
     "position_embedding_type": ["relative_key", "relative_key_query", "absolute"],
@@ -398,6 +408,7 @@ def _outcome(base: Base, directory: Path, settings: dict, key: str, value: Any) 
             got = _ours(base, directory)
     except ValueError as error:
         named = key in str(error) or "tensors in" in str(error)
+        named |= isinstance(value, str) and f"activation: got {value!r}" in str(error)
         kind = "refused" if changed else "refused for nothing"
         return Outcome(kind if named else "differs", key, said, str(error)[:200])
     except Exception as error:

@@ -157,8 +157,12 @@ def _open_pickle(path: Path) -> Weights:
     except Exception as error:  # cut short, no pickle, or more than weights
         raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        inner = next(
+            (x for x in ("state_dict", "model", "module") if isinstance(tensors, dict) and x in tensors), None
+        )
+        advice = f": save its {inner!r} alone" if inner else ""
         raise ValueError(
-            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} of other things"
+            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} of other things{advice}"
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
@@ -167,7 +171,7 @@ def _open_pickle(path: Path) -> Weights:
         if not tensor.is_floating_point():
             raise ValueError(f"{name} in {path} is {tensor.dtype}, wanted floating")
         wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # which NumPy knows nothing of
-        return wide.numpy()
+        return wide.detach().numpy()
 
     return Weights(shapes, read)
 

@@ -27,7 +27,7 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
             f"num_attention_heads={N} and rotary_pct={rope.fraction} would rotate {rotated} of the {D // N} "
             "elements of a head, wanted an even number of them"
         )
-    if settings.get("head_dim") is not None:  # by which theirs rotates, and does not attend
+    if settings.get("head_dim"):  # by which theirs rotates, and does not attend
         wanted(settings, head_dim=D // N)
     return nn.Config(
         vocab_size=settings["vocab_size"],
