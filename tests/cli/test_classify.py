@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.pretrained.test_classify import SEQUENCES, TEXTS, TOKENS, save
+from tests.pretrained.test_sentences import as_pickle
 from tfm_jax import pretrained
 
 
@@ -43,7 +44,7 @@ def test_tokens(tfm, places):
 
 def test_devices_share_each_batch(tfm, places, monkeypatch):
     load, meshes = pretrained.load_text_classifier, []
-    spy = lambda path, dtype, mesh: meshes.append(mesh) or load(path, dtype, mesh)
+    spy = lambda path, dtype, mesh, **options: meshes.append(mesh) or load(path, dtype, mesh, **options)
     monkeypatch.setattr(pretrained, "load_text_classifier", spy)
     wanted = [x.label for x in load(places["texts"])(TEXTS)]
     status, out, _ = tfm("classify", "--model", places["texts"], "--devices", 3, *TEXTS)
@@ -69,3 +70,12 @@ def test_what_cannot_be_done_is_one_line(tfm, places, tmp_path):
     ):
         status, out, err = tfm("classify", *argv)
         assert (status, out) == (2, "") and len(err.splitlines()) == 1 and said in err
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(tfm, tmp_path):
+    place = save(tmp_path / "it", SEQUENCES)
+    wanted = tfm("classify", "--model", place, *TEXTS)[1]
+    as_pickle(place)
+    assert tfm("classify", "--model", place, *TEXTS)[0] == 2
+    assert tfm("classify", "--model", place, "--allow-pickle", *TEXTS)[:2] == (0, wanted)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.pretrained.test_sentences import TEXTS, directory  # noqa: F401  - a fixture
+from tests.pretrained.test_sentences import TEXTS, as_pickle, directory  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
 BAD = b"a b c\n\xff\xfe\n\nd\n"
@@ -39,7 +39,7 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
 
 def test_devices_share_each_batch(tfm, directory, wanted, monkeypatch):  # noqa: F811
     load, meshes = pretrained.load_sentence_encoder, []
-    spy = lambda path, dtype, mesh: meshes.append(mesh) or load(path, dtype, mesh)
+    spy = lambda path, dtype, mesh, **options: meshes.append(mesh) or load(path, dtype, mesh, **options)
     monkeypatch.setattr(pretrained, "load_sentence_encoder", spy)
     status, out, _ = tfm("embed", "--model", directory, "--devices", 3, *TEXTS)
     assert status == 0 and meshes[0].size == 3
@@ -118,3 +118,13 @@ def test_what_cannot_be_done_is_one_line(argv, said, tfm, directory, tmp_path): 
         argv = [word.replace(name, str(path)) for word in argv]
     status, out, err = tfm("embed", *argv)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1 and said in err
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(tfm, directory, wanted):  # noqa: F811
+    as_pickle(directory)
+    status, out, err = tfm("embed", "--model", directory, *TEXTS)
+    assert (status, out) == (2, "") and "--allow-pickle" in err
+    status, out, _ = tfm("embed", "--model", directory, "--allow-pickle", *TEXTS)
+    assert status == 0
+    np.testing.assert_array_equal(np.array(read(out), np.float32), wanted[:4])

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from safetensors.numpy import load_file
 from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.test_families import FIELDS
@@ -217,3 +218,22 @@ def test_a_decoder_gives_no_vectors(directory):
     pretrained.save(directory / "decoder", model.init(jax.random.key(0)), config, tokenizer)
     with pytest.raises(ValueError, match="is a GPT2LMHeadModel, wanted an encoder, such as BertModel"):
         pretrained.load_sentence_encoder(directory / "decoder")
+
+
+def as_pickle(directory):
+    """The same checkpoint as older ones are, with its weights in a pickle."""
+    torch = pytest.importorskip("torch")
+    path = directory / "model.safetensors"
+    tensors = {name: torch.from_numpy(x) for name, x in load_file(path).items()}
+    torch.save(tensors, directory / "pytorch_model.bin")
+    path.unlink()
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(directory):
+    wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
+    as_pickle(directory)
+    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+        pretrained.load_sentence_encoder(directory)
+    found = pretrained.load_sentence_encoder(directory, allow_pickle=True)
+    np.testing.assert_array_equal(found(TEXTS), wanted)

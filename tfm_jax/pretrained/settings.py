@@ -46,26 +46,27 @@ def wanted(settings: Mapping[str, Any], **values: Any) -> None:
 
 
 def rope_of(settings: Mapping[str, Any]) -> Rope:
-    """Rotary positions of whole heads; all else as ``partial_rope_of``."""
-    rope = partial_rope_of(settings, "rope_theta", "partial_rotary_factor", 1.0)
-    wanted({"partial_rotary_factor": rope.fraction}, partial_rotary_factor=1.0)
-    return rope
-
-
-def partial_rope_of(settings: Mapping[str, Any], theta: str, fraction: str, default: float) -> Rope:
-    """Rotary positions from ``rope_scaling``, else ``rope_parameters`` (version 5), else older keys.
-
-    Args:
-      settings: of a config.json.
-      theta, fraction: the older keys of both numbers, which count where the object lacks them.
-      default: the fraction where no key has it.
-
-    Returns:
-      The Rope.
+    """Rotary positions of whole heads from ``rope_scaling``, else ``rope_parameters``, else an older key.
 
     Raises:
-      ValueError: for another type than "default", and a theta that is no number.
+      ValueError: for another type than "default", a part of each head, and a theta that is no number.
     """
+    where, found = _rope_parameters(settings)
+    part = found.get("partial_rotary_factor", settings.get("partial_rotary_factor"))
+    if part not in (None, 1.0):
+        raise ValueError(f"{where}: partial_rotary_factor={part!r} is not supported, only 1.0")
+    return Rope(_theta(settings, where, found, "rope_theta"), pairing="half")
+
+
+def partial_rope_of(settings: Mapping[str, Any]) -> Rope:
+    """Rotary positions of a part of each head, whose older keys GPT-NeoX has; else as ``rope_of``."""
+    where, found = _rope_parameters(settings)
+    part = found.get("partial_rotary_factor", settings.get("rotary_pct", 0.25))
+    return Rope(_theta(settings, where, found, "rotary_emb_base"), pairing="half", fraction=part)
+
+
+def _rope_parameters(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The key that counts, ``rope_scaling`` where it has anything, and its object."""
     where = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
     found = settings.get(where) or {}
     if not isinstance(found, Mapping):
@@ -75,12 +76,15 @@ def partial_rope_of(settings: Mapping[str, Any], theta: str, fraction: str, defa
             raise ValueError(f"{where} of the type {kind!r} is not supported, only 'default'")
     if nested := sorted(name for name, value in found.items() if isinstance(value, Mapping | list)):
         raise ValueError(f"{where} has parameters of a kind that is not supported: {nested}")
-    older = settings.get(theta, 10_000.0)
-    base = found.get("rope_theta", older)
+    return where, found
+
+
+def _theta(settings: Mapping[str, Any], where: str, found: Mapping[str, Any], older: str) -> float:
+    """Theta from the object, else from the older key, which is thereby known too."""
+    base = found.get("rope_theta", settings.get(older, 10_000.0))
     if isinstance(base, bool) or not isinstance(base, int | float):
-        raise ValueError(f"{theta} of {where} must be a number, got {base!r}")
-    part = found.get("partial_rotary_factor", settings.get(fraction, default))
-    return Rope(float(base), pairing="half", fraction=part)
+        raise ValueError(f"{older} or {where}.rope_theta must be a number, got {base!r}")
+    return float(base)
 
 
 def inverse_frequencies(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,7 +21,7 @@ __all__ = ["GPT_NEOX"]
 def config_of(settings: Mapping[str, Any]) -> nn.Config:
     """Their settings as ours."""
     D, N = settings["hidden_size"], settings["num_attention_heads"]
-    rope = partial_rope_of(settings, "rotary_emb_base", "rotary_pct", 0.25)
+    rope = partial_rope_of(settings)
     if isinstance(rope.fraction, float) and (rotated := int(D // N * rope.fraction)) % 2:
         raise ValueError(
             f"num_attention_heads={N} and rotary_pct={rope.fraction} would rotate {rotated} of the {D // N} "
