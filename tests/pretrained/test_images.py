@@ -56,6 +56,9 @@ def test_images_of_another_size_are_resized(tmp_path):
         ({"size": {"shortest_edge": 224}}, "size must say height and width, got"),
         ({"resample": 5}, "resample=5 is not supported"),
         ({"image_mean": 0.5}, "preprocessor_config.json: "),
+        ({"image_processor_type": "DeiTImageProcessor"}, "image_processor_type='DeiTImageProcessor' is not"),
+        ({"image_processor_type": "CLIPImageProcessorFast"}, "only 'ViTImageProcessor'"),
+        ({"feature_extractor_type": "CLIPFeatureExtractor"}, "feature_extractor_type='CLIPFeatureExtractor'"),
     ],
 )
 def test_a_recipe_that_is_not_ours(tmp_path, settings, message):

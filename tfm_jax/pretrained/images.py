@@ -1,5 +1,6 @@
 """Images into what a model reads, by the recipe that a checkpoint names."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from tfm_jax.types import Array
 __all__ = ["ImageProcessor", "load_image_processor"]
 
 _METHODS = {0: "nearest", 1: "lanczos3", 2: "linear", 3: "cubic"}  # by the numbers that Pillow gives them
+_KINDS = r"ViT(FeatureExtractor|ImageProcessor(Fast|Pil)?)"
 _NOT_DONE = ("do_center_crop", "do_pad", "do_flip_channel_order", "do_reduce_labels", "do_thumbnail")
 
 
@@ -89,6 +91,10 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
 
 
 def _processor(settings: dict[str, Any]) -> ImageProcessor:
+    for name in ("image_processor_type", "feature_extractor_type"):
+        # Another class, such as DeiT's or CLIP's, crops or resizes by its own defaults.
+        if not re.fullmatch(_KINDS, kind := str(settings.get(name, "ViTImageProcessor"))):
+            raise ValueError(f"{name}={kind!r} is not supported, only 'ViTImageProcessor'")
     wanted(settings, **dict.fromkeys(_NOT_DONE, False))
     size, method = settings.get("size", 224), settings.get("resample", 2)
     if isinstance(size, dict) and size.keys() != {"height", "width"}:
