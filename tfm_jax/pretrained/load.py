@@ -113,9 +113,9 @@ def _count_read(config: Config, family: Family, weights: Weights, source: object
     """How many of the tensors are read as this architecture's; 0 where one is missing or unknown."""
     try:
         config, weights = matched(config, family, weights, source)
+        tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
     except ValueError:
         return 0
-    tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
     wrong = differences(weights, tensors, skipped_of(family))
     return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
 

@@ -163,6 +163,7 @@ _family = functools.partial(
         *("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
         *("decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim"),
     ),
+    unread=("add_bias_logits",),
 )
 _model = Architecture(nn.EncoderDecoder, names)
 FAMILIES = (

@@ -147,7 +147,7 @@ _family = functools.partial(
     prefix="model.",
     constants=((r".*rotary_emb\.inv_freq", inverse_frequencies),),
     sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    unread=("max_window_layers", "sliding_window", "layer_types", "use_sliding_window"),
+    unread=("max_window_layers", "sliding_window", "layer_types", "use_sliding_window", "use_mrope"),
 )
 FAMILIES = (
     _family("llama", {"LlamaForCausalLM": Architecture(nn.Decoder, names)}, _llama, _llama_settings),

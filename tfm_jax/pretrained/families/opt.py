@@ -84,4 +84,5 @@ OPT = Family(
     settings_of,
     prefix="model.",
     sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim"),
+    unread=("activation_dropout",),
 )
