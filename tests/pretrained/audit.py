@@ -218,6 +218,8 @@ def build(name: str, directory: Path) -> Base:
     inputs, ours, valid = _inputs(model.config, settings["architectures"][0])
     output = _output(model, inputs)
     config = pretrained.load(directory, tokenizer=False)[2]
+    if getattr(model, "pooler", None) is not None:
+        valid = np.concatenate([valid, np.ones((B, 1), bool)], 1)
     base = Base(type(model), directory, settings, _forward(config), inputs, ours, valid, output)
     assert _close(base, _ours(base, directory), output), "the base itself differs"
     return base
@@ -262,7 +264,10 @@ def _inputs(config: Any, architecture: str) -> tuple[dict, tuple[tuple, dict], n
 
 def _output(model: Any, inputs: dict) -> np.ndarray:
     with torch.no_grad():
-        found = model.eval()(**inputs)[0].float().numpy()
+        given = model.eval()(**inputs)
+        found = given[0].float().numpy()
+        if getattr(model, "pooler", None) is not None:  # its vector stands behind those of the tokens
+            found = np.concatenate([found, given[1].float().numpy()[:, None]], 1)
     if not np.isfinite(found).all():
         raise ValueError("not finite")
     return found
@@ -297,7 +302,11 @@ def _program(module: Any, model: Any, options: tuple) -> Any:
 def _ours(base: Base, directory: Path) -> np.ndarray:
     _, params, config, _ = pretrained.load(directory, tokenizer=False)
     args, options = base.ours
-    return np.asarray(_program(*_forward(config))(params, *args, **options))
+    found = np.asarray(_program(*_forward(config))(params, *args, **options))
+    if "pooler" not in params:
+        return found
+    pooled = nn.functionalize(nn.Encoder, config.model).apply(params, *args, **options, method="pooled")
+    return np.concatenate([found, np.asarray(pooled)[:, None]], 1)
 
 
 def _close(base: Base, one: np.ndarray, other: np.ndarray) -> bool:

@@ -28,7 +28,7 @@ def _config_of(settings: Reading, **fields: Any) -> nn.Config:
         d_ff=width,
         feed_forward=nn.Mlp(activation_of(settings.get("activation_function", "gelu"))),
         attention_bias=True,
-        scale_embeddings=settings.get("scale_embedding", False),
+        scale_embeddings=settings.get("scale_embedding") or False,
         logits_bias=True,
         dropout_rate=settings.get("dropout", 0.1),
         attention_dropout_rate=settings.get("attention_dropout", 0.0),
