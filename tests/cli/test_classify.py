@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.pretrained.test_classify import SEQUENCES, TEXTS, TOKENS, save
+from tests.pretrained.test_sentences import as_pickle
 from tfm_jax import pretrained
 
 
@@ -49,7 +50,7 @@ def test_tokens(tfm, places):
 
 def test_devices_share_each_batch(tfm, places, monkeypatch):
     load, meshes = pretrained.load_text_classifier, []
-    spy = lambda path, dtype, mesh: meshes.append(mesh) or load(path, dtype, mesh)
+    spy = lambda path, dtype, mesh, **options: meshes.append(mesh) or load(path, dtype, mesh, **options)
     monkeypatch.setattr(pretrained, "load_text_classifier", spy)
     wanted = [x.label for x in load(places["texts"])(TEXTS)]
     status, out, _ = tfm("classify", "--model", places["texts"], "--devices", 3, *TEXTS)
@@ -82,7 +83,7 @@ def test_json_is_json_in_every_encoding(tfm, places, monkeypatch):
     classifier = dataclasses.replace(
         pretrained.load_text_classifier(places["texts"]), labels=("é", "日", '"\\')
     )
-    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args: classifier)
+    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args, **options: classifier)
     _, out, _ = tfm("classify", "--model", "it", "a")
     assert out.isascii() and list(json.loads(out)["scores"]) == ["é", "日", '"\\']
 
@@ -90,7 +91,7 @@ def test_json_is_json_in_every_encoding(tfm, places, monkeypatch):
 def test_what_is_no_number_is_null(tfm, places, monkeypatch):
     broken = lambda texts, batch_size: [pretrained.Label("a", math.nan, np.array([math.nan, math.inf, 1.0]))]
     broken.labels = ("a", "b", "c")
-    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args: broken)
+    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args, **options: broken)
     (found,) = read(tfm("classify", "--model", "it", "text")[1])
     assert found == {"label": "a", "score": None, "scores": {"a": None, "b": None, "c": 1.0}}
 
@@ -134,3 +135,12 @@ def test_what_a_link_names_is_replaced(tfm, places, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "labels")
     assert tfm("classify", "--model", places["texts"], "a", "--out", tmp_path / "link")[0] == 0
     assert (tmp_path / "link").is_symlink() and len(read((tmp_path / "labels").read_text())) == 1
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(tfm, tmp_path):
+    place = save(tmp_path / "it", SEQUENCES)
+    wanted = tfm("classify", "--model", place, *TEXTS)[1]
+    as_pickle(place)
+    assert tfm("classify", "--model", place, *TEXTS)[0] == 2
+    assert tfm("classify", "--model", place, "--allow-pickle", *TEXTS)[:2] == (0, wanted)

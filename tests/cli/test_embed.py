@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.pretrained.test_sentences import TEXTS, directory  # noqa: F401  - a fixture
+from tests.pretrained.test_sentences import TEXTS, as_pickle, directory  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
 BAD = b"a b c\n\xff\xfe\n\nd\n"
@@ -40,7 +40,7 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
 
 def test_devices_share_each_batch(tfm, directory, wanted, monkeypatch):  # noqa: F811
     load, meshes = pretrained.load_sentence_encoder, []
-    spy = lambda path, dtype, mesh: meshes.append(mesh) or load(path, dtype, mesh)
+    spy = lambda path, dtype, mesh, **options: meshes.append(mesh) or load(path, dtype, mesh, **options)
     monkeypatch.setattr(pretrained, "load_sentence_encoder", spy)
     status, out, _ = tfm("embed", "--model", directory, "--devices", 3, *TEXTS)
     assert status == 0 and meshes[0].size == 3
@@ -127,7 +127,7 @@ def test_what_cannot_be_done_is_one_line(argv, said, tfm, directory, tmp_path): 
 def test_a_number_that_is_none_is_null_in_jsonl(tfm, monkeypatch):
     broken = lambda texts, batch_size: np.array([[0.5, np.nan, np.inf]], np.float32)
     broken.width = 3
-    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args: broken)
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: broken)
     assert tfm("embed", "--model", "it", "text")[1] == "[0.5, null, null]\n"
 
 
@@ -139,3 +139,13 @@ def test_npy_wants_an_ordinary_file_in_a_directory_that_exists(tfm, tmp_path):
     ):
         status, _, err = tfm("embed", "--model", "nowhere at all", "text", "--out", out)
         assert status == 2 and err.startswith("tfm: --out: ") and said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(tfm, directory, wanted):  # noqa: F811
+    as_pickle(directory)
+    status, out, err = tfm("embed", "--model", directory, *TEXTS)
+    assert (status, out) == (2, "") and "--allow-pickle" in err
+    status, out, _ = tfm("embed", "--model", directory, "--allow-pickle", *TEXTS)
+    assert status == 0
+    np.testing.assert_array_equal(np.array(read(out), np.float32), wanted[:4])

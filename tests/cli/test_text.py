@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from tests.pretrained.test_files import CONFIG as LLAMA
+from tests.pretrained.test_sentences import as_pickle
 from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
 from tfm_jax.cli import lines as cli_lines
 from tfm_jax.cli import text as cli_text
@@ -219,6 +220,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
         (["generate", "TRANSLATOR", "a"], "use tfm translate"),
         (["translate"], "say which model: the directory of a run, or --model with a checkpoint"),
         (["generate", "a", "--model", "WRITER"], "must name one architecture"),
+        (["generate", "WRITER", "--allow-pickle", "a"], "--allow-pickle is of a pretrained checkpoint"),
         (["generate", "a", "--model", "WRITER", "--average", "2"], "--average is of a run's checkpoints"),
         (["generate", "WRITER", "a", "--dtype", "bfloat16"], "--dtype is of a pretrained checkpoint"),
         (["translate", "NOWHERE", "a"], "NOWHERE is not the directory of a run: there is no config.json"),
@@ -413,3 +415,22 @@ def test_a_pickle_of_a_checkpoint_is_refused(tfm, checkpoint, tmp_path):
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     status, out, err = tfm("generate", "--model", tmp_path / "pickled", "a")
     assert (status, out) == (2, "") and "are a pickle, which can run any code" in err
+
+
+@pytest.mark.parity
+def test_a_pickle_of_a_checkpoint_where_it_is_allowed(tfm, checkpoint, tmp_path):
+    wanted = tfm("generate", "--model", checkpoint, "--temperature", 0, "--tokens", 3, "abc")[1]
+    shutil.copytree(checkpoint, tmp_path / "pickled")
+    as_pickle(tmp_path / "pickled")
+    argv = [
+        "generate",
+        "--model",
+        tmp_path / "pickled",
+        "--temperature",
+        0,
+        "--tokens",
+        3,
+        "--allow-pickle",
+        "abc",
+    ]
+    assert tfm(*argv)[:2] == (0, wanted)

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from tests.pretrained.test_families import FIELDS
+from tests.pretrained.test_sentences import as_pickle
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.load import model_of
@@ -238,3 +239,14 @@ def pipeline(task, place, **options):
         tokenizer_object=tokenizer(), pad_token="[PAD]", model_max_length=9
     )
     return transformers.pipeline(task, model=theirs, tokenizer=fast, device=-1, **options)
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(place):
+    wanted = pretrained.load_text_classifier(save(place, SEQUENCES))(TEXTS)
+    as_pickle(place)
+    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+        pretrained.load_text_classifier(place)
+    found = pretrained.load_text_classifier(place, allow_pickle=True)(TEXTS)
+    assert [x.label for x in found] == [x.label for x in wanted]
+    np.testing.assert_array_equal([x.scores for x in found], [x.scores for x in wanted])

@@ -207,6 +207,7 @@ def test_a_header_that_lies(saved, content):
 )
 def test_an_index_that_leaves_its_directory(saved, file):
     index = {"weight_map": {"model.norm.weight": file}}
+    (saved[0] / "model.safetensors").rename(saved[0] / "part.safetensors")
     (saved[0] / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="names files that are not in its directory"):
         pretrained.load(saved[0])
@@ -216,15 +217,54 @@ def test_an_index_that_leaves_its_directory(saved, file):
     ("index", "error", "message"),
     [
         ({"weight_map": {"a": "gone.safetensors"}}, FileNotFoundError, "not there: .*gone"),
-        ({"weight_map": {"nowhere": "model.safetensors"}}, ValueError, "lack: .*nowhere in model"),
+        ({"weight_map": {"nowhere": "part.safetensors"}}, ValueError, "lack: .*nowhere in part"),
         ({"weight_map": ["a"]}, ValueError, "has no weight_map"),
         ({}, ValueError, "has no weight_map"),
         ([], ValueError, "must hold a JSON object"),
     ],
 )
 def test_an_index_that_is_wrong(saved, index, error, message):
+    (saved[0] / "model.safetensors").rename(saved[0] / "part.safetensors")
     (saved[0] / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(error, match=message):
+        pretrained.load(saved[0])
+
+
+def test_an_index_of_older_files_beside_a_whole_one(saved, params):
+    """As transformers, which reads the whole file wherever there is one."""
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (saved[0] / "model.safetensors.index.json").write_text(json.dumps(index))
+    equal(pretrained.load(saved[0])[1], params)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("x.pt", "a pickle of torch; .* save_pretrained"),
+        ("x.ckpt", "a checkpoint of PyTorch Lightning or TensorFlow"),
+        ("x.Q4_K_M.gguf", "a file of llama.cpp; .* gguf_file=name"),
+        ("model.onnx", "a program of ONNX"),
+        ("tf_model.h5", "weights of TensorFlow"),
+        ("x.npz", "arrays of NumPy; .* safetensors.numpy.save_file"),
+        ("pytorch_model.bin", "a pickle of torch; .* allow_pickle=True"),
+        ("model.safetensors", "a file of weights; .* pass its directory"),
+    ],
+)
+@pytest.mark.parametrize("loader", ["load", "load_text_generator", "load_sentence_encoder"])
+def test_a_file_in_the_place_of_a_directory_is_told_what_it_is(tmp_path, name, what, loader):
+    load = getattr(pretrained, loader)
+    with pytest.raises(FileNotFoundError, match=f"there is no file .*{re.escape(name)}.* is {what}"):
+        load(tmp_path / name)
+    (tmp_path / name).write_bytes(b"whatever")
+    with pytest.raises(ValueError, match=f"{re.escape(name)} is {what}"):
+        load(tmp_path / name)
+
+
+def test_a_directory_with_such_a_file_alone(saved):
+    (saved[0] / "model.safetensors").rename(saved[0] / "x.gguf")
+    with pytest.raises(
+        FileNotFoundError, match=r"only \['config.json', 'x.gguf'\]\. x.gguf is a file of llama"
+    ):
         pretrained.load(saved[0])
 
 
@@ -276,6 +316,43 @@ def test_a_pickle_of_before_torch_1_6(saved, params):
     jax.tree.map(np.testing.assert_array_equal, got, params)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_pickle_of_short_numbers(saved, params, dtype, sharded):
+    torch = pytest.importorskip("torch")
+    directory, _ = saved
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    short = {
+        name: torch.nn.Parameter(torch.from_numpy(x).to(getattr(torch, dtype))) for name, x in tensors.items()
+    }
+    if sharded:
+        names = sorted(short)
+        files = {f"pytorch_model-0000{i + 1}-of-00002.bin": names[i::2] for i in range(2)}
+        for file, part in files.items():
+            torch.save({name: short[name] for name in part}, directory / file)
+        index = {"weight_map": {name: file for file, part in files.items() for name in part}}
+        (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    else:
+        torch.save(short, directory / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="are a pickle, which can run any code"):
+        pretrained.load(directory)
+    for wanted in ("float32", "bfloat16"):
+        _, got, _, _ = pretrained.load(directory, wanted, allow_pickle=True)
+        equal(got, jax.tree.map(lambda x, wanted=wanted: jnp.asarray(x, dtype).astype(wanted), params))
+
+
+@pytest.mark.parity
+def test_a_checkpoint_of_training_in_a_bin(saved):
+    torch = pytest.importorskip("torch")
+    directory, _ = saved
+    (directory / "model.safetensors").unlink()
+    torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, directory / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"must hold a dict of tensors, .* its 'state_dict' alone"):
+        pretrained.load(directory, allow_pickle=True)
+
+
 def test_a_config_without_an_end(saved):
     directory, _ = saved
     (directory / "config.json").write_text("[" * 200_000)
@@ -296,7 +373,7 @@ def test_no_weights_at_all(saved):
             {"architectures": ["SpamForCausalLM"]},
             "'SpamForCausalLM' is not known; known are .*LlamaForCausalLM",
         ),
-        ({"architectures": None}, "must name one architecture, got architectures=None"),
+        ({"architectures": None, "model_type": None}, "must name one architecture, got architectures=None"),
         ({"mlp_bias": True}, "config.json: mlp_bias=True is not supported, only False"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn' is not supported"),
         ({"hidden_act": "quick_gelu"}, "config.json: activation: got 'quick_gelu'"),

@@ -129,3 +129,23 @@ def test_variants_of_the_same_fields_are_told_apart(architecture, fields):
         known(architecture).write_config(config)
     right = {"norm": nn.RMSNorm(), "positions": nn.Rope()}
     known(architecture).write_config(pretrained.Config(architecture, dataclasses.replace(model, **right)))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("limit", [2_000, 10**9])
+@pytest.mark.parametrize("name", ["gpt2: tied", "llama: grouped", "t5: tied"])
+def test_the_files_have_the_names_that_transformers_gives_them(name, limit, tmp_path):
+    pytest.importorskip("transformers")
+    from tests.pretrained import theirs
+    from tests.pretrained.cases import CASES
+
+    model = theirs.random(CASES[name])
+    model.save_pretrained(tmp_path / "theirs", max_shard_size=limit)
+    _, weights, config, _ = pretrained.load(tmp_path / "theirs")
+    pretrained.save(tmp_path / "ours", weights, config, max_file_bytes=limit)
+    names = lambda place: sorted(path.name for path in (tmp_path / place).iterdir())
+    assert names("ours") == names("theirs")
+    if limit < 10_000:
+        index = lambda place: json.loads((tmp_path / place / "model.safetensors.index.json").read_text())
+        assert index("ours")["metadata"] == index("theirs")["metadata"]
+        assert index("ours")["weight_map"].keys() == index("theirs")["weight_map"].keys()

@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.test_families import FIELDS
@@ -290,3 +291,22 @@ def test_an_unknown_pooling(directory):
     encoder = pretrained.load_sentence_encoder(directory)
     with pytest.raises(ValueError, match="got pooling='median'; wanted one of"):
         dataclasses.replace(encoder, pooling="median")
+
+
+def as_pickle(directory):
+    """The same checkpoint as older ones are, with its weights in a pickle."""
+    torch = pytest.importorskip("torch")
+    path = directory / "model.safetensors"
+    tensors = {name: torch.from_numpy(x) for name, x in load_file(path).items()}
+    torch.save(tensors, directory / "pytorch_model.bin")
+    path.unlink()
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(directory):
+    wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
+    as_pickle(directory)
+    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+        pretrained.load_sentence_encoder(directory)
+    found = pretrained.load_sentence_encoder(directory, allow_pickle=True)
+    np.testing.assert_array_equal(found(TEXTS), wanted)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tfm_jax import ops, pretrained
+from tfm_jax import nn, ops, pretrained
+from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.settings import activation_of, activation_setting
 
 SEQ2SEQ = {
@@ -51,7 +52,7 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "vocab_size": None},
-            "got vocab_size=None; wanted",
+            "vocab_size must be a whole number, at least 1, got None",
         ),
         (
             "LlamaForCausalLM",
@@ -88,3 +89,56 @@ def test_activations_are_theirs_by_every_name_and_written_by_one_of_theirs():
         again = theirs[activation_setting(ours)](torch.tensor(x)).numpy()
         np.testing.assert_allclose(again, wanted, atol=1e-6, rtol=1e-6)
         assert activation_setting(ours) == name
+
+
+@pytest.mark.parametrize("theta", ["rope_theta", "rope_parameters"])
+@pytest.mark.parametrize(
+    "architecture", [f"{x}ForCausalLM" for x in ("Llama", "Mistral", "Qwen2", "Qwen3", "GPTNeoX")]
+)
+def test_rope_scaling_counts_before_all_other_keys(architecture, theta):
+    older = {"rope_theta": 7.0, "rotary_emb_base": 7.0, "rotary_pct": 1.0}
+    older |= {"rope_parameters": {"rope_type": "default", "rope_theta": 8.0}} if theta != "rope_theta" else {}
+    settings = {"architectures": [architecture], **LLAMA, **older}
+    read = lambda **more: known(architecture).read_config(settings | more, "it").positions.theta
+    assert read() == (7.0 if theta == "rope_theta" else 8.0)
+    assert read(rope_scaling={"rope_type": "default", "rope_theta": 9.0}) == 9.0
+    assert read(rope_scaling={"type": "default"}) == 7.0  # and not the other object's
+    assert read(rope_scaling={}) == read(rope_scaling=None) == read()
+
+
+T5 = {"vocab_size": 18, "d_model": 12, "num_heads": 3, "d_kv": 5, "d_ff": 14, "num_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "wanted"),
+    [
+        ({"feed_forward_proj": "gated-gelu"}, "feed_forward", nn.Glu("gelu_new")),
+        ({"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, "feed_forward", nn.Glu("gelu")),
+        ({"feed_forward_proj": "relu", "is_gated_act": True}, "feed_forward", nn.Glu("relu")),
+        (
+            {"feed_forward_proj": "gated-silu", "is_gated_act": None},
+            "feed_forward",
+            nn.Mlp("silu", bias=False),
+        ),
+        ({"tie_word_embeddings": None}, "logits_scale", 12**-0.5),
+        ({"tie_word_embeddings": False}, "logits_scale", 1.0),
+        ({"tie_word_embeddings": False, "scale_decoder_outputs": True}, "logits_scale", 12**-0.5),
+        ({"num_hidden_layers": 3}, "n_layers", 3),
+        ({"num_hidden_layers": 3}, "n_decoder_layers", 2),
+        ({"num_hidden_layers": 3, "num_decoder_layers": 1}, "n_decoder_layers", 1),
+    ],
+)
+def test_t5s_keys_that_count_before_those_they_are_made_from(settings, field, wanted):
+    name = "T5ForConditionalGeneration"
+    found = known(name).read_config({"architectures": [name], **T5, **settings}, "it")
+    assert getattr(found, field) == wanted
+    written = known(name).write_config(pretrained.Config(name, found, settings))
+    assert getattr(known(name).read_config(written, "it"), field) == wanted
+
+
+def test_gpt_neox_attends_and_rotates_by_one_size_of_heads():
+    settings = {"architectures": ["GPTNeoXForCausalLM"], **LLAMA, "rotary_pct": 1.0}
+    read = lambda **more: known("GPTNeoXForCausalLM").read_config(settings | more, "it")
+    assert read(head_dim=2) == read(head_dim=None) == read()
+    with pytest.raises(ValueError, match="head_dim=4 is not supported, only 2"):
+        read(head_dim=4)

@@ -362,3 +362,26 @@ def test_byte_pairs_as_transformers_reads_them(tmp_path, kind):
     theirs, ours = getattr(transformers, name).from_pretrained(tmp_path), read_tokenizer(tmp_path)
     for text in (*CORPUS[:2], "", " x", f"the {EXTRA[kind][-1]} dog"):
         assert ours.encode(text).ids == theirs(text)["input_ids"], text
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("where", ["added_tokens_decoder", "added_tokens.json"])
+def test_added_tokens_whose_ids_are_in_another_order_than_their_roles(tmp_path, where):
+    """Qwen2.5's: none of its special tokens is in vocab.json, and the end token is the last of them."""
+    transformers = pytest.importorskip("transformers")
+    trained = byte_pairs(tmp_path, "Qwen2")
+    vocabulary = {token: i - 1 for token, i in trained.get_vocab().items() if token != "<|endoftext|>"}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    n = len(vocabulary)
+    ids = {"<|endoftext|>": n, "<|im_start|>": n + 1, "<|im_end|>": n + 2}
+    said = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    if where == "added_tokens.json":
+        (tmp_path / where).write_text(json.dumps(ids))
+    else:
+        said[where] = {str(i): {"content": token, **flags} for token, i in ids.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said | {"unk_token": None}))
+    ours, theirs = read_tokenizer(tmp_path), transformers.Qwen2Tokenizer.from_pretrained(tmp_path)
+    assert {token: ours.token_to_id(token) for token in ids} == ids
+    for text in (*CORPUS[:2], "<|im_start|>user\nthe dog<|im_end|>\n", "a<|endoftext|>"):
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text

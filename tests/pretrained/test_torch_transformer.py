@@ -1,9 +1,12 @@
 """A plain ``torch.nn.Transformer`` between an embedding and an output: its logits by its state dict."""
 
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
 from safetensors.numpy import save_file
 
 from tfm_jax import nn, ops, pretrained
@@ -153,3 +156,98 @@ def test_tensors_of_something_else():
         build({"weight": np.ones(3)})
     with pytest.raises(ValueError, match=r"has no \['embedding'\]: pass its tensors alone"):
         build(state() | {"embedding": TABLE})
+
+
+@given(
+    kind=st.sampled_from(
+        ["array", "bfloat16 array", "float64 array", "tensor", "bfloat16 tensor", "parameter"]
+    ),
+    prefix=st.lists(st.sampled_from(["module", "_orig_mod", "model", "transformer"]), max_size=2).map(
+        lambda parts: "".join(f"{part}." for part in parts)
+    ),
+)
+@pytest.mark.parity
+def test_tensors_of_any_kind_and_names_with_a_prefix(whole, kind, prefix):
+    """The numbers are the same, rounded where they are stored so."""
+    torch = pytest.importorskip("torch")
+    makes = {
+        "array": lambda x: x,
+        "bfloat16 array": lambda x: x.astype(ml_dtypes.bfloat16),
+        "float64 array": lambda x: x.astype(np.float64),
+        "tensor": torch.tensor,
+        "bfloat16 tensor": lambda x: torch.tensor(x, dtype=torch.bfloat16),
+        "parameter": lambda x: torch.nn.Parameter(torch.tensor(x)),
+    }
+    make, (tensors, wanted, config) = makes[kind], whole
+    _, got, found = pretrained.from_torch_transformer(
+        {prefix + name: make(x) for name, x in tensors.items()}, N, embedding=make(TABLE), output=make(OUTPUT)
+    )
+    assert found == config
+    rounded = lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32) if "bfloat16" in kind else x
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, rounded(np.asarray(y))), got, wanted)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    tensors = state()
+    return tensors, *build(tensors, output=OUTPUT)[1:]
+
+
+def of_encoder(tensors):
+    return {x.removeprefix("encoder."): y for x, y in tensors.items() if x.startswith("encoder.")}
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("prefix", ["", "encoder.", "module.net."])
+def test_the_vectors_of_an_encoder_alone(bias, norms, prefix):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.TransformerEncoderLayer(
+        D, N, F, dropout=0.0, activation="gelu", batch_first=True, norm_first=bias, bias=bias
+    )
+    norm = torch.nn.LayerNorm(D, bias=bias) if norms else None
+    module = torch.nn.TransformerEncoder(layer, ENCODER, norm, enable_nested_tensor=False).eval()
+    tensors = of_encoder(state(bias=bias, norms=norms))
+    module.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()})
+    model, params, config = pretrained.from_torch_transformer(
+        {prefix + name: x for name, x in module.state_dict().items()},
+        N,
+        embedding=TABLE,
+        norm_placement="pre" if bias else "post",
+        feed_forward=nn.Mlp("gelu"),
+        positions=None,
+        scale_embeddings=False,
+    )
+    assert (config.n_layers, config.d_ff, config.final_norm) == (ENCODER, F, norms)
+    tokens = np.random.default_rng(2).integers(0, V, (B, S))
+    valid = np.arange(S) < np.array([[7], [4]])
+    with torch.no_grad():
+        wanted = module(torch.tensor(TABLE[tokens]), src_key_padding_mask=torch.tensor(~valid)).numpy()
+    got = jax.jit(model.apply)(params, tokens, masks.padding(jnp.asarray(valid)))
+    np.testing.assert_allclose(np.asarray(got)[valid], wanted[valid], atol=1e-5)
+
+
+def test_what_an_encoder_alone_cannot_be():
+    alone = of_encoder(state())
+    with pytest.raises(
+        ValueError, match=r"an encoder alone gives vectors, and reads no output\.weight: leave"
+    ):
+        build(alone, output=OUTPUT)
+    decoder = {x.removeprefix("decoder."): y for x, y in state().items() if x.startswith("decoder.")}
+    for names in (decoder, {f"decoder.{x}": y for x, y in decoder.items()}):
+        with pytest.raises(
+            ValueError, match=r"of a torch\.nn\.TransformerDecoder alone, which reads what an"
+        ):
+            build(names)
+    with pytest.raises(ValueError, match=r"d_ff: the tensors say it"):
+        build(alone, d_ff=3)
+
+
+@pytest.mark.parametrize("name", ["it.pt", "it.pth", "it.bin", "it.ckpt"])
+def test_a_pickle_is_not_read(tmp_path, name):
+    with pytest.raises(
+        ValueError, match=r"is a pickle of torch; wanted .* pass torch\.load\(path, weights_only=True"
+    ):
+        build(tmp_path / name)

@@ -27,7 +27,9 @@ class Classify(EncoderCommand):
         """Gives 1 where a line could not be used."""
         self.check(self.text)
         check_out(self.out)
-        classifier = tfm_jax.pretrained.load_text_classifier(self.model, self.dtype, self.mesh())
+        classifier = tfm_jax.pretrained.load_text_classifier(
+            self.model, self.dtype, self.mesh(), allow_pickle=self.allow_pickle
+        )
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
             found = classifier(texts, batch_size=self.batch_size)

@@ -37,7 +37,9 @@ class Embed(EncoderCommand):
             and not self.out.is_file()
         ):
             raise ValueError(f"--out: {self.out} is no ordinary file, which .npy takes; write .jsonl to it.")
-        encoder = tfm_jax.pretrained.load_sentence_encoder(self.model, self.dtype, self.mesh())
+        encoder = tfm_jax.pretrained.load_sentence_encoder(
+            self.model, self.dtype, self.mesh(), allow_pickle=self.allow_pickle
+        )
 
         def use(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
             vectors = encoder(texts, batch_size=self.batch_size)

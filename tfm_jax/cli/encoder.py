@@ -23,6 +23,8 @@ class EncoderCommand(LineCommand):
     """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the parameters and of what is computed."""
+    allow_pickle: bool = False
+    """Read pytorch_model.bin where there is no safetensors file; needs torch, asked to load weights only."""
     devices: Annotated[int, arg(metavar="N"), whole_number(1, 4096)] = 1
     """Devices that share each batch, each with the weights in its memory. A CPU becomes so many devices: try
     as many as it has cores."""

@@ -30,6 +30,8 @@ class _Command(LineCommand):
     """A pretrained checkpoint in the place of a run: a directory, or a name of the Hugging Face hub."""
     dtype: Annotated[Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "float32")] = None
     """Of a pretrained checkpoint's parameters."""
+    allow_pickle: bool = False
+    """Read a checkpoint's pytorch_model.bin where there is no safetensors file; needs torch."""
     average: Annotated[int | None, optional("N", "as the run's config says, or 1"), whole_number(1)] = None
     """Use the mean of the last so many checkpoints of the run."""
     seed: Annotated[int, arg(metavar="N"), SEED] = 0
@@ -54,10 +56,17 @@ class _Command(LineCommand):
             if self.average is not None:
                 raise ValueError("--average is of a run's checkpoints: not with --model")
             load = tfm_jax.pretrained.load_text_generator
-            generator = load(self.model, self.dtype or "float32", generation=self.generation_settings())
+            generator = load(
+                self.model,
+                self.dtype or "float32",
+                allow_pickle=self.allow_pickle,
+                generation=self.generation_settings(),
+            )
         elif self.first is not None:
             if self.dtype is not None:
                 raise ValueError("--dtype is of a pretrained checkpoint: only with --model")
+            if self.allow_pickle:
+                raise ValueError("--allow-pickle is of a pretrained checkpoint: only with --model")
             if self.generation:
                 raise ValueError("--generation is of a pretrained checkpoint: only with --model")
             generator = tfm_jax.runs.load_run(self.first, average=self.average)

@@ -29,7 +29,7 @@ def byte_pairs(directory: Path, kind: str | None, said: Mapping[str, Any]) -> to
       The tokenizer.
 
     Raises:
-      ValueError: for another kind, and for files that do not fit together.
+      ValueError: for another kind, for files that do not fit together, and as ``add_declared``.
     """
     if kind not in _KINDS:
         raise ValueError(

@@ -146,6 +146,8 @@ def load_text_classifier(
     path_or_repo_id: str | Path,
     dtype: Literal["float32", "bfloat16"] = "float32",
     mesh: Mesh | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> TextClassifier:
     """Loads a classifier of sequences or of tokens, such as a ``BertForSequenceClassification``.
 
@@ -153,6 +155,7 @@ def load_text_classifier(
       path_or_repo_id: as ``load`` takes it.
       dtype: of the parameters and the activations; the scores are float32.
       mesh: of devices that share each batch, as ``load_sentence_encoder`` takes it.
+      allow_pickle: as ``load`` takes it.
 
     Returns:
       The ``TextClassifier``; a ``TokenClassifier`` for ``...ForTokenClassification``. ``problem_type`` says
@@ -165,8 +168,8 @@ def load_text_classifier(
         are not all of type Auto; as ``load``.
     """
     sharding = on_all_of(mesh)
-    directory = directory_of(path_or_repo_id)
-    model, params, config, tokenizer = load(directory, dtype, sharding=sharding)
+    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
+    model, params, config, tokenizer = load(directory, dtype, sharding=sharding, allow_pickle=allow_pickle)
     module = known(config.architecture).architectures[config.architecture].module
     if module is not nn.Classifier or config.model.patches is not None:
         raise ValueError(

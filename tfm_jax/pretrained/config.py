@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from tfm_jax import nn
+from tfm_jax.pretrained.keys import Reading, check_common, check_sizes, warn_unknown
 from tfm_jax.pretrained.names import Entry
 
 __all__ = ["Architecture", "Config", "Family", "Settings"]
@@ -70,30 +73,54 @@ class Family(NamedTuple):
       prefix: that the names of the body's tensors begin with, or not: checkpoints are found with and without.
       skipped: regular expressions of tensors that are no parameters, or those of another head.
       copies: regular expressions of tensors that are there twice, and what they must be equal to.
+      constants: regular expressions of tensors that are no parameters, and their values for a config and a
+        shape: a file may have them, and no others.
       renamed: regular expressions and replacements, for the names of old checkpoints.
       tied_by_file: whether the output projection is the embedding, the file says, and not the settings: it is
         where the file has no other.
+      aliases: other names of settings, and the settings: where both are there the alias counts, as in
+        transformers.
+      sizes: settings that are whole numbers, at least 1, where they are there.
+      unread: settings of this family that change no output, beside those of all families.
     """
 
     model_type: str
     architectures: Mapping[str, Architecture]
-    config_of: Callable[[Settings], nn.Config]
+    config_of: Callable[[Reading], nn.Config]
     settings_of: Callable[[nn.Config], dict[str, Any]]
     prefix: str = ""
     skipped: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    constants: tuple[tuple[str, Callable[[nn.Config, tuple[int, ...]], np.ndarray]], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     tied_by_file: bool = False
+    aliases: Mapping[str, str] = MappingProxyType({})
+    sizes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def read_config(self, settings: Settings, source: object) -> nn.Config:
         """``config_of``, and what the architecture adds, with errors that say whence they come."""
-        architecture = self.architectures[settings["architectures"][0]]
+        return self._read(settings, source)[0]
+
+    def warn_unknown(self, settings: Settings, source: object) -> None:
+        """Warns, by name, of settings that nothing here reads, and that change no output in transformers."""
+        model, read = self._read(settings, source)
+        warn_unknown(settings, {*read, *self.settings_of(model), *self.aliases, *self.unread}, source)
+
+    def _read(self, settings: Settings, source: object) -> tuple[nn.Config, set[str]]:
+        """The model, and the names of the settings that it was read from."""
+        reading = Reading(settings, self.aliases)
+        named = settings.get("architectures") or list(self.architectures)
+        architecture = self.architectures[named[0]]
         try:
-            return dataclasses.replace(self.config_of(settings), **architecture.fields(settings))
+            check_common(reading)
+            check_sizes(reading, self.sizes)
+            model = dataclasses.replace(self.config_of(reading), **architecture.fields(reading))
         except KeyError as error:
             raise ValueError(f"{source} lacks {error}") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from error
+        return model, reading.read
 
     def write_config(self, config: Config) -> dict[str, Any]:
         """The whole ``config.json`` of a config.
@@ -110,7 +137,8 @@ class Family(NamedTuple):
         whole = config.settings.get("model_type") == self.model_type  # and not a few of one's own
         if whole and not self._differences(as_read, config.model, unsaid):
             return as_read
-        settings = {**config.settings, **self.settings_of(config.model), **named}
+        others = {name: value for name, value in config.settings.items() if name not in self.aliases}
+        settings = {**others, **self.settings_of(config.model), **named}
         if differ := self._differences(settings, config.model, unsaid):
             raise ValueError(f"no {config.architecture} is such a model:\n" + "\n".join(differ))
         return settings

@@ -13,11 +13,35 @@ import safetensors
 
 from tfm_jax.pretrained.legacy import FLAX, open_msgpack
 
-__all__ = ["Weights", "open_weights", "read_json", "whole"]
+__all__ = ["Weights", "open_weights", "read_json", "what_file", "whole"]
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_TO_SAFETENSORS = (
+    "load it into its model there, and save that by transformers' save_pretrained, or its state dict by "
+    "safetensors.torch.save_model to model.safetensors beside a config.json"
+)
+# Files of weights that are read by no loader here: what they are, and the way out.
+_OTHERS = {
+    ".pt": ("a pickle of torch", _TO_SAFETENSORS),
+    ".pth": ("a pickle of torch", _TO_SAFETENSORS),
+    ".ckpt": ("a checkpoint of PyTorch Lightning or TensorFlow", _TO_SAFETENSORS),
+    ".gguf": (
+        "a file of llama.cpp",
+        "transformers reads it (AutoModelForCausalLM.from_pretrained(directory, gguf_file=name)) and saves "
+        "it by save_pretrained; or take the repository that it was made from",
+    ),
+    ".onnx": ("a program of ONNX", "take the checkpoint that it was exported from"),
+    ".h5": (
+        "weights of TensorFlow",
+        "transformers before version 5 reads it by from_tf=True: " + _TO_SAFETENSORS,
+    ),
+    ".npz": ("arrays of NumPy", "save them by safetensors.numpy.save_file to model.safetensors"),
+    ".bin": ("a pickle of torch", "pass its directory, with config.json beside it, and allow_pickle=True"),
+    ".safetensors": ("a file of weights", "pass its directory, with config.json beside it"),
+    ".msgpack": ("weights of Flax", "pass its directory, with config.json beside it"),
+}
 
 
 class Weights(NamedTuple):
@@ -30,6 +54,15 @@ class Weights(NamedTuple):
 
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
+
+
+def what_file(path: Path | str) -> str | None:
+    """What a file of weights is by its name, and how to go on; None for any other name."""
+    path = Path(path)
+    if path.suffix.lower() not in _OTHERS:
+        return None
+    what, advice = _OTHERS[path.suffix.lower()]
+    return f"{path} is {what}; wanted the directory of a checkpoint: {advice}."
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -63,22 +96,26 @@ def open_weights(directory: Path, *, allow_pickle: bool = False) -> Weights:
       ValueError: for a file that is no whole safetensors or msgpack file, an index that names files elsewhere
         or tensors that its files lack, a pickle that was not allowed.
     """
+    if (directory / _SINGLE).is_file():  # an index beside it is of older files, as in transformers
+        return _open_safetensors(directory / _SINGLE)
     if (directory / _INDEX).is_file():
         return _indexed(directory / _INDEX, _open_safetensors)
-    if (directory / _SINGLE).is_file():
-        return _open_safetensors(directory / _SINGLE)
     if (directory / FLAX).is_file():
         return Weights(*open_msgpack(directory / FLAX))
     pickles = [directory / name for name in _PICKLES if (directory / name).is_file()]
     if not pickles:
         there = sorted(path.name for path in directory.iterdir())
-        raise FileNotFoundError(f"there is no {_SINGLE}, {_INDEX} or {FLAX} in {directory}, only {there}")
+        advice = [f" {text}" for name in there if (text := what_file(name))][:1]
+        raise FileNotFoundError(
+            f"there is no {_SINGLE}, {_INDEX} or {FLAX} in {directory}, only {there}.{''.join(advice)}"
+        )
     if not allow_pickle:
         raise ValueError(
-            f"the weights in {directory} are a pickle, which can run any code: save them as safetensors, or "
-            "say allow_pickle=True or tfm convert --allow-pickle: torch reads them, with weights_only=True"
+            f"the weights in {directory} are a pickle, which can run any code: save them as safetensors, as "
+            "tfm convert --allow-pickle does, or pass allow_pickle=True (--allow-pickle where a command has "
+            "it): torch reads them, with weights_only=True"
         )
-    index = pickles[0].name == _PICKLES[0]
+    index = pickles[0].name == _PICKLES[1]
     return _indexed(pickles[0], _open_pickle) if index else _open_pickle(pickles[0])
 
 
@@ -120,8 +157,12 @@ def _open_pickle(path: Path) -> Weights:
     except Exception as error:  # cut short, no pickle, or more than weights
         raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        inner = next(
+            (x for x in ("state_dict", "model", "module") if isinstance(tensors, dict) and x in tensors), None
+        )
+        advice = f": save its {inner!r} alone" if inner else ""
         raise ValueError(
-            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} of other things"
+            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} of other things{advice}"
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
@@ -130,7 +171,7 @@ def _open_pickle(path: Path) -> Weights:
         if not tensor.is_floating_point():
             raise ValueError(f"{name} in {path} is {tensor.dtype}, wanted floating")
         wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # which NumPy knows nothing of
-        return wide.numpy()
+        return wide.detach().numpy()
 
     return Weights(shapes, read)
 

@@ -5,7 +5,7 @@ import mmap
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,16 @@ from tfm_jax.pretrained.files import Weights
 from tfm_jax.pretrained.names import Tensor
 from tfm_jax.types import Params
 
-__all__ = ["Shardings", "check_copies", "check_tensors", "flat", "read_params", "same", "shardings_of"]
+__all__ = [
+    "Differences",
+    "Shardings",
+    "check_copies",
+    "differences",
+    "flat",
+    "read_params",
+    "same",
+    "shardings_of",
+]
 
 Shardings = Sharding | Mapping[str, Any] | Callable[[str, jax.ShapeDtypeStruct], Sharding]
 """One for all parameters, a tree of them like the parameters', or a function of a path and a shape."""
@@ -27,34 +36,51 @@ def flat(tree: Params) -> Iterable[tuple[str, Any]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-def check_tensors(
-    weights: Weights, tensors: Mapping[str, Tensor], skipped: Iterable[str], source: object
-) -> None:
-    """Raises a ValueError that lists all tensors that are missing, unknown, or of another shape.
+_SHOWN = 4  # of each kind of what is wrong
+
+
+class Differences(NamedTuple):
+    """Tensors of a file that are not those of a model, by name, each with what is wrong."""
+
+    shapes: Mapping[str, str]
+    missing: Mapping[str, str]
+    unknown: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        return any(map(len, self))
+
+    def text(self, source: object) -> str:
+        """The message: the first few of each kind, and how many there are."""
+        counts = zip(map(len, self), ("of another shape", "missing", "unknown"), strict=True)
+        lines = [
+            f"the tensors in {source} are not those of the model: "
+            + ", ".join(f"{n} {kind}" for n, kind in counts if n)
+        ]
+        for found in self:
+            lines += [f"  {name}: {found[name]}" for name in sorted(found)[:_SHOWN]]
+            lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        return "\n".join(lines)
+
+
+def differences(weights: Weights, tensors: Mapping[str, Tensor], skipped: Iterable[str]) -> Differences:
+    """The tensors that are missing, unknown, or of another shape.
 
     Args:
       weights: what there is.
       tensors: what is wanted.
       skipped: regular expressions of what may be there, and is not read.
-      source: for the message.
 
     Returns:
-      None.
+      The Differences, false where there are none.
     """
     got, want = weights.shapes, {name: tensor.shape for name, tensor in tensors.items()}
-    needed = {name for name, tensor in tensors.items() if not tensor.optional}
-    known = lambda name: name in want or any(re.fullmatch(pattern, name) for pattern in skipped)
-    wrong = [f"{name}: missing, wanted {want[name]}" for name in needed - got.keys()]
-    wrong += [f"{name}: unknown, got {got[name]}" for name in got if not known(name)]
-    wrong += [
-        f"{name}: wanted {want[name]}, got {got[name]}"
-        for name in want.keys() & got.keys()
-        if want[name] != got[name]
-    ]
-    if wrong:
-        raise ValueError(
-            f"the tensors in {source} are not those of the model:\n  " + "\n  ".join(sorted(wrong))
-        )
+    may_be = [re.compile(pattern) for pattern in skipped]
+    unknown = [name for name in got.keys() - want.keys() if not any(x.fullmatch(name) for x in may_be)]
+    return Differences(
+        {n: f"wanted {want[n]}, got {got[n]}" for n in want.keys() & got.keys() if want[n] != got[n]},
+        {n: f"missing, wanted {want[n]}" for n in want.keys() - got.keys() if not tensors[n].optional},
+        {n: f"unknown, got {got[n]}" for n in unknown},
+    )
 
 
 def check_copies(weights: Weights, copies: Iterable[tuple[str, str]], source: object) -> None:

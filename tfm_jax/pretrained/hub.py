@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 
 from tfm_jax.hub import HubUnavailableError, why_unreachable
+from tfm_jax.pretrained.files import what_file
 
 __all__ = ["HubUnavailableError", "directory_of"]
 
@@ -30,6 +31,7 @@ def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> 
 
     Raises:
       FileNotFoundError: for what is neither a directory nor the name of a repository.
+      ValueError: for a file, with what it is and how to go on.
       HubUnavailableError: where the hub cannot be reached, and the cache has no such repository.
       ValueError: where neither the hub nor the cache has a repository that may be read.
     """
@@ -37,6 +39,10 @@ def directory_of(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> 
     if path.is_dir():
         return path
     name = str(path_or_repo_id)
+    if what := what_file(name):
+        if path.is_file():
+            raise ValueError(what)
+        raise FileNotFoundError(f"there is no file {name}, and it would be no checkpoint: {what}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.is_file():
         raise FileNotFoundError(f"there is no directory {name}, and it is no name of the hub's: owner/name")
     patterns = _FILES + _PICKLES * allow_pickle

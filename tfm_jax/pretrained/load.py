@@ -1,8 +1,7 @@
 """Reading checkpoints of Hugging Face transformers, tensor by tensor, straight into our parameters."""
 
 import dataclasses
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,18 +13,11 @@ from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.beside import read_files
 from tfm_jax.pretrained.config import Config, Family
-from tfm_jax.pretrained.families import family_of
+from tfm_jax.pretrained.families import architecture_in, family_by_type, known
 from tfm_jax.pretrained.files import Weights, open_weights, read_json
-from tfm_jax.pretrained.fill import (
-    Shardings,
-    check_copies,
-    check_tensors,
-    flat,
-    read_params,
-    same,
-    shardings_of,
-)
+from tfm_jax.pretrained.fill import Differences, Shardings, differences, flat, read_params, shardings_of
 from tfm_jax.pretrained.hub import directory_of
+from tfm_jax.pretrained.match import matched, skipped_of, without
 from tfm_jax.pretrained.names import Tensor, layout
 from tfm_jax.pretrained.tokens import read_tokenizer
 from tfm_jax.types import Params
@@ -40,6 +32,8 @@ def load(
     allow_pickle: bool = False,
     tokenizer: bool = True,
     sharding: Shardings | None = None,
+    architecture: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Pure, Params, Config, tokenizers.Tokenizer | None]:
     """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
 
@@ -59,6 +53,11 @@ def load(
         the parameters', or a function ``(path, shape) -> sharding`` of paths such as
         ``"stack/layers/attention/query/kernel"``; None is the default device. Each goes straight there: no
         device holds more than its share.
+      architecture: such as "BertModel": which the tensors are read as, in the place of what ``config.json``
+        names, such as a class of one's own. Where neither names one, it is that which fits the names of the
+        tensors, and else the body.
+      ignore: regular expressions of whole names of tensors that are left out, such as those of a head:
+        ``["classifier_a.*"]``.
 
     Returns:
       ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the ``Config`` that
@@ -68,30 +67,75 @@ def load(
       FileNotFoundError: where the directory has no checkpoint.
       HubUnavailableError: within seconds, where the hub cannot be reached and the cache lacks the checkpoint.
       ValueError: for an architecture, a setting or a file that cannot be read; for tensors that are missing,
-        unknown or of another shape, or that are there twice and differ, all of them by name; for a sharding
-        that does not divide its parameter.
+        unknown or of another shape, or that are there twice and differ, by name; for a sharding that does not
+        divide its parameter.
+
+    Warns, once and by name, of settings that nothing here reads; ``save`` writes them back.
     """
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
-    settings = read_json(directory / "config.json")
-    architecture, family = family_of(settings, directory / "config.json")
+    path = directory / "config.json"
+    settings = read_json(path)
     dtype = _saved_dtype(settings) if dtype is None else dtype
-    model_config = dataclasses.replace(
-        family.read_config(settings, directory / "config.json"), dtype=dtype, param_dtype=dtype
-    )
-    generation = directory / "generation_config.json"
-    generation = read_json(generation) if generation.is_file() else {}
-    config = Config(architecture, model_config, settings, generation, read_files(directory))
-    weights = _renamed(open_weights(directory, allow_pickle=allow_pickle), family)
-    check_copies(weights, family.copies, directory)
-    config, weights = _untied(_without_absent(config, family, weights), family, weights, directory)
+    found = architecture_in(settings, path) if architecture is None else architecture
+    family = family_by_type(settings, path) if found is None else known(found)
+    # What is wrong with the settings is told before the weights are opened.
+    configs = [
+        _config(settings | {"architectures": [name]}, family, path, dtype)
+        for name in (family.architectures if found is None else [found])
+    ]
+    weights = without(open_weights(directory, allow_pickle=allow_pickle), ignore, directory)
+    config = configs[0] if len(configs) == 1 else _fitting(configs, family, weights, directory)
+    family.warn_unknown(config.settings, path)
+    config = dataclasses.replace(config, files=read_files(directory))
+    config, weights = matched(config, family, weights, directory)
     model = model_of(config, family)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
-    skipped = (*family.skipped, *(pattern for pattern, _ in family.copies))
-    check_tensors(weights, tensors, skipped, directory)
+    if wrong := differences(weights, tensors, skipped_of(family)):
+        raise ValueError(wrong.text(directory) + _hint(wrong, config, family, weights, directory))
     shardings = shardings_of(sharding, shapes)
-    found = read_tokenizer(directory) if tokenizer else None
-    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
+    text = read_tokenizer(directory) if tokenizer else None
+    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, text
+
+
+def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> Config:
+    model = dataclasses.replace(family.read_config(settings, path), dtype=dtype, param_dtype=dtype)
+    generation = path.with_name("generation_config.json")
+    named = settings["architectures"][0]
+    return Config(named, model, settings, read_json(generation) if generation.is_file() else {})
+
+
+def _fitting(configs: Sequence[Config], family: Family, weights: Weights, source: object) -> Config:
+    """The config by whose names most tensors are read, and none is unknown; else the first, the body's."""
+    read = {i: _count_read(config, family, weights, source) for i, config in enumerate(configs)}
+    return configs[max(read, key=lambda i: (read[i], -i))]
+
+
+def _count_read(config: Config, family: Family, weights: Weights, source: object) -> int:
+    """How many of the tensors are read as this architecture's; 0 where one is missing or unknown."""
+    try:
+        config, weights = matched(config, family, weights, source)
+        tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
+    except ValueError:
+        return 0
+    wrong = differences(weights, tensors, skipped_of(family))
+    return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
+
+
+def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, source: Path) -> str:
+    """What to do about tensors that do not fit."""
+    for name in family.architectures:
+        if name != config.architecture:
+            settings = {**config.settings, "architectures": [name]}
+            other = _config(settings, family, source / "config.json", config.model.dtype)
+            if _count_read(other, family, weights, source):
+                return (
+                    f"\nTheir names are those of {name}: pass architecture={name!r}, or leave out its head "
+                    "by ignore=[...], regular expressions of whole names."
+                )
+    if wrong.unknown and not wrong.missing and not wrong.shapes:
+        return "\nLeave out what is of another head by ignore=[...], regular expressions of whole names."
+    return ""
 
 
 def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
@@ -115,53 +159,3 @@ def tensors_of(shapes: Params, config: Config, family: Family) -> dict[str, Tens
     """The tensors that a checkpoint of a model with parameters of these shapes has, by name."""
     names = family.architectures[config.architecture].names(config.model)
     return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})
-
-
-def _renamed(weights: Weights, family: Family) -> Weights:
-    """The weights by the names of today, with the family's prefix."""
-    names = {}
-    bare = not any(name.startswith(family.prefix) for name in weights.shapes)
-    for old in weights.shapes:
-        new = old
-        for pattern, replacement in family.renamed:
-            new = re.sub(pattern, replacement, new)
-        # Without any prefix the tensors are those of the body alone.
-        new = family.prefix + new if bare else new
-        if new in names:
-            raise ValueError(f"two tensors are both {new}: {names[new]} and {old}; leave one out of the file")
-        names[new] = old
-    return Weights(
-        {new: weights.shapes[old] for new, old in names.items()}, lambda name: weights.read(names[name])
-    )
-
-
-def _without_absent(config: Config, family: Family, weights: Weights) -> Config:
-    """The config without those parts that a file may lack, and this one does."""
-    architecture = family.architectures[config.architecture]
-    entries = architecture.names(config.model)
-    there = {entry.ours.split("/")[0] for entry in entries if entry.theirs in weights.shapes}
-    absent = {field: None for field in architecture.by_file if field not in there}
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **absent))
-
-
-def _untied(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
-    """Whether the output projection is the embedding: by the settings, with which the tensors must agree."""
-    entries = family.architectures[config.architecture].names(config.model)
-    names = {entry.ours: entry.theirs for entry in entries}
-    head = names.get("head/projection/kernel")
-    table = names.get("embedding/table", names.get("encoder/embedding/table"))
-    tied = config.model.tie_embeddings
-    if head is None or table not in weights.shapes:
-        return config, weights
-    if head not in weights.shapes:
-        tied = tied or family.tied_by_file
-    elif tied:
-        tied = same(weights, head, table)
-        if not tied and not family.tied_by_file:
-            raise ValueError(
-                f"{source}: by its config.json {head} is {table} (tie_word_embeddings), and the two differ: "
-                "say tie_word_embeddings=false there if the model has two, or leave one out of the file"
-            )
-    if tied:
-        weights = Weights({name: s for name, s in weights.shapes.items() if name != head}, weights.read)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, tie_embeddings=tied)), weights

@@ -95,7 +95,9 @@ def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], 
         save_file(arrays, directory / file, metadata={"format": "pt"})
     if len(files) > 1:
         where = {name: file for file, names in zip(file_names, files, strict=True) for name in names}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+        numbers = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in tensors.values())
+        totals = {"total_parameters": numbers, "total_size": sum(sizes.values())}
+        index = {"metadata": totals, "weight_map": where}
         _write_json(directory / "model.safetensors.index.json", index)
 
 

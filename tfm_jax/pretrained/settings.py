@@ -3,10 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tfm_jax import ops
+import numpy as np
+
+from tfm_jax import nn, ops
 from tfm_jax.nn import Rope
 
-__all__ = ["activation_of", "activation_setting", "rope_of", "rope_settings", "wanted"]
+__all__ = [
+    "activation_of",
+    "activation_setting",
+    "inverse_frequencies",
+    "partial_rope_of",
+    "rope_of",
+    "rope_settings",
+    "wanted",
+]
 
 # Ours and theirs, where they differ.
 _ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "relu_squared": "relu2", "identity": "linear"}
@@ -36,16 +46,50 @@ def wanted(settings: Mapping[str, Any], **values: Any) -> None:
 
 
 def rope_of(settings: Mapping[str, Any]) -> Rope:
-    """The rotation that settings of version 5 (``rope_parameters``) or older ask for."""
-    new, old = settings.get("rope_parameters") or {}, settings.get("rope_scaling") or {}
-    for where, said in (("rope_parameters", new), ("rope_scaling", old)):
-        for kind in {said.get("rope_type", "default"), said.get("type", "default")} - {"default"}:
+    """Rotary positions of whole heads from ``rope_scaling``, else ``rope_parameters``, else an older key.
+
+    Raises:
+      ValueError: for another type than "default", a part of each head, and a theta that is no number.
+    """
+    where, found = _rope_parameters(settings)
+    part = found.get("partial_rotary_factor", settings.get("partial_rotary_factor"))
+    if part not in (None, 1.0):
+        raise ValueError(f"{where}: partial_rotary_factor={part!r} is not supported, only 1.0")
+    return Rope(_theta(settings, where, found, "rope_theta"), pairing="half")
+
+
+def partial_rope_of(settings: Mapping[str, Any]) -> Rope:
+    """Rotary positions of a part of each head, whose older keys GPT-NeoX has; else as ``rope_of``."""
+    where, found = _rope_parameters(settings)
+    part = found.get("partial_rotary_factor", settings.get("rotary_pct", 0.25))
+    return Rope(_theta(settings, where, found, "rotary_emb_base"), pairing="half", fraction=part)
+
+
+def _rope_parameters(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The key that counts, ``rope_scaling`` where it has anything, and its object."""
+    where = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
+    found = settings.get(where) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{where} must be an object, got {found!r}")
+    for name in ("rope_type", "type"):
+        if (kind := found.get(name, "default")) != "default":
             raise ValueError(f"{where} of the type {kind!r} is not supported, only 'default'")
-        if unknown := said.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
-            raise ValueError(f"what rotary positions are told is not supported: {sorted(unknown)}")
-    for said in (settings, new, old):
-        wanted(said, partial_rotary_factor=1.0)
-    return Rope(float(new.get("rope_theta") or settings.get("rope_theta") or 10_000.0), pairing="half")
+    if nested := sorted(name for name, value in found.items() if isinstance(value, Mapping | list)):
+        raise ValueError(f"{where} has parameters of a kind that is not supported: {nested}")
+    return where, found
+
+
+def _theta(settings: Mapping[str, Any], where: str, found: Mapping[str, Any], older: str) -> float:
+    """Theta from the object, else from the older key, which is thereby known too."""
+    base = found.get("rope_theta", settings.get(older, 10_000.0))
+    if isinstance(base, bool) or not isinstance(base, int | float):
+        raise ValueError(f"{older} or {where}.rope_theta must be a number, got {base!r}")
+    return float(base)
+
+
+def inverse_frequencies(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:
+    """The buffer of old checkpoints with rotary positions: one over each pair's wavelength in radians."""
+    return config.positions.theta ** (-np.arange(shape[0]) / shape[0])
 
 
 def rope_settings(rope: Rope) -> dict[str, Any]:

@@ -1,21 +1,24 @@
 """BART, mBART and Marian: encoder-decoders with a bias on the logits."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
-from tfm_jax import nn
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax import nn, ops
 from tfm_jax.pretrained.config import Architecture, Family
+from tfm_jax.pretrained.keys import Reading
 from tfm_jax.pretrained.names import FLAT, Entry, after, attention, mlp, norm, transposed
 from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
 
 __all__ = ["FAMILIES"]
 
 
-def _config_of(settings: Mapping[str, Any], **fields: Any) -> nn.Config:
+def _config_of(settings: Reading, **fields: Any) -> nn.Config:
     heads, width = settings["encoder_attention_heads"], settings["encoder_ffn_dim"]
-    # Untied, theirs has three embeddings.
-    wanted(settings, decoder_attention_heads=heads, decoder_ffn_dim=width, tie_word_embeddings=True)
+    _check_equal(settings, "attention_heads", "ffn_dim")
+    wanted(settings, tie_word_embeddings=True)  # untied, theirs has three embeddings
     return nn.Config(
         vocab_size=settings["vocab_size"],
         d_model=settings["d_model"],
@@ -25,13 +28,26 @@ def _config_of(settings: Mapping[str, Any], **fields: Any) -> nn.Config:
         d_ff=width,
         feed_forward=nn.Mlp(activation_of(settings.get("activation_function", "gelu"))),
         attention_bias=True,
-        scale_embeddings=settings.get("scale_embedding", False),
+        scale_embeddings=settings.get("scale_embedding") or False,
         logits_bias=True,
         dropout_rate=settings.get("dropout", 0.1),
         attention_dropout_rate=settings.get("attention_dropout", 0.0),
         feed_forward_dropout_rate=settings.get("activation_dropout", 0.0),
         **fields,
     )
+
+
+def _check_equal(settings: Reading, *names: str) -> None:
+    """Raises a ValueError for numbers of the encoder that the decoder does not share."""
+    numbers = [(f"decoder_{name}", f"encoder_{name}") for name in names]
+    wrong = [
+        f"{ours}={settings[ours]!r} is not supported, only {settings[theirs]!r}, the encoder's "
+        f"{settings.name_of(theirs)}"
+        for ours, theirs in numbers
+        if settings.get(ours, settings[theirs]) != settings[theirs]
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def _settings_of(config: nn.Config) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def _stack(stack: str) -> list[Entry]:
     ]
 
 
-def _learned(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _learned(settings: Reading) -> dict[str, Any]:
     return {"positions": nn.Learned(settings.get("max_position_embeddings", 1024)), "embedding_norm": True}
 
 
@@ -96,25 +112,27 @@ def _learned_settings(config: nn.Config) -> dict[str, Any]:
     }
 
 
-def _bart(settings: Mapping[str, Any]) -> nn.Config:
+def _bart(settings: Reading) -> nn.Config:
     wanted(settings, normalize_before=False, add_final_layer_norm=False, normalize_embedding=True)
     return _config_of(settings, norm_placement="post", final_norm=False, **_learned(settings))
 
 
-def _mbart(settings: Mapping[str, Any]) -> nn.Config:
+def _mbart(settings: Reading) -> nn.Config:
     wanted(settings, normalize_before=True, add_final_layer_norm=True, normalize_embedding=True)
     return _config_of(settings, norm_placement="pre", final_norm=True, **_learned(settings))
 
 
-def _marian(settings: Mapping[str, Any]) -> nn.Config:
+def _marian(settings: Reading) -> nn.Config:
+    vocab_size = settings["vocab_size"]
     wanted(
         settings,
         normalize_before=False,
         add_final_layer_norm=False,
         normalize_embedding=False,
         share_encoder_decoder_embeddings=True,
-        decoder_vocab_size=settings["vocab_size"],
     )
+    if settings.get("decoder_vocab_size"):  # theirs is that of the encoder without it
+        wanted(settings, decoder_vocab_size=vocab_size)
     positions = nn.Sinusoidal(pairing="half")
     return _config_of(settings, norm_placement="post", final_norm=False, positions=positions)
 
@@ -127,14 +145,35 @@ def _marian_settings(config: nn.Config) -> dict[str, Any]:
     }
 
 
+def _sines(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:
+    """The table that theirs makes anew, where the file has none."""
+    return np.asarray(ops.sinusoidal(jnp.arange(shape[0]), config.d_model, pairing="half"))
+
+
 _family = functools.partial(
     Family,
-    skipped=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # sines are made anew
+    prefix="model.",
     copies=((r"model\.(encoder|decoder)\.embed_tokens\.weight", "model.shared.weight"),),
+    aliases={
+        "num_attention_heads": "encoder_attention_heads",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+    },
+    sizes=(
+        *("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
+        *("decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim"),
+    ),
+    unread=("add_bias_logits",),
 )
 _model = Architecture(nn.EncoderDecoder, names)
 FAMILIES = (
     _family("bart", {"BartForConditionalGeneration": _model}, _bart, _learned_settings),
     _family("mbart", {"MBartForConditionalGeneration": _model}, _mbart, _learned_settings),
-    _family("marian", {"MarianMTModel": _model}, _marian, _marian_settings),
+    _family(
+        "marian",
+        {"MarianMTModel": _model},
+        _marian,
+        _marian_settings,
+        constants=((r"model\.(encoder|decoder)\.embed_positions\.weight", _sines),),
+    ),
 )

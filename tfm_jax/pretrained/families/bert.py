@@ -20,7 +20,6 @@ def config_of(settings: Mapping[str, Any], *, padding_id: int | None = None) -> 
         is_decoder=False,
         add_cross_attention=False,
         position_embedding_type="absolute",
-        tie_word_embeddings=True,  # untied, theirs has two biases
     )
     return nn.Config(
         vocab_size=settings["vocab_size"],
@@ -91,6 +90,11 @@ def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
     ]
 
 
+def _tied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    wanted(settings, tie_word_embeddings=True)  # untied, theirs has two biases
+    return {}
+
+
 def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str) -> list[Entry]:
     bias = head.removesuffix(".decoder")
     return [
@@ -132,6 +136,7 @@ BERT = Family(
                 head="cls.predictions.decoder",
             ),
             lambda config: {"activation": config.model.feed_forward.activation},
+            _tied,
         ),
         "BertForSequenceClassification": classifier(
             _bert, "first", _head_dropout, pooler="bert.pooler.dense", fields=_pooled
@@ -142,11 +147,8 @@ BERT = Family(
     settings_of,
     prefix="bert.",
     # The pooler and the next sentence are of other heads.
-    skipped=(
-        r"bert\.embeddings\.position_ids",
-        r"bert\.pooler\..*",
-        r"cls\.seq_relationship\..*",
-    ),
+    skipped=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*"),
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     copies=((r"cls\.predictions\.decoder\.bias", "cls.predictions.bias"),),
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
 )
@@ -188,6 +190,7 @@ ROBERTA = Family(
                 norm_name="lm_head.layer_norm",
                 head="lm_head.decoder",
             ),
+            fields=_tied,
         ),
         "RobertaForSequenceClassification": classifier(
             _roberta,
@@ -202,10 +205,8 @@ ROBERTA = Family(
     _roberta_config,
     _roberta_settings,
     prefix="roberta.",
-    skipped=(
-        r"roberta\.embeddings\.position_ids",
-        r"roberta\.pooler\..*",
-    ),
+    skipped=(r"roberta\.pooler\..*",),
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
 )
 

@@ -13,8 +13,9 @@ __all__ = ["BLOOM"]
 
 def config_of(settings: Mapping[str, Any]) -> nn.Config:
     """Their settings as ours."""
-    wanted(settings, apply_residual_connection_post_layernorm=False, slow_but_exact=False)
-    D = settings.get("n_embed", settings.get("hidden_size", 64))
+    wanted(settings, apply_residual_connection_post_layernorm=False)
+    older, D = settings.get("n_embed"), settings.get("hidden_size", 64)
+    D = D if older is None else older
     return nn.Config(
         vocab_size=settings["vocab_size"],
         d_model=D,
@@ -40,6 +41,7 @@ def settings_of(config: nn.Config) -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
+        "n_embed": None,
         "n_layer": config.n_layers,
         "n_head": config.n_heads,
         "layer_norm_epsilon": config.norm.eps,
@@ -71,4 +73,10 @@ BLOOM = Family(
     config_of,
     settings_of,
     prefix="transformer.",
+    aliases={"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+    sizes=("vocab_size", "hidden_size", "n_layer", "n_head"),
+    unread=(
+        *("attention_softmax_in_fp32", "masked_softmax_fusion", "bias_dropout_fusion", "offset_alibi"),
+        *("n_inner", "seq_length", "skip_bias_add", "skip_bias_add_qkv"),
+    ),
 )

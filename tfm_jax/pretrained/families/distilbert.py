@@ -100,4 +100,7 @@ DISTILBERT = Family(
     config_of,
     settings_of,
     prefix="distilbert.",
+    aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+    sizes=("vocab_size", "dim", "n_layers", "n_heads", "hidden_dim", "max_position_embeddings"),
+    unread=("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_"),
 )

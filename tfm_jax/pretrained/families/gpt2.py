@@ -98,5 +98,16 @@ GPT2 = Family(
     config_of,
     settings_of,
     prefix="transformer.",
-    skipped=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # the causal mask, in old checkpoints
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+    sizes=("vocab_size", "n_embd", "n_layer", "n_head", "n_positions"),
+    unread=(
+        *("reorder_and_upcast_attn", "n_special", "predict_special_tokens"),
+        *("summary_type", "summary_use_proj", "summary_activation"),
+        *("summary_proj_to_labels", "summary_first_dropout", "summary_hidden_size"),
+    ),
 )

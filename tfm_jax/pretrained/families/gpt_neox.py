@@ -1,28 +1,43 @@
 """GPT-NeoX, such as Pythia: sublayers side by side, a part of each head rotated, heads as BLOOM's."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config import Architecture, Family
 from tfm_jax.pretrained.names import Entry, dense, fused_heads, mlp, norm, transposed
-from tfm_jax.pretrained.settings import activation_of, activation_setting, rope_of, rope_settings
+from tfm_jax.pretrained.settings import (
+    activation_of,
+    activation_setting,
+    inverse_frequencies,
+    partial_rope_of,
+    rope_settings,
+    wanted,
+)
 
 __all__ = ["GPT_NEOX"]
 
 
 def config_of(settings: Mapping[str, Any]) -> nn.Config:
     """Their settings as ours."""
+    D, N = settings["hidden_size"], settings["num_attention_heads"]
+    rope = partial_rope_of(settings)
+    if isinstance(rope.fraction, float) and (rotated := int(D // N * rope.fraction)) % 2:
+        raise ValueError(
+            f"num_attention_heads={N} and rotary_pct={rope.fraction} would rotate {rotated} of the {D // N} "
+            "elements of a head, wanted an even number of them"
+        )
+    if settings.get("head_dim"):  # by which theirs rotates, and does not attend
+        wanted(settings, head_dim=D // N)
     return nn.Config(
         vocab_size=settings["vocab_size"],
-        d_model=settings["hidden_size"],
+        d_model=D,
         n_layers=settings["num_hidden_layers"],
-        n_heads=settings["num_attention_heads"],
+        n_heads=N,
         d_ff=settings["intermediate_size"],
         norm=nn.LayerNorm(settings.get("layer_norm_eps", 1e-5)),
         norm_placement="parallel" if settings.get("use_parallel_residual", True) else "pre",
-        positions=_rope(settings),
+        positions=rope,
         feed_forward=nn.Mlp(activation_of(settings.get("hidden_act", "gelu"))),
         attention_bias=settings.get("attention_bias", True),
         scale_embeddings=False,
@@ -30,15 +45,6 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
         dropout_rate=settings.get("hidden_dropout", 0.0),
         attention_dropout_rate=settings.get("attention_dropout", 0.0),
     )
-
-
-def _rope(settings: Mapping[str, Any]) -> nn.Rope:
-    """Both numbers have names of their own in older files."""
-    said = settings.get("rope_parameters") or {}
-    fraction = said.get("partial_rotary_factor", settings.get("rotary_pct", 0.25))
-    theta = said.get("rope_theta", settings.get("rotary_emb_base", 10_000.0))
-    whole = {**said, "partial_rotary_factor": 1.0, "rope_theta": theta}
-    return dataclasses.replace(rope_of({**settings, "rope_parameters": whole}), fraction=fraction)
 
 
 def settings_of(config: nn.Config) -> dict[str, Any]:
@@ -86,6 +92,8 @@ GPT_NEOX = Family(
     config_of,
     settings_of,
     prefix="gpt_neox.",
-    skipped=(r".*\.attention\.(bias|masked_bias)", r".*rotary_emb\.inv_freq"),
+    constants=((r".*rotary_emb\.inv_freq", inverse_frequencies),),
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    unread=("rope_theta", "partial_rotary_factor"),
     renamed=((r"^lm_head\.", "embed_out."),),
 )

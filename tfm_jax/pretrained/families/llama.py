@@ -7,7 +7,14 @@ from typing import Any
 from tfm_jax import nn
 from tfm_jax.pretrained.config import Architecture, Family
 from tfm_jax.pretrained.names import Entry, attention, mlp, norm, transposed
-from tfm_jax.pretrained.settings import activation_of, activation_setting, rope_of, rope_settings, wanted
+from tfm_jax.pretrained.settings import (
+    activation_of,
+    activation_setting,
+    inverse_frequencies,
+    rope_of,
+    rope_settings,
+    wanted,
+)
 
 __all__ = ["FAMILIES"]
 
@@ -77,7 +84,7 @@ WINDOW = 4096
 
 
 def _llama(settings: Mapping[str, Any]) -> nn.Config:
-    wanted(settings, mlp_bias=False, pretraining_tp=1)
+    wanted(settings, mlp_bias=False)
     return _config_of(settings, attention_bias=settings.get("attention_bias", False))
 
 
@@ -135,7 +142,13 @@ def _qwen3_settings(config: nn.Config) -> dict[str, Any]:
     return {**_qwen2_settings(config), "attention_bias": config.attention_bias}
 
 
-_family = functools.partial(Family, prefix="model.", skipped=(r".*rotary_emb\.inv_freq",))
+_family = functools.partial(
+    Family,
+    prefix="model.",
+    constants=((r".*rotary_emb\.inv_freq", inverse_frequencies),),
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    unread=("max_window_layers", "sliding_window", "layer_types", "use_sliding_window", "use_mrope"),
+)
 FAMILIES = (
     _family("llama", {"LlamaForCausalLM": Architecture(nn.Decoder, names)}, _llama, _llama_settings),
     _family("mistral", {"MistralForCausalLM": Architecture(nn.Decoder, names)}, _mistral, _mistral_settings),

@@ -79,5 +79,11 @@ def names(config: nn.Config) -> list[Entry]:
 
 
 OPT = Family(
-    "opt", {"OPTForCausalLM": Architecture(nn.Decoder, names)}, config_of, settings_of, prefix="model."
+    "opt",
+    {"OPTForCausalLM": Architecture(nn.Decoder, names)},
+    config_of,
+    settings_of,
+    prefix="model.",
+    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim"),
+    unread=("activation_dropout",),
 )

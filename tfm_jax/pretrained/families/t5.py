@@ -1,28 +1,30 @@
 """T5 and its version 1.1 (flan): a learned bias by distance, RMS norm, attention without a scale."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config import Architecture, Family
+from tfm_jax.pretrained.keys import Reading, check_sizes
 from tfm_jax.pretrained.names import Entry, attention, mlp, norm, transposed
-from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
+from tfm_jax.pretrained.settings import activation_of, activation_setting
 
 __all__ = ["T5"]
 
 
-def config_of(settings: Mapping[str, Any]) -> nn.Config:
+def config_of(settings: Reading) -> nn.Config:
     """Their settings as ours."""
-    wanted(settings, is_decoder=False)
-    D, L = settings["d_model"], settings["num_layers"]
+    D, dropout = settings["d_model"], settings.get("dropout_rate", 0.1)
     # Version 1.1 says by not tying the embeddings that it does not scale either; later files say both.
-    scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
-    dropout = settings.get("dropout_rate", 0.1)
+    scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings") is not False)
+    decoders = settings.get("num_decoder_layers")
+    if decoders is not None:
+        check_sizes(settings, ("num_decoder_layers",))
     return nn.Config(
         vocab_size=settings["vocab_size"],
         d_model=D,
-        n_layers=L,
-        n_decoder_layers=settings.get("num_decoder_layers") or L,
+        n_layers=settings["num_layers"],
+        # By the key itself, whatever its alias has: theirs reads the alias last.
+        n_decoder_layers=settings.own("num_layers") if decoders is None else decoders,
         n_heads=settings["num_heads"],
         head_dim=settings["d_kv"],
         d_ff=settings["d_ff"],
@@ -31,7 +33,7 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
             settings.get("relative_attention_num_buckets", 32),
             settings.get("relative_attention_max_distance", 128),
         ),
-        feed_forward=_feed_forward(settings.get("feed_forward_proj", "relu")),
+        feed_forward=_feed_forward(settings),
         attention_scale=1.0,
         scale_embeddings=False,
         logits_scale=D**-0.5 if scaled else 1.0,
@@ -41,11 +43,21 @@ def config_of(settings: Mapping[str, Any]) -> nn.Config:
     )
 
 
-def _feed_forward(name: str) -> nn.Mlp | nn.Glu:
-    if name == "gated-gelu":  # an approximation of it
-        return nn.Glu("gelu_new")
-    activation = activation_of(name.removeprefix("gated-"))
-    return nn.Glu(activation) if name.startswith("gated-") else nn.Mlp(activation, bias=False)
+def _feed_forward(settings: Reading) -> nn.Mlp | nn.Glu:
+    """By its name, such as "gated-gelu", and by the two keys that transformers makes of it, which count."""
+    name = settings.get("feed_forward_proj", "relu")
+    *gate, activation = name.split("-")
+    if gate not in ([], ["gated"]):
+        raise ValueError(
+            f"feed_forward_proj={name!r} is not supported, only 'relu', 'gated-gelu' and the like"
+        )
+    activation = "gelu_new" if name == "gated-gelu" else activation  # an approximation of it
+    activation = settings.get("dense_act_fn", activation)
+    if activation is None:
+        raise ValueError("dense_act_fn must be a name, got None")
+    activation = activation_of(activation)
+    gated = settings.get("is_gated_act", gate == ["gated"])
+    return nn.Glu(activation) if gated else nn.Mlp(activation, bias=False)
 
 
 def settings_of(config: nn.Config) -> dict[str, Any]:
@@ -67,6 +79,8 @@ def settings_of(config: nn.Config) -> dict[str, Any]:
         "relative_attention_num_buckets": relative.buckets,
         "relative_attention_max_distance": relative.max_distance,
         "feed_forward_proj": f"gated-{name}" if gated else name,
+        "dense_act_fn": activation_setting(layer.activation),
+        "is_gated_act": gated,
         "scale_decoder_outputs": scaled,
         "tie_word_embeddings": config.tie_embeddings,
         "dropout_rate": config.dropout_rate,
@@ -113,4 +127,12 @@ T5 = Family(
     skipped=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     copies=((r"(encoder|decoder)\.embed_tokens\.weight", "shared.weight"),),
     tied_by_file=True,
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    },
+    sizes=("vocab_size", "d_model", "num_heads", "num_layers", "d_kv", "d_ff"),
+    unread=("n_positions",),
 )

@@ -25,7 +25,6 @@ def _size(sides: tuple[int, int]) -> int | tuple[int, int]:
 def config_of(settings: Mapping[str, Any]) -> nn.Config:
     """Their settings as ours."""
     D = settings["hidden_size"]
-    wanted({"pooler_output_size": settings.get("pooler_output_size") or D}, pooler_output_size=D)
     height, width = _sides(settings.get("image_size", 224))
     size = _sides(settings.get("patch_size", 16))
     channels = settings.get("num_channels", 3)
@@ -104,6 +103,8 @@ def _model(config: nn.Config) -> list[Entry]:
 
 
 def _pooler(settings: Mapping[str, Any]) -> dict[str, Any]:
+    D = settings["hidden_size"]
+    wanted({"pooler_output_size": settings.get("pooler_output_size") or D}, pooler_output_size=D)
     return {"pooler": nn.Pooler(activation_of(settings.get("pooler_act", "tanh")))}
 
 
@@ -117,4 +118,6 @@ VIT = Family(
     settings_of,
     prefix="vit.",
     skipped=(r"vit\.pooler\..*", r"vit\.embeddings\.mask_token"),  # of other heads
+    sizes=("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    unread=("encoder_stride", "pooler_act", "pooler_output_size"),
 )

@@ -1,0 +1,66 @@
+"""A key of a config.json that changes transformers' output changes ours alike, or is refused by name.
+
+One value of each key is tried; ``TFM_AUDIT=all`` tries them all, and the keys of every family, for an hour.
+"""
+
+import collections
+import os
+import warnings
+
+import pytest
+
+pytestmark = pytest.mark.parity
+
+EVERY = os.environ.get("TFM_AUDIT") == "all"
+NAMES = (
+    *("gpt2", "opt", "bloom", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "t5", "t5, 1.1"),
+    *("bart", "mbart", "marian", "vit", "vit, body"),
+    *(f"{name}{kind}" for name in ("bert", "roberta", "distilbert") for kind in ("", ", body")),
+    *(f"{name}, {kind}" for name in ("bert", "roberta", "distilbert") for kind in ("sequences", "tokens")),
+)
+# What is refused though transformers 5 gives the same: of one layer, or in its other versions.
+DELIBERATE = {
+    "tie_word_embeddings": "the file has two tensors where config.json has one: version 4 reads one of them",
+    "scale_attn_by_inverse_layer_idx": "it changes the second layer and those after it",
+    "partial_rotary_factor": "version 5 reads it in GPT-NeoX alone, and version 4 fails",
+    "rope_parameters": "of another type, which changes longer texts, or with two values for one number",
+    "rope_scaling": "as rope_parameters",
+    "layer_types": "kinds of layers that transformers treats alike at this length",
+    "position_embedding_type": "version 4 reads it",
+    "is_decoder": "it changes what is attended to where there is no mask",
+    **dict.fromkeys(
+        ("normalize_before", "add_final_layer_norm", "normalize_embedding"),
+        "version 3 read it, and every real file has the one value",
+    ),
+    "decoder_vocab_size": "a second vocabulary beside one shared embedding",
+    "add_cross_attention": "it adds layers",
+}
+_COUNTS: collections.Counter = collections.Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    print("\nchanges of one key:", dict(_COUNTS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_is_followed_or_refused(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tests.pretrained import audit
+
+    transformers.logging.set_verbosity(50)  # of weights that a change leaves out it tells at length
+    base = audit.build(name, tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcomes = list(audit.audit(base, tmp_path / "changed", every=EVERY))
+    counts = collections.Counter(outcome.kind for outcome in outcomes)
+    _COUNTS.update(counts)
+    print(f"\n{name}: {len(outcomes)} changes: {dict(counts)}")
+    deliberate = lambda x: x.key in DELIBERATE or ("drop" in x.key and x.value is None)  # no rate at all
+    wrong = [
+        x for x in outcomes if x.kind == "differs" or (x.kind == "refused for nothing" and not deliberate(x))
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+    # The audit sees what it looks for: some changes of the output, and keys that change nothing.
+    assert counts["followed"] >= 1 and counts["same"] >= 20
