@@ -88,7 +88,8 @@ def test_a_flat_folder_of_classes_keeps_the_class_called_train(load, tmp_path):
     rows = data.classification_rows(load(tmp_path / "p"))
     assert rows.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert rows.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 20, 21, 30, 31]
-    splits = data.load_splits(str(tmp_path / "p"), validation=0.2, test=0.2, cache_dir=str(tmp_path / "c"))
+    shares = {"validation": 0.2, "test": 0.2}
+    splits = data.load_splits(str(tmp_path / "p"), by=["image"], cache_dir=str(tmp_path / "c"), **shares)
     assert sum(map(len, splits.values())) == 8
     assert splits["train"].features["label"].names == ["bus", "car", "train", "truck"]
 
