@@ -10,11 +10,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from experiments.config import (
@@ -40,6 +41,7 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "Trained",
+    "check_classes",
     "from_dict",
     "load_config",
     "one_message",
@@ -94,6 +96,30 @@ def saved_tokenizer(directory: Path, make: Callable[[], data.Tokenizer]) -> data
     tokenizer = make()
     os.replace(tokenizer.save(directory / "tokenizer.new.json"), saved)  # whole, or not at all
     return tokenizer
+
+
+def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> None:
+    """Checks that there is something to tell apart; prints the classes without a training example.
+
+    Held-out examples are chosen whatever their label is, so a rare class may have no other ones.
+
+    Args:
+        name: the experiment's.
+        class_names: of all classes.
+        labels: of the training examples, int [rows]
+
+    Raises:
+        ValueError: the training examples are of fewer than two classes.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    if (counts > 0).sum() < 2:
+        raise ValueError(
+            f"the training examples are of one class, {class_names[int(np.argmax(counts))]!r}; wanted two or "
+            "more, to be told apart. Choose another column of labels, or add examples of other classes"
+        )
+    if unseen := [class_names[i] for i in np.flatnonzero(counts == 0)]:
+        more = ", ..." * (len(unseen) > 20)
+        print(f"{name}: no training example of {len(unseen)} classes: {', '.join(unseen[:20])}{more}")
 
 
 @contextlib.contextmanager

@@ -35,34 +35,25 @@ def load_corpus(config: DataConfig) -> Corpus:
         config: says where they are.
 
     Returns:
-        Them, with the classes that the training rows have.
+        Them, with the classes that the training rows have, those that are held out of them included.
 
     Raises:
         FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
-            `data.label_names` and `data.label_numbers`, with the split; or a split or a second class is
-            missing.
+            `data.label_names` and `data.label_numbers`, with the split; or a split is missing.
     """
     own = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     columns = [config.text_column, config.label]
     options = {"columns": columns, "separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(
-        config.source,
-        by=[config.text_column],
-        salt=config.held_out_salt,
-        splits=config.splits,
-        **shares,
-        **options,
-    )
+    source = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
+    names = data.label_names(source["train"], config.label)
+    splits = data.hold_out(source, by=[config.text_column], salt=config.held_out_salt, **shares)
     splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no texts for {' and '.join(sorted(missing))}, and held_out is 0: "
             "hold a share out, or name a file for each"
         )
-    names = data.label_names(splits["train"], config.label)
-    if len(names) < 2:
-        raise ValueError(f"the training rows have one class, {names[0]!r}: there is nothing to tell apart")
     labelled = {}
     for split in ("train", *own):
         try:

@@ -123,6 +123,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     tokenizer = make_tokenizer(config.data, corpus.splits["train"].texts, path)
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)
     classes = len(corpus.class_names)
+    common.check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
     rows = {
         name: data.labelled_rows(
             *labelled,

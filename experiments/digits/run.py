@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import common
 from experiments.digits.augment import AugmentConfig, augment
-from experiments.digits.config import Config, ViewsConfig
+from experiments.digits.config import Config, DataConfig, ViewsConfig
 from experiments.digits.model import check_images, encoder_of, make_model, reader
 from experiments.initial import ENCODERS, begin, parse
 from tfm_jax import data, nn, ops, train, viz
@@ -147,10 +147,9 @@ def svc_predict(rows: data.ImageRows, test: data.ImageRows) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """All that does not change while a model is trained. The test images are not read until it is."""
+    """All that does not change while a model is trained."""
 
     rows: dict[str, data.ImageRows]
-    test: datasets.Dataset
     class_names: list[str]
     encoder: nn.Config
     model: nn.Pure
@@ -159,38 +158,47 @@ class _Task:
 
 def _prepare(config: Config, path: Path) -> _Task:
     common.require("sklearn", "matplotlib")
-    of = config.data
-    splits = data.load_splits(
+    splits, class_names = _load(config.data)
+    rows = {"train": _rows(splits["train"], config, class_names)}
+    for name in ("validation", "test"):
+        rows[name] = _rows(splits[name], config, class_names, like=rows["train"])
+    shape = rows["train"].images.shape[1:]
+    encoder = encoder_of(config, shape)
+    patches = encoder.patches
+    counts = data.describe_splits({name: len(part) for name, part in rows.items()})
+    size = lambda sides: " x ".join(map(str, sides))
+    print(f"{NAME}: images of {size(shape)}: {counts}; patches of {size(patches.sides)}", flush=True)
+    common.check_classes(NAME, class_names, rows["train"].labels)
+    read = reader(path, patches.channels)
+    for part in rows.values():
+        check_images(encoder, read, part.images.shape[1:])
+    columns = [config.data.image, config.data.label]
+    digests = {name: data.content_digest(splits[name], columns) for name in rows}
+    model = make_model(encoder, len(class_names), read)
+    return _Task(rows, class_names, encoder, model, digests)
+
+
+def _load(of: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """The splits, and the names of the classes: those of all rows of which some may be held out."""
+    source = data.load_splits(
         of.source,
-        by=[of.image],
         columns=[of.image, of.label],
-        validation=of.held_out,
-        test=of.held_out,
-        salt=of.held_out_salt,
+        validation=0.0,
+        test=0.0,
         splits=of.splits,
         separator=of.separator,
         encoding=of.encoding,
+    )
+    class_names = data.label_names(source["train"], of.label, classes=of.classes)
+    splits = data.hold_out(
+        source, by=[of.image], validation=of.held_out, test=of.held_out, salt=of.held_out_salt
     )
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{of.source!r} has no images for {' and '.join(sorted(missing))}, and held_out is 0: "
             "hold a share out"
         )
-    class_names = data.label_names(splits["train"], of.label, classes=of.classes)
-    rows = {"train": _rows(splits["train"], config, class_names)}
-    shape = rows["train"].images.shape[1:]
-    rows["validation"] = _rows(splits["validation"], config, class_names, like=rows["train"])
-    encoder = encoder_of(config, shape)
-    patches = encoder.patches
-    counts = data.describe_splits({name: len(splits[name]) for name in ("train", "validation", "test")})
-    size = lambda sides: " x ".join(map(str, sides))
-    print(f"{NAME}: images of {size(shape)}: {counts}; patches of {size(patches.sides)}", flush=True)
-    read = reader(path, patches.channels)
-    for part in rows.values():
-        check_images(encoder, read, part.images.shape[1:])
-    digests = {name: data.content_digest(part, [of.image, of.label]) for name, part in splits.items()}
-    model = make_model(encoder, len(class_names), read)
-    return _Task(rows, splits["test"], class_names, encoder, model, digests)
+    return splits, class_names
 
 
 def _rows(
@@ -205,9 +213,8 @@ def _rows(
 
 
 def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, Any]:
-    """Reads the test images, and compares the model with an SVC trained on the same images; the figures."""
-    seen = task.rows["train"]
-    test = _rows(task.test, config, task.class_names, like=seen)
+    """Compares the model with an SVC trained on the same images, on the test images; the figures."""
+    seen, test = task.rows["train"], task.rows["test"]
     ours = predict(task.model, params, test, config.train.batch_size, config.views)
     n = len(task.class_names)
     matrix = np.bincount(test.labels * n + ours, minlength=n * n).reshape(n, n)

@@ -129,6 +129,18 @@ def test_stars_in_a_table_of_another_separator_are_five_classes(tmp_path):
         assert [int(text.split()[1]) % 5 for text in texts] == labels.tolist()
 
 
+def test_a_class_whose_texts_are_all_held_out_is_one(tmp_path):
+    rows = [{"text": f"text {i}", "label": "rare" if i == 0 else "ab"[i % 2]} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = set()
+    for salt in "abcdefgh":
+        config = DataConfig(source=str(tmp_path / "a.jsonl"), held_out=0.3, held_out_salt=salt)
+        loaded = corpus.load_corpus(config)
+        assert loaded.class_names == ["a", "b", "rare"]
+        found |= {name for name, (_, labels) in loaded.splits.items() if 2 in labels}
+    assert found == {"train", "validation", "test"}
+
+
 def test_the_default_source_needs_no_file():
     pytest.importorskip("babel")
     found = corpus.load_corpus(DataConfig())
@@ -148,7 +160,7 @@ def test_the_default_source_needs_no_file():
         (["--data.label-column", "label"], "no column 'label'; it has 'said', 'kind'"),
         (["--data.held-out", "0"], "no texts for test and validation, and held_out is 0"),
         (["--data.test", "{}/other.jsonl"], "test: row 1: label 'bird' .* is none of the 3 classes"),
-        (["--data.source", "{}/one.jsonl"], "the training rows have one class, 'tool'"),
+        (["--data.source", "{}/one.jsonl"], "the training examples are of one class, 'tool'; wanted two"),
         (["--data.source", "{}/empty.jsonl"], r"\w+: row \d+: wanted text in column 'said', got nothing"),
         (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),

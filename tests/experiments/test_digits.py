@@ -131,8 +131,7 @@ def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
         settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
         task = run._prepare(Config(data=settings), tmp_path)
         assert task.class_names == ["1", "2", "3", "4", "5"] and task.rows["train"].classes == 5
-        test = run._rows(task.test, Config(data=settings), task.class_names, like=task.rows["train"])
-        for rows in (*task.rows.values(), test):
+        for rows in task.rows.values():
             assert rows.images.shape[1:] == (8, 8, found)
             np.testing.assert_array_equal(
                 rows.labels, np.argmax(rows.images[:, 0, 0, :1] % 5 == range(5), -1)
@@ -158,14 +157,38 @@ def test_what_cannot_be_used_is_one_clear_message_and_leaves_nothing_behind(tmp_
     assert not out.exists()
 
 
-@pytest.mark.slow
-def test_a_label_out_of_range_in_the_test_images_keeps_the_trained_model(tmp_path):
+def test_a_label_out_of_range_in_the_test_images_is_found_before_training(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20)
     write_mnist(tmp_path / "mnist", test=10, labels=lambda n: np.arange(n) + 3)
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=r"digits: .*row 7.*label 10"):
         main(["--out", str(out), *SMALL, "--data.source", source])
-    assert train.load_params(out / "checkpoints", 4)
+    assert not out.exists()
+
+
+def test_a_class_whose_pictures_are_all_held_out_is_one(tmp_path, capsys):
+    """Held-out images are chosen whatever their label is; so few of a class may leave none to train on."""
+    import PIL.Image
+
+    for name, n in (("bus", 12), ("car", 12), ("tram", 1)):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        for i in range(n):
+            PIL.Image.new("L", (4, 4), 20 * i + len(name)).save(tmp_path / "p" / name / f"{i}.png")
+    found = set()
+    for salt in "abcdef":
+        settings = DataConfig(source=str(tmp_path / "p"), held_out=0.3, held_out_salt=salt)
+        task = run._prepare(Config(data=settings), tmp_path)
+        where = {name for name, rows in task.rows.items() if 2 in rows.labels}
+        said = "digits: no training example of 1 classes: tram" in capsys.readouterr().out
+        assert task.class_names == ["bus", "car", "tram"] and said == (where != {"train"})
+        found |= where
+    assert found == {"train", "validation", "test"}
+
+
+def test_one_class_is_nothing_to_learn(tmp_path):
+    source = write_mnist(tmp_path / "mnist", train=20, test=3, labels=lambda n: np.full(n, 7))
+    with pytest.raises(ValueError, match="of one class, '7'; wanted two or more"):
+        run._prepare(Config(data=DataConfig(source=source)), tmp_path)
 
 
 def test_help_is_for_people(capsys):
