@@ -59,8 +59,8 @@ class DataConfig:
         image: The column of the images. Their size and their channels are read from the data.
         label: The column of the labels: class labels, texts or integers.
         classes: How many there are, called 0, 1, ... where the data declare no names; a label beyond them is
-            an error. None: those that the data declare, or that occur among the training images, before any are
-            held out.
+            an error. None: those that the data declare, or that occur among the training images, before some
+            are held out.
         size: Height and width that pictures are scaled to. None: they all have one size.
         channels: 1 reads pictures as grey, 3 as RGB. None: as grey where all training images are, else RGB.
         separator: One character between the fields of a metadata.csv or .tsv. None: a comma or a tab.

@@ -244,7 +244,9 @@ def test_options_of_files_are_not_for_other_sources(options, load):
 
 
 def test_separator_and_encoding(tmp_path, load):
-    (tmp_path / "a.csv").write_text("text;n\n" + "".join(f"{i}größe;1\n" for i in range(10)), encoding="latin-1")
+    (tmp_path / "a.csv").write_text(
+        "text;n\n" + "".join(f"{i}größe;1\n" for i in range(10)), encoding="latin-1"
+    )
     options = {"separator": ";", "encoding": "latin-1"}
     assert next(iter(load(tmp_path / "a.csv", **options))) == {"text": "0größe", "n": "1"}
     splits = data.load_splits(str(tmp_path / "a.csv"), by=["text"], cache_dir=str(tmp_path), **options)
