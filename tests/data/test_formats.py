@@ -93,6 +93,16 @@ def test_csv_of_pythons_own_writer(table):
     ]
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_columns_without_a_name_are_called_by_their_number(kind):
+    """The index that pandas writes, and the separator that Excel leaves at the end of every line."""
+    content = ",text,\n0,x,\n1,y,\n".replace(",", {"csv": ",", "tsv": "\t"}[kind])
+    assert read(kind, content.encode()) == [
+        {"Unnamed: 0": "0", "text": "x", "Unnamed: 2": ""},
+        {"Unnamed: 0": "1", "text": "y", "Unnamed: 2": ""},
+    ]
+
+
 def literal(text):
     return text.replace("\t", "").replace("\n", "").rstrip("\r").removeprefix("\ufeff")
 
@@ -206,12 +216,8 @@ def test_line_ends():
         ("csv", 'a\n"x\ny"\n"x" y\n', {}, r"line 4: the record that starts here .*RFC 4180.*as \.tsv"),
         ("csv", 'a\nx\n"y\n\nz', {}, "line 3: .* unexpected end of data"),
         ("csv", "a,b,a\n", {}, r"line 1: the header names \['a'\] more than once"),
-        (
-            "csv",
-            "\na,,b\n",
-            {},
-            r"line 2: the header names no column at position 2 of 3; name it.*index=False",
-        ),
+        ("csv", "a,,Unnamed: 1\n", {}, r"line 1: the header names \['Unnamed: 1'\] more than once"),
+        ("tsv", "a\tb\rx\ty\r", {}, "line 1: its lines end in CR alone; wanted LF or CRLF"),
         (
             "csv",
             "a\nb".encode("utf-16-le"),

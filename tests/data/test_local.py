@@ -37,6 +37,8 @@ def write_run(path):
     for name in ("metrics.jsonl", "tokenizer.json", "result.json", "sample.txt", "curves.png", "model.json"):
         (path / name).write_text("{}\n")
     write(path / "checkpoints" / "2" / "extra" / "metadata.json")
+    for name in ("set_aside", "set_aside-1"):
+        write(path / name / "metrics.jsonl")
     write(path / "events" / "a.jsonl")
 
 

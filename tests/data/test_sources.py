@@ -114,6 +114,24 @@ def test_text_files_are_documents_and_long_ones_are_cut_at_lines(load, tmp_path)
         assert len(rows) == 4 and max(map(len, rows)) <= 1 << 16 and all(row.endswith("\n") for row in rows)
 
 
+@pytest.mark.parametrize("name", ["d/a.txt", "d", "d/*.txt", "d/a.txt.gz"])
+def test_one_text_file_is_cut_by_position_however_long(name, tmp_path):
+    """It grows past the 65,536 characters of a row, and no text to train on becomes one to test on."""
+    source, text = tmp_path / name, "".join(f"{i}\n" for i in range(20_000))
+    (tmp_path / "d").mkdir()
+    last = 0
+    for n in (10_000, len(text)):
+        if name.endswith(".gz"):
+            source.write_bytes(gzip.compress(text[:n].encode()))
+        else:
+            (tmp_path / "d" / "a.txt").write_text(text[:n])
+        parts = data.load_splits(str(source), cache_dir=str(tmp_path / "c"))
+        parts = {split: "".join(rows["text"]) for split, rows in parts.items()}
+        assert "".join(parts[split] for split in ("train", "validation", "test")) == text[:n]
+        assert len(parts["train"]) >= last
+        last = len(parts["train"])
+
+
 def test_a_directory_of_pictures(load, tmp_path):
     pil = pytest.importorskip("PIL.Image")
     for split in ("train", "test"):

@@ -216,26 +216,43 @@ def test_a_text_is_split_by_position_at_line_ends(pieces, v, t):
     try:
         parts = data.split_text(pieces, validation=v, test=t)
     except ValueError as error:
-        assert "cannot give train, validation, test a part each" in str(error) and len(whole) < 30
+        assert "cannot give train, validation, test a part each" in str(error) and len(whole) < 3
         return
     joined = ["".join(parts[name]) for name in ("train", "validation", "test")]
     assert "".join(joined) == whole and all(joined) and list(parts) == ["train", "validation", "test"]
-    for start, wanted in ((len(joined[0]) + len(joined[1]), t), (len(joined[0]), v + t)):
-        place = len(whole) - max(1, round(wanted * len(whole)))
-        assert start <= place and place - start <= len(whole) - place
+    n, before = len(whole), 0
+    for left, wanted in ((2, v + t), (1, t)):
+        place = max(3 - left, min(n - round(wanted * n), n - left))
+        start = len("".join(joined[: 3 - left]))
         line = whole.rfind("\n", 0, place) + 1
-        assert start == (line if line and place - line <= len(whole) - place else place)
+        if min(v, t) * n >= 1:  # no place is moved to give each part a character
+            assert start == (line if before < line and (1 - 2 * wanted) * n <= line else place)
+        assert before < start <= place
+        before = start
     assert data.split_text([whole], validation=v, test=t).keys() == parts.keys()
 
 
-@given(lines, lines, shares)
-def test_a_text_that_grows_at_its_end_turns_no_training_text_into_another(pieces, more, v):
-    try:
-        early = data.split_text(pieces, validation=v, test=0)
-    except ValueError:
-        return
-    late = data.split_text([*pieces, *more], validation=v, test=0)
-    assert "".join(late["train"]).startswith("".join(early["train"]))
+@given(lines, st.text("ab\n", max_size=9), shares, shares)
+def test_a_text_that_grows_at_its_end_turns_no_training_text_into_another(pieces, more, v, t):
+    """Nor is validation text ever tested on: both places only move on."""
+    whole, last = "".join(pieces), [0, 0]
+    for text in (whole + more[:n] for n in range(len(more) + 1)):
+        if len(text) > 2:
+            parts = data.split_text([text], validation=v, test=t)
+            ends = np.cumsum([len("".join(part)) for part in parts.values()])[:2]
+            assert (ends >= last).all()
+            last = ends
+
+
+def test_each_part_of_a_short_text_has_a_character():
+    assert data.split_text(["abc"], validation=1e-9, test=0.9) == {
+        "train": ["a"],
+        "validation": ["b"],
+        "test": ["c"],
+    }
+    one_line = "a" * 49 + "\n" + "b" * 50  # both parts begin in it
+    parts = data.split_text([one_line], validation=0.1, test=0.3)
+    assert {name: len(*part) for name, part in parts.items()} == {"train": 50, "validation": 20, "test": 30}
 
 
 def test_the_old_permutation_is_that_of_version_0_1():

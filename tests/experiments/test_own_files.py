@@ -12,7 +12,8 @@ from tfm_jax.data import local
 def test_every_file_of_a_run_is_known():
     modules = (test_classification, test_digits, test_language_model, test_translation)
     left = set().union(*(module.OF_A_RUN for module in modules))
-    assert left <= {*local._RUN_FILES, *local._RUN_DIRECTORIES}
+    left |= {"special_tokens_map.json", "set_aside"}  # of --init-from, of --resume-step
+    assert all(name in local._RUN_FILES or local._RUN_DIRECTORY.fullmatch(name) for name in left)
 
 
 def test_a_run_in_its_own_source(tmp_path, monkeypatch):

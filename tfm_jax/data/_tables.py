@@ -18,7 +18,8 @@ _FIELD_LIMIT = 2**31 - 1  # characters; what a C long holds everywhere
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts with a header line.
+    """A table of texts with a header line. A column without a name there, such as the index that pandas
+    writes, is called "Unnamed: 0" by its number, as pandas calls it.
 
     Args:
         separator: one character between two fields.
@@ -75,12 +76,10 @@ class Table:
         if record is None:
             raise ValueError(f"{file} is empty: it has no header line and no rows; choose another source")
         line, names = record
-        if "" in names:
+        names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
+        if not self.quoted and any("\r" in name for name in names):
             raise line_error(
-                file,
-                line,
-                f"the header names no column at position {names.index('') + 1} of {len(names)}; name it, or "
-                "drop it (pandas: to_csv(index=False))",
+                file, line, "its lines end in CR alone; wanted LF or CRLF. Convert the line ends of the file"
             )
         if ends := [name for name in names if "\x00" in name]:
             raise line_error(

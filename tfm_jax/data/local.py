@@ -22,14 +22,15 @@ from tfm_jax.data.layout import (
     kind_of,
 )
 
-__all__ = ["Found", "find_files", "is_text_file", "load_local", "looks_local"]
+__all__ = ["Found", "find_files", "is_one_text", "load_local", "looks_local"]
 
 _ORDER = ("train", "validation", "test")
 _RUN_FILES = (
-    *("config.json", "model.json", "tokenizer.json", "tokenizer.new.json", "preprocessor_config.json"),
-    *("metrics.jsonl", "result.json", "sample.txt", "curves.png", "confusion.png", "attention.png"),
+    *("config.json", "model.json", "tokenizer.json", "tokenizer.new.json", "special_tokens_map.json"),
+    *("preprocessor_config.json", "metrics.jsonl", "result.json", "sample.txt"),
+    *("curves.png", "confusion.png", "attention.png"),
 )
-_RUN_DIRECTORIES = ("checkpoints", "events")
+_RUN_DIRECTORY = re.compile(r"checkpoints|events|set_aside(-\d+)?")
 _RUN_CONFIG = {"data", "model", "train", "out", "resume"}
 _LARGEST_CONFIG = 1 << 20  # bytes
 
@@ -74,20 +75,25 @@ def looks_local(source: str) -> bool:
     )
 
 
-def is_text_file(source: str) -> bool:
-    """Whether a source is one file of plain text: one document, whatever rows it is read in.
+def is_one_text(source: str, splits: SplitsBy | None = None) -> bool:
+    """Whether the training data of a source is one file of plain text: one document, whatever its rows are.
 
     Equivalent to::
 
-        Path(source).is_file() and its suffix is .txt or .text, before that of a compression
+        found = find_files(source, splits)
+        found.kind == "text" and len(found.files["train"]) == 1
 
     Args:
-        source: what the user wrote.
+        source, splits: as for `load_local`.
 
     Returns:
-        True for such a file.
+        True for such a file, also where a directory or a glob finds it alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_local`.
     """
-    return kind_of(source) == "text" and _path(source).is_file()
+    found = find_files(source, splits)
+    return found.kind == "text" and len(found.files.get("train", ())) == 1
 
 
 def load_local(
@@ -110,7 +116,8 @@ def load_local(
 
     Of a directory, hidden files (``.a``, ``_a``) and those named README or LICENSE are not read. Nor is what
     a run has left in its directory: there, ``config.json`` with the fields of a run's, the files beside it
-    that a run writes, ``checkpoints/`` and ``events/``. A glob finds them if it ends in the name of the file.
+    that a run writes, ``checkpoints/``, ``set_aside/`` and ``events/``. A glob finds them if it ends in the
+    name of the file.
 
     Args:
         source: the path; the files may be compressed (.gz, .bz2, .xz, .zst).
@@ -215,7 +222,8 @@ def _walk(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         return
     of_a_run = _is_run(directory)
     for path in sorted(directory.iterdir()):
-        if path.name[0] in "._" or (of_a_run and path.name in (*_RUN_FILES, *_RUN_DIRECTORIES)):
+        left = of_a_run and (path.name in _RUN_FILES or _RUN_DIRECTORY.fullmatch(path.name))
+        if path.name[0] in "._" or left:
             continue
         if path.is_dir():
             yield from _walk(path, (*above, real))
@@ -248,7 +256,7 @@ def _left_by_a_run(file: Path, base: Path) -> bool:
     """Whether a run has written a file, into its own directory in ``base``, or ``base`` itself."""
     parts = file.relative_to(base).parts
     return any(
-        (name in _RUN_DIRECTORIES if depth < len(parts) - 1 else name in _RUN_FILES)
+        (_RUN_DIRECTORY.fullmatch(name) if depth < len(parts) - 1 else name in _RUN_FILES)
         and _is_run(base.joinpath(*parts[:depth]))
         for depth, name in enumerate(parts)
     )

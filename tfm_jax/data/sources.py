@@ -9,7 +9,7 @@ from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.hub import load_hub
 from tfm_jax.data.layout import SplitsBy, check_splits
-from tfm_jax.data.local import is_text_file, load_local, looks_local
+from tfm_jax.data.local import is_one_text, load_local, looks_local
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 
 __all__ = ["load", "load_splits", "load_whole"]
@@ -129,8 +129,8 @@ def load_splits(
     """Load a data set's "train", "validation" and "test"; what it lacks is held out of its "train".
 
     A row is held out by a hash of its input alone, as `split_rows` does: the source may grow or be reordered,
-    and no training example becomes a test example. One document (a text file, or a single row of text alone)
-    is cut into contiguous parts, as `split_text` does.
+    and no training example becomes a test example. One document (a text file that is the only one to train
+    on, or a single row of text alone) is cut into contiguous parts, as `split_text` does.
 
     Equivalent to::
 
@@ -164,7 +164,8 @@ def load_splits(
     missing = {name: 0.0 if name in kept else share for name, share in shares.items()}
     if not any(missing.values()):
         return wanted
-    if salt is not None and (is_text_file(source) or _is_document(wanted["train"])):
+    one_text = salt is not None and _is_local(source) and is_one_text(source, splits)
+    if one_text or (salt is not None and _is_document(wanted["train"])):
         return wanted | _split_document(wanted["train"], missing)
     if not by and salt is not None:
         by = _only_column(source, wanted["train"])

@@ -132,7 +132,7 @@ def split_text(texts: Sequence[str], *, validation: float = 0.1, test: float = 0
         text[: n - n * (validation + test)], text[... : n - n * test], text[n - n * test :]   # at line ends
 
     A part begins after the last line end before its place; where that is further away than the end of the
-    text, at the place itself.
+    text, or in the part before, at the place itself.
 
     Args:
         texts: the pieces of the text, in order.
@@ -147,16 +147,21 @@ def split_text(texts: Sequence[str], *, validation: float = 0.1, test: float = 0
     _check_shares(validation=validation, test=test)
     whole = "".join(texts)
     shares = {name: share for name, share in (("validation", validation), ("test", test)) if share}
-    cuts, held_out = {}, sum(shares.values())
-    for name, share in shares.items():
-        cuts[name] = _line_start(whole, len(whole) - max(1, round(held_out * len(whole))))
-        held_out -= share
-    starts = [0, *cuts.values(), len(whole)]
-    if any(a >= b for a, b in itertools.pairwise(starts)):
+    n, parts_left = len(whole), len(shares)
+    if n <= parts_left:
         raise ValueError(
-            f"a text of {len(whole)} characters cannot give {', '.join(['train', *shares])} a part each; "
+            f"a text of {n} characters cannot give {', '.join(['train', *shares])} a part each; "
             "pass a share of 0, or a text of its own for each"
         )
+    held_out = list(itertools.accumulate(reversed(shares.values())))[::-1]  # of a part and those after it
+    places = [n]
+    for share in reversed(held_out):
+        places.insert(0, max(parts_left, min(n - round(share * n), places[0] - 1)))
+        parts_left -= 1
+    starts = [0]
+    for share, place in zip(held_out, places, strict=False):
+        starts.append(_line_start(whole, place, share, after=starts[-1]))
+    starts.append(n)
     parts = zip(("train", *shares), itertools.pairwise(starts), strict=True)
     return {name: _between(texts, start, end) for name, (start, end) in parts}
 
@@ -331,11 +336,12 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _line_start(text: str, place: int) -> int:
-    """Where the line at a place begins; the place itself where that is further away than the text's end."""
-    place = max(0, place)
+def _line_start(text: str, place: int, share: float, after: int) -> int:
+    """Where the line at a place begins; the place itself where that is not after another place, or further
+    away than the end of the text. ``share`` of the text is after the place. Later in a longer text."""
     start = text.rfind("\n", 0, place) + 1
-    return start if start and place - start <= len(text) - place else place
+    near = start >= (1 - 2 * share) * len(text)  # by the share: a rounded place may wait while the text grows
+    return start if start > after and near else place
 
 
 def _between(texts: Iterable[str], start: int, end: int) -> list[str]:
