@@ -46,6 +46,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     columns = [config.text_column, config.label]
     options = {"columns": columns, "separator": config.separator, "encoding": config.encoding}
     source = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
+    data.texts(source["train"], config.text_column)  # a row without one is named by its number in the source
     names = data.label_names(source["train"], config.label)
     splits = data.hold_out(source, by=[config.text_column], salt=config.held_out_salt, **shares)
     splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}

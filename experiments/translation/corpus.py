@@ -32,7 +32,7 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
     options = {"separator": config.separator, "encoding": config.encoding}
     splits = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
-    data.text_pairs(splits["train"].take(1), config.pair)  # are there such columns?
+    data.text_pairs(splits["train"], config.pair)  # a row without one is named by its number in the source
     by = [data.source_column(splits["train"], config.pair)]
     splits = data.hold_out(splits, by=by, salt=config.held_out_salt, **shares)
     splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}

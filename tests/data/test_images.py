@@ -105,7 +105,7 @@ def test_every_mode_of_8_bits_is_read_as_pillow_converts_it(mode):
     grey = mode in ("1", "L", "LA", "La")
     plain = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(picture.mode, picture.mode)
     for channels, form in ((None, "L" if grey else "RGB"), (1, "L"), (3, "RGB")):
-        found, made = data.images._array(picture, 0, None, channels)
+        found, made = data.images._array(picture, "row 0", None, channels)
         wanted = np.asarray(picture.convert(plain).convert(form))
         np.testing.assert_array_equal(found, wanted[..., None] if form == "L" else wanted)
         assert made and found.dtype == np.uint8
@@ -121,7 +121,7 @@ def test_a_palette_with_transparency_is_read_without_a_warning():
 def test_modes_that_cannot_be_read_are_named(mode):
     picture = PIL.new(mode, (2, 2))
     with pytest.raises(ValueError, match=f"row 7: a picture of mode {mode} has more than 8 bits"):
-        data.images._array(picture, 7, None, None)
+        data.images._array(picture, "row 7", None, None)
 
 
 def test_grey_and_colour_pictures_beside_each_other():
@@ -196,7 +196,7 @@ def test_fashionable_column_names():
         (
             [{"bytes": None, "path": "/no/where.png"}],
             {},
-            "row 0: its picture cannot be read: .*/no/where.png",
+            r"row 0 \(.*/no/where.png\): its picture cannot be read: .*/no/where.png",
         ),
         ([GREY.tolist()], {"channels": 3}, "row 0: got an array of 1 channels and channels=3"),
         ([png(GREY)], {"channels": 4}, r"channels: got 4; wanted 1 \(grey\), 3 \(RGB\) or None"),
@@ -206,6 +206,17 @@ def test_fashionable_column_names():
 def test_bad_rows_are_named(images, options, message):
     with pytest.raises(ValueError, match=message):
         rows_of(images, **options)
+
+
+def test_a_picture_that_cannot_be_used_is_named_by_its_file(tmp_path):
+    for name, content in (("a/0.png", png(GREY)), ("a/1.png", png(GREY[:2])), ("b/2.png", b"nonsense")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"row 2 \(.*/b/2\.png\): its bytes are not a picture"):
+        data.classification_rows(data.load(str(tmp_path)))
+    (tmp_path / "b" / "2.png").write_bytes(png(GREY))
+    with pytest.raises(ValueError, match=r"row 1 \(.*/a/1\.png\): its image has shape \[2, 4, 1\]"):
+        data.classification_rows(data.load(str(tmp_path)))
 
 
 def test_arrays_of_several_channels_are_not_converted():

@@ -90,7 +90,7 @@ def classification_rows(
     Raises:
         ValueError: there are no such columns or no rows, images differ in shape, a picture cannot be read or
             is grey with more than 8 bits, a value is not in its range, or a label is none of the classes;
-            names the row.
+            names the row, and the file of a picture that has one.
     """
     check_columns(dataset, [image, label], "image='...' and label='...'")
     if channels not in (None, 1, 3):
@@ -100,13 +100,14 @@ def classification_rows(
     names = list(classes) if isinstance(classes, Sequence) else label_names(dataset, label, classes=classes)
     labels = label_numbers(dataset, names, label)
     pictures = _undecoded(dataset, image)
-    arrays = [_array(value, row, size, channels) for row, value in enumerate(column_values(pictures, image))]
+    values = column_values(pictures, image)
+    arrays = [_array(value, _where(value, row), size, channels) for row, value in enumerate(values)]
     if channels is None and any(array.shape[-1] == 3 for array, _ in arrays):
         arrays = [(_colour(array), True) if made else (array, made) for array, made in arrays]
     for row, (array, _) in enumerate(arrays):
         if array.shape != arrays[0][0].shape:
             raise ValueError(
-                f"row {row}: its image has shape {list(array.shape)}, but that of row 0 has "
+                f"{_where(values[row], row)}: its image has shape {list(array.shape)}, but that of row 0 has "
                 f"{list(arrays[0][0].shape)}; scale pictures to one size with size=(height, width)"
                 + ", and give arrays one number of channels"
                 * (array.shape[-1] != arrays[0][0].shape[-1])
@@ -127,38 +128,44 @@ def _colour(array: np.ndarray) -> np.ndarray:
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
 
+def _where(value: Any, row: int) -> str:
+    """What a message calls an image: its row and, where it has one, the name of its file."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return f"row {row} ({path})" if path else f"row {row}"
+
+
 def _array(
-    value: Any, row: int, size: tuple[int, int] | None, channels: int | None
+    value: Any, where: str, size: tuple[int, int] | None, channels: int | None
 ) -> tuple[np.ndarray, bool]:
     """One image as uint8 or float32 [height, width, channels], and whether it was a picture."""
     if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
-        value = _file(value, row)
+        value = _file(value, where)
     if value is None or isinstance(value, dict | str):
-        raise ValueError(f"row {row}: wanted an image, got {value!r:.80}; choose the column with image='...'")
+        raise ValueError(f"{where}: wanted an image, got {value!r:.80}; choose the column with image='...'")
     if isinstance(value, bytes) or hasattr(value, "getbands"):
-        return _pixels(value, row, size, channels), True
+        return _pixels(value, where, size, channels), True
     array = np.asarray(value)
     array = array[..., None] if array.ndim == 2 else array
     kind, largest = ("integers", 255) if array.dtype.kind in "ui" else ("floats", 1.0)
     if array.ndim != 3 or array.dtype.kind not in "uif" or not array.size:
         raise ValueError(
-            f"row {row}: wanted an image [height, width] or [height, width, channels] of numbers, "
+            f"{where}: wanted an image [height, width] or [height, width, channels] of numbers, "
             f"got {array.dtype} {list(array.shape)}"
         )
     if not (array.min() >= 0 and array.max() <= largest):
         raise ValueError(
-            f"row {row}: an image of {kind} has values from 0 to {largest}, "
+            f"{where}: an image of {kind} has values from 0 to {largest}, "
             f"got {array.min()} to {array.max()}; scale it first"
         )
     if channels not in (None, array.shape[-1]):
         raise ValueError(
-            f"row {row}: got an array of {array.shape[-1]} channels and channels={channels}, which only "
+            f"{where}: got an array of {array.shape[-1]} channels and channels={channels}, which only "
             "pictures are converted to; convert the arrays"
         )
     return array.astype(np.uint8 if kind == "integers" else np.float32), False
 
 
-def _file(value: dict[str, Any], row: int) -> Any:
+def _file(value: dict[str, Any], where: str) -> Any:
     """The content of a picture that is stored as its bytes or its path."""
     if value.get("bytes"):
         return value["bytes"]
@@ -167,10 +174,10 @@ def _file(value: dict[str, Any], row: int) -> Any:
     try:
         return Path(value["path"]).read_bytes()
     except OSError as error:
-        raise ValueError(f"row {row}: its picture cannot be read: {error}") from error
+        raise ValueError(f"{where}: its picture cannot be read: {error}") from error
 
 
-def _pixels(picture: Any, row: int, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+def _pixels(picture: Any, where: str, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
     """A picture, turned upright, as uint8 [height, width, 1 or 3]."""
     try:
         import PIL.Image
@@ -183,12 +190,12 @@ def _pixels(picture: Any, row: int, size: tuple[int, int] | None, channels: int 
         picture.load()
         picture = PIL.ImageOps.exif_transpose(picture)
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"row {row}: its bytes are not a picture that Pillow can read") from error
+        raise ValueError(f"{where}: its bytes are not a picture that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"row {row}: its picture is damaged or too large: {error}") from error
+        raise ValueError(f"{where}: its picture is damaged or too large: {error}") from error
     if picture.mode in ("I", "F") or ";" in picture.mode:  # a conversion would clip these silently
         raise ValueError(
-            f"row {row}: a picture of mode {picture.mode} has more than 8 bits a channel; pass it as an "
+            f"{where}: a picture of mode {picture.mode} has more than 8 bits a channel; pass it as an "
             "array of floats in [0, 1]"
         )
     grey = picture.mode in ("1", "L", "LA", "La") if channels is None else channels == 1

@@ -209,8 +209,8 @@ def _one_kind(source: str, files: list[Path]) -> tuple[str, list[Path], list[Pat
     if others or kind is None:
         raise ValueError(
             f"{source} holds files of several kinds or of an unknown one: {_suffixes(kinds)}; wanted one of "
-            f"{', '.join(KINDS)}, which may be compressed ({', '.join(PACKED)}). Choose some by a glob, "
-            "such as 'directory/*.jsonl'"
+            f"{', '.join(KINDS)}, which may be compressed ({', '.join(PACKED)}). Choose those of one kind by "
+            "a glob, such as 'directory/**/*.jsonl'"
         )
     return kind, list(kinds), metadata
 
