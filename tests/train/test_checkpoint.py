@@ -77,6 +77,19 @@ def test_the_last_and_the_best_are_kept_also_after_a_resume(tmp_path, mode, best
     assert {p.name for p in tmp_path.iterdir()} == {str(best), "50", "60"}
 
 
+def test_what_was_saved_under_another_period_is_kept_by_that(tmp_path):
+    """A resume may change it: the best one stays, and one that a signal made goes, as it would have."""
+    options = {"keep": 2, "best": "loss"}
+    with train.Checkpoints(tmp_path, every=2, **options) as checkpoints:
+        for step, loss in ((2, 0.1), (4, 0.9), (6, 0.8), (7, 0.05)):  # the last by a signal
+            checkpoints.save(step, make_state(step), metrics={"loss": loss})
+        assert checkpoints.steps() == [2, 4, 6, 7]
+    with train.Checkpoints(tmp_path, every=3, **options) as checkpoints:
+        for step, kept in ((9, [2, 6, 9]), (12, [2, 9, 12]), (13, [2, 9, 12, 13]), (15, [2, 12, 15])):
+            checkpoints.save(step, make_state(step), metrics={"loss": 0.5})
+            assert (checkpoints.steps(), checkpoints.best()) == (kept, 2)
+
+
 def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, caplog, capfd):
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, make_state())

@@ -41,7 +41,7 @@ class Checkpoints:
         mode: whether the best is the "min" or the "max" of that metric.
         every: the run's ``checkpoint_every``. One saved in between, as a signal makes it, counts among
             neither and goes when a later one is saved, so that a run stopped and resumed is left with the
-            checkpoints of one never stopped. None: all count.
+            checkpoints of one never stopped. One saved under another ``every`` goes by that. None: all count.
 
     Raises:
         ValueError: for an argument out of range, or a directory that is none or holds what is no checkpoint
@@ -72,7 +72,10 @@ class Checkpoints:
             preservation_policy=_LastAndBest(self), cleanup_tmp_directories=True, todelete_subdir=_TRASH
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._scores = {s: self._saved_score(s) for s in self.steps()}
+        self._scores: dict[int, float | None] = {}
+        self._due: dict[int, bool] = {}
+        for step in self.steps():
+            self._scores[step], self._due[step] = self._saved_figures(step)
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint on the disk, in order."""
@@ -89,7 +92,7 @@ class Checkpoints:
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Those of ``steps`` that are not thrown away: the last ``keep``, the best, and the very last."""
-        regular = [s for s in sorted(steps) if self._every is None or s % self._every == 0]
+        regular = [s for s in sorted(steps) if self._due[s]]
         return {*regular[-self._keep :], self._best_of(regular), max(steps, default=None)}
 
     def save(
@@ -123,13 +126,13 @@ class Checkpoints:
                 f"step {step} cannot be saved: {self.directory} has steps {self.steps()}; resume from its "
                 "last, or save in a new directory"
             )
-        meta = {"extra": extra or {}, "metrics": metrics, "leaves": _leaves(state)}
+        meta = {"extra": extra or {}, "metrics": metrics, "leaves": _leaves(state), "every": self._every}
         json.dumps(meta)  # what cannot be written is said here, not by the thread that writes
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._empty_trash()
-        self._scores[step] = self._score(metrics)
+        self._scores[step], self._due[step] = self._score(metrics), _is_due(step, self._every)
         if not self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))):
-            del self._scores[step]
+            del self._scores[step], self._due[step]
             raise ValueError(f"orbax did not save step {step} in {self.directory}")
 
     def restore(
@@ -182,6 +185,7 @@ class Checkpoints:
         for step in reversed(later):
             (self.directory / str(step)).rename(to / str(step))
             self._scores.pop(step, None)
+            self._due.pop(step, None)
         self._manager.reload()
         return to
 
@@ -235,13 +239,15 @@ class Checkpoints:
             return False
         return is_readable(self.directory / str(step))
 
-    def _saved_score(self, step: int) -> float | None:
-        """The figure of a checkpoint on the disk; a damaged one has none, and only `restore` minds."""
+    def _saved_figures(self, step: int) -> tuple[float | None, bool]:
+        """The score of a checkpoint on the disk, and whether it was due at its step; a damaged one has no
+        score, and only `restore` minds."""
         try:
-            return self._score(_meta(self.directory / str(step))["metrics"])
+            meta = _meta(self.directory / str(step))
+            return self._score(meta["metrics"]), _is_due(step, meta.get("every", self._every))
         except Exception as error:
             log.warning("the checkpoint %s is damaged: %s", self.directory / str(step), error)
-            return None
+            return None, _is_due(step, self._every)
 
     def _find(self, step: int | str) -> int:
         found = {"latest": self.latest, "best": self.best}[step]() if isinstance(step, str) else step
@@ -272,6 +278,10 @@ class _LastAndBest(checkpoint_managers.PreservationPolicy):
         steps = [info.step for info in checkpoints]
         kept = self._checkpoints.kept(steps)
         return [step in kept for step in steps]
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is None or step % every == 0
 
 
 def _items(state: TrainState) -> dict[str, Any]:
