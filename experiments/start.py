@@ -115,9 +115,18 @@ def _is_run(source: str) -> bool:
 
 
 def _model_of_run(directory: Path) -> nn.Config:
-    if (directory / common.MODEL).is_file():
-        return from_dict(nn.Config, read_json(directory / common.MODEL))
-    config = from_dict(nn.Config, read_json(directory / "config.json")["model"])
+    path = directory / common.MODEL
+    whole = path.is_file()
+    path = path if whole else directory / "config.json"
+    saved = read_json(path)
+    try:
+        config = from_dict(nn.Config, saved if whole else saved["model"])
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back"
+        ) from error
+    if whole:
+        return config
     return dataclasses.replace(
         config, vocab_size=config.vocab_size or data.load_tokenizer(directory).vocab_size
     )

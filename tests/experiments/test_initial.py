@@ -196,6 +196,16 @@ def test_what_cannot_be_begun_with_is_one_clear_error(tmp_path, t5, gpt2, pairs)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.json"])
+@pytest.mark.parametrize("model", [{"widths": 5}, {"d_model": "x"}, {"norm": {"kind": "Foo"}}])
+def test_a_damaged_run_is_one_line_that_names_the_file(tmp_path, name, model):
+    (tmp_path / "config.json").write_text(json.dumps({"model": model, "train": {}}))
+    if name == "model.json":
+        (tmp_path / name).write_text(json.dumps(model))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{name}: .*put a copy of it back"):
+        start.declared(str(tmp_path), "texts")
+
+
 def test_special_tokens_are_those_of_the_settings():
     backend = data.char_tokenizer(["abc"]).backend
     named = start._named(backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2})
