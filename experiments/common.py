@@ -119,7 +119,7 @@ def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> 
         )
     if unseen := [class_names[i] for i in np.flatnonzero(counts == 0)]:
         more = ", ..." * (len(unseen) > 20)
-        print(f"{name}: no training example of {len(unseen)} classes: {', '.join(unseen[:20])}{more}")
+        print(f"{name}: classes without a training example: {', '.join(unseen[:20])}{more}")
 
 
 @contextlib.contextmanager

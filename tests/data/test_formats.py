@@ -207,6 +207,13 @@ def test_line_ends():
     assert read("text", "a\r\nb\r") == [{"text": "a\nb\n"}]
 
 
+def test_a_parquet_column_of_an_unknown_type_is_named_with_its_file(tmp_path):
+    column = pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"/a\.parquet: .*map<.*; convert or drop that one"):
+        data.load(str(tmp_path / "a.parquet"))
+
+
 @STREAM
 @pytest.mark.parametrize(
     ("kind", "content", "options", "message"),

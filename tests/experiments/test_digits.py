@@ -179,7 +179,7 @@ def test_a_class_whose_pictures_are_all_held_out_is_one(tmp_path, capsys):
         settings = DataConfig(source=str(tmp_path / "p"), held_out=0.3, held_out_salt=salt)
         task = run._prepare(Config(data=settings), tmp_path)
         where = {name for name, rows in task.rows.items() if 2 in rows.labels}
-        said = "digits: no training example of 1 classes: tram" in capsys.readouterr().out
+        said = "digits: classes without a training example: tram" in capsys.readouterr().out
         assert task.class_names == ["bus", "car", "tram"] and said == (where != {"train"})
         found |= where
     assert found == {"train", "validation", "test"}

@@ -1,4 +1,4 @@
-"""CSV and TSV: every field is the text that stands in the file."""
+"""CSV and TSV: every field is the text in the file."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ class Table:
     Args:
         separator: one character between two fields.
         encoding: of the file.
-        quoted: whether fields may stand in double quotes (RFC 4180); else each field is literal.
+        quoted: whether fields may be in double quotes (RFC 4180); else each field is literal.
     """
 
     separator: str

@@ -1,4 +1,4 @@
-"""Files of one kind as data sets: what stands in them is what is read, and no other copy of it is kept.
+"""Files of one kind as data sets: what they hold is what is read, and no other copy of it is kept.
 
 Tables are converted anew each time, into memory-mapped files that go when the process ends, so that no stale
 or damaged copy is ever used. Nothing here uses the network.
@@ -278,7 +278,12 @@ class _Parquet:
                 field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
                 for field in schema
             ]
-            return datasets.Features.from_arrow_schema(pa.schema(fields, schema.metadata))
+            try:
+                return datasets.Features.from_arrow_schema(pa.schema(fields, schema.metadata))
+            except ValueError as error:
+                raise ValueError(
+                    f"{file}: {error} Wanted columns of other types; convert or drop that one"
+                ) from error
 
     def tables(self, file: Path, features: datasets.Features) -> Iterator[pa.Table]:
         with reading(file), self._open(file) as opened:
@@ -291,7 +296,7 @@ class _Parquet:
 
     def _open(self, file: Path) -> pq.ParquetFile:
         source: Any = file
-        if file.suffix.lower() in PACKED:  # its index stands at the end
+        if file.suffix.lower() in PACKED:  # its index is at the end
             with open_bytes(file) as content:
                 source = io.BytesIO(content.read())
         return pq.ParquetFile(source, page_checksum_verification=True)
