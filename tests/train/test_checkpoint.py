@@ -147,12 +147,12 @@ def test_what_would_not_be_saved_is_one_clear_error_and_changes_nothing(tmp_path
 def test_what_a_kill_leaves_is_passed_over(tmp_path):
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, make_state())
-    for left in ("6.orbax-checkpoint-tmp", "deleted/4"):
+    for left in ("6.orbax-checkpoint-tmp", "deleted/4", "\u00b2"):  # the last is a digit, and no number
         (tmp_path / left).mkdir(parents=True)
     with train.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 5
         checkpoints.save(6, make_state(6))
-    assert {p.name for p in tmp_path.iterdir()} == {"5", "6"}
+    assert {p.name for p in tmp_path.iterdir()} == {"5", "6", "\u00b2"}
 
 
 def test_what_goes_is_first_moved_aside_whole(tmp_path):

@@ -320,7 +320,7 @@ def _check_names(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory}: got a file; wanted the directory of the checkpoints. Move it away")
     for path in directory.iterdir() if directory.is_dir() else ():
-        stray = path.name.isdigit() and (not path.is_dir() or path.name != str(int(path.name)))
+        stray = path.name.isdecimal() and (not path.is_dir() or path.name != str(int(path.name)))
         if stray or (path.name == _TRASH and not path.is_dir()):
             raise ValueError(
                 f"{path}: got what no run writes, under the name of a checkpoint's directory. Move it away"

@@ -80,7 +80,7 @@ def saved_steps(directory: Path) -> list[int]:
     """The steps of the checkpoints in a directory, in order."""
     if not directory.is_dir():
         return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
 def is_readable(path: Path) -> bool:
