@@ -5,6 +5,7 @@ An experiment's ``run.py`` is then: a config, data, a loss, and what to do with 
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import os
 import shutil
@@ -55,6 +56,8 @@ __all__ = [
 
 MODEL = "model.json"
 """The file of a run's directory that says what the model is, where its ``config.json`` does not say all."""
+INPUTS = ("tokenizer.json", "special_tokens_map.json", "preprocessor_config.json")
+"""The files of a run's directory that decide what the model reads."""
 
 
 def require(*packages: str) -> None:
@@ -243,7 +246,8 @@ class Run:
             batches: an iterator over training batches; the loader's.
             d_model: the model's width, for the noam schedule.
             given: weights, by name, in place of those that ``init`` makes; they are used up.
-            digests: of the examples of each split; a resume beside other ones is refused.
+            digests: of the examples of each split; a resume beside other ones is refused, as is one beside
+                other files of `INPUTS` in the run's directory.
             valid: makes a fresh pass over the validation batches. The loss and each metric of ``loss_fn``
                 over them are the figures ``validation/loss``, ``validation/<metric>``.
             evaluate: further figures, from the weights (on all devices).
@@ -269,7 +273,7 @@ class Run:
             else train.EarlyStop(best or "validation/loss", settings.patience, mode)
         )
         with contextlib.ExitStack() as stack:
-            record = {"config": self._fixed(), "data": dict(digests or {})}
+            record = {"config": self._fixed(), "data": dict(digests or {}), "files": self._inputs()}
             with one_message(self.name):
                 checkpoints = stack.enter_context(self._checkpoints(best, mode))
                 after, extra = self.config.resume_step or checkpoints.latest() or 0, None
@@ -371,6 +375,11 @@ class Run:
         settings, free = train.flat(to_dict(self.config)), (*self.config.FREE, *self.config.PLACES)
         return {name: value for name, value in settings.items() if not train.is_free(name, free)}
 
+    def _inputs(self) -> dict[str, str | None]:
+        """Checksums of the files that decide what the model reads; None for one that is not there."""
+        paths = {name: self.path / name for name in INPUTS}
+        return {name: _checksum(path) if path.is_file() else None for name, path in paths.items()}
+
     def _set_aside(self, checkpoints: train.Checkpoints, after: int) -> None:
         """Moves later checkpoints out of the way, with the figures that are about to be taken out."""
         metrics = self._directory.metrics
@@ -407,6 +416,10 @@ class Run:
         kind = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
         resumed = f", resumed after step {after}" if after else ""
         print(f"{self.name}: {count:,} parameters, {where} on {kind}, in {self.path}{resumed}", flush=True)
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def _evaluation(

@@ -169,6 +169,19 @@ def test_other_data_are_refused_whichever_split_they_are(tmp_path, split):
     start(config(*out, "--resume"), digests=digests)
 
 
+@pytest.mark.parametrize("name", common.INPUTS)
+def test_other_files_that_the_model_reads_with_are_refused(tmp_path, name):
+    out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
+    start(config(*out, *SHORTER))
+    path.write_text("{}")
+    with pytest.raises(
+        SystemExit, match=rf"files.{name}: the checkpoint has None, the run now '\w+'\n.*init"
+    ):
+        start(config(*out, "--resume"))
+    path.unlink()
+    start(config(*out, "--resume"))
+
+
 def test_a_checkpoint_of_before_has_no_record_and_goes_on(tmp_path):
     out = ("--out", str(tmp_path / "run"))
     start(config(*out, *SHORTER))

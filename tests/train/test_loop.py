@@ -276,7 +276,7 @@ def test_what_a_run_is_of_is_recorded_and_compared(tmp_path):
         train.resume(checkpoints, abstract, batches, record=more)
         batches = problem.Batches()
         other = {"data": {"test": "b"}, "config": {"model.widths": (1, 3)}}
-        with pytest.raises(ValueError, match="other data or another config") as error:
+        with pytest.raises(ValueError, match="other data, files or settings") as error:
             train.resume(checkpoints, abstract, batches, record=other)
         assert str(error.value).splitlines()[1:3] == [
             "  data.test: the checkpoint has 'a', the run now 'b'",

@@ -207,7 +207,7 @@ def _check_record(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     ]
     if lines:
         raise ValueError(
-            "the run was begun with other data or another config than it has now:\n"
+            "the run was begun with other data, files or settings than it has now:\n"
             + "\n".join(lines)
             + "\nPut back what was changed, or begin a new run with the weights of this one: --init-from"
         )
