@@ -10,16 +10,19 @@ import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import optax
 import tyro
 
-from experiments.checks import Range, above, at_least, between, check, check_all, share
 from tfm_jax import train
+from tfm_jax.fields import check_fields
+from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, whole_number
 from tfm_jax.values import from_dict, from_text, to_dict, to_text, variants
 
 __all__ = [
+    "Buckets",
+    "Classes",
     "MeshConfig",
     "OptimizerConfig",
     "RunConfig",
@@ -32,6 +35,12 @@ __all__ = [
 ]
 
 C = TypeVar("C")
+Buckets = Annotated[int, whole_number(1, 256)]
+"""Shapes of batches: each is compiled once."""
+Classes = Annotated[int, whole_number(1, 2**20)]
+"""Entries of a vocabulary, or classes: tables are made of them."""
+Examples = Annotated[int, whole_number(1, 2**20)]
+"""Of one update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,41 +49,29 @@ class OptimizerConfig:
 
     schedule: Literal["noam", "cosine", "inverse_sqrt"] = "cosine"
     """How the rate goes on after the warm-up; noam is the paper's, a function of the model's width."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """The peak of cosine and inverse_sqrt. That of noam follows from the width and the warm-up."""
-    noam_factor: float = 1.0
+    noam_factor: Positive = 1.0
     """In front of noam's formula; 1 in the paper."""
-    warmup: int = 100
+    warmup: Size = 100
     """Steps to the peak."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Taken off the weights, but not off biases, norms and positions."""
-    b1: float = 0.9
+    b1: Rate = 0.9
     """Decay of the mean of the gradient."""
-    b2: float = 0.98
+    b2: Rate = 0.98
     """Decay of the mean of its square."""
-    eps: float = 1e-9
+    eps: Positive = 1e-9
     """Added to the root of that mean."""
-    clip_norm: float | None = 1.0
+    clip_norm: Positive | None = 1.0
     """The gradient's largest norm; None does not clip."""
-    frozen_layers: int = 0
+    frozen_layers: Count = 0
     """The first layers that stay as they are, and with them the embedding; 0 trains all."""
-    layer_decay: float = 1.0
+    layer_decay: Share = 1.0
     """What the rate of each layer is of that above it, from the head down to the embedding; 1 is one rate."""
 
     def __post_init__(self) -> None:
-        check(
-            self,
-            learning_rate=above(0),
-            noam_factor=above(0),
-            eps=above(0),
-            clip_norm=above(0),
-            warmup=at_least(1),
-            weight_decay=at_least(0),
-            b1=share(),
-            b2=share(),
-            frozen_layers=at_least(0),
-            layer_decay=Range(0, 1, includes_least=False),
-        )
+        check_fields(self)
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
         """The optimizer, and the schedule in it."""
@@ -93,45 +90,33 @@ class OptimizerConfig:
 class TrainConfig:
     """How long, how much at once, how often to look."""
 
-    steps: int = 1000
+    steps: Size = 1000
     """Updates in all."""
-    batch_size: int = 64
+    batch_size: Examples = 64
     """Examples in an update, on all devices together."""
-    accumulate: int = 1
+    accumulate: Examples = 1
     """Microbatches that an update is made of, one after the other; for batches too large for the memory."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    ema_decay: float | None = None
+    ema_decay: Rate | None = None
     """Decay of the moving average of the weights, which is then what is evaluated; None for none."""
-    evaluate_every: int = 100
+    evaluate_every: Size = 100
     """Steps between two looks at the validation data."""
-    checkpoint_every: int = 100
+    checkpoint_every: Size = 100
     """Steps between two checkpoints; a multiple of evaluate_every."""
-    keep: int = 5
+    keep: Size = 5
     """How many of the last checkpoints stay, beside the best."""
-    patience: int | None = None
+    patience: Size | None = None
     """Stop after so many evaluations without a new best; None goes on to the end."""
-    log_every: int = 10
+    log_every: Size = 10
     """Steps between two lines of metrics.jsonl."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
-        check(
-            self,
-            steps=at_least(1),
-            batch_size=between(1, 2**20),
-            accumulate=between(1, 2**20),
-            evaluate_every=at_least(1),
-            checkpoint_every=at_least(1),
-            keep=at_least(1),
-            log_every=at_least(1),
-            patience=at_least(1),
-            ema_decay=share(),
-            seed=between(0, 2**32 - 1),
-        )
+        check_fields(self)
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
-                f"checkpoint_every: got {self.checkpoint_every}; wanted a multiple of "
+                f"TrainConfig: got checkpoint_every={self.checkpoint_every}; wanted a multiple of "
                 f"evaluate_every={self.evaluate_every}, so that each checkpoint has its figures"
             )
 
@@ -140,11 +125,11 @@ class TrainConfig:
 class MeshConfig:
     """The devices."""
 
-    data: int = 1
+    data: Size = 1
     """Devices that a batch is split among. On a CPU, JAX_NUM_CPU_DEVICES=8 makes eight."""
 
     def __post_init__(self) -> None:
-        check(self, data=at_least(1))
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +146,7 @@ class RunConfig:
     resume: bool = False
     """Go on with the run in --out from its last checkpoint, with its settings. How it logs, evaluates, keeps
     checkpoints and uses the trained model may be set anew; what changes the model or its training may not."""
-    resume_step: int | None = None
+    resume_step: Size | None = None
     """With --resume: go on from the checkpoint of this step. Later ones are moved to set_aside, in --out."""
 
     FREE: typing.ClassVar[tuple[str, ...]] = (
@@ -183,13 +168,12 @@ class RunConfig:
     """The values of fields that the config of an older run lacks, where they are not the defaults."""
 
     def __post_init__(self) -> None:
-        check_all(self)
-        if self.resume_step is not None:
-            check(self, resume_step=at_least(1))
-            if not self.resume:
-                raise ValueError(
-                    f"resume_step: got {self.resume_step} without --resume; wanted both, or neither of them"
-                )
+        check_fields(self)
+        if self.resume_step is not None and not self.resume:
+            raise ValueError(
+                f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
+                "or neither of them"
+            )
 
 
 def parse(

@@ -3,15 +3,15 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Rate, Size
+from tfm_jax.fields import check_fields, range_of
+from tfm_jax.ranges import RATE, SIZE, Rate, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +109,25 @@ def test_what_was_wanted_is_said(fields, message):
     with pytest.raises(ValueError) as error:
         Paint(**fields)
     assert str(error.value).endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("hint", "wanted"),
+    [
+        (Size, SIZE),
+        (Size | None, SIZE),
+        (Annotated[Rate | None, "mark"], RATE),
+        (Annotated[float | None, "mark", RATE], RATE),
+        (Annotated[int, "mark"], None),
+        (tuple[Size, ...], None),
+        (str | None, None),
+    ],
+)
+def test_the_range_of_an_annotation(hint, wanted):
+    assert range_of(hint) is wanted
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(ValueError) as error:
+        Paint(lid="x" * 1000)
+    assert len(str(error.value)) < 150

@@ -1,6 +1,8 @@
 """A number is in a range or is refused by name; what is traced passes."""
 
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import ranges
-from tfm_jax.ranges import Range, check_number
+from tfm_jax.ranges import Range, check_number, real_number, whole_number
 
 INSIDE = {
     "SIZE": st.integers(1, 2**31 - 1),
     "COUNT": st.integers(0, 2**31 - 1),
     "BUCKETS": st.integers(1, 1024),
+    "SEED": st.integers(0, 2**32 - 1),
     "POSITIVE": st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**400),
     "NOT_NEGATIVE": st.floats(0, allow_infinity=False),
     "FINITE": st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
@@ -27,6 +30,7 @@ OUTSIDE = {
     "SIZE": st.integers(max_value=0) | st.integers(2**31) | st.floats(),
     "COUNT": st.integers(max_value=-1) | st.integers(2**31) | st.floats(),
     "BUCKETS": st.integers(max_value=0) | st.integers(1025),
+    "SEED": st.integers(max_value=-1) | st.integers(2**32) | st.floats(),
     "POSITIVE": st.floats(max_value=0) | st.integers(max_value=0),
     "NOT_NEGATIVE": st.floats(max_value=0, exclude_max=True),
     "FINITE": st.nothing(),
@@ -77,3 +81,21 @@ def test_what_is_traced_passes():
 
     assert jax.jit(f)(-1.0) == -1.0
     assert jax.eval_shape(f, -1.0).shape == ()
+
+
+@given(st.integers(), st.integers(), st.integers())
+def test_a_range_has_its_ends(least, most, value):
+    inside = least <= value <= most
+    assert (value in whole_number(least, most)) == inside == (value in real_number(least, most))
+    assert (value in whole_number(least)) == (least <= value < 2**31)
+
+
+def test_ranges_in_words():
+    assert whole_number(3).wanted == "a whole number of at least 3, below 2**31"
+    assert whole_number(3, 5).wanted == "a whole number from 3 to 5"
+    assert real_number(-10, 10).wanted == "a number from -10 to 10"
+
+
+def test_ranges_are_declared_without_jax():
+    code = "import sys, tfm_jax.ranges as r, tfm_jax.fields; assert 1 in r.SIZE; print('jax' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
+import numbers
 import types
 import typing
 from typing import Annotated, Any, Literal, Union
 
-import jax
-import numpy as np
-
 from tfm_jax.ranges import Range
 
-__all__ = ["check_fields"]
+__all__ = ["check_fields", "range_of"]
 
 
 def check_fields(value: object) -> None:
@@ -31,7 +29,8 @@ def check_fields(value: object) -> None:
     for name, hint in _hints(kind).items():
         got = getattr(value, name)
         if not _fits(hint, got):
-            raise ValueError(f"{kind.__name__}: got {name}={got!r}; wanted {_words(hint)}.{_fix(hint, got)}")
+            fix = _fix(hint, got)
+            raise ValueError(f"{kind.__name__}: got {name}={got!r:.80}; wanted {_words(hint)}.{fix}")
 
 
 @functools.cache
@@ -43,6 +42,14 @@ def _hints(kind: type) -> dict[str, Any]:
 def _members(hint: Any) -> tuple[Any, ...]:
     """The members of a union; of any other annotation, itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def range_of(hint: Any) -> Range | None:
+    """The range that an annotation declares, also one beside None or other marks; None where it has none."""
+    if (found := _range(hint)) is not None:
+        return found
+    inner = typing.get_args(hint)[:1] if typing.get_origin(hint) is Annotated else _members(hint)
+    return next(filter(None, map(range_of, inner)), None) if inner != (hint,) else None
 
 
 def _range(hint: Any) -> Range | None:
@@ -61,7 +68,7 @@ _WORDS = {bool: "True or False", str: "a text", types.NoneType: "None"}
 def _fits(hint: Any, value: object) -> bool:
     if (allowed := _range(hint) or _plain(hint)) is not None:
         # Not an array: a field is compared, hashed and written into files.
-        return not isinstance(value, np.ndarray | jax.Array) and value in allowed
+        return isinstance(value, numbers.Number) and value in allowed
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(member, value) for member in args)

@@ -1,6 +1,7 @@
 """Ranges of numbers, and the check that a number, or every number of an array, lies in one.
 
-A field declares its range in its annotation, ``rate: Rate = 0.0``; `tfm_jax.fields` checks it.
+A field declares its range in its annotation, ``rate: Rate = 0.0``; `tfm_jax.fields` checks it. An option of a
+command does so too; `tfm_jax.cli.numbers` reads it. JAX is imported for arrays alone: ``--help`` has none.
 """
 
 import dataclasses
@@ -9,11 +10,6 @@ import numbers
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import jax
-import jax.export
-import jax.numpy as jnp
-import numpy as np
-
 __all__ = [
     "BUCKETS",
     "COUNT",
@@ -21,6 +17,7 @@ __all__ = [
     "NOT_NEGATIVE",
     "POSITIVE",
     "RATE",
+    "SEED",
     "SHARE",
     "SIZE",
     "UNIT",
@@ -30,11 +27,18 @@ __all__ = [
     "Positive",
     "Range",
     "Rate",
+    "Seed",
     "Share",
     "Size",
+    "Unit",
     "check_number",
     "check_numbers",
+    "real_number",
+    "whole_number",
 ]
+
+_LARGEST = 2**31 - 1
+"""Steps, lengths and positions are int32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +57,43 @@ class Range:
 
     def __contains__(self, value: object) -> bool:
         """Whether a Python or NumPy number, or every number of a concrete array, lies in the range."""
-        if isinstance(value, np.ndarray | jax.Array):
-            kinds = (jnp.integer,) if self.whole else (jnp.integer, jnp.floating)
-            of_kind = any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
-            return of_kind and all(map(self.holds, np.asarray(value).ravel().tolist()))
-        kind = numbers.Integral if self.whole else numbers.Real
-        return isinstance(value, kind) and not isinstance(value, bool | np.bool_) and bool(self.holds(value))
+        if isinstance(value, numbers.Number):
+            kind = numbers.Integral if self.whole else numbers.Real
+            return isinstance(value, kind) and not isinstance(value, bool) and bool(self.holds(value))
+        return self._holds_all(value)
+
+    def _holds_all(self, array: object) -> bool:
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        if not isinstance(array, np.ndarray | jax.Array):
+            return False
+        kinds = (jnp.integer,) if self.whole else (jnp.integer, jnp.floating)
+        of_kind = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+        return of_kind and all(map(self.holds, np.asarray(array).ravel().tolist()))
 
 
-SIZE = Range("a whole number of at least 1, below 2**31", lambda x: 1 <= x < 2**31, whole=True)
-COUNT = Range("a whole number of at least 0, below 2**31", lambda x: 0 <= x < 2**31, whole=True)
+def whole_number(least: int, most: int = _LARGEST) -> Range:
+    """Whole numbers from the least to the most, both included; by default those below 2**31."""
+    words = f"of at least {least}, below 2**31" if most == _LARGEST else f"from {least} to {most}"
+    return Range(f"a whole number {words}", lambda x: least <= x <= most, whole=True)
+
+
+def real_number(least: float, most: float) -> Range:
+    """Numbers from the least to the most, both included."""
+    return Range(f"a number from {least} to {most}", lambda x: least <= x <= most)
+
+
+SIZE = whole_number(1)
+COUNT = whole_number(0)
 POSITIVE = Range("a finite number above 0", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 FINITE = Range("a finite number", lambda x: -math.inf < x < math.inf)
 RATE = Range("a number in [0, 1)", lambda x: 0 <= x < 1)
 SHARE = Range("a number in (0, 1]", lambda x: 0 < x <= 1)
-BUCKETS = Range("a whole number from 1 to 1024", lambda x: 1 <= x <= 1024, whole=True)
+BUCKETS = whole_number(1, 1024)
+SEED = whole_number(0, 2**32 - 1)
 UNIT = Range("a number in [0, 1]", lambda x: 0 <= x <= 1)
 
 Size = Annotated[int, SIZE]
@@ -78,6 +103,8 @@ NotNegative = Annotated[float, NOT_NEGATIVE]
 Finite = Annotated[float, FINITE]
 Rate = Annotated[float, RATE]
 Share = Annotated[float, SHARE]
+Unit = Annotated[float, UNIT]
+Seed = Annotated[int, SEED]
 
 
 def check_number(where: str, name: str, value: object, wanted: Range) -> None:
@@ -96,7 +123,7 @@ def check_number(where: str, name: str, value: object, wanted: Range) -> None:
     if _is_unknown(value):
         return
     if value not in wanted:
-        shown = value if isinstance(value, np.ndarray | np.generic | jax.Array) else repr(value)
+        shown = value if hasattr(value, "dtype") else repr(value)
         raise ValueError(f"{where}: got {name}={shown}; wanted {wanted.wanted}.")
 
 
@@ -108,6 +135,11 @@ def check_numbers(where: str, wanted: Range, **values: object) -> None:
 
 def _is_unknown(value: object) -> bool:
     """Whether a value cannot be read here and now, such as a symbolic size."""
+    if isinstance(value, numbers.Number):
+        return False
+    import jax
+    import jax.export
+
     if not isinstance(value, jax.Array):
         return jax.export.is_symbolic_dim(value)
     return isinstance(value, jax.core.Tracer) or not value.is_fully_addressable or value.is_deleted()

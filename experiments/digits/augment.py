@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from experiments.checks import at_least, check
+from tfm_jax.fields import check_fields
+from tfm_jax.ranges import NotNegative
 from tfm_jax.types import Array, Key
 
 __all__ = ["AugmentConfig", "augment"]
@@ -18,19 +19,19 @@ __all__ = ["AugmentConfig", "augment"]
 class AugmentConfig:
     """How far each training image is changed, at most; 0 does not change it in that way."""
 
-    rotate: float = 12.0
+    rotate: NotNegative = 12.0
     """Degrees, either way."""
-    scale: float = 0.1
+    scale: NotNegative = 0.1
     """Share of the height and of the width, each by itself, larger or smaller."""
-    shear: float = 0.1
+    shear: NotNegative = 0.1
     """Lean, as a share of the other side."""
-    shift: float = 0.06
+    shift: NotNegative = 0.06
     """Share of each side."""
-    elastic: float = 0.04
+    elastic: NotNegative = 0.04
     """Standard deviation, in shares of each side, by which the image is bent at 4 x 4 places."""
 
     def __post_init__(self) -> None:
-        check(self, **{field.name: at_least(0) for field in dataclasses.fields(self)})
+        check_fields(self)
 
 
 def augment(images: Array, key: Key, config: AugmentConfig) -> Array:

@@ -6,13 +6,15 @@ each, 99.1 % were right, 99.4 % with changed copies (``views``), and 99.0 % with
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from experiments import common
-from experiments.checks import CLASSES, at_least, between, check, share
+from experiments.config import Classes
 from experiments.digits.augment import AugmentConfig
 from experiments.initial import InitialConfig
 from tfm_jax import data, nn
+from tfm_jax.fields import check_fields
+from tfm_jax.ranges import Rate, Size, whole_number
 
 __all__ = ["Config", "DataConfig", "ViewsConfig"]
 
@@ -27,8 +29,9 @@ TRAIN = common.TrainConfig(
     log_every=20,
 )
 AUGMENT = AugmentConfig()
-
-
+Copies = Annotated[int, whole_number(0, 1024)]
+Side = Annotated[int, whole_number(1, 2**16)]
+"""Of a picture, in pixels."""
 VIEWS_CHANGES = AugmentConfig(rotate=6.0, scale=0.05, shear=0.05, shift=0.03, elastic=0.02)
 
 
@@ -36,13 +39,13 @@ VIEWS_CHANGES = AugmentConfig(rotate=6.0, scale=0.05, shear=0.05, shift=0.03, el
 class ViewsConfig:
     """How each test image is looked at: as it is, and slightly changed copies of it."""
 
-    copies: int = 16
+    copies: Copies = 16
     """How many; what the model finds in all of them is added up. 0: the image alone."""
     changes: AugmentConfig = VIEWS_CHANGES
     """How far each copy is changed, at most."""
 
     def __post_init__(self):
-        check(self, copies=between(0, 1024))
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,16 +79,16 @@ class DataConfig:
     splits: Literal["directories", "files", "none"] | None = None
     image: str = "image"
     label: str = "label"
-    classes: int | None = None
-    size: tuple[int, int] | None = None
+    classes: Classes | None = None
+    size: tuple[Side, Side] | None = None
     channels: Literal[1, 3] | None = None
     separator: str | None = None
     encoding: str = "utf-8"
-    held_out: float = 0.1
+    held_out: Rate = 0.1
     held_out_salt: str | None = data.SPLIT_SALT
 
     def __post_init__(self):
-        check(self, classes=between(1, CLASSES), size=between(1, 2**16), held_out=share())
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,13 +104,13 @@ class Config(InitialConfig):
     """Begin with the weights and the model of a run of this experiment (its directory), or of a ViT of
     transformers (a directory, or its name on the hub), and read images as it does. Of --model only the
     dtypes, the dropout rates, attention-implementation, remat and unroll may then be set."""
-    patch_size: int | None = None
+    patch_size: Size | None = None
     """Side of a patch in pixels, which divides height and width. None: a quarter of the height, which makes
     16 patches of a square."""
     model: nn.Config = MODEL
     """The encoder. Its patches are set by patch-size and the images."""
     augment: AugmentConfig = AUGMENT
-    label_smoothing: float = 0.1
+    label_smoothing: Rate = 0.1
     """Share of the target that is spread evenly over all classes; not in validation."""
     views: ViewsConfig = ViewsConfig()
     train: common.TrainConfig = TRAIN
@@ -117,7 +120,6 @@ class Config(InitialConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check(self, patch_size=at_least(1), label_smoothing=share())
         if self.init_from is None and self.model.patches is not None:
             raise ValueError("the patches are set by --patch-size and the images; leave out --model.patches")
         if self.init_from is not None and self.patch_size is not None:

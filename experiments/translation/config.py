@@ -7,12 +7,14 @@ runs that decoded greedily gave 1.0, in 1 min 31 s.
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from experiments import common, initial
-from experiments.checks import BUCKETS, CLASSES, at_least, between, check, share
+from experiments.config import Buckets, Classes
 from experiments.initial import InitialConfig
 from tfm_jax import data, nn
+from tfm_jax.fields import check_fields
+from tfm_jax.ranges import Count, Rate, Size, real_number, whole_number
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
 
@@ -33,6 +35,9 @@ TEXT_TRAIN = common.TrainConfig(
     checkpoint_every=500,
     log_every=50,
 )
+BatchTokens = Annotated[int, whole_number(1, 2**26)]
+Beams = Annotated[int, whole_number(1, 1024)]
+LengthPenalty = Annotated[float, real_number(-100, 100)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,27 +77,19 @@ class DataConfig:
     pair: str | None = None
     validation: str | None = None
     test: str | None = None
-    held_out: float = 0.05
+    held_out: Rate = 0.05
     separator: str | None = None
     encoding: str = "utf-8"
     held_out_salt: str | None = data.SPLIT_SALT
     tokenizer: Literal["characters", "bpe"] = "characters"
-    vocab_size: int = 8000
-    max_length: int = 128
-    buckets: int = 3
-    batch_tokens: int | None = None
-    decoded: int = 200
+    vocab_size: Classes = 8000
+    max_length: Annotated[int, whole_number(2)] = 128
+    buckets: Buckets = 3
+    batch_tokens: BatchTokens | None = None
+    decoded: Count = 200
 
     def __post_init__(self):
-        check(
-            self,
-            held_out=share(),
-            vocab_size=between(1, CLASSES),
-            max_length=at_least(2),
-            buckets=between(1, BUCKETS),
-            batch_tokens=between(1, 2**26),
-            decoded=at_least(0),
-        )
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +102,11 @@ class SearchConfig:
             it favours longer translations.
     """
 
-    beams: int = 4
-    length_penalty: float = 0.6
+    beams: Beams = 4
+    length_penalty: LengthPenalty = 0.6
 
     def __post_init__(self):
-        check(self, beams=between(1, 1024), length_penalty=between(-100, 100))
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,21 +121,20 @@ class Config(InitialConfig):
     model: nn.Config = DATES_MODEL
     """The encoder-decoder. A vocab-size of 0 is the tokenizer's."""
     train: common.TrainConfig = DATES_TRAIN
-    label_smoothing: float = 0.0
+    label_smoothing: Rate = 0.0
     """Share of the target that is spread evenly over all tokens; not in validation."""
     search: SearchConfig = SearchConfig()
-    average: int = 1
+    average: Size = 1
     """Checkpoints whose mean is tested; the paper takes the last 5. 1 takes the last weights as they are."""
 
     FREE = (*InitialConfig.FREE, "data.decoded", "search", "average")
 
     def __post_init__(self):
         super().__post_init__()
-        check(self, label_smoothing=share(), average=at_least(1))
         if self.average > self.train.keep:
             raise ValueError(
-                f"average: got {self.average} checkpoints of train.keep={self.train.keep}; wanted at most "
-                "as many as are kept"
+                f"{type(self).__name__}: got average={self.average} checkpoints of "
+                f"train.keep={self.train.keep}; wanted at most as many as are kept"
             )
 
 
@@ -149,8 +145,8 @@ class TextConfig(Config):
     data: DataConfig = DataConfig(tokenizer="bpe", buckets=6, batch_tokens=4096, decoded=0)
     model: nn.Config = TEXT_MODEL
     train: common.TrainConfig = TEXT_TRAIN
-    label_smoothing: float = 0.1
-    average: int = 5
+    label_smoothing: Rate = 0.1
+    average: Size = 5
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:

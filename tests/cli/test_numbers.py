@@ -9,8 +9,9 @@ from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.laws import Laws
-from tfm_jax.cli.numbers import Number, real, whole_number
+from tfm_jax.cli.numbers import read_numbers
 from tfm_jax.cli.text import Generate, Translate
+from tfm_jax.fields import range_of
 
 COMMANDS = {"translate": Translate, "generate": Generate, "embed": Embed, "classify": Classify}
 COMMANDS |= {"convert": Convert, "laws": Laws}
@@ -18,21 +19,21 @@ COMMANDS |= {"convert": Convert, "laws": Laws}
 
 def numeric(command):
     """The options of a command whose type holds int or float, by the hint."""
-    for name, hint in typing.get_type_hints(COMMANDS[command], include_extras=True).items():
-        plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-        if {int, float} & {plain, *typing.get_args(plain)}:
-            yield name, hint
+    declared = typing.get_type_hints(COMMANDS[command], include_extras=True)
+    for name, hint in typing.get_type_hints(COMMANDS[command]).items():
+        if {int, float} & {hint, *typing.get_args(hint)}:
+            yield name, declared[name]
 
 
 OPTIONS = [(command, name) for command in COMMANDS for name, _ in numeric(command)]
 WRONG = ["nan", "inf", "-inf", "-1", str(-(10**30)), str(10**30), "1e300", "three", "", "None", "[1]", "0x1"]
 
 
-def test_every_numeric_option_says_what_it_may_be():
+def test_every_numeric_option_declares_its_range():
     assert len(OPTIONS) == 22
     for command in COMMANDS:
         for name, hint in numeric(command):
-            assert any(isinstance(x, Number) for x in hint.__metadata__), f"{command} --{name}"
+            assert range_of(hint) is not None, f"{command} --{name}"
 
 
 @pytest.fixture
@@ -48,19 +49,42 @@ def nothing_loads(monkeypatch):
 
 @pytest.mark.parametrize(("command", "name"), OPTIONS)
 def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(command, name, tfm, nothing_loads):
-    hint = dict(numeric(command))[name]
-    (number,) = (x for x in hint.__metadata__ if isinstance(x, Number))
+    wanted = range_of(dict(numeric(command))[name])
     option = f"--{name.replace('_', '-')}"
     words = ["somewhere.function"] if command == "laws" else ["--model", "somewhere", "text"]
-    wrong = [text for text in (*WRONG, "0", "2.5") if not number.fits(number.instance_from_str([text]))]
+    texts = (*WRONG, "0", "2.5", str(2**32)) if wanted.whole else (*WRONG, "0", str(2**32))
+    wrong = [text for text in texts if not fits(text, wanted)]
     assert {*WRONG} - {*wrong} <= {"-1"}
     for text in ("nan", "1e300", wrong[-1]):
         status, out, err = tfm(command, *words, f"{option}={text}")
-        assert (status, out, err) == (2, "", f"tfm: {option}: got {text}; wanted {number.words}.\n")
+        assert (status, out, err) == (2, "", f"tfm: {option}: got {text}; wanted {wanted.wanted}.\n")
 
 
-def test_the_ranges():
-    count, share = whole_number(0, 9), real("a share", lambda x: 0 < x <= 1)
-    assert [x for x in (-1, 0, 9, 10, True, 2.0, "3", None) if count.fits(x)] == [0, 9]
-    assert [x for x in (0, 1, 0.5, 1.5, True, float("nan"), "1") if share.fits(x)] == [1, 0.5]
-    assert count.instance_from_str(["7"]) == 7 and share.instance_from_str(["2"]) == "2"
+def fits(text, wanted):
+    try:
+        return (int if wanted.whole else float)(text) in wanted
+    except ValueError:
+        return False
+
+
+def test_texts_become_numbers_of_their_kind_and_defaults_stay():
+    read = read_numbers(Generate(tokens="7", temperature="0", top_p="1", stop=("3",)))
+    assert read == Generate(tokens=7, temperature=0.0, top_p=1.0, stop=("3",))
+    assert [type(x) for x in (read.tokens, read.top_p, read.top_k)] == [int, float, type(None)]
+
+
+@pytest.mark.parametrize(
+    ("option", "most", "above"),
+    [
+        ("batch_size", "2147483647", "2147483648"),
+        ("seed", "4294967295", "4294967296"),
+        ("temperature", "1e6", "1000001"),
+        ("top_p", "1", "1.000001"),
+        ("min_p", "1", "1.000001"),
+        ("repetition_penalty", "1e6", "1000001"),
+    ],
+)
+def test_the_largest_number_passes_and_a_larger_one_is_refused(option, most, above):
+    read_numbers(Generate(**{option: most}))
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')}: got {above}; wanted "):
+        read_numbers(Generate(**{option: above}))

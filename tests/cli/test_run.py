@@ -23,7 +23,7 @@ def test_an_unknown_option_ends_with_status_2(capsys):
 
 
 def test_help_does_not_wait_for_jax():
-    code = "import sys, tfm_jax.cli; print([m for m in ('jax', 'datasets') if m in sys.modules])"
+    code = "import sys, tfm_jax.cli.run; print([m for m in ('jax', 'datasets') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
@@ -40,6 +40,6 @@ def test_too_little_memory_is_one_line(tfm, monkeypatch):
     monkeypatch.setattr(pretrained, "load_sentence_encoder", load)
     status, out, err = tfm("embed", "--model", "it", "text")
     assert (status, out) == (2, "") and err.startswith("tfm: out of memory: take a smaller --batch-size")
-    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args: {}["a fault of ours"])
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: {}["a fault of ours"])
     with pytest.raises(KeyError):
         tfm("embed", "--model", "it", "text")

@@ -240,7 +240,9 @@ def test_the_command_line(capsys):
     assert DataConfig().label == "language" and DataConfig(source="x.csv").label == "label"
     assert DataConfig(source="places").label == "continent"
     assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
-    for argument, message in {"--data.max-length=2": "max_length: got 2; wanted at least 3"}.items():
+    for argument, message in {
+        "--data.max-length=2": "DataConfig: got max_length=2; wanted a whole number of at least 3"
+    }.items():
         with pytest.raises(SystemExit):
             parse(Config, [argument])
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -302,23 +302,23 @@ def test_help_is_for_people(capsys):
     ("argv", "said"),
     [
         (["--train.evaluate-every", "30", "--train.checkpoint-every", "50"],
-         "checkpoint_every: got 50; wanted a multiple of evaluate_every=30"),
-        (["--train.keep", "0"], "keep: got 0; wanted at least 1"),
-        (["--train.accumulate", "0"], "accumulate: got 0"),
-        (["--train.log-every", "0"], "log_every: got 0"),
-        (["--train.batch-size", "0"], "batch_size: got 0"),
-        (["--train.steps", "0"], "steps: got 0"),
-        (["--train.patience", "0"], "patience: got 0; wanted at least 1"),
-        (["--train.ema-decay", "1.5"], "ema_decay: got 1.5; wanted at least 0 and below 1, or None"),
-        (["--train.seed", "-1"], "seed: got -1"),
-        (["--train.optimizer.clip-norm", "0"], "clip_norm: got 0.0; wanted above 0, or None"),
-        (["--train.optimizer.warmup", "0"], "warmup: got 0"),
-        (["--train.optimizer.learning-rate", "nan"], "learning_rate: got nan; wanted a finite number, above"),
-        (["--train.optimizer.b2", "1"], "b2: got 1.0"),
-        (["--train.steps", "1" + 30 * "0"], "steps: got 1" + 30 * "0"),
-        (["--train.batch-size", "2000000"], "batch_size: got 2000000; wanted at least 1 and at most 1048576"),
-        (["--mesh.data", "0"], "data: got 0; wanted at least 1"),
-        (["--resume-step", "3"], "resume_step: got 3 without --resume"),
+         "TrainConfig: got checkpoint_every=50; wanted a multiple of evaluate_every=30"),
+        (["--train.keep", "0"], "TrainConfig: got keep=0; wanted a whole number of at least 1"),
+        (["--train.accumulate", "0"], "got accumulate=0"),
+        (["--train.log-every", "0"], "got log_every=0"),
+        (["--train.batch-size", "0"], "got batch_size=0"),
+        (["--train.steps", "0"], "got steps=0"),
+        (["--train.patience", "0"], "got patience=0; wanted a whole number of at least 1, "),
+        (["--train.ema-decay", "1.5"], "got ema_decay=1.5; wanted a number in [0, 1) or None"),
+        (["--train.seed", "-1"], "got seed=-1"),
+        (["--train.optimizer.clip-norm", "0"], "got clip_norm=0.0; wanted a finite number above 0 or None"),
+        (["--train.optimizer.warmup", "0"], "OptimizerConfig: got warmup=0"),
+        (["--train.optimizer.learning-rate", "nan"], "got learning_rate=nan; wanted a finite number above"),
+        (["--train.optimizer.b2", "1"], "got b2=1.0"),
+        (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
+        (["--train.batch-size", "2000000"], "batch_size=2000000; wanted a whole number from 1 to 1048576"),
+        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted a whole number of at least 1"),
+        (["--resume-step", "3"], "got resume_step=3 without --resume"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_one_line_before_anything_is_done(argv, said, capsys):
@@ -406,9 +406,9 @@ def test_more_frozen_layers_than_there_are_is_one_line_and_leaves_no_run(tmp_pat
 
 
 def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"layer_decay: got 0.0; wanted above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"got layer_decay=0.0; wanted a number in \(0, 1\]"):
         common.OptimizerConfig(layer_decay=0.0)
-    with pytest.raises(ValueError, match="frozen_layers: got -1; wanted at least 0"):
+    with pytest.raises(ValueError, match="got frozen_layers=-1; wanted a whole number of at least 0"):
         common.OptimizerConfig(frozen_layers=-1)
 
 

@@ -277,7 +277,7 @@ def test_predictions_are_in_the_order_of_the_images():
 
 
 def test_a_negative_number_of_copies_is_refused():
-    with pytest.raises(ValueError, match=r"copies: got -1"):
+    with pytest.raises(ValueError, match=r"got copies=-1"):
         ViewsConfig(copies=-1)
 
 

@@ -272,14 +272,14 @@ def test_the_command_line(capsys):
     [
         (
             ["--data.overlap", "256"],
-            "overlap: got 256; wanted at least 0 and at most 255",
+            "DataConfig: got overlap=256; wanted a whole number from 0 to 255",
         ),
-        (["--data.validation-bytes", "0"], "validation_bytes: got 0; wanted at least 1"),
-        (["--sample.top-p", "0"], "top_p: got 0.0; wanted above 0 and at most 1"),
-        (["--sample.tokens", "0"], "tokens: got 0; wanted at least 1"),
-        (["--data.held-out", "-1"], "held_out: got -1.0; wanted at least 0 and below 1"),
-        (["--data.held-out", "nan"], "held_out: got nan; wanted a finite number"),
-        (["--sample.temperature", "0"], "temperature: got 0.0; wanted above 0"),
+        (["--data.validation-bytes", "0"], "got validation_bytes=0; wanted a whole number of at least 1"),
+        (["--sample.top-p", "0"], "SampleConfig: got top_p=0.0; wanted a number in (0, 1]"),
+        (["--sample.tokens", "0"], "got tokens=0; wanted a whole number of at least 1"),
+        (["--data.held-out", "-1"], "got held_out=-1.0; wanted a number in [0, 1)"),
+        (["--data.held-out", "nan"], "got held_out=nan; wanted a number in [0, 1)"),
+        (["--sample.temperature", "0"], "got temperature=0.0; wanted a finite number above 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(arguments, message, capsys):

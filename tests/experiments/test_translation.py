@@ -311,8 +311,8 @@ def test_help_is_for_people_and_mistakes_are_named(capsys):
             "Share of the target that is spread evenly",
         ):
             assert part in text
-    mistakes = {"--average=9": "average: got 9 checkpoints of train.keep=5",
-                "--data.buckets=0": "buckets: got 0; wanted at least 1"}  # fmt: skip
+    mistakes = {"--average=9": "got average=9 checkpoints of train.keep=5",
+                "--data.buckets=0": "DataConfig: got buckets=0; wanted a whole number from 1 to"}  # fmt: skip
     for argument, message in mistakes.items():
         with pytest.raises(SystemExit):
             parse([argument])

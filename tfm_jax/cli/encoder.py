@@ -8,9 +8,11 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import LineCommand
-from tfm_jax.cli.numbers import whole_number
+from tfm_jax.ranges import whole_number
 
 __all__ = ["EncoderCommand"]
+
+DEVICES = whole_number(1, 4096)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class EncoderCommand(LineCommand):
     """Of the parameters and of what is computed."""
     allow_pickle: bool = False
     """Read pytorch_model.bin where there is no safetensors file; needs torch, asked to load weights only."""
-    devices: Annotated[int, arg(metavar="N"), whole_number(1, 4096)] = 1
+    devices: Annotated[int, arg(metavar="N"), DEVICES] = 1
     """Devices that share each batch, each with the weights in its memory. A CPU becomes so many devices: try
     as many as it has cores."""
 

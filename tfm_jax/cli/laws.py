@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.numbers import SEED, whole_number
+from tfm_jax.ranges import Seed, Size
 
 __all__ = ["Laws"]
 
@@ -23,9 +23,9 @@ class Laws:
     [B, 1, T, S] or None."""
     suite: Annotated[str, arg(metavar="SUITE")] = "attention"
     """Which laws; an unknown name lists them all, and how each calls the function."""
-    examples: Annotated[int, arg(metavar="N"), whole_number(1)] = 100
+    examples: Annotated[Size, arg(metavar="N")] = 100
     """Cases a law; 500 are thorough."""
-    seed: Annotated[int, arg(metavar="N"), SEED] = 0
+    seed: Annotated[Seed, arg(metavar="N")] = 0
     """The same seed tries the same cases."""
 
     def use(self) -> int:

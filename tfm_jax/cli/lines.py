@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import arg
 
-from tfm_jax.cli.numbers import whole_number
 from tfm_jax.console import name_errors, print_any_letter, say
+from tfm_jax.ranges import Size
 
 __all__ = [
     "Advance",
@@ -47,7 +47,7 @@ class LineCommand:
 
     file: Annotated[Path | None, optional("FILE")] = None
     """Take the lines of a file."""
-    batch_size: Annotated[int, arg(metavar="N"), whole_number(1)] = 32
+    batch_size: Annotated[Size, arg(metavar="N")] = 32
     """Texts at once; with 1, each line of standard input is answered before the next is read."""
 
     def check(self, texts: tuple[str, ...]) -> None:

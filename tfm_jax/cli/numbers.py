@@ -1,68 +1,57 @@
-"""Numeric options: what each may be, refused by the option's name before anything is loaded."""
+"""Numeric options: each is read by its declared `Range`, or refused by its name before anything is loaded."""
 
 import contextlib
 import dataclasses
-import math
+import types
 import typing
-from collections.abc import Callable
 from typing import Any
 
 import tyro
 
-__all__ = ["SEED", "Number", "check_numbers", "real", "whole_number"]
+from tfm_jax.fields import range_of
+from tfm_jax.ranges import Range
 
-_LARGEST = 2**31 - 1
-_FLOAT_MAX = 3.4e38
-"""Of float32."""
+__all__ = ["number_rule", "read_numbers"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Number(tyro.constructors.PrimitiveConstructorSpec):
-    """What the text of an option becomes; text that does not fit stays text, for
-    ``check_numbers`` to refuse.
+def number_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Leaves the text of a numeric option as it is, for `read_numbers`: tyro's message names no range."""
+    is_union = info.type_origin in (typing.Union, types.UnionType)
+    members = typing.get_args(info.type) if is_union else (info.type,)
+    if not {int, float} & set(map(_bare, members)):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+    )
 
-    Args:
-      words: what the option may be.
-      fits: whether a value is such.
+
+def read_numbers(command: Any) -> Any:
+    """The command with numbers for the texts of its numeric options.
+
+    Raises:
+        ValueError: names the first option that does not fit, with its range.
     """
-
-    words: str = ""
-    fits: Callable[[Any], bool] = lambda value: True
-
-
-def whole_number(least: int, most: int = _LARGEST) -> Number:
-    """An option that is a whole number of a range."""
-    fits = lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-    return _number(int, f"a whole number from {least} to {most}", fits)
-
-
-def real(words: str, fits: Callable[[float], bool] = lambda value: True) -> Number:
-    """An option that is a number of float32; ``fits`` is asked of finite ones."""
-
-    def is_such(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and math.isfinite(value) and abs(value) <= _FLOAT_MAX and fits(value)
-
-    return _number(float, words, is_such)
-
-
-def _number(kind: type, words: str, fits: Callable[[Any], bool]) -> Number:
-    def read(texts: list[str]) -> Any:
-        with contextlib.suppress(ValueError):
-            if fits(value := kind(texts[0])):
-                return value
-        return texts[0]
-
-    return Number(1, "N", read, lambda value: True, lambda value: [str(value)], words=words, fits=fits)
-
-
-SEED = whole_number(0, 2**32 - 1)
-
-
-def check_numbers(command: Any) -> None:
-    """Raises a ValueError that names the first numeric option of a command that does not fit."""
+    read: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(type(command), include_extras=True).items():
-        value = getattr(command, name, None)
-        for number in getattr(hint, "__metadata__", ()):
-            if isinstance(number, Number) and value is not None and not number.fits(value):
-                raise ValueError(f"--{name.replace('_', '-')}: got {value}; wanted {number.words}.")
+        text, wanted = getattr(command, name, None), range_of(hint)
+        if wanted is not None and isinstance(text, str):
+            read[name] = _read(f"--{name.replace('_', '-')}", text, wanted)
+    return dataclasses.replace(command, **read)
+
+
+def _bare(hint: Any) -> Any:
+    """An annotation without its marks."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
+def _read(option: str, text: str, wanted: Range) -> int | float:
+    with contextlib.suppress(ValueError):
+        if (value := (int if wanted.whole else float)(text)) in wanted:
+            return value
+    raise ValueError(f"{option}: got {text}; wanted {wanted.wanted}.")

@@ -8,7 +8,7 @@ from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.laws import Laws
-from tfm_jax.cli.numbers import check_numbers
+from tfm_jax.cli.numbers import number_rule, read_numbers
 from tfm_jax.cli.text import Generate, Translate
 from tfm_jax.console import print_any_letter, say
 
@@ -18,16 +18,18 @@ __all__ = ["run"]
 def run(argv: Sequence[str] | None = None) -> int:
     """Runs the command as ``tfm_jax.cli.main``; raises where the output ends and on Ctrl-C."""
     print_any_letter()
+    rules = tyro.constructors.ConstructorRegistry()
+    rules.primitive_rule(number_rule)
     try:
-        command = tyro.cli(
-            Translate | Generate | Embed | Classify | Convert | Laws,
-            prog="tfm",
-            description="Uses a trained model, converts a checkpoint, or tries laws on a function.",
-            args=argv,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        check_numbers(command)
-        return command.use()
+        with rules:
+            command = tyro.cli(
+                Translate | Generate | Embed | Classify | Convert | Laws,
+                prog="tfm",
+                description="Uses a trained model, converts a checkpoint, or tries laws on a function.",
+                args=argv,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+        return read_numbers(command).use()
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -13,9 +13,13 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import Advance, LineCommand, optional, text_of
-from tfm_jax.cli.numbers import SEED, real, whole_number
+from tfm_jax.ranges import Count, Range, Seed, Share, Size, Unit, real_number
 
 __all__ = ["Generate", "Translate"]
+
+LENGTH_PENALTY = real_number(-10, 10)
+TEMPERATURE = Range("0, or a number from 0.000001 to 1000000", lambda x: x == 0 or 1e-6 <= x <= 1e6)
+REPETITION_PENALTY = Range("a number from 0.000001 to 1000000", lambda x: 1e-6 <= x <= 1e6)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,9 @@ class _Command(LineCommand):
     """Of a pretrained checkpoint's parameters."""
     allow_pickle: bool = False
     """Read a checkpoint's pytorch_model.bin where there is no safetensors file; needs torch."""
-    average: Annotated[int | None, optional("N", "as the run's config says, or 1"), whole_number(1)] = None
+    average: Annotated[Size | None, optional("N", "as the run's config says, or 1")] = None
     """Use the mean of the last so many checkpoints of the run."""
-    seed: Annotated[int, arg(metavar="N"), SEED] = 0
+    seed: Annotated[Seed, arg(metavar="N")] = 0
     """Of what is drawn; each text draws its own, by its place in the input."""
     stop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
     """End before this text; may be repeated."""
@@ -120,18 +124,17 @@ class _Command(LineCommand):
 class Translate(_Command):
     """Translates texts with the encoder-decoder of a run or of a checkpoint: a line for each."""
 
-    beams: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 4"), whole_number(1)] = None
+    beams: Annotated[Size | None, optional("N", "as the checkpoint says; of a run, 4")] = None
     """Translations that are kept at every length; 1 is greedy."""
     length_penalty: Annotated[
         float | None,
         optional("ALPHA", "as the checkpoint says; of a run, 0.6"),
-        real("a number from -10 to 10", lambda x: abs(x) <= 10),
+        LENGTH_PENALTY,
     ] = None
     """Log-probabilities are divided by length ** ALPHA; of a run by ((5 + length) / 6) ** ALPHA."""
     max_length: Annotated[
-        int | None,
+        Size | None,
         optional("N", "as the checkpoint says; of a run, 50 more than the source's, padding counted"),
-        whole_number(1),
     ] = None
     """Tokens of a translation at most."""
 
@@ -170,29 +173,23 @@ class Generate(_Command):
     One text is written on as it comes; of several, each gives a line, with line breaks written as \\n.
     """
 
-    tokens: Annotated[int | None, optional("N", "as the checkpoint says; of a run, 100"), whole_number(1)] = (
-        None
-    )
+    tokens: Annotated[Size | None, optional("N", "as the checkpoint says; of a run, 100")] = None
     """Tokens to write at most."""
     temperature: Annotated[
         float | None,
         optional("T", "as the checkpoint says; of a run, 0.8"),
-        real("0, or a number from 0.000001 to 1000000", lambda x: x == 0 or 1e-6 <= x <= 1e6),
+        TEMPERATURE,
     ] = None
     """Lower is more certain; 0 takes the likeliest token."""
-    top_k: Annotated[int | None, optional("K"), whole_number(0)] = None
+    top_k: Annotated[Count | None, optional("K")] = None
     """Draw from the K likeliest tokens; 0 keeps all."""
-    top_p: Annotated[
-        float | None, optional("P"), real("a number above 0, at most 1", lambda x: 0 < x <= 1)
-    ] = None
+    top_p: Annotated[Share | None, optional("P")] = None
     """Draw from the likeliest tokens that together have probability P; 1 keeps all."""
-    min_p: Annotated[float | None, optional("P"), real("a number from 0 to 1", lambda x: 0 <= x <= 1)] = None
+    min_p: Annotated[Unit | None, optional("P")] = None
     """Draw from the tokens at least P times as likely as the likeliest; 0 keeps all."""
-    repetition_penalty: Annotated[
-        float | None, optional("R"), real("a number from 0.000001 to 1000000", lambda x: 1e-6 <= x <= 1e6)
-    ] = None
+    repetition_penalty: Annotated[float | None, optional("R"), REPETITION_PENALTY] = None
     """Make tokens that were there less likely, by a factor above 1; 1 changes nothing."""
-    no_repeat_ngram: Annotated[int | None, optional("N"), whole_number(0)] = None
+    no_repeat_ngram: Annotated[Count | None, optional("N")] = None
     """Never the same N tokens in a row twice; 0 changes nothing."""
 
     def use(self) -> int:
