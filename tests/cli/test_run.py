@@ -40,6 +40,6 @@ def test_too_little_memory_is_one_line(tfm, monkeypatch):
     monkeypatch.setattr(pretrained, "load_sentence_encoder", load)
     status, out, err = tfm("embed", "--model", "it", "text")
     assert (status, out) == (2, "") and err.startswith("tfm: out of memory: take a smaller --batch-size")
-    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args: {}["a fault of ours"])
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: {}["a fault of ours"])
     with pytest.raises(KeyError):
         tfm("embed", "--model", "it", "text")

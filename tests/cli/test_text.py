@@ -205,7 +205,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
     handler = logging.StreamHandler(sys.stderr)
     root.addHandler(handler)
     try:
-        with cli_text._compile_times():
+        with cli_lines.log_lines("tfm_jax.generate", logging.INFO):
             logger.info("compiled it")
         logger.info("not said")
     finally:

@@ -70,7 +70,8 @@ def load(
         unknown or of another shape, or that are there twice and differ, by name; for a sharding that does not
         divide its parameter.
 
-    Warns, once and by name, of settings that nothing here reads; ``save`` writes them back.
+    Settings that nothing here reads are named once, as a warning of the logger ``tfm_jax.pretrained.keys``;
+    ``save`` writes them back.
     """
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     path = directory / "config.json"
