@@ -1,6 +1,7 @@
 """Reading checkpoints of Hugging Face transformers, tensor by tensor, straight into our parameters."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -130,13 +131,22 @@ def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, 
             settings = {**config.settings, "architectures": [name]}
             other = _config(settings, family, source / "config.json", config.model.dtype)
             if _count_read(other, family, weights, source):
-                return (
-                    f"\nTheir names are those of {name}: pass architecture={name!r}, or leave out its head "
-                    "by ignore=[...], regular expressions of whole names."
+                return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
+                    f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
                 )
     if wrong.unknown and not wrong.missing and not wrong.shapes:
-        return "\nLeave out what is of another head by ignore=[...], regular expressions of whole names."
+        return f"\nLeave out what is of another head by {_IGNORE}."
+    for prefix in sorted({name.split(".")[0] + "." for name in wrong.unknown}):
+        others = rf"(?!{re.escape(prefix)}).*"
+        below = {name: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+        if len(below) < len(weights.shapes) and _count_read(
+            config, family, Weights(below, weights.read), source
+        ):
+            return f"\nThose that begin with {prefix!r} are: leave out the others by ignore=[{others!r}]."
     return ""
+
+
+_IGNORE = "ignore=[...], regular expressions of whole names"
 
 
 def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
