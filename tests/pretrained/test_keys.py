@@ -62,7 +62,7 @@ def test_unknown_keys_are_named_once_kept_and_written_back(changed, tmp_path, ca
     for _ in range(3):
         _, params, config, _ = pretrained.load(directory)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{directory / 'config.json'}: ignored, since no model of transformers acts on")
+    assert line.startswith(f"{directory / 'config.json'}: ignored, since nothing here reads them")
     assert line.endswith(": another, my_key, rope_parameters.factor")
     pretrained.save(tmp_path / "again", params, config)
     written = json.loads((tmp_path / "again" / "config.json").read_text())

@@ -103,7 +103,7 @@ class Family(NamedTuple):
         return self._read(settings, source)[0]
 
     def warn_unknown(self, settings: Settings, source: object) -> None:
-        """Logs the names of settings that nothing here reads, and no model of transformers acts on."""
+        """Logs the names of settings that nothing here reads."""
         model, read = self._read(settings, source)
         warn_unknown(settings, {*read, *self.settings_of(model), *self.aliases, *self.unread}, source)
 

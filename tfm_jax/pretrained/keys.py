@@ -121,7 +121,7 @@ def warn_ignored(source: object, keys: Iterable[str]) -> None:
     Returns:
       None. It is a warning of the logger ``tfm_jax.pretrained.keys``.
     """
-    _warn_once(f"{source}: ignored, since no model of transformers acts on them: {', '.join(keys)}")
+    _warn_once(f"{source}: ignored, since nothing here reads them: {', '.join(keys)}")
 
 
 @functools.cache
