@@ -76,6 +76,7 @@ def load(
     """
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     path = directory / "config.json"
+    _check_is_model(path)
     settings = read_json(path)
     dtype = _saved_dtype(settings) if dtype is None else dtype
     found = architecture_in(settings, path) if architecture is None else architecture
@@ -98,6 +99,18 @@ def load(
     shardings = shardings_of(sharding, shapes)
     text = read_tokenizer(directory) if tokenizer else None
     return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, text
+
+
+def _check_is_model(path: Path) -> None:
+    """Raises for a sentence model whose encoder has a folder of its own."""
+    modules = path.with_name("modules.json")
+    if path.is_file() or not modules.is_file():
+        return
+    first = next((step for step in read_json(modules, list) if isinstance(step, dict)), {})
+    raise FileNotFoundError(
+        f"there is no config.json in {path.parent}, a sentence model: load its encoder, "
+        f"{path.parent / str(first.get('path', ''))}, or the whole by load_sentence_encoder (tfm embed)"
+    )
 
 
 def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> Config:
