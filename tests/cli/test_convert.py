@@ -42,6 +42,13 @@ def test_all_of_it_is_there(tfm, source, params, tmp_path):  # noqa: F811
     assert config.model == CONFIG.model and tokenizer.encode("b").ids == [1]
 
 
+def test_unknown_keys_are_one_line(tfm, source, tmp_path):
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"my_key": 1, "another": {}}))
+    line = f"tfm: {path}: ignored, since nothing here reads them: another, my_key\n"
+    assert tfm("convert", source, tmp_path / "one") == (0, "", line)
+
+
 def test_all_that_is_no_weight_is_copied_or_named(tfm, source, tmp_path):
     steps = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in STEPS]
     kept = {
@@ -155,3 +162,19 @@ def test_a_pickle_that_is_allowed_becomes_what_transformers_loads(tfm, tmp_path)
     assert again.keys() == wanted.keys()
     for name in wanted:
         np.testing.assert_array_equal(again[name].numpy(), wanted[name].numpy())
+
+
+@pytest.mark.parity
+def test_pickles_of_a_sentence_models_layers(tfm, source, tmp_path):
+    torch = pytest.importorskip("torch")
+    steps = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in STEPS]
+    (source / "modules.json").write_text(json.dumps(steps))
+    (source / "2_Dense").mkdir()
+    kernel = torch.arange(6.0).reshape(2, 3)
+    torch.save({"linear.weight": kernel.bfloat16()}, source / "2_Dense" / "pytorch_model.bin")
+    line = "tfm: still pickles: 2_Dense/pytorch_model.bin; --allow-pickle converts them too\n"
+    assert tfm("convert", source, tmp_path / "one") == (0, "", line)
+    assert tfm("convert", source, tmp_path / "two", "--allow-pickle") == (0, "", "")
+    assert [path.name for path in (tmp_path / "two" / "2_Dense").iterdir()] == ["model.safetensors"]
+    found = load_file(tmp_path / "two" / "2_Dense" / "model.safetensors")
+    np.testing.assert_array_equal(found["linear.weight"], kernel.numpy())

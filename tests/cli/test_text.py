@@ -205,7 +205,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
     handler = logging.StreamHandler(sys.stderr)
     root.addHandler(handler)
     try:
-        with cli_text._compile_times():
+        with cli_lines.log_lines("tfm_jax.generate", logging.INFO):
             logger.info("compiled it")
         logger.info("not said")
     finally:
@@ -380,7 +380,7 @@ SETTINGS |= {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
 def test_every_setting_of_generation_has_an_option(command, tfm, monkeypatch):
     """And so has a setting that is taken away."""
 
-    def spy(path, dtype, generation):
+    def spy(path, dtype, *, generation, **options):
         found.append(generation)
         raise ValueError("seen")
 
@@ -401,7 +401,8 @@ def test_a_setting_of_generation_changes_the_output(tfm, checkpoint):
         "--generation",
         "max_new_tokens=4",
     ]
-    likeliest = pretrained.load_text_generator(checkpoint).write(["abc"], key=None, max_length=4)
+    greedy = pretrained.load_text_generator(checkpoint, generation={"do_sample": False})
+    likeliest = greedy.write(["abc"], key=None, max_length=4)
     assert tfm("generate", "--model", checkpoint, "abc", *words)[:2] == (0, lines(likeliest))
     (text,) = likeliest
     stop = text[1:3]

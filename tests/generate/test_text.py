@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tfm_jax import data, generate, nn
 from tfm_jax.generate import text as text_module
-from tfm_jax.generate.rows import OnlyBelow, Row, batches
+from tfm_jax.generate.rows import OnlyBelow, Row, batches, check_ids
 from tfm_jax.ops import masks
 
 TOKENIZER = data.char_tokenizer("abcdefgh")
@@ -329,6 +329,12 @@ def test_of_a_tokenizer_with_more_ids_only_those_that_a_text_gives_are_refused()
     assert translator.translate(["ab"])
     with pytest.raises(ValueError, match=wanted):
         translator.translate(["a", "p"])
+
+
+def test_an_id_without_a_text_is_named_alone():
+    """As that of a special token, which decoding leaves out."""
+    with pytest.raises(ValueError, match=r"text 1 \('b<new>'\): got the id 9; wanted ids below 7"):
+        check_ids(["a", "b<new>"], [[1], [2, 9]], 7, lambda i: "")
 
 
 def test_models_and_tokenizers_of_another_kind_are_refused():

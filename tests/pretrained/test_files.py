@@ -376,7 +376,7 @@ def test_no_weights_at_all(saved):
         ({"architectures": None, "model_type": None}, "must name one architecture, got architectures=None"),
         ({"mlp_bias": True}, "config.json: mlp_bias=True is not supported, only False"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn' is not supported"),
-        ({"hidden_act": "quick_gelu"}, "config.json: activation: got 'quick_gelu'"),
+        ({"hidden_act": "gelu_of_ones_own"}, "config.json: activation: got 'gelu_of_ones_own'"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
         ({"hidden_size": "six"}, "config.json: "),
     ],

@@ -222,7 +222,7 @@ def test_unknown_keys_of_a_checkpoint_are_named_once_and_ignored(caplog):
     got = recipe(file)
     assert dataclasses.replace(got, length_penalty=plain.length_penalty) == plain
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.endswith("ignored: a_new_way=[2], pad_token_id=-1, task='transcribe'")
+    assert line.endswith(" them: a_new_way=[2], pad_token_id=-1, task='transcribe'")
     caplog.clear()
     assert recipe(file, pad_token_id=3, task=None, a_new_way=None).pad_id == 3 and not caplog.records
     for name, value, wanted in (

@@ -1,7 +1,9 @@
 """Tensors by other names: of a wrapper, of a tied group, of one's own class; buffers that nobody reads."""
 
+import ast
 import json
 import logging
+import re
 
 import hypothesis.strategies as st
 import jax
@@ -230,6 +232,24 @@ def test_a_file_of_a_masked_model_as_a_body(changed):
     _, got, config, _ = pretrained.load(directory, architecture="BertModel", ignore=["cls.*"])
     equal(got, params["encoder"])
     assert config.model.pooler is None
+
+
+def test_the_advice_on_names_that_do_not_fit_is_true(changed):
+    """It is followed as it is printed, and the file is read."""
+    head = {f"head_{x}.weight": np.ones(3, np.float32) for x in "abc"}
+    spoil = lambda tensors: {f"inner.{name}": x for name, x in tensors.items()} | head
+    directory, params = changed("BertModel", spoil, {"architectures": ["Mine"], "model_type": "mine"})
+    with pytest.raises(ValueError, match=r"that begin with 'inner.' are: leave out the others") as failed:
+        pretrained.load(directory, architecture="BertModel")
+    ignore = ast.literal_eval(re.search(r"ignore=(\[.*\])", str(failed.value))[1])
+    equal(pretrained.load(directory, architecture="BertModel", ignore=ignore)[1], params)
+
+
+def test_a_body_without_the_head_that_is_declared(changed):
+    directory, params = changed("BertModel", lambda tensors: tensors, {"architectures": ["BertForMaskedLM"]})
+    with pytest.raises(ValueError, match=r"names are those of BertModel: pass architecture='BertModel'\.$"):
+        pretrained.load(directory)
+    equal(pretrained.load(directory, architecture="BertModel")[1], params)
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,19 @@ def test_the_files_of_other_families_are_read_and_the_table_is_the_limit(directo
     assert pretrained.load_sentence_encoder(directory).max_length == 8
 
 
+def test_an_encoder_in_a_folder_of_its_own(directory):
+    """As older versions write it; the whole is no model of transformers, and the error says where one is."""
+    wanted, body = pretrained.load_sentence_encoder(directory)(TEXTS), directory / "0_Transformer"
+    body.mkdir()
+    for path in [path for path in directory.iterdir() if path.is_file() and path.name != "modules.json"]:
+        path.rename(body / path.name)
+    (directory / "modules.json").write_text(json.dumps([STEPS[0] | {"path": body.name}, *STEPS[1:]]))
+    np.testing.assert_array_equal(pretrained.load_sentence_encoder(directory)(TEXTS), wanted)
+    with pytest.raises(FileNotFoundError, match=rf"a sentence model: load its encoder, {body}, or the whole"):
+        pretrained.load(directory)
+    assert pretrained.load(body)[2].model == CONFIG.model
+
+
 def test_what_is_no_list_of_texts(directory):
     encoder = pretrained.load_sentence_encoder(directory)
     with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):

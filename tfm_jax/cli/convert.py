@@ -49,6 +49,26 @@ class Convert:
             (self.target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, self.target / name)
         others += [name for name in config.files if not (self.target / name).exists()]
+        pickles = [self.target / name for name in config.files if name.endswith("/pytorch_model.bin")]
+        if self.allow_pickle:
+            for path in pickles:
+                _as_safetensors(path)
+        elif left := [path for path in pickles if not path.with_name("model.safetensors").exists()]:
+            names = ", ".join(str(path.relative_to(self.target)) for path in left)
+            print(f"tfm: still pickles: {names}; --allow-pickle converts them too", file=sys.stderr)
         if others:
             print(f"tfm: not copied: {', '.join(others)}", file=sys.stderr)
         return 0
+
+
+def _as_safetensors(path: Path) -> None:
+    """Replaces the pickle of a sentence model's layer by a ``model.safetensors``."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from tfm_jax.pretrained.files import open_weights
+
+    weights = open_weights(path.parent, allow_pickle=True)
+    tensors = {name: np.ascontiguousarray(weights.read(name)) for name in weights.shapes}
+    save_file(tensors, path.with_name("model.safetensors"), metadata={"format": "pt"})
+    path.unlink()

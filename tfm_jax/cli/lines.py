@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import logging
 import math
 import os
 import sys
@@ -23,6 +24,7 @@ __all__ = [
     "check_out",
     "json_number",
     "jsonl",
+    "log_lines",
     "optional",
     "print_any_letter",
     "say",
@@ -185,6 +187,23 @@ def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[
     """
     with contextlib.nullcontext(sys.stdout) if path is None else whole(path, "w", encoding="utf-8") as file:
         yield lambda found: print("null" if found is None else write(found), file=file, flush=True)
+
+
+@contextlib.contextmanager
+def log_lines(name: str, level: int) -> Iterator[None]:
+    """Prints what a logger says within, from this level on, as lines of the command on standard error."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("tfm: %(message)s"))
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False  # other libraries put a handler on the root: each line would come twice
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The commands as one program, and its one-line errors."""
 
+import logging
 from collections.abc import Sequence
 
 import tyro
@@ -8,6 +9,7 @@ from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.laws import Laws
+from tfm_jax.cli.lines import log_lines
 from tfm_jax.cli.numbers import number_rule, read_numbers
 from tfm_jax.cli.text import Generate, Translate
 from tfm_jax.console import print_any_letter, say
@@ -29,7 +31,9 @@ def run(argv: Sequence[str] | None = None) -> int:
                 args=argv,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-        return read_numbers(command).use()
+        command = read_numbers(command)
+        with log_lines("tfm_jax", logging.WARNING):
+            return command.use()
     except BrokenPipeError:
         raise
     except OSError as error:

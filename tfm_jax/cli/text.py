@@ -1,18 +1,15 @@
 """``tfm translate`` and ``tfm generate``: a trained model translates, or writes texts on."""
 
-import contextlib
 import dataclasses
 import json
 import logging
-import sys
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import Advance, LineCommand, optional, text_of
+from tfm_jax.cli.lines import Advance, LineCommand, log_lines, optional, text_of
 from tfm_jax.ranges import Count, Range, Seed, Share, Size, Unit, real_number
 
 __all__ = ["Generate", "Translate"]
@@ -108,7 +105,7 @@ class _Command(LineCommand):
 
         use = lambda numbers, texts, advance: self.write(generator, numbers, texts, advance)
         give = lambda text: print("" if text is None else text, flush=True)
-        with _compile_times():
+        with log_lines("tfm_jax.generate", logging.INFO):  # compilations
             return 1 if self.answer(self.text, use, give, wanted) else 0
 
     def keys(self, numbers: list[int]) -> Any:
@@ -199,7 +196,7 @@ class Generate(_Command):
         options = self.options(generator, [0])
         if len(self.text) != 1 or (self.model is not None and generator.own_recipe.beams > 1):
             return self.lines(generator)
-        with _compile_times():
+        with log_lines("tfm_jax.generate", logging.INFO):  # compilations
             for piece in generator.stream(text_of(self.text[0]), **options):
                 print(piece, end="", flush=True)
         print()
@@ -264,20 +261,3 @@ class Generate(_Command):
             make.MinP: self.min_p,
         }
         return tuple(kind(value) for kind, value in values.items() if value)
-
-
-@contextlib.contextmanager
-def _compile_times() -> Iterator[None]:
-    """Shows what the text generator says of its compilations, on standard error."""
-    logger, handler = logging.getLogger("tfm_jax.generate"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("tfm: %(message)s"))
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # other libraries put a handler on the root: each line would come twice
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]

@@ -54,9 +54,10 @@ def check_ids(
     """
     for i, (text, row) in enumerate(zip(texts, ids, strict=True)):
         if wrong := [int(x) for x in row if x >= V]:
-            shown = repr(text)[:40]
+            shown, token = repr(text)[:40], token_of(wrong[0])
+            named = f"the token {token!r} with the id" if token else "the id"  # a special one has no text
             raise ValueError(
-                f"text {i} ({shown}): got the token {token_of(wrong[0])!r} with the id {wrong[0]}; wanted "
+                f"text {i} ({shown}): got {named} {wrong[0]}; wanted "
                 f"ids below {V}, those that the model has. Take the token out of the text, or use the "
                 "tokenizer that the model was trained with"
             )

@@ -38,11 +38,8 @@ class TextGenerator(InputReader):
       params: its parameters.
       tokenizer: with ``encode_batch``, ``decode``, ``vocab_size``, ``pad_id``, ``bos_id`` and ``eos_id``. A
         character that it does not know is what it makes of it, such as ``unk_id``. Ids that only the model
-        knows are never chosen.
+        knows are never chosen, and a text with an id that the model does not have is a ValueError.
       recipe: how it writes where a call does not say; None is ``Recipe.of(tokenizer)``.
-
-    Raises:
-      ValueError: for a tokenizer with more ids than the model has.
     """
 
     def write(

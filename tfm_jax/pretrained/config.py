@@ -103,7 +103,7 @@ class Family(NamedTuple):
         return self._read(settings, source)[0]
 
     def warn_unknown(self, settings: Settings, source: object) -> None:
-        """Warns, by name, of settings that nothing here reads, and that change no output in transformers."""
+        """Logs the names of settings that nothing here reads."""
         model, read = self._read(settings, source)
         warn_unknown(settings, {*read, *self.settings_of(model), *self.aliases, *self.unread}, source)
 

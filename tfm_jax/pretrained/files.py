@@ -161,8 +161,13 @@ def _open_pickle(path: Path) -> Weights:
             (x for x in ("state_dict", "model", "module") if isinstance(tensors, dict) and x in tensors), None
         )
         advice = f": save its {inner!r} alone" if inner else ""
+        others = (
+            [x for x, y in tensors.items() if not torch.is_tensor(y)] if isinstance(tensors, dict) else []
+        )
+        named = f" ({', '.join(map(str, others[:3]))})" if others else ""
         raise ValueError(
-            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} of other things{advice}"
+            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} "
+            f"of other things{named}{advice}"
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 

@@ -33,7 +33,7 @@ def recipe_of(config: Config, **changes: Any) -> Recipe:
       The ``Recipe``. Lengths count the prompt where theirs do, and scores are divided by
       ``length ** length_penalty``. A ``top_k`` of 0, or of more than the vocabulary, keeps every token. A
       text ends before the first of ``stop_strings``. Unknown keys of the checkpoint change nothing and are
-      named in one line of the log.
+      named once, as by ``load``.
 
     Raises:
       ValueError: for settings that would change the output and are not supported, for changes that are

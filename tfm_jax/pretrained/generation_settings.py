@@ -1,6 +1,5 @@
 """The settings of a ``generation_config.json``: which there are, what each may be, which change nothing."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -8,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfm_jax.pretrained.config import Config
+from tfm_jax.pretrained.keys import warn_ignored
 
 __all__ = ["SETTINGS", "check_changes", "read_generation"]
-
-log = logging.getLogger(__name__)
 
 
 class _Kind(NamedTuple):
@@ -131,9 +129,11 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     """Raises a ValueError for settings that fit no checkpoint, before one is loaded."""
     wrong = []
     for name, value in changes.items():
+        if value is None:  # which may take away an unknown key of the file
+            continue
         if name not in _KNOWN | _IGNORED:
             wrong.append(f"{name}={value!r} is not known")
-        elif value is not None and name in _WANTED and not _WANTED[name].fits(value, 2**31):
+        elif name in _WANTED and not _WANTED[name].fits(value, 2**31):
             words = _WANTED[name].words.format(last="the last of the vocabulary")
             wrong.append(f"{name}={value!r}, wanted {words}")
     if wrong:
@@ -149,7 +149,7 @@ def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any
 
     Returns:
       The settings by their names. Unknown keys of the checkpoint, and a negative ``pad_token_id`` (none), are
-      left out, and named in one line to the logger ``tfm_jax.pretrained.generation_settings``.
+      left out, and named once, as by ``load``.
 
     Raises:
       ValueError: for those that cannot be honoured, all of them together: with what is wanted, or that they
@@ -158,11 +158,13 @@ def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any
     declared = {name: value for name, value in _said(config).items() if value is not None}
     ignored = {name: value for name, value in declared.items() if _is_ignored(name, value)}
     if ignored := {name: value for name, value in ignored.items() if name not in changes}:
-        words = ", ".join(f"{name}={value!r}" for name, value in sorted(ignored.items()))
-        log.warning("generation_config.json: these change nothing and are ignored: %s", words)
+        warn_ignored("generation_config.json", [f"{name}={ignored[name]!r}" for name in sorted(ignored)])
     declared = {name: value for name, value in declared.items() if name not in ignored}
     said = {name: value for name, value in {**declared, **changes}.items() if value is not None}
     wrong = dict(_wrong(said, changes, config.model.vocab_size))
+    taken_away = sorted(name for name, value in changes.items() if value is None)
+    nowhere = [name for name in taken_away if name not in _KNOWN | _IGNORED | _said(config).keys()]
+    wrong |= {name: f"{name}=None is not known" for name in nowhere}
     if wrong:
         raise ValueError(
             f"what is asked of generation cannot be done: {'; '.join(wrong.values())}. Say something else of "

@@ -1,7 +1,6 @@
 """Image processor: images into what a model reads, as a checkpoint's ``preprocessor_config.json`` says."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ import numpy as np
 
 from tfm_jax.pretrained.files import read_json
 from tfm_jax.pretrained.hub import directory_of
+from tfm_jax.pretrained.keys import warn_ignored
 from tfm_jax.pretrained.resampling import METHODS, Method, resize
 from tfm_jax.pretrained.settings import wanted
 from tfm_jax.types import Array
 
 __all__ = ["ImageProcessor", "load_image_processor"]
-
-log = logging.getLogger(__name__)
 
 Sides = tuple[int, int]  # height, width
 
@@ -176,8 +174,8 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
 
     Returns:
       The ``ImageProcessor``. What the file leaves out is as in its ``image_processor_type``: that of ViT
-      (also where it names none), of DeiT or of CLIP. Unknown keys, which change nothing, are named in one
-      line to the logger ``tfm_jax.pretrained.images``.
+      (also where it names none), of DeiT or of CLIP. Unknown keys, which change nothing, are named once,
+      as by ``load``.
 
     Raises:
       FileNotFoundError: where there is no such file.
@@ -192,7 +190,7 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if unknown := sorted(whole.keys() - _IGNORED - _COMMON.keys() - _TYPES["DeiT"].keys() - {*_NOT_DONE}):
-        log.warning("%s: unknown keys, which are ignored: %s", path, ", ".join(unknown))
+        warn_ignored(path, unknown)
     return processor
 
 

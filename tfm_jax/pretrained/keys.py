@@ -1,10 +1,13 @@
 """Keys of a config.json: aliases, keys that every family refuses, and keys that no family reads."""
 
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+import functools
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Reading", "check_common", "check_sizes", "warn_unknown"]
+__all__ = ["Reading", "check_common", "check_sizes", "warn_ignored", "warn_unknown"]
+
+_log = logging.getLogger(__name__)
 
 # Keys that change no output of a forward pass: what the model is called, how it is run and trained, which
 # tokens are special, and what older files say of how it generates.
@@ -95,7 +98,7 @@ def check_sizes(settings: Reading, names: Collection[str]) -> None:
 
 
 def warn_unknown(settings: Mapping[str, Any], known: Collection[str], source: object) -> None:
-    """Warns of the keys that are neither known nor among those that change no output, all of them by name."""
+    """Logs the keys that are neither known nor among those that change no output, all of them by name."""
     unknown = sorted(
         name
         for name in settings
@@ -105,9 +108,22 @@ def warn_unknown(settings: Mapping[str, Any], known: Collection[str], source: ob
         found = settings.get(where) if where in known else None
         unknown += [f"{where}.{name}" for name in sorted((found or {}).keys() - _OF_ROPE)]
     if unknown:
-        # Python shows a warning once for each text and place.
-        warnings.warn(
-            f"{source} has keys that nothing here reads: {', '.join(unknown)}. They are kept, and change no "
-            "output where the model is one of transformers' own.",
-            stacklevel=2,
-        )
+        warn_ignored(source, unknown)
+
+
+def warn_ignored(source: object, keys: Iterable[str]) -> None:
+    """Warns of keys of a file that change nothing, by name: once in a process for each file and keys.
+
+    Args:
+      source: the file.
+      keys: names, or names and values; there is at least one.
+
+    Returns:
+      None. It is a warning of the logger ``tfm_jax.pretrained.keys``.
+    """
+    _warn_once(f"{source}: ignored, since nothing here reads them: {', '.join(keys)}")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    _log.warning("%s", text)

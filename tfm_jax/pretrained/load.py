@@ -1,6 +1,7 @@
 """Reading checkpoints of Hugging Face transformers, tensor by tensor, straight into our parameters."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -70,10 +71,12 @@ def load(
         unknown or of another shape, or that are there twice and differ, by name; for a sharding that does not
         divide its parameter.
 
-    Warns, once and by name, of settings that nothing here reads; ``save`` writes them back.
+    Settings that nothing here reads are named once, as a warning of the logger ``tfm_jax.pretrained.keys``;
+    ``save`` writes them back.
     """
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     path = directory / "config.json"
+    _check_is_model(path)
     settings = read_json(path)
     dtype = _saved_dtype(settings) if dtype is None else dtype
     found = architecture_in(settings, path) if architecture is None else architecture
@@ -96,6 +99,18 @@ def load(
     shardings = shardings_of(sharding, shapes)
     text = read_tokenizer(directory) if tokenizer else None
     return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, text
+
+
+def _check_is_model(path: Path) -> None:
+    """Raises for a sentence model whose encoder has a folder of its own."""
+    modules = path.with_name("modules.json")
+    if path.is_file() or not modules.is_file():
+        return
+    first = next((step for step in read_json(modules, list) if isinstance(step, dict)), {})
+    raise FileNotFoundError(
+        f"there is no config.json in {path.parent}, a sentence model: load its encoder, "
+        f"{path.parent / str(first.get('path', ''))}, or the whole by load_sentence_encoder (tfm embed)"
+    )
 
 
 def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> Config:
@@ -129,13 +144,22 @@ def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, 
             settings = {**config.settings, "architectures": [name]}
             other = _config(settings, family, source / "config.json", config.model.dtype)
             if _count_read(other, family, weights, source):
-                return (
-                    f"\nTheir names are those of {name}: pass architecture={name!r}, or leave out its head "
-                    "by ignore=[...], regular expressions of whole names."
+                return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
+                    f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
                 )
     if wrong.unknown and not wrong.missing and not wrong.shapes:
-        return "\nLeave out what is of another head by ignore=[...], regular expressions of whole names."
+        return f"\nLeave out what is of another head by {_IGNORE}."
+    for prefix in sorted({name.split(".")[0] + "." for name in wrong.unknown}):
+        others = rf"(?!{re.escape(prefix)}).*"
+        below = {name: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+        if len(below) < len(weights.shapes) and _count_read(
+            config, family, Weights(below, weights.read), source
+        ):
+            return f"\nThose that begin with {prefix!r} are: leave out the others by ignore=[{others!r}]."
     return ""
+
+
+_IGNORE = "ignore=[...], regular expressions of whole names"
 
 
 def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:

@@ -50,8 +50,7 @@ def load_text_generator(
 
     Equivalent to::
 
-        check_changes(generation or {})
-    model, params, config, tokenizer = load(path_or_repo_id, dtype)
+        model, params, config, tokenizer = load(path_or_repo_id, dtype)
         generate.TextGenerator(model, params, tokenizer, recipe_of(config, **generation))
 
     Args:
