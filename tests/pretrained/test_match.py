@@ -129,7 +129,7 @@ def test_a_wrappers_prefix_is_removed_and_a_line_says_so(changed, caplog, archit
     with caplog.at_level(logging.WARNING, "tfm_jax.pretrained"):
         equal(pretrained.load(directory, tokenizer=False)[1], params)
     (record,) = caplog.records
-    assert "all names of the tensors begin with 'module._orig_mod." in record.getMessage()
+    assert f"{directory}: all names of tensors begin with 'module._orig_mod." in record.getMessage()
 
 
 @given(st.lists(st.sampled_from(["module", "_orig_mod", "model", "net", "encoder", "bert"]), max_size=3))
@@ -140,6 +140,14 @@ def test_any_prefix_that_all_names_share(saved, tmp_path_factory, parts):
     (place / "config.json").write_bytes((directory / "config.json").read_bytes())
     save_file({prefix + name: x for name, x in tensors.items()}, place / "model.safetensors")
     equal(pretrained.load(place, tokenizer=False)[1], params)
+
+
+def test_a_prefix_is_named_once_where_the_architecture_is_found_by_trying(changed, caplog):
+    prefixed = lambda tensors: {f"module.{name}": x for name, x in tensors.items()}
+    directory, params = changed("BertForMaskedLM", prefixed, {"architectures": None})
+    _, got, config, _ = pretrained.load(directory, tokenizer=False)
+    equal(got, params)
+    assert config.architecture == "BertForMaskedLM" and len(caplog.records) == 1
 
 
 def test_no_line_where_the_names_fit(changed, caplog):

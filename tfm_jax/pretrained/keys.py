@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Reading", "check_common", "check_sizes", "warn_ignored", "warn_unknown"]
+__all__ = ["Reading", "check_common", "check_sizes", "warn_ignored", "warn_once", "warn_unknown"]
 
 _log = logging.getLogger(__name__)
 
@@ -121,9 +121,10 @@ def warn_ignored(source: object, keys: Iterable[str]) -> None:
     Returns:
       None. It is a warning of the logger ``tfm_jax.pretrained.keys``.
     """
-    _warn_once(f"{source}: ignored, since nothing here reads them: {', '.join(keys)}")
+    warn_once(f"{source}: ignored, since nothing here reads them: {', '.join(keys)}")
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Logs a warning, once in a process for each text."""
     _log.warning("%s", text)

@@ -1,7 +1,6 @@
 """Tensors of a file by the names of a model: without a wrapper's prefix, and with those that are tied."""
 
 import dataclasses
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,6 +10,7 @@ from tfm_jax import nn
 from tfm_jax.pretrained.config import Config, Family
 from tfm_jax.pretrained.files import Weights
 from tfm_jax.pretrained.fill import check_copies, same
+from tfm_jax.pretrained.keys import warn_once
 
 __all__ = ["matched", "skipped_of", "without"]
 
@@ -21,7 +21,6 @@ _BUFFERS = (
     r"(.*\.)?(position_ids|token_type_ids)",
     r"(.*\.)?(attn|self_attn|attention|crossattention)\.(masked_)?bias",
 )
-_log = logging.getLogger(__name__)
 
 
 def without(weights: Weights, ignore: Iterable[str], source: object) -> Weights:
@@ -68,13 +67,13 @@ def matched(config: Config, family: Family, weights: Weights, source: object) ->
       ValueError: for two tensors of one name, for tied tensors that differ, and for tensors that are no
         parameters and must have certain values, and have others.
     """
-    weights = _completed(_renamed(config, family, weights), family)
+    weights = _completed(_renamed(config, family, weights, source), family)
     check_copies(weights, family.copies, source)
     _check_constants(weights, family, config.model, source)
     return _untied(_without_absent(config, family, weights), family, weights, source)
 
 
-def _renamed(config: Config, family: Family, weights: Weights) -> Weights:
+def _renamed(config: Config, family: Family, weights: Weights, source: object) -> Weights:
     """The weights by the names of today, with the family's prefix, and without a wrapper's."""
     known = _known(config, family)
     for prefix in ("", *_common_prefixes(list(weights.shapes))):
@@ -84,7 +83,7 @@ def _renamed(config: Config, family: Family, weights: Weights) -> Weights:
     else:
         prefix, names = "", [_name_of(old, known, family) for old in weights.shapes]
     if prefix:
-        _log.warning("all names of the tensors begin with %r, a wrapper's prefix: it is left out", prefix)
+        warn_once(f"{source}: all names of tensors begin with {prefix!r}, a wrapper's prefix: it is left out")
     files_names: dict[str, str] = {}
     for new, old in zip(names, weights.shapes, strict=True):
         if new in files_names:

@@ -246,7 +246,7 @@ class Checkpoints:
             meta = _meta(self.directory / str(step))
             return self._score(meta["metrics"]), _is_due(step, meta.get("every", self._every))
         except Exception as error:
-            log.warning("the checkpoint %s is damaged: %s", self.directory / str(step), error)
+            log.warning("the checkpoint %s is damaged: %s", self.directory / str(step), str(error))
             return None, _is_due(step, self._every)
 
     def _find(self, step: int | str) -> int:
