@@ -199,7 +199,9 @@ class PositionEmbedding(nnx.Module):
         positions = as_array("nn.PositionEmbedding", "positions", positions)
         scheme = self.config.positions
         if isinstance(scheme, Learned):
-            added = _rows(self.table[...], positions + (scheme.rows - scheme.max_length))
+            # The vector of padding comes first. An addition of 0 would be an operation of the program.
+            rows = positions if scheme.padding_id is None else positions + 1
+            added = _rows(self.table[...], rows)
         elif isinstance(scheme, Sinusoidal):
             added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)
         else:
