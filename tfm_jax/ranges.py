@@ -32,6 +32,8 @@ __all__ = [
     "Rate",
     "Share",
     "Size",
+    "check_each",
+    "check_known",
     "check_number",
     "check_numbers",
 ]
@@ -58,7 +60,12 @@ class Range:
             of_kind = any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
             return of_kind and all(map(self.holds, np.asarray(value).ravel().tolist()))
         kind = numbers.Integral if self.whole else numbers.Real
-        return isinstance(value, kind) and not isinstance(value, bool | np.bool_) and bool(self.holds(value))
+        if not isinstance(value, kind) or isinstance(value, bool | np.bool_):
+            return False
+        try:
+            return bool(self.holds(value if self.whole else float(value)))
+        except OverflowError:  # a whole number that no float holds
+            return False
 
 
 SIZE = Range("a whole number of at least 1, below 2**31", lambda x: 1 <= x < 2**31, whole=True)
@@ -81,18 +88,35 @@ Share = Annotated[float, SHARE]
 
 
 def check_number(where: str, name: str, value: object, wanted: Range) -> None:
-    """Checks one argument.
+    """Checks an argument that is one number.
 
     Args:
       where: the function or class, for the message.
       name: of the argument.
-      value: a number, or an array of them. Traced arrays and symbolic sizes, whose values nobody
-        knows, pass.
+      value: a number, or a symbolic size. Where it need not be whole, also an array without axes; a traced
+        one, whose value nobody knows, passes.
       wanted: its range.
 
     Raises:
       ValueError: for another kind of value, and for a number outside the range.
     """
+    if isinstance(value, np.ndarray | jax.Array) and (wanted.whole or value.ndim):
+        raise ValueError(f"{where}: got {name}={value!r}; wanted {wanted.wanted}, not an array.")
+    check_each(where, name, value, wanted)
+
+
+def check_known(where: str, name: str, value: object, wanted: Range) -> None:
+    """`check_number` of what decides which program is traced: a traced number is refused."""
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(
+            f"{where}: got {name}={value!r}; wanted {wanted.wanted}, known before tracing. Make it a static "
+            "argument."
+        )
+    check_number(where, name, value, wanted)
+
+
+def check_each(where: str, name: str, value: object, wanted: Range) -> None:
+    """`check_number` of a number, or of each number of an array."""
     if _is_unknown(value):
         return
     if value not in wanted:
