@@ -100,6 +100,8 @@ def check_number(where: str, name: str, value: object, wanted: Range) -> None:
     Raises:
       ValueError: for another kind of value, and for a number outside the range.
     """
+    if type(value) is (int if wanted.whole else float) and wanted.holds(value):
+        return  # the usual case, which functions of arrays meet at every call
     if isinstance(value, np.ndarray | jax.Array) and (wanted.whole or value.ndim):
         raise ValueError(f"{where}: got {name}={value!r}; wanted {wanted.wanted}, not an array.")
     check_each(where, name, value, wanted)
