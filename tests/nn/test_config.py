@@ -98,7 +98,7 @@ def test_a_config_that_cannot_be_built_says_why(fields, message):
         (lambda: nn.RMSNorm(float("inf")), "RMSNorm: got eps=inf"),
         (
             lambda: nn.Learned(padding_id=-1),
-            "got padding_id=-1; wanted a whole number of at least 0 or None.",
+            r"got padding_id=-1; wanted a whole number of at least 0, below 2\*\*31 or None.",
         ),
         (lambda: nn.Patches(8, 8, size="2"), "got size='2'; wanted"),
         (lambda: nn.Patches(8, 8, size=(2, 2, 2)), "got size=.2, 2, 2.; wanted"),
@@ -119,7 +119,10 @@ def test_a_config_that_cannot_be_built_says_why(fields, message):
         (lambda: nn.Rope(fraction=1.5), "got fraction=1.5; wanted"),
         (lambda: nn.Rope(fraction=float("nan")), "got fraction=nan; wanted"),
         (lambda: nn.Pooler(dropout_rate="0"), "Pooler: got dropout_rate='0'; wanted"),
-        (lambda: nn.Patches(8, 8, size=0), "got size=0; wanted a whole number of at least 1 or a tuple of"),
+        (
+            lambda: nn.Patches(8, 8, size=0),
+            r"got size=0; wanted a whole number of at least 1, below 2\*\*31 or a tuple of",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_says_why(make, message):
