@@ -20,6 +20,8 @@ X, W, WIDE, LABELS = (
 HEADS = np.ones((3, 2, 4), np.float32)
 LOGITS, COUNTS = np.ones((3, 4), np.float32), np.ones((3, 4), np.int32)
 CONFIG = nn.Config(vocab_size=7, d_model=4, n_layers=1, n_heads=2, d_ff=5, qk_norm=True, dropout_rate=0.5)
+NEW_KEY, OLD_KEY = jax.random.key(3), jax.random.PRNGKey(3)
+ATTEND = {name: jax.random.normal(NEW_KEY, (3, 2, 4)) for name in "qkv"}
 NEW, SLOTS = np.ones((2, 1, 4), np.float32), cache.init_slots((), 3)
 
 # Each argument that is an array, by its name, and those beside it.
@@ -167,6 +169,43 @@ def test_decoding_refuses_lists_by_name():
         generate.greedy(model, params, jnp.ones((1, 2), jnp.int32), valid=[[True, True]], max_length=2)
 
 
+@pytest.mark.parametrize("x", [np.array(["a"]), np.array([None, 1], object)])
+def test_arrays_of_no_numbers_are_refused_by_name(x):
+    with pytest.raises(ValueError, match=r"^f: got x of dtype .*; wanted an array of numbers"):
+        checks.as_array("f", "x", x)
+
+
+TRACED = {
+    "dropout: got rate": lambda x: ops.dropout(X, x, NEW_KEY),
+    "attention: got dropout_rate": lambda x: ops.attention(**ATTEND, dropout_rate=x, key=NEW_KEY),
+    "cross_entropy: got label_smoothing": lambda x: ops.cross_entropy(LOGITS, LABELS, label_smoothing=x),
+    "cross_entropy: got z_loss": lambda x: ops.cross_entropy(LOGITS, LABELS, z_loss=x),
+}
+SIZES = {
+    "top_k: got k": lambda n: ops.top_k(LOGITS, n),
+    "no_repeat_ngram: got n": lambda n: ops.no_repeat_ngram(LOGITS, COUNTS, 2, n),
+    "token_counts: got V": lambda n: ops.token_counts(COUNTS, n),
+    "init_slots: got capacity": lambda n: cache.init_slots((), n).positions,
+    "linear_cross_entropy: got chunk_size": lambda n: ops.linear_cross_entropy(X, W, LABELS, chunk_size=n),
+    "alibi: got n_heads": lambda n: ops.alibi(n, LABELS, LABELS),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_traced_number_that_decides_the_program_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=rf"^{name}=.*Tracer.*known before tracing"):
+        jax.jit(TRACED[name])(0.5)
+    with pytest.raises(ValueError, match=rf"^{name}=array.*, not an array"):
+        TRACED[name](np.array([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_is_no_array(name):
+    for call in (jax.jit(SIZES[name]), SIZES[name]):
+        with pytest.raises(ValueError, match=rf"^{name}=.*; wanted a whole number .*, not an array"):
+            call(jnp.int32(2))
+
+
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_integers_beyond_int32_never_wrap(value):
     call = lambda: checks.as_array("f", "x", np.array([0, value]))
@@ -178,8 +217,6 @@ def test_integers_beyond_int32_never_wrap(value):
 
 
 # Keys.
-NEW_KEY, OLD_KEY = jax.random.key(3), jax.random.PRNGKey(3)
-ATTEND = {name: jax.random.normal(NEW_KEY, (3, 2, 4)) for name in "qkv"}
 DRAWS = {
     "dropout": lambda key: ops.dropout(X, 0.5, key),
     "feed_forward": lambda key: ops.feed_forward(X, W, W.T, dropout_rate=0.5, key=key),

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import ranges
-from tfm_jax.ranges import Range, check_number, real_number, whole_number
+from tfm_jax.ranges import Range, check_each, check_known, check_number, real_number, whole_number
 
 INSIDE = {
     "SIZE": st.integers(1, 2**31 - 1),
     "COUNT": st.integers(0, 2**31 - 1),
     "BUCKETS": st.integers(1, 1024),
     "SEED": st.integers(0, 2**32 - 1),
-    "POSITIVE": st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**400),
+    "POSITIVE": st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**300),
     "NOT_NEGATIVE": st.floats(0, allow_infinity=False),
-    "FINITE": st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
+    "FINITE": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**300), 10**300),
     "RATE": st.floats(0, 1, exclude_max=True),
     "SHARE": st.floats(0, 1, exclude_min=True),
     "UNIT": st.floats(0, 1) | st.integers(0, 1),
@@ -31,9 +31,9 @@ OUTSIDE = {
     "COUNT": st.integers(max_value=-1) | st.integers(2**31) | st.floats(),
     "BUCKETS": st.integers(max_value=0) | st.integers(1025),
     "SEED": st.integers(max_value=-1) | st.integers(2**32) | st.floats(),
-    "POSITIVE": st.floats(max_value=0) | st.integers(max_value=0),
+    "POSITIVE": st.floats(max_value=0) | st.integers(max_value=0) | st.just(10**309),
     "NOT_NEGATIVE": st.floats(max_value=0, exclude_max=True),
-    "FINITE": st.nothing(),
+    "FINITE": st.integers(10**309) | st.integers(max_value=-(10**309)),  # no float holds them
     "RATE": st.floats(max_value=0, exclude_max=True) | st.floats(1),
     "SHARE": st.floats(max_value=0) | st.floats(1, exclude_min=True),
     "UNIT": st.floats(max_value=0, exclude_max=True) | st.floats(1, exclude_min=True),
@@ -59,12 +59,22 @@ def test_what_is_inside_passes_and_what_is_not_is_named(name, data):
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray, lambda x: jnp.asarray(x, jnp.bfloat16)])
 def test_every_number_of_an_array_counts(make):
-    check_number("f", "x", make([0.5, 1.0]), ranges.SHARE)
+    check_each("f", "x", make([0.5, 1.0]), ranges.SHARE)
     for wrong in ([0.5, 0.0], [0.5, math.nan], [True, True]):
         with pytest.raises(ValueError, match=r"f: got x=\["):
-            check_number("f", "x", make(wrong) if wrong[0] is not True else np.array(wrong), ranges.SHARE)
-    with pytest.raises(ValueError, match="wanted a whole number"):
-        check_number("f", "x", make([1.0]), ranges.SIZE)
+            check_each("f", "x", make(wrong) if wrong[0] is not True else np.array(wrong), ranges.SHARE)
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_an_array_is_no_number_unless_it_has_no_axes_and_need_not_be_whole(make):
+    check_number("f", "x", make(0.5), ranges.SHARE)
+    for value, allowed in (
+        (make([0.5, 1.0]), ranges.SHARE),
+        (make(3), ranges.SIZE),
+        (make([3]), ranges.SIZE),
+    ):
+        with pytest.raises(ValueError, match=r"f: got x=[aA]rray\(.*; wanted a .*, not an array"):
+            check_number("f", "x", value, allowed)
 
 
 def test_scalars_of_numpy_are_numbers():
@@ -99,3 +109,11 @@ def test_ranges_in_words():
 def test_ranges_are_declared_without_jax():
     code = "import sys, tfm_jax.ranges as r, tfm_jax.fields; assert 1 in r.SIZE; print('jax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+def test_what_decides_the_program_is_known_before_tracing():
+    check_known("f", "x", 0.5, ranges.RATE)
+    with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted .*, known before tracing"):
+        jax.jit(lambda x: check_known("f", "x", x, ranges.RATE))(0.5)
+    with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted a whole number .*, not an array"):
+        jax.jit(lambda x: check_number("f", "x", x, ranges.SIZE))(3)

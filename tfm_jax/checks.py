@@ -31,7 +31,7 @@ def as_array(function: str, name: str, x: Any) -> Array:
       The array. Integers of 64 bits become int32, unless ``jax_enable_x64`` is set.
 
     Raises:
-      ValueError: x is no array, such as a list; or has integers that int32 cannot hold.
+      ValueError: x is no array, such as a list; is not of numbers; or has integers that int32 cannot hold.
     """
     if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
         return x
@@ -42,7 +42,12 @@ def as_array(function: str, name: str, x: Any) -> Array:
             f"{function}: got {name} = {reprlib.repr(x)}, a {type(x).__name__}; wanted an array. "
             f"Make it one by jnp.asarray({name})."
         )
-    array = jnp.asarray(x)
+    try:
+        array = jnp.asarray(x)
+    except TypeError as error:
+        raise ValueError(
+            f"{function}: got {name} of dtype {x.dtype}; wanted an array of numbers. Convert it."
+        ) from error
     if x.dtype != array.dtype and x.dtype.kind in "iu" and x.size:
         low, high = int(x.min()), int(x.max())
         if low < _INT32.min or high > _INT32.max:

@@ -31,6 +31,8 @@ __all__ = [
     "Share",
     "Size",
     "Unit",
+    "check_each",
+    "check_known",
     "check_number",
     "check_numbers",
     "real_number",
@@ -58,9 +60,19 @@ class Range:
     def __contains__(self, value: object) -> bool:
         """Whether a Python or NumPy number, or every number of a concrete array, lies in the range."""
         if isinstance(value, numbers.Number):
-            kind = numbers.Integral if self.whole else numbers.Real
-            return isinstance(value, kind) and not isinstance(value, bool) and bool(self.holds(value))
+            return self._holds_one(value)
         return self._holds_all(value)
+
+    def _holds_one(self, number: numbers.Number) -> bool:
+        kind = numbers.Integral if self.whole else numbers.Real
+        if not isinstance(number, kind) or isinstance(number, bool):
+            return False
+        if not self.whole:
+            try:
+                float(number)
+            except OverflowError:  # a whole number that no float holds
+                return False
+        return bool(self.holds(number))
 
     def _holds_all(self, array: object) -> bool:
         import jax
@@ -108,18 +120,40 @@ Seed = Annotated[int, SEED]
 
 
 def check_number(where: str, name: str, value: object, wanted: Range) -> None:
-    """Checks one argument.
+    """Checks an argument that is one number.
 
     Args:
       where: the function or class, for the message.
       name: of the argument.
-      value: a number, or an array of them. Traced arrays and symbolic sizes, whose values nobody
-        knows, pass.
+      value: a number, or a symbolic size. Where it need not be whole, also an array without axes; a traced
+        one, whose value nobody knows, passes.
       wanted: its range.
 
     Raises:
       ValueError: for another kind of value, and for a number outside the range.
     """
+    if type(value) is (int if wanted.whole else float) and wanted.holds(value):
+        return  # the usual case, which functions of arrays meet at every call
+    is_array = hasattr(value, "ndim") and not isinstance(value, numbers.Number)
+    if is_array and (wanted.whole or value.ndim):
+        raise ValueError(f"{where}: got {name}={value!r}; wanted {wanted.wanted}, not an array.")
+    check_each(where, name, value, wanted)
+
+
+def check_known(where: str, name: str, value: object, wanted: Range) -> None:
+    """`check_number` of what decides which program is traced: a traced number is refused."""
+    import jax
+
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(
+            f"{where}: got {name}={value!r}; wanted {wanted.wanted}, known before tracing. Make it a static "
+            "argument."
+        )
+    check_number(where, name, value, wanted)
+
+
+def check_each(where: str, name: str, value: object, wanted: Range) -> None:
+    """`check_number` of a number, or of each number of an array."""
     if _is_unknown(value):
         return
     if value not in wanted:

@@ -98,6 +98,8 @@ def test_a_row_that_has_ended_is_padded_while_others_go_on():
     free = np.asarray(greedy(eos_id=None).tokens)
     ends = sorted({int(free[0, 1]), int(free[1, 2])})  # tokens that occur, taken as the ends
     got = greedy(eos_id=tuple(ends))
+    for same in (ends, np.array(ends), jnp.array(ends)):
+        np.testing.assert_array_equal(greedy(eos_id=same).tokens, got.tokens)
     lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), LENGTH) for row in free]
     np.testing.assert_array_equal(got.lengths, lengths)
     assert len(set(lengths)) > 1
@@ -308,7 +310,10 @@ def sampled(prompt, module=nn.Decoder, **options):
         ({"min_length": True}, "sample: got min_length=True; wanted a whole number"),
         ({"eos_id": "2"}, "sample: got eos_id='2'; wanted a whole number"),
         ({"eos_id": 2.0}, "sample: got eos_id=2.0; wanted a whole number"),
+        ({"eos_id": jnp.array([1.5])}, "sample: got eos_id=1.5; wanted a whole number"),
         ({"pad_id": None}, "sample: got pad_id=None; wanted a whole number"),
+        ({"pad_id": jnp.int32(1)}, "sample: got pad_id=Array.*; wanted a whole number .*, not an array"),
+        ({"max_length": np.array([3, 3])}, "sample: got max_length=array.*; wanted .*, not an array"),
         ({"bos_id": 1.5}, "sample: got bos_id=1.5; wanted a whole number"),
         ({"key": None}, "sample: got key=None; wanted a PRNG key.* For the likeliest tokens call greedy."),
         (
@@ -330,7 +335,10 @@ def test_bad_options(options, message):
         sampled(jnp.ones((1, 2), jnp.int32), **options)
 
 
-@pytest.mark.parametrize("prompt", [jnp.ones(S, jnp.int32), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)])
+@pytest.mark.parametrize(
+    "prompt",
+    [jnp.ones(S, jnp.int32), jnp.int32(1), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)],
+)
 def test_inputs_that_are_none(prompt):
     for module, name in ((nn.Decoder, "prompt"), (nn.EncoderDecoder, "source")):
         with pytest.raises(ValueError, match=f"{name} must be integer ids of two axes .B, length >= 1., got"):

@@ -163,6 +163,57 @@ def test_positions_count_the_tokens_that_are_no_padding(valid, padding_id):
     assert count_positions(nn.Config(vocab_size=9), tokens, masks.padding(jnp.asarray(valid))) is None
 
 
+@given(VALID, VALID)
+def test_positions_are_counted_by_all_padding_that_a_mask_joins(valid, other):
+    config = nn.Config(vocab_size=9, positions=nn.Learned(6), count_padding=False)
+    tokens, padding = jnp.ones((2, 5), jnp.int32), masks.padding(jnp.asarray(valid))
+    alone = count_positions(config, tokens, padding)
+    for mask in (padding & masks.causal(), masks.causal() & masks.window(2) & padding, padding & padding):
+        np.testing.assert_array_equal(count_positions(config, tokens, mask), alone)
+    got = count_positions(config, tokens, padding & masks.padding(jnp.asarray(other[0])))
+    want = count_positions(config, tokens, masks.padding(jnp.asarray(valid & other[0])))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("module", [nn.Encoder, nn.Decoder])
+def test_padding_that_cannot_be_counted_is_refused_and_positions_serve(module):
+    config = nn.Config(vocab_size=9, d_model=4, n_heads=2, n_layers=1, positions=None, count_padding=False)
+    model = nn.functionalize(module, config)
+    params, tokens = model.init(jax.random.key(0)), jnp.ones((2, 3), jnp.int32)
+    valid = jnp.ones((2, 3), bool)
+    for mask in (
+        jnp.ones((2, 3, 3), bool),
+        masks.dense(jnp.ones((3, 3), bool)) & masks.padding(valid),
+        ~masks.padding(~valid),
+        masks.padding(valid) | masks.causal(),
+    ):
+        with pytest.raises(ValueError, match=r"^mask: got an array, .* wanted masks.padding\(valid\)"):
+            model.apply(params, tokens, mask)
+        assert model.apply(params, tokens, mask, positions=jnp.arange(3)).shape[:2] == (2, 3)
+    for mask in (masks.segments(tokens), ~masks.causal() | masks.causal()):  # nothing of padding
+        assert count_positions(config, tokens, mask) is None
+    with pytest.raises(ValueError, match=r"got valid of shape \[2, 4\]"):
+        model.apply(params, tokens, masks.padding(jnp.ones((2, 4), bool)))
+
+
+def test_a_decoder_counts_by_padding_in_its_causal_mask():
+    config = nn.Config(vocab_size=9, d_model=4, n_heads=2, n_layers=1, count_padding=False)
+    model = nn.functionalize(nn.Decoder, config)
+    params, tokens = model.init(jax.random.key(0)), jnp.array([[1, 2, 3], [4, 5, 6]])
+    padding = masks.padding(jnp.array([[False, True, True], [True, True, True]]))
+    want = model.apply(params, tokens, padding)
+    np.testing.assert_array_equal(model.apply(params, tokens, causal=masks.causal() & padding), want)
+    assert not np.allclose(model.apply(params, tokens, padding, positions=jnp.arange(3))[0, 1:], want[0, 1:])
+
+
+def test_learned_positions_without_a_padding_id_are_looked_up_as_they_are():
+    model = nn.functionalize(PositionEmbedding, dataclasses.replace(CONFIG, positions=nn.Learned(9)))
+    params = model.init(jax.random.key(0))
+    program = jax.make_jaxpr(model.apply)(params, jnp.ones((2, 3, 5)), jnp.ones((2, 3), jnp.int32))
+    added = [e.invars[0].aval.dtype for e in program.eqns if e.primitive.name == "add"]
+    assert added == [jnp.float32]
+
+
 def test_padding_has_a_vector_of_its_own_before_the_positions():
     config = nn.Config(vocab_size=9, d_model=4, n_heads=2, positions=nn.Learned(3, padding_id=1))
     model = nn.functionalize(PositionEmbedding, config)
@@ -179,3 +230,5 @@ def test_what_counts_no_padding_has_its_limits():
         nn.functionalize(nn.Decoder, config)
     with pytest.raises(ValueError, match="a sequence of 4 is longer than the learned position table of 3"):
         count_positions(config, jnp.ones((1, 4), jnp.int32), None)
+    with pytest.raises(ValueError, match=r"nn.Embedding: got tokens = \[\[1, 2\]\], a list"):
+        count_positions(config, [[1, 2]], None)

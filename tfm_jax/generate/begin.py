@@ -266,7 +266,9 @@ def check_limits(
         raise ValueError(
             f"{where}: got min_length={min_length} with max_length={max_length}; wanted no more than that."
         )
-    several = isinstance(eos_id, Sequence | np.ndarray) and not isinstance(eos_id, str)
+    if isinstance(eos_id, np.ndarray | jax.Array):
+        eos_id = np.asarray(eos_id).tolist()
+    several = isinstance(eos_id, Sequence) and not isinstance(eos_id, str)
     ends = () if eos_id is None else tuple(eos_id) if several else (eos_id,)
     for end in ends:
         check_number(where, "eos_id", end, COUNT)

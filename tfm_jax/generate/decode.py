@@ -218,7 +218,8 @@ class _Loop(NamedTuple):
 
     def start(self, inputs: Array, key: Key | None, *, valid: Array | None, **masks) -> _State:
         inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
-        keys = None if key is None else _row_keys(key, inputs.shape[0])
+        B = inputs.shape[0] if inputs.ndim else 1  # of no axes it is refused below
+        keys = None if key is None else _row_keys(key, B)
         return _start(self.model, self.limits, self.params, inputs, keys, valid=valid, **masks)
 
     def whole(self, inputs: Array, key: Key | None, **masks) -> Generated:

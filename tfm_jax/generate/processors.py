@@ -14,7 +14,7 @@ import numpy as np
 
 from tfm_jax import pytrees
 from tfm_jax.ops import sampling
-from tfm_jax.ranges import COUNT, FINITE, POSITIVE, SHARE, SIZE, check_number
+from tfm_jax.ranges import COUNT, FINITE, POSITIVE, SHARE, SIZE, check_each, check_number
 from tfm_jax.types import Array
 
 __all__ = [
@@ -107,7 +107,7 @@ class Temperature:
     t: float | Array
 
     def __post_init__(self):
-        check_number("Temperature", "t", self.t, POSITIVE)
+        check_each("Temperature", "t", self.t, POSITIVE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -151,7 +151,7 @@ class TopP:
     p: float | Array
 
     def __post_init__(self):
-        check_number("TopP", "p", self.p, SHARE)
+        check_each("TopP", "p", self.p, SHARE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -173,7 +173,7 @@ class MinP:
     p: float | Array
 
     def __post_init__(self):
-        check_number("MinP", "p", self.p, SHARE)
+        check_each("MinP", "p", self.p, SHARE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
@@ -195,7 +195,7 @@ class RepetitionPenalty:
     penalty: float | Array
 
     def __post_init__(self):
-        check_number("RepetitionPenalty", "penalty", self.penalty, POSITIVE)
+        check_each("RepetitionPenalty", "penalty", self.penalty, POSITIVE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.repetition_penalty(logits, _counts(logits, context) > 0, self.penalty)
@@ -216,7 +216,7 @@ class FrequencyPenalty:
     penalty: float | Array
 
     def __post_init__(self):
-        check_number("FrequencyPenalty", "penalty", self.penalty, FINITE)
+        check_each("FrequencyPenalty", "penalty", self.penalty, FINITE)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         return sampling.frequency_penalty(logits, _counts(logits, context), self.penalty)

@@ -45,7 +45,7 @@ class Config:
       embedding_norm: a norm before the first layer, of tokens and positions together (BERT).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
       count_padding: where no positions are passed, count padding too; if False, beside a mask
-        ``masks.padding(valid)`` only the valid tokens count (OPT, BLOOM).
+        ``masks.padding(valid)``, alone or joined by ``&``, only the valid tokens count (OPT, BLOOM).
       window: how many tokens each token of a decoder sees, itself counted; None is all before it. Every
         layer looks as far back again (Jiang et al. 2023, "Mistral 7B", section 2).
       feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.

@@ -1,5 +1,6 @@
 """Tokens, images and positions into vectors."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.linear import Linear
 from tfm_jax.nn.parameters import constant, normal
 from tfm_jax.nn.variants import Alibi, Learned, Patches, RelativeBias, Sinusoidal
+from tfm_jax.ops.backends.declare import conjuncts, nodes
+from tfm_jax.ops.mask_algebra import Dense
 from tfm_jax.ops.mask_parts import Padding
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import surely
@@ -48,7 +51,7 @@ def count_positions(config: Config, inputs: Array, mask: Mask | Array | None) ->
     Equivalent to::
 
         valid = tokens != positions.padding_id             # Learned(padding_id=...)
-        valid = mask.valid                                 # not count_padding, beside masks.padding(valid)
+        valid = mask.valid                                 # not count_padding, in masks.padding(valid) & ...
         jnp.where(valid, jnp.cumsum(valid, -1) - 1, -1)    # in the second case 0 in the place of -1
 
     Args:
@@ -58,15 +61,44 @@ def count_positions(config: Config, inputs: Array, mask: Mask | Array | None) ->
 
     Returns:
       int32 [..., T]; None where all tokens count, from 0.
+
+    Raises:
+      ValueError: the tokens to count cannot be read from the mask: an array, or padding below ``|`` or ``~``.
     """
     scheme = config.positions
-    if isinstance(scheme, Learned) and scheme.padding_id is not None:
+    by_id = isinstance(scheme, Learned) and scheme.padding_id is not None
+    if not by_id and (config.count_padding or config.patches or mask is None):
+        return None
+    inputs = as_array("nn.Embedding", "tokens", inputs)
+    if by_id:
         _check_length(scheme, inputs.shape[-1])
         return _count(inputs != scheme.padding_id)
-    if config.count_padding or config.patches or not isinstance(mask, Padding):
+    valid = _valid_tokens(mask)
+    # What does not fit is left to the check of the mask, which says so by its name.
+    if not valid or any(_misfits(x.shape, inputs.shape) for x in valid):
         return None
     _check_length(scheme, inputs.shape[-1])
-    return jnp.maximum(_count(mask.valid), 0)
+    return jnp.maximum(_count(functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))), 0)
+
+
+def _valid_tokens(mask: Mask | Array) -> list[Array]:
+    """The arrays of the padding masks that ``&`` joins with the rest of a mask."""
+    parts = conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]
+    for part in parts:
+        if not isinstance(part, Padding) and any(isinstance(x, Padding | Dense) for x in nodes(part)):
+            raise ValueError(
+                "mask: got an array, or padding below | or ~, for a model that counts the valid tokens alone "
+                "(count_padding=False); wanted masks.padding(valid), joined to others by &. Pass positions "
+                "beside such a mask."
+            )
+    return [part.valid for part in parts if isinstance(part, Padding)]
+
+
+def _misfits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    try:
+        return jnp.broadcast_shapes(shape, wanted) != wanted
+    except ValueError:
+        return True
 
 
 def _count(valid: Array) -> Array:
@@ -199,7 +231,9 @@ class PositionEmbedding(nnx.Module):
         positions = as_array("nn.PositionEmbedding", "positions", positions)
         scheme = self.config.positions
         if isinstance(scheme, Learned):
-            added = _rows(self.table[...], positions + (scheme.rows - scheme.max_length))
+            # The vector of padding comes first. An addition of 0 would be an operation of the program.
+            rows = positions if scheme.padding_id is None else positions + 1
+            added = _rows(self.table[...], rows)
         elif isinstance(scheme, Sinusoidal):
             added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)
         else:

@@ -126,7 +126,9 @@ class Decoder(Incremental):
 
     def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
         tokens = as_array("nn.Decoder", "tokens", tokens)
-        positions = count_positions(self.config, tokens, mask) if positions is None else positions
+        mask = None if mask is None else masks.as_mask(mask, tokens.ndim - 1)
+        if positions is None:
+            positions = count_positions(self.config, tokens, causal if mask is None else causal & mask)
         x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 

@@ -77,7 +77,7 @@ def checked(
         )
     if _is_known(scale) and not -math.inf < scale < math.inf:
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
-    check_rate("attention", dropout_rate)
+    check_rate("attention", dropout_rate, "dropout_rate")
     key = None if key is None else as_key("attention", key)
     scale = H**-0.5 if scale is None else scale
     return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, current_platform())

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import as_array
-from tfm_jax.ranges import Range, check_number
+from tfm_jax.ranges import Range, check_each
 from tfm_jax.types import Array
 
 __all__ = ["check_array", "check_logits", "per_row"]
@@ -13,7 +13,7 @@ __all__ = ["check_array", "check_logits", "per_row"]
 def per_row(where: str, name: str, value: float | Array, logits: Array, wanted: Range) -> Array:
     """A parameter in the dtype that is computed in, in a shape that broadcasts against the logits."""
     dtype = np.promote_types(logits.dtype, np.float32)
-    check_number(where, name, value, wanted)
+    check_each(where, name, value, wanted)
     value = jnp.asarray(value, dtype)
     if value.ndim and value.shape != logits.shape[:-1]:
         raise ValueError(

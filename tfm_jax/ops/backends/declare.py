@@ -11,7 +11,7 @@ from tfm_jax.ops.mask_algebra import And, Dense, Mask, Not, Or
 from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.types import Array, Key
 
-__all__ = ["Backend", "Honours", "Request", "conjuncts"]
+__all__ = ["Backend", "Honours", "Request", "conjuncts", "nodes"]
 
 KINDS = {
     Causal: "causal",
@@ -98,7 +98,7 @@ def conjuncts(mask: Mask | None) -> list[Mask]:
     return [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
 
 
-def _nodes(mask: Mask | None) -> Iterator[Mask]:
+def nodes(mask: Mask | None) -> Iterator[Mask]:
     """All that a mask is made of, but for the ``&`` between."""
     if mask is None:
         return
@@ -107,7 +107,7 @@ def _nodes(mask: Mask | None) -> Iterator[Mask]:
     for field in dataclasses.fields(mask):
         inner = getattr(mask, field.name)
         if isinstance(inner, Mask):
-            yield from _nodes(inner)
+            yield from nodes(inner)
 
 
 def _reasons(can: Honours, request: Request) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _reasons(can: Honours, request: Request) -> Iterator[str]:
         yield f"runs on {_names(can.platforms)}, not on {request.platform}"
     if q.dtype.name not in can.dtypes:
         yield f"computes {_names(can.dtypes)}, not {q.dtype}"
-    kinds = {KINDS.get(type(part), type(part).__name__) for part in _nodes(request.mask)}
+    kinds = {KINDS.get(type(part), type(part).__name__) for part in nodes(request.mask)}
     if not kinds <= can.masks:
         yield f"cannot do {_names(kinds - can.masks)} in a mask, only {_names(can.masks)}"
     yield from _offset_reasons(can, request)
@@ -146,7 +146,7 @@ def _reasons(can: Honours, request: Request) -> Iterator[str]:
 def _offset_reasons(can: Honours, request: Request) -> Iterator[str]:
     if can.offsets == "traced":
         return
-    for part in _nodes(request.mask):
+    for part in nodes(request.mask):
         offset = getattr(part, "offset", None)
         if offset is not None and not isinstance(offset, int):
             yield f"wants the offset of {part.expression()} as one Python int"
