@@ -1,4 +1,4 @@
-"""Tensors by other names: of a wrapper, of a tied group, of one's own class; buffers that nobody reads."""
+"""Tensors by other names: of a wrapper, of a tied group, of an unknown class; buffers that nobody reads."""
 
 import ast
 import json

@@ -70,7 +70,7 @@ def test_settings_of_other_things_are_kept(params, tmp_path):  # noqa: F811
 
 
 def cased():
-    """A tokenizer of one's own, with one of BERT's models."""
+    """A new tokenizer, with one of BERT's models."""
     words = ["[PAD]", "[UNK]", "The", "the", "dog", "##s"]
     it = tokenizers.Tokenizer(models.WordPiece({x: i for i, x in enumerate(words)}, unk_token="[UNK]"))
     it.pre_tokenizer = pre_tokenizers.Whitespace()

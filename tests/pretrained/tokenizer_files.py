@@ -61,7 +61,7 @@ TEXTS = [
 
 
 class Built(NamedTuple):
-    """A tokenizer's class and the model that it stands beside.
+    """A tokenizer's class and the model beside it.
 
     Args:
       name: of the class.

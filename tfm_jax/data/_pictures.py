@@ -95,7 +95,7 @@ class DescribedPictures:
 
 
 def _column(name: str) -> str | None:
-    """The column of the pictures that a column of names stands for; None for another column."""
+    """The column of the pictures that a column of names names; None for another column."""
     if name == "file_name":
         return "image"
     return name.removesuffix("_file_name") if name.endswith("_file_name") else None

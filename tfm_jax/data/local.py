@@ -1,4 +1,4 @@
-"""Data sets in files of one's own: finding the files of a path, a directory or a glob, and their splits."""
+"""Local data sets: finding the files of a path, a directory or a glob, and their splits."""
 
 import glob
 import json

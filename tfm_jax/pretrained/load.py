@@ -55,7 +55,7 @@ def load(
         ``"stack/layers/attention/query/kernel"``; None is the default device. Each goes straight there: no
         device holds more than its share.
       architecture: such as "BertModel": which the tensors are read as, in the place of what ``config.json``
-        names, such as a class of one's own. Where neither names one, it is that which fits the names of the
+        names, such as an unknown class. Where neither names one, it is that which fits the names of the
         tensors, and else the body.
       ignore: regular expressions of whole names of tensors that are left out, such as those of a head:
         ``["classifier_a.*"]``.
@@ -81,7 +81,7 @@ def load(
     dtype = _saved_dtype(settings) if dtype is None else dtype
     found = architecture_in(settings, path) if architecture is None else architecture
     family = family_by_type(settings, path) if found is None else known(found)
-    # What is wrong with the settings is told before the weights are opened.
+    # Wrong settings are reported before the weights are opened.
     configs = [
         _config(settings | {"architectures": [name]}, family, path, dtype)
         for name in (family.architectures if found is None else [found])

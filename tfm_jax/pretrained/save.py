@@ -34,7 +34,7 @@ def save(
     Args:
       directory: where; it is made, or must be empty.
       params: of the model, float32 or bfloat16; they are saved as they are.
-      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a model of one's own. Its
+      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a new model. Its
         ``files`` are saved beside the model, those of the tokenizer where it is still theirs.
       tokenizer: saved beside it, so that transformers reads the ids that it gives; None saves none.
       max_file_bytes: where the tensors are more, they are split over several files: the weights and one file

@@ -62,7 +62,7 @@ class Recipe(NamedTuple):
       normalize: whether the vectors end in length 1.
       truncate_dim: how many of their numbers are kept; None is all.
       prompts: what is put before texts, by name.
-      prompt_name: of that which is put before all; None is none.
+      prompt_name: of the prompt before each text; None is none.
       lower_case: whether texts are written small before the tokenizer does what it does.
       max_length: in tokens; None is the tokenizer's.
     """

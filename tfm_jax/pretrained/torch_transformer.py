@@ -1,4 +1,4 @@
-"""The weights of a plain ``torch.nn.Transformer``, or its encoder, with an embedding of one's own."""
+"""The weights of a plain ``torch.nn.Transformer``, or its encoder, with an embedding."""
 
 import dataclasses
 import logging

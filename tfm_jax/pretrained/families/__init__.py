@@ -28,7 +28,7 @@ def known(architecture: str) -> Family:
     if architecture not in _BY_ARCHITECTURE:
         raise ValueError(
             f"the architecture {architecture!r} is not known; known are {', '.join(sorted(_BY_ARCHITECTURE))}"
-            "; of a class of one's own pass architecture= to load"
+            "; of an unknown class pass architecture= to load"
         )
     return _BY_ARCHITECTURE[architecture]
 
