@@ -5,12 +5,15 @@ import json
 
 import pytest
 
-from tests.pretrained.test_sentence_pieces import trained  # noqa: F401  - a fixture
-from tests.pretrained.test_text_parity import KINDS, files
-from tests.pretrained.tokenizer_files import BUILT, TEXTS, write
-from tfm_jax.pretrained.special import declared, truncation_side
-from tfm_jax.pretrained.tokenizer_classes import ACTED_ON, CLASSES, SETTINGS_OF
-from tfm_jax.pretrained.tokens import read_tokenizer
+for package in ("torch", "transformers"):  # or what test_text_parity holds is not there
+    pytest.importorskip(package)
+
+from tests.pretrained.test_sentence_pieces import trained  # noqa: E402, F401  - a fixture
+from tests.pretrained.test_text_parity import KINDS, files  # noqa: E402
+from tests.pretrained.tokenizer_files import BUILT, TEXTS, write  # noqa: E402
+from tfm_jax.pretrained.special import declared, truncation_side  # noqa: E402
+from tfm_jax.pretrained.tokenizer_classes import ACTED_ON, CLASSES, SETTINGS_OF  # noqa: E402
+from tfm_jax.pretrained.tokens import read_tokenizer  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
