@@ -1,4 +1,4 @@
-"""Dataclasses as pytrees whose structures are told apart by their class, also in exported functions."""
+"""Dataclasses as pytrees whose structures differ by their class, also in exported functions."""
 
 import ast
 import contextlib

@@ -55,7 +55,7 @@ def load(
         ``"stack/layers/attention/query/kernel"``; None is the default device. Each goes straight there: no
         device holds more than its share.
       architecture: such as "BertModel": which the tensors are read as, in the place of what ``config.json``
-        names, such as an unknown class. Where neither names one, it is that which fits the names of the
+        names, such as an unknown class. Where neither names one, it is the one that fits the names of the
         tensors, and else the body.
       ignore: regular expressions of whole names of tensors that are left out, such as those of a head:
         ``["classifier_a.*"]``.
