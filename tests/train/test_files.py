@@ -54,7 +54,7 @@ def test_a_resume_with_another_config_names_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", "null", "\udcff", '{"a": ' * 9000, '{"a": ' * 900 + "1" + "}" * 900]
+    "text", ["", "{", "[1]", "null", "\udcff", '{"a": ' * 9000, '{"a": ' * 102 + "1" + "}" * 102]
 )
 def test_what_is_no_json_object_is_one_line_that_names_the_file(tmp_path, text):
     train.RunDirectory(tmp_path, CONFIG)

@@ -103,6 +103,10 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
+_DEEPEST = 100
+"""Objects within each other in a run's file; what Python itself reads differs between its versions."""
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object that a run wrote.
 
@@ -124,7 +128,8 @@ def read_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError(f"it is {value!r:.60}")
-        flat(value)  # not too deep?
+        if any(name.count(".") > _DEEPEST for name in flat(value)):
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
         return value
     except (ValueError, RecursionError) as error:
         raise ValueError(
