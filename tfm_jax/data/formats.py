@@ -25,12 +25,12 @@ from tfm_jax.data._json import Json, as_arrow
 from tfm_jax.data._open import PACKED, check_encoding, open_bytes, open_text, reading
 from tfm_jax.data._pictures import DescribedPictures, Pictures
 from tfm_jax.data._tables import Table
+from tfm_jax.data.layout import KINDS, METADATA
 
 __all__ = ["read_files"]
 
 _BATCH = 256
 _TEXT_ROW = 1 << 16  # characters
-_METADATA = {".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".parquet": "parquet"}
 
 
 class _Reader(Protocol):
@@ -118,11 +118,11 @@ def read_files(
 
 
 def _is_metadata(kind: str, file: Path) -> bool:
-    return kind == "imagefolder" and file.stem == "metadata" and file.suffix.lower() in _METADATA
+    return kind == "imagefolder" and file.name in METADATA
 
 
 def _metadata_kind(described: list[Path]) -> str:
-    kinds = {_METADATA[file.suffix.lower()] for file in described}
+    kinds = {KINDS[file.suffix] for file in described}
     if len(kinds) > 1:
         raise ValueError(
             f"{described[0]}: metadata files are of one kind, got {sorted(kinds)}; convert the others"
