@@ -101,7 +101,7 @@ def ours(directory: Path) -> None:
     import jax
 
     from tfm_jax import pretrained
-    from tfm_jax.pretrained.files import open_weights
+    from tfm_jax.pretrained.weights.files import open_weights
 
     jax.block_until_ready(jax.numpy.zeros(1))
     before = _memory("VmRSS")

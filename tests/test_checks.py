@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import checks, data, generate, nn, ops, train
-from tfm_jax.ops import cache, masks
+from tfm_jax.ops import kv_cache, masks
 
 X, W, WIDE, LABELS = (
     np.ones((3, 4), np.float32),
@@ -22,7 +22,7 @@ LOGITS, COUNTS = np.ones((3, 4), np.float32), np.ones((3, 4), np.int32)
 CONFIG = nn.Config(vocab_size=7, d_model=4, n_layers=1, n_heads=2, d_ff=5, qk_norm=True, dropout_rate=0.5)
 NEW_KEY, OLD_KEY = jax.random.key(3), jax.random.PRNGKey(3)
 ATTEND = {name: jax.random.normal(NEW_KEY, (3, 2, 4)) for name in "qkv"}
-NEW, SLOTS = np.ones((2, 1, 4), np.float32), cache.init_slots((), 3)
+NEW, SLOTS = np.ones((2, 1, 4), np.float32), kv_cache.init_slots((), 3)
 
 # Each argument that is an array, by its name, and those beside it.
 FUNCTIONS = {
@@ -67,12 +67,12 @@ FUNCTIONS = {
         {"logits": LOGITS, "tokens": COUNTS},
     ),
     "token_counts": (lambda tokens: ops.token_counts(tokens, 4), {"tokens": COUNTS}),
-    "cache.append": (
-        lambda buffer, new: cache.append(buffer, new, SLOTS),
+    "kv_cache.append": (
+        lambda buffer, new: kv_cache.append(buffer, new, SLOTS),
         {"buffer": np.zeros((2, 3, 4), np.float32), "new": NEW},
     ),
-    "cache.advance": (
-        lambda positions: cache.advance(SLOTS, positions),
+    "kv_cache.advance": (
+        lambda positions: kv_cache.advance(SLOTS, positions),
         {"positions": np.zeros(1, np.int32)},
     ),
 }
@@ -133,13 +133,13 @@ def test_models_refuse_lists_by_name(module, inputs, name):
 
 
 def test_layers_refuse_lists_and_integers_by_name():
-    linear = nn.functionalize(nn.linear.Linear, (2,), (3,), bias=False)
+    linear = nn.functionalize(nn.layers.Linear, (2,), (3,), bias=False)
     params = {"kernel": jnp.ones((2, 3))}
     with pytest.raises(ValueError, match=r"^nn.Linear: got x = \[1.0, 2.0\], a list"):
         linear.apply(params, [1.0, 2.0])
     with pytest.raises(ValueError, match=r"floating, got .*int32"):
         linear.apply(params, jnp.array([1, 2]))
-    norm = nn.functionalize(nn.linear.Norm, nn.LayerNorm(), 2)
+    norm = nn.functionalize(nn.norms.Norm, nn.LayerNorm(), 2)
     with pytest.raises(ValueError, match=r"^layer_norm: got x = \[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
     layers = {"MultiHeadAttention": "Linear", "FeedForward": "FeedForward", "EncoderBlock": "layer_norm"}
@@ -185,7 +185,7 @@ SIZES = {
     "top_k: got k": lambda n: ops.top_k(LOGITS, n),
     "no_repeat_ngram: got n": lambda n: ops.no_repeat_ngram(LOGITS, COUNTS, 2, n),
     "token_counts: got V": lambda n: ops.token_counts(COUNTS, n),
-    "init_slots: got capacity": lambda n: cache.init_slots((), n).positions,
+    "init_slots: got capacity": lambda n: kv_cache.init_slots((), n).positions,
     "linear_cross_entropy: got chunk_size": lambda n: ops.linear_cross_entropy(X, W, LABELS, chunk_size=n),
     "alibi: got n_heads": lambda n: ops.alibi(n, LABELS, LABELS),
 }
@@ -222,7 +222,7 @@ DRAWS = {
     "feed_forward": lambda key: ops.feed_forward(X, W, W.T, dropout_rate=0.5, key=key),
     "gated_feed_forward": lambda key: ops.gated_feed_forward(X, W, W, W.T, dropout_rate=0.5, key=key),
     "attention": lambda key: ops.attention(**ATTEND, dropout_rate=0.5, key=key),
-    "init": lambda key: nn.functionalize(nn.linear.Linear, (2,), (3,), bias=True).init(key),
+    "init": lambda key: nn.functionalize(nn.layers.Linear, (2,), (3,), bias=True).init(key),
     "init_state": lambda key: jax.random.key_data(train.init_state({}, optax.sgd(0.1), key).key),
 }
 

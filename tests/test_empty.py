@@ -54,11 +54,11 @@ def attentions(implementation, B, T, S):
         "function": {"bias": lambda i, j: ops.alibi(N, i, j)},
         "dropout": {"dropout_rate": 0.5, "key": jax.random.key(0)},
     }
-    without = {"xla": ("function", "dropout"), "optimistic": ("dropout",)}.get(implementation, ())
+    without = {"xla": ("function", "dropout"), "cpu_decode": ("dropout",)}.get(implementation, ())
     return {name: options for name, options in found.items() if name not in without}
 
 
-@pytest.mark.parametrize("implementation", ["auto", "reference", "chunked", "optimistic", "xla"])
+@pytest.mark.parametrize("implementation", ["auto", "reference", "chunked", "cpu_decode", "xla"])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_attention_of_nothing_is_0(implementation, sizes):
     B, T, S = sizes
@@ -247,5 +247,5 @@ def test_no_texts():
 
 
 def test_the_backends_that_run_here_are_all_of_them():
-    elsewhere = {name for name, backend in BACKENDS.items() if backend.honours.platforms is not None}
-    assert set(BACKENDS) - elsewhere == {"reference", "chunked", "optimistic", "xla", "ring"}
+    elsewhere = {name for name, backend in BACKENDS.items() if backend.capabilities.platforms is not None}
+    assert set(BACKENDS) - elsewhere == {"reference", "chunked", "cpu_decode", "xla", "ring"}

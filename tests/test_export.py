@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import generate, nn, ops
-from tfm_jax.ops import cache, masks
+from tfm_jax.ops import kv_cache, masks
 
 CONFIG = {"vocab_size": 11, "d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
 N, K, H, D, F, V = 4, 2, 6, 8, 5, 9
@@ -241,7 +241,7 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
 
 
 def test_a_symbolic_length_that_may_exceed_a_cache_is_refused_and_a_declared_one_is_not():
-    append = lambda buffer, new: cache.append(buffer, new, cache.init_slots((), 4))[0]
+    append = lambda buffer, new: kv_cache.append(buffer, new, kv_cache.init_slots((), 4))[0]
     buffer = jax.ShapeDtypeStruct((K, 4, H), jnp.float32)
     for constraints in ([], ["t <= 4"]):
         (t,) = jax.export.symbolic_shape("t", constraints=constraints)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from benchmarks.peers.peer import Peer
 from tfm_jax import ops
-from tfm_jax.laws.masked_case import mask_by_words
+from tfm_jax.laws.suites.cases.masked_attention import mask_by_words
 
 __all__ = ["PEERS"]
 
@@ -30,4 +30,4 @@ def peer(name: str) -> Peer:
     return Peer(f"tfm_jax {name}", f'ops.attention(q, k, v, mask, implementation="{name}")', suites)
 
 
-PEERS = tuple(map(peer, ("reference", "chunked", "optimistic", "xla")))
+PEERS = tuple(map(peer, ("reference", "chunked", "cpu_decode", "xla")))

@@ -6,9 +6,9 @@ Measured with the defaults: 87.0 % of the 1,698 test names; a logistic regressio
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments import common
+from experiments import runner
 from experiments.config import Buckets, Classes
-from experiments.initial import InitialConfig
+from experiments.init_from import InitialConfig
 from tfm_jax import data, nn
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Rate, whole_number
@@ -26,10 +26,10 @@ MODEL = nn.Config(
     scale_embeddings=False,
     unroll=True,
 )
-TRAIN = common.TrainConfig(
+TRAIN = runner.TrainConfig(
     steps=1500,
     batch_size=64,
-    optimizer=common.OptimizerConfig(learning_rate=2e-3, weight_decay=0.05),
+    optimizer=runner.OptimizerConfig(learning_rate=2e-3, weight_decay=0.05),
     evaluate_every=250,
     checkpoint_every=250,
     keep=2,
@@ -109,4 +109,4 @@ class Config(InitialConfig):
     """Dropout of what the head reads."""
     label_smoothing: Rate = 0.1
     """Share of the target that is spread evenly over all classes; not in validation."""
-    train: common.TrainConfig = TRAIN
+    train: runner.TrainConfig = TRAIN

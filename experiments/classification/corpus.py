@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import common
+from experiments import runner
 from experiments.classification.config import DataConfig
 from tfm_jax import data
 
@@ -82,7 +82,7 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     """
     bpe = config.tokenizer == "bpe"
     make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
-    return common.saved_tokenizer(directory, make)
+    return runner.saved_tokenizer(directory, make)
 
 
 def ngram_predict(train: Labelled, texts: Sequence[str]) -> np.ndarray:

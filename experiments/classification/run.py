@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common
+from experiments import runner
 from experiments.classification.config import Config
 from experiments.classification.corpus import Corpus, load_corpus, make_tokenizer, ngram_predict
-from experiments.initial import ENCODERS, begin, parse
+from experiments.init_from import ENCODERS, begin, parse
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    common.print_any_letter()
+    runner.print_any_letter()
     run(parse(Config, argv))
 
 
@@ -118,12 +118,12 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    common.require("sklearn", "matplotlib", "tensorboardX")
+    runner.require("sklearn", "matplotlib", "tensorboardX")
     corpus = load_corpus(config.data)
     tokenizer = make_tokenizer(config.data, corpus.splits["train"].texts, path)
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)
     classes = len(corpus.class_names)
-    common.check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
+    runner.check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
     rows = {
         name: data.labelled_rows(
             *labelled,

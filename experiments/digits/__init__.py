@@ -1,1 +1,1 @@
-"""Digits: an encoder and a dense head say which digit an image shows."""
+"""Alias of ``experiments.images``, whose default data are the digits."""

@@ -6,9 +6,9 @@ Measured with the defaults, on 2 CPU cores: 1.66 bits per byte (xz -9: 1.46) in 
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments import common
+from experiments import runner
 from experiments.config import Classes
-from experiments.initial import InitialConfig
+from experiments.init_from import InitialConfig
 from tfm_jax import data, generate, nn
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Positive, Rate, Share, Size, check_number, whole_number
@@ -25,10 +25,10 @@ MODEL = nn.Config(
     feed_forward=nn.Glu(),
     unroll=True,
 )
-TRAIN = common.TrainConfig(
+TRAIN = runner.TrainConfig(
     steps=550,
     batch_size=8,
-    optimizer=common.OptimizerConfig(learning_rate=5e-3, warmup=50, weight_decay=0.1),
+    optimizer=runner.OptimizerConfig(learning_rate=5e-3, warmup=50, weight_decay=0.1),
     evaluate_every=275,
     checkpoint_every=275,
     keep=2,
@@ -120,7 +120,7 @@ class Config(InitialConfig):
     data: DataConfig = DataConfig()
     model: nn.Config = MODEL
     """The decoder. A vocab-size of 0 is the tokenizer's."""
-    train: common.TrainConfig = TRAIN
+    train: runner.TrainConfig = TRAIN
     sample: SampleConfig = SampleConfig()
 
     FREE = (*InitialConfig.FREE, "data.overlap", "sample")

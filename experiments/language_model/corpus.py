@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import common
+from experiments import runner
 from experiments.language_model.config import DataConfig
 from tfm_jax import data
 
@@ -83,4 +83,4 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     """
     bpe = config.tokenizer == "bpe"
     make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.ByteTokenizer()
-    return common.saved_tokenizer(directory, make)
+    return runner.saved_tokenizer(directory, make)

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments import common
-from experiments.initial import begin, parse
+from experiments import runner
+from experiments.init_from import begin, parse
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts, make_tokenizer
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    common.print_any_letter()
+    runner.print_any_letter()
     run(parse(Config, argv))
 
 
@@ -119,7 +119,7 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    common.require("matplotlib")
+    runner.require("matplotlib")
     settings = config.data
     texts = load_texts(settings)
     tokenizer = make_tokenizer(settings, texts[0], path)

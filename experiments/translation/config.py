@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from experiments import common, initial
+from experiments import init_from, runner
 from experiments.config import Buckets, Classes
-from experiments.initial import InitialConfig
+from experiments.init_from import InitialConfig
 from tfm_jax import data, nn
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Rate, Size, real_number, whole_number
@@ -19,18 +19,18 @@ from tfm_jax.ranges import Count, Rate, Size, real_number, whole_number
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
 
 DATES_MODEL = nn.Config(d_model=96, n_layers=2, n_heads=4, d_ff=256, positions=nn.Rope(), unroll=True)
-DATES_TRAIN = common.TrainConfig(
+DATES_TRAIN = runner.TrainConfig(
     steps=600,
     batch_size=128,
-    optimizer=common.OptimizerConfig(learning_rate=3e-3),
+    optimizer=runner.OptimizerConfig(learning_rate=3e-3),
     evaluate_every=100,
     checkpoint_every=200,
     log_every=20,
 )
 TEXT_MODEL = nn.Config(d_model=256, n_layers=3, n_heads=4, d_ff=1024, dropout_rate=0.1)
-TEXT_TRAIN = common.TrainConfig(
+TEXT_TRAIN = runner.TrainConfig(
     steps=10_000,
-    optimizer=common.OptimizerConfig(schedule="inverse_sqrt", learning_rate=1e-3, warmup=1000),
+    optimizer=runner.OptimizerConfig(schedule="inverse_sqrt", learning_rate=1e-3, warmup=1000),
     evaluate_every=500,
     checkpoint_every=500,
     log_every=50,
@@ -120,7 +120,7 @@ class Config(InitialConfig):
     data: DataConfig = DataConfig()
     model: nn.Config = DATES_MODEL
     """The encoder-decoder. A vocab-size of 0 is the tokenizer's."""
-    train: common.TrainConfig = DATES_TRAIN
+    train: runner.TrainConfig = DATES_TRAIN
     label_smoothing: Rate = 0.0
     """Share of the target that is spread evenly over all tokens; not in validation."""
     search: SearchConfig = SearchConfig()
@@ -144,7 +144,7 @@ class TextConfig(Config):
 
     data: DataConfig = DataConfig(tokenizer="bpe", buckets=6, batch_tokens=4096, decoded=0)
     model: nn.Config = TEXT_MODEL
-    train: common.TrainConfig = TEXT_TRAIN
+    train: runner.TrainConfig = TEXT_TRAIN
     label_smoothing: Rate = 0.1
     average: Size = 5
 
@@ -159,10 +159,10 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         The settings.
 
     Raises:
-        SystemExit: as `initial.parse`.
+        SystemExit: as `init_from.parse`.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data.source", dest="source", default="dates")
     source = parser.parse_known_args(argv)[0].source
     config = Config if source == "dates" else TextConfig
-    return initial.parse(config, argv)
+    return init_from.parse(config, argv)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import common
+from experiments import runner
 from experiments.translation.config import DataConfig
 from tfm_jax import data
 
@@ -60,7 +60,7 @@ def make_tokenizer(config: DataConfig, train: Pairs, directory: Path) -> data.To
     """
     bpe, texts = config.tokenizer == "bpe", [text for side in train for text in side]
     make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
-    return common.saved_tokenizer(directory, make)
+    return runner.saved_tokenizer(directory, make)
 
 
 def make_shapes(

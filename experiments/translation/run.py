@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import common
-from experiments.initial import begin
+from experiments import runner
+from experiments.init_from import begin
 from experiments.translation.config import Config, parse
 from experiments.translation.corpus import Pairs, load_pairs, make_shapes, make_tokenizer
 from experiments.translation.decode import (
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    common.print_any_letter()
+    runner.print_any_letter()
     run(parse(argv))
 
 
@@ -115,7 +115,7 @@ class _Task:
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    common.require("matplotlib")
+    runner.require("matplotlib")
     is_text = config.data.source != "dates"
     target = (config.data.pair or "").partition("-")[2]
     metrics = text_metrics(target) if is_text else None

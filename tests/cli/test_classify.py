@@ -10,8 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from tests.pretrained.test_classify import SEQUENCES, TEXTS, TOKENS, save
-from tests.pretrained.test_sentences import as_pickle
+from tests.pretrained.tasks.test_sentence_embedding import as_pickle
+from tests.pretrained.tasks.test_text_classification import SEQUENCES, TEXTS, TOKENS, save
 from tfm_jax import pretrained
 
 

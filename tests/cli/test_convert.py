@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tokenizers import models
 
 from tests.pretrained import cases
-from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
+from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.pretrained.test_sentences import TEXTS, as_pickle, directory  # noqa: F401  - a fixture
+from tests.pretrained.tasks.test_sentence_embedding import TEXTS, as_pickle, directory  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
 BAD = b"a b c\n\xff\xfe\n\nd\n"

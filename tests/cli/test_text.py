@@ -14,12 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from tests.pretrained.test_files import CONFIG as LLAMA
-from tests.pretrained.test_sentences import as_pickle
+from tests.pretrained.tasks.test_sentence_embedding import as_pickle
+from tests.pretrained.weights.test_files import CONFIG as LLAMA
 from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
 from tfm_jax.cli import lines as cli_lines
 from tfm_jax.cli import text as cli_text
-from tfm_jax.pretrained import generation_settings
+from tfm_jax.pretrained import generation_config
+from tfm_jax.pretrained.tasks import text_generation
 
 CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
@@ -75,7 +76,7 @@ def tfm(tfm, monkeypatch):
     """The command, for which a run or a checkpoint is read, and compiled for, once."""
     monkeypatch.setattr(runs, "load_run", load_once)
     load = lambda path, dtype, *, allow_pickle: load_checkpoint(str(path), dtype, allow_pickle)
-    monkeypatch.setattr(pretrained.text, "load", load)
+    monkeypatch.setattr(text_generation, "load", load)
     return tfm
 
 
@@ -384,7 +385,7 @@ def test_every_setting_of_generation_has_an_option(command, tfm, monkeypatch):
         found.append(generation)
         raise ValueError("seen")
 
-    found, settings = [], {name: SETTINGS[name] for name in generation_settings.SETTINGS}
+    found, settings = [], {name: SETTINGS[name] for name in generation_config.SETTINGS}
     monkeypatch.setattr(pretrained, "load_text_generator", spy)
     for wanted in (settings, dict.fromkeys(settings)):
         words = [word for x in wanted for word in ("--generation", f"{x}={json.dumps(wanted[x])}")]

@@ -118,12 +118,12 @@ def test_a_state_of_other_batches_is_an_error(other):
 
 
 def test_an_error_in_a_row_reaches_the_reader():
-    class Broken(Plain):
+    class Violation(Plain):
         def take(self, indices, shape=None):
             raise ValueError("row 3: broken")
 
     with pytest.raises(ValueError, match="row 3: broken"):
-        next(iter(data.Loader(Broken(), batching("uniform", 4, 0))))
+        next(iter(data.Loader(Violation(), batching("uniform", 4, 0))))
 
 
 def test_bad_input():

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import common
+from experiments import runner
 from experiments.classification import corpus
 from experiments.classification.config import Config, DataConfig
 from experiments.classification.run import main, make_loss, predict
-from experiments.initial import parse
-from tests.experiments.test_initial import STILL, save_checkpoint, without_model
-from tests.pretrained.test_families import BERT
+from experiments.init_from import parse
+from tests.experiments.test_init_from import STILL, save_checkpoint, without_model
+from tests.pretrained.families.test_families import BERT
 from tfm_jax import data, nn, train
 
 SMALL = (
@@ -184,7 +184,7 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, source, 
 @pytest.mark.parametrize("package", ["sklearn", "matplotlib", "tensorboardX"])
 def test_packages_are_imported_before_the_second_thread(tmp_path, source, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(common.Run, "fit", None)
+    monkeypatch.setattr(runner.Run, "fit", None)
     with pytest.raises(SystemExit, match=rf"this experiment needs {package}: pip install 'tfm_jax\[experim"):
         main(["--out", str(tmp_path / "run"), *SMALL, *source])
 
@@ -239,7 +239,7 @@ def test_the_command_line(capsys):
     assert config.data.label == "kind" and config.train.optimizer.frozen_layers == 2
     assert DataConfig().label == "language" and DataConfig(source="x.csv").label == "label"
     assert DataConfig(source="places").label == "continent"
-    assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
+    assert runner.from_dict(Config, json.loads(json.dumps(runner.to_dict(config)))) == config
     for argument, message in {
         "--data.max-length=2": "DataConfig: got max_length=2; wanted a whole number of at least 3"
     }.items():

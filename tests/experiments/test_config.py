@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import common
+from experiments import runner
 from tfm_jax import nn
 
 MODEL = nn.Config(positions=nn.Learned(16))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.RunConfig):
+class Config(runner.RunConfig):
     """A run of some model."""
 
     model: nn.Config = MODEL
 
 
 def parse(*argv):
-    return common.parse(Config, argv)
+    return runner.parse(Config, argv)
 
 
 rates = st.floats(1.0, 1e9)
@@ -44,8 +44,8 @@ models = st.builds(
 
 @given(models)
 def test_values_of_several_kinds_come_back_from_json_and_from_the_command_line(model):
-    saved = json.loads(json.dumps(common.to_dict(Config(model=model))))
-    assert common.from_dict(Config, saved) == Config(model=model)
+    saved = json.loads(json.dumps(runner.to_dict(Config(model=model))))
+    assert runner.from_dict(Config, saved) == Config(model=model)
     names = ("norm", "positions", "feed_forward", "patches")
     words = [
         word for name in names for word in (f"--model.{name.replace('_', '-')}", str(saved["model"][name]))

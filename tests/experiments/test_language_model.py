@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import common
-from experiments.initial import parse
+from experiments import runner
+from experiments.init_from import parse
 from experiments.language_model import bits, corpus
 from experiments.language_model.config import Config, DataConfig
 from experiments.language_model.run import main, make_loss
@@ -254,7 +254,7 @@ def test_the_command_line(capsys):
     )
     assert config.model.n_layers == 2 and config.model.positions == nn.Alibi()
     assert config.data == DataConfig(tokenizer="bytes")
-    assert common.from_dict(Config, json.loads(json.dumps(common.to_dict(config)))) == config
+    assert runner.from_dict(Config, json.loads(json.dumps(runner.to_dict(config)))) == config
     with pytest.raises(SystemExit):
         parse(Config, ["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -8,11 +8,11 @@ import chex
 import jax
 import pytest
 
-from experiments import common
+from experiments import runner
 from experiments.config import defaults_of
 from experiments.language_model.run import main as language_model
-from tests.experiments.test_common import SHORTER, Config, config, lines_of, start
 from tests.experiments.test_old_runs import OLD
+from tests.experiments.test_runner import SHORTER, Config, config, lines_of, start
 from tests.train import problem
 from tfm_jax import train
 
@@ -90,7 +90,7 @@ MAY_NOT_OF = {
 def test_each_field_is_said_to_change_on_a_resume_or_not(name):
     """A new field fails here: put it into one of the tables above and, where it may change, into FREE."""
     kind = importlib.import_module(f"experiments.{name}.config").Config
-    fields = train.flat(common.to_dict(kind()))
+    fields = train.flat(runner.to_dict(kind()))
     may, may_not = {*MAY, *MAY_OF[name]}, {*MAY_NOT, *MAY_NOT_OF[name]}
     unknown = {field for field in fields if not field.startswith("model.")} - may - may_not
     assert not unknown, "may these change on a resume?"
@@ -114,16 +114,16 @@ def test_other_logging_evaluation_and_keeping_go_on_and_stay(tmp_path):
     start(config(*out, "--resume", *changed))
     assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 3, 4]
     assert all("validation/loss" in line for line in lines_of(tmp_path / "run"))
-    saved = common.load_config(Config, tmp_path / "run")
+    saved = runner.load_config(Config, tmp_path / "run")
     assert (saved.train.log_every, saved.train.keep, saved.resume, saved.train.steps) == (1, 9, False, 4)
     assert config(*out, "--resume").train == saved.train  # the next resume has them too
 
 
 def test_what_may_not_change_names_init_from(tmp_path):
     out = ("--out", str(tmp_path / "run"))
-    common.Run(config(*out), "regression")
+    runner.Run(config(*out), "regression")
     with pytest.raises(SystemExit, match=r"train.seed: saved 0, configured 1\n.*--init-from .*run"):
-        common.Run(config(*out, "--resume", "--train.seed", "1"), "regression")
+        runner.Run(config(*out, "--resume", "--train.seed", "1"), "regression")
 
 
 def edit(path, section, **values):
@@ -169,7 +169,7 @@ def test_other_data_are_refused_whichever_split_they_are(tmp_path, split):
     start(config(*out, "--resume"), digests=digests)
 
 
-@pytest.mark.parametrize("name", common.INPUTS)
+@pytest.mark.parametrize("name", runner.INPUTS)
 def test_other_files_that_the_model_reads_with_are_refused(tmp_path, name):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
     start(config(*out, *SHORTER))
@@ -249,10 +249,10 @@ ODD = [
 @pytest.mark.parametrize("text", ODD)
 def test_a_damaged_config_is_one_line_that_names_the_file_and_the_way_out(tmp_path, text):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / "config.json"
-    common.Run(config(*out), "regression")
+    runner.Run(config(*out), "regression")
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(SystemExit) as error:
-        common.Run(config(*out, "--resume"), "regression")
+        runner.Run(config(*out, "--resume"), "regression")
     said = str(error.value)
     assert str(path) in said and "copy of it back" in said and "another --out" in said and "\n" not in said
 
@@ -265,10 +265,10 @@ def test_figures_that_are_damaged_are_named_before_anything_is_done(tmp_path):
     with pytest.raises(
         SystemExit, match=r"regression: .*metrics.jsonl, line 3: got 'junk'; .*Take this line out"
     ):
-        common.Run(config(*out, "--resume"), "regression")
+        runner.Run(config(*out, "--resume"), "regression")
     assert path.read_text() == good + "junk\n" + good
     path.write_text(good + '{"step": 9')  # as a kill leaves it
-    common.Run(config(*out, "--resume"), "regression")
+    runner.Run(config(*out, "--resume"), "regression")
 
 
 @pytest.mark.parametrize(
@@ -281,14 +281,14 @@ def test_figures_that_are_damaged_are_named_before_anything_is_done(tmp_path):
 )
 def test_a_file_in_the_place_of_a_directory_is_named(tmp_path, name, got, wanted):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
-    common.Run(config(*out), "regression")
+    runner.Run(config(*out), "regression")
     path.mkdir() if got == "directory" else path.touch()
     with pytest.raises(
         SystemExit, match=rf"regression: .*{name}: got a {got}; wanted the {wanted} .* Move it away"
     ):
-        common.Run(config(*out, "--resume"), "regression")
+        runner.Run(config(*out, "--resume"), "regression")
     path.rmdir() if got == "directory" else path.unlink()
-    common.Run(config(*out, "--resume"), "regression")
+    runner.Run(config(*out, "--resume"), "regression")
 
 
 def test_what_is_no_checkpoint_under_the_name_of_one_is_named(tmp_path):
@@ -318,4 +318,4 @@ def test_before_is_of_fields_that_there_are():
     for name in MAY_OF:
         kind = importlib.import_module(f"experiments.{name}.config").Config
         assert train.flat(defaults_of(kind))["data.held_out_salt"] is None
-        assert train.flat(common.to_dict(kind()))["data.held_out_salt"] == "tfm_jax"
+        assert train.flat(runner.to_dict(kind()))["data.held_out_salt"] == "tfm_jax"

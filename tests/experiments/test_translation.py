@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import common
+from experiments import runner
 from experiments.translation import corpus, decode
 from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig, parse
 from experiments.translation.run import main, make_loss
@@ -196,7 +196,7 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, pairs, a
 
 def test_a_run_that_goes_on_is_not_thrown_away_when_its_data_are_gone(tmp_path):
     arguments = ["--out", str(tmp_path / "run"), *SMALL, "--data.source", str(tmp_path / "gone.jsonl")]
-    common.Run(parse(arguments), "translation")
+    runner.Run(parse(arguments), "translation")
     with pytest.raises(SystemExit, match="there is no file"):
         main([*arguments, "--resume"])
     assert (tmp_path / "run" / "config.json").exists()
@@ -295,8 +295,8 @@ def test_the_command_line_has_the_defaults_of_its_data():
     rope = parse(["--model.positions", "Rope(theta=1e6)"])
     assert rope.model.positions == nn.Rope(theta=1e6)
     for config in (dates, text, rope):
-        saved = json.loads(json.dumps(common.to_dict(config)))
-        assert common.from_dict(type(config), saved) == config
+        saved = json.loads(json.dumps(runner.to_dict(config)))
+        assert runner.from_dict(type(config), saved) == config
 
 
 def test_help_is_for_people_and_mistakes_are_named(capsys):

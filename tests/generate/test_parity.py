@@ -41,7 +41,7 @@ class Family(NamedTuple):
     vocabulary: int
     ends: tuple[int, ...]
     pad: int
-    reads_a_source: bool
+    is_encoder_decoder: bool
 
 
 def numpy(tensor):
@@ -68,8 +68,8 @@ def beside(theirs, vocabulary: int, *, ends: tuple[int, ...], pad: int) -> Famil
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         model, params, _, _ = pretrained.load(directory)
-    reads_a_source = model.apply(params, method="reads_a_source")
-    return Family(theirs, model, params, vocabulary, ends, pad, reads_a_source)
+    is_encoder_decoder = model.apply(params, method="is_encoder_decoder")
+    return Family(theirs, model, params, vocabulary, ends, pad, is_encoder_decoder)
 
 
 def llama():
@@ -166,14 +166,14 @@ def inputs(family: Family, padded: bool):
     if not padded:
         return tokens, np.ones_like(tokens, bool)
     valid = np.arange(P) < np.array(LENGTHS)[:, None]
-    valid = valid if family.reads_a_source else np.fliplr(valid).copy()
+    valid = valid if family.is_encoder_decoder else np.fliplr(valid).copy()
     return np.where(valid, tokens, family.pad), valid
 
 
 def our_options(family: Family, valid):
-    mask = masks.padding(jnp.asarray(valid)) if family.reads_a_source else jnp.asarray(valid)
+    mask = masks.padding(jnp.asarray(valid)) if family.is_encoder_decoder else jnp.asarray(valid)
     return {
-        ("source_mask" if family.reads_a_source else "valid"): mask,
+        ("source_mask" if family.is_encoder_decoder else "valid"): mask,
         "max_length": LENGTH,
         "eos_id": family.ends,
         "pad_id": family.pad,
@@ -194,7 +194,7 @@ def run_theirs(family: Family, tokens, valid, **options):
         output_scores=True,
         **options,
     )
-    prompt = 1 if family.reads_a_source else tokens.shape[1]
+    prompt = 1 if family.is_encoder_decoder else tokens.shape[1]
     return output, only_pads_follow(output.sequences[:, prompt:].numpy(), family)
 
 
@@ -219,9 +219,9 @@ def check_varied(tokens, family: Family):
 @families
 def test_logits(make):
     family = build(make)
-    tokens, valid = inputs(family, family.reads_a_source)
+    tokens, valid = inputs(family, family.is_encoder_decoder)
     ids = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(valid, dtype=torch.long)}
-    if family.reads_a_source:
+    if family.is_encoder_decoder:
         target = np.random.default_rng(2).integers(0, family.vocabulary, (B, 4))
         wanted = family.theirs(**ids, decoder_input_ids=torch.tensor(target)).logits
         mask = masks.padding(jnp.asarray(valid))

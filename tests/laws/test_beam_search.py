@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 from hypothesis import settings
 
-from tests.museum.beam_search import MUTANTS
-from tests.museum.beam_search import search as plain
+from tests.mutants.beam_search import MUTANTS
+from tests.mutants.beam_search import search as plain
 from tfm_jax import generate, laws, nn
-from tfm_jax.nn.incremental import Cache, Incremental
-from tfm_jax.ops.cache import advance, init_slots
+from tfm_jax.nn.decoding import Cache, Incremental
+from tfm_jax.ops.kv_cache import advance, init_slots
 
 EXAMPLES = settings().max_examples
 
@@ -25,7 +25,7 @@ class Table(Incremental):
         self.log_probs = nnx.Param(jnp.zeros((T, V, V)))
         self.config = nn.Config(vocab_size=V, d_model=2, n_heads=1)
 
-    def reads_a_source(self):
+    def is_encoder_decoder(self):
         return False
 
     def decoder_stack(self):

@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tests.museum.attention import MUTANTS
+from tests.mutants.attention import MUTANTS
 from tfm_jax import cli, laws
 
 
@@ -90,7 +90,7 @@ def test_what_is_always_refused_cannot_be_asked_and_is_not_kept():
     def test():
         return refuses
 
-    with pytest.raises(laws.LawBroken, match="cannot be asked"):
+    with pytest.raises(laws.LawViolated, match="cannot be asked"):
         test()
 
 
@@ -100,7 +100,7 @@ def test_holds_hands_its_arguments_on_and_raises_the_report():
         return lambda x: x + start + step
 
     assert test.__name__ == "test"
-    with pytest.raises(laws.LawBroken, match=r"breaks +below_17"):
+    with pytest.raises(laws.LawViolated, match=r"breaks +below_17"):
         test(1, step=-1)
 
     @laws.holds(NUMBERS.only("itself"))
@@ -179,7 +179,7 @@ def test_a_counter_example_is_small_and_draws_the_mask():
 )
 def test_the_command(text, status, said, tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(
-        "from tests.museum.attention import attend as right\n"
+        "from tests.mutants.attention import attend as right\n"
         "number = 3\n"
         "def wrong(q, k, v, mask): return 2 * right(q, k, v, mask)\n"
         "def refuses(q, k, v, mask): raise ValueError('no')\n"
@@ -200,7 +200,7 @@ def test_the_command_lists_the_suites(capsys):
 
 
 def test_another_shape_is_no_equal():
-    with pytest.raises(laws.Broken, match=r"output: got shape \[2, 1\], wanted \[3\]"):
+    with pytest.raises(laws.Violation, match=r"output: got shape \[2, 1\], wanted \[3\]"):
         laws.same([[1.0], [1.0]], [1.0, 1.0, 1.0])
     assert laws.same([[1.0], [1.0]], 1.0) is None
 
@@ -208,7 +208,7 @@ def test_another_shape_is_no_equal():
 def test_infinite_numbers_are_equal_and_no_reason_to_warn():
     inf = float("inf")
     assert laws.same([-inf, inf], [-inf, inf]) is None
-    with pytest.raises(laws.Broken, match=r"at \[1\] 0, not -inf"):
+    with pytest.raises(laws.Violation, match=r"at \[1\] 0, not -inf"):
         laws.same([-inf, 0.0], [-inf, -inf])
 
 

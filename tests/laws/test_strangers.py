@@ -12,12 +12,12 @@ import pytest
 from hypothesis import find, settings
 from hypothesis.errors import NoSuchExample
 
-from tests.museum.layer_norm import norm
+from tests.mutants.layer_norm import norm
 from tfm_jax import laws, ops
-from tfm_jax.laws import logits_case, positions_case, vectors
-from tfm_jax.laws.cross_entropy import cases as cross_entropy_cases
-from tfm_jax.laws.dropout import cases as dropout_cases
-from tfm_jax.laws.rotary import cases as rotary_cases
+from tfm_jax.laws.suites.cases import logits, positions, vectors
+from tfm_jax.laws.suites.cross_entropy import cases as cross_entropy_cases
+from tfm_jax.laws.suites.dropout import cases as dropout_cases
+from tfm_jax.laws.suites.rotary import cases as rotary_cases
 
 EXAMPLES = settings().max_examples
 
@@ -133,10 +133,10 @@ def test_another_shape_breaks_a_law(suite, wrong, said):
     [
         (vectors.cases(), "B = 1, T = 1, D = 2\nx = [["),
         (rotary_cases(), "B = 1, T = 1, N = 1, H = 2\nx = [["),
-        (positions_case.cases(), "positions of queries [0], of keys [0]"),
+        (positions.cases(), "positions of queries [0], of keys [0]"),
         (cross_entropy_cases(), "B = 1, T = 1, V = 2\nlogits = [["),
-        (logits_case.cases(lambda V: (1, V)), "B = 1, V = 2; called with 1\nlogits = [["),
-        (logits_case.histories(), "B = 1, V = 2\nlogits = [["),
+        (logits.cases(lambda V: (1, V)), "B = 1, V = 2; called with 1\nlogits = [["),
+        (logits.histories(), "B = 1, V = 2\nlogits = [["),
         (dropout_cases(), "x of shape [16, 16] = [["),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import nn, ops
-from tfm_jax.nn.embedding import PositionBias, PositionEmbedding, count_positions
+from tfm_jax.nn.positions import PositionBias, PositionEmbedding, count_positions
 from tfm_jax.ops import masks
 
 CONFIG = nn.Config(

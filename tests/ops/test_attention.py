@@ -14,11 +14,11 @@ from jax.test_util import check_grads
 
 from tests import references
 from tests.marks import slow_but
-from tests.ops.mask_strategies import expressions
+from tests.ops.masks.strategies import expressions
 from tests.programs import equations
 from tfm_jax import ops
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends import BACKENDS, Backend, Honours
+from tfm_jax.ops.backends import BACKENDS, Backend, Capabilities
 
 B, T, S, N, K, H, V = 2, 3, 5, 4, 2, 8, 6
 NAN, INF = np.nan, np.inf
@@ -505,7 +505,7 @@ def test_batch_and_heads_on_a_mesh_need_no_collective(kind):
 
 def test_no_key_is_repeated():
     q, k, v = arrays((), T=1, S=64, N=8, K=1)  # here keys are larger than all else
-    for implementation in ("auto", "reference", "optimistic"):
+    for implementation in ("auto", "reference", "cpu_decode"):
         attend = functools.partial(ops.attention, implementation=implementation)
         jaxpr = jax.make_jaxpr(attend)(q, k, v, masks.causal(63)).jaxpr
         sizes = [var.aval.size for eqn in equations(jaxpr) for var in eqn.outvars]
@@ -594,7 +594,7 @@ def test_a_backend_gets_the_mask_with_its_structure(monkeypatch):
         seen.update(options, mask=mask, bias=bias)
         return v
 
-    monkeypatch.setitem(BACKENDS, "spy", Backend("spy", spy, Honours()))
+    monkeypatch.setitem(BACKENDS, "spy", Backend("spy", spy, Capabilities()))
     q, k, v = arrays()
     mask = masks.causal(2) & masks.window(left=1, offset=2)
     assert ops.attention(q, k, v, mask, np.zeros((N, 1, 1), np.float32), implementation="spy") is v

@@ -92,8 +92,10 @@ def their_tokens(found, text, settings):
 def our_tokens(found, texts, settings):
     config = pretrained.Config(found.config.architecture, found.config.model, found.config.settings, settings)
     tokenizer = Numbers(found.config.model.vocab_size)
-    generator = generate.TextGenerator(found.model, found.params, tokenizer, pretrained.recipe_of(config))
-    written = generator.translate(texts) if generator.reads_a_source else generator.write(texts, key=None)
+    generator = generate.TextGenerator(
+        found.model, found.params, tokenizer, pretrained.to_generation_config(config)
+    )
+    written = generator.translate(texts) if generator.is_encoder_decoder else generator.write(texts, key=None)
     return [list(map(int, text.split())) for text in written]
 
 
@@ -202,8 +204,8 @@ def test_what_is_drawn_from(build):
         "repetition_penalty": 1.4,
     }
     config = pretrained.Config("GPT2LMHeadModel", build("gpt2").config.model, {}, settings)
-    recipe = pretrained.recipe_of(config)
-    assert recipe.draws
+    recipe = pretrained.to_generation_config(config)
+    assert recipe.do_sample
     rng = np.random.default_rng(0)
     logits, tokens = rng.normal(size=(6, 19)).astype(np.float32) * 3, rng.integers(0, 19, (6, 4))
     wanted = build("gpt2").theirs._get_logits_processor(

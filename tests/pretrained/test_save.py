@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from tests.pretrained.test_files import CONFIG, params  # noqa: F401  - a fixture
+from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import known
 

@@ -306,14 +306,14 @@ def check_generation(found: Pair, *, max_length=6):
     settings = found.config.settings
     end, pad = settings["eos_token_id"], settings.get("pad_token_id")
     pad = end if pad is None else pad
-    reads_a_source = found.model.apply(found.params, method="reads_a_source")
+    is_encoder_decoder = found.model.apply(found.params, method="is_encoder_decoder")
     tokens = tokens_of(found.config.model.vocab_size, B, S, seed=2)
-    valid = valid_rows(S, left=not reads_a_source)
+    valid = valid_rows(S, left=not is_encoder_decoder)
     tokens = np.where(valid, tokens, pad)
-    mask = masks.padding(jnp.asarray(valid)) if reads_a_source else jnp.asarray(valid)
+    mask = masks.padding(jnp.asarray(valid)) if is_encoder_decoder else jnp.asarray(valid)
     start = found.theirs.generation_config.decoder_start_token_id
     options = {
-        ("source_mask" if reads_a_source else "valid"): mask,
+        ("source_mask" if is_encoder_decoder else "valid"): mask,
         "max_length": max_length,
         "eos_id": end,
         "pad_id": pad,
@@ -337,7 +337,7 @@ def check_generation(found: Pair, *, max_length=6):
             eos_token_id=end,
             pad_token_id=pad,
             **more,
-        )[:, 1 if reads_a_source else S :].numpy()
+        )[:, 1 if is_encoder_decoder else S :].numpy()
         wanted = np.pad(wanted, ((0, 0), (0, max_length - wanted.shape[1])), constant_values=pad)
         # Theirs fills beams behind their end with the end token where the padding is token 0.
         ended = np.cumsum(wanted == end, 1) - (wanted == end)

@@ -33,7 +33,7 @@ class Convert:
 
     def use(self) -> int:
         """Gives 0: what cannot be converted raises."""
-        from tfm_jax.pretrained.beside import is_of_tokenizer, unkept, write_files
+        from tfm_jax.pretrained.extra_files import is_of_tokenizer, unkept, write_files
         from tfm_jax.pretrained.hub import directory_of
 
         pretrained = tfm_jax.pretrained
@@ -66,7 +66,7 @@ def _as_safetensors(path: Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from tfm_jax.pretrained.files import open_weights
+    from tfm_jax.pretrained.weights.files import open_weights
 
     weights = open_weights(path.parent, allow_pickle=True)
     tensors = {name: np.ascontiguousarray(weights.read(name)) for name in weights.shapes}

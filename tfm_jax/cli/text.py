@@ -73,8 +73,11 @@ class _Command(LineCommand):
             generator = tfm_jax.runs.load_run(self.first, average=self.average)
         else:
             raise ValueError("say which model: the directory of a run, or --model with a checkpoint")
-        if generator.reads_a_source != isinstance(self, Translate):
-            name, where = "translate" if generator.reads_a_source else "generate", self.model or self.first
+        if generator.is_encoder_decoder != isinstance(self, Translate):
+            name, where = (
+                "translate" if generator.is_encoder_decoder else "generate",
+                self.model or self.first,
+            )
             raise ValueError(f"the model of {where} does something else: use tfm {name}")
         return generator
 
@@ -151,7 +154,9 @@ class Translate(_Command):
 
     def write(self, generator: Any, numbers: list[int], texts: list[str], advance: Advance) -> list[str]:
         """A line for each text."""
-        options: dict[str, Any] = {"key": self.keys(numbers) if generator.own_recipe.draws else None}
+        options: dict[str, Any] = {
+            "key": self.keys(numbers) if generator.own_generation_config.do_sample else None
+        }
         if self.model is None:
             options |= {
                 "beams": self.beams,
@@ -194,7 +199,7 @@ class Generate(_Command):
         self.check(self.text)
         generator = self.load()
         options = self.options(generator, [0])
-        if len(self.text) != 1 or (self.model is not None and generator.own_recipe.beams > 1):
+        if len(self.text) != 1 or (self.model is not None and generator.own_generation_config.beams > 1):
             return self.lines(generator)
         with log_lines("tfm_jax.generate", logging.INFO):  # compilations
             for piece in generator.stream(text_of(self.text[0]), **options):
@@ -237,7 +242,7 @@ class Generate(_Command):
     def options(self, generator: Any, numbers: list[int]) -> dict[str, Any]:
         """How to write, as ``TextGenerator`` takes it; a checkpoint's recipe was told when it was loaded."""
         if self.model is not None:
-            return {"key": self.keys(numbers) if generator.own_recipe.draws else None}
+            return {"key": self.keys(numbers) if generator.own_generation_config.do_sample else None}
         V = generator.tokenizer.vocab_size
         if self.top_k is not None and self.top_k > V:
             raise ValueError(f"--top-k: got {self.top_k}; wanted at most the {V} tokens that there are.")

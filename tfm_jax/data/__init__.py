@@ -19,11 +19,10 @@ from tfm_jax.data.builtin import (
 )
 from tfm_jax.data.columns import source_column, text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
-from tfm_jax.data.images import ImageRows, classification_rows
-from tfm_jax.data.labelled import LabelledRows, label_names, label_numbers, labelled_rows
+from tfm_jax.data.image_classification import ImageRows, classification_rows
 from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
 from tfm_jax.data.packing import PackedRows, best_fit
-from tfm_jax.data.rows import TranslationRows, language_model_rows, translation_rows
+from tfm_jax.data.sequences import TranslationRows, language_model_rows, translation_rows
 from tfm_jax.data.sources import load, load_splits, load_whole
 from tfm_jax.data.splitting import (
     SPLIT_SALT,
@@ -37,6 +36,7 @@ from tfm_jax.data.splitting import (
     text_digest,
 )
 from tfm_jax.data.stream import StreamIterator, StreamLoader
+from tfm_jax.data.text_classification import LabelledRows, label_names, label_numbers, labelled_rows
 from tfm_jax.data.tokenizers import (
     ByteTokenizer,
     JsonTokenizer,

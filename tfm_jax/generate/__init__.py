@@ -1,10 +1,10 @@
 """From a trained model to tokens."""
 
-from tfm_jax.generate.beam import Beams, beam_search
-from tfm_jax.generate.begin import extend, init_cache, prefill, step
-from tfm_jax.generate.decode import Generated, greedy, sample, stream
-from tfm_jax.generate.forcing import BadWords, ForceFirst, ForceLast, Renormalize, Suppress, SuppressFirst
-from tfm_jax.generate.processors import (
+from tfm_jax.generate.autoregressive import Generated, greedy, sample, stream
+from tfm_jax.generate.beam_search import Beams, beam_search
+from tfm_jax.generate.config import GenerationConfig
+from tfm_jax.generate.constraints import BadWords, ForceFirst, ForceLast, Renormalize, Suppress, SuppressFirst
+from tfm_jax.generate.logits_processors import (
     Context,
     FrequencyPenalty,
     MinLength,
@@ -16,8 +16,8 @@ from tfm_jax.generate.processors import (
     TopP,
     apply_processors,
 )
-from tfm_jax.generate.recipe import Recipe
-from tfm_jax.generate.text import TextGenerator
+from tfm_jax.generate.prefill import extend, init_cache, prefill, step
+from tfm_jax.generate.text_generator import TextGenerator
 
 __all__ = [
     "BadWords",
@@ -27,10 +27,10 @@ __all__ = [
     "ForceLast",
     "FrequencyPenalty",
     "Generated",
+    "GenerationConfig",
     "MinLength",
     "MinP",
     "NoRepeatNgram",
-    "Recipe",
     "Renormalize",
     "RepetitionPenalty",
     "Suppress",

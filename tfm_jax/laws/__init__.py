@@ -9,43 +9,48 @@ try:
 except ImportError as error:
     raise ImportError("the laws are tried by hypothesis: pip install 'tfm_jax[laws]'") from error
 
-from tfm_jax.laws.asked import Asked, Refused
-from tfm_jax.laws.attention import attention
-from tfm_jax.laws.attention_case import AttentionAsked, AttentionCase
-from tfm_jax.laws.attention_dropout import AttentionDropoutAsked, attention_dropout
-from tfm_jax.laws.beam_search import BeamAsked, BeamCase, beam_search
-from tfm_jax.laws.block import BlockAsked, BlockCase, block
-from tfm_jax.laws.cached_decoder import CAPACITY, CacheAsked, CacheCase, cached_decoder
-from tfm_jax.laws.check import Finding, LawBroken, Report, check, findings, holds
-from tfm_jax.laws.checkpoint import SavedAsked, SavedCase, checkpoint
-from tfm_jax.laws.cross_entropy import CrossEntropyAsked, CrossEntropyCase, cross_entropy
-from tfm_jax.laws.dropout import DropoutAsked, DropoutCase, dropout
-from tfm_jax.laws.encoder import classifier, encoder, encoder_without_positions
-from tfm_jax.laws.feed_forward import FeedForwardAsked, feed_forward
-from tfm_jax.laws.gradient_accumulation import BatchAsked, BatchCase, data_parallel, gradient_accumulation
-from tfm_jax.laws.language_model import language_model, padded_decoder
-from tfm_jax.laws.law import Broken, Law, Suite, law, same
-from tfm_jax.laws.layer_dropout import KeyCase, LayerDropoutAsked, layer_dropout
-from tfm_jax.laws.layer_norm import layer_norm
-from tfm_jax.laws.logits_case import HistoryCase, LogitsAsked, LogitsCase
-from tfm_jax.laws.logits_processor import ProcessorAsked, logits_processor
-from tfm_jax.laws.masked_attention import masked_attention
-from tfm_jax.laws.masked_case import MaskedAsked, MaskedCase
-from tfm_jax.laws.min_p import min_p
-from tfm_jax.laws.no_repeat_ngram import NgramAsked, no_repeat_ngram
-from tfm_jax.laws.penalties import frequency_penalty, repetition_penalty
-from tfm_jax.laws.position_bias import AlibiAsked, alibi, position_bias
-from tfm_jax.laws.positions_case import PairsAsked, PositionsCase
-from tfm_jax.laws.relative_buckets import BucketsAsked, relative_buckets
-from tfm_jax.laws.rms_norm import rms_norm
-from tfm_jax.laws.rotary import RotaryAsked, RotaryCase, rotary
-from tfm_jax.laws.sinusoidal import SinusoidalAsked, sinusoidal
-from tfm_jax.laws.temperature import temperature
-from tfm_jax.laws.tokens_case import ModelAsked, TokensCase
-from tfm_jax.laws.top_k import top_k
-from tfm_jax.laws.top_p import top_p
-from tfm_jax.laws.transformations import ArraysCase, PureAsked, transformations
-from tfm_jax.laws.vectors import NormAsked, VectorsAsked, VectorsCase
+from tfm_jax.laws.check import Finding, LawViolated, Report, check, findings, holds
+from tfm_jax.laws.law import Law, Suite, Violation, law, same
+from tfm_jax.laws.subject import Refused, Subject
+from tfm_jax.laws.suites.attention import attention
+from tfm_jax.laws.suites.attention_dropout import AttentionDropoutSubject, attention_dropout
+from tfm_jax.laws.suites.beam_search import BeamCase, BeamSubject, beam_search
+from tfm_jax.laws.suites.block import BlockCase, BlockSubject, block
+from tfm_jax.laws.suites.cached_decoder import CAPACITY, CacheCase, CacheSubject, cached_decoder
+from tfm_jax.laws.suites.cases.attention import AttentionCase, AttentionSubject
+from tfm_jax.laws.suites.cases.logits import HistoryCase, LogitsCase, LogitsSubject
+from tfm_jax.laws.suites.cases.masked_attention import MaskedCase, MaskedSubject
+from tfm_jax.laws.suites.cases.positions import PairsSubject, PositionsCase
+from tfm_jax.laws.suites.cases.tokens import ModelSubject, TokensCase
+from tfm_jax.laws.suites.cases.vectors import NormSubject, VectorsCase, VectorsSubject
+from tfm_jax.laws.suites.checkpoint import SavedCase, SavedSubject, checkpoint
+from tfm_jax.laws.suites.cross_entropy import CrossEntropyCase, CrossEntropySubject, cross_entropy
+from tfm_jax.laws.suites.dropout import DropoutCase, DropoutSubject, dropout
+from tfm_jax.laws.suites.encoder import classifier, encoder, encoder_without_positions
+from tfm_jax.laws.suites.feed_forward import FeedForwardSubject, feed_forward
+from tfm_jax.laws.suites.gradient_accumulation import (
+    BatchCase,
+    BatchSubject,
+    data_parallel,
+    gradient_accumulation,
+)
+from tfm_jax.laws.suites.language_model import language_model, padded_decoder
+from tfm_jax.laws.suites.layer_dropout import KeyCase, LayerDropoutSubject, layer_dropout
+from tfm_jax.laws.suites.layer_norm import layer_norm
+from tfm_jax.laws.suites.logits_processor import ProcessorSubject, logits_processor
+from tfm_jax.laws.suites.masked_attention import masked_attention
+from tfm_jax.laws.suites.min_p import min_p
+from tfm_jax.laws.suites.no_repeat_ngram import NgramSubject, no_repeat_ngram
+from tfm_jax.laws.suites.penalties import frequency_penalty, repetition_penalty
+from tfm_jax.laws.suites.position_bias import AlibiSubject, alibi, position_bias
+from tfm_jax.laws.suites.relative_buckets import BucketsSubject, relative_buckets
+from tfm_jax.laws.suites.rms_norm import rms_norm
+from tfm_jax.laws.suites.rotary import RotaryCase, RotarySubject, rotary
+from tfm_jax.laws.suites.sinusoidal import SinusoidalSubject, sinusoidal
+from tfm_jax.laws.suites.temperature import temperature
+from tfm_jax.laws.suites.top_k import top_k
+from tfm_jax.laws.suites.top_p import top_p
+from tfm_jax.laws.suites.transformations import ArraysCase, PureSubject, transformations
 
 SUITES = {
     suite.name: suite
@@ -91,55 +96,55 @@ SUITES = {
 __all__ = [
     "CAPACITY",
     "SUITES",
-    "AlibiAsked",
+    "AlibiSubject",
     "ArraysCase",
-    "Asked",
-    "AttentionAsked",
     "AttentionCase",
-    "AttentionDropoutAsked",
-    "BatchAsked",
+    "AttentionDropoutSubject",
+    "AttentionSubject",
     "BatchCase",
-    "BeamAsked",
+    "BatchSubject",
     "BeamCase",
-    "BlockAsked",
+    "BeamSubject",
     "BlockCase",
-    "Broken",
-    "BucketsAsked",
-    "CacheAsked",
+    "BlockSubject",
+    "BucketsSubject",
     "CacheCase",
-    "CrossEntropyAsked",
+    "CacheSubject",
     "CrossEntropyCase",
-    "DropoutAsked",
+    "CrossEntropySubject",
     "DropoutCase",
-    "FeedForwardAsked",
+    "DropoutSubject",
+    "FeedForwardSubject",
     "Finding",
     "HistoryCase",
     "KeyCase",
     "Law",
-    "LawBroken",
-    "LayerDropoutAsked",
-    "LogitsAsked",
+    "LawViolated",
+    "LayerDropoutSubject",
     "LogitsCase",
-    "MaskedAsked",
+    "LogitsSubject",
     "MaskedCase",
-    "ModelAsked",
-    "NgramAsked",
-    "NormAsked",
-    "PairsAsked",
+    "MaskedSubject",
+    "ModelSubject",
+    "NgramSubject",
+    "NormSubject",
+    "PairsSubject",
     "PositionsCase",
-    "ProcessorAsked",
-    "PureAsked",
+    "ProcessorSubject",
+    "PureSubject",
     "Refused",
     "Report",
-    "RotaryAsked",
     "RotaryCase",
-    "SavedAsked",
+    "RotarySubject",
     "SavedCase",
-    "SinusoidalAsked",
+    "SavedSubject",
+    "SinusoidalSubject",
+    "Subject",
     "Suite",
     "TokensCase",
-    "VectorsAsked",
     "VectorsCase",
+    "VectorsSubject",
+    "Violation",
     "alibi",
     "attention",
     "attention_dropout",

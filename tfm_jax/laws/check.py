@@ -8,13 +8,13 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase
 
-from tfm_jax.laws.asked import Refused
-from tfm_jax.laws.law import Broken, Law, Suite
+from tfm_jax.laws.law import Law, Suite, Violation
+from tfm_jax.laws.subject import Refused
 
-__all__ = ["Finding", "LawBroken", "Report", "check", "findings", "holds"]
+__all__ = ["Finding", "LawViolated", "Report", "check", "findings", "holds"]
 
 
-class LawBroken(AssertionError):
+class LawViolated(AssertionError):
     """A function breaks a law that it was held to; the message is the report."""
 
 
@@ -132,7 +132,7 @@ def check(
       suite: such as ``laws.attention``, or ``laws.attention.only("empty_rows")``.
       examples: cases a law, at least 1.
       seed: the same seed tries the same cases.
-      options: the suite's own; those of ``laws.attention`` are ``AttentionAsked``'s.
+      options: the suite's own; those of ``laws.attention`` are ``AttentionSubject``'s.
 
     Returns:
       A ``Report``, to be read or printed. A counter-example is the smallest that was found; where hypothesis'
@@ -162,7 +162,7 @@ def holds(
 
     Returns:
       The decorator. What it makes takes the arguments of what it decorates, such as fixtures, and raises
-      ``LawBroken`` with the report.
+      ``LawViolated`` with the report.
     """
 
     def decorate(make: Callable[..., Any]) -> Callable[..., None]:
@@ -170,7 +170,7 @@ def holds(
         def test(*args: Any, **kwargs: Any) -> None:
             report = check(make(*args, **kwargs), suite, **options)
             if report.broken or not set(report.unasked) <= set(may_refuse):
-                raise LawBroken(f"\n{report}")
+                raise LawViolated(f"\n{report}")
 
         return test
 
@@ -201,14 +201,14 @@ def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
         except Refused as refusal:
             refusals.append(str(refusal))
             hypothesis.reject()
-        except Broken as broken:
-            raise Broken(f"{case}\n{broken}") from None
+        except Violation as broken:
+            raise Violation(f"{case}\n{broken}") from None
         count += 1
 
     found = None
     try:
         run()
-    except Broken as broken:
+    except Violation as broken:
         found = str(broken)
     except hypothesis.errors.Flaky as flaky:
         found = f"it does not give the same answer twice:\n{flaky}"

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
-__all__ = ["TOLERANCE", "Broken", "Law", "Suite", "law", "same"]
+__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "law", "same"]
 
 TOLERANCE = 2e-5  # of sums of a few numbers near 1 in float32, whatever their order
 
 
-class Broken(AssertionError):
+class Violation(AssertionError):
     """A statement does not hold of a case; says what was got and what was wanted."""
 
 
@@ -24,7 +24,7 @@ class Law:
       name: one word for it, with underscores.
       sentence: what holds.
       cases: a hypothesis strategy of what the statement is tried on, the simplest first.
-      statement: called with the function, asked as its suite asks it, and a case; raises ``Broken``.
+      statement: called with the function, asked as its suite asks it, and a case; raises ``Violation``.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Suite:
 
 
 def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> None:
-    """Raises ``Broken`` where two arrays differ, nan counting as equal to nan.
+    """Raises ``Violation`` where two arrays differ, nan counting as equal to nan.
 
     Args:
       got: what the function gave.
@@ -100,11 +100,11 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
       Nothing.
 
     Raises:
-      Broken: with both in few digits, or both shapes.
+      Violation: with both in few digits, or both shapes.
     """
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     if wanted.ndim and wanted.shape != got.shape:
-        raise Broken(f"{what}: got shape {list(got.shape)}, wanted {list(wanted.shape)}")
+        raise Violation(f"{what}: got shape {list(got.shape)}, wanted {list(wanted.shape)}")
     wanted = np.broadcast_to(wanted, got.shape)
     if not np.allclose(got, wanted, rtol=atol, atol=atol, equal_nan=True):
         with np.errstate(invalid="ignore"):  # of two that are infinite
@@ -112,7 +112,7 @@ def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> N
         apart = np.where(np.isfinite(got) & np.isfinite(wanted), distance, got != wanted)
         worst = tuple(map(int, np.unravel_index(np.nanargmax(apart), apart.shape)))
         at = f"; at {list(worst)} {got[worst]:.9g}, not {wanted[worst]:.9g}" if worst else ""
-        raise Broken(f"{what}: got {show(got)}, wanted {show(wanted)}{at}")
+        raise Violation(f"{what}: got {show(got)}, wanted {show(wanted)}{at}")
 
 
 def show(x: Any) -> str:

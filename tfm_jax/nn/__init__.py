@@ -2,30 +2,19 @@
 
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock
-from tfm_jax.nn.classifier import Classifier
 from tfm_jax.nn.config import Config, paper_base, paper_big
-from tfm_jax.nn.embedding import Embedding, PatchEmbedding
+from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
-from tfm_jax.nn.feed_forward import FeedForward
+from tfm_jax.nn.feed_forward import FeedForward, Glu, Mlp
 from tfm_jax.nn.functional import Pure, functionalize
-from tfm_jax.nn.heads import ClassificationHead, LanguageModelHead
-from tfm_jax.nn.linear import Linear, Norm
-from tfm_jax.nn.masked import MaskedLanguageModel
+from tfm_jax.nn.heads import ClassificationHead, Classifier, LanguageModelHead, MaskedLanguageModel
+from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.norms import LayerNorm, Norm, RMSNorm
+from tfm_jax.nn.patches import PatchEmbedding, Patches
+from tfm_jax.nn.pooling import Pooler
+from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.nn.transformer import Decoder, EncoderDecoder
-from tfm_jax.nn.variants import (
-    Alibi,
-    Glu,
-    LayerNorm,
-    Learned,
-    Mlp,
-    Patches,
-    Pooler,
-    RelativeBias,
-    RMSNorm,
-    Rope,
-    Sinusoidal,
-)
 
 __all__ = [
     "Alibi",

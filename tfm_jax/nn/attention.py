@@ -5,9 +5,10 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.linear import Linear, Norm
-from tfm_jax.nn.variants import Rope
-from tfm_jax.ops.backends.contract import Bias
+from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.norms import Norm
+from tfm_jax.nn.positions import Rope
+from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 

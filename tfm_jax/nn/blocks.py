@@ -12,10 +12,10 @@ from tfm_jax.checks import as_key
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.feed_forward import FeedForward
-from tfm_jax.nn.linear import Norm
-from tfm_jax.nn.variants import Alibi, RelativeBias
-from tfm_jax.ops.backends.contract import Bias, heads_first
-from tfm_jax.ops.cache import Slots, append
+from tfm_jax.nn.norms import Norm
+from tfm_jax.nn.positions import Alibi, RelativeBias
+from tfm_jax.ops.backends.common import Bias, heads_first
+from tfm_jax.ops.kv_cache import Slots, append
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
@@ -129,7 +129,7 @@ class Block(nnx.Module):
           x: [..., T, D], the tokens that follow.
           cache: keys and values of those before them, each [..., K, S, H].
           slots: of the cache, before these tokens.
-          mask: which of the tokens that ``ops.cache.append`` gives may be attended to.
+          mask: which of the tokens that ``ops.kv_cache.append`` gives may be attended to.
           memory: keys and values of the encoder's output, from ``remember``.
           memory_mask: of cross-attention.
           positions: int [..., T].

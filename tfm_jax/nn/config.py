@@ -4,25 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tfm_jax.fields import check_fields
-from tfm_jax.nn.variants import (
-    Alibi,
-    Glu,
-    LayerNorm,
-    Learned,
-    Mlp,
-    Patches,
-    Pooler,
-    RelativeBias,
-    RMSNorm,
-    Rope,
-    Sinusoidal,
-)
+from tfm_jax.nn.feed_forward import Glu, Mlp
+from tfm_jax.nn.norms import LayerNorm, RMSNorm
+from tfm_jax.nn.patches import Patches
+from tfm_jax.nn.pooling import Pooler
+from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
 from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.ranges import Count, Finite, Rate, Size
 
 __all__ = ["Config", "paper_base", "paper_big"]
 
-_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.honours.spread))
+_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.spread))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from flax import nnx
 
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.embedding import Embedding, PatchEmbedding, count_positions
-from tfm_jax.nn.heads import PoolerLayer
+from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.patches import PatchEmbedding
+from tfm_jax.nn.pooling import PoolerLayer
+from tfm_jax.nn.positions import count_positions
 from tfm_jax.nn.stack import EncoderStack
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key

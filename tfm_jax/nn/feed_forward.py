@@ -1,16 +1,45 @@
 """The position-wise feed-forward layer, plain or gated."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from flax import nnx
 from jax.nn.initializers import glorot_uniform
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
-from tfm_jax.nn.config import Config
+from tfm_jax.fields import check_fields
 from tfm_jax.nn.parameters import constant, drawn
-from tfm_jax.nn.variants import Glu
+from tfm_jax.ops import activation
 from tfm_jax.types import Array, Key
 
-__all__ = ["FeedForward"]
+if TYPE_CHECKING:
+    from tfm_jax.nn.config import Config
+
+__all__ = ["FeedForward", "Glu", "Mlp"]
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """``activation(x W_in + b_in) W_out + b_out`` (Vaswani et al. 2017, equation 2)."""
+
+    activation: str = "relu"
+    bias: bool = True
+
+    def __post_init__(self):
+        check_fields(self)
+        activation(self.activation)
+
+
+@dataclass(frozen=True)
+class Glu:
+    """``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
+
+    activation: str = "silu"
+
+    def __post_init__(self):
+        check_fields(self)
+        activation(self.activation)
 
 
 class FeedForward(nnx.Module):
@@ -26,7 +55,7 @@ class FeedForward(nnx.Module):
       rngs: draws the kernels.
     """
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: "Config", *, rngs: nnx.Rngs):
         self.config = config
         D, F = config.d_model, config.d_ff
         variant, dtype = config.feed_forward, config.param_dtype

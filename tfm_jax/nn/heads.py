@@ -1,56 +1,23 @@
 """What stands on top of the vectors: logits over tokens, or over classes."""
 
-from typing import Literal
-
 import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
+from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.linear import Linear
-from tfm_jax.ops.tracing import surely
+from tfm_jax.nn.encoder import Encoder
+from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.norms import Norm
+from tfm_jax.nn.parameters import constant
+from tfm_jax.nn.pooling import Pooling, pool
+from tfm_jax.ops import masks
+from tfm_jax.ops.masks import Mask
 from tfm_jax.ranges import RATE, SIZE, check_number
 from tfm_jax.types import Array, Key
 
-__all__ = ["ClassificationHead", "LanguageModelHead", "PoolerLayer", "Pooling", "pool"]
-
-Pooling = Literal["mean", "first"] | None
-
-
-def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
-    """The vectors of a sequence as one.
-
-    Equivalent to::
-
-        x[valid].mean(0)          # of one sequence, for "mean"; "first": x[0]; None: x
-
-    Args:
-      x: [..., T, D] float.
-      pooling: ``"mean"``, ``"first"``, or None.
-      valid: bool [..., T], which positions the mean counts; None is all.
-
-    Returns:
-      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position, or there is no first.
-    """
-    x = as_array("nn.pool", "x", x)
-    if pooling is None:
-        return x
-    if pooling == "first":
-        return _first(x)
-    if pooling != "mean":
-        raise ValueError(f"pool: got pooling={pooling!r}; wanted 'mean', 'first' or None.")
-    if valid is None and surely(lambda: x.shape[-2] > 0):
-        return x.mean(-2)
-    valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
-    weights = valid[..., None].astype(x.dtype)
-    total = jnp.where(valid[..., None], x, 0.0).sum(-2)
-    return total / jnp.maximum(weights.sum(-2), 1.0)
-
-
-def _first(x: Array) -> Array:
-    """The first of the vectors [..., T, D], or 0 where there is none."""
-    return x[..., 0, :] if surely(lambda: x.shape[-2] > 0) else x[..., :1, :].sum(-2)
+__all__ = ["ClassificationHead", "Classifier", "LanguageModelHead", "MaskedLanguageModel"]
 
 
 class LanguageModelHead(nnx.Module):
@@ -75,31 +42,6 @@ class LanguageModelHead(nnx.Module):
         x = as_array("nn.LanguageModelHead", "x", x)
         kernel = self.projection.kernel[...].astype(x.dtype)
         return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
-
-
-class PoolerLayer(nnx.Module):
-    """The vector of the first token through one more dense layer.
-
-    Equivalent to::
-
-        activation(dropout(x[..., 0, :]) @ kernel + bias)
-
-    Args:
-      config: D and ``pooler``.
-      rngs: draws the kernel.
-
-    Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
-    """
-
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.pooler = config.pooler
-        D = config.d_model
-        self.dense = Linear((D,), (D,), bias=True, dtype=config.param_dtype, rngs=rngs)
-
-    def __call__(self, x: Array, *, key: Key | None = None) -> Array:
-        """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
-        first = ops.dropout(_first(as_array("nn.PoolerLayer", "x", x)), self.pooler.dropout_rate, key)
-        return ops.activation(self.pooler.activation)(self.dense(first))
 
 
 class ClassificationHead(nnx.Module):
@@ -146,3 +88,129 @@ class ClassificationHead(nnx.Module):
         return self.dense(
             ops.dropout(pool(x.astype(jnp.float32), self.pooling, valid), self.dropout_rate, key)
         )
+
+
+class MaskedLanguageModel(nnx.Module):
+    """An encoder with the head of BERT: one more layer, a norm, and the embedding as the output projection.
+
+    Equivalent to::
+
+        x = norm(activation(encoder(tokens) @ kernel + bias))
+        logits = x @ unembedding + output_bias
+
+    Args:
+      config: the sizes and variants; ``tie_embeddings`` says whether the projection is the embedding.
+      activation: of the head, by the name that ``ops.activation`` takes.
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: for a config with a ``pooler``, which nothing would read; for an unknown activation.
+
+    Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
+    """
+
+    def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
+        if config.pooler is not None:
+            raise ValueError("a pooler is of an Encoder or a Classifier; masked tokens are read one by one")
+        ops.activation(activation)  # known?
+        self.activation = activation
+        self.encoder = Encoder(config, rngs=rngs)
+        of = {"dtype": config.param_dtype, "rngs": rngs}
+        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **of)
+        self.norm = Norm(config.norm, config.d_model, **of)
+        self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
+        self.bias = constant(0.0, config.vocab_size, config.param_dtype)
+
+    def __call__(
+        self,
+        tokens: Array,
+        mask: Mask | Array | None = None,
+        *,
+        token_types: Array | None = None,
+        positions: Array | None = None,
+        key: Key | None = None,
+    ) -> Array:
+        """The logits [..., T, V], float32, of int tokens [..., T]; the rest is as ``Encoder`` takes it."""
+        x = self.encoder(tokens, mask, token_types=token_types, positions=positions, key=key)
+        x = self.norm(ops.activation(self.activation)(self.dense(x)))
+        logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
+        return logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
+
+
+class Classifier(nnx.Module):
+    """An encoder, pooled or not, with a dense layer of one logit a class.
+
+    Equivalent to::
+
+        hidden = encoder(inputs, masks.padding(valid))
+        logits = head(hidden, valid)                       # pooled, or of every token where pooling is None
+        logits = head(pooler(hidden))                      # where there is a config.pooler
+
+    Args:
+      config: the sizes and variants; ``patches`` makes it read images.
+      n_classes: how many.
+      pooling: ``"mean"`` over the valid positions, ``"first"``, or None: logits of every token.
+      dropout_rate: on what the dense layer reads, in [0, 1).
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: for a ``config.pooler`` beside another pooling than ``"first"``; as ``ClassificationHead``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        n_classes: int = 10,
+        pooling: Pooling = "mean",
+        dropout_rate: float = 0.0,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        if config.pooler is not None and pooling != "first":
+            raise ValueError(
+                f"{config.pooler} reads the first token: pass pooling='first', got pooling={pooling!r}, or a "
+                "config without a pooler"
+            )
+        self.encoder = Encoder(config, rngs=rngs)
+        own = pooling if config.pooler is None else None
+        self.head = ClassificationHead(config, n_classes, own, dropout_rate, rngs=rngs)
+
+    def __call__(
+        self,
+        inputs: Array,
+        valid: Array | None = None,
+        *,
+        token_types: Array | None = None,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, dict[str, Array]]:
+        """Classifies.
+
+        Args:
+          inputs: int tokens [..., T], or images [..., height, width, channels].
+          valid: bool [..., T], False at padding: neither attended to nor pooled.
+          token_types, positions: as ``Encoder`` takes them.
+          key: for dropout; None is no dropout.
+          return_weights: give the attention weights too.
+
+        Returns:
+          logits [..., n_classes], float32, or [..., T, n_classes] without pooling; with ``return_weights``,
+          ``(logits, {"encoder": ...})``.
+        """
+        valid = None if valid is None else as_array("nn.Classifier", "valid", valid)
+        mask = None if valid is None else masks.padding(valid)
+        encoder_key, pooler_key, head_key = split_key(key, 3)
+        encoded = self.encoder(
+            inputs,
+            mask,
+            token_types=token_types,
+            positions=positions,
+            key=encoder_key,
+            return_weights=return_weights,
+        )
+        hidden, weights = encoded if return_weights else (encoded, None)
+        if self.encoder.pooler is not None:
+            hidden, valid = self.encoder.pooler(hidden, key=pooler_key), None
+        logits = self.head(hidden, valid, key=head_key)
+        return (logits, weights) if return_weights else logits

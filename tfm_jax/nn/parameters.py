@@ -24,3 +24,8 @@ def normal(std: float, key: Key, shape: tuple[int, ...], dtype: str) -> nnx.Para
 def constant(value: float, shape: tuple[int, ...] | int, dtype: str) -> nnx.Param:
     """The same number everywhere."""
     return nnx.Param(jnp.full(shape, value, dtype))
+
+
+def look_up(table: Array, index: Array) -> Array:
+    """Rows of a table; an index outside it gives NaN, never some other row."""
+    return table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

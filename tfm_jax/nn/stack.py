@@ -10,10 +10,10 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.embedding import PositionBias, PositionEmbedding
-from tfm_jax.nn.linear import Norm
+from tfm_jax.nn.norms import Norm
+from tfm_jax.nn.positions import PositionBias, PositionEmbedding
 from tfm_jax.ops.masks import Mask
-from tfm_jax.ops.varying import vary_with
+from tfm_jax.ops.tracing import vary_with
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["DecoderStack", "EncoderStack", "Stack"]

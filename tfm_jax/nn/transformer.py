@@ -8,13 +8,13 @@ from flax import nnx
 from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.embedding import Embedding, count_positions
-from tfm_jax.nn.incremental import Cache, Incremental, memory_mask_of, output_head
+from tfm_jax.nn.decoding import Cache, Incremental, memory_mask_of, output_head
+from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.positions import Learned, count_positions
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
-from tfm_jax.nn.variants import Learned
 from tfm_jax.ops import masks
-from tfm_jax.ops.mask_parts import Padding, Prefix
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.masks.leaves import Padding, Prefix
 from tfm_jax.types import Array, Key
 
 __all__ = ["Decoder", "EncoderDecoder"]
@@ -114,7 +114,7 @@ class Decoder(Incremental):
         """The vectors [..., T, D] before the output projection, for ``ops.linear_cross_entropy``."""
         return self._run(tokens, mask, causal, positions, key, False)[0]
 
-    def reads_a_source(self) -> bool:
+    def is_encoder_decoder(self) -> bool:
         return False
 
     def decoder_stack(self) -> DecoderStack:
@@ -247,7 +247,7 @@ class EncoderDecoder(Incremental):
         """The decoder's vectors [..., T, D] before the output projection."""
         return self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)[0]
 
-    def reads_a_source(self) -> bool:
+    def is_encoder_decoder(self) -> bool:
         return True
 
     def decoder_stack(self) -> DecoderStack:

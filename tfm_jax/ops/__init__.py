@@ -1,6 +1,6 @@
 """Pure functions on arrays: the Transformer without parameters. Imports only this room of the package."""
 
-from tfm_jax.ops import cache, masks
+from tfm_jax.ops import kv_cache, masks
 from tfm_jax.ops.attention import Explanation, attention, attention_weights, explain_attention
 from tfm_jax.ops.dropout import dropout
 from tfm_jax.ops.feed_forward import activation, feed_forward, gated_feed_forward
@@ -24,13 +24,13 @@ __all__ = [
     "alibi",
     "attention",
     "attention_weights",
-    "cache",
     "cross_entropy",
     "dropout",
     "explain_attention",
     "feed_forward",
     "frequency_penalty",
     "gated_feed_forward",
+    "kv_cache",
     "layer_norm",
     "linear_cross_entropy",
     "masks",

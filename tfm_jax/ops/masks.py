@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.mask_algebra import Dense, Mask
-from tfm_jax.ops.mask_arrays import Sizes, booleans
-from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window, integers
-from tfm_jax.ops.tracing import surely
+from tfm_jax.ops.masks.algebra import Dense, Mask, Sizes, booleans
+from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window, integers
+from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array
 
 __all__ = [
@@ -261,7 +260,7 @@ def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -
         offset = getattr(part, "offset", None)
         known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
         last = np.max(offset) + T if known else 0
-        if surely(lambda last=last: last > S):
+        if definitely(lambda last=last: last > S):
             raise ValueError(
                 f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
                 "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."

@@ -3,18 +3,21 @@
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 
 from tfm_jax.checks import as_array
-from tfm_jax.ops.sampling_arguments import check_array, check_logits, per_row
-from tfm_jax.ops.tracing import surely
-from tfm_jax.ranges import FINITE, POSITIVE, SHARE, SIZE, check_number
+from tfm_jax.ops.tracing import definitely
+from tfm_jax.ranges import FINITE, POSITIVE, SHARE, SIZE, Range, check_each, check_number
 from tfm_jax.types import Array
 
 __all__ = [
+    "check_array",
+    "check_logits",
     "close",
     "frequency_penalty",
     "min_p",
     "no_repeat_ngram",
+    "per_row",
     "repetition_penalty",
     "temperature",
     "token_counts",
@@ -248,12 +251,12 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
         length = jnp.asarray(length, jnp.int32)
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
     known = not isinstance(length, jax.core.Tracer)
-    if not scalar or (known and (length < 0 or surely(lambda: length > M))):
+    if not scalar or (known and (length < 0 or definitely(lambda: length > M))):
         raise ValueError(f"no_repeat_ngram: got length={length}; wanted one integer from 0 to M = {M}.")
-    if surely(lambda: n > M):
+    if definitely(lambda: n > M):
         return logits
     tokens = tokens.astype(jnp.int32)
-    if not surely(lambda: n <= M):  # a symbol that may be less: holes make room for one n-gram
+    if not definitely(lambda: n <= M):  # a symbol that may be less: holes make room for one n-gram
         holes = jnp.full((*tokens.shape[:-1], n), -1, jnp.int32)
         tokens, M = jnp.concatenate([tokens, holes], axis=-1), M + n
     starts = M - n + 1
@@ -298,3 +301,38 @@ def token_counts(tokens: Array, V: int) -> Array:
 def close(logits: Array, closed: Array) -> Array:
     """Sets the logits of closed tokens (bool, of their shape) to -inf; leaves a nan in sight."""
     return jnp.where(closed & ~jnp.isnan(logits), -jnp.inf, logits)
+
+
+def per_row(where: str, name: str, value: float | Array, logits: Array, wanted: Range) -> Array:
+    """A parameter in the dtype that is computed in, in a shape that broadcasts against the logits."""
+    dtype = np.promote_types(logits.dtype, np.float32)
+    check_each(where, name, value, wanted)
+    value = jnp.asarray(value, dtype)
+    if value.ndim and value.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{where}: got {name} of shape {value.shape} with logits of shape {logits.shape}; wanted one "
+            f"number, or one a row: {logits.shape[:-1]}."
+        )
+    return value[..., None] if value.ndim else value
+
+
+def check_logits(where: str, logits: Array) -> Array:
+    logits = as_array(where, "logits", logits)
+    if logits.ndim < 1 or logits.shape[-1] < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            f"{where}: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
+            "a floating dtype, V at least 1."
+        )
+    return logits
+
+
+def check_array(where: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> Array:
+    array = as_array(where, name, array)
+    fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
+    if not fits or not jnp.issubdtype(array.dtype, dtype):
+        sizes = ", ".join("M" if size is None else str(size) for size in shape)
+        kind = "bool" if dtype is jnp.bool_ else "int"
+        raise ValueError(
+            f"{where}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted {kind} [{sizes}]."
+        )
+    return array

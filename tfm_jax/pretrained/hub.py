@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 
 from tfm_jax.hub import HubUnavailableError, why_unreachable
-from tfm_jax.pretrained.files import what_file
+from tfm_jax.pretrained.weights.files import what_file
 
 __all__ = ["HubUnavailableError", "directory_of"]
 

@@ -12,15 +12,22 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.beside import read_files
-from tfm_jax.pretrained.config import Config, Family
+from tfm_jax.pretrained.extra_files import read_files
 from tfm_jax.pretrained.families import architecture_in, family_by_type, known
-from tfm_jax.pretrained.files import Weights, open_weights, read_json
-from tfm_jax.pretrained.fill import Differences, Shardings, differences, flat, read_params, shardings_of
+from tfm_jax.pretrained.family import Config, Family
 from tfm_jax.pretrained.hub import directory_of
-from tfm_jax.pretrained.match import matched, skipped_of, without
-from tfm_jax.pretrained.names import Tensor, layout
-from tfm_jax.pretrained.tokens import read_tokenizer
+from tfm_jax.pretrained.tokenizers.read import read_tokenizer
+from tfm_jax.pretrained.weights.files import Weights, open_weights, read_json
+from tfm_jax.pretrained.weights.match import matched, skipped_of, without
+from tfm_jax.pretrained.weights.read import (
+    Differences,
+    Shardings,
+    differences,
+    flat,
+    read_params,
+    shardings_of,
+)
+from tfm_jax.pretrained.weights.tensor_map import Tensor, layout
 from tfm_jax.types import Params
 
 __all__ = ["load", "model_of", "shapes_of", "tensors_of"]
@@ -71,8 +78,8 @@ def load(
         unknown or of another shape, or that are there twice and differ, by name; for a sharding that does not
         divide its parameter.
 
-    Settings that nothing here reads are named once, as a warning of the logger ``tfm_jax.pretrained.keys``;
-    ``save`` writes them back.
+    Settings that nothing here reads are named once, as a warning of the logger
+    ``tfm_jax.pretrained.config_keys``; ``save`` writes them back.
     """
     directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
     path = directory / "config.json"

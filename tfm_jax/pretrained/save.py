@@ -9,13 +9,13 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
-from tfm_jax.pretrained.beside import is_of_tokenizer, write_files
-from tfm_jax.pretrained.config import Config
+from tfm_jax.pretrained.extra_files import is_of_tokenizer, write_files
 from tfm_jax.pretrained.families import known
-from tfm_jax.pretrained.fill import flat
+from tfm_jax.pretrained.family import Config
 from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
-from tfm_jax.pretrained.names import Tensor
-from tfm_jax.pretrained.save_tokenizer import tokenizer_files
+from tfm_jax.pretrained.tokenizers.save import tokenizer_files
+from tfm_jax.pretrained.weights.read import flat
+from tfm_jax.pretrained.weights.tensor_map import Tensor
 from tfm_jax.types import Params
 
 __all__ = ["save"]

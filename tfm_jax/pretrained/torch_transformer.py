@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.files import Weights, whole
-from tfm_jax.pretrained.fill import differences, flat, read_params, shardings_of
-from tfm_jax.pretrained.names import FLAT, Entry, dense, layout, mlp, transposed
+from tfm_jax.pretrained.weights.files import Weights, whole
+from tfm_jax.pretrained.weights.read import differences, flat, read_params, shardings_of
+from tfm_jax.pretrained.weights.tensor_map import FLAT, Entry, dense, layout, mlp, transposed
 from tfm_jax.types import Array, Params
 
 __all__ = ["from_torch_transformer"]

@@ -1,10 +1,9 @@
 """Training: a pure step, optimizers, where it runs, checkpoints, the loop. Knows no model and no data."""
 
-from tfm_jax.train.checkpoint import Checkpoints
-from tfm_jax.train.files import RunDirectory, flat, is_free, read_object
+from tfm_jax.train.checkpoint import Checkpoints, average_params, load_params, unbroken_steps
 from tfm_jax.train.layerwise import freeze_layers, layer_factors, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStop, Fitted, fit, resume
-from tfm_jax.train.meter import NotFiniteError, Writer
+from tfm_jax.train.metric_logger import NotFiniteError, Writer
 from tfm_jax.train.metrics import add, means, read, read_late, total
 from tfm_jax.train.optimizers import (
     NO_DECAY,
@@ -16,11 +15,11 @@ from tfm_jax.train.optimizers import (
     noam,
     warmup_cosine,
 )
-from tfm_jax.train.report import JsonLines, Progress, TensorBoard, read_json_lines
-from tfm_jax.train.sharding import Jit, Parallel, Pmap, data_mesh
+from tfm_jax.train.parallel import Jit, Parallel, Pmap, data_mesh
+from tfm_jax.train.run_directory import RunDirectory, flat, is_free, read_object
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import EvalStep, LossFn, Metrics, TrainStep, make_eval_step, make_train_step
-from tfm_jax.train.weights import average_params, load_params, unbroken_steps
+from tfm_jax.train.writers import JsonLines, Progress, TensorBoard, read_json_lines
 from tfm_jax.values import plain
 
 __all__ = [

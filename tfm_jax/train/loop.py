@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
 from tfm_jax.train.checkpoint import Checkpoints
-from tfm_jax.train.files import flat
-from tfm_jax.train.meter import Meter, Writer, require_finite
+from tfm_jax.train.metric_logger import Meter, Writer, require_finite
 from tfm_jax.train.optimizers import Schedule
+from tfm_jax.train.run_directory import flat
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import TrainStep
 from tfm_jax.types import Batch

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests import references
 from tests.marks import slow, slow_but, slow_rows
-from tests.ops.mask_strategies import expressions
+from tests.ops.masks.strategies import expressions
 from tfm_jax import ops
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend
@@ -34,13 +34,13 @@ def variant(name, *, platforms=None, dtypes=None, **options):
     return Backend(
         name,
         functools.partial(backend.attention, **options),
-        dataclasses.replace(backend.honours, **changed),
+        dataclasses.replace(backend.capabilities, **changed),
     )
 
 
 HERE = {
     "reference": BACKENDS["reference"],
-    "optimistic": BACKENDS["optimistic"],
+    "cpu_decode": BACKENDS["cpu_decode"],
     "xla": BACKENDS["xla"],
     "chunked": BACKENDS["chunked"],
     "chunked by 8": variant("chunked", tile=8),
@@ -158,7 +158,7 @@ CASES = {
 }
 HONOURED = {
     "reference": set(CASES),
-    "optimistic": set(CASES),
+    "cpu_decode": set(CASES),
     "chunked": set(CASES),
     "chunked by 8": set(CASES),
     "xla": {name for name in CASES if name.startswith("values of that size")},
@@ -228,7 +228,7 @@ OPTIONS = {
 }
 TAKES = {
     "reference": set(OPTIONS),
-    "optimistic": set(OPTIONS),
+    "cpu_decode": set(OPTIONS),
     "chunked": set(OPTIONS),
     "chunked by 8": set(OPTIONS),
     "xla": {"scale", "bias", "bias a row", "bias a query", "bias of -inf"},
@@ -255,7 +255,7 @@ def test_options_are_honoured_or_refused(name, option):
         np.testing.assert_allclose(our, theirs, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", ["optimistic", "xla", "chunked by 8", "splash", "cudnn"])
+@pytest.mark.parametrize("name", ["cpu_decode", "xla", "chunked by 8", "splash", "cudnn"])
 @given(st.data())
 def test_any_mask_is_honoured_or_refused(name, data):
     batch, T, S, K = data.draw(st.sampled_from([((2,), 11, 19, 2), ((), 13, 13, 4)]))
@@ -343,7 +343,7 @@ def test_what_a_mask_closes_may_be_nan_and_what_it_opens_is_seen(name, bad):
 def test_without_a_mask_what_is_not_finite_is_the_references(bad):
     q, k, v = arrays()
     for k_bad, v_bad in [(k.at[0, 3, 0, 0].set(bad), v), (k, v.at[0, 3, 0, 0].set(bad))]:
-        got, wanted = (run(name, q, k_bad, v_bad) for name in ("optimistic", "reference"))
+        got, wanted = (run(name, q, k_bad, v_bad) for name in ("cpu_decode", "reference"))
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
@@ -386,7 +386,7 @@ def test_dropout_is_the_references_or_it_is_refused(name):
         np.testing.assert_allclose(our, theirs, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", ["optimistic", "reference", "chunked by 8"])
+@pytest.mark.parametrize("name", ["cpu_decode", "reference", "chunked by 8"])
 def test_a_bias_that_is_a_function_has_gradients_of_what_it_closes_over(name):
     q, k, v = arrays()
     places = jnp.asarray(np.random.default_rng(5).integers(0, 9, (B, T)))
@@ -419,7 +419,7 @@ def test_a_bias_function_is_asked_within_the_sequence_alone(tile):
         np.testing.assert_allclose(a, b, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", ["optimistic", *slow("reference"), "chunked by 8"])
+@pytest.mark.parametrize("name", ["cpu_decode", *slow("reference"), "chunked by 8"])
 @pytest.mark.parametrize("check_vma", [True, *slow(False)])
 def test_a_bias_function_in_shard_map(name, check_vma):
     q, k, v = arrays((4,))
@@ -460,7 +460,7 @@ def test_what_a_bias_function_closes_over_must_be_named_in_shard_map():
         sharded(q, k, v, jnp.float32(1))
 
 
-@pytest.mark.parametrize("name", ["optimistic", "reference", "chunked by 8"])
+@pytest.mark.parametrize("name", ["cpu_decode", "reference", "chunked by 8"])
 @pytest.mark.parametrize("shape", [(B, N, T, S), *slow((N, 1, S), (1, T, 1)), (B, 1, 1, 1)])
 def test_a_bias_has_a_gradient_of_its_own_shape(name, shape):
     q, k, v = arrays()
@@ -474,7 +474,7 @@ def test_a_bias_has_a_gradient_of_its_own_shape(name, shape):
     np.testing.assert_allclose(got, expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", ["optimistic", "reference", *slow("chunked"), "chunked by 8"])
+@pytest.mark.parametrize("name", ["cpu_decode", "reference", *slow("chunked"), "chunked by 8"])
 @pytest.mark.parametrize("bad", [NAN, *slow(INF)])
 def test_what_a_mask_closes_stays_out_of_every_gradient(name, bad):
     q, k, v = arrays()
@@ -492,7 +492,7 @@ def test_what_a_mask_closes_stays_out_of_every_gradient(name, bad):
 
 
 @pytest.mark.parametrize(
-    "name", ["optimistic", "reference", *slow("chunked"), "chunked by 8", "xla", "splash"]
+    "name", ["cpu_decode", "reference", *slow("chunked"), "chunked by 8", "xla", "splash"]
 )
 def test_a_row_that_reads_nan_leaves_no_gradient_at_keys_that_are_closed_to_it(name):
     q, k, v = arrays(T=S, V=H)
@@ -502,7 +502,7 @@ def test_a_row_that_reads_nan_leaves_no_gradient_at_keys_that_are_closed_to_it(n
     assert np.isfinite(dk[1]).all() and np.isfinite(dv[1]).all()
 
 
-@pytest.mark.parametrize("name", ["optimistic", "reference", "xla", "chunked by 8"])
+@pytest.mark.parametrize("name", ["cpu_decode", "reference", "xla", "chunked by 8"])
 def test_no_bias_opens_what_the_mask_closes(name):
     q, k, v = arrays(V=H)
     bias = np.full((1, T, S), np.finfo(np.float32).min / 2, np.float32)
@@ -530,7 +530,7 @@ def test_bfloat16(name):
         np.testing.assert_allclose(np.asarray(our, np.float64), theirs, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["optimistic", "reference", "chunked by 8"])
+@pytest.mark.parametrize("name", ["cpu_decode", "reference", "chunked by 8"])
 def test_float64_stays_float64(name):
     with jax.enable_x64(True):
         q, k, v = (jnp.asarray(np.asarray(x, np.float64)) for x in arrays())

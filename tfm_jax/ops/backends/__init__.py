@@ -2,7 +2,7 @@
 
 Every backend is a pure function ``(q, k, v, mask, bias, *, scale, soft_cap, dropout_rate, key)`` that gives
 [..., T, N, Hv] of arguments which ``ops.attention`` has checked: the mask still as a ``Mask`` (or None),
-``scale`` never None. Beside it stands its ``Honours``; what those do not declare is refused before it is
+``scale`` never None. Beside it stands its ``Capabilities``; what those do not declare is refused before it is
 called, so that no backend ever ignores an argument.
 """
 
@@ -10,11 +10,11 @@ import functools
 
 import jax
 
-from tfm_jax.ops.backends import chunked, cudnn, optimistic, reference, ring, splash, xla
-from tfm_jax.ops.backends.declare import Backend, Honours, Request
-from tfm_jax.ops.tracing import surely
+from tfm_jax.ops.backends import chunked, cpu_decode, cudnn, reference, ring, splash, xla
+from tfm_jax.ops.backends.capabilities import Backend, Capabilities, Request
+from tfm_jax.ops.tracing import definitely
 
-__all__ = ["BACKENDS", "Backend", "Honours", "Request", "by_speed", "ring_over"]
+__all__ = ["BACKENDS", "Backend", "Capabilities", "Request", "by_speed", "ring_over"]
 
 
 def ring_over(axis: str) -> Backend:
@@ -30,18 +30,18 @@ def ring_over(axis: str) -> Backend:
     Returns:
       A ``Backend``. Outside of such an axis it refuses.
     """
-    return Backend("ring", functools.partial(ring.attention, axis=axis), ring.honours(axis))
+    return Backend("ring", functools.partial(ring.attention, axis=axis), ring.capabilities(axis))
 
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        Backend("cudnn", cudnn.attention, cudnn.HONOURS),
-        Backend("splash", splash.attention, splash.HONOURS),
-        Backend("optimistic", optimistic.attention, optimistic.HONOURS),
-        Backend("chunked", chunked.attention, Honours(symbolic_lengths=False, forward_mode=False)),
-        Backend("xla", xla.attention, xla.HONOURS),
-        Backend("reference", reference.attention, Honours()),
+        Backend("cudnn", cudnn.attention, cudnn.CAPABILITIES),
+        Backend("splash", splash.attention, splash.CAPABILITIES),
+        Backend("cpu_decode", cpu_decode.attention, cpu_decode.CAPABILITIES),
+        Backend("chunked", chunked.attention, Capabilities(symbolic_lengths=False, forward_mode=False)),
+        Backend("xla", xla.attention, xla.CAPABILITIES),
+        Backend("reference", reference.attention, Capabilities()),
         ring_over(ring.AXIS),
     )
 }
@@ -66,10 +66,10 @@ def by_speed(request: Request) -> list[Backend]:
     """
     T, S = request.q.shape[-3], request.k.shape[-3]
     # To compute a small table again in the backward pass takes longer than to keep it.
-    large = surely(lambda: T * S > SMALL)
+    large = definitely(lambda: T * S > SMALL)
     plain = ("chunked", "xla", "reference") if large else ("reference", "chunked")
     # Of a few queries, to copy the keys first would be most of the work on a CPU. Not on a mesh: whether all
     # is finite is asked of all devices.
     alone = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
-    few = ("optimistic",) if alone and surely(lambda: T <= FEW) else ()
+    few = ("cpu_decode",) if alone and definitely(lambda: T <= FEW) else ()
     return [BACKENDS[name] for name in ("cudnn", "splash", *few, *plain)]

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import hide, shut
+from tfm_jax.ops.backends.common import hide, shut
 from tfm_jax.ops.backends.tiling import Plan, bias_parts, open_tiles, part_of, put_part
-from tfm_jax.ops.grid import Grid, Span
-from tfm_jax.ops.tracing import surely
-from tfm_jax.ops.varying import vary_with
+from tfm_jax.ops.masks.tiles import Grid, Span
+from tfm_jax.ops.tracing import definitely, vary_with
 from tfm_jax.types import Array, Key
 
 __all__ = ["attention"]
@@ -67,7 +66,7 @@ def attention(
     *batch, T, N, _ = q.shape
     S, K = k.shape[-3:-1]
     devices, here = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
-    if surely(lambda: q.size == 0 or k.size == 0):
+    if definitely(lambda: q.size == 0 or k.size == 0):
         return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     grid = Grid(T, S, _side(T, tile), _side(S, tile))
     data: dict[str, Any] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": here * T}

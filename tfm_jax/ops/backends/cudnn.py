@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
-from tfm_jax.ops.backends.declare import Honours, Request, conjuncts
-from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Window
-from tfm_jax.ops.tracing import surely
+from tfm_jax.ops.backends.capabilities import Capabilities, Request, conjuncts
+from tfm_jax.ops.backends.common import hide_nonfinite, mend_rows
+from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Window
+from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
-__all__ = ["HONOURS", "attention"]
+__all__ = ["CAPABILITIES", "attention"]
 
 
 def _also(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
     parts = conjuncts(request.mask)
     causal = any(isinstance(part, Causal) for part in parts)
-    if not surely(lambda: request.q.size > 0 and request.k.size > 0):
+    if not definitely(lambda: request.q.size > 0 and request.k.size > 0):
         yield "wants a query and a key at least"
     capability = getattr(jax.devices()[0], "compute_capability", "8.0")  # "9.0" on an H100; another on ROCm
     if not capability.replace(".", "").isdigit() or float(capability) < 8:
@@ -42,7 +42,7 @@ def _also(request: Request) -> Iterator[str]:
         yield f"compares positions where T == S alone, not T = {T}, S = {S}"
 
 
-HONOURS = Honours(
+CAPABILITIES = Capabilities(
     masks=frozenset({"causal", "window", "prefix", "padding"}),
     offsets="none",
     bias=frozenset(),
@@ -74,7 +74,7 @@ def attention(
     key: Key | None,
     kernel: Callable[..., Array] = _KERNEL,
 ) -> Array:  # [..., T, N, H]
-    """Attention as ``tfm_jax.ops.attention`` defines it, where ``HONOURS`` says so.
+    """Attention as ``tfm_jax.ops.attention`` defines it, where ``CAPABILITIES`` says so.
 
     Args:
       q, k, v: as ``reference.attention``, in float16 or bfloat16.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import (
+from tfm_jax.ops.backends.common import (
     Bias,
     adjust,
     exponentials,

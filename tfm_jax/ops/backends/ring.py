@@ -11,10 +11,10 @@ import jax
 
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import chunked
-from tfm_jax.ops.backends.declare import Honours, Request
+from tfm_jax.ops.backends.capabilities import Capabilities, Request
 from tfm_jax.types import Array, Key
 
-__all__ = ["attention", "honours"]
+__all__ = ["attention", "capabilities"]
 
 AXIS = "sequence"
 
@@ -68,7 +68,7 @@ def attention(
     return chunked.attention(q, k, v, mask, bias, **options, tile=tile, axis=axis)
 
 
-def honours(axis: str) -> Honours:
+def capabilities(axis: str) -> Capabilities:
     """What it can do around that axis."""
 
     def also(request: Request) -> Iterator[str]:
@@ -77,6 +77,6 @@ def honours(axis: str) -> Honours:
         except NameError:
             yield f"runs inside shard_map or pmap over an axis named {axis!r}"
 
-    return Honours(
+    return Capabilities(
         bias=frozenset({"function"}), symbolic_lengths=False, spread=True, forward_mode=False, also=also
     )

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
-from tfm_jax.ops.backends.declare import Honours, Request, conjuncts
-from tfm_jax.ops.mask_parts import Causal, Padding, Prefix, Segments, Window
-from tfm_jax.ops.tracing import surely
+from tfm_jax.ops.backends.capabilities import Capabilities, Request, conjuncts
+from tfm_jax.ops.backends.common import hide_nonfinite, mend_rows
+from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
+from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
-__all__ = ["HONOURS", "attention"]
+__all__ = ["CAPABILITIES", "attention"]
 
 LANES = 128
 """Side of the TPU's registers: lengths are filled up to multiples of it."""
@@ -28,7 +28,7 @@ LANES = 128
 def _also(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
     parts = conjuncts(request.mask)
-    if not surely(lambda: request.q.size > 0 and request.k.size > 0):
+    if not definitely(lambda: request.q.size > 0 and request.k.size > 0):
         yield "wants a query and a key at least"
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not mesh.are_all_axes_manual:
@@ -48,7 +48,7 @@ def _also(request: Request) -> Iterator[str]:
             yield "cannot do a query that its position closes to every key"
 
 
-HONOURS = Honours(
+CAPABILITIES = Capabilities(
     masks=frozenset({"causal", "window", "segments", "padding", "prefix"}),
     offsets="static",
     bias=frozenset(),
@@ -75,7 +75,7 @@ def attention(
     key: Key | None,
     interpret: bool = False,
 ) -> Array:  # [..., T, N, Hv]
-    """Attention as ``tfm_jax.ops.attention`` defines it, where ``HONOURS`` says so.
+    """Attention as ``tfm_jax.ops.attention`` defines it, where ``CAPABILITIES`` says so.
 
     Args:
       q, k, v: as ``reference.attention``.

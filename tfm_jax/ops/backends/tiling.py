@@ -13,11 +13,10 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.backends.contract import adjust, split_heads
+from tfm_jax.ops.backends.common import adjust, split_heads
 from tfm_jax.ops.dropout import drop_at
-from tfm_jax.ops.grid import Grid, Span
-from tfm_jax.ops.mask_algebra import Mask
-from tfm_jax.ops.mask_arrays import Sizes
+from tfm_jax.ops.masks.algebra import Mask, Sizes
+from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.types import Array
 
 __all__ = ["Plan", "bias_parts", "open_tiles", "part_of", "put_part"]

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends.contract import hide_nonfinite, mend_rows
-from tfm_jax.ops.backends.declare import Honours, Request
-from tfm_jax.ops.tracing import surely
+from tfm_jax.ops.backends.capabilities import Capabilities, Request
+from tfm_jax.ops.backends.common import hide_nonfinite, mend_rows
+from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
-__all__ = ["HONOURS", "attention"]
+__all__ = ["CAPABILITIES", "attention"]
 
 
 def _also(request: Request) -> Iterator[str]:
@@ -19,7 +19,7 @@ def _also(request: Request) -> Iterator[str]:
         yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
 
 
-HONOURS = Honours(
+CAPABILITIES = Capabilities(
     bias=frozenset({"array"}),
     soft_cap=False,
     dropout=False,
@@ -41,7 +41,7 @@ def attention(
     dropout_rate: float,
     key: Key | None,
 ) -> Array:  # [..., T, N, H]
-    """Attention as ``tfm_jax.ops.attention`` defines it, where ``HONOURS`` says so.
+    """Attention as ``tfm_jax.ops.attention`` defines it, where ``CAPABILITIES`` says so.
 
     Args:
       q, k, v, mask, bias, scale: as ``reference.attention``.
@@ -57,7 +57,7 @@ def attention(
     del soft_cap, dropout_rate, key
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
-    if surely(lambda: q.size == 0 or k.size == 0):
+    if definitely(lambda: q.size == 0 or k.size == 0):
         return jnp.zeros(q.shape, q.dtype)
     bad_q = bad_k = None
     allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)

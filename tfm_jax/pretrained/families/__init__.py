@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tfm_jax.pretrained.config import Family
 from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
+from tfm_jax.pretrained.family import Family
 
 __all__ = ["FAMILIES", "architecture_in", "family_by_type", "family_of", "known"]
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import nn, ops
-from tfm_jax.pretrained.config import Architecture, Family
-from tfm_jax.pretrained.keys import Reading
-from tfm_jax.pretrained.names import FLAT, Entry, after, attention, mlp, norm, transposed
-from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
+from tfm_jax.pretrained.config_keys import Reading
+from tfm_jax.pretrained.families._common import activation_of, activation_setting, wanted
+from tfm_jax.pretrained.family import Architecture, Family
+from tfm_jax.pretrained.weights.tensor_map import FLAT, Entry, after, attention, mlp, norm, transposed
 
 __all__ = ["FAMILIES"]
 

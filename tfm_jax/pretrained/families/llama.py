@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config import Architecture, Family
-from tfm_jax.pretrained.names import Entry, attention, mlp, norm, transposed
-from tfm_jax.pretrained.settings import (
+from tfm_jax.pretrained.families._common import (
     activation_of,
     activation_setting,
     inverse_frequencies,
@@ -15,6 +13,8 @@ from tfm_jax.pretrained.settings import (
     rope_settings,
     wanted,
 )
+from tfm_jax.pretrained.family import Architecture, Family
+from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
 
 __all__ = ["FAMILIES"]
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config import Architecture, Family
-from tfm_jax.pretrained.names import Entry, after, attention, mlp, norm, transposed
-from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
+from tfm_jax.pretrained.families._common import activation_of, activation_setting, wanted
+from tfm_jax.pretrained.family import Architecture, Family
+from tfm_jax.pretrained.weights.tensor_map import Entry, after, attention, mlp, norm, transposed
 
 __all__ = ["OPT"]
 

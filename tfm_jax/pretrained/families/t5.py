@@ -3,10 +3,10 @@
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config import Architecture, Family
-from tfm_jax.pretrained.keys import Reading, check_sizes
-from tfm_jax.pretrained.names import Entry, attention, mlp, norm, transposed
-from tfm_jax.pretrained.settings import activation_of, activation_setting
+from tfm_jax.pretrained.config_keys import Reading, check_sizes
+from tfm_jax.pretrained.families._common import activation_of, activation_setting
+from tfm_jax.pretrained.family import Architecture, Family
+from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
 
 __all__ = ["T5"]
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.classifiers import classifier
-from tfm_jax.pretrained.config import Architecture, Family
-from tfm_jax.pretrained.names import Entry, Form, attention, dense, mlp, norm
-from tfm_jax.pretrained.settings import activation_of, activation_setting, wanted
+from tfm_jax.pretrained.families._common import activation_of, activation_setting, classifier, wanted
+from tfm_jax.pretrained.family import Architecture, Family
+from tfm_jax.pretrained.weights.tensor_map import Entry, Form, attention, dense, mlp, norm
 
 __all__ = ["VIT"]
 

@@ -1,0 +1,217 @@
+"""What experiments begin with: runs of their own, and checkpoints of transformers, tiny ones."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import init_from, runner
+from experiments.language_model import config as language_model_config
+from experiments.language_model.run import main as language_model
+from experiments.translation import config as translation_config
+from experiments.translation.run import main as translation
+from tests.experiments.test_language_model import SMALL as LANGUAGE_MODEL
+from tests.experiments.test_language_model import make_texts, write_rows
+from tests.experiments.test_translation import NUMBERS, write_pairs
+from tests.experiments.test_translation import SMALL as TRANSLATION
+from tests.pretrained.families.test_families import FIELDS
+from tfm_jax import data, nn, pretrained, train
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.load import model_of
+
+STILL = ("--train.optimizer.learning-rate", "1e-20")  # what training leaves are the weights it began with
+
+
+def without_model(arguments):
+    """Flags and values by turns, without those of the model."""
+    named = zip(arguments[::2], arguments[1::2], strict=True)
+    return [word for pair in named if not pair[0].startswith("--model") for word in pair]
+
+
+def save_checkpoint(path, architecture, fields, tokenizer, **settings):
+    model = nn.Config(**{**fields, "vocab_size": tokenizer.vocab_size + 3})
+    config = pretrained.Config(architecture, model, settings)
+    params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
+    pretrained.save(path, params, config, tokenizer.backend)
+    return params
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("texts") / "train.jsonl", make_texts(60, 0))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "train.jsonl", 60, 0)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gpt2") / "checkpoint"
+    tokenizer = data.train_bpe(make_texts(60, 0), 280)
+    fields = FIELDS["gpt2"] | {"positions": nn.Learned(40)}
+    params = save_checkpoint(path, "GPT2LMHeadModel", fields, tokenizer, eos_token_id=2, bos_token_id=1)
+    return path, params
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    path = tmp_path_factory.mktemp("t5") / "checkpoint"
+    tokenizer = data.train_bpe(["one un two deux"], 262)
+    ids = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    return path, save_checkpoint(path, "T5ForConditionalGeneration", FIELDS["t5"], tokenizer, **ids)
+
+
+def weights_of(out):
+    return train.load_params(out / "checkpoints")
+
+
+@pytest.mark.slow
+def test_a_language_model_begins_with_a_checkpoint_read_once(tmp_path, texts, gpt2, monkeypatch):
+    path, params = gpt2
+    read, load = [], pretrained.load
+    monkeypatch.setattr(pretrained, "load", lambda source: read.append(source) or load(source))
+    out = tmp_path / "run"
+    arguments = ["--out", str(out), "--data.source", texts, *without_model(LANGUAGE_MODEL)]
+    language_model([*arguments, *STILL, "--init-from", str(path), "--model.dropout-rate", "0.2"])
+    chex.assert_trees_all_close(weights_of(out), params, atol=1e-12)
+    saved = runner.load_config(language_model_config.Config, out)
+    assert saved.model.positions == nn.Learned(40) and saved.model.vocab_size == 283
+    assert saved.model.dropout_rate == 0.2 and saved.model.unroll  # the experiment's own way to run it
+    assert data.load_tokenizer(out).encode("the cat") == data.load_tokenizer(path).encode("the cat")
+    # and goes on from its own weights, where the checkpoint is no more
+    before = weights_of(out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "init_from": str(tmp_path / "gone")}))
+    language_model(["--out", str(out), "--resume"])
+    chex.assert_trees_all_equal(weights_of(out), before)
+    assert read == [str(path)]
+
+
+def test_a_translator_begins_with_a_checkpoint_and_its_start_token(tmp_path, t5):
+    path, params = t5
+    config = translation_config.parse(["--data.source", "pairs", "--init-from", str(path)])
+    config, _ = init_from.read_initial(config, {nn.EncoderDecoder: lambda params: params})
+    chex.assert_trees_all_equal(init_from.params, params)
+    assert "head" in params and "decoder" in params  # untied: not to be taken for a classifier
+    assert config.model.positions == nn.RelativeBias(8, 9) and not config.model.tie_embeddings
+    init_from.save(tmp_path)
+    tokenizer = data.load_tokenizer(tmp_path)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 2)
+
+
+def test_the_weights_have_the_param_dtype_of_the_run(t5):
+    argv = ["--data.source", "pairs", "--init-from", str(t5[0]), "--model.param-dtype", "bfloat16"]
+    config, _ = init_from.read_initial(
+        translation_config.parse(argv), {nn.EncoderDecoder: lambda params: params}
+    )
+    assert config.model.param_dtype == "bfloat16"
+    assert {x.dtype.name for x in jax.tree.leaves(init_from.params)} == {"bfloat16"}
+
+
+def test_a_translator_that_pads_with_another_id_is_refused(tmp_path, pairs):
+    tokenizer = data.train_bpe(["one un two deux"], 262)
+    save_checkpoint(
+        tmp_path / "bart", "BartForConditionalGeneration", FIELDS["bart"], tokenizer, pad_token_id=1
+    )
+    arguments = ["--out", str(tmp_path / "run"), "--data.source", pairs, "--data.pair", "en-fr"]
+    with pytest.raises(SystemExit, match=r"translation: a translation batch is padded with id 0 .* pad_id 1"):
+        translation([*arguments, "--init-from", str(tmp_path / "bart")])
+    assert not (tmp_path / "run").exists()
+
+
+def untied_run(path):
+    """The directory of a run of a translator that was stopped at step 1."""
+    tokenizer = data.char_tokenizer([*NUMBERS, *NUMBERS.values(), " "])
+    model = nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=8, tie_embeddings=False)
+    run = train.RunDirectory(path, runner.to_dict(translation_config.TextConfig(model=model)))
+    tokenizer.save(run.path)
+    sized = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
+    params = jax.jit(nn.functionalize(nn.EncoderDecoder, sized).init)(jax.random.key(3))
+    with train.Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(1, train.init_state(params, optax.sgd(1.0), jax.random.key(0)))
+    return sized
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_a_run(tmp_path, pairs):
+    first, second = tmp_path / "first", tmp_path / "second"
+    model = untied_run(first)
+    arguments = ["--out", str(second), "--data.source", pairs, "--data.pair", "en-fr", "--search.beams", "1"]
+    arguments += [*without_model(TRANSLATION), "--train.steps", "2", "--average", "1", *STILL]
+    translation([*arguments, "--init-from", str(first), "--data.held-out", "0.02"])
+    chex.assert_trees_all_close(weights_of(second), weights_of(first), atol=1e-12)
+    asked = runner.load_config(translation_config.TextConfig, second).model
+    assert asked == dataclasses.replace(model, unroll=asked.unroll, dropout_rate=0.0)
+    with pytest.raises(
+        SystemExit, match=r"language_model: .*it is an nn.EncoderDecoder, wanted an nn.Decoder"
+    ):
+        language_model(["--out", str(tmp_path / "third"), "--init-from", str(first)])
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model.d-ff", "8"],
+            r"(?s)language_model: .*only .*may be set:\n  --model.d-ff: asked for 8, it has 5",
+        ),
+        (["--model.norm", "RMSNorm"], r"--model.norm: asked for RMSNorm\(.*it has LayerNorm"),
+        (["--data.tokenizer", "bytes"], "the tokenizer is that of the weights: leave out --data.tokenizer"),
+        (["--data.vocab-size=300"], "leave out --data.vocab-size"),
+        (["--data.vocab_size", "300"], "leave out --data.vocab-size"),
+        (
+            ["--data.length", "64", "--data.overlap", "8"],
+            "a sequence of 64 is longer than the learned position table of 40",
+        ),
+    ],
+)
+def test_what_the_checkpoint_decides_is_refused(tmp_path, texts, gpt2, arguments, message):
+    small = [*without_model(LANGUAGE_MODEL), "--data.source", texts, "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=message):
+        language_model([*small, "--init-from", str(gpt2[0]), *arguments])
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_begun_with_is_one_clear_error(tmp_path, t5, gpt2, pairs):
+    out = ["--out", str(tmp_path / "run")]
+    with pytest.raises(
+        SystemExit, match=r"language_model: .*it is an nn.EncoderDecoder, wanted an nn.Decoder"
+    ):
+        language_model([*out, "--init-from", str(t5[0])])
+    with pytest.raises(SystemExit, match=r"error: --init-from: there is no config.json in"):
+        translation([*out, "--init-from", str(tmp_path)])
+    without = tmp_path / "without"
+    shutil.copytree(gpt2[0], without)
+    (without / "tokenizer.json").unlink()
+    with pytest.raises(SystemExit, match="there is no tokenizer in it"):
+        language_model([*out, "--init-from", str(without)])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.json"])
+@pytest.mark.parametrize("model", [{"widths": 5}, {"d_model": "x"}, {"norm": {"kind": "Foo"}}])
+def test_a_damaged_run_is_one_line_that_names_the_file(tmp_path, name, model):
+    (tmp_path / "config.json").write_text(json.dumps({"model": model, "train": {}}))
+    if name == "model.json":
+        (tmp_path / name).write_text(json.dumps(model))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{name}: .*put a copy of it back"):
+        init_from.declared(str(tmp_path), "texts")
+
+
+def test_special_tokens_are_those_of_the_settings():
+    backend = data.char_tokenizer(["abc"]).backend
+    named = init_from._named(
+        backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2}
+    )
+    assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
+    plain = init_from._named(backend, {})
+    assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
+    np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])

@@ -1,0 +1,345 @@
+"""Decoding equals the plain loop that its docstring promises."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from tests.generate.models import V, build, count_compilations, log_probs, next_log_probs, tokens
+from tests.marks import slow_but
+from tfm_jax import generate, nn
+from tfm_jax.generate import autoregressive
+from tfm_jax.ops import masks
+
+B, S, LENGTH = 3, 5, 6
+PADDED = jnp.array([[False, False, True, True], [True, True, True, False], [True, True, True, True]])
+FIELDS = {
+    "sinusoidal": {},
+    "window, grouped": {"window": 3, "n_kv_heads": 1, "positions": nn.Rope()},
+    "learned": {"positions": nn.Learned(20)},
+    "relative": {"positions": nn.RelativeBias(6, 8)},
+}
+
+
+def plain(model, params, prompt, choose, source=None, ends=(2,), length=LENGTH):
+    """One token after the other, by a forward pass each; ``choose(log_probs, step)``."""
+    rows = [int(token) for token in prompt]
+    for step in range(length):
+        rows.append(int(choose(next_log_probs(model, params, rows, source), step)))
+        if rows[-1] in ends:
+            break
+    written = rows[len(prompt) :]
+    return written + [0] * (length - len(written))
+
+
+def likeliest(chances, step):
+    return chances.argmax()
+
+
+def test_greedy_equals_the_plain_loop_beside_a_source():
+    model, params = build(nn.EncoderDecoder)
+    source, lengths = tokens(B, S), [5, 3, 4]
+    valid = jnp.arange(S)[None] < jnp.array(lengths)[:, None]
+    got = jax.jit(functools.partial(generate.greedy, model, max_length=LENGTH))(
+        params, source, source_mask=masks.padding(valid)
+    )
+    assert got.tokens.shape == (B, LENGTH) and got.tokens.dtype == jnp.int32
+    for row in range(B):
+        wanted = plain(model, params, [1], likeliest, source[row, : lengths[row]])
+        np.testing.assert_array_equal(got.tokens[row], wanted)
+    assert len(np.unique(got.tokens)) > 2
+
+
+@pytest.mark.parametrize("name", slow_but(["window, grouped", "learned"], FIELDS))
+def test_padded_prompts_give_what_each_gives_alone(name):
+    fields = FIELDS[name]
+    model, params = build(nn.Decoder, **fields)
+    prompt = tokens(B, 4)
+    got = generate.greedy(model, params, prompt, max_length=LENGTH, valid=PADDED)
+    for row in range(B):
+        alone = np.asarray(prompt[row])[np.asarray(PADDED[row])]
+        wanted = plain(model, params, alone, likeliest)
+        np.testing.assert_array_equal(got.tokens[row], wanted)
+        n = int(got.lengths[row])
+        chances = log_probs(model, params, alone, got.tokens[row : row + 1, :n])[0]
+        np.testing.assert_allclose(got.log_probs[row, :n], chances, rtol=1e-4, atol=1e-5)
+        assert (got.log_probs[row, n:] == 0).all()
+
+
+def test_prefill_gives_the_logits_after_each_prompt():
+    model, params = build(nn.Decoder)
+    prompt = tokens(B, 4)
+    cache = generate.init_cache(model, params, B, 6)
+    logits, cache = generate.prefill(model, params, prompt, cache, valid=PADDED)
+    rows = [np.asarray(row)[np.asarray(ok)] for row, ok in zip(prompt, PADDED, strict=True)]
+    wanted = [next_log_probs(model, params, row) for row in rows]
+    np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
+    token = jnp.array([5, 3, 8])
+    logits, cache = generate.step(model, params, token, cache)
+    wanted = [next_log_probs(model, params, [*row, t]) for row, t in zip(rows, token, strict=True)]
+    np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="prefill wants an empty cache, got one of 5 tokens: use extend"):
+        generate.prefill(model, params, prompt, cache)
+    with pytest.raises(ValueError, match="room for 6 tokens, 5 of them taken, was given 2 more"):
+        generate.extend(model, params, tokens(B, 2), cache)
+    with pytest.raises(ValueError, match="room for 3 tokens, 0 of them taken, was given 4 more"):
+        generate.prefill(model, params, prompt, generate.init_cache(model, params, B, 3))
+
+
+def test_a_row_that_has_ended_is_padded_while_others_go_on():
+    model, params = build(nn.EncoderDecoder)
+    source = tokens(20, S, seed=1)
+    greedy = functools.partial(generate.greedy, model, params, source, max_length=LENGTH)
+    free = np.asarray(greedy(eos_id=None).tokens)
+    ends = sorted({int(free[0, 1]), int(free[1, 2])})  # tokens that occur, taken as the ends
+    got = greedy(eos_id=tuple(ends))
+    for same in (ends, np.array(ends), jnp.array(ends)):
+        np.testing.assert_array_equal(greedy(eos_id=same).tokens, got.tokens)
+    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), LENGTH) for row in free]
+    np.testing.assert_array_equal(got.lengths, lengths)
+    assert len(set(lengths)) > 1
+    for row, n, wanted in zip(got.tokens, lengths, free, strict=True):
+        np.testing.assert_array_equal(row, [*wanted[:n], *[0] * (LENGTH - n)])
+
+
+def test_no_row_ends_before_its_shortest_length():
+    model, params = build(nn.Decoder)
+    prompt = tokens(20, 4, seed=1)
+    free = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5))
+    assert (free.lengths < 4).any()
+    got = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5), min_length=4)
+    assert (got.lengths >= 4).all() and (got.lengths == 4).any()
+    for row, n in zip(got.tokens, got.lengths, strict=True):
+        assert not np.isin(row[:3], (2, 4, 5)).any() and (n == LENGTH or int(row[n - 1]) in (2, 4, 5))
+
+
+def test_the_shortest_length_comes_before_what_keeps_the_likeliest():
+    model, params = build(nn.Decoder)
+    prompt = tokens(20, 4, seed=1)
+    options = {"max_length": LENGTH, "eos_id": (2, 4, 5), "min_length": 4}
+    got = generate.sample(
+        model, params, prompt, key=jax.random.key(0), processors=(generate.TopK(1),), **options
+    )
+    np.testing.assert_array_equal(got.tokens, generate.greedy(model, params, prompt, **options).tokens)
+
+
+def test_sample_equals_the_plain_loop():
+    model, params = build(nn.Decoder)
+    prompt, key = jnp.array([[3, 4], [5, 6]]), jax.random.key(7)
+    processors = (generate.Temperature(0.7), generate.TopK(4))
+    got = generate.sample(model, params, prompt, key=key, max_length=LENGTH, processors=processors)
+    # The log-probabilities are the model's, before the processors.
+    for row in range(2):
+        chances = log_probs(model, params, prompt[row], got.tokens[row : row + 1])[0]
+        np.testing.assert_allclose(got.log_probs[row], chances, rtol=1e-4, atol=1e-5)
+    for row, own in zip(range(2), jax.random.split(key, 2), strict=True):
+
+        def draw(chances, step, own=own):
+            kept = np.where(chances >= np.sort(chances)[-4], chances / 0.7, -np.inf)
+            return jax.random.categorical(jax.random.fold_in(own, step), jnp.asarray(kept, jnp.float32))
+
+        np.testing.assert_array_equal(got.tokens[row], plain(model, params, prompt[row], draw, ends=()))
+    assert len(np.unique(got.tokens)) > 2
+
+
+def test_a_row_with_a_key_of_its_own_is_the_same_in_every_batch():
+    model, params = build(nn.Decoder)
+    prompt, keys = tokens(B, 4), jax.random.split(jax.random.key(1), B)
+    sample = functools.partial(generate.sample, model, params, max_length=LENGTH)
+    got = sample(prompt, key=keys)
+    order = jnp.array([2, 0, 1])
+    np.testing.assert_array_equal(sample(prompt[order], key=keys[order]).tokens, got.tokens[order])
+    np.testing.assert_array_equal(sample(prompt[1:2], key=keys[1:2]).tokens, got.tokens[1:2])
+    assert not np.array_equal(sample(prompt, key=keys[order]).tokens, got.tokens)
+    with pytest.raises(ValueError, match=r"one key, or one a row \[3\], got \[2\]"):
+        sample(prompt, key=keys[:2])
+
+
+def test_sample_follows_the_models_distribution():
+    model, params = build(nn.Decoder)
+    prompt = jnp.tile(jnp.array([[3, 4]]), (4000, 1))
+    got = generate.sample(
+        model, params, prompt, key=jax.random.key(0), max_length=1, processors=(generate.Temperature(2.0),)
+    )
+    wanted = jax.nn.softmax(jnp.asarray(next_log_probs(model, params, [3, 4])) / 2.0)
+    np.testing.assert_allclose(np.bincount(got.tokens[:, 0], minlength=V) / 4000, wanted, atol=0.04)
+
+
+@pytest.mark.parametrize("every", [1, 4, 9])
+def test_a_stream_joined_is_the_whole(every):
+    model, params = build(nn.Decoder)
+    prompt, key = tokens(B, 4), jax.random.key(3)
+    options = {"max_length": LENGTH, "eos_id": (2, 4), "valid": PADDED}
+    for whole, drawn in (
+        (generate.sample(model, params, prompt, key=key, **options), key),
+        (generate.greedy(model, params, prompt, **options), None),
+    ):
+        pieces = list(generate.stream(model, params, prompt, key=drawn, every=every, **options))
+        joined = np.concatenate(pieces, axis=1)
+        np.testing.assert_array_equal(joined, whole.tokens[:, : joined.shape[1]])
+        longest = int(whole.lengths.max())
+        assert joined.shape[1] == min(-(-longest // every) * every, LENGTH), "it ends where all rows have"
+
+
+def test_a_stream_stops_when_nobody_asks():
+    model, params = build(nn.Decoder)
+    stream = generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=2)
+    first, second = itertools.islice(stream, 2)
+    assert first.shape == second.shape == (B, 2)
+    with pytest.raises(ValueError, match="stream: got every=0; wanted a whole number of at least 1"):
+        generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=0)
+
+
+def test_one_compilation_serves_all_prompts_of_a_shape():
+    model, params = build(nn.Decoder)
+    sample = functools.partial(generate.sample, model, params, max_length=4)
+    sample(tokens(B, 4), key=jax.random.key(0), processors=(generate.Temperature(0.5),))
+    with jax.log_compiles(True), count_compilations() as compiled:
+        sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(generate.Temperature(0.9),))
+        sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(lambda logits, context: -logits,))
+    # The third has another processor: its loop alone is another program.
+    assert sum("_run" in name for name in compiled) == 1 and not any("_start" in name for name in compiled)
+
+
+def test_what_is_no_number_and_what_is_closed_is_no_token():
+    model, params = build(nn.EncoderDecoder)
+    got = generate.greedy(model, params, tokens(2, S), max_length=3, bos_id=99)
+    np.testing.assert_array_equal(got.tokens, -1)
+    model, params = build(nn.Decoder)
+    prompt = jnp.array([[3, 50], [3, 4]])
+    got = generate.sample(model, params, prompt, key=jax.random.key(0), max_length=3)
+    np.testing.assert_array_equal(got.tokens[0], -1)
+    assert (got.tokens[1] >= 0).all()
+    nan_of_three = lambda logits, context: logits.at[:, 3].set(jnp.nan)
+    got = generate.greedy(model, params, prompt[1:], max_length=3, processors=(nan_of_three,))
+    np.testing.assert_array_equal(got.tokens, -1)
+    # Near a temperature of 0 quotients are infinite: which was the largest is lost, unless it is alone.
+    cold = functools.partial(generate.sample, model, params, prompt[1:], key=jax.random.key(0), max_length=3)
+    got = cold(processors=(lambda logits, context: logits.at[:, 3:5].set(jnp.inf),))
+    np.testing.assert_array_equal(got.tokens, -1)
+    got = cold(eos_id=None, processors=(lambda logits, context: logits.at[:, 4].set(jnp.inf),))
+    np.testing.assert_array_equal(got.tokens, 4)
+    # Nine tokens, none twice: of ten the last two have nothing left.
+    got = generate.greedy(
+        model, params, prompt[1:], max_length=9, eos_id=None, processors=(generate.NoRepeatNgram(1),)
+    )
+    assert sorted(got.tokens[0, :7].tolist()) == sorted(set(range(V)) - {3, 4})
+    np.testing.assert_array_equal(got.tokens[0, 7:], -1)
+
+
+def test_a_source_mask_that_says_nothing_of_cross_attention():
+    model, params = build(nn.EncoderDecoder)
+    source = tokens(B, S)
+    for mask in (masks.causal(), jnp.tril(jnp.ones((S, S), bool)), masks.segments(jnp.ones(S, jnp.int32))):
+        with pytest.raises(ValueError, match="pass memory_mask too"):
+            generate.greedy(model, params, source, max_length=S, source_mask=mask)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 700])
+def test_of_equally_likely_tokens_the_first_is_written(size):
+    x = np.random.default_rng(size).integers(0, 4, (5, size)).astype(np.float32)
+    x[1] = -np.inf
+    x[2, :-1] = -np.inf
+    x[3] = np.random.default_rng(0).choice([-0.0, 0.0], size).astype(np.float32)
+    np.testing.assert_array_equal(autoregressive._argmax(jnp.asarray(x)), x.argmax(1))
+
+
+def test_a_table_for_cross_attention():
+    model, params = build(nn.EncoderDecoder)
+    source, table = tokens(B, S), jnp.asarray(np.random.default_rng(0).random((LENGTH, S)) < 0.5)
+    greedy = functools.partial(generate.greedy, model, params, source, eos_id=None)
+    got = greedy(max_length=LENGTH, memory_mask=table)
+    read = jnp.concatenate([jnp.ones((B, 1), jnp.int32), got.tokens[:, :-1]], axis=1)
+    chances = jax.nn.log_softmax(model.apply(params, source, read, memory_mask=table))
+    np.testing.assert_array_equal(got.tokens, chances.argmax(-1))
+    np.testing.assert_allclose(got.log_probs, chances.max(-1), rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(greedy(max_length=LENGTH).log_probs - got.log_probs)).max() > 1e-3
+    with pytest.raises(ValueError, match="T = 7"):  # a row a token
+        greedy(max_length=LENGTH + 1, memory_mask=table)
+    cache = generate.init_cache(model, params, source, LENGTH, memory_mask=table)
+    with pytest.raises(ValueError, match="a table as memory_mask has a row a token"):
+        generate.prefill(model, params, tokens(B, 4), cache, valid=PADDED)
+
+
+def test_inside_shard_map():
+    model, params = build(nn.EncoderDecoder)
+    source = tokens(4, S)
+    greedy = functools.partial(generate.greedy, model, max_length=LENGTH)
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    sharded = jax.shard_map(greedy, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    np.testing.assert_array_equal(jax.jit(sharded)(params, source).tokens, greedy(params, source).tokens)
+
+
+def test_rows_of_the_same_prompt_with_keys_of_several_devices():
+    model, params = build(nn.Decoder)
+    prompt, keys = tokens(2, 4), jax.random.split(jax.random.key(0), 4)
+    sample = lambda key: generate.sample(model, params, prompt, key=key, max_length=4).tokens
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    got = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=P("data"), out_specs=P("data")))(keys)
+    np.testing.assert_array_equal(got, jnp.concatenate([sample(keys[:2]), sample(keys[2:])]))
+
+
+def test_in_float64():
+    with jax.enable_x64(True):
+        model, params = build(nn.Decoder)
+        prompt = jnp.asarray(tokens(2, 4))
+        got = generate.greedy(model, params, prompt, max_length=4)
+        best = generate.beam_search(model, params, prompt, beams=1, max_length=4)
+    np.testing.assert_array_equal(got.tokens, best.tokens[:, 0])
+
+
+def sampled(prompt, module=nn.Decoder, **options):
+    model, params = build(module, **options.pop("fields", {}))
+    return generate.sample(model, params, prompt, **{"key": jax.random.key(0), "max_length": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": -1}, "sample: got max_length=-1; wanted a whole number of at least 0"),
+        ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted no more than that"),
+        ({"max_length": 2.5}, "sample: got max_length=2.5; wanted a whole number"),
+        ({"max_length": 10**30}, "sample: got max_length=1000.*; wanted a whole number .* below 2"),
+        ({"max_length": float("nan")}, "sample: got max_length=nan; wanted a whole number"),
+        ({"min_length": -1}, "sample: got min_length=-1; wanted a whole number of at least 0"),
+        ({"min_length": True}, "sample: got min_length=True; wanted a whole number"),
+        ({"eos_id": "2"}, "sample: got eos_id='2'; wanted a whole number"),
+        ({"eos_id": 2.0}, "sample: got eos_id=2.0; wanted a whole number"),
+        ({"eos_id": jnp.array([1.5])}, "sample: got eos_id=1.5; wanted a whole number"),
+        ({"pad_id": None}, "sample: got pad_id=None; wanted a whole number"),
+        ({"pad_id": jnp.int32(1)}, "sample: got pad_id=Array.*; wanted a whole number .*, not an array"),
+        ({"max_length": np.array([3, 3])}, "sample: got max_length=array.*; wanted .*, not an array"),
+        ({"bos_id": 1.5}, "sample: got bos_id=1.5; wanted a whole number"),
+        ({"key": None}, "sample: got key=None; wanted a PRNG key.* For the likeliest tokens call greedy."),
+        (
+            {"processors": generate.TopK(2)},
+            r"processors: got TopK\(k=2\); wanted several. Put it into a tuple",
+        ),
+        ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted a whole number of at least 0"),
+        ({"pad_id": -1}, "sample: got pad_id=-1"),
+        ({"valid": jnp.ones((1, 3), bool)}, r"valid must be bool \[..., T\] = \[1, 2\].*got bool\[1, 3\]"),
+        ({"valid": jnp.zeros((1, 2), bool)}, r"the prompts of rows \[0\] are empty"),
+        ({"source_mask": masks.causal()}, "a decoder has no source to mask"),
+        ({"module": nn.EncoderDecoder, "valid": jnp.ones((1, 2), bool)}, "valid is of a prompt"),
+        ({"processors": (generate.TopK(10),)}, "10"),
+        ({"fields": {"positions": nn.Learned(3)}}, "longer than the learned position table of 3"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        sampled(jnp.ones((1, 2), jnp.int32), **options)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [jnp.ones(S, jnp.int32), jnp.int32(1), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)],
+)
+def test_inputs_that_are_none(prompt):
+    for module, name in ((nn.Decoder, "prompt"), (nn.EncoderDecoder, "source")):
+        with pytest.raises(ValueError, match=f"{name} must be integer ids of two axes .B, length >= 1., got"):
+            sampled(prompt, module)

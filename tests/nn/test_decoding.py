@@ -1,0 +1,193 @@
+"""Reading token by token gives what reading all at once gives, for every scheme of positions."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import parameters
+from tests.marks import slow, slow_but
+from tfm_jax import nn
+from tfm_jax.nn.decoding import left_pad
+from tfm_jax.ops import masks
+
+V, D, N, F, L, B, T, S = 13, 16, 4, 10, 2, 3, 7, 5
+CONFIG = nn.Config(vocab_size=V, d_model=D, n_heads=N, d_ff=F, n_layers=L)
+POSITIONS = {
+    "none": None,
+    "sinusoidal": nn.Sinusoidal(),
+    "learned": nn.Learned(max_length=9),
+    "rope": nn.Rope(),
+    "alibi": nn.Alibi(),
+    "relative": nn.RelativeBias(buckets=6, max_distance=8),
+}
+EXTRAS = {
+    "pre": {},
+    "post, window, grouped": {
+        "norm_placement": "post",
+        "final_norm": False,
+        "window": 3,
+        "n_kv_heads": 2,
+        "embedding_norm": True,
+        "qk_norm": True,
+        "attention_scale": 0.7,
+    },
+}
+VARIANTS = {
+    f"{position}, {extra}": {"positions": POSITIONS[position], **EXTRAS[extra]}
+    for position, extra in itertools.product(POSITIONS, EXTRAS)
+}
+VARIANTS["a part of each head, parallel"] = {
+    "positions": nn.Rope(fraction=0.5),
+    "norm_placement": "parallel",
+}
+QUICK = ["learned, pre", "relative, pre", "rope, post, window, grouped", "alibi, post, window, grouped"]
+QUICK += ["a part of each head, parallel"]
+CHUNKS = ([7], [3, 1, 3])
+
+
+@functools.cache
+def build(module, **fields):
+    model = nn.functionalize(module, dataclasses.replace(CONFIG, **fields))
+    return model, parameters.draw(model), jax.jit(model.apply, static_argnames="method")
+
+
+def tokens(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).integers(0, V, shape), jnp.int32)
+
+
+def in_pieces(apply, params, cache, rows, chunks):
+    logits, start = [], 0
+    for n in chunks:
+        found, cache = apply(params, rows[:, start : start + n], cache, method="extend")
+        logits.append(found)
+        start += n
+    return jnp.concatenate(logits, axis=1), cache
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, VARIANTS))
+def test_every_chunking_gives_the_logits_of_the_whole(name):
+    fields = VARIANTS[name]
+    model, params, apply = build(nn.Decoder, **fields)
+    rows = tokens(B, T)
+    whole = apply(params, rows)
+    for chunks in CHUNKS:
+        got, cache = in_pieces(apply, params, model.apply(params, B, 9, method="init_cache"), rows, chunks)
+        np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
+    assert int(cache.slots.length) == T
+    heads, slots = fields.get("n_kv_heads", N), 2 if "window" in fields else 9
+    for layer in cache.layers:
+        assert [x.shape for x in layer] == [(B, heads, slots, D // N)] * 2
+
+
+@pytest.mark.parametrize(
+    "fields", [*slow({}), {"positions": nn.RelativeBias(6, 8), "window": 3, "n_kv_heads": 2}]
+)
+def test_a_target_beside_a_source_in_any_chunking(fields):
+    model, params, apply = build(nn.EncoderDecoder, **fields)
+    source, target = tokens(B, S), tokens(B, T)
+    mask = masks.padding(jnp.arange(S)[None] < jnp.array([[5], [3], [4]]))
+    whole = apply(params, source, target, source_mask=mask)
+    empty = model.apply(params, source, 8, source_mask=mask, method="init_cache")
+    for chunks in CHUNKS:
+        got, cache = in_pieces(apply, params, empty, target, chunks)
+        np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, cache.memory, empty.memory)
+    assert [k.shape for k, v in cache.memory] == [(B, fields.get("n_kv_heads", N), S, D // N)] * L
+
+
+def test_a_table_for_cross_attention_is_read_row_by_row():
+    model, params, apply = build(nn.EncoderDecoder)
+    source, target = tokens(B, S), tokens(B, T)
+    table = jnp.asarray(np.random.default_rng(1).random((T, S)) < 0.5)
+    whole = apply(params, source, target, memory_mask=table)
+    for chunks in CHUNKS:
+        cache = model.apply(params, source, T, memory_mask=table, method="init_cache")
+        got, _ = in_pieces(apply, params, cache, target, chunks)
+        np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_is_the_mask_of_the_window():
+    _, params, apply = build(nn.Decoder, window=3)
+    _, _, plain = build(nn.Decoder)
+    rows = tokens(B, T)
+    wanted = plain(params, rows, masks.window(left=2))
+    np.testing.assert_allclose(apply(params, rows), wanted, atol=1e-6)
+    assert np.abs(np.asarray(plain(params, rows) - wanted)).max() > 1e-3
+
+
+@pytest.mark.parametrize("fields", [{}, {"window": 3}])
+def test_one_program_reads_a_token_at_every_length(fields):
+    model, params, _ = build(nn.Decoder, **fields)
+    step = jax.jit(functools.partial(model.apply, method="extend"))
+    cache = model.apply(params, B, 9, method="init_cache")
+    for token in tokens(9, B):
+        logits, cache = step(params, token[:, None], cache)
+        assert np.isfinite(logits).all()
+    assert step._cache_size() == 1
+
+
+def test_a_full_cache_is_an_error_and_under_jit_nan():
+    model, params, apply = build(nn.Decoder)
+    cache = model.apply(params, B, 3, method="init_cache")
+    _, cache = apply(params, tokens(B, 2), cache, method="extend")
+    with pytest.raises(ValueError, match="room for 3 tokens, 2 of them taken, was given 2 more"):
+        model.apply(params, tokens(B, 2), cache, method="extend")
+    logits, cache = apply(params, tokens(B, 2), cache, method="extend")
+    assert np.isnan(logits).all()
+    logits, _ = apply(params, tokens(B, 1), cache, method="extend")
+    assert np.isnan(logits).all()
+
+
+def test_more_capacity_than_learned_positions():
+    model, params, _ = build(nn.Decoder, positions=nn.Learned(max_length=9))
+    with pytest.raises(ValueError, match="a sequence of 10 is longer than the learned position table of 9"):
+        model.apply(params, B, 10, method="init_cache")
+
+
+def test_rows_are_aligned_on_the_right():
+    rows = jnp.array([[4, 0, 5, 0], [0, 0, 0, 6], [7, 8, 9, 1]])
+    got, positions = left_pad(rows, rows != 0)
+    np.testing.assert_array_equal(got, [[0, 0, 4, 5], [0, 0, 0, 6], [7, 8, 9, 1]])
+    np.testing.assert_array_equal(positions, [[-1, -1, 0, 1], [-1, -1, -1, 0], [0, 1, 2, 3]])
+    with pytest.raises(ValueError, match=r"valid must be bool \[..., T\] = \[3, 4\].*got int32\[3, 4\]"):
+        left_pad(rows, rows)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_projection_made_before_a_loop_gives_the_same_logits(tied):
+    model, params, _ = build(nn.Decoder, tie_embeddings=tied)
+    hidden = jax.random.normal(jax.random.key(0), (B, D))
+    wanted = model.apply(params, hidden, method="unembed")
+    for rows in (1, B):
+        project = model.apply(params, rows, method="projection")
+        transposed = all(x.shape != (V, D) for x in jax.make_jaxpr(project)(hidden).consts)
+        assert transposed == (not tied or rows > 1)
+        got = project(hidden)
+        assert got.dtype == wanted.dtype
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scale_and_a_bias_of_the_logits(tied):
+    plain, params, _ = build(nn.Decoder, tie_embeddings=tied)
+    fields = {"tie_embeddings": tied, "logits_scale": 0.25}
+    scaled = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields))
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields, logits_bias=True))
+    hidden = jax.random.normal(jax.random.key(0), (B, D))
+    unscaled = plain.apply(params, hidden, method="unembed")
+    np.testing.assert_allclose(scaled.apply(params, hidden, method="unembed"), 0.25 * unscaled, rtol=1e-5)
+    kernel = scaled.apply(params, method="unembedding")
+    np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
+    bias = jnp.arange(float(V))
+    params = {**params, "logits_bias": bias}
+    for rows in (1, B):
+        got = model.apply(params, rows, method="projection")(hidden)
+        np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.apply(params, hidden, method="unembed"), got, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="use unembed, or add"):
+        model.apply(params, method="unembedding")

@@ -1,0 +1,28 @@
+"""Which devices a value differs on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from tfm_jax.ops.tracing import vary_with
+
+
+def test_outside_of_shard_map_it_is_x_itself():
+    x = jnp.ones(3)
+    assert vary_with(x, (jnp.ones(2), {"a": 1, "b": None})) is x
+
+
+def test_a_carry_that_meets_a_shard_keeps_its_type_and_its_gradient_is_added_up():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+
+    def total(shared, rows):
+        start = vary_with(shared, rows)
+        return jax.lax.scan(lambda carry, row: (carry * row, None), start, rows)[0][None]
+
+    run = jax.shard_map(total, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    rows = jnp.arange(1.0, 9.0)
+    np.testing.assert_array_equal(jax.jit(run)(jnp.float32(2), rows), [4, 24, 60, 112])
+    slope = jax.jit(jax.grad(lambda shared: run(shared, rows).sum()))(jnp.float32(2))
+    assert slope == 2 + 12 + 30 + 56

@@ -1,0 +1,93 @@
+"""The labels that a config.json names, and the classifiers that its architecture says."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.pretrained.families.test_families import FIELDS
+from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families._common import labels_of
+from tfm_jax.pretrained.load import model_of
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, ("LABEL_0", "LABEL_1")),
+        ({"num_labels": 1}, ("LABEL_0",)),
+        ({"id2label": None, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        ({"id2label": {"1": "bad", "0": "good"}, "num_labels": 2}, ("good", "bad")),
+        ({"id2label": {0: "x"}}, ("x",)),
+    ],
+)
+def test_labels_stand_at_the_numbers_of_their_logits(settings, wanted):
+    assert labels_of(settings) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_labels": 0}, "num_labels must be a whole number, at least 1, got 0"),
+        ({"num_labels": "3"}, "num_labels must be a whole number, at least 1, got '3'"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must name the labels 0, 1, ... of the logits"),
+        ({"id2label": {"zero": "a"}}, "id2label must name the labels 0, 1"),
+        ({"id2label": {"0": "a", "00": "b"}}, "id2label must name the labels 0, 1"),
+        ({"id2label": {}}, "id2label must name the labels 0, 1"),
+        ({"id2label": ["a"]}, "id2label must name the labels 0, 1"),
+        ({"id2label": {"0": "a"}, "num_labels": 2}, "num_labels=2, but id2label has 1"),
+    ],
+)
+def test_labels_that_are_not_those_of_logits(settings, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of(settings)
+
+
+def saved(directory, architecture, pooler, settings):
+    config = pretrained.Config(architecture, nn.Config(**FIELDS["bert"], pooler=pooler), settings)
+    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    pretrained.save(directory, params, config)
+    return pretrained.load(directory)
+
+
+def test_as_many_logits_as_labels(tmp_path):
+    settings = {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "multi_label_classification"}
+    model, params, config, _ = saved(
+        tmp_path / "it", "BertForSequenceClassification", nn.Pooler("tanh"), settings
+    )
+    assert model.apply(params, np.ones((2, 4), np.int32)).shape == (2, 3)
+    assert {name: config.settings[name] for name in settings} == settings
+
+
+def test_a_body_has_the_pooler_that_its_file_has(tmp_path):
+    _, with_it, config, _ = saved(tmp_path / "with", "BertModel", nn.Pooler("tanh"), {})
+    assert config.model.pooler == nn.Pooler("tanh") and "pooler" in with_it
+    model, without, config, _ = saved(tmp_path / "without", "BertModel", None, {})
+    assert config.model.pooler is None and with_it.keys() - without.keys() == {"pooler"}
+    with pytest.raises(ValueError, match="this encoder has no pooler"):
+        model.apply(without, np.ones(4, np.int32), method="pooled")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooler"),
+    [
+        ("BertForSequenceClassification", None),
+        ("BertForSequenceClassification", nn.Pooler("relu")),
+        ("BertModel", nn.Pooler("relu")),
+        ("RobertaForSequenceClassification", nn.Pooler("tanh")),  # without the dropout before it
+    ],
+)
+def test_a_pooler_that_is_not_theirs(architecture, pooler):
+    config = pretrained.Config(architecture, nn.Config(**FIELDS["bert"], pooler=pooler))
+    with pytest.raises(ValueError, match=r"pooler: .*, which would come back as Pooler"):
+        known(architecture).write_config(config)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["BertForTokenClassification", "BertForMaskedLM", "DistilBertForMaskedLM"]
+)
+def test_a_pooler_that_nothing_reads(architecture):
+    config = pretrained.Config(architecture, nn.Config(**FIELDS["bert"], pooler=nn.Pooler()))
+    with pytest.raises(ValueError, match="pooler"):
+        model_of(config, known(architecture))

@@ -1,0 +1,144 @@
+"""What an architecture of theirs can be and ours cannot is refused by name, when its config is read."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tfm_jax import nn, ops, pretrained
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families._common import activation_of, activation_setting
+
+SEQ2SEQ = {
+    "vocab_size": 18,
+    "d_model": 12,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 5,
+    "decoder_ffn_dim": 5,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+}
+LLAMA = {"vocab_size": 17, "hidden_size": 12, "num_attention_heads": 6, "num_hidden_layers": 2}
+LLAMA |= {"intermediate_size": 11}
+BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "message"),
+    [
+        (BART, {"tie_word_embeddings": False}, "tie_word_embeddings=False is not supported, only True"),
+        (BART, {"decoder_ffn_dim": 6, "decoder_attention_heads": 2}, "heads=2 .*; decoder_ffn_dim=6 is not"),
+        (
+            MARIAN,
+            {"share_encoder_decoder_embeddings": False},
+            "share_encoder_decoder_embeddings=False is not",
+        ),
+        (MARIAN, {"decoder_vocab_size": 9}, "decoder_vocab_size=9 is not supported, only 18"),
+        (
+            "LlamaForCausalLM",
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_scaling .* 'dynamic'",
+        ),
+        (
+            "LlamaForCausalLM",
+            {"rope_parameters": {"rope_type": "llama3"}},
+            "rope_parameters .* 'llama3' is not",
+        ),
+        ("Qwen2ForCausalLM", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of the type 'yarn'"),
+        ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {}}}, "not supported: .'full_attention'"),
+        ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "RMSNorm: got eps='e'; wanted"),
+        (
+            "LlamaForCausalLM",
+            {"rope_theta": 9.0, "vocab_size": None},
+            "vocab_size must be a whole number, at least 1, got None",
+        ),
+        (
+            "LlamaForCausalLM",
+            {"rope_theta": 9.0, "tie_word_embeddings": "no"},
+            "got tie_embeddings='no'; wanted True or False",
+        ),
+        ("GPTNeoXForCausalLM", {"rotary_pct": None}, "got fraction=None; wanted a number in"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "would rotate 0 of the 2 elements of a head"),
+        (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
+    ],
+)
+def test_refused_by_name(tmp_path, architecture, settings, message):
+    sizes = SEQ2SEQ if architecture in (BART, MARIAN) else LLAMA
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"architectures": [architecture], **sizes, **settings}))
+    with pytest.raises(ValueError, match=message) as error:
+        pretrained.load(tmp_path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parity
+def test_activations_are_theirs_by_every_name_and_written_by_one_of_theirs():
+    theirs = pytest.importorskip("transformers").activations.ACT2FN
+    torch = pytest.importorskip("torch")
+    x = np.linspace(-12, 12, 401, dtype=np.float32)
+    for name in theirs:
+        if name in ("prelu", "xielu"):
+            with pytest.raises(ValueError, match=f"activation: got '{name}', which has parameters"):
+                activation_of(name)
+            continue
+        wanted = theirs[name](torch.tensor(x)).numpy()
+        ours = activation_of(name)
+        np.testing.assert_allclose(ops.activation(ours)(jnp.asarray(x)), wanted, atol=1e-6, rtol=1e-6)
+        again = theirs[activation_setting(ours)](torch.tensor(x)).numpy()
+        np.testing.assert_allclose(again, wanted, atol=1e-6, rtol=1e-6)
+        assert activation_setting(ours) == name
+
+
+@pytest.mark.parametrize("theta", ["rope_theta", "rope_parameters"])
+@pytest.mark.parametrize(
+    "architecture", [f"{x}ForCausalLM" for x in ("Llama", "Mistral", "Qwen2", "Qwen3", "GPTNeoX")]
+)
+def test_rope_scaling_counts_before_all_other_keys(architecture, theta):
+    older = {"rope_theta": 7.0, "rotary_emb_base": 7.0, "rotary_pct": 1.0}
+    older |= {"rope_parameters": {"rope_type": "default", "rope_theta": 8.0}} if theta != "rope_theta" else {}
+    settings = {"architectures": [architecture], **LLAMA, **older}
+    read = lambda **more: known(architecture).read_config(settings | more, "it").positions.theta
+    assert read() == (7.0 if theta == "rope_theta" else 8.0)
+    assert read(rope_scaling={"rope_type": "default", "rope_theta": 9.0}) == 9.0
+    assert read(rope_scaling={"type": "default"}) == 7.0  # and not the other object's
+    assert read(rope_scaling={}) == read(rope_scaling=None) == read()
+
+
+T5 = {"vocab_size": 18, "d_model": 12, "num_heads": 3, "d_kv": 5, "d_ff": 14, "num_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "wanted"),
+    [
+        ({"feed_forward_proj": "gated-gelu"}, "feed_forward", nn.Glu("gelu_new")),
+        ({"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, "feed_forward", nn.Glu("gelu")),
+        ({"feed_forward_proj": "relu", "is_gated_act": True}, "feed_forward", nn.Glu("relu")),
+        (
+            {"feed_forward_proj": "gated-silu", "is_gated_act": None},
+            "feed_forward",
+            nn.Mlp("silu", bias=False),
+        ),
+        ({"tie_word_embeddings": None}, "logits_scale", 12**-0.5),
+        ({"tie_word_embeddings": False}, "logits_scale", 1.0),
+        ({"tie_word_embeddings": False, "scale_decoder_outputs": True}, "logits_scale", 12**-0.5),
+        ({"num_hidden_layers": 3}, "n_layers", 3),
+        ({"num_hidden_layers": 3}, "n_decoder_layers", 2),
+        ({"num_hidden_layers": 3, "num_decoder_layers": 1}, "n_decoder_layers", 1),
+    ],
+)
+def test_t5s_keys_that_count_before_those_they_are_made_from(settings, field, wanted):
+    name = "T5ForConditionalGeneration"
+    found = known(name).read_config({"architectures": [name], **T5, **settings}, "it")
+    assert getattr(found, field) == wanted
+    written = known(name).write_config(pretrained.Config(name, found, settings))
+    assert getattr(known(name).read_config(written, "it"), field) == wanted
+
+
+def test_gpt_neox_attends_and_rotates_by_one_size_of_heads():
+    settings = {"architectures": ["GPTNeoXForCausalLM"], **LLAMA, "rotary_pct": 1.0}
+    read = lambda **more: known("GPTNeoXForCausalLM").read_config(settings | more, "it")
+    assert read(head_dim=2) == read(head_dim=None) == read()
+    with pytest.raises(ValueError, match="head_dim=4 is not supported, only 2"):
+        read(head_dim=4)

@@ -1,0 +1,252 @@
+"""Texts into labels: as the model's logits say, whatever shares a batch; and as those of transformers say."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+from tests.pretrained.families.test_families import FIELDS
+from tests.pretrained.tasks.test_sentence_embedding import as_pickle
+from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.load import model_of
+from tfm_jax.train import data_mesh
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefg"]
+TEXTS = ["a b c", "d", "e f g a b c d e f g", "  b  a"]
+NAMES = {"0": "good", "1": "bad", "2": "so so"}
+SEQUENCES, TOKENS = "BertForSequenceClassification", "BertForTokenClassification"
+
+
+def tokenizer():
+    it = tokenizers.Tokenizer(models.WordLevel({x: i for i, x in enumerate(WORDS)}, unk_token="[UNK]"))
+    it.pre_tokenizer = pre_tokenizers.Whitespace()
+    it.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    it.add_special_tokens(WORDS[:4])
+    return it
+
+
+def save(place, architecture, **settings):
+    pooler = nn.Pooler("tanh") if architecture == SEQUENCES else None
+    fields = FIELDS["bert"] | {"pooler": pooler, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
+    config = pretrained.Config(architecture, nn.Config(**fields), {"id2label": NAMES} | settings)
+    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    pretrained.save(place, params, config, tokenizer())
+    return place
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "model"
+
+
+def logits(classifier, text, types=None):
+    """Of one text alone, cut as BERT's nine positions want it."""
+    ids = np.array([2, *(WORDS.index(x) for x in text.split()[:7]), 3])
+    return np.asarray(classifier.model.apply(classifier.params, ids, token_types=types))
+
+
+def test_the_label_of_each_text(place):
+    classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
+    assert classifier.labels == ("good", "bad", "so so") and classifier.max_length == 9
+    found = classifier(TEXTS, batch_size=3)
+    for text, label in zip(TEXTS, found, strict=True):
+        wanted = np.exp(logits(classifier, text)) / np.exp(logits(classifier, text)).sum()
+        np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
+        assert label.label == classifier.labels[wanted.argmax()] and label.score == label.scores.max()
+    assert np.ptp([label.scores for label in found], axis=0).max() > 0.01
+    assert classifier([]) == [] and classifier.tokenizer.truncation is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"problem_type": "multi_label_classification"}, lambda x: 1 / (1 + np.exp(-x))),
+        ({"problem_type": "regression"}, lambda x: x),
+        ({"id2label": {"0": "it"}}, lambda x: 1 / (1 + np.exp(-x))),
+        ({"id2label": {"0": "it"}, "problem_type": "regression"}, lambda x: x),
+    ],
+)
+def test_how_logits_become_scores(place, settings, wanted):
+    classifier = pretrained.load_text_classifier(save(place, SEQUENCES, **settings))
+    (label,) = classifier(TEXTS[:1])
+    np.testing.assert_allclose(label.scores, wanted(logits(classifier, TEXTS[0])), rtol=1e-5, atol=1e-6)
+
+
+def test_a_pair_of_texts_is_told_apart_by_types(place):
+    classifier = pretrained.load_text_classifier(save(place, SEQUENCES, problem_type="regression"))
+    (label,) = classifier([("a b", "c")])
+    wanted = logits(classifier, "a b [SEP] c", np.array([0, 0, 0, 0, 1, 1]))
+    np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(wanted, logits(classifier, "a b [SEP] c"), atol=1e-3)
+
+
+def test_the_labels_of_tokens_and_where_they_stand(place):
+    classifier = pretrained.load_text_classifier(
+        save(place, TOKENS, problem_type="multi_label_classification")
+    )
+    assert isinstance(classifier, pretrained.TokenClassifier)
+    for text, labels in zip(TEXTS, classifier(TEXTS, batch_size=3), strict=True):
+        assert [text[x.start : x.end] for x in labels] == text.split()[:7]
+        x = logits(classifier, text)[1:-1]
+        wanted = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+        np.testing.assert_allclose([label.scores for label in labels], wanted, rtol=1e-5, atol=1e-6)
+        assert [label.label for label in labels] == [classifier.labels[i] for i in wanted.argmax(-1)]
+
+
+@pytest.mark.parametrize("config", [SEQUENCES, TOKENS])
+def test_devices_share_each_batch(place, config):
+    directory = save(place, config)
+    mesh = data_mesh(3)
+    classifier = pretrained.load_text_classifier(directory, mesh=mesh)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(classifier.params)} == {3}
+    seen, run = [], classifier._run
+    classifier.__dict__["_run"] = lambda *batch: seen.append(batch) or run(*batch)
+    wanted = pretrained.load_text_classifier(directory)(TEXTS)
+    scores = lambda labels: [x.scores for x in jax.tree.leaves(labels, is_leaf=is_label)]
+    is_label = lambda x: isinstance(x, pretrained.Label | pretrained.TokenLabel)
+    np.testing.assert_allclose(scores(classifier(TEXTS)), scores(wanted), rtol=1e-5, atol=1e-6)
+    (batch,) = seen
+    with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
+        pretrained.load_text_classifier(directory, mesh=jax.make_mesh((3,), ("x",)))
+    # Four rows are filled up to six, two on each device.
+    assert [x.sharding.shard_shape(x.shape) for x in batch] == [(1, 2, 9)] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("config.json", {"problem_type": "guess"}, ValueError, "problem_type='guess' is not known"),
+        ("config.json", {"id2label": {"1": "x"}}, ValueError, "id2label must name the labels 0, 1"),
+        ("tokenizer.json", None, FileNotFoundError, "there is no tokenizer in"),
+    ],
+)
+def test_what_cannot_classify(place, name, change, error, message):
+    file = save(place, SEQUENCES) / name
+    if change is None:
+        file.unlink()
+    else:
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(error, match=message):
+        pretrained.load_text_classifier(place)
+
+
+def test_a_model_of_another_kind(place):
+    config = pretrained.Config("BertModel", nn.Config(**FIELDS["bert"]))
+    params = model_of(config, known("BertModel")).init(jax.random.key(0))
+    pretrained.save(place, params, config, tokenizer())
+    with pytest.raises(ValueError, match="is a BertModel, wanted a classifier of texts"):
+        pretrained.load_text_classifier(place)
+
+
+def test_what_is_no_list_of_texts(place):
+    classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
+    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
+        classifier("a b")
+    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+        classifier(["a b", None])
+    with pytest.raises(ValueError, match="batch_size is at least 1, got 0"):
+        classifier(TEXTS, batch_size=0)
+
+
+def test_the_length_that_the_tokenizers_config_says(place):
+    save(place, SEQUENCES)
+    (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 4}))
+    classifier = pretrained.load_text_classifier(place)
+    assert classifier.max_length == 4
+    short = classifier(["a b"])[0].scores
+    np.testing.assert_allclose(classifier(["a b c d"])[0].scores, short, rtol=1e-5, atol=1e-6)
+    longer = dataclasses.replace(classifier, max_length=6)(["a b c d"])[0].scores
+    assert not np.allclose(longer, short, atol=1e-3)
+    (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 2}))
+    with pytest.raises(ValueError, match=r"may have 2 tokens, wanted .* more than the 2 special ones"):
+        pretrained.load_text_classifier(place)
+
+
+def settings_of(place, **said):
+    path = place / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+
+
+def test_the_side_from_which_the_settings_cut(place):
+    save(place, SEQUENCES, problem_type="regression")
+    settings_of(place, model_max_length=4, truncation_side="left")
+    (label,) = pretrained.load_text_classifier(place)(["a b c d"])
+    wanted = logits(pretrained.load_text_classifier(place), "c d")
+    np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_types_that_the_settings_do_not_name_are_not_read(place):
+    save(place, SEQUENCES, problem_type="regression")
+    settings_of(place, model_input_names=["input_ids", "attention_mask"])
+    classifier = pretrained.load_text_classifier(place)
+    (label,) = classifier([("a b", "c")])
+    np.testing.assert_allclose(label.scores, logits(classifier, "a b [SEP] c"), rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_that_the_model_has_not_is_refused_where_a_text_gives_it(place):
+    save(place, SEQUENCES)
+    more = tokenizer()
+    more.add_tokens(["new", "newer"])
+    more.save(str(place / "tokenizer.json"))
+    classifier = pretrained.load_text_classifier(place)
+    V = classifier.params["encoder"]["embedding"]["table"].shape[0]
+    assert more.get_vocab_size() > V
+    assert len(classifier(["a b", "g"])) == 2
+    i = more.token_to_id("newer")
+    with pytest.raises(
+        ValueError, match=rf"text 1 \('a newer'\): got the token 'newer' with the id {i}; wanted"
+    ):
+        classifier(["a", "a newer"])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression"])
+def test_sequences_as_a_pipeline_of_transformers_says(place, problem):
+    pipe = pipeline("text-classification", save(place, SEQUENCES, problem_type=problem))
+    texts = [text for text in TEXTS if len(text) < 9]  # theirs cuts none
+    for wanted, got in zip(
+        pipe(texts, top_k=None), pretrained.load_text_classifier(place)(texts), strict=True
+    ):
+        scores = {x["label"]: x["score"] for x in wanted}
+        np.testing.assert_allclose(got.scores, [scores[name] for name in NAMES.values()], atol=1e-5)
+        assert (got.label, pytest.approx(got.score, abs=1e-5)) == (wanted[0]["label"], wanted[0]["score"])
+
+
+@pytest.mark.parity
+def test_tokens_as_a_pipeline_of_transformers_says(place):
+    pipe = pipeline("token-classification", save(place, TOKENS), ignore_labels=[])
+    texts = [text for text in TEXTS if len(text) < 9]
+    found = pretrained.load_text_classifier(place)(texts)
+    for text, got in zip(texts, found, strict=True):
+        wanted = [
+            (x["start"], x["end"], x["entity"], pytest.approx(x["score"], abs=1e-5)) for x in pipe(text)
+        ]
+        assert [label[:4] for label in got] == wanted
+
+
+def pipeline(task, place, **options):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch").set_num_threads(1)
+    theirs = getattr(transformers, SEQUENCES if task.startswith("text") else TOKENS).from_pretrained(place)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(), pad_token="[PAD]", model_max_length=9
+    )
+    return transformers.pipeline(task, model=theirs, tokenizer=fast, device=-1, **options)
+
+
+@pytest.mark.parity
+def test_a_pickle_where_it_is_allowed(place):
+    wanted = pretrained.load_text_classifier(save(place, SEQUENCES))(TEXTS)
+    as_pickle(place)
+    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+        pretrained.load_text_classifier(place)
+    found = pretrained.load_text_classifier(place, allow_pickle=True)(TEXTS)
+    assert [x.label for x in found] == [x.label for x in wanted]
+    np.testing.assert_array_equal([x.scores for x in found], [x.scores for x in wanted])

@@ -1,0 +1,1 @@
+"""The law suites, one file each."""

@@ -1,0 +1,95 @@
+"""The variants of the Transformer, as frozen values."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from flax import nnx
+
+from tfm_jax.checks import as_array
+from tfm_jax.fields import check_fields
+from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.parameters import constant
+from tfm_jax.ranges import Size
+from tfm_jax.types import Array
+
+if TYPE_CHECKING:
+    from tfm_jax.nn.config import Config
+
+__all__ = ["PatchEmbedding", "Patches"]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Images cut into patches, read row by row (Dosovitskiy et al. 2021).
+
+    Args:
+      height, width, channels: the image, in pixels.
+      size: the side of a patch in pixels, or its (height, width); they divide those of the image.
+      class_token: put a learned vector before the patches, for pooling ``"first"``.
+    """
+
+    height: Size
+    width: Size
+    channels: Size = 1
+    size: Size | tuple[Size, Size] = 1
+    class_token: bool = False
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.height % self.sides[0] or self.width % self.sides[1]:
+            raise ValueError(
+                f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
+                "choose a size that divides both"
+            )
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The height and the width of a patch."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @property
+    def count(self) -> int:
+        """How many patches an image has."""
+        return self.height // self.sides[0] * (self.width // self.sides[1])
+
+
+class PatchEmbedding(nnx.Module):
+    """An image cut into patches, each mapped to a vector by one linear layer.
+
+    Equivalent to::
+
+        patches = image.reshape(rows, height, columns, width, C).swapaxes(1, 2).reshape(T, height * width * C)
+        x = patches @ kernel + bias                            # [T, D], a class token before them if asked
+
+    Args:
+      config: D, ``patches``, ``dtype``.
+      rngs: draws the kernel.
+    """
+
+    def __init__(self, config: "Config", *, rngs: nnx.Rngs):
+        if config.token_types:
+            raise ValueError("token_types are of tokens; patches have none")
+        self.config, patches = config, config.patches
+        pixels = math.prod(patches.sides) * patches.channels
+        dtype = config.param_dtype
+        self.projection = Linear((pixels,), (config.d_model,), bias=True, dtype=dtype, rngs=rngs)
+        has_token = patches.class_token
+        self.class_token = constant(0.0, (1, config.d_model), dtype) if has_token else None
+
+    def __call__(self, images: Array) -> Array:
+        """Maps images [..., height, width, channels] to [..., T, D]."""
+        images = as_array("nn.PatchEmbedding", "images", images)
+        p: Patches = self.config.patches
+        wanted = (p.height, p.width, p.channels)
+        if images.shape[-3:] != wanted:
+            raise ValueError(f"images must be [..., height, width, channels] = {wanted}, got {images.shape}")
+        lead, (height, width) = images.shape[:-3], p.sides
+        x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)
+        x = jnp.swapaxes(x, -4, -3).reshape(*lead, p.count, height * width * p.channels)
+        x = self.projection(x.astype(self.config.dtype))
+        if self.class_token is None:
+            return x
+        token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (*lead, 1, x.shape[-1]))
+        return jnp.concatenate([token, x], axis=-2)

@@ -1,0 +1,269 @@
+"""Masks as values: which query may attend to which key. True means *may attend*, everywhere.
+
+``causal()``, ``window(left, right)``, ``prefix(n)``, ``padding(valid)``, ``segments(query_ids, key_ids)`` and
+``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too;
+``to_dense(T, S)`` reads them. A mask is a pytree whose leaves are its arrays (``window``'s sides are static),
+so it passes through jit, vmap, scan, shard_map and pmap beside q, and through functions that ``jax.export``
+serializes (where they are read, ``tfm_jax.ops`` must have been imported).
+
+Batches: every array of a mask stands for the whole batch (no leading dims), or has exactly the leading dims
+of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. So under
+vmap, map the leaves as you map q; a mask with a single int or a shared array goes in with ``in_axes=None``.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfm_jax.ops.masks.algebra import Dense, Mask, Sizes, booleans
+from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window, integers
+from tfm_jax.ops.tracing import definitely
+from tfm_jax.types import Array
+
+__all__ = [
+    "Mask",
+    "as_mask",
+    "causal",
+    "check_fits",
+    "dense",
+    "padding",
+    "prefix",
+    "segments",
+    "to_heads",
+    "window",
+]
+
+
+def causal(offset: int | Array | None = None) -> Mask:
+    """Each query may attend to the keys at and before its own position.
+
+    Equivalent to::
+
+        jnp.arange(S)[None, :] <= offset + jnp.arange(T)[:, None]
+
+    Args:
+      offset: the position of query 0 among the keys, an int or int [...], one a row of the batch; None
+        stands for 0 and wants T == S.
+
+    Returns:
+      A Mask. A query whose position is negative may attend to nothing.
+
+    Raises:
+      ValueError: ``offset`` is not of integers within int32; when read: no offset, and T != S.
+
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3 (the decoder's self-attention).
+    """
+    return Causal(integers("masks.causal", "offset", offset))
+
+
+def window(left: int | None = None, right: int | None = None, offset: int | Array | None = None) -> Mask:
+    """Each query may attend to keys at most ``left`` before and ``right`` after its own position, inclusive.
+
+    Equivalent to::
+
+        distance = jnp.arange(S)[None, :] - (offset + jnp.arange(T)[:, None])
+        (-left <= distance) & (distance <= right)
+
+    Args:
+      left: how far back, a static int >= 0; None is without limit.
+      right: how far ahead, a static int >= 0; None is without limit.
+      offset: the position of query 0 among the keys, an int or int [...], one a row of the batch; None
+        stands for 0 and wants T == S.
+
+    Returns:
+      A Mask. ``window()`` allows everything; ``window(right=0)`` is ``causal()``.
+
+    Raises:
+      ValueError: a side is not a static int in [0, 2**31), ``offset`` is not of integers within int32; when
+        read: a side but no offset, and T != S.
+
+    Beltagy et al. 2020, "Longformer: The Long-Document Transformer", section 3.1.
+    """
+    for name, side in (("left", left), ("right", right)):
+        static = isinstance(side, int | np.integer) and not isinstance(side, bool)
+        if side is not None and (not static or not 0 <= side < 2**31):
+            raise ValueError(
+                f"masks.window: got {name} = {side!r}; wanted None (no limit) or an int in [0, 2**31), "
+                "known before tracing (it is part of the compiled program). For a limit that is data, use "
+                "masks.dense."
+            )
+    sides = [side if side is None else int(side) for side in (left, right)]
+    return Window(*sides, offset=integers("masks.window", "offset", offset))
+
+
+def prefix(n: int | Array) -> Mask:
+    """Every query may attend to the first ``n`` keys.
+
+    Equivalent to::
+
+        jnp.broadcast_to(jnp.arange(S) < n, (T, S))
+
+    Args:
+      n: how many keys, an int or int [...], one a row of the batch.
+
+    Returns:
+      A Mask. ``causal() | prefix(n)`` is the mask of a prefix language model; n <= 0 allows nothing.
+
+    Raises:
+      ValueError: ``n`` is not of integers within int32 (values that are traced are not looked at).
+
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+    section 3.2.1.
+    """
+    if n is None:
+        raise ValueError("masks.prefix: got n = None; wanted an int or an array of ints.")
+    return Prefix(integers("masks.prefix", "n", n))
+
+
+def padding(valid: Array) -> Mask:
+    """Every query may attend to the keys that are valid.
+
+    Equivalent to::
+
+        jnp.broadcast_to(valid[..., None, :], (..., T, S))
+
+    Args:
+      valid: bool [..., S] or [S], True for a key that is not padding, such as ``tokens != pad_id``.
+
+    Returns:
+      A Mask. It says nothing of queries: give padded ones no weight in the loss.
+
+    Raises:
+      ValueError: ``valid`` is not boolean.
+    """
+    return Padding(booleans("masks.padding", valid))
+
+
+def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
+    """A query may attend to the keys that have its own id: packed documents stay apart.
+
+    Equivalent to::
+
+        query_ids[..., :, None] == key_ids[..., None, :]
+
+    Args:
+      query_ids: int [..., T] or [T], compared as int32.
+      key_ids: int [..., S] or [S]; None is ``query_ids``, and wants T == S.
+
+    Returns:
+      A Mask. No id is special: padding with id 0 attends to padding with id 0.
+
+    Raises:
+      ValueError: ids are not integers within int32; when read: no ``key_ids``, and T != S.
+
+    Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination: Accelerating Large Language
+    Models without Impacting Performance".
+    """
+    if query_ids is None:
+        raise ValueError("masks.segments: got query_ids = None; wanted int [..., T].")
+    query_ids = integers("masks.segments", "query_ids", query_ids)
+    return Segments(query_ids, integers("masks.segments", "key_ids", key_ids))
+
+
+def dense(array: Array, per_head: bool = False) -> Mask:
+    """A boolean table as a mask.
+
+    Equivalent to::
+
+        array
+
+    Args:
+      array: bool [..., T, S] or [T, S]; with ``per_head``, [..., N, T, S] or [N, T, S].
+      per_head: whether the third axis from the right is the query heads (N, or 1 for all of them).
+
+    Returns:
+      A Mask. Its T and S must be those of the attention: they never broadcast.
+
+    Raises:
+      ValueError: ``array`` is not boolean.
+    """
+    return Dense(booleans("masks.dense", array), bool(per_head))
+
+
+def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
+    """The mask that ``x`` stands for, beside a q whose leading dims [...] are ``batch_rank`` many.
+
+    Equivalent to::
+
+        x if x is None or isinstance(x, Mask) else dense(x, per_head=x.ndim == batch_rank + 3)
+
+    Args:
+      x: a Mask, None, or a bool array [T, S], [..., T, S] or [..., N, T, S].
+      batch_rank: the number of leading dims of q, 0 for a single example.
+
+    Returns:
+      A Mask; None for None, which allows everything.
+
+    Raises:
+      ValueError: ``x`` is something else: another dtype, another rank, no array at all.
+    """
+    if x is None or isinstance(x, Mask):
+        return x
+    if not hasattr(x, "dtype"):
+        raise ValueError(f"mask: got {x!r}; wanted a mask such as masks.causal(), a bool array, or None.")
+    rank = len(booleans("mask", x).shape)
+    if rank not in (2, batch_rank + 2, batch_rank + 3):
+        raise ValueError(
+            f"mask: got a bool array of shape {list(x.shape)} beside {batch_rank} batch dims [...]; wanted "
+            "[T, S], [..., T, S] or [..., N, T, S]. For valid keys [..., S], use masks.padding(valid); for "
+            "[N, T, S] without the batch, masks.dense(array, per_head=True)."
+        )
+    return Dense(x, per_head=rank == batch_rank + 3)
+
+
+def check_fits(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> None:
+    """Raises what ``to_heads`` raises, and computes nothing.
+
+    Equivalent to::
+
+        to_heads(mask, batch_shape, N, T, S)
+
+    Args:
+      mask: a Mask.
+      batch_shape: the leading dims [...] of q.
+      N: the number of query heads.
+      T: the number of queries.
+      S: the number of keys.
+
+    Returns:
+      None.
+
+    Raises:
+      ValueError: as ``to_heads``.
+    """
+    jax.eval_shape(lambda: to_heads(mask, batch_shape, N, T, S))
+
+
+def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> Array:
+    """The mask as booleans for every head: what a backend that reads no structure asks for.
+
+    Equivalent to::
+
+        jnp.expand_dims(mask.to_dense(T, S), -3)  # where no part is per head
+
+    Args:
+      mask: a Mask.
+      batch_shape: the leading dims [...] of q.
+      N: the number of query heads.
+      T: the number of queries.
+      S: the number of keys.
+
+    Returns:
+      bool [..., 1|N, T, S]; a dim of [...] that the mask does not depend on is 1.
+
+    Raises:
+      ValueError: an array of the mask does not fit (leading dims other than none or [...], each equal or 1;
+        N, T or S), a positional part has no offset and T != S, or its offset, as far as it is known before
+        tracing, puts the last query beyond the last key.
+    """
+    for part, name, _ in mask.arrays(len(batch_shape)):
+        offset = getattr(part, "offset", None)
+        known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
+        last = np.max(offset) + T if known else 0
+        if definitely(lambda last=last: last > S):
+            raise ValueError(
+                f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
+                "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."
+            )
+    allowed = mask.evaluate(Sizes(tuple(batch_shape), N, T, S))
+    return jnp.broadcast_to(allowed, (*allowed.shape[:-2], T, S))

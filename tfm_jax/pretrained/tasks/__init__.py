@@ -1,0 +1,1 @@
+"""Checkpoints for a task: text generation, text classification, sentence embedding, image preprocessing."""

@@ -1,0 +1,1 @@
+"""Tokenizers of checkpoints: ``tokenizer.json``, BPE, WordPiece and SentencePiece, read and written."""

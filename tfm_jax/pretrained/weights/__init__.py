@@ -1,0 +1,1 @@
+"""Weight files (safetensors, PyTorch, msgpack), read tensor by tensor and mapped to parameters."""
