@@ -10,7 +10,7 @@ from flax import nnx
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import Reading, check_common, check_sizes, warn_unknown
-from tfm_jax.pretrained.weights.tensor_map import Entry
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping
 
 __all__ = ["Architecture", "Config", "Family", "Settings"]
 
@@ -55,7 +55,7 @@ class Architecture(NamedTuple):
     """
 
     module: Callable[..., nnx.Module]
-    names: Callable[[nn.Config], Sequence[Entry]]
+    names: Callable[[nn.Config], Sequence[WeightMapping]]
     options: Callable[[Config], dict[str, Any]] = lambda config: {}
     fields: Callable[[Settings], dict[str, Any]] = lambda settings: {}
     by_file: tuple[str, ...] = ()

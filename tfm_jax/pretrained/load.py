@@ -12,22 +12,21 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.extra_files import read_files
+from tfm_jax.pretrained.extra_files import read_extra_files
 from tfm_jax.pretrained.families import architecture_in, family_by_type, known
 from tfm_jax.pretrained.family import Config, Family
-from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.weights.files import Weights, open_weights, read_json
-from tfm_jax.pretrained.weights.match import matched, skipped_of, without
+from tfm_jax.pretrained.weights.files import Weights, checkpoint_directory, open_weights, read_json
+from tfm_jax.pretrained.weights.match import drop_ignored, match_names, skipped_patterns
 from tfm_jax.pretrained.weights.read import (
-    Differences,
+    Mismatches,
     Shardings,
-    differences,
-    flat,
+    find_mismatches,
+    flatten_with_paths,
     read_params,
-    shardings_of,
+    resolve_shardings,
 )
-from tfm_jax.pretrained.weights.tensor_map import Tensor, layout
+from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor, build_tensor_map
 from tfm_jax.types import Params
 
 __all__ = ["load", "model_of", "shapes_of", "tensors_of"]
@@ -81,7 +80,7 @@ def load(
     Settings that nothing here reads are named once, as a warning of the logger
     ``tfm_jax.pretrained.config_keys``; ``save`` writes them back.
     """
-    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
+    directory = checkpoint_directory(path_or_repo_id, allow_pickle=allow_pickle)
     path = directory / "config.json"
     _check_is_model(path)
     settings = read_json(path)
@@ -93,17 +92,17 @@ def load(
         _config(settings | {"architectures": [name]}, family, path, dtype)
         for name in (family.architectures if found is None else [found])
     ]
-    weights = without(open_weights(directory, allow_pickle=allow_pickle), ignore, directory)
+    weights = drop_ignored(open_weights(directory, allow_pickle=allow_pickle), ignore, directory)
     config = configs[0] if len(configs) == 1 else _fitting(configs, family, weights, directory)
     family.warn_unknown(config.settings, path)
-    config = dataclasses.replace(config, files=read_files(directory))
-    config, weights = matched(config, family, weights, directory)
+    config = dataclasses.replace(config, files=read_extra_files(directory))
+    config, weights = match_names(config, family, weights, directory)
     model = model_of(config, family)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
-    if wrong := differences(weights, tensors, skipped_of(family)):
-        raise ValueError(wrong.text(directory) + _hint(wrong, config, family, weights, directory))
-    shardings = shardings_of(sharding, shapes)
+    if wrong := find_mismatches(weights, tensors, skipped_patterns(family)):
+        raise ValueError(wrong.message(directory) + _hint(wrong, config, family, weights, directory))
+    shardings = resolve_shardings(sharding, shapes)
     text = read_tokenizer(directory) if tokenizer else None
     return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, text
 
@@ -136,15 +135,15 @@ def _fitting(configs: Sequence[Config], family: Family, weights: Weights, source
 def _count_read(config: Config, family: Family, weights: Weights, source: object) -> int:
     """How many of the tensors are read as this architecture's; 0 where one is missing or unknown."""
     try:
-        config, weights = matched(config, family, weights, source)
+        config, weights = match_names(config, family, weights, source)
         tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
     except ValueError:
         return 0
-    wrong = differences(weights, tensors, skipped_of(family))
+    wrong = find_mismatches(weights, tensors, skipped_patterns(family))
     return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
 
 
-def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, source: Path) -> str:
+def _hint(wrong: Mismatches, config: Config, family: Family, weights: Weights, source: Path) -> str:
     """What to do about tensors that do not fit."""
     for name in family.architectures:
         if name != config.architecture:
@@ -186,7 +185,7 @@ def shapes_of(model: Pure) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def tensors_of(shapes: Params, config: Config, family: Family) -> dict[str, Tensor]:
+def tensors_of(shapes: Params, config: Config, family: Family) -> dict[str, CheckpointTensor]:
     """The tensors that a checkpoint of a model with parameters of these shapes has, by name."""
     names = family.architectures[config.architecture].names(config.model)
-    return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})
+    return build_tensor_map(names, {path: leaf.shape for path, leaf in flatten_with_paths(shapes)})

@@ -112,7 +112,7 @@ def test_devices_share_each_batch(directory):
     [
         ("modules.json", STEPS[:1], ValueError, r"wants \['Transformer'\]; supported are"),
         ("modules.json", [STEPS[0], {**STEPS[1], "path": "../x"}], ValueError, "that are not in its own"),
-        ("modules.json", {}, ValueError, "must hold a JSON list"),
+        ("modules.json", {}, ValueError, "wanted a JSON list"),
         ("modules.json", [3], ValueError, "is no list of steps, each with its type and its path"),
         ("modules.json", [{"idx": 0}], ValueError, "is no list of steps"),
         ("modules.json", [*STEPS[:2], {"type": "my.Dense", "path": "x"}], ValueError, "code of its own"),
@@ -319,7 +319,7 @@ def as_pickle(directory):
 def test_a_pickle_where_it_is_allowed(directory):
     wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
     as_pickle(directory)
-    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+    with pytest.raises(ValueError, match=r"got a pickle, .* or pass allow_pickle=True"):
         pretrained.load_sentence_encoder(directory)
     found = pretrained.load_sentence_encoder(directory, allow_pickle=True)
     np.testing.assert_array_equal(found(TEXTS), wanted)

@@ -8,7 +8,7 @@ import numpy as np
 from tfm_jax import nn, ops
 from tfm_jax.nn import Rope
 from tfm_jax.pretrained.family import Architecture, Config, Settings
-from tfm_jax.pretrained.weights.tensor_map import Entry, dense
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense
 
 __all__ = [
     "activation_of",
@@ -129,7 +129,7 @@ def labels_of(settings: Settings) -> tuple[str, ...]:
 
 
 def classifier(
-    body: Callable[..., list[Entry]],
+    body: Callable[..., list[WeightMapping]],
     pooling: Literal["first"] | None,
     dropout: Callable[[Config], float],
     *,
@@ -150,7 +150,7 @@ def classifier(
       The Architecture.
     """
 
-    def names(config: nn.Config) -> list[Entry]:
+    def names(config: nn.Config) -> list[WeightMapping]:
         pooled = [] if pooler is None else dense("encoder/pooler/dense", pooler)
         return [*body(config, ours="encoder/"), *pooled, *dense("head/dense", head)]
 

@@ -10,7 +10,15 @@ from tfm_jax import nn, ops
 from tfm_jax.pretrained.config_keys import Reading
 from tfm_jax.pretrained.families._common import activation_of, activation_setting, wanted
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.weights.tensor_map import FLAT, Entry, after, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import (
+    FLATTEN,
+    WeightMapping,
+    attention,
+    mlp,
+    norm,
+    skip_rows,
+    transpose,
+)
 
 __all__ = ["FAMILIES"]
 
@@ -69,21 +77,21 @@ def _settings_of(config: nn.Config) -> dict[str, Any]:
     }
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of all three."""
     return [
         *_stack("encoder"),
         *_stack("decoder"),
-        Entry("embedding/table", "model.shared.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
-        Entry("logits_bias", "final_logits_bias", _ROW, optional=True),
+        WeightMapping("embedding/table", "model.shared.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
+        WeightMapping("logits_bias", "final_logits_bias", _ROW, optional=True),
     ]
 
 
-_ROW = FLAT._replace(write=lambda x: x[None])
+_ROW = FLATTEN._replace(save=lambda x: x[None])
 
 
-def _stack(stack: str) -> list[Entry]:
+def _stack(stack: str) -> list[WeightMapping]:
     layers, theirs = f"{stack}/layers", f"model.{stack}.layers.{{layer}}"
     letters = ("q_proj", "k_proj", "v_proj", "out_proj")
     attend = lambda ours, name: attention(f"{layers}/{ours}", *(f"{theirs}.{name}.{x}" for x in letters))
@@ -97,7 +105,9 @@ def _stack(stack: str) -> list[Entry]:
         *norm(f"{stack}/norm", f"model.{stack}.layer_norm"),
         *norm(f"{stack}/embedding_norm", f"model.{stack}.layernorm_embedding"),
         # Nobody reads the two rows before their first position.
-        Entry(f"{stack}/position_embedding/table", f"model.{stack}.embed_positions.weight", after(2)),
+        WeightMapping(
+            f"{stack}/position_embedding/table", f"model.{stack}.embed_positions.weight", skip_rows(2)
+        ),
     ]
 
 

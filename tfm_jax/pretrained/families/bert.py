@@ -7,7 +7,15 @@ from typing import Any
 from tfm_jax import nn
 from tfm_jax.pretrained.families._common import activation_of, activation_setting, classifier, wanted
 from tfm_jax.pretrained.family import Architecture, Config, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, after, attention, dense, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import (
+    WeightMapping,
+    attention,
+    dense,
+    mlp,
+    norm,
+    skip_rows,
+    transpose,
+)
 
 __all__ = ["FAMILIES"]
 
@@ -65,7 +73,7 @@ def _rows_before(config: nn.Config) -> int:
     return getattr(config.positions, "padding_id", None) or 0
 
 
-def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
+def body(config: nn.Config, *, ours: str, prefix: str) -> list[WeightMapping]:
     """The tensors of the encoder, below the prefixes of both."""
     layers, theirs = f"{ours}stack/layers", f"{prefix}encoder.layer.{{layer}}"
     itself = f"{theirs}.attention.self"
@@ -79,12 +87,12 @@ def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
         *norm(f"{layers}/attention_norm", f"{theirs}.attention.output.LayerNorm"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.output.LayerNorm"),
         *norm(f"{ours}stack/embedding_norm", f"{prefix}embeddings.LayerNorm"),
-        Entry(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
-        Entry(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
-        Entry(
+        WeightMapping(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
+        WeightMapping(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
+        WeightMapping(
             f"{ours}stack/position_embedding/table",
             f"{prefix}embeddings.position_embeddings.weight",
-            after(_rows_before(config)),
+            skip_rows(_rows_before(config)),
         ),
     ]
 
@@ -94,14 +102,16 @@ def _tied(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str) -> list[Entry]:
+def _masked(
+    config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str
+) -> list[WeightMapping]:
     bias = head.removesuffix(".decoder")
     return [
         *encoder(config, ours="encoder/"),
         *dense("dense", dense_name),
         *norm("norm", norm_name),
-        Entry("head/projection/kernel", f"{head}.weight", transposed(1)),
-        Entry("bias", f"{bias}.bias"),
+        WeightMapping("head/projection/kernel", f"{head}.weight", transpose(1)),
+        WeightMapping("bias", f"{bias}.bias"),
     ]
 
 

@@ -14,7 +14,7 @@ from tfm_jax.pretrained.families._common import (
     wanted,
 )
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["FAMILIES"]
 
@@ -57,7 +57,7 @@ def _settings_of(config: nn.Config) -> dict[str, Any]:
     }
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of all four."""
     ours, theirs = "stack/layers", "model.layers.{layer}"
     projections = [f"{theirs}.self_attn.{letter}_proj" for letter in "qkvo"]
@@ -74,8 +74,8 @@ def names(config: nn.Config) -> list[Entry]:
         *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
         *norm("stack/norm", "model.norm"),
-        Entry("embedding/table", "model.embed_tokens.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "model.embed_tokens.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 

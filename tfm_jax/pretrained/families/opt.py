@@ -6,7 +6,7 @@ from typing import Any
 from tfm_jax import nn
 from tfm_jax.pretrained.families._common import activation_of, activation_setting, wanted
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, after, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, skip_rows, transpose
 
 __all__ = ["OPT"]
 
@@ -61,7 +61,7 @@ def settings_of(config: nn.Config) -> dict[str, Any]:
     }
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``OPTForCausalLM``."""
     ours, theirs = "stack/layers", "model.decoder.layers.{layer}"
     projections = [f"{theirs}.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
@@ -71,10 +71,10 @@ def names(config: nn.Config) -> list[Entry]:
         *norm(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.final_layer_norm"),
         *norm("stack/norm", "model.decoder.final_layer_norm"),
-        Entry("embedding/table", "model.decoder.embed_tokens.weight"),
+        WeightMapping("embedding/table", "model.decoder.embed_tokens.weight"),
         # Nobody reads the two rows before their first position.
-        Entry("stack/position_embedding/table", "model.decoder.embed_positions.weight", after(2)),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("stack/position_embedding/table", "model.decoder.embed_positions.weight", skip_rows(2)),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 

@@ -6,7 +6,7 @@ from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import Reading, check_sizes
 from tfm_jax.pretrained.families._common import activation_of, activation_setting
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["T5"]
 
@@ -88,17 +88,17 @@ def settings_of(config: nn.Config) -> dict[str, Any]:
     }
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``T5ForConditionalGeneration``."""
     return [
         *_stack(config, "encoder", 1),
         *_stack(config, "decoder", 2),
-        Entry("embedding/table", "shared.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "shared.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 
-def _stack(config: nn.Config, stack: str, last: int) -> list[Entry]:
+def _stack(config: nn.Config, stack: str, last: int) -> list[WeightMapping]:
     """The tensors of the encoder or the decoder, whose feed-forward layer is the sublayer ``last``."""
     layers, theirs = f"{stack}/layers", f"{stack}.block.{{layer}}.layer"
     first = f"{stack}.block.0.layer.0.SelfAttention"
@@ -114,7 +114,7 @@ def _stack(config: nn.Config, stack: str, last: int) -> list[Entry]:
         *mlp(f"{layers}/feed_forward", **into, w_out=f"{dense}.wo"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.{last}.layer_norm"),
         *norm(f"{stack}/norm", f"{stack}.final_layer_norm"),
-        Entry(f"{stack}/position_bias/table", f"{first}.relative_attention_bias.weight"),
+        WeightMapping(f"{stack}/position_bias/table", f"{first}.relative_attention_bias.weight"),
     ]
 
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from tfm_jax.pretrained.config_keys import warn_ignored
 from tfm_jax.pretrained.families._common import wanted
-from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.tasks.resampling import METHODS, Method, resize
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.weights.files import checkpoint_directory, read_json
 from tfm_jax.types import Array
 
 __all__ = ["ImageProcessor", "load_image_processor"]
@@ -182,7 +181,7 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
       ValueError: for another ``image_processor_type``, a step that is not done here, and a value that does
         not fit.
     """
-    path = directory_of(path_or_repo_id) / "preprocessor_config.json"
+    path = checkpoint_directory(path_or_repo_id) / "preprocessor_config.json"
     settings = read_json(path)
     try:
         whole = _COMMON | _TYPES[_type_of(settings)] | settings

@@ -19,7 +19,6 @@ from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.family import Config
-from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.tasks.batch_runner import (
     BatchRunner,
@@ -31,7 +30,8 @@ from tfm_jax.pretrained.tasks.batch_runner import (
 )
 from tfm_jax.pretrained.tasks.sentence_config import read_sentence_config
 from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, pooled, unit
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side
+from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config, truncation_side
+from tfm_jax.pretrained.weights.files import checkpoint_directory
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
@@ -189,14 +189,14 @@ def load_sentence_encoder(
         length of texts that is no number; for a mesh whose axes are not all of type Auto; as ``load``.
     """
     sharding = on_all_of(mesh)
-    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
+    directory = checkpoint_directory(path_or_repo_id, allow_pickle=allow_pickle)
     sentence_config = read_sentence_config(directory, allow_pickle=allow_pickle)
     model, params, config, tokenizer = load(
         sentence_config.body, dtype, allow_pickle=allow_pickle, sharding=sharding
     )
     model, params = _encoder(model, params, config, sentence_config.body)
     tokenizer = tokenizer_in(sentence_config.body, tokenizer)
-    said = declared(sentence_config.body)
+    said = read_tokenizer_config(sentence_config.body)
     length = (
         said.get("model_max_length") if sentence_config.max_length is None else sentence_config.max_length
     )

@@ -17,7 +17,6 @@ from tfm_jax.nn import Pure
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.family import Settings
-from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.tasks.batch_runner import (
     BatchRunner,
@@ -27,7 +26,8 @@ from tfm_jax.pretrained.tasks.batch_runner import (
     over_slices,
     tokenizer_in,
 )
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side
+from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config, truncation_side
+from tfm_jax.pretrained.weights.files import checkpoint_directory
 from tfm_jax.types import Array, Params
 
 __all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
@@ -175,7 +175,7 @@ def load_text_classifier(
         are not all of type Auto; as ``load``.
     """
     sharding = on_all_of(mesh)
-    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
+    directory = checkpoint_directory(path_or_repo_id, allow_pickle=allow_pickle)
     model, params, config, tokenizer = load(directory, dtype, sharding=sharding, allow_pickle=allow_pickle)
     module = known(config.architecture).architectures[config.architecture].module
     if module is not nn.Classifier or config.model.patches is not None:
@@ -184,7 +184,7 @@ def load_text_classifier(
             "BertForSequenceClassification or BertForTokenClassification"
         )
     tokenizer = tokenizer_in(directory, tokenizer)
-    said = declared(directory)
+    said = read_tokenizer_config(directory)
     of_tokens = config.architecture.endswith("ForTokenClassification")
     kind = TokenClassifier if of_tokens else TextClassifier
     return kind(
