@@ -30,7 +30,7 @@ from tfm_jax.pretrained.tasks.batch_runner import (
 )
 from tfm_jax.pretrained.tasks.sentence_config import read_sentence_config
 from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, pooled, unit
-from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config, truncation_side
+from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config, truncation_side
 from tfm_jax.pretrained.weights.files import checkpoint_directory
 from tfm_jax.types import Array, Params
 

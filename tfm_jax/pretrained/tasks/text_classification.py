@@ -26,7 +26,7 @@ from tfm_jax.pretrained.tasks.batch_runner import (
     over_slices,
     tokenizer_in,
 )
-from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config, truncation_side
+from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config, truncation_side
 from tfm_jax.pretrained.weights.files import checkpoint_directory
 from tfm_jax.types import Array, Params
 
