@@ -102,25 +102,31 @@ def test_files_without_a_tokenizer_json(tmp_path, trained, name):  # noqa: F811
     assert_same(tmp_path / "new", source)
 
 
-def words(case=False):
-    it = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "dog": 2, "fox": 3}, unk_token="[UNK]"))
-    it.pre_tokenizer = pre_tokenizers.Whitespace()
-    it.normalizer = None if case else normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
-    it.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
-    it.post_processor = processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4))
-    return it
+def word_level():
+    """A word-level tokenizer, of no class in transformers."""
+    model = models.WordLevel({"[UNK]": 0, "the": 1, "dog": 2, "fox": 3}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
+    tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4))
+    return tokenizer
 
 
-def rewritten(name):
+def with_lowercase(name):
     """A tokenizer of a class in transformers, with another normalizer."""
     with tempfile.TemporaryDirectory() as directory:
         write(Path(directory), BUILT[name])
-        it = read_tokenizer(Path(directory))
-    it.normalizer = normalizers.Lowercase()
-    return it
+        tokenizer = read_tokenizer(Path(directory))
+    tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
 
 
-CUSTOM = {"words": words, "bytes": lambda: rewritten("gpt2"), "pieces": lambda: rewritten("t5")}
+CUSTOM = {
+    "word level": word_level,
+    "byte level": functools.partial(with_lowercase, "gpt2"),
+    "unigram": functools.partial(with_lowercase, "t5"),
+}
 TYPES = ["bert", "distilbert", "roberta", "gpt2", "opt", "bloom", "gpt_neox", "llama", "mistral", "qwen3"]
 TYPES += ["t5", "bart", "mbart", "marian"]
 
@@ -146,7 +152,7 @@ def test_custom_tokenizers(tmp_path, kind):
 
 def test_special_tokens_of_a_custom_tokenizer(tmp_path):
     settings = {"model_type": "bert", "pad_token_id": 5, "eos_token_id": [4], "bos_token_id": 2}
-    saved(tmp_path / "new", words(), pretrained.Config("BertModel", MODEL, settings))
+    saved(tmp_path / "new", word_level(), pretrained.Config("BertModel", MODEL, settings))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     wanted = {"pad_token": "[SEP]", "eos_token": "[CLS]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
     assert theirs.special_tokens_map == wanted | {"cls_token": "[CLS]"}
@@ -156,7 +162,7 @@ def test_special_tokens_of_a_custom_tokenizer(tmp_path):
 def test_qwen2_with_a_custom_tokenizer(tmp_path):
     config = pretrained.Config("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
     with pytest.raises(ValueError, match="cannot read beside model_type='qwen2'; wanted"):
-        tokenizer_files(words(), config, config.settings)
+        tokenizer_files(word_level(), config, config.settings)
 
 
 def test_qwen2_with_an_equivalent_decoder(tmp_path):

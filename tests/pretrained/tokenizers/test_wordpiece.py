@@ -29,6 +29,11 @@ def test_a_vocabulary_without_its_special_tokens(tmp_path):
         read_tokenizer(tmp_path)
 
 
+def test_windows_line_ends(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join(WORDS).encode())
+    assert read_tokenizer(tmp_path).encode("the cats").tokens == ["[CLS]", "the", "cat", "##s", "[SEP]"]
+
+
 @pytest.mark.parametrize("class_name", ["BertJapaneseTokenizer", "BertweetTokenizer", "RobertaTokenizer"])
 def test_another_class(tmp_path, class_name):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")

@@ -87,7 +87,7 @@ def _read_tokenizer_json(
 ) -> tokenizers.Tokenizer:
     path = directory / "tokenizer.json"
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises a bare Exception
         raise ValueError(f"{path}: got {error}; wanted a tokenizer.json.") from error
     # Truncation and padding in the file belong to the run that wrote it.
