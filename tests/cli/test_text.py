@@ -322,7 +322,7 @@ def test_help_shows_every_option(command, capsys):
 def checkpoint(tmp_path_factory):
     """A tiny checkpoint of transformers' that draws."""
     tokenizer = data.char_tokenizer("abcdefgh")
-    config = pretrained.Config("LlamaForCausalLM", LLAMA.model)
+    config = pretrained.CheckpointConfig("LlamaForCausalLM", LLAMA.model)
     config = dataclasses.replace(
         config, model=dataclasses.replace(LLAMA.model, vocab_size=tokenizer.vocab_size)
     )

@@ -33,7 +33,7 @@ PROCESSING = {
 
 
 def save_vit(path, architecture, config=CONFIG, **settings):
-    config = pretrained.Config(architecture, config, settings)
+    config = pretrained.CheckpointConfig(architecture, config, settings)
     params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config)
     (path / PROCESSOR).write_text(json.dumps(PROCESSING))

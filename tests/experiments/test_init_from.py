@@ -35,7 +35,7 @@ def without_model(arguments):
 
 def save_checkpoint(path, architecture, fields, tokenizer, **settings):
     model = nn.Config(**{**fields, "vocab_size": tokenizer.vocab_size + 3})
-    config = pretrained.Config(architecture, model, settings)
+    config = pretrained.CheckpointConfig(architecture, model, settings)
     params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config, tokenizer.backend)
     return params

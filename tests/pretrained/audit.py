@@ -283,7 +283,7 @@ def _theirs(base: Base, directory: Path) -> np.ndarray:
     return _output(model, base.inputs)
 
 
-def _forward(config: pretrained.Config) -> tuple:
+def _forward(config: pretrained.CheckpointConfig) -> tuple:
     """What decides our forward pass in evaluation: the module, the model, and the module's options."""
     rates = {x.name: 0.0 for x in dataclasses.fields(config.model) if x.name.endswith("dropout_rate")}
     pooler = config.model.pooler and dataclasses.replace(config.model.pooler, dropout_rate=0.0)
@@ -407,7 +407,7 @@ def _outcome(base: Base, directory: Path, settings: dict, key: str, value: Any) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = pretrained.Config(
+            config = pretrained.CheckpointConfig(
                 settings["architectures"][0],
                 known(settings["architectures"][0]).read_config(settings, "config.json"),
                 settings,

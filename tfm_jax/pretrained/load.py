@@ -14,7 +14,7 @@ from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.extra_files import read_files
 from tfm_jax.pretrained.families import architecture_in, family_by_type, known
-from tfm_jax.pretrained.family import Config, Family
+from tfm_jax.pretrained.family import CheckpointConfig, Family
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 from tfm_jax.pretrained.weights.files import Weights, open_weights, read_json
@@ -42,7 +42,7 @@ def load(
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> tuple[Pure, Params, Config, tokenizers.Tokenizer | None]:
+) -> tuple[Pure, Params, CheckpointConfig, tokenizers.Tokenizer | None]:
     """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
 
     Nothing in it is executed, and torch is not needed. On a CPU at most the weights and one tensor of theirs
@@ -68,7 +68,7 @@ def load(
         ``["classifier_a.*"]``.
 
     Returns:
-      ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the ``Config`` that
+      ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the ``CheckpointConfig`` that
       ``save`` takes, and the tokenizer of the ``tokenizers`` library; None where there is none.
 
     Raises:
@@ -120,20 +120,22 @@ def _check_is_model(path: Path) -> None:
     )
 
 
-def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> Config:
+def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> CheckpointConfig:
     model = dataclasses.replace(family.read_config(settings, path), dtype=dtype, param_dtype=dtype)
     generation = path.with_name("generation_config.json")
     named = settings["architectures"][0]
-    return Config(named, model, settings, read_json(generation) if generation.is_file() else {})
+    return CheckpointConfig(named, model, settings, read_json(generation) if generation.is_file() else {})
 
 
-def _fitting(configs: Sequence[Config], family: Family, weights: Weights, source: object) -> Config:
+def _fitting(
+    configs: Sequence[CheckpointConfig], family: Family, weights: Weights, source: object
+) -> CheckpointConfig:
     """The config by whose names most tensors are read, and none is unknown; else the first, the body's."""
     read = {i: _count_read(config, family, weights, source) for i, config in enumerate(configs)}
     return configs[max(read, key=lambda i: (read[i], -i))]
 
 
-def _count_read(config: Config, family: Family, weights: Weights, source: object) -> int:
+def _count_read(config: CheckpointConfig, family: Family, weights: Weights, source: object) -> int:
     """How many of the tensors are read as this architecture's; 0 where one is missing or unknown."""
     try:
         config, weights = matched(config, family, weights, source)
@@ -144,7 +146,9 @@ def _count_read(config: Config, family: Family, weights: Weights, source: object
     return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
 
 
-def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, source: Path) -> str:
+def _hint(
+    wrong: Differences, config: CheckpointConfig, family: Family, weights: Weights, source: Path
+) -> str:
     """What to do about tensors that do not fit."""
     for name in family.architectures:
         if name != config.architecture:
@@ -175,7 +179,7 @@ def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if said == "bfloat16" else "float32"
 
 
-def model_of(config: Config, family: Family) -> Pure:
+def model_of(config: CheckpointConfig, family: Family) -> Pure:
     """The model of a config."""
     architecture = family.architectures[config.architecture]
     return nn.functionalize(architecture.module, config.model, **architecture.options(config))
@@ -186,7 +190,7 @@ def shapes_of(model: Pure) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def tensors_of(shapes: Params, config: Config, family: Family) -> dict[str, Tensor]:
+def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, Tensor]:
     """The tensors that a checkpoint of a model with parameters of these shapes has, by name."""
     names = family.architectures[config.architecture].names(config.model)
     return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})

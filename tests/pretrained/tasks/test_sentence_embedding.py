@@ -18,7 +18,7 @@ from tfm_jax.pretrained.tasks.batch_runner import length_of
 from tfm_jax.pretrained.tasks.sentence_layers import pooled
 from tfm_jax.train import data_mesh
 
-CONFIG = pretrained.Config(
+CONFIG = pretrained.CheckpointConfig(
     "BertModel",
     nn.Config(
         vocab_size=9,
@@ -250,7 +250,7 @@ def test_a_head_is_left_out(directory, architecture, module, options, plain):
 
 
 def test_a_decoder_gives_no_vectors(directory):
-    config = pretrained.Config("GPT2LMHeadModel", nn.Config(**FIELDS["gpt2"]))
+    config = pretrained.CheckpointConfig("GPT2LMHeadModel", nn.Config(**FIELDS["gpt2"]))
     model = nn.functionalize(nn.Decoder, config.model)
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     pretrained.save(directory / "decoder", model.init(jax.random.key(0)), config, tokenizer)

@@ -33,7 +33,7 @@ def tokenizer():
 def save(place, architecture, **settings):
     pooler = nn.Pooler("tanh") if architecture == SEQUENCES else None
     fields = FIELDS["bert"] | {"pooler": pooler, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
-    config = pretrained.Config(architecture, nn.Config(**fields), {"id2label": NAMES} | settings)
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**fields), {"id2label": NAMES} | settings)
     shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
@@ -138,7 +138,7 @@ def test_what_cannot_classify(place, name, change, error, message):
 
 
 def test_a_model_of_another_kind(place):
-    config = pretrained.Config("BertModel", nn.Config(**FIELDS["bert"]))
+    config = pretrained.CheckpointConfig("BertModel", nn.Config(**FIELDS["bert"]))
     params = model_of(config, known("BertModel")).init(jax.random.key(0))
     pretrained.save(place, params, config, tokenizer())
     with pytest.raises(ValueError, match="is a BertModel, wanted a classifier of texts"):

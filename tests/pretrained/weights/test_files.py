@@ -16,7 +16,7 @@ from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.load import model_of
 
-CONFIG = pretrained.Config(
+CONFIG = pretrained.CheckpointConfig(
     "LlamaForCausalLM",
     nn.Config(
         vocab_size=11,
@@ -145,7 +145,7 @@ def test_a_head_that_is_the_embedding_is_tied(saved, params):
     ],
 )
 def test_copies_of_a_tensor_must_be_equal(tmp_path, architecture, fields, name, original):
-    config = pretrained.Config(architecture, nn.Config(**FIELDS[fields]))
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS[fields]))
     shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)

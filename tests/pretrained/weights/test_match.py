@@ -25,7 +25,7 @@ def made(name, **fields):
     """The config of an architecture, and random parameters."""
     family = known(name)
     common = FIELDS[family.model_type] | {"tie_embeddings": True}
-    config = pretrained.Config(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
+    config = pretrained.CheckpointConfig(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
     shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return config, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)

@@ -10,8 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.pretrained.config_keys import warn_ignored
-from tfm_jax.pretrained.families._common import wanted
+from tfm_jax.pretrained.config_keys import check_only, warn_ignored
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.tasks.resampling import METHODS, Method, resize
 from tfm_jax.pretrained.weights.files import read_json
@@ -210,7 +209,9 @@ def _type_of(settings: Mapping[str, Any]) -> str:
 
 
 def _processor(settings: Mapping[str, Any]) -> ImageProcessor:
-    wanted({name: settings.get(name) or False for name in _NOT_DONE}, **dict.fromkeys(_NOT_DONE, False))
+    steps = {name: settings.get(name) or False for name in _NOT_DONE}
+    if problems := check_only(steps, **dict.fromkeys(_NOT_DONE, False)):
+        raise ValueError(" ".join(problems))
     flag = lambda name: _flag(settings, name)
     mean, std = _channels(settings)
     normalized = flag("do_normalize")

@@ -18,7 +18,7 @@ from tfm_jax.checks import listed_texts
 from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
 from tfm_jax.pretrained.families import known
-from tfm_jax.pretrained.family import Config
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.tasks.batch_runner import (
@@ -227,7 +227,7 @@ def _lower_case(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _encoder(model: Pure, params: Params, config: Config, body: Path) -> tuple[Pure, Params]:
+def _encoder(model: Pure, params: Params, config: CheckpointConfig, body: Path) -> tuple[Pure, Params]:
     """The encoder of a model, without its head."""
     module = known(config.architecture).architectures[config.architecture].module
     if module is nn.Encoder:

@@ -10,7 +10,7 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.pretrained.extra_files import is_of_tokenizer, write_files
-from tfm_jax.pretrained.family import Config
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 
 __all__ = ["tokenizer_files"]
@@ -31,7 +31,7 @@ _KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side",
 
 
 def tokenizer_files(
-    tokenizer: tokenizers.Tokenizer, config: Config, settings: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, settings: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The files of a tokenizer.
 
@@ -94,7 +94,7 @@ def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
 
 
 def _own_settings(
-    tokenizer: tokenizers.Tokenizer, config: Config, loaded: Mapping[str, bytes]
+    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, loaded: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """A tokenizer_config.json by which a tokenizer.json is taken as it is."""
     declared = json.loads(loaded.get("tokenizer_config.json", b"{}"))

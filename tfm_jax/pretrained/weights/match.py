@@ -8,7 +8,7 @@ import numpy as np
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import warn_once
-from tfm_jax.pretrained.family import Config, Family
+from tfm_jax.pretrained.family import CheckpointConfig, Family
 from tfm_jax.pretrained.weights.files import Weights
 from tfm_jax.pretrained.weights.read import check_copies, same
 
@@ -51,7 +51,9 @@ def skipped_of(family: Family) -> tuple[str, ...]:
     return (*family.skipped, *copies, *constants, *_BUFFERS)
 
 
-def matched(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
+def matched(
+    config: CheckpointConfig, family: Family, weights: Weights, source: object
+) -> tuple[CheckpointConfig, Weights]:
     """The weights by the names of the model, and the config without the parts that the file lacks.
 
     Args:
@@ -73,7 +75,7 @@ def matched(config: Config, family: Family, weights: Weights, source: object) ->
     return _untied(_without_absent(config, family, weights), family, weights, source)
 
 
-def _renamed(config: Config, family: Family, weights: Weights, source: object) -> Weights:
+def _renamed(config: CheckpointConfig, family: Family, weights: Weights, source: object) -> Weights:
     """The weights by the names of today, with the family's prefix, and without a wrapper's."""
     known = _known(config, family)
     for prefix in ("", *_common_prefixes(list(weights.shapes))):
@@ -98,7 +100,7 @@ def _renamed(config: Config, family: Family, weights: Weights, source: object) -
     )
 
 
-def _known(config: Config, family: Family) -> Callable[[str], bool]:
+def _known(config: CheckpointConfig, family: Family) -> Callable[[str], bool]:
     """Whether a name is of a tensor that is read, or may be skipped."""
     entries = family.architectures[config.architecture].names(config.model)
     read = {re.escape(entry.theirs).replace(r"\{layer\}", r"\d+") for entry in entries}
@@ -152,7 +154,7 @@ def _check_constants(weights: Weights, family: Family, model: nn.Config, source:
                 )
 
 
-def _without_absent(config: Config, family: Family, weights: Weights) -> Config:
+def _without_absent(config: CheckpointConfig, family: Family, weights: Weights) -> CheckpointConfig:
     """The config without those parts that a file may lack, and this one does."""
     architecture = family.architectures[config.architecture]
     entries = architecture.names(config.model)
@@ -161,7 +163,9 @@ def _without_absent(config: Config, family: Family, weights: Weights) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **absent))
 
 
-def _untied(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
+def _untied(
+    config: CheckpointConfig, family: Family, weights: Weights, source: object
+) -> tuple[CheckpointConfig, Weights]:
     """Whether the output projection is the embedding: by the settings, with which the tensors must agree."""
     entries = family.architectures[config.architecture].names(config.model)
     names = {entry.ours: entry.theirs for entry in entries}
