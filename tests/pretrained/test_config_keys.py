@@ -7,7 +7,7 @@ import pytest
 from tests.pretrained.families.test_families import FIELDS
 from tests.pretrained.weights.test_match import changed, made, saved  # noqa: F401  - fixtures
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import FAMILIES, known
+from tfm_jax.pretrained.families import FAMILIES, find_family
 
 ALIASES = [(family, alias) for family in FAMILIES for alias in family.aliases]
 
@@ -15,7 +15,9 @@ ALIASES = [(family, alias) for family in FAMILIES for alias in family.aliases]
 def settings_of(family):
     """The config.json of a family's first architecture."""
     name = next(iter(family.architectures))
-    return known(name).write_config(pretrained.CheckpointConfig(name, nn.Config(**FIELDS[family.model_type])))
+    return find_family(name).write_config(
+        pretrained.CheckpointConfig(name, nn.Config(**FIELDS[family.model_type]))
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_an_invalid_size_is_an_error_with_the_name_in_the_file(family):
 def test_a_changed_key_is_written_without_its_alias():
     import dataclasses
 
-    family = known("BloomForCausalLM")
+    family = find_family("BloomForCausalLM")
     settings = settings_of(family) | {"num_attention_heads": 3, "n_embed": 6}
     model = dataclasses.replace(family.read_config(settings, "it"), d_model=12, d_ff=48)
     written = family.write_config(pretrained.CheckpointConfig("BloomForCausalLM", model, settings))

@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_directory_that_is_in_use(params, tmp_path):  # noqa: F811
 
 
 def test_an_unknown_architecture(params, tmp_path):  # noqa: F811
-    with pytest.raises(ValueError, match="'SpamForCausalLM' is not known; known are"):
+    with pytest.raises(ValueError, match="got architecture 'SpamForCausalLM'; wanted one of"):
         pretrained.save(tmp_path / "new", params, dataclasses.replace(CONFIG, architecture="SpamForCausalLM"))
 
 
@@ -128,9 +128,9 @@ def test_variants_of_the_same_fields_are_told_apart(architecture, fields):
     )
     config = pretrained.CheckpointConfig(architecture, dataclasses.replace(model, **fields))
     with pytest.raises(ValueError, match="got a model that LlamaForCausalLM cannot express"):
-        known(architecture).write_config(config)
+        find_family(architecture).write_config(config)
     right = {"norm": nn.RMSNorm(), "positions": nn.Rope()}
-    known(architecture).write_config(
+    find_family(architecture).write_config(
         pretrained.CheckpointConfig(architecture, dataclasses.replace(model, **right))
     )
 

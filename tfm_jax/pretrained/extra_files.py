@@ -43,9 +43,11 @@ def read_files(directory: Path) -> dict[str, bytes]:
       What is in each, by its path within the directory: the tokenizer's files, chat templates, the modules of
       sentence-transformers with their folders, and processors' settings.
     """
-    found = [path for pattern in (*_OF_TOKENIZER, *_OTHERS) for path in directory.glob(pattern)]
-    found += [path for folder in _modules(directory) for path in folder.glob("*")]
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found if path.is_file()}
+    root = Path(directory)
+    found = [path for pattern in (*_OF_TOKENIZER, *_OTHERS) for path in root.glob(pattern)]
+    found += [path for folder in _modules(directory) for path in (root / folder).glob("*")]
+    names = [path.relative_to(root).as_posix() for path in found if path.is_file()]
+    return {name: (directory / name).read_bytes() for name in names}
 
 
 def _modules(directory: Path) -> list[Path]:
@@ -53,8 +55,7 @@ def _modules(directory: Path) -> list[Path]:
     path = directory / "modules.json"
     steps = read_json(path, list) if path.is_file() else []
     names = [Path(str(step.get("path", ""))) for step in steps[1:] if isinstance(step, dict)]
-    within = [name for name in names if name.parts and not name.is_absolute() and ".." not in name.parts]
-    return [directory / name for name in within]
+    return [name for name in names if name.parts and not name.is_absolute() and ".." not in name.parts]
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:

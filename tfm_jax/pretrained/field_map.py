@@ -69,14 +69,16 @@ class Field:
       path: the field of ``nn.Config``, such as ``"d_model"``, or an argument of a field's class, such as
         ``"norm.eps"``. A tuple of paths gets one value; the first is written. Empty is the setting's name.
       default: the value of transformers where the key is absent. A function of the settings computes the
-        default, which null means too. Without a default the key is required.
+        default. Without a default the key is required.
       convert: between the two values.
+      unset: values that mean a computed default.
     """
 
     setting: str
     path: str | tuple[str, ...] = ""
     default: Any = _REQUIRED
     convert: Converter = AS_IS
+    unset: tuple[Any, ...] = (None,)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ class Field:
             value = settings[self.setting]
         elif callable(self.default):
             value = settings.get(self.setting)
-            value = self.default(settings) if value is None else value
+            value = self.default(settings) if value in self.unset else value
         else:
             value = settings.get(self.setting, self.default)
         return dict.fromkeys(self.paths, self.convert.read(value))
@@ -194,8 +196,8 @@ class FieldMap(NamedTuple):
         """The ``nn.Config`` that settings describe.
 
         Raises:
-          ValueError: for values that are not supported, all of them together, by key.
-          KeyError: for a required key that is absent.
+          ValueError: for required keys that are absent and values that are not supported, all of them
+            together, by key.
         """
         if problems := self._problems(settings):
             raise ValueError(" ".join(problems))
@@ -218,12 +220,13 @@ class FieldMap(NamedTuple):
         return settings | dict(self.written)
 
     def _problems(self, settings: TrackedSettings) -> list[str]:
-        sizes = set(self.sizes)
-        # Null means the default; 0 is no size.
         optional = [x for x in self.rows if isinstance(x, Field) and callable(x.default)]
-        optional = [x.setting for x in optional if x.paths[0] in _SIZES]
-        sizes |= {name for name in optional if settings.get(name) is not None}
+        optional = [x for x in optional if x.paths[0] in _SIZES and settings.get(x.setting) not in x.unset]
+        sizes = {*self.sizes, *(x.setting for x in optional)}
+        required = [row.setting for row in self.rows if isinstance(row, Field) and row.default is _REQUIRED]
+        missing = ", ".join(name for name in required if name not in settings)
         return [
+            *([f"got no {missing}; wanted a value for each."] if missing else []),
             *check_common(settings),
             *check_sizes(settings, sorted(sizes)),
             *check_only(settings, **self.only),

@@ -1,4 +1,4 @@
-"""Reading checkpoints of Hugging Face transformers, tensor by tensor, straight into our parameters."""
+"""Loading checkpoints of Hugging Face transformers, tensor by tensor, into our parameters."""
 
 import dataclasses
 import re
@@ -12,12 +12,11 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.extra_files import read_files
-from tfm_jax.pretrained.families import architecture_in, family_by_type, known
+from tfm_jax.pretrained.families import architecture_in, family_by_type, find_family
 from tfm_jax.pretrained.family import CheckpointConfig, Family
-from tfm_jax.pretrained.hub import directory_of
-from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.weights.files import Weights, open_weights, read_json
+from tfm_jax.pretrained.weights.files import Weights, read_json
 from tfm_jax.pretrained.weights.match import matched, skipped_of, without
 from tfm_jax.pretrained.weights.read import (
     Differences,
@@ -30,113 +29,130 @@ from tfm_jax.pretrained.weights.read import (
 from tfm_jax.pretrained.weights.tensor_map import Tensor, layout
 from tfm_jax.types import Params
 
-__all__ = ["load", "model_of", "shapes_of", "tensors_of"]
+__all__ = ["load", "load_files", "model_of", "shapes_of", "tensors_of"]
+
+Dtype = Literal["float32", "bfloat16"]
+Loaded = tuple[Pure, Params, CheckpointConfig, tokenizers.Tokenizer | None]
 
 
 def load(
     path_or_repo_id: str | Path,
-    dtype: Literal["float32", "bfloat16"] | None = "float32",
+    dtype: Dtype | None = "float32",
     *,
     allow_pickle: bool = False,
     tokenizer: bool = True,
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> tuple[Pure, Params, CheckpointConfig, tokenizers.Tokenizer | None]:
-    """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
+) -> Loaded:
+    """Loads a checkpoint of transformers from a directory, the local cache of the hub, or the hub.
 
-    Nothing in it is executed, and torch is not needed. On a CPU at most the weights and one tensor of theirs
-    are in memory; for another device, one tensor of theirs, the parameters of ours that it is a part of (each
-    of every layer), and what is on its way to the device.
+    Nothing in the checkpoint is executed, and torch is not needed. Peak memory on a CPU is that of the
+    parameters and one tensor of the checkpoint. For another device the host holds one tensor, the parameters
+    that it is a part of (each with all its layers), and transfers in flight.
 
     Args:
       path_or_repo_id: a directory with ``config.json`` and ``*.safetensors`` (or ``flax_model.msgpack``), or
         "owner/name" on the hub.
-      dtype: of the parameters and the activations; None is the checkpoint's own, bfloat16 where its
-        ``config.json`` says so, else float32.
-      allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file; this needs torch, which is
-        asked to load weights only.
-      tokenizer: load the tokenizer too.
-      sharding: where the parameters go: a ``jax.sharding.Sharding`` for all of them, a tree of shardings like
-        the parameters', or a function ``(path, shape) -> sharding`` of paths such as
-        ``"stack/layers/attention/query/kernel"``; None is the default device. Each goes straight there: no
-        device holds more than its share.
-      architecture: such as "BertModel": which the tensors are read as, in the place of what ``config.json``
-        names, such as an unknown class. Where neither names one, it is the one that fits the names of the
-        tensors, and else the body.
-      ignore: regular expressions of whole names of tensors that are left out, such as those of a head:
+      dtype: of the parameters and the activations; None is bfloat16 where ``config.json`` says so, else
+        float32.
+      allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file. This needs torch, which
+        loads it with ``weights_only=True``.
+      tokenizer: whether to load the tokenizer.
+      sharding: of the parameters: a ``jax.sharding.Sharding`` for all of them, a tree of shardings like the
+        parameters', or a function ``(path, shape) -> sharding`` of paths such as
+        ``"stack/layers/attention/query/kernel"``; None is the default device. No device holds more than its
+        shard.
+      architecture: such as "BertModel": reads the tensors as this class, whatever class ``config.json``
+        names. Where neither names one, the architecture whose tensor names fit is taken, or else the body.
+      ignore: regular expressions that match the full names of tensors to leave out, such as those of a head:
         ``["classifier_a.*"]``.
 
     Returns:
-      ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the ``CheckpointConfig`` that
-      ``save`` takes, and the tokenizer of the ``tokenizers`` library; None where there is none.
+      ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the
+      ``CheckpointConfig`` that ``save`` takes, and a ``tokenizers.Tokenizer``, or None where there is none.
 
     Raises:
       FileNotFoundError: where the directory has no checkpoint.
-      HubUnavailableError: within seconds, where the hub cannot be reached and the cache lacks the checkpoint.
-      ValueError: for an architecture, a setting or a file that cannot be read; for tensors that are missing,
-        unknown or of another shape, or that are there twice and differ, by name; for a sharding that does not
+      HubUnavailableError: within seconds, where the hub is unreachable and the cache lacks the checkpoint.
+      ValueError: for an architecture, a setting or a file that is not supported; for tensors that are
+        missing, unknown, of another shape, or duplicates that differ, by name; for a sharding that does not
         divide its parameter.
 
-    Settings that nothing here reads are named once, as a warning of the logger
-    ``tfm_jax.pretrained.config_keys``; ``save`` writes them back.
+    Unknown settings have no effect. They are logged once by the logger ``tfm_jax.pretrained.config_keys``,
+    and ``save`` writes them back.
     """
-    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
-    path = directory / "config.json"
-    _check_is_model(path)
-    settings = read_json(path)
+    files = CheckpointFiles.find(path_or_repo_id, allow_pickle=allow_pickle)
+    return load_files(
+        files, dtype, tokenizer=tokenizer, sharding=sharding, architecture=architecture, ignore=ignore
+    )
+
+
+def load_files(
+    files: CheckpointFiles,
+    dtype: Dtype | None,
+    *,
+    tokenizer: bool = True,
+    sharding: Shardings | None = None,
+    architecture: str | None = None,
+    ignore: Sequence[str] = (),
+) -> Loaded:
+    """``load`` of an opened directory, for callers that read more of its files."""
+    source = files / "config.json"
+    _check_is_model(files)
+    settings = files.config
     dtype = _saved_dtype(settings) if dtype is None else dtype
-    found = architecture_in(settings, path) if architecture is None else architecture
-    family = family_by_type(settings, path) if found is None else known(found)
-    # Wrong settings are reported before the weights are opened.
-    configs = [
-        _config(settings | {"architectures": [name]}, family, path, dtype)
-        for name in (family.architectures if found is None else [found])
-    ]
-    weights = without(open_weights(directory, allow_pickle=allow_pickle), ignore, directory)
-    config = configs[0] if len(configs) == 1 else _fitting(configs, family, weights, directory)
-    family.warn_unknown(config.settings, path)
-    config = dataclasses.replace(config, files=read_files(directory))
-    config, weights = matched(config, family, weights, directory)
+    name = architecture_in(settings, source) if architecture is None else architecture
+    family = family_by_type(settings, source) if name is None else find_family(name)
+    # Invalid settings are reported before the weights are opened.
+    names = family.architectures if name is None else [name]
+    configs = [_config(files, settings | {"architectures": [name]}, family, dtype) for name in names]
+    weights = without(files.weights, ignore, files)
+    config = configs[0] if len(configs) == 1 else _best_fit(configs, family, weights, files)
+    family.warn_unknown(config.settings, source)
+    config = dataclasses.replace(config, files=read_files(files))
+    config, weights = matched(config, family, weights, files)
     model = model_of(config, family)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
     if wrong := differences(weights, tensors, skipped_of(family)):
-        raise ValueError(wrong.text(directory) + _hint(wrong, config, family, weights, directory))
+        raise ValueError(wrong.text(files) + _suggestion(wrong, config, family, weights, files))
     shardings = shardings_of(sharding, shapes)
-    text = read_tokenizer(directory) if tokenizer else None
-    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, text
+    found = files.tokenizer if tokenizer else None
+    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
 
 
-def _check_is_model(path: Path) -> None:
-    """Raises for a sentence model whose encoder has a folder of its own."""
-    modules = path.with_name("modules.json")
-    if path.is_file() or not modules.is_file():
+def _check_is_model(files: CheckpointFiles) -> None:
+    """Raises for a sentence model whose encoder is in a folder of its directory."""
+    modules = files / "modules.json"
+    if (files / "config.json").is_file() or not modules.is_file():
         return
     first = next((step for step in read_json(modules, list) if isinstance(step, dict)), {})
+    encoder = files.directory / str(first.get("path", ""))
     raise FileNotFoundError(
-        f"there is no config.json in {path.parent}, a sentence model: load its encoder, "
-        f"{path.parent / str(first.get('path', ''))}, or the whole by load_sentence_encoder (tfm embed)"
+        f"load: got {files}, a sentence model without a config.json; wanted its encoder, {encoder}. Or load "
+        "the sentence model by load_sentence_encoder (tfm embed)."
     )
 
 
-def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> CheckpointConfig:
-    model = dataclasses.replace(family.read_config(settings, path), dtype=dtype, param_dtype=dtype)
-    generation = path.with_name("generation_config.json")
-    named = settings["architectures"][0]
-    return CheckpointConfig(named, model, settings, read_json(generation) if generation.is_file() else {})
-
-
-def _fitting(
-    configs: Sequence[CheckpointConfig], family: Family, weights: Weights, source: object
+def _config(
+    files: CheckpointFiles, settings: dict[str, Any], family: Family, dtype: Dtype
 ) -> CheckpointConfig:
-    """The config by whose names most tensors are read, and none is unknown; else the first, the body's."""
-    read = {i: _count_read(config, family, weights, source) for i, config in enumerate(configs)}
-    return configs[max(read, key=lambda i: (read[i], -i))]
+    model = family.read_config(settings, files / "config.json")
+    model = dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
+    return CheckpointConfig(settings["architectures"][0], model, settings, files.generation_config)
 
 
-def _count_read(config: CheckpointConfig, family: Family, weights: Weights, source: object) -> int:
-    """How many of the tensors are read as this architecture's; 0 where one is missing or unknown."""
+def _best_fit(
+    configs: Sequence[CheckpointConfig], family: Family, weights: Weights, source: CheckpointFiles
+) -> CheckpointConfig:
+    """The config that reads most tensors and leaves none unknown; else the first, the body."""
+    counts = [_count_read(config, family, weights, source) for config in configs]
+    return configs[counts.index(max(counts))]
+
+
+def _count_read(config: CheckpointConfig, family: Family, weights: Weights, source: CheckpointFiles) -> int:
+    """How many tensors this architecture reads; 0 where one is missing or unknown."""
     try:
         config, weights = matched(config, family, weights, source)
         tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
@@ -146,37 +162,36 @@ def _count_read(config: CheckpointConfig, family: Family, weights: Weights, sour
     return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
 
 
-def _hint(
-    wrong: Differences, config: CheckpointConfig, family: Family, weights: Weights, source: Path
+_IGNORE = "ignore=[...], regular expressions of full names"
+
+
+def _suggestion(
+    wrong: Differences, config: CheckpointConfig, family: Family, weights: Weights, files: CheckpointFiles
 ) -> str:
-    """What to do about tensors that do not fit."""
+    """A fix for tensors that do not fit, or an empty text."""
     for name in family.architectures:
         if name != config.architecture:
             settings = {**config.settings, "architectures": [name]}
-            other = _config(settings, family, source / "config.json", config.model.dtype)
-            if _count_read(other, family, weights, source):
+            other = _config(files, settings, family, config.model.dtype)
+            if _count_read(other, family, weights, files):
                 return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
                     f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
                 )
     if wrong.unknown and not wrong.missing and not wrong.shapes:
-        return f"\nLeave out what is of another head by {_IGNORE}."
+        return f"\nLeave out the tensors of another head by {_IGNORE}."
     for prefix in sorted({name.split(".")[0] + "." for name in wrong.unknown}):
         others = rf"(?!{re.escape(prefix)}).*"
         below = {name: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
-        if len(below) < len(weights.shapes) and _count_read(
-            config, family, Weights(below, weights.read), source
-        ):
-            return f"\nThose that begin with {prefix!r} are: leave out the others by ignore=[{others!r}]."
+        subset = Weights(below, weights.read)
+        if len(below) < len(weights.shapes) and _count_read(config, family, subset, files):
+            return f"\nThose that begin with {prefix!r} fit: leave out the others by ignore=[{others!r}]."
     return ""
 
 
-_IGNORE = "ignore=[...], regular expressions of whole names"
-
-
-def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
-    """What the tensors were saved in; of float16, whose range is smaller, float32 loses nothing."""
-    said = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
-    return "bfloat16" if said == "bfloat16" else "float32"
+def _saved_dtype(settings: Mapping[str, Any]) -> Dtype:
+    """The dtype of the saved tensors; float32 for float16, since bfloat16 would lose digits."""
+    name = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
+    return "bfloat16" if name == "bfloat16" else "float32"
 
 
 def model_of(config: CheckpointConfig, family: Family) -> Pure:
@@ -191,6 +206,6 @@ def shapes_of(model: Pure) -> Params:
 
 
 def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, Tensor]:
-    """The tensors that a checkpoint of a model with parameters of these shapes has, by name."""
+    """The tensors in a checkpoint of a model with parameters of these shapes, by name."""
     names = family.architectures[config.architecture].names(config.model)
     return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})

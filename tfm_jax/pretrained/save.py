@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
 from tfm_jax.pretrained.extra_files import is_of_tokenizer, write_files
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.tokenizers.save import tokenizer_files
@@ -48,7 +48,7 @@ def save(
       ValueError: for an unknown architecture, a model that it cannot express, parameters of another model, a
         tokenizer that transformers would read otherwise beside that model.
     """
-    family = known(config.architecture)
+    family = find_family(config.architecture)
     settings = family.write_config(config)
     shapes = shapes_of(model_of(config, family))
     check_params(params, shapes)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.load import model_of
 
@@ -45,7 +45,7 @@ def test_labels_that_do_not_match_the_logits_are_errors(settings, message):
 
 def saved(directory, architecture, pooler, settings):
     config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS["bert"], pooler=pooler), settings)
-    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    shapes = jax.eval_shape(model_of(config, find_family(architecture)).init, jax.random.key(0))
     params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
     pretrained.save(directory, params, config)
     return pretrained.load(directory)
@@ -81,7 +81,7 @@ def test_a_body_has_a_pooler_where_its_file_has_one(tmp_path):
 def test_a_pooler_that_the_architecture_lacks_is_an_error(architecture, pooler):
     config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS["bert"], pooler=pooler))
     with pytest.raises(ValueError, match=r"pooler: .*, which would come back as Pooler"):
-        known(architecture).write_config(config)
+        find_family(architecture).write_config(config)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_a_pooler_that_the_architecture_lacks_is_an_error(architecture, pooler):
 def test_a_pooler_without_a_reader_is_an_error(architecture):
     config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS["bert"], pooler=nn.Pooler()))
     with pytest.raises(ValueError, match="pooler"):
-        model_of(config, known(architecture))
+        model_of(config, find_family(architecture))

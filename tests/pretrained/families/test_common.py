@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import nn, ops, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.families._common import activation_of, activation_setting
 
 SEQ2SEQ = {
@@ -109,7 +109,7 @@ def test_rope_scaling_takes_precedence_over_other_keys(architecture, theta):
     older = {"rope_theta": 7.0, "rotary_emb_base": 7.0, "rotary_pct": 1.0}
     older |= {"rope_parameters": {"rope_type": "default", "rope_theta": 8.0}} if theta != "rope_theta" else {}
     settings = {"architectures": [architecture], **LLAMA, **older}
-    read = lambda **more: known(architecture).read_config(settings | more, "it").positions.theta
+    read = lambda **more: find_family(architecture).read_config(settings | more, "it").positions.theta
     assert read() == (7.0 if theta == "rope_theta" else 8.0)
     assert read(rope_scaling={"rope_type": "default", "rope_theta": 9.0}) == 9.0
     assert read(rope_scaling={"type": "default"}) == 7.0  # and not the other object's
@@ -140,15 +140,15 @@ T5 = {"vocab_size": 18, "d_model": 12, "num_heads": 3, "d_kv": 5, "d_ff": 14, "n
 )
 def test_derived_keys_of_t5_take_precedence_over_their_sources(settings, field, wanted):
     name = "T5ForConditionalGeneration"
-    found = known(name).read_config({"architectures": [name], **T5, **settings}, "it")
+    found = find_family(name).read_config({"architectures": [name], **T5, **settings}, "it")
     assert getattr(found, field) == wanted
-    written = known(name).write_config(pretrained.CheckpointConfig(name, found, settings))
-    assert getattr(known(name).read_config(written, "it"), field) == wanted
+    written = find_family(name).write_config(pretrained.CheckpointConfig(name, found, settings))
+    assert getattr(find_family(name).read_config(written, "it"), field) == wanted
 
 
 def test_gpt_neox_has_one_head_dim_for_attention_and_rotation():
     settings = {"architectures": ["GPTNeoXForCausalLM"], **LLAMA, "rotary_pct": 1.0}
-    read = lambda **more: known("GPTNeoXForCausalLM").read_config(settings | more, "it")
+    read = lambda **more: find_family("GPTNeoXForCausalLM").read_config(settings | more, "it")
     assert read(head_dim=2) == read(head_dim=None) == read()
     with pytest.raises(ValueError, match="got head_dim=4; wanted 2, the only supported value"):
         read(head_dim=4)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tests.pretrained.cases import CASES
 from tests.pretrained.families.test_families import EVERY, FIELDS, POOLERS
 from tfm_jax import nn, ops, pretrained
-from tfm_jax.pretrained.families import FAMILIES, known
+from tfm_jax.pretrained.families import FAMILIES, find_family
 from tfm_jax.pretrained.load import model_of
 
 TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared")
@@ -23,7 +23,7 @@ TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared")
 
 def made(name, **fields):
     """The config of an architecture, and random parameters."""
-    family = known(name)
+    family = find_family(name)
     common = FIELDS[family.model_type] | {"tie_embeddings": True}
     config = pretrained.CheckpointConfig(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
     shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
@@ -219,7 +219,7 @@ def test_a_class_of_ones_own_with_heads_of_its_own(changed):
     wrap = lambda tensors: {f"encoder.{name}": x for name, x in tensors.items()} | heads
     settings = {"architectures": ["Mine"], "model_type": "mine"}
     directory, params = changed("BertModel", wrap, settings)
-    with pytest.raises(ValueError, match=r"'Mine' is not known; .* pass architecture= to load"):
+    with pytest.raises(ValueError, match=r"got architecture 'Mine'; wanted .* pass architecture= to load"):
         pretrained.load(directory)
     _, got, config, _ = pretrained.load(
         directory,
@@ -247,7 +247,7 @@ def test_the_advice_on_names_that_do_not_fit_is_true(changed):
     head = {f"head_{x}.weight": np.ones(3, np.float32) for x in "abc"}
     spoil = lambda tensors: {f"inner.{name}": x for name, x in tensors.items()} | head
     directory, params = changed("BertModel", spoil, {"architectures": ["Mine"], "model_type": "mine"})
-    with pytest.raises(ValueError, match=r"that begin with 'inner.' are: leave out the others") as failed:
+    with pytest.raises(ValueError, match=r"that begin with 'inner.' fit: leave out the others") as failed:
         pretrained.load(directory, architecture="BertModel")
     ignore = ast.literal_eval(re.search(r"ignore=(\[.*\])", str(failed.value))[1])
     equal(pretrained.load(directory, architecture="BertModel", ignore=ignore)[1], params)
@@ -284,7 +284,9 @@ def test_without_architectures_the_names_say_which_it_is(changed, architecture):
 def test_without_architectures_a_body_where_no_names_fit(changed):
     spoil = lambda tensors: tensors | {"mine": np.ones(3, np.float32)}
     directory, params = changed("BertModel", spoil, {"architectures": None})
-    with pytest.raises(ValueError, match=r"mine: unknown(.|\n)*Leave out what is of another head by ignore="):
+    with pytest.raises(
+        ValueError, match=r"mine: unknown(.|\n)*Leave out the tensors of another head by ignore="
+    ):
         pretrained.load(directory)
     equal(pretrained.load(directory, ignore=["mine"])[1], params)
 

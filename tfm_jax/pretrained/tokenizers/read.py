@@ -82,7 +82,7 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
 def _of_json(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
     path = directory / "tokenizer.json"
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises a bare Exception
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
     # How the file asks for texts to be cut and padded is of the run that made it.

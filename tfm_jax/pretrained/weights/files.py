@@ -68,7 +68,9 @@ def what_file(path: Path | str) -> str | None:
 def read_json(path: Path, kind: type = dict) -> Any:
     """The object (or the list) in a JSON file; an error that names the file where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        # A CheckpointFile keeps the parsed value.
+        parse = getattr(path, "read_json", None)
+        value = parse() if parse else json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}") from None
     except (ValueError, RecursionError) as error:
