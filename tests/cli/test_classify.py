@@ -69,7 +69,7 @@ def test_a_bad_line_is_said_and_loses_no_other(tfm, places):
 
 def test_what_cannot_be_done_is_one_line(tfm, places, tmp_path):
     for argv, said in (
-        (["--model", tmp_path / "no" / "where" / "at" / "all", "a"], "there is no directory"),
+        (["--model", tmp_path / "no" / "where" / "at" / "all", "a"], "wanted an existing directory"),
         (["--model", places["texts"], "a", "--file", "b"], "arguments or the lines of --file, not both"),
         (["--model", places["texts"], "a", "--devices", "33"], "--devices: got 33; wanted at most the 32"),
         (["--model", tmp_path, "a"], "there is no config.json"),

@@ -117,13 +117,13 @@ def test_no_pickle_unless_it_is_allowed(tfm, source, tmp_path, monkeypatch):
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
     status, out, err = tfm("convert", source, "target")
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
-    assert "are a pickle, which can run any code" in err and "allow_pickle=True" in err
+    assert "got a pickle, which can run any code" in err and "allow_pickle=True" in err
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "target").exists()
 
 
 def test_what_cannot_be_converted_is_one_line(tfm, source, tmp_path):
     said = {
-        (tmp_path / "no" / "where" / "at" / "all", tmp_path / "target"): "there is no directory",
+        (tmp_path / "no" / "where" / "at" / "all", tmp_path / "target"): "wanted an existing directory",
         (source, source): "is not empty: save to a new directory",
     }
     for argv, words in said.items():

@@ -100,7 +100,7 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--model", "NOWHERE", "a"], "there is no directory NOWHERE"),
+        (["--model", "NOWHERE", "a"], "got NOWHERE; wanted an existing directory"),
         (["--model", "EMPTY", "a"], "there is no config.json in EMPTY"),
         (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
         (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),

@@ -419,7 +419,7 @@ def test_a_pickle_of_a_checkpoint_is_refused(tfm, checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     status, out, err = tfm("generate", "--model", tmp_path / "pickled", "a")
-    assert (status, out) == (2, "") and "are a pickle, which can run any code" in err
+    assert (status, out) == (2, "") and "got a pickle, which can run any code" in err
 
 
 @pytest.mark.parity

@@ -137,7 +137,7 @@ def beginnings(tmp_path_factory, vit, own):
         ("square", [], "takes images of 6 x 8 x 3, got 8 x 8 x 3: its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: its model reads texts, wanted one that reads images"),
         ("own", [], "takes images of 8 x 4 x 1, got 8 x 12 x 1: --data.size 8 4 scales pictures"),
-        ("none", [], "error: --init-from: there is no directory .*none"),
+        ("none", [], "error: --init-from: checkpoint: got .*none; wanted an existing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_begun_with_is_one_clear_error(

@@ -416,7 +416,7 @@ def _outcome(base: Base, directory: Path, settings: dict, key: str, value: Any) 
                 return Outcome("same", key, said)
             got = _ours(base, directory)
     except ValueError as error:
-        named = key in str(error) or "tensors in" in str(error)
+        named = key in str(error) or "tensors that do not match the model" in str(error)
         named |= isinstance(value, str) and f"activation: got {value!r}" in str(error)
         kind = "refused" if changed else "refused for nothing"
         return Outcome(kind if named else "differs", key, said, str(error)[:200])

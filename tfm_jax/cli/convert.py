@@ -33,18 +33,18 @@ class Convert:
 
     def use(self) -> int:
         """Gives 0: what cannot be converted raises."""
-        from tfm_jax.pretrained.extra_files import is_of_tokenizer, unkept, write_files
-        from tfm_jax.pretrained.hub import directory_of
+        from tfm_jax.pretrained.extra_files import find_other_files, is_tokenizer_file, write_files
+        from tfm_jax.pretrained.weights.files import checkpoint_directory
 
         pretrained = tfm_jax.pretrained
-        source = directory_of(self.source, allow_pickle=self.allow_pickle)
+        source = checkpoint_directory(self.source, allow_pickle=self.allow_pickle)
         _, params, config, tokenizer = pretrained.load(
             source, self.dtype, allow_pickle=self.allow_pickle, tokenizer=not self.no_tokenizer
         )
         pretrained.save(self.target, params, config, tokenizer)
         if self.no_tokenizer:
-            write_files(self.target, {x: y for x, y in config.files.items() if is_of_tokenizer(x)})
-        texts, others = unkept(source, config.files)
+            write_files(self.target, {x: y for x, y in config.files.items() if is_tokenizer_file(x)})
+        texts, others = find_other_files(source, config.files)
         for name in texts:
             (self.target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, self.target / name)

@@ -1,8 +1,8 @@
 """Checkpoints of Hugging Face transformers, in and out, without torch."""
 
+from tfm_jax.hub import HubUnavailableError
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.generation_config import to_generation_config
-from tfm_jax.pretrained.hub import HubUnavailableError
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.tasks.image_processor import ImageProcessor, load_image_processor

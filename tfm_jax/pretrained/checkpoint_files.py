@@ -7,10 +7,9 @@ from typing import Any
 
 import tokenizers
 
-from tfm_jax.pretrained.hub import directory_of
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.tokenizers.special_tokens import declared
-from tfm_jax.pretrained.weights.files import Weights, open_weights, read_json
+from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config
+from tfm_jax.pretrained.weights.files import Weights, checkpoint_directory, open_weights, read_json
 
 __all__ = ["CheckpointFile", "CheckpointFiles"]
 
@@ -77,13 +76,10 @@ class CheckpointFiles:
         self._folders: dict[str, CheckpointFiles] = {}
 
     @classmethod
-    def find(
-        cls, path_or_repo_id: "str | Path | CheckpointFiles", *, allow_pickle: bool
-    ) -> "CheckpointFiles":
-        """The files of a directory, or of a repository on the hub; as ``hub.directory_of`` finds it."""
-        if isinstance(path_or_repo_id, cls):
-            return path_or_repo_id
-        return cls(directory_of(path_or_repo_id, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
+    def find(cls, path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> "CheckpointFiles":
+        """The files of a directory, or of a repository on the hub, as ``checkpoint_directory`` finds it."""
+        directory = checkpoint_directory(path_or_repo_id, allow_pickle=allow_pickle)
+        return cls(directory, allow_pickle=allow_pickle)
 
     def __fspath__(self) -> str:
         return str(self.directory)
@@ -117,7 +113,7 @@ class CheckpointFiles:
     @functools.cached_property
     def tokenizer_config(self) -> dict[str, Any]:
         """The settings of ``tokenizer_config.json`` and ``special_tokens_map.json``."""
-        return declared(self)
+        return read_tokenizer_config(self)
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer | None:

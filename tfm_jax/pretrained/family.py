@@ -11,7 +11,7 @@ from flax import nnx
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings, warn_unknown
 from tfm_jax.pretrained.field_map import NO_FIELDS, FieldMap, Settings, resolved
-from tfm_jax.pretrained.weights.tensor_map import Entry
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping
 
 __all__ = ["Architecture", "CheckpointConfig", "Family", "Settings"]
 
@@ -58,7 +58,7 @@ class Architecture(NamedTuple):
     """
 
     module: Callable[..., nnx.Module]
-    names: Callable[[nn.Config], Sequence[Entry]]
+    names: Callable[[nn.Config], Sequence[WeightMapping]]
     options: Callable[[CheckpointConfig], dict[str, Any]] = _no_options
     fields: FieldMap = NO_FIELDS
     by_file: tuple[str, ...] = ()

@@ -13,20 +13,20 @@ import tokenizers
 from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
-from tfm_jax.pretrained.extra_files import read_files
+from tfm_jax.pretrained.extra_files import read_extra_files
 from tfm_jax.pretrained.families import architecture_in, family_by_type, find_family
 from tfm_jax.pretrained.family import CheckpointConfig, Family
 from tfm_jax.pretrained.weights.files import Weights, read_json
-from tfm_jax.pretrained.weights.match import matched, skipped_of, without
+from tfm_jax.pretrained.weights.match import drop_ignored, match_names, skipped_patterns
 from tfm_jax.pretrained.weights.read import (
-    Differences,
+    Mismatches,
     Shardings,
-    differences,
-    flat,
+    find_mismatches,
+    flatten_with_paths,
     read_params,
-    shardings_of,
+    resolve_shardings,
 )
-from tfm_jax.pretrained.weights.tensor_map import Tensor, layout
+from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor, build_tensor_map
 from tfm_jax.types import Params
 
 __all__ = ["load", "load_files", "model_of", "shapes_of", "tensors_of"]
@@ -107,17 +107,17 @@ def load_files(
     # Invalid settings are reported before the weights are opened.
     names = family.architectures if name is None else [name]
     configs = [_config(files, settings | {"architectures": [name]}, family, dtype) for name in names]
-    weights = without(files.weights, ignore, files)
+    weights = drop_ignored(files.weights, ignore, files)
     config = configs[0] if len(configs) == 1 else _best_fit(configs, family, weights, files)
     family.warn_unknown(config.settings, source)
-    config = dataclasses.replace(config, files=read_files(files))
-    config, weights = matched(config, family, weights, files)
+    config = dataclasses.replace(config, files=read_extra_files(files))
+    config, weights = match_names(config, family, weights, files)
     model = model_of(config, family)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
-    if wrong := differences(weights, tensors, skipped_of(family)):
-        raise ValueError(wrong.text(files) + _suggestion(wrong, config, family, weights, files))
-    shardings = shardings_of(sharding, shapes)
+    if wrong := find_mismatches(weights, tensors, skipped_patterns(family)):
+        raise ValueError(wrong.message(files) + _suggestion(wrong, config, family, weights, files))
+    shardings = resolve_shardings(sharding, shapes)
     found = files.tokenizer if tokenizer else None
     return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
 
@@ -154,11 +154,11 @@ def _best_fit(
 def _count_read(config: CheckpointConfig, family: Family, weights: Weights, source: CheckpointFiles) -> int:
     """How many tensors this architecture reads; 0 where one is missing or unknown."""
     try:
-        config, weights = matched(config, family, weights, source)
+        config, weights = match_names(config, family, weights, source)
         tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
     except ValueError:
         return 0
-    wrong = differences(weights, tensors, skipped_of(family))
+    wrong = find_mismatches(weights, tensors, skipped_patterns(family))
     return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
 
 
@@ -166,7 +166,7 @@ _IGNORE = "ignore=[...], regular expressions of full names"
 
 
 def _suggestion(
-    wrong: Differences, config: CheckpointConfig, family: Family, weights: Weights, files: CheckpointFiles
+    wrong: Mismatches, config: CheckpointConfig, family: Family, weights: Weights, files: CheckpointFiles
 ) -> str:
     """A fix for tensors that do not fit, or an empty text."""
     for name in family.architectures:
@@ -205,7 +205,7 @@ def shapes_of(model: Pure) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, Tensor]:
+def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, CheckpointTensor]:
     """The tensors in a checkpoint of a model with parameters of these shapes, by name."""
     names = family.architectures[config.architecture].names(config.model)
-    return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})
+    return build_tensor_map(names, {path: leaf.shape for path, leaf in flatten_with_paths(shapes)})

@@ -9,13 +9,13 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
-from tfm_jax.pretrained.extra_files import is_of_tokenizer, write_files
+from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.tokenizers.save import tokenizer_files
-from tfm_jax.pretrained.weights.read import flat
-from tfm_jax.pretrained.weights.tensor_map import Tensor
+from tfm_jax.pretrained.weights.read import flatten_with_paths
+from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor
 from tfm_jax.types import Params
 
 __all__ = ["save"]
@@ -52,13 +52,13 @@ def save(
     settings = family.write_config(config)
     shapes = shapes_of(model_of(config, family))
     check_params(params, shapes)
-    files = {name: data for name, data in config.files.items() if not is_of_tokenizer(name)}
+    files = {name: data for name, data in config.files.items() if not is_tokenizer_file(name)}
     files |= {} if tokenizer is None else tokenizer_files(tokenizer, config, settings)
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not empty: save to a new directory")
     directory.mkdir(parents=True, exist_ok=True)
-    leaves = dict(flat(params))
+    leaves = dict(flatten_with_paths(params))
     dtypes = {str(leaf.dtype) for leaf in leaves.values()}
     prefix = family.prefix if family.architectures[config.architecture].bare else ""
     tensors = {
@@ -72,12 +72,12 @@ def save(
     write_files(directory, files)
 
 
-def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], limit: int) -> None:
+def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, CheckpointTensor], limit: int) -> None:
     """Writes the tensors to one file, or to several of at most so many bytes each and an index."""
     files: list[list[str]] = [[]]
     sizes, filled = {}, 0
     for name, tensor in tensors.items():
-        itemsize = leaves[tensor.places[0].path].dtype.itemsize
+        itemsize = leaves[tensor.slices[0].path].dtype.itemsize
         sizes[name] = itemsize * int(np.prod(tensor.shape, dtype=np.int64))
         if files[-1] and filled + sizes[name] > limit:
             files.append([])
@@ -101,12 +101,12 @@ def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], 
         _write_json(directory / "model.safetensors.index.json", index)
 
 
-def _tensor(leaves: dict[str, Any], tensor: Tensor) -> np.ndarray:
+def _tensor(leaves: dict[str, Any], tensor: CheckpointTensor) -> np.ndarray:
     parts = []
-    for place in tensor.places:
+    for place in tensor.slices:
         leaf = leaves[place.path]
-        parts.append(place.form.write(np.asarray(leaf if place.layer is None else leaf[place.layer])))
-    return tensor.whole(parts)
+        parts.append(place.conversion.save(np.asarray(leaf if place.layer is None else leaf[place.layer])))
+    return tensor.join(parts)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

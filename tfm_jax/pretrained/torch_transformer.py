@@ -14,9 +14,21 @@ from safetensors.numpy import load_file
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.weights.files import Weights, whole
-from tfm_jax.pretrained.weights.read import differences, flat, read_params, shardings_of
-from tfm_jax.pretrained.weights.tensor_map import FLAT, Entry, dense, layout, mlp, transposed
+from tfm_jax.pretrained.weights.files import Weights, safetensors_errors
+from tfm_jax.pretrained.weights.read import (
+    find_mismatches,
+    flatten_with_paths,
+    read_params,
+    resolve_shardings,
+)
+from tfm_jax.pretrained.weights.tensor_map import (
+    FLATTEN,
+    WeightMapping,
+    build_tensor_map,
+    dense,
+    mlp,
+    transpose,
+)
 from tfm_jax.types import Array, Params
 
 __all__ = ["from_torch_transformer"]
@@ -84,10 +96,10 @@ def from_torch_transformer(
     model = nn.functionalize(module, config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     entries = _entries(config) if module is nn.EncoderDecoder else _encoder_entries(config)
-    tensors = layout(entries, {path: leaf.shape for path, leaf in flat(shapes)})
-    if wrong := differences(found, tensors, ()):
-        raise ValueError(wrong.text("the state dict"))
-    params = read_params(found, tensors, shapes, jnp.dtype("float32"), shardings_of(None, shapes))
+    tensors = build_tensor_map(entries, {path: leaf.shape for path, leaf in flatten_with_paths(shapes)})
+    if wrong := find_mismatches(found, tensors, ()):
+        raise ValueError(wrong.message("the state dict"))
+    params = read_params(found, tensors, shapes, jnp.dtype("float32"), resolve_shardings(None, shapes))
     return model, params, config
 
 
@@ -97,7 +109,7 @@ def _read(path: str | Path) -> Mapping[str, Any]:
             f"{path} is a pickle of torch; wanted a safetensors file or a state dict: pass "
             "torch.load(path, weights_only=True)"
         )
-    with whole(path):
+    with safetensors_errors(path):
         return load_file(path)
 
 
@@ -174,24 +186,24 @@ def _layers(theirs: Mapping[str, Any], stack: str) -> int:
     return max((int(found[1]) for found in numbers if found), default=0) + 1
 
 
-def _entries(config: nn.Config) -> Iterator[Entry]:
+def _entries(config: nn.Config) -> Iterator[WeightMapping]:
     """The tensors of both stacks, and what is beside them."""
     yield from _stack(config, "encoder", "encoder.", ("attention_norm", "feed_forward_norm"))
     decoder_norms = ("attention_norm", "cross_attention_norm", "feed_forward_norm")
     yield from _stack(config, "decoder", "decoder.", decoder_norms)
-    yield Entry("embedding/table", "embedding")
-    yield Entry("source_embedding/table", "source_embedding")
-    yield Entry("head/projection/kernel", "output.weight", transposed(1))
-    yield Entry("logits_bias", "output.bias")
+    yield WeightMapping("embedding/table", "embedding")
+    yield WeightMapping("source_embedding/table", "source_embedding")
+    yield WeightMapping("head/projection/kernel", "output.weight", transpose(1))
+    yield WeightMapping("logits_bias", "output.bias")
 
 
-def _encoder_entries(config: nn.Config) -> Iterator[Entry]:
+def _encoder_entries(config: nn.Config) -> Iterator[WeightMapping]:
     """The tensors of an encoder alone, and its embedding."""
     yield from _stack(config, "stack", "", ("attention_norm", "feed_forward_norm"))
-    yield Entry("embedding/table", "embedding")
+    yield WeightMapping("embedding/table", "embedding")
 
 
-def _stack(config: nn.Config, ours: str, prefix: str, norms: tuple[str, ...]) -> Iterator[Entry]:
+def _stack(config: nn.Config, ours: str, prefix: str, norms: tuple[str, ...]) -> Iterator[WeightMapping]:
     """The tensors of one stack, whose sublayers begin or end with these norms."""
     layers, theirs = f"{ours}/layers", f"{prefix}layers.{{layer}}"
     yield from _fused(f"{layers}/attention", f"{theirs}.self_attn")
@@ -203,15 +215,15 @@ def _stack(config: nn.Config, ours: str, prefix: str, norms: tuple[str, ...]) ->
     yield from _norm(config, f"{ours}/norm", f"{prefix}norm")
 
 
-def _fused(ours: str, theirs: str) -> Iterator[Entry]:
+def _fused(ours: str, theirs: str) -> Iterator[WeightMapping]:
     """Attention whose queries, keys and values stand in one tensor, one below the other."""
     for name in ("query", "key", "value"):
-        yield Entry(f"{ours}/{name}/kernel", f"{theirs}.in_proj_weight", transposed(2), join=0)
-        yield Entry(f"{ours}/{name}/bias", f"{theirs}.in_proj_bias", FLAT, join=0)
+        yield WeightMapping(f"{ours}/{name}/kernel", f"{theirs}.in_proj_weight", transpose(2), concat_axis=0)
+        yield WeightMapping(f"{ours}/{name}/bias", f"{theirs}.in_proj_bias", FLATTEN, concat_axis=0)
     yield from dense(f"{ours}/output", f"{theirs}.out_proj")
 
 
-def _norm(config: nn.Config, ours: str, theirs: str) -> Iterator[Entry]:
+def _norm(config: nn.Config, ours: str, theirs: str) -> Iterator[WeightMapping]:
     """With ``bias=False`` theirs have no shift, which is a shift by 0."""
-    yield Entry(f"{ours}/scale", f"{theirs}.weight")
-    yield Entry(f"{ours}/bias", f"{theirs}.bias", optional=not config.attention_bias)
+    yield WeightMapping(f"{ours}/scale", f"{theirs}.weight")
+    yield WeightMapping(f"{ours}/bias", f"{theirs}.bias", optional=not config.attention_bias)

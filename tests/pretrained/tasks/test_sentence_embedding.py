@@ -121,7 +121,7 @@ def test_devices_share_each_batch(directory):
             ValueError,
             "wanted folders inside",
         ),
-        ("modules.json", {}, ValueError, "must hold a JSON list"),
+        ("modules.json", {}, ValueError, "wanted a JSON list"),
         ("modules.json", [3], ValueError, "wanted objects, each with"),
         ("modules.json", [{"idx": 0}], ValueError, "wanted objects, each with a type"),
         (

@@ -153,7 +153,7 @@ def test_a_layer_in_a_pickle_is_read_where_it_is_allowed(bodies, tmp_path):
         torch.save(dense.state_dict(), directory / "2_Dense" / "pytorch_model.bin")
 
     theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), dense, change=as_pickle)
-    with pytest.raises(ValueError, match="2_Dense are a pickle, which can run any code"):
+    with pytest.raises(ValueError, match="2_Dense: got a pickle, which can run any code"):
         pretrained.load_sentence_encoder(tmp_path / "new")
     check(theirs, tmp_path / "new", allow_pickle=True)
 

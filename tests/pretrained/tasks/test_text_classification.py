@@ -250,7 +250,7 @@ def pipeline(task, place, **options):
 def test_a_pickle_is_read_only_if_allowed(place):
     wanted = pretrained.load_text_classifier(save(place, SEQUENCES))(TEXTS)
     as_pickle(place)
-    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+    with pytest.raises(ValueError, match=r"got a pickle, .* or pass allow_pickle=True"):
         pretrained.load_text_classifier(place)
     found = pretrained.load_text_classifier(place, allow_pickle=True)(TEXTS)
     assert [x.label for x in found] == [x.label for x in wanted]

@@ -13,7 +13,7 @@ from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: E402
 from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write  # noqa: E402
 from tfm_jax.pretrained.tokenizers.classes import ACTED_ON, CLASSES, SETTINGS_OF  # noqa: E402
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer  # noqa: E402
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side  # noqa: E402
+from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config, truncation_side  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -89,7 +89,7 @@ def ours_of(directory):
     it = read_tokenizer(directory)
 
     def cut(texts):
-        it.enable_truncation(5, direction=truncation_side(directory, declared(directory)))
+        it.enable_truncation(5, direction=truncation_side(directory, read_tokenizer_config(directory)))
         found = [x.ids for x in it.encode_batch(texts)]
         it.no_truncation()
         return found

@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.tokenizers.special_tokens import class_beside, declared
+from tfm_jax.pretrained.tokenizers.special_tokens import class_beside, read_tokenizer_config
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "é", "e"]
 
@@ -189,7 +189,7 @@ def test_a_setting_of_another_kind_is_refused(tmp_path, settings, message):
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=message) as error:
-        declared(tmp_path)
+        read_tokenizer_config(tmp_path)
     assert str(error.value).startswith(f"{path} has ")
 
 
@@ -199,10 +199,10 @@ def test_null_says_nothing(tmp_path):
     nulls = {"added_tokens_decoder": None, "do_lower_case": None, "unk_token": None, "eos_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls))
     wanted = {"bos_token": "<s>", "unk_token": "<u>", "extra_ids": 3, "eos_token": "</s>"}
-    assert declared(tmp_path) == wanted
+    assert read_tokenizer_config(tmp_path) == wanted
     # Where tokenizer_config.json lists the added tokens, it is all that is read.
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(nulls | {"added_tokens_decoder": {}}))
-    assert declared(tmp_path) == {"added_tokens_decoder": {}, "eos_token": "</s>"}
+    assert read_tokenizer_config(tmp_path) == {"added_tokens_decoder": {}, "eos_token": "</s>"}
 
 
 def test_added_tokens_are_never_cut_and_have_their_ids(tmp_path):

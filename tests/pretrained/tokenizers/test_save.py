@@ -15,10 +15,10 @@ from tests.pretrained.tasks.test_text_generation_parity import ENCODERS, KINDS, 
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
 from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.extra_files import read_files, write_files
+from tfm_jax.pretrained.extra_files import read_extra_files, write_files
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 from tfm_jax.pretrained.tokenizers.save import _comparable, tokenizer_files
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side
+from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config, truncation_side
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -27,7 +27,7 @@ MODEL = nn.Config(vocab_size=9, d_model=4, n_layers=1, n_heads=1, d_ff=4, positi
 
 
 def config_of(directory, **settings):
-    return pretrained.CheckpointConfig("BertModel", MODEL, settings, files=read_files(directory))
+    return pretrained.CheckpointConfig("BertModel", MODEL, settings, files=read_extra_files(directory))
 
 
 def saved(directory, tokenizer, config):
@@ -62,7 +62,7 @@ def as_theirs(directory):
         assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
     pairs = (TEXTS[1:], TEXTS[:-1])
     assert [x.ids for x in ours.encode_batch(list(zip(*pairs, strict=True)))] == theirs(*pairs)["input_ids"]
-    ours.enable_truncation(5, direction=truncation_side(directory, declared(directory)))
+    ours.enable_truncation(5, direction=truncation_side(directory, read_tokenizer_config(directory)))
     assert [x.ids for x in ours.encode_batch(TEXTS)] == theirs(TEXTS, truncation=True, max_length=5)[
         "input_ids"
     ]
@@ -77,8 +77,8 @@ def test_what_was_loaded_is_saved(tmp_path, name):
     theirs.save_pretrained(source)
     config = config_of(source, **json.loads((source / "config.json").read_text()))
     saved(tmp_path / "new", read_tokenizer(source), config)
-    files = read_files(source)
-    assert "chat_template.jinja" in files and read_files(tmp_path / "new") == files
+    files = read_extra_files(source)
+    assert "chat_template.jinja" in files and read_extra_files(tmp_path / "new") == files
     # A token more: the rest is as it was.
     more = read_tokenizer(source)
     more.add_tokens(["<more>"])
@@ -99,7 +99,7 @@ def test_files_of_a_class_without_a_tokenizer_json(tmp_path, trained, name):  # 
     (source / "config.json").write_text(json.dumps({"model_type": model_type}))
     tokenizer = read_tokenizer(source)
     saved(tmp_path / "new", tokenizer, config_of(source, model_type=model_type))
-    assert read_files(tmp_path / "new") == read_files(source)
+    assert read_extra_files(tmp_path / "new") == read_extra_files(source)
     same(tmp_path / "new", source)
 
 
@@ -192,7 +192,7 @@ def test_a_whole_checkpoint(tmp_path):
     _, params, config, tokenizer = pretrained.load(tmp_path / "source")
     pretrained.save(tmp_path / "new", params, config, tokenizer)
     same(tmp_path / "new", tmp_path / "source")
-    assert read_files(tmp_path / "new") == read_files(tmp_path / "source")
+    assert read_extra_files(tmp_path / "new") == read_extra_files(tmp_path / "source")
     again = library.SentenceTransformer(str(tmp_path / "new"), device="cpu", local_files_only=True)
     texts = TEXTS[::4]
     wanted = made.encode(texts, prompt_name="query")

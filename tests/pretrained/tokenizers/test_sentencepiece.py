@@ -67,7 +67,7 @@ def test_marian(tmp_path):
         ({"▁a": 0, "<unk>": "1"}, r"vocab\.json has ids that are no whole numbers: {'<unk>': '1'}"),
         ({"▁a": False, "<unk>": 1.0}, r"vocab\.json has ids that are no whole numbers"),
         ({"▁a": [0]}, r"vocab\.json has ids that are no whole numbers"),
-        (["▁a", "<unk>"], r"vocab\.json must hold a JSON object"),
+        (["▁a", "<unk>"], r"vocab\.json: got JSON of type list; wanted a JSON object"),
         ({"</s>": 0, "<unk>": 1, "<pad>": 2, "x": 3}, r"vocab\.json has none of the pieces of .*source\.spm"),
         ({}, r"vocab\.json has no </s>, <unk>, <pad>"),
     ],

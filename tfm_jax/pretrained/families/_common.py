@@ -10,7 +10,7 @@ from tfm_jax.nn import Rope
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Settings
 from tfm_jax.pretrained.field_map import NO_FIELDS, Converter, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import Entry, dense
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense
 
 __all__ = [
     "ACTIVATION",
@@ -143,7 +143,7 @@ def labels_of(settings: Settings) -> tuple[str, ...]:
 
 
 def classifier(
-    body: Callable[..., list[Entry]],
+    body: Callable[..., list[WeightMapping]],
     pooling: Literal["first"] | None,
     dropout: Callable[[CheckpointConfig], float],
     *,
@@ -164,7 +164,7 @@ def classifier(
       The Architecture.
     """
 
-    def names(config: nn.Config) -> list[Entry]:
+    def names(config: nn.Config) -> list[WeightMapping]:
         pooled = [] if pooler is None else dense("encoder/pooler/dense", pooler)
         return [*body(config, ours="encoder/"), *pooled, *dense("head/dense", head)]
 

@@ -9,7 +9,15 @@ from tfm_jax import nn, ops
 from tfm_jax.pretrained.families._common import ACTIVATION
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Converter, Field, FieldMap, Same
-from tfm_jax.pretrained.weights.tensor_map import FLAT, Entry, after, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import (
+    FLATTEN,
+    WeightMapping,
+    attention,
+    mlp,
+    norm,
+    skip_rows,
+    transpose,
+)
 
 __all__ = ["FAMILIES"]
 
@@ -52,25 +60,25 @@ MARIAN = FIELDS.extended(
 )
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of all three families."""
     return [
         *_stack("encoder"),
         *_stack("decoder"),
-        Entry("embedding/table", "model.shared.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
-        Entry("logits_bias", "final_logits_bias", _ROW, optional=True),
+        WeightMapping("embedding/table", "model.shared.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
+        WeightMapping("logits_bias", "final_logits_bias", _ROW, optional=True),
     ]
 
 
-_ROW = FLAT._replace(write=lambda x: x[None])  # theirs is [1, V]
+_ROW = FLATTEN._replace(save=lambda x: x[None])  # theirs is [1, V]
 
 
-def _stack(stack: str) -> list[Entry]:
+def _stack(stack: str) -> list[WeightMapping]:
     layers, theirs = f"{stack}/layers", f"model.{stack}.layers.{{layer}}"
     letters = ("q_proj", "k_proj", "v_proj", "out_proj")
 
-    def attend(ours: str, name: str) -> list[Entry]:
+    def attend(ours: str, name: str) -> list[WeightMapping]:
         return attention(f"{layers}/{ours}", *(f"{theirs}.{name}.{x}" for x in letters))
 
     return [
@@ -83,7 +91,9 @@ def _stack(stack: str) -> list[Entry]:
         *norm(f"{stack}/norm", f"model.{stack}.layer_norm"),
         *norm(f"{stack}/embedding_norm", f"model.{stack}.layernorm_embedding"),
         # No position reads the first two rows of the table.
-        Entry(f"{stack}/position_embedding/table", f"model.{stack}.embed_positions.weight", after(2)),
+        WeightMapping(
+            f"{stack}/position_embedding/table", f"model.{stack}.embed_positions.weight", skip_rows(2)
+        ),
     ]
 
 

@@ -8,7 +8,15 @@ from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import Entry, after, attention, dense, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import (
+    WeightMapping,
+    attention,
+    dense,
+    mlp,
+    norm,
+    skip_rows,
+    transpose,
+)
 
 __all__ = ["FAMILIES"]
 
@@ -64,7 +72,7 @@ def _unread_rows(config: nn.Config) -> int:
     return getattr(config.positions, "padding_id", None) or 0
 
 
-def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
+def body(config: nn.Config, *, ours: str, prefix: str) -> list[WeightMapping]:
     """The tensors of the encoder, with ``ours`` and ``prefix`` before our and their names."""
     layers, theirs = f"{ours}stack/layers", f"{prefix}encoder.layer.{{layer}}"
     projections = f"{theirs}.attention.self"
@@ -78,12 +86,12 @@ def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
         *norm(f"{layers}/attention_norm", f"{theirs}.attention.output.LayerNorm"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.output.LayerNorm"),
         *norm(f"{ours}stack/embedding_norm", f"{prefix}embeddings.LayerNorm"),
-        Entry(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
-        Entry(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
-        Entry(
+        WeightMapping(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
+        WeightMapping(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
+        WeightMapping(
             f"{ours}stack/position_embedding/table",
             f"{prefix}embeddings.position_embeddings.weight",
-            after(_unread_rows(config)),
+            skip_rows(_unread_rows(config)),
         ),
     ]
 
@@ -92,21 +100,23 @@ _TIED = {"tie_word_embeddings": True}  # untied, transformers has two biases
 _POOLED = FieldMap((), model={"pooler": nn.Pooler("tanh")})
 
 
-def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str) -> list[Entry]:
+def _masked(
+    config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str
+) -> list[WeightMapping]:
     bias = head.removesuffix(".decoder")
     return [
         *encoder(config, ours="encoder/"),
         *dense("dense", dense_name),
         *norm("norm", norm_name),
-        Entry("head/projection/kernel", f"{head}.weight", transposed(1)),
-        Entry("bias", f"{bias}.bias"),
+        WeightMapping("head/projection/kernel", f"{head}.weight", transpose(1)),
+        WeightMapping("bias", f"{bias}.bias"),
     ]
 
 
 def _model(encoder: Any, prefix: str) -> Architecture:
     """The encoder, with a pooler where the file has one."""
 
-    def names(config: nn.Config) -> list[Entry]:
+    def names(config: nn.Config) -> list[WeightMapping]:
         return [*encoder(config, ours=""), *dense("pooler/dense", f"{prefix}pooler.dense")]
 
     return Architecture(nn.Encoder, names, fields=_POOLED, by_file=("pooler",), bare=True)

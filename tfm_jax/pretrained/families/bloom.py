@@ -6,7 +6,7 @@ from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import Entry, dense, fused_heads, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense, fused_qkv, mlp, norm, transpose
 
 __all__ = ["BLOOM"]
 
@@ -47,19 +47,19 @@ FIELDS = FieldMap(
 )
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``BloomForCausalLM``."""
     ours, theirs = "stack/layers", "transformer.h.{layer}"
     return [
-        *fused_heads(f"{ours}/attention", f"{theirs}.self_attention.query_key_value"),
+        *fused_qkv(f"{ours}/attention", f"{theirs}.self_attention.query_key_value"),
         *dense(f"{ours}/attention/output", f"{theirs}.self_attention.dense"),
         *mlp(f"{ours}/feed_forward", w_in=f"{theirs}.mlp.dense_h_to_4h", w_out=f"{theirs}.mlp.dense_4h_to_h"),
         *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
         *norm("stack/embedding_norm", "transformer.word_embeddings_layernorm"),
         *norm("stack/norm", "transformer.ln_f"),
-        Entry("embedding/table", "transformer.word_embeddings.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "transformer.word_embeddings.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 

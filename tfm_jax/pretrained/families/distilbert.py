@@ -4,7 +4,7 @@ from tfm_jax import nn
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, dense, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, dense, mlp, norm, transpose
 
 __all__ = ["DISTILBERT"]
 
@@ -34,7 +34,7 @@ FIELDS = FieldMap(
 )
 
 
-def body(config: nn.Config, ours: str = "") -> list[Entry]:
+def body(config: nn.Config, ours: str = "") -> list[WeightMapping]:
     """The tensors of the encoder, with ``ours`` before our paths."""
     layers, theirs = f"{ours}stack/layers", "distilbert.transformer.layer.{layer}"
     projections = [f"{theirs}.attention.{name}_lin" for name in ("q", "k", "v", "out")]
@@ -45,19 +45,19 @@ def body(config: nn.Config, ours: str = "") -> list[Entry]:
         *norm(f"{layers}/attention_norm", f"{theirs}.sa_layer_norm"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.output_layer_norm"),
         *norm(f"{ours}stack/embedding_norm", f"{embeddings}.LayerNorm"),
-        Entry(f"{ours}embedding/table", f"{embeddings}.word_embeddings.weight"),
-        Entry(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings.weight"),
+        WeightMapping(f"{ours}embedding/table", f"{embeddings}.word_embeddings.weight"),
+        WeightMapping(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings.weight"),
     ]
 
 
-def masked(config: nn.Config) -> list[Entry]:
+def masked(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``DistilBertForMaskedLM``."""
     return [
         *body(config, "encoder/"),
         *dense("dense", "vocab_transform"),
         *norm("norm", "vocab_layer_norm"),
-        Entry("head/projection/kernel", "vocab_projector.weight", transposed(1)),
-        Entry("bias", "vocab_projector.bias"),
+        WeightMapping("head/projection/kernel", "vocab_projector.weight", transpose(1)),
+        WeightMapping("bias", "vocab_projector.bias"),
     ]
 
 

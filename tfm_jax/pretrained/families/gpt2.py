@@ -7,7 +7,7 @@ from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import FLAT, Entry, conv1d, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import FLATTEN, WeightMapping, conv1d, norm, transpose
 
 __all__ = ["GPT2"]
 
@@ -46,15 +46,19 @@ FIELDS = FieldMap(
 )
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``GPT2LMHeadModel``."""
     ours, theirs = "stack/layers", "transformer.h.{layer}"
     fused = [
         entry
         for name in ("query", "key", "value")
         for entry in (
-            Entry(f"{ours}/attention/{name}/kernel", f"{theirs}.attn.c_attn.weight", conv1d(2), join=1),
-            Entry(f"{ours}/attention/{name}/bias", f"{theirs}.attn.c_attn.bias", FLAT, join=0),
+            WeightMapping(
+                f"{ours}/attention/{name}/kernel", f"{theirs}.attn.c_attn.weight", conv1d(2), concat_axis=1
+            ),
+            WeightMapping(
+                f"{ours}/attention/{name}/bias", f"{theirs}.attn.c_attn.bias", FLATTEN, concat_axis=0
+            ),
         )
     ]
     plain = [
@@ -65,8 +69,8 @@ def names(config: nn.Config) -> list[Entry]:
             ("feed_forward/w_out", "feed_forward/b_out", "mlp.c_proj"),
         )
         for entry in (
-            Entry(f"{ours}/{kernel}", f"{theirs}.{name}.weight", conv1d(1)),
-            Entry(f"{ours}/{bias}", f"{theirs}.{name}.bias"),
+            WeightMapping(f"{ours}/{kernel}", f"{theirs}.{name}.weight", conv1d(1)),
+            WeightMapping(f"{ours}/{bias}", f"{theirs}.{name}.bias"),
         )
     ]
     return [
@@ -75,9 +79,9 @@ def names(config: nn.Config) -> list[Entry]:
         *norm(f"{ours}/attention_norm", f"{theirs}.ln_1"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),
         *norm("stack/norm", "transformer.ln_f"),
-        Entry("embedding/table", "transformer.wte.weight"),
-        Entry("stack/position_embedding/table", "transformer.wpe.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "transformer.wte.weight"),
+        WeightMapping("stack/position_embedding/table", "transformer.wpe.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 

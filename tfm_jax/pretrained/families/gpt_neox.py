@@ -13,7 +13,7 @@ from tfm_jax.pretrained.families._common import (
 )
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import Entry, dense, fused_heads, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense, fused_qkv, mlp, norm, transpose
 
 __all__ = ["GPT_NEOX"]
 
@@ -63,18 +63,18 @@ FIELDS = FieldMap(
 )
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``GPTNeoXForCausalLM``."""
     ours, theirs = "stack/layers", "gpt_neox.layers.{layer}"
     return [
-        *fused_heads(f"{ours}/attention", f"{theirs}.attention.query_key_value"),
+        *fused_qkv(f"{ours}/attention", f"{theirs}.attention.query_key_value"),
         *dense(f"{ours}/attention/output", f"{theirs}.attention.dense"),
         *mlp(f"{ours}/feed_forward", w_in=f"{theirs}.mlp.dense_h_to_4h", w_out=f"{theirs}.mlp.dense_4h_to_h"),
         *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
         *norm("stack/norm", "gpt_neox.final_layer_norm"),
-        Entry("embedding/table", "gpt_neox.embed_in.weight"),
-        Entry("head/projection/kernel", "embed_out.weight", transposed(1)),
+        WeightMapping("embedding/table", "gpt_neox.embed_in.weight"),
+        WeightMapping("head/projection/kernel", "embed_out.weight", transpose(1)),
     ]
 
 

@@ -8,7 +8,7 @@ from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, ROPE, inverse_frequencies
 from tfm_jax.pretrained.family import Architecture, Family, Settings
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["FAMILIES"]
 
@@ -76,7 +76,7 @@ QWEN2 = FIELDS.extended(_QWEN_WINDOW, model={"attention_bias": True, "attention_
 QWEN3 = FIELDS.extended(_QWEN_WINDOW, _BIAS, model={"qk_norm": True})
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of all four families."""
     ours, theirs = "stack/layers", "model.layers.{layer}"
     projections = [f"{theirs}.self_attn.{letter}_proj" for letter in "qkvo"]
@@ -93,8 +93,8 @@ def names(config: nn.Config) -> list[Entry]:
         *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
         *norm("stack/norm", "model.norm"),
-        Entry("embedding/table", "model.embed_tokens.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "model.embed_tokens.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 

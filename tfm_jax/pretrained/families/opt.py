@@ -7,7 +7,7 @@ from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group, Same
-from tfm_jax.pretrained.weights.tensor_map import Entry, after, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, skip_rows, transpose
 
 __all__ = ["OPT"]
 
@@ -51,7 +51,7 @@ FIELDS = FieldMap(
 )
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``OPTForCausalLM``."""
     ours, theirs = "stack/layers", "model.decoder.layers.{layer}"
     projections = [f"{theirs}.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
@@ -61,10 +61,10 @@ def names(config: nn.Config) -> list[Entry]:
         *norm(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.final_layer_norm"),
         *norm("stack/norm", "model.decoder.final_layer_norm"),
-        Entry("embedding/table", "model.decoder.embed_tokens.weight"),
+        WeightMapping("embedding/table", "model.decoder.embed_tokens.weight"),
         # No position reads the first two rows of the table.
-        Entry("stack/position_embedding/table", "model.decoder.embed_positions.weight", after(2)),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("stack/position_embedding/table", "model.decoder.embed_positions.weight", skip_rows(2)),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 

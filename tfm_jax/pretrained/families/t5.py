@@ -7,7 +7,7 @@ from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import activation_of, activation_setting
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["T5"]
 
@@ -80,17 +80,17 @@ FIELDS = FieldMap(
 )
 
 
-def names(config: nn.Config) -> list[Entry]:
+def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``T5ForConditionalGeneration``."""
     return [
         *_stack(config, "encoder", 1),
         *_stack(config, "decoder", 2),
-        Entry("embedding/table", "shared.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "shared.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
 
 
-def _stack(config: nn.Config, stack: str, last: int) -> list[Entry]:
+def _stack(config: nn.Config, stack: str, last: int) -> list[WeightMapping]:
     """The tensors of one stack; its feed-forward layer has the index ``last`` in each block."""
     layers, theirs = f"{stack}/layers", f"{stack}.block.{{layer}}.layer"
     first = f"{stack}.block.0.layer.0.SelfAttention"
@@ -98,7 +98,7 @@ def _stack(config: nn.Config, stack: str, last: int) -> list[Entry]:
     gated = isinstance(config.feed_forward, nn.Glu)
     into = {"w_gate": f"{dense}.wi_0", "w_in": f"{dense}.wi_1"} if gated else {"w_in": f"{dense}.wi"}
 
-    def attend(ours: str, name: str) -> list[Entry]:
+    def attend(ours: str, name: str) -> list[WeightMapping]:
         return attention(f"{layers}/{ours}", *(f"{theirs}.{name}.{x}" for x in "qkvo"))
 
     return [
@@ -109,7 +109,7 @@ def _stack(config: nn.Config, stack: str, last: int) -> list[Entry]:
         *mlp(f"{layers}/feed_forward", **into, w_out=f"{dense}.wo"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.{last}.layer_norm"),
         *norm(f"{stack}/norm", f"{stack}.final_layer_norm"),
-        Entry(f"{stack}/position_bias/table", f"{first}.relative_attention_bias.weight"),
+        WeightMapping(f"{stack}/position_bias/table", f"{first}.relative_attention_bias.weight"),
     ]
 
 

@@ -7,11 +7,12 @@ from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
 from tfm_jax.pretrained.field_map import Field, FieldMap, Group, Same
-from tfm_jax.pretrained.weights.tensor_map import Entry, Form, attention, dense, mlp, norm
+from tfm_jax.pretrained.weights.tensor_map import Conversion, WeightMapping, attention, dense, mlp, norm
 
 __all__ = ["VIT"]
 
-_FIRST = Form(lambda x, shape: x.reshape(shape), lambda x: x[None])  # theirs has a leading axis of size 1
+_FIRST = Conversion(lambda x, shape: x.reshape(shape), lambda x: x[None])
+"""Of a tensor with a leading axis of size 1."""
 
 
 def _sides(size: int | list[int]) -> tuple[int, int]:
@@ -62,7 +63,7 @@ _POOLER = FieldMap(
 )
 
 
-def body(config: nn.Config, ours: str = "") -> list[Entry]:
+def body(config: nn.Config, ours: str = "") -> list[WeightMapping]:
     """The tensors of the encoder, with ``ours`` before our paths."""
     layers, theirs = f"{ours}stack/layers", "vit.encoder.layer.{layer}"
     projections, embeddings = f"{theirs}.attention.attention", "vit.embeddings"
@@ -77,23 +78,23 @@ def body(config: nn.Config, ours: str = "") -> list[Entry]:
         *norm(f"{layers}/attention_norm", f"{theirs}.layernorm_before"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.layernorm_after"),
         *norm(f"{ours}stack/norm", "vit.layernorm"),
-        Entry(f"{ours}embedding/projection/kernel", f"{projection}.weight", _convolution(config)),
-        Entry(f"{ours}embedding/projection/bias", f"{projection}.bias"),
-        Entry(f"{ours}embedding/class_token", f"{embeddings}.cls_token", _FIRST),
-        Entry(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings", _FIRST),
+        WeightMapping(f"{ours}embedding/projection/kernel", f"{projection}.weight", _convolution(config)),
+        WeightMapping(f"{ours}embedding/projection/bias", f"{projection}.bias"),
+        WeightMapping(f"{ours}embedding/class_token", f"{embeddings}.cls_token", _FIRST),
+        WeightMapping(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings", _FIRST),
     ]
 
 
-def _convolution(config: nn.Config) -> Form:
+def _convolution(config: nn.Config) -> Conversion:
     """A convolution [D, C, height, width] as our kernel [height * width * C, D]."""
     sides, channels = config.patches.sides, config.patches.channels
-    return Form(
+    return Conversion(
         lambda x, shape: x.transpose(2, 3, 1, 0).reshape(shape),
         lambda x: x.reshape(*sides, channels, -1).transpose(3, 2, 0, 1),
     )
 
 
-def _model(config: nn.Config) -> list[Entry]:
+def _model(config: nn.Config) -> list[WeightMapping]:
     return [*body(config), *dense("pooler/dense", "vit.pooler.dense")]
 
 

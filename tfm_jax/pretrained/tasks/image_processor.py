@@ -189,7 +189,7 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
       FileNotFoundError: where there is no such file.
       ValueError: for another ``image_processor_type``, a step that is not supported, and an invalid value.
     """
-    path = CheckpointFiles.find(path_or_repo_id, allow_pickle=False) / "preprocessor_config.json"
+    path = CheckpointFiles.find(path_or_repo_id) / "preprocessor_config.json"
     settings = read_json(path)
     try:
         settings = _COMMON | _TYPES[_type_of(settings)] | settings

@@ -17,10 +17,10 @@ from tfm_jax.pretrained.tokenizers.special_tokens import (
     add_declared,
     check_declared,
     class_beside,
-    declared,
     is_declared,
     is_taken_as_it_is,
     kind_of,
+    read_tokenizer_config,
     special_tokens,
 )
 from tfm_jax.pretrained.tokenizers.wordpiece import word_pieces
@@ -60,7 +60,7 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
         transformers acts on and is not supported, and a token that is to stand around each text and is not
         named or not in the vocabulary.
     """
-    said, there = declared(directory), lambda name: (directory / name).is_file()
+    said, there = read_tokenizer_config(directory), lambda name: (directory / name).is_file()
     kind = kind_of(directory, said)
     check_declared(directory, said, kind)
     of_marian = kind == "Marian" and there("source.spm") and there("vocab.json")

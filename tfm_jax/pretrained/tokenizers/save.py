@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from tfm_jax import nn
-from tfm_jax.pretrained.extra_files import is_of_tokenizer, write_files
+from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 
@@ -48,7 +48,7 @@ def tokenizer_files(
       ValueError: where the model's class of transformers takes no such tokenizer.
     """
     wanted = json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
-    loaded = {name: data for name, data in config.files.items() if is_of_tokenizer(name)}
+    loaded = {name: data for name, data in config.files.items() if is_tokenizer_file(name)}
     # How the loaded file cuts and pads is not the tokenizer's, and stays.
     cut = json.loads(loaded.get("tokenizer.json", b"{}"))
     cut = {name: cut.get(name) for name in ("truncation", "padding")}

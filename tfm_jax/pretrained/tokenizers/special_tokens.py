@@ -14,11 +14,11 @@ __all__ = [
     "add_declared",
     "check_declared",
     "class_beside",
-    "declared",
     "is_declared",
     "is_taken_as_it_is",
     "kind_of",
     "read_ids",
+    "read_tokenizer_config",
     "special_tokens",
     "truncation_side",
 ]
@@ -75,7 +75,7 @@ def _merged(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def declared(directory: Path) -> dict[str, Any]:
+def read_tokenizer_config(directory: Path) -> dict[str, Any]:
     """Settings in ``special_tokens_map.json`` and ``tokenizer_config.json``.
 
     Args:
