@@ -14,7 +14,7 @@ from flax import nnx
 
 from experiments import runner
 from tfm_jax import data, nn, pretrained, train
-from tfm_jax.pretrained.families import family_of, known
+from tfm_jax.pretrained.families import family_of, find_family
 from tfm_jax.pretrained.weights.files import checkpoint_directory, read_json
 from tfm_jax.runs import load_run
 from tfm_jax.train.run_directory import replace_text
@@ -167,7 +167,7 @@ def _read_run(source: str, wanted: Branches) -> tuple[type[nnx.Module], nn.Confi
 def _read_checkpoint(source: str, wanted: Branches) -> tuple[type[nnx.Module], nn.Config, Start]:
     """What it is, its config, and all of its parameters."""
     _, params, config, tokenizer = pretrained.load(source)
-    module = known(config.architecture).architectures[config.architecture].module
+    module = find_family(config.architecture).architectures[config.architecture].module
     model = _without_pooler(config.model)
     if model.patches is not None:
         pretrained.load_image_processor(source)  # can it be followed?

@@ -45,7 +45,7 @@ def test_all_of_it_is_there(tfm, source, params, tmp_path):  # noqa: F811
 def test_unknown_keys_are_one_line(tfm, source, tmp_path):
     path = source / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"my_key": 1, "another": {}}))
-    line = f"tfm: {path}: ignored, since nothing here reads them: another, my_key\n"
+    line = f"tfm: {path}: ignored unknown keys: another, my_key\n"
     assert tfm("convert", source, tmp_path / "one") == (0, "", line)
 
 

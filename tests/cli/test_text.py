@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
 from tfm_jax.cli import lines as cli_lines
 from tfm_jax.cli import text as cli_text
 from tfm_jax.pretrained import generation_config
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks import text_generation
 
 CONFIG = nn.Config(
@@ -68,15 +71,15 @@ load_once = functools.cache(runs.load_run)
 
 @functools.cache
 def load_checkpoint(path, dtype, allow_pickle):
-    return pretrained.load(path, dtype, allow_pickle=allow_pickle)
+    return load_files(CheckpointFiles(Path(path), allow_pickle=allow_pickle), dtype)
 
 
 @pytest.fixture
 def tfm(tfm, monkeypatch):
     """The command, for which a run or a checkpoint is read, and compiled for, once."""
     monkeypatch.setattr(runs, "load_run", load_once)
-    load = lambda path, dtype, *, allow_pickle: load_checkpoint(str(path), dtype, allow_pickle)
-    monkeypatch.setattr(text_generation, "load", load)
+    load = lambda files, dtype: load_checkpoint(str(files), dtype, files.allow_pickle)
+    monkeypatch.setattr(text_generation, "load_files", load)
     return tfm
 
 
@@ -220,7 +223,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
         (["translate", "WRITER", "a"], "the model of WRITER does something else: use tfm generate"),
         (["generate", "TRANSLATOR", "a"], "use tfm translate"),
         (["translate"], "say which model: the directory of a run, or --model with a checkpoint"),
-        (["generate", "a", "--model", "WRITER"], "must name one architecture"),
+        (["generate", "a", "--model", "WRITER"], "wanted one in a list. Add it, or pass architecture="),
         (["generate", "WRITER", "--allow-pickle", "a"], "--allow-pickle is of a pretrained checkpoint"),
         (["generate", "a", "--model", "WRITER", "--average", "2"], "--average is of a run's checkpoints"),
         (["generate", "WRITER", "a", "--dtype", "bfloat16"], "--dtype is of a pretrained checkpoint"),
@@ -322,7 +325,7 @@ def test_help_shows_every_option(command, capsys):
 def checkpoint(tmp_path_factory):
     """A tiny checkpoint of transformers' that draws."""
     tokenizer = data.char_tokenizer("abcdefgh")
-    config = pretrained.Config("LlamaForCausalLM", LLAMA.model)
+    config = pretrained.CheckpointConfig("LlamaForCausalLM", LLAMA.model)
     config = dataclasses.replace(
         config, model=dataclasses.replace(LLAMA.model, vocab_size=tokenizer.vocab_size)
     )

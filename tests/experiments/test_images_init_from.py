@@ -21,7 +21,7 @@ from tests.experiments.test_images import SMALL, write_mnist
 from tests.experiments.test_init_from import STILL, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT, FIELDS
 from tfm_jax import data, nn, pretrained, train
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
 
 CONFIG = nn.Config(**FIELDS["vit"] | {"patches": nn.Patches(6, 8, 3, (3, 2), class_token=True)})
@@ -33,8 +33,8 @@ PROCESSING = {
 
 
 def save_vit(path, architecture, config=CONFIG, **settings):
-    config = pretrained.Config(architecture, config, settings)
-    params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
+    config = pretrained.CheckpointConfig(architecture, config, settings)
+    params = jax.jit(model_of(config, find_family(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config)
     (path / PROCESSOR).write_text(json.dumps(PROCESSING))
     return params

@@ -19,7 +19,7 @@ from tests.pretrained import theirs
 from tests.pretrained.cases import Case
 from tfm_jax import nn, pretrained
 from tfm_jax.ops import masks
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -283,12 +283,12 @@ def _theirs(base: Base, directory: Path) -> np.ndarray:
     return _output(model, base.inputs)
 
 
-def _forward(config: pretrained.Config) -> tuple:
+def _forward(config: pretrained.CheckpointConfig) -> tuple:
     """What decides our forward pass in evaluation: the module, the model, and the module's options."""
     rates = {x.name: 0.0 for x in dataclasses.fields(config.model) if x.name.endswith("dropout_rate")}
     pooler = config.model.pooler and dataclasses.replace(config.model.pooler, dropout_rate=0.0)
     model = dataclasses.replace(config.model, **rates, pooler=pooler)
-    architecture = known(config.architecture).architectures[config.architecture]
+    architecture = find_family(config.architecture).architectures[config.architecture]
     options = {**architecture.options(dataclasses.replace(config, model=model)), "dropout_rate": 0.0}
     options = options if "dropout_rate" in architecture.options(config) else architecture.options(config)
     return architecture.module, model, tuple(sorted(options.items()))
@@ -407,9 +407,9 @@ def _outcome(base: Base, directory: Path, settings: dict, key: str, value: Any) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = pretrained.Config(
+            config = pretrained.CheckpointConfig(
                 settings["architectures"][0],
-                known(settings["architectures"][0]).read_config(settings, "config.json"),
+                find_family(settings["architectures"][0]).read_config(settings, "config.json"),
                 settings,
             )
             if not changed and _forward(config) == base.forward:

@@ -90,7 +90,9 @@ def their_tokens(found, text, settings):
 
 
 def our_tokens(found, texts, settings):
-    config = pretrained.Config(found.config.architecture, found.config.model, found.config.settings, settings)
+    config = pretrained.CheckpointConfig(
+        found.config.architecture, found.config.model, found.config.settings, settings
+    )
     tokenizer = Numbers(found.config.model.vocab_size)
     generator = generate.TextGenerator(
         found.model, found.params, tokenizer, pretrained.to_generation_config(config)
@@ -203,7 +205,7 @@ def test_what_is_drawn_from(build):
         "min_p": 0.05,
         "repetition_penalty": 1.4,
     }
-    config = pretrained.Config("GPT2LMHeadModel", build("gpt2").config.model, {}, settings)
+    config = pretrained.CheckpointConfig("GPT2LMHeadModel", build("gpt2").config.model, {}, settings)
     recipe = pretrained.to_generation_config(config)
     assert recipe.do_sample
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,9 @@ from tfm_jax.pretrained.families import known
 )
 def test_a_model_that_an_architecture_cannot_express(params, tmp_path, fields, message):  # noqa: F811
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **fields))
-    with pytest.raises(ValueError, match=f"no LlamaForCausalLM is such a model:\n +{message}"):
+    with pytest.raises(
+        ValueError, match=f"^save: got a model that LlamaForCausalLM cannot express; wanted.*\n +{message}"
+    ):
         pretrained.save(tmp_path / "new", params, config)
     assert not (tmp_path / "new").exists()
 
@@ -53,7 +55,7 @@ def test_a_directory_that_is_in_use(params, tmp_path):  # noqa: F811
 
 
 def test_an_unknown_architecture(params, tmp_path):  # noqa: F811
-    with pytest.raises(ValueError, match="'SpamForCausalLM' is not known; known are"):
+    with pytest.raises(ValueError, match="got architecture 'SpamForCausalLM'; wanted one of"):
         pretrained.save(tmp_path / "new", params, dataclasses.replace(CONFIG, architecture="SpamForCausalLM"))
 
 
@@ -124,11 +126,13 @@ def test_variants_of_the_same_fields_are_told_apart(architecture, fields):
     model = nn.Config(
         vocab_size=9, d_model=8, n_heads=2, d_ff=6, n_layers=1, feed_forward=nn.Glu(), scale_embeddings=False
     )
-    config = pretrained.Config(architecture, dataclasses.replace(model, **fields))
-    with pytest.raises(ValueError, match="no LlamaForCausalLM is such a model"):
-        known(architecture).write_config(config)
+    config = pretrained.CheckpointConfig(architecture, dataclasses.replace(model, **fields))
+    with pytest.raises(ValueError, match="got a model that LlamaForCausalLM cannot express"):
+        find_family(architecture).write_config(config)
     right = {"norm": nn.RMSNorm(), "positions": nn.Rope()}
-    known(architecture).write_config(pretrained.Config(architecture, dataclasses.replace(model, **right)))
+    find_family(architecture).write_config(
+        pretrained.CheckpointConfig(architecture, dataclasses.replace(model, **right))
+    )
 
 
 @pytest.mark.parity

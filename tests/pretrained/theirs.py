@@ -28,7 +28,7 @@ class Pair(NamedTuple):
     theirs: Any
     model: nn.Pure
     params: dict
-    config: pretrained.Config
+    config: pretrained.CheckpointConfig
     directory: Path
 
 

@@ -44,9 +44,11 @@ def read_extra_files(directory: Path) -> dict[str, bytes]:
       Contents by path within the directory: the tokenizer's files, chat templates, processor configs, and the
       modules of a sentence-transformers model with their folders.
     """
-    paths = [path for pattern in (*_TOKENIZER, *_PROCESSORS) for path in directory.glob(pattern)]
-    paths += [path for folder in _module_folders(directory) for path in folder.glob("*")]
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    root = Path(directory)
+    paths = [path for pattern in (*_TOKENIZER, *_PROCESSORS) for path in root.glob(pattern)]
+    paths += [path for folder in _module_folders(directory) for path in (root / folder).glob("*")]
+    names = [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+    return {name: (directory / name).read_bytes() for name in names}
 
 
 def _module_folders(directory: Path) -> list[Path]:
@@ -54,8 +56,7 @@ def _module_folders(directory: Path) -> list[Path]:
     path = directory / "modules.json"
     modules = read_json(path, list) if path.is_file() else []
     names = [Path(str(module.get("path", ""))) for module in modules[1:] if isinstance(module, dict)]
-    inside = [name for name in names if name.parts and not name.is_absolute() and ".." not in name.parts]
-    return [directory / name for name in inside]
+    return [name for name in names if name.parts and not name.is_absolute() and ".." not in name.parts]
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:

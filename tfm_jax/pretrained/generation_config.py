@@ -12,7 +12,7 @@ from tfm_jax import generate
 from tfm_jax.generate import GenerationConfig
 from tfm_jax.generate.logits_processors import Processor
 from tfm_jax.pretrained.config_keys import warn_ignored
-from tfm_jax.pretrained.family import Config
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.types import Array
 
 __all__ = ["SETTINGS", "check_changes", "read_generation", "to_generation_config"]
@@ -155,7 +155,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
         raise ValueError(f"generation: got {'; '.join(wrong)}")
 
 
-def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any]:
+def read_generation(config: CheckpointConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint and its user say, without those that are None.
 
     Args:
@@ -188,7 +188,7 @@ def read_generation(config: Config, changes: Mapping[str, Any]) -> dict[str, Any
     return said
 
 
-def _said(config: Config) -> Mapping[str, Any]:
+def _said(config: CheckpointConfig) -> Mapping[str, Any]:
     """A checkpoint's settings, of which an old one has some in its ``config.json``."""
     if config.generation:
         return config.generation
@@ -240,7 +240,7 @@ _DEFAULTS |= {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_length": 0, "e
 _DEFAULTS |= {"do_sample": False, "renormalize_logits": False}
 
 
-def to_generation_config(config: Config, **changes: Any) -> GenerationConfig:
+def to_generation_config(config: CheckpointConfig, **changes: Any) -> GenerationConfig:
     """How a checkpoint says that it writes, for ``generate.TextGenerator``.
 
     Args:

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
 from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
-from tfm_jax.pretrained.families import known
-from tfm_jax.pretrained.family import Config
+from tfm_jax.pretrained.families import find_family
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.tokenizers.save import tokenizer_files
 from tfm_jax.pretrained.weights.read import flatten_with_paths
@@ -24,7 +24,7 @@ __all__ = ["save"]
 def save(
     directory: str | Path,
     params: Params,
-    config: Config,
+    config: CheckpointConfig,
     tokenizer: tokenizers.Tokenizer | None = None,
     *,
     max_file_bytes: int = 4 * 2**30,
@@ -34,7 +34,7 @@ def save(
     Args:
       directory: where; it is made, or must be empty.
       params: of the model, float32 or bfloat16; they are saved as they are.
-      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a new model. Its
+      config: from ``load``, or ``CheckpointConfig("LlamaForCausalLM", nn.Config(...))`` for a new model. Its
         ``files`` are saved beside the model, those of the tokenizer where it is still theirs.
       tokenizer: saved beside it, so that transformers reads the ids that it gives; None saves none.
       max_file_bytes: where the tensors are more, they are split over several files: the weights and one file
@@ -48,7 +48,7 @@ def save(
       ValueError: for an unknown architecture, a model that it cannot express, parameters of another model, a
         tokenizer that transformers would read otherwise beside that model.
     """
-    family = known(config.architecture)
+    family = find_family(config.architecture)
     settings = family.write_config(config)
     shapes = shapes_of(model_of(config, family))
     check_params(params, shapes)

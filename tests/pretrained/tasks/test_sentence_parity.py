@@ -167,7 +167,7 @@ def test_prompts(bodies, tmp_path, include):
     for name in ("fox", "document"):
         close(encoder(texts, prompt_name=name), theirs.encode(texts, prompt_name=name))
     with pytest.raises(
-        ValueError, match=r"prompt_name: got 'x'; wanted one of \['document', 'fox', 'query'\]"
+        ValueError, match=r"got prompt_name='x'; wanted one of \['document', 'fox', 'query'\]"
     ):
         encoder(texts, prompt_name="x")
 

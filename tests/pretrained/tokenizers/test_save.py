@@ -27,7 +27,7 @@ MODEL = nn.Config(vocab_size=9, d_model=4, n_layers=1, n_heads=1, d_ff=4, positi
 
 
 def config_of(directory, **settings):
-    return pretrained.Config("BertModel", MODEL, settings, files=read_extra_files(directory))
+    return pretrained.CheckpointConfig("BertModel", MODEL, settings, files=read_extra_files(directory))
 
 
 def saved(directory, tokenizer, config):
@@ -140,7 +140,7 @@ def test_custom_tokenizers(tmp_path, kind):
         saved(
             tmp_path / model_type,
             tokenizer,
-            pretrained.Config("BertModel", MODEL, {"model_type": model_type}),
+            pretrained.CheckpointConfig("BertModel", MODEL, {"model_type": model_type}),
         )
         assert_matches_transformers(tmp_path / model_type)
         tokenizer.no_truncation()
@@ -152,7 +152,7 @@ def test_custom_tokenizers(tmp_path, kind):
 
 def test_special_tokens_of_a_custom_tokenizer(tmp_path):
     settings = {"model_type": "bert", "pad_token_id": 5, "eos_token_id": [4], "bos_token_id": 2}
-    saved(tmp_path / "new", word_level(), pretrained.Config("BertModel", MODEL, settings))
+    saved(tmp_path / "new", word_level(), pretrained.CheckpointConfig("BertModel", MODEL, settings))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     wanted = {"pad_token": "[SEP]", "eos_token": "[CLS]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
     assert theirs.special_tokens_map == wanted | {"cls_token": "[CLS]"}
@@ -160,7 +160,7 @@ def test_special_tokens_of_a_custom_tokenizer(tmp_path):
 
 
 def test_qwen2_with_a_custom_tokenizer(tmp_path):
-    config = pretrained.Config("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
+    config = pretrained.CheckpointConfig("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
     with pytest.raises(ValueError, match="cannot read beside model_type='qwen2'; wanted"):
         tokenizer_files(word_level(), config, config.settings)
 
@@ -172,7 +172,7 @@ def test_qwen2_with_an_equivalent_decoder(tmp_path):
     write(source, BUILT["qwen2"])
     tokenizer = read_tokenizer(source)
     tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    config = pretrained.Config("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
+    config = pretrained.CheckpointConfig("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
     saved(tmp_path / "new", tokenizer, config)
     assert_matches_transformers(tmp_path / "new")
     assert read_tokenizer(tmp_path / "new").encode("the dog").ids == tokenizer.encode("the dog").ids
@@ -226,6 +226,8 @@ def test_text_generation_checkpoint(tmp_path, trained, name):  # noqa: F811
 
 
 def test_configs_that_differ_in_files_alone_are_equal():
-    one, two = (pretrained.Config("BertModel", MODEL, files=files) for files in ({}, {"vocab.txt": b"a"}))
+    one, two = (
+        pretrained.CheckpointConfig("BertModel", MODEL, files=files) for files in ({}, {"vocab.txt": b"a"})
+    )
     assert one == two and "vocab.txt" not in repr(two)
     assert jax.tree.leaves(one) == [one]

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import hub, nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
 from tfm_jax.pretrained.weights.files import checkpoint_directory
 
-CONFIG = pretrained.Config(
+CONFIG = pretrained.CheckpointConfig(
     "LlamaForCausalLM",
     nn.Config(
         vocab_size=11,
@@ -148,8 +148,8 @@ def test_tied_head(saved, params):
     ],
 )
 def test_copies_must_be_equal(tmp_path, architecture, fields, name, original):
-    config = pretrained.Config(architecture, nn.Config(**FIELDS[fields]))
-    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS[fields]))
+    shapes = jax.eval_shape(model_of(config, find_family(architecture)).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     pretrained.save(tmp_path / "it", params, config)
@@ -382,11 +382,11 @@ def test_no_weights(saved):
     [
         (
             {"architectures": ["SpamForCausalLM"]},
-            "'SpamForCausalLM' is not known; known are .*LlamaForCausalLM",
+            "got architecture 'SpamForCausalLM'; wanted one of .*LlamaForCausalLM",
         ),
-        ({"architectures": None, "model_type": None}, "must name one architecture, got architectures=None"),
-        ({"mlp_bias": True}, "config.json: mlp_bias=True is not supported, only False"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn' is not supported"),
+        ({"architectures": None, "model_type": None}, "got architectures=None; wanted one in a list"),
+        ({"mlp_bias": True}, "config.json: got mlp_bias=True; wanted False, the only supp"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "got rope_parameters of type 'yarn'; wanted 'default'"),
         ({"hidden_act": "gelu_of_ones_own"}, "config.json: activation: got 'gelu_of_ones_own'"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
         ({"hidden_size": "six"}, "config.json: "),
@@ -401,7 +401,9 @@ def test_invalid_settings(saved, changes, message):
 def test_missing_settings(saved):
     path = saved[0] / "config.json"
     path.write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ValueError, match=r"config\.json lacks 'hidden_size'"):
+    with pytest.raises(
+        ValueError, match=r"config\.json: got no vocab_size, hidden_size, .*; wanted a value for each"
+    ):
         pretrained.load(saved[0])
     path.write_text("{")
     with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):

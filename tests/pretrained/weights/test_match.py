@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tests.pretrained.cases import CASES
 from tests.pretrained.families.test_families import EVERY, FIELDS, POOLERS
 from tfm_jax import nn, ops, pretrained
-from tfm_jax.pretrained.families import FAMILIES, known
+from tfm_jax.pretrained.families import FAMILIES, find_family
 from tfm_jax.pretrained.load import model_of
 
 TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared")
@@ -23,9 +23,9 @@ TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared")
 
 def made(name, **fields):
     """Config of an architecture, and random parameters."""
-    family = known(name)
+    family = find_family(name)
     common = FIELDS[family.model_type] | {"tie_embeddings": True}
-    config = pretrained.Config(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
+    config = pretrained.CheckpointConfig(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
     shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return config, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
@@ -232,7 +232,7 @@ def test_unknown_class_with_custom_heads(changed):
         lambda tensors: {f"encoder.{name}": x for name, x in tensors.items()} | heads,
         {"architectures": ["Mine"], "model_type": "mine"},
     )
-    with pytest.raises(ValueError, match=r"'Mine' is not known; .* pass architecture= to load"):
+    with pytest.raises(ValueError, match=r"got architecture 'Mine'; wanted .* pass architecture= to load"):
         pretrained.load(directory)
     _, got, config, _ = pretrained.load(
         directory,
@@ -263,7 +263,7 @@ def test_the_advice_on_mismatched_names_works(changed):
         lambda tensors: {f"inner.{name}": x for name, x in tensors.items()} | head,
         {"architectures": ["Mine"], "model_type": "mine"},
     )
-    with pytest.raises(ValueError, match=r"that begin with 'inner.' are: leave out the others") as failed:
+    with pytest.raises(ValueError, match=r"that begin with 'inner.' fit: leave out the others") as failed:
         pretrained.load(directory, architecture="BertModel")
     ignore = ast.literal_eval(re.search(r"ignore=(\[.*\])", str(failed.value))[1])
     equal(pretrained.load(directory, architecture="BertModel", ignore=ignore)[1], params)
@@ -301,7 +301,7 @@ def test_architecture_is_the_body_where_no_names_match(changed):
     directory, params = changed(
         "BertModel", lambda tensors: tensors | {"mine": np.ones(3, np.float32)}, {"architectures": None}
     )
-    with pytest.raises(ValueError, match=r"mine: unknown(.|\n)*Leave out what is of another head by ignore="):
+    with pytest.raises(ValueError, match=r"mine: unknown(.|\n)*Leave out .* of another head by ignore="):
         pretrained.load(directory)
     equal(pretrained.load(directory, ignore=["mine"])[1], params)
 

@@ -10,7 +10,7 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
-from tfm_jax.pretrained.family import Config
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 
 __all__ = ["tokenizer_files"]
@@ -33,7 +33,7 @@ _KEPT_SETTINGS = (
 
 
 def tokenizer_files(
-    tokenizer: tokenizers.Tokenizer, config: Config, settings: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, settings: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Makes the files of a tokenizer.
 
@@ -103,7 +103,7 @@ def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
 
 
 def _new_config(
-    tokenizer: tokenizers.Tokenizer, config: Config, loaded: Mapping[str, bytes]
+    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, loaded: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """A tokenizer_config.json by which transformers uses a tokenizer.json as it is."""
     old = json.loads(loaded.get("tokenizer_config.json", b"{}"))

@@ -120,7 +120,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """
     wanted = {dict: "a JSON object", list: "a JSON list"}[kind]
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        # A CheckpointFile keeps the parsed value.
+        parse = getattr(path, "read_json", None)
+        value = parse() if parse else json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}; wanted {wanted}.") from None
     except (ValueError, RecursionError) as error:

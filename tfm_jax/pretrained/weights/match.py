@@ -8,7 +8,7 @@ import numpy as np
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import warn_once
-from tfm_jax.pretrained.family import Config, Family
+from tfm_jax.pretrained.family import CheckpointConfig, Family
 from tfm_jax.pretrained.weights.files import Weights
 from tfm_jax.pretrained.weights.read import check_copies, tensors_equal
 
@@ -51,7 +51,9 @@ def skipped_patterns(family: Family) -> tuple[str, ...]:
     return (*family.skipped, *copies, *constants, *_BUFFERS)
 
 
-def match_names(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
+def match_names(
+    config: CheckpointConfig, family: Family, weights: Weights, source: object
+) -> tuple[CheckpointConfig, Weights]:
     """Renames a checkpoint's tensors to the model's names, and adapts the config to the checkpoint.
 
     Args:
@@ -73,7 +75,7 @@ def match_names(config: Config, family: Family, weights: Weights, source: object
     return _resolve_tying(_drop_absent(config, family, weights), family, weights, source)
 
 
-def _rename(config: Config, family: Family, weights: Weights, source: object) -> Weights:
+def _rename(config: CheckpointConfig, family: Family, weights: Weights, source: object) -> Weights:
     """Removes a wrapper's prefix, updates old names, and adds the family's prefix."""
     is_known = _known_names(config, family)
     for prefix in ("", *_common_prefixes(list(weights.shapes))):
@@ -98,7 +100,7 @@ def _rename(config: Config, family: Family, weights: Weights, source: object) ->
     )
 
 
-def _known_names(config: Config, family: Family) -> Callable[[str], bool]:
+def _known_names(config: CheckpointConfig, family: Family) -> Callable[[str], bool]:
     """A predicate: whether a tensor of this name is a parameter or may be skipped."""
     mappings = family.architectures[config.architecture].names(config.model)
     params = {re.escape(mapping.tensor).replace(r"\{layer\}", r"\d+") for mapping in mappings}
@@ -151,7 +153,7 @@ def _check_constants(weights: Weights, family: Family, model: nn.Config, source:
                 )
 
 
-def _drop_absent(config: Config, family: Family, weights: Weights) -> Config:
+def _drop_absent(config: CheckpointConfig, family: Family, weights: Weights) -> CheckpointConfig:
     """Sets to None the ``by_file`` fields of the config whose tensors the checkpoint lacks."""
     architecture = family.architectures[config.architecture]
     mappings = architecture.names(config.model)
@@ -161,8 +163,8 @@ def _drop_absent(config: Config, family: Family, weights: Weights) -> Config:
 
 
 def _resolve_tying(
-    config: Config, family: Family, weights: Weights, source: object
-) -> tuple[Config, Weights]:
+    config: CheckpointConfig, family: Family, weights: Weights, source: object
+) -> tuple[CheckpointConfig, Weights]:
     """Decides whether the output projection is tied to the embedding, and checks that both agree."""
     mappings = family.architectures[config.architecture].names(config.model)
     names = {mapping.param: mapping.tensor for mapping in mappings}
