@@ -1,9 +1,11 @@
 """BERT's WordPiece tokenizer from vocab.txt."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "é", "e"]
@@ -29,9 +31,11 @@ def test_a_vocabulary_without_its_special_tokens(tmp_path):
         read_tokenizer(tmp_path)
 
 
-def test_windows_line_ends(tmp_path):
+@pytest.mark.parametrize("open_directory", [Path, CheckpointFiles])
+def test_windows_line_ends(tmp_path, open_directory):
     (tmp_path / "vocab.txt").write_bytes("\r\n".join(WORDS).encode())
-    assert read_tokenizer(tmp_path).encode("the cats").tokens == ["[CLS]", "the", "cat", "##s", "[SEP]"]
+    tokenizer = read_tokenizer(open_directory(tmp_path))
+    assert tokenizer.encode("the cats").tokens == ["[CLS]", "the", "cat", "##s", "[SEP]"]
 
 
 @pytest.mark.parametrize("class_name", ["BertJapaneseTokenizer", "BertweetTokenizer", "RobertaTokenizer"])
