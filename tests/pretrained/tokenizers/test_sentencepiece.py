@@ -1,8 +1,8 @@
 """SentencePiece models: parsing, conversion, and the ids of sentencepiece and transformers."""
 
-import builtins
 import json
 import struct
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -204,14 +204,7 @@ def test_the_class_comes_from_the_config_files(tmp_path):
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     (tmp_path / "spiece.model").write_bytes(model())
-    import_module = builtins.__import__
-
-    def without_sentencepiece(name, *args):
-        if name == "sentencepiece":
-            raise ModuleNotFoundError("No module named 'sentencepiece'")
-        return import_module(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without_sentencepiece)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as if it were not installed
     with pytest.raises(ImportError, match=r"spiece\.model: .* pip install 'tfm_jax\[sentencepiece\]'"):
         read_sentencepiece(tmp_path, "T5", {})
 
