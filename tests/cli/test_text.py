@@ -24,6 +24,7 @@ from tfm_jax.pretrained import generation_config
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks import text_generation
+from tfm_jax.ranges import SIZE
 
 CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
@@ -237,10 +238,10 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
             ["translate", "--model", "WRITER", "a", "--beams", "2", "--generation", "num_beams=3"],
             "--generation: num_beams is there twice",
         ),
-        (["translate", "--model", "NOWHERE", "a", "--generation", "new=3"], "got new=3 is not known"),
+        (["translate", "--model", "NOWHERE", "a", "--generation", "new=3"], "got new=3; wanted a known"),
         (
             ["translate", "--model", "NOWHERE", "a", "--generation", "num_beams=0"],
-            "num_beams=0, wanted a whole number of at least 1",
+            f"num_beams=0; wanted {SIZE.wanted}",
         ),
         (["generate", "WRITER", "a", "--stop", ""], "--stop: got ''; wanted a text that is not empty"),
         (["generate", "WRITER", "\udcff"], "this is not UTF-8"),
