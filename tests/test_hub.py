@@ -228,6 +228,12 @@ def test_the_cache_in_offline_mode(cached_model, cached_data_set):
         data.load(f"{DATA_SET}:other")
 
 
+def test_an_incomplete_cache(cached_data_set, tmp_path):
+    for path in (tmp_path / "data_sets").rglob("dataset_info.json"):
+        path.unlink()
+    assert_unavailable(load_data_set, "offline mode")
+
+
 def test_a_cached_data_set_in_a_directory(tmp_path, cached_data_set, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "other")
     assert list(load_data_set(cache_dir=str(tmp_path / "data_sets"))["text"]) == ["a", "b"]

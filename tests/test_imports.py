@@ -34,6 +34,8 @@ EXTRAS = {
     "matplotlib",
     "tensorboardX",
     "hypothesis",
+    "sentencepiece",
+    "google",
     "torch",
     "transformers",
 }

@@ -95,8 +95,8 @@ def load_dataset(
             raise _unavailable(name, "data set", network_error, alternatives) from failure
     try:
         return _load_cached_dataset(name, config, **options)
-    except ValueError as failure:
-        if not str(failure).startswith("Couldn't find cache"):
+    except (OSError, ValueError) as failure:
+        if isinstance(failure, ValueError) and not str(failure).startswith("Couldn't find cache"):
             raise  # the cache has the data set, but not the split, say
         raise error from error.__cause__
 

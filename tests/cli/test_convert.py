@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import models
 
 from tests.pretrained import cases
+from tests.pretrained.tokenizers.spm import model as sentencepiece_model
 from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
@@ -139,7 +141,7 @@ def test_without_a_tokenizer_its_files_are_copied_as_they_are(tfm, source, param
         (source / name).write_bytes(data)
     status, out, err = tfm("convert", source, tmp_path / "target")
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
-    assert "of a tokenizer of class CTRL" in err and "tfm convert --no-tokenizer" in err
+    assert "of tokenizer class CTRL" in err and "tfm convert --no-tokenizer" in err
     assert not (tmp_path / "target").exists()
     assert tfm("convert", source, tmp_path / "target", "--no-tokenizer") == (0, "", "")
     assert {name: (tmp_path / "target" / name).read_bytes() for name in files} == files
@@ -178,3 +180,13 @@ def test_pickles_of_a_sentence_models_layers(tfm, source, tmp_path):
     assert [path.name for path in (tmp_path / "two" / "2_Dense").iterdir()] == ["model.safetensors"]
     found = load_file(tmp_path / "two" / "2_Dense" / "model.safetensors")
     np.testing.assert_array_equal(found["linear.weight"], kernel.numpy())
+
+
+def test_a_missing_extra_is_one_line(tfm, source, tmp_path, monkeypatch):
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer.model").write_bytes(sentencepiece_model(kind=2))
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as if it were not installed
+    status, out, err = tfm("convert", source, tmp_path / "target")
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert "pip install 'tfm_jax[sentencepiece]'" in err
+    assert tfm("convert", source, tmp_path / "target", "--no-tokenizer") == (0, "", "")

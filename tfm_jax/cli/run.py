@@ -39,7 +39,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         return 2
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         say(str(error))
         return 2
     except (MemoryError, RuntimeError) as error:

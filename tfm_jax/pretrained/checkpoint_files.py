@@ -1,6 +1,7 @@
 """The files of a checkpoint directory, each opened and parsed once."""
 
 import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.tokenizers.special_tokens import read_tokenizer_config
+from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config
 from tfm_jax.pretrained.weights.files import Weights, checkpoint_directory, open_weights, read_json
 
 __all__ = ["CheckpointFile", "CheckpointFiles"]
@@ -48,8 +49,8 @@ class CheckpointFile:
         return self._bytes
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The contents as text."""
-        return self._bytes.decode(encoding)
+        """The contents as text, with line ends as ``pathlib.Path.read_text`` has them."""
+        return io.StringIO(self._bytes.decode(encoding), newline=None).getvalue()
 
     @functools.cached_property
     def _json(self) -> Any:

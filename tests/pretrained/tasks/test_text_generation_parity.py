@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from tests.pretrained import cases, theirs
-from tests.pretrained.tokenizers.test_read import CORPUS, byte_pairs
+from tests.pretrained.tokenizers.test_byte_pair import CORPUS, train_byte_pair
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
@@ -47,7 +47,7 @@ def pair(case, write, **said):
 
 
 def pairs(kind):
-    return lambda directory, spm: byte_pairs(directory, kind)
+    return lambda directory, spm: train_byte_pair(directory, kind)
 
 
 def pieces(which, name):

@@ -31,7 +31,7 @@ from tfm_jax.pretrained.tasks.batch_runner import (
 )
 from tfm_jax.pretrained.tasks.sentence_config import read_sentence_config
 from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, pooled, unit
-from tfm_jax.pretrained.tokenizers.special_tokens import truncation_side
+from tfm_jax.pretrained.tokenizers.tokenizer_config import truncation_side
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]

@@ -27,7 +27,7 @@ from tfm_jax.pretrained.tasks.batch_runner import (
     replicated,
     require_tokenizer,
 )
-from tfm_jax.pretrained.tokenizers.special_tokens import truncation_side
+from tfm_jax.pretrained.tokenizers.tokenizer_config import truncation_side
 from tfm_jax.types import Array, Params
 
 __all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]

@@ -124,7 +124,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         parse = getattr(path, "read_json", None)
         value = parse() if parse else json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}") from None
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}; wanted {wanted}.") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: got what is not JSON ({error}); wanted {wanted}.") from error
     if not isinstance(value, kind):
