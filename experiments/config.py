@@ -17,7 +17,7 @@ import tyro
 
 from tfm_jax import train
 from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, whole_number
+from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.values import from_dict, from_text, to_dict, to_text, variants
 
 __all__ = [
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 C = TypeVar("C")
-Buckets = Annotated[int, whole_number(1, 256)]
+Buckets = Annotated[int, integer_range(1, 256)]
 """Shapes of batches: each is compiled once."""
-Classes = Annotated[int, whole_number(1, 2**20)]
+Classes = Annotated[int, integer_range(1, 2**20)]
 """Entries of a vocabulary, or classes: tables are made of them."""
-Examples = Annotated[int, whole_number(1, 2**20)]
+Examples = Annotated[int, integer_range(1, 2**20)]
 """Of one update."""
 
 

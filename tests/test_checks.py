@@ -82,7 +82,7 @@ ARGUMENTS = [(function, name) for function, (_, arrays) in FUNCTIONS.items() for
 @pytest.mark.parametrize(("function", "name"), ARGUMENTS)
 def test_a_list_in_the_place_of_an_array_is_refused_by_name(function, name):
     call, arrays = FUNCTIONS[function]
-    with pytest.raises(ValueError, match=f"^{function}: got {name} = .*, a list; wanted an array"):
+    with pytest.raises(ValueError, match=f"^{function}: got {name}=.*, a list; wanted an array"):
         call(**arrays | {name: arrays[name].tolist()})
 
 
@@ -128,29 +128,29 @@ def build(module):
 )
 def test_models_refuse_lists_by_name(module, inputs, name):
     model, params = build(module)
-    with pytest.raises(ValueError, match=f"^{name} = .*; wanted an array"):
+    with pytest.raises(ValueError, match=f"^{name}=.*; wanted an array"):
         model.apply(params, *inputs)
 
 
 def test_layers_refuse_lists_and_integers_by_name():
     linear = nn.functionalize(nn.layers.Linear, (2,), (3,), bias=False)
     params = {"kernel": jnp.ones((2, 3))}
-    with pytest.raises(ValueError, match=r"^nn.Linear: got x = \[1.0, 2.0\], a list"):
+    with pytest.raises(ValueError, match=r"^nn.Linear: got x=\[1.0, 2.0\], a list"):
         linear.apply(params, [1.0, 2.0])
     with pytest.raises(ValueError, match=r"floating, got .*int32"):
         linear.apply(params, jnp.array([1, 2]))
     norm = nn.functionalize(nn.norms.Norm, nn.LayerNorm(), 2)
-    with pytest.raises(ValueError, match=r"^layer_norm: got x = \[1.0, 2.0\], a list"):
+    with pytest.raises(ValueError, match=r"^layer_norm: got x=\[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
     layers = {"MultiHeadAttention": "Linear", "FeedForward": "FeedForward", "EncoderBlock": "layer_norm"}
     layers |= {"LanguageModelHead": "LanguageModelHead", "EncoderStack": "Stack"}
     for layer, named in layers.items():
         model, params = build(getattr(nn, layer))
-        with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x = \[\[.*, a list"):
+        with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x=\[\[.*, a list"):
             model.apply(params, [[1.0] * 4])
     images = nn.functionalize(nn.Encoder, nn.Config(d_model=4, n_heads=2, patches=nn.Patches(1, 1)))
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(images.init, jax.random.key(0)))
-    with pytest.raises(ValueError, match=r"^nn.PatchEmbedding: got images = .*, a list"):
+    with pytest.raises(ValueError, match=r"^nn.PatchEmbedding: got images=.*, a list"):
         images.apply(params, [[[0.0]]])
 
 
@@ -163,9 +163,9 @@ def test_decoding_refuses_lists_by_name():
         lambda x: generate.prefill(model, params, x, generate.init_cache(model, params, 1, 2)),
         lambda x: generate.extend(model, params, x, generate.init_cache(model, params, 1, 2)),
     ):
-        with pytest.raises(ValueError, match=r"^generate: got \w+ = \[\[1, 2\]\], a list; wanted an array"):
+        with pytest.raises(ValueError, match=r"^generate: got \w+=\[\[1, 2\]\], a list; wanted an array"):
             call([[1, 2]])
-    with pytest.raises(ValueError, match=r"^generate: got valid = "):
+    with pytest.raises(ValueError, match=r"^generate: got valid="):
         generate.greedy(model, params, jnp.ones((1, 2), jnp.int32), valid=[[True, True]], max_length=2)
 
 
@@ -202,7 +202,7 @@ def test_a_traced_number_that_decides_the_program_is_refused_by_name(name):
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_is_no_array(name):
     for call in (jax.jit(SIZES[name]), SIZES[name]):
-        with pytest.raises(ValueError, match=rf"^{name}=.*; wanted a whole number .*, not an array"):
+        with pytest.raises(ValueError, match=rf"^{name}=.*; wanted an integer .*, not an array"):
             call(jnp.int32(2))
 
 
@@ -237,7 +237,7 @@ def test_keys_of_both_forms_draw_the_same_and_anything_else_is_refused(function)
         (jnp.ones(2), r"float32\[2\]"),
         (OLD_KEY[:1], r"uint32\[1\]"),
     ):
-        with pytest.raises(ValueError, match=rf"^{function}: got key = {got}; wanted a PRNG key"):
+        with pytest.raises(ValueError, match=rf"^{function}: got key={got}; wanted a PRNG key"):
             draw(key)
     for keys in (jax.random.split(NEW_KEY, 2), jax.random.split(OLD_KEY, 2)):
         with pytest.raises(
@@ -252,12 +252,12 @@ def test_models_and_decoding_take_keys_of_both_forms():
     tokens = jnp.array([[1, 2, 3], [4, 5, 6]])
     apply = jax.jit(lambda key: model.apply(params, tokens, key=key))
     np.testing.assert_array_equal(apply(OLD_KEY), apply(NEW_KEY))
-    with pytest.raises(ValueError, match=r"^nn: got key = 3; wanted a PRNG key"):
+    with pytest.raises(ValueError, match=r"^nn: got key=3; wanted a PRNG key"):
         model.apply(params, tokens, key=3)
     sample = lambda key: generate.sample(model, params, tokens, key=key, max_length=3)
     for old, new in ((OLD_KEY, NEW_KEY), (jax.random.split(OLD_KEY, 2), jax.random.split(NEW_KEY, 2))):
         np.testing.assert_array_equal(sample(old).tokens, sample(new).tokens)
-    with pytest.raises(ValueError, match=r"^generate: got key = 3; wanted a PRNG key"):
+    with pytest.raises(ValueError, match=r"^generate: got key=3; wanted a PRNG key"):
         sample(3)
     with pytest.raises(ValueError, match=r"one a row \[2\], got \[3\]"):
         sample(jax.random.split(OLD_KEY, 3))
@@ -282,11 +282,11 @@ def test_a_step_of_training_takes_keys_of_both_forms():
 # Texts.
 @given(st.lists(st.text(max_size=3), max_size=4), st.sampled_from([None, 3, b"x", ["a"]]), st.data())
 def test_what_is_no_text_is_named_by_its_index(texts, wrong, draw):
-    assert checks.listed_texts("f", "texts", iter(texts)) == texts
+    assert checks.as_texts("f", "texts", iter(texts)) == texts
     i = draw.draw(st.integers(0, len(texts)))
     texts.insert(i, wrong)
-    with pytest.raises(ValueError, match=rf"^f: got texts\[{i}\] = .*; wanted a text"):
-        checks.listed_texts("f", "texts", texts)
+    with pytest.raises(ValueError, match=rf"^f: got texts\[{i}\]=.*; wanted a string"):
+        checks.as_texts("f", "texts", texts)
 
 
 TOKENIZER = data.char_tokenizer("abc")
@@ -305,9 +305,9 @@ TOKENIZER = data.char_tokenizer("abc")
     ],
 )
 def test_texts_of_data_are_lists_of_texts(name, call):
-    with pytest.raises(ValueError, match=rf"got {name}\[1\] = None; wanted a text"):
+    with pytest.raises(ValueError, match=rf"got {name}\[1\]=None; wanted a string"):
         call(["a", None])
-    with pytest.raises(ValueError, match=f"got {name} = 'ab', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match=f"got {name}='ab', one string; wanted a list of strings"):
         call("ab")
 
 

@@ -100,9 +100,9 @@ def test_every_field_is_tried():
             {"colour": DarkBlue()},
             "wanted an instance of Red or Blue, or None. A subclass of Blue is not supported.",
         ),
-        ({"finish": "Matt"}, "wanted 'matt' or 'gloss' or None."),
-        ({"mixed": 2}, "wanted a number in [0, 1) or None."),
-        ({"brand": 3}, "wanted a text."),
+        ({"finish": "Matt"}, "wanted 'matt', 'gloss' or None."),
+        ({"mixed": 2}, "wanted a number in [0, 1), or None."),
+        ({"brand": 3}, "wanted a string."),
     ],
 )
 def test_what_was_wanted_is_said(fields, message):

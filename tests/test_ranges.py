@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import ranges
-from tfm_jax.ranges import Range, check_each, check_known, check_number, real_number, whole_number
+from tfm_jax.ranges import Range, check_each, check_number, check_static, integer_range, real_range
 
 INSIDE = {
     "SIZE": st.integers(1, 2**31 - 1),
@@ -73,7 +73,7 @@ def test_an_array_is_no_number_unless_it_has_no_axes_and_need_not_be_whole(make)
         (make(3), ranges.SIZE),
         (make([3]), ranges.SIZE),
     ):
-        with pytest.raises(ValueError, match=r"f: got x=[aA]rray\(.*; wanted a .*, not an array"):
+        with pytest.raises(ValueError, match=r"f: got x=[aA]rray\(.*; wanted an? .*, not an array"):
             check_number("f", "x", value, allowed)
 
 
@@ -96,14 +96,14 @@ def test_what_is_traced_passes():
 @given(st.integers(), st.integers(), st.integers())
 def test_a_range_has_its_ends(least, most, value):
     inside = least <= value <= most
-    assert (value in whole_number(least, most)) == inside == (value in real_number(least, most))
-    assert (value in whole_number(least)) == (least <= value < 2**31)
+    assert (value in integer_range(least, most)) == inside == (value in real_range(least, most))
+    assert (value in integer_range(least)) == (least <= value < 2**31)
 
 
 def test_ranges_in_words():
-    assert whole_number(3).wanted == "a whole number of at least 3, below 2**31"
-    assert whole_number(3, 5).wanted == "a whole number from 3 to 5"
-    assert real_number(-10, 10).wanted == "a number from -10 to 10"
+    assert integer_range(3).wanted == "an integer from 3 to 2**31 - 1"
+    assert integer_range(3, 5).wanted == "an integer from 3 to 5"
+    assert real_range(-10, 10).wanted == "a number from -10 to 10"
 
 
 def test_ranges_are_declared_without_jax():
@@ -112,8 +112,8 @@ def test_ranges_are_declared_without_jax():
 
 
 def test_what_decides_the_program_is_known_before_tracing():
-    check_known("f", "x", 0.5, ranges.RATE)
+    check_static("f", "x", 0.5, ranges.RATE)
     with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted .*, known before tracing"):
-        jax.jit(lambda x: check_known("f", "x", x, ranges.RATE))(0.5)
-    with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted a whole number .*, not an array"):
+        jax.jit(lambda x: check_static("f", "x", x, ranges.RATE))(0.5)
+    with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted an integer .*, not an array"):
         jax.jit(lambda x: check_number("f", "x", x, ranges.SIZE))(3)

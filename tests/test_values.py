@@ -141,7 +141,7 @@ def test_json_of_another_form_is_one_clear_error():
             "Outer.model: Config.feed_forward: got 'None', wanted one of Mlp",
         ),
         ({"model": {"norm_placement": "middle"}}, "Outer.model: Config: got norm_placement='middle'"),
-        ({"model": {"d_model": None}}, "Outer.model: Config: got d_model=None; wanted a whole number"),
+        ({"model": {"d_model": None}}, "Outer.model: Config: got d_model=None; wanted an integer"),
     ],
 )
 def test_what_a_file_names_and_nobody_knows_is_named_with_its_field(json, said):

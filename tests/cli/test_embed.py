@@ -104,8 +104,8 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
         (["--model", "EMPTY", "a"], "there is no config.json in EMPTY"),
         (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
         (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),
-        (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size: got 0; wanted a whole"),
-        (["--model", "MODEL", "a", "--devices", "0"], "--devices: got 0; wanted a whole"),
+        (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size: got 0; wanted an integer"),
+        (["--model", "MODEL", "a", "--devices", "0"], "--devices: got 0; wanted an integer"),
         (["--model", "MODEL", "a", "--devices", "9"], "this machine has 8 (cpu). Ask for 1 to 8"),
         (
             ["--model", "MODEL", "a", "--devices", "33"],

@@ -52,7 +52,7 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(command, n
     wanted = range_of(dict(numeric(command))[name])
     option = f"--{name.replace('_', '-')}"
     words = ["somewhere.function"] if command == "laws" else ["--model", "somewhere", "text"]
-    texts = (*WRONG, "0", "2.5", str(2**32)) if wanted.whole else (*WRONG, "0", str(2**32))
+    texts = (*WRONG, "0", "2.5", str(2**32)) if wanted.integral else (*WRONG, "0", str(2**32))
     wrong = [text for text in texts if not fits(text, wanted)]
     assert {*WRONG} - {*wrong} <= {"-1"}
     for text in ("nan", "1e300", wrong[-1]):
@@ -62,7 +62,7 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(command, n
 
 def fits(text, wanted):
     try:
-        return (int if wanted.whole else float)(text) in wanted
+        return (int if wanted.integral else float)(text) in wanted
     except ValueError:
         return False
 

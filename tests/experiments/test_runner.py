@@ -303,21 +303,21 @@ def test_help_is_for_people(capsys):
     [
         (["--train.evaluate-every", "30", "--train.checkpoint-every", "50"],
          "TrainConfig: got checkpoint_every=50; wanted a multiple of evaluate_every=30"),
-        (["--train.keep", "0"], "TrainConfig: got keep=0; wanted a whole number of at least 1"),
+        (["--train.keep", "0"], "TrainConfig: got keep=0; wanted an integer from 1 to"),
         (["--train.accumulate", "0"], "got accumulate=0"),
         (["--train.log-every", "0"], "got log_every=0"),
         (["--train.batch-size", "0"], "got batch_size=0"),
         (["--train.steps", "0"], "got steps=0"),
-        (["--train.patience", "0"], "got patience=0; wanted a whole number of at least 1, "),
-        (["--train.ema-decay", "1.5"], "got ema_decay=1.5; wanted a number in [0, 1) or None"),
+        (["--train.patience", "0"], "got patience=0; wanted an integer from 1 to "),
+        (["--train.ema-decay", "1.5"], "got ema_decay=1.5; wanted a number in [0, 1), or None"),
         (["--train.seed", "-1"], "got seed=-1"),
-        (["--train.optimizer.clip-norm", "0"], "got clip_norm=0.0; wanted a finite number above 0 or None"),
+        (["--train.optimizer.clip-norm", "0"], "got clip_norm=0.0; wanted a finite number above 0, or None"),
         (["--train.optimizer.warmup", "0"], "OptimizerConfig: got warmup=0"),
         (["--train.optimizer.learning-rate", "nan"], "got learning_rate=nan; wanted a finite number above"),
         (["--train.optimizer.b2", "1"], "got b2=1.0"),
         (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
-        (["--train.batch-size", "2000000"], "batch_size=2000000; wanted a whole number from 1 to 1048576"),
-        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted a whole number of at least 1"),
+        (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
+        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted an integer from 1 to"),
         (["--resume-step", "3"], "got resume_step=3 without --resume"),
     ],
 )  # fmt: skip
@@ -408,7 +408,7 @@ def test_more_frozen_layers_than_there_are_is_one_line_and_leaves_no_run(tmp_pat
 def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
     with pytest.raises(ValueError, match=r"got layer_decay=0.0; wanted a number in \(0, 1\]"):
         runner.OptimizerConfig(layer_decay=0.0)
-    with pytest.raises(ValueError, match="got frozen_layers=-1; wanted a whole number of at least 0"):
+    with pytest.raises(ValueError, match="got frozen_layers=-1; wanted an integer from 0 to"):
         runner.OptimizerConfig(frozen_layers=-1)
 
 

@@ -8,11 +8,11 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import LineCommand
-from tfm_jax.ranges import whole_number
+from tfm_jax.ranges import integer_range
 
 __all__ = ["EncoderCommand"]
 
-DEVICES = whole_number(1, 4096)
+DEVICES = integer_range(1, 4096)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,6 @@ def _bare(hint: Any) -> Any:
 
 def _read(option: str, text: str, wanted: Range) -> int | float:
     with contextlib.suppress(ValueError):
-        if (value := (int if wanted.whole else float)(text)) in wanted:
+        if (value := (int if wanted.integral else float)(text)) in wanted:
             return value
     raise ValueError(f"{option}: got {text}; wanted {wanted.wanted}.")

@@ -10,11 +10,11 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
 from tfm_jax.cli.lines import Advance, LineCommand, log_lines, optional, text_of
-from tfm_jax.ranges import Count, Range, Seed, Share, Size, Unit, real_number
+from tfm_jax.ranges import Count, Range, Seed, Share, Size, Unit, real_range
 
 __all__ = ["Generate", "Translate"]
 
-LENGTH_PENALTY = real_number(-10, 10)
+LENGTH_PENALTY = real_range(-10, 10)
 TEMPERATURE = Range("0, or a number from 0.000001 to 1000000", lambda x: x == 0 or 1e-6 <= x <= 1e6)
 REPETITION_PENALTY = Range("a number from 0.000001 to 1000000", lambda x: 1e-6 <= x <= 1e6)
 
