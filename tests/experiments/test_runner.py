@@ -359,7 +359,9 @@ def test_a_config_comes_back_from_json(model, schedule, clip_norm, out):
 
 
 def test_a_config_with_unknown_fields_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"ModelConfig has no fields \['depth'\]; it has \['name'"):
+    with pytest.raises(
+        ValueError, match=r"ModelConfig: got unknown fields \['depth'\]; wanted some of \['name'"
+    ):
         runner.from_dict(Config, {"model": {"depth": 3}})
 
 
