@@ -16,7 +16,7 @@ import pytest
 
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tests.pretrained.weights.test_files import CONFIG as LLAMA
-from tfm_jax import cli, data, generate, nn, pretrained, runs, train, values
+from tfm_jax import cli, console, data, generate, nn, pretrained, runs, train, values
 from tfm_jax.cli import lines as cli_lines
 from tfm_jax.cli import text as cli_text
 from tfm_jax.pretrained import generation_config
@@ -206,7 +206,7 @@ def test_compile_times_are_said_once_whatever_other_libraries_log(capsys):
     handler = logging.StreamHandler(sys.stderr)
     root.addHandler(handler)
     try:
-        with cli_lines.log_lines("tfm_jax.generate", logging.INFO):
+        with console.log_to_stderr("tfm_jax.generate", logging.INFO):
             logger.info("compiled it")
         logger.info("not said")
     finally:

@@ -1,10 +1,8 @@
 import dataclasses
-import io
 import json
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 
 import chex
@@ -135,15 +133,6 @@ def test_a_stopped_run_is_resumed_under_other_devices_and_ends_the_same(tmp_path
     assert "pmap on 4 cpu devices" in capsys.readouterr().out
     steps = [line["step"] for line in lines_of(tmp_path / "stopped")]
     assert steps == [line["step"] for line in lines_of(tmp_path / "whole")]
-
-
-def test_letters_that_a_terminal_does_not_know_are_escaped(monkeypatch):
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
-    for stdout in (terminal, io.StringIO()):  # the other knows all letters, and cannot be told
-        monkeypatch.setattr(sys, "stdout", stdout)
-        runner.print_any_letter()
-        print("a猫", flush=True)
-    assert terminal.buffer.getvalue() == b"a\\u732b\n" and stdout.getvalue() == "a猫\n"
 
 
 def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path):
@@ -412,10 +401,3 @@ def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
         runner.OptimizerConfig(layer_decay=0.0)
     with pytest.raises(ValueError, match="got frozen_layers=-1; wanted an integer from 0 to"):
         runner.OptimizerConfig(frozen_layers=-1)
-
-
-def test_errors_are_one_message_but_for_a_pipe_that_nobody_reads():
-    with pytest.raises(SystemExit, match="it: there is none"), runner.one_message("it"):
-        raise OSError("there is none")
-    with pytest.raises(BrokenPipeError), runner.one_message("it"):
-        raise BrokenPipeError

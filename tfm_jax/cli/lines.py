@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import logging
 import math
 import os
 import sys
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import arg
 
-from tfm_jax.console import name_errors, print_any_letter, say
+from tfm_jax.console import add_filename, print_error
 from tfm_jax.ranges import Size
 
 __all__ = [
@@ -24,10 +23,7 @@ __all__ = [
     "check_out",
     "json_number",
     "jsonl",
-    "log_lines",
     "optional",
-    "print_any_letter",
-    "say",
     "text_of",
     "whole",
 ]
@@ -57,7 +53,7 @@ class LineCommand:
         if texts and self.file is not None:
             raise ValueError("the texts are arguments or the lines of --file, not both")
         if self.file is not None:
-            with name_errors(self.file):  # is it there? what is opened twice may give its lines once
+            with add_filename(self.file):  # is it there? what is opened twice may give its lines once
                 os.stat(self.file)
             if self.file.is_dir():
                 raise ValueError(f"--file: {self.file} is a directory; wanted a file.")
@@ -98,7 +94,7 @@ class LineCommand:
                             good[number] = text
                     except ValueError as error:
                         lost += 1
-                        say(f"line {number + 1}: {error}")
+                        print_error(f"line {number + 1}: {error}")
                 found = use([*good], [*good.values()], advance) if good else ()
                 done = dict(zip(good, found, strict=True))
                 advance(len(chunk) - len(good))
@@ -115,7 +111,7 @@ def _lines(
         return texts, None
     if file is None:
         if sys.stdin.isatty():
-            say("reading lines from the terminal; Ctrl-D ends them")
+            print_error("reading lines from the terminal; Ctrl-D ends them")
         return _named(sys.stdin.buffer, "standard input"), None
     total = None
     if file.is_file():  # and not a pipe, whose lines come once
@@ -126,7 +122,7 @@ def _lines(
 
 def _named(lines: Iterable[bytes], where: str | Path) -> Iterator[bytes]:
     """The lines, where an error of reading names what is read."""
-    with name_errors(where):
+    with add_filename(where):
         yield from lines
 
 
@@ -153,7 +149,7 @@ def whole(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
     is_file = path.is_file() or not path.exists()
     path = path.resolve() if is_file else path  # what a link names is replaced, and not the link
     part = path.with_name(f"{path.name}.part") if is_file else path
-    with name_errors(path):
+    with add_filename(path):
         with part.open(mode, **options) as file:
             yield file
         if is_file:
@@ -187,23 +183,6 @@ def jsonl(path: Path | None, write: Callable[[Any], str]) -> Iterator[Callable[[
     """
     with contextlib.nullcontext(sys.stdout) if path is None else whole(path, "w", encoding="utf-8") as file:
         yield lambda found: print("null" if found is None else write(found), file=file, flush=True)
-
-
-@contextlib.contextmanager
-def log_lines(name: str, level: int) -> Iterator[None]:
-    """Prints what a logger says within, from this level on, as lines of the command on standard error."""
-    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("tfm: %(message)s"))
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False  # other libraries put a handler on the root: each line would come twice
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
 
 
 @contextlib.contextmanager

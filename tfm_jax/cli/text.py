@@ -9,7 +9,8 @@ import tyro
 from tyro.conf import Positional, arg
 
 import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import Advance, LineCommand, log_lines, optional, text_of
+from tfm_jax.cli.lines import Advance, LineCommand, optional, text_of
+from tfm_jax.console import log_to_stderr
 from tfm_jax.ranges import Count, Range, Seed, Share, Size, Unit, real_range
 
 __all__ = ["Generate", "Translate"]
@@ -108,7 +109,7 @@ class _Command(LineCommand):
 
         use = lambda numbers, texts, advance: self.write(generator, numbers, texts, advance)
         give = lambda text: print("" if text is None else text, flush=True)
-        with log_lines("tfm_jax.generate", logging.INFO):  # compilations
+        with log_to_stderr("tfm_jax.generate", logging.INFO):  # compilations
             return 1 if self.answer(self.text, use, give, wanted) else 0
 
     def keys(self, numbers: list[int]) -> Any:
@@ -201,7 +202,7 @@ class Generate(_Command):
         options = self.options(generator, [0])
         if len(self.text) != 1 or (self.model is not None and generator.own_generation_config.beams > 1):
             return self.lines(generator)
-        with log_lines("tfm_jax.generate", logging.INFO):  # compilations
+        with log_to_stderr("tfm_jax.generate", logging.INFO):  # compilations
             for piece in generator.stream(text_of(self.text[0]), **options):
                 print(piece, end="", flush=True)
         print()
