@@ -1,6 +1,7 @@
 """Command-line programs as real processes, whose streams are closed, full or no longer read."""
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -97,6 +98,19 @@ def test_exit_on_error_prints_one_line_except_for_a_broken_pipe():
 def test_error_line_names_the_file():
     assert console.error_line(FileNotFoundError(2, "No such file", "x")) == "x: No such file"
     assert console.error_line(OSError("broken")) == console.error_line(ValueError("broken")) == "broken"
+
+
+def test_log_lines_are_printed_once_whatever_handlers_the_root_has(capsys):
+    logger, root = logging.getLogger("tfm_jax.generate"), logging.getLogger()
+    handler = logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        with console.log_to_stderr("tfm_jax.generate", logging.INFO):
+            logger.info("compiled it")
+        logger.info("not printed")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "tfm: compiled it\n" and logger.propagate
 
 
 TFM = f"{sys.executable} -m tfm_jax.cli"

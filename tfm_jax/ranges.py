@@ -1,8 +1,7 @@
 """Ranges of numbers, and checks that a number, or every number of an array, is in range.
 
-Dataclass fields and command-line options declare a range in their annotation, ``rate: Rate = 0.0``:
-`tfm_jax.fields` checks fields, `tfm_jax.cli.numbers` parses options. JAX is imported only to check arrays, so
-``--help`` is fast.
+Dataclass fields and command-line options declare a range in their annotation, ``rate: Rate = 0.0``. JAX is
+imported only to check arrays, so ``--help`` is fast.
 """
 
 import dataclasses

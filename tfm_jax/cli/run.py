@@ -1,27 +1,27 @@
-"""The commands as one program, and its one-line errors."""
+"""The ``tfm`` program: parses the command line, checks it, and runs the command."""
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
+from tfm_jax.cli._options import Command, number_rule, read_numbers
 from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
+from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.laws import Laws
-from tfm_jax.cli.numbers import number_rule, read_numbers
-from tfm_jax.cli.text import Generate, Translate
+from tfm_jax.cli.translate import Translate
 from tfm_jax.console import error_line, escape_unencodable, log_to_stderr, parse_options, print_error
 
-__all__ = ["run"]
+__all__ = ["check", "parse", "run"]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Parses the command line, checks the command and runs it; returns the exit status."""
+    """Runs ``tfm``, as ``tfm_jax.cli.main``; expected errors are one line on standard error."""
     escape_unencodable()
     try:
-        command = read_numbers(_parse(argv))
+        command = check(parse(argv))
         with log_to_stderr("tfm_jax", logging.WARNING):
-            return command.use()
+            return command.run()
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
@@ -30,15 +30,23 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or "out of memory" in str(error).lower()):
             raise
-        print_error(f"out of memory: take a smaller --batch-size, or shorter texts or outputs ({error})")
+        print_error(f"out of memory: use a smaller --batch-size, or shorter texts or outputs ({error})")
         return 2
 
 
-def _parse(argv: Sequence[str] | None) -> Any:
+def parse(argv: Sequence[str] | None) -> Command:
+    """Phase 1: tyro parses the options; numbers are still strings."""
     return parse_options(
         Translate | Generate | Embed | Classify | Convert | Laws,
         argv,
         number_rule,
         prog="tfm",
-        description="Uses a trained model, converts a checkpoint, or tries laws on a function.",
+        description="Run a trained model, convert a checkpoint, or check a function against laws.",
     )
+
+
+def check(command: Command) -> Command:
+    """Phase 2: reads the numbers, and checks that options fit together and files exist; loads nothing."""
+    command = read_numbers(command)
+    command.check()
+    return command
