@@ -14,7 +14,7 @@ from tfm_jax import nn, runs
 
 def test_a_classifier_is_not_a_text_generator(tmp_path):
     classifier = functools.partial(nn.Classifier, n_classes=2)
-    with pytest.raises(ValueError, match="writes no text: its parameters are"):
+    with pytest.raises(ValueError, match="wanted a Decoder or EncoderDecoder"):
         runs.load_run(make_run(tmp_path, classifier))
 
 

@@ -38,7 +38,7 @@ from tfm_jax.pretrained import generation_config
             ["generate", "WRITER", "a", "--dtype", "bfloat16"],
             "--dtype: got a run; wanted a pretrained checkpoint",
         ),
-        (["translate", "NOWHERE", "a"], "NOWHERE is not the directory of a run: there is no config.json"),
+        (["translate", "NOWHERE", "a"], "NOWHERE, without config.json; wanted the directory of a run"),
         (
             ["translate", "TRANSLATOR", "a", "--file", "b"],
             "--file: got texts as arguments too; wanted only one of the two.",
@@ -78,9 +78,9 @@ def test_errors_are_one_line(argv, message, tfm, translator, writer, tmp_path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("checkpoints", "there is no checkpoint in"),
+        ("checkpoints", "load_run: got no checkpoint in"),
         ("tokenizer.json", "there is no tokenizer at"),
-        ("config.json", "does not say what the model is"),
+        ("config.json", "config.json: got no valid model config"),
     ],
 )
 def test_incomplete_runs_are_errors(broken, message, tfm, translator, tmp_path):
