@@ -21,8 +21,8 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
 
     Returns:
       The generator: it translates if the model is an ``nn.EncoderDecoder``, and continues prompts if it is an
-      ``nn.Decoder``. Unless checkpoints are averaged, its weights are the last ones: their moving average (EMA)
-      if the run keeps one.
+      ``nn.Decoder``. Unless checkpoints are averaged, its weights are the last ones, or their moving average
+      (EMA) if the run keeps one.
 
     Raises:
       FileNotFoundError: a file is missing.
