@@ -9,29 +9,38 @@ __all__ = ["sentences"]
 SENTENCES = (
     (
         "A word's new features come from its context: in another sentence it has another vector.",
-        ("attention.every_open_key_is_read", "encoder.context", "block.context", "language_model.context"),
+        (
+            "attention.every_unmasked_key_contributes",
+            "encoder.context_matters",
+            "block.context_matters",
+            "language_model.previous_token_matters",
+        ),
         ("ops.attention", "nn.Encoder"),
     ),
     (
         "A word is updated by a weighted mean of all words, with weights such as 50, 10, 30 and 10 %.",
-        ("attention.shares", "attention.weights_sum_to_one", "attention.convex_hull"),
+        ("attention.weights_mix_values", "attention.weights_sum_to_one", "attention.convex_hull"),
         ("ops.attention", "ops.attention_weights"),
     ),
     (
         "The updated word is the query: it is compared with every key, its own included.",
-        ("attention.order_of_queries", "attention.definition", "language_model.itself"),
+        (
+            "attention.permutation_equivariant_in_queries",
+            "attention.definition",
+            "language_model.own_token_matters",
+        ),
         ("ops.attention",),
     ),
     (
         "The larger the inner product of query and key, the larger the weight.",
-        ("attention.larger_product_larger_weight", "attention.no_preference"),
+        ("attention.larger_product_larger_weight", "attention.zero_query_gives_the_mean"),
         ("ops.attention_weights",),
     ),
     (
         "The output is the weighted sum of the values; the softmax turns scores into weights.",
         (
             "attention.linear_in_values",
-            "attention.only_differences_of_logits",
+            "attention.shift_invariance",
             "attention.large_logits",
             "attention.gradients",
         ),
@@ -44,21 +53,21 @@ SENTENCES = (
     ),
     (
         "Several heads give several views, like filters: each has separate queries, keys and values.",
-        ("attention.heads_are_teams", "attention.grouped_heads_repeat"),
+        ("attention.heads_are_independent", "attention.grouped_query_heads"),
         ("ops.attention", "nn.MultiHeadAttention"),
     ),
     (
         "The outputs of the heads are concatenated, so the width stays the same.",
-        ("attention.heads_are_teams",),
+        ("attention.heads_are_independent",),
         ("ops.attention",),
     ),
     (
         "Attention weighs the whole sequence, so the order of the words does not matter.",
         (
-            "attention.order_of_keys",
-            "attention.order_of_queries",
-            "encoder_without_positions.order_of_tokens",
-            "block.order_of_tokens",
+            "attention.permutation_invariant_in_keys",
+            "attention.permutation_equivariant_in_queries",
+            "encoder_without_positions.permutation_equivariance",
+            "block.permutation_equivariance",
         ),
         ("ops.attention", "nn.Encoder"),
     ),
@@ -67,34 +76,39 @@ SENTENCES = (
         (
             "encoder.positions_matter",
             "language_model.order_matters",
-            "sinusoidal.told_apart",
-            "rotary.told_apart",
+            "sinusoidal.adjacent_positions_differ",
+            "rotary.adjacent_positions_differ",
         ),
         ("ops.sinusoidal", "ops.rotary", "ops.alibi"),
     ),
     (
         "Layers are stacked: the output has the shape of the input.",
-        ("block.layers_stack", "attention.dtype_is_kept"),
+        ("block.layers_compose", "attention.dtype_is_preserved"),
         ("nn.EncoderBlock", "nn.DecoderBlock"),
     ),
     (
         "Add and normalize: the input of a layer is added to its output, and the sum is normalized.",
-        ("block.add_and_norm", "layer_norm.mean_is_zero", "layer_norm.variance_is_one", "layer_norm.shift"),
+        (
+            "block.residual_and_norm",
+            "layer_norm.mean_is_zero",
+            "layer_norm.variance_is_one",
+            "layer_norm.shift_invariance",
+        ),
         ("ops.layer_norm", "nn.EncoderBlock"),
     ),
     (
         "Cross-attention: the queries come from the decoder, keys and values from another sequence.",
-        ("attention.definition", "attention.padding", "masked_attention.lengths_cut"),
+        ("attention.definition", "attention.padding", "masked_attention.lengths_mask_padding"),
         ("ops.attention", "nn.EncoderDecoder"),
     ),
     (
         "The decoder has a causal mask: a position does not depend on later ones.",
         (
             "attention.causality",
-            "attention.closed_values_have_no_gradient",
-            "masked_attention.causal_triangle",
-            "masked_attention.decoding",
-            "attention_dropout.mask_holds_under_dropout",
+            "attention.masked_values_have_no_gradient",
+            "masked_attention.causal_mask",
+            "masked_attention.decode_matches_forward",
+            "attention_dropout.mask_applies_under_dropout",
             "language_model.causality",
         ),
         ("ops.masks.causal", "ops.attention", "nn.Decoder"),
@@ -106,7 +120,7 @@ SENTENCES = (
     ),
     (
         "The loss is cross-entropy.",
-        ("cross_entropy.definition", "cross_entropy.gradients", "cross_entropy.halves_add"),
+        ("cross_entropy.definition", "cross_entropy.gradients", "cross_entropy.chunks_add"),
         ("ops.cross_entropy",),
     ),
 )

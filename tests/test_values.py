@@ -158,17 +158,6 @@ def test_old_config_without_param_dtype_has_float32_parameters():
     assert found == nn.Config(positions=nn.Learned(9), param_dtype="float32", count_padding=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Renamed:
-    backend: str = dataclasses.field(default="auto", metadata={"renamed": {"fast": "quick"}})
-    name: str = "fast"
-
-
-def test_earlier_spellings_of_a_value_are_read_as_the_new_ones():
-    assert values.from_dict(Renamed, {"backend": "fast", "name": "fast"}) == Renamed("quick", "fast")
-    assert values.from_dict(Renamed, values.to_dict(Renamed("other"))) == Renamed("other")
-
-
 def test_numpy_scalars_are_written_as_numbers():
     assert values.to_text(nn.Learned(np.int64(9))) == "Learned(max_length=9)"
 

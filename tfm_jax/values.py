@@ -27,9 +27,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(annotation: Any, value: Any) -> Any:
     """Reads a config from JSON values; the inverse of `to_dict`.
 
-    A field may declare earlier spellings of its values, ``dataclasses.field(metadata={"renamed": {"old":
-    "new"}})``: these are read as the new ones.
-
     Args:
         annotation: of the value: a dataclass, a union of dataclasses, a tuple, a scalar.
         value: as parsed from JSON.
@@ -62,25 +59,23 @@ def _dataclass_from_dict(cls: type, value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{cls.__name__}: got {value!r}; wanted a JSON object.")
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name for field in dataclasses.fields(cls)}
     if unknown := value.keys() - fields:
         raise ValueError(
             f"{cls.__name__}: got unknown fields {sorted(unknown)}; wanted some of {sorted(fields)}."
         )
-    read = {name: _field_from_dict(cls, fields[name], hints[name], x) for name, x in value.items()}
+    read = {name: _field_from_dict(cls, name, hints[name], x) for name, x in value.items()}
     config = cls(**read)
     check_fields(config)
     return config
 
 
-def _field_from_dict(cls: type, field: dataclasses.Field, annotation: Any, value: Any) -> Any:
+def _field_from_dict(cls: type, name: str, annotation: Any, value: Any) -> Any:
     """Reads a field; an error starts with its name."""
-    if isinstance(value, str):
-        value = field.metadata.get("renamed", {}).get(value, value)
     try:
         return from_dict(annotation, value)
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{cls.__name__}.{field.name}: {error}") from error
+        raise ValueError(f"{cls.__name__}.{name}: {error}") from error
 
 
 def _to_json(annotation: Any, value: Any) -> Any:
