@@ -23,6 +23,9 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], *, t
       path: the PNG file. It is replaced; missing parent directories are created.
       title: of the figure, or "".
 
+    Returns:
+      None. The figure is in the file.
+
     Raises:
       ValueError: a row has no step, or no row has a metric.
       ImportError: matplotlib is not installed.
