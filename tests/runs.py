@@ -1,6 +1,7 @@
 """Run directories of tiny models that were never trained."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,10 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from tfm_jax import data, nn, train, values
+from tfm_jax.runs import load_run
 
 CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
 )
+
+load_run_once = functools.cache(load_run)
 
 
 def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh"):

@@ -9,11 +9,9 @@ import jax
 import pytest
 
 from tests.pretrained.weights.test_files import CONFIG as LLAMA
-from tests.runs import CONFIG, make_run
+from tests.runs import CONFIG, load_run_once, make_run
 from tfm_jax import cli, data, nn, pretrained, runs
 from tfm_jax.pretrained.tasks import text_generation
-
-load_once = functools.cache(runs.load_run)
 
 
 @functools.cache
@@ -36,15 +34,9 @@ def tfm(capsys, monkeypatch):
         assert "Traceback" not in err
         return status, out, err
 
-    monkeypatch.setattr(runs, "load_run", load_once)
+    monkeypatch.setattr(runs, "load_run", load_run_once)
     monkeypatch.setattr(text_generation, "load", load)
     return run
-
-
-@pytest.fixture(scope="session")
-def loaded():
-    """Loads a run as the command does, once."""
-    return lambda run: load_once(run, average=None)
 
 
 @pytest.fixture(scope="session")

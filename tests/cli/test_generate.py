@@ -5,7 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from tests.cli.conftest import load_once
+from tests.runs import load_run_once
 from tfm_jax import generate, pretrained
 from tfm_jax.cli.generate import Generate
 
@@ -17,7 +17,7 @@ def lines(texts):
 def write(run, texts, seed=0, **options):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(texts)))
     options = {"max_length": 30, "processors": (generate.Temperature(0.8),), "key": keys, **options}
-    return load_once(run, average=None).write(texts, **options)
+    return load_run_once(run, average=None).write(texts, **options)
 
 
 def test_one_prompt_is_streamed(tfm, writer):

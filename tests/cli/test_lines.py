@@ -2,6 +2,7 @@
 
 import re
 
+from tests.runs import load_run_once
 from tfm_jax.cli import _lines
 
 TEXTS = ["abc", "fedcbafedcbafe", "d", "ee", "aaaaaa", "bd"]
@@ -12,15 +13,15 @@ def lines(texts):
     return "".join(f"{text}\n" for text in texts)
 
 
-def test_lines_stay_in_order_over_several_reads(tfm, translator, loaded, monkeypatch):
+def test_lines_stay_in_order_over_several_reads(tfm, translator, monkeypatch):
     monkeypatch.setattr(_lines, "BATCHES", 1)
-    wanted = loaded(translator).translate(TEXTS)
+    wanted = load_run_once(translator, average=None).translate(TEXTS)
     got = tfm("translate", translator, "--batch-size", 2, stdin=lines([*TEXTS, "", *TEXTS]).encode())
     assert got[:2] == (0, lines([*wanted, "", *wanted]))
 
 
-def test_only_lines_that_are_not_utf8_fail(tfm, translator, loaded, tmp_path):
-    wanted = loaded(translator).translate(["abc", "d"])
+def test_only_lines_that_are_not_utf8_fail(tfm, translator, tmp_path):
+    wanted = load_run_once(translator, average=None).translate(["abc", "d"])
     (tmp_path / "file").write_bytes(BAD)
     for words, stdin in ((["--file", tmp_path / "file"], None), ([], BAD)):
         status, out, err = tfm("translate", translator, *words, stdin=stdin)

@@ -1,5 +1,6 @@
 """``tfm translate``: the library's translations, whatever the source of the texts and the batch size."""
 
+from tests.runs import load_run_once
 from tfm_jax import data
 
 TEXTS = ["abc", "fedcbafedcbafe", "d", "ee", "aaaaaa", "bd"]
@@ -9,8 +10,8 @@ def lines(texts):
     return "".join(f"{text}\n" for text in texts)
 
 
-def test_arguments_files_and_standard_input_in_order(tfm, translator, loaded, tmp_path):
-    wanted = loaded(translator).translate(TEXTS)
+def test_arguments_files_and_standard_input_in_order(tfm, translator, tmp_path):
+    wanted = load_run_once(translator, average=None).translate(TEXTS)
     assert len(set(wanted)) > 3
     status, out, err = tfm("translate", translator, *TEXTS)
     assert (status, out) == (0, lines(wanted))
@@ -27,9 +28,9 @@ def test_arguments_files_and_standard_input_in_order(tfm, translator, loaded, tm
     assert "tfm: compiled beam search for 8 x 16 + 66 tokens, 4 beams in " in err or not err
 
 
-def test_options_of_beam_search(tfm, translator, loaded):
+def test_options_of_beam_search(tfm, translator):
     options = {"beams": 1, "length_penalty": 0.0, "max_length": 3}
-    wanted = loaded(translator).translate(TEXTS[:1], **options)
+    wanted = load_run_once(translator, average=None).translate(TEXTS[:1], **options)
     words = ["--beams", 1, "--length-penalty", 0, "--max-length", 3]
     assert tfm("translate", translator, TEXTS[0], *words)[:2] == (0, lines(wanted))
     assert len(data.char_tokenizer("abcdefgh").encode(wanted[0])) <= 3
