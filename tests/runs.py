@@ -15,7 +15,15 @@ CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
 )
 
-load_run_once = functools.cache(load_run)
+
+def load_run_once(directory, *, average=None):
+    """``load_run``, which loads each run once."""
+    return _load_run(str(directory), average)
+
+
+@functools.cache
+def _load_run(directory, average):
+    return load_run(directory, average=average)
 
 
 def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh"):

@@ -57,7 +57,7 @@ class TextCommand(LineCommand):
         if self.model is not None:
             if self.average is not None:
                 raise ValueError("--average: got --model too; wanted a run, which has several checkpoints.")
-            self.generation_settings  # noqa: B018  - raises
+            _ = self.generation_settings  # parsed here: an error comes before the model is loaded
             return
         if self.first is None:
             raise ValueError("got no model; wanted the directory of a run, or --model with a checkpoint.")
