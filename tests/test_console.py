@@ -1,5 +1,6 @@
 """Command-line programs as real processes, whose streams are closed, full or no longer read."""
 
+import dataclasses
 import io
 import logging
 import os
@@ -93,6 +94,20 @@ def test_exit_on_error_prints_one_line_except_for_a_broken_pipe():
         raise OSError("there is none")
     with pytest.raises(BrokenPipeError), console.exit_on_error("it"):
         raise BrokenPipeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    fast: bool = False
+    steps: int = 1
+
+
+def test_parse_options(capsys):
+    assert console.parse_options(Options, ["--fast", "--steps", "3"]) == Options(True, 3)
+    for argv in (["--no-fast"], ["--steps", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            console.parse_options(Options, argv)
+        assert stopped.value.code == 2 and argv[0] in capsys.readouterr().err
 
 
 def test_error_line_names_the_file():

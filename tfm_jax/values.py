@@ -28,15 +28,15 @@ def from_dict(annotation: Any, value: Any) -> Any:
     """Reads a config from JSON values; the inverse of `to_dict`.
 
     Args:
-        annotation: of the value: a dataclass, a union of dataclasses, a tuple, a scalar.
-        value: as parsed from JSON.
+      annotation: of the value: a dataclass, a union of dataclasses, a tuple, a scalar.
+      value: as parsed from JSON.
 
     Returns:
-        The value. Fields of a dataclass that the JSON lacks have their defaults.
+      The value. Fields of a dataclass that the JSON lacks have their defaults.
 
     Raises:
-        ValueError: unknown fields, an unknown variant, or a value that does not fit its annotation. The
-            message starts with the names of the fields on the way.
+      ValueError: unknown fields, an unknown variant, or a value that does not fit its annotation. The
+        message starts with the names of the fields on the way.
     """
     if dataclasses.is_dataclass(annotation):
         return _dataclass_from_dict(annotation, value)
@@ -128,14 +128,14 @@ def from_text(kinds: dict[str, Any], text: str) -> Any:
     """Parses a variant; the inverse of `to_text`.
 
     Args:
-        kinds: the `variants` of an annotation.
-        text: such as ``Rope(theta=1e6)``. A field left out has its default; ``Rope`` alone is ``Rope()``.
+      kinds: the `variants` of an annotation.
+      text: such as ``Rope(theta=1e6)``. A field left out has its default; ``Rope`` alone is ``Rope()``.
 
     Returns:
-        The variant, or None for "None".
+      The variant, or None for "None".
 
     Raises:
-        ValueError: an unknown variant, a field that does not fit, or anything but literals.
+      ValueError: an unknown variant, a field that does not fit, or anything but literals.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
@@ -159,10 +159,10 @@ def plain(value: Any) -> Any:
         json.loads(json.dumps(value))       # if JSON supported these types
 
     Args:
-        value: nested dicts, lists, tuples and scalars.
+      value: nested dicts, lists, tuples and scalars.
 
     Returns:
-        Nested dicts, lists, str, int, float, bool, None.
+      Nested dicts, lists, str, int, float, bool, None.
     """
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}

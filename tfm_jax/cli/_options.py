@@ -21,8 +21,8 @@ class Command:
         """Checks options and files before anything is loaded.
 
         Raises:
-            ValueError: options that do not fit together.
-            OSError: a file that cannot be read or written.
+          ValueError: options that do not fit together.
+          OSError: a file that cannot be read or written.
         """
 
     def run(self) -> int:
@@ -60,7 +60,7 @@ def read_numbers(command: Any) -> Any:
     """Converts the strings of numeric options to numbers.
 
     Raises:
-        ValueError: names the first option that is out of range, and the range.
+      ValueError: names the first option that is out of range, and the range.
     """
     numbers: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(type(command), include_extras=True).items():
