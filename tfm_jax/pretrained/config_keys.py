@@ -5,7 +5,13 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from tfm_jax.ranges import Range
+
 __all__ = [
+    "FLOAT32",
+    "POSITIVE_FLOAT32",
     "TrackedSettings",
     "check_common",
     "check_only",
@@ -16,6 +22,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_LARGEST = float(np.finfo(np.float32).max)
+FLOAT32 = Range("a finite number", lambda x: abs(x) <= _LARGEST)
+POSITIVE_FLOAT32 = Range("a finite number above 0", lambda x: 0 < x <= _LARGEST)
 
 # Keys that change no output of a forward pass: names, how the model is run and trained, special tokens, and
 # the generation settings of older files.

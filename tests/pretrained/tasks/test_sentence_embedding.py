@@ -240,9 +240,9 @@ def test_the_encoder_may_be_in_a_folder(directory):
 
 def test_texts_must_be_a_list(directory):
     encoder = pretrained.load_sentence_encoder(directory)
-    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match="got texts='a b', one string; wanted a list of strings"):
         encoder("a b")
-    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+    with pytest.raises(ValueError, match=r"got texts\[1\]=None; wanted a string"):
         encoder(["a b", None])
     with pytest.raises(ValueError, match="got batch_size=-1; wanted an integer of at least 1"):
         encoder(TEXTS, batch_size=-1)

@@ -152,9 +152,9 @@ def test_a_model_without_a_classifier_is_an_error(place):
 
 def test_texts_must_be_a_list(place):
     classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
-    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match="got texts='a b', one string; wanted a list of strings"):
         classifier("a b")
-    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+    with pytest.raises(ValueError, match=r"got texts\[1\]=None; wanted a string"):
         classifier(["a b", None])
     with pytest.raises(ValueError, match="got batch_size=0; wanted an integer of at least 1"):
         classifier(TEXTS, batch_size=0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
-from tfm_jax.pretrained.config_keys import check_only, warn_ignored
+from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, check_only, warn_ignored
 from tfm_jax.pretrained.tasks.resampling import METHODS, Method, resize
 from tfm_jax.pretrained.weights.files import read_json
 from tfm_jax.ranges import SIZE, Range
@@ -21,9 +21,6 @@ from tfm_jax.types import Array
 __all__ = ["ImageProcessor", "load_image_processor"]
 
 Sides = tuple[int, int]  # height, width
-_LARGEST = float(np.finfo(np.float32).max)
-_FINITE = Range("a finite number", lambda x: abs(x) <= _LARGEST)
-_POSITIVE = Range("a finite number above 0", lambda x: 0 < x <= _LARGEST)
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,11 @@ class ImageProcessor:
             raise _error("size", self.size, "(height, width), an integer or None; integers of at least 1")
         if not (self.crop is None or _are_sides(self.crop)):
             raise _error("crop", self.crop, "(height, width) or None; integers of at least 1")
-        if not _fits(self.scale, _POSITIVE):
-            raise _error("scale", self.scale, _POSITIVE.wanted)
-        if not _all_in(self.mean, _FINITE):
+        if not _fits(self.scale, POSITIVE_FLOAT32):
+            raise _error("scale", self.scale, POSITIVE_FLOAT32.wanted)
+        if not _all_in(self.mean, FLOAT32):
             raise _error("mean", self.mean, "a tuple of a finite number per channel")
-        if not _all_in(self.std, _POSITIVE) or len(self.std) != len(self.mean):
+        if not _all_in(self.std, POSITIVE_FLOAT32) or len(self.std) != len(self.mean):
             raise _error("std", self.std, f"a finite number above 0 for each of {len(self.mean)} channels")
         if self.method not in METHODS:
             raise _error("method", repr(self.method), f"one of {', '.join(METHODS)}")
@@ -244,8 +241,8 @@ def _flag(settings: Mapping[str, Any], name: str) -> bool:
 
 
 def _positive(settings: Mapping[str, Any], name: str) -> float:
-    if not _fits(settings[name], _POSITIVE):
-        raise ValueError(f"got {name}={settings[name]!r}; wanted {_POSITIVE.wanted}.")
+    if not _fits(settings[name], POSITIVE_FLOAT32):
+        raise ValueError(f"got {name}={settings[name]!r}; wanted {POSITIVE_FLOAT32.wanted}.")
     return settings[name]
 
 
@@ -261,7 +258,7 @@ def _channels(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[flo
     count = next((len(value) for value in found if isinstance(value, list)), 3)
     mean, std = (tuple(x) if isinstance(x, list) else (x,) * count for x in found)
     for name, value in (("image_mean", mean), ("image_std", std)):
-        if not _all_in(value, _FINITE) or len(value) != count:
+        if not _all_in(value, FLOAT32) or len(value) != count:
             raise ValueError(f"got {name}={settings[name]!r}; wanted a finite number for each channel.")
     if min(std) <= 0 and settings["do_normalize"]:
         raise ValueError(f"got image_std={settings['image_std']!r}; wanted numbers above 0.")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from tokenizers import normalizers
 
 from tfm_jax import nn
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
@@ -121,7 +121,7 @@ class SentenceEncoder:
           ValueError: for one text instead of a list, a None in the list, a ``batch_size`` below 1, an unknown
             prompt, and a prompt before pairs.
         """
-        texts = listed_texts("SentenceEncoder", "texts", texts, pairs=True)
+        texts = as_texts("SentenceEncoder", "texts", texts, pairs=True)
         prompt = self._prompt(prompt_name)
         if prompt:
             if any(not isinstance(text, str) for text in texts):

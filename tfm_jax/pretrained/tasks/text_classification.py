@@ -12,7 +12,7 @@ import tokenizers
 from jax.sharding import Mesh
 
 from tfm_jax import nn
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.families import find_architecture
@@ -108,7 +108,7 @@ class TextClassifier:
         Raises a ValueError for one text instead of a list, a None in the list, a ``batch_size`` below 1 and
         an id outside the vocabulary.
         """
-        texts = listed_texts("TextClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TextClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
 
@@ -122,7 +122,7 @@ class TokenClassifier(TextClassifier):
         Raises a ValueError for one text instead of a list, a None in the list, a ``batch_size`` below 1 and
         an id outside the vocabulary.
         """
-        texts = listed_texts("TokenClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TokenClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [
             [
