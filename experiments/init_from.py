@@ -14,9 +14,8 @@ from flax import nnx
 
 from experiments import runner
 from tfm_jax import data, nn, pretrained, train
-from tfm_jax.pretrained.families import family_of, known
-from tfm_jax.pretrained.hub import directory_of
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.families import family_of, find_family
+from tfm_jax.pretrained.weights.files import checkpoint_directory, read_json
 from tfm_jax.runs import load_run
 from tfm_jax.train.run_directory import replace_text
 from tfm_jax.types import Params
@@ -89,7 +88,7 @@ def declared(source: str, wanted: Literal["texts", "images"]) -> nn.Config:
     if _is_run(source):
         model = _model_of_run(Path(source))
     else:
-        path = directory_of(source) / "config.json"
+        path = checkpoint_directory(source) / "config.json"
         settings = read_json(path)
         model = _without_pooler(family_of(settings, path)[1].read_config(settings, path))
     if wanted != (reads := "texts" if model.patches is None else "images"):
@@ -168,11 +167,12 @@ def _read_run(source: str, wanted: Branches) -> tuple[type[nnx.Module], nn.Confi
 def _read_checkpoint(source: str, wanted: Branches) -> tuple[type[nnx.Module], nn.Config, Start]:
     """What it is, its config, and all of its parameters."""
     _, params, config, tokenizer = pretrained.load(source)
-    module = known(config.architecture).architectures[config.architecture].module
+    module = find_family(config.architecture).architectures[config.architecture].module
     model = _without_pooler(config.model)
     if model.patches is not None:
         pretrained.load_image_processor(source)  # can it be followed?
-        return module, model, Start(params, image_processor=_text_of(directory_of(source) / PROCESSOR))
+        image_processor = _text_of(checkpoint_directory(source) / PROCESSOR)
+        return module, model, Start(params, image_processor=image_processor)
     if tokenizer is None:
         raise ValueError(f"--init-from {source}: there is no tokenizer in it")
     return module, model, Start(params, _named(tokenizer, {**config.settings, **config.generation}))
@@ -258,7 +258,7 @@ def begin(config: C, name: str, wanted: Branches) -> tuple[runner.Run, Params]:
     Raises:
         SystemExit: with one clear message, where they cannot be had, or as `runner.Run`.
     """
-    with runner.one_message(name):
+    with runner.exit_on_error(name):
         config, start = read_initial(config, wanted)
     here = runner.Run(config, name)
     with here.preparing():

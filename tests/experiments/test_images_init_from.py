@@ -21,7 +21,7 @@ from tests.experiments.test_images import SMALL, write_mnist
 from tests.experiments.test_init_from import STILL, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT, FIELDS
 from tfm_jax import data, nn, pretrained, train
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
 
 CONFIG = nn.Config(**FIELDS["vit"] | {"patches": nn.Patches(6, 8, 3, (3, 2), class_token=True)})
@@ -33,8 +33,8 @@ PROCESSING = {
 
 
 def save_vit(path, architecture, config=CONFIG, **settings):
-    config = pretrained.Config(architecture, config, settings)
-    params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
+    config = pretrained.CheckpointConfig(architecture, config, settings)
+    params = jax.jit(model_of(config, find_family(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config)
     (path / PROCESSOR).write_text(json.dumps(PROCESSING))
     return params
@@ -137,7 +137,7 @@ def beginnings(tmp_path_factory, vit, own):
         ("square", [], "takes images of 6 x 8 x 3, got 8 x 8 x 3: its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: its model reads texts, wanted one that reads images"),
         ("own", [], "takes images of 8 x 4 x 1, got 8 x 12 x 1: --data.size 8 4 scales pictures"),
-        ("none", [], "error: --init-from: there is no directory .*none"),
+        ("none", [], "error: --init-from: checkpoint: got .*none; wanted an existing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_begun_with_is_one_clear_error(

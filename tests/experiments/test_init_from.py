@@ -21,7 +21,7 @@ from tests.experiments.test_translation import NUMBERS, write_pairs
 from tests.experiments.test_translation import SMALL as TRANSLATION
 from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import data, nn, pretrained, train
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
 
 STILL = ("--train.optimizer.learning-rate", "1e-20")  # what training leaves are the weights it began with
@@ -35,8 +35,8 @@ def without_model(arguments):
 
 def save_checkpoint(path, architecture, fields, tokenizer, **settings):
     model = nn.Config(**{**fields, "vocab_size": tokenizer.vocab_size + 3})
-    config = pretrained.Config(architecture, model, settings)
-    params = jax.jit(model_of(config, known(architecture)).init)(jax.random.key(5))
+    config = pretrained.CheckpointConfig(architecture, model, settings)
+    params = jax.jit(model_of(config, find_family(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config, tokenizer.backend)
     return params
 

@@ -191,7 +191,7 @@ def test_a_stream_stops_when_nobody_asks():
     stream = generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=2)
     first, second = itertools.islice(stream, 2)
     assert first.shape == second.shape == (B, 2)
-    with pytest.raises(ValueError, match="stream: got every=0; wanted a whole number of at least 1"):
+    with pytest.raises(ValueError, match="stream: got every=0; wanted an integer from 1 to"):
         generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=0)
 
 
@@ -301,26 +301,26 @@ def sampled(prompt, module=nn.Decoder, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": -1}, "sample: got max_length=-1; wanted a whole number of at least 0"),
+        ({"max_length": -1}, "sample: got max_length=-1; wanted an integer from 0 to"),
         ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted no more than that"),
-        ({"max_length": 2.5}, "sample: got max_length=2.5; wanted a whole number"),
-        ({"max_length": 10**30}, "sample: got max_length=1000.*; wanted a whole number .* below 2"),
-        ({"max_length": float("nan")}, "sample: got max_length=nan; wanted a whole number"),
-        ({"min_length": -1}, "sample: got min_length=-1; wanted a whole number of at least 0"),
-        ({"min_length": True}, "sample: got min_length=True; wanted a whole number"),
-        ({"eos_id": "2"}, "sample: got eos_id='2'; wanted a whole number"),
-        ({"eos_id": 2.0}, "sample: got eos_id=2.0; wanted a whole number"),
-        ({"eos_id": jnp.array([1.5])}, "sample: got eos_id=1.5; wanted a whole number"),
-        ({"pad_id": None}, "sample: got pad_id=None; wanted a whole number"),
-        ({"pad_id": jnp.int32(1)}, "sample: got pad_id=Array.*; wanted a whole number .*, not an array"),
+        ({"max_length": 2.5}, "sample: got max_length=2.5; wanted an integer"),
+        ({"max_length": 10**30}, "sample: got max_length=1000.*; wanted an integer .* to 2"),
+        ({"max_length": float("nan")}, "sample: got max_length=nan; wanted an integer"),
+        ({"min_length": -1}, "sample: got min_length=-1; wanted an integer from 0 to"),
+        ({"min_length": True}, "sample: got min_length=True; wanted an integer"),
+        ({"eos_id": "2"}, "sample: got eos_id='2'; wanted an integer"),
+        ({"eos_id": 2.0}, "sample: got eos_id=2.0; wanted an integer"),
+        ({"eos_id": jnp.array([1.5])}, "sample: got eos_id=1.5; wanted an integer"),
+        ({"pad_id": None}, "sample: got pad_id=None; wanted an integer"),
+        ({"pad_id": jnp.int32(1)}, "sample: got pad_id=Array.*; wanted an integer .*, not an array"),
         ({"max_length": np.array([3, 3])}, "sample: got max_length=array.*; wanted .*, not an array"),
-        ({"bos_id": 1.5}, "sample: got bos_id=1.5; wanted a whole number"),
+        ({"bos_id": 1.5}, "sample: got bos_id=1.5; wanted an integer"),
         ({"key": None}, "sample: got key=None; wanted a PRNG key.* For the likeliest tokens call greedy."),
         (
             {"processors": generate.TopK(2)},
             r"processors: got TopK\(k=2\); wanted several. Put it into a tuple",
         ),
-        ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted a whole number of at least 0"),
+        ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted an integer from 0 to"),
         ({"pad_id": -1}, "sample: got pad_id=-1"),
         ({"valid": jnp.ones((1, 3), bool)}, r"valid must be bool \[..., T\] = \[1, 2\].*got bool\[1, 3\]"),
         ({"valid": jnp.zeros((1, 2), bool)}, r"the prompts of rows \[0\] are empty"),

@@ -230,5 +230,5 @@ def test_what_counts_no_padding_has_its_limits():
         nn.functionalize(nn.Decoder, config)
     with pytest.raises(ValueError, match="a sequence of 4 is longer than the learned position table of 3"):
         count_positions(config, jnp.ones((1, 4), jnp.int32), None)
-    with pytest.raises(ValueError, match=r"nn.Embedding: got tokens = \[\[1, 2\]\], a list"):
+    with pytest.raises(ValueError, match=r"nn.Embedding: got tokens=\[\[1, 2\]\], a list"):
         count_positions(config, [[1, 2]], None)

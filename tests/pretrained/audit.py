@@ -1,4 +1,4 @@
-"""Every key of a config.json is changed in turn: transformers' output, and what ours makes of the change."""
+"""Audit of config.json: each key is changed in turn, and both outputs are compared."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from tests.pretrained import theirs
 from tests.pretrained.cases import Case
 from tfm_jax import nn, pretrained
 from tfm_jax.ops import masks
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -111,9 +111,9 @@ BASES: dict[str, Case] = {
     "vit": Case("ViTForImageClassification", "ViTConfig", _VIT | {"num_labels": 3}),
     "vit, body": Case("ViTModel", "ViTConfig", _VIT),
 }
-# Which model it is, and how its numbers are stored: no setting of the forward pass.
+# The model class and the storage dtype: not settings of the forward pass.
 _IDENTITY = {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "auto_map"}
-# What no config class has, and files do.
+# Keys of older files that no config class has.
 _LEGACY = {
     "n_embed": 24,
     "rope_theta": 10_000.0,
@@ -176,17 +176,17 @@ ABSENT = object()
 
 
 class Base(NamedTuple):
-    """A model of one layer, saved, and what it gives.
+    """A saved model of one layer and its output.
 
     Args:
-      cls: of theirs.
-      directory: where it is.
+      cls: its class in transformers.
+      directory: of the checkpoint.
       settings: its config.json.
-      forward: what decides ours.
-      inputs: for theirs.
-      ours: for our ``apply``, positional and named.
-      valid: which outputs are compared.
-      output: theirs.
+      forward: determines our forward pass; see ``_forward``.
+      inputs: for transformers.
+      ours: positional and keyword arguments for our ``apply``.
+      valid: the outputs that are compared.
+      output: of transformers.
     """
 
     cls: Any
@@ -200,7 +200,7 @@ class Base(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a change did: "skipped", "same", "followed", "refused", "differs" or "refused for nothing"."""
+    """The result of a change: "skipped", "same", "followed", "error", "differs" or "needless error"."""
 
     kind: str
     key: str
@@ -209,7 +209,7 @@ class Outcome(NamedTuple):
 
 
 def build(name: str, directory: Path) -> Base:
-    """The model of a name in BASES."""
+    """Builds the model of a name in BASES."""
     model = theirs.random(BASES[name], std=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -266,7 +266,7 @@ def _output(model: Any, inputs: dict) -> np.ndarray:
     with torch.no_grad():
         given = model.eval()(**inputs)
         found = given[0].float().numpy()
-        if getattr(model, "pooler", None) is not None:  # its vector stands behind those of the tokens
+        if getattr(model, "pooler", None) is not None:  # its vector follows those of the tokens
             found = np.concatenate([found, given[1].float().numpy()[:, None]], 1)
     if not np.isfinite(found).all():
         raise ValueError("not finite")
@@ -274,7 +274,7 @@ def _output(model: Any, inputs: dict) -> np.ndarray:
 
 
 def _theirs(base: Base, directory: Path) -> np.ndarray:
-    """Their output; an error where they cannot, or do not have all weights."""
+    """The output of transformers; an error where it fails or lacks weights."""
     model, report = base.cls.from_pretrained(
         directory, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
     )
@@ -283,12 +283,12 @@ def _theirs(base: Base, directory: Path) -> np.ndarray:
     return _output(model, base.inputs)
 
 
-def _forward(config: pretrained.Config) -> tuple:
-    """What decides our forward pass in evaluation: the module, the model, and the module's options."""
+def _forward(config: pretrained.CheckpointConfig) -> tuple:
+    """All that determines our forward pass in inference: the module, the config, and the options."""
     rates = {x.name: 0.0 for x in dataclasses.fields(config.model) if x.name.endswith("dropout_rate")}
     pooler = config.model.pooler and dataclasses.replace(config.model.pooler, dropout_rate=0.0)
     model = dataclasses.replace(config.model, **rates, pooler=pooler)
-    architecture = known(config.architecture).architectures[config.architecture]
+    architecture = find_family(config.architecture).architectures[config.architecture]
     options = {**architecture.options(dataclasses.replace(config, model=model)), "dropout_rate": 0.0}
     options = options if "dropout_rate" in architecture.options(config) else architecture.options(config)
     return architecture.module, model, tuple(sorted(options.items()))
@@ -316,10 +316,10 @@ def _close(base: Base, one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def keys(base: Base, *, every: bool) -> dict[str, list[Any]]:
-    """All keys that could matter, each with the values that it is tried with.
+    """All keys that may matter, each with the values to try.
 
-    They are those of the family's class, of its aliases, those that the source of their model mentions, those
-    of older files, and, of all values, those of the other families.
+    They are the keys of the config class and its aliases, keys in the source of the model, keys of older
+    files, and with ``every`` those of the other families.
     """
     config = base.cls.config_class
     source = inspect.getsource(inspect.getmodule(base.cls))
@@ -339,7 +339,7 @@ def keys(base: Base, *, every: bool) -> dict[str, list[Any]]:
 
 @functools.cache
 def _others() -> dict[str, Any]:
-    """The keys of all families; of sizes those of the bases."""
+    """The keys of all families, with the sizes of the bases."""
     found = {}
     for case in BASES.values():
         config = getattr(transformers, case.config)(**case.fields)
@@ -380,7 +380,7 @@ def values(name: str, value: Any, present: bool) -> list[Any]:
 
 
 def audit(base: Base, directory: Path, *, every: bool) -> Iterator[Outcome]:
-    """The outcome of each change: of all values, or of the first that transformers runs with of each key."""
+    """The outcome of each change: of all values, or of the first per key with which transformers runs."""
     directory.mkdir()
     for path in base.directory.iterdir():
         (directory / path.name).symlink_to(path)
@@ -398,31 +398,31 @@ def audit(base: Base, directory: Path, *, every: bool) -> Iterator[Outcome]:
 
 
 def _outcome(base: Base, directory: Path, settings: dict, key: str, value: Any) -> Outcome:
-    said = "absent" if value is ABSENT else value
+    shown = "absent" if value is ABSENT else value
     try:
         wanted = _theirs(base, directory)
     except Exception as error:
-        return Outcome("skipped", key, said, str(error)[:80])
+        return Outcome("skipped", key, shown, str(error)[:80])
     changed = not _close(base, wanted, base.output)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = pretrained.Config(
+            config = pretrained.CheckpointConfig(
                 settings["architectures"][0],
-                known(settings["architectures"][0]).read_config(settings, "config.json"),
+                find_family(settings["architectures"][0]).read_config(settings, "config.json"),
                 settings,
             )
             if not changed and _forward(config) == base.forward:
-                return Outcome("same", key, said)
+                return Outcome("same", key, shown)
             got = _ours(base, directory)
     except ValueError as error:
-        named = key in str(error) or "tensors in" in str(error)
+        named = key in str(error) or "tensors that do not match the model" in str(error)
         named |= isinstance(value, str) and f"activation: got {value!r}" in str(error)
-        kind = "refused" if changed else "refused for nothing"
-        return Outcome(kind if named else "differs", key, said, str(error)[:200])
+        kind = "error" if changed else "needless error"
+        return Outcome(kind if named else "differs", key, shown, str(error)[:200])
     except Exception as error:
-        return Outcome("differs", key, said, repr(error)[:200])
+        return Outcome("differs", key, shown, repr(error)[:200])
     if _close(base, got, wanted):
-        return Outcome("followed" if changed else "same", key, said)
+        return Outcome("followed" if changed else "same", key, shown)
     worst = np.abs(got - wanted).max() if got.shape == wanted.shape else (got.shape, wanted.shape)
-    return Outcome("differs", key, said, f"{worst}")
+    return Outcome("differs", key, shown, f"{worst}")

@@ -1,4 +1,4 @@
-"""Tiny configs of transformers, three or more a family: odd head counts, grouped, tied and untied."""
+"""Tiny configs of transformers, three or more per family: odd head counts, grouped, tied and untied."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ __all__ = ["CASES", "Case"]
 
 
 class Case(NamedTuple):
-    """A model of theirs: the names of its class and of its config's class, and what the config is made of."""
+    """A model of transformers: the names of its class and config class, and the fields of the config."""
 
     model: str
     config: str
@@ -242,7 +242,7 @@ def _t5(**fields):
     common = {
         "vocab_size": 18,
         "num_layers": 2,
-        "num_decoder_layers": 1,  # theirs has room in its cache for as many as the encoder has
+        "num_decoder_layers": 1,  # its cache has room for as many layers as the encoder has
         "d_ff": 14,
         "relative_attention_num_buckets": 8,
         "relative_attention_max_distance": 7,

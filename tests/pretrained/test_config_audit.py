@@ -1,4 +1,4 @@
-"""A key of a config.json that changes transformers' output changes ours alike, or is refused by name.
+"""A key of a config.json that changes the output of transformers changes ours alike, or is an error.
 
 One value of each key is tried; ``TFM_AUDIT=all`` tries them all, and the keys of every family, for an hour.
 """
@@ -18,7 +18,7 @@ NAMES = (
     *(f"{name}{kind}" for name in ("bert", "roberta", "distilbert") for kind in ("", ", body")),
     *(f"{name}, {kind}" for name in ("bert", "roberta", "distilbert") for kind in ("sequences", "tokens")),
 )
-# What is refused though transformers 5 gives the same: of one layer, or in its other versions.
+# Errors though transformers 5 gives the same output: with one layer, or in its other versions.
 DELIBERATE = {
     "tie_word_embeddings": "the file has two tensors where config.json has one: version 4 reads one of them",
     "scale_attn_by_inverse_layer_idx": "it changes the second layer and those after it",
@@ -27,7 +27,7 @@ DELIBERATE = {
     "rope_scaling": "as rope_parameters",
     "layer_types": "kinds of layers that transformers treats alike at this length",
     "position_embedding_type": "version 4 reads it",
-    "is_decoder": "it changes what is attended to where there is no mask",
+    "is_decoder": "without a mask it changes the attention",
     **dict.fromkeys(
         ("normalize_before", "add_final_layer_norm", "normalize_embedding"),
         "version 3 read it, and every real file has the one value",
@@ -45,11 +45,11 @@ def table():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_key_is_followed_or_refused(name, tmp_path):
+def test_every_key_is_followed_or_an_error(name, tmp_path):
     transformers = pytest.importorskip("transformers")
     from tests.pretrained import audit
 
-    transformers.logging.set_verbosity(50)  # of weights that a change leaves out it tells at length
+    transformers.logging.set_verbosity(50)  # it logs weights that a change drops
     base = audit.build(name, tmp_path / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,9 +58,7 @@ def test_every_key_is_followed_or_refused(name, tmp_path):
     _COUNTS.update(counts)
     print(f"\n{name}: {len(outcomes)} changes: {dict(counts)}")
     deliberate = lambda x: x.key in DELIBERATE or ("drop" in x.key and x.value is None)  # no rate at all
-    wrong = [
-        x for x in outcomes if x.kind == "differs" or (x.kind == "refused for nothing" and not deliberate(x))
-    ]
+    wrong = [x for x in outcomes if x.kind == "differs" or (x.kind == "needless error" and not deliberate(x))]
     assert not wrong, "\n".join(map(str, wrong))
-    # The audit sees what it looks for: some changes of the output, and keys that change nothing.
+    # The audit works: some keys change the output, and some do not.
     assert counts["followed"] >= 1 and counts["same"] >= 20

@@ -1,4 +1,4 @@
-"""Keys of a config.json: aliases count as in transformers, unknown ones are named once and kept."""
+"""Keys of a config.json: aliases, sizes, keys that every family rejects, and unknown keys."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from tests.pretrained.families.test_families import FIELDS
 from tests.pretrained.weights.test_match import changed, made, saved  # noqa: F401  - fixtures
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import FAMILIES, known
+from tfm_jax.pretrained.families import FAMILIES, find_family
 
 ALIASES = [(family, alias) for family in FAMILIES for alias in family.aliases]
 
@@ -15,19 +15,21 @@ ALIASES = [(family, alias) for family in FAMILIES for alias in family.aliases]
 def settings_of(family):
     """The config.json of a family's first architecture."""
     name = next(iter(family.architectures))
-    return known(name).write_config(pretrained.Config(name, nn.Config(**FIELDS[family.model_type])))
+    return find_family(name).write_config(
+        pretrained.CheckpointConfig(name, nn.Config(**FIELDS[family.model_type]))
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "alias"), ALIASES, ids=[f"{x.model_type}-{alias}" for x, alias in ALIASES]
 )
-def test_an_alias_alone_and_beside_its_key(family, alias):
+def test_an_alias_replaces_its_key_and_takes_precedence(family, alias):
     settings, key = settings_of(family), family.aliases[alias]
     wanted = family.read_config(settings, "it")
     alone = {(alias if name == key else name): value for name, value in settings.items()}
-    if (family.model_type, key) != ("t5", "num_layers"):  # where the key itself counts for the decoder
+    if (family.model_type, key) != ("t5", "num_layers"):  # the decoder reads the key, not the alias
         assert family.read_config(alone, "it") == wanted
-    # Beside its key it is the one that counts.
+    # Beside its key the alias counts.
     beside = settings | {alias: settings[key], key: settings[key] * 2}
     if family.model_type == "t5" and key == "num_layers":
         beside["num_decoder_layers"] = wanted.n_decoder_layers
@@ -35,34 +37,34 @@ def test_an_alias_alone_and_beside_its_key(family, alias):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=[family.model_type for family in FAMILIES])
-def test_a_size_that_is_none_is_refused_by_the_name_that_the_file_has(family):
+def test_an_invalid_size_is_an_error_with_the_name_in_the_file(family):
     settings = settings_of(family)
     by_key = {key: alias for alias, key in family.aliases.items()}
-    for key in family.sizes:
+    for key in family.fields.sizes:
         for name in {key, by_key.get(key, key)}:
             for value in (0, None, 2.0, True, "3"):
-                with pytest.raises(ValueError, match=rf"^it: {name} must be a whole number, at least 1, got"):
+                with pytest.raises(ValueError, match=rf"^it: got {name}=.*; wanted an integer of at least 1"):
                     family.read_config(settings | {name: value}, "it")
 
 
-def test_an_alias_is_not_written_beside_the_changed_key():
+def test_a_changed_key_is_written_without_its_alias():
     import dataclasses
 
-    family = known("BloomForCausalLM")
+    family = find_family("BloomForCausalLM")
     settings = settings_of(family) | {"num_attention_heads": 3, "n_embed": 6}
     model = dataclasses.replace(family.read_config(settings, "it"), d_model=12, d_ff=48)
-    written = family.write_config(pretrained.Config("BloomForCausalLM", model, settings))
+    written = family.write_config(pretrained.CheckpointConfig("BloomForCausalLM", model, settings))
     assert "num_attention_heads" not in written and family.read_config(written, "it") == model
 
 
-def test_unknown_keys_are_named_once_kept_and_written_back(changed, tmp_path, caplog):  # noqa: F811
+def test_unknown_keys_are_logged_once_and_written_back(changed, tmp_path, caplog):  # noqa: F811
     extra = {"my_key": [1, {"a": None}], "another": True, "_private": 3, "use_cache": False}
     extra["rope_parameters"] = {"rope_type": "default", "rope_theta": 50.0, "factor": 2.0}
     directory, _ = changed("LlamaForCausalLM", lambda tensors: tensors, extra)
     for _ in range(3):
         _, params, config, _ = pretrained.load(directory)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{directory / 'config.json'}: ignored, since nothing here reads them")
+    assert line.startswith(f"{directory / 'config.json'}: ignored unknown keys")
     assert line.endswith(": another, my_key, rope_parameters.factor")
     pretrained.save(tmp_path / "again", params, config)
     written = json.loads((tmp_path / "again" / "config.json").read_text())
@@ -74,13 +76,13 @@ def test_unknown_keys_are_named_once_kept_and_written_back(changed, tmp_path, ca
     [("quantization_config", {"quant_method": "gptq"}), ("per_layer_config", {"0": {"a": 1}})],
 )
 @pytest.mark.parametrize("family", FAMILIES, ids=[family.model_type for family in FAMILIES])
-def test_what_every_family_refuses(family, key, value):
-    with pytest.raises(ValueError, match=f"^it: {key}=.* is not supported, only None"):
+def test_keys_that_every_family_rejects(family, key, value):
+    with pytest.raises(ValueError, match=f"^it: got {key}=.*; wanted None"):
         family.read_config(settings_of(family) | {key: value}, "it")
     assert family.read_config(settings_of(family) | {key: None}, "it")
 
 
-# As in the files that BLOOM itself is distributed with.
+# As in BLOOM's own checkpoints.
 BLOOM = {
     "apply_residual_connection_post_layernorm": False,
     "attention_dropout": 0.0,
@@ -112,7 +114,7 @@ BLOOM = {
 
 
 @pytest.mark.parity
-def test_blooms_own_config_and_names(tmp_path):
+def test_a_config_and_tensor_names_as_in_blooms_own_checkpoints(tmp_path):
     pytest.importorskip("transformers")
     from safetensors.numpy import load_file, save_file
 

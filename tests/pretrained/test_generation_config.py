@@ -1,4 +1,4 @@
-"""What a checkpoint asks of decoding: each setting is honoured, knowingly ignored, or refused by name."""
+"""Generation settings of a checkpoint: each is followed, has no effect by name, or is an error."""
 
 import dataclasses
 import functools
@@ -20,38 +20,39 @@ from tfm_jax import generate, pretrained
 from tfm_jax.pretrained import generation_config as settings
 from tfm_jax.pretrained.generation_config import to_generation_config
 from tfm_jax.pretrained.tasks import text_generation
+from tfm_jax.ranges import COUNT, SIZE
 
 
-def recipe(generation, config_json=None, **changes):
+def config_of(generation, config_json=None, **changes):
     config = dataclasses.replace(CONFIG, generation=generation, settings=config_json or {})
     return to_generation_config(config, **changes)
 
 
-def test_nothing_said_is_greedy_and_twenty_tokens():
-    found = recipe({})
+def test_defaults_are_greedy_and_20_tokens():
+    found = config_of({})
     assert found == generate.GenerationConfig(
         max_length=20, length_penalty=found.length_penalty, stopping="heuristic"
     )
     lengths = jnp.array([1, 4], jnp.int32)
     np.testing.assert_allclose(found.length_penalty(lengths), [1, 4])
-    np.testing.assert_allclose(recipe({"length_penalty": 0.5}).length_penalty(lengths), [1, 2])
+    np.testing.assert_allclose(config_of({"length_penalty": 0.5}).length_penalty(lengths), [1, 2])
 
 
 def test_ids_and_lengths():
-    found = recipe({"eos_token_id": [2, 5], "bos_token_id": 1, "max_length": 30, "min_length": 4})
+    found = config_of({"eos_token_id": [2, 5], "bos_token_id": 1, "max_length": 30, "min_length": 4})
     assert (found.eos_ids, found.pad_id, found.start_id) == ((2, 5), 2, 1)
     assert (found.max_length, found.max_total, found.min_total) == (None, 30, 4)
-    found = recipe({"max_new_tokens": 7, "max_length": 30, "min_new_tokens": 3, "pad_token_id": 0})
+    found = config_of({"max_new_tokens": 7, "max_length": 30, "min_new_tokens": 3, "pad_token_id": 0})
     assert (found.max_length, found.max_total, found.min_length, found.pad_id) == (7, None, 4, 0)
     both = {"decoder_start_token_id": 6, "bos_token_id": 1}
-    assert recipe(both, {"is_encoder_decoder": True}).start_id == 6
-    assert recipe({"bos_token_id": 1}, {"is_encoder_decoder": True}).start_id == 1
-    with pytest.raises(ValueError, match="needs a decoder_start_token_id"):
-        recipe({"eos_token_id": 2}, {"is_encoder_decoder": True})
+    assert config_of(both, {"is_encoder_decoder": True}).start_id == 6
+    assert config_of({"bos_token_id": 1}, {"is_encoder_decoder": True}).start_id == 1
+    with pytest.raises(ValueError, match="got neither decoder_start_token_id nor bos_token_id"):
+        config_of({"eos_token_id": 2}, {"is_encoder_decoder": True})
 
 
-def test_processors_come_in_their_order():
-    found = recipe(
+def test_processors_are_in_the_order_of_transformers():
+    found = config_of(
         {
             "repetition_penalty": 1.2,
             "no_repeat_ngram_size": 3,
@@ -72,50 +73,50 @@ def test_processors_come_in_their_order():
         *(make.ForceLast((2,)), make.Suppress((3,)), make.SuppressFirst((6,), after_forced=True)),
         *(make.Temperature(0.5), make.TopK(11), make.TopP(0.9), make.MinP(0.1), make.Renormalize()),
     )  # fmt: skip
-    assert recipe({"temperature": 0.5, "top_k": 3}).processors == ()  # nothing is drawn
-    assert recipe({"do_sample": True, "top_k": 0}).processors == ()
+    assert config_of({"temperature": 0.5, "top_k": 3}).processors == ()  # no sampling
+    assert config_of({"do_sample": True, "top_k": 0}).processors == ()
 
 
-def test_an_old_checkpoint_says_it_in_its_config():
+def test_generation_settings_in_the_config_of_old_checkpoints():
     old = {"num_beams": 5, "bos_token_id": 1, "force_bos_token_to_be_generated": True, "hidden_size": 6}
-    found = recipe({}, old)
+    found = config_of({}, old)
     assert found.beams == 5 and found.processors == (generate.ForceFirst(1),)
-    assert recipe({"eos_token_id": 2}, old).beams == 1
-    by_default = recipe({}, {"n_positions": 12})
+    assert config_of({"eos_token_id": 2}, old).beams == 1
+    by_default = config_of({}, {"n_positions": 12})
     assert by_default.limits(5) == (7, 0)
 
 
-def test_changes():
-    assert recipe({"num_beams": 4}, num_beams=1).beams == 1
-    assert recipe({"max_time": 3.0}, max_time=None).max_length == 20
-    assert recipe({"num_beams": "4"}, num_beams=3).beams == 3
-    assert recipe({}, eos_token_id=(np.int64(2), 5)).eos_ids == (2, 5)
+def test_changes_replace_or_remove_settings():
+    assert config_of({"num_beams": 4}, num_beams=1).beams == 1
+    assert config_of({"max_time": 3.0}, max_time=None).max_length == 20
+    assert config_of({"num_beams": "4"}, num_beams=3).beams == 3
+    assert config_of({}, eos_token_id=(np.int64(2), 5)).eos_ids == (2, 5)
 
 
-def test_what_is_said_of_drawing_is_honoured_or_refused():
-    of_file = {"temperature": 0.0, "top_k": -1, "top_p": 7.0}  # where nothing is drawn they say nothing
-    assert recipe(of_file).processors == ()
-    with pytest.raises(ValueError, match=r"temperature=0\.0, wanted a finite number above 0; top_k=-1"):
-        recipe(of_file, do_sample=True, top_p=None)
+def test_sampling_settings_need_do_sample():
+    of_file = {"temperature": 0.0, "top_k": -1, "top_p": 7.0}  # without sampling they have no effect
+    assert config_of(of_file).processors == ()
+    with pytest.raises(ValueError, match=r"temperature=0\.0; wanted a finite number above 0; got top_k=-1"):
+        config_of(of_file, do_sample=True, top_p=None)
     for name, value in {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1}.items():
-        match = f"{name}={value} is of drawing, and nothing is drawn: say do_sample=True too"
-        for said in ({}, {"do_sample": False}):
+        match = f"got {name}={value} without sampling; wanted do_sample=True too"
+        for saved in ({}, {"do_sample": False}):
             with pytest.raises(ValueError, match=match):
-                recipe(said, **{name: value})
+                config_of(saved, **{name: value})
         with pytest.raises(ValueError, match=match):
-            recipe({"do_sample": True}, **{name: value}, do_sample=False)
+            config_of({"do_sample": True}, **{name: value}, do_sample=False)
         one = {"do_sample": True, "top_k": None} | {name: value}
-        assert recipe({"do_sample": True}, **one).processors != recipe({"do_sample": True}).processors
-    with pytest.raises(ValueError, match=r"typical_p=0\.9 is not supported"):
-        recipe({}, typical_p=0.9)
+        assert config_of({"do_sample": True}, **one).processors != config_of({"do_sample": True}).processors
+    with pytest.raises(ValueError, match=r"got typical_p=0\.9; wanted 1.0 or None"):
+        config_of({}, typical_p=0.9)
 
 
-def test_a_top_k_beyond_the_vocabulary_keeps_all():
+def test_top_k_above_the_vocabulary_size_keeps_all():
     V = CONFIG.model.vocab_size
     logits = jax.random.normal(jax.random.key(0), (3, V))
     context = generate.Context(jnp.zeros((3, 1), jnp.int32), jnp.int32(1), jnp.int32(0))
     for top_k in (V, V + 1, 10**30, 0):
-        processors = recipe({"do_sample": True, "top_k": top_k}).processors
+        processors = config_of({"do_sample": True, "top_k": top_k}).processors
         np.testing.assert_array_equal(generate.apply_processors(processors, logits, context), logits)
 
 
@@ -124,29 +125,35 @@ def test_a_top_k_beyond_the_vocabulary_keeps_all():
     [
         (
             {"guidance_scale": 1.5},
-            "guidance_scale=1.5 is not supported.* else of guidance_scale, or None",
+            r"got guidance_scale=1.5; wanted 1 or None.* values of guidance_scale, or None",
         ),
         ({"sequence_bias": [[[3], 1.0]]}, "sequence_bias="),
         ({"encoder_no_repeat_ngram_size": 3}, "encoder_no_repeat_ngram_size=3"),
-        ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "done: num_beam_groups=2 is not supported. Say"),
+        (
+            {"num_beam_groups": 2, "diversity_penalty": 1.0},
+            r"config: got num_beam_groups=2; wanted 1 or None, the supported value\. Pass",
+        ),
         ({"do_sample": True, "typical_p": 0.9}, "typical_p=0.9"),
-        ({"stop_strings": ["."], "num_beams": 3}, r"stop_strings=\['.'\] with num_beams=3 is not supported"),
-        ({"max_time": 1}, r"max_time=1 is not supported"),
-        ({"do_sample": True, "top_p": 1.5}, r"top_p=1\.5, wanted a number above 0, at most 1"),
-        ({"do_sample": True, "min_p": 1.5}, r"min_p=1\.5, wanted a number from 0 to 1"),
-        ({"do_sample": True, "num_beams": 2}, "do_sample=True with num_beams=2 is not supported"),
-        ({"early_stopping": "often"}, "early_stopping='often', wanted true, false or 'never'"),
+        (
+            {"stop_strings": ["."], "num_beams": 3},
+            r"stop_strings=\['.'\] with num_beams=3; wanted one of the two",
+        ),
+        ({"max_time": 1}, r"got max_time=1; wanted None"),
+        ({"do_sample": True, "top_p": 1.5}, r"top_p=1\.5; wanted a number above 0, at most 1"),
+        ({"do_sample": True, "min_p": 1.5}, r"min_p=1\.5; wanted a number from 0 to 1"),
+        ({"do_sample": True, "num_beams": 2}, "do_sample=True with num_beams=2; wanted one of the two"),
+        ({"early_stopping": "often"}, "early_stopping='often'; wanted true, false or 'never'"),
     ],
 )
-def test_what_would_change_the_output_is_refused(generation, message):
+def test_unsupported_settings_are_errors(generation, message):
     with pytest.raises(ValueError, match=message):
-        recipe(generation)
+        config_of(generation)
 
 
 WRONG = {
-    "a whole number of at least 1": {"num_beams": ["4", 0, True, 2.0]}
+    SIZE.wanted: {"num_beams": ["4", 0, True, 2.0]}
     | {"max_length": [-3], "max_new_tokens": [0]},
-    "a whole number of at least 0": {"min_length": [-1], "min_new_tokens": [1.5]}
+    COUNT.wanted: {"min_length": [-1], "min_new_tokens": [1.5]}
     | {"no_repeat_ngram_size": [[]]},
     "an id from 0 to 10": {"bos_token_id": [11], "pad_token_id": [11], "decoder_start_token_id": [[1]]}
     | {"forced_bos_token_id": [True], "eos_token_id": ["x", [2, 11], [[2]]], "forced_eos_token_id": [2.0]},
@@ -156,7 +163,7 @@ WRONG = {
     "a text, or a list of texts": {"stop_strings": ["", [], ["."," "[:0]], 3, [["."]]]},
     "a finite number": {"temperature": ["hot"]}
     | {"repetition_penalty": [0, float("inf")], "top_p": [[]], "min_p": [False]},
-    "a whole number": {"top_k": ["3", 2.5]},
+    "an integer": {"top_k": ["3", 2.5]},
     "true or false": {"do_sample": [1, "true"], "renormalize_logits": [{}]},
     "true, false or 'never'": {"early_stopping": [1, []]},
 }  # fmt: skip
@@ -166,27 +173,27 @@ WRONG = {
     ("name", "value", "wanted"),
     [
         (name, value, wanted)
-        for wanted, said in WRONG.items()
-        for name, values in said.items()
+        for wanted, invalid in WRONG.items()
+        for name, values in invalid.items()
         for value in values
     ],
 )
-def test_a_value_that_does_not_fit(name, value, wanted):
+def test_invalid_values_are_errors(name, value, wanted):
     for found in ({name: value}, {"max_length": 3, name: value}):
-        with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}, wanted {wanted}")):
-            recipe(found)
+        with pytest.raises(ValueError, match=re.escape(f"got {name}={value!r}; wanted {wanted}")):
+            config_of(found)
 
 
-def test_all_that_is_wrong_is_said_together():
+def test_all_problems_are_in_one_error():
     wrong = {"num_beams": "4", "top_k": "2", "guidance_scale": 3, "max_time": 2, "eos_token_id": 11}
-    with pytest.raises(ValueError, match="what is asked of generation") as error:
-        recipe(wrong | {"max_length": 7})
+    with pytest.raises(ValueError, match=r"^to_generation_config: got") as error:
+        config_of(wrong | {"max_length": 7})
     assert all(f"{name}={value!r}" in str(error.value) for name, value in wrong.items())
     assert "max_length" not in str(error.value) and len(str(error.value).splitlines()) == 1
-    assert recipe(wrong | {"max_length": 7}, **dict.fromkeys(wrong)).max_total == 7
+    assert config_of(wrong | {"max_length": 7}, **dict.fromkeys(wrong)).max_total == 7
 
 
-HONOURED = [name for values in WRONG.values() for name in values]
+SUPPORTED = [name for values in WRONG.values() for name in values]
 NUMBERS = st.integers() | st.integers(-2, 12) | st.floats()
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=3) | st.just("never"),
@@ -195,20 +202,20 @@ VALUES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name", HONOURED)
-@given(value=VALUES, draws=st.booleans())
-def test_any_value_of_json_is_a_recipe_or_an_error_that_names_the_setting(name, value, draws):
-    said = {"do_sample": draws, name: value}
-    for found, changes in ((said, {}), ({"do_sample": draws}, {name: value})):
+@pytest.mark.parametrize("name", SUPPORTED)
+@given(value=VALUES, samples=st.booleans())
+def test_any_json_value_is_valid_or_an_error_that_names_the_setting(name, value, samples):
+    settings = {"do_sample": samples, name: value}
+    for found, changes in ((settings, {}), ({"do_sample": samples}, {name: value})):
         if name == "pad_token_id" and type(value) is int and value < 0 and not changes:
-            continue  # no pad token, which is said and does no harm
+            continue  # logged as no pad token
         try:
-            assert isinstance(recipe(found, **changes), generate.GenerationConfig)
+            assert isinstance(config_of(found, **changes), generate.GenerationConfig)
         except ValueError as error:
             assert f"{name}={value!r}" in str(error)
 
 
-def test_what_changes_nothing_is_ignored():
+def test_settings_without_effect_are_ignored():
     neutral = {"guidance_scale": 1, "typical_p": 0.9, "use_cache": False, "output_scores": True}
     neutral |= {
         "num_beam_groups": 1,
@@ -216,49 +223,49 @@ def test_what_changes_nothing_is_ignored():
         "_from_model_config": True,
         "top_h": None,
     }
-    assert recipe(neutral).processors == ()
+    assert config_of(neutral).processors == ()
 
 
-def test_unknown_keys_of_a_checkpoint_are_named_once_and_ignored(caplog):
-    plain = recipe({"eos_token_id": 2, "pad_token_id": None, "num_beams": 2})
+def test_unknown_keys_of_a_checkpoint_are_logged_once_and_ignored(caplog):
+    plain = config_of({"eos_token_id": 2, "pad_token_id": None, "num_beams": 2})
     file = {"eos_token_id": 2, "task": "transcribe", "a_new_way": [2], "pad_token_id": -1, "num_beams": 2}
-    got = recipe(file)
+    got = config_of(file)
     assert dataclasses.replace(got, length_penalty=plain.length_penalty) == plain
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.endswith(" them: a_new_way=[2], pad_token_id=-1, task='transcribe'")
+    assert line.endswith(" keys: a_new_way=[2], pad_token_id=-1, task='transcribe'")
     caplog.clear()
-    assert recipe(file, pad_token_id=3, task=None, a_new_way=None).pad_id == 3 and not caplog.records
+    assert config_of(file, pad_token_id=3, task=None, a_new_way=None).pad_id == 3 and not caplog.records
     for name, value, wanted in (
-        ("task", "translate", "is not known"),
+        ("task", "translate", "wanted a known setting"),
         ("pad_token_id", -1, "wanted an id from"),
     ):
-        with pytest.raises(ValueError, match=f"{name}={value!r},? {wanted}"):
-            recipe({}, **{name: value})
+        with pytest.raises(ValueError, match=f"{name}={value!r}; {wanted}"):
+            config_of({}, **{name: value})
 
 
 @pytest.mark.parity
-def test_every_setting_of_transformers_is_followed_refused_or_known_to_change_nothing():
-    """A new one of theirs is to be sorted in: does it change the tokens?"""
+def test_every_setting_of_transformers_is_supported_unsupported_or_without_effect():
+    """A new setting of transformers must be classified: does it change the tokens?"""
     config = pytest.importorskip("transformers").GenerationConfig()
-    known = settings._KNOWN | settings._IGNORED
+    known = settings._KNOWN | settings._NO_EFFECT
     theirs = vars(config).keys() - {"_commit_hash"}
     assert len(theirs) > 60 and not theirs - known, theirs - known
     assert set(settings.SETTINGS) <= theirs
 
 
 def test_stop_strings(caplog):
-    assert recipe({"stop_strings": "."}).stop_strings == (".",)
-    assert recipe({"stop_strings": [".", "\n\n"]}).stop_strings == (".", "\n\n")
+    assert config_of({"stop_strings": "."}).stop_strings == (".",)
+    assert config_of({"stop_strings": [".", "\n\n"]}).stop_strings == (".", "\n\n")
     assert (
-        recipe({"stop_strings": ["."], "num_beams": 3}, stop_strings=None).stop_strings
-        == recipe({}).stop_strings
+        config_of({"stop_strings": ["."], "num_beams": 3}, stop_strings=None).stop_strings
+        == config_of({}).stop_strings
         == ()
     )
 
 
 @pytest.fixture(scope="module")
 def directory(params, tmp_path_factory):  # noqa: F811
-    """A checkpoint whose tokenizer begins a text, and ends none."""
+    """A checkpoint whose tokenizer adds BOS, and no EOS."""
     tokenizer = tokenizers.Tokenizer(
         models.WordLevel({c: i for i, c in enumerate("?<>abcdefgh")}, unk_token="?")
     )
@@ -279,12 +286,12 @@ def loaded(directory):
 
 @pytest.fixture
 def load(directory, loaded, monkeypatch):
-    """The checkpoint, asked to generate: one model, which is compiled for once."""
-    monkeypatch.setattr(text_generation, "load", lambda *args, **options: loaded)
+    """Loads the generator with one shared model, so that it compiles once."""
+    monkeypatch.setattr(text_generation, "load_files", lambda *args: loaded)
     return functools.partial(pretrained.load_text_generator, directory)
 
 
-def test_a_checkpoint_that_writes(load):
+def test_a_generator_writes_and_streams_the_greedy_text(load):
     generator = load()
     texts = ["a b c", "h f g", ""]
     wanted = []
@@ -302,7 +309,7 @@ def test_a_checkpoint_that_writes(load):
 
 
 def test_a_text_ends_before_a_stop_string(load):
-    """As the settings say, unless the call does."""
+    """The stop strings of a call replace those of the settings."""
     texts, endless = ["a b c", "h f g"], {"eos_token_id": None}
     plain = load(generation=endless)
     whole = plain.write(texts, key=None)
@@ -318,18 +325,18 @@ def test_a_text_ends_before_a_stop_string(load):
 @pytest.mark.parametrize(
     ("generation", "message"),
     [
-        ({"num_beams": 0}, "num_beams=0, wanted a whole number of at least 1"),
-        ({"a_new_way": 2}, "a_new_way=2 is not known"),
-        ({"eos_token_id": -1}, "eos_token_id=-1, wanted an id from 0 to the last of the vocabulary, or"),
+        ({"num_beams": 0}, "num_beams=0; wanted " + re.escape(SIZE.wanted)),
+        ({"a_new_way": 2}, "a_new_way=2; wanted a known setting"),
+        ({"eos_token_id": -1}, "eos_token_id=-1; wanted an id from 0 to the last of the vocabulary, or"),
     ],
 )
-def test_what_fits_no_checkpoint_is_refused_before_one_is_loaded(monkeypatch, generation, message):
-    monkeypatch.setattr(text_generation, "load", lambda *args, **options: pytest.fail("it was loaded"))
+def test_invalid_changes_are_errors_before_loading(monkeypatch, generation, message):
+    monkeypatch.setattr(text_generation, "load_files", lambda *args: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match=f"generation: got {message}"):
         pretrained.load_text_generator("somewhere", generation=generation)
 
 
-def test_lengths_that_count_the_prompt(load):
+def test_a_maximum_length_that_includes_the_prompt(load):
     generator = load(generation={"max_new_tokens": None, "max_length": 6})
     texts = ["a b c", "h", "d e f", "g"]
     wanted = [generator.write([text], key=None, max_length=5 - len(text.split()))[0] for text in texts]
@@ -338,18 +345,18 @@ def test_lengths_that_count_the_prompt(load):
         generator.write(["a b c d e"], key=None)
 
 
-def test_beams_of_a_decoder_and_a_key_do_not_mix(load):
+def test_beam_search_with_a_key_is_an_error(load):
     generator = load(generation={"num_beams": 3})
     assert len(generator.write(["a b"], key=None)) == 1
     with pytest.raises(ValueError, match="with a key, beams must be 1, got 3"):
         generator.write(["a b"], key=jax.random.key(0))
 
 
-def test_what_writes_no_text(directory, tmp_path):
+def test_a_missing_tokenizer_is_an_error(directory, tmp_path):
     directory = shutil.copytree(directory, tmp_path / "model")
     (directory / "tokenizer.json").unlink()
-    with pytest.raises(FileNotFoundError, match="there is no tokenizer in"):
+    with pytest.raises(FileNotFoundError, match="got no tokenizer in"):
         pretrained.load_text_generator(directory)
     (directory / "generation_config.json").write_text(json.dumps({"dola_layers": "high"}))
-    with pytest.raises(FileNotFoundError, match="there is no tokenizer in"):
+    with pytest.raises(FileNotFoundError, match="got no tokenizer in"):
         pretrained.load_text_generator(directory)

@@ -51,7 +51,7 @@ PROMPTS = ["3 5 4 7 6 9", "8", "11 4 12 10 3 9", "5 14 13"]
 
 
 class Numbers:
-    """Token 5 is the text "5", special or not."""
+    """The text of token 5 is "5", special or not."""
 
     pad_id = bos_id = eos_id = None
 
@@ -90,7 +90,9 @@ def their_tokens(found, text, settings):
 
 
 def our_tokens(found, texts, settings):
-    config = pretrained.Config(found.config.architecture, found.config.model, found.config.settings, settings)
+    config = pretrained.CheckpointConfig(
+        found.config.architecture, found.config.model, found.config.settings, settings
+    )
     tokenizer = Numbers(found.config.model.vocab_size)
     generator = generate.TextGenerator(
         found.model, found.params, tokenizer, pretrained.to_generation_config(config)
@@ -159,7 +161,7 @@ SETTINGS = {
         ENCODER_DECODER | BEAMS | {"length_penalty": -1.0, "min_new_tokens": 4},
     ),
 }  # fmt: skip
-# And of each family that writes, as nothing but the logits say.
+# And each generating family without other settings.
 PLAIN = {"greedy": {"max_new_tokens": 9}, "beams": {"max_new_tokens": 9, "num_beams": 3}}
 IDS = {"t5": T5_IDS, **dict.fromkeys(("bart", "mbart", "marian"), ENCODER_DECODER)}
 SETTINGS |= {
@@ -179,8 +181,8 @@ def test_tokens(build, name):
 
 
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
-def test_when_beams_stop(build, early_stopping):
-    """Of many sources, since most stop alike whatever is said."""
+def test_early_stopping_of_beam_search(build, early_stopping):
+    """Many sources, since most stop alike under every setting."""
     found = build("bart")
     settings = ENCODER_DECODER | {"num_beams": 3, "max_length": 13, "length_penalty": 3.0}
     rng = np.random.default_rng(5)
@@ -193,8 +195,8 @@ def test_when_beams_stop(build, early_stopping):
     assert all(answers[kind] != wanted for kind in answers if kind != early_stopping)
 
 
-def test_what_is_drawn_from(build):
-    """Tokens are drawn by other generators of random numbers: the distributions are compared."""
+def test_sampling_distribution(build):
+    """The random number generators differ, so distributions are compared."""
     settings = {
         "do_sample": True,
         "temperature": 0.7,
@@ -203,7 +205,7 @@ def test_what_is_drawn_from(build):
         "min_p": 0.05,
         "repetition_penalty": 1.4,
     }
-    config = pretrained.Config("GPT2LMHeadModel", build("gpt2").config.model, {}, settings)
+    config = pretrained.CheckpointConfig("GPT2LMHeadModel", build("gpt2").config.model, {}, settings)
     recipe = pretrained.to_generation_config(config)
     assert recipe.do_sample
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Each family here and in transformers: the same logits, tokens and files."""
+"""Every family against transformers: equal logits, generated tokens and files."""
 
 import functools
 
@@ -11,7 +11,7 @@ from tests.pretrained.cases import CASES
 pytestmark = pytest.mark.parity
 
 EVERY = pytest.mark.parametrize("name", CASES)
-# Of each family the first config writes too, with larger weights, drawn so that the tokens vary.
+# The first config of each family generates, with larger weights, so that the tokens vary.
 WRITERS = {name.split(":")[0]: name for name in reversed(CASES) if "eos_token_id" in CASES[name].fields}
 
 
@@ -28,7 +28,7 @@ def test_logits(build, name):
     theirs.check_logits(build(name))
 
 
-# By which a failure of the above is told; of each family the first config.
+# The first config of each family, for the per-layer differences that a failure prints.
 FIRST = {name.split(":")[0]: name for name in reversed(CASES)}
 
 
@@ -38,8 +38,8 @@ def test_layer_by_layer(build, name):
     *_, stacks = theirs.run(found)
     worst = [x for stack in stacks for x in theirs.differences(found, stack)]
     assert len(worst) > 1 and max(worst) <= theirs.TOLERANCE
-    said = theirs.layer_by_layer(found, stacks)
-    assert said.count("after layer") == len(worst)
+    report = theirs.layer_by_layer(found, stacks)
+    assert report.count("after layer") == len(worst)
 
 
 @EVERY
@@ -64,10 +64,10 @@ READERS = {family: name for family, name in FIRST.items() if family not in ("vit
 
 @pytest.mark.parametrize("name", READERS.values())
 @pytest.mark.parametrize("where", PADDING)
-def test_positions_count_padding_as_theirs_do(build, name, where):
+def test_positions_with_padding_are_those_of_transformers(build, name, where):
     theirs.check_padding(build(name), PADDING[where])
 
 
-def test_padding_that_is_attended_to_has_a_position_too(build):
+def test_unmasked_padding_has_a_position(build):
     name = READERS["roberta"]
     theirs.check_padding(build(name), PADDING["inner"], attended=True)

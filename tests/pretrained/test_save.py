@@ -1,4 +1,4 @@
-"""What can be saved as which architecture, and where to."""
+"""Saving: models that an architecture can express, files, tokenizers and shards."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 
 
 @pytest.mark.parametrize(
@@ -26,38 +26,40 @@ from tfm_jax.pretrained.families import known
         ),
     ],
 )
-def test_a_model_that_an_architecture_cannot_express(params, tmp_path, fields, message):  # noqa: F811
+def test_a_model_that_the_architecture_cannot_express_is_an_error(params, tmp_path, fields, message):  # noqa: F811
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **fields))
-    with pytest.raises(ValueError, match=f"no LlamaForCausalLM is such a model:\n +{message}"):
+    with pytest.raises(
+        ValueError, match=f"^save: got a model that LlamaForCausalLM cannot express; wanted.*\n +{message}"
+    ):
         pretrained.save(tmp_path / "new", params, config)
     assert not (tmp_path / "new").exists()
 
 
-def test_what_runs_a_model_is_not_saved(params, tmp_path):  # noqa: F811
-    running = {"remat": "full", "unroll": True, "attention_implementation": "reference", "dtype": "bfloat16"}
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **running))
+def test_runtime_fields_are_not_saved(params, tmp_path):  # noqa: F811
+    runtime = {"remat": "full", "unroll": True, "attention_implementation": "reference", "dtype": "bfloat16"}
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **runtime))
     pretrained.save(tmp_path / "new", params, config)
     assert pretrained.load(tmp_path / "new")[2].model == CONFIG.model
 
 
-def test_parameters_of_another_model(params, tmp_path):  # noqa: F811
+def test_parameters_of_another_model_are_errors(params, tmp_path):  # noqa: F811
     wrong = {**params, "embedding": {"table": np.ones((12, 6), np.float32)}}
     with pytest.raises(ValueError, match=r"embedding/table: wanted \(11, 6\), got \(12, 6\)"):
         pretrained.save(tmp_path / "new", wrong, CONFIG)
 
 
-def test_a_directory_that_is_in_use(params, tmp_path):  # noqa: F811
+def test_a_directory_that_is_not_empty_is_an_error(params, tmp_path):  # noqa: F811
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not empty: save to a new directory"):
+    with pytest.raises(FileExistsError, match="is not empty; wanted a new directory"):
         pretrained.save(tmp_path, params, CONFIG)
 
 
-def test_an_unknown_architecture(params, tmp_path):  # noqa: F811
-    with pytest.raises(ValueError, match="'SpamForCausalLM' is not known; known are"):
+def test_an_unknown_architecture_is_an_error(params, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match="got architecture 'SpamForCausalLM'; wanted one of"):
         pretrained.save(tmp_path / "new", params, dataclasses.replace(CONFIG, architecture="SpamForCausalLM"))
 
 
-def test_settings_of_other_things_are_kept(params, tmp_path):  # noqa: F811
+def test_other_settings_are_kept(params, tmp_path):  # noqa: F811
     config = dataclasses.replace(CONFIG, settings={"eos_token_id": [3, 4]}, generation={"max_length": 9})
     pretrained.save(tmp_path / "new", params, config)
     loaded = pretrained.load(tmp_path / "new")[2]
@@ -70,7 +72,7 @@ def test_settings_of_other_things_are_kept(params, tmp_path):  # noqa: F811
 
 
 def cased():
-    """A new tokenizer, with one of BERT's models."""
+    """A new WordPiece tokenizer."""
     words = ["[PAD]", "[UNK]", "The", "the", "dog", "##s"]
     it = tokenizers.Tokenizer(models.WordPiece({x: i for i, x in enumerate(words)}, unk_token="[UNK]"))
     it.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -78,7 +80,7 @@ def cased():
     return it
 
 
-def test_a_tokenizer_of_ones_own_is_taken_as_it_is(params, tmp_path):  # noqa: F811
+def test_a_new_tokenizer_is_read_back_unchanged(params, tmp_path):  # noqa: F811
     config = dataclasses.replace(CONFIG, settings={"pad_token_id": 0, "eos_token_id": 3})
     pretrained.save(tmp_path / "new", params, config, cased())
     said = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
@@ -87,7 +89,7 @@ def test_a_tokenizer_of_ones_own_is_taken_as_it_is(params, tmp_path):  # noqa: F
     assert pretrained.load(tmp_path / "new")[3].to_str() == cased().to_str()
 
 
-def test_the_files_that_were_loaded_are_saved(params, tmp_path):  # noqa: F811
+def test_loaded_files_are_saved(params, tmp_path):  # noqa: F811
     pretrained.save(tmp_path / "source", params, CONFIG)
     words = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "The", "the"])
     files = {
@@ -104,7 +106,7 @@ def test_the_files_that_were_loaded_are_saved(params, tmp_path):  # noqa: F811
     pretrained.save(tmp_path / "new", params, config, tokenizer)
     found = {path.name: path.read_text() for path in (tmp_path / "new").iterdir() if path.name in files}
     assert found == files and not (tmp_path / "new" / "tokenizer.json").exists()
-    # Without a tokenizer, none of its files; with another, not those of the one that was loaded.
+    # Without a tokenizer none of its files are saved; with another one, not those of the loaded one.
     pretrained.save(tmp_path / "bare", params, config)
     assert not {path.name for path in (tmp_path / "bare").iterdir()} & {"vocab.txt", "tokenizer_config.json"}
     pretrained.save(tmp_path / "other", params, config, cased())
@@ -120,21 +122,23 @@ def test_the_files_that_were_loaded_are_saved(params, tmp_path):  # noqa: F811
         ("LlamaForCausalLM", {"norm": nn.LayerNorm(1e-6), "positions": nn.Rope()}),
     ],
 )
-def test_variants_of_the_same_fields_are_told_apart(architecture, fields):
+def test_variants_with_equal_fields_are_distinguished(architecture, fields):
     model = nn.Config(
         vocab_size=9, d_model=8, n_heads=2, d_ff=6, n_layers=1, feed_forward=nn.Glu(), scale_embeddings=False
     )
-    config = pretrained.Config(architecture, dataclasses.replace(model, **fields))
-    with pytest.raises(ValueError, match="no LlamaForCausalLM is such a model"):
-        known(architecture).write_config(config)
+    config = pretrained.CheckpointConfig(architecture, dataclasses.replace(model, **fields))
+    with pytest.raises(ValueError, match="got a model that LlamaForCausalLM cannot express"):
+        find_family(architecture).write_config(config)
     right = {"norm": nn.RMSNorm(), "positions": nn.Rope()}
-    known(architecture).write_config(pretrained.Config(architecture, dataclasses.replace(model, **right)))
+    find_family(architecture).write_config(
+        pretrained.CheckpointConfig(architecture, dataclasses.replace(model, **right))
+    )
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("limit", [2_000, 10**9])
 @pytest.mark.parametrize("name", ["gpt2: tied", "llama: grouped", "t5: tied"])
-def test_the_files_have_the_names_that_transformers_gives_them(name, limit, tmp_path):
+def test_file_names_are_those_of_transformers(name, limit, tmp_path):
     pytest.importorskip("transformers")
     from tests.pretrained import theirs
     from tests.pretrained.cases import CASES

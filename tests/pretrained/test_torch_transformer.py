@@ -1,4 +1,4 @@
-"""A plain ``torch.nn.Transformer`` between an embedding and an output: its logits by its state dict."""
+"""Conversion of a ``torch.nn.Transformer``, or its encoder: the same logits from its state dict."""
 
 import hypothesis.strategies as st
 import jax
@@ -20,7 +20,7 @@ BIAS = rng.normal(size=V).astype(np.float32)
 
 
 def state(*, bias=True, norms=True):
-    """Random tensors by the names that torch has."""
+    """Random tensors by the names of torch."""
     shapes = {}
 
     def linear(name, outputs, inputs):
@@ -71,7 +71,7 @@ def build(tensors, **options):
         ({"bias": False, "batch_first": True}, {"output": OUTPUT}, False),
     ],
 )
-def test_the_logits_of_torch(theirs, ours, norms):
+def test_logits_equal_those_of_torch(theirs, ours, norms):
     torch = pytest.importorskip("torch")
     module = torch.nn.Transformer(D, N, ENCODER, DECODER, F, dropout=0.0, **theirs).eval()
     if not norms:
@@ -107,7 +107,7 @@ def test_the_logits_of_torch(theirs, ours, norms):
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-def test_a_file_is_read_as_a_state_dict_is(tmp_path):
+def test_a_file_equals_its_state_dict(tmp_path):
     tensors = state(bias=False)
     save_file(tensors, tmp_path / "it.safetensors")
     _, wanted, config = build(tensors)
@@ -122,7 +122,7 @@ def test_a_file_is_read_as_a_state_dict_is(tmp_path):
     np.testing.assert_array_equal(got["encoder"]["norm"]["bias"], 0.0)
 
 
-def test_what_is_wrong_with_the_tensors_is_said_by_name():
+def test_mismatched_tensors_are_errors_by_name():
     tensors = state()
     tensors["decoder.layers.1.linear2.weight"] = np.ones((D, 3), np.float32)
     tensors["mine"] = tensors.pop("encoder.layers.2.norm1.bias")
@@ -138,23 +138,24 @@ def test_what_is_wrong_with_the_tensors_is_said_by_name():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"d_ff": 10, "n_layers": 3}, "d_ff, n_layers: the tensors say it; leave it out"),
-        ({"positions": nn.Learned(9)}, "needs a table, and a torch.nn.Transformer has none"),
+        ({"d_ff": 10, "n_layers": 3}, "got d_ff, n_layers; wanted no field that the tensors determine"),
+        ({"positions": nn.Learned(9)}, "got positions=Learned.*; wanted positions without a table"),
         ({"source_embedding": TABLE[:4]}, r"source_embedding: wanted \(11, 12\), got \(4, 12\)"),
         ({"output": OUTPUT.T}, r"output.weight: wanted \(11, 12\), got \(12, 11\)"),
     ],
 )
-def test_what_does_not_fit_the_tensors(options, message):
+def test_arguments_that_do_not_fit_the_tensors_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         build(state(), **options)
 
 
-def test_tensors_of_something_else():
+def test_tensors_of_another_module_are_errors():
     with pytest.raises(
-        ValueError, match=r"no state dict of a torch.nn.Transformer: it has no encoder.layers.0"
+        ValueError,
+        match=r"got the tensors .*; wanted the state dict of a torch.nn.Transformer, with",
     ):
         build({"weight": np.ones(3)})
-    with pytest.raises(ValueError, match=r"has no \['embedding'\]: pass its tensors alone"):
+    with pytest.raises(ValueError, match=r"got \['embedding'\] in the state dict; wanted the module"):
         build(state() | {"embedding": TABLE})
 
 
@@ -167,8 +168,8 @@ def test_tensors_of_something_else():
     ),
 )
 @pytest.mark.parity
-def test_tensors_of_any_kind_and_names_with_a_prefix(whole, kind, prefix):
-    """The numbers are the same, rounded where they are stored so."""
+def test_any_kind_of_array_and_a_prefix_of_the_names(converted, kind, prefix):
+    """The parameters are equal, up to rounding in bfloat16."""
     torch = pytest.importorskip("torch")
     makes = {
         "array": lambda x: x,
@@ -178,7 +179,7 @@ def test_tensors_of_any_kind_and_names_with_a_prefix(whole, kind, prefix):
         "bfloat16 tensor": lambda x: torch.tensor(x, dtype=torch.bfloat16),
         "parameter": lambda x: torch.nn.Parameter(torch.tensor(x)),
     }
-    make, (tensors, wanted, config) = makes[kind], whole
+    make, (tensors, wanted, config) = makes[kind], converted
     _, got, found = pretrained.from_torch_transformer(
         {prefix + name: make(x) for name, x in tensors.items()}, N, embedding=make(TABLE), output=make(OUTPUT)
     )
@@ -188,7 +189,7 @@ def test_tensors_of_any_kind_and_names_with_a_prefix(whole, kind, prefix):
 
 
 @pytest.fixture(scope="module")
-def whole():
+def converted():
     tensors = state()
     return tensors, *build(tensors, output=OUTPUT)[1:]
 
@@ -202,7 +203,7 @@ def of_encoder(tensors):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("norms", [True, False])
 @pytest.mark.parametrize("prefix", ["", "encoder.", "module.net."])
-def test_the_vectors_of_an_encoder_alone(bias, norms, prefix):
+def test_vectors_of_an_encoder_equal_those_of_torch(bias, norms, prefix):
     torch = pytest.importorskip("torch")
     layer = torch.nn.TransformerEncoderLayer(
         D, N, F, dropout=0.0, activation="gelu", batch_first=True, norm_first=bias, bias=bias
@@ -229,25 +230,21 @@ def test_the_vectors_of_an_encoder_alone(bias, norms, prefix):
     np.testing.assert_allclose(np.asarray(got)[valid], wanted[valid], atol=1e-5)
 
 
-def test_what_an_encoder_alone_cannot_be():
+def test_invalid_arguments_with_an_encoder_are_errors():
     alone = of_encoder(state())
-    with pytest.raises(
-        ValueError, match=r"an encoder alone gives vectors, and reads no output\.weight: leave"
-    ):
+    with pytest.raises(ValueError, match=r"got output\.weight with an encoder; wanted its embedding alone"):
         build(alone, output=OUTPUT)
     decoder = {x.removeprefix("decoder."): y for x, y in state().items() if x.startswith("decoder.")}
     for names in (decoder, {f"decoder.{x}": y for x, y in decoder.items()}):
-        with pytest.raises(
-            ValueError, match=r"of a torch\.nn\.TransformerDecoder alone, which reads what an"
-        ):
+        with pytest.raises(ValueError, match=r"of a torch\.nn\.TransformerDecoder alone; wanted that of the"):
             build(names)
-    with pytest.raises(ValueError, match=r"d_ff: the tensors say it"):
+    with pytest.raises(ValueError, match=r"got d_ff; wanted no field that the tensors determine"):
         build(alone, d_ff=3)
 
 
 @pytest.mark.parametrize("name", ["it.pt", "it.pth", "it.bin", "it.ckpt"])
-def test_a_pickle_is_not_read(tmp_path, name):
+def test_a_pickle_is_an_error(tmp_path, name):
     with pytest.raises(
-        ValueError, match=r"is a pickle of torch; wanted .* pass torch\.load\(path, weights_only=True"
+        ValueError, match=r"a PyTorch pickle; wanted .* Pass torch\.load\(path, weights_only=True"
     ):
         build(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Tiny models of transformers with random weights, and how ours are compared with them."""
+"""Tiny random models of transformers, and comparisons of ours with them."""
 
 import dataclasses
 import functools
@@ -17,18 +17,18 @@ from tfm_jax.ops import masks
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-B, T, S = 3, 16, 7  # T is all that the shortest of learned positions reach
-LENGTHS = np.array([16, 1, 6])  # of the rows, where they are padded
+B, T, S = 3, 16, 7  # T is the length of the shortest position table
+LENGTHS = np.array([16, 1, 6])  # of padded sequences
 TOLERANCE = 1e-5
 
 
 class Pair(NamedTuple):
-    """Their model and ours, loaded from the directory that theirs was saved to."""
+    """A model of transformers, and ours, loaded from its directory."""
 
     theirs: Any
     model: nn.Pure
     params: dict
-    config: pretrained.Config
+    config: pretrained.CheckpointConfig
     directory: Path
 
 
@@ -37,9 +37,9 @@ def numpy(tensor):
 
 
 def random(case: Case, *, std=0.3, seed=0):
-    """A model of which no norm's scale is 1 and no bias 0."""
+    """A random model; no norm's scale is 1 and no bias is 0."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # at these sizes more of them only wait for each other
+    torch.set_num_threads(1)  # at these sizes more threads are slower
     config = getattr(transformers, case.config)(attn_implementation="eager", **case.fields)
     theirs = getattr(transformers, case.model)(config).eval()
     fixed = ("embed_positions",) if config.model_type == "marian" else ()
@@ -50,7 +50,7 @@ def random(case: Case, *, std=0.3, seed=0):
         torch.nn.init.normal_(tensor, 1.0 if norm_scale else 0.0, 0.2 if tensor.ndim == 1 else std)
         unread = {"roberta": 1, "bart": 2, "mbart": 2, "opt": 2}.get(config.model_type, 0)
         if "position" in name:
-            torch.nn.init.zeros_(tensor[:unread])  # which nobody reads, and we do not keep
+            torch.nn.init.zeros_(tensor[:unread])  # rows that no position reads
     return theirs
 
 
@@ -65,38 +65,38 @@ def tokens_of(vocab_size, *shape, seed=1):
     return np.random.default_rng(seed).integers(3, vocab_size, shape)
 
 
-def valid_rows(length, *, left=False):
+def valid_positions(length, *, left=False):
     valid = np.arange(length) < np.minimum(LENGTHS, length)[:, None]
     return np.fliplr(valid).copy() if left else valid
 
 
 def close(got, wanted, valid, explain=lambda: ""):
-    """Raises unless the two differ by no more than ``TOLERANCE`` where rows are no padding."""
+    """Raises where the two differ by more than ``TOLERANCE`` at a valid position."""
     got, wanted = np.asarray(got), numpy(wanted)
     assert got.shape == wanted.shape and got.dtype == np.float32
     worst = np.abs(np.where(valid[..., None], got - wanted, 0.0)).max()
-    assert np.ptp(wanted) > 0.1, "logits that are all alike prove nothing"
+    assert np.ptp(wanted) > 0.1, "the logits are constant"
     assert worst <= TOLERANCE, f"they differ by {worst}\n{explain()}"
 
 
 def check_logits(found: Pair):
-    """The logits (or the vectors, of a body) of a padded batch."""
+    """Compares the logits (or the vectors of a body) of a padded batch."""
     wanted, got, valid, stacks = run(found)
     explain = functools.partial(layer_by_layer, found, stacks)
-    close(got, wanted[0], np.ones(B, bool) if got.ndim == 2 else valid, explain)  # or one row a sequence
+    close(got, wanted[0], np.ones(B, bool) if got.ndim == 2 else valid, explain)  # or one vector per sequence
 
 
 class Stack(NamedTuple):
-    """One of a model's stacks of layers.
+    """A stack of layers.
 
     Args:
-      name: of it, for messages.
-      depth: the field of the config that says how many layers it has.
-      run: gives the vectors [B, T, D] that it ends with, of a config and the whole model's parameters.
-      theirs: their vectors, before the first layer and after each.
-      valid: where they are compared.
-      path: of its parameters.
-      ends_normed: whether their last vectors are those behind the norm that ends the stack, if any.
+      name: for messages.
+      depth: the field of the config with the number of layers.
+      run: maps a config and the model's parameters to the output vectors [B, T, D] of the stack.
+      theirs: the vectors of transformers, before the first layer and after each.
+      valid: the compared positions.
+      path: of the stack's parameters.
+      ends_normed: whether the last of ``theirs`` follows the final norm.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Stack(NamedTuple):
 
 
 def run(found: Pair):
-    """What theirs gives, our logits or vectors, where they count, and what is in between."""
+    """The output of transformers, ours, the valid positions, and the stacks."""
     if found.config.settings.get("is_encoder_decoder"):
         return run_encoder_decoder(found)
     if found.config.model.patches is not None:
@@ -120,9 +120,9 @@ def run(found: Pair):
 
 
 def run_encoder(found: Pair):
-    """A padded batch, of tokens of every type that there is."""
+    """Runs an encoder on a padded batch with all token types."""
     vocab_size, types = found.config.model.vocab_size, found.config.model.token_types
-    tokens, valid = tokens_of(vocab_size, B, T), valid_rows(T)
+    tokens, valid = tokens_of(vocab_size, B, T), valid_positions(T)
     tokens = np.where(valid, tokens, 1)
     mask, classifies = masks.padding(jnp.asarray(valid)), "Classification" in found.config.architecture
     options, ours = {"attention_mask": torch.tensor(valid, dtype=torch.long)}, {}
@@ -137,7 +137,7 @@ def run_encoder(found: Pair):
 
 
 def run_images(found: Pair):
-    """Images; the channels stand last in ours, and first in theirs."""
+    """Runs an image encoder; channels are last in ours, first in transformers."""
     patches = found.config.model.patches
     shape = (B, patches.height, patches.width, patches.channels)
     images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
@@ -150,14 +150,14 @@ def run_images(found: Pair):
 
 
 def check_pooled(found: Pair, wanted, *given, **options):
-    """The pooler's vectors, of a body that has one."""
+    """Compares the pooler's vectors, where there is a pooler."""
     if "pooler_output" in wanted:
         pooled = found.model.apply(found.params, *given, **options, method="pooled")
         close(pooled, wanted.pooler_output, np.ones(B, bool))
 
 
 def encoder_of(found: Pair, wanted, valid, *given, **options) -> Stack:
-    """The stack of an encoder, alone or below a head."""
+    """The stack of an encoder, with or without a head."""
     alone = "stack" in found.params
     body = lambda params: params if alone else params["encoder"]
     ours = lambda config, params: nn.functionalize(
@@ -168,9 +168,9 @@ def encoder_of(found: Pair, wanted, valid, *given, **options) -> Stack:
 
 
 def run_encoder_decoder(found: Pair):
-    """A padded source, and targets that are whole."""
+    """Runs an encoder-decoder with padded sources and full targets."""
     vocab_size = found.config.model.vocab_size
-    source, valid = tokens_of(vocab_size, B, S), valid_rows(S)
+    source, valid = tokens_of(vocab_size, B, S), valid_positions(S)
     target, everywhere = tokens_of(vocab_size, B, T, seed=2), np.ones((B, T), bool)
     wanted = found.theirs(
         torch.tensor(source),
@@ -194,9 +194,9 @@ def run_encoder_decoder(found: Pair):
 
 
 def run_decoder(found: Pair):
-    """A padded batch, with positions that count from each row's first token."""
+    """Runs a decoder on a left-padded batch; positions start at the first token of each sequence."""
     vocab_size = found.config.model.vocab_size
-    tokens, valid = tokens_of(vocab_size, B, T), valid_rows(T, left=True)
+    tokens, valid = tokens_of(vocab_size, B, T), valid_positions(T, left=True)
     positions = np.maximum(np.cumsum(valid, 1) - 1, 0)
     options = {
         "attention_mask": torch.tensor(valid, dtype=torch.long),
@@ -213,7 +213,7 @@ def run_decoder(found: Pair):
 
 
 def check_padding(found: Pair, valid_of, *, attended=False):
-    """The logits of a batch padded anywhere, where neither side is passed positions."""
+    """Compares the logits of a batch with padding anywhere, without explicit positions."""
     settings, architecture = found.config.settings, found.config.architecture
     encoder_decoder = settings.get("is_encoder_decoder")
     n = S + T // 2
@@ -233,12 +233,12 @@ def check_padding(found: Pair, valid_of, *, attended=False):
             jnp.asarray(attend) if "Classification" in architecture else masks.padding(jnp.asarray(attend))
         )
         got = found.model.apply(found.params, tokens, given)
-    # The classes of a sequence whose first token, which they are read from, is padding mean nothing.
+    # Classifiers read the first token; where it is padding the output is undefined.
     close(got, wanted[0], valid[:, 0] if got.ndim == 2 else attend)
 
 
 def layer_by_layer(found: Pair, stacks) -> str:
-    """How far the vectors after each layer are apart, for the message of a test that fails."""
+    """The largest difference after each layer, for the message of a failed test."""
     return "\n".join(
         f"  after layer {n} of the {stack.name}: {worst}"
         for stack in stacks
@@ -247,7 +247,7 @@ def layer_by_layer(found: Pair, stacks) -> str:
 
 
 def differences(found: Pair, stack: Stack):
-    """The largest after each layer."""
+    """The largest difference after each layer."""
     model, last = found.config.model, len(stack.theirs) - 1
     depths = {"n_layers": model.n_layers, "n_decoder_layers": model.n_decoder_layers or model.n_layers}
     for n in range(1, last + 1):
@@ -260,7 +260,7 @@ def differences(found: Pair, stack: Stack):
 
 
 def cut(params, path, n: int, at=()):
-    """Parameters of which the stack at a path has its first n layers, and no stack a norm behind them."""
+    """Parameters with the first n layers of the stack at a path, and without final norms."""
     if not isinstance(params, dict):
         return params
     kept = {name: part for name, part in params.items() if name != "norm" or "layers" not in params}
@@ -269,9 +269,9 @@ def cut(params, path, n: int, at=()):
 
 
 def check_round_trip(found: Pair, directory):
-    """Saved by us, transformers has the same tensors, and none that it misses.
+    """Saves ours, loads it in transformers, and compares all tensors.
 
-    Once with the settings that were read, and once with those that our config alone gives.
+    Once with the settings that were loaded, and once with those of ``nn.Config`` alone.
     """
     bare = dataclasses.replace(found.config, settings=needed(found.config.settings))
     for name, config in (("as read", found.config), ("bare", bare)):
@@ -290,9 +290,9 @@ def check_round_trip(found: Pair, directory):
 
 
 def needed(settings):
-    """What the settings say of other things than the model's numbers."""
+    """The settings that do not describe the parameters."""
     kept = ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id", "id2label")
-    # Which Marian's numbers do not depend on.
+    # No parameter of Marian depends on it.
     kept += ("max_position_embeddings",) * (settings["model_type"] == "marian")
     return {name: settings[name] for name in kept if name in settings}
 
@@ -302,13 +302,13 @@ def reloaded(found: Pair, directory, **options):
 
 
 def check_generation(found: Pair, *, max_length=6):
-    """Greedy decoding and beams give the same tokens."""
+    """Compares greedy decoding and beam search."""
     settings = found.config.settings
     end, pad = settings["eos_token_id"], settings.get("pad_token_id")
     pad = end if pad is None else pad
     is_encoder_decoder = found.model.apply(found.params, method="is_encoder_decoder")
     tokens = tokens_of(found.config.model.vocab_size, B, S, seed=2)
-    valid = valid_rows(S, left=not is_encoder_decoder)
+    valid = valid_positions(S, left=not is_encoder_decoder)
     tokens = np.where(valid, tokens, pad)
     mask = masks.padding(jnp.asarray(valid)) if is_encoder_decoder else jnp.asarray(valid)
     start = found.theirs.generation_config.decoder_start_token_id
@@ -339,7 +339,7 @@ def check_generation(found: Pair, *, max_length=6):
             **more,
         )[:, 1 if is_encoder_decoder else S :].numpy()
         wanted = np.pad(wanted, ((0, 0), (0, max_length - wanted.shape[1])), constant_values=pad)
-        # Theirs fills beams behind their end with the end token where the padding is token 0.
+        # Where the pad token is 0, transformers pads finished beams with EOS.
         ended = np.cumsum(wanted == end, 1) - (wanted == end)
         wanted = np.where(ended > 0, pad, wanted)
         np.testing.assert_array_equal(got, wanted)

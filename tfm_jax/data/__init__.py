@@ -18,7 +18,6 @@ from tfm_jax.data.builtin import (
     stdlib,
 )
 from tfm_jax.data.columns import source_column, text_pairs, texts
-from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.image_classification import ImageRows, classification_rows
 from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
 from tfm_jax.data.packing import PackedRows, best_fit
@@ -46,6 +45,7 @@ from tfm_jax.data.tokenizers import (
     train_bpe,
 )
 from tfm_jax.data.validate import check_range
+from tfm_jax.hub import HubUnavailableError
 
 __all__ = [
     "CONTINENTS",

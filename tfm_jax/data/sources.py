@@ -7,10 +7,10 @@ import datasets
 
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
-from tfm_jax.data.hub import load_hub
 from tfm_jax.data.layout import SplitsBy, check_splits
 from tfm_jax.data.local import is_one_text, load_local, looks_local
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
+from tfm_jax.hub import load_dataset
 
 __all__ = ["load", "load_splits", "load_whole"]
 
@@ -241,7 +241,9 @@ def _open(
         dataset = SOURCES[source][0](split)
         return dataset.to_iterable_dataset() if streaming else dataset
     name, _, config = source.partition(":")
-    return load_hub(name, config or None, split, streaming=streaming, cache_dir=cache_dir)
+    return load_dataset(
+        name, config or None, split, streaming=streaming, cache_dir=cache_dir, alternatives=[*SOURCES]
+    )
 
 
 def _checked(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.generate.logits_processors import Context
 from tfm_jax.ops import sampling
 from tfm_jax.ranges import SIZE, check_number
@@ -173,7 +173,7 @@ class OnlyBelow:
 
 def stops(stop: Sequence[str]) -> tuple[str, ...]:
     """The stop texts, none of them empty."""
-    stop = tuple(listed_texts("TextGenerator", "stop", stop))
+    stop = tuple(as_texts("TextGenerator", "stop", stop))
     if not all(stop):
         raise ValueError("a stop text must not be empty: it would end every text before its beginning")
     return stop

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_key, listed_texts
+from tfm_jax.checks import as_key, as_texts
 from tfm_jax.generate.autoregressive import stream
 from tfm_jax.generate.batching import Batch, OnlyBelow, Row, Tokenizer, batches, check_ids, compiling, stops
 from tfm_jax.generate.beam_search import Penalty, beam_search
@@ -36,7 +36,7 @@ class InputReader:
         """The ids that ``write`` begins from: int32 [P] each. Raises as it does."""
         if self.is_encoder_decoder:
             raise ValueError("this is an encoder-decoder, which translates: a decoder writes prompts on")
-        prompts = listed_texts("TextGenerator", "prompts", prompts)
+        prompts = as_texts("TextGenerator", "prompts", prompts)
         recipe = self.own_generation_config.updated(max_length=max_length)
         nothing = () if recipe.start_id is None else (recipe.start_id,)
         encoded = ([*recipe.prefix_ids, *x] for x in self.tokenizer.encode_batch(prompts))
@@ -59,7 +59,7 @@ class InputReader:
         recipe = self.own_generation_config
         if recipe.start_id is None or not recipe.eos_ids:
             raise ValueError("to translate, a tokenizer needs a begin and an end token")
-        texts = listed_texts("TextGenerator", "texts", texts)
+        texts = as_texts("TextGenerator", "texts", texts)
         encoded = self.tokenizer.encode_batch(texts)
         ids = [np.array([*x, *recipe.suffix_ids], np.int32) for x in encoded]
         return self._checked(texts, ids, self._reach(0), self._positions(0))
@@ -361,7 +361,7 @@ def _keys(key: Key | None, n: int, recipe: GenerationConfig) -> Key | None:
         )
     if key is None:
         return None
-    keys = as_key("TextGenerator", key, several=True)
+    keys = as_key("TextGenerator", key, batched=True)
     keys = keys if keys.ndim else jax.random.split(keys, n)
     if keys.shape != (n,):
         raise ValueError(f"key must be one key, or one a prompt [{n}], got {list(keys.shape)}")

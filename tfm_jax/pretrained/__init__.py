@@ -1,8 +1,8 @@
 """Checkpoints of Hugging Face transformers, in and out, without torch."""
 
-from tfm_jax.pretrained.family import Config
+from tfm_jax.hub import HubUnavailableError
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.generation_config import to_generation_config
-from tfm_jax.pretrained.hub import HubUnavailableError
 from tfm_jax.pretrained.load import load
 from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.tasks.image_processor import ImageProcessor, load_image_processor
@@ -18,7 +18,7 @@ from tfm_jax.pretrained.tasks.text_generation import load_text_generator
 from tfm_jax.pretrained.torch_transformer import from_torch_transformer
 
 __all__ = [
-    "Config",
+    "CheckpointConfig",
     "HubUnavailableError",
     "ImageProcessor",
     "Label",

@@ -1,17 +1,34 @@
-"""Keys of a config.json: aliases, keys that every family refuses, and keys that no family reads."""
+"""Keys of a ``config.json``: aliases, keys that every family rejects, and keys that change no output."""
 
 import functools
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Reading", "check_common", "check_sizes", "warn_ignored", "warn_once", "warn_unknown"]
+import numpy as np
+
+from tfm_jax.ranges import Range
+
+__all__ = [
+    "FLOAT32",
+    "POSITIVE_FLOAT32",
+    "TrackedSettings",
+    "check_common",
+    "check_only",
+    "check_sizes",
+    "warn_ignored",
+    "warn_once",
+    "warn_unknown",
+]
 
 _log = logging.getLogger(__name__)
+_LARGEST = float(np.finfo(np.float32).max)
+FLOAT32 = Range("a finite number", lambda x: abs(x) <= _LARGEST)
+POSITIVE_FLOAT32 = Range("a finite number above 0", lambda x: 0 < x <= _LARGEST)
 
-# Keys that change no output of a forward pass: what the model is called, how it is run and trained, which
-# tokens are special, and what older files say of how it generates.
-_UNREAD = frozenset(
+# Keys that change no output of a forward pass: names, how the model is run and trained, special tokens, and
+# the generation settings of older files.
+_NO_EFFECT = frozenset(
     """
     architectures model_type transformers_version name_or_path auto_map dtype torch_dtype adapters
     use_cache output_attentions output_hidden_states output_past output_scores return_dict
@@ -31,41 +48,41 @@ _UNREAD = frozenset(
     force_bos_token_to_be_generated extra_pos_embeddings save_step n_ctx
     """.split()  # noqa: SIM905  - names, nine lines of them
 )
-_OF_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-# Keys that change the output of every family, and the values that do not.
-_REFUSED: Mapping[str, tuple[Any, str]] = {
-    "quantization_config": (None, "quantized weights; save the model dequantized"),
-    "per_layer_config": (None, "layers that differ"),
+_ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+# Keys that change the output of every family, the value that is supported, and the fix.
+_UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
+    "quantization_config": (None, "Quantized weights are not supported: save the model dequantized."),
+    "per_layer_config": (None, "All layers must be alike."),
 }
 
 
-class Reading(Mapping[str, Any]):
-    """The settings of a config.json by their family's names, which remembers those that were read.
+class TrackedSettings(Mapping[str, Any]):
+    """A ``config.json`` by its family's key names, with a record of the keys that were read.
 
     Args:
-      settings: as they are in the file.
-      aliases: other names, and the family's; where both are there the alias counts.
+      settings: the parsed file.
+      aliases: other names of keys, and the family's name; where a file has both, the alias counts.
     """
 
     def __init__(self, settings: Mapping[str, Any], aliases: Mapping[str, str]):
-        own = {name: value for name, value in settings.items() if name not in aliases}
-        self._own = own
-        self._said_as = {aliases[name]: name for name in aliases if name in settings}
-        self._settings = own | {aliases[name]: settings[name] for name in aliases if name in settings}
+        self._original = {name: value for name, value in settings.items() if name not in aliases}
+        self._name_in_file = {aliases[name]: name for name in aliases if name in settings}
+        aliased = {aliases[name]: settings[name] for name in aliases if name in settings}
+        self._settings = self._original | aliased
         self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
         return self._settings[name]
 
-    def own(self, name: str) -> Any:
-        """The value of the key itself, whatever an alias has."""
+    def without_alias(self, name: str) -> Any:
+        """The value of the key itself; an alias beside it is ignored."""
         self.read.add(name)
-        return self._own[name]
+        return self._original[name]
 
     def name_of(self, name: str) -> str:
-        """The name that the file has for a key."""
-        return self._said_as.get(name, name)
+        """The name that the file uses for a key."""
+        return self._name_in_file.get(name, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)
@@ -74,57 +91,68 @@ class Reading(Mapping[str, Any]):
         return len(self._settings)
 
 
-def check_common(settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError for a key that changes the output of every family, and that none supports."""
-    wrong = [
-        f"{name}={settings[name]!r} is not supported, only {value!r}: {what}"
-        for name, (value, what) in _REFUSED.items()
+def check_common(settings: Mapping[str, Any]) -> list[str]:
+    """One message for each key that changes the output of every family and is not supported."""
+    return [
+        f"got {name}={settings[name]!r}; wanted {value!r}. {fix}"
+        for name, (value, fix) in _UNSUPPORTED.items()
         if settings.get(name) not in (value, {}, [])
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
 
 
-def check_sizes(settings: Reading, names: Collection[str]) -> None:
-    """Raises a ValueError for each of these keys that is there and is no whole number, at least 1."""
+def check_only(settings: Mapping[str, Any], **values: Any) -> list[str]:
+    """One message for each setting that has another value than the only supported one."""
+    return [
+        f"got {name}={settings[name]!r}; wanted {value!r}, the only supported value."
+        for name, value in values.items()
+        if settings.get(name, value) != value
+    ]
+
+
+def check_sizes(settings: TrackedSettings, names: Iterable[str]) -> list[str]:
+    """One message for each of these keys that is in the file and is not an integer of at least 1."""
     sizes = {name: settings[name] for name in names if name in settings}
-    wrong = [
-        f"{settings.name_of(name)} must be a whole number, at least 1, got {value!r}"
+    return [
+        f"got {settings.name_of(name)}={value!r}; wanted an integer of at least 1."
         for name, value in sizes.items()
         if type(value) is not int or value < 1
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
 
 
 def warn_unknown(settings: Mapping[str, Any], known: Collection[str], source: object) -> None:
-    """Logs the keys that are neither known nor among those that change no output, all of them by name."""
+    """Logs one warning with the keys that are neither known nor without effect.
+
+    Args:
+      settings: the parsed ``config.json``.
+      known: keys that the family reads or writes.
+      source: the file, for the message.
+    """
     unknown = sorted(
         name
         for name in settings
-        if name not in known and name not in _UNREAD and not name.startswith("_") and "_token" not in name
+        if name not in known and name not in _NO_EFFECT and not name.startswith("_") and "_token" not in name
     )
-    for where in ("rope_parameters", "rope_scaling"):
-        found = settings.get(where) if where in known else None
-        unknown += [f"{where}.{name}" for name in sorted((found or {}).keys() - _OF_ROPE)]
+    for parent in ("rope_parameters", "rope_scaling"):
+        found = settings.get(parent) if parent in known else None
+        unknown += [f"{parent}.{name}" for name in sorted((found or {}).keys() - _ROPE_KEYS)]
     if unknown:
         warn_ignored(source, unknown)
 
 
 def warn_ignored(source: object, keys: Iterable[str]) -> None:
-    """Warns of keys of a file that change nothing, by name: once in a process for each file and keys.
+    """Logs a warning about keys of a file that have no effect: once per process for each file and keys.
 
     Args:
       source: the file.
-      keys: names, or names and values; there is at least one.
+      keys: names, or names and values; at least one.
 
     Returns:
-      None. It is a warning of the logger ``tfm_jax.pretrained.config_keys``.
+      None. The logger is ``tfm_jax.pretrained.config_keys``.
     """
-    warn_once(f"{source}: ignored, since nothing here reads them: {', '.join(keys)}")
+    warn_once(f"{source}: ignored unknown keys: {', '.join(keys)}")
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Logs a warning, once in a process for each text."""
+    """Logs a warning, once per process for each text."""
     _log.warning("%s", text)

@@ -1,4 +1,4 @@
-"""Files of a checkpoint beside its weights: what is kept of them from loading to saving."""
+"""Files of a checkpoint other than weights and configs: tokenizer, chat templates, processors."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -6,18 +6,19 @@ from pathlib import Path
 
 from tfm_jax.pretrained.weights.files import read_json
 
-__all__ = ["is_of_tokenizer", "read_files", "unkept", "write_files"]
+__all__ = ["find_other_files", "is_tokenizer_file", "read_extra_files", "write_files"]
 
-_OF_TOKENIZER = (
+_TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
     *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
     *("source.spm", "target.spm"),
 )
-_OTHERS = (
+_PROCESSORS = (
     *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json"),
     *("preprocessor_config.json", "processor_config.json"),
 )
+# ``save`` writes these from the model.
 _WRITTEN = ("config.json", "generation_config.json", "*.index.json")
 _TEXTS = ("*.json", "*.txt", "*.md", "*.jinja", "*.model", "*.spm", "LICENSE*", "NOTICE*")
 _WEIGHTS = ("*.safetensors", "*.msgpack", "*.h5", "*.onnx", "*.ot", "*.gguf", "*.pt", "*.pth", "*.ckpt")
@@ -28,33 +29,34 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def is_of_tokenizer(name: str) -> bool:
-    """Whether a file, by its path within a checkpoint, is a tokenizer's."""
-    return _matches(name, _OF_TOKENIZER)
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a file, given by its path within a checkpoint, belongs to the tokenizer."""
+    return _matches(name, _TOKENIZER)
 
 
-def read_files(directory: Path) -> dict[str, bytes]:
-    """The files of a checkpoint that ``save`` writes as they are.
+def read_extra_files(directory: Path) -> dict[str, bytes]:
+    """Reads the files of a checkpoint that ``save`` writes back unchanged.
 
     Args:
       directory: of the checkpoint.
 
     Returns:
-      What is in each, by its path within the directory: the tokenizer's files, chat templates, the modules of
-      sentence-transformers with their folders, and processors' settings.
+      Contents by path within the directory: the tokenizer's files, chat templates, processor configs, and the
+      modules of a sentence-transformers model with their folders.
     """
-    found = [path for pattern in (*_OF_TOKENIZER, *_OTHERS) for path in directory.glob(pattern)]
-    found += [path for folder in _modules(directory) for path in folder.glob("*")]
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found if path.is_file()}
+    root = Path(directory)
+    paths = [path for pattern in (*_TOKENIZER, *_PROCESSORS) for path in root.glob(pattern)]
+    paths += [path for folder in _module_folders(directory) for path in (root / folder).glob("*")]
+    names = [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+    return {name: (directory / name).read_bytes() for name in names}
 
 
-def _modules(directory: Path) -> list[Path]:
-    """The folders of a sentence model's steps, without that of its encoder."""
+def _module_folders(directory: Path) -> list[Path]:
+    """Folders of a sentence model's modules, without the first, its encoder."""
     path = directory / "modules.json"
-    steps = read_json(path, list) if path.is_file() else []
-    names = [Path(str(step.get("path", ""))) for step in steps[1:] if isinstance(step, dict)]
-    within = [name for name in names if name.parts and not name.is_absolute() and ".." not in name.parts]
-    return [directory / name for name in within]
+    modules = read_json(path, list) if path.is_file() else []
+    names = [Path(str(module.get("path", ""))) for module in modules[1:] if isinstance(module, dict)]
+    return [name for name in names if name.parts and not name.is_absolute() and ".." not in name.parts]
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -64,15 +66,16 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
         (directory / name).write_bytes(data)
 
 
-def unkept(directory: Path, kept: Mapping[str, bytes]) -> tuple[list[Path], list[str]]:
-    """The other files of a checkpoint that are not weights.
+def find_other_files(directory: Path, kept: Mapping[str, bytes]) -> tuple[list[Path], list[str]]:
+    """Finds the files of a checkpoint that are neither weights nor kept.
 
     Args:
       directory: of the checkpoint.
-      kept: of ``read_files``.
+      kept: from ``read_extra_files``.
 
     Returns:
-      Paths of texts and of settings, within the directory, and the names of those that are neither.
+      Paths of text and config files, within the directory, and the names of all others. Hidden files and
+      those that ``save`` writes are left out.
     """
     texts, others = [], []
     for path in sorted(directory.rglob("*")):

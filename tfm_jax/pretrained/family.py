@@ -1,4 +1,4 @@
-"""What a family of checkpoints is: a config, the names of its tensors, and its architectures."""
+"""Families of checkpoints: architectures, settings and tensor names of one ``model_type``."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,30 +9,29 @@ import numpy as np
 from flax import nnx
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config_keys import Reading, check_common, check_sizes, warn_unknown
-from tfm_jax.pretrained.weights.tensor_map import Entry
+from tfm_jax.pretrained.config_keys import TrackedSettings, warn_unknown
+from tfm_jax.pretrained.field_map import NO_FIELDS, FieldMap, Settings, resolved
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping
 
-__all__ = ["Architecture", "Config", "Family", "Settings"]
+__all__ = ["Architecture", "CheckpointConfig", "Family", "Settings"]
 
-Settings = Mapping[str, Any]  # of theirs, a config.json
-# What a config.json does not say: how a model is run, not which it is.
-_RUNNING = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
+# How a model is run: no config.json has these fields.
+_RUNTIME = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """A model by the name that transformers has for it.
+class CheckpointConfig:
+    """The configuration of a checkpoint: the class name in transformers, our ``nn.Config``, and the files.
 
     Args:
       architecture: such as ``"LlamaForCausalLM"``.
-      model: what it is in our terms.
-      settings: their ``config.json``. ``save`` keeps what it says of other things than the model, such as the
-        ids of special tokens, and writes the rest from ``model``. Of a classifier ``id2label`` (or
-        ``num_labels``) says how many classes there are.
-      generation: their ``generation_config.json``, kept as it is.
-      files: others of the checkpoint, by their paths: a tokenizer's, chat templates, the modules of a
-        sentence model, a processor's settings. ``save`` writes them; configs that differ in them alone are
-        equal.
+      model: the ``nn.Config``.
+      settings: the parsed ``config.json``. ``save`` keeps the keys that do not describe the model, such as
+        the ids of special tokens, and writes the others from ``model``. A classifier has as many classes as
+        ``id2label`` (or ``num_labels``) says.
+      generation: the parsed ``generation_config.json``, unchanged.
+      files: other files of the checkpoint, by path: of the tokenizer, chat templates, the modules of a
+        sentence model, settings of a processor. ``save`` writes them. They do not count for equality.
     """
 
     architecture: str
@@ -42,52 +41,52 @@ class Config:
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
+def _no_options(config: CheckpointConfig) -> dict[str, Any]:
+    return {}
+
+
 class Architecture(NamedTuple):
-    """One of the models of a family.
+    """One model class of a family.
 
     Args:
-      module: of ``tfm_jax.nn``.
-      names: the entries of all parameters that a model of this config can have.
-      options: what the module takes beside the config.
-      fields: of our config that their settings say in this architecture only, from those settings.
-      by_file: fields of our config that are None where the file has no tensors below that name.
-      bare: the body alone, whose tensors are saved without the family's prefix.
+      module: the class in ``tfm_jax.nn``.
+      names: ``names(model)``, the tensor-map entries of all parameters that such a model can have.
+      options: arguments of the module beside the ``nn.Config``.
+      fields: settings of this architecture alone, beside the family's.
+      by_file: fields of ``nn.Config`` that become None where the file has no tensors below that name.
+      bare: whether this is the body alone, whose tensors are saved without the family's prefix.
     """
 
     module: Callable[..., nnx.Module]
-    names: Callable[[nn.Config], Sequence[Entry]]
-    options: Callable[[Config], dict[str, Any]] = lambda config: {}
-    fields: Callable[[Settings], dict[str, Any]] = lambda settings: {}
+    names: Callable[[nn.Config], Sequence[WeightMapping]]
+    options: Callable[[CheckpointConfig], dict[str, Any]] = _no_options
+    fields: FieldMap = NO_FIELDS
     by_file: tuple[str, ...] = ()
     bare: bool = False
 
 
 class Family(NamedTuple):
-    """Checkpoints of one ``model_type``.
+    """The checkpoints of one ``model_type``.
 
     Args:
-      model_type: their name of it.
-      architectures: by name.
-      config_of: their settings as ours; a ValueError for what the blocks cannot do.
-      settings_of: the inverse.
-      prefix: that the names of the body's tensors begin with, or not: checkpoints are found with and without.
-      skipped: regular expressions of tensors that are no parameters, or those of another head.
-      copies: regular expressions of tensors that are there twice, and what they must be equal to.
-      constants: regular expressions of tensors that are no parameters, and their values for a config and a
-        shape: a file may have them, and no others.
-      renamed: regular expressions and replacements, for the names of old checkpoints.
-      tied_by_file: whether the output projection is the embedding, the file says, and not the settings: it is
-        where the file has no other.
-      aliases: other names of settings, and the settings: where both are there the alias counts, as in
-        transformers.
-      sizes: settings that are whole numbers, at least 1, where they are there.
-      unread: settings of this family that change no output, beside those of all families.
+      model_type: as in ``config.json``.
+      architectures: by class name.
+      fields: the settings and fields of ``nn.Config``, for reading and writing.
+      prefix: of the names of the body's tensors; files with and without it are read.
+      skipped: regular expressions of tensors that are not parameters, or belong to another head.
+      copies: regular expressions of duplicate tensors, and the name of the tensor that they must equal.
+      constants: regular expressions of buffers, and their values for a model and a shape: a file may have
+        them with these values only.
+      renamed: regular expressions and replacements for the tensor names of old checkpoints.
+      tied_by_file: whether the file, not ``config.json``, decides about weight tying: the output projection
+        is tied where the file has no tensor for it.
+      aliases: other names of settings; where a file has both, the alias counts, as in transformers.
+      unread: settings of this family that change no output, beside those of every family.
     """
 
     model_type: str
     architectures: Mapping[str, Architecture]
-    config_of: Callable[[Reading], nn.Config]
-    settings_of: Callable[[nn.Config], dict[str, Any]]
+    fields: FieldMap
     prefix: str = ""
     skipped: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
@@ -95,78 +94,81 @@ class Family(NamedTuple):
     renamed: tuple[tuple[str, str], ...] = ()
     tied_by_file: bool = False
     aliases: Mapping[str, str] = MappingProxyType({})
-    sizes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
+    def fields_of(self, architecture: str) -> FieldMap:
+        """The field map of one architecture: the family's and its own."""
+        own = self.architectures[architecture].fields
+        return self.fields.extended(*own.rows, model=own.model, only=own.only, written=own.written)
+
     def read_config(self, settings: Settings, source: object) -> nn.Config:
-        """``config_of``, and what the architecture adds, with errors that say whence they come."""
+        """The ``nn.Config`` of a ``config.json``.
+
+        Args:
+          settings: the parsed file; its first architecture counts, or the family's first.
+          source: the file, for messages.
+
+        Returns:
+          The config.
+
+        Raises:
+          ValueError: for settings that are not supported, by key.
+        """
         return self._read(settings, source)[0]
 
     def warn_unknown(self, settings: Settings, source: object) -> None:
-        """Logs the names of settings that nothing here reads."""
+        """Logs a warning with the keys of a ``config.json`` that have no effect."""
         model, read = self._read(settings, source)
-        warn_unknown(settings, {*read, *self.settings_of(model), *self.aliases, *self.unread}, source)
+        written = self.fields_of(self._first_architecture(settings)).write(model)
+        warn_unknown(settings, {*read, *written, *self.aliases, *self.unread}, source)
+
+    def _first_architecture(self, settings: Settings) -> str:
+        return (settings.get("architectures") or list(self.architectures))[0]
 
     def _read(self, settings: Settings, source: object) -> tuple[nn.Config, set[str]]:
-        """The model, and the names of the settings that it was read from."""
-        reading = Reading(settings, self.aliases)
-        named = settings.get("architectures") or list(self.architectures)
-        architecture = self.architectures[named[0]]
+        """The model, and the keys that were read."""
+        tracked = TrackedSettings(settings, self.aliases)
         try:
-            check_common(reading)
-            check_sizes(reading, self.sizes)
-            model = dataclasses.replace(self.config_of(reading), **architecture.fields(reading))
+            return self.fields_of(self._first_architecture(settings)).read(tracked), tracked.read
         except KeyError as error:
-            raise ValueError(f"{source} lacks {error}") from error
+            raise ValueError(f"{source}: got no {error.args[0]}; wanted a value for it.") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from error
-        return model, reading.read
 
-    def write_config(self, config: Config) -> dict[str, Any]:
-        """The whole ``config.json`` of a config.
+    def write_config(self, config: CheckpointConfig) -> dict[str, Any]:
+        """The complete ``config.json`` of a checkpoint.
 
         Raises:
           ValueError: for a model that this family cannot express, by field.
         """
-        absent = {
-            x for x in self.architectures[config.architecture].by_file if getattr(config.model, x) is None
-        }
-        unsaid = {*_RUNNING, *(("tie_embeddings",) if self.tied_by_file else ()), *absent}
-        named = {"architectures": [config.architecture], "model_type": self.model_type}
-        as_read = {**config.settings, **named}
-        whole = config.settings.get("model_type") == self.model_type  # and not a few of one's own
-        if whole and not self._differences(as_read, config.model, unsaid):
+        architecture = self.architectures[config.architecture]
+        absent = {field for field in architecture.by_file if getattr(config.model, field) is None}
+        ignored = {*_RUNTIME, *(("tie_embeddings",) if self.tied_by_file else ()), *absent}
+        identity = {"architectures": [config.architecture], "model_type": self.model_type}
+        as_read = {**config.settings, **identity}
+        complete = config.settings.get("model_type") == self.model_type  # not a few keys of a user
+        if complete and not self._differences(as_read, config.model, ignored):
             return as_read
         others = {name: value for name, value in config.settings.items() if name not in self.aliases}
-        settings = {**others, **self.settings_of(config.model), **named}
-        if differ := self._differences(settings, config.model, unsaid):
-            raise ValueError(f"no {config.architecture} is such a model:\n" + "\n".join(differ))
+        settings = {**others, **self.fields_of(config.architecture).write(config.model), **identity}
+        if differ := self._differences(settings, config.model, ignored):
+            raise ValueError(
+                f"save: got a model that {config.architecture} cannot express; wanted the values below.\n"
+                + "\n".join(differ)
+            )
         return settings
 
-    def _differences(self, settings: Settings, model: nn.Config, unsaid: set[str]) -> list[str]:
-        """What would come back otherwise, of a model saved with these settings."""
-        said = _fields(_resolved(self.read_config(settings, "what would be saved")))
-        wanted = _fields(_resolved(model))
+    def _differences(self, settings: Settings, model: nn.Config, ignored: set[str]) -> list[str]:
+        """The fields that would be read back with another value, one line each."""
+        read_back = _fields(resolved(self.read_config(settings, "config.json")))
+        wanted = _fields(resolved(model))
         return [
-            f"  {name}: {wanted[name]!r}, which would come back as {said[name]!r}"
+            f"  {name}: {wanted[name]!r}, which would come back as {read_back[name]!r}"
             for name in wanted
-            if name not in unsaid and wanted[name] != said[name]
+            if name not in ignored and wanted[name] != read_back[name]
         ]
 
 
 def _fields(model: nn.Config) -> dict[str, Any]:
-    """Its values by name. Not ``asdict``: of two variants with the same fields it makes the same dict."""
+    """The fields by name. Not ``asdict``: it makes the same dict of two variants with the same fields."""
     return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-
-
-def _resolved(model: nn.Config) -> nn.Config:
-    """The same model without a None that stands for another field's value."""
-    output_bias, embedding_dropout = model.attention_output_bias, model.embedding_dropout_rate
-    return dataclasses.replace(
-        model,
-        head_dim=model.H,
-        n_kv_heads=model.K,
-        n_decoder_layers=model.n_decoder_layers or model.n_layers,
-        attention_output_bias=model.attention_bias if output_bias is None else output_bias,
-        embedding_dropout_rate=model.dropout_rate if embedding_dropout is None else embedding_dropout,
-    )

@@ -1,4 +1,4 @@
-"""Reading checkpoints of Hugging Face transformers, tensor by tensor, straight into our parameters."""
+"""Loading checkpoints of Hugging Face transformers, tensor by tensor, into our parameters."""
 
 import dataclasses
 import re
@@ -12,170 +12,189 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.extra_files import read_files
-from tfm_jax.pretrained.families import architecture_in, family_by_type, known
-from tfm_jax.pretrained.family import Config, Family
-from tfm_jax.pretrained.hub import directory_of
-from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.weights.files import Weights, open_weights, read_json
-from tfm_jax.pretrained.weights.match import matched, skipped_of, without
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.extra_files import read_extra_files
+from tfm_jax.pretrained.families import architecture_in, family_by_type, find_family
+from tfm_jax.pretrained.family import CheckpointConfig, Family
+from tfm_jax.pretrained.weights.files import Weights, read_json
+from tfm_jax.pretrained.weights.match import drop_ignored, match_names, skipped_patterns
 from tfm_jax.pretrained.weights.read import (
-    Differences,
+    Mismatches,
     Shardings,
-    differences,
-    flat,
+    find_mismatches,
+    flatten_with_paths,
     read_params,
-    shardings_of,
+    resolve_shardings,
 )
-from tfm_jax.pretrained.weights.tensor_map import Tensor, layout
+from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor, build_tensor_map
 from tfm_jax.types import Params
 
-__all__ = ["load", "model_of", "shapes_of", "tensors_of"]
+__all__ = ["load", "load_files", "model_of", "shapes_of", "tensors_of"]
+
+Dtype = Literal["float32", "bfloat16"]
+Loaded = tuple[Pure, Params, CheckpointConfig, tokenizers.Tokenizer | None]
 
 
 def load(
     path_or_repo_id: str | Path,
-    dtype: Literal["float32", "bfloat16"] | None = "float32",
+    dtype: Dtype | None = "float32",
     *,
     allow_pickle: bool = False,
     tokenizer: bool = True,
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> tuple[Pure, Params, Config, tokenizers.Tokenizer | None]:
-    """Loads a checkpoint of transformers: from a directory, the local cache of the hub, or the hub.
+) -> Loaded:
+    """Loads a checkpoint of transformers from a directory, the local cache of the hub, or the hub.
 
-    Nothing in it is executed, and torch is not needed. On a CPU at most the weights and one tensor of theirs
-    are in memory; for another device, one tensor of theirs, the parameters of ours that it is a part of (each
-    of every layer), and what is on its way to the device.
+    Nothing in the checkpoint is executed, and torch is not needed. Peak memory on a CPU is that of the
+    parameters and one tensor of the checkpoint. For another device the host holds one tensor, the parameters
+    that it is a part of (each with all its layers), and transfers in flight.
 
     Args:
       path_or_repo_id: a directory with ``config.json`` and ``*.safetensors`` (or ``flax_model.msgpack``), or
         "owner/name" on the hub.
-      dtype: of the parameters and the activations; None is the checkpoint's own, bfloat16 where its
-        ``config.json`` says so, else float32.
-      allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file; this needs torch, which is
-        asked to load weights only.
-      tokenizer: load the tokenizer too.
-      sharding: where the parameters go: a ``jax.sharding.Sharding`` for all of them, a tree of shardings like
-        the parameters', or a function ``(path, shape) -> sharding`` of paths such as
-        ``"stack/layers/attention/query/kernel"``; None is the default device. Each goes straight there: no
-        device holds more than its share.
-      architecture: such as "BertModel": which the tensors are read as, in the place of what ``config.json``
-        names, such as an unknown class. Where neither names one, it is the one that fits the names of the
-        tensors, and else the body.
-      ignore: regular expressions of whole names of tensors that are left out, such as those of a head:
+      dtype: of the parameters and the activations; None is bfloat16 where ``config.json`` says so, else
+        float32.
+      allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file. This needs torch, which
+        loads it with ``weights_only=True``.
+      tokenizer: whether to load the tokenizer.
+      sharding: of the parameters: a ``jax.sharding.Sharding`` for all of them, a tree of shardings like the
+        parameters', or a function ``(path, shape) -> sharding`` of paths such as
+        ``"stack/layers/attention/query/kernel"``; None is the default device. No device holds more than its
+        shard.
+      architecture: such as "BertModel": reads the tensors as this class, whatever class ``config.json``
+        names. Where neither names one, the architecture whose tensor names fit is taken, or else the body.
+      ignore: regular expressions that match the full names of tensors to leave out, such as those of a head:
         ``["classifier_a.*"]``.
 
     Returns:
-      ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the ``Config`` that
-      ``save`` takes, and the tokenizer of the ``tokenizers`` library; None where there is none.
+      ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the
+      ``CheckpointConfig`` that ``save`` takes, and a ``tokenizers.Tokenizer``, or None where there is none.
 
     Raises:
       FileNotFoundError: where the directory has no checkpoint.
-      HubUnavailableError: within seconds, where the hub cannot be reached and the cache lacks the checkpoint.
-      ValueError: for an architecture, a setting or a file that cannot be read; for tensors that are missing,
-        unknown or of another shape, or that are there twice and differ, by name; for a sharding that does not
+      HubUnavailableError: within seconds, where the hub is unreachable and the cache lacks the checkpoint.
+      ValueError: for an architecture, a setting or a file that is not supported; for tensors that are
+        missing, unknown, of another shape, or duplicates that differ, by name; for a sharding that does not
         divide its parameter.
 
-    Settings that nothing here reads are named once, as a warning of the logger
-    ``tfm_jax.pretrained.config_keys``; ``save`` writes them back.
+    Unknown settings have no effect. They are logged once by the logger ``tfm_jax.pretrained.config_keys``,
+    and ``save`` writes them back.
     """
-    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
-    path = directory / "config.json"
-    _check_is_model(path)
-    settings = read_json(path)
-    dtype = _saved_dtype(settings) if dtype is None else dtype
-    found = architecture_in(settings, path) if architecture is None else architecture
-    family = family_by_type(settings, path) if found is None else known(found)
-    # Wrong settings are reported before the weights are opened.
-    configs = [
-        _config(settings | {"architectures": [name]}, family, path, dtype)
-        for name in (family.architectures if found is None else [found])
-    ]
-    weights = without(open_weights(directory, allow_pickle=allow_pickle), ignore, directory)
-    config = configs[0] if len(configs) == 1 else _fitting(configs, family, weights, directory)
-    family.warn_unknown(config.settings, path)
-    config = dataclasses.replace(config, files=read_files(directory))
-    config, weights = matched(config, family, weights, directory)
-    model = model_of(config, family)
-    shapes = shapes_of(model)
-    tensors = tensors_of(shapes, config, family)
-    if wrong := differences(weights, tensors, skipped_of(family)):
-        raise ValueError(wrong.text(directory) + _hint(wrong, config, family, weights, directory))
-    shardings = shardings_of(sharding, shapes)
-    text = read_tokenizer(directory) if tokenizer else None
-    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, text
-
-
-def _check_is_model(path: Path) -> None:
-    """Raises for a sentence model whose encoder has a folder of its own."""
-    modules = path.with_name("modules.json")
-    if path.is_file() or not modules.is_file():
-        return
-    first = next((step for step in read_json(modules, list) if isinstance(step, dict)), {})
-    raise FileNotFoundError(
-        f"there is no config.json in {path.parent}, a sentence model: load its encoder, "
-        f"{path.parent / str(first.get('path', ''))}, or the whole by load_sentence_encoder (tfm embed)"
+    files = CheckpointFiles.find(path_or_repo_id, allow_pickle=allow_pickle)
+    return load_files(
+        files, dtype, tokenizer=tokenizer, sharding=sharding, architecture=architecture, ignore=ignore
     )
 
 
-def _config(settings: dict[str, Any], family: Family, path: Path, dtype: Any) -> Config:
-    model = dataclasses.replace(family.read_config(settings, path), dtype=dtype, param_dtype=dtype)
-    generation = path.with_name("generation_config.json")
-    named = settings["architectures"][0]
-    return Config(named, model, settings, read_json(generation) if generation.is_file() else {})
+def load_files(
+    files: CheckpointFiles,
+    dtype: Dtype | None,
+    *,
+    tokenizer: bool = True,
+    sharding: Shardings | None = None,
+    architecture: str | None = None,
+    ignore: Sequence[str] = (),
+) -> Loaded:
+    """``load`` of an opened directory, for callers that read more of its files."""
+    source = files / "config.json"
+    _check_is_model(files)
+    settings = files.config
+    dtype = _saved_dtype(settings) if dtype is None else dtype
+    name = architecture_in(settings, source) if architecture is None else architecture
+    family = family_by_type(settings, source) if name is None else find_family(name)
+    # Invalid settings are reported before the weights are opened.
+    names = family.architectures if name is None else [name]
+    configs = [_config(files, settings | {"architectures": [name]}, family, dtype) for name in names]
+    weights = drop_ignored(files.weights, ignore, files)
+    config = configs[0] if len(configs) == 1 else _best_fit(configs, family, weights, files)
+    family.warn_unknown(config.settings, source)
+    config = dataclasses.replace(config, files=read_extra_files(files))
+    config, weights = match_names(config, family, weights, files)
+    model = model_of(config, family)
+    shapes = shapes_of(model)
+    tensors = tensors_of(shapes, config, family)
+    if wrong := find_mismatches(weights, tensors, skipped_patterns(family)):
+        raise ValueError(wrong.message(files) + _suggestion(wrong, config, family, weights, files))
+    shardings = resolve_shardings(sharding, shapes)
+    found = files.tokenizer if tokenizer else None
+    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
 
 
-def _fitting(configs: Sequence[Config], family: Family, weights: Weights, source: object) -> Config:
-    """The config by whose names most tensors are read, and none is unknown; else the first, the body's."""
-    read = {i: _count_read(config, family, weights, source) for i, config in enumerate(configs)}
-    return configs[max(read, key=lambda i: (read[i], -i))]
+def _check_is_model(files: CheckpointFiles) -> None:
+    """Raises for a sentence model whose encoder is in a folder of its directory."""
+    modules = files / "modules.json"
+    if (files / "config.json").is_file() or not modules.is_file():
+        return
+    first = next((step for step in read_json(modules, list) if isinstance(step, dict)), {})
+    encoder = files.directory / str(first.get("path", ""))
+    raise FileNotFoundError(
+        f"load: got {files}, a sentence model without a config.json; wanted its encoder, {encoder}. Or load "
+        "the sentence model by load_sentence_encoder (tfm embed)."
+    )
 
 
-def _count_read(config: Config, family: Family, weights: Weights, source: object) -> int:
-    """How many of the tensors are read as this architecture's; 0 where one is missing or unknown."""
+def _config(
+    files: CheckpointFiles, settings: dict[str, Any], family: Family, dtype: Dtype
+) -> CheckpointConfig:
+    model = family.read_config(settings, files / "config.json")
+    model = dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
+    return CheckpointConfig(settings["architectures"][0], model, settings, files.generation_config)
+
+
+def _best_fit(
+    configs: Sequence[CheckpointConfig], family: Family, weights: Weights, source: CheckpointFiles
+) -> CheckpointConfig:
+    """The config that reads most tensors and leaves none unknown; else the first, the body."""
+    counts = [_count_read(config, family, weights, source) for config in configs]
+    return configs[counts.index(max(counts))]
+
+
+def _count_read(config: CheckpointConfig, family: Family, weights: Weights, source: CheckpointFiles) -> int:
+    """How many tensors this architecture reads; 0 where one is missing or unknown."""
     try:
-        config, weights = matched(config, family, weights, source)
+        config, weights = match_names(config, family, weights, source)
         tensors = tensors_of(shapes_of(model_of(config, family)), config, family)
     except ValueError:
         return 0
-    wrong = differences(weights, tensors, skipped_of(family))
+    wrong = find_mismatches(weights, tensors, skipped_patterns(family))
     return 0 if wrong.missing or wrong.unknown else len(tensors.keys() & weights.shapes.keys())
 
 
-def _hint(wrong: Differences, config: Config, family: Family, weights: Weights, source: Path) -> str:
-    """What to do about tensors that do not fit."""
+_IGNORE = "ignore=[...], regular expressions of full names"
+
+
+def _suggestion(
+    wrong: Mismatches, config: CheckpointConfig, family: Family, weights: Weights, files: CheckpointFiles
+) -> str:
+    """A fix for tensors that do not fit, or an empty text."""
     for name in family.architectures:
         if name != config.architecture:
             settings = {**config.settings, "architectures": [name]}
-            other = _config(settings, family, source / "config.json", config.model.dtype)
-            if _count_read(other, family, weights, source):
+            other = _config(files, settings, family, config.model.dtype)
+            if _count_read(other, family, weights, files):
                 return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
                     f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
                 )
     if wrong.unknown and not wrong.missing and not wrong.shapes:
-        return f"\nLeave out what is of another head by {_IGNORE}."
+        return f"\nLeave out the tensors of another head by {_IGNORE}."
     for prefix in sorted({name.split(".")[0] + "." for name in wrong.unknown}):
         others = rf"(?!{re.escape(prefix)}).*"
         below = {name: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
-        if len(below) < len(weights.shapes) and _count_read(
-            config, family, Weights(below, weights.read), source
-        ):
-            return f"\nThose that begin with {prefix!r} are: leave out the others by ignore=[{others!r}]."
+        subset = Weights(below, weights.read)
+        if len(below) < len(weights.shapes) and _count_read(config, family, subset, files):
+            return f"\nThose that begin with {prefix!r} fit: leave out the others by ignore=[{others!r}]."
     return ""
 
 
-_IGNORE = "ignore=[...], regular expressions of whole names"
+def _saved_dtype(settings: Mapping[str, Any]) -> Dtype:
+    """The dtype of the saved tensors; float32 for float16, since bfloat16 would lose digits."""
+    name = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
+    return "bfloat16" if name == "bfloat16" else "float32"
 
 
-def _saved_dtype(settings: Mapping[str, Any]) -> Literal["float32", "bfloat16"]:
-    """What the tensors were saved in; of float16, whose range is smaller, float32 loses nothing."""
-    said = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
-    return "bfloat16" if said == "bfloat16" else "float32"
-
-
-def model_of(config: Config, family: Family) -> Pure:
+def model_of(config: CheckpointConfig, family: Family) -> Pure:
     """The model of a config."""
     architecture = family.architectures[config.architecture]
     return nn.functionalize(architecture.module, config.model, **architecture.options(config))
@@ -186,7 +205,7 @@ def shapes_of(model: Pure) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def tensors_of(shapes: Params, config: Config, family: Family) -> dict[str, Tensor]:
-    """The tensors that a checkpoint of a model with parameters of these shapes has, by name."""
+def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, CheckpointTensor]:
+    """The tensors in a checkpoint of a model with parameters of these shapes, by name."""
     names = family.architectures[config.architecture].names(config.model)
-    return layout(names, {path: leaf.shape for path, leaf in flat(shapes)})
+    return build_tensor_map(names, {path: leaf.shape for path, leaf in flatten_with_paths(shapes)})

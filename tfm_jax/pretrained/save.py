@@ -1,4 +1,4 @@
-"""Writing checkpoints that Hugging Face transformers loads."""
+"""Saving checkpoints that Hugging Face transformers loads."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
-from tfm_jax.pretrained.extra_files import is_of_tokenizer, write_files
-from tfm_jax.pretrained.families import known
-from tfm_jax.pretrained.family import Config
+from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
+from tfm_jax.pretrained.families import find_family
+from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.tokenizers.save import tokenizer_files
-from tfm_jax.pretrained.weights.read import flat
-from tfm_jax.pretrained.weights.tensor_map import Tensor
+from tfm_jax.pretrained.weights.read import flatten_with_paths
+from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor
 from tfm_jax.types import Params
 
 __all__ = ["save"]
@@ -24,47 +24,47 @@ __all__ = ["save"]
 def save(
     directory: str | Path,
     params: Params,
-    config: Config,
+    config: CheckpointConfig,
     tokenizer: tokenizers.Tokenizer | None = None,
     *,
     max_file_bytes: int = 4 * 2**30,
 ) -> None:
-    """Writes a model as a directory that transformers loads, and ``load`` too.
+    """Saves a checkpoint to a directory that transformers and ``load`` read.
 
     Args:
-      directory: where; it is made, or must be empty.
-      params: of the model, float32 or bfloat16; they are saved as they are.
-      config: from ``load``, or ``Config("LlamaForCausalLM", nn.Config(...))`` for a new model. Its
-        ``files`` are saved beside the model, those of the tokenizer where it is still theirs.
-      tokenizer: saved beside it, so that transformers reads the ids that it gives; None saves none.
-      max_file_bytes: where the tensors are more, they are split over several files: the weights and one file
-        are in memory.
+      directory: is made, or must be empty.
+      params: of the model, float32 or bfloat16; they keep their dtypes.
+      config: from ``load``, or ``CheckpointConfig("LlamaForCausalLM", nn.Config(...))`` for a new model. Its
+        ``files`` are saved too; tokenizer files only if they still describe ``tokenizer``.
+      tokenizer: is saved such that transformers encodes texts with the same ids; None saves none.
+      max_file_bytes: the limit of one file; larger weights are sharded. Peak memory is that of the parameters
+        and one file.
 
     Returns:
       None.
 
     Raises:
-      FileExistsError: for a directory with something in it.
-      ValueError: for an unknown architecture, a model that it cannot express, parameters of another model, a
-        tokenizer that transformers would read otherwise beside that model.
+      FileExistsError: for a directory that is not empty.
+      ValueError: for an unknown architecture, a model that it cannot express, parameters of another model,
+        and a tokenizer that transformers would read differently beside that model.
     """
-    family = known(config.architecture)
+    family = find_family(config.architecture)
     settings = family.write_config(config)
     shapes = shapes_of(model_of(config, family))
     check_params(params, shapes)
-    files = {name: data for name, data in config.files.items() if not is_of_tokenizer(name)}
+    files = {name: data for name, data in config.files.items() if not is_tokenizer_file(name)}
     files |= {} if tokenizer is None else tokenizer_files(tokenizer, config, settings)
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} is not empty: save to a new directory")
+        raise FileExistsError(f"save: got {directory}, which is not empty; wanted a new directory.")
     directory.mkdir(parents=True, exist_ok=True)
-    leaves = dict(flat(params))
+    leaves = dict(flatten_with_paths(params))
     dtypes = {str(leaf.dtype) for leaf in leaves.values()}
     prefix = family.prefix if family.architectures[config.architecture].bare else ""
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in tensors_of(shapes, config, family).items()
     }
-    _write(directory, leaves, tensors, max_file_bytes)
+    _write_tensors(directory, leaves, tensors, max_file_bytes)
     settings["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     _write_json(directory / "config.json", settings)
     if config.generation:
@@ -72,14 +72,16 @@ def save(
     write_files(directory, files)
 
 
-def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], limit: int) -> None:
-    """Writes the tensors to one file, or to several of at most so many bytes each and an index."""
+def _write_tensors(
+    directory: Path, leaves: dict[str, Any], tensors: dict[str, CheckpointTensor], max_file_bytes: int
+) -> None:
+    """Writes the tensors to one file, or to several and an index."""
     files: list[list[str]] = [[]]
     sizes, filled = {}, 0
     for name, tensor in tensors.items():
-        itemsize = leaves[tensor.places[0].path].dtype.itemsize
+        itemsize = leaves[tensor.slices[0].path].dtype.itemsize
         sizes[name] = itemsize * int(np.prod(tensor.shape, dtype=np.int64))
-        if files[-1] and filled + sizes[name] > limit:
+        if files[-1] and filled + sizes[name] > max_file_bytes:
             files.append([])
             filled = 0
         files[-1].append(name)
@@ -90,23 +92,24 @@ def _write(directory: Path, leaves: dict[str, Any], tensors: dict[str, Tensor], 
         else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
     )
     for file, names in zip(file_names, files, strict=True):
-        # The library writes the memory of an array that is not contiguous as it lies there.
+        # safetensors writes the memory of an array and ignores its strides.
         arrays = {name: np.ascontiguousarray(_tensor(leaves, tensors[name])) for name in names}
         save_file(arrays, directory / file, metadata={"format": "pt"})
     if len(files) > 1:
-        where = {name: file for file, names in zip(file_names, files, strict=True) for name in names}
-        numbers = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in tensors.values())
-        totals = {"total_parameters": numbers, "total_size": sum(sizes.values())}
-        index = {"metadata": totals, "weight_map": where}
+        weight_map = {name: file for file, names in zip(file_names, files, strict=True) for name in names}
+        count = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in tensors.values())
+        totals = {"total_parameters": count, "total_size": sum(sizes.values())}
+        index = {"metadata": totals, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
 
 
-def _tensor(leaves: dict[str, Any], tensor: Tensor) -> np.ndarray:
+def _tensor(leaves: dict[str, Any], tensor: CheckpointTensor) -> np.ndarray:
+    """The checkpoint tensor of the parameters, or slices of them, that it holds."""
     parts = []
-    for place in tensor.places:
-        leaf = leaves[place.path]
-        parts.append(place.form.write(np.asarray(leaf if place.layer is None else leaf[place.layer])))
-    return tensor.whole(parts)
+    for part in tensor.slices:
+        leaf = leaves[part.path]
+        parts.append(part.conversion.save(np.asarray(leaf if part.layer is None else leaf[part.layer])))
+    return tensor.join(parts)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

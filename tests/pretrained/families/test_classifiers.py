@@ -1,4 +1,4 @@
-"""The labels that a config.json names, and the classifiers that its architecture says."""
+"""Labels of a config.json, and the heads and poolers of classifiers."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.load import model_of
 
@@ -21,37 +21,37 @@ from tfm_jax.pretrained.load import model_of
         ({"id2label": {0: "x"}}, ("x",)),
     ],
 )
-def test_labels_stand_at_the_numbers_of_their_logits(settings, wanted):
+def test_labels_are_in_the_order_of_the_logits(settings, wanted):
     assert labels_of(settings) == wanted
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_labels": 0}, "num_labels must be a whole number, at least 1, got 0"),
-        ({"num_labels": "3"}, "num_labels must be a whole number, at least 1, got '3'"),
-        ({"id2label": {"0": "a", "2": "b"}}, "id2label must name the labels 0, 1, ... of the logits"),
-        ({"id2label": {"zero": "a"}}, "id2label must name the labels 0, 1"),
-        ({"id2label": {"0": "a", "00": "b"}}, "id2label must name the labels 0, 1"),
-        ({"id2label": {}}, "id2label must name the labels 0, 1"),
-        ({"id2label": ["a"]}, "id2label must name the labels 0, 1"),
-        ({"id2label": {"0": "a"}, "num_labels": 2}, "num_labels=2, but id2label has 1"),
+        ({"num_labels": 0}, "got num_labels=0; wanted an integer of at least 1"),
+        ({"num_labels": "3"}, "got num_labels='3'; wanted an integer of at least 1"),
+        ({"id2label": {"0": "a", "2": "b"}}, "got id2label=.*; wanted a name for each logit 0, 1, ..."),
+        ({"id2label": {"zero": "a"}}, "got id2label=.*; wanted a name for each logit 0, 1"),
+        ({"id2label": {"0": "a", "00": "b"}}, "got id2label=.*; wanted a name for each logit 0, 1"),
+        ({"id2label": {}}, "got id2label=.*; wanted a name for each logit 0, 1"),
+        ({"id2label": ["a"]}, "got id2label=.*; wanted a name for each logit 0, 1"),
+        ({"id2label": {"0": "a"}, "num_labels": 2}, "got num_labels=2 beside id2label=.*; wanted 1"),
     ],
 )
-def test_labels_that_are_not_those_of_logits(settings, message):
+def test_labels_that_do_not_match_the_logits_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         labels_of(settings)
 
 
 def saved(directory, architecture, pooler, settings):
-    config = pretrained.Config(architecture, nn.Config(**FIELDS["bert"], pooler=pooler), settings)
-    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS["bert"], pooler=pooler), settings)
+    shapes = jax.eval_shape(model_of(config, find_family(architecture)).init, jax.random.key(0))
     params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
     pretrained.save(directory, params, config)
     return pretrained.load(directory)
 
 
-def test_as_many_logits_as_labels(tmp_path):
+def test_a_classifier_has_one_logit_per_label(tmp_path):
     settings = {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "multi_label_classification"}
     model, params, config, _ = saved(
         tmp_path / "it", "BertForSequenceClassification", nn.Pooler("tanh"), settings
@@ -60,7 +60,7 @@ def test_as_many_logits_as_labels(tmp_path):
     assert {name: config.settings[name] for name in settings} == settings
 
 
-def test_a_body_has_the_pooler_that_its_file_has(tmp_path):
+def test_a_body_has_a_pooler_where_its_file_has_one(tmp_path):
     _, with_it, config, _ = saved(tmp_path / "with", "BertModel", nn.Pooler("tanh"), {})
     assert config.model.pooler == nn.Pooler("tanh") and "pooler" in with_it
     model, without, config, _ = saved(tmp_path / "without", "BertModel", None, {})
@@ -78,16 +78,16 @@ def test_a_body_has_the_pooler_that_its_file_has(tmp_path):
         ("RobertaForSequenceClassification", nn.Pooler("tanh")),  # without the dropout before it
     ],
 )
-def test_a_pooler_that_is_not_theirs(architecture, pooler):
-    config = pretrained.Config(architecture, nn.Config(**FIELDS["bert"], pooler=pooler))
+def test_a_pooler_that_the_architecture_lacks_is_an_error(architecture, pooler):
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS["bert"], pooler=pooler))
     with pytest.raises(ValueError, match=r"pooler: .*, which would come back as Pooler"):
-        known(architecture).write_config(config)
+        find_family(architecture).write_config(config)
 
 
 @pytest.mark.parametrize(
     "architecture", ["BertForTokenClassification", "BertForMaskedLM", "DistilBertForMaskedLM"]
 )
-def test_a_pooler_that_nothing_reads(architecture):
-    config = pretrained.Config(architecture, nn.Config(**FIELDS["bert"], pooler=nn.Pooler()))
+def test_a_pooler_without_a_reader_is_an_error(architecture):
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS["bert"], pooler=nn.Pooler()))
     with pytest.raises(ValueError, match="pooler"):
-        model_of(config, known(architecture))
+        model_of(config, find_family(architecture))

@@ -1,4 +1,4 @@
-"""What an architecture of theirs can be and ours cannot is refused by name, when its config is read."""
+"""Settings that families share: unsupported values, activations, rotary positions, T5's derived keys."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import nn, ops, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.families._common import activation_of, activation_setting
 
 SEQ2SEQ = {
@@ -28,31 +28,39 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
 @pytest.mark.parametrize(
     ("architecture", "settings", "message"),
     [
-        (BART, {"tie_word_embeddings": False}, "tie_word_embeddings=False is not supported, only True"),
-        (BART, {"decoder_ffn_dim": 6, "decoder_attention_heads": 2}, "heads=2 .*; decoder_ffn_dim=6 is not"),
+        (BART, {"tie_word_embeddings": False}, "got tie_word_embeddings=False; wanted True, the only"),
+        (
+            BART,
+            {"decoder_ffn_dim": 6, "decoder_attention_heads": 2},
+            "heads=2; wanted 3.*got decoder_ffn_dim=6; wanted 5, the value of enc",
+        ),
         (
             MARIAN,
             {"share_encoder_decoder_embeddings": False},
-            "share_encoder_decoder_embeddings=False is not",
+            "share_encoder_decoder_embeddings=False; wanted True",
         ),
-        (MARIAN, {"decoder_vocab_size": 9}, "decoder_vocab_size=9 is not supported, only 18"),
+        (MARIAN, {"decoder_vocab_size": 9}, "decoder_vocab_size=9; wanted 18, the value of vocab_size"),
         (
             "LlamaForCausalLM",
             {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            "rope_scaling .* 'dynamic'",
+            "rope_scaling of type 'dynamic'; wanted 'default'",
         ),
         (
             "LlamaForCausalLM",
             {"rope_parameters": {"rope_type": "llama3"}},
-            "rope_parameters .* 'llama3' is not",
+            "rope_parameters of type 'llama3'; wanted 'default'",
         ),
-        ("Qwen2ForCausalLM", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of the type 'yarn'"),
-        ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {}}}, "not supported: .'full_attention'"),
+        ("Qwen2ForCausalLM", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of type 'yarn'"),
+        (
+            "LlamaForCausalLM",
+            {"rope_parameters": {"full_attention": {}}},
+            "got rope_parameters with .'full_attention'.; wanted the same rotation",
+        ),
         ("LlamaForCausalLM", {"rope_theta": 9.0, "rms_norm_eps": "e"}, "RMSNorm: got eps='e'; wanted"),
         (
             "LlamaForCausalLM",
             {"rope_theta": 9.0, "vocab_size": None},
-            "vocab_size must be a whole number, at least 1, got None",
+            "got vocab_size=None; wanted an integer of at least 1",
         ),
         (
             "LlamaForCausalLM",
@@ -64,7 +72,9 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
         (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
     ],
 )
-def test_refused_by_name(tmp_path, architecture, settings, message):
+def test_unsupported_settings_are_errors_that_name_the_file_and_the_key(
+    tmp_path, architecture, settings, message
+):
     sizes = SEQ2SEQ if architecture in (BART, MARIAN) else LLAMA
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"architectures": [architecture], **sizes, **settings}))
@@ -74,7 +84,7 @@ def test_refused_by_name(tmp_path, architecture, settings, message):
 
 
 @pytest.mark.parity
-def test_activations_are_theirs_by_every_name_and_written_by_one_of_theirs():
+def test_every_activation_of_transformers_matches_and_is_written_by_its_name():
     theirs = pytest.importorskip("transformers").activations.ACT2FN
     torch = pytest.importorskip("torch")
     x = np.linspace(-12, 12, 401, dtype=np.float32)
@@ -95,11 +105,11 @@ def test_activations_are_theirs_by_every_name_and_written_by_one_of_theirs():
 @pytest.mark.parametrize(
     "architecture", [f"{x}ForCausalLM" for x in ("Llama", "Mistral", "Qwen2", "Qwen3", "GPTNeoX")]
 )
-def test_rope_scaling_counts_before_all_other_keys(architecture, theta):
+def test_rope_scaling_takes_precedence_over_other_keys(architecture, theta):
     older = {"rope_theta": 7.0, "rotary_emb_base": 7.0, "rotary_pct": 1.0}
     older |= {"rope_parameters": {"rope_type": "default", "rope_theta": 8.0}} if theta != "rope_theta" else {}
     settings = {"architectures": [architecture], **LLAMA, **older}
-    read = lambda **more: known(architecture).read_config(settings | more, "it").positions.theta
+    read = lambda **more: find_family(architecture).read_config(settings | more, "it").positions.theta
     assert read() == (7.0 if theta == "rope_theta" else 8.0)
     assert read(rope_scaling={"rope_type": "default", "rope_theta": 9.0}) == 9.0
     assert read(rope_scaling={"type": "default"}) == 7.0  # and not the other object's
@@ -128,17 +138,17 @@ T5 = {"vocab_size": 18, "d_model": 12, "num_heads": 3, "d_kv": 5, "d_ff": 14, "n
         ({"num_hidden_layers": 3, "num_decoder_layers": 1}, "n_decoder_layers", 1),
     ],
 )
-def test_t5s_keys_that_count_before_those_they_are_made_from(settings, field, wanted):
+def test_derived_keys_of_t5_take_precedence_over_their_sources(settings, field, wanted):
     name = "T5ForConditionalGeneration"
-    found = known(name).read_config({"architectures": [name], **T5, **settings}, "it")
+    found = find_family(name).read_config({"architectures": [name], **T5, **settings}, "it")
     assert getattr(found, field) == wanted
-    written = known(name).write_config(pretrained.Config(name, found, settings))
-    assert getattr(known(name).read_config(written, "it"), field) == wanted
+    written = find_family(name).write_config(pretrained.CheckpointConfig(name, found, settings))
+    assert getattr(find_family(name).read_config(written, "it"), field) == wanted
 
 
-def test_gpt_neox_attends_and_rotates_by_one_size_of_heads():
+def test_gpt_neox_has_one_head_dim_for_attention_and_rotation():
     settings = {"architectures": ["GPTNeoXForCausalLM"], **LLAMA, "rotary_pct": 1.0}
-    read = lambda **more: known("GPTNeoXForCausalLM").read_config(settings | more, "it")
+    read = lambda **more: find_family("GPTNeoXForCausalLM").read_config(settings | more, "it")
     assert read(head_dim=2) == read(head_dim=None) == read()
-    with pytest.raises(ValueError, match="head_dim=4 is not supported, only 2"):
+    with pytest.raises(ValueError, match="got head_dim=4; wanted 2, the only supported value"):
         read(head_dim=4)

@@ -1,4 +1,4 @@
-"""Every architecture is saved and loaded without torch: its names are all there, its settings come back."""
+"""Every architecture round-trips through save and load without torch: tensor names and settings."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import FAMILIES, family_of, known
+from tfm_jax.pretrained.families import FAMILIES, family_of, find_family
 from tfm_jax.pretrained.families._common import rope_of
 from tfm_jax.pretrained.load import model_of
 
@@ -106,7 +106,7 @@ FIELDS = {
         "dropout_rate": 0.3,
     },
 }
-# Of one architecture only.
+# Of one architecture each.
 POOLERS = {
     "ViTModel": nn.Pooler("relu"),
     "BertModel": nn.Pooler("tanh"),
@@ -119,8 +119,10 @@ EVERY = [(family, name) for family in FAMILIES for name in family.architectures]
 
 
 @pytest.mark.parametrize(("family", "name"), EVERY, ids=[name for _, name in EVERY])
-def test_what_was_saved_comes_back(family, name, tmp_path):
-    config = pretrained.Config(name, nn.Config(**FIELDS[family.model_type], pooler=POOLERS.get(name)))
+def test_save_and_load_round_trip(family, name, tmp_path):
+    config = pretrained.CheckpointConfig(
+        name, nn.Config(**FIELDS[family.model_type], pooler=POOLERS.get(name))
+    )
     shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
@@ -136,8 +138,8 @@ def test_what_was_saved_comes_back(family, name, tmp_path):
     assert dataclasses.replace(found, settings={}) == dataclasses.replace(config, model=found.model)
 
 
-def test_an_optional_tensor_that_is_not_there_is_zeros(tmp_path):
-    config = pretrained.Config("BartForConditionalGeneration", nn.Config(**FIELDS["bart"]))
+def test_a_missing_optional_tensor_is_zeros(tmp_path):
+    config = pretrained.CheckpointConfig("BartForConditionalGeneration", nn.Config(**FIELDS["bart"]))
     params = nn.functionalize(nn.EncoderDecoder, config.model).init(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 1.0, params)
     pretrained.save(tmp_path, params, config)
@@ -163,14 +165,14 @@ def test_every_architecture_is_known_once():
         {"rope_parameters": {"partial_rotary_factor": 0.5}, "partial_rotary_factor": 1.0},
     ],
 )
-def test_rotations_that_are_not_ours_are_refused(settings):
+def test_unsupported_rotary_settings_are_errors(settings):
     assert rope_of({"rope_parameters": {"rope_type": "default", "rope_theta": 50}}) == nn.Rope(50.0)
-    with pytest.raises(ValueError, match="is not supported"):
+    with pytest.raises(ValueError, match=r"^got rope_.*; wanted "):
         rope_of(settings)
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted"),
+    ("settings", "wanted"),
     [
         ({}, nn.Rope(10_000.0, fraction=0.25)),
         ({"rotary_pct": 0.5, "rotary_emb_base": 70}, nn.Rope(70.0, fraction=0.5)),
@@ -180,36 +182,36 @@ def test_rotations_that_are_not_ours_are_refused(settings):
         ),
     ],
 )
-def test_a_part_of_each_head_by_old_names_and_new(said, wanted):
+def test_partial_rotary_positions_by_old_and_new_keys(settings, wanted):
     sizes = {"vocab_size": 9, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
-    settings = {"architectures": ["GPTNeoXForCausalLM"], **sizes, "intermediate_size": 5, **said}
-    assert known("GPTNeoXForCausalLM").read_config(settings, "it").positions == wanted
+    settings = {"architectures": ["GPTNeoXForCausalLM"], **sizes, "intermediate_size": 5, **settings}
+    assert find_family("GPTNeoXForCausalLM").read_config(settings, "it").positions == wanted
     settings["rope_scaling"] = {"type": "linear", "factor": 2.0}
-    with pytest.raises(ValueError, match="rope_scaling of the type 'linear' is not supported"):
-        known("GPTNeoXForCausalLM").read_config(settings, "it")
+    with pytest.raises(ValueError, match="got rope_scaling of type 'linear'; wanted 'default'"):
+        find_family("GPTNeoXForCausalLM").read_config(settings, "it")
 
 
-def test_a_window_that_is_not_said_is_the_one_of_transformers():
+def test_the_default_window_is_that_of_transformers():
     fields = ROTATED | {"window": 4}
     for name in ("MistralForCausalLM", "Qwen2ForCausalLM"):
-        settings = known(name).write_config(
-            pretrained.Config(name, nn.Config(**FIELDS[known(name).model_type]))
+        settings = find_family(name).write_config(
+            pretrained.CheckpointConfig(name, nn.Config(**FIELDS[find_family(name).model_type]))
         )
-        read = lambda settings, name=name: known(name).read_config(settings, "it").window
+        read = lambda settings, name=name: find_family(name).read_config(settings, "it").window
         assert read(settings) == fields["window"]
         assert read({key: x for key, x in settings.items() if key != "sliding_window"}) == 4096
         assert read(settings | {"sliding_window": None}) is None
 
 
-def test_another_kind_of_model_under_a_known_architecture():
-    with pytest.raises(ValueError, match="LlamaForCausalLM of model_type='granite' is not known, only 'll"):
+def test_an_architecture_of_another_model_type_is_an_error():
+    with pytest.raises(ValueError, match="got model_type='granite' for LlamaForCausalLM; wanted 'llama'"):
         family_of({"architectures": ["LlamaForCausalLM"], "model_type": "granite"}, "config.json")
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 6**-0.5])
-def test_t5_says_apart_what_is_tied_and_what_is_scaled(tied, scale):
+def test_t5_writes_tying_and_scaling_separately(tied, scale):
     name = "T5ForConditionalGeneration"
     model = nn.Config(**FIELDS["t5"] | {"tie_embeddings": tied, "logits_scale": scale})
-    settings = known(name).write_config(pretrained.Config(name, model))
+    settings = find_family(name).write_config(pretrained.CheckpointConfig(name, model))
     assert settings["tie_word_embeddings"] == tied and settings["scale_decoder_outputs"] == (scale != 1.0)

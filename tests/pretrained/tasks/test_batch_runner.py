@@ -1,4 +1,4 @@
-"""Texts in batches of few shapes; what came of each, in their order."""
+"""Batched inference: few shapes, outputs in the order of the texts."""
 
 import functools
 import sys
@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from tokenizers import models, pre_tokenizers
 
 from tfm_jax.pretrained.tasks import batch_runner
-from tfm_jax.pretrained.tasks.batch_runner import BatchRunner, over_slices
+from tfm_jax.pretrained.tasks.batch_runner import BatchRunner, map_slices
 from tfm_jax.train import data_mesh
 
 TOKENIZER = tokenizers.Tokenizer(models.WordLevel({c: i for i, c in enumerate("?abc")}, unk_token="?"))
@@ -26,10 +26,10 @@ TOKENIZER.pre_tokenizer = pre_tokenizers.Whitespace()
     st.integers(1, 3),
     st.sampled_from([1, 24, 33, 80, sys.maxsize]),
 )
-def test_each_text_has_what_came_of_it_whatever_shares_its_batch(words, batch_size, devices, at_once):
+def test_outputs_do_not_depend_on_the_other_texts_of_a_batch(words, batch_size, devices, limit):
     shapes = []
     runner = BatchRunner(TOKENIZER, 24, None if devices == 1 else data_mesh(devices))
-    runner.tokens_at_once = at_once
+    runner.tokens_per_slice = limit
 
     def run(*batch):
         tokens, types = map(np.asarray, batch[:2])
@@ -47,14 +47,14 @@ def test_each_text_has_what_came_of_it_whatever_shares_its_batch(words, batch_si
     assert {T for *_, T in shapes} <= {16, 24}
     texts_of = [len(words[i : i + batch_size]) for i in range(0, len(words), batch_size)]
     for (slices, B, T), n in zip(shapes, texts_of, strict=True):
-        assert B % devices == 0 and B // devices * T <= max(at_once, T)
-        wanted = -(-(1 << (n - 1).bit_length()) // devices)  # of each device: few numbers of rows
+        assert B % devices == 0 and B // devices * T <= max(limit, T)
+        wanted = -(-(1 << (n - 1).bit_length()) // devices)  # per device: few different batch sizes
         assert slices * B == wanted * devices or devices == 3
-        assert at_once != sys.maxsize or slices == 1
+        assert limit != sys.maxsize or slices == 1
 
 
 @pytest.mark.parametrize("shape", [None, (2,), (2, 2)])
-def test_a_cpu_takes_few_tokens_at_once_and_the_answer_is_that_of_all_at_once(monkeypatch, shape):
+def test_slices_on_a_cpu_give_the_output_of_one_batch(monkeypatch, shape):
     monkeypatch.setattr(batch_runner, "_CPU_TOKENS", 48)
     axes = () if shape is None else tuple("xy"[: len(shape)])
     mesh = None if shape is None else jax.make_mesh(shape, axes, (AxisType.Auto,) * len(axes))
@@ -66,20 +66,20 @@ def test_a_cpu_takes_few_tokens_at_once_and_the_answer_is_that_of_all_at_once(mo
 
     def run(*batch):
         seen.append(batch)
-        return jax.jit(functools.partial(over_slices, model))(3, *batch)
+        return jax.jit(functools.partial(map_slices, model))(3, *batch)
 
     words = [" ".join("abc"[: 1 + i % 3]) for i in range(7 * n)]
     found = BatchRunner(TOKENIZER, 24, mesh)(words, 8 * n, run)
     assert [int(x) for _, x in found] == [3 * sum(range(1, 2 + i % 3)) for i in range(7 * n)]
-    # On each device eight rows of sixteen, in slices of two, though three would fit in one.
+    # Each device has eight sequences of sixteen tokens, in slices of two, though three would fit.
     ((tokens, _, valid),) = seen
     assert tokens.sharding.shard_shape(tokens.shape) == valid.sharding.shard_shape(valid.shape) == (4, 2, 16)
     assert set(traced) == {(2 * n, 16)}
-    assert "scan" in str(jax.make_jaxpr(functools.partial(over_slices, model))(3, *seen[0]))
+    assert "scan" in str(jax.make_jaxpr(functools.partial(map_slices, model))(3, *seen[0]))
 
 
 @pytest.mark.parametrize("length", [16, 17, 48, 80, 112, 200])
-def test_texts_that_fill_their_batch_are_not_padded(length):
+def test_a_full_batch_is_not_padded_and_has_no_mask(length):
     seen = []
 
     def run(*batch):
@@ -92,16 +92,19 @@ def test_texts_that_fill_their_batch_are_not_padded(length):
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=9), max_size=6), st.integers(1, 5))
-def test_ids_that_a_model_has_not_are_refused_where_a_text_gives_them(words, V):
-    """Whatever else the tokenizer has; after the cut, since a token that is cut off is not read."""
-    given = [" ".join(word) for word in words]
+def test_ids_outside_the_vocabulary_are_errors_that_name_the_text(words, V):
+    """Only after truncation: a token that is cut off is not read."""
+    texts = [" ".join(word) for word in words]
     runner = BatchRunner(TOKENIZER, 4, side="left", vocab_size=V)
-    run = lambda *batch: np.zeros(batch[0].shape[:2])
+
+    def run(*batch):
+        return np.zeros(batch[0].shape[:2])
+
     ids = [["?abc".index(c) for c in word[-4:]] for word in words]
     wrong = [(i, x) for i, row in enumerate(ids) for x in row if x >= V]
     if not wrong:
-        assert [found.ids for found, _ in runner(given, 3, run)] == ids
+        assert [found.ids for found, _ in runner(texts, 3, run)] == ids
         return
     (i, x), *_ = wrong
     with pytest.raises(ValueError, match=f"text {i} .*got the token '{'?abc'[x]}' with the id {x}; wanted"):
-        runner(given, 3, run)
+        runner(texts, 3, run)

@@ -1,4 +1,4 @@
-"""Resampling: what Pillow 13 gives, bit by bit."""
+"""Image resizing equals Pillow 13 bit for bit."""
 
 import importlib.metadata
 
@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from tfm_jax.pretrained.tasks.resampling import METHODS, resize
 
 IMAGE = (np.arange(42).reshape(7, 6, 1) * 37 % 256).astype(np.uint8)
-# Of Pillow 13: 7 x 6 becomes 3 x 5, the columns filtered first.
+# From Pillow 13: 7 x 6 to 3 x 5, which filters along the height first.
 WANTED = {
     "nearest": [[222, 3, 77, 114, 151], [154, 191, 9, 46, 83], [86, 123, 197, 234, 15]],
     "box": [[111, 20, 76, 131, 168], [154, 191, 119, 46, 83], [69, 106, 162, 217, 126]],
@@ -25,13 +25,13 @@ PILLOW = {"nearest": 0, "lanczos3": 1, "linear": 2, "cubic": 3, "box": 4, "hammi
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_image_resized(method):
+def test_resizing_equals_stored_results_of_pillow(method):
     got = jax.jit(resize, static_argnums=(1, 2))(IMAGE, (3, 5), method)
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got[..., 0], WANTED[method])
 
 
-def test_leading_axes_and_sizes_that_stay():
+def test_leading_axes_and_unchanged_sizes():
     images = np.stack([IMAGE, 255 - IMAGE])[:, None]
     got = resize(images, (7, 4), "cubic")
     assert got.shape == (2, 1, 7, 4, 1)
@@ -49,7 +49,7 @@ IMAGES = st.tuples(SIDES, st.sampled_from([1, 3])).flatmap(
 def by_pillow(image, size, method):
     Image = pytest.importorskip("PIL.Image")
     if int(importlib.metadata.version("pillow").split(".")[0]) < 13:
-        pytest.skip("older versions of Pillow filter the rows first whatever the sizes")
+        pytest.skip("older versions of Pillow always filter along the width first")
     found = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     return np.asarray(found.resize(size[::-1], PILLOW[method])).reshape(*size, image.shape[-1])
 
@@ -57,7 +57,7 @@ def by_pillow(image, size, method):
 @pytest.mark.parity
 @settings(max_examples=20)
 @given(IMAGES, SIDES, st.sampled_from(METHODS))
-def test_any_image_as_pillow(image, size, method):
+def test_random_images_equal_pillow(image, size, method):
     np.testing.assert_array_equal(resize(image, size, method), by_pillow(image, size, method))
 
 
@@ -66,15 +66,15 @@ def test_any_image_as_pillow(image, size, method):
 @pytest.mark.parametrize(
     "shape, size",
     [
-        ((31, 20), (11, 9)),  # 20 less is not more than twice 11 less: the rows first
-        ((32, 20), (9, 9)),  # 23 is more than 22: the columns
-        ((31, 20), (9, 9)),  # 22 is not
+        ((31, 20), (11, 9)),  # 20 less is at most twice 11 less: the width first
+        ((32, 20), (9, 9)),  # 23 is more than 22: the height first
+        ((31, 20), (9, 9)),  # 22 is not more: the width first
         ((20, 9), (19, 30)),
         ((9, 20), (30, 19)),
         ((300, 3), (7, 2)),
         ((480, 640), (224, 224)),
     ],
 )
-def test_the_order_of_the_passes_is_pillows(shape, size, method):
+def test_the_order_of_the_passes_is_that_of_pillow(shape, size, method):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     np.testing.assert_array_equal(resize(image, size, method), by_pillow(image, size, method))

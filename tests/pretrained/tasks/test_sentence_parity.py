@@ -1,4 +1,4 @@
-"""Sentences into vectors as sentence-transformers 5.4 and later makes them of the models that it saves."""
+"""Sentence embeddings equal those of sentence-transformers 5.4 and later, for models that it saves."""
 
 import json
 
@@ -38,7 +38,7 @@ BODIES = {
 
 @pytest.fixture(scope="module")
 def bodies(tmp_path_factory):
-    """The directory of a body of each family, with its tokenizer."""
+    """Directories of an encoder of each family, with its tokenizer."""
     found = {}
     for name, make in BODIES.items():
         directory = tmp_path_factory.mktemp(name)
@@ -53,7 +53,7 @@ def bodies(tmp_path_factory):
 
 
 def saved(directory, body, *behind, change=None, **options):
-    """A model of theirs, read from where it was saved to."""
+    """A model of sentence-transformers, saved and loaded again."""
     torch.manual_seed(1)
     made = library.SentenceTransformer(modules=[base.Transformer(str(body)), *behind], **options)
     made.save(str(directory))
@@ -76,7 +76,7 @@ def check(theirs, directory, texts=TEXTS[::3], **options):
 
 
 def rewrite(name, **said):
-    """Changes keys of a JSON file."""
+    """A function that changes keys of a JSON file."""
 
     def change(directory):
         path = directory / name
@@ -89,10 +89,10 @@ def rewrite(name, **said):
 MODES = ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 
 
-def test_every_pooling_and_all_of_them_side_by_side(bodies, tmp_path):
+def test_every_pooling_and_their_concatenation(bodies, tmp_path):
     theirs = saved(tmp_path / "all", bodies["bert"], modules.Pooling(D, tuple(MODES)))
     encoder = check(theirs, tmp_path / "all")
-    # The vectors of a single pooling are a part of those.
+    # The vectors of a single pooling are a slice of the concatenation.
     wanted = theirs.encode(TEXTS[:9])
     for i, mode in enumerate(MODES):
         rewrite("1_Pooling/config.json", pooling_mode=mode)(tmp_path / "all")
@@ -115,7 +115,7 @@ def test_every_pooling_and_all_of_them_side_by_side(bodies, tmp_path):
         ({"pooling_mode_max_tokens": True, "pooling_mode": "cls"}, "first"),
     ],
 )
-def test_the_names_of_older_versions(bodies, tmp_path, legacy, wanted):
+def test_pooling_flags_of_older_versions(bodies, tmp_path, legacy, wanted):
     said = {"word_embedding_dimension": D, **legacy}
     change = lambda directory: (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
     theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=change)
@@ -126,7 +126,7 @@ def test_the_names_of_older_versions(bodies, tmp_path, legacy, wanted):
 
 
 @pytest.mark.parametrize("body", ["roberta", "distilbert"])
-def test_layers_behind_the_pooling(bodies, tmp_path, body):
+def test_layers_after_pooling(bodies, tmp_path, body):
     behind = [
         base.Dense(2 * D, 9, activation_function=torch.nn.GELU()),
         base.Normalize(),
@@ -145,7 +145,7 @@ def test_layers_behind_the_pooling(bodies, tmp_path, body):
     assert encoder.normalize and encoder.width == 3 and len(encoder.layers) == 6
 
 
-def test_a_layer_in_a_pickle_is_read_where_it_is_allowed(bodies, tmp_path):
+def test_a_layer_in_a_pickle_is_read_only_if_allowed(bodies, tmp_path):
     dense = base.Dense(D, 4)
 
     def as_pickle(directory):
@@ -153,7 +153,7 @@ def test_a_layer_in_a_pickle_is_read_where_it_is_allowed(bodies, tmp_path):
         torch.save(dense.state_dict(), directory / "2_Dense" / "pytorch_model.bin")
 
     theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), dense, change=as_pickle)
-    with pytest.raises(ValueError, match="2_Dense are a pickle, which can run any code"):
+    with pytest.raises(ValueError, match="2_Dense: got a pickle, which can run any code"):
         pretrained.load_sentence_encoder(tmp_path / "new")
     check(theirs, tmp_path / "new", allow_pickle=True)
 
@@ -167,7 +167,7 @@ def test_prompts(bodies, tmp_path, include):
     for name in ("fox", "document"):
         close(encoder(texts, prompt_name=name), theirs.encode(texts, prompt_name=name))
     with pytest.raises(
-        ValueError, match=r"prompt_name: got 'x'; wanted one of \['document', 'fox', 'query'\]"
+        ValueError, match=r"got prompt_name='x'; wanted one of \['document', 'fox', 'query'\]"
     ):
         encoder(texts, prompt_name="x")
 
@@ -184,7 +184,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_setting(bodies, tmp_path, name):
+def test_each_setting_changes_the_vectors_alike(bodies, tmp_path, name):
     theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=CHANGES[name])
     plain = library.SentenceTransformer(str(bodies["bert"]), device="cpu", local_files_only=True)
     texts = TEXTS[::3]
@@ -195,7 +195,7 @@ def test_a_setting(bodies, tmp_path, name):
     close(pretrained.load_sentence_encoder(tmp_path / "new")(texts), wanted)
 
 
-def test_without_modules_nothing_of_the_library_is_read(bodies, tmp_path):
+def test_without_modules_no_other_file_has_an_effect(bodies, tmp_path):
     saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), truncate_dim=3, prompts={"query": "the "})
     rewrite("sentence_bert_config.json", max_seq_length=4)(tmp_path / "new")
     rewrite("config_sentence_transformers.json", default_prompt_name="query")(tmp_path / "new")

@@ -1,4 +1,4 @@
-"""Texts into labels: as the model's logits say, whatever shares a batch; and as those of transformers say."""
+"""Text classification: labels follow the model's logits, independent of batching, as in transformers."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, processors
 from tests.pretrained.families.test_families import FIELDS
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
 from tfm_jax.train import data_mesh
 
@@ -33,8 +33,8 @@ def tokenizer():
 def save(place, architecture, **settings):
     pooler = nn.Pooler("tanh") if architecture == SEQUENCES else None
     fields = FIELDS["bert"] | {"pooler": pooler, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
-    config = pretrained.Config(architecture, nn.Config(**fields), {"id2label": NAMES} | settings)
-    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**fields), {"id2label": NAMES} | settings)
+    shapes = jax.eval_shape(model_of(config, find_family(architecture)).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     pretrained.save(place, params, config, tokenizer())
@@ -47,12 +47,12 @@ def place(tmp_path):
 
 
 def logits(classifier, text, types=None):
-    """Of one text alone, cut as BERT's nine positions want it."""
+    """The logits of one text, truncated to the nine positions of the model."""
     ids = np.array([2, *(WORDS.index(x) for x in text.split()[:7]), 3])
     return np.asarray(classifier.model.apply(classifier.params, ids, token_types=types))
 
 
-def test_the_label_of_each_text(place):
+def test_each_text_gets_the_label_of_the_largest_logit(place):
     classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
     assert classifier.labels == ("good", "bad", "so so") and classifier.max_length == 9
     found = classifier(TEXTS, batch_size=3)
@@ -73,13 +73,13 @@ def test_the_label_of_each_text(place):
         ({"id2label": {"0": "it"}, "problem_type": "regression"}, lambda x: x),
     ],
 )
-def test_how_logits_become_scores(place, settings, wanted):
+def test_scores_follow_the_problem_type(place, settings, wanted):
     classifier = pretrained.load_text_classifier(save(place, SEQUENCES, **settings))
     (label,) = classifier(TEXTS[:1])
     np.testing.assert_allclose(label.scores, wanted(logits(classifier, TEXTS[0])), rtol=1e-5, atol=1e-6)
 
 
-def test_a_pair_of_texts_is_told_apart_by_types(place):
+def test_token_types_separate_a_pair_of_texts(place):
     classifier = pretrained.load_text_classifier(save(place, SEQUENCES, problem_type="regression"))
     (label,) = classifier([("a b", "c")])
     wanted = logits(classifier, "a b [SEP] c", np.array([0, 0, 0, 0, 1, 1]))
@@ -87,7 +87,7 @@ def test_a_pair_of_texts_is_told_apart_by_types(place):
     assert not np.allclose(wanted, logits(classifier, "a b [SEP] c"), atol=1e-3)
 
 
-def test_the_labels_of_tokens_and_where_they_stand(place):
+def test_token_labels_have_the_offsets_of_their_tokens(place):
     classifier = pretrained.load_text_classifier(
         save(place, TOKENS, problem_type="multi_label_classification")
     )
@@ -115,19 +115,24 @@ def test_devices_share_each_batch(place, config):
     (batch,) = seen
     with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
         pretrained.load_text_classifier(directory, mesh=jax.make_mesh((3,), ("x",)))
-    # Four rows are filled up to six, two on each device.
+    # Four sequences are padded to six, two on each device.
     assert [x.sharding.shard_shape(x.shape) for x in batch] == [(1, 2, 9)] * 3
 
 
 @pytest.mark.parametrize(
     ("name", "change", "error", "message"),
     [
-        ("config.json", {"problem_type": "guess"}, ValueError, "problem_type='guess' is not known"),
-        ("config.json", {"id2label": {"1": "x"}}, ValueError, "id2label must name the labels 0, 1"),
-        ("tokenizer.json", None, FileNotFoundError, "there is no tokenizer in"),
+        ("config.json", {"problem_type": "guess"}, ValueError, "got problem_type='guess'; wanted one of"),
+        (
+            "config.json",
+            {"id2label": {"1": "x"}},
+            ValueError,
+            "got id2label=.*; wanted a name",
+        ),
+        ("tokenizer.json", None, FileNotFoundError, "got no tokenizer in"),
     ],
 )
-def test_what_cannot_classify(place, name, change, error, message):
+def test_a_checkpoint_that_cannot_classify_is_an_error(place, name, change, error, message):
     file = save(place, SEQUENCES) / name
     if change is None:
         file.unlink()
@@ -137,25 +142,25 @@ def test_what_cannot_classify(place, name, change, error, message):
         pretrained.load_text_classifier(place)
 
 
-def test_a_model_of_another_kind(place):
-    config = pretrained.Config("BertModel", nn.Config(**FIELDS["bert"]))
-    params = model_of(config, known("BertModel")).init(jax.random.key(0))
+def test_a_model_without_a_classifier_is_an_error(place):
+    config = pretrained.CheckpointConfig("BertModel", nn.Config(**FIELDS["bert"]))
+    params = model_of(config, find_family("BertModel")).init(jax.random.key(0))
     pretrained.save(place, params, config, tokenizer())
-    with pytest.raises(ValueError, match="is a BertModel, wanted a classifier of texts"):
+    with pytest.raises(ValueError, match=r"got .*, a BertModel; wanted a text classifier"):
         pretrained.load_text_classifier(place)
 
 
-def test_what_is_no_list_of_texts(place):
+def test_texts_must_be_a_list(place):
     classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
-    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match="got texts='a b', one string; wanted a list of strings"):
         classifier("a b")
-    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+    with pytest.raises(ValueError, match=r"got texts\[1\]=None; wanted a string"):
         classifier(["a b", None])
-    with pytest.raises(ValueError, match="batch_size is at least 1, got 0"):
+    with pytest.raises(ValueError, match="got batch_size=0; wanted an integer of at least 1"):
         classifier(TEXTS, batch_size=0)
 
 
-def test_the_length_that_the_tokenizers_config_says(place):
+def test_the_maximum_length_is_that_of_the_tokenizer_config(place):
     save(place, SEQUENCES)
     (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 4}))
     classifier = pretrained.load_text_classifier(place)
@@ -165,32 +170,32 @@ def test_the_length_that_the_tokenizers_config_says(place):
     longer = dataclasses.replace(classifier, max_length=6)(["a b c d"])[0].scores
     assert not np.allclose(longer, short, atol=1e-3)
     (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 2}))
-    with pytest.raises(ValueError, match=r"may have 2 tokens, wanted .* more than the 2 special ones"):
+    with pytest.raises(ValueError, match=r"length of 2 tokens; wanted .* above the 2 special"):
         pretrained.load_text_classifier(place)
 
 
-def settings_of(place, **said):
+def change_settings(place, **settings):
     path = place / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-def test_the_side_from_which_the_settings_cut(place):
+def test_the_truncation_side_is_that_of_the_tokenizer_config(place):
     save(place, SEQUENCES, problem_type="regression")
-    settings_of(place, model_max_length=4, truncation_side="left")
+    change_settings(place, model_max_length=4, truncation_side="left")
     (label,) = pretrained.load_text_classifier(place)(["a b c d"])
     wanted = logits(pretrained.load_text_classifier(place), "c d")
     np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_types_that_the_settings_do_not_name_are_not_read(place):
+def test_token_types_are_used_only_where_the_tokenizer_config_lists_them(place):
     save(place, SEQUENCES, problem_type="regression")
-    settings_of(place, model_input_names=["input_ids", "attention_mask"])
+    change_settings(place, model_input_names=["input_ids", "attention_mask"])
     classifier = pretrained.load_text_classifier(place)
     (label,) = classifier([("a b", "c")])
     np.testing.assert_allclose(label.scores, logits(classifier, "a b [SEP] c"), rtol=1e-5, atol=1e-6)
 
 
-def test_a_token_that_the_model_has_not_is_refused_where_a_text_gives_it(place):
+def test_a_token_outside_the_vocabulary_is_an_error_that_names_the_text(place):
     save(place, SEQUENCES)
     more = tokenizer()
     more.add_tokens(["new", "newer"])
@@ -208,9 +213,9 @@ def test_a_token_that_the_model_has_not_is_refused_where_a_text_gives_it(place):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression"])
-def test_sequences_as_a_pipeline_of_transformers_says(place, problem):
+def test_sequence_labels_equal_those_of_a_transformers_pipeline(place, problem):
     pipe = pipeline("text-classification", save(place, SEQUENCES, problem_type=problem))
-    texts = [text for text in TEXTS if len(text) < 9]  # theirs cuts none
+    texts = [text for text in TEXTS if len(text) < 9]  # the pipeline does not truncate
     for wanted, got in zip(
         pipe(texts, top_k=None), pretrained.load_text_classifier(place)(texts), strict=True
     ):
@@ -220,7 +225,7 @@ def test_sequences_as_a_pipeline_of_transformers_says(place, problem):
 
 
 @pytest.mark.parity
-def test_tokens_as_a_pipeline_of_transformers_says(place):
+def test_token_labels_equal_those_of_a_transformers_pipeline(place):
     pipe = pipeline("token-classification", save(place, TOKENS), ignore_labels=[])
     texts = [text for text in TEXTS if len(text) < 9]
     found = pretrained.load_text_classifier(place)(texts)
@@ -242,10 +247,10 @@ def pipeline(task, place, **options):
 
 
 @pytest.mark.parity
-def test_a_pickle_where_it_is_allowed(place):
+def test_a_pickle_is_read_only_if_allowed(place):
     wanted = pretrained.load_text_classifier(save(place, SEQUENCES))(TEXTS)
     as_pickle(place)
-    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+    with pytest.raises(ValueError, match=r"got a pickle, .* or pass allow_pickle=True"):
         pretrained.load_text_classifier(place)
     found = pretrained.load_text_classifier(place, allow_pickle=True)(TEXTS)
     assert [x.label for x in found] == [x.label for x in wanted]

@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from tests.pretrained import cases, theirs
-from tests.pretrained.tokenizers.test_read import CORPUS, byte_pairs
+from tests.pretrained.tokenizers.test_byte_pair import CORPUS, train_byte_pair
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
 from tfm_jax import pretrained
 
@@ -30,7 +30,7 @@ PLACES = 64
 
 
 class Kind(NamedTuple):
-    """A model, and what writes its tokenizer's files to a directory, given models of sentencepiece."""
+    """A model, and a function that writes its tokenizer files, given SentencePiece models."""
 
     case: cases.Case
     write: Callable[..., Any]
@@ -47,7 +47,7 @@ def pair(case, write, **said):
 
 
 def pairs(kind):
-    return lambda directory, spm: byte_pairs(directory, kind)
+    return lambda directory, spm: train_byte_pair(directory, kind)
 
 
 def pieces(which, name):
@@ -64,7 +64,7 @@ def marian(directory, spm):
 
 
 def whole(directory, spm):
-    """BLOOM's, which is a tokenizer.json and nothing else."""
+    """BLOOM's tokenizer: only a tokenizer.json."""
     it = tokenizers.Tokenizer(models.BPE())
     it.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -162,12 +162,12 @@ def sized(case, vocab_size):
 
 
 def files(place, kind, spm, layout):
-    """Their tokenizer as they read it, and its directory."""
+    """The tokenizer as transformers reads it, and its directory."""
     (place / "found").mkdir()
     kind.write(place / "found", spm)
     (place / "found" / "tokenizer_config.json").write_text(json.dumps(kind.said))
     name = kind.said["tokenizer_class"]
-    of = getattr(transformers, {"BartTokenizer": "RobertaTokenizer"}.get(name, name))  # where both are one
+    of = getattr(transformers, {"BartTokenizer": "RobertaTokenizer"}.get(name, name))  # the two are one class
     tokenizer = of.from_pretrained(place / "found")
     if layout == "written":
         tokenizer.save_pretrained(place / "written")
@@ -177,7 +177,7 @@ def files(place, kind, spm, layout):
 
 
 def writer(tokenizer, directory, kind):
-    """Their model, as they read the directory that it is saved to."""
+    """The model as transformers reads its directory."""
     model = theirs.random(sized(kind.case, len(tokenizer)), **kind.draw)
     ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
     said: dict[str, Any] = ids | {"max_new_tokens": 12}
@@ -193,7 +193,7 @@ def writer(tokenizer, directory, kind):
 
 
 def their_text(tokenizer, model, text, **options):
-    """What is new, as their pipelines say it."""
+    """The new text from a pipeline of transformers."""
     given = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -225,7 +225,7 @@ def test_texts(tmp_path, trained, name, layout):  # noqa: F811
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bart"])
 def test_stop_strings(tmp_path, trained, name):  # noqa: F811
-    """Where theirs ends too; they keep the stop string, and what else its last token says."""
+    """transformers keeps the stop string and the rest of its last token."""
     tokenizer, directory = files(tmp_path, KINDS[name], trained, "written")
     model = writer(tokenizer, directory, KINDS[name])
     settings = {"num_beams": 1}
@@ -261,7 +261,7 @@ def encoder(case, write, **said):
     return Kind(case, write, said, {})
 
 
-# As version 4 has it by default; version 5 is told so by every tokenizer.json.
+# The default of version 4; in version 5 every tokenizer.json has it.
 MASK = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False}
 MASK |= {"normalized": False, "single_word": False, "special": True}
 ENCODERS = {
@@ -297,13 +297,13 @@ ENCODERS = {
 
 
 def classified(directory, texts):
-    """The scores of each text, of its tokens where they have labels."""
+    """The scores of each text, or of its tokens for a token classifier."""
     found = pretrained.load_text_classifier(directory)(texts)
     return [np.stack([x.scores for x in (it if isinstance(it, list) else [it])]) for it in found]
 
 
 def filled(directory, texts):
-    """The logits of all places of each text."""
+    """The logits at all positions of each text."""
     model, params, _, tokenizer = pretrained.load(directory)
     ids = [np.array(found.ids) for found in tokenizer.encode_batch(texts)]
     return [np.asarray(model.apply(params, x)) for x in ids]
@@ -322,7 +322,7 @@ def their_scores(tokenizer, model, text, kind):
 
 @LAYOUTS
 @pytest.mark.parametrize("name", ENCODERS)
-def test_labels_and_what_is_masked(tmp_path, trained, name, layout):  # noqa: F811
+def test_labels_and_masked_tokens(tmp_path, trained, name, layout):  # noqa: F811
     tokenizer, directory = files(tmp_path, ENCODERS[name], trained, layout)
     model = theirs.random(sized(ENCODERS[name].case, len(tokenizer)))
     model.save_pretrained(directory)
@@ -338,8 +338,8 @@ def test_labels_and_what_is_masked(tmp_path, trained, name, layout):  # noqa: F8
 
 
 @pytest.mark.parametrize("name", ["bert: masked", "distilbert: sequences", "roberta: tokens"])
-def test_vectors_of_an_encoder_without_a_recipe(tmp_path, trained, name):  # noqa: F811
-    """As sentence-transformers makes them: the body alone, and the mean of what it gives."""
+def test_vectors_of_an_encoder_without_modules(tmp_path, trained, name):  # noqa: F811
+    """As in sentence-transformers: the mean over the output of the body."""
     tokenizer, directory = files(tmp_path, ENCODERS[name], trained, "found")
     theirs.random(sized(ENCODERS[name].case, len(tokenizer))).save_pretrained(directory)
     body = transformers.AutoModel.from_pretrained(directory).eval()

@@ -1,4 +1,4 @@
-"""Models of sentencepiece, written field by field."""
+"""Writes SentencePiece models field by field, valid or not."""
 
 import struct
 
@@ -15,7 +15,7 @@ PIECES += [("▁ab", -1.5, 1), ("bb", -3, 1)]
 
 
 def field(number, value):
-    """A field in the wire format; a list is a message, of such pairs."""
+    """A field in protobuf's wire format; a list of (number, value) is a message."""
     if isinstance(value, list):
         return field(number, message(value))
     if isinstance(value, bytes):
@@ -37,12 +37,12 @@ def varint(n):
 
 
 def tree(pieces=PIECES, kind=1, trainer=(), normalizer=()):
-    """The fields of a model, as ``message`` takes them."""
-    normal = [(3, list(normalizer))] if normalizer else []
+    """Fields of a model, for ``message``."""
+    normalizer_spec = [(3, list(normalizer))] if normalizer else []
     return [
         *((1, [(1, piece.encode()), (2, float(score)), (3, k)]) for piece, score, k in pieces),
         (2, [(3, kind), *trainer]),
-        *normal,
+        *normalizer_spec,
     ]
 
 
@@ -51,7 +51,7 @@ def model(*args, **options):
 
 
 def charsmap(replaced):
-    """The table that writes some texts as others: of each node of its trie a block of its own."""
+    """A charsmap with these replacements; each node of its trie has its own block."""
     nodes = {b"": 256}
     for key in replaced:
         for end in range(1, len(key.encode()) + 1):

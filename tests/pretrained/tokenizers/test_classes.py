@@ -1,24 +1,24 @@
-"""Settings beside a tokenizer.json: each is followed as transformers does, or refused by name."""
+"""Tokenizer classes: each setting has its effect in transformers, or is an error that names it."""
 
 import inspect
 import json
 
 import pytest
 
-for package in ("torch", "transformers"):  # or what test_text_parity holds is not there
+for package in ("torch", "transformers"):  # before the imports of modules that need them
     pytest.importorskip(package)
 
 from tests.pretrained.tasks.test_text_generation_parity import KINDS, files  # noqa: E402
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: E402, F401  - a fixture
 from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write  # noqa: E402
-from tfm_jax.pretrained.tokenizers.classes import ACTED_ON, CLASSES, SETTINGS_OF  # noqa: E402
+from tfm_jax.pretrained.tokenizers.classes import CLASS_SETTINGS, CLASSES, COMMON_SETTINGS  # noqa: E402
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer  # noqa: E402
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side  # noqa: E402
+from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config, truncation_side  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 NEW = {"content": "<new>", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
-# Another value of each key, and of those that transformers acts on with any class.
+# Other values of each key that any class of transformers uses.
 VALUES = {
     "do_lower_case": [True, False],
     "strip_accents": [True, False],
@@ -63,47 +63,52 @@ VALUES = {
 }
 
 
-def outcome(tokenizer, directory, encode, decode, cut):
-    """All that a text becomes, and comes back as."""
+def outcome(encode, decode, truncate):
+    """Ids of texts and pairs, decoded texts, and truncated ids."""
     ids = encode(TEXTS)
     return {
         "ids": ids,
         "pairs": encode([(a, b) for a, b in zip(TEXTS, reversed(TEXTS), strict=True) if a and b]),
         "decoded": [decode(x) for x in ids],
-        "cut": cut(TEXTS),
+        "truncated": truncate(TEXTS),
     }
 
 
-def theirs_of(transformers, directory):
-    it = transformers.AutoTokenizer.from_pretrained(directory)
-    encode = lambda texts: (
-        it(texts)["input_ids"]
-        if isinstance(texts[0], str)
-        else it([a for a, _ in texts], [b for _, b in texts])["input_ids"]
+def reference_outcome(transformers, directory):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+
+    def encode(texts):
+        columns = [texts] if isinstance(texts[0], str) else [list(x) for x in zip(*texts, strict=True)]
+        return tokenizer(*columns)["input_ids"]
+
+    return outcome(
+        encode,
+        lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+        lambda texts: tokenizer(texts, truncation=True, max_length=5)["input_ids"],
     )
-    cut = lambda texts: it(texts, truncation=True, max_length=5)["input_ids"]
-    return outcome(it, directory, encode, lambda ids: it.decode(ids, skip_special_tokens=False), cut)
 
 
-def ours_of(directory):
-    it = read_tokenizer(directory)
+def our_outcome(directory):
+    tokenizer = read_tokenizer(directory)
 
-    def cut(texts):
-        it.enable_truncation(5, direction=truncation_side(directory, declared(directory)))
-        found = [x.ids for x in it.encode_batch(texts)]
-        it.no_truncation()
-        return found
+    def encode(texts):
+        return [x.ids for x in tokenizer.encode_batch(texts)]
 
-    encode = lambda texts: [x.ids for x in it.encode_batch(texts)]
-    return outcome(it, directory, encode, lambda ids: it.decode(ids, skip_special_tokens=False), cut)
+    def truncate(texts):
+        side = truncation_side(directory, read_tokenizer_config(directory))
+        tokenizer.enable_truncation(5, direction=side)
+        ids = encode(texts)
+        tokenizer.no_truncation()
+        return ids
+
+    return outcome(encode, lambda ids: tokenizer.decode(ids, skip_special_tokens=False), truncate)
 
 
-def keys_of(transformers, name):
-    """Those of the test, and every argument of the class that is not among them."""
+def check_arguments(transformers, name):
+    """Checks that VALUES has every argument of a class."""
     parameters = inspect.signature(getattr(transformers, name).__init__).parameters
     files = {"self", "vocab", "merges", "kwargs", "args", "_spm_precompiled_charsmap"}
     assert parameters.keys() - files <= VALUES.keys(), "the class has arguments that the test does not change"
-    return VALUES
 
 
 FEW = ("bert", "roberta", "gpt2", "llama", "t5", "mbart", "bloom")
@@ -112,77 +117,85 @@ FEW = ("bert", "roberta", "gpt2", "llama", "t5", "mbart", "bloom")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in BUILT]
 )
-def test_each_setting_is_followed_or_refused(tmp_path, name):
+def test_each_setting_is_supported_or_an_error(tmp_path, name):
     transformers = pytest.importorskip("transformers")
     write(tmp_path, BUILT[name])
     path = tmp_path / "tokenizer_config.json"
     plain = json.loads(path.read_text())
-    base = theirs_of(transformers, tmp_path)
-    assert ours_of(tmp_path) == base
-    changed, followed, refused = 0, [], []
-    for key, values in keys_of(transformers, BUILT[name].name).items():
+    base = reference_outcome(transformers, tmp_path)
+    assert our_outcome(tmp_path) == base
+    check_arguments(transformers, BUILT[name].name)
+    changed, supported, unsupported = 0, [], []
+    for key, values in VALUES.items():
         for value in values:
             path.write_text(json.dumps(plain | {key: value}))
             try:
-                wanted = theirs_of(transformers, tmp_path)
-            except Exception:  # it is no setting of that class
+                wanted = reference_outcome(transformers, tmp_path)
+            except Exception:  # not a setting of this class
                 continue
             changed += wanted != base
             try:
-                got = ours_of(tmp_path)
+                got = our_outcome(tmp_path)
             except ValueError as error:
                 assert key in str(error) or str(value) in str(error), error
-                refused.append(key)
+                unsupported.append(key)
                 continue
             for what in wanted:
                 assert got[what] == wanted[what], (key, value, what)
-            followed += [key] * (wanted != base)
-    print(f"{name}: {changed} changed, {len(followed)} followed {sorted(set(followed))}, refused {refused}")
-    known = {*ACTED_ON, "tokenizer_class", "image_token", "fast_tokenizer_files"}
-    assert set(followed) <= known | {key for key, kinds in SETTINGS_OF.items()}
-    assert followed and set(refused) <= {"split_special_tokens", "fix_mistral_regex", "src_lang", *known}
+            supported += [key] * (wanted != base)
+    print(f"{name}: {changed} changed, supported {sorted(set(supported))}, errors for {unsupported}")
+    known = {*COMMON_SETTINGS, "tokenizer_class", "image_token", "fast_tokenizer_files"}
+    assert set(supported) <= known | {*CLASS_SETTINGS}
+    assert supported and set(unsupported) <= {"split_special_tokens", "fix_mistral_regex", "src_lang", *known}
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "qwen2", "t5", "mbart", "bloom"])
-def test_files_of_older_versions_beside_a_tokenizer_json(tmp_path, name):
-    """special_tokens_map.json and added_tokens.json, which do nothing beside an added_tokens_decoder."""
+def test_config_files_of_older_versions(tmp_path, name):
+    """special_tokens_map.json and added_tokens.json, which an added_tokens_decoder overrides."""
     transformers = pytest.importorskip("transformers")
     theirs = write(tmp_path, BUILT[name])
     path = tmp_path / "tokenizer_config.json"
     plain = json.loads(path.read_text())
-    base = theirs_of(transformers, tmp_path)
+    base = reference_outcome(transformers, tmp_path)
     n = len(theirs)
-    map_ = {"pad_token": "<pad2>", "mask_token": {**NEW, "normalized": True}, "sep_token": {"content": "dog"}}
-    map_ |= {"additional_special_tokens": ["<image>"]}
-    write_json = lambda name, value: (tmp_path / name).write_text(json.dumps(value))
-    write_json("special_tokens_map.json", map_)
-    assert (wanted := theirs_of(transformers, tmp_path)) != base and ours_of(tmp_path) == wanted
+    special = {
+        "pad_token": "<pad2>",
+        "mask_token": {**NEW, "normalized": True},
+        "sep_token": {"content": "dog"},
+    }
+    special |= {"additional_special_tokens": ["<image>"]}
+
+    def write_json(name, value):
+        (tmp_path / name).write_text(json.dumps(value))
+
+    write_json("special_tokens_map.json", special)
+    assert (wanted := reference_outcome(transformers, tmp_path)) != base and our_outcome(tmp_path) == wanted
     write_json("added_tokens.json", {"<image>": n, "quick": n + 1})
-    assert (more := theirs_of(transformers, tmp_path)) != wanted and ours_of(tmp_path) == more
+    assert (more := reference_outcome(transformers, tmp_path)) != wanted and our_outcome(tmp_path) == more
     added = {str(i): token.__getstate__() for i, token in theirs.added_tokens_decoder.items()}
     added[str(n)] = {**NEW, "special": True}
     write_json("tokenizer_config.json", plain | {"added_tokens_decoder": added})
-    assert (last := theirs_of(transformers, tmp_path)) != more and ours_of(tmp_path) == last
+    assert (last := reference_outcome(transformers, tmp_path)) != more and our_outcome(tmp_path) == last
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "bloom"])
-def test_how_a_tokenizer_json_cuts_and_pads(tmp_path, name):
-    """The side, and a token to pad with that nothing else names, are read from it too."""
+def test_truncation_and_padding_in_a_tokenizer_json(tmp_path, name):
+    """The truncation side and a pad token are read from it."""
     transformers = pytest.importorskip("transformers")
     write(tmp_path, BUILT[name])
-    base = theirs_of(transformers, tmp_path)
+    base = reference_outcome(transformers, tmp_path)
     path = tmp_path / "tokenizer.json"
     state = json.loads(path.read_text())
     state["truncation"] = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
     state["padding"] = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None}
     state["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad2>"}
     path.write_text(json.dumps(state))
-    assert (wanted := theirs_of(transformers, tmp_path)) != base and ours_of(tmp_path) == wanted
+    assert (wanted := reference_outcome(transformers, tmp_path)) != base and our_outcome(tmp_path) == wanted
 
 
 @pytest.mark.parametrize("name", ["t5", "mbart", "mbart50", "llama", "marian"])
-def test_models_of_sentencepiece_as_transformers_writes_them(tmp_path, trained, name):  # noqa: F811
-    """With tables that make letters alike; a Marian's tokenizer.json is none that transformers reads."""
+def test_sentencepiece_models_saved_by_transformers(tmp_path, trained, name):  # noqa: F811
+    """With charsmaps. transformers does not read a Marian's tokenizer.json."""
     transformers = pytest.importorskip("transformers")
     _, directory = files(tmp_path, KINDS[name], trained, "written")
     model_type = getattr(transformers, KINDS[name].case.config).model_type
@@ -196,13 +209,13 @@ def test_models_of_sentencepiece_as_transformers_writes_them(tmp_path, trained, 
         assert ours.encode(text).ids == theirs(text)["input_ids"], text
 
 
-def test_a_tokenizer_json_alone_is_taken_as_it_is(tmp_path):
-    """As version 0.1 saved it: nothing is declared, so that the file is all that there is."""
+def test_a_tokenizer_json_without_a_config_is_used_as_it_is(tmp_path):
+    """As version 0.1 saved it."""
     theirs = write(tmp_path, BUILT["bert, cased"])
     (tmp_path / "tokenizer_config.json").unlink()
     assert [x.ids for x in read_tokenizer(tmp_path).encode_batch(TEXTS)] == theirs(TEXTS)["input_ids"]
 
 
-def test_the_tables_name_what_there_is():
-    assert set(SETTINGS_OF) | set(ACTED_ON) <= VALUES.keys() | {"model_input_names"}
-    assert {kind for kinds in SETTINGS_OF.values() for kind in kinds} <= CLASSES.keys()
+def test_the_tables_name_known_keys_and_classes():
+    assert set(CLASS_SETTINGS) | set(COMMON_SETTINGS) <= VALUES.keys() | {"model_input_names"}
+    assert {kind for kinds in CLASS_SETTINGS.values() for kind in kinds} <= CLASSES.keys()

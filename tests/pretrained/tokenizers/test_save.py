@@ -1,4 +1,4 @@
-"""Saved tokenizers: transformers, sentence-transformers and our own readers read what was loaded."""
+"""Saved tokenizers: transformers, sentence-transformers and this library read the same tokenizer."""
 
 import functools
 import json
@@ -15,10 +15,10 @@ from tests.pretrained.tasks.test_text_generation_parity import ENCODERS, KINDS, 
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
 from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write
 from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.extra_files import read_files, write_files
+from tfm_jax.pretrained.extra_files import read_extra_files, write_files
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 from tfm_jax.pretrained.tokenizers.save import _comparable, tokenizer_files
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side
+from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config, truncation_side
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -27,34 +27,33 @@ MODEL = nn.Config(vocab_size=9, d_model=4, n_layers=1, n_heads=1, d_ff=4, positi
 
 
 def config_of(directory, **settings):
-    return pretrained.Config("BertModel", MODEL, settings, files=read_files(directory))
+    return pretrained.CheckpointConfig("BertModel", MODEL, settings, files=read_extra_files(directory))
 
 
 def saved(directory, tokenizer, config):
-    """The files of a tokenizer, and a config.json, in a new directory."""
+    """Writes the files of a tokenizer and a config.json to a new directory."""
     directory.mkdir()
     write_files(directory, tokenizer_files(tokenizer, config, config.settings))
     (directory / "config.json").write_text(json.dumps(config.settings))
 
 
-def same(got, wanted, ours=True):
-    """That transformers (and we) read one directory as the other."""
-    one, two = (transformers.AutoTokenizer.from_pretrained(x) for x in (got, wanted))
-    assert type(one) is type(two)
+def assert_same(got, wanted):
+    """Asserts that transformers and this library read the same tokenizer from two directories."""
+    first, second = (transformers.AutoTokenizer.from_pretrained(x) for x in (got, wanted))
+    assert type(first) is type(second)
     texts = [text for text in TEXTS if text]
-    assert one(texts)["input_ids"] == two(texts)["input_ids"]
-    cut = {"truncation": True, "max_length": 5}
-    assert one(texts, **cut)["input_ids"] == two(texts, **cut)["input_ids"]
-    if two.pad_token:
-        assert dict(one(texts, padding=True)) == dict(two(texts, padding=True))
-    assert one.special_tokens_map == two.special_tokens_map
-    assert one.model_max_length == two.model_max_length
-    if ours:
-        assert read_tokenizer(got).to_str() == read_tokenizer(wanted).to_str()
+    assert first(texts)["input_ids"] == second(texts)["input_ids"]
+    truncation = {"truncation": True, "max_length": 5}
+    assert first(texts, **truncation)["input_ids"] == second(texts, **truncation)["input_ids"]
+    if second.pad_token:
+        assert dict(first(texts, padding=True)) == dict(second(texts, padding=True))
+    assert first.special_tokens_map == second.special_tokens_map
+    assert first.model_max_length == second.model_max_length
+    assert read_tokenizer(got).to_str() == read_tokenizer(wanted).to_str()
 
 
-def as_theirs(directory):
-    """That transformers reads a directory as we do: texts, pairs, where they are cut, and decoded."""
+def assert_matches_transformers(directory):
+    """Asserts that both read a directory alike: ids of texts and pairs, truncation, decoding."""
     theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
     wanted = theirs(TEXTS)["input_ids"]
     assert [x.ids for x in ours.encode_batch(TEXTS)] == wanted
@@ -62,14 +61,14 @@ def as_theirs(directory):
         assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
     pairs = (TEXTS[1:], TEXTS[:-1])
     assert [x.ids for x in ours.encode_batch(list(zip(*pairs, strict=True)))] == theirs(*pairs)["input_ids"]
-    ours.enable_truncation(5, direction=truncation_side(directory, declared(directory)))
+    ours.enable_truncation(5, direction=truncation_side(directory, read_tokenizer_config(directory)))
     assert [x.ids for x in ours.encode_batch(TEXTS)] == theirs(TEXTS, truncation=True, max_length=5)[
         "input_ids"
     ]
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_what_was_loaded_is_saved(tmp_path, name):
+def test_loaded_files_are_saved(tmp_path, name):
     source = tmp_path / "source"
     source.mkdir()
     theirs = write(source, BUILT[name])
@@ -77,19 +76,19 @@ def test_what_was_loaded_is_saved(tmp_path, name):
     theirs.save_pretrained(source)
     config = config_of(source, **json.loads((source / "config.json").read_text()))
     saved(tmp_path / "new", read_tokenizer(source), config)
-    files = read_files(source)
-    assert "chat_template.jinja" in files and read_files(tmp_path / "new") == files
-    # A token more: the rest is as it was.
+    files = read_extra_files(source)
+    assert "chat_template.jinja" in files and read_extra_files(tmp_path / "new") == files
+    # With one more token, the other files stay.
     more = read_tokenizer(source)
     more.add_tokens(["<more>"])
     saved(tmp_path / "more", more, config)
-    as_theirs(tmp_path / "more")
+    assert_matches_transformers(tmp_path / "more")
     assert read_tokenizer(tmp_path / "more").encode("the<more>").ids == more.encode("the<more>").ids
     assert (tmp_path / "more" / "chat_template.jinja").exists()
 
 
 @pytest.mark.parametrize("name", [*KINDS, *ENCODERS])
-def test_files_of_a_class_without_a_tokenizer_json(tmp_path, trained, name):  # noqa: F811
+def test_files_without_a_tokenizer_json(tmp_path, trained, name):  # noqa: F811
     kind = (KINDS | ENCODERS)[name]
     source = tmp_path / "source"
     source.mkdir()
@@ -99,82 +98,88 @@ def test_files_of_a_class_without_a_tokenizer_json(tmp_path, trained, name):  # 
     (source / "config.json").write_text(json.dumps({"model_type": model_type}))
     tokenizer = read_tokenizer(source)
     saved(tmp_path / "new", tokenizer, config_of(source, model_type=model_type))
-    assert read_files(tmp_path / "new") == read_files(source)
-    same(tmp_path / "new", source)
+    assert read_extra_files(tmp_path / "new") == read_extra_files(source)
+    assert_same(tmp_path / "new", source)
 
 
-def words(case=False):
-    it = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "dog": 2, "fox": 3}, unk_token="[UNK]"))
-    it.pre_tokenizer = pre_tokenizers.Whitespace()
-    it.normalizer = None if case else normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
-    it.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
-    it.post_processor = processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4))
-    return it
+def word_level():
+    """A word-level tokenizer, of no class in transformers."""
+    model = models.WordLevel({"[UNK]": 0, "the": 1, "dog": 2, "fox": 3}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
+    tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4))
+    return tokenizer
 
 
-def rewritten(name):
-    """A tokenizer of one of theirs, with another normalizer."""
+def with_lowercase(name):
+    """A tokenizer of a class in transformers, with another normalizer."""
     with tempfile.TemporaryDirectory() as directory:
         write(Path(directory), BUILT[name])
-        it = read_tokenizer(Path(directory))
-    it.normalizer = normalizers.Lowercase()
-    return it
+        tokenizer = read_tokenizer(Path(directory))
+    tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
 
 
-OWN = {"words": words, "bytes": lambda: rewritten("gpt2"), "pieces": lambda: rewritten("t5")}
+CUSTOM = {
+    "word level": word_level,
+    "byte level": functools.partial(with_lowercase, "gpt2"),
+    "unigram": functools.partial(with_lowercase, "t5"),
+}
 TYPES = ["bert", "distilbert", "roberta", "gpt2", "opt", "bloom", "gpt_neox", "llama", "mistral", "qwen3"]
 TYPES += ["t5", "bart", "mbart", "marian"]
 
 
-@pytest.mark.parametrize("kind", OWN)
-def test_a_tokenizer_of_ones_own(tmp_path, kind):
+@pytest.mark.parametrize("kind", CUSTOM)
+def test_custom_tokenizers(tmp_path, kind):
     for model_type in TYPES:
-        tokenizer = OWN[kind]()
+        tokenizer = CUSTOM[kind]()
         tokenizer.enable_truncation(3)
         tokenizer.enable_padding(pad_token="[PAD]")
         saved(
             tmp_path / model_type,
             tokenizer,
-            pretrained.Config("BertModel", MODEL, {"model_type": model_type}),
+            pretrained.CheckpointConfig("BertModel", MODEL, {"model_type": model_type}),
         )
-        as_theirs(tmp_path / model_type)
+        assert_matches_transformers(tmp_path / model_type)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         assert _comparable(read_tokenizer(tmp_path / model_type).to_str()) == _comparable(tokenizer.to_str())
-        said = json.loads((tmp_path / model_type / "tokenizer_config.json").read_text())
-        assert said["model_max_length"] == 17 and said["tokenizer_class"] == "PreTrainedTokenizerFast"
+        new = json.loads((tmp_path / model_type / "tokenizer_config.json").read_text())
+        assert new["model_max_length"] == 17 and new["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
-def test_special_tokens_of_ones_own(tmp_path):
+def test_special_tokens_of_a_custom_tokenizer(tmp_path):
     settings = {"model_type": "bert", "pad_token_id": 5, "eos_token_id": [4], "bos_token_id": 2}
-    saved(tmp_path / "new", words(), pretrained.Config("BertModel", MODEL, settings))
+    saved(tmp_path / "new", word_level(), pretrained.CheckpointConfig("BertModel", MODEL, settings))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     wanted = {"pad_token": "[SEP]", "eos_token": "[CLS]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
     assert theirs.special_tokens_map == wanted | {"cls_token": "[CLS]"}
     assert theirs(["the", "the dog"], padding=True)["input_ids"] == [[4, 1, 5, 5], [4, 1, 2, 5]]
 
 
-def test_a_class_that_takes_no_other_tokenizer(tmp_path):
-    config = pretrained.Config("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
-    with pytest.raises(ValueError, match="reads no such tokenizer beside a model of type qwen2: it"):
-        tokenizer_files(words(), config, config.settings)
+def test_qwen2_with_a_custom_tokenizer(tmp_path):
+    config = pretrained.CheckpointConfig("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
+    with pytest.raises(ValueError, match="cannot read beside model_type='qwen2'; wanted"):
+        tokenizer_files(word_level(), config, config.settings)
 
 
-def test_a_tokenizer_of_a_class_that_takes_no_other(tmp_path):
-    """Qwen2's own, with other words for what changes no id."""
+def test_qwen2_with_an_equivalent_decoder(tmp_path):
+    """It differs from Qwen2's in settings that change no id."""
     source = tmp_path / "source"
     source.mkdir()
     write(source, BUILT["qwen2"])
     tokenizer = read_tokenizer(source)
     tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    config = pretrained.Config("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
+    config = pretrained.CheckpointConfig("Qwen2ForCausalLM", MODEL, {"model_type": "qwen2"})
     saved(tmp_path / "new", tokenizer, config)
-    as_theirs(tmp_path / "new")
+    assert_matches_transformers(tmp_path / "new")
     assert read_tokenizer(tmp_path / "new").encode("the dog").ids == tokenizer.encode("the dog").ids
 
 
-def test_a_whole_checkpoint(tmp_path):
-    """A cased BERT of sentence-transformers, loaded and saved: all three read the same."""
+def test_sentence_transformers_checkpoint(tmp_path):
+    """A cased BERT, loaded and saved: all three libraries read the same model."""
     library = pytest.importorskip("sentence_transformers")
     base = pytest.importorskip("sentence_transformers.base.modules")
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
@@ -191,8 +196,8 @@ def test_a_whole_checkpoint(tmp_path):
     (tmp_path / "source" / "preprocessor_config.json").write_text("{}")
     _, params, config, tokenizer = pretrained.load(tmp_path / "source")
     pretrained.save(tmp_path / "new", params, config, tokenizer)
-    same(tmp_path / "new", tmp_path / "source")
-    assert read_files(tmp_path / "new") == read_files(tmp_path / "source")
+    assert_same(tmp_path / "new", tmp_path / "source")
+    assert read_extra_files(tmp_path / "new") == read_extra_files(tmp_path / "source")
     again = library.SentenceTransformer(str(tmp_path / "new"), device="cpu", local_files_only=True)
     texts = TEXTS[::4]
     wanted = made.encode(texts, prompt_name="query")
@@ -202,13 +207,13 @@ def test_a_whole_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["marian", "gpt2"])
-def test_a_whole_checkpoint_of_texts(tmp_path, trained, name):  # noqa: F811
-    """Their text of what we saved is that of the source, and ours."""
+def test_text_generation_checkpoint(tmp_path, trained, name):  # noqa: F811
+    """transformers and this library generate the same text from the saved checkpoint as from its source."""
     tokenizer, source = files(tmp_path, KINDS[name], trained, "written")
     model = writer(tokenizer, source, KINDS[name])
     _, params, config, ours = pretrained.load(source)
     pretrained.save(tmp_path / "new", params, config, ours)
-    same(tmp_path / "new", source)
+    assert_same(tmp_path / "new", source)
     kind = transformers.AutoModelForSeq2SeqLM if name == "marian" else transformers.AutoModelForCausalLM
     again = kind.from_pretrained(tmp_path / "new")
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
@@ -221,6 +226,8 @@ def test_a_whole_checkpoint_of_texts(tmp_path, trained, name):  # noqa: F811
 
 
 def test_configs_that_differ_in_files_alone_are_equal():
-    one, two = (pretrained.Config("BertModel", MODEL, files=files) for files in ({}, {"vocab.txt": b"a"}))
+    one, two = (
+        pretrained.CheckpointConfig("BertModel", MODEL, files=files) for files in ({}, {"vocab.txt": b"a"})
+    )
     assert one == two and "vocab.txt" not in repr(two)
     assert jax.tree.leaves(one) == [one]

@@ -1,4 +1,4 @@
-"""Directories of tokenizers, as transformers writes each of its classes, and texts to try them on."""
+"""Tokenizer directories as transformers writes each of its classes, and texts to try them on."""
 
 import importlib
 import json
@@ -61,12 +61,12 @@ TEXTS = [
 
 
 class Built(NamedTuple):
-    """A tokenizer's class and the model beside it.
+    """A tokenizer class and its model.
 
     Args:
       name: of the class.
       model_type: in config.json.
-      settings: that the class is made with.
+      settings: arguments of the class.
     """
 
     name: str
@@ -98,12 +98,12 @@ LANGUAGES = ("ar_AR", "de_DE", "en_XX", "ro_RO")
 
 
 def _trained(model, pre_tokenizer, trainer, normalizer=None):
-    it = tokenizers.Tokenizer(model)
-    it.pre_tokenizer = pre_tokenizer
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizer
     if normalizer is not None:
-        it.normalizer = normalizer
-    it.train_from_iterator(CORPUS, trainer)
-    return json.loads(it.to_str())["model"]
+        tokenizer.normalizer = normalizer
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return json.loads(tokenizer.to_str())["model"]
 
 
 def _bytes():
@@ -161,15 +161,15 @@ def _vocabulary(name, model_type):
 
 
 def write(directory, built: Built, **config):
-    """The tokenizer's files as transformers saves them, and a config.json."""
+    """Writes the tokenizer's files as transformers saves them, and a config.json; returns its tokenizer."""
     import transformers
 
     vocabulary = _vocabulary(built.name, built.model_type)
     if built.name == "PreTrainedTokenizerFast":
-        it = tokenizers.Tokenizer(models.BPE(vocabulary["vocab"], vocabulary["merges"]))
-        it.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        it.decoder = decoders.ByteLevel()
-        theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=it, **built.settings)
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary["vocab"], vocabulary["merges"]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **built.settings)
     else:
         theirs = getattr(transformers, built.name)(**vocabulary, **built.settings)
     theirs.save_pretrained(directory)

@@ -1,8 +1,8 @@
-"""The arrays of the Flax models of transformers before version 5, and the tensors of torch that they are.
+"""Arrays of the Flax models of transformers before version 5, and their PyTorch tensors.
 
-Written out, one a line: how the array is laid out beside the tensor, its path, the tensor's name (on a line
-of its own where it is long). ``=`` is as it is, ``T`` with the axes the other way about, ``P`` patches, of
-which the array is [height, width, in, out] and the tensor [out, in, height, width]. Each model has one layer.
+One array per line: layout, path in Flax, name in PyTorch (on the next line where it is long). ``=`` is the
+same layout, ``T`` is transposed, ``P`` is a patch kernel: [height, width, in, out] in Flax, [out, in, height,
+width] in PyTorch. Each model has one layer.
 """
 
 __all__ = ["FLAX_NAMES"]

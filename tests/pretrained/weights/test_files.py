@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint is said by name before anything is read; nothing in one is executed."""
+"""Weight files: damaged ones are errors with the file's name, and no code in them runs."""
 
 import json
 import pickle
@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.pretrained.families.test_families import FIELDS
-from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.families import known
+from tfm_jax import hub, nn, pretrained
+from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.pretrained.weights.files import checkpoint_directory
 
-CONFIG = pretrained.Config(
+CONFIG = pretrained.CheckpointConfig(
     "LlamaForCausalLM",
     nn.Config(
         vocab_size=11,
@@ -65,7 +66,7 @@ def equal(got, wanted):
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
-def test_what_was_saved_comes_back(saved, params):
+def test_save_and_load_round_trip(saved, params):
     model, got, config, tokenizer = pretrained.load(saved[0])
     equal(got, params)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
@@ -73,14 +74,14 @@ def test_what_was_saved_comes_back(saved, params):
     assert jax.eval_shape(model.apply, got, jnp.ones((2, 3), int)).shape == (2, 3, 11)
 
 
-def test_names_and_shapes_are_theirs(saved):
+def test_names_and_shapes_are_those_of_transformers(saved):
     tensors = load_file(saved[0] / "model.safetensors")
     assert len(tensors) == 2 * 9 + 3
     assert tensors["model.layers.1.self_attn.k_proj.weight"].shape == (2, 6)
     assert tensors["lm_head.weight"].shape == (11, 6)
 
 
-def test_several_files_and_an_index(params, tmp_path):
+def test_sharded_files_with_an_index(params, tmp_path):
     pretrained.save(tmp_path / "split", params, CONFIG, max_file_bytes=1000)
     files = sorted(path.name for path in (tmp_path / "split").glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
@@ -101,7 +102,7 @@ def test_bfloat16(params, tmp_path):
     equal(wide, jax.tree.map(lambda x: x.astype(jnp.float32), short))
 
 
-def test_all_wrong_tensors_are_listed_together(saved):
+def test_all_mismatches_are_listed_together(saved):
     directory, change = saved
 
     def edit(tensors):
@@ -118,16 +119,18 @@ def test_all_wrong_tensors_are_listed_together(saved):
     assert "model.layers.2.mlp.up_proj.weight: unknown, got (5, 6)" in message
 
 
-def test_tensors_of_integers(saved):
+def test_integer_tensors(saved):
     saved[1](lambda tensors: tensors.update({"model.norm.weight": np.ones(6, np.int64)}))
-    with pytest.raises(ValueError, match=r"model\.norm\.weight in .* is I64, wanted one of"):
+    with pytest.raises(ValueError, match=r"got tensor model\.norm\.weight of dtype I64; wanted one of"):
         pretrained.load(saved[0])
 
 
-def test_a_head_that_is_the_embedding_is_tied(saved, params):
+def test_tied_head(saved, params):
     directory, change = saved
     settings(directory, tie_word_embeddings=True)
-    with pytest.raises(ValueError, match=r"lm_head\.weight is model\.embed_tokens\.weight .* the two differ"):
+    with pytest.raises(
+        ValueError, match=r"got lm_head\.weight and model\.embed_tokens\.weight, which differ"
+    ):
         pretrained.load(directory)
     change(lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}))
     _, got, config, _ = pretrained.load(directory)
@@ -144,9 +147,9 @@ def test_a_head_that_is_the_embedding_is_tied(saved, params):
         ("T5ForConditionalGeneration", "t5", "encoder.embed_tokens.weight", "shared.weight"),
     ],
 )
-def test_copies_of_a_tensor_must_be_equal(tmp_path, architecture, fields, name, original):
-    config = pretrained.Config(architecture, nn.Config(**FIELDS[fields]))
-    shapes = jax.eval_shape(model_of(config, known(architecture)).init, jax.random.key(0))
+def test_copies_must_be_equal(tmp_path, architecture, fields, name, original):
+    config = pretrained.CheckpointConfig(architecture, nn.Config(**FIELDS[fields]))
+    shapes = jax.eval_shape(model_of(config, find_family(architecture)).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     pretrained.save(tmp_path / "it", params, config)
@@ -156,11 +159,11 @@ def test_copies_of_a_tensor_must_be_equal(tmp_path, architecture, fields, name, 
     equal(pretrained.load(tmp_path / "it")[1], params)
     for other in (tensors[original] + 1, np.ones(3, np.float32)):
         save_file({**tensors, name: other}, path)
-        with pytest.raises(ValueError, match=f"{re.escape(name)} is not {re.escape(original)}"):
+        with pytest.raises(ValueError, match=f"{re.escape(name)} differs from {re.escape(original)}"):
             pretrained.load(tmp_path / "it")
 
 
-def test_names_without_the_prefix_of_the_body(saved, params):
+def test_names_without_the_family_prefix(saved, params):
     directory, change = saved
     settings(directory, tie_word_embeddings=True)
 
@@ -174,10 +177,10 @@ def test_names_without_the_prefix_of_the_body(saved, params):
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 3000, -1])
-def test_a_file_that_was_cut_short(saved, keep):
+def test_truncated_safetensors(saved, keep):
     path = saved[0] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: got a damaged or truncated file"):
         pretrained.load(saved[0])
 
 
@@ -196,74 +199,82 @@ def header(text, data=b""):
         header('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"12345678"),
     ],
 )
-def test_a_header_that_lies(saved, content):
+def test_wrong_safetensors_header(saved, content):
     (saved[0] / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: got a damaged or truncated file"):
         pretrained.load(saved[0])
 
 
 @pytest.mark.parametrize(
     "file", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", "..\\x", ""]
 )
-def test_an_index_that_leaves_its_directory(saved, file):
+def test_index_with_files_outside_its_directory(saved, file):
     index = {"weight_map": {"model.norm.weight": file}}
     (saved[0] / "model.safetensors").rename(saved[0] / "part.safetensors")
     (saved[0] / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="names files that are not in its directory"):
+    with pytest.raises(ValueError, match="wanted names of files in the same directory"):
         pretrained.load(saved[0])
 
 
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        ({"weight_map": {"a": "gone.safetensors"}}, FileNotFoundError, "not there: .*gone"),
-        ({"weight_map": {"nowhere": "part.safetensors"}}, ValueError, "lack: .*nowhere in part"),
-        ({"weight_map": ["a"]}, ValueError, "has no weight_map"),
-        ({}, ValueError, "has no weight_map"),
-        ([], ValueError, "must hold a JSON object"),
+        (
+            {"weight_map": {"a": "gone.safetensors"}},
+            FileNotFoundError,
+            r"got files \[\'gone\.safetensors\'\], which do not exist",
+        ),
+        (
+            {"weight_map": {"nowhere": "part.safetensors"}},
+            ValueError,
+            r"got tensors \[\'nowhere in part.*which the files lack",
+        ),
+        ({"weight_map": ["a"]}, ValueError, "got no weight_map"),
+        ({}, ValueError, "got no weight_map"),
+        ([], ValueError, "got JSON of type list; wanted a JSON object"),
     ],
 )
-def test_an_index_that_is_wrong(saved, index, error, message):
+def test_wrong_index(saved, index, error, message):
     (saved[0] / "model.safetensors").rename(saved[0] / "part.safetensors")
     (saved[0] / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(error, match=message):
         pretrained.load(saved[0])
 
 
-def test_an_index_of_older_files_beside_a_whole_one(saved, params):
-    """As transformers, which reads the whole file wherever there is one."""
+def test_a_single_file_takes_precedence_over_an_index(saved, params):
+    """As in transformers."""
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
     (saved[0] / "model.safetensors.index.json").write_text(json.dumps(index))
     equal(pretrained.load(saved[0])[1], params)
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "message"),
     [
-        ("x.pt", "a pickle of torch; .* save_pretrained"),
+        ("x.pt", "a PyTorch pickle; .* save_pretrained"),
         ("x.ckpt", "a checkpoint of PyTorch Lightning or TensorFlow"),
-        ("x.Q4_K_M.gguf", "a file of llama.cpp; .* gguf_file=name"),
-        ("model.onnx", "a program of ONNX"),
-        ("tf_model.h5", "weights of TensorFlow"),
-        ("x.npz", "arrays of NumPy; .* safetensors.numpy.save_file"),
-        ("pytorch_model.bin", "a pickle of torch; .* allow_pickle=True"),
-        ("model.safetensors", "a file of weights; .* pass its directory"),
+        ("x.Q4_K_M.gguf", "a llama.cpp file; .* gguf_file=name"),
+        ("model.onnx", "an ONNX program"),
+        ("tf_model.h5", "TensorFlow weights"),
+        ("x.npz", "NumPy arrays; .* safetensors.numpy.save_file"),
+        ("pytorch_model.bin", "a PyTorch pickle; .* allow_pickle=True"),
+        ("model.safetensors", "a weight file; .* Pass its directory"),
     ],
 )
 @pytest.mark.parametrize("loader", ["load", "load_text_generator", "load_sentence_encoder"])
-def test_a_file_in_the_place_of_a_directory_is_told_what_it_is(tmp_path, name, what, loader):
+def test_a_file_instead_of_a_directory(tmp_path, name, message, loader):
     load = getattr(pretrained, loader)
-    with pytest.raises(FileNotFoundError, match=f"there is no file .*{re.escape(name)}.* is {what}"):
+    with pytest.raises(FileNotFoundError, match=f"no such file: .*{re.escape(name)}: got {message}"):
         load(tmp_path / name)
     (tmp_path / name).write_bytes(b"whatever")
-    with pytest.raises(ValueError, match=f"{re.escape(name)} is {what}"):
+    with pytest.raises(ValueError, match=f"{re.escape(name)}: got {message}"):
         load(tmp_path / name)
 
 
-def test_a_directory_with_such_a_file_alone(saved):
+def test_a_directory_with_an_unsupported_file(saved):
     (saved[0] / "model.safetensors").rename(saved[0] / "x.gguf")
     with pytest.raises(
-        FileNotFoundError, match=r"only \['config.json', 'x.gguf'\]\. x.gguf is a file of llama"
+        FileNotFoundError, match=r"got only \['config.json', 'x.gguf'\]; .* x.gguf: got a llama.cpp file"
     ):
         pretrained.load(saved[0])
 
@@ -273,11 +284,11 @@ class Bomb:
         return (exec, ("raise SystemExit('executed')",))
 
 
-def test_a_pickle_is_refused(saved):
+def test_pickles_are_not_read_by_default(saved):
     directory, _ = saved
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="are a pickle, which can run any code"):
+    with pytest.raises(ValueError, match="got a pickle, which can run any code"):
         pretrained.load(directory)
 
 
@@ -285,13 +296,13 @@ def test_a_pickle_is_refused(saved):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"x": Bomb()}, "cannot be read as weights alone"),
-        ([1.0], "must hold a dict of tensors, got a list"),
-        (b"no pickle", "cannot be read as weights alone"),
+        ({"x": Bomb()}, "wanted a pickle of weights only"),
+        ([1.0], "got a list; wanted a dict of tensors"),
+        (b"no pickle", "wanted a pickle of weights only"),
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_of_a_pickle_that_is_allowed_the_weights_alone_are_read(saved, content, message, zipped):
+def test_allowed_pickles_are_read_as_weights_only(saved, content, message, zipped):
     torch = pytest.importorskip("torch")
     directory, _ = saved
     (directory / "model.safetensors").unlink()
@@ -305,7 +316,7 @@ def test_of_a_pickle_that_is_allowed_the_weights_alone_are_read(saved, content, 
 
 
 @pytest.mark.parity
-def test_a_pickle_of_before_torch_1_6(saved, params):
+def test_pickle_from_before_torch_1_6(saved, params):
     torch = pytest.importorskip("torch")
     directory, _ = saved
     tensors = load_file(directory / "model.safetensors")
@@ -319,7 +330,7 @@ def test_a_pickle_of_before_torch_1_6(saved, params):
 @pytest.mark.parity
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_pickle_of_short_numbers(saved, params, dtype, sharded):
+def test_pickle_in_half_precision(saved, params, dtype, sharded):
     torch = pytest.importorskip("torch")
     directory, _ = saved
     tensors = load_file(directory / "model.safetensors")
@@ -336,7 +347,7 @@ def test_a_pickle_of_short_numbers(saved, params, dtype, sharded):
         (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     else:
         torch.save(short, directory / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="are a pickle, which can run any code"):
+    with pytest.raises(ValueError, match="got a pickle, which can run any code"):
         pretrained.load(directory)
     for wanted in ("float32", "bfloat16"):
         _, got, _, _ = pretrained.load(directory, wanted, allow_pickle=True)
@@ -344,25 +355,25 @@ def test_a_pickle_of_short_numbers(saved, params, dtype, sharded):
 
 
 @pytest.mark.parity
-def test_a_checkpoint_of_training_in_a_bin(saved):
+def test_pickle_of_a_training_state(saved):
     torch = pytest.importorskip("torch")
     directory, _ = saved
     (directory / "model.safetensors").unlink()
     torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, directory / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"must hold a dict of tensors, .* its 'state_dict' alone"):
+    with pytest.raises(ValueError, match=r"wanted a dict of tensors.* its 'state_dict' alone"):
         pretrained.load(directory, allow_pickle=True)
 
 
-def test_a_config_without_an_end(saved):
+def test_deeply_nested_json(saved):
     directory, _ = saved
     (directory / "config.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):
         pretrained.load(directory)
 
 
-def test_no_weights_at_all(saved):
+def test_no_weights(saved):
     (saved[0] / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"only \['config.json'\]"):
+    with pytest.raises(FileNotFoundError, match=r"got only \['config.json'\]"):
         pretrained.load(saved[0])
 
 
@@ -371,30 +382,54 @@ def test_no_weights_at_all(saved):
     [
         (
             {"architectures": ["SpamForCausalLM"]},
-            "'SpamForCausalLM' is not known; known are .*LlamaForCausalLM",
+            "got architecture 'SpamForCausalLM'; wanted one of .*LlamaForCausalLM",
         ),
-        ({"architectures": None, "model_type": None}, "must name one architecture, got architectures=None"),
-        ({"mlp_bias": True}, "config.json: mlp_bias=True is not supported, only False"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn' is not supported"),
+        ({"architectures": None, "model_type": None}, "got architectures=None; wanted one in a list"),
+        ({"mlp_bias": True}, "config.json: got mlp_bias=True; wanted False, the only supp"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "got rope_parameters of type 'yarn'; wanted 'default'"),
         ({"hidden_act": "gelu_of_ones_own"}, "config.json: activation: got 'gelu_of_ones_own'"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
         ({"hidden_size": "six"}, "config.json: "),
     ],
 )
-def test_settings_that_cannot_be(saved, changes, message):
+def test_invalid_settings(saved, changes, message):
     settings(saved[0], **changes)
     with pytest.raises(ValueError, match=message):
         pretrained.load(saved[0])
 
 
-def test_settings_that_are_missing(saved):
+def test_missing_settings(saved):
     path = saved[0] / "config.json"
     path.write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ValueError, match=r"config\.json lacks 'hidden_size'"):
+    with pytest.raises(
+        ValueError, match=r"config\.json: got no vocab_size, hidden_size, .*; wanted a value for each"
+    ):
         pretrained.load(saved[0])
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):
         pretrained.load(saved[0])
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no config\.json in"):
         pretrained.load(saved[0])
+
+
+def test_neither_a_directory_nor_a_repository_name(tmp_path):
+    for name in (tmp_path / "nowhere" / "at" / "all", "a/b/c", "what is this"):
+        with pytest.raises(
+            FileNotFoundError, match=r"checkpoint: got .*; wanted an existing directory, or a Hub"
+        ):
+            pretrained.load(name)
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_files_downloaded_from_the_hub(tmp_path, monkeypatch, allow_pickle):
+    calls = []
+
+    def download_model(repo_id, patterns, *, legacy_patterns):
+        calls.append((repo_id, "*.bin" in patterns, legacy_patterns))
+        return tmp_path
+
+    monkeypatch.setattr(hub, "download_model", download_model)
+    assert checkpoint_directory(tmp_path) == tmp_path and not calls
+    assert checkpoint_directory("owner/name", allow_pickle=allow_pickle) == tmp_path
+    assert calls == [("owner/name", allow_pickle, ["*.msgpack"])]

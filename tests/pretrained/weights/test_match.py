@@ -1,4 +1,4 @@
-"""Tensors by other names: of a wrapper, of a tied group, of an unknown class; buffers that nobody reads."""
+"""Matching tensor names: wrapper prefixes, tied tensors, unknown classes, unread buffers."""
 
 import ast
 import json
@@ -15,17 +15,17 @@ from safetensors.numpy import load_file, save_file
 from tests.pretrained.cases import CASES
 from tests.pretrained.families.test_families import EVERY, FIELDS, POOLERS
 from tfm_jax import nn, ops, pretrained
-from tfm_jax.pretrained.families import FAMILIES, known
+from tfm_jax.pretrained.families import FAMILIES, find_family
 from tfm_jax.pretrained.load import model_of
 
 TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared")
 
 
 def made(name, **fields):
-    """The config of an architecture, and random parameters."""
-    family = known(name)
+    """Config of an architecture, and random parameters."""
+    family = find_family(name)
     common = FIELDS[family.model_type] | {"tie_embeddings": True}
-    config = pretrained.Config(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
+    config = pretrained.CheckpointConfig(name, nn.Config(**common | {"pooler": POOLERS.get(name)} | fields))
     shapes = jax.eval_shape(model_of(config, family).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return config, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
@@ -33,7 +33,7 @@ def made(name, **fields):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A function of an architecture: its directory, its parameters, and its tensors by their names."""
+    """A function: architecture -> (checkpoint directory, parameters, tensors by name)."""
     found = {}
 
     def get(name, **fields):
@@ -50,7 +50,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def changed(saved, tmp_path):
-    """A function that saves the tensors of an architecture by other names, and gives the directory."""
+    """A function that saves edited tensors of an architecture; returns the directory and the parameters."""
 
     def change(name, edit, settings=None, **fields):
         directory, params, tensors = saved(name, **fields)
@@ -67,11 +67,11 @@ def equal(got, wanted):
 
 
 def renamed(names):
-    """Tensors with some of them by other names."""
+    """A function that renames some of the tensors."""
     return lambda tensors: {names.get(name, name): x for name, x in tensors.items()}
 
 
-# Of each architecture: the tensor that is written, and each name that safetensors' `save_model` may keep.
+# Of each architecture: the tensor that `save` writes, and each name that safetensors' `save_model` may keep.
 TIED = [
     ("GPT2LMHeadModel", "transformer.wte.weight", "lm_head.weight"),
     ("OPTForCausalLM", "model.decoder.embed_tokens.weight", "lm_head.weight"),
@@ -105,23 +105,23 @@ TIED = [
 
 
 @pytest.mark.parametrize(("architecture", "name", "other"), TIED)
-def test_a_tied_tensor_by_its_other_name(changed, architecture, name, other):
+def test_tied_tensor_under_its_other_name(changed, architecture, name, other):
     directory, params = changed(architecture, renamed({name: other}))
     _, got, config, _ = pretrained.load(directory, tokenizer=False)
     equal(got, params)
     assert config.model.tie_embeddings
 
 
-def test_a_head_alone_is_no_embedding_where_the_two_are_not_tied(changed):
+def test_an_untied_head_does_not_replace_the_embedding(changed):
     names = {"model.embed_tokens.weight": "lm_head.weight"}
     directory, _ = changed("LlamaForCausalLM", renamed(names), {"tie_word_embeddings": False})
-    with pytest.raises(ValueError, match=r"1 missing\n  model\.embed_tokens\.weight: missing"):
+    with pytest.raises(ValueError, match=r"\(1 missing\)\.\n  model\.embed_tokens\.weight: missing"):
         pretrained.load(directory)
 
 
 @pytest.mark.parametrize("architecture", [list(family.architectures)[-1] for family in FAMILIES])
-def test_a_wrappers_prefix_is_removed_and_a_line_says_so(changed, caplog, architecture):
-    """Of every family's last architecture, with its head and the prefix of the family."""
+def test_a_wrapper_prefix_is_removed_with_a_warning(changed, caplog, architecture):
+    """For each family's last architecture, with its head and the family's prefix."""
     prefix = "module._orig_mod.model."
     directory, params = changed(
         architecture, lambda tensors: {prefix + name: x for name, x in tensors.items()}
@@ -129,29 +129,32 @@ def test_a_wrappers_prefix_is_removed_and_a_line_says_so(changed, caplog, archit
     with caplog.at_level(logging.WARNING, "tfm_jax.pretrained"):
         equal(pretrained.load(directory, tokenizer=False)[1], params)
     (record,) = caplog.records
-    assert f"{directory}: all names of tensors begin with 'module._orig_mod." in record.getMessage()
+    assert f"{directory}: removed the wrapper prefix 'module._orig_mod." in record.getMessage()
 
 
 @given(st.lists(st.sampled_from(["module", "_orig_mod", "model", "net", "encoder", "bert"]), max_size=3))
-def test_any_prefix_that_all_names_share(saved, tmp_path_factory, parts):
+def test_any_common_prefix(saved, tmp_path_factory, parts):
     directory, params, tensors = saved("BertForMaskedLM")
     prefix = "".join(f"{part}." for part in parts)
-    place = tmp_path_factory.mktemp("prefixed")
-    (place / "config.json").write_bytes((directory / "config.json").read_bytes())
-    save_file({prefix + name: x for name, x in tensors.items()}, place / "model.safetensors")
-    equal(pretrained.load(place, tokenizer=False)[1], params)
+    copy = tmp_path_factory.mktemp("prefixed")
+    (copy / "config.json").write_bytes((directory / "config.json").read_bytes())
+    save_file({prefix + name: x for name, x in tensors.items()}, copy / "model.safetensors")
+    equal(pretrained.load(copy, tokenizer=False)[1], params)
 
 
-def test_a_prefix_is_named_once_where_the_architecture_is_found_by_trying(changed, caplog):
-    prefixed = lambda tensors: {f"module.{name}": x for name, x in tensors.items()}
-    directory, params = changed("BertForMaskedLM", prefixed, {"architectures": None})
+def test_a_prefix_is_logged_once_when_the_architecture_is_inferred(changed, caplog):
+    directory, params = changed(
+        "BertForMaskedLM",
+        lambda tensors: {f"module.{name}": x for name, x in tensors.items()},
+        {"architectures": None},
+    )
     _, got, config, _ = pretrained.load(directory, tokenizer=False)
     equal(got, params)
     assert config.architecture == "BertForMaskedLM" and len(caplog.records) == 1
 
 
-def test_no_line_where_the_names_fit(changed, caplog):
-    """Of a body without its head all names begin with the family's own prefix."""
+def test_no_warning_where_the_names_match(changed, caplog):
+    """All names of a body without its head share the family's own prefix."""
     directory, params = changed("LlamaForCausalLM", lambda tensors: tensors)
     assert all(name.startswith("model.") for name in load_file(directory / "model.safetensors"))
     equal(pretrained.load(directory)[1], params)
@@ -159,15 +162,17 @@ def test_no_line_where_the_names_fit(changed, caplog):
 
 
 def test_a_prefix_of_some_names_is_not_removed(changed):
-    rename = lambda tensors: {f"module.{name}" if "attn" in name else name: x for name, x in tensors.items()}
-    directory, _ = changed("LlamaForCausalLM", rename)
+    directory, _ = changed(
+        "LlamaForCausalLM",
+        lambda tensors: {f"module.{name}" if "attn" in name else name: x for name, x in tensors.items()},
+    )
     with pytest.raises(ValueError, match="16 missing, 16 unknown") as error:
         pretrained.load(directory)
     lines = str(error.value).splitlines()
     assert len(lines) == 1 + 2 * (4 + 1) and lines[5] == "  and 12 more"
 
 
-# By family: names of buffers that transformers makes anew, and whatever they hold.
+# By architecture: buffers that transformers recomputes.
 BUFFERS = {
     "GPT2LMHeadModel": ("transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"),
     "GPTNeoXForCausalLM": ("gpt_neox.layers.0.attention.bias", "gpt_neox.layers.1.attention.masked_bias"),
@@ -181,45 +186,53 @@ BUFFERS = {
 
 
 @pytest.mark.parametrize("architecture", BUFFERS)
-def test_buffers_that_nobody_reads(changed, architecture):
+def test_recomputed_buffers_are_skipped(changed, architecture):
     buffers = {name: np.full((1, 3), 7, np.int64) for name in BUFFERS[architecture]}
     directory, params = changed(architecture, lambda tensors: tensors | buffers)
     equal(pretrained.load(directory)[1], params)
 
 
-def test_frequencies_that_are_those_of_the_settings(changed):
+def test_rotary_frequencies_must_match_the_config(changed):
     rope = FIELDS["gpt_neox"]["positions"]
     wanted = np.asarray(rope.theta ** (-np.arange(1) / 1), np.float32)  # half of 4 elements, in pairs
     name = "gpt_neox.layers.{}.attention.rotary_emb.inv_freq"
-    add = lambda x: lambda tensors: tensors | {name.format(i): x for i in range(2)}
+
+    def add(x):
+        return lambda tensors: tensors | {name.format(i): x for i in range(2)}
+
     directory, params = changed("GPTNeoXForCausalLM", add(wanted))
     equal(pretrained.load(directory)[1], params)
     directory, _ = changed("GPTNeoXForCausalLM", add(wanted * 1.1))
-    with pytest.raises(ValueError, match=r"inv_freq has other values than those that config\.json gives"):
+    with pytest.raises(ValueError, match=r"got other values of gpt_neox.*inv_freq than config\.json implies"):
         pretrained.load(directory)
     ignore = [r".*inv_freq"]
     equal(pretrained.load(directory, ignore=ignore)[1], params)
 
 
-def test_marians_table_of_positions_is_the_one_that_is_made_anew(changed):
+def test_marian_position_table_must_be_the_sinusoidal_one(changed):
     D = FIELDS["marian"]["d_model"]
     table = np.asarray(ops.sinusoidal(np.arange(9), D, pairing="half"))
-    add = lambda x: lambda tensors: tensors | {"model.encoder.embed_positions.weight": x}
+
+    def add(x):
+        return lambda tensors: tensors | {"model.encoder.embed_positions.weight": x}
+
     for same in (table, table.astype("float16")):
         directory, params = changed("MarianMTModel", add(same))
         equal(pretrained.load(directory)[1], params)
     for other in (table[:, ::-1].copy(), table[1:], table[:, :2].copy()):
         directory, _ = changed("MarianMTModel", add(other))
-        with pytest.raises(ValueError, match=r"encoder\.embed_positions\.weight has other values"):
+        with pytest.raises(ValueError, match=r"got other values of model\.encoder\.embed_positions\.weight"):
             pretrained.load(directory)
 
 
-def test_a_class_of_ones_own_with_heads_of_its_own(changed):
+def test_unknown_class_with_custom_heads(changed):
     heads = {f"classifier_{x}.weight": np.ones((2, 6), np.float32) for x in "abc"}
-    wrap = lambda tensors: {f"encoder.{name}": x for name, x in tensors.items()} | heads
-    settings = {"architectures": ["Mine"], "model_type": "mine"}
-    directory, params = changed("BertModel", wrap, settings)
-    with pytest.raises(ValueError, match=r"'Mine' is not known; .* pass architecture= to load"):
+    directory, params = changed(
+        "BertModel",
+        lambda tensors: {f"encoder.{name}": x for name, x in tensors.items()} | heads,
+        {"architectures": ["Mine"], "model_type": "mine"},
+    )
+    with pytest.raises(ValueError, match=r"got architecture 'Mine'; wanted .* pass architecture= to load"):
         pretrained.load(directory)
     _, got, config, _ = pretrained.load(
         directory,
@@ -233,7 +246,7 @@ def test_a_class_of_ones_own_with_heads_of_its_own(changed):
     equal(pretrained.load(directory / "again")[1], params)
 
 
-def test_a_file_of_a_masked_model_as_a_body(changed):
+def test_masked_lm_checkpoint_as_a_body(changed):
     directory, params = changed("BertForMaskedLM", lambda tensors: tensors)
     with pytest.raises(ValueError, match=r"5 unknown(.|\n)*names are those of BertForMaskedLM: pass"):
         pretrained.load(directory, architecture="BertModel")
@@ -242,18 +255,21 @@ def test_a_file_of_a_masked_model_as_a_body(changed):
     assert config.model.pooler is None
 
 
-def test_the_advice_on_names_that_do_not_fit_is_true(changed):
-    """It is followed as it is printed, and the file is read."""
+def test_the_advice_on_mismatched_names_works(changed):
+    """The printed ignore= argument makes the file load."""
     head = {f"head_{x}.weight": np.ones(3, np.float32) for x in "abc"}
-    spoil = lambda tensors: {f"inner.{name}": x for name, x in tensors.items()} | head
-    directory, params = changed("BertModel", spoil, {"architectures": ["Mine"], "model_type": "mine"})
-    with pytest.raises(ValueError, match=r"that begin with 'inner.' are: leave out the others") as failed:
+    directory, params = changed(
+        "BertModel",
+        lambda tensors: {f"inner.{name}": x for name, x in tensors.items()} | head,
+        {"architectures": ["Mine"], "model_type": "mine"},
+    )
+    with pytest.raises(ValueError, match=r"that begin with 'inner.' fit: leave out the others") as failed:
         pretrained.load(directory, architecture="BertModel")
     ignore = ast.literal_eval(re.search(r"ignore=(\[.*\])", str(failed.value))[1])
     equal(pretrained.load(directory, architecture="BertModel", ignore=ignore)[1], params)
 
 
-def test_a_body_without_the_head_that_is_declared(changed):
+def test_a_body_without_its_declared_head(changed):
     directory, params = changed("BertModel", lambda tensors: tensors, {"architectures": ["BertForMaskedLM"]})
     with pytest.raises(ValueError, match=r"names are those of BertModel: pass architecture='BertModel'\.$"):
         pretrained.load(directory)
@@ -264,35 +280,36 @@ def test_a_body_without_the_head_that_is_declared(changed):
     ("ignore", "message"),
     [
         (["head.*"], r"ignore: got 'head\.\*', which matches no tensor of .*; wanted a regular expression"),
-        (["("], r"ignore: '\(' is no regular expression"),
+        (["("], r"ignore: got '\('; wanted a regular expression"),
     ],
 )
-def test_an_expression_that_ignores_nothing(changed, ignore, message):
+def test_invalid_ignore(changed, ignore, message):
     directory, _ = changed("BertModel", lambda tensors: tensors)
     with pytest.raises(ValueError, match=message):
         pretrained.load(directory, ignore=ignore)
 
 
 @pytest.mark.parametrize("architecture", [name for family, name in EVERY if len(family.architectures) > 1])
-def test_without_architectures_the_names_say_which_it_is(changed, architecture):
+def test_architecture_is_inferred_from_tensor_names(changed, architecture):
     directory, params = changed(architecture, lambda tensors: tensors, {"architectures": None})
     _, got, config, _ = pretrained.load(directory, tokenizer=False)
     equal(got, params)
     assert config.architecture == architecture
 
 
-def test_without_architectures_a_body_where_no_names_fit(changed):
-    spoil = lambda tensors: tensors | {"mine": np.ones(3, np.float32)}
-    directory, params = changed("BertModel", spoil, {"architectures": None})
-    with pytest.raises(ValueError, match=r"mine: unknown(.|\n)*Leave out what is of another head by ignore="):
+def test_architecture_is_the_body_where_no_names_match(changed):
+    directory, params = changed(
+        "BertModel", lambda tensors: tensors | {"mine": np.ones(3, np.float32)}, {"architectures": None}
+    )
+    with pytest.raises(ValueError, match=r"mine: unknown(.|\n)*Leave out .* of another head by ignore="):
         pretrained.load(directory)
     equal(pretrained.load(directory, ignore=["mine"])[1], params)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith(": tied") or "masked" in name])
-def test_what_save_model_writes_is_read(name, tmp_path):
-    """safetensors' own writer of modules keeps one name of each group of tied tensors, whichever it is."""
+def test_files_of_safetensors_save_model(name, tmp_path):
+    """safetensors' `save_model` keeps any one name of each group of tied tensors."""
     torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
     from tests.pretrained import theirs
 
@@ -303,7 +320,7 @@ def test_what_save_model_writes_is_read(name, tmp_path):
     (tmp_path / "got" / "config.json").write_bytes((tmp_path / "wanted" / "config.json").read_bytes())
     wanted, got = (pretrained.load(tmp_path / x, tokenizer=False)[1] for x in ("wanted", "got"))
     equal(got, wanted)
-    # As torch's own training wrappers write them.
+    # As torch's training wrappers write them.
     state = {f"module._orig_mod.{x}": y.clone() for x, y in model.state_dict().items()}
     torch.save(state, tmp_path / "got" / "pytorch_model.bin")
     (tmp_path / "got" / "model.safetensors").unlink()

@@ -1,12 +1,12 @@
-"""The families of checkpoints, one file each: a config, and the names of the tensors."""
+"""The families of checkpoints, one file each: settings and tensor names."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
-from tfm_jax.pretrained.family import Family
+from tfm_jax.pretrained.family import Architecture, Family
 
-__all__ = ["FAMILIES", "architecture_in", "family_by_type", "family_of", "known"]
+__all__ = ["FAMILIES", "architecture_in", "family_by_type", "family_of", "find_architecture", "find_family"]
 
 FAMILIES: tuple[Family, ...] = (
     gpt2.GPT2,
@@ -23,53 +23,59 @@ FAMILIES: tuple[Family, ...] = (
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
 
 
-def known(architecture: str) -> Family:
-    """The family of an architecture; a ValueError that lists those known where there is none."""
+def find_family(architecture: str) -> Family:
+    """The family of an architecture; a ValueError that lists the supported ones where there is none."""
     if architecture not in _BY_ARCHITECTURE:
         raise ValueError(
-            f"the architecture {architecture!r} is not known; known are {', '.join(sorted(_BY_ARCHITECTURE))}"
-            "; of an unknown class pass architecture= to load"
+            f"load: got architecture {architecture!r}; wanted one of {', '.join(sorted(_BY_ARCHITECTURE))}. "
+            "For another class with the same tensors pass architecture= to load."
         )
     return _BY_ARCHITECTURE[architecture]
 
 
+def find_architecture(name: str) -> Architecture:
+    """The architecture of a name, from its family; a ValueError as of ``find_family``."""
+    return find_family(name).architectures[name]
+
+
 def architecture_in(settings: Mapping[str, Any], source: object) -> str | None:
-    """The architecture that a ``config.json`` names; None where it names none, and says ``model_type``.
+    """The architecture in a ``config.json``; None where the file has only a ``model_type``.
 
     Raises:
-      ValueError: for several, one that is not known, and one of another ``model_type``.
+      ValueError: for several architectures, an unknown one, and one of another ``model_type``.
     """
     names, kind = settings.get("architectures"), settings.get("model_type")
     if names in (None, []) and kind is not None:
         return None
     if not isinstance(names, list) or len(names) != 1:
         raise ValueError(
-            f"{source} must name one architecture, got architectures={names!r}; add it there, or pass "
-            "architecture= to load"
+            f"{source}: got architectures={names!r}; wanted one in a list. Add it, or pass architecture= to "
+            "load."
         )
-    family = known(str(names[0]))
+    family = find_family(str(names[0]))
     if kind not in (None, family.model_type):
         raise ValueError(
-            f"{source}: a {names[0]} of model_type={kind!r} is not known, only {family.model_type!r}"
+            f"{source}: got model_type={kind!r} for {names[0]}; wanted {family.model_type!r}, the only "
+            "supported one."
         )
     return str(names[0])
 
 
 def family_by_type(settings: Mapping[str, Any], source: object) -> Family:
-    """The family of the ``model_type`` of a ``config.json``; a ValueError that lists those known."""
+    """The family of the ``model_type`` in a ``config.json``; a ValueError for an unknown one."""
     families = {family.model_type: family for family in FAMILIES}
     if (kind := settings.get("model_type")) not in families:
         raise ValueError(
-            f"{source} names no architecture, and its model_type={kind!r} is not known; known are "
-            f"{', '.join(sorted(families))}"
+            f"{source}: got no architectures and model_type={kind!r}; wanted one of "
+            f"{', '.join(sorted(families))}."
         )
     return families[kind]
 
 
 def family_of(settings: Mapping[str, Any], source: object) -> tuple[str, Family]:
-    """The architecture that a ``config.json`` names, and its family; the first of it where it names none."""
+    """The architecture in a ``config.json`` and its family; the family's first where there is none."""
     name = architecture_in(settings, source)
     if name is None:
         family = family_by_type(settings, source)
         return next(iter(family.architectures)), family
-    return name, known(name)
+    return name, find_family(name)

@@ -1,4 +1,4 @@
-"""Settings that several families say in the same words."""
+"""Settings that several families share: activations, rotary positions, labels, classifiers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -7,97 +7,101 @@ import numpy as np
 
 from tfm_jax import nn, ops
 from tfm_jax.nn import Rope
-from tfm_jax.pretrained.family import Architecture, Config, Settings
-from tfm_jax.pretrained.weights.tensor_map import Entry, dense
+from tfm_jax.pretrained.config_keys import TrackedSettings
+from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Settings
+from tfm_jax.pretrained.field_map import NO_FIELDS, Converter, FieldMap, Group
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense
 
 __all__ = [
+    "ACTIVATION",
+    "ROPE",
     "activation_of",
     "activation_setting",
     "classifier",
     "inverse_frequencies",
     "labels_of",
     "partial_rope_of",
+    "placement",
     "rope_of",
     "rope_settings",
-    "wanted",
 ]
 
-# Ours and theirs, where they differ.
+# Our names and those of transformers, where they differ.
 _ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "relu_squared": "relu2", "identity": "linear"}
 
 
 def activation_of(name: str) -> str:
-    """Our name of their activation; a ValueError where there is none."""
+    """Our name of an activation of transformers; a ValueError for an unknown one."""
     name = next((ours for ours, theirs in _ACTIVATIONS.items() if theirs == name), name)
     ops.activation(name)
     return name
 
 
 def activation_setting(name: str) -> str:
-    """Their name of our activation."""
+    """The name in transformers of our activation."""
     return _ACTIVATIONS.get(name, name)
 
 
-def wanted(settings: Mapping[str, Any], **values: Any) -> None:
-    """Raises a ValueError for each setting that has another value than the only one that we can do."""
-    wrong = [
-        f"{name}={settings[name]!r} is not supported, only {value!r}"
-        for name, value in values.items()
-        if settings.get(name, value) != value
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+ACTIVATION = Converter(activation_of, activation_setting)
+
+
+def placement(when_true: str, when_false: str) -> Converter:
+    """A flag that chooses between two values of ``norm_placement``."""
+    return Converter(lambda flag: when_true if flag else when_false, lambda value: value == when_true)
 
 
 def rope_of(settings: Mapping[str, Any]) -> Rope:
-    """Rotary positions of whole heads from ``rope_scaling``, else ``rope_parameters``, else an older key.
+    """Rotary positions of complete heads, from ``rope_scaling``, else ``rope_parameters``, else older keys.
 
     Raises:
-      ValueError: for another type than "default", a part of each head, and a theta that is no number.
+      ValueError: for a type other than "default", a partial rotation, and a theta that is not a number.
     """
-    where, found = _rope_parameters(settings)
-    part = found.get("partial_rotary_factor", settings.get("partial_rotary_factor"))
-    if part not in (None, 1.0):
-        raise ValueError(f"{where}: partial_rotary_factor={part!r} is not supported, only 1.0")
-    return Rope(_theta(settings, where, found, "rope_theta"), pairing="half")
+    key, found = _rope_parameters(settings)
+    fraction = found.get("partial_rotary_factor", settings.get("partial_rotary_factor"))
+    if fraction not in (None, 1.0):
+        raise ValueError(
+            f"got {key}.partial_rotary_factor={fraction!r}; wanted 1.0, the only supported value."
+        )
+    return Rope(_theta(settings, key, found, "rope_theta"), pairing="half")
 
 
 def partial_rope_of(settings: Mapping[str, Any]) -> Rope:
-    """Rotary positions of a part of each head, whose older keys GPT-NeoX has; else as ``rope_of``."""
-    where, found = _rope_parameters(settings)
-    part = found.get("partial_rotary_factor", settings.get("rotary_pct", 0.25))
-    return Rope(_theta(settings, where, found, "rotary_emb_base"), pairing="half", fraction=part)
+    """Rotary positions of a fraction of each head, with GPT-NeoX's older keys; otherwise as ``rope_of``."""
+    key, found = _rope_parameters(settings)
+    fraction = found.get("partial_rotary_factor", settings.get("rotary_pct", 0.25))
+    return Rope(_theta(settings, key, found, "rotary_emb_base"), pairing="half", fraction=fraction)
 
 
 def _rope_parameters(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The key that counts, ``rope_scaling`` where it has anything, and its object."""
-    where = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
-    found = settings.get(where) or {}
+    """The key that counts, ``rope_scaling`` unless it is empty, and its object."""
+    key = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
+    found = settings.get(key) or {}
     if not isinstance(found, Mapping):
-        raise ValueError(f"{where} must be an object, got {found!r}")
+        raise ValueError(f"got {key}={found!r}; wanted an object.")
     for name in ("rope_type", "type"):
         if (kind := found.get(name, "default")) != "default":
-            raise ValueError(f"{where} of the type {kind!r} is not supported, only 'default'")
+            raise ValueError(f"got {key} of type {kind!r}; wanted 'default', the only supported type.")
     if nested := sorted(name for name, value in found.items() if isinstance(value, Mapping | list)):
-        raise ValueError(f"{where} has parameters of a kind that is not supported: {nested}")
-    return where, found
+        raise ValueError(f"got {key} with {nested}; wanted the same rotation in every layer.")
+    return key, found
 
 
-def _theta(settings: Mapping[str, Any], where: str, found: Mapping[str, Any], older: str) -> float:
-    """Theta from the object, else from the older key, which is thereby known too."""
+def _theta(settings: Mapping[str, Any], key: str, found: Mapping[str, Any], older: str) -> float:
+    """Theta from the object, else from the older key."""
     base = found.get("rope_theta", settings.get(older, 10_000.0))
     if isinstance(base, bool) or not isinstance(base, int | float):
-        raise ValueError(f"{older} or {where}.rope_theta must be a number, got {base!r}")
+        raise ValueError(f"got {base!r} for {older} or {key}.rope_theta; wanted a number.")
     return float(base)
 
 
 def inverse_frequencies(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:
-    """The buffer of old checkpoints with rotary positions: one over each pair's wavelength in radians."""
+    """The ``inv_freq`` buffer of old checkpoints: theta ** -(2 i / H) of each pair i of elements."""
     return config.positions.theta ** (-np.arange(shape[0]) / shape[0])
 
 
-def rope_settings(rope: Rope) -> dict[str, Any]:
-    """The inverse of ``rope_of``, for readers of both."""
+def rope_settings(model: nn.Config) -> dict[str, Any]:
+    """The inverse of ``rope_of``, in the keys of transformers 5 and of older versions."""
+    rope = model.positions if isinstance(model.positions, Rope) else Rope()
     return {
         "rope_parameters": {"rope_type": "default", "rope_theta": rope.theta},
         "rope_theta": rope.theta,
@@ -105,57 +109,67 @@ def rope_settings(rope: Rope) -> dict[str, Any]:
     }
 
 
+def _read_rope(settings: TrackedSettings) -> dict[str, Any]:
+    return {"positions": rope_of(settings)}
+
+
+ROPE = Group(_read_rope, rope_settings)
+
+
 def labels_of(settings: Settings) -> tuple[str, ...]:
-    """The labels by the number of their logit, from ``id2label`` or ``num_labels``; two where neither is.
+    """The labels of the logits in order, from ``id2label`` or ``num_labels``; two where neither is present.
 
     Raises:
-      ValueError: for numbers that are not 0, 1, ..., and a ``num_labels`` that is another.
+      ValueError: for ids other than 0, 1, ..., and a ``num_labels`` that disagrees with ``id2label``.
     """
-    said, names = settings.get("num_labels"), settings.get("id2label")
+    count, names = settings.get("num_labels"), settings.get("id2label")
     if names is None:
-        n = 2 if said is None else said
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"num_labels must be a whole number, at least 1, got {n!r}")
-        return tuple(f"LABEL_{i}" for i in range(n))
+        count = 2 if count is None else count
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"config.json: got num_labels={count!r}; wanted an integer of at least 1.")
+        return tuple(f"LABEL_{i}" for i in range(count))
     try:
-        by_number = {int(number): str(name) for number, name in names.items()}
+        by_id = {int(i): str(name) for i, name in names.items()}
     except (AttributeError, TypeError, ValueError):
-        by_number = {}
-    if not by_number or sorted(by_number) != list(range(len(names))):
-        raise ValueError(f"id2label must name the labels 0, 1, ... of the logits, got {names!r}")
-    if said not in (None, len(by_number)):
-        raise ValueError(f"num_labels={said!r}, but id2label has {len(by_number)}: {names!r}")
-    return tuple(by_number[i] for i in range(len(by_number)))
+        by_id = {}
+    if not by_id or sorted(by_id) != list(range(len(names))):
+        raise ValueError(f"config.json: got id2label={names!r}; wanted a name for each logit 0, 1, ....")
+    if count not in (None, len(by_id)):
+        raise ValueError(
+            f"config.json: got num_labels={count!r} beside id2label={names!r}; wanted {len(by_id)}, or no "
+            "num_labels."
+        )
+    return tuple(by_id[i] for i in range(len(by_id)))
 
 
 def classifier(
-    body: Callable[..., list[Entry]],
+    body: Callable[..., list[WeightMapping]],
     pooling: Literal["first"] | None,
-    dropout: Callable[[Config], float],
+    dropout: Callable[[CheckpointConfig], float],
     *,
     head: str = "classifier",
     pooler: str | None = None,
-    fields: Callable[[Settings], dict[str, Any]] = lambda settings: {},
+    fields: FieldMap = NO_FIELDS,
 ) -> Architecture:
     """The architecture of a classifier of sequences, or of tokens.
 
     Args:
       body: ``body(config, ours="encoder/")``, the entries of the encoder.
-      pooling: as ``nn.Classifier`` takes it.
+      pooling: as in ``nn.Classifier``.
       dropout: the rate before the head.
-      head, pooler: their names of the two dense layers; None where there is no pooler.
-      fields: as ``Architecture`` takes it.
+      head, pooler: the names of the two dense layers in the checkpoint; None is no pooler.
+      fields: as in ``Architecture``.
 
     Returns:
       The Architecture.
     """
 
-    def names(config: nn.Config) -> list[Entry]:
+    def names(config: nn.Config) -> list[WeightMapping]:
         pooled = [] if pooler is None else dense("encoder/pooler/dense", pooler)
         return [*body(config, ours="encoder/"), *pooled, *dense("head/dense", head)]
 
-    def options(config: Config) -> dict[str, Any]:
+    def options(config: CheckpointConfig) -> dict[str, Any]:
         n = len(labels_of(config.settings))
         return {"n_classes": n, "pooling": pooling, "dropout_rate": dropout(config)}
 
-    return Architecture(nn.Classifier, names, options, fields=fields)
+    return Architecture(nn.Classifier, names, options, fields)

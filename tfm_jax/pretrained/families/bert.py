@@ -1,195 +1,191 @@
-"""BERT and RoBERTa: post-norm encoders with a norm on their embeddings, and token types."""
+"""BERT and RoBERTa: post-norm encoders with a norm on the embeddings and token types."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.families._common import activation_of, activation_setting, classifier, wanted
-from tfm_jax.pretrained.family import Architecture, Config, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, after, attention, dense, mlp, norm, transposed
+from tfm_jax.pretrained.config_keys import TrackedSettings
+from tfm_jax.pretrained.families._common import ACTIVATION, classifier
+from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
+from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.weights.tensor_map import (
+    WeightMapping,
+    attention,
+    dense,
+    mlp,
+    norm,
+    skip_rows,
+    transpose,
+)
 
 __all__ = ["FAMILIES"]
 
-
-def config_of(settings: Mapping[str, Any], *, padding_id: int | None = None) -> nn.Config:
-    """Their settings as ours; the row of a ``padding_id`` and those before it are no positions of tokens."""
-    wanted(
-        settings,
-        is_decoder=False,
-        add_cross_attention=False,
-        position_embedding_type="absolute",
-    )
-    return nn.Config(
-        vocab_size=settings["vocab_size"],
-        d_model=settings["hidden_size"],
-        n_layers=settings["num_hidden_layers"],
-        n_heads=settings["num_attention_heads"],
-        d_ff=settings["intermediate_size"],
-        norm=nn.LayerNorm(settings.get("layer_norm_eps", 1e-12)),
-        norm_placement="post",
-        final_norm=False,
-        embedding_norm=True,
-        positions=nn.Learned(
-            settings.get("max_position_embeddings", 512) - (0 if padding_id is None else padding_id + 1),
-            padding_id,
-        ),
-        feed_forward=nn.Mlp(activation_of(settings.get("hidden_act", "gelu"))),
-        attention_bias=True,
-        scale_embeddings=False,
-        token_types=settings.get("type_vocab_size", 2),
-        dropout_rate=settings.get("hidden_dropout_prob", 0.1),
-        attention_dropout_rate=settings.get("attention_probs_dropout_prob", 0.1),
-    )
+FIELDS = FieldMap(
+    (
+        Field("vocab_size"),
+        Field("hidden_size", "d_model"),
+        Field("num_hidden_layers", "n_layers"),
+        Field("num_attention_heads", "n_heads"),
+        Field("intermediate_size", "d_ff"),
+        Field("layer_norm_eps", "norm.eps", 1e-12),
+        Field("hidden_act", "feed_forward.activation", "gelu", ACTIVATION),
+        Field("type_vocab_size", "token_types", 2),
+        Field("hidden_dropout_prob", "dropout_rate", 0.1),
+        Field("attention_probs_dropout_prob", "attention_dropout_rate", 0.1),
+    ),
+    model={
+        "norm": nn.LayerNorm,
+        "norm_placement": "post",
+        "final_norm": False,
+        "embedding_norm": True,
+        "feed_forward": nn.Mlp,
+        "attention_bias": True,
+        "scale_embeddings": False,
+    },
+    only={"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"},
+)
+_POSITIONS = Field("max_position_embeddings", "positions.max_length", 512)
+BERT_FIELDS = FIELDS.extended(_POSITIONS, model={"positions": nn.Learned})
 
 
-def settings_of(config: nn.Config) -> dict[str, Any]:
-    """Our config as their settings."""
+def _read_positions(settings: TrackedSettings) -> dict[str, Any]:
+    """RoBERTa's table: the positions of tokens follow the row of the padding token's id."""
+    padding_id, rows = settings.get("pad_token_id", 1), settings.get("max_position_embeddings", 512)
+    if padding_id is None:
+        raise ValueError("got pad_token_id=None; wanted an id: RoBERTa's positions start after it.")
+    return {"positions": nn.Learned(rows - padding_id - 1, padding_id)}
+
+
+def _write_positions(model: nn.Config) -> dict[str, Any]:
+    padding_id = getattr(model.positions, "padding_id", None)
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "intermediate_size": config.d_ff,
-        "layer_norm_eps": config.norm.eps,
-        "max_position_embeddings": getattr(config.positions, "rows", 512) + _rows_before(config),
-        "hidden_act": activation_setting(config.feed_forward.activation),
-        "type_vocab_size": config.token_types,
-        "hidden_dropout_prob": config.dropout_rate,
-        "attention_probs_dropout_prob": config.attention_dropout_rate,
+        "max_position_embeddings": getattr(model.positions, "rows", 512) + _unread_rows(model),
+        "pad_token_id": 1 if padding_id is None else padding_id,
     }
 
 
-def _rows_before(config: nn.Config) -> int:
-    """Rows of their table of positions that nobody reads: those before the padding token's."""
+ROBERTA_FIELDS = FIELDS.extended(Group(_read_positions, _write_positions))
+
+
+def _unread_rows(config: nn.Config) -> int:
+    """Rows of the checkpoint's position table before that of the padding token; no position reads them."""
     return getattr(config.positions, "padding_id", None) or 0
 
 
-def body(config: nn.Config, *, ours: str, prefix: str) -> list[Entry]:
-    """The tensors of the encoder, below the prefixes of both."""
+def body(config: nn.Config, *, ours: str, prefix: str) -> list[WeightMapping]:
+    """The tensors of the encoder, with ``ours`` and ``prefix`` before our and their names."""
     layers, theirs = f"{ours}stack/layers", f"{prefix}encoder.layer.{{layer}}"
-    itself = f"{theirs}.attention.self"
+    projections = f"{theirs}.attention.self"
     return [
         *attention(
             f"{layers}/attention",
-            *(f"{itself}.{name}" for name in ("query", "key", "value")),
+            *(f"{projections}.{name}" for name in ("query", "key", "value")),
             f"{theirs}.attention.output.dense",
         ),
         *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.intermediate.dense", w_out=f"{theirs}.output.dense"),
         *norm(f"{layers}/attention_norm", f"{theirs}.attention.output.LayerNorm"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.output.LayerNorm"),
         *norm(f"{ours}stack/embedding_norm", f"{prefix}embeddings.LayerNorm"),
-        Entry(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
-        Entry(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
-        Entry(
+        WeightMapping(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
+        WeightMapping(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
+        WeightMapping(
             f"{ours}stack/position_embedding/table",
             f"{prefix}embeddings.position_embeddings.weight",
-            after(_rows_before(config)),
+            skip_rows(_unread_rows(config)),
         ),
     ]
 
 
-def _tied(settings: Mapping[str, Any]) -> dict[str, Any]:
-    wanted(settings, tie_word_embeddings=True)  # untied, theirs has two biases
-    return {}
+_TIED = {"tie_word_embeddings": True}  # untied, transformers has two biases
+_POOLED = FieldMap((), model={"pooler": nn.Pooler("tanh")})
 
 
-def _masked(config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str) -> list[Entry]:
+def _masked(
+    config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str
+) -> list[WeightMapping]:
     bias = head.removesuffix(".decoder")
     return [
         *encoder(config, ours="encoder/"),
         *dense("dense", dense_name),
         *norm("norm", norm_name),
-        Entry("head/projection/kernel", f"{head}.weight", transposed(1)),
-        Entry("bias", f"{bias}.bias"),
+        WeightMapping("head/projection/kernel", f"{head}.weight", transpose(1)),
+        WeightMapping("bias", f"{bias}.bias"),
     ]
 
 
 def _model(encoder: Any, prefix: str) -> Architecture:
     """The encoder, with a pooler where the file has one."""
-    names = lambda config: [*encoder(config, ours=""), *dense("pooler/dense", f"{prefix}pooler.dense")]
-    return Architecture(nn.Encoder, names, fields=_pooled, by_file=("pooler",), bare=True)
+
+    def names(config: nn.Config) -> list[WeightMapping]:
+        return [*encoder(config, ours=""), *dense("pooler/dense", f"{prefix}pooler.dense")]
+
+    return Architecture(nn.Encoder, names, fields=_POOLED, by_file=("pooler",), bare=True)
 
 
-def _pooled(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {"pooler": nn.Pooler("tanh")}
+def _activation(config: CheckpointConfig) -> dict[str, str]:
+    return {"activation": config.model.feed_forward.activation}
 
 
-def _head_dropout(config: Config) -> float:
+def _head_dropout(config: CheckpointConfig) -> float:
     rate = config.settings.get("classifier_dropout")
     return config.model.dropout_rate if rate is None else rate
 
 
 _bert = functools.partial(body, prefix="bert.")
+_bert_masked = functools.partial(
+    _masked,
+    encoder=_bert,
+    dense_name="cls.predictions.transform.dense",
+    norm_name="cls.predictions.transform.LayerNorm",
+    head="cls.predictions.decoder",
+)
 BERT = Family(
     "bert",
     {
         "BertModel": _model(_bert, "bert."),
         "BertForMaskedLM": Architecture(
-            nn.MaskedLanguageModel,
-            functools.partial(
-                _masked,
-                encoder=_bert,
-                dense_name="cls.predictions.transform.dense",
-                norm_name="cls.predictions.transform.LayerNorm",
-                head="cls.predictions.decoder",
-            ),
-            lambda config: {"activation": config.model.feed_forward.activation},
-            _tied,
+            nn.MaskedLanguageModel, _bert_masked, _activation, FieldMap((), only=_TIED)
         ),
         "BertForSequenceClassification": classifier(
-            _bert, "first", _head_dropout, pooler="bert.pooler.dense", fields=_pooled
+            _bert, "first", _head_dropout, pooler="bert.pooler.dense", fields=_POOLED
         ),
         "BertForTokenClassification": classifier(_bert, None, _head_dropout),
     },
-    config_of,
-    settings_of,
+    BERT_FIELDS,
     prefix="bert.",
-    # The pooler and the next sentence are of other heads.
+    # The pooler and the next-sentence prediction belong to other heads.
     skipped=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*"),
-    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     copies=((r"cls\.predictions\.decoder\.bias", "cls.predictions.bias"),),
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
 )
 
-_roberta = functools.partial(body, prefix="roberta.")
 
-
-def _roberta_pooler(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _read_pooler(settings: TrackedSettings) -> dict[str, Any]:
     rate = settings.get("classifier_dropout")
     rate = settings.get("hidden_dropout_prob", 0.1) if rate is None else rate
     return {"pooler": nn.Pooler("tanh", rate)}
 
 
-def _roberta_config(settings: Mapping[str, Any]) -> nn.Config:
-    padding_id = settings.get("pad_token_id", 1)
-    if padding_id is None:
-        raise ValueError("pad_token_id=None is not supported: RoBERTa's positions begin behind that id")
-    return config_of(settings, padding_id=padding_id)
+def _write_pooler(model: nn.Config) -> dict[str, Any]:
+    rate = None if model.pooler is None else model.pooler.dropout_rate
+    # Not 0.0: the key sets the rate of the classifier's head too.
+    return {} if rate in (None, 0.0, model.dropout_rate) else {"classifier_dropout": rate}
 
 
-def _roberta_settings(config: nn.Config) -> dict[str, Any]:
-    rate = None if config.pooler is None else config.pooler.dropout_rate
-    # The pooler of the body has none, and says nothing of a head.
-    said = {} if rate in (None, 0.0, config.dropout_rate) else {"classifier_dropout": rate}
-    padding_id = getattr(config.positions, "padding_id", None)
-    return {**settings_of(config), **said, "pad_token_id": 1 if padding_id is None else padding_id}
-
-
+_roberta = functools.partial(body, prefix="roberta.")
+_roberta_masked = functools.partial(
+    _masked,
+    encoder=_roberta,
+    dense_name="lm_head.dense",
+    norm_name="lm_head.layer_norm",
+    head="lm_head.decoder",
+)
 ROBERTA = Family(
     "roberta",
     {
         "RobertaModel": _model(_roberta, "roberta."),
         "RobertaForMaskedLM": Architecture(
-            nn.MaskedLanguageModel,
-            functools.partial(
-                _masked,
-                encoder=_roberta,
-                dense_name="lm_head.dense",
-                norm_name="lm_head.layer_norm",
-                head="lm_head.decoder",
-            ),
-            fields=_tied,
+            nn.MaskedLanguageModel, _roberta_masked, fields=FieldMap((), only=_TIED)
         ),
         "RobertaForSequenceClassification": classifier(
             _roberta,
@@ -197,15 +193,13 @@ ROBERTA = Family(
             _head_dropout,
             head="classifier.out_proj",
             pooler="classifier.dense",
-            fields=_roberta_pooler,
+            fields=FieldMap((Group(_read_pooler, _write_pooler),)),
         ),
         "RobertaForTokenClassification": classifier(_roberta, None, _head_dropout),
     },
-    _roberta_config,
-    _roberta_settings,
+    ROBERTA_FIELDS,
     prefix="roberta.",
     skipped=(r"roberta\.pooler\..*",),
-    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     copies=((r"lm_head\.decoder\.bias", "lm_head.bias"),),
 )
 

@@ -1,58 +1,41 @@
-"""DistilBERT: BERT without token types, half as deep, in names of its own."""
-
-from collections.abc import Mapping
-from typing import Any
+"""DistilBERT: BERT without token types, with half the layers and other names."""
 
 from tfm_jax import nn
-from tfm_jax.pretrained.families._common import activation_of, activation_setting, classifier
-from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, dense, mlp, norm, transposed
+from tfm_jax.pretrained.families._common import ACTIVATION, classifier
+from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
+from tfm_jax.pretrained.field_map import Field, FieldMap
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, dense, mlp, norm, transpose
 
 __all__ = ["DISTILBERT"]
 
-_EPS = 1e-12  # their settings do not say it
+FIELDS = FieldMap(
+    (
+        Field("vocab_size"),
+        Field("dim", "d_model"),
+        Field("n_layers"),
+        Field("n_heads"),
+        Field("hidden_dim", "d_ff"),
+        Field("max_position_embeddings", "positions.max_length", 512),
+        Field("activation", "feed_forward.activation", "gelu", ACTIVATION),
+        Field("tie_word_embeddings", "tie_embeddings", True),
+        Field("dropout", "dropout_rate", 0.1),
+        Field("attention_dropout", "attention_dropout_rate", 0.1),
+    ),
+    model={
+        "norm": nn.LayerNorm(1e-12),  # DistilBERT has no setting for it
+        "norm_placement": "post",
+        "final_norm": False,
+        "embedding_norm": True,
+        "positions": nn.Learned,
+        "feed_forward": nn.Mlp,
+        "attention_bias": True,
+        "scale_embeddings": False,
+    },
+)
 
 
-def config_of(settings: Mapping[str, Any]) -> nn.Config:
-    """Their settings as ours."""
-    return nn.Config(
-        vocab_size=settings["vocab_size"],
-        d_model=settings["dim"],
-        n_layers=settings["n_layers"],
-        n_heads=settings["n_heads"],
-        d_ff=settings["hidden_dim"],
-        norm=nn.LayerNorm(_EPS),
-        norm_placement="post",
-        final_norm=False,
-        embedding_norm=True,
-        positions=nn.Learned(settings.get("max_position_embeddings", 512)),
-        feed_forward=nn.Mlp(activation_of(settings.get("activation", "gelu"))),
-        attention_bias=True,
-        scale_embeddings=False,
-        tie_embeddings=settings.get("tie_word_embeddings", True),
-        dropout_rate=settings.get("dropout", 0.1),
-        attention_dropout_rate=settings.get("attention_dropout", 0.1),
-    )
-
-
-def settings_of(config: nn.Config) -> dict[str, Any]:
-    """Our config as their settings."""
-    return {
-        "vocab_size": config.vocab_size,
-        "dim": config.d_model,
-        "n_layers": config.n_layers,
-        "n_heads": config.n_heads,
-        "hidden_dim": config.d_ff,
-        "max_position_embeddings": getattr(config.positions, "max_length", 512),
-        "activation": activation_setting(config.feed_forward.activation),
-        "tie_word_embeddings": config.tie_embeddings,
-        "dropout": config.dropout_rate,
-        "attention_dropout": config.attention_dropout_rate,
-    }
-
-
-def body(config: nn.Config, ours: str = "") -> list[Entry]:
-    """The tensors of the encoder, below a prefix of ours."""
+def body(config: nn.Config, ours: str = "") -> list[WeightMapping]:
+    """The tensors of the encoder, with ``ours`` before our paths."""
     layers, theirs = f"{ours}stack/layers", "distilbert.transformer.layer.{layer}"
     projections = [f"{theirs}.attention.{name}_lin" for name in ("q", "k", "v", "out")]
     embeddings = "distilbert.embeddings"
@@ -62,44 +45,47 @@ def body(config: nn.Config, ours: str = "") -> list[Entry]:
         *norm(f"{layers}/attention_norm", f"{theirs}.sa_layer_norm"),
         *norm(f"{layers}/feed_forward_norm", f"{theirs}.output_layer_norm"),
         *norm(f"{ours}stack/embedding_norm", f"{embeddings}.LayerNorm"),
-        Entry(f"{ours}embedding/table", f"{embeddings}.word_embeddings.weight"),
-        Entry(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings.weight"),
+        WeightMapping(f"{ours}embedding/table", f"{embeddings}.word_embeddings.weight"),
+        WeightMapping(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings.weight"),
     ]
 
 
-def masked(config: nn.Config) -> list[Entry]:
+def masked(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``DistilBertForMaskedLM``."""
     return [
         *body(config, "encoder/"),
         *dense("dense", "vocab_transform"),
         *norm("norm", "vocab_layer_norm"),
-        Entry("head/projection/kernel", "vocab_projector.weight", transposed(1)),
-        Entry("bias", "vocab_projector.bias"),
+        WeightMapping("head/projection/kernel", "vocab_projector.weight", transpose(1)),
+        WeightMapping("bias", "vocab_projector.bias"),
     ]
 
 
+def _activation(config: CheckpointConfig) -> dict[str, str]:
+    return {"activation": config.model.feed_forward.activation}
+
+
+def _sequence_dropout(config: CheckpointConfig) -> float:
+    return config.settings.get("seq_classif_dropout", 0.2)
+
+
+def _token_dropout(config: CheckpointConfig) -> float:
+    return config.model.dropout_rate
+
+
+_POOLER = FieldMap((), model={"pooler": nn.Pooler("relu")})
 DISTILBERT = Family(
     "distilbert",
     {
         "DistilBertModel": Architecture(nn.Encoder, body, bare=True),
-        "DistilBertForMaskedLM": Architecture(
-            nn.MaskedLanguageModel,
-            masked,
-            lambda config: {"activation": config.model.feed_forward.activation},
-        ),
+        "DistilBertForMaskedLM": Architecture(nn.MaskedLanguageModel, masked, _activation),
         "DistilBertForSequenceClassification": classifier(
-            body,
-            "first",
-            lambda config: config.settings.get("seq_classif_dropout", 0.2),
-            pooler="pre_classifier",
-            fields=lambda settings: {"pooler": nn.Pooler("relu")},
+            body, "first", _sequence_dropout, pooler="pre_classifier", fields=_POOLER
         ),
-        "DistilBertForTokenClassification": classifier(body, None, lambda config: config.model.dropout_rate),
+        "DistilBertForTokenClassification": classifier(body, None, _token_dropout),
     },
-    config_of,
-    settings_of,
+    FIELDS,
     prefix="distilbert.",
     aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
-    sizes=("vocab_size", "dim", "n_layers", "n_heads", "hidden_dim", "max_position_embeddings"),
     unread=("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_"),
 )

@@ -1,64 +1,83 @@
-"""Llama, Mistral, Qwen2 and Qwen3: RMS norm, rotated queries and keys, grouped heads, a gate."""
+"""Llama, Mistral, Qwen2 and Qwen3: RMSNorm, rotary positions, grouped-query attention, a GLU."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.families._common import (
-    activation_of,
-    activation_setting,
-    inverse_frequencies,
-    rope_of,
-    rope_settings,
-    wanted,
-)
-from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.weights.tensor_map import Entry, attention, mlp, norm, transposed
+from tfm_jax.pretrained.config_keys import TrackedSettings
+from tfm_jax.pretrained.families._common import ACTIVATION, ROPE, inverse_frequencies
+from tfm_jax.pretrained.family import Architecture, Family, Settings
+from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["FAMILIES"]
 
-
-def _config_of(settings: Mapping[str, Any], **fields: Any) -> nn.Config:
-    D, N = settings["hidden_size"], settings["num_attention_heads"]
-    return nn.Config(
-        vocab_size=settings["vocab_size"],
-        d_model=D,
-        n_layers=settings["num_hidden_layers"],
-        n_heads=N,
-        n_kv_heads=settings.get("num_key_value_heads") or N,
-        head_dim=settings.get("head_dim") or D // N,
-        d_ff=settings["intermediate_size"],
-        norm=nn.RMSNorm(settings.get("rms_norm_eps", 1e-6)),
-        positions=rope_of(settings),
-        feed_forward=nn.Glu(activation_of(settings.get("hidden_act", "silu"))),
-        scale_embeddings=False,
-        tie_embeddings=settings.get("tie_word_embeddings", False),
-        attention_dropout_rate=settings.get("attention_dropout", 0.0),
-        **fields,
-    )
+WINDOW = 4096
+"""``sliding_window`` of files that lack the key; null is no window."""
 
 
-def _settings_of(config: nn.Config) -> dict[str, Any]:
-    rope = config.positions if isinstance(config.positions, nn.Rope) else nn.Rope()
+def _head_dim(settings: Settings) -> int:
+    return settings["hidden_size"] // settings["num_attention_heads"]
+
+
+def _n_heads(settings: Settings) -> int:
+    return settings["num_attention_heads"]
+
+
+FIELDS = FieldMap(
+    (
+        Field("vocab_size"),
+        Field("hidden_size", "d_model"),
+        Field("num_hidden_layers", "n_layers"),
+        Field("num_attention_heads", "n_heads"),
+        Field("num_key_value_heads", "n_kv_heads", _n_heads),
+        Field("head_dim", "head_dim", _head_dim, unset=(None, 0)),
+        Field("intermediate_size", "d_ff"),
+        Field("rms_norm_eps", "norm.eps", 1e-6),
+        Field("hidden_act", "feed_forward.activation", "silu", ACTIVATION),
+        Field("tie_word_embeddings", "tie_embeddings", False),
+        Field("attention_dropout", "attention_dropout_rate", 0.0),
+        ROPE,
+    ),
+    model={"norm": nn.RMSNorm, "feed_forward": nn.Glu, "scale_embeddings": False},
+)
+
+
+def _read_window(settings: TrackedSettings) -> dict[str, Any]:
+    """Qwen's layers have a window from some layer on; our layers are all alike."""
+    if not settings.get("use_sliding_window", False):
+        return {"window": None}
+    L, window = settings["num_hidden_layers"], settings.get("sliding_window", WINDOW)
+    first = settings.get("max_window_layers", 28)
+    default = ["sliding_attention" if i >= first else "full_attention" for i in range(L)]
+    kinds = set(settings.get("layer_types") or default)
+    if window is None or kinds == {"full_attention"}:
+        return {"window": None}
+    if kinds != {"sliding_attention"}:
+        raise ValueError(f"got layer_types {sorted(kinds)}; wanted one type for all layers.")
+    return {"window": window}
+
+
+def _write_window(model: nn.Config) -> dict[str, Any]:
+    kind = "full_attention" if model.window is None else "sliding_attention"
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.K,
-        "head_dim": config.H,
-        "intermediate_size": config.d_ff,
-        "rms_norm_eps": config.norm.eps,
-        "hidden_act": activation_setting(config.feed_forward.activation),
-        "tie_word_embeddings": config.tie_embeddings,
-        "attention_dropout": config.attention_dropout_rate,
-        **rope_settings(rope),
+        "use_sliding_window": model.window is not None,
+        "sliding_window": model.window,
+        "max_window_layers": 0 if model.window is not None else model.n_layers,
+        "layer_types": [kind] * model.n_layers,
     }
 
 
-def names(config: nn.Config) -> list[Entry]:
-    """The tensors of all four."""
+_BIAS = Field("attention_bias", "attention_bias", False)
+_QWEN_WINDOW = Group(_read_window, _write_window)
+LLAMA = FIELDS.extended(_BIAS, only={"mlp_bias": False}, written={"mlp_bias": False})
+MISTRAL = FIELDS.extended(Field("sliding_window", "window", WINDOW))
+QWEN2 = FIELDS.extended(_QWEN_WINDOW, model={"attention_bias": True, "attention_output_bias": False})
+QWEN3 = FIELDS.extended(_QWEN_WINDOW, _BIAS, model={"qk_norm": True})
+
+
+def names(config: nn.Config) -> list[WeightMapping]:
+    """The tensors of all four families."""
     ours, theirs = "stack/layers", "model.layers.{layer}"
     projections = [f"{theirs}.self_attn.{letter}_proj" for letter in "qkvo"]
     return [
@@ -74,84 +93,21 @@ def names(config: nn.Config) -> list[Entry]:
         *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
         *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
         *norm("stack/norm", "model.norm"),
-        Entry("embedding/table", "model.embed_tokens.weight"),
-        Entry("head/projection/kernel", "lm_head.weight", transposed(1)),
+        WeightMapping("embedding/table", "model.embed_tokens.weight"),
+        WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),
     ]
-
-
-WINDOW = 4096
-"""Of files that do not say one; those that mean none say null."""
-
-
-def _llama(settings: Mapping[str, Any]) -> nn.Config:
-    wanted(settings, mlp_bias=False)
-    return _config_of(settings, attention_bias=settings.get("attention_bias", False))
-
-
-def _llama_settings(config: nn.Config) -> dict[str, Any]:
-    return {**_settings_of(config), "attention_bias": config.attention_bias, "mlp_bias": False}
-
-
-def _mistral(settings: Mapping[str, Any]) -> nn.Config:
-    return _config_of(settings, window=settings.get("sliding_window", WINDOW))
-
-
-def _mistral_settings(config: nn.Config) -> dict[str, Any]:
-    return {**_settings_of(config), "sliding_window": config.window}
-
-
-def _window(settings: Mapping[str, Any]) -> int | None:
-    """Qwen's layers look back by a window or not, from some layer on; ours are all alike."""
-    if not settings.get("use_sliding_window", False):
-        return None
-    L, window = settings["num_hidden_layers"], settings.get("sliding_window", WINDOW)
-    first = settings.get("max_window_layers", 28)
-    default = ["sliding_attention" if i >= first else "full_attention" for i in range(L)]
-    kinds = set(settings.get("layer_types") or default)
-    if window is None or kinds == {"full_attention"}:
-        return None
-    if kinds != {"sliding_attention"}:
-        raise ValueError(f"layers of several kinds are not supported: {sorted(kinds)}")
-    return window
-
-
-def _window_settings(config: nn.Config) -> dict[str, Any]:
-    kind = "full_attention" if config.window is None else "sliding_attention"
-    return {
-        "use_sliding_window": config.window is not None,
-        "sliding_window": config.window,
-        "max_window_layers": 0 if config.window is not None else config.n_layers,
-        "layer_types": [kind] * config.n_layers,
-    }
-
-
-def _qwen2(settings: Mapping[str, Any]) -> nn.Config:
-    return _config_of(settings, attention_bias=True, attention_output_bias=False, window=_window(settings))
-
-
-def _qwen2_settings(config: nn.Config) -> dict[str, Any]:
-    return {**_settings_of(config), **_window_settings(config)}
-
-
-def _qwen3(settings: Mapping[str, Any]) -> nn.Config:
-    bias = settings.get("attention_bias", False)
-    return _config_of(settings, attention_bias=bias, qk_norm=True, window=_window(settings))
-
-
-def _qwen3_settings(config: nn.Config) -> dict[str, Any]:
-    return {**_qwen2_settings(config), "attention_bias": config.attention_bias}
 
 
 _family = functools.partial(
     Family,
     prefix="model.",
     constants=((r".*rotary_emb\.inv_freq", inverse_frequencies),),
-    sizes=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     unread=("max_window_layers", "sliding_window", "layer_types", "use_sliding_window", "use_mrope"),
 )
+_decoder = Architecture(nn.Decoder, names)
 FAMILIES = (
-    _family("llama", {"LlamaForCausalLM": Architecture(nn.Decoder, names)}, _llama, _llama_settings),
-    _family("mistral", {"MistralForCausalLM": Architecture(nn.Decoder, names)}, _mistral, _mistral_settings),
-    _family("qwen2", {"Qwen2ForCausalLM": Architecture(nn.Decoder, names)}, _qwen2, _qwen2_settings),
-    _family("qwen3", {"Qwen3ForCausalLM": Architecture(nn.Decoder, names)}, _qwen3, _qwen3_settings),
+    _family("llama", {"LlamaForCausalLM": _decoder}, LLAMA),
+    _family("mistral", {"MistralForCausalLM": _decoder}, MISTRAL),
+    _family("qwen2", {"Qwen2ForCausalLM": _decoder}, QWEN2),
+    _family("qwen3", {"Qwen3ForCausalLM": _decoder}, QWEN3),
 )

@@ -1,7 +1,8 @@
-"""Image processor: images into what a model reads, as a checkpoint's ``preprocessor_config.json`` says."""
+"""Image preprocessing as in a checkpoint's ``preprocessor_config.json``: resize, crop, scale, normalize."""
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.pretrained.config_keys import warn_ignored
-from tfm_jax.pretrained.families._common import wanted
-from tfm_jax.pretrained.hub import directory_of
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, check_only, warn_ignored
 from tfm_jax.pretrained.tasks.resampling import METHODS, Method, resize
 from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.ranges import SIZE, Range
 from tfm_jax.types import Array
 
 __all__ = ["ImageProcessor", "load_image_processor"]
@@ -24,24 +25,23 @@ Sides = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Images resized, cropped, scaled and normalized.
+    """Image preprocessing: resize, center crop, scale, normalize.
 
     Equivalent to::
 
-        pixels = center_crop(resize(images, size), crop)        # uint8; as Pillow 13 resizes
+        pixels = center_crop(resize(images, size), crop)        # uint8, with Pillow 13's resize
         (pixels * scale - mean) / std
 
     Args:
-      size: (height, width) in pixels; one number is the shorter side's, and the longer side keeps the ratio;
-        None leaves images as they are.
-      scale: what pixels are multiplied by, finite and above 0.
-      mean, std: one number a channel, finite; ``std`` above 0.
-      method: "nearest", "box", "linear", "hamming", "cubic" or "lanczos3"; the result is Pillow's exactly.
-      crop: (height, width) of the part in the middle that is kept; where it is larger than the image, zeros
-        are added around. None crops nothing.
+      size: (height, width) in pixels. An integer is the shorter side; the longer one keeps the aspect ratio.
+        None does not resize.
+      scale: the factor of the pixels, finite and above 0.
+      mean, std: one number per channel, finite; ``std`` above 0.
+      method: "nearest", "box", "linear", "hamming", "cubic" or "lanczos3"; the result equals Pillow's.
+      crop: (height, width) of the center crop. Smaller images are padded with zeros. None does not crop.
 
     Raises:
-      ValueError: for another method, and numbers outside these ranges.
+      ValueError: for an unknown method, and numbers outside these ranges.
     """
 
     size: Sides | int | None = None
@@ -52,75 +52,73 @@ class ImageProcessor:
     crop: Sides | None = None
 
     def __post_init__(self):
-        if not (self.size is None or _is_count(self.size) or _are_sides(self.size)):
-            raise _wrong(
-                "size", self.size, "(height, width), one number or None, each a whole number above 0"
-            )
+        if not (self.size is None or _is_size(self.size) or _are_sides(self.size)):
+            raise _error("size", self.size, "(height, width), an integer or None; integers of at least 1")
         if not (self.crop is None or _are_sides(self.crop)):
-            raise _wrong("crop", self.crop, "(height, width) or None, whole and above 0")
-        if not _is_number(self.scale) or self.scale <= 0:
-            raise _wrong("scale", self.scale, "a finite number above 0")
-        if not _are_numbers(self.mean):
-            raise _wrong("mean", self.mean, "a finite number a channel")
-        if not _are_numbers(self.std) or min(self.std) <= 0 or len(self.std) != len(self.mean):
-            raise _wrong("std", self.std, f"a finite number above 0 for each of {len(self.mean)} channels")
+            raise _error("crop", self.crop, "(height, width) or None; integers of at least 1")
+        if not _fits(self.scale, POSITIVE_FLOAT32):
+            raise _error("scale", self.scale, POSITIVE_FLOAT32.wanted)
+        if not _all_in(self.mean, FLOAT32):
+            raise _error("mean", self.mean, "a tuple of a finite number per channel")
+        if not _all_in(self.std, POSITIVE_FLOAT32) or len(self.std) != len(self.mean):
+            raise _error("std", self.std, f"a finite number above 0 for each of {len(self.mean)} channels")
         if self.method not in METHODS:
-            raise _wrong("method", repr(self.method), f"one of {', '.join(METHODS)}")
+            raise _error("method", repr(self.method), f"one of {', '.join(METHODS)}")
 
     def __call__(self, images: Array) -> Array:
         """Maps images uint8 [..., H, W, C] to float32 [..., height, width, C].
 
-        Another dtype, another number of channels than of ``mean``, and H or W of 0 are a ValueError.
+        Raises a ValueError for another dtype, a C that is not the length of ``mean``, and an axis of size 0.
         """
         channels = len(self.mean)
         if images.dtype != jnp.uint8 or images.ndim < 3 or images.shape[-1] != channels:
-            raise ValueError(
-                f"images must be uint8 [..., H, W, C] with C = {channels}, got "
-                f"{images.dtype}{list(images.shape)}"
+            raise _error(
+                "images", f"{images.dtype}{list(images.shape)}", f"uint8 [..., H, W, C] with C = {channels}"
             )
         if 0 in images.shape[-3:]:
-            raise ValueError(f"images must have pixels, got {images.dtype}{list(images.shape)}")
+            raise _error("images", f"{images.dtype}{list(images.shape)}", "at least one pixel")
         pixels = jnp.asarray(images)
         if self.size is not None:
             pixels = resize(pixels, _sides_of(self.size, pixels.shape[-3:-1]), self.method)
         if self.crop is not None:
             pixels = _cropped(_cropped(pixels, -3, self.crop[0]), -2, self.crop[1])
-        along = lambda numbers: jnp.broadcast_to(jnp.asarray(numbers, jnp.float32), pixels.shape)
-        return (pixels.astype(jnp.float32) * self.scale - along(self.mean)) / along(self.std)
+        mean, std = (
+            jnp.broadcast_to(jnp.asarray(x, jnp.float32), pixels.shape) for x in (self.mean, self.std)
+        )
+        return (pixels.astype(jnp.float32) * self.scale - mean) / std
 
 
-def _wrong(name: str, value: Any, words: str) -> ValueError:
-    return ValueError(f"ImageProcessor: got {name}={value}; wanted {words}.")
+def _error(name: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"ImageProcessor: got {name}={value}; wanted {wanted}.")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+def _fits(value: Any, wanted: Range) -> bool:
+    return isinstance(value, numbers.Number) and value in wanted
+
+
+def _is_size(value: Any) -> bool:
+    return _fits(value, SIZE)
 
 
 def _are_sides(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value))
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value))
 
 
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return is_real and abs(value) <= float(np.finfo(np.float32).max)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_number, value))
+def _all_in(values: Any, wanted: Range) -> bool:
+    return isinstance(values, tuple) and len(values) > 0 and all(_fits(value, wanted) for value in values)
 
 
 def _sides_of(size: Sides | int, shape: Sides) -> Sides:
-    """(height, width) of a resized image of this shape."""
+    """The (height, width) to which an image of this shape is resized."""
     if isinstance(size, tuple):
         return size
     short, long = sorted(shape)
-    other = int(size * long / short)
-    return (size, other) if shape[0] <= shape[1] else (other, size)
+    longer = int(size * long / short)
+    return (size, longer) if shape[0] <= shape[1] else (longer, size)
 
 
 def _cropped(pixels: Array, axis: int, size: int) -> Array:
-    """The middle of one axis; zeros around it where that is shorter, the odd one before it."""
+    """The center of one axis, padded with zeros where the axis is shorter; an odd zero comes first."""
     n = pixels.shape[axis]
     if n < size:
         widths = [(0, 0)] * pixels.ndim
@@ -141,7 +139,8 @@ _CLIP = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 _TYPES = {"ViT": _SQUARE, "DeiT": _SQUARE | _DEIT, "CLIP": _SQUARE | _DEIT | _CLIP}
-"""The processors of images that are followed, and what each does where its file says nothing."""
+"""The supported classes of image processors, and their defaults."""
+_STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
 _COMMON = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
@@ -149,9 +148,15 @@ _COMMON = {
     "do_center_crop": False,
     "default_to_square": True,
 }
-_NOT_DONE = ("do_pad", "do_flip_channel_order", "do_reduce_labels", "do_thumbnail", "do_align_long_axis")
-_IGNORED = {
-    # How an image file becomes an array, what else there is, or where it comes from: the same pixels.
+_UNSUPPORTED_STEPS = (
+    "do_pad",
+    "do_flip_channel_order",
+    "do_reduce_labels",
+    "do_thumbnail",
+    "do_align_long_axis",
+)
+# Keys that change no pixel: decoding of files, other parts of the checkpoint, the origin.
+_NO_EFFECT = {
     *("do_convert_rgb", "input_data_format", "data_format", "return_tensors", "device", "disable_grouping"),
     *("image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "pad_size"),
     *("_valid_processor_keys", "_processor_class", "image_seq_length", "transformers_version"),
@@ -162,40 +167,40 @@ _RESAMPLING: Mapping[int, Method] = {
     2: "linear",
     3: "cubic",
     4: "box",
-    5: "hamming",  # the numbers that Pillow gives them
+    5: "hamming",
 }
+"""Methods by Pillow's numbers."""
 
 
 def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
     """Reads the ``preprocessor_config.json`` of a checkpoint.
 
     Args:
-      path_or_repo_id: as ``load`` takes it.
+      path_or_repo_id: as for ``load``.
 
     Returns:
-      The ``ImageProcessor``. What the file leaves out is as in its ``image_processor_type``: that of ViT
-      (also where it names none), of DeiT or of CLIP. Unknown keys, which change nothing, are named once,
-      as by ``load``.
+      The ``ImageProcessor``. Absent keys have the defaults of the ``image_processor_type``: ViT (also where
+      the file names none), DeiT or CLIP. Unknown keys have no effect and are logged once.
 
     Raises:
       FileNotFoundError: where there is no such file.
-      ValueError: for another ``image_processor_type``, a step that is not done here, and a value that does
-        not fit.
+      ValueError: for another ``image_processor_type``, a step that is not supported, and an invalid value.
     """
-    path = directory_of(path_or_repo_id) / "preprocessor_config.json"
+    path = CheckpointFiles.find(path_or_repo_id) / "preprocessor_config.json"
     settings = read_json(path)
     try:
-        whole = _COMMON | _TYPES[_type_of(settings)] | settings
-        processor = _processor(whole)
+        settings = _COMMON | _TYPES[_type_of(settings)] | settings
+        processor = _processor(settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if unknown := sorted(whole.keys() - _IGNORED - _COMMON.keys() - _TYPES["DeiT"].keys() - {*_NOT_DONE}):
+    known = _NO_EFFECT | _COMMON.keys() | _TYPES["DeiT"].keys() | {*_UNSUPPORTED_STEPS}
+    if unknown := sorted(settings.keys() - known):
         warn_ignored(path, unknown)
     return processor
 
 
 def _type_of(settings: Mapping[str, Any]) -> str:
-    """Which of ``_TYPES`` a file is of; a ValueError where it is of none."""
+    """The key in ``_TYPES`` of a file; a ValueError for another class."""
     keys = ("image_processor_type", "feature_extractor_type")
     key = next((key for key in keys if settings.get(key) is not None), None)
     if key is None:
@@ -205,57 +210,58 @@ def _type_of(settings: Mapping[str, Any]) -> str:
             f"{name}ImageProcessor{end}" for end in ("Fast", "Pil")
         }:
             return name
-    known = ", ".join(f"{name}ImageProcessor" for name in _TYPES)
-    raise ValueError(f"{key}={settings[key]!r} is not supported; wanted one of {known}")
+    supported = ", ".join(f"{name}ImageProcessor" for name in _TYPES)
+    raise ValueError(f"got {key}={settings[key]!r}; wanted one of {supported}.")
 
 
 def _processor(settings: Mapping[str, Any]) -> ImageProcessor:
-    wanted({name: settings.get(name) or False for name in _NOT_DONE}, **dict.fromkeys(_NOT_DONE, False))
-    flag = lambda name: _flag(settings, name)
+    steps = {name: settings.get(name) or False for name in _UNSUPPORTED_STEPS}
+    if problems := check_only(steps, **dict.fromkeys(_UNSUPPORTED_STEPS, False)):
+        raise ValueError(" ".join(problems))
+    flags = {name: _flag(settings, name) for name in (*_STEPS, "default_to_square")}
+    resize, rescale, normalize, crop = (flags[name] for name in _STEPS)
     mean, std = _channels(settings)
-    normalized = flag("do_normalize")
-    if flag("do_center_crop") and settings.get("crop_size") is None:
-        raise ValueError("do_center_crop needs a crop_size")
+    if crop and settings.get("crop_size") is None:
+        raise ValueError("got do_center_crop=True without a crop_size; wanted both.")
     processor = ImageProcessor(
-        size=_size(settings, "size", flag("default_to_square")) if flag("do_resize") else None,
-        scale=_number(settings, "rescale_factor") if flag("do_rescale") else 1.0,
-        method=_method(settings["resample"]) if flag("do_resize") else "linear",
-        crop=_size(settings, "crop_size", True) if flag("do_center_crop") else None,
+        size=_size(settings, "size", flags["default_to_square"]) if resize else None,
+        scale=_positive(settings, "rescale_factor") if rescale else 1.0,
+        method=_method(settings["resample"]) if resize else "linear",
+        crop=_size(settings, "crop_size", True) if crop else None,
     )
-    plain = {"mean": (0.0,) * len(mean), "std": (1.0,) * len(mean)}
-    return dataclasses.replace(processor, **({"mean": mean, "std": std} if normalized else plain))
+    identity = {"mean": (0.0,) * len(mean), "std": (1.0,) * len(mean)}
+    return dataclasses.replace(processor, **({"mean": mean, "std": std} if normalize else identity))
 
 
 def _flag(settings: Mapping[str, Any], name: str) -> bool:
-    """A step that is null is left out."""
+    """A flag; null is false."""
     if not isinstance(settings[name], bool | type(None)):
-        raise ValueError(f"got {name}={settings[name]!r}; wanted true or false")
+        raise ValueError(f"got {name}={settings[name]!r}; wanted true or false.")
     return bool(settings[name])
 
 
-def _number(settings: Mapping[str, Any], name: str) -> float:
-    value = settings[name]
-    if not _is_number(value) or value <= 0:
-        raise ValueError(f"got {name}={value!r}; wanted a finite number above 0")
-    return value
+def _positive(settings: Mapping[str, Any], name: str) -> float:
+    if not _fits(settings[name], POSITIVE_FLOAT32):
+        raise ValueError(f"got {name}={settings[name]!r}; wanted {POSITIVE_FLOAT32.wanted}.")
+    return settings[name]
 
 
 def _method(number: Any) -> Method:
     if type(number) is not int or number not in _RESAMPLING:
-        raise ValueError(f"resample={number!r} is not supported, only {dict(_RESAMPLING)}")
+        raise ValueError(f"got resample={number!r}; wanted one of {dict(_RESAMPLING)}.")
     return _RESAMPLING[number]
 
 
 def _channels(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel; one number is of each of the other's, or of three."""
+    """Mean and standard deviation per channel; a single number holds for all channels (three by default)."""
     found = [settings["image_mean"], settings["image_std"]]
     count = next((len(value) for value in found if isinstance(value, list)), 3)
     mean, std = (tuple(x) if isinstance(x, list) else (x,) * count for x in found)
     for name, value in (("image_mean", mean), ("image_std", std)):
-        if not _are_numbers(value) or len(value) != count:
-            raise ValueError(f"got {name}={settings[name]!r}; wanted a finite number for each channel")
+        if not _all_in(value, FLOAT32) or len(value) != count:
+            raise ValueError(f"got {name}={settings[name]!r}; wanted a finite number for each channel.")
     if min(std) <= 0 and settings["do_normalize"]:
-        raise ValueError(f"got image_std={settings['image_std']!r}; wanted numbers above 0: it divides")
+        raise ValueError(f"got image_std={settings['image_std']!r}; wanted numbers above 0.")
     return mean, std
 
 
@@ -269,11 +275,11 @@ def _size(settings: Mapping[str, Any], name: str, square: bool) -> Sides | int:
             found = value["shortest_edge"]
         else:
             forms = '{"height", "width"} or {"shortest_edge"}' if name == "size" else '{"height", "width"}'
-            raise ValueError(f"{name}={value} is not supported, only {forms}")
+            raise ValueError(f"got {name}={value}; wanted {forms}.")
     elif isinstance(value, list):
         found = tuple(value)
     elif square:
         found = (value, value)
-    if not (_are_sides(found) or (_is_count(found) and name == "size")):
-        raise ValueError(f"got {name}={value!r}; wanted whole numbers above 0")
+    if not (_are_sides(found) or (name == "size" and _is_size(found))):
+        raise ValueError(f"got {name}={value!r}; wanted integers of at least 1.")
     return found

@@ -1,4 +1,4 @@
-"""Resampling of uint8 images, with the results of Pillow 13: the same filters, passes and fixed point."""
+"""Image resizing that equals Pillow 13 bit for bit: the same filters, passes and fixed-point arithmetic."""
 
 import functools
 from collections.abc import Callable
@@ -15,11 +15,11 @@ __all__ = ["METHODS", "Method", "resize"]
 Method = Literal["nearest", "box", "linear", "hamming", "cubic", "lanczos3"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _BITS = 22
-"""Of a weight's fraction: 32 less the 8 of a pixel and 2 for what negative weights overshoot."""
+"""Fraction bits of a weight: 32 minus 8 for a pixel and 2 for the overshoot of negative weights."""
 
 
 class _Filter(NamedTuple):
-    """A filter and where it ends: it is 0 beyond ``support`` on either side."""
+    """A filter kernel that is 0 beyond ``support`` on either side."""
 
     at: Callable[[np.ndarray], np.ndarray]
     support: float
@@ -47,7 +47,7 @@ _FILTERS = {
 
 
 def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
-    """Resizes images, with antialiasing where they become smaller.
+    """Resizes images; shrinking is antialiased.
 
     Equivalent to::
 
@@ -56,7 +56,7 @@ def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
     Args:
       images: uint8 [..., H, W, C].
       size: (height, width), each at least 1; static.
-      method: of Pillow's names: "linear" is BILINEAR, "cubic" BICUBIC (a = -1/2), "lanczos3" LANCZOS.
+      method: the filter. Pillow calls "linear" BILINEAR, "cubic" BICUBIC (a = -1/2), "lanczos3" LANCZOS.
 
     Returns:
       uint8 [..., height, width, C]; an axis that keeps its size is not filtered.
@@ -65,7 +65,7 @@ def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
     if method == "nearest":
         images = jnp.take(images, _nearest(H, height), axis=-3)
         return jnp.take(images, _nearest(W, width), axis=-2)
-    # Pillow filters the columns first where the height shrinks more than twice as much as the width.
+    # Pillow filters along the height first if that shrinks more than twice as much as the width.
     rows_last = H - height <= max(0, 2 * (W - width))
     for axis in (-2, -3) if rows_last else (-3, -2):
         images = _filtered(images, axis, size[axis + 3], method)
@@ -73,7 +73,7 @@ def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
 
 
 def _filtered(images: Array, axis: int, size: int, method: Method) -> Array:
-    """One pass, rounded to uint8."""
+    """One filter pass along an axis, rounded to uint8."""
     n = images.shape[axis]
     if n == size:
         return images
@@ -92,24 +92,26 @@ def _filtered(images: Array, axis: int, size: int, method: Method) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _taps(n: int, m: int, method: Method) -> tuple[np.ndarray, np.ndarray]:
-    """From which of n pixels on each of m is made: int32 [m]; and of how much of each: int32 [taps, m], in
-    units of 2**-22."""
+    """The first of n pixels that each of m outputs reads, int32 [m], and its weights, int32 [taps, m].
+
+    The weights are in units of 2**-22.
+    """
     kernel, scale = _FILTERS[method], n / m
-    wide = max(scale, 1.0)  # antialiasing: a filter as wide as the pixels that become one
+    wide = max(scale, 1.0)  # antialiasing: the filter covers all pixels that become one
     support = kernel.support * wide
     centers = (np.arange(m)[:, None] + 0.5) * scale
     first = np.maximum(np.trunc(centers - support + 0.5), 0)
     end = np.minimum(np.trunc(centers + support + 0.5), n)
     at = first + np.arange((end - first).max())
     weights = np.where(at < end, kernel.at((at - centers + 0.5) * (1 / wide)), 0.0)
-    total = np.cumsum(weights, axis=1)[:, -1:]  # in order, as a loop adds
+    total = np.cumsum(weights, axis=1)[:, -1:]  # sequential, like the loop in Pillow
     weights = np.divide(weights, total, out=weights, where=total != 0) * (1 << _BITS)
     fixed = np.trunc(weights + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
     return first[:, 0].astype(np.int32), fixed.T
 
 
 def _nearest(n: int, m: int) -> np.ndarray:
-    """Which of n pixels each of m is: int32 [m]."""
+    """The index of the nearest of n pixels for each of m, int32 [m]."""
     steps = np.full(m, n / m)
     steps[0] /= 2
     return np.minimum(np.cumsum(steps).astype(np.int32), n - 1)

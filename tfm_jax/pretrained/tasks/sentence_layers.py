@@ -1,4 +1,4 @@
-"""Layers behind an encoder of sentences: pooling, and what sentence-transformers puts after it."""
+"""Pooling and the layers after it, as in sentence-transformers."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,29 +8,29 @@ import jax.numpy as jnp
 
 from tfm_jax.types import Array
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "LayerNorm", "pooled", "unit"]
+__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "pooled", "unit"]
 
 Layer = Callable[[Array], Array]
 
 
 def unit(x: Array) -> Array:
-    """Vectors [B, D] of length 1; those of length 0 stay 0."""
+    """Vectors [B, D] scaled to length 1; vectors of length 0 stay 0."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense:
-    """A dense layer of a sentence's vector.
+    """A dense layer with an activation and an optional residual connection.
 
     Equivalent to::
 
-        activation(x @ kernel + bias) + x @ residual        # of those that there are
+        activation(x @ kernel + bias) + x @ residual        # without those that are None
 
     Args:
       kernel: float32 [D, F].
-      bias: float32 [F]; None is none.
-      activation: of an array.
-      residual: float32 [D, F]; None is none.
+      bias: float32 [F], or None.
+      activation: an elementwise function.
+      residual: float32 [D, F], or None.
     """
 
     kernel: Array
@@ -39,7 +39,7 @@ class Dense:
     residual: Array | None = None
 
     def __call__(self, x: Array) -> Array:
-        """[B, F] of x [B, D]."""
+        """Maps [B, D] to [B, F]."""
         out = x @ self.kernel
         out = self.activation(out if self.bias is None else out + self.bias[None])
         return out if self.residual is None else out + x @ self.residual
@@ -47,13 +47,13 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerNorm:
-    """A layer norm of a sentence's vector, with ``scale`` and ``bias`` float32 [D]."""
+    """Layer norm with ``scale`` and ``bias`` float32 [D]."""
 
     scale: Array
     bias: Array
 
     def __call__(self, x: Array) -> Array:
-        """[B, D] of x [B, D]."""
+        """Maps [B, D] to [B, D]."""
         centered = x - x.mean(-1, keepdims=True)
         normed = centered * jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
         return normed * self.scale[None] + self.bias[None]
@@ -73,7 +73,7 @@ ACTIVATIONS: dict[str, Layer] = {
     "Softplus": jax.nn.softplus,
     "Hardswish": jax.nn.hard_swish,
 }
-"""By the names of torch's classes, as they are made without arguments."""
+"""Activations by the names of their classes in ``torch.nn``, with the default arguments."""
 
 
 def _first(x: Array, counted: Array) -> Array:
@@ -116,24 +116,25 @@ POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
     "weighted_mean": _weighted_mean,
     "last": _last,
 }
-"""What each makes of vectors [B, T, D], and of which positions count, bool [B, T]."""
+"""Poolings by name: functions of vectors [B, T, D] and of the counted positions bool [B, T]."""
 
 
 def pooled(x: Array, modes: Sequence[str], counted: Array) -> Array:
-    """A vector for each sequence, of one pooling or of several side by side.
+    """Pools each sequence to one vector; the vectors of several poolings are concatenated.
 
     Equivalent to::
 
-        x[counted].mean(0)        # of one sequence, for "mean"; "max": x[counted].max(0); "first", "last"
+        x[counted].mean(0)        # of one sequence, for "mean"
+        x[counted].max(0)                                # "max"; likewise "first" and "last"
         (x * w)[counted].sum(0) / w[counted].sum(0)      # "weighted_mean", with w = 1 + arange(T)
         x[counted].sum(0) / sqrt(counted.sum())          # "mean_sqrt_len"
 
     Args:
-      x: float32 [B, T, D]; the sequences begin at position 0.
-      modes: names of ``POOLINGS``.
-      counted: bool [B, T].
+      x: float32 [B, T, D]; the sequences start at position 0.
+      modes: names in ``POOLINGS``.
+      counted: bool [B, T], the positions that are pooled.
 
     Returns:
-      [B, D * len(modes)]; 0 where no position counts, and for "first" that of position 0.
+      [B, D * len(modes)]; where no position is counted 0, and the vector at position 0 for "first".
     """
     return jnp.concatenate([POOLINGS[mode](x, counted) for mode in modes], -1)

@@ -1,10 +1,10 @@
-"""Texts into labels, by a classifier of sequences or of tokens."""
+"""Classification of texts, or of their tokens, with a checkpoint."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -12,37 +12,37 @@ import tokenizers
 from jax.sharding import Mesh
 
 from tfm_jax import nn
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.families import find_architecture
 from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.family import Settings
-from tfm_jax.pretrained.hub import directory_of
-from tfm_jax.pretrained.load import load
+from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks.batch_runner import (
     BatchRunner,
     Text,
-    length_of,
-    on_all_of,
-    over_slices,
-    tokenizer_in,
+    map_slices,
+    max_length_of,
+    replicated,
+    require_tokenizer,
 )
-from tfm_jax.pretrained.tokenizers.special_tokens import declared, truncation_side
+from tfm_jax.pretrained.tokenizers.tokenizer_config import truncation_side
 from tfm_jax.types import Array, Params
 
 __all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
 
 Scoring = Literal["softmax", "sigmoid", "none"]
-_SCORING = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
+_SCORE = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
 
 
 class Label(NamedTuple):
-    """What a text is.
+    """The label of a text.
 
     Args:
-      label: that with the highest score.
-      score: of it.
-      scores: of all, float32 [n_classes], in the order of the classifier's ``labels``.
+      label: the label with the highest score.
+      score: its score.
+      scores: of all labels, float32 [n_classes], in the order of the classifier's ``labels``.
     """
 
     label: str
@@ -51,7 +51,7 @@ class Label(NamedTuple):
 
 
 class TokenLabel(NamedTuple):
-    """What a token is, and where it stands: ``text[start:end]``; the rest is as of ``Label``."""
+    """The label of the token at ``text[start:end]``; the other fields are as in ``Label``."""
 
     start: int
     end: int
@@ -62,22 +62,22 @@ class TokenLabel(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TextClassifier:
-    """A classifier of sequences, its tokenizer, and the names of its labels.
+    """A sequence classifier with its tokenizer and labels.
 
     Equivalent to::
 
-        scores = softmax(model.apply(params, tokens, valid))        # or sigmoid, or the logits themselves
+        scores = softmax(model.apply(params, tokens, valid))        # or sigmoid, or the logits
         Label(labels[scores.argmax()], scores.max(), scores)
 
     Args:
       model, params, tokenizer: from ``load``.
-      labels: one a logit.
-      scoring: ``"softmax"`` where one label is right, ``"sigmoid"`` where any number may be, ``"none"`` for
-        numbers that are no probabilities (regression).
-      max_length: in tokens, to which texts are cut.
-      mesh: whose devices share each batch, where the parameters are on all of them; None is one device.
-      truncation_side: from which a longer text is cut: ``"right"`` or ``"left"``.
-      reads_types: whether the model reads which of a pair a token is of, if it can.
+      labels: one per logit.
+      scoring: ``"softmax"`` for one label per text, ``"sigmoid"`` for any number of labels, ``"none"`` for
+        regression.
+      max_length: of texts, in tokens; longer ones are truncated.
+      mesh: whose devices share each batch and each hold the parameters; None is one device.
+      truncation_side: of a longer text that is removed: ``"right"`` or ``"left"``.
+      use_token_types: pass token types, which tell the texts of a pair apart, to a model that has them.
     """
 
     model: Pure
@@ -88,7 +88,7 @@ class TextClassifier:
     max_length: int = 512
     mesh: Mesh | None = None
     truncation_side: str = "right"
-    reads_types: bool = True
+    use_token_types: bool = True
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
@@ -98,29 +98,31 @@ class TextClassifier:
 
     @functools.cached_property
     def _run(self):
-        typed = self.reads_types and "token_types" in self.params["encoder"]["embedding"]
-        run = functools.partial(_scores, self.model, _SCORING[self.scoring], typed)
-        return functools.partial(jax.jit(functools.partial(over_slices, run)), self.params)
+        use_types = self.use_token_types and "token_types" in self.params["encoder"]["embedding"]
+        run = functools.partial(_scores, self.model, _SCORE[self.scoring], use_types)
+        return functools.partial(jax.jit(functools.partial(map_slices, run)), self.params)
 
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
-        """The label of each text, or pair of texts, in their order.
+        """The label of each text, or pair of texts, in order.
 
-        One text that is no list, a None in it, a ``batch_size`` below 1 and an unknown token are ValueErrors.
+        Raises a ValueError for one text instead of a list, a None in the list, a ``batch_size`` below 1 and
+        an id outside the vocabulary.
         """
-        texts = listed_texts("TextClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TextClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
 
 
 class TokenClassifier(TextClassifier):
-    """A classifier of tokens; all else is as of ``TextClassifier``."""
+    """A token classifier; its fields are those of ``TextClassifier``."""
 
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
-        """The labels of each text's tokens, without the special ones such as [CLS], in their order.
+        """The labels of each text's tokens, without special tokens such as [CLS], in order.
 
-        One text that is no list, a None in it, a ``batch_size`` below 1 and an unknown token are ValueErrors.
+        Raises a ValueError for one text instead of a list, a None in the list, a ``batch_size`` below 1 and
+        an id outside the vocabulary.
         """
-        texts = listed_texts("TokenClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TokenClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [
             [
@@ -134,14 +136,14 @@ class TokenClassifier(TextClassifier):
 
 def _scores(
     model: Pure,
-    scoring: Any,
-    typed: bool,
+    score: Callable[[Array], Array],
+    use_types: bool,
     params: Params,
     tokens: Array,
     types: Array,
     valid: Array | None,
 ):
-    return scoring(model.apply(params, tokens, valid, token_types=types if typed else None))
+    return score(model.apply(params, tokens, valid, token_types=types if use_types else None))
 
 
 def _best(labels: tuple[str, ...], scores: np.ndarray) -> tuple[str, float, np.ndarray]:
@@ -156,35 +158,33 @@ def load_text_classifier(
     *,
     allow_pickle: bool = False,
 ) -> TextClassifier:
-    """Loads a classifier of sequences or of tokens, such as a ``BertForSequenceClassification``.
+    """Loads a sequence or token classifier, such as a ``BertForSequenceClassification``.
 
     Args:
-      path_or_repo_id: as ``load`` takes it.
+      path_or_repo_id: as for ``load``.
       dtype: of the parameters and the activations; the scores are float32.
-      mesh: of devices that share each batch, as ``load_sentence_encoder`` takes it.
-      allow_pickle: as ``load`` takes it.
+      mesh: of devices that share each batch, as for ``load_sentence_encoder``.
+      allow_pickle: as for ``load``.
 
     Returns:
-      The ``TextClassifier``; a ``TokenClassifier`` for ``...ForTokenClassification``. ``problem_type`` says
-      how logits become scores: "multi_label_classification" (or a single label) by the sigmoid, "regression"
-      not at all, everything else, and all tokens, by the softmax.
+      The ``TextClassifier``; a ``TokenClassifier`` for ``...ForTokenClassification``. Its scores follow
+      ``problem_type``: sigmoid for "multi_label_classification" (or a single label), the logits for
+      "regression", softmax for everything else and for tokens.
 
     Raises:
       FileNotFoundError: where there is no tokenizer.
-      ValueError: for a model that is no classifier of texts, another ``problem_type``; for a mesh whose axes
-        are not all of type Auto; as ``load``.
+      ValueError: for a model that is not a text classifier, an unknown ``problem_type``, a mesh with axes
+        that are not of type Auto, and as ``load``.
     """
-    sharding = on_all_of(mesh)
-    directory = directory_of(path_or_repo_id, allow_pickle=allow_pickle)
-    model, params, config, tokenizer = load(directory, dtype, sharding=sharding, allow_pickle=allow_pickle)
-    module = known(config.architecture).architectures[config.architecture].module
+    files = CheckpointFiles.find(path_or_repo_id, allow_pickle=allow_pickle)
+    model, params, config, _ = load_files(files, dtype, sharding=replicated(mesh))
+    module = find_architecture(config.architecture).module
     if module is not nn.Classifier or config.model.patches is not None:
         raise ValueError(
-            f"{directory} is a {config.architecture}, wanted a classifier of texts, such as "
-            "BertForSequenceClassification or BertForTokenClassification"
+            f"load_text_classifier: got {files}, a {config.architecture}; wanted a text classifier, such as "
+            "BertForSequenceClassification or BertForTokenClassification."
         )
-    tokenizer = tokenizer_in(directory, tokenizer)
-    said = declared(directory)
+    tokenizer, settings = require_tokenizer(files), files.tokenizer_config
     of_tokens = config.architecture.endswith("ForTokenClassification")
     kind = TokenClassifier if of_tokens else TextClassifier
     return kind(
@@ -193,10 +193,10 @@ def load_text_classifier(
         tokenizer,
         labels_of(config.settings),
         scoring="softmax" if of_tokens else _scoring(config.settings),
-        max_length=length_of(said.get("model_max_length"), tokenizer, config.model, directory),
+        max_length=max_length_of(settings.get("model_max_length"), tokenizer, config.model, files),
         mesh=mesh,
-        truncation_side=truncation_side(directory, said),
-        reads_types="token_type_ids" in said.get("model_input_names", ("token_type_ids",)),
+        truncation_side=truncation_side(files, settings),
+        use_token_types="token_type_ids" in settings.get("model_input_names", ("token_type_ids",)),
     )
 
 
@@ -209,5 +209,5 @@ def _scoring(settings: Settings) -> Scoring:
     }
     problem = settings.get("problem_type")
     if problem not in by_problem:
-        raise ValueError(f"problem_type={problem!r} is not known; known are {list(by_problem)}")
+        raise ValueError(f"config.json: got problem_type={problem!r}; wanted one of {list(by_problem)}.")
     return by_problem[problem]

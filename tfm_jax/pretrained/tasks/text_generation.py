@@ -1,4 +1,4 @@
-"""A checkpoint as what writes or translates texts."""
+"""Text generation and translation with a checkpoint."""
 
 import dataclasses
 import functools
@@ -11,16 +11,18 @@ import tokenizers
 
 from tfm_jax import nn
 from tfm_jax.generate import TextGenerator
-from tfm_jax.pretrained.families import known
+from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.families import find_architecture
 from tfm_jax.pretrained.generation_config import check_changes, to_generation_config
-from tfm_jax.pretrained.load import load
+from tfm_jax.pretrained.load import load_files
+from tfm_jax.pretrained.tasks.batch_runner import require_tokenizer
 
 __all__ = ["load_text_generator"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tokenizer:
-    """A checkpoint's, which puts special tokens around a text itself; the recipe knows their roles."""
+    """A checkpoint's tokenizer for ``TextGenerator``: it adds special tokens itself, and has no roles."""
 
     backend: tokenizers.Tokenizer
     pad_id: int | None = None
@@ -45,7 +47,7 @@ def load_text_generator(
     allow_pickle: bool = False,
     generation: Mapping[str, Any] | None = None,
 ) -> TextGenerator:
-    """Loads a checkpoint that writes prompts on, or translates, as its ``generation_config.json`` says.
+    """Loads a checkpoint that continues prompts, or translates, with its ``generation_config.json``.
 
     Equivalent to::
 
@@ -53,23 +55,24 @@ def load_text_generator(
         generate.TextGenerator(model, params, tokenizer, to_generation_config(config, **generation))
 
     Args:
-      path_or_repo_id, dtype, allow_pickle: as ``load`` takes them.
-      generation: settings in the place of the checkpoint's, by their names, such as ``{"num_beams": 1}``;
-        None takes one away.
+      path_or_repo_id, dtype, allow_pickle: as for ``load``.
+      generation: settings that replace the checkpoint's, by name, such as ``{"num_beams": 1}``; None removes
+        one.
 
     Returns:
-      The ``TextGenerator``; its tokenizer puts around a text what the checkpoint's does.
+      The ``TextGenerator``. The tokenizer adds the checkpoint's special tokens to a text.
 
     Raises:
       FileNotFoundError: where there is no tokenizer, and as ``load``.
-      ValueError: for a model that writes no text, as ``to_generation_config``, and as ``load``.
+      ValueError: for a model that does not generate text, as ``to_generation_config``, and as ``load``.
     """
     check_changes(generation or {})
-    model, params, config, tokenizer = load(path_or_repo_id, dtype, allow_pickle=allow_pickle)
-    module = known(config.architecture).architectures[config.architecture].module
-    if module not in (nn.Decoder, nn.EncoderDecoder):
-        raise ValueError(f"{path_or_repo_id} is a {config.architecture}, which writes no text")
-    if tokenizer is None:
-        raise FileNotFoundError(f"there is no tokenizer in {path_or_repo_id}")
-    recipe = to_generation_config(config, **(generation or {}))
-    return TextGenerator(model, params, _Tokenizer(tokenizer), recipe)
+    files = CheckpointFiles.find(path_or_repo_id, allow_pickle=allow_pickle)
+    model, params, config, _ = load_files(files, dtype)
+    if find_architecture(config.architecture).module not in (nn.Decoder, nn.EncoderDecoder):
+        raise ValueError(
+            f"load_text_generator: got {files}, a {config.architecture}; wanted a model that generates text, "
+            "such as LlamaForCausalLM."
+        )
+    tokenizer = _Tokenizer(require_tokenizer(files))
+    return TextGenerator(model, params, tokenizer, to_generation_config(config, **(generation or {})))

@@ -1,55 +1,55 @@
-"""The table by which a model of sentencepiece makes letters alike, checked before anything follows it."""
+"""Check of SentencePiece's normalization table, ``precompiled_charsmap``, before ``tokenizers`` uses it."""
 
 import numpy as np
 
 __all__ = ["check_charsmap"]
 
-_HEAD, _BLOCK = 4, 256
+_HEADER, _BLOCK = 4, 256  # bytes of the size field; units per block of the trie
 
 
 def check_charsmap(charsmap: bytes) -> None:
-    """Raises for a table that leads out of itself, which is found only when some text is read.
+    """Checks that every lookup stays inside the table; ``tokenizers`` would panic at some text otherwise.
 
-    In it stand the size of a trie in bytes, the trie, and the texts that replace what is found there. The
-    trie is a double array: a unit leads to a node, from which each next byte leads to a unit of its block.
+    The table is the size of a trie in bytes, the trie, and the replacement texts. The trie is a double array
+    of 32-bit units: a unit leads to a node, and each next byte leads from the node to a unit of its block.
 
     Args:
-      charsmap: the whole table.
+      charsmap: the table.
 
     Raises:
-      ValueError: for a trie that is cut short, leads out of its blocks, or names what is no text.
+      ValueError: a truncated trie, one that leads outside its blocks, or references to no replacement text.
     """
-    size = int.from_bytes(charsmap[:_HEAD], "little")
-    if not 0 < size <= len(charsmap) - _HEAD or size % (4 * _BLOCK):
-        raise ValueError(f"its charsmap of {len(charsmap)} bytes cannot hold a trie of {size}")
-    trie = np.frombuffer(charsmap, "<u4", size // 4, _HEAD).astype(np.int64)
-    texts = charsmap[_HEAD + size :]
+    size = int.from_bytes(charsmap[:_HEADER], "little")
+    if not 0 < size <= len(charsmap) - _HEADER or size % (4 * _BLOCK):
+        raise ValueError(f"a charsmap of {len(charsmap)} bytes, which cannot hold a trie of {size}")
+    trie = np.frombuffer(charsmap, "<u4", size // 4, _HEADER).astype(np.int64)
+    texts = charsmap[_HEADER + size :]
     texts.decode()
-    # Where a letter begins, and behind the last.
-    begins = np.append(np.frombuffer(texts, np.uint8) & 0xC0 != 0x80, True)
-    named = trie[_ends(trie)] & 0x7FFF_FFFF
-    if not begins[np.minimum(named, len(begins) - 1)].all() or np.any(named >= len(begins)):
-        raise ValueError("its charsmap names texts that it does not hold")
+    # Whether a character starts at each offset; one more for the offset after the last.
+    starts = np.append(np.frombuffer(texts, np.uint8) & 0xC0 != 0x80, True)
+    offsets = trie[_value_nodes(trie)] & 0x7FFF_FFFF
+    if not starts[np.minimum(offsets, len(starts) - 1)].all() or np.any(offsets >= len(starts)):
+        raise ValueError("a charsmap that references texts outside itself")
 
 
-def _ends(trie: np.ndarray) -> np.ndarray:
-    """The nodes at which something is found."""
-    known, nodes, ends = np.zeros(len(trie), bool), _leads_to(np.zeros(1, np.int64), trie), []
-    following = np.arange(1, _BLOCK)
+def _value_nodes(trie: np.ndarray) -> np.ndarray:
+    """Nodes that hold the offset of a replacement text, found breadth first."""
+    visited, nodes, values = np.zeros(len(trie), bool), _child_nodes(np.zeros(1, np.int64), trie), []
+    labels = np.arange(1, _BLOCK)
     while len(nodes):
-        known[nodes] = True
-        at = nodes[:, None] ^ following
-        at = at[trie[at] & 0x8000_00FF == following]
-        found = _leads_to(at, trie)
-        ends.append(found[trie[at] & 0x100 != 0])
-        nodes = np.unique(found[~known[found]])
-    return np.concatenate(ends)
+        visited[nodes] = True
+        units = nodes[:, None] ^ labels
+        units = units[trie[units] & 0x8000_00FF == labels]
+        children = _child_nodes(units, trie)
+        values.append(children[trie[units] & 0x100 != 0])
+        nodes = np.unique(children[~visited[children]])
+    return np.concatenate(values)
 
 
-def _leads_to(at: np.ndarray, trie: np.ndarray) -> np.ndarray:
-    """The nodes to which the units at these places lead."""
-    units = trie[at]
-    nodes = at ^ (units >> 10 << ((units & 0x200) >> 6))
+def _child_nodes(indices: np.ndarray, trie: np.ndarray) -> np.ndarray:
+    """Nodes to which the units at these indices lead."""
+    units = trie[indices]
+    nodes = indices ^ (units >> 10 << ((units & 0x200) >> 6))
     if np.any(nodes >= len(trie)):
-        raise ValueError("its charsmap leads out of itself")
+        raise ValueError("a charsmap whose trie leads outside itself")
     return nodes

@@ -1,4 +1,4 @@
-"""Tokenizer classes of transformers 5: how each makes a tokenizer of a vocabulary and its settings."""
+"""Tokenizer classes of transformers 5: how each builds a tokenizer from a vocabulary and its config."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,23 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-__all__ = ["ACTED_ON", "CLASSES", "LANGUAGES", "SETTINGS_OF", "SPACE", "TokenizerClass", "Vocabulary"]
+from tfm_jax.pretrained.tokenizers.tokenizer_config import ROLES
+
+__all__ = [
+    "CLASSES",
+    "CLASS_SETTINGS",
+    "COMMON_SETTINGS",
+    "LANGUAGES",
+    "SPACE",
+    "TokenizerClass",
+    "Vocabulary",
+    "set_llama_spaces",
+]
 
 SPACE = "▁"
+"""SentencePiece's symbol for a space."""
 _END = "<|endoftext|>"
-# How Qwen2 cuts a text: contractions, letters, single digits, punctuation, white space.
+# Qwen2's pre-tokenizer: contractions, letters, single digits, punctuation, white space.
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,9 +42,9 @@ _LANGUAGES_50 = (
 )
 # fmt: on
 LANGUAGES = {"MBart": _LANGUAGES, "MBart50": _LANGUAGES_50}
-"""The languages of each class that has a token for them."""
+"""Language codes of each multilingual class; each is a special token."""
 
-SETTINGS_OF: dict[str, tuple[str, ...]] = {
+CLASS_SETTINGS: dict[str, tuple[str, ...]] = {
     "do_lower_case": ("Bert",),
     "strip_accents": ("Bert",),
     "tokenize_chinese_chars": ("Bert",),
@@ -42,33 +54,36 @@ SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "extra_ids": ("T5",),
     "src_lang": ("MBart", "MBart50"),
 }
-"""The keys of tokenizer_config.json that some classes act on, and which."""
-ACTED_ON = (
-    *(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
+"""Keys of tokenizer_config.json that only some classes use, with those classes."""
+COMMON_SETTINGS = (
+    *(f"{role}_token" for role in ROLES),
     *("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"),
     *("model_max_length", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"),
 )
-"""Those that every class acts on; so it does on a token by any other name that ends in ``_token``."""
+"""Keys of tokenizer_config.json that every class uses, besides any other that ends in ``_token``."""
+
+Config = Mapping[str, Any]  # from read_tokenizer_config
+SpecialTokens = Mapping[str, str | None]  # texts by role
 
 
 class Vocabulary(NamedTuple):
-    """What a class makes a tokenizer of.
+    """Vocabulary from which a class builds a tokenizer.
 
     Args:
-      tokens: with ids (WordPiece, BPE), or in their order with scores (Unigram).
+      tokens: token to id (WordPiece, BPE), or (token, score) in the order of ids (Unigram).
       merges: of BPE.
-      charsmap: how a model of sentencepiece makes letters alike; None is not at all.
-      unk: the id of what is unknown; None is that of the class.
+      charsmap: normalization table of a SentencePiece model; None for no normalization.
+      unk_id: id of the unknown token; None for the class's own.
     """
 
     tokens: dict[str, int] | list[tuple[str, float]]
     merges: Sequence[tuple[str, str]] = ()
     charsmap: bytes | None = None
-    unk: int | None = None
+    unk_id: int | None = None
 
 
-Settings = Mapping[str, Any]
-Special = Mapping[str, str | None]
+def _no_tokens(config: Config) -> Sequence[str | AddedToken]:
+    return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,186 +91,220 @@ class TokenizerClass:
     """A tokenizer class of transformers.
 
     Args:
-      model: of the ``tokenizers`` library that it builds.
-      special: its special tokens by their roles, where a checkpoint does not name them.
-      build: the tokenizer of a vocabulary, settings and special tokens, without added tokens.
-      extra: more special tokens, of the settings.
-      around: sets what is put around a text; None leaves what a tokenizer.json has.
+      model: the class of its model in ``tokenizers.models``.
+      special_tokens: by role, where a checkpoint names none.
+      build: ``build(vocabulary, config, special tokens)``, a tokenizer without added tokens.
+      extra_tokens: further special tokens, from the config.
+      set_post_processor: sets the post-processor, which adds special tokens to a text; None to keep that of a
+        tokenizer.json.
     """
 
     model: str
-    special: Mapping[str, str | None]
-    build: Callable[[Vocabulary, Settings, Special], tokenizers.Tokenizer]
-    extra: Callable[[Settings], Sequence[str | AddedToken]] = lambda settings: ()
-    around: Callable[[tokenizers.Tokenizer, Settings, Special], None] | None = None
+    special_tokens: SpecialTokens
+    build: Callable[[Vocabulary, Config, SpecialTokens], tokenizers.Tokenizer]
+    extra_tokens: Callable[[Config], Sequence[str | AddedToken]] = _no_tokens
+    set_post_processor: Callable[[tokenizers.Tokenizer, Config, SpecialTokens], None] | None = None
 
 
-def _bert(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    """Words cut into pieces, in lower case unless the settings differ."""
+def _build_bert(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary.tokens, unk_token=special["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        lowercase=config.get("do_lower_case", True),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 
-def _around_bert(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
-    at = lambda role: (special[role], tokenizer.token_to_id(special[role]))
-    tokenizer.post_processor = processors.BertProcessing(at("sep"), at("cls"))
-
-
-def _bytes(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    """Byte-level pairs, merged in their order."""
+def _build_byte_level(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
     model = models.BPE(
         vocabulary.tokens, list(vocabulary.merges), continuing_subword_prefix="", end_of_word_suffix=""
     )
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.decoder = decoders.ByteLevel()
-    space = settings.get("add_prefix_space", False)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    prefix_space = config.get("add_prefix_space", False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     return tokenizer
 
 
-def _gpt_neox(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _bytes(vocabulary, settings, special)
+def _build_gpt_neox(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+    tokenizer = _build_byte_level(vocabulary, config, special)
     tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
-def _qwen2(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _gpt_neox(vocabulary, settings, special)
-    space = settings.get("add_prefix_space", False)
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=False)
+def _build_qwen2(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+    tokenizer = _build_gpt_neox(vocabulary, config, special)
+    prefix_space = config.get("add_prefix_space", False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
     split = pre_tokenizers.Split(Regex(_QWEN2), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, cut])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     return tokenizer
 
 
-def _around_roberta(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
-    at = lambda role: (special[role], tokenizer.token_to_id(special[role]))
-    trims, space = settings.get("trim_offsets", True), settings.get("add_prefix_space", False)
-    tokenizer.post_processor = processors.RobertaProcessing(at("sep"), at("cls"), trims, space)
-
-
-def _llama(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    """Pairs merged in their order, and bytes for what has no piece."""
+def _build_llama(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
     model = models.BPE(vocabulary.tokens, list(vocabulary.merges), fuse_unk=True, byte_fallback=True)
     tokenizer = tokenizers.Tokenizer(model)
-    # Where a space is put before what has none: the text, or (as versions did at first) each part of it.
-    scheme = "always" if settings.get("legacy") else "first"
-    scheme = "never" if settings.get("add_prefix_space") is False else scheme
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
-    decode = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence([*decode, *strip])
+    set_llama_spaces(tokenizer, config)
     return tokenizer
 
 
-def _unigram(vocabulary: Vocabulary, unk: int, scheme: str = "always") -> tokenizers.Tokenizer:
-    unk = unk if vocabulary.unk is None else vocabulary.unk
-    tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary.tokens, unk_id=unk))
-    cut = pre_tokenizers.Metaspace(SPACE, scheme, split=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), cut])
+def set_llama_spaces(tokenizer: tokenizers.Tokenizer, config: Config) -> None:
+    """Sets Llama's pre-tokenizer and decoder, which write spaces as ``SPACE``.
+
+    A space is added before the text or, with ``legacy``, before each part of it between special tokens;
+    ``add_prefix_space=False`` adds none.
+    """
+    scheme = "always" if config.get("legacy") else "first"
+    scheme = "never" if config.get("add_prefix_space") is False else scheme
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence([*steps, *strip])
+
+
+def _build_unigram(vocabulary: Vocabulary, unk_id: int, scheme: str = "always") -> tokenizers.Tokenizer:
+    unk_id = unk_id if vocabulary.unk_id is None else vocabulary.unk_id
+    tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary.tokens, unk_id=unk_id))
+    metaspace = pre_tokenizers.Metaspace(SPACE, scheme, split=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
     tokenizer.decoder = decoders.Metaspace(SPACE, scheme, split=True)
     return tokenizer
 
 
-def _t5(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _unigram(vocabulary, 2)
+def _build_t5(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+    tokenizer = _build_unigram(vocabulary, 2)
     if vocabulary.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(vocabulary.charsmap)
     return tokenizer
 
 
-def _xlm_roberta(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _unigram(vocabulary, 3, "always" if settings.get("add_prefix_space", True) else "never")
+def _build_xlm_roberta(
+    vocabulary: Vocabulary, config: Config, special: SpecialTokens
+) -> tokenizers.Tokenizer:
+    tokenizer = _build_unigram(vocabulary, 3, "always" if config.get("add_prefix_space", True) else "never")
     if vocabulary.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(vocabulary.charsmap)
     return tokenizer
 
 
-def _mbart(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    return _unigram(vocabulary, 3)
+def _build_mbart(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+    return _build_unigram(vocabulary, 3)
 
 
-def _mbart50(vocabulary: Vocabulary, settings: Settings, special: Special) -> tokenizers.Tokenizer:
-    tokenizer = _unigram(vocabulary, 3)
-    alike = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
-    tokenizer.normalizer = normalizers.Sequence([*alike, normalizers.Replace(Regex(" {2,}"), " ")])
+def _build_mbart50(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+    tokenizer = _build_unigram(vocabulary, 3)
+    charsmap = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
+    tokenizer.normalizer = normalizers.Sequence([*charsmap, normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "always", split=True)
     return tokenizer
 
 
-def _gaps(settings: Settings) -> list[str]:
-    return [f"<extra_id_{i}>" for i in range(settings.get("extra_ids", 100))]
+def _token_and_id(tokenizer: tokenizers.Tokenizer, token: str) -> tuple[str, int]:
+    return token, tokenizer.token_to_id(token)
 
 
-def _template(single: str, pair: str) -> Callable[[tokenizers.Tokenizer, Settings, Special], None]:
-    """Sets the templates of one text and of two, in which ``{eos}`` is the token of that role."""
-
-    def around(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
-        one, two = (x.format(**special, language=settings.get("src_lang", "en_XX")) for x in (single, pair))
-        names = dict.fromkeys(x for x in two.split() if not x.startswith("$"))
-        ids = [(name, tokenizer.token_to_id(name)) for name in names]
-        tokenizer.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=ids)
-
-    return around
+def _set_bert(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
+    sep, cls = (_token_and_id(tokenizer, special[role]) for role in ("sep", "cls"))
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
 
 
-def _in_language(kind: str, single: str, pair: str) -> Callable[..., None]:
-    """As ``_template``, where the language of the texts is one of the class's."""
-    around = _template(single, pair)
-
-    def checked(tokenizer: tokenizers.Tokenizer, settings: Settings, special: Special) -> None:
-        if (language := settings.get("src_lang", "en_XX")) not in LANGUAGES[kind]:
-            raise ValueError(f"src_lang={language!r} is not one of {', '.join(LANGUAGES[kind])}")
-        around(tokenizer, settings, special)
-
-    return checked
+def _set_roberta(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
+    sep, cls = (_token_and_id(tokenizer, special[role]) for role in ("sep", "cls"))
+    trim_offsets, prefix_space = config.get("trim_offsets", True), config.get("add_prefix_space", False)
+    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets, prefix_space)
 
 
-_WORDS = {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
+def _template(single: str, pair: str) -> Callable[[tokenizers.Tokenizer, Config, SpecialTokens], None]:
+    """A setter of templates for one text and for a pair; ``{eos}`` is the token of that role."""
+
+    def set_template(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
+        language = config.get("src_lang", "en_XX")
+        templates = [x.format(**special, language=language) for x in (single, pair)]
+        names = dict.fromkeys(x for x in templates[1].split() if not x.startswith("$"))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=templates[0],
+            pair=templates[1],
+            special_tokens=[_token_and_id(tokenizer, name) for name in names],
+        )
+
+    return set_template
+
+
+def _language_template(class_name: str, single: str, pair: str) -> Callable[..., None]:
+    """``_template``, with a check that ``src_lang`` is one of the class's languages."""
+    set_template = _template(single, pair)
+
+    def set_checked(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
+        languages = LANGUAGES[class_name]
+        if (language := config.get("src_lang", "en_XX")) not in languages:
+            raise ValueError(
+                f"tokenizer_config.json: got src_lang={language!r}; wanted one of {', '.join(languages)}."
+            )
+        set_template(tokenizer, config, special)
+
+    return set_checked
+
+
+def _sentinel_tokens(config: Config) -> list[str]:
+    """T5's sentinels, which mark masked spans."""
+    return [f"<extra_id_{i}>" for i in range(config.get("extra_ids", 100))]
+
+
+def _mbart_languages(config: Config) -> Sequence[str]:
+    return _LANGUAGES
+
+
+def _mbart50_languages(config: Config) -> Sequence[str]:
+    return _LANGUAGES_50
+
+
+_BERT = {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
 _GPT2: dict[str, str | None] = {"bos": _END, "eos": _END, "unk": _END, "pad": None}
 _LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 _ROBERTA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"}
 _ROBERTA |= {"mask": "<mask>"}
 
 CLASSES: dict[str, TokenizerClass] = {
-    "Bert": TokenizerClass("WordPiece", _WORDS, _bert, around=_around_bert),
-    "GPT2": TokenizerClass("BPE", _GPT2, _bytes),
+    "Bert": TokenizerClass("WordPiece", _BERT, _build_bert, set_post_processor=_set_bert),
+    "GPT2": TokenizerClass("BPE", _GPT2, _build_byte_level),
     "GPTNeoX": TokenizerClass(
-        "BPE", _GPT2 | {"pad": "<|padding|>"}, _gpt_neox, around=_template("$A", "$A $B:1")
+        "BPE",
+        _GPT2 | {"pad": "<|padding|>"},
+        _build_gpt_neox,
+        set_post_processor=_template("$A", "$A $B:1"),
     ),
-    "Qwen2": TokenizerClass("BPE", {"bos": None, "eos": _END, "unk": _END, "pad": _END}, _qwen2),
-    "Roberta": TokenizerClass("BPE", _ROBERTA, _bytes, around=_around_roberta),
-    "Llama": TokenizerClass("BPE", _LLAMA, _llama),
+    "Qwen2": TokenizerClass("BPE", {"bos": None, "eos": _END, "unk": _END, "pad": _END}, _build_qwen2),
+    "Roberta": TokenizerClass("BPE", _ROBERTA, _build_byte_level, set_post_processor=_set_roberta),
+    "Llama": TokenizerClass("BPE", _LLAMA, _build_llama),
     "T5": TokenizerClass(
         "Unigram",
         {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
-        _t5,
-        extra=_gaps,
-        around=_template("$A {eos}", "$A {eos} $B {eos}"),
+        _build_t5,
+        extra_tokens=_sentinel_tokens,
+        set_post_processor=_template("$A {eos}", "$A {eos} $B {eos}"),
     ),
     "XLMRoberta": TokenizerClass(
-        "Unigram", _ROBERTA, _xlm_roberta, around=_template("{bos} $A {eos}", "{bos} $A {eos} {eos} $B {eos}")
+        "Unigram",
+        _ROBERTA,
+        _build_xlm_roberta,
+        set_post_processor=_template("{bos} $A {eos}", "{bos} $A {eos} {eos} $B {eos}"),
     ),
     "MBart": TokenizerClass(
         "Unigram",
         _ROBERTA,
-        _mbart,
-        extra=lambda settings: _LANGUAGES,
-        around=_in_language("MBart", "$A {eos} {language}", "$A $B {eos} {language}"),
+        _build_mbart,
+        extra_tokens=_mbart_languages,
+        set_post_processor=_language_template("MBart", "$A {eos} {language}", "$A $B {eos} {language}"),
     ),
     "MBart50": TokenizerClass(
         "Unigram",
         {role: token for role, token in _ROBERTA.items() if role != "bos"},
-        _mbart50,
-        extra=lambda settings: _LANGUAGES_50,
-        around=_in_language("MBart50", "{language} $A {eos}", "{language} $A $B {eos}"),
+        _build_mbart50,
+        extra_tokens=_mbart50_languages,
+        set_post_processor=_language_template("MBart50", "{language} $A {eos}", "{language} $A $B {eos}"),
     ),
 }
-"""By their names without "Tokenizer" and "Fast"."""
+"""By name without "Tokenizer" and "Fast"."""

@@ -1,4 +1,4 @@
-"""BERT's tokenizer: words cut into pieces of a vocabulary."""
+"""BERT's WordPiece tokenizer from ``vocab.txt``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,37 +7,41 @@ from typing import Any
 import tokenizers
 
 from tfm_jax.pretrained.tokenizers.classes import CLASSES, Vocabulary
-from tfm_jax.pretrained.tokenizers.special_tokens import WITHOUT, add_declared, special_tokens
+from tfm_jax.pretrained.tokenizers.special_tokens import add_tokens, special_tokens
+from tfm_jax.pretrained.tokenizers.tokenizer_config import WITHOUT_TOKENIZER
 
-__all__ = ["word_pieces"]
+__all__ = ["read_wordpiece"]
 
 
-def word_pieces(directory: Path, kind: str | None, said: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer of ``vocab.txt``: lower case unless the settings differ, between [CLS] and [SEP].
+def read_wordpiece(
+    directory: Path, class_name: str | None, config: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """Builds the tokenizer from ``vocab.txt``.
 
     Args:
-      directory: that holds it.
-      kind: of ``special.kind_of``: Bert, or None where nothing tells.
-      said: the settings of ``special.declared``.
+      directory: with the file.
+      class_name: from ``tokenizer_class``: "Bert", or None if no file implies one.
+      config: from ``read_tokenizer_config``.
 
     Returns:
-      The tokenizer.
+      The tokenizer: lower case unless the config differs, with [CLS] and [SEP].
 
     Raises:
-      ValueError: for another kind, and for a vocabulary without its special tokens.
+      ValueError: another class, or a vocabulary that lacks a special token.
     """
-    if kind not in ("Bert", None):
+    path = directory / "vocab.txt"
+    if class_name not in ("Bert", None):
         raise ValueError(
-            f"{directory / 'vocab.txt'} is of a tokenizer of class {kind}; known is Bert: name BertTokenizer "
-            f"as tokenizer_class in tokenizer_config.json if it is one, or {WITHOUT}"
+            f"{path}: got a vocabulary of tokenizer class {class_name}; wanted Bert. Name BertTokenizer as "
+            f"tokenizer_class in tokenizer_config.json if it is one, or {WITHOUT_TOKENIZER}."
         )
-    lines = (directory / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     vocabulary = {line: i for i, line in enumerate(lines)}
     bert = CLASSES["Bert"]
-    special = special_tokens(said, **bert.special)
+    special = special_tokens(config, **bert.special_tokens)
     if missing := [token for token in special.values() if token not in vocabulary]:
-        raise ValueError(f"{directory / 'vocab.txt'} has no {', '.join(missing)}")
-    tokenizer = bert.build(Vocabulary(vocabulary), said, special)
-    add_declared(tokenizer, directory, special)
-    bert.around(tokenizer, said, special)
+        raise ValueError(f"{path}: got no {', '.join(missing)}; wanted all special tokens in the vocabulary.")
+    tokenizer = bert.build(Vocabulary(vocabulary), config, special)
+    add_tokens(tokenizer, directory, special)
+    bert.set_post_processor(tokenizer, config, special)
     return tokenizer

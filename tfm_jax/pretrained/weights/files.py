@@ -1,148 +1,204 @@
-"""The files of a checkpoint: what is in them, read tensor by tensor, and nothing of it believed unchecked."""
+"""Checkpoint directories and their weight files, opened lazily and read tensor by tensor."""
 
 import contextlib
 import json
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  - NumPy then knows bfloat16, in which safetensors gives tensors
+import ml_dtypes  # noqa: F401  - NumPy then knows bfloat16, in which safetensors returns tensors
 import numpy as np
 import safetensors
 
-from tfm_jax.pretrained.weights.flax_msgpack import FLAX, open_msgpack
+from tfm_jax import hub
+from tfm_jax.pretrained.weights.flax_msgpack import FLAX_FILE, open_msgpack
 
-__all__ = ["Weights", "open_weights", "read_json", "what_file", "whole"]
+__all__ = [
+    "Weights",
+    "checkpoint_directory",
+    "describe_weight_file",
+    "open_weights",
+    "read_json",
+    "safetensors_errors",
+]
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja", "*/config.json"]
+_HUB_PATTERNS += [
+    "[0-9]_*/pytorch_model.bin"
+]  # layers of a sentence model, read only where pickles are allowed
 _TO_SAFETENSORS = (
-    "load it into its model there, and save that by transformers' save_pretrained, or its state dict by "
+    "Load it into its PyTorch model and save that with transformers' save_pretrained, or its state dict with "
     "safetensors.torch.save_model to model.safetensors beside a config.json"
 )
-# Files of weights that are read by no loader here: what they are, and the way out.
-_OTHERS = {
-    ".pt": ("a pickle of torch", _TO_SAFETENSORS),
-    ".pth": ("a pickle of torch", _TO_SAFETENSORS),
+# Weight files that no loader here reads by themselves: the format, and how to convert or pass it.
+_FILE_TYPES = {
+    ".pt": ("a PyTorch pickle", _TO_SAFETENSORS),
+    ".pth": ("a PyTorch pickle", _TO_SAFETENSORS),
     ".ckpt": ("a checkpoint of PyTorch Lightning or TensorFlow", _TO_SAFETENSORS),
     ".gguf": (
-        "a file of llama.cpp",
-        "transformers reads it (AutoModelForCausalLM.from_pretrained(directory, gguf_file=name)) and saves "
-        "it by save_pretrained; or take the repository that it was made from",
+        "a llama.cpp file",
+        "Load it with transformers (AutoModelForCausalLM.from_pretrained(directory, gguf_file=name)) and "
+        "save that with save_pretrained; or take the repository that it was converted from",
     ),
-    ".onnx": ("a program of ONNX", "take the checkpoint that it was exported from"),
+    ".onnx": ("an ONNX program", "Take the checkpoint that it was exported from"),
     ".h5": (
-        "weights of TensorFlow",
-        "transformers before version 5 reads it by from_tf=True: " + _TO_SAFETENSORS,
+        "TensorFlow weights",
+        "Load it with from_tf=True in transformers before version 5, and save that with save_pretrained",
     ),
-    ".npz": ("arrays of NumPy", "save them by safetensors.numpy.save_file to model.safetensors"),
-    ".bin": ("a pickle of torch", "pass its directory, with config.json beside it, and allow_pickle=True"),
-    ".safetensors": ("a file of weights", "pass its directory, with config.json beside it"),
-    ".msgpack": ("weights of Flax", "pass its directory, with config.json beside it"),
+    ".npz": ("NumPy arrays", "Save them with safetensors.numpy.save_file to model.safetensors"),
+    ".bin": ("a PyTorch pickle", "Pass its directory, with config.json beside it, and allow_pickle=True"),
+    ".safetensors": ("a weight file", "Pass its directory, with config.json beside it"),
+    ".msgpack": ("Flax weights", "Pass its directory, with config.json beside it"),
 }
 
 
 class Weights(NamedTuple):
-    """The tensors of a checkpoint, none of them read yet.
+    """Tensors of a checkpoint, read on demand.
 
     Args:
-      shapes: by name.
-      read: gives the tensor of a name, as an array of NumPy.
+      shapes: by tensor name.
+      read: ``read(name)`` reads one tensor as a NumPy array.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
 
 
-def what_file(path: Path | str) -> str | None:
-    """What a file of weights is by its name, and how to go on; None for any other name."""
+def checkpoint_directory(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> Path:
+    """Resolves a checkpoint to a local directory: itself, or the snapshot of a Hub repository.
+
+    Args:
+      path_or_repo_id: a directory, or "owner/name".
+      allow_pickle: download ``*.bin`` too.
+
+    Returns:
+      The directory, which exists. A cached snapshot is used where the Hub cannot be reached or refuses the
+      repository.
+
+    Raises:
+      FileNotFoundError: neither a directory nor a valid repository name.
+      ValueError: a file, with its format and what to do; or a repository that neither the Hub nor the cache
+        lets you read.
+      HubUnavailableError: the Hub cannot be reached, and the cache lacks the repository.
+    """
+    path = Path(path_or_repo_id)
+    if path.is_dir():
+        return path
+    name = str(path_or_repo_id)
+    if description := describe_weight_file(name):
+        if path.is_file():
+            raise ValueError(description)
+        raise FileNotFoundError(f"no such file: {description}")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint: got {name}; wanted an existing directory, or a Hub repository as owner/name."
+        )
+    patterns = _HUB_PATTERNS + ["*.bin"] * allow_pickle
+    return hub.download_model(name, patterns, legacy_patterns=["*.msgpack"])
+
+
+def describe_weight_file(path: Path | str) -> str | None:
+    """Error message for a weight file given as a checkpoint, by its suffix; None for any other name."""
     path = Path(path)
-    if path.suffix.lower() not in _OTHERS:
+    if path.suffix.lower() not in _FILE_TYPES:
         return None
-    what, advice = _OTHERS[path.suffix.lower()]
-    return f"{path} is {what}; wanted the directory of a checkpoint: {advice}."
+    file_type, fix = _FILE_TYPES[path.suffix.lower()]
+    return f"{path}: got {file_type}; wanted the directory of a checkpoint. {fix}."
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The object (or the list) in a JSON file; an error that names the file where there is none."""
+    """Reads a JSON object (or, with ``kind=list``, a list) from a file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not JSON, or holds another type.
+    """
+    wanted = {dict: "a JSON object", list: "a JSON list"}[kind]
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        # A CheckpointFile keeps the parsed value.
+        parse = getattr(path, "read_json", None)
+        value = parse() if parse else json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}") from None
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}; wanted {wanted}.") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path}: got what is not JSON ({error}); wanted {wanted}.") from error
     if not isinstance(value, kind):
-        wanted = {dict: "object", list: "list"}[kind]
-        raise ValueError(f"{path} must hold a JSON {wanted}, got {type(value).__name__}")
+        raise ValueError(f"{path}: got JSON of type {type(value).__name__}; wanted {wanted}.")
     return value
 
 
 def open_weights(directory: Path, *, allow_pickle: bool = False) -> Weights:
-    """Opens the weights of a checkpoint: ``model.safetensors``, several files that an index names, or
-    ``flax_model.msgpack``.
+    """Opens the weights of a checkpoint without reading them.
 
     Args:
-      directory: that holds them.
-      allow_pickle: read ``pytorch_model.bin`` where there is nothing else; it needs torch, which is asked to
-        load weights only.
+      directory: with ``model.safetensors``, safetensors files and an index, or ``flax_model.msgpack``.
+      allow_pickle: read ``pytorch_model.bin`` where there is nothing else, with torch's
+        ``weights_only=True``.
 
     Returns:
       The Weights.
 
     Raises:
-      FileNotFoundError: where there are none, or a file that the index names is not there.
-      ValueError: for a file that is no whole safetensors or msgpack file, an index that names files elsewhere
-        or tensors that its files lack, a pickle that was not allowed.
+      FileNotFoundError: there are no weights, or a file that the index names is missing.
+      ValueError: a damaged file, an index that names files elsewhere or tensors that its files lack, or a
+        pickle that is not allowed.
     """
-    if (directory / _SINGLE).is_file():  # an index beside it is of older files, as in transformers
+    # A single file takes precedence over an index beside it, which transformers takes for an older one.
+    if (directory / _SINGLE).is_file():
         return _open_safetensors(directory / _SINGLE)
     if (directory / _INDEX).is_file():
-        return _indexed(directory / _INDEX, _open_safetensors)
-    if (directory / FLAX).is_file():
-        return Weights(*open_msgpack(directory / FLAX))
+        return _open_indexed(directory / _INDEX, _open_safetensors)
+    if (directory / FLAX_FILE).is_file():
+        return Weights(*open_msgpack(directory / FLAX_FILE))
     pickles = [directory / name for name in _PICKLES if (directory / name).is_file()]
     if not pickles:
-        there = sorted(path.name for path in directory.iterdir())
-        advice = [f" {text}" for name in there if (text := what_file(name))][:1]
+        found = sorted(path.name for path in directory.iterdir())
+        descriptions = [f" {text}" for name in found if (text := describe_weight_file(name))][:1]
         raise FileNotFoundError(
-            f"there is no {_SINGLE}, {_INDEX} or {FLAX} in {directory}, only {there}.{''.join(advice)}"
+            f"{directory}: got only {found}; wanted {_SINGLE}, {_INDEX} or {FLAX_FILE}."
+            + "".join(descriptions)
         )
     if not allow_pickle:
         raise ValueError(
-            f"the weights in {directory} are a pickle, which can run any code: save them as safetensors, as "
-            "tfm convert --allow-pickle does, or pass allow_pickle=True (--allow-pickle where a command has "
-            "it): torch reads them, with weights_only=True"
+            f"{directory}: got a pickle, which can run any code; wanted safetensors. Convert it with "
+            "tfm convert --allow-pickle, or pass allow_pickle=True (--allow-pickle where a command has it): "
+            "torch then reads it with weights_only=True."
         )
-    index = pickles[0].name == _PICKLES[1]
-    return _indexed(pickles[0], _open_pickle) if index else _open_pickle(pickles[0])
+    is_index = pickles[0].name == _PICKLES[1]
+    return _open_indexed(pickles[0], _open_pickle) if is_index else _open_pickle(pickles[0])
 
 
 def _open_safetensors(path: Path) -> Weights:
-    with whole(path), safetensors.safe_open(path, "np") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  - it is no dict
+    with safetensors_errors(path), safetensors.safe_open(path, "np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  - not a dict
         dtypes = {name: part.get_dtype() for name, part in slices.items()}
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
 
     def read(name: str) -> np.ndarray:
-        # Opened for each: what was read before of a mapped file would stay in memory beside its copy.
         if dtypes[name] not in _FLOATS:
-            raise ValueError(f"{name} in {path} is {dtypes[name]}, wanted one of {sorted(_FLOATS)}")
-        with whole(path), safetensors.safe_open(path, "np") as file:
+            raise ValueError(
+                f"{path}: got tensor {name} of dtype {dtypes[name]}; wanted one of {sorted(_FLOATS)}."
+            )
+        # Opened for each tensor: pages of a mapping that stays open would stay in memory beside the copy.
+        with safetensors_errors(path), safetensors.safe_open(path, "np") as file:
             return file.get_tensor(name)
 
     return Weights(shapes, read)
 
 
 @contextlib.contextmanager
-def whole(path: Path | str):
-    """Raises a ValueError that names the file for one that is no whole safetensors file."""
+def safetensors_errors(path: Path | str) -> Iterator[None]:
+    """Re-raises safetensors errors as ValueError with the file's name."""
     try:
         yield
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file (cut short, or written wrongly; fetch it again): {error}"
+            f"{path}: got a damaged or truncated file ({error}); wanted safetensors. Download it again."
         ) from error
 
 
@@ -150,50 +206,51 @@ def _open_pickle(path: Path) -> Weights:
     try:
         import torch
     except ImportError as error:
-        raise ValueError(f"to read the pickle {path} takes torch: pip install torch") from error
+        raise ValueError(f"{path}: got a pickle; wanted torch, which reads it. pip install torch.") from error
     try:
-        # Files of before torch 1.6 are no zip files, and cannot be mapped.
+        # Files from before torch 1.6 are not zip files and cannot be mapped.
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # cut short, no pickle, or more than weights
-        raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
-    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
-        inner = next(
-            (x for x in ("state_dict", "model", "module") if isinstance(tensors, dict) and x in tensors), None
-        )
-        advice = f": save its {inner!r} alone" if inner else ""
-        others = (
-            [x for x, y in tensors.items() if not torch.is_tensor(y)] if isinstance(tensors, dict) else []
-        )
-        named = f" ({', '.join(map(str, others[:3]))})" if others else ""
+    except Exception as error:  # truncated, not a pickle, or more than weights
         raise ValueError(
-            f"{path} must hold a dict of tensors, got a {type(tensors).__name__} "
-            f"of other things{named}{advice}"
+            f"{path}: got what torch cannot load; wanted a pickle of weights only. {error}"
+        ) from error
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path}: got a {type(tensors).__name__}; wanted a dict of tensors.")
+    if others := [str(name) for name, value in tensors.items() if not torch.is_tensor(value)]:
+        inner = next((name for name in ("state_dict", "model", "module") if name in tensors), None)
+        fix = f" Save its {inner!r} alone." if inner else ""
+        raise ValueError(
+            f"{path}: got a dict with other values ({', '.join(others[:3])}); wanted a dict of tensors.{fix}"
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
         if not tensor.is_floating_point():
-            raise ValueError(f"{name} in {path} is {tensor.dtype}, wanted floating")
-        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # which NumPy knows nothing of
-        return wide.detach().numpy()
+            raise ValueError(f"{path}: got tensor {name} of dtype {tensor.dtype}; wanted floating point.")
+        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # NumPy has no bfloat16
+        return tensor.detach().numpy()
 
     return Weights(shapes, read)
 
 
-def _indexed(index: Path, open_file: Callable[[Path], Weights]) -> Weights:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
-        raise ValueError(f"{index} has no weight_map of tensors to files")
-    files = sorted(set(names.values()))
+def _open_indexed(index: Path, open_file: Callable[[Path], Weights]) -> Weights:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ValueError(f"{index}: got no weight_map; wanted an object from tensor names to file names.")
+    files = sorted(set(weight_map.values()))
     if elsewhere := [file for file in files if file in ("", "..") or Path(file).name != file or "\\" in file]:
-        raise ValueError(f"{index} names files that are not in its directory: {elsewhere}")
+        raise ValueError(f"{index}: got files {elsewhere}; wanted names of files in the same directory.")
     if missing := [file for file in files if not (index.parent / file).is_file()]:
-        raise FileNotFoundError(f"{index} names files that are not there: {missing}")
+        raise FileNotFoundError(f"{index}: got files {missing}, which do not exist; wanted existing ones.")
     opened = {file: open_file(index.parent / file) for file in files}
-    if lacking := [f"{name} in {file}" for name, file in names.items() if name not in opened[file].shapes]:
-        raise ValueError(f"{index} names tensors that its files lack: {sorted(lacking)}")
+    if missing := [
+        f"{name} in {file}" for name, file in weight_map.items() if name not in opened[file].shapes
+    ]:
+        raise ValueError(
+            f"{index}: got tensors {sorted(missing)}, which the files lack; wanted existing ones."
+        )
     return Weights(
-        {name: opened[file].shapes[name] for name, file in names.items()},
-        lambda name: opened[names[name]].read(name),
+        {name: opened[file].shapes[name] for name, file in weight_map.items()},
+        lambda name: opened[weight_map[name]].read(name),
     )

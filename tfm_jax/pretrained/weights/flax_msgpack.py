@@ -1,8 +1,8 @@
-"""Weights that transformers wrote from Flax, ``flax_model.msgpack``, read by the names that torch has."""
+"""Legacy Flax weights of transformers, ``flax_model.msgpack``, under the tensor names of PyTorch."""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -10,120 +10,134 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-__all__ = ["FLAX", "open_msgpack"]
+__all__ = ["FLAX_FILE", "open_msgpack"]
 
-FLAX = "flax_model.msgpack"
-_ARRAY = 1  # the kind of extension in which an array stands: its shape, the name of its dtype, its bytes
-_CHUNKED = "__msgpack_chunked_array__"  # of arrays beyond what the format holds
+FLAX_FILE = "flax_model.msgpack"
+_ARRAY = 1  # code of the msgpack extension for arrays: shape, dtype name, bytes
+_CHUNKED = "__msgpack_chunked_array__"  # first key of an array over msgpack's size limit
 _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 _DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
-_DEEPEST = 32
-# Of linear maps and of patches: theirs has the inputs first.
-_KERNELS = {2: (1, 0), 4: (3, 2, 0, 1)}
+_MAX_DEPTH = 32
+# Axes of Linear and Conv2d kernels in PyTorch's order; Flax has the outputs last.
+_KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 class _Leaf(NamedTuple):
-    start: int  # in the file
-    axes: tuple[int, ...] | None  # in which order torch has them
-    shape: tuple[int, ...]  # as torch has it
-
-
-def open_msgpack(path: Path) -> tuple[dict[str, tuple[int, ...]], Any]:
-    """The tensors in a file of Flax, by the names that torch's checkpoints have.
+    """An array in the file.
 
     Args:
-      path: of the file, nested maps of names to arrays.
+      start: its offset in bytes.
+      axes: permutation to PyTorch's order; None for the identity.
+      shape: in PyTorch's order.
+    """
+
+    start: int
+    axes: tuple[int, ...] | None
+    shape: tuple[int, ...]
+
+
+def open_msgpack(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
+    """Opens a Flax weight file, to be read one tensor at a time.
+
+    Args:
+      path: of the file, nested maps from names to arrays.
 
     Returns:
-      ``(shapes, read)``: the shapes by name, and a function that gives the array of a name. None but the one
-      that is read is in memory.
+      ``(shapes, read)``: shapes by PyTorch's tensor name, and a function that reads one tensor. Only that one
+      is in memory.
 
     Raises:
-      ValueError: for a file that is cut short, holds anything but maps and arrays of floating numbers, or two
-        arrays that have one name in torch.
+      ValueError: a file that is truncated, holds anything but maps and floating-point arrays, or has two
+        arrays for one PyTorch tensor.
     """
     leaves: dict[str, _Leaf] = {}
-    with _whole(path), path.open("rb") as file, path.open("rb") as again:
+    with _file_errors(path), path.open("rb") as file, path.open("rb") as lookahead:
         unpacker = _unpacker(file)
-        for names, start, shape in _walk(unpacker, again, ()):
+        for names, start, shape in _walk(unpacker, lookahead, ()):
             name, axes = _torch_name(names, shape)
             if name in leaves:
-                raise ValueError(f"{'.'.join(names)} and another array are both {name}; leave one out")
+                raise ValueError(f"{'.'.join(names)} and another array, which are both {name}")
             leaves[name] = _Leaf(start, axes, shape if axes is None else tuple(shape[i] for i in axes))
         if file.read(1) or unpacker.tell() != path.stat().st_size:
-            raise ValueError("something follows its end")
+            raise ValueError("bytes after the end of the tree")
 
     def read(name: str) -> np.ndarray:
         leaf = leaves[name]
-        with _whole(path), path.open("rb") as file:
+        with _file_errors(path), path.open("rb") as file:
             file.seek(leaf.start)
-            array = _array(_unpacker(file).unpack())
+            array = _to_array(_unpacker(file).unpack())
         return array if leaf.axes is None else array.transpose(leaf.axes)
 
     return {name: leaf.shape for name, leaf in leaves.items()}, read
 
 
 def _unpacker(file: BinaryIO) -> msgpack.Unpacker:
-    return msgpack.Unpacker(file, ext_hook=_extension, raw=False, max_buffer_size=0)
+    return msgpack.Unpacker(file, ext_hook=_decode_extension, raw=False, max_buffer_size=0)
 
 
 def _walk(
-    unpacker: msgpack.Unpacker, file: BinaryIO, names: tuple[str, ...]
+    unpacker: msgpack.Unpacker, lookahead: BinaryIO, names: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], int, tuple[int, ...]]]:
-    """The arrays below: their names, where they stand, their shapes."""
+    """Yields (path of names, offset in bytes, shape) of each array below a map."""
     start = unpacker.tell()
     for i in range(count := unpacker.read_map_header()):
         name = unpacker.unpack()
         if name == _CHUNKED and i == 0:
             rest = [unpacker.unpack() for _ in range(2 * count - 1)]
             chunked = dict(zip([name, *rest[1::2]], rest[::2], strict=True))
-            yield names, start, _array(chunked).shape
+            yield names, start, _to_array(chunked).shape
             return
-        if not isinstance(name, str) or len(names) >= _DEEPEST:
-            raise ValueError("it is no tree of parameters")
-        at = unpacker.tell()
-        file.seek(at)
-        first = file.read(1)
-        if first and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF)):
-            yield from _walk(unpacker, file, (*names, name))
+        if not isinstance(name, str) or len(names) >= _MAX_DEPTH:
+            raise ValueError(f"a map with other keys than strings, or deeper than {_MAX_DEPTH}")
+        offset = unpacker.tell()
+        lookahead.seek(offset)
+        first = lookahead.read(1)
+        is_map = first and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF))
+        if is_map:
+            yield from _walk(unpacker, lookahead, (*names, name))
         else:
-            yield (*names, name), at, _array(unpacker.unpack()).shape
+            yield (*names, name), offset, _to_array(unpacker.unpack()).shape
 
 
 def _torch_name(names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str, tuple[int, ...] | None]:
+    """PyTorch's name of an array, and the permutation of its axes."""
     *path, last = names
     if last == "kernel":
-        if len(shape) not in _KERNELS:
-            raise ValueError(f"{'.'.join(names)} has {len(shape)} axes")
-        return ".".join((*path, "weight")), _KERNELS[len(shape)]
+        if len(shape) not in _KERNEL_AXES:
+            raise ValueError(f"{'.'.join(names)} with {len(shape)} axes, not 2 or 4")
+        return ".".join((*path, "weight")), _KERNEL_AXES[len(shape)]
     return ".".join((*path, "weight" if last in ("scale", "embedding") else last)), None
 
 
-def _extension(kind: int, data: bytes) -> np.ndarray:
-    if kind != _ARRAY:
-        raise ValueError(f"it has an extension of kind {kind}, wanted arrays")
+def _decode_extension(code: int, data: bytes) -> np.ndarray:
+    if code != _ARRAY:
+        raise ValueError(f"an extension with code {code}, not an array")
     shape, dtype, buffer = msgpack.unpackb(data, raw=False)
     if dtype not in _DTYPES:
-        raise ValueError(f"it has an array of {dtype}, wanted one of {', '.join(_DTYPES)}")
+        raise ValueError(f"an array of {dtype}, not one of {', '.join(_DTYPES)}")
     if not isinstance(buffer, bytes) or math.prod(shape) * _DTYPES[dtype].itemsize != len(buffer):
-        raise ValueError(f"it has an array of shape {shape} in {len(buffer)} bytes of {dtype}")
+        raise ValueError(f"an array of shape {shape} in {len(buffer)} bytes of {dtype}")
     return np.frombuffer(buffer, _DTYPES[dtype]).reshape(shape)
 
 
-def _array(value: Any) -> np.ndarray:
-    """The array that a value is, or that its chunks are."""
+def _to_array(value: Any) -> np.ndarray:
+    """An array as it is, or a chunked one concatenated."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, dict) and value.get(_CHUNKED) is True:
-        in_order = lambda parts: [parts[str(i)] for i in range(len(parts))]
-        return np.concatenate(in_order(value["chunks"])).reshape(in_order(value["shape"]))
-    raise ValueError(f"it holds a {type(value).__name__}, wanted maps and arrays")
+        return np.concatenate(_in_order(value["chunks"])).reshape(_in_order(value["shape"]))
+    raise ValueError(f"a value of type {type(value).__name__}, not a map or an array")
+
+
+def _in_order(parts: dict[str, Any]) -> list[Any]:
+    return [parts[str(i)] for i in range(len(parts))]
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Says of which file it is what was found wrong."""
+def _file_errors(path: Path) -> Iterator[None]:
+    """Re-raises parse errors with the file's name."""
     try:
         yield
     except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
-        raise ValueError(f"{path} is not a whole file of Flax's parameters: {error!r}") from error
+        got = error if str(error) else type(error).__name__
+        raise ValueError(f"{path}: got {got}; wanted a complete file of Flax parameters.") from error

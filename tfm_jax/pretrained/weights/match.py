@@ -1,4 +1,4 @@
-"""Tensors of a file by the names of a model: without a wrapper's prefix, and with those that are tied."""
+"""Matches a checkpoint's tensor names to a model's: wrapper prefixes, old names, copies, tied embeddings."""
 
 import dataclasses
 import re
@@ -8,14 +8,14 @@ import numpy as np
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import warn_once
-from tfm_jax.pretrained.family import Config, Family
+from tfm_jax.pretrained.family import CheckpointConfig, Family
 from tfm_jax.pretrained.weights.files import Weights
-from tfm_jax.pretrained.weights.read import check_copies, same
+from tfm_jax.pretrained.weights.read import check_copies, tensors_equal
 
-__all__ = ["matched", "skipped_of", "without"]
+__all__ = ["drop_ignored", "match_names", "skipped_patterns"]
 
-# Buffers that transformers makes anew and reads from no file: the causal mask, its value, the positions from
-# 0 on, the first token type, the version of a class.
+# Buffers that transformers recomputes instead of reading them: the causal mask and its fill value, positions,
+# token types, and the version of a class.
 _BUFFERS = (
     r"(.*\.)?version",
     r"(.*\.)?(position_ids|token_type_ids)",
@@ -23,99 +23,101 @@ _BUFFERS = (
 )
 
 
-def without(weights: Weights, ignore: Iterable[str], source: object) -> Weights:
-    """The weights without the tensors whose names match one of these regular expressions.
+def drop_ignored(weights: Weights, ignore: Iterable[str], source: object) -> Weights:
+    """Drops the tensors whose whole name matches one of these regular expressions.
 
     Raises:
-      ValueError: for an expression that is none, and one that no name matches.
+      ValueError: an invalid expression, or one that matches no name.
     """
-    kept = dict(weights.shapes)
+    shapes = dict(weights.shapes)
     for pattern in ignore:
         try:
-            found = [name for name in weights.shapes if re.fullmatch(pattern, name)]
+            matches = [name for name in weights.shapes if re.fullmatch(pattern, name)]
         except re.error as error:
-            raise ValueError(f"ignore: {pattern!r} is no regular expression: {error}") from error
-        if not found:
+            raise ValueError(f"ignore: got {pattern!r}; wanted a regular expression ({error}).") from error
+        if not matches:
             raise ValueError(
                 f"ignore: got {pattern!r}, which matches no tensor of {source}; wanted a regular expression "
-                f"of whole names, such as {next(iter(weights.shapes), '')!r}"
+                f"of whole names, such as {next(iter(weights.shapes), '')!r}."
             )
-        kept = {name: shape for name, shape in kept.items() if name not in found}
-    return Weights(kept, weights.read)
+        shapes = {name: shape for name, shape in shapes.items() if name not in matches}
+    return Weights(shapes, weights.read)
 
 
-def skipped_of(family: Family) -> tuple[str, ...]:
-    """Regular expressions of the tensors that a file may have, and that are no parameters."""
+def skipped_patterns(family: Family) -> tuple[str, ...]:
+    """Regular expressions of tensors that a checkpoint may have and that are not parameters."""
     copies = (pattern for pattern, _ in family.copies)
     constants = (pattern for pattern, _ in family.constants)
     return (*family.skipped, *copies, *constants, *_BUFFERS)
 
 
-def matched(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
-    """The weights by the names of the model, and the config without the parts that the file lacks.
+def match_names(
+    config: CheckpointConfig, family: Family, weights: Weights, source: object
+) -> tuple[CheckpointConfig, Weights]:
+    """Renames a checkpoint's tensors to the model's names, and adapts the config to the checkpoint.
 
     Args:
-      config: of the model; its ``by_file`` parts and whether its output projection is tied are the file's.
-      family: of it.
+      config: of the model. The checkpoint decides its ``by_file`` fields, and whether embeddings are tied.
+      family: of the model.
       weights: by the names in the file.
       source: for messages.
 
     Returns:
-      The config and the weights.
+      The config and the renamed weights.
 
     Raises:
-      ValueError: for two tensors of one name, for tied tensors that differ, and for tensors that are no
-        parameters and must have certain values, and have others.
+      ValueError: two tensors with one name, tied tensors or copies that differ, or constants with other
+        values than the config implies.
     """
-    weights = _completed(_renamed(config, family, weights, source), family)
+    weights = _restore_originals(_rename(config, family, weights, source), family)
     check_copies(weights, family.copies, source)
     _check_constants(weights, family, config.model, source)
-    return _untied(_without_absent(config, family, weights), family, weights, source)
+    return _resolve_tying(_drop_absent(config, family, weights), family, weights, source)
 
 
-def _renamed(config: Config, family: Family, weights: Weights, source: object) -> Weights:
-    """The weights by the names of today, with the family's prefix, and without a wrapper's."""
-    known = _known(config, family)
+def _rename(config: CheckpointConfig, family: Family, weights: Weights, source: object) -> Weights:
+    """Removes a wrapper's prefix, updates old names, and adds the family's prefix."""
+    is_known = _known_names(config, family)
     for prefix in ("", *_common_prefixes(list(weights.shapes))):
-        names = [_name_of(old.removeprefix(prefix), known, family) for old in weights.shapes]
-        if all(map(known, names)):
+        names = [_current_name(old.removeprefix(prefix), is_known, family) for old in weights.shapes]
+        if all(map(is_known, names)):
             break
     else:
-        prefix, names = "", [_name_of(old, known, family) for old in weights.shapes]
+        prefix, names = "", [_current_name(old, is_known, family) for old in weights.shapes]
     if prefix:
-        warn_once(f"{source}: all names of tensors begin with {prefix!r}, a wrapper's prefix: it is left out")
-    files_names: dict[str, str] = {}
+        warn_once(f"{source}: removed the wrapper prefix {prefix!r}, which all tensor names share")
+    old_names: dict[str, str] = {}
     for new, old in zip(names, weights.shapes, strict=True):
-        if new in files_names:
+        if new in old_names:
             raise ValueError(
-                f"two tensors are both {new}: {files_names[new]} and {old}; leave one out of the file, or "
-                f"pass ignore=[{re.escape(old)!r}]"
+                f"{source}: got {old_names[new]} and {old}, both of which are {new}; wanted one. Leave one "
+                f"out of the file, or pass ignore=[{re.escape(old)!r}]."
             )
-        files_names[new] = old
+        old_names[new] = old
     return Weights(
-        {new: weights.shapes[old] for new, old in files_names.items()},
-        lambda name: weights.read(files_names[name]),
+        {new: weights.shapes[old] for new, old in old_names.items()},
+        lambda name: weights.read(old_names[name]),
     )
 
 
-def _known(config: Config, family: Family) -> Callable[[str], bool]:
-    """Whether a name is of a tensor that is read, or may be skipped."""
-    entries = family.architectures[config.architecture].names(config.model)
-    read = {re.escape(entry.theirs).replace(r"\{layer\}", r"\d+") for entry in entries}
-    pattern = re.compile("|".join(f"(?:{x})" for x in (*read, *skipped_of(family))))
+def _known_names(config: CheckpointConfig, family: Family) -> Callable[[str], bool]:
+    """A predicate: whether a tensor of this name is a parameter or may be skipped."""
+    mappings = family.architectures[config.architecture].names(config.model)
+    params = {re.escape(mapping.tensor).replace(r"\{layer\}", r"\d+") for mapping in mappings}
+    pattern = re.compile("|".join(f"(?:{x})" for x in (*params, *skipped_patterns(family))))
     return lambda name: pattern.fullmatch(name) is not None
 
 
-def _name_of(old: str, known: Callable[[str], bool], family: Family) -> str:
+def _current_name(old: str, is_known: Callable[[str], bool], family: Family) -> str:
     name = old
     for pattern, replacement in family.renamed:
         name = re.sub(pattern, replacement, name)
-    # Without any prefix the tensors are those of the body alone.
-    return family.prefix + name if not known(name) and known(family.prefix + name) else name
+    # A checkpoint of the body alone has no family prefix.
+    return family.prefix + name if not is_known(name) and is_known(family.prefix + name) else name
 
 
 def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
-    """What all names begin with, up to each dot."""
+    """Yields the prefixes that all names share, up to each dot, shortest first."""
     if names:
         first, last = min(names), max(names)
         for i, letter in enumerate(first):
@@ -125,46 +127,47 @@ def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
                 yield first[: i + 1]
 
 
-def _completed(weights: Weights, family: Family) -> Weights:
-    """The weights with each tensor that the file has by the name of one of its copies alone."""
+def _restore_originals(weights: Weights, family: Family) -> Weights:
+    """Renames a copy to its original where the checkpoint has only the copy."""
     for pattern, original in family.copies:
         if original not in weights.shapes:
             copies = [name for name in weights.shapes if re.fullmatch(pattern, name)]
-            weights = _moved(weights, copies[0], original) if copies else weights
+            weights = _rename_one(weights, copies[0], original) if copies else weights
     return weights
 
 
-def _moved(weights: Weights, old: str, new: str) -> Weights:
-    """The weights with one tensor by another name."""
+def _rename_one(weights: Weights, old: str, new: str) -> Weights:
     shapes = {new if name == old else name: shape for name, shape in weights.shapes.items()}
     return Weights(shapes, lambda name: weights.read(old if name == new else name))
 
 
 def _check_constants(weights: Weights, family: Family, model: nn.Config, source: object) -> None:
-    """Raises for tensors that ours makes anew, where the file has other values, by which theirs would run."""
+    """Checks tensors that this library computes from the config, but transformers reads from the file."""
     for pattern, make in family.constants:
         for name in (name for name in weights.shapes if re.fullmatch(pattern, name)):
-            found, wanted = np.asarray(weights.read(name), np.float32), make(model, weights.shapes[name])
-            if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-2, atol=1e-2):
+            got, wanted = np.asarray(weights.read(name), np.float32), make(model, weights.shapes[name])
+            if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=1e-2, atol=1e-2):
                 raise ValueError(
-                    f"{source}: {name} has other values than those that config.json gives, and is not read: "
-                    f"correct config.json, or leave it out by ignore=[{re.escape(name)!r}]"
+                    f"{source}: got other values of {name} than config.json implies; wanted those, which are "
+                    f"computed and not read. Correct config.json, or pass ignore=[{re.escape(name)!r}]."
                 )
 
 
-def _without_absent(config: Config, family: Family, weights: Weights) -> Config:
-    """The config without those parts that a file may lack, and this one does."""
+def _drop_absent(config: CheckpointConfig, family: Family, weights: Weights) -> CheckpointConfig:
+    """Sets to None the ``by_file`` fields of the config whose tensors the checkpoint lacks."""
     architecture = family.architectures[config.architecture]
-    entries = architecture.names(config.model)
-    there = {entry.ours.split("/")[0] for entry in entries if entry.theirs in weights.shapes}
-    absent = {field: None for field in architecture.by_file if field not in there}
+    mappings = architecture.names(config.model)
+    present = {mapping.param.split("/")[0] for mapping in mappings if mapping.tensor in weights.shapes}
+    absent = {field: None for field in architecture.by_file if field not in present}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **absent))
 
 
-def _untied(config: Config, family: Family, weights: Weights, source: object) -> tuple[Config, Weights]:
-    """Whether the output projection is the embedding: by the settings, with which the tensors must agree."""
-    entries = family.architectures[config.architecture].names(config.model)
-    names = {entry.ours: entry.theirs for entry in entries}
+def _resolve_tying(
+    config: CheckpointConfig, family: Family, weights: Weights, source: object
+) -> tuple[CheckpointConfig, Weights]:
+    """Decides whether the output projection is tied to the embedding, and checks that both agree."""
+    mappings = family.architectures[config.architecture].names(config.model)
+    names = {mapping.param: mapping.tensor for mapping in mappings}
     head = names.get("head/projection/kernel")
     table = names.get("embedding/table", names.get("encoder/embedding/table"))
     tied = config.model.tie_embeddings
@@ -174,13 +177,14 @@ def _untied(config: Config, family: Family, weights: Weights, source: object) ->
         tied = tied or family.tied_by_file
     elif table not in weights.shapes:
         tied = tied or family.tied_by_file
-        weights = _moved(weights, head, table) if tied else weights
+        weights = _rename_one(weights, head, table) if tied else weights
     elif tied:
-        tied = same(weights, head, table)
+        tied = tensors_equal(weights, head, table)
         if not tied and not family.tied_by_file:
             raise ValueError(
-                f"{source}: by its config.json {head} is {table} (tie_word_embeddings), and the two differ: "
-                "say tie_word_embeddings=false there if the model has two, or leave one out of the file"
+                f"{source}: got {head} and {table}, which differ; wanted equal tensors, as config.json "
+                "ties them. Set tie_word_embeddings=false there if the model has two, or leave one out of "
+                "the file."
             )
     if tied:
         weights = Weights({name: s for name, s in weights.shapes.items() if name != head}, weights.read)

@@ -1,10 +1,10 @@
-"""Tensors of a checkpoint into parameters: checked by name and shape, read one by one, placed where asked."""
+"""Reads checkpoint tensors into parameters: checks names and shapes, then reads, converts and shards each."""
 
 import math
 import mmap
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,35 +12,39 @@ import numpy as np
 from jax.sharding import Sharding
 
 from tfm_jax.pretrained.weights.files import Weights
-from tfm_jax.pretrained.weights.tensor_map import Tensor
+from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor
 from tfm_jax.types import Params
 
 __all__ = [
-    "Differences",
+    "Mismatches",
     "Shardings",
     "check_copies",
-    "differences",
-    "flat",
+    "find_mismatches",
+    "flatten_with_paths",
     "read_params",
-    "same",
-    "shardings_of",
+    "resolve_shardings",
+    "tensors_equal",
 ]
 
 Shardings = Sharding | Mapping[str, Any] | Callable[[str, jax.ShapeDtypeStruct], Sharding]
-"""One for all parameters, a tree of them like the parameters', or a function of a path and a shape."""
+"""One sharding for all parameters, a tree of them like the parameters', or a function of path and shape."""
+_MAX_SHOWN = 4  # mismatches of each kind in a message
 
 
-def flat(tree: Params) -> Iterable[tuple[str, Any]]:
-    """The leaves of a tree, each with its path, such as ``"stack/layers/attention/query/kernel"``."""
+def flatten_with_paths(tree: Params) -> Iterator[tuple[str, Any]]:
+    """Yields each leaf of a tree with its path, such as ``"stack/layers/attention/query/kernel"``."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-_SHOWN = 4  # of each kind of what is wrong
+class Mismatches(NamedTuple):
+    """Differences between a checkpoint's tensors and a model's, by tensor name; false if there are none.
 
-
-class Differences(NamedTuple):
-    """Tensors of a file that are not those of a model, by name, each with what is wrong."""
+    Args:
+      shapes: tensors of another shape.
+      missing: tensors that the checkpoint lacks.
+      unknown: tensors that the model lacks.
+    """
 
     shapes: Mapping[str, str]
     missing: Mapping[str, str]
@@ -49,50 +53,51 @@ class Differences(NamedTuple):
     def __bool__(self) -> bool:
         return any(map(len, self))
 
-    def text(self, source: object) -> str:
-        """The message: the first few of each kind, and how many there are."""
+    def message(self, source: object) -> str:
+        """Error message with the count and the first few of each kind."""
         counts = zip(map(len, self), ("of another shape", "missing", "unknown"), strict=True)
-        lines = [
-            f"the tensors in {source} are not those of the model: "
-            + ", ".join(f"{n} {kind}" for n, kind in counts if n)
-        ]
+        summary = ", ".join(f"{n} {kind}" for n, kind in counts if n)
+        lines = [f"{source}: got tensors that do not match the model; wanted the model's ({summary})."]
         for found in self:
-            lines += [f"  {name}: {found[name]}" for name in sorted(found)[:_SHOWN]]
-            lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+            lines += [f"  {name}: {found[name]}" for name in sorted(found)[:_MAX_SHOWN]]
+            lines += [f"  and {len(found) - _MAX_SHOWN} more"] if len(found) > _MAX_SHOWN else []
         return "\n".join(lines)
 
 
-def differences(weights: Weights, tensors: Mapping[str, Tensor], skipped: Iterable[str]) -> Differences:
-    """The tensors that are missing, unknown, or of another shape.
+def find_mismatches(
+    weights: Weights, tensors: Mapping[str, CheckpointTensor], skipped: Iterable[str]
+) -> Mismatches:
+    """Compares the names and shapes of a checkpoint's tensors with a model's.
 
     Args:
-      weights: what there is.
-      tensors: what is wanted.
-      skipped: regular expressions of what may be there, and is not read.
+      weights: of the checkpoint.
+      tensors: of the model.
+      skipped: regular expressions of tensors that the checkpoint may have and that are not read.
 
     Returns:
-      The Differences, false where there are none.
+      The Mismatches.
     """
-    got, want = weights.shapes, {name: tensor.shape for name, tensor in tensors.items()}
-    may_be = [re.compile(pattern) for pattern in skipped]
-    unknown = [name for name in got.keys() - want.keys() if not any(x.fullmatch(name) for x in may_be)]
-    return Differences(
-        {n: f"wanted {want[n]}, got {got[n]}" for n in want.keys() & got.keys() if want[n] != got[n]},
-        {n: f"missing, wanted {want[n]}" for n in want.keys() - got.keys() if not tensors[n].optional},
+    got, wanted = weights.shapes, {name: tensor.shape for name, tensor in tensors.items()}
+    patterns = [re.compile(pattern) for pattern in skipped]
+    unknown = [name for name in got.keys() - wanted.keys() if not any(x.fullmatch(name) for x in patterns)]
+    return Mismatches(
+        {n: f"wanted {wanted[n]}, got {got[n]}" for n in wanted.keys() & got.keys() if wanted[n] != got[n]},
+        {n: f"missing, wanted {wanted[n]}" for n in wanted.keys() - got.keys() if not tensors[n].optional},
         {n: f"unknown, got {got[n]}" for n in unknown},
     )
 
 
 def check_copies(weights: Weights, copies: Iterable[tuple[str, str]], source: object) -> None:
-    """Raises a ValueError for tensors that must be copies of another, and are not, by name.
+    """Checks that tensors that a checkpoint stores twice are equal.
 
     Args:
-      weights: what there is.
-      copies: regular expressions of names, and the name of what they are copies of.
+      weights: of the checkpoint.
+      copies: regular expressions of names, each with the name of the original. A pair of which the checkpoint
+        has only one is not compared.
       source: for the message.
 
-    Returns:
-      None; where only one of the two is there, nothing is compared.
+    Raises:
+      ValueError: copies that differ from their originals, by name.
     """
     pairs = [
         (name, original)
@@ -100,56 +105,70 @@ def check_copies(weights: Weights, copies: Iterable[tuple[str, str]], source: ob
         for name in weights.shapes
         if name != original and original in weights.shapes and re.fullmatch(pattern, name)
     ]
-    wrong = sorted(
-        f"{name} is not {original}" for name, original in pairs if not same(weights, name, original)
+    different = sorted(
+        f"{name} differs from {original}"
+        for name, original in pairs
+        if not tensors_equal(weights, name, original)
     )
-    if wrong:
+    if different:
         raise ValueError(
-            f"{source} has tensors twice that must be equal, and differ, so that it is not known which are "
-            "meant:\n  " + "\n  ".join(wrong)
+            f"{source}: got copies that differ from their originals; wanted equal tensors. Leave the wrong "
+            "one out of the file.\n  " + "\n  ".join(different)
         )
 
 
-def same(weights: Weights, one: str, other: str) -> bool:
-    """Whether two tensors are equal; they are read only where their shapes are."""
-    return weights.shapes[one] == weights.shapes[other] and np.array_equal(
-        weights.read(one), weights.read(other), equal_nan=True
+def tensors_equal(weights: Weights, first: str, second: str) -> bool:
+    """Whether two tensors are equal, NaN included; reads them only if their shapes are."""
+    return weights.shapes[first] == weights.shapes[second] and np.array_equal(
+        weights.read(first), weights.read(second), equal_nan=True
     )
 
 
-def shardings_of(asked: Shardings | None, shapes: Params) -> dict[str, Sharding | None]:
-    """The sharding of each parameter by its path, None where none was asked for.
+def resolve_shardings(sharding: Shardings | None, shapes: Params) -> dict[str, Sharding | None]:
+    """Resolves the ``sharding`` argument to one sharding per parameter path; None is the default device.
 
     Raises:
-      ValueError: for a tree that is not like the parameters', what is no sharding, and one that cannot split
-        its parameter, all of them by path.
+      ValueError: a tree with other paths than the parameters', values that are not shardings, and shardings
+        that cannot split their parameters, all of them by path.
     """
-    leaves = dict(flat(shapes))
-    if asked is None or isinstance(asked, Sharding):
-        found = dict.fromkeys(leaves, asked)
-    elif isinstance(asked, Mapping):
-        found = dict(flat(asked))
-        if found.keys() != leaves.keys():
-            missing, unknown = sorted(leaves.keys() - found.keys()), sorted(found.keys() - leaves.keys())
-            raise ValueError(
-                f"a tree of shardings is like the parameters': missing {missing}, unknown {unknown}"
+    leaves = dict(flatten_with_paths(shapes))
+    if sharding is None or isinstance(sharding, Sharding):
+        resolved = dict.fromkeys(leaves, sharding)
+    elif isinstance(sharding, Mapping):
+        resolved = dict(flatten_with_paths(sharding))
+        if resolved.keys() != leaves.keys():
+            missing, unknown = (
+                sorted(leaves.keys() - resolved.keys()),
+                sorted(resolved.keys() - leaves.keys()),
             )
-    elif not callable(asked):
+            raise ValueError(
+                f"load: got a tree of shardings with missing {missing}, unknown {unknown}; wanted a tree "
+                "like the parameters'."
+            )
+    elif not callable(sharding):
         raise ValueError(
-            "sharding is a jax.sharding.Sharding, such as NamedSharding(mesh, spec), a tree of them, or a "
-            f"function (path, shape) -> Sharding; got {asked!r}"
+            f"load: got sharding={sharding!r}; wanted a jax.sharding.Sharding, such as NamedSharding(mesh, "
+            "spec), a tree of them, or a function (path, shape) -> Sharding."
         )
     else:
-        found = {path: asked(path, leaf) for path, leaf in leaves.items()}
-    wrong = [text for path, leaf in leaves.items() if (text := _cannot_split(path, leaf, found[path], asked))]
+        resolved = {path: sharding(path, leaf) for path, leaf in leaves.items()}
+    wrong = [
+        problem
+        for path, leaf in leaves.items()
+        if (problem := _problem(path, leaf, resolved[path], sharding))
+    ]
     if wrong:
-        raise ValueError("parameters cannot be placed as asked:\n  " + "\n  ".join(wrong))
-    return found
+        raise ValueError(
+            "load: got shardings that do not fit their parameters; wanted a jax.sharding.Sharding that "
+            "divides each.\n  " + "\n  ".join(wrong)
+        )
+    return resolved
 
 
-def _cannot_split(path: str, leaf: jax.ShapeDtypeStruct, sharding: Any, asked: Any) -> str | None:
+def _problem(path: str, leaf: jax.ShapeDtypeStruct, sharding: Any, argument: Any) -> str | None:
+    """Why a parameter cannot have this sharding; None if it can."""
     if not isinstance(sharding, Sharding):
-        return None if asked is None else f"{path}: wanted a jax.sharding.Sharding, got {sharding!r}"
+        return None if argument is None else f"{path}: wanted a jax.sharding.Sharding, got {sharding!r}"
     try:
         sharding.shard_shape(leaf.shape)
     except ValueError as error:
@@ -159,48 +178,48 @@ def _cannot_split(path: str, leaf: jax.ShapeDtypeStruct, sharding: Any, asked: A
 
 def read_params(
     weights: Weights,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, CheckpointTensor],
     shapes: Params,
     dtype: np.dtype,
     shardings: Mapping[str, Sharding | None],
 ) -> Params:
-    """Fills the parameters, one tensor after the other, and places each when it is whole.
+    """Reads the tensors one by one into parameters, and puts each on its devices once it is complete.
 
     Args:
-      weights: what is read.
-      tensors: where each goes; one that there is not leaves zeros.
+      weights: of the checkpoint.
+      tensors: of the model. Those that the checkpoint lacks leave zeros.
       shapes: of the parameters.
-      dtype: of them.
+      dtype: of the parameters.
       shardings: by path; None is the default device.
 
     Returns:
       The parameters.
     """
-    unread = Counter(place.path for tensor in tensors.values() for place in tensor.places)
-    leaves, filling, placed = dict(flat(shapes)), {}, {}
+    unread = Counter(part.path for tensor in tensors.values() for part in tensor.slices)
+    leaves, buffers, params = dict(flatten_with_paths(shapes)), {}, {}
     for name, tensor in tensors.items():
-        for path in {place.path for place in tensor.places} - filling.keys():
-            filling[path] = _empty(leaves[path].shape, dtype)
+        for path in {part.path for part in tensor.slices} - buffers.keys():
+            buffers[path] = _page_aligned_zeros(leaves[path].shape, dtype)
         if name in weights.shapes:
-            _fill(filling, tensor, weights.read(name))
-        unread.subtract(place.path for place in tensor.places)
-        # Given up at once: an accelerator has its own copy, and a CPU takes these pages as they are.
-        for path in [path for path in filling if not unread[path]]:
-            placed[path] = jax.device_put(filling.pop(path), shardings[path])
-    return jax.tree.unflatten(jax.tree.structure(shapes), [placed[path] for path in leaves])
+            _write_parts(buffers, tensor, weights.read(name))
+        unread.subtract(part.path for part in tensor.slices)
+        # The buffer is dropped at once: an accelerator has its own copy, and a CPU device adopts the buffer.
+        for path in [path for path in buffers if not unread[path]]:
+            params[path] = jax.device_put(buffers.pop(path), shardings[path])
+    return jax.tree.unflatten(jax.tree.structure(shapes), [params[path] for path in leaves])
 
 
-def _fill(params: Mapping[str, np.ndarray], tensor: Tensor, whole: np.ndarray) -> None:
-    """Writes the parts of a tensor where they go."""
-    for place, part in zip(tensor.places, tensor.split(whole), strict=True):
-        index = ... if place.layer is None else place.layer
-        params[place.path][index] = place.form.read(part, place.shape)
+def _write_parts(buffers: Mapping[str, np.ndarray], tensor: CheckpointTensor, array: np.ndarray) -> None:
+    """Splits a tensor and writes each part to its destination."""
+    for destination, part in zip(tensor.slices, tensor.split(array), strict=True):
+        index = ... if destination.layer is None else destination.layer
+        buffers[destination.path][index] = destination.conversion.load(part, destination.shape)
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros in pages of their own, which no allocator keeps once they are given up.
+def _page_aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Page-aligned, mmap-backed zeros.
 
-    They begin where arrays of a CPU do: JAX takes them as they are, and makes no copy.
+    JAX adopts the buffer on a CPU without a copy, and its pages return to the system when it is freed.
     """
     size = math.prod(shape)
     pages = mmap.mmap(-1, max(1, size * dtype.itemsize), access=mmap.ACCESS_COPY)

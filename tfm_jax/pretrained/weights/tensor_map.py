@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint is which of our parameters, as data: a list of ``Entry`` a family."""
+"""Tensor maps: which checkpoint tensor holds which parameter, as one list of ``WeightMapping`` per family."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,205 +7,245 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
-    "FLAT",
-    "SAME",
-    "Entry",
-    "Form",
-    "Place",
-    "Tensor",
-    "after",
+    "FLATTEN",
+    "IDENTITY",
+    "CheckpointTensor",
+    "Conversion",
+    "ParamSlice",
+    "WeightMapping",
     "attention",
+    "build_tensor_map",
     "conv1d",
     "dense",
-    "fused_heads",
-    "heads",
-    "layout",
+    "fused_qkv",
+    "head_projection",
     "mlp",
     "norm",
-    "transposed",
+    "skip_rows",
+    "transpose",
 ]
 
 Shape = tuple[int, ...]
 
 
-class Form(NamedTuple):
-    """How a tensor of theirs becomes one of ours, and back; NumPy arrays, views of them where it can be.
+class Conversion(NamedTuple):
+    """Layout change between a checkpoint tensor and a parameter, on NumPy arrays (views where possible).
 
     Args:
-      read: ``read(theirs, shape of ours) -> ours``.
-      write: ``write(ours) -> theirs``, its inverse.
+      load: ``load(tensor, shape of the parameter) -> parameter``.
+      save: ``save(parameter) -> tensor``, the inverse.
     """
 
-    read: Callable[[np.ndarray, Shape], np.ndarray]
-    write: Callable[[np.ndarray], np.ndarray]
+    load: Callable[[np.ndarray, Shape], np.ndarray]
+    save: Callable[[np.ndarray], np.ndarray]
 
 
-def transposed(outputs: int) -> Form:
-    """A torch ``Linear``: theirs [out, in], ours [*inputs, *outputs] with so many axes of outputs."""
-    return Form(
+IDENTITY = Conversion(lambda x, shape: x, lambda x: x)
+FLATTEN = Conversion(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
+"""Tensor [N * H], parameter [N, H]."""
+
+
+def transpose(output_axes: int) -> Conversion:
+    """Weight of a torch ``Linear``: tensor [out, in], parameter [*inputs, *outputs].
+
+    Args:
+      output_axes: how many of the parameter's last axes are outputs.
+    """
+    return Conversion(
         lambda x, shape: x.T.reshape(shape),
-        lambda x: x.reshape(math.prod(x.shape[: x.ndim - outputs]), -1).T,
+        lambda x: x.reshape(math.prod(x.shape[: x.ndim - output_axes]), -1).T,
     )
 
 
-def after(rows: int) -> Form:
-    """A table whose first rows nobody reads: theirs [rows + n, D], ours [n, D]; written, they are zero."""
-    return Form(
+def conv1d(output_axes: int) -> Conversion:
+    """Weight of GPT-2's ``Conv1D``: tensor [in, out], parameter [*inputs, *outputs].
+
+    Args:
+      output_axes: how many of the parameter's last axes are outputs.
+    """
+    return Conversion(
+        lambda x, shape: x.reshape(shape),
+        lambda x: x.reshape(math.prod(x.shape[: x.ndim - output_axes]), -1),
+    )
+
+
+def skip_rows(rows: int) -> Conversion:
+    """Table with unused first rows: tensor [rows + n, D], parameter [n, D]; the rows are saved as zeros."""
+    return Conversion(
         lambda x, shape: x[rows:],
         lambda x: np.concatenate([np.zeros((rows, *x.shape[1:]), x.dtype), x]),
     )
 
 
-def conv1d(outputs: int) -> Form:
-    """GPT-2's linear map: theirs [in, out], ours [*inputs, *outputs] with so many axes of outputs."""
-    return Form(
-        lambda x, shape: x.reshape(shape),
-        lambda x: x.reshape(math.prod(x.shape[: x.ndim - outputs]), -1),
-    )
-
-
-SAME = Form(lambda x, shape: x, lambda x: x)
-FLAT = Form(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
-
-
-class Entry(NamedTuple):
-    """One parameter of ours and its name in the checkpoint.
+class WeightMapping(NamedTuple):
+    """One parameter and the checkpoint tensor that holds it.
 
     Args:
-      ours: its path, such as ``"stack/layers/attention/query/kernel"``.
-      theirs: its name; with ``{layer}`` in it there is one tensor a layer, and ours are stacked on [L, ...].
-      form: how the one becomes the other.
-      join: the axis of theirs along which several entries of one name stand side by side, in their order.
-      merged: how many of the first axes, after the join, are one axis in the file.
-      optional: a checkpoint may lack it, and means 0.
+      param: path of the parameter, such as ``"stack/layers/attention/query/kernel"``.
+      tensor: name of the tensor. With ``{layer}`` there is one tensor per layer, stacked as [L, ...] in the
+        parameter.
+      conversion: between the two layouts.
+      concat_axis: axis of the tensor along which all mappings to the same tensor are concatenated, in order.
+      optional: the checkpoint may lack the tensor; the parameter is then 0.
+      merged_axes: how many of the first axes the file stores as one axis, after concatenation.
     """
 
-    ours: str
-    theirs: str
-    form: Form = SAME
-    join: int | None = None
+    param: str
+    tensor: str
+    conversion: Conversion = IDENTITY
+    concat_axis: int | None = None
     optional: bool = False
-    merged: int = 1
+    merged_axes: int = 1
 
 
-class Place(NamedTuple):
-    """Where a tensor, or a part of one, goes."""
+class ParamSlice(NamedTuple):
+    """Destination of a tensor or of one part of it: a parameter, or one layer of a stacked parameter.
+
+    Args:
+      path: of the parameter.
+      layer: index on its first axis; None for a parameter that is not stacked.
+      conversion: from the tensor's layout.
+      shape: of the destination, without L.
+      size: of the part along the concatenation axis; 0 without one.
+    """
 
     path: str
     layer: int | None
-    form: Form
-    shape: Shape  # of ours, without L
-    size: int  # along the axis of the join
-
-
-class Tensor(NamedTuple):
-    """One tensor of a checkpoint: its shape, where its parts go, and its shape as they stand side by side."""
-
+    conversion: Conversion
     shape: Shape
-    places: tuple[Place, ...]
-    join: int | None
-    optional: bool
-    joined: Shape
-
-    def split(self, whole: np.ndarray) -> list[np.ndarray]:
-        """The part of each place."""
-        if self.join is None:
-            return [whole]
-        ends = np.cumsum([place.size for place in self.places])[:-1]
-        return np.split(whole.reshape(self.joined), ends, axis=self.join)
-
-    def whole(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The inverse of ``split``."""
-        return parts[0] if self.join is None else np.concatenate(parts, axis=self.join).reshape(self.shape)
+    size: int
 
 
-def layout(entries: Iterable[Entry], shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """The tensors that a checkpoint of a model has, by name.
+class CheckpointTensor(NamedTuple):
+    """One tensor of a checkpoint and its destinations.
 
     Args:
-      entries: of the family. Those of parameters that this model has not, such as biases, count for nothing.
+      shape: in the file.
+      slices: destinations, in order of concatenation.
+      concat_axis: None where the tensor has one destination.
+      optional: the checkpoint may lack it.
+      concat_shape: shape before the first axes are merged.
+    """
+
+    shape: Shape
+    slices: tuple[ParamSlice, ...]
+    concat_axis: int | None
+    optional: bool
+    concat_shape: Shape
+
+    def split(self, array: np.ndarray) -> list[np.ndarray]:
+        """Splits the tensor into one part per destination."""
+        if self.concat_axis is None:
+            return [array]
+        offsets = np.cumsum([part.size for part in self.slices])[:-1]
+        return np.split(array.reshape(self.concat_shape), offsets, axis=self.concat_axis)
+
+    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Concatenates the parts; the inverse of ``split``."""
+        if self.concat_axis is None:
+            return parts[0]
+        return np.concatenate(parts, axis=self.concat_axis).reshape(self.shape)
+
+
+def build_tensor_map(
+    mappings: Iterable[WeightMapping], shapes: Mapping[str, Shape]
+) -> dict[str, CheckpointTensor]:
+    """Expands a family's mappings into the tensors of one model's checkpoint.
+
+    Args:
+      mappings: of the family. Those of parameters that this model lacks, such as biases, are ignored.
       shapes: of the model's parameters, by path.
 
     Returns:
-      What the names stand for.
+      The tensors by name.
 
     Raises:
-      ValueError: where the entries leave a parameter without a name, or name one twice.
+      ValueError: a parameter has no mapping, or has two.
     """
-    entries = [entry for entry in entries if entry.ours in shapes]
-    paths = [entry.ours for entry in entries]
+    mappings = [mapping for mapping in mappings if mapping.param in shapes]
+    paths = [mapping.param for mapping in mappings]
     if sorted(paths) != sorted(shapes):
-        twice = sorted({path for path in paths if paths.count(path) > 1})
-        raise ValueError(f"no names for {sorted(shapes.keys() - set(paths))}, two for {twice}")
-    found: dict[str, list[tuple[Entry, Place, Shape]]] = {}
-    for entry in entries:
-        stacked = "{layer}" in entry.theirs
-        shape = shapes[entry.ours][stacked:]
-        theirs = entry.form.write(np.empty(shape, np.float32)).shape
-        size = 0 if entry.join is None else theirs[entry.join]
-        for layer in range(shapes[entry.ours][0]) if stacked else [None]:
-            place = Place(entry.ours, layer, entry.form, shape, size)
-            found.setdefault(entry.theirs.format(layer=layer), []).append((entry, place, theirs))
-    return {name: _joined(parts) for name, parts in found.items()}
+        duplicates = sorted({path for path in paths if paths.count(path) > 1})
+        raise ValueError(
+            f"build_tensor_map: got no mapping for {sorted(shapes.keys() - set(paths))}, two for "
+            f"{duplicates}; wanted one for each parameter. Correct the family's list."
+        )
+    parts: dict[str, list[tuple[WeightMapping, ParamSlice, Shape]]] = {}
+    for mapping in mappings:
+        stacked = "{layer}" in mapping.tensor
+        shape = shapes[mapping.param][stacked:]
+        part_shape = mapping.conversion.save(np.empty(shape, np.float32)).shape
+        size = 0 if mapping.concat_axis is None else part_shape[mapping.concat_axis]
+        for layer in range(shapes[mapping.param][0]) if stacked else [None]:
+            destination = ParamSlice(mapping.param, layer, mapping.conversion, shape, size)
+            name = mapping.tensor.format(layer=layer)
+            parts.setdefault(name, []).append((mapping, destination, part_shape))
+    return {name: _concatenated(of_tensor) for name, of_tensor in parts.items()}
 
 
-def _joined(parts: list[tuple[Entry, Place, Shape]]) -> Tensor:
-    (entry, _, shape), places = parts[0], tuple(place for _, place, _ in parts)
-    joined = list(shape)
-    if entry.join is not None:
-        joined[entry.join] = sum(place.size for place in places)
-    shape = (math.prod(joined[: entry.merged]), *joined[entry.merged :]) if joined else ()
-    return Tensor(shape, places, entry.join, entry.optional, tuple(joined))
+def _concatenated(parts: list[tuple[WeightMapping, ParamSlice, Shape]]) -> CheckpointTensor:
+    (mapping, _, shape), slices = parts[0], tuple(part for _, part, _ in parts)
+    concat_shape = list(shape)
+    if mapping.concat_axis is not None:
+        concat_shape[mapping.concat_axis] = sum(part.size for part in slices)
+    merged = mapping.merged_axes
+    shape = (math.prod(concat_shape[:merged]), *concat_shape[merged:]) if concat_shape else ()
+    return CheckpointTensor(shape, slices, mapping.concat_axis, mapping.optional, tuple(concat_shape))
 
 
-def heads(ours: str, theirs: str) -> list[Entry]:
-    """The projection of queries, keys or values by a torch ``Linear``."""
+def head_projection(param: str, tensor: str) -> list[WeightMapping]:
+    """Query, key or value projection [D, N, H] from a torch ``Linear``."""
     return [
-        Entry(f"{ours}/kernel", f"{theirs}.weight", transposed(2)),
-        Entry(f"{ours}/bias", f"{theirs}.bias", FLAT),
+        WeightMapping(f"{param}/kernel", f"{tensor}.weight", transpose(2)),
+        WeightMapping(f"{param}/bias", f"{tensor}.bias", FLATTEN),
     ]
 
 
-def dense(ours: str, theirs: str) -> list[Entry]:
-    """A ``Linear`` of ours with one axis of outputs by a torch ``Linear``."""
+def dense(param: str, tensor: str) -> list[WeightMapping]:
+    """Linear layer with one output axis from a torch ``Linear``."""
     return [
-        Entry(f"{ours}/kernel", f"{theirs}.weight", transposed(1)),
-        Entry(f"{ours}/bias", f"{theirs}.bias"),
+        WeightMapping(f"{param}/kernel", f"{tensor}.weight", transpose(1)),
+        WeightMapping(f"{param}/bias", f"{tensor}.bias"),
     ]
 
 
-def attention(ours: str, query: str, key: str, value: str, output: str) -> list[Entry]:
-    """Attention by four torch ``Linear`` of these names."""
+def attention(param: str, query: str, key: str, value: str, output: str) -> list[WeightMapping]:
+    """Attention from four torch ``Linear`` of these names."""
     return [
-        *heads(f"{ours}/query", query),
-        *heads(f"{ours}/key", key),
-        *heads(f"{ours}/value", value),
-        *dense(f"{ours}/output", output),
+        *head_projection(f"{param}/query", query),
+        *head_projection(f"{param}/key", key),
+        *head_projection(f"{param}/value", value),
+        *dense(f"{param}/output", output),
     ]
 
 
-def fused_heads(ours: str, theirs: str) -> Iterator[Entry]:
-    """Query, key and value by one torch ``Linear``, in which they stand side by side in each head."""
-    # Of one head theirs are [3, H, D] of [N, 3, H, D], of which each of ours is [N, 1, H, D].
-    kernel = Form(lambda x, shape: x[:, 0].transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0)[:, None])
-    bias = Form(lambda x, shape: x[:, 0], lambda x: x[:, None])
+def fused_qkv(param: str, tensor: str) -> Iterator[WeightMapping]:
+    """Query, key and value from one torch ``Linear`` that interleaves them by head: [N, 3, H, D]."""
+    # Each of the three is the part [N, 1, H, D]; its parameter is [D, N, H].
+    kernel = Conversion(lambda x, shape: x[:, 0].transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0)[:, None])
+    bias = Conversion(lambda x, shape: x[:, 0], lambda x: x[:, None])
     for name in ("query", "key", "value"):
-        yield Entry(f"{ours}/{name}/kernel", f"{theirs}.weight", kernel, join=1, merged=3)
-        yield Entry(f"{ours}/{name}/bias", f"{theirs}.bias", bias, join=1, merged=3)
+        yield WeightMapping(
+            f"{param}/{name}/kernel", f"{tensor}.weight", kernel, concat_axis=1, merged_axes=3
+        )
+        yield WeightMapping(f"{param}/{name}/bias", f"{tensor}.bias", bias, concat_axis=1, merged_axes=3)
 
 
-def mlp(ours: str, **theirs: str) -> list[Entry]:
-    """A feed-forward layer by torch ``Linear``: ``mlp(ours, w_in="fc1", w_out="fc2")``."""
+def mlp(param: str, **tensors: str) -> list[WeightMapping]:
+    """Feed-forward layer from torch ``Linear``: ``mlp(path, w_in="fc1", w_out="fc2")``."""
     return [
-        entry
-        for name, of_theirs in theirs.items()
-        for entry in (
-            Entry(f"{ours}/{name}", f"{of_theirs}.weight", transposed(1)),
-            Entry(f"{ours}/{name.replace('w_', 'b_')}", f"{of_theirs}.bias"),
+        mapping
+        for name, tensor in tensors.items()
+        for mapping in (
+            WeightMapping(f"{param}/{name}", f"{tensor}.weight", transpose(1)),
+            WeightMapping(f"{param}/{name.replace('w_', 'b_')}", f"{tensor}.bias"),
         )
     ]
 
 
-def norm(ours: str, theirs: str) -> list[Entry]:
+def norm(param: str, tensor: str) -> list[WeightMapping]:
     """Layer norm or RMS norm."""
-    return [Entry(f"{ours}/scale", f"{theirs}.weight"), Entry(f"{ours}/bias", f"{theirs}.bias")]
+    return [
+        WeightMapping(f"{param}/scale", f"{tensor}.weight"),
+        WeightMapping(f"{param}/bias", f"{tensor}.bias"),
+    ]
