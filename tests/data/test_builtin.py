@@ -99,7 +99,7 @@ def test_digits_splits():
 
 def test_digits_become_batches():
     pytest.importorskip("sklearn")
-    rows = data.classification_rows(data.digits("validation"))
+    rows = data.image_classification_examples(data.digits("validation"))
     batch = rows.take(np.arange(180))
     assert (
         batch["image"].shape == (180, 8, 8, 1) and batch["image"].dtype == np.float32 and rows.classes == 10

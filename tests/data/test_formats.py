@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import data
-from tfm_jax.data import formats
+from tfm_jax.data import _formats as formats
 
 # Where Python says that a comma before the end of an object is wrong.
 COMMA = 2 if sys.version_info >= (3, 13) else 3

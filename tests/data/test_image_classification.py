@@ -18,7 +18,7 @@ COLOUR = np.stack([GREY, GREY + 1, GREY + 2], -1)
 def rows_of(images, labels=None, features=None, **options):
     labels = list(range(len(images))) if labels is None else labels
     dataset = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
-    return data.classification_rows(dataset, **options)
+    return data.image_classification_examples(dataset, **options)
 
 
 def png(array):
@@ -29,7 +29,7 @@ def png(array):
 
 @given(hnp.arrays(np.uint8, (3, 2, 4, 1)), st.lists(st.integers(0, 4), min_size=3, max_size=3))
 def test_the_contract(images, labels):
-    rows = data.ImageRows(images, np.array(labels), 5)
+    rows = data.ImageClassificationExamples(images, np.array(labels), 5)
     batch = rows.take(np.array([2, 0]))
     assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
         "image": ((2, 2, 4, 1), "float32"),
@@ -55,7 +55,7 @@ def test_all_forms_of_an_image_are_the_same(form, array):
         features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     dataset = datasets.Dataset.from_dict({"image": images, "label": [0, 3]}, features=features)
     dataset = dataset.to_iterable_dataset() if form == "stream" else dataset
-    rows = data.classification_rows(dataset)
+    rows = data.image_classification_examples(dataset)
     expected = array.reshape(3, 4, -1)
     assert rows.classes == 2 and rows.labels.tolist() == [0, 1]  # those that occur: "0" and "3"
     np.testing.assert_allclose(rows.take(np.array([1]))["image"][0], expected / 255, rtol=1e-6)
@@ -86,8 +86,8 @@ def test_pictures_are_upright_wherever_they_come_from(orientation, kind, tmp_pat
         "bytes": rows_of([content]),
         "stored": rows_of([{"bytes": content, "path": None}]),
         "column": rows_of([content], features=features),
-        "files": data.classification_rows(data.load(str(tmp_path))),
-        "stream": data.classification_rows(data.load(str(tmp_path), streaming=True)),
+        "files": data.image_classification_examples(data.load(str(tmp_path))),
+        "stream": data.image_classification_examples(data.load(str(tmp_path), streaming=True)),
     }
     for form, rows in forms.items():
         np.testing.assert_array_equal(rows.images[0], wanted, err_msg=form)
@@ -169,8 +169,8 @@ def test_classes_are_those_that_occur(labels):
 def test_fashionable_column_names():
     dataset = datasets.Dataset.from_dict({"img": [GREY.tolist()], "fine_label": [0]})
     with pytest.raises(ValueError, match=r"no column 'image', 'label'; it has 'img', 'fine_label'\. Choose"):
-        data.classification_rows(dataset)
-    assert len(data.classification_rows(dataset, image="img", label="fine_label")) == 1
+        data.image_classification_examples(dataset)
+    assert len(data.image_classification_examples(dataset, image="img", label="fine_label")) == 1
 
 
 @pytest.mark.parametrize(
@@ -214,10 +214,10 @@ def test_a_picture_that_cannot_be_used_is_named_by_its_file(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"row 2 \(.*/b/2\.png\): its bytes are not a picture"):
-        data.classification_rows(data.load(str(tmp_path)))
+        data.image_classification_examples(data.load(str(tmp_path)))
     (tmp_path / "b" / "2.png").write_bytes(png(GREY))
     with pytest.raises(ValueError, match=r"row 1 \(.*/a/1\.png\): its image has shape \[2, 4, 1\]"):
-        data.classification_rows(data.load(str(tmp_path)))
+        data.image_classification_examples(data.load(str(tmp_path)))
 
 
 def test_arrays_of_several_channels_are_not_converted():
@@ -227,14 +227,14 @@ def test_arrays_of_several_channels_are_not_converted():
     with pytest.raises(
         ValueError, match=r"row 1: .* shape \[3, 4, 3\], .* \[3, 4, 1\].* one number of channels"
     ):
-        data.classification_rows(rows)
+        data.image_classification_examples(rows)
 
 
 def test_shapes_that_do_not_belong_together():
     with pytest.raises(ValueError, match=r"got \[2, 3, 4\] and \[2\]"):
-        data.ImageRows(np.zeros((2, 3, 4)), np.zeros(2, int), 2)
+        data.ImageClassificationExamples(np.zeros((2, 3, 4)), np.zeros(2, int), 2)
 
 
 def test_labels_are_integers():
     with pytest.raises(ValueError, match="wanted integers as label, got float64"):
-        data.ImageRows(np.zeros((2, 3, 4, 1), np.uint8), np.array([0.0, 1.5]), 2)
+        data.ImageClassificationExamples(np.zeros((2, 3, 4, 1), np.uint8), np.array([0.0, 1.5]), 2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfm_jax.data import layout
+from tfm_jax.data import _layout as layout
 from tfm_jax.data._open import PACKED
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

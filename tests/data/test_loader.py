@@ -25,8 +25,8 @@ class Plain:
 
 def batching(kind, size, seed):
     if kind == "uniform":
-        return data.UniformBatches(len(LENGTHS), size, seed)
-    return data.BucketBatches(LENGTHS, [(3,), (7,)], size, seed)
+        return data.UniformBatchSampler(len(LENGTHS), size, seed)
+    return data.BucketBatchSampler(LENGTHS, [(3,), (7,)], size, seed)
 
 
 def first(iterator, n):
@@ -70,7 +70,7 @@ def test_the_parts_of_the_processes_are_the_batch_of_one(kind, size, world, seed
 
 @given(SIZES, st.integers(0, 5))
 def test_uniform_batches_hold_every_row_once_an_epoch(size, seed):
-    batches = data.UniformBatches(11, size, seed)
+    batches = data.UniformBatchSampler(11, size, seed)
     stream = np.concatenate([batches[i][0] for i in range(40)])
     for epoch in range(len(stream) // 11):
         assert sorted(stream[epoch * 11 : (epoch + 1) * 11]) == list(range(11))
@@ -83,7 +83,7 @@ def test_evaluation_is_finite_and_fills_up_with_weight_zero(kind, size):
     loader = data.Loader(Plain(), batching(kind, size, None))
     batches = list(loader)
     assert len(batches) == loader.per_epoch
-    rows = np.concatenate([batch["row"] for batch in batches])
+    rows = np.concatenate([batch["index"] for batch in batches])
     values, weights = (np.concatenate([batch[name] for batch in batches]) for name in ("x", "weight"))
     assert {len(batch["x"]) for batch in batches} == {size}
     assert rows.dtype == np.int32 and sorted(rows[rows >= 0]) == list(range(len(LENGTHS)))
@@ -128,21 +128,21 @@ def test_an_error_in_a_row_reaches_the_reader():
 
 def test_bad_input():
     with pytest.raises(ValueError, match="made for 12 rows, but there are 11"):
-        data.Loader(Plain(), data.UniformBatches(12, 4))
+        data.Loader(Plain(), data.UniformBatchSampler(12, 4))
     with pytest.raises(ValueError, match="batch size 4 does not divide into world=3"):
         data.Loader(Plain(), batching("uniform", 4, 0), world=3)
     with pytest.raises(ValueError, match="rank 2 is not one of 0 to 1"):
         data.Loader(Plain(), batching("uniform", 4, 0), rank=2, world=2)
     with pytest.raises(ValueError, match="no rows"):
-        data.UniformBatches(0, 4)
+        data.UniformBatchSampler(0, 4)
     with pytest.raises(
-        ValueError, match="UniformBatches: got batch_size=0; wanted a whole number of at least 1"
+        ValueError, match="UniformBatchSampler: got batch_size=0; wanted a whole number of at least 1"
     ):
-        data.UniformBatches(4, 0)
-    with pytest.raises(ValueError, match="UniformBatches: got batch_size=nan"):
-        data.UniformBatches(4, float("nan"))
-    with pytest.raises(ValueError, match=r"UniformBatches: got seed=0.5"):
-        data.UniformBatches(4, 2, 0.5)
+        data.UniformBatchSampler(4, 0)
+    with pytest.raises(ValueError, match="UniformBatchSampler: got batch_size=nan"):
+        data.UniformBatchSampler(4, float("nan"))
+    with pytest.raises(ValueError, match=r"UniformBatchSampler: got seed=0.5"):
+        data.UniformBatchSampler(4, 2, 0.5)
     with pytest.raises(ValueError, match="Loader: got threads=-1"):
         data.Loader(Plain(), batching("uniform", 4, 0), threads=-1)
 
@@ -150,15 +150,15 @@ def test_bad_input():
 def image_rows(pixel=0, label=0):
     images = np.zeros((3, 2, 2, 1), np.uint8)
     images[1, 1, 1] = pixel
-    return data.ImageRows(images, np.array([0, label, 1]), 2)
+    return data.ImageClassificationExamples(images, np.array([0, label, 1]), 2)
 
 
 def text_rows(one="ab", two="cd"):
-    return data.translation_rows(["x", one, "y"], ["1", two, "2"], data.ByteTokenizer())
+    return data.translation_examples(["x", one, "y"], ["1", two, "2"], data.ByteTokenizer())
 
 
 def packed_rows(*documents):
-    return data.PackedRows([[1, 5, 6, 2], *documents], 4, 9)
+    return data.PackedSequences([[1, 5, 6, 2], *documents], 4, 9)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def packed_rows(*documents):
     ],
 )
 def test_a_state_of_other_data_of_the_same_size_is_an_error(make, same, others):
-    iterate = lambda rows: iter(data.Loader(rows, data.UniformBatches(2, 2, 0)))
+    iterate = lambda rows: iter(data.Loader(rows, data.UniformBatchSampler(2, 2, 0)))
     cut = lambda rows: rows if len(rows) == 2 else Part(rows)
 
     class Part:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.data.test_layout import AMBIGUOUS, assigned, leaves, trees
 from tfm_jax import data
-from tfm_jax.data import local
+from tfm_jax.data import _local as local
 
 ROWS = [{"text": f"line {i}", "n": i} for i in range(5)]
 RUN = {"train": {"steps": 1}, "data": {"source": "."}, "model": {}, "out": "runs/x", "resume": False}
@@ -87,7 +87,7 @@ def test_a_flat_folder_of_classes_keeps_the_class_called_train(load, tmp_path):
     for grey, name in enumerate(("bus", "car", "train", "truck")):
         for i in range(2):
             draw(tmp_path / "p" / name / f"{i}.png", 10 * grey + i)
-    rows = data.classification_rows(load(tmp_path / "p"))
+    rows = data.image_classification_examples(load(tmp_path / "p"))
     assert rows.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert rows.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 20, 21, 30, 31]
     shares = {"validation": 0.2, "test": 0.2}
@@ -102,7 +102,7 @@ def test_no_picture_is_in_two_splits(load, tmp_path):
     ):
         draw(tmp_path / "p" / f"{name}.png", i)
     greys = {
-        split: data.classification_rows(load(tmp_path / "p", split)).images[:, 0, 0, 0].tolist()
+        split: data.image_classification_examples(load(tmp_path / "p", split)).images[:, 0, 0, 0].tolist()
         for split in ("train", "test")
     }  # fmt: skip
     assert greys == {"train": [0, 1], "test": [3, 4, 2]}
@@ -126,7 +126,7 @@ def test_splits_declared_by_the_user(load, tmp_path):
     ):
         load(tmp_path / "p")
     greys = lambda **options: (
-        data.classification_rows(load(tmp_path / "p", **options)).images[:, 0, 0, 0].tolist()
+        data.image_classification_examples(load(tmp_path / "p", **options)).images[:, 0, 0, 0].tolist()
     )
     assert greys(splits="directories") == [2, 0] and greys(splits="none") == [2, 1, 0]
     assert data.load_splits(
@@ -166,7 +166,7 @@ def test_a_single_file_is_train_whatever_its_name_unless_its_name_is_to_decide(l
     assert found(path, to=tmp_path) == {"train": ["corpus.test.jsonl"]}
     assert found(path, "files", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
     assert found(tmp_path / "*.jsonl", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
-    assert list(data.load_whole(str(tmp_path / "*.jsonl"), cache_dir=str(tmp_path / "cache"))) == ROWS
+    assert list(data.load_unsplit(str(tmp_path / "*.jsonl"), cache_dir=str(tmp_path / "cache"))) == ROWS
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
@@ -230,7 +230,7 @@ def test_pictures_in_directories_of_any_name(name, load, tmp_path):
         draw(tmp_path / name / "d*g" / f"[{i}].png", 2 + i)
     dataset = load(tmp_path / name)
     assert dataset.features["label"].names == ["[cat]", "d*g"]
-    assert data.classification_rows(dataset).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert data.image_classification_examples(dataset).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_links_to_directories_are_followed_and_circles_end(tmp_path):

@@ -49,9 +49,9 @@ def test_unpacking_gives_the_documents_back(documents, length):
     useful = [document for document in documents if len(document) > 1]
     if not useful:
         with pytest.raises(ValueError, match="two tokens or more"):
-            data.PackedRows(documents, length, 50)
+            data.PackedSequences(documents, length, 50)
         return
-    rows = data.PackedRows(documents, length, 50)
+    rows = data.PackedSequences(documents, length, 50)
     batch = rows.take(np.arange(len(rows)))
     assert {array.shape for array in batch.values()} == {(len(rows), length)}
     assert batch.pop("weights").dtype == np.float32 and {array.dtype for array in batch.values()} == {
@@ -69,7 +69,7 @@ def test_unpacking_gives_the_documents_back(documents, length):
 @given(DOCUMENTS, st.sampled_from([1, 4, 7]))
 def test_padding_is_zero_and_weights_are_the_predictions(documents, length):
     documents = [[*document, 1, 2] for document in documents]
-    rows = data.PackedRows(documents, length, 50)
+    rows = data.PackedSequences(documents, length, 50)
     batch = rows.take(np.arange(len(rows)))
     padding = batch["segment_ids"] == 0
     for name in ("tokens", "labels", "positions", "weights"):
@@ -87,7 +87,7 @@ def test_pieces_that_overlap_weigh_every_pair_once_and_give_it_context(documents
     documents = [[*range(a, a + len(d)), a + len(d)] for a, d in zip(starts + 50 * np.arange(len(starts)),
                  documents, strict=False)]  # fmt: skip
     documents = [document for document in documents if len(document) > 1] or [[0, 1]]
-    rows = data.PackedRows(documents, length, 5000, overlap=overlap)
+    rows = data.PackedSequences(documents, length, 5000, overlap=overlap)
     batch = rows.take(np.arange(len(rows)))
     counted = batch["weights"] == 1
     assert sorted(batch["labels"][counted].tolist()) == sorted(i for d in documents for i in d[1:])
@@ -100,7 +100,7 @@ def test_pieces_that_overlap_weigh_every_pair_once_and_give_it_context(documents
 
 
 def test_rows_are_taken_by_index():
-    rows = data.PackedRows([range(20), range(5), range(30, 33)], 6, 50)
+    rows = data.PackedSequences([range(20), range(5), range(30, 33)], 6, 50)
     everything = rows.take(np.arange(len(rows)))
     chosen = np.array([2, 0, 2])
     for name, array in rows.take(chosen).items():
@@ -109,28 +109,30 @@ def test_rows_are_taken_by_index():
 
 def test_a_document_that_fits_is_never_cut():
     documents = [range(5), range(10, 18), range(20, 25)]
-    rows = data.PackedRows(documents, 7, 50)
+    rows = data.PackedSequences(documents, 7, 50)
     assert sorted(pieces(rows.take(np.arange(len(rows))))) == sorted(map(tuple, documents))
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="row 1: token id 50 is out of range"):
-        data.PackedRows([[1, 2], [3, 50]], 4, 50)
-    with pytest.raises(ValueError, match="PackedRows: got length=0; wanted a whole number of at least 1"):
-        data.PackedRows([[1, 2]], 0, 50)
-    with pytest.raises(ValueError, match="PackedRows: got overlap=-1; wanted a whole number"):
-        data.PackedRows([[1, 2]], 4, 50, overlap=-1)
+        data.PackedSequences([[1, 2], [3, 50]], 4, 50)
+    with pytest.raises(
+        ValueError, match="PackedSequences: got length=0; wanted a whole number of at least 1"
+    ):
+        data.PackedSequences([[1, 2]], 0, 50)
+    with pytest.raises(ValueError, match="PackedSequences: got overlap=-1; wanted a whole number"):
+        data.PackedSequences([[1, 2]], 4, 50, overlap=-1)
     with pytest.raises(ValueError, match="pieces of 4 cannot overlap by 4; pass 0 to 3"):
-        data.PackedRows([[1, 2]], 4, 50, overlap=4)
+        data.PackedSequences([[1, 2]], 4, 50, overlap=4)
     with pytest.raises(ValueError, match="none of the 0 documents"):
-        data.PackedRows([], 4, 50)
+        data.PackedSequences([], 4, 50)
 
 
 def test_ids_are_checked_before_they_are_cast():
     with pytest.raises(ValueError, match=f"row 2: token id {2**32 + 2} is out of range"):
-        data.PackedRows([[1, 2], [], [3, 2**32 + 2]], 4, 50)
+        data.PackedSequences([[1, 2], [], [3, 2**32 + 2]], 4, 50)
     with pytest.raises(ValueError, match="wanted integers as token id, got float64"):
-        data.PackedRows([[1, 2], [3.0, 4.0]], 4, 50)
+        data.PackedSequences([[1, 2], [3.0, 4.0]], 4, 50)
     large = 2**31 - 1  # no float32
-    batch = data.PackedRows([[], np.array([large, large - 1], np.int32)], 1, 2**31).take(np.array([0]))
+    batch = data.PackedSequences([[], np.array([large, large - 1], np.int32)], 1, 2**31).take(np.array([0]))
     assert (batch["tokens"].tolist(), batch["labels"].tolist()) == ([[large]], [[large - 1]])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import data
-from tfm_jax.data import local
+from tfm_jax.data import _local as local
 
 ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
 
@@ -141,7 +141,7 @@ def test_a_directory_of_pictures(load, tmp_path):
                 pil.fromarray(np.full((4, 5), i, np.uint8)).save(
                     tmp_path / "pictures" / split / label / f"{i}.png"
                 )
-    rows = data.classification_rows(load(tmp_path / "pictures", "test"))
+    rows = data.image_classification_examples(load(tmp_path / "pictures", "test"))
     assert (
         rows.images.shape == (6, 4, 5, 1) and rows.classes == 2 and rows.labels.tolist() == [0, 0, 0, 1, 1, 1]
     )
@@ -153,12 +153,12 @@ def test_a_glob_of_pictures_and_a_single_one(load, tmp_path):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for i in range(3):
             pil.fromarray(np.full((4, 5), i, np.uint8)).save(tmp_path / "pictures" / label / f"{i}.png")
-    rows = data.classification_rows(load(tmp_path / "pictures" / "*" / "1.png"))
+    rows = data.image_classification_examples(load(tmp_path / "pictures" / "*" / "1.png"))
     assert (rows.images == 1).all() and rows.labels.tolist() == [0, 1]
     single = load(tmp_path / "pictures" / "cat" / "2.png")
     assert len(single) == 1
     with pytest.raises(ValueError, match="no column 'label'"):
-        data.classification_rows(single)
+        data.image_classification_examples(single)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
@@ -183,7 +183,7 @@ def test_mnists_layout_in_parquet(load, tmp_path):
     images = [pil.fromarray(np.full((28, 28), i, np.uint8)) for i in range(3)]
     made = datasets.Dataset.from_dict({"image": images, "label": [5, 0, 4]}, features=features)
     made.to_parquet(tmp_path / "train.parquet")
-    rows = data.classification_rows(load(tmp_path / "train.parquet"))
+    rows = data.image_classification_examples(load(tmp_path / "train.parquet"))
     assert (
         rows.images.shape == (3, 28, 28, 1)
         and rows.images[:, 0, 0, 0].tolist() == [0, 1, 2]
@@ -292,7 +292,7 @@ def test_load_splits_makes_what_is_missing(tmp_path):
     only = data.load_splits(str(tmp_path / "d" / "train.jsonl"), **options)
     assert {name: list(part["n"]) for name, part in only.items()} == {
         name: list(part["n"])
-        for name, part in data.split_rows(
+        for name, part in data.split_by_hash(
             data.load(str(tmp_path / "d" / "train.jsonl"), cache_dir=options["cache_dir"]), by=["text"]
         ).items()
     }

@@ -21,7 +21,7 @@ def rows_of(inputs):
 
 def split(inputs, validation=0.2, test=0.1, **options):
     """The inputs of each split."""
-    parts = data.split_rows(rows_of(inputs), by=["text"], validation=validation, test=test, **options)
+    parts = data.split_by_hash(rows_of(inputs), by=["text"], validation=validation, test=test, **options)
     return {name: list(part["text"]) for name, part in parts.items()}
 
 
@@ -36,7 +36,7 @@ def split_some(inputs, validation, test):
 
 def taken_by_share(inputs, validation, test):
     """Held-out inputs that are not there only because each split has at least one."""
-    places = data.input_places(rows_of(inputs), ["text"]) / 2.0**64
+    places = data.input_hashes(rows_of(inputs), ["text"]) / 2.0**64
     return {
         "test": {x for x, place in zip(inputs, places, strict=True) if place < test},
         "validation": {x for x, place in zip(inputs, places, strict=True) if place >= 1 - validation},
@@ -49,11 +49,11 @@ def test_the_place_is_a_hash_of_the_inputs_alone():
         int.from_bytes(hashlib.blake2b(json.dumps(row).encode(), digest_size=8, key=b"salt").digest(), "big")
         for row in (["x", 1], ["ü", 2])
     ]
-    found = data.input_places(rows, ["a", "b"], "salt")
+    found = data.input_hashes(rows, ["a", "b"], "salt")
     assert found.dtype == np.uint64 and found.tolist() == wanted
     # It is written into a run's config: these may never change.
     assert data.SPLIT_SALT == "tfm_jax"
-    assert data.input_places(rows, ["a"]).tolist() == [3423831450644620247, 2858075112843548611]
+    assert data.input_hashes(rows, ["a"]).tolist() == [3423831450644620247, 2858075112843548611]
 
 
 @given(texts, shares, shares, st.randoms())
@@ -108,7 +108,7 @@ def test_a_file_that_grows_from_5_000_to_8_000_rows_tests_on_nothing_it_was_trai
     inputs = [f"row {i}" for i in range(8000)]
     early, late = split(inputs[:5000], 0.05, 0.05), split(inputs, 0.05, 0.05)
     assert not set(late["test"]) & set(early["train"]) and set(early["test"]) <= set(late["test"])
-    permuted = [data.permute_rows(rows_of(inputs[:n]), validation=0.05, test=0.05) for n in (5000, 8000)]
+    permuted = [data.split_at_random(rows_of(inputs[:n]), validation=0.05, test=0.05) for n in (5000, 8000)]
     leaked = set(permuted[1]["test"]["text"]) & set(permuted[0]["train"]["text"])
     assert len(leaked) > 150  # what version 0.1 did
 
@@ -124,7 +124,7 @@ def test_another_salt_holds_out_others_and_a_share_of_0_none():
 @pytest.mark.parametrize("n", [3, 4, 7])
 def test_a_small_data_set_has_one_row_for_each_split(n):
     inputs = [str(i) for i in range(n)]
-    order = np.argsort(data.input_places(rows_of(inputs), ["text"]))
+    order = np.argsort(data.input_hashes(rows_of(inputs), ["text"]))
     parts = split(inputs, 1e-9, 1e-9)
     assert (parts["test"], parts["validation"]) == ([inputs[order[0]]], [inputs[order[-1]]])
     for start in range(20):
@@ -142,7 +142,7 @@ def test_what_cannot_be_shared_out_is_one_clear_error():
     ):
         split(["a"] * 4)
     with pytest.raises(ValueError, match="0 rows with 0 different inputs leave none for train"):
-        data.split_rows(rows_of(["a"]).select([]), by=["text"])
+        data.split_by_hash(rows_of(["a"]).select([]), by=["text"])
     for bad in (-0.1, 1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=rf"test: got {bad}; wanted a share, at least 0 and below 1"):
             split(["a", "b", "c"], test=bad)
@@ -151,12 +151,12 @@ def test_what_cannot_be_shared_out_is_one_clear_error():
     ):
         split(["a", "b", "c"], 0.5, 0.5)
     with pytest.raises(ValueError, match="no column 'prose'"):
-        data.input_places(rows_of(["a"]), ["prose"])
+        data.input_hashes(rows_of(["a"]), ["prose"])
     for by in ("text", []):
         with pytest.raises(ValueError, match=r"by: got .* such as \['text'\]"):
-            data.input_places(rows_of(["a"]), by)
+            data.input_hashes(rows_of(["a"]), by)
     with pytest.raises(ValueError, match="salt: got 65 bytes; wanted at most 64"):
-        data.input_places(rows_of(["a"]), ["text"], "x" * 65)
+        data.input_hashes(rows_of(["a"]), ["text"], "x" * 65)
 
 
 def test_a_translation_goes_by_its_source_alone():
@@ -167,12 +167,12 @@ def test_a_translation_goes_by_its_source_alone():
         data.source_column(nested, "en-fr") == "translation.en" and data.source_column(flat, "fr-en") == "fr"
     )
     assert data.source_column(flat) == "source"
-    places = data.input_places(flat, ["en"])
-    assert (data.input_places(nested, ["translation.en"]) == places).all()
+    places = data.input_hashes(flat, ["en"])
+    assert (data.input_hashes(nested, ["translation.en"]) == places).all()
     others = datasets.Dataset.from_dict({"translation": [{**pair, "fr": "x"} for pair in pairs]})
-    assert (data.input_places(others, ["translation.en"]) == places).all()
+    assert (data.input_hashes(others, ["translation.en"]) == places).all()
     with pytest.raises(ValueError, match=r"by: got 'translation.de'; wanted a column, or a field"):
-        data.input_places(nested, ["translation.de"])
+        data.input_hashes(nested, ["translation.de"])
 
 
 def test_a_picture_goes_by_the_bytes_of_its_file(tmp_path):
@@ -184,7 +184,7 @@ def test_a_picture_goes_by_the_bytes_of_its_file(tmp_path):
         content.append(buffer.getvalue())
         (tmp_path / f"{i}.png").write_bytes(content[i])
     as_bytes = datasets.Dataset.from_dict({"image": content})
-    places = data.input_places(as_bytes, ["image"])
+    places = data.input_hashes(as_bytes, ["image"])
     assert len(set(places.tolist())) == 3
     image = datasets.Features({"image": datasets.Image()})
     files = datasets.Dataset.from_dict(
@@ -194,7 +194,7 @@ def test_a_picture_goes_by_the_bytes_of_its_file(tmp_path):
         {"image": [{"bytes": x, "path": f"a/{i}"} for i, x in enumerate(content)]}
     )
     for rows in (files, undeclared, as_bytes.cast(image)):
-        assert (data.input_places(rows, ["image"]) == places).all()
+        assert (data.input_hashes(rows, ["image"]) == places).all()
 
 
 def test_an_array_goes_by_its_numbers():
@@ -202,9 +202,9 @@ def test_an_array_goes_by_its_numbers():
     lists = datasets.Dataset.from_dict({"image": [image.tolist(), (image + 1).tolist()]})
     features = datasets.Features({"image": datasets.Array2D((3, 4), "uint8")})
     arrays = datasets.Dataset.from_dict({"image": np.stack([image, image + 1])}, features=features)
-    found = data.input_places(lists, ["image"])
-    assert found[0] != found[1] and (data.input_places(arrays, ["image"]) == found).all()
-    assert (data.input_places(arrays.with_format("numpy"), ["image"]) == found).all()
+    found = data.input_hashes(lists, ["image"])
+    assert found[0] != found[1] and (data.input_hashes(arrays, ["image"]) == found).all()
+    assert (data.input_hashes(arrays.with_format("numpy"), ["image"]) == found).all()
 
 
 lines = st.lists(st.text("ab\n", min_size=1, max_size=9), min_size=1, max_size=12)
@@ -257,16 +257,16 @@ def test_each_part_of_a_short_text_has_a_character():
 
 def test_the_old_permutation_is_that_of_version_0_1():
     rows = datasets.Dataset.from_dict({"n": range(20)})
-    parts = data.permute_rows(rows, validation=0.25, test=0.1, seed=3)
+    parts = data.split_at_random(rows, validation=0.25, test=0.1, seed=3)
     assert {name: len(part) for name, part in parts.items()} == {"test": 2, "validation": 5, "train": 13}
     order = np.random.default_rng(3).permutation(20)
     assert list(parts["test"]["n"]) == sorted(order[:2].tolist())
     assert list(parts["validation"]["n"]) == sorted(order[2:7].tolist())
-    assert set(data.permute_rows(rows, test=0)) == {"train", "validation"}
+    assert set(data.split_at_random(rows, test=0)) == {"train", "validation"}
     with pytest.raises(ValueError, match="20 rows cannot give 10 for validation and 10 to test"):
-        data.permute_rows(rows, validation=0.5, test=0.5)
+        data.split_at_random(rows, validation=0.5, test=0.5)
     with pytest.raises(ValueError, match="2 rows cannot give 1 for validation and 1 to test"):
-        data.permute_rows(rows.select([0, 1]))
+        data.split_at_random(rows.select([0, 1]))
 
 
 def test_only_what_is_missing_is_held_out():
@@ -276,7 +276,7 @@ def test_only_what_is_missing_is_held_out():
     assert list(found["validation"]["text"]) == split([str(i) for i in range(50)], 0.2, 0.1)["validation"]
     assert data.hold_out({"train": rows}, by=[], validation=0, test=0) == {"train": rows}
     old = data.hold_out({"train": rows}, by=["text"], salt=None)
-    assert list(old["test"]["text"]) == list(data.permute_rows(rows)["test"]["text"])
+    assert list(old["test"]["text"]) == list(data.split_at_random(rows)["test"]["text"])
 
 
 def test_the_digest_is_of_the_columns_and_their_order():

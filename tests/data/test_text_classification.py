@@ -17,7 +17,7 @@ def table(values):
 
 def rows_of(texts, **options):
     labels = np.arange(len(texts)) % 3
-    return data.labelled_rows(texts, labels, BYTES, 3, **{"max_length": 99, **options}), labels
+    return data.text_classification_examples(texts, labels, BYTES, 3, **{"max_length": 99, **options}), labels
 
 
 @given(texts=st.lists(st.text(max_size=9), min_size=1, max_size=6), more=st.integers(0, 3))
@@ -46,7 +46,7 @@ def test_a_long_text_is_cut_and_keeps_its_ends(length):
     assert tokens.tolist() == [1, *BYTES.encode("abcdefghij")[: length - 2], 2]
     chars = data.char_tokenizer(["abcdefghij"])
     chars.bos_id = chars.eos_id = None  # as another's may be, without ends
-    cut = data.labelled_rows(["abcdefghij"], np.zeros(1, int), chars, 1, max_length=length)
+    cut = data.text_classification_examples(["abcdefghij"], np.zeros(1, int), chars, 1, max_length=length)
     assert cut.take(np.arange(1))["tokens"][0].tolist() == chars.encode("abcdefghij")[:length]
 
 
@@ -57,21 +57,21 @@ def test_what_was_cut_is_said(caplog):
 
 def test_rows_that_fill_a_batch_up_weigh_nothing():
     rows, labels = rows_of(["a", "bc", "def", "ghij", "k"])
-    batches = list(data.Loader(rows, data.BucketBatches(rows.lengths, [(4,), (6,)], 3)))
-    seen = np.concatenate([batch["row"] for batch in batches])
+    batches = list(data.Loader(rows, data.BucketBatchSampler(rows.lengths, [(4,), (6,)], 3)))
+    seen = np.concatenate([batch["index"] for batch in batches])
     weight = np.concatenate([batch["weight"] for batch in batches])
     np.testing.assert_array_equal(weight, seen >= 0)
     assert sorted(seen[seen >= 0]) == list(range(5))
     for batch in batches:
-        assert not batch["valid"][batch["row"] < 0].any()
-        real = batch["row"] >= 0
-        np.testing.assert_array_equal(batch["label"][real], labels[batch["row"][real]])
+        assert not batch["valid"][batch["index"] < 0].any()
+        real = batch["index"] >= 0
+        np.testing.assert_array_equal(batch["label"][real], labels[batch["index"][real]])
 
 
 def test_other_texts_or_labels_have_another_fingerprint():
     one, again, other = (rows_of(texts)[0].fingerprint for texts in (["ab", "c"], ["ab", "c"], ["a", "bc"]))
     assert one == again != other
-    relabelled = data.labelled_rows(["ab", "c"], np.array([1, 0]), BYTES, 3, max_length=9)
+    relabelled = data.text_classification_examples(["ab", "c"], np.array([1, 0]), BYTES, 3, max_length=9)
     assert relabelled.fingerprint != one
 
 
@@ -81,21 +81,21 @@ def test_labels_of_every_kind_are_numbers():
     )
     names = data.label_names(table)
     assert names == ["maybe", "no", "yes"]
-    assert data.label_numbers(table, names).tolist() == [1, 2, 0, 1]
+    assert data.label_ids(table, names).tolist() == [1, 2, 0, 1]
     assert data.label_names(table, "n") == ["0", "1", "2"] and data.label_names(table, "n", classes=2) == [
         "0",
         "1",
     ]
-    assert data.label_numbers(table, ["0", "1", "2"], "n").tolist() == [2, 0, 0, 1]
+    assert data.label_ids(table, ["0", "1", "2"], "n").tolist() == [2, 0, 0, 1]
     declared = table.cast_column("n", datasets.ClassLabel(names=["x", "y", "z", "unused"]))
     assert data.label_names(declared, "n") == ["x", "y", "z", "unused"]
-    assert data.label_numbers(declared, ["x", "y", "z", "unused"], "n").tolist() == [2, 0, 0, 1]
+    assert data.label_ids(declared, ["x", "y", "z", "unused"], "n").tolist() == [2, 0, 0, 1]
     assert data.label_names(declared, "n", classes=6) == ["x", "y", "z", "unused", "4", "5"]
     other = table.cast_column(
         "n", datasets.ClassLabel(names=["z", "x", "y"])
     )  # another order, the same names
-    assert data.label_numbers(other, ["x", "y", "z"], "n").tolist() == [1, 2, 2, 0]
-    assert data.label_numbers(table, ["x", "y", "z"], "n").tolist() == [2, 0, 0, 1]  # no name is a number
+    assert data.label_ids(other, ["x", "y", "z"], "n").tolist() == [1, 2, 2, 0]
+    assert data.label_ids(table, ["x", "y", "z"], "n").tolist() == [2, 0, 0, 1]  # no name is a number
 
 
 LABELS = st.one_of(
@@ -115,8 +115,8 @@ def test_classes_are_those_that_occur_as_they_are_written(labels):
         assert list(map(int, names)) == sorted(map(int, names))
     else:
         assert names == sorted(names)
-    assert [names[i] for i in data.label_numbers(table(labels), names)] == written
-    assert [names[i] for i in data.label_numbers(table(written), names)] == written, "from a table of texts"
+    assert [names[i] for i in data.label_ids(table(labels), names)] == written
+    assert [names[i] for i in data.label_ids(table(written), names)] == written, "from a table of texts"
 
 
 def test_whole_numbers_are_sorted_by_their_value():
@@ -137,7 +137,7 @@ def test_stars_are_five_classes_in_every_format(tmp_path):
             loaded = data.load(str(tmp_path / name), streaming=streaming)
             names = data.label_names(loaded)
             assert names == ["1", "2", "3", "4", "5"]
-            assert (data.label_numbers(loaded, names) + 1).tolist() == stars
+            assert (data.label_ids(loaded, names) + 1).tolist() == stars
 
 
 def mixed(values):
@@ -149,20 +149,20 @@ def mixed(values):
     ("call", "message"),
     [
         (
-            lambda: data.label_numbers(table([0, 1, 5]), ["a", "b"]),
+            lambda: data.label_ids(table([0, 1, 5]), ["a", "b"]),
             "row 2: label 5 is out of range: wanted 0 <= label < 2",
         ),
-        (lambda: data.label_numbers(table([0, -1]), ["a", "b"]), "row 1: label -1 is out of range"),
+        (lambda: data.label_ids(table([0, -1]), ["a", "b"]), "row 1: label -1 is out of range"),
         (
-            lambda: data.label_numbers(table(["a", "c"]), ["a", "b"]),
+            lambda: data.label_ids(table(["a", "c"]), ["a", "b"]),
             "row 1: label 'c' in column 'label' is none of the 2 classes of the training rows: 'a', 'b'",
         ),
         (
-            lambda: data.label_numbers(table(["a", None]), ["a", "b"]),
+            lambda: data.label_ids(table(["a", None]), ["a", "b"]),
             "row 1: wanted a text or an integer as label in column 'label', got nothing; name its class",
         ),
         (
-            lambda: data.label_numbers(table([0.5]), ["a", "b"]),
+            lambda: data.label_ids(table([0.5]), ["a", "b"]),
             "row 0: wanted a text or an integer as label in column 'label', got 0.5",
         ),
         (lambda: data.label_names(table([1, None])), "row 1: wanted a text or an integer as label"),
@@ -171,8 +171,8 @@ def mixed(values):
             "row 1: wanted a text .* got nothing; name its class",
         ),
         (lambda: data.label_names(table(["0", "1", " "])), "row 2: wanted a text .* got ' '"),
-        (lambda: data.label_numbers(table(["0", ""]), ["0", "1"]), "row 1: wanted a text .* got nothing"),
-        (lambda: data.label_numbers(table([5, 6]), ["1", "5"]), "row 1: label 6 .* none of the 2 classes"),
+        (lambda: data.label_ids(table(["0", ""]), ["0", "1"]), "row 1: wanted a text .* got nothing"),
+        (lambda: data.label_ids(table([5, 6]), ["1", "5"]), "row 1: label 6 .* none of the 2 classes"),
         (
             lambda: data.label_names(mixed(["1", 1])),
             "row 1: got the label 1 in column 'label' beside '1' in row 0; write all",
@@ -184,11 +184,11 @@ def mixed(values):
         (lambda: rows_of(["a"], max_length=2), "max_length 2 has no room"),
         (lambda: rows_of(["a"], vocab_size=50), "row 0: id 100 is out of range"),
         (
-            lambda: data.LabelledRows([np.zeros(1, int)], np.zeros(2, int), 3, 4),
+            lambda: data.TextClassificationExamples([np.zeros(1, int)], np.zeros(2, int), 3, 4),
             "there are 1 texts but 2 labels",
         ),
         (
-            lambda: data.LabelledRows([np.zeros(1, int)], np.full(1, 3), 3, 4),
+            lambda: data.TextClassificationExamples([np.zeros(1, int)], np.full(1, 3), 3, 4),
             "row 0: label 3 is out of range",
         ),
         (lambda: rows_of(["abc"])[0].take(np.arange(1), (4,)), "rows of up to 5 do not fit shape"),

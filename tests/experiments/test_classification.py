@@ -195,7 +195,9 @@ def classifier():
     tokenizer = data.char_tokenizer(texts)
     config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Classifier, config, 3)
-    rows = data.labelled_rows(texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9)
+    rows = data.text_classification_examples(
+        texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9
+    )
     return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), rows
 
 
@@ -204,7 +206,7 @@ def test_predictions_are_those_of_each_text_alone_in_its_order(classifier):
     apply = jax.jit(model.apply)
     alone = [rows.take(np.array([i]), (9,)) for i in range(len(rows))]
     wanted = [int(jnp.argmax(apply(params, batch["tokens"], batch["valid"]))) for batch in alone]
-    batches = data.Loader(rows, data.BucketBatches(rows.lengths, [(4,), (9,)], 3))
+    batches = data.Loader(rows, data.BucketBatchSampler(rows.lengths, [(4,), (9,)], 3))
     assert predict(model, params, batches, len(rows)).tolist() == wanted and len(set(wanted)) > 1
 
 

@@ -80,7 +80,7 @@ def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, m
     source = ("--data.source", write_mnist(tmp_path / "mnist", train=40, test=10))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     main(["--out", str(whole), *SMALL, *source])
-    take = data.ImageRows.take
+    take = data.ImageClassificationExamples.take
     with monkeypatch.context() as patch:
 
         def take_and_stop(rows, indices, shape=None):
@@ -88,7 +88,7 @@ def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, m
                 os.kill(os.getpid(), signal.SIGTERM)
             return take(rows, indices, shape)
 
-        patch.setattr(data.ImageRows, "take", take_and_stop)
+        patch.setattr(data.ImageClassificationExamples, "take", take_and_stop)
         with pytest.raises(SystemExit, match="saved; go on"):
             main(["--out", str(stopped), *SMALL, *source])
     assert not (stopped / "result.json").exists()
@@ -266,7 +266,7 @@ def test_predictions_are_in_the_order_of_the_images():
     params["head"]["dense"]["bias"] = -jnp.asarray(logits.mean(0))  # so that the images decide
     expected = (logits - logits.mean(0)).argmax(1)
     assert len(set(expected)) > 1
-    rows = data.ImageRows(batch["image"], batch["label"], 3)
+    rows = data.ImageClassificationExamples(batch["image"], batch["label"], 3)
     alone = ViewsConfig(copies=0)
     np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=alone), expected)
     # Copies that are not changed say what the image says; changed ones are looked at, and can outvote it.
@@ -285,7 +285,9 @@ def test_the_svc_is_that_of_scikit_learns_own_example():
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
-    rows, test = (data.classification_rows(data.load("digits", name)) for name in ("train", "validation"))
+    rows, test = (
+        data.image_classification_examples(data.load("digits", name)) for name in ("train", "validation")
+    )
     every = {(image / np.float32(16)).tobytes(): image for image in load_digits().images.astype(np.float32)}
     original = lambda rows: np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
     fitted = SVC(gamma=0.001).fit(original(rows).reshape(len(rows), -1), rows.labels)

@@ -137,8 +137,8 @@ def test_bits_per_byte_are_those_of_every_token_once(overlap, tokenizer):
     config = nn.Config(vocab_size=vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8, positions=nn.Rope())
     model = nn.functionalize(nn.Decoder, config)
     params = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
-    packed = data.language_model_rows(texts, tokenizer, length, overlap=overlap)
-    batches = data.Loader(packed, data.UniformBatches(len(packed), 4))
+    packed = data.language_model_examples(texts, tokenizer, length, overlap=overlap)
+    batches = data.Loader(packed, data.UniformBatchSampler(len(packed), 4))
     measure = bits.make_measure(make_loss(model, 1.0), train.Jit(1))
     nats, tokens = measure(params, batches)
     n_bytes = len("".join(texts).encode())
@@ -167,12 +167,12 @@ def test_a_model_that_knows_nothing_pays_log2_of_the_vocabulary():
     config = nn.Config(vocab_size=259, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Decoder, config)
     nothing = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
-    packed = data.language_model_rows([text], data.ByteTokenizer(), 4)
+    packed = data.language_model_examples([text], data.ByteTokenizer(), 4)
     n_bytes = len(text.encode())
     loss_fn = make_loss(model, bits.bits_per_byte(1.0, n_bytes) * packed.n_targets)
     _, metrics = jax.jit(loss_fn)(nothing, packed.take(np.arange(len(packed))), None)
     nats, tokens = bits.make_measure(loss_fn, train.Jit(1))(
-        nothing, data.Loader(packed, data.UniformBatches(len(packed), 2))
+        nothing, data.Loader(packed, data.UniformBatchSampler(len(packed), 2))
     )
     expected = (n_bytes + 1) * math.log2(259) / n_bytes
     assert tokens == n_bytes + 1

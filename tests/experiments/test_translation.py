@@ -231,7 +231,7 @@ def test_translations_are_those_of_each_text_alone_in_its_order(translator):
 
 def test_the_loss_is_of_the_real_tokens_and_smoothed_in_training_alone(translator):
     model, params, tokenizer, _ = translator
-    rows = data.translation_rows(["abc", "c"], ["ba", "abcab"], tokenizer)
+    rows = data.translation_examples(["abc", "c"], ["ba", "abcab"], tokenizer)
     loss_fn = jax.jit(make_loss(model, 0.5))
     narrow, wide = (rows.take(np.arange(2), shape) for shape in ((4, 6), (7, 9)))
     (total, weight), metrics = loss_fn(params, narrow, None)
@@ -264,7 +264,7 @@ def test_a_saved_tokenizer_is_taken_again(tmp_path):
 def test_shapes_hold_all_rows_and_batches_have_their_size():
     texts = ["a" * n for n in (1, 2, 3, 9, 10, 30)]
     tokenizer = data.char_tokenizer(texts)
-    rows = {name: data.translation_rows(part, part, tokenizer) for name, part in
+    rows = {name: data.translation_examples(part, part, tokenizer) for name, part in
             (("train", texts[:5]), ("validation", texts[5:]))}  # fmt: skip
     shapes, sizes = corpus.make_shapes(rows, DataConfig(buckets=2), 8, 1)
     assert shapes == [(11, 11), (31, 31)] and sizes == [8, 8]

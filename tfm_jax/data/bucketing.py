@@ -7,7 +7,7 @@ import numpy as np
 
 from tfm_jax.ranges import BUCKETS, COUNT, SIZE, check_number, check_numbers
 
-__all__ = ["BucketBatches", "batch_sizes", "choose_buckets", "padding_share"]
+__all__ = ["BucketBatchSampler", "batch_sizes", "choose_buckets", "padding_fraction"]
 
 Shape = tuple[int, ...]
 
@@ -18,7 +18,7 @@ def choose_buckets(lengths: np.ndarray, n: int, *, multiple_of: int = 8) -> list
     Equivalent to::
 
         # with one length a row: the best of all choices of at most n lengths
-        min(itertools.combinations(rounded_lengths, n), key=lambda shapes: padding_share(lengths, shapes))
+        min(itertools.combinations(rounded_lengths, n), key=lambda shapes: padding_fraction(lengths, shapes))
 
     Args:
         lengths: the length of each row, or of each part of it (source, target). int [rows] or [rows, parts]
@@ -78,7 +78,7 @@ def batch_sizes(shapes: Sequence[Shape], tokens: int, *, multiple_of: int = 1) -
     return [max(1, tokens // max(shape) // multiple_of) * multiple_of for shape in shapes]
 
 
-def padding_share(lengths: np.ndarray, shapes: Sequence[Shape]) -> float:
+def padding_fraction(lengths: np.ndarray, shapes: Sequence[Shape]) -> float:
     """The share of positions that are padding when each row has the first shape that holds it.
 
     Args:
@@ -95,7 +95,7 @@ def padding_share(lengths: np.ndarray, shapes: Sequence[Shape]) -> float:
     return 1.0 - float(_two_dimensional(lengths).sum() / sides[_assign(lengths, shapes)].sum())
 
 
-class BucketBatches:
+class BucketBatchSampler:
     """Which rows, in which shape, are batch i: a function of i and the seed.
 
     Within an epoch every row stands in exactly one batch. With a seed the rows of a bucket that do not fill a
@@ -127,12 +127,14 @@ class BucketBatches:
         self.shapes = [tuple(int(side) for side in np.atleast_1d(shape)) for shape in shapes]
         sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes] * len(shapes)
         for size in sizes:
-            check_number("BucketBatches", "a size", size, SIZE)
+            check_number("BucketBatchSampler", "a size", size, SIZE)
         if seed is not None:
-            check_number("BucketBatches", "seed", seed, COUNT)
+            check_number("BucketBatchSampler", "seed", seed, COUNT)
         self.sizes = [int(size) for size in sizes]
         if not self.sizes or len(self.sizes) != len(self.shapes):
-            raise ValueError(f"BucketBatches: got sizes={self.sizes}; wanted one for each of {self.shapes}.")
+            raise ValueError(
+                f"BucketBatchSampler: got sizes={self.sizes}; wanted one for each of {self.shapes}."
+            )
         if not len(lengths):
             raise ValueError("cannot make batches of no rows; the data set is empty")
         self.rows = len(lengths)

@@ -157,7 +157,7 @@ def source_column(dataset: Dataset, pair: str | None = None) -> str:
         pair: as for `text_pairs`.
 
     Returns:
-        The name of a column or, after a dot, of a field of one: what `split_rows` is to go by.
+        The name of a column or, after a dot, of a field of one: what `split_by_hash` is to go by.
     """
     if pair is None:
         return "source"

@@ -9,18 +9,18 @@ from typing import Any
 import datasets
 import numpy as np
 
+from tfm_jax.data._validate import check_range, fingerprint
 from tfm_jax.data.columns import Dataset, check_columns, column_values
-from tfm_jax.data.text_classification import label_names, label_numbers
-from tfm_jax.data.validate import check_range, fingerprint
+from tfm_jax.data.text_classification import label_ids, label_names
 
-__all__ = ["ImageRows", "classification_rows"]
+__all__ = ["ImageClassificationExamples", "image_classification_examples"]
 
 
 _BETWEEN = {"P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
 """Modes that Pillow converts to grey or RGB by way of another, or with a warning."""
 
 
-class ImageRows:
+class ImageClassificationExamples:
     """Labelled images of one size, scaled to [0, 1] when they are taken.
 
     Equivalent to::
@@ -61,7 +61,7 @@ class ImageRows:
         return {"image": images, "label": self.labels[indices], "weight": np.ones(len(indices), np.float32)}
 
 
-def classification_rows(
+def image_classification_examples(
     dataset: Dataset,
     *,
     image: str = "image",
@@ -69,7 +69,7 @@ def classification_rows(
     classes: Sequence[str] | int | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
-) -> ImageRows:
+) -> ImageClassificationExamples:
     """Read a data set of labelled images in MNIST's layout, or like it.
 
     Args:
@@ -98,7 +98,7 @@ def classification_rows(
             f"channels: got {channels!r}; wanted 1 (grey), 3 (RGB) or None (as the pictures are)"
         )
     names = list(classes) if isinstance(classes, Sequence) else label_names(dataset, label, classes=classes)
-    labels = label_numbers(dataset, names, label)
+    labels = label_ids(dataset, names, label)
     pictures = _undecoded(dataset, image)
     values = column_values(pictures, image)
     arrays = [_array(value, _where(value, row), size, channels) for row, value in enumerate(values)]
@@ -112,7 +112,7 @@ def classification_rows(
                 + ", and give arrays one number of channels"
                 * (array.shape[-1] != arrays[0][0].shape[-1])
             )
-    return ImageRows(np.stack([array for array, _ in arrays]), labels, len(names))
+    return ImageClassificationExamples(np.stack([array for array, _ in arrays]), labels, len(names))
 
 
 def _undecoded(dataset: Dataset, image: str) -> Dataset:

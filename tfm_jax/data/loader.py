@@ -14,7 +14,7 @@ import numpy as np
 
 from tfm_jax.ranges import COUNT, SIZE, check_number, check_numbers
 
-__all__ = ["Batching", "Loader", "LoaderIterator", "Rows", "UniformBatches"]
+__all__ = ["BatchSampler", "Loader", "LoaderIterator", "Rows", "UniformBatchSampler"]
 
 
 class Rows(Protocol):
@@ -32,7 +32,7 @@ class Rows(Protocol):
         ...
 
 
-class Batching(Protocol):
+class BatchSampler(Protocol):
     """Which rows are batch i; -1 stands for a row that only fills the batch up (never for its first).
 
     With a seed it goes on for ever; with ``seed=None`` it raises IndexError from batch ``per_epoch`` on.
@@ -49,7 +49,7 @@ class Batching(Protocol):
     def __getitem__(self, i: int) -> tuple[np.ndarray, tuple[int, ...] | None]: ...
 
 
-class UniformBatches:
+class UniformBatchSampler:
     """Which rows are batch i, for rows that all have one shape: a function of i and the seed.
 
     Equivalent to::
@@ -74,9 +74,9 @@ class UniformBatches:
     def __init__(self, rows: int, batch_size: int, seed: int | None = None):
         if rows < 1:
             raise ValueError("cannot make batches of no rows; the data set is empty")
-        check_number("UniformBatches", "batch_size", batch_size, SIZE)
+        check_number("UniformBatchSampler", "batch_size", batch_size, SIZE)
         if seed is not None:
-            check_number("UniformBatches", "seed", seed, COUNT)
+            check_number("UniformBatchSampler", "seed", seed, COUNT)
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.sizes = [batch_size]
         self.per_epoch = -(-rows // batch_size)
@@ -112,8 +112,8 @@ class Loader:
             yield rows.take(indices, shape)       # all zeros where an index is -1
 
     Args:
-        rows: what to take the rows from (`classification_rows`, `translation_rows`, `language_model_rows`).
-        batches: which rows to take (`UniformBatches`, `BucketBatches`). Without a seed the iteration ends
+        rows: what to take the rows from (`image_classification_examples`, `translation_examples`, `language_model_examples`).
+        batches: which rows to take (`UniformBatchSampler`, `BucketBatchSampler`). Without a seed the iteration ends
             after one pass in order, and each batch has one more entry, ``"row"``: the index of each row, -1
             for a row that only fills up (of weight 0), to bring predictions back into order.
         rank: this process, 0 to ``world - 1``. It gets the ``rank``-th part of every batch, so that the
@@ -125,7 +125,7 @@ class Loader:
         ValueError: the rows and the batches do not belong together, or a batch does not divide by ``world``.
     """
 
-    def __init__(self, rows: Rows, batches: Batching, *, rank: int = 0, world: int = 1, threads: int = 2):
+    def __init__(self, rows: Rows, batches: BatchSampler, *, rank: int = 0, world: int = 1, threads: int = 2):
         check_number("Loader", "world", world, SIZE)
         check_numbers("Loader", COUNT, rank=rank, threads=threads)
         if rank >= world:
@@ -185,7 +185,7 @@ class LoaderIterator(Iterator[dict[str, np.ndarray]]):
 class _Source:
     """The batches by index, as grain reads them."""
 
-    def __init__(self, rows: Rows, batches: Batching, rank: int, world: int):
+    def __init__(self, rows: Rows, batches: BatchSampler, rank: int, world: int):
         self.rows, self.batches, self.rank, self.world = rows, batches, rank, world
 
     def __len__(self) -> int:
@@ -200,5 +200,5 @@ class _Source:
             for array in batch.values():
                 array[indices < 0] = 0
         if self.batches.seed is None:
-            batch["row"] = indices.astype(np.int32)
+            batch["index"] = indices.astype(np.int32)
         return batch

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfm_jax.data.validate import fingerprint, flat_ids
+from tfm_jax.data._validate import fingerprint, flat_ids
 from tfm_jax.ranges import COUNT, SIZE, check_number
 
-__all__ = ["PackedRows", "best_fit", "empty_batch", "put_piece"]
+__all__ = ["PackedSequences", "best_fit", "empty_batch", "put_piece"]
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
     return rows
 
 
-class PackedRows:
+class PackedSequences:
     """Rows of the language-model batch, made when they are taken, from token ids kept once.
 
     Equivalent to::
@@ -94,8 +94,8 @@ class PackedRows:
     """
 
     def __init__(self, documents: Sequence[Sequence[int]], length: int, vocab_size: int, *, overlap: int = 0):
-        check_number("PackedRows", "length", length, SIZE)
-        check_number("PackedRows", "overlap", overlap, COUNT)
+        check_number("PackedSequences", "length", length, SIZE)
+        check_number("PackedSequences", "overlap", overlap, COUNT)
         if overlap >= length:
             raise ValueError(f"pieces of {length} cannot overlap by {overlap}; pass 0 to {length - 1}")
         self._flat, starts = flat_ids(documents, vocab_size, "token id")

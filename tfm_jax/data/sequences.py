@@ -11,16 +11,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfm_jax.checks import listed_texts
-from tfm_jax.data.packing import PackedRows
+from tfm_jax.data._validate import fingerprint, flat_ids
+from tfm_jax.data.packing import PackedSequences
 from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.data.validate import fingerprint, flat_ids
 
-__all__ = ["TranslationRows", "encode_documents", "language_model_rows", "padded", "translation_rows"]
+__all__ = [
+    "TranslationExamples",
+    "encode_documents",
+    "language_model_examples",
+    "padded",
+    "translation_examples",
+]
 
 log = logging.getLogger(__name__)
 
 
-class TranslationRows:
+class TranslationExamples:
     """Pairs of id sequences, padded when they are taken.
 
     Equivalent to::
@@ -85,14 +91,14 @@ class TranslationRows:
         return {"source": source, "target_in": target_in, "target_out": target}
 
 
-def translation_rows(
+def translation_examples(
     sources: Sequence[str],
     targets: Sequence[str],
     tokenizer: Tokenizer,
     *,
     max_length: int | None = None,
     vocab_size: int | None = None,
-) -> TranslationRows:
+) -> TranslationExamples:
     """Tokenize a parallel corpus: an end token after each source, begin and end tokens around each target.
 
     Args:
@@ -114,8 +120,8 @@ def translation_rows(
             f"pad_id {tokenizer.pad_id}, bos_id {tokenizer.bos_id}, eos_id {tokenizer.eos_id}; name its "
             "tokens in load_tokenizer, or train one with train_bpe"
         )
-    sources = listed_texts("translation_rows", "sources", sources)
-    targets = listed_texts("translation_rows", "targets", targets)
+    sources = listed_texts("translation_examples", "sources", sources)
+    targets = listed_texts("translation_examples", "targets", targets)
     if len(sources) != len(targets):
         raise ValueError(f"there are {len(sources)} sources but {len(targets)} targets; wanted pairs")
     source_ids, target_ids = (tokenizer.encode_batch(texts) for texts in (sources, targets))
@@ -131,7 +137,7 @@ def translation_rows(
     kept = np.flatnonzero(~empty & ~too_long)
     dropped = {"empty": int(empty.sum()), "too_long": int(too_long.sum())}
     _report(dropped, len(sources), f"max_length is {max_length}")
-    rows = TranslationRows(
+    rows = TranslationExamples(
         [np.append(source_ids[i], np.int32(tokenizer.eos_id)) for i in kept],
         [target_ids[i] for i in kept],
         bos_id=tokenizer.bos_id,
@@ -158,14 +164,14 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndar
     return [np.concatenate([bos, text, eos]) if len(text) else text for text in ids]
 
 
-def language_model_rows(
+def language_model_examples(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     length: int,
     *,
     vocab_size: int | None = None,
     overlap: int = 0,
-) -> PackedRows:
+) -> PackedSequences:
     """Tokenize texts, each between its begin and end tokens, and pack them into rows of one length.
 
     With a begin token every token of a text is predicted once, so the sum of the losses over all rows, in
@@ -179,7 +185,7 @@ def language_model_rows(
         length: the length T of a row.
         vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
         overlap: how many pairs each further piece of a long text repeats, with weight 0, for context; see
-            `PackedRows`.
+            `PackedSequences`.
 
     Returns:
         The rows.
@@ -194,7 +200,7 @@ def language_model_rows(
             len(texts),
         )
     documents = encode_documents(texts, tokenizer)
-    rows = PackedRows(documents, length, vocab_size or tokenizer.vocab_size, overlap=overlap)
+    rows = PackedSequences(documents, length, vocab_size or tokenizer.vocab_size, overlap=overlap)
     _report(rows.dropped, len(texts), "a document needs two tokens")
     return rows
 

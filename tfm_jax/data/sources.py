@@ -5,14 +5,14 @@ from typing import Any
 
 import datasets
 
+from tfm_jax.data._layout import SplitsBy, check_splits
+from tfm_jax.data._local import is_one_text, load_local, looks_local
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.hub import load_hub
-from tfm_jax.data.layout import SplitsBy, check_splits
-from tfm_jax.data.local import is_one_text, load_local, looks_local
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 
-__all__ = ["load", "load_splits", "load_whole"]
+__all__ = ["load", "load_splits", "load_unsplit"]
 
 
 def load(
@@ -40,7 +40,7 @@ def load(
         columns: the wanted columns; the others are dropped. None keeps all.
         splits: what decides the split of each file of a directory or glob: "directories" (the first one in
             its path that is named train, test or the like), "files" (the first or last word of its name) or
-            "none" (all are "train"). None goes by the rule of ``assign_splits`` in ``tfm_jax.data.layout``.
+            "none" (all are "train"). None goes by the rule of ``assign_splits`` in ``tfm_jax.data._layout``.
         streaming: read while iterating instead of loading first.
         cache_dir: where converted files lie while the process runs, and where the ``datasets`` library keeps
             those of the hub; None is the system's temporary directory, and the library's own choice.
@@ -84,7 +84,7 @@ def load(
     return _checked(dataset, source, split, columns)
 
 
-def load_whole(
+def load_unsplit(
     source: str,
     *,
     columns: Sequence[str] | None = None,
@@ -128,7 +128,7 @@ def load_splits(
 ) -> dict[str, datasets.Dataset]:
     """Load a data set's "train", "validation" and "test"; what it lacks is held out of its "train".
 
-    A row is held out by a hash of its input alone, as `split_rows` does: the source may grow or be reordered,
+    A row is held out by a hash of its input alone, as `split_by_hash` does: the source may grow or be reordered,
     and no training example becomes a test example. One document (a text file that is the only one to train
     on, or a single row of text alone) is cut into contiguous parts, as `split_text` does.
 
@@ -147,7 +147,7 @@ def load_splits(
         The splits, by name.
 
     Raises:
-        FileNotFoundError, HubUnavailableError, ValueError: as for `load` and `split_rows`; the source has no
+        FileNotFoundError, HubUnavailableError, ValueError: as for `load` and `split_by_hash`; the source has no
             "train", or a split is to be held out and nothing says by which columns.
     """
     options = {"splits": splits, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}

@@ -22,9 +22,9 @@ __all__ = [
     "content_digest",
     "describe_splits",
     "hold_out",
-    "input_places",
-    "permute_rows",
-    "split_rows",
+    "input_hashes",
+    "split_at_random",
+    "split_by_hash",
     "split_text",
     "text_digest",
 ]
@@ -33,7 +33,7 @@ SPLIT_SALT = "tfm_jax"
 """What is hashed with each input. Another salt chooses other held-out examples."""
 
 
-def input_places(dataset: datasets.Dataset, by: Sequence[str], salt: str = SPLIT_SALT) -> np.ndarray:
+def input_hashes(dataset: datasets.Dataset, by: Sequence[str], salt: str = SPLIT_SALT) -> np.ndarray:
     """Where each row is between 0 and 1, by a hash of its input columns.
 
     Equivalent to::
@@ -63,7 +63,7 @@ def input_places(dataset: datasets.Dataset, by: Sequence[str], salt: str = SPLIT
     return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
 
 
-def split_rows(
+def split_by_hash(
     dataset: datasets.Dataset,
     *,
     by: Sequence[str],
@@ -78,7 +78,7 @@ def split_rows(
 
     Equivalent to::
 
-        place = input_places(dataset, by, salt) / 2**64
+        place = input_hashes(dataset, by, salt) / 2**64
         place < test, place >= 1 - validation                      # "test", "validation"; the rest is "train"
 
     Where the share takes no row, the row with the lowest place (for validation, the highest) is taken, and
@@ -96,10 +96,10 @@ def split_rows(
         "train", and "validation" and "test" unless their share is 0, each in the order of the rows.
 
     Raises:
-        ValueError: a share is out of range, no row is left to train on, or as `input_places`.
+        ValueError: a share is out of range, no row is left to train on, or as `input_hashes`.
     """
     _check_shares(validation=validation, test=test)
-    places = input_places(dataset, by, salt)
+    places = input_hashes(dataset, by, salt)
     kinds = np.full(len(places), "train", object)
     if validation:
         top = places >= np.uint64(2**64 - max(1, int(validation * 2**64)))
@@ -179,18 +179,18 @@ def hold_out(
     Equivalent to::
 
         shares = {"validation": validation, "test": test}
-        split_rows(splits["train"], by=by, salt=salt, **shares of the splits that are missing) | the others
+        split_by_hash(splits["train"], by=by, salt=salt, **shares of the splits that are missing) | the others
 
     Args:
         splits: by name, "train" among them.
-        by, validation, test: as for `split_rows`; a share of 0 adds no such split.
-        salt: as for `split_rows`; None takes those of `permute_rows`, as version 0.1 did.
+        by, validation, test: as for `split_by_hash`; a share of 0 adds no such split.
+        salt: as for `split_by_hash`; None takes those of `split_at_random`, as version 0.1 did.
 
     Returns:
         The splits by name.
 
     Raises:
-        ValueError: as `split_rows`.
+        ValueError: as `split_by_hash`.
     """
     shares = {"validation": validation, "test": test}
     missing = {name: 0.0 if name in splits else share for name, share in shares.items()}
@@ -198,14 +198,16 @@ def hold_out(
     if not any(missing.values()):
         return dict(splits)
     rows = splits["train"]
-    made = permute_rows(rows, **missing) if salt is None else split_rows(rows, by=by, salt=salt, **missing)
+    made = (
+        split_at_random(rows, **missing) if salt is None else split_by_hash(rows, by=by, salt=salt, **missing)
+    )
     return dict(splits) | made
 
 
-def permute_rows(
+def split_at_random(
     dataset: datasets.Dataset, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> dict[str, datasets.Dataset]:
-    """Random split by the number of rows alone, as version 0.1 had it; see `split_rows` for what is new.
+    """Random split by the number of rows alone, as version 0.1 had it; see `split_by_hash` for what is new.
 
     A file with one row more has other test rows, and some of them were training rows before.
 
@@ -247,7 +249,7 @@ def content_digest(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
 
     Args:
         dataset: the rows; a stream must end.
-        columns: names, as for `input_places`.
+        columns: names, as for `input_hashes`.
 
     Returns:
         16 hexadecimal digits.

@@ -11,11 +11,11 @@ from typing import Any
 import datasets
 import numpy as np
 
+from tfm_jax.data._validate import check_range
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.packing import empty_batch, put_piece
 from tfm_jax.data.sequences import encode_documents
 from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.data.validate import check_range
 
 __all__ = ["StreamIterator", "StreamLoader"]
 

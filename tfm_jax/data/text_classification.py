@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from tfm_jax.data._validate import check_range, fingerprint, flat_ids
 from tfm_jax.data.columns import Dataset, check_columns, column_values, is_whole_number, sorted_names
 from tfm_jax.data.sequences import encode_documents, padded
 from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.data.validate import check_range, fingerprint, flat_ids
 
-__all__ = ["LabelledRows", "label_names", "label_numbers", "labelled_rows"]
+__all__ = ["TextClassificationExamples", "label_ids", "label_names", "text_classification_examples"]
 
 log = logging.getLogger(__name__)
 
 
-class LabelledRows:
+class TextClassificationExamples:
     """Labelled sequences of ids, padded when they are taken.
 
     Equivalent to::
@@ -70,7 +70,7 @@ class LabelledRows:
         }
 
 
-def labelled_rows(
+def text_classification_examples(
     texts: Sequence[str],
     labels: np.ndarray,
     tokenizer: Tokenizer,
@@ -78,12 +78,12 @@ def labelled_rows(
     *,
     max_length: int,
     vocab_size: int | None = None,
-) -> LabelledRows:
+) -> TextClassificationExamples:
     """Tokenize labelled texts, each between its begin and end tokens if the tokenizer has them.
 
     Args:
         texts: the texts.
-        labels: int [texts], such as `label_numbers` gives.
+        labels: int [texts], such as `label_ids` gives.
         tokenizer: the tokenizer.
         classes: the number of classes.
         max_length: in ids, at least 3. A longer text is cut, its end token kept; the log says how many were.
@@ -93,7 +93,7 @@ def labelled_rows(
         The rows, one for each text. An empty text is one of its begin and end tokens, or of nothing.
 
     Raises:
-        ValueError: as `LabelledRows`.
+        ValueError: as `TextClassificationExamples`.
     """
     if max_length < 3:
         raise ValueError(
@@ -105,7 +105,7 @@ def labelled_rows(
     ends = tokenizer.eos_id is not None
     short = lambda row: np.append(row[: max_length - 1], row[-1:]) if ends else row[:max_length]
     kept = [row if len(row) <= max_length else short(row) for row in ids]
-    return LabelledRows(kept, labels, classes, vocab_size or tokenizer.vocab_size)
+    return TextClassificationExamples(kept, labels, classes, vocab_size or tokenizer.vocab_size)
 
 
 def label_names(dataset: Dataset, column: str = "label", *, classes: int | None = None) -> list[str]:
@@ -140,7 +140,7 @@ def label_names(dataset: Dataset, column: str = "label", *, classes: int | None 
     return sorted_names(names)
 
 
-def label_numbers(dataset: Dataset, names: Sequence[str], column: str = "label") -> np.ndarray:
+def label_ids(dataset: Dataset, names: Sequence[str], column: str = "label") -> np.ndarray:
     """The labels of a data set as numbers.
 
     Equivalent to::

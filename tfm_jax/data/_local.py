@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from tfm_jax.data._open import PACKED
-from tfm_jax.data.builtin import SOURCES
-from tfm_jax.data.formats import read_files
-from tfm_jax.data.layout import (
+from tfm_jax.data._formats import read_files
+from tfm_jax.data._layout import (
     KINDS,
     METADATA,
     Place,
@@ -21,6 +19,8 @@ from tfm_jax.data.layout import (
     class_names,
     kind_of,
 )
+from tfm_jax.data._open import PACKED
+from tfm_jax.data.builtin import SOURCES
 
 __all__ = ["Found", "find_files", "is_one_text", "load_local", "looks_local"]
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 
+from tfm_jax.data._images import DescribedPictures, Pictures
 from tfm_jax.data._json import Json, as_arrow
+from tfm_jax.data._layout import KINDS, METADATA
 from tfm_jax.data._open import PACKED, check_encoding, open_bytes, open_text, reading
-from tfm_jax.data._pictures import DescribedPictures, Pictures
 from tfm_jax.data._tables import Table
-from tfm_jax.data.layout import KINDS, METADATA
 
 __all__ = ["read_files"]
 
