@@ -1,8 +1,9 @@
-"""Sources, tokenizers, packing, bucketing, and one deterministic loader whose state is a few numbers.
+"""Data sets, tokenizers, packing, bucketing, and a deterministic, resumable loader.
 
-From text to batches: `load` (or `load_splits`) a source, read its columns (`texts`, `text_pairs`), tokenize
-them into rows (`language_model_examples`, `translation_examples`, `text_classification_examples`; of images `image_classification_examples`),
-choose which rows stand in which batch (`UniformBatchSampler`, `BucketBatchSampler`), and iterate over a `Loader`.
+From text to batches: `load` (or `load_splits`) a data set, read its columns (`texts`, `text_pairs`),
+convert them to examples (`language_model_examples`, `translation_examples`, `text_classification_examples`;
+for images `image_classification_examples`), choose the examples of each batch (`UniformBatchSampler`,
+`BucketBatchSampler`), and iterate over a `Loader`.
 """
 
 from tfm_jax.data.bucketing import BucketBatchSampler, batch_sizes, choose_buckets, padding_fraction
@@ -20,7 +21,7 @@ from tfm_jax.data.builtin import (
 from tfm_jax.data.columns import source_column, text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.image_classification import ImageClassificationExamples, image_classification_examples
-from tfm_jax.data.loader import BatchSampler, Loader, LoaderIterator, Rows, UniformBatchSampler
+from tfm_jax.data.loader import BatchSampler, Examples, Loader, LoaderIterator, UniformBatchSampler
 from tfm_jax.data.packing import PackedSequences, best_fit
 from tfm_jax.data.sequences import TranslationExamples, language_model_examples, translation_examples
 from tfm_jax.data.sources import load, load_splits, load_unsplit
@@ -60,13 +61,13 @@ __all__ = [
     "BatchSampler",
     "BucketBatchSampler",
     "ByteTokenizer",
+    "Examples",
     "HubUnavailableError",
     "ImageClassificationExamples",
     "JsonTokenizer",
     "Loader",
     "LoaderIterator",
     "PackedSequences",
-    "Rows",
     "StreamIterator",
     "StreamLoader",
     "TextClassificationExamples",

@@ -1,15 +1,24 @@
-"""What the names of files and directories declare: the kind of a file, its split, the class of a picture."""
+"""Directory layout of data sets: kinds of files, their splits, and classes of images, from their names."""
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Literal, NamedTuple, get_args
 
-from tfm_jax.data._open import PACKED
+from tfm_jax.data._open import COMPRESSED
 
-__all__ = ["KINDS", "METADATA", "Place", "SplitsBy", "assign_splits", "class_names", "kind_of"]
+__all__ = [
+    "KINDS",
+    "METADATA",
+    "Assignment",
+    "SplitsBy",
+    "assign_splits",
+    "check_splits",
+    "class_names",
+    "kind_of",
+]
 
 KINDS = {
     **dict.fromkeys((".jsonl", ".json", ".ndjson"), "json"),
@@ -21,7 +30,7 @@ KINDS = {
 }
 """The kind of a file, by its suffix."""
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
-"""Tables of the pictures in their own directory and below it."""
+"""Tables of the images in their directory and below it."""
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -31,134 +40,137 @@ _SPLITS = {
 _SHARD = re.compile(r"[-_.]\d+[-_.]of[-_.]\d+([-_.][0-9a-f]+)?$")
 
 SplitsBy = Literal["directories", "files", "none"]
-"""What decides the split of a file, where the rule of `assign_splits` does not."""
+"""What decides the split of a file instead of the rule of `assign_splits`."""
 
-HOW = (
+_FIX = (
     "Pass splits= (--data.splits of an experiment): 'directories' makes each directory with a split's name "
     "that split and all else training data, 'files' goes by the names of the files, 'none' makes all of it "
-    "training data and each directory of pictures a class"
+    "training data and each directory of images a class."
 )
-"""How a user declares what the rule cannot decide, for messages."""
 
 
-class Place(NamedTuple):
-    """Where a file belongs.
+class Assignment(NamedTuple):
+    """The split of a file.
 
     Args:
-        split: "train", "validation" or "test".
-        directories: how many of the first directories of its path are used up where one of them names the
-            split, that one included; 0 where none does.
+      split: "train", "validation" or "test".
+      depth: the number of leading directories of its path, up to the one that names the split; 0 if none
+        does.
     """
 
     split: str
-    directories: int = 0
+    depth: int = 0
 
 
 def kind_of(name: str) -> str | None:
-    """Kind of a file by its name.
+    """The kind of a file, by its name.
 
     Equivalent to::
 
-        KINDS.get(suffix of the name without a suffix of PACKED)
+        KINDS.get(suffix of the name without a suffix of COMPRESSED)
 
     Args:
-        name: of the file, in any case, such as "a.jsonl.gz".
+      name: of the file, in any case, such as "a.jsonl.gz".
 
     Returns:
-        A value of `KINDS`; None for another file.
+      A value of `KINDS`; None for another file.
     """
-    return KINDS.get(os.path.splitext(_unpacked(name))[1].lower())
+    return KINDS.get(os.path.splitext(_uncompressed(name))[1].lower())
 
 
 def assign_splits(
-    files: Sequence[PurePath], *, pictures: bool, splits: SplitsBy | None = None
-) -> dict[PurePath, Place]:
-    """Split of each file of a directory.
+    files: Sequence[PurePath], *, images: bool, splits: SplitsBy | None = None
+) -> dict[PurePath, Assignment]:
+    """The split of each file of a directory.
 
-    By the rule (``splits=None``):
+    The rule (``splits=None``):
 
-    - While all files lie in one directory that is not named as a split, that directory is entered.
+    - While all files are in one directory that has no split's name, that directory is entered.
     - The first directories are splits if all of them have a split's name (train, training; valid, validation,
       val, dev, eval; test, testing; in any case). Below one of these, it alone decides.
-    - If only some have one, the directories of pictures are classes where each holds its pictures directly.
-      Anything else is ambiguous.
+    - If only some have one, directories that hold their images directly are classes. Anything else is
+      ambiguous.
     - If none has one, they are classes, or just directories. Splits further down are ambiguous.
-    - All other files are in the split that the first or the last word of a table's or text's name, without
-      its suffixes, is the name of, and else in "train". Words are runs of letters; the numbers of a shard
-      (``-00000-of-00002``) do not count.
+    - For all other files, the split is the first or last word of the name of a table or text, without its
+      suffixes, if that is a split's name; otherwise "train". Words are runs of letters; the numbers of a
+      shard (``-00000-of-00002``) are ignored.
 
     Args:
-        files: paths relative to the directory, no two alike.
-        pictures: whether they are pictures, whose own names do not count.
-        splits: what decides instead of the rule. "directories": the first directory in a file's path that has
-            a split's name. "files": the words of a file's name, also of a picture's. "none": nothing.
-            Where that names no split, the file is in "train".
+      files: unique paths relative to the directory.
+      images: whether they are images, whose names are ignored.
+      splits: what decides instead of the rule. "directories": the first directory in a file's path that has
+        a split's name. "files": the words of a file's name, of an image too. "none": nothing. A file that
+        names no split is in "train".
 
     Returns:
-        The place of each file.
+      The split of each file.
 
     Raises:
-        ValueError: the rule cannot decide, or a name's first and last word are two splits.
+      ValueError: the rule is ambiguous, or the first and last word of a name are two splits.
     """
     if splits is None:
-        return _by_rule(files, pictures)
-    place = {"directories": _by_directories, "files": _by_name, "none": lambda file: Place("train")}[splits]
-    return {file: place(file) for file in files}
+        return _by_rule(files, images)
+    if splits == "none":
+        return dict.fromkeys(files, Assignment("train"))
+    assign = {"directories": _by_directories, "files": _by_name}[splits]
+    return {file: assign(file) for file in files}
 
 
 def check_splits(splits: str | None) -> None:
-    """Raise unless ``splits`` is a value of `SplitsBy` or None."""
+    """Raises unless ``splits`` is a value of `SplitsBy` or None."""
     if splits is not None and splits not in get_args(SplitsBy):
         raise ValueError(
-            f"splits: got {splits!r}; wanted {', '.join(map(repr, get_args(SplitsBy)))} or None. "
-            "None goes by the rule of load_local"
+            f"load: got splits={splits!r}; wanted {', '.join(map(repr, get_args(SplitsBy)))} or None. "
+            "Pass None for the rule of directories and names."
         )
 
 
-def class_names(places: Mapping[PurePath, Place]) -> dict[PurePath, str] | None:
-    """Class of each picture: the name of its directory.
+def class_names(assignments: Mapping[PurePath, Assignment]) -> dict[PurePath, str] | None:
+    """The class of each image: the name of its directory.
 
     Equivalent to::
 
-        {picture: picture.parent.name}
+        {image: image.parent.name}
 
     Args:
-        places: of all pictures, relative to their source.
+      assignments: of all images, by their path relative to the source.
 
     Returns:
-        The classes; None where the pictures do not all lie at one depth, where one lies directly in the
-        directory of its split, or where there is only one class.
+      The classes; None if the images are at several depths, one is directly in the directory of its split,
+      or there is only one class.
     """
-    depths = {len(picture.parts) for picture in places}
-    bare = any(len(picture.parts) - 1 == place.directories for picture, place in places.items())
-    names = {picture: picture.parent.name for picture in places}
-    return names if len(depths) == 1 and not bare and len(set(names.values())) > 1 else None
+    depths = {len(image.parts) for image in assignments}
+    has_bare = any(len(image.parts) - 1 == assigned.depth for image, assigned in assignments.items())
+    names = {image: image.parent.name for image in assignments}
+    return names if len(depths) == 1 and not has_bare and len(set(names.values())) > 1 else None
 
 
-def _by_rule(files: Sequence[PurePath], pictures: bool) -> dict[PurePath, Place]:
-    outer = _entered(files)
-    below = defaultdict(list)
+def _by_rule(files: Sequence[PurePath], images: bool) -> dict[PurePath, Assignment]:
+    outer = _common_depth(files)
+    members = defaultdict(list)
     for file in files:
         if len(file.parts) > outer + 1:
-            below[file.parts[outer]].append(file)
-    named = {name for name in below if _split(name)}
-    if named != below.keys():
-        direct = all(len(file.parts) == outer + 2 for rest in below.values() for file in rest)
-        if named and not (pictures and direct):
-            raise ValueError(_some_are_splits(named, below.keys() - named))
+            members[file.parts[outer]].append(file)
+    named = {name for name in members if _split(name)}
+    if named != members.keys():
+        flat = all(len(file.parts) == outer + 2 for below in members.values() for file in below)
+        if named and not (images and flat):
+            raise ValueError(_some_are_splits(named, members.keys() - named))
         if not named:
-            _check_nothing_below(files, outer)
+            _check_no_splits_below(files, outer)
         named = set()
-    by_name: Callable[[PurePath], Place] = (lambda file: Place("train")) if pictures else _by_name
-    places = {}
+    assignments = {}
     for file in files:
         first = file.parts[outer] if len(file.parts) > outer + 1 else ""
-        places[file] = Place(_SPLITS[first.lower()], outer + 1) if first in named else by_name(file)
-    return places
+        if first in named:
+            assignments[file] = Assignment(_SPLITS[first.lower()], outer + 1)
+        else:
+            assignments[file] = Assignment("train") if images else _by_name(file)
+    return assignments
 
 
-def _entered(files: Sequence[PurePath]) -> int:
-    """How many directories there are, one in the other, that hold all files and are not named as splits."""
+def _common_depth(files: Sequence[PurePath]) -> int:
+    """The number of nested directories without a split's name that hold all files."""
     shortest = min(len(file.parent.parts) for file in files)
     for depth in range(shortest):
         names = {file.parts[depth] for file in files}
@@ -167,55 +179,55 @@ def _entered(files: Sequence[PurePath]) -> int:
     return shortest
 
 
-def _check_nothing_below(files: Sequence[PurePath], outer: int) -> None:
-    """Raise where the directories within one that names no split are several splits, as of a corpus each."""
-    within = defaultdict(set)
+def _check_no_splits_below(files: Sequence[PurePath], outer: int) -> None:
+    """Raises if a directory that names no split holds several splits, such as one corpus of many."""
+    members = defaultdict(set)
     for file in files:
         for depth in range(outer + 1, len(file.parts) - 1):
-            within[file.parts[:depth]].add(file.parts[depth])
-    for parts, names in sorted(within.items()):
-        found = {_split(name) for name in names}
-        if None not in found and len(found) > 1:
+            members[file.parts[:depth]].add(file.parts[depth])
+    for parts, names in sorted(members.items()):
+        splits = {_split(name) for name in names}
+        if None not in splits and len(splits) > 1:
             raise ValueError(
-                f"its directory {PurePath(*parts).as_posix()!r} holds {_listed(names)}, the names of splits; "
-                f"wanted them as the first directories. {HOW}"
+                f"got its directory {PurePath(*parts).as_posix()!r} with {_listed(names)}, the names of "
+                f"splits; wanted those as the first directories. {_FIX}"
             )
 
 
 def _some_are_splits(named: Collection[str], others: Collection[str]) -> str:
     return (
-        f"of its directories, {_listed(named)} have the names of splits, {_listed(others)} have not; wanted "
-        f"all or none of them. {HOW}"
+        f"got directories of which {_listed(named)} have the names of splits, {_listed(others)} have not; "
+        f"wanted all or none of them. {_FIX}"
     )
 
 
-def _by_directories(file: PurePath) -> Place:
+def _by_directories(file: PurePath) -> Assignment:
     for depth, name in enumerate(file.parts[:-1], 1):
         if split := _split(name):
-            return Place(split, depth)
-    return Place("train")
+            return Assignment(split, depth)
+    return Assignment("train")
 
 
-def _by_name(file: PurePath) -> Place:
-    stem, _ = os.path.splitext(_unpacked(file.name))
+def _by_name(file: PurePath) -> Assignment:
+    stem, _ = os.path.splitext(_uncompressed(file.name))
     words = re.findall(r"[^\W\d_]+", _SHARD.sub("", stem))
-    found = {split for word in (words[:1] + words[-1:]) if (split := _split(word))}
-    if len(found) > 1:
+    splits = {split for word in (words[:1] + words[-1:]) if (split := _split(word))}
+    if len(splits) > 1:
         raise ValueError(
-            f"the name of its file {file.as_posix()!r} begins with one split's name and ends with another's; "
+            f"got its file {file.as_posix()!r}, which begins with one split's name and ends with another's; "
             "wanted one of them. Rename it, or pass splits='directories' or 'none' (--data.splits of an "
-            "experiment)"
+            "experiment)."
         )
-    return Place(*found or ("train",))
+    return Assignment(*splits or ("train",))
 
 
 def _split(name: str) -> str | None:
     return _SPLITS.get(name.lower())
 
 
-def _unpacked(name: str) -> str:
+def _uncompressed(name: str) -> str:
     stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in PACKED else name
+    return stem if suffix.lower() in COMPRESSED else name
 
 
 def _listed(names: Collection[str]) -> str:

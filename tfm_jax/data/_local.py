@@ -1,28 +1,27 @@
-"""Local data sets: finding the files of a path, a directory or a glob, and their splits."""
+"""Local data files: those of a path, a directory or a glob, with their splits and classes."""
 
+import dataclasses
 import glob
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
 
-from tfm_jax.data._formats import read_files
 from tfm_jax.data._layout import (
     KINDS,
     METADATA,
-    Place,
+    Assignment,
     SplitsBy,
     assign_splits,
     check_splits,
     class_names,
     kind_of,
 )
-from tfm_jax.data._open import PACKED
+from tfm_jax.data._open import COMPRESSED
 from tfm_jax.data.builtin import SOURCES
 
-__all__ = ["Found", "find_files", "is_one_text", "load_local", "looks_local"]
+__all__ = ["DataFiles", "find_files", "is_path"]
 
 _ORDER = ("train", "validation", "test")
 _RUN_FILES = (
@@ -35,34 +34,41 @@ _RUN_CONFIG = {"data", "model", "train", "out", "resume"}
 _LARGEST_CONFIG = 1 << 20  # bytes
 
 
-class Found(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class DataFiles:
     """The data files of a source.
 
     Args:
-        kind: a value of `layout.KINDS`.
-        files: of each split that has some, in the order train, validation, test. Of pictures also the tables
-            of `layout.METADATA`, each in the first split that has pictures in its directory or below it.
-        labels: the class of each picture, where their directories are classes.
+      kind: a value of `_layout.KINDS`.
+      files: of each split that has some, in the order train, validation, test. For images also the tables of
+        `_layout.METADATA`, each in the first split that has images in its directory or below it.
+      labels: the class of each image, if their directories are classes.
     """
 
     kind: str
     files: Mapping[str, list[Path]]
     labels: Mapping[Path, str] | None = None
 
+    @property
+    def is_one_text(self) -> bool:
+        """Whether the training data is a single text file: one document, in one or more rows."""
+        return self.kind == "text" and len(self.files.get("train", ())) == 1
 
-def looks_local(source: str) -> bool:
-    """Whether a source is the path of files, there or not: a name of the hub has at most one inner slash
-    (its configuration, after a colon, may have more).
+
+def is_path(source: str) -> bool:
+    """Whether a source is a path of files, existing or not, rather than a hub data set.
+
+    A hub name has at most one slash (its configuration, after a colon, may have more).
 
     Equivalent to::
 
         exists or begins with "/", "./", "../" or "~" or is a glob or has a suffix of a data file
 
     Args:
-        source: what the user wrote.
+      source: as the user wrote it.
 
     Returns:
-        True for a path.
+      True for a path.
     """
     return bool(
         source.startswith(("/", "./", "../", "~"))
@@ -75,114 +81,52 @@ def looks_local(source: str) -> bool:
     )
 
 
-def is_one_text(source: str, splits: SplitsBy | None = None) -> bool:
-    """Whether the training data of a source is one file of plain text: one document, whatever its rows are.
+def find_files(source: str, splits: SplitsBy | None = None) -> DataFiles:
+    """The data files of a path, a directory or a glob.
 
-    Equivalent to::
+    A single file is the split "train". Several are split by `assign_splits`, by their path relative to the
+    directory, or to the directory before the first wildcard of a glob. An existing path is literal, even if
+    it has the characters of a glob.
 
-        found = find_files(source, splits)
-        found.kind == "text" and len(found.files["train"]) == 1
-
-    Args:
-        source, splits: as for `load_local`.
-
-    Returns:
-        True for such a file, also where a directory or a glob finds it alone.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_local`.
-    """
-    found = find_files(source, splits)
-    return found.kind == "text" and len(found.files.get("train", ())) == 1
-
-
-def load_local(
-    source: str,
-    split: str | None,
-    *,
-    splits: SplitsBy | None = None,
-    streaming: bool = False,
-    cache_dir: str | None = None,
-    separator: str | None = None,
-    encoding: str = "utf-8",
-) -> Any:
-    """Load files, the files of a directory, or those that a glob finds.
-
-    A single file is the split "train". Several are split by their directories or names, as `assign_splits`
-    says, relative to the directory, or to the one that a glob names before its first wildcard. A path that is
-    there is taken literally, whatever characters it has. A text file is one row, or several of at most 65,536
-    characters, cut at line ends. A directory of pictures has one directory for each class; of
-    pictures that a glob finds, too, and they need two classes to have labels.
-
-    Of a directory, hidden files (``.a``, ``_a``) and those named README or LICENSE are not read. Nor is what
-    a run has left in its directory: there, ``config.json`` with the fields of a run's, the files beside it
-    that a run writes, ``checkpoints/``, ``set_aside/`` and ``events/``. A glob finds them if it ends in the
-    name of the file.
+    In a directory, hidden files (``.a``, ``_a``) and those named README or LICENSE are skipped. So is what a
+    run wrote in its directory (one with a ``config.json`` that has the fields of a run): its files,
+    ``checkpoints/``, ``set_aside/`` and ``events/``. A glob finds them if it ends in the name of the file.
 
     Args:
-        source: the path; the files may be compressed (.gz, .bz2, .xz, .zst).
-        split: the split; None for all of them.
-        splits: what decides the split of each file, instead of the rule; see `assign_splits`.
-        streaming: read while iterating.
-        cache_dir, separator, encoding: as for `formats.read_files`.
+      source: the path; the files may be compressed (.gz, .bz2, .xz, .zst).
+      splits: what decides the split of each file instead of the rule; see `assign_splits`.
 
     Returns:
-        What ``datasets.load_dataset`` returns.
+      At least one file.
 
     Raises:
-        FileNotFoundError: there is no such file, or no data file in the directory.
-        ValueError: files of several kinds or of an unknown one, their splits are ambiguous, or their content
-            cannot be read.
-    """
-    found = find_files(source, splits)
-    return read_files(
-        found.kind,
-        found.files,
-        split=split,
-        streaming=streaming,
-        cache_dir=cache_dir,
-        separator=separator,
-        encoding=encoding,
-        labels=found.labels,
-    )
-
-
-def find_files(source: str, splits: SplitsBy | None = None) -> Found:
-    """Data files of a path, a directory or a glob, with their kind, splits and classes.
-
-    Args:
-        source, splits: as for `load_local`.
-
-    Returns:
-        At least one file.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_local`.
+      FileNotFoundError: there is no such file, or no data file in the directory.
+      ValueError: the files are of several kinds or of an unknown one, or their splits are ambiguous.
     """
     check_splits(splits)
-    path = _path(source)
+    path = _expanded(source)
     base, files = _search(path)
     if not files:
-        raise FileNotFoundError(_nothing_there(source, path))
+        raise FileNotFoundError(_nothing_found(source, path))
     kind, files, metadata = _one_kind(source, files)
     if splits is None and path.is_file():
         splits = "none"
-    pictures = kind == "imagefolder"
+    images = kind == "imagefolder"
     relative = {PurePath(os.path.relpath(file, base)): file for file in files}
     try:
-        places = assign_splits(list(relative), pictures=pictures, splits=splits)
+        assignments = assign_splits(list(relative), images=images, splits=splits)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    labels = class_names(places) if pictures and not metadata else None
-    return Found(
+    labels = class_names(assignments) if images and not metadata else None
+    return DataFiles(
         kind,
-        _by_split({relative[name]: place for name, place in places.items()}, metadata),
+        _by_split({relative[name]: assigned for name, assigned in assignments.items()}, metadata),
         labels and {relative[name]: label for name, label in labels.items()},
     )
 
 
-def _path(source: str) -> Path:
-    """The path of a source, "~" and "~name" being homes where there is a user of that name."""
+def _expanded(source: str) -> Path:
+    """The path of a source, with "~" and "~name" expanded if there is such a user."""
     try:
         return Path(source).expanduser()
     except RuntimeError:
@@ -190,16 +134,16 @@ def _path(source: str) -> Path:
 
 
 def _search(path: Path) -> tuple[Path, list[Path]]:
-    """The directory that the splits of the files are relative to, and the files, in order."""
+    """The directory that splits are relative to, and the files, sorted."""
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
         return path, list(_walk(path))
-    return _matches(path)
+    return _expand_glob(path)
 
 
 def _one_kind(source: str, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
-    """The kind of the files, those that are of it, and the metadata of pictures."""
+    """The one kind of the files, the files, and the metadata of images."""
     kinds = {file: kind_of(file.name) for file in files}
     metadata = []
     if "imagefolder" in kinds.values():
@@ -208,22 +152,22 @@ def _one_kind(source: str, files: list[Path]) -> tuple[str, list[Path], list[Pat
     kind, *others = set(kinds.values())
     if others or kind is None:
         raise ValueError(
-            f"{source} holds files of several kinds or of an unknown one: {_suffixes(kinds)}; wanted one of "
-            f"{', '.join(KINDS)}, which may be compressed ({', '.join(PACKED)}). Choose those of one kind by "
-            "a glob, such as 'directory/**/*.jsonl'"
+            f"{source}: got files of several kinds or of an unknown one: {_suffixes(kinds)}; wanted one of "
+            f"{', '.join(KINDS)}, which may be compressed ({', '.join(COMPRESSED)}). Choose those of one "
+            "kind with a glob, such as 'directory/**/*.jsonl'."
         )
     return kind, list(kinds), metadata
 
 
 def _walk(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The data files of a directory, in order; links to directories are followed, but not in circles."""
+    """The data files of a directory, sorted; follows links to directories, but no cycles."""
     real = os.path.realpath(directory)
     if real in above:
         return
-    of_a_run = _is_run(directory)
+    is_run = _is_run(directory)
     for path in sorted(directory.iterdir()):
-        left = of_a_run and (path.name in _RUN_FILES or _RUN_DIRECTORY.fullmatch(path.name))
-        if path.name[0] in "._" or left:
+        of_run = is_run and (path.name in _RUN_FILES or _RUN_DIRECTORY.fullmatch(path.name))
+        if path.name[0] in "._" or of_run:
             continue
         if path.is_dir():
             yield from _walk(path, (*above, real))
@@ -232,28 +176,30 @@ def _walk(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file; that a link leads nowhere is an error, as its data would be missed."""
+    """Whether the path is a file; a dangling link is an error, since its data would be missing."""
     if path.is_file():
         return True
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(
-            f"{path} is a link to {os.readlink(path)}, and nothing is there; restore that, or remove the link"
+            f"{path}: got a link to {os.readlink(path)}, which does not exist; wanted a file. Restore it, or "
+            "remove the link."
         )
     return False
 
 
-def _matches(path: Path) -> tuple[Path, list[Path]]:
-    """The directory that a glob names before its first wildcard, and the files that it finds, in order."""
+def _expand_glob(path: Path) -> tuple[Path, list[Path]]:
+    """The directory before the first wildcard of a glob, and the files that match, sorted."""
     base = next(parent for parent in path.parents if parent.exists() or not glob.has_magic(str(parent)))
     pattern = os.path.join(glob.escape(str(base)), path.relative_to(base))
-    found = [Path(name) for name in sorted(set(glob.glob(pattern, recursive=True))) if _is_file(Path(name))]
+    matches = sorted(set(glob.glob(pattern, recursive=True)))
+    files = [Path(name) for name in matches if _is_file(Path(name))]
     if glob.has_magic(path.name):
-        found = [file for file in found if not _left_by_a_run(file, base)]
-    return base, found
+        files = [file for file in files if not _is_of_run(file, base)]
+    return base, files
 
 
-def _left_by_a_run(file: Path, base: Path) -> bool:
-    """Whether a run has written a file, into its own directory in ``base``, or ``base`` itself."""
+def _is_of_run(file: Path, base: Path) -> bool:
+    """Whether a run wrote the file, into its directory in ``base``, or ``base`` itself."""
     parts = file.relative_to(base).parts
     return any(
         (_RUN_DIRECTORY.fullmatch(name) if depth < len(parts) - 1 else name in _RUN_FILES)
@@ -263,7 +209,7 @@ def _left_by_a_run(file: Path, base: Path) -> bool:
 
 
 def _is_run(directory: Path) -> bool:
-    """Whether a directory is that of a run: its config.json has the fields of a run's."""
+    """Whether the directory is that of a run: its config.json has a run's fields."""
     path = directory / "config.json"
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
@@ -274,31 +220,37 @@ def _is_run(directory: Path) -> bool:
     return isinstance(config, dict) and config.keys() >= _RUN_CONFIG
 
 
-def _by_split(places: Mapping[Path, Place], metadata: list[Path]) -> dict[str, list[Path]]:
-    """The files of each split, with the metadata of its pictures."""
-    splits = {name: [file for file in places if places[file].split == name] for name in _ORDER}
+def _by_split(assignments: Mapping[Path, Assignment], metadata: list[Path]) -> dict[str, list[Path]]:
+    """The files of each split, with the metadata of its images."""
+    splits = {name: [file for file in assignments if assignments[file].split == name] for name in _ORDER}
     for table in metadata:
-        holds = (name for name in splits if any(table.parent in file.parents for file in splits[name]))
-        if (first := next(holds, None)) is None:
+        holders = (name for name in splits if any(table.parent in file.parents for file in splits[name]))
+        if (first := next(holders, None)) is None:
             raise ValueError(
-                f"{table} is a table of pictures, but there are none in its directory; wanted it beside or "
-                "above the pictures. Move or rename it"
+                f"{table}: got a table of images without images in its directory; wanted it beside or "
+                "above the images. Move or rename it."
             )
         splits[first].append(table)
     return {name: files for name, files in splits.items() if files}
 
 
-def _nothing_there(source: str, path: Path) -> str:
+def _nothing_found(source: str, path: Path) -> str:
     matches = [] if path.is_dir() else glob.glob(str(path), recursive=True)
-    if left := [match for match in matches if Path(match).is_file()]:
-        return f"{source!r} finds only what runs have left, such as {left[0]!r}; name that to read it"
+    if of_run := [match for match in matches if Path(match).is_file()]:
+        return (
+            f"load: got {source!r}, which matches only files that runs wrote, such as {of_run[0]!r}; wanted "
+            "data files. Name that file to read it."
+        )
     if matches:
-        return f"{source!r} finds only directories; go on to their files, such as '{source}/*.jsonl'"
-    what = "no data file in the directory" if path.is_dir() else "no file or directory"
+        return (
+            f"load: got {source!r}, which matches only directories; wanted files. Add them, such as "
+            f"'{source}/*.jsonl'."
+        )
+    problem = "no data files" if path.is_dir() else "no file or directory"
     *first, last = map(repr, SOURCES)
     return (
-        f"there is {what} {source!r} (from {Path.cwd()}); pass a path that is there, the name of a hub "
-        f"data set, or {', '.join(first)} or {last}, which need no file"
+        f"load: got {source!r} (from {Path.cwd()}) and found {problem}; wanted an existing path, the name "
+        f"of a hub data set, or a built-in one. Pass a path, or {', '.join(first)} or {last}."
     )
 
 

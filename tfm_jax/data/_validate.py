@@ -1,4 +1,4 @@
-"""Checks of values that would otherwise go wrong silently inside a compiled step."""
+"""Range checks of ids and labels, flat arrays of sequences, and checksums."""
 
 import zlib
 from collections.abc import Sequence
@@ -9,80 +9,89 @@ __all__ = ["check_range", "fingerprint", "flat_ids"]
 
 
 def check_range(
-    values: np.ndarray, size: int, what: str, starts: np.ndarray | None = None, *, first_row: int = 0
+    function: str,
+    what: str,
+    values: np.ndarray,
+    size: int,
+    starts: np.ndarray | None = None,
+    *,
+    first_row: int = 0,
 ) -> None:
-    """Raise unless every value is one of 0, ..., size - 1.
+    """Raises unless every value is one of 0, ..., size - 1.
 
-    An embedding lookup clips an id that is out of range, and a loss turns such a label into NaN; here the
-    mistake is named while its row is still known.
+    An embedding lookup clips an id that is out of range, and a loss turns such a label into NaN. This check
+    names the row before that happens.
 
     Equivalent to::
 
         assert all(0 <= value < size for value in values)
 
     Args:
-        values: integers: one for each row, or those of all rows one after the other. [values]
-        size: the number of allowed values.
-        what: the name of a value for the message, such as ``"label"``.
-        starts: where each row starts in ``values``; None if each value is a row. [rows]
-        first_row: the number of the first row, for the message.
-
-    Returns:
-        Nothing.
+      function: the public function or class, for the message.
+      what: the name of a value, for the message, such as ``"label"``.
+      values: integers: one per row, or those of all rows one after the other. [values]
+      size: the number of allowed values.
+      starts: where each row starts in ``values``; None if each value is a row. [rows]
+      first_row: the number of the first row, for the message.
 
     Raises:
-        ValueError: names the first row and value that are out of range; or they are no integers.
+      ValueError: names the first row and value that are out of range; or the values are no integers.
     """
     if values.dtype.kind not in "iu":
-        raise ValueError(f"wanted integers as {what}, got {values.dtype}; round or cast them first")
+        raise ValueError(
+            f"{function}: got {what} of {values.dtype}; wanted integers. Round or cast them first."
+        )
     bad = (values < 0) | (values >= size)
     if bad.any():
         first = int(np.argmax(bad))
         row = first if starts is None else int(np.searchsorted(starts, first, side="right")) - 1
         raise ValueError(
-            f"row {first_row + row}: {what} {values[first]} is out of range: wanted 0 <= {what} < {size}; "
-            f"correct the row, or make room for more than {size} values"
+            f"{function}: got {what} {values[first]} in row {first_row + row}; wanted 0 <= {what} < {size}. "
+            f"Correct the row, or allow more than {size} values."
         )
 
 
-def flat_ids(sequences: Sequence[Sequence[int]], size: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """All sequences one after the other, and where each starts; checked as they are, before any cast.
+def flat_ids(
+    function: str, what: str, sequences: Sequence[Sequence[int]], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenates sequences of ids; checks their range before they are cast.
 
     Equivalent to::
 
         np.concatenate(sequences).astype(np.int32), np.cumsum([0, *map(len, sequences)])[:-1]
 
     Args:
-        sequences: the ids of each row.
-        size: ids must be below it.
-        what: the name of an id for the message.
+      function: the public function or class, for the message.
+      what: the name of an id, for the message.
+      sequences: the ids of each row.
+      size: ids must be below it.
 
     Returns:
-        The ids, int32 [ids], and the starts, int64 [rows].
+      The ids, int32 [ids], and the start of each row, int64 [rows].
 
     Raises:
-        ValueError: names the first row with an id that is out of range; or some ids are no integers.
+      ValueError: names the first row with an id that is out of range; or some ids are no integers.
     """
     sizes = np.array([len(sequence) for sequence in sequences], np.int64)
     starts = np.cumsum(sizes) - sizes
-    # An empty list would be an array of floats, and make floats of all the others.
+    # An empty list would become an array of floats, and turn all the others into floats.
     flat = np.concatenate([np.zeros(0, np.int32), *(sequence for sequence in sequences if len(sequence))])
-    check_range(flat, size, what, starts)
+    check_range(function, what, flat, size, starts)
     return flat.astype(np.int32, copy=False), starts
 
 
 def fingerprint(*arrays: np.ndarray) -> int:
-    """A checksum of the content of arrays, to know the same data again.
+    """CRC-32 checksum of the content of arrays.
 
     Equivalent to::
 
         zlib.crc32(b"".join(array.tobytes() for array in arrays))
 
     Args:
-        arrays: any arrays; their order counts, their shapes do not.
+      arrays: any arrays; their order counts, their shapes do not.
 
     Returns:
-        From 0 to 2**32 - 1.
+      From 0 to 2**32 - 1.
     """
     checksum = 0
     for array in arrays:
