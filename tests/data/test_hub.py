@@ -163,5 +163,5 @@ def test_a_data_set_in_the_cache_needs_no_hub(tmp_path):
     )
     info.write_to_directory(str(builder_dir))
     assert list(data.load(NAME, cache_dir=str(tmp_path))["text"]) == ["a", "b"]
-    with pytest.raises(ValueError, match="has no split 'dev'"):
+    with pytest.raises(ValueError, match="got split 'dev'"):
         data.load(NAME, "dev", cache_dir=str(tmp_path))
