@@ -141,11 +141,11 @@ def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data.label", "digit"), r"no column.*'digit'.*'image'.*'label'"),
+        (("--data.label", "digit"), r"the columns 'image', 'label'; wanted 'digit'"),
         (("--data.classes", "9"), r"label.*9"),
         (("--patch-size", "5"), r"a patch of 5 does not divide the image 8 x 12; choose"),
         (("--data.held-out", "0"), "has no images for validation, and held_out is 0: hold a share out"),
-        (("--data.source", "nowhere.parquet"), r"no file or directory 'nowhere.parquet'.*'digits'"),
+        (("--data.source", "nowhere.parquet"), r"got 'nowhere.parquet' .*no file or directory.*'digits'"),
         (("--model.positions", "Learned(max_length=3)"), "sequence of 24 is longer than .* table of 3"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_label_out_of_range_in_the_test_images_is_found_before_training(tmp_pa
     source = write_mnist(tmp_path / "mnist", train=20)
     write_mnist(tmp_path / "mnist", test=10, labels=lambda n: np.arange(n) + 3)
     out = tmp_path / "run"
-    with pytest.raises(SystemExit, match=r"digits: .*row 7.*label 10"):
+    with pytest.raises(SystemExit, match=r"digits: .*got 10 in row 7"):
         main(["--out", str(out), *SMALL, "--data.source", source])
     assert not out.exists()
 

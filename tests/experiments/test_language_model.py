@@ -214,12 +214,12 @@ def test_a_tokenizer_is_made_once(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
-        (["--data.source", "{}/empty.jsonl"], "empty.jsonl.* is empty"),
-        (["--data.source", "{}/train.jsonl", "--data.column", "body"], "no column 'body'; it has 'text'"),
+        (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
+        (["--data.source", "{}/empty.jsonl"], "empty.jsonl: got an empty file"),
+        (["--data.source", "{}/train.jsonl", "--data.column", "body"], "the columns 'text'; wanted 'body'"),
         (
             ["--data.source", "{}/train.jsonl", "--data.validation", "{}/none.txt"],
-            "there is no file or directory .*none.txt",
+            "load: got .*none.txt' .*no file or directory",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.held-out", "0"],
@@ -228,14 +228,17 @@ def test_a_tokenizer_is_made_once(tmp_path):
         (["--data.source", "some/texts"], "hub cannot be reached.*'stdlib'"),
         (
             ["--data.source", "{}/train.jsonl", "--model.vocab-size", "99"],
-            "out of range: wanted 0 <= .* < 99",
+            "got token id 283 in row 0; wanted 0 <= .* < 99",
         ),
-        (["--data.source", "{}/train.jsonl", "--data.vocab-size", "99"], "vocab_size 99 is too small"),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.vocab-size", "99"],
+            "train_bpe: got vocab_size=99; wanted at least 259",
+        ),
         (
             ["--data.source", "{}/train.jsonl", "--sample.prompt", 40 * "the cat "],
             r"sample.prompt: got \d+ tokens; wanted at least 1 and fewer than data.length=",
         ),
-        (["--data.source", "{}/blank.jsonl"], "30 rows with 1 different inputs leave none for train"),
+        (["--data.source", "{}/blank.jsonl"], "30 rows with 1 different inputs, which leave none for train"),
         (["--mesh.data", "3"], "a batch of 4 does not divide into 3 equal parts"),
     ],
 )
