@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import data
+from tfm_jax.data import _local, sources
 from tfm_jax.data._local import is_path
 
 ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
@@ -335,3 +336,16 @@ def test_load_splits_of_a_built_in_source():
         "validation": 180,
         "test": 360,
     }
+
+
+def test_load_splits_searches_the_files_once(tmp_path, monkeypatch):
+    calls = []
+
+    def find_files(*args):
+        calls.append(args)
+        return _local.find_files(*args)
+
+    monkeypatch.setattr(sources, "find_files", find_files)
+    (tmp_path / "a.txt").write_text("".join(f"{i}\n" for i in range(100)))
+    data.load_splits(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert len(calls) == 1

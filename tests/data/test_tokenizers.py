@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,14 @@ def test_the_saved_byte_tokenizer_has_the_same_ids_in_other_libraries(text):
     backend.encode_special_tokens = True
     assert backend.encode(text, add_special_tokens=False).ids == BYTES.encode(text)
     assert backend.decode(BYTES.encode(text)) == text
+
+
+def test_the_byte_tokenizer_of_a_run_of_version_0_1_has_the_same_ids():
+    run = Path(__file__).parents[1] / "fixtures" / "v0_1" / "language_model" / "run"
+    tokenizer = data.load_tokenizer(run)
+    assert isinstance(tokenizer, data.ByteTokenizer) and tokenizer.vocab_size == 259
+    assert tokenizer.encode("ab é") == [100, 101, 35, 198, 172]
+    assert json.loads((run / "tokenizer.json").read_text()) == json.loads(BYTES.backend.to_str())
 
 
 def test_bpe_learns_merges_and_is_deterministic():

@@ -60,9 +60,8 @@ def read_files(
       kind: one of
 
         - "csv": columns of texts, in double quotes if they hold a separator, a quote or a line end (RFC
-        4180);
-          "tsv": columns of literal texts. Blank lines are skipped, except in a tsv of one column. The first
-          line names the columns;
+          4180); "tsv": columns of literal texts. Blank lines are skipped, except in a tsv of one column. The
+          first line names the columns;
         - "json": objects in lines, one after another, or in one array. A column may have values of several
           types (``datasets.Json``); a missing key is None (of a stream, the columns are those of its first
           rows);

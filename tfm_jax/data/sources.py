@@ -34,16 +34,15 @@ def load(
 
         - "digits", "dates", "names", "places" or "stdlib", which are built in;
         - a jsonl, json, csv, tsv, parquet, text or image file (also compressed), a directory of such files,
-        or
-          a glob;
+          or a glob;
         - a hub data set, "owner/name" or "name", with a configuration after a colon if it has several.
       split: the name of the split, such as "train"; for files and hub data sets also a slice of it, such as
         "train[:10%]".
       columns: the wanted columns; the others are dropped. None keeps all.
       splits: what decides the split of each file of a directory or glob: "directories" (the first one in its
         path that is named train, test or the like), "files" (the first or last word of its name) or "none"
-        (all are "train"). None applies the rule of ``assign_splits`` in ``tfm_jax.data._layout``: the first
-        directories if all of them are named as splits, otherwise the names of tables and texts.
+        (all are "train"). None: the first directories if all of them are named as splits, otherwise the
+        names of tables and texts (the full rule is in ``data/_layout.py``).
       streaming: read while iterating instead of loading first.
       cache_dir: for converted files while the process runs, and for what the ``datasets`` library downloads.
         None is the system's temporary directory, and the library's default.
@@ -72,14 +71,12 @@ def load(
     except ValueError as error:
         if not str(error).startswith(("Unknown split", "Bad split")):
             raise
-        fix = (
-            _without_train(source)
-            if split.startswith("train")
-            else "load_splits makes those that are missing"
-        )
+        fix = "load_splits makes those that are missing."
+        if split.startswith("train"):
+            fix = _without_train(source)
         raise ValueError(
-            f"load: got split {split!r} for {source!r}; wanted one that it has ({error}). Name one of "
-            f"them, or {fix}."
+            f"load: got split {split!r} for {source!r}; wanted one that it has ({error}). Name one of them. "
+            f"{fix}"
         ) from error
     return _select("load", dataset, source, split, columns)
 
@@ -156,7 +153,7 @@ def load_splits(
     if "train" not in present:
         names = ", ".join(map(repr, present))
         raise ValueError(
-            f"load_splits: got {source!r} with the splits {names}; wanted 'train'. {_without_train(source)}."
+            f"load_splits: got {source!r} with the splits {names}; wanted 'train'. {_without_train(source)}"
         )
     shares = {"validation": validation, "test": test}
     present = {name: rows for name, rows in present.items() if name in ("train", *shares)}
@@ -255,8 +252,8 @@ def _is_local(source: str) -> bool:
 def _without_train(source: str) -> str:
     """The fix for a source without "train", for messages."""
     if not _is_local(source):
-        return "name a source that has it"
-    return "pass splits='none' (--data.splits none of an experiment), which makes all of its files 'train'"
+        return "Name a source that has it."
+    return "Pass splits='none' (--data.splits none of an experiment), which makes all of its files 'train'."
 
 
 def _is_document(files: DataFiles | None, rows: datasets.Dataset) -> bool:

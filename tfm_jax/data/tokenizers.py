@@ -139,8 +139,8 @@ class ByteTokenizer(JsonTokenizer):
 
     Equivalent to::
 
-        encode = lambda text: [byte + 3 for byte in text.encode()]
-        decode = lambda ids: bytes(id - 3 for id in ids if id >= 3).decode(errors="replace")
+        encode(text) == [byte + 3 for byte in text.encode()]
+        decode(ids) == bytes(id - 3 for id in ids if id >= 3).decode(errors="replace")
     """
 
     def __init__(self):
@@ -158,7 +158,7 @@ def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
     Equivalent to::
 
         ids = {c: i for i, c in enumerate(sorted(set("".join(texts))), start=4)}
-        encode = lambda text: [ids.get(c, 3) for c in text]
+        encode(text) == [ids.get(c, 3) for c in text]
 
     Args:
       texts: the texts to take the characters from, or one text.
