@@ -197,7 +197,7 @@ def test_places_are_babels_english_names(places):
         ("United States", None, None),  # ... which itself is on neither
         ("US Dollar", None, None),
         ("Euro", None, None),  # of several territories
-        ("Norwegian Krone", None, None),  # also of one without a zone of its own
+        ("Norwegian Krone", None, None),  # also of a territory without a zone
         ("Reykjavik", None, None),  # by its zone in an ocean
     ],
 )

@@ -11,8 +11,8 @@ STREAM = pytest.mark.parametrize("stream", [False, True], ids=["table", "stream"
 
 
 def dataset(columns, stream=False):
-    made = datasets.Dataset.from_dict(columns)
-    return made.to_iterable_dataset() if stream else made
+    table = datasets.Dataset.from_dict(columns)
+    return table.to_iterable_dataset() if stream else table
 
 
 @STREAM

@@ -33,15 +33,15 @@ def test_best_fit(lengths, capacity):
 
 def chunks(batch):
     """The segments of all sequences: their ids with the last label."""
-    found = []
+    contents = []
     for b in range(len(batch["tokens"])):
         for segment in range(1, batch["segment_ids"][b].max() + 1):
             at = np.flatnonzero(batch["segment_ids"][b] == segment)
             assert (np.diff(at) == 1).all() and (batch["positions"][b, at] == np.arange(len(at))).all()
             tokens, labels = batch["tokens"][b, at], batch["labels"][b, at]
             assert (tokens[1:] == labels[:-1]).all(), "a label is the next token"
-            found.append((*tokens.tolist(), int(labels[-1])))
-    return found
+            contents.append((*tokens.tolist(), int(labels[-1])))
+    return contents
 
 
 @given(DOCUMENTS, st.sampled_from([1, 4, 7]))

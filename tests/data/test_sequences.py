@@ -79,7 +79,7 @@ def test_translation_errors():
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=6), st.sampled_from([3, 8]))
-def test_language_model_rows_predict_every_byte_once(texts, length):
+def test_every_byte_is_predicted_once(texts, length):
     if not any(texts):
         with pytest.raises(ValueError, match="two tokens or more"):
             data.language_model_examples(texts, TOKENIZER, length)

@@ -12,7 +12,7 @@ from tfm_jax import data
 
 HELD_OUT = ("validation", "test")
 texts = st.lists(st.text(max_size=6), min_size=3, max_size=30, unique=True)
-shares = st.just(1e-9) | st.floats(0.01, 0.2)  # of the first no row by its share
+shares = st.just(1e-9) | st.floats(0.01, 0.2)  # the share 1e-9 takes no row
 
 
 def rows_of(inputs):

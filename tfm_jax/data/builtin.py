@@ -202,12 +202,12 @@ def stdlib(split: str = "train") -> datasets.Dataset:
     """
     _check_split("stdlib", split, SPLITS[:2])
     root = Path(sysconfig.get_path("stdlib"))
-    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
     rows: dict[str, list[str]] = {"text": [], "path": []}
     for file in sorted(root.rglob("*.py")):
         path = file.relative_to(root)
         held_out = hashlib.sha256(path.as_posix().encode()).digest()[0] < 256 / 20
-        if left_out & set(path.parts) or held_out != (split == "validation"):
+        if skipped & set(path.parts) or held_out != (split == "validation"):
             continue
         with tokenize.open(file) as source:  # in the encoding that the file declares
             rows["text"].append(source.read())
@@ -241,16 +241,16 @@ def _places() -> Iterator[tuple[str, str, str]]:
     from babel import Locale
     from babel.core import get_global
 
-    english, codes = Locale.parse("en"), collections.defaultdict(set)
+    english, users_of = Locale.parse("en"), collections.defaultdict(set)
     for territory, currencies in get_global("territory_currencies").items():
         for code, *_ in currencies:
-            codes[code].add(territory)
+            users_of[code].add(territory)
     for territory, zones in get_global("territory_zones").items():
         continent_of = {zone: _CONTINENT_OF_ZONE.get(zone.partition("/")[0]) for zone in zones}
         yield from ((_city(english, zone), c, territory) for zone, c in continent_of.items() if c)
         continents = set(continent_of.values())
         if len(continents) == 1 and None not in continents:
-            currencies = [code for code, users in codes.items() if users == {territory}]
+            currencies = [code for code, users in users_of.items() if users == {territory}]
             texts = [english.territories.get(territory), *map(english.currencies.get, currencies)]
             yield from ((text, *continents, territory) for text in texts if text)
 
@@ -278,14 +278,14 @@ def _rows_of(
         rows = list(read())
     except ImportError as error:
         raise _missing(source, "Babel") from error
-    times = collections.Counter(text for text, *_ in rows)
+    counts = collections.Counter(text for text, *_ in rows)
     test, validation = shares["test"], shares["validation"]
 
     def split_of(row: tuple[str, ...]) -> str:
         first = hashlib.sha256(key(*row).encode()).digest()[0]
         return "test" if first < test else "validation" if first < test + validation else "train"
 
-    kept = [row for row in rows if times[row[0]] == 1 and split_of(row) == split]
+    kept = [row for row in rows if counts[row[0]] == 1 and split_of(row) == split]
     columns = {name: [row[i] for row in kept] for i, name in enumerate(features)}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
