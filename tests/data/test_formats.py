@@ -94,7 +94,7 @@ def test_converted_files_are_deleted_with_the_process(tmp_path):
     _formats._directory.cache_clear()
 
 
-def test_no_request_is_sent_for_files(tmp_path, monkeypatch):
+def test_files_need_no_request_and_no_inference_of_datasets(tmp_path, monkeypatch):
     calls = []
 
     def refuse(*args, **options):
@@ -104,6 +104,7 @@ def test_no_request_is_sent_for_files(tmp_path, monkeypatch):
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
