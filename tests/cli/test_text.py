@@ -256,7 +256,7 @@ def test_what_cannot_be_done_is_one_line(argv, said, tfm, translator, writer, tm
     ("broken", "said"),
     [
         ("checkpoints", "there is no checkpoint in"),
-        ("tokenizer.json", "there is no tokenizer at"),
+        ("tokenizer.json", "load_tokenizer: got"),
         ("config.json", "does not say what the model is"),
     ],
 )
