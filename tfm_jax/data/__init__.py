@@ -21,6 +21,7 @@ from tfm_jax.data.builtin import (
 from tfm_jax.data.columns import source_column, text_pairs, texts
 from tfm_jax.data.hub import HubUnavailableError
 from tfm_jax.data.image_classification import ImageClassificationExamples, image_classification_examples
+from tfm_jax.data.labels import label_ids, label_names
 from tfm_jax.data.loader import BatchSampler, Examples, Loader, LoaderIterator, UniformBatchSampler
 from tfm_jax.data.packing import PackedSequences, best_fit
 from tfm_jax.data.sequences import TranslationExamples, language_model_examples, translation_examples
@@ -37,12 +38,7 @@ from tfm_jax.data.splitting import (
     text_digest,
 )
 from tfm_jax.data.stream import StreamIterator, StreamLoader
-from tfm_jax.data.text_classification import (
-    TextClassificationExamples,
-    label_ids,
-    label_names,
-    text_classification_examples,
-)
+from tfm_jax.data.text_classification import TextClassificationExamples, text_classification_examples
 from tfm_jax.data.tokenizers import (
     ByteTokenizer,
     JsonTokenizer,

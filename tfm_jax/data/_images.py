@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from tfm_jax.data._open import COMPRESSED, open_bytes
-from tfm_jax.data.columns import sorted_names
+from tfm_jax.data.labels import sorted_names
 
 __all__ = ["ImageReader", "MetadataReader"]
 

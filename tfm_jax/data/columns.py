@@ -1,6 +1,5 @@
 """Columns of a data set: texts, pairs of texts, and one error for what is missing."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +9,6 @@ __all__ = [
     "Dataset",
     "check_columns",
     "column_values",
-    "is_whole_number",
-    "sorted_names",
     "source_column",
     "text_pairs",
     "texts",
@@ -157,29 +154,6 @@ def source_column(dataset: Dataset, pair: str | None = None) -> str:
         return "source"
     name = pair.partition("-")[0]
     return f"translation.{name}" if "translation" in _column_names(dataset) else name
-
-
-def sorted_names(names: Iterable[str]) -> list[str]:
-    """Class names, sorted and unique.
-
-    Equivalent to::
-
-        sorted(set(names), key=lambda name: (int(name), name))    # if all are whole numbers
-        sorted(set(names))                                        # otherwise
-
-    Args:
-      names: of classes, as they are written.
-
-    Returns:
-      Whole numbers sorted by value, other names by their characters.
-    """
-    unique = sorted(set(names))
-    return sorted(unique, key=int) if all(map(is_whole_number, unique)) else unique
-
-
-def is_whole_number(name: str) -> bool:
-    """Whether a class name is digits with an optional sign."""
-    return re.fullmatch(r"[+-]?[0-9]{1,1000}", name) is not None
 
 
 def _column_names(dataset: Dataset) -> list[str]:

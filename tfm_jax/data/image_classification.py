@@ -11,7 +11,7 @@ import numpy as np
 
 from tfm_jax.data._validate import check_range, fingerprint
 from tfm_jax.data.columns import Dataset, check_columns, column_values
-from tfm_jax.data.text_classification import label_ids, label_names
+from tfm_jax.data.labels import label_ids, label_names
 
 __all__ = ["ImageClassificationExamples", "image_classification_examples"]
 
