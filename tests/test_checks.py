@@ -303,10 +303,15 @@ TOKENIZER = data.char_tokenizer("abc")
         ("texts", TOKENIZER.encode_batch),
         ("texts", data.ByteTokenizer().encode_batch),
         ("texts", lambda texts: data.train_bpe(texts, 260)),
-        ("texts", lambda texts: data.labelled_rows(texts, np.array([0, 1]), TOKENIZER, 2, max_length=9)),
-        ("texts", lambda texts: data.language_model_rows(texts, TOKENIZER, 4)),
-        ("sources", lambda texts: data.translation_rows(texts, ["a", "b"], TOKENIZER)),
-        ("targets", lambda texts: data.translation_rows(["a", "b"], texts, TOKENIZER)),
+        (
+            "texts",
+            lambda texts: data.text_classification_examples(
+                texts, np.array([0, 1]), TOKENIZER, 2, max_length=9
+            ),
+        ),
+        ("texts", lambda texts: data.language_model_examples(texts, TOKENIZER, 4)),
+        ("sources", lambda texts: data.translation_examples(texts, ["a", "b"], TOKENIZER)),
+        ("targets", lambda texts: data.translation_examples(["a", "b"], texts, TOKENIZER)),
     ],
 )
 def test_functions_of_data_reject_other_than_lists_of_strings(name, call):

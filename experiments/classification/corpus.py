@@ -39,7 +39,7 @@ def load_corpus(config: DataConfig) -> Corpus:
 
     Raises:
         FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
-            `data.label_names` and `data.label_numbers`, with the split; or a split is missing.
+            `data.label_names` and `data.label_ids`, with the split; or a split is missing.
     """
     own = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
@@ -49,7 +49,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     data.texts(source["train"], config.text_column)  # a row without one is named by its number in the source
     names = data.label_names(source["train"], config.label)
     splits = data.hold_out(source, by=[config.text_column], salt=config.held_out_salt, **shares)
-    splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
+    splits |= {name: data.load_unsplit(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no texts for {' and '.join(sorted(missing))}, and held_out is 0: "
@@ -59,7 +59,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     for split in ("train", *own):
         try:
             texts = data.texts(splits[split], config.text_column)
-            labelled[split] = Labelled(texts, data.label_numbers(splits[split], names, config.label))
+            labelled[split] = Labelled(texts, data.label_ids(splits[split], names, config.label))
         except ValueError as error:
             raise ValueError(f"{split}: {error}") from error
     digests = {split: data.content_digest(splits[split], columns) for split in labelled}

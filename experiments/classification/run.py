@@ -103,8 +103,8 @@ def predict(model: nn.Pure, params: Params, batches: data.Loader, n: int) -> np.
     classify = jax.jit(lambda *inputs: jnp.argmax(model.apply(*inputs), axis=-1))
     found = np.zeros(n, np.int64)
     for batch in batches:
-        real = batch["row"] >= 0
-        found[batch["row"][real]] = np.asarray(classify(params, batch["tokens"], batch["valid"]))[real]
+        real = batch["index"] >= 0
+        found[batch["index"][real]] = np.asarray(classify(params, batch["tokens"], batch["valid"]))[real]
     return found
 
 
@@ -125,7 +125,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     classes = len(corpus.class_names)
     runner.check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
     rows = {
-        name: data.labelled_rows(
+        name: data.text_classification_examples(
             *labelled,
             tokenizer,
             classes,
@@ -138,7 +138,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     shapes = data.choose_buckets(lengths, config.data.buckets)
     size, seeds = config.train.batch_size, {"train": config.train.seed}
     batches = {
-        name: data.Loader(part, data.BucketBatches(part.lengths, shapes, size, seeds.get(name)))
+        name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, size, seeds.get(name)))
         for name, part in rows.items()
     }
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)

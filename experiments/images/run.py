@@ -57,11 +57,11 @@ def run(config: Config) -> None:
     trained = here.fit(
         init=task.model.init,
         loss_fn=make_loss(task.model, config.augment, config.label_smoothing),
-        batches=iter(data.Loader(rows, data.UniformBatches(len(rows), size, seed))),
+        batches=iter(data.Loader(rows, data.UniformBatchSampler(len(rows), size, seed))),
         d_model=config.model.d_model,
         given=given,
         digests=task.digests,
-        valid=lambda: data.Loader(valid, data.UniformBatches(len(valid), size)),
+        valid=lambda: data.Loader(valid, data.UniformBatchSampler(len(valid), size)),
         unit="images",
         curves=functools.partial(viz.curves, title=NAME),
     )
@@ -97,7 +97,11 @@ def make_loss(model: nn.Pure, changes: AugmentConfig, label_smoothing: float) ->
 
 
 def predict(
-    model: nn.Pure, params: Params, rows: data.ImageRows, batch_size: int, views: ViewsConfig
+    model: nn.Pure,
+    params: Params,
+    rows: data.ImageClassificationExamples,
+    batch_size: int,
+    views: ViewsConfig,
 ) -> np.ndarray:
     """The class that the model finds most likely, for each image.
 
@@ -124,12 +128,12 @@ def predict(
         copies = jax.lax.map(lambda key: look(augment(images, key, views.changes)), keys)
         return jnp.argmax(look(images) + copies.sum(0), axis=-1)
 
-    batches = data.Loader(rows, data.UniformBatches(len(rows), batch_size))
+    batches = data.Loader(rows, data.UniformBatchSampler(len(rows), batch_size))
     found = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
     return found[: len(rows)]
 
 
-def svc_predict(rows: data.ImageRows, test: data.ImageRows) -> np.ndarray:
+def svc_predict(rows: data.ImageClassificationExamples, test: data.ImageClassificationExamples) -> np.ndarray:
     """The classes that scikit-learn's ``SVC(gamma=0.001)`` finds, as in its own example of the digits.
 
     Args:
@@ -149,7 +153,7 @@ def svc_predict(rows: data.ImageRows, test: data.ImageRows) -> np.ndarray:
 class _Task:
     """All that does not change while a model is trained."""
 
-    rows: dict[str, data.ImageRows]
+    rows: dict[str, data.ImageClassificationExamples]
     class_names: list[str]
     encoder: nn.Config
     model: nn.Pure
@@ -202,12 +206,15 @@ def _load(of: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
 
 
 def _rows(
-    dataset: datasets.Dataset, config: Config, class_names: list[str], like: data.ImageRows | None = None
-) -> data.ImageRows:
+    dataset: datasets.Dataset,
+    config: Config,
+    class_names: list[str],
+    like: data.ImageClassificationExamples | None = None,
+) -> data.ImageClassificationExamples:
     """The images; pictures are read with as many channels as those that the model is trained on."""
     of = config.data
     channels = of.channels if like is None else {1: 1, 3: 3}.get(like.images.shape[-1])
-    return data.classification_rows(
+    return data.image_classification_examples(
         dataset, image=of.image, label=of.label, classes=class_names, size=of.size, channels=channels
     )
 
@@ -224,7 +231,7 @@ def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, 
     taught = seen
     if len(seen) > SVC_ROWS:  # its time grows with the square of their number
         some = np.random.default_rng(0).permutation(len(seen))[:SVC_ROWS]
-        taught = data.ImageRows(seen.images[some], seen.labels[some], n)
+        taught = data.ImageClassificationExamples(seen.images[some], seen.labels[some], n)
     svc = svc_predict(taught, test)
     right = {
         "this model": int((ours == test.labels).sum()),

@@ -35,7 +35,7 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
         **options,
     )
     if config.validation:
-        splits["validation"] = data.load_whole(config.validation, **options)
+        splits["validation"] = data.load_unsplit(config.validation, **options)
     if "validation" not in splits:
         raise ValueError(
             f"{config.source!r} has no texts for validation, and data.held-out is 0: hold a share out, or "

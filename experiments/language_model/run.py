@@ -51,8 +51,8 @@ def run(config: Config) -> None:
         task = _prepare(config, here.path)
     loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.rows.n_targets)
     batch_size = config.train.batch_size
-    order = data.UniformBatches(len(task.train_rows), batch_size, config.train.seed)
-    in_order = lambda rows: data.Loader(rows, data.UniformBatches(len(rows), batch_size))
+    order = data.UniformBatchSampler(len(task.train_rows), batch_size, config.train.seed)
+    in_order = lambda rows: data.Loader(rows, data.UniformBatchSampler(len(rows), batch_size))
     with ThreadPoolExecutor(1) as beside:
         xz = beside.submit(xz_bits_per_byte, *task.texts)
         trained = here.fit(
@@ -113,9 +113,9 @@ class _Task:
     n_bytes: int
     tokenizer: data.Tokenizer
     model: nn.Pure
-    train_rows: data.PackedRows
-    rows: data.PackedRows
-    overlapping_rows: data.PackedRows
+    train_rows: data.PackedSequences
+    rows: data.PackedSequences
+    overlapping_rows: data.PackedSequences
 
 
 def _prepare(config: Config, path: Path) -> _Task:
@@ -130,7 +130,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     row = jnp.zeros((1, settings.length), jnp.int32)
     jax.eval_shape(lambda key: model.apply(model.init(key), row), jax.random.key(0))
     pack = functools.partial(
-        data.language_model_rows, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
+        data.language_model_examples, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
     )
     task = _Task(
         texts=texts,

@@ -35,7 +35,7 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     data.text_pairs(splits["train"], config.pair)  # a row without one is named by its number in the source
     by = [data.source_column(splits["train"], config.pair)]
     splits = data.hold_out(splits, by=by, salt=config.held_out_salt, **shares)
-    splits |= {name: data.load_whole(source, **options) for name, source in own.items() if source}
+    splits |= {name: data.load_unsplit(source, **options) for name, source in own.items() if source}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r} has no pairs for {' and '.join(sorted(missing))}, and held_out is 0: "
@@ -64,7 +64,7 @@ def make_tokenizer(config: DataConfig, train: Pairs, directory: Path) -> data.To
 
 
 def make_shapes(
-    rows: Mapping[str, data.TranslationRows], config: DataConfig, batch_size: int, multiple_of: int
+    rows: Mapping[str, data.TranslationExamples], config: DataConfig, batch_size: int, multiple_of: int
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """The few shapes (S, T) that batches are padded to, and how many pairs a batch of each has.
 

@@ -56,19 +56,19 @@ def make_translate(
 
     def translate(params: Params, texts: Sequence[str]) -> list[str]:
         sources = [np.append(ids[: longest - 1], tokenizer.eos_id) for ids in tokenizer.encode_batch(texts)]
-        rows = data.TranslationRows(
+        rows = data.TranslationExamples(
             sources,
             [np.zeros(0, np.int32)] * len(sources),
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             vocab_size=tokenizer.vocab_size,
         )
-        batches = data.BucketBatches(rows.lengths, [(width, 1) for width, _ in shapes], sizes)
+        batches = data.BucketBatchSampler(rows.lengths, [(width, 1) for width, _ in shapes], sizes)
         found = [""] * len(sources)
         for batch in data.Loader(rows, batches):
             source = batch["source"]
             tokens = np.asarray(decode(params, source, length=min(source.shape[1] + 50, most)))
-            for row, ids in zip(batch["row"], tokens, strict=True):
+            for row, ids in zip(batch["index"], tokens, strict=True):
                 if row >= 0:
                     found[row] = tokenizer.decode(ids)
         return found

@@ -123,7 +123,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     tokenizer = make_tokenizer(config.data, pairs["train"], path)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     rows = {
-        name: data.translation_rows(
+        name: data.translation_examples(
             *pairs[name], tokenizer, max_length=config.data.max_length, vocab_size=vocab_size
         )
         for name in ("train", "validation")
@@ -132,7 +132,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     shapes, sizes = make_shapes(rows, config.data, config.train.batch_size, parts)
     seeds = {"train": config.train.seed, "validation": None}
     loaders = {
-        name: data.Loader(part, data.BucketBatches(part.lengths, shapes, sizes, seeds[name]))
+        name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, sizes, seeds[name]))
         for name, part in rows.items()
     }
     model = nn.functionalize(nn.EncoderDecoder, dataclasses.replace(config.model, vocab_size=vocab_size))

@@ -26,7 +26,7 @@ def test_no_other_choice_pads_less(lengths, n, multiple):
 
 
 @given(PAIRS, st.integers(1, 4), st.sampled_from([1, 4]))
-def test_shapes_of_two_parts_hold_every_row_and_grow(pairs, n, multiple):
+def test_shapes_of_two_parts_hold_every_example_and_grow(pairs, n, multiple):
     lengths = np.array(pairs)
     shapes = data.choose_buckets(lengths, n, multiple_of=multiple)
     assert 1 <= len(shapes) <= n
@@ -42,12 +42,12 @@ def test_shapes_of_two_parts_hold_every_row_and_grow(pairs, n, multiple):
         for ends in itertools.combinations(keys, min(k, len(keys)))
         if ends[-1] == keys[-1]
     ]
-    assert round((1 - data.padding_share(lengths, shapes)) ** -1 * lengths.sum()) <= min(by_key)
+    assert round((1 - data.padding_fraction(lengths, shapes)) ** -1 * lengths.sum()) <= min(by_key)
 
 
 def test_padding_share():
-    assert data.padding_share(np.array([2, 3, 4]), [(4,)]) == pytest.approx(1 - 9 / 12)
-    assert data.padding_share(np.array([[2, 1], [3, 5]]), [(2, 2), (4, 6)]) == pytest.approx(1 - 11 / 14)
+    assert data.padding_fraction(np.array([2, 3, 4]), [(4,)]) == pytest.approx(1 - 9 / 12)
+    assert data.padding_fraction(np.array([[2, 1], [3, 5]]), [(2, 2), (4, 6)]) == pytest.approx(1 - 11 / 14)
 
 
 def test_batch_sizes():
@@ -56,10 +56,10 @@ def test_batch_sizes():
 
 
 @given(PAIRS, st.integers(1, 4), st.sampled_from([1, 3]), st.sampled_from([None, 0, 7]))
-def test_every_row_stands_in_one_batch_of_an_epoch(pairs, n, size, seed):
+def test_every_example_is_in_one_batch_of_an_epoch(pairs, n, size, seed):
     lengths = np.array(pairs)
     shapes = data.choose_buckets(lengths, n, multiple_of=1)
-    batches = data.BucketBatches(lengths, shapes, size, seed)
+    batches = data.BucketBatchSampler(lengths, shapes, size, seed)
     for epoch in range(1 if seed is None else 2):
         seen = []
         for i in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
@@ -73,19 +73,22 @@ def test_every_row_stands_in_one_batch_of_an_epoch(pairs, n, size, seed):
 
 def test_epochs_are_shuffled_and_repeatable():
     lengths = np.arange(1, 101) % 7 + 1
-    make = lambda seed: data.BucketBatches(lengths, [(3,), (7,)], [8, 4], seed)
+
+    def make(seed):
+        return data.BucketBatchSampler(lengths, [(3,), (7,)], [8, 4], seed)
+
     epochs = [[make(seed)[i][0].tolist() for i in range(50)] for seed in (0, 0, 1)]
     assert epochs[0] == epochs[1] != epochs[2]
     n = make(0).per_epoch
     assert epochs[0][:n] != epochs[0][n : 2 * n]
     together = [{frozenset(batch) for batch in epochs[0][e * n : (e + 1) * n]} for e in (0, 1)]
-    assert not together[0] & together[1], "other rows stand together"
+    assert not together[0] & together[1], "other examples share a batch"
     shapes = [make(0)[i][1] for i in range(n)]
     assert shapes != sorted(shapes), "batches of different shapes are mixed"
 
 
-def test_without_a_seed_rows_come_in_order_once():
-    batches = data.BucketBatches(np.array([9, 2, 3, 1, 8, 2]), [(3,), (9,)], 3)
+def test_without_a_seed_examples_come_in_order_once():
+    batches = data.BucketBatchSampler(np.array([9, 2, 3, 1, 8, 2]), [(3,), (9,)], 3)
     assert [(indices.tolist(), shape) for indices, shape in batches] == [
         ([1, 2, 3], (3,)),
         ([5, -1, -1], (3,)),
@@ -94,40 +97,40 @@ def test_without_a_seed_rows_come_in_order_once():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="choose_buckets: got no lengths"):
         data.choose_buckets(np.zeros((0, 2), int), 3)
     with pytest.raises(ValueError, match="n=0"):
         data.choose_buckets(np.array([3]), 0)
-    with pytest.raises(ValueError, match=r"row 1 of lengths \[5, 9\] fits none of the shapes"):
-        data.BucketBatches(np.array([[1, 1], [5, 9]]), [(8, 8)], 2)
+    with pytest.raises(ValueError, match=r"BucketBatchSampler: got lengths \[5, 9\] of example 1; wanted"):
+        data.BucketBatchSampler(np.array([[1, 1], [5, 9]]), [(8, 8)], 2)
     for n in (10**6, 2.0, float("nan"), True):
-        with pytest.raises(ValueError, match=f"choose_buckets: got n={n}; wanted an integer from 1 to 1024"):
+        with pytest.raises(ValueError, match=f"choose_buckets: got n={n}; wanted a"):
             data.choose_buckets(np.array([3]), n)
     with pytest.raises(ValueError, match="choose_buckets: got multiple_of=0"):
         data.choose_buckets(np.array([3]), 1, multiple_of=0)
-    with pytest.raises(ValueError, match="batch_sizes: got tokens=inf; wanted an integer"):
+    with pytest.raises(ValueError, match="batch_sizes: got tokens=inf; wanted a"):
         data.batch_sizes([(4,)], float("inf"))
-    with pytest.raises(ValueError, match=r"BucketBatches: got a size=2.5; wanted an integer"):
-        data.BucketBatches(np.array([1, 2]), [(2,)], 2.5)
-    with pytest.raises(ValueError, match="BucketBatches: got seed=-1; wanted an integer"):
-        data.BucketBatches(np.array([1, 2]), [(2,)], 2, seed=-1)
-    with pytest.raises(ValueError, match=r"BucketBatches: got sizes=\[4, 4\]; wanted one for each of"):
-        data.BucketBatches(np.array([1, 2]), [(2,)], [4, 4])
-    with pytest.raises(ValueError, match="no rows"):
-        data.BucketBatches(np.zeros((0,), int), [(2,)], 4)
+    with pytest.raises(ValueError, match=r"BucketBatchSampler: got a size=2.5; wanted a"):
+        data.BucketBatchSampler(np.array([1, 2]), [(2,)], 2.5)
+    with pytest.raises(ValueError, match="BucketBatchSampler: got seed=-1; wanted a"):
+        data.BucketBatchSampler(np.array([1, 2]), [(2,)], 2, seed=-1)
+    with pytest.raises(ValueError, match=r"BucketBatchSampler: got sizes=\[4, 4\]; wanted one for each of"):
+        data.BucketBatchSampler(np.array([1, 2]), [(2,)], [4, 4])
+    with pytest.raises(ValueError, match="BucketBatchSampler: got no examples"):
+        data.BucketBatchSampler(np.zeros((0,), int), [(2,)], 4)
 
 
 @given(PAIRS, st.integers(1, 4), st.sampled_from([2, 3, 5]), st.integers(0, 3))
-def test_only_the_last_bucket_fills_a_training_batch_up(pairs, n, size, seed):
+def test_only_the_last_bucket_has_a_padded_training_batch(pairs, n, size, seed):
     lengths = np.array(pairs)
     shapes = data.choose_buckets(lengths, n, multiple_of=1)
-    batches = data.BucketBatches(lengths, shapes, size, seed)
+    batches = data.BucketBatchSampler(lengths, shapes, size, seed)
     assert batches.per_epoch == -(-len(pairs) // size)
-    filled = [batches[i][1] for i in range(batches.per_epoch) if (batches[i][0] < 0).any()]
-    assert filled in ([], [shapes[-1]])
+    padded_shapes = [batches[i][1] for i in range(batches.per_epoch) if (batches[i][0] < 0).any()]
+    assert padded_shapes in ([], [shapes[-1]])
 
 
-def test_rows_go_on_only_to_a_shape_that_holds_them():
-    batches = data.BucketBatches(np.array([[4, 1], [1, 4]]), [(4, 2), (2, 4), (5, 3)], 2, seed=0)
-    found = sorted((shape, indices.tolist()) for indices, shape in (batches[0], batches[1]))
-    assert batches.per_epoch == 2 and found == [((2, 4), [1, -1]), ((5, 3), [0, -1])]
+def test_examples_move_only_to_a_shape_that_holds_them():
+    batches = data.BucketBatchSampler(np.array([[4, 1], [1, 4]]), [(4, 2), (2, 4), (5, 3)], 2, seed=0)
+    contents = sorted((shape, indices.tolist()) for indices, shape in (batches[0], batches[1]))
+    assert batches.per_epoch == 2 and contents == [((2, 4), [1, -1]), ((5, 3), [0, -1])]

@@ -1,4 +1,5 @@
 import datetime
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -32,19 +33,19 @@ def days_between(first, last, step=1):
 
 
 @pytest.mark.slow
-def test_no_written_form_stands_for_two_days():
-    meaning = {}  # in 28 years each of the 14 calendars that a year can have comes up
+def test_no_written_form_means_two_days():
+    meaning = {}  # 28 years have each of the 14 possible calendars
     for text, day in written_forms(days_between(1996, 2023)):
         assert meaning.setdefault(text, day) == day, f"{text!r} is {day} and {meaning[text]}"
 
 
 def test_every_written_form_has_the_whole_year():
-    """So that two years can be confused as little as two days of one year."""
+    """Two years are then as distinct as two days of one year."""
     for text, day in written_forms(days_between(1900, 2099, step=13)):
         assert re.findall(r"\d{3,}", text) == [str(day.year)]
 
 
-def test_dates_are_what_they_say():
+def test_sources_are_the_target_dates_as_babel_formats_them():
     dates = pytest.importorskip("babel.dates")
     rows = data.dates("test", 400)
     assert rows.column_names == ["source", "target", "locale", "style"]
@@ -63,7 +64,7 @@ def test_no_day_is_shared_between_splits(seed):
     assert not days[0] & days[1] and not days[0] & days[2] and not days[1] & days[2]
 
 
-def test_most_days_are_to_train_on():
+def test_most_days_are_in_the_training_split():
     pytest.importorskip("babel")
     days = [len(set(data.dates(split, 3000)["target"])) for split in SPLITS]
     assert days[0] > 2850 and 2300 < days[1] < 2600 and 2300 < days[2] < 2600
@@ -93,20 +94,21 @@ def test_digits_splits():
     for part in parts.values():
         counts = np.bincount(part["label"], minlength=10)
         assert counts.max() - counts.min() <= 0.05 * len(part), "stratified"
-    again = data.digits("test")
-    assert again["label"] == parts["test"]["label"]
+    assert data.digits("test")["label"] == parts["test"]["label"]
 
 
 def test_digits_become_batches():
     pytest.importorskip("sklearn")
-    rows = data.classification_rows(data.digits("validation"))
-    batch = rows.take(np.arange(180))
+    examples = data.image_classification_examples(data.digits("validation"))
+    batch = examples.take(np.arange(180))
     assert (
-        batch["image"].shape == (180, 8, 8, 1) and batch["image"].dtype == np.float32 and rows.classes == 10
+        batch["image"].shape == (180, 8, 8, 1)
+        and batch["image"].dtype == np.float32
+        and examples.classes == 10
     )
 
 
-def test_stdlib_is_the_running_pythons():
+def test_stdlib_is_that_of_the_running_python():
     train, validation = data.stdlib("train"), data.stdlib("validation")
     paths = [*train["path"], *validation["path"]]
     assert len(set(paths)) == len(paths) and {"json/decoder.py", "dataclasses.py"} < set(paths)
@@ -135,9 +137,9 @@ def test_names_are_what_babel_calls_them(names):
     }
     rows = names["validation"]
     assert rows.column_names == ["text", "language", "kind", "code"]
-    said = {name: rows.features[name].int2str(rows[name]) for name in ("language", "kind")}
-    assert set(said["language"]) == set(data.DATE_LOCALES) and set(said["kind"]) == set(data.NAME_KINDS)
-    for row, language, kind in zip(rows, said["language"], said["kind"], strict=True):
+    labels = {name: rows.features[name].int2str(rows[name]) for name in ("language", "kind")}
+    assert set(labels["language"]) == set(data.DATE_LOCALES) and set(labels["kind"]) == set(data.NAME_KINDS)
+    for row, language, kind in zip(rows, labels["language"], labels["kind"], strict=True):
         locale, code = locales[language], row["code"]
         city = kind == "city"
         assert row["text"] == (
@@ -155,7 +157,7 @@ def test_no_text_and_no_thing_is_in_two_splits_or_has_two_labels(names):
     assert "Berlin" not in texts  # in many languages
 
 
-def test_names_are_loaded_by_their_name(names):
+def test_names_are_loaded_as_a_source(names):
     splits = data.load_splits("names", columns=["text", "language"])
     assert {name: rows.to_dict() for name, rows in splits.items()} == {
         name: rows.select_columns(["text", "language"]).to_dict() for name, rows in names.items()
@@ -173,8 +175,8 @@ def test_places_are_babels_english_names(places):
     english = core.Locale.parse("en")
     cities = set()
     for zone, territory in core.get_global("zone_territories").items():
-        own = zone.split("/")[-1].replace("_", " ")
-        cities.add((english.time_zones.get(zone, {}).get("city", own), territory))
+        last_part = zone.split("/")[-1].replace("_", " ")
+        cities.add((english.time_zones.get(zone, {}).get("city", last_part), territory))
     for row in places["validation"]:
         text, territory = row["text"], row["territory"]
         currencies = {code for code, *_ in core.get_global("territory_currencies").get(territory, [])}
@@ -188,37 +190,38 @@ def test_places_are_babels_english_names(places):
         ("Kenya", "Africa", "KE"),
         ("Kenyan Shilling", "Africa", "KE"),
         ("Paris", "Europe", "FR"),
-        ("São Paulo", "America", "BR"),  # CLDR's name, where the zone is called otherwise
-        ("Buenos Aires", "America", "AR"),  # the zone's own
+        ("São Paulo", "America", "BR"),  # CLDR's name; the zone has another one
+        ("Buenos Aires", "America", "AR"),  # the zone's name
         ("Sydney", "Oceania", "AU"),
         ("Honolulu", "Oceania", "US"),  # a city of a territory on two continents ...
         ("United States", None, None),  # ... which itself is on neither
         ("US Dollar", None, None),
         ("Euro", None, None),  # of several territories
-        ("Norwegian Krone", None, None),  # also of one without a zone of its own
+        ("Norwegian Krone", None, None),  # also of a territory without a zone
         ("Reykjavik", None, None),  # by its zone in an ocean
     ],
 )
 def test_a_place_is_on_the_continent_of_its_time_zones(places, text, continent, territory):
     rows = [row for part in places.values() for row in part if row["text"] == text]
-    wanted = [{"text": text, "continent": continent, "territory": territory}]
-    name = lambda row: row | {"continent": data.CONTINENTS[row["continent"]]}
-    assert [name(row) for row in rows] == (wanted if continent else [])
+    expected = [{"text": text, "continent": continent, "territory": territory}]
+    named = [row | {"continent": data.CONTINENTS[row["continent"]]} for row in rows]
+    assert named == (expected if continent else [])
 
 
 def test_no_text_and_no_territory_is_in_two_splits_of_places(places):
     texts = [text for rows in places.values() for text in rows["text"]]
     assert len(set(texts)) == len(texts) > 500 and all(text.strip() for text in texts)
-    held = [set(rows["territory"]) for rows in places.values()]
-    assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
-    shares = np.array([len(part) for part in held]) / sum(map(len, held))
+    territories = [set(rows["territory"]) for rows in places.values()]
+    for one, other in itertools.combinations(territories, 2):
+        assert not one & other
+    shares = np.array([len(part) for part in territories]) / sum(map(len, territories))
     np.testing.assert_allclose(shares, [7 / 16, 3 / 16, 6 / 16], atol=0.08)
     for rows in places.values():
         assert rows.features["continent"].names == list(data.CONTINENTS)
         assert np.bincount(rows["continent"], minlength=5).min() >= 0.05 * len(rows)
 
 
-def test_places_are_the_same_rows_every_time_and_by_their_name(places):
+def test_places_are_deterministic_and_loaded_as_a_source(places):
     splits = data.load_splits("places")
     assert {name: rows.to_list() for name, rows in splits.items()} == {
         name: rows.to_list() for name, rows in places.items()
@@ -226,40 +229,42 @@ def test_places_are_the_same_rows_every_time_and_by_their_name(places):
 
 
 def test_a_text_of_two_territories_or_continents_is_in_no_split(monkeypatch):
-    found = [
+    rows = [
         ("Here", "Asia", "AA"),
         ("Here", "Asia", "AB"),
         ("There", "Asia", "AA"),
         ("There", "Africa", "AA"),
     ]
-    found += [("Twice", "Asia", "AC"), ("Twice", "Asia", "AC")]
-    monkeypatch.setattr(builtin, "_places", lambda: iter(found))
+    rows += [("Twice", "Asia", "AC"), ("Twice", "Asia", "AC")]
+    monkeypatch.setattr(builtin, "_places", lambda: iter(rows))
     texts = [text for split in SPLITS for text in data.places(split)["text"]]
     assert texts == ["Twice"]
 
 
 def test_unknown_splits_and_numbers():
-    with pytest.raises(ValueError, match="'digits' has no split 'dev'; it has 'train', 'validation', 'test'"):
+    with pytest.raises(
+        ValueError, match="digits: got split 'dev'; wanted one of 'train', 'validation', 'test'"
+    ):
         data.digits("dev")
-    with pytest.raises(ValueError, match="'stdlib' has no split 'test'; it has 'train', 'validation'"):
+    with pytest.raises(ValueError, match="stdlib: got split 'test'; wanted one of 'train', 'validation'"):
         data.stdlib("test")
-    with pytest.raises(ValueError, match="'names' has no split 'dev'"):
+    with pytest.raises(ValueError, match="names: got split 'dev'"):
         data.names("dev")
-    with pytest.raises(ValueError, match="'places' has no split 'dev'"):
+    with pytest.raises(ValueError, match="places: got split 'dev'"):
         data.places("dev")
-    with pytest.raises(ValueError, match="'dates' has no split"):
+    with pytest.raises(ValueError, match="dates: got split 'dev'"):
         data.dates("dev")
-    with pytest.raises(ValueError, match="number 0"):
+    with pytest.raises(ValueError, match="dates: got number=0; wanted at least 1"):
         data.dates("train", 0)
 
 
 @pytest.mark.parametrize(
     ("module", "call", "message"),
     [
-        ("babel.dates", data.dates, "'dates' needs Babel"),
-        ("babel", data.names, "'names' needs Babel"),
-        ("babel", data.places, "'places' needs Babel"),
-        ("sklearn.datasets", data.digits, "'digits' needs scikit"),
+        ("babel.dates", data.dates, "dates: got no Babel"),
+        ("babel", data.names, "names: got no Babel"),
+        ("babel", data.places, "places: got no Babel"),
+        ("sklearn.datasets", data.digits, "digits: got no scikit-learn"),
     ],
 )
 def test_a_missing_extra_is_named(module, call, message, monkeypatch):

@@ -9,29 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.data.files import write_image, write_lines
 from tests.data.test_layout import AMBIGUOUS, assigned, leaves, trees
 from tfm_jax import data
-from tfm_jax.data import local
+from tfm_jax.data._local import find_files
 
 ROWS = [{"text": f"line {i}", "n": i} for i in range(5)]
 RUN = {"train": {"steps": 1}, "data": {"source": "."}, "model": {}, "out": "runs/x", "resume": False}
 
 
 def write(path, rows=ROWS):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def draw(path, grey=0):
-    """A picture of one grey."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pytest.importorskip("PIL.Image").fromarray(np.full((4, 5), grey, np.uint8)).save(path)
-    return path
+    return write_lines(path, rows)
 
 
 def write_run(path):
-    """What a run leaves, as far as it could be read as data."""
+    """The files of a run that could be read as data."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(RUN))
     for name in ("metrics.jsonl", "tokenizer.json", "result.json", "sample.txt", "curves.png", "model.json"):
@@ -42,9 +34,9 @@ def write_run(path):
     write(path / "events" / "a.jsonl")
 
 
-def found(source, splits=None, *, to):
+def relative_files(source, splits=None, *, to):
     """The files of each split, relative to a directory."""
-    files = local.find_files(str(source), splits).files
+    files = find_files(str(source), splits).files
     return {
         split: [Path(os.path.relpath(file, to)).as_posix() for file in part] for split, part in files.items()
     }
@@ -57,12 +49,10 @@ def load(tmp_path):
     )
 
 
-@given(
-    tree=trees().filter(bool), pictures=st.booleans(), splits=st.sampled_from([None, "directories", "none"])
-)
-def test_a_directory_and_a_glob_of_it_have_the_splits_of_the_rule(tree, pictures, splits, tmp_path_factory):
-    base = tmp_path_factory.mktemp("test [1] train")  # names above the source declare nothing
-    suffix, expected = (".png" if pictures else ".jsonl"), assigned(tree, pictures, splits)
+@given(tree=trees().filter(bool), images=st.booleans(), splits=st.sampled_from([None, "directories", "none"]))
+def test_a_directory_and_a_glob_of_it_have_the_splits_of_the_rule(tree, images, splits, tmp_path_factory):
+    base = tmp_path_factory.mktemp("test [1] train")  # names above the source are ignored
+    suffix, expected = (".png" if images else ".jsonl"), assigned(tree, images, splits)
     for leaf in leaves(tree):
         path = base.joinpath(*leaf[:-1], leaf[-1] + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,12 +63,12 @@ def test_a_directory_and_a_glob_of_it_have_the_splits_of_the_rule(tree, pictures
     for source in (base, base / "**" / f"*{suffix}"):
         if expected == AMBIGUOUS:
             with pytest.raises(ValueError, match=r"--data\.splits"):
-                local.find_files(str(source), splits)
+                find_files(str(source), splits)
         else:
             splits_of = {}
-            for split, files in found(source, splits, to=base).items():
+            for split, files in relative_files(source, splits, to=base).items():
                 for file in files:
-                    assert file not in splits_of, "one split has it"
+                    assert file not in splits_of, "in one split only"
                     splits_of[(*Path(file).parts[:-1], Path(file).name.removesuffix(suffix))] = split
             assert splits_of == expected
 
@@ -86,23 +76,23 @@ def test_a_directory_and_a_glob_of_it_have_the_splits_of_the_rule(tree, pictures
 def test_a_flat_folder_of_classes_keeps_the_class_called_train(load, tmp_path):
     for grey, name in enumerate(("bus", "car", "train", "truck")):
         for i in range(2):
-            draw(tmp_path / "p" / name / f"{i}.png", 10 * grey + i)
-    rows = data.classification_rows(load(tmp_path / "p"))
-    assert rows.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert rows.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 20, 21, 30, 31]
+            write_image(tmp_path / "p" / name / f"{i}.png", 10 * grey + i)
+    examples = data.image_classification_examples(load(tmp_path / "p"))
+    assert examples.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert examples.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 20, 21, 30, 31]
     shares = {"validation": 0.2, "test": 0.2}
     splits = data.load_splits(str(tmp_path / "p"), by=["image"], cache_dir=str(tmp_path / "c"), **shares)
     assert sum(map(len, splits.values())) == 8
     assert splits["train"].features["label"].names == ["bus", "car", "train", "truck"]
 
 
-def test_no_picture_is_in_two_splits(load, tmp_path):
+def test_no_image_is_in_two_splits(load, tmp_path):
     for i, name in enumerate(
         ("train/cat/a", "train/test/b", "test/train/c", "test/cat/d", "test/cat/photo of a train")
     ):
-        draw(tmp_path / "p" / f"{name}.png", i)
+        write_image(tmp_path / "p" / f"{name}.png", i)
     greys = {
-        split: data.classification_rows(load(tmp_path / "p", split)).images[:, 0, 0, 0].tolist()
+        split: data.image_classification_examples(load(tmp_path / "p", split)).images[:, 0, 0, 0].tolist()
         for split in ("train", "test")
     }  # fmt: skip
     assert greys == {"train": [0, 1], "test": [3, 4, 2]}
@@ -118,68 +108,72 @@ def test_text_files_follow_the_rule_of_directories(load, tmp_path):
         assert list(load(tmp_path / source)) == ROWS[2:]
 
 
-def test_splits_declared_by_the_user(load, tmp_path):
+def test_declared_splits(load, tmp_path):
     for i, name in enumerate(("train/cat/a", "test/dog/b", "extra/cat/c")):
-        draw(tmp_path / "p" / f"{name}.png", i)
+        write_image(tmp_path / "p" / f"{name}.png", i)
     with pytest.raises(
-        ValueError, match=r"^/.*/p: of its directories.*'test', 'train'.*'extra'.*--data.splits"
+        ValueError, match=r"^/.*/p: got directories of which .*'test', 'train'.*'extra'.*--data.splits"
     ):
         load(tmp_path / "p")
-    greys = lambda **options: (
-        data.classification_rows(load(tmp_path / "p", **options)).images[:, 0, 0, 0].tolist()
-    )
+
+    def greys(**options):
+        images = data.image_classification_examples(load(tmp_path / "p", **options)).images
+        return images[:, 0, 0, 0].tolist()
+
     assert greys(splits="directories") == [2, 0] and greys(splits="none") == [2, 1, 0]
     assert data.load_splits(
         str(tmp_path / "p"), splits="directories", validation=0, cache_dir=str(tmp_path / "cache")
     )["test"]["label"] == [1]
-    with pytest.raises(ValueError, match="splits: got 'all'; wanted 'directories', 'files', 'none' or None"):
+    with pytest.raises(
+        ValueError, match="load: got splits='all'; wanted 'directories', 'files', 'none' or None"
+    ):
         load(tmp_path / "p", splits="all")
-    with pytest.raises(ValueError, match="splits: got 'none' for 'digits', which declares its splits itself"):
+    with pytest.raises(
+        ValueError, match="load: got splits='none' for 'digits', which declares its splits itself"
+    ):
         load("digits", splits="none")
 
 
 def test_a_folder_whose_classes_are_all_named_as_splits(load, tmp_path):
     for i, name in enumerate(("train/a", "test/b", "dev/c")):
-        draw(tmp_path / "p" / f"{name}.png", i)
+        write_image(tmp_path / "p" / f"{name}.png", i)
     columns = ["image", "label"]
-    with pytest.raises(ValueError, match=r"no column 'label'.*--data\.splits none"):
+    with pytest.raises(ValueError, match=r"wanted 'label'.*--data\.splits none"):
         load(tmp_path / "p", columns=columns)
-    with pytest.raises(ValueError, match=r"no column 'label'.*--data\.splits none"):
+    with pytest.raises(ValueError, match=r"wanted 'label'.*--data\.splits none"):
         data.load_splits(str(tmp_path / "p"), columns=columns, cache_dir=str(tmp_path / "cache"))
     rows = load(tmp_path / "p", columns=columns, splits="none")
     assert rows["label"] == [0, 1, 2] and rows.features["label"].names == ["dev", "test", "train"]
 
 
-def test_without_training_data_the_error_names_the_way_out(load, tmp_path):
+def test_without_training_data_the_error_names_the_fix(load, tmp_path):
     for name in ("test.jsonl", "dev/a.jsonl"):
         write(tmp_path / "d" / name)
     for call in (load, data.load_splits):
-        with pytest.raises(
-            ValueError, match=r"has no split 'train'.*--data\.splits none.*makes all of its files"
-        ):
+        with pytest.raises(ValueError, match=r"'train'.*--data\.splits none.*makes all of its files"):
             call(str(tmp_path / "d"))
     assert len(load(tmp_path / "d", splits="none")) == 2 * len(ROWS)
 
 
-def test_a_single_file_is_train_whatever_its_name_unless_its_name_is_to_decide(load, tmp_path):
+def test_a_single_file_is_train_unless_names_are_declared_to_decide(load, tmp_path):
     path = write(tmp_path / "corpus.test.jsonl")
-    assert found(path, to=tmp_path) == {"train": ["corpus.test.jsonl"]}
-    assert found(path, "files", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
-    assert found(tmp_path / "*.jsonl", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
-    assert list(data.load_whole(str(tmp_path / "*.jsonl"), cache_dir=str(tmp_path / "cache"))) == ROWS
+    assert relative_files(path, to=tmp_path) == {"train": ["corpus.test.jsonl"]}
+    assert relative_files(path, "files", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
+    assert relative_files(tmp_path / "*.jsonl", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
+    assert list(data.load_unsplit(str(tmp_path / "*.jsonl"), cache_dir=str(tmp_path / "cache"))) == ROWS
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_metadata_of_pictures_goes_with_them(name, load, tmp_path):
-    for i, picture in enumerate(("train/a.png", "train/deep/b.png", "test/c.png")):
-        draw(tmp_path / "p" / picture, i)
+def test_metadata_is_in_the_split_of_its_images(name, load, tmp_path):
+    for i, image in enumerate(("train/a.png", "train/deep/b.png", "test/c.png")):
+        write_image(tmp_path / "p" / image, i)
     rows = {"train": {"a.png": 7, "deep/b.png": 5}, "test": {"c.png": 3}}
     for split, labels in rows.items():
         lines = [json.dumps({"file_name": file, "label": label}) for file, label in labels.items()]
         if name.endswith("csv"):
             lines = ["file_name,label", *(f"{file},{label}" for file, label in labels.items())]
         (tmp_path / "p" / split / name).write_text("\n".join(lines) + "\n")
-    assert found(tmp_path / "p", to=tmp_path / "p") == {
+    assert relative_files(tmp_path / "p", to=tmp_path / "p") == {
         "train": ["train/a.png", "train/deep/b.png", f"train/{name}"],
         "test": ["test/c.png", f"test/{name}"],
     }
@@ -190,11 +184,11 @@ def test_metadata_of_pictures_goes_with_them(name, load, tmp_path):
 
 
 def test_metadata_above_the_splits_is_that_of_each_of_them(load, tmp_path):
-    for i, picture in enumerate(("train/a.png", "test/b.png")):
-        draw(tmp_path / "p" / picture, i)
+    for i, name in enumerate(("train/a.png", "test/b.png")):
+        write_image(tmp_path / "p" / name, i)
     lines = [json.dumps({"file_name": name, "label": name[-5]}) for name in ("test/b.png", "train/a.png")]
     (tmp_path / "p" / "metadata.jsonl").write_text("\n".join(lines))
-    assert found(tmp_path / "p", to=tmp_path / "p") == {
+    assert relative_files(tmp_path / "p", to=tmp_path / "p") == {
         "train": ["train/a.png", "metadata.jsonl"],
         "test": ["test/b.png"],
     }
@@ -202,19 +196,19 @@ def test_metadata_above_the_splits_is_that_of_each_of_them(load, tmp_path):
         assert load(tmp_path / "p", split)["label"] == [label]
     (tmp_path / "p" / "extra").mkdir()
     (tmp_path / "p" / "extra" / "metadata.csv").touch()
-    with pytest.raises(ValueError, match=r"extra/metadata\.csv is a table of pictures, but there are none"):
-        local.find_files(str(tmp_path / "p"))
+    with pytest.raises(ValueError, match=r"extra/metadata\.csv: got a table of images without images"):
+        find_files(str(tmp_path / "p"))
 
 
 @pytest.mark.parametrize(
     "name", ["a[1].jsonl", "[ab]", "a*b.jsonl", "wh?t", "a::b.jsonl", "c::d", "x:", "http:", "~a"]
 )
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
-def test_a_path_that_is_there_is_taken_literally(name, streaming, load, tmp_path, monkeypatch):
+def test_an_existing_path_is_literal(name, streaming, load, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path(name) if name.endswith("jsonl") else Path(name, "inner.jsonl")
     write(path)
-    write(Path("a1.jsonl"), ROWS[:1])  # which the names as globs would find
+    write(Path("a1.jsonl"), ROWS[:1])  # which the names as globs would match
     write(Path("a", "inner.jsonl"), ROWS[:1])
     write(Path("what", "inner.jsonl"), ROWS[:1])
     for source in (str(path), name, str(tmp_path / name), f"./{name}"):
@@ -224,33 +218,38 @@ def test_a_path_that_is_there_is_taken_literally(name, streaming, load, tmp_path
 
 
 @pytest.mark.parametrize("name", ["p[1]", "p::q", "p*", "http:"])
-def test_pictures_in_directories_of_any_name(name, load, tmp_path):
+def test_images_in_directories_of_any_name(name, load, tmp_path):
     for i in range(2):
-        draw(tmp_path / name / "[cat]" / f"a::{i}?.png", i)
-        draw(tmp_path / name / "d*g" / f"[{i}].png", 2 + i)
+        write_image(tmp_path / name / "[cat]" / f"a::{i}?.png", i)
+        write_image(tmp_path / name / "d*g" / f"[{i}].png", 2 + i)
     dataset = load(tmp_path / name)
     assert dataset.features["label"].names == ["[cat]", "d*g"]
-    assert data.classification_rows(dataset).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert data.image_classification_examples(dataset).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
-def test_links_to_directories_are_followed_and_circles_end(tmp_path):
+def test_links_to_directories_are_followed_without_cycles(tmp_path):
     write(tmp_path / "elsewhere" / "a.jsonl")
     (tmp_path / "d" / "train").mkdir(parents=True)
     (tmp_path / "d" / "test").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "d" / "train" / "again").symlink_to(tmp_path / "d")
     write(tmp_path / "d" / "train" / "b.jsonl")
-    assert found(tmp_path / "d", to=tmp_path / "d") == {"train": ["train/b.jsonl"], "test": ["test/a.jsonl"]}
+    assert relative_files(tmp_path / "d", to=tmp_path / "d") == {
+        "train": ["train/b.jsonl"],
+        "test": ["test/a.jsonl"],
+    }
 
 
 @pytest.mark.parametrize("source", ["", "a.jsonl", "*.jsonl"])
-def test_a_link_that_leads_nowhere_is_an_error(source, tmp_path):
+def test_a_dangling_link_is_an_error(source, tmp_path):
     write(tmp_path / "b.jsonl")
     (tmp_path / "a.jsonl").symlink_to("gone.jsonl")
-    with pytest.raises(FileNotFoundError, match=r"/a\.jsonl is a link to gone\.jsonl, and nothing is there"):
-        local.find_files(str(tmp_path / source))
+    with pytest.raises(
+        FileNotFoundError, match=r"/a\.jsonl: got a link to gone\.jsonl, which does not exist"
+    ):
+        find_files(str(tmp_path / source))
 
 
-def test_only_files_called_readme_or_license_are_left_out(tmp_path):
+def test_only_files_named_readme_or_license_are_skipped(tmp_path):
     for name in (
         "README.txt",
         "README-fr.txt",
@@ -261,10 +260,10 @@ def test_only_files_called_readme_or_license_are_left_out(tmp_path):
     ):
         (tmp_path / name).touch()
     kept = ["LICENSEES.txt", "README_corpus.txt", "READMEs.txt"]
-    assert found(tmp_path, to=tmp_path) == {"train": kept}
+    assert relative_files(tmp_path, to=tmp_path) == {"train": kept}
 
 
-def test_what_runs_have_left_in_a_source_is_not_data(tmp_path, monkeypatch):
+def test_files_of_runs_in_a_source_are_not_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data_files = [
         "a.jsonl",
@@ -275,37 +274,37 @@ def test_what_runs_have_left_in_a_source_is_not_data(tmp_path, monkeypatch):
     ]
     for name in data_files:
         write(Path(name))
-    before = found(".", to=".")
+    before = relative_files(".", to=".")
     for name in ("runs/x", "runs/old/y"):
         write_run(Path(name)) if not Path(name).exists() else None
     write_run(Path("z"))
     write(Path("runs/x/config.json"), [RUN])
     write(Path("runs/x/metrics.jsonl"))
-    assert found(".", to=".") == before == {"train": sorted(data_files)}
-    assert found("**/*.json*", to=".") == before
-    assert found("runs", to=".") == {"train": ["runs/mine.jsonl", "runs/x/added.jsonl"]}
-    # what is named is read
-    assert found("z/metrics.jsonl", to=".") == {"train": ["z/metrics.jsonl"]}
-    assert found("*/metrics.jsonl", to=".") == {"train": ["other/metrics.jsonl", "z/metrics.jsonl"]}
-    with pytest.raises(FileNotFoundError, match="no data file in the directory 'z'"):
-        local.find_files("z")
+    assert relative_files(".", to=".") == before == {"train": sorted(data_files)}
+    assert relative_files("**/*.json*", to=".") == before
+    assert relative_files("runs", to=".") == {"train": ["runs/mine.jsonl", "runs/x/added.jsonl"]}
+    # a named file is read
+    assert relative_files("z/metrics.jsonl", to=".") == {"train": ["z/metrics.jsonl"]}
+    assert relative_files("*/metrics.jsonl", to=".") == {"train": ["other/metrics.jsonl", "z/metrics.jsonl"]}
+    with pytest.raises(FileNotFoundError, match=r"load: got 'z' .* found no data files"):
+        find_files("z")
     with pytest.raises(
-        FileNotFoundError, match=r"finds only what runs have left, such as 'z/metrics\.jsonl'"
+        FileNotFoundError, match=r"matches only files that runs wrote, such as 'z/metrics\.jsonl'"
     ):
-        local.find_files("z/*.jsonl")
+        find_files("z/*.jsonl")
 
 
 @pytest.mark.parametrize("config", ["", "{", "[1]", '{"model": 1, "data": 2}', "\0", "[" * 100_000])
-def test_a_config_of_something_else_makes_no_run(config, tmp_path):
+def test_another_config_json_makes_no_run(config, tmp_path):
     write_run(tmp_path / "x")
     (tmp_path / "x" / "config.json").write_text(config)
     for name in ("sample.txt", "curves.png"):
         (tmp_path / "x" / name).unlink()
-    files = local.find_files(str(tmp_path), "none").files["train"]
+    files = find_files(str(tmp_path), "none").files["train"]
     assert {"config.json", "metrics.jsonl", "metadata.json"} < {file.name for file in files}
 
 
-def test_a_glob_that_finds_directories_alone(tmp_path):
+def test_a_glob_that_matches_only_directories(tmp_path):
     write(tmp_path / "d" / "sub" / "a.jsonl")
-    with pytest.raises(FileNotFoundError, match=r"finds only directories.*such as '.*/d/\*/\*\.jsonl'"):
-        local.find_files(str(tmp_path / "d" / "*"))
+    with pytest.raises(FileNotFoundError, match=r"matches only directories.*such as '.*/d/\*/\*\.jsonl'"):
+        find_files(str(tmp_path / "d" / "*"))

@@ -1,4 +1,4 @@
-"""Sources in files (local.py) and by name (sources.py); the hub has its own file."""
+"""Data sets by name: built in, or in local files; the hub has its own tests."""
 
 import bz2
 import csv
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tfm_jax import data
-from tfm_jax.data import local
+from tfm_jax.data import _local, sources
+from tfm_jax.data._local import is_path
 
 ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
 
@@ -23,7 +24,7 @@ def load(tmp_path):
 
 
 def write(path, rows=ROWS):
-    """Write rows as the name of the file says."""
+    """A file of rows, in the format of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name, opener = path.name, open
     for suffix, module in ((".gz", gzip), (".bz2", bz2), (".xz", lzma)):
@@ -69,12 +70,13 @@ def write(path, rows=ROWS):
 )
 def test_a_file(name, streaming, load, tmp_path):
     rows = load(write(tmp_path / name), streaming=streaming)
-    table = ".csv" in name or ".tsv" in name  # columns of texts; a literal one has no line ends in them
-    wanted = [{"text": row["text"], "n": str(row["n"]) if table else row["n"]} for row in ROWS]
-    wanted = [row | {"text": row["text"].replace("\n", " ")} if ".tsv" in name else row for row in wanted]
-    assert list(rows) == wanted
+    table = ".csv" in name or ".tsv" in name  # columns of texts; those of TSV have no line ends
+    expected = [{"text": row["text"], "n": str(row["n"]) if table else row["n"]} for row in ROWS]
+    if ".tsv" in name:
+        expected = [row | {"text": row["text"].replace("\n", " ")} for row in expected]
+    assert list(rows) == expected
     assert list(load(tmp_path / name, columns=["n"], streaming=streaming)) == [
-        {"n": row["n"]} for row in wanted
+        {"n": row["n"]} for row in expected
     ]
 
 
@@ -85,7 +87,7 @@ def test_a_slice_of_a_split(load, tmp_path):
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 @pytest.mark.parametrize("source", ["", "**/*.jsonl", "**/*[gdnt].jsonl"])
 def test_the_files_of_a_directory_or_glob_by_split(source, streaming, load, tmp_path):
-    base = tmp_path / "test-corpus"  # a word above the directory says nothing
+    base = tmp_path / "test-corpus"  # names above the source are ignored
     sizes = {
         "en-fr.train.jsonl": 3,
         "more_training.jsonl": 4,
@@ -95,16 +97,16 @@ def test_the_files_of_a_directory_or_glob_by_split(source, streaming, load, tmp_
     for name, n in sizes.items():
         write(base / name, ROWS[:n])
     (base / "README.txt").write_text("about")
-    found = {
+    sizes = {
         split: len(list(load(base / source, split, streaming=streaming)))
         for split in ("train", "validation", "test")
     }
-    assert found == {"train": 7, "validation": 5, "test": 6}
-    with pytest.raises(ValueError, match=r"has no split 'dev' .*train.*load_splits makes"):
+    assert sizes == {"train": 7, "validation": 5, "test": 6}
+    with pytest.raises(ValueError, match=r"load: got split 'dev' .*train.*load_splits makes"):
         load(base / source, "dev", streaming=streaming)
 
 
-def test_text_files_are_documents_and_long_ones_are_cut_at_lines(load, tmp_path):
+def test_text_files_are_documents_and_long_ones_are_split_at_lines(load, tmp_path):
     long = "".join(f"{i}\n" for i in range(30_000))
     (tmp_path / "a.txt").write_text(long)
     (tmp_path / "b.txt").write_text("short\n\nfile\n")
@@ -115,8 +117,8 @@ def test_text_files_are_documents_and_long_ones_are_cut_at_lines(load, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["d/a.txt", "d", "d/*.txt", "d/a.txt.gz"])
-def test_one_text_file_is_cut_by_position_however_long(name, tmp_path):
-    """It grows past the 65,536 characters of a row, and no text to train on becomes one to test on."""
+def test_one_text_file_is_split_by_position_at_any_length(name, tmp_path):
+    """It grows past the 65,536 characters of a row, and no training text becomes test text."""
     source, text = tmp_path / name, "".join(f"{i}\n" for i in range(20_000))
     (tmp_path / "d").mkdir()
     last = 0
@@ -132,33 +134,35 @@ def test_one_text_file_is_cut_by_position_however_long(name, tmp_path):
         last = len(parts["train"])
 
 
-def test_a_directory_of_pictures(load, tmp_path):
+def test_a_directory_of_images(load, tmp_path):
     pil = pytest.importorskip("PIL.Image")
     for split in ("train", "test"):
         for label in ("cat", "dog"):
-            (tmp_path / "pictures" / split / label).mkdir(parents=True)
+            (tmp_path / "images" / split / label).mkdir(parents=True)
             for i in range(3):
                 pil.fromarray(np.full((4, 5), i, np.uint8)).save(
-                    tmp_path / "pictures" / split / label / f"{i}.png"
+                    tmp_path / "images" / split / label / f"{i}.png"
                 )
-    rows = data.classification_rows(load(tmp_path / "pictures", "test"))
+    examples = data.image_classification_examples(load(tmp_path / "images", "test"))
     assert (
-        rows.images.shape == (6, 4, 5, 1) and rows.classes == 2 and rows.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        examples.images.shape == (6, 4, 5, 1)
+        and examples.classes == 2
+        and examples.labels.tolist() == [0, 0, 0, 1, 1, 1]
     )
 
 
-def test_a_glob_of_pictures_and_a_single_one(load, tmp_path):
+def test_a_glob_of_images_and_a_single_image(load, tmp_path):
     pil = pytest.importorskip("PIL.Image")
     for label in ("cat", "dog"):
-        (tmp_path / "pictures" / label).mkdir(parents=True)
+        (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(3):
-            pil.fromarray(np.full((4, 5), i, np.uint8)).save(tmp_path / "pictures" / label / f"{i}.png")
-    rows = data.classification_rows(load(tmp_path / "pictures" / "*" / "1.png"))
-    assert (rows.images == 1).all() and rows.labels.tolist() == [0, 1]
-    single = load(tmp_path / "pictures" / "cat" / "2.png")
+            pil.fromarray(np.full((4, 5), i, np.uint8)).save(tmp_path / "images" / label / f"{i}.png")
+    examples = data.image_classification_examples(load(tmp_path / "images" / "*" / "1.png"))
+    assert (examples.images == 1).all() and examples.labels.tolist() == [0, 1]
+    single = load(tmp_path / "images" / "cat" / "2.png")
     assert len(single) == 1
-    with pytest.raises(ValueError, match="no column 'label'"):
-        data.classification_rows(single)
+    with pytest.raises(ValueError, match="the columns 'image'; wanted 'label'"):
+        data.image_classification_examples(single)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
@@ -169,11 +173,11 @@ def test_hidden_files_and_directories_are_not_read(streaming, load, tmp_path):
     assert list(load(tmp_path / ".above" / "d", streaming=streaming)) == ROWS[:2]
 
 
-def test_what_is_a_path(tmp_path, monkeypatch):
+def test_paths_and_hub_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hub = ("squad", "owner/x", "owner/x:a/b", "x:a/b/c")
-    assert not any(map(local.looks_local, hub))
-    assert all(map(local.looks_local, ("a/b/c", "a/b/c:d", "./x", "a/*.csv", "x.jsonl")))
+    assert not any(map(is_path, hub))
+    assert all(map(is_path, ("a/b/c", "a/b/c:d", "./x", "a/*.csv", "x.jsonl")))
 
 
 def test_mnists_layout_in_parquet(load, tmp_path):
@@ -181,13 +185,13 @@ def test_mnists_layout_in_parquet(load, tmp_path):
     pil = pytest.importorskip("PIL.Image")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
     images = [pil.fromarray(np.full((28, 28), i, np.uint8)) for i in range(3)]
-    made = datasets.Dataset.from_dict({"image": images, "label": [5, 0, 4]}, features=features)
-    made.to_parquet(tmp_path / "train.parquet")
-    rows = data.classification_rows(load(tmp_path / "train.parquet"))
+    table = datasets.Dataset.from_dict({"image": images, "label": [5, 0, 4]}, features=features)
+    table.to_parquet(tmp_path / "train.parquet")
+    examples = data.image_classification_examples(load(tmp_path / "train.parquet"))
     assert (
-        rows.images.shape == (3, 28, 28, 1)
-        and rows.images[:, 0, 0, 0].tolist() == [0, 1, 2]
-        and rows.classes == 10
+        examples.images.shape == (3, 28, 28, 1)
+        and examples.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+        and examples.classes == 10
     )
 
 
@@ -204,7 +208,7 @@ def test_mnists_layout_in_parquet(load, tmp_path):
         "no/",
     ],
 )
-def test_a_path_that_is_not_there(source, load, tmp_path, monkeypatch):
+def test_a_path_that_does_not_exist(source, load, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no file or directory") as error:
         load(source)
@@ -213,7 +217,7 @@ def test_a_path_that_is_not_there(source, load, tmp_path, monkeypatch):
 
 def test_a_directory_without_data(load, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no data file in the directory"):
+    with pytest.raises(FileNotFoundError, match=r"load: got .* found no data files"):
         load(tmp_path / "empty")
 
 
@@ -221,7 +225,8 @@ def test_files_of_several_or_unknown_kinds(load, tmp_path):
     write(tmp_path / "mixed" / "a.jsonl")
     write(tmp_path / "mixed" / "a.csv")
     with pytest.raises(
-        ValueError, match=r"several kinds or of an unknown one: \.csv, \.jsonl; wanted one of .*glob"
+        ValueError,
+        match=r"mixed: got files of several kinds or of an unknown one: \.csv, \.jsonl; wanted one of .*glob",
     ):
         load(tmp_path / "mixed")
     (tmp_path / "model.bin").write_bytes(b"1")
@@ -232,32 +237,31 @@ def test_files_of_several_or_unknown_kinds(load, tmp_path):
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 def test_no_rows(streaming, load, tmp_path):
     (tmp_path / "a.jsonl").write_text("")
-    with pytest.raises(ValueError, match="is empty: it has no rows"):
+    with pytest.raises(ValueError, match=r"a\.jsonl: got an empty file|load: got no rows"):
         load(tmp_path / "a.jsonl", streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 def test_a_broken_file(streaming, load, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a":\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: JSON parse error"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: got a JSON parse error"):
         list(load(tmp_path / "a.jsonl", streaming=streaming))
 
 
-def test_columns_that_are_not_there(load, tmp_path):
+def test_missing_columns(load, tmp_path):
     with pytest.raises(
-        ValueError, match=r"no column 'prose'; it has 'text', 'n'. Choose with columns=\[\.\.\.\]"
+        ValueError,
+        match=r"load: got .* the columns 'text', 'n'; wanted 'prose'. Choose with columns=\[\.\.\.\]",
     ):
         load(write(tmp_path / "a.jsonl"), columns=["prose"])
 
 
 @pytest.mark.parametrize("options", [{"separator": ";"}, {"encoding": "latin-1"}], ids=str)
-def test_options_of_files_are_not_for_other_sources(options, load):
+def test_options_of_files_do_not_apply_to_other_sources(options, load):
     for source in ("places", "owner/name"):
-        with pytest.raises(
-            ValueError, match=f"{source!r} is no path of files: got separator .* leave them out"
-        ):
+        with pytest.raises(ValueError, match=f"load: got separator=.* for {source!r}; wanted a path"):
             load(source, **options)
-    with pytest.raises(ValueError, match="'places' is no path of files"):
+    with pytest.raises(ValueError, match=r"load: got separator=.* for 'places'; wanted a path"):
         data.load_splits("places", **options)
 
 
@@ -274,14 +278,14 @@ def test_separator_and_encoding(tmp_path, load):
 def test_built_in_sources_by_name(load, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     (tmp_path / "digits").mkdir()
-    monkeypatch.chdir(tmp_path)  # a directory of that name is not in the way
+    monkeypatch.chdir(tmp_path)  # a directory of that name does not matter
     assert len(load("digits", "test")) == 360
     assert next(iter(load("digits", "test", streaming=True, columns=["label"]))).keys() == {"label"}
-    with pytest.raises(ValueError, match="'digits' has no split 'dev'"):
+    with pytest.raises(ValueError, match="digits: got split 'dev'"):
         load("digits", "dev")
 
 
-def test_load_splits_makes_what_is_missing(tmp_path):
+def test_load_splits_holds_out_missing_splits(tmp_path):
     write(tmp_path / "d" / "train.jsonl")
     write(tmp_path / "d" / "test.jsonl", ROWS[:3])
     options = {"by": ["text"], "cache_dir": str(tmp_path / "cache")}
@@ -289,25 +293,27 @@ def test_load_splits_makes_what_is_missing(tmp_path):
     assert len(splits["test"]) == 3
     assert {name for part in splits.values() for name in part.column_names} == {"n"}
     assert sorted([*splits["train"]["n"], *splits["validation"]["n"]]) == list(range(20))
-    only = data.load_splits(str(tmp_path / "d" / "train.jsonl"), **options)
-    assert {name: list(part["n"]) for name, part in only.items()} == {
+    all_held_out = data.load_splits(str(tmp_path / "d" / "train.jsonl"), **options)
+    assert {name: list(part["n"]) for name, part in all_held_out.items()} == {
         name: list(part["n"])
-        for name, part in data.split_rows(
+        for name, part in data.split_by_hash(
             data.load(str(tmp_path / "d" / "train.jsonl"), cache_dir=options["cache_dir"]), by=["text"]
         ).items()
     }
-    assert list(only["validation"]["n"]) == list(splits["validation"]["n"])  # whoever brings the test
+    assert list(all_held_out["validation"]["n"]) == list(splits["validation"]["n"])  # with or without a test
     old = data.load_splits(str(tmp_path / "d" / "train.jsonl"), salt=None, **options)
     assert {name: len(part) for name, part in old.items()} == {"test": 2, "validation": 2, "train": 16}
-    with pytest.raises(ValueError, match=r"by: got nothing, and .*train.jsonl' has the columns 'text', 'n'"):
+    with pytest.raises(
+        ValueError, match=r"load_splits: got no by for .*train.jsonl', which has the columns 'text', 'n'"
+    ):
         data.load_splits(str(tmp_path / "d" / "train.jsonl"), **{**options, "by": None})
     write(tmp_path / "e" / "test.jsonl")
-    with pytest.raises(ValueError, match="no split 'train', only 'test'"):
+    with pytest.raises(ValueError, match=r"load_splits: got .* with the splits 'test'; wanted 'train'"):
         data.load_splits(str(tmp_path / "e" / "*.jsonl"), **options)
 
 
 @pytest.mark.parametrize("lines", [40, 9000], ids=["under 64 KiB", "of several rows"])
-def test_load_splits_cuts_one_text_by_position(tmp_path, lines):
+def test_load_splits_splits_one_text_by_position(tmp_path, lines):
     text = "".join(f"line {i:05}\n" for i in range(lines))
     (tmp_path / "book.txt").write_text(text)
     write(tmp_path / "one.jsonl", [{"text": text}])
@@ -317,7 +323,7 @@ def test_load_splits_cuts_one_text_by_position(tmp_path, lines):
         parts = ["".join(splits[part]["text"]) for part in ("train", "validation", "test")]
         assert "".join(parts) == text
         assert [part.count("\n") for part in parts] == [0.85 * lines, 0.1 * lines, 0.05 * lines]
-    with pytest.raises(ValueError, match="1 rows with 1 different inputs leave none for"):
+    with pytest.raises(ValueError, match="1 rows with 1 different inputs, which leave none for"):
         write(tmp_path / "labelled.jsonl", [{"text": text, "label": 0}])
         data.load_splits(str(tmp_path / "labelled.jsonl"), by=["text"], **options)
 
@@ -330,3 +336,16 @@ def test_load_splits_of_a_built_in_source():
         "validation": 180,
         "test": 360,
     }
+
+
+def test_load_splits_searches_the_files_once(tmp_path, monkeypatch):
+    calls = []
+
+    def find_files(*args):
+        calls.append(args)
+        return _local.find_files(*args)
+
+    monkeypatch.setattr(sources, "find_files", find_files)
+    (tmp_path / "a.txt").write_text("".join(f"{i}\n" for i in range(100)))
+    data.load_splits(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert len(calls) == 1

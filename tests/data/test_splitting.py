@@ -12,7 +12,7 @@ from tfm_jax import data
 
 HELD_OUT = ("validation", "test")
 texts = st.lists(st.text(max_size=6), min_size=3, max_size=30, unique=True)
-shares = st.just(1e-9) | st.floats(0.01, 0.2)  # of the first no row by its share
+shares = st.just(1e-9) | st.floats(0.01, 0.2)  # the share 1e-9 takes no row
 
 
 def rows_of(inputs):
@@ -21,12 +21,12 @@ def rows_of(inputs):
 
 def split(inputs, validation=0.2, test=0.1, **options):
     """The inputs of each split."""
-    parts = data.split_rows(rows_of(inputs), by=["text"], validation=validation, test=test, **options)
+    parts = data.split_by_hash(rows_of(inputs), by=["text"], validation=validation, test=test, **options)
     return {name: list(part["text"]) for name, part in parts.items()}
 
 
 def split_some(inputs, validation, test):
-    """As `split`, of inputs that can be shared out; few may leave nothing to train on."""
+    """As `split`; rejects few inputs that leave nothing to train on."""
     try:
         return split(inputs, validation, test)
     except ValueError as error:
@@ -34,30 +34,30 @@ def split_some(inputs, validation, test):
         reject()
 
 
-def taken_by_share(inputs, validation, test):
-    """Held-out inputs that are not there only because each split has at least one."""
-    places = data.input_places(rows_of(inputs), ["text"]) / 2.0**64
+def held_out_by_share(inputs, validation, test):
+    """Inputs that the shares hold out, without those for the minimum of one per split."""
+    hashes = data.input_hashes(rows_of(inputs), ["text"]) / 2.0**64
     return {
-        "test": {x for x, place in zip(inputs, places, strict=True) if place < test},
-        "validation": {x for x, place in zip(inputs, places, strict=True) if place >= 1 - validation},
+        "test": {x for x, h in zip(inputs, hashes, strict=True) if h < test},
+        "validation": {x for x, h in zip(inputs, hashes, strict=True) if h >= 1 - validation},
     }
 
 
-def test_the_place_is_a_hash_of_the_inputs_alone():
+def test_the_hash_is_of_the_inputs_alone():
     rows = datasets.Dataset.from_dict({"a": ["x", "ü"], "b": [1, 2], "label": [0, 1]})
-    wanted = [
+    expected = [
         int.from_bytes(hashlib.blake2b(json.dumps(row).encode(), digest_size=8, key=b"salt").digest(), "big")
         for row in (["x", 1], ["ü", 2])
     ]
-    found = data.input_places(rows, ["a", "b"], "salt")
-    assert found.dtype == np.uint64 and found.tolist() == wanted
-    # It is written into a run's config: these may never change.
+    hashes = data.input_hashes(rows, ["a", "b"], "salt")
+    assert hashes.dtype == np.uint64 and hashes.tolist() == expected
+    # Runs depend on these: they may never change.
     assert data.SPLIT_SALT == "tfm_jax"
-    assert data.input_places(rows, ["a"]).tolist() == [3423831450644620247, 2858075112843548611]
+    assert data.input_hashes(rows, ["a"]).tolist() == [3423831450644620247, 2858075112843548611]
 
 
 @given(texts, shares, shares, st.randoms())
-def test_a_file_that_grows_or_is_reordered_turns_no_training_example_into_another(inputs, v, t, random):
+def test_no_training_example_is_held_out_when_a_file_grows_or_is_reordered(inputs, v, t, random):
     early = split_some(inputs[: max(3, len(inputs) // 2)], v, t)
     shuffled = random.sample(inputs, len(inputs))
     late = split_some(shuffled, v, t)
@@ -71,15 +71,15 @@ def test_a_file_that_grows_or_is_reordered_turns_no_training_example_into_anothe
 
 
 @given(texts, shares, shares, st.randoms())
-def test_a_file_that_shrinks_does_neither_while_the_share_takes_a_row(inputs, v, t, random):
-    whole, kept = split_some(inputs, v, t), taken_by_share(inputs, v, t)
+def test_no_training_example_is_held_out_when_a_file_shrinks_while_the_shares_take_rows(inputs, v, t, random):
+    full, kept = split_some(inputs, v, t), held_out_by_share(inputs, v, t)
     few = [x for x in inputs if random.random() < 0.7 or x in kept["test"] | kept["validation"]]
-    if all(kept.values()) and len(few) < len(inputs) and set(few) & set(whole["train"]):
-        assert not set(whole["train"]) & {x for name in HELD_OUT for x in split_some(few, v, t)[name]}
+    if all(kept.values()) and len(few) < len(inputs) and set(few) & set(full["train"]):
+        assert not set(full["train"]) & {x for name in HELD_OUT for x in split_some(few, v, t)[name]}
 
 
 @given(texts, shares, shares, st.data())
-def test_equal_inputs_are_in_one_split_whatever_their_labels(inputs, v, t, draw):
+def test_equal_inputs_are_in_one_split(inputs, v, t, draw):
     more = inputs + draw.draw(st.lists(st.sampled_from(inputs), max_size=10))
     once, parts = split_some(inputs, v, t), split_some(more, v, t)
     assert {name: set(part) for name, part in parts.items()} == {
@@ -104,16 +104,16 @@ def test_the_share_is_met_within_sampling_error(seed, v, t):
         assert abs(len(parts[name]) - 1000 * share) <= 5 * (1000 * share * (1 - share)) ** 0.5
 
 
-def test_a_file_that_grows_from_5_000_to_8_000_rows_tests_on_nothing_it_was_trained_on():
+def test_no_training_example_of_5_000_rows_is_a_test_example_of_8_000():
     inputs = [f"row {i}" for i in range(8000)]
     early, late = split(inputs[:5000], 0.05, 0.05), split(inputs, 0.05, 0.05)
     assert not set(late["test"]) & set(early["train"]) and set(early["test"]) <= set(late["test"])
-    permuted = [data.permute_rows(rows_of(inputs[:n]), validation=0.05, test=0.05) for n in (5000, 8000)]
+    permuted = [data.split_at_random(rows_of(inputs[:n]), validation=0.05, test=0.05) for n in (5000, 8000)]
     leaked = set(permuted[1]["test"]["text"]) & set(permuted[0]["train"]["text"])
-    assert len(leaked) > 150  # what version 0.1 did
+    assert len(leaked) > 150  # as in version 0.1
 
 
-def test_another_salt_holds_out_others_and_a_share_of_0_none():
+def test_another_salt_holds_out_other_rows_and_a_share_of_0_none():
     inputs = [str(i) for i in range(200)]
     assert split(inputs)["test"] != split(inputs, salt="b")["test"]
     assert split(inputs, validation=0).keys() == {"train", "test"}
@@ -122,9 +122,9 @@ def test_another_salt_holds_out_others_and_a_share_of_0_none():
 
 
 @pytest.mark.parametrize("n", [3, 4, 7])
-def test_a_small_data_set_has_one_row_for_each_split(n):
+def test_a_small_data_set_has_one_row_per_split(n):
     inputs = [str(i) for i in range(n)]
-    order = np.argsort(data.input_places(rows_of(inputs), ["text"]))
+    order = np.argsort(data.input_hashes(rows_of(inputs), ["text"]))
     parts = split(inputs, 1e-9, 1e-9)
     assert (parts["test"], parts["validation"]) == ([inputs[order[0]]], [inputs[order[-1]]])
     for start in range(20):
@@ -132,34 +132,36 @@ def test_a_small_data_set_has_one_row_for_each_split(n):
         assert sum(map(len, parts.values())) == n and all(parts.values())
 
 
-def test_what_cannot_be_shared_out_is_one_clear_error():
+def test_bad_input():
     with pytest.raises(
-        ValueError, match="2 rows with 2 different inputs leave none for train; wanted one for"
+        ValueError, match="got 2 rows with 2 different inputs, which leave none for train; wanted one for"
     ):
         split(["a", "b"])
     with pytest.raises(
-        ValueError, match="4 rows with 1 different inputs leave none for train and validation; "
+        ValueError, match="4 rows with 1 different inputs, which leave none for train and validation; "
     ):
         split(["a"] * 4)
-    with pytest.raises(ValueError, match="0 rows with 0 different inputs leave none for train"):
-        data.split_rows(rows_of(["a"]).select([]), by=["text"])
+    with pytest.raises(ValueError, match="0 rows with 0 different inputs, which leave none for train"):
+        data.split_by_hash(rows_of(["a"]).select([]), by=["text"])
     for bad in (-0.1, 1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=rf"test: got {bad}; wanted a share, at least 0 and below 1"):
+        with pytest.raises(
+            ValueError, match=rf"split_by_hash: got test={bad}; wanted a share, at least 0 and below 1"
+        ):
             split(["a", "b", "c"], test=bad)
     with pytest.raises(
-        ValueError, match=r"shares: got validation=0.5 and test=0.5; wanted less than 1 together"
+        ValueError, match=r"split_by_hash: got validation=0.5 and test=0.5; wanted less than 1 together"
     ):
         split(["a", "b", "c"], 0.5, 0.5)
-    with pytest.raises(ValueError, match="no column 'prose'"):
-        data.input_places(rows_of(["a"]), ["prose"])
+    with pytest.raises(ValueError, match=r"input_hashes: got .* the columns 'text', 'label'; wanted 'prose'"):
+        data.input_hashes(rows_of(["a"]), ["prose"])
     for by in ("text", []):
-        with pytest.raises(ValueError, match=r"by: got .* such as \['text'\]"):
-            data.input_places(rows_of(["a"]), by)
-    with pytest.raises(ValueError, match="salt: got 65 bytes; wanted at most 64"):
-        data.input_places(rows_of(["a"]), ["text"], "x" * 65)
+        with pytest.raises(ValueError, match=r"input_hashes: got by=.*by=\['text'\]"):
+            data.input_hashes(rows_of(["a"]), by)
+    with pytest.raises(ValueError, match="input_hashes: got a salt of 65 bytes; wanted at most 64"):
+        data.input_hashes(rows_of(["a"]), ["text"], "x" * 65)
 
 
-def test_a_translation_goes_by_its_source_alone():
+def test_the_hash_of_a_translation_is_that_of_its_source():
     pairs = [{"en": f"word {i}", "fr": f"mot {i}"} for i in range(40)]
     nested = datasets.Dataset.from_dict({"translation": pairs})
     flat = datasets.Dataset.from_dict({name: [pair[name] for pair in pairs] for name in ("en", "fr")})
@@ -167,15 +169,17 @@ def test_a_translation_goes_by_its_source_alone():
         data.source_column(nested, "en-fr") == "translation.en" and data.source_column(flat, "fr-en") == "fr"
     )
     assert data.source_column(flat) == "source"
-    places = data.input_places(flat, ["en"])
-    assert (data.input_places(nested, ["translation.en"]) == places).all()
+    hashes = data.input_hashes(flat, ["en"])
+    assert (data.input_hashes(nested, ["translation.en"]) == hashes).all()
     others = datasets.Dataset.from_dict({"translation": [{**pair, "fr": "x"} for pair in pairs]})
-    assert (data.input_places(others, ["translation.en"]) == places).all()
-    with pytest.raises(ValueError, match=r"by: got 'translation.de'; wanted a column, or a field"):
-        data.input_places(nested, ["translation.de"])
+    assert (data.input_hashes(others, ["translation.en"]) == hashes).all()
+    with pytest.raises(
+        ValueError, match=r"got the column 'translation.de' and .*; wanted a column, or a field"
+    ):
+        data.input_hashes(nested, ["translation.de"])
 
 
-def test_a_picture_goes_by_the_bytes_of_its_file(tmp_path):
+def test_the_hash_of_an_image_is_that_of_the_bytes_of_its_file(tmp_path):
     pil = pytest.importorskip("PIL.Image")
     content = []
     for i in range(3):
@@ -184,8 +188,8 @@ def test_a_picture_goes_by_the_bytes_of_its_file(tmp_path):
         content.append(buffer.getvalue())
         (tmp_path / f"{i}.png").write_bytes(content[i])
     as_bytes = datasets.Dataset.from_dict({"image": content})
-    places = data.input_places(as_bytes, ["image"])
-    assert len(set(places.tolist())) == 3
+    hashes = data.input_hashes(as_bytes, ["image"])
+    assert len(set(hashes.tolist())) == 3
     image = datasets.Features({"image": datasets.Image()})
     files = datasets.Dataset.from_dict(
         {"image": [str(tmp_path / f"{i}.png") for i in range(3)]}, features=image
@@ -194,49 +198,48 @@ def test_a_picture_goes_by_the_bytes_of_its_file(tmp_path):
         {"image": [{"bytes": x, "path": f"a/{i}"} for i, x in enumerate(content)]}
     )
     for rows in (files, undeclared, as_bytes.cast(image)):
-        assert (data.input_places(rows, ["image"]) == places).all()
+        assert (data.input_hashes(rows, ["image"]) == hashes).all()
 
 
-def test_an_array_goes_by_its_numbers():
+def test_the_hash_of_an_array_is_that_of_its_numbers():
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
     lists = datasets.Dataset.from_dict({"image": [image.tolist(), (image + 1).tolist()]})
     features = datasets.Features({"image": datasets.Array2D((3, 4), "uint8")})
     arrays = datasets.Dataset.from_dict({"image": np.stack([image, image + 1])}, features=features)
-    found = data.input_places(lists, ["image"])
-    assert found[0] != found[1] and (data.input_places(arrays, ["image"]) == found).all()
-    assert (data.input_places(arrays.with_format("numpy"), ["image"]) == found).all()
+    hashes = data.input_hashes(lists, ["image"])
+    assert hashes[0] != hashes[1] and (data.input_hashes(arrays, ["image"]) == hashes).all()
+    assert (data.input_hashes(arrays.with_format("numpy"), ["image"]) == hashes).all()
 
 
 lines = st.lists(st.text("ab\n", min_size=1, max_size=9), min_size=1, max_size=12)
 
 
 @given(lines, shares, shares)
-def test_a_text_is_split_by_position_at_line_ends(pieces, v, t):
-    whole = "".join(pieces)
+def test_a_text_is_split_by_position_at_line_ends(parts_of_text, v, t):
+    text = "".join(parts_of_text)
     try:
-        parts = data.split_text(pieces, validation=v, test=t)
+        parts = data.split_text(parts_of_text, validation=v, test=t)
     except ValueError as error:
-        assert "cannot give train, validation, test a part each" in str(error) and len(whole) < 3
+        assert "wanted one for each of train, validation, test" in str(error) and len(text) < 3
         return
     joined = ["".join(parts[name]) for name in ("train", "validation", "test")]
-    assert "".join(joined) == whole and all(joined) and list(parts) == ["train", "validation", "test"]
-    n, before = len(whole), 0
-    for left, wanted in ((2, v + t), (1, t)):
-        place = max(3 - left, min(n - round(wanted * n), n - left))
+    assert "".join(joined) == text and all(joined) and list(parts) == ["train", "validation", "test"]
+    n, before = len(text), 0
+    for left, share in ((2, v + t), (1, t)):
+        boundary = max(3 - left, min(n - round(share * n), n - left))
         start = len("".join(joined[: 3 - left]))
-        line = whole.rfind("\n", 0, place) + 1
-        if min(v, t) * n >= 1:  # no place is moved to give each part a character
-            assert start == (line if before < line and (1 - 2 * wanted) * n <= line else place)
-        assert before < start <= place
+        line = text.rfind("\n", 0, boundary) + 1
+        if min(v, t) * n >= 1:  # no boundary moves to give each part a character
+            assert start == (line if before < line and (1 - 2 * share) * n <= line else boundary)
+        assert before < start <= boundary
         before = start
-    assert data.split_text([whole], validation=v, test=t).keys() == parts.keys()
+    assert data.split_text([text], validation=v, test=t).keys() == parts.keys()
 
 
 @given(lines, st.text("ab\n", max_size=9), shares, shares)
-def test_a_text_that_grows_at_its_end_turns_no_training_text_into_another(pieces, more, v, t):
-    """Nor is validation text ever tested on: both places only move on."""
-    whole, last = "".join(pieces), [0, 0]
-    for text in (whole + more[:n] for n in range(len(more) + 1)):
+def test_boundaries_only_move_forward_when_a_text_grows_at_its_end(parts_of_text, more, v, t):
+    start, last = "".join(parts_of_text), [0, 0]
+    for text in (start + more[:n] for n in range(len(more) + 1)):
         if len(text) > 2:
             parts = data.split_text([text], validation=v, test=t)
             ends = np.cumsum([len("".join(part)) for part in parts.values()])[:2]
@@ -250,33 +253,35 @@ def test_each_part_of_a_short_text_has_a_character():
         "validation": ["b"],
         "test": ["c"],
     }
-    one_line = "a" * 49 + "\n" + "b" * 50  # both parts begin in it
+    one_line = "a" * 49 + "\n" + "b" * 50  # both boundaries are in it
     parts = data.split_text([one_line], validation=0.1, test=0.3)
     assert {name: len(*part) for name, part in parts.items()} == {"train": 50, "validation": 20, "test": 30}
 
 
-def test_the_old_permutation_is_that_of_version_0_1():
+def test_the_random_split_is_that_of_version_0_1():
     rows = datasets.Dataset.from_dict({"n": range(20)})
-    parts = data.permute_rows(rows, validation=0.25, test=0.1, seed=3)
+    parts = data.split_at_random(rows, validation=0.25, test=0.1, seed=3)
     assert {name: len(part) for name, part in parts.items()} == {"test": 2, "validation": 5, "train": 13}
     order = np.random.default_rng(3).permutation(20)
     assert list(parts["test"]["n"]) == sorted(order[:2].tolist())
     assert list(parts["validation"]["n"]) == sorted(order[2:7].tolist())
-    assert set(data.permute_rows(rows, test=0)) == {"train", "validation"}
-    with pytest.raises(ValueError, match="20 rows cannot give 10 for validation and 10 to test"):
-        data.permute_rows(rows, validation=0.5, test=0.5)
-    with pytest.raises(ValueError, match="2 rows cannot give 1 for validation and 1 to test"):
-        data.permute_rows(rows.select([0, 1]))
+    assert set(data.split_at_random(rows, test=0)) == {"train", "validation"}
+    with pytest.raises(
+        ValueError, match="split_at_random: got 20 rows, 10 of them for validation and 10 for test"
+    ):
+        data.split_at_random(rows, validation=0.5, test=0.5)
+    with pytest.raises(ValueError, match="got 2 rows, 1 of them for validation and 1 for test"):
+        data.split_at_random(rows.select([0, 1]))
 
 
-def test_only_what_is_missing_is_held_out():
+def test_only_missing_splits_are_held_out():
     rows, test = rows_of([str(i) for i in range(50)]), rows_of(["a"])
-    found = data.hold_out({"train": rows, "test": test}, by=["text"], validation=0.2)
-    assert found["test"] is test and len(found["train"]) + len(found["validation"]) == 50
-    assert list(found["validation"]["text"]) == split([str(i) for i in range(50)], 0.2, 0.1)["validation"]
+    splits = data.hold_out({"train": rows, "test": test}, by=["text"], validation=0.2)
+    assert splits["test"] is test and len(splits["train"]) + len(splits["validation"]) == 50
+    assert list(splits["validation"]["text"]) == split([str(i) for i in range(50)], 0.2, 0.1)["validation"]
     assert data.hold_out({"train": rows}, by=[], validation=0, test=0) == {"train": rows}
     old = data.hold_out({"train": rows}, by=["text"], salt=None)
-    assert list(old["test"]["text"]) == list(data.permute_rows(rows)["test"]["text"])
+    assert list(old["test"]["text"]) == list(data.split_at_random(rows)["test"]["text"])
 
 
 def test_the_digest_is_of_the_columns_and_their_order():
@@ -288,5 +293,5 @@ def test_the_digest_is_of_the_columns_and_their_order():
     assert data.content_digest(rows, ["text"]) != digest
 
 
-def test_the_shares_are_described():
+def test_sizes_and_shares_are_described():
     assert data.describe_splits({"train": 1700, "test": 300}) == "1,700 train (85.0 %), 300 test (15.0 %)"

@@ -15,8 +15,8 @@ PAIRS = [pair for text in TEXTS if text for pair in itertools.pairwise([1, *TOKE
 
 
 def stream(texts=TEXTS, shards=1):
-    made = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=shards)
-    return made.map(lambda row: row)  # a mapped stream does not declare its columns
+    table = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=shards)
+    return table.map(lambda row: row)  # a mapped stream does not declare its columns
 
 
 def loader(shards=1, **options):
@@ -29,42 +29,42 @@ def first(iterator, n):
     ]
 
 
-def test_the_rows_hold_the_pairs_of_the_stream_in_order():
+def test_sequences_hold_the_pairs_of_the_stream_in_order():
     batches = list(itertools.islice(loader(), 20))
     assert all(array.shape == (3, 4) for batch in batches for array in batch.values())
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    found = list(zip(joined["tokens"].ravel().tolist(), joined["labels"].ravel().tolist(), strict=True))
-    assert found == list(itertools.islice(itertools.cycle(PAIRS), len(found)))
+    pairs = list(zip(joined["tokens"].ravel().tolist(), joined["labels"].ravel().tolist(), strict=True))
+    assert pairs == list(itertools.islice(itertools.cycle(PAIRS), len(pairs)))
     assert (joined["weights"] == 1).all() and {array.dtype.name for array in joined.values()} == {
         "int32",
         "float32",
     }
-    for row in range(len(joined["tokens"])):
-        ids, positions, tokens = (joined[name][row] for name in ("segment_ids", "positions", "tokens"))
+    for i in range(len(joined["tokens"])):
+        ids, positions, tokens = (joined[name][i] for name in ("segment_ids", "positions", "tokens"))
         starts = np.flatnonzero(positions == 0)
         assert starts[0] == 0 and (np.flatnonzero(tokens == 1) == starts[tokens[starts] == 1]).all()
         assert (ids == np.cumsum(positions == 0)).all()
         for at in range(1, 4):
             if positions[at]:
-                assert positions[at] == positions[at - 1] + 1 and joined["labels"][row, at - 1] == tokens[at]
+                assert positions[at] == positions[at - 1] + 1 and joined["labels"][i, at - 1] == tokens[at]
 
 
 @given(st.integers(0, 14), st.booleans(), st.sampled_from([1, 3]))
-def test_stopping_anywhere_and_resuming_gives_the_rest(stop, moved, shards):
+def test_resuming_anywhere_gives_the_remaining_batches(stop, moved, shards):
     batches = loader(shards)
-    whole = first(iter(batches), 16)
+    expected = first(iter(batches), 16)
     iterator = iter(batches)
-    assert first(iterator, stop) == whole[:stop]
+    assert first(iterator, stop) == expected[:stop]
     state = json.loads(json.dumps(iterator.get_state()))
     resumed = iter(batches)
     if moved:
         first(resumed, 2)
     resumed.set_state(state)
-    assert first(resumed, 16 - stop) == whole[stop:]
-    assert first(iterator, 16 - stop) == whole[stop:], "reading the state moves nothing"
+    assert first(resumed, 16 - stop) == expected[stop:]
+    assert first(iterator, 16 - stop) == expected[stop:], "reading the state moves nothing"
 
 
-def test_two_iterators_do_not_disturb_each_other():
+def test_two_iterators_are_independent():
     both = loader(shards=3)
     one, other = iter(both), iter(both)
     mixed = [first(one, 1), first(other, 3), first(one, 2)]
@@ -74,7 +74,7 @@ def test_two_iterators_do_not_disturb_each_other():
     assert first(resumed, 3) == first(one, 3)
     first(one, 20)
     assert both.dataset.epoch == 0 and [row["text"] for row in both.dataset] == TEXTS, (
-        "the stream itself is as it was"
+        "the stream is unchanged"
     )
 
 
@@ -92,24 +92,26 @@ def test_empty_texts_are_counted():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="no column 'prose'; it has 'text'"):
+    with pytest.raises(ValueError, match=r"StreamLoader: got .* the columns 'text'; wanted 'prose'"):
         loader(column="prose")
-    with pytest.raises(ValueError, match="no text of two tokens or more"):
+    with pytest.raises(ValueError, match="StreamLoader: got no text of two tokens or more"):
         next(iter(data.StreamLoader(stream(["", ""]), TOKENIZER, length=4, batch_size=1)))
     ragged = datasets.IterableDataset.from_generator(lambda: iter([{"text": "a"}, {"other": "b"}]))
-    with pytest.raises(ValueError, match=r"row 1: wanted text in column 'text', got \{'other': 'b'\}"):
+    with pytest.raises(
+        ValueError, match=r"StreamLoader: got \{'other': 'b'\} in row 1; wanted a text in column 'text'"
+    ):
         next(iter(data.StreamLoader(ragged, TOKENIZER, length=4, batch_size=3)))
-    with pytest.raises(ValueError, match=r"row 1: wanted text in column 'text', got \{'text': None\}"):
+    with pytest.raises(ValueError, match=r"got \{'text': None\} in row 1; wanted a text in column 'text'"):
         next(iter(data.StreamLoader(stream(["a", None]), TOKENIZER, length=4, batch_size=3)))
 
 
-def test_ids_that_the_model_has_not_are_named_with_their_row():
+def test_ids_beyond_the_vocabulary_are_named_with_their_row():
     options = {"length": 2, "batch_size": 1, "vocab_size": 120}
     texts = stream(["ab", "", "abc", "az"])
     iterator = iter(data.StreamLoader(texts, TOKENIZER, **options))
     first(iterator, 2)
     resumed = iter(data.StreamLoader(texts, TOKENIZER, **options))
     resumed.set_state(json.loads(json.dumps(iterator.get_state())))
-    for each in (iterator, resumed):
-        with pytest.raises(ValueError, match="row 3: token id 125 is out of range"):
-            first(each, 5)
+    for batches in (iterator, resumed):
+        with pytest.raises(ValueError, match="StreamLoader: got token id 125 in row 3"):
+            first(batches, 5)

@@ -155,13 +155,13 @@ def test_the_default_source_needs_no_file():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
-        (["--data.text-column", "text"], "no column 'text'; it has 'said', 'kind'"),
-        (["--data.label-column", "label"], "no column 'label'; it has 'said', 'kind'"),
+        (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
+        (["--data.text-column", "text"], "the columns 'said', 'kind'; wanted 'text'"),
+        (["--data.label-column", "label"], "the columns 'said', 'kind'; wanted 'label'"),
         (["--data.held-out", "0"], "no texts for test and validation, and held_out is 0"),
-        (["--data.test", "{}/other.jsonl"], "test: row 1: label 'bird' .* is none of the 3 classes"),
+        (["--data.test", "{}/other.jsonl"], "test: label_ids: got 'bird' in row 1 .* wanted one of the 3"),
         (["--data.source", "{}/one.jsonl"], "the training examples are of one class, 'tool'; wanted two"),
-        (["--data.source", "{}/empty.jsonl"], "row 1: wanted text in column 'said', got nothing"),
+        (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'said'; wanted a text"),
         (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),
         (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
@@ -195,7 +195,9 @@ def classifier():
     tokenizer = data.char_tokenizer(texts)
     config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Classifier, config, 3)
-    rows = data.labelled_rows(texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9)
+    rows = data.text_classification_examples(
+        texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9
+    )
     return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), rows
 
 
@@ -204,7 +206,7 @@ def test_predictions_are_those_of_each_text_alone_in_its_order(classifier):
     apply = jax.jit(model.apply)
     alone = [rows.take(np.array([i]), (9,)) for i in range(len(rows))]
     wanted = [int(jnp.argmax(apply(params, batch["tokens"], batch["valid"]))) for batch in alone]
-    batches = data.Loader(rows, data.BucketBatches(rows.lengths, [(4,), (9,)], 3))
+    batches = data.Loader(rows, data.BucketBatchSampler(rows.lengths, [(4,), (9,)], 3))
     assert predict(model, params, batches, len(rows)).tolist() == wanted and len(set(wanted)) > 1
 
 

@@ -80,7 +80,7 @@ def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, m
     source = ("--data.source", write_mnist(tmp_path / "mnist", train=40, test=10))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     main(["--out", str(whole), *SMALL, *source])
-    take = data.ImageRows.take
+    take = data.ImageClassificationExamples.take
     with monkeypatch.context() as patch:
 
         def take_and_stop(rows, indices, shape=None):
@@ -88,7 +88,7 @@ def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, m
                 os.kill(os.getpid(), signal.SIGTERM)
             return take(rows, indices, shape)
 
-        patch.setattr(data.ImageRows, "take", take_and_stop)
+        patch.setattr(data.ImageClassificationExamples, "take", take_and_stop)
         with pytest.raises(SystemExit, match="saved; go on"):
             main(["--out", str(stopped), *SMALL, *source])
     assert not (stopped / "result.json").exists()
@@ -141,11 +141,11 @@ def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data.label", "digit"), r"no column.*'digit'.*'image'.*'label'"),
+        (("--data.label", "digit"), r"the columns 'image', 'label'; wanted 'digit'"),
         (("--data.classes", "9"), r"label.*9"),
         (("--patch-size", "5"), r"a patch of 5 does not divide the image 8 x 12; choose"),
         (("--data.held-out", "0"), "has no images for validation, and held_out is 0: hold a share out"),
-        (("--data.source", "nowhere.parquet"), r"no file or directory 'nowhere.parquet'.*'digits'"),
+        (("--data.source", "nowhere.parquet"), r"got 'nowhere.parquet' .*no file or directory.*'digits'"),
         (("--model.positions", "Learned(max_length=3)"), "sequence of 24 is longer than .* table of 3"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_label_out_of_range_in_the_test_images_is_found_before_training(tmp_pa
     source = write_mnist(tmp_path / "mnist", train=20)
     write_mnist(tmp_path / "mnist", test=10, labels=lambda n: np.arange(n) + 3)
     out = tmp_path / "run"
-    with pytest.raises(SystemExit, match=r"digits: .*row 7.*label 10"):
+    with pytest.raises(SystemExit, match=r"digits: .*got 10 in row 7"):
         main(["--out", str(out), *SMALL, "--data.source", source])
     assert not out.exists()
 
@@ -266,7 +266,7 @@ def test_predictions_are_in_the_order_of_the_images():
     params["head"]["dense"]["bias"] = -jnp.asarray(logits.mean(0))  # so that the images decide
     expected = (logits - logits.mean(0)).argmax(1)
     assert len(set(expected)) > 1
-    rows = data.ImageRows(batch["image"], batch["label"], 3)
+    rows = data.ImageClassificationExamples(batch["image"], batch["label"], 3)
     alone = ViewsConfig(copies=0)
     np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=alone), expected)
     # Copies that are not changed say what the image says; changed ones are looked at, and can outvote it.
@@ -285,7 +285,9 @@ def test_the_svc_is_that_of_scikit_learns_own_example():
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
-    rows, test = (data.classification_rows(data.load("digits", name)) for name in ("train", "validation"))
+    rows, test = (
+        data.image_classification_examples(data.load("digits", name)) for name in ("train", "validation")
+    )
     every = {(image / np.float32(16)).tobytes(): image for image in load_digits().images.astype(np.float32)}
     original = lambda rows: np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
     fitted = SVC(gamma=0.001).fit(original(rows).reshape(len(rows), -1), rows.labels)

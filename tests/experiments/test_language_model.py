@@ -137,8 +137,8 @@ def test_bits_per_byte_are_those_of_every_token_once(overlap, tokenizer):
     config = nn.Config(vocab_size=vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8, positions=nn.Rope())
     model = nn.functionalize(nn.Decoder, config)
     params = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
-    packed = data.language_model_rows(texts, tokenizer, length, overlap=overlap)
-    batches = data.Loader(packed, data.UniformBatches(len(packed), 4))
+    packed = data.language_model_examples(texts, tokenizer, length, overlap=overlap)
+    batches = data.Loader(packed, data.UniformBatchSampler(len(packed), 4))
     measure = bits.make_measure(make_loss(model, 1.0), train.Jit(1))
     nats, tokens = measure(params, batches)
     n_bytes = len("".join(texts).encode())
@@ -167,12 +167,12 @@ def test_a_model_that_knows_nothing_pays_log2_of_the_vocabulary():
     config = nn.Config(vocab_size=259, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Decoder, config)
     nothing = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
-    packed = data.language_model_rows([text], data.ByteTokenizer(), 4)
+    packed = data.language_model_examples([text], data.ByteTokenizer(), 4)
     n_bytes = len(text.encode())
     loss_fn = make_loss(model, bits.bits_per_byte(1.0, n_bytes) * packed.n_targets)
     _, metrics = jax.jit(loss_fn)(nothing, packed.take(np.arange(len(packed))), None)
     nats, tokens = bits.make_measure(loss_fn, train.Jit(1))(
-        nothing, data.Loader(packed, data.UniformBatches(len(packed), 2))
+        nothing, data.Loader(packed, data.UniformBatchSampler(len(packed), 2))
     )
     expected = (n_bytes + 1) * math.log2(259) / n_bytes
     assert tokens == n_bytes + 1
@@ -214,12 +214,12 @@ def test_a_tokenizer_is_made_once(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
-        (["--data.source", "{}/empty.jsonl"], "empty.jsonl.* is empty"),
-        (["--data.source", "{}/train.jsonl", "--data.column", "body"], "no column 'body'; it has 'text'"),
+        (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
+        (["--data.source", "{}/empty.jsonl"], "empty.jsonl: got an empty file"),
+        (["--data.source", "{}/train.jsonl", "--data.column", "body"], "the columns 'text'; wanted 'body'"),
         (
             ["--data.source", "{}/train.jsonl", "--data.validation", "{}/none.txt"],
-            "there is no file or directory .*none.txt",
+            "load: got .*none.txt' .*no file or directory",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.held-out", "0"],
@@ -228,14 +228,17 @@ def test_a_tokenizer_is_made_once(tmp_path):
         (["--data.source", "some/texts"], "hub cannot be reached.*'stdlib'"),
         (
             ["--data.source", "{}/train.jsonl", "--model.vocab-size", "99"],
-            "out of range: wanted 0 <= .* < 99",
+            "got token id 283 in row 0; wanted 0 <= .* < 99",
         ),
-        (["--data.source", "{}/train.jsonl", "--data.vocab-size", "99"], "vocab_size 99 is too small"),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.vocab-size", "99"],
+            "train_bpe: got vocab_size=99; wanted at least 259",
+        ),
         (
             ["--data.source", "{}/train.jsonl", "--sample.prompt", 40 * "the cat "],
             r"sample.prompt: got \d+ tokens; wanted at least 1 and fewer than data.length=",
         ),
-        (["--data.source", "{}/blank.jsonl"], "30 rows with 1 different inputs leave none for train"),
+        (["--data.source", "{}/blank.jsonl"], "30 rows with 1 different inputs, which leave none for train"),
         (["--mesh.data", "3"], "a batch of 4 does not divide into 3 equal parts"),
     ],
 )

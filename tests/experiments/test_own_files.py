@@ -6,7 +6,7 @@ from experiments import runner
 from experiments.classification.config import Config, DataConfig
 from experiments.classification.corpus import load_corpus
 from tests.experiments import test_classification, test_images, test_language_model, test_translation
-from tfm_jax.data import local
+from tfm_jax.data import _local as local
 
 
 def test_every_file_of_a_run_is_known():

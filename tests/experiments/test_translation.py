@@ -127,7 +127,7 @@ def test_one_file_is_split_by_its_sources_alone(tmp_path, pairs):
     assert {name: sorted(sources) for name, (sources, _) in again.items()} == {
         name: sorted(sources) for name, (sources, _) in first.items()
     }
-    with pytest.raises(ValueError, match="it has the languages 'en', 'fr'"):
+    with pytest.raises(ValueError, match="wanted two of the languages 'en', 'fr'"):
         corpus.load_pairs(DataConfig(source=pairs, pair="de-fr"))
 
 
@@ -157,20 +157,23 @@ def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
-        (["--data.source", "{}/empty.jsonl"], "empty.jsonl.* is empty"),
+        (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
+        (["--data.source", "{}/empty.jsonl"], "empty.jsonl: got an empty file"),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-de"],
-            "no translations 'en-de'; .*'en', 'fr'",
+            "got pair='en-de'; wanted two of the languages 'en', 'fr'",
         ),
-        (["--data.source", "{}/train.jsonl", "--data.pair", "en"], "pair 'en' is not two names"),
+        (
+            ["--data.source", "{}/train.jsonl", "--data.pair", "en"],
+            "text_pairs: got pair='en'; wanted two names",
+        ),
         (
             ["--data.source", "{}/train.jsonl"],
-            "no column 'source', 'target'; it has 'translation'.*pair='en-fr'",
+            "the columns 'translation'; wanted 'source', 'target'.*pair='en-fr'",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.test", "{}/none.jsonl.gz"],
-            "there is no file or directory .*none.jsonl.gz",
+            "load: got .*none.jsonl.gz' .*no file or directory",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.held-out", "0"],
@@ -178,10 +181,10 @@ def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.max-length", "2"],
-            "none of the .* rows is left: .*max_length is 2",
+            "got 5 texts, of which none is left: .*max_length=2",
         ),
         (["--data.source", "some/pairs", "--data.pair", "en-fr"], "hub cannot be reached.*'dates'"),
-        (["--model.vocab-size", "9"], "is out of range: wanted 0 <= source id < 9"),
+        (["--model.vocab-size", "9"], "got source id 11 in row 0; wanted 0 <= source id < 9"),
         (["--model.positions", "Learned(max_length=30)"], "longer than the learned position table of 30"),
         (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
     ],
@@ -197,7 +200,7 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, pairs, a
 def test_a_run_that_goes_on_is_not_thrown_away_when_its_data_are_gone(tmp_path):
     arguments = ["--out", str(tmp_path / "run"), *SMALL, "--data.source", str(tmp_path / "gone.jsonl")]
     runner.Run(parse(arguments), "translation")
-    with pytest.raises(SystemExit, match="there is no file"):
+    with pytest.raises(SystemExit, match=r"load: got .*gone\.jsonl"):
         main([*arguments, "--resume"])
     assert (tmp_path / "run" / "config.json").exists()
 
@@ -231,7 +234,7 @@ def test_translations_are_those_of_each_text_alone_in_its_order(translator):
 
 def test_the_loss_is_of_the_real_tokens_and_smoothed_in_training_alone(translator):
     model, params, tokenizer, _ = translator
-    rows = data.translation_rows(["abc", "c"], ["ba", "abcab"], tokenizer)
+    rows = data.translation_examples(["abc", "c"], ["ba", "abcab"], tokenizer)
     loss_fn = jax.jit(make_loss(model, 0.5))
     narrow, wide = (rows.take(np.arange(2), shape) for shape in ((4, 6), (7, 9)))
     (total, weight), metrics = loss_fn(params, narrow, None)
@@ -264,7 +267,7 @@ def test_a_saved_tokenizer_is_taken_again(tmp_path):
 def test_shapes_hold_all_rows_and_batches_have_their_size():
     texts = ["a" * n for n in (1, 2, 3, 9, 10, 30)]
     tokenizer = data.char_tokenizer(texts)
-    rows = {name: data.translation_rows(part, part, tokenizer) for name, part in
+    rows = {name: data.translation_examples(part, part, tokenizer) for name, part in
             (("train", texts[:5]), ("validation", texts[5:]))}  # fmt: skip
     shapes, sizes = corpus.make_shapes(rows, DataConfig(buckets=2), 8, 1)
     assert shapes == [(11, 11), (31, 31)] and sizes == [8, 8]

@@ -283,7 +283,9 @@ def test_an_unknown_character_is_read_as_the_unknown_token():
 class NoSpecial(data.ByteTokenizer):
     """As a tokenizer of somebody else may be."""
 
-    pad_id = bos_id = eos_id = None
+    def __init__(self):
+        super().__init__()
+        self.pad_id = self.bos_id = self.eos_id = None
 
 
 def test_a_tokenizer_without_special_tokens_writes_to_the_full_length():

@@ -1,11 +1,12 @@
-"""Sources, tokenizers, packing, bucketing, and one deterministic loader whose state is a few numbers.
+"""Data sets, tokenizers, packing, bucketing, and a deterministic, resumable loader.
 
-From text to batches: `load` (or `load_splits`) a source, read its columns (`texts`, `text_pairs`), tokenize
-them into rows (`language_model_rows`, `translation_rows`, `labelled_rows`; of images `classification_rows`),
-choose which rows stand in which batch (`UniformBatches`, `BucketBatches`), and iterate over a `Loader`.
+From text to batches: `load` (or `load_splits`) a data set, read its columns (`texts`, `text_pairs`),
+convert them to examples (`language_model_examples`, `translation_examples`, `text_classification_examples`;
+for images `image_classification_examples`), choose the examples of each batch (`UniformBatchSampler`,
+`BucketBatchSampler`), and iterate over a `Loader`.
 """
 
-from tfm_jax.data.bucketing import BucketBatches, batch_sizes, choose_buckets, padding_share
+from tfm_jax.data.bucketing import BucketBatchSampler, batch_sizes, choose_buckets, padding_fraction
 from tfm_jax.data.builtin import (
     CONTINENTS,
     DATE_LOCALES,
@@ -18,24 +19,25 @@ from tfm_jax.data.builtin import (
     stdlib,
 )
 from tfm_jax.data.columns import source_column, text_pairs, texts
-from tfm_jax.data.image_classification import ImageRows, classification_rows
-from tfm_jax.data.loader import Batching, Loader, LoaderIterator, Rows, UniformBatches
-from tfm_jax.data.packing import PackedRows, best_fit
-from tfm_jax.data.sequences import TranslationRows, language_model_rows, translation_rows
-from tfm_jax.data.sources import load, load_splits, load_whole
+from tfm_jax.data.image_classification import ImageClassificationExamples, image_classification_examples
+from tfm_jax.data.labels import label_ids, label_names
+from tfm_jax.data.loader import BatchSampler, Examples, Loader, LoaderIterator, UniformBatchSampler
+from tfm_jax.data.packing import PackedSequences, best_fit
+from tfm_jax.data.sequences import TranslationExamples, language_model_examples, translation_examples
+from tfm_jax.data.sources import load, load_splits, load_unsplit
 from tfm_jax.data.splitting import (
     SPLIT_SALT,
     content_digest,
     describe_splits,
     hold_out,
-    input_places,
-    permute_rows,
-    split_rows,
+    input_hashes,
+    split_at_random,
+    split_by_hash,
     split_text,
     text_digest,
 )
 from tfm_jax.data.stream import StreamIterator, StreamLoader
-from tfm_jax.data.text_classification import LabelledRows, label_names, label_numbers, labelled_rows
+from tfm_jax.data.text_classification import TextClassificationExamples, text_classification_examples
 from tfm_jax.data.tokenizers import (
     ByteTokenizer,
     JsonTokenizer,
@@ -44,7 +46,6 @@ from tfm_jax.data.tokenizers import (
     load_tokenizer,
     train_bpe,
 )
-from tfm_jax.data.validate import check_range
 from tfm_jax.hub import HubUnavailableError
 
 __all__ = [
@@ -53,53 +54,52 @@ __all__ = [
     "DATE_STYLES",
     "NAME_KINDS",
     "SPLIT_SALT",
-    "Batching",
-    "BucketBatches",
+    "BatchSampler",
+    "BucketBatchSampler",
     "ByteTokenizer",
+    "Examples",
     "HubUnavailableError",
-    "ImageRows",
+    "ImageClassificationExamples",
     "JsonTokenizer",
-    "LabelledRows",
     "Loader",
     "LoaderIterator",
-    "PackedRows",
-    "Rows",
+    "PackedSequences",
     "StreamIterator",
     "StreamLoader",
+    "TextClassificationExamples",
     "Tokenizer",
-    "TranslationRows",
-    "UniformBatches",
+    "TranslationExamples",
+    "UniformBatchSampler",
     "batch_sizes",
     "best_fit",
     "char_tokenizer",
-    "check_range",
     "choose_buckets",
-    "classification_rows",
     "content_digest",
     "dates",
     "describe_splits",
     "digits",
     "hold_out",
-    "input_places",
+    "image_classification_examples",
+    "input_hashes",
+    "label_ids",
     "label_names",
-    "label_numbers",
-    "labelled_rows",
-    "language_model_rows",
+    "language_model_examples",
     "load",
     "load_splits",
     "load_tokenizer",
-    "load_whole",
+    "load_unsplit",
     "names",
-    "padding_share",
-    "permute_rows",
+    "padding_fraction",
     "places",
     "source_column",
-    "split_rows",
+    "split_at_random",
+    "split_by_hash",
     "split_text",
     "stdlib",
+    "text_classification_examples",
     "text_digest",
     "text_pairs",
     "texts",
     "train_bpe",
-    "translation_rows",
+    "translation_examples",
 ]

@@ -1,4 +1,4 @@
-"""JSON: an object a row, in lines, one after the other, or in an array; texts stay texts."""
+"""Reader of JSON files: one object per row, in lines, one after another, or in an array."""
 
 import dataclasses
 import json
@@ -13,43 +13,44 @@ import pyarrow as pa
 
 from tfm_jax.data._open import line_error, open_text
 
-__all__ = ["Json", "as_arrow"]
+__all__ = ["JsonReader", "to_arrow"]
 
 _BATCH = 1000
 _DEPTH = 32
-_MIXED = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+_NO_COMMON_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 
 
-class _Twice(ValueError):
-    """An object that names a key twice."""
+class _RepeatedKey(ValueError):
+    """An object with the same key twice."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Twice(f"an object has the key {max(names, key=names.count)!r} more than once")
-    return found
+        raise _RepeatedKey(f"an object has the key {max(names, key=names.count)!r} more than once")
+    return result
 
 
 _SPACE = " \t\r\n"
 _SPACES = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 @dataclasses.dataclass(frozen=True)
-class Json:
-    """Rows of JSON. Values keep their kind: a column of several kinds is ``datasets.Json()``, whose decoder
-    rounds fractions to 15 digits.
+class JsonReader:
+    """Objects whose values keep their type: texts stay texts, and a column may have several types.
+
+    A column of several types is ``datasets.Json()``, whose decoder rounds fractions to 15 digits.
 
     Args:
-        encoding: of the file.
+      encoding: of the file.
     """
 
     encoding: str
 
     def features(self, files: Sequence[Path]) -> datasets.Features:
-        """The columns of all rows of all files, and the type that holds every value of each exactly."""
+        """The columns of all rows of all files, with types that hold every value exactly."""
         types: dict[str, pa.DataType | None] = {}
         for file in files:
             rows = self.rows(file)
@@ -57,12 +58,12 @@ class Json:
                 for name in dict.fromkeys(name for row in batch for name in row):
                     types[name] = _wider(types.get(name, pa.null()), [row.get(name) for row in batch])
         if not types:
-            raise ValueError(f"{files[0]} is empty: it has no rows; choose another source")
-        found = datasets.Features()
+            raise ValueError(f"{files[0]}: got an empty file; wanted rows. Choose another source.")
+        features = datasets.Features()
         for name, type in types.items():
             plain = _is_plain(type) and datasets.Features.from_arrow_schema(pa.schema({name: type}))
-            found[name] = plain[name] if plain else datasets.Json()
-        return found
+            features[name] = plain[name] if plain else datasets.Json()
+        return features
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         """The objects of a file."""
@@ -78,48 +79,52 @@ class Json:
                     value = _DECODER.decode(content.rstrip(_SPACE))
                 except (ValueError, RecursionError) as error:
                     if started or isinstance(error, RecursionError):
-                        raise _bad(file, line, error) from error
-                    yield from self._document(file, "\n" * (line - 1) + content + text.read())
+                        raise _parse_error(file, line, error) from error
+                    yield from _document(file, "\n" * (line - 1) + content + text.read())
                     return
                 started = True
-                yield _row(file, line, value, _escapes_surrogates(content))
-
-    def _document(self, file: Path, text: str) -> Iterator[dict[str, Any]]:
-        """The objects of an array, or of a file where they are not one a line."""
-        at = seen = 0
-        line, alone, surrogates = 1, True, _escapes_surrogates(text)
-        while (at := _SPACES.match(text, at).end()) < len(text):
-            line, seen = line + text.count("\n", seen, at), at
-            try:
-                value, at = _DECODER.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
-                raise _bad(file, line, error) from error
-            if not isinstance(value, list):
-                alone = False
-                yield _row(file, line, value, surrogates)
-                continue
-            if not alone or _SPACES.match(text, at).end() < len(text):
-                raise line_error(file, line, "got an array beside other values; wanted one array, or objects")
-            if not any(isinstance(item, dict) for item in value):
-                value = [{"text": item} for item in value]
-            for number, item in enumerate(value):
-                if not isinstance(item, dict):
-                    raise ValueError(
-                        f"{file}, item {number} of its array: wanted an object, got {item!r:.80}"
-                    )
-                yield _row(file, line, item, surrogates)
+                yield _row(file, line, value, _has_surrogates(content))
 
 
-def _escapes_surrogates(text: str) -> bool:
+def _document(file: Path, text: str) -> Iterator[dict[str, Any]]:
+    """The objects of an array, or of a file in which they are not one per line."""
+    offset = counted = 0
+    line, only_value, surrogates = 1, True, _has_surrogates(text)
+    while (offset := _SPACES.match(text, offset).end()) < len(text):
+        line, counted = line + text.count("\n", counted, offset), offset
+        try:
+            value, offset = _DECODER.raw_decode(text, offset)
+        except (ValueError, RecursionError) as error:
+            raise _parse_error(file, line, error) from error
+        if not isinstance(value, list):
+            only_value = False
+            yield _row(file, line, value, surrogates)
+            continue
+        if not only_value or _SPACES.match(text, offset).end() < len(text):
+            raise line_error(
+                file, line, "got an array beside other values; wanted one array, or objects. Split the file."
+            )
+        for number, item in enumerate(value):
+            if not isinstance(item, dict):
+                raise ValueError(
+                    f"{file}, item {number} of its array: got {item!r:.80}; wanted an object. Write, for "
+                    'example, {"text": ...}.'
+                )
+            yield _row(file, line, item, surrogates)
+
+
+def _has_surrogates(text: str) -> bool:
     return "\\ud" in text or "\\uD" in text
 
 
 def _row(file: Path, line: int, value: Any, surrogates: bool) -> dict[str, Any]:
-    """A row that Arrow can hold: no half of a surrogate pair in its texts."""
+    """A row that Arrow can hold: no lone surrogates in its texts, no NUL in its keys."""
     if not isinstance(value, dict):
-        raise line_error(file, line, f'wanted an object, such as {{"text": ...}}, got {value!r:.80}')
-    if ends := [key for key in value if "\x00" in key]:
-        raise line_error(file, line, f"the key {ends[0]!r} holds a NUL character; rename it")
+        raise line_error(
+            file, line, f'got {value!r:.80}; wanted an object. Write, for example, {{"text": ...}}.'
+        )
+    if with_nul := [key for key in value if "\x00" in key]:
+        raise line_error(file, line, f"got the key {with_nul[0]!r}; wanted no NUL character. Rename it.")
     if surrogates:
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -127,69 +132,73 @@ def _row(file: Path, line: int, value: Any, surrogates: bool) -> dict[str, Any]:
             raise line_error(
                 file,
                 line,
-                f"a text holds half of a surrogate pair ({error.object[error.start]!a}), "
-                "which is no character; correct it",
+                f"got a text with half of a surrogate pair ({error.object[error.start]!a}), which is no "
+                "character; wanted both halves. Correct it.",
             ) from error
     return value
 
 
-def _bad(file: Path, line: int, error: Exception) -> ValueError:
+def _parse_error(file: Path, line: int, error: Exception) -> ValueError:
     problem = "it is nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", error)
     where = ""
     if isinstance(error, json.JSONDecodeError):
         where = f" (column {error.colno})" if error.lineno <= line else f" (in line {error.lineno})"
-    return line_error(file, line, f"JSON parse error in what starts here: {problem}{where}; correct it")
+    return line_error(
+        file,
+        line,
+        f"got a JSON parse error in the value that starts here: {problem}{where}; wanted JSON. Correct it.",
+    )
 
 
-def as_arrow(file: Path, rows: list[dict[str, Any]], features: datasets.Features) -> pa.Table:
-    """Rows as a table: a column of several kinds holds the JSON of each value.
+def to_arrow(file: Path, rows: list[dict[str, Any]], features: datasets.Features) -> pa.Table:
+    """Rows as an Arrow table; a column of several types holds the JSON of each value.
 
     Args:
-        file: where the rows are from.
-        rows: of any reader; a missing key is nothing.
-        features: the columns.
+      file: the rows are from it, for messages.
+      rows: of any reader; a missing key is None.
+      features: the columns.
 
     Returns:
-        The table, in the storage of the features.
+      The table, in the storage types of the features.
     """
     for name, feature in features.items():
         if isinstance(feature, datasets.Json):
             for row in rows:
                 if row.get(name) is not None:
-                    row[name] = _text(file, name, row[name])
+                    row[name] = _to_json(file, name, row[name])
     for name, type in zip(features, features.arrow_schema.types, strict=True):
         if "double" in str(type) and (
-            bad := next((row for row in rows if _rounded(row.get(name), type)), None)
+            bad := next((row for row in rows if _is_rounded(row.get(name), type)), None)
         ):
             raise ValueError(
-                f"{file}: column {name!r} holds fractions and the whole number in {bad[name]!r:.80}, "
-                "which would be rounded; write its numbers as texts"
+                f"{file}: got the whole number in {bad[name]!r:.80} beside fractions in column {name!r}, "
+                "which would be rounded; wanted numbers that a float holds. Write them as texts."
             )
     return pa.Table.from_pylist(rows, schema=features.arrow_schema)
 
 
-def _rounded(value: Any, type: pa.DataType) -> bool:
-    """Whether the type would change a whole number in the value: Arrow rounds it without a word."""
+def _is_rounded(value: Any, type: pa.DataType) -> bool:
+    """Whether the type changes an integer in the value, which Arrow rounds silently."""
     if pa.types.is_struct(type):
-        return value is not None and any(_rounded(value.get(field.name), field.type) for field in type)
+        return value is not None and any(_is_rounded(value.get(field.name), field.type) for field in type)
     if pa.types.is_list(type):
-        return value is not None and any(_rounded(item, type.value_type) for item in value)
+        return value is not None and any(_is_rounded(item, type.value_type) for item in value)
     return pa.types.is_floating(type) and isinstance(value, int) and int(float(value)) != value
 
 
 def _wider(known: pa.DataType | None, values: list[Any]) -> pa.DataType | None:
-    """The type that holds the values beside those before; None where no one type does."""
+    """The type that holds the values and those of the known type; None if there is none."""
     if known is None:
         return None
     try:
         schemas = [pa.schema({"": type}) for type in (known, pa.array(values).type)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except _MIXED:
+    except _NO_COMMON_TYPE:
         return None
 
 
 def _is_plain(type: pa.DataType | None, depth: int = _DEPTH) -> bool:
-    """Whether a file of Arrow's holds the type: of one kind, no object without keys in it, not too deep."""
+    """Whether an Arrow file holds the type: one type, no object without keys in it, not too deep."""
     if type is None or depth == 0:
         return False
     if pa.types.is_struct(type):
@@ -199,13 +208,13 @@ def _is_plain(type: pa.DataType | None, depth: int = _DEPTH) -> bool:
     return not pa.types.is_list(type) or _is_plain(type.value_type, depth - 1)
 
 
-def _text(file: Path, column: str, value: Any) -> str:
+def _to_json(file: Path, column: str, value: Any) -> str:
     text = json.dumps(value)
     try:
         datasets.Json().decode_example(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{file}: column {column!r} holds {value!r:.80}, which the data set library cannot hold "
-            f"({error}); write it as a text, or drop it"
+            f"{file}: got {value!r:.80} in column {column!r} ({error}); wanted a value that the datasets "
+            "library can hold. Write it as a text, or drop it."
         ) from error
     return text

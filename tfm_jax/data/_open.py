@@ -1,4 +1,4 @@
-"""Opening of data files: decompression, decoding, and one-line errors that name the file."""
+"""Opening data files: decompression, decoding, and one-line errors that name the file."""
 
 import bz2
 import codecs
@@ -14,29 +14,29 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-__all__ = ["PACKED", "check_encoding", "line_error", "open_bytes", "open_text", "reading"]
+__all__ = ["COMPRESSED", "check_encoding", "line_error", "open_bytes", "open_text", "reading"]
 
-PACKED = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """The suffixes of compressed files."""
 
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error, RecursionError)
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise unless Python knows the text encoding.
+    """Raises unless Python knows the text encoding.
 
     Args:
-        encoding: its name.
+      encoding: its name.
 
     Raises:
-        ValueError: it is unknown, or no encoding of texts.
+      ValueError: it is unknown, or no text encoding.
     """
     try:
         "a".encode(encoding)
     except (LookupError, ValueError, TypeError) as error:
         raise ValueError(
-            f"encoding: got {encoding!r}; wanted a text encoding that Python knows, such as 'utf-8', "
-            f"'latin-1' or 'utf-16' ({error})"
+            f"load: got encoding={encoding!r} ({error}); wanted a text encoding that Python knows. Pass, for "
+            "example, 'utf-8', 'latin-1' or 'utf-16'."
         ) from error
 
 
@@ -47,22 +47,24 @@ def line_error(file: Path, line: int, problem: str) -> ValueError:
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Turns what damaged files raise into a one-line ValueError that names the file.
+    """Turns the errors of damaged files into a one-line ValueError that names the file.
 
-    An error of the system, such as a missing permission, stays what it is: it names the file itself.
+    Errors of the system, such as a missing permission, pass unchanged, since they name the file.
     """
     try:
         yield
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = (
-            "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        )
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else _one_line(error)
         raise ValueError(
-            f"{file}: cannot be read: {reason}. It is damaged, cut off, or not what its suffix says; "
-            "replace it"
+            f"{file}: got a damaged or truncated file, or not what its suffix declares ({reason}); wanted "
+            "one that can be read. Replace it."
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def open_bytes(file: Path) -> IO[bytes]:
@@ -80,31 +82,31 @@ def open_text(file: Path, encoding: str, newline: str | None) -> Iterator[io.Tex
     """The decoded content of a file, compressed or not, without a byte-order mark.
 
     Args:
-        file: its path.
-        encoding: a text encoding.
-        newline: as of ``open``.
+      file: its path.
+      encoding: a text encoding.
+      newline: as for ``open``.
 
     Raises:
-        ValueError: the file is damaged, or some bytes are not in the encoding; names the line.
+      ValueError: the file is damaged, or some bytes are not in the encoding; names the line.
     """
     codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
     with reading(file):
         try:
             with open_bytes(file) as raw, io.TextIOWrapper(raw, encoding=codec, newline=newline) as text:
                 yield text
-        except UnicodeError as error:  # UTF-16 without its mark is a UnicodeError, not one of decoding
+        except UnicodeError as error:  # UTF-16 without its mark is a UnicodeError, not a UnicodeDecodeError
             line, start = _first_bad_line(file, codec)
             likely = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
             raise line_error(
                 file,
                 line,
-                f"its bytes are not {encoding} ({getattr(error, 'reason', error)}); pass the file's own "
-                f"encoding, such as encoding={likely!r} (--data.encoding {likely})",
+                f"got bytes that are not {encoding} ({getattr(error, 'reason', error)}); wanted the encoding "
+                f"of the file. Pass it, such as encoding={likely!r} (--data.encoding {likely}).",
             ) from error
 
 
 def _first_bad_line(file: Path, codec: str) -> tuple[int, bytes]:
-    """The line of the first byte that cannot be decoded, and how the file starts."""
+    """The line of the first byte that cannot be decoded, and the first bytes of the file."""
     decoder, line, start = codecs.getincrementaldecoder(codec)(), 1, b""
     with open_bytes(file) as raw:
         while chunk := raw.read(1 << 16):

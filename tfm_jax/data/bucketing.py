@@ -1,4 +1,4 @@
-"""Rows of different lengths in a few static shapes, so that a jitted step compiles a few times only."""
+"""Bucketing: examples of different lengths in a few static shapes, so that a step compiles few times."""
 
 import functools
 from collections.abc import Sequence
@@ -7,114 +7,118 @@ import numpy as np
 
 from tfm_jax.ranges import BUCKETS, COUNT, SIZE, check_number, check_numbers
 
-__all__ = ["BucketBatches", "batch_sizes", "choose_buckets", "padding_share"]
+__all__ = ["BucketBatchSampler", "batch_sizes", "choose_buckets", "padding_fraction"]
 
 Shape = tuple[int, ...]
 
 
 def choose_buckets(lengths: np.ndarray, n: int, *, multiple_of: int = 8) -> list[Shape]:
-    """Choose at most ``n`` shapes that pad these rows the least, by dynamic programming.
+    """At most ``n`` bucket shapes with the least padding, by dynamic programming.
 
     Equivalent to::
 
-        # with one length a row: the best of all choices of at most n lengths
-        min(itertools.combinations(rounded_lengths, n), key=lambda shapes: padding_share(lengths, shapes))
+        # with one length per example: the best of all choices of at most n lengths
+        min(itertools.combinations(rounded_lengths, n), key=lambda shapes: padding_fraction(lengths, shapes))
 
     Args:
-        lengths: the length of each row, or of each part of it (source, target). int [rows] or [rows, parts]
-        n: the largest number of shapes, 1 to 1024: each is compiled.
-        multiple_of: every side of a shape is a multiple of it.
+      lengths: the length of each example, or of each part of it (source, target). int [examples] or
+        [examples, parts]
+      n: the largest number of shapes, 1 to 1024: each is compiled.
+      multiple_of: every side of a shape is a multiple of it.
 
     Returns:
-        The shapes, each at least as large as the one before it in every part; the last holds every row. With
-        several parts the rows are ordered by their longest part, and a shape is the largest of each part up
-        to some row in that order.
+      The shapes, each at least as large as the one before it in every part; the last holds every example.
+      With several parts the examples are ordered by their longest part, and a shape is the maximum of each
+      part over a prefix of that order.
 
     Raises:
-        ValueError: there are no rows, or ``n`` or ``multiple_of`` is out of range.
+      ValueError: there are no examples, or ``n`` or ``multiple_of`` is out of range.
     """
     lengths = _two_dimensional(lengths)
     if not len(lengths):
-        raise ValueError("cannot choose buckets for no rows; the data set is empty")
+        raise ValueError("choose_buckets: got no lengths; wanted those of all examples. Choose other data.")
     check_number("choose_buckets", "n", n, BUCKETS)
     check_number("choose_buckets", "multiple_of", multiple_of, SIZE)
     rounded = np.maximum(1, -(-lengths // multiple_of)) * multiple_of
-    keys, at, counts = np.unique(rounded.max(1), return_inverse=True, return_counts=True)
-    # A shape for each key: the largest of each part among the rows up to that key.
-    shapes = np.zeros((len(keys), lengths.shape[1]), np.int64)
-    np.maximum.at(shapes, at, rounded)
+    longest, inverse, counts = np.unique(rounded.max(1), return_inverse=True, return_counts=True)
+    # A shape per longest part: the maximum of each part over the examples up to that length.
+    shapes = np.zeros((len(longest), lengths.shape[1]), np.int64)
+    np.maximum.at(shapes, inverse, rounded)
     shapes = np.maximum.accumulate(shapes)
     sides = shapes.sum(1)
-    rows = np.concatenate([[0], np.cumsum(counts)])
-    # cost[j]: the positions that the rows of the first j keys take, in as many shapes as there were rounds.
-    cost = np.concatenate([[0.0], np.full(len(keys), np.inf)])
+    n_examples = np.concatenate([[0], np.cumsum(counts)])
+    # cost[j]: the positions of the examples up to the j-th length, in as many shapes as rounds so far.
+    cost = np.concatenate([[0.0], np.full(len(longest), np.inf)])
     came_from = []
-    for _ in range(min(n, len(keys))):
-        candidates = [cost[:j] + (rows[j] - rows[:j]) * sides[j - 1] for j in range(1, len(keys) + 1)]
+    for _ in range(min(n, len(longest))):
+        candidates = [
+            cost[:j] + (n_examples[j] - n_examples[:j]) * sides[j - 1] for j in range(1, len(longest) + 1)
+        ]
         came_from.append([0] + [int(np.argmin(c)) for c in candidates])
         cost = np.concatenate([[0.0], [c.min() for c in candidates]])
-    ends = [len(keys)]
-    for back in reversed(came_from):
-        ends.append(back[ends[-1]])
+    ends = [len(longest)]
+    for previous in reversed(came_from):
+        ends.append(previous[ends[-1]])
     return [tuple(shapes[end - 1].tolist()) for end in sorted(set(ends) - {0})]
 
 
 def batch_sizes(shapes: Sequence[Shape], tokens: int, *, multiple_of: int = 1) -> list[int]:
-    """The rows of a batch in each shape, so that every batch has about the same number of tokens.
+    """Batch size per bucket shape, for about the same number of tokens in every batch.
 
     Equivalent to::
 
         [max(1, tokens // max(shape) // multiple_of) * multiple_of for shape in shapes]
 
     Args:
-        shapes: the shapes of the buckets.
-        tokens: the number of positions, padding counted, in the longest part of a batch.
-        multiple_of: every size is a multiple of it (the devices that share a batch).
+      shapes: of the buckets.
+      tokens: the number of positions, padding included, in the longest part of a batch.
+      multiple_of: every size is a multiple of it (the number of devices that share a batch).
 
     Returns:
-        One size for each shape; at least ``multiple_of``, even where that is more than ``tokens``.
+      One size per shape; at least ``multiple_of``, even if that is more than ``tokens``.
     """
     check_numbers("batch_sizes", SIZE, tokens=tokens, multiple_of=multiple_of)
     return [max(1, tokens // max(shape) // multiple_of) * multiple_of for shape in shapes]
 
 
-def padding_share(lengths: np.ndarray, shapes: Sequence[Shape]) -> float:
-    """The share of positions that are padding when each row has the first shape that holds it.
+def padding_fraction(lengths: np.ndarray, shapes: Sequence[Shape]) -> float:
+    """Fraction of positions that are padding when each example gets the first shape that holds it.
 
     Args:
-        lengths: int [rows] or [rows, parts]
-        shapes: the shapes of the buckets, smallest first.
+      lengths: int [examples] or [examples, parts]
+      shapes: of the buckets, smallest first.
 
     Returns:
-        A number from 0 (no padding) to 1 (all padding: only where every length is 0).
+      From 0 (no padding) to 1 (only padding: every length is 0).
 
     Raises:
-        ValueError: a row fits no shape.
+      ValueError: an example fits no shape.
     """
     sides = np.asarray(shapes).reshape(len(shapes), -1).sum(1)
-    return 1.0 - float(_two_dimensional(lengths).sum() / sides[_assign(lengths, shapes)].sum())
+    buckets = _assign("padding_fraction", lengths, shapes)
+    return 1.0 - float(_two_dimensional(lengths).sum() / sides[buckets].sum())
 
 
-class BucketBatches:
-    """Which rows, in which shape, are batch i: a function of i and the seed.
+class BucketBatchSampler:
+    """Batch sampler with a static shape per bucket: the indices and shape of batch i, from i and the seed.
 
-    Within an epoch every row stands in exactly one batch. With a seed the rows of a bucket that do not fill a
-    batch go on to the next larger shape, so that no step is made from a few rows alone but at the end: only
-    the last bucket has a batch that is filled up, with rows of index -1 (as has a shape that no later one
-    holds). Without a seed the last batch of every bucket is filled up: no row is padded more than it must.
+    In an epoch every example is in exactly one batch. With a seed, examples of a bucket that do not fill a
+    batch move to the next larger shape; only the last bucket (or one whose shape no later one holds) has a
+    batch that is padded with index -1. Without a seed the last batch of every bucket is padded, so no example
+    has more padding than its bucket needs.
 
     Args:
-        lengths: the length of each row's parts. int [rows] or [rows, parts]
-        shapes: the shapes, smallest first, such as `choose_buckets` gives.
-        sizes: the rows of a batch in each shape, such as `batch_sizes` gives; one number for all of them.
-        seed: shuffles rows and batches anew in every epoch, without end. None: the rows in order, bucket by
-            bucket, once (for evaluation).
+      lengths: the length of each example's parts. int [examples] or [examples, parts]
+      shapes: smallest first, such as `choose_buckets` returns.
+      sizes: the batch size of each shape, such as `batch_sizes` returns; or one number for all of them.
+      seed: shuffles examples and batches anew in every epoch, without end. None: the examples in order,
+        bucket by bucket, once (for evaluation).
 
     Attributes:
-        per_epoch: the number of batches in an epoch.
+      per_epoch: the number of batches in an epoch.
 
     Raises:
-        ValueError: a row fits no shape, there are no rows, or a size is not positive.
+      ValueError: an example fits no shape, there are no examples, or a size is not positive.
     """
 
     def __init__(
@@ -127,24 +131,26 @@ class BucketBatches:
         self.shapes = [tuple(int(side) for side in np.atleast_1d(shape)) for shape in shapes]
         sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes] * len(shapes)
         for size in sizes:
-            check_number("BucketBatches", "a size", size, SIZE)
+            check_number("BucketBatchSampler", "a size", size, SIZE)
         if seed is not None:
-            check_number("BucketBatches", "seed", seed, COUNT)
+            check_number("BucketBatchSampler", "seed", seed, COUNT)
         self.sizes = [int(size) for size in sizes]
         if not self.sizes or len(self.sizes) != len(self.shapes):
-            raise ValueError(f"BucketBatches: got sizes={self.sizes}; wanted one for each of {self.shapes}.")
+            raise ValueError(
+                f"BucketBatchSampler: got sizes={self.sizes}; wanted one for each of {self.shapes}."
+            )
         if not len(lengths):
-            raise ValueError("cannot make batches of no rows; the data set is empty")
-        self.rows = len(lengths)
-        assigned = _assign(lengths, self.shapes)
-        self._members = [np.flatnonzero(assigned == bucket) for bucket in range(len(self.shapes))]
+            raise ValueError("BucketBatchSampler: got no examples; wanted at least one. Choose other data.")
+        self.num_examples = len(lengths)
+        buckets = _assign("BucketBatchSampler", lengths, self.shapes)
+        self._members = [np.flatnonzero(buckets == bucket) for bucket in range(len(self.shapes))]
         self.seed = seed
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
-        self.per_epoch = len(self._epoch(0))  # the same in every epoch: only which rows stand where differs
+        self.per_epoch = len(self._epoch(0))  # the same number in every epoch
 
     @property
     def settings(self) -> dict[str, object]:
-        """What decides the order of the rows; kept with the loader's state."""
+        """What decides the order of the examples; saved with the loader's state."""
         return {
             "rows": [len(members) for members in self._members],
             "shapes": [list(shape) for shape in self.shapes],
@@ -153,7 +159,7 @@ class BucketBatches:
         }
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, Shape]:
-        """The row indices of batch i (-1 fills up) and its shape."""
+        """The example indices of batch i (-1 is padding) and its shape."""
         if self.seed is None and i >= self.per_epoch:
             raise IndexError(i)
         bucket, indices = self._epoch(i // self.per_epoch)[i % self.per_epoch]
@@ -164,19 +170,19 @@ class BucketBatches:
         batches = []
         members = self._members.copy()
         for bucket, size in enumerate(self.sizes):
-            rows = members[bucket] if rng is None else rng.permutation(members[bucket])
-            larger = self._larger(bucket)
+            indices = members[bucket] if rng is None else rng.permutation(members[bucket])
+            larger = self._next_larger(bucket)
             if rng is not None and larger is not None:
-                rows, rest = np.split(rows, [len(rows) // size * size])
+                indices, rest = np.split(indices, [len(indices) // size * size])
                 members[larger] = np.concatenate([members[larger], rest])
-            fill = np.full(-len(rows) % size, -1, rows.dtype)
-            batches += [(bucket, batch) for batch in np.concatenate([rows, fill]).reshape(-1, size)]
+            padding = np.full(-len(indices) % size, -1, indices.dtype)
+            batches += [(bucket, batch) for batch in np.concatenate([indices, padding]).reshape(-1, size)]
         if rng is None:
             return batches
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _larger(self, bucket: int) -> int | None:
-        """The next bucket whose shape holds this one's."""
+    def _next_larger(self, bucket: int) -> int | None:
+        """The next bucket whose shape holds that of this one."""
         shape = np.array(self.shapes[bucket])
         later = range(bucket + 1, len(self.shapes))
         return next((other for other in later if (shape <= np.array(self.shapes[other])).all()), None)
@@ -187,16 +193,17 @@ def _two_dimensional(lengths: np.ndarray) -> np.ndarray:
     return lengths[:, None] if lengths.ndim == 1 else lengths
 
 
-def _assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-    """The first shape that holds each row."""
+def _assign(function: str, lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
+    """The first shape that holds each example."""
     lengths = _two_dimensional(lengths)
-    assigned = np.full(len(lengths), -1)
+    buckets = np.full(len(lengths), -1)
     for bucket in reversed(range(len(shapes))):
-        assigned[(lengths <= np.asarray(shapes[bucket])).all(1)] = bucket
-    if (assigned < 0).any():
-        row = int(np.argmin(assigned))
+        buckets[(lengths <= np.asarray(shapes[bucket])).all(1)] = bucket
+    if (buckets < 0).any():
+        example = int(np.argmin(buckets))
         raise ValueError(
-            f"row {row} of lengths {lengths[row].tolist()} fits none of the shapes {list(shapes)}; choose "
-            "the shapes from these rows too, or drop the rows that are too long (max_length)"
+            f"{function}: got lengths {lengths[example].tolist()} of example {example}; wanted lengths that "
+            f"fit one of the shapes {list(shapes)}. Choose the shapes from these examples too, or drop those "
+            "that are too long (max_length)."
         )
-    return assigned
+    return buckets

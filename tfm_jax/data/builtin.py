@@ -1,4 +1,4 @@
-"""The sources that need no network: digits, dates, names and places, Python's own source."""
+"""Built-in data sets, which need no network: digits, dates, names, places, and the source of Python."""
 
 import collections
 import datetime
@@ -37,18 +37,17 @@ _DATE_ROWS = {"train": 50_000, "validation": 2_000, "test": 2_000}
 
 
 def digits(split: str = "train") -> datasets.Dataset:
-    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
+    """Handwritten digits: the 1,797 images of 8x8 pixels in scikit-learn.
 
     Args:
-        split: "train" (1,257 rows), "validation" (180) or "test" (360), the classes evenly shared, always the
-            same rows.
+      split: "train" (1,257 rows), "validation" (180) or "test" (360), stratified, always the same rows.
 
     Returns:
-        Rows ``{"image": float32 [8, 8] in [0, 1], "label": 0 to 9}``.
+      Rows ``{"image": float32 [8, 8] in [0, 1], "label": 0 to 9}``.
 
     Raises:
-        ImportError: scikit-learn is not installed.
-        ValueError: there is no such split.
+      ImportError: scikit-learn is not installed.
+      ValueError: there is no such split.
 
     Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits" (UCI Machine Learning Repository).
     """
@@ -57,7 +56,7 @@ def digits(split: str = "train") -> datasets.Dataset:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("'digits' needs scikit-learn: pip install 'tfm_jax[experiments]'") from error
+        raise _missing("digits", "scikit-learn") from error
     data = load_digits()
     rest, test = train_test_split(
         np.arange(len(data.target)), test_size=360, stratify=data.target, random_state=0
@@ -72,45 +71,45 @@ def digits(split: str = "train") -> datasets.Dataset:
 
 
 def dates(split: str = "train", number: int | None = None, *, seed: int = 0) -> datasets.Dataset:
-    """Dates as twelve languages write them, to be translated into ISO 8601.
+    """Dates in twelve languages, to be translated into ISO 8601.
 
     Equivalent to::
 
         {"source": babel.dates.format_date(day, style, locale), "target": day.isoformat()}
 
     Args:
-        split: "train", "validation" or "test". Each day of the years 1900 to 2099 belongs to one of them
-            (eight, one and one in ten).
-        number: the number of rows; the first rows are the same whatever it is. None: 50,000 to train on,
-            2,000 otherwise.
-        seed: decides which days belong to which split, and the rows.
+      split: "train", "validation" or "test". Each day of the years 1900 to 2099 belongs to one of them
+        (eight, one and one in ten).
+      number: the number of rows; fewer rows are a prefix of more. None: 50,000 for "train", 2,000
+        otherwise.
+      seed: of the split of the days and of the rows.
 
     Returns:
-        Rows ``{"source": str, "target": str, "locale": one of DATE_LOCALES, "style": one of DATE_STYLES}``.
-        No written form stands for two days.
+      Rows ``{"source": str, "target": str, "locale": one of DATE_LOCALES, "style": one of DATE_STYLES}``.
+      No written form means two days.
 
     Raises:
-        ImportError: Babel is not installed.
-        ValueError: there is no such split, or ``number`` is below 1.
+      ImportError: Babel is not installed.
+      ValueError: there is no such split, or ``number`` is below 1.
     """
     _check_split("dates", split, SPLITS)
     try:
         from babel.dates import format_date
     except ImportError as error:
-        raise ImportError("'dates' needs Babel: pip install 'tfm_jax[experiments]'") from error
+        raise _missing("dates", "Babel") from error
     number = _DATE_ROWS[split] if number is None else number
     if number < 1:
-        raise ValueError(f"number {number} is not a number of rows; pass at least 1")
+        raise ValueError(f"dates: got number={number}; wanted at least 1. Pass a number of rows.")
     all_days = np.random.default_rng(seed).permutation((_LAST_DAY - _FIRST_DAY).days + 1)
     tenth = len(all_days) // 10
     test, validation, train = np.split(all_days, [tenth, 2 * tenth])
     days = {"train": train, "validation": validation, "test": test}[split]
-    # Drawn row by row, so that more rows begin with the same ones.
+    # Drawn row by row, so that fewer rows are a prefix of more.
     rng = np.random.default_rng([seed, 1 + SPLITS.index(split)])
     draws = rng.integers(0, [len(days), len(DATE_LOCALES), len(DATE_STYLES)], size=(number, 3))
     rows: dict[str, list[str]] = {"source": [], "target": [], "locale": [], "style": []}
-    for place, locale, style in draws:
-        day = _FIRST_DAY + datetime.timedelta(days=int(days[place]))
+    for day_index, locale, style in draws:
+        day = _FIRST_DAY + datetime.timedelta(days=int(days[day_index]))
         rows["source"].append(format_date(day, DATE_STYLES[style], locale=DATE_LOCALES[locale]))
         rows["target"].append(day.isoformat())
         rows["locale"].append(DATE_LOCALES[locale])
@@ -119,21 +118,21 @@ def dates(split: str = "train", number: int | None = None, *, seed: int = 0) -> 
 
 
 def names(split: str = "train") -> datasets.Dataset:
-    """Names of territories, languages, scripts, currencies and cities, as twelve languages write them.
+    """Names of territories, languages, scripts, currencies and cities, in twelve languages.
 
-    A task of its own each: in which language a name is written, and what kind of thing it names.
+    For two tasks: classify the language of a name, or the kind of thing that it names.
 
     Args:
-        split: "train", "validation" or "test". What is named belongs, in all languages, to one of them, by
-            the hash of its code: some eight, one and one in ten.
+      split: "train", "validation" or "test". A thing is in one of them in all languages, by the hash of its
+        code: about eight, one and one in ten.
 
     Returns:
-        Rows ``{"text": str, "language": DATE_LOCALES, "kind": NAME_KINDS, "code": str}``, where "language"
-        and "kind" are class labels. A text that stands for two things or in two languages is in none.
+      Rows ``{"text": str, "language": DATE_LOCALES, "kind": NAME_KINDS, "code": str}``, where "language"
+      and "kind" are class labels. A text with two meanings or in two languages is in no split.
 
     Raises:
-        ImportError: Babel is not installed.
-        ValueError: there is no such split.
+      ImportError: Babel is not installed.
+      ValueError: there is no such split.
     """
     text, label = datasets.Value("string"), datasets.ClassLabel
     return _rows_of(
@@ -152,22 +151,23 @@ def names(split: str = "train") -> datasets.Dataset:
 
 
 def places(split: str = "train") -> datasets.Dataset:
-    """English names of territories, their cities and their currencies, with the continent that they are on.
+    """English names of territories, their cities and their currencies, with their continent.
 
-    Few rows, and of other territories in each split: what tells is what a name means, more than its letters.
+    The splits are small and have different territories, so that the meaning of a name helps more than its
+    letters.
 
     Args:
-        split: "train", "validation" or "test". What belongs to a territory is in one of them, by the hash of
-            the territory's code: some seven, three and six in sixteen.
+      split: "train", "validation" or "test". The names of a territory are in one of them, by the hash of its
+        code: about seven, three and six in sixteen.
 
     Returns:
-        Rows ``{"text": str, "continent": CONTINENTS, "territory": str}``, where "continent" is a class label:
-        that of the time zones. A territory on several continents is in none with its name and its currencies,
-        nor is a currency of several territories, nor a text that names things of two territories.
+      Rows ``{"text": str, "continent": CONTINENTS, "territory": str}``, where "continent" is a class label,
+      that of the time zones. No split has the name and the currencies of a territory on several
+      continents, a currency of several territories, or a text that names things of two territories.
 
     Raises:
-        ImportError: Babel is not installed.
-        ValueError: there is no such split.
+      ImportError: Babel is not installed.
+      ValueError: there is no such split.
     """
     text = datasets.Value("string")
     return _rows_of(
@@ -185,41 +185,43 @@ def places(split: str = "train") -> datasets.Dataset:
 
 
 def stdlib(split: str = "train") -> datasets.Dataset:
-    """The source text of the standard library of the Python that is running, a row for each file.
+    """Source code of the standard library of the running Python, one row per file.
 
-    Left out are its tests, what is generated rather than written (the tables of ``encodings``, the help texts
-    of ``pydoc_data``), and installed packages. A file belongs to a split by the hash of its path, one in
-    twenty to "validation", so that another Python version shares them out in the same way.
+    Without tests, generated files (``encodings``, ``pydoc_data``) and installed packages. The hash of its
+    path decides the split of a file (one in twenty is in "validation"), so that all Python versions agree.
 
     Args:
-        split: "train" or "validation".
+      split: "train" or "validation".
 
     Returns:
-        Rows ``{"text": str, "path": str}``, sorted by path.
+      Rows ``{"text": str, "path": str}``, sorted by path.
 
     Raises:
-        FileNotFoundError: this Python has its standard library in another form than files.
-        ValueError: there is no such split.
+      FileNotFoundError: the standard library of this Python is not in files.
+      ValueError: there is no such split.
     """
     _check_split("stdlib", split, SPLITS[:2])
     root = Path(sysconfig.get_path("stdlib"))
-    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
     rows: dict[str, list[str]] = {"text": [], "path": []}
     for file in sorted(root.rglob("*.py")):
         path = file.relative_to(root)
         held_out = hashlib.sha256(path.as_posix().encode()).digest()[0] < 256 / 20
-        if left_out & set(path.parts) or held_out != (split == "validation"):
+        if skipped & set(path.parts) or held_out != (split == "validation"):
             continue
-        with tokenize.open(file) as source:  # honours a file's own encoding
+        with tokenize.open(file) as source:  # in the encoding that the file declares
             rows["text"].append(source.read())
         rows["path"].append(path.as_posix())
     if not rows["text"]:
-        raise FileNotFoundError(f"there are no source files of the standard library under {root}")
+        raise FileNotFoundError(
+            f"stdlib: got no source files under {root}; wanted those of the standard library. Use a "
+            "Python that has them."
+        )
     return datasets.Dataset.from_dict(rows)
 
 
 def _names() -> Iterator[tuple[str, str, str, str]]:
-    """Text, locale, kind and code of every name, things by their codes."""
+    """Text, locale, kind and code of every name, sorted by code."""
     from babel import Locale
 
     tables: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in NAME_KINDS}
@@ -239,58 +241,67 @@ def _places() -> Iterator[tuple[str, str, str]]:
     from babel import Locale
     from babel.core import get_global
 
-    english, codes = Locale.parse("en"), collections.defaultdict(set)
+    english, users_of = Locale.parse("en"), collections.defaultdict(set)
     for territory, currencies in get_global("territory_currencies").items():
         for code, *_ in currencies:
-            codes[code].add(territory)
+            users_of[code].add(territory)
     for territory, zones in get_global("territory_zones").items():
         continent_of = {zone: _CONTINENT_OF_ZONE.get(zone.partition("/")[0]) for zone in zones}
         yield from ((_city(english, zone), c, territory) for zone, c in continent_of.items() if c)
         continents = set(continent_of.values())
         if len(continents) == 1 and None not in continents:
-            own = [code for code, holders in codes.items() if holders == {territory}]
-            found = [english.territories.get(territory), *map(english.currencies.get, own)]
-            yield from ((name, *continents, territory) for name in found if name)
+            currencies = [code for code, users in users_of.items() if users == {territory}]
+            texts = [english.territories.get(territory), *map(english.currencies.get, currencies)]
+            yield from ((text, *continents, territory) for text in texts if text)
 
 
 def _city(locale: Any, zone: str) -> str:
-    """What a time zone's city is called; CLDR has only what its identifier does not say."""
+    """The name of a time zone's city: CLDR's, or that in the zone's identifier."""
     return locale.time_zones.get(zone, {}).get("city", zone.rpartition("/")[2].replace("_", " "))
 
 
 def _rows_of(
     source: str,
     split: str,
-    found: Callable[[], Iterable[tuple[str, ...]]],
-    thing: Callable[..., str],
+    read: Callable[[], Iterable[tuple[str, ...]]],
+    key: Callable[..., str],
     *,
     shares: Mapping[str, int],
     features: Mapping[str, Any],
 ) -> datasets.Dataset:
-    """The rows of a split, by the hash of the thing that each is of, from 0 to 255: so many in 256.
+    """The rows of a split, by the first byte of the hash of their key; ``shares`` are numbers out of 256.
 
-    A text, which comes first in a row, is left out where it stands in two.
+    Drops texts, the first value of a row, that occur twice.
     """
     _check_split(source, split, SPLITS)
     try:
-        rows = list(found())
+        rows = list(read())
     except ImportError as error:
-        raise ImportError(f"{source!r} needs Babel: pip install 'tfm_jax[experiments]'") from error
-    times = collections.Counter(text for text, *_ in rows)
+        raise _missing(source, "Babel") from error
+    counts = collections.Counter(text for text, *_ in rows)
     test, validation = shares["test"], shares["validation"]
 
     def split_of(row: tuple[str, ...]) -> str:
-        first = hashlib.sha256(thing(*row).encode()).digest()[0]
+        first = hashlib.sha256(key(*row).encode()).digest()[0]
         return "test" if first < test else "validation" if first < test + validation else "train"
 
-    kept = [row for row in rows if times[row[0]] == 1 and split_of(row) == split]
+    kept = [row for row in rows if counts[row[0]] == 1 and split_of(row) == split]
     columns = {name: [row[i] for row in kept] for i, name in enumerate(features)}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def _check_split(source: str, split: str, splits: tuple[str, ...]) -> None:
     if split not in splits:
-        raise ValueError(f"{source!r} has no split {split!r}; it has {', '.join(map(repr, splits))}")
+        raise ValueError(
+            f"{source}: got split {split!r}; wanted one of {', '.join(map(repr, splits))}. Name one of them."
+        )
+
+
+def _missing(source: str, package: str) -> ImportError:
+    return ImportError(
+        f"{source}: got no {package}; wanted it to make this data set. Run pip install "
+        "'tfm_jax[experiments]'."
+    )
 
 
 SOURCES = {
@@ -300,4 +311,4 @@ SOURCES = {
     "places": (places, SPLITS),
     "stdlib": (stdlib, SPLITS[:2]),
 }
-"""What needs no network, by name: a function of the split, and the splits."""
+"""The built-in data sets by name: a function of the split, and the splits."""

@@ -1,7 +1,7 @@
-"""One deterministic loader: batch i is a function of the rows, the batching and i alone.
+"""Deterministic, resumable data loader: batch i is a function of the examples, the sampler and i alone.
 
-Reading ahead in threads is grain's; what a batch holds is decided by index, so the state of an iterator is
-the number of the next batch, and nothing has to be replayed to resume.
+grain prefetches in threads. The state of an iterator is the number of the next batch, so resuming replays
+nothing.
 """
 
 import functools
@@ -14,31 +14,31 @@ import numpy as np
 
 from tfm_jax.ranges import COUNT, SIZE, check_number, check_numbers
 
-__all__ = ["Batching", "Loader", "LoaderIterator", "Rows", "UniformBatches"]
+__all__ = ["BatchSampler", "Examples", "Loader", "LoaderIterator", "UniformBatchSampler"]
 
 
-class Rows(Protocol):
-    """Examples that can be taken by index, whole batches at a time."""
+class Examples(Protocol):
+    """Examples with random access, a batch at a time."""
 
     def __len__(self) -> int: ...
 
     @property
     def fingerprint(self) -> int:
-        """A checksum of the content, kept with the loader's state."""
+        """A checksum of the content, saved with the loader's state."""
         ...
 
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
-        """The rows at these indices, stacked; padded to ``shape`` where rows have different lengths."""
+        """A batch of the examples at these indices, padded to ``shape`` if their lengths differ."""
         ...
 
 
-class Batching(Protocol):
-    """Which rows are batch i; -1 stands for a row that only fills the batch up (never for its first).
+class BatchSampler(Protocol):
+    """The example indices of batch i; index -1 pads a batch, but is never its first.
 
-    With a seed it goes on for ever; with ``seed=None`` it raises IndexError from batch ``per_epoch`` on.
+    With a seed there is no last batch; with ``seed=None`` it raises IndexError from batch ``per_epoch`` on.
     """
 
-    rows: int
+    num_examples: int
     sizes: list[int]  # the batch size of each shape
     seed: int | None
     per_epoch: int
@@ -49,110 +49,120 @@ class Batching(Protocol):
     def __getitem__(self, i: int) -> tuple[np.ndarray, tuple[int, ...] | None]: ...
 
 
-class UniformBatches:
-    """Which rows are batch i, for rows that all have one shape: a function of i and the seed.
+class UniformBatchSampler:
+    """Batch sampler for examples of one shape: the indices of batch i, from i and the seed.
 
     Equivalent to::
 
-        stream = (row for epoch in itertools.count() for row in shuffled(range(rows), seed, epoch))
-        batches = itertools.batched(stream, batch_size)          # with a seed
-        batches = itertools.batched(range(rows), batch_size)     # without; the last one filled up with -1
+        stream = (index for epoch in itertools.count() for index in shuffled(range(num_examples), seed,
+        epoch)) batches = itertools.batched(stream, batch_size)                  # with a seed
+        batches = itertools.batched(range(num_examples), batch_size)     # without; the last padded with -1
 
     Args:
-        rows: the number of rows.
-        batch_size: the number of rows in a batch.
-        seed: shuffles anew in every epoch, without end; every batch is full (it may span two epochs). None:
-            the rows in order, once (for evaluation).
+      num_examples: the number of examples.
+      batch_size: the number of examples in a batch.
+      seed: shuffles anew in every epoch, without end; every batch is full (it may span two epochs). None:
+        the examples in order, once (for evaluation).
 
     Attributes:
-        per_epoch: the number of batches in an epoch, rounded up.
+      per_epoch: the number of batches in an epoch, rounded up.
 
     Raises:
-        ValueError: there are no rows, or ``batch_size`` is not positive.
+      ValueError: there are no examples, or ``batch_size`` is not positive.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int | None = None):
-        if rows < 1:
-            raise ValueError("cannot make batches of no rows; the data set is empty")
-        check_number("UniformBatches", "batch_size", batch_size, SIZE)
+    def __init__(self, num_examples: int, batch_size: int, seed: int | None = None):
+        if num_examples < 1:
+            raise ValueError("UniformBatchSampler: got no examples; wanted at least one. Choose other data.")
+        check_number("UniformBatchSampler", "batch_size", batch_size, SIZE)
         if seed is not None:
-            check_number("UniformBatches", "seed", seed, COUNT)
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+            check_number("UniformBatchSampler", "seed", seed, COUNT)
+        self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
         self.sizes = [batch_size]
-        self.per_epoch = -(-rows // batch_size)
+        self.per_epoch = -(-num_examples // batch_size)
         self._order = functools.lru_cache(maxsize=2)(self._make_order)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the order of the rows; kept with the loader's state."""
-        return {"rows": self.rows, "batch_size": self.batch_size, "seed": self.seed}
+        """What decides the order of the examples; saved with the loader's state."""
+        return {"rows": self.num_examples, "batch_size": self.batch_size, "seed": self.seed}
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, None]:
-        """The row indices of batch i (-1 fills up); no shape, there is but one."""
-        places = np.arange(i * self.batch_size, (i + 1) * self.batch_size)
+        """The example indices of batch i (-1 is padding); no shape, since there is only one."""
+        steps = np.arange(i * self.batch_size, (i + 1) * self.batch_size)
         if self.seed is None:
             if i >= self.per_epoch:
                 raise IndexError(i)
-            return np.where(places < self.rows, places, -1), None
-        epochs = places // self.rows
-        pieces = [self._order(int(epoch))[places[epochs == epoch] % self.rows] for epoch in np.unique(epochs)]
-        return np.concatenate(pieces), None
+            return np.where(steps < self.num_examples, steps, -1), None
+        epochs = steps // self.num_examples
+        parts = [self._order(int(n))[steps[epochs == n] % self.num_examples] for n in np.unique(epochs)]
+        return np.concatenate(parts), None
 
     def _make_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
 
 
 class Loader:
-    """Batches as dicts of numpy arrays, read ahead in threads; the same ones every time, wherever it resumes.
+    """Batches as dicts of numpy arrays, prefetched in threads; deterministic wherever it resumes.
 
     Equivalent to::
 
         for i in itertools.count():
-            indices, shape = batches[i]
-            yield rows.take(indices, shape)       # all zeros where an index is -1
+            indices, shape = sampler[i]
+            yield examples.take(indices, shape)       # all zeros where an index is -1
 
     Args:
-        rows: what to take the rows from (`classification_rows`, `translation_rows`, `language_model_rows`).
-        batches: which rows to take (`UniformBatches`, `BucketBatches`). Without a seed the iteration ends
-            after one pass in order, and each batch has one more entry, ``"row"``: the index of each row, -1
-            for a row that only fills up (of weight 0), to bring predictions back into order.
-        rank: this process, 0 to ``world - 1``. It gets the ``rank``-th part of every batch, so that the
-            parts side by side are the batch of a single process.
-        world: the number of processes; divides every batch size.
-        threads: threads that read ahead; 0 reads when asked. Never changes what is read.
+      examples: the examples, such as `image_classification_examples`, `translation_examples` or
+        `language_model_examples` return.
+      sampler: the indices of each batch (`UniformBatchSampler`, `BucketBatchSampler`). Without a seed the
+        iteration ends after one epoch in order, and each batch has one more entry, ``"index"``: the index of
+        each example, to restore their order; -1 for padding (of weight 0).
+      rank: this process, 0 to ``world - 1``. It reads the ``rank``-th part of every batch, so that the
+        concatenated parts are the batch of a single process.
+      world: the number of processes; divides every batch size.
+      threads: the number of prefetching threads; 0 does not prefetch. It never changes the batches.
 
     Raises:
-        ValueError: the rows and the batches do not belong together, or a batch does not divide by ``world``.
+      ValueError: the sampler is for another number of examples, or a batch size does not divide by
+        ``world``.
     """
 
-    def __init__(self, rows: Rows, batches: Batching, *, rank: int = 0, world: int = 1, threads: int = 2):
+    def __init__(
+        self, examples: Examples, sampler: BatchSampler, *, rank: int = 0, world: int = 1, threads: int = 2
+    ):
         check_number("Loader", "world", world, SIZE)
         check_numbers("Loader", COUNT, rank=rank, threads=threads)
         if rank >= world:
-            raise ValueError(f"rank {rank} is not one of 0 to {world - 1} (world is {world})")
-        self.batches = batches
+            raise ValueError(f"Loader: got rank={rank}; wanted 0 to {world - 1}, since world={world}.")
+        self.sampler = sampler
         self.threads = threads
-        if batches.rows != len(rows):
-            raise ValueError(f"the batches are made for {batches.rows} rows, but there are {len(rows)}")
-        for size in batches.sizes:
+        if sampler.num_examples != len(examples):
+            raise ValueError(
+                f"Loader: got {len(examples)} examples and a sampler for {sampler.num_examples}; wanted the "
+                "same number. Make the sampler from these examples."
+            )
+        for size in sampler.sizes:
             if size % world:
-                raise ValueError(f"batch size {size} does not divide into world={world} equal parts")
-        self._source = _Source(rows, batches, rank, world)
+                raise ValueError(
+                    f"Loader: got batch size {size} and world={world}; wanted a size that divides by it. "
+                    "Change the batch size."
+                )
+        self._source = _BatchSource(examples, sampler, rank, world)
 
     @property
     def per_epoch(self) -> int:
         """The number of batches in an epoch."""
-        return self.batches.per_epoch
+        return self.sampler.per_epoch
 
     def __iter__(self) -> "LoaderIterator":
         return LoaderIterator(self)
 
 
 class LoaderIterator(Iterator[dict[str, np.ndarray]]):
-    """A place in a loader's batches: ``get_state`` and ``set_state`` read and move it."""
+    """Iterator over the batches of a `Loader`, with ``get_state`` and ``set_state``."""
 
     def __init__(self, loader: Loader):
-        self._rows, self._settings = loader._source.rows, loader.batches.settings
+        self._examples, self._settings = loader._source.examples, loader.sampler.settings
         options = grain.ReadOptions(num_threads=loader.threads, prefetch_buffer_size=4 * loader.threads)
         self._batches = iter(grain.MapDataset.source(loader._source).to_iter_dataset(options))
 
@@ -160,45 +170,48 @@ class LoaderIterator(Iterator[dict[str, np.ndarray]]):
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
-        """The place: a small dict that JSON can hold. Batches that were only read ahead do not count."""
+        """The number of the next batch, and what it was made with, as a small dict for JSON.
+
+        Prefetched batches do not count.
+        """
         return {"next_batch": self._batches.get_state()["next_index"], **self._made_with()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a place that ``get_state`` told.
+        """Moves to a position that ``get_state`` returned.
 
         Raises:
-            ValueError: the place is in other batches: of other data, another batch size or another seed. The
-                number of processes may differ.
+          ValueError: the state is of other data, another batch size or another seed. The number of processes
+            may differ.
         """
         saved = {name: value for name, value in state.items() if name != "next_batch"}
         if saved != self._made_with():
             raise ValueError(
-                f"the saved state belongs to batches made with {saved}, but these are made with "
-                f"{self._made_with()}; resume with the same data, batch size and seed, or start anew"
+                f"Loader: got a saved state of batches made with {saved}; wanted {self._made_with()}. Resume "
+                "with the same data, batch size and seed, or start anew."
             )
         self._batches.set_state({"next_index": state["next_batch"]})
 
     def _made_with(self) -> dict[str, Any]:
-        return {**self._settings, "fingerprint": self._rows.fingerprint}
+        return {**self._settings, "fingerprint": self._examples.fingerprint}
 
 
-class _Source:
-    """The batches by index, as grain reads them."""
+class _BatchSource:
+    """Random access to the batches, for grain."""
 
-    def __init__(self, rows: Rows, batches: Batching, rank: int, world: int):
-        self.rows, self.batches, self.rank, self.world = rows, batches, rank, world
+    def __init__(self, examples: Examples, sampler: BatchSampler, rank: int, world: int):
+        self.examples, self.sampler, self.rank, self.world = examples, sampler, rank, world
 
     def __len__(self) -> int:
-        return self.batches.per_epoch if self.batches.seed is None else sys.maxsize
+        return self.sampler.per_epoch if self.sampler.seed is None else sys.maxsize
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        whole, shape = self.batches[i]
-        indices = whole.reshape(self.world, -1)[self.rank]
-        # The first row of a batch is a real one, and fits the shape: it stands in for those that fill up.
-        batch = self.rows.take(np.where(indices < 0, whole[0], indices), shape)
+        batch_indices, shape = self.sampler[i]
+        indices = batch_indices.reshape(self.world, -1)[self.rank]
+        # The first index of a batch is never padding, and fits the shape: take it, then zero the padding.
+        batch = self.examples.take(np.where(indices < 0, batch_indices[0], indices), shape)
         if (indices < 0).any():
             for array in batch.values():
                 array[indices < 0] = 0
-        if self.batches.seed is None:
-            batch["row"] = indices.astype(np.int32)
+        if self.sampler.seed is None:
+            batch["index"] = indices.astype(np.int32)
         return batch

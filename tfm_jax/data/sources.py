@@ -1,18 +1,19 @@
-"""Data sets by name: built in, in files, or on the Hugging Face hub."""
+"""Data sets by name: built-in, in local files, or on the Hugging Face hub."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 
+from tfm_jax.data._formats import read_files
+from tfm_jax.data._layout import SplitsBy, check_splits
+from tfm_jax.data._local import DataFiles, find_files, is_path
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import check_columns
-from tfm_jax.data.layout import SplitsBy, check_splits
-from tfm_jax.data.local import is_one_text, load_local, looks_local
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 from tfm_jax.hub import load_dataset
 
-__all__ = ["load", "load_splits", "load_whole"]
+__all__ = ["load", "load_splits", "load_unsplit"]
 
 
 def load(
@@ -26,35 +27,36 @@ def load(
     separator: str | None = None,
     encoding: str = "utf-8",
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load one split of a data set.
+    """Loads one split of a data set.
 
     Args:
-        source: one of
+      source: one of
 
-            - "digits", "dates", "names", "places" or "stdlib", which need neither network nor file;
-            - the path of a jsonl, json, csv, tsv, parquet or text file (also compressed), of a directory of
-              such files or of pictures, or a glob;
-            - a hub data set, "owner/name" or "name", with a configuration after a colon if it has several.
-        split: the name of the split, such as "train"; of files and of hub data sets also a slice of it, such
-            as "train[:10%]".
-        columns: the wanted columns; the others are dropped. None keeps all.
-        splits: what decides the split of each file of a directory or glob: "directories" (the first one in
-            its path that is named train, test or the like), "files" (the first or last word of its name) or
-            "none" (all are "train"). None goes by the rule of ``assign_splits`` in ``tfm_jax.data.layout``.
-        streaming: read while iterating instead of loading first.
-        cache_dir: where converted files lie while the process runs, and where the ``datasets`` library keeps
-            those of the hub; None is the system's temporary directory, and the library's own choice.
-        separator: one character between the fields of csv (None: a comma) and tsv files (None: a tab).
-        encoding: of json, csv, tsv and text files.
+        - "digits", "dates", "names", "places" or "stdlib", which are built in;
+        - a jsonl, json, csv, tsv, parquet, text or image file (also compressed), a directory of such files,
+          or a glob;
+        - a hub data set, "owner/name" or "name", with a configuration after a colon if it has several.
+      split: the name of the split, such as "train"; for files and hub data sets also a slice of it, such as
+        "train[:10%]".
+      columns: the wanted columns; the others are dropped. None keeps all.
+      splits: what decides the split of each file of a directory or glob: "directories" (the first one in its
+        path that is named train, test or the like), "files" (the first or last word of its name) or "none"
+        (all are "train"). None: the first directories if all of them are named as splits, otherwise the
+        names of tables and texts (the full rule is in ``data/_layout.py``).
+      streaming: read while iterating instead of loading first.
+      cache_dir: for converted files while the process runs, and for what the ``datasets`` library downloads.
+        None is the system's temporary directory, and the library's default.
+      separator: one character between the fields of csv (None: a comma) and tsv files (None: a tab).
+      encoding: of json, csv, tsv and text files.
 
     Returns:
-        The data set, at least one row. Columns of csv and tsv files are texts.
+      The data set, at least one row. Columns of csv and tsv files are texts.
 
     Raises:
-        FileNotFoundError: the source looks like a path, and nothing is there.
-        HubUnavailableError: a hub data set, and no hub; raised within seconds.
-        ValueError: there is no such split or column or no row, files cannot be read, or the hub has no such
-            data set.
+      FileNotFoundError: the source is a path that does not exist.
+      HubUnavailableError: a hub data set, and the hub cannot be reached; raised within seconds.
+      ValueError: there is no such split or column or no row, files cannot be read, or the hub has no such
+        data set.
 
     Example::
 
@@ -62,29 +64,24 @@ def load(
         load("corpus/en-fr.*.jsonl.gz", "validation")
         load("wikitext:wikitext-2-raw-v1", "train[:10%]", columns=["text"])
     """
+    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    files = _find(source, splits)
     try:
-        dataset = _open(
-            source,
-            split,
-            streaming,
-            splits=splits,
-            cache_dir=cache_dir,
-            separator=separator,
-            encoding=encoding,
-        )
+        dataset = _open(source, files, split, streaming=streaming, **options)
     except ValueError as error:
         if not str(error).startswith(("Unknown split", "Bad split")):
             raise
-        how = "load_splits makes those that are missing"
+        fix = "load_splits makes those that are missing."
         if split.startswith("train"):
-            how = _without_train(source)
+            fix = _without_train(source)
         raise ValueError(
-            f"{source!r} has no split {split!r} ({error}); name one that it has, or {how}"
+            f"load: got split {split!r} for {source!r}; wanted one that it has ({error}). Name one of them. "
+            f"{fix}"
         ) from error
-    return _checked(dataset, source, split, columns)
+    return _select("load", dataset, source, split, columns)
 
 
-def load_whole(
+def load_unsplit(
     source: str,
     *,
     columns: Sequence[str] | None = None,
@@ -92,7 +89,7 @@ def load_whole(
     separator: str | None = None,
     encoding: str = "utf-8",
 ) -> datasets.Dataset:
-    """Load all files of a source as one split, whatever their names are.
+    """Loads all files of a source as one split, whatever their names.
 
     Equivalent to::
 
@@ -100,13 +97,13 @@ def load_whole(
         load(source, "train")                   # of another source
 
     Args:
-        source, columns, cache_dir, separator, encoding: as for `load`.
+      source, columns, cache_dir, separator, encoding: as for `load`.
 
     Returns:
-        The data set, at least one row.
+      The data set, at least one row.
 
     Raises:
-        FileNotFoundError, HubUnavailableError, ValueError: as for `load`.
+      FileNotFoundError, HubUnavailableError, ValueError: as for `load`.
     """
     splits = "none" if _is_local(source) else None
     options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
@@ -126,144 +123,160 @@ def load_splits(
     separator: str | None = None,
     encoding: str = "utf-8",
 ) -> dict[str, datasets.Dataset]:
-    """Load a data set's "train", "validation" and "test"; what it lacks is held out of its "train".
+    """Loads "train", "validation" and "test" of a data set; missing splits are held out of "train".
 
-    A row is held out by a hash of its input alone, as `split_rows` does: the source may grow or be reordered,
-    and no training example becomes a test example. One document (a text file that is the only one to train
-    on, or a single row of text alone) is cut into contiguous parts, as `split_text` does.
+    Rows are held out by a hash of their input, as in `split_by_hash`: the source may grow or be reordered,
+    and no training example becomes a test example. One document (the only text file to train on, or a
+    single row of text alone) is split by position, as in `split_text`.
 
     Equivalent to::
 
         hold_out({name: load(source, name) for name in its splits}, by=by, validation=validation, test=test)
 
     Args:
-        source, columns, splits, cache_dir, separator, encoding: as for `load`.
-        by: the columns that the model reads, never the label, by which rows are held out; they need not be
-            among ``columns``. None takes the only column that there is, or that is wanted.
-        validation, test: the share of the training rows to hold out for a split that is missing; 0: none.
-        salt: as for `hold_out`.
+      source, columns, splits, cache_dir, separator, encoding: as for `load`.
+      by: the columns that are hashed to hold rows out: those that the model reads, never the label. They need
+        not be in ``columns``. None takes the only column of the data set, or of ``columns``.
+      validation, test: the share of the training rows to hold out if that split is missing; 0: none.
+      salt: as for `hold_out`.
 
     Returns:
-        The splits, by name.
+      The splits, by name.
 
     Raises:
-        FileNotFoundError, HubUnavailableError, ValueError: as for `load` and `split_rows`; the source has no
-            "train", or a split is to be held out and nothing says by which columns.
+      FileNotFoundError, HubUnavailableError, ValueError: as for `load` and `split_by_hash`; the source has no
+        "train", or a split is missing and ``by`` is required.
     """
-    options = {"splits": splits, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}
-    if source in SOURCES:
-        found = {name: load(source, name, **options) for name in SOURCES[source][1]}
-    else:
-        found = dict(_open(source, None, False, **options))
-    if "train" not in found:
-        names = ", ".join(map(repr, found))
-        raise ValueError(f"{source!r} has no split 'train', only {names}; {_without_train(source)}")
-    shares = {"validation": validation, "test": test}
-    kept = {name: rows for name, rows in found.items() if name in ("train", *shares)}
-    wanted = {name: _checked(rows, source, name, columns) for name, rows in kept.items()}
-    missing = {name: 0.0 if name in kept else share for name, share in shares.items()}
-    if not any(missing.values()):
-        return wanted
-    one_text = salt is not None and _is_local(source) and is_one_text(source, splits)
-    if one_text or (salt is not None and _is_document(wanted["train"])):
-        return wanted | _split_document(wanted["train"], missing)
-    if not by and salt is not None:
-        by = _only_column(source, wanted["train"])
-    made = hold_out({"train": kept["train"]}, by=by or (), salt=salt, **missing)
-    return wanted | {name: _checked(rows, source, name, columns) for name, rows in made.items()}
-
-
-def _is_document(rows: datasets.Dataset) -> bool:
-    """Whether this is a single row, of text alone."""
-    return len(rows) == 1 and len(rows.column_names) == 1 and isinstance(rows[0][rows.column_names[0]], str)
-
-
-def _split_document(rows: datasets.Dataset, shares: Mapping[str, float]) -> dict[str, datasets.Dataset]:
-    """The parts of the one document that these rows of text are."""
-    (column,) = rows.column_names
-    parts = split_text(rows[column], **shares)
-    return {name: datasets.Dataset.from_dict({column: pieces}) for name, pieces in parts.items()}
-
-
-def _only_column(source: str, rows: datasets.Dataset) -> list[str]:
-    if len(rows.column_names) != 1:
+    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    files = _find(source, splits)
+    present = dict(_open(source, files, None, **options))
+    if "train" not in present:
+        names = ", ".join(map(repr, present))
         raise ValueError(
-            f"by: got nothing, and {source!r} has the columns {', '.join(map(repr, rows.column_names))}; "
-            "wanted those that the model reads, by whose hash examples are held out. Pass by=[...], or "
-            "validation=0 and test=0"
+            f"load_splits: got {source!r} with the splits {names}; wanted 'train'. {_without_train(source)}"
         )
-    return list(rows.column_names)
+    shares = {"validation": validation, "test": test}
+    present = {name: rows for name, rows in present.items() if name in ("train", *shares)}
+    selected = {name: _select("load_splits", rows, source, name, columns) for name, rows in present.items()}
+    missing = {name: 0.0 if name in present else share for name, share in shares.items()}
+    if not any(missing.values()):
+        return selected
+    if salt is not None and _is_document(files, selected["train"]):
+        return selected | _split_document(selected["train"], missing)
+    if not by and salt is not None:
+        by = _only_column(source, selected["train"])
+    made = hold_out({"train": present["train"]}, by=by or (), salt=salt, **missing)
+    return selected | {
+        name: _select("load_splits", rows, source, name, columns) for name, rows in made.items()
+    }
 
 
-def _is_local(source: str) -> bool:
-    return source not in SOURCES and looks_local(source)
-
-
-def _without_train(source: str) -> str:
-    """The way out where a source has no "train", for messages."""
-    if not _is_local(source):
-        return "name a source that has it"
-    return "splits='none' (--data.splits none of an experiment) makes all of its files 'train'"
+def _find(source: str, splits: SplitsBy | None) -> DataFiles | None:
+    """The files of a local source; None for another one, which decides its splits itself."""
+    check_splits(splits)
+    if _is_local(source):
+        return find_files(source, splits)
+    if splits is not None:
+        raise ValueError(
+            f"load: got splits={splits!r} for {source!r}, which declares its splits itself; wanted a path of "
+            "files. Leave splits (--data.splits of an experiment) out."
+        )
+    return None
 
 
 def _open(
     source: str,
+    files: DataFiles | None,
     split: str | None,
-    streaming: bool,
     *,
-    splits: SplitsBy | None,
+    streaming: bool = False,
     cache_dir: str | None,
     separator: str | None,
     encoding: str,
 ) -> Any:
-    check_splits(splits)
-    if _is_local(source):
-        return load_local(
-            source,
-            split,
-            splits=splits,
+    """A split of a source; for None a dict of all splits."""
+    if files is not None:
+        return read_files(
+            files.kind,
+            files.files,
+            split=split,
             streaming=streaming,
             cache_dir=cache_dir,
             separator=separator,
             encoding=encoding,
-        )
-    if splits is not None:
-        raise ValueError(
-            f"splits: got {splits!r} for {source!r}, which declares its splits itself; wanted the path of "
-            "files. Leave splits (--data.splits of an experiment) out"
+            labels=files.labels,
         )
     if separator is not None or encoding != "utf-8":
         raise ValueError(
-            f"{source!r} is no path of files: got separator {separator!r} and encoding {encoding!r}, "
-            "which only files have; leave them out"
+            f"load: got separator={separator!r} and encoding={encoding!r} for {source!r}; wanted a path of "
+            "files, which alone have them. Leave them out."
         )
     if source in SOURCES:
-        dataset = SOURCES[source][0](split)
-        return dataset.to_iterable_dataset() if streaming else dataset
+        make, names = SOURCES[source]
+        if split is None:
+            return {name: make(name) for name in names}
+        return make(split).to_iterable_dataset() if streaming else make(split)
     name, _, config = source.partition(":")
     return load_dataset(
         name, config or None, split, streaming=streaming, cache_dir=cache_dir, alternatives=[*SOURCES]
     )
 
 
-def _checked(
+def _select(
+    function: str,
     dataset: datasets.Dataset | datasets.IterableDataset,
     source: str,
     split: str,
     columns: Sequence[str] | None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """The wanted columns of a data set that has rows."""
+    """The wanted columns of a data set; raises if it has no rows."""
     if next(iter(dataset), None) is None:
         raise ValueError(
-            f"{source!r}, split {split!r}, is empty: it has no rows; choose another source or split"
+            f"{function}: got no rows in split {split!r} of {source!r}; wanted at least one. Choose another "
+            "source or split."
         )
     if columns is None:
         return dataset
     how = "columns=[...]"
     if _is_local(source) and dataset.column_names == ["image"]:
         how += (
-            ". Pictures have a column 'label' where their directories are two or more classes, all at one "
-            "depth; splits='none' (--data.splits none of an experiment) makes train and test classes, too"
+            ". Images have a column 'label' if their directories are two or more classes, all at one depth; "
+            "splits='none' (--data.splits none of an experiment) makes train and test classes, too"
         )
-    check_columns(dataset, list(columns), how)
+    check_columns(function, dataset, list(columns), how)
     return dataset.select_columns(list(columns))
+
+
+def _is_local(source: str) -> bool:
+    return source not in SOURCES and is_path(source)
+
+
+def _without_train(source: str) -> str:
+    """The fix for a source without "train", for messages."""
+    if not _is_local(source):
+        return "Name a source that has it."
+    return "Pass splits='none' (--data.splits none of an experiment), which makes all of its files 'train'."
+
+
+def _is_document(files: DataFiles | None, rows: datasets.Dataset) -> bool:
+    """Whether the training data is one document: a text file, or a single row of text alone."""
+    if files is not None and files.is_one_text:
+        return True
+    return len(rows) == 1 and len(rows.column_names) == 1 and isinstance(rows[0][rows.column_names[0]], str)
+
+
+def _split_document(rows: datasets.Dataset, shares: Mapping[str, float]) -> dict[str, datasets.Dataset]:
+    """The splits of one document, whose consecutive parts are the rows."""
+    (column,) = rows.column_names
+    splits = split_text(rows[column], **shares)
+    return {name: datasets.Dataset.from_dict({column: parts}) for name, parts in splits.items()}
+
+
+def _only_column(source: str, rows: datasets.Dataset) -> list[str]:
+    if len(rows.column_names) != 1:
+        raise ValueError(
+            f"load_splits: got no by for {source!r}, which has the columns "
+            f"{', '.join(map(repr, rows.column_names))}; wanted those that the model reads, to hold examples "
+            "out by their hash. Pass by=[...], or validation=0 and test=0."
+        )
+    return list(rows.column_names)

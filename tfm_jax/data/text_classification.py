@@ -1,47 +1,49 @@
-"""Labelled texts as rows of the classification batch."""
+"""Labelled texts as examples for text classification."""
 
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from tfm_jax.data.columns import Dataset, check_columns, column_values, is_whole_number, sorted_names
-from tfm_jax.data.sequences import encode_documents, padded
+from tfm_jax.data._validate import check_range, fingerprint, flat_ids
+from tfm_jax.data.sequences import encode_documents, pad_sequences
 from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.data.validate import check_range, fingerprint, flat_ids
 
-__all__ = ["LabelledRows", "label_names", "label_numbers", "labelled_rows"]
+__all__ = ["TextClassificationExamples", "text_classification_examples"]
 
 log = logging.getLogger(__name__)
 
 
-class LabelledRows:
-    """Labelled sequences of ids, padded when they are taken.
+class TextClassificationExamples:
+    """Labelled sequences of token ids, padded when a batch is taken.
 
     Equivalent to::
 
         {"tokens": ids, "valid": ones, "label": label, "weight": 1.0}     # padded with 0 and False
 
     Args:
-        sequences: the ids of each row.
-        labels: int [rows]
-        classes: the number of classes; labels must be below it.
-        vocab_size: ids must be below it.
+      sequences: the ids of each example.
+      labels: int [examples]
+      classes: the number of classes; labels must be below it.
+      vocab_size: ids must be below it.
 
     Attributes:
-        lengths: int64 [rows, 1]
+      lengths: int64 [examples, 1]
 
     Raises:
-        ValueError: an id or a label is out of range or no integer; names the row.
+      ValueError: an id or a label is out of range or no integer; names the row.
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], labels: np.ndarray, classes: int, vocab_size: int):
+        function = "TextClassificationExamples"
         if len(sequences) != len(labels):
-            raise ValueError(f"there are {len(sequences)} texts but {len(labels)} labels; wanted one each")
-        check_range(labels, classes, "label")
-        self._ids, self._starts = flat_ids(sequences, vocab_size, "id")
+            raise ValueError(
+                f"{function}: got {len(sequences)} sequences and {len(labels)} labels; wanted one label per "
+                "sequence. Drop what has no label."
+            )
+        check_range(function, "label", labels, classes)
+        self._ids, self._starts = flat_ids(function, "id", sequences, vocab_size)
         self.lengths = np.array([[len(sequence)] for sequence in sequences], np.int64).reshape(-1, 1)
         self.labels, self.classes = labels.astype(np.int32), classes
 
@@ -54,23 +56,26 @@ class LabelledRows:
         return fingerprint(self._ids, self.lengths, self.labels)
 
     def take(self, indices: np.ndarray, shape: tuple[int] | None = None) -> dict[str, np.ndarray]:
-        """The rows at the indices: tokens [B, T] and valid [B, T], label [B], weight [B].
+        """A batch of the examples at the indices: tokens [B, T], valid [B, T], label [B] and weight [B].
 
-        ``shape`` is (T,); None is the longest of all rows.
+        ``shape`` is (T,); None takes the length of the longest example of all.
         """
         (width,) = self.lengths.max(0) if shape is None else shape
         lengths = self.lengths[indices, 0]
         if lengths.max() > width:
-            raise ValueError(f"rows of up to {lengths.max()} do not fit shape {shape}")
+            raise ValueError(
+                f"TextClassificationExamples: got shape {shape} for lengths of up to {lengths.max()}; wanted "
+                "a shape that holds them. Choose the shapes from all lengths (choose_buckets)."
+            )
         return {
-            "tokens": padded(self._ids, self._starts[indices], lengths, width),
+            "tokens": pad_sequences(self._ids, self._starts[indices], lengths, width),
             "valid": np.arange(width) < lengths[:, None],
             "label": self.labels[indices],
             "weight": np.ones(len(indices), np.float32),
         }
 
 
-def labelled_rows(
+def text_classification_examples(
     texts: Sequence[str],
     labels: np.ndarray,
     tokenizer: Tokenizer,
@@ -78,129 +83,38 @@ def labelled_rows(
     *,
     max_length: int,
     vocab_size: int | None = None,
-) -> LabelledRows:
-    """Tokenize labelled texts, each between its begin and end tokens if the tokenizer has them.
+) -> TextClassificationExamples:
+    """Tokenizes labelled texts, with BOS and EOS if the tokenizer has them.
 
     Args:
-        texts: the texts.
-        labels: int [texts], such as `label_numbers` gives.
-        tokenizer: the tokenizer.
-        classes: the number of classes.
-        max_length: in ids, at least 3. A longer text is cut, its end token kept; the log says how many were.
-        vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
+      texts: the texts.
+      labels: int [texts], such as `label_ids` returns.
+      tokenizer: the tokenizer.
+      classes: the number of classes.
+      max_length: in tokens, at least 3. Longer texts are truncated and keep their EOS token; the log counts
+        them.
+      vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
 
     Returns:
-        The rows, one for each text. An empty text is one of its begin and end tokens, or of nothing.
+      One example per text. An empty text has no tokens.
 
     Raises:
-        ValueError: as `LabelledRows`.
+      ValueError: as `TextClassificationExamples`; ``max_length`` is below 3.
     """
     if max_length < 3:
         raise ValueError(
-            f"max_length {max_length} has no room between a begin and an end token; pass 3 or more"
+            f"text_classification_examples: got max_length={max_length}; wanted at least 3, for BOS, EOS and "
+            "one token between them. Pass 3 or more."
         )
     ids = encode_documents(texts, tokenizer)
-    if cut := sum(len(row) > max_length for row in ids):
-        log.warning("cut %d of %d texts to max_length %d", cut, len(ids), max_length)
-    ends = tokenizer.eos_id is not None
-    short = lambda row: np.append(row[: max_length - 1], row[-1:]) if ends else row[:max_length]
-    kept = [row if len(row) <= max_length else short(row) for row in ids]
-    return LabelledRows(kept, labels, classes, vocab_size or tokenizer.vocab_size)
+    if truncated := sum(len(sequence) > max_length for sequence in ids):
+        log.warning("truncated %d of %d texts to max_length %d", truncated, len(ids), max_length)
+    has_eos = tokenizer.eos_id is not None
+    sequences = [_truncated(sequence, max_length, has_eos) for sequence in ids]
+    return TextClassificationExamples(sequences, labels, classes, vocab_size or tokenizer.vocab_size)
 
 
-def label_names(dataset: Dataset, column: str = "label", *, classes: int | None = None) -> list[str]:
-    """Names of the classes: those that the data set declares, or those that occur, as they are written.
-
-    Args:
-        dataset: the training rows; a stream must end.
-        column: of the labels: class labels, texts, integers, or booleans ("false" and "true").
-        classes: how many there are: the declared ones, and then those that are called by their number, such
-            as "0" to "9". None takes the declared ones, or those that occur.
-
-    Returns:
-        Names by label: whole numbers by their value, others by their characters.
-
-    Raises:
-        ValueError: there is no such column, or a label is blank or of another kind; names the row.
-    """
-    check_columns(dataset, [column], "label='...'")
-    declared = _declared(dataset, column) or []
-    if classes is not None:
-        return [*declared[:classes], *map(str, range(len(declared), classes))]
-    if declared:
-        return declared
-    values = column_values(dataset, column)
-    names = [_name(value, row, column) for row, value in enumerate(values)]
-    for row, value in enumerate(values):
-        if type(value) is not type(values[0]):  # "1" beside 1: one class, or two?
-            raise ValueError(
-                f"row {row}: got the label {value!r:.80} in column {column!r} beside {values[0]!r:.80} in "
-                "row 0; write all of them as texts, or all as numbers"
-            )
-    return sorted_names(names)
-
-
-def label_numbers(dataset: Dataset, names: Sequence[str], column: str = "label") -> np.ndarray:
-    """The labels of a data set as numbers.
-
-    Equivalent to::
-
-        [names.index(str(label)) for label in dataset[column]]
-
-    Args:
-        dataset: any split. A declared class is found by its name. An integer is a name where some name is a
-            whole number; where none is, it is the label itself.
-        names: of the classes, as `label_names` has them.
-        column: of the labels.
-
-    Returns:
-        int64 [rows], each below ``len(names)``.
-
-    Raises:
-        ValueError: there is no such column, or a label is blank or none of the classes; names the row.
-    """
-    check_columns(dataset, [column], "label='...'")
-    values = column_values(dataset, column)
-    declared = _declared(dataset, column)
-    if not declared and all(map(_is_integer, values)) and not any(map(is_whole_number, names)):
-        numbers = np.array(values, np.int64)
-        check_range(numbers, len(names), "label")
-        return numbers
-    number = {name: i for i, name in enumerate(names)}
-    found = []
-    for row, value in enumerate(values):
-        named = declared and _is_integer(value) and 0 <= value < len(declared)
-        name = declared[value] if named else _name(value, row, column)
-        if name not in number:
-            known = ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
-            raise ValueError(
-                f"row {row}: label {value!r:.80} in column {column!r} is none of the {len(names)} classes of "
-                f"the training rows: {known}; correct it, or drop the row"
-            )
-        found.append(number[name])
-    return np.array(found, np.int64)
-
-
-def _declared(dataset: Dataset, column: str) -> list[str] | None:
-    """The names of the classes that a data set declares."""
-    names = getattr((dataset.features or {}).get(column), "names", None)
-    return list(names) if names else None
-
-
-def _name(value: Any, row: int, column: str) -> str:
-    """The name of a class as a file writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()  # as JSON does
-    if _is_integer(value):
-        return str(value)
-    if isinstance(value, str) and value.strip():
-        return value
-    what = "nothing" if value is None or value == "" else repr(value)[:80]
-    raise ValueError(
-        f"row {row}: wanted a text or an integer as label in column {column!r}, got {what}; "
-        "name its class, or drop the row"
-    )
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def _truncated(ids: np.ndarray, max_length: int, has_eos: bool) -> np.ndarray:
+    if len(ids) <= max_length:
+        return ids
+    return np.append(ids[: max_length - 1], ids[-1:]) if has_eos else ids[:max_length]

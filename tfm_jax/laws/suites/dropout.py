@@ -56,7 +56,7 @@ class DropoutSubject(Subject):
 
     Args:
       function: takes a JAX array, the rate as a number, and a key; gives an array like the first.
-      key: makes of a whole number the key that the function takes.
+      key: makes of an integer the key that the function takes.
     """
 
     def __init__(self, function: Callable[..., Any], *, key: Callable[[int], Any] = jax.random.key):
