@@ -31,7 +31,7 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
     saved = directory / "config.json"
     if not saved.is_file():
         raise FileNotFoundError(f"{directory} is not the directory of a run: there is no config.json in it")
-    settings = train.read_object(saved)
+    settings = train.read_config(saved)
     try:
         config = from_dict(nn.Config, settings["model"])
         every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
@@ -53,7 +53,7 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
 
 
 def _params(checkpoints: Path, every: int | None, kept: int, average: int | None) -> Params:
-    steps = train.unbroken_steps(checkpoints, every)
+    steps = train.consecutive_steps(checkpoints, every)
     if not steps:
         raise FileNotFoundError(f"there is no checkpoint in {checkpoints}")
     average = min(kept, len(steps)) if average is None else average
