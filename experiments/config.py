@@ -26,7 +26,7 @@ C = TypeVar("C")
 Buckets = Annotated[int, whole_number(1, 256)]
 """A number of batch shapes, each of which is compiled."""
 Classes = Annotated[int, whole_number(1, 2**20)]
-"""A number of vocabulary entries or classes, the rows of a table."""
+"""A number of vocabulary entries or classes."""
 Examples = Annotated[int, whole_number(1, 2**20)]
 """A number of examples in an update."""
 

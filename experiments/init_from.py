@@ -288,8 +288,9 @@ def _without_pooler(model: nn.Config) -> nn.Config:
     return dataclasses.replace(model, pooler=None)
 
 
-def _with_fields_of(other: nn.Config, names: Sequence[str], model: nn.Config) -> nn.Config:
-    return dataclasses.replace(model, **{name: getattr(other, name) for name in names})
+def _with_fields_of(source: nn.Config, names: Sequence[str], model: nn.Config) -> nn.Config:
+    """The model with some fields of ``source``."""
+    return dataclasses.replace(model, **{name: getattr(source, name) for name in names})
 
 
 def _differences(configured: nn.Config, initial: nn.Config) -> list[str]:

@@ -126,7 +126,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)
     classes = len(corpus.class_names)
     check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
-    rows = {
+    examples = {
         name: data.labelled_rows(
             *labelled,
             tokenizer,
@@ -136,17 +136,17 @@ def _prepare(config: Config, path: Path) -> _Task:
         )
         for name, labelled in corpus.splits.items()
     }
-    lengths = np.concatenate([part.lengths for part in rows.values()])
+    lengths = np.concatenate([part.lengths for part in examples.values()])
     shapes = data.choose_buckets(lengths, config.data.buckets)
     size, seeds = config.train.batch_size, {"train": config.train.seed}
     batches = {
         name: data.Loader(part, data.BucketBatches(part.lengths, shapes, size, seeds.get(name)))
-        for name, part in rows.items()
+        for name, part in examples.items()
     }
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)
     longest = jnp.zeros((1, *shapes[-1]), jnp.int32)  # raises if it does not fit the model
     jax.eval_shape(lambda key: model.apply(model.init(key), longest), jax.random.key(0))
-    counts = data.describe_splits({name: len(part) for name, part in rows.items()})
+    counts = data.describe_splits({name: len(part) for name, part in examples.items()})
     print(f"{NAME}: texts: {counts}; {classes} classes: {', '.join(corpus.class_names[:20])}")
     widths = ", ".join(str(width) for (width,) in shapes)
     print(

@@ -68,12 +68,12 @@ def make_tokenizer(config: DataConfig, train: Pairs, directory: Path) -> data.To
 
 
 def make_shapes(
-    rows: Mapping[str, data.TranslationRows], config: DataConfig, batch_size: int, multiple_of: int
+    examples: Mapping[str, data.TranslationRows], config: DataConfig, batch_size: int, multiple_of: int
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """Chooses the shapes (S, T) that batches are padded to, and the batch size of each.
 
     Args:
-        rows: the training and validation pairs; each fits a shape.
+        examples: the training and validation pairs; each fits a shape.
         config: the number of shapes, and the tokens per batch.
         batch_size: pairs per batch, if the config does not count tokens.
         multiple_of: divides each batch size.
@@ -84,7 +84,7 @@ def make_shapes(
     Raises:
         ValueError: from `data.choose_buckets`.
     """
-    lengths = np.concatenate([part.lengths for part in rows.values()])
+    lengths = np.concatenate([part.lengths for part in examples.values()])
     shapes = data.choose_buckets(lengths, config.buckets, multiple_of=1)
     if config.batch_tokens is None:
         return shapes, [batch_size] * len(shapes)

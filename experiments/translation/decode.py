@@ -58,21 +58,21 @@ def make_translate(
         sources = [
             np.append(ids[: max_source - 1], tokenizer.eos_id) for ids in tokenizer.encode_batch(texts)
         ]
-        rows = data.TranslationRows(
+        examples = data.TranslationRows(
             sources,
             [np.zeros(0, np.int32)] * len(sources),
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             vocab_size=tokenizer.vocab_size,
         )
-        batches = data.BucketBatches(rows.lengths, [(width, 1) for width, _ in shapes], sizes)
+        batches = data.BucketBatches(examples.lengths, [(width, 1) for width, _ in shapes], sizes)
         translations = [""] * len(sources)
-        for batch in data.Loader(rows, batches):
+        for batch in data.Loader(examples, batches):
             source = batch["source"]
             tokens = np.asarray(decode(params, source, length=min(source.shape[1] + 50, max_target)))
-            for row, ids in zip(batch["row"], tokens, strict=True):
-                if row >= 0:
-                    translations[row] = tokenizer.decode(ids)
+            for index, ids in zip(batch["row"], tokens, strict=True):
+                if index >= 0:  # not padding
+                    translations[index] = tokenizer.decode(ids)
         return translations
 
     return translate

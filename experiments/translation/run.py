@@ -127,18 +127,18 @@ def _prepare(config: Config, path: Path) -> _Task:
     pairs = load_pairs(config.data)
     tokenizer = make_tokenizer(config.data, pairs["train"], path)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
-    rows = {
+    examples = {
         name: data.translation_rows(
             *pairs[name], tokenizer, max_length=config.data.max_length, vocab_size=vocab_size
         )
         for name in ("train", "validation")
     }
     parts = config.mesh.data * config.train.accumulate
-    shapes, sizes = make_shapes(rows, config.data, config.train.batch_size, parts)
+    shapes, sizes = make_shapes(examples, config.data, config.train.batch_size, parts)
     seeds = {"train": config.train.seed, "validation": None}
     loaders = {
         name: data.Loader(part, data.BucketBatches(part.lengths, shapes, sizes, seeds[name]))
-        for name, part in rows.items()
+        for name, part in examples.items()
     }
     model = nn.functionalize(nn.EncoderDecoder, dataclasses.replace(config.model, vocab_size=vocab_size))
     # raises if the longest pair does not fit the model

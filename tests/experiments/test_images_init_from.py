@@ -137,7 +137,7 @@ def sources(tmp_path_factory, vit, own):
     ("name", "arguments", "message"),
     [
         ("vit", ["--patch-size", "4"], "got --patch-size; wanted the patches of --init-from"),
-        ("vit", ["--model.d-ff", "8"], r"(?s)wanted changes of .*:\n  --model.d-ff: configured 8, the weights have 5"),
+        ("vit", ["--model.d-ff", "8"], r"(?s)wanted .*--model.d-ff: configured 8, the weights have 5"),
         ("vit", ["--model.patches", "None"], r"--model.patches: configured None, the weights have Patches\("),
         ("unread", [], "there is no preprocessor_config.json in .*unread"),
         ("padded", [], "do_pad=True is not supported"),

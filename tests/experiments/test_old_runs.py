@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import init_from
 from tfm_jax import runs
 
 OLD = Path(__file__).parents[1] / "fixtures" / "v0_1"
@@ -59,3 +60,14 @@ def test_translation_run_of_version_0_1_loads(old_run):
 
 def test_language_model_run_of_version_0_1_loads(old_run):
     assert len(runs.load_run(old_run("language_model")).write(["cat"], key=None, max_length=3)) == 1
+
+
+@pytest.mark.parametrize("name", ["language_model", "digits"])
+def test_values_of_version_0_1_are_migrated(name, old_run):
+    run = old_run(name)
+    path = run / ("model.json" if name == "digits" else "config.json")
+    path.write_text(path.read_text().replace('"auto"', '"optimistic"'))
+    wanted = "images" if name == "digits" else "texts"
+    assert init_from.read_model_config(str(run), wanted).attention_implementation == "cpu_decode"
+    if name == "language_model":
+        assert len(runs.load_run(run).write(["cat"], key=None, max_length=3)) == 1

@@ -172,7 +172,7 @@ def test_settings_that_do_not_fit_exit_with_one_line_and_change_nothing(tmp_path
     assert str(error.value).splitlines()[1:] == [
         "  model.rate: saved 0.1, configured 0.2",
         "  train.optimizer.schedule: saved 'cosine', configured 'noam'",
-        f"Leave them out, or begin a new run with the weights of this one: --init-from {path}",
+        f"Leave them out, or start a new run with the weights of this one: --init-from {path}",
     ]
 
 

@@ -45,7 +45,7 @@ def test_resume_with_another_config_names_the_fields(tmp_path):
     assert str(error.value).splitlines()[1:] == [
         "  train.seed: saved 0, configured nothing",
         "  train.steps: saved 10, configured 20",
-        f"Leave them out, or begin a new run with the weights of this one: --init-from {run.path}",
+        f"Leave them out, or start a new run with the weights of this one: --init-from {run.path}",
     ]
     free = ["train.steps", "train.seed"]
     assert train.RunDirectory(run.path, other, resume=True, free=free).path == run.path

@@ -236,7 +236,7 @@ class Checkpoints:
             fix = (
                 f"The last intact one is of step {intact[-1]}: go on by --resume --resume-step {intact[-1]}"
                 if intact
-                else "No other one can be read: begin a new run in another --out"
+                else "No other one can be read: start a new run in another --out"
             )
             path, cause = self.directory / str(number), " ".join(str(error).split())
             raise ValueError(

@@ -227,7 +227,7 @@ def _check_record(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         raise ValueError(
             "resume: got other data, files or settings; wanted those of the checkpoint:\n"
             + "\n".join(lines)
-            + "\nPut back what was changed, or begin a new run with the weights of this one: --init-from"
+            + "\nPut back what was changed, or start a new run with the weights of this one: --init-from"
         )
 
 

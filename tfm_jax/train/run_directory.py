@@ -190,7 +190,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: got no JSON object ({error}); wanted the file that the run wrote. Put a copy "
-            "of it back, or begin a new run in another --out"
+            "of it back, or start a new run in another --out"
         ) from error
 
 
@@ -207,5 +207,5 @@ def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free
         raise ValueError(
             f"{path}: got another config; wanted that of the run, whose fields may not change on a resume:\n"
             + "\n".join(different)
-            + f"\nLeave them out, or begin a new run with the weights of this one: --init-from {path}"
+            + f"\nLeave them out, or start a new run with the weights of this one: --init-from {path}"
         )
