@@ -39,9 +39,9 @@ def write_texts(path, n, seed):
     rng = np.random.default_rng(seed)
     rows = []
     for kind in rng.choice(list(WORDS), n):
-        rows.append({"said": " ".join(rng.choice(WORDS[kind], 2)), "kind": str(kind)})
+        rows.append({"phrase": " ".join(rng.choice(WORDS[kind], 2)), "kind": str(kind)})
     if path.suffix == ".csv":
-        path.write_text("said,kind\n" + "".join(f"{row['said']},{row['kind']}\n" for row in rows))
+        path.write_text("phrase,kind\n" + "".join(f"{row['phrase']},{row['kind']}\n" for row in rows))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -49,7 +49,7 @@ def write_texts(path, n, seed):
 
 @pytest.fixture
 def source(tmp_path):
-    return ["--data.source", write_texts(tmp_path / "train.csv", 60, 0), "--data.text-column", "said",
+    return ["--data.source", write_texts(tmp_path / "train.csv", 60, 0), "--data.text-column", "phrase",
             "--data.label-column", "kind"]  # fmt: skip
 
 
@@ -158,12 +158,12 @@ def test_default_source_needs_no_file():
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "there is no file or directory .*none.jsonl"),
-        (["--data.text-column", "text"], "no column 'text'; it has 'said', 'kind'"),
-        (["--data.label-column", "label"], "no column 'label'; it has 'said', 'kind'"),
+        (["--data.text-column", "text"], "no column 'text'; it has 'phrase', 'kind'"),
+        (["--data.label-column", "label"], "no column 'label'; it has 'phrase', 'kind'"),
         (["--data.held-out", "0"], "got no texts for test and validation, and held_out is 0"),
         (["--data.test", "{}/other.jsonl"], "test: row 1: label 'bird' .* is none of the 3 classes"),
         (["--data.source", "{}/one.jsonl"], "got training examples of one class, 'tool'; wanted two"),
-        (["--data.source", "{}/empty.jsonl"], "row 1: wanted text in column 'said', got nothing"),
+        (["--data.source", "{}/empty.jsonl"], "row 1: wanted text in column 'phrase', got nothing"),
         (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),
         (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
@@ -171,11 +171,11 @@ def test_default_source_needs_no_file():
 )  # fmt: skip
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, source, arguments, message):
     write = lambda name, rows: (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write("other.jsonl", [{"said": "saw", "kind": "tool"}, {"said": "owl", "kind": "bird"}])
-    write("one.jsonl", [{"said": f"saw {i}", "kind": "tool"} for i in range(30)])
+    write("other.jsonl", [{"phrase": "saw", "kind": "tool"}, {"phrase": "owl", "kind": "bird"}])
+    write("one.jsonl", [{"phrase": f"saw {i}", "kind": "tool"} for i in range(30)])
     write(
         "empty.jsonl",
-        [{"said": None if i % 3 else f"saw {i}", "kind": "ab"[i % 2]} for i in range(30)],
+        [{"phrase": None if i % 3 else f"saw {i}", "kind": "ab"[i % 2]} for i in range(30)],
     )
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=f"(?s)classification: .*{message}"):

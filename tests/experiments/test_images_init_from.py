@@ -49,10 +49,10 @@ def vit(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
+def images_run(tmp_path_factory):
     """A run of the experiment on images of 8 x 4, stopped at step 1."""
     config = Config(model=nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=6, positions=nn.Learned(99)))
-    run = train.RunDirectory(tmp_path_factory.mktemp("own") / "run", to_dict(config))
+    run = train.RunDirectory(tmp_path_factory.mktemp("images") / "run", to_dict(config))
     encoder = encoder_config(config, (8, 4, 1))
     run.write_config("model.json", to_dict(encoder))
     params = jax.jit(nn.functionalize(nn.Classifier, encoder, 10).init)(jax.random.key(3))
@@ -99,8 +99,8 @@ def test_encoder_without_a_head_is_taken_without_its_pooler(tmp_path):
     assert config.model.pooler is None and config.model.patches == CONFIG.patches
 
 
-def test_run_of_the_experiment_is_loaded_with_its_moving_average(tmp_path, own):
-    path, averaged = own
+def test_run_of_the_experiment_is_loaded_with_its_moving_average(tmp_path, images_run):
+    path, averaged = images_run
     model, params = start_from(path, tmp_path, (8, 4, 1))
     chex.assert_trees_all_equal(params["encoder"], averaged["encoder"])
     assert not (tmp_path / PROCESSOR_FILE).exists()
@@ -115,7 +115,7 @@ def mnist(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory, vit, own):
+def sources(tmp_path_factory, vit, images_run):
     """A directory of checkpoints and runs, by what is right or wrong with them."""
     path = tmp_path_factory.mktemp("sources")
     for name, settings in {
@@ -129,7 +129,7 @@ def sources(tmp_path_factory, vit, own):
         if settings is not None:
             (path / name / PROCESSOR_FILE).write_text(json.dumps(settings))
     save_checkpoint(path / "bert", "BertModel", BERT, data.char_tokenizer(["abc"]))
-    (path / "own").symlink_to(own[0])
+    (path / "images_run").symlink_to(images_run[0])
     return path
 
 
@@ -143,7 +143,7 @@ def sources(tmp_path_factory, vit, own):
         ("padded", [], "do_pad=True is not supported"),
         ("square", [], "got images of 8 x 8 x 3; wanted 6 x 8 x 3. Its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: got a model of texts; wanted one of images"),
-        ("own", [], "got images of 8 x 12 x 1; wanted 8 x 4 x 1. --data.size 8 4 resizes pictures"),
+        ("images_run", [], "got images of 8 x 12 x 1; wanted 8 x 4 x 1. --data.size 8 4 resizes pictures"),
         ("none", [], "error: --init-from: there is no directory .*none"),
     ],
 )  # fmt: skip
@@ -157,8 +157,8 @@ def test_unsuitable_initial_weights_exit(tmp_path, sources, mnist, name, argumen
     assert not out.exists()
 
 
-def test_model_of_texts_does_not_start_from_one_of_images(tmp_path, vit, own):
-    for path in (vit[0], own[0]):
+def test_model_of_texts_does_not_start_from_one_of_images(tmp_path, vit, images_run):
+    for path in (vit[0], images_run[0]):
         with pytest.raises(SystemExit, match="got a model of images; wanted one of texts"):
             language_model(["--out", str(tmp_path / "run"), "--init-from", str(path)])
 

@@ -19,7 +19,7 @@ def test_every_file_of_a_run_is_excluded_from_data():
 def test_run_inside_its_source_does_not_change_the_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     test_classification.write_texts(Path("texts.jsonl"), 60, 0)
-    config = DataConfig(source=".", text_column="said", label_column="kind")
+    config = DataConfig(source=".", text_column="phrase", label_column="kind")
 
     def texts():
         return {name: part.texts for name, part in load_corpus(config).splits.items()}

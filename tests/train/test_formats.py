@@ -36,7 +36,7 @@ def test_configs_and_checkpoints_carry_the_format(tmp_path):
     run = train.RunDirectory(tmp_path, {"steps": 1})
     save_checkpoint(run.checkpoints)
     meta = json.loads((run.checkpoints / "1" / "meta" / "metadata").read_text())
-    assert json.loads(run.config.read_text())["format"] == meta["format"] == FORMAT == 2
+    assert json.loads(run.config_file.read_text())["format"] == meta["format"] == FORMAT == 2
 
 
 @pytest.mark.parametrize("number", [None, 1])
@@ -71,10 +71,10 @@ def test_record_of_an_old_checkpoint_is_migrated(tmp_path):
 
 def test_config_of_a_newer_format_raises_one_line_with_the_fix(tmp_path):
     run = train.RunDirectory(tmp_path, {"steps": 1})
-    run.config.write_text('{"format": 3, "steps": 1}')
+    run.config_file.write_text('{"format": 3, "steps": 1}')
     message = r"^\S+config.json: got format 3; wanted at most 2. .*pip install -U tfm_jax$"
     with pytest.raises(ValueError, match=message):
-        train.read_config(run.config)
+        train.read_config(run.config_file)
     with pytest.raises(ValueError, match=message):
         train.RunDirectory(tmp_path, {"steps": 1}, resume=True)
 

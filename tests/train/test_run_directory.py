@@ -16,9 +16,9 @@ CONFIG = {
 
 def test_new_run_creates_its_directory_and_resumes_with_the_same_config(tmp_path):
     run = train.RunDirectory(tmp_path / "new" / "run", CONFIG)
-    saved = json.loads(run.config.read_text())
+    saved = json.loads(run.config_file.read_text())
     assert (saved["format"], saved["data"]) == (2, {"path": "a/b", "sizes": [1, 2]})
-    assert train.read_config(run.config) == {**CONFIG, "data": saved["data"]}
+    assert train.read_config(run.config_file) == {**CONFIG, "data": saved["data"]}
     run.write("result.json", {"accuracy": np.float32(0.5), "loss": math.inf})
     assert json.loads((run.path / "result.json").read_text()) == {"accuracy": 0.5, "loss": None}
     again = train.RunDirectory(run.path, {**CONFIG, "parallel": "pmap"}, resume=True, free=["parallel"])

@@ -34,7 +34,9 @@ def read_format(path: Path, content: Mapping[str, Any]) -> int:
     """
     number = content.get("format", 1)
     if type(number) is not int or number < 1:
-        raise ValueError(f"{path}: got format {number!r:.60}; wanted a number from 1 to {FORMAT}.")
+        raise ValueError(
+            f"{path}: got format {number!r:.60}; wanted a number from 1 to {FORMAT}. Put a copy of it back"
+        )
     if number > FORMAT:
         raise NewerFormatError(
             f"{path}: got format {number}; wanted at most {FORMAT}. A newer version of tfm_jax wrote it: "

@@ -43,11 +43,11 @@ class RunDirectory:
     ):
         self.path = Path(path).absolute()
         if resume:
-            if not self.config.is_file():
+            if not self.config_file.is_file():
                 raise FileNotFoundError(
                     f"{self.path}: got no config.json; wanted the directory of a run to resume."
                 )
-            old = flatten(plain(defaults or {})) | flatten(read_config(self.config))
+            old = flatten(plain(defaults or {})) | flatten(read_config(self.config_file))
             _check_same(self.path, old, flatten(plain(config)), free)
             self._check_kinds()
             return
@@ -60,8 +60,8 @@ class RunDirectory:
         self.write_config("config.json", config)
 
     @property
-    def config(self) -> Path:
-        """config.json, for `read_config`."""
+    def config_file(self) -> Path:
+        """The file for `read_config`."""
         return self.path / "config.json"
 
     @property
