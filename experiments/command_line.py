@@ -91,7 +91,7 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
     argv = sys.argv[1:] if argv is None else argv
     try:
         return parse_options(read_sources(argv).defaults(config), argv, prog=prog)
-    except (ValueError, OSError) as error:
+    except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
 
 
