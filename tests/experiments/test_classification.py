@@ -170,7 +170,9 @@ def test_default_source_needs_no_file():
     ],
 )  # fmt: skip
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, source, arguments, message):
-    write = lambda name, rows: (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def write(name, rows):
+        return (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
     write("other.jsonl", [{"phrase": "saw", "kind": "tool"}, {"phrase": "owl", "kind": "bird"}])
     write("one.jsonl", [{"phrase": f"saw {i}", "kind": "tool"} for i in range(30)])
     write(

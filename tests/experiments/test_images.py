@@ -253,9 +253,10 @@ def test_loss_without_a_key_is_cross_entropy_without_padding():
 
 def test_loss_with_a_key_augments_images_and_smooths_labels():
     params, batch, key = MODEL.init(jax.random.key(0)), batch_of(5), jax.random.key(1)
-    loss = lambda changes, smoothing, key: float(
-        make_loss(MODEL, changes, smoothing)(params, batch, key)[0][0]
-    )
+
+    def loss(changes, smoothing, key):
+        return float(make_loss(MODEL, changes, smoothing)(params, batch, key)[0][0])
+
     plain = loss(NO_CHANGE, 0.0, None)
     assert loss(NO_CHANGE, 0.0, key) == pytest.approx(plain, rel=1e-5)
     assert loss(NO_CHANGE, 0.3, key) != pytest.approx(plain, rel=1e-5)
@@ -290,7 +291,10 @@ def test_svc_equals_that_of_the_example_of_scikit_learn():
 
     rows, test = (data.classification_rows(data.load("digits", name)) for name in ("train", "validation"))
     every = {(image / np.float32(16)).tobytes(): image for image in load_digits().images.astype(np.float32)}
-    original = lambda rows: np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
+
+    def original(rows):
+        return np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
+
     fitted = SVC(gamma=0.001).fit(original(rows).reshape(len(rows), -1), rows.labels)
     expected = fitted.predict(original(test).reshape(len(test), -1))
     np.testing.assert_array_equal(svc_predict(rows, test), expected)

@@ -12,7 +12,7 @@ from experiments import command_line
 from experiments.language_model import bits, corpus
 from experiments.language_model.config import Config, DataConfig
 from experiments.language_model.run import main, make_loss
-from tests.experiments.killed import kill_at
+from tests.experiments.kill import kill_at
 from tfm_jax import data, nn, train
 from tfm_jax.values import from_dict, to_dict
 
@@ -187,7 +187,10 @@ def test_xz_compresses_after_the_training_texts():
     noise = "".join(map(chr, rng.integers(32, 127, 3000)))
     assert bits.xz_bits_per_byte([noise, "x"], [noise]) < 0.2 < 6 < bits.xz_bits_per_byte(["x"], [noise])
     first, second = "".join(make_texts(9, 1)), make_texts(4, 2)
-    size = lambda text: len(lzma.compress(text.encode(), preset=9))
+
+    def size(text):
+        return len(lzma.compress(text.encode(), preset=9))
+
     expected = 8 * (size(first + "".join(second)) - size(first)) / len("".join(second).encode())
     assert bits.xz_bits_per_byte([first], second) == expected
 

@@ -253,7 +253,9 @@ def test_resume_with_other_batches_exits_with_one_line(tmp_path):
 
 
 def test_nan_loss_before_the_first_checkpoint_exits_with_one_message(tmp_path):
-    broken = lambda params, batch, key: ((jnp.float32(jnp.nan), jnp.float32(1.0)), {})
+    def broken(params, batch, key):
+        return ((jnp.float32(jnp.nan), jnp.float32(1.0)), {})
+
     with pytest.raises(SystemExit, match=r"got a loss of nan at step 1(?s:.*)no checkpoint was saved"):
         start(config("--out", str(tmp_path / "run")), loss_fn=broken, validation=None)
 

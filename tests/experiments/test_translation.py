@@ -14,7 +14,7 @@ from experiments import command_line, runner
 from experiments.translation import corpus, decode
 from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig
 from experiments.translation.run import main, make_loss
-from tests.experiments.killed import kill_at
+from tests.experiments.kill import kill_at
 from tfm_jax import data, generate, nn, train
 from tfm_jax.ops import masks
 from tfm_jax.values import from_dict, to_dict
@@ -121,7 +121,9 @@ def test_parallel_text_from_three_files(tmp_path, pairs, capsys):
 
 
 def test_held_out_pairs_depend_on_the_source_texts_only(tmp_path, pairs):
-    load = lambda source: corpus.load_pairs(DataConfig(source=str(source), pair="en-fr", held_out=0.1))
+    def load(source):
+        return corpus.load_pairs(DataConfig(source=str(source), pair="en-fr", held_out=0.1))
+
     first = load(pairs)
     assert sum(len(sources) for sources, _ in first.values()) == 200
     assert not set(first["train"][0]) & {x for name in ("validation", "test") for x in first[name][0]}

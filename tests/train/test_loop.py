@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from tests.marks import slow
-from tests.train import problem, whole_run
+from tests.train import problem, resumable_run
 from tfm_jax import train
 
 ROOT = Path(__file__).parents[2]
@@ -189,13 +189,13 @@ def lines_of(path):
 def uninterrupted(tmp_path_factory):
     """An uninterrupted run: its directory and its last state."""
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
-    return path, whole_run.main(path)[0].state
+    return path, resumable_run.main(path)[0].state
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, uninterrupted):
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.train.whole_run", str(killed), "0.03"]
+    command = [sys.executable, "-m", "tests.train.resumable_run", str(killed), "0.03"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         deadline = time.monotonic() + 120
@@ -205,16 +205,16 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path
     assert process.returncode == -signal.SIGKILL
     with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5')  # what a kill may leave of a line
-    resumed, after = whole_run.main(killed, resume=True)
+    resumed, after = resumable_run.main(killed, resume=True)
     assert after in range(14, 60, 7)
     chex.assert_trees_all_equal(resumed.state, uninterrupted[1])
     assert lines_of(killed) == lines_of(uninterrupted[0])
 
 
 def test_resume_of_a_finished_run_does_nothing(tmp_path):
-    finished, _ = whole_run.main(tmp_path / "run", steps=10)
+    finished, _ = resumable_run.main(tmp_path / "run", steps=10)
     before = lines_of(tmp_path / "run")
-    again, after = whole_run.main(tmp_path / "run", resume=True, steps=10)
+    again, after = resumable_run.main(tmp_path / "run", resume=True, steps=10)
     chex.assert_trees_all_equal(again.state, finished.state)
     assert after == 10
     assert lines_of(tmp_path / "run") == before
@@ -222,12 +222,14 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
 def test_signal_saves_and_ends_the_run_and_a_resume_continues(tmp_path, number, uninterrupted):
-    send = lambda step, *_: step == 20 and os.kill(os.getpid(), number)
+    def send(step, *_):
+        return step == 20 and os.kill(os.getpid(), number)
+
     handler = signal.getsignal(number)  # a background shell may ignore Ctrl-C
-    stopped, _ = whole_run.main(tmp_path / "stopped", writers=[send])
+    stopped, _ = resumable_run.main(tmp_path / "stopped", writers=[send])
     assert stopped.reason == "signal" and 20 <= stopped.step <= 22
     assert signal.getsignal(number) == handler
-    resumed, after = whole_run.main(tmp_path / "stopped", resume=True)
+    resumed, after = resumable_run.main(tmp_path / "stopped", resume=True)
     assert after == stopped.step
     chex.assert_trees_all_equal(resumed.state, uninterrupted[1])
 
@@ -304,8 +306,13 @@ def test_run_stopped_between_checkpoints_keeps_those_of_an_uninterrupted_one(tmp
         settings["evaluate"] = lambda state: {"valid_loss": losses.get(int(state.step), 9.0)}
         state, batches, extra = initial(), problem.Batches(), None
         for end in (*stop, 16):
-            send = lambda state, end=end: int(state.step) == end < 16 and os.kill(os.getpid(), signal.SIGTERM)
-            evaluate = lambda state, send=send: (send(state), settings["evaluate"](state))[1]
+
+            def send(state, end=end):
+                return int(state.step) == end < 16 and os.kill(os.getpid(), signal.SIGTERM)
+
+            def evaluate(state, send=send):
+                return (send(state), settings["evaluate"](state))[1]
+
             with train.Checkpoints(tmp_path / name, keep=2, best="valid_loss", every=4) as checkpoints:
                 if checkpoints.latest():
                     state, extra = train.resume(checkpoints, train.Jit().abstract(initial()), batches)

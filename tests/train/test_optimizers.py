@@ -78,7 +78,10 @@ def numpy_adam(gradients, rate, b1, b2, eps, decay, weight):
 def test_optimizers_equal_adam_in_numpy(seed, decay):
     rng = np.random.default_rng(seed)
     weight, gradients = rng.normal(size=(3, 2)), rng.normal(size=(6, 3, 2))
-    noam = lambda t: 32**-0.5 * min((t + 1) ** -0.5, (t + 1) * 4**-1.5)
+
+    def noam(t):
+        return 32**-0.5 * min((t + 1) ** -0.5, (t + 1) * 4**-1.5)
+
     cases = {
         "adam_noam": (train.adam_noam(32, 4), noam, 0.0),
         "adamw": (train.adamw(train.noam(32, 4), decay), noam, decay),

@@ -85,7 +85,11 @@ def test_placed_state_is_a_copy_that_the_step_donates(name):
 @pytest.mark.parametrize("name", PARALLEL)
 def test_step_compiles_once(name):
     traces = []
-    loss = lambda *args: (traces.append(1), problem.loss_fn(*args))[1]
+
+    def loss(*args):
+        traces.append(1)
+        return problem.loss_fn(*args)
+
     parallel = PARALLEL[name]
     step = parallel.compile(
         train.make_train_step(loss, OPTIMIZER, ema_decay=0.9, axis_name=parallel.axis_name)

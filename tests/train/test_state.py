@@ -9,7 +9,10 @@ from tfm_jax import train
 
 def test_state_is_a_pytree_with_named_paths_under_jit_vmap_and_eval_shape():
     optimizer = optax.adam(1e-3)
-    make = lambda key: train.init_state(problem.init(key), optimizer, key, ema=True)
+
+    def make(key):
+        return train.init_state(problem.init(key), optimizer, key, ema=True)
+
     state = make(jax.random.key(0))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path in paths}

@@ -85,7 +85,10 @@ def test_step_sums_over_a_mapped_axis():
 def test_vmap_over_seeds_equals_a_loop():
     optimizer = optax.adam(1e-2)
     step = train.make_train_step(problem.dropout_loss, optimizer, accumulate=2, ema_decay=0.9)
-    make = lambda key: train.init_state(problem.init(key), optimizer, key, ema=True)
+
+    def make(key):
+        return train.init_state(problem.init(key), optimizer, key, ema=True)
+
     keys = jax.random.split(jax.random.key(0), 3)
     together = jax.vmap(make)(keys)
     alone = [make(key) for key in keys]
@@ -113,7 +116,10 @@ def loss_that_records_keys(record):
 def test_keys_differ_by_step_microbatch_and_device_only():
     def keys_of(state, **options):
         keys = []
-        record = lambda key: jax.debug.callback(lambda k: keys.append(tuple(np.ravel(k).tolist())), key)
+
+        def record(key):
+            return jax.debug.callback(lambda k: keys.append(tuple(np.ravel(k).tolist())), key)
+
         step = train.make_train_step(loss_that_records_keys(record), SGD, **options)
         if "axis_name" in options:
             pmapped = jax.pmap(step, "data", in_axes=(None, 0), out_axes=None)
@@ -141,7 +147,10 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction(norm, seed):
     batch, state = problem.make_batch(seed), initial()
     plain, metrics = jitted(1, None)(state, batch)
     clipped, clipped_metrics = jitted(1, norm)(state, batch)
-    move = lambda new: jax.tree.map(lambda a, b: a - b, new.params, state.params)
+
+    def move(new):
+        return jax.tree.map(lambda a, b: a - b, new.params, state.params)
+
     scale = min(1.0, norm / train.means(metrics)["grad_norm"])
     chex.assert_trees_all_close(
         move(clipped), jax.tree.map(lambda x: x * scale, move(plain)), rtol=1e-3, atol=1e-6
@@ -173,9 +182,10 @@ def test_state_with_ema_can_be_donated():
 
 def test_bfloat16_params_keep_their_dtype():
     bf16 = jax.tree.map(lambda p: p.astype(jnp.bfloat16), problem.init(jax.random.key(0)))
-    cast = lambda params, batch, key: problem.loss_fn(
-        jax.tree.map(lambda p: p.astype(jnp.float32), params), batch, key
-    )
+
+    def cast(params, batch, key):
+        return problem.loss_fn(jax.tree.map(lambda p: p.astype(jnp.float32), params), batch, key)
+
     optimizer = train.adamw(1e-2)
     state = train.init_state(bf16, optimizer, jax.random.key(0), ema=True)
     step = train.make_train_step(cast, optimizer, accumulate=2, clip_norm=1.0, ema_decay=0.99)
@@ -195,18 +205,22 @@ def test_batch_of_weight_0_has_gradient_0():
 
 def test_eval_step_sums_over_batches_and_devices_without_a_key():
     keys = []
-    loss = lambda params, batch, key: (keys.append(key), problem.loss_fn(params, batch, key))[1]
+
+    def loss(params, batch, key):
+        keys.append(key)
+        return problem.loss_fn(params, batch, key)
+
     evaluate = jax.jit(train.make_eval_step(loss))
     params, batch = initial().params, problem.make_batch(3)
-    whole = train.read(evaluate(params, batch))
+    expected = train.read(evaluate(params, batch))
     halves = [jax.tree.map(lambda x, s=s: x[s], batch) for s in (slice(0, 4), slice(4, None))]
-    chex.assert_trees_all_close(train.total(evaluate(params, half) for half in halves), whole, rtol=1e-5)
+    chex.assert_trees_all_close(train.total(evaluate(params, half) for half in halves), expected, rtol=1e-5)
     shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
     mapped = train.make_eval_step(loss, axis_name="data")
     found = jax.pmap(mapped, "data", in_axes=(None, 0), out_axes=None)(params, shards)
-    chex.assert_trees_all_close(train.read(found), whole, rtol=1e-5)
+    chex.assert_trees_all_close(train.read(found), expected, rtol=1e-5)
     assert set(keys) == {None}
-    assert whole.keys() == {"loss", "near"}
+    assert expected.keys() == {"loss", "near"}
 
 
 def test_bad_arguments_raise():
@@ -223,6 +237,9 @@ def test_bad_arguments_raise():
         make(ema_decay=0.9)(initial(), problem.make_batch(0))
     with pytest.raises(ValueError, match=r"got ema_decay=None .*ema=True\); wanted"):
         make()(initial(ema=True), problem.make_batch(0))
-    taken = lambda *args: (problem.loss_fn(*args)[0], {"grad_norm": (jnp.float32(0), jnp.float32(1))})
+
+    def taken(*args):
+        return (problem.loss_fn(*args)[0], {"grad_norm": (jnp.float32(0), jnp.float32(1))})
+
     with pytest.raises(ValueError, match=r"loss_fn: got metrics named \['grad_norm'\]; wanted other names"):
         train.make_train_step(taken, SGD)(initial(), problem.make_batch(0))

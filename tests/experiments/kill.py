@@ -23,7 +23,7 @@ def kill_at(step, module, *arguments, out):
     Returns:
         The steps of the saved checkpoints.
     """
-    command = [sys.executable, "-m", "tests.experiments.killed", module, "--out", str(out), *arguments]
+    command = [sys.executable, "-m", "tests.experiments.kill", module, "--out", str(out), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     checkpoints = out / "checkpoints"
     deadline = time.monotonic() + 300
