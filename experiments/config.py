@@ -192,6 +192,6 @@ def config_of(config: type[C], saved: Mapping[str, Any], path: Path) -> C:
         return from_dict(config, saved)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back, or begin a new "
+            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back, or start a new "
             "run in another --out"
         ) from error
