@@ -216,7 +216,9 @@ class Run:
         if curves is not None:
             self._draw(curves)
         if result.reason == "signal":
-            sys.exit(f"{self.name}: stopped at step {result.step}, saved; go on: --out {self.path} --resume")
+            sys.exit(
+                f"{self.name}: stopped at step {result.step}, saved; resume by --out {self.path} --resume"
+            )
         last = result.state.params if result.state.ema is None else result.state.ema
         return Trained(last, result, best_step, self._directory.checkpoints, settings.checkpoint_every)
 

@@ -90,7 +90,7 @@ def test_stopped_run_resumed_on_other_devices_ends_the_same(tmp_path, monkeypatc
             return take(rows, indices, shape)
 
         patch.setattr(data.ImageRows, "take", take_and_stop)
-        with pytest.raises(SystemExit, match="saved; go on"):
+        with pytest.raises(SystemExit, match="saved; resume by"):
             main(["--out", str(stopped), *SMALL, *source])
     assert not (stopped / "result.json").exists()
     main(["--out", str(stopped), *SMALL, *source, "--resume", "--mesh.data", "2"])

@@ -128,7 +128,7 @@ def test_stopped_run_resumed_on_other_devices_ends_the_same(tmp_path, capsys):
             os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    with pytest.raises(SystemExit, match=r"stopped at step 6, saved; go on: --out .*stopped --resume"):
+    with pytest.raises(SystemExit, match=r"stopped at step 6, saved; resume by --out .*stopped --resume"):
         start(config(*out), evaluate=stop)
     assert not (tmp_path / "stopped" / "result.json").exists()
     resumed = start(config(*out, "--resume", "--parallel", "pmap", "--mesh.data", "4"))

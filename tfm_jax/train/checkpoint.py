@@ -178,7 +178,7 @@ class Checkpoints:
             return _read_meta(self.directory / str(number))["extra"]
 
     def set_aside(self, after: int) -> Path | None:
-        """Moves the checkpoints of later steps elsewhere, so that the run can go on from an earlier one.
+        """Moves the checkpoints of later steps elsewhere, so that the run can resume from an earlier one.
 
         Args:
             after: the last step that stays.
@@ -234,7 +234,7 @@ class Checkpoints:
         except Exception as error:
             intact = [s for s in self.steps() if s != number and self._is_intact(s)]
             fix = (
-                f"The last intact one is of step {intact[-1]}: go on by --resume --resume-step {intact[-1]}"
+                f"The last intact one is of step {intact[-1]}: resume by --resume --resume-step {intact[-1]}"
                 if intact
                 else "No other one can be read: start a new run in another --out"
             )

@@ -200,7 +200,7 @@ def resume(
         checkpoints: of the run.
         abstract: what to restore into, such as ``parallel.abstract(state)``.
         batches: the iterator, made as for the new run; it is moved.
-        step: of the checkpoint. To go on from an earlier one, `Checkpoints.set_aside` the later ones.
+        step: of the checkpoint. To resume from an earlier one, `Checkpoints.set_aside` the later ones first.
         record: as for `fit`. Entries that both records have must be equal; an old checkpoint has none.
 
     Returns:
