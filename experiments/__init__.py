@@ -1,1 +1,1 @@
-"""Experiments: each trains a Transformer on real input from one command, ``python -m experiments.<name>``."""
+"""Experiments: each trains a Transformer on real data by one command, ``python -m experiments.<name>``."""

@@ -1,25 +1,16 @@
-"""What the experiments share of their configs: dataclasses, and how the command line takes them.
+"""The configs that experiments share, as dataclasses; a field's docstring is the help of its option."""
 
-A field that takes one of several dataclasses, such as the positions of a model, is one value on the command
-line and in the JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
-"""
-
-import argparse
 import dataclasses
-import sys
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import optax
-import tyro
 
 from tfm_jax import train
-from tfm_jax.console import parse_options
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
-from tfm_jax.values import from_dict, from_text, to_dict, to_text, variants
+from tfm_jax.values import from_dict
 
 __all__ = [
     "Buckets",
@@ -28,54 +19,50 @@ __all__ = [
     "OptimizerConfig",
     "RunConfig",
     "TrainConfig",
-    "defaults_of",
-    "from_dict",
     "load_config",
-    "parse",
-    "to_dict",
 ]
 
 C = TypeVar("C")
 Buckets = Annotated[int, integer_range(1, 256)]
-"""Shapes of batches: each is compiled once."""
+"""A number of batch shapes, each of which is compiled."""
 Classes = Annotated[int, integer_range(1, 2**20)]
-"""Entries of a vocabulary, or classes: tables are made of them."""
+"""A number of vocabulary entries or classes."""
 Examples = Annotated[int, integer_range(1, 2**20)]
-"""Of one update."""
+"""A number of examples in an update."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW under a schedule; Adam, where there is no weight decay."""
+    """AdamW with a schedule; Adam without weight decay."""
 
     schedule: Literal["noam", "cosine", "inverse_sqrt"] = "cosine"
-    """How the rate goes on after the warm-up; noam is the paper's, a function of the model's width."""
+    """The learning rate after the warm-up; noam is the paper's, which depends on the model's width."""
     learning_rate: Positive = 1e-3
-    """The peak of cosine and inverse_sqrt. That of noam follows from the width and the warm-up."""
+    """The peak of cosine and inverse_sqrt; noam computes its own from width and warm-up."""
     noam_factor: Positive = 1.0
-    """In front of noam's formula; 1 in the paper."""
+    """A factor of noam; 1 in the paper."""
     warmup: Size = 100
-    """Steps to the peak."""
+    """Warm-up steps, to the peak."""
     weight_decay: NotNegative = 0.0
-    """Taken off the weights, but not off biases, norms and positions."""
+    """Decoupled weight decay; not of biases, norms and position embeddings."""
     b1: Rate = 0.9
-    """Decay of the mean of the gradient."""
+    """Decay of the first moment."""
     b2: Rate = 0.98
-    """Decay of the mean of its square."""
+    """Decay of the second moment."""
     eps: Positive = 1e-9
-    """Added to the root of that mean."""
+    """Added to the root of the second moment."""
     clip_norm: Positive | None = 1.0
-    """The gradient's largest norm; None does not clip."""
+    """Largest global norm of the gradient; None does not clip."""
     frozen_layers: Count = 0
-    """The first layers that stay as they are, and with them the embedding; 0 trains all."""
+    """Number of first layers that are not trained, nor is the embedding; 0 trains all."""
     layer_decay: Share = 1.0
-    """What the rate of each layer is of that above it, from the head down to the embedding; 1 is one rate."""
+    """Layer-wise learning-rate decay: ratio of a layer's rate to that of the layer above; 1 is one rate."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
-        """The optimizer, and the schedule in it."""
+        """Makes the optimizer and its schedule."""
         schedule = {
             "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
             "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
@@ -89,45 +76,45 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long, how much at once, how often to look."""
+    """Steps, batches, evaluation, checkpoints."""
 
     steps: Size = 1000
-    """Updates in all."""
+    """Total number of updates."""
     batch_size: Examples = 64
-    """Examples in an update, on all devices together."""
+    """Examples per update, over all devices."""
     accumulate: Examples = 1
-    """Microbatches that an update is made of, one after the other; for batches too large for the memory."""
+    """Gradient accumulation: microbatches per update, run in sequence to save memory."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: Rate | None = None
-    """Decay of the moving average of the weights, which is then what is evaluated; None for none."""
+    """Decay of the moving average of the weights, which is then evaluated; None keeps no average."""
     evaluate_every: Size = 100
-    """Steps between two looks at the validation data."""
+    """Steps between evaluations."""
     checkpoint_every: Size = 100
-    """Steps between two checkpoints; a multiple of evaluate_every."""
+    """Steps between checkpoints; a multiple of evaluate_every."""
     keep: Size = 5
-    """How many of the last checkpoints stay, beside the best."""
+    """Number of last checkpoints to keep, besides the best."""
     patience: Size | None = None
-    """Stop after so many evaluations without a new best; None goes on to the end."""
+    """Early stopping after this many evaluations without a new best; None trains all steps."""
     log_every: Size = 10
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
     seed: Seed = 0
-    """Of the weights, the dropout and the order of the data."""
+    """Seed of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
                 f"TrainConfig: got checkpoint_every={self.checkpoint_every}; wanted a multiple of "
-                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its figures"
+                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its metrics."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The devices."""
+    """The device mesh."""
 
     data: Size = 1
-    """Devices that a batch is split among. On a CPU, JAX_NUM_CPU_DEVICES=8 makes eight."""
+    """Number of devices for data parallelism. On a CPU, JAX_NUM_CPU_DEVICES=8 simulates eight."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -135,22 +122,22 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every experiment's config has; each adds its model and its data."""
+    """The config of any experiment; each adds its model and its data."""
 
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     parallel: Literal["jit", "pmap"] = "jit"
-    """How a step runs on the devices. A run of the one can be resumed under the other; on several devices
-    they draw different dropout."""
+    """How a step runs on the devices. A run of one can be resumed under the other; on several devices their
+    dropout differs."""
     out: Path | None = None
     """Directory of the run; None makes a new one in runs/."""
     resume: bool = False
-    """Go on with the run in --out from its last checkpoint, with its settings. How it logs, evaluates, keeps
-    checkpoints and uses the trained model may be set anew; what changes the model or its training may not."""
+    """Resume the run in --out from its last checkpoint, with its settings. Options of logging, evaluation,
+    checkpoints and the use of the trained model may change; those of the model and its training may not."""
     resume_step: Size | None = None
-    """With --resume: go on from the checkpoint of this step. Later ones are moved to set_aside, in --out."""
+    """With --resume: the step of the checkpoint. Later ones are moved to set_aside, in --out."""
 
-    FREE: typing.ClassVar[tuple[str, ...]] = (
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         "mesh",
         "parallel",
         "out",
@@ -162,120 +149,49 @@ class RunConfig:
         "train.patience",
         "train.log_every",
     )
-    """Fields that may differ on a resume."""
-    PLACES: typing.ClassVar[tuple[str, ...]] = ("init_from", "data.source", "data.validation", "data.test")
-    """Fields that say where something was read from: a resume knows it again by its content."""
-    BEFORE: typing.ClassVar[typing.Mapping[str, Any]] = {"data.held_out_salt": None}
-    """The values of fields that the config of an older run lacks, where they are not the defaults."""
+    """Fields that may change on a resume."""
+    LOCATIONS: ClassVar[tuple[str, ...]] = ("init_from", "data.source", "data.validation", "data.test")
+    """Fields with the places of data and weights; a resume compares digests of their content instead."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.resume_step is not None and not self.resume:
             raise ValueError(
                 f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
-                "or neither of them"
+                "or neither."
             )
 
-
-def parse(
-    config: type[C],
-    argv: Sequence[str] | None = None,
-    *,
-    description: str | None = None,
-    default: C | None = None,
-) -> C:
-    """Reads a config off the command line. With ``--resume``, what is left out is as in the run in ``--out``.
-
-    Args:
-        config: a dataclass with defaults; a field's docstring is its help.
-        argv: the arguments; None takes those of the process.
-        description: what ``--help`` begins with; None takes the class's docstring.
-        default: what is left out is as in this one, unless a run is resumed; None takes ``config()``.
-
-    Returns:
-        The config.
-
-    Raises:
-        SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    defaults = {} if default is None else {"default": default}
-    try:
-        defaults |= _resumed(config, argv)
-        return parse_options(config, argv, _variant_rule, description=description, **defaults)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-
-
-def _resumed(config: type[C], argv: Sequence[str]) -> dict[str, C]:
-    """``{"default": the config of the run that is to be resumed}``, if there is one."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--out", type=Path, nargs="?")
-    asked = parser.parse_known_args(argv)[0]
-    if not asked.resume or asked.out is None or not (asked.out / "config.json").is_file():
-        return {}
-    return {"default": load_config(config, asked.out)}
+    @classmethod
+    def for_data(cls, source: str | None) -> "type[RunConfig]":
+        """The class whose defaults suit a data source (the value of ``--data.source``, None without it)."""
+        return cls
 
 
 def load_config(config: type[C], directory: str | Path) -> C:
-    """The config of a run.
+    """Loads the config of a run.
 
     Args:
-        config: the dataclass that it was made from.
+        config: its dataclass.
         directory: of the run.
 
     Returns:
-        What ``config.json`` holds, as ``config``; fields that it lacks have their defaults.
+        The instance in ``config.json``; fields that the file lacks have their defaults.
 
     Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when it cannot be read, or has a field or a value that ``config`` has not; the message
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read, or has a newer format or an unknown field or value; the message
             names the file.
     """
     path = Path(directory) / "config.json"
-    saved = train.read_object(path)
-    for name, value in getattr(config, "BEFORE", {}).items():
-        section, _, field = name.partition(".")
-        if isinstance(saved.get(section), dict):
-            saved[section].setdefault(field, value)
+    return config_of(config, train.read_config(path), path)
+
+
+def config_of(config: type[C], saved: Mapping[str, Any], path: Path) -> C:
+    """Makes a config from the content of a run's file ``path``; a ValueError names it."""
     try:
         return from_dict(config, saved)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back, or begin a new "
+            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back, or start a new "
             "run in another --out"
         ) from error
-
-
-def defaults_of(config: type) -> dict[str, Any]:
-    """What the config of a run of this or an older version has where it lacks a field, as JSON can hold it.
-
-    Args:
-        config: the dataclass.
-
-    Returns:
-        Nested dicts, as `to_dict`.
-    """
-    defaults = to_dict(config())
-    for name, value in config.BEFORE.items():
-        section, _, field = name.partition(".")
-        if field in defaults.get(section, {}):
-            defaults[section][field] = value
-    return defaults
-
-
-def _variant_rule(
-    info: tyro.constructors.PrimitiveTypeInfo,
-) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """How the command line takes such a field: as one value, not as subcommands."""
-    kinds = variants(info.type)
-    if not kinds:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="|".join(kinds),
-        instance_from_str=lambda words: from_text(kinds, words[0]),
-        is_instance=lambda value: isinstance(value, tuple(kinds.values())),
-        str_from_instance=lambda value: [to_text(value)],
-    )

@@ -35,7 +35,7 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
         )
-    settings = train.read_object(path)
+    settings = train.read_config(path)
     try:
         config = from_dict(nn.Config, settings["model"])
         checkpoint_every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
@@ -61,7 +61,7 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
 def _load_params(
     checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None
 ) -> Params:
-    steps = train.unbroken_steps(checkpoints, checkpoint_every)
+    steps = train.consecutive_steps(checkpoints, checkpoint_every)
     if not steps:
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
     average = min(n_averaged, len(steps)) if average is None else average

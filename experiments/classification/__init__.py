@@ -1,1 +1,1 @@
-"""Texts into classes: an encoder trained from scratch, or fine-tuned."""
+"""Text classification: an encoder trained from scratch, or fine-tuned."""

@@ -1,14 +1,13 @@
-"""The settings of the classification of texts: sized for a few minutes on 2 CPU cores, from scratch.
+"""The config of text classification; the defaults take a few minutes on 2 CPU cores, from scratch.
 
-Measured with the defaults: 87.0 % of the 1,698 test names; a logistic regression of their n-grams 90.4 %.
+Measured with the defaults: test accuracy 87.0 % (1,698 names); logistic regression on n-grams has 90.4 %.
 """
 
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments import runner
-from experiments.config import Buckets, Classes
-from experiments.init_from import InitialConfig
+from experiments.config import Buckets, Classes, OptimizerConfig, TrainConfig
+from experiments.init_from import InitFromConfig
 from tfm_jax import data, nn
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Rate, integer_range
@@ -26,10 +25,10 @@ MODEL = nn.Config(
     scale_embeddings=False,
     unroll=True,
 )
-TRAIN = runner.TrainConfig(
+TRAIN = TrainConfig(
     steps=1500,
     batch_size=64,
-    optimizer=runner.OptimizerConfig(learning_rate=2e-3, weight_decay=0.05),
+    optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.05),
     evaluate_every=250,
     checkpoint_every=250,
     keep=2,
@@ -39,32 +38,31 @@ TRAIN = runner.TrainConfig(
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The labelled texts, and how they become batches.
+    """The labelled texts and their batches.
 
     Args:
-        source: "names", what things are called in twelve languages, or "places", English names of
-            territories, cities and currencies, which need no network; or a file, a directory or a glob of
-            files (jsonl, csv, tsv, parquet; also compressed); or a data set of the Hugging Face hub,
-            "owner/name" or "owner/name:configuration".
-        splits: What decides the split of each file of a directory or a glob: directories named train,
-            validation or test; the names of the files; or none, and all is split at random. None goes by the
-            rule in the README.
+        source: "names" in twelve languages, or "places", English names of territories, cities and currencies
+            (both without a network); or a file, a directory or a glob of files (jsonl, csv, tsv, parquet;
+            also compressed); or a data set of the Hugging Face hub, "owner/name" or
+            "owner/name:configuration".
+        splits: What decides the split of a file in a directory or a glob: directories named train, validation
+            or test; the file names; or none, and all are split at random. None uses the rule in the README.
         text_column: The column of the texts.
         label_column: The column of the labels: class labels, texts or integers. None is "language"
             for names, "continent" for places, else "label".
-        validation: A file of its own for validation. None takes the source's split of that name or, where it
-            has none, held_out of the training rows.
-        test: A file of its own to test on; None as for validation.
-        held_out: A share of the training rows.
-        held_out_salt: What is hashed with a text to choose the held-out ones, so that a file may grow or be
-            reordered and nothing that was trained on is tested on. Another salt holds out others; None is the
-            choice of version 0.1, by a permutation of their number.
-        separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
-        encoding: Of csv, tsv, json and text files.
-        tokenizer: Made from the training texts and saved beside the checkpoints.
-        vocab_size: Entries of a bpe tokenizer.
-        max_length: In tokens, begin and end counted. Longer texts are cut.
-        buckets: Shapes that batches are padded to; each is compiled once.
+        validation: A file for validation. None uses the source's split of that name or, without one, held_out
+            of the training texts.
+        test: A file for the test; None as for validation.
+        held_out: Share of the training texts to hold out.
+        held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
+            and no training text becomes a test text. Another salt holds out others; None is the choice of
+            version 0.1, by a permutation of their number.
+        separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
+        encoding: The encoding of csv, tsv, json and text files.
+        tokenizer: Learned from the training texts and saved in the run's directory.
+        vocab_size: Vocabulary size of a bpe tokenizer.
+        max_length: In tokens, BOS and EOS included. Longer texts are truncated.
+        buckets: Number of shapes that batches are padded to; each is compiled once.
     """
 
     source: str = "names"
@@ -92,21 +90,21 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InitialConfig):
-    """Says to which class a text belongs: an encoder, pooled, and a dense layer.
+class Config(InitFromConfig):
+    """Text classification with a Transformer encoder, pooling and a dense head.
 
-    Without arguments: in which of twelve languages a name is written, trained from scratch. A trained
-    encoder: --init-from DIR, whose head is then a new one. Any texts: --data.source FILE. Ends with the
-    accuracy on the test texts, and that of a logistic regression of their n-grams.
+    Without arguments: the language of a name, one of twelve, trained from scratch. Fine-tuning of a trained
+    encoder with a new head: --init-from DIR. Any texts: --data.source FILE. Prints the test accuracy, and
+    that of logistic regression on n-grams.
     """
 
     data: DataConfig = DataConfig()
     model: nn.Config = MODEL
-    """The encoder. A vocab-size of 0 is the tokenizer's."""
+    """The encoder. A vocab-size of 0 means that of the tokenizer."""
     pooling: Literal["mean", "first"] = "mean"
-    """Whether the head reads the mean of all vectors, or that of the first token."""
+    """The input of the head: the mean over all tokens, or the first token."""
     head_dropout_rate: Rate = 0.1
-    """Dropout of what the head reads."""
+    """Dropout rate of the input of the head."""
     label_smoothing: Rate = 0.1
-    """Share of the target that is spread evenly over all classes; not in validation."""
-    train: runner.TrainConfig = TRAIN
+    """Label smoothing in training: the share of the target that is uniform over the classes."""
+    train: TrainConfig = TRAIN

@@ -1,4 +1,4 @@
-"""From a source's name to labelled texts and a tokenizer; and n-grams, which need no model."""
+"""The labelled texts of each split, the tokenizer, and the baseline on n-grams."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import runner
 from experiments.classification.config import DataConfig
+from experiments.runner import load_or_make_tokenizer
 from tfm_jax import data
 
 __all__ = ["Corpus", "Labelled", "load_corpus", "make_tokenizer", "ngram_predict"]
 
 
 class Labelled(NamedTuple):
-    """Texts, and their labels int [texts]."""
+    """Texts and their labels, int [texts]."""
 
     texts: list[str]
     labels: np.ndarray
 
 
 class Corpus(NamedTuple):
-    """The labelled texts of "train", "validation" and "test", names of classes, checksums."""
+    """The labelled texts of "train", "validation" and "test", the names of the classes, digests."""
 
     splits: dict[str, Labelled]
     class_names: list[str]
@@ -32,31 +32,31 @@ def load_corpus(config: DataConfig) -> Corpus:
     """Loads the labelled texts.
 
     Args:
-        config: says where they are.
+        config: where they are.
 
     Returns:
-        Them, with the classes that the training rows have, those that are held out of them included.
+        The texts, with the classes of the training texts, those of held-out ones included.
 
     Raises:
         FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
             `data.label_names` and `data.label_ids`, with the split; or a split is missing.
     """
-    own = {"validation": config.validation, "test": config.test}
-    shares = {name: 0.0 if source else config.held_out for name, source in own.items()}
+    files = {"validation": config.validation, "test": config.test}
+    shares = {name: 0.0 if file else config.held_out for name, file in files.items()}
     columns = [config.text_column, config.label]
     options = {"columns": columns, "separator": config.separator, "encoding": config.encoding}
     source = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
-    data.texts(source["train"], config.text_column)  # a row without one is named by its number in the source
+    data.texts(source["train"], config.text_column)  # errors name a row by its number in the source
     names = data.label_names(source["train"], config.label)
     splits = data.hold_out(source, by=[config.text_column], salt=config.held_out_salt, **shares)
-    splits |= {name: data.load_unsplit(source, **options) for name, source in own.items() if source}
+    splits |= {name: data.load_unsplit(file, **options) for name, file in files.items() if file}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
-            f"{config.source!r} has no texts for {' and '.join(sorted(missing))}, and held_out is 0: "
-            "hold a share out, or name a file for each"
+            f"{config.source!r}: got no texts for {' and '.join(sorted(missing))}, and held_out is 0; wanted "
+            "some. Hold a share out, or name a file for each"
         )
     labelled = {}
-    for split in ("train", *own):
+    for split in ("train", *files):
         try:
             texts = data.texts(splits[split], config.text_column)
             labelled[split] = Labelled(texts, data.label_ids(splits[split], names, config.label))
@@ -67,10 +67,10 @@ def load_corpus(config: DataConfig) -> Corpus:
 
 
 def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) -> data.Tokenizer:
-    """Makes the tokenizer from the training texts and saves it; takes the saved one where a run goes on.
+    """Learns the tokenizer from the training texts and saves it; loads the saved one on a resume.
 
     Args:
-        config: says which kind.
+        config: the kind of tokenizer.
         texts: the training texts.
         directory: of the run.
 
@@ -80,13 +80,16 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     Raises:
         ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    bpe = config.tokenizer == "bpe"
-    make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
-    return runner.saved_tokenizer(directory, make)
+
+    def make() -> data.Tokenizer:
+        bpe = config.tokenizer == "bpe"
+        return data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
+
+    return load_or_make_tokenizer(directory, make)
 
 
 def ngram_predict(train: Labelled, texts: Sequence[str]) -> np.ndarray:
-    """The classes that a logistic regression of character n-grams finds, for each text.
+    """Predictions of logistic regression on character n-grams.
 
     Equivalent to::
 
@@ -94,8 +97,8 @@ def ngram_predict(train: Labelled, texts: Sequence[str]) -> np.ndarray:
         LogisticRegression(C=10).fit(ngrams.fit_transform(train.texts), train.labels).predict(...)
 
     Args:
-        train: what it learns from.
-        texts: to classify.
+        train: the training texts.
+        texts: the texts to classify.
 
     Returns:
         int [texts]

@@ -1,1 +1,1 @@
-"""Alias of ``experiments.images``, whose default data are the digits."""
+"""Alias of ``experiments.images``, whose default data are handwritten digits."""

@@ -1,8 +1,8 @@
-"""``python -m experiments.digits``: an alias of ``experiments.images``, whose default data are the digits."""
+"""``python -m experiments.digits``: ``experiments.images`` under its former name."""
 
 import sys
 
 from tfm_jax.console import run_program
 
 if __name__ == "__main__":
-    sys.exit(run_program("digits", "experiments.images.run:main"))
+    sys.exit(run_program("digits", "experiments.digits.run:main"))

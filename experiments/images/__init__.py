@@ -1,1 +1,1 @@
-"""Digits: an encoder and a dense head say which digit an image shows."""
+"""Image classification: a Transformer encoder over patches, on handwritten digits or any images."""

@@ -1,28 +1,28 @@
-"""The classifier of images, and how it reads them."""
+"""The image classifier and its preprocessing."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from experiments.images.config import Config
-from experiments.init_from import PROCESSOR
+from experiments.init_from import PROCESSOR_FILE
 from tfm_jax import nn, pretrained
 from tfm_jax.types import Array, Key, Params
 
-__all__ = ["check_images", "encoder_of", "make_model", "reader"]
+__all__ = ["check_images", "encoder_config", "make_model", "make_preprocess"]
 
-Read = Callable[[Array], Array]
-"""Of images float32 [B, height, width, channels] in [0, 1]; what the model takes."""
+Preprocess = Callable[[Array], Array]
+"""Images float32 [B, height, width, channels] in [0, 1] -> the input of the model."""
 
 
-def encoder_of(config: Config, shape: tuple[int, int, int]) -> nn.Config:
-    """The encoder, with the patches of the weights that it begins with, or else of the images.
+def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
+    """The encoder's config, with the patches of the initial weights or else of the images.
 
     Args:
-        config: says how large a patch is.
+        config: the settings, with the size of a patch.
         shape: height, width and channels of the images.
 
     Returns:
@@ -37,17 +37,17 @@ def encoder_of(config: Config, shape: tuple[int, int, int]) -> nn.Config:
     return dataclasses.replace(config.model, patches=patches)
 
 
-def reader(directory: Path, channels: int) -> Read:
-    """How images become what the model takes.
+def make_preprocess(directory: Path, channels: int) -> Preprocess:
+    """Makes the preprocessing of images.
 
     Equivalent to::
 
         images                                                       # without a preprocessor_config.json
-        load_image_processor(directory)(round(255 * images))         # with one; grey is three equal colours
+        load_image_processor(directory)(round(255 * images))         # with one; grey is repeated to RGB
 
     Args:
         directory: of the run.
-        channels: that the model takes.
+        channels: of the model's input.
 
     Returns:
         The function.
@@ -55,39 +55,45 @@ def reader(directory: Path, channels: int) -> Read:
     Raises:
         ValueError: as `pretrained.load_image_processor`.
     """
-    if not (directory / PROCESSOR).is_file():
+    if not (directory / PROCESSOR_FILE).is_file():
         return lambda images: images
     processor = pretrained.load_image_processor(directory)
 
-    def read(images: Array) -> Array:
+    def preprocess(images: Array) -> Array:
         pixels = jnp.round(255 * images).astype(jnp.uint8)
         return processor(jnp.repeat(pixels, channels, -1) if pixels.shape[-1] == 1 else pixels)
 
-    return read
+    return preprocess
 
 
-def check_images(encoder: nn.Config, read: Read, shape: tuple[int, int, int]) -> None:
-    """Raises a ValueError where the model does not take images of this height, width and channels."""
+def check_images(encoder: nn.Config, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:
+    """Raises a ValueError for images of a height, width and channels that the model does not take."""
     patches, images = encoder.patches, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     wanted = (patches.height, patches.width, patches.channels)
-    if (got := jax.eval_shape(read, images).shape[1:]) != wanted:
-        sides = lambda shape: " x ".join(map(str, shape))
-        how = f"--data.size {patches.height} {patches.width} scales pictures, but not their channels"
+    if (got := jax.eval_shape(preprocess, images).shape[1:]) != wanted:
+        fix = f"--data.size {patches.height} {patches.width} resizes pictures; it does not change channels"
         if got != tuple(shape):
-            how = f"its {PROCESSOR} makes them of those of {sides(shape)}"
-        raise ValueError(f"the model takes images of {sides(wanted)}, got {sides(got)}: {how}")
+            fix = f"Its {PROCESSOR_FILE} makes them from images of {describe_shape(shape)}"
+        raise ValueError(
+            f"the model: got images of {describe_shape(got)}; wanted {describe_shape(wanted)}. {fix}"
+        )
 
 
-def make_model(encoder: nn.Config, classes: int, read: Read) -> nn.Pure:
-    """A classifier of images in [0, 1]: of its class token, where it has one, or else of the mean.
+def describe_shape(shape: Sequence[int]) -> str:
+    """``8 x 12 x 1``"""
+    return " x ".join(map(str, shape))
+
+
+def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.Pure:
+    """Makes a classifier of images in [0, 1]. The head reads the class token, or the mean without one.
 
     Args:
-        encoder: its encoder.
-        classes: of the images.
-        read: what is done to images first.
+        encoder: the config of the encoder.
+        classes: number of classes.
+        preprocess: the preprocessing of images.
 
     Returns:
-        An ``nn.Classifier``, whose ``apply`` reads the images itself.
+        An ``nn.Classifier``, whose ``apply`` includes the preprocessing.
 
     Raises:
         ValueError: the parts of the encoder do not fit together.
@@ -96,9 +102,11 @@ def make_model(encoder: nn.Config, classes: int, read: Read) -> nn.Pure:
     pooling = "first" if patches.class_token else "mean"
     init, apply = nn.functionalize(nn.Classifier, encoder, classes, pooling)
     image = jnp.zeros((1, patches.height, patches.width, patches.channels))
-    jax.eval_shape(lambda key: apply(init(key), image), jax.random.key(0))  # are there as many positions?
+    jax.eval_shape(
+        lambda key: apply(init(key), image), jax.random.key(0)
+    )  # raises if there are fewer positions
 
-    def read_and_apply(params: Params, images: Array, *, key: Key | None = None) -> Array:
-        return apply(params, read(images), key=key)
+    def preprocess_and_apply(params: Params, images: Array, *, key: Key | None = None) -> Array:
+        return apply(params, preprocess(images), key=key)
 
-    return nn.Pure(init, read_and_apply)
+    return nn.Pure(init, preprocess_and_apply)

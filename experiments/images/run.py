@@ -1,4 +1,4 @@
-"""Trains a classifier of images and tests it, once, on images it has never seen."""
+"""Trains an image classifier and tests it once, on unseen images."""
 
 import dataclasses
 import functools
@@ -11,75 +11,86 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import runner
+from experiments import command_line
 from experiments.images.augment import AugmentConfig, augment
 from experiments.images.config import Config, DataConfig, ViewsConfig
-from experiments.images.model import check_images, encoder_of, make_model, reader
-from experiments.init_from import ENCODERS, begin, parse
+from experiments.images.model import (
+    check_images,
+    describe_shape,
+    encoder_config,
+    make_model,
+    make_preprocess,
+)
+from experiments.init_from import ENCODERS, start_run
+from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
+from tfm_jax.console import escape_unencodable, exit_on_error
 from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 
-__all__ = ["main", "make_loss", "predict", "run", "svc_predict"]
+__all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
 
-NAME = "digits"
-SVC_ROWS = 10_000
+NAME = "images"
+SVC_EXAMPLES = 10_000
+"""At most so many training images for the SVC, whose time grows with the square of their number."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, name: str = NAME) -> None:
     """Runs the experiment from the command line.
 
     Args:
         argv: the arguments; None takes those of the process.
+        name: of the experiment, in messages and names of runs.
 
     Raises:
-        SystemExit: with one clear message, where what was asked for cannot be done.
+        SystemExit: with one message on an error.
     """
-    runner.escape_unencodable()
-    run(parse(Config, argv))
+    escape_unencodable()
+    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{name}"), name)
 
 
-def run(config: Config) -> None:
-    """Loads, trains and tests; leaves everything in the run's directory.
+def run_experiment(config: Config, name: str = NAME) -> None:
+    """Loads the data, trains and tests; writes everything into the run's directory.
 
     Args:
         config: the settings.
+        name: of the experiment.
 
     Raises:
         SystemExit: as `main`.
     """
-    here, given = begin(config, NAME, ENCODERS)
-    config = here.config
-    with here.preparing():
-        task = _prepare(config, here.path)
-        here.write_model(task.encoder)
+    run, initial_params = start_run(config, name, ENCODERS)
+    config = run.config
+    with run.setup():
+        task = _prepare(config, run.path, name)
+        run.write_model(task.encoder)
     size, seed = config.train.batch_size, config.train.seed
-    rows, valid = task.rows["train"], task.rows["validation"]
-    trained = here.fit(
+    training, validation = task.examples["train"], task.examples["validation"]
+    trained = run.fit(
         init=task.model.init,
         loss_fn=make_loss(task.model, config.augment, config.label_smoothing),
-        batches=iter(data.Loader(rows, data.UniformBatchSampler(len(rows), size, seed))),
+        batches=iter(data.Loader(training, data.UniformBatchSampler(len(training), size, seed))),
         d_model=config.model.d_model,
-        given=given,
+        initial_params=initial_params,
         digests=task.digests,
-        valid=lambda: data.Loader(valid, data.UniformBatchSampler(len(valid), size)),
+        validation=lambda: data.Loader(validation, data.UniformBatchSampler(len(validation), size)),
         unit="images",
-        curves=functools.partial(viz.curves, title=NAME),
+        curves=functools.partial(viz.curves, title=name),
     )
     params = trained.params if config.train.patience is None else trained.best_params()
-    with runner.exit_on_error(NAME):
-        here.finish(_test(task, params, config, here.path))
+    with exit_on_error(name):
+        run.finish(_test(task, params, config, run.path))
 
 
-def make_loss(model: nn.Pure, changes: AugmentConfig, label_smoothing: float) -> train.LossFn:
-    """The loss of a batch of labelled images: cross-entropy.
+def make_loss(model: nn.Pure, augmentation: AugmentConfig, label_smoothing: float) -> train.LossFn:
+    """Makes the loss of a batch of labelled images: cross-entropy.
 
     Args:
         model: an ``nn.Classifier``.
-        changes: what is done to the images in training, where there is a key.
+        augmentation: of the images, in training (with a key).
         label_smoothing: in training.
 
     Returns:
-        ``loss_fn(params, batch, key)``, with the "accuracy".
+        ``loss_fn(params, batch, key)``, with the metric "accuracy".
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
@@ -87,11 +98,11 @@ def make_loss(model: nn.Pure, changes: AugmentConfig, label_smoothing: float) ->
         smoothing = 0.0
         if key is not None:
             augment_key, key = jax.random.split(key)
-            images, smoothing = augment(images, augment_key, changes), label_smoothing
+            images, smoothing = augment(images, augment_key, augmentation), label_smoothing
         logits = model.apply(params, images, key=key)
         loss = ops.cross_entropy(logits, labels, weights=weight, label_smoothing=smoothing)
-        right = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (right.sum(), weight.sum())}
+        correct = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weight.sum())}
 
     return loss_fn
 
@@ -99,45 +110,51 @@ def make_loss(model: nn.Pure, changes: AugmentConfig, label_smoothing: float) ->
 def predict(
     model: nn.Pure,
     params: Params,
-    rows: data.ImageClassificationExamples,
+    examples: data.ImageClassificationExamples,
     batch_size: int,
     views: ViewsConfig,
 ) -> np.ndarray:
-    """The class that the model finds most likely, for each image.
+    """Predicts the class of each image, with test-time augmentation.
 
     Equivalent to::
 
-        seen = [image, *(augment(image, key, views.changes) for key in keys)]    # views.copies keys
-        argmax(sum(softmax(model(x)) for x in seen))
+        views = [image, *(augment(image, key, views.changes) for key in keys)]    # views.copies keys
+        argmax(sum(softmax(model(x)) for x in views))
 
     Args:
         model: an ``nn.Classifier``.
         params: its parameters.
-        rows: the images.
-        batch_size: how many at a time.
-        views: the changed copies of an image that are looked at beside it; always the same ones.
+        examples: the images.
+        batch_size: images per batch.
+        views: the augmented copies of each image, the same ones at every call.
 
     Returns:
-        int [rows]
+        int [examples]
     """
+
+    def probabilities(params: Params, images: Array) -> Array:
+        return jax.nn.softmax(model.apply(params, images))
 
     @jax.jit
     def classify(params: Params, images: Array) -> Array:
-        look = lambda images: jax.nn.softmax(model.apply(params, images))
-        keys = jax.random.split(jax.random.key(0), views.copies)
-        copies = jax.lax.map(lambda key: look(augment(images, key, views.changes)), keys)
-        return jnp.argmax(look(images) + copies.sum(0), axis=-1)
+        def augmented(key: Key) -> Array:
+            return probabilities(params, augment(images, key, views.changes))
 
-    batches = data.Loader(rows, data.UniformBatchSampler(len(rows), batch_size))
-    found = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
-    return found[: len(rows)]
+        copies = jax.lax.map(augmented, jax.random.split(jax.random.key(0), views.copies))
+        return jnp.argmax(probabilities(params, images) + copies.sum(0), axis=-1)
+
+    batches = data.Loader(examples, data.UniformBatchSampler(len(examples), batch_size))
+    predicted = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
+    return predicted[: len(examples)]
 
 
-def svc_predict(rows: data.ImageClassificationExamples, test: data.ImageClassificationExamples) -> np.ndarray:
-    """The classes that scikit-learn's ``SVC(gamma=0.001)`` finds, as in its own example of the digits.
+def svc_predict(
+    training: data.ImageClassificationExamples, test: data.ImageClassificationExamples
+) -> np.ndarray:
+    """Predictions of scikit-learn's ``SVC(gamma=0.001)``, as in its own example of the digits.
 
     Args:
-        rows: the images to train it on; the pixels are scaled to 0 to 16.
+        training: the images to fit it to; their pixels are scaled to 0 to 16.
         test: the images to classify.
 
     Returns:
@@ -145,103 +162,114 @@ def svc_predict(rows: data.ImageClassificationExamples, test: data.ImageClassifi
     """
     from sklearn.svm import SVC
 
-    flat = lambda rows: 16 * rows.take(np.arange(len(rows)))["image"].reshape(len(rows), -1)
-    return SVC(gamma=0.001).fit(flat(rows), rows.labels).predict(flat(test))
+    def features(examples: data.ImageClassificationExamples) -> np.ndarray:
+        return 16 * examples.take(np.arange(len(examples)))["image"].reshape(len(examples), -1)
+
+    return SVC(gamma=0.001).fit(features(training), training.labels).predict(features(test))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """All that does not change while a model is trained."""
+    """The examples and the model: all that training does not change."""
 
-    rows: dict[str, data.ImageClassificationExamples]
+    examples: dict[str, data.ImageClassificationExamples]
     class_names: list[str]
     encoder: nn.Config
     model: nn.Pure
     digests: dict[str, str]
 
 
-def _prepare(config: Config, path: Path) -> _Task:
-    runner.require("sklearn", "matplotlib")
+def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
+    require_packages("sklearn", "matplotlib")
     splits, class_names = _load(config.data)
-    rows = {"train": _rows(splits["train"], config, class_names)}
-    for name in ("validation", "test"):
-        rows[name] = _rows(splits[name], config, class_names, like=rows["train"])
-    shape = rows["train"].images.shape[1:]
-    encoder = encoder_of(config, shape)
+    examples = {"train": _examples(splits["train"], config, class_names)}
+    for split in ("validation", "test"):
+        examples[split] = _examples(splits[split], config, class_names, like=examples["train"])
+    shape = examples["train"].images.shape[1:]
+    encoder = encoder_config(config, shape)
     patches = encoder.patches
-    counts = data.describe_splits({name: len(part) for name, part in rows.items()})
-    size = lambda sides: " x ".join(map(str, sides))
-    print(f"{NAME}: images of {size(shape)}: {counts}; patches of {size(patches.sides)}", flush=True)
-    runner.check_classes(NAME, class_names, rows["train"].labels)
-    read = reader(path, patches.channels)
-    for part in rows.values():
-        check_images(encoder, read, part.images.shape[1:])
+    counts = data.describe_splits({split: len(part) for split, part in examples.items()})
+    sides = describe_shape(patches.sides)
+    print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)
+    check_classes(name, class_names, examples["train"].labels)
+    preprocess = make_preprocess(path, patches.channels)
+    for part in examples.values():
+        check_images(encoder, preprocess, part.images.shape[1:])
     columns = [config.data.image, config.data.label]
-    digests = {name: data.content_digest(splits[name], columns) for name in rows}
-    model = make_model(encoder, len(class_names), read)
-    return _Task(rows, class_names, encoder, model, digests)
+    digests = {split: data.content_digest(splits[split], columns) for split in examples}
+    model = make_model(encoder, len(class_names), preprocess)
+    return _Task(examples, class_names, encoder, model, digests)
 
 
-def _load(of: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """The splits, and the names of the classes: those of all rows of which some may be held out."""
+def _load(config: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """The splits, and the names of the classes, those of held-out images included."""
     source = data.load_splits(
-        of.source,
-        columns=[of.image, of.label],
+        config.source,
+        columns=[config.image, config.label],
         validation=0.0,
         test=0.0,
-        splits=of.splits,
-        separator=of.separator,
-        encoding=of.encoding,
+        splits=config.splits,
+        separator=config.separator,
+        encoding=config.encoding,
     )
-    class_names = data.label_names(source["train"], of.label, classes=of.classes)
+    class_names = data.label_names(source["train"], config.label, classes=config.classes)
     splits = data.hold_out(
-        source, by=[of.image], validation=of.held_out, test=of.held_out, salt=of.held_out_salt
+        source,
+        by=[config.image],
+        validation=config.held_out,
+        test=config.held_out,
+        salt=config.held_out_salt,
     )
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
-            f"{of.source!r} has no images for {' and '.join(sorted(missing))}, and held_out is 0: "
-            "hold a share out"
+            f"{config.source!r}: got no images for {' and '.join(sorted(missing))}, and held_out is 0; "
+            "wanted some. Hold a share out"
         )
     return splits, class_names
 
 
-def _rows(
+def _examples(
     dataset: datasets.Dataset,
     config: Config,
     class_names: list[str],
     like: data.ImageClassificationExamples | None = None,
 ) -> data.ImageClassificationExamples:
-    """The images; pictures are read with as many channels as those that the model is trained on."""
-    of = config.data
-    channels = of.channels if like is None else {1: 1, 3: 3}.get(like.images.shape[-1])
+    """The images and labels of a split; pictures get as many channels as the training images."""
+    settings = config.data
+    channels = settings.channels if like is None else {1: 1, 3: 3}.get(like.images.shape[-1])
     return data.image_classification_examples(
-        dataset, image=of.image, label=of.label, classes=class_names, size=of.size, channels=channels
+        dataset,
+        image=settings.image,
+        label=settings.label,
+        classes=class_names,
+        size=settings.size,
+        channels=channels,
     )
 
 
 def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, Any]:
-    """Compares the model with an SVC trained on the same images, on the test images; the figures."""
-    seen, test = task.rows["train"], task.rows["test"]
-    ours = predict(task.model, params, test, config.train.batch_size, config.views)
+    """Compares the model with an SVC on the test images; returns the results."""
+    training, test = task.examples["train"], task.examples["test"]
+    predicted = predict(task.model, params, test, config.train.batch_size, config.views)
     n = len(task.class_names)
-    matrix = np.bincount(test.labels * n + ours, minlength=n * n).reshape(n, n)
+    matrix = np.bincount(test.labels * n + predicted, minlength=n * n).reshape(n, n)
     note = viz.confusion_matrix(matrix, task.class_names, path / "confusion.png", title="test images")
     if note:
         print(note)
-    taught = seen
-    if len(seen) > SVC_ROWS:  # its time grows with the square of their number
-        some = np.random.default_rng(0).permutation(len(seen))[:SVC_ROWS]
-        taught = data.ImageClassificationExamples(seen.images[some], seen.labels[some], n)
-    svc = svc_predict(taught, test)
-    right = {
-        "this model": int((ours == test.labels).sum()),
-        "SVC(gamma=0.001)": int((svc == test.labels).sum()),
+    svc_training = training
+    if len(training) > SVC_EXAMPLES:
+        chosen = np.random.default_rng(0).permutation(len(training))[:SVC_EXAMPLES]
+        svc_training = data.ImageClassificationExamples(training.images[chosen], training.labels[chosen], n)
+    svc_predicted = svc_predict(svc_training, test)
+    correct = {
+        "this model": int((predicted == test.labels).sum()),
+        "SVC(gamma=0.001)": int((svc_predicted == test.labels).sum()),
     }
     print(f"\nof {len(test):,} test images")
-    for (name, count), number in zip(right.items(), (len(seen), len(taught)), strict=True):
-        print(f"  {name:16}  {count:,} right, trained on {number:,} images")
-    print(f"\nwhich digit was taken for which: {path / 'confusion.png'}\n")
-    accuracy = {name: count / len(test) for name, count in right.items()}
+    for (name, count), number in zip(correct.items(), (len(training), len(svc_training)), strict=True):
+        print(f"  {name:16}  {count:,} correct, trained on {number:,} images")
+    print(f"\nconfusion matrix: {path / 'confusion.png'}\n")
+    accuracy = {name: count / len(test) for name, count in correct.items()}
     return {
         "test_accuracy": accuracy["this model"],
         "svc_accuracy": accuracy["SVC(gamma=0.001)"],

@@ -1,1 +1,1 @@
-"""Language model: a decoder alone, on the source of the standard library or on any texts."""
+"""Language modelling with a decoder-only Transformer, on Python's standard library or any texts."""

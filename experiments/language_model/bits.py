@@ -1,4 +1,4 @@
-"""Bits per byte: of a model, and of ``xz`` given the same texts to learn from."""
+"""Bits per byte of a model, and of ``xz`` after the same training texts."""
 
 import lzma
 import math
@@ -9,22 +9,23 @@ from tfm_jax.types import Batch, Params
 
 __all__ = ["bits_per_byte", "make_measure", "xz_bits_per_byte"]
 
-XZ_WINDOW = 1 << 26  # bytes: as far back as xz -9 looks
+XZ_WINDOW = 1 << 26
+"""The dictionary size of xz -9, in bytes."""
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """What a byte of the texts costs, in bits.
+    """Bits per byte of texts.
 
     Equivalent to::
 
         sum(-log2(p) for p in probabilities of all tokens) / len("".join(texts).encode())
 
     Args:
-        nats: the sum of the losses of all tokens of the texts, their end tokens among them.
+        nats: the summed loss of all tokens of the texts, EOS included.
         n_bytes: the bytes of the texts in UTF-8, > 0.
 
     Returns:
-        The figure; 8 is no compression.
+        Bits per byte; 8 is no compression.
     """
     return nats / math.log(2) / n_bytes
 
@@ -34,10 +35,10 @@ def make_measure(loss_fn: train.LossFn, parallel: train.Parallel) -> Callable[..
 
     Args:
         loss_fn: ``(params, batch, None) -> ((nats, tokens), {...})``.
-        parallel: where it runs.
+        parallel: how it runs on the devices.
 
     Returns:
-        The function: the summed loss of all batches, and the number of tokens that it is of.
+        The function; it returns the summed loss of all batches and the number of their tokens.
     """
     step = parallel.compile_eval(train.make_eval_step(loss_fn, axis_name=parallel.axis_name))
 
@@ -48,7 +49,7 @@ def make_measure(loss_fn: train.LossFn, parallel: train.Parallel) -> Callable[..
 
 
 def xz_bits_per_byte(training: Sequence[str], validation: Sequence[str]) -> float:
-    """What a byte of the validation texts costs ``xz -9`` after the training texts, in bits.
+    """Bits per byte of the validation texts for ``xz -9`` after the training texts.
 
     Equivalent to::
 
@@ -56,13 +57,16 @@ def xz_bits_per_byte(training: Sequence[str], validation: Sequence[str]) -> floa
         8 * (size(training + validation) - size(training)) / len("".join(validation).encode())
 
     Args:
-        training: the texts that come first; of more than 64 MiB the last, as xz looks no further back.
-        validation: the texts to pay for.
+        training: the texts before; only their last 64 MiB matter to xz.
+        validation: the texts to compress.
 
     Returns:
-        The figure.
+        Bits per byte.
     """
     prefix = "".join(training).encode()[-XZ_WINDOW:]
     text = "".join(validation).encode()
-    size = lambda content: len(lzma.compress(content, preset=9))
+
+    def size(content: bytes) -> int:
+        return len(lzma.compress(content, preset=9))
+
     return 8 * (size(prefix + text) - size(prefix)) / len(text)

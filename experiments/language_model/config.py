@@ -1,14 +1,13 @@
-"""The settings of the language model: sized for five minutes on 2 CPU cores, whatever the texts.
+"""The config of the language model; the defaults take five minutes on 2 CPU cores.
 
-Measured with the defaults, on 2 CPU cores: 1.66 bits per byte (xz -9: 1.46) in 4 min 21 s.
+Measured with the defaults on 2 CPU cores: 1.66 bits per byte (xz -9: 1.46) in 4 min 21 s.
 """
 
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments import runner
-from experiments.config import Classes
-from experiments.init_from import InitialConfig
+from experiments.config import Classes, OptimizerConfig, TrainConfig
+from experiments.init_from import InitFromConfig
 from tfm_jax import data, generate, nn
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Positive, Rate, Share, Size, check_number, integer_range
@@ -25,10 +24,10 @@ MODEL = nn.Config(
     feed_forward=nn.Glu(),
     unroll=True,
 )
-TRAIN = runner.TrainConfig(
+TRAIN = TrainConfig(
     steps=550,
     batch_size=8,
-    optimizer=runner.OptimizerConfig(learning_rate=5e-3, warmup=50, weight_decay=0.1),
+    optimizer=OptimizerConfig(learning_rate=5e-3, warmup=50, weight_decay=0.1),
     evaluate_every=275,
     checkpoint_every=275,
     keep=2,
@@ -38,31 +37,30 @@ Length = Annotated[int, integer_range(1, 2**24)]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The texts, and how they become batches.
+    """The texts and their batches.
 
     Args:
-        source: "stdlib", the source of the Python that is running, which needs no network; or a file, a
+        source: "stdlib", the standard library of the running Python (without a network); or a file, a
             directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of
             the Hugging Face hub, "owner/name" or "owner/name:configuration".
-        splits: What decides the split of each file of a directory or a glob: directories named train,
-            validation or test; the names of the files; or none, and all is split at random. None goes by the
-            rule in the README.
-        column: The column that holds the texts.
-        validation: A file of its own for validation. None takes the source's split of that name or, where it
-            has none, held_out of the training texts.
-        held_out: A share of the training texts; of one text file, its end.
-        held_out_salt: What is hashed with a text to choose the held-out ones, so that a file may grow or be
-            reordered and nothing that was trained on is tested on. Another salt holds out others; None is the
-            choice of version 0.1, by a permutation of their number.
-        separator: One character between the fields of a csv or tsv file. None: a comma or a tab.
-        encoding: Of csv, tsv, json and text files.
-        validation_bytes: At most so many bytes are validated on, of texts drawn at random, always the same.
-        tokenizer: A bpe is learned from the training texts and saved beside the checkpoints.
-        vocab_size: Entries of a bpe tokenizer.
-        length: Tokens in a row of a batch; the model sees no further.
-        overlap: Of two rows of one validation text, how many tokens the next repeats from the one before, so
-            that every token is predicted, once, from at least so many before it. For the final figures alone;
-            between the steps, rows do not overlap.
+        splits: What decides the split of a file in a directory or a glob: directories named train, validation
+            or test; the file names; or none, and all are split at random. None uses the rule in the README.
+        column: The column of the texts.
+        validation: A file for validation. None uses the source's split of that name or, without one, held_out
+            of the training texts.
+        held_out: Share of the training texts to hold out; of one text file, its end.
+        held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
+            and no training text becomes a validation text. Another salt holds out others; None is the choice
+            of version 0.1, by a permutation of their number.
+        separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
+        encoding: The encoding of csv, tsv, json and text files.
+        validation_bytes: Largest number of bytes to validate on, from texts drawn at random, always the same.
+        tokenizer: A bpe is learned from the training texts and saved in the run's directory.
+        vocab_size: Vocabulary size of a bpe tokenizer.
+        length: Tokens per sequence, the context length of the model.
+        overlap: Tokens that a sequence of a validation text repeats from the one before, so that every token
+            is predicted once, from at least as many tokens. For the final metrics only; evaluations during
+            training do not overlap.
     """
 
     source: str = "stdlib"
@@ -86,13 +84,13 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """What the trained model is asked to write.
+    """The sample of the trained model.
 
     Args:
-        prompt: How the text begins; it is not checked for making sense.
-        tokens: To add, at most; prompt and sample together are no longer than data.length.
-        temperature: Above 0; lower is more certain.
-        top_p: In (0, 1]: draw from the likeliest tokens that together have this probability.
+        prompt: The prompt of the sample.
+        tokens: Largest number of new tokens; prompt and sample together have at most data.length.
+        temperature: The temperature, above 0; lower is less random.
+        top_p: Nucleus sampling: samples from the most likely tokens with this total probability, in (0, 1].
     """
 
     prompt: str = ""
@@ -105,22 +103,22 @@ class SampleConfig:
         self.processors()
 
     def processors(self) -> tuple[generate.Temperature, generate.TopP]:
-        """What is done to the logits of each token."""
+        """The logits processors."""
         return generate.Temperature(self.temperature), generate.TopP(self.top_p)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InitialConfig):
-    """Predicts each next token of a text with a decoder-only Transformer, trained here.
+class Config(InitFromConfig):
+    """Language modelling with a decoder-only Transformer.
 
-    Without arguments: the source of Python's standard library. Any texts: --data.source FILE. Ends with the
-    bits that a byte of the validation texts costs, those of xz -9, and a sample.
+    Without arguments: the source of Python's standard library. Any texts: --data.source FILE. Prints bits per
+    byte of the validation texts, those of xz -9, and a sample.
     """
 
     data: DataConfig = DataConfig()
     model: nn.Config = MODEL
-    """The decoder. A vocab-size of 0 is the tokenizer's."""
-    train: runner.TrainConfig = TRAIN
+    """The decoder. A vocab-size of 0 means that of the tokenizer."""
+    train: TrainConfig = TRAIN
     sample: SampleConfig = SampleConfig()
 
-    FREE = (*InitialConfig.FREE, "data.overlap", "sample")
+    MAY_CHANGE = (*InitFromConfig.MAY_CHANGE, "data.overlap", "sample")

@@ -1,25 +1,25 @@
-"""From a source's name to texts and a tokenizer."""
+"""The training and validation texts, and the tokenizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments import runner
 from experiments.language_model.config import DataConfig
+from experiments.runner import load_or_make_tokenizer
 from tfm_jax import data
 
-__all__ = ["few_bytes", "load_texts", "make_tokenizer"]
+__all__ = ["load_texts", "make_tokenizer", "sample_texts"]
 
 
 def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
-    """Loads the texts to train on and those to validate on.
+    """Loads the training texts and the validation texts.
 
     Args:
-        config: says where they are.
+        config: where they are.
 
     Returns:
-        The two lists; the second has at most ``config.validation_bytes``.
+        The two lists; validation texts have at most ``config.validation_bytes``.
 
     Raises:
         FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
@@ -38,40 +38,40 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
         splits["validation"] = data.load_unsplit(config.validation, **options)
     if "validation" not in splits:
         raise ValueError(
-            f"{config.source!r} has no texts for validation, and data.held-out is 0: hold a share out, or "
-            "name a file of its own with data.validation"
+            f"{config.source!r}: got no texts for validation, and held_out is 0; wanted some. Hold a share "
+            "out, or name a file"
         )
     train, validation = (data.texts(splits[name], config.column) for name in ("train", "validation"))
-    return train, few_bytes(validation, config.validation_bytes)
+    return train, sample_texts(validation, config.validation_bytes)
 
 
-def few_bytes(texts: Sequence[str], most: int) -> list[str]:
-    """Texts drawn at random, the same ones every time, that have at most so many bytes; the last one is cut.
+def sample_texts(texts: Sequence[str], max_bytes: int) -> list[str]:
+    """Draws texts at random, the same ones at every call, with a limited number of bytes.
 
     Args:
         texts: the texts.
-        most: bytes of UTF-8, at least 1.
+        max_bytes: in UTF-8, at least 1.
 
     Returns:
-        Some of the texts; where they have no more bytes, all of them, in their order.
+        All texts, in order, if they have no more bytes; else some of them, the last one truncated.
     """
-    if sum(len(text.encode()) for text in texts) <= most:
+    if sum(len(text.encode()) for text in texts) <= max_bytes:
         return list(texts)
-    few = []
+    drawn = []
     for i in np.random.default_rng(0).permutation(len(texts)):
-        part = texts[i].encode()[:most]
-        few.append(part.decode(errors="ignore"))  # without the half of a character
-        most -= len(part)
-        if most == 0:
+        part = texts[i].encode()[:max_bytes]
+        drawn.append(part.decode(errors="ignore"))  # drops a truncated character
+        max_bytes -= len(part)
+        if max_bytes == 0:
             break
-    return few
+    return drawn
 
 
 def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) -> data.Tokenizer:
-    """Makes the tokenizer from the training texts and saves it; takes the saved one where a run goes on.
+    """Learns the tokenizer from the training texts and saves it; loads the saved one on a resume.
 
     Args:
-        config: says which kind. Both kinds know every byte: what they encode comes back exactly.
+        config: the kind of tokenizer. Both kinds are lossless: they have every byte.
         texts: the training texts.
         directory: of the run.
 
@@ -81,6 +81,8 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     Raises:
         ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    bpe = config.tokenizer == "bpe"
-    make = lambda: data.train_bpe(texts, config.vocab_size) if bpe else data.ByteTokenizer()
-    return runner.saved_tokenizer(directory, make)
+
+    def make() -> data.Tokenizer:
+        return data.train_bpe(texts, config.vocab_size) if config.tokenizer == "bpe" else data.ByteTokenizer()
+
+    return load_or_make_tokenizer(directory, make)

@@ -1,4 +1,4 @@
-"""Trains a language model on texts, and says what a byte of other texts costs it."""
+"""Trains a language model and measures its bits per byte on validation texts."""
 
 import dataclasses
 import functools
@@ -9,16 +9,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments import runner
-from experiments.init_from import begin, parse
+from experiments import command_line
+from experiments.init_from import start_run
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts, make_tokenizer
+from experiments.runner import require_packages
 from tfm_jax import data, generate, nn, ops, train, viz
+from tfm_jax.console import escape_unencodable
 from tfm_jax.ops import masks
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
-__all__ = ["main", "make_loss", "run"]
+__all__ = ["main", "make_loss", "run_experiment"]
 
 NAME = "language_model"
 
@@ -30,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments; None takes those of the process.
 
     Raises:
-        SystemExit: with one clear message, where what was asked for cannot be done.
+        SystemExit: with one message on an error.
     """
-    runner.escape_unencodable()
-    run(parse(Config, argv))
+    escape_unencodable()
+    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
 
 
-def run(config: Config) -> None:
-    """Loads, trains and measures; leaves everything in the run's directory.
+def run_experiment(config: Config) -> None:
+    """Loads the data, trains and measures; writes everything into the run's directory.
 
     Args:
         config: the settings.
@@ -45,35 +47,39 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: as `main`.
     """
-    here, given = begin(config, NAME, {nn.Decoder: lambda params: params})
-    config = here.config
-    with here.preparing():
-        task = _prepare(config, here.path)
-    loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.rows.n_targets)
+    run, initial_params = start_run(config, NAME, {nn.Decoder: lambda params: params})
+    config = run.config
+    with run.setup():
+        task = _prepare(config, run.path)
+    loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.validation.n_targets)
     batch_size = config.train.batch_size
-    order = data.UniformBatchSampler(len(task.train_rows), batch_size, config.train.seed)
-    in_order = lambda rows: data.Loader(rows, data.UniformBatchSampler(len(rows), batch_size))
-    with ThreadPoolExecutor(1) as beside:
-        xz = beside.submit(xz_bits_per_byte, *task.texts)
-        trained = here.fit(
+    shuffled = data.UniformBatchSampler(len(task.training), batch_size, config.train.seed)
+
+    def in_order(sequences: data.PackedSequences) -> data.Loader:
+        return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size))
+
+    with ThreadPoolExecutor(1) as executor:
+        xz = executor.submit(xz_bits_per_byte, *task.texts)
+        trained = run.fit(
             init=task.model.init,
             loss_fn=loss_fn,
-            batches=iter(data.Loader(task.train_rows, order)),
+            batches=iter(data.Loader(task.training, shuffled)),
             d_model=config.model.d_model,
-            given=given,
+            initial_params=initial_params,
             digests={
                 name: data.text_digest(part)
                 for name, part in zip(("train", "validation"), task.texts, strict=True)
             },
-            valid=lambda: in_order(task.rows),
+            validation=lambda: in_order(task.validation),
             unit="tokens",
             curves=functools.partial(viz.curves, title=NAME),
         )
-    nats, tokens = make_measure(loss_fn, here.parallel)(trained.params, in_order(task.overlapping_rows))
+    measure = make_measure(loss_fn, run.parallel)
+    nats, tokens = measure(trained.params, in_order(task.overlapping_validation))
     text = _sample(config, task, trained.params)
-    (here.path / "sample.txt").write_text(text, encoding="utf-8")
+    (run.path / "sample.txt").write_text(text, encoding="utf-8")
     print(f"\n{text}\n")
-    here.finish(
+    run.finish(
         {
             "validation_loss": nats / tokens,
             "bits_per_byte": bits_per_byte(nats, task.n_bytes),
@@ -85,14 +91,14 @@ def run(config: Config) -> None:
 
 
 def make_loss(model: nn.Pure, bits_per_nat: float) -> train.LossFn:
-    """The loss of a batch of packed texts: cross-entropy of each next token.
+    """Makes the loss of a batch of packed texts: cross-entropy of each next token.
 
     Args:
         model: an ``nn.Decoder``.
-        bits_per_nat: what turns the mean loss of the validation tokens into bits per byte.
+        bits_per_nat: the factor from the mean loss of the validation tokens to bits per byte.
 
     Returns:
-        ``loss_fn(params, batch, key)``; without a key also the "bits_per_byte".
+        ``loss_fn(params, batch, key)``; without a key with the metric "bits_per_byte".
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
@@ -107,60 +113,67 @@ def make_loss(model: nn.Pure, bits_per_nat: float) -> train.LossFn:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """All that does not change while a model is trained; rows without a name are those to validate on."""
+    """The data and the model: all that training does not change."""
 
     texts: tuple[list[str], list[str]]
     n_bytes: int
     tokenizer: data.Tokenizer
     model: nn.Pure
-    train_rows: data.PackedSequences
-    rows: data.PackedSequences
-    overlapping_rows: data.PackedSequences
+    training: data.PackedSequences
+    validation: data.PackedSequences
+    overlapping_validation: data.PackedSequences
 
 
 def _prepare(config: Config, path: Path) -> _Task:
-    runner.require("matplotlib")
+    require_packages("matplotlib")
     settings = config.data
     texts = load_texts(settings)
     tokenizer = make_tokenizer(settings, texts[0], path)
-    _prompt(config, tokenizer)  # can the model write on from it?
+    _prompt(config, tokenizer)  # raises if it does not fit the model
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     model = nn.functionalize(nn.Decoder, dataclasses.replace(config.model, vocab_size=vocab_size))
-    # Does a row fit the model?
-    row = jnp.zeros((1, settings.length), jnp.int32)
-    jax.eval_shape(lambda key: model.apply(model.init(key), row), jax.random.key(0))
+    # raises if a sequence does not fit the model
+    tokens = jnp.zeros((1, settings.length), jnp.int32)
+    jax.eval_shape(lambda key: model.apply(model.init(key), tokens), jax.random.key(0))
     pack = functools.partial(
         data.language_model_examples, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
     )
     task = _Task(
         texts=texts,
-        n_bytes=_count(texts[1]),
+        n_bytes=_count_bytes(texts[1]),
         tokenizer=tokenizer,
         model=model,
-        train_rows=pack(texts[0]),
-        rows=pack(texts[1]),
-        overlapping_rows=pack(texts[1], overlap=settings.overlap),
+        training=pack(texts[0]),
+        validation=pack(texts[1]),
+        overlapping_validation=pack(texts[1], overlap=settings.overlap),
     )
-    parts = zip(("train", "validation"), texts, (task.train_rows, task.rows), strict=True)
-    total = sum(map(_count, texts))
-    for name, part, rows in parts:
-        share = f"({100 * _count(part) / total:.1f} %)"
-        print(
-            f"{NAME}: {name}: {len(part):,} texts, {_count(part):,} bytes {share}, {rows.n_targets:,} tokens"
-        )
-    each = _count(texts[0]) / task.train_rows.n_targets
-    print(f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary, {each:.3g} bytes each", flush=True)
+    _print_summary(task)
     return task
 
 
-def _count(texts: Sequence[str]) -> int:
+def _print_summary(task: _Task) -> None:
+    splits = zip(("train", "validation"), task.texts, (task.training, task.validation), strict=True)
+    total = sum(map(_count_bytes, task.texts))
+    for name, texts, sequences in splits:
+        n_bytes = _count_bytes(texts)
+        share = f"({100 * n_bytes / total:.1f} %)"
+        print(
+            f"{NAME}: {name}: {len(texts):,} texts, {n_bytes:,} bytes {share}, {sequences.n_targets:,} tokens"
+        )
+    each = _count_bytes(task.texts[0]) / task.training.n_targets
+    print(
+        f"{NAME}: {task.tokenizer.vocab_size:,} tokens in the vocabulary, {each:.3g} bytes each", flush=True
+    )
+
+
+def _count_bytes(texts: Sequence[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
 def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
-    """The ids of what the sample begins with; a ValueError where the model could not write on from them."""
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    prompt, length = [*begin, *tokenizer.encode(config.sample.prompt)], config.data.length
+    """The token ids of the prompt; a ValueError if they do not leave room for a sample."""
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    prompt, length = [*bos, *tokenizer.encode(config.sample.prompt)], config.data.length
     if not 0 < len(prompt) < length:
         raise ValueError(
             f"sample.prompt: got {len(prompt)} tokens; wanted at least 1 and fewer than "
@@ -170,9 +183,9 @@ def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
 
 
 def _sample(config: Config, task: _Task, params: Params) -> str:
-    """A text that the model writes on from the prompt."""
+    """The prompt and its continuation by the model."""
     prompt = _prompt(config, task.tokenizer)
-    written = generate.sample(
+    continuation = generate.sample(
         task.model,
         params,
         jnp.asarray([prompt]),
@@ -181,4 +194,4 @@ def _sample(config: Config, task: _Task, params: Params) -> str:
         processors=config.sample.processors(),
         eos_id=task.tokenizer.eos_id,
     )
-    return config.sample.prompt + task.tokenizer.decode(written.tokens[0])
+    return config.sample.prompt + task.tokenizer.decode(continuation.tokens[0])

@@ -1,1 +1,1 @@
-"""Translation: an encoder-decoder, on dates in twelve languages or on any parallel text."""
+"""Machine translation with an encoder-decoder, on dates in twelve languages or any parallel text."""

@@ -83,7 +83,7 @@ def test_errors_are_one_line(argv, message, tfm, translator, writer, tmp_path):
     ("broken", "message"),
     [
         ("checkpoints", "load_run: got no checkpoint in"),
-        ("tokenizer.json", "there is no tokenizer at"),
+        ("tokenizer.json", "load_tokenizer: got"),
         ("config.json", "config.json: got no valid model config"),
     ],
 )

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runner
+from experiments import command_line, runner
 from experiments.classification import corpus
 from experiments.classification.config import Config, DataConfig
 from experiments.classification.run import main, make_loss, predict
-from experiments.init_from import parse
-from tests.experiments.test_init_from import STILL, save_checkpoint, without_model
+from tests.experiments.test_init_from import FROZEN, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT
 from tfm_jax import data, nn, train
+from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
     "--model.d-model", "8", "--model.n-layers", "2", "--model.n-heads", "2", "--model.d-ff", "8",
@@ -23,7 +23,7 @@ SMALL = (
     "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
     "--data.buckets", "1",
 )  # fmt: skip
-OF_A_RUN = {
+RUN_FILES = {
     "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
     "result.json",
 }  # fmt: skip
@@ -35,13 +35,13 @@ WORDS = {
 
 
 def write_texts(path, n, seed):
-    """Rows that name two things of one kind."""
+    """Writes texts that name two things of one class."""
     rng = np.random.default_rng(seed)
     rows = []
     for kind in rng.choice(list(WORDS), n):
-        rows.append({"said": " ".join(rng.choice(WORDS[kind], 2)), "kind": str(kind)})
+        rows.append({"phrase": " ".join(rng.choice(WORDS[kind], 2)), "kind": str(kind)})
     if path.suffix == ".csv":
-        path.write_text("said,kind\n" + "".join(f"{row['said']},{row['kind']}\n" for row in rows))
+        path.write_text("phrase,kind\n" + "".join(f"{row['phrase']},{row['kind']}\n" for row in rows))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -49,7 +49,7 @@ def write_texts(path, n, seed):
 
 @pytest.fixture
 def source(tmp_path):
-    return ["--data.source", write_texts(tmp_path / "train.csv", 60, 0), "--data.text-column", "said",
+    return ["--data.source", write_texts(tmp_path / "train.csv", 60, 0), "--data.text-column", "phrase",
             "--data.label-column", "kind"]  # fmt: skip
 
 
@@ -58,12 +58,12 @@ def result_of(path):
 
 
 @pytest.mark.slow
-def test_texts_from_the_command_line_to_the_picture(tmp_path, source, capsys):
+def test_texts_from_the_command_line_to_the_confusion_matrix(tmp_path, source, capsys):
     out = tmp_path / "run"
     test = write_texts(tmp_path / "test.jsonl", 30, 1)
     arguments = ["--out", str(out), *SMALL, *source, "--data.test", test]
     main(arguments)
-    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    assert {p.name for p in out.iterdir()} == RUN_FILES
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
     result = result_of(out)
     assert result.keys() == {"test_accuracy", "ngram_accuracy", "test_texts", "seconds"}
@@ -71,16 +71,16 @@ def test_texts_from_the_command_line_to_the_picture(tmp_path, source, capsys):
     printed = capsys.readouterr().out
     parts = re.search(r"texts: (\d+) train .*, (\d+) validation .*, 30 test \(33.3 %\); 3 classes", printed)
     assert sum(map(int, parts.groups())) == 60 and "classes: animal, fruit, tool" in printed
-    assert f"n-grams     {round(30 * result['ngram_accuracy'])} of 30 test texts right" in printed
+    assert f"n-grams     {round(30 * result['ngram_accuracy'])} of 30 test texts correct" in printed
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"validation/loss", "validation/accuracy", "accuracy"} <= lines[1].keys()
-    # all of it again from the last checkpoint, on other devices: the same model, the same figures
+    # resumed from the last checkpoint on other devices: the same metrics
     main([*arguments, "--resume", "--mesh.data", "2"])
     assert result_of(out)["test_accuracy"] == result["test_accuracy"]
 
 
 @pytest.mark.slow
-def test_a_trained_encoder_is_fine_tuned_its_first_layer_frozen(tmp_path, source):
+def test_fine_tuning_of_an_encoder_with_a_frozen_layer(tmp_path, source):
     path, out, again = tmp_path / "checkpoint", tmp_path / "run", tmp_path / "again"
     tokenizer = data.char_tokenizer(["".join(map(chr, range(97, 123))) + " "])
     params = save_checkpoint(
@@ -100,25 +100,27 @@ def test_a_trained_encoder_is_fine_tuned_its_first_layer_frozen(tmp_path, source
     ]
     small = [*without_model(SMALL), *source]
     main(["--out", str(out), *small, *tuned, "--init-from", str(path)])
-    found, body = train.load_params(out / "checkpoints"), params
-    assert found["encoder"].keys() == body.keys() - {"pooler"} and found["head"]["dense"]["kernel"].shape == (
+    found, encoder = train.load_params(out / "checkpoints"), params
+    assert found["encoder"].keys() == encoder.keys() - {"pooler"} and found["head"]["dense"][
+        "kernel"
+    ].shape == (
         6,
         3,
     )
     for ours, theirs in zip(
-        *(jax.tree.leaves(p["stack"]["layers"]) for p in (found["encoder"], body)), strict=True
+        *(jax.tree.leaves(p["stack"]["layers"]) for p in (found["encoder"], encoder)), strict=True
     ):
         assert np.asarray(ours[:1]).tobytes() == np.asarray(theirs[:1]).tobytes()
         assert (ours[1:] != theirs[1:]).any()
-    chex.assert_trees_all_equal(found["encoder"]["embedding"], body["embedding"])
-    # and what came of it is a beginning too
-    main(["--out", str(again), *small, *STILL, "--init-from", str(out)])
+    chex.assert_trees_all_equal(found["encoder"]["embedding"], encoder["embedding"])
+    # its run is a source of initial weights too
+    main(["--out", str(again), *small, *FROZEN, "--init-from", str(out)])
     chex.assert_trees_all_close(
         train.load_params(again / "checkpoints")["encoder"], found["encoder"], atol=1e-12
     )
 
 
-def test_stars_in_a_table_of_another_separator_are_five_classes(tmp_path):
+def test_integer_labels_of_a_table_with_another_separator(tmp_path):
     (tmp_path / "a.csv").write_text(
         "text|label\n" + "".join(f"größe {i}|{1 + i % 5}\n" for i in range(50)), "latin-1"
     )
@@ -129,7 +131,7 @@ def test_stars_in_a_table_of_another_separator_are_five_classes(tmp_path):
         assert [int(text.split()[1]) % 5 for text in texts] == labels.tolist()
 
 
-def test_a_class_whose_texts_are_all_held_out_is_one(tmp_path):
+def test_class_of_held_out_texts_only_is_a_class(tmp_path):
     rows = [{"text": f"text {i}", "label": "rare" if i == 0 else "ab"[i % 2]} for i in range(12)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = set()
@@ -141,7 +143,7 @@ def test_a_class_whose_texts_are_all_held_out_is_one(tmp_path):
     assert found == {"train", "validation", "test"}
 
 
-def test_the_default_source_needs_no_file():
+def test_default_source_needs_no_file():
     pytest.importorskip("babel")
     found = corpus.load_corpus(DataConfig())
     assert tuple(found.class_names) == data.DATE_LOCALES
@@ -156,24 +158,26 @@ def test_the_default_source_needs_no_file():
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
-        (["--data.text-column", "text"], "the columns 'said', 'kind'; wanted 'text'"),
-        (["--data.label-column", "label"], "the columns 'said', 'kind'; wanted 'label'"),
-        (["--data.held-out", "0"], "no texts for test and validation, and held_out is 0"),
-        (["--data.test", "{}/other.jsonl"], "test: label_ids: got 'bird' in row 1 .* wanted one of the 3"),
-        (["--data.source", "{}/one.jsonl"], "the training examples are of one class, 'tool'; wanted two"),
-        (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'said'; wanted a text"),
+        (["--data.text-column", "text"], "the columns 'phrase', 'kind'; wanted 'text'"),
+        (["--data.label-column", "label"], "the columns 'phrase', 'kind'; wanted 'label'"),
+        (["--data.held-out", "0"], "got no texts for test and validation, and held_out is 0"),
+        (["--data.test", "{}/other.jsonl"], "test: label_ids: got 'bird' in row 1 .* wanted one of"),
+        (["--data.source", "{}/one.jsonl"], "got training examples of one class, 'tool'; wanted two"),
+        (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted a text"),
         (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),
-        (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
+        (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, source, arguments, message):
-    write = lambda name, rows: (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write("other.jsonl", [{"said": "saw", "kind": "tool"}, {"said": "owl", "kind": "bird"}])
-    write("one.jsonl", [{"said": f"saw {i}", "kind": "tool"} for i in range(30)])
+def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, source, arguments, message):
+    def write(name, rows):
+        return (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("other.jsonl", [{"phrase": "saw", "kind": "tool"}, {"phrase": "owl", "kind": "bird"}])
+    write("one.jsonl", [{"phrase": f"saw {i}", "kind": "tool"} for i in range(30)])
     write(
         "empty.jsonl",
-        [{"said": None if i % 3 else f"saw {i}", "kind": "ab"[i % 2]} for i in range(30)],
+        [{"phrase": None if i % 3 else f"saw {i}", "kind": "ab"[i % 2]} for i in range(30)],
     )
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=f"(?s)classification: .*{message}"):
@@ -182,10 +186,12 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, source, 
 
 
 @pytest.mark.parametrize("package", ["sklearn", "matplotlib", "tensorboardX"])
-def test_packages_are_imported_before_the_second_thread(tmp_path, source, package, monkeypatch):
+def test_packages_are_imported_before_a_second_thread(tmp_path, source, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(runner.Run, "fit", None)
-    with pytest.raises(SystemExit, match=rf"this experiment needs {package}: pip install 'tfm_jax\[experim"):
+    with pytest.raises(
+        SystemExit, match=rf"got no {package}; wanted it for this experiment. pip install 'tfm_jax\[experim"
+    ):
         main(["--out", str(tmp_path / "run"), *SMALL, *source])
 
 
@@ -201,7 +207,7 @@ def classifier():
     return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), rows
 
 
-def test_predictions_are_those_of_each_text_alone_in_its_order(classifier):
+def test_predictions_equal_those_of_each_text_alone_in_order(classifier):
     model, params, rows = classifier
     apply = jax.jit(model.apply)
     alone = [rows.take(np.array([i]), (9,)) for i in range(len(rows))]
@@ -210,7 +216,7 @@ def test_predictions_are_those_of_each_text_alone_in_its_order(classifier):
     assert predict(model, params, batches, len(rows)).tolist() == wanted and len(set(wanted)) > 1
 
 
-def test_the_loss_counts_real_rows_and_smooths_in_training_alone(classifier):
+def test_loss_ignores_padding_and_smooths_in_training_only(classifier):
     model, params, rows = classifier
     loss_fn = jax.jit(make_loss(model, 0.5))
     batch = rows.take(np.arange(5), (9,))
@@ -228,23 +234,23 @@ def test_the_loss_counts_real_rows_and_smooths_in_training_alone(classifier):
     assert abs(float(smoothed - plain)) > 0.1
 
 
-def test_ngrams_learn_what_there_is():
+def test_ngrams_separate_two_classes():
     texts = ["cat", "cow", "catcow", "xyz", "yzx", "zzx"]
     labels = np.array([0, 0, 0, 1, 1, 1])
     assert corpus.ngram_predict(corpus.Labelled(texts, labels), ["owcat", "zyx"]).tolist() == [0, 1]
 
 
-def test_the_command_line(capsys):
-    config = parse(
+def test_command_line(capsys):
+    config = command_line.parse(
         Config, ["--data.label-column", "kind", "--train.optimizer.frozen-layers", "2", "--pooling", "first"]
     )
     assert config.data.label == "kind" and config.train.optimizer.frozen_layers == 2
     assert DataConfig().label == "language" and DataConfig(source="x.csv").label == "label"
     assert DataConfig(source="places").label == "continent"
-    assert runner.from_dict(Config, json.loads(json.dumps(runner.to_dict(config)))) == config
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     for argument, message in {
         "--data.max-length=2": "DataConfig: got max_length=2; wanted an integer from 3 to"
     }.items():
         with pytest.raises(SystemExit):
-            parse(Config, [argument])
+            command_line.parse(Config, [argument])
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -1,88 +1,112 @@
-"""Values of several kinds on the command line; test_values.py has their JSON, test_common.py the rest."""
+"""Each number of an experiment's config is checked: its kind and its range."""
 
 import dataclasses
-import json
+import importlib
+import math
+import typing
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from experiments import runner
-from tfm_jax import nn
+from tfm_jax.values import from_dict, to_dict
 
-MODEL = nn.Config(positions=nn.Learned(16))
+EXPERIMENTS = ("classification", "images", "language_model", "translation")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(runner.RunConfig):
-    """A run of some model."""
-
-    model: nn.Config = MODEL
+def config_of(name):
+    return importlib.import_module(f"experiments.{name}.config").Config
 
 
-def parse(*argv):
-    return runner.parse(Config, argv)
+def numeric_fields(kind, prefix=""):
+    """Paths of the numeric fields, and whether each is an integer, without those of the model."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            if field.name != "model":
+                yield from numeric_fields(hint, f"{prefix}{field.name}.")
+        elif {int, float} & {hint, *typing.get_args(hint)}:
+            yield f"{prefix}{field.name}", int in {hint, *typing.get_args(hint)}
 
 
-rates = st.floats(1.0, 1e9)
-positions = st.one_of(
-    st.none(),
-    st.builds(nn.Sinusoidal, rates, st.sampled_from(["interleaved", "half"])),
-    st.builds(nn.Rope, rates, st.sampled_from(["interleaved", "half"])),
-    st.builds(nn.Learned, st.integers(1, 9)),
-    st.just(nn.Alibi()),
-    st.builds(nn.RelativeBias, st.sampled_from([4, 6, 8]), st.integers(9, 99)),
-)
-models = st.builds(
-    nn.Config,
-    norm=st.builds(nn.LayerNorm, rates) | st.builds(nn.RMSNorm, rates),
-    positions=positions,
-    feed_forward=st.builds(nn.Mlp, st.sampled_from(["relu", "gelu"]), st.booleans()) | st.just(nn.Glu()),
-    patches=st.none() | st.builds(nn.Patches, st.just(4), st.just(6), st.just(3), st.sampled_from([1, 2])),
-)
+FIELDS = [(name, *field) for name in EXPERIMENTS for field in numeric_fields(config_of(name))]
 
 
-@given(models)
-def test_values_of_several_kinds_come_back_from_json_and_from_the_command_line(model):
-    saved = json.loads(json.dumps(runner.to_dict(Config(model=model))))
-    assert runner.from_dict(Config, saved) == Config(model=model)
-    names = ("norm", "positions", "feed_forward", "patches")
-    words = [
-        word for name in names for word in (f"--model.{name.replace('_', '-')}", str(saved["model"][name]))
-    ]
-    assert parse(*words).model == model
+def with_value(kind, path, value):
+    """The default config with another value of one field, read as from config.json."""
+    saved = to_dict(kind())
+    *sections, last = path.split(".")
+    inner = saved
+    for section in sections:
+        inner = inner[section]
+    inner[last] = [value, value] if last == "size" else value
+    if path == "resume_step":
+        saved["resume"] = True
+    return from_dict(kind, saved)
 
 
-def test_a_field_left_out_has_its_default_and_numbers_are_of_the_fields_type():
-    theta = parse("--model.positions", "Rope(theta=7)").model.positions.theta
-    assert theta == 7.0 and isinstance(theta, float)
-    assert parse("--model.positions", "Rope").model.positions == nn.Rope()
-    assert parse("--model.positions", "None").model.positions is None
-    assert parse().model.positions == nn.Learned(16)
+def test_numeric_fields_are_found():
+    assert len(FIELDS) > 100 and ("language_model", "sample.top_p", False) in FIELDS
+
+
+@pytest.mark.parametrize(("name", "path", "integer"), FIELDS)
+def test_invalid_number_raises_by_name(name, path, integer):
+    field = path.rpartition(".")[2]
+    bad = [math.nan, math.inf, -math.inf, -1e30, "many", [], True]
+    for value in [*bad, *([2.5, 10**30, -(10**30)] if integer else [])]:
+        with pytest.raises(ValueError, match=rf"\w+: got {field}=.*; wanted .*|checkpoint_every") as error:
+            with_value(config_of(name), path, value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("name", "path", "value"),
     [
-        ("rope", "wanted one of Sinusoidal, Learned, Rope, Alibi, RelativeBias, None"),
-        ("Rope(thet=1)", "Rope: got unknown fields ['thet']"),
-        ("Rope(1e4)", "with fields by name"),
-        ("Rope(theta=print(1))", "malformed node"),
-        ("Rope(", "was never closed"),
-        ("Patches(height=4, width=4)", "none of these"),
+        ("classification", "data.held_out", -1),
+        ("classification", "data.held_out", 1.0),
+        ("classification", "data.buckets", 10**6),
+        ("translation", "data.buckets", 10**6),
+        ("translation", "data.batch_tokens", 10**9),
+        ("language_model", "data.vocab_size", 10**9),
+        ("images", "data.classes", 10**9),
+        ("translation", "search.beams", 0),
+        ("translation", "average", 0),
+        ("language_model", "sample.top_p", 0.0),
+        ("language_model", "sample.top_p", 1.1),
+        ("language_model", "sample.temperature", 0.0),
+        ("language_model", "data.overlap", 256),
+        ("images", "views.copies", -1),
+        ("images", "views.changes.rotate", -1.0),
+        ("images", "data.size", 0),
+        ("images", "label_smoothing", 1.0),
     ],
 )
-def test_a_value_of_no_such_kind_is_one_clear_error(text, said, capsys):
-    with pytest.raises(SystemExit):
-        parse("--model.positions", text)
-    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "Error parsing --model.positions" in error and said in error
+def test_fields_used_after_training_are_checked(name, path, value):
+    with pytest.raises(ValueError, match=rf"\w+: got {path.rpartition('.')[2]}="):
+        with_value(config_of(name), path, value)
 
 
-def test_help_shows_the_kinds_and_the_default(capsys):
-    with pytest.raises(SystemExit):
-        parse("--help")
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "--model.positions Sinusoidal|Learned|Rope|Alibi|RelativeBias|None" in text
-    assert "(default: 'Learned(max_length=16)')" in text
-    assert "--model.n-layers INT" in text and "subcommands" not in text
+@pytest.mark.parametrize(
+    ("name", "path", "largest"),
+    [
+        ("classification", "data.buckets", 256),
+        ("translation", "data.buckets", 256),
+        ("classification", "data.vocab_size", 2**20),
+        ("language_model", "data.vocab_size", 2**20),
+        ("translation", "data.vocab_size", 2**20),
+        ("images", "data.classes", 2**20),
+        ("images", "data.size", 2**16),
+        ("images", "views.copies", 1024),
+        ("language_model", "data.length", 2**24),
+        ("translation", "data.batch_tokens", 2**26),
+        ("translation", "search.beams", 1024),
+        ("translation", "search.length_penalty", 100),
+        ("images", "train.batch_size", 2**20),
+        ("images", "train.accumulate", 2**20),
+        ("images", "train.steps", 2**31 - 1),
+        ("images", "train.seed", 2**32 - 1),
+    ],
+)
+def test_largest_number_passes_and_the_next_raises(name, path, largest):
+    with_value(config_of(name), path, largest)
+    with pytest.raises(ValueError, match=rf"\w+: got {path.rpartition('.')[2]}="):
+        with_value(config_of(name), path, largest + 1)

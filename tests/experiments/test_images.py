@@ -11,27 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import runner
+from experiments.config import load_config
 from experiments.images import run
 from experiments.images.augment import AugmentConfig, augment
 from experiments.images.config import Config, DataConfig, ViewsConfig
 from experiments.images.run import main, make_loss, predict, svc_predict
 from tfm_jax import data, nn, train
+from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
     "--model.d-model", "8", "--model.n-layers", "1", "--model.n-heads", "2", "--model.d-ff", "8",
     "--train.steps", "4", "--train.batch-size", "8", "--train.evaluate-every", "2",
     "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
 )  # fmt: skip
-OF_A_RUN = {
+RUN_FILES = {
     "config.json", "model.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
     "result.json",
 }  # fmt: skip
-NOTHING = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
+NO_CHANGE = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
 
 
 def write_mnist(directory, *, shape=(8, 12), labels=lambda n: np.arange(n) % 10, **parts):
-    """Parquet files in MNIST's layout, of so many rows each: a bright column says which digit it is."""
+    """Writes parquet files of images; the position of a bright column is the label."""
     import datasets
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
@@ -53,10 +54,10 @@ def lines_of(path):
 
 
 @pytest.mark.slow
-def test_digits_from_the_command_line_to_the_picture(tmp_path, capsys):
+def test_digits_from_the_command_line_to_the_confusion_matrix(tmp_path, capsys):
     out = tmp_path / "run"
     main(["--out", str(out), *SMALL])
-    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    assert {p.name for p in out.iterdir()} == RUN_FILES
     for picture in ("curves.png", "confusion.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     result = result_of(out)
@@ -72,34 +73,36 @@ def test_digits_from_the_command_line_to_the_picture(tmp_path, capsys):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"loss", "accuracy", "images_per_second"} < lines[0].keys()
     assert {"validation/loss", "validation/accuracy"} <= lines[1].keys()
-    assert runner.load_config(Config, out).model.d_model == 8
+    assert load_config(Config, out).model.d_model == 8
 
 
 @pytest.mark.slow
-def test_a_stopped_run_is_resumed_on_other_devices_and_ends_the_same(tmp_path, monkeypatch):
+def test_stopped_run_resumed_on_other_devices_ends_the_same(tmp_path, monkeypatch):
     source = ("--data.source", write_mnist(tmp_path / "mnist", train=40, test=10))
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    main(["--out", str(whole), *SMALL, *source])
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    main(["--out", str(uninterrupted), *SMALL, *source])
     take = data.ImageClassificationExamples.take
     with monkeypatch.context() as patch:
 
         def take_and_stop(rows, indices, shape=None):
-            if len(rows) == 36:  # those to train on
+            if len(rows) == 36:  # training images
                 os.kill(os.getpid(), signal.SIGTERM)
             return take(rows, indices, shape)
 
         patch.setattr(data.ImageClassificationExamples, "take", take_and_stop)
-        with pytest.raises(SystemExit, match="saved; go on"):
+        with pytest.raises(SystemExit, match="saved; resume by"):
             main(["--out", str(stopped), *SMALL, *source])
     assert not (stopped / "result.json").exists()
     main(["--out", str(stopped), *SMALL, *source, "--resume", "--mesh.data", "2"])
-    ours, theirs = (train.load_params(path / "checkpoints", 4, item="ema") for path in (whole, stopped))
+    ours, theirs = (
+        train.load_params(path / "checkpoints", 4, item="ema") for path in (uninterrupted, stopped)
+    )
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert result_of(whole)["test_accuracy"] == result_of(stopped)["test_accuracy"]
+    assert result_of(uninterrupted)["test_accuracy"] == result_of(stopped)["test_accuracy"]
 
 
 @pytest.mark.slow
-def test_pictures_in_directories_of_another_size_in_colour(tmp_path, capsys):
+def test_colour_pictures_in_directories_of_another_size(tmp_path, capsys):
     import PIL.Image
 
     rng = np.random.default_rng(0)
@@ -119,7 +122,7 @@ def test_pictures_in_directories_of_another_size_in_colour(tmp_path, capsys):
     assert result_of(tmp_path / "run")["test_images"] == 6
 
 
-def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
+def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
     import PIL.Image
 
     lines = ["file_name;label"]
@@ -130,8 +133,8 @@ def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
     for channels, found in ((None, 3), (1, 1)):
         settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
         task = run._prepare(Config(data=settings), tmp_path)
-        assert task.class_names == ["1", "2", "3", "4", "5"] and task.rows["train"].classes == 5
-        for rows in task.rows.values():
+        assert task.class_names == ["1", "2", "3", "4", "5"] and task.examples["train"].classes == 5
+        for rows in task.examples.values():
             assert rows.images.shape[1:] == (8, 8, found)
             np.testing.assert_array_equal(
                 rows.labels, np.argmax(rows.images[:, 0, 0, :1] % 5 == range(5), -1)
@@ -144,30 +147,30 @@ def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
         (("--data.label", "digit"), r"the columns 'image', 'label'; wanted 'digit'"),
         (("--data.classes", "9"), r"label.*9"),
         (("--patch-size", "5"), r"a patch of 5 does not divide the image 8 x 12; choose"),
-        (("--data.held-out", "0"), "has no images for validation, and held_out is 0: hold a share out"),
+        (("--data.held-out", "0"), "got no images for validation, and held_out is 0; wanted some"),
         (("--data.source", "nowhere.parquet"), r"got 'nowhere.parquet' .*no file or directory.*'digits'"),
         (("--model.positions", "Learned(max_length=3)"), "sequence of 24 is longer than .* table of 3"),
     ],
 )
-def test_what_cannot_be_used_is_one_clear_message_and_leaves_nothing_behind(tmp_path, arguments, message):
+def test_unusable_data_exit_with_one_message_and_leave_no_run(tmp_path, arguments, message):
     source = ("--data.source", write_mnist(tmp_path / "mnist", train=20, test=10))
     out = tmp_path / "run"
-    with pytest.raises(SystemExit, match=f"(?s)digits: .*{message}"):
+    with pytest.raises(SystemExit, match=f"(?s)images: .*{message}"):
         main(["--out", str(out), *SMALL, *source, *arguments])
     assert not out.exists()
 
 
-def test_a_label_out_of_range_in_the_test_images_is_found_before_training(tmp_path):
+def test_label_of_a_test_image_out_of_range_exits_before_training(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20)
     write_mnist(tmp_path / "mnist", test=10, labels=lambda n: np.arange(n) + 3)
     out = tmp_path / "run"
-    with pytest.raises(SystemExit, match=r"digits: .*got 10 in row 7"):
+    with pytest.raises(SystemExit, match=r"images: .*got 10 in row 7"):
         main(["--out", str(out), *SMALL, "--data.source", source])
     assert not out.exists()
 
 
-def test_a_class_whose_pictures_are_all_held_out_is_one(tmp_path, capsys):
-    """Held-out images are chosen whatever their label is; so few of a class may leave none to train on."""
+def test_class_of_held_out_pictures_only_is_a_class(tmp_path, capsys):
+    """The choice of held-out images ignores labels: a rare class may have no training example."""
     import PIL.Image
 
     for name, n in (("bus", 12), ("car", 12), ("tram", 1)):
@@ -178,35 +181,35 @@ def test_a_class_whose_pictures_are_all_held_out_is_one(tmp_path, capsys):
     for salt in "abcdef":
         settings = DataConfig(source=str(tmp_path / "p"), held_out=0.3, held_out_salt=salt)
         task = run._prepare(Config(data=settings), tmp_path)
-        where = {name for name, rows in task.rows.items() if 2 in rows.labels}
-        said = "digits: classes without a training example: tram" in capsys.readouterr().out
-        assert task.class_names == ["bus", "car", "tram"] and said == (where != {"train"})
+        where = {name for name, rows in task.examples.items() if 2 in rows.labels}
+        printed = "images: classes without a training example: tram" in capsys.readouterr().out
+        assert task.class_names == ["bus", "car", "tram"] and printed == (where != {"train"})
         found |= where
     assert found == {"train", "validation", "test"}
 
 
-def test_one_class_is_nothing_to_learn(tmp_path):
+def test_one_class_raises(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20, test=3, labels=lambda n: np.full(n, 7))
-    with pytest.raises(ValueError, match="of one class, '7'; wanted two or more"):
+    with pytest.raises(ValueError, match="got training examples of one class, '7'; wanted two or more"):
         run._prepare(Config(data=DataConfig(source=source)), tmp_path)
 
 
-def test_help_is_for_people(capsys):
+def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for part in (
-        "Says which digit an image shows",
+        "Image classification with a Transformer encoder",
         "--data.source STR",
         "--patch-size {None}|INT",
         "--model.n-layers INT",
-        "--augment.rotate FLOAT Degrees, either way.",
+        "--augment.rotate FLOAT Degrees, in both directions.",
         "--data.size {None}|{INT INT}",
     ):
         assert part in text, part
     with pytest.raises(SystemExit):
         main(["--model.patches", "Patches(height=8, width=8)"])
-    assert "the patches are set by --patch-size" in " ".join(
+    assert "got --model.patches; wanted --patch-size" in " ".join(
         capsys.readouterr().err.replace("│", " ").split()
     )
 
@@ -216,10 +219,10 @@ def test_help_is_for_people(capsys):
     st.builds(AugmentConfig, rotate=st.floats(0, 90)),
     st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
 )
-def test_the_config_comes_back_from_json(model, changes, size):
-    data_config = runner.from_dict(Config, {}).data.__class__(size=size)
+def test_config_round_trips_through_json(model, changes, size):
+    data_config = from_dict(Config, {}).data.__class__(size=size)
     config = Config(model=model, augment=changes, data=data_config)
-    assert runner.from_dict(Config, json.loads(json.dumps(runner.to_dict(config)))) == config
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
 
 
 MODEL = nn.functionalize(
@@ -236,7 +239,7 @@ def batch_of(n, seed=0):
     }
 
 
-def test_the_loss_without_a_key_is_plain_and_leaves_out_filling():
+def test_loss_without_a_key_is_cross_entropy_without_padding():
     params = MODEL.init(jax.random.key(0))
     loss_fn, batch = make_loss(MODEL, AugmentConfig(), label_smoothing=0.3), batch_of(5)
     (total, weight), metrics = loss_fn(params, batch, None)
@@ -244,44 +247,45 @@ def test_the_loss_without_a_key_is_plain_and_leaves_out_filling():
     nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(5), batch["label"]]
     assert (float(total), float(weight)) == (pytest.approx(nll.sum(), rel=1e-5), 5)
     assert float(metrics["accuracy"][0]) == (logits.argmax(1) == batch["label"]).sum()
-    filled = {name: np.concatenate([x, np.zeros_like(x[:2])]) for name, x in batch.items()}
-    chex.assert_trees_all_close(loss_fn(params, filled, None), loss_fn(params, batch, None), rtol=1e-6)
+    padded = {name: np.concatenate([x, np.zeros_like(x[:2])]) for name, x in batch.items()}
+    chex.assert_trees_all_close(loss_fn(params, padded, None), loss_fn(params, batch, None), rtol=1e-6)
 
 
-def test_the_loss_with_a_key_is_of_changed_images_and_smoothed_labels():
+def test_loss_with_a_key_augments_images_and_smooths_labels():
     params, batch, key = MODEL.init(jax.random.key(0)), batch_of(5), jax.random.key(1)
-    loss = lambda changes, smoothing, key: float(
-        make_loss(MODEL, changes, smoothing)(params, batch, key)[0][0]
-    )
-    plain = loss(NOTHING, 0.0, None)
-    assert loss(NOTHING, 0.0, key) == pytest.approx(plain, rel=1e-5)
-    assert loss(NOTHING, 0.3, key) != pytest.approx(plain, rel=1e-5)
+
+    def loss(changes, smoothing, key):
+        return float(make_loss(MODEL, changes, smoothing)(params, batch, key)[0][0])
+
+    plain = loss(NO_CHANGE, 0.0, None)
+    assert loss(NO_CHANGE, 0.0, key) == pytest.approx(plain, rel=1e-5)
+    assert loss(NO_CHANGE, 0.3, key) != pytest.approx(plain, rel=1e-5)
     assert loss(AugmentConfig(), 0.0, key) != pytest.approx(plain, rel=1e-5)
     assert loss(AugmentConfig(), 0.0, key) != loss(AugmentConfig(), 0.0, jax.random.key(2))
 
 
-def test_predictions_are_in_the_order_of_the_images():
+def test_predictions_are_in_order_and_views_can_change_them():
     params, batch = MODEL.init(jax.random.key(0)), batch_of(7)
     logits = np.asarray(MODEL.apply(params, batch["image"]))
-    params["head"]["dense"]["bias"] = -jnp.asarray(logits.mean(0))  # so that the images decide
+    params["head"]["dense"]["bias"] = -jnp.asarray(logits.mean(0))  # so that predictions depend on the images
     expected = (logits - logits.mean(0)).argmax(1)
     assert len(set(expected)) > 1
     rows = data.ImageClassificationExamples(batch["image"], batch["label"], 3)
     alone = ViewsConfig(copies=0)
     np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=alone), expected)
-    # Copies that are not changed say what the image says; changed ones are looked at, and can outvote it.
-    same = ViewsConfig(copies=2, changes=NOTHING)
+    # unchanged copies do not change predictions; changed ones can
+    same = ViewsConfig(copies=2, changes=NO_CHANGE)
     np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=same), expected)
-    away = ViewsConfig(copies=50, changes=dataclasses.replace(NOTHING, shift=1.0))
+    away = ViewsConfig(copies=50, changes=dataclasses.replace(NO_CHANGE, shift=1.0))
     assert np.any(predict(MODEL, params, rows, batch_size=4, views=away) != expected)
 
 
-def test_a_negative_number_of_copies_is_refused():
+def test_negative_number_of_copies_raises():
     with pytest.raises(ValueError, match=r"got copies=-1"):
         ViewsConfig(copies=-1)
 
 
-def test_the_svc_is_that_of_scikit_learns_own_example():
+def test_svc_equals_that_of_the_example_of_scikit_learn():
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
@@ -289,34 +293,37 @@ def test_the_svc_is_that_of_scikit_learns_own_example():
         data.image_classification_examples(data.load("digits", name)) for name in ("train", "validation")
     )
     every = {(image / np.float32(16)).tobytes(): image for image in load_digits().images.astype(np.float32)}
-    original = lambda rows: np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
+
+    def original(rows):
+        return np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
+
     fitted = SVC(gamma=0.001).fit(original(rows).reshape(len(rows), -1), rows.labels)
     expected = fitted.predict(original(test).reshape(len(test), -1))
     np.testing.assert_array_equal(svc_predict(rows, test), expected)
 
 
-# Between pixels, images are read linearly: an image of its own coordinates shows where each pixel was read.
+# Interpolation is linear: augmenting an image of coordinates shows the source point of each pixel.
 SHAPE = (10, 16)
-PLACES = np.stack(np.meshgrid(*((np.arange(n) + 0.5) / n - 0.5 for n in SHAPE), indexing="ij"), -1)
+POINTS = np.stack(np.meshgrid(*((np.arange(n) + 0.5) / n - 0.5 for n in SHAPE), indexing="ij"), -1)
 INSIDE = (slice(3, 7), slice(5, 11))
 
 
-def read_places(seed, **changes):
-    """Where each pixel in the middle was read, as [pixels, 2], for four images."""
+def source_points(seed, **changes):
+    """The source points of the inner pixels of four images, [4, pixels, 2]."""
     config = AugmentConfig(
         **{"rotate": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0, "elastic": 0.0, **changes}
     )
-    images = jnp.broadcast_to(jnp.asarray(PLACES, jnp.float32), (4, *PLACES.shape))
+    images = jnp.broadcast_to(jnp.asarray(POINTS, jnp.float32), (4, *POINTS.shape))
     changed = jax.jit(augment, static_argnums=2)(images, jax.random.key(seed), config)
     assert changed.shape == images.shape and changed.dtype == images.dtype
     return np.asarray(changed)[(slice(None), *INSIDE)].reshape(4, -1, 2)
 
 
-def linear_part(places):
-    """The map from a pixel to the place that is read there, and what is left over."""
-    pixels = PLACES[INSIDE].reshape(-1, 2)
+def linear_part(points):
+    """The linear part, the offset and the residual of the map from pixels to source points."""
+    pixels = POINTS[INSIDE].reshape(-1, 2)
     design = np.concatenate([pixels, np.ones((len(pixels), 1))], 1)
-    fit, residual, *_ = np.linalg.lstsq(design, places, rcond=None)
+    fit, residual, *_ = np.linalg.lstsq(design, points, rcond=None)
     return fit[:2].T, fit[2], residual.sum()
 
 
@@ -324,15 +331,15 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 @given(seeds)
-def test_no_change_is_no_change(seed):
-    np.testing.assert_allclose(read_places(seed), PLACES[INSIDE].reshape(1, -1, 2).repeat(4, 0), atol=1e-6)
+def test_augmentation_of_size_0_is_the_identity(seed):
+    np.testing.assert_allclose(source_points(seed), POINTS[INSIDE].reshape(1, -1, 2).repeat(4, 0), atol=1e-6)
 
 
 @given(seeds)
-def test_a_rotation_is_one_within_its_limit(seed):
+def test_rotation_is_orthogonal_and_within_its_limit(seed):
     angles = []
-    for places in read_places(seed, rotate=20.0):
-        linear, shift, residual = linear_part(places)
+    for points in source_points(seed, rotate=20.0):
+        linear, shift, residual = linear_part(points)
         np.testing.assert_allclose(linear @ linear.T, np.eye(2), atol=1e-4)
         angles.append(np.degrees(np.arctan2(linear[1, 0], linear[0, 0])))
         assert np.linalg.det(linear) > 0 and np.abs(shift).max() < 1e-5 and residual < 1e-8
@@ -340,31 +347,31 @@ def test_a_rotation_is_one_within_its_limit(seed):
 
 
 @given(seeds)
-def test_scale_and_shear_and_shift_stay_within_their_limits(seed):
-    for places in read_places(seed, scale=0.2):
-        linear, shift, _ = linear_part(places)
+def test_scale_shear_and_shift_are_within_their_limits(seed):
+    for points in source_points(seed, scale=0.2):
+        linear, shift, _ = linear_part(points)
         np.testing.assert_allclose(linear, np.diag(np.diag(linear)), atol=1e-5)
         assert np.abs(np.log(np.diag(linear))).max() <= 0.2001 and np.abs(shift).max() < 1e-5
-    for places in read_places(seed, shear=0.3):
-        linear, shift, _ = linear_part(places)
+    for points in source_points(seed, shear=0.3):
+        linear, shift, _ = linear_part(points)
         np.testing.assert_allclose(np.diag(linear), 1, atol=1e-5)
         assert np.abs(linear - np.eye(2)).max() <= 0.3001 and np.abs(shift).max() < 1e-5
-    for places in read_places(seed, shift=0.1):
-        linear, shift, _ = linear_part(places)
+    for points in source_points(seed, shift=0.1):
+        linear, shift, _ = linear_part(points)
         np.testing.assert_allclose(linear, np.eye(2), atol=1e-4)
         assert 0 < np.abs(shift).max() <= 0.1001
 
 
 @given(seeds)
-def test_a_bend_is_not_linear(seed):
-    for places in read_places(seed, elastic=0.03):
-        assert linear_part(places)[2] > 1e-6
-        assert np.abs(places - PLACES[INSIDE].reshape(-1, 2)).max() < 0.3
+def test_elastic_deformation_is_not_linear(seed):
+    for points in source_points(seed, elastic=0.03):
+        assert linear_part(points)[2] > 1e-6
+        assert np.abs(points - POINTS[INSIDE].reshape(-1, 2)).max() < 0.3
 
 
 @given(seeds)
-def test_changed_images_stay_in_range_and_are_dark_outside(seed):
+def test_augmented_images_stay_in_range_with_0_outside(seed):
     images = jnp.ones((3, 6, 4, 2))
     changed = np.asarray(augment(images, jax.random.key(seed), AugmentConfig(shift=0.5)))
     assert changed.min() >= 0 and changed.max() <= 1 + 1e-6 and (changed < 0.99).any()
-    np.testing.assert_allclose(changed[..., 0], changed[..., 1])  # channels move together
+    np.testing.assert_allclose(changed[..., 0], changed[..., 1])  # all channels get the same transform

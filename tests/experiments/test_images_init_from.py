@@ -1,4 +1,4 @@
-"""Digits that begin with trained weights: a ViT of transformers, or a run of their own; tiny ones."""
+"""--init-from of the images experiment: a tiny ViT of transformers, or a run of the experiment."""
 
 import dataclasses
 import json
@@ -11,18 +11,20 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import runner
+from experiments import command_line
+from experiments.config import load_config
 from experiments.images.config import Config
-from experiments.images.model import encoder_of, make_model, reader
+from experiments.images.model import encoder_config, make_model, make_preprocess
 from experiments.images.run import main
-from experiments.init_from import ENCODERS, PROCESSOR, parse, read_initial
+from experiments.init_from import ENCODERS, PROCESSOR_FILE, load_initial_weights
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_images import SMALL, write_mnist
-from tests.experiments.test_init_from import STILL, save_checkpoint, without_model
+from tests.experiments.test_init_from import FROZEN, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT, FIELDS
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.values import to_dict
 
 CONFIG = nn.Config(**FIELDS["vit"] | {"patches": nn.Patches(6, 8, 3, (3, 2), class_token=True)})
 PROCESSING = {
@@ -36,7 +38,7 @@ def save_vit(path, architecture, config=CONFIG, **settings):
     config = pretrained.CheckpointConfig(architecture, config, settings)
     params = jax.jit(model_of(config, find_family(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config)
-    (path / PROCESSOR).write_text(json.dumps(PROCESSING))
+    (path / PROCESSOR_FILE).write_text(json.dumps(PROCESSING))
     return params
 
 
@@ -47,12 +49,12 @@ def vit(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A run of this experiment on images of 8 x 4, stopped at step 1."""
+def images_run(tmp_path_factory):
+    """A run of the experiment on images of 8 x 4, stopped at step 1."""
     config = Config(model=nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=6, positions=nn.Learned(99)))
-    run = train.RunDirectory(tmp_path_factory.mktemp("own") / "run", runner.to_dict(config))
-    encoder = encoder_of(config, (8, 4, 1))
-    run.write("model.json", runner.to_dict(encoder))
+    run = train.RunDirectory(tmp_path_factory.mktemp("images") / "run", to_dict(config))
+    encoder = encoder_config(config, (8, 4, 1))
+    run.write_config("model.json", to_dict(encoder))
     params = jax.jit(nn.functionalize(nn.Classifier, encoder, 10).init)(jax.random.key(3))
     averaged = jax.tree.map(lambda x: x + 1, params)
     with train.Checkpoints(run.checkpoints) as checkpoints:
@@ -61,19 +63,24 @@ def own(tmp_path_factory):
     return run.path, averaged
 
 
-def begun(source, directory, shape):
-    """The model and the weights that a run on images of this shape begins with, the head drawn."""
-    config, start = read_initial(parse(Config, ["--init-from", str(source)]), ENCODERS)
-    start.save(directory)
-    encoder = encoder_of(config, shape)
-    model = make_model(encoder, 7, reader(directory, encoder.patches.channels))
-    return model, {**jax.jit(model.init)(jax.random.key(1)), **start.params}
+def load(source):
+    """The config and the initial weights."""
+    return load_initial_weights(command_line.parse(Config, ["--init-from", str(source)]), ENCODERS)
+
+
+def start_from(source, directory, shape):
+    """The model and the initial weights of a run on images of this shape, with a random head."""
+    config, initial = load(source)
+    initial.save_preprocessing(directory)
+    encoder = encoder_config(config, shape)
+    model = make_model(encoder, 7, make_preprocess(directory, encoder.patches.channels))
+    return model, {**jax.jit(model.init)(jax.random.key(1)), **initial.params}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_are_read_as_the_checkpoint_says(tmp_path, vit, channels):
+def test_preprocessing_is_that_of_the_checkpoint(tmp_path, vit, channels):
     path, theirs = vit
-    model, params = begun(path, tmp_path, (9, 5, channels))
+    model, params = start_from(path, tmp_path, (9, 5, channels))
     assert params["head"]["dense"]["kernel"].shape == (6, 7)
     assert (params["head"]["dense"]["kernel"] != theirs["head"]["dense"]["kernel"]).any()  # a new one
     chex.assert_trees_all_equal(params["encoder"], theirs["encoder"])
@@ -84,21 +91,21 @@ def test_images_are_read_as_the_checkpoint_says(tmp_path, vit, channels):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_body_alone_leaves_its_pooler_behind(tmp_path):
+def test_encoder_without_a_head_is_taken_without_its_pooler(tmp_path):
     params = save_vit(tmp_path / "body", "ViTModel", dataclasses.replace(CONFIG, pooler=nn.Pooler("relu")))
-    config, start = read_initial(parse(Config, ["--init-from", str(tmp_path / "body")]), ENCODERS)
+    config, initial = load(tmp_path / "body")
     del params["pooler"]
-    chex.assert_trees_all_equal(start.params, {"encoder": params})
+    chex.assert_trees_all_equal(initial.params, {"encoder": params})
     assert config.model.pooler is None and config.model.patches == CONFIG.patches
 
 
-def test_a_run_of_its_own_is_begun_with_as_it_was_tested(tmp_path, own):
-    path, averaged = own
-    model, params = begun(path, tmp_path, (8, 4, 1))
+def test_run_of_the_experiment_is_loaded_with_its_moving_average(tmp_path, images_run):
+    path, averaged = images_run
+    model, params = start_from(path, tmp_path, (8, 4, 1))
     chex.assert_trees_all_equal(params["encoder"], averaged["encoder"])
-    assert not (tmp_path / PROCESSOR).exists()
+    assert not (tmp_path / PROCESSOR_FILE).exists()
     images = np.random.default_rng(0).uniform(size=(2, 8, 4, 1)).astype(np.float32)
-    plain = nn.functionalize(nn.Classifier, encoder_of(runner.load_config(Config, path), (8, 4, 1)), 7)
+    plain = nn.functionalize(nn.Classifier, encoder_config(load_config(Config, path), (8, 4, 1)), 7)
     np.testing.assert_array_equal(model.apply(params, images), plain.apply(params, images))
 
 
@@ -108,9 +115,9 @@ def mnist(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def beginnings(tmp_path_factory, vit, own):
-    """A directory of directories, by what is right or wrong with them."""
-    path = tmp_path_factory.mktemp("beginnings")
+def sources(tmp_path_factory, vit, images_run):
+    """A directory of checkpoints and runs, by what is right or wrong with them."""
+    path = tmp_path_factory.mktemp("sources")
     for name, settings in {
         "vit": PROCESSING,
         "unread": None,
@@ -118,48 +125,46 @@ def beginnings(tmp_path_factory, vit, own):
         "square": PROCESSING | {"size": 8},
     }.items():
         shutil.copytree(vit[0], path / name)
-        (path / name / PROCESSOR).unlink()
+        (path / name / PROCESSOR_FILE).unlink()
         if settings is not None:
-            (path / name / PROCESSOR).write_text(json.dumps(settings))
+            (path / name / PROCESSOR_FILE).write_text(json.dumps(settings))
     save_checkpoint(path / "bert", "BertModel", BERT, data.char_tokenizer(["abc"]))
-    (path / "own").symlink_to(own[0])
+    (path / "images_run").symlink_to(images_run[0])
     return path
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("vit", ["--patch-size", "4"], "patches are those of the weights: leave out --patch-size"),
-        ("vit", ["--model.d-ff", "8"], r"(?s)only .*may be set:\n  --model.d-ff: asked for 8, it has 5"),
-        ("vit", ["--model.patches", "None"], r"--model.patches: asked for None, it has Patches\("),
+        ("vit", ["--patch-size", "4"], "got --patch-size; wanted the patches of --init-from"),
+        ("vit", ["--model.d-ff", "8"], r"(?s)wanted .*--model.d-ff: configured 8, the weights have 5"),
+        ("vit", ["--model.patches", "None"], r"--model.patches: configured None, the weights have Patches\("),
         ("unread", [], "there is no preprocessor_config.json in .*unread"),
         ("padded", [], "do_pad=True is not supported"),
-        ("square", [], "takes images of 6 x 8 x 3, got 8 x 8 x 3: its preprocessor_config.json makes"),
-        ("bert", [], "error: --init-from: .*bert: its model reads texts, wanted one that reads images"),
-        ("own", [], "takes images of 8 x 4 x 1, got 8 x 12 x 1: --data.size 8 4 scales pictures"),
-        ("none", [], "error: --init-from: checkpoint: got .*none; wanted an existing"),
+        ("square", [], "got images of 8 x 8 x 3; wanted 6 x 8 x 3. Its preprocessor_config.json makes"),
+        ("bert", [], "error: --init-from: .*bert: got a model of texts; wanted one of images"),
+        ("images_run", [], "got images of 8 x 12 x 1; wanted 8 x 4 x 1. --data.size 8 4 resizes pictures"),
+        ("none", [], "error: --init-from: there is no directory .*none"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_begun_with_is_one_clear_error(
-    tmp_path, beginnings, mnist, name, arguments, message, capsys
-):
+def test_unsuitable_initial_weights_exit(tmp_path, sources, mnist, name, arguments, message, capsys):
     out = tmp_path / "run"
     small = [*without_model(SMALL), "--data.source", mnist, "--out", str(out)]
     with pytest.raises(SystemExit) as stopped:
-        main([*small, "--init-from", str(beginnings / name), *arguments])
-    said = f"{stopped.value} {' '.join(capsys.readouterr().err.replace('│', ' ').split())}"
-    assert re.search(message, said), said
+        main([*small, "--init-from", str(sources / name), *arguments])
+    text = f"{stopped.value} {' '.join(capsys.readouterr().err.replace('│', ' ').split())}"
+    assert re.search(message, text), text
     assert not out.exists()
 
 
-def test_a_model_of_texts_does_not_begin_with_one_of_images(tmp_path, vit, own):
-    for path in (vit[0], own[0]):
-        with pytest.raises(SystemExit, match="its model reads images, wanted one that reads texts"):
+def test_model_of_texts_does_not_start_from_one_of_images(tmp_path, vit, images_run):
+    for path in (vit[0], images_run[0]):
+        with pytest.raises(SystemExit, match="got a model of images; wanted one of texts"):
             language_model(["--out", str(tmp_path / "run"), "--init-from", str(path)])
 
 
 @pytest.mark.slow
-def test_a_vit_is_fine_tuned_and_what_came_of_it_is_a_beginning_too(tmp_path, vit, mnist):
+def test_vit_is_fine_tuned_and_its_run_is_a_source_too(tmp_path, vit, mnist):
     path, params = vit
     small = [*without_model(SMALL), "--data.source", mnist]
     first, second = tmp_path / "first", tmp_path / "second"
@@ -172,9 +177,9 @@ def test_a_vit_is_fine_tuned_and_what_came_of_it_is_a_beginning_too(tmp_path, vi
     ours, theirs = (jax.tree.leaves(p["stack"]["layers"]) for p in (found, params["encoder"]))
     assert all((a[:1] == b[:1]).all() for a, b in zip(ours, theirs, strict=True))
     assert any((a[1:] != b[1:]).any() for a, b in zip(ours, theirs, strict=True))
-    shutil.rmtree(copied)  # it goes on without
+    shutil.rmtree(copied)  # a resume does not need it
     main(["--out", str(first), *small, *tuned, "--resume"])
-    main(["--out", str(second), *small, *STILL, "--init-from", str(first)])
-    assert (second / PROCESSOR).read_text() == (path / PROCESSOR).read_text()
+    main(["--out", str(second), *small, *FROZEN, "--init-from", str(first)])
+    assert (second / PROCESSOR_FILE).read_text() == (path / PROCESSOR_FILE).read_text()
     averaged = train.load_params(first / "checkpoints", item="ema")["encoder"]
     chex.assert_trees_all_close(train.load_params(second / "checkpoints")["encoder"], averaged, atol=1e-12)

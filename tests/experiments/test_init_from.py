@@ -1,4 +1,4 @@
-"""What experiments begin with: runs of their own, and checkpoints of transformers, tiny ones."""
+"""--init-from: initial weights from runs and from tiny checkpoints of transformers."""
 
 import dataclasses
 import json
@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import init_from, runner
+from experiments import command_line, init_from
+from experiments.config import load_config
 from experiments.language_model import config as language_model_config
 from experiments.language_model.run import main as language_model
 from experiments.translation import config as translation_config
@@ -23,12 +24,13 @@ from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.values import to_dict
 
-STILL = ("--train.optimizer.learning-rate", "1e-20")  # what training leaves are the weights it began with
+FROZEN = ("--train.optimizer.learning-rate", "1e-20")  # training leaves the initial weights as they are
 
 
 def without_model(arguments):
-    """Flags and values by turns, without those of the model."""
+    """Pairs of options and values, without those of the model."""
     named = zip(arguments[::2], arguments[1::2], strict=True)
     return [word for pair in named if not pair[0].startswith("--model") for word in pair]
 
@@ -39,6 +41,12 @@ def save_checkpoint(path, architecture, fields, tokenizer, **settings):
     params = jax.jit(model_of(config, find_family(architecture)).init)(jax.random.key(5))
     pretrained.save(path, params, config, tokenizer.backend)
     return params
+
+
+def load(argv):
+    """The config and the initial weights of a translation by its command line."""
+    config = command_line.parse(translation_config.Config, argv)
+    return init_from.load_initial_weights(config, {nn.EncoderDecoder: lambda params: params})
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +81,19 @@ def weights_of(out):
 
 
 @pytest.mark.slow
-def test_a_language_model_begins_with_a_checkpoint_read_once(tmp_path, texts, gpt2, monkeypatch):
+def test_language_model_starts_from_a_checkpoint_read_once(tmp_path, texts, gpt2, monkeypatch):
     path, params = gpt2
-    read, load = [], pretrained.load
-    monkeypatch.setattr(pretrained, "load", lambda source: read.append(source) or load(source))
+    read, load_pretrained = [], pretrained.load
+    monkeypatch.setattr(pretrained, "load", lambda path: read.append(path) or load_pretrained(path))
     out = tmp_path / "run"
     arguments = ["--out", str(out), "--data.source", texts, *without_model(LANGUAGE_MODEL)]
-    language_model([*arguments, *STILL, "--init-from", str(path), "--model.dropout-rate", "0.2"])
+    language_model([*arguments, *FROZEN, "--init-from", str(path), "--model.dropout-rate", "0.2"])
     chex.assert_trees_all_close(weights_of(out), params, atol=1e-12)
-    saved = runner.load_config(language_model_config.Config, out)
+    saved = load_config(language_model_config.Config, out)
     assert saved.model.positions == nn.Learned(40) and saved.model.vocab_size == 283
-    assert saved.model.dropout_rate == 0.2 and saved.model.unroll  # the experiment's own way to run it
+    assert saved.model.dropout_rate == 0.2 and saved.model.unroll  # the execution fields of the experiment
     assert data.load_tokenizer(out).encode("the cat") == data.load_tokenizer(path).encode("the cat")
-    # and goes on from its own weights, where the checkpoint is no more
+    # resumes from its own weights when the checkpoint is gone
     before = weights_of(out)
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, "init_from": str(tmp_path / "gone")}))
@@ -94,28 +102,25 @@ def test_a_language_model_begins_with_a_checkpoint_read_once(tmp_path, texts, gp
     assert read == [str(path)]
 
 
-def test_a_translator_begins_with_a_checkpoint_and_its_start_token(tmp_path, t5):
+def test_translation_starts_from_a_checkpoint_with_its_start_token(tmp_path, t5):
     path, params = t5
-    config = translation_config.parse(["--data.source", "pairs", "--init-from", str(path)])
-    config, _ = init_from.read_initial(config, {nn.EncoderDecoder: lambda params: params})
-    chex.assert_trees_all_equal(init_from.params, params)
-    assert "head" in params and "decoder" in params  # untied: not to be taken for a classifier
+    config, initial = load(["--data.source", "pairs", "--init-from", str(path)])
+    chex.assert_trees_all_equal(initial.params, params)
+    assert "head" in params and "decoder" in params  # untied, but no classifier
     assert config.model.positions == nn.RelativeBias(8, 9) and not config.model.tie_embeddings
-    init_from.save(tmp_path)
+    initial.save_preprocessing(tmp_path)
     tokenizer = data.load_tokenizer(tmp_path)
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 2)
 
 
-def test_the_weights_have_the_param_dtype_of_the_run(t5):
+def test_initial_weights_have_the_param_dtype_of_the_run(t5):
     argv = ["--data.source", "pairs", "--init-from", str(t5[0]), "--model.param-dtype", "bfloat16"]
-    config, _ = init_from.read_initial(
-        translation_config.parse(argv), {nn.EncoderDecoder: lambda params: params}
-    )
+    config, initial = load(argv)
     assert config.model.param_dtype == "bfloat16"
-    assert {x.dtype.name for x in jax.tree.leaves(init_from.params)} == {"bfloat16"}
+    assert {x.dtype.name for x in jax.tree.leaves(initial.params)} == {"bfloat16"}
 
 
-def test_a_translator_that_pads_with_another_id_is_refused(tmp_path, pairs):
+def test_translation_from_a_model_with_another_pad_id_exits(tmp_path, pairs):
     tokenizer = data.train_bpe(["one un two deux"], 262)
     save_checkpoint(
         tmp_path / "bart", "BartForConditionalGeneration", FIELDS["bart"], tokenizer, pad_token_id=1
@@ -127,10 +132,10 @@ def test_a_translator_that_pads_with_another_id_is_refused(tmp_path, pairs):
 
 
 def untied_run(path):
-    """The directory of a run of a translator that was stopped at step 1."""
+    """Writes a translation run that was stopped at step 1; returns its model."""
     tokenizer = data.char_tokenizer([*NUMBERS, *NUMBERS.values(), " "])
     model = nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=8, tie_embeddings=False)
-    run = train.RunDirectory(path, runner.to_dict(translation_config.TextConfig(model=model)))
+    run = train.RunDirectory(path, to_dict(translation_config.TextConfig(model=model)))
     tokenizer.save(run.path)
     sized = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
     params = jax.jit(nn.functionalize(nn.EncoderDecoder, sized).init)(jax.random.key(3))
@@ -140,18 +145,16 @@ def untied_run(path):
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_a_run(tmp_path, pairs):
+def test_run_starts_from_a_run(tmp_path, pairs):
     first, second = tmp_path / "first", tmp_path / "second"
     model = untied_run(first)
     arguments = ["--out", str(second), "--data.source", pairs, "--data.pair", "en-fr", "--search.beams", "1"]
-    arguments += [*without_model(TRANSLATION), "--train.steps", "2", "--average", "1", *STILL]
+    arguments += [*without_model(TRANSLATION), "--train.steps", "2", "--average", "1", *FROZEN]
     translation([*arguments, "--init-from", str(first), "--data.held-out", "0.02"])
     chex.assert_trees_all_close(weights_of(second), weights_of(first), atol=1e-12)
-    asked = runner.load_config(translation_config.TextConfig, second).model
-    assert asked == dataclasses.replace(model, unroll=asked.unroll, dropout_rate=0.0)
-    with pytest.raises(
-        SystemExit, match=r"language_model: .*it is an nn.EncoderDecoder, wanted an nn.Decoder"
-    ):
+    configured = load_config(translation_config.TextConfig, second).model
+    assert configured == dataclasses.replace(model, unroll=configured.unroll, dropout_rate=0.0)
+    with pytest.raises(SystemExit, match=r"language_model: .*got an nn.EncoderDecoder; wanted an nn.Decoder"):
         language_model(["--out", str(tmp_path / "third"), "--init-from", str(first)])
     assert not (tmp_path / "third").exists()
 
@@ -161,57 +164,58 @@ def test_a_run_begins_with_a_run(tmp_path, pairs):
     [
         (
             ["--model.d-ff", "8"],
-            r"(?s)language_model: .*only .*may be set:\n  --model.d-ff: asked for 8, it has 5",
+            r"(?s)language_model: .*wanted changes of .*:\n  --model.d-ff: configured 8, the weights have 5",
         ),
-        (["--model.norm", "RMSNorm"], r"--model.norm: asked for RMSNorm\(.*it has LayerNorm"),
-        (["--data.tokenizer", "bytes"], "the tokenizer is that of the weights: leave out --data.tokenizer"),
-        (["--data.vocab-size=300"], "leave out --data.vocab-size"),
-        (["--data.vocab_size", "300"], "leave out --data.vocab-size"),
+        (["--model.norm", "RMSNorm"], r"--model.norm: configured RMSNorm\(.*the weights have LayerNorm"),
+        (
+            ["--data.tokenizer", "bytes"],
+            "error: --init-from: got --data.tokenizer; wanted the tokenizer of the weights",
+        ),
+        (["--data.vocab-size=300"], "got --data.vocab-size; wanted the tokenizer of the weights"),
+        (["--data.vocab_size", "300"], "got --data.vocab-size; wanted the tokenizer of the weights"),
         (
             ["--data.length", "64", "--data.overlap", "8"],
             "a sequence of 64 is longer than the learned position table of 40",
         ),
     ],
 )
-def test_what_the_checkpoint_decides_is_refused(tmp_path, texts, gpt2, arguments, message):
+def test_options_that_the_checkpoint_decides_exit(tmp_path, texts, gpt2, arguments, message):
     small = [*without_model(LANGUAGE_MODEL), "--data.source", texts, "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=message):
         language_model([*small, "--init-from", str(gpt2[0]), *arguments])
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_begun_with_is_one_clear_error(tmp_path, t5, gpt2, pairs):
+def test_unsuitable_initial_weights_exit(tmp_path, t5, gpt2, pairs):
     out = ["--out", str(tmp_path / "run")]
-    with pytest.raises(
-        SystemExit, match=r"language_model: .*it is an nn.EncoderDecoder, wanted an nn.Decoder"
-    ):
+    with pytest.raises(SystemExit, match=r"language_model: .*got an nn.EncoderDecoder; wanted an nn.Decoder"):
         language_model([*out, "--init-from", str(t5[0])])
     with pytest.raises(SystemExit, match=r"error: --init-from: there is no config.json in"):
         translation([*out, "--init-from", str(tmp_path)])
     without = tmp_path / "without"
     shutil.copytree(gpt2[0], without)
     (without / "tokenizer.json").unlink()
-    with pytest.raises(SystemExit, match="there is no tokenizer in it"):
+    with pytest.raises(SystemExit, match="got no tokenizer; wanted a checkpoint with one"):
         language_model([*out, "--init-from", str(without)])
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.json"])
 @pytest.mark.parametrize("model", [{"widths": 5}, {"d_model": "x"}, {"norm": {"kind": "Foo"}}])
-def test_a_damaged_run_is_one_line_that_names_the_file(tmp_path, name, model):
+def test_damaged_run_raises_one_line_with_the_name_of_the_file(tmp_path, name, model):
     (tmp_path / "config.json").write_text(json.dumps({"model": model, "train": {}}))
     if name == "model.json":
         (tmp_path / name).write_text(json.dumps(model))
     with pytest.raises(ValueError, match=rf"{tmp_path}/{name}: .*put a copy of it back"):
-        init_from.declared(str(tmp_path), "texts")
+        init_from.read_model_config(str(tmp_path), "texts")
 
 
-def test_special_tokens_are_those_of_the_settings():
+def test_special_tokens_are_those_of_the_settings_of_the_checkpoint():
     backend = data.char_tokenizer(["abc"]).backend
-    named = init_from._named(
+    named = init_from._with_special_tokens(
         backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2}
     )
     assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
-    plain = init_from._named(backend, {})
+    plain = init_from._with_special_tokens(backend, {})
     assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
     np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])

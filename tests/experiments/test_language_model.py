@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runner
-from experiments.init_from import parse
+from experiments import command_line
 from experiments.language_model import bits, corpus
 from experiments.language_model.config import Config, DataConfig
 from experiments.language_model.run import main, make_loss
-from tests.experiments.killed import kill_at
+from tests.experiments.kill import kill_at
 from tfm_jax import data, nn, train
+from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
     "--model.d-model", "8", "--model.n-layers", "1", "--model.n-heads", "2", "--model.d-ff", "8",
@@ -22,11 +22,11 @@ SMALL = (
     "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
     "--data.length", "32", "--data.overlap", "8", "--sample.tokens", "5",
 )  # fmt: skip
-OF_A_RUN = {
+RUN_FILES = {
     "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "sample.txt",
     "result.json",
 }  # fmt: skip
-FIGURES = {"validation_loss", "bits_per_byte", "xz_bits_per_byte", "validation_tokens", "validation_bytes"}
+METRICS = {"validation_loss", "bits_per_byte", "xz_bits_per_byte", "validation_tokens", "validation_bytes"}
 WORDS = ["the", "cat", "sat", "on", "a", "mat;", "die", "Katze", "saß", "da.", "猫坐在垫子上。"]
 
 
@@ -54,13 +54,13 @@ def lines_of(path):
 
 
 @pytest.mark.slow
-def test_bpe_on_rows_from_the_command_line_to_the_sample(tmp_path, rows, capsys):
+def test_bpe_from_the_command_line_to_the_sample(tmp_path, rows, capsys):
     out = tmp_path / "run"
     arguments = ["--out", str(out), *SMALL, "--data.source", rows, "--data.vocab-size", "300"]
     main([*arguments, "--sample.prompt", "the cat"])
-    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    assert {p.name for p in out.iterdir()} == RUN_FILES
     result = result_of(out)
-    assert result.keys() == {*FIGURES, "seconds"}
+    assert result.keys() == {*METRICS, "seconds"}
     bpb = result["validation_loss"] / math.log(2) * result["validation_tokens"] / result["validation_bytes"]
     assert result["bits_per_byte"] == pytest.approx(bpb, rel=1e-6)
     training, validation = corpus.load_texts(DataConfig(source=rows))
@@ -78,18 +78,18 @@ def test_bpe_on_rows_from_the_command_line_to_the_sample(tmp_path, rows, capsys)
     lines = lines_of(out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert "tokens_per_second" in lines[0] and "validation/loss" not in lines[0]
-    for line in lines[1::2]:  # the same texts in rows that do not overlap, so nearly the same
+    for line in lines[1::2]:  # the same texts without overlap
         share = line["validation/bits_per_byte"] / line["validation/loss"]
         assert share == pytest.approx(result["bits_per_byte"] / result["validation_loss"], rel=1e-5)
-    # all of it again from the last checkpoint, on other devices: the same figures, the same sample
+    # resumed from the last checkpoint on other devices: the same metrics and sample
     main([*arguments, "--sample.prompt", "the cat", "--resume", "--mesh.data", "2", "--parallel", "pmap"])
     again = result_of(out)
-    for name in FIGURES:
+    for name in METRICS:
         assert again[name] == pytest.approx(result[name], rel=1e-5)
     assert (out / "sample.txt").read_text(encoding="utf-8") == sample
 
 
-def test_texts_in_another_encoding_and_separator(tmp_path):
+def test_texts_with_another_encoding_and_separator(tmp_path):
     (tmp_path / "a.csv").write_text("text;n\n" + "größe, NA;1\n" * 20, encoding="latin-1")
     (tmp_path / "b.csv").write_text("text;n\nNA;1\n", encoding="latin-1")
     paths = {"source": str(tmp_path / "a.csv"), "validation": str(tmp_path / "b.csv")}
@@ -98,7 +98,7 @@ def test_texts_in_another_encoding_and_separator(tmp_path):
 
 
 @pytest.mark.slow
-def test_bytes_on_a_text_file_with_one_of_its_own_for_validation(tmp_path):
+def test_bytes_of_text_files_with_a_validation_file(tmp_path):
     out = tmp_path / "run"
     (tmp_path / "train.txt").write_text("\n".join(make_texts(20, 1)), encoding="utf-8")
     (tmp_path / "other.txt").write_text("\n".join(make_texts(5, 2)), encoding="utf-8")
@@ -110,18 +110,18 @@ def test_bytes_on_a_text_file_with_one_of_its_own_for_validation(tmp_path):
     text = (tmp_path / "other.txt").read_bytes()[:100].decode(errors="ignore")
     assert result["validation_bytes"] == len(text.encode()) and 97 <= result["validation_bytes"] <= 100
     assert result["validation_tokens"] == len(text.encode()) + 1
-    assert result["bits_per_byte"] < 10, "more than at random"
+    assert result["bits_per_byte"] < 10, "worse than uniform"
     assert isinstance(data.load_tokenizer(out), data.ByteTokenizer)
 
 
-def test_the_standard_library_is_the_default():
+def test_standard_library_is_the_default():
     training, validation = corpus.load_texts(DataConfig())
     assert len(training) > 300 and len(validation) > 10 and not set(training) & set(validation) - {""}
     assert sum(len(text.encode()) for text in validation) <= DataConfig().validation_bytes
     assert any("def " in text for text in validation)
 
 
-def test_one_text_is_held_out_at_its_end_however_short(tmp_path):
+def test_end_of_one_short_text_is_held_out(tmp_path):
     (tmp_path / "book.txt").write_text("".join(f"line {i}\n" for i in range(10)))
     training, validation = corpus.load_texts(DataConfig(source=str(tmp_path / "book.txt"), held_out=0.2))
     assert validation == ["line 8\nline 9\n"] and "".join(training).endswith("line 7\n")
@@ -129,8 +129,8 @@ def test_one_text_is_held_out_at_its_end_however_short(tmp_path):
 
 @pytest.mark.parametrize("overlap", [0, 1, 5, 11])
 @pytest.mark.parametrize("tokenizer", [data.ByteTokenizer(), "bpe"])
-def test_bits_per_byte_are_those_of_every_token_once(overlap, tokenizer):
-    """The measure against a loop over each text alone, in numpy."""
+def test_bits_per_byte_count_every_token_once(overlap, tokenizer):
+    """Compares with a loop over texts in numpy."""
     texts = ["", *make_texts(6, 3)]
     tokenizer = data.train_bpe(texts, 290) if tokenizer == "bpe" else tokenizer
     length, vocab_size = 12, tokenizer.vocab_size
@@ -147,68 +147,71 @@ def test_bits_per_byte_are_those_of_every_token_once(overlap, tokenizer):
     expected, counted = 0.0, 0
     for text in filter(None, texts):
         ids = [1, *tokenizer.encode(text), 2]
-        done = 0  # labels that are paid for
+        done = 0  # labels that are counted
         while done < len(ids) - 1:
             start = max(0, done - overlap)
-            piece = np.array(ids[start : start + length + 1])
-            tokens_in = np.pad(piece[:-1], (0, length + 1 - len(piece)))  # one shape, one compilation
+            chunk = np.array(ids[start : start + length + 1])
+            tokens_in = np.pad(chunk[:-1], (0, length + 1 - len(chunk)))  # one shape, one compilation
             log_p = np.asarray(jax.nn.log_softmax(apply(params, tokens_in)))
-            paid = log_p[np.arange(len(piece) - 1), piece[1:]][done - start :]
-            expected += -paid.sum(dtype=np.float64)
-            counted += len(paid)
-            done += len(paid)
+            counted_log_p = log_p[np.arange(len(chunk) - 1), chunk[1:]][done - start :]
+            expected += -counted_log_p.sum(dtype=np.float64)
+            counted += len(counted_log_p)
+            done += len(counted_log_p)
     assert tokens == counted == sum(len(tokenizer.encode(text)) + 1 for text in texts if text)
     np.testing.assert_allclose(nats, expected, rtol=1e-5)
     np.testing.assert_allclose(bits.bits_per_byte(nats, n_bytes), expected / math.log(2) / n_bytes, rtol=1e-5)
 
 
-def test_a_model_that_knows_nothing_pays_log2_of_the_vocabulary():
+def test_uniform_model_has_log2_of_the_vocabulary_per_token():
     text = "déjà vu"
     config = nn.Config(vocab_size=259, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Decoder, config)
-    nothing = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
+    zeros = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
     packed = data.language_model_examples([text], data.ByteTokenizer(), 4)
     n_bytes = len(text.encode())
     loss_fn = make_loss(model, bits.bits_per_byte(1.0, n_bytes) * packed.n_targets)
-    _, metrics = jax.jit(loss_fn)(nothing, packed.take(np.arange(len(packed))), None)
+    _, metrics = jax.jit(loss_fn)(zeros, packed.take(np.arange(len(packed))), None)
     nats, tokens = bits.make_measure(loss_fn, train.Jit(1))(
-        nothing, data.Loader(packed, data.UniformBatchSampler(len(packed), 2))
+        zeros, data.Loader(packed, data.UniformBatchSampler(len(packed), 2))
     )
     expected = (n_bytes + 1) * math.log2(259) / n_bytes
     assert tokens == n_bytes + 1
     assert bits.bits_per_byte(nats, n_bytes) == pytest.approx(expected, rel=1e-6)
     total, weight = metrics["bits_per_byte"]
     assert float(total / weight) == pytest.approx(expected, rel=1e-6)
-    assert jax.jit(loss_fn)(nothing, packed.take(np.arange(1)), jax.random.key(0))[1] == {}
+    assert jax.jit(loss_fn)(zeros, packed.take(np.arange(1)), jax.random.key(0))[1] == {}
 
 
-def test_xz_is_told_the_training_texts():
+def test_xz_compresses_after_the_training_texts():
     rng = np.random.default_rng(0)
     noise = "".join(map(chr, rng.integers(32, 127, 3000)))
     assert bits.xz_bits_per_byte([noise, "x"], [noise]) < 0.2 < 6 < bits.xz_bits_per_byte(["x"], [noise])
     first, second = "".join(make_texts(9, 1)), make_texts(4, 2)
-    size = lambda text: len(lzma.compress(text.encode(), preset=9))
+
+    def size(text):
+        return len(lzma.compress(text.encode(), preset=9))
+
     expected = 8 * (size(first + "".join(second)) - size(first)) / len("".join(second).encode())
     assert bits.xz_bits_per_byte([first], second) == expected
 
 
-def test_few_bytes():
+def test_sample_texts_limits_the_bytes():
     texts = make_texts(50, 5)
     n = sum(len(text.encode()) for text in texts)
-    assert corpus.few_bytes(texts, n) == texts
-    few = corpus.few_bytes(texts, n // 3)
-    assert few == corpus.few_bytes(texts, n // 3)
-    assert set(few[:-1]) < set(texts) and any(text.startswith(few[-1]) for text in texts)
-    assert n // 3 - 3 <= sum(len(text.encode()) for text in few) <= n // 3
-    assert corpus.few_bytes(["猫猫"], 4) == ["猫"]
+    assert corpus.sample_texts(texts, n) == texts
+    drawn = corpus.sample_texts(texts, n // 3)
+    assert drawn == corpus.sample_texts(texts, n // 3)
+    assert set(drawn[:-1]) < set(texts) and any(text.startswith(drawn[-1]) for text in texts)
+    assert n // 3 - 3 <= sum(len(text.encode()) for text in drawn) <= n // 3
+    assert corpus.sample_texts(["猫猫"], 4) == ["猫"]
 
 
-def test_a_tokenizer_is_made_once(tmp_path):
+def test_tokenizer_is_made_once_and_loaded_again(tmp_path):
     config = DataConfig(vocab_size=265)
     made = corpus.make_tokenizer(config, ["one two"] * 9, tmp_path)
-    taken = corpus.make_tokenizer(config, ["other text"], tmp_path)
+    loaded = corpus.make_tokenizer(config, ["other text"], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
-    assert taken.encode("one two") == made.encode("one two") and len(made.encode("one two")) < 7
+    assert loaded.encode("one two") == made.encode("one two") and len(made.encode("one two")) < 7
 
 
 @pytest.mark.parametrize(
@@ -223,7 +226,7 @@ def test_a_tokenizer_is_made_once(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.held-out", "0"],
-            "no texts for validation, and data.held-out is 0",
+            "got no texts for validation, and held_out is 0",
         ),
         (["--data.source", "some/texts"], "hub cannot be reached.*'stdlib'"),
         (
@@ -239,10 +242,10 @@ def test_a_tokenizer_is_made_once(tmp_path):
             r"sample.prompt: got \d+ tokens; wanted at least 1 and fewer than data.length=",
         ),
         (["--data.source", "{}/blank.jsonl"], "30 rows with 1 different inputs, which leave none for train"),
-        (["--mesh.data", "3"], "a batch of 4 does not divide into 3 equal parts"),
+        (["--mesh.data", "3"], "got train.batch_size=4; wanted a multiple of .*, 3"),
     ],
 )
-def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, rows, arguments, message):
+def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, rows, arguments, message):
     (tmp_path / "empty.jsonl").touch()
     write_rows(tmp_path / "blank.jsonl", [""] * 30)
     out = tmp_path / "run"
@@ -251,20 +254,20 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, rows, ar
     assert not out.exists()
 
 
-def test_the_command_line(capsys):
-    config = parse(
+def test_command_line(capsys):
+    config = command_line.parse(
         Config, ["--model.n-layers", "2", "--model.positions", "Alibi", "--data.tokenizer", "bytes"]
     )
     assert config.model.n_layers == 2 and config.model.positions == nn.Alibi()
     assert config.data == DataConfig(tokenizer="bytes")
-    assert runner.from_dict(Config, json.loads(json.dumps(runner.to_dict(config)))) == config
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(SystemExit):
-        parse(Config, ["--help"])
+        command_line.parse(Config, ["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for part in (
-        "Predicts each next token of a text with a decoder-only Transformer",
+        "Language modelling with a decoder-only Transformer",
         "--model.n-layers INT",
-        "The column that holds the texts. (default: text)",
+        "The column of the texts. (default: text)",
         "--sample.temperature FLOAT",
     ):
         assert part in text
@@ -285,22 +288,22 @@ def test_the_command_line(capsys):
         (["--sample.temperature", "0"], "got temperature=0.0; wanted a finite number above 0"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(arguments, message, capsys):
+def test_invalid_settings_exit_by_name(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        parse(Config, arguments)
+        command_line.parse(Config, arguments)
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, rows):
-    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 20
+def test_killed_and_resumed_run_ends_with_the_same_parameters(tmp_path, rows):
+    uninterrupted, killed, steps = tmp_path / "uninterrupted", tmp_path / "killed", 20
     arguments = [
         *SMALL, "--data.source", rows, "--data.vocab-size", "300",
         "--model.dropout-rate", "0.1", "--train.steps", str(steps),
     ]  # fmt: skip
-    main(["--out", str(whole), *arguments])
+    main(["--out", str(uninterrupted), *arguments])
     left = kill_at(8, "experiments.language_model", *arguments, out=killed)
     assert 8 <= max(left) < steps and not (killed / "result.json").exists()
     main(["--out", str(killed), *arguments, "--resume"])
-    chex.assert_trees_all_equal(*(train.load_params(out / "checkpoints") for out in (killed, whole)))
-    assert result_of(killed)["bits_per_byte"] == result_of(whole)["bits_per_byte"]
+    chex.assert_trees_all_equal(*(train.load_params(out / "checkpoints") for out in (killed, uninterrupted)))
+    assert result_of(killed)["bits_per_byte"] == result_of(uninterrupted)["bits_per_byte"]

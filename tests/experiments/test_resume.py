@@ -1,4 +1,4 @@
-"""What a resume may change, what it refuses, and what it does beside damaged files."""
+"""Resume: which settings may change, other data, earlier steps, damaged files."""
 
 import importlib
 import json
@@ -9,15 +9,16 @@ import jax
 import pytest
 
 from experiments import runner
-from experiments.config import defaults_of
+from experiments.config import load_config
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_old_runs import OLD
 from tests.experiments.test_runner import SHORTER, Config, config, lines_of, start
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.values import to_dict
 
 CHANGES = ("rotate", "scale", "shear", "shift", "elastic")
-MAY = [
+FREE = [
     "mesh.data",
     "parallel",
     "out",
@@ -29,9 +30,9 @@ MAY = [
     "train.patience",
     "train.log_every",
 ]
-MAY_OF = {
+FREE_OF = {
     "classification": [],
-    "digits": ["views.copies", *(f"views.changes.{name}" for name in CHANGES)],
+    "images": ["views.copies", *(f"views.changes.{name}" for name in CHANGES)],
     "language_model": [
         "data.overlap",
         *(f"sample.{name}" for name in ("prompt", "tokens", "temperature", "top_p")),
@@ -51,7 +52,7 @@ OPTIMIZER = [
     "frozen_layers",
     "layer_decay",
 ]
-MAY_NOT = [
+FIXED = [
     "init_from",
     "label_smoothing",
     "train.steps",
@@ -60,7 +61,7 @@ MAY_NOT = [
     "train.ema_decay",
     "train.seed",
 ]
-MAY_NOT += [f"train.optimizer.{name}" for name in OPTIMIZER]
+FIXED += [f"train.optimizer.{name}" for name in OPTIMIZER]
 SOURCE = [
     "source",
     "splits",
@@ -74,11 +75,11 @@ SOURCE = [
     "tokenizer",
     "vocab_size",
 ]
-MAY_NOT_OF = {
+FIXED_OF = {
     "classification": ["pooling", "head_dropout_rate", *(
         f"data.{name}" for name in [*SOURCE, "text_column", "label_column", "max_length", "buckets"]
     )],
-    "digits": ["patch_size", *(f"augment.{name}" for name in CHANGES), *(
+    "images": ["patch_size", *(f"augment.{name}" for name in CHANGES), *(
         f"data.{name}" for name in [*SOURCE, "image", "label", "classes", "size"]
     )],
     "language_model": [f"data.{name}" for name in [*SOURCE, "column", "validation_bytes", "length"]],
@@ -86,18 +87,18 @@ MAY_NOT_OF = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(MAY_OF))
-def test_each_field_is_said_to_change_on_a_resume_or_not(name):
-    """A new field fails here: put it into one of the tables above and, where it may change, into FREE."""
+@pytest.mark.parametrize("name", list(FREE_OF))
+def test_each_field_may_change_on_a_resume_or_not(name):
+    """A new field fails here: add it to a table above and, if it may change, to MAY_CHANGE of its config."""
     kind = importlib.import_module(f"experiments.{name}.config").Config
-    fields = train.flat(runner.to_dict(kind()))
-    may, may_not = {*MAY, *MAY_OF[name]}, {*MAY_NOT, *MAY_NOT_OF[name]}
-    unknown = {field for field in fields if not field.startswith("model.")} - may - may_not
+    fields = train.flatten(to_dict(kind()))
+    free, fixed = {*FREE, *FREE_OF[name]}, {*FIXED, *FIXED_OF[name]}
+    unknown = {field for field in fields if not field.startswith("model.")} - free - fixed
     assert not unknown, "may these change on a resume?"
-    assert {field for field in fields if train.is_free(field, kind.FREE)} == may
+    assert {field for field in fields if train.is_under(field, kind.MAY_CHANGE)} == free
 
 
-def test_other_logging_evaluation_and_keeping_go_on_and_stay(tmp_path):
+def test_changed_logging_and_evaluation_are_used_and_saved(tmp_path):
     out = ("--out", str(tmp_path / "run"))
     start(config(*out, *SHORTER))
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")  # stopped after step 2
@@ -114,12 +115,12 @@ def test_other_logging_evaluation_and_keeping_go_on_and_stay(tmp_path):
     start(config(*out, "--resume", *changed))
     assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 3, 4]
     assert all("validation/loss" in line for line in lines_of(tmp_path / "run"))
-    saved = runner.load_config(Config, tmp_path / "run")
+    saved = load_config(Config, tmp_path / "run")
     assert (saved.train.log_every, saved.train.keep, saved.resume, saved.train.steps) == (1, 9, False, 4)
-    assert config(*out, "--resume").train == saved.train  # the next resume has them too
+    assert config(*out, "--resume").train == saved.train  # for the next resume
 
 
-def test_what_may_not_change_names_init_from(tmp_path):
+def test_change_of_a_fixed_field_names_init_from(tmp_path):
     out = ("--out", str(tmp_path / "run"))
     runner.Run(config(*out), "regression")
     with pytest.raises(SystemExit, match=r"train.seed: saved 0, configured 1\n.*--init-from .*run"):
@@ -132,7 +133,7 @@ def edit(path, section, **values):
     path.write_text(json.dumps(saved))
 
 
-def test_a_config_edited_by_hand_is_refused(tmp_path):
+def test_config_edited_by_hand_exits(tmp_path):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / "config.json"
     start(config(*out, *SHORTER))
     edit(path, "train", seed=3, log_every=1)  # the second may change
@@ -146,8 +147,8 @@ def test_a_config_edited_by_hand_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_data_in_another_place_are_known_again(tmp_path):
-    """A user who moves a file writes its new path into config.json."""
+def test_moved_data_are_recognized_by_their_content(tmp_path):
+    """After moving a file, a user writes its new path into config.json."""
     shutil.copytree(OLD / "language_model", tmp_path / "old")
     out, path = tmp_path / "old" / "run", tmp_path / "old" / "run" / "config.json"
     for name in ("documents.jsonl", "moved.jsonl"):
@@ -161,7 +162,7 @@ def test_data_in_another_place_are_known_again(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_other_data_are_refused_whichever_split_they_are(tmp_path, split):
+def test_other_data_of_any_split_exit(tmp_path, split):
     out, digests = ("--out", str(tmp_path / "run")), {"train": "a", "validation": "b", "test": "c"}
     start(config(*out, *SHORTER), digests=digests)
     with pytest.raises(SystemExit, match=rf"data.{split}: the checkpoint has '\w', the run now 'x'"):
@@ -169,8 +170,8 @@ def test_other_data_are_refused_whichever_split_they_are(tmp_path, split):
     start(config(*out, "--resume"), digests=digests)
 
 
-@pytest.mark.parametrize("name", runner.INPUTS)
-def test_other_files_that_the_model_reads_with_are_refused(tmp_path, name):
+@pytest.mark.parametrize("name", runner.PREPROCESSING_FILES)
+def test_other_preprocessing_files_exit(tmp_path, name):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
     start(config(*out, *SHORTER))
     path.write_text("{}")
@@ -182,7 +183,7 @@ def test_other_files_that_the_model_reads_with_are_refused(tmp_path, name):
     start(config(*out, "--resume"))
 
 
-def test_a_checkpoint_of_before_has_no_record_and_goes_on(tmp_path):
+def test_old_checkpoint_without_a_record_resumes(tmp_path):
     out = ("--out", str(tmp_path / "run"))
     start(config(*out, *SHORTER))
     path = tmp_path / "run" / "checkpoints" / "4" / "meta" / "metadata"
@@ -195,39 +196,39 @@ def test_a_checkpoint_of_before_has_no_record_and_goes_on(tmp_path):
 TWELVE = ("--train.evaluate-every", "3", "--train.checkpoint-every", "3")
 
 
-def test_a_run_goes_on_from_an_earlier_step_and_nothing_is_lost(tmp_path, capsys):
-    whole = start(config("--out", str(tmp_path / "run"), *TWELVE))
-    before, lines = sorted(whole.checkpoints.iterdir()), lines_of(tmp_path / "run")
+def test_resume_from_an_earlier_step_keeps_the_later_ones_aside(tmp_path, capsys):
+    uninterrupted = start(config("--out", str(tmp_path / "run"), *TWELVE))
+    before, lines = sorted(uninterrupted.checkpoints.iterdir()), lines_of(tmp_path / "run")
     again = start(config("--out", str(tmp_path / "run"), "--resume", "--resume-step", "6"))
     aside = tmp_path / "run" / "set_aside"
-    assert f"the checkpoints after step 6 are now in {aside}" in capsys.readouterr().out
+    assert f"moved the checkpoints after step 6 to {aside}" in capsys.readouterr().out
     assert {path.name for path in aside.iterdir()} == {"9", "12", "metrics.jsonl"}
     assert (aside / "metrics.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines]
-    assert sorted(whole.checkpoints.iterdir()) == before
-    chex.assert_trees_all_equal(jax.device_get(again.params), jax.device_get(whole.params))
+    assert sorted(uninterrupted.checkpoints.iterdir()) == before
+    chex.assert_trees_all_equal(jax.device_get(again.params), jax.device_get(uninterrupted.params))
     names = [line["step"] for line in lines_of(tmp_path / "run")]
     assert names == [line["step"] for line in lines]
     start(config("--out", str(tmp_path / "run"), "--resume", "--resume-step", "9"))
     assert {path.name for path in (tmp_path / "run" / "set_aside-1").iterdir()} == {"12", "metrics.jsonl"}
-    with pytest.raises(SystemExit, match=r"a checkpoint of step 7 .* has steps \[3, 6, 9, 12\]"):
+    with pytest.raises(SystemExit, match=r"with steps \[3, 6, 9, 12\]; wanted the checkpoint of step 7"):
         start(config("--out", str(tmp_path / "run"), "--resume", "--resume-step", "7"))
 
 
-def test_a_damaged_checkpoint_names_the_last_good_one_and_the_run_goes_on_from_it(tmp_path):
+def test_damaged_checkpoint_names_the_last_intact_one_to_resume_from(tmp_path):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / "checkpoints"
-    whole = start(config(*out, *TWELVE))
+    uninterrupted = start(config(*out, *TWELVE))
     for file in (path / "12" / "params").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:9])
     (path / "9" / "meta" / "metadata").write_text("{")
-    said = r"regression: the checkpoint .*/12 is damaged \(.*\). The last good one is of step 6: .*-step 6$"
-    with pytest.raises(SystemExit, match=said):
+    message = r"regression: .*/12: got a damaged checkpoint \(.*The last intact one is of step 6: .*-step 6$"
+    with pytest.raises(SystemExit, match=message):
         start(config(*out, "--resume"))
     again = start(config(*out, "--resume", "--resume-step", "6"))
-    chex.assert_trees_all_equal(jax.device_get(again.params), jax.device_get(whole.params))
+    chex.assert_trees_all_equal(jax.device_get(again.params), jax.device_get(uninterrupted.params))
     assert {p.name for p in (tmp_path / "run" / "set_aside").iterdir()} == {"9", "12", "metrics.jsonl"}
 
 
-ODD = [
+BAD_CONFIGS = [
     "{",
     "[]",
     "3",
@@ -246,28 +247,28 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("text", ODD)
-def test_a_damaged_config_is_one_line_that_names_the_file_and_the_way_out(tmp_path, text):
+@pytest.mark.parametrize("text", BAD_CONFIGS)
+def test_damaged_config_exits_with_one_line_with_its_name_and_the_fix(tmp_path, text):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / "config.json"
     runner.Run(config(*out), "regression")
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(SystemExit) as error:
         runner.Run(config(*out, "--resume"), "regression")
-    said = str(error.value)
-    assert str(path) in said and "copy of it back" in said and "another --out" in said and "\n" not in said
+    text = str(error.value)
+    assert str(path) in text and "copy of it back" in text and "another --out" in text and "\n" not in text
 
 
-def test_figures_that_are_damaged_are_named_before_anything_is_done(tmp_path):
+def test_damaged_metrics_exit_before_anything_changes(tmp_path):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / "metrics.jsonl"
     start(config(*out, *SHORTER))
     good = path.read_text()
     path.write_text(good + "junk\n" + good)
     with pytest.raises(
-        SystemExit, match=r"regression: .*metrics.jsonl, line 3: got 'junk'; .*Take this line out"
+        SystemExit, match=r"regression: .*metrics.jsonl, line 3: got 'junk'; .*Remove this line"
     ):
         runner.Run(config(*out, "--resume"), "regression")
     assert path.read_text() == good + "junk\n" + good
-    path.write_text(good + '{"step": 9')  # as a kill leaves it
+    path.write_text(good + '{"step": 9')  # as after a kill
     runner.Run(config(*out, "--resume"), "regression")
 
 
@@ -279,7 +280,7 @@ def test_figures_that_are_damaged_are_named_before_anything_is_done(tmp_path):
         ("metrics.jsonl", "directory", "file"),
     ],
 )
-def test_a_file_in_the_place_of_a_directory_is_named(tmp_path, name, got, wanted):
+def test_file_in_place_of_a_directory_exits_with_its_name(tmp_path, name, got, wanted):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
     runner.Run(config(*out), "regression")
     path.mkdir() if got == "directory" else path.touch()
@@ -291,10 +292,10 @@ def test_a_file_in_the_place_of_a_directory_is_named(tmp_path, name, got, wanted
     runner.Run(config(*out, "--resume"), "regression")
 
 
-def test_what_is_no_checkpoint_under_the_name_of_one_is_named(tmp_path):
+def test_stray_file_with_the_name_of_a_checkpoint_exits(tmp_path):
     out = ("--out", str(tmp_path / "run"))
     start(config(*out, *SHORTER))
-    (tmp_path / "run" / "checkpoints" / "notes").mkdir()  # in nobody's way
+    (tmp_path / "run" / "checkpoints" / "notes").mkdir()  # ignored
     (tmp_path / "run" / "checkpoints" / "7").touch()
     with pytest.raises(SystemExit, match=r"regression: .*checkpoints/7: got .*Move it away"):
         start(config(*out, "--resume"))
@@ -302,20 +303,47 @@ def test_what_is_no_checkpoint_under_the_name_of_one_is_named(tmp_path):
     start(config(*out, "--resume"))
 
 
-def test_junk_among_the_figures_while_it_runs_costs_no_result(tmp_path, capsys):
-    def valid():
+def test_junk_in_the_metrics_of_a_running_run_keeps_its_result(tmp_path, capsys):
+    def validation():
         with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
             file.write("junk\n")
         return (problem.make_batch(1000 + i) for i in range(2))
 
     drawn = []
-    start(config("--out", str(tmp_path / "run"), *SHORTER), valid=valid, curves=lambda *a: drawn.append(a))
+    start(
+        config("--out", str(tmp_path / "run"), *SHORTER),
+        validation=validation,
+        curves=lambda *a: drawn.append(a),
+    )
     assert not drawn and "no curves.png" in capsys.readouterr().out
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_before_is_of_fields_that_there_are():
-    for name in MAY_OF:
-        kind = importlib.import_module(f"experiments.{name}.config").Config
-        assert train.flat(defaults_of(kind))["data.held_out_salt"] is None
-        assert train.flat(runner.to_dict(kind()))["data.held_out_salt"] == "tfm_jax"
+@pytest.mark.parametrize("name", list(FREE_OF))
+def test_config_of_version_0_1_holds_out_by_a_permutation(name, tmp_path):
+    """Version 0.1 had no salt and no format."""
+    kind = importlib.import_module(f"experiments.{name}.config").Config
+    saved = to_dict(kind())
+    assert saved["data"].pop("held_out_salt") == "tfm_jax"
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert load_config(kind, tmp_path).data.held_out_salt is None
+
+
+@pytest.mark.parametrize("edited", ["config.json", "checkpoints/4/meta/metadata"])
+def test_run_of_a_newer_format_exits_with_one_line(tmp_path, edited):
+    out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / edited
+    start(config(*out, *SHORTER))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    message = r"^\w+: \S+: got format 3; wanted at most 2. .*pip install -U \S+$"
+    with pytest.raises(SystemExit, match=message):
+        start(config(*out, "--resume"))
+
+
+def test_resume_writes_the_current_format(tmp_path):
+    out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / "config.json"
+    start(config(*out, *SHORTER))
+    saved = json.loads(path.read_text())
+    assert saved.pop("format") == 2
+    path.write_text(json.dumps(saved))
+    start(config(*out, "--resume"))
+    assert json.loads(path.read_text()) == {"format": 2, **saved}

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runner
+from experiments import command_line, runner
 from experiments.translation import corpus, decode
-from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig, parse
+from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig
 from experiments.translation.run import main, make_loss
-from tests.experiments.killed import kill_at
+from tests.experiments.kill import kill_at
 from tfm_jax import data, generate, nn, train
 from tfm_jax.ops import masks
+from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
     "--model.d-model", "8", "--model.n-layers", "1", "--model.n-heads", "2", "--model.d-ff", "8",
@@ -24,7 +25,7 @@ SMALL = (
     "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
     "--data.buckets", "1",
 )  # fmt: skip
-OF_A_RUN = {
+RUN_FILES = {
     "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "attention.png",
     "result.json",
 }  # fmt: skip
@@ -32,7 +33,7 @@ NUMBERS = {"one": "un", "two": "deux", "three": "trois", "four": "quatre", "five
 
 
 def write_pairs(path, n, seed):
-    """Rows of numbers in English and French."""
+    """Writes numbers in English and French."""
     rng = np.random.default_rng(seed)
     rows = []
     for size in rng.integers(1, 6, n):
@@ -56,20 +57,24 @@ def pairs(tmp_path):
     return write_pairs(tmp_path / "train.jsonl", 200, 0)
 
 
+def parse(argv):
+    return command_line.parse(Config, argv)
+
+
 def result_of(path):
     return json.loads((path / "result.json").read_text())
 
 
-def test_dates_from_the_command_line_to_the_picture(tmp_path, capsys):
+def test_dates_from_the_command_line_to_the_attention(tmp_path, capsys):
     out = tmp_path / "run"
     main(["--out", str(out), *SMALL, "--data.decoded", "5"])
-    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    assert {p.name for p in out.iterdir()} == RUN_FILES
     result = result_of(out)
     assert result.keys() == {"test_pairs", "exact_match", "seconds"}
     assert result["test_pairs"] == 100 and 0 <= result["exact_match"] <= 1
     printed = capsys.readouterr().out
     assert "100 test (23.8 %); 0 of the test pairs are training pairs too" in printed
-    # the Chinese date that is drawn comes first
+    # the date whose attention is drawn comes first
     first = next(line for line in printed.splitlines() if line.startswith("  source"))
     assert "星期" in first and printed.count("  reference  ") >= 4
     assert "exact_match: " in printed and str(out / "attention.png") in printed
@@ -77,11 +82,11 @@ def test_dates_from_the_command_line_to_the_picture(tmp_path, capsys):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     evaluated = {f"validation/{name}" for name in ("loss", "accuracy", "exact_match")}
     assert evaluated <= lines[1].keys() and not evaluated & lines[0].keys()
-    # all of it again from the last checkpoint, on other devices: the same model, the same figures
+    # resumed from the last checkpoint on other devices: the same metrics
     main(["--out", str(out), *SMALL, "--data.decoded", "5", "--resume", "--mesh.data", "2"])
     again = result_of(out)
     assert again["exact_match"] == result["exact_match"]
-    assert parse(["--out", str(out), "--resume"]).model.d_model == 8  # what is left out is as it was
+    assert parse(["--out", str(out), "--resume"]).model.d_model == 8  # options not given are those of the run
 
 
 def test_no_date_is_in_two_splits():
@@ -102,7 +107,7 @@ def test_parallel_text_from_three_files(tmp_path, pairs, capsys):
         "--data.pair", "en-fr",
     ]  # fmt: skip
     main(arguments)
-    assert {p.name for p in out.iterdir()} == OF_A_RUN
+    assert {p.name for p in out.iterdir()} == RUN_FILES
     result = result_of(out)
     assert {"bleu", "chrf", "bleu_signature", "chrf_signature", "exact_match", "seconds"} < result.keys()
     assert result["test_pairs"] == 30
@@ -115,8 +120,10 @@ def test_parallel_text_from_three_files(tmp_path, pairs, capsys):
     assert tokenizer.decode(tokenizer.encode("one deux")) == "one deux"
 
 
-def test_one_file_is_split_by_its_sources_alone(tmp_path, pairs):
-    load = lambda source: corpus.load_pairs(DataConfig(source=str(source), pair="en-fr", held_out=0.1))
+def test_held_out_pairs_depend_on_the_source_texts_only(tmp_path, pairs):
+    def load(source):
+        return corpus.load_pairs(DataConfig(source=str(source), pair="en-fr", held_out=0.1))
+
     first = load(pairs)
     assert sum(len(sources) for sources, _ in first.values()) == 200
     assert not set(first["train"][0]) & {x for name in ("validation", "test") for x in first[name][0]}
@@ -131,7 +138,7 @@ def test_one_file_is_split_by_its_sources_alone(tmp_path, pairs):
         corpus.load_pairs(DataConfig(source=pairs, pair="de-fr"))
 
 
-def test_columns_named_source_and_target_need_no_pair(tmp_path):
+def test_columns_source_and_target_need_no_pair(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("source,target\n" + "".join(f"{i},{i}{i}\n" for i in "abcdefgh"))
     splits = corpus.load_pairs(DataConfig(source=str(path), held_out=0.2))
@@ -140,7 +147,7 @@ def test_columns_named_source_and_target_need_no_pair(tmp_path):
     )
 
 
-def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
+def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
     days = [f"2020-01-{day:02}" for day in range(1, 11)]
     lines = [json.dumps({"translation": {"de": f"{day} März", "iso": day}}) + "\n" for day in days]
     (tmp_path / "a.jsonl").write_text("".join(lines))
@@ -177,7 +184,7 @@ def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.held-out", "0"],
-            "no pairs for test and validation, and held_out is 0",
+            "got no pairs for test and validation, and held_out is 0",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.max-length", "2"],
@@ -186,10 +193,10 @@ def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
         (["--data.source", "some/pairs", "--data.pair", "en-fr"], "hub cannot be reached.*'dates'"),
         (["--model.vocab-size", "9"], "got source id 11 in row 0; wanted 0 <= source id < 9"),
         (["--model.positions", "Learned(max_length=30)"], "longer than the learned position table of 30"),
-        (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
+        (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
     ],
 )
-def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, pairs, arguments, message):
+def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, pairs, arguments, message):
     (tmp_path / "empty.jsonl").touch()
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=f"(?s)translation: .*{message}"):
@@ -197,7 +204,7 @@ def test_what_cannot_be_used_is_one_message_and_leaves_no_run(tmp_path, pairs, a
     assert not out.exists()
 
 
-def test_a_run_that_goes_on_is_not_thrown_away_when_its_data_are_gone(tmp_path):
+def test_resume_without_its_data_keeps_the_run(tmp_path):
     arguments = ["--out", str(tmp_path / "run"), *SMALL, "--data.source", str(tmp_path / "gone.jsonl")]
     runner.Run(parse(arguments), "translation")
     with pytest.raises(SystemExit, match=r"load: got .*gone\.jsonl"):
@@ -217,9 +224,9 @@ def translator():
     return model, params, tokenizer, translate
 
 
-def test_translations_are_those_of_each_text_alone_in_its_order(translator):
+def test_translations_equal_those_of_each_text_alone_in_order(translator):
     model, params, tokenizer, translate = translator
-    # Of three lengths, for each is compiled by itself when it is alone.
+    # few lengths, as each compiles
     texts = ["bac", "abc abcb", "bbb", "", "c c", "c c c cc", "cab", "abcabcab", "bbbbbbbc"]
     search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7)
     expected = []
@@ -227,12 +234,12 @@ def test_translations_are_those_of_each_text_alone_in_its_order(translator):
         source = jnp.asarray([[*tokenizer.encode(text), tokenizer.eos_id]], jnp.int32)
         expected.append(tokenizer.decode(np.asarray(search(source).tokens[0, 0])))
     assert translate(params, texts) == expected
-    assert len(set(expected)) > 3, "a model that says the same to all shows nothing"
-    # what stands beyond the longest shape is not read
+    assert len(set(expected)) > 3, "the translations are too similar to compare"
+    # a source longer than the largest shape is truncated
     assert translate(params, ["abcabcabc", "abcabcab"])[:1] == translate(params, ["abcabcab"])
 
 
-def test_the_loss_is_of_the_real_tokens_and_smoothed_in_training_alone(translator):
+def test_loss_ignores_padding_and_smooths_in_training_only(translator):
     model, params, tokenizer, _ = translator
     rows = data.translation_examples(["abc", "c"], ["ba", "abcab"], tokenizer)
     loss_fn = jax.jit(make_loss(model, 0.5))
@@ -247,24 +254,24 @@ def test_the_loss_is_of_the_real_tokens_and_smoothed_in_training_alone(translato
     labels = narrow["target_out"]
     log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[..., None], -1)[..., 0]
     np.testing.assert_allclose(total, -log_p[labels != 0].sum(), rtol=1e-5)
-    right = (np.argmax(logits, -1) == labels)[labels != 0]
-    assert float(metrics["accuracy"][0]) == right.sum()
+    correct = (np.argmax(logits, -1) == labels)[labels != 0]
+    assert float(metrics["accuracy"][0]) == correct.sum()
     (smoothed, _), without = loss_fn(params, narrow, jax.random.key(0))
     assert abs(float(smoothed - total)) > 0.1 and without == {}
 
 
-def test_a_saved_tokenizer_is_taken_again(tmp_path):
+def test_saved_tokenizer_is_loaded_again(tmp_path):
     pairs = (["one two"] * 9, ["un deux"] * 9)
     made = corpus.make_tokenizer(DataConfig(tokenizer="bpe", vocab_size=265), pairs, tmp_path)
-    taken = corpus.make_tokenizer(
+    loaded = corpus.make_tokenizer(
         DataConfig(tokenizer="bpe", vocab_size=265), (["other"], ["text"]), tmp_path
     )
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
-    assert taken.encode("one deux") == made.encode("one deux")
+    assert loaded.encode("one deux") == made.encode("one deux")
     assert len(made.encode("one two")) < 7
 
 
-def test_shapes_hold_all_rows_and_batches_have_their_size():
+def test_shapes_fit_all_pairs_and_batches_have_their_size():
     texts = ["a" * n for n in (1, 2, 3, 9, 10, 30)]
     tokenizer = data.char_tokenizer(texts)
     rows = {name: data.translation_examples(part, part, tokenizer) for name, part in
@@ -275,22 +282,22 @@ def test_shapes_hold_all_rows_and_batches_have_their_size():
     assert sizes == [6, 2]
 
 
-def test_figures_of_texts():
+def test_text_metrics():
     references = ["the cat is on the mat", "there is a dog here"]
-    figures = decode.text_metrics("fr")
-    best = figures(references, references)
+    metrics = decode.text_metrics("fr")
+    best = metrics(references, references)
     assert best["bleu"] == pytest.approx(100) and best["chrf"] == pytest.approx(100)
-    assert figures(["the cat sat", "no"], references)["bleu"] < 50
+    assert metrics(["the cat sat", "no"], references)["bleu"] < 50
     assert best["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     chinese = decode.text_metrics("zh")(["我喜欢猫"], ["我喜欢狗"])
     assert "tok:zh" in chinese["bleu_signature"] and chinese["bleu"] > 20
     if importlib.util.find_spec("MeCab") is None:
-        with pytest.raises(ImportError, match=r"BLEU of 'ja': .* pip install sacrebleu\[ja\]"):
+        with pytest.raises(ImportError, match=r"text_metrics: BLEU of 'ja': .* pip install sacrebleu\[ja\]"):
             decode.text_metrics("ja")
     assert decode.exact_match(["a", "b", "c", "d"], ["a", "x", "c", "d"]) == 0.75
 
 
-def test_the_command_line_has_the_defaults_of_its_data():
+def test_command_line_has_the_defaults_of_its_data():
     dates, text = parse([]), parse(["--data.source", "x.jsonl", "--model.n-layers", "4"])
     assert type(dates) is Config and dates.data.tokenizer == "characters" and dates.average == 1
     assert type(text) is TextConfig and text.data.tokenizer == "bpe" and text.average == 5
@@ -298,40 +305,40 @@ def test_the_command_line_has_the_defaults_of_its_data():
     rope = parse(["--model.positions", "Rope(theta=1e6)"])
     assert rope.model.positions == nn.Rope(theta=1e6)
     for config in (dates, text, rope):
-        saved = json.loads(json.dumps(runner.to_dict(config)))
-        assert runner.from_dict(type(config), saved) == config
+        saved = json.loads(json.dumps(to_dict(config)))
+        assert from_dict(type(config), saved) == config
 
 
-def test_help_is_for_people_and_mistakes_are_named(capsys):
+def test_help_lists_the_options_and_errors_name_them(capsys):
     for arguments, tokenizer in (([], "characters"), (["--data.source", "x"], "bpe")):
         with pytest.raises(SystemExit):
             parse([*arguments, "--help"])
         text = " ".join(capsys.readouterr().out.replace("│", " ").split())
         for part in (
-            "Translates with an encoder-decoder",
+            "Machine translation with an encoder-decoder",
             f"one for both languages. (default: {tokenizer})",
             "--model.positions Sinusoidal|Learned|Rope|Alibi|RelativeBias|None",
-            "Share of the target that is spread evenly",
+            "Label smoothing in training",
         ):
             assert part in text
-    mistakes = {"--average=9": "got average=9 checkpoints of train.keep=5",
+    errors = {"--average=9": "got average=9 checkpoints of train.keep=5",
                 "--data.buckets=0": "DataConfig: got buckets=0; wanted an integer from 1 to"}  # fmt: skip
-    for argument, message in mistakes.items():
+    for argument, message in errors.items():
         with pytest.raises(SystemExit):
             parse([argument])
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path, pairs):
-    whole, killed, steps = tmp_path / "whole", tmp_path / "killed", 20
+def test_killed_and_resumed_run_ends_with_the_same_parameters(tmp_path, pairs):
+    uninterrupted, killed, steps = tmp_path / "uninterrupted", tmp_path / "killed", 20
     arguments = [
         *SMALL, "--data.source", pairs, "--data.pair", "en-fr", "--data.tokenizer", "characters",
         "--model.dropout-rate", "0.1", "--train.steps", str(steps),
     ]  # fmt: skip
-    main(["--out", str(whole), *arguments])
+    main(["--out", str(uninterrupted), *arguments])
     left = kill_at(8, "experiments.translation", *arguments, out=killed)
     assert 8 <= max(left) < steps and not (killed / "result.json").exists()
     main(["--out", str(killed), *arguments, "--resume"])
-    chex.assert_trees_all_equal(*(train.load_params(out / "checkpoints") for out in (killed, whole)))
-    assert result_of(killed)["bleu"] == result_of(whole)["bleu"]
+    chex.assert_trees_all_equal(*(train.load_params(out / "checkpoints") for out in (killed, uninterrupted)))
+    assert result_of(killed)["bleu"] == result_of(uninterrupted)["bleu"]

@@ -1,4 +1,4 @@
-"""A two-layer regression and an endless iterator: enough to test training without a model or a data set."""
+"""A two-layer regression and an endless iterator, to test training without a model or a data set."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def predict(params, x, key=None):
 
 
 def loss_fn(params, batch, key):
-    """Weighted squared error; without dropout, so that it is the same however the batch is cut."""
+    """Weighted squared error, without dropout: the same for any split of the batch."""
     error = jnp.sum((predict(params, batch["x"]) - batch["y"]) ** 2, axis=1)
     weight = batch["weight"]
     near = jnp.asarray(error < 1.0, jnp.float32)
@@ -36,18 +36,18 @@ def dropout_loss(params, batch, key):
     return (jnp.sum(error * batch["weight"]), jnp.sum(batch["weight"])), {}
 
 
-def make_batch(seed, rows=16):
+def make_batch(seed, size=16):
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(rows, WIDTHS[0])).astype(np.float32)
+    x = rng.normal(size=(size, WIDTHS[0])).astype(np.float32)
     y = np.stack([x.sum(1), np.abs(x[:, 0])], axis=1)
-    return {"x": x, "y": y, "weight": rng.integers(0, 5, rows).astype(np.float32)}
+    return {"x": x, "y": y, "weight": rng.integers(0, 5, size).astype(np.float32)}
 
 
 class Batches:
-    """Batch i is a function of i; the state is the next i."""
+    """A resumable iterator. Batch i is a function of i; the state is the next i."""
 
-    def __init__(self, rows=16, end=None):
-        self.rows, self.end, self.next = rows, end, 0
+    def __init__(self, size=16, end=None):
+        self.size, self.end, self.next = size, end, 0
 
     def __iter__(self):
         return self
@@ -56,7 +56,7 @@ class Batches:
         if self.next == self.end:
             raise StopIteration
         self.next += 1
-        return make_batch(self.next - 1, self.rows)
+        return make_batch(self.next - 1, self.size)
 
     def get_state(self):
         return {"next": self.next}

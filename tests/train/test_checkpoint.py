@@ -26,7 +26,7 @@ def abstract(**options):
     return train.Jit().abstract(make_state(**options))
 
 
-def test_a_state_comes_back_exactly(tmp_path):
+def test_restore_returns_the_saved_state_exactly(tmp_path):
     state = make_state(3)
     extra = {"data": {"next": 12, "settings": {"seed": None}}}
     with train.Checkpoints(tmp_path) as checkpoints:
@@ -37,7 +37,7 @@ def test_a_state_comes_back_exactly(tmp_path):
     chex.assert_trees_all_equal(restored, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(restored, state)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
-    assert restored.key.dtype == state.key.dtype  # typed, and of the same kind
+    assert restored.key.dtype == state.key.dtype  # a typed key of the same implementation
     without = make_state(ema=False)
     with train.Checkpoints(tmp_path / "without") as checkpoints:
         checkpoints.save(1, without)
@@ -45,7 +45,7 @@ def test_a_state_comes_back_exactly(tmp_path):
     assert restored.ema is None and found == {}
 
 
-def test_saving_leaves_the_state_free_to_be_donated(tmp_path):
+def test_saved_state_may_be_donated_at_once(tmp_path):
     step = jax.jit(lambda s: jax.tree.map(lambda p: p * 2, s), donate_argnums=0)
     params = {"kernel": jnp.arange(300_000.0)}
     with train.Checkpoints(tmp_path) as checkpoints:
@@ -57,18 +57,18 @@ def test_saving_leaves_the_state_free_to_be_donated(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 20), ("min", 30)])
-def test_the_last_and_the_best_are_kept_also_after_a_resume(tmp_path, mode, best):
+def test_last_and_best_are_kept_also_after_a_resume(tmp_path, mode, best):
     options = {"keep": 2, "best": "accuracy", "mode": mode}
-    figures = {10: 0.5, 20: 0.9, 30: 0.1, 40: float("nan")}
+    accuracies = {10: 0.5, 20: 0.9, 30: 0.1, 40: float("nan")}
     with train.Checkpoints(tmp_path, **options) as checkpoints:
         assert checkpoints.latest() is None and checkpoints.best() is None
-        for step, accuracy in figures.items():
+        for step, accuracy in accuracies.items():
             checkpoints.save(step, make_state(step), metrics={"accuracy": accuracy, "loss": 1.0})
         assert checkpoints.steps() == sorted({best, 30, 40})
         assert checkpoints.best() == best
     with train.Checkpoints(tmp_path, **options) as checkpoints:
         assert (checkpoints.best(), checkpoints.latest()) == (best, 40)
-        checkpoints.save(50, make_state(50))  # without a figure: it cannot be best
+        checkpoints.save(50, make_state(50))  # without the metric it cannot be the best
         checkpoints.save(60, make_state(60), metrics={"accuracy": 0.5})
         assert checkpoints.steps() == [best, 50, 60]
         restored, _ = checkpoints.restore(abstract(), "best")
@@ -78,11 +78,11 @@ def test_the_last_and_the_best_are_kept_also_after_a_resume(tmp_path, mode, best
     assert {p.name for p in tmp_path.iterdir()} == {str(best), "50", "60"}
 
 
-def test_what_was_saved_under_another_period_is_kept_by_that(tmp_path):
-    """A resume may change it: the best one stays, and one that a signal made goes, as it would have."""
+def test_checkpoints_saved_under_another_interval_are_judged_by_that(tmp_path):
+    """A resume may change the interval: the best one stays, one that a signal caused is deleted."""
     options = {"keep": 2, "best": "loss"}
     with train.Checkpoints(tmp_path, every=2, **options) as checkpoints:
-        for step, loss in ((2, 0.1), (4, 0.9), (6, 0.8), (7, 0.05)):  # the last by a signal
+        for step, loss in ((2, 0.1), (4, 0.9), (6, 0.8), (7, 0.05)):  # a signal caused the last
             checkpoints.save(step, make_state(step), metrics={"loss": loss})
         assert checkpoints.steps() == [2, 4, 6, 7]
     with train.Checkpoints(tmp_path, every=3, **options) as checkpoints:
@@ -91,7 +91,7 @@ def test_what_was_saved_under_another_period_is_kept_by_that(tmp_path):
             assert (checkpoints.steps(), checkpoints.best()) == (kept, 2)
 
 
-def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, caplog, capfd):
+def test_restore_lists_the_arrays_that_differ(tmp_path, caplog, capfd):
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, make_state())
         wanted = abstract()
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, caplog, cap
         with pytest.raises(ValueError, match=r"ema/half: saved float32.*wanted nothing"):
             checkpoints.restore(abstract(ema=False))
     lines = str(error.value).splitlines()
-    assert f"{tmp_path}/5 is of another model or optimizer; 4 of" in lines[0]
+    assert f"{tmp_path}/5: got a checkpoint of another model or optimizer; 4 of" in lines[0]
     assert lines[1:] == [
         "  params/half: saved bfloat16[3], wanted float32[3]",
         "  params/hidden/bias: saved float32[5], wanted nothing",
@@ -115,28 +115,28 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, caplog, cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_checkpoint_that_is_not_there_is_one_clear_error(tmp_path):
+def test_restore_of_a_missing_checkpoint_names_the_saved_ones(tmp_path):
     with train.Checkpoints(tmp_path, best="loss") as checkpoints:
-        with pytest.raises(FileNotFoundError, match=r"latest checkpoint was asked for; .* has steps \[\]"):
+        with pytest.raises(FileNotFoundError, match=r"with steps \[\]; wanted the latest checkpoint"):
             checkpoints.restore(abstract())
         checkpoints.save(5, make_state())
-        with pytest.raises(FileNotFoundError, match=r"a checkpoint of step 7.* has steps \[5\]"):
+        with pytest.raises(FileNotFoundError, match=r"with steps \[5\]; wanted the checkpoint of step 7"):
             checkpoints.restore(abstract(), 7)
-        with pytest.raises(FileNotFoundError, match=r"best checkpoint.* has steps \[5\]"):
+        with pytest.raises(FileNotFoundError, match=r"with steps \[5\]; wanted the best checkpoint"):
             checkpoints.restore(abstract(), "best")
-    with pytest.raises(ValueError, match="keep"):
+    with pytest.raises(ValueError, match="Checkpoints: got keep=0; wanted"):
         train.Checkpoints(tmp_path, keep=0)
-    with pytest.raises(ValueError, match="mode"):
+    with pytest.raises(ValueError, match="Checkpoints: got mode='most'; wanted"):
         train.Checkpoints(tmp_path, mode="most")
 
 
-def test_what_would_not_be_saved_is_one_clear_error_and_changes_nothing(tmp_path):
+def test_invalid_save_raises_and_changes_nothing(tmp_path):
     with train.Checkpoints(tmp_path, best="loss") as checkpoints:
         checkpoints.save(5, make_state(5), metrics={"loss": np.float32(0.5)})
         for step in (4, 5):
-            with pytest.raises(ValueError, match=rf"step {step} cannot be saved: .* has steps \[5\]"):
+            with pytest.raises(ValueError, match=rf"got step {step}; wanted one above 5"):
                 checkpoints.save(step, make_state(), metrics={"loss": 0.1})
-        with pytest.raises(ValueError, match=r"kept by 'loss'; the figures are \['accuracy'\]"):
+        with pytest.raises(ValueError, match=r"got metrics \['accuracy'\]; wanted 'loss' among them"):
             checkpoints.save(6, make_state(), metrics={"accuracy": 0.1})
         with pytest.raises(TypeError, match="not JSON serializable"):
             checkpoints.save(6, make_state(), extra={"data": object()})
@@ -145,10 +145,10 @@ def test_what_would_not_be_saved_is_one_clear_error_and_changes_nothing(tmp_path
         assert (checkpoints.steps(), checkpoints.best()) == ([5, 7], 5)
 
 
-def test_what_a_kill_leaves_is_passed_over(tmp_path):
+def test_leftovers_of_a_kill_are_ignored(tmp_path):
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, make_state())
-    for left in ("6.orbax-checkpoint-tmp", "deleted/4", "\u00b2"):  # the last is a digit, and no number
+    for left in ("6.orbax-checkpoint-tmp", "deleted/4", "\u00b2"):  # a digit that is no number
         (tmp_path / left).mkdir(parents=True)
     with train.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 5
@@ -156,8 +156,8 @@ def test_what_a_kill_leaves_is_passed_over(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"5", "6", "\u00b2"}
 
 
-def test_what_goes_is_first_moved_aside_whole(tmp_path):
-    # so that a kill while it is deleted never leaves half a checkpoint under a step's name
+def test_deleted_checkpoint_is_moved_first(tmp_path):
+    # a kill during the deletion leaves no partial checkpoint with the name of a step
     with train.Checkpoints(tmp_path, keep=1) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, make_state())
@@ -167,7 +167,7 @@ def test_what_goes_is_first_moved_aside_whole(tmp_path):
 
 
 def ways_to_damage(path):
-    """What may be left of a checkpoint: by name, a way to break it."""
+    """Functions that damage a checkpoint, by name."""
     return {
         "no meta": lambda: shutil.rmtree(path / "meta"),
         "junk in meta": lambda: (path / "meta" / "metadata").write_text("{"),
@@ -178,33 +178,33 @@ def ways_to_damage(path):
     }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves a read pending
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a pending read of orbax
 @pytest.mark.parametrize("how", list(ways_to_damage(Path())))
-def test_a_damaged_checkpoint_is_one_line_that_names_it_and_the_last_good_one(tmp_path, how, caplog):
+def test_damaged_checkpoint_raises_and_names_the_last_intact_one(tmp_path, how, caplog):
     with train.Checkpoints(tmp_path, best="loss") as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, make_state(step), metrics={"loss": 1.0})
     for step in (2, 3):
         ways_to_damage(tmp_path / str(step))[how]()
     with train.Checkpoints(tmp_path, best="loss") as checkpoints:
-        with pytest.raises(ValueError, match=r"/3 is damaged \(.*The last good one is of step 1: .*-step 1$"):
+        with pytest.raises(ValueError, match=r"/3: got a damaged .*last intact one is of step 1: .*-step 1$"):
             checkpoints.restore(abstract())
         restored, _ = checkpoints.restore(abstract(), 1)
         chex.assert_trees_all_equal(restored, make_state(1))
         ways_to_damage(tmp_path / "1")[how]()
-        with pytest.raises(ValueError, match=r"/1 is damaged .*No other one can be read: begin a new run"):
+        with pytest.raises(ValueError, match=r"/1: got a damaged .*No other one can be read"):
             checkpoints.restore(abstract(), 1)
     if how == "no params":
-        with pytest.raises(FileNotFoundError, match="has no params"):
+        with pytest.raises(FileNotFoundError, match="got no params in the checkpoint"):
             train.load_params(tmp_path)
     elif "meta" not in how and how != "nothing":
-        with pytest.raises(ValueError, match=rf"{tmp_path}/3 is damaged .*move it out of {tmp_path}$"):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/3: got a damaged .*move it out of {tmp_path}$"):
             train.load_params(tmp_path)
-    caplog.clear()  # its records hold the errors
-    gc.collect()  # what orbax left pending is found now, where it is ignored, and not in a later test
+    caplog.clear()  # its records refer to the errors
+    gc.collect()  # warnings of pending reads are raised here, where they are ignored
 
 
-def test_later_checkpoints_are_set_aside_and_saved_anew(tmp_path):
+def test_later_checkpoints_are_set_aside_and_saved_again(tmp_path):
     with train.Checkpoints(tmp_path / "checkpoints", best="loss") as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, make_state(step), metrics={"loss": step - 9.0 * (step == 3)})
@@ -218,7 +218,7 @@ def test_later_checkpoints_are_set_aside_and_saved_anew(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["7", "07", "deleted", ""])
-def test_what_is_no_checkpoint_under_the_name_of_one_is_named(tmp_path, name):
+def test_stray_entry_with_the_name_of_a_checkpoint_raises(tmp_path, name):
     path = tmp_path / "checkpoints"
     if name == "07":
         (path / name).mkdir(parents=True)
@@ -232,16 +232,16 @@ def test_what_is_no_checkpoint_under_the_name_of_one_is_named(tmp_path, name):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints")
-    everywhere = train.Pmap(data=8)
+    pmap = train.Pmap(data=8)
     with train.Checkpoints(path, keep=9) as checkpoints:
         for step in range(1, 8):
             params = {"a": {"w": jnp.full((3, 2), step**2.0)}, "b": jnp.full(4, step, jnp.bfloat16)}
             state = train.init_state(params, optax.adam(0.1), jax.random.key(0), ema=True)
-            checkpoints.save(step, everywhere.place_state(state))
+            checkpoints.save(step, pmap.place_state(state))
     return path
 
 
-def test_weights_are_read_alone_whatever_devices_they_were_on(directory):
+def test_load_params_reads_onto_one_device(directory):
     params = train.load_params(directory)
     chex.assert_trees_all_equal(
         params, {"a": {"w": jnp.full((3, 2), 49.0)}, "b": jnp.full(4, 7, jnp.bfloat16)}
@@ -251,7 +251,7 @@ def test_weights_are_read_alone_whatever_devices_they_were_on(directory):
     assert train.load_params(directory, 2, item="ema")["b"].dtype == jnp.float32
 
 
-def test_the_average_is_that_of_the_last(directory):
+def test_average_params_is_the_mean_of_the_last(directory):
     chex.assert_trees_all_close(
         train.average_params(directory, last=5),
         {"a": {"w": jnp.full((3, 2), (9 + 16 + 25 + 36 + 49) / 5)}, "b": jnp.full(4, 5, jnp.bfloat16)},
@@ -259,32 +259,30 @@ def test_the_average_is_that_of_the_last(directory):
     chex.assert_trees_all_equal(train.average_params(directory, last=1), train.load_params(directory))
 
 
-def test_the_average_leaves_out_a_best_one_from_before_and_one_in_between(tmp_path):
+def test_average_params_leaves_out_an_old_best_one_and_irregular_ones(tmp_path):
     with train.Checkpoints(tmp_path, keep=9) as checkpoints:
         for step in (2, 5, 6, 8, 9):
             params = {"w": jnp.full(3, float(step))}
             checkpoints.save(step, train.init_state(params, optax.sgd(0.1), jax.random.key(0)))
-    assert train.unbroken_steps(tmp_path, 2) == [6, 8, 9]
-    assert train.unbroken_steps(tmp_path) == [2, 5, 6, 8, 9]
+    assert train.consecutive_steps(tmp_path, 2) == [6, 8, 9]
+    assert train.consecutive_steps(tmp_path) == [2, 5, 6, 8, 9]
     chex.assert_trees_all_close(
         train.average_params(tmp_path, last=3, every=2), {"w": jnp.full(3, 23 / 3)}, rtol=1e-6
     )
-    with pytest.raises(
-        ValueError, match=r"last 4 checkpoints, one in every 2 steps,.* has 3: steps \[6, 8, 9"
-    ):
+    with pytest.raises(ValueError, match=r"got last=4; wanted 1 to 3, .*, 2 steps apart: steps \[6, 8, 9"):
         train.average_params(tmp_path, last=4, every=2)
 
 
-def test_what_is_not_there_is_one_clear_error(directory, tmp_path):
-    with pytest.raises(ValueError, match=r"the last 8 checkpoints.*has 7: steps \[1, 2"):
+def test_missing_weights_raise(directory, tmp_path):
+    with pytest.raises(ValueError, match=r"average_params: got last=8; wanted 1 to 7, .*: steps \[1, 2"):
         train.average_params(directory, last=8)
-    with pytest.raises(ValueError, match=r"has 0: steps \[\]"):
+    with pytest.raises(ValueError, match=r"wanted 1 to 0, .*: steps \[\]"):
         train.average_params(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="a checkpoint of step 9"):
+    with pytest.raises(FileNotFoundError, match=r"load_params: .*wanted the checkpoint of step 9"):
         train.load_params(directory, 9)
-    with pytest.raises(FileNotFoundError, match="latest"):
+    with pytest.raises(FileNotFoundError, match="wanted the latest checkpoint"):
         train.load_params(tmp_path)
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, train.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)))
-    with pytest.raises(FileNotFoundError, match=r"step 1 .* has no ema"):
+    with pytest.raises(FileNotFoundError, match=r"load_params: got no ema in the checkpoint .*/1;"):
         train.load_params(tmp_path, item="ema")

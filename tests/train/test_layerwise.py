@@ -31,7 +31,7 @@ def layers_of(tree):
 
 
 @given(seed=st.integers(0, 99))
-def test_without_decay_or_frozen_layers_it_is_the_identity(seed):
+def test_decay_1_without_frozen_layers_is_the_identity(seed):
     updates = draw(seed)
     for found, wanted in zip(jax.tree.leaves(scaled(updates, 1.0, 0)), jax.tree.leaves(updates), strict=True):
         assert found.dtype == wanted.dtype
@@ -40,17 +40,17 @@ def test_without_decay_or_frozen_layers_it_is_the_identity(seed):
 
 @given(decay=decays, frozen=st.integers(0, L))
 def test_each_layer_has_its_factor(decay, frozen):
-    found = scaled(PARAMS, decay, frozen)  # ones: what comes out are the factors
+    found = scaled(PARAMS, decay, frozen)  # PARAMS are ones, so these are the factors
     wanted = [0.0 if layer < frozen else decay ** (L - layer) for layer in range(L)]
     for leaf in layers_of(found):
         np.testing.assert_allclose(
             leaf, np.broadcast_to(np.reshape(wanted, (-1, *[1] * (leaf.ndim - 1))), leaf.shape), rtol=1e-6
         )
-    entry = 0.0 if frozen else decay ** (L + 1)
+    smallest = 0.0 if frozen else decay ** (L + 1)
     for leaf in jax.tree.leaves(
         [found["embedding"], *(found["stack"][f"position_{x}"] for x in ("embedding", "bias"))]
     ):
-        np.testing.assert_allclose(leaf, np.full_like(leaf, entry), rtol=1e-6)
+        np.testing.assert_allclose(leaf, np.full_like(leaf, smallest), rtol=1e-6)
     for leaf in jax.tree.leaves([found["head"], found["stack"]["norm"]]):
         np.testing.assert_array_equal(leaf, np.ones_like(leaf))
 
@@ -68,7 +68,7 @@ def test_factors_rise_from_the_embedding_to_the_head(decay, frozen):
 
 
 def loss_fn(params, batch, key):
-    """Every parameter has a gradient."""
+    """A squared error in which every parameter has a gradient."""
     error = jax.tree.map(lambda p, target: jnp.sum((p - target[0]) ** 2), params, batch)
     return (sum(jax.tree.leaves(error)), jnp.float32(1)), {}
 
@@ -99,14 +99,14 @@ def test_frozen_layers_stay_bit_for_bit_under_adam_and_weight_decay(seed, frozen
     assert (after["head"]["projection"]["kernel"] != before["head"]["projection"]["kernel"]).all()
 
 
-def test_a_frozen_negative_zero_stays_one():
+def test_frozen_negative_zeros_keep_their_sign():
     updates = scaled(PARAMS, 1.0, L)
     assert np.signbit(jnp.float32(-0.0) + updates["embedding"]["table"]).all()
 
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 99), frozen=st.integers(1, L - 1), scale=st.sampled_from([10.0, 1e4]))
-def test_gradients_of_frozen_layers_do_not_count_in_the_clip(seed, frozen, scale):
+def test_clipping_ignores_gradients_of_frozen_layers(seed, frozen, scale):
     near = draw(seed)
     far = jax.tree.map(
         lambda t, f: jnp.where(f > 0, t, t + scale), near, train.layer_factors(near, frozen=frozen)
@@ -118,12 +118,12 @@ def test_gradients_of_frozen_layers_do_not_count_in_the_clip(seed, frozen, scale
         np.testing.assert_array_equal(a, b)
 
 
-def test_no_frozen_layer_is_the_loss_itself():
+def test_freezing_no_layer_returns_the_loss_itself():
     assert train.freeze_layers(loss_fn, 0) is loss_fn
 
 
 CONFIG = nn.Config(vocab_size=11, d_model=8, n_layers=2, n_decoder_layers=3, n_heads=2, d_ff=12)
-ENTRIES = {
+MODELS = {
     "Encoder": (nn.Encoder, {"embedding_norm": True, "positions": nn.Learned(9), "token_types": 2}),
     "Classifier": (nn.Classifier, {"embedding_norm": True, "positions": nn.RelativeBias(buckets=8)}),
     "of images": (nn.Classifier, {"vocab_size": 0, "patches": nn.Patches(4, 4, 1, 2, class_token=True)}),
@@ -132,26 +132,26 @@ ENTRIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_what_comes_before_the_layers_of_each_model_is_its_entry(name):
-    module, options = ENTRIES[name]
+@pytest.mark.parametrize("name", MODELS)
+def test_embeddings_of_each_model_have_the_smallest_factor(name):
+    module, options = MODELS[name]
     model = nn.functionalize(module, dataclasses.replace(CONFIG, **options))
     params = jax.eval_shape(model.init, jax.random.key(0))
     factors = train.layer_factors(params, 0.5)
     deepest = 3 if module is nn.EncoderDecoder else 2
-    entry = paths(factors, lambda f: f.ndim == 0 and f == 0.5 ** (deepest + 1))
+    embeddings = paths(factors, lambda f: f.ndim == 0 and f == 0.5 ** (deepest + 1))
     head = paths(factors, lambda f: f.ndim == 0 and f == 1)
-    assert entry and all("embedding" in path or "position_bias" in path for path in entry)
+    assert embeddings and all("embedding" in path or "position_bias" in path for path in embeddings)
     assert all("embedding" not in path and "layers" not in path for path in head)
-    assert entry | head | paths(factors, lambda f: f.ndim > 0) == paths(params, lambda _: True)
+    assert embeddings | head | paths(factors, lambda f: f.ndim > 0) == paths(params, lambda _: True)
 
 
-def test_what_is_out_of_range_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"layer decay lies in \(0, 1\].*got 0"):
+def test_bad_arguments_raise():
+    with pytest.raises(ValueError, match=r"layer_factors: got decay=0.0; wanted a number in \(0, 1\]"):
         scaled(PARAMS, 0.0, 0)
-    with pytest.raises(ValueError, match="frozen layers are 0 to 3, all that there are; got 4"):
+    with pytest.raises(ValueError, match="layer_factors: got frozen=4; wanted 0 to 3"):
         train.scale_by_layer(1.0, 4).init(PARAMS)
-    with pytest.raises(ValueError, match="'layers'; there are none"):
+    with pytest.raises(ValueError, match="got params without 'layers'"):
         scaled({"kernel": jnp.ones(3)}, 0.5, 0)
-    with pytest.raises(ValueError, match=r"stacked, .*got a scalar"):
+    with pytest.raises(ValueError, match="got a scalar below 'layers'; wanted stacked arrays"):
         scaled({"layers": {"gain": jnp.float32(1)}}, 0.5, 0)

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from tests.marks import slow
-from tests.train import problem, whole_run
+from tests.train import problem, resumable_run
 from tfm_jax import train
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +33,8 @@ def plain_step(loss_fn=problem.loss_fn):
 STEP = plain_step()
 
 
-class Notes:
-    """A writer that remembers."""
+class MemoryWriter:
+    """A writer that keeps the metrics."""
 
     def __init__(self):
         self.lines = {}
@@ -44,38 +44,24 @@ class Notes:
         self.lines[step] = {**means, **evaluation}
 
 
-def test_fit_takes_each_batch_once_in_order_and_writes_weighted_means():
-    notes, batches = Notes(), problem.Batches()
-    fitted = train.fit(
-        STEP, initial(), batches, steps=7, log_every=3, writers=[notes], learning_rate=train.noam(8, 4)
+def test_fit_uses_each_batch_once_in_order_and_writes_weighted_means():
+    writer, batches = MemoryWriter(), problem.Batches()
+    result = train.fit(
+        STEP, initial(), batches, steps=7, log_every=3, writers=[writer], learning_rate=train.noam(8, 4)
     )
     state, metrics = initial(), []
     for i in range(7):
         state, pairs = STEP(state, problem.make_batch(i))
         metrics.append(pairs)
-    chex.assert_trees_all_equal(fitted.state, state)
-    assert (fitted.step, fitted.reason, batches.next) == (7, "steps", 7)
-    assert list(notes.lines) == [3, 6, 7]
+    chex.assert_trees_all_equal(result.state, state)
+    assert (result.step, result.reason, batches.next) == (7, "steps", 7)
+    assert list(writer.lines) == [3, 6, 7]
     for step, first in ((3, 0), (6, 3), (7, 6)):
         expected = train.means(train.total(metrics[first:step]))
-        line = notes.lines[step]
+        line = writer.lines[step]
         assert {name: line[name] for name in expected} == pytest.approx(expected)
         assert line["learning_rate"] == float(train.noam(8, 4)(step - 1))
         assert line["examples_per_second"] > 0
-
-
-def test_metrics_are_read_while_the_next_step_runs():
-    started, written = [], []
-
-    def step(state, batch):
-        started.append(len(started) + 1)
-        return STEP(state, batch)
-
-    train.fit(
-        step, initial(), problem.Batches(), steps=6, log_every=1,
-        writers=[lambda number, *_: written.append((number, started[-1]))],
-    )  # fmt: skip
-    assert written == [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 6)]
 
 
 def test_many_steps_on_many_devices_do_not_deadlock():
@@ -83,14 +69,14 @@ def test_many_steps_on_many_devices_do_not_deadlock():
         step = parallel.compile(
             train.make_train_step(problem.loss_fn, OPTIMIZER, axis_name=parallel.axis_name)
         )
-        fitted = train.fit(
+        result = train.fit(
             step, parallel.place_state(initial()), problem.Batches(), steps=100, log_every=1000
         )
-        assert int(fitted.state.step) == 100
+        assert int(result.state.step) == 100
 
 
-def test_evaluation_and_checkpoints_come_when_due_and_at_the_end(tmp_path):
-    notes, evaluated = Notes(), []
+def test_evaluation_and_checkpoints_are_at_their_intervals_and_at_the_end(tmp_path):
+    writer, evaluated = MemoryWriter(), []
 
     def evaluate(state):
         evaluated.append(int(state.step))
@@ -99,85 +85,36 @@ def test_evaluation_and_checkpoints_come_when_due_and_at_the_end(tmp_path):
     with train.Checkpoints(tmp_path, keep=1, best="valid_loss") as checkpoints:
         train.fit(
             STEP, initial(), problem.Batches(), steps=11, evaluate=evaluate, evaluate_every=2,
-            checkpoints=checkpoints, checkpoint_every=4, log_every=100, writers=[notes],
+            checkpoints=checkpoints, checkpoint_every=4, log_every=100, writers=[writer],
         )  # fmt: skip
-        assert evaluated == list(notes.lines) == [2, 4, 6, 8, 10, 11]
-        assert all("valid_loss" in line and "loss" in line for line in notes.lines.values())
+        assert evaluated == list(writer.lines) == [2, 4, 6, 8, 10, 11]
+        assert all("valid_loss" in line and "loss" in line for line in writer.lines.values())
         assert (checkpoints.steps(), checkpoints.best()) == ([4, 11], 4)
 
 
-def test_early_stop_is_patient_and_remembers_across_a_resume(tmp_path):
-    figures = {2: 3.0, 4: 2.0, 6: float("nan"), 8: 2.0, 10: 2.5, 12: 1.0}
+def test_early_stopping_keeps_its_state_across_a_resume(tmp_path):
+    losses = {2: 3.0, 4: 2.0, 6: float("nan"), 8: 2.0, 10: 2.5, 12: 1.0}
     settings = {
         "steps": 12,
-        "evaluate": lambda state: {"valid_loss": figures[int(state.step)]},
+        "evaluate": lambda state: {"valid_loss": losses[int(state.step)]},
         "evaluate_every": 2,
-        "early_stop": train.EarlyStop("valid_loss", patience=3),
+        "early_stopping": train.EarlyStopping("valid_loss", patience=3),
     }
-    fitted = train.fit(STEP, initial(), problem.Batches(), **settings)
-    assert (fitted.step, fitted.reason) == (10, "early stop")
+    result = train.fit(STEP, initial(), problem.Batches(), **settings)
+    assert (result.step, result.reason) == (10, "early stop")
     with train.Checkpoints(tmp_path) as checkpoints:
         train.fit(STEP, initial(), problem.Batches(), checkpoints=checkpoints, **{**settings, "steps": 8})
         abstract = train.Jit().abstract(initial())
-        for _ in range(2):  # the second time there is nothing left to do
+        for _ in range(2):  # the second time the run is finished
             batches = problem.Batches()
             state, extra = train.resume(checkpoints, abstract, batches)
-            fitted = train.fit(STEP, state, batches, checkpoints=checkpoints, extra=extra, **settings)
-            assert (fitted.step, fitted.reason, batches.next) == (10, "early stop", 10)
+            result = train.fit(STEP, state, batches, checkpoints=checkpoints, extra=extra, **settings)
+            assert (result.step, result.reason, batches.next) == (10, "early stop", 10)
             assert checkpoints.latest() == 10
-    up = train.EarlyStop("accuracy", patience=1, mode="max")
-    memory = up.update(up.update({}, {"accuracy": 0.5}), {"accuracy": 0.6})
-    assert memory == {"best": 0.6, "bad": 0} and not up.stops(memory)
-    assert up.stops(up.update(memory, {"accuracy": 0.6}))
-
-
-def poisoned(params, batch, key):
-    """From batch 6 on the loss is nan."""
-    (total, weight), metrics = problem.loss_fn(params, batch, key)
-    return (jnp.where(batch["number"][0] >= 6, jnp.nan, total), weight), metrics
-
-
-class Numbered(problem.Batches):
-    def __next__(self):
-        batch = super().__next__()
-        return {**batch, "number": np.full(self.rows, self.next, np.int32)}
-
-
-@pytest.mark.parametrize("every", [1, 3, 100])
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, every):
-    with train.Checkpoints(tmp_path, keep=100) as checkpoints:
-        with pytest.raises(train.NotFiniteError, match="the loss of step 6 is nan"):
-            train.fit(
-                plain_step(poisoned), initial(), Numbered(), steps=20,
-                checkpoints=checkpoints, checkpoint_every=every,
-            )  # fmt: skip
-        assert checkpoints.steps() == [s for s in range(1, 6) if s % every == 0]
-    for step in train.Checkpoints(tmp_path).steps():
-        chex.assert_tree_all_finite(train.load_params(tmp_path, step))
-
-
-def test_a_gradient_or_a_weight_that_is_not_finite_stops_the_run(tmp_path):
-    def root(params, batch, key):  # finite itself, its gradient at 0 is not
-        pair, metrics = problem.loss_fn(params, batch, key)
-        zero = jnp.where(batch["number"][0] >= 4, params["out"]["kernel"][0, 0] * 0.0, 1.0)
-        return (pair[0] + jnp.sqrt(zero), pair[1]), metrics
-
-    with train.Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(train.NotFiniteError, match="the norm of the gradient of step 4 is nan"):
-            train.fit(
-                plain_step(root), initial(), Numbered(), steps=20, checkpoints=checkpoints, checkpoint_every=2
-            )
-        assert checkpoints.steps() == [2]
-
-    huge = optax.chain(optax.scale_by_schedule(lambda t: jnp.where(t < 3, 1.0, jnp.inf)), optax.sgd(0.01))
-    state = train.init_state(problem.init(jax.random.key(0)), huge, jax.random.key(1))
-    with train.Checkpoints(tmp_path / "weights") as checkpoints:
-        with pytest.raises(train.NotFiniteError, match="a weight is not finite after step 4"):
-            train.fit(
-                jax.jit(train.make_train_step(problem.loss_fn, huge)), state, problem.Batches(), steps=20,
-                checkpoints=checkpoints, checkpoint_every=2,
-            )  # fmt: skip
-        assert checkpoints.steps() == [2]
+    up = train.EarlyStopping("accuracy", patience=1, mode="max")
+    state = up.update(up.update({}, {"accuracy": 0.5}), {"accuracy": 0.6})
+    assert state == {"best": 0.6, "bad": 0} and not up.should_stop(state)
+    assert up.should_stop(up.update(state, {"accuracy": 0.6}))
 
 
 def lines_of(path):
@@ -186,54 +123,56 @@ def lines_of(path):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that is never stopped: its directory and its last state."""
-    path = tmp_path_factory.mktemp("whole") / "run"
-    return path, whole_run.main(path)[0].state
+def uninterrupted(tmp_path_factory):
+    """An uninterrupted run: its directory and its last state."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
+    return path, resumable_run.main(path)[0].state
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_ends_bit_for_bit_as_one_never_stopped(tmp_path, whole):
+def test_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, uninterrupted):
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.train.whole_run", str(killed), "0.03"]
+    command = [sys.executable, "-m", "tests.train.resumable_run", str(killed), "0.03"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        patience = time.monotonic() + 120
-        while not (killed / "checkpoints" / "14").exists() and time.monotonic() < patience:
+        deadline = time.monotonic() + 120
+        while not (killed / "checkpoints" / "14").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5')  # what a kill may leave of a line
-    resumed, after = whole_run.main(killed, resume=True)
+    resumed, after = resumable_run.main(killed, resume=True)
     assert after in range(14, 60, 7)
-    chex.assert_trees_all_equal(resumed.state, whole[1])
-    assert lines_of(killed) == lines_of(whole[0])
+    chex.assert_trees_all_equal(resumed.state, uninterrupted[1])
+    assert lines_of(killed) == lines_of(uninterrupted[0])
 
 
-def test_resumed_again_a_finished_run_does_nothing(tmp_path):
-    finished, _ = whole_run.main(tmp_path / "run", steps=10)
+def test_resume_of_a_finished_run_does_nothing(tmp_path):
+    finished, _ = resumable_run.main(tmp_path / "run", steps=10)
     before = lines_of(tmp_path / "run")
-    again, after = whole_run.main(tmp_path / "run", resume=True, steps=10)
+    again, after = resumable_run.main(tmp_path / "run", resume=True, steps=10)
     chex.assert_trees_all_equal(again.state, finished.state)
     assert after == 10
     assert lines_of(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
-def test_a_signal_ends_the_run_saved_and_a_resume_goes_on(tmp_path, number, whole):
-    send = lambda step, *_: step == 20 and os.kill(os.getpid(), number)
-    handler = signal.getsignal(number)  # a background shell may ignore ctrl-C
-    stopped, _ = whole_run.main(tmp_path / "stopped", writers=[send])
+def test_signal_saves_and_ends_the_run_and_a_resume_continues(tmp_path, number, uninterrupted):
+    def send(step, *_):
+        return step == 20 and os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)  # a background shell may ignore Ctrl-C
+    stopped, _ = resumable_run.main(tmp_path / "stopped", writers=[send])
     assert stopped.reason == "signal" and 20 <= stopped.step <= 22
     assert signal.getsignal(number) == handler
-    resumed, after = whole_run.main(tmp_path / "stopped", resume=True)
+    resumed, after = resumable_run.main(tmp_path / "stopped", resume=True)
     assert after == stopped.step
-    chex.assert_trees_all_equal(resumed.state, whole[1])
+    chex.assert_trees_all_equal(resumed.state, uninterrupted[1])
 
 
-@pytest.mark.parametrize("when", ["before the first step", "while the last figures are written"])
-def test_a_run_that_a_signal_ends_has_saved_the_step_it_ends_at(tmp_path, when):
+@pytest.mark.parametrize("when", ["before the first step", "while metrics are written"])
+def test_run_ended_by_a_signal_has_saved_its_last_step(tmp_path, when):
     sent = []
 
     def send(*_):
@@ -248,15 +187,15 @@ def test_a_run_that_a_signal_ends_has_saved_the_step_it_ends_at(tmp_path, when):
     early = when == "before the first step"
     batches, writers = (Early(), []) if early else (problem.Batches(), [send])
     with train.Checkpoints(tmp_path) as checkpoints:
-        fitted = train.fit(
+        result = train.fit(
             STEP, initial(), batches, steps=20, evaluate=lambda state: {"valid_loss": 1.0}, evaluate_every=3,
             checkpoints=checkpoints, log_every=100, writers=writers,
         )  # fmt: skip
-        assert sent and fitted.reason == "signal"
-        assert fitted.step == int(fitted.state.step) == checkpoints.latest() == (1 if early else 4)
+        assert sent and result.reason == "signal"
+        assert result.step == int(result.state.step) == checkpoints.latest() == (1 if early else 4)
 
 
-def test_what_a_run_is_of_is_recorded_and_compared(tmp_path):
+def test_resume_compares_the_record(tmp_path):
     record = {"data": {"test": "a"}, "config": {"model.widths": (1, 2)}}
     abstract = train.Jit().abstract(initial())
     with train.Checkpoints(tmp_path) as checkpoints:
@@ -276,7 +215,7 @@ def test_what_a_run_is_of_is_recorded_and_compared(tmp_path):
         train.resume(checkpoints, abstract, batches, record=more)
         batches = problem.Batches()
         other = {"data": {"test": "b"}, "config": {"model.widths": (1, 3)}}
-        with pytest.raises(ValueError, match="other data, files or settings") as error:
+        with pytest.raises(ValueError, match="resume: got other data, files or settings; wanted") as error:
             train.resume(checkpoints, abstract, batches, record=other)
         assert str(error.value).splitlines()[1:3] == [
             "  data.test: the checkpoint has 'a', the run now 'b'",
@@ -285,41 +224,48 @@ def test_what_a_run_is_of_is_recorded_and_compared(tmp_path):
         assert "--init-from" in str(error.value) and batches.next == 0
 
 
-def test_figures_of_any_kind_of_number_are_saved(tmp_path):
-    figures = iter([np.float32(2.0), jnp.float32(1.0), 3])
+def test_metrics_of_numpy_jax_and_python_numbers_are_saved(tmp_path):
+    losses = iter([np.float32(2.0), jnp.float32(1.0), 3])
     with train.Checkpoints(tmp_path, best="valid_loss") as checkpoints:
         train.fit(
-            STEP, initial(), problem.Batches(), steps=3, evaluate=lambda state: {"valid_loss": next(figures)},
+            STEP, initial(), problem.Batches(), steps=3, evaluate=lambda state: {"valid_loss": next(losses)},
             evaluate_every=1, checkpoint_every=1, checkpoints=checkpoints,
-            early_stop=train.EarlyStop("valid_loss", patience=3),
+            early_stopping=train.EarlyStopping("valid_loss", patience=3),
         )  # fmt: skip
         assert (checkpoints.steps(), checkpoints.best()) == ([1, 2, 3], 2)
 
 
-def test_a_run_stopped_between_two_checkpoints_is_left_with_those_of_one_never_stopped(tmp_path):
-    figures = {4: 1.0, 8: 3.0, 10: 0.5, 12: 2.0, 16: 2.0}
+def test_run_stopped_between_checkpoints_keeps_those_of_an_uninterrupted_one(tmp_path):
+    losses = {4: 1.0, 8: 3.0, 10: 0.5, 12: 2.0, 16: 2.0}
 
     def checkpoints_of(name, stop=()):
         settings = {"steps": 16, "evaluate_every": 2, "checkpoint_every": 4}
-        settings["evaluate"] = lambda state: {"valid_loss": figures.get(int(state.step), 9.0)}
+        settings["evaluate"] = lambda state: {"valid_loss": losses.get(int(state.step), 9.0)}
         state, batches, extra = initial(), problem.Batches(), None
         for end in (*stop, 16):
-            send = lambda state, end=end: int(state.step) == end < 16 and os.kill(os.getpid(), signal.SIGTERM)
-            figure = lambda state, send=send: (send(state), settings["evaluate"](state))[1]
+
+            def send(state, end=end):
+                return int(state.step) == end < 16 and os.kill(os.getpid(), signal.SIGTERM)
+
+            def evaluate(state, send=send):
+                return (send(state), settings["evaluate"](state))[1]
+
             with train.Checkpoints(tmp_path / name, keep=2, best="valid_loss", every=4) as checkpoints:
                 if checkpoints.latest():
                     state, extra = train.resume(checkpoints, train.Jit().abstract(initial()), batches)
-                options = {**settings, "evaluate": figure, "checkpoints": checkpoints, "extra": extra}
+                options = {**settings, "evaluate": evaluate, "checkpoints": checkpoints, "extra": extra}
                 assert train.fit(STEP, state, batches, **options).step == end
                 found = checkpoints.steps(), checkpoints.best()
         return found
 
-    assert checkpoints_of("stopped", stop=[10]) == checkpoints_of("whole") == ([4, 12, 16], 4)
-    averages = [train.average_params(tmp_path / name, last=2, every=4) for name in ("stopped", "whole")]
+    assert checkpoints_of("stopped", stop=[10]) == checkpoints_of("uninterrupted") == ([4, 12, 16], 4)
+    averages = [
+        train.average_params(tmp_path / name, last=2, every=4) for name in ("stopped", "uninterrupted")
+    ]
     chex.assert_trees_all_equal(*averages)
 
 
-def test_a_second_interrupt_is_immediate():
+def test_second_interrupt_is_immediate():
     def twice(*_):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
@@ -329,7 +275,7 @@ def test_a_second_interrupt_is_immediate():
         train.fit(STEP, initial(), problem.Batches(), steps=20, log_every=1, writers=[twice])
 
 
-def test_fit_runs_in_a_thread_too():
+def test_fit_runs_in_a_thread():
     found = []
     thread = threading.Thread(
         target=lambda: found.append(train.fit(STEP, initial(), problem.Batches(), steps=3).step)
@@ -339,27 +285,27 @@ def test_fit_runs_in_a_thread_too():
     assert found == [3]
 
 
-def test_what_does_not_fit_is_one_clear_error(tmp_path):
+def test_bad_arguments_raise(tmp_path):
     def fit(**settings):
         return train.fit(STEP, initial(), problem.Batches(end=4), **{"steps": 8, **settings})
 
-    with pytest.raises(ValueError, match="the batches ended after step 4 of 8"):
+    with pytest.raises(ValueError, match="fit: got 4 batches; wanted 8"):
         fit()
-    with pytest.raises(ValueError, match="evaluate_every is a number of steps, at least 1, or None; got 0"):
+    with pytest.raises(ValueError, match=r"fit: got evaluate_every=0; wanted a number .*, or None"):
         fit(evaluate_every=0)
-    with pytest.raises(ValueError, match="log_every is a number of steps, at least 1; got 0"):
+    with pytest.raises(ValueError, match="fit: got log_every=0; wanted a number of steps, at least 1"):
         fit(log_every=0)
-    stop = train.EarlyStop("loss", patience=1)
-    with pytest.raises(ValueError, match="early_stop needs evaluate and evaluate_every"):
-        fit(early_stop=stop)
-    with pytest.raises(ValueError, match=r"early stop is on 'loss'; the evaluation has \['accuracy'\]"):
-        fit(early_stop=stop, evaluate=lambda state: {"accuracy": 1.0}, evaluate_every=1)
-    with pytest.raises(ValueError, match="patience is at least 1"):
-        train.EarlyStop("loss", patience=0)
+    stop = train.EarlyStopping("loss", patience=1)
+    with pytest.raises(ValueError, match="got early_stopping alone; wanted evaluate and evaluate_every"):
+        fit(early_stopping=stop)
+    with pytest.raises(ValueError, match=r"got metric='loss'; wanted one of .*\['accuracy'\]"):
+        fit(early_stopping=stop, evaluate=lambda state: {"accuracy": 1.0}, evaluate_every=1)
+    with pytest.raises(ValueError, match=r"EarlyStopping: got patience=0, .*wanted a patience of at least 1"):
+        train.EarlyStopping("loss", patience=0)
     with train.Checkpoints(tmp_path, best="loss") as checkpoints:
-        with pytest.raises(ValueError, match="best checkpoint by 'loss' is to be kept, without evaluate"):
+        with pytest.raises(ValueError, match="keep the best 'loss', without evaluate; wanted both"):
             fit(checkpoints=checkpoints)
-        with pytest.raises(ValueError, match="checkpoint_every=3 is not a multiple of evaluate_every=2"):
+        with pytest.raises(ValueError, match="got checkpoint_every=3; wanted a multiple of evaluate_every=2"):
             fit(
                 checkpoints=checkpoints,
                 checkpoint_every=3,

@@ -14,7 +14,7 @@ pairs = st.lists(
 
 
 @given(pairs)
-def test_total_is_the_sum_and_its_mean_is_weighted(values):
+def test_total_is_the_sum_and_means_are_weighted(values):
     arrays = [
         {"loss": (jnp.float32(s), jnp.float32(w)), "n": (jnp.float32(w), jnp.float32(1))} for s, w in values
     ]
@@ -35,20 +35,20 @@ def test_sums_do_not_depend_on_grouping_or_order(values, random):
     assert apart["loss"] == pytest.approx(train.total(metrics)["loss"], abs=1e-6)
 
 
-def test_counts_above_two_to_the_24_are_exact():
+def test_total_is_exact_above_2_to_the_24():
     ones = [{"loss": (jnp.float32(2**24), jnp.float32(1))}, {"loss": (jnp.float32(1), jnp.float32(1))}] * 2
     assert train.total(ones)["loss"] == (2**25 + 2, 4)
 
 
-def test_add_wants_the_same_names():
+def test_add_requires_the_same_names():
     first = {"loss": (jnp.float32(1), jnp.float32(2))}
     assert train.add({}, first) == train.add(first, {}) == first
     assert train.total([]) == {}
-    with pytest.raises(ValueError, match=r"\['loss'\] and \['accuracy'\] do not add"):
+    with pytest.raises(ValueError, match=r"\['loss'\] and \['accuracy'\]; wanted the same names"):
         train.add(first, {"accuracy": (jnp.float32(1), jnp.float32(2))})
 
 
-def test_each_is_read_after_the_next_was_asked_for_and_at_most_two_wait():
+def test_read_late_reads_each_after_the_next_is_dispatched():
     made = []
 
     def steps():

@@ -16,7 +16,7 @@ warmups = st.integers(1, 5_000)
 
 
 @given(step=steps, warmup=warmups, d_model=st.sampled_from([1, 64, 512]), scale=st.sampled_from([1.0, 0.3]))
-def test_noam_is_equation_3_of_the_paper(step, warmup, d_model, scale):
+def test_noam_equals_equation_3_of_the_paper(step, warmup, d_model, scale):
     number = step + 1
     expected = scale * d_model**-0.5 * min(number**-0.5, number * warmup**-1.5)
     assert float(train.noam(d_model, warmup, scale)(step)) == pytest.approx(expected, rel=1e-5)
@@ -25,7 +25,7 @@ def test_noam_is_equation_3_of_the_paper(step, warmup, d_model, scale):
 
 
 @given(step=steps, warmup=warmups, more=st.integers(1, 50_000), end=st.sampled_from([0.0, 0.1]))
-def test_warmup_cosine_is_the_plain_formula(step, warmup, more, end):
+def test_warmup_cosine_equals_the_formula(step, warmup, more, end):
     number, peak = step + 1, 0.4
     done = min(max((number - warmup) / (more + 1), 0.0), 1.0)
     expected = min(peak * number / warmup, end + (peak - end) * (1 + math.cos(math.pi * done)) / 2)
@@ -33,7 +33,7 @@ def test_warmup_cosine_is_the_plain_formula(step, warmup, more, end):
     assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
-def test_cosine_reaches_its_end_only_after_the_last_step():
+def test_warmup_cosine_reaches_its_end_after_the_last_step():
     schedule = train.warmup_cosine(0.4, 5, 20, end=0.1)
     assert float(schedule(19)) > 0.1
     assert float(schedule(20)) == float(schedule(10**6)) == pytest.approx(0.1)
@@ -57,7 +57,7 @@ def test_schedules_rise_from_above_0_to_the_peak_at_the_end_of_warmup_and_fall(w
 
 
 def test_schedules_are_traced_and_joined():
-    # optax.join_schedules asks each piece for negative steps too
+    # optax.join_schedules passes negative steps to each schedule
     joined = optax.join_schedules([train.noam(8, 10), train.inverse_sqrt(0.1, 5)], [20])
     values = jax.jit(jax.vmap(joined))(jnp.arange(40))
     assert bool(jnp.isfinite(values).all())
@@ -78,12 +78,15 @@ def numpy_adam(gradients, rate, b1, b2, eps, decay, weight):
 def test_optimizers_equal_adam_in_numpy(seed, decay):
     rng = np.random.default_rng(seed)
     weight, gradients = rng.normal(size=(3, 2)), rng.normal(size=(6, 3, 2))
-    noam = lambda t: 32**-0.5 * min((t + 1) ** -0.5, (t + 1) * 4**-1.5)
+
+    def noam(t):
+        return 32**-0.5 * min((t + 1) ** -0.5, (t + 1) * 4**-1.5)
+
     cases = {
         "adam_noam": (train.adam_noam(32, 4), noam, 0.0),
         "adamw": (train.adamw(train.noam(32, 4), decay), noam, decay),
     }
-    for name, (optimizer, rate, taken_off) in cases.items():
+    for name, (optimizer, rate, decay) in cases.items():
         params = {"kernel": jnp.asarray(weight, jnp.float32)}
         state = optimizer.init(params)
         with jax.numpy_dtype_promotion("standard"):
@@ -92,7 +95,7 @@ def test_optimizers_equal_adam_in_numpy(seed, decay):
                     {"kernel": jnp.asarray(gradient, jnp.float32)}, state, params
                 )
                 params = optax.apply_updates(params, updates)
-        expected = numpy_adam(gradients, rate, 0.9, 0.98, 1e-9, taken_off, weight)
+        expected = numpy_adam(gradients, rate, 0.9, 0.98, 1e-9, decay, weight)
         np.testing.assert_allclose(params["kernel"], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -124,7 +127,7 @@ def paths(tree, keep):
     return {jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in named if keep(leaf)}
 
 
-def test_decay_is_decided_by_path_not_by_rank():
+def test_decay_mask_goes_by_path_not_by_rank():
     assert paths(train.decay_mask(PARAMS), bool) == DECAYED
     assert paths(train.decay_mask(PARAMS, "table"), lambda decays: not decays) == {
         "embedding/table",
@@ -144,14 +147,14 @@ def test_adamw_decays_only_the_weights_of_the_mask():
             assert float(leaf.min()) in (0.0, pytest.approx(-0.05))
 
 
-def test_what_is_out_of_range_is_one_clear_error():
+def test_numbers_out_of_range_raise():
     with pytest.raises(ValueError, match="noam: got warmup=0; wanted an integer from 1 to"):
         train.noam(8, 0)
     with pytest.raises(ValueError, match="noam: got d_model=0; wanted"):
         train.adam_noam(0)
     with pytest.raises(ValueError, match="inverse_sqrt: got warmup=-1; wanted"):
         train.inverse_sqrt(0.1, -1)
-    with pytest.raises(ValueError, match="warmup=10 is not shorter than steps=10"):
+    with pytest.raises(ValueError, match="warmup_cosine: got warmup=10 with steps=10; wanted fewer"):
         train.warmup_cosine(0.1, 10, 10)
 
 
@@ -177,18 +180,18 @@ NAN, INF = float("nan"), float("inf")
         (lambda x: train.adamw(0.1, eps=x), "adamw: got eps="),
     ],
 )
-def test_every_number_is_refused_by_name(call, message):
+def test_invalid_numbers_raise_by_name(call, message):
     for wrong in (NAN, INF, -INF, -1, True, "0.1", None, [0.1]):
         with pytest.raises(ValueError, match=message):
             call(wrong)
 
 
-def test_a_cosine_ends_no_higher_than_its_peak():
-    with pytest.raises(ValueError, match=r"warmup_cosine: got end=0.2 with peak=0.1; wanted no more"):
+def test_warmup_cosine_raises_for_an_end_above_the_peak():
+    with pytest.raises(ValueError, match=r"got end=0.2 with peak=0.1; wanted at most the peak"):
         train.warmup_cosine(0.1, 2, 4, 0.2)
 
 
-def test_first_step_moves_the_weights():
+def test_first_step_changes_the_weights():
     params = {"kernel": jnp.ones(3)}
     for schedule in (train.noam(8, 100), train.inverse_sqrt(0.1, 100), train.warmup_cosine(0.1, 100, 1000)):
         optimizer = train.adamw(schedule)

@@ -10,7 +10,7 @@ from tests.train import problem
 from tfm_jax import train
 
 OPTIMIZER = optax.adam(1e-2)
-WHERE = {
+PARALLEL = {
     "jit": train.Jit(),
     "mesh": train.Jit(data=8),
     "small mesh": train.Jit(data=2),
@@ -51,9 +51,9 @@ def twenty_losses():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("name", WHERE)
-def test_twenty_losses_are_the_same_everywhere(name, accumulate):
-    parallel = WHERE[name]
+@pytest.mark.parametrize("name", PARALLEL)
+def test_twenty_losses_are_the_same_under_each(name, accumulate):
+    parallel = PARALLEL[name]
     state, losses = run(parallel, parallel.place_state(initial()), 0, 20, accumulate)
     np.testing.assert_allclose(losses, twenty_losses(), rtol=1e-5, atol=1e-5)
     assert losses[-1] < losses[0]
@@ -61,8 +61,8 @@ def test_twenty_losses_are_the_same_everywhere(name, accumulate):
 
 
 @pytest.mark.parametrize(("first", "second"), [("jit", "pmap"), ("pmap", "mesh"), ("mesh", "jit")])
-def test_a_checkpoint_of_one_is_resumed_by_another(first, second, tmp_path):
-    before, after = WHERE[first], WHERE[second]
+def test_checkpoint_of_one_resumes_under_another(first, second, tmp_path):
+    before, after = PARALLEL[first], PARALLEL[second]
     state, losses = run(before, before.place_state(initial()), 0, 9)
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(9, state)
@@ -73,20 +73,24 @@ def test_a_checkpoint_of_one_is_resumed_by_another(first, second, tmp_path):
     np.testing.assert_allclose(losses + more, twenty_losses(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", WHERE)
-def test_a_placed_state_is_a_copy_that_the_step_donates(name):
-    original, parallel = initial(), WHERE[name]
+@pytest.mark.parametrize("name", PARALLEL)
+def test_placed_state_is_a_copy_that_the_step_donates(name):
+    original, parallel = initial(), PARALLEL[name]
     placed = parallel.place_state(original)
     compiled(parallel)(placed, problem.make_batch(0))
     assert placed.params["out"]["kernel"].is_deleted()
     chex.assert_trees_all_equal(original, initial())
 
 
-@pytest.mark.parametrize("name", WHERE)
-def test_a_step_is_compiled_once(name):
+@pytest.mark.parametrize("name", PARALLEL)
+def test_step_compiles_once(name):
     traces = []
-    loss = lambda *args: (traces.append(1), problem.loss_fn(*args))[1]
-    parallel = WHERE[name]
+
+    def loss(*args):
+        traces.append(1)
+        return problem.loss_fn(*args)
+
+    parallel = PARALLEL[name]
     step = parallel.compile(
         train.make_train_step(loss, OPTIMIZER, ema_decay=0.9, axis_name=parallel.axis_name)
     )
@@ -96,12 +100,12 @@ def test_a_step_is_compiled_once(name):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("name", WHERE)
-def test_evaluation_is_the_same_everywhere(name):
-    parallel = WHERE[name]
+@pytest.mark.parametrize("name", PARALLEL)
+def test_evaluation_is_the_same_under_each(name):
+    parallel = PARALLEL[name]
     evaluate = parallel.compile_eval(train.make_eval_step(problem.loss_fn, axis_name=parallel.axis_name))
     params = parallel.place_state(initial()).params
-    # more than 32 in flight would deadlock; total reads as it goes
+    # more than 32 in flight would deadlock; total reads in between
     found = train.total(evaluate(params, problem.make_batch(i % 3)) for i in range(60))
     plain = train.make_eval_step(problem.loss_fn)
     expected = [train.read(plain(initial().params, problem.make_batch(i))) for i in range(3)]
@@ -110,7 +114,7 @@ def test_evaluation_is_the_same_everywhere(name):
         assert weight == 20 * sum(e[key][1] for e in expected)
 
 
-def test_microbatches_of_a_sharded_batch_stay_on_their_devices():
+def test_microbatches_of_a_sharded_batch_are_not_moved():
     parallel = train.Jit(data=4)
     step = train.make_train_step(problem.loss_fn, OPTIMIZER, accumulate=2, ema_decay=0.9)
     state, batch = parallel.place_state(initial()), parallel.place_batch(problem.make_batch(0))
@@ -120,7 +124,7 @@ def test_microbatches_of_a_sharded_batch_stay_on_their_devices():
         assert movement not in text
 
 
-def test_dropout_trains_under_each():
+def test_training_with_dropout_works_under_each():
     for parallel in (train.Jit(), train.Jit(data=4), train.Pmap(data=4)):
         step = parallel.compile(
             train.make_train_step(
@@ -135,7 +139,7 @@ def test_dropout_trains_under_each():
 
 
 @pytest.mark.parametrize("parallel", [train.Jit(data=8), train.Pmap()])
-def test_dropout_is_drawn_as_on_one_device(parallel):
+def test_dropout_equals_that_of_one_device(parallel):
     def one_step(parallel):
         step = train.make_train_step(
             problem.dropout_loss, OPTIMIZER, ema_decay=0.9, axis_name=parallel.axis_name
@@ -146,13 +150,13 @@ def test_dropout_is_drawn_as_on_one_device(parallel):
     assert one_step(parallel) == pytest.approx(one_step(train.Jit()), rel=1e-5)
 
 
-def test_what_does_not_fit_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"data=9 devices.*has 8 \(cpu\).*JAX_NUM_CPU_DEVICES=9"):
+def test_bad_arguments_raise():
+    with pytest.raises(ValueError, match=r"data_mesh: got data=9; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
         train.data_mesh(9)
-    with pytest.raises(ValueError, match="Ask for 1 to 8"):
+    with pytest.raises(ValueError, match="got data=0; wanted 1 to 8"):
         train.Pmap(data=0).place_state(initial())
     for parallel in (train.Jit(data=8), train.Pmap(data=8)):
-        with pytest.raises(ValueError, match=r"\['weight'\] has shape \(12,\).*among 8 devices"):
-            parallel.place_batch(problem.make_batch(0, rows=12))
-        with pytest.raises(ValueError, match=r"\['n'\] has shape \(\)"):
+        with pytest.raises(ValueError, match=r"got batch\['weight'\] of shape \(12,\); wanted .*8 devices"):
+            parallel.place_batch(problem.make_batch(0, size=12))
+        with pytest.raises(ValueError, match=r"got batch\['n'\] of shape \(\)"):
             parallel.place_batch({"n": np.float32(3)})

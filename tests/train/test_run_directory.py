@@ -14,9 +14,11 @@ CONFIG = {
 }
 
 
-def test_a_run_begins_in_an_empty_place_and_is_resumed_with_the_same_config(tmp_path):
+def test_new_run_creates_its_directory_and_resumes_with_the_same_config(tmp_path):
     run = train.RunDirectory(tmp_path / "new" / "run", CONFIG)
-    assert json.loads((run.path / "config.json").read_text())["data"] == {"path": "a/b", "sizes": [1, 2]}
+    saved = json.loads(run.config_file.read_text())
+    assert (saved["format"], saved["data"]) == (2, {"path": "a/b", "sizes": [1, 2]})
+    assert train.read_config(run.config_file) == {**CONFIG, "data": saved["data"]}
     run.write("result.json", {"accuracy": np.float32(0.5), "loss": math.inf})
     assert json.loads((run.path / "result.json").read_text()) == {"accuracy": 0.5, "loss": None}
     again = train.RunDirectory(run.path, {**CONFIG, "parallel": "pmap"}, resume=True, free=["parallel"])
@@ -24,10 +26,10 @@ def test_a_run_begins_in_an_empty_place_and_is_resumed_with_the_same_config(tmp_
     assert (run.checkpoints.parent, run.events.parent, run.metrics.parent) == (run.path,) * 3
 
 
-def test_a_run_is_never_written_over(tmp_path):
+def test_new_run_in_a_directory_with_files_raises_and_changes_nothing(tmp_path):
     run = train.RunDirectory(tmp_path / "run", CONFIG)
     before = {p: p.read_bytes() for p in run.path.iterdir()}
-    with pytest.raises(FileExistsError, match=r"is not empty.*--resume.*--out"):
+    with pytest.raises(FileExistsError, match=r"got files in it.*--resume.*--out"):
         train.RunDirectory(run.path, {**CONFIG, "parallel": "pmap"})
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="--out"):
@@ -35,7 +37,7 @@ def test_a_run_is_never_written_over(tmp_path):
     assert {p: p.read_bytes() for p in run.path.iterdir()} == before
 
 
-def test_a_resume_with_another_config_names_what_differs(tmp_path):
+def test_resume_with_another_config_names_the_fields(tmp_path):
     run = train.RunDirectory(tmp_path, CONFIG)
     other = {"train": {"steps": 20, "more": None}, "data": CONFIG["data"], "parallel": "jit"}
     with pytest.raises(ValueError) as error:
@@ -43,12 +45,12 @@ def test_a_resume_with_another_config_names_what_differs(tmp_path):
     assert str(error.value).splitlines()[1:] == [
         "  train.seed: saved 0, configured nothing",
         "  train.steps: saved 10, configured 20",
-        f"Leave them out, or begin a new run with the weights of this one: --init-from {run.path}",
+        f"Leave them out, or start a new run with the weights of this one: --init-from {run.path}",
     ]
     free = ["train.steps", "train.seed"]
     assert train.RunDirectory(run.path, other, resume=True, free=free).path == run.path
     assert train.RunDirectory(run.path, other, resume=True, free=["train"]).path == run.path
-    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+    with pytest.raises(FileNotFoundError, match=r"got no config.json; wanted the directory of a run"):
         train.RunDirectory(tmp_path / "nowhere", CONFIG, resume=True)
     assert not (tmp_path / "nowhere").exists()
 
@@ -56,7 +58,7 @@ def test_a_resume_with_another_config_names_what_differs(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", "null", "\udcff", '{"a": ' * 9000, '{"a": ' * 102 + "1" + "}" * 102]
 )
-def test_what_is_no_json_object_is_one_line_that_names_the_file(tmp_path, text):
+def test_file_without_a_json_object_raises_one_line_with_its_name(tmp_path, text):
     train.RunDirectory(tmp_path, CONFIG)
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=r"config.json: got no JSON object .*another --out$") as error:
@@ -64,7 +66,9 @@ def test_what_is_no_json_object_is_one_line_that_names_the_file(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-def test_paths_of_fields():
-    assert train.flat({"a": {"b": [1], "c": {}}, "d": None}) == {"a.b": [1], "d": None}
-    assert train.is_free("a.b", ["a"]) and train.is_free("a.b", ["a.b"]) and train.is_free("a", ["a"])
-    assert not train.is_free("ab.c", ["a"]) and not train.is_free("a", ["a.b"]) and not train.is_free("a", [])
+def test_flatten_and_is_under():
+    assert train.flatten({"a": {"b": [1], "c": {}}, "d": None}) == {"a.b": [1], "d": None}
+    assert train.is_under("a.b", ["a"]) and train.is_under("a.b", ["a.b"]) and train.is_under("a", ["a"])
+    assert (
+        not train.is_under("ab.c", ["a"]) and not train.is_under("a", ["a.b"]) and not train.is_under("a", [])
+    )

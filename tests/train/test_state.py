@@ -7,9 +7,12 @@ from tests.train import problem
 from tfm_jax import train
 
 
-def test_state_is_a_pytree_with_named_paths_that_passes_through_transformations():
+def test_state_is_a_pytree_with_named_paths_under_jit_vmap_and_eval_shape():
     optimizer = optax.adam(1e-3)
-    make = lambda key: train.init_state(problem.init(key), optimizer, key, ema=True)
+
+    def make(key):
+        return train.init_state(problem.init(key), optimizer, key, ema=True)
+
     state = make(jax.random.key(0))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path in paths}
@@ -20,7 +23,7 @@ def test_state_is_a_pytree_with_named_paths_that_passes_through_transformations(
     assert jax.eval_shape(make, jax.random.key(0)).params["out"]["kernel"].shape == (5, 2)
 
 
-def test_average_is_absent_unless_asked_for_and_a_copy_when_it_is():
+def test_ema_is_none_by_default_else_a_copy_of_the_params():
     params = problem.init(jax.random.key(0))
     assert train.init_state(params, optax.sgd(0.1), jax.random.key(0)).ema is None
     ema = train.init_state(params, optax.sgd(0.1), jax.random.key(0), ema=True).ema

@@ -57,18 +57,18 @@ def test_step_equals_the_plain_code():
     assert metrics.keys() == {"loss", "near", "grad_norm"}
 
 
-def test_step_adds_over_a_mapped_axis():
-    # by vmap, pmap, and shard_map with and without its check of replication: each equals the whole batch
+def test_step_sums_over_a_mapped_axis():
+    # vmap, pmap and shard_map, with and without check_vma, equal the step on the whole batch
     batch, state = problem.make_batch(2), initial(optax.adam(1e-2))
     make = functools.partial(train.make_train_step, problem.loss_fn, optax.adam(1e-2), clip_norm=0.3)
     expected = jax.jit(make())(state, batch)
     step = make(axis_name="data")
-    rows = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
+    shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
     mesh = train.data_mesh(8)
     shard = functools.partial(jax.shard_map, step, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     found = {
-        "vmap": jax.tree.map(lambda x: x[3], jax.vmap(step, (None, 0), axis_name="data")(state, rows)),
-        "pmap": jax.pmap(step, "data", in_axes=(None, 0), out_axes=None)(state, rows),
+        "vmap": jax.tree.map(lambda x: x[3], jax.vmap(step, (None, 0), axis_name="data")(state, shards)),
+        "pmap": jax.pmap(step, "data", in_axes=(None, 0), out_axes=None)(state, shards),
         "shard_map": jax.jit(shard())(state, batch),
         "shard_map unchecked": jax.jit(shard(check_vma=False))(state, batch),
         "shard_map of microbatches": jax.jit(
@@ -82,10 +82,13 @@ def test_step_adds_over_a_mapped_axis():
         chex.assert_trees_all_close(metrics, expected[1], rtol=1e-5, custom_message=name)
 
 
-def test_several_seeds_at_once():
+def test_vmap_over_seeds_equals_a_loop():
     optimizer = optax.adam(1e-2)
     step = train.make_train_step(problem.dropout_loss, optimizer, accumulate=2, ema_decay=0.9)
-    make = lambda key: train.init_state(problem.init(key), optimizer, key, ema=True)
+
+    def make(key):
+        return train.init_state(problem.init(key), optimizer, key, ema=True)
+
     keys = jax.random.split(jax.random.key(0), 3)
     together = jax.vmap(make)(keys)
     alone = [make(key) for key in keys]
@@ -102,23 +105,26 @@ def test_several_seeds_at_once():
         chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together.ema), state.ema, rtol=1e-5)
 
 
-def spy(seen):
+def loss_that_records_keys(record):
     def loss(params, batch, key):
-        seen(jax.random.key_data(key))
+        record(jax.random.key_data(key))
         return problem.loss_fn(params, batch, key)
 
     return loss
 
 
-def test_keys_differ_by_step_and_microbatch_and_device_and_by_nothing_else():
+def test_keys_differ_by_step_microbatch_and_device_only():
     def keys_of(state, **options):
         keys = []
-        record = lambda key: jax.debug.callback(lambda k: keys.append(tuple(np.ravel(k).tolist())), key)
-        step = train.make_train_step(spy(record), SGD, **options)
+
+        def record(key):
+            return jax.debug.callback(lambda k: keys.append(tuple(np.ravel(k).tolist())), key)
+
+        step = train.make_train_step(loss_that_records_keys(record), SGD, **options)
         if "axis_name" in options:
             pmapped = jax.pmap(step, "data", in_axes=(None, 0), out_axes=None)
-            rows = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), problem.make_batch(0))
-            state, _ = pmapped(state, rows)
+            shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), problem.make_batch(0))
+            state, _ = pmapped(state, shards)
         else:
             state, _ = jax.jit(step)(state, problem.make_batch(0))
         jax.block_until_ready(state)
@@ -141,7 +147,10 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction(norm, seed):
     batch, state = problem.make_batch(seed), initial()
     plain, metrics = jitted(1, None)(state, batch)
     clipped, clipped_metrics = jitted(1, norm)(state, batch)
-    move = lambda new: jax.tree.map(lambda a, b: a - b, new.params, state.params)
+
+    def move(new):
+        return jax.tree.map(lambda a, b: a - b, new.params, state.params)
+
     scale = min(1.0, norm / train.means(metrics)["grad_norm"])
     chex.assert_trees_all_close(
         move(clipped), jax.tree.map(lambda x: x * scale, move(plain)), rtol=1e-3, atol=1e-6
@@ -149,7 +158,7 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction(norm, seed):
     assert train.means(clipped_metrics)["grad_norm"] == train.means(metrics)["grad_norm"]
 
 
-def test_average_of_weights_ramps_up_and_is_float32():
+def test_ema_decay_ramps_up_and_ema_is_float32():
     step = jax.jit(train.make_train_step(problem.loss_fn, SGD, ema_decay=0.3))
     state = initial(ema=True)
     expected = jax.tree.map(np.float64, jax.device_get(state.params))
@@ -163,7 +172,7 @@ def test_average_of_weights_ramps_up_and_is_float32():
     assert {x.dtype for x in jax.tree.leaves(ema)} == {jnp.dtype("float32")}
 
 
-def test_average_of_weights_can_be_donated():
+def test_state_with_ema_can_be_donated():
     state, batch = initial(ema=True), problem.make_batch(0)
     step = train.make_train_step(problem.loss_fn, SGD, ema_decay=0.9)
     expected, _ = jax.jit(step)(state, batch)
@@ -171,11 +180,12 @@ def test_average_of_weights_can_be_donated():
     chex.assert_trees_all_equal(donated.params, expected.params)
 
 
-def test_low_precision_weights_keep_their_dtype():
+def test_bfloat16_params_keep_their_dtype():
     bf16 = jax.tree.map(lambda p: p.astype(jnp.bfloat16), problem.init(jax.random.key(0)))
-    cast = lambda params, batch, key: problem.loss_fn(
-        jax.tree.map(lambda p: p.astype(jnp.float32), params), batch, key
-    )
+
+    def cast(params, batch, key):
+        return problem.loss_fn(jax.tree.map(lambda p: p.astype(jnp.float32), params), batch, key)
+
     optimizer = train.adamw(1e-2)
     state = train.init_state(bf16, optimizer, jax.random.key(0), ema=True)
     step = train.make_train_step(cast, optimizer, accumulate=2, clip_norm=1.0, ema_decay=0.99)
@@ -184,7 +194,7 @@ def test_low_precision_weights_keep_their_dtype():
     assert metrics["loss"][0].dtype == metrics["grad_norm"][0].dtype == jnp.float32
 
 
-def test_a_batch_of_no_weight_has_no_gradient():
+def test_batch_of_weight_0_has_gradient_0():
     batch = {**problem.make_batch(0, 8), "weight": np.zeros(8, np.float32)}
     for accumulate in (1, 4):
         new, metrics = jitted(accumulate, 0.1)(initial(), batch)
@@ -193,25 +203,29 @@ def test_a_batch_of_no_weight_has_no_gradient():
         assert train.read(metrics["grad_norm"]) == (0.0, 1.0)
 
 
-def test_evaluation_step_adds_over_batches_and_devices_and_has_no_key():
+def test_eval_step_sums_over_batches_and_devices_without_a_key():
     keys = []
-    loss = lambda params, batch, key: (keys.append(key), problem.loss_fn(params, batch, key))[1]
+
+    def loss(params, batch, key):
+        keys.append(key)
+        return problem.loss_fn(params, batch, key)
+
     evaluate = jax.jit(train.make_eval_step(loss))
     params, batch = initial().params, problem.make_batch(3)
-    whole = train.read(evaluate(params, batch))
+    expected = train.read(evaluate(params, batch))
     halves = [jax.tree.map(lambda x, s=s: x[s], batch) for s in (slice(0, 4), slice(4, None))]
-    chex.assert_trees_all_close(train.total(evaluate(params, half) for half in halves), whole, rtol=1e-5)
-    rows = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
+    chex.assert_trees_all_close(train.total(evaluate(params, half) for half in halves), expected, rtol=1e-5)
+    shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
     mapped = train.make_eval_step(loss, axis_name="data")
-    found = jax.pmap(mapped, "data", in_axes=(None, 0), out_axes=None)(params, rows)
-    chex.assert_trees_all_close(train.read(found), whole, rtol=1e-5)
+    found = jax.pmap(mapped, "data", in_axes=(None, 0), out_axes=None)(params, shards)
+    chex.assert_trees_all_close(train.read(found), expected, rtol=1e-5)
     assert set(keys) == {None}
-    assert whole.keys() == {"loss", "near"}
+    assert expected.keys() == {"loss", "near"}
 
 
-def test_what_does_not_fit_is_one_clear_error():
+def test_bad_arguments_raise():
     make = functools.partial(train.make_train_step, problem.loss_fn, SGD)
-    with pytest.raises(ValueError, match=r"batch\['weight'\] has shape \(16,\).*accumulate=3"):
+    with pytest.raises(ValueError, match=r"got batch\['weight'\] of shape \(16,\); wanted .*accumulate=3"):
         make(accumulate=3)(initial(), problem.make_batch(0))
     with pytest.raises(ValueError, match=r"make_train_step: got accumulate=0; wanted an integer"):
         make(accumulate=0)
@@ -219,10 +233,13 @@ def test_what_does_not_fit_is_one_clear_error():
         make(clip_norm=-1.0)
     with pytest.raises(ValueError, match=r"got ema_decay=1\.0; wanted a number in \[0, 1\)"):
         make(ema_decay=1.0)
-    with pytest.raises(ValueError, match=r"ema=False.*ema_decay=0\.9"):
+    with pytest.raises(ValueError, match=r"got ema_decay=0\.9 .*ema=False\); wanted"):
         make(ema_decay=0.9)(initial(), problem.make_batch(0))
-    with pytest.raises(ValueError, match=r"ema=True.*ema_decay=None"):
+    with pytest.raises(ValueError, match=r"got ema_decay=None .*ema=True\); wanted"):
         make()(initial(ema=True), problem.make_batch(0))
-    taken = lambda *args: (problem.loss_fn(*args)[0], {"grad_norm": (jnp.float32(0), jnp.float32(1))})
-    with pytest.raises(ValueError, match="grad_norm"):
+
+    def taken(*args):
+        return (problem.loss_fn(*args)[0], {"grad_norm": (jnp.float32(0), jnp.float32(1))})
+
+    with pytest.raises(ValueError, match=r"loss_fn: got metrics named \['grad_norm'\]; wanted other names"):
         train.make_train_step(taken, SGD)(initial(), problem.make_batch(0))

@@ -16,7 +16,7 @@ from rich.console import Console
 from tfm_jax import train
 
 
-def test_lines_are_appended_and_later_ones_taken_out_on_a_resume(tmp_path):
+def test_json_lines_appends_and_removes_later_steps_on_a_resume(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with train.JsonLines(path) as write:
         for step in (10, 20, 30):
@@ -31,7 +31,7 @@ def test_lines_are_appended_and_later_ones_taken_out_on_a_resume(tmp_path):
     assert lines[0] == {"step": 10, "loss": 1.0, "bad": None, "n": 2.0}
 
 
-def test_a_new_file_begins_empty(tmp_path):
+def test_json_lines_creates_an_empty_file(tmp_path):
     path = tmp_path / "deep" / "metrics.jsonl"
     train.JsonLines(path).close()
     assert path.read_text() == ""
@@ -47,7 +47,7 @@ def events(directory):
             data = data[16 + length :]
 
 
-def test_tensorboard_gets_every_figure(tmp_path):
+def test_tensorboard_writes_every_metric(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
@@ -65,35 +65,35 @@ def test_tensorboard_gets_every_figure(tmp_path):
     assert any(event.step == 11 and event.HasField("session_log") for event in starts)
 
 
-def test_tensorboard_has_its_events_on_the_disk_before_it_is_closed(tmp_path):
+def test_tensorboard_writes_to_disk_before_close(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
     with train.TensorBoard(tmp_path) as write:
         for step in (1, 2):
             write(step, {"loss": 2.5}, {})
-        patience = time.monotonic() + 20
+        deadline = time.monotonic() + 20
         while not any(Event.FromString(e).step == 2 for e in events(tmp_path)):
-            assert time.monotonic() < patience
+            assert time.monotonic() < deadline
             time.sleep(0.1)
-        # a run killed before its first checkpoint begins anew, and its first events are to go
+        # a run that is killed before its first checkpoint starts again; its events are purged
         assert any(event.HasField("session_log") for event in map(Event.FromString, events(tmp_path)))
 
 
-def test_without_tensorboardx_the_extra_is_named(tmp_path, monkeypatch):
+def test_tensorboard_without_tensorboardx_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"pip install 'tfm_jax\[experiments\]'"):
         train.TensorBoard(tmp_path)
 
 
-FIGURES = {"loss": 2.34567, "grad_norm": 3.0, "tokens_per_second": 5120.4, "learning_rate": 3e-4}
+METRICS = {"loss": 2.34567, "grad_norm": 3.0, "tokens_per_second": 5120.4, "learning_rate": 3e-4}
 
 
-def test_without_a_terminal_progress_is_plain_lines_now_and_then():
+def test_progress_without_a_terminal_prints_few_plain_lines():
     out = io.StringIO()
     with train.Progress(60, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
         for step in range(10, 70, 10):
-            write(step, FIGURES, {"valid_loss": 2.0} if step in (30, 50) else {})
+            write(step, METRICS, {"valid_loss": 2.0} if step in (30, 50) else {})
     lines = out.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["10/60", "30/60", "50/60", "60/60"]
     assert lines[0].startswith("step 10/60  loss 2.346  5,120 tokens/s  rate 3.0e-04  0:0")
@@ -101,52 +101,52 @@ def test_without_a_terminal_progress_is_plain_lines_now_and_then():
     assert "\x1b" not in out.getvalue()
 
 
-def test_every_evaluation_is_printed_also_where_each_line_is_one():
+def test_progress_prints_every_evaluation():
     out = io.StringIO()
     with train.Progress(60, console=Console(file=out, soft_wrap=True), seconds=1000.0) as write:
         for step in range(10, 60, 10):
-            write(step, FIGURES, {"valid_loss": 2.0})
+            write(step, METRICS, {"valid_loss": 2.0})
     assert [line.split()[1] for line in out.getvalue().splitlines()] == [f"{s}/60" for s in range(10, 60, 10)]
 
 
-def test_on_a_terminal_progress_is_a_bar_with_evaluations_above_it():
+def test_progress_on_a_terminal_is_a_bar_below_evaluations():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, color_system=None)
     with train.Progress(40, start=10, console=console) as write:
-        write(20, FIGURES, {})
-        write(30, FIGURES, {"valid_loss": 2.0})
+        write(20, METRICS, {})
+        write(30, METRICS, {"valid_loss": 2.0})
     text = out.getvalue()
     assert "30/40 loss 2.346  5,120 tokens/s  rate 3.0e-04" in text
     assert text.count("step 30/40  loss 2.346  5,120 tokens/s  rate 3.0e-04  valid_loss 2") == 1
 
 
-good_lines = st.lists(st.integers(1, 50), unique=True, max_size=6).map(
+complete_lines = st.lists(st.integers(1, 50), unique=True, max_size=6).map(
     lambda steps: [{"step": step, "loss": step / 2} for step in sorted(steps)]
 )
 JUNK = ["junk", "[1]", '{"loss": 1}', '{"step": "a"}', '{"step": true}', "\x00\x00", "[" * 9000, '"\udcff"']
 
 
 @given(
-    good_lines, st.integers(0, 50), st.sampled_from(["", '{"step": 60, "lo', '{"step": 60}', "\x00", "[["])
+    complete_lines,
+    st.integers(0, 50),
+    st.sampled_from(["", '{"step": 60, "lo', '{"step": 60}', "\x00", "[["]),
 )
-def test_good_lines_are_never_lost_whatever_a_kill_leaves_of_the_last(lines, after, last):
+def test_json_lines_keeps_complete_lines_whatever_a_kill_leaves(lines, after, last):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "metrics.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines) + last)
-        whole = [{"step": 60}] if last == '{"step": 60}' else []
-        assert train.read_json_lines(path) == lines + whole
+        complete = [{"step": 60}] if last == '{"step": 60}' else []
+        assert train.read_json_lines(path) == lines + complete
         train.JsonLines(path, after=after).close()
         assert train.read_json_lines(path) == [line for line in lines if line["step"] <= after]
 
 
 @pytest.mark.parametrize("junk", JUNK)
-def test_a_junk_line_is_named_and_nothing_is_lost(tmp_path, junk):
+def test_junk_line_raises_by_number_and_changes_nothing(tmp_path, junk):
     path = tmp_path / "metrics.jsonl"
     content = b'{"step": 1}\n\n' + junk.encode(errors="surrogateescape") + b'\n{"step": 2}\n'
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"metrics\.jsonl, line 3: got .*Take this line out; the others stay"
-    ):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3: got .*Remove this line; the others stay"):
         train.JsonLines(path, after=5)
     assert path.read_bytes() == content
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n')  # as the message says

@@ -1,8 +1,8 @@
-"""Checkpoints: asynchronous, atomic, the last few and the best, restored onto any devices.
+"""Checkpoints: asynchronous, atomic saves of the training state; the last few and the best are kept.
 
-A thin door in front of orbax. A checkpoint is a directory ``<step>/`` with the items ``params``, ``ema`` (if
-there is one), ``rest`` (step, optimizer state, key) and ``meta`` (JSON). Params stand apart so that they can
-be read without the optimizer that made them.
+Wraps orbax. A checkpoint is a directory ``<step>/`` with the items ``params``, ``ema`` (if there is one),
+``rest`` (step, optimizer state, key) and ``meta`` (JSON). Params are a separate item, so that they can be
+read without the optimizer.
 """
 
 import contextlib
@@ -21,18 +21,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from tfm_jax.train._formats import FORMAT, NewerFormatError, migrate_record, read_format
 from tfm_jax.train.state import TrainState
 from tfm_jax.types import Params
 
-__all__ = [
-    "Checkpoints",
-    "average_params",
-    "is_readable",
-    "load_params",
-    "missing",
-    "saved_steps",
-    "unbroken_steps",
-]
+__all__ = ["Checkpoints", "average_params", "consecutive_steps", "load_params"]
 
 log = logging.getLogger(__name__)
 
@@ -42,20 +35,21 @@ _SET_ASIDE = "set_aside"
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one directory. A context manager: leaving it waits for the last save.
+    """The checkpoints of one run. A context manager: leaving it waits for the last save.
 
     Args:
-        directory: where; made if it is not there.
-        keep: how many of the last ones are kept.
-        best: name of the metric by which one more is kept, the best; None keeps only the last ones.
+        directory: of the checkpoints; it is created.
+        keep: number of last checkpoints to keep.
+        best: name of a metric; the best checkpoint by it is kept too. None keeps the last ones only.
         mode: whether the best is the "min" or the "max" of that metric.
-        every: the run's ``checkpoint_every``. One saved in between, as a signal makes it, counts among
-            neither and goes when a later one is saved, so that a run stopped and resumed is left with the
-            checkpoints of one never stopped. One saved under another ``every`` goes by that. None: all count.
+        every: the run's ``checkpoint_every``. A checkpoint at another step, as a signal causes, counts
+            neither as one of the last nor as the best and is deleted after the next save: a run that is
+            stopped and resumed keeps the same checkpoints as one that is not. One saved under another
+            ``every`` is judged by that. None: all count.
 
     Raises:
-        ValueError: for an argument out of range, or a directory that is none or holds what is no checkpoint
-            under the name of one; the message names it.
+        ValueError: for an argument out of range, a path that is no directory, an entry with the name of a
+            checkpoint that is none, or a checkpoint of a newer format; the message names it.
     """
 
     def __init__(
@@ -68,40 +62,40 @@ class Checkpoints:
         every: int | None = None,
     ):
         if keep < 1:
-            raise ValueError(f"keep is a number of checkpoints, at least 1; got {keep}")
+            raise ValueError(f"Checkpoints: got keep={keep}; wanted a number of checkpoints, at least 1.")
         if mode not in ("min", "max"):
-            raise ValueError(f'mode is "min" or "max"; got {mode!r}')
+            raise ValueError(f'Checkpoints: got mode={mode!r}; wanted "min" or "max".')
         self.directory = Path(directory).absolute()
         self.best_metric = best
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep, self._every = keep, every
         _check_names(self.directory)
-        # A directory that is to go is first moved aside: one with a step's name is always whole.
+        self._scores: dict[int, float | None] = {}
+        self._due: dict[int, bool] = {}
+        for step in _saved_steps(self.directory):
+            self._scores[step], self._due[step] = self._saved_score(step)
+        # A deleted checkpoint is moved into the trash first: a directory named by a step is always complete.
         self._trash = self.directory / _TRASH
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LastAndBest(self), cleanup_tmp_directories=True, todelete_subdir=_TRASH
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._scores: dict[int, float | None] = {}
-        self._due: dict[int, bool] = {}
-        for step in self.steps():
-            self._scores[step], self._due[step] = self._saved_figures(step)
 
     def steps(self) -> list[int]:
-        """The steps of which there is a checkpoint on the disk, in order."""
+        """The steps of the checkpoints on the disk, in order."""
         self.wait()
-        return saved_steps(self.directory)
+        return _saved_steps(self.directory)
 
     def latest(self) -> int | None:
-        """The last step of which there is a checkpoint."""
+        """The step of the last checkpoint; None without one."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step whose metric is best (the last of equals); None where no checkpoint has one."""
+        """The step of the best checkpoint, the last of equals; None if no checkpoint has the metric."""
         return self._best_of(self.steps())
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Those of ``steps`` that are not thrown away: the last ``keep``, the best, and the very last."""
+        """Those of ``steps`` that are kept: the last ``keep`` regular ones, the best, and the last of all."""
         regular = [s for s in sorted(steps) if self._due[s]]
         return {*regular[-self._keep :], self._best_of(regular), max(steps, default=None)}
 
@@ -112,60 +106,67 @@ class Checkpoints:
         extra: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Begins to save, and returns. The state may be donated at once; a kill leaves the one before intact.
+        """Starts an asynchronous save. The state may be donated at once; a kill leaves older ones intact.
 
         Args:
-            step: the step's number, above all that were saved.
+            step: the step, above all saved ones.
             state: the state after that step.
-            extra: what JSON can hold: the state of the data iterator and the like.
-            metrics: the figures by which the best one is found. Those of an evaluation hold that figure;
-                without any, this one cannot be the best.
+            extra: what JSON can hold, such as the state of the data iterator.
+            metrics: of an evaluation, the metric ``best`` among them; without any, this checkpoint cannot be
+                the best.
 
         Raises:
             TypeError: when JSON cannot hold ``extra``.
-            ValueError: when this step or a later one was saved, or the figure is missing. Nothing is changed.
+            ValueError: when this step or a later one was saved, or the metric is missing. Nothing is changed.
         """
-        metrics = {name: float(figure) for name, figure in (metrics or {}).items()}
+        metrics = {name: float(value) for name, value in (metrics or {}).items()}
         if metrics and self.best_metric is not None and self.best_metric not in metrics:
             raise ValueError(
-                f"the best checkpoint is kept by {self.best_metric!r}; the figures are {sorted(metrics)}"
+                f"Checkpoints.save: got metrics {sorted(metrics)}; wanted {self.best_metric!r} among them, "
+                "by which the best checkpoint is kept."
             )
         latest = self.latest()
         if latest is not None and step <= latest:
             raise ValueError(
-                f"step {step} cannot be saved: {self.directory} has steps {self.steps()}; resume from its "
-                "last, or save in a new directory"
+                f"Checkpoints.save: got step {step}; wanted one above {latest}, the last in "
+                f"{self.directory}. Resume from that, or save in a new directory"
             )
-        meta = {"extra": extra or {}, "metrics": metrics, "leaves": _leaves(state), "every": self._every}
-        json.dumps(meta)  # what cannot be written is said here, not by the thread that writes
+        meta = {
+            "format": FORMAT,
+            "extra": extra or {},
+            "metrics": metrics,
+            "leaves": _leaves(state),
+            "every": self._every,
+        }
+        json.dumps(meta)  # raises here, and not in the thread that writes
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._empty_trash()
         self._scores[step], self._due[step] = self._score(metrics), _is_due(step, self._every)
         if not self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))):
             del self._scores[step], self._due[step]
-            raise ValueError(f"orbax did not save step {step} in {self.directory}")
+            raise ValueError(f"Checkpoints.save: got no checkpoint of step {step} from orbax; wanted one.")
 
     def restore(
         self, abstract: TrainState, step: int | Literal["latest", "best"] = "latest"
     ) -> tuple[TrainState, dict[str, Any]]:
-        """Reads a checkpoint onto the devices that ``abstract`` names, whichever it was saved from.
+        """Restores a checkpoint onto the devices of ``abstract``, whichever ones it was saved from.
 
         Args:
-            abstract: a state of ``jax.ShapeDtypeStruct`` with shardings, as by ``parallel.abstract(state)``.
-            step: which one.
+            abstract: a state of ``jax.ShapeDtypeStruct`` with shardings: ``parallel.abstract(state)``.
+            step: of the checkpoint.
 
         Returns:
             The state, and the ``extra`` that was saved with it.
 
         Raises:
             FileNotFoundError: when there is no such checkpoint.
-            ValueError: when it holds other leaves, shapes or dtypes; the message lists them. Or when it is
-                damaged; the message names it and the last one that is not.
+            ValueError: when its leaves, shapes or dtypes differ; the message lists them. Or when it is
+                damaged; the message names it and the last intact one.
         """
         number = self._find(step)
         path = self.directory / str(number)
         with self._naming_damage(number):
-            meta = _meta(path)
+            meta = _read_meta(path)
         _check_fits(path, meta["leaves"], _leaves(abstract))
         with self._naming_damage(number):
             return self._read(number, abstract), meta["extra"]
@@ -174,17 +175,17 @@ class Checkpoints:
         """The ``extra`` that was saved with a checkpoint; raises as `restore`."""
         number = self._find(step)
         with self._naming_damage(number):
-            return _meta(self.directory / str(number))["extra"]
+            return _read_meta(self.directory / str(number))["extra"]
 
     def set_aside(self, after: int) -> Path | None:
-        """Moves the checkpoints of later steps out of the way, so that the run goes on from an earlier one.
+        """Moves the checkpoints of later steps elsewhere, so that the run can resume from an earlier one.
 
         Args:
             after: the last step that stays.
 
         Returns:
-            Where they are: ``set_aside`` beside the directory, with a number where that is taken. None where
-            there are none.
+            Their new directory: ``set_aside`` beside this one, with a number if that exists. None without
+            later checkpoints.
         """
         later = [step for step in self.steps() if step > after]
         if not later:
@@ -200,11 +201,11 @@ class Checkpoints:
         return to
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk; raises if it failed."""
+        """Waits until the last save is on the disk; raises if it failed."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go of the directory."""
+        """Waits for the last save and releases orbax's resources."""
         self._manager.close()
         shutil.rmtree(self._trash, ignore_errors=True)
 
@@ -225,44 +226,49 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _naming_damage(self, number: int) -> Iterator[None]:
-        """Orbax and its libraries say in many ways that a file is damaged: one ValueError for all."""
+        """Turns the many errors of orbax and its libraries about damaged files into one ValueError."""
         try:
             yield
-        except (MemoryError, jax.errors.JaxRuntimeError):
+        except (MemoryError, jax.errors.JaxRuntimeError, NewerFormatError):
             raise
         except Exception as error:
-            good = [s for s in self.steps() if s != number and self._is_good(s)]
-            way = (
-                f"The last good one is of step {good[-1]}: go on from it by --resume --resume-step {good[-1]}"
-                if good
-                else "No other one can be read: begin a new run in another --out"
+            intact = [s for s in self.steps() if s != number and self._is_intact(s)]
+            fix = (
+                f"The last intact one is of step {intact[-1]}: resume by --resume --resume-step {intact[-1]}"
+                if intact
+                else "No other one can be read: start a new run in another --out"
             )
-            what = " ".join(str(error).split())
+            path, cause = self.directory / str(number), " ".join(str(error).split())
             raise ValueError(
-                f"the checkpoint {self.directory / str(number)} is damaged ({what:.150}). {way}"
+                f"{path}: got a damaged checkpoint ({cause:.150}); wanted it intact. {fix}"
             ) from error
 
-    def _is_good(self, step: int) -> bool:
+    def _is_intact(self, step: int) -> bool:
         try:
-            _meta(self.directory / str(step))
+            _read_meta(self.directory / str(step))
         except Exception:
             return False
-        return is_readable(self.directory / str(step))
+        return _is_readable(self.directory / str(step))
 
-    def _saved_figures(self, step: int) -> tuple[float | None, bool]:
-        """The score of a checkpoint on the disk, and whether it was due at its step; a damaged one has no
-        score, and only `restore` minds."""
+    def _saved_score(self, step: int) -> tuple[float | None, bool]:
+        """The score of a saved checkpoint, and whether it was due at its step.
+
+        A damaged one has no score; only `restore` raises.
+        """
+        path = self.directory / str(step)
         try:
-            meta = _meta(self.directory / str(step))
+            meta = _read_meta(path)
             return self._score(meta["metrics"]), _is_due(step, meta.get("every", self._every))
+        except NewerFormatError:
+            raise
         except Exception as error:
-            log.warning("the checkpoint %s is damaged: %s", self.directory / str(step), str(error))
+            log.warning("%s: got a damaged checkpoint: %s", path, str(error))
             return None, _is_due(step, self._every)
 
     def _find(self, step: int | str) -> int:
         found = {"latest": self.latest, "best": self.best}[step]() if isinstance(step, str) else step
         if found is None or found not in self.steps():
-            raise missing(self.directory, step)
+            raise _missing("Checkpoints", self.directory, step)
         return found
 
     def _score(self, metrics: Mapping[str, float]) -> float | None:
@@ -278,8 +284,89 @@ class Checkpoints:
         shutil.rmtree(self._trash, ignore_errors=True)
 
 
+def load_params(
+    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] = "params"
+) -> Params:
+    """Loads the weights of a checkpoint onto one device, without the optimizer.
+
+    Args:
+        directory: of a run's checkpoints.
+        step: of the checkpoint; None is the last.
+        item: the weights, or their moving average ("ema").
+
+    Returns:
+        Nested dict of arrays.
+
+    Raises:
+        FileNotFoundError: when there is no such checkpoint, or it has no ``ema``.
+        ValueError: when it is damaged or of a newer format; the message names it.
+    """
+    directory = Path(directory).absolute()
+    steps = _saved_steps(directory)
+    if not steps or (step is not None and step not in steps):
+        raise _missing("load_params", directory, "latest" if step is None else step)
+    return _load(directory, steps[-1] if step is None else step, item)
+
+
+def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:
+    """Checkpoint averaging: the mean of the last checkpoints' weights.
+
+    Equivalent to::
+
+        params = [load_params(directory, step) for step in steps[-last:]]
+        jax.tree.map(lambda *leaves: sum(leaves) / last, *params)
+
+    Args:
+        directory: of a run's checkpoints.
+        last: number of checkpoints; the paper averages 5 for its base model and 20 for the big one.
+        every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages over whatever
+            is there, an old best checkpoint included.
+
+    Returns:
+        Nested dict of arrays; summed in float32, returned in the saved dtypes.
+
+    Raises:
+        ValueError: when there are fewer checkpoints.
+
+    Vaswani et al. 2017, section 6.1.
+    """
+    directory = Path(directory).absolute()
+    steps = consecutive_steps(directory, every)
+    if not 1 <= last <= len(steps):
+        interval = "" if every is None else f", {every} steps apart"
+        raise ValueError(
+            f"average_params: got last={last}; wanted 1 to {len(steps)}, the checkpoints in "
+            f"{directory}{interval}: steps {steps}."
+        )
+    first, *others = steps[-last:]
+    params = _load(directory, first)
+    total = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    for step in others:  # one at a time: at most two sets of weights are in memory
+        total = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, _load(directory, step))
+    return jax.tree.map(lambda t, x: (t / last).astype(x.dtype), total, params)
+
+
+def consecutive_steps(directory: str | Path, every: int | None = None) -> list[int]:
+    """The steps of a run's last checkpoints, back to the first gap.
+
+    Leaves out an old best checkpoint, and one that a signal caused between two regular ones.
+
+    Args:
+        directory: of a run's checkpoints.
+        every: the run's ``checkpoint_every``; None returns all steps.
+
+    Returns:
+        Steps in order. The last checkpoint's is always among them, whether a multiple of ``every`` or not.
+    """
+    steps = _saved_steps(Path(directory))
+    if every is None or not steps:
+        return steps
+    wanted = [steps[-1], *range((steps[-1] - 1) // every * every, -1, -every)]
+    return sorted(itertools.takewhile(set(steps).__contains__, wanted))
+
+
 class _LastAndBest(checkpoint_managers.PreservationPolicy):
-    """Orbax's own policies forget, when a run is resumed, which checkpoint was best."""
+    """Keeps the last checkpoints and the best. Orbax's own policies forget the best one on a resume."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
@@ -320,110 +407,78 @@ def _check_fits(path: Path, saved: Mapping[str, str], wanted: Mapping[str, str],
     if lines:
         more = f"\n  and {len(lines) - shown} more" if len(lines) > shown else ""
         raise ValueError(
-            f"the checkpoint {path} is of another model or optimizer; "
+            f"{path}: got a checkpoint of another model or optimizer; "
             f"{len(lines)} of {len(names)} arrays differ:\n" + "\n".join(lines[:shown]) + more
         )
 
 
 def _check_names(directory: Path) -> None:
-    """Raises where something under the name of a checkpoint is none."""
+    """Raises for an entry with the name of a checkpoint that is none."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory}: got a file; wanted the directory of the checkpoints. Move it away")
     for path in directory.iterdir() if directory.is_dir() else ():
         stray = path.name.isdecimal() and (not path.is_dir() or path.name != str(int(path.name)))
         if stray or (path.name == _TRASH and not path.is_dir()):
             raise ValueError(
-                f"{path}: got what no run writes, under the name of a checkpoint's directory. Move it away"
+                f"{path}: got no checkpoint, under the name of one; wanted a directory. Move it away"
             )
 
 
-def _meta(path: Path) -> dict[str, Any]:
-    """What is written beside the arrays; raises where a part of it is missing."""
-    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
-        meta = handler.restore(path / "meta")
-    if not isinstance(meta, dict) or not {"extra", "metrics", "leaves"} <= meta.keys():
-        raise ValueError(f"its meta is {meta!r:.60}")
-    return meta
-
-
-def load_params(
-    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] = "params"
-) -> Params:
-    """Reads a checkpoint's weights alone, onto one device, without the code that trained them.
-
-    Args:
-        directory: of the checkpoints of a run.
-        step: which one; None is the last.
-        item: the weights, or their average (``ema``).
-
-    Returns:
-        Nested dict of arrays.
-
-    Raises:
-        FileNotFoundError: when there is no such checkpoint, or it holds no ``ema``.
-        ValueError: when it is damaged; the message names it.
-    """
-    directory = Path(directory).absolute()
-    steps = saved_steps(directory)
-    if not steps or (step is not None and step not in steps):
-        raise missing(directory, "latest" if step is None else step)
-    return _load(directory, steps[-1] if step is None else step, item)
-
-
-def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:
-    """The mean of the last checkpoints' weights, which is often better than any of them.
-
-    Equivalent to::
-
-        params = [load_params(directory, step) for step in steps[-last:]]
-        jax.tree.map(lambda *leaves: sum(leaves) / last, *params)
-
-    Args:
-        directory: of the checkpoints of a run.
-        last: how many; the paper averages 5 for its base model and 20 for the big one.
-        every: the run's ``checkpoint_every``: the last step's and, before it, one in every so many steps, as
-            `unbroken_steps` finds them. None takes what is there, also a best one kept from long before.
-
-    Returns:
-        Nested dict of arrays; added in float32, in the dtypes that were saved.
-
-    Raises:
-        ValueError: when there are fewer checkpoints.
-
-    Vaswani et al. 2017, section 6.1.
-    """
-    directory = Path(directory).absolute()
-    steps = unbroken_steps(directory, every)
-    if not 1 <= last <= len(steps):
-        unbroken = "" if every is None else f", one in every {every} steps,"
-        raise ValueError(
-            f"the last {last} checkpoints{unbroken} were asked for; "
-            f"{directory} has {len(steps)}: steps {steps}"
-        )
-    first, *others = steps[-last:]
-    params = _load(directory, first)
-    total = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    for step in others:  # one at a time: two sets of weights in memory, however many are averaged
-        total = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, _load(directory, step))
-    return jax.tree.map(lambda t, x: (t / last).astype(x.dtype), total, params)
-
-
-def saved_steps(directory: Path) -> list[int]:
+def _saved_steps(directory: Path) -> list[int]:
     """The steps of the checkpoints in a directory, in order."""
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
-def is_readable(path: Path) -> bool:
-    """Whether all arrays of a checkpoint can be read.
+def _missing(where: str, directory: Path, step: int | str) -> FileNotFoundError:
+    which = f"the {step} checkpoint" if isinstance(step, str) else f"the checkpoint of step {step}"
+    steps = _saved_steps(directory)
+    return FileNotFoundError(f"{where}: got {directory} with steps {steps}; wanted {which}.")
 
-    Args:
-        path: its directory.
 
-    Returns:
-        False where a file is missing or cannot be read. What was changed and can be read is not found.
-    """
+def _read_meta(path: Path) -> dict[str, Any]:
+    """A checkpoint's metadata in the current format; raises if a part of it is missing."""
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+        meta = handler.restore(path / "meta")
+    if not isinstance(meta, dict) or not {"extra", "metrics", "leaves"} <= meta.keys():
+        raise ValueError(f"its meta is {meta!r:.60}")
+    number = read_format(path, meta)
+    extra = meta["extra"]
+    if isinstance(extra.get("record"), dict):
+        extra = {**extra, "record": migrate_record(extra["record"], number)}
+    return {**meta, "extra": extra}
+
+
+def _load(directory: Path, step: int, item: str = "params") -> Params:
+    path = directory / str(step)
+    if not (path / item).is_dir():
+        raise FileNotFoundError(f"load_params: got no {item} in the checkpoint {path}; wanted it.")
+    _refuse_newer_format(path)
+    try:
+        return _read_tree(path / item)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: got a damaged checkpoint ({cause:.150}); wanted it intact. To read the one before, "
+            f"move it out of {directory}"
+        ) from error
+
+
+def _refuse_newer_format(path: Path) -> None:
+    """Raises for a checkpoint of a newer format; weights beside damaged metadata are still read."""
+    try:
+        _read_meta(path)
+    except NewerFormatError:
+        raise
+    except Exception as error:
+        log.warning("%s: got damaged metadata: %s", path, str(error))
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether all arrays of a checkpoint can be read. Wrong but readable values are not detected."""
     items = {item.name for item in path.iterdir() if item.is_dir()} - {"meta"}
     try:
         for name in items:
@@ -431,47 +486,6 @@ def is_readable(path: Path) -> bool:
     except Exception:
         return False
     return items >= {"params", "rest"}
-
-
-def unbroken_steps(directory: str | Path, every: int | None = None) -> list[int]:
-    """The steps of a run's last checkpoints, back to the first gap.
-
-    Left out are so a best one kept from long before, and one that a signal made in between.
-
-    Args:
-        directory: of the checkpoints of a run.
-        every: the run's ``checkpoint_every``; None gives all that are there.
-
-    Returns:
-        In order; the last step's is the last, whether it is a multiple of ``every`` or not.
-    """
-    steps = saved_steps(Path(directory))
-    if every is None or not steps:
-        return steps
-    wanted = [steps[-1], *range((steps[-1] - 1) // every * every, -1, -every)]
-    return sorted(itertools.takewhile(set(steps).__contains__, wanted))
-
-
-def missing(directory: Path, step: int | str) -> FileNotFoundError:
-    """The error to raise when a checkpoint is not there."""
-    which = f"the {step} checkpoint" if isinstance(step, str) else f"a checkpoint of step {step}"
-    return FileNotFoundError(f"{which} was asked for; {directory} has steps {saved_steps(directory)}")
-
-
-def _load(directory: Path, step: int, item: str = "params") -> Params:
-    path = directory / str(step) / item
-    if not path.is_dir():
-        raise FileNotFoundError(f"the checkpoint of step {step} in {directory} has no {item}")
-    try:
-        return _read_tree(path)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        what = " ".join(str(error).split())
-        raise ValueError(
-            f"the checkpoint {path.parent} is damaged ({what:.150}). To read the one before, move it out of "
-            f"{directory}"
-        ) from error
 
 
 def _read_tree(path: Path) -> Any:

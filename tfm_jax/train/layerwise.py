@@ -1,4 +1,4 @@
-"""Fine-tuning layer by layer: lower layers learn more slowly, or not at all. Layers are stacked, [L, ...]."""
+"""Layer-wise learning-rate decay and frozen layers for fine-tuning. Layers are stacked, [L, ...]."""
 
 import re
 
@@ -12,26 +12,26 @@ from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 __all__ = ["freeze_layers", "layer_factors", "scale_by_layer"]
 
 _LAYERS = re.compile(r"(^|/)layers/")
-_ENTRY = re.compile(r"(^|/)(\w*embedding|embedding_norm|position_bias)/")
+_EMBEDDINGS = re.compile(r"(^|/)(\w*embedding|embedding_norm|position_bias)/")
 
 
 def layer_factors(params: Params, decay: float = 1.0, frozen: int = 0) -> Params:
-    """By how much each layer's updates are scaled.
+    """The factor of each layer's updates.
 
     Equivalent to::
 
         layer(l) = 0 if l < frozen else decay ** (L - l)     # l from 0
-        embedding = 0 if frozen else decay ** (L + 1)        # tokens, positions, their norm
+        embedding = 0 if frozen else decay ** (L + 1)        # of tokens and positions, and their norm
         head = final_norm = 1
 
     Args:
         params: nested dict of arrays; those below ``layers`` are stacked, [L, ...].
-        decay: from one layer to the one below it, in (0, 1].
-        frozen: how many of the first layers, from 0 (none, nor the embedding) to L.
+        decay: ratio of a layer's factor to that of the layer above, in (0, 1].
+        frozen: number of first layers with factor 0, at most L; the embedding is frozen unless this is 0.
 
     Returns:
-        A tree like ``params`` of float32 factors [L, 1, ...] or []. An encoder and a decoder each count
-        their own layers; the deeper one is L for the embedding. A tied output projection is the embedding.
+        A tree like ``params`` of float32 factors [L, 1, ...] or []. Encoder and decoder layers are counted
+        separately; L of the embedding is the larger count. A tied output projection is the embedding.
 
     Raises:
         ValueError: for a decay or a number of layers out of range, or params without stacked layers.
@@ -40,19 +40,19 @@ def layer_factors(params: Params, decay: float = 1.0, frozen: int = 0) -> Params
     decay is 1 / 2.6; Clark et al. 2020, "ELECTRA", appendix B.
     """
     if not 0 < decay <= 1:
-        raise ValueError(f"layer decay lies in (0, 1], and 1 is none; got {decay}")
+        raise ValueError(f"layer_factors: got decay={decay}; wanted a number in (0, 1].")
     depths = {_depth(x) for path, x in _leaves(params) if _LAYERS.search(path)}
     if not depths:
-        raise ValueError("layers are scaled by their place in arrays [L, ...] under 'layers'; there are none")
+        raise ValueError("layer_factors: got params without 'layers'; wanted stacked layers [L, ...] there.")
     if not 0 <= frozen <= min(depths):
-        raise ValueError(f"frozen layers are 0 to {min(depths)}, all that there are; got {frozen}")
+        raise ValueError(f"layer_factors: got frozen={frozen}; wanted 0 to {min(depths)} layers.")
 
     def factor(path: str, x: Array) -> Array:
         if _LAYERS.search(path):
             layers = jnp.arange(_depth(x))
             scale = jnp.where(layers < frozen, 0.0, decay ** (_depth(x) - layers).astype(jnp.float32))
             return scale.reshape(-1, *[1] * (x.ndim - 1))
-        if _ENTRY.search(path):
+        if _EMBEDDINGS.search(path):
             return jnp.float32(0.0 if frozen else decay ** (max(depths) + 1))
         return jnp.float32(1.0)
 
@@ -60,22 +60,22 @@ def layer_factors(params: Params, decay: float = 1.0, frozen: int = 0) -> Params
 
 
 def scale_by_layer(decay: float = 1.0, frozen: int = 0) -> optax.GradientTransformation:
-    """Scales updates by layer; the last of a chain, after the learning rate and the weight decay.
+    """Scales updates by layer. The last of an optax chain, after learning rate and weight decay.
 
     Equivalent to::
 
         updates = jax.tree.map(lambda u, factor: u * factor, updates, layer_factors(updates, decay, frozen))
 
     Args:
-        decay: from one layer to the one below it, in (0, 1]; 1 scales none.
-        frozen: how many of the first layers stay as they are, bit for bit, and with them the embedding.
+        decay: ratio of a layer's factor to that of the layer above, in (0, 1]; 1 scales nothing.
+        frozen: number of first layers that do not change, bit for bit, nor does the embedding.
 
     Returns:
-        An optax transformation without a state. The gradients of frozen layers still count in a clip of the
-        global norm before it, unless the loss is one of `freeze_layers`.
+        A stateless optax transformation. Gradients of frozen layers still count in the global norm of a clip
+        before it, unless the loss is one of `freeze_layers`.
 
     Raises:
-        ValueError: as `layer_factors`; of the numbers of layers in ``init``.
+        ValueError: as `layer_factors`, from ``init``.
     """
 
     def init(params: Params) -> optax.EmptyState:
@@ -92,7 +92,7 @@ def scale_by_layer(decay: float = 1.0, frozen: int = 0) -> optax.GradientTransfo
 
 
 def freeze_layers(loss_fn: LossFn, frozen: int) -> LossFn:
-    """The same loss, with the gradient 0 at the embedding and the first layers: no norm counts them.
+    """Stops the gradients of the first layers and the embedding, so that gradient norms do not count them.
 
     Equivalent to::
 
@@ -100,12 +100,12 @@ def freeze_layers(loss_fn: LossFn, frozen: int) -> LossFn:
         loss_fn({**params, **stopped}, batch, key)
 
     Args:
-        loss_fn: as ``make_train_step`` takes it.
-        frozen: how many of the first layers; 0 is ``loss_fn`` itself.
+        loss_fn: as for ``make_train_step``.
+        frozen: number of first layers; 0 returns ``loss_fn`` itself.
 
     Returns:
-        A loss for ``make_train_step``. Weight decay still moves those layers, unless `scale_by_layer` is the
-        last of the optimizer's chain.
+        A loss for ``make_train_step``. Weight decay still changes those layers, unless `scale_by_layer` is
+        the last of the optimizer's chain.
 
     Raises:
         ValueError: as `layer_factors`, at trace time.
@@ -124,7 +124,7 @@ def freeze_layers(loss_fn: LossFn, frozen: int) -> LossFn:
 
 
 def _scaled(update: Array, factor: Array) -> Array:
-    """Update times factor; where that is 0 the one number that added to any other leaves its every bit."""
+    """Update times factor; -0.0 where the factor is 0: adding it changes no number, not even -0.0."""
     factor = jnp.broadcast_to(factor, update.shape).astype(update.dtype)
     return jnp.where(factor > 0, update * factor, jnp.array(-0.0, update.dtype))
 
@@ -136,5 +136,5 @@ def _leaves(params: Params) -> list[tuple[str, Array]]:
 
 def _depth(x: Array) -> int:
     if jnp.ndim(x) == 0:
-        raise ValueError("an array under 'layers' is stacked, [L, ...]; got a scalar")
+        raise ValueError("layer_factors: got a scalar below 'layers'; wanted stacked arrays, [L, ...].")
     return x.shape[0]

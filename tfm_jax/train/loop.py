@@ -1,4 +1,4 @@
-"""The loop: steps, evaluations, checkpoints, early stop, and what may go wrong in between."""
+"""The training loop: steps, evaluation, checkpoints, early stopping, signals."""
 
 import contextlib
 import dataclasses
@@ -10,39 +10,42 @@ from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
 from tfm_jax.train.checkpoint import Checkpoints
-from tfm_jax.train.metric_logger import Meter, Writer, require_finite
+from tfm_jax.train.metric_logger import MetricLogger, Writer, require_finite
 from tfm_jax.train.optimizers import Schedule
-from tfm_jax.train.run_directory import flat
+from tfm_jax.train.run_directory import flatten
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import TrainStep
 from tfm_jax.types import Batch
 from tfm_jax.values import plain
 
-__all__ = ["Batches", "EarlyStop", "Fitted", "fit", "resume"]
+__all__ = ["Batches", "EarlyStopping", "FitResult", "fit", "resume"]
 
 
 class Batches(Protocol):
-    """An iterator over batches that can be stopped and continued."""
+    """A resumable iterator over batches."""
 
     def __next__(self) -> Batch: ...
 
     def get_state(self) -> dict[str, Any]:
-        """Where it stands, as a small dict that JSON can hold."""
+        """The position, as a small dict that JSON can hold."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back to where it stood."""
+        """Moves to a position that `get_state` returned."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class EarlyStop:
-    """Stops a run when a figure of the evaluation has not improved for ``patience`` evaluations.
+class EarlyStopping:
+    """Early stopping: ends a run when a metric has not improved for ``patience`` evaluations.
 
     Args:
-        metric: name of the figure.
-        patience: evaluations without a new best after which to stop, at least 1.
+        metric: name of the metric in the evaluation's results.
+        patience: evaluations without a new best before the run stops, at least 1.
         mode: whether "min" or "max" is better.
+
+    Raises:
+        ValueError: for a patience below 1 or another mode.
     """
 
     metric: str
@@ -51,27 +54,33 @@ class EarlyStop:
 
     def __post_init__(self) -> None:
         if self.patience < 1 or self.mode not in ("min", "max"):
-            raise ValueError(f'patience is at least 1 and mode is "min" or "max"; got {self}')
+            raise ValueError(
+                f"EarlyStopping: got patience={self.patience}, mode={self.mode!r}; wanted a patience of at "
+                'least 1 and "min" or "max".'
+            )
 
-    def update(self, memory: dict[str, Any], figures: Mapping[str, float]) -> dict[str, Any]:
-        """The memory ``{"best", "bad"}`` after one more evaluation; ``{}`` before the first."""
-        if self.metric not in figures:
-            raise ValueError(f"early stop is on {self.metric!r}; the evaluation has {sorted(figures)}")
-        value, best = figures[self.metric], memory.get("best")
-        # written so that a nan never counts as better
+    def update(self, state: dict[str, Any], evaluation: Mapping[str, float]) -> dict[str, Any]:
+        """The state ``{"best", "bad"}`` after one more evaluation; ``{}`` before the first."""
+        if self.metric not in evaluation:
+            raise ValueError(
+                f"EarlyStopping: got metric={self.metric!r}; wanted one of the evaluation's results, "
+                f"{sorted(evaluation)}."
+            )
+        value, best = evaluation[self.metric], state.get("best")
+        # nan never counts as better
         better = not math.isnan(value) and (
             best is None or (value < best if self.mode == "min" else value > best)
         )
-        return {"best": value, "bad": 0} if better else {"best": best, "bad": memory.get("bad", 0) + 1}
+        return {"best": value, "bad": 0} if better else {"best": best, "bad": state.get("bad", 0) + 1}
 
-    def stops(self, memory: Mapping[str, Any]) -> bool:
-        """Whether the patience is at its end."""
-        return memory.get("bad", 0) >= self.patience
+    def should_stop(self, state: Mapping[str, Any]) -> bool:
+        """Whether the patience is used up."""
+        return state.get("bad", 0) >= self.patience
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
-    """What `fit` returns: the last state, its step's number, and why the run ended there."""
+class FitResult:
+    """What `fit` returns: the last state, its step, and why the run ended there."""
 
     state: TrainState
     step: int
@@ -88,79 +97,88 @@ def fit(
     evaluate_every: int | None = None,
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int | None = None,
-    early_stop: EarlyStop | None = None,
+    early_stopping: EarlyStopping | None = None,
     extra: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
     learning_rate: Schedule | None = None,
     unit: str = "examples",
     log_every: int = 10,
     writers: Sequence[Writer] = (),
-) -> Fitted:
-    """Trains, from the state's own step on, until ``steps`` updates have been made in all.
+) -> FitResult:
+    """Trains from ``state.step`` until step ``steps``.
 
-    Equivalent to (with the rest left out)::
+    Equivalent to (without evaluation, checkpoints and logging)::
 
         for batch in batches:
             state, metrics = step(state, batch)
 
-    Each step's metrics are read while the device computes the next, so never more than two steps are in
-    flight. A checkpoint holds the state, where the batches stand and what early stop remembers; `resume` puts
-    them back. The last step is always evaluated and saved. SIGTERM and the first ctrl-C end the run, saved,
-    after the step they come in or the one after it.
+    The metrics of a step are read while the device computes the next one, so at most two steps are in flight.
+    A checkpoint holds the state, the position of the batches and the state of early stopping; `resume`
+    restores them. The last step is always evaluated and saved. SIGTERM and the first Ctrl-C end the run after
+    the current step or the next one, and save it.
 
     Args:
-        step: the compiled step, as by ``parallel.compile(make_train_step(...))``; it may donate its state.
+        step: the compiled step, such as ``parallel.compile(make_train_step(...))``; it may donate its state.
         state: a placed `TrainState`.
-        batches: an iterator over batches that can tell where it stands.
-        steps: updates in all, those of ``state.step`` included.
-        evaluate: ``state -> {name: figure}``.
-        evaluate_every: evaluate after every so many steps; None at the end alone.
+        batches: a resumable iterator over batches.
+        steps: total number of updates, those before ``state.step`` included.
+        evaluate: ``state -> {name: value}``.
+        evaluate_every: steps between evaluations; None evaluates after the last step only.
         checkpoints: where to save; None saves nothing.
-        checkpoint_every: save after every so many steps; None at the end alone. When the best one is kept
-            too, a multiple of ``evaluate_every``, so that each has its figure.
-        early_stop: when to stop before ``steps``.
-        extra: what `resume` returned; None at the beginning.
-        record: saved with each checkpoint and compared by `resume`: what the run is of, as JSON can hold it.
-        learning_rate: the schedule, to be written with the metrics.
-        unit: what the loss's weight counts; written as ``<unit>_per_second``.
-        log_every: write the means of the metrics after every so many steps.
-        writers: called with each step's figures, at most once a step.
+        checkpoint_every: steps between checkpoints; None saves after the last step only. If ``checkpoints``
+            keeps the best one too, a multiple of ``evaluate_every``, so that each has its metric.
+        early_stopping: when to stop before ``steps``.
+        extra: what `resume` returned; None for a new run.
+        record: what identifies the run (data, config), as JSON can hold it. Each checkpoint holds it, and
+            `resume` compares it.
+        learning_rate: the schedule, to be logged with the metrics.
+        unit: what the loss's weight counts; logged as ``<unit>_per_second``.
+        log_every: steps between two writes of the metrics' means.
+        writers: called with the metrics, at most once a step.
 
     Returns:
-        A `Fitted`. Where the state had made ``steps`` already, nothing is run.
+        A `FitResult`. If ``state.step`` is ``steps`` already, nothing runs.
 
     Raises:
-        NotFiniteError: naming the step. The last checkpoint is from before, and finite.
-        ValueError: when the batches end too soon, or the settings do not fit one another.
+        NotFiniteError: for a loss, gradient or weight that is not finite; the last checkpoint is from before.
+        ValueError: when the batches end too soon, or the arguments do not fit together.
     """
-    _check_cadence(evaluate, evaluate_every, checkpoints, checkpoint_every, early_stop, log_every)
-    meter = Meter(learning_rate, unit, log_every, writers)
-    memory = dict((extra or {}).get("early_stop", {}))
-    ended = lambda: early_stop is not None and early_stop.stops(memory)
+    _check_intervals(evaluate, evaluate_every, checkpoints, checkpoint_every, early_stopping, log_every)
+    logger = MetricLogger(learning_rate, unit, log_every, writers)
+    stopping_state = dict((extra or {}).get("early_stop", {}))
+
+    def should_stop() -> bool:
+        return early_stopping is not None and early_stopping.should_stop(stopping_state)
+
     number = int(state.step)
     with _stop_signals() as signals:
-        # Asked once a step, before it is saved: a run that ends has saved the step it ends at.
-        ending = number >= steps or ended()
+        # Read once a step, before saving: a run that ends has saved its last step.
+        ending = number >= steps or should_stop()
         while not ending:
             state, metrics = step(state, _next(batches, number, steps))
             number += 1
-            meter.push(number, metrics)
-            figures: Mapping[str, float] = {}
-            if evaluate is not None and (number == steps or _due(number, evaluate_every)):
-                meter.drain()
-                figures = {name: float(figure) for name, figure in evaluate(state).items()}
-                memory = memory if early_stop is None else early_stop.update(memory, figures)
-            ending = number == steps or ended() or signals.came
-            saving = checkpoints is not None and (ending or _due(number, checkpoint_every))
-            if figures or saving or ending:
-                meter.report(number, figures)
+            logger.push(number, metrics)
+            evaluation: Mapping[str, float] = {}
+            if evaluate is not None and (number == steps or _is_due(number, evaluate_every)):
+                logger.flush()
+                evaluation = {name: float(value) for name, value in evaluate(state).items()}
+                if early_stopping is not None:
+                    stopping_state = early_stopping.update(stopping_state, evaluation)
+            ending = number == steps or should_stop() or signals.received
+            saving = checkpoints is not None and (ending or _is_due(number, checkpoint_every))
+            if evaluation or saving or ending:
+                logger.write(number, evaluation)
             if saving or ending:
                 require_finite(state, number)
             if saving:
-                position = {"data": batches.get_state(), "early_stop": memory, "record": dict(record or {})}
-                checkpoints.save(number, state, position, figures)
-    reason = "steps" if number >= steps else "early stop" if ended() else "signal"
-    return Fitted(state, number, reason)
+                position = {
+                    "data": batches.get_state(),
+                    "early_stop": stopping_state,
+                    "record": dict(record or {}),
+                }
+                checkpoints.save(number, state, position, evaluation)
+    reason = "steps" if number >= steps else "early stop" if should_stop() else "signal"
+    return FitResult(state, number, reason)
 
 
 def resume(
@@ -171,7 +189,7 @@ def resume(
     step: int | Literal["latest"] = "latest",
     record: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Reads a checkpoint and takes the batches back to where they were at it.
+    """Restores a checkpoint and moves the batches to their position in it.
 
     Equivalent to::
 
@@ -180,17 +198,17 @@ def resume(
 
     Args:
         checkpoints: of the run.
-        abstract: what to restore into, as by ``parallel.abstract(state)``.
-        batches: the iterator, made as it was at the beginning; it is moved.
-        step: which one. From an earlier one a run goes on once the later ones are `Checkpoints.set_aside`.
-        record: as for `fit`. What is in both records must be the same; an older checkpoint has none.
+        abstract: what to restore into, such as ``parallel.abstract(state)``.
+        batches: the iterator, made as for the new run; it is moved.
+        step: of the checkpoint. To resume from an earlier one, `Checkpoints.set_aside` the later ones first.
+        record: as for `fit`. Entries that both records have must be equal; an old checkpoint has none.
 
     Returns:
-        The state and the ``extra``, both to be handed to `fit`.
+        The state and the ``extra``, both for `fit`.
 
     Raises:
-        FileNotFoundError: when there is no checkpoint.
-        ValueError: when it does not fit, is damaged, or is of other data or another config than the record.
+        FileNotFoundError: when there is no such checkpoint.
+        ValueError: when it does not fit, is damaged, or its record differs.
     """
     _check_record(checkpoints.extra(step).get("record", {}), plain(record or {}))
     state, extra = checkpoints.restore(abstract, step)
@@ -198,8 +216,8 @@ def resume(
     return state, extra
 
 
-def _check_record(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    old, new = flat(saved), flat(found)
+def _check_record(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    old, new = flatten(saved), flatten(current)
     lines = [
         f"  {name}: the checkpoint has {old[name]!r}, the run now {new[name]!r}"
         for name in old
@@ -207,13 +225,13 @@ def _check_record(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     ]
     if lines:
         raise ValueError(
-            "the run was begun with other data, files or settings than it has now:\n"
+            "resume: got other data, files or settings; wanted those of the checkpoint:\n"
             + "\n".join(lines)
-            + "\nPut back what was changed, or begin a new run with the weights of this one: --init-from"
+            + "\nPut back what was changed, or start a new run with the weights of this one: --init-from"
         )
 
 
-def _due(number: int, every: int | None) -> bool:
+def _is_due(number: int, every: int | None) -> bool:
     return every is not None and number % every == 0
 
 
@@ -222,54 +240,54 @@ def _next(batches: Batches, number: int, steps: int) -> Batch:
         return next(batches)
     except StopIteration:
         raise ValueError(
-            f"the batches ended after step {number} of {steps}: give an iterator that repeats, "
-            f"or steps={number}"
+            f"fit: got {number} batches; wanted {steps}. Pass an iterator that repeats, or steps={number}"
         ) from None
 
 
-def _check_cadence(
+def _check_intervals(
     evaluate: Callable | None,
     evaluate_every: int | None,
     checkpoints: Checkpoints | None,
     checkpoint_every: int | None,
-    early_stop: EarlyStop | None,
+    early_stopping: EarlyStopping | None,
     log_every: int,
 ) -> None:
     if log_every < 1:
-        raise ValueError(f"log_every is a number of steps, at least 1; got {log_every}")
+        raise ValueError(f"fit: got log_every={log_every}; wanted a number of steps, at least 1.")
     for name, every in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
         if every is not None and every < 1:
-            raise ValueError(f"{name} is a number of steps, at least 1, or None; got {every}")
-    if early_stop is not None and (evaluate is None or evaluate_every is None):
-        raise ValueError("early_stop needs evaluate and evaluate_every")
+            raise ValueError(f"fit: got {name}={every}; wanted a number of steps, at least 1, or None.")
+    if early_stopping is not None and (evaluate is None or evaluate_every is None):
+        raise ValueError("fit: got early_stopping alone; wanted evaluate and evaluate_every with it.")
     if checkpoints is None or checkpoints.best_metric is None:
         return
     if evaluate is None:
         raise ValueError(
-            f"the best checkpoint by {checkpoints.best_metric!r} is to be kept, without evaluate"
+            f"fit: got checkpoints that keep the best {checkpoints.best_metric!r}, without evaluate; wanted "
+            "both. Pass evaluate, or Checkpoints(best=None)"
         )
     if checkpoint_every is not None and (evaluate_every is None or checkpoint_every % evaluate_every):
         raise ValueError(
-            f"checkpoint_every={checkpoint_every} is not a multiple of evaluate_every={evaluate_every}, so "
-            f"checkpoints would lack the figure {checkpoints.best_metric!r} by which the best one is kept"
+            f"fit: got checkpoint_every={checkpoint_every}; wanted a multiple of "
+            f"evaluate_every={evaluate_every}, so that each checkpoint has its {checkpoints.best_metric!r}."
         )
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[SimpleNamespace]:
-    """SIGTERM and ctrl-C set ``came``; a second ctrl-C interrupts as usual."""
-    signals = SimpleNamespace(came=False)
+    """SIGTERM and Ctrl-C set ``received``; a second Ctrl-C interrupts as usual."""
+    signals = SimpleNamespace(received=False)
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield signals
         return
 
-    def take(*_: Any) -> None:
-        signals.came = True
+    def receive(*_: Any) -> None:
+        signals.received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Adding ``(sum, weight)`` pairs, and reading them without making the device wait."""
+"""Metrics as ``(sum, weight)`` pairs: sums, means, and reads that do not stall the device."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ def add(first: Mapping[str, SumWeight], second: Mapping[str, SumWeight]) -> dict
 
     Args:
         first: ``{name: (sum, weight)}``.
-        second: the same names; or either may be empty.
+        second: the same names. Either may be empty.
 
     Returns:
         ``{name: (sum, weight)}``.
@@ -31,7 +31,9 @@ def add(first: Mapping[str, SumWeight], second: Mapping[str, SumWeight]) -> dict
     if not first or not second:
         return dict(first or second)
     if first.keys() != second.keys():
-        raise ValueError(f"metrics named {sorted(first)} and {sorted(second)} do not add: the names differ")
+        raise ValueError(
+            f"add: got metrics named {sorted(first)} and {sorted(second)}; wanted the same names."
+        )
     return {name: (s + first[name][0], w + first[name][1]) for name, (s, w) in second.items()}
 
 
@@ -43,17 +45,17 @@ def means(metrics: Mapping[str, SumWeight]) -> dict[str, float]:
         {name: sum / weight for name, (sum, weight) in metrics.items()}
 
     Args:
-        metrics: ``{name: (sum, weight)}``, on the device or read.
+        metrics: ``{name: (sum, weight)}``, on the device or the host.
 
     Returns:
-        ``{name: float}``; nan where the weight is 0, for nothing has no mean.
+        ``{name: float}``; nan where the weight is 0.
     """
     host = jax.device_get(dict(metrics))
     return {name: float(s) / float(w) if float(w) else math.nan for name, (s, w) in host.items()}
 
 
 def read(tree: Any) -> Any:
-    """A tree of scalars as Python floats; waits for the device.
+    """Reads a tree of scalars as Python floats; waits for the device.
 
     Equivalent to::
 
@@ -69,31 +71,31 @@ def read(tree: Any) -> Any:
 
 
 def read_late(metrics: Iterable[Any]) -> Iterator[Any]:
-    """The same trees of arrays, as Python floats, each read only after the next one was asked for.
+    """Reads trees of scalars one step late: each one after the next was dispatched.
 
-    So while the host reads the one, the device computes the next, and never more than two are in flight.
-    (On a CPU of several simulated devices more than 32 would deadlock.)
+    The device computes the next one while the host reads, and at most two are in flight. (On a CPU with
+    several simulated devices more than 32 would deadlock.)
 
     Equivalent to::
 
         (jax.tree.map(float, tree) for tree in metrics)
 
     Args:
-        metrics: trees of scalars, made as they are asked for, as by ``(step(p, b) for b in batches)``.
+        metrics: trees of scalars, made lazily, such as ``(step(params, batch) for batch in batches)``.
 
     Returns:
         An iterator over trees of floats, in order.
     """
-    waiting: list[Any] = []
+    pending: list[Any] = []
     for tree in metrics:
-        waiting.append(tree)
-        if len(waiting) > 1:
-            yield read(waiting.pop(0))
-    yield from map(read, waiting)
+        pending.append(tree)
+        if len(pending) > 1:
+            yield read(pending.pop(0))
+    yield from map(read, pending)
 
 
 def total(metrics: Iterable[Mapping[str, SumWeight]]) -> dict[str, SumWeight]:
-    """The sum of many sets of pairs, added on the host in float64, read as `read_late` does.
+    """The sum of many sets of pairs, in float64 on the host. Reads them as `read_late` does.
 
     Equivalent to::
 
@@ -103,10 +105,10 @@ def total(metrics: Iterable[Mapping[str, SumWeight]]) -> dict[str, SumWeight]:
         metrics: sets of pairs of the same names.
 
     Returns:
-        ``{name: (sum, weight)}`` of floats: float32 would stop counting at 2**24. Empty if there were none.
+        ``{name: (sum, weight)}`` of floats, as float32 counts to 2**24 only. Empty if there are none.
 
     Raises:
-        ValueError: when the names differ from set to set.
+        ValueError: when the names of two sets differ.
     """
     result: dict[str, SumWeight] = {}
     for pairs in read_late(metrics):

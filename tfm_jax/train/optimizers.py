@@ -1,9 +1,10 @@
-"""Learning-rate schedules, and the two optimizers that Transformers are trained with.
+"""Learning-rate schedules, Adam and AdamW for Transformers.
 
-A schedule is a function of the number of updates made, 0 at the first. All warm up by ``step + 1``: a warm-up
-that starts at 0 would waste the first step.
+A schedule is a function of the step, 0 for the first update. Warm-up uses ``step + 1``: a rate of 0 would
+waste the first step.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +31,12 @@ Schedule = Callable[[int | Array], Array]
 """``schedule(step) -> rate``; the first update is step 0."""
 
 NO_DECAY = r"(^|[/_])(bias|b|norm\d*|scale|positions?|position_\w+)([/_]|$)"
-"""Paths (``decoder/blocks/norm/scale``) that are not decayed: biases, norms, tables of positions."""
+"""Regular expression of the paths (``decoder/blocks/norm/scale``) without weight decay: biases, norms,
+position embeddings."""
 
 
 def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
-    """The schedule of the paper: linear up for ``warmup`` steps, then down with the root of the step.
+    """The paper's schedule: linear warm-up, then inverse square-root decay.
 
     Equivalent to::
 
@@ -43,7 +45,7 @@ def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
     Args:
         d_model: the model's width, > 0.
         warmup: steps to the peak, ``scale * (d_model * warmup)**-0.5``; > 0.
-        scale: a factor in front; the paper has 1.
+        scale: a factor; 1 in the paper.
 
     Returns:
         The schedule: a step, int or int array -> float32 of its shape.
@@ -64,7 +66,7 @@ def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
 
 
 def inverse_sqrt(peak: float, warmup: int) -> Schedule:
-    """Linear up to ``peak``, then down with the root of the step: `noam`, told its peak.
+    """Linear warm-up to ``peak``, then inverse square-root decay: `noam` with a given peak.
 
     Equivalent to::
 
@@ -91,9 +93,9 @@ def inverse_sqrt(peak: float, warmup: int) -> Schedule:
 
 
 def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Schedule:
-    """Linear up to ``peak``, then half a cosine down towards ``end``, and flat from there.
+    """Linear warm-up to ``peak``, cosine decay to ``end``, then constant.
 
-    The step after the last has ``end``: at an end of 0 the last one still moves the weights.
+    The rate is ``end`` at the step after the last: with an end of 0 the last step still changes the weights.
 
     Equivalent to::
 
@@ -105,8 +107,8 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
     Args:
         peak: the highest rate, reached at update number ``warmup``.
         warmup: steps to the peak, > 0.
-        steps: steps in all, > ``warmup``.
-        end: where it goes, in [0, peak].
+        steps: total number of steps, > ``warmup``.
+        end: the final rate, in [0, peak].
 
     Returns:
         The schedule: a step, int or int array -> float32 of its shape.
@@ -121,9 +123,11 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
     check_numbers("warmup_cosine", SIZE, warmup=warmup, steps=steps)
     check_number("warmup_cosine", "end", end, NOT_NEGATIVE)
     if end > peak:
-        raise ValueError(f"warmup_cosine: got end={end} with peak={peak}; wanted no more than that.")
+        raise ValueError(f"warmup_cosine: got end={end} with peak={peak}; wanted at most the peak.")
     if steps <= warmup:
-        raise ValueError(f"warmup={warmup} is not shorter than steps={steps}: give fewer warm-up steps")
+        raise ValueError(
+            f"warmup_cosine: got warmup={warmup} with steps={steps}; wanted fewer warm-up steps."
+        )
 
     def schedule(step: int | Array) -> Array:
         number = _number(step)
@@ -135,7 +139,7 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
 
 
 def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.GradientTransformation:
-    """The paper's optimizer: Adam under the `noam` schedule.
+    """The paper's optimizer: Adam with the `noam` schedule.
 
     Equivalent to::
 
@@ -144,7 +148,7 @@ def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.Gra
     Args:
         d_model: the model's width, > 0.
         warmup: steps to the peak, > 0.
-        scale: a factor in front of the rate; the paper has 1.
+        scale: a factor of the rate; 1 in the paper.
 
     Returns:
         An optax optimizer.
@@ -166,19 +170,19 @@ def adamw(
     eps: float = 1e-9,
     no_decay: str = NO_DECAY,
 ) -> optax.GradientTransformation:
-    """AdamW, which decays only the weights that should be: see `decay_mask`.
+    """AdamW without weight decay of biases and norms (`decay_mask`).
 
     Equivalent to::
 
         optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask)
 
     Args:
-        schedule: a function of the step, or one rate.
-        weight_decay: what is taken off a weight a step, before the rate multiplies it. With 0 this is Adam.
-        b1: decay of the mean of the gradient.
-        b2: decay of the mean of its square.
-        eps: added to the root of that mean.
-        no_decay: regular expression of the paths that are left alone.
+        schedule: a function of the step, or a constant rate.
+        weight_decay: decoupled weight decay, multiplied by the rate; 0 is Adam.
+        b1: decay of the first moment of the gradient.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+        no_decay: regular expression of the paths without weight decay.
 
     Returns:
         An optax optimizer.
@@ -194,14 +198,14 @@ def adamw(
     check_number("adamw", "weight_decay", weight_decay, NOT_NEGATIVE)
     check_numbers("adamw", RATE, b1=b1, b2=b2)
     check_number("adamw", "eps", eps, POSITIVE)
-    mask = lambda params: decay_mask(params, no_decay)
+    mask = functools.partial(decay_mask, no_decay=no_decay)
     return _in_float32(optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask))
 
 
 def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
-    """Which leaves are decayed, told by their path.
+    """Weight-decay mask by parameter path.
 
-    Layers are stacked, so a bias is a matrix ``[L, D]`` and a rule about ranks would be wrong.
+    Layers are stacked, so a bias is a matrix ``[L, D]`` and a mask by rank would be wrong.
 
     Equivalent to::
 
@@ -212,7 +216,7 @@ def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
         no_decay: regular expression, searched in the path ``decoder/blocks/norm/scale``.
 
     Returns:
-        A tree of bools like ``params``: True is decayed.
+        A tree of bools like ``params``: True means decayed.
     """
     pattern = re.compile(no_decay)
 
@@ -223,7 +227,7 @@ def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
 
 
 def _in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Without float64 gradients, no float64 under x64 either, where optax computes its corrections in it."""
+    """Disables x64 in the update unless a gradient is float64: optax's bias corrections would be float64."""
 
     def update(gradients: Params, state: optax.OptState, params: Params | None = None) -> Any:
         wide = any(x.dtype.itemsize == 8 for x in jax.tree.leaves(gradients))
@@ -234,5 +238,5 @@ def _in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransf
 
 
 def _number(step: int | Array) -> Array:
-    """Which update this is, from 1. (``optax.join_schedules`` also asks for steps before 0.)"""
+    """The number of the update, from 1. (``optax.join_schedules`` also passes negative steps.)"""
     return jnp.maximum(jnp.asarray(step, jnp.float32), 0.0) + 1.0

@@ -1,4 +1,4 @@
-"""A run's directory, and writing files so that a kill leaves the old or the new one, never half of it."""
+"""A run's directory, its config file, and atomic writes."""
 
 import json
 import os
@@ -6,28 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfm_jax.train._formats import FORMAT, migrate_config, read_format
 from tfm_jax.values import plain
 
-__all__ = ["RunDirectory", "flat", "is_free", "read_object", "replace_text"]
+__all__ = ["RunDirectory", "flatten", "is_under", "read_config", "replace_text"]
 
 
 class RunDirectory:
-    """The directory that a run leaves::
+    """The directory of a training run::
 
         config.json  metrics.jsonl  events/  checkpoints/  result.json  *.png
 
     Args:
-        path: where. It is made; for a new run it must be empty.
+        path: the directory. It is created; for a new run it must be empty.
         config: the run's settings, as JSON can hold them.
-        resume: go on with the run that is there.
+        resume: whether to continue the run that is in it.
         free: fields of ``config`` that may differ from the saved ones on a resume, such as "train.keep";
-            "mesh" is all fields below it.
-        defaults: on a resume, the values of the fields that the saved config lacks, as of an older version.
+            "mesh" means all fields below it.
+        defaults: on a resume, the values of fields that the saved config lacks, as an older one may.
 
     Raises:
-        FileExistsError: when a new run would be written over what is there. Nothing is changed.
-        FileNotFoundError: when there is no run to go on with.
-        ValueError: when that run had another config, or a file of it is damaged; the message names it.
+        FileExistsError: for a new run in a directory that is not empty. Nothing is changed.
+        FileNotFoundError: on a resume, when the directory has no config.json.
+        ValueError: on a resume, when the run had another config or a file of it is damaged; the message names
+            the file.
     """
 
     def __init__(
@@ -40,38 +42,53 @@ class RunDirectory:
         defaults: Mapping[str, Any] | None = None,
     ):
         self.path = Path(path).absolute()
-        saved = self.path / "config.json"
         if resume:
-            if not saved.is_file():
-                raise FileNotFoundError(f"{self.path} holds no run to resume: there is no config.json in it")
-            old = flat(plain(defaults or {})) | flat(read_object(saved))
-            _check_same(self.path, old, flat(plain(config)), free)
+            if not self.config_file.is_file():
+                raise FileNotFoundError(
+                    f"{self.path}: got no config.json; wanted the directory of a run to resume."
+                )
+            old = flatten(plain(defaults or {})) | flatten(read_config(self.config_file))
+            _check_same(self.path, old, flatten(plain(config)), free)
             self._check_kinds()
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise FileExistsError(
-                f"{self.path} is not empty: go on with its run by --resume, or give another --out"
+                f"{self.path}: got files in it; wanted an empty directory. Resume its run by --resume, or "
+                "give another --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write("config.json", config)
+        self.write_config("config.json", config)
+
+    @property
+    def config_file(self) -> Path:
+        """The file for `read_config`."""
+        return self.path / "config.json"
 
     @property
     def checkpoints(self) -> Path:
-        """For `Checkpoints`."""
+        """The directory for `Checkpoints`."""
         return self.path / "checkpoints"
 
     @property
     def events(self) -> Path:
-        """For `TensorBoard`."""
+        """The directory for `TensorBoard`."""
         return self.path / "events"
 
     @property
     def metrics(self) -> Path:
-        """For `JsonLines`."""
+        """The file for `JsonLines`."""
         return self.path / "metrics.jsonl"
 
+    def write(self, name: str, value: Any) -> None:
+        """Writes a JSON file; nan and infinity become null."""
+        replace_text(self.path / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+    def write_config(self, name: str, config: Mapping[str, Any]) -> None:
+        """Writes a config with the number of its format, for `read_config`."""
+        self.write(name, {"format": FORMAT, **config})
+
     def _check_kinds(self) -> None:
-        """Raises where a file is in the place of a directory, or the other way round."""
+        """Raises where a file has the name of a directory, or the other way round."""
         for path, kind in (
             (self.checkpoints, "directory"),
             (self.events, "directory"),
@@ -81,13 +98,36 @@ class RunDirectory:
                 got = "directory" if path.is_dir() else "file"
                 raise ValueError(f"{path}: got a {got}; wanted the {kind} that the run wrote. Move it away")
 
-    def write(self, name: str, value: Any) -> None:
-        """Writes a JSON file; what is not finite becomes null."""
-        replace_text(self.path / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads a config that a run of this or an older version wrote.
+
+    Equivalent to (for a file of this version)::
+
+        config = json.loads(path.read_text())
+        config.pop("format")
+
+    Args:
+        path: the run's config.json, or a model.json beside it, which holds the "model" of a config.
+
+    Returns:
+        The config in the current format, without the number of the format.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file holds no JSON object, or one of a newer format; the message names the file.
+    """
+    path = Path(path)
+    config = _read_object(path)
+    number = read_format(path, config)
+    config.pop("format", None)
+    if path.name == "model.json":
+        return migrate_config({"model": config}, number)["model"]
+    return migrate_config(config, number)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole, or not at all.
+    """Atomic write of a text file: a kill leaves the old or the new file, never a part of it.
 
     Equivalent to::
 
@@ -95,7 +135,7 @@ def replace_text(path: Path, text: str) -> None:
 
     Args:
         path: the file.
-        text: what it is to hold.
+        text: its new content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
@@ -103,83 +143,69 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
-_DEEPEST = 100
-"""Objects within each other in a run's file; what Python itself reads differs between its versions."""
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON object that a run wrote.
-
-    Equivalent to::
-
-        json.loads(path.read_text())
-
-    Args:
-        path: the file.
-
-    Returns:
-        The object.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is no JSON, or another value; the message names the file.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError(f"it is {value!r:.60}")
-        if any(name.count(".") > _DEEPEST for name in flat(value)):
-            raise ValueError(f"it is nested more than {_DEEPEST} deep")
-        return value
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: got no JSON object ({error}); wanted the file that the run wrote. Put a copy "
-            "of it back, or begin a new run in another --out"
-        ) from error
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts by their path: ``{"train.steps": 100}``.
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by their paths: ``{"train.steps": 100}``.
 
     Args:
         config: nested dicts of values.
-        prefix: what each path begins with.
+        prefix: the first part of every path.
 
     Returns:
-        The values by path; a dict without entries has none.
+        The values by path. Empty dicts are dropped.
     """
     if not isinstance(config, Mapping):
         return {prefix: config}
     return {
         name: leaf
         for key, value in config.items()
-        for name, leaf in flat(value, f"{prefix}.{key}" if prefix else key).items()
+        for name, leaf in flatten(value, f"{prefix}.{key}" if prefix else key).items()
     }
 
 
-def is_free(name: str, free: Sequence[str]) -> bool:
-    """Whether a field is among these names, or below one of them: "mesh.data" is below "mesh".
+def is_under(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a field is one of these or below one of them: "mesh.data" is below "mesh".
 
     Args:
         name: path of the field.
-        free: paths.
+        prefixes: paths.
 
     Returns:
-        True for one that may change.
+        True or False.
     """
-    return any(name == other or name.startswith(f"{other}.") for other in free)
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+_MAX_DEPTH = 100
+"""Of nested objects in a run's file; the limit of Python's own parser depends on its version."""
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it is {value!r:.60}")
+        if any(name.count(".") > _MAX_DEPTH for name in flatten(value)):
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: got no JSON object ({error}); wanted the file that the run wrote. Put a copy "
+            "of it back, or start a new run in another --out"
+        ) from error
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
-    show = lambda config, name: repr(config[name]) if name in config else "nothing"
-    differ = [
+    def show(config: Mapping[str, Any], name: str) -> str:
+        return repr(config[name]) if name in config else "nothing"
+
+    different = [
         f"  {name}: saved {show(old, name)}, configured {show(new, name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not is_free(name, free)
+        if old.get(name) != new.get(name) and not is_under(name, free)
     ]
-    if differ:
+    if different:
         raise ValueError(
-            f"the run in {path} was begun with another config, and these fields may not change on a resume:\n"
-            + "\n".join(differ)
-            + f"\nLeave them out, or begin a new run with the weights of this one: --init-from {path}"
+            f"{path}: got another config; wanted that of the run, whose fields may not change on a resume:\n"
+            + "\n".join(different)
+            + f"\nLeave them out, or start a new run with the weights of this one: --init-from {path}"
         )

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, as one pytree."""
+"""The training state, as one pytree."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ __all__ = ["TrainState", "init_state"]
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes or needs: save it, restore it, and training goes on as if never stopped.
+    """The state of training: all that a step reads or changes. A restored state continues the run exactly.
 
     Args:
-        step: int32 scalar, the number of updates made.
+        step: int32 scalar, number of updates so far.
         params: nested dict of arrays.
         opt_state: the optimizer's state.
-        ema: float32 copy of ``params``, their exponential moving average, or None.
-        key: the run's PRNG key. It never changes: step ``t`` draws from ``fold_in(key, t)``.
+        ema: float32 copy of ``params``, their exponential moving average (EMA), or None.
+        key: the run's PRNG key. It stays the same: step ``t`` uses ``fold_in(key, t)``.
     """
 
     step: Array
@@ -36,22 +36,22 @@ class TrainState:
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, key: Key, ema: bool = False
 ) -> TrainState:
-    """The state before the first step.
+    """The initial training state.
 
     Equivalent to::
 
         TrainState(jnp.int32(0), params, optimizer.init(params), params if ema else None, key)
 
     Args:
-        params: nested dict of arrays, float32. The optimizer's moments have their dtype, and in bfloat16
-            small updates are lost: compute in bfloat16 in the model instead.
-        optimizer: an optax optimizer; the same one goes to ``make_train_step``.
+        params: nested dict of float32 arrays. The optimizer's moments have the dtype of params, and bfloat16
+            loses small updates: compute in bfloat16 inside the model instead.
+        optimizer: an optax optimizer, the same as for ``make_train_step``.
         key: the run's PRNG key, a scalar.
-        ema: whether to keep an average of the weights; ``make_train_step`` then needs ``ema_decay``.
+        ema: whether to keep a moving average of the weights; ``make_train_step`` then needs ``ema_decay``.
 
     Returns:
-        A `TrainState`. Its ``ema`` is a float32 copy: in bfloat16 an average would stand still, and one
-        buffer in two places could not be donated.
+        A `TrainState`. Its ``ema`` is a float32 copy: a bfloat16 average would not move, and a buffer that is
+        shared with ``params`` could not be donated.
     """
     average = jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params) if ema else None
     return TrainState(

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as pure functions of a loss."""
+"""Training and evaluation steps as pure functions, made from a loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def make_train_step(
     ema_decay: float | None = None,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """A pure ``step(state, batch) -> (state, metrics)``, ready for ``jax.jit(step, donate_argnums=0)``.
+    """Makes a training step, a pure function for ``jax.jit(step, donate_argnums=0)``.
 
     Equivalent to (one microbatch, one device)::
 
@@ -44,31 +44,31 @@ def make_train_step(
         params = optax.apply_updates(params, updates)
         ema = d * ema + (1 - d) * params                 # d = min(ema_decay, (1 + t) / (10 + t))
 
-    Sums of gradients and of weights are added over microbatches and devices and divided once, so the step
-    equals that of the large batch up to rounding, however unevenly the weight is spread.
+    Gradients and weights are summed over microbatches and devices and divided once, so the result is that of
+    the whole batch up to rounding, however the weight is distributed.
 
     Args:
-        loss_fn: ``(params, batch, key) -> ((sum, weight), {name: (sum, weight)})``. It draws its dropout from
-            ``key``, one of its own for every step, microbatch and device. Its weight may not depend on
-            ``params``. The names "loss" and "grad_norm" are taken.
+        loss_fn: ``(params, batch, key) -> ((sum, weight), {name: (sum, weight)})``. ``key`` is for dropout
+            and differs for each step, microbatch and device. The weight may not depend on ``params``. The
+            names "loss" and "grad_norm" are reserved.
         optimizer: an optax optimizer.
-        accumulate: number of microbatches, run one after the other; it divides the batch (the part of it that
-            one device has, under ``axis_name``). Microbatch ``i`` is the rows ``i::accumulate``, so that a
-            batch sharded over devices stays where it is.
+        accumulate: number of microbatches for gradient accumulation, run in sequence; divides the batch
+            (under ``axis_name``, the batch of one device). Microbatch ``i`` has the examples
+            ``i::accumulate``, so that a batch sharded over devices is not moved.
         clip_norm: largest global norm of the gradient, > 0; None does not clip.
-        ema_decay: decay of the average of the weights, in [0, 1), ramped up over the first steps so that it
-            never leans on the random initialization; None for a state without one.
-        axis_name: the mapped axis to add over, under ``pmap``, ``shard_map`` or ``vmap``. Under ``jit`` on a
-            mesh there is none: the compiler adds. On several devices dropout is drawn otherwise than there.
+        ema_decay: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so
+            that the random initialization is forgotten. None for a state without an average.
+        axis_name: the mapped axis to sum over, under ``pmap``, ``shard_map`` or ``vmap``. None under ``jit``,
+            also on a mesh, where the compiler sums. With several devices their dropout differs from jit's.
 
     Returns:
-        The step. Its metrics are "loss", those of ``loss_fn``, and "grad_norm" (before clipping, weight 1),
-        all ``(sum, weight)`` in float32. A batch of weight 0 has the gradient 0; the optimizer's momentum and
-        weight decay still move the weights.
+        ``step(state, batch) -> (state, metrics)``. The metrics are "loss", those of ``loss_fn``, and
+        "grad_norm" (before clipping, with weight 1), all ``(sum, weight)`` in float32. A batch of weight 0
+        has gradient 0; the optimizer's momentum and weight decay still change the weights.
 
     Raises:
-        ValueError: at trace time, when the batch does not divide by ``accumulate``, a name is taken, or the
-            state has an average where the step has no decay, or the other way round.
+        ValueError: at trace time, when the batch is not divisible by ``accumulate``, a metric has a reserved
+            name, or only one of the state and the step has a moving average.
     """
     check_number("make_train_step", "accumulate", accumulate, SIZE)
     if clip_norm is not None:
@@ -79,11 +79,11 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):
             raise ValueError(
-                f"init_state(ema={state.ema is not None}) does not fit "
-                f"make_train_step(ema_decay={ema_decay}): an average needs both ema=True and a decay"
+                f"make_train_step: got ema_decay={ema_decay} and a state of init_state(ema="
+                f"{state.ema is not None}); wanted both ema=True and a decay, or neither."
             )
         key = jax.random.fold_in(state.key, state.step)
-        if axis_name is not None and jax.lax.axis_size(axis_name) > 1:  # one device draws as without an axis
+        if axis_name is not None and jax.lax.axis_size(axis_name) > 1:  # one device: as without an axis
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         params = _vary(state.params, axis_name)
         gradients, metrics = _gradients(loss_fn, params, _microbatches(batch, accumulate), key)
@@ -95,10 +95,10 @@ def make_train_step(
         if clip_norm is not None:
             gradients = jax.tree.map(lambda g: g * (clip_norm / jnp.maximum(norm, clip_norm)), gradients)
         gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, state.params)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes: a float to the power of an int32
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = None if ema_decay is None else _average(state.ema, params, state.step, ema_decay)
+        ema = None if ema_decay is None else _update_ema(state.ema, params, state.step, ema_decay)
         metrics["grad_norm"] = (norm, jnp.ones_like(norm))
         return TrainState(state.step + 1, params, opt_state, ema, state.key), metrics
 
@@ -106,7 +106,7 @@ def make_train_step(
 
 
 def make_eval_step(loss_fn: LossFn, *, axis_name: str | None = None) -> EvalStep:
-    """A pure ``eval_step(params, batch) -> {name: (sum, weight)}``, without randomness.
+    """Makes an evaluation step, a pure function without randomness.
 
     Equivalent to::
 
@@ -115,10 +115,11 @@ def make_eval_step(loss_fn: LossFn, *, axis_name: str | None = None) -> EvalStep
 
     Args:
         loss_fn: as for `make_train_step`; its key is None.
-        axis_name: the mapped axis to add over, if any.
+        axis_name: the mapped axis to sum over, if any.
 
     Returns:
-        The step. Its pairs add over batches (`total`); the weight is 0 where a batch holds only filling.
+        ``eval_step(params, batch) -> {name: (sum, weight)}``. Sum the pairs over batches by `total`; a batch
+        of padding alone has weight 0.
 
     Raises:
         ValueError: at trace time, when ``loss_fn`` names a metric "loss" or "grad_norm".
@@ -126,26 +127,28 @@ def make_eval_step(loss_fn: LossFn, *, axis_name: str | None = None) -> EvalStep
 
     def eval_step(params: Params, batch: Batch) -> Metrics:
         pair, metrics = loss_fn(params, batch, None)
-        metrics = _named(pair, metrics)
+        metrics = _with_loss(pair, metrics)
         return metrics if axis_name is None else jax.lax.psum(metrics, axis_name)
 
     return eval_step
 
 
-def _named(loss: SumWeight, metrics: Metrics) -> Metrics:
+def _with_loss(loss: SumWeight, metrics: Metrics) -> Metrics:
     if taken := {"loss", "grad_norm"} & set(metrics):
-        raise ValueError(f"loss_fn returned metrics named {sorted(taken)}; the step uses those names itself")
+        raise ValueError(
+            f"loss_fn: got metrics named {sorted(taken)}; wanted other names, as the step has those."
+        )
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
 
 
 def _microbatches(batch: Batch, accumulate: int) -> Any:
-    """[B, ...] -> [accumulate, B / accumulate, ...], by stride."""
+    """[B, ...] -> [accumulate, B / accumulate, ...], with stride ``accumulate``."""
 
     def split(path: Any, x: Array) -> Array:
         if jnp.ndim(x) == 0 or x.shape[0] % accumulate:
             raise ValueError(
-                f"batch{jax.tree_util.keystr(path)} has shape {jnp.shape(x)}; its first axis does not divide "
-                f"into accumulate={accumulate} microbatches of one size"
+                f"make_train_step: got batch{jax.tree_util.keystr(path)} of shape {jnp.shape(x)}; wanted a "
+                f"first axis that is a multiple of accumulate={accumulate}."
             )
         return jnp.moveaxis(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 1, 0)
 
@@ -153,11 +156,11 @@ def _microbatches(batch: Batch, accumulate: int) -> Any:
 
 
 def _gradients(loss_fn: LossFn, params: Params, microbatches: Any, key: Key) -> tuple[Params, Metrics]:
-    """Sums, over the microbatches, of the gradient of the summed loss (in float32) and of the metrics."""
+    """The gradient of the summed loss (in float32) and the metrics, summed over the microbatches."""
 
     def summed(params: Params, batch: Batch, key: Key) -> tuple[Array, Metrics]:
         pair, metrics = loss_fn(params, batch, key)
-        metrics = _named(pair, metrics)
+        metrics = _with_loss(pair, metrics)
         return metrics["loss"][0], metrics
 
     def add(total: Params, indexed: tuple[Array, Batch]) -> tuple[Params, Metrics]:
@@ -167,17 +170,17 @@ def _gradients(loss_fn: LossFn, params: Params, microbatches: Any, key: Key) -> 
 
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
     accumulate = jax.tree.leaves(microbatches)[0].shape[0]
-    if accumulate == 1:  # no loop: the compiler sees straight through
+    if accumulate == 1:  # without a loop XLA optimizes across it
         return add(zeros, (jnp.int32(0), jax.tree.map(lambda x: x[0], microbatches)))
     gradients, metrics = jax.lax.scan(add, zeros, (jnp.arange(accumulate), microbatches))
     return gradients, jax.tree.map(lambda x: x.sum(0), metrics)
 
 
 def _vary(params: Params, axis_name: str | None) -> Params:
-    """Makes replicated params differ, in type, by device.
+    """Casts replicated params to device-varying ones under ``shard_map(check_vma=True)``.
 
-    In ``shard_map(check_vma=True)`` the gradient of a replicated value arrives already added over the
-    devices; adding it once more would make it too large by their number. Elsewhere nothing is to be done.
+    There the gradient of a replicated value is already summed over the devices; a second sum would multiply
+    it by their number. Elsewhere this is the identity.
     """
     manual = jax.sharding.get_abstract_mesh().manual_axes
     if axis_name is None or axis_name not in manual:
@@ -185,7 +188,7 @@ def _vary(params: Params, axis_name: str | None) -> Params:
     return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
 
 
-def _average(ema: Params, params: Params, step: Array, decay: float) -> Params:
+def _update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:
     count = step.astype(jnp.float32)
     rate = 1.0 - jnp.minimum(decay, (1.0 + count) / (10.0 + count))
     return jax.tree.map(lambda e, p: e + rate * (p.astype(jnp.float32) - e), ema, params)

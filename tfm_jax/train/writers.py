@@ -1,4 +1,4 @@
-"""Where a run's figures go: a progress bar, metrics.jsonl, TensorBoard's events. Each is a `Writer`."""
+"""Writers of a run's metrics: metrics.jsonl, TensorBoard events, a progress bar. Each is a `Writer`."""
 
 import json
 import math
@@ -17,11 +17,9 @@ from tfm_jax.values import plain
 
 __all__ = ["JsonLines", "Progress", "TensorBoard", "read_json_lines"]
 
-_SHORT = {"loss", "learning_rate"}
-
 
 class _Closing:
-    """A writer that has something to close: ``with`` closes it."""
+    """A context manager that closes the writer."""
 
     def close(self) -> None: ...
 
@@ -35,12 +33,12 @@ class _Closing:
 
 
 class JsonLines(_Closing):
-    """Appends a line ``{"step": 10, "loss": 2.3, ...}`` to a file; what is not finite becomes null.
+    """Appends lines ``{"step": 10, "loss": 2.3, ...}`` to a file; nan and infinity become null.
 
     Args:
         path: the file.
-        after: lines of later steps are taken out first, so that after a resume no step is there twice. So is
-            half a line, which a kill may leave.
+        after: the step that the run resumes from. Lines of later steps are removed first, so that no step
+            occurs twice; so is an incomplete last line, which a kill may leave.
 
     Raises:
         ValueError: as `read_json_lines`; nothing is changed.
@@ -60,39 +58,38 @@ class JsonLines(_Closing):
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a `JsonLines` file, without a last one that is cut short.
+    """The lines of a `JsonLines` file, without an incomplete last one.
 
     Args:
         path: the file.
 
     Returns:
-        What each line holds; [] if there is no file.
+        One dict per line; [] if there is no file.
 
     Raises:
-        ValueError: when a line is none that was written here; the message names it. The file stays as it is.
+        ValueError: for a line that `JsonLines` did not write; the message names it.
     """
-    path, lines = Path(path), []
-    found = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, text in enumerate(found, 1):
-        line = _line(text)
+    path, parsed = Path(path), []
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, text in enumerate(lines, 1):
+        line = _parse_line(text)
         if line is not None:
-            lines.append(line)
-        elif text.strip() and number < len(found):  # the last one has no end: a kill left it
+            parsed.append(line)
+        elif text.strip() and number < len(lines):  # only a kill leaves the last line without its end
             raise ValueError(
-                f"{path}, line {number}: got {text.decode(errors='replace')!r:.60}; wanted figures and their "
-                "step, as the run wrote them. Take this line out; the others stay"
+                f"{path}, line {number}: got {text.decode(errors='replace')!r:.60}; wanted metrics and their "
+                "step, as the run wrote them. Remove this line; the others stay"
             )
-    return lines
+    return parsed
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
-    """The figures in a line; None for anything else."""
+def _parse_line(text: bytes) -> dict[str, Any] | None:
+    """The metrics in a line; None for anything else."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return line if whole and not isinstance(line["step"], bool) else None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None
 
 
 class TensorBoard(_Closing):
@@ -100,10 +97,10 @@ class TensorBoard(_Closing):
 
     Args:
         directory: of the event files.
-        after: the step resumed from; TensorBoard leaves out what was written of later ones.
+        after: the step that the run resumes from; TensorBoard hides events of later steps written before.
 
     Raises:
-        ImportError: without tensorboardX, naming the extra that has it.
+        ImportError: without tensorboardX; the message names the extra.
     """
 
     def __init__(self, directory: str | Path, after: int = 0):
@@ -111,9 +108,9 @@ class TensorBoard(_Closing):
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError(
-                "TensorBoard events are written by tensorboardX: pip install 'tfm_jax[experiments]'"
+                "TensorBoard: got no tensorboardX; wanted it installed. pip install 'tfm_jax[experiments]'"
             ) from error
-        # its thread writes what waits within a second, so that a kill loses no more; flush() would not wait
+        # a thread writes the queue every second, so a kill loses at most that; flush() would not wait for it
         self._writer = SummaryWriter(str(directory), purge_step=after + 1, flush_secs=1)
 
     def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
@@ -125,19 +122,19 @@ class TensorBoard(_Closing):
 
 
 class Progress(_Closing):
-    """A bar with the figures and the time left; plain lines, a few a minute, where there is no terminal.
+    """A progress bar with the metrics and the remaining time; without a terminal, a few plain lines a minute.
 
     Args:
-        steps: of the whole run.
-        start: the step it starts from.
-        console: where to draw; None is standard output.
+        steps: steps of the whole run.
+        start: the first step.
+        console: where to print; None is standard output.
         seconds: time between two plain lines. Evaluations are always printed.
     """
 
     def __init__(self, steps: int, start: int = 0, *, console: Console | None = None, seconds: float = 10.0):
         self._steps, self._start, self._seconds = steps, start, seconds
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._begun, self._printed = time.monotonic(), -math.inf
+        self._started_at, self._printed_at = time.monotonic(), -math.inf
         self._bar: RichProgress | None = None
         if self._console.is_terminal:
             columns = (
@@ -152,26 +149,30 @@ class Progress(_Closing):
 
     def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
         now = time.monotonic()
-        text = f"step {step}/{self._steps}  {describe({**means, **evaluation})}"
+        text = f"step {step}/{self._steps}  {_describe({**means, **evaluation})}"
         if self._bar is not None:
-            short = {name: means[name] for name in means if name in _SHORT or name.endswith("_per_second")}
-            self._bar.update(self._task, completed=step, description=describe(short))
+            on_the_bar = {name: x for name, x in means.items() if _is_on_the_bar(name)}
+            self._bar.update(self._task, completed=step, description=_describe(on_the_bar))
             if evaluation:
                 self._bar.console.print(text, markup=False)
-        elif evaluation or step == self._steps or now - self._printed >= self._seconds:
-            left = (now - self._begun) / max(step - self._start, 1) * (self._steps - step)
-            self._console.print(f"{text}  {_clock(left)} left", markup=False)
-            self._printed = now
+        elif evaluation or step == self._steps or now - self._printed_at >= self._seconds:
+            left = (now - self._started_at) / max(step - self._start, 1) * (self._steps - step)
+            self._console.print(f"{text}  {_duration(left)} left", markup=False)
+            self._printed_at = now
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 
 
-def describe(figures: Mapping[str, float]) -> str:
+def _is_on_the_bar(name: str) -> bool:
+    return name in ("loss", "learning_rate") or name.endswith("_per_second")
+
+
+def _describe(metrics: Mapping[str, float]) -> str:
     """``loss 2.31  5,120 tokens/s  rate 3.0e-04``"""
     parts = []
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if name.endswith("_per_second"):
             parts.append(f"{value:,.0f} {name.removesuffix('_per_second')}/s")
         elif name == "learning_rate":
@@ -181,7 +182,8 @@ def describe(figures: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``"""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""A command as a process of its own that a test kills; also what that process runs."""
+"""Runs an experiment in a process and kills it; also the program of that process."""
 
 import os
 import runpy
@@ -12,23 +12,23 @@ ROOT = Path(__file__).parents[2]
 
 
 def kill_at(step, module, *arguments, out):
-    """Runs ``python -m module`` with the settings of the tests, and kills it once a checkpoint is there.
+    """Runs ``python -m module`` with the JAX settings of the tests, and kills it after a checkpoint.
 
     Args:
-        step: of the checkpoint, or of the first after it.
+        step: of the checkpoint.
         module: an experiment.
-        *arguments: its own, but for ``--out``.
+        *arguments: its arguments without ``--out``.
         out: the run's directory.
 
     Returns:
-        The steps of the checkpoints that are left.
+        The steps of the saved checkpoints.
     """
-    command = [sys.executable, "-m", "tests.experiments.killed", module, "--out", str(out), *arguments]
+    command = [sys.executable, "-m", "tests.experiments.kill", module, "--out", str(out), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     checkpoints = out / "checkpoints"
-    patience = time.monotonic() + 300
+    deadline = time.monotonic() + 300
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
-        while not (checkpoints / str(step)).exists() and time.monotonic() < patience:
+        while not (checkpoints / str(step)).exists() and time.monotonic() < deadline:
             if process.poll() is not None:
                 break
             time.sleep(0.005)
@@ -38,7 +38,7 @@ def kill_at(step, module, *arguments, out):
 
 
 if __name__ == "__main__":
-    import tests.conftest  # noqa: F401  the same settings as the process that compares
+    import tests.conftest  # noqa: F401  the same JAX settings as the test
 
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

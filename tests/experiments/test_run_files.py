@@ -1,4 +1,4 @@
-"""What runs leave is never the data of the next, wherever it lies in the source."""
+"""Files of a run are never read as data, wherever it is in the source."""
 
 from pathlib import Path
 
@@ -9,18 +9,21 @@ from tests.experiments import test_classification, test_images, test_language_mo
 from tfm_jax.data import _local as local
 
 
-def test_every_file_of_a_run_is_known():
+def test_every_file_of_a_run_is_excluded_from_data():
     modules = (test_classification, test_images, test_language_model, test_translation)
-    left = set().union(*(module.OF_A_RUN for module in modules))
-    left |= {"special_tokens_map.json", "set_aside"}  # of --init-from, of --resume-step
-    assert all(name in local._RUN_FILES or local._RUN_DIRECTORY.fullmatch(name) for name in left)
+    files = set().union(*(module.RUN_FILES for module in modules))
+    files |= {"special_tokens_map.json", "set_aside"}  # of --init-from, of --resume-step
+    assert all(name in local._RUN_FILES or local._RUN_DIRECTORY.fullmatch(name) for name in files)
 
 
-def test_a_run_in_its_own_source(tmp_path, monkeypatch):
+def test_run_inside_its_source_does_not_change_the_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     test_classification.write_texts(Path("texts.jsonl"), 60, 0)
-    config = DataConfig(source=".", text_column="said", label_column="kind")
-    texts = lambda: {name: part.texts for name, part in load_corpus(config).splits.items()}
+    config = DataConfig(source=".", text_column="phrase", label_column="kind")
+
+    def texts():
+        return {name: part.texts for name, part in load_corpus(config).splits.items()}
+
     before = texts()
     for out in ("runs/x", "y"):
         directory = runner.Run(Config(data=config, out=Path(out)), "classification").path

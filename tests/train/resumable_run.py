@@ -1,4 +1,4 @@
-"""A run in a directory, from the first step or resumed; also run as a process that a test kills."""
+"""A run in a directory, new or resumed; also a program for tests that kill it."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ OPTIMIZER = optax.adam(train.noam(8, 20))
 
 
 class SlowBatches(problem.Batches):
-    """Gives the killer time to aim."""
+    """Slow, so that a test can kill the run in between."""
 
     seconds = 0.0
 
@@ -36,13 +36,13 @@ def main(out, resume=False, steps=60, seconds=0.0, **options):
         if after:
             state, extra = train.resume(checkpoints, parallel.abstract(state), batches)
         settings = {"checkpoint_every": 7, "log_every": 5, "writers": [lines], "extra": extra, **options}
-        fitted = train.fit(
+        result = train.fit(
             parallel.compile(step), state, batches, steps=steps, checkpoints=checkpoints, **settings
         )
-        return fitted, after
+        return result, after
 
 
 if __name__ == "__main__":
-    import tests.conftest  # noqa: F401  the same settings as the process that compares
+    import tests.conftest  # noqa: F401  the same JAX settings as the test
 
     main(Path(sys.argv[1]), seconds=float(sys.argv[2]))

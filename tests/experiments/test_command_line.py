@@ -1,0 +1,132 @@
+"""The two phases of the command line; tests/test_values.py has the JSON of the values."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import command_line
+from experiments.command_line import Sources
+from experiments.config import RunConfig
+from experiments.translation import config as translation
+from tfm_jax import nn, train
+from tfm_jax.values import from_dict, to_dict
+
+MODEL = nn.Config(positions=nn.Learned(16))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """A run of a model."""
+
+    model: nn.Config = MODEL
+
+
+def parse(*argv):
+    return command_line.parse(Config, argv)
+
+
+rates = st.floats(1.0, 1e9)
+positions = st.one_of(
+    st.none(),
+    st.builds(nn.Sinusoidal, rates, st.sampled_from(["interleaved", "half"])),
+    st.builds(nn.Rope, rates, st.sampled_from(["interleaved", "half"])),
+    st.builds(nn.Learned, st.integers(1, 9)),
+    st.just(nn.Alibi()),
+    st.builds(nn.RelativeBias, st.sampled_from([4, 6, 8]), st.integers(9, 99)),
+)
+models = st.builds(
+    nn.Config,
+    norm=st.builds(nn.LayerNorm, rates) | st.builds(nn.RMSNorm, rates),
+    positions=positions,
+    feed_forward=st.builds(nn.Mlp, st.sampled_from(["relu", "gelu"]), st.booleans()) | st.just(nn.Glu()),
+    patches=st.none() | st.builds(nn.Patches, st.just(4), st.just(6), st.just(3), st.sampled_from([1, 2])),
+)
+
+
+@given(models)
+def test_variants_round_trip_through_json_and_the_command_line(model):
+    saved = json.loads(json.dumps(to_dict(Config(model=model))))
+    assert from_dict(Config, saved) == Config(model=model)
+    names = ("norm", "positions", "feed_forward", "patches")
+    words = [
+        word for name in names for word in (f"--model.{name.replace('_', '-')}", str(saved["model"][name]))
+    ]
+    assert parse(*words).model == model
+
+
+def test_variant_fields_have_defaults_and_the_types_of_the_fields():
+    theta = parse("--model.positions", "Rope(theta=7)").model.positions.theta
+    assert theta == 7.0 and isinstance(theta, float)
+    assert parse("--model.positions", "Rope").model.positions == nn.Rope()
+    assert parse("--model.positions", "None").model.positions is None
+    assert parse().model.positions == nn.Learned(16)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rope", "wanted one of Sinusoidal, Learned, Rope, Alibi, RelativeBias, None"),
+        ("Rope(thet=1)", "Rope has no fields ['thet']"),
+        ("Rope(1e4)", "with fields by name"),
+        ("Rope(theta=print(1))", "malformed node"),
+        ("Rope(", "was never closed"),
+        ("Patches(height=4, width=4)", "none of these"),
+    ],
+)
+def test_unknown_variant_raises(text, message, capsys):
+    with pytest.raises(SystemExit):
+        parse("--model.positions", text)
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "Error parsing --model.positions" in error and message in error
+
+
+def test_help_shows_the_variants_and_the_default(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--model.positions Sinusoidal|Learned|Rope|Alibi|RelativeBias|None" in text
+    assert "(default: 'Learned(max_length=16)')" in text
+    assert "--model.n-layers INT" in text and "subcommands" not in text
+
+
+def test_sources_are_read_and_other_options_ignored():
+    assert command_line.read_sources([]) == Sources(None, None, False, None, ())
+    argv = ["--data.source=x", "--out", "a b", "--resume", "--model.n-layers", "2", "--init_from", "y"]
+    assert command_line.read_sources(argv) == Sources("x", Path("a b"), True, "y", ())
+    assert command_line.read_sources(["--data.vocab_size=3"]).tokenizer == ("--data.vocab-size",)
+    assert command_line.read_sources(["--out"]).out is None  # phase 2 raises
+
+
+def test_defaults_are_those_of_the_run_to_resume(tmp_path):
+    sources = Sources(None, tmp_path, True, None, ())
+    assert sources.defaults(Config) == Config()  # Run raises for the missing run
+    train.RunDirectory(tmp_path, to_dict(Config(model=nn.Config(n_layers=9))))
+    assert sources.defaults(Config).model.n_layers == 9
+    assert command_line.parse(Config, ["--out", str(tmp_path), "--resume"]).model.n_layers == 9
+
+
+def test_defaults_are_those_for_the_data_source():
+    assert type(Sources(None, None, False, None, ()).defaults(translation.Config)) is translation.Config
+    text = Sources("x", None, False, None, ()).defaults(translation.Config)
+    assert type(text) is translation.TextConfig and text == translation.TextConfig()
+
+
+def test_defaults_with_init_from_have_the_model_of_the_weights(tmp_path):
+    saved = translation.Config(model=nn.Config(n_layers=9, vocab_size=7))
+    train.RunDirectory(tmp_path, to_dict(saved))
+    sources = Sources(None, None, False, str(tmp_path), ())
+    found = sources.defaults(translation.Config)
+    assert (found.model.n_layers, found.model.vocab_size, found.init_from) == (9, 7, str(tmp_path))
+    assert found.model.unroll  # as the default model of the experiment
+    with pytest.raises(ValueError, match=r"--init-from: got --data.tokenizer; wanted the tokenizer of the w"):
+        dataclasses.replace(sources, tokenizer=("--data.tokenizer",)).defaults(translation.Config)
+
+
+def test_prog_is_the_command_of_the_help(capsys):
+    with pytest.raises(SystemExit):
+        command_line.parse(Config, ["--help"], prog="python -m experiments.x")
+    assert capsys.readouterr().out.startswith("usage: python -m experiments.x [-h]")
