@@ -163,7 +163,10 @@ def test_default_source_needs_no_file():
         (["--data.held-out", "0"], "got no texts for test and validation, and held_out is 0"),
         (["--data.test", "{}/other.jsonl"], "test: label_ids: got 'bird' in row 1 .* wanted one of"),
         (["--data.source", "{}/one.jsonl"], "got training examples of one class, 'tool'; wanted two"),
-        (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted a text"),
+        (
+            ["--data.test", "{}/other.jsonl"],
+            "test: label_ids: got 'bird' in row 1 .* wanted one of the 3",
+        ),
         (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),
         (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
