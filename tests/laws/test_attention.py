@@ -28,7 +28,7 @@ def test_every_backend_keeps_the_laws(name):
     assert {found.law.name for found in report.findings if found.refused} == refused
 
 
-@laws.holds(laws.attention.only("definition", "empty_rows", "causality", "padding"), examples=EXAMPLES)
+@laws.holds(laws.attention.only("definition", "fully_masked_rows", "causality", "padding"), examples=EXAMPLES)
 def test_torch_keeps_those_that_it_can_be_asked():
     torch = pytest.importorskip("torch")
 

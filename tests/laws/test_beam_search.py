@@ -75,7 +75,7 @@ def test_a_narrow_beam_is_that_of_the_plain_loop():
 
 def test_a_counter_example_prints_the_chances():
     mutant, _ = MUTANTS["scores are divided by the penalty twice"]
-    (found,) = laws.check(mutant, laws.beam_search.only("scores_are_of_the_outputs")).findings
+    (found,) = laws.check(mutant, laws.beam_search.only("scores_match_outputs")).findings
     lines = found.counter_example.splitlines()
     assert lines[0].startswith("T = 2, V = 3, beams = 1, alpha = 0.6; chances of the next token:")
     assert lines[1].startswith("  first: [") and lines[2].startswith("  at step 1 after 0: [")
@@ -93,5 +93,5 @@ def test_a_counter_example_prints_the_chances():
     ],
 )
 def test_what_are_no_outputs(found, said):
-    suite = laws.beam_search.only("width_one_is_greedy")
+    suite = laws.beam_search.only("width_1_is_greedy")
     assert said in str(laws.check(lambda *_: found, suite, examples=3))

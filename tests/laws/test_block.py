@@ -26,7 +26,7 @@ def test_layers(norm, fields):
 
 
 def test_where_the_norm_stands_is_found_out():
-    suite = laws.block.only("add_and_norm")
+    suite = laws.block.only("residual_and_norm")
     assert laws.check(layer(norm_placement="post"), suite, examples=3).broken
     assert laws.check(layer(norm_placement="pre"), suite, examples=3, norm="post").broken
     report = laws.check(layer(), suite, examples=3, norm=None)

@@ -156,7 +156,7 @@ def test_another_shape_breaks_a_law():
 
 def test_a_counter_example_is_small_and_draws_the_mask():
     mutant = MUTANTS["an empty row is uniform"].function
-    (found,) = laws.check(mutant, laws.attention.only("empty_rows")).findings
+    (found,) = laws.check(mutant, laws.attention.only("fully_masked_rows")).findings
     lines = found.counter_example.splitlines()
     assert lines[0] == "B = 1, T = 1, S = 1, N = 1, K = 1, H = 4; mask (# = may attend):"
     assert lines[1] == "  ."
@@ -213,7 +213,7 @@ def test_infinite_numbers_are_equal_and_no_reason_to_warn():
 
 
 def test_one_number_instead_of_sum_and_weight_breaks_the_law():
-    report = laws.check(lambda *_: 1.0, laws.cross_entropy.only("halves_add"), examples=2)
+    report = laws.check(lambda *_: 1.0, laws.cross_entropy.only("chunks_add"), examples=2)
     assert report.broken and "wanted (sum, weight)" in str(report)
 
 
@@ -234,4 +234,4 @@ def test_a_function_need_not_be_hashable():
         def __call__(self, x):
             return 2 * x
 
-    assert laws.check(Double(), laws.SUITES["transformations"].only("remat_is_plain"), examples=2).ok
+    assert laws.check(Double(), laws.SUITES["transformations"].only("remat_changes_nothing"), examples=2).ok

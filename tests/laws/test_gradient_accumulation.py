@@ -75,7 +75,7 @@ def test_devices(name):
 
 def test_a_counter_example_shows_the_weights():
     mutant = lambda w, x, y, weights, pieces: w * 0
-    (found,) = laws.check(mutant, laws.gradient_accumulation.only("large_batch"), examples=20).findings
+    (found,) = laws.check(mutant, laws.gradient_accumulation.only("matches_full_batch"), examples=20).findings
     lines = found.counter_example.splitlines()
     assert lines[0] == "n = 8, D = 1, pieces = 1" and lines[1].startswith("weights = [")
     assert [line.split(" = ")[0] for line in lines[2:5]] == ["w", "x", "y"]

@@ -47,7 +47,7 @@ def test_a_layer_without_positions_breaks_the_law_of_order_alone():
     assert laws.check(apply, laws.language_model, examples=EXAMPLES).broken == ("order_matters",)
 
 
-@laws.holds(laws.language_model.only("logits", "causality"), examples=EXAMPLES)
+@laws.holds(laws.language_model.only("logits_are_finite_float32", "causality"), examples=EXAMPLES)
 def test_half_precision_keeps_what_is_exact():
     model, params = build(**VARIANTS["bfloat16"])
     return jax.jit(functools.partial(model.apply, params))
@@ -76,7 +76,7 @@ def test_ids_that_mean_something_else_are_left_out():
         seen.update(tokens.ravel().tolist())
         return apply(params, tokens)
 
-    suite = laws.language_model.only("logits")
+    suite = laws.language_model.only("logits_are_finite_float32")
     assert laws.check(read, suite, examples=10, tokens=lambda ids: ids + 2).ok
     assert min(seen) == 2 and max(seen) <= 8
 
@@ -92,5 +92,5 @@ def test_ids_that_mean_something_else_are_left_out():
     ],
 )
 def test_what_is_no_logits(read, said):
-    report = laws.check(read, laws.language_model.only("logits"), examples=3)
+    report = laws.check(read, laws.language_model.only("logits_are_finite_float32"), examples=3)
     assert said in str(report)

@@ -52,9 +52,9 @@ def test_dropout_alone():
 
 def test_another_rate_and_too_few_elements():
     kept = lambda key: ops.dropout(jnp.ones((2, 300)), 0.3, key)
-    assert laws.check(kept, laws.layer_dropout.only("rate"), examples=3).broken
-    assert laws.check(kept, laws.layer_dropout.only("rate"), examples=3, rate=0.3).ok
-    few = laws.check(lambda key: jnp.ones((2, 3)), laws.layer_dropout.only("rate"), examples=3)
+    assert laws.check(kept, laws.layer_dropout.only("dropped_fraction_is_the_rate"), examples=3).broken
+    assert laws.check(kept, laws.layer_dropout.only("dropped_fraction_is_the_rate"), examples=3, rate=0.3).ok
+    few = laws.check(lambda key: jnp.ones((2, 3)), laws.layer_dropout.only("dropped_fraction_is_the_rate"), examples=3)
     assert "key = jax.random.key(0)\nshape: got [2, 3], wanted [L, n], n at least 256" in (
         few.findings[0].counter_example
     )

@@ -119,7 +119,7 @@ def test_a_stranger_of_ids_and_scores_is_asked_through_a_wrapper():
 
 def test_a_counter_example_is_small_and_says_what_came_before():
     worst = lambda logits, tokens, length, step: jnp.where(logits < 0, 0, logits)
-    (found,) = laws.check(worst, laws.logits_processor.only("closed_stays_closed")).findings
+    (found,) = laws.check(worst, laws.logits_processor.only("masked_tokens_stay_masked")).findings
     lines = found.counter_example.splitlines()
     assert lines[0] == "B = 1, V = 2" and lines[1].startswith("logits = [[")
     assert lines[2].startswith("tokens = [[") and lines[2].endswith("-1, -1, -1]], length = 1, step = 0")

@@ -56,7 +56,7 @@ def test_a_word_that_a_function_does_not_know_is_not_asked():
 
     report = laws.check(
         attend,
-        laws.masked_attention.only("causal_triangle", "window_reads_w_keys", "no_guess_without_an_offset"),
+        laws.masked_attention.only("causal_mask", "sliding_window", "offset_is_required"),
         examples=5,
     )
     assert report.unasked == ("window_reads_w_keys",) and not report.broken
@@ -66,6 +66,6 @@ def test_a_guess_is_named():
     def attend(q, k, v, causal=False):
         return ops.attention(q, k, v, jnp.tri(q.shape[1], k.shape[1], dtype=bool))
 
-    suite = laws.masked_attention.only("no_guess_without_an_offset")
+    suite = laws.masked_attention.only("offset_is_required")
     (found,) = laws.check(attend, suite, examples=5).findings
     assert "got one, as if query 0 stood at key [0], wanted an error" in found.counter_example

@@ -27,7 +27,7 @@ def flax_norm(x, **options):
 
 
 def test_flax_keeps_the_variance_where_it_is_told_to():
-    suite = laws.layer_norm.only("definition", "large_mean", "equal_elements", "each_by_itself")
+    suite = laws.layer_norm.only("definition", "large_mean", "constant_vectors", "vectors_are_independent")
     careful = jax.jit(lambda x: flax_norm(x, use_fast_variance=False))
     assert laws.check(careful, suite, examples=EXAMPLES).ok
     assert laws.check(jax.jit(flax_norm), suite, examples=EXAMPLES).broken == ("large_mean",)
@@ -35,7 +35,7 @@ def test_flax_keeps_the_variance_where_it_is_told_to():
 
 def test_flax_dropout():
     drop = lambda x, rate, key: flax.nnx.Dropout(rate, deterministic=False)(x, rngs=flax.nnx.Rngs(key))
-    suite = laws.dropout.only("kept_is_scaled", "rate_0", "share", "another_key_another_mask")
+    suite = laws.dropout.only("kept_elements_are_scaled", "rate_0_is_identity", "dropped_fraction_is_the_rate", "different_keys_differ")
     assert laws.check(drop, suite, examples=EXAMPLES).ok
 
 
@@ -56,7 +56,7 @@ def test_numpy_cannot_be_asked_for_gradients():
         x = np.asarray(x)
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
-    suite = laws.layer_norm.only("definition", "variance_is_one", "gradients", "compiled_is_eager")
+    suite = laws.layer_norm.only("definition", "variance_is_one", "gradients", "compiled_matches_eager")
     report = laws.check(normed, suite, examples=EXAMPLES)
     assert not report.broken and report.unasked == ("gradients", "compiled_is_eager")
 
@@ -75,7 +75,7 @@ def test_keys_after_the_query_count_where_they_are_asked_for():
         return ops.alibi(4, q, k) * jnp.where(q[:, None] >= k[None], 1.0, -3.0)[None]
 
     before_only = jax.jit(before_only)
-    suite = laws.alibi.only("never_positive", "farther_is_less", "slopes")
+    suite = laws.alibi.only("never_positive", "decreases_with_distance", "slopes")
     assert laws.check(before_only, suite, after=False).ok
     assert laws.check(before_only, suite).broken == ("never_positive", "farther_is_less", "slopes")
 
@@ -92,13 +92,13 @@ def test_buckets_of_another_number_or_direction_are_seen():
 
 def test_a_layer_of_its_own_size_is_asked_at_that_size():
     sizes = set()
-    suite = laws.feed_forward.only("each_by_itself")
+    suite = laws.feed_forward.only("vectors_are_independent")
     laws.check(lambda x: sizes.add(x.shape[-1]) or x, suite, examples=EXAMPLES, dim=5)
     assert sizes == {5}
 
 
 def test_keys_are_made_as_the_function_takes_them():
-    suite = laws.dropout.only("kept_is_scaled", "same_key_same_mask")
+    suite = laws.dropout.only("kept_elements_are_scaled", "same_key_same_mask")
     seen = set()
 
     def drop(x, rate, seed):
