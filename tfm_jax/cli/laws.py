@@ -29,7 +29,7 @@ class Laws:
     """The same seed tries the same cases."""
 
     def use(self) -> int:
-        """Prints each finding as it comes; returns 1 if a law is violated or not supported."""
+        """Prints each finding as it comes; gives 1 where a law is broken or could not be asked."""
         sys.path.insert(0, os.getcwd())  # as python -m does: what one writes stands beside one
         try:
             function = pkgutil.resolve_name(self.function)
