@@ -86,6 +86,7 @@ def larger_product_larger_weight(attend: AttentionSubject, x: AttentionCase) -> 
         raise Violation(
             f"weights of query {t}, head {n}: got {got[b, n, t, i]:.4f} for key {i} (product "
             f"{products[b, n, t, i]:.2f}) and {got[b, n, t, j]:.4f} for key {j} ({products[b, n, t, j]:.2f})"
+            "; wanted more for the larger product"
         )
 
 
