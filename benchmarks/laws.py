@@ -67,8 +67,8 @@ Statements of an introduction to the Transformer, the laws that check them, and 
 
 ## Full table
 
-[laws.json](laws.json) has one entry per function in `peers`: `called` (how the function was called), and
-`examples` (cases per law), `seconds` and `environment` of its last run. It has one entry per function and
+[laws.json](laws.json) has one entry per function in `peers`: `called` (how the function was called) and
+`runs`, with `examples` (cases per law) and `environment` of each suite. It has one entry per function and
 law in `findings`: `peer`, `suite`, `law`, `sentence`, `outcome`, `cases` (the number checked, null if not
 recorded), `unsupported`, `reason` (the first exception) and `counterexample`.
 """
@@ -85,19 +85,15 @@ def environment_of(distribution: str) -> str:
 
 def check_peer(peer: peers.Peer, distribution: str, suites: list[str], examples: int) -> Data:
     """The entry of a peer, and its findings, in the form of docs/laws.json."""
-    start, findings = time.perf_counter(), []
+    runs, findings = {}, []
     for name in suites:
         if name in peer.suites:
+            start = time.perf_counter()
             report = laws.check(peer.suites[name], SUITES[name], examples=examples)
+            print(f"{peer.name}: {report.summary()} ({time.perf_counter() - start:.0f} s)", flush=True)
+            runs[name] = {"examples": examples, "environment": environment_of(distribution)}
             findings += [_as_json(peer.name, name, found) for found in report.findings]
-            print(f"{peer.name}: {report.summary()}", flush=True)
-    entry = {
-        "called": peer.called,
-        "examples": examples,
-        "seconds": round(time.perf_counter() - start),
-        "environment": environment_of(distribution),
-    }
-    return {"peers": {peer.name: entry}, "findings": findings}
+    return {"peers": {peer.name: {"called": peer.called, "runs": runs}}, "findings": findings}
 
 
 def _as_json(peer: str, suite: str, found: laws.Finding) -> dict[str, Any]:
@@ -115,20 +111,20 @@ def _as_json(peer: str, suite: str, found: laws.Finding) -> dict[str, Any]:
 
 
 def merge(old: Data, new: Data) -> Data:
-    """The old data, with the new findings in place of those of the same peers and suites.
+    """The old data, with the new runs in place of those of the same peers and suites.
 
     Findings of laws that do not exist any more are dropped. New peers come last; findings are in the order of
     peers and ``SUITES``.
     """
-    replaced = {(found["peer"], found["suite"]) for found in new["findings"]}
+    entries = dict(old["peers"])
+    for name, entry in new["peers"].items():
+        runs = {**entries.get(name, {}).get("runs", {}), **entry["runs"]}
+        entries[name] = {"called": entry["called"], "runs": runs}
+    replaced = {(name, suite) for name, entry in new["peers"].items() for suite in entry["runs"]}
     kept = [found for found in old["findings"] if (found["peer"], found["suite"]) not in replaced]
-    entries = {**old["peers"], **new["peers"]}
+    law_names = {name: {law.name for law in suite} for name, suite in SUITES.items()}
+    existing = [x for x in [*kept, *new["findings"]] if x["law"] in law_names.get(x["suite"], ())]
     names, suites = list(entries), list(SUITES)
-    existing = [
-        found
-        for found in [*kept, *new["findings"]]
-        if found["suite"] in SUITES and found["law"] in {law.name for law in SUITES[found["suite"]]}
-    ]
     existing.sort(key=lambda found: (names.index(found["peer"]), suites.index(found["suite"])))
     return {"peers": entries, "findings": existing}
 
@@ -190,12 +186,12 @@ def most_violated_rows(data: Data, at_least: int = 4) -> list[list[str]]:
 
 def page(data: Data) -> str:
     """The text of docs/laws.md."""
-    entries = data["peers"].values()
+    runs = [run for entry in data["peers"].values() for run in entry["runs"].values()]
     return TEMPLATE.format(
         n_laws=sum(len(suite.laws) for suite in laws.SUITES.values()),
         n_suites=len(laws.SUITES),
-        examples=" to ".join(str(n) for n in sorted({entry["examples"] for entry in entries})),
-        environments="\n".join(f"- {x}" for x in dict.fromkeys(entry["environment"] for entry in entries)),
+        examples=" to ".join(str(n) for n in sorted({run["examples"] for run in runs})),
+        environments="\n".join(f"- {x}" for x in dict.fromkeys(run["environment"] for run in runs)),
         summary="\n".join(table(["function", *(f"`{name}`" for name in SUITES)], summary_rows(data))),
         violated="\n".join(table(["law", "property", "violated by"], most_violated_rows(data))),
         statements="\n".join(table(["statement", "laws", "functions"], list(map(list, sentences())))),
@@ -220,6 +216,8 @@ def main() -> None:
         if found is None:
             print(f"{distribution}: not installed")
         for peer in found or ():
+            if not peer.suites.keys() & set(options.suites):
+                continue
             write(merge(read(), check_peer(peer, distribution, options.suites, options.examples)))
     print(f"written: {PAGE}, {DATA}")
 
