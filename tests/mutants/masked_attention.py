@@ -123,7 +123,7 @@ MUTANTS = {
         ["causal_mask"],
         "facebookresearch/xformers#103",
     ),
-    "causal is ignored beside another mask": Mutant(
+    "causal is ignored with another mask": Mutant(
         variant(
             causal_mask=lambda positions, keys, args: (
                 EVERYTHING if any_present(args, "segments", "lengths") else keys <= positions
@@ -160,7 +160,7 @@ MUTANTS = {
         ["segments_are_independent", "masks_compose", "gradients"],
         "AI-Hypercomputer/maxtext#4476",
     ),
-    "segments are ignored beside padding": Mutant(
+    "segments are ignored with padding": Mutant(
         variant(
             segment_mask=lambda positions, segments, args: (
                 EVERYTHING if any_present(args, "lengths") else segment_mask(positions, segments, args)

@@ -114,7 +114,7 @@ def residual_and_norm(block: BlockSubject, case: BlockCase) -> None:
     if block.norm is None:
         raise Unsupported("norm is None; pass norm='pre' or norm='post'")
     if block.norm == "pre":
-        # The block adds a function of normalized vectors, which is small beside large inputs.
+        # The block adds a function of normalized vectors, which is small compared with large inputs.
         large = case.x * np.float32(1e4)
         assert_close(block(large) / 1e4, case.x, atol=0.01, what="output of x * 10,000, divided by 10,000")
     else:

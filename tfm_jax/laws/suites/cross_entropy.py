@@ -128,7 +128,7 @@ def default_weights_are_1(loss: CrossEntropySubject, x: CrossEntropyCase) -> Non
     """Without weights every token has weight 1."""
     got, wanted = loss(x.logits, x.labels), loss(x.logits, x.labels, np.ones_like(x.weights))
     for name, ours, right in zip(("sum", "weight"), got, wanted, strict=True):
-        assert_close(ours, right, atol=TOLERANCE, what=f"{name} without weights, beside weights of 1")
+        assert_close(ours, right, atol=TOLERANCE, what=f"{name} without weights, compared with weights of 1")
 
 
 @law(cases())

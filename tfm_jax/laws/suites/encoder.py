@@ -56,7 +56,9 @@ def positions_matter(encode: ModelSubject, x: TokensCase) -> None:
     order = np.arange(tokens.shape[1])
     order[:2] = 1, 0
     got, before = encode(tokens[:, order], x.valid), encode(tokens, x.valid)[:, order]
-    what = f"vectors of {tokens.tolist()} with the first two tokens exchanged, beside the exchanged vectors"
+    what = (
+        f"vectors of {tokens.tolist()} with the first two tokens exchanged, compared with exchanged vectors"
+    )
     assert_all_changed(got[:, :2], before[:, :2], what)
 
 

@@ -58,7 +58,7 @@ def large_mean(norm: NormSubject, x: VectorsCase) -> None:
 def scale_invariance(norm: NormSubject, x: VectorsCase) -> None:
     """Multiplying a vector by a positive number changes nothing, where the variance is far above eps."""
     x64, number = x.x * np.float32(64), np.float32(2.0 ** x.rng.integers(1, 5))
-    what = f"output of x * 64 * {number:g}, beside that of x * 64"
+    what = f"output of x * 64 * {number:g}, compared with that of x * 64"
     assert_close(norm(x64 * number), norm(x64), atol=TOLERANCE + norm.eps, what=what)
 
 

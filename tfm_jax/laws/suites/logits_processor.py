@@ -80,7 +80,7 @@ def examples_are_independent(process: ProcessorSubject, x: HistoryCase) -> None:
     got = process.of(x)
     for b in range(len(got)):
         alone = process.of(x, logits=x.logits[b : b + 1], tokens=x.tokens[b : b + 1])
-        what = f"output of example {b}, beside that of it alone"
+        what = f"output of example {b}, compared with its output alone"
         assert_close(got[b : b + 1], alone, atol=TOLERANCE, what=what)
 
 

@@ -29,7 +29,7 @@ def temperatures_multiply(scale: LogitsSubject, x: LogitsCase) -> None:
     """Two temperatures in sequence are their product."""
     other = 1.7
     got, wanted = scale(scale(x.logits, other), x.number), scale(x.logits, other * x.number)
-    what = f"output after temperature {other}, beside that of the product"
+    what = f"output after temperature {other}, compared with that of the product"
     assert_close(got, wanted, atol=TOLERANCE, what=what)
 
 

@@ -192,7 +192,7 @@ def monotone_in_p(truncate: LogitsSubject, x: LogitsCase) -> None:
     """A larger p keeps all tokens that a smaller one keeps."""
     smaller = kept(truncate(x.logits, x.number / 2))
     got = truncate(x.logits, x.number)
-    assert_kept(got, kept(got) | smaller, f"output, beside that with p = {x.number / 2}")
+    assert_kept(got, kept(got) | smaller, f"output, compared with that with p = {x.number / 2}")
 
 
 # Min-p

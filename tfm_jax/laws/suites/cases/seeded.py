@@ -9,7 +9,7 @@ SEEDS = st.integers(0, 10**4)
 
 
 class Seeded:
-    """A case with a seed, for the random numbers that a law needs beside the arguments."""
+    """A case with a seed, for the random numbers that a law needs besides the arguments."""
 
     seed: int
 
