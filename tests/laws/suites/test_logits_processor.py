@@ -1,4 +1,4 @@
-"""Logits processors of ``generate`` and the functions behind them satisfy the laws."""
+"""Logits processors of ``generate`` satisfy the laws."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.laws.suites._assertions import assert_all_hold
 from tests.marks import slow_but
-from tfm_jax import generate, laws, ops
+from tfm_jax import generate, laws
 
 EXAMPLES = settings().max_examples
 FORCING = ("masked_tokens_stay_masked", "nan_is_not_hidden")  # the logit of a forced token becomes 0
@@ -41,11 +42,6 @@ def as_function(processor):
     return lambda logits, tokens, length, step: processor(logits, generate.Context(tokens, length, step))
 
 
-def check(function, suite):
-    report = laws.check(function, suite, examples=EXAMPLES)
-    assert report.ok, report
-
-
 # The slow ones resemble another one.
 @pytest.mark.parametrize(
     "name", slow_but([name for name in PROCESSORS if name not in ("bigrams", "after_forced")], PROCESSORS)
@@ -55,7 +51,9 @@ def test_processors(name):
     suite, eager = laws.logits_processor, "compiled_matches_eager"
     # Under jit, because eager calls are slow; few cases show that both are the same.
     compiled = jax.jit(as_function(processor))
-    check(compiled, suite.only(*(each.name for each in suite if each.name not in (eager, *violated))))
+    assert_all_hold(
+        compiled, suite.only(*(each.name for each in suite if each.name not in (eager, *violated)))
+    )
     assert laws.check(as_function(processor), suite.only(eager), examples=2).ok
     report = laws.check(compiled, suite.only(*violated), examples=400)
     assert report.violated == violated, f"it satisfies more laws than expected:\n{report}"
@@ -68,33 +66,6 @@ def test_sequence_of_processors():
     return jax.jit(
         as_function(lambda logits, context: generate.apply_processors(processors, logits, context))
     )
-
-
-@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p"])
-def test_functions_with_a_number(name):
-    check(jax.jit(getattr(ops, name)), laws.SUITES[name])
-
-
-def test_top_k():
-    check(jax.jit(ops.top_k, static_argnums=1), laws.top_k)
-
-
-def test_penalties():
-    def counts(logits, tokens):
-        return ops.token_counts(tokens, logits.shape[-1])
-
-    def repetition(logits, tokens, penalty):
-        return ops.repetition_penalty(logits, counts(logits, tokens) > 0, penalty)
-
-    def frequency(logits, tokens, penalty):
-        return ops.frequency_penalty(logits, counts(logits, tokens), penalty)
-
-    check(jax.jit(repetition), laws.repetition_penalty)
-    check(jax.jit(frequency), laws.frequency_penalty)
-
-
-def test_no_repeat_ngram():
-    check(jax.jit(ops.no_repeat_ngram, static_argnums=3), laws.no_repeat_ngram)
 
 
 @dataclasses.dataclass
