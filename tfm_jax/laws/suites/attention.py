@@ -183,7 +183,7 @@ def masked_keys_are_ignored(attend: AttentionSubject, x: AttentionCase) -> None:
 
 @law(cases())
 def masked_values_do_not_leak(attend: AttentionSubject, x: AttentionCase) -> None:
-    """NaN in a masked key and value never reaches the output."""
+    """NaN in masked keys and values never reaches the output."""
     at, k, v = x.some_key, x.k.copy(), x.v.copy()
     k[:, at], v[:, at] = np.nan, np.nan
     masked = np.moveaxis(~x.unmasked[..., at] & x.unmasked.any(-1), 1, 2)[..., None]

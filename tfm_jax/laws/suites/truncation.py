@@ -174,7 +174,7 @@ def smallest_set(truncate: LogitsSubject, x: LogitsCase) -> None:
 
 @law(_top_p_cases)
 def at_least_one_token(truncate: LogitsSubject, x: LogitsCase) -> None:
-    """However small p is, the most likely token is kept."""
+    """For p near 0, only the most likely token is kept."""
     for p in (1e-3, 1e-9):
         wanted = x.logits == x.logits.max(-1, keepdims=True)
         assert_kept(truncate(x.logits, p), wanted, f"output with p = {p}")
