@@ -1,12 +1,12 @@
-"""The laws of attention, tried on every peer that is installed: who keeps which. Writes ``docs/laws.md``.
+"""The laws of attention, checked on attention of other libraries; writes docs/laws.md and docs/laws.json.
 
     pip install -e '.[laws,bench]'
-    python -m benchmarks.laws                       # a quarter of an hour; --examples 20 is quicker
-    python -m benchmarks.laws torch keras           # these anew, the others as they were found last
-    python -m benchmarks.laws --sentences           # the table of sentences anew, the rest as it is
+    python -m benchmarks.laws                                # all installed libraries: about an hour
+    python -m benchmarks.laws torch flax --suites attention  # these, merged into docs/laws.json
+    python -m benchmarks.laws --page                         # only the page, from docs/laws.json
 
-What a peer breaks may be what it documents: the page says how each was called, and shows the smallest case.
-What was found is kept in ``.cache/laws.json``, so that a run may be broken off.
+docs/laws.json is written after each peer, so an interrupted run keeps its results. A violated law may be
+documented behavior: each peer's entry says how the function was called.
 """
 
 import argparse
@@ -23,47 +23,136 @@ from benchmarks import peers
 from benchmarks.sentences import sentences
 from tfm_jax import laws
 
-ROOT = Path(__file__).parents[1]
-PAGE, FOUND = ROOT / "docs" / "laws.md", ROOT / ".cache" / "laws.json"
-SUITES = (laws.attention, laws.masked_attention, laws.attention_dropout)
-ALSO = ("jaxlib", "numpy", "hypothesis")
-"""Distributions whose versions count beside those of the peers."""
-LAST = "## The sentences of the explanation"
-Results = dict[str, dict[str, laws.Report]]
-"""By the name of a suite, by the name of a peer."""
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, DATA = DOCS / "laws.md", DOCS / "laws.json"
+SUITES = {suite.name: suite for suite in (laws.attention, laws.masked_attention, laws.attention_dropout)}
+OUTCOMES = ("holds", "violated", "not supported")
+TEMPLATE = """\
+# Laws of attention in other libraries
+
+A law is a property that a function must have. `tfm_jax.laws` has {n_laws} laws in {n_suites} suites.
+This page shows which laws of attention hold for the attention functions of other libraries.
+It is written by `python -m benchmarks.laws` from [laws.json](laws.json).
+
+To check your own function: `print(laws.check(my_attention, laws.attention))`.
+
+## Method
+
+Each law was checked on {examples} random cases. A case that violates it was reduced to the smallest one.
+
+- *Holds*: in all cases checked. This is no proof.
+- *Violated*: there is a counterexample. The behavior may be documented.
+- *Not supported*: the function raised ValueError, TypeError, RuntimeError or AssertionError in every case.
+  A law also holds if the function raised in some cases; `unsupported` in the data file is their number.
+
+Environments:
+
+{environments}
+
+## Summary
+
+The number of laws that hold / are violated / are not supported; – if the suite was not run.
+
+{summary}
+
+## Laws that several functions violate
+
+{violated}
+
+## Statements about the Transformer
+
+Statements of an introduction to the Transformer, the laws that check them, and the functions.
+
+{statements}
+
+## Full table
+
+[laws.json](laws.json) has one entry per function in `peers`: `called` (how the function was called) and
+`runs`, with `examples` (cases per law) and `environment` of each suite. It has one entry per function and
+law in `findings`: `peer`, `suite`, `law`, `sentence`, `outcome`, `cases` (the number checked, null if not
+recorded), `unsupported`, `reason` (the first exception) and `counterexample`.
+"""
+Data = dict[str, Any]
+"""The content of docs/laws.json: ``peers``, by name, and ``findings``, one per peer, suite and law."""
 
 
-def tried(peer: peers.Peer, examples: int) -> dict[str, Any]:
-    """Every suite that it can be asked, as JSON takes it."""
-    begun, suites = time.perf_counter(), {}
-    for suite in SUITES:
-        if suite.name in peer.suites:
-            report = laws.check(peer.suites[suite.name], suite, examples=examples)
-            suites[suite.name] = {
-                found.law.name: [found.asked, found.refused, found.refusal, found.counter_example]
-                for found in report.findings
-            }
-            print(f"{peer.name}: {report.summary()}", flush=True)
+def environment_of(distribution: str) -> str:
+    """The versions that matter for a peer."""
+    names = dict.fromkeys(("jax", "jaxlib", "numpy", "hypothesis", distribution))
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return ", ".join(["CPU", f"Python {platform.python_version()}", *versions])
+
+
+def check_peer(peer: peers.Peer, distribution: str, suites: list[str], examples: int) -> Data:
+    """The entry of a peer, and its findings, in the form of docs/laws.json."""
+    runs, findings = {}, []
+    for name in suites:
+        if name in peer.suites:
+            start = time.perf_counter()
+            report = laws.check(peer.suites[name], SUITES[name], examples=examples)
+            print(f"{peer.name}: {report.summary()} ({time.perf_counter() - start:.0f} s)", flush=True)
+            runs[name] = {"examples": examples, "environment": environment_of(distribution)}
+            findings += [_as_json(peer.name, name, found) for found in report.findings]
+    return {"peers": {peer.name: {"called": peer.called, "runs": runs}}, "findings": findings}
+
+
+def _as_json(peer: str, suite: str, found: laws.Finding) -> dict[str, Any]:
     return {
-        "how": peer.how,
-        "examples": examples,
-        "seconds": round(time.perf_counter() - begun),
-        "suites": suites,
+        "peer": peer,
+        "suite": suite,
+        "law": found.law.name,
+        "sentence": found.law.sentence,
+        "outcome": found.status,
+        "cases": found.cases,
+        "unsupported": found.unsupported,
+        "reason": found.reason,
+        "counterexample": found.counterexample,
     }
 
 
-def results_of(known: dict[str, Any]) -> Results:
-    """The reports that were kept, of laws that there still are."""
-    return {
-        suite.name: {
-            name: laws.Report(
-                suite.name, tuple(laws.Finding(law, *kept["suites"][suite.name][law.name]) for law in suite)
-            )
-            for name, kept in known.items()
-            if {law.name for law in suite} <= set(kept["suites"].get(suite.name, ()))
-        }
-        for suite in SUITES
-    }
+def merge(old: Data, new: Data) -> Data:
+    """The old data, with the new runs in place of those of the same peers and suites.
+
+    Findings of laws that do not exist any more are dropped. New peers come last; findings are in the order of
+    peers and ``SUITES``.
+    """
+    entries = dict(old["peers"])
+    for name, entry in new["peers"].items():
+        runs = {**entries.get(name, {}).get("runs", {}), **entry["runs"]}
+        entries[name] = {"called": entry["called"], "runs": runs}
+    replaced = {(name, suite) for name, entry in new["peers"].items() for suite in entry["runs"]}
+    kept = [found for found in old["findings"] if (found["peer"], found["suite"]) not in replaced]
+    law_names = {name: {law.name for law in suite} for name, suite in SUITES.items()}
+    existing = [x for x in [*kept, *new["findings"]] if x["law"] in law_names.get(x["suite"], ())]
+    names, suites = list(entries), list(SUITES)
+    existing.sort(key=lambda found: (names.index(found["peer"]), suites.index(found["suite"])))
+    return {"peers": entries, "findings": existing}
+
+
+def read() -> Data:
+    return json.loads(DATA.read_text()) if DATA.exists() else {"peers": {}, "findings": []}
+
+
+def write(data: Data) -> None:
+    """Writes docs/laws.json, one line per peer and finding, and docs/laws.md."""
+    entries = [f"    {_compact(name)}: {_compact(entry)}" for name, entry in data["peers"].items()]
+    findings = [f"    {_compact(found)}" for found in data["findings"]]
+    lines = [
+        '{"peers": {',
+        ",\n".join(entries),
+        "  },",
+        '  "findings": [',
+        ",\n".join(findings),
+        "  ]",
+        "}",
+        "",
+    ]
+    DATA.write_text("\n".join(lines))
+    PAGE.write_text(page(data))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -71,113 +160,66 @@ def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-def word(found: laws.Finding) -> str:
-    """The cell of a finding."""
-    if found.status == "holds" and found.refused:
-        return "holds*"
-    return {"holds": "holds", "breaks": "**breaks**", "cannot be asked": "–"}[found.status]
-
-
-def of_suite(suite: laws.Suite, reports: dict[str, laws.Report]) -> Iterator[str]:
-    yield f"\n## laws.{suite.name}\n\n`{suite.signature}`\n"
+def summary_rows(data: Data) -> list[list[str]]:
+    """Per peer and suite: the number of laws that hold, are violated, and are not supported."""
     rows = []
-    for at, law in enumerate(suite):
-        rows.append([f"`{law.name}`", *(word(report.findings[at]) for report in reports.values())])
-    yield from table(["law", *reports], rows)
-    yield ""
-    yield from table(["law", "what holds"], [[f"`{law.name}`", law.sentence] for law in suite])
+    for name in data["peers"]:
+        row = [name]
+        for suite in SUITES:
+            found = [x["outcome"] for x in data["findings"] if (x["peer"], x["suite"]) == (name, suite)]
+            row.append(" / ".join(str(found.count(outcome)) for outcome in OUTCOMES) if found else "–")
+        rows.append(row)
+    return rows
 
 
-def counter_examples(results: Results) -> Iterator[str]:
-    yield "\n## Counter-examples\n\nThe smallest case that was found, a peer and a law."
-    for name in dict.fromkeys(name for reports in results.values() for name in reports):
-        broken = [
-            (suite, found)
-            for suite, reports in results.items()
-            for found in (reports[name].findings if name in reports else ())
-            if found.counter_example is not None
-        ]
-        if broken:
-            yield f"\n<details><summary>{name}: {len(broken)}</summary>\n"
-            for suite, found in broken:
-                yield f"`laws.{suite}`, `{found.law.name}`: {found.law.sentence}\n"
-                yield f"```\n{found.counter_example}\n```\n"
-            yield "</details>"
+def most_violated_rows(data: Data, at_least: int = 4) -> list[list[str]]:
+    """The laws that several peers violate: law, sentence, number of peers."""
+    rows = []
+    for suite in SUITES.values():
+        for law in suite:
+            found = [x for x in data["findings"] if (x["suite"], x["law"]) == (suite.name, law.name)]
+            n = sum(x["outcome"] == "violated" for x in found)
+            if n >= at_least:
+                rows.append([f"`{suite.name}.{law.name}`", law.sentence, f"{n} of {len(found)}"])
+    return rows
 
 
-def refusals(results: Results) -> Iterator[str]:
-    yield "\n## What was refused\n\nThe first exception, of some cases (\\*) or of all (–).\n"
-    count = lambda found: f"{found.refused} of {found.asked + found.refused}"
-    rows = [
-        [name, f"`{suite}.{found.law.name}`", count(found), found.refusal]
-        for suite, reports in results.items()
-        for name, report in reports.items()
-        for found in report.findings
-        if found.refused and found.counter_example is None
-    ]
-    yield from table(["peer", "law", "cases", "said"], rows)
-
-
-def page(known: dict[str, Any]) -> Iterator[str]:
-    """The lines of the page, but for the table of sentences."""
-    modules = dict(peers.found(list(peers.MODULES)))
-    absent = [name for name, found in modules.items() if found is None]
-    unasked = [
-        name for name, found in modules.items() if found and not known.keys() & {x.name for x in found}
-    ]
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in (*ALSO, *modules) if name not in absent
-    ]
-    results = results_of(known)
-    yield "# The laws, and who keeps them\n"
-    yield "Written by `python -m benchmarks.laws`, as it ran: nothing here is put in by hand.\n"
-    yield f"- On a CPU; Python {platform.python_version()}; {', '.join(versions)}."
-    yield f"- Not installed, and not asked: {', '.join(absent) or 'none'}."
-    yield f"- Installed, and not asked in these runs: {', '.join(unasked) or 'none'}.\n"
-    yield (
-        "*holds*: in all cases that were tried. *holds\\**: in all that it did not refuse by a ValueError, "
-        "TypeError or RuntimeError (a failed assertion is counted with these). **breaks**: in the case that "
-        "is shown below; what a peer documents to be otherwise is a breach too. –: it refused all cases. "
-        "A law holds in the cases that were tried; it is no proof.\n"
-    )
-    yield "## The peers\n"
-    rows = [[n, str(kept["examples"]), str(kept["seconds"]), kept["how"]] for n, kept in known.items()]
-    yield from table(["peer", "cases a law", "seconds", "how it was called"], rows)
-    for suite in SUITES:
-        yield from of_suite(suite, results[suite.name])
-    yield from refusals(results)
-    yield from counter_examples(results)
-
-
-def write(body: str) -> None:
-    """The page: this, and the table of sentences."""
-    last = "\n".join(table(["what it says", "laws", "functions"], list(map(list, sentences()))))
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(
-        f"{body}\n\n{LAST}\n\nThe project began with a text that explains the Transformer step by step. What "
-        f"each of its sentences says, in our words, and the laws that say it of a function.\n\n{last}\n"
+def page(data: Data) -> str:
+    """The text of docs/laws.md."""
+    runs = [run for entry in data["peers"].values() for run in entry["runs"].values()]
+    return TEMPLATE.format(
+        n_laws=sum(len(suite.laws) for suite in laws.SUITES.values()),
+        n_suites=len(laws.SUITES),
+        examples=" to ".join(str(n) for n in sorted({run["examples"] for run in runs})),
+        environments="\n".join(f"- {x}" for x in dict.fromkeys(run["environment"] for run in runs)),
+        summary="\n".join(table(["function", *(f"`{name}`" for name in SUITES)], summary_rows(data))),
+        violated="\n".join(table(["law", "property", "violated by"], most_violated_rows(data))),
+        statements="\n".join(table(["statement", "laws", "functions"], list(map(list, sentences())))),
     )
 
 
 def main() -> None:
-    """Tries, and writes the page after each peer."""
+    """Checks the peers, and writes both files after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="DISTRIBUTION", help=f"of {', '.join(peers.MODULES)}")
-    parser.add_argument("--examples", type=int, default=100, help="cases a law (default: 100)")
-    parser.add_argument("--sentences", action="store_true", help="write the table of sentences alone anew")
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")  # peers warn of what they will change
-    if given.sentences:
-        write(PAGE.read_text().split(LAST)[0].rstrip())
+    parser.add_argument(
+        "names", nargs="*", metavar="DISTRIBUTION", help=f"of {', '.join(peers.MODULES)} (default: all)"
+    )
+    parser.add_argument("--suites", nargs="+", choices=list(SUITES), default=list(SUITES))
+    parser.add_argument("--examples", type=int, default=100, help="cases per law (default: 100)")
+    parser.add_argument("--page", action="store_true", help="only write docs/laws.md, from docs/laws.json")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # deprecation warnings of the libraries
+    if options.page:
+        write(read())
         return
-    known = json.loads(FOUND.read_text()) if FOUND.exists() else {}
-    for _, of_module in peers.found(given.names or list(peers.MODULES)):
-        for peer in of_module or ():
-            known[peer.name] = tried(peer, given.examples)
-            FOUND.parent.mkdir(exist_ok=True)
-            FOUND.write_text(json.dumps(known))
-            write("\n".join(page(known)))
-    print(f"written: {PAGE}")
+    for distribution, found in peers.load(options.names or list(peers.MODULES)):
+        if found is None:
+            print(f"{distribution}: not installed")
+        for peer in found or ():
+            if not peer.suites.keys() & set(options.suites):
+                continue
+            write(merge(read(), check_peer(peer, distribution, options.suites, options.examples)))
+    print(f"written: {PAGE}, {DATA}")
 
 
 if __name__ == "__main__":

@@ -81,10 +81,10 @@ def unshrunk(profile):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How many of the museum's mutants the laws have killed, where they were tried."""
+    """Prints the number of killed mutants, if mutation tests ran."""
     counts = {
         outcome: sum(
-            "test_the_mutant_breaks_its_laws" in report.nodeid
+            "test_mutant_violates_its_laws" in report.nodeid
             for report in terminalreporter.stats.get(outcome, [])
         )
         for outcome in ("passed", "failed")

@@ -1,6 +1,6 @@
-"""The functions of other libraries, as their users call them, for the laws to be tried on.
+"""Attention functions of other libraries, as their users call them, for ``benchmarks.laws``.
 
-A module a library, with ``PEERS``. A module that cannot be imported is a library that is not installed.
+One module per library, with ``PEERS``. A library is not installed if its module cannot be imported.
 """
 
 import importlib
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from benchmarks.peers.peer import Peer
 
-__all__ = ["MODULES", "Peer", "found"]
+__all__ = ["MODULES", "Peer", "load"]
 
 MODULES = {
     "tfm_jax": "ours",
@@ -20,11 +20,11 @@ MODULES = {
     "x-transformers": "x_transformers_",
     "keras": "keras_",
 }
-"""Modules by the name of the distribution that they ask."""
+"""Modules by the name of the library's distribution."""
 
 
-def found(names: list[str]) -> Iterator[tuple[str, tuple[Peer, ...] | None]]:
-    """By distribution its peers; None where it is not installed."""
+def load(names: list[str]) -> Iterator[tuple[str, tuple[Peer, ...] | None]]:
+    """The peers of each distribution; None if it is not installed."""
     for name in names:
         try:
             yield name, importlib.import_module(f"benchmarks.peers.{MODULES[name]}").PEERS

@@ -1,4 +1,4 @@
-"""Equinox's ``MultiheadAttention`` with projections that are the identity."""
+"""``equinox.nn.MultiheadAttention`` with identity projections."""
 
 import equinox
 import jax
@@ -9,29 +9,34 @@ from benchmarks.peers.peer import Peer
 __all__ = ["PEERS"]
 
 
+def projection_weights(layer):
+    return [x.weight for x in (layer.query_proj, layer.key_proj, layer.value_proj, layer.output_proj)]
+
+
 def attention(q, k, v, mask=None, rate=0.0, key=None):
     (B, T, N, H), K = q.shape, k.shape[2]
     if N != K:
-        raise ValueError(f"MultiheadAttention has one number of heads, not {N} for {K}")
+        raise ValueError(
+            f"equinox.MultiheadAttention: got {N} query and {K} key heads; wanted as many of both"
+        )
     layer = equinox.nn.MultiheadAttention(
         N, N * H, dropout_p=rate, inference=key is None, key=jax.random.key(0)
     )
-    weights = lambda x: [p.weight for p in (x.query_proj, x.key_proj, x.value_proj, x.output_proj)]
-    layer = equinox.tree_at(weights, layer, [jnp.eye(N * H, dtype=q.dtype)] * 4)
+    layer = equinox.tree_at(projection_weights, layer, [jnp.eye(N * H, dtype=q.dtype)] * 4)
     flat = [x.reshape(B, -1, N * H) for x in (q, k, v)]
-    table = jnp.ones((B, T, k.shape[1]), bool) if mask is None else mask[:, 0]
+    mask = jnp.ones((B, T, k.shape[1]), bool) if mask is None else mask[:, 0]
     if key is None:
-        out = jax.vmap(layer)(*flat, table)
+        out = jax.vmap(layer)(*flat, mask)
     else:
-        out = jax.vmap(lambda *x: layer(*x[:4], key=x[4]))(*flat, table, jax.random.split(key, B))
+        out = jax.vmap(lambda *x: layer(*x[:4], key=x[4]))(*flat, mask, jax.random.split(key, B))
     return out.reshape(q.shape)
 
 
 PEERS = (
     Peer(
         "equinox",
-        "equinox.nn.MultiheadAttention(N, N * H) with the identity as all four projections, under jax.vmap "
-        "over the batch: layer(q, k, v, mask); with dropout: dropout_p, a key a row",
+        "equinox.nn.MultiheadAttention(N, N * H)(q, k, v, mask), with identity projections, under jax.vmap "
+        "over the batch; dropout: dropout_p, one key per example",
         {"attention": attention, "attention_dropout": attention},
     ),
 )

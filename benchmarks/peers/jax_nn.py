@@ -25,7 +25,7 @@ def masked(q, k, v, causal=False, window=None, lengths=None):
 PEERS = (
     Peer(
         "jax.nn",
-        "jax.nn.dot_product_attention(q, k, v, mask=mask); by words: is_causal, "
+        "jax.nn.dot_product_attention(q, k, v, mask=mask); structured masks: is_causal, "
         "local_window_size=(window - 1, 0), key_value_seq_lengths=lengths",
         {"attention": attention, "masked_attention": masked},
     ),

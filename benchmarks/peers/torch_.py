@@ -1,4 +1,4 @@
-"""torch's ``scaled_dot_product_attention``, by choice and by each kernel of a CPU; and ``flex_attention``."""
+"""``torch.nn.functional.scaled_dot_product_attention``, with the default and each CPU kernel."""
 
 import contextlib
 
@@ -8,42 +8,42 @@ import torch
 from torch.nn.attention import SDPBackend, bias, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.peers.peer import Peer, seed_of, through_numpy
+from benchmarks.peers.peer import Peer, from_numpy, seed_of
 
-__all__ = ["PEERS", "heads_first", "numpy_of", "torch_function"]
+__all__ = ["PEERS", "torch_function"]
 
 
-def heads_first(x):
-    """An array [B, T, N, H] as a tensor [B, N, T, H]."""
+def to_torch(x):
+    """A tensor [B, N, T, H] from an array [B, T, N, H]."""
     if x.dtype == jnp.bfloat16:
         return torch.tensor(x.astype(np.float32)).to(torch.bfloat16).transpose(1, 2)
     return torch.tensor(x).transpose(1, 2)
 
 
-def numpy_of(x, heads_moved=True):
-    """A tensor [B, N, T, H] as an array [B, T, N, H]."""
+def to_numpy(x):
+    """An array [B, T, N, H] from a tensor [B, N, T, H]."""
     x = x.detach().transpose(1, 2)
     return x.float().numpy().astype(jnp.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def torch_function(call):
-    """A function of tensors q, k, v and mask with heads in front, for JAX; torch differentiates it."""
+    """A JAX function from a function of tensors q, k, v [B, N, T, H] and mask, differentiated by torch."""
 
-    def run(q, k, v, mask=None, *, slope=None, **options):
-        tensors = [heads_first(x).requires_grad_(slope is not None) for x in (q, k, v)]
+    def run(q, k, v, mask=None, *, cotangent=None, **options):
+        tensors = [to_torch(x).requires_grad_(cotangent is not None) for x in (q, k, v)]
         out = call(*tensors, None if mask is None else torch.tensor(mask), **options)
-        if slope is None:
-            return numpy_of(out)
-        return tuple(map(numpy_of, torch.autograd.grad(out, tensors, heads_first(slope))))
+        if cotangent is None:
+            return to_numpy(out)
+        return tuple(map(to_numpy, torch.autograd.grad(out, tensors, to_torch(cotangent))))
 
-    return through_numpy(run, lambda slope, *x, **options: run(*x, slope=slope, **options))
+    return from_numpy(run, lambda cotangent, *x, **options: run(*x, cotangent=cotangent, **options))
 
 
 def sdpa(kernel):
-    chosen = lambda: contextlib.nullcontext() if kernel is None else sdpa_kernel(kernel)
+    """The wrapped functions by suite, with one kernel, or the default for None."""
 
     def call(q, k, v, mask, **options):
-        with chosen():
+        with contextlib.nullcontext() if kernel is None else sdpa_kernel(kernel):
             return scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1], **options)
 
     attention = torch_function(call)
@@ -52,9 +52,9 @@ def sdpa(kernel):
         T, S = q.shape[1], k.shape[1]
         if offset not in (None, 0) or (offset == 0 and T != S):
             if not causal or offset + T != S:
-                raise ValueError("causal_lower_right wants the queries at the end of the keys")
-            with_bias = lambda q, k, v, mask: call(q, k, v, bias.causal_lower_right(T, S))
-            return torch_function(with_bias)(q, k, v)
+                raise ValueError("causal_lower_right: got another offset; wanted causal and offset S - T")
+            lower_right = torch_function(lambda q, k, v, mask: call(q, k, v, bias.causal_lower_right(T, S)))
+            return lower_right(q, k, v)
         return attention(q, k, v, is_causal=causal)
 
     def dropout(q, k, v, mask, rate, key):
@@ -68,14 +68,14 @@ def sdpa(kernel):
     return {"attention": attention, "masked_attention": masked, "attention_dropout": dropout}
 
 
-HOW = (
+CALLED = (
     "torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=N != K), tensors "
-    "[B, N, T, H], gradients by torch.autograd{}; by words: is_causal, at an offset "
-    "causal_lower_right(T, S); with dropout: dropout_p after torch.manual_seed"
+    "[B, N, T, H], gradients by torch.autograd{}; structured masks: is_causal, with an offset "
+    "causal_lower_right(T, S); dropout: dropout_p after torch.manual_seed"
 )
 KERNELS = {
     "torch": (None, ""),
     "torch math": (SDPBackend.MATH, ", under sdpa_kernel(MATH)"),
     "torch flash": (SDPBackend.FLASH_ATTENTION, ", under sdpa_kernel(FLASH_ATTENTION)"),
 }
-PEERS = tuple(Peer(name, HOW.format(said), sdpa(kernel)) for name, (kernel, said) in KERNELS.items())
+PEERS = tuple(Peer(name, CALLED.format(context), sdpa(kernel)) for name, (kernel, context) in KERNELS.items())

@@ -1,45 +1,72 @@
-"""The page of the laws names laws and functions that there are, and every law of attention."""
+"""docs/laws.md and docs/laws.json agree with each other, with the laws and with the public functions."""
 
 import functools
 import re
-from pathlib import Path
 
 import pytest
 
 import tfm_jax
+from benchmarks import laws as benchmark
+from benchmarks.sentences import SENTENCES
 from tfm_jax import laws
-
-PAGE = Path(__file__).parents[2] / "docs" / "laws.md"
 
 
 @pytest.fixture(scope="module")
-def page():
-    return PAGE.read_text()
+def data():
+    return benchmark.read()
 
 
-def sentences(page):
-    lines = page.split("## The sentences of the explanation")[1].splitlines()
-    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
-    return [[cells[0], *(re.findall(r"`([^`]+)`", cell) for cell in cells[1:])] for cells in rows[2:]]
+def test_page_is_short_and_written_from_the_data(data):
+    text = benchmark.PAGE.read_text()
+    assert text == benchmark.page(data), "run python -m benchmarks.laws --page"
+    assert len(text.splitlines()) <= 100
 
 
-def test_every_law_that_a_sentence_names_is_there(page):
-    rows = sentences(page)
-    assert len(rows) >= 16 and sum(bool(names) for _, names, _ in rows) >= 10
-    for _, names, _ in rows:
+@pytest.mark.parametrize("suite", benchmark.SUITES)
+def test_data_has_every_law_with_its_sentence(data, suite):
+    wanted = [(law.name, law.sentence) for law in laws.SUITES[suite]]
+    tested = [name for name, entry in data["peers"].items() if suite in entry["runs"]]
+    assert len(tested) >= 9
+    for peer in tested:
+        found = [x for x in data["findings"] if (x["peer"], x["suite"]) == (peer, suite)]
+        assert [(x["law"], x["sentence"]) for x in found] == wanted, f"run python -m benchmarks.laws: {peer}"
+
+
+def test_outcomes_agree_with_counterexamples_and_counts(data):
+    for found in data["findings"]:
+        assert found["outcome"] in benchmark.OUTCOMES
+        assert (found["counterexample"] is not None) == (found["outcome"] == "violated"), found
+        if found["outcome"] != "violated":
+            assert (found["cases"] == 0) == (found["outcome"] == "not supported"), found
+            assert bool(found["reason"]) == bool(found["unsupported"]), found
+
+
+def test_merge_replaces_the_run_of_a_peer_and_suite(data):
+    run = {"examples": 3, "environment": "CPU"}
+    new = [dict(x, cases=3) for x in data["findings"] if (x["peer"], x["suite"]) == ("torch", "attention")]
+    entry = {"called": "f(q, k, v, mask)", "runs": {"attention": run}}
+    merged = benchmark.merge(data, {"peers": {"torch": entry}, "findings": new})
+    assert list(merged["peers"]) == list(data["peers"])
+    old_runs = data["peers"]["torch"]["runs"]
+    assert merged["peers"]["torch"] == {"called": entry["called"], "runs": {**old_runs, "attention": run}}
+    assert [x["law"] for x in merged["findings"]] == [x["law"] for x in data["findings"]]
+    changed = [x for x in merged["findings"] if x not in data["findings"]]
+    assert {(x["peer"], x["suite"]) for x in changed} == {("torch", "attention")}
+
+
+def test_laws_and_functions_of_the_statements_exist():
+    assert len(SENTENCES) >= 16
+    for _, names, functions in SENTENCES:
         for name in names:
             suite, law = name.split(".")
             assert laws.SUITES[suite][law].name == law
-
-
-def test_every_function_that_a_sentence_names_is_there(page):
-    for _, _, functions in sentences(page):
         assert functions
         for name in functions:
             assert callable(functools.reduce(getattr, name.split("."), tfm_jax))
 
 
-@pytest.mark.parametrize("name", ["attention", "masked_attention", "attention_dropout"])
-def test_every_law_is_on_the_page(page, name):
-    for law in laws.SUITES[name]:
-        assert f"| `{law.name}` | {law.sentence}" in page, f"run python -m benchmarks.laws: {law.name}"
+def test_page_names_existing_laws():
+    known = {f"{suite.name}.{law.name}" for suite in laws.SUITES.values() for law in suite}
+    names = re.findall(r"`(\w+)\.(\w+)`", benchmark.PAGE.read_text())
+    named = {f"{suite}.{law}" for suite, law in names if suite in laws.SUITES}
+    assert len(named) > 30 and named <= known

@@ -1,4 +1,4 @@
-"""Wrong sums of gradients over devices."""
+"""Mutants of data-parallel gradients."""
 
 import functools
 
@@ -6,22 +6,22 @@ import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tests.mutants.gradient_accumulation import divide, guarded_mean, of_sum, unweighted
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
+from tests.mutants.gradient_accumulation import divide, gradient_of_sum, guarded_mean, unweighted
 
-JIT = False  # each is jitted here, for one shape at a time
+JIT = False  # each function is jitted below
 DEVICES = 4
 
 
-def added(w, *batch, of_part=of_sum):
-    """For maps in which the gradient of what is replicated is that of the device's own part."""
-    total, weight = jax.lax.psum(of_part(w, *batch), "data")
+def all_reduced(w, *batch, gradient_of_shard=gradient_of_sum):
+    """For maps in which the gradient of a replicated value is that of the device's own shard."""
+    total, weight = jax.lax.psum(gradient_of_shard(w, *batch), "data")
     return divide(total, weight, 1)
 
 
-def varied(w, *batch):
-    """For a checked shard_map: there, the gradient of what is replicated arrives added up."""
-    return added(jax.lax.pcast(w, "data", to="varying"), *batch)
+def pcast_and_reduced(w, *batch):
+    """For a checked shard_map, in which the gradient of a replicated value is already summed."""
+    return all_reduced(jax.lax.pcast(w, "data", to="varying"), *batch)
 
 
 def sharded(function, **options):
@@ -32,47 +32,59 @@ def sharded(function, **options):
 
 def pmapped(function):
     mapped = jax.pmap(function, "data", in_axes=(None, 0, 0, 0), devices=jax.devices()[:DEVICES])
-    rows = lambda x: x.reshape(DEVICES, len(x) // DEVICES, *x.shape[1:])
-    return lambda w, *batch: mapped(w, *map(rows, batch))[0]
+
+    def split(x):
+        return x.reshape(DEVICES, len(x) // DEVICES, *x.shape[1:])
+
+    return lambda w, *batch: mapped(w, *map(split, batch))[0]
 
 
-def averaged(w, *batch):
+def mean_of_means(w, *batch):
     return jax.lax.pmean(guarded_mean(w, *batch)[0], "data")
 
 
-def own(w, *batch):
-    return divide(*of_sum(w, *batch), 1)
+def not_reduced(w, *batch):
+    return divide(*gradient_of_sum(w, *batch), 1)
 
 
-def own_weight(w, *batch):
-    total, weight = of_sum(w, *batch)
+def weight_not_reduced(w, *batch):
+    total, weight = gradient_of_sum(w, *batch)
     return divide(jax.lax.psum(total, "data"), weight * DEVICES, 1)
 
 
 def unguarded(w, *batch):
-    total, weight = jax.lax.psum(of_sum(w, *batch), "data")
+    total, weight = jax.lax.psum(gradient_of_sum(w, *batch), "data")
     return total / weight
 
 
-def by_number(w, x, *batch):
-    total, _ = jax.lax.psum(of_sum(w, x, *batch), "data")
+def divided_by_number_of_examples(w, x, *batch):
+    total, _ = jax.lax.psum(gradient_of_sum(w, x, *batch), "data")
     return total / (len(x) * DEVICES)
 
 
-RIGHT = sharded(varied)
+RIGHT = sharded(pcast_and_reduced)
 MUTANTS = {
-    "added once more in a checked shard_map": Mutant(sharded(added), ["large_batch"], "jax-ml/jax#3970"),
-    "the mean after the gradient in a checked shard_map": (
-        sharded(averaged),
-        ["large_batch", "order_of_examples"],
+    "summed twice in a checked shard_map": Mutant(
+        sharded(all_reduced), ["matches_full_batch"], "jax-ml/jax#3970"
     ),
-    "the mean of the devices' means": (pmapped(averaged), ["large_batch", "order_of_examples"]),
-    "each device keeps its own gradient": (pmapped(own), ["large_batch", "order_of_examples"]),
-    "weights are not added over the devices": (pmapped(own_weight), ["large_batch", "order_of_examples"]),
-    "divided by the number of examples": (pmapped(by_number), ["large_batch", "only_shares_of_weight"]),
-    "padding counts": (
-        pmapped(functools.partial(added, of_part=unweighted)),
-        ["large_batch", "ignored_examples"],
+    "the mean of the gradients in a checked shard_map": Mutant(
+        sharded(mean_of_means), ["matches_full_batch", "permutation_invariance"]
     ),
-    "0 / 0 where nothing counts": (pmapped(unguarded), ["nothing_counts"]),
+    "the mean of the devices' means": Mutant(
+        pmapped(mean_of_means), ["matches_full_batch", "permutation_invariance"]
+    ),
+    "gradients are not reduced": Mutant(
+        pmapped(not_reduced), ["matches_full_batch", "permutation_invariance"]
+    ),
+    "weights are not reduced": Mutant(
+        pmapped(weight_not_reduced), ["matches_full_batch", "permutation_invariance"]
+    ),
+    "divided by the number of examples": Mutant(
+        pmapped(divided_by_number_of_examples), ["matches_full_batch", "weight_scale_invariance"]
+    ),
+    "padding counts": Mutant(
+        pmapped(functools.partial(all_reduced, gradient_of_shard=unweighted)),
+        ["matches_full_batch", "zero_weight_examples_are_ignored"],
+    ),
+    "0 / 0 for a batch of padding": Mutant(pmapped(unguarded), ["zero_total_weight"]),
 }

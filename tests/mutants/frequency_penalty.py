@@ -1,49 +1,50 @@
-"""Wrong frequency penalties."""
+"""Mutants of the frequency penalty."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from tests.mutants import penalties
+from tests.mutants import _penalties as penalties
+from tests.mutants._mutant import Mutant
 
 
-def taken(count, penalty):
+def cost(count, penalty):
     return penalty * count
 
 
-def penalised(logits, tokens, penalty, *, counts=penalties.counts, taken=taken):
+def penalize(logits, tokens, penalty, *, counts=penalties.counts, cost=cost):
     count = counts(tokens, logits.shape[-1]).astype(jnp.float32)
-    return (logits.astype(jnp.float32) - taken(count, penalty)).astype(logits.dtype)
+    return (logits.astype(jnp.float32) - cost(count, penalty)).astype(logits.dtype)
 
 
-def part(**parts):
-    return functools.partial(penalised, **parts)
+def multiplied(logits, tokens, penalty):
+    return logits * (1 - penalty) ** penalties.counts(tokens, logits.shape[-1]).astype(jnp.float32)
 
 
-RIGHT = penalised
+def variant(**parts):
+    return functools.partial(penalize, **parts)
+
+
+RIGHT = penalize
 MUTANTS = {
-    "once a token instead of once an occurrence": (
-        part(taken=lambda count, penalty: penalty * jnp.minimum(count, 1)),
-        ["as_often_as_it_is_there", "every_time"],
+    "once per token instead of per occurrence": Mutant(
+        variant(cost=lambda count, penalty: penalty * jnp.minimum(count, 1)),
+        ["penalty_times_count_is_subtracted", "proportional_to_count"],
     ),
-    "the share of the row instead of the count": (
-        part(taken=lambda count, penalty: penalty * count / jnp.maximum(count.sum(-1, keepdims=True), 1)),
-        ["as_often_as_it_is_there", "every_time"],
+    "the relative frequency instead of the count": Mutant(
+        variant(cost=lambda count, penalty: penalty * count / jnp.maximum(count.sum(-1, keepdims=True), 1)),
+        ["penalty_times_count_is_subtracted", "proportional_to_count"],
     ),
-    "the penalty is added": (
-        part(taken=lambda count, penalty: -penalty * count),
-        ["as_often_as_it_is_there"],
+    "the penalty is added": Mutant(
+        variant(cost=lambda count, penalty: -penalty * count), ["penalty_times_count_is_subtracted"]
     ),
-    "the penalty is a factor": (
-        lambda x, tokens, penalty: (
-            x * (1 - penalty) ** penalties.counts(tokens, x.shape[-1]).astype(jnp.float32)
-        ),
-        ["shift", "as_often_as_it_is_there"],
+    "the penalty is a factor": Mutant(
+        multiplied, ["shift_equivariance", "penalty_times_count_is_subtracted"]
     ),
-    "log-probabilities come out": (
-        lambda *args: jax.nn.log_softmax(penalised(*args)),
-        ["shift", "others_stay"],
+    "the output is log-probabilities": Mutant(
+        lambda *args: jax.nn.log_softmax(penalize(*args)),
+        ["shift_equivariance", "unseen_tokens_are_unchanged"],
     ),
-    **penalties.mutants(penalised),
+    **penalties.mutants(penalize),
 }

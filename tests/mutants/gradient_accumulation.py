@@ -1,95 +1,115 @@
-"""Wrong sums of gradients over microbatches."""
+"""Mutants of gradient accumulation over microbatches."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 JIT = False
 
 
 def loss(w, x, y, weights):
-    """The sum over examples, and the weight to divide it by."""
+    """(sum, weight) over the examples."""
     return jnp.sum(weights * jnp.square(x @ w - y)), jnp.sum(weights)
 
 
-def of_sum(w, *batch):
-    total = lambda w: loss(w, *batch)[0]
-    return jax.grad(total)(w), loss(w, *batch)[1]
+def gradient_of_sum(w, *batch):
+    return jax.grad(lambda w: loss(w, *batch)[0])(w), loss(w, *batch)[1]
 
 
-def divide(total, weight, pieces):
+def divide(total, weight, microbatches):
     return total / jnp.where(weight == 0, 1, weight)
 
 
-def accumulated(
-    w, x, y, weights, pieces, *, of_piece=of_sum, divide=divide, take=lambda pieces: range(pieces)
+def accumulate(
+    w,
+    x,
+    y,
+    weights,
+    microbatches,
+    *,
+    gradient_of_microbatch=gradient_of_sum,
+    divide=divide,
+    indices=lambda microbatches: range(microbatches),
 ):
-    n = len(x) // pieces
+    n = len(x) // microbatches
     total, weight = jnp.zeros_like(w), jnp.zeros(())
-    for i in take(pieces):
-        gradient, its_weight = of_piece(w, *(z[i * n : (i + 1) * n] for z in (x, y, weights)))
-        total, weight = total + gradient, weight + its_weight
-    return divide(total, weight, pieces)
+    for i in indices(microbatches):
+        batch = (z[i * n : (i + 1) * n] for z in (x, y, weights))
+        gradient, microbatch_weight = gradient_of_microbatch(w, *batch)
+        total, weight = total + gradient, weight + microbatch_weight
+    return divide(total, weight, microbatches)
 
 
-def part(**parts):
-    return functools.partial(accumulated, **parts)
+def variant(**parts):
+    return functools.partial(accumulate, **parts)
 
 
 def guarded_mean(w, *batch):
-    gradient, weight = of_sum(w, *batch)
+    gradient, weight = gradient_of_sum(w, *batch)
     return divide(gradient, weight, 1), weight
 
 
 def unguarded_mean(w, *batch):
-    mean = lambda w: loss(w, *batch)[0] / loss(w, *batch)[1]
     weight = loss(w, *batch)[1]
-    return jax.grad(mean)(w) * weight, weight
+    return jax.grad(lambda w: loss(w, *batch)[0] / loss(w, *batch)[1])(w) * weight, weight
 
 
 def unweighted(w, x, y, weights):
-    return of_sum(w, x, y, jnp.ones_like(weights))
+    return gradient_of_sum(w, x, y, jnp.ones_like(weights))
 
 
-RIGHT = accumulated
+def divided_by_number_of_examples(w, x, y, weights, microbatches):
+    return accumulate(w, x, y, weights, microbatches, divide=lambda total, *_: total / len(x))
+
+
+RIGHT = accumulate
 MUTANTS = {
     "the mean of the means": Mutant(
-        part(of_piece=guarded_mean, divide=lambda total, weight, pieces: total / pieces),
-        ["large_batch", "order_of_examples"],
+        variant(
+            gradient_of_microbatch=guarded_mean,
+            divide=lambda total, weight, microbatches: total / microbatches,
+        ),
+        ["matches_full_batch", "permutation_invariance"],
         "huggingface/transformers#34191",
     ),
-    "the last piece is dropped": (
-        part(take=lambda pieces: range(max(pieces - 1, 1))),
-        ["large_batch", "order_of_examples"],
+    "the last microbatch is dropped": Mutant(
+        variant(indices=lambda microbatches: range(max(microbatches - 1, 1))),
+        ["matches_full_batch", "permutation_invariance"],
     ),
-    "gradients are summed and not divided": (
-        part(divide=lambda total, weight, pieces: total),
-        ["large_batch", "only_shares_of_weight"],
+    "gradients are summed and not divided": Mutant(
+        variant(divide=lambda total, weight, microbatches: total),
+        ["matches_full_batch", "weight_scale_invariance"],
     ),
-    "divided by the number of examples": (
-        lambda w, x, y, weights, pieces: accumulated(
-            w, x, y, weights, pieces, divide=lambda total, *_: total / len(x)
+    "divided by the number of examples": Mutant(
+        divided_by_number_of_examples, ["matches_full_batch", "weight_scale_invariance"]
+    ),
+    "divided by the number of microbatches too": Mutant(
+        variant(
+            divide=lambda total, weight, microbatches: divide(total, weight, microbatches) / microbatches
         ),
-        ["large_batch", "only_shares_of_weight"],
+        ["matches_full_batch"],
     ),
-    "divided by the pieces once more": (
-        part(divide=lambda total, weight, pieces: divide(total, weight, pieces) / pieces),
-        ["large_batch"],
+    "padding counts": Mutant(
+        variant(gradient_of_microbatch=unweighted),
+        ["matches_full_batch", "zero_weight_examples_are_ignored"],
     ),
-    "padding counts": (part(of_piece=unweighted), ["large_batch", "ignored_examples"]),
-    "padding counts in the denominator": (
-        part(of_piece=lambda w, x, y, weights: (of_sum(w, x, y, weights)[0], 1.0 * len(x))),
-        ["large_batch", "only_shares_of_weight"],
+    "padding counts in the denominator": Mutant(
+        variant(
+            gradient_of_microbatch=lambda w, x, y, weights: (
+                gradient_of_sum(w, x, y, weights)[0],
+                1.0 * len(x),
+            )
+        ),
+        ["matches_full_batch", "weight_scale_invariance"],
     ),
-    "0 / 0 where nothing counts": (
-        part(divide=lambda total, weight, pieces: total / weight),
-        ["nothing_counts"],
+    "0 / 0 for a batch of padding": Mutant(
+        variant(divide=lambda total, weight, microbatches: total / weight), ["zero_total_weight"]
     ),
-    "a piece of padding is 0 / 0": (
-        part(of_piece=unguarded_mean),
-        ["large_batch", "nothing_counts"],
+    "0 / 0 for a microbatch of padding": Mutant(
+        variant(gradient_of_microbatch=unguarded_mean),
+        ["matches_full_batch", "zero_total_weight"],
     ),
 }

@@ -1,75 +1,81 @@
-"""Wrong language models."""
+"""Mutants of a language model."""
 
 import functools
 
 import jax.numpy as jnp
 
-from tests.mutants import tiny
+from tests.mutants import _tiny as tiny
+from tests.mutants._mutant import Mutant
 
-JIT = False  # a bug of which one mutant has is only there under jit
+JIT = False  # the bug of one mutant shows only under jit
 
 
 def model(
     tokens,
     *,
-    see=tiny.causal,
-    count=tiny.counted,
-    place=tiny.placed,
+    mask_of=tiny.causal,
+    positions_of=tiny.positions_of,
+    add_positions=tiny.add_positions,
     norm=tiny.norm,
     softmax=tiny.softmax,
     shift=lambda tokens: tokens,
     logits=tiny.logits_of,
 ):
     valid = jnp.ones_like(tokens, bool)
-    x = place(tiny.EMBED[shift(tokens)], count(valid))
-    return logits(tiny.layer(x, see(valid), norm, softmax))
+    x = add_positions(tiny.EMBED[shift(tokens)], positions_of(valid))
+    return logits(tiny.layer(x, mask_of(valid), norm, softmax))
 
 
-def part(**parts):
+def variant(**parts):
     return functools.partial(model, **parts)
 
 
-def everything(valid):
+def no_mask(valid):
     return jnp.ones((*valid.shape, valid.shape[1]), bool)
 
 
-def diagonal(k):
-    return lambda valid: jnp.tri(valid.shape[1], k=k, dtype=bool)[None] & valid[:, None]
+def next_token_unmasked(valid):
+    return jnp.tri(valid.shape[1], k=1, dtype=bool)[None] & valid[:, None]
 
 
-def documents_of_one_token(valid):
+def segments_of_one_token(valid):
     segments = jnp.cumsum(valid, 1)
     return tiny.causal(valid) & (segments[:, :, None] == segments[:, None])
 
 
-def only_where_it_is_known(tokens):
-    return model(tokens, see=everything if tiny.is_traced(tokens) else tiny.causal)
-
-
 RIGHT = model
 MUTANTS = {
-    "no causal mask": (part(see=everything), ["causality", "prefix"]),
-    "the causal mask shows the next token": (part(see=diagonal(1)), ["causality", "prefix"]),
-    "a closed logit is small, but not nothing": (part(softmax=tiny.nearly_closed), ["causality"]),
-    "inputs are shifted twice": (
-        part(shift=lambda tokens: jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))),
-        ["itself"],
+    "no causal mask": Mutant(variant(mask_of=no_mask), ["causality", "prefix_consistency"]),
+    "the causal mask shows the next token": Mutant(
+        variant(mask_of=next_token_unmasked), ["causality", "prefix_consistency"]
     ),
-    "every token is a document": (part(see=documents_of_one_token), ["context", "order_matters"]),
-    "no positions": (part(place=tiny.nowhere), ["order_matters"]),
-    "positions count from the end": (part(count=lambda valid: tiny.counted(valid)[:, ::-1]), ["prefix"]),
-    "a batch norm in the place of the layer norm": (
-        part(norm=tiny.over_rows_and_tokens),
-        ["rows_of_a_batch", "causality", "prefix"],
+    "masked logits are only lowered": Mutant(variant(softmax=tiny.soft_mask_softmax), ["causality"]),
+    "inputs are shifted twice": Mutant(
+        variant(shift=lambda tokens: jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))),
+        ["own_token_matters"],
     ),
-    "positions are those of all rows, one after the other": (
-        part(count=lambda valid: jnp.arange(valid.size).reshape(valid.shape)),
-        ["rows_of_a_batch"],
+    "every token is a segment": Mutant(
+        variant(mask_of=segments_of_one_token), ["previous_token_matters", "order_matters"]
     ),
-    "dropout stays on": (part(norm=tiny.left_on), ["same_twice"]),
-    "the logits are bfloat16": (
-        part(logits=lambda x: tiny.logits_of(x).astype(jnp.bfloat16)),
-        ["logits"],
+    "no positions": Mutant(variant(add_positions=tiny.no_positions), ["order_matters"]),
+    "positions count from the end": Mutant(
+        variant(positions_of=lambda valid: tiny.positions_of(valid)[:, ::-1]), ["prefix_consistency"]
     ),
-    "the mask is forgotten under jit": (only_where_it_is_known, ["compiled_is_eager"]),
+    "batch norm instead of layer norm": Mutant(
+        variant(norm=tiny.batch_norm),
+        ["examples_are_independent", "causality", "prefix_consistency"],
+    ),
+    "positions continue from example to example": Mutant(
+        variant(positions_of=lambda valid: jnp.arange(valid.size).reshape(valid.shape)),
+        ["examples_are_independent"],
+    ),
+    "dropout is always on": Mutant(variant(norm=tiny.norm_with_dropout), ["deterministic"]),
+    "the logits are bfloat16": Mutant(
+        variant(logits=lambda x: tiny.logits_of(x).astype(jnp.bfloat16)),
+        ["logits_are_finite_float32"],
+    ),
+    "no causal mask under jit": Mutant(
+        lambda tokens: model(tokens, mask_of=no_mask if tiny.is_traced(tokens) else tiny.causal),
+        ["compiled_matches_eager"],
+    ),
 }

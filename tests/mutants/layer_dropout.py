@@ -1,4 +1,4 @@
-"""Wrong dropout in a stack of layers."""
+"""Mutants of dropout in a stack of layers."""
 
 import functools
 import itertools
@@ -6,29 +6,29 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 JIT = False
 L, N, RATE = 3, 300, 0.1
-
-
-def scaled(keep):
-    return jnp.where(keep, 1 / (1 - RATE), 0)
 
 
 def split(key):
     return jax.random.split(key, L)
 
 
-def keep(key):
+def draw_kept(key):
     return jax.random.bernoulli(key, 1 - RATE, (N,))
 
 
-def kept(key, *, split=split, keep=keep, scaled=scaled):
-    return jnp.stack([scaled(keep(each)) for each in split(key)])
+def scale(kept):
+    return jnp.where(kept, 1 / (1 - RATE), 0)
 
 
-def part(**parts):
+def kept(key, *, split=split, draw_kept=draw_kept, scale=scale):
+    return jnp.stack([scale(draw_kept(layer_key)) for layer_key in split(key)])
+
+
+def variant(**parts):
     return functools.partial(kept, **parts)
 
 
@@ -36,32 +36,33 @@ CALLS = itertools.count()
 
 RIGHT = kept
 MUTANTS = {
-    "one key serves all layers": Mutant(
-        part(split=lambda key: [key] * L), ["another_layer_another_dropout"], "google/flax#4950"
+    "all layers use one key": Mutant(
+        variant(split=lambda key: [key] * L), ["layers_differ"], "google/flax#4950"
     ),
-    "the key is split, and the first half used again": (
-        part(split=lambda key: [jax.random.split(key)[0], key, jax.random.split(key)[0]]),
-        ["another_layer_another_dropout"],
+    "one half of a split key is used twice": Mutant(
+        variant(split=lambda key: [jax.random.split(key)[0], key, jax.random.split(key)[0]]),
+        ["layers_differ"],
     ),
-    "the key of a layer is its number": (
-        part(split=lambda key: [jax.random.key(i) for i in range(L)]),
-        ["another_key_another_dropout"],
+    "the key of a layer is its index": Mutant(
+        variant(split=lambda key: [jax.random.key(i) for i in range(L)]),
+        ["different_keys_differ"],
     ),
-    "chance from elsewhere than the key": (
-        part(split=lambda key: split(jax.random.fold_in(key, next(CALLS)))),
-        ["same_key_same_dropout"],
+    "draws depend on a hidden state": Mutant(
+        variant(split=lambda key: split(jax.random.fold_in(key, next(CALLS)))),
+        ["same_key_same_mask"],
     ),
-    "the rate is the share that is kept": (
-        part(keep=lambda key: jax.random.bernoulli(key, RATE, (N,))),
-        ["rate"],
+    "the rate is the keep probability": Mutant(
+        variant(draw_kept=lambda key: jax.random.bernoulli(key, RATE, (N,))),
+        ["dropped_fraction_is_the_rate"],
     ),
-    "what is kept is not scaled": (part(scaled=lambda keep: jnp.where(keep, 1.0, 0)), ["the_mean_stays"]),
-    "what is kept is divided by the rate": (
-        part(scaled=lambda keep: jnp.where(keep, 1 / RATE, 0)),
-        ["the_mean_stays"],
+    "kept elements are not scaled": Mutant(
+        variant(scale=lambda kept: jnp.where(kept, 1.0, 0)), ["kept_elements_are_scaled"]
     ),
-    "what is kept is scaled in bfloat16": (
-        part(scaled=lambda keep: scaled(keep).astype(jnp.bfloat16).astype(jnp.float32)),
-        ["the_mean_stays"],
+    "kept elements are divided by the rate": Mutant(
+        variant(scale=lambda kept: jnp.where(kept, 1 / RATE, 0)), ["kept_elements_are_scaled"]
+    ),
+    "kept elements are scaled in bfloat16": Mutant(
+        variant(scale=lambda kept: scale(kept).astype(jnp.bfloat16).astype(jnp.float32)),
+        ["kept_elements_are_scaled"],
     ),
 }

@@ -1,11 +1,11 @@
-"""Wrong layer norms, each with a bug that was seen somewhere, in our own words; and the right one."""
+"""Mutants of layer norm."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 EPS = 1e-5
 
@@ -14,85 +14,87 @@ def mean(x):
     return x.mean(-1, keepdims=True)
 
 
-def variance(x, centred):
-    return mean(jnp.square(centred))
+def variance(x, centered):
+    return mean(jnp.square(centered))
 
 
-def divided(centred, variance):
-    return centred / jnp.sqrt(variance + EPS)
+def divide(centered, variance):
+    return centered / jnp.sqrt(variance + EPS)
 
 
-def norm(x, *, mean=mean, variance=variance, divided=divided, wide=jnp.float32):
+def norm(x, *, mean=mean, variance=variance, divide=divide):
     dtype = x.dtype
-    x = x.astype(wide or dtype)
-    centred = x - mean(x)
-    return divided(centred, variance(x, centred)).astype(dtype)
+    x = x.astype(jnp.float32)
+    centered = x - mean(x)
+    return divide(centered, variance(x, centered)).astype(dtype)
 
 
-def over(*axes):
-    average = lambda x: x.mean(axes, keepdims=True)
-    return part(mean=average, variance=lambda x, centred: average(jnp.square(centred)))
-
-
-def in_x_dtype(x):
-    # To every step its own rounding, which XLA may leave out of a chain of bfloat16.
-    rounded = lambda y: jax.lax.reduce_precision(y, 8, 7) if x.dtype == jnp.bfloat16 else y
-    centred = rounded(x.astype(jnp.float32) - rounded(mean(x.astype(jnp.float32))))
-    return divided(centred, rounded(mean(jnp.square(centred)))).astype(x.dtype)
-
-
-def part(**parts):
+def variant(**parts):
     return functools.partial(norm, **parts)
 
 
+def over(*axes):
+    def average(x):
+        return x.mean(axes, keepdims=True)
+
+    return variant(mean=average, variance=lambda x, centered: average(jnp.square(centered)))
+
+
+def in_input_dtype(x):
+    def rounded(y):  # explicit, because XLA may skip the rounding within a chain of bfloat16 operations
+        return jax.lax.reduce_precision(y, 8, 7) if x.dtype == jnp.bfloat16 else y
+
+    centered = rounded(x.astype(jnp.float32) - rounded(mean(x.astype(jnp.float32))))
+    return divide(centered, rounded(mean(jnp.square(centered)))).astype(x.dtype)
+
+
 RIGHT = norm
-# name: (the function, laws that it must break)
 MUTANTS = {
-    "D - 1 in the variance": Mutant(
-        part(variance=lambda x, centred: variance(x, centred) * x.shape[-1] / (x.shape[-1] - 1)),
+    "unbiased variance": Mutant(
+        variant(variance=lambda x, centered: variance(x, centered) * x.shape[-1] / (x.shape[-1] - 1)),
         ["variance_is_one", "definition"],
         "harvardnlp/annotated-transformer#119",
     ),
-    "eps is added to the deviation": Mutant(
-        part(divided=lambda centred, variance: centred / (jnp.sqrt(variance) + EPS)),
-        ["definition", "gradient_at_equal_elements"],
+    "eps is added to the standard deviation": Mutant(
+        variant(divide=lambda centered, variance: centered / (jnp.sqrt(variance) + EPS)),
+        ["definition", "gradient_at_constant_vectors"],
         "hkproj/pytorch-transformer#31",
     ),
-    "no eps": (
-        part(divided=lambda centred, variance: centred / jnp.sqrt(variance)),
-        ["equal_elements", "definition"],
+    "no eps": Mutant(
+        variant(divide=lambda centered, variance: centered / jnp.sqrt(variance)),
+        ["constant_vectors", "definition"],
     ),
-    "another library's eps": (
-        part(divided=lambda centred, variance: centred / jnp.sqrt(variance + 1e-3)),
+    "another eps": Mutant(
+        variant(divide=lambda centered, variance: centered / jnp.sqrt(variance + 1e-3)),
         ["definition"],
     ),
-    "no mean is taken off": (part(mean=jnp.zeros_like), ["mean_is_zero", "shift"]),
-    "the mean is taken off, the squares are those before": (
-        part(variance=lambda x, centred: mean(jnp.square(x))),
-        ["shift", "variance_is_one"],
+    "the mean is not subtracted": Mutant(variant(mean=jnp.zeros_like), ["mean_is_zero", "shift_invariance"]),
+    "the variance includes the mean": Mutant(
+        variant(variance=lambda x, centered: mean(jnp.square(x))),
+        ["shift_invariance", "variance_is_one"],
     ),
-    "mean of the squares less square of the mean": (
-        part(variance=lambda x, centred: jnp.maximum(mean(jnp.square(x)) - jnp.square(mean(x)), 0)),
+    "mean of squares minus square of the mean": Mutant(
+        variant(variance=lambda x, centered: jnp.maximum(mean(jnp.square(x)) - jnp.square(mean(x)), 0)),
         ["large_mean"],
     ),
-    "statistics in bfloat16": (in_x_dtype, ["statistics_are_float32"]),
-    "over the positions": (over(1), ["each_by_itself", "mean_is_zero"]),
-    "over the batch, as batch norm": (over(0), ["each_by_itself", "compiled_is_eager"]),
-    "over positions and elements": (over(1, 2), ["each_by_itself", "mean_is_zero"]),
-    "divided by the variance": (
-        part(divided=lambda centred, variance: centred / (variance + EPS)),
-        ["variance_is_one", "scale"],
+    "statistics in bfloat16": Mutant(in_input_dtype, ["statistics_are_float32"]),
+    "over the positions": Mutant(over(1), ["vectors_are_independent", "mean_is_zero"]),
+    "over the batch": Mutant(over(0), ["vectors_are_independent", "compiled_matches_eager"]),
+    "over positions and elements": Mutant(over(1, 2), ["vectors_are_independent", "mean_is_zero"]),
+    "divided by the variance": Mutant(
+        variant(divide=lambda centered, variance: centered / (variance + EPS)),
+        ["variance_is_one", "scale_invariance"],
     ),
-    "the largest element is taken off": (
-        part(mean=lambda x: x.max(-1, keepdims=True)),
-        ["sign", "mean_is_zero"],
+    "the maximum is subtracted": Mutant(
+        variant(mean=lambda x: x.max(-1, keepdims=True)),
+        ["sign_equivariance", "mean_is_zero"],
     ),
-    "the statistics have no gradient": (
-        part(
+    "the statistics have no gradient": Mutant(
+        variant(
             mean=lambda x: jax.lax.stop_gradient(mean(x)),
-            variance=lambda x, centred: jax.lax.stop_gradient(variance(x, centred)),
+            variance=lambda x, centered: jax.lax.stop_gradient(variance(x, centered)),
         ),
         ["gradients"],
     ),
-    "another dtype comes out": (lambda x: norm(x.astype(jnp.float32)), ["dtype_is_kept"]),
+    "the output is float32": Mutant(lambda x: norm(x.astype(jnp.float32)), ["dtype_is_preserved"]),
 }

@@ -1,4 +1,4 @@
-"""Wrong processors of logits: penalties on the tokens that a row has already."""
+"""Mutants of a logits processor, which lowers the logits of tokens that have occurred."""
 
 import functools
 import itertools
@@ -6,94 +6,96 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from tests.mutants import penalties
-from tests.mutants.mutant import Mutant
-from tests.mutants.tiny import is_traced
+from tests.mutants import _penalties as penalties
+from tests.mutants._mutant import Mutant
+from tests.mutants._tiny import is_traced
 
-JIT = False  # some bugs show under jit alone, some without it
+JIT = False  # some bugs show only under jit, some only without it
 CALLS = itertools.count()
 
 
-def there(tokens, length):
-    """The tokens so far, and holes behind them."""
-    so_far = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] < length
-    return jnp.where(so_far, tokens, -1)
+def so_far(tokens, length):
+    """The tokens before the length, and padding after it."""
+    before = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] < length
+    return jnp.where(before, tokens, -1)
 
 
-def less(logits, seen):
+def lower(logits, seen):
     return jnp.where(seen, logits - 2, logits)
 
 
-def process(logits, tokens, length, step, *, there=there, counts=penalties.counts, less=less):
+def process(logits, tokens, length, step, *, so_far=so_far, counts=penalties.counts, lower=lower):
     del step
-    return less(logits, counts(there(tokens, length), logits.shape[-1]) > 0)
+    return lower(logits, counts(so_far(tokens, length), logits.shape[-1]) > 0)
 
 
-def part(**parts):
+def variant(**parts):
     return functools.partial(process, **parts)
 
 
-def after(change):
-    """With something done to what comes out."""
+def followed_by(change):
     return lambda *args: change(process(*args))
-
-
-def of_the_likeliest_in_the_batch(logits):
-    return jnp.where(logits < logits.max() - 2, -jnp.inf, logits)
 
 
 RIGHT = process
 MUTANTS = {
-    "another dtype comes out": (after(lambda out: out.astype(jnp.float32)), ["dtype_is_kept"]),
-    "what is closed gets a low logit": (
-        after(lambda out: jnp.maximum(out, jnp.asarray(-1e4, out.dtype))),
-        ["closed_stays_closed"],
+    "the output is float32": Mutant(followed_by(lambda out: out.astype(jnp.float32)), ["dtype_is_preserved"]),
+    "masked tokens get a low logit": Mutant(
+        followed_by(lambda out: jnp.maximum(out, jnp.asarray(-1e4, out.dtype))),
+        ["masked_tokens_stay_masked"],
     ),
-    "closed by a product, of which -inf and 0 make nan": (
-        part(less=lambda logits, seen: logits * jnp.where(seen, 0, 1).astype(logits.dtype)),
-        ["closed_stays_closed"],
+    "-inf * 0 is NaN": Mutant(
+        variant(lower=lambda logits, seen: logits * jnp.where(seen, 0, 1).astype(logits.dtype)),
+        ["masked_tokens_stay_masked"],
     ),
-    "all that was seen is closed, were it all": (
-        part(less=lambda logits, seen: jnp.where(seen, -jnp.inf, logits)),
-        ["something_stays_open"],
+    "all seen tokens are masked": Mutant(
+        variant(lower=lambda logits, seen: jnp.where(seen, -jnp.inf, logits)),
+        ["at_least_one_token"],
     ),
-    "the tokens of the first row": (
+    "the tokens of the first example serve all": Mutant(
         lambda logits, tokens, *rest: process(logits, jnp.broadcast_to(tokens[:1], tokens.shape), *rest),
-        ["rows_of_a_batch"],
+        ["examples_are_independent"],
     ),
-    "beside the likeliest of all rows": (
-        after(of_the_likeliest_in_the_batch),
-        ["rows_of_a_batch", "something_stays_open"],
+    "relative to the most likely token of the batch": Mutant(
+        followed_by(lambda out: jnp.where(out < out.max() - 2, -jnp.inf, out)),
+        ["examples_are_independent", "at_least_one_token"],
     ),
-    "centred over all rows": (after(lambda out: out - out.mean()), ["a_nan_poisons_its_row_alone"]),
-    "a nan becomes 0": (after(lambda out: jnp.nan_to_num(out, neginf=-jnp.inf)), ["a_nan_is_not_hidden"]),
-    "a nan is closed": (after(lambda out: jnp.where(out > -9, out, -jnp.inf)), ["a_nan_is_not_hidden"]),
+    "centered over the batch": Mutant(
+        followed_by(lambda out: out - out.mean()), ["nan_stays_in_its_example"]
+    ),
+    "NaN becomes 0": Mutant(
+        followed_by(lambda out: jnp.nan_to_num(out, neginf=-jnp.inf)), ["nan_is_not_hidden"]
+    ),
+    "NaN is masked": Mutant(
+        followed_by(lambda out: jnp.where(out > -9, out, -jnp.inf)), ["nan_is_not_hidden"]
+    ),
     "the whole buffer is read": Mutant(
-        part(there=lambda tokens, length: tokens), ["behind_the_length"], "facebookresearch/fairseq#5206"
+        variant(so_far=lambda tokens, length: tokens),
+        ["tokens_after_length_are_ignored"],
+        "facebookresearch/fairseq#5206",
     ),
-    "a token behind the length is read": (
-        part(there=lambda tokens, length: there(tokens, length + 1)),
-        ["behind_the_length"],
+    "one token past the length is read": Mutant(
+        variant(so_far=lambda tokens, length: so_far(tokens, length + 1)),
+        ["tokens_after_length_are_ignored"],
     ),
-    "padding is penalised": Mutant(
-        part(counts=lambda tokens, V: penalties.counts(jnp.maximum(tokens, 0), V)),
-        ["padding"],
+    "padding is penalized": Mutant(
+        variant(counts=lambda tokens, V: penalties.counts(jnp.maximum(tokens, 0), V)),
+        ["padding_is_ignored"],
         "huggingface/text-generation-inference#1765",
     ),
-    "the first place alone is read": (
-        part(there=lambda tokens, length: there(tokens, 1)),
-        ["padding"],
+    "only the first position is read": Mutant(
+        variant(so_far=lambda tokens, length: so_far(tokens, 1)), ["padding_is_ignored"]
     ),
-    "more with each call": (
+    "the penalty grows with each call": Mutant(
         lambda logits, *rest: process(logits, *rest) - jnp.asarray(next(CALLS), logits.dtype),
-        ["same_again"],
+        ["deterministic"],
     ),
-    "nothing is done under jit": (
+    "nothing is done under jit": Mutant(
         lambda logits, *rest: logits if is_traced(logits) else process(logits, *rest),
-        ["compiled_is_eager"],
+        ["compiled_matches_eager"],
     ),
-    "normalised over the first axis": (
-        after(lambda out: jax.nn.log_softmax(out, axis=0)),
-        ["rows_of_a_batch", "compiled_is_eager"],
+    "normalized over the batch": Mutant(
+        followed_by(lambda out: jax.nn.log_softmax(out, axis=0)),
+        ["examples_are_independent", "compiled_matches_eager"],
     ),
 }

@@ -1,7 +1,4 @@
-"""Wrong masks, said in words: each with a bug that was seen somewhere, in our own words; and the right ones.
-
-A word is given where its argument is not None; a mutant is the right table with one part exchanged.
-"""
+"""Mutants of attention with a structured mask. A mask argument is present if it is not None."""
 
 import functools
 
@@ -9,32 +6,32 @@ import jax
 import jax.numpy as jnp
 
 from tests.mutants import attention
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 
-def places(T, S, offset):
+def query_positions(T, S, offset):
     if offset is None and T != S:
-        raise ValueError("where do the queries stand?")
+        raise ValueError(f"attend: got {T} queries and {S} keys without an offset; wanted one")
     return (0 if offset is None else offset) + jnp.arange(T)[None, None, :, None]
 
 
-def triangle(at, keys, words):
-    return keys <= at
+def causal_mask(positions, keys, args):
+    return keys <= positions
 
 
-def prefixed(keys, prefix):
+def prefix_mask(keys, prefix):
     return keys < prefix[:, None, None, None]
 
 
-def windowed(at, keys, window):
-    return keys > at - window
+def window_mask(positions, keys, window):
+    return keys > positions - window
 
 
-def shared(at, segments, words):
-    return segments[:, None, at.ravel(), None] == segments[:, None, None, :]
+def segment_mask(positions, segments, args):
+    return segments[:, None, positions.ravel(), None] == segments[:, None, None, :]
 
 
-def valid(at, keys, lengths):
+def length_mask(positions, keys, lengths):
     return keys < lengths[:, None, None, None]
 
 
@@ -49,146 +46,155 @@ def attend(
     segments=None,
     lengths=None,
     offset=None,
-    places=places,
-    triangle=triangle,
-    prefixed=prefixed,
-    windowed=windowed,
-    shared=shared,
-    valid=valid,
-    within=attention.attend,
+    query_positions=query_positions,
+    causal_mask=causal_mask,
+    prefix_mask=prefix_mask,
+    window_mask=window_mask,
+    segment_mask=segment_mask,
+    length_mask=length_mask,
+    attend_dense=attention.attend,
 ):
     (B, T), S = q.shape[:2], k.shape[1]
-    at, keys = places(T, S, offset), jnp.arange(S)[None, None, None]
-    words = {"offset": offset, "lengths": lengths, "segments": segments, "window": window}
-    table = jnp.ones((B, 1, T, S), bool)
+    positions, keys = query_positions(T, S, offset), jnp.arange(S)[None, None, None]
+    args = {"offset": offset, "lengths": lengths, "segments": segments, "window": window}
+    mask = jnp.ones((B, 1, T, S), bool)
     if causal is not None:
-        table &= triangle(at, keys, words)
+        mask &= causal_mask(positions, keys, args)
     if prefix is not None:
-        table |= prefixed(keys, prefix)
+        mask |= prefix_mask(keys, prefix)
     if window is not None:
-        table &= windowed(at, keys, window)
+        mask &= window_mask(positions, keys, window)
     if segments is not None:
-        table &= shared(at, segments, words)
+        mask &= segment_mask(positions, segments, args)
     if lengths is not None:
-        table &= valid(at, keys, lengths)
-    return within(q, k, v, table)
+        mask &= length_mask(positions, keys, lengths)
+    return attend_dense(q, k, v, mask)
 
 
-def given(words, *names):
-    return any(words[name] is not None for name in names)
+def any_present(args, *names):
+    return any(args[name] is not None for name in names)
 
 
 @jax.custom_vjp
-def forward_with_segments(q, k, v, words):
-    return attend(q, k, v, **words)
+def segments_in_forward_only(q, k, v, args):
+    return attend(q, k, v, **args)
 
 
-forward_with_segments.defvjp(
-    lambda q, k, v, words: (attend(q, k, v, **words), (q, k, v, words)),
-    lambda saved, slope: (
-        *jax.vjp(lambda *x: attend(*x, **(saved[3] | {"segments": None})), *saved[:3])[1](slope),
+segments_in_forward_only.defvjp(
+    lambda q, k, v, args: (attend(q, k, v, **args), (q, k, v, args)),
+    lambda saved, cotangent: (
+        *jax.vjp(lambda *x: attend(*x, **(saved[3] | {"segments": None})), *saved[:3])[1](cotangent),
         None,
     ),
 )
 
 
-def part(**parts):
+def variant(**parts):
     return functools.partial(attend, **parts)
 
 
 EVERYTHING = jnp.bool_(True)
 RIGHT = attend
-# by name: a wrong mask, the laws that it must break, and where it was seen
 MUTANTS = {
-    "causal from the top left": Mutant(
-        part(places=lambda T, S, offset: jnp.arange(T)[None, None, :, None]),
-        ["causal_at_an_offset", "no_guess_without_an_offset", "decoding"],
+    "causal is aligned top-left without an offset": Mutant(
+        variant(query_positions=lambda T, S, offset: jnp.arange(T)[None, None, :, None]),
+        ["causal_with_offset", "offset_is_required", "decode_matches_forward"],
         "pytorch/pytorch#103082",
     ),
-    "causal from the bottom right, wherever the queries stand": Mutant(
-        part(places=lambda T, S, offset: S - T + jnp.arange(T)[None, None, :, None]),
-        ["causal_at_an_offset", "no_guess_without_an_offset"],
+    "causal is aligned bottom-right whatever the offset": Mutant(
+        variant(query_positions=lambda T, S, offset: S - T + jnp.arange(T)[None, None, :, None]),
+        ["causal_with_offset", "offset_is_required"],
     ),
-    "queries after a cache see all": Mutant(
-        part(triangle=lambda at, keys, words: EVERYTHING if given(words, "offset") else keys <= at),
-        ["causal_at_an_offset", "decoding"],
-        "Mikyx-1/TinyLLM#17",
-    ),
-    "causal is left out where no other word is said": Mutant(
-        part(
-            triangle=lambda at, keys, words: (
-                keys <= at if given(words, "window", "segments", "lengths") else EVERYTHING
+    "queries after a cache see all keys": Mutant(
+        variant(
+            causal_mask=lambda positions, keys, args: (
+                EVERYTHING if any_present(args, "offset") else keys <= positions
             )
         ),
-        ["causal_triangle"],
+        ["causal_with_offset", "decode_matches_forward"],
+        "Mikyx-1/TinyLLM#17",
+    ),
+    "causal is ignored without another argument": Mutant(
+        variant(
+            causal_mask=lambda positions, keys, args: (
+                keys <= positions if any_present(args, "window", "segments", "lengths") else EVERYTHING
+            )
+        ),
+        ["causal_mask"],
         "facebookresearch/xformers#103",
     ),
-    "causal is left out beside another mask": Mutant(
-        part(
-            triangle=lambda at, keys, words: EVERYTHING if given(words, "segments", "lengths") else keys <= at
+    "causal is ignored with another mask": Mutant(
+        variant(
+            causal_mask=lambda positions, keys, args: (
+                EVERYTHING if any_present(args, "segments", "lengths") else keys <= positions
+            )
         ),
-        ["all_at_once"],
+        ["masks_compose"],
         "keras-team/keras#23040",
     ),
     "a window has one key too many": Mutant(
-        part(windowed=lambda at, keys, window: keys >= at - window),
-        ["window_reads_w_keys"],
+        variant(window_mask=lambda positions, keys, window: keys >= positions - window),
+        ["sliding_window"],
         "ml-explore/mlx-lm#390",
     ),
-    "the window is not read": Mutant(
-        part(windowed=lambda at, keys, window: EVERYTHING),
-        ["window_reads_w_keys", "all_at_once"],
+    "the window is ignored": Mutant(
+        variant(window_mask=lambda positions, keys, window: EVERYTHING),
+        ["sliding_window", "masks_compose"],
         "unslothai/unsloth#8253",
     ),
-    "the window closes nothing before it": Mutant(
-        part(windowed=lambda at, keys, window: (keys <= at) | (keys > at + window)),
-        ["window_reads_w_keys"],
+    "the window masks no earlier key": Mutant(
+        variant(
+            window_mask=lambda positions, keys, window: (keys <= positions) | (keys > positions + window)
+        ),
+        ["sliding_window"],
         "huggingface/transformers#41228",
     ),
-    "a window is shorter than the sequence": Mutant(
-        part(windowed=lambda at, keys, window: keys > at - jnp.minimum(window, keys.size - 1)),
-        ["wide_window_is_none"],
+    "a window is always shorter than the sequence": Mutant(
+        variant(
+            window_mask=lambda positions, keys, window: keys > positions - jnp.minimum(window, keys.size - 1)
+        ),
+        ["wide_window_is_no_window"],
     ),
-    "segments are not read": Mutant(
-        part(shared=lambda at, segments, words: EVERYTHING),
-        ["segments_are_separate", "all_at_once", "gradients_of_the_table"],
+    "segments are ignored": Mutant(
+        variant(segment_mask=lambda positions, segments, args: EVERYTHING),
+        ["segments_are_independent", "masks_compose", "gradients"],
         "AI-Hypercomputer/maxtext#4476",
     ),
-    "segments are not read beside padding": Mutant(
-        part(
-            shared=lambda at, segments, words: (
-                EVERYTHING if given(words, "lengths") else shared(at, segments, words)
+    "segments are ignored with padding": Mutant(
+        variant(
+            segment_mask=lambda positions, segments, args: (
+                EVERYTHING if any_present(args, "lengths") else segment_mask(positions, segments, args)
             )
         ),
-        ["all_at_once"],
+        ["masks_compose"],
         "huggingface/transformers#46634",
     ),
-    "the backward pass forgets the segments": Mutant(
-        lambda q, k, v, **words: forward_with_segments(q, k, v, words), ["gradients_of_the_table"]
+    "the backward pass ignores the segments": Mutant(
+        lambda q, k, v, **args: segments_in_forward_only(q, k, v, args), ["gradients"]
     ),
     "padding is read": Mutant(
-        part(valid=lambda at, keys, lengths: EVERYTHING),
-        ["lengths_cut", "nothing_to_read"],
+        variant(length_mask=lambda positions, keys, lengths: EVERYTHING),
+        ["lengths_mask_padding", "zero_length_gives_zero"],
         "pacman100/LLM-Workshop#1",
     ),
-    "padding closes queries instead of keys": Mutant(
-        part(valid=lambda at, keys, lengths: at < lengths[:, None, None, None]),
-        ["lengths_cut"],
+    "padding masks queries instead of keys": Mutant(
+        variant(length_mask=lambda positions, keys, lengths: positions < lengths[:, None, None, None]),
+        ["lengths_mask_padding"],
         "hyunwoongko/transformer#40",
     ),
-    "one key beyond the length is read": Mutant(
-        part(valid=lambda at, keys, lengths: keys <= lengths[:, None, None, None]),
-        ["lengths_cut", "nothing_to_read"],
+    "one key past the length is read": Mutant(
+        variant(length_mask=lambda positions, keys, lengths: keys <= lengths[:, None, None, None]),
+        ["lengths_mask_padding", "zero_length_gives_zero"],
         "microsoft/onnxruntime-genai#2354",
     ),
-    "an empty row is the mean": Mutant(
-        part(within=attention.MUTANTS["an empty row is uniform"].function),
-        ["nothing_to_read"],
+    "a fully masked row is the mean": Mutant(
+        variant(attend_dense=attention.MUTANTS["a fully masked row is uniform"].function),
+        ["zero_length_gives_zero"],
         "NVIDIA/apex#1390",
     ),
-    "the prefix ends one key early": Mutant(
-        part(prefixed=lambda keys, prefix: keys < prefix[:, None, None, None] - 1),
-        ["prefix_is_open"],
+    "the prefix is one key too short": Mutant(
+        variant(prefix_mask=lambda keys, prefix: keys < prefix[:, None, None, None] - 1),
+        ["prefix_is_bidirectional"],
         "bigscience-workshop/Megatron-DeepSpeed#167",
     ),
 }

@@ -1,58 +1,61 @@
-"""Wrong min-p."""
+"""Mutants of min-p."""
 
 import jax
 import jax.numpy as jnp
 
-from tests.mutants import keepers
-from tests.mutants.keepers import shut
-from tests.mutants.mutant import Mutant
+from tests.mutants import _truncation as truncation
+from tests.mutants._mutant import Mutant
+from tests.mutants._truncation import mask_out
 
 
 def top(x):
     return x.max(-1, keepdims=True)
 
 
-def keep(logits, p):
-    share = jax.nn.softmax(logits.astype(jnp.float32))
-    return shut(logits, share >= p * top(share))
+def truncate(logits, p):
+    probs = jax.nn.softmax(logits.astype(jnp.float32))
+    return mask_out(logits, probs >= p * top(probs))
 
 
-def without_the_largest_taken_off(logits, p):
-    mass = jnp.exp(logits)
-    return shut(logits, mass >= p * top(mass))
+def without_max_subtraction(logits, p):
+    e = jnp.exp(logits)
+    return mask_out(logits, e >= p * top(e))
 
 
-def beside_the_mean(logits, p):
-    opened = logits > -jnp.inf
-    mean = jnp.where(opened, logits, 0).sum(-1, keepdims=True) / opened.sum(
-        -1, keepdims=True, dtype=jnp.float32
-    )
-    return shut(logits, logits >= mean + jnp.log(p))
+def relative_to_the_mean(logits, p):
+    unmasked = logits > -jnp.inf
+    n = unmasked.sum(-1, keepdims=True, dtype=jnp.float32)
+    mean = jnp.where(unmasked, logits, 0).sum(-1, keepdims=True) / n
+    return mask_out(logits, logits >= mean + jnp.log(p))
 
 
-RIGHT = keep
+RIGHT = truncate
 MUTANTS = {
-    "beside the largest logit, not the probability": Mutant(
-        lambda x, p: shut(x, x >= p * top(x)), ["definition", "shift"], "state-spaces/mamba#1010"
-    ),
-    "the first token is taken for the likeliest": Mutant(
-        lambda x, p: shut(x, jax.nn.softmax(x) >= p * jax.nn.softmax(x)[..., :1]),
-        ["definition", "at_1_the_likeliest"],
+    "relative to the largest logit, not probability": Mutant(
+        lambda x, p: mask_out(x, x >= p * top(x)),
+        ["relative_threshold", "shift_invariance"],
         "state-spaces/mamba#1010",
     ),
-    "p itself is the border": (
-        lambda x, p: shut(x, jax.nn.softmax(x) >= p),
-        ["definition", "the_likeliest"],
+    "relative to the first token": Mutant(
+        lambda x, p: mask_out(x, jax.nn.softmax(x) >= p * jax.nn.softmax(x)[..., :1]),
+        ["relative_threshold", "p_1_keeps_the_most_likely"],
+        "state-spaces/mamba#1010",
     ),
-    "the likeliest of the batch": (
-        lambda x, p: shut(x, jax.nn.softmax(x) >= p * jax.nn.softmax(x).max()),
-        ["definition"],
+    "p is an absolute threshold": Mutant(
+        lambda x, p: mask_out(x, jax.nn.softmax(x) >= p),
+        ["relative_threshold", "most_likely_tokens_are_kept"],
     ),
-    "what equals the border is dropped": (
-        lambda x, p: shut(x, jax.nn.softmax(x) > p * top(jax.nn.softmax(x))),
-        ["at_1_the_likeliest"],
+    "relative to the most likely token of the batch": Mutant(
+        lambda x, p: mask_out(x, jax.nn.softmax(x) >= p * jax.nn.softmax(x).max()),
+        ["relative_threshold"],
     ),
-    "beside the mean of the logits that are open": (beside_the_mean, ["again", "definition"]),
-    "exp without the largest taken off": (without_the_largest_taken_off, ["large_logits"]),
-    **keepers.mutants(keep),
+    "tokens at the threshold are dropped": Mutant(
+        lambda x, p: mask_out(x, jax.nn.softmax(x) > p * top(jax.nn.softmax(x))),
+        ["p_1_keeps_the_most_likely"],
+    ),
+    "relative to the mean of the unmasked logits": Mutant(
+        relative_to_the_mean, ["idempotent", "relative_threshold"]
+    ),
+    "the softmax does not subtract the maximum": Mutant(without_max_subtraction, ["large_logits"]),
+    **truncation.mutants(truncate),
 }

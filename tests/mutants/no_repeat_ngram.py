@@ -1,97 +1,95 @@
-"""Wrong bans of n tokens that come twice."""
+"""Mutants of the n-gram ban."""
 
 import functools
 
 import numpy as np
 
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 JIT = False
 
 
-def so_far(row, length):
-    return row[:length]
+def so_far(buffer, length):
+    return buffer[:length]
 
 
-def last_of(row, whole, n):
-    return row[len(row) - n + 1 :]
+def last_tokens(tokens, buffer, n):
+    return tokens[len(tokens) - n + 1 :]
 
 
-def starts(row, n):
-    return range(len(row) - n + 1)
+def starts(tokens, n):
+    return range(len(tokens) - n + 1)
 
 
-def fits(gram, last):
-    return min(gram) >= 0 and gram[:-1] == last
+def matches(ngram, last):
+    return min(ngram) >= 0 and ngram[:-1] == last
 
 
-def forbid(
+def ban(
     logits,
     tokens,
     length,
     n,
     *,
     so_far=so_far,
-    last_of=last_of,
+    last_tokens=last_tokens,
     starts=starts,
-    fits=fits,
-    closed=lambda gram: gram[-1],
+    matches=matches,
+    banned=lambda ngram: ngram[-1],
 ):
     out = np.array(logits)
-    for new, whole in zip(out, np.asarray(tokens).tolist(), strict=True):
-        row = so_far(whole, int(length))
-        last = last_of(row, whole, n)
-        for i in starts(row, n):
-            gram = row[i : i + n]
-            if fits(gram, last):
-                new[closed(gram)] = -np.inf
+    for row, buffer in zip(out, np.asarray(tokens).tolist(), strict=True):
+        sequence = so_far(buffer, int(length))
+        last = last_tokens(sequence, buffer, n)
+        for i in starts(sequence, n):
+            ngram = sequence[i : i + n]
+            if matches(ngram, last):
+                row[banned(ngram)] = -np.inf
     return out
 
 
-def part(**parts):
-    return functools.partial(forbid, **parts)
+def variant(**parts):
+    return functools.partial(ban, **parts)
 
 
-RIGHT = forbid
+RIGHT = ban
 MUTANTS = {
-    "the last tokens are those of the whole buffer": Mutant(
-        part(last_of=lambda row, whole, n: whole[len(whole) - n + 1 :]),
-        ["nothing_repeats", "definition", "behind_the_length"],
+    "the last tokens are those of the buffer": Mutant(
+        variant(last_tokens=lambda tokens, buffer, n: buffer[len(buffer) - n + 1 :]),
+        ["generation_never_repeats", "definition", "tokens_after_length_are_ignored"],
         "facebookresearch/fairseq#5206",
     ),
-    "what stands behind the length is searched": (
-        part(so_far=lambda row, length: row, last_of=lambda row, whole, n: row[len(row) - n + 1 :]),
-        ["behind_the_length"],
+    "tokens past the length are searched": Mutant(
+        variant(so_far=lambda buffer, length: buffer), ["tokens_after_length_are_ignored"]
     ),
-    "padding is searched": (
-        part(
-            fits=lambda gram, last: gram[:-1] == last,
-            closed=lambda gram: max(gram[-1], 0),
+    "padding is searched": Mutant(
+        variant(
+            matches=lambda ngram, last: ngram[:-1] == last,
+            banned=lambda ngram: max(ngram[-1], 0),
         ),
-        ["holes_equal_nothing"],
+        ["padding_is_ignored"],
     ),
-    "the last n tokens are not searched": (
-        part(starts=lambda row, n: range(len(row) - n)),
-        ["definition", "of_1_all_that_is_there"],
+    "the last n-gram is not searched": Mutant(
+        variant(starts=lambda tokens, n: range(len(tokens) - n)),
+        ["definition", "n_1_bans_seen_tokens"],
     ),
-    "one token more may repeat": (
-        lambda x, tokens, length, n: forbid(x, tokens, length, n + 1),
-        ["nothing_repeats", "of_1_all_that_is_there"],
+    "n + 1 instead of n": Mutant(
+        lambda x, tokens, length, n: ban(x, tokens, length, n + 1),
+        ["generation_never_repeats", "n_1_bans_seen_tokens"],
     ),
-    "one token less may repeat": (
-        lambda x, tokens, length, n: forbid(x, tokens, length, max(n - 1, 1)),
-        ["fewer_than_n", "definition"],
+    "n - 1 instead of n": Mutant(
+        lambda x, tokens, length, n: ban(x, tokens, length, max(n - 1, 1)),
+        ["fewer_than_n_tokens", "definition"],
     ),
-    "the first of the n is closed": (
-        part(closed=lambda gram: gram[0]),
-        ["nothing_repeats", "longer_closes_less"],
+    "the first token of the n-gram is banned": Mutant(
+        variant(banned=lambda ngram: ngram[0]),
+        ["generation_never_repeats", "longer_ngrams_ban_fewer_tokens"],
     ),
-    "a row that is too short closes its tokens": (
-        lambda x, tokens, length, n: forbid(x, tokens, length, min(n, max(int(length), 1))),
-        ["fewer_than_n"],
+    "a sequence shorter than n bans its tokens": Mutant(
+        lambda x, tokens, length, n: ban(x, tokens, length, min(n, max(int(length), 1))),
+        ["fewer_than_n_tokens"],
     ),
-    "a low logit instead of -inf": (
-        lambda *args: np.maximum(forbid(*args), np.float32(-1e4)),
-        ["definition"],
+    "a low logit instead of -inf": Mutant(
+        lambda *args: np.maximum(ban(*args), np.float32(-1e4)), ["definition"]
     ),
 }

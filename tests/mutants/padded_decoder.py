@@ -1,51 +1,64 @@
-"""Wrong decoders of prompts that are padded on the left."""
+"""Mutants of a decoder of left-padded prompts."""
 
 import functools
 
 import jax.numpy as jnp
 
-from tests.mutants import tiny
+from tests.mutants import _tiny as tiny
+from tests.mutants._mutant import Mutant
 
 JIT = False
 
 
-def model(tokens, valid, *, see=tiny.causal, count=tiny.counted, norm=tiny.norm, softmax=tiny.softmax):
-    x = tiny.placed(tiny.EMBED[tokens], count(valid))
-    return tiny.logits_of(tiny.layer(x, see(valid), norm, softmax))
+def model(
+    tokens,
+    valid,
+    *,
+    mask_of=tiny.causal,
+    positions_of=tiny.positions_of,
+    norm=tiny.norm,
+    softmax=tiny.softmax,
+):
+    x = tiny.add_positions(tiny.EMBED[tokens], positions_of(valid))
+    return tiny.logits_of(tiny.layer(x, mask_of(valid), norm, softmax))
 
 
-def part(**parts):
+def variant(**parts):
     return functools.partial(model, **parts)
 
 
-def from_the_left(valid):
+def indices(valid):
     return jnp.broadcast_to(jnp.arange(valid.shape[1])[None], valid.shape)
-
-
-def only_where_it_is_known(tokens, valid):
-    return model(tokens, valid, count=from_the_left if tiny.is_traced(valid) else tiny.counted)
 
 
 RIGHT = model
 MUTANTS = {
-    "padding counts as positions": (part(count=from_the_left), ["more_padding"]),
-    "padding is attended to": (
-        part(see=lambda valid: tiny.causal(jnp.ones_like(valid))),
-        ["padding_is_not_read", "more_padding"],
+    "padding counts in the positions": Mutant(
+        variant(positions_of=indices), ["padding_length_does_not_matter"]
     ),
-    "the mask closes queries instead of keys": (
-        part(see=lambda valid: tiny.causal(jnp.ones_like(valid)) & valid[:, :, None]),
-        ["padding_is_not_read"],
+    "padding is attended to": Mutant(
+        variant(mask_of=lambda valid: tiny.causal(jnp.ones_like(valid))),
+        ["padding_is_ignored", "padding_length_does_not_matter"],
     ),
-    "token 0 is taken for padding": (
-        lambda tokens, valid: model(tokens, tokens != 0),
-        ["padding_is_not_read"],
+    "the mask is for queries instead of keys": Mutant(
+        variant(mask_of=lambda valid: tiny.causal(jnp.ones_like(valid)) & valid[:, :, None]),
+        ["padding_is_ignored"],
     ),
-    "positions of the first row serve all": (
-        part(count=lambda valid: jnp.broadcast_to(tiny.counted(valid[:1]), valid.shape)),
-        ["rows_of_a_batch"],
+    "token 0 counts as padding": Mutant(
+        lambda tokens, valid: model(tokens, tokens != 0), ["padding_is_ignored"]
     ),
-    "padding attended to a little": (part(softmax=tiny.nearly_closed), ["padding_is_not_read"]),
-    "dropout stays on": (part(norm=tiny.left_on), ["same_twice"]),
-    "valid is not read under jit": (only_where_it_is_known, ["compiled_is_eager"]),
+    "positions of the first example serve all": Mutant(
+        variant(positions_of=lambda valid: jnp.broadcast_to(tiny.positions_of(valid[:1]), valid.shape)),
+        ["examples_are_independent"],
+    ),
+    "logits of padding are only lowered": Mutant(
+        variant(softmax=tiny.soft_mask_softmax), ["padding_is_ignored"]
+    ),
+    "dropout is always on": Mutant(variant(norm=tiny.norm_with_dropout), ["deterministic"]),
+    "padding counts in the positions under jit": Mutant(
+        lambda tokens, valid: model(
+            tokens, valid, positions_of=indices if tiny.is_traced(valid) else tiny.positions_of
+        ),
+        ["compiled_matches_eager"],
+    ),
 }

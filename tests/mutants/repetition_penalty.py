@@ -1,62 +1,62 @@
-"""Wrong repetition penalties."""
+"""Mutants of the repetition penalty."""
 
 import functools
 
 import jax.numpy as jnp
 
-from tests.mutants import penalties
-from tests.mutants.mutant import Mutant
+from tests.mutants import _penalties as penalties
+from tests.mutants._mutant import Mutant
 
 
-def penalty_of(wide, penalty):
-    return jnp.where(wide > 0, wide / penalty, wide * penalty)
+def apply_penalty(logits, penalty):
+    return jnp.where(logits > 0, logits / penalty, logits * penalty)
 
 
-def penalised(logits, tokens, penalty, *, counts=penalties.counts, penalty_of=penalty_of):
+def penalize(logits, tokens, penalty, *, counts=penalties.counts, apply_penalty=apply_penalty):
     seen = counts(tokens, logits.shape[-1]) > 0
     wide = logits.astype(jnp.float32)
-    return jnp.where(seen, penalty_of(wide, penalty), wide).astype(logits.dtype)
+    return jnp.where(seen, apply_penalty(wide, penalty), wide).astype(logits.dtype)
 
 
-def once_an_occurrence(logits, tokens, penalty):
+def once_per_occurrence(logits, tokens, penalty):
     count = penalties.counts(tokens, logits.shape[-1]).astype(jnp.float32)
-    return penalty_of(logits, penalty**count)
+    return apply_penalty(logits, penalty**count)
 
 
-def part(**parts):
-    return functools.partial(penalised, **parts)
+def variant(**parts):
+    return functools.partial(penalize, **parts)
 
 
-RIGHT = penalised
+RIGHT = penalize
 MUTANTS = {
     "a negative logit is divided too": Mutant(
-        part(penalty_of=lambda x, penalty: x / penalty),
-        ["never_likelier", "divided_or_multiplied"],
+        variant(apply_penalty=lambda x, penalty: x / penalty),
+        ["never_increases_logits", "divided_or_multiplied"],
         "huggingface/transformers#2302",
     ),
-    "a positive logit is multiplied": (
-        part(penalty_of=lambda x, penalty: jnp.where(x < 0, x / penalty, x * penalty)),
-        ["never_likelier", "divided_or_multiplied"],
+    "a positive logit is multiplied": Mutant(
+        variant(apply_penalty=lambda x, penalty: jnp.where(x < 0, x / penalty, x * penalty)),
+        ["never_increases_logits", "divided_or_multiplied"],
     ),
-    "once an occurrence instead of once a token": Mutant(
-        once_an_occurrence, ["once_a_token"], "ohdearquant/lattice#312"
+    "once per occurrence instead of per token": Mutant(
+        once_per_occurrence, ["applied_once_per_token"], "ohdearquant/lattice#312"
     ),
-    "the penalty is taken off": (
-        part(penalty_of=lambda x, penalty: x - penalty),
-        ["divided_or_multiplied", "no_penalty", "there_and_back"],
+    "the penalty is subtracted": Mutant(
+        variant(apply_penalty=lambda x, penalty: x - penalty),
+        ["divided_or_multiplied", "neutral_penalty_is_identity", "inverse_penalty_restores_logits"],
     ),
-    "padding is penalised": Mutant(
-        part(counts=lambda tokens, V: penalties.counts(jnp.maximum(tokens, 0), V)),
-        ["holes_are_no_tokens"],
+    "padding is penalized": Mutant(
+        variant(counts=lambda tokens, V: penalties.counts(jnp.maximum(tokens, 0), V)),
+        ["padding_is_ignored"],
         "huggingface/text-generation-inference#1765",
     ),
-    "a penalty below 1 is taken for none": (
-        lambda x, tokens, penalty: penalised(x, tokens, jnp.maximum(penalty, 1)),
-        ["there_and_back", "divided_or_multiplied"],
+    "a penalty below 1 is ignored": Mutant(
+        lambda x, tokens, penalty: penalize(x, tokens, jnp.maximum(penalty, 1)),
+        ["inverse_penalty_restores_logits", "divided_or_multiplied"],
     ),
-    "all tokens are penalised": (
-        part(counts=lambda tokens, V: penalties.counts(tokens, V) + 1),
-        ["others_stay"],
+    "all tokens are penalized": Mutant(
+        variant(counts=lambda tokens, V: penalties.counts(tokens, V) + 1),
+        ["unseen_tokens_are_unchanged"],
     ),
-    **penalties.mutants(penalised),
+    **penalties.mutants(penalize),
 }

@@ -1,9 +1,11 @@
-"""Wrong RMS norms, each with a bug that was seen somewhere, in our own words; and the right one."""
+"""Mutants of RMS norm."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+from tests.mutants._mutant import Mutant
 
 EPS = 1e-6
 
@@ -12,61 +14,61 @@ def mean_square(x):
     return jnp.square(x).mean(-1, keepdims=True)
 
 
-def divided(x, mean_square):
+def divide(x, mean_square):
     return x / jnp.sqrt(mean_square + EPS)
 
 
-def norm(x, *, mean_square=mean_square, divided=divided):
+def norm(x, *, mean_square=mean_square, divide=divide):
     wide = x.astype(jnp.float32)
-    return divided(wide, mean_square(wide)).astype(x.dtype)
+    return divide(wide, mean_square(wide)).astype(x.dtype)
 
 
-def over(axis):
-    return part(mean_square=lambda x: jnp.square(x).mean(axis, keepdims=True))
-
-
-def part(**parts):
+def variant(**parts):
     return functools.partial(norm, **parts)
 
 
+def over(axis):
+    return variant(mean_square=lambda x: jnp.square(x).mean(axis, keepdims=True))
+
+
 RIGHT = norm
-# name: (the function, laws that it must break)
 MUTANTS = {
-    "the mean is taken off": (
+    "the mean is subtracted": Mutant(
         lambda x: norm(x - x.mean(-1, keepdims=True)),
-        ["mean_stays", "definition"],
+        ["mean_is_not_subtracted", "definition"],
     ),
-    "the mean is taken off the squares alone": (
-        part(mean_square=lambda x: x.var(-1, keepdims=True)),
+    "the variance instead of the mean square": Mutant(
+        variant(mean_square=lambda x: x.var(-1, keepdims=True)),
         ["mean_square_is_one", "definition"],
     ),
-    "the sum of the squares": (
-        part(mean_square=lambda x: mean_square(x) * x.shape[-1]),
-        ["mean_square_is_one", "mean_stays"],
+    "the sum of squares": Mutant(
+        variant(mean_square=lambda x: mean_square(x) * x.shape[-1]),
+        ["mean_square_is_one", "mean_is_not_subtracted"],
     ),
-    "eps is added to the root": (
-        part(divided=lambda x, mean_square: x / (jnp.sqrt(mean_square) + EPS)),
-        ["definition", "gradient_at_zeros"],
+    "eps is added to the square root": Mutant(
+        variant(divide=lambda x, mean_square: x / (jnp.sqrt(mean_square) + EPS)),
+        ["definition", "gradient_at_zero_vectors"],
     ),
-    "eps is the least mean square": (
-        part(divided=lambda x, mean_square: x / jnp.sqrt(jnp.maximum(mean_square, EPS))),
+    "eps is a minimum": Mutant(
+        variant(divide=lambda x, mean_square: x / jnp.sqrt(jnp.maximum(mean_square, EPS))),
         ["definition"],
     ),
-    "no eps": (part(divided=lambda x, mean_square: x / jnp.sqrt(mean_square)), ["zeros", "definition"]),
-    "divided by the mean square": (
-        part(divided=lambda x, mean_square: x / (mean_square + EPS)),
-        ["scale", "mean_square_is_one"],
+    "no eps": Mutant(
+        variant(divide=lambda x, mean_square: x / jnp.sqrt(mean_square)), ["zero_vectors", "definition"]
     ),
-    "the squares in float16": (
-        part(mean_square=lambda x: mean_square(x.astype(jnp.float16)).astype(jnp.float32)),
+    "divided by the mean square": Mutant(
+        variant(divide=lambda x, mean_square: x / (mean_square + EPS)),
+        ["scale_invariance", "mean_square_is_one"],
+    ),
+    "the squares in float16": Mutant(
+        variant(mean_square=lambda x: mean_square(x.astype(jnp.float16)).astype(jnp.float32)),
         ["statistics_are_float32"],
     ),
-    "over the positions": (over(1), ["each_by_itself", "mean_square_is_one"]),
-    "over the batch": (over(0), ["each_by_itself", "compiled_is_eager"]),
-    "an activation in it": (lambda x: norm(jax.nn.gelu(x)), ["sign", "definition"]),
-    "the mean square has no gradient": (
-        part(mean_square=lambda x: jax.lax.stop_gradient(mean_square(x))),
-        ["gradients"],
+    "over the positions": Mutant(over(1), ["vectors_are_independent", "mean_square_is_one"]),
+    "over the batch": Mutant(over(0), ["vectors_are_independent", "compiled_matches_eager"]),
+    "after an activation": Mutant(lambda x: norm(jax.nn.gelu(x)), ["sign_equivariance", "definition"]),
+    "the mean square has no gradient": Mutant(
+        variant(mean_square=lambda x: jax.lax.stop_gradient(mean_square(x))), ["gradients"]
     ),
-    "another dtype comes out": (lambda x: norm(x.astype(jnp.float32)), ["dtype_is_kept"]),
+    "the output is float32": Mutant(lambda x: norm(x.astype(jnp.float32)), ["dtype_is_preserved"]),
 }

@@ -1,4 +1,4 @@
-"""Wrong rotary positions, each with a bug that was seen somewhere, in our own words; and the right one."""
+"""Mutants of rotary position embeddings."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 THETA = 10_000.0
 
@@ -20,98 +20,99 @@ def angles(x, positions, frequencies=frequencies):
     return (positions[..., None].astype(jnp.float32) * frequencies(x.shape[-1])[None, None])[..., None, :]
 
 
-def turned(a, b, cos, sin):
+def rotate_pairs(a, b, cos, sin):
     return a * cos - b * sin, b * cos + a * sin
 
 
-def turned_in_place(a, b, cos, sin):
+def rotate_in_place(a, b, cos, sin):
     a = a * cos - b * sin
     return a, b * cos + a * sin
 
 
-def rotate(x, positions, *, angles=angles, turned=turned):
-    at, wide = angles(x, positions), x.astype(jnp.float32)
+def rotate(x, positions, *, angles=angles, rotate_pairs=rotate_pairs):
+    theta, wide = angles(x, positions), x.astype(jnp.float32)
     a, b = jnp.split(wide, 2, -1)
-    return jnp.concatenate(turned(a, b, jnp.cos(at), jnp.sin(at)), -1).astype(x.dtype)
+    return jnp.concatenate(rotate_pairs(a, b, jnp.cos(theta), jnp.sin(theta)), -1).astype(x.dtype)
 
 
-def interleaved(x, positions):
-    apart = jnp.concatenate([x[..., 0::2], x[..., 1::2]], -1)
-    a, b = jnp.split(rotate(apart, positions), 2, -1)
-    return jnp.stack([a, b], -1).reshape(x.shape)
-
-
-def by_head(x, positions):
-    B, T, N, H = x.shape
-    of_all = angles(x, positions, lambda H: frequencies(N * H))
-    return of_all.reshape(B, T, N, H // 2)
-
-
-def heads_for_tokens(x, positions):
-    places = jnp.arange(x.shape[2]).astype(jnp.float32)
-    return (places[:, None] * frequencies(x.shape[-1])[None])[None, None]
-
-
-def added(x, positions):
-    at = angles(x, positions)
-    return x + jnp.concatenate([jnp.sin(at), jnp.cos(at)], -1).astype(x.dtype)
-
-
-def rounded(x, positions):
-    return jax.lax.reduce_precision(angles(x, positions), 8, 7)
-
-
-def at(places):
-    """Other positions."""
-    return lambda x, positions: rotate(x, places(positions))
-
-
-def waves(frequencies):
-    return part(angles=functools.partial(angles, frequencies=frequencies))
-
-
-def part(**parts):
+def variant(**parts):
     return functools.partial(rotate, **parts)
 
 
+def interleaved(x, positions):
+    halves = jnp.concatenate([x[..., 0::2], x[..., 1::2]], -1)
+    a, b = jnp.split(rotate(halves, positions), 2, -1)
+    return jnp.stack([a, b], -1).reshape(x.shape)
+
+
+def frequencies_over_all_heads(x, positions):
+    B, T, N, H = x.shape
+    return angles(x, positions, lambda H: frequencies(N * H)).reshape(B, T, N, H // 2)
+
+
+def heads_as_positions(x, positions):
+    heads = jnp.arange(x.shape[2]).astype(jnp.float32)
+    return (heads[:, None] * frequencies(x.shape[-1])[None])[None, None]
+
+
+def added(x, positions):
+    theta = angles(x, positions)
+    return x + jnp.concatenate([jnp.sin(theta), jnp.cos(theta)], -1).astype(x.dtype)
+
+
+def with_positions(change):
+    return lambda x, positions: rotate(x, change(positions))
+
+
+def with_frequencies(frequencies):
+    return variant(angles=functools.partial(angles, frequencies=frequencies))
+
+
 RIGHT = rotate
-# name: (the function, laws that it must break)
 MUTANTS = {
-    "positions from 1": (at(lambda p: p + 1), ["position_0", "definition"]),
-    "counted inside": (
-        at(lambda p: jnp.broadcast_to(jnp.arange(p.shape[1]), p.shape)),
-        ["definition", "each_token_by_itself", "told_apart"],
+    "positions start at 1": Mutant(with_positions(lambda p: p + 1), ["position_0_is_identity", "definition"]),
+    "indices instead of positions": Mutant(
+        with_positions(lambda p: jnp.broadcast_to(jnp.arange(p.shape[1]), p.shape)),
+        ["definition", "tokens_are_independent", "adjacent_positions_differ"],
     ),
-    "the positions of the first row serve all": (
-        at(lambda p: jnp.broadcast_to(p[:1], p.shape)),
-        ["each_token_by_itself", "compiled_is_eager"],
+    "positions of the first example serve all": Mutant(
+        with_positions(lambda p: jnp.broadcast_to(p[:1], p.shape)),
+        ["tokens_are_independent", "compiled_matches_eager"],
     ),
-    "a table that ends": (at(lambda p: jnp.minimum(p, 255)), ["told_apart", "large_positions"]),
-    "the table starts again": (at(lambda p: p % 256), ["only_differences", "definition"]),
-    "turned twice": (at(lambda p: 2 * p), ["definition"]),
-    "turned the other way": (at(lambda p: -p), ["definition"]),
+    "positions are clipped at 255": Mutant(
+        with_positions(lambda p: jnp.minimum(p, 255)), ["adjacent_positions_differ", "large_positions"]
+    ),
+    "positions wrap around at 256": Mutant(
+        with_positions(lambda p: p % 256), ["translation_invariance", "definition"]
+    ),
+    "rotated twice": Mutant(with_positions(lambda p: 2 * p), ["definition"]),
+    "rotated clockwise": Mutant(with_positions(lambda p: -p), ["definition"]),
     "the other pairing": Mutant(interleaved, ["definition"], "vllm-project/vllm#49323"),
-    "another theta": (waves(lambda H: frequencies(H, 500_000.0)), ["definition"]),
-    "the exponent without its 2": (
-        waves(lambda H: jnp.sqrt(frequencies(H))),
-        ["definition"],
+    "another theta": Mutant(with_frequencies(lambda H: frequencies(H, 500_000.0)), ["definition"]),
+    "the exponent lacks its 2": Mutant(with_frequencies(lambda H: jnp.sqrt(frequencies(H))), ["definition"]),
+    "angles in bfloat16": Mutant(
+        variant(angles=lambda x, p: jax.lax.reduce_precision(angles(x, p), 8, 7)),
+        ["large_positions", "definition"],
     ),
-    "angles in bfloat16": (part(angles=rounded), ["large_positions", "definition"]),
-    "positions in x's dtype": (
-        part(angles=lambda x, p: angles(x, p.astype(x.dtype))),
-        ["dtype_is_kept"],
+    "positions in the dtype of x": Mutant(
+        variant(angles=lambda x, p: angles(x, p.astype(x.dtype))), ["dtype_is_preserved"]
     ),
-    "nothing is turned": (lambda x, positions: x, ["told_apart", "definition"]),
-    "the second by the turned first": (part(turned=turned_in_place), ["norms_stay", "only_differences"]),
-    "both sines with one sign": (
-        part(turned=lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin)),
-        ["norms_stay", "definition"],
+    "no rotation": Mutant(lambda x, positions: x, ["adjacent_positions_differ", "definition"]),
+    "the second element uses the rotated first": Mutant(
+        variant(rotate_pairs=rotate_in_place), ["norms_are_preserved", "translation_invariance"]
     ),
-    "added, not turned": (added, ["linear", "norms_stay", "position_0"]),
-    "heads share one row of frequencies": (part(angles=by_head), ["heads_alike", "definition"]),
-    "heads taken for tokens": (part(angles=heads_for_tokens), ["heads_alike", "told_apart"]),
-    "another dtype comes out": (
-        lambda x, positions: rotate(x.astype(jnp.float32), positions),
-        ["dtype_is_kept"],
+    "both sines have the same sign": Mutant(
+        variant(rotate_pairs=lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin)),
+        ["norms_are_preserved", "definition"],
+    ),
+    "added, not rotated": Mutant(added, ["linearity", "norms_are_preserved", "position_0_is_identity"]),
+    "one series of frequencies over all heads": Mutant(
+        variant(angles=frequencies_over_all_heads), ["heads_rotate_alike", "definition"]
+    ),
+    "head indices instead of positions": Mutant(
+        variant(angles=heads_as_positions), ["heads_rotate_alike", "adjacent_positions_differ"]
+    ),
+    "the output is float32": Mutant(
+        lambda x, positions: rotate(x.astype(jnp.float32), positions), ["dtype_is_preserved"]
     ),
 }

@@ -1,46 +1,35 @@
-"""Wrong temperatures."""
+"""Mutants of temperature scaling."""
 
 import jax
 import jax.numpy as jnp
 
-from tests.mutants.mutant import Mutant
+from tests.mutants._mutant import Mutant
 
 
-def scaled(logits, t):
+def scale(logits, t):
     return (logits.astype(jnp.float32) / t).astype(logits.dtype)
 
 
-RIGHT = scaled
+RIGHT = scale
 MUTANTS = {
-    "multiplied": (
-        lambda x, t: scaled(x, 1 / t),
-        ["definition", "cold_and_hot"],
-    ),
-    "divided twice": Mutant(lambda x, t: scaled(scaled(x, t), t), ["definition"], "RL-Align/RL-Kernel#81"),
-    "the probabilities are divided, which a sum takes back": Mutant(
-        lambda x, t: jnp.log(scaled(jax.nn.softmax(x), t)),
-        ["definition", "cold_and_hot"],
+    "multiplied": Mutant(lambda x, t: scale(x, 1 / t), ["definition", "limits"]),
+    "divided twice": Mutant(lambda x, t: scale(scale(x, t), t), ["definition"], "RL-Align/RL-Kernel#81"),
+    "probabilities are divided, which normalization undoes": Mutant(
+        lambda x, t: jnp.log(scale(jax.nn.softmax(x), t)),
+        ["definition", "limits"],
         "google/gemma.cpp#981",
     ),
-    "the probabilities are divided, and taken for logits": (
-        lambda x, t: scaled(jax.nn.softmax(x), t),
-        ["at_1_nothing_changes", "definition"],
+    "probabilities are divided and returned as logits": Mutant(
+        lambda x, t: scale(jax.nn.softmax(x), t),
+        ["temperature_1_is_identity", "definition"],
     ),
-    "log-probabilities come out": (
-        lambda x, t: jax.nn.log_softmax(scaled(x, t)),
-        ["at_1_nothing_changes"],
+    "the output is log-probabilities": Mutant(
+        lambda x, t: jax.nn.log_softmax(scale(x, t)), ["temperature_1_is_identity"]
     ),
-    "what is added to t against a division by 0": (
-        lambda x, t: scaled(x, t + 1e-2),
-        ["at_1_nothing_changes", "one_after_the_other"],
+    "an epsilon is added to t": Mutant(
+        lambda x, t: scale(x, t + 1e-2), ["temperature_1_is_identity", "temperatures_multiply"]
     ),
-    "a temperature is at least 0.6": (
-        lambda x, t: scaled(x, jnp.maximum(t, 0.6)),
-        ["cold_and_hot", "definition"],
-    ),
-    "the sign of a negative logit is lost": (
-        lambda x, t: jnp.abs(scaled(x, t)),
-        ["the_likeliest_stays"],
-    ),
-    "another dtype comes out": (lambda x, t: scaled(x.astype(jnp.float32), t), ["dtype_is_kept"]),
+    "t is at least 0.6": Mutant(lambda x, t: scale(x, jnp.maximum(t, 0.6)), ["limits", "definition"]),
+    "the sign of a negative logit is lost": Mutant(lambda x, t: jnp.abs(scale(x, t)), ["order_is_preserved"]),
+    "the output is float32": Mutant(lambda x, t: scale(x.astype(jnp.float32), t), ["dtype_is_preserved"]),
 }

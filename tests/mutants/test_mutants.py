@@ -1,9 +1,8 @@
-"""Every mutant dies: the laws find each of these bugs, and name it by the law that it breaks.
+"""Mutation tests of the laws: every mutant violates the laws that it lists.
 
-A wing of the museum is a module with ``RIGHT``, a right function, and ``MUTANTS``: by name a wrong one, the
-laws that must break, and where such a bug was seen (``mutant.Mutant``). Its functions are tried under jit,
-unless it says ``JIT = False``; what their suite is to know of them is in ``OPTIONS``. The summary of the run
-says how many mutants were killed (``tests/conftest.py``).
+Each suite has a module of its name with ``RIGHT``, a correct function, and ``MUTANTS``, wrong functions by
+description. Functions are tested under jit unless the module has ``JIT = False``; ``OPTIONS`` are options of
+the suite. The test summary prints the number of killed mutants (``tests/conftest.py``).
 """
 
 import importlib
@@ -15,57 +14,54 @@ import pytest
 from tests.marks import slow_rows
 from tfm_jax import laws
 
-WINGS = {
-    name: (suite, importlib.import_module(f"tests.museum.{name}")) for name, suite in laws.SUITES.items()
-}
-# That a mutant dies is asked here, not by which small case.
+MODULES = {name: importlib.import_module(f"tests.mutants.{name}") for name in laws.SUITES}
+# These tests need a counterexample, not the smallest one.
 pytestmark = pytest.mark.usefixtures("unshrunk")
-ALL = [(wing, name) for wing, (_, module) in WINGS.items() for name in module.MUTANTS]
+ALL = [(suite, mutant) for suite, module in MODULES.items() for mutant in module.MUTANTS]
 
 
-def one_a_law(wing):
-    """The names of the first mutants that break, together, every law of their wing."""
-    found = set()
-    for name, (_, broken, *_) in WINGS[wing][1].MUTANTS.items():
-        if not found.issuperset(broken):
-            found.update(broken)
+def cover_of_laws(suite):
+    """The names of mutants, the first ones first, that violate every law of the suite together."""
+    covered = set()
+    for name, mutant in MODULES[suite].MUTANTS.items():
+        if not covered.issuperset(mutant.violates):
+            covered.update(mutant.violates)
             yield name
 
 
-QUICK = [(wing, name) for wing in WINGS for name in one_a_law(wing)]
+QUICK = [(suite, mutant) for suite in MODULES for mutant in cover_of_laws(suite)]
 
 
-def check(wing, function, suite, **options):
-    module = WINGS[wing][1]
+def check(suite, function, *names, **options):
+    module = MODULES[suite]
     function = jax.jit(function) if getattr(module, "JIT", True) else function
-    return laws.check(function, suite, **options, **getattr(module, "OPTIONS", {}))
+    tested = laws.SUITES[suite].only(*names) if names else laws.SUITES[suite]
+    return laws.check(function, tested, **options, **getattr(module, "OPTIONS", {}))
 
 
-@pytest.mark.parametrize("wing, name", [*QUICK, *slow_rows(row for row in ALL if row not in QUICK)])
-def test_the_mutant_breaks_its_laws(wing, name):
-    suite, module = WINGS[wing]
-    mutant, broken, *_ = module.MUTANTS[name]
-    # It ends at the first case that breaks a law; some bugs show in few cases.
-    report = check(wing, mutant, suite.only(*broken), examples=400)
-    assert set(report.broken) == set(broken), f"{name} lives:\n{report}"
+@pytest.mark.parametrize("suite, name", [*QUICK, *slow_rows(row for row in ALL if row not in QUICK)])
+def test_mutant_violates_its_laws(suite, name):
+    mutant = MODULES[suite].MUTANTS[name]
+    # A check stops at the first counterexample. Some bugs show in few cases.
+    report = check(suite, mutant.function, *mutant.violates, examples=400)
+    assert set(report.violated) == set(mutant.violates), f"{name} survives:\n{report}"
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_what_the_mutants_were_made_of_is_right(wing):
-    suite, module = WINGS[wing]
-    # Few: that the laws hold of what is right is what tests/laws tries, at length.
-    report = check(wing, module.RIGHT, suite, examples=2)
+@pytest.mark.parametrize("suite", MODULES)
+def test_original_is_correct(suite):
+    # Few examples: tests/laws checks correct functions thoroughly.
+    report = check(suite, MODULES[suite].RIGHT, examples=2)
     assert report.ok, str(report)
 
 
-def test_the_museum_is_large_and_its_bugs_were_seen():
+def test_there_are_many_mutants_with_known_threads():
     assert len(ALL) >= 150
-    seen = [seen for _, module in WINGS.values() for _, _, *rest in module.MUTANTS.values() for seen in rest]
-    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+#\d+|", thread) for thread in seen)
-    assert len(set(filter(None, seen))) >= 25
+    threads = [mutant.seen for module in MODULES.values() for mutant in module.MUTANTS.values()]
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+#\d+|", thread) for thread in threads)
+    assert len(set(filter(None, threads))) >= 25
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_every_law_kills_a_mutant(wing):
-    suite, module = WINGS[wing]
-    assert {law for _, broken, *_ in module.MUTANTS.values() for law in broken} == {x.name for x in suite}
+@pytest.mark.parametrize("suite", MODULES)
+def test_every_law_has_a_mutant(suite):
+    violated = {law for mutant in MODULES[suite].MUTANTS.values() for law in mutant.violates}
+    assert violated == {law.name for law in laws.SUITES[suite]}

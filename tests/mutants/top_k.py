@@ -1,49 +1,54 @@
-"""Wrong top-k."""
+"""Mutants of top-k."""
 
 import jax.numpy as jnp
 
-from tests.mutants import keepers
-from tests.mutants.keepers import shut
+from tests.mutants import _truncation as truncation
+from tests.mutants._mutant import Mutant
+from tests.mutants._truncation import mask_out
 
 JIT = False  # k is a Python number
 
 
-def border(logits, k):
+def threshold(logits, k):
     return jnp.sort(logits)[..., logits.shape[-1] - k, None]
 
 
-def keep(logits, k):
-    return shut(logits, logits >= border(logits, k))
+def truncate(logits, k):
+    return mask_out(logits, logits >= threshold(logits, k))
 
 
-def opens_what_is_closed(logits, k):
-    out = keep(logits, k)
+def unmasks_with_k_of_all(logits, k):
+    out = truncate(logits, k)
     return jnp.nan_to_num(out, neginf=-1e4) if k == logits.shape[-1] else out
 
 
-RIGHT = keep
+def counts_masked_tokens(logits, k):
+    large = jnp.nan_to_num(logits, neginf=9.0)
+    return mask_out(logits, large >= threshold(large, k))
+
+
+RIGHT = truncate
 MUTANTS = {
-    "the k-th itself is dropped": (
-        lambda x, k: shut(x, x > border(x, k)),
-        ["exactly_k", "definition", "the_likeliest"],
+    "the k-th token is dropped": Mutant(
+        lambda x, k: mask_out(x, x > threshold(x, k)),
+        ["exactly_k", "keeps_the_k_most_likely", "most_likely_tokens_are_kept"],
     ),
-    "one more than k": (
-        lambda x, k: keep(x, min(k + 1, x.shape[-1])),
-        ["exactly_k", "definition"],
+    "one token more than k": Mutant(
+        lambda x, k: truncate(x, min(k + 1, x.shape[-1])),
+        ["exactly_k", "keeps_the_k_most_likely"],
     ),
-    "never all of them": (lambda x, k: keep(x, min(k, x.shape[-1] - 1)), ["all_are_all", "exactly_k"]),
-    "with all of them, the closed ones are opened": (opens_what_is_closed, ["all_are_all"]),
-    "the border is that of the first row": (
-        lambda x, k: shut(x, x >= border(x, k)[:1]),
-        ["exactly_k", "definition"],
+    "at most V - 1 tokens": Mutant(
+        lambda x, k: truncate(x, min(k, x.shape[-1] - 1)), ["k_of_all_is_identity", "exactly_k"]
     ),
-    "closed tokens are among the k": (
-        lambda x, k: shut(x, jnp.nan_to_num(x, neginf=9.0) >= border(jnp.nan_to_num(x, neginf=9.0), k)),
-        ["exactly_k", "again"],
+    "k = V unmasks masked tokens": Mutant(unmasks_with_k_of_all, ["k_of_all_is_identity"]),
+    "the threshold of the first example serves all": Mutant(
+        lambda x, k: mask_out(x, x >= threshold(x, k)[:1]),
+        ["exactly_k", "keeps_the_k_most_likely"],
     ),
-    "k is taken from what is open": (
-        lambda x, k: keep(x, min(k, max(1, int((x > -jnp.inf).sum(-1).min()) - 1))),
-        ["again"],
+    "masked tokens count in k": Mutant(counts_masked_tokens, ["exactly_k", "composes_to_the_smaller_k"]),
+    "k is less than the number of unmasked tokens": Mutant(
+        lambda x, k: truncate(x, min(k, max(1, int((x > -jnp.inf).sum(-1).min()) - 1))),
+        ["composes_to_the_smaller_k"],
     ),
-    **keepers.mutants(keep),
+    **truncation.mutants(truncate),
 }

@@ -1,11 +1,12 @@
-"""Functions that are not as pure as they should be."""
+"""Mutants of a pure function."""
 
 import itertools
 
 import jax
 import jax.numpy as jnp
 
-from tests.mutants import tiny
+from tests.mutants import _tiny as tiny
+from tests.mutants._mutant import Mutant
 
 JIT = False
 CALLS = itertools.count()
@@ -15,38 +16,42 @@ def right(x):
     return {"out": jnp.tanh(tiny.norm(x)) * x.sum(), "top": x.argmax()}
 
 
-def stateful(x):
+def counts_calls(x):
     return right(x + 0.1 * next(CALLS))
 
 
-def only_eagerly(x):
-    return right(2 * x if tiny.is_traced(x) else x)
-
-
-def numbered(x):
+def key_from_counter(x):
     return right(x + jax.random.normal(jax.random.key(next(CALLS)), x.shape))
 
 
 @jax.custom_batching.custom_vmap
-def by_row(x):
+def mixed_by_vmap(x):
     return x / (1 + jnp.square(x).sum())
 
 
-@by_row.def_vmap
+@mixed_by_vmap.def_vmap
 def over_the_whole_batch(size, batched, x):
     return x / (1 + jnp.square(x).sum()), True
 
 
 RIGHT = right
 MUTANTS = {
-    "it counts its calls": (
-        stateful,
-        ["same_twice", "vmap_is_a_loop", "scan_is_a_loop", "pmap_is_a_loop", "sharded_is_a_loop"],
+    "it counts its calls": Mutant(
+        counts_calls,
+        [
+            "deterministic",
+            "vmap_matches_loop",
+            "scan_matches_loop",
+            "pmap_matches_loop",
+            "shard_map_matches_loop",
+        ],
     ),
-    "its key is made of a counter": (
-        numbered,
-        ["same_twice", "compiled_is_eager", "remat_is_plain", "scan_is_a_loop"],
+    "its key comes from a counter": Mutant(
+        key_from_counter,
+        ["deterministic", "jit_matches_eager", "remat_changes_nothing", "scan_matches_loop"],
     ),
-    "it looks whether it is traced": (only_eagerly, ["compiled_is_eager"]),
-    "its rule for vmap mixes the rows": (by_row, ["vmap_is_a_loop"]),
+    "it depends on whether it is traced": Mutant(
+        lambda x: right(2 * x if tiny.is_traced(x) else x), ["jit_matches_eager"]
+    ),
+    "its vmap rule mixes the examples": Mutant(mixed_by_vmap, ["vmap_matches_loop"]),
 }

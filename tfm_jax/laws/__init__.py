@@ -1,4 +1,4 @@
-"""Property-based laws of a Transformer's functions, to be tried on ours and on yours (extra: ``laws``).
+"""Property-based tests of a Transformer's functions, ours and yours (extra: ``laws``)::
 
 report = laws.check(my_attention, laws.attention)
 print(report)
@@ -7,11 +7,13 @@ print(report)
 try:
     import hypothesis  # noqa: F401
 except ImportError as error:
-    raise ImportError("the laws are tried by hypothesis: pip install 'tfm_jax[laws]'") from error
+    raise ImportError(
+        "tfm_jax.laws: got no hypothesis; wanted it installed. pip install 'tfm_jax[laws]'."
+    ) from error
 
 from tfm_jax.laws.check import Finding, LawViolated, Report, check, findings, holds
-from tfm_jax.laws.law import Law, Suite, Violation, law, same
-from tfm_jax.laws.subject import Refused, Subject
+from tfm_jax.laws.law import Law, Suite, Violation, assert_close, law
+from tfm_jax.laws.subject import Subject, Unsupported
 from tfm_jax.laws.suites.attention import attention
 from tfm_jax.laws.suites.attention_dropout import AttentionDropoutSubject, attention_dropout
 from tfm_jax.laws.suites.beam_search import BeamCase, BeamSubject, beam_search
@@ -39,7 +41,6 @@ from tfm_jax.laws.suites.layer_dropout import KeyCase, LayerDropoutSubject, laye
 from tfm_jax.laws.suites.layer_norm import layer_norm
 from tfm_jax.laws.suites.logits_processor import ProcessorSubject, logits_processor
 from tfm_jax.laws.suites.masked_attention import masked_attention
-from tfm_jax.laws.suites.min_p import min_p
 from tfm_jax.laws.suites.no_repeat_ngram import NgramSubject, no_repeat_ngram
 from tfm_jax.laws.suites.penalties import frequency_penalty, repetition_penalty
 from tfm_jax.laws.suites.position_bias import AlibiSubject, alibi, position_bias
@@ -48,9 +49,8 @@ from tfm_jax.laws.suites.rms_norm import rms_norm
 from tfm_jax.laws.suites.rotary import RotaryCase, RotarySubject, rotary
 from tfm_jax.laws.suites.sinusoidal import SinusoidalSubject, sinusoidal
 from tfm_jax.laws.suites.temperature import temperature
-from tfm_jax.laws.suites.top_k import top_k
-from tfm_jax.laws.suites.top_p import top_p
 from tfm_jax.laws.suites.transformations import ArraysCase, PureSubject, transformations
+from tfm_jax.laws.suites.truncation import min_p, top_k, top_p
 
 SUITES = {
     suite.name: suite
@@ -91,7 +91,7 @@ SUITES = {
         no_repeat_ngram,
     )
 }
-"""All laws, by what they are laws of."""
+"""All suites, by name."""
 
 __all__ = [
     "CAPACITY",
@@ -132,7 +132,6 @@ __all__ = [
     "PositionsCase",
     "ProcessorSubject",
     "PureSubject",
-    "Refused",
     "Report",
     "RotaryCase",
     "RotarySubject",
@@ -142,10 +141,12 @@ __all__ = [
     "Subject",
     "Suite",
     "TokensCase",
+    "Unsupported",
     "VectorsCase",
     "VectorsSubject",
     "Violation",
     "alibi",
+    "assert_close",
     "attention",
     "attention_dropout",
     "beam_search",
@@ -178,7 +179,6 @@ __all__ = [
     "repetition_penalty",
     "rms_norm",
     "rotary",
-    "same",
     "sinusoidal",
     "temperature",
     "top_k",

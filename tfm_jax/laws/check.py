@@ -1,4 +1,4 @@
-"""Laws tried on a function: what holds, what breaks, and what could not be asked."""
+"""``check``: tests a function against a suite of laws, and reports what holds."""
 
 import dataclasses
 import functools
@@ -9,56 +9,59 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 
 from tfm_jax.laws.law import Law, Suite, Violation
-from tfm_jax.laws.subject import Refused
+from tfm_jax.laws.subject import Unsupported
 
 __all__ = ["Finding", "LawViolated", "Report", "check", "findings", "holds"]
 
+STATUSES = ("holds", "violated", "not supported")
+
 
 class LawViolated(AssertionError):
-    """A function breaks a law that it was held to; the message is the report."""
+    """A function violates a law of a ``holds`` test. The message is the report."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What became of one law.
+    """The result of one law.
 
     Args:
-      law: which.
-      asked: on how many cases the statement was tried to its end.
-      refused: how many cases the function refused by an exception.
-      refusal: the first of these exceptions, in words; "" without any.
-      counter_example: the smallest case found that breaks it, and how; None where it holds.
+      law: the law.
+      cases: the number of cases in which the law was checked.
+      unsupported: the number of cases for which the function raised ValueError, TypeError or RuntimeError.
+      reason: the first of these exceptions, as text; "" without any.
+      counterexample: the smallest case found that violates the law, with the message; None where it holds.
     """
 
     law: Law
-    asked: int
-    refused: int
-    refusal: str
-    counter_example: str | None
+    cases: int
+    unsupported: int
+    reason: str
+    counterexample: str | None
 
     @property
     def status(self) -> str:
-        """ "holds", "breaks" or "cannot be asked"."""
-        if self.counter_example is not None:
-            return "breaks"
-        return "holds" if self.asked else "cannot be asked"
+        """ "holds", "violated" or "not supported"."""
+        if self.counterexample is not None:
+            return "violated"
+        return "holds" if self.cases else "not supported"
 
     def __str__(self) -> str:
-        lines = [f"{self.status:15s} {self.law.name}: {self.law.sentence}"]
-        if self.counter_example is not None:
-            lines += [f"    {line}" for line in self.counter_example.splitlines()]
-        elif self.refused:
-            lines.append(f"    refused {self.refused} of {self.asked + self.refused} cases: {self.refusal}")
+        lines = [f"{self.status:13s} {self.law.name}: {self.law.sentence}"]
+        if self.counterexample is not None:
+            lines += [f"    {line}" for line in self.counterexample.splitlines()]
+        elif self.unsupported:
+            total = self.cases + self.unsupported
+            lines.append(f"    {self.unsupported} of {total} cases not supported: {self.reason}")
         return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of all laws of a suite; as text, a line each, and the counter-examples.
+    """The findings of a suite; as text, one line per law, with the counterexamples.
 
     Args:
       suite: the name of the suite.
-      findings: one a law.
+      findings: one per law.
     """
 
     suite: str
@@ -66,38 +69,65 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every law holds. One that could not be asked is not broken, but does not hold either."""
-        return not self.broken and not self.unasked
+        """Whether every law holds. A law that is not supported is not violated, but does not hold either."""
+        return not self.violated and not self.unsupported
 
     @property
-    def broken(self) -> tuple[str, ...]:
-        """The names of the laws that are broken."""
-        return self._named("breaks")
+    def violated(self) -> tuple[str, ...]:
+        """The names of the violated laws."""
+        return self._with_status("violated")
 
     @property
-    def unasked(self) -> tuple[str, ...]:
-        """The names of the laws of which the function refused every case."""
-        return self._named("cannot be asked")
+    def unsupported(self) -> tuple[str, ...]:
+        """The names of the laws for which the function supports no case."""
+        return self._with_status("not supported")
 
-    def _named(self, status: str) -> tuple[str, ...]:
+    def _with_status(self, status: str) -> tuple[str, ...]:
         return tuple(found.law.name for found in self.findings if found.status == status)
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.findings), self.summary()])
 
     def summary(self) -> str:
-        """How many hold, in one line."""
-        n = {status: len(self._named(status)) for status in ("holds", "breaks", "cannot be asked")}
+        """The number of laws by status, in one line."""
+        holding, violated, unsupported = (len(self._with_status(status)) for status in STATUSES)
         return (
-            f"{len(self.findings)} laws of {self.suite}: {n['holds']} hold, {n['breaks']} broken, "
-            f"{n['cannot be asked']} cannot be asked"
+            f"{len(self.findings)} laws of {self.suite}: {holding} hold, {violated} violated, "
+            f"{unsupported} not supported"
         )
+
+
+def check(
+    function: Callable[..., Any], suite: Suite, *, examples: int = 100, seed: int = 0, **options: Any
+) -> Report:
+    """Tests a function, ours or yours, against the laws of a suite.
+
+    Equivalent to::
+
+        Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
+
+    Args:
+      function: called as ``suite.signature`` says. A case for which it raises ValueError, TypeError or
+        RuntimeError counts as not supported; any other exception violates the law.
+      suite: such as ``laws.attention``, or ``laws.attention.only("fully_masked_rows")``.
+      examples: cases per law, at least 1.
+      seed: the same seed draws the same cases.
+      options: options of the suite; those of ``laws.attention`` are the arguments of ``AttentionSubject``.
+
+    Returns:
+      A ``Report``. A counterexample is the smallest case found, or the first one where hypothesis' current
+      profile leaves out ``Phase.shrink``.
+
+    Raises:
+      ValueError: for less than 1 example.
+    """
+    return Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
 
 
 def findings(
     function: Callable[..., Any], suite: Suite, *, examples: int = 100, seed: int = 0, **options: Any
 ) -> Iterator[Finding]:
-    """Tries law after law; ``check`` for those who want to see each as it comes.
+    """The findings of ``check``, one at a time.
 
     Args:
       function: as for ``check``.
@@ -107,61 +137,34 @@ def findings(
       options: as for ``check``.
 
     Returns:
-      An iterator of a ``Finding`` a law.
+      An iterator with one ``Finding`` per law.
 
     Raises:
-      ValueError: as ``check``, when the first finding is asked for.
+      ValueError: as ``check``, at the first finding.
     """
-    asked = suite.ask(function, **options)  # once: what it has compiled for one law serves the next
+    subject = suite.subject(function, **options)  # one for all laws, which share its compiled functions
     for each in suite:
-        yield _try(each, asked, examples, seed)
-
-
-def check(
-    function: Callable[..., Any], suite: Suite, *, examples: int = 100, seed: int = 0, **options: Any
-) -> Report:
-    """Tries the laws of a suite on a function, ours or anybody's.
-
-    Equivalent to::
-
-        Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
-
-    Args:
-      function: called as ``suite.signature`` says. A ValueError, TypeError or RuntimeError from it refuses a
-        case, any other exception breaks the law; a case that it accepts, it must get right.
-      suite: such as ``laws.attention``, or ``laws.attention.only("empty_rows")``.
-      examples: cases a law, at least 1.
-      seed: the same seed tries the same cases.
-      options: the suite's own; those of ``laws.attention`` are ``AttentionSubject``'s.
-
-    Returns:
-      A ``Report``, to be read or printed. A counter-example is the smallest that was found; where hypothesis'
-      current profile has no ``Phase.shrink`` the first.
-
-    Raises:
-      ValueError: for less than 1 example.
-    """
-    return Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
+        yield _check_law(each, subject, examples, seed)
 
 
 def holds(
-    suite: Suite, *, may_refuse: tuple[str, ...] = (), **options: Any
+    suite: Suite, *, allow_unsupported: tuple[str, ...] = (), **options: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Makes a test of a function that gives the function to be held to the laws.
+    """Decorator that makes a test of a function that returns the function under test.
 
     Equivalent to::
 
         def test(*args):
             report = check(make(*args), suite, **options)
-            assert not report.broken and set(report.unasked) <= set(may_refuse)
+            assert not report.violated and set(report.unsupported) <= set(allow_unsupported)
 
     Args:
       suite: the laws.
-      may_refuse: names of laws of which the function may refuse every case.
+      allow_unsupported: names of laws that the function need not support.
       options: as for ``check``.
 
     Returns:
-      The decorator. What it makes takes the arguments of what it decorates, such as fixtures, and raises
+      The decorator. The test takes the arguments of the decorated function, such as fixtures, and raises
       ``LawViolated`` with the report.
     """
 
@@ -169,7 +172,7 @@ def holds(
         @functools.wraps(make)
         def test(*args: Any, **kwargs: Any) -> None:
             report = check(make(*args, **kwargs), suite, **options)
-            if report.broken or not set(report.unasked) <= set(may_refuse):
+            if report.violated or not set(report.unsupported) <= set(allow_unsupported):
                 raise LawViolated(f"\n{report}")
 
         return test
@@ -177,10 +180,10 @@ def holds(
     return decorate
 
 
-def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
+def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
     if examples < 1:
-        raise ValueError(f"examples must be at least 1, got {examples}")
-    count, refusals = 0, []
+        raise ValueError(f"laws.check: got examples={examples}; wanted at least 1")
+    count, reasons = 0, []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -189,7 +192,7 @@ def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        # Cases are always drawn anew, whatever else a profile leaves out.
+        # Always generate new cases, whatever else the current profile leaves out.
         phases=(Phase.generate, *({Phase.shrink} & set(hypothesis.settings.default.phases))),
         suppress_health_check=list(HealthCheck),
     )
@@ -197,22 +200,22 @@ def _try(law: Law, asked: Any, examples: int, seed: int) -> Finding:
     def run(case: Any) -> None:
         nonlocal count
         try:
-            law.statement(asked, case)
-        except Refused as refusal:
-            refusals.append(str(refusal))
+            law.statement(subject, case)
+        except Unsupported as unsupported:
+            reasons.append(str(unsupported))
             hypothesis.reject()
-        except Violation as broken:
-            raise Violation(f"{case}\n{broken}") from None
+        except Violation as violation:
+            raise Violation(f"{case}\n{violation}") from None
         count += 1
 
-    found = None
+    counterexample = None
     try:
         run()
-    except Violation as broken:
-        found = str(broken)
+    except Violation as violation:
+        counterexample = str(violation)
     except hypothesis.errors.Flaky as flaky:
-        found = f"it does not give the same answer twice:\n{flaky}"
+        counterexample = f"two calls with the same arguments give different results:\n{flaky}"
     except hypothesis.errors.Unsatisfiable:
-        if not refusals:
+        if not reasons:
             raise
-    return Finding(law, count, len(refusals), refusals[0] if refusals else "", found)
+    return Finding(law, count, len(reasons), reasons[0] if reasons else "", counterexample)

@@ -1,4 +1,4 @@
-"""What a law is: a sentence, cases to try it on, and a statement that a case breaks or does not."""
+"""``Law`` and ``Suite``: a property in one sentence, a strategy of cases, and a check of one case."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
-__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "law", "same"]
+__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "assert_close", "law", "show"]
 
-TOLERANCE = 2e-5  # of sums of a few numbers near 1 in float32, whatever their order
+TOLERANCE = 2e-5  # for sums of a few float32 numbers near 1, in any order
 
 
 class Violation(AssertionError):
-    """A statement does not hold of a case; says what was got and what was wanted."""
+    """A law does not hold in a case. The message says what was got and what was wanted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """A property that a function either has or has not.
+    """A property of a function.
 
     Args:
-      name: one word for it, with underscores.
-      sentence: what holds.
-      cases: a hypothesis strategy of what the statement is tried on, the simplest first.
-      statement: called with the function, asked as its suite asks it, and a case; raises ``Violation``.
+      name: an identifier.
+      sentence: the property.
+      cases: a hypothesis strategy of cases, the simplest first.
+      statement: called with the suite's subject and a case; raises ``Violation`` where the law does not hold.
     """
 
     name: str
@@ -34,7 +34,9 @@ class Law:
 
 
 def law(cases: SearchStrategy[Any]) -> Callable[[Callable[[Any, Any], None]], Law]:
-    """Makes a ``Law`` of a statement: its name, and the first line of its docstring as the sentence.
+    """Decorator that makes a ``Law`` of a statement.
+
+    The statement's name is the law's name, the first line of its docstring is the law's sentence.
 
     Args:
       cases: a hypothesis strategy.
@@ -49,18 +51,18 @@ def law(cases: SearchStrategy[Any]) -> Callable[[Callable[[Any, Any], None]], La
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """Laws of one kind of function.
+    """The laws of one kind of function.
 
     Args:
-      name: what the function is.
-      signature: how it is called.
-      ask: makes of a function, and the options of ``check``, what the statements call.
+      name: the kind of function.
+      signature: how the function is called.
+      subject: called with a function and the options of ``check``; returns what the statements call.
       laws: the laws.
     """
 
     name: str
     signature: str
-    ask: Callable[..., Any]
+    subject: Callable[..., Any]
     laws: tuple[Law, ...]
 
     def __iter__(self) -> Iterator[Law]:
@@ -70,49 +72,51 @@ class Suite:
         for found in self.laws:
             if found.name == name:
                 return found
-        raise KeyError(f"{name!r}; the laws of {self.name} are {', '.join(x.name for x in self.laws)}")
+        raise KeyError(
+            f"laws.{self.name}: got {name!r}; wanted one of {', '.join(x.name for x in self.laws)}"
+        )
 
     def only(self, *names: str) -> "Suite":
-        """The suite with these laws alone.
+        """The suite, restricted to these laws.
 
         Args:
-          names: of laws.
+          names: names of laws.
 
         Returns:
           A Suite.
 
         Raises:
-          KeyError: for a name that it does not have.
+          KeyError: for a name that the suite does not have.
         """
         return dataclasses.replace(self, laws=tuple(self[name] for name in names))
 
 
-def same(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> None:
-    """Raises ``Violation`` where two arrays differ, nan counting as equal to nan.
+def assert_close(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> None:
+    """Raises ``Violation`` where two arrays differ. NaN equals NaN.
 
     Args:
-      got: what the function gave.
-      wanted: what the law says: an array of the same shape, or one number for all.
-      atol: how far apart two numbers may be, beside a relative ``atol``; 0 is exactly equal.
-      what: the name of it in the message.
+      got: the function's result.
+      wanted: an array of the same shape, or one number for all elements.
+      atol: the absolute and the relative tolerance; 0 requires equality.
+      what: the name of the result in the message.
 
     Returns:
       Nothing.
 
     Raises:
-      Violation: with both in few digits, or both shapes.
+      Violation: with both arrays in few digits, or both shapes.
     """
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     if wanted.ndim and wanted.shape != got.shape:
-        raise Violation(f"{what}: got shape {list(got.shape)}, wanted {list(wanted.shape)}")
+        raise Violation(f"{what}: got shape {list(got.shape)}; wanted {list(wanted.shape)}")
     wanted = np.broadcast_to(wanted, got.shape)
     if not np.allclose(got, wanted, rtol=atol, atol=atol, equal_nan=True):
-        with np.errstate(invalid="ignore"):  # of two that are infinite
+        with np.errstate(invalid="ignore"):  # inf - inf
             distance = np.abs(got - wanted)
         apart = np.where(np.isfinite(got) & np.isfinite(wanted), distance, got != wanted)
         worst = tuple(map(int, np.unravel_index(np.nanargmax(apart), apart.shape)))
         at = f"; at {list(worst)} {got[worst]:.9g}, not {wanted[worst]:.9g}" if worst else ""
-        raise Violation(f"{what}: got {show(got)}, wanted {show(wanted)}{at}")
+        raise Violation(f"{what}: got {show(got)}; wanted {show(wanted)}{at}")
 
 
 def show(x: Any) -> str:

@@ -1,1 +1,1 @@
-"""The law suites, one file each."""
+"""The suites of laws, one file per suite."""

@@ -1,4 +1,4 @@
-"""The laws of caches: of any decoder that reads a text in pieces, ``read(tokens, pieces) -> logits``."""
+"""The laws of KV caches: of a decoder that reads tokens in chunks, ``read(tokens, chunks) -> logits``."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,130 +8,139 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.law import Suite, Violation, law, same
-from tfm_jax.laws.subject import Refused, Subject
+from tfm_jax.laws.law import Suite, Violation, assert_close, law
+from tfm_jax.laws.subject import Subject, Unsupported
 from tfm_jax.laws.suites.cases.seeded import SEEDS
 from tfm_jax.laws.suites.cases.tokens import IDS, TOLERANCE
 
 __all__ = ["CAPACITY", "CacheCase", "CacheSubject", "cached_decoder"]
 
 CAPACITY = 5
-"""Tokens that a cache must have room for."""
-# Pieces, the simplest first: few lengths, for each is compiled by itself.
+"""The number of tokens that a cache must have room for."""
+# Sizes of chunks, the simplest first. Few, because each is compiled separately.
 SPLITS = ((1,), (1, 1), (1, 2), (2, 1), (1, 1, 1), (2, 3), (3, 2), (1, 3, 1), (2, 1, 1, 1))
-TOO_MANY = ((3, 2, 1), (2, 3, 2), (3, 1, 3), (1, 2, 2, 1))
+OVERFLOWING = ((3, 2, 1), (2, 3, 2), (3, 1, 3), (1, 2, 2, 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheCase:
-    """Arguments of one call, and what a law wants beside them."""
+    """The arguments of one call."""
 
     tokens: np.ndarray  # int32 [B, T]
-    pieces: tuple[int, ...]  # they sum to T
+    chunks: tuple[int, ...]  # sizes, which sum to T
     seed: int
 
     def __str__(self) -> str:
-        return f"tokens = {self.tokens.tolist()}, in pieces of {', '.join(map(str, self.pieces))}"
+        return f"tokens = {self.tokens.tolist()}, in chunks of {', '.join(map(str, self.chunks))}"
 
 
 @st.composite
-def cases(draw, splits: tuple[tuple[int, ...], ...] = SPLITS, rows: int = 1) -> CacheCase:
-    """So many rows of tokens, read in one of these splits."""
-    pieces = draw(st.sampled_from(splits))
+def cases(draw, splits: tuple[tuple[int, ...], ...] = SPLITS, batch: int = 1) -> CacheCase:
+    """A batch of random tokens, and one of these splits into chunks."""
+    chunks = draw(st.sampled_from(splits))
     seed = draw(SEEDS)
-    tokens = np.random.default_rng(seed).integers(0, IDS, (rows, sum(pieces))).astype(np.int32)
-    return CacheCase(tokens, pieces, seed)
+    tokens = np.random.default_rng(seed).integers(0, IDS, (batch, sum(chunks))).astype(np.int32)
+    return CacheCase(tokens, chunks, seed)
 
 
 class CacheSubject(Subject):
-    """A decoder with a cache, asked as the laws of caches ask it.
+    """A decoder with a KV cache, ``function(tokens, chunks)``.
 
     Args:
-      function: takes int32 tokens [B, T] and a tuple of ints that sum to T, reads so many tokens at a time
-        into a cache that was empty, and gives the logits [B, T, V] of all.
-      whole: ``whole(tokens) -> logits``, by a forward pass without a cache; None reads one piece.
+      function: takes int32 tokens [B, T] and a tuple of chunk sizes that sum to T, reads the tokens chunk by
+        chunk into a new cache, and returns the logits [B, T, V] of all tokens.
+      full: ``full(tokens) -> logits``, a forward pass without a cache; None reads all tokens as one chunk.
     """
 
-    def __init__(self, function: Callable[..., Any], *, whole: Callable[[Any], Any] | None = None):
+    def __init__(self, function: Callable[..., Any], *, full: Callable[[Any], Any] | None = None):
         super().__init__(function)
-        self.whole = whole
+        self.full = full
 
-    def __call__(self, tokens: Any, pieces: tuple[int, ...]) -> np.ndarray:
-        """The logits, of the shape that they must have; raises ``Refused`` for what the function raises."""
-        return self._logits(tokens, lambda tokens: self.function(tokens, pieces))
+    def __call__(self, tokens: Any, chunks: tuple[int, ...]) -> np.ndarray:
+        """The logits, their shape checked."""
+        return self._logits(tokens, lambda tokens: self.function(tokens, chunks))
 
     def at_once(self, tokens: Any) -> np.ndarray:
-        """The logits of all tokens read at once."""
-        return self._logits(tokens, self.whole or (lambda tokens: self.function(tokens, (tokens.shape[1],))))
+        """The logits of a forward pass over all tokens."""
+        return self._logits(tokens, self.full or (lambda tokens: self.function(tokens, (tokens.shape[1],))))
 
     def _logits(self, tokens: Any, read: Callable[[Any], Any]) -> np.ndarray:
-        out = self.given(lambda: np.asarray(read(jnp.asarray(tokens))))
+        out = self.run(lambda: np.asarray(read(jnp.asarray(tokens))))
         if out.ndim != 3 or out.shape[:2] != tokens.shape:
-            raise Violation(f"shape: got {list(out.shape)}, wanted [B, T, V] = [*{list(tokens.shape)}, V]")
+            raise Violation(f"shape: got {list(out.shape)}; wanted [B, T, V] = [*{list(tokens.shape)}, V]")
         return out
 
 
 @law(cases())
-def any_split(read: CacheSubject, x: CacheCase) -> None:
-    """Read in pieces, whichever, a text gives the logits that it gives at once."""
-    same(read(x.tokens, x.pieces), read.at_once(x.tokens), atol=TOLERANCE, what="logits")
+def chunked_matches_full(read: CacheSubject, x: CacheCase) -> None:
+    """Reading tokens in chunks of any size gives the logits of one forward pass."""
+    assert_close(read(x.tokens, x.chunks), read.at_once(x.tokens), atol=TOLERANCE, what="logits")
 
 
 @law(cases())
-def one_by_one(read: CacheSubject, x: CacheCase) -> None:
-    """Read token by token, a text gives the logits that it gives at once."""
-    ones = (1,) * x.tokens.shape[1]
-    same(read(x.tokens, ones), read.at_once(x.tokens), atol=TOLERANCE, what="logits token by token")
+def token_by_token_matches_full(read: CacheSubject, x: CacheCase) -> None:
+    """Reading tokens one at a time gives the logits of one forward pass."""
+    got = read(x.tokens, (1,) * x.tokens.shape[1])
+    assert_close(got, read.at_once(x.tokens), atol=TOLERANCE, what="logits token by token")
 
 
 @law(cases(splits=tuple(x for x in SPLITS if len(x) > 1)))
-def earlier_pieces_are_remembered(read: CacheSubject, x: CacheCase) -> None:
-    """Another token in an earlier piece changes the logits of the next one."""
-    at = x.pieces[0]
+def earlier_chunks_are_cached(read: CacheSubject, x: CacheCase) -> None:
+    """Changing a token of an earlier chunk changes the logits of the next chunk."""
+    at = x.chunks[0]
     tokens = x.tokens.copy()
     tokens[:, at - 1] = (tokens[:, at - 1] + 1 + x.seed % (IDS - 1)) % IDS
-    apart = np.abs(read(tokens, x.pieces)[:, at].astype(np.float64) - read(x.tokens, x.pieces)[:, at]).max(-1)
+    apart = np.abs(read(tokens, x.chunks)[:, at].astype(np.float64) - read(x.tokens, x.chunks)[:, at]).max(-1)
     if not (apart > 1e-6).all():
-        raise Violation(f"with another token at {at - 1}, the logits of {at} are the same")
+        raise Violation(f"logits of {at}, with another token at {at - 1}: got the same; wanted others")
 
 
-@law(cases(rows=2))
-def rows_of_a_batch(read: CacheSubject, x: CacheCase) -> None:
-    """A row of a batch gives the logits that it gives alone: it has a cache of its own."""
-    alone = [read(row[None], x.pieces) for row in x.tokens]
-    same(read(x.tokens, x.pieces), np.concatenate(alone), atol=TOLERANCE, what="logits")
+@law(cases(batch=2))
+def examples_are_independent(read: CacheSubject, x: CacheCase) -> None:
+    """An example gives the same logits in a batch as alone: examples do not share a cache."""
+    alone = [read(tokens[None], x.chunks) for tokens in x.tokens]
+    assert_close(read(x.tokens, x.chunks), np.concatenate(alone), atol=TOLERANCE, what="logits")
 
 
 @law(cases())
-def begins_empty(read: CacheSubject, x: CacheCase) -> None:
-    """Nothing is remembered of the text before: the second time gives what the first one gave."""
-    first = read(x.tokens, x.pieces)
-    read((x.tokens + 1) % IDS, x.pieces)
-    same(read(x.tokens, x.pieces), first, what="logits of the same text, read after another one")
+def cache_starts_empty(read: CacheSubject, x: CacheCase) -> None:
+    """Each call starts with an empty cache: tokens of an earlier call change nothing."""
+    first = read(x.tokens, x.chunks)
+    read((x.tokens + 1) % IDS, x.chunks)
+    assert_close(read(x.tokens, x.chunks), first, what="logits of the same tokens, read after others")
 
 
-@law(cases(splits=TOO_MANY))
+@law(cases(splits=OVERFLOWING))
 def overflow(read: CacheSubject, x: CacheCase) -> None:
-    """More tokens than there is room for are an error, or nan, or remembered; none is lost in silence."""
-    read(x.tokens[:, :1], (1,))  # what refuses everything is not asked
+    """More tokens than the cache has room for raise, give NaN, or are cached; none is lost silently."""
+    read(x.tokens[:, :1], (1,))  # not supported if the function raises for every input
     try:
-        got = read(x.tokens, x.pieces)
-    except Refused:
+        got = read(x.tokens, x.chunks)
+    except Unsupported:
         return
     late = got[:, CAPACITY:]
     if np.isnan(late).all():
         return
     try:
         wanted = read.at_once(x.tokens)[:, CAPACITY:]
-    except Refused as refused:
-        raise Violation(f"all at once they are refused ({refused}), in pieces they give numbers") from None
-    same(late, wanted, atol=TOLERANCE, what=f"logits from position {CAPACITY} on")
+    except Unsupported as error:
+        raise Violation(
+            f"logits in chunks: got numbers; wanted an error as for all at once ({error})"
+        ) from None
+    assert_close(late, wanted, atol=TOLERANCE, what=f"logits from position {CAPACITY} on")
 
 
 cached_decoder = Suite(
     "cached_decoder",
-    f"read(tokens int [B, T], ids from 0 to {IDS - 1}, pieces, a tuple of ints that sum to T) -> logits "
-    f"[B, T, V], read a piece at a time into an empty cache with room for {CAPACITY} tokens a row",
+    f"read(tokens int [B, T], ids from 0 to {IDS - 1}, chunks, a tuple of ints that sum to T) -> logits "
+    f"[B, T, V], read chunk by chunk into an empty cache with room for {CAPACITY} tokens per example",
     CacheSubject,
-    (any_split, one_by_one, earlier_pieces_are_remembered, rows_of_a_batch, begins_empty, overflow),
+    (
+        chunked_matches_full,
+        token_by_token_matches_full,
+        earlier_chunks_are_cached,
+        examples_are_independent,
+        cache_starts_empty,
+        overflow,
+    ),
 )

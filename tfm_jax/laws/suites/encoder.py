@@ -1,82 +1,94 @@
-"""The laws of encoders and of classifiers: of any ``encode(tokens, valid) -> vectors``."""
+"""The laws of encoders, ``encode(tokens, valid) -> vectors``, and of classifiers."""
 
 import functools
 
 import numpy as np
 
-from tfm_jax.laws.law import Suite, Violation, law, same
+from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.suites.cases.tokens import (
     IDS,
     TOLERANCE,
     ModelSubject,
     TokensCase,
+    assert_all_changed,
     cases,
-    changed,
-    of_every_model,
-    of_padding,
+    model_laws,
+    padding_laws,
 )
 
 __all__ = ["classifier", "encoder", "encoder_without_positions"]
 
-right = functools.partial(cases, padded="right")
+right_padded = functools.partial(cases, padded="right")
 
 
-@law(right(lambda B, T: T > 1, full=True))
-def context(encode: ModelSubject, x: TokensCase) -> None:
-    """The same token in another context gets another vector, whether the others stand before or after it."""
+@law(right_padded(lambda B, T: T > 1, full=True))
+def context_matters(encode: ModelSubject, x: TokensCase) -> None:
+    """Changing one token changes the vectors at all other positions, before and after it."""
     at = x.seed % x.tokens.shape[1]
     others = np.arange(x.tokens.shape[1]) != at
-    changed(
-        encode(*x.with_tokens(x.another(at)))[:, others],
+    assert_all_changed(
+        encode(*x.with_tokens(x.changed_tokens(at)))[:, others],
         encode(*x.arguments)[:, others],
-        f"vectors of the others, with another token at {at}",
+        f"vectors at the other positions, with another token at {at}",
     )
 
 
-@law(right(lambda B, T: B > 1))
-def a_row_of_padding(encode: ModelSubject, x: TokensCase) -> None:
-    """A row of nothing but padding is finite, and spoils no other row."""
+@law(right_padded(lambda B, T: B > 1))
+def fully_padded_examples(encode: ModelSubject, x: TokensCase) -> None:
+    """An example of nothing but padding gives finite vectors and changes no other example."""
     valid = x.valid & (np.arange(len(x.valid)) > 0)[:, None]
     out = encode(x.tokens, valid)
     if not np.isfinite(out).all():
-        raise Violation(f"row 0 is padding: {np.sum(~np.isfinite(out))} numbers of the output are not finite")
+        n = np.sum(~np.isfinite(out))
+        raise Violation(
+            f"output with example 0 all padding: got {n} numbers that are not finite; wanted none"
+        )
     at = valid[1:, :, None]
     got, wanted = (np.where(at, y[1:], 0) for y in (out, encode(*x.arguments)))
-    same(got, wanted, atol=TOLERANCE, what="vectors of the other rows, where row 0 is padding")
+    assert_close(got, wanted, atol=TOLERANCE, what="vectors of the others, with example 0 all padding")
 
 
-@law(right(lambda B, T: T > 2, full=True))
+@law(right_padded(lambda B, T: T > 2, full=True))
 def positions_matter(encode: ModelSubject, x: TokensCase) -> None:
-    """Two tokens exchanged do not merely exchange their vectors."""
-    tokens = x.another(1)
+    """Exchanging two tokens does not merely exchange their vectors."""
+    tokens = x.changed_tokens(1)
     tokens[:, 1] = np.where(tokens[:, 0] == tokens[:, 1], (tokens[:, 0] + 1) % IDS, tokens[:, 1])
     order = np.arange(tokens.shape[1])
     order[:2] = 1, 0
     got, before = encode(tokens[:, order], x.valid), encode(tokens, x.valid)[:, order]
-    what = f"vectors of {tokens.tolist()}, the first two tokens exchanged, beside those exchanged"
-    changed(got[:, :2], before[:, :2], what)
+    what = (
+        f"vectors of {tokens.tolist()} with the first two tokens exchanged, compared with exchanged vectors"
+    )
+    assert_all_changed(got[:, :2], before[:, :2], what)
 
 
-@law(right(lambda B, T: T > 1))
-def order_of_tokens(encode: ModelSubject, x: TokensCase) -> None:
-    """Without positions, tokens in another order give their vectors in that order: it is a set."""
+@law(right_padded(lambda B, T: T > 1))
+def permutation_equivariance(encode: ModelSubject, x: TokensCase) -> None:
+    """Without positions, permuting the tokens permutes the vectors."""
     order = x.rng.permutation(x.tokens.shape[1])
     got = encode(x.tokens[:, order], x.valid[:, order])
     got, wanted = (np.where(x.valid[:, order, None], y, 0) for y in (got, encode(*x.arguments)[:, order]))
-    same(got, wanted, atol=TOLERANCE, what=f"vectors of the tokens in the order {order.tolist()}")
+    assert_close(got, wanted, atol=TOLERANCE, what=f"vectors of the tokens in the order {order.tolist()}")
 
 
-@law(right())
+@law(right_padded())
 def every_token_counts(classify: ModelSubject, x: TokensCase) -> None:
-    """Another token, wherever it is valid, gives other logits."""
+    """Changing any valid token changes the logits."""
     at = x.seed % x.valid.sum(1).min()
-    changed(
-        classify(*x.with_tokens(x.another(at))), classify(*x.arguments), f"logits, with another token at {at}"
+    assert_all_changed(
+        classify(*x.with_tokens(x.changed_tokens(at))),
+        classify(*x.arguments),
+        f"logits, with another token at {at}",
     )
 
 
 SIGNATURE = f"(tokens int [B, T], ids from 0 to {IDS - 1}, valid bool [B, T], False at padding)"
-COMMON = (context, a_row_of_padding, *of_padding("right", right), *of_every_model(right))
+COMMON = (
+    context_matters,
+    fully_padded_examples,
+    *padding_laws("right", right_padded),
+    *model_laws(right_padded),
+)
 
 encoder = Suite(
     "encoder", f"encode{SIGNATURE} -> vectors [B, T, D]", ModelSubject, (positions_matter, *COMMON)
@@ -84,15 +96,15 @@ encoder = Suite(
 
 encoder_without_positions = Suite(
     "encoder_without_positions",
-    f"encode{SIGNATURE} -> vectors [B, T, D], by a model that is told no positions",
+    f"encode{SIGNATURE} -> vectors [B, T, D], by a model without positions",
     ModelSubject,
-    (order_of_tokens, *COMMON),
+    (permutation_equivariance, *COMMON),
 )
-"""The laws of an encoder for which the order does not matter."""
+"""The laws of an encoder for which the order of the tokens does not matter."""
 
 classifier = Suite(
     "classifier",
     f"classify{SIGNATURE} -> logits [B, C]",
     functools.partial(ModelSubject, per_token=False),
-    (every_token_counts, *of_padding("right", right), *of_every_model(right)),
+    (every_token_counts, *padding_laws("right", right_padded), *model_laws(right_padded)),
 )

@@ -1,4 +1,4 @@
-"""The laws of a position-wise layer: of any ``f(x [B, T, D]) -> [B, T, D]``, its parameters inside it."""
+"""The laws of a position-wise feed-forward layer, ``f(x [B, T, D]) -> [B, T, D]``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.laws.law import TOLERANCE, Suite, law, same
-from tfm_jax.laws.subject import Subject, of_shape
+from tfm_jax.laws.law import TOLERANCE, Suite, assert_close, law
+from tfm_jax.laws.subject import Subject, check_shape
 from tfm_jax.laws.suites.cases.vectors import (
     VectorsCase,
     cases,
-    compiled_is_eager,
-    dtype_is_kept,
-    each_by_itself,
+    compiled_matches_eager,
+    dtype_is_preserved,
+    vectors_are_independent,
 )
 
 __all__ = ["FeedForwardSubject", "feed_forward"]
 
 
 class FeedForwardSubject(Subject):
-    """A layer as its laws ask it.
+    """A feed-forward layer, ``function(x)``, with its parameters bound.
 
     Args:
-      function: takes a JAX array [B, T, dim] and gives one like it.
-      dim: D, as its parameters want it: the elements of a case are repeated until there are so many.
+      function: takes a JAX array [B, T, dim] and returns one like it.
+      dim: the layer's D. The vectors of a case are repeated and cut to this size.
     """
 
     def __init__(self, function: Callable[..., Any], *, dim: int = 8):
@@ -32,32 +32,39 @@ class FeedForwardSubject(Subject):
         self.dim = dim
 
     def __call__(self, x: Any) -> np.ndarray:
-        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
-        return of_shape(super().__call__(x), (*x.shape[:-1], self.dim), "[B, T, D]")
+        """The output, its shape checked."""
+        return check_shape(super().__call__(x), (*x.shape[:-1], self.dim), "[B, T, D]")
 
     def raw(self, x: Any) -> Any:
-        """The function itself, of vectors of ``dim`` elements."""
+        """The function, called with vectors of size ``dim``."""
         x = jnp.asarray(x)
         return self.function(jnp.tile(x, -(-self.dim // x.shape[-1]))[..., : self.dim])
 
 
 @law(cases())
-def order_of_positions(f: FeedForwardSubject, x: VectorsCase) -> None:
-    """Vectors in another order give the outputs in that order: the layer is the same at every position."""
+def permutation_equivariance(f: FeedForwardSubject, x: VectorsCase) -> None:
+    """Permuting the positions permutes the outputs: the layer is the same at every position."""
     order = x.rng.permutation(x.x.shape[1])
-    same(f(x.x[:, order]), f(x.x)[:, order], atol=TOLERANCE, what=f"output of positions {order.tolist()}")
+    what = f"output of positions {order.tolist()}"
+    assert_close(f(x.x[:, order]), f(x.x)[:, order], atol=TOLERANCE, what=what)
 
 
 @law(cases())
-def rows_alike(f: FeedForwardSubject, x: VectorsCase) -> None:
-    """A row of a batch gives what it gives alone."""
-    alone = [f(row[None]) for row in x.x]
-    same(f(x.x), np.concatenate(alone), atol=TOLERANCE)
+def examples_are_independent(f: FeedForwardSubject, x: VectorsCase) -> None:
+    """An example gives the same output in a batch as alone."""
+    alone = [f(example[None]) for example in x.x]
+    assert_close(f(x.x), np.concatenate(alone), atol=TOLERANCE)
 
 
 feed_forward = Suite(
     "feed_forward",
     "f(x [B, T, D]) -> [B, T, D]",
     FeedForwardSubject,
-    (each_by_itself, order_of_positions, rows_alike, dtype_is_kept, compiled_is_eager),
+    (
+        vectors_are_independent,
+        permutation_equivariance,
+        examples_are_independent,
+        dtype_is_preserved,
+        compiled_matches_eager,
+    ),
 )

@@ -1,57 +1,59 @@
-"""The laws of language models: of any ``model(tokens) -> logits``."""
+"""The laws of language models, ``model(tokens) -> logits``."""
+
+import functools
 
 import numpy as np
 
-from tfm_jax.laws.law import Suite, Violation, law, same
+from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.suites.cases.tokens import (
+    COMPILED_LENGTHS,
     IDS,
-    LONGER,
     TOLERANCE,
     ModelSubject,
     TokensCase,
+    assert_all_changed,
     cases,
-    changed,
-    of_every_model,
-    of_padding,
+    model_laws,
+    padding_laws,
 )
 
 __all__ = ["language_model", "padded_decoder"]
 
 
 @law(cases())
-def logits(model: ModelSubject, x: TokensCase) -> None:
-    """Every position gives a finite number for each token of the vocabulary, in float32."""
+def logits_are_finite_float32(model: ModelSubject, x: TokensCase) -> None:
+    """Each position gives one finite float32 logit per token of the vocabulary."""
     out = model(*x.arguments)
     if out.dtype != np.float32 or out.shape[-1] < IDS or not np.isfinite(out).all():
         got = f"{out.dtype} [..., {out.shape[-1]}]"
-        raise Violation(f"got {got}, wanted finite float32 [..., V], V at least {IDS}")
+        raise Violation(f"logits: got {got}; wanted finite float32 [..., V], V at least {IDS}")
 
 
 @law(cases(lambda B, T: T > 1))
 def causality(model: ModelSubject, x: TokensCase) -> None:
-    """What comes after a token does not change its logits by one bit."""
+    """Later tokens do not change the logits of a position by one bit."""
     at = 1 + x.seed % (x.tokens.shape[1] - 1)
-    same(
-        model(x.another(slice(at, None)))[:, :at],
+    assert_close(
+        model(x.changed_tokens(slice(at, None)))[:, :at],
         model(x.tokens)[:, :at],
         what=f"logits before position {at}, with other tokens from there on",
     )
 
 
 @law(cases())
-def itself(model: ModelSubject, x: TokensCase) -> None:
-    """A position sees its own token: another one gives other logits."""
+def own_token_matters(model: ModelSubject, x: TokensCase) -> None:
+    """Changing a token changes the logits at its position."""
     at = x.seed % x.tokens.shape[1]
-    what = f"logits of position {at}, with another token"
-    changed(model(x.another(at))[:, at], model(x.tokens)[:, at], what)
+    what = f"logits of position {at}, with another token there"
+    assert_all_changed(model(x.changed_tokens(at))[:, at], model(x.tokens)[:, at], what)
 
 
 @law(cases(lambda B, T: T > 1))
-def context(model: ModelSubject, x: TokensCase) -> None:
-    """The same token after another one gives other logits."""
+def previous_token_matters(model: ModelSubject, x: TokensCase) -> None:
+    """Changing a token changes the logits at the next position."""
     at = 1 + x.seed % (x.tokens.shape[1] - 1)
-    changed(
-        model(x.another(at - 1))[:, at],
+    assert_all_changed(
+        model(x.changed_tokens(at - 1))[:, at],
         model(x.tokens)[:, at],
         f"logits of position {at}, with another token before it",
     )
@@ -59,46 +61,47 @@ def context(model: ModelSubject, x: TokensCase) -> None:
 
 @law(cases(lambda B, T: T > 2))
 def order_matters(model: ModelSubject, x: TokensCase) -> None:
-    """Two earlier tokens in the other order give other logits."""
+    """Exchanging two earlier tokens changes the logits."""
     at = 2 + x.seed % (x.tokens.shape[1] - 2)
     tokens = x.tokens.copy()
     tokens[:, at - 1] = (tokens[:, at - 2] + 1 + x.seed % (IDS - 1)) % IDS
     swapped = tokens.copy()
     swapped[:, [at - 2, at - 1]] = tokens[:, [at - 1, at - 2]]
-    what = f"logits of position {at} of {tokens.tolist()}, with the two before it exchanged"
-    changed(model(swapped)[:, at], model(tokens)[:, at], what)
+    what = f"logits of position {at} of {tokens.tolist()}, with the two tokens before it exchanged"
+    assert_all_changed(model(swapped)[:, at], model(tokens)[:, at], what)
 
 
 @law(cases(lambda B, T: B == 1 and T > 1))
-def prefix(model: ModelSubject, x: TokensCase) -> None:
-    """The beginning of a text gives the logits that it gives within the whole."""
-    lengths = [n for n in LONGER if n < x.tokens.shape[1]]
+def prefix_consistency(model: ModelSubject, x: TokensCase) -> None:
+    """A prefix alone gives the logits that it gives within the whole sequence."""
+    lengths = [n for n in COMPILED_LENGTHS if n < x.tokens.shape[1]]
     n = lengths[x.seed % len(lengths)]
-    same(
-        model(x.tokens[:, :n]),
-        model(x.tokens)[:, :n],
-        atol=TOLERANCE,
-        what=f"logits of the first {n} alone",
-    )
+    got, wanted = model(x.tokens[:, :n]), model(x.tokens)[:, :n]
+    assert_close(got, wanted, atol=TOLERANCE, what=f"logits of the first {n} tokens alone")
 
 
 language_model = Suite(
     "language_model",
     f"model(tokens int [B, T], ids from 0 to {IDS - 1}) -> float32 logits [B, T, V]",
     ModelSubject,
-    (logits, causality, itself, context, order_matters, prefix, *of_every_model(cases)),
+    (
+        logits_are_finite_float32,
+        causality,
+        own_token_matters,
+        previous_token_matters,
+        order_matters,
+        prefix_consistency,
+        *model_laws(cases),
+    ),
 )
 
-
-def _left(*args, **options):
-    return cases(*args, padded="left", **options)
-
+_left_padded = functools.partial(cases, padded="left")
 
 padded_decoder = Suite(
     "padded_decoder",
-    f"model(tokens int [B, T], ids from 0 to {IDS - 1}, valid bool [B, T], False at padding, which stands "
-    "left) -> logits [B, T, V]",
+    f"model(tokens int [B, T], ids from 0 to {IDS - 1}, valid bool [B, T], False at left padding) -> "
+    "logits [B, T, V]",
     ModelSubject,
-    (*of_padding("left", _left), *of_every_model(_left)),
+    (*padding_laws("left", _left_padded), *model_laws(_left_padded)),
 )
-"""The laws of decoders that read prompts padded on the left, as for ``generate``."""
+"""The laws of decoders that take left-padded prompts, as for batched generation."""

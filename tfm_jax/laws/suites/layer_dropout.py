@@ -1,4 +1,4 @@
-"""The laws of dropout in a stack of layers: of any ``kept(key) -> [L, n]``."""
+"""The laws of dropout in a stack of layers, ``kept(key) -> [L, n]``."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from tfm_jax.laws.law import Suite, Violation, law, same
+from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject
 from tfm_jax.laws.suites.cases.seeded import SEEDS
 
 __all__ = ["KeyCase", "LayerDropoutSubject", "layer_dropout"]
 
-SMALLEST = 256
-"""Elements a layer: so many that two draws are never the same by chance."""
+MIN_ELEMENTS = 256
+"""Elements per layer, so many that two independent draws always differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,12 @@ cases = SEEDS.map(KeyCase)
 
 
 class LayerDropoutSubject(Subject):
-    """A stack with dropout, asked as its laws ask it.
+    """The dropout of a stack of layers, ``function(key)``.
 
     Args:
-      function: takes a key; gives float [L, n], what the dropout of each of L layers leaves of n ones: 0
-        where it dropped, n at least 256. Where a layer has several dropouts, each may count as one.
-      rate: the probability of a 0.
+      function: takes a key; returns float [L, n], the dropout of each of L layers applied to n ones, n at
+        least 256. Each dropout of a layer may count as one.
+      rate: the dropout rate.
     """
 
     def __init__(self, function: Callable[..., Any], *, rate: float = 0.1):
@@ -49,66 +49,64 @@ class LayerDropoutSubject(Subject):
         self.rate = rate
 
     def __call__(self, case: KeyCase, key: Any = None) -> np.ndarray:
-        """What is left, of a shape that says something; raises ``Refused`` for what the function raises."""
+        """The output, its shape checked."""
         out = super().__call__(case.key if key is None else key)
-        if out.ndim != 2 or out.shape[1] < SMALLEST:
-            raise Violation(f"shape: got {list(out.shape)}, wanted [L, n], n at least {SMALLEST}")
+        if out.ndim != 2 or out.shape[1] < MIN_ELEMENTS:
+            raise Violation(f"shape: got {list(out.shape)}; wanted [L, n], n at least {MIN_ELEMENTS}")
         return out
 
 
 @law(cases)
-def same_key_same_dropout(kept: LayerDropoutSubject, case: KeyCase) -> None:
+def same_key_same_mask(kept: LayerDropoutSubject, case: KeyCase) -> None:
     """The same key drops the same elements."""
-    same(kept(case), kept(case), what="what is kept by the same key")
+    assert_close(kept(case), kept(case), what="output of the second call with the same key")
 
 
 @law(cases)
-def another_key_another_dropout(kept: LayerDropoutSubject, case: KeyCase) -> None:
-    """Another key drops other elements, in every layer."""
-    now, then = kept(case), kept(case, jax.random.fold_in(case.key, 1))
-    alike = np.flatnonzero((now == then).all(1)).tolist()
-    if alike:
-        raise Violation(f"with another key, layers {alike} drop the same")
+def different_keys_differ(kept: LayerDropoutSubject, case: KeyCase) -> None:
+    """Different keys drop different elements in every layer."""
+    first, second = kept(case), kept(case, jax.random.fold_in(case.key, 1))
+    equal = np.flatnonzero((first == second).all(1)).tolist()
+    if equal:
+        raise Violation(f"dropped elements: got the same in layers {equal} for two keys; wanted others")
 
 
 @law(cases)
-def another_layer_another_dropout(kept: LayerDropoutSubject, case: KeyCase) -> None:
+def layers_differ(kept: LayerDropoutSubject, case: KeyCase) -> None:
     """No two layers drop the same elements."""
     out = kept(case)
     for i in range(len(out)):
         for j in range(i):
             if (out[i] == out[j]).all():
-                raise Violation(f"layers {j} and {i} drop the same elements")
+                raise Violation(f"dropped elements: got the same in layers {j} and {i}; wanted others")
 
 
 @law(cases)
-def rate(kept: LayerDropoutSubject, case: KeyCase) -> None:
-    """The share of what is dropped is the rate."""
+def dropped_fraction_is_the_rate(kept: LayerDropoutSubject, case: KeyCase) -> None:
+    """The fraction of dropped elements is the rate."""
     out = kept(case)
-    share, spread = (out == 0).mean(), np.sqrt(kept.rate * (1 - kept.rate) / out.size)
-    if abs(share - kept.rate) > 6 * spread:
-        raise Violation(
-            f"dropped {share:.4f} of {out.size}, wanted {kept.rate}, give or take {6 * spread:.4f}"
-        )
+    fraction, error = (out == 0).mean(), 6 * np.sqrt(kept.rate * (1 - kept.rate) / out.size)
+    if abs(fraction - kept.rate) > error:
+        raise Violation(f"dropped: got {fraction:.4f} of {out.size}; wanted {kept.rate} +- {error:.4f}")
 
 
 @law(cases)
-def the_mean_stays(kept: LayerDropoutSubject, case: KeyCase) -> None:
-    """What is kept is divided by the share that is kept, so that the mean stays."""
+def kept_elements_are_scaled(kept: LayerDropoutSubject, case: KeyCase) -> None:
+    """Kept elements are divided by 1 - rate, which preserves the expectation."""
     out = kept(case)
-    same(out, np.where(out == 0, 0, 1 / (1 - kept.rate)), atol=1e-5, what="what is kept")
+    assert_close(out, np.where(out == 0, 0, 1 / (1 - kept.rate)), atol=1e-5, what="kept elements")
 
 
 layer_dropout = Suite(
     "layer_dropout",
-    "kept(key) -> float [L, n], what the dropout of each of L layers leaves of n ones, n at least "
-    f"{SMALLEST}",
+    "kept(key) -> float [L, n], the dropout of each of L layers applied to n ones, n at least "
+    f"{MIN_ELEMENTS}",
     LayerDropoutSubject,
     (
-        same_key_same_dropout,
-        another_key_another_dropout,
-        another_layer_another_dropout,
-        rate,
-        the_mean_stays,
+        same_key_same_mask,
+        different_keys_differ,
+        layers_differ,
+        dropped_fraction_is_the_rate,
+        kept_elements_are_scaled,
     ),
 )

@@ -1,16 +1,16 @@
-"""The laws of layer norm: of any ``f(x [B, T, D]) -> [B, T, D]``, without parameters or with unit ones."""
+"""The laws of layer norm, ``norm(x [B, T, D]) -> [B, T, D]``, with scale 1 and bias 0."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.laws.law import TOLERANCE, Suite, law, same
+from tfm_jax.laws.law import TOLERANCE, Suite, assert_close, law
 from tfm_jax.laws.suites.cases.vectors import (
     NormSubject,
     VectorsCase,
     cases,
-    compiled_is_eager,
-    dtype_is_kept,
-    each_by_itself,
+    compiled_matches_eager,
+    dtype_is_preserved,
+    vectors_are_independent,
 )
 
 __all__ = ["layer_norm"]
@@ -18,93 +18,99 @@ __all__ = ["layer_norm"]
 
 @law(cases())
 def definition(norm: NormSubject, x: VectorsCase) -> None:
-    """The output is (x - mean) / sqrt(variance + eps), with eps under the root."""
+    """The output is (x - mean) / sqrt(variance + eps), with eps inside the square root."""
     for size in (1, np.sqrt(norm.eps)):
         small = (x.x * size).astype(np.float32)
-        same(norm(small), normed(small, norm.eps), atol=TOLERANCE, what=f"output of x * {size:.2g}")
+        wanted = normalized(small, norm.eps)
+        assert_close(norm(small), wanted, atol=TOLERANCE, what=f"output of x * {size:.2g}")
 
 
 @law(cases())
 def mean_is_zero(norm: NormSubject, x: VectorsCase) -> None:
-    """The elements of an output have mean 0."""
-    same(norm(x.x).mean(-1), 0, atol=TOLERANCE, what="means of the outputs")
+    """The mean of an output vector is 0."""
+    assert_close(norm(x.x).mean(-1), 0, atol=TOLERANCE, what="means of the outputs")
 
 
 @law(cases())
 def variance_is_one(norm: NormSubject, x: VectorsCase) -> None:
-    """The elements of an output have variance 1, the mean of all D squares, but for eps."""
+    """The biased variance of an output vector is 1, up to eps."""
     variance = x.x.astype(np.float64).var(-1)
-    wanted = variance / (variance + norm.eps)
-    same(norm(x.x).astype(np.float64).var(-1), wanted, atol=5 * TOLERANCE, what="variances of the outputs")
+    got, wanted = norm(x.x).astype(np.float64).var(-1), variance / (variance + norm.eps)
+    assert_close(got, wanted, atol=5 * TOLERANCE, what="variances of the outputs")
 
 
 @law(cases())
-def shift(norm: NormSubject, x: VectorsCase) -> None:
-    """The same number added to all elements of a vector changes nothing."""
+def shift_invariance(norm: NormSubject, x: VectorsCase) -> None:
+    """Adding a number to all elements of a vector changes nothing."""
     number = x.rng.integers(1, 5, (*x.x.shape[:2], 1)).astype(np.float32)
-    same(norm(x.x + number), norm(x.x), atol=5 * TOLERANCE, what="output of x with a number added")
+    what = "output of x with a number added"
+    assert_close(norm(x.x + number), norm(x.x), atol=5 * TOLERANCE, what=what)
 
 
 @law(cases())
 def large_mean(norm: NormSubject, x: VectorsCase) -> None:
-    """A mean of thousands does not drown the variance, which is that of what is left without the mean."""
+    """A mean of thousands does not cancel the variance, which is computed from x - mean."""
     shifted = x.x + np.float32(4096)
-    same(norm(shifted), normed(shifted, norm.eps), atol=5e-3, what="output of x + 4096")
+    assert_close(norm(shifted), normalized(shifted, norm.eps), atol=5e-3, what="output of x + 4096")
 
 
 @law(cases())
-def scale(norm: NormSubject, x: VectorsCase) -> None:
-    """A vector times a positive number gives the same, where the variance is far above eps."""
+def scale_invariance(norm: NormSubject, x: VectorsCase) -> None:
+    """Multiplying a vector by a positive number changes nothing, where the variance is far above eps."""
     x64, number = x.x * np.float32(64), np.float32(2.0 ** x.rng.integers(1, 5))
-    got, wanted = norm(x64 * number), norm(x64)
-    same(got, wanted, atol=TOLERANCE + norm.eps, what=f"output of x * 64 * {number:g}, beside that of x * 64")
+    what = f"output of x * 64 * {number:g}, compared with that of x * 64"
+    assert_close(norm(x64 * number), norm(x64), atol=TOLERANCE + norm.eps, what=what)
 
 
 @law(cases())
-def sign(norm: NormSubject, x: VectorsCase) -> None:
-    """A vector with its sign turned gives the output with its sign turned."""
-    same(norm(-x.x), -norm(x.x), atol=TOLERANCE, what="output of -x")
+def sign_equivariance(norm: NormSubject, x: VectorsCase) -> None:
+    """Negating a vector negates the output."""
+    assert_close(norm(-x.x), -norm(x.x), atol=TOLERANCE, what="output of -x")
 
 
 @law(cases())
-def equal_elements(norm: NormSubject, x: VectorsCase) -> None:
-    """A vector of equal elements gives 0, and not nan."""
-    equal = np.broadcast_to(x.rng.choice([0.0, 1.0, -2.0], (*x.x.shape[:2], 1)), x.x.shape)
-    same(norm(equal.astype(np.float32)), 0, atol=1e-3, what=f"output of vectors of {equal[..., 0].tolist()}")
+def constant_vectors(norm: NormSubject, x: VectorsCase) -> None:
+    """A vector of equal elements gives 0, not NaN."""
+    constant = np.broadcast_to(x.rng.choice([0.0, 1.0, -2.0], (*x.x.shape[:2], 1)), x.x.shape)
+    what = f"output of constant vectors of {constant[..., 0].tolist()}"
+    assert_close(norm(constant.astype(np.float32)), 0, atol=1e-3, what=what)
 
 
 @law(cases())
 def gradients(norm: NormSubject, x: VectorsCase) -> None:
-    """The gradient is that of the definition: the mean and the variance have theirs."""
-    got = norm.given(lambda: norm.gradient(x.slope, x.x))
-    same(got, gradient(x.x, x.slope, norm.eps), atol=20 * TOLERANCE, what="gradient")
+    """The gradient is that of the definition, through the mean and the variance."""
+    got = norm.run(lambda: norm.gradient(x.cotangent, x.x))
+    assert_close(got, gradient(x.x, x.cotangent, norm.eps), atol=20 * TOLERANCE, what="gradient")
 
 
 @law(cases())
-def gradient_at_equal_elements(norm: NormSubject, x: VectorsCase) -> None:
-    """The gradient at a vector of equal elements is finite, for eps keeps the root from 0."""
-    got = norm.given(lambda: norm.gradient(x.slope, np.ones_like(x.x)))
-    same(got, gradient(np.ones_like(x.x), x.slope, norm.eps), atol=1e-2, what="gradient at a vector of ones")
+def gradient_at_constant_vectors(norm: NormSubject, x: VectorsCase) -> None:
+    """The gradient at a vector of equal elements is finite, because eps keeps the square root from 0."""
+    ones = np.ones_like(x.x)
+    got = norm.run(lambda: norm.gradient(x.cotangent, ones))
+    assert_close(got, gradient(ones, x.cotangent, norm.eps), atol=1e-2, what="gradient at a vector of ones")
 
 
 @law(cases())
 def statistics_are_float32(norm: NormSubject, x: VectorsCase) -> None:
     """The mean and the variance of a bfloat16 vector are computed in float32."""
     half = (64 + 4 * x.x).astype(jnp.bfloat16)
-    wanted = normed(half.astype(np.float32), norm.eps)
-    same(norm(half), wanted, atol=2**-6, what="output of 64 + 4 x in bfloat16")
+    wanted = normalized(half.astype(np.float32), norm.eps)
+    assert_close(norm(half), wanted, atol=2**-6, what="output of 64 + 4 x in bfloat16")
 
 
-def normed(x: np.ndarray, eps: float) -> np.ndarray:
+def normalized(x: np.ndarray, eps: float) -> np.ndarray:
+    """Layer norm in float64."""
     x = x.astype(np.float64)
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
 
 
-def gradient(x: np.ndarray, slope: np.ndarray, eps: float) -> np.ndarray:
-    out, slope = normed(x, eps), slope.astype(np.float64)
-    along = (slope * out).mean(-1, keepdims=True) * out
+def gradient(x: np.ndarray, cotangent: np.ndarray, eps: float) -> np.ndarray:
+    """The gradient of sum(normalized(x) * cotangent) in float64."""
+    out, cotangent = normalized(x, eps), cotangent.astype(np.float64)
+    along = (cotangent * out).mean(-1, keepdims=True) * out
     deviation = np.sqrt(x.astype(np.float64).var(-1, keepdims=True) + eps)
-    return (slope - slope.mean(-1, keepdims=True) - along) / deviation
+    return (cotangent - cotangent.mean(-1, keepdims=True) - along) / deviation
 
 
 layer_norm = Suite(
@@ -115,16 +121,16 @@ layer_norm = Suite(
         definition,
         mean_is_zero,
         variance_is_one,
-        shift,
+        shift_invariance,
         large_mean,
-        scale,
-        sign,
-        equal_elements,
-        each_by_itself,
+        scale_invariance,
+        sign_equivariance,
+        constant_vectors,
+        vectors_are_independent,
         gradients,
-        gradient_at_equal_elements,
-        dtype_is_kept,
+        gradient_at_constant_vectors,
+        dtype_is_preserved,
         statistics_are_float32,
-        compiled_is_eager,
+        compiled_matches_eager,
     ),
 )

@@ -1,6 +1,6 @@
-"""The laws of what is done to logits before a token is chosen, whatever it is.
+"""The laws of logits processors, ``process(logits, tokens, length, step) -> logits``.
 
-A function of another form is asked through a wrapper, such as one of ``(input_ids, scores)``::
+Wrap a function with other arguments, such as ``(input_ids, scores)``::
 
     lambda logits, tokens, length, step: processor(tokens[:, : int(length)], logits)
 """
@@ -14,31 +14,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.laws.law import TOLERANCE, Suite, Violation, law, same, show
-from tfm_jax.laws.suites.cases.logits import HOLE, HistoryCase, LogitsSubject, histories
+from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
+from tfm_jax.laws.suites.cases.logits import PADDING, HistoryCase, LogitsSubject, histories
 
 __all__ = ["ProcessorSubject", "logits_processor"]
 
-some = histories()
-several = histories(shapes=((2, 3, 5),))
+any_case = histories()
+batched_case = histories(shapes=((2, 3, 5),))
 
 
 class ProcessorSubject(LogitsSubject):
-    """A processor as its laws ask it.
+    """A logits processor, ``function(logits, tokens, length, step)``.
 
     Args:
-      function: takes JAX arrays, logits [B, V], tokens int32 [B, M] and the int32 scalars length and step;
-        gives an array like the logits.
+      function: takes JAX arrays logits [B, V], tokens int32 [B, M] and the int32 scalars length and step;
+        returns an array like the logits.
     """
 
-    def of(self, x: HistoryCase, **changed: Any) -> np.ndarray:
-        """What it makes of a case, of which some parts may be changed."""
-        return self(*_arguments(dataclasses.replace(x, **changed)))
+    def of(self, x: HistoryCase, **changes: Any) -> np.ndarray:
+        """The output for a case, with some of its fields changed."""
+        return self(*_arguments(dataclasses.replace(x, **changes)))
 
     @functools.cached_property
-    def mapped_rows(self) -> Callable[..., Any]:
-        """``raw`` under jit and vmap, a row at a time, each at the same length and step."""
-        alone = lambda logits, tokens, *rest: self.raw(logits[None], tokens[None], *rest)[0]
+    def per_example(self) -> Callable[..., Any]:
+        """``raw`` under jit and vmap over the batch, all examples at the same length and step."""
+
+        def alone(logits: Any, tokens: Any, *rest: Any) -> Any:
+            return self.raw(logits[None], tokens[None], *rest)[0]
+
         return jax.jit(jax.vmap(alone, (0, 0, None, None)))
 
 
@@ -46,112 +49,113 @@ def _arguments(x: HistoryCase) -> tuple[np.ndarray, ...]:
     return x.logits, x.tokens, np.asarray(x.length, np.int32), np.asarray(x.step, np.int32)
 
 
-@law(some)
-def dtype_is_kept(process: ProcessorSubject, x: HistoryCase) -> None:
-    """The output has the shape and the dtype of the logits, in bfloat16 too."""
+@law(any_case)
+def dtype_is_preserved(process: ProcessorSubject, x: HistoryCase) -> None:
+    """The output has the dtype of the logits, float32 or bfloat16."""
     for dtype in (np.float32, jnp.bfloat16):
         out = process.of(x, logits=x.logits.astype(dtype))
         if out.dtype != dtype:
-            raise Violation(f"dtype: got {out.dtype}, wanted {np.dtype(dtype)}")
+            raise Violation(f"dtype: got {out.dtype}; wanted {np.dtype(dtype)}")
 
 
-@law(some)
-def closed_stays_closed(process: ProcessorSubject, x: HistoryCase) -> None:
-    """A token that is closed (-inf) stays closed, and is not nan."""
-    closed = np.isneginf(x.some_closed)
-    got = process.of(x, logits=x.some_closed)
-    same(got[closed], -np.inf, what=f"output of {show(x.some_closed)} where it is closed")
+@law(any_case)
+def masked_tokens_stay_masked(process: ProcessorSubject, x: HistoryCase) -> None:
+    """A masked token (-inf) stays masked, and does not become NaN."""
+    masked = np.isneginf(x.some_masked)
+    got = process.of(x, logits=x.some_masked)
+    assert_close(got[masked], -np.inf, what=f"output of {show(x.some_masked)} at masked tokens")
 
 
-@law(some)
-def something_stays_open(process: ProcessorSubject, x: HistoryCase) -> None:
-    """In a row where a token is open, one stays open."""
-    got = process.of(x, logits=x.some_closed)
+@law(any_case)
+def at_least_one_token(process: ProcessorSubject, x: HistoryCase) -> None:
+    """An example with an unmasked token keeps at least one unmasked."""
+    got = process.of(x, logits=x.some_masked)
     if (got == -np.inf).all(-1).any():
-        raise Violation(f"output: got {show(got)} of {show(x.some_closed)}, wanted an open token in each row")
+        raise Violation(f"output of {show(x.some_masked)}: got {show(got)}; wanted an unmasked token in each")
 
 
-@law(several)
-def rows_of_a_batch(process: ProcessorSubject, x: HistoryCase) -> None:
-    """A row of a batch gives what it gives alone, wherever it stands."""
+@law(batched_case)
+def examples_are_independent(process: ProcessorSubject, x: HistoryCase) -> None:
+    """An example gives the same output in a batch as alone."""
     got = process.of(x)
     for b in range(len(got)):
         alone = process.of(x, logits=x.logits[b : b + 1], tokens=x.tokens[b : b + 1])
-        same(got[b : b + 1], alone, atol=TOLERANCE, what=f"output of row {b}, beside that of it alone")
+        what = f"output of example {b}, compared with its output alone"
+        assert_close(got[b : b + 1], alone, atol=TOLERANCE, what=what)
 
 
-@law(several)
-def a_nan_poisons_its_row_alone(process: ProcessorSubject, x: HistoryCase) -> None:
-    """A nan among the logits of a row reaches no other row."""
-    row, poisoned = _with_a_nan(x)
-    got, wanted = process.of(x, logits=poisoned), process.of(x)
-    others = np.arange(len(got)) != row
-    same(got[others], wanted[others], what=f"output of the rows beside row {row}, which has a nan")
+@law(batched_case)
+def nan_stays_in_its_example(process: ProcessorSubject, x: HistoryCase) -> None:
+    """NaN among the logits of one example reaches no other example."""
+    b, logits = _with_a_nan(x)
+    got, wanted = process.of(x, logits=logits), process.of(x)
+    others = np.arange(len(got)) != b
+    assert_close(got[others], wanted[others], what=f"output of the others, with NaN in example {b}")
 
 
-@law(some)
-def a_nan_is_not_hidden(process: ProcessorSubject, x: HistoryCase) -> None:
-    """A row with a nan comes out with a nan: what went wrong in the model is seen."""
-    row, poisoned = _with_a_nan(x)
-    got = process.of(x, logits=poisoned)[row]
+@law(any_case)
+def nan_is_not_hidden(process: ProcessorSubject, x: HistoryCase) -> None:
+    """NaN among the logits of an example gives NaN in its output, so that the error is seen."""
+    b, logits = _with_a_nan(x)
+    got = process.of(x, logits=logits)[b]
     if not np.isnan(got).any():
-        raise Violation(f"output: got {show(got)} of {show(poisoned[row])}, wanted a nan in it")
+        raise Violation(f"output of {show(logits[b])}: got {show(got)}; wanted a NaN")
 
 
 def _with_a_nan(x: HistoryCase) -> tuple[int, np.ndarray]:
-    row, token = (int(x.rng.integers(n)) for n in x.logits.shape)
+    example, token = (int(x.rng.integers(n)) for n in x.logits.shape)
     logits = x.logits.copy()
-    logits[row, token] = np.nan
-    return row, logits
+    logits[example, token] = np.nan
+    return example, logits
 
 
-@law(some)
-def behind_the_length(process: ProcessorSubject, x: HistoryCase) -> None:
-    """What stands behind the length is not read."""
+@law(any_case)
+def tokens_after_length_are_ignored(process: ProcessorSubject, x: HistoryCase) -> None:
+    """Tokens past the length change nothing."""
     other = x.tokens.copy()
     other[:, x.length :] = x.rng.integers(0, x.V, other[:, x.length :].shape)
-    same(process.of(x, tokens=other), process.of(x), what=f"output with tokens = {other.tolist()}")
+    assert_close(process.of(x, tokens=other), process.of(x), what=f"output with tokens = {other.tolist()}")
 
 
-@law(some)
-def padding(process: ProcessorSubject, x: HistoryCase) -> None:
-    """Holes (-1) in front of the rows, which padding leaves, change nothing."""
-    holes = np.full((len(x.tokens), 2), HOLE, np.int32)
-    got = process.of(x, tokens=np.concatenate([holes, x.tokens], axis=1), length=x.length + 2)
-    same(got, process.of(x), atol=TOLERANCE, what="output with two more holes in front")
+@law(any_case)
+def padding_is_ignored(process: ProcessorSubject, x: HistoryCase) -> None:
+    """More left padding (-1) changes nothing."""
+    padding = np.full((len(x.tokens), 2), PADDING, np.int32)
+    got = process.of(x, tokens=np.concatenate([padding, x.tokens], axis=1), length=x.length + 2)
+    assert_close(got, process.of(x), atol=TOLERANCE, what="output with two more positions of padding")
 
 
-@law(some)
-def same_again(process: ProcessorSubject, x: HistoryCase) -> None:
-    """Asked again it gives the same: it remembers nothing."""
-    same(process.of(x), process.of(x), what="output, asked again")
+@law(any_case)
+def deterministic(process: ProcessorSubject, x: HistoryCase) -> None:
+    """The same arguments give the same output in every call: the processor has no state."""
+    assert_close(process.of(x), process.of(x), what="output of the second call")
 
 
-@law(some)
-def compiled_is_eager(process: ProcessorSubject, x: HistoryCase) -> None:
-    """jit, and vmap over the rows, give what the plain call gives."""
+@law(any_case)
+def compiled_matches_eager(process: ProcessorSubject, x: HistoryCase) -> None:
+    """Under jit, and under vmap over the batch, the output is that of the plain call."""
     plain = process.of(x)
-    for name, call in {"jit": process.compiled, "vmap": process.mapped_rows}.items():
-        got = process.given(lambda call=call: np.asarray(call(*map(jnp.asarray, _arguments(x)))))
-        same(got, plain, atol=TOLERANCE, what=f"output under {name}")
+    for name, call in {"jit": process.compiled, "vmap": process.per_example}.items():
+        got = process.run(lambda call=call: np.asarray(call(*map(jnp.asarray, _arguments(x)))))
+        assert_close(got, plain, atol=TOLERANCE, what=f"output under {name}")
 
 
 logits_processor = Suite(
     "logits_processor",
-    "process(logits [B, V], tokens int32 [B, M], length int32, step int32) -> [B, V], tokens[:, :length] the "
-    "rows so far, -1 where padding left a hole, the last step of them generated; some promise less: what "
-    "forces a token opens it, and what forbids tokens may close them all",
+    "process(logits [B, V], tokens int32 [B, M], length int32, step int32) -> [B, V]; tokens[:, :length] are "
+    "the tokens so far, -1 at left padding, the last step of them generated; a processor that forces a token "
+    "need not keep masked tokens masked, one that bans tokens may mask all",
     ProcessorSubject,
     (
-        dtype_is_kept,
-        closed_stays_closed,
-        something_stays_open,
-        rows_of_a_batch,
-        a_nan_poisons_its_row_alone,
-        a_nan_is_not_hidden,
-        behind_the_length,
-        padding,
-        same_again,
-        compiled_is_eager,
+        dtype_is_preserved,
+        masked_tokens_stay_masked,
+        at_least_one_token,
+        examples_are_independent,
+        nan_stays_in_its_example,
+        nan_is_not_hidden,
+        tokens_after_length_are_ignored,
+        padding_is_ignored,
+        deterministic,
+        compiled_matches_eager,
     ),
 )

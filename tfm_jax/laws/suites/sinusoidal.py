@@ -1,27 +1,25 @@
-"""The laws of sinusoidal positions: of any ``f(positions [T]) -> [T, D]``."""
+"""The laws of sinusoidal position encodings, ``encode(positions [T]) -> [T, D]``."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tfm_jax.laws.law import TOLERANCE, Suite, Violation, law, same
-from tfm_jax.laws.subject import Subject, of_shape
-from tfm_jax.laws.suites.cases.positions import PositionsCase, cases
+from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law
+from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.suites.cases.positions import ANGLE_TOLERANCE, PositionsCase, angles, cases, split_pairs
 
-__all__ = ["SinusoidalSubject", "angles_of", "sinusoidal", "split"]
-
-ANGLE = 2e-4  # an angle of hundreds of radians in float32
+__all__ = ["SinusoidalSubject", "sinusoidal"]
 
 
 class SinusoidalSubject(Subject):
-    """An encoding of positions as its laws ask it.
+    """A sinusoidal position encoding, ``function(positions)``.
 
     Args:
-      function: takes positions, int [T], and gives their encodings, [T, D].
-      theta: the base of the wavelengths, from 2 pi to 2 pi * theta.
-      pairing: where the sine and the cosine of angle i stand: "interleaved", 2i and 2i + 1, or "half", i and
-        i + D/2.
+      function: takes positions, int [T]; returns their encodings [T, D].
+      theta: the base of the wavelengths, which range from 2 pi to 2 pi * theta.
+      pairing: the elements with the sine and the cosine of angle i: "interleaved", 2i and 2i + 1, or "half",
+        i and i + D/2.
     """
 
     def __init__(
@@ -31,95 +29,87 @@ class SinusoidalSubject(Subject):
         self.theta, self.pairing = theta, pairing
 
     def __call__(self, positions: Any) -> np.ndarray:
-        """The encodings, float64 [T, D], D even."""
+        """The encodings, float64 [T, D], D even; their shape checked."""
         out = super().__call__(positions)
         D = 2 * (np.shape(out)[-1] // 2) if np.ndim(out) else 0
-        return of_shape(out, (*np.shape(positions), D), "[T, D]").astype(np.float64)
+        return check_shape(out, (*np.shape(positions), D), "[T, D]").astype(np.float64)
 
 
 @law(cases())
 def definition(f: SinusoidalSubject, x: PositionsCase) -> None:
     """Pair i is the sine and the cosine of position * theta^(-2 i / D)."""
     got = f(x.q)
-    angles = angles_of(x.q, got.shape[-1], f.theta)
-    for name, ours, right in zip(
-        ("sines", "cosines"), split(got, f.pairing), (np.sin(angles), np.cos(angles)), strict=True
-    ):
-        same(ours, right, atol=ANGLE, what=name)
+    theta = angles(x.q, got.shape[-1], f.theta)
+    sines, cosines = split_pairs(got, f.pairing)
+    assert_close(sines, np.sin(theta), atol=ANGLE_TOLERANCE, what="sines")
+    assert_close(cosines, np.cos(theta), atol=ANGLE_TOLERANCE, what="cosines")
 
 
 @law(cases())
 def position_0(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """Position 0 is all sines of 0, which are 0, and cosines of 0, which are 1."""
-    for name, got, wanted in zip(("sines", "cosines"), split(f(0 * x.q), f.pairing), (0, 1), strict=True):
-        same(got, wanted, atol=TOLERANCE, what=f"{name} of position 0")
+    """At position 0 all sines are 0 and all cosines are 1."""
+    sines, cosines = split_pairs(f(0 * x.q), f.pairing)
+    assert_close(sines, 0, atol=TOLERANCE, what="sines of position 0")
+    assert_close(cosines, 1, atol=TOLERANCE, what="cosines of position 0")
 
 
 @law(cases())
-def norms(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """Every encoding has the norm sqrt(D / 2), for sin^2 + cos^2 = 1."""
+def constant_norm(f: SinusoidalSubject, x: PositionsCase) -> None:
+    """Every encoding has norm sqrt(D / 2), because sin^2 + cos^2 = 1."""
     got = f(x.q)
-    same(np.sqrt(np.square(got).sum(-1)), np.sqrt(got.shape[-1] / 2), atol=TOLERANCE, what="norms")
+    norms = np.sqrt(np.square(got).sum(-1))
+    assert_close(norms, np.sqrt(got.shape[-1] / 2), atol=TOLERANCE, what="norms")
 
 
 @law(cases())
-def only_differences(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """The inner product of two encodings depends on the difference of their positions alone."""
-    far = np.int32(x.rng.integers(1, 1000))
-    products = lambda q, k: f(q) @ f(k).T
-    got, wanted = products(x.q + far, x.k + far), products(x.q, x.k)
-    same(got, wanted, atol=2e-3, what=f"inner products {far} positions further on")
+def translation_invariance(f: SinusoidalSubject, x: PositionsCase) -> None:
+    """The inner product of two encodings depends only on the difference of their positions."""
+    shift = np.int32(x.rng.integers(1, 1000))
+    got, wanted = f(x.q + shift) @ f(x.k + shift).T, f(x.q) @ f(x.k).T
+    assert_close(got, wanted, atol=2e-3, what=f"inner products with {shift} added to the positions")
 
 
 @law(cases())
-def each_by_itself(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """An encoding depends on its own position, on no other, nor on its place: alone it is the same."""
+def positions_are_independent(f: SinusoidalSubject, x: PositionsCase) -> None:
+    """An encoding depends only on its position, not on its index or on other positions."""
     t = x.seed % len(x.q)
-    same(f(x.q[t : t + 1]), f(x.q)[t : t + 1], atol=TOLERANCE, what=f"encoding of position {x.q[t]} alone")
+    what = f"encoding of position {x.q[t]} alone"
+    assert_close(f(x.q[t : t + 1]), f(x.q)[t : t + 1], atol=TOLERANCE, what=what)
 
 
 @law(cases())
-def told_apart(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """Neighbouring positions have encodings that differ."""
+def adjacent_positions_differ(f: SinusoidalSubject, x: PositionsCase) -> None:
+    """Adjacent positions have different encodings."""
     apart = np.abs(f(x.q + 1) - f(x.q)).max(-1)
     if not (apart > 1e-3).all():
         t = int(apart.argmin())
-        raise Violation(f"encodings of positions {x.q[t]} and {x.q[t] + 1}: got {apart[t]:.2g} apart at most")
+        raise Violation(
+            f"encodings of positions {x.q[t]} and {x.q[t] + 1}: got a difference of {apart[t]:.2g}; "
+            "wanted more than 0"
+        )
 
 
 @law(cases())
 def large_positions(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """Angles are computed in float32: a position of 100,000 is no other one."""
+    """Angles are computed in float32: position 100,000 is exact enough."""
     positions = x.q + np.int32(100_000)
     got = f(positions)
-    angles = angles_of(positions, got.shape[-1], f.theta)
-    sines, cosines = split(got, f.pairing)
-    same(sines, np.sin(angles), atol=0.03, what="sines of positions + 100,000")
-    same(cosines, np.cos(angles), atol=0.03, what="cosines of positions + 100,000")
+    theta = angles(positions, got.shape[-1], f.theta)
+    sines, cosines = split_pairs(got, f.pairing)
+    assert_close(sines, np.sin(theta), atol=0.03, what="sines of positions + 100,000")
+    assert_close(cosines, np.cos(theta), atol=0.03, what="cosines of positions + 100,000")
 
 
 @law(cases())
-def compiled_is_eager(f: SinusoidalSubject, x: PositionsCase) -> None:
-    """jit, and vmap over rows of positions, give what the plain calls give."""
-    rows, _ = x.rows
-    plain = np.stack([f(row) for row in rows])
-    same(f.given(lambda: np.asarray(f.compiled(x.q))), plain[0], atol=ANGLE, what="encodings under jit")
-    mapped = f.given(lambda: np.asarray(f.mapped(rows)))
-    same(mapped, plain, atol=ANGLE, what="encodings under vmap, of these positions and of others")
-
-
-def angles_of(positions: np.ndarray, dim: int, theta: float) -> np.ndarray:
-    """Angles [..., dim / 2] in float64, as the paper defines them."""
-    return positions[..., None].astype(np.float64) * theta ** (-np.arange(0, dim, 2) / dim)
-
-
-def split(x: np.ndarray, pairing: str) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the second elements of all pairs."""
-    half = x.shape[-1] // 2
-    halves = {"half": (x[..., :half], x[..., half:]), "interleaved": (x[..., 0::2], x[..., 1::2])}
-    if pairing not in halves:
-        raise ValueError(f"got pairing={pairing!r}; wanted one of {', '.join(halves)}")
-    return halves[pairing]
+def compiled_matches_eager(f: SinusoidalSubject, x: PositionsCase) -> None:
+    """Under jit, and under vmap over a batch of positions, the output is that of the plain calls."""
+    batch, _ = x.batch
+    plain = np.stack([f(positions) for positions in batch])
+    jitted = f.run(lambda: np.asarray(f.compiled(x.q)))
+    assert_close(jitted, plain[0], atol=ANGLE_TOLERANCE, what="encodings under jit")
+    mapped = f.run(lambda: np.asarray(f.vmapped(batch)))
+    what = "encodings under vmap, for these positions and others"
+    assert_close(mapped, plain, atol=ANGLE_TOLERANCE, what=what)
 
 
 sinusoidal = Suite(
@@ -129,11 +119,11 @@ sinusoidal = Suite(
     (
         definition,
         position_0,
-        norms,
-        only_differences,
-        each_by_itself,
-        told_apart,
+        constant_norm,
+        translation_invariance,
+        positions_are_independent,
+        adjacent_positions_differ,
         large_positions,
-        compiled_is_eager,
+        compiled_matches_eager,
     ),
 )

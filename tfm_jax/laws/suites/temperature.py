@@ -1,70 +1,71 @@
-"""The laws of a temperature: of any ``f(logits [B, V], t) -> [B, V]``."""
+"""The laws of temperature scaling, ``scale(logits [B, V], t) -> [B, V]``."""
 
 import numpy as np
 
-from tfm_jax.laws.law import TOLERANCE, Suite, Violation, law, same, show
-from tfm_jax.laws.suites.cases.logits import LogitsCase, LogitsSubject, cases, dtype_stays, probabilities
+from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
+from tfm_jax.laws.suites.cases.logits import LogitsCase, LogitsSubject, assert_dtype_preserved, cases, softmax
 
 __all__ = ["temperature"]
 
-some = cases(lambda V: (2.0, 0.5, 0.7, 1.3))
+any_case = cases(lambda V: (2.0, 0.5, 0.7, 1.3))
 
 
-@law(some)
-def definition(scaled: LogitsSubject, x: LogitsCase) -> None:
-    """The logits are divided by t; one that is closed (-inf) stays so."""
-    for logits in (x.logits, x.some_closed):
+@law(any_case)
+def definition(scale: LogitsSubject, x: LogitsCase) -> None:
+    """Logits are divided by t; masked tokens (-inf) stay masked."""
+    for logits in (x.logits, x.some_masked):
         wanted = logits.astype(np.float64) / x.number
-        same(scaled(logits, x.number), wanted, atol=TOLERANCE, what=f"output of {show(logits)}")
+        assert_close(scale(logits, x.number), wanted, atol=TOLERANCE, what=f"output of {show(logits)}")
 
 
-@law(some)
-def at_1_nothing_changes(scaled: LogitsSubject, x: LogitsCase) -> None:
-    """A temperature of 1 changes nothing, not one bit."""
-    same(scaled(x.logits, 1.0), x.logits, what="output at t = 1")
+@law(any_case)
+def temperature_1_is_identity(scale: LogitsSubject, x: LogitsCase) -> None:
+    """Temperature 1 changes nothing, not by one bit."""
+    assert_close(scale(x.logits, 1.0), x.logits, what="output at t = 1")
 
 
-@law(some)
-def one_after_the_other(scaled: LogitsSubject, x: LogitsCase) -> None:
-    """A temperature after another is their product."""
+@law(any_case)
+def temperatures_multiply(scale: LogitsSubject, x: LogitsCase) -> None:
+    """Two temperatures in sequence are their product."""
     other = 1.7
-    got, wanted = scaled(scaled(x.logits, other), x.number), scaled(x.logits, other * x.number)
-    same(got, wanted, atol=TOLERANCE, what=f"output after that of {other}, beside that of the product")
+    got, wanted = scale(scale(x.logits, other), x.number), scale(x.logits, other * x.number)
+    what = f"output after temperature {other}, compared with that of the product"
+    assert_close(got, wanted, atol=TOLERANCE, what=what)
 
 
-@law(some)
-def the_likeliest_stays(scaled: LogitsSubject, x: LogitsCase) -> None:
-    """Tokens keep their order: at no temperature does a less likely one become the likelier."""
-    got = scaled(x.logits, x.number)
+@law(any_case)
+def order_is_preserved(scale: LogitsSubject, x: LogitsCase) -> None:
+    """A temperature does not change the order of the tokens by probability."""
+    got = scale(x.logits, x.number)
     if (got.argsort(-1) != x.logits.argsort(-1)).any():
-        raise Violation(f"output: got {show(got)} of {show(x.logits)}, wanted it in the same order")
+        raise Violation(f"output of {show(x.logits)}: got {show(got)}; wanted the same order")
 
 
-@law(some)
-def cold_and_hot(scaled: LogitsSubject, x: LogitsCase) -> None:
-    """Near 0 the likeliest token gets all the probability, at a high temperature all get the same."""
-    cold, hot = (probabilities(scaled(x.logits, t)) for t in (0.01, 1e4))
-    likeliest = x.logits == x.logits.max(-1, keepdims=True)
-    same(cold, likeliest, atol=1e-3, what="probabilities at t = 0.01")
-    same(hot, 1 / x.logits.shape[-1], atol=1e-3, what="probabilities at t = 10000")
+@law(any_case)
+def limits(scale: LogitsSubject, x: LogitsCase) -> None:
+    """Near t = 0 the most likely token gets all the probability; for large t all tokens get the same."""
+    cold, hot = (softmax(scale(x.logits, t)) for t in (0.01, 1e4))
+    most_likely = x.logits == x.logits.max(-1, keepdims=True)
+    assert_close(cold, most_likely, atol=1e-3, what="probabilities at t = 0.01")
+    assert_close(hot, 1 / x.logits.shape[-1], atol=1e-3, what="probabilities at t = 10000")
 
 
-@law(some)
-def dtype_is_kept(scaled: LogitsSubject, x: LogitsCase) -> None:
-    """bfloat16 in is bfloat16 out, and near the output in float32."""
-    dtype_stays(scaled, x.logits, x.number, atol=2**-7)
+@law(any_case)
+def dtype_is_preserved(scale: LogitsSubject, x: LogitsCase) -> None:
+    """bfloat16 logits give a bfloat16 output, close to the float32 output."""
+    assert_dtype_preserved(scale, x.logits, x.number, atol=2**-7)
 
 
 temperature = Suite(
     "temperature",
-    "scaled(logits [B, V], t float) -> [B, V]",
+    "scale(logits [B, V], t float) -> [B, V]",
     LogitsSubject,
     (
         definition,
-        at_1_nothing_changes,
-        one_after_the_other,
-        the_likeliest_stays,
-        cold_and_hot,
-        dtype_is_kept,
+        temperature_1_is_identity,
+        temperatures_multiply,
+        order_is_preserved,
+        limits,
+        dtype_is_preserved,
     ),
 )

@@ -1,1 +1,1 @@
-"""What the laws are checked on: strategies of inputs, and the subjects that take them."""
+"""Hypothesis strategies of cases, the subjects that take them, and the laws that several suites share."""

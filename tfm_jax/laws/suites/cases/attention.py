@@ -1,4 +1,4 @@
-"""What the laws of attention are tried on: small cases, and the function asked with care."""
+"""Cases of attention with a dense mask, its subject, and attention in NumPy float64."""
 
 import dataclasses
 import functools
@@ -11,23 +11,24 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tfm_jax.laws.law import show
-from tfm_jax.laws.subject import Subject, of_shape
+from tfm_jax.laws.subject import Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
 
 __all__ = [
     "AttentionCase",
     "AttentionShape",
     "AttentionSubject",
+    "attention_weights",
     "cases",
     "causal",
-    "first_query_closed",
-    "identity",
-    "mix",
-    "never_empty",
-    "self_seeing",
-    "slopes_of",
+    "diagonal_unmasked",
+    "first_query_masked",
+    "gradients_of",
+    "has_unmasked_key",
+    "identity_values",
+    "no_fully_masked_row",
     "square",
-    "weights_of",
+    "weighted_sum",
 ]
 
 
@@ -42,8 +43,8 @@ class AttentionShape(NamedTuple):
     H: int
 
 
-# B, T, S, N, K, H, the simplest first: few, for each is compiled by itself. S <= H, to read weights. The last
-# is for what works tile by tile.
+# The simplest first. Few, because each is compiled separately. S <= H, so that identity values show the
+# weights. The last one is for functions that work in tiles.
 SHAPES = tuple(
     AttentionShape(*sizes)
     for sizes in (
@@ -61,13 +62,13 @@ SHAPES = tuple(
 
 
 def square(shape: AttentionShape) -> bool:
-    """Every query stands at the key of its number."""
+    """Whether there are as many queries as keys."""
     return shape.T == shape.S
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCase(Seeded):
-    """Arguments of one call, and what a law wants beside them."""
+    """The arguments of one call of attention."""
 
     q: np.ndarray  # float32 [B, T, N, H]
     k: np.ndarray  # float32 [B, S, K, H]
@@ -76,19 +77,19 @@ class AttentionCase(Seeded):
     seed: int
 
     @property
-    def open(self) -> np.ndarray:
-        """The mask a head, bool [B, N, T, S]."""
+    def unmasked(self) -> np.ndarray:
+        """The mask, broadcast to the heads, bool [B, N, T, S]."""
         B, T, N, _ = self.q.shape
         return np.broadcast_to(self.mask, (B, N, T, self.k.shape[1]))
 
     @property
     def some_key(self) -> int:
-        """One of the keys, the same for the same case."""
+        """The index of one key, the same for the same case."""
         return self.seed % self.k.shape[1]
 
     @property
     def some_query(self) -> int:
-        """One of the queries, the same for the same case."""
+        """The index of one query, the same for the same case."""
         return self.seed % self.q.shape[1]
 
     def __str__(self) -> str:
@@ -104,42 +105,48 @@ class AttentionCase(Seeded):
 def cases(
     draw, masked: bool = True, fits: Callable[[AttentionShape], bool] = lambda shape: True
 ) -> AttentionCase:
+    """Random arrays of the shapes that fit, with a random mask, or with an all-True one unless ``masked``."""
     B, T, S, N, K, H = draw(st.sampled_from([shape for shape in SHAPES if fits(shape)]))
     seed = draw(SEEDS)
     rng = np.random.default_rng(seed)
-    draws = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
+    arrays = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
     n = -(-B * T * S // 8)
     bits = draw(st.binary(min_size=n, max_size=n)) if masked else bytes(n)
-    closed = np.unpackbits(np.frombuffer(bits, np.uint8), count=B * T * S).astype(bool).reshape(B, 1, T, S)
-    return AttentionCase(*(x.astype(np.float32) for x in draws), ~closed, seed)
+    hidden = np.unpackbits(np.frombuffer(bits, np.uint8), count=B * T * S).astype(bool).reshape(B, 1, T, S)
+    return AttentionCase(*(x.astype(np.float32) for x in arrays), ~hidden, seed)
 
 
-def never_empty(x: AttentionCase) -> AttentionCase:
-    """Open to everything where a row would be empty: what that gives is a law by itself."""
+def no_fully_masked_row(x: AttentionCase) -> AttentionCase:
+    """The case with fully masked rows unmasked: their output is the subject of another law."""
     return dataclasses.replace(x, mask=x.mask | ~x.mask.any(-1, keepdims=True))
 
 
-def first_query_closed(x: AttentionCase) -> AttentionCase:
-    """With nothing open to query 0."""
+def first_query_masked(x: AttentionCase) -> AttentionCase:
+    """The case with query 0 fully masked."""
     return dataclasses.replace(x, mask=x.mask & (np.arange(x.q.shape[1]) > 0)[:, None])
 
 
 def causal(x: AttentionCase) -> AttentionCase:
-    """With the decoder's mask."""
+    """The case with a causal mask."""
     return dataclasses.replace(x, mask=np.broadcast_to(np.tri(x.q.shape[1], dtype=bool), x.mask.shape))
 
 
-def self_seeing(x: AttentionCase) -> AttentionCase:
-    """With every query open to itself."""
+def diagonal_unmasked(x: AttentionCase) -> AttentionCase:
+    """The case in which each query may attend to the key at its position."""
     return dataclasses.replace(x, mask=x.mask | np.eye(x.q.shape[1], dtype=bool))
 
 
+def has_unmasked_key(x: AttentionCase) -> np.ndarray:
+    """Which queries may attend to at least one key, bool [B, T, N, 1]."""
+    return np.moveaxis(x.unmasked.any(-1), 1, 2)[..., None]
+
+
 class AttentionSubject(Subject):
-    """A function of ``(q, k, v, mask)``, asked as the laws of attention ask it.
+    """Attention, ``function(q, k, v, mask)``.
 
     Args:
-      function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], and the mask; gives [B, T, N, H].
-      mask: makes of a bool array [B, 1, T, S], True = may attend, the mask that the function takes.
+      function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], and the mask; returns [B, T, N, H].
+      mask: converts a bool array [B, 1, T, S], True = may attend, to the mask that the function takes.
     """
 
     def __init__(self, function: Callable[..., Any], *, mask: Callable[[Any], Any] = lambda table: table):
@@ -147,26 +154,29 @@ class AttentionSubject(Subject):
         self.mask = mask
 
     def __call__(self, q: Any, k: Any, v: Any, mask: Any = None) -> np.ndarray:
-        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
-        return of_shape(super().__call__(q, k, v, mask), (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
+        """The output, its shape checked."""
+        return check_shape(super().__call__(q, k, v, mask), (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
     def raw(self, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
-        """The function itself, its mask made."""
+        """The function, called with a converted mask."""
         return self.function(q, k, v, None if mask is None else self.mask(jnp.asarray(mask)))
 
     @functools.cached_property
     def gradient(self) -> Callable[..., Any]:
-        """(q, k, v, mask, weight) -> by q, k and v the gradient of the output's sum with these weights."""
-        loss = lambda q, k, v, mask, weight: jnp.sum(self.raw(q, k, v, mask) * weight)
+        """(q, k, v, mask, cotangent) -> the gradients of sum(output * cotangent) by q, k and v."""
+
+        def loss(q: Any, k: Any, v: Any, mask: Any, cotangent: Any) -> Any:
+            return jnp.sum(self.raw(q, k, v, mask) * cotangent)
+
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
 
     def weights(self, q: Any, k: Any, mask: Any = None) -> np.ndarray:
-        """[B, N, T, S], read from the output: of values that are the identity it is the weights."""
-        return np.moveaxis(self(q, k, identity(k), mask)[..., : k.shape[1]], 1, 2)
+        """The attention weights [B, N, T, S]: the output for identity values."""
+        return np.moveaxis(self(q, k, identity_values(k), mask)[..., : k.shape[1]], 1, 2)
 
 
-def weights_of(q: Any, k: Any, mask: Any) -> np.ndarray:
-    """Weights [B, N, T, S] in float64, as the paper defines them; 0 in an empty row."""
+def attention_weights(q: Any, k: Any, mask: Any) -> np.ndarray:
+    """softmax(q k^T / sqrt(H)) in float64, [B, N, T, S]; 0 in a fully masked row."""
     H = q.shape[-1]
     k = np.repeat(np.asarray(k, np.float64), q.shape[2] // k.shape[2], axis=2)
     logits = np.einsum("btnh,bsnh->bnts", np.asarray(q, np.float64), k) / np.sqrt(H)
@@ -176,32 +186,36 @@ def weights_of(q: Any, k: Any, mask: Any) -> np.ndarray:
     return e / np.maximum(e.sum(-1, keepdims=True), np.finfo(float).tiny)
 
 
-def mix(weights: Any, v: Any) -> np.ndarray:
+def weighted_sum(weights: Any, v: Any) -> np.ndarray:
+    """The values [B, S, K, H], summed with weights [B, N, T, S], in float64."""
     v = np.repeat(np.asarray(v, np.float64), weights.shape[1] // v.shape[2], axis=2)
     return np.einsum("bnts,bsnh->btnh", weights, v)
 
 
-def slopes_of(
-    q: Any, k: Any, v: Any, mask: Any, slope: Any, kept: Any = 1
+def gradients_of(
+    x: AttentionCase, cotangent: Any, scale: Any = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By q, k and v the gradient in float64 of the output's sum with the weights ``slope``.
+    """The gradients of sum(output * cotangent) by q, k and v, in float64.
 
-    ``kept`` is what dropout has multiplied attention's weights by, [B, N, T, S].
+    ``scale`` is what dropout multiplies the attention weights by, [B, N, T, S].
     """
-    (B, S, K, H), N = k.shape, q.shape[2]
-    weights = weights_of(q, k, mask)
-    k, v = (np.repeat(y.astype(np.float64), N // K, axis=2) for y in (k, v))
-    by_weights = kept * np.einsum("btnh,bsnh->bnts", slope, v)
+    (B, S, K, H), N = x.k.shape, x.q.shape[2]
+    weights = attention_weights(x.q, x.k, x.mask)
+    k, v = (np.repeat(y.astype(np.float64), N // K, axis=2) for y in (x.k, x.v))
+    by_weights = scale * np.einsum("btnh,bsnh->bnts", cotangent, v)
     by_logits = weights * (by_weights - (weights * by_weights).sum(-1, keepdims=True)) / np.sqrt(H)
-    served = lambda y: y.reshape(B, S, K, N // K, H).sum(3)  # a key/value head has many query heads
+
+    def sum_of_group(y: np.ndarray) -> np.ndarray:  # several query heads share a key/value head
+        return y.reshape(B, S, K, N // K, H).sum(3)
+
     return (
         np.einsum("bnts,bsnh->btnh", by_logits, k),
-        served(np.einsum("bnts,btnh->bsnh", by_logits, q)),
-        served(np.einsum("bnts,btnh->bsnh", kept * weights, slope)),
+        sum_of_group(np.einsum("bnts,btnh->bsnh", by_logits, x.q)),
+        sum_of_group(np.einsum("bnts,btnh->bsnh", scale * weights, cotangent)),
     )
 
 
-def identity(k: Any) -> np.ndarray:
-    """Values of which the output is the weights, in its first S places."""
+def identity_values(k: Any) -> np.ndarray:
+    """Values [B, S, K, H] for which the first S elements of an output are its weights."""
     B, S, K, H = k.shape
     return np.broadcast_to(np.eye(S, H, dtype=k.dtype)[None, :, None], (B, S, K, H))

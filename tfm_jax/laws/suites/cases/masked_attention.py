@@ -1,4 +1,4 @@
-"""What the laws of masks are tried on: attention whose mask is said in words, not drawn as a table."""
+"""Cases of attention with a structured mask: causal, window, segments, lengths, prefix, offset."""
 
 import dataclasses
 import functools
@@ -11,35 +11,42 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.subject import Subject, of_shape
-from tfm_jax.laws.suites.cases.attention import AttentionCase, AttentionShape, cases, identity, square
+from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.suites.cases.attention import AttentionCase, AttentionShape, cases, identity_values, square
 from tfm_jax.ops import masks
 
-__all__ = ["MaskedCase", "MaskedSubject", "ahead", "described", "drawn", "mask_by_words"]
+__all__ = [
+    "MaskedCase",
+    "MaskedSubject",
+    "dense_mask",
+    "masked_cases",
+    "queries_fit_in_keys",
+    "structured_mask",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedCase(AttentionCase):
-    """Arguments of one call: ``mask`` is the table that the words in ``given`` stand for."""
+    """The arguments of one call; ``mask`` is the dense mask that ``mask_args`` describe."""
 
-    given: Mapping[str, Any]
+    mask_args: Mapping[str, Any]
 
     def __str__(self) -> str:
-        words = ", ".join(f"{name}={_shown(value)}" for name, value in self.given.items())
-        return f"attend(q, k, v, {words})\n{super().__str__()}"
+        args = ", ".join(f"{name}={_as_text(value)}" for name, value in self.mask_args.items())
+        return f"attend(q, k, v, {args})\n{super().__str__()}"
 
-    def but(self, **words: Any) -> "MaskedCase":
-        """With other words, None for one to leave out; the table is theirs."""
-        given = {name: x for name, x in {**self.given, **words}.items() if x is not None}
+    def replace_mask(self, **mask_args: Any) -> "MaskedCase":
+        """The case with these mask arguments changed, or removed where None; the dense mask follows."""
+        merged = {name: x for name, x in {**self.mask_args, **mask_args}.items() if x is not None}
         (B, T), S = self.q.shape[:2], self.k.shape[1]
-        return dataclasses.replace(self, given=given, mask=drawn(B, T, S, **given))
+        return dataclasses.replace(self, mask_args=merged, mask=dense_mask(B, T, S, **merged))
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return str(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
-def drawn(
+def dense_mask(
     B: int,
     T: int,
     S: int,
@@ -51,22 +58,21 @@ def drawn(
     lengths: Any = None,
     offset: int = 0,
 ) -> np.ndarray:
-    """The table that the words stand for, bool [B, 1, T, S]."""
-    at, keys = offset + np.arange(T)[:, None], np.arange(S)
-    table = np.broadcast_to(keys <= at if causal else True, (B, 1, T, S))
-    column = lambda x: np.asarray(x)[:, None, None, None]
+    """The dense mask that these arguments of ``MaskedSubject`` describe, bool [B, 1, T, S]."""
+    positions, keys = offset + np.arange(T)[:, None], np.arange(S)
+    mask = np.broadcast_to(keys <= positions if causal else True, (B, 1, T, S))
     if prefix is not None:
-        table = table | (keys < column(prefix))
+        mask = mask | (keys < np.asarray(prefix)[:, None, None, None])
     if window is not None:
-        table = table & (keys > at - window)
+        mask = mask & (keys > positions - window)
     if segments is not None:
-        table = table & (segments[:, None, offset : offset + T, None] == segments[:, None, None])
+        mask = mask & (segments[:, None, offset : offset + T, None] == segments[:, None, None])
     if lengths is not None:
-        table = table & (keys < column(lengths))
-    return table
+        mask = mask & (keys < np.asarray(lengths)[:, None, None, None])
+    return mask
 
 
-def mask_by_words(
+def structured_mask(
     T: int,
     *,
     causal: bool = False,
@@ -76,7 +82,7 @@ def mask_by_words(
     lengths: Any = None,
     offset: Any = None,
 ) -> masks.Mask | None:
-    """The words as our own function takes them, for T queries: a mask that keeps its structure.
+    """The ``ops.masks`` mask that these arguments of ``MaskedSubject`` describe, for T queries.
 
     Equivalent to::
 
@@ -95,61 +101,72 @@ def mask_by_words(
     return functools.reduce(operator.and_, parts) if parts else None
 
 
-def ahead(shape: AttentionShape) -> bool:
-    """Queries fit in between the keys."""
+def queries_fit_in_keys(shape: AttentionShape) -> bool:
+    """Whether there are at most as many queries as keys."""
     return shape.T <= shape.S
 
 
 @st.composite
-def described(draw, *words: str, perhaps: tuple[str, ...] = (), shortest: int = 1) -> MaskedCase:
-    """A case with these words, and perhaps some of others; ``lengths`` are at least ``shortest``."""
-    words = [*words, *(word for word in perhaps if draw(st.booleans()))]
-    x = draw(cases(masked=False, fits=ahead if "offset" in words else square))
+def masked_cases(draw, *names: str, optional: tuple[str, ...] = (), shortest: int = 1) -> MaskedCase:
+    """Cases with these mask arguments and some optional ones; ``lengths`` are at least ``shortest``."""
+    names = [*names, *(name for name in optional if draw(st.booleans()))]
+    x = draw(cases(masked=False, fits=queries_fit_in_keys if "offset" in names else square))
     (B, T), S = x.q.shape[:2], x.k.shape[1]
-    # Of a long row few lengths and windows: each is compiled by itself.
-    some = lambda low: st.integers(low, S) if S < 9 else st.sampled_from((low, 5, 20, S))
-    each = lambda low: np.array([draw(some(low)) for _ in range(B)], np.int32)
+
+    def sizes(low: int) -> st.SearchStrategy[int]:
+        # Few lengths and windows of a long sequence, because each is compiled separately.
+        return st.integers(low, S) if S < 9 else st.sampled_from((low, 5, 20, S))
+
+    def one_per_example(low: int) -> np.ndarray:
+        return np.array([draw(sizes(low)) for _ in range(B)], np.int32)
+
+    def segment_ids() -> np.ndarray:
+        return sum((np.arange(S) >= one_per_example(0)[:, None]).astype(np.int32) for _ in range(2))
+
     draws = {
         "causal": lambda: True,
-        "prefix": lambda: each(0),
-        "window": lambda: draw(some(1)),
-        "segments": lambda: sum((np.arange(S) >= each(0)[:, None]).astype(np.int32) for _ in range(2)),
-        "lengths": lambda: each(shortest),
+        "prefix": lambda: one_per_example(0),
+        "window": lambda: draw(sizes(1)),
+        "segments": segment_ids,
+        "lengths": lambda: one_per_example(shortest),
         "offset": lambda: draw(st.integers(0, S - T)),
     }
-    parts = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-    return MaskedCase(**parts, given={}).but(**{word: draws[word]() for word in words})
+    fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+    return MaskedCase(**fields, mask_args={}).replace_mask(**{name: draws[name]() for name in names})
 
 
 class MaskedSubject(Subject):
-    """A function of q, k, v and words for the mask, asked as the laws of masks ask it.
+    """Attention with a structured mask, ``function(q, k, v, causal=, window=, segments=, ...)``.
 
-    It is given the words that a case has, and those alone: what it has no parameter for, it refuses.
+    The function gets the mask arguments of a case and no others. It does not support a case with an argument
+    that it does not take.
 
     Args:
-      function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H]; gives [B, T, N, H]. Its words, each by
-        name: ``causal=True``, the keys at and before a query's position; ``prefix`` int [B], beside them the
-        first so many keys; ``window`` int >= 1, of these the last so many up to the query's position (it
-        comes with ``causal``); ``segments`` int [B, S], only keys of the id that stands at the query's
-        position; ``lengths`` int [B], only the first so many keys; ``offset`` int, the position of query 0
-        among the keys, 0 where it is not given.
+      function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], and mask arguments by name; returns
+        [B, T, N, H]. ``causal=True``: the keys up to the query's position. ``prefix`` int [B]: besides, the
+        first keys. ``window`` int >= 1, with ``causal``: of these, the last ones up to the query's position.
+        ``segments`` int [B, S]: only keys of the segment at the query's position. ``lengths`` int [B]: only
+        the first keys. ``offset`` int: the position of query 0 among the keys, 0 where it is not passed.
     """
 
-    def __call__(self, q: Any, k: Any, v: Any, **given: Any) -> np.ndarray:
-        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
-        out = self.given(lambda: np.asarray(self.raw(*map(jnp.asarray, (q, k, v)), **given)))
-        return of_shape(out, (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
+    def __call__(self, q: Any, k: Any, v: Any, **mask_args: Any) -> np.ndarray:
+        """The output, its shape checked."""
+        out = self.run(lambda: np.asarray(self.raw(*map(jnp.asarray, (q, k, v)), **mask_args)))
+        return check_shape(out, (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
-    def raw(self, q: Any, k: Any, v: Any, **given: Any) -> Any:
-        """The function itself: arrays become JAX's, what is True or an int stays."""
-        words = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in given.items()}
-        return self.function(q, k, v, **words)
+    def raw(self, q: Any, k: Any, v: Any, **mask_args: Any) -> Any:
+        """The function, called with JAX arrays; True and ints stay as they are."""
+        args = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in mask_args.items()}
+        return self.function(q, k, v, **args)
 
-    def gradient(self, q: Any, k: Any, v: Any, slope: Any, **given: Any) -> Any:
-        """By q, k and v the gradient of the output's sum with these weights."""
-        loss = lambda *x: jnp.sum(self.raw(*x, **given) * slope)
-        return self.given(lambda: jax.grad(loss, argnums=(0, 1, 2))(*map(jnp.asarray, (q, k, v))))
+    def gradient(self, q: Any, k: Any, v: Any, cotangent: Any, **mask_args: Any) -> Any:
+        """The gradients of sum(output * cotangent) by q, k and v."""
 
-    def weights(self, q: Any, k: Any, **given: Any) -> np.ndarray:
-        """[B, N, T, S], read from the output: of values that are the identity it is the weights."""
-        return np.moveaxis(self(q, k, identity(k), **given)[..., : k.shape[1]], 1, 2)
+        def loss(*arrays: Any) -> Any:
+            return jnp.sum(self.raw(*arrays, **mask_args) * cotangent)
+
+        return self.run(lambda: jax.grad(loss, argnums=(0, 1, 2))(*map(jnp.asarray, (q, k, v))))
+
+    def weights(self, q: Any, k: Any, **mask_args: Any) -> np.ndarray:
+        """The attention weights [B, N, T, S]: the output for identity values."""
+        return np.moveaxis(self(q, k, identity_values(k), **mask_args)[..., : k.shape[1]], 1, 2)

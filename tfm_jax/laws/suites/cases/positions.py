@@ -1,4 +1,4 @@
-"""Positions, and functions of two lists of them: what laws of both are tried on, and those that all keep."""
+"""Cases of functions of query and key positions, their subject, and the laws that they share."""
 
 import dataclasses
 from typing import Any
@@ -6,26 +6,30 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.law import TOLERANCE, law, same
-from tfm_jax.laws.subject import Subject, of_shape
+from tfm_jax.laws.law import TOLERANCE, assert_close, law
+from tfm_jax.laws.subject import Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
 
 __all__ = [
+    "ANGLE_TOLERANCE",
+    "MAX_POSITION",
     "PairsSubject",
     "PositionsCase",
+    "angles",
     "cases",
-    "compiled_is_eager",
-    "each_pair_by_itself",
-    "only_differences",
+    "compiled_matches_eager",
+    "pairs_are_independent",
+    "split_pairs",
+    "translation_invariance",
 ]
 
 SHAPES = ((1, 1), (1, 2), (3, 2), (4, 6))  # T and S, the simplest first
-FARTHEST = 300
+MAX_POSITION = 300
 
 
 @dataclasses.dataclass(frozen=True)
 class PositionsCase(Seeded):
-    """Where queries and keys stand, in any order."""
+    """Positions of queries and keys, in any order."""
 
     q: np.ndarray  # int32 [T]
     k: np.ndarray  # int32 [S]
@@ -33,12 +37,12 @@ class PositionsCase(Seeded):
 
     @property
     def distance(self) -> np.ndarray:
-        """Key less query, [T, S]."""
+        """Key position minus query position, [T, S]."""
         return self.k[None] - self.q[:, None]
 
     @property
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """A batch of two: these positions, and others with other distances."""
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """A batch of two, [2, T] and [2, S]: these positions, and others with other distances."""
         return np.stack([self.q, self.q + 7]), np.stack([self.k, 2 * self.k + 1])
 
     def __str__(self) -> str:
@@ -47,43 +51,67 @@ class PositionsCase(Seeded):
 
 @st.composite
 def cases(draw) -> PositionsCase:
-    lengths = draw(st.sampled_from(SHAPES))
-    places = st.integers(0, FARTHEST)
-    q, k = (np.asarray(draw(st.lists(places, min_size=n, max_size=n)), np.int32) for n in lengths)
+    """Random positions from 0 to ``MAX_POSITION``."""
+    sizes = draw(st.sampled_from(SHAPES))
+    positions = st.integers(0, MAX_POSITION)
+    q, k = (np.asarray(draw(st.lists(positions, min_size=n, max_size=n)), np.int32) for n in sizes)
     return PositionsCase(q, k, draw(SEEDS))
 
 
 class PairsSubject(Subject):
-    """A function of the positions of queries [T] and keys [S], its output [..., T, S]."""
+    """A function of the positions of queries [T] and keys [S] that returns [..., T, S]."""
 
     letters = "[N, T, S]"
 
     def __call__(self, q: Any, k: Any) -> np.ndarray:
-        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
+        """The output, its shape checked."""
         out, n = super().__call__(q, k), self.letters.count(",") - 1
-        return of_shape(out, (*np.shape(out)[:n], *np.shape(q), *np.shape(k)), self.letters)
+        return check_shape(out, (*np.shape(out)[:n], *np.shape(q), *np.shape(k)), self.letters)
 
 
 @law(cases())
-def only_differences(f: PairsSubject, x: PositionsCase) -> None:
-    """Queries and keys that all stand further on by the same number give the same: only distances count."""
-    far = np.int32(x.rng.integers(1, 1000))
-    same(f(x.q + far, x.k + far), f(x.q, x.k), atol=TOLERANCE, what=f"output {far} positions further on")
+def translation_invariance(f: PairsSubject, x: PositionsCase) -> None:
+    """Adding the same number to all query and key positions changes nothing: only distances matter."""
+    shift = np.int32(x.rng.integers(1, 1000))
+    what = f"output with {shift} added to the positions"
+    assert_close(f(x.q + shift, x.k + shift), f(x.q, x.k), atol=TOLERANCE, what=what)
 
 
 @law(cases())
-def each_pair_by_itself(f: PairsSubject, x: PositionsCase) -> None:
-    """What a query and a key get depends on no other position, nor on their places: alone it is the same."""
+def pairs_are_independent(f: PairsSubject, x: PositionsCase) -> None:
+    """The output for a query and a key depends on their two positions only, not on their indices."""
     t, s = x.seed % len(x.q), x.seed % len(x.k)
     alone, wanted = f(x.q[t : t + 1], x.k[s : s + 1]), f(x.q, x.k)[..., t : t + 1, s : s + 1]
-    same(alone, wanted, atol=TOLERANCE, what=f"output of query {t} and key {s} alone")
+    assert_close(alone, wanted, atol=TOLERANCE, what=f"output of query {t} and key {s} alone")
 
 
 @law(cases())
-def compiled_is_eager(f: PairsSubject, x: PositionsCase) -> None:
-    """jit, and vmap over rows of positions, give what the plain calls give."""
-    plain = np.stack([f(q, k) for q, k in zip(*x.rows, strict=True)])
-    jitted = f.given(lambda: np.asarray(f.compiled(x.q, x.k)))
-    same(jitted, plain[0], atol=TOLERANCE, what="output under jit")
-    mapped = f.given(lambda: np.asarray(f.mapped(*x.rows)))
-    same(mapped, plain, atol=TOLERANCE, what="output under vmap, of these positions and others")
+def compiled_matches_eager(f: PairsSubject, x: PositionsCase) -> None:
+    """Under jit, and under vmap over a batch of positions, the output is that of the plain calls."""
+    plain = np.stack([f(q, k) for q, k in zip(*x.batch, strict=True)])
+    jitted = f.run(lambda: np.asarray(f.compiled(x.q, x.k)))
+    assert_close(jitted, plain[0], atol=TOLERANCE, what="output under jit")
+    mapped = f.run(lambda: np.asarray(f.vmapped(*x.batch)))
+    assert_close(mapped, plain, atol=TOLERANCE, what="output under vmap, for these positions and others")
+
+
+ANGLE_TOLERANCE = 2e-4
+"""For sines and cosines of float32 angles of hundreds of radians."""
+
+
+def angles(positions: np.ndarray, dim: int, theta: float) -> np.ndarray:
+    """position * theta^(-2 i / dim), float64 [..., dim / 2]."""
+    return positions[..., None].astype(np.float64) * theta ** (-np.arange(0, dim, 2) / dim)
+
+
+def split_pairs(x: np.ndarray, pairing: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the second elements of all pairs, [..., dim / 2] each.
+
+    Raises:
+      ValueError: for a pairing other than "half" and "interleaved".
+    """
+    half = x.shape[-1] // 2
+    halves = {"half": (x[..., :half], x[..., half:]), "interleaved": (x[..., 0::2], x[..., 1::2])}
+    if pairing not in halves:
+        raise ValueError(f"laws: got pairing={pairing!r}; wanted one of {', '.join(halves)}")
+    return halves[pairing]

@@ -1,4 +1,4 @@
-"""What the cases of all suites have in common."""
+"""``Seeded``: a case with a random generator of its own."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -9,11 +9,11 @@ SEEDS = st.integers(0, 10**4)
 
 
 class Seeded:
-    """A case with a seed, by which a law draws what it needs beside the arguments."""
+    """A case with a seed, for the random numbers that a law needs besides the arguments."""
 
     seed: int
 
     @property
     def rng(self) -> np.random.Generator:
-        """Draws what the law needs: the same for the same case."""
+        """A new generator, the same for the same case."""
         return np.random.default_rng(self.seed + 1)

@@ -1,4 +1,4 @@
-"""What the laws of models are tried on: rows of tokens, some of them padding; and the laws that all share."""
+"""Cases of models of tokens, with and without padding, their subject, and the laws that they share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,32 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.law import Law, Violation, law, same, show
+from tfm_jax.laws.law import Law, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject
 from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
 
 __all__ = [
+    "COMPILED_LENGTHS",
     "IDS",
     "TOLERANCE",
     "ModelSubject",
     "TokensCase",
+    "assert_all_changed",
     "cases",
-    "changed",
-    "of_every_model",
-    "of_padding",
+    "model_laws",
+    "padding_laws",
 ]
 
-TOLERANCE = 1e-4  # of a model's numbers near 1 in float32, whatever the order of its sums
+TOLERANCE = 1e-4  # for a model's float32 outputs near 1, in any order of summation
 IDS = 7
-"""Tokens in the cases: ids from 0 to 6."""
-# B, T, the simplest first: few, for each is compiled by itself.
+"""The number of token ids in the cases: 0 to 6."""
+# B, T, the simplest first. Few, because each is compiled separately.
 SHAPES = ((1, 1), (1, 2), (1, 3), (2, 3), (1, 5))
-LONGER = {1: 2, 2: 3, 3: 5}  # lengths that are compiled anyway
+COMPILED_LENGTHS = (1, 2, 3, 5)
+"""The lengths T of the cases."""
+LONGER = {1: 2, 2: 3, 3: 5}  # the next length
 
 
 @dataclasses.dataclass(frozen=True)
 class TokensCase(Seeded):
-    """Arguments of one call, and what a law wants beside them."""
+    """The arguments of one call of a model."""
 
     tokens: np.ndarray  # int32 [B, T]
     valid: np.ndarray | None  # bool [B, T]; None where the function takes none
@@ -41,15 +44,15 @@ class TokensCase(Seeded):
 
     @property
     def arguments(self) -> tuple[np.ndarray, ...]:
-        """What the function is called with."""
+        """The positional arguments of the call."""
         return (self.tokens,) if self.valid is None else (self.tokens, self.valid)
 
     def with_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
         """The arguments with other tokens."""
         return (tokens, *self.arguments[1:])
 
-    def another(self, at: Any) -> np.ndarray:
-        """The tokens with others than they were at ``at``, an index of their last axis."""
+    def changed_tokens(self, at: Any) -> np.ndarray:
+        """The tokens, each one at ``at``, an index of the last axis, replaced by another one."""
         tokens = self.tokens.copy()
         tokens[:, at] = (tokens[:, at] + 1 + self.seed % (IDS - 1)) % IDS
         return tokens
@@ -68,8 +71,10 @@ def cases(
     padded: str | None = None,
     full: bool = False,
 ) -> TokensCase:
-    """Tokens of the shapes (B, T) that fit; ``padded``, "left" or "right", gives them ``valid``, in which all
-    is True if ``full``."""
+    """Random tokens of the shapes (B, T) that fit.
+
+    ``padded``, "left" or "right", adds ``valid`` with padding on that side, or all True if ``full``.
+    """
     B, T = draw(st.sampled_from([shape for shape in SHAPES if fits(*shape)]))
     seed = draw(SEEDS)
     tokens = np.random.default_rng(seed).integers(0, IDS, (B, T)).astype(np.int32)
@@ -81,14 +86,14 @@ def cases(
 
 
 class ModelSubject(Subject):
-    """A model of tokens, asked as its laws ask it.
+    """A model of tokens, ``function(tokens)`` or ``function(tokens, valid)``.
 
     Args:
-      function: takes int32 tokens [B, T], beside them ``valid`` where its suite says so; gives an array of as
-        many rows and, where it gives something a token, of as many tokens.
-      tokens: makes of ids from 0 to 6 the tokens that the function takes: for a vocabulary in which some of
-        these ids mean something else.
-      per_token: whether it gives something a token.
+      function: takes int32 tokens [B, T], and ``valid`` where its suite says so; returns [B, T, ...], or
+        [B, ...] unless ``per_token``.
+      tokens: maps ids from 0 to 6 to tokens of the function's vocabulary, in which some of these ids may be
+        special.
+      per_token: whether the output has an axis T.
     """
 
     def __init__(
@@ -102,73 +107,75 @@ class ModelSubject(Subject):
         self.tokens, self.per_token = tokens, per_token
 
     def __call__(self, tokens: Any, *rest: Any) -> np.ndarray:
-        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
+        """The output, its shape checked."""
         out = super().__call__(tokens, *rest)
         letters, n = ("[B, T, ...]", 2) if self.per_token else ("[B, ...]", 1)
         if np.ndim(out) != n + 1 or np.shape(out)[:n] != tokens.shape[:n]:
             raise Violation(
-                f"shape: got {list(np.shape(out))} of {list(tokens.shape)} tokens, wanted {letters}"
+                f"shape: got {list(np.shape(out))} for {list(tokens.shape)} tokens; wanted {letters}"
             )
         return out
 
     def raw(self, tokens: Any, *rest: Any) -> Any:
-        """The function itself, its tokens made."""
+        """The function, called with tokens of its vocabulary."""
         return self.function(self.tokens(jnp.asarray(tokens)), *rest)
 
 
-def changed(got: np.ndarray, before: np.ndarray, what: str) -> None:
-    """Raises ``Violation`` where one of the vectors [..., D] is what it was before."""
+def assert_all_changed(got: np.ndarray, before: np.ndarray, what: str) -> None:
+    """Raises ``Violation`` where one of the vectors [..., D] is the same as before."""
     apart = np.abs(got.astype(np.float64) - before).max(-1)
     if not (apart > 1e-6).all():
-        raise Violation(f"{what}: changed by {show(apart)}, wanted more than 0")
+        raise Violation(f"{what}: got changes of {show(apart)}; wanted more than 0")
 
 
-def of_every_model(draws: Callable[..., Any]) -> tuple[Law, ...]:
-    """The laws that hold of every model, whatever it gives; ``draws`` is ``cases`` with its options."""
+def model_laws(draws: Callable[..., Any]) -> tuple[Law, ...]:
+    """The laws of every model; ``draws`` is ``cases`` with its options."""
 
     @law(draws(lambda B, T: B > 1))
-    def rows_of_a_batch(model: ModelSubject, x: TokensCase) -> None:
-        """A row of a batch gives what it gives alone."""
+    def examples_are_independent(model: ModelSubject, x: TokensCase) -> None:
+        """An example gives the same output in a batch as alone."""
         alone = [model(*(y[b : b + 1] for y in x.arguments)) for b in range(len(x.tokens))]
-        same(model(*x.arguments), np.concatenate(alone), atol=TOLERANCE)
+        assert_close(model(*x.arguments), np.concatenate(alone), atol=TOLERANCE)
 
     @law(draws())
-    def same_twice(model: ModelSubject, x: TokensCase) -> None:
-        """The same tokens give the same numbers: nothing is left to chance."""
-        same(model(*x.arguments), model(*x.arguments), what="output of the second call")
+    def deterministic(model: ModelSubject, x: TokensCase) -> None:
+        """The same tokens give the same output in every call."""
+        assert_close(model(*x.arguments), model(*x.arguments), what="output of the second call")
 
     @law(draws())
-    def compiled_is_eager(model: ModelSubject, x: TokensCase) -> None:
-        """jit gives what the plain call gives."""
-        got = model.given(lambda: np.asarray(model.compiled(*x.arguments)))
-        same(got, model(*x.arguments), atol=TOLERANCE, what="output under jit")
+    def compiled_matches_eager(model: ModelSubject, x: TokensCase) -> None:
+        """Under jit the output is that of the plain call."""
+        got = model.run(lambda: np.asarray(model.compiled(*x.arguments)))
+        assert_close(got, model(*x.arguments), atol=TOLERANCE, what="output under jit")
 
-    return rows_of_a_batch, same_twice, compiled_is_eager
+    return examples_are_independent, deterministic, compiled_matches_eager
 
 
-def of_padding(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
-    """The laws of models that are told what is padding, on the "left" or the "right"."""
+def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
+    """The laws of models that take ``valid``, with padding on the "left" or the "right"."""
 
     def at_valid(out: np.ndarray, valid: np.ndarray) -> np.ndarray:
         return np.where(valid[..., None], out, 0) if out.ndim == 3 else out
 
     @law(draws())
-    def padding_is_not_read(model: ModelSubject, x: TokensCase) -> None:
-        """Which tokens stand at padding changes nothing, by not one bit."""
-        tokens = np.where(x.valid, x.tokens, x.another(slice(None)))
+    def padding_is_ignored(model: ModelSubject, x: TokensCase) -> None:
+        """The token ids at padding do not change the output by one bit."""
+        tokens = np.where(x.valid, x.tokens, x.changed_tokens(slice(None)))
         got, wanted = (at_valid(model(y, x.valid), x.valid) for y in (tokens, x.tokens))
-        same(got, wanted, what="output where it is valid, with other tokens at padding")
+        assert_close(got, wanted, what="output at valid positions, with other tokens at padding")
 
     @law(draws(lambda B, T: B == 1 and T in LONGER))
-    def more_padding(model: ModelSubject, x: TokensCase) -> None:
-        """How much padding stands beside a row changes nothing."""
+    def padding_length_does_not_matter(model: ModelSubject, x: TokensCase) -> None:
+        """The amount of padding changes nothing."""
         T = x.tokens.shape[1]
-        more = LONGER[T] - T
-        widths = ((0, 0), (more, 0) if side == "left" else (0, more))
+        extra = LONGER[T] - T
+        widths = ((0, 0), (extra, 0) if side == "left" else (0, extra))
         out = model(np.pad(x.tokens, widths), np.pad(x.valid, widths))
         if out.ndim == 3:
-            out = out[:, more:] if side == "left" else out[:, :T]
-        what = f"output where it is valid, with {more} more of padding"
-        same(at_valid(out, x.valid), at_valid(model(*x.arguments), x.valid), atol=TOLERANCE, what=what)
+            out = out[:, extra:] if side == "left" else out[:, :T]
+        what = f"output at valid positions, with {extra} more positions of padding"
+        assert_close(
+            at_valid(out, x.valid), at_valid(model(*x.arguments), x.valid), atol=TOLERANCE, what=what
+        )
 
-    return padding_is_not_read, more_padding
+    return padding_is_ignored, padding_length_does_not_matter

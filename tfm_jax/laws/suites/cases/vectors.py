@@ -1,4 +1,4 @@
-"""Vectors, each by itself: cases of functions [B, T, D] -> [B, T, D], and the laws that all of them keep."""
+"""Cases of position-wise functions [B, T, D] -> [B, T, D], their subjects, and the laws that they share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.law import TOLERANCE, Violation, law, same, show
-from tfm_jax.laws.subject import Subject, of_shape
+from tfm_jax.laws.law import TOLERANCE, Violation, assert_close, law, show
+from tfm_jax.laws.subject import Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
 
 __all__ = [
@@ -17,30 +17,30 @@ __all__ = [
     "VectorsCase",
     "VectorsSubject",
     "cases",
-    "compiled_is_eager",
-    "dtype_is_kept",
-    "each_by_itself",
+    "compiled_matches_eager",
+    "dtype_is_preserved",
+    "vectors_are_independent",
 ]
 
-SHAPES = ((1, 1, 2), (1, 2, 3), (2, 2, 4), (2, 3, 8))  # the simplest first
+SHAPES = ((1, 1, 2), (1, 2, 3), (2, 2, 4), (2, 3, 8))  # B, T, D, the simplest first
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorsCase(Seeded):
-    """Vectors of multiples of an eighth, near 0, no two elements of a vector the same."""
+    """Vectors near 0, of multiples of 1/8, the elements of a vector all different."""
 
     x: np.ndarray  # float32 [B, T, D]
     seed: int
 
     @property
     def some_token(self) -> tuple[int, int]:
-        """One of the vectors, the same for the same case."""
+        """The indices (b, t) of one vector, the same for the same case."""
         b, t = np.unravel_index(self.seed % (self.x.shape[0] * self.x.shape[1]), self.x.shape[:2])
         return int(b), int(t)
 
     @property
-    def slope(self) -> np.ndarray:
-        """Factors of the outputs, for a gradient."""
+    def cotangent(self) -> np.ndarray:
+        """A random cotangent of the output, for a gradient."""
         return self.rng.standard_normal(self.x.shape).astype(np.float32)
 
     def __str__(self) -> str:
@@ -50,6 +50,7 @@ class VectorsCase(Seeded):
 
 @st.composite
 def cases(draw) -> VectorsCase:
+    """Random vectors."""
     B, T, D = draw(st.sampled_from(SHAPES))
     seed = draw(SEEDS)
     rng = np.random.default_rng(seed)
@@ -58,18 +59,19 @@ def cases(draw) -> VectorsCase:
 
 
 class VectorsSubject(Subject):
-    """A function of vectors that keeps their shape."""
+    """A function of vectors [B, T, D] that returns [B, T, D]."""
 
     def __call__(self, x: Any) -> np.ndarray:
-        """The output, of the shape that it must have; raises ``Refused`` for what the function raises."""
-        return of_shape(super().__call__(x), x.shape, "[B, T, D]")
+        """The output, its shape checked."""
+        return check_shape(super().__call__(x), x.shape, "[B, T, D]")
 
 
 class NormSubject(VectorsSubject):
-    """A norm as its laws ask it.
+    """A normalization, ``function(x)``.
 
     Args:
-      function: takes a JAX array [B, T, D] and gives one like it; no parameters, or scale 1 and bias 0.
+      function: takes a JAX array [B, T, D] and returns one like it; without parameters, or with scale 1 and
+        bias 0.
       eps: what the function adds to the variance or to the mean square.
     """
 
@@ -79,29 +81,29 @@ class NormSubject(VectorsSubject):
 
 
 @law(cases())
-def each_by_itself(f: VectorsSubject, x: VectorsCase) -> None:
-    """A vector's output depends on no other vector, of its own row or of another."""
+def vectors_are_independent(f: VectorsSubject, x: VectorsCase) -> None:
+    """The output for a vector depends on no other vector of the batch."""
     at = x.some_token
     others = x.rng.standard_normal(x.x.shape).astype(np.float32)
     others[at] = x.x[at]
-    what = f"output of token {at[1]} of row {at[0]}, with other vectors beside it"
-    same(f(others)[at], f(x.x)[at], atol=TOLERANCE, what=what)
+    what = f"output at {list(at)}, with other vectors around it"
+    assert_close(f(others)[at], f(x.x)[at], atol=TOLERANCE, what=what)
 
 
 @law(cases())
-def dtype_is_kept(f: VectorsSubject, x: VectorsCase) -> None:
-    """bfloat16 in is bfloat16 out, and near the output in float32."""
+def dtype_is_preserved(f: VectorsSubject, x: VectorsCase) -> None:
+    """A bfloat16 input gives a bfloat16 output, close to the float32 output."""
     half = x.x.astype(jnp.bfloat16)
     out = f(half)
     if out.dtype != jnp.bfloat16:
-        raise Violation(f"dtype: got {out.dtype}, wanted bfloat16")
-    same(out, f(half.astype(np.float32)), atol=2**-5, what="output in bfloat16")
+        raise Violation(f"dtype: got {out.dtype}; wanted bfloat16")
+    assert_close(out, f(half.astype(np.float32)), atol=2**-5, what="output in bfloat16")
 
 
 @law(cases())
-def compiled_is_eager(f: VectorsSubject, x: VectorsCase) -> None:
-    """jit, and vmap over the batch, give what the plain call gives."""
+def compiled_matches_eager(f: VectorsSubject, x: VectorsCase) -> None:
+    """Under jit, and under vmap over the batch, the output is that of the plain call."""
     plain = f(x.x)
-    for name, call in {"jit": f.compiled, "vmap": f.row_by_row}.items():
-        got = f.given(lambda call=call: np.asarray(call(x.x)))
-        same(got, plain, atol=TOLERANCE, what=f"output under {name}")
+    for name, call in {"jit": f.compiled, "vmap": f.per_example}.items():
+        got = f.run(lambda call=call: np.asarray(call(x.x)))
+        assert_close(got, plain, atol=TOLERANCE, what=f"output under {name}")

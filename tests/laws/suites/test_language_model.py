@@ -1,4 +1,4 @@
-"""Our decoders keep the laws of language models, whatever tells them positions."""
+"""``nn.Decoder`` satisfies the laws of language models, for every position scheme."""
 
 import functools
 
@@ -34,21 +34,21 @@ FLOAT32 = [name for name in VARIANTS if name != "bfloat16"]
 
 
 @pytest.mark.parametrize("name", slow_but(["rope, grouped, glu"], FLOAT32))
-def test_decoders_are_language_models(name):
+def test_decoders(name):
     model, params = build(**VARIANTS[name])
     apply = jax.jit(functools.partial(model.apply, params))
     report = laws.check(apply, laws.language_model, examples=EXAMPLES)
     assert report.ok, str(report)
 
 
-def test_a_layer_without_positions_breaks_the_law_of_order_alone():
+def test_one_layer_without_positions_violates_only_order_matters():
     model, params = build(positions=None)
     apply = jax.jit(functools.partial(model.apply, params))
-    assert laws.check(apply, laws.language_model, examples=EXAMPLES).broken == ("order_matters",)
+    assert laws.check(apply, laws.language_model, examples=EXAMPLES).violated == ("order_matters",)
 
 
-@laws.holds(laws.language_model.only("logits", "causality"), examples=EXAMPLES)
-def test_half_precision_keeps_what_is_exact():
+@laws.holds(laws.language_model.only("logits_are_finite_float32", "causality"), examples=EXAMPLES)
+def test_bfloat16_satisfies_exact_laws():
     model, params = build(**VARIANTS["bfloat16"])
     return jax.jit(functools.partial(model.apply, params))
 
@@ -56,7 +56,7 @@ def test_half_precision_keeps_what_is_exact():
 @pytest.mark.parametrize(
     "name", ["learned, untied", *slow("rope, grouped, glu", "relative"), "window, two layers"]
 )
-def test_prompts_padded_on_the_left_are_those_alone(name):
+def test_left_padded_prompts(name):
     model, params = build(**VARIANTS[name])
 
     @jax.jit
@@ -68,7 +68,7 @@ def test_prompts_padded_on_the_left_are_those_alone(name):
     assert report.ok, str(report)
 
 
-def test_ids_that_mean_something_else_are_left_out():
+def test_tokens_option_maps_ids():
     model, params = build()
     apply, seen = jax.jit(model.apply), set()
 
@@ -76,21 +76,21 @@ def test_ids_that_mean_something_else_are_left_out():
         seen.update(tokens.ravel().tolist())
         return apply(params, tokens)
 
-    suite = laws.language_model.only("logits")
+    suite = laws.language_model.only("logits_are_finite_float32")
     assert laws.check(read, suite, examples=10, tokens=lambda ids: ids + 2).ok
     assert min(seen) == 2 and max(seen) <= 8
 
 
 @pytest.mark.parametrize(
-    ("read", "said"),
+    ("read", "message"),
     [
         (
             lambda tokens: jnp.zeros((*tokens.shape, 3)),
-            "got float32 [..., 3], wanted finite float32 [..., V]",
+            "got float32 [..., 3]; wanted finite float32 [..., V]",
         ),
-        (lambda tokens: jnp.zeros((2, 1, 9)), "shape: got [2, 1, 9] of [1, 1] tokens, wanted [B, T, ...]"),
+        (lambda tokens: jnp.zeros((2, 1, 9)), "shape: got [2, 1, 9] for [1, 1] tokens; wanted [B, T, ...]"),
     ],
 )
-def test_what_is_no_logits(read, said):
-    report = laws.check(read, laws.language_model.only("logits"), examples=3)
-    assert said in str(report)
+def test_invalid_logits_violate_a_law(read, message):
+    report = laws.check(read, laws.language_model.only("logits_are_finite_float32"), examples=3)
+    assert message in str(report)

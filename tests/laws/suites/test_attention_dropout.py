@@ -1,4 +1,4 @@
-"""The dropout of our own attention keeps the laws."""
+"""The dropout of ``ops.attention`` satisfies the laws."""
 
 import functools
 
@@ -12,7 +12,7 @@ from tfm_jax import laws, ops
 
 
 @pytest.mark.parametrize("name", ["reference", *slow("chunked by 8")])
-def test_every_backend_keeps_the_laws(name):
+def test_backends(name):
     @functools.partial(jax.jit, static_argnums=4)
     def attend(q, k, v, mask, rate, key):
         return ops.attention(q, k, v, mask, dropout_rate=rate, key=key, implementation=HERE[name])

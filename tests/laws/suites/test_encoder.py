@@ -1,4 +1,4 @@
-"""Our encoders and classifiers keep their laws."""
+"""``nn.Encoder`` and ``nn.Classifier`` satisfy the laws."""
 
 import functools
 
@@ -37,14 +37,14 @@ def test_encoders(name):
     assert report.ok, str(report)
 
 
-def test_without_positions_a_text_is_a_set():
+def test_encoder_without_positions():
     function = encoder(positions=None, n_layers=2)
     report = laws.check(function, laws.encoder_without_positions, examples=EXAMPLES)
     assert report.ok, str(report)
-    assert laws.check(function, laws.encoder.only("positions_matter"), examples=3).broken
+    assert laws.check(function, laws.encoder.only("positions_matter"), examples=3).violated
 
 
 @laws.holds(laws.classifier, examples=EXAMPLES)
-def test_a_classifier():
+def test_classifier():
     model, params = build(nn.Classifier, 3)
     return jax.jit(functools.partial(model.apply, params))

@@ -1,4 +1,4 @@
-"""Our beam search keeps its laws, over a model that is a table."""
+"""``generate.beam_search`` satisfies the laws, for a model that is a table of log-probabilities."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flax import nnx
 from hypothesis import settings
 
 from tests.mutants.beam_search import MUTANTS
-from tests.mutants.beam_search import search as plain
+from tests.mutants.beam_search import search as reference_search
 from tfm_jax import generate, laws, nn
 from tfm_jax.nn.decoding import Cache, Incremental
 from tfm_jax.ops.kv_cache import advance, init_slots
@@ -19,7 +19,7 @@ EXAMPLES = settings().max_examples
 
 
 class Table(Incremental):
-    """The next token's log-probabilities by the token before and its position: nothing else is remembered."""
+    """A model whose next token depends only on the previous one and its position."""
 
     def __init__(self, T, V, *, rngs):
         self.log_probs = nnx.Param(jnp.zeros((T, V, V)))
@@ -64,34 +64,34 @@ def test_beam_search():
     return search
 
 
-def test_a_narrow_beam_is_that_of_the_plain_loop():
+def test_narrow_beam_matches_a_python_loop():
     for seed in range(3):
         logits = jax.random.normal(jax.random.key(seed), (3, 3, 3))
         log_probs = jax.nn.log_softmax(2 * logits)
-        got, wanted = search(log_probs, 2, 0.6), plain(log_probs, 2, 0.6)
+        got, wanted = search(log_probs, 2, 0.6), reference_search(log_probs, 2, 0.6)
         np.testing.assert_array_equal(got[0], wanted[0])
         np.testing.assert_allclose(got[1], wanted[1], rtol=1e-5)
 
 
-def test_a_counter_example_prints_the_chances():
-    mutant, _ = MUTANTS["scores are divided by the penalty twice"]
-    (found,) = laws.check(mutant, laws.beam_search.only("scores_are_of_the_outputs")).findings
-    lines = found.counter_example.splitlines()
-    assert lines[0].startswith("T = 2, V = 3, beams = 1, alpha = 0.6; chances of the next token:")
+def test_counterexample_shows_probabilities():
+    mutant = MUTANTS["scores are divided by the penalty twice"].function
+    (found,) = laws.check(mutant, laws.beam_search.only("scores_match_outputs")).findings
+    lines = found.counterexample.splitlines()
+    assert lines[0].startswith("T = 2, V = 3, beams = 1, alpha = 0.6; next-token probabilities:")
     assert lines[1].startswith("  first: [") and lines[2].startswith("  at step 1 after 0: [")
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "message"),
     [
         (
             (jnp.zeros((2, 5), jnp.int32), jnp.zeros(2)),
-            "shapes: got [2, 5] and [2], wanted [n, T = 1] and [n]",
+            "shapes: got [2, 5] and [2]; wanted [n, T = 1] and [n]",
         ),
-        ((jnp.full((1, 1), 7), jnp.zeros(1)), "got [[7]] with scores [0.], wanted 1 to 1 outputs"),
+        ((jnp.full((1, 1), 7), jnp.zeros(1)), "got [[7]] with scores [0.]; wanted 1 to 1 outputs"),
         ((jnp.zeros((1, 1), jnp.int32), jnp.full(1, -jnp.inf)), "wanted 1 to 1 outputs"),
     ],
 )
-def test_what_are_no_outputs(found, said):
-    suite = laws.beam_search.only("width_one_is_greedy")
-    assert said in str(laws.check(lambda *_: found, suite, examples=3))
+def test_invalid_outputs_violate_a_law(found, message):
+    suite = laws.beam_search.only("width_1_is_greedy")
+    assert message in str(laws.check(lambda *_: found, suite, examples=3))

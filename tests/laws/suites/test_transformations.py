@@ -1,4 +1,4 @@
-"""What we compute is the same under every transformation: compiled, mapped, scanned, on several devices."""
+"""Ops and models give the same under jit, remat, vmap, scan, pmap and shard_map."""
 
 import functools
 
@@ -18,14 +18,14 @@ T, V = 3, 7
 
 
 def arguments(*shapes, tokens=0, keys=0):
-    """Float32 arrays of these shapes, then rows of tokens, then raw keys, each for two calls."""
+    """A strategy of float32 arrays of these shapes, token sequences and key data, each for two calls."""
 
     def draw(seed):
         rng = np.random.default_rng(seed)
         floats = [rng.standard_normal((2, *shape)).round(1).astype(np.float32) for shape in shapes]
-        rows = [rng.integers(0, V, (2, T)).astype(np.int32) for _ in range(tokens)]
-        seeds = [rng.integers(0, 2**32, (2, 2), dtype=np.uint32) for _ in range(keys)]
-        return (*floats, *rows, *seeds)
+        sequences = [rng.integers(0, V, (2, T)).astype(np.int32) for _ in range(tokens)]
+        key_data = [rng.integers(0, 2**32, (2, 2), dtype=np.uint32) for _ in range(keys)]
+        return (*floats, *sequences, *key_data)
 
     return st.integers(0, 10**4).map(draw)
 
@@ -34,7 +34,7 @@ def decoder(**fields):
     config = nn.Config(vocab_size=V, d_model=8, n_heads=2, d_ff=6, n_layers=2, **fields)
     model = nn.functionalize(nn.Decoder, config)
     params = jax.jit(model.init)(jax.random.key(4))
-    # Compiled: step by step, the loop over the layers would be compiled anew for each case.
+    # Under jit, because an eager call would compile its scan over the layers in each case.
     return jax.jit(lambda table, tokens: model.apply({**params, "embedding": {"table": table}}, tokens))
 
 
@@ -61,7 +61,7 @@ FUNCTIONS = {
         arguments((T, 8), keys=1),
     ),
     "decoder": (decoder(), arguments((V, 8), tokens=1)),
-    "decoder, written out, recomputed": (
+    "decoder, unrolled, with remat": (
         decoder(unroll=True, remat="full"),
         arguments((V, 8), tokens=1),
     ),
@@ -70,23 +70,28 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("name", slow_but(["attention", "dropout"], FUNCTIONS))
 def test_functions(name):
-    function, drawn = FUNCTIONS[name]
-    report = laws.check(function, laws.transformations(drawn), examples=EXAMPLES)
+    function, strategy = FUNCTIONS[name]
+    report = laws.check(function, laws.transformations(strategy), examples=EXAMPLES)
     assert report.ok, str(report)
 
 
-def test_what_is_refused_and_what_is_not_the_same_tree():
+def test_untraceable_functions_and_other_trees():
     suite = laws.transformations()
-    report = laws.check(lambda x: x * float(x.sum()), suite.only("same_twice", "scan_is_a_loop"), examples=1)
-    assert not report.broken and report.unasked == ("scan_is_a_loop",)
-    traced = lambda x: (x, x) if isinstance(x, jax.core.Tracer) else (x,)
-    report = laws.check(traced, suite.only("compiled_is_eager"), examples=2)
-    assert "got ('float32[3, 4]', 'float32[3, 4]'), wanted ('float32[3, 4]',)" in str(report)
+    report = laws.check(
+        lambda x: x * float(x.sum()), suite.only("deterministic", "scan_matches_loop"), examples=1
+    )
+    assert not report.violated and report.unsupported == ("scan_matches_loop",)
+
+    def other_tree_if_traced(x):
+        return (x, x) if isinstance(x, jax.core.Tracer) else (x,)
+
+    report = laws.check(other_tree_if_traced, suite.only("jit_matches_eager"), examples=2)
+    assert "got ('float32[3, 4]', 'float32[3, 4]'); wanted ('float32[3, 4]',)" in str(report)
     assert "argument 0 [2, ...] = [[[" in str(report)
 
 
-def test_on_one_device_rows_are_mapped_on_it(monkeypatch):
+def test_pmap_on_one_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    suite = laws.transformations().only("pmap_is_a_loop")
+    suite = laws.transformations().only("pmap_matches_loop")
     assert laws.check(jnp.tanh, suite, examples=2).ok
     assert laws.check(lambda x: x - jax.lax.stop_gradient(x) * 0, suite, examples=2).ok

@@ -1,4 +1,4 @@
-"""A training step of ours adds gradients up as its laws say: over microbatches, and over devices."""
+"""``train.make_train_step`` satisfies the laws of gradients over microbatches and over devices."""
 
 import functools
 
@@ -25,20 +25,20 @@ def step(**options):
 
 
 def gradient(compiled, w, x, y, weights):
-    """By how much one step of gradient descent, at the rate 1, changes the parameters."""
+    """The gradient, from one step of gradient descent with learning rate 1."""
     state = train.init_state(w, optax.sgd(1.0), jax.random.key(0))
     after, _ = compiled(state, {"x": x, "y": y, "weights": weights})
     return np.asarray(w) - np.asarray(after.params)
 
 
 @functools.cache
-def accumulating(pieces):
-    return jax.jit(step(accumulate=pieces))
+def accumulating(microbatches):
+    return jax.jit(step(accumulate=microbatches))
 
 
 @laws.holds(laws.gradient_accumulation, examples=EXAMPLES)
 def test_microbatches():
-    return lambda *batch_and_pieces: gradient(accumulating(batch_and_pieces[-1]), *batch_and_pieces[:-1])
+    return lambda w, x, y, weights, microbatches: gradient(accumulating(microbatches), w, x, y, weights)
 
 
 def mesh():
@@ -54,7 +54,7 @@ def shard_map(**options):
     return jax.jit(jax.shard_map(step(axis_name="data", accumulate=2), **specs, **options))
 
 
-PLACES = {
+STRATEGIES = {
     "mesh": (train.Jit(data=4), mesh),
     "pmap": (train.Pmap(data=4), pmap),
     "shard_map, in microbatches": (None, shard_map),
@@ -62,20 +62,22 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_devices(name):
-    where, make = PLACES[name]
+    parallel, make = STRATEGIES[name]
     compiled = make()
-    # The first of these donate the state that they are given.
-    place = lambda state: state if where is None else where.place_state(state)
-    found = lambda *batch: gradient(lambda state, batch: compiled(place(state), batch), *batch)
-    report = laws.check(found, laws.data_parallel, examples=EXAMPLES)
+
+    def run_step(state, batch):
+        # ``Jit`` and ``Pmap`` donate the state, so each call places a new one.
+        return compiled(state if parallel is None else parallel.place_state(state), batch)
+
+    report = laws.check(functools.partial(gradient, run_step), laws.data_parallel, examples=EXAMPLES)
     assert report.ok, str(report)
 
 
-def test_a_counter_example_shows_the_weights():
-    mutant = lambda w, x, y, weights, pieces: w * 0
-    (found,) = laws.check(mutant, laws.gradient_accumulation.only("large_batch"), examples=20).findings
-    lines = found.counter_example.splitlines()
-    assert lines[0] == "n = 8, D = 1, pieces = 1" and lines[1].startswith("weights = [")
+def test_counterexample_shows_the_weights():
+    suite = laws.gradient_accumulation.only("matches_full_batch")
+    (found,) = laws.check(lambda w, *batch: w * 0, suite, examples=20).findings
+    lines = found.counterexample.splitlines()
+    assert lines[0] == "n = 8, D = 1, microbatches = 1" and lines[1].startswith("weights = [")
     assert [line.split(" = ")[0] for line in lines[2:5]] == ["w", "x", "y"]

@@ -1,10 +1,10 @@
-"""A wrong rule of batching, for mutants that are right alone and wrong under vmap."""
+"""A wrong vmap rule, for mutants that are correct without vmap."""
 
 import jax
 
 
-def first_row_serves_all(function, argument):
-    """The function, whose batching rule takes an argument of row 0 for all rows."""
+def first_example_serves_all(function, argument):
+    """The function with a vmap rule that uses the first example of one argument for all examples."""
     wrong = jax.custom_batching.custom_vmap(function)
 
     @wrong.def_vmap

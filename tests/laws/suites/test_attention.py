@@ -1,4 +1,4 @@
-"""Our own attention keeps the laws, on every backend."""
+"""``ops.attention`` satisfies the laws on every backend."""
 
 import functools
 
@@ -12,24 +12,24 @@ from tests import references
 from tests.marks import slow
 from tests.ops.backends.test_contract import HERE
 from tfm_jax import laws, ops
-from tfm_jax.laws.suites.cases.attention import cases, mix, never_empty, weights_of
+from tfm_jax.laws.suites.cases.attention import attention_weights, cases, no_fully_masked_row, weighted_sum
 from tfm_jax.ops import masks
 
 EXAMPLES = settings().max_examples
 
 
 @pytest.mark.parametrize("name", ["reference", *slow("chunked by 8", "cpu_decode", "xla")])
-def test_every_backend_keeps_the_laws(name):
+def test_backends(name):
     attend = jax.jit(functools.partial(ops.attention, implementation=HERE[name]))
     report = laws.check(attend, laws.attention, examples=EXAMPLES)
-    # XLA's own differentiates by a promotion that the tests forbid: it refuses bfloat16 here, and no more.
-    refused = {"dtype_is_kept"} if name == "xla" else set()
-    assert not report.broken, report
-    assert {found.law.name for found in report.findings if found.refused} == refused
+    # XLA's attention promotes dtypes in its gradient, which the tests forbid: bfloat16 is not supported here.
+    unsupported = {"dtype_is_preserved"} if name == "xla" else set()
+    assert not report.violated, report
+    assert {found.law.name for found in report.findings if found.unsupported} == unsupported
 
 
-@laws.holds(laws.attention.only("definition", "empty_rows", "causality", "padding"), examples=EXAMPLES)
-def test_torch_keeps_those_that_it_can_be_asked():
+@laws.holds(laws.attention.only("definition", "fully_masked_rows", "causality", "padding"), examples=EXAMPLES)
+def test_torch():
     torch = pytest.importorskip("torch")
 
     def attend(q, k, v, mask):
@@ -41,17 +41,17 @@ def test_torch_keeps_those_that_it_can_be_asked():
     return attend
 
 
-def test_what_the_laws_want_is_the_reference():
+def test_expected_output_is_that_of_the_reference():
     def differs(x):
         out, weights = references.attention(x.q, x.k, x.v, x.mask)
-        got = weights_of(x.q, x.k, x.mask)
-        return not (np.allclose(got, weights) and np.allclose(mix(got, x.v), out))
+        got = attention_weights(x.q, x.k, x.mask)
+        return not (np.allclose(got, weights) and np.allclose(weighted_sum(got, x.v), out))
 
     with pytest.raises(NoSuchExample):
         find(cases(), differs, settings=settings(max_examples=EXAMPLES, database=None))
 
 
-def test_a_mask_is_handed_over_as_the_function_takes_it():
+def test_mask_option_converts_the_mask():
     seen = []
 
     def attend(q, k, v, mask):
@@ -63,7 +63,7 @@ def test_a_mask_is_handed_over_as_the_function_takes_it():
     assert report.ok and set(seen) == {"Dense", "NoneType"}
 
 
-def test_cases_are_of_few_shapes_and_of_every_mask():
+def test_cases_have_few_shapes_and_every_mask():
     shapes, tables = set(), set()
 
     def collect(x):
@@ -77,4 +77,4 @@ def test_cases_are_of_few_shapes_and_of_every_mask():
     assert 5 <= len(shapes) <= 9
     assert len(tables) == 4
     x = find(cases(), lambda x: x.mask.shape[2] == 3, settings=settings(database=None, derandomize=True))
-    assert never_empty(x).mask.any(-1).all()
+    assert no_fully_masked_row(x).mask.any(-1).all()

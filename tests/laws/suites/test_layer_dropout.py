@@ -1,4 +1,4 @@
-"""The layers of our stacks drop what their laws say, each by a key of its own."""
+"""The dropout of ``nn.EncoderStack`` and ``nn.DecoderStack`` satisfies the laws."""
 
 import jax
 import jax.numpy as jnp
@@ -11,30 +11,28 @@ from tfm_jax import laws, nn, ops
 EXAMPLES = settings().max_examples
 L, T, D, RATE = 3, 40, 8, 0.2
 CONFIG = {"vocab_size": 9, "d_model": D, "n_heads": 2, "d_ff": 6, "n_layers": L, "positions": None}
-
-
-WRITTEN_OUT = {"unroll": True, "remat": "full"}
+UNROLLED = {"unroll": True, "remat": "full"}
 
 
 @pytest.mark.parametrize(
     "stack, fields",
     [
         (nn.EncoderStack, {}),
-        (nn.DecoderStack, WRITTEN_OUT),
-        *slow_rows([(nn.DecoderStack, {}), (nn.EncoderStack, WRITTEN_OUT)]),
+        (nn.DecoderStack, UNROLLED),
+        *slow_rows([(nn.DecoderStack, {}), (nn.EncoderStack, UNROLLED)]),
     ],
 )
 def test_layers(stack, fields):
     options = {} if stack is nn.EncoderStack else {"cross_attention": False}
     config = nn.Config(**CONFIG, dropout_rate=RATE, final_norm=False, **fields)
     model = nn.functionalize(stack, config, **options)
-    nothing = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
+    zeros = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
 
     @jax.jit
     def kept(key):
-        def of_layer(one):  # all layers add 0, this one 1, but for what it drops
-            bias = jnp.broadcast_to(one[:, None], (L, D))
-            layers = nothing["layers"]
+        def of_layer(one_hot):  # this layer adds its dropout of ones, the others add 0
+            bias = jnp.broadcast_to(one_hot[:, None], (L, D))
+            layers = zeros["layers"]
             layers = layers | {"feed_forward": layers["feed_forward"] | {"b_out": bias}}
             return model.apply({"layers": layers}, jnp.zeros((T, D)), key=key)[0].ravel()
 
@@ -45,16 +43,19 @@ def test_layers(stack, fields):
 
 
 @laws.holds(laws.layer_dropout, examples=EXAMPLES)
-def test_dropout_alone():
+def test_ops_dropout():
     drop = jax.vmap(lambda key: ops.dropout(jnp.ones(300), 0.1, key))
     return jax.jit(lambda key: drop(jax.random.split(key, 4)))
 
 
-def test_another_rate_and_too_few_elements():
-    kept = lambda key: ops.dropout(jnp.ones((2, 300)), 0.3, key)
-    assert laws.check(kept, laws.layer_dropout.only("rate"), examples=3).broken
-    assert laws.check(kept, laws.layer_dropout.only("rate"), examples=3, rate=0.3).ok
-    few = laws.check(lambda key: jnp.ones((2, 3)), laws.layer_dropout.only("rate"), examples=3)
-    assert "key = jax.random.key(0)\nshape: got [2, 3], wanted [L, n], n at least 256" in (
-        few.findings[0].counter_example
+def test_rate_option_and_minimal_number_of_elements():
+    def kept(key):
+        return ops.dropout(jnp.ones((2, 300)), 0.3, key)
+
+    suite = laws.layer_dropout.only("dropped_fraction_is_the_rate")
+    assert laws.check(kept, suite, examples=3).violated
+    assert laws.check(kept, suite, examples=3, rate=0.3).ok
+    few = laws.check(lambda key: jnp.ones((2, 3)), suite, examples=3)
+    assert "key = jax.random.key(0)\nshape: got [2, 3]; wanted [L, n], n at least 256" in (
+        few.findings[0].counterexample
     )

@@ -1,0 +1,19 @@
+"""``ops.rms_norm`` satisfies the laws."""
+
+import functools
+
+import jax.numpy as jnp
+import pytest
+
+from tests.laws.suites._assertions import assert_all_hold
+from tests.marks import slow
+from tfm_jax import laws, ops
+
+
+@pytest.mark.parametrize("eps", [1e-5, *slow(1e-12, 1e-3)])
+def test_rms_norm(eps):
+    assert_all_hold(functools.partial(ops.rms_norm, eps=eps), laws.rms_norm, eps=eps)
+
+
+def test_with_unit_scale():
+    assert_all_hold(lambda x: ops.rms_norm(x, jnp.ones(x.shape[-1])), laws.rms_norm)
