@@ -162,7 +162,7 @@ def test_the_default_source_needs_no_file():
         (["--data.test", "{}/other.jsonl"], "test: row 1: label 'bird' .* is none of the 3 classes"),
         (["--data.source", "{}/one.jsonl"], "the training examples are of one class, 'tool'; wanted two"),
         (["--data.source", "{}/empty.jsonl"], "row 1: wanted text in column 'said', got nothing"),
-        (["--model.positions", "Learned(max_length=5)"], "longer than the learned position table of 5"),
+        (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),
         (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
     ],

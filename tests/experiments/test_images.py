@@ -143,10 +143,10 @@ def test_grey_and_colour_pictures_with_stars_as_labels(tmp_path):
     [
         (("--data.label", "digit"), r"no column.*'digit'.*'image'.*'label'"),
         (("--data.classes", "9"), r"label.*9"),
-        (("--patch-size", "5"), r"a patch of 5 does not divide the image 8 x 12; choose"),
+        (("--patch-size", "5"), r"got size=5 with images of 8 x 12; wanted a size that divides both"),
         (("--data.held-out", "0"), "has no images for validation, and held_out is 0: hold a share out"),
         (("--data.source", "nowhere.parquet"), r"no file or directory 'nowhere.parquet'.*'digits'"),
-        (("--model.positions", "Learned(max_length=3)"), "sequence of 24 is longer than .* table of 3"),
+        (("--model.positions", "Learned(max_length=3)"), "got a sequence of 24; wanted at most max_length=3"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_message_and_leaves_nothing_behind(tmp_path, arguments, message):

@@ -169,7 +169,7 @@ def test_a_run_begins_with_a_run(tmp_path, pairs):
         (["--data.vocab_size", "300"], "leave out --data.vocab-size"),
         (
             ["--data.length", "64", "--data.overlap", "8"],
-            "a sequence of 64 is longer than the learned position table of 40",
+            "got a sequence of 64; wanted at most max_length=40",
         ),
     ],
 )

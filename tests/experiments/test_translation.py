@@ -182,7 +182,7 @@ def test_dates_in_lines_of_json_and_tables_in_another_encoding(tmp_path):
         ),
         (["--data.source", "some/pairs", "--data.pair", "en-fr"], "hub cannot be reached.*'dates'"),
         (["--model.vocab-size", "9"], "is out of range: wanted 0 <= source id < 9"),
-        (["--model.positions", "Learned(max_length=30)"], "longer than the learned position table of 30"),
+        (["--model.positions", "Learned(max_length=30)"], "wanted at most max_length=30"),
         (["--mesh.data", "3"], "a batch of 8 does not divide into 3 equal parts"),
     ],
 )

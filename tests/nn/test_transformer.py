@@ -1,4 +1,4 @@
-"""The models: who sees whom, and that every way of running them gives the same numbers."""
+"""Encoder, decoder and encoder-decoder: masks, padding, packing, and equal results under every transform."""
 
 import dataclasses
 import functools
@@ -69,8 +69,8 @@ def close(got, wanted, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_runs_in_every_model(fields):
-    # Shapes and dtypes need no compilation; that the numbers are right is the other tests' matter.
+def test_shapes_of_every_variant_and_model(fields):
+    # Shapes and dtypes need no compilation; other tests check the values.
     def out(module, *inputs, fields=fields):
         model = nn.functionalize(module, dataclasses.replace(TINY, **fields))
         params = jax.eval_shape(model.init, jax.random.key(0))
@@ -83,20 +83,20 @@ def test_every_variant_runs_in_every_model(fields):
 
 
 @pytest.mark.parametrize("module", [nn.Encoder, functools.partial(nn.Classifier, n_classes=3)])
-def test_a_window_is_refused_where_it_would_do_nothing(module):
-    with pytest.raises(ValueError, match="window is of decoders; pass an Encoder a mask"):
+def test_encoders_reject_a_window(module):
+    with pytest.raises(ValueError, match="Encoder: got window=3; wanted None"):
         nn.functionalize(module, dataclasses.replace(TINY, window=3))
 
 
 @pytest.mark.parametrize("fields", [{"logits_scale": 0.5}, {"logits_bias": True}], ids=str)
 @pytest.mark.parametrize("module", [nn.Encoder, nn.MaskedLanguageModel])
-def test_what_is_of_a_decoders_logits_is_refused_elsewhere(module, fields):
-    with pytest.raises(ValueError, match="are of the logits of decoders; an Encoder has none"):
+def test_encoders_reject_logits_scale_and_bias(module, fields):
+    with pytest.raises(ValueError, match=r"Encoder: got logits_scale=.*; wanted 1.0 and False"):
         nn.functionalize(module, dataclasses.replace(TINY, **fields))
 
 
 @pytest.mark.parametrize("name", slow_but(["relative", "rms-glu-gqa"], VARIANTS))
-def test_the_implementation_that_a_config_names_is_the_one_that_runs(name):
+def test_attention_implementation_is_used(name):
     fields = VARIANTS[name]
 
     def out(implementation):
@@ -111,7 +111,7 @@ def test_the_implementation_that_a_config_names_is_the_one_that_runs(name):
 
 
 @pytest.mark.parametrize("name", slow_but(["learned", "relative", "post", "rms-glu-gqa"], VARIANTS))
-def test_a_decoder_sees_nothing_of_the_future(name):
+def test_decoder_is_causal(name):
     fields = VARIANTS[name]
     config = dataclasses.replace(TINY, **fields)
     stack = nn.functionalize(nn.DecoderStack, config, cross_attention=False)
@@ -148,7 +148,7 @@ def test_packed_documents_equal_each_alone(name):
     close(packed[3:], run(model, params, second))
 
 
-def test_without_positions_order_does_not_matter_and_with_them_it_does():
+def test_only_positions_break_permutation_equivariance():
     order = jnp.array([3, 0, 4, 1, 2])
     x = tokens(T)
     model, params = build(nn.Encoder, positions=None)
@@ -158,7 +158,7 @@ def test_without_positions_order_does_not_matter_and_with_them_it_does():
         assert not np.allclose(run(model, params, x[order]), run(model, params, x)[order], atol=1e-3), name
 
 
-def test_the_same_token_in_another_context_gets_another_vector():
+def test_vectors_depend_on_context():
     model, params = build(nn.Encoder)
     one = run(model, params, jnp.array([1, 2, 3, 4]))[0]
     other = run(model, params, jnp.array([1, 5, 6, 7]))[0]
@@ -166,7 +166,7 @@ def test_the_same_token_in_another_context_gets_another_vector():
 
 
 @pytest.mark.parametrize("fields", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
-def test_unrolled_and_rematerialized_equal_scanned(fields):
+def test_unroll_and_remat_equal_scan(fields):
     x = tokens(B, T)
     model, params = build(nn.Decoder, dropout_rate=0.3)
     other, _ = build(nn.Decoder, dropout_rate=0.3, **fields)
@@ -209,7 +209,7 @@ def test_layers_start_different():
     assert not np.allclose(kernel[0], kernel[1], atol=1e-2)
 
 
-def test_weights_are_an_output_layer_by_head():
+def test_return_weights():
     model, params = build(nn.EncoderDecoder)
     source, target = tokens(B, S), tokens(B, T)
     valid = jnp.arange(S)[None] < jnp.array([[4], [6]])
@@ -229,7 +229,7 @@ def test_weights_are_an_output_layer_by_head():
     assert run(model, params, source, return_weights=True)[1]["decoder"].shape == (L, B, N, S, S)
 
 
-def test_dropout_needs_a_key_and_obeys_it():
+def test_dropout_is_a_function_of_its_key():
     for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
         model, params = build(nn.EncoderDecoder, **{name: 0.4})
         source, target = tokens(B, S), tokens(B, T)
@@ -244,11 +244,11 @@ def test_dropout_needs_a_key_and_obeys_it():
 @pytest.mark.parametrize(
     "rates, wanted", [((0.0, 0.5), {0.0, 2.0}), ((0.5, 0.0), {1.0}), ((0.5, None), {0.0, 2.0})]
 )
-def test_dropout_of_the_embeddings_has_a_rate_of_its_own(rates, wanted):
+def test_embedding_dropout_rate(rates, wanted):
     rates = dict(zip(("dropout_rate", "embedding_dropout_rate"), rates, strict=True))
     config = dataclasses.replace(TINY, n_layers=1, final_norm=False, positions=None, **rates)
     stack = nn.functionalize(nn.EncoderStack, config)
-    params = jax.tree.map(jnp.zeros_like, jax.jit(stack.init)(jax.random.key(0)))  # layers that add nothing
+    params = jax.tree.map(jnp.zeros_like, jax.jit(stack.init)(jax.random.key(0)))  # every layer adds zero
     out, _ = stack.apply(params, jnp.ones((9, D)), key=jax.random.key(5))
     assert set(np.unique(out)) == wanted
 
@@ -256,7 +256,7 @@ def test_dropout_of_the_embeddings_has_a_rate_of_its_own(rates, wanted):
 def test_layers_draw_different_dropout():
     stack = nn.functionalize(nn.EncoderStack, dataclasses.replace(TINY, n_layers=2, dropout_rate=0.5))
     params = jax.jit(stack.init)(jax.random.key(0))
-    # Two layers with the same parameters: only their dropout can tell them apart.
+    # Two layers with the same parameters: only their dropout differs.
     params["layers"] = jax.tree.map(lambda p: jnp.stack([p[0], p[0]]), params["layers"])
     biased = params["layers"]["feed_forward"]["b_out"] + 1.0
     params["layers"]["feed_forward"]["b_out"] = biased
@@ -269,11 +269,11 @@ def test_layers_draw_different_dropout():
     )
     params = {"layers": params["layers"]}
     out, _ = no_norm.apply(params, jnp.zeros((40, D)), key=jax.random.key(5))
-    # Each layer adds 0 or 2; were the masks the same, only 0 and 4 would come out.
+    # Each layer adds 0 or 2; equal dropout masks would give only 0 and 4.
     assert set(np.unique(np.round(out, 4))) == {0.0, 2.0, 4.0}
 
 
-def test_tied_embeddings_gather_both_gradients():
+def test_tied_embeddings_sum_both_gradients():
     model, params = build(nn.Decoder)
     x = tokens(T)
     untied, split = build(nn.Decoder, tie_embeddings=False)
@@ -281,8 +281,8 @@ def test_tied_embeddings_gather_both_gradients():
     split = {**params, "head": {"projection": {"kernel": table.T}}}
     weights = jax.random.normal(jax.random.key(0), (T, V))
     gradient = jax.jit(jax.grad(lambda p: (run(model, p, x) * weights).sum()))(params)
-    apart = jax.jit(jax.grad(lambda p: (run(untied, p, x) * weights).sum()))(split)
-    both = apart["embedding"]["table"] + apart["head"]["projection"]["kernel"].T
+    untied_gradient = jax.jit(jax.grad(lambda p: (run(untied, p, x) * weights).sum()))(split)
+    both = untied_gradient["embedding"]["table"] + untied_gradient["head"]["projection"]["kernel"].T
     close(gradient["embedding"]["table"], both)
     close(
         run(model, params, run(model, params, x, method="hidden"), method="unembed"),
@@ -301,7 +301,7 @@ def test_bfloat16_activations_float32_logits():
 
 
 @given(st.integers(0, 2**31 - 1))
-def test_scaling_and_sharing_of_embeddings(seed):
+def test_scale_embeddings(seed):
     x = jnp.asarray(np.random.default_rng(seed).integers(0, V, 4), jnp.int32)
     model = nn.functionalize(nn.Embedding, TINY)
     params = {"table": jax.random.normal(jax.random.key(seed), (V, D))}
@@ -310,7 +310,7 @@ def test_scaling_and_sharing_of_embeddings(seed):
     np.testing.assert_array_equal(plain.apply(params, x), params["table"][x])
 
 
-def test_who_owns_a_table():
+def test_shared_and_tied_embedding_parameters():
     names = lambda **fields: set(build(nn.EncoderDecoder, **fields)[1])
     assert names() == {"embedding", "encoder", "decoder"}
     assert names(share_embeddings=False) == {"embedding", "source_embedding", "encoder", "decoder"}
@@ -319,7 +319,7 @@ def test_who_owns_a_table():
     assert run(model, params, tokens(S), tokens(T)).shape == (T, V)
 
 
-def test_encoder_and_decoder_may_differ_in_depth():
+def test_n_decoder_layers():
     _, params = build(nn.EncoderDecoder, n_decoder_layers=2)
     depth = lambda side: params[side]["layers"]["feed_forward"]["w_in"].shape[0]
     assert (depth("encoder"), depth("decoder")) == (L, 2)
@@ -337,18 +337,18 @@ def test_remat_and_unroll_change_the_program():
     assert "no_batch_dims" in primitives(remat="dots")
 
 
-def test_a_prefix_language_model_sees_its_prefix():
+def test_prefix_language_model():
     model, params = build(nn.Decoder)
     x, changed = tokens(T), tokens(T).at[2].add(1)
     prefix = masks.causal() | masks.prefix(3)
     first = lambda tokens, **mask: run(model, params, tokens % V, **mask)[0]
     assert not np.allclose(first(x, causal=prefix), first(changed, causal=prefix), atol=1e-4)
     np.testing.assert_array_equal(first(x), first(changed))
-    with pytest.raises(ValueError, match="a prefix would open nothing"):
+    with pytest.raises(ValueError, match="got a prefix in the mask; wanted causal="):
         model.apply(params, x, prefix)
 
 
-def test_a_packed_row_may_be_longer_than_a_learned_table():
+def test_packed_sequence_longer_than_the_learned_table():
     model, params = build(nn.Decoder, positions=nn.Learned(max_length=4))
     one, two = tokens(4, seed=1), tokens(3, seed=2)
     packed = run(
@@ -382,7 +382,7 @@ def test_packed_pairs_equal_each_alone():
 
 
 @pytest.mark.parametrize("split", ["source", "mask"])
-def test_shard_map_where_only_a_part_is_split(split):
+def test_shard_map_with_only_one_argument_sharded(split):
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     if split == "source":
         model, params = build(nn.EncoderDecoder)
@@ -400,7 +400,7 @@ def test_shard_map_where_only_a_part_is_split(split):
     close(sharded(*inputs), jnp.concatenate(wanted))
 
 
-def test_the_compiled_program_does_not_grow_with_depth():
+def test_program_size_is_independent_of_depth():
     def lines(n_layers):
         model = nn.functionalize(nn.Decoder, dataclasses.replace(TINY, n_layers=n_layers))
         params = jax.eval_shape(model.init, jax.random.key(0))
@@ -412,7 +412,7 @@ def test_the_compiled_program_does_not_grow_with_depth():
 
 
 class TestBadInput:
-    def test_a_token_outside_the_vocabulary_is_never_another_token(self):
+    def test_token_outside_the_vocabulary_gives_nan(self):
         model, params = build(nn.Encoder)
         for bad in (V, -1):
             out = model.apply(params, jnp.array([1, bad, 2]))
@@ -420,55 +420,55 @@ class TestBadInput:
 
     def test_float_tokens(self):
         model, params = build(nn.Encoder)
-        with pytest.raises(ValueError, match=r"integer ids \[..., T\], got float32"):
+        with pytest.raises(ValueError, match=r"Embedding: got tokens float32\[2, 5\]; wanted int \[..., T\]"):
             model.apply(params, jnp.ones((B, T)))
 
-    def test_a_sequence_longer_than_the_position_table(self):
+    def test_sequence_longer_than_the_position_table(self):
         model, params = build(nn.Encoder, positions=nn.Learned(max_length=9))
-        with pytest.raises(ValueError, match="sequence of 10 is longer than the learned position table of 9"):
+        with pytest.raises(ValueError, match="Learned: got a sequence of 10; wanted at most max_length=9"):
             model.apply(params, tokens(10))
 
-    def test_a_source_mask_that_says_nothing_of_cross_attention(self):
+    def test_source_mask_without_memory_mask(self):
         model, params = build(nn.EncoderDecoder)
         full = jnp.ones((S, S), bool)
-        with pytest.raises(ValueError, match="pass memory_mask too"):
+        with pytest.raises(ValueError, match="requires a memory_mask"):
             model.apply(params, tokens(B, S), tokens(B, S), source_mask=full)
         with_memory = model.apply(params, tokens(B, S), tokens(B, S), source_mask=full, memory_mask=full)
         close(with_memory, model.apply(params, tokens(B, S), tokens(B, S)))
 
     def test_positions_of_another_length(self):
         model, params = build(nn.Encoder)
-        with pytest.raises(ValueError, match=r"positions must be \[..., T\] or \[T\]"):
+        with pytest.raises(ValueError, match=r"Stack: got positions of shape .*; wanted \[..., T\] or \[T\]"):
             model.apply(params, tokens(B, T), positions=jnp.arange(T + 1))
 
-    def test_a_memory_where_there_is_no_cross_attention(self):
+    def test_memory_must_match_cross_attention(self):
         block = nn.functionalize(nn.EncoderBlock, TINY)
         params = block.init(jax.random.key(0))
-        with pytest.raises(ValueError, match="has no cross-attention; memory was given"):
+        with pytest.raises(ValueError, match="Block: got a memory; wanted None"):
             block.apply(params, jnp.ones((T, D)), None, jnp.ones((S, D)))
         block = nn.functionalize(nn.DecoderBlock, TINY)
         params = block.init(jax.random.key(0))
-        with pytest.raises(ValueError, match="has cross-attention; memory was not given"):
+        with pytest.raises(ValueError, match="Block: got memory=None; wanted a memory"):
             block.apply(params, jnp.ones((T, D)))
 
-    def test_position_schemes_that_a_block_cannot_run_alone(self):
+    def test_blocks_require_positions_and_biases(self):
         x = jnp.ones((T, D))
         for scheme, message in (
-            (nn.Alibi(), "pass what nn.PositionBias gives"),
-            (nn.Rope(), "pass positions"),
+            (nn.Alibi(), "Block: got bias=None with Alibi.*; wanted the output of PositionBias"),
+            (nn.Rope(), "got positions=None with Rope"),
         ):
             block = nn.functionalize(nn.EncoderBlock, dataclasses.replace(TINY, positions=scheme))
             with pytest.raises(ValueError, match=message):
                 block.apply(block.init(jax.random.key(0)), x)
         attention = nn.functionalize(nn.MultiHeadAttention, dataclasses.replace(TINY, positions=nn.Rope()))
-        with pytest.raises(ValueError, match="beside a context"):
+        with pytest.raises(ValueError, match="got positions with a context"):
             attention.apply(jax.jit(attention.init)(jax.random.key(0)), x, x, positions=jnp.arange(T))
 
     def test_images_for_a_decoder(self):
         for module in (nn.Decoder, nn.EncoderDecoder):
-            with pytest.raises(ValueError, match="a decoder reads tokens"):
+            with pytest.raises(ValueError, match=r"got patches=Patches.*; wanted patches=None"):
                 nn.functionalize(module, dataclasses.replace(TINY, patches=nn.Patches(2, 2)))
 
-    def test_a_vocabulary_of_none(self):
-        with pytest.raises(ValueError, match="vocab_size=0, wanted at least 1"):
+    def test_zero_vocabulary(self):
+        with pytest.raises(ValueError, match="Embedding: got vocab_size=0; wanted at least 1"):
             nn.functionalize(nn.Decoder, dataclasses.replace(TINY, vocab_size=0))

@@ -268,8 +268,8 @@ def _output(limits, state) -> Generated:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(model, limits, params, processors, state, until) -> _State:
     """Writes until ``until`` tokens are there, or every row has ended."""
-    read = model.apply(params, method="incremental")
-    unembed = model.apply(params, state.tokens.shape[0], method="projection")
+    read = model.apply(params, method="cached_forward")
+    unembed = model.apply(params, state.tokens.shape[0], method="unembed_function")
     P = state.tokens.shape[1] - limits.max_length
     # Inside shard_map all that meets in the loop differs on the same devices.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, state)), state)

@@ -184,7 +184,7 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _search(model, sizes, params, inputs, penalties, processors, **options) -> Beams:
-    read = model.apply(params, method="incremental")
+    read = model.apply(params, method="cached_forward")
     window = model.apply(params, method="decoder_stack").config.window
     M = sizes.limits.max_length
 
@@ -200,7 +200,7 @@ def _search(model, sizes, params, inputs, penalties, processors, **options) -> B
         return state._replace(done=state.done | _is_done(state, penalties, sizes))
 
     state = _start(model, params, inputs, sizes, **options)
-    unembed = model.apply(params, math.prod(state.log_probs.shape), method="projection")
+    unembed = model.apply(params, math.prod(state.log_probs.shape), method="unembed_function")
     # Inside shard_map all that meets in the loop differs on the same devices.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, penalties, state)), state)
     return _output(jax.lax.while_loop(unfinished, grow, state), penalties[-1], sizes)

@@ -95,7 +95,7 @@ def prefill(
     if valid is not None and not isinstance(cache.memory_mask, Padding | None):
         raise ValueError("a table as memory_mask has a row a token: read prompts without padding beside it")
     prompt, positions = _aligned(prompt, valid)
-    read = model.apply(params, method="incremental")
+    read = model.apply(params, method="cached_forward")
     hidden, cache = read(prompt, cache, positions=positions)
     return model.apply(params, hidden[:, -1], method="unembed"), cache
 
@@ -140,7 +140,7 @@ def step(model: Pure, params: Params, token: Array, cache: Cache) -> tuple[Array
 
     Returns:
       ``(logits, cache)``: float32 [B, V]. A jitted loop of one's own is faster around
-      ``read = model.apply(params, method="incremental")``, made before it: the layers are taken apart once.
+      ``read = model.apply(params, method="cached_forward")``, made before it: the layers are taken apart once.
 
     Raises:
       ValueError: as ``extend``.
@@ -189,7 +189,7 @@ def begin(
     slots = None if width is None else P - 1 + room * width
     cache = _empty(model, params, start, P - 1 + room, source_mask, memory_mask, slots=slots)
     if not definitely(lambda: P <= 1):
-        read = model.apply(params, method="incremental")
+        read = model.apply(params, method="cached_forward")
         _, cache = read(prompt[:, :-1], cache, positions=positions[:, :-1])
     return Begun(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)
 
