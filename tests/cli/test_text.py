@@ -134,9 +134,9 @@ def test_a_prompt_that_does_not_fit_loses_no_other(tfm, learned):
     texts = ["abcdefghabcdefgh", "abc"]
     status, out, err = tfm("generate", learned, "--tokens", 16, stdin=lines(texts).encode())
     assert status == 1 and out.startswith("\n") and len(out.splitlines()) == 2
-    assert "tfm: line 1: 'abcdefghabcdefgh' is 17 tokens long: the model has learned 24 positions" in err
+    assert "tfm: line 1: TextGenerator: got 'abcdefghabcdefgh' of 17 tokens; wanted at most 9" in err
     status, out, err = tfm("generate", learned, "--tokens", 16, texts[0])
-    assert (status, out) == (2, "") and "is 17 tokens long" in err
+    assert (status, out) == (2, "") and "of 17 tokens; wanted at most 9" in err
 
 
 def write(run, texts, seed=0, **options):

@@ -154,9 +154,7 @@ class Translate(_Command):
 
     def write(self, generator: Any, numbers: list[int], texts: list[str], advance: Advance) -> list[str]:
         """A line for each text."""
-        options: dict[str, Any] = {
-            "key": self.keys(numbers) if generator.own_generation_config.do_sample else None
-        }
+        options: dict[str, Any] = {"key": self.keys(numbers) if generator.default_config.do_sample else None}
         if self.model is None:
             options |= {
                 "beams": self.beams,
@@ -199,7 +197,7 @@ class Generate(_Command):
         self.check(self.text)
         generator = self.load()
         options = self.options(generator, [0])
-        if len(self.text) != 1 or (self.model is not None and generator.own_generation_config.beams > 1):
+        if len(self.text) != 1 or (self.model is not None and generator.default_config.beams > 1):
             return self.lines(generator)
         with log_lines("tfm_jax.generate", logging.INFO):  # compilations
             for piece in generator.stream(text_of(self.text[0]), **options):
@@ -242,7 +240,7 @@ class Generate(_Command):
     def options(self, generator: Any, numbers: list[int]) -> dict[str, Any]:
         """How to write, as ``TextGenerator`` takes it; a checkpoint's recipe was told when it was loaded."""
         if self.model is not None:
-            return {"key": self.keys(numbers) if generator.own_generation_config.do_sample else None}
+            return {"key": self.keys(numbers) if generator.default_config.do_sample else None}
         V = generator.tokenizer.vocab_size
         if self.top_k is not None and self.top_k > V:
             raise ValueError(f"--top-k: got {self.top_k}; wanted at most the {V} tokens that there are.")

@@ -202,8 +202,9 @@ def cross_attention_mask(source_mask: Mask | Array | None) -> Mask | None:
     """The cross-attention mask that a source mask implies; only a padding mask implies one."""
     if source_mask is None or isinstance(source_mask, Padding):
         return source_mask
+    got = source_mask.expression() if isinstance(source_mask, Mask) else "an array"
     raise ValueError(
-        f"source_mask: got {source_mask!r} with memory_mask=None; wanted masks.padding(valid). "
+        f"source_mask: got {got} with memory_mask=None; wanted masks.padding(valid). "
         "Any other source_mask requires a memory_mask for cross-attention."
     )
 

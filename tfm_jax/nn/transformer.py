@@ -48,7 +48,7 @@ def _decoder_mask(causal: Mask, window: int | None, mask: Mask | Array | None, t
     if any(isinstance(leaf, Prefix) for leaf in leaves):
         raise ValueError(
             f"Decoder: got a prefix in the mask; wanted causal=masks.causal() | masks.prefix(n). Joined to "
-            f"{causal!r} by &, a prefix has no effect."
+            f"{causal.expression()} by &, a prefix has no effect."
         )
     return causal & mask
 
