@@ -49,9 +49,9 @@ def test_greedy_equals_the_reference_loop():
         params, source, source_mask=masks.padding(valid)
     )
     assert got.tokens.shape == (B, LENGTH) and got.tokens.dtype == jnp.int32
-    for row in range(B):
-        wanted = reference_loop(model, params, [1], most_likely, source[row, : lengths[row]])
-        np.testing.assert_array_equal(got.tokens[row], wanted)
+    for b in range(B):
+        wanted = reference_loop(model, params, [1], most_likely, source[b, : lengths[b]])
+        np.testing.assert_array_equal(got.tokens[b], wanted)
     assert len(np.unique(got.tokens)) > 2
 
 
@@ -61,14 +61,14 @@ def test_padded_prompts_equal_each_alone(name):
     model, params = build(nn.Decoder, **fields)
     prompt = tokens(B, 4)
     got = generate.greedy(model, params, prompt, max_length=LENGTH, valid=PADDED)
-    for row in range(B):
-        unpadded = np.asarray(prompt[row])[np.asarray(PADDED[row])]
+    for b in range(B):
+        unpadded = np.asarray(prompt[b])[np.asarray(PADDED[b])]
         wanted = reference_loop(model, params, unpadded, most_likely)
-        np.testing.assert_array_equal(got.tokens[row], wanted)
-        n = int(got.lengths[row])
-        expected = log_probs(model, params, unpadded, got.tokens[row : row + 1, :n])[0]
-        np.testing.assert_allclose(got.log_probs[row, :n], expected, rtol=1e-4, atol=1e-5)
-        assert (got.log_probs[row, n:] == 0).all()
+        np.testing.assert_array_equal(got.tokens[b], wanted)
+        n = int(got.lengths[b])
+        expected = log_probs(model, params, unpadded, got.tokens[b : b + 1, :n])[0]
+        np.testing.assert_allclose(got.log_probs[b, :n], expected, rtol=1e-4, atol=1e-5)
+        assert (got.log_probs[b, n:] == 0).all()
 
 
 def test_outputs_are_padded_after_eos():
@@ -80,11 +80,11 @@ def test_outputs_are_padded_after_eos():
     got = greedy(eos_id=tuple(eos_ids))
     for same in (eos_ids, np.array(eos_ids), jnp.array(eos_ids)):
         np.testing.assert_array_equal(greedy(eos_id=same).tokens, got.tokens)
-    lengths = [next((i + 1 for i, token in enumerate(row) if token in eos_ids), LENGTH) for row in free]
+    lengths = [next((i + 1 for i, token in enumerate(tokens) if token in eos_ids), LENGTH) for tokens in free]
     np.testing.assert_array_equal(got.lengths, lengths)
     assert len(set(lengths)) > 1
-    for row, n, wanted in zip(got.tokens, lengths, free, strict=True):
-        np.testing.assert_array_equal(row, [*wanted[:n], *[0] * (LENGTH - n)])
+    for output, n, wanted in zip(got.tokens, lengths, free, strict=True):
+        np.testing.assert_array_equal(output, [*wanted[:n], *[0] * (LENGTH - n)])
 
 
 def test_min_length():
@@ -94,8 +94,8 @@ def test_min_length():
     assert (free.lengths < 4).any()
     got = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5), min_length=4)
     assert (got.lengths >= 4).all() and (got.lengths == 4).any()
-    for row, n in zip(got.tokens, got.lengths, strict=True):
-        assert not np.isin(row[:3], (2, 4, 5)).any() and (n == LENGTH or int(row[n - 1]) in (2, 4, 5))
+    for output, n in zip(got.tokens, got.lengths, strict=True):
+        assert not np.isin(output[:3], (2, 4, 5)).any() and (n == LENGTH or int(output[n - 1]) in (2, 4, 5))
 
 
 def test_min_length_comes_before_truncation_sampling():
@@ -114,17 +114,17 @@ def test_sample_equals_the_reference_loop():
     processors = (generate.Temperature(0.7), generate.TopK(4))
     got = generate.sample(model, params, prompt, key=key, max_length=LENGTH, processors=processors)
     # The log-probabilities are the model's, before the processors.
-    for row in range(2):
-        expected = log_probs(model, params, prompt[row], got.tokens[row : row + 1])[0]
-        np.testing.assert_allclose(got.log_probs[row], expected, rtol=1e-4, atol=1e-5)
-    for row, row_key in zip(range(2), jax.random.split(key, 2), strict=True):
+    for b in range(2):
+        expected = log_probs(model, params, prompt[b], got.tokens[b : b + 1])[0]
+        np.testing.assert_allclose(got.log_probs[b], expected, rtol=1e-4, atol=1e-5)
+    for b, sequence_key in zip(range(2), jax.random.split(key, 2), strict=True):
 
-        def draw(log_probs, step, key=row_key):
+        def draw(log_probs, step, key=sequence_key):
             kept = np.where(log_probs >= np.sort(log_probs)[-4], log_probs / 0.7, -np.inf)
             return jax.random.categorical(jax.random.fold_in(key, step), jnp.asarray(kept, jnp.float32))
 
         np.testing.assert_array_equal(
-            got.tokens[row], reference_loop(model, params, prompt[row], draw, eos_ids=())
+            got.tokens[b], reference_loop(model, params, prompt[b], draw, eos_ids=())
         )
     assert len(np.unique(got.tokens)) > 2
 

@@ -24,12 +24,12 @@ def penalty(alpha, n):
 
 
 @functools.cache
-def every_output(row, eos_ids=(EOS,)):
+def every_output(b, eos_ids=(EOS,)):
     """All outputs of at most M tokens after a prompt, with their log-probabilities."""
     model, params = build(nn.Decoder)
     outputs = np.array(list(itertools.product(range(V), repeat=M)))
     found = {}
-    for output, scores in zip(outputs, log_probs(model, params, PROMPT[row], outputs), strict=True):
+    for output, scores in zip(outputs, log_probs(model, params, PROMPT[b], outputs), strict=True):
         n = next((i + 1 for i, token in enumerate(output) if token in eos_ids), M)
         found[tuple(output[:n].tolist())] = float(scores[:n].sum())
     return found
@@ -41,16 +41,16 @@ def test_exhaustive_beams_find_the_best_of_all_outputs(alpha):
     got = generate.beam_search(
         model, params, PROMPT, beams=V**M, n_best=5, max_length=M, length_penalty=alpha
     )
-    for row in range(2):
-        outputs = every_output(row)
+    for b in range(2):
+        outputs = every_output(b)
         score = lambda y, outputs=outputs: outputs[y] / penalty(alpha, len(y))
         best = sorted(outputs, key=score, reverse=True)[:5]
         for i, output in enumerate(best):
             n = len(output)
-            assert got.lengths[row, i] == n
-            np.testing.assert_array_equal(got.tokens[row, i], [*output, *[0] * (M - n)])
-            np.testing.assert_allclose(got.scores[row, i], score(output), rtol=1e-4)
-            np.testing.assert_allclose(got.log_probs[row, i], outputs[output], rtol=1e-4)
+            assert got.lengths[b, i] == n
+            np.testing.assert_array_equal(got.tokens[b, i], [*output, *[0] * (M - n)])
+            np.testing.assert_allclose(got.scores[b, i], score(output), rtol=1e-4)
+            np.testing.assert_allclose(got.log_probs[b, i], outputs[output], rtol=1e-4)
     several = len({int(n) for n in np.ravel(got.lengths)}) > 1
     assert several or alpha == 2.0, "outputs of one length do not test the penalty"
 
@@ -103,11 +103,11 @@ def test_narrow_beams_equal_the_reference_loop(beams, alpha, eos_ids):
         length_penalty=alpha,
         eos_id=eos_ids,
     )
-    for row, prompt in enumerate(prompts):
+    for b, prompt in enumerate(prompts):
         wanted = reference_beam_search(prompt, beams, 5, alpha, eos_ids)[:beams]
-        np.testing.assert_allclose(got.scores[row], [score for _, score in wanted], rtol=1e-4)
+        np.testing.assert_allclose(got.scores[b], [score for _, score in wanted], rtol=1e-4)
         for i, (output, _) in enumerate(wanted):
-            np.testing.assert_array_equal(got.tokens[row, i, : len(output)], output)
+            np.testing.assert_array_equal(got.tokens[b, i, : len(output)], output)
 
 
 @pytest.mark.parametrize("eos_ids", [(2,), (2, 5, 7)])
@@ -117,12 +117,12 @@ def test_early_stopping_is_exact(eos_ids):
     prompts = tokens(12, 3, seed=4)
     search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7, eos_id=eos_ids)
     got = search(prompts, length_penalty=3.0)
-    for row, prompt in enumerate(prompts):
+    for b, prompt in enumerate(prompts):
         output, score = reference_beam_search(prompt, 3, 7, 3.0, eos_ids)[0]
         alone = search(prompt[None], length_penalty=3.0)
-        for found in (np.asarray(got.tokens[row, 0]), np.asarray(alone.tokens[0, 0])):
+        for found in (np.asarray(got.tokens[b, 0]), np.asarray(alone.tokens[0, 0])):
             np.testing.assert_array_equal(found, [*output, *[0] * (7 - len(output))])
-        np.testing.assert_allclose([got.scores[row, 0], alone.scores[0, 0]], score, rtol=1e-4)
+        np.testing.assert_allclose([got.scores[b, 0], alone.scores[0, 0]], score, rtol=1e-4)
 
 
 def test_one_beam_with_a_window_is_greedy():
@@ -164,12 +164,12 @@ def test_scores_are_those_of_a_forward_pass_over_the_output(name):
     fields = FIELDS[name]
     model, params = build(nn.Decoder, **fields)
     got = generate.beam_search(model, params, PROMPT, beams=3, n_best=3, max_length=6)
-    for row in range(2):
+    for b in range(2):
         for i in range(3):
-            n = int(got.lengths[row, i])
-            wanted = log_probs(model, params, PROMPT[row], got.tokens[row, i : i + 1, :n]).sum()
-            np.testing.assert_allclose(got.log_probs[row, i], wanted, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(got.scores[row, i], wanted / penalty(0.6, n), rtol=1e-4, atol=1e-5)
+            n = int(got.lengths[b, i])
+            wanted = log_probs(model, params, PROMPT[b], got.tokens[b, i : i + 1, :n]).sum()
+            np.testing.assert_allclose(got.log_probs[b, i], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(got.scores[b, i], wanted / penalty(0.6, n), rtol=1e-4, atol=1e-5)
 
 
 def test_batched_sources_equal_each_alone():
@@ -178,24 +178,24 @@ def test_batched_sources_equal_each_alone():
     valid = jnp.arange(5)[None] < jnp.array(lengths)[:, None]
     search = functools.partial(generate.beam_search, model, params, beams=3, n_best=2, max_length=6)
     got = search(source, source_mask=masks.padding(valid))
-    for row, n in enumerate(lengths):
-        alone = search(source[row : row + 1, :n])
-        np.testing.assert_array_equal(got.tokens[row], alone.tokens[0])
-        np.testing.assert_allclose(got.scores[row], alone.scores[0], rtol=1e-4)
-        found = got.tokens[row, 0, : int(got.lengths[row, 0])]
-        wanted = log_probs(model, params, [1], found[None], source[row, :n]).sum()
-        np.testing.assert_allclose(got.log_probs[row, 0], wanted, rtol=1e-4)
+    for b, n in enumerate(lengths):
+        alone = search(source[b : b + 1, :n])
+        np.testing.assert_array_equal(got.tokens[b], alone.tokens[0])
+        np.testing.assert_allclose(got.scores[b], alone.scores[0], rtol=1e-4)
+        found = got.tokens[b, 0, : int(got.lengths[b, 0])]
+        wanted = log_probs(model, params, [1], found[None], source[b, :n]).sum()
+        np.testing.assert_allclose(got.log_probs[b, 0], wanted, rtol=1e-4)
 
 
 def test_padded_prompts_equal_each_alone():
     model, params = build(nn.Decoder)
-    rows, valid = tokens(2, 4), jnp.array([[False, True, True, True], [True, True, False, False]])
+    prompts, valid = tokens(2, 4), jnp.array([[False, True, True, True], [True, True, False, False]])
     search = functools.partial(generate.beam_search, model, params, beams=3, max_length=5)
-    got = search(rows, valid=valid)
-    for row in range(2):
-        alone = search(rows[row][np.asarray(valid[row])][None])
-        np.testing.assert_array_equal(got.tokens[row], alone.tokens[0])
-        np.testing.assert_allclose(got.scores[row], alone.scores[0], rtol=1e-4)
+    got = search(prompts, valid=valid)
+    for b in range(2):
+        alone = search(prompts[b][np.asarray(valid[b])][None])
+        np.testing.assert_array_equal(got.tokens[b], alone.tokens[0])
+        np.testing.assert_allclose(got.scores[b], alone.scores[0], rtol=1e-4)
 
 
 def test_processors_and_min_length():
@@ -205,10 +205,10 @@ def test_processors_and_min_length():
         processors=(generate.NoRepeatNgram(1),),
     )  # fmt: skip
     assert (got.lengths >= 4).all()
-    for row in range(2):
-        for output in np.asarray(got.tokens[row]):
-            whole = [*np.asarray(PROMPT[row]).tolist(), *output[output != 0].tolist()]
-            assert len(set(whole[4:])) == len(whole[4:]) and not set(whole[4:]) & set(whole[:4])
+    for b in range(2):
+        for output in np.asarray(got.tokens[b]):
+            prompt, output = np.asarray(PROMPT[b]).tolist(), output[output != 0].tolist()
+            assert len(set(output)) == len(output) and not set(output) & set(prompt)
 
 
 def test_beams_beyond_the_number_of_outputs_are_empty():

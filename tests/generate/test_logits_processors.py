@@ -24,22 +24,22 @@ from tfm_jax.generate.logits_processors import (
 )
 from tfm_jax.ops import sampling
 
-V, M, ROWS = 5, 9, (2, 3)
+V, M, BATCH = 5, 9, (2, 3)
 seeds = st.integers(0, 2**31 - 1)
 
 
 def draw(seed, length=M, step=0):
     """Logits, and a context with left padding and with ids at positions that must not be read."""
     rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.normal(0, 2, (*ROWS, V)), jnp.float32)
-    tokens = rng.integers(0, V, (*ROWS, M)).astype(np.int32)
-    tokens[np.arange(M) < rng.integers(0, 4, (*ROWS, 1))] = -1
+    x = jnp.asarray(rng.normal(0, 2, (*BATCH, V)), jnp.float32)
+    tokens = rng.integers(0, V, (*BATCH, M)).astype(np.int32)
+    tokens[np.arange(M) < rng.integers(0, 4, (*BATCH, 1))] = -1
     return x, Context(jnp.asarray(tokens), jnp.int32(length), jnp.int32(step))
 
 
 def counts_reference(context):
-    rows = np.asarray(context.tokens).reshape(-1, M)[:, : int(context.length)]
-    return jnp.asarray([[(row == v).sum() for v in range(V)] for row in rows], jnp.int32).reshape(*ROWS, V)
+    sequences = np.asarray(context.tokens).reshape(-1, M)[:, : int(context.length)]
+    return jnp.asarray([[(x == v).sum() for v in range(V)] for x in sequences], jnp.int32).reshape(*BATCH, V)
 
 
 PAIRS = {
@@ -131,7 +131,7 @@ def test_only_sizes_cause_a_new_compilation():
 
 def test_one_number_per_sequence():
     x, context = draw(4)
-    t = jnp.linspace(0.5, 2, 6).reshape(ROWS)
+    t = jnp.linspace(0.5, 2, 6).reshape(BATCH)
     np.testing.assert_allclose(jitted(Temperature(t), x, context), x / t[..., None], rtol=1e-6)
     with pytest.raises(ValueError, match="Temperature: got t"):
         Temperature(-t)
@@ -158,11 +158,11 @@ def test_processors_in_a_scan():
 
     start = jnp.full(8, -1, jnp.int32).at[0].set(1)
     got = jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(7, dtype=jnp.int32)))()[1]
-    row = [1]
+    tokens = [1]
     for i in range(7):
-        pairs = set(itertools.pairwise(row))
-        row.append(next(t for t in range(4) if (row[-1], t) not in pairs and not (t == 0 and i < 3)))
-    np.testing.assert_array_equal(got, row[1:])
+        pairs = set(itertools.pairwise(tokens))
+        tokens.append(next(t for t in range(4) if (tokens[-1], t) not in pairs and not (t == 0 and i < 3)))
+    np.testing.assert_array_equal(got, tokens[1:])
 
 
 @pytest.mark.parity
@@ -211,7 +211,7 @@ WRONG = {
     "t nan": (lambda: Temperature(float("nan")), "Temperature: got t=nan"),
     "t text": (lambda: Temperature("1"), "Temperature: got t='1'; wanted a finite number above 0"),
     "t flag": (lambda: Temperature(True), "Temperature: got t=True"),
-    "t of each row": (lambda: Temperature(jnp.array([1.0, -1.0])), r"got t=\[ 1. -1.\]; wanted"),
+    "t per sequence": (lambda: Temperature(jnp.array([1.0, -1.0])), r"got t=\[ 1. -1.\]; wanted"),
     "k flag": (lambda: TopK(True), "TopK: got k=True; wanted a whole number"),
     "k huge": (lambda: TopK(10**30), "TopK: got k=1000"),
     "p nan": (lambda: TopP(float("nan")), "TopP: got p=nan"),

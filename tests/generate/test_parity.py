@@ -155,7 +155,7 @@ def marian():
 
 build = functools.cache(lambda make: make())
 families = pytest.mark.parametrize("make", [llama, gpt2, t5, marian])
-paddings = pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+paddings = pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 
 
 def inputs(family: Family, padded: bool):
@@ -201,11 +201,11 @@ def run_theirs(family: Family, tokens, valid, **options):
 def pad_after_eos(tokens, family: Family):
     """Tokens [n, LENGTH], padded after EOS."""
     full = np.full((len(tokens), LENGTH), family.pad)
-    for row, out in zip(tokens, full, strict=True):
-        eos_at = np.flatnonzero(np.isin(row, family.eos_ids))
-        n = eos_at[0] + 1 if len(eos_at) else len(row)
+    for output, out in zip(tokens, full, strict=True):
+        eos_at = np.flatnonzero(np.isin(output, family.eos_ids))
+        n = eos_at[0] + 1 if len(eos_at) else len(output)
         assert len(eos_at) or n == LENGTH
-        out[:n] = row[:n]
+        out[:n] = output[:n]
     return full
 
 
@@ -308,8 +308,8 @@ def test_processors(make, options):
     family = build(make)
     tokens, valid = inputs(family, True)
     # Each prompt alone and without its padding, which theirs would treat as tokens.
-    rows = zip(tokens, valid, strict=True)
-    alone = [run_theirs(family, row[ok][None], ok[ok][None], **theirs)[1][0] for row, ok in rows]
+    pairs = zip(tokens, valid, strict=True)
+    alone = [run_theirs(family, x[ok][None], ok[ok][None], **theirs)[1][0] for x, ok in pairs]
     got = generate.greedy(
         family.model,
         family.params,

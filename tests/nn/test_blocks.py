@@ -105,11 +105,11 @@ def test_decoder_block_equals_its_equations(placement, norm, feed_forward):
 
 def test_every_dropout_has_its_own_key(monkeypatch):
     """In an encoder-decoder with two layers each, all dropout draws use different keys."""
-    drawn = []
+    keys = []
     bernoulli, drop_at = jax.random.bernoulli, reference.drop_at
 
     def record(key):
-        jax.debug.callback(lambda k: drawn.append(bytes(np.asarray(k))), jax.random.key_data(key))
+        jax.debug.callback(lambda k: keys.append(bytes(np.asarray(k))), jax.random.key_data(key))
         return key
 
     monkeypatch.setattr(jax.random, "bernoulli", lambda key, *x: bernoulli(record(key), *x))
@@ -129,5 +129,5 @@ def test_every_dropout_has_its_own_key(monkeypatch):
     model.apply(params, jnp.arange(4), jnp.arange(3), key=jax.random.key(1))
     jax.effects_barrier()
     # Per layer: one draw per residual, one per softmax, one in the feed-forward; per stack: one on its input.
-    assert len(drawn) == (2 * (2 + 1 + 1) + 1) + (2 * (3 + 2 + 1) + 1)
-    assert len(set(drawn)) == len(drawn)
+    assert len(keys) == (2 * (2 + 1 + 1) + 1) + (2 * (3 + 2 + 1) + 1)
+    assert len(set(keys)) == len(keys)

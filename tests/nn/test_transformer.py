@@ -64,7 +64,7 @@ def tokens(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, V, shape), jnp.int32)
 
 
-def close(got, wanted, tolerance=1e-5):
+def assert_close(got, wanted, tolerance=1e-5):
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance), got, wanted)
 
 
@@ -105,7 +105,7 @@ def test_attention_implementation_is_used(name):
         )
         return run(model, build(nn.Decoder, **fields)[1], tokens(B, T))
 
-    close(out("chunked"), out("reference"))
+    assert_close(out("chunked"), out("reference"))
     with pytest.raises(ValueError, match="implementation='splash' cannot do this"):
         out("splash")
 
@@ -134,7 +134,7 @@ def test_padding_changes_nothing(name):
     other = jnp.where(valid, source, (source + 1) % V)
     np.testing.assert_array_equal(logits, run(model, params, other, target, source_mask=masks.padding(valid)))
     alone = run(model, params, source[0, :4], target[0])
-    close(logits[0], alone)
+    assert_close(logits[0], alone)
 
 
 @pytest.mark.parametrize("name", ["learned", "rope", "relative", *slow("sinusoidal", "alibi")])
@@ -144,15 +144,15 @@ def test_packed_documents_equal_each_alone(name):
     ids = jnp.array([1, 1, 1, 2, 2, 2, 2])
     positions = jnp.concatenate([jnp.arange(3), jnp.arange(4)])
     packed = run(model, params, jnp.concatenate([first, second]), masks.segments(ids), positions=positions)
-    close(packed[:3], run(model, params, first))
-    close(packed[3:], run(model, params, second))
+    assert_close(packed[:3], run(model, params, first))
+    assert_close(packed[3:], run(model, params, second))
 
 
 def test_only_positions_break_permutation_equivariance():
     order = jnp.array([3, 0, 4, 1, 2])
     x = tokens(T)
     model, params = build(nn.Encoder, positions=None)
-    close(run(model, params, x[order]), run(model, params, x)[order])
+    assert_close(run(model, params, x[order]), run(model, params, x)[order])
     for name in ("sinusoidal", "learned", "rope", "alibi", "relative"):
         model, params = build(nn.Encoder, positions=POSITIONS[name])
         assert not np.allclose(run(model, params, x[order]), run(model, params, x)[order], atol=1e-3), name
@@ -174,7 +174,7 @@ def test_unroll_and_remat_equal_scan(fields):
     def loss(model):
         return lambda p: jnp.sum(run(model, p, x, key=jax.random.key(1)) ** 2)
 
-    close(
+    assert_close(
         jax.jit(jax.value_and_grad(loss(other)))(params),
         jax.jit(jax.value_and_grad(loss(model)))(params),
         2e-5,
@@ -185,10 +185,10 @@ def test_jit_and_vmap_equal_eager_and_batch():
     model, params = build(nn.EncoderDecoder)
     source, target = tokens(B, S), tokens(B, T)
     batch = run(model, params, source, target)
-    close(model.apply(params, source, target), batch)
-    close(jax.jit(jax.vmap(model.apply, in_axes=(None, 0, 0)))(params, source, target), batch)
-    close(run(model, params, source[1], target[1]), batch[1])
-    close(run(model, params, source[None], target[None]), batch[None])
+    assert_close(model.apply(params, source, target), batch)
+    assert_close(jax.jit(jax.vmap(model.apply, in_axes=(None, 0, 0)))(params, source, target), batch)
+    assert_close(run(model, params, source[1], target[1]), batch[1])
+    assert_close(run(model, params, source[None], target[None]), batch[None])
 
 
 def test_several_seeds_at_once():
@@ -197,7 +197,7 @@ def test_several_seeds_at_once():
     many = jax.jit(jax.vmap(model.init))(keys)
     x = tokens(T)
     outputs = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(many, x)
-    close(outputs[1], run(model, jax.jit(model.init)(keys[1]), x))
+    assert_close(outputs[1], run(model, jax.jit(model.init)(keys[1]), x))
     assert not np.allclose(outputs[0], outputs[1], atol=1e-2)
 
 
@@ -283,8 +283,8 @@ def test_tied_embeddings_sum_both_gradients():
     gradient = jax.jit(jax.grad(lambda p: (run(model, p, x) * weights).sum()))(params)
     untied_gradient = jax.jit(jax.grad(lambda p: (run(untied, p, x) * weights).sum()))(split)
     both = untied_gradient["embedding"]["table"] + untied_gradient["head"]["projection"]["kernel"].T
-    close(gradient["embedding"]["table"], both)
-    close(
+    assert_close(gradient["embedding"]["table"], both)
+    assert_close(
         run(model, params, run(model, params, x, method="hidden"), method="unembed"),
         run(model, params, x, method="hidden") @ run(model, params, method="unembedding"),
     )
@@ -297,7 +297,7 @@ def test_bfloat16_activations_float32_logits():
     assert run(model, params, source, method="encode").dtype == jnp.bfloat16
     logits = run(model, params, source, target)
     assert logits.dtype == jnp.float32
-    close(logits, run(build(nn.EncoderDecoder)[0], params, source, target), 0.1)
+    assert_close(logits, run(build(nn.EncoderDecoder)[0], params, source, target), 0.1)
 
 
 @given(st.integers(0, 2**31 - 1))
@@ -305,7 +305,7 @@ def test_scale_embeddings(seed):
     x = jnp.asarray(np.random.default_rng(seed).integers(0, V, 4), jnp.int32)
     model = nn.functionalize(nn.Embedding, TINY)
     params = {"table": jax.random.normal(jax.random.key(seed), (V, D))}
-    close(run(model, params, x), params["table"][x] * np.float32(np.sqrt(D)))
+    assert_close(run(model, params, x), params["table"][x] * np.float32(np.sqrt(D)))
     plain = nn.functionalize(nn.Embedding, dataclasses.replace(TINY, scale_embeddings=False))
     np.testing.assert_array_equal(plain.apply(params, x), params["table"][x])
 
@@ -358,7 +358,7 @@ def test_packed_sequence_longer_than_the_learned_table():
         masks.segments(jnp.array([1, 1, 1, 1, 2, 2, 2])),
         positions=jnp.array([0, 1, 2, 3, 0, 1, 2]),
     )
-    close(packed[4:], run(model, params, two))
+    assert_close(packed[4:], run(model, params, two))
 
 
 def test_packed_pairs_equal_each_alone():
@@ -377,8 +377,8 @@ def test_packed_pairs_equal_each_alone():
         source_positions=jnp.array([0, 1, 2, 0, 1, 2, 3]),
         target_positions=jnp.array([0, 1, 0, 1, 2]),
     )
-    close(packed[:2], run(model, params, *pairs[0]))
-    close(packed[2:], run(model, params, *pairs[1]))
+    assert_close(packed[:2], run(model, params, *pairs[0]))
+    assert_close(packed[2:], run(model, params, *pairs[1]))
 
 
 @pytest.mark.parametrize("split", ["source", "mask"])
@@ -397,7 +397,7 @@ def test_shard_map_with_only_one_argument_sharded(split):
         function = lambda p, x, v: model.apply(p, x, masks.padding(v))
         wanted = [run(model, params, inputs[1], masks.padding(valid[i : i + 1])) for i in range(2)]
     sharded = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
-    close(sharded(*inputs), jnp.concatenate(wanted))
+    assert_close(sharded(*inputs), jnp.concatenate(wanted))
 
 
 def test_program_size_is_independent_of_depth():
@@ -434,7 +434,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="requires a memory_mask"):
             model.apply(params, tokens(B, S), tokens(B, S), source_mask=full)
         with_memory = model.apply(params, tokens(B, S), tokens(B, S), source_mask=full, memory_mask=full)
-        close(with_memory, model.apply(params, tokens(B, S), tokens(B, S)))
+        assert_close(with_memory, model.apply(params, tokens(B, S), tokens(B, S)))
 
     def test_positions_of_another_length(self):
         model, params = build(nn.Encoder)

@@ -42,7 +42,7 @@ class Suppress:
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
-        return sampling.close(logits, jnp.broadcast_to(_one_hot(self.ids, logits), logits.shape))
+        return sampling.close(logits, jnp.broadcast_to(_multi_hot(self.ids, logits), logits.shape))
 
 
 @pytrees.register
@@ -87,7 +87,7 @@ class SuppressFirst:
     def __call__(self, logits: Array, context: Context) -> Array:
         prompt = _lengths(context) - context.step
         first = jnp.where(prompt == 1, 1, 0) if self.after_forced else jnp.zeros_like(prompt)
-        masked = _at(first == context.step, _one_hot(self.ids, logits), logits)
+        masked = _at(first == context.step, _multi_hot(self.ids, logits), logits)
         return sampling.close(logits, masked)
 
 
@@ -161,7 +161,7 @@ class BadWords:
 
     def __call__(self, logits: Array, context: Context) -> Array:
         single = tuple(word[0] for word in self.words if len(word) == 1)
-        masked = jnp.broadcast_to(_one_hot(single, logits), logits.shape)
+        masked = jnp.broadcast_to(_multi_hot(single, logits), logits.shape)
         lengths = _lengths(context)
         for word in (word for word in self.words if len(word) > 1):
             *before, last = word
@@ -169,7 +169,7 @@ class BadWords:
             for back, token in enumerate(reversed(before), start=1):
                 at = jnp.maximum(context.length - back, 0)
                 matches &= jax.lax.dynamic_index_in_dim(context.tokens, at, -1, keepdims=False) == token
-            masked |= _at(matches, _one_hot((last,), logits), logits)
+            masked |= _at(matches, _multi_hot((last,), logits), logits)
         return sampling.close(logits, masked)
 
 
@@ -191,7 +191,7 @@ def _check_ids(processor: object, name: str) -> None:
         check_number(kind, "an id", token, COUNT)
 
 
-def _one_hot(ids: tuple[int, ...], logits: Array) -> np.ndarray:
+def _multi_hot(ids: tuple[int, ...], logits: Array) -> np.ndarray:
     """Whether each token of the vocabulary is in ids: bool [V]. Raises for an id outside it."""
     V = logits.shape[-1]
     if max(ids, default=0) >= V:
@@ -214,6 +214,6 @@ def _lengths(context: Context) -> Array:
 
 def _force(ids: tuple[int, ...], sequences: Array, logits: Array) -> Array:
     """Logits 0 for the ids and -inf for all others, in the sequences that are True."""
-    tokens = _one_hot(ids, logits)
+    tokens = _multi_hot(ids, logits)
     forced = sampling.close(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
     return jnp.where(jnp.asarray(sequences)[..., None], forced, logits)

@@ -190,7 +190,7 @@ class CachedDecoder(nnx.Module):
         """
         stack = self.decoder_stack()
         config = stack.config
-        stack.position_embedding.count(capacity)
+        stack.position_embedding.count(capacity)  # raises for more positions than Learned has
         window = config.window
         rolling = slots is None and window is not None and definitely(lambda: window <= capacity)
         S = max(window - 1, 1) if rolling else capacity if slots is None else slots

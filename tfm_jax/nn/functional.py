@@ -89,6 +89,7 @@ def check_params(params: Params, wanted: Params) -> None:
         if want[name] != got[name]
     ]
     raise ValueError(
-        "apply: got params of another model; wanted those of init. Fix these:\n  "
-        + "\n  ".join(sorted(wrong))
+        "params: got those of another model; wanted those of init. Differences: "
+        + "; ".join(sorted(wrong))
+        + "."
     )

@@ -97,8 +97,10 @@ class Alibi:
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """T5's relative position bias, learned per head and bucket of distance, shared by all layers
-    (Raffel et al. 2020)."""
+    """T5's relative position bias: one learned value per head and bucket of distance, shared by all layers.
+
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1.
+    """
 
     buckets: Size = 32
     max_distance: Size = 128

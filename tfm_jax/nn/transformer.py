@@ -104,7 +104,8 @@ class Decoder(CachedDecoder):
         Raises:
           ValueError: ``mask`` contains a prefix, which has no effect there.
         """
-        hidden, weights = self._run(tokens, mask, causal, positions, key, return_weights)
+        options = {"positions": positions, "key": key, "return_weights": return_weights}
+        hidden, weights = self._hidden(tokens, mask, causal, **options)
         logits = self.unembed(hidden)
         return (logits, {"decoder": weights["self"]}) if return_weights else logits
 
@@ -118,7 +119,7 @@ class Decoder(CachedDecoder):
         key: Key | None = None,
     ) -> Array:
         """The last hidden states [..., T, D], for ``ops.linear_cross_entropy``."""
-        return self._run(tokens, mask, causal, positions, key, False)[0]
+        return self._hidden(tokens, mask, causal, positions=positions, key=key)[0]
 
     def is_encoder_decoder(self) -> bool:
         return False
@@ -130,7 +131,7 @@ class Decoder(CachedDecoder):
         """An empty KV cache for ``batch`` sequences; the other arguments are those of ``empty_cache``."""
         return self.empty_cache(batch if isinstance(batch, tuple) else (batch,), capacity, slots=slots)
 
-    def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
+    def _hidden(self, tokens, mask, causal, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
         tokens = as_array("nn.Decoder", "tokens", tokens)
         mask = None if mask is None else masks.as_mask(mask, tokens.ndim - 1)
         if positions is None:
@@ -203,10 +204,16 @@ class EncoderDecoder(CachedDecoder):
         if memory_mask is None:
             memory_mask = cross_attention_mask(source_mask)
         memory, encoder_weights = self._encode(
-            source, source_mask, source_positions, encode_key, return_weights
+            source, source_mask, positions=source_positions, key=encode_key, return_weights=return_weights
         )
         hidden, weights = self._decode(
-            target, memory, target_mask, memory_mask, target_positions, decode_key, return_weights
+            target,
+            memory,
+            target_mask,
+            memory_mask,
+            positions=target_positions,
+            key=decode_key,
+            return_weights=return_weights,
         )
         logits = self.unembed(hidden)
         if not return_weights:
@@ -226,7 +233,7 @@ class EncoderDecoder(CachedDecoder):
         key: Key | None = None,
     ) -> Array:
         """The encoder's output [..., S, D], the memory, from int source tokens [..., S]."""
-        return self._encode(source, source_mask, source_positions, key, False)[0]
+        return self._encode(source, source_mask, positions=source_positions, key=key)[0]
 
     def decode(
         self,
@@ -239,7 +246,14 @@ class EncoderDecoder(CachedDecoder):
         key: Key | None = None,
     ) -> Array:
         """The logits [..., T, V], float32, from int target tokens [..., T] and a memory [..., S, D]."""
-        hidden, _ = self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)
+        hidden = self.hidden(
+            target,
+            memory,
+            target_mask=target_mask,
+            memory_mask=memory_mask,
+            target_positions=target_positions,
+            key=key,
+        )
         return self.unembed(hidden)
 
     def hidden(
@@ -253,7 +267,8 @@ class EncoderDecoder(CachedDecoder):
         key: Key | None = None,
     ) -> Array:
         """The decoder's last hidden states [..., T, D]."""
-        return self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)[0]
+        options = {"positions": target_positions, "key": key}
+        return self._decode(target, memory, target_mask, memory_mask, **options)[0]
 
     def is_encoder_decoder(self) -> bool:
         return True
@@ -295,14 +310,14 @@ class EncoderDecoder(CachedDecoder):
         cache = self.empty_cache(batch, capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
-    def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
+    def _encode(self, source, mask, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
         source = as_array("nn.EncoderDecoder", "source", source)
         positions = count_positions(self.config, source, mask) if positions is None else positions
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
 
     def _decode(
-        self, target, memory, mask, memory_mask, positions, key, return_weights
+        self, target, memory, mask, memory_mask, *, positions, key, return_weights=False
     ) -> tuple[Array, Weights]:
         target = as_array("nn.EncoderDecoder", "target", target)
         positions = count_positions(self.config, target, mask) if positions is None else positions
