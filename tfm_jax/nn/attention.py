@@ -75,12 +75,12 @@ class MultiHeadAttention(nnx.Module):
         """
         if context is None and positions is None and isinstance(self.config.positions, Rope):
             raise ValueError(
-                f"MultiHeadAttention: got positions=None with {self.config.positions}; wanted int [..., T]. "
-                "Rope rotates queries and keys by their positions."
+                f"nn.MultiHeadAttention: got positions=None with {self.config.positions}; wanted int [..., "
+                "T]. Rope rotates queries and keys by their positions."
             )
         if context is not None and positions is not None:
             raise ValueError(
-                "MultiHeadAttention: got positions with a context; wanted positions=None. "
+                "nn.MultiHeadAttention: got positions with a context; wanted positions=None. "
                 "Only self-attention uses them."
             )
         k, v = self.keys_values(x if context is None else context, positions=positions)

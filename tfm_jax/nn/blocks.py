@@ -97,13 +97,13 @@ class Block(nnx.Module):
                 ("a memory", "None") if self.cross_attention is None else ("memory=None", "a memory")
             )
             raise ValueError(
-                f"Block: got {got}; wanted {wanted}. Only the decoder of an encoder-decoder has "
-                "cross-attention, which attends to the memory."
+                f"nn.{type(self).__name__}: got {got}; wanted {wanted}. Only the decoder of an "
+                "encoder-decoder has cross-attention, which attends to the memory."
             )
         if bias is None and isinstance(self.config.positions, Alibi | RelativeBias):
             raise ValueError(
-                f"Block: got bias=None with {self.config.positions}; wanted the output of PositionBias. "
-                "A stack passes it."
+                f"nn.{type(self).__name__}: got bias=None with {self.config.positions}; wanted the output of "
+                "PositionBias. A stack passes it."
             )
 
         def self_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:

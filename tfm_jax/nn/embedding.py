@@ -32,7 +32,7 @@ class Embedding(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         if config.vocab_size < 1:
-            raise ValueError(f"Embedding: got vocab_size={config.vocab_size}; wanted at least 1.")
+            raise ValueError(f"nn.Embedding: got vocab_size={config.vocab_size}; wanted at least 1.")
         self.config = config
         D, dtype = config.d_model, config.param_dtype
         self.table = normal(D**-0.5, rngs.params(), (config.vocab_size, D), dtype)
@@ -47,7 +47,7 @@ class Embedding(nnx.Module):
         tokens = as_array("nn.Embedding", "tokens", tokens)
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
-                f"Embedding: got tokens {tokens.dtype}{list(tokens.shape)}; wanted int [..., T]."
+                f"nn.Embedding: got tokens {tokens.dtype}{list(tokens.shape)}; wanted int [..., T]."
             )
         x = lookup(self.table[...], tokens)
         if self.config.scale_embeddings:
@@ -59,7 +59,7 @@ class Embedding(nnx.Module):
                 types = as_array("nn.Embedding", "token_types", token_types)
             x = x + jnp.broadcast_to(lookup(self.token_types[...], types), x.shape)
         elif token_types is not None:
-            raise ValueError("Embedding: got token_types with config.token_types=0; wanted None.")
+            raise ValueError("nn.Embedding: got token_types with config.token_types=0; wanted None.")
         return x.astype(self.config.dtype)
 
     def attend(self, x: Array) -> Array:

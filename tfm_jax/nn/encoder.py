@@ -21,12 +21,12 @@ def _check_encoder_config(config: Config) -> None:
     """Raises for fields that only decoders use."""
     if config.window is not None:
         raise ValueError(
-            f"Encoder: got window={config.window}; wanted None. Only decoders use it: pass a mask, such as "
-            "masks.window(left, right)."
+            f"nn.Encoder: got window={config.window}; wanted None. Only decoders use it: pass a mask, such "
+            "as masks.window(left, right)."
         )
     if config.logits_scale != 1.0 or config.logits_bias:
         raise ValueError(
-            f"Encoder: got logits_scale={config.logits_scale}, logits_bias={config.logits_bias}; "
+            f"nn.Encoder: got logits_scale={config.logits_scale}, logits_bias={config.logits_bias}; "
             "wanted 1.0 and False. Only decoders use them."
         )
 
@@ -93,7 +93,9 @@ class Encoder(nnx.Module):
         The arguments are those of ``__call__``. Raises ValueError without ``config.pooler``.
         """
         if self.pooler is None:
-            raise ValueError("Encoder.pooled: got config.pooler=None; wanted a Pooler, such as nn.Pooler().")
+            raise ValueError(
+                "nn.Encoder.pooled: got config.pooler=None; wanted a Pooler, such as nn.Pooler()."
+            )
         encoder_key, pooler_key = split_key(key, 2)
         hidden = self(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
         return self.pooler(hidden, key=pooler_key)

@@ -67,9 +67,11 @@ class ClassificationHead(nnx.Module):
         self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
     ):
         if pooling not in ("mean", "first", None):
-            raise ValueError(f"ClassificationHead: got pooling={pooling!r}; wanted 'mean', 'first' or None.")
-        check_number("ClassificationHead", "n_classes", n_classes, SIZE)
-        check_number("ClassificationHead", "dropout_rate", dropout_rate, RATE)
+            raise ValueError(
+                f"nn.ClassificationHead: got pooling={pooling!r}; wanted 'mean', 'first' or None."
+            )
+        check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
+        check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
         self.pooling, self.dropout_rate = pooling, dropout_rate
         self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
 
@@ -83,7 +85,7 @@ class ClassificationHead(nnx.Module):
         valid = None if valid is None else as_array("nn.ClassificationHead", "valid", valid)
         if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
             raise ValueError(
-                f"ClassificationHead: got valid {valid.dtype}{list(valid.shape)}; wanted "
+                f"nn.ClassificationHead: got valid {valid.dtype}{list(valid.shape)}; wanted "
                 f"bool{list(x.shape[:-1])}, False at padding."
             )
         return self.dense(
@@ -113,8 +115,8 @@ class MaskedLanguageModel(nnx.Module):
     def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
         if config.pooler is not None:
             raise ValueError(
-                f"MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder and "
-                "nn.Classifier use it."
+                f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
+                "and nn.Classifier use it."
             )
         ops.activation(activation)  # raises for an unknown name
         self.activation = activation
@@ -172,8 +174,8 @@ class Classifier(nnx.Module):
     ):
         if config.pooler is not None and pooling != "first":
             raise ValueError(
-                f"Classifier: got pooling={pooling!r} with {config.pooler}; wanted pooling='first'. A pooler "
-                "reads the first token."
+                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted pooling='first'. A "
+                "pooler reads the first token."
             )
         self.encoder = Encoder(config, rngs=rngs)
         head_pooling = pooling if config.pooler is None else None

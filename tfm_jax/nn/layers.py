@@ -50,9 +50,8 @@ class Linear(nnx.Module):
         x = as_array("nn.Linear", "x", x)
         inputs = self.kernel.shape[: self.n_inputs]
         if x.shape[-self.n_inputs :] != inputs or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"Linear: got x {x.dtype}{list(x.shape)}; wanted float [..., {', '.join(map(str, inputs))}]."
-            )
+            axes = ", ".join(map(str, inputs))
+            raise ValueError(f"nn.Linear: got x {x.dtype}{list(x.shape)}; wanted float [..., {axes}].")
         # One matrix product over flattened axes contracts contiguous memory.
         flat = x.reshape(*x.shape[: x.ndim - self.n_inputs], math.prod(inputs))
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(inputs), -1)

@@ -53,7 +53,7 @@ class Norm(nnx.Module):
     def __init__(self, norm: LayerNorm | RMSNorm, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         del rngs
         if not isinstance(norm, LayerNorm | RMSNorm):
-            raise ValueError(f"Norm: got norm={norm!r}; wanted an instance of LayerNorm or RMSNorm.")
+            raise ValueError(f"nn.Norm: got norm={norm!r}; wanted an instance of LayerNorm or RMSNorm.")
         self.norm = norm
         self.scale = constant(1.0, size, dtype)
         self.bias = constant(0.0, size, dtype) if isinstance(norm, LayerNorm) else None

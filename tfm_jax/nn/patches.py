@@ -71,7 +71,7 @@ class PatchEmbedding(nnx.Module):
     def __init__(self, config: "Config", *, rngs: nnx.Rngs):
         if config.token_types:
             raise ValueError(
-                f"PatchEmbedding: got token_types={config.token_types}; wanted 0. Patches have no types."
+                f"nn.PatchEmbedding: got token_types={config.token_types}; wanted 0. Patches have no types."
             )
         self.config, patches = config, config.patches
         pixels = math.prod(patches.sides) * patches.channels
@@ -86,8 +86,8 @@ class PatchEmbedding(nnx.Module):
         wanted = (p.height, p.width, p.channels)
         if images.shape[-3:] != wanted:
             raise ValueError(
-                f"PatchEmbedding: got images of shape {images.shape}; wanted [..., height, width, channels] "
-                f"with {wanted}."
+                f"nn.PatchEmbedding: got images of shape {images.shape}; wanted [..., height, width, "
+                f"channels] with {wanted}."
             )
         lead, (height, width) = images.shape[:-3], p.sides
         x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)

@@ -106,11 +106,13 @@ class Stack(nnx.Module):
         positions = jnp.asarray(positions)
         if positions.shape[-1] != T or positions.ndim not in (1, x.ndim - 1):
             raise ValueError(
-                f"Stack: got positions of shape {positions.shape} with x of shape {x.shape}; wanted [..., T] "
-                "or [T]."
+                f"nn.{type(self).__name__}: got positions of shape {positions.shape} with x of shape "
+                f"{x.shape}; wanted [..., T] or [T]."
             )
         if not jnp.issubdtype(positions.dtype, jnp.integer):
-            raise ValueError(f"Stack: got positions of dtype {positions.dtype}; wanted integers.")
+            raise ValueError(
+                f"nn.{type(self).__name__}: got positions of dtype {positions.dtype}; wanted integers."
+            )
         embed_key, layers_key = split_key(key, 2)
         bias = self.position_bias(positions, positions)
         # Strict rank promotion: a shared [T] becomes [1, ..., T].

@@ -47,8 +47,8 @@ def _decoder_mask(causal: Mask, window: int | None, mask: Mask | Array | None, t
     leaves = jax.tree.leaves(mask, is_leaf=lambda part: isinstance(part, Prefix))
     if any(isinstance(leaf, Prefix) for leaf in leaves):
         raise ValueError(
-            f"Decoder: got a prefix in the mask; wanted causal=masks.causal() | masks.prefix(n). Joined to "
-            f"{causal.expression()} by &, a prefix has no effect."
+            f"nn.Decoder: got a prefix in the mask; wanted causal=masks.causal() | masks.prefix(n). Joined "
+            f"to {causal.expression()} by &, a prefix has no effect."
         )
     return causal & mask
 
@@ -71,7 +71,7 @@ class Decoder(CachedDecoder):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        _check_decoder_config("Decoder", config)
+        _check_decoder_config("nn.Decoder", config)
         self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.stack = DecoderStack(config, cross_attention=False, rngs=rngs)
@@ -157,7 +157,7 @@ class EncoderDecoder(CachedDecoder):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        _check_decoder_config("EncoderDecoder", config)
+        _check_decoder_config("nn.EncoderDecoder", config)
         self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.source_embedding = None if config.share_embeddings else Embedding(config, rngs=rngs)
