@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tfm_jax import nn, ops
+from tests.nn.models import TINY, B, D, T, V, assert_close, build, run
+from tfm_jax import nn
 
 
 def test_token_types_are_added_to_the_tokens():
@@ -36,14 +39,24 @@ def test_token_types_without_config_token_types():
         )
 
 
-def test_embedding_norm():
-    config = nn.Config(
-        vocab_size=7, d_model=4, n_heads=1, d_ff=4, n_layers=1, positions=nn.Learned(5), embedding_norm=True
-    )
-    model = nn.functionalize(nn.EncoderStack, config)
-    params = model.init(jax.random.key(0))
-    params["embedding_norm"]["scale"] = jnp.array([1.0, 2.0, 3.0, 4.0])
-    x = jax.random.normal(jax.random.key(1), (3, 4))
-    got = model.apply(params, x, jnp.arange(3), method="embed_positions")
-    wanted = ops.layer_norm(x + params["position_embedding"]["table"][:3], jnp.arange(1.0, 5.0))
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+@given(st.integers(0, 2**31 - 1))
+def test_scale_embeddings(seed):
+    x = jnp.asarray(np.random.default_rng(seed).integers(0, V, 4), jnp.int32)
+    model = nn.functionalize(nn.Embedding, TINY)
+    params = {"table": jax.random.normal(jax.random.key(seed), (V, D))}
+    assert_close(run(model, params, x), params["table"][x] * np.float32(np.sqrt(D)))
+    plain = nn.functionalize(nn.Embedding, dataclasses.replace(TINY, scale_embeddings=False))
+    np.testing.assert_array_equal(plain.apply(params, x), params["table"][x])
+
+
+def test_token_outside_the_vocabulary_gives_nan():
+    model, params = build(nn.Encoder)
+    for bad in (V, -1):
+        out = model.apply(params, jnp.array([1, bad, 2]))
+        assert bool(jnp.isnan(out).any())
+
+
+def test_float_tokens():
+    model, params = build(nn.Encoder)
+    with pytest.raises(ValueError, match=r"Embedding: got tokens float32\[2, 5\]; wanted int \[..., T\]"):
+        model.apply(params, jnp.ones((B, T)))

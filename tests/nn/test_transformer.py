@@ -1,71 +1,18 @@
 """Encoder, decoder and encoder-decoder: masks, padding, packing, and equal results under every transform."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tests import parameters
 from tests.marks import slow, slow_but
+from tests.nn.models import POSITIONS, TINY, VARIANTS, B, D, L, N, S, T, V, assert_close, build, run, tokens
 from tfm_jax import nn
 from tfm_jax.ops import masks
-
-V, D, N, F, L, B, T, S = 13, 12, 2, 10, 3, 2, 5, 7
-TINY = nn.Config(vocab_size=V, d_model=D, n_heads=N, d_ff=F, n_layers=L)
-POSITIONS = {
-    "none": None,
-    "sinusoidal": nn.Sinusoidal(),
-    "half": nn.Sinusoidal(pairing="half"),
-    "learned": nn.Learned(max_length=9),
-    "rope": nn.Rope(),
-    "alibi": nn.Alibi(),
-    "relative": nn.RelativeBias(buckets=6, max_distance=8),
-}
-VARIANTS = {
-    **{name: {"positions": value} for name, value in POSITIONS.items()},
-    "post": {"norm_placement": "post", "final_norm": False},
-    "parallel": {"norm_placement": "parallel", "positions": nn.Rope(fraction=0.7)},
-    "rms-glu-gqa": {"norm": nn.RMSNorm(), "feed_forward": nn.Glu(), "n_kv_heads": 1},
-    "untied-biased": {"tie_embeddings": False, "attention_bias": True, "head_dim": 5},
-    "normed-scaled": {
-        "qk_norm": True,
-        "embedding_norm": True,
-        "attention_scale": 1.0,
-        "attention_output_bias": True,
-        "logits_scale": 0.5,
-        "logits_bias": True,
-    },
-}
-
-
-@functools.cache
-def build(module, **fields):
-    model = nn.functionalize(module, dataclasses.replace(TINY, **fields))
-    return model, parameters.draw(model)
-
-
-@functools.cache
-def compiled(model):
-    return jax.jit(model.apply, static_argnames=("method", "return_weights"))
-
-
-def run(model, params, *args, **kwargs):
-    return compiled(model)(params, *args, **kwargs)
-
-
-def tokens(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, V, shape), jnp.int32)
-
-
-def assert_close(got, wanted, tolerance=1e-5):
-    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance), got, wanted)
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
@@ -82,19 +29,6 @@ def test_shapes_of_every_variant_and_model(fields):
         assert logits.shape == (B, T, V) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("module", [nn.Encoder, functools.partial(nn.Classifier, n_classes=3)])
-def test_encoders_reject_a_window(module):
-    with pytest.raises(ValueError, match="Encoder: got window=3; wanted None"):
-        nn.functionalize(module, dataclasses.replace(TINY, window=3))
-
-
-@pytest.mark.parametrize("fields", [{"logits_scale": 0.5}, {"logits_bias": True}], ids=str)
-@pytest.mark.parametrize("module", [nn.Encoder, nn.MaskedLanguageModel])
-def test_encoders_reject_logits_scale_and_bias(module, fields):
-    with pytest.raises(ValueError, match=r"Encoder: got logits_scale=.*; wanted 1.0 and False"):
-        nn.functionalize(module, dataclasses.replace(TINY, **fields))
-
-
 @pytest.mark.parametrize("name", slow_but(["relative", "rms-glu-gqa"], VARIANTS))
 def test_attention_implementation_is_used(name):
     fields = VARIANTS[name]
@@ -108,20 +42,6 @@ def test_attention_implementation_is_used(name):
     assert_close(out("chunked"), out("reference"))
     with pytest.raises(ValueError, match="implementation='splash' cannot do this"):
         out("splash")
-
-
-@pytest.mark.parametrize("name", slow_but(["learned", "relative", "post", "rms-glu-gqa"], VARIANTS))
-def test_decoder_is_causal(name):
-    fields = VARIANTS[name]
-    config = dataclasses.replace(TINY, **fields)
-    stack = nn.functionalize(nn.DecoderStack, config, cross_attention=False)
-    params = build(nn.Decoder, **fields)[1]["stack"]
-    jacobian = jax.jit(jax.jacobian(lambda x: stack.apply(params, x, masks.causal())[0]))(
-        jax.random.normal(jax.random.key(0), (T, D))
-    )  # [T, D, T, D]
-    influence = jnp.abs(jacobian).sum((1, 3))
-    np.testing.assert_array_equal(np.triu(influence, 1), 0.0)
-    assert (np.asarray(influence)[np.tril_indices(T)] > 0).all()
 
 
 @pytest.mark.parametrize("name", slow_but(["relative", "post", "rms-glu-gqa"], VARIANTS))
@@ -148,39 +68,6 @@ def test_packed_documents_equal_each_alone(name):
     assert_close(packed[3:], run(model, params, second))
 
 
-def test_only_positions_break_permutation_equivariance():
-    order = jnp.array([3, 0, 4, 1, 2])
-    x = tokens(T)
-    model, params = build(nn.Encoder, positions=None)
-    assert_close(run(model, params, x[order]), run(model, params, x)[order])
-    for name in ("sinusoidal", "learned", "rope", "alibi", "relative"):
-        model, params = build(nn.Encoder, positions=POSITIONS[name])
-        assert not np.allclose(run(model, params, x[order]), run(model, params, x)[order], atol=1e-3), name
-
-
-def test_vectors_depend_on_context():
-    model, params = build(nn.Encoder)
-    one = run(model, params, jnp.array([1, 2, 3, 4]))[0]
-    other = run(model, params, jnp.array([1, 5, 6, 7]))[0]
-    assert not np.allclose(one, other, atol=1e-2)
-
-
-@pytest.mark.parametrize("fields", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
-def test_unroll_and_remat_equal_scan(fields):
-    x = tokens(B, T)
-    model, params = build(nn.Decoder, dropout_rate=0.3)
-    other, _ = build(nn.Decoder, dropout_rate=0.3, **fields)
-
-    def loss(model):
-        return lambda p: jnp.sum(run(model, p, x, key=jax.random.key(1)) ** 2)
-
-    assert_close(
-        jax.jit(jax.value_and_grad(loss(other)))(params),
-        jax.jit(jax.value_and_grad(loss(model)))(params),
-        2e-5,
-    )
-
-
 def test_jit_and_vmap_equal_eager_and_batch():
     model, params = build(nn.EncoderDecoder)
     source, target = tokens(B, S), tokens(B, T)
@@ -199,14 +86,6 @@ def test_several_seeds_at_once():
     outputs = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(many, x)
     assert_close(outputs[1], run(model, jax.jit(model.init)(keys[1]), x))
     assert not np.allclose(outputs[0], outputs[1], atol=1e-2)
-
-
-def test_layers_start_different():
-    model, _ = build(nn.Decoder)
-    params = jax.jit(model.init)(jax.random.key(3))
-    kernel = params["stack"]["layers"]["attention"]["query"]["kernel"]
-    assert kernel.shape == (L, D, N, D // N)
-    assert not np.allclose(kernel[0], kernel[1], atol=1e-2)
 
 
 def test_return_weights():
@@ -241,38 +120,6 @@ def test_dropout_is_a_function_of_its_key():
         assert not np.allclose(one, clean, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "rates, wanted", [((0.0, 0.5), {0.0, 2.0}), ((0.5, 0.0), {1.0}), ((0.5, None), {0.0, 2.0})]
-)
-def test_embedding_dropout_rate(rates, wanted):
-    rates = dict(zip(("dropout_rate", "embedding_dropout_rate"), rates, strict=True))
-    config = dataclasses.replace(TINY, n_layers=1, final_norm=False, positions=None, **rates)
-    stack = nn.functionalize(nn.EncoderStack, config)
-    params = jax.tree.map(jnp.zeros_like, jax.jit(stack.init)(jax.random.key(0)))  # every layer adds zero
-    out, _ = stack.apply(params, jnp.ones((9, D)), key=jax.random.key(5))
-    assert set(np.unique(out)) == wanted
-
-
-def test_layers_draw_different_dropout():
-    stack = nn.functionalize(nn.EncoderStack, dataclasses.replace(TINY, n_layers=2, dropout_rate=0.5))
-    params = jax.jit(stack.init)(jax.random.key(0))
-    # Two layers with the same parameters: only their dropout differs.
-    params["layers"] = jax.tree.map(lambda p: jnp.stack([p[0], p[0]]), params["layers"])
-    biased = params["layers"]["feed_forward"]["b_out"] + 1.0
-    params["layers"]["feed_forward"]["b_out"] = biased
-    params["layers"]["feed_forward"]["w_out"] = jnp.zeros_like(params["layers"]["feed_forward"]["w_out"])
-    params["layers"]["attention"]["output"]["kernel"] = jnp.zeros((2, N, D // N, D))
-    params["norm"]["scale"] = jnp.ones(D)
-    no_norm = nn.functionalize(
-        nn.EncoderStack,
-        dataclasses.replace(TINY, n_layers=2, dropout_rate=0.5, final_norm=False, positions=None),
-    )
-    params = {"layers": params["layers"]}
-    out, _ = no_norm.apply(params, jnp.zeros((40, D)), key=jax.random.key(5))
-    # Each layer adds 0 or 2; equal dropout masks would give only 0 and 4.
-    assert set(np.unique(np.round(out, 4))) == {0.0, 2.0, 4.0}
-
-
 def test_tied_embeddings_sum_both_gradients():
     model, params = build(nn.Decoder)
     x = tokens(T)
@@ -300,16 +147,6 @@ def test_bfloat16_activations_float32_logits():
     assert_close(logits, run(build(nn.EncoderDecoder)[0], params, source, target), 0.1)
 
 
-@given(st.integers(0, 2**31 - 1))
-def test_scale_embeddings(seed):
-    x = jnp.asarray(np.random.default_rng(seed).integers(0, V, 4), jnp.int32)
-    model = nn.functionalize(nn.Embedding, TINY)
-    params = {"table": jax.random.normal(jax.random.key(seed), (V, D))}
-    assert_close(run(model, params, x), params["table"][x] * np.float32(np.sqrt(D)))
-    plain = nn.functionalize(nn.Embedding, dataclasses.replace(TINY, scale_embeddings=False))
-    np.testing.assert_array_equal(plain.apply(params, x), params["table"][x])
-
-
 def test_shared_and_tied_embedding_parameters():
     names = lambda **fields: set(build(nn.EncoderDecoder, **fields)[1])
     assert names() == {"embedding", "encoder", "decoder"}
@@ -317,24 +154,6 @@ def test_shared_and_tied_embedding_parameters():
     assert names(tie_embeddings=False) == {"embedding", "encoder", "decoder", "head"}
     model, params = build(nn.EncoderDecoder, share_embeddings=False)
     assert run(model, params, tokens(S), tokens(T)).shape == (T, V)
-
-
-def test_n_decoder_layers():
-    _, params = build(nn.EncoderDecoder, n_decoder_layers=2)
-    depth = lambda side: params[side]["layers"]["feed_forward"]["w_in"].shape[0]
-    assert (depth("encoder"), depth("decoder")) == (L, 2)
-
-
-def test_remat_and_unroll_change_the_program():
-    def primitives(**fields):
-        model, params = build(nn.Decoder, **fields)
-        loss = lambda p: model.apply(p, tokens(T)).sum()
-        return str(jax.make_jaxpr(jax.grad(loss))(params))
-
-    assert "remat" not in primitives() and " scan[" in primitives()
-    assert "unroll=1\n" in primitives() and f"unroll={L}\n" in primitives(unroll=True)
-    assert "nothing_saveable" in primitives(remat="full")
-    assert "no_batch_dims" in primitives(remat="dots")
 
 
 def test_prefix_language_model():
@@ -400,75 +219,46 @@ def test_shard_map_with_only_one_argument_sharded(split):
     assert_close(sharded(*inputs), jnp.concatenate(wanted))
 
 
-def test_program_size_is_independent_of_depth():
-    def lines(n_layers):
-        model = nn.functionalize(nn.Decoder, dataclasses.replace(TINY, n_layers=n_layers))
-        params = jax.eval_shape(model.init, jax.random.key(0))
-        loss = lambda p, x: run(model, p, x).sum()
-        lowered = jax.jit(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((B, T), jnp.int32))
-        return len(lowered.as_text().splitlines())
-
-    assert lines(24) == lines(6)
+def test_source_mask_without_memory_mask():
+    model, params = build(nn.EncoderDecoder)
+    full = jnp.ones((S, S), bool)
+    with pytest.raises(ValueError, match="requires a memory_mask"):
+        model.apply(params, tokens(B, S), tokens(B, S), source_mask=full)
+    with_memory = model.apply(params, tokens(B, S), tokens(B, S), source_mask=full, memory_mask=full)
+    assert_close(with_memory, model.apply(params, tokens(B, S), tokens(B, S)))
 
 
-class TestBadInput:
-    def test_token_outside_the_vocabulary_gives_nan(self):
-        model, params = build(nn.Encoder)
-        for bad in (V, -1):
-            out = model.apply(params, jnp.array([1, bad, 2]))
-            assert bool(jnp.isnan(out).any())
+def test_memory_must_match_cross_attention():
+    block = nn.functionalize(nn.EncoderBlock, TINY)
+    params = block.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="Block: got a memory; wanted None"):
+        block.apply(params, jnp.ones((T, D)), None, jnp.ones((S, D)))
+    block = nn.functionalize(nn.DecoderBlock, TINY)
+    params = block.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="Block: got memory=None; wanted a memory"):
+        block.apply(params, jnp.ones((T, D)))
 
-    def test_float_tokens(self):
-        model, params = build(nn.Encoder)
-        with pytest.raises(ValueError, match=r"Embedding: got tokens float32\[2, 5\]; wanted int \[..., T\]"):
-            model.apply(params, jnp.ones((B, T)))
 
-    def test_sequence_longer_than_the_position_table(self):
-        model, params = build(nn.Encoder, positions=nn.Learned(max_length=9))
-        with pytest.raises(ValueError, match="Learned: got a sequence of 10; wanted at most max_length=9"):
-            model.apply(params, tokens(10))
+def test_blocks_require_positions_and_biases():
+    x = jnp.ones((T, D))
+    for scheme, message in (
+        (nn.Alibi(), "Block: got bias=None with Alibi.*; wanted the output of PositionBias"),
+        (nn.Rope(), "got positions=None with Rope"),
+    ):
+        block = nn.functionalize(nn.EncoderBlock, dataclasses.replace(TINY, positions=scheme))
+        with pytest.raises(ValueError, match=message):
+            block.apply(block.init(jax.random.key(0)), x)
+    attention = nn.functionalize(nn.MultiHeadAttention, dataclasses.replace(TINY, positions=nn.Rope()))
+    with pytest.raises(ValueError, match="got positions with a context"):
+        attention.apply(jax.jit(attention.init)(jax.random.key(0)), x, x, positions=jnp.arange(T))
 
-    def test_source_mask_without_memory_mask(self):
-        model, params = build(nn.EncoderDecoder)
-        full = jnp.ones((S, S), bool)
-        with pytest.raises(ValueError, match="requires a memory_mask"):
-            model.apply(params, tokens(B, S), tokens(B, S), source_mask=full)
-        with_memory = model.apply(params, tokens(B, S), tokens(B, S), source_mask=full, memory_mask=full)
-        assert_close(with_memory, model.apply(params, tokens(B, S), tokens(B, S)))
 
-    def test_positions_of_another_length(self):
-        model, params = build(nn.Encoder)
-        with pytest.raises(ValueError, match=r"Stack: got positions of shape .*; wanted \[..., T\] or \[T\]"):
-            model.apply(params, tokens(B, T), positions=jnp.arange(T + 1))
+def test_images_for_a_decoder():
+    for module in (nn.Decoder, nn.EncoderDecoder):
+        with pytest.raises(ValueError, match=r"got patches=Patches.*; wanted patches=None"):
+            nn.functionalize(module, dataclasses.replace(TINY, patches=nn.Patches(2, 2)))
 
-    def test_memory_must_match_cross_attention(self):
-        block = nn.functionalize(nn.EncoderBlock, TINY)
-        params = block.init(jax.random.key(0))
-        with pytest.raises(ValueError, match="Block: got a memory; wanted None"):
-            block.apply(params, jnp.ones((T, D)), None, jnp.ones((S, D)))
-        block = nn.functionalize(nn.DecoderBlock, TINY)
-        params = block.init(jax.random.key(0))
-        with pytest.raises(ValueError, match="Block: got memory=None; wanted a memory"):
-            block.apply(params, jnp.ones((T, D)))
 
-    def test_blocks_require_positions_and_biases(self):
-        x = jnp.ones((T, D))
-        for scheme, message in (
-            (nn.Alibi(), "Block: got bias=None with Alibi.*; wanted the output of PositionBias"),
-            (nn.Rope(), "got positions=None with Rope"),
-        ):
-            block = nn.functionalize(nn.EncoderBlock, dataclasses.replace(TINY, positions=scheme))
-            with pytest.raises(ValueError, match=message):
-                block.apply(block.init(jax.random.key(0)), x)
-        attention = nn.functionalize(nn.MultiHeadAttention, dataclasses.replace(TINY, positions=nn.Rope()))
-        with pytest.raises(ValueError, match="got positions with a context"):
-            attention.apply(jax.jit(attention.init)(jax.random.key(0)), x, x, positions=jnp.arange(T))
-
-    def test_images_for_a_decoder(self):
-        for module in (nn.Decoder, nn.EncoderDecoder):
-            with pytest.raises(ValueError, match=r"got patches=Patches.*; wanted patches=None"):
-                nn.functionalize(module, dataclasses.replace(TINY, patches=nn.Patches(2, 2)))
-
-    def test_zero_vocabulary(self):
-        with pytest.raises(ValueError, match="Embedding: got vocab_size=0; wanted at least 1"):
-            nn.functionalize(nn.Decoder, dataclasses.replace(TINY, vocab_size=0))
+def test_zero_vocabulary():
+    with pytest.raises(ValueError, match="Embedding: got vocab_size=0; wanted at least 1"):
+        nn.functionalize(nn.Decoder, dataclasses.replace(TINY, vocab_size=0))
