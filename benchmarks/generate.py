@@ -1,10 +1,10 @@
-"""Decoding side by side with Hugging Face ``generate`` on torch: tokens a second, interleaved in one run.
+"""Decoding compared with Hugging Face ``generate`` on torch: tokens per second, in interleaved runs.
 
     python -m benchmarks.generate
 
-A Llama-like model of 15 M parameters (6 layers, D = 288, V = 32,000), random weights, a prompt of 16 tokens
-and 200 new ones: greedy at batches 1 and 8, beams of 4 at batch 1. The share of the memory-bandwidth limit is
-the bytes of the weights, read once a token, over the bandwidth that reading them alone reaches here.
+A Llama-like model of 15 M parameters (6 layers, D = 288, V = 32,000) with random weights; a prompt of 16
+tokens and 200 new ones: greedy with batch sizes 1 and 8, beam search with 4 beams and batch size 1. The
+memory limit is the rate at which the weights alone can be read here, once per token.
 """
 
 import functools
@@ -68,7 +68,7 @@ def theirs() -> Callable[[np.ndarray, int], Callable[[], Any]]:
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config).eval()
-    # No end token: all lengths are the same.
+    # No EOS: all outputs have the same length.
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     count = sum(p.numel() for p in model.parameters())
@@ -90,16 +90,16 @@ def theirs() -> Callable[[np.ndarray, int], Callable[[], Any]]:
 
 
 def bandwidth(params: Any) -> float:
-    """Bytes a second that a sum over weights as large as these reads, the best of some runs."""
+    """Bytes per second read by a sum over an array of the size of the weights; the best of 20 runs."""
     size = sum(x.size for x in jax.tree.leaves(params))
     vector = jnp.ones(size, jnp.float32)
-    read = jax.jit(lambda x: jnp.sum(x))
+    read = jax.jit(jnp.sum)
     read(vector).block_until_ready()
     times = []
     for _ in range(20):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         read(vector).block_until_ready()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return 4 * size / min(times)
 
 
@@ -113,17 +113,17 @@ def main() -> None:
     for name, (batch, beams) in CASES.items():
         prompt = np.random.default_rng(0).integers(3, CONFIG.vocab_size, (batch, PROMPT))
         runs = {"tfm_jax": ours(model, params, prompt, beams), "transformers": make(prompt, beams)}
-        begun = time.perf_counter()
+        start = time.perf_counter()
         runs["tfm_jax"]()
-        first = time.perf_counter() - begun
+        first = time.perf_counter() - start
         runs["transformers"]()
         times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(REPEATS):
-            for who, run in runs.items():
-                begun = time.perf_counter()
+            for library, run in runs.items():
+                start = time.perf_counter()
                 run()
-                times[who].append(time.perf_counter() - begun)
-        speed[name] = {who: batch * NEW / statistics.median(found) for who, found in times.items()}
+                times[library].append(time.perf_counter() - start)
+        speed[name] = {library: batch * NEW / statistics.median(found) for library, found in times.items()}
         a, b = speed[name]["tfm_jax"], speed[name]["transformers"]
         print(
             f"{name:16s}  tfm_jax {a:7.1f} tokens/s   transformers {b:7.1f} tokens/s   ratio {a / b:5.2f}"

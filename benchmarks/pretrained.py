@@ -1,9 +1,9 @@
-"""Checkpoints of every family, here and in transformers: how far the logits differ, and what loading costs.
+"""Checkpoints of every family compared with transformers: difference of the logits, cost of loading.
 
     python -m benchmarks.pretrained               # writes docs/pretrained.md
 
-Each family's model is made by transformers with random weights, saved, and read in a process of its own:
-seconds and peak memory are those of ``tfm_jax.pretrained.load``, above what the process held before.
+transformers makes and saves a model of each family with random weights; a separate process loads it. Seconds
+and peak memory are those of ``tfm_jax.pretrained.load``, without the memory that the process had before.
 """
 
 import argparse
@@ -68,7 +68,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
-    """Saves a model of theirs, and beside it what it reads and gives."""
+    """Saves a model of transformers, with inputs and its logits for them."""
     import torch
     import transformers
 
@@ -76,28 +76,28 @@ def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
     kind = getattr(transformers, name.split()[0])
     model = kind(kind.config_class(attn_implementation="eager", **fields)).eval()
     for parameter_name, parameter in model.named_parameters():
-        if parameter.ndim == 1:  # no norm's scale is 1, no bias 0
+        if parameter.ndim == 1:  # so that norm scales are not 1 and biases not 0
             mean = 1.0 if parameter_name.endswith("weight") else 0.0
             torch.nn.init.normal_(parameter, mean, 0.1)
     model.save_pretrained(directory)
     rng = np.random.default_rng(0)
     inputs = {"tokens": rng.integers(3, V, (BATCH, LENGTH))}
-    given = {"input_ids": torch.tensor(inputs["tokens"])}
+    arguments = {"input_ids": torch.tensor(inputs["tokens"])}
     if hasattr(model.config, "image_size"):
         size = (BATCH, *(2 * [model.config.image_size]), model.config.num_channels)
-        inputs = {"tokens": rng.normal(size=size).astype(np.float32)}  # the channels first, in theirs
-        given = {"pixel_values": torch.tensor(inputs["tokens"].transpose(0, 3, 1, 2))}
+        inputs = {"tokens": rng.normal(size=size).astype(np.float32)}  # theirs has the channels first
+        arguments = {"pixel_values": torch.tensor(inputs["tokens"].transpose(0, 3, 1, 2))}
     if model.config.is_encoder_decoder:
         inputs["source"] = rng.integers(3, V, (BATCH, SOURCE))
-        given = {"input_ids": torch.tensor(inputs["source"]), "decoder_input_ids": given["input_ids"]}
-    wide = {name: x.double() if x.is_floating_point() else x for name, x in given.items()}
+        arguments = {"input_ids": torch.tensor(inputs["source"]), "decoder_input_ids": arguments["input_ids"]}
+    float64 = {name: x.double() if x.is_floating_point() else x for name, x in arguments.items()}
     with torch.no_grad():
-        logits, exact = model(**given)[0].numpy(), model.double()(**wide)[0].numpy()
+        logits, exact = model(**arguments)[0].numpy(), model.double()(**float64)[0].numpy()
     np.savez(directory / "run.npz", logits=logits, exact=exact, **inputs)
 
 
 def ours(directory: Path) -> None:
-    """Loads, in a process of its own, and prints what was measured."""
+    """Loads the model in this process and prints the measurements as JSON."""
     import jax
 
     from tfm_jax import pretrained
@@ -110,9 +110,9 @@ def ours(directory: Path) -> None:
     jax.block_until_ready(params)
     seconds, peak = time.perf_counter() - start, _memory("VmHWM") - before
     with np.load(directory / "run.npz") as run:
-        given = (run["source"], run["tokens"]) if "source" in run else (run["tokens"],)
+        arguments = (run["source"], run["tokens"]) if "source" in run else (run["tokens"],)
         wanted, exact = run["logits"], run["exact"]
-    got = np.asarray(jax.jit(model.apply)(params, *given))
+    got = np.asarray(jax.jit(model.apply)(params, *arguments))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20
     found = {
         "config": f"D {config.model.d_model}, {config.model.n_layers} layers, {config.model.n_heads} heads",
@@ -129,7 +129,7 @@ def ours(directory: Path) -> None:
 
 
 def _memory(name: str) -> float:
-    """What the process holds, or has held at most, in MiB; the ``resource`` module would count its parent."""
+    """A memory figure of this process in MiB; the ``resource`` module would include its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 2**10
 
@@ -147,20 +147,19 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
     )
     return f"""# Checkpoints of Hugging Face transformers
 
-`pretrained.load` reads them without torch, `pretrained.save` writes them. This table is written by
-`python -m benchmarks.pretrained`: models of random weights, made by transformers {transformers.__version__}
-on torch {torch.__version__}, float32, {os.cpu_count()} CPU cores.
+`pretrained.load` reads them without torch, and `pretrained.save` writes them. This table is written by
+`python -m benchmarks.pretrained`, for models with random weights made by transformers
+{transformers.__version__} on torch {torch.__version__}, in float32 on {os.cpu_count()} CPU cores.
 
-"Difference" is the largest between the logits of both (the vectors, of a body); "ours" and "theirs" are how
-far each is from the same model in float64, by transformers: what float32 rounds away, which grows with the
-largest logit. Version 1.1 of T5 has the largest, since transformers draws its output projection with a
-standard deviation of 1, and nothing scales it down, as it does where it is tied: there each of the two rounds
-away as much as the other. The tests hold tiny models to a difference of 1e-5.
+"Difference" is the largest difference between the logits of both (hidden states for a model without a head).
+"Ours" and "theirs" are the differences of each from the same model in float64, by transformers: the rounding
+error of float32, which grows with the largest logit. It is largest for T5 1.1, whose untied output projection
+transformers initializes with a standard deviation of 1 and does not scale down; there both libraries round
+equally. The tests require a difference of at most 1e-5 for tiny models.
 
-"Peak" is the memory that loading took at most, in MiB, to be compared with the size of the weights and of the
-largest tensor of the file: a tensor is read, written where it belongs in the parameter that holds it for all
-layers, and given up. In it is what JAX and Python take when a first model is loaded: 19 MiB for a GPT-2 of
-0.04 MiB.
+"Peak" is the peak memory of loading in MiB, to compare with the size of the weights and of the largest tensor
+in the file: each tensor is read, copied into the parameter that holds it for all layers, and freed. It
+includes what JAX and Python need to load any first model: 19 MiB for a GPT-2 of 0.04 MiB.
 
 | architecture | config | difference | ours | theirs | largest logit | weights | tensor | load, s | peak |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -171,9 +170,9 @@ layers, and given up. In it is what JAX and Python take when a first model is lo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.load is not None:
-        ours(asked.load)
+    args = parser.parse_args()
+    if args.load is not None:
+        ours(args.load)
         return
     rows = {}
     for name, fields in MODELS.items():

@@ -16,8 +16,9 @@ import optax
 import tyro
 
 from tfm_jax import train
+from tfm_jax.console import parse_options
 from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, whole_number
+from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.values import from_dict, from_text, to_dict, to_text, variants
 
 __all__ = [
@@ -35,11 +36,11 @@ __all__ = [
 ]
 
 C = TypeVar("C")
-Buckets = Annotated[int, whole_number(1, 256)]
+Buckets = Annotated[int, integer_range(1, 256)]
 """Shapes of batches: each is compiled once."""
-Classes = Annotated[int, whole_number(1, 2**20)]
+Classes = Annotated[int, integer_range(1, 2**20)]
 """Entries of a vocabulary, or classes: tables are made of them."""
-Examples = Annotated[int, whole_number(1, 2**20)]
+Examples = Annotated[int, integer_range(1, 2**20)]
 """Of one update."""
 
 
@@ -198,14 +199,10 @@ def parse(
         SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
     """
     argv = sys.argv[1:] if argv is None else argv
-    marks = (tyro.conf.FlagCreatePairsOff,)
     defaults = {} if default is None else {"default": default}
-    rules = tyro.constructors.ConstructorRegistry()
-    rules.primitive_rule(_variant_rule)
     try:
-        with rules:
-            defaults |= _resumed(config, argv)
-            return tyro.cli(config, args=argv, description=description, config=marks, **defaults)
+        defaults |= _resumed(config, argv)
+        return parse_options(config, argv, _variant_rule, description=description, **defaults)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

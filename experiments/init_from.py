@@ -258,7 +258,7 @@ def begin(config: C, name: str, wanted: Branches) -> tuple[runner.Run, Params]:
     Raises:
         SystemExit: with one clear message, where they cannot be had, or as `runner.Run`.
     """
-    with runner.one_message(name):
+    with runner.exit_on_error(name):
         config, start = read_initial(config, wanted)
     here = runner.Run(config, name)
     with here.preparing():

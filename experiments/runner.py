@@ -31,7 +31,7 @@ from experiments.config import (
     to_dict,
 )
 from tfm_jax import data, nn, train
-from tfm_jax.console import print_any_letter
+from tfm_jax.console import escape_unencodable, exit_on_error
 from tfm_jax.types import Batch, Key, Params
 
 __all__ = [
@@ -43,11 +43,11 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "check_classes",
+    "escape_unencodable",
+    "exit_on_error",
     "from_dict",
     "load_config",
-    "one_message",
     "parse",
-    "print_any_letter",
     "require",
     "saved_tokenizer",
     "to_dict",
@@ -123,17 +123,6 @@ def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> 
     if unseen := [class_names[i] for i in np.flatnonzero(counts == 0)]:
         more = ", ..." * (len(unseen) > 20)
         print(f"{name}: classes without a training example: {', '.join(unseen[:20])}{more}")
-
-
-@contextlib.contextmanager
-def one_message(name: str) -> Iterator[None]:
-    """Ends the process with one message, not a traceback, where something asked for cannot be had."""
-    try:
-        yield
-    except BrokenPipeError:  # whoever reads the output has enough of it
-        raise
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{name}: {error}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +203,7 @@ class Run:
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
         """Ends the process with one message where the data cannot be used, and leaves no empty run behind."""
-        with one_message(self.name):
+        with exit_on_error(self.name):
             try:
                 yield
             except Exception:
@@ -274,7 +263,7 @@ class Run:
         )
         with contextlib.ExitStack() as stack:
             record = {"config": self._fixed(), "data": dict(digests or {}), "files": self._inputs()}
-            with one_message(self.name):
+            with exit_on_error(self.name):
                 checkpoints = stack.enter_context(self._checkpoints(best, mode))
                 after, extra = self.config.resume_step or checkpoints.latest() or 0, None
                 if after:

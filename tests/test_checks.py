@@ -1,4 +1,4 @@
-"""Arguments that are no arrays, keys or texts: one error that names the function and the argument."""
+"""Arguments that are not arrays, keys or strings: the error names the function and the argument."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ NEW_KEY, OLD_KEY = jax.random.key(3), jax.random.PRNGKey(3)
 ATTEND = {name: jax.random.normal(NEW_KEY, (3, 2, 4)) for name in "qkv"}
 NEW, SLOTS = np.ones((2, 1, 4), np.float32), kv_cache.init_slots((), 3)
 
-# Each argument that is an array, by its name, and those beside it.
+# A function, and its array arguments by name.
 FUNCTIONS = {
     "layer_norm": (ops.layer_norm, {"x": X, "scale": WIDE, "bias": WIDE}),
     "rms_norm": (ops.rms_norm, {"x": X, "scale": WIDE}),
@@ -80,9 +80,9 @@ ARGUMENTS = [(function, name) for function, (_, arrays) in FUNCTIONS.items() for
 
 
 @pytest.mark.parametrize(("function", "name"), ARGUMENTS)
-def test_a_list_in_the_place_of_an_array_is_refused_by_name(function, name):
+def test_a_list_instead_of_an_array_is_an_error(function, name):
     call, arrays = FUNCTIONS[function]
-    with pytest.raises(ValueError, match=f"^{function}: got {name} = .*, a list; wanted an array"):
+    with pytest.raises(ValueError, match=f"^{function}: got {name}=.*, a list; wanted an array"):
         call(**arrays | {name: arrays[name].tolist()})
 
 
@@ -91,19 +91,19 @@ FLOATS = [
     for function, name in ARGUMENTS
     if FUNCTIONS[function][1][name].dtype == np.float32
     and name not in ("weights", "new", "buffer")
-    and function != "dropout"  # of integers nothing is dropped
+    and function != "dropout"  # which accepts integers if nothing is dropped
 ]
 
 
 @pytest.mark.parametrize(("function", "name"), FLOATS)
-def test_integers_in_the_place_of_floats_are_refused_by_name(function, name):
+def test_integers_instead_of_floats_are_an_error(function, name):
     call, arrays = FUNCTIONS[function]
     with pytest.raises(ValueError, match=rf"^{function}: got .*\b{name}\b.*int32"):
         call(**arrays | {name: arrays[name].astype(np.int32)})
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_arrays_of_numpy_are_those_of_jax(function):
+def test_numpy_and_jax_arrays_give_equal_results(function):
     call, arrays = FUNCTIONS[function]
     got, want = call(**arrays), call(**jax.tree.map(jnp.asarray, arrays))
     jax.tree.map(np.testing.assert_array_equal, got, want)
@@ -126,35 +126,35 @@ def build(module):
         (nn.MaskedLanguageModel, ([[1, 2]],), "nn.Embedding: got tokens"),
     ],
 )
-def test_models_refuse_lists_by_name(module, inputs, name):
+def test_models_reject_lists(module, inputs, name):
     model, params = build(module)
-    with pytest.raises(ValueError, match=f"^{name} = .*; wanted an array"):
+    with pytest.raises(ValueError, match=f"^{name}=.*; wanted an array"):
         model.apply(params, *inputs)
 
 
-def test_layers_refuse_lists_and_integers_by_name():
+def test_layers_reject_lists_and_integers():
     linear = nn.functionalize(nn.layers.Linear, (2,), (3,), bias=False)
     params = {"kernel": jnp.ones((2, 3))}
-    with pytest.raises(ValueError, match=r"^nn.Linear: got x = \[1.0, 2.0\], a list"):
+    with pytest.raises(ValueError, match=r"^nn.Linear: got x=\[1.0, 2.0\], a list"):
         linear.apply(params, [1.0, 2.0])
     with pytest.raises(ValueError, match=r"^nn.Linear: got x int32"):
         linear.apply(params, jnp.array([1, 2]))
     norm = nn.functionalize(nn.norms.Norm, nn.LayerNorm(), 2)
-    with pytest.raises(ValueError, match=r"^layer_norm: got x = \[1.0, 2.0\], a list"):
+    with pytest.raises(ValueError, match=r"^layer_norm: got x=\[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
     layers = {"MultiHeadAttention": "Linear", "FeedForward": "FeedForward", "EncoderBlock": "layer_norm"}
     layers |= {"LanguageModelHead": "LanguageModelHead", "EncoderStack": "Stack"}
     for layer, named in layers.items():
         model, params = build(getattr(nn, layer))
-        with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x = \[\[.*, a list"):
+        with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x=\[\[.*, a list"):
             model.apply(params, [[1.0] * 4])
     images = nn.functionalize(nn.Encoder, nn.Config(d_model=4, n_heads=2, patches=nn.Patches(1, 1)))
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(images.init, jax.random.key(0)))
-    with pytest.raises(ValueError, match=r"^nn.PatchEmbedding: got images = .*, a list"):
+    with pytest.raises(ValueError, match=r"^nn.PatchEmbedding: got images=.*, a list"):
         images.apply(params, [[[0.0]]])
 
 
-def test_decoding_refuses_lists_by_name():
+def test_decoding_rejects_lists():
     model, params = build(nn.Decoder)
     for call in (
         lambda x: generate.greedy(model, params, x, max_length=2),
@@ -163,14 +163,14 @@ def test_decoding_refuses_lists_by_name():
         lambda x: generate.prefill(model, params, x, generate.init_cache(model, params, 1, 2)),
         lambda x: generate.extend(model, params, x, generate.init_cache(model, params, 1, 2)),
     ):
-        with pytest.raises(ValueError, match=r"^generate: got \w+ = \[\[1, 2\]\], a list; wanted an array"):
+        with pytest.raises(ValueError, match=r"^generate: got \w+=\[\[1, 2\]\], a list; wanted an array"):
             call([[1, 2]])
-    with pytest.raises(ValueError, match=r"^generate: got valid = "):
+    with pytest.raises(ValueError, match=r"^generate: got valid="):
         generate.greedy(model, params, jnp.ones((1, 2), jnp.int32), valid=[[True, True]], max_length=2)
 
 
 @pytest.mark.parametrize("x", [np.array(["a"]), np.array([None, 1], object)])
-def test_arrays_of_no_numbers_are_refused_by_name(x):
+def test_arrays_of_other_than_numbers_are_an_error(x):
     with pytest.raises(ValueError, match=r"^f: got x of dtype .*; wanted an array of numbers"):
         checks.as_array("f", "x", x)
 
@@ -192,7 +192,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_a_traced_number_that_decides_the_program_is_refused_by_name(name):
+def test_a_static_number_must_not_be_traced(name):
     with pytest.raises(ValueError, match=rf"^{name}=.*Tracer.*known before tracing"):
         jax.jit(TRACED[name])(0.5)
     with pytest.raises(ValueError, match=rf"^{name}=array.*, not an array"):
@@ -200,20 +200,20 @@ def test_a_traced_number_that_decides_the_program_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_size_is_no_array(name):
+def test_a_size_must_not_be_an_array(name):
     for call in (jax.jit(SIZES[name]), SIZES[name]):
-        with pytest.raises(ValueError, match=rf"^{name}=.*; wanted a whole number .*, not an array"):
+        with pytest.raises(ValueError, match=rf"^{name}=.*; wanted an integer .*, not an array"):
             call(jnp.int32(2))
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_integers_beyond_int32_never_wrap(value):
-    call = lambda: checks.as_array("f", "x", np.array([0, value]))
+    x = np.array([0, value])
     if -(2**31) <= value < 2**31:
-        assert call().tolist() == [0, value]
+        assert checks.as_array("f", "x", x).tolist() == [0, value]
     else:
         with pytest.raises(ValueError, match=f"^f: got x with {value}; wanted integers within int32"):
-            call()
+            checks.as_array("f", "x", x)
 
 
 # Keys.
@@ -228,7 +228,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("function", DRAWS)
-def test_keys_of_both_forms_draw_the_same_and_anything_else_is_refused(function):
+def test_both_forms_of_keys_give_equal_numbers_and_others_are_errors(function):
     draw = DRAWS[function]
     jax.tree.map(np.testing.assert_array_equal, draw(OLD_KEY), draw(NEW_KEY))
     for key, got in (
@@ -237,7 +237,7 @@ def test_keys_of_both_forms_draw_the_same_and_anything_else_is_refused(function)
         (jnp.ones(2), r"float32\[2\]"),
         (OLD_KEY[:1], r"uint32\[1\]"),
     ):
-        with pytest.raises(ValueError, match=rf"^{function}: got key = {got}; wanted a PRNG key"):
+        with pytest.raises(ValueError, match=rf"^{function}: got key={got}; wanted a PRNG key"):
             draw(key)
     for keys in (jax.random.split(NEW_KEY, 2), jax.random.split(OLD_KEY, 2)):
         with pytest.raises(
@@ -246,47 +246,52 @@ def test_keys_of_both_forms_draw_the_same_and_anything_else_is_refused(function)
             draw(keys)
 
 
-def test_models_and_decoding_take_keys_of_both_forms():
+def test_models_and_decoding_accept_both_forms_of_keys():
     model = nn.functionalize(nn.Decoder, CONFIG)
     params = model.init(OLD_KEY)
     tokens = jnp.array([[1, 2, 3], [4, 5, 6]])
     apply = jax.jit(lambda key: model.apply(params, tokens, key=key))
     np.testing.assert_array_equal(apply(OLD_KEY), apply(NEW_KEY))
-    with pytest.raises(ValueError, match=r"^nn: got key = 3; wanted a PRNG key"):
+    with pytest.raises(ValueError, match=r"^nn: got key=3; wanted a PRNG key"):
         model.apply(params, tokens, key=3)
-    sample = lambda key: generate.sample(model, params, tokens, key=key, max_length=3)
+
+    def sample(key):
+        return generate.sample(model, params, tokens, key=key, max_length=3)
+
     for old, new in ((OLD_KEY, NEW_KEY), (jax.random.split(OLD_KEY, 2), jax.random.split(NEW_KEY, 2))):
         np.testing.assert_array_equal(sample(old).tokens, sample(new).tokens)
-    with pytest.raises(ValueError, match=r"^generate: got key = 3; wanted a PRNG key"):
+    with pytest.raises(ValueError, match=r"^generate: got key=3; wanted a PRNG key"):
         sample(3)
     with pytest.raises(ValueError, match=r"got keys \[3\]; wanted one key, or one per sequence \[2\]"):
         sample(jax.random.split(OLD_KEY, 3))
     writer = generate.TextGenerator(model, params, data.char_tokenizer("abc"))
-    write = lambda key: writer.write(["a", "b"], key=key, max_length=3)
-    assert write(OLD_KEY) == write(NEW_KEY)
-    assert write(jax.random.split(OLD_KEY, 2)) == write(jax.random.split(NEW_KEY, 2))
+    for old, new in ((OLD_KEY, NEW_KEY), (jax.random.split(OLD_KEY, 2), jax.random.split(NEW_KEY, 2))):
+        first, second = (writer.write(["a", "b"], key=key, max_length=3) for key in (old, new))
+        assert first == second
 
 
-def test_a_step_of_training_takes_keys_of_both_forms():
+def test_train_steps_accept_both_forms_of_keys():
     def loss_fn(params, batch, key):
         loss = ops.dropout(params["w"] * batch["x"], 0.5, key).sum()
         return (loss, jnp.float32(1)), {}
 
     optimizer = optax.sgd(0.1)
     step = jax.jit(train.make_train_step(loss_fn, optimizer))
-    state = lambda key: train.TrainState(jnp.int32(0), {"w": X}, optimizer.init({}), None, key)
-    old, new = (step(state(key), {"x": X}) for key in (OLD_KEY, NEW_KEY))
+    old, new = (
+        step(train.TrainState(jnp.int32(0), {"w": X}, optimizer.init({}), None, key), {"x": X})
+        for key in (OLD_KEY, NEW_KEY)
+    )
     np.testing.assert_array_equal(old[0].params["w"], new[0].params["w"])
 
 
 # Texts.
 @given(st.lists(st.text(max_size=3), max_size=4), st.sampled_from([None, 3, b"x", ["a"]]), st.data())
-def test_what_is_no_text_is_named_by_its_index(texts, wrong, draw):
-    assert checks.listed_texts("f", "texts", iter(texts)) == texts
+def test_an_element_that_is_not_a_string_is_named_by_its_index(texts, wrong, draw):
+    assert checks.as_texts("f", "texts", iter(texts)) == texts
     i = draw.draw(st.integers(0, len(texts)))
     texts.insert(i, wrong)
-    with pytest.raises(ValueError, match=rf"^f: got texts\[{i}\] = .*; wanted a text"):
-        checks.listed_texts("f", "texts", texts)
+    with pytest.raises(ValueError, match=rf"^f: got texts\[{i}\]=.*; wanted a string"):
+        checks.as_texts("f", "texts", texts)
 
 
 TOKENIZER = data.char_tokenizer("abc")
@@ -304,14 +309,14 @@ TOKENIZER = data.char_tokenizer("abc")
         ("targets", lambda texts: data.translation_rows(["a", "b"], texts, TOKENIZER)),
     ],
 )
-def test_texts_of_data_are_lists_of_texts(name, call):
-    with pytest.raises(ValueError, match=rf"got {name}\[1\] = None; wanted a text"):
+def test_functions_of_data_reject_other_than_lists_of_strings(name, call):
+    with pytest.raises(ValueError, match=rf"got {name}\[1\]=None; wanted a string"):
         call(["a", None])
-    with pytest.raises(ValueError, match=f"got {name} = 'ab', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match=f"got {name}='ab', one string; wanted a list of strings"):
         call("ab")
 
 
-def test_a_mask_in_the_place_of_a_bias_and_a_list_in_the_place_of_a_mask():
+def test_a_mask_as_the_bias_and_a_list_as_the_mask_are_errors():
     with pytest.raises(ValueError, match="got a mask as the bias"):
         ops.attention(**ATTEND, bias=masks.causal())
     with pytest.raises(ValueError, match=r"^mask: got .*; wanted a mask such as"):

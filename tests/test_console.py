@@ -1,5 +1,8 @@
-"""Programs on a console: real processes, whose streams are closed, full or read no further."""
+"""Command-line programs as real processes, whose streams are closed, full or no longer read."""
 
+import dataclasses
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -16,7 +19,7 @@ PROGRAM = "import sys; from tfm_jax.console import run_program; sys.exit(run_pro
 
 
 def shell(tmp_path, body, redirect="", head=""):
-    """Runs a program, of which this is the main function, in a shell: (status, output, standard error)."""
+    """Runs a program with this body of its main function in a shell: (status, output, standard error)."""
     (tmp_path / "program.py").write_text("import os, sys, time\n" + head + "\ndef main():\n    " + body)
     (tmp_path / "start.py").write_text(PROGRAM)
     command = f"{sys.executable} start.py {redirect}"
@@ -48,8 +51,8 @@ def run(command, **options):
         ("print(sys.stdin, [open(f'{i}', 'w').fileno() > 2 for i in range(3)])", "<&- 2>&-", None),
     ],
 )
-def test_a_program(tmp_path, body, redirect, wanted):
-    # What is opened never gets the number of a closed stream, to which libraries write.
+def test_exit_status_and_messages(tmp_path, body, redirect, wanted):
+    # A file that is opened never gets the number of a closed stream, to which libraries may write.
     wanted = wanted or (0, "None [True, True, True]\n", "")
     assert shell(tmp_path, body, redirect) == wanted
 
@@ -70,17 +73,65 @@ def test_ctrl_c_at_any_time(tmp_path, where):
         assert process.communicate() == (b"", None) and process.returncode == 130
 
 
-def test_streams_that_somebody_put_in_place_stay(capsys):
+def test_replaced_streams_and_signal_handlers_stay(capsys):
     before, handler = sys.stdout, signal.getsignal(signal.SIGINT)
     assert console.run_program("it", "builtins:print", "a") == 0
     assert (sys.stdout, signal.getsignal(signal.SIGINT)) == (before, handler)
     assert capsys.readouterr().out == "a\n"
 
 
+def test_unencodable_characters_are_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
+    for stdout in (terminal, io.StringIO()):  # the second encodes everything, and has no reconfigure
+        monkeypatch.setattr(sys, "stdout", stdout)
+        console.escape_unencodable()
+        print("a猫", flush=True)
+    assert terminal.buffer.getvalue() == b"a\\u732b\n" and stdout.getvalue() == "a猫\n"
+
+
+def test_exit_on_error_prints_one_line_except_for_a_broken_pipe():
+    with pytest.raises(SystemExit, match="it: there is none"), console.exit_on_error("it"):
+        raise OSError("there is none")
+    with pytest.raises(BrokenPipeError), console.exit_on_error("it"):
+        raise BrokenPipeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    fast: bool = False
+    steps: int = 1
+
+
+def test_parse_options(capsys):
+    assert console.parse_options(Options, ["--fast", "--steps", "3"]) == Options(True, 3)
+    for argv in (["--no-fast"], ["--steps", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            console.parse_options(Options, argv)
+        assert stopped.value.code == 2 and argv[0] in capsys.readouterr().err
+
+
+def test_error_line_names_the_file():
+    assert console.error_line(FileNotFoundError(2, "No such file", "x")) == "x: No such file"
+    assert console.error_line(OSError("broken")) == console.error_line(ValueError("broken")) == "broken"
+
+
+def test_log_lines_are_printed_once_whatever_handlers_the_root_has(capsys):
+    logger, root = logging.getLogger("tfm_jax.generate"), logging.getLogger()
+    handler = logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        with console.log_to_stderr("tfm_jax.generate", logging.INFO):
+            logger.info("compiled it")
+        logger.info("not printed")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "tfm: compiled it\n" and logger.propagate
+
+
 TFM = f"{sys.executable} -m tfm_jax.cli"
 
 
-def test_tfm_whose_output_is_not_read_or_full():
+def test_tfm_with_a_closed_pipe_or_a_full_device():
     status, out, err = run(f"{TFM} generate --help | head -n 1; {TFM} --help > /dev/full", cwd=ROOT)
     assert (status, err) == (2, "tfm: standard output: No space left on device\n")
     assert out.startswith("usage: tfm generate")
@@ -88,7 +139,7 @@ def test_tfm_whose_output_is_not_read_or_full():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "classification", "language_model", "translation"])
-def test_an_experiment_whose_output_is_not_read_or_full(name):
+def test_an_experiment_with_a_closed_pipe_or_a_full_device(name):
     program = f"{sys.executable} -m experiments.{name} --help"
     status, out, err = run(f"{program} | head -n 1; {program} > /dev/full", cwd=ROOT)
     assert (status, err) == (2, f"{name}: standard output: No space left on device\n")
@@ -99,7 +150,7 @@ def test_an_experiment_whose_output_is_not_read_or_full(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.6, 1.2, 1.8, 2.4, 3.0])
 def test_ctrl_c_while_tfm_starts(delay, tmp_path):
-    """Somewhere in imports, of JAX as well; or waiting for a line."""
+    """During imports, of JAX too, or while a line of input is read."""
     command = [sys.executable, "-m", "tfm_jax.cli", "laws", "time.sleep", "--examples", "100000"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE, "cwd": ROOT}
     with subprocess.Popen(command, **options) as process:

@@ -1,6 +1,8 @@
-"""The rules of imports, checked on the sources: which package may import which, and what of Flax is used."""
+"""Rules of imports, checked on the sources: layers, cycles, optional dependencies, and the use of Flax."""
 
 import ast
+import graphlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,41 +54,81 @@ SOURCES = sorted((ROOT / "tfm_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 
+def names_of(node: ast.AST) -> set[str]:
+    """The dotted names that a statement imports."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative import"
+        return {f"{node.module}.{alias.name}" for alias in node.names}
+    return set()
+
+
 def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    """The dotted names that a module imports anywhere."""
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in names_of(node)}
+
+
+def loading_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run when a module is imported: not in functions, nor under TYPE_CHECKING."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from loading_statements(node.orelse)
+            continue
+        yield node
+        for field in ("body", "orelse", "finalbody"):
+            yield from loading_statements(getattr(node, field, []))
+        for handler in getattr(node, "handlers", []):
+            yield from loading_statements(handler.body)
+
+
+def module_name(path: Path, root: Path = ROOT) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(paths: list[Path], root: Path = ROOT) -> dict[str, set[str]]:
+    """The modules that each module imports when it is loaded; ``from package import x`` may be a module x."""
+    modules = {module_name(path, root): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        statements = loading_statements(ast.parse(path.read_text()).body)
+        names = {name for node in statements for name in names_of(node)}
+        found = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = (found & modules.keys()) - {module}
+    return graph
 
 
 def package(dotted: str) -> str | None:
-    """The package of the project that a dotted name is in, such as "ops"; None for any other."""
+    """The package of a dotted name, such as "ops"; None if it is not of this project."""
     parts = dotted.split(".")
     if parts[0] == "experiments":
         return "experiments"
     return parts[1] if parts[0] == "tfm_jax" and len(parts) > 1 and parts[1] in LAYER else None
 
 
-def wrong_imports(path: Path, own: str) -> list[str]:
-    """The imports of a module that its layer does not allow."""
-    others = {name: package(name) for name in imports(path)}
-    return [name for name, other in others.items() if other not in (None, own) and LAYER[other] >= LAYER[own]]
+def wrong_imports(path: Path, importer: str) -> list[str]:
+    """The imports of a module that the layer of its package does not allow."""
+    packages = {name: package(name) for name in imports(path)}
+    return [
+        name
+        for name, other in packages.items()
+        if other not in (None, importer) and LAYER[other] >= LAYER[importer]
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES + EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_package_imports_only_packages_of_lower_layers(path):
     parts = path.relative_to(ROOT).parts
-    own = parts[0] if parts[0] == "experiments" else Path(parts[1]).stem
-    if own == "__init__":
+    importer = parts[0] if parts[0] == "experiments" else Path(parts[1]).stem
+    if importer == "__init__":
         return
-    assert not wrong_imports(path, own), f"{path}: {own} is in layer {LAYER[own]}"
+    assert not wrong_imports(path, importer), f"{path}: {importer} is in layer {LAYER[importer]}"
 
 
-def test_the_rule_can_fail(tmp_path):
+def test_a_wrong_import_is_found(tmp_path):
     path = tmp_path / "bad.py"
     path.write_text(
         "import experiments.runner\nfrom tfm_jax import ops, train\nfrom tfm_jax.nn import Config\n"
@@ -94,23 +136,36 @@ def test_the_rule_can_fail(tmp_path):
     assert sorted(wrong_imports(path, "generate")) == ["experiments.runner", "tfm_jax.train"]
 
 
+def test_there_is_no_import_cycle():
+    graphlib.TopologicalSorter(import_graph(SOURCES + EXPERIMENTS)).prepare()  # raises CycleError
+
+
+def test_an_import_cycle_is_found(tmp_path):
+    sources = {
+        "a": "from p import b",
+        "b": "try:\n    import p.c\nexcept ImportError:\n    pass",
+        "c": "if TYPE_CHECKING:\n    import p.a\ndef f():\n    import p.a",
+    }
+    (tmp_path / "p").mkdir()
+    paths = [tmp_path / "p" / f"{name}.py" for name in sources]
+    for path, source in zip(paths, sources.values(), strict=True):
+        path.write_text(source)
+    assert import_graph(paths, tmp_path) == {"p.a": {"p.b"}, "p.b": {"p.c"}, "p.c": set()}
+    paths[2].write_text("from p.a import x")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(import_graph(paths, tmp_path)).prepare()
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_extras_load_only_where_they_are_used(path):
-    for node in ast.parse(path.read_text()).body:
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-        for name in names:
+def test_extras_are_imported_only_inside_functions(path):
+    for node in loading_statements(ast.parse(path.read_text()).body):
+        for name in names_of(node):
             if "laws" in path.parts and name.startswith("hypothesis"):
-                continue  # the package is the extra: without it, it says what to install
-            assert name.split(".")[0] not in EXTRAS, f"{path} imports {name} at its top"
+                continue  # hypothesis is the extra of this package, which says so if it is missing
+            assert name.split(".")[0] not in EXTRAS, f"{path} imports {name} when it is loaded"
 
 
-def test_the_flax_names_in_use_are_those_listed():
+def test_only_the_listed_names_of_flax_are_used():
     used = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -121,12 +176,12 @@ def test_the_flax_names_in_use_are_those_listed():
             ):
                 used.add(f"nnx.{node.attr}")
         assert not any(name.startswith("flax") and name != "flax.nnx" for name in imports(path)), (
-            f"{path} imports more of flax than nnx"
+            f"{path} imports flax besides nnx"
         )
     assert used == FLAX
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_stay_small(path):
+@pytest.mark.parametrize("path", SOURCES + EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_have_at_most_500_lines(path):
     lines = len(path.read_text().splitlines())
-    assert lines <= 500, f"{path} has {lines} lines: split it by idea"
+    assert lines <= 500, f"{path} has {lines} lines; wanted at most 500. Split it by idea."

@@ -1,4 +1,4 @@
-"""A real model trained in every way there is: the same numbers everywhere."""
+"""A decoder trained under jit, on a mesh, by pmap and by vmap: the same numbers everywhere."""
 
 import functools
 
@@ -13,7 +13,7 @@ from tfm_jax import nn, ops, train
 CONFIG = nn.Config(vocab_size=13, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24)
 MODEL = nn.functionalize(nn.Decoder, CONFIG)
 OPTIMIZER = train.adamw(train.noam(16, 5), 0.1)
-WHERE = {"jit": train.Jit(), "mesh": train.Jit(data=8), "pmap": train.Pmap(data=8)}
+PLACEMENTS = {"jit": train.Jit(), "mesh": train.Jit(data=8), "pmap": train.Pmap(data=8)}
 STEPS = 20
 
 
@@ -24,7 +24,10 @@ def loss_fn(params, batch, key):
 
 def batch_of(number):
     tokens = np.random.default_rng(number).integers(0, 13, (8, 8), dtype=np.int32)
-    return {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}  # label 0 has no weight: uneven over devices
+    return {
+        "tokens": tokens[:, :-1],
+        "labels": tokens[:, 1:],
+    }  # label 0 has weight 0, so weights differ between devices
 
 
 def initial(seed=0):
@@ -38,7 +41,7 @@ def plain_step(**options):
 
 @functools.cache
 def compiled(name):
-    return WHERE[name].compile(plain_step(axis_name=WHERE[name].axis_name))
+    return PLACEMENTS[name].compile(plain_step(axis_name=PLACEMENTS[name].axis_name))
 
 
 def run(name, state, first=0, last=STEPS):
@@ -51,7 +54,7 @@ def run(name, state, first=0, last=STEPS):
 
 @functools.cache
 def on_one_device():
-    state, losses = run("jit", WHERE["jit"].place_state(initial()))
+    state, losses = run("jit", PLACEMENTS["jit"].place_state(initial()))
     return jax.device_get((state.params, state.ema)), losses
 
 
@@ -63,32 +66,32 @@ def assert_same(state, losses):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mesh", "pmap"])
-def test_twenty_steps_are_those_of_one_device(name):
-    assert_same(*run(name, WHERE[name].place_state(initial())))
+def test_20_steps_equal_those_on_one_device(name):
+    assert_same(*run(name, PLACEMENTS[name].place_state(initial())))
     assert len(set(on_one_device()[1])) == STEPS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("jit", "pmap"), ("pmap", "mesh"), ("mesh", "jit")])
-def test_a_run_goes_on_elsewhere_from_its_checkpoint(first, second, tmp_path):
-    state, losses = run(first, WHERE[first].place_state(initial()), last=9)
+def test_training_resumes_under_another_placement(first, second, tmp_path):
+    state, losses = run(first, PLACEMENTS[first].place_state(initial()), last=9)
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(9, state)
-        restored, _ = checkpoints.restore(WHERE[second].abstract(initial()))
+        restored, _ = checkpoints.restore(PLACEMENTS[second].abstract(initial()))
     state, more = run(second, restored, first=9)
     assert_same(state, losses + more)
 
 
 @pytest.mark.slow
-def test_several_seeds_train_at_once_under_vmap():
+def test_several_seeds_train_under_vmap():
     seeds = [0, 5, 6]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(initial, seeds))
     together = jax.jit(jax.vmap(plain_step(), in_axes=(0, None)))
     for i in range(4):
         states, metrics = together(states, batch_of(i))
     found = np.asarray(metrics["loss"][0] / metrics["loss"][1])
-    alone = [run("jit", WHERE["jit"].place_state(initial(seed)), last=4) for seed in seeds]
+    alone = [run("jit", PLACEMENTS["jit"].place_state(initial(seed)), last=4) for seed in seeds]
     np.testing.assert_allclose(found, [losses[-1] for _, losses in alone], rtol=1e-5)
     for i, (state, _) in enumerate(alone):
-        own = jax.tree.map(lambda x, i=i: x[i], states.params)
-        chex.assert_trees_all_close(own, state.params, rtol=1e-4, atol=1e-5)
+        params = jax.tree.map(lambda x, i=i: x[i], states.params)
+        chex.assert_trees_all_close(params, state.params, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Pytrees are told apart by their class: what ``jit`` compiled for one never runs on another."""
+"""The structure of a pytree includes its class: ``jit`` never runs a program compiled for another class."""
 
 import dataclasses
 import importlib
@@ -26,13 +26,13 @@ class Line:
 
 
 def all_pytrees():
-    """An instance of each of the package's dataclasses that are pytrees, each of its fields the same."""
+    """An instance of every pytree dataclass of the package, with 1 in each field."""
     for module in pkgutil.walk_packages(tfm_jax.__path__, "tfm_jax."):
         if module.name.endswith("__main__"):
             continue
         for cls in vars(importlib.import_module(module.name)).values():
-            its_own = isinstance(cls, type) and cls.__module__ == module.name
-            if its_own and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
+            is_local = isinstance(cls, type) and cls.__module__ == module.name
+            if is_local and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
                 instance = object.__new__(cls)
                 for field in dataclasses.fields(cls):
                     object.__setattr__(instance, field.name, 1)
@@ -40,16 +40,16 @@ def all_pytrees():
                     yield instance
 
 
-def test_no_two_classes_of_the_package_have_one_structure():
+def test_structures_of_different_classes_differ():
     instances = list(all_pytrees())
     names = {type(x).__name__ for x in instances}
     assert {"And", "Or", "Window", "Padding", "TopP", "MinP", "Slots", "TrainState", "SuppressFrom"} <= names
     for x, y in itertools.combinations(instances, 2):
-        assert jax.tree.structure(x) != jax.tree.structure(y), f"{type(x)} is taken for {type(y)}"
+        assert jax.tree.structure(x) != jax.tree.structure(y), f"{type(x)} has the structure of {type(y)}"
 
 
-def test_jit_runs_each_class_its_own_program():
-    # Enough classes that equal structures would meet in the hash table of jit's programs.
+def test_jit_compiles_one_program_per_class():
+    # Enough classes that equal structures would collide in the hash table of jit's programs.
     classes = [
         pytrees.register(dataclasses.make_dataclass(f"Value{i}", ["x"], namespace={"i": i}))
         for i in range(50)
@@ -60,7 +60,7 @@ def test_jit_runs_each_class_its_own_program():
 
 
 @given(st.integers(), st.text(max_size=3), st.integers())
-def test_leaves_and_structure_make_the_value_again(slope, name, start):
+def test_unflatten_inverts_flatten(slope, name, start):
     line = Line(slope, name, start)
     leaves, structure = jax.tree.flatten(line)
     assert leaves == [slope, start]
@@ -71,7 +71,7 @@ def test_leaves_and_structure_make_the_value_again(slope, name, start):
     assert jax.tree.structure(Line((slope,), name, start)) != structure
 
 
-def test_what_is_no_dataclass_or_a_pytree_already_is_refused():
+def test_register_rejects_other_classes_and_registered_ones():
     with pytest.raises(TypeError, match="dataclass"):
         pytrees.register(int)
     with pytest.raises(ValueError, match="Line"):
@@ -79,39 +79,39 @@ def test_what_is_no_dataclass_or_a_pytree_already_is_refused():
 
 
 def exported(value):
-    """What gives the leaves of such a value, serialized and read again."""
+    """A function that returns the leaves of such a value, exported, serialized and deserialized."""
     leaves = jax.jit(lambda value: jax.tree.leaves(value))
     return jax.export.deserialize(jax.export.export(leaves)(value).serialize())
 
 
-def takes_ones(value):
-    """Whether its class checks no static field that 1 is not."""
+def accepts_ones(value):
+    """Whether the class accepts 1 in each field."""
     try:
         return jax.tree.map(lambda x: x, value) is not None
     except ValueError:
         return False
 
 
-def test_every_pytree_of_the_package_is_an_argument_of_exported_functions():
+def test_every_pytree_can_be_an_argument_of_an_exported_function():
     pytest.importorskip("flatbuffers")
-    instances = [x for x in all_pytrees() if takes_ones(x)]
+    instances = [x for x in all_pytrees() if accepts_ones(x)]
     assert {"And", "Window", "Dense", "Slots", "Cache", "TrainState"} <= {type(x).__name__ for x in instances}
     structure = jax.tree.structure(((instances,), {}))
     assert exported(instances).in_tree == structure
 
 
-def test_static_fields_are_written_as_literals_or_refused_by_name():
+def test_exported_static_fields_must_be_literals():
     pytest.importorskip("flatbuffers")
     line = Line(jnp.float32(2), (None, True, "a'", (1, -2.5)), jnp.int32(3))
     assert [x.tolist() for x in exported(line).call(line)] == [2, 3]
     with pytest.raises(ValueError, match="pytree"):
         exported(line).call(Line(jnp.float32(2), "other", jnp.int32(3)))
     for name in (frozenset([1]), float("nan"), jnp.float32):
-        with pytest.raises(ValueError, match=r"^Line: got static fields .*; wanted numbers, texts, None or"):
+        with pytest.raises(ValueError, match=r"^Line: got static fields .*; wanted numbers, strings, None"):
             exported(Line(jnp.float32(2), name))
 
 
-def test_a_class_that_is_defined_again_is_a_pytree_again():
+def test_a_class_defined_twice_is_a_pytree_but_not_serializable():
     first, again = (
         pytrees.register(dataclasses.make_dataclass("DefinedTwice", ["x"], frozen=True)) for _ in range(2)
     )
@@ -122,7 +122,7 @@ def test_a_class_that_is_defined_again_is_a_pytree_again():
         exported(again(jnp.int32(1)))
 
 
-def test_what_decoding_gives_is_a_result_of_exported_functions():
+def test_exported_functions_return_decoding_results():
     pytest.importorskip("flatbuffers")
     for kind in (generate.Generated, generate.Beams):
         make = jax.jit(lambda x, kind=kind: kind(*([x] * len(kind._fields))))
@@ -140,7 +140,7 @@ class Above:
             raise ValueError(f"Above: got least={self.least!r}; wanted a number.")
 
 
-def test_checks_of_what_a_user_makes_do_not_meet_the_leaves_of_jax():
+def test_unflatten_skips_the_checks_of_the_constructor():
     with pytest.raises(ValueError, match="got least=None"):
         Above(None)
     for leaf in (None, object(), "spec", jnp.ones(2)):

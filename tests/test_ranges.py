@@ -1,4 +1,4 @@
-"""A number is in a range or is refused by name; what is traced passes."""
+"""Numbers out of range are errors that name the argument; traced numbers pass."""
 
 import math
 import subprocess
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import ranges
-from tfm_jax.ranges import Range, check_each, check_known, check_number, real_number, whole_number
+from tfm_jax.ranges import Range, check_each, check_number, check_static, integer_range, real_range
 
 INSIDE = {
     "SIZE": st.integers(1, 2**31 - 1),
@@ -41,14 +41,14 @@ OUTSIDE = {
 NEVER = st.sampled_from([math.nan, math.inf, -math.inf, True, False, None, "1", "", [1], (), 1j, object()])
 
 
-def test_every_range_is_tried():
+def test_every_range_has_cases():
     names = {name for name, value in vars(ranges).items() if isinstance(value, Range)}
     assert names == INSIDE.keys() == OUTSIDE.keys()
 
 
 @pytest.mark.parametrize("name", INSIDE)
 @given(st.data())
-def test_what_is_inside_passes_and_what_is_not_is_named(name, data):
+def test_numbers_in_range_pass_and_others_are_errors(name, data):
     allowed = getattr(ranges, name)
     check_number("f", "x", data.draw(INSIDE[name]), allowed)
     wrong = data.draw(OUTSIDE[name] | NEVER)
@@ -58,7 +58,7 @@ def test_what_is_inside_passes_and_what_is_not_is_named(name, data):
 
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray, lambda x: jnp.asarray(x, jnp.bfloat16)])
-def test_every_number_of_an_array_counts(make):
+def test_every_element_of_an_array_is_checked(make):
     check_each("f", "x", make([0.5, 1.0]), ranges.SHARE)
     for wrong in ([0.5, 0.0], [0.5, math.nan], [True, True]):
         with pytest.raises(ValueError, match=r"f: got x=\["):
@@ -66,25 +66,25 @@ def test_every_number_of_an_array_counts(make):
 
 
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
-def test_an_array_is_no_number_unless_it_has_no_axes_and_need_not_be_whole(make):
+def test_arrays_are_not_numbers_except_0d_arrays_for_real_ranges(make):
     check_number("f", "x", make(0.5), ranges.SHARE)
     for value, allowed in (
         (make([0.5, 1.0]), ranges.SHARE),
         (make(3), ranges.SIZE),
         (make([3]), ranges.SIZE),
     ):
-        with pytest.raises(ValueError, match=r"f: got x=[aA]rray\(.*; wanted a .*, not an array"):
+        with pytest.raises(ValueError, match=r"f: got x=[aA]rray\(.*; wanted an? .*, not an array"):
             check_number("f", "x", value, allowed)
 
 
-def test_scalars_of_numpy_are_numbers():
+def test_numpy_scalars_are_numbers():
     check_number("f", "x", np.int64(3), ranges.SIZE)
     check_number("f", "x", np.float32(0.5), ranges.RATE)
     with pytest.raises(ValueError, match="got x=True"):
         check_number("f", "x", np.bool_(True), ranges.UNIT)
 
 
-def test_what_is_traced_passes():
+def test_traced_numbers_pass():
     def f(x):
         check_number("f", "x", x, ranges.POSITIVE)
         return x
@@ -94,16 +94,16 @@ def test_what_is_traced_passes():
 
 
 @given(st.integers(), st.integers(), st.integers())
-def test_a_range_has_its_ends(least, most, value):
-    inside = least <= value <= most
-    assert (value in whole_number(least, most)) == inside == (value in real_number(least, most))
-    assert (value in whole_number(least)) == (least <= value < 2**31)
+def test_ranges_include_their_bounds(minimum, maximum, value):
+    inside = minimum <= value <= maximum
+    assert (value in integer_range(minimum, maximum)) == inside == (value in real_range(minimum, maximum))
+    assert (value in integer_range(minimum)) == (minimum <= value < 2**31)
 
 
 def test_ranges_in_words():
-    assert whole_number(3).wanted == "a whole number of at least 3, below 2**31"
-    assert whole_number(3, 5).wanted == "a whole number from 3 to 5"
-    assert real_number(-10, 10).wanted == "a number from -10 to 10"
+    assert integer_range(3).wanted == "an integer from 3 to 2**31 - 1"
+    assert integer_range(3, 5).wanted == "an integer from 3 to 5"
+    assert real_range(-10, 10).wanted == "a number from -10 to 10"
 
 
 def test_ranges_are_declared_without_jax():
@@ -111,9 +111,9 @@ def test_ranges_are_declared_without_jax():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
-def test_what_decides_the_program_is_known_before_tracing():
-    check_known("f", "x", 0.5, ranges.RATE)
+def test_check_static_rejects_tracers():
+    check_static("f", "x", 0.5, ranges.RATE)
     with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted .*, known before tracing"):
-        jax.jit(lambda x: check_known("f", "x", x, ranges.RATE))(0.5)
-    with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted a whole number .*, not an array"):
+        jax.jit(lambda x: check_static("f", "x", x, ranges.RATE))(0.5)
+    with pytest.raises(ValueError, match=r"f: got x=.*Tracer.*; wanted an integer .*, not an array"):
         jax.jit(lambda x: check_number("f", "x", x, ranges.SIZE))(3)

@@ -1,4 +1,4 @@
-"""Settings become JSON and text, and come back the same."""
+"""Configs survive a round trip through JSON and text."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ models = st.builds(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Fields of every kind that a config has."""
+    """One field of each type that configs use."""
 
     path: Path | None = None
     sizes: tuple[int, ...] = ()
@@ -48,14 +48,14 @@ MODEL = nn.Config()
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
-    """Dataclasses in a dataclass."""
+    """Nested dataclasses."""
 
     settings: Settings = Settings()
     model: nn.Config = MODEL
 
 
 @given(models)
-def test_a_model_comes_back_from_json(model):
+def test_model_config_round_trips_through_json(model):
     assert values.from_dict(nn.Config, json.loads(json.dumps(values.to_dict(model)))) == model
 
 
@@ -68,52 +68,54 @@ def test_a_model_comes_back_from_json(model):
         st.floats(-9, 9),
     )
 )
-def test_paths_and_tuples_come_back_from_json(settings):
+def test_paths_and_tuples_round_trip_through_json(settings):
     assert values.from_dict(Settings, json.loads(json.dumps(values.to_dict(settings)))) == settings
 
 
-def test_items_have_their_own_kinds_and_numbers_are_of_the_fields_type():
+def test_integers_become_floats_where_the_annotation_is_float():
     found = values.from_dict(Settings, {"pair": [1, 2], "rate": 3})
     assert [type(x) for x in (*found.pair, found.rate)] == [int, float, float]
 
 
-def test_two_kinds_with_the_same_fields_are_told_apart():
+def test_variants_with_equal_fields_have_different_text():
     texts = [values.to_text(kind(theta=5.0, pairing="half")) for kind in (nn.Rope, nn.Sinusoidal)]
     assert texts == ['Rope(theta=5.0, pairing="half", fraction=1.0)', 'Sinusoidal(theta=5.0, pairing="half")']
     assert values.to_text(None) == "None"
 
 
-def test_the_variants_of_a_kind():
+def test_variants_of_a_union():
     assert values.variants(nn.Mlp | nn.Glu) == {"Mlp": nn.Mlp, "Glu": nn.Glu}
     assert values.variants(nn.Mlp | None) == {"Mlp": nn.Mlp, "None": type(None)}
     assert values.variants(int | None) == values.variants(nn.Mlp) == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("Swish()", "wanted one of Mlp, Glu"),
-        ("Mlp(width=1)", r"Mlp has no fields \['width'\]"),
+        ("Mlp(width=1)", r"Mlp: got unknown fields \['width'\]"),
         ("Mlp(activation=print(1))", "malformed"),
         ("Mlp('relu')", "fields by name"),
         ("Mlp(activation='swoosh')", "swoosh"),
         ("", "wanted one of"),
     ],
 )
-def test_text_of_no_such_value_is_one_clear_error(text, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_variant_text_is_one_error(text, message):
+    with pytest.raises(ValueError, match=message):
         values.from_text(values.variants(nn.Mlp | nn.Glu), text)
 
 
-def test_json_of_another_form_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"Settings has no fields \['depth'\]; it has \['pair', 'path'"):
+def test_unknown_fields_and_wrong_json_types_are_errors():
+    with pytest.raises(
+        ValueError, match=r"Settings: got unknown fields \['depth'\]; wanted some of \['pair', 'path'"
+    ):
         values.from_dict(Settings, {"depth": 3})
-    with pytest.raises(ValueError, match=r"Settings is read from a JSON object, got \[3\]"):
+    with pytest.raises(ValueError, match=r"Settings: got \[3\]; wanted a JSON object"):
         values.from_dict(Settings, [3])
 
 
 @pytest.mark.parametrize(
-    ("json", "said"),
+    ("json", "message"),
     [
         ({"settings": {"rate": "0.5"}}, "Outer.settings: Settings: got rate='0.5'; wanted a number."),
         ({"settings": {"rate": True}}, "Outer.settings: Settings: got rate=True; wanted a number."),
@@ -125,10 +127,10 @@ def test_json_of_another_form_is_one_clear_error():
             {"settings": {"sizes": [1, 2.5]}},
             r"Outer.settings: Settings: got sizes=\(1, 2.5\); wanted a tuple",
         ),
-        ({"settings": None}, "Outer.settings: Settings is read from a JSON object, got None"),
+        ({"settings": None}, "Outer.settings: Settings: got None; wanted a JSON object"),
         (
             {"model": {"norm": "Norm()"}},
-            r"Outer.model: Config.norm: got 'Norm\(\)', wanted one of LayerNorm, RMS",
+            r"Outer.model: Config.norm: got 'Norm\(\)'; wanted one of LayerNorm, RMS",
         ),
         (
             {"model": {"positions": {"theta": 1}}},
@@ -138,25 +140,25 @@ def test_json_of_another_form_is_one_clear_error():
         ({"model": {"positions": "(" * 9000}}, "Outer.model: Config.positions: .*wanted one of Sinusoidal"),
         (
             {"model": {"feed_forward": None}},
-            "Outer.model: Config.feed_forward: got 'None', wanted one of Mlp",
+            "Outer.model: Config.feed_forward: got 'None'; wanted one of Mlp",
         ),
         ({"model": {"norm_placement": "middle"}}, "Outer.model: Config: got norm_placement='middle'"),
-        ({"model": {"d_model": None}}, "Outer.model: Config: got d_model=None; wanted a whole number"),
+        ({"model": {"d_model": None}}, "Outer.model: Config: got d_model=None; wanted an integer"),
     ],
 )
-def test_what_a_file_names_and_nobody_knows_is_named_with_its_field(json, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_name_the_path_of_fields(json, message):
+    with pytest.raises(ValueError, match=message):
         values.from_dict(Outer, json)
 
 
-def test_a_config_of_a_run_before_param_dtype_has_float32_parameters():
+def test_old_config_without_param_dtype_has_float32_parameters():
     old = values.to_dict(nn.Config(positions=nn.Learned(9)))
     del old["param_dtype"], old["count_padding"]
     found = values.from_dict(nn.Config, old | {"positions": "Learned(max_length=9)"})
     assert found == nn.Config(positions=nn.Learned(9), param_dtype="float32", count_padding=True)
 
 
-def test_numbers_of_numpy_are_written_as_numbers():
+def test_numpy_scalars_are_written_as_numbers():
     assert values.to_text(nn.Learned(np.int64(9))) == "Learned(max_length=9)"
 
 
@@ -167,11 +169,11 @@ nested = st.recursive(
 
 
 @given(nested)
-def test_plain_values_are_json_and_stay_so(value):
+def test_plain_is_json_and_idempotent(value):
     once = values.plain(value)
     assert json.loads(json.dumps(once, allow_nan=False)) == once == values.plain(once)
 
 
-def test_scalars_and_paths_are_plain():
+def test_plain_converts_scalars_and_paths():
     found = values.plain({"a": np.int32(3), "b": jnp.float32(0.5), "c": [Path("x")], "d": np.float64("nan")})
     assert found == {"a": 3, "b": 0.5, "c": ["x"], "d": None}

@@ -1,12 +1,12 @@
-"""The Transformer as pure functions in JAX, wrapped in thin Flax modules.
+"""Transformers as pure functions in JAX, wrapped in thin Flax modules.
 
-Each floor loads when it is first used, so ``import tfm_jax`` is light.
+Subpackages are imported on first use, so ``import tfm_jax`` is fast.
 """
 
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["data", "generate", "laws", "nn", "ops", "pretrained", "runs", "train", "types", "values", "viz"]
 
 

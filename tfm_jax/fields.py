@@ -1,4 +1,4 @@
-"""The fields of a dataclass, checked against their annotations."""
+"""Dataclass fields checked against their annotations."""
 
 import dataclasses
 import functools
@@ -13,39 +13,40 @@ __all__ = ["check_fields", "range_of"]
 
 
 def check_fields(value: object) -> None:
-    """Raises where a field is not what its annotation declares.
+    """Checks that every field of a dataclass instance has the type and range of its annotation.
 
-    Checked are numbers (with the `Range` of ``Annotated[float, range]``), flags, texts, ``Literal``, None,
-    dataclasses, tuples and unions of these. Of every other annotation that is a class, an instance is wanted.
-    A subclass of a dataclass is refused: code that reads the field would take it for its base.
+    Supported annotations: numbers (with the `Range` of ``Annotated[float, range]``), bool, str, ``Literal``,
+    None, dataclasses, tuples, and unions of these. Any other class accepts its instances. A subclass of an
+    annotated dataclass is an error, because code that reads the field would treat it as the base class.
 
     Args:
       value: an instance of a dataclass, such as ``self`` in its ``__post_init__``.
 
     Raises:
-      ValueError: by name, with what was wanted.
+      ValueError: names the first field that does not fit, and what was wanted.
     """
-    kind = type(value)
-    for name, hint in _hints(kind).items():
+    cls = type(value)
+    for name, hint in _hints(cls).items():
         got = getattr(value, name)
         if not _fits(hint, got):
-            fix = _fix(hint, got)
-            raise ValueError(f"{kind.__name__}: got {name}={got!r:.80}; wanted {_words(hint)}.{fix}")
+            raise ValueError(
+                f"{cls.__name__}: got {name}={got!r:.80}; wanted {_description(hint)}.{_fix(hint, got)}"
+            )
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other annotation, itself."""
+    """The members of a union; any other annotation by itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def range_of(hint: Any) -> Range | None:
-    """The range that an annotation declares, also one beside None or other marks; None where it has none."""
+    """The `Range` in an annotation, also in a member of a union; None if it has none."""
     if (found := _range(hint)) is not None:
         return found
     inner = typing.get_args(hint)[:1] if typing.get_origin(hint) is Annotated else _members(hint)
@@ -58,16 +59,16 @@ def _range(hint: Any) -> Range | None:
     return next((x for x in hint.__metadata__ if isinstance(x, Range)), None)
 
 
-_PLAIN = {
-    int: Range("a whole number", lambda x: True, whole=True),
+_UNBOUNDED = {
+    int: Range("an integer", lambda x: True, integral=True),
     float: Range("a number", lambda x: True),
 }
-_WORDS = {bool: "True or False", str: "a text", types.NoneType: "None"}
+_DESCRIPTIONS = {bool: "True or False", str: "a string", types.NoneType: "None"}
 
 
 def _fits(hint: Any, value: object) -> bool:
-    if (allowed := _range(hint) or _plain(hint)) is not None:
-        # Not an array: a field is compared, hashed and written into files.
+    if (allowed := _range(hint) or _unbounded(hint)) is not None:
+        # Not an array: a field is compared, hashed and written to files.
         return isinstance(value, numbers.Number) and value in allowed
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
@@ -80,54 +81,61 @@ def _fits(hint: Any, value: object) -> bool:
         return isinstance(value, tuple) and _items_fit(args, value)
     if dataclasses.is_dataclass(hint):
         return type(value) is hint
-    kind = origin or hint
-    known = isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
-    return not known or isinstance(value, kind)
+    cls = origin or hint
+    is_checked = isinstance(cls, type) and not getattr(cls, "_is_protocol", False)
+    return not is_checked or isinstance(value, cls)
 
 
-def _plain(hint: Any) -> Range | None:
-    return _PLAIN.get(hint) if isinstance(hint, type) else None
+def _unbounded(hint: Any) -> Range | None:
+    return _UNBOUNDED.get(hint) if isinstance(hint, type) else None
 
 
-def _items_fit(kinds: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
-    kinds = (kinds[0],) * len(value) if kinds[-1:] == (Ellipsis,) else kinds
-    return len(kinds) == len(value) and all(map(_fits, kinds, value))
+def _items_fit(hints: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
+    hints = (hints[0],) * len(value) if hints[-1:] == (Ellipsis,) else hints
+    return len(hints) == len(value) and all(map(_fits, hints, value))
 
 
-def _words(hint: Any) -> str:
-    """What is wanted, as a message says it."""
-    if (allowed := _range(hint) or _plain(hint)) is not None:
+def _description(hint: Any) -> str:
+    """An annotation in words, for error messages."""
+    if (allowed := _range(hint) or _unbounded(hint)) is not None:
         return allowed.wanted
     members = _members(hint)
     classes = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
-    parts = [f"an instance of {_listed(classes)}"] if classes else []
-    for member in members:
-        if dataclasses.is_dataclass(member):
-            continue
-        origin, args = typing.get_origin(member), typing.get_args(member)
-        if origin is Literal:
-            parts.append(_listed(list(map(repr, args))))
-        elif origin is tuple:
-            parts.append(f"a tuple of {' and '.join(_words(x) for x in args if x is not Ellipsis)}")
-        elif origin is Annotated and _range(member) is None:
-            parts.append(_words(args[0]))
-        elif member is not hint:
-            parts.append(_words(member))
-        else:
-            parts.append(_WORDS.get(member) or f"an instance of {getattr(member, '__name__', member)}")
-    return (", or " if classes else " or ").join(parts)
+    choices = [repr(arg) for member in members for arg in _literals(member)]
+    others = [member for member in members if not dataclasses.is_dataclass(member) and not _literals(member)]
+    if choices and others == [types.NoneType]:
+        return _either([*choices, "None"])
+    parts = [f"an instance of {_either(classes)}"] if classes else []
+    parts += [_either(choices)] if choices else []
+    parts += [_description_of_one(member) for member in others]
+    return ", or ".join(parts)
 
 
-def _listed(words: list[str]) -> str:
+def _description_of_one(hint: Any) -> str:
+    """The description of an annotation that is not a union, a dataclass or a ``Literal``."""
+    if (allowed := _range(hint) or _unbounded(hint)) is not None:
+        return allowed.wanted
+    if typing.get_origin(hint) is tuple:
+        items = (_description(item) for item in typing.get_args(hint) if item is not Ellipsis)
+        return f"a tuple of {' and '.join(items)}"
+    if typing.get_origin(hint) is Annotated:
+        return _description(typing.get_args(hint)[0])
+    return _DESCRIPTIONS.get(hint) or f"an instance of {getattr(hint, '__name__', hint)}"
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def _either(words: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _fix(hint: Any, value: object) -> str:
-    """The way out, where what was meant can be guessed."""
-    classes = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
-    for kind in classes:
-        if value is kind or (isinstance(value, str) and value.lower() == kind.__name__.lower()):
-            return f" Pass {kind.__name__}(...), an instance."
-        if isinstance(value, kind):
-            return f" A subclass of {kind.__name__} is not supported."
+    """How to fix the call, if the intent can be guessed."""
+    for cls in filter(dataclasses.is_dataclass, _members(hint)):
+        if value is cls or (isinstance(value, str) and value.lower() == cls.__name__.lower()):
+            return f" Pass {cls.__name__}(...), an instance."
+        if isinstance(value, cls):
+            return f" A subclass of {cls.__name__} is not supported."
     return ""

@@ -1,4 +1,4 @@
-"""Dataclasses as pytrees whose structures differ by their class, also in exported functions."""
+"""Pytree dataclasses whose tree structure includes the class, also in exported functions."""
 
 import ast
 import contextlib
@@ -14,42 +14,40 @@ T = TypeVar("T")
 
 
 def static(**kwargs) -> dataclasses.Field:
-    """A field of a pytree that is part of what is compiled, not a leaf: sizes, ids, names.
+    """A static field of a pytree dataclass: part of its structure, not a leaf, such as a size or a name.
 
     Equivalent to::
 
         dataclasses.field(metadata={"static": True}, **kwargs)
 
     Args:
-      kwargs: of ``dataclasses.field``, such as ``default``; not its ``metadata``.
+      kwargs: of ``dataclasses.field``, such as ``default``; not ``metadata``.
 
     Returns:
-      The field. Its values must be hashable and compare to one bool: arrays are not.
+      The field. Its values must be hashable, and ``==`` must give one bool: no arrays.
     """
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 def register(cls: type[T]) -> type[T]:
-    """Makes a dataclass a pytree: its fields are children, those made by ``static`` are not.
+    """Registers a dataclass as a pytree; fields made by ``static`` are metadata, all others children.
 
-    In the place of ``jax.tree_util.register_dataclass``, which gives two classes with as many children and
-    the same static values structures that are equal, whatever their names, although their hashes differ (as
-    of jax 0.10 and 0.12). ``jit`` looks programs up by structure: now and then, as their hashes fall, it runs
-    one class's program on the other.
+    Use it instead of ``jax.tree_util.register_dataclass``. There (as of jax 0.10 and 0.12) two classes with
+    equally many children and equal static values have equal structures but different hashes. ``jit`` looks
+    compiled programs up by structure, so on a hash collision it runs one class's program on the other.
 
     Equivalent to::
 
-        jax.tree_util.register_dataclass(cls)      # but for the structures
+        jax.tree_util.register_dataclass(cls)      # except for the structures
 
     Args:
       cls: a dataclass whose constructor takes each of its fields.
 
     Returns:
-      ``cls`` itself, for use as a decorator. Two instances have equal structures only where their classes are
-      the same, their static fields equal and the structures of their children equal. As an argument or a
-      result of a function that ``jax.export`` serializes it is written by the names of its package and its
-      class, with its static fields where they are literals (numbers, texts, None, tuples of them); a second
-      class of a name, such as a notebook's cell run again, is not.
+      ``cls`` itself, for use as a decorator. Two instances have equal structures only if their classes, their
+      static fields and the structures of their children are equal. ``jax.export`` can serialize functions of
+      it: the name there is package and class, and static fields must be literals (numbers, strings, None,
+      tuples of them). A second class of the same name, as after rerunning a notebook cell, is not.
 
     Raises:
       TypeError: ``cls`` is not a dataclass.
@@ -70,14 +68,14 @@ def register(cls: type[T]) -> type[T]:
         return tuple(zip(keys, read(children, x), strict=True)), read(statics, x)
 
     def unflatten(values, leaves):
-        # Not by the constructor: JAX also puts in leaves that its checks of a user's values would refuse.
+        # Not the constructor: its checks would reject placeholder leaves that JAX puts in.
         x = object.__new__(cls)
         for name, value in (*zip(children, leaves, strict=True), *zip(statics, values, strict=True)):
             object.__setattr__(x, name, value)
         return x
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    with contextlib.suppress(ValueError):  # where the name is taken, JAX refuses to serialize this class
+    with contextlib.suppress(ValueError):  # the name is taken: JAX will not serialize this class
         jax.export.register_pytree_node_serialization(
             cls,
             serialized_name=_exported_name(cls),
@@ -88,7 +86,7 @@ def register(cls: type[T]) -> type[T]:
 
 
 def register_named_tuple(cls: type[T]) -> type[T]:
-    """Lets ``jax.export`` serialize functions that take or give a NamedTuple.
+    """Lets ``jax.export`` serialize functions that take or return a NamedTuple.
 
     Equivalent to::
 
@@ -105,7 +103,7 @@ def register_named_tuple(cls: type[T]) -> type[T]:
 
 
 def _exported_name(cls: type) -> str:
-    # Without the module, which may move between versions.
+    # Without the module, which may change between versions.
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
 
 
@@ -117,7 +115,7 @@ def _literals(cls: type, values: tuple[Any, ...]) -> bytes:
         same = False
     if not same:
         raise ValueError(
-            f"{cls.__name__}: got static fields {text}; wanted numbers, texts, None or tuples of them, "
-            "which an exported function can be written with."
+            f"{cls.__name__}: got static fields {text}; wanted numbers, strings, None or tuples of them, "
+            "the only values that an exported function can hold."
         )
     return text.encode()

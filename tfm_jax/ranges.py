@@ -1,7 +1,7 @@
-"""Ranges of numbers, and the check that a number, or every number of an array, lies in one.
+"""Ranges of numbers, and checks that a number, or every number of an array, is in range.
 
-A field declares its range in its annotation, ``rate: Rate = 0.0``; `tfm_jax.fields` checks it. An option of a
-command does so too; `tfm_jax.cli.numbers` reads it. JAX is imported for arrays alone: ``--help`` has none.
+Dataclass fields and command-line options declare a range in their annotation, ``rate: Rate = 0.0``. JAX is
+imported only to check arrays, so ``--help`` is fast.
 """
 
 import dataclasses
@@ -32,80 +32,80 @@ __all__ = [
     "Size",
     "Unit",
     "check_each",
-    "check_known",
     "check_number",
     "check_numbers",
-    "real_number",
-    "whole_number",
+    "check_static",
+    "integer_range",
+    "real_range",
 ]
 
-_LARGEST = 2**31 - 1
+_INT32_MAX = 2**31 - 1
 """Steps, lengths and positions are int32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that are allowed.
+    """The numbers that an argument, field or option accepts.
 
     Args:
-      wanted: the range in words, for messages.
-      holds: whether one number lies in it; nan never does.
-      whole: whether only whole numbers do.
+      wanted: the range in words, for error messages.
+      contains: whether one number is in range; NaN must not be.
+      integral: whether only integers are.
     """
 
     wanted: str
-    holds: Callable[[Any], bool]
-    whole: bool = False
+    contains: Callable[[Any], bool]
+    integral: bool = False
 
     def __contains__(self, value: object) -> bool:
-        """Whether a Python or NumPy number, or every number of a concrete array, lies in the range."""
+        """Whether a Python or NumPy number, or every number of a concrete array, is in range."""
         if isinstance(value, numbers.Number):
-            return self._holds_one(value)
-        return self._holds_all(value)
+            return self._contains_number(value)
+        return self._contains_array(value)
 
-    def _holds_one(self, number: numbers.Number) -> bool:
-        kind = numbers.Integral if self.whole else numbers.Real
+    def _contains_number(self, number: numbers.Number) -> bool:
+        kind = numbers.Integral if self.integral else numbers.Real
         if not isinstance(number, kind) or isinstance(number, bool):
             return False
-        if not self.whole:
+        if not self.integral:
             try:
                 float(number)
-            except OverflowError:  # a whole number that no float holds
+            except OverflowError:  # an integer beyond the largest float
                 return False
-        return bool(self.holds(number))
+        return bool(self.contains(number))
 
-    def _holds_all(self, array: object) -> bool:
+    def _contains_array(self, array: object) -> bool:
         import jax
         import jax.numpy as jnp
         import numpy as np
 
         if not isinstance(array, np.ndarray | jax.Array):
             return False
-        kinds = (jnp.integer,) if self.whole else (jnp.integer, jnp.floating)
-        of_kind = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
-        return of_kind and all(map(self.holds, np.asarray(array).ravel().tolist()))
+        kinds = (jnp.integer,) if self.integral else (jnp.integer, jnp.floating)
+        is_number = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+        return is_number and all(map(self.contains, np.asarray(array).ravel().tolist()))
 
 
-def whole_number(least: int, most: int = _LARGEST) -> Range:
-    """Whole numbers from the least to the most, both included; by default those below 2**31."""
-    words = f"of at least {least}, below 2**31" if most == _LARGEST else f"from {least} to {most}"
-    return Range(f"a whole number {words}", lambda x: least <= x <= most, whole=True)
+def integer_range(minimum: int, maximum: int = _INT32_MAX) -> Range:
+    """Integers from the minimum to the maximum, both included; by default up to the largest int32."""
+    largest = "2**31 - 1" if maximum == _INT32_MAX else maximum
+    return Range(f"an integer from {minimum} to {largest}", lambda x: minimum <= x <= maximum, integral=True)
 
 
-def real_number(least: float, most: float) -> Range:
-    """Numbers from the least to the most, both included."""
-    return Range(f"a number from {least} to {most}", lambda x: least <= x <= most)
+def real_range(minimum: float, maximum: float) -> Range:
+    """Real numbers from the minimum to the maximum, both included."""
+    return Range(f"a number from {minimum} to {maximum}", lambda x: minimum <= x <= maximum)
 
 
-SIZE = whole_number(1)
-COUNT = whole_number(0)
+SIZE = integer_range(1)
+COUNT = integer_range(0)
 POSITIVE = Range("a finite number above 0", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 FINITE = Range("a finite number", lambda x: -math.inf < x < math.inf)
 RATE = Range("a number in [0, 1)", lambda x: 0 <= x < 1)
 SHARE = Range("a number in (0, 1]", lambda x: 0 < x <= 1)
-BUCKETS = whole_number(1, 1024)
-SEED = whole_number(0, 2**32 - 1)
+BUCKETS = integer_range(1, 1024)
+SEED = integer_range(0, 2**32 - 1)
 UNIT = Range("a number in [0, 1]", lambda x: 0 <= x <= 1)
 
 Size = Annotated[int, SIZE]
@@ -119,56 +119,56 @@ Unit = Annotated[float, UNIT]
 Seed = Annotated[int, SEED]
 
 
-def check_number(where: str, name: str, value: object, wanted: Range) -> None:
-    """Checks an argument that is one number.
+def check_number(function: str, name: str, value: object, wanted: Range) -> None:
+    """Checks that an argument is one number in range.
 
     Args:
-      where: the function or class, for the message.
+      function: name of the public function or class, for the message.
       name: of the argument.
-      value: a number, or a symbolic size. Where it need not be whole, also an array without axes; a traced
-        one, whose value nobody knows, passes.
-      wanted: its range.
+      value: a number or a symbolic size; for a range of reals also an array without axes. A traced array
+        passes, because its value is unknown.
+      wanted: the range.
 
     Raises:
-      ValueError: for another kind of value, and for a number outside the range.
+      ValueError: the value is not a number of this kind, or is out of range.
     """
-    if type(value) is (int if wanted.whole else float) and wanted.holds(value):
-        return  # the usual case, which functions of arrays meet at every call
+    if type(value) is (int if wanted.integral else float) and wanted.contains(value):
+        return  # the usual case; ops run this check at every call
     is_array = hasattr(value, "ndim") and not isinstance(value, numbers.Number)
-    if is_array and (wanted.whole or value.ndim):
-        raise ValueError(f"{where}: got {name}={value!r}; wanted {wanted.wanted}, not an array.")
-    check_each(where, name, value, wanted)
+    if is_array and (wanted.integral or value.ndim):
+        raise ValueError(f"{function}: got {name}={value!r}; wanted {wanted.wanted}, not an array.")
+    check_each(function, name, value, wanted)
 
 
-def check_known(where: str, name: str, value: object, wanted: Range) -> None:
-    """`check_number` of what decides which program is traced: a traced number is refused."""
+def check_static(function: str, name: str, value: object, wanted: Range) -> None:
+    """`check_number` for an argument that changes the traced program: a tracer is an error."""
     import jax
 
     if isinstance(value, jax.core.Tracer):
         raise ValueError(
-            f"{where}: got {name}={value!r}; wanted {wanted.wanted}, known before tracing. Make it a static "
-            "argument."
+            f"{function}: got {name}={value!r}; wanted {wanted.wanted}, known before tracing. Make it "
+            "a static argument."
         )
-    check_number(where, name, value, wanted)
+    check_number(function, name, value, wanted)
 
 
-def check_each(where: str, name: str, value: object, wanted: Range) -> None:
-    """`check_number` of a number, or of each number of an array."""
+def check_each(function: str, name: str, value: object, wanted: Range) -> None:
+    """`check_number` for a number, or for each element of an array."""
     if _is_unknown(value):
         return
     if value not in wanted:
         shown = value if hasattr(value, "dtype") else repr(value)
-        raise ValueError(f"{where}: got {name}={shown}; wanted {wanted.wanted}.")
+        raise ValueError(f"{function}: got {name}={shown}; wanted {wanted.wanted}.")
 
 
-def check_numbers(where: str, wanted: Range, **values: object) -> None:
-    """`check_number` of several arguments, by name."""
+def check_numbers(function: str, wanted: Range, **values: object) -> None:
+    """`check_number` for several arguments, by name."""
     for name, value in values.items():
-        check_number(where, name, value, wanted)
+        check_number(function, name, value, wanted)
 
 
 def _is_unknown(value: object) -> bool:
-    """Whether a value cannot be read here and now, such as a symbolic size."""
+    """Whether the value is not concrete on this process: a tracer, a symbolic size, a global array."""
     if isinstance(value, numbers.Number):
         return False
     import jax

@@ -1,4 +1,4 @@
-"""What a run has trained, read from its directory."""
+"""Loads the trained model of a run from its directory."""
 
 import dataclasses
 from pathlib import Path
@@ -12,52 +12,60 @@ __all__ = ["load_run"]
 
 
 def load_run(directory: str | Path, *, average: int | None = None) -> TextGenerator:
-    """A run's model and tokenizer, from ``config.json``, ``checkpoints/`` and ``tokenizer.json``.
+    """Loads the model and tokenizer of a run from ``config.json``, ``checkpoints/`` and ``tokenizer.json``.
 
     Args:
-        directory: of the run.
-        average: how many of the last checkpoints to take the mean of. None is what the run's config says
-            under "average", or as many as there are; where it says nothing, the last.
+      directory: of the run.
+      average: how many of the last checkpoints to average. None means "average" of the run's config (1 if it
+        has none), or as many as there are.
 
     Returns:
-        What translates, of an ``nn.EncoderDecoder``, or writes prompts on, of an ``nn.Decoder``. Of a run
-        that keeps the moving average of its weights, with that one, unless checkpoints are averaged.
+      The generator: it translates if the model is an ``nn.EncoderDecoder``, and continues prompts if it is an
+      ``nn.Decoder``. Unless checkpoints are averaged, its weights are the last ones, or their moving average
+      (EMA) if the run keeps one.
 
     Raises:
-        FileNotFoundError: where something of it is not there.
-        ValueError: where it does not fit together, or is another model; for fewer checkpoints than asked for.
+      FileNotFoundError: a file is missing.
+      ValueError: the files do not fit together, the model is of another kind, or there are fewer checkpoints
+        than ``average``.
     """
     directory = Path(directory)
-    saved = directory / "config.json"
-    if not saved.is_file():
-        raise FileNotFoundError(f"{directory} is not the directory of a run: there is no config.json in it")
-    settings = train.read_object(saved)
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"load_run: got {directory}, without config.json; wanted the directory of a run."
+        )
+    settings = train.read_object(path)
     try:
         config = from_dict(nn.Config, settings["model"])
-        every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
-        kept = int(settings.get("average", 1))
+        checkpoint_every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
+        n_averaged = int(settings.get("average", 1))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{saved} does not say what the model is: {error!r}. Put back the file as the run wrote it"
+            f"{path}: got no valid model config ({error!r}); wanted the file that the run wrote. Restore it."
         ) from error
-    params = _params(directory / "checkpoints", every, kept, average)
+    params = _load_params(directory / "checkpoints", checkpoint_every, n_averaged, average)
     if params.keys() >= {"encoder", "decoder"}:
         module = nn.EncoderDecoder
     elif params.keys() >= {"embedding", "stack"}:
         module = nn.Decoder
     else:
-        raise ValueError(f"the model of {directory} writes no text: its parameters are {sorted(params)}")
+        raise ValueError(
+            f"load_run: got {directory} with parameters {sorted(params)}; wanted a Decoder or EncoderDecoder."
+        )
     tokenizer = data.load_tokenizer(directory)
     config = dataclasses.replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
     return TextGenerator(nn.functionalize(module, config), params, tokenizer)
 
 
-def _params(checkpoints: Path, every: int | None, kept: int, average: int | None) -> Params:
-    steps = train.unbroken_steps(checkpoints, every)
+def _load_params(
+    checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None
+) -> Params:
+    steps = train.unbroken_steps(checkpoints, checkpoint_every)
     if not steps:
-        raise FileNotFoundError(f"there is no checkpoint in {checkpoints}")
-    average = min(kept, len(steps)) if average is None else average
+        raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
+    average = min(n_averaged, len(steps)) if average is None else average
     if average != 1:
-        return train.average_params(checkpoints, average, every=every)
+        return train.average_params(checkpoints, average, every=checkpoint_every)
     has_ema = (checkpoints / str(steps[-1]) / "ema").is_dir()
     return train.load_params(checkpoints, item="ema" if has_ema else "params")

@@ -1,20 +1,24 @@
-"""The one legend of axis letters, and the aliases that signatures use.
+"""Axis letters and type aliases of the library.
 
-==  =====================================
-B   batch
-T   query or target length
-S   key or source length
-N   query heads
-K   key/value heads (K divides N)
-H   head dimension
-D   model dimension (d_model)
-F   feed-forward dimension (d_ff)
-V   vocabulary
-L   layers
-==  =====================================
+One letter per axis, everywhere: in comments of signatures (``# [..., T, N, H]``), in docstrings and in einsum
+strings.
 
-Shapes stand in signatures as comments (``# [..., T, N, H]``) and in einsum strings as the same capitals.
-Ops take any leading dimensions ``...`` and index from the right.
+======  =============================================================
+B       batch
+T       query or target length
+S       key or source length; T in self-attention
+N       query heads
+K       key/value heads; K divides N
+H       head dimension
+D       model dimension (``d_model``)
+F       feed-forward dimension (``d_ff``)
+V       vocabulary
+L       layers
+E       experts
+======  =============================================================
+
+A letter may have a small suffix: ``Hv`` is the head dimension of the values. ``...`` is any number of leading
+axes, often B: ops index from the right and accept any.
 """
 
 from collections.abc import Mapping
@@ -24,10 +28,10 @@ import jax
 
 Array = jax.Array
 Key = jax.Array
-"""A PRNG key of ``jax.random.key``; one of ``jax.random.PRNGKey`` draws the same. Functions consume it."""
+"""A PRNG key from ``jax.random.key``, or the old form from ``jax.random.PRNGKey``. Use each key once."""
 Params = dict[str, Any]
-"""A plain, nested dict of arrays."""
+"""Model parameters: a plain, nested dict of arrays."""
 Batch = Mapping[str, Array]
-"""Named arrays whose first axis is the batch."""
+"""Arrays by name, each with the batch axis first."""
 SumWeight = tuple[Array, Array]
-"""A loss or metric as ``(sum, weight)``, two float32 scalars, so that microbatches, devices and hosts add."""
+"""A loss or metric as ``(sum, weight)``, float32 scalars; both add over microbatches, devices and hosts."""

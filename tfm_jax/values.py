@@ -1,6 +1,7 @@
-"""Settings as JSON and as text: dataclasses, and fields that take one of several dataclasses.
+"""Configs as JSON and as text: dataclasses whose fields may hold one of several variants.
 
-Such a field, as the positions of a model, is one value in the JSON of a run: ``"Rope(theta=10000.0)"``.
+A variant is a small dataclass, such as the positions of a model. It is one string in JSON and on the command
+line: ``"Rope(theta=10000.0)"``.
 """
 
 import ast
@@ -19,131 +20,149 @@ __all__ = ["from_dict", "from_text", "plain", "to_dict", "to_text", "variants"]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON can hold it: ``dataclasses.asdict``; paths and values of several kinds are text."""
+    """Converts a config to JSON values: ``dataclasses.asdict``, with paths and variants as strings."""
     return _to_json(type(config), config)
 
 
-def from_dict(kind: Any, value: Any) -> Any:
-    """The inverse of `to_dict`.
+def from_dict(annotation: Any, value: Any) -> Any:
+    """Reads a config from JSON values; the inverse of `to_dict`.
 
     Args:
-        kind: what the value is annotated with: a dataclass, a union of them, a tuple, a scalar.
-        value: what JSON made of it.
+      annotation: of the value: a dataclass, a union of dataclasses, a tuple, a scalar.
+      value: as parsed from JSON.
 
     Returns:
-        The value; fields of a dataclass that the JSON lacks have their defaults.
+      The value. Fields of a dataclass that the JSON lacks have their defaults.
 
     Raises:
-        ValueError: by the names of the fields on the way, for fields that a dataclass has not, for text of no
-            known variant, and for a value that is not what its field is annotated with.
+      ValueError: unknown fields, an unknown variant, or a value that does not fit its annotation. The
+        message starts with the names of the fields on the way.
     """
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{kind.__name__} is read from a JSON object, got {value!r}")
-        hints = typing.get_type_hints(kind)
-        names = {field.name for field in dataclasses.fields(kind)}
-        if unknown := value.keys() - names:
-            raise ValueError(f"{kind.__name__} has no fields {sorted(unknown)}; it has {sorted(names)}")
-        made = kind(**{name: _field(kind, name, hints[name], inner) for name, inner in value.items()})
-        check_fields(made)
-        return made
-    if kinds := variants(kind):
+    if dataclasses.is_dataclass(annotation):
+        return _dataclass_from_dict(annotation, value)
+    if kinds := variants(annotation):
         return from_text(kinds, str(value))
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return None if value is None else from_dict(next(k for k in inner if k is not types.NoneType), value)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or len(_items(kind, value)) != len(value):
-            raise ValueError(f"got {value!r}; wanted a list as long as {kind}.")
-        return tuple(from_dict(k, item) for k, item in zip(_items(kind, value), value, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    args = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return None if value is None else from_dict(next(a for a in args if a is not types.NoneType), value)
+    if typing.get_origin(annotation) is tuple:
+        if not isinstance(value, list | tuple) or len(_item_annotations(annotation, value)) != len(value):
+            raise ValueError(f"got {value!r}; wanted a list as long as {annotation}.")
+        pairs = zip(_item_annotations(annotation, value), value, strict=True)
+        return tuple(from_dict(inner, item) for inner, item in pairs)
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return Path(value) if kind is Path else value
+    return Path(value) if annotation is Path else value
 
 
-def _field(owner: Any, name: str, kind: Any, value: Any) -> Any:
-    """A field, read; its name stands before what is wrong with it."""
+def _dataclass_from_dict(cls: type, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{cls.__name__}: got {value!r}; wanted a JSON object.")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    if unknown := value.keys() - fields:
+        raise ValueError(
+            f"{cls.__name__}: got unknown fields {sorted(unknown)}; wanted some of {sorted(fields)}."
+        )
+    read = {name: _field_from_dict(cls, name, hints[name], x) for name, x in value.items()}
+    config = cls(**read)
+    check_fields(config)
+    return config
+
+
+def _field_from_dict(cls: type, name: str, annotation: Any, value: Any) -> Any:
+    """Reads a field; an error starts with its name."""
     try:
-        return from_dict(kind, value)
+        return from_dict(annotation, value)
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{owner.__name__}.{name}: {error}") from error
+        raise ValueError(f"{cls.__name__}.{name}: {error}") from error
 
 
-def _to_json(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return {f.name: _to_json(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)}
-    if variants(kind):
+def _to_json(annotation: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation)
+        return {
+            f.name: _to_json(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(annotation)
+        }
+    if variants(annotation):
         return None if value is None else to_text(value)
-    if typing.get_origin(kind) is tuple:
-        return [_to_json(k, item) for k, item in zip(_items(kind, value), value, strict=True)]
+    if typing.get_origin(annotation) is tuple:
+        pairs = zip(_item_annotations(annotation, value), value, strict=True)
+        return [_to_json(inner, item) for inner, item in pairs]
     return plain(value)
 
 
-def _items(kind: Any, value: Sequence[Any]) -> Sequence[Any]:
-    """The kinds of a tuple's items: ``tuple[int, float]``, ``tuple[int, ...]``."""
-    kinds = typing.get_args(kind)
-    return [kinds[0]] * len(value) if kinds[-1] is Ellipsis else kinds
+def _item_annotations(annotation: Any, value: Sequence[Any]) -> Sequence[Any]:
+    """The annotations of a tuple's items: of ``tuple[int, float]`` or ``tuple[int, ...]``."""
+    args = typing.get_args(annotation)
+    return [args[0]] * len(value) if args[-1] is Ellipsis else args
 
 
-def variants(kind: Any) -> dict[str, Any]:
-    """The members of a union by name, where some are dataclasses; of any other kind none."""
-    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
+def variants(annotation: Any) -> dict[str, Any]:
+    """The members of a union by name, if at least one is a dataclass; else an empty dict."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if is_union else ()
     if not any(dataclasses.is_dataclass(member) for member in members):
         return {}
     return {"None" if member is types.NoneType else member.__name__: member for member in members}
 
 
 def to_text(value: Any) -> str:
-    """``Rope(theta=10000.0, pairing="half")``: the value as Python writes it, easy to quote in a shell."""
+    """A variant as a Python expression, easy to quote in a shell: ``Rope(theta=10000.0, pairing="half")``."""
     if value is None:
         return "None"
-    scalar = lambda item: item.item() if hasattr(item, "item") else item  # NumPy's say np.float64(...)
-    show = lambda item: json.dumps(item, ensure_ascii=False) if isinstance(item, str) else repr(scalar(item))
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     # A None that is the default is left out.
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
     fields = {name: x for name, x in fields.items() if x is not None or defaults[name] is not None}
-    return f"{type(value).__name__}({', '.join(f'{name}={show(item)}' for name, item in fields.items())})"
+    return f"{type(value).__name__}({', '.join(f'{name}={_literal(x)}' for name, x in fields.items())})"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value.item() if hasattr(value, "item") else value)  # NumPy's repr is np.float64(...)
 
 
 def from_text(kinds: dict[str, Any], text: str) -> Any:
-    """The inverse of `to_text`, for one of the ``variants`` of a kind.
+    """Parses a variant; the inverse of `to_text`.
 
     Args:
-        kinds: what `variants` gave.
-        text: such as ``Rope(theta=1e6)``; a field left out has its default, ``Rope`` alone is ``Rope()``.
+      kinds: the `variants` of an annotation.
+      text: such as ``Rope(theta=1e6)``. A field left out has its default; ``Rope`` alone is ``Rope()``.
 
     Returns:
-        The value.
+      The variant, or None for "None".
 
     Raises:
-        ValueError: for the text of no such value; nothing but literals is read.
+      ValueError: an unknown variant, a field that does not fit, or anything but literals.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
         call = node if isinstance(node, ast.Call) and not node.args else ast.Call(node, [], [])
         name, fields = ast.unparse(call.func), {k.arg: ast.literal_eval(k.value) for k in call.keywords}
         if name not in kinds:
-            raise ValueError("none of these")
+            raise ValueError(f"{name!r} is none of these.")
         return None if name == "None" else from_dict(kinds[name], fields)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         wanted = f"wanted one of {', '.join(kinds)}, with fields by name as in 'Name(field=1)'"
-        raise ValueError(f"got {text!r}, {wanted}: {error}") from error
+        raise ValueError(f"got {text!r}; {wanted}. {error}") from error
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: tuples become lists, paths text, numpy and JAX scalars numbers, nan and inf None.
+    """Converts nested values to JSON values.
+
+    Tuples become lists, paths strings, NumPy and JAX scalars numbers, NaN and Inf None.
 
     Equivalent to::
 
-        json.loads(json.dumps(value))       # if JSON knew them
+        json.loads(json.dumps(value))       # if JSON supported these types
 
     Args:
-        value: nested dicts, lists, tuples and scalars.
+      value: nested dicts, lists, tuples and scalars.
 
     Returns:
-        Nested dicts, lists, str, int, float, bool, None.
+      Nested dicts, lists, str, int, float, bool, None.
     """
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}

@@ -11,7 +11,7 @@ from experiments.config import Buckets, Classes
 from experiments.init_from import InitialConfig
 from tfm_jax import data, nn
 from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Rate, whole_number
+from tfm_jax.ranges import Rate, integer_range
 
 __all__ = ["Config", "DataConfig"]
 
@@ -79,7 +79,7 @@ class DataConfig:
     held_out_salt: str | None = data.SPLIT_SALT
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: Classes = 8000
-    max_length: Annotated[int, whole_number(3)] = 128
+    max_length: Annotated[int, integer_range(3)] = 128
     buckets: Buckets = 3
 
     def __post_init__(self):

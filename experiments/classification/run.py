@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    runner.print_any_letter()
+    runner.escape_unencodable()
     run(parse(Config, argv))
 
 

@@ -14,7 +14,7 @@ from experiments.images.augment import AugmentConfig
 from experiments.init_from import InitialConfig
 from tfm_jax import data, nn
 from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Rate, Size, whole_number
+from tfm_jax.ranges import Rate, Size, integer_range
 
 __all__ = ["Config", "DataConfig", "ViewsConfig"]
 
@@ -29,8 +29,8 @@ TRAIN = runner.TrainConfig(
     log_every=20,
 )
 AUGMENT = AugmentConfig()
-Copies = Annotated[int, whole_number(0, 1024)]
-Side = Annotated[int, whole_number(1, 2**16)]
+Copies = Annotated[int, integer_range(0, 1024)]
+Side = Annotated[int, integer_range(1, 2**16)]
 """Of a picture, in pixels."""
 VIEWS_CHANGES = AugmentConfig(rotate=6.0, scale=0.05, shear=0.05, shift=0.03, elastic=0.02)
 

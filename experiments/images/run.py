@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with one clear message, where what was asked for cannot be done.
     """
-    runner.print_any_letter()
+    runner.escape_unencodable()
     run(parse(Config, argv))
 
 
@@ -66,7 +66,7 @@ def run(config: Config) -> None:
         curves=functools.partial(viz.curves, title=NAME),
     )
     params = trained.params if config.train.patience is None else trained.best_params()
-    with runner.one_message(NAME):
+    with runner.exit_on_error(NAME):
         here.finish(_test(task, params, config, here.path))
 
 

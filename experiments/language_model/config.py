@@ -11,7 +11,7 @@ from experiments.config import Classes
 from experiments.init_from import InitialConfig
 from tfm_jax import data, generate, nn
 from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Count, Positive, Rate, Share, Size, check_number, whole_number
+from tfm_jax.ranges import Count, Positive, Rate, Share, Size, check_number, integer_range
 
 __all__ = ["Config", "DataConfig", "SampleConfig"]
 
@@ -33,7 +33,7 @@ TRAIN = runner.TrainConfig(
     checkpoint_every=275,
     keep=2,
 )
-Length = Annotated[int, whole_number(1, 2**24)]
+Length = Annotated[int, integer_range(1, 2**24)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class DataConfig:
 
     def __post_init__(self):
         check_fields(self)
-        check_number("DataConfig", "overlap", self.overlap, whole_number(0, self.length - 1))
+        check_number("DataConfig", "overlap", self.overlap, integer_range(0, self.length - 1))
 
 
 @dataclasses.dataclass(frozen=True)

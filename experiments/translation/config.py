@@ -14,7 +14,7 @@ from experiments.config import Buckets, Classes
 from experiments.init_from import InitialConfig
 from tfm_jax import data, nn
 from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Count, Rate, Size, real_number, whole_number
+from tfm_jax.ranges import Count, Rate, Size, integer_range, real_range
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig", "parse"]
 
@@ -35,9 +35,9 @@ TEXT_TRAIN = runner.TrainConfig(
     checkpoint_every=500,
     log_every=50,
 )
-BatchTokens = Annotated[int, whole_number(1, 2**26)]
-Beams = Annotated[int, whole_number(1, 1024)]
-LengthPenalty = Annotated[float, real_number(-100, 100)]
+BatchTokens = Annotated[int, integer_range(1, 2**26)]
+Beams = Annotated[int, integer_range(1, 1024)]
+LengthPenalty = Annotated[float, real_range(-100, 100)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DataConfig:
     held_out_salt: str | None = data.SPLIT_SALT
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: Classes = 8000
-    max_length: Annotated[int, whole_number(2)] = 128
+    max_length: Annotated[int, integer_range(2)] = 128
     buckets: Buckets = 3
     batch_tokens: BatchTokens | None = None
     decoded: Count = 200

@@ -1,16 +1,30 @@
-"""The command, in this process."""
+"""The ``tfm`` command in this process, and tiny models for it."""
 
+import dataclasses
+import functools
 import io
 import sys
 
+import jax
 import pytest
 
-from tfm_jax import cli
+from tests.pretrained.weights.test_files import CONFIG as LLAMA
+from tests.runs import CONFIG, load_run_once, make_run
+from tfm_jax import cli, data, nn, pretrained, runs
+from tfm_jax.pretrained.tasks import text_generation
+
+
+@functools.cache
+def load_checkpoint_once(path, dtype, allow_pickle):
+    return pretrained.load(path, dtype, allow_pickle=allow_pickle)
 
 
 @pytest.fixture
 def tfm(capsys, monkeypatch):
-    """Runs the command: (status, output's lines, standard error)."""
+    """Runs the command: (status, standard output, standard error). Each model is loaded and compiled once."""
+
+    def load(path, dtype, *, allow_pickle):
+        return load_checkpoint_once(str(path), dtype, allow_pickle)
 
     def run(*argv, stdin=None):
         if stdin is not None:
@@ -20,4 +34,39 @@ def tfm(capsys, monkeypatch):
         assert "Traceback" not in err
         return status, out, err
 
+    monkeypatch.setattr(runs, "load_run", load_run_once)
+    monkeypatch.setattr(text_generation, "load", load)
     return run
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("translator"), nn.EncoderDecoder, scales=(3.0,))
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("writer"), nn.Decoder, scales=(2.0,), alphabet="abcdef\n\\")
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory):
+    config = dataclasses.replace(CONFIG, positions=nn.Learned(24))
+    return make_run(tmp_path_factory.mktemp("learned"), nn.Decoder, config, scales=(2.0,))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny Llama checkpoint whose settings ask for sampling."""
+    tokenizer = data.char_tokenizer("abcdefgh")
+    config = pretrained.Config("LlamaForCausalLM", LLAMA.model)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(LLAMA.model, vocab_size=tokenizer.vocab_size)
+    )
+    config = dataclasses.replace(
+        config, generation={"do_sample": True, "max_new_tokens": 9, "eos_token_id": 2, "top_k": 7}
+    )
+    params = jax.jit(nn.functionalize(nn.Decoder, config.model).init)(jax.random.key(2))
+    directory = tmp_path_factory.mktemp("checkpoints") / "llama"
+    pretrained.save(directory, params, config, tokenizer.backend)
+    return directory

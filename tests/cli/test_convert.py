@@ -1,4 +1,4 @@
-"""A checkpoint written anew: the same model, with all that is beside it; no pickle unless allowed."""
+"""``tfm convert``: the same model, with the other files of the checkpoint; no pickle unless allowed."""
 
 import json
 import pickle
@@ -31,25 +31,25 @@ def source(params, tmp_path):  # noqa: F811
     return directory
 
 
-def test_all_of_it_is_there(tfm, source, params, tmp_path):  # noqa: F811
+def test_model_and_tokenizer_are_converted(tfm, source, params, tmp_path):  # noqa: F811
     target = tmp_path / "target"
     assert tfm("convert", source, target) == (0, "", "")
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    beside = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert files == {"config.json", "model.safetensors"} | beside
+    extra = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert files == {"config.json", "model.safetensors"} | extra
     _, got, config, tokenizer = pretrained.load(target)
     equal(got, params)
     assert config.model == CONFIG.model and tokenizer.encode("b").ids == [1]
 
 
-def test_unknown_keys_are_one_line(tfm, source, tmp_path):
+def test_unknown_config_keys_are_one_line(tfm, source, tmp_path):
     path = source / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"my_key": 1, "another": {}}))
     line = f"tfm: {path}: ignored, since nothing here reads them: another, my_key\n"
     assert tfm("convert", source, tmp_path / "one") == (0, "", line)
 
 
-def test_all_that_is_no_weight_is_copied_or_named(tfm, source, tmp_path):
+def test_other_files_are_copied_or_named(tfm, source, tmp_path):
     steps = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in STEPS]
     kept = {
         "chat_template.jinja": b"{{ messages }}",
@@ -73,32 +73,31 @@ def test_all_that_is_no_weight_is_copied_or_named(tfm, source, tmp_path):
     assert (status, out) == (0, "")
     assert err == "tfm: not copied: code.py, training_args.bin\n"
     found = {str(x.relative_to(tmp_path / "target")) for x in (tmp_path / "target").rglob("*") if x.is_file()}
-    beside = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json", "config.json"}
-    assert found == kept.keys() | beside | {"model.safetensors"}
+    extra = {"1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json", "config.json"}
+    assert found == kept.keys() | extra | {"model.safetensors"}
     for name, data in kept.items():
         assert (tmp_path / "target" / name).read_bytes() == data
 
 
-def test_what_a_tokenizer_json_alone_makes_superfluous_is_named(tfm, source, tmp_path):
-    """It is taken as it is from then on; a vocabulary beside it is no longer read."""
+def test_a_vocabulary_that_tokenizer_json_replaces_is_named(tfm, source, tmp_path):
     (source / "tokenizer_config.json").unlink()
     (source / "vocab.txt").write_text("a\nb")
     status, out, err = tfm("convert", source, tmp_path / "target")
     assert (status, out, err) == (0, "", "tfm: not copied: vocab.txt\n")
-    said = json.loads((tmp_path / "target" / "tokenizer_config.json").read_text())
-    assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
+    written = json.loads((tmp_path / "target" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert pretrained.load(tmp_path / "target")[3].encode("b").ids == [1]
 
 
 STEPS = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")]
 
 
-def test_the_dtype(tfm, source, params, tmp_path):  # noqa: F811
+def test_dtype(tfm, source, params, tmp_path):  # noqa: F811
     assert tfm("convert", source, tmp_path / "half", "--dtype", "bfloat16")[0] == 0
     rounded = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
     equal(pretrained.load(tmp_path / "half", None)[1], rounded)
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    # Nothing grows or is lost unless it is asked for.
+    # Without --dtype, the dtype of the source is kept.
     assert tfm("convert", tmp_path / "half", tmp_path / "again")[0] == 0
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "again"))
     equal(two, one)
@@ -110,7 +109,7 @@ class Bomb:
         return (open, ("exploded", "w"))
 
 
-def test_no_pickle_unless_it_is_allowed(tfm, source, tmp_path, monkeypatch):
+def test_a_pickle_is_an_error_by_default(tfm, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in source.glob("model*"):
         path.unlink()
@@ -121,17 +120,17 @@ def test_no_pickle_unless_it_is_allowed(tfm, source, tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "target").exists()
 
 
-def test_what_cannot_be_converted_is_one_line(tfm, source, tmp_path):
-    said = {
+def test_errors_are_one_line(tfm, source, tmp_path):
+    messages = {
         (tmp_path / "no" / "where" / "at" / "all", tmp_path / "target"): "there is no directory",
         (source, source): "is not empty: save to a new directory",
     }
-    for argv, words in said.items():
+    for argv, message in messages.items():
         status, out, err = tfm("convert", *argv)
-        assert (status, out) == (2, "") and len(err.splitlines()) == 1 and words in err
+        assert (status, out) == (2, "") and len(err.splitlines()) == 1 and message in err
 
 
-def test_without_a_tokenizer_its_files_are_copied_as_they_are(tfm, source, params, tmp_path):  # noqa: F811
+def test_no_tokenizer_copies_its_files(tfm, source, params, tmp_path):  # noqa: F811
     (source / "tokenizer.json").unlink()
     files = {"vocab.json": b'{"a": 0}', "merges.txt": b"#version: 0.2\n", "x.model": b"\xff"}
     files["tokenizer_config.json"] = b'{"tokenizer_class": "CTRLTokenizer"}'
@@ -147,7 +146,7 @@ def test_without_a_tokenizer_its_files_are_copied_as_they_are(tfm, source, param
 
 
 @pytest.mark.parity
-def test_a_pickle_that_is_allowed_becomes_what_transformers_loads(tfm, tmp_path):
+def test_transformers_loads_a_converted_pickle(tfm, tmp_path):
     torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
     case = cases.GPT2["one head"]
     torch.manual_seed(0)
@@ -165,7 +164,7 @@ def test_a_pickle_that_is_allowed_becomes_what_transformers_loads(tfm, tmp_path)
 
 
 @pytest.mark.parity
-def test_pickles_of_a_sentence_models_layers(tfm, source, tmp_path):
+def test_pickles_of_the_layers_of_a_sentence_encoder(tfm, source, tmp_path):
     torch = pytest.importorskip("torch")
     steps = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in STEPS]
     (source / "modules.json").write_text(json.dumps(steps))

@@ -1,4 +1,4 @@
-"""Texts into vectors, in their order, whatever the file or the batch."""
+"""``tfm embed``: the library's embeddings, in order, whatever the source of the texts and the batch size."""
 
 import json
 import os
@@ -38,30 +38,34 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_devices_share_each_batch(tfm, directory, wanted, monkeypatch):  # noqa: F811
+def test_batches_are_split_over_devices(tfm, directory, wanted, monkeypatch):  # noqa: F811
     load, meshes = pretrained.load_sentence_encoder, []
-    spy = lambda path, dtype, mesh, **options: meshes.append(mesh) or load(path, dtype, mesh, **options)
+
+    def spy(path, dtype, mesh, **options):
+        meshes.append(mesh)
+        return load(path, dtype, mesh, **options)
+
     monkeypatch.setattr(pretrained, "load_sentence_encoder", spy)
     status, out, _ = tfm("embed", "--model", directory, "--devices", 3, *TEXTS)
     assert status == 0 and meshes[0].size == 3
     np.testing.assert_allclose(read(out), wanted[:4], rtol=1e-5, atol=1e-6)
 
 
-def test_more_lines_than_are_taken_at_once(tfm, directory, wanted, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("tfm_jax.cli.lines.BATCHES", 1)
+def test_lines_stay_in_order_over_several_reads(tfm, directory, wanted, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("tfm_jax.cli._lines.BATCHES", 1)
     stdin = "".join(f"{text}\n" for text in TEXTS * 5).encode()
     name = tmp_path / "out.npy"
     assert tfm("embed", "--model", directory, "--batch-size", 3, "--out", name, stdin=stdin)[0] == 0
     np.testing.assert_allclose(np.load(name), np.tile(wanted[:4], (5, 1)), rtol=1e-6, atol=1e-6)
 
 
-def test_a_bad_line_is_said_and_loses_no_other(tfm, directory, wanted, tmp_path):  # noqa: F811
+def test_only_lines_that_are_not_utf8_fail(tfm, directory, wanted, tmp_path):  # noqa: F811
     (tmp_path / "file").write_bytes(BAD)
     good = [wanted[0], wanted[4], wanted[1]]
     for words, stdin in ((["--file", tmp_path / "file"], None), ([], BAD)):
         status, out, err = tfm("embed", "--model", directory, *words, stdin=stdin)
         first, bad, *rest = read(out)
-        assert (status, bad) == (1, None) and err.startswith("tfm: line 2: this is not UTF-8")
+        assert (status, bad) == (1, None) and err.startswith("tfm: line 2: got a text that is not UTF-8")
         np.testing.assert_allclose([first, *rest], good, rtol=1e-6, atol=1e-6)
     status, _, _ = tfm("embed", "--model", directory, "--out", tmp_path / "o.npy", stdin=b"\xff\n" + BAD)
     got = np.load(tmp_path / "o.npy")
@@ -69,19 +73,19 @@ def test_a_bad_line_is_said_and_loses_no_other(tfm, directory, wanted, tmp_path)
     np.testing.assert_allclose(got[[1, 3, 4]], good, rtol=1e-6, atol=1e-6)
 
 
-def test_no_lines_are_no_vectors(tfm, directory, tmp_path):  # noqa: F811
+def test_no_lines_give_no_vectors(tfm, directory, tmp_path):  # noqa: F811
     assert tfm("embed", "--model", directory, stdin=b"")[:2] == (0, "")
     assert tfm("embed", "--model", directory, "--out", tmp_path / "o.npy", stdin=b"")[0] == 0
     assert np.load(tmp_path / "o.npy").shape == (0, 6)
 
 
-def test_a_file_of_lists(tfm, directory, wanted, tmp_path):  # noqa: F811
+def test_jsonl_output(tfm, directory, wanted, tmp_path):  # noqa: F811
     name = tmp_path / "out.jsonl"
     assert tfm("embed", "--model", directory, "--out", name, *TEXTS)[:2] == (0, "")
     np.testing.assert_array_equal(np.array(read(name.read_text()), np.float32), wanted[:4])
 
 
-def test_a_file_may_take_the_place_of_its_lines(tfm, directory, wanted, tmp_path):  # noqa: F811
+def test_output_may_replace_the_input_file(tfm, directory, wanted, tmp_path):  # noqa: F811
     name = tmp_path / "texts.jsonl"
     name.write_text("\n".join(TEXTS))
     assert tfm("embed", "--model", directory, "--file", name, "--out", name)[:2] == (0, "")
@@ -89,7 +93,7 @@ def test_a_file_may_take_the_place_of_its_lines(tfm, directory, wanted, tmp_path
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch):  # noqa: F811
+def test_progress_bar_of_a_file_on_a_terminal(tfm, directory, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     (tmp_path / "file").write_text("\n".join(TEXTS))
@@ -98,51 +102,61 @@ def test_a_file_has_a_bar_on_a_terminal(tfm, directory, tmp_path, monkeypatch): 
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["--model", "NOWHERE", "a"], "there is no directory NOWHERE"),
         (["--model", "EMPTY", "a"], "there is no config.json in EMPTY"),
-        (["--model", "MODEL", "a", "--out", "x.csv"], "--out ends in .npy or .jsonl, got x.csv"),
-        (["--model", "MODEL", "a", "--file", "b"], "arguments or the lines of --file, not both"),
-        (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size: got 0; wanted a whole"),
-        (["--model", "MODEL", "a", "--devices", "0"], "--devices: got 0; wanted a whole"),
+        (
+            ["--model", "MODEL", "a", "--out", "x.csv"],
+            "--out: got x.csv; wanted a name that ends in .npy or .jsonl.",
+        ),
+        (
+            ["--model", "MODEL", "a", "--file", "b"],
+            "--file: got texts as arguments too; wanted only one of the two.",
+        ),
+        (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size: got 0; wanted an integer"),
+        (["--model", "MODEL", "a", "--devices", "0"], "--devices: got 0; wanted an integer"),
         (["--model", "MODEL", "a", "--devices", "9"], "this machine has 8 (cpu). Ask for 1 to 8"),
         (
             ["--model", "MODEL", "a", "--devices", "33"],
-            "--devices: got 33; wanted at most the 32 of --batch-size",
+            "--devices: got 33; wanted at most --batch-size, 32.",
         ),
         (["--model", "MODEL", "a", "--out", "NOWHERE/x.npy"], "wanted a file in a directory that exists"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(argv, said, tfm, directory, tmp_path):  # noqa: F811
+def test_errors_are_one_line(argv, message, tfm, directory, tmp_path):  # noqa: F811
     (tmp_path / "empty").mkdir()
     places = {"MODEL": directory, "EMPTY": tmp_path / "empty", "NOWHERE": tmp_path / "nowhere" / "at" / "all"}
     for name, path in places.items():
-        said = said.replace(name, str(path))
+        message = message.replace(name, str(path))
         argv = [word.replace(name, str(path)) for word in argv]
     status, out, err = tfm("embed", *argv)
-    assert (status, out) == (2, "") and len(err.splitlines()) == 1 and said in err
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1 and message in err
 
 
-def test_a_number_that_is_none_is_null_in_jsonl(tfm, monkeypatch):
-    broken = lambda texts, batch_size: np.array([[0.5, np.nan, np.inf]], np.float32)
+def test_nan_and_inf_are_null_in_jsonl(tfm, monkeypatch):
+    def broken(texts, batch_size):
+        return np.array([[0.5, np.nan, np.inf]], np.float32)
+
     broken.width = 3
     monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: broken)
     assert tfm("embed", "--model", "it", "text")[1] == "[0.5, null, null]\n"
 
 
-def test_npy_wants_an_ordinary_file_in_a_directory_that_exists(tfm, tmp_path):
+def test_npy_needs_a_regular_file_in_an_existing_directory(tfm, tmp_path):
     os.mkfifo(tmp_path / "pipe.npy")
-    for out, said in (
-        (tmp_path / "pipe.npy", "is no ordinary file, which .npy takes"),
+    for out, message in (
+        (tmp_path / "pipe.npy", "not a regular file; wanted one for .npy."),
         (tmp_path / "no" / "a.npy", "wanted a file in a directory that exists"),
     ):
         status, _, err = tfm("embed", "--model", "nowhere at all", "text", "--out", out)
-        assert status == 2 and err.startswith("tfm: --out: ") and said in err and len(err.splitlines()) == 1
+        assert (
+            status == 2 and err.startswith("tfm: --out: ") and message in err and len(err.splitlines()) == 1
+        )
 
 
 @pytest.mark.parity
-def test_a_pickle_where_it_is_allowed(tfm, directory, wanted):  # noqa: F811
+def test_a_pickled_checkpoint_needs_allow_pickle(tfm, directory, wanted):  # noqa: F811
     as_pickle(directory)
     status, out, err = tfm("embed", "--model", directory, *TEXTS)
     assert (status, out) == (2, "") and "--allow-pickle" in err

@@ -1,14 +1,16 @@
-"""The program as a whole: its arguments, how long it takes to say what it can do."""
+"""The ``tfm`` program: help, two phases of parsing, exit status."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
 from tfm_jax import cli, pretrained
+from tfm_jax.cli import run
 
 
-def test_every_command_is_listed(capsys):
+def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     out = capsys.readouterr().out
@@ -16,30 +18,42 @@ def test_every_command_is_listed(capsys):
     assert all(name in out for name in ("translate", "generate", "embed", "classify", "convert", "laws"))
 
 
-def test_an_unknown_option_ends_with_status_2(capsys):
+def test_an_unknown_option_exits_with_status_2(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["translate", "run", "--beam-width", "3"])
     assert ended.value.code == 2 and "--beam-width" in capsys.readouterr().err
 
 
-def test_help_does_not_wait_for_jax():
+def test_phase_1_parses_options_and_phase_2_checks_numbers_files_and_combinations(tmp_path):
+    command = run.parse(["generate", "run", "text", "--tokens", "x", "--dtype", "bfloat16"])
+    assert (command.first, command.rest, command.tokens) == ("run", ("text",), "x")
+    with pytest.raises(ValueError, match="--tokens: got x; wanted an integer"):
+        run.check(command)
+    with pytest.raises(ValueError, match="--dtype: got a run"):
+        run.check(dataclasses.replace(command, tokens="3"))
+    with pytest.raises(FileNotFoundError):
+        run.check(dataclasses.replace(command, tokens="3", dtype=None, rest=(), file=tmp_path / "none"))
+    assert run.check(dataclasses.replace(command, tokens="3", dtype=None)).tokens == 3
+
+
+def test_help_does_not_import_jax():
     code = "import sys, tfm_jax.cli.run; print([m for m in ('jax', 'datasets') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
-def test_the_package_is_a_program():
+def test_the_package_runs_as_a_program():
     command = [sys.executable, "-m", "tfm_jax.cli", "translate"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("tfm: say which model: the directory of a run")
+    assert done.returncode == 2 and done.stderr.startswith("tfm: got no model; wanted the directory of a run")
 
 
-def test_too_little_memory_is_one_line(tfm, monkeypatch):
+def test_out_of_memory_is_one_line(tfm, monkeypatch):
     def load(*args, **options):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     monkeypatch.setattr(pretrained, "load_sentence_encoder", load)
     status, out, err = tfm("embed", "--model", "it", "text")
-    assert (status, out) == (2, "") and err.startswith("tfm: out of memory: take a smaller --batch-size")
-    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: {}["a fault of ours"])
+    assert (status, out) == (2, "") and err.startswith("tfm: out of memory: use a smaller --batch-size")
+    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: {}["a bug"])
     with pytest.raises(KeyError):
         tfm("embed", "--model", "it", "text")

@@ -135,9 +135,7 @@ def test_bad_input():
         data.Loader(Plain(), batching("uniform", 4, 0), rank=2, world=2)
     with pytest.raises(ValueError, match="no rows"):
         data.UniformBatches(0, 4)
-    with pytest.raises(
-        ValueError, match="UniformBatches: got batch_size=0; wanted a whole number of at least 1"
-    ):
+    with pytest.raises(ValueError, match="UniformBatches: got batch_size=0; wanted an integer from 1 to"):
         data.UniformBatches(4, 0)
     with pytest.raises(ValueError, match="UniformBatches: got batch_size=nan"):
         data.UniformBatches(4, float("nan"))

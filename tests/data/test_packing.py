@@ -116,9 +116,9 @@ def test_a_document_that_fits_is_never_cut():
 def test_bad_input():
     with pytest.raises(ValueError, match="row 1: token id 50 is out of range"):
         data.PackedRows([[1, 2], [3, 50]], 4, 50)
-    with pytest.raises(ValueError, match="PackedRows: got length=0; wanted a whole number of at least 1"):
+    with pytest.raises(ValueError, match="PackedRows: got length=0; wanted an integer from 1 to"):
         data.PackedRows([[1, 2]], 0, 50)
-    with pytest.raises(ValueError, match="PackedRows: got overlap=-1; wanted a whole number"):
+    with pytest.raises(ValueError, match="PackedRows: got overlap=-1; wanted an integer"):
         data.PackedRows([[1, 2]], 4, 50, overlap=-1)
     with pytest.raises(ValueError, match="pieces of 4 cannot overlap by 4; pass 0 to 3"):
         data.PackedRows([[1, 2]], 4, 50, overlap=4)

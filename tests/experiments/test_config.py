@@ -65,7 +65,7 @@ def test_a_field_left_out_has_its_default_and_numbers_are_of_the_fields_type():
     ("text", "said"),
     [
         ("rope", "wanted one of Sinusoidal, Learned, Rope, Alibi, RelativeBias, None"),
-        ("Rope(thet=1)", "Rope has no fields ['thet']"),
+        ("Rope(thet=1)", "Rope: got unknown fields ['thet']"),
         ("Rope(1e4)", "with fields by name"),
         ("Rope(theta=print(1))", "malformed node"),
         ("Rope(", "was never closed"),

@@ -272,11 +272,11 @@ def test_the_command_line(capsys):
     [
         (
             ["--data.overlap", "256"],
-            "DataConfig: got overlap=256; wanted a whole number from 0 to 255",
+            "DataConfig: got overlap=256; wanted an integer from 0 to 255",
         ),
-        (["--data.validation-bytes", "0"], "got validation_bytes=0; wanted a whole number of at least 1"),
+        (["--data.validation-bytes", "0"], "got validation_bytes=0; wanted an integer from 1 to"),
         (["--sample.top-p", "0"], "SampleConfig: got top_p=0.0; wanted a number in (0, 1]"),
-        (["--sample.tokens", "0"], "got tokens=0; wanted a whole number of at least 1"),
+        (["--sample.tokens", "0"], "got tokens=0; wanted an integer from 1 to"),
         (["--data.held-out", "-1"], "got held_out=-1.0; wanted a number in [0, 1)"),
         (["--data.held-out", "nan"], "got held_out=nan; wanted a number in [0, 1)"),
         (["--sample.temperature", "0"], "got temperature=0.0; wanted a finite number above 0"),

@@ -1,10 +1,8 @@
 import dataclasses
-import io
 import json
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 
 import chex
@@ -135,15 +133,6 @@ def test_a_stopped_run_is_resumed_under_other_devices_and_ends_the_same(tmp_path
     assert "pmap on 4 cpu devices" in capsys.readouterr().out
     steps = [line["step"] for line in lines_of(tmp_path / "stopped")]
     assert steps == [line["step"] for line in lines_of(tmp_path / "whole")]
-
-
-def test_letters_that_a_terminal_does_not_know_are_escaped(monkeypatch):
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
-    for stdout in (terminal, io.StringIO()):  # the other knows all letters, and cannot be told
-        monkeypatch.setattr(sys, "stdout", stdout)
-        runner.print_any_letter()
-        print("a猫", flush=True)
-    assert terminal.buffer.getvalue() == b"a\\u732b\n" and stdout.getvalue() == "a猫\n"
 
 
 def test_what_does_not_fit_is_said_in_one_line_before_anything_is_done(tmp_path):
@@ -303,21 +292,21 @@ def test_help_is_for_people(capsys):
     [
         (["--train.evaluate-every", "30", "--train.checkpoint-every", "50"],
          "TrainConfig: got checkpoint_every=50; wanted a multiple of evaluate_every=30"),
-        (["--train.keep", "0"], "TrainConfig: got keep=0; wanted a whole number of at least 1"),
+        (["--train.keep", "0"], "TrainConfig: got keep=0; wanted an integer from 1 to"),
         (["--train.accumulate", "0"], "got accumulate=0"),
         (["--train.log-every", "0"], "got log_every=0"),
         (["--train.batch-size", "0"], "got batch_size=0"),
         (["--train.steps", "0"], "got steps=0"),
-        (["--train.patience", "0"], "got patience=0; wanted a whole number of at least 1, "),
-        (["--train.ema-decay", "1.5"], "got ema_decay=1.5; wanted a number in [0, 1) or None"),
+        (["--train.patience", "0"], "got patience=0; wanted an integer from 1 to "),
+        (["--train.ema-decay", "1.5"], "got ema_decay=1.5; wanted a number in [0, 1), or None"),
         (["--train.seed", "-1"], "got seed=-1"),
-        (["--train.optimizer.clip-norm", "0"], "got clip_norm=0.0; wanted a finite number above 0 or None"),
+        (["--train.optimizer.clip-norm", "0"], "got clip_norm=0.0; wanted a finite number above 0, or None"),
         (["--train.optimizer.warmup", "0"], "OptimizerConfig: got warmup=0"),
         (["--train.optimizer.learning-rate", "nan"], "got learning_rate=nan; wanted a finite number above"),
         (["--train.optimizer.b2", "1"], "got b2=1.0"),
         (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
-        (["--train.batch-size", "2000000"], "batch_size=2000000; wanted a whole number from 1 to 1048576"),
-        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted a whole number of at least 1"),
+        (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
+        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted an integer from 1 to"),
         (["--resume-step", "3"], "got resume_step=3 without --resume"),
     ],
 )  # fmt: skip
@@ -359,7 +348,9 @@ def test_a_config_comes_back_from_json(model, schedule, clip_norm, out):
 
 
 def test_a_config_with_unknown_fields_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"ModelConfig has no fields \['depth'\]; it has \['name'"):
+    with pytest.raises(
+        ValueError, match=r"ModelConfig: got unknown fields \['depth'\]; wanted some of \['name'"
+    ):
         runner.from_dict(Config, {"model": {"depth": 3}})
 
 
@@ -408,12 +399,5 @@ def test_more_frozen_layers_than_there_are_is_one_line_and_leaves_no_run(tmp_pat
 def test_a_decay_or_a_number_of_layers_out_of_range_is_one_clear_error():
     with pytest.raises(ValueError, match=r"got layer_decay=0.0; wanted a number in \(0, 1\]"):
         runner.OptimizerConfig(layer_decay=0.0)
-    with pytest.raises(ValueError, match="got frozen_layers=-1; wanted a whole number of at least 0"):
+    with pytest.raises(ValueError, match="got frozen_layers=-1; wanted an integer from 0 to"):
         runner.OptimizerConfig(frozen_layers=-1)
-
-
-def test_errors_are_one_message_but_for_a_pipe_that_nobody_reads():
-    with pytest.raises(SystemExit, match="it: there is none"), runner.one_message("it"):
-        raise OSError("there is none")
-    with pytest.raises(BrokenPipeError), runner.one_message("it"):
-        raise BrokenPipeError

@@ -312,7 +312,7 @@ def test_help_is_for_people_and_mistakes_are_named(capsys):
         ):
             assert part in text
     mistakes = {"--average=9": "got average=9 checkpoints of train.keep=5",
-                "--data.buckets=0": "DataConfig: got buckets=0; wanted a whole number from 1 to"}  # fmt: skip
+                "--data.buckets=0": "DataConfig: got buckets=0; wanted an integer from 1 to"}  # fmt: skip
     for argument, message in mistakes.items():
         with pytest.raises(SystemExit):
             parse([argument])

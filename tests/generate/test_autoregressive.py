@@ -175,7 +175,7 @@ def test_stream_is_lazy():
     stream = generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=2)
     first, second = itertools.islice(stream, 2)
     assert first.shape == second.shape == (B, 2)
-    with pytest.raises(ValueError, match="stream: got every=0; wanted a whole number of at least 1"):
+    with pytest.raises(ValueError, match="stream: got every=0; wanted an integer from 1 to"):
         generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=0)
 
 
@@ -307,7 +307,7 @@ def sampled(prompt, module=nn.Decoder, **options):
             {"processors": generate.TopK(2)},
             r"processors: got TopK\(k=2\); wanted a sequence. Put it into a tuple",
         ),
-        ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted a whole number of at least 0"),
+        ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted an integer from 0 to"),
         ({"pad_id": -1}, "sample: got pad_id=-1"),
         ({"valid": jnp.ones((1, 3), bool)}, r"left_pad: got valid bool\[1, 3\]; wanted bool\[1, 2\]"),
         ({"valid": jnp.zeros((1, 2), bool)}, r"got empty prompts at \[0\]; wanted at least one token"),

@@ -245,8 +245,8 @@ def test_inside_shard_map():
         ({"beams": 0}, "beam_search: got beams=0; wanted a whole number of at least 1"),
         ({"n_best": 5}, "beam_search: got n_best=5 with beams=4; wanted at most beams"),
         ({"n_best": 0}, "beam_search: got n_best=0"),
-        ({"beams": 2.0}, "beam_search: got beams=2.0; wanted a whole number"),
-        ({"beams": None}, "beam_search: got beams=None; wanted a whole number"),
+        ({"beams": 2.0}, "beam_search: got beams=2.0; wanted an integer"),
+        ({"beams": None}, "beam_search: got beams=None; wanted an integer"),
         ({"length_penalty": float("inf")}, "beam_search: got length_penalty=inf; wanted a finite number"),
         ({"length_penalty": "1"}, "beam_search: got length_penalty='1'; wanted a finite number"),
         (

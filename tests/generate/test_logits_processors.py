@@ -194,8 +194,8 @@ def test_same_as_transformers_with_a_prompt():
 WRONG = {
     "t": (lambda: Temperature(0), "Temperature: got t=0; wanted a finite number above 0"),
     "t inf": (lambda: Temperature(float("inf")), "Temperature: got t=inf"),
-    "k": (lambda: TopK(0), "TopK: got k=0; wanted a whole number of at least 1"),
-    "k float": (lambda: TopK(2.0), r"TopK: got k=2.0; wanted a whole number"),
+    "k": (lambda: TopK(0), "TopK: got k=0; wanted an integer from 1 to"),
+    "k float": (lambda: TopK(2.0), r"TopK: got k=2.0; wanted an integer"),
     "p": (lambda: TopP(0.0), r"TopP: got p=0.0; wanted a number in \(0, 1\]"),
     "p above 1": (lambda: TopP(1.01), r"TopP: got p=1.01; wanted"),
     "min p": (lambda: MinP(-0.1), r"MinP: got p=-0.1; wanted a number in \(0, 1\]"),

@@ -25,7 +25,7 @@ def test_valid_of_another_shape_or_dtype(valid):
 
 
 def test_no_classes():
-    with pytest.raises(ValueError, match="n_classes=0; wanted a whole number of at least 1"):
+    with pytest.raises(ValueError, match="n_classes=0; wanted an integer from 1 to"):
         nn.functionalize(nn.ClassificationHead, CONFIG, 0, "mean")
 
 

@@ -450,5 +450,5 @@ def test_factors_that_are_no_numbers_are_refused_by_name(wrong):
         ValueError, match=r"cross_entropy: got z_loss=.*; wanted a finite number of at least 0"
     ):
         cross_entropy(logits, labels, z_loss=wrong)
-    with pytest.raises(ValueError, match=r"linear_cross_entropy: got chunk_size=.*; wanted a whole number"):
+    with pytest.raises(ValueError, match=r"linear_cross_entropy: got chunk_size=.*; wanted an integer"):
         linear_cross_entropy(logits, jnp.ones((3, 4)), labels, chunk_size=wrong)

@@ -416,8 +416,8 @@ WRONG = {
     "int logits": (lambda: sampling.temperature(COUNTS, 1.0), "temperature: got logits .* int32; wanted"),
     "no vocabulary": (lambda: sampling.top_p(jnp.zeros((2, 0)), 0.5), r"top_p: got logits of shape \(2, 0\)"),
     "scalar logits": (lambda: sampling.min_p(jnp.zeros(()), 0.5), r"min_p: got logits of shape \(\)"),
-    "k 0": (lambda: sampling.top_k(X, 0), "top_k: got k=0; wanted a whole number of at least 1"),
-    "k 1.0": (lambda: sampling.top_k(X, 1.0), "top_k: got k=1.0; wanted a whole number"),
+    "k 0": (lambda: sampling.top_k(X, 0), "top_k: got k=0; wanted an integer from 1 to"),
+    "k 1.0": (lambda: sampling.top_k(X, 1.0), "top_k: got k=1.0; wanted an integer"),
     "k above V": (lambda: sampling.top_k(X, 4), "top_k: got k=4; wanted at most V = 3"),
     "top_p 0": (lambda: sampling.top_p(X, 0.0), r"top_p: got p=0.0; wanted a number in \(0, 1\]"),
     "top_p above 1": (lambda: sampling.top_p(X, 1.1), r"top_p: got p=1.1; wanted a number in \(0, 1\]"),
@@ -443,7 +443,7 @@ WRONG = {
         lambda: sampling.frequency_penalty(X, COUNTS, float("nan")),
         "frequency_penalty: got penalty=nan; wanted a finite number",
     ),
-    "n 0": (lambda: sampling.no_repeat_ngram(X, TOKENS, 4, 0), "no_repeat_ngram: got n=0; wanted a whole"),
+    "n 0": (lambda: sampling.no_repeat_ngram(X, TOKENS, 4, 0), "no_repeat_ngram: got n=0; wanted an integer"),
     "length": (lambda: sampling.no_repeat_ngram(X, TOKENS, 5, 2), "got length=5; wanted .* from 0 to M = 4"),
     "length below 0": (lambda: sampling.no_repeat_ngram(X, TOKENS, -1, 2), "got length=-1; wanted"),
     "length float": (
@@ -455,7 +455,7 @@ WRONG = {
         lambda: sampling.no_repeat_ngram(X, TOKENS[0], 4, 2),
         r"got tokens of shape \(4,\) and dtype int32; wanted int \[2, M\]",
     ),
-    "V 0": (lambda: sampling.token_counts(TOKENS, 0), "token_counts: got V=0; wanted a whole number"),
+    "V 0": (lambda: sampling.token_counts(TOKENS, 0), "token_counts: got V=0; wanted an integer"),
     "tokens float": (lambda: sampling.token_counts(X, 3), r"token_counts: got tokens .* wanted int \[2, M\]"),
     "no axis": (lambda: sampling.token_counts(jnp.int32(1), 3), r"token_counts: got tokens of shape \(\)"),
 }

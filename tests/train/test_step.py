@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_one_clear_error():
     make = functools.partial(train.make_train_step, problem.loss_fn, SGD)
     with pytest.raises(ValueError, match=r"batch\['weight'\] has shape \(16,\).*accumulate=3"):
         make(accumulate=3)(initial(), problem.make_batch(0))
-    with pytest.raises(ValueError, match=r"make_train_step: got accumulate=0; wanted a whole number"):
+    with pytest.raises(ValueError, match=r"make_train_step: got accumulate=0; wanted an integer"):
         make(accumulate=0)
     with pytest.raises(ValueError, match=r"got clip_norm=-1\.0; wanted a finite number above 0"):
         make(clip_norm=-1.0)

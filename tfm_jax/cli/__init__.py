@@ -1,4 +1,4 @@
-"""The command ``tfm``: models translate, write, embed and classify; checkpoints are converted; laws tried."""
+"""The ``tfm`` command: translate, generate, embed, classify, convert checkpoints, and check laws."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs ``tfm``.
 
     Args:
-        argv: the arguments; None takes those of the process.
+      argv: the arguments; None means those of the process.
 
     Returns:
-        The exit status: 0, 1 where some lines could not be used or a law does not hold, 2 where nothing could
-        be done, 130 after Ctrl-C, 141 where nobody reads the output any more.
+      The exit status: 0; 1 if some lines failed or a law is broken; 2 if nothing could be done; 130 after
+      Ctrl-C; 141 if nobody reads the output any more.
 
     Raises:
-        SystemExit: on ``--help``, and on an argument that does not fit, after saying which.
+      SystemExit: on ``--help``, and after printing a message on an argument that does not fit.
     """
     return run_program("tfm", "tfm_jax.cli.run:run", argv)

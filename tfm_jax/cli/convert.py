@@ -1,47 +1,46 @@
-"""``tfm convert``: any checkpoint that we read, as a directory that transformers loads."""
+"""``tfm convert``: a checkpoint as safetensors, in a directory that transformers loads."""
 
 import dataclasses
 import shutil
-import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-import tfm_jax  # its rooms load when they are used: --help waits for none
-from tfm_jax.cli.lines import optional
+import tfm_jax  # subpackages load on first use: --help stays fast
+from tfm_jax.cli._options import Command, optional
+from tfm_jax.console import print_error
 
 __all__ = ["Convert"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Writes a checkpoint anew: safetensors with the names of today, that transformers loads."""
+class Convert(Command):
+    """Convert a checkpoint to safetensors with the current tensor names of transformers."""
 
     source: Annotated[Positional[str], arg(metavar="SRC")]
-    """The checkpoint: a directory, or a name of the Hugging Face hub, owner/name."""
+    """The checkpoint: a directory, or owner/name on the Hugging Face hub."""
     target: Annotated[Positional[Path], arg(metavar="DST")]
-    """The directory to write; it is made, or must be empty."""
+    """The directory to write. It is created, or must be empty."""
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "as SRC, or float32")
+        Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "that of SRC, or float32")
     ] = None
-    """Of the tensors that are written."""
+    """Dtype of the written tensors."""
     allow_pickle: bool = False
-    """Read pytorch_model.bin where there is no safetensors file; needs torch, asked to load weights only."""
+    """Read pytorch_model.bin if there is no safetensors file. Needs torch, which loads weights only."""
     no_tokenizer: bool = False
-    """Convert the weights alone: the tokenizer's files are copied as they are, of whatever class it is."""
+    """Do not convert the tokenizer; copy its files, of whatever class it is."""
 
-    def use(self) -> int:
-        """Gives 0: what cannot be converted raises."""
+    def run(self) -> int:
+        """Returns 0; a checkpoint that cannot be converted raises."""
         from tfm_jax.pretrained.extra_files import is_of_tokenizer, unkept, write_files
         from tfm_jax.pretrained.hub import directory_of
 
-        pretrained = tfm_jax.pretrained
         source = directory_of(self.source, allow_pickle=self.allow_pickle)
-        _, params, config, tokenizer = pretrained.load(
+        _, params, config, tokenizer = tfm_jax.pretrained.load(
             source, self.dtype, allow_pickle=self.allow_pickle, tokenizer=not self.no_tokenizer
         )
-        pretrained.save(self.target, params, config, tokenizer)
+        tfm_jax.pretrained.save(self.target, params, config, tokenizer)
         if self.no_tokenizer:
             write_files(self.target, {x: y for x, y in config.files.items() if is_of_tokenizer(x)})
         texts, others = unkept(source, config.files)
@@ -49,20 +48,24 @@ class Convert:
             (self.target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, self.target / name)
         others += [name for name in config.files if not (self.target / name).exists()]
+        self._convert_pickles(config)
+        if others:
+            print_error(f"not copied: {', '.join(others)}")
+        return 0
+
+    def _convert_pickles(self, config: Any) -> None:
+        """Converts the pickles of a sentence encoder's layers, or reports them."""
         pickles = [self.target / name for name in config.files if name.endswith("/pytorch_model.bin")]
         if self.allow_pickle:
             for path in pickles:
-                _as_safetensors(path)
+                _to_safetensors(path)
         elif left := [path for path in pickles if not path.with_name("model.safetensors").exists()]:
             names = ", ".join(str(path.relative_to(self.target)) for path in left)
-            print(f"tfm: still pickles: {names}; --allow-pickle converts them too", file=sys.stderr)
-        if others:
-            print(f"tfm: not copied: {', '.join(others)}", file=sys.stderr)
-        return 0
+            print_error(f"still pickles: {names}; --allow-pickle converts them too")
 
 
-def _as_safetensors(path: Path) -> None:
-    """Replaces the pickle of a sentence model's layer by a ``model.safetensors``."""
+def _to_safetensors(path: Path) -> None:
+    """Replaces a pickle by a ``model.safetensors`` beside it."""
     import numpy as np
     from safetensors.numpy import save_file
 

@@ -1,49 +1,52 @@
-"""The commands as one program, and its one-line errors."""
+"""The ``tfm`` program: parses the command line, checks it, and runs the command."""
 
 import logging
 from collections.abc import Sequence
 
-import tyro
-
+from tfm_jax.cli._options import Command, number_rule, read_numbers
 from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
+from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.laws import Laws
-from tfm_jax.cli.lines import log_lines
-from tfm_jax.cli.numbers import number_rule, read_numbers
-from tfm_jax.cli.text import Generate, Translate
-from tfm_jax.console import print_any_letter, say
+from tfm_jax.cli.translate import Translate
+from tfm_jax.console import error_line, escape_unencodable, log_to_stderr, parse_options, print_error
 
-__all__ = ["run"]
+__all__ = ["check", "parse", "run"]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Runs the command as ``tfm_jax.cli.main``; raises where the output ends and on Ctrl-C."""
-    print_any_letter()
-    rules = tyro.constructors.ConstructorRegistry()
-    rules.primitive_rule(number_rule)
+    """Runs ``tfm``, as ``tfm_jax.cli.main``; expected errors are one line on standard error."""
+    escape_unencodable()
     try:
-        with rules:
-            command = tyro.cli(
-                Translate | Generate | Embed | Classify | Convert | Laws,
-                prog="tfm",
-                description="Uses a trained model, converts a checkpoint, or tries laws on a function.",
-                args=argv,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-        command = read_numbers(command)
-        with log_lines("tfm_jax", logging.WARNING):
-            return command.use()
+        command = check(parse(argv))
+        with log_to_stderr("tfm_jax", logging.WARNING):
+            return command.run()
     except BrokenPipeError:
         raise
-    except OSError as error:
-        say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-        return 2
-    except ValueError as error:
-        say(str(error))
+    except (OSError, ValueError) as error:
+        print_error(error_line(error))
         return 2
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or "out of memory" in str(error).lower()):
             raise
-        say(f"out of memory: take a smaller --batch-size, or shorter texts or outputs ({error})")
+        print_error(f"out of memory: use a smaller --batch-size, or shorter texts or outputs ({error})")
         return 2
+
+
+def parse(argv: Sequence[str] | None) -> Command:
+    """Phase 1: tyro parses the options; numbers are still strings."""
+    return parse_options(
+        Translate | Generate | Embed | Classify | Convert | Laws,
+        argv,
+        number_rule,
+        prog="tfm",
+        description="Run a trained model, convert a checkpoint, or check a function against laws.",
+    )
+
+
+def check(command: Command) -> Command:
+    """Phase 2: reads the numbers, and checks that options fit together and files exist; loads nothing."""
+    command = read_numbers(command)
+    command.check()
+    return command

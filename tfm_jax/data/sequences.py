@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.data.packing import PackedRows
 from tfm_jax.data.tokenizers import Tokenizer
 from tfm_jax.data.validate import fingerprint, flat_ids
@@ -114,8 +114,8 @@ def translation_rows(
             f"pad_id {tokenizer.pad_id}, bos_id {tokenizer.bos_id}, eos_id {tokenizer.eos_id}; name its "
             "tokens in load_tokenizer, or train one with train_bpe"
         )
-    sources = listed_texts("translation_rows", "sources", sources)
-    targets = listed_texts("translation_rows", "targets", targets)
+    sources = as_texts("translation_rows", "sources", sources)
+    targets = as_texts("translation_rows", "targets", targets)
     if len(sources) != len(targets):
         raise ValueError(f"there are {len(sources)} sources but {len(targets)} targets; wanted pairs")
     source_ids, target_ids = (tokenizer.encode_batch(texts) for texts in (sources, targets))
@@ -154,7 +154,7 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndar
     """
     bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], np.int32)
     eos = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], np.int32)
-    ids = tokenizer.encode_batch(listed_texts("encode_documents", "texts", texts))
+    ids = tokenizer.encode_batch(as_texts("encode_documents", "texts", texts))
     return [np.concatenate([bos, text, eos]) if len(text) else text for text in ids]
 
 

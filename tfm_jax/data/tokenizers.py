@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from tfm_jax.checks import each_text, listed_texts
+from tfm_jax.checks import as_texts, iter_texts
 
 __all__ = ["ByteTokenizer", "JsonTokenizer", "Tokenizer", "char_tokenizer", "load_tokenizer", "train_bpe"]
 
@@ -64,7 +64,7 @@ class ByteTokenizer:
         return [byte + 3 for byte in text.encode()]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        texts = each_text("encode_batch", "texts", texts)
+        texts = iter_texts("encode_batch", "texts", texts)
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 3 for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -120,7 +120,7 @@ class JsonTokenizer:
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        texts = listed_texts("encode_batch", "texts", texts)
+        texts = as_texts("encode_batch", "texts", texts)
         for text in texts:
             text.encode()  # the library calls a lone surrogate "not a str"; this says where it is
         ids = []
@@ -162,7 +162,7 @@ def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
         ValueError: there is no character in the texts.
     """
     texts = [texts] if isinstance(texts, str) else texts
-    characters = sorted(set().union(*each_text("char_tokenizer", "texts", texts)))
+    characters = sorted(set().union(*iter_texts("char_tokenizer", "texts", texts)))
     if not characters:
         raise ValueError("cannot make a character vocabulary from no text; pass texts that are not empty")
     vocab = {token: i for i, token in enumerate([*SPECIAL.values(), UNKNOWN, *characters])}
@@ -201,7 +201,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 8000, *, progress: bool = 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=progress,
     )
-    backend.train_from_iterator(each_text("train_bpe", "texts", texts), trainer)
+    backend.train_from_iterator(iter_texts("train_bpe", "texts", texts), trainer)
     return JsonTokenizer(backend)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import as_array, as_key
-from tfm_jax.ranges import RATE, check_known
+from tfm_jax.ranges import RATE, check_static
 from tfm_jax.types import Array, Key
 
 __all__ = ["check_rate", "drop_at", "dropout"]
@@ -78,4 +78,4 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
 
 def check_rate(where: str, rate: float, name: str = "rate") -> None:
     """Raises a ValueError where a rate is no share of elements that dropout could set to zero."""
-    check_known(where, name, rate, RATE)
+    check_static(where, name, rate, RATE)

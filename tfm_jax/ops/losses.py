@@ -7,7 +7,7 @@ import jax.export
 import jax.numpy as jnp
 
 from tfm_jax.checks import as_array
-from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_known, check_number
+from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number, check_static
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -208,8 +208,8 @@ def _checked(
             f"{function}: got weights of shape {weights.shape}; wanted {tokens}, one for each label. "
             "Broadcast them first."
         )
-    check_known(function, "label_smoothing", label_smoothing, UNIT)
-    check_known(function, "z_loss", z_loss, NOT_NEGATIVE)
+    check_static(function, "label_smoothing", label_smoothing, UNIT)
+    check_static(function, "z_loss", z_loss, NOT_NEGATIVE)
     return labels, weights
 
 

@@ -211,9 +211,9 @@ def test_an_encoder_in_a_folder_of_its_own(directory):
 
 def test_what_is_no_list_of_texts(directory):
     encoder = pretrained.load_sentence_encoder(directory)
-    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match="got texts='a b', one string; wanted a list of strings"):
         encoder("a b")
-    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+    with pytest.raises(ValueError, match=r"got texts\[1\]=None; wanted a string"):
         encoder(["a b", None])
     with pytest.raises(ValueError, match="batch_size is at least 1, got -1"):
         encoder(TEXTS, batch_size=-1)

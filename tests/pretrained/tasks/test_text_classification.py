@@ -147,9 +147,9 @@ def test_a_model_of_another_kind(place):
 
 def test_what_is_no_list_of_texts(place):
     classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
-    with pytest.raises(ValueError, match="got texts = 'a b', one text; wanted a list of texts"):
+    with pytest.raises(ValueError, match="got texts='a b', one string; wanted a list of strings"):
         classifier("a b")
-    with pytest.raises(ValueError, match=r"got texts\[1\] = None; wanted a text"):
+    with pytest.raises(ValueError, match=r"got texts\[1\]=None; wanted a string"):
         classifier(["a b", None])
     with pytest.raises(ValueError, match="batch_size is at least 1, got 0"):
         classifier(TEXTS, batch_size=0)

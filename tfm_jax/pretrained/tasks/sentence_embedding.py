@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from tokenizers import normalizers
 
 from tfm_jax import nn
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.ops import masks
 from tfm_jax.pretrained.families import known
@@ -112,7 +112,7 @@ class SentenceEncoder:
         ``prompt_name`` names the prompt before each text; None is the encoder's own. One text that is no
         list, a None in it, a ``batch_size`` below 1, and an unknown prompt are a ValueError.
         """
-        texts = listed_texts("SentenceEncoder", "texts", texts, pairs=True)
+        texts = as_texts("SentenceEncoder", "texts", texts, pairs=True)
         prompt = self._prompt(prompt_name)
         if prompt:
             if any(not isinstance(text, str) for text in texts):

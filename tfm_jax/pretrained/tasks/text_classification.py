@@ -12,7 +12,7 @@ import tokenizers
 from jax.sharding import Mesh
 
 from tfm_jax import nn
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.families import known
 from tfm_jax.pretrained.families._common import labels_of
@@ -107,7 +107,7 @@ class TextClassifier:
 
         One text that is no list, a None in it, a ``batch_size`` below 1 and an unknown token are ValueErrors.
         """
-        texts = listed_texts("TextClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TextClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [Label(*_best(self.labels, scores)) for _, scores in found]
 
@@ -120,7 +120,7 @@ class TokenClassifier(TextClassifier):
 
         One text that is no list, a None in it, a ``batch_size`` below 1 and an unknown token are ValueErrors.
         """
-        texts = listed_texts("TokenClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TokenClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
         return [
             [

@@ -1,4 +1,4 @@
-"""Pictures of matrices: who attends to whom, and which class is taken for which."""
+"""Heatmaps: attention weights and confusion matrices."""
 
 import math
 import os
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from tfm_jax.types import Array
-from tfm_jax.viz.canvas import BLUE, GREY, ORANGE, blank, save
-from tfm_jax.viz.fonts import drawable
+from tfm_jax.viz._canvas import BLUE, GREY, ORANGE, blank, save
+from tfm_jax.viz._fonts import drawable
 
 __all__ = ["attention_map", "confusion_matrix"]
 
-CELL = 0.22  # inches; 8 pt letters fit
+CELL = 0.22  # inches; 8 pt text fits
 SMALL, NORMAL, LARGE = 7, 8, 10  # pt
 
 
@@ -25,18 +25,18 @@ def attention_map(
     *,
     title: str = "",
 ) -> str | None:
-    """Draws attention weights as shaded squares, a row for each target token, a panel for each head.
+    """Draws attention weights as a heatmap per head: rows are target tokens, columns source tokens.
 
     Args:
-      weights: [T, S] or [N, T, S] float, finite; the greater the darker.
-      source_labels: S texts, such as the source's tokens. Spaces and line ends are made visible.
-      target_labels: T texts.
-      path: the PNG file, which is replaced; folders above it are made.
-      title: a line above the picture, or "".
+      weights: [T, S] or [N, T, S] float, finite. Darker is larger.
+      source_labels: S strings, such as the source tokens. White space is made visible.
+      target_labels: T strings.
+      path: the PNG file. It is replaced; missing parent directories are created.
+      title: of the figure, or "".
 
     Returns:
-      None, or a note for the person who will look at the picture: that no installed font has some characters,
-      which are drawn as code points such as U+4E2D, and which package to install.
+      None, or a note to print: which characters no installed font has (they are drawn as code points such as
+      U+4E2D), and which package to install.
 
     Raises:
       ValueError: the shape of `weights` does not fit the labels, or a weight is not finite.
@@ -48,56 +48,67 @@ def attention_map(
         raise ValueError(
             f"attention_map: got weights of shape {weights.shape} with {wanted[0]} target and {wanted[1]} "
             f"source labels; wanted [T, S] = {wanted} or [N, T, S], none of them 0. Take one example of the "
-            "batch, and its tokens that are not padding."
+            "batch, without its padding."
         )
     if not np.isfinite(weights).all():
         raise ValueError("attention_map: got weights that are not finite; wanted those after the softmax.")
     heads = weights.reshape(-1, *wanted)
+    (title, *labels), families, note = drawable([title, *source_labels, *target_labels])
+    source, target = labels[: wanted[1]], labels[wanted[1] :]
+    _draw_heads(heads, source, target, title, families, path)
+    return note
+
+
+def _draw_heads(
+    heads: np.ndarray,  # [N, T, S]
+    source: list[str],
+    target: list[str],
+    title: str,
+    families: list[str],
+    path: str | os.PathLike[str],
+) -> None:
     n, rows = len(heads), math.ceil(len(heads) / 4)
     columns = math.ceil(n / rows)
     largest = 8.0 if n == 1 else 3.6
-    width, height = (min(max(size * CELL, 1.8), largest) for size in reversed(wanted))
-    (title, *labels), families, note = drawable([title, *source_labels, *target_labels])
-    source, target = labels[: wanted[1]], labels[wanted[1] :]
-    room = {"x": min(max(map(len, source)), 20) * 0.08, "y": min(max(map(len, target)), 20) * 0.08}
-    figure = blank(columns * (width + 0.15) + 1.5 + room["y"], rows * (height + 0.25) + 0.9 + room["x"])
+    width, height = (min(max(size * CELL, 1.8), largest) for size in reversed(heads.shape[1:]))
+    margins = {"x": min(max(map(len, source)), 20) * 0.08, "y": min(max(map(len, target)), 20) * 0.08}
+    figure = blank(columns * (width + 0.15) + 1.5 + margins["y"], rows * (height + 0.25) + 0.9 + margins["x"])
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for i, panel in enumerate(panels):
         if i >= n:
             panel.remove()
             continue
-        image = panel.imshow(heads[i], cmap="Blues", vmin=0, vmax=max(weights.max(), 1e-6), aspect="auto")
+        image = panel.imshow(heads[i], cmap="Blues", vmin=0, vmax=max(heads.max(), 1e-6), aspect="auto")
         if n > 1:
             panel.set_title(f"head {i}", fontsize=NORMAL, color=GREY)
-        _ticks(panel.xaxis, source if i + columns >= n else None, width, families)
-        _ticks(panel.yaxis, target if i % columns == 0 else None, height, families)
-        _bare(panel)
+        _label_axis(panel.xaxis, source if i + columns >= n else None, width, families)
+        _label_axis(panel.yaxis, target if i % columns == 0 else None, height, families)
+        _style(panel)
     figure.supxlabel("source", fontsize=NORMAL, color=GREY)
     figure.supylabel("target", fontsize=NORMAL, color=GREY)
     bar = figure.colorbar(image, ax=figure.axes, fraction=0.05, aspect=30, pad=0.02)
     bar.ax.tick_params(labelsize=SMALL, color=GREY, labelcolor=GREY)
     bar.outline.set_visible(False)
-    _title(figure, title, families)
+    _set_title(figure, title, families)
     save(figure, path)
-    return note
 
 
 def confusion_matrix(
     matrix: Array | np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str], *, title: str = ""
 ) -> str | None:
-    """Draws how often each class was taken for each: the right ones in blue, the errors in orange.
+    """Draws a confusion matrix: correct predictions in blue, errors in orange.
 
     Args:
-      matrix: [C, C] integer, the number of examples of the row's class that were taken for the column's.
-      class_names: C texts.
-      path: the PNG file, which is replaced; folders above it are made.
-      title: a line above the picture; the accuracy is added to it.
+      matrix: [C, C] integer counts; rows are true classes, columns predicted classes.
+      class_names: C strings.
+      path: the PNG file. It is replaced; missing parent directories are created.
+      title: of the figure; the accuracy is added to it.
 
     Returns:
-      None, or a note on missing glyphs as `attention_map` gives it.
+      None, or a note on missing glyphs, as from `attention_map`.
 
     Raises:
-      ValueError: `matrix` is not [C, C] for C class names, or is not of counts.
+      ValueError: `matrix` is not [C, C] for C class names, or does not hold counts.
       ImportError: matplotlib is not installed.
     """
     matrix, size = np.asarray(matrix), len(class_names)
@@ -109,10 +120,10 @@ def confusion_matrix(
     if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
         raise ValueError(
             f"confusion_matrix: got {matrix.dtype} from {matrix.min()} to {matrix.max()}; wanted counts, "
-            "integers of 0 or more. Do not normalise them first."
+            "integers >= 0. Do not normalize them first."
         )
     (title, *names), families, note = drawable([title, *class_names])
-    total, right = int(matrix.sum()), int(np.trace(matrix))
+    total, correct = int(matrix.sum()), int(np.trace(matrix))
     inches = min(max(size * 0.42, 2.5), 9.0)
     figure = blank(inches + 1.2, inches + 1.2)
     panel = figure.subplots()
@@ -123,36 +134,36 @@ def confusion_matrix(
             colour = "white" if shade[row, column] > 0.55 else "black"
             count = str(matrix[row, column])
             panel.text(column, row, count, ha="center", va="center", fontsize=NORMAL, color=colour)
-    _ticks(panel.xaxis, names, inches, families)
-    _ticks(panel.yaxis, names, inches, families)
-    _bare(panel)
-    panel.set_xlabel("taken for", fontsize=NORMAL, color=GREY)
+    _label_axis(panel.xaxis, names, inches, families)
+    _label_axis(panel.yaxis, names, inches, families)
+    _style(panel)
+    panel.set_xlabel("predicted class", fontsize=NORMAL, color=GREY)
     panel.set_ylabel("true class", fontsize=NORMAL, color=GREY)
-    accuracy = f"{right} of {total} right" + (f", {right / total:.2%}" if total else "")
-    _title(figure, f"{title}: {accuracy}" if title else accuracy, families)
+    accuracy = f"{correct} of {total} correct" + (f", {correct / total:.2%}" if total else "")
+    _set_title(figure, f"{title}: {accuracy}" if title else accuracy, families)
     save(figure, path)
     return note
 
 
 def _confusion_shade(matrix: np.ndarray) -> np.ndarray:
-    """How dark each cell is, in [0, 1]: the right by their share of the class, errors beside the worst."""
+    """Darkness of each cell in [0, 1]: recall on the diagonal, else the count relative to the worst error."""
     diagonal = np.eye(len(matrix), dtype=bool)
-    of_class = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    recall = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     errors = np.where(diagonal, 0, matrix)
-    # From a fifth upwards, so that a single error among many is seen.
-    of_worst = np.where(errors > 0, 0.2 + 0.8 * (errors / max(errors.max(), 5)), 0)
-    return np.where(diagonal, of_class, of_worst)
+    # From 0.2 up, so that a single error stays visible.
+    relative = np.where(errors > 0, 0.2 + 0.8 * (errors / max(errors.max(), 5)), 0)
+    return np.where(diagonal, recall, relative)
 
 
 def _confusion_colours(matrix: np.ndarray) -> np.ndarray:
     from matplotlib.colors import to_rgb
 
-    ends = np.where(np.eye(len(matrix), dtype=bool)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    return 1 - _confusion_shade(matrix)[..., None] * (1 - ends)
+    darkest = np.where(np.eye(len(matrix), dtype=bool)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    return 1 - _confusion_shade(matrix)[..., None] * (1 - darkest)
 
 
-def _ticks(axis: Any, labels: list[str] | None, inches: float, families: list[str]) -> None:
-    """Labels the places 0, 1, ... of an axis, or every second, third, ... where there is no room for all."""
+def _label_axis(axis: Any, labels: list[str] | None, inches: float, families: list[str]) -> None:
+    """Labels the positions 0, 1, ... of an axis, or every k-th if space is short; None removes the ticks."""
     if labels is None:
         axis.set_ticks([])
         return
@@ -168,12 +179,12 @@ def _ticks(axis: Any, labels: list[str] | None, inches: float, families: list[st
     )
 
 
-def _bare(panel: Any) -> None:
+def _style(panel: Any) -> None:
     panel.tick_params(length=0, pad=3)
     for spine in panel.spines.values():
         spine.set_color("#cccccc")
 
 
-def _title(figure: Any, title: str, families: list[str]) -> None:
+def _set_title(figure: Any, title: str, families: list[str]) -> None:
     if title:
         figure.suptitle(title, fontsize=LARGE, fontfamily=families, parse_math=False)

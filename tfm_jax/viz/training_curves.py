@@ -1,4 +1,4 @@
-"""Pictures of training: every metric against the step."""
+"""Training curves: every metric over the steps."""
 
 import math
 import numbers
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tfm_jax.viz.canvas import BLUE, GREY, ORANGE, blank, save
+from tfm_jax.viz._canvas import BLUE, GREY, ORANGE, blank, save
 
 __all__ = ["curves"]
 
@@ -15,19 +15,19 @@ Points = list[tuple[int, float]]
 
 
 def curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Draws each metric of a run against the step, training and validation of the same metric in one panel.
+    """Draws each metric of a run over the steps, with training and validation in one panel.
 
     Args:
-      rows: what `metrics.jsonl` holds: each has "step" and some numbers by name; `validation/loss` is drawn
-        in the panel of `loss`. A row need not have all names. What is not a finite number is left out.
-      path: the PNG file, which is replaced; folders above it are made.
-      title: a line above the picture, or "".
+      rows: the rows of `metrics.jsonl`: each has "step" and some numbers by name. `validation/loss` goes into
+        the panel of `loss`. A row need not have all metrics. Values that are not finite numbers are skipped.
+      path: the PNG file. It is replaced; missing parent directories are created.
+      title: of the figure, or "".
 
     Returns:
-      None.
+      None. The figure is in the file.
 
     Raises:
-      ValueError: a row has no step, or no row has a number.
+      ValueError: a row has no step, or no row has a metric.
       ImportError: matplotlib is not installed.
     """
     metrics = _collect(rows)
@@ -47,11 +47,11 @@ def curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str], *, t
 
 
 def _collect(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
-    """{metric: {"training": points, "validation": points}}, in the order in which they come first."""
+    """{metric: {"training": points, "validation": points}}, in order of first appearance."""
     metrics: dict[str, dict[str, Points]] = {}
     for row in rows:
         if "step" not in row:
-            raise ValueError(f'curves: got a row without "step": {dict(row)}; wanted one in each row.')
+            raise ValueError(f'curves: got a row without "step": {dict(row)}; wanted "step" in every row.')
         for name, value in row.items():
             if name == "step" or isinstance(value, bool) or not isinstance(value, numbers.Real):
                 continue
@@ -70,7 +70,7 @@ def _draw(panel: Any, name: str, lines: dict[str, Points]) -> None:
             style = {"marker": "o", "markersize": 3} if few else {}
             panel.plot(steps, values, color=colour, linewidth=1.2, label=f"{kind} {values[-1]:.4g}", **style)
     values = [value for points in lines.values() for _, value in points]
-    # A loss that falls by orders of magnitude would be a flat line at the bottom.
+    # On a linear scale, a loss that falls by orders of magnitude looks flat.
     if "loss" in name and 0 < min(values) < max(values) / 50:
         panel.set_yscale("log")
     panel.set_title(name, fontsize=9, loc="left", parse_math=False)

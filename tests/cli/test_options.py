@@ -1,16 +1,17 @@
-"""Numeric options: each refuses what it cannot be, in one line with its name, before anything is loaded."""
+"""Numeric options: a number out of range is a one-line error that names the option; nothing is loaded."""
 
 import typing
 
 import pytest
 
 from tfm_jax import pretrained, runs
+from tfm_jax.cli._options import read_numbers
 from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.embed import Embed
+from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.laws import Laws
-from tfm_jax.cli.numbers import read_numbers
-from tfm_jax.cli.text import Generate, Translate
+from tfm_jax.cli.translate import Translate
 from tfm_jax.fields import range_of
 
 COMMANDS = {"translate": Translate, "generate": Generate, "embed": Embed, "classify": Classify}
@@ -18,7 +19,7 @@ COMMANDS |= {"convert": Convert, "laws": Laws}
 
 
 def numeric(command):
-    """The options of a command whose type holds int or float, by the hint."""
+    """The numeric options of a command, with their annotations."""
     declared = typing.get_type_hints(COMMANDS[command], include_extras=True)
     for name, hint in typing.get_type_hints(COMMANDS[command]).items():
         if {int, float} & {hint, *typing.get_args(hint)}:
@@ -48,11 +49,11 @@ def nothing_loads(monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "name"), OPTIONS)
-def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(command, name, tfm, nothing_loads):
+def test_numbers_out_of_range_are_errors(command, name, tfm, nothing_loads):
     wanted = range_of(dict(numeric(command))[name])
     option = f"--{name.replace('_', '-')}"
     words = ["somewhere.function"] if command == "laws" else ["--model", "somewhere", "text"]
-    texts = (*WRONG, "0", "2.5", str(2**32)) if wanted.whole else (*WRONG, "0", str(2**32))
+    texts = (*WRONG, "0", "2.5", str(2**32)) if wanted.integral else (*WRONG, "0", str(2**32))
     wrong = [text for text in texts if not fits(text, wanted)]
     assert {*WRONG} - {*wrong} <= {"-1"}
     for text in ("nan", "1e300", wrong[-1]):
@@ -62,19 +63,19 @@ def test_a_number_that_cannot_be_is_refused_by_the_name_of_its_option(command, n
 
 def fits(text, wanted):
     try:
-        return (int if wanted.whole else float)(text) in wanted
+        return (int if wanted.integral else float)(text) in wanted
     except ValueError:
         return False
 
 
-def test_texts_become_numbers_of_their_kind_and_defaults_stay():
+def test_strings_become_numbers_and_defaults_stay():
     read = read_numbers(Generate(tokens="7", temperature="0", top_p="1", stop=("3",)))
     assert read == Generate(tokens=7, temperature=0.0, top_p=1.0, stop=("3",))
     assert [type(x) for x in (read.tokens, read.top_p, read.top_k)] == [int, float, type(None)]
 
 
 @pytest.mark.parametrize(
-    ("option", "most", "above"),
+    ("option", "largest", "above"),
     [
         ("batch_size", "2147483647", "2147483648"),
         ("seed", "4294967295", "4294967296"),
@@ -84,7 +85,7 @@ def test_texts_become_numbers_of_their_kind_and_defaults_stay():
         ("repetition_penalty", "1e6", "1000001"),
     ],
 )
-def test_the_largest_number_passes_and_a_larger_one_is_refused(option, most, above):
-    read_numbers(Generate(**{option: most}))
+def test_the_largest_number_passes_and_a_larger_one_does_not(option, largest, above):
+    read_numbers(Generate(**{option: largest}))
     with pytest.raises(ValueError, match=f"--{option.replace('_', '-')}: got {above}; wanted "):
         read_numbers(Generate(**{option: above}))

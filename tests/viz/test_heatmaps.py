@@ -1,4 +1,4 @@
-"""Pictures of matrices: PNG files of the wanted size, the right shade in the right cell, clear errors."""
+"""Heatmaps: size of the PNG files, shade and label of each cell, errors."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
 from tfm_jax import viz
-from tfm_jax.viz import fonts, matrices
+from tfm_jax.viz import _fonts, heatmaps
 
 SOURCE, TARGET = ["a", "b", " ", "$x$"], ["<s>", "é", "\n"]
 
@@ -27,20 +27,20 @@ def size_of(path):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that were saved, to look into."""
+    """The saved figures."""
     saved = []
-    monkeypatch.setattr(matrices, "save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(heatmaps, "save", lambda figure, path: saved.append(figure))
     return saved
 
 
-def test_attention_map_writes_a_png_and_its_folders(tmp_path):
+def test_attention_map_writes_a_png_and_creates_directories(tmp_path):
     path = tmp_path / "new" / "folder" / "map.png"
     assert viz.attention_map(weights(3, 4), SOURCE, TARGET, path, title="cross $1") is None
     width, height = size_of(path)
     assert 300 < width < 1000 and 300 < height < 1000
 
 
-def test_more_heads_more_panels_more_pixels(tmp_path):
+def test_each_head_has_a_panel(tmp_path):
     sizes = []
     for n in (1, 4, 6):
         viz.attention_map(weights(n, 3, 4), SOURCE, TARGET, tmp_path / "map.png")
@@ -49,17 +49,17 @@ def test_more_heads_more_panels_more_pixels(tmp_path):
     assert sizes[0][1] == sizes[1][1] < sizes[2][1]  # one, one and two rows
 
 
-def test_a_long_sequence_stays_a_file_that_opens(tmp_path):
+def test_the_size_for_long_sequences_is_limited(tmp_path):
     viz.attention_map(weights(200, 150), ["s"] * 150, ["t"] * 200, tmp_path / "map.png")
     assert max(size_of(tmp_path / "map.png")) < 2500
 
 
-def test_rows_are_targets_from_the_top_columns_sources_from_the_left(figures):
-    given = weights(2, 3, 4)
-    viz.attention_map(given, SOURCE, TARGET, "unused")
+def test_rows_are_targets_and_columns_sources(figures):
+    heads = weights(2, 3, 4)
+    viz.attention_map(heads, SOURCE, TARGET, "unused")
     panels = [axes for axes in figures[0].axes if axes.get_images()]
     assert [p.get_title() for p in panels] == ["head 0", "head 1"]
-    for panel, head in zip(panels, given, strict=True):
+    for panel, head in zip(panels, heads, strict=True):
         np.testing.assert_allclose(panel.get_images()[0].get_array(), head, rtol=1e-6)
         assert [t.get_text() for t in panel.get_xticklabels()] == ["a", "b", "␣", "$x$"]
         bottom, top = panel.get_ylim()
@@ -68,19 +68,19 @@ def test_rows_are_targets_from_the_top_columns_sources_from_the_left(figures):
     assert not panels[1].get_yticklabels()
 
 
-def test_an_incomplete_row_of_panels_leaves_no_column_without_labels(figures):
+def test_every_column_of_an_incomplete_grid_has_labels(figures):
     viz.attention_map(weights(5, 3, 4), SOURCE, TARGET, "unused")
     panels = [axes for axes in figures[0].axes if axes.get_images()]
     assert [bool(p.get_xticklabels()) for p in panels] == [False, False, True, True, True]
 
 
-def test_arrays_of_jax_in_bfloat16_are_drawn(tmp_path):
+def test_bfloat16_arrays_are_drawn(tmp_path):
     viz.attention_map(jnp.asarray(weights(3, 4), jnp.bfloat16), SOURCE, TARGET, tmp_path / "map.png")
     size_of(tmp_path / "map.png")
 
 
-def test_missing_glyphs_come_back_as_a_note_and_the_file_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(fonts, "_installed", lambda: iter(()))
+def test_missing_glyphs_return_a_note(tmp_path, monkeypatch):
+    monkeypatch.setattr(_fonts, "_installed", lambda: iter(()))
     path = tmp_path / "map.png"
     note = viz.attention_map(weights(3, 4), list("5月7日"), TARGET, path, title="日")
     assert "(日月)" in note and "fonts-noto-cjk" in note
@@ -102,17 +102,17 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path):
         viz.attention_map(np.full((3, 4), np.nan), SOURCE, TARGET, tmp_path / "map.png")
 
 
-def test_confusion_matrix_has_its_counts_names_and_accuracy(figures):
+def test_confusion_matrix_shows_counts_names_and_accuracy(figures):
     matrix = np.asarray([[8, 2, 0], [0, 9, 0], [1, 0, 0]])
     assert viz.confusion_matrix(matrix, ["x", "y", "z"], "unused", title="test") is None
     panel = figures[0].axes[0]
     texts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in panel.texts}
     assert texts == {(0, 0): "8", (0, 1): "2", (1, 1): "9", (2, 0): "1"}
     assert [t.get_text() for t in panel.get_yticklabels()] == ["x", "y", "z"]
-    assert figures[0].get_suptitle() == "test: 17 of 20 right, 85.00%"
+    assert figures[0].get_suptitle() == "test: 17 of 20 correct, 85.00%"
     red, green, blue = np.moveaxis(np.asarray(panel.get_images()[0].get_array(), float), -1, 0)
-    assert blue[0, 0] > red[0, 0] and red[0, 1] > blue[0, 1]  # right in blue, wrong in orange
-    assert red[0, 2] == green[0, 2] == blue[0, 2] == 1  # nothing in white
+    assert blue[0, 0] > red[0, 0] and red[0, 1] > blue[0, 1]  # correct in blue, errors in orange
+    assert red[0, 2] == green[0, 2] == blue[0, 2] == 1  # zero in white
     assert blue[0, 1] < blue[2, 0]  # the more errors, the darker
 
 
@@ -125,17 +125,17 @@ def test_confusion_matrix_writes_a_png(classes, tmp_path):
 
 
 @pytest.mark.parametrize("worst", [5, 6, 7, 12, 41])
-def test_no_cell_is_darker_than_dark(worst):
-    shade = matrices._confusion_shade(np.array([[3, worst], [1, 2]]))
+def test_shades_are_at_most_1(worst):
+    shade = heatmaps._confusion_shade(np.array([[3, worst], [1, 2]]))
     assert shade.max() == shade[0, 1] == 1  # 0.2 + 0.8 * 6 / 6 is above 1
 
 
 def test_an_empty_confusion_matrix_has_no_accuracy(figures):
     viz.confusion_matrix(np.zeros((2, 2), int), ["a", "b"], "unused")
-    assert figures[0].get_suptitle() == "0 of 0 right"
+    assert figures[0].get_suptitle() == "0 of 0 correct"
 
 
-def test_confusion_matrix_errors_name_what_was_got(tmp_path):
+def test_confusion_matrix_errors(tmp_path):
     path = tmp_path / "matrix.png"
     with pytest.raises(ValueError, match=r"shape \(2, 3\) with 2 class names"):
         viz.confusion_matrix(np.zeros((2, 3), int), ["a", "b"], path)
@@ -147,7 +147,7 @@ def test_confusion_matrix_errors_name_what_was_got(tmp_path):
         viz.confusion_matrix(-np.eye(2, dtype=int), ["a", "b"], path)
 
 
-def test_the_global_state_of_pyplot_is_not_touched(tmp_path):
+def test_pyplot_has_no_open_figure(tmp_path):
     import matplotlib.pyplot as plt
 
     viz.attention_map(weights(3, 4), SOURCE, TARGET, tmp_path / "map.png")

@@ -1,4 +1,4 @@
-"""Which installed fonts can draw a text, and what to write where none can."""
+"""Installed fonts for the characters of a text, and substitutes for characters without a glyph."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 __all__ = ["drawable"]
 
 BASE = "DejaVu Sans"  # comes with matplotlib
-# Tried first, as they cover much and look well; any other installed font follows.
+# Tried first, for their coverage; any other installed font follows.
 PREFERRED = (
     "Noto Sans CJK",
     "Noto Sans",
@@ -20,19 +20,19 @@ PREFERRED = (
     "Arial Unicode MS",
     "Unifont",
 )
-REGULAR = (400, 500, "normal", "regular", "medium")  # the weights of a regular face, as files state them
+REGULAR = (400, 500, "normal", "regular", "medium")  # font weights that count as regular
 
 
 def drawable(texts: Iterable[str]) -> tuple[list[str], list[str], str | None]:
-    r"""Finds fonts for all characters of `texts`, and replaces the characters that no installed font has.
+    r"""Finds fonts for the characters of some texts, and replaces characters that no installed font has.
 
     Args:
-      texts: what is to be drawn.
+      texts: the texts to draw.
 
     Returns:
-      (texts, families, note): the texts, with `U+4E2D` for a character without a glyph, `\n` and the like for
-      those that are not printed, and `␣` for the spaces of a blank text; font families for matplotlib, to be
-      tried in this order; and what to install, or None where nothing is missing.
+      (texts, families, note): the texts, with code points such as `U+4E2D` for characters without a glyph,
+      escapes such as `\n` for control characters, and `␣` for the spaces of a blank text; font families for
+      matplotlib, in the order to try; and which package to install, or None if no glyph is missing.
     """
     texts = [_visible(text) for text in texts]
     families = [BASE]
@@ -48,33 +48,37 @@ def drawable(texts: Iterable[str]) -> tuple[list[str], list[str], str | None]:
 
 
 def _installed() -> Iterator[str]:
-    """The names of the families that are not matplotlib's own, best first."""
+    """The installed families, without those that matplotlib brings, best first."""
     from matplotlib import font_manager, get_data_path
 
     manager = font_manager.fontManager
-    # The manager reads a list from a cache, which does not know a font installed since.
+    # The manager's list is cached, and misses fonts that were installed later.
     known = {str(entry.fname) for entry in manager.ttflist}
     for path in set(font_manager.findSystemFonts()) - known:
         try:
             manager.addfont(path)
         except (OSError, RuntimeError, ValueError):
             continue  # a format that matplotlib cannot read
-    own = Path(get_data_path())
+    matplotlib_data = Path(get_data_path())
     names = {
         entry.name
         for entry in manager.ttflist
-        if entry.style == "normal" and entry.weight in REGULAR and own not in Path(entry.fname).parents
+        if entry.style == "normal"
+        and entry.weight in REGULAR
+        and matplotlib_data not in Path(entry.fname).parents
     }
-    # Fonts of last resort have a box for everything and a glyph for nothing.
+    # Fonts of last resort draw a box for every character.
     names = {name for name in names if "lastresort" not in name.lower().replace(" ", "").replace(".", "")}
-    rank = lambda name: next(
-        (i for i, start in enumerate(PREFERRED) if name.startswith(start)), len(PREFERRED)
-    )
-    yield from sorted(names, key=lambda name: (rank(name), name))
+    yield from sorted(names, key=lambda name: (_preference(name), name))
+
+
+def _preference(family: str) -> int:
+    """The index of the family in PREFERRED; its length if it is not there."""
+    return next((i for i, start in enumerate(PREFERRED) if family.startswith(start)), len(PREFERRED))
 
 
 def _characters(family: str) -> set[str]:
-    """The characters with a glyph in the file that matplotlib would take for this family."""
+    """The characters with a glyph in the font that matplotlib uses for this family."""
     from matplotlib import font_manager
 
     try:
@@ -88,14 +92,16 @@ def _characters(family: str) -> set[str]:
 
 
 def _visible(text: str) -> str:
-    unprinted = {
+    """The text with control characters escaped, and `␣` for each space if it has nothing else."""
+    unprintable = {
         c: c.encode("unicode_escape").decode() for c in text if unicodedata.category(c) in ("Cc", "Cf")
     }
-    shown = "".join(unprinted.get(c, c) for c in text)
+    shown = "".join(unprintable.get(c, c) for c in text)
     return "␣" * len(shown) if shown.isspace() else shown
 
 
 def _escape(text: str, missing: set[str]) -> str:
+    """The text with code points instead of the missing characters."""
     spaced = "".join(f" U+{ord(c):04X} " if c in missing else c for c in text)
     return " ".join(spaced.split()) if missing & set(text) else text
 
@@ -108,6 +114,6 @@ def _note(missing: set[str]) -> str:
     package = "fonts-noto-cjk" if east_asian else "fonts-noto"
     return (
         f"No installed font has a glyph for {len(missing)} of the characters ({some}): they are drawn as "
-        f"code points, such as U+{ord(min(missing)):04X}. Install a font that has them (on Debian or Ubuntu: "
-        f"apt install {package}) and draw again."
+        f"code points, such as U+{ord(min(missing)):04X}. Install a font with these glyphs (on Debian or "
+        f"Ubuntu: apt install {package}) and draw again."
     )

@@ -1,4 +1,4 @@
-"""Curves: one panel a metric, training and validation together, and nothing lost but what is not a number."""
+"""Training curves: one panel per metric, with training and validation together."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
 from tfm_jax import viz
-from tfm_jax.viz import lines
+from tfm_jax.viz import training_curves
 
 ROWS = [
     {"step": 10, "loss": 2.0, "accuracy": 0.1, "note": "warm-up", "done": False},
@@ -19,11 +19,11 @@ ROWS = [
 
 @pytest.fixture
 def panels(monkeypatch):
-    """Draws rows, and gives {title: {label of a line: its points}}."""
+    """Draws rows; returns {title of a panel: {label of a line: its points}}."""
 
     def draw(rows, **kwargs):
         saved = []
-        monkeypatch.setattr(lines, "save", lambda figure, path: saved.append(figure))
+        monkeypatch.setattr(training_curves, "save", lambda figure, path: saved.append(figure))
         viz.curves(rows, "unused", **kwargs)
         return {
             axes.get_title(loc="left"): {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
@@ -33,7 +33,7 @@ def panels(monkeypatch):
     return draw
 
 
-def test_a_panel_a_metric_with_validation_beside_training(panels):
+def test_one_panel_per_metric_with_training_and_validation(panels):
     got = panels(ROWS)
     assert list(got) == ["loss", "accuracy", "bleu", "learning_rate"]
     assert got["loss"] == {"training 0.5": [[10, 2], [20, 1], [30, 0.5]], "validation 1.5": [[20, 1.5]]}
@@ -42,11 +42,11 @@ def test_a_panel_a_metric_with_validation_beside_training(panels):
     assert got["learning_rate"] == {"training 0.001": [[30, 1e-3]]}
 
 
-def test_rows_in_any_order_are_drawn_by_step(panels):
+def test_rows_are_sorted_by_step(panels):
     assert panels(ROWS[::-1])["loss"]["training 0.5"] == [[10, 2], [20, 1], [30, 0.5]]
 
 
-def test_a_file_with_more_pixels_for_more_metrics(tmp_path):
+def test_the_image_grows_with_the_number_of_metrics(tmp_path):
     shapes = []
     for n in (1, 3, 4):
         path = tmp_path / "new" / "curves.png"
@@ -57,9 +57,9 @@ def test_a_file_with_more_pixels_for_more_metrics(tmp_path):
     assert (w1, w3, w4) == (630, 1890, 1260) and h1 == h3 < h4
 
 
-def test_a_loss_over_orders_of_magnitude_has_a_logarithmic_scale(monkeypatch):
+def test_a_loss_over_orders_of_magnitude_has_a_log_scale(monkeypatch):
     saved = []
-    monkeypatch.setattr(lines, "save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(training_curves, "save", lambda figure, path: saved.append(figure))
     viz.curves([{"step": 0, "loss": 5, "lr": 1e-9}, {"step": 1, "loss": 0.01, "lr": 1.0}], "unused")
     viz.curves([{"step": 0, "loss": 5}, {"step": 1, "loss": 0.0}], "unused")
     assert [axes.get_yscale() for figure in saved for axes in figure.axes] == ["log", "linear", "linear"]

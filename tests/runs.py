@@ -1,0 +1,45 @@
+"""Run directories of tiny models that were never trained."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tfm_jax import data, nn, train, values
+from tfm_jax.runs import load_run
+
+CONFIG = nn.Config(
+    vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
+)
+
+
+def load_run_once(directory, *, average=None):
+    """``load_run``, which loads each run once."""
+    return _load_run(str(directory), average)
+
+
+@functools.cache
+def _load_run(directory, average):
+    return load_run(directory, average=average)
+
+
+def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh"):
+    """Writes the directory of a run, with one checkpoint per scale of the parameters."""
+    tokenizer = data.char_tokenizer(alphabet)
+    tokenizer.save(path)
+    saved = {"model": values.to_dict(config), "train": {"checkpoint_every": 1}, **(settings or {})}
+    (path / "config.json").write_text(json.dumps(saved))
+    model = nn.functionalize(module, dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
+    params = jax.jit(model.init)(jax.random.key(7))
+    optimizer = optax.sgd(0.1)
+    with train.Checkpoints(path / "checkpoints") as checkpoints:
+        for step, scale in enumerate(scales):
+            scaled = jax.tree.map(lambda p, scale=scale: p * scale, params)
+            state = train.init_state(scaled, optimizer, jax.random.key(0), ema=ema)
+            if ema:
+                state = dataclasses.replace(state, ema=jax.tree.map(lambda p: p * 5, scaled))
+            checkpoints.save(step + 1, dataclasses.replace(state, step=jnp.int32(step + 1)))
+    return path

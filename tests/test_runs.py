@@ -1,0 +1,44 @@
+"""A run's directory is read as a model: which checkpoints, which average, which errors."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.runs import CONFIG, make_run
+from tfm_jax import nn, runs
+
+
+def test_a_classifier_is_not_a_text_generator(tmp_path):
+    classifier = functools.partial(nn.Classifier, n_classes=2)
+    with pytest.raises(ValueError, match="wanted a Decoder or EncoderDecoder"):
+        runs.load_run(make_run(tmp_path, classifier))
+
+
+def scale_of(run, **options):
+    """The scale of the parameters of a run, relative to those of scale 1."""
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, vocab_size=12))
+    loaded, initial = runs.load_run(run, **options).params, jax.jit(model.init)(jax.random.key(7))
+    found, one = (np.abs(np.asarray(params["embedding"]["table"])).max() for params in (loaded, initial))
+    return round(float(found / one), 4)
+
+
+def test_average_of_the_last_checkpoints(tmp_path):
+    run = make_run(tmp_path, nn.Decoder, scales=(1.0, 2.0, 6.0), settings={"average": 2})
+    assert scale_of(run) == 4.0  # the average of its config
+    assert scale_of(run, average=1) == 6.0 and scale_of(run, average=3) == 3.0
+    with pytest.raises(ValueError, match="the last 4 checkpoints"):
+        runs.load_run(run, average=4)
+    with pytest.raises(ValueError, match="the last 0 checkpoints"):
+        runs.load_run(run, average=0)
+    few = json.loads((run / "config.json").read_text()) | {"average": 5}
+    (run / "config.json").write_text(json.dumps(few))
+    assert scale_of(run) == 3.0  # only 3 exist
+
+
+def test_ema_is_used_if_there_is_one(tmp_path):
+    run = make_run(tmp_path, nn.Decoder, scales=(2.0,), ema=True)
+    assert scale_of(run) == 10.0
