@@ -106,7 +106,7 @@ def test_the_implementation_that_a_config_names_is_the_one_that_runs(name):
         return run(model, build(nn.Decoder, **fields)[1], tokens(B, T))
 
     close(out("chunked"), out("reference"))
-    with pytest.raises(ValueError, match="implementation='splash' cannot do this"):
+    with pytest.raises(ValueError, match="implementation='splash', which does not support this call"):
         out("splash")
 
 

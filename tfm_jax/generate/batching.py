@@ -168,7 +168,7 @@ class OnlyBelow:
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
         above = jnp.arange(logits.shape[-1]) >= self.n
-        return sampling.close(logits, jnp.broadcast_to(above, logits.shape))
+        return sampling.mask_tokens(logits, jnp.broadcast_to(above, logits.shape))
 
 
 def stops(stop: Sequence[str]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def _lengths(context: Context) -> Array:
 def _only(ids: tuple[int, ...], rows: Array, logits: Array) -> Array:
     """In these rows 0 for the ids and -inf for the others."""
     tokens = _among(ids, logits)
-    forced = sampling.close(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
+    forced = sampling.mask_tokens(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
     return jnp.where(jnp.asarray(rows)[..., None], forced, logits)
 
 
@@ -70,7 +70,7 @@ class Suppress:
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
-        return sampling.close(logits, jnp.broadcast_to(_among(self.ids, logits), logits.shape))
+        return sampling.mask_tokens(logits, jnp.broadcast_to(_among(self.ids, logits), logits.shape))
 
 
 @pytrees.register
@@ -98,7 +98,7 @@ class SuppressFirst:
         prompt = _lengths(context) - context.step
         first = jnp.where(prompt == 1, 1, 0) if self.after_forced else jnp.zeros_like(prompt)
         rows = first == context.step
-        return sampling.close(logits, _where(rows, _among(self.ids, logits), logits))
+        return sampling.mask_tokens(logits, _where(rows, _among(self.ids, logits), logits))
 
 
 @pytrees.register
@@ -180,7 +180,7 @@ class BadWords:
                 at = jnp.maximum(context.length - back, 0)
                 rows &= jax.lax.dynamic_index_in_dim(context.tokens, at, -1, keepdims=False) == token
             closed |= _where(rows, _among((last,), logits), logits)
-        return sampling.close(logits, closed)
+        return sampling.mask_tokens(logits, closed)
 
 
 @pytrees.register

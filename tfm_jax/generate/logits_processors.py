@@ -275,7 +275,9 @@ class MinLength:
         if max(self.end_ids, default=0) >= V:
             raise ValueError(f"MinLength: got end_ids={self.end_ids}; wanted ids below V = {V}.")
         ends = np.isin(np.arange(V), self.end_ids)
-        return sampling.close(logits, jnp.broadcast_to(ends & (context.step + 1 < self.n), logits.shape))
+        return sampling.mask_tokens(
+            logits, jnp.broadcast_to(ends & (context.step + 1 < self.n), logits.shape)
+        )
 
 
 def _counts(logits: Array, context: Context) -> Array:
