@@ -1,10 +1,10 @@
 """Masks as values: which query may attend to which key. True means *may attend*, everywhere.
 
 ``causal()``, ``window(left, right)``, ``prefix(n)``, ``padding(valid)``, ``segments(query_ids, key_ids)`` and
-``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too; ``to_dense(T,
-S)`` evaluates them. A mask is a pytree whose leaves are its arrays (``window``'s sides are static), so it
-passes through jit, vmap, scan, shard_map and pmap beside q, and through functions that ``jax.export``
-serializes (deserialize them after importing ``tfm_jax.ops``).
+``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too; the method
+``to_dense(T, S)`` evaluates them. A mask is a pytree whose leaves are its arrays (``window``'s sides are
+static), so it passes through jit, vmap, scan, shard_map and pmap with q, and through functions that
+``jax.export`` serializes (deserialize them after importing ``tfm_jax.ops``).
 
 Batches: every array of a mask has no leading dims and holds for the whole batch, or has exactly the leading
 dims of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. Under

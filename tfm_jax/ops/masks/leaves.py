@@ -1,8 +1,7 @@
 """Structured masks, from positions and ids: causal, window, prefix, padding, segments.
 
 Backends read the structure: a kernel can skip the tiles that ``Causal`` masks. The functions of ``masks``
-make
-these classes and check their arguments; the classes check shapes.
+make these classes and check their arguments; the classes check shapes.
 """
 
 import dataclasses
