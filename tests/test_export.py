@@ -36,10 +36,18 @@ def attentions(b, t, s):
     }  # fmt: skip
 
     def run(q, k, v, self_k, self_v, ids, key_ids, valid, table, heads, bias, offset, n, key):
-        attend = lambda mask=None, **options: ops.attention(q, k, v, mask, **options)
-        self_attend = lambda mask: ops.attention(q, self_k, self_v, mask)
-        relative = lambda i, j: ops.alibi(N, i, j)
-        summed = lambda q: ops.attention(q, self_k, self_v, masks.causal()).sum()
+        def attend(mask=None, **options):
+            return ops.attention(q, k, v, mask, **options)
+
+        def self_attend(mask):
+            return ops.attention(q, self_k, self_v, mask)
+
+        def relative(i, j):
+            return ops.alibi(N, i, j)
+
+        def summed(q):
+            return ops.attention(q, self_k, self_v, masks.causal()).sum()
+
         return {
             "nothing": attend(),
             "causal": self_attend(masks.causal()),
@@ -198,14 +206,19 @@ def test_symbolic_sizes_give_the_results_of_direct_calls(case):
 def test_masks_are_arguments_of_exported_functions():
     pytest.importorskip("flatbuffers")
     b, t = jax.export.symbolic_shape("b, t")
-    spec = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)
+
+    def spec(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(shape, dtype)
 
     def mask_of(valid, ids, n, table, offset):
         either = masks.causal(offset) | masks.prefix(n)
         return either & masks.padding(valid) & ~masks.window(0) & masks.segments(ids) & masks.dense(table)
 
     symbolic = mask_of(spec(b, t, dtype=bool), spec(b, t), spec(b), spec(t, t, dtype=bool), spec())
-    attend = lambda q, mask: ops.attention(q, q, q, mask)
+
+    def attend(q, mask):
+        return ops.attention(q, q, q, mask)
+
     exported = jax.export.export(jax.jit(attend))(spec(b, t, N, H, dtype=jnp.float32), symbolic)
     exported = jax.export.deserialize(exported.serialize())
     for B, T in ((2, 3), (1, 5)):
@@ -221,8 +234,13 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
     pytest.importorskip("flatbuffers")
     model, params = model_of(nn.Decoder, window=window)
     (b,) = jax.export.symbolic_shape("b")
-    step = lambda params, token, cache: generate.step(model, params, token, cache)
-    symbol = lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
+
+    def step(params, token, cache):
+        return generate.step(model, params, token, cache)
+
+    def symbol(x):
+        return jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
+
     caches = {B: generate.init_cache(model, params, B, 4) for B in (1, 3)}
     exported = jax.export.export(jax.jit(step))(
         jax.tree.map(jnp.asarray, params),
@@ -241,13 +259,16 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
 
 
 def test_a_symbolic_length_that_may_exceed_a_cache_is_an_error_unless_it_is_constrained():
-    append = lambda buffer, new: kv_cache.append(buffer, new, kv_cache.init_slots((), 4))[0]
+    def append(buffer, new):
+        return kv_cache.append(buffer, new, kv_cache.init_slots((), 4))[0]
+
     buffer = jax.ShapeDtypeStruct((K, 4, H), jnp.float32)
     for constraints in ([], ["t <= 4"]):
         (t,) = jax.export.symbolic_shape("t", constraints=constraints)
-        export = lambda t: jax.export.export(jax.jit(append))(
-            buffer, jax.ShapeDtypeStruct((K, t, H), jnp.float32)
-        )
+
+        def export(t):
+            return jax.export.export(jax.jit(append))(buffer, jax.ShapeDtypeStruct((K, t, H), jnp.float32))
+
         if constraints:
             new = numbers((K, 3, H))
             np.testing.assert_array_equal(export(t).call(jnp.zeros((K, 4, H)), new)[:, :3], new)
@@ -259,14 +280,23 @@ def test_a_symbolic_length_that_may_exceed_a_cache_is_an_error_unless_it_is_cons
 def test_backends_that_need_static_lengths_are_unsupported():
     b, t = jax.export.symbolic_shape("b, t")
     x = jax.ShapeDtypeStruct((b, t, N, H), jnp.float32)
-    explain = lambda x: print(ops.explain_attention(x, x, x)) or x
+
+    def explain(x):
+        return print(ops.explain_attention(x, x, x)) or x
+
     jax.export.export(jax.jit(explain))(x)
-    chunked = lambda x: ops.attention(x, x, x, implementation="chunked")
+
+    def chunked(x):
+        return ops.attention(x, x, x, implementation="chunked")
+
     with pytest.raises(ValueError, match="needs lengths that are known before tracing, not T = t, S = t"):
         jax.export.export(jax.jit(chunked))(x)
     # Tiles work with a symbolic batch and static lengths, with dropout too.
     fixed = jax.ShapeDtypeStruct((b, 7, N, H), jnp.float32)
-    dropped = lambda x, key: ops.attention(x, x, x, dropout_rate=0.5, key=key, implementation="chunked")
+
+    def dropped(x, key):
+        return ops.attention(x, x, x, dropout_rate=0.5, key=key, implementation="chunked")
+
     exported = jax.export.export(jax.jit(dropped))(fixed, jax.random.key(0))
     x, key = numbers((2, 7, N, H)), jax.random.key(0)
     np.testing.assert_allclose(exported.call(x, key), dropped(x, key), rtol=1e-5, atol=1e-6)

@@ -33,8 +33,13 @@ def arrays(batch=(B,), T=T, S=S, N=N, K=K, H=H, V=V, dtype=np.float32, seed=0):
 
 def gradients(q, k, v, mask=None, bias=None, **options):
     """Gradients of a sum with a different weight for every element of the output."""
-    weigh = lambda out: jnp.sum(out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
-    loss = lambda q, k, v: weigh(ops.attention(q, k, v, mask, bias, **options))
+
+    def weigh(out):
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+
+    def loss(q, k, v):
+        return weigh(ops.attention(q, k, v, mask, bias, **options))
+
     return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
 
@@ -78,8 +83,12 @@ def test_gradients_are_those_of_the_equivalent_code(kv_heads):
         weights = jax.nn.softmax(jnp.where(table[:, None], logits, -1e30))
         return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
-    ours = lambda q, k, v, bias: ops.attention(q, k, v, table, bias, soft_cap=2.0)
-    weigh = lambda f: lambda *x: jnp.sum(f(*x) * jnp.cos(jnp.arange(V, dtype=np.float32))[None, None, None])
+    def ours(q, k, v, bias):
+        return ops.attention(q, k, v, table, bias, soft_cap=2.0)
+
+    def weigh(f):
+        return lambda *x: jnp.sum(f(*x) * jnp.cos(jnp.arange(V, dtype=np.float32))[None, None, None])
+
     expected = jax.jit(jax.grad(weigh(plain), argnums=(0, 1, 2, 3)))(q, k, v, bias)
     got = jax.jit(jax.grad(weigh(ours), argnums=(0, 1, 2, 3)))(q, k, v, bias)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
@@ -103,7 +112,10 @@ def test_against_torch():
     q, k, v = arrays(V=H)
     table = np.random.default_rng(3).random((B, 1, T, S)) < 0.6
     table[..., 0] = True
-    to_torch = lambda x: torch.tensor(np.asarray(x)).transpose(-2, -3)
+
+    def to_torch(x):
+        return torch.tensor(np.asarray(x)).transpose(-2, -3)
+
     for mask, scale in [(None, None), (table, 0.7)]:
         expected = torch.nn.functional.scaled_dot_product_attention(
             *map(to_torch, (q, k, v)),
@@ -247,10 +259,16 @@ def test_nonfinite_masked_values_do_not_leak(bad, kv_heads):
 def test_nan_in_a_row_does_not_reach_derivatives_at_masked_keys():
     q, k, v = (jax.random.normal(jax.random.key(i), (3, 2, 5)) for i in range(3))
     k, mask = k.at[0].set(jnp.nan), jnp.tile(jnp.array([True, True, False]), (3, 1))
-    weights = lambda q: ops.attention_weights(q, k, mask)
+
+    def weights(q):
+        return ops.attention_weights(q, k, mask)
+
     _, tangent = jax.jvp(weights, (q,), (jnp.ones_like(q),))
     np.testing.assert_array_equal(tangent[..., 2], 0)
-    attend = lambda q, v: ops.attention(q, k, v, mask, implementation="reference").sum()
+
+    def attend(q, v):
+        return ops.attention(q, k, v, mask, implementation="reference").sum()
+
     second = jax.grad(lambda v: jax.grad(attend)(q, v).sum())(v)
     assert jnp.isnan(second[:2]).all() and not jnp.isnan(second[2]).any()
 
@@ -332,13 +350,16 @@ def test_packed_sequences_equal_separate_ones():
     ids = np.array([1, 1, 1, 2, 2, 2, 2])
     packed = ops.attention(q, k, v, masks.causal() & masks.segments(ids) & masks.window(left=2))
     for document in (slice(0, 3), slice(3, 7)):
-        alone = ops.attention(q[document], k[document], v[document], masks.causal() & masks.window(left=2))
-        np.testing.assert_allclose(packed[document], alone, atol=1e-6)
+        separate = ops.attention(q[document], k[document], v[document], masks.causal() & masks.window(left=2))
+        np.testing.assert_allclose(packed[document], separate, atol=1e-6)
 
 
 def test_padding_changes_nothing():
     q, k, v = arrays()
-    longer = lambda x: jnp.concatenate([x, jnp.full_like(x[:, :2], 1e9)], 1)
+
+    def longer(x):
+        return jnp.concatenate([x, jnp.full_like(x[:, :2], 1e9)], 1)
+
     valid = np.arange(S + 2) < S
     for mask in (masks.padding(valid), masks.prefix(S), np.broadcast_to(valid, (T, S + 2))):
         got = ops.attention(q, longer(k), longer(v), mask)
@@ -348,14 +369,14 @@ def test_padding_changes_nothing():
 def test_decode_steps_equal_the_full_sequence():
     q, k, v = arrays(T=5)
     mask = masks.causal() & masks.window(left=2)
-    whole = ops.attention(q, k, v, mask)
+    full = ops.attention(q, k, v, mask)
     for i in range(5):
         got = ops.attention(q[:, i : i + 1], k, v, mask.with_offset(i))
-        np.testing.assert_allclose(got, whole[:, i : i + 1], atol=1e-6)
+        np.testing.assert_allclose(got, full[:, i : i + 1], atol=1e-6)
     # one position per sequence
     rows = jnp.stack([q[0, 1:2], q[1, 3:4]])
     got = ops.attention(rows, k, v, mask.with_offset(np.array([1, 3])))
-    np.testing.assert_allclose(got, np.stack([whole[0, 1:2], whole[1, 3:4]]), atol=1e-6)
+    np.testing.assert_allclose(got, np.stack([full[0, 1:2], full[1, 3:4]]), atol=1e-6)
 
 
 def test_a_constant_added_to_a_row_of_logits_changes_nothing():
@@ -410,7 +431,10 @@ def test_dropout_zeroes_weights_and_scales_the_others():
 def test_gradients_use_the_kept_weights():
     q, k, v = arrays()
     key = jax.random.key(3)
-    f = lambda v: ops.attention(q, k, v, dropout_rate=0.5, key=key)
+
+    def f(v):
+        return ops.attention(q, k, v, dropout_rate=0.5, key=key)
+
     # linear in v: the gradient at any v is the map itself
     direction = jnp.ones_like(v)
     np.testing.assert_allclose(jax.jvp(f, (v,), (direction,))[1], f(direction), rtol=1e-6)
@@ -443,14 +467,17 @@ def test_vmap_matches_the_batch_and_jit_matches_eager(name):
     np.testing.assert_allclose(mapped(q, k, v, mask), expected, atol=1e-6)
     weights = jax.jit(jax.vmap(ops.attention_weights, in_axes=(0, 0, axis)))(q, k, mask)
     np.testing.assert_allclose(weights, ops.attention_weights(q, k, mask), atol=1e-6)
-    alone = ops.attention(q[2], k[2], v[2], mask if axis is None else jax.tree.map(lambda x: x[2], mask))
-    np.testing.assert_allclose(alone, expected[2], atol=1e-6)
+    separate = ops.attention(q[2], k[2], v[2], mask if axis is None else jax.tree.map(lambda x: x[2], mask))
+    np.testing.assert_allclose(separate, expected[2], atol=1e-6)
 
 
 def test_more_leading_dims_are_a_batch_of_batches():
     q, k, v = arrays((3, 2))
     valid = np.random.default_rng(9).random((3, 2, S)) < 0.7
-    flat = lambda x: x.reshape(6, *x.shape[2:])
+
+    def flat(x):
+        return x.reshape(6, *x.shape[2:])
+
     got = ops.attention(q, k, v, masks.padding(valid) & masks.causal(2))
     expected = ops.attention(flat(q), flat(k), flat(v), masks.padding(flat(valid)) & masks.causal(2))
     np.testing.assert_allclose(flat(got), expected, atol=1e-6)
@@ -495,7 +522,10 @@ def test_batch_and_heads_on_a_mesh_need_no_collective(kind):
     expected = ops.attention(q, k, v, mask)
     mesh = jax.make_mesh((4, 2), ("data", "heads"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
-        place = lambda x: jax.device_put(x, NamedSharding(mesh, P("data", None, "heads")))
+
+        def place(x):
+            return jax.device_put(x, NamedSharding(mesh, P("data", None, "heads")))
+
         rows = jax.tree.map(
             lambda x: jax.device_put(x, NamedSharding(mesh, P("data") if jnp.ndim(x) else P())), mask
         )
@@ -612,9 +642,9 @@ def test_a_mask_is_checked_once_and_evaluated_once(name, monkeypatch):
     for method in counts:
         original = getattr(Causal, method)
 
-        def counted(self, sizes, method=method, original=original):
+        def counted(self, sizes, method=method, original=original, **options):
             counts[method] += 1
-            return original(self, sizes)
+            return original(self, sizes, **options)
 
         monkeypatch.setattr(Causal, method, counted)
     q, k, v = arrays(V=H)

@@ -55,7 +55,10 @@ def test_the_key_decides_the_mask():
 
 def test_the_gradient_is_the_mask():
     x = jnp.arange(1.0, 31.0)
-    f = lambda x: dropout(x, 0.25, jax.random.key(3))
+
+    def f(x):
+        return dropout(x, 0.25, jax.random.key(3))
+
     grad = jax.grad(lambda x: f(x).sum())(x)
     np.testing.assert_allclose(grad * x, f(x), rtol=1e-6)
 
@@ -98,13 +101,13 @@ def test_integers_are_an_error():
 def test_a_tile_drops_what_the_full_table_drops():
     x = jnp.arange(1.0, 1 + 6 * 10).reshape(6, 10)
     key, rows, cols = jax.random.key(1), jnp.arange(6), jnp.arange(10)
-    whole = drop_at(x, rows, cols, 0.4, key)
-    assert np.any(whole == 0) and np.any(whole != 0)
+    full = drop_at(x, rows, cols, 0.4, key)
+    assert np.any(full == 0) and np.any(full != 0)
     for i, j, n, m in [(0, 0, 2, 3), (3, 5, 3, 5), (5, 9, 1, 1)]:
         part = drop_at(x[i : i + n, j : j + m], rows[i : i + n], cols[j : j + m], 0.4, key)
-        np.testing.assert_allclose(part, whole[i : i + n, j : j + m], rtol=1e-6)
-    kept = whole != 0
-    np.testing.assert_allclose(whole, np.where(kept, x / 0.6, 0), rtol=1e-6)
+        np.testing.assert_allclose(part, full[i : i + n, j : j + m], rtol=1e-6)
+    kept = full != 0
+    np.testing.assert_allclose(full, np.where(kept, x / 0.6, 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])

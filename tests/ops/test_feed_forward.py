@@ -134,9 +134,9 @@ def test_a_position_depends_on_itself_only():
     x, w_gate, w_in, w_out = draw(0, (2, 3, D), (D, F), (D, F), (F, D))
     for f in (lambda x: feed_forward(x, w_in, w_out), lambda x: gated_feed_forward(x, w_gate, w_in, w_out)):
         jacobian = jax.jacobian(f)(x)  # [2, 3, D, 2, 3, D]
-        own = np.einsum("btdbte->btde", np.asarray(jacobian))
-        np.testing.assert_allclose(np.abs(jacobian).sum(), np.abs(own).sum(), rtol=1e-6)
-        assert np.abs(own).sum() > 0
+        diagonal = np.einsum("btdbte->btde", np.asarray(jacobian))
+        np.testing.assert_allclose(np.abs(jacobian).sum(), np.abs(diagonal).sum(), rtol=1e-6)
+        assert np.abs(diagonal).sum() > 0
 
 
 def test_dropout_applies_to_the_hidden_elements():
@@ -164,7 +164,10 @@ def test_bfloat16_stays_bfloat16():
 def test_under_jit_vmap_and_shard_map():
     x, w_in, w_out, b_in, b_out = draw(1, (8, 3, D), (D, F), (F, D), (F,), (D,))
     want = feed_forward(x, w_in, w_out, b_in, b_out)
-    f = lambda x: feed_forward(x, w_in, w_out, b_in, b_out)
+
+    def f(x):
+        return feed_forward(x, w_in, w_out, b_in, b_out)
+
     np.testing.assert_allclose(jax.jit(jax.vmap(f))(x), want, atol=1e-5)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("data")

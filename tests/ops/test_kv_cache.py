@@ -21,10 +21,10 @@ def reader(T, rolling):
 
     @jax.jit
     def read(buffer, new, slots, positions):
-        seen_positions, after = kv_cache.advance(slots, positions)
+        seen_positions, next_slots = kv_cache.advance(slots, positions)
         seen, kept = kv_cache.append(buffer, new, slots)
         allowed = kv_cache.seen_mask(slots, seen_positions, window=None if not rolling else S + 1)
-        return seen, kept, after, allowed.to_dense(T, seen.shape[-2])
+        return seen, kept, next_slots, allowed.to_dense(T, seen.shape[-2])
 
     return read
 
@@ -59,33 +59,34 @@ def test_each_token_attends_to_itself_and_earlier_tokens_for_every_split_into_ch
                 np.testing.assert_array_equal(attended, tokens[b, :, first : start + i + 1])
         start += T
     assert int(slots.length) == n and buffer.shape == (B, K, S, H)
-    following = np.asarray(kv_cache.next_positions(slots, 2))
+    next_positions = np.asarray(kv_cache.next_positions(slots, 2))
     if n > max(padding):
-        np.testing.assert_array_equal(following, [[n - n_pad, n - n_pad + 1] for n_pad in padding])
+        np.testing.assert_array_equal(next_positions, [[n - n_pad, n - n_pad + 1] for n_pad in padding])
 
 
 def test_a_window_masks_older_tokens():
     slots = kv_cache.init_slots((), S)
-    seen, after = kv_cache.advance(slots, jnp.arange(4))
+    seen, next_slots = kv_cache.advance(slots, jnp.arange(4))
     dense = kv_cache.seen_mask(slots, seen, window=2).to_dense(4, S)
     np.testing.assert_array_equal(dense[3], [False] * 2 + [True] * 2 + [False] * 3)
-    seen, _ = kv_cache.advance(after, kv_cache.next_positions(after, 1))
+    seen, _ = kv_cache.advance(next_slots, kv_cache.next_positions(next_slots, 1))
     np.testing.assert_array_equal(
-        kv_cache.seen_mask(after, seen, window=2).to_dense(1, S), [[False] * 3 + [True] * 2 + [False] * 2]
+        kv_cache.seen_mask(next_slots, seen, window=2).to_dense(1, S),
+        [[False] * 3 + [True] * 2 + [False] * 2],
     )
 
 
 def test_a_full_cache_is_an_error_and_never_a_clamp():
     buffer, slots = empty(False)
     positions = jnp.zeros((B, 4), jnp.int32)
-    _, after = kv_cache.advance(slots, positions)
+    _, next_slots = kv_cache.advance(slots, positions)
     assert bool(kv_cache.has_room(slots, S)) and not bool(kv_cache.has_room(slots, S + 1))
-    assert bool(kv_cache.has_room(after, 3)) and not bool(kv_cache.has_room(after, 4))
+    assert bool(kv_cache.has_room(next_slots, 3)) and not bool(kv_cache.has_room(next_slots, 4))
     message = "append: got T = 4 tokens for a cache of S = 7 slots, 4 of them in use; wanted T <= 3"
     with pytest.raises(ValueError, match=message):
-        kv_cache.advance(after, positions)
+        kv_cache.advance(next_slots, positions)
     with pytest.raises(ValueError, match=message):
-        kv_cache.append(buffer, jnp.zeros((B, K, 4, H)), after)
+        kv_cache.append(buffer, jnp.zeros((B, K, 4, H)), next_slots)
     # Under jit the length is unknown, but the capacity is not.
     with pytest.raises(ValueError, match="got T = 8 tokens for a cache of S = 7 slots, 0 of them in use"):
         jax.jit(kv_cache.append)(buffer, jnp.zeros((B, K, 8, H)), slots)

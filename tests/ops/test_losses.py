@@ -117,9 +117,10 @@ def test_an_ignored_token_adds_nothing_and_has_gradient_0_for_any_logits(dtype, 
     logits, labels, weights = draw(0, (2, 3))
     labels = labels.at[1, 1].set(-100)
     logits = logits.astype(dtype).at[1, 1].set(jnp.asarray(extreme_logits(dtype)[kind], dtype))
-    f = lambda x: cross_entropy(
-        x, labels, weights=weights, label_smoothing=0.1, z_loss=1e-3, ignore_index=-100
-    )
+
+    def f(x):
+        return cross_entropy(x, labels, weights=weights, label_smoothing=0.1, z_loss=1e-3, ignore_index=-100)
+
     (total, weight), vjp = jax.vjp(f, logits)
     (grad,) = vjp((jnp.float32(1), jnp.float32(0)))
     kept = np.ones((2, 3), bool)
@@ -143,7 +144,10 @@ def test_a_label_out_of_range_makes_the_sum_and_its_gradient_nan(label):
     bad = labels.at[0, 2].set(label)
     for ignore_index in (None, 7):
         for w in (None, weights, weights.at[0, 2].set(0)):
-            f = lambda x, w=w, i=ignore_index: cross_entropy(x, bad, weights=w, ignore_index=i)
+
+            def f(x, w=w, i=ignore_index):
+                return cross_entropy(x, bad, weights=w, ignore_index=i)
+
             (total, weight), grad = f(logits), jax.grad(lambda x, f=f: f(x)[0])(logits)
             assert jnp.isnan(total) and jnp.isfinite(weight)
             np.testing.assert_array_equal(jnp.isnan(grad).any(-1), np.eye(6)[2].reshape(2, 3))
@@ -160,7 +164,10 @@ def test_labels_of_any_integer_type(dtype):
 @given(seeds)
 def test_the_sum_is_linear_in_the_weights(seed):
     logits, labels, weights = draw(seed, (6,))
-    f = lambda w: cross_entropy(logits, labels, weights=w)[0]
+
+    def f(w):
+        return cross_entropy(logits, labels, weights=w)[0]
+
     each = jax.grad(f)(jnp.zeros(6))
     np.testing.assert_allclose(
         each, [cross_entropy(x, y)[0] for x, y in zip(logits, labels, strict=True)], rtol=1e-5
@@ -179,7 +186,10 @@ def test_bfloat16_logits_have_a_float32_loss():
 
 def test_large_and_minus_infinite_logits_are_finite():
     logits = jnp.asarray([[1e4, -1e4, 0.0], [5.0, -jnp.inf, 1.0]])
-    f = lambda x: cross_entropy(x, jnp.asarray([0, 0]))[0]
+
+    def f(x):
+        return cross_entropy(x, jnp.asarray([0, 0]))[0]
+
     np.testing.assert_allclose(f(logits), np.log1p(np.exp(-4)), rtol=1e-5)
     assert jnp.isfinite(jax.grad(f)(logits)).all()
 
@@ -212,7 +222,10 @@ def test_cross_entropy_equals_torch_forward_and_backward(label_smoothing):
         reduction="sum",
     )
     want.backward()
-    f = lambda x: cross_entropy(x, labels, label_smoothing=label_smoothing, ignore_index=-100)
+
+    def f(x):
+        return cross_entropy(x, labels, label_smoothing=label_smoothing, ignore_index=-100)
+
     np.testing.assert_allclose(f(logits), (want.item(), 4), rtol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda x: f(x)[0])(logits), tensor.grad.numpy(), atol=1e-6)
 
@@ -266,7 +279,10 @@ def test_without_bias_and_weights():
 
 def test_ignored_and_invalid_labels_in_chunks():
     hidden, kernel, _, labels, _ = draw_linear(0, (7,))
-    f = lambda h, labels: linear_cross_entropy(h, kernel, labels, ignore_index=-100, chunk_size=3)
+
+    def f(h, labels):
+        return linear_cross_entropy(h, kernel, labels, ignore_index=-100, chunk_size=3)
+
     ignored = labels.at[2].set(-100)
     grad = jax.grad(lambda h: f(h, ignored)[0])(hidden)
     np.testing.assert_array_equal((grad == 0).all(-1), np.eye(7)[2])
@@ -294,7 +310,10 @@ def test_padding_of_the_last_chunk_adds_nothing_with_a_bias_of_minus_inf():
 def test_nonfinite_hidden_states_of_ignored_tokens_do_not_leak(bad):
     hidden, kernel, _, labels, weights = draw_linear(0, (7,))
     labels, weights = labels.at[2].set(-100), weights.at[5].set(0)
-    f = lambda h, k, y, w: linear_cross_entropy(h, k, y, weights=w, ignore_index=-100, chunk_size=4)[0]
+
+    def f(h, k, y, w):
+        return linear_cross_entropy(h, k, y, weights=w, ignore_index=-100, chunk_size=4)[0]
+
     ours = jax.value_and_grad(f, (0, 1))
     total, (d_hidden, d_kernel) = ours(hidden.at[jnp.asarray([2, 5])].set(bad), kernel, labels, weights)
     kept = np.array([0, 1, 3, 4, 6])
@@ -334,7 +353,10 @@ def test_bfloat16_has_float32_logits_and_sums_gradients_in_float32():
     rng = np.random.default_rng(0)
     hidden, kernel = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((tokens, D), (D, V)))
     labels = jnp.asarray(rng.integers(0, V, tokens))
-    exact = lambda h, k: cross_entropy(jnp.matmul(h, k), labels)[0]
+
+    def exact(h, k):
+        return cross_entropy(jnp.matmul(h, k), labels)[0]
+
     want = jax.value_and_grad(exact, 1)(hidden.astype(jnp.float32), kernel.astype(jnp.float32))
     ours = jax.value_and_grad(lambda h, k: linear_cross_entropy(h, k, labels, chunk_size=2)[0], 1)
     got = ours(hidden, kernel)
@@ -349,21 +371,30 @@ def test_bfloat16_has_float32_logits_and_sums_gradients_in_float32():
 
 def test_in_shard_map_and_on_meshes():
     hidden, kernel, _, labels, _ = draw_linear(1, (16, 3))
-    f = lambda h, k, y, chunk=16: linear_cross_entropy(h, k, y, chunk_size=chunk, ignore_index=2)
+
+    def f(h, k, y, chunk=16):
+        return linear_cross_entropy(h, k, y, chunk_size=chunk, ignore_index=2)
+
     want = jax.value_and_grad(lambda *a: f(*a)[0], (0, 1))(hidden, kernel, labels)
     P, AxisType = jax.sharding.PartitionSpec, jax.sharding.AxisType
 
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
         with jax.set_mesh(mesh):
-            shard = lambda x, *spec, mesh=mesh: jax.device_put(x, jax.NamedSharding(mesh, P(*spec)))
+
+            def shard(x, *spec, mesh=mesh):
+                return jax.device_put(x, jax.NamedSharding(mesh, P(*spec)))
+
             args = shard(hidden, "data"), shard(kernel), shard(labels, "data")
             got = jax.jit(jax.value_and_grad(lambda *a: f(*a)[0], (0, 1)))(*args)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
     specs = P("data"), P(), P("data")
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    both = lambda *a: jax.value_and_grad(lambda *a: jax.lax.psum(f(*a, chunk=4)[0], "data"), (0, 1))(*a)
+
+    def both(*a):
+        return jax.value_and_grad(lambda *a: jax.lax.psum(f(*a, chunk=4)[0], "data"), (0, 1))(*a)
+
     got = jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=(P(), specs[:2]))(hidden, kernel, labels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
@@ -371,9 +402,10 @@ def test_in_shard_map_and_on_meshes():
 def test_chunk_sizes_divisible_by_the_devices_on_a_mesh_with_explicit_axes():
     devices, P = 4, jax.sharding.PartitionSpec
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    spec = lambda shape, dtype, *axes: jax.ShapeDtypeStruct(
-        shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes))
-    )
+
+    def spec(shape, dtype, *axes):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes)))
+
     for n in (24, 28, 36):
         args = (
             spec((n, D), jnp.float32, "data"),
@@ -382,7 +414,10 @@ def test_chunk_sizes_divisible_by_the_devices_on_a_mesh_with_explicit_axes():
         )
         for chunk_size in range(1, n + 2):
             if math.ceil(n / math.ceil(n / chunk_size)) % devices == 0:
-                f = lambda *a, size=chunk_size: linear_cross_entropy(*a, chunk_size=size)
+
+                def f(*a, size=chunk_size):
+                    return linear_cross_entropy(*a, chunk_size=size)
+
                 with jax.set_mesh(mesh):
                     jax.eval_shape(f, *args)
 
@@ -390,7 +425,10 @@ def test_chunk_sizes_divisible_by_the_devices_on_a_mesh_with_explicit_axes():
 def test_a_sharded_vocabulary_is_not_gathered():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
     labels = jnp.asarray([[1, 15, 0], [7, 8, 9]])
-    f = lambda x, y: cross_entropy(x, y, label_smoothing=0.1, z_loss=1e-3, ignore_index=0)[0]
+
+    def f(x, y):
+        return cross_entropy(x, y, label_smoothing=0.1, z_loss=1e-3, ignore_index=0)[0]
+
     want = jax.value_and_grad(f)(logits, labels)
     for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("tensor",), axis_types=(kind,))
@@ -406,7 +444,10 @@ def test_a_sharded_vocabulary_is_not_gathered():
 
 def test_under_vmap():
     hidden, kernel, _, labels, _ = draw_linear(0, (4, 3))
-    f = lambda h, y: linear_cross_entropy(h, kernel, y, chunk_size=2)
+
+    def f(h, y):
+        return linear_cross_entropy(h, kernel, y, chunk_size=2)
+
     sums, weights = jax.jit(jax.vmap(f))(hidden, labels)
     np.testing.assert_allclose((sums.sum(), weights.sum()), f(hidden, labels), rtol=1e-5)
 

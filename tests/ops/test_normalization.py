@@ -111,8 +111,8 @@ def test_under_jit_vmap_and_shard_map():
     mapped = jax.vmap(layer_norm, in_axes=(0, None, None))
     np.testing.assert_allclose(jax.jit(mapped)(x, scale, bias), want, atol=1e-6)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
-    sharded = jax.shard_map(layer_norm, mesh=mesh, in_specs=(spec, whole, whole), out_specs=spec)
+    spec, replicated = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(layer_norm, mesh=mesh, in_specs=(spec, replicated, replicated), out_specs=spec)
     np.testing.assert_allclose(sharded(x, scale, bias), want, atol=1e-6)
 
 

@@ -88,12 +88,14 @@ def test_the_default_is_the_layout_of_the_paper():
 def test_a_shift_of_positions_is_a_fixed_rotation(seed, shift):
     """The paper's reason for sinusoids: PE(pos + k) is a linear function of PE(pos)."""
     _, positions = draw(seed)
-    here, there = (sinusoidal(p, 6, pairing="half").reshape(-1, 2, 3) for p in (positions, positions + shift))
+    before, after = (
+        sinusoidal(p, 6, pairing="half").reshape(-1, 2, 3) for p in (positions, positions + shift)
+    )
     cos, sin = (
         jnp.asarray(f(shift / 10_000 ** (np.arange(3) / 3)), jnp.float32)[None] for f in (np.cos, np.sin)
     )
-    turned = jnp.stack([here[:, 0] * cos + here[:, 1] * sin, here[:, 1] * cos - here[:, 0] * sin], 1)
-    np.testing.assert_allclose(there, turned, atol=1e-4)
+    turned = jnp.stack([before[:, 0] * cos + before[:, 1] * sin, before[:, 1] * cos - before[:, 0] * sin], 1)
+    np.testing.assert_allclose(after, turned, atol=1e-4)
 
 
 @pytest.mark.parity
@@ -129,9 +131,10 @@ def test_rotary_keeps_norms_and_the_negative_position_inverts_it(seed, pairing):
 @given(seeds, st.sampled_from(PAIRINGS), st.integers(-100, 100))
 def test_rotary_scores_depend_on_differences_only(seed, pairing, shift):
     (q, p), (k, r) = draw(seed), draw(seed + 1)
-    scores = lambda p, r: jnp.einsum(
-        "btnh,bsnh->bnts", rotary(q, p, pairing=pairing), rotary(k, r, pairing=pairing)
-    )
+
+    def scores(p, r):
+        return jnp.einsum("btnh,bsnh->bnts", rotary(q, p, pairing=pairing), rotary(k, r, pairing=pairing))
+
     np.testing.assert_allclose(scores(p, r), scores(p + shift, r + shift), atol=3e-4)
     assert np.abs(scores(p, r) - scores(p + 1, r)).max() > 1e-3
 
@@ -255,9 +258,10 @@ def test_buckets_equal_t5(buckets, max_distance, bidirectional):
 def test_buckets_depend_on_differences_and_are_in_range_and_monotonic(seed, shift, bidirectional):
     rng = np.random.default_rng(seed)
     q, k = (jnp.asarray(rng.integers(0, 500, (2, n)), jnp.int32) for n in (3, 4))
-    get = lambda q, k: np.asarray(
-        relative_buckets(q, k, buckets=16, max_distance=90, bidirectional=bidirectional)
-    )
+
+    def get(q, k):
+        return np.asarray(relative_buckets(q, k, buckets=16, max_distance=90, bidirectional=bidirectional))
+
     got = get(q, k)
     assert got.shape == (2, 3, 4) and (got >= 0).all() and (got < 16).all()
     np.testing.assert_array_equal(got, get(q + shift, k + shift))
@@ -284,7 +288,10 @@ def test_small_and_unsigned_integers_do_not_wrap():
 
 def test_inside_shard_map():
     x, positions = draw(0, (8, 3, 2, 4))
-    f = lambda x, p: (rotary(x, p), sinusoidal(p, 4), alibi(2, p, p), relative_buckets(p, p))
+
+    def f(x, p):
+        return (rotary(x, p), sinusoidal(p, 4), alibi(2, p, p), relative_buckets(p, p))
+
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("data")
     got = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(x, positions)

@@ -160,7 +160,10 @@ def test_every_capability_is_tested():
 
 def test_traced_numbers_are_an_error_where_they_must_be_static():
     limited = Backend("x", lambda q, *_, **__: q, Capabilities(traced_numbers=False))
-    call = lambda scale: ops.attention(*arrays(), scale=scale, implementation=limited)
+
+    def call(scale):
+        return ops.attention(*arrays(), scale=scale, implementation=limited)
+
     assert call(2.0).shape == (2, 11, 4, 8)
     with pytest.raises(ValueError, match="needs scale and soft_cap that are known before tracing"):
         jax.jit(call)(2.0)
@@ -168,7 +171,10 @@ def test_traced_numbers_are_an_error_where_they_must_be_static():
 
 def test_a_traced_offset_is_an_error_where_it_must_be_static():
     limited = Backend("x", lambda q, *_, **__: q, Capabilities(offsets="static"))
-    call = lambda offset: ops.attention(*arrays(), masks.causal(offset), implementation=limited)
+
+    def call(offset):
+        return ops.attention(*arrays(), masks.causal(offset), implementation=limited)
+
     assert call(3).shape == (2, 11, 4, 8)
     for offset in (np.array([1, 2]), jnp.int32(3)):
         with pytest.raises(ValueError, match=r"needs the offset of causal\(.*\) as one Python int"):
@@ -178,7 +184,10 @@ def test_a_traced_offset_is_an_error_where_it_must_be_static():
 @pytest.mark.parametrize("name", [name for name, x in BACKENDS.items() if x.capabilities.forward_mode])
 def test_forward_mode_works_where_it_is_declared(name):
     q, k, v = arrays(V=8)
-    call = lambda q: ops.attention(q, k, v, implementation=name)
+
+    def call(q):
+        return ops.attention(q, k, v, implementation=name)
+
     with jax.enable_x64(False):
         _, slope = jax.jvp(call, (q,), (jnp.ones_like(q),))
     step = 1e-2
@@ -188,7 +197,10 @@ def test_forward_mode_works_where_it_is_declared(name):
 
 def test_forward_mode_is_an_error_with_a_fix_where_it_is_not_declared():
     q, k, v = arrays()
-    call = lambda q: ops.attention(q, k, v, implementation="chunked")
+
+    def call(q):
+        return ops.attention(q, k, v, implementation="chunked")
+
     with pytest.raises(TypeError, match=r"'chunked' under jax.jvp.*reverse mode only.*pass 'reference'"):
         jax.jvp(call, (q,), (q,))
     with pytest.raises(TypeError, match=r"forward-mode"):  # JAX raises when it lowers
@@ -199,7 +211,9 @@ def test_second_order_gradients_of_chunked():
     q, k, v = arrays()
 
     def curvature(name):
-        loss = lambda q: jnp.sum(ops.attention(q, k, v, masks.causal(8), implementation=name) ** 2)
+        def loss(q):
+            return jnp.sum(ops.attention(q, k, v, masks.causal(8), implementation=name) ** 2)
+
         return jax.jit(jax.grad(lambda q: jnp.sum(jax.grad(loss)(q) ** 2)))(q)
 
     np.testing.assert_allclose(curvature("chunked"), curvature("reference"), atol=1e-5)
@@ -231,14 +245,16 @@ def test_chunked_allocates_no_table(backward):
     table = 4 * N * S * S
 
     def used(name):
-        call = lambda q, ids: ops.attention(
-            q,
-            q,
-            q,
-            masks.causal() & masks.segments(ids),
-            lambda i, j: ops.alibi(N, i, j),
-            implementation=name,
-        )
+        def call(q, ids):
+            return ops.attention(
+                q,
+                q,
+                q,
+                masks.causal() & masks.segments(ids),
+                lambda i, j: ops.alibi(N, i, j),
+                implementation=name,
+            )
+
         run = jax.grad(lambda q, ids: jnp.sum(call(q, ids) ** 2)) if backward else call
         return temporary_bytes(run, q, ids)
 

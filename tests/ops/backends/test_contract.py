@@ -88,7 +88,10 @@ def gradients(name, q, k, v, mask=None, bias=None, **options):
 
 def slopes_of(name, mask=None, bias=None, **options):
     """(q, k, v) -> their gradients, compiled once."""
-    loss = lambda q, k, v: weigh(run(name, q, k, v, mask, bias, **options))
+
+    def loss(q, k, v):
+        return weigh(run(name, q, k, v, mask, bias, **options))
+
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
 
 
@@ -124,7 +127,7 @@ def expected_of_option(option):
 
 
 CASES = {
-    "nothing": (None, {}),
+    "no mask": (None, {}),
     "causal": (masks.causal(), {"T": S}),
     "causal, 300 keys": (masks.causal(), {"T": 300, "S": 300}),
     "causal, static offset": (masks.causal(8), {}),
@@ -154,7 +157,7 @@ CASES = {
         {"T": 12, "S": 20, "V": H},
     ),
     "Hv = H, a window": (masks.causal() & masks.window(3, 2), {"V": H, "T": S}),
-    "Hv = H, nothing": (None, {"V": H}),
+    "Hv = H, no mask": (None, {"V": H}),
 }
 SUPPORTED = {
     "reference": set(CASES),
@@ -185,7 +188,7 @@ PAIRS = [
 ]
 # One mask of each kind; the rest is slow. Backends that support few masks run them all.
 KINDS = {
-    "nothing",
+    "no mask",
     "causal, 300 keys",
     "causal, static offset",
     "causal, one offset per sequence",
@@ -387,8 +390,8 @@ def test_dropout_is_that_of_the_reference_or_an_error(name):
         with pytest.raises(ValueError, match="does not support dropout"):
             run(name, q, k, v, mask, **options)
         # Only a key, or only a rate, drops nothing.
-        for nothing in ({"dropout_rate": 0.4}, {"key": jax.random.key(3)}):
-            np.testing.assert_array_equal(run(name, q, k, v, mask, **nothing), run(name, q, k, v, mask))
+        for options in ({"dropout_rate": 0.4}, {"key": jax.random.key(3)}):
+            np.testing.assert_array_equal(run(name, q, k, v, mask, **options), run(name, q, k, v, mask))
         return
     out, slopes = in_float64(q, k, v, mask, **options)
     assert np.abs(out - in_float64(q, k, v, mask)[0]).max() > 0.1
@@ -401,10 +404,12 @@ def test_dropout_is_that_of_the_reference_or_an_error(name):
 @pytest.mark.parametrize("name", ["cpu_decode", "reference", "chunked by 8"])
 def test_a_bias_function_is_differentiable_in_the_arrays_it_closes_over(name):
     q, k, v = arrays()
-    places = jnp.asarray(np.random.default_rng(5).integers(0, 9, (B, T)))
+    positions = jnp.asarray(np.random.default_rng(5).integers(0, 9, (B, T)))
 
     def loss(table, slope, as_array=False):
-        at = lambda i, j: table[:, jnp.abs(places[:, i, None] - j[None, None]) % 5].swapaxes(0, 1) * slope
+        def at(i, j):
+            return table[:, jnp.abs(positions[:, i, None] - j[None, None]) % 5].swapaxes(0, 1) * slope
+
         bias = at(jnp.arange(T), jnp.arange(S)) if as_array else at
         which = "reference" if as_array else name
         return weigh(run(which, q, k, v, masks.causal(8), bias, scale=slope, soft_cap=slope + 1))
@@ -424,9 +429,17 @@ def test_a_bias_function_is_differentiable_in_the_arrays_it_closes_over(name):
 def test_a_bias_function_gets_indices_within_the_sequence(tile):
     q, k, v = arrays()
     table = jnp.asarray(np.random.default_rng(4).standard_normal((N, T, S)), np.float32)
-    bias = lambda i, j: jnp.take(jnp.take(table, i, axis=1), j, axis=2)  # NaN beyond the end
-    call = lambda q, k, v, name: weigh(ops.attention(q, k, v, masks.causal(8), bias, implementation=name))
-    slopes = lambda name: jax.jit(jax.grad(functools.partial(call, name=name), argnums=(0, 1, 2)))(q, k, v)
+
+    def bias(i, j):
+        # NaN beyond the end
+        return jnp.take(jnp.take(table, i, axis=1), j, axis=2)
+
+    def call(q, k, v, name):
+        return weigh(ops.attention(q, k, v, masks.causal(8), bias, implementation=name))
+
+    def slopes(name):
+        return jax.jit(jax.grad(functools.partial(call, name=name), argnums=(0, 1, 2)))(q, k, v)
+
     for a, b in zip(slopes(variant("chunked", tile=tile)), slopes("reference"), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-5)
 
@@ -435,24 +448,31 @@ def test_a_bias_function_gets_indices_within_the_sequence(tile):
 @pytest.mark.parametrize("check_vma", [True, *slow(False)])
 def test_a_bias_function_in_shard_map(name, check_vma):
     q, k, v = arrays((4,))
-    places = jnp.asarray(np.random.default_rng(5).integers(0, 9, (4, T)))
+    positions = jnp.asarray(np.random.default_rng(5).integers(0, 9, (4, T)))
     slope = jnp.float32(-0.3)
-    by_rows = lambda slope, places, i, j: (
-        slope * (places[:, i, None] - j[None, None])[:, None].astype(np.float32)
-    )
-    plain = lambda i, j: ops.alibi(N, i, j)
-    named = lambda slope, places: jax.tree_util.Partial(by_rows, slope, places)
+
+    def by_rows(slope, positions, i, j):
+        return slope * (positions[:, i, None] - j[None, None])[:, None].astype(np.float32)
+
+    def plain(i, j):
+        return ops.alibi(N, i, j)
+
+    def named(slope, positions):
+        return jax.tree_util.Partial(by_rows, slope, positions)
+
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     rows = P("data")
 
-    def loss(slope, make, spread):
-        call = lambda q, k, v, slope, places: run(name, q, k, v, masks.causal(8), make(slope, places))
-        specs = (rows, rows, rows, P(), rows)
-        if spread:
-            call = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=check_vma)
-        return weigh(call(q, k, v, slope, places))
+    def loss(slope, make, sharded):
+        def call(q, k, v, slope, positions):
+            return run(name, q, k, v, masks.causal(8), make(slope, positions))
 
-    for make in (lambda slope, places: plain, named):
+        specs = (rows, rows, rows, P(), rows)
+        if sharded:
+            call = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=check_vma)
+        return weigh(call(q, k, v, slope, positions))
+
+    for make in (lambda slope, positions: plain, named):
         got, expected = (
             jax.jit(jax.value_and_grad(lambda s, m=make, x=x: loss(s, m, x)))(slope) for x in (True, False)
         )
@@ -464,7 +484,9 @@ def test_a_bias_function_in_shard_map_must_be_a_partial_of_its_arrays():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
     def call(q, k, v, slope):
-        bias = lambda i, j: slope * ops.alibi(N, i, j)
+        def bias(i, j):
+            return slope * ops.alibi(N, i, j)
+
         return run("chunked by 8", q, k, v, masks.causal(8), bias)
 
     sharded = jax.shard_map(call, mesh=mesh, in_specs=(P("data"),) * 3 + (P(),), out_specs=P("data"))
@@ -481,7 +503,10 @@ def test_the_gradient_of_a_bias_has_its_shape(name, shape):
     assert got.shape == shape
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
-        loss = lambda bias: weigh(ops.attention(*wide, masks.causal(8), bias, implementation="reference"))
+
+        def loss(bias):
+            return weigh(ops.attention(*wide, masks.causal(8), bias, implementation="reference"))
+
         expected = jax.jit(jax.grad(loss))(jnp.asarray(np.asarray(bias, np.float64)))
     np.testing.assert_allclose(got, expected, atol=5e-5)
 
@@ -494,7 +519,9 @@ def test_nonfinite_masked_values_reach_no_gradient(name, bad):
     mask, bias = masks.prefix(14), jnp.zeros((N, T, S))
     k_bad, v_bad = (jnp.where(masked[None, :, None, None], bad, x) for x in (k, v))
 
-    loss = lambda q, k, v, bias, scale, cap: weigh(run(name, q, k, v, mask, bias, scale=scale, soft_cap=cap))
+    def loss(q, k, v, bias, scale, cap):
+        return weigh(run(name, q, k, v, mask, bias, scale=scale, soft_cap=cap))
+
     slopes = jax.jit(jax.grad(loss, argnums=range(6)))
     rest = (bias, jnp.float32(0.4), jnp.float32(2))
     got, expected = slopes(q, k_bad, v_bad, *rest), slopes(q, k, v, *rest)
@@ -567,15 +594,24 @@ def test_float64_is_an_error(name):
 def test_jit_vmap_and_scan_match_the_batch(name):
     q, k, v = arrays((3,), T=S, V=H)
     lengths = jnp.array([5, 0, S])
-    mask = lambda lengths: masks.causal() & masks.prefix(lengths)
+
+    def mask(lengths):
+        return masks.causal() & masks.prefix(lengths)
+
     expected, slopes = output_and_gradients(name, q, k, v, mask(lengths))
-    row = lambda q, k, v, n: run(name, q, k, v, mask(n))
+
+    def row(q, k, v, n):
+        return run(name, q, k, v, mask(n))
+
     np.testing.assert_allclose(jax.jit(jax.vmap(row))(q, k, v, lengths), expected, atol=1e-6)
     _, got = jax.jit(lambda *x: jax.lax.scan(lambda c, x: (c, row(*x)), None, x))(q, k, v, lengths)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     # gradients too, with checkpointing
     weight = jnp.cos(jnp.arange(expected.size, dtype=np.float32)).reshape(expected.shape)
-    one = lambda q, k, v, n, w: jnp.sum(jax.checkpoint(row)(q, k, v, n) * w)
+
+    def one(q, k, v, n, w):
+        return jnp.sum(jax.checkpoint(row)(q, k, v, n) * w)
+
     got = jax.jit(jax.vmap(jax.grad(one, argnums=(0, 1, 2))))(q, k, v, lengths, weight)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, slopes)
 
@@ -596,7 +632,10 @@ CHECKED = [(name, name != "splash") for name in RUNNABLE if name != "chunked"]
 def test_shard_map_matches_the_batch(name, check_vma):
     q, k, v = arrays((4,), T=S, V=H)
     lengths = jnp.array([5, 0, S, 9])
-    call = lambda q, k, v, n: run(name, q, k, v, masks.causal() & masks.prefix(n))
+
+    def call(q, k, v, n):
+        return run(name, q, k, v, masks.causal() & masks.prefix(n))
+
     expected = jax.jit(call)(q, k, v, lengths)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     rows = P("data")
@@ -610,7 +649,10 @@ def test_shard_map_matches_the_batch(name, check_vma):
     shared = jax.shard_map(
         call, mesh=mesh, in_specs=(rows, P(), P(), rows), out_specs=rows, check_vma=check_vma
     )
-    copies = lambda x: jnp.broadcast_to(x, (4, *x.shape[1:]))
+
+    def copies(x):
+        return jnp.broadcast_to(x, (4, *x.shape[1:]))
+
     got = jax.jit(jax.grad(lambda k: weigh(shared(q, k, v[:1], lengths))))(k[:1])
     expected = jax.jit(jax.grad(lambda k: weigh(call(q, copies(k), copies(v[:1]), lengths))))(k[:1])
     np.testing.assert_allclose(got, expected, atol=1e-5)

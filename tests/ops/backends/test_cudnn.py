@@ -92,7 +92,10 @@ def test_it_lowers_for_cuda_to_the_fused_kernel(case, monkeypatch):
         "padding": masks.padding(valid),
     }[case]
     q, k, v = arrays(T=T, S=T, V=H, dtype=jnp.bfloat16)
-    attend = lambda *x: ops.attention(*x, mask, implementation="cudnn")
+
+    def attend(*x):
+        return ops.attention(*x, mask, implementation="cudnn")
+
     with jax.numpy_dtype_promotion("standard"):
         traced = jax.jit(jax.grad(lambda *x: weigh(attend(*x)), argnums=(0, 1, 2))).trace(q, k, v)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
@@ -109,6 +112,9 @@ def test_on_a_gpu(mask):
     assert ops.explain_attention(q, k, v, mask).implementation == "cudnn"
     out, slopes = in_float64(q, k, v, mask)
     np.testing.assert_allclose(np.asarray(ops.attention(q, k, v, mask), np.float64), out, atol=1e-2)
-    loss = lambda *x: weigh(ops.attention(*x, mask))
+
+    def loss(*x):
+        return weigh(ops.attention(*x, mask))
+
     for got, expected in zip(jax.grad(loss, argnums=(0, 1, 2))(q, k, v), slopes, strict=True):
         np.testing.assert_allclose(np.asarray(got, np.float64), expected, atol=2e-2, rtol=2e-2)

@@ -21,7 +21,12 @@ rng = np.random.default_rng(0)
 IDS = jnp.asarray(np.sort(rng.integers(0, 5, (B, LENGTH))))
 VALID = jnp.asarray(rng.random((B, LENGTH)) < 0.7)
 TABLE = jnp.asarray(rng.random((B, LENGTH, LENGTH)) < 0.5)
-ALIBI = lambda i, j: ops.alibi(N, i, j)
+
+
+def ALIBI(i, j):
+    return ops.alibi(N, i, j)
+
+
 # (function of its arrays that makes a device's mask, the arrays, their PartitionSpecs, options)
 CASES = {
     "none": (lambda: None, (), (), {}),
@@ -44,9 +49,9 @@ def mesh(name="sequence"):
 
 
 def sharded_ring(make_mask, specs, options, *, check_vma=True, implementation="ring"):
-    call = lambda q, k, v, *arrays_of_mask: ops.attention(
-        q, k, v, make_mask(*arrays_of_mask), **options, implementation=implementation
-    )
+    def call(q, k, v, *arrays_of_mask):
+        return ops.attention(q, k, v, make_mask(*arrays_of_mask), **options, implementation=implementation)
+
     return jax.shard_map(
         call, mesh=mesh(), in_specs=(SEQUENCE,) * 3 + specs, out_specs=SEQUENCE, check_vma=check_vma
     )
@@ -62,22 +67,30 @@ def test_output_and_gradients_equal_those_of_the_full_sequence(case):
 
     ring = sharded_ring(make_mask, specs, options)
     np.testing.assert_allclose(jax.jit(ring)(q, k, v, *arrays_of_mask), jax.jit(full)(q, k, v), atol=5e-6)
-    slopes = lambda f: jax.jit(jax.grad(lambda q, k, v: weigh(f(q, k, v)), argnums=(0, 1, 2)))(q, k, v)
+
+    def slopes(f):
+        return jax.jit(jax.grad(lambda q, k, v: weigh(f(q, k, v)), argnums=(0, 1, 2)))(q, k, v)
+
     for got, expected in zip(slopes(lambda *x: ring(*x, *arrays_of_mask)), slopes(full), strict=True):
         np.testing.assert_allclose(got, expected, atol=5e-5)
 
 
 def test_the_bias_is_differentiable_in_its_arrays():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
-    table = lambda slope, i, j: slope * jnp.abs(i[:, None] - j[None])[None].astype(np.float32)
-    bias = lambda slope: jax.tree_util.Partial(table, slope)
+
+    def table(slope, i, j):
+        return slope * jnp.abs(i[:, None] - j[None])[None].astype(np.float32)
+
+    def bias(slope):
+        return jax.tree_util.Partial(table, slope)
 
     def loss(slope, implementation):
         if implementation == "reference":
             return weigh(ops.attention(q, k, v, masks.causal(), bias(slope), implementation="reference"))
-        call = lambda q, k, v, slope: ops.attention(
-            q, k, v, masks.causal(), bias(slope), implementation="ring"
-        )
+
+        def call(q, k, v, slope):
+            return ops.attention(q, k, v, masks.causal(), bias(slope), implementation="ring")
+
         ring = jax.shard_map(call, mesh=mesh(), in_specs=(SEQUENCE,) * 3 + (P(),), out_specs=SEQUENCE)
         return weigh(ring(q, k, v, slope))
 
@@ -91,14 +104,20 @@ def test_without_check_vma_and_under_pmap():
     got = jax.jit(sharded_ring(masks.causal, (), {}, check_vma=False))(q, k, v)
     np.testing.assert_allclose(got, expected, atol=5e-6)
     parts = [jnp.stack(jnp.split(x, DEVICES, axis=1)) for x in (q, k, v)]
-    call = lambda q, k, v: ops.attention(q, k, v, masks.causal(), implementation="ring")
+
+    def call(q, k, v):
+        return ops.attention(q, k, v, masks.causal(), implementation="ring")
+
     got = jax.pmap(call, axis_name="sequence", devices=jax.devices()[:DEVICES])(*parts)
     np.testing.assert_allclose(jnp.concatenate(list(got), axis=1), expected, atol=5e-6)
 
 
 def test_another_axis_name():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
-    call = lambda q, k, v: ops.attention(q, k, v, masks.causal(), implementation=ring_over("t"))
+
+    def call(q, k, v):
+        return ops.attention(q, k, v, masks.causal(), implementation=ring_over("t"))
+
     got = jax.jit(jax.shard_map(call, mesh=mesh("t"), in_specs=P(None, "t"), out_specs=P(None, "t")))(q, k, v)
     np.testing.assert_allclose(got, ops.attention(q, k, v, masks.causal()), atol=5e-6)
 

@@ -39,7 +39,10 @@ def test_auto_takes_the_kernel_and_it_compiles_forward_and_backward(mesh):
     with jax.set_mesh(mesh):
         rows = P("data")
         shard = jax.shard_map(attend, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
-        loss = lambda *x: jnp.sum(shard(*x).astype(jnp.float32) ** 2)
+
+        def loss(*x):
+            return jnp.sum(shard(*x).astype(jnp.float32) ** 2)
+
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, v, ids).compile()
     kernels = compiled.as_text().count('custom_call_target="tpu_custom_call"')
     assert kernels == 3  # the forward pass, the gradient of the queries, that of keys and values

@@ -47,12 +47,18 @@ def test_a_block_is_a_slice(data):
 def test_a_block_with_a_traced_start_is_a_slice(data):
     batch, T, S, mask, table = draw_expression(data)
     rows, cols = 2, 3
-    block = lambda mask, i, j: full_table(mask.block(Span(i, rows), Span(j, cols)), batch, rows, cols)
+
+    def block(mask, i, j):
+        return full_table(mask.block(Span(i, rows), Span(j, cols)), batch, rows, cols)
+
     if data.draw(st.booleans()):
         jitted = jax.jit(block)
     else:  # the mask then has NumPy arrays, and the start is a tracer
         closed_over = jax.jit(lambda i, j: block(mask, i, j))
-        jitted = lambda mask, i, j: closed_over(i, j)
+
+        def jitted(mask, i, j):
+            return closed_over(i, j)
+
     for i in range(T - rows + 1):
         for j in range(S - cols + 1):
             got = jitted(mask, i, j)
@@ -79,8 +85,8 @@ def test_a_block_beyond_the_end_is_right_up_to_the_end(data):
 def test_a_block_of_a_known_expression():
     ids = np.array([[1, 1, 2, 2, 3], [1, 2, 2, 2, 2]])
     mask = masks.causal() & masks.segments(ids) | masks.prefix(np.array([0, 2]))
-    whole = np.asarray(mask.to_dense(5, 5))
-    np.testing.assert_array_equal(mask.block(Span(1, 3), Span(2, 2)).to_dense(3, 2), whole[:, 1:4, 2:4])
+    full = np.asarray(mask.to_dense(5, 5))
+    np.testing.assert_array_equal(mask.block(Span(1, 3), Span(2, 2)).to_dense(3, 2), full[:, 1:4, 2:4])
 
 
 # --- bounds of tiles ---

@@ -410,7 +410,10 @@ def test_repr_is_small():
 
 def test_repr_is_the_code_that_makes_the_mask():
     a, b, c = masks.causal(), masks.window(1), masks.prefix(2)
-    first = lambda mask: repr(mask).split("  (")[0]
+
+    def first(mask):
+        return repr(mask).split("  (")[0]
+
     assert first((a | b) & ~c) == "(causal() | window(left=1)) & ~prefix(2)"
     assert first(a | b & c) == "causal() | window(left=1) & prefix(2)"
     assert first(~(a & b)) == "~(causal() & window(left=1))"

@@ -16,7 +16,6 @@ import numpy as np
 
 from tfm_jax.ops.masks.algebra import Dense, Mask, Sizes, check_bool
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window, check_int
-from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array
 
 __all__ = [
@@ -232,17 +231,7 @@ def check_fits(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int)
         N, T or S), a positional leaf has no offset and T != S, or its offset, where it is known before
         tracing, puts the last query beyond the last key.
     """
-    for leaf, name, _ in mask.arrays(len(batch_shape)):
-        offset = getattr(leaf, name)
-        if name != "offset" or not isinstance(offset, int | np.ndarray) or not np.size(offset):
-            continue
-        end = np.max(offset) + T
-        if definitely(lambda end=end: end > S):
-            raise ValueError(
-                f"{leaf.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
-                "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."
-            )
-    mask.check(Sizes(tuple(batch_shape), N, T, S))
+    mask.check(Sizes(tuple(batch_shape), N, T, S), within=True)
 
 
 def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> Array:

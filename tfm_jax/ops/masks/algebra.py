@@ -6,7 +6,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -160,10 +160,14 @@ class Mask:
         allowed = jnp.broadcast_to(allowed, (*batch, allowed.shape[-3], T, S))
         return allowed if heads else jnp.squeeze(allowed, -3)
 
-    def check(self, sizes: Sizes) -> None:
-        """Raises a ValueError where the mask does not fit the sizes. Compares shapes; evaluates nothing."""
+    def check(self, sizes: Sizes, *, within: bool = False) -> None:
+        """Raises a ValueError where the mask does not fit the sizes. Compares shapes; evaluates nothing.
+
+        With ``within``, also where an offset that is known before tracing puts the last query beyond the last
+        key.
+        """
         for inner in self._inner().values():
-            inner.check(sizes)
+            inner.check(sizes, within=within)
 
     def evaluate(self, sizes: Sizes) -> Array:
         """Booleans that broadcast to [..., N, T, S], for sizes that ``check`` accepts.
@@ -262,6 +266,14 @@ class Not(Mask):
 class Leaf(Mask):
     """A mask that contains no other mask."""
 
+    axes: ClassVar[dict[str, str]]
+    """The letters of the last axes of each array field; the axes before them are [...] or none."""
+
+    def arrays(self, batch_rank: int | None) -> Iterator[tuple["Leaf", str, str]]:
+        for name, letters in self.axes.items():
+            if getattr(self, name) is not None:
+                yield self, name, letters
+
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
         if not traced and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self)):
             return np.ones((1, 1), bool), np.zeros((1, 1), bool)
@@ -271,7 +283,7 @@ class Leaf(Mask):
         """``bounds``, from the values of the arrays."""
         raise NotImplementedError
 
-    def check(self, sizes: Sizes) -> None:
+    def check(self, sizes: Sizes, *, within: bool = False) -> None:
         for _, name, letters in self.arrays(len(sizes.batch)):
             self._check_shape(name, letters, sizes)
 

@@ -5,8 +5,7 @@ make these classes and check their arguments; the classes check shapes.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.export
@@ -16,7 +15,7 @@ import numpy as np
 from tfm_jax import pytrees
 from tfm_jax.ops.masks.algebra import Leaf, Mask, Sizes, mask_type
 from tfm_jax.ops.masks.tiles import Grid, Span
-from tfm_jax.ops.tracing import is_concrete
+from tfm_jax.ops.tracing import definitely, is_concrete
 from tfm_jax.types import Array
 
 __all__ = ["Causal", "Padding", "Prefix", "Segments", "Window", "check_int"]
@@ -25,15 +24,15 @@ __all__ = ["Causal", "Padding", "Prefix", "Segments", "Window", "check_int"]
 class _Positional(Leaf):
     """Compares absolute positions: query i is at offset + i, key j at j."""
 
+    axes: ClassVar = {"offset": ""}
+
     def with_offset(self, offset: int | Array | None) -> Mask:
         return dataclasses.replace(self, offset=check_int("with_offset", "offset", offset))
 
-    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Leaf, str, str]]:
-        if self.offset is not None:
-            yield self, "offset", ""
-
-    def check(self, sizes: Sizes) -> None:
+    def check(self, sizes: Sizes, *, within: bool = False) -> None:
         super().check(sizes)
+        if within:
+            self._check_within(sizes)
         if self.offset is None and sizes.T != sizes.S and self._compares_positions():
             raise ValueError(
                 f"{self.expression()}: got T = {sizes.T} queries, S = {sizes.S} keys and no offset; wanted "
@@ -48,6 +47,17 @@ class _Positional(Leaf):
         if self.offset is None:
             self.check(Sizes((), 1, T, S))
         return self._moved(jax.lax.axis_index(axis) * T)
+
+    def _check_within(self, sizes: Sizes) -> None:
+        if not isinstance(self.offset, int | np.ndarray) or not np.size(self.offset):
+            return
+        largest = np.max(self.offset)
+        if definitely(lambda: largest + sizes.T > sizes.S):
+            raise ValueError(
+                f"{self.expression()}: got an offset of {largest} for T = {sizes.T} queries, S = {sizes.S} "
+                "keys; wanted offset + T <= S, a key at each query's position. Is the cache full? Make it "
+                "longer."
+            )
 
     def _compares_positions(self) -> bool:
         return True
@@ -116,10 +126,9 @@ class Window(_Positional):
 class Prefix(Leaf):
     """Allows key j < n, for every query. ``n``: int or int [...]."""
 
-    n: Any
+    axes: ClassVar = {"n": ""}
 
-    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Leaf, str, str]]:
-        yield self, "n", ""
+    n: Any
 
     def evaluate(self, sizes: Sizes) -> Array:
         return _arange(sizes.S, -1, sizes) < self.broadcastable("n", "", sizes).astype(jnp.int32)
@@ -136,10 +145,9 @@ class Prefix(Leaf):
 class Padding(Leaf):
     """Allows the valid keys, for every query. ``valid``: bool [..., S]."""
 
-    valid: Any
+    axes: ClassVar = {"valid": "S"}
 
-    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Leaf, str, str]]:
-        yield self, "valid", "S"
+    valid: Any
 
     def evaluate(self, sizes: Sizes) -> Array:
         return self.broadcastable("valid", "S", sizes)
@@ -160,15 +168,12 @@ class Padding(Leaf):
 class Segments(Leaf):
     """Allows keys with the query's id. ``query_ids``: int [..., T]; ``key_ids``: int [..., S], or None."""
 
+    axes: ClassVar = {"query_ids": "T", "key_ids": "S"}
+
     query_ids: Any
     key_ids: Any = None
 
-    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Leaf, str, str]]:
-        yield self, "query_ids", "T"
-        if self.key_ids is not None:
-            yield self, "key_ids", "S"
-
-    def check(self, sizes: Sizes) -> None:
+    def check(self, sizes: Sizes, *, within: bool = False) -> None:
         super().check(sizes)
         if self.key_ids is None and sizes.T != sizes.S:
             raise ValueError(
