@@ -121,12 +121,6 @@ def top_p(logits: Array, p: float | Array) -> Array:
     return mask_tokens(logits, (order < threshold) & (p < 1))
 
 
-def _order(x: Array) -> Array:
-    """Integers with the order of the floats."""
-    bits = jax.lax.bitcast_convert_type(x + 0, jnp.dtype(f"int{8 * x.dtype.itemsize}"))  # + 0: -0 is 0
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
-
-
 def min_p(logits: Array, p: float | Array) -> Array:
     """Min-p truncation: keeps the tokens that are at least p times as likely as the likeliest.
 
@@ -176,7 +170,7 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
         not > 0, not finite, or of another shape.
 
     Keskar et al. 2019, "CTRL: A Conditional Transformer Language Model for Controllable Generation", section
-    4.1. The paper divides every logit, which makes tokens with negative logits likelier; those are
+    4.1. The paper divides every logit, which makes tokens with negative logits likelier; here those are
     multiplied.
     """
     logits = _check_logits("repetition_penalty", logits)
@@ -305,6 +299,12 @@ def token_counts(tokens: Array, V: int) -> Array:
 def mask_tokens(logits: Array, masked: Array) -> Array:
     """Sets the logits of masked tokens (bool, of the same shape) to -inf; NaN stays NaN."""
     return jnp.where(masked & ~jnp.isnan(logits), -jnp.inf, logits)
+
+
+def _order(x: Array) -> Array:
+    """Integers with the order of the floats."""
+    bits = jax.lax.bitcast_convert_type(x + 0, jnp.dtype(f"int{8 * x.dtype.itemsize}"))  # + 0: -0 is 0
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def _per_sequence(function: str, name: str, value: float | Array, logits: Array, wanted: Range) -> Array:

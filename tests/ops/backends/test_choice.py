@@ -131,7 +131,7 @@ LIMITED = {
     "dropout": (False, "does not support dropout"),
     "grouped_heads": (False, "as many key/value heads as query heads, not K = 2 with N = 4"),
     "value_size": (False, "Hv = 6 with H = 8"),
-    "dtypes": (frozenset({"bfloat16"}), "computes bfloat16, not float32"),
+    "dtypes": (frozenset({"bfloat16"}), "supports bfloat16, not float32"),
     "platforms": (frozenset({"gpu", "tpu"}), "runs on gpu, tpu, not on cpu"),
 }
 

@@ -120,7 +120,7 @@ def _reasons(capabilities: Capabilities, request: Request) -> Iterator[str]:
     if platforms is not None and request.platform not in platforms:
         yield f"runs on {_names(platforms)}, not on {request.platform}"
     if request.q.dtype.name not in dtypes:
-        yield f"computes {_names(dtypes)}, not {request.q.dtype}"
+        yield f"supports {_names(dtypes)}, not {request.q.dtype}"
     yield from _mask_reasons(capabilities, request.mask)
     form = "function" if callable(request.bias) else "array"
     if request.bias is not None and form not in capabilities.bias:

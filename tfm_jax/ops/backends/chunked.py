@@ -76,13 +76,13 @@ def attention(
     numbers = {"scale": scale, "soft_cap": soft_cap}
     static = {name: x for name, x in numbers.items() if not isinstance(x, jax.Array)}
     traced: dict[str, Any] = {name: x for name, x in numbers.items() if name not in static}
-    join_bias, bias_tiles, bias_shape = None, None, (1, 1)
+    join_bias, bias_tiles, bias_grid = None, None, (1, 1)
     if callable(bias):
         varying = any(jax.typeof(x).manual_axis_type.varying for x in (q, k, v))
         join_bias, traced["bias"], data["bias"] = split_bias(bias, grid, varying=varying)
     elif bias is not None:
         bias_tiles = grid.table_tiles(bias)
-        bias_shape, bias_tiles = bias_tiles.shape[:2], bias_tiles.reshape(-1, *bias_tiles.shape[2:])
+        bias_grid, bias_tiles = bias_tiles.shape[:2], bias_tiles.reshape(-1, *bias_tiles.shape[2:])
     plan = Plan(
         grid=grid,
         batch=tuple(batch),
@@ -90,7 +90,7 @@ def attention(
         K=K,
         lengths=(T * devices, S * devices),
         pairs=pairs,
-        bias_tiles=bias_shape,
+        bias_grid=bias_grid,
         static=static,
         join_bias=join_bias,
         dropout_rate=dropout_rate,

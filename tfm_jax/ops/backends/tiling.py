@@ -32,7 +32,7 @@ class Plan:
     K: int
     lengths: tuple[int, int]  # queries and keys on all devices
     pairs: np.ndarray  # int32 [tiles that may be unmasked, 2]
-    bias_tiles: tuple[int, int]  # tiles of a bias array, down and across; (1, 1) without one
+    bias_grid: tuple[int, int]  # tiles of a bias array, down and across; (1, 1) without one
     static: dict[str, float | None]  # scale and soft_cap, where they are not traced
     join_bias: Callable[..., Array] | None  # the inverse of split_bias
     dropout_rate: float
@@ -40,7 +40,7 @@ class Plan:
 
     def bias_index(self, i: Array, j: Array) -> Array:
         """The index of tile (i, j) among the tiles of a bias array."""
-        down, across = self.bias_tiles
+        down, across = self.bias_grid
         return (i if down > 1 else 0) * across + (j if across > 1 else 0)
 
     def split_rows(self, x: Array) -> Array:
