@@ -10,7 +10,7 @@ from hypothesis.errors import NoSuchExample
 
 from tests import references
 from tests.marks import slow
-from tests.ops.backends.test_contract import HERE
+from tests.ops.backends.test_contract import RUNNABLE
 from tfm_jax import laws, ops
 from tfm_jax.laws.suites.cases.attention import cases, mix, never_empty, weights_of
 from tfm_jax.ops import masks
@@ -20,7 +20,7 @@ EXAMPLES = settings().max_examples
 
 @pytest.mark.parametrize("name", ["reference", *slow("chunked by 8", "cpu_decode", "xla")])
 def test_every_backend_keeps_the_laws(name):
-    attend = jax.jit(functools.partial(ops.attention, implementation=HERE[name]))
+    attend = jax.jit(functools.partial(ops.attention, implementation=RUNNABLE[name]))
     report = laws.check(attend, laws.attention, examples=EXAMPLES)
     # XLA's own differentiates by a promotion that the tests forbid: it refuses bfloat16 here, and no more.
     refused = {"dtype_is_kept"} if name == "xla" else set()

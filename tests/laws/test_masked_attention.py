@@ -9,7 +9,7 @@ import pytest
 from hypothesis import find, settings
 
 from tests.marks import slow
-from tests.ops.backends.test_contract import HERE
+from tests.ops.backends.test_contract import RUNNABLE
 from tfm_jax import laws, ops
 from tfm_jax.laws.suites.cases.masked_attention import described, drawn, mask_by_words
 from tfm_jax.ops import masks
@@ -23,7 +23,7 @@ def by_words(implementation):
     @functools.partial(jax.jit, static_argnames=("causal", "window"))
     def attend(q, k, v, **words):
         mask = mask_by_words(q.shape[1], **words)
-        return ops.attention(q, k, v, mask, implementation=HERE[implementation])
+        return ops.attention(q, k, v, mask, implementation=RUNNABLE[implementation])
 
     return attend
 

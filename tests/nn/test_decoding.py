@@ -135,7 +135,7 @@ def test_full_cache_is_an_error_and_nan_under_jit():
     model, params, apply = build(nn.Decoder)
     cache = model.apply(params, B, 3, method="init_cache")
     _, cache = apply(params, tokens(B, 2), cache, method="extend")
-    with pytest.raises(ValueError, match="room for 3 tokens, 2 of them taken, was given 2 more"):
+    with pytest.raises(ValueError, match="got T = 2 tokens for a cache of S = 3 slots, 2 of them in use"):
         model.apply(params, tokens(B, 2), cache, method="extend")
     logits, cache = apply(params, tokens(B, 2), cache, method="extend")
     assert np.isnan(logits).all()

@@ -1,4 +1,4 @@
-"""Which devices a value differs on."""
+"""Mesh axes that a value varies over."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from jax.sharding import PartitionSpec as P
 from tfm_jax.ops.tracing import vary_with
 
 
-def test_outside_of_shard_map_it_is_x_itself():
+def test_vary_with_outside_of_shard_map_returns_x():
     x = jnp.ones(3)
     assert vary_with(x, (jnp.ones(2), {"a": 1, "b": None})) is x
 
 
-def test_a_carry_that_meets_a_shard_keeps_its_type_and_its_gradient_is_added_up():
+def test_vary_with_in_a_scan_carry_sums_its_gradient():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
 
     def total(shared, rows):

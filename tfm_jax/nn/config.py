@@ -14,7 +14,7 @@ from tfm_jax.ranges import Count, Finite, Rate, Size
 
 __all__ = ["Config", "paper_base", "paper_big"]
 
-_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.spread))
+_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.sharded))
 
 _RENAMED = {"optimistic": "cpu_decode"}
 """Names of version 0.1, which the config.json of a run may hold."""
