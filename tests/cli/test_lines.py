@@ -34,9 +34,9 @@ def test_only_a_prompt_that_is_too_long_fails(tfm, learned):
     texts = ["abcdefghabcdefgh", "abc"]
     status, out, err = tfm("generate", learned, "--tokens", 16, stdin=lines(texts).encode())
     assert status == 1 and out.startswith("\n") and len(out.splitlines()) == 2
-    assert "tfm: line 1: 'abcdefghabcdefgh' is 17 tokens long: the model has learned 24 positions" in err
+    assert "tfm: line 1: TextGenerator: got 'abcdefghabcdefgh' of 17 tokens; wanted at most 9" in err
     status, out, err = tfm("generate", learned, "--tokens", 16, texts[0])
-    assert (status, out) == (2, "") and "is 17 tokens long" in err
+    assert (status, out) == (2, "") and "of 17 tokens; wanted at most 9" in err
 
 
 def test_progress_bar_of_a_file_on_a_terminal(tfm, translator, tmp_path, monkeypatch):

@@ -242,7 +242,7 @@ def test_inside_shard_map():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "beam_search: got beams=0; wanted a whole number of at least 1"),
+        ({"beams": 0}, "beam_search: got beams=0; wanted an integer from 1 to "),
         ({"n_best": 5}, "beam_search: got n_best=5 with beams=4; wanted at most beams"),
         ({"n_best": 0}, "beam_search: got n_best=0"),
         ({"beams": 2.0}, "beam_search: got beams=2.0; wanted an integer"),

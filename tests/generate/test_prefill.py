@@ -26,7 +26,7 @@ def test_prefill_and_step():
     np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="prefill: got a cache of 5 tokens; wanted an empty one"):
         generate.prefill(model, params, prompt, cache)
-    with pytest.raises(ValueError, match="room for 6 tokens, 5 of them taken, was given 2 more"):
+    with pytest.raises(ValueError, match="got T = 2 tokens for a cache of S = 6 slots, 5 of them in use"):
         generate.extend(model, params, tokens(B, 2), cache)
-    with pytest.raises(ValueError, match="room for 3 tokens, 0 of them taken, was given 4 more"):
+    with pytest.raises(ValueError, match="got T = 4 tokens for a cache of S = 3 slots, 0 of them in use"):
         generate.prefill(model, params, prompt, generate.init_cache(model, params, B, 3))

@@ -159,7 +159,7 @@ def test_padding_id_errors():
         nn.functionalize(nn.Decoder, config)
     with pytest.raises(ValueError, match="Learned: got a sequence of 4; wanted at most max_length=3"):
         count_positions(config, jnp.ones((1, 4), jnp.int32), None)
-    with pytest.raises(ValueError, match=r"nn.Embedding: got tokens = \[\[1, 2\]\], a list"):
+    with pytest.raises(ValueError, match=r"nn.Embedding: got tokens=\[\[1, 2\]\], a list"):
         count_positions(config, [[1, 2]], None)
 
 

@@ -40,7 +40,7 @@ def test_attention_implementation_is_used(name):
         return run(model, build(nn.Decoder, **fields)[1], tokens(B, T))
 
     assert_close(out("chunked"), out("reference"))
-    with pytest.raises(ValueError, match="implementation='splash' cannot do this"):
+    with pytest.raises(ValueError, match="implementation='splash', which does not support this call"):
         out("splash")
 
 

@@ -135,7 +135,7 @@ class TextCommand(LineCommand):
 
     def checkpoint_keys(self, generator: Any, numbers: list[int]) -> Any:
         """The PRNG keys if the checkpoint's settings ask for sampling; else None."""
-        return self.keys(numbers) if generator.own_generation_config.do_sample else None
+        return self.keys(numbers) if generator.default_config.do_sample else None
 
     def keys(self, numbers: list[int]) -> Any:
         """One PRNG key per line number."""

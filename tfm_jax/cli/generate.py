@@ -46,7 +46,7 @@ class Generate(TextCommand):
         """Returns 1 if a line failed."""
         generator = self.load()
         options = self.write_options(generator, [0])
-        uses_beams = self.model is not None and generator.own_generation_config.beams > 1
+        uses_beams = self.model is not None and generator.default_config.beams > 1
         if len(self.text) != 1 or uses_beams:
             return self.generate_lines(generator)
         with log_to_stderr("tfm_jax.generate", logging.INFO):  # compile times

@@ -322,7 +322,7 @@ def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
 
 def _sequence_keys(key: Key, B: int) -> Key:
     """One key per sequence."""
-    key = as_key("generate", key, several=True)
+    key = as_key("generate", key, batched=True)
     if key.ndim == 0:
         return jax.random.split(key, B)
     if key.shape != (B,):

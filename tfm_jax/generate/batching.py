@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import jax.monitoring
 import numpy as np
 
-from tfm_jax.checks import listed_texts
+from tfm_jax.checks import as_texts
 from tfm_jax.ranges import SIZE, check_number
 
 __all__ = [
@@ -174,7 +174,7 @@ class StopStringBuffer:
 
 def check_stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
     """The stop strings; a ValueError for an empty one."""
-    stop = tuple(listed_texts("TextGenerator", "stop", stop))
+    stop = tuple(as_texts("TextGenerator", "stop", stop))
     if not all(stop):
         raise ValueError("TextGenerator: got an empty stop string; wanted non-empty ones. Remove it.")
     return stop

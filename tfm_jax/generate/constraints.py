@@ -42,7 +42,7 @@ class Suppress:
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
-        return sampling.close(logits, jnp.broadcast_to(_multi_hot(self.ids, logits), logits.shape))
+        return sampling.mask_tokens(logits, jnp.broadcast_to(_multi_hot(self.ids, logits), logits.shape))
 
 
 @pytrees.register
@@ -59,7 +59,7 @@ class SuppressFrom:
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
         unknown = jnp.arange(logits.shape[-1]) >= self.n
-        return sampling.close(logits, jnp.broadcast_to(unknown, logits.shape))
+        return sampling.mask_tokens(logits, jnp.broadcast_to(unknown, logits.shape))
 
 
 @pytrees.register
@@ -88,7 +88,7 @@ class SuppressFirst:
         prompt = _lengths(context) - context.step
         first = jnp.where(prompt == 1, 1, 0) if self.after_forced else jnp.zeros_like(prompt)
         masked = _at(first == context.step, _multi_hot(self.ids, logits), logits)
-        return sampling.close(logits, masked)
+        return sampling.mask_tokens(logits, masked)
 
 
 @pytrees.register
@@ -170,7 +170,7 @@ class BadWords:
                 at = jnp.maximum(context.length - back, 0)
                 matches &= jax.lax.dynamic_index_in_dim(context.tokens, at, -1, keepdims=False) == token
             masked |= _at(matches, _multi_hot((last,), logits), logits)
-        return sampling.close(logits, masked)
+        return sampling.mask_tokens(logits, masked)
 
 
 @pytrees.register
@@ -215,5 +215,5 @@ def _lengths(context: Context) -> Array:
 def _force(ids: tuple[int, ...], sequences: Array, logits: Array) -> Array:
     """Logits 0 for the ids and -inf for all others, in the sequences that are True."""
     tokens = _multi_hot(ids, logits)
-    forced = sampling.close(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
+    forced = sampling.mask_tokens(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
     return jnp.where(jnp.asarray(sequences)[..., None], forced, logits)

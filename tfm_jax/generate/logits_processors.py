@@ -279,7 +279,9 @@ class MinLength:
         if max(self.eos_ids, default=0) >= V:
             raise ValueError(f"MinLength: got eos_ids={self.eos_ids}; wanted ids below V = {V}.")
         is_eos = np.isin(np.arange(V), self.eos_ids)
-        return sampling.close(logits, jnp.broadcast_to(is_eos & (context.step + 1 < self.n), logits.shape))
+        return sampling.mask_tokens(
+            logits, jnp.broadcast_to(is_eos & (context.step + 1 < self.n), logits.shape)
+        )
 
 
 def _counts(logits: Array, context: Context) -> Array:

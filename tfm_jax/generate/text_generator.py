@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_key, listed_texts
+from tfm_jax.checks import as_key, as_texts
 from tfm_jax.generate._limits import Limits, TextLimits
 from tfm_jax.generate.autoregressive import DecodingLoop
 from tfm_jax.generate.batching import (
@@ -208,7 +208,7 @@ class TextGenerator:
         return TextLimits(config, n_positions, self.is_encoder_decoder)
 
     def _encode_prompts(self, prompts: Sequence[str], limits: TextLimits) -> list[np.ndarray]:
-        prompts, config = listed_texts("TextGenerator", "prompts", prompts), limits.config
+        prompts, config = as_texts("TextGenerator", "prompts", prompts), limits.config
         start = () if config.start_id is None else (config.start_id,)
         encoded = ([*config.prefix_ids, *x] for x in self.tokenizer.encode_batch(prompts))
         ids = [np.array(x or start, np.int32) for x in encoded]
@@ -225,7 +225,7 @@ class TextGenerator:
                 f"TextGenerator: got start_id={config.start_id}, eos_ids={config.eos_ids}; wanted both to "
                 "translate. Use a tokenizer with BOS and EOS, or set generation_config."
             )
-        texts = listed_texts("TextGenerator", "texts", texts)
+        texts = as_texts("TextGenerator", "texts", texts)
         ids = [np.array([*x, *config.suffix_ids], np.int32) for x in self.tokenizer.encode_batch(texts)]
         return self._checked(texts, ids, limits)
 
@@ -342,7 +342,7 @@ def _keys(key: Key | None, n: int, config: GenerationConfig) -> Key | None:
         raise ValueError(
             f"TextGenerator: got a key with beams={config.beams}; wanted key=None. To sample, set beams=1."
         )
-    keys = as_key("TextGenerator", key, several=True)
+    keys = as_key("TextGenerator", key, batched=True)
     keys = keys if keys.ndim else jax.random.split(keys, n)
     if keys.shape != (n,):
         raise ValueError(
