@@ -312,7 +312,7 @@ def test_texts_of_data_are_lists_of_texts(name, call):
 
 
 def test_a_mask_in_the_place_of_a_bias_and_a_list_in_the_place_of_a_mask():
-    with pytest.raises(ValueError, match="got a mask as the bias"):
+    with pytest.raises(ValueError, match="got a mask as bias"):
         ops.attention(**ATTEND, bias=masks.causal())
     with pytest.raises(ValueError, match=r"^mask: got .*; wanted a mask such as"):
         ops.attention(**ATTEND, mask=[[True] * 3] * 3)
