@@ -317,7 +317,7 @@ def test_functions_of_data_reject_other_than_lists_of_strings(name, call):
 
 
 def test_a_mask_as_the_bias_and_a_list_as_the_mask_are_errors():
-    with pytest.raises(ValueError, match="got a mask as the bias"):
+    with pytest.raises(ValueError, match="got a mask as bias"):
         ops.attention(**ATTEND, bias=masks.causal())
     with pytest.raises(ValueError, match=r"^mask: got .*; wanted a mask such as"):
         ops.attention(**ATTEND, mask=[[True] * 3] * 3)

@@ -115,7 +115,7 @@ def linear_cross_entropy(
       weights, label_smoothing, z_loss, ignore_index: as in ``cross_entropy``.
       chunk_size: the largest number of tokens in a chunk, at least 1. The n tokens make c = ceil(n /
         chunk_size) even chunks of ceil(n / c). If they are sharded over explicit mesh axes, that size must be
-        a multiple of the number of devices: it is one if ``chunk_size`` is one and divides n.
+        a multiple of the number of devices, as it is for a ``chunk_size`` that is one and divides n.
 
     Returns:
       (sum, weight): two float32 scalars, the same for every ``chunk_size`` up to rounding. Ignored tokens and

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.ops.backends._tiling import Plan, put_tile, split_bias, take_tile, unmasked_tiles
 from tfm_jax.ops.backends.common import mask_logits, zero_nonfinite
-from tfm_jax.ops.backends.tiling import Plan, put_tile, split_bias, take_tile, unmasked_tiles
 from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import definitely, vary_with

@@ -60,7 +60,7 @@ def attention(
     Returns:
       [..., T, N, Hv] of q's dtype; 0 in fully masked rows.
     """
-    logits, v = _logits_and_values(q, k, v, mask, bias, scale, soft_cap)
+    logits, v = _logits_and_values(q, k, v, mask, bias, scale=scale, soft_cap=soft_cap)
     if key is None or not dropout_rate:
         return _softmax_average(logits, v).astype(q.dtype)
     *batch, N, T, S = logits.shape
@@ -92,7 +92,8 @@ def attention_weights(
     Returns:
       [..., N, T, S] of q's dtype; 0 in fully masked rows.
     """
-    return softmax(_logits_and_values(q, k, k, mask, bias, scale, soft_cap)[0]).astype(q.dtype)
+    logits, _ = _logits_and_values(q, k, k, mask, bias, scale=scale, soft_cap=soft_cap)
+    return softmax(logits).astype(q.dtype)
 
 
 def _logits_and_values(
@@ -101,6 +102,7 @@ def _logits_and_values(
     v: Array,
     mask: Mask | None,
     bias: Bias | None,
+    *,
     scale: float | Array,
     soft_cap: float | None,
 ) -> tuple[Array, Array]:  # [..., N, T, S]; v, made finite where there is a mask

@@ -1,4 +1,4 @@
-"""Blocks, tiles and shards of a mask against the same part of its full table."""
+"""Blocks, bounds of tiles, and shards of masks, against the same part of the full table."""
 
 import jax
 import jax.numpy as jnp
