@@ -1,22 +1,20 @@
-"""The strictest settings that JAX has, for every test: dtypes and ranks never promote silently."""
+"""Settings of every test: strict dtype and rank promotion, 8 CPU devices, a quick compiler."""
 
-import functools
 import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
 
-# Read by XLA when the first device is made: a stuck collective fails in seconds instead of hanging.
+# XLA reads these when it makes the first device: a stuck collective fails in seconds instead of hanging.
 FLAGS = [
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5",
     "--xla_cpu_collective_call_terminate_timeout_seconds=40",
 ]
-# XLA ends the process over a flag that it does not know: only for the releases that know these, which
-# halve the time that compilation takes.
+# These halve the compile time. XLA aborts on unknown flags, so they are for the releases that know them.
 if version("jaxlib").startswith("0.10."):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
-# Tests never reach a hub; those of the hub's errors say so themselves.
+# Tests never reach a hub, except for those of its errors, which set this themselves.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_CACHE", str(Path(__file__).parents[1] / ".cache" / "datasets"))
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -29,38 +27,32 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Where in Python each operation of a program came from: a tenth of the time that it takes to lower one.
+# No Python locations of operations: a tenth of the time to lower a program.
 jax.config.update("jax_traceback_in_locations_limit", 0)
-# Tests compile thousands of tiny programs and run each a few times: a quick compiler is four times as fast.
+# Tests compile thousands of tiny programs and run each a few times: fewer optimizations compile four times
+# as fast.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-# JAX makes a context of MLIR for each program, a tenth of the time of a tiny one. They can share one; how is
-# JAX's own affair, so only in the releases that this was tried in.
-if version("jax").startswith("0.10."):
-    from jax._src.interpreters import mlir
-
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.register_profile("unshrunk", phases=[hypothesis.Phase.generate])
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# What JAX traced are millions of small objects, which the collector would walk again and again.
+# Traces are millions of small objects, which every collection would walk.
 gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_collection_finish():
-    """Nothing that was imported is garbage: collections walk only what tests leave behind."""
+    """Exempts imported objects from garbage collection: collections walk only the objects of tests."""
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_end_with_their_module():
-    """Or a process holds gigabytes of programs that nobody will run again."""
+def clear_caches_after_each_module():
+    """Frees compiled programs, which would take gigabytes."""
     yield
     jax.clear_caches()
     gc.collect()
@@ -68,7 +60,7 @@ def programs_end_with_their_module():
 
 @pytest.fixture
 def profile():
-    """Loads a profile of hypothesis by its name, for one test."""
+    """Loads a hypothesis profile by its name, for one test."""
     before = hypothesis.settings.get_current_profile_name()
     yield hypothesis.settings.load_profile
     hypothesis.settings.load_profile(before)
@@ -76,7 +68,7 @@ def profile():
 
 @pytest.fixture
 def unshrunk(profile):
-    """Laws tell of the first case that breaks them, and do not look for a smaller one."""
+    """Reports the first counterexample without shrinking it."""
     profile("unshrunk")
 
 

@@ -1,4 +1,4 @@
-"""Parameters for tests of what a model computes, not of how it begins: nothing is compiled to draw them."""
+"""Random parameters for tests of a model's outputs, drawn by NumPy without a compilation."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def draw(model, seed=3, std=0.3):
-    """Normal numbers in the shapes of ``model.init``, those of norms' scales around 1."""
+    """Normal numbers in the shapes of ``model.init``, with mean 1 for the scales of norms."""
     rng = np.random.default_rng(seed)
 
     def numbers(path, x):

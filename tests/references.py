@@ -1,4 +1,4 @@
-"""References in numpy float64: slow, plain, and written apart from the code that they judge."""
+"""Reference implementations in NumPy float64: slow, plain, and independent of the tested code."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def softmax(x):
-    """Softmax over the last axis; a row that is -inf throughout gives zeros."""
+    """Softmax over the last axis; a fully masked row gives zeros."""
     x = np.asarray(x, np.float64)
     out = np.zeros_like(x)
     for row in np.ndindex(x.shape[:-1]):

@@ -1,4 +1,4 @@
-"""Every public name says what it does, in the form that CONTRIBUTING.md describes."""
+"""Docstrings of public names have the form that CONTRIBUTING.md describes."""
 
 import importlib
 import inspect
@@ -8,16 +8,17 @@ import pytest
 
 import tfm_jax
 
-ROOMS = ("generate", "data", "laws", "nn", "ops", "ops.backends", "ops.masks", "pretrained", "train", "viz")
+OPS = ("ops", "ops.backends", "ops.masks")
+PACKAGES = (*OPS, "nn", "data", "generate", "train", "viz", "laws", "pretrained")
 
 
 def public_names():
-    for room in ROOMS:
-        module = importlib.import_module(f"tfm_jax.{room}")
+    for package in PACKAGES:
+        module = importlib.import_module(f"tfm_jax.{package}")
         for name in module.__all__:
             value = getattr(module, name)
             if inspect.isfunction(value) or inspect.isclass(value):
-                yield pytest.param(value, id=f"{room}.{name}")
+                yield pytest.param(value, id=f"{package}.{name}")
 
 
 NAMES = list(public_names())
@@ -28,13 +29,13 @@ def test_a_public_name_has_a_docstring(value):
     doc = inspect.getdoc(value)
     assert doc, "no docstring"
     first = doc.splitlines()[0]
-    assert first.rstrip().endswith((".", ":")), f"the first line is no sentence: {first!r}"
+    assert first.rstrip().endswith((".", ":")), f"the first line is not a sentence: {first!r}"
     if inspect.isfunction(value) and len(inspect.signature(value).parameters) > 1:
         assert "Args:" in doc and "Returns:" in doc, "Args or Returns is missing"
 
 
 @pytest.mark.parametrize("value", [n for n in NAMES if n.id.startswith(("ops.", "generate."))])
-def test_a_pure_function_says_what_it_equals(value):
+def test_a_pure_function_has_equivalent_code(value):
     if inspect.isfunction(value):
         assert "Equivalent to::" in inspect.getdoc(value)
 

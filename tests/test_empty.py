@@ -1,5 +1,6 @@
-"""Nothing in, nothing out: no batch, no queries, no keys, no tokens, no texts."""
+"""Empty inputs: no batch, no queries, no keys, no tokens, no texts."""
 
+import functools
 import math
 
 import jax
@@ -23,7 +24,7 @@ def ones(*shape, dtype=jnp.float32):
 
 
 def gradient(function, *arrays):
-    """Of the sum of all outputs, and the outputs, in one program."""
+    """The gradients of the sum of all outputs, and the outputs, from one program."""
 
     def total(arrays):
         out = function(*arrays)
@@ -39,9 +40,9 @@ def check_zero(tree):
 
 
 def attentions(implementation, B, T, S):
-    """All kinds of masks and biases that there are, by name."""
+    """Options of attention with every kind of mask and bias, by name."""
     offset = S - T if S >= T else -T
-    found = {
+    cases = {
         "nothing": {},
         "causal": {"mask": masks.causal(offset)},
         "window": {"mask": masks.window(1, 1, offset=offset)},
@@ -54,13 +55,13 @@ def attentions(implementation, B, T, S):
         "function": {"bias": lambda i, j: ops.alibi(N, i, j)},
         "dropout": {"dropout_rate": 0.5, "key": jax.random.key(0)},
     }
-    without = {"xla": ("function", "dropout"), "cpu_decode": ("dropout",)}.get(implementation, ())
-    return {name: options for name, options in found.items() if name not in without}
+    unsupported = {"xla": ("function", "dropout"), "cpu_decode": ("dropout",)}.get(implementation, ())
+    return {name: options for name, options in cases.items() if name not in unsupported}
 
 
 @pytest.mark.parametrize("implementation", ["auto", "reference", "chunked", "cpu_decode", "xla"])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_attention_of_nothing_is_0(implementation, sizes):
+def test_attention_of_empty_inputs_is_0(implementation, sizes):
     B, T, S = sizes
     arrays = ones(B, T, N, H), ones(B, S, K, H), ones(B, S, K, H)
 
@@ -78,19 +79,19 @@ def test_attention_of_nothing_is_0(implementation, sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_a_ring_around_nothing(sizes):
+def test_ring_attention_of_empty_inputs(sizes):
     B, T, S = sizes
     mesh = jax.make_mesh((2,), ("sequence",), axis_types=(AxisType.Auto,))
     arrays = ones(B, 2 * T, N, H), ones(B, 2 * S, K, H), ones(B, 2 * S, K, H)
-    attend = lambda q, k, v: ops.attention(q, k, v, implementation="ring")
-    spread = jax.shard_map(attend, mesh=mesh, in_specs=P(None, "sequence"), out_specs=P(None, "sequence"))
-    gradients, out = gradient(spread, *arrays)
+    attend = functools.partial(ops.attention, implementation="ring")
+    sharded = jax.shard_map(attend, mesh=mesh, in_specs=P(None, "sequence"), out_specs=P(None, "sequence"))
+    gradients, out = gradient(sharded, *arrays)
     check_zero((gradients, out))
     assert out.shape == (B, 2 * T, N, H)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_weights_and_explanations_of_nothing(sizes):
+def test_weights_and_explanations_of_empty_inputs(sizes):
     B, T, S = sizes
     q, k, valid = ones(B, T, N, H), ones(B, S, K, H), ones(B, S, dtype=bool)
     assert ops.attention_weights(q, k, masks.padding(valid)).shape == (B, N, T, S)
@@ -99,7 +100,7 @@ def test_weights_and_explanations_of_nothing(sizes):
 
 
 @pytest.mark.parametrize("sizes", [(0, 3), (2, 0), (0, 0)])
-def test_every_other_function_of_nothing(sizes):
+def test_every_other_function_of_empty_inputs(sizes):
     B, T = sizes
     positions, logits = ones(B, T, dtype=jnp.int32), ones(B, T, V)
     labels = ones(B, T, dtype=jnp.int32)
@@ -134,11 +135,11 @@ def test_every_other_function_of_nothing(sizes):
     assert out["sinusoidal"][1].shape == (B, T, D) and out["rotary"][1].shape == (B, T, 3, D)
 
 
-def test_tokens_of_nothing_change_no_logits():
-    logits, nothing = ones(2, V), ones(2, 0, dtype=jnp.int32)
-    assert not ops.token_counts(nothing, V).any()
+def test_no_tokens_change_no_logits():
+    logits, no_tokens = ones(2, V), ones(2, 0, dtype=jnp.int32)
+    assert not ops.token_counts(no_tokens, V).any()
     for n in (1, 2):
-        np.testing.assert_array_equal(ops.no_repeat_ngram(logits, nothing, 0, n), logits)
+        np.testing.assert_array_equal(ops.no_repeat_ngram(logits, no_tokens, 0, n), logits)
 
 
 SCHEMES = {
@@ -167,14 +168,14 @@ def check_model(module, *inputs, args=(), shape, **fields):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("sizes", [(0, 3), (2, 0)])
-def test_models_of_nothing(scheme, sizes):
+def test_decoders_of_empty_inputs(scheme, sizes):
     tokens = ones(*sizes, dtype=jnp.int32)
     fields = {"positions": SCHEMES[scheme], "qk_norm": True, "n_layers": 1, "dropout_rate": 0.5}
     check_model(nn.Decoder, tokens, shape=(*sizes, 11), **fields)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_encoder_decoders_of_nothing(sizes):
+def test_encoder_decoders_of_empty_inputs(sizes):
     B, T, S = sizes
     inputs = ones(B, S, dtype=jnp.int32), ones(B, T, dtype=jnp.int32)
     check_model(
@@ -183,7 +184,7 @@ def test_encoder_decoders_of_nothing(sizes):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", None])
-def test_classifiers_of_nothing(pooling):
+def test_classifiers_of_empty_inputs(pooling):
     for B, T in ((0, 3), (2, 0)):
         tokens = ones(B, T, dtype=jnp.int32)
         shape = (B, 3) if pooling else (B, T, 3)
@@ -191,26 +192,26 @@ def test_classifiers_of_nothing(pooling):
             check_model(nn.Classifier, *inputs, args=(3, pooling), shape=shape, n_layers=1)
 
 
-def test_other_models_of_nothing():
-    none, empty = ones(0, 3, dtype=jnp.int32), ones(2, 0, dtype=jnp.int32)
-    check_model(nn.MaskedLanguageModel, empty, shape=(2, 0, 11))
-    check_model(nn.Encoder, none, shape=(0, 3, 8))
-    check_model(nn.Classifier, empty, args=(3, "first"), pooler=nn.Pooler(), shape=(2, 3))
+def test_other_models_of_empty_inputs():
+    no_examples, no_tokens = ones(0, 3, dtype=jnp.int32), ones(2, 0, dtype=jnp.int32)
+    check_model(nn.MaskedLanguageModel, no_tokens, shape=(2, 0, 11))
+    check_model(nn.Encoder, no_examples, shape=(0, 3, 8))
+    check_model(nn.Classifier, no_tokens, args=(3, "first"), pooler=nn.Pooler(), shape=(2, 3))
     images = ones(0, 4, 6, 1)
     fields = {"vocab_size": 0, "patches": nn.Patches(4, 6, 1, 2, class_token=True)}
     check_model(nn.Classifier, images, args=(3, "first"), shape=(0, 3), **fields)
 
 
 @pytest.mark.parametrize("fields", [{}, {"window": 3}, {"positions": nn.Alibi()}])
-def test_decoding_of_no_rows(fields):
+def test_decoding_of_an_empty_batch(fields):
     model, params = model_of(nn.Decoder, **fields)
     prompt, options = ones(0, 3, dtype=jnp.int32), {"max_length": 4}
     check_shapes(generate.greedy(model, params, prompt, **options), (0, 4), (0,), (0, 4))
     check_shapes(
         generate.sample(model, params, prompt, key=jax.random.key(0), **options), (0, 4), (0,), (0, 4)
     )
-    best = generate.beam_search(model, params, prompt, beams=3, n_best=2, **options)
-    check_shapes(best, (0, 2, 4), (0, 2), (0, 2), (0, 2))
+    beams = generate.beam_search(model, params, prompt, beams=3, n_best=2, **options)
+    check_shapes(beams, (0, 2, 4), (0, 2), (0, 2), (0, 2))
     blocks = list(generate.stream(model, params, prompt, key=None, **options))
     assert all(block.shape[0] == 0 for block in blocks)
 
@@ -218,34 +219,36 @@ def test_decoding_of_no_rows(fields):
 def test_decoding_of_no_tokens():
     model, params = model_of(nn.Decoder)
     cache = generate.init_cache(model, params, 2, 5)
-    logits, after = generate.extend(model, params, ones(2, 0, dtype=jnp.int32), cache)
-    assert logits.shape == (2, 0, 11) and int(after.slots.length) == 0
+    logits, next_cache = generate.extend(model, params, ones(2, 0, dtype=jnp.int32), cache)
+    assert logits.shape == (2, 0, 11) and int(next_cache.slots.length) == 0
     for module in (nn.Decoder, nn.EncoderDecoder):
         model, params = model_of(module)
         arguments, options = (model, params, ones(2, 3, dtype=jnp.int32)), {"max_length": 0}
         check_shapes(generate.greedy(*arguments, **options), (2, 0), (2,), (2, 0))
         check_shapes(generate.sample(*arguments, key=jax.random.key(0), **options), (2, 0), (2,), (2, 0))
         assert list(generate.stream(*arguments, key=None, **options)) == []
-        best = generate.beam_search(*arguments, n_best=2, **options)
-        check_shapes(best, (2, 2, 0), (2, 2), (2, 2), (2, 2))
-        assert best.log_probs[0].tolist() == best.scores[0].tolist() == [0.0, -math.inf]
+        beams = generate.beam_search(*arguments, n_best=2, **options)
+        check_shapes(beams, (2, 2, 0), (2, 2), (2, 2), (2, 2))
+        assert beams.log_probs[0].tolist() == beams.scores[0].tolist() == [0.0, -math.inf]
 
 
-def check_shapes(found, *shapes):
-    assert tuple(x.shape for x in found) == shapes
+def check_shapes(arrays, *shapes):
+    assert tuple(x.shape for x in arrays) == shapes
 
 
 def test_no_texts():
     tokenizer = data.char_tokenizer("abcdefg")
     assert tokenizer.encode_batch([]) == data.ByteTokenizer().encode_batch([]) == []
-    writer = generate.TextGenerator(*model_of(nn.Decoder), tokenizer)
-    assert writer.write([], key=None, max_length=3) == []
-    assert writer.write(["a", "b"], key=jax.random.key(0), max_length=0) == ["", ""]
+    generator = generate.TextGenerator(*model_of(nn.Decoder), tokenizer)
+    assert generator.write([], key=None, max_length=3) == []
+    assert generator.write(["a", "b"], key=jax.random.key(0), max_length=0) == ["", ""]
     translator = generate.TextGenerator(*model_of(nn.EncoderDecoder), tokenizer)
     assert translator.translate([]) == [] and translator.translate(["a"], max_length=0) == [""]
-    assert list(writer.stream("a", key=None, max_length=0)) == []
+    assert list(generator.stream("a", key=None, max_length=0)) == []
 
 
-def test_the_backends_that_run_here_are_all_of_them():
-    elsewhere = {name for name, backend in BACKENDS.items() if backend.capabilities.platforms is not None}
-    assert set(BACKENDS) - elsewhere == {"reference", "chunked", "cpu_decode", "xla", "ring"}
+def test_these_tests_cover_every_backend_of_a_cpu():
+    other_platforms = {
+        name for name, backend in BACKENDS.items() if backend.capabilities.platforms is not None
+    }
+    assert set(BACKENDS) - other_platforms == {"reference", "chunked", "cpu_decode", "xla", "ring"}

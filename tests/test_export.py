@@ -1,4 +1,4 @@
-"""Exported functions: symbolic sizes give the numbers of direct calls; masks and caches are arguments."""
+"""Exported functions: symbolic sizes give the results of direct calls; masks and caches are arguments."""
 
 import jax
 import jax.export
@@ -23,33 +23,41 @@ def integers(shape, below, seed=0):
 
 
 def attentions(b, t, s):
-    """Every kind of mask and bias, beside each other: one program."""
-    q, k, v, own_k, own_v = (numbers((b, n, h, H), i) for i, (n, h) in enumerate(
+    """Attention with every kind of mask and bias, in one program."""
+    q, k, v, self_k, self_v = (numbers((b, n, h, H), i) for i, (n, h) in enumerate(
         ((t, N), (s, K), (s, K), (t, K), (t, K))
     ))  # fmt: skip
     ids, key_ids = integers((b, t), 2), integers((b, s), 2)
     arrays = {
-        "q": q, "k": k, "v": v, "own_k": own_k, "own_v": own_v, "ids": ids, "key_ids": key_ids,
+        "q": q, "k": k, "v": v, "self_k": self_k, "self_v": self_v, "ids": ids, "key_ids": key_ids,
         "valid": key_ids > 0, "table": numbers((b, t, s)) > 0, "heads": numbers((b, N, t, s)) > 0,
         "bias": numbers((N, t, s)), "offset": integers((b,), 2), "n": integers((b,), 3),
         "key": jax.random.key(3),
     }  # fmt: skip
 
-    def run(q, k, v, own_k, own_v, ids, key_ids, valid, table, heads, bias, offset, n, key):
-        attend = lambda mask=None, **options: ops.attention(q, k, v, mask, **options)
-        own = lambda mask: ops.attention(q, own_k, own_v, mask)
-        relative = lambda i, j: ops.alibi(N, i, j)
-        summed = lambda q: ops.attention(q, own_k, own_v, masks.causal()).sum()
+    def run(q, k, v, self_k, self_v, ids, key_ids, valid, table, heads, bias, offset, n, key):
+        def attend(mask=None, **options):
+            return ops.attention(q, k, v, mask, **options)
+
+        def self_attend(mask):
+            return ops.attention(q, self_k, self_v, mask)
+
+        def relative(i, j):
+            return ops.alibi(N, i, j)
+
+        def summed(q):
+            return ops.attention(q, self_k, self_v, masks.causal()).sum()
+
         return {
             "nothing": attend(),
-            "causal": own(masks.causal()),
+            "causal": self_attend(masks.causal()),
             "causal at": attend(masks.causal(offset)),
             "causal at the end": attend(masks.causal(k.shape[1] - q.shape[1])),
-            "window": own(masks.window(1, 2)),
-            "prefix": own(masks.causal() | masks.prefix(n)),
+            "window": self_attend(masks.window(1, 2)),
+            "prefix": self_attend(masks.causal() | masks.prefix(n)),
             "padding": attend(masks.padding(valid)),
             "not": attend(~masks.padding(valid)),
-            "segments": own(masks.segments(ids)),
+            "segments": self_attend(masks.segments(ids)),
             "two segments": attend(masks.segments(ids, key_ids)),
             "dense": attend(table),
             "heads": attend(heads),
@@ -114,7 +122,7 @@ def model_of(module, *args, **fields):
 
 
 def encoders(b, t, s):
-    """An encoder of each scheme of positions, one after the other."""
+    """One encoder for each position scheme."""
     schemes = nn.Learned(9), nn.Rope(pairing="interleaved"), nn.RelativeBias(8, 16)
     models = [model_of(nn.Encoder, positions=scheme, n_layers=1) for scheme in schemes]
     arrays = {
@@ -125,13 +133,13 @@ def encoders(b, t, s):
 
     def run(params, x, valid):
         pairs = zip(models, params, strict=True)
-        return [model.apply(own, x, masks.padding(valid)) for (model, _), own in pairs]
+        return [model.apply(p, x, masks.padding(valid)) for (model, _), p in pairs]
 
     return run, arrays
 
 
 def heads(b, t, s):
-    """A classifier, the masked language model and the encoder-decoder."""
+    """A classifier, a masked language model and an encoder-decoder."""
     modules = nn.Classifier, nn.MaskedLanguageModel, nn.EncoderDecoder
     models = [model_of(module, n_layers=1) for module in modules]
     arrays = {
@@ -144,7 +152,7 @@ def heads(b, t, s):
         *others, (encoder_decoder, _) = models
         mask = masks.padding(source > 2)
         return [
-            *(model.apply(own, x) for (model, _), own in zip(others, params[:-1], strict=True)),
+            *(model.apply(p, x) for (model, _), p in zip(others, params[:-1], strict=True)),
             encoder_decoder.apply(params[-1], source, x, source_mask=mask),
         ]
 
@@ -152,10 +160,10 @@ def heads(b, t, s):
 
 
 def decoding(b, t, s):
-    """Prompts of a decoder, and a source of an encoder-decoder, written on."""
+    """Generation from prompts of a decoder and from sources of an encoder-decoder."""
     decoder, params = model_of(nn.Decoder)
-    translator, its_params = model_of(nn.EncoderDecoder, positions=nn.Alibi())
-    arrays = {"params": [params, its_params], "x": integers((b, t), 11), "key": jax.random.key(1)}
+    translator, translator_params = model_of(nn.EncoderDecoder, positions=nn.Alibi())
+    arrays = {"params": [params, translator_params], "x": integers((b, t), 11), "key": jax.random.key(1)}
 
     def run(params, x, key):
         options = {"max_length": 3, "eos_id": None}
@@ -169,7 +177,7 @@ def decoding(b, t, s):
 
 
 def specs(case):
-    """What the case's arrays are for symbols: those dims that differ between sizes are symbols."""
+    """The shapes of a case's arrays, with symbols for the dims that differ between the sizes."""
     b, t, s = jax.export.symbolic_shape("b, t, s")
     first, second = (case(**sizes)[1] for sizes in SIZES)
     letters = {(1, 3): b, (2, 4): t, (5, 4): s}
@@ -182,7 +190,7 @@ def specs(case):
 
 
 @pytest.mark.parametrize("case", [attentions, others, encoders, heads, decoding])
-def test_symbolic_sizes_give_the_numbers_of_direct_calls(case):
+def test_symbolic_sizes_give_the_results_of_direct_calls(case):
     pytest.importorskip("flatbuffers")
     run, _ = case(**SIZES[0])
     exported = jax.export.export(jax.jit(run))(**specs(case))
@@ -198,14 +206,19 @@ def test_symbolic_sizes_give_the_numbers_of_direct_calls(case):
 def test_masks_are_arguments_of_exported_functions():
     pytest.importorskip("flatbuffers")
     b, t = jax.export.symbolic_shape("b, t")
-    spec = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)
+
+    def spec(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(shape, dtype)
 
     def mask_of(valid, ids, n, table, offset):
         either = masks.causal(offset) | masks.prefix(n)
         return either & masks.padding(valid) & ~masks.window(0) & masks.segments(ids) & masks.dense(table)
 
     symbolic = mask_of(spec(b, t, dtype=bool), spec(b, t), spec(b), spec(t, t, dtype=bool), spec())
-    attend = lambda q, mask: ops.attention(q, q, q, mask)
+
+    def attend(q, mask):
+        return ops.attention(q, q, q, mask)
+
     exported = jax.export.export(jax.jit(attend))(spec(b, t, N, H, dtype=jnp.float32), symbolic)
     exported = jax.export.deserialize(exported.serialize())
     for B, T in ((2, 3), (1, 5)):
@@ -221,8 +234,13 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
     pytest.importorskip("flatbuffers")
     model, params = model_of(nn.Decoder, window=window)
     (b,) = jax.export.symbolic_shape("b")
-    step = lambda params, token, cache: generate.step(model, params, token, cache)
-    symbol = lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
+
+    def step(params, token, cache):
+        return generate.step(model, params, token, cache)
+
+    def symbol(x):
+        return jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
+
     caches = {B: generate.init_cache(model, params, B, 4) for B in (1, 3)}
     exported = jax.export.export(jax.jit(step))(
         jax.tree.map(jnp.asarray, params),
@@ -230,43 +248,55 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
         jax.tree.map(symbol, caches[1]),
     )
     exported = jax.export.deserialize(exported.serialize())
-    for B, memory in caches.items():
-        direct = memory
+    for B, cache in caches.items():
+        direct = cache
         for i in range(2):
             token = integers((B,), 11, seed=i)
-            logits, memory = exported.call(params, token, memory)
+            logits, cache = exported.call(params, token, cache)
             want, direct = step(params, token, direct)
             np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-5)
-        assert int(memory.slots.length) == 2
+        assert int(cache.slots.length) == 2
 
 
-def test_a_symbolic_length_that_may_exceed_a_cache_is_refused_and_a_declared_one_is_not():
-    append = lambda buffer, new: kv_cache.append(buffer, new, kv_cache.init_slots((), 4))[0]
+def test_a_symbolic_length_that_may_exceed_a_cache_is_an_error_unless_it_is_constrained():
+    def append(buffer, new):
+        return kv_cache.append(buffer, new, kv_cache.init_slots((), 4))[0]
+
     buffer = jax.ShapeDtypeStruct((K, 4, H), jnp.float32)
     for constraints in ([], ["t <= 4"]):
         (t,) = jax.export.symbolic_shape("t", constraints=constraints)
-        export = lambda t: jax.export.export(jax.jit(append))(
-            buffer, jax.ShapeDtypeStruct((K, t, H), jnp.float32)
-        )
+
+        def export(t):
+            return jax.export.export(jax.jit(append))(buffer, jax.ShapeDtypeStruct((K, t, H), jnp.float32))
+
         if constraints:
             new = numbers((K, 3, H))
             np.testing.assert_array_equal(export(t).call(jnp.zeros((K, 4, H)), new)[:, :3], new)
         else:
-            with pytest.raises(ValueError, match="T = t tokens for a cache of S = 4, and T may be larger"):
+            with pytest.raises(ValueError, match="T = t tokens for a cache of S = 4 slots; wanted T <= S"):
                 export(t)
 
 
-def test_backends_that_compare_lengths_say_so():
+def test_backends_that_need_static_lengths_are_unsupported():
     b, t = jax.export.symbolic_shape("b, t")
     x = jax.ShapeDtypeStruct((b, t, N, H), jnp.float32)
-    explain = lambda x: print(ops.explain_attention(x, x, x)) or x
+
+    def explain(x):
+        return print(ops.explain_attention(x, x, x)) or x
+
     jax.export.export(jax.jit(explain))(x)
-    chunked = lambda x: ops.attention(x, x, x, implementation="chunked")
-    with pytest.raises(ValueError, match="wants lengths known before tracing, not T = t, S = t"):
+
+    def chunked(x):
+        return ops.attention(x, x, x, implementation="chunked")
+
+    with pytest.raises(ValueError, match="needs lengths that are known before tracing, not T = t, S = t"):
         jax.export.export(jax.jit(chunked))(x)
-    # A symbolic batch of known lengths is cut into tiles, with dropout too.
+    # Tiles work with a symbolic batch and static lengths, with dropout too.
     fixed = jax.ShapeDtypeStruct((b, 7, N, H), jnp.float32)
-    dropped = lambda x, key: ops.attention(x, x, x, dropout_rate=0.5, key=key, implementation="chunked")
+
+    def dropped(x, key):
+        return ops.attention(x, x, x, dropout_rate=0.5, key=key, implementation="chunked")
+
     exported = jax.export.export(jax.jit(dropped))(fixed, jax.random.key(0))
     x, key = numbers((2, 7, N, H)), jax.random.key(0)
     np.testing.assert_allclose(exported.call(x, key), dropped(x, key), rtol=1e-5, atol=1e-6)

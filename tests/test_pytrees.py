@@ -43,7 +43,7 @@ def all_pytrees():
 def test_structures_of_different_classes_differ():
     instances = list(all_pytrees())
     names = {type(x).__name__ for x in instances}
-    assert {"And", "Or", "Window", "Padding", "TopP", "MinP", "Slots", "TrainState", "OnlyBelow"} <= names
+    assert {"And", "Or", "Window", "Padding", "TopP", "MinP", "Slots", "TrainState", "SuppressFrom"} <= names
     for x, y in itertools.combinations(instances, 2):
         assert jax.tree.structure(x) != jax.tree.structure(y), f"{type(x)} has the structure of {type(y)}"
 

@@ -1,4 +1,4 @@
-"""Copy, reverse and sort: a small Transformer learns each to 100 % on sequences it has never seen."""
+"""Copy, reverse and sort: a small Transformer learns each task to 100 % on unseen sequences."""
 
 import os
 
@@ -20,7 +20,7 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def compiled():
-    """One first state, one compiled step and one compiled decoder for all tasks."""
+    """One initial state, one compiled step and one compiled decoder for all tasks."""
     config = nn.Config(
         vocab_size=V,
         d_model=32,
@@ -38,13 +38,13 @@ def compiled():
         return ops.cross_entropy(logits, batch["target_out"]), {}
 
     params = jax.jit(model.init)(jax.random.key(0))
-    # Run often enough to be worth compiling well, and in a way that the flags of conftest.py would slow down.
+    # Runs often enough for full optimization; the flags of conftest.py would make that compilation slow.
     jax.config.update("jax_disable_most_optimizations", False)
     emitters = "xla_cpu_use_fusion_emitters"
     options = {emitters: True} if emitters in os.environ["XLA_FLAGS"] else None
     step = jax.jit(train.make_train_step(loss_fn, optimizer), donate_argnums=0, compiler_options=options)
     decode = jax.jit(lambda params, source: generate.greedy(model, params, source, max_length=S + 1).tokens)
-    # A copy for each task: the step takes its state over.
+    # A copy for each task: the step donates its state.
     yield lambda: train.init_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(1)), step, decode
     jax.config.update("jax_disable_most_optimizations", True)
 
@@ -55,7 +55,7 @@ def test_a_small_transformer_learns(task, compiled):
     start, step, decode = compiled
     rng = np.random.default_rng(0)
 
-    def rows(n):
+    def examples(n):
         source = rng.integers(FIRST, V, (n, S), dtype=np.int32)
         target = TASKS[task](source)
         column = np.ones((n, 1), np.int32)
@@ -67,8 +67,8 @@ def test_a_small_transformer_learns(task, compiled):
 
     state = start()
     for _ in range(1000):
-        state, _ = step(state, rows(64))
-    # 8 ** 6 sequences exist and 64,000 were seen: at least three quarters of the test are new.
-    test = rows(512)
+        state, _ = step(state, examples(64))
+    # There are 8 ** 6 sequences, and training uses 64,000: at least three quarters of the test are unseen.
+    test = examples(512)
     got = np.asarray(decode(state.params, jnp.asarray(test["source"])))
     np.testing.assert_array_equal(got, test["target_out"])

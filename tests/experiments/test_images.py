@@ -146,10 +146,10 @@ def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
     [
         (("--data.label", "digit"), r"the columns 'image', 'label'; wanted 'digit'"),
         (("--data.classes", "9"), r"label.*9"),
-        (("--patch-size", "5"), r"a patch of 5 does not divide the image 8 x 12; choose"),
+        (("--patch-size", "5"), r"got size=5 with images of 8 x 12; wanted a size that divides both"),
         (("--data.held-out", "0"), "got no images for validation, and held_out is 0; wanted some"),
         (("--data.source", "nowhere.parquet"), r"got 'nowhere.parquet' .*no file or directory.*'digits'"),
-        (("--model.positions", "Learned(max_length=3)"), "sequence of 24 is longer than .* table of 3"),
+        (("--model.positions", "Learned(max_length=3)"), "got a sequence of 24; wanted at most max_length=3"),
     ],
 )
 def test_unusable_data_exit_with_one_message_and_leave_no_run(tmp_path, arguments, message):

@@ -175,7 +175,7 @@ def test_run_starts_from_a_run(tmp_path, pairs):
         (["--data.vocab_size", "300"], "got --data.vocab-size; wanted the tokenizer of the weights"),
         (
             ["--data.length", "64", "--data.overlap", "8"],
-            "a sequence of 64 is longer than the learned position table of 40",
+            "got a sequence of 64; wanted at most max_length=40",
         ),
     ],
 )

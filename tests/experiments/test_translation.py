@@ -192,7 +192,7 @@ def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
         ),
         (["--data.source", "some/pairs", "--data.pair", "en-fr"], "hub cannot be reached.*'dates'"),
         (["--model.vocab-size", "9"], "got source id 11 in row 0; wanted 0 <= source id < 9"),
-        (["--model.positions", "Learned(max_length=30)"], "longer than the learned position table of 30"),
+        (["--model.positions", "Learned(max_length=30)"], "wanted at most max_length=30"),
         (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
     ],
 )

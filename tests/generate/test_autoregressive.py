@@ -1,4 +1,4 @@
-"""Decoding equals the plain loop that its docstring promises."""
+"""Greedy decoding, sampling and streaming equal the reference loop."""
 
 import functools
 import itertools
@@ -26,22 +26,22 @@ FIELDS = {
 }
 
 
-def plain(model, params, prompt, choose, source=None, ends=(2,), length=LENGTH):
-    """One token after the other, by a forward pass each; ``choose(log_probs, step)``."""
-    rows = [int(token) for token in prompt]
+def reference_loop(model, params, prompt, choose, source=None, eos_ids=(2,), length=LENGTH):
+    """One forward pass per token; ``choose(log_probs, step)``."""
+    tokens = [int(token) for token in prompt]
     for step in range(length):
-        rows.append(int(choose(next_log_probs(model, params, rows, source), step)))
-        if rows[-1] in ends:
+        tokens.append(int(choose(next_log_probs(model, params, tokens, source), step)))
+        if tokens[-1] in eos_ids:
             break
-    written = rows[len(prompt) :]
-    return written + [0] * (length - len(written))
+    output = tokens[len(prompt) :]
+    return output + [0] * (length - len(output))
 
 
-def likeliest(chances, step):
-    return chances.argmax()
+def most_likely(log_probs, step):
+    return log_probs.argmax()
 
 
-def test_greedy_equals_the_plain_loop_beside_a_source():
+def test_greedy_equals_the_reference_loop():
     model, params = build(nn.EncoderDecoder)
     source, lengths = tokens(B, S), [5, 3, 4]
     valid = jnp.arange(S)[None] < jnp.array(lengths)[:, None]
@@ -49,76 +49,56 @@ def test_greedy_equals_the_plain_loop_beside_a_source():
         params, source, source_mask=masks.padding(valid)
     )
     assert got.tokens.shape == (B, LENGTH) and got.tokens.dtype == jnp.int32
-    for row in range(B):
-        wanted = plain(model, params, [1], likeliest, source[row, : lengths[row]])
-        np.testing.assert_array_equal(got.tokens[row], wanted)
+    for b in range(B):
+        wanted = reference_loop(model, params, [1], most_likely, source[b, : lengths[b]])
+        np.testing.assert_array_equal(got.tokens[b], wanted)
     assert len(np.unique(got.tokens)) > 2
 
 
 @pytest.mark.parametrize("name", slow_but(["window, grouped", "learned"], FIELDS))
-def test_padded_prompts_give_what_each_gives_alone(name):
+def test_padded_prompts_equal_each_alone(name):
     fields = FIELDS[name]
     model, params = build(nn.Decoder, **fields)
     prompt = tokens(B, 4)
     got = generate.greedy(model, params, prompt, max_length=LENGTH, valid=PADDED)
-    for row in range(B):
-        alone = np.asarray(prompt[row])[np.asarray(PADDED[row])]
-        wanted = plain(model, params, alone, likeliest)
-        np.testing.assert_array_equal(got.tokens[row], wanted)
-        n = int(got.lengths[row])
-        chances = log_probs(model, params, alone, got.tokens[row : row + 1, :n])[0]
-        np.testing.assert_allclose(got.log_probs[row, :n], chances, rtol=1e-4, atol=1e-5)
-        assert (got.log_probs[row, n:] == 0).all()
+    for b in range(B):
+        unpadded = np.asarray(prompt[b])[np.asarray(PADDED[b])]
+        wanted = reference_loop(model, params, unpadded, most_likely)
+        np.testing.assert_array_equal(got.tokens[b], wanted)
+        n = int(got.lengths[b])
+        expected = log_probs(model, params, unpadded, got.tokens[b : b + 1, :n])[0]
+        np.testing.assert_allclose(got.log_probs[b, :n], expected, rtol=1e-4, atol=1e-5)
+        assert (got.log_probs[b, n:] == 0).all()
 
 
-def test_prefill_gives_the_logits_after_each_prompt():
-    model, params = build(nn.Decoder)
-    prompt = tokens(B, 4)
-    cache = generate.init_cache(model, params, B, 6)
-    logits, cache = generate.prefill(model, params, prompt, cache, valid=PADDED)
-    rows = [np.asarray(row)[np.asarray(ok)] for row, ok in zip(prompt, PADDED, strict=True)]
-    wanted = [next_log_probs(model, params, row) for row in rows]
-    np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
-    token = jnp.array([5, 3, 8])
-    logits, cache = generate.step(model, params, token, cache)
-    wanted = [next_log_probs(model, params, [*row, t]) for row, t in zip(rows, token, strict=True)]
-    np.testing.assert_allclose(jax.nn.log_softmax(logits), wanted, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="prefill wants an empty cache, got one of 5 tokens: use extend"):
-        generate.prefill(model, params, prompt, cache)
-    with pytest.raises(ValueError, match="room for 6 tokens, 5 of them taken, was given 2 more"):
-        generate.extend(model, params, tokens(B, 2), cache)
-    with pytest.raises(ValueError, match="room for 3 tokens, 0 of them taken, was given 4 more"):
-        generate.prefill(model, params, prompt, generate.init_cache(model, params, B, 3))
-
-
-def test_a_row_that_has_ended_is_padded_while_others_go_on():
+def test_outputs_are_padded_after_eos():
     model, params = build(nn.EncoderDecoder)
     source = tokens(20, S, seed=1)
     greedy = functools.partial(generate.greedy, model, params, source, max_length=LENGTH)
     free = np.asarray(greedy(eos_id=None).tokens)
-    ends = sorted({int(free[0, 1]), int(free[1, 2])})  # tokens that occur, taken as the ends
-    got = greedy(eos_id=tuple(ends))
-    for same in (ends, np.array(ends), jnp.array(ends)):
+    eos_ids = sorted({int(free[0, 1]), int(free[1, 2])})  # tokens that occur
+    got = greedy(eos_id=tuple(eos_ids))
+    for same in (eos_ids, np.array(eos_ids), jnp.array(eos_ids)):
         np.testing.assert_array_equal(greedy(eos_id=same).tokens, got.tokens)
-    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), LENGTH) for row in free]
+    lengths = [next((i + 1 for i, token in enumerate(tokens) if token in eos_ids), LENGTH) for tokens in free]
     np.testing.assert_array_equal(got.lengths, lengths)
     assert len(set(lengths)) > 1
-    for row, n, wanted in zip(got.tokens, lengths, free, strict=True):
-        np.testing.assert_array_equal(row, [*wanted[:n], *[0] * (LENGTH - n)])
+    for output, n, wanted in zip(got.tokens, lengths, free, strict=True):
+        np.testing.assert_array_equal(output, [*wanted[:n], *[0] * (LENGTH - n)])
 
 
-def test_no_row_ends_before_its_shortest_length():
+def test_min_length():
     model, params = build(nn.Decoder)
     prompt = tokens(20, 4, seed=1)
     free = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5))
     assert (free.lengths < 4).any()
     got = generate.greedy(model, params, prompt, max_length=LENGTH, eos_id=(2, 4, 5), min_length=4)
     assert (got.lengths >= 4).all() and (got.lengths == 4).any()
-    for row, n in zip(got.tokens, got.lengths, strict=True):
-        assert not np.isin(row[:3], (2, 4, 5)).any() and (n == LENGTH or int(row[n - 1]) in (2, 4, 5))
+    for output, n in zip(got.tokens, got.lengths, strict=True):
+        assert not np.isin(output[:3], (2, 4, 5)).any() and (n == LENGTH or int(output[n - 1]) in (2, 4, 5))
 
 
-def test_the_shortest_length_comes_before_what_keeps_the_likeliest():
+def test_min_length_comes_before_truncation_sampling():
     model, params = build(nn.Decoder)
     prompt = tokens(20, 4, seed=1)
     options = {"max_length": LENGTH, "eos_id": (2, 4, 5), "min_length": 4}
@@ -128,26 +108,28 @@ def test_the_shortest_length_comes_before_what_keeps_the_likeliest():
     np.testing.assert_array_equal(got.tokens, generate.greedy(model, params, prompt, **options).tokens)
 
 
-def test_sample_equals_the_plain_loop():
+def test_sample_equals_the_reference_loop():
     model, params = build(nn.Decoder)
     prompt, key = jnp.array([[3, 4], [5, 6]]), jax.random.key(7)
     processors = (generate.Temperature(0.7), generate.TopK(4))
     got = generate.sample(model, params, prompt, key=key, max_length=LENGTH, processors=processors)
     # The log-probabilities are the model's, before the processors.
-    for row in range(2):
-        chances = log_probs(model, params, prompt[row], got.tokens[row : row + 1])[0]
-        np.testing.assert_allclose(got.log_probs[row], chances, rtol=1e-4, atol=1e-5)
-    for row, own in zip(range(2), jax.random.split(key, 2), strict=True):
+    for b in range(2):
+        expected = log_probs(model, params, prompt[b], got.tokens[b : b + 1])[0]
+        np.testing.assert_allclose(got.log_probs[b], expected, rtol=1e-4, atol=1e-5)
+    for b, sequence_key in zip(range(2), jax.random.split(key, 2), strict=True):
 
-        def draw(chances, step, own=own):
-            kept = np.where(chances >= np.sort(chances)[-4], chances / 0.7, -np.inf)
-            return jax.random.categorical(jax.random.fold_in(own, step), jnp.asarray(kept, jnp.float32))
+        def draw(log_probs, step, key=sequence_key):
+            kept = np.where(log_probs >= np.sort(log_probs)[-4], log_probs / 0.7, -np.inf)
+            return jax.random.categorical(jax.random.fold_in(key, step), jnp.asarray(kept, jnp.float32))
 
-        np.testing.assert_array_equal(got.tokens[row], plain(model, params, prompt[row], draw, ends=()))
+        np.testing.assert_array_equal(
+            got.tokens[b], reference_loop(model, params, prompt[b], draw, eos_ids=())
+        )
     assert len(np.unique(got.tokens)) > 2
 
 
-def test_a_row_with_a_key_of_its_own_is_the_same_in_every_batch():
+def test_one_key_per_sequence_makes_sampling_independent_of_batching():
     model, params = build(nn.Decoder)
     prompt, keys = tokens(B, 4), jax.random.split(jax.random.key(1), B)
     sample = functools.partial(generate.sample, model, params, max_length=LENGTH)
@@ -156,7 +138,9 @@ def test_a_row_with_a_key_of_its_own_is_the_same_in_every_batch():
     np.testing.assert_array_equal(sample(prompt[order], key=keys[order]).tokens, got.tokens[order])
     np.testing.assert_array_equal(sample(prompt[1:2], key=keys[1:2]).tokens, got.tokens[1:2])
     assert not np.array_equal(sample(prompt, key=keys[order]).tokens, got.tokens)
-    with pytest.raises(ValueError, match=r"one key, or one a row \[3\], got \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"generate: got keys \[2\]; wanted one key, or one per sequence \[3\]"
+    ):
         sample(prompt, key=keys[:2])
 
 
@@ -171,22 +155,22 @@ def test_sample_follows_the_models_distribution():
 
 
 @pytest.mark.parametrize("every", [1, 4, 9])
-def test_a_stream_joined_is_the_whole(every):
+def test_stream_equals_generate(every):
     model, params = build(nn.Decoder)
     prompt, key = tokens(B, 4), jax.random.key(3)
     options = {"max_length": LENGTH, "eos_id": (2, 4), "valid": PADDED}
-    for whole, drawn in (
+    for expected, stream_key in (
         (generate.sample(model, params, prompt, key=key, **options), key),
         (generate.greedy(model, params, prompt, **options), None),
     ):
-        pieces = list(generate.stream(model, params, prompt, key=drawn, every=every, **options))
-        joined = np.concatenate(pieces, axis=1)
-        np.testing.assert_array_equal(joined, whole.tokens[:, : joined.shape[1]])
-        longest = int(whole.lengths.max())
-        assert joined.shape[1] == min(-(-longest // every) * every, LENGTH), "it ends where all rows have"
+        blocks = list(generate.stream(model, params, prompt, key=stream_key, every=every, **options))
+        joined = np.concatenate(blocks, axis=1)
+        np.testing.assert_array_equal(joined, expected.tokens[:, : joined.shape[1]])
+        longest = int(expected.lengths.max())
+        assert joined.shape[1] == min(-(-longest // every) * every, LENGTH), "it ends with the last sequence"
 
 
-def test_a_stream_stops_when_nobody_asks():
+def test_stream_is_lazy():
     model, params = build(nn.Decoder)
     stream = generate.stream(model, params, tokens(B, 4), key=None, max_length=LENGTH, every=2)
     first, second = itertools.islice(stream, 2)
@@ -202,11 +186,12 @@ def test_one_compilation_serves_all_prompts_of_a_shape():
     with jax.log_compiles(True), count_compilations() as compiled:
         sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(generate.Temperature(0.9),))
         sample(tokens(B, 4, seed=5), key=jax.random.key(1), processors=(lambda logits, context: -logits,))
-    # The third has another processor: its loop alone is another program.
-    assert sum("_run" in name for name in compiled) == 1 and not any("_start" in name for name in compiled)
+    # The second call has another processor, so only its loop is compiled again.
+    assert sum("_decode" in name for name in compiled) == 1
+    assert not any("_start" in name for name in compiled)
 
 
-def test_what_is_no_number_and_what_is_closed_is_no_token():
+def test_nan_logits_and_masked_vocabularies_give_minus_1():
     model, params = build(nn.EncoderDecoder)
     got = generate.greedy(model, params, tokens(2, S), max_length=3, bos_id=99)
     np.testing.assert_array_equal(got.tokens, -1)
@@ -218,13 +203,13 @@ def test_what_is_no_number_and_what_is_closed_is_no_token():
     nan_of_three = lambda logits, context: logits.at[:, 3].set(jnp.nan)
     got = generate.greedy(model, params, prompt[1:], max_length=3, processors=(nan_of_three,))
     np.testing.assert_array_equal(got.tokens, -1)
-    # Near a temperature of 0 quotients are infinite: which was the largest is lost, unless it is alone.
+    # A temperature near 0 makes logits infinite: with several, the largest is unknown.
     cold = functools.partial(generate.sample, model, params, prompt[1:], key=jax.random.key(0), max_length=3)
     got = cold(processors=(lambda logits, context: logits.at[:, 3:5].set(jnp.inf),))
     np.testing.assert_array_equal(got.tokens, -1)
     got = cold(eos_id=None, processors=(lambda logits, context: logits.at[:, 4].set(jnp.inf),))
     np.testing.assert_array_equal(got.tokens, 4)
-    # Nine tokens, none twice: of ten the last two have nothing left.
+    # Nine tokens, none twice, two in the prompt: nothing is left for the last two.
     got = generate.greedy(
         model, params, prompt[1:], max_length=9, eos_id=None, processors=(generate.NoRepeatNgram(1),)
     )
@@ -232,16 +217,16 @@ def test_what_is_no_number_and_what_is_closed_is_no_token():
     np.testing.assert_array_equal(got.tokens[0, 7:], -1)
 
 
-def test_a_source_mask_that_says_nothing_of_cross_attention():
+def test_source_mask_without_memory_mask():
     model, params = build(nn.EncoderDecoder)
     source = tokens(B, S)
     for mask in (masks.causal(), jnp.tril(jnp.ones((S, S), bool)), masks.segments(jnp.ones(S, jnp.int32))):
-        with pytest.raises(ValueError, match="pass memory_mask too"):
+        with pytest.raises(ValueError, match="requires a memory_mask"):
             generate.greedy(model, params, source, max_length=S, source_mask=mask)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 700])
-def test_of_equally_likely_tokens_the_first_is_written(size):
+def test_argmax_takes_the_first_of_equal_tokens(size):
     x = np.random.default_rng(size).integers(0, 4, (5, size)).astype(np.float32)
     x[1] = -np.inf
     x[2, :-1] = -np.inf
@@ -249,20 +234,22 @@ def test_of_equally_likely_tokens_the_first_is_written(size):
     np.testing.assert_array_equal(autoregressive._argmax(jnp.asarray(x)), x.argmax(1))
 
 
-def test_a_table_for_cross_attention():
+def test_dense_memory_mask():
     model, params = build(nn.EncoderDecoder)
     source, table = tokens(B, S), jnp.asarray(np.random.default_rng(0).random((LENGTH, S)) < 0.5)
     greedy = functools.partial(generate.greedy, model, params, source, eos_id=None)
     got = greedy(max_length=LENGTH, memory_mask=table)
     read = jnp.concatenate([jnp.ones((B, 1), jnp.int32), got.tokens[:, :-1]], axis=1)
-    chances = jax.nn.log_softmax(model.apply(params, source, read, memory_mask=table))
-    np.testing.assert_array_equal(got.tokens, chances.argmax(-1))
-    np.testing.assert_allclose(got.log_probs, chances.max(-1), rtol=1e-4, atol=1e-5)
+    expected = jax.nn.log_softmax(model.apply(params, source, read, memory_mask=table))
+    np.testing.assert_array_equal(got.tokens, expected.argmax(-1))
+    np.testing.assert_allclose(got.log_probs, expected.max(-1), rtol=1e-4, atol=1e-5)
     assert np.abs(np.asarray(greedy(max_length=LENGTH).log_probs - got.log_probs)).max() > 1e-3
-    with pytest.raises(ValueError, match="T = 7"):  # a row a token
+    with pytest.raises(ValueError, match="T = 7"):  # the mask has one row per target token
         greedy(max_length=LENGTH + 1, memory_mask=table)
     cache = generate.init_cache(model, params, source, LENGTH, memory_mask=table)
-    with pytest.raises(ValueError, match="a table as memory_mask has a row a token"):
+    with pytest.raises(
+        ValueError, match="prefill: got valid with a memory_mask that has one row per target token"
+    ):
         generate.prefill(model, params, tokens(B, 4), cache, valid=PADDED)
 
 
@@ -275,7 +262,7 @@ def test_inside_shard_map():
     np.testing.assert_array_equal(jax.jit(sharded)(params, source).tokens, greedy(params, source).tokens)
 
 
-def test_rows_of_the_same_prompt_with_keys_of_several_devices():
+def test_sharded_keys():
     model, params = build(nn.Decoder)
     prompt, keys = tokens(2, 4), jax.random.split(jax.random.key(0), 4)
     sample = lambda key: generate.sample(model, params, prompt, key=key, max_length=4).tokens
@@ -301,12 +288,12 @@ def sampled(prompt, module=nn.Decoder, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": -1}, "sample: got max_length=-1; wanted an integer from 0 to"),
-        ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted no more than that"),
+        ({"max_length": -1}, "sample: got max_length=-1; wanted an integer from 0 to "),
+        ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted no more"),
         ({"max_length": 2.5}, "sample: got max_length=2.5; wanted an integer"),
         ({"max_length": 10**30}, "sample: got max_length=1000.*; wanted an integer .* to 2"),
         ({"max_length": float("nan")}, "sample: got max_length=nan; wanted an integer"),
-        ({"min_length": -1}, "sample: got min_length=-1; wanted an integer from 0 to"),
+        ({"min_length": -1}, "sample: got min_length=-1; wanted an integer from 0 to "),
         ({"min_length": True}, "sample: got min_length=True; wanted an integer"),
         ({"eos_id": "2"}, "sample: got eos_id='2'; wanted an integer"),
         ({"eos_id": 2.0}, "sample: got eos_id=2.0; wanted an integer"),
@@ -315,19 +302,25 @@ def sampled(prompt, module=nn.Decoder, **options):
         ({"pad_id": jnp.int32(1)}, "sample: got pad_id=Array.*; wanted an integer .*, not an array"),
         ({"max_length": np.array([3, 3])}, "sample: got max_length=array.*; wanted .*, not an array"),
         ({"bos_id": 1.5}, "sample: got bos_id=1.5; wanted an integer"),
-        ({"key": None}, "sample: got key=None; wanted a PRNG key.* For the likeliest tokens call greedy."),
+        ({"key": None}, "sample: got key=None; wanted a PRNG key.* For the most likely tokens call greedy."),
         (
             {"processors": generate.TopK(2)},
-            r"processors: got TopK\(k=2\); wanted several. Put it into a tuple",
+            r"processors: got TopK\(k=2\); wanted a sequence. Put it into a tuple",
         ),
         ({"eos_id": (2, -5)}, "sample: got eos_id=-5; wanted an integer from 0 to"),
         ({"pad_id": -1}, "sample: got pad_id=-1"),
-        ({"valid": jnp.ones((1, 3), bool)}, r"valid must be bool \[..., T\] = \[1, 2\].*got bool\[1, 3\]"),
-        ({"valid": jnp.zeros((1, 2), bool)}, r"the prompts of rows \[0\] are empty"),
-        ({"source_mask": masks.causal()}, "a decoder has no source to mask"),
-        ({"module": nn.EncoderDecoder, "valid": jnp.ones((1, 2), bool)}, "valid is of a prompt"),
+        ({"valid": jnp.ones((1, 3), bool)}, r"left_pad: got valid bool\[1, 3\]; wanted bool\[1, 2\]"),
+        ({"valid": jnp.zeros((1, 2), bool)}, r"got empty prompts at \[0\]; wanted at least one token"),
+        ({"source_mask": masks.causal()}, "got source_mask or memory_mask with a decoder-only model"),
+        (
+            {"module": nn.EncoderDecoder, "valid": jnp.ones((1, 2), bool)},
+            "got valid with an encoder-decoder; wanted valid=None",
+        ),
         ({"processors": (generate.TopK(10),)}, "10"),
-        ({"fields": {"positions": nn.Learned(3)}}, "longer than the learned position table of 3"),
+        (
+            {"fields": {"positions": nn.Learned(3)}},
+            "Learned: got a sequence of .*; wanted at most max_length=3",
+        ),
     ],
 )
 def test_bad_options(options, message):
@@ -339,7 +332,9 @@ def test_bad_options(options, message):
     "prompt",
     [jnp.ones(S, jnp.int32), jnp.int32(1), jnp.ones((B, S)), jnp.ones((B, 0), jnp.int32)],
 )
-def test_inputs_that_are_none(prompt):
+def test_invalid_inputs(prompt):
     for module, name in ((nn.Decoder, "prompt"), (nn.EncoderDecoder, "source")):
-        with pytest.raises(ValueError, match=f"{name} must be integer ids of two axes .B, length >= 1., got"):
+        with pytest.raises(
+            ValueError, match=f"generate: got {name} .*; wanted int .B, length., length at least 1"
+        ):
             sampled(prompt, module)

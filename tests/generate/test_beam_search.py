@@ -1,4 +1,4 @@
-"""Beam search against every output there is, and against forward passes."""
+"""Beam search against exhaustive search and a reference loop."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ from tests.marks import slow, slow_but
 from tfm_jax import generate, nn
 from tfm_jax.ops import masks
 
-M, END = 3, 2
+M, EOS = 3, 2
 PROMPT = tokens(2, 4)
 
 
@@ -24,38 +24,38 @@ def penalty(alpha, n):
 
 
 @functools.cache
-def every_output(row, ends=(END,)):
-    """All outputs of at most M tokens after a prompt, each with its log-probability."""
+def every_output(b, eos_ids=(EOS,)):
+    """All outputs of at most M tokens after a prompt, with their log-probabilities."""
     model, params = build(nn.Decoder)
-    rows = np.array(list(itertools.product(range(V), repeat=M)))
+    outputs = np.array(list(itertools.product(range(V), repeat=M)))
     found = {}
-    for output, chances in zip(rows, log_probs(model, params, PROMPT[row], rows), strict=True):
-        n = next((i + 1 for i, token in enumerate(output) if token in ends), M)
-        found[tuple(output[:n].tolist())] = float(chances[:n].sum())
+    for output, scores in zip(outputs, log_probs(model, params, PROMPT[b], outputs), strict=True):
+        n = next((i + 1 for i, token in enumerate(output) if token in eos_ids), M)
+        found[tuple(output[:n].tolist())] = float(scores[:n].sum())
     return found
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, *slow(2.0, -1.0)])
-def test_a_wide_beam_is_the_best_of_all_outputs(alpha):
+def test_exhaustive_beams_find_the_best_of_all_outputs(alpha):
     model, params = build(nn.Decoder)
     got = generate.beam_search(
         model, params, PROMPT, beams=V**M, n_best=5, max_length=M, length_penalty=alpha
     )
-    for row in range(2):
-        outputs = every_output(row)
+    for b in range(2):
+        outputs = every_output(b)
         score = lambda y, outputs=outputs: outputs[y] / penalty(alpha, len(y))
         best = sorted(outputs, key=score, reverse=True)[:5]
         for i, output in enumerate(best):
             n = len(output)
-            assert got.lengths[row, i] == n
-            np.testing.assert_array_equal(got.tokens[row, i], [*output, *[0] * (M - n)])
-            np.testing.assert_allclose(got.scores[row, i], score(output), rtol=1e-4)
-            np.testing.assert_allclose(got.log_probs[row, i], outputs[output], rtol=1e-4)
+            assert got.lengths[b, i] == n
+            np.testing.assert_array_equal(got.tokens[b, i], [*output, *[0] * (M - n)])
+            np.testing.assert_allclose(got.scores[b, i], score(output), rtol=1e-4)
+            np.testing.assert_allclose(got.log_probs[b, i], outputs[output], rtol=1e-4)
     several = len({int(n) for n in np.ravel(got.lengths)}) > 1
-    assert several or alpha == 2.0, "outputs of one length show nothing of the penalty"
+    assert several or alpha == 2.0, "outputs of one length do not test the penalty"
 
 
-def test_several_ends():
+def test_several_eos_ids():
     model, params = build(nn.Decoder)
     got = generate.beam_search(
         model, params, PROMPT[:1], beams=V**M, n_best=4, max_length=M, length_penalty=0.0, eos_id=(2, 5)
@@ -65,23 +65,23 @@ def test_several_ends():
     np.testing.assert_allclose(got.scores[0], [outputs[y] for y in best], rtol=1e-4)
 
 
-def plain_beam_search(prompt, beams, length, alpha, ends=(END,)):
-    """The loop of the docstring, one row, by a forward pass a length; without early stopping."""
+def reference_beam_search(prompt, beams, length, alpha, eos_ids=(EOS,)):
+    """The loop of the docstring for one prompt, without early stopping."""
     model, params = build(nn.Decoder)
     live, finished = {(): 0.0}, {}
     for n in range(1, length + 1):
-        rows = [[*y, token] for y in live for token in range(V)]
-        chances = log_probs(model, params, prompt, rows)[:, -1]
-        grown = {tuple(y): live[tuple(y[:-1])] + float(c) for y, c in zip(rows, chances, strict=True)}
+        outputs = [[*y, token] for y in live for token in range(V)]
+        last = log_probs(model, params, prompt, outputs)[:, -1]
+        grown = {tuple(y): live[tuple(y[:-1])] + float(p) for y, p in zip(outputs, last, strict=True)}
         best = sorted(grown, key=grown.get, reverse=True)
-        finished |= {y: grown[y] / penalty(alpha, n) for y in best[:beams] if y[-1] in ends}
-        live = {y: grown[y] for y in [y for y in best if y[-1] not in ends][:beams]}
+        finished |= {y: grown[y] / penalty(alpha, n) for y in best[:beams] if y[-1] in eos_ids}
+        live = {y: grown[y] for y in [y for y in best if y[-1] not in eos_ids][:beams]}
     finished |= {y: p / penalty(alpha, length) for y, p in live.items()}
     return sorted(finished.items(), key=lambda item: item[1], reverse=True)
 
 
 @pytest.mark.parametrize(
-    ("beams", "alpha", "ends"),
+    ("beams", "alpha", "eos_ids"),
     [
         (1, 0.6, (2,)),
         (3, 0.6, (2, 5, 7)),
@@ -90,7 +90,7 @@ def plain_beam_search(prompt, beams, length, alpha, ends=(END,)):
         (3, -2.0, (2, 4, 5)),
     ],
 )
-def test_a_narrow_beam_equals_the_plain_loop(beams, alpha, ends):
+def test_narrow_beams_equal_the_reference_loop(beams, alpha, eos_ids):
     model, params = build(nn.Decoder)
     prompts = tokens(10, 3, seed=5)
     got = generate.beam_search(
@@ -101,31 +101,31 @@ def test_a_narrow_beam_equals_the_plain_loop(beams, alpha, ends):
         n_best=beams,
         max_length=5,
         length_penalty=alpha,
-        eos_id=ends,
+        eos_id=eos_ids,
     )
-    for row, prompt in enumerate(prompts):
-        wanted = plain_beam_search(prompt, beams, 5, alpha, ends)[:beams]
-        np.testing.assert_allclose(got.scores[row], [score for _, score in wanted], rtol=1e-4)
+    for b, prompt in enumerate(prompts):
+        wanted = reference_beam_search(prompt, beams, 5, alpha, eos_ids)[:beams]
+        np.testing.assert_allclose(got.scores[b], [score for _, score in wanted], rtol=1e-4)
         for i, (output, _) in enumerate(wanted):
-            np.testing.assert_array_equal(got.tokens[row, i, : len(output)], output)
+            np.testing.assert_array_equal(got.tokens[b, i, : len(output)], output)
 
 
-@pytest.mark.parametrize("ends", [(2,), (2, 5, 7)])
-def test_it_stops_as_soon_as_nothing_better_can_come_and_no_sooner(ends):
-    # A penalty by which longer outputs often overtake those that ended first.
+@pytest.mark.parametrize("eos_ids", [(2,), (2, 5, 7)])
+def test_early_stopping_is_exact(eos_ids):
+    # With this penalty longer outputs often overtake those that ended first.
     model, params = build(nn.Decoder)
     prompts = tokens(12, 3, seed=4)
-    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7, eos_id=ends)
+    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7, eos_id=eos_ids)
     got = search(prompts, length_penalty=3.0)
-    for row, prompt in enumerate(prompts):
-        output, score = plain_beam_search(prompt, 3, 7, 3.0, ends)[0]
+    for b, prompt in enumerate(prompts):
+        output, score = reference_beam_search(prompt, 3, 7, 3.0, eos_ids)[0]
         alone = search(prompt[None], length_penalty=3.0)
-        for found in (np.asarray(got.tokens[row, 0]), np.asarray(alone.tokens[0, 0])):
+        for found in (np.asarray(got.tokens[b, 0]), np.asarray(alone.tokens[0, 0])):
             np.testing.assert_array_equal(found, [*output, *[0] * (7 - len(output))])
-        np.testing.assert_allclose([got.scores[row, 0], alone.scores[0, 0]], score, rtol=1e-4)
+        np.testing.assert_allclose([got.scores[b, 0], alone.scores[0, 0]], score, rtol=1e-4)
 
 
-def test_one_beam_beside_a_window_is_greedy():
+def test_one_beam_with_a_window_is_greedy():
     model, params = build(nn.Decoder, window=3)
     got = generate.beam_search(model, params, PROMPT, beams=1, max_length=6)
     np.testing.assert_array_equal(
@@ -133,7 +133,7 @@ def test_one_beam_beside_a_window_is_greedy():
     )
 
 
-def test_another_length_penalty_is_no_other_program():
+def test_length_penalties_share_a_compilation():
     model, params = build(nn.Decoder)
     search = functools.partial(generate.beam_search, model, params, PROMPT, beams=2, max_length=3)
     search(length_penalty=0.6)
@@ -144,7 +144,7 @@ def test_another_length_penalty_is_no_other_program():
     assert not [name for name in compiled if "search" in name]
 
 
-def test_what_processors_raise_is_at_most_certain():
+def test_log_probs_are_clipped_to_0_after_processors():
     model, params = build(nn.Decoder)
     got = generate.beam_search(
         model, params, PROMPT, beams=3, max_length=5, processors=(generate.FrequencyPenalty(-5.0),)
@@ -164,61 +164,61 @@ def test_scores_are_those_of_a_forward_pass_over_the_output(name):
     fields = FIELDS[name]
     model, params = build(nn.Decoder, **fields)
     got = generate.beam_search(model, params, PROMPT, beams=3, n_best=3, max_length=6)
-    for row in range(2):
+    for b in range(2):
         for i in range(3):
-            n = int(got.lengths[row, i])
-            wanted = log_probs(model, params, PROMPT[row], got.tokens[row, i : i + 1, :n]).sum()
-            np.testing.assert_allclose(got.log_probs[row, i], wanted, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(got.scores[row, i], wanted / penalty(0.6, n), rtol=1e-4, atol=1e-5)
+            n = int(got.lengths[b, i])
+            wanted = log_probs(model, params, PROMPT[b], got.tokens[b, i : i + 1, :n]).sum()
+            np.testing.assert_allclose(got.log_probs[b, i], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(got.scores[b, i], wanted / penalty(0.6, n), rtol=1e-4, atol=1e-5)
 
 
-def test_sources_in_a_batch_are_those_alone():
+def test_batched_sources_equal_each_alone():
     model, params = build(nn.EncoderDecoder)
     source, lengths = tokens(3, 5), [5, 3, 4]
     valid = jnp.arange(5)[None] < jnp.array(lengths)[:, None]
     search = functools.partial(generate.beam_search, model, params, beams=3, n_best=2, max_length=6)
     got = search(source, source_mask=masks.padding(valid))
-    for row, n in enumerate(lengths):
-        alone = search(source[row : row + 1, :n])
-        np.testing.assert_array_equal(got.tokens[row], alone.tokens[0])
-        np.testing.assert_allclose(got.scores[row], alone.scores[0], rtol=1e-4)
-        found = got.tokens[row, 0, : int(got.lengths[row, 0])]
-        wanted = log_probs(model, params, [1], found[None], source[row, :n]).sum()
-        np.testing.assert_allclose(got.log_probs[row, 0], wanted, rtol=1e-4)
+    for b, n in enumerate(lengths):
+        alone = search(source[b : b + 1, :n])
+        np.testing.assert_array_equal(got.tokens[b], alone.tokens[0])
+        np.testing.assert_allclose(got.scores[b], alone.scores[0], rtol=1e-4)
+        found = got.tokens[b, 0, : int(got.lengths[b, 0])]
+        wanted = log_probs(model, params, [1], found[None], source[b, :n]).sum()
+        np.testing.assert_allclose(got.log_probs[b, 0], wanted, rtol=1e-4)
 
 
-def test_padded_prompts_are_those_alone():
+def test_padded_prompts_equal_each_alone():
     model, params = build(nn.Decoder)
-    rows, valid = tokens(2, 4), jnp.array([[False, True, True, True], [True, True, False, False]])
+    prompts, valid = tokens(2, 4), jnp.array([[False, True, True, True], [True, True, False, False]])
     search = functools.partial(generate.beam_search, model, params, beams=3, max_length=5)
-    got = search(rows, valid=valid)
-    for row in range(2):
-        alone = search(rows[row][np.asarray(valid[row])][None])
-        np.testing.assert_array_equal(got.tokens[row], alone.tokens[0])
-        np.testing.assert_allclose(got.scores[row], alone.scores[0], rtol=1e-4)
+    got = search(prompts, valid=valid)
+    for b in range(2):
+        alone = search(prompts[b][np.asarray(valid[b])][None])
+        np.testing.assert_array_equal(got.tokens[b], alone.tokens[0])
+        np.testing.assert_allclose(got.scores[b], alone.scores[0], rtol=1e-4)
 
 
-def test_processors_and_shortest_lengths():
+def test_processors_and_min_length():
     model, params = build(nn.Decoder)
     got = generate.beam_search(
         model, params, PROMPT, beams=3, n_best=3, max_length=6, min_length=4,
         processors=(generate.NoRepeatNgram(1),),
     )  # fmt: skip
     assert (got.lengths >= 4).all()
-    for row in range(2):
-        for output in np.asarray(got.tokens[row]):
-            whole = [*np.asarray(PROMPT[row]).tolist(), *output[output != 0].tolist()]
-            assert len(set(whole[4:])) == len(whole[4:]) and not set(whole[4:]) & set(whole[:4])
+    for b in range(2):
+        for output in np.asarray(got.tokens[b]):
+            prompt, output = np.asarray(PROMPT[b]).tolist(), output[output != 0].tolist()
+            assert len(set(output)) == len(output) and not set(output) & set(prompt)
 
 
-def test_more_beams_than_outputs_stay_empty():
+def test_beams_beyond_the_number_of_outputs_are_empty():
     model, params = build(nn.Decoder)
     got = generate.beam_search(model, params, PROMPT, beams=12, n_best=12, max_length=1)
     assert np.isfinite(got.scores[:, :V]).all() and np.isneginf(got.scores[:, V:]).all()
     assert (got.lengths[:, V:] == 0).all() and (got.tokens[:, V:] == 0).all()
 
 
-def test_what_is_no_number_is_no_token():
+def test_nan_logits_give_minus_1():
     model, params = build(nn.Decoder)
     for bad in (PROMPT.at[0, 1].set(50), PROMPT.at[0, 3].set(-7)):
         got = generate.beam_search(model, params, bad, beams=3, max_length=4)
@@ -242,8 +242,8 @@ def test_inside_shard_map():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "beam_search: got beams=0; wanted an integer from 1 to"),
-        ({"n_best": 5}, "beam_search: got n_best=5 with beams=4; wanted no more than that"),
+        ({"beams": 0}, "beam_search: got beams=0; wanted an integer from 1 to "),
+        ({"n_best": 5}, "beam_search: got n_best=5 with beams=4; wanted at most beams"),
         ({"n_best": 0}, "beam_search: got n_best=0"),
         ({"beams": 2.0}, "beam_search: got beams=2.0; wanted an integer"),
         ({"beams": None}, "beam_search: got beams=None; wanted an integer"),
@@ -251,20 +251,20 @@ def test_inside_shard_map():
         ({"length_penalty": "1"}, "beam_search: got length_penalty='1'; wanted a finite number"),
         (
             {"length_penalty": 1e30},
-            "got a length_penalty that gives inf for outputs of length 2; wanted posit",
+            "got a length_penalty that returns inf for outputs of length 2; wanted posit",
         ),
         ({"max_length": -1}, "beam_search: got max_length=-1"),
-        ({"min_length": 7}, "got min_length=7 with max_length=6"),
+        ({"min_length": 7}, "got min_length=7 with max_length=6; wanted no more"),
         ({"eos_id": -1}, "got eos_id=-1"),
         ({"pad_id": -1}, "got pad_id=-1"),
         ({"bos_id": -2}, "got bos_id=-2"),
         ({"length_penalty": float("nan")}, "beam_search: got length_penalty=nan; wanted a finite number"),
         (
             {"length_penalty": lambda n: -n.astype(jnp.float32)},
-            "gives -1.0 for outputs of length 1; wanted positive, finite",
+            "returns -1.0 for outputs of length 1; wanted positive, finite",
         ),
-        ({"length_penalty": lambda n: 2.0}, r"length_penalty must give \(.*,\) divisors, got \(\)"),
-        ({"memory_mask": masks.causal()}, r"memory_mask must be masks.padding\(valid\), got causal\(\)"),
+        ({"length_penalty": lambda n: 2.0}, r"got a length_penalty that returns shape \(\); wanted \(.*,\)"),
+        ({"memory_mask": masks.causal()}, r"got memory_mask=causal\(\); wanted masks.padding\(valid\)"),
     ],
 )
 def test_bad_options(options, message):

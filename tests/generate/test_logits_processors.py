@@ -1,4 +1,4 @@
-"""Processors are the functions of ops.sampling as values: pytrees that compose and know the row so far."""
+"""Logits processors equal the functions of ops.sampling, and are pytrees that compose."""
 
 import dataclasses
 import itertools
@@ -24,22 +24,22 @@ from tfm_jax.generate.logits_processors import (
 )
 from tfm_jax.ops import sampling
 
-V, M, ROWS = 5, 9, (2, 3)
+V, M, BATCH = 5, 9, (2, 3)
 seeds = st.integers(0, 2**31 - 1)
 
 
 def draw(seed, length=M, step=0):
-    """Logits and a context with holes at the left of some rows, and ids where nothing should be read."""
+    """Logits, and a context with left padding and with ids at positions that must not be read."""
     rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.normal(0, 2, (*ROWS, V)), jnp.float32)
-    tokens = rng.integers(0, V, (*ROWS, M)).astype(np.int32)
-    tokens[np.arange(M) < rng.integers(0, 4, (*ROWS, 1))] = -1
+    x = jnp.asarray(rng.normal(0, 2, (*BATCH, V)), jnp.float32)
+    tokens = rng.integers(0, V, (*BATCH, M)).astype(np.int32)
+    tokens[np.arange(M) < rng.integers(0, 4, (*BATCH, 1))] = -1
     return x, Context(jnp.asarray(tokens), jnp.int32(length), jnp.int32(step))
 
 
 def counts_reference(context):
-    rows = np.asarray(context.tokens).reshape(-1, M)[:, : int(context.length)]
-    return jnp.asarray([[(row == v).sum() for v in range(V)] for row in rows], jnp.int32).reshape(*ROWS, V)
+    sequences = np.asarray(context.tokens).reshape(-1, M)[:, : int(context.length)]
+    return jnp.asarray([[(x == v).sum() for v in range(V)] for x in sequences], jnp.int32).reshape(*BATCH, V)
 
 
 PAIRS = {
@@ -64,13 +64,13 @@ every = pytest.mark.parametrize(("processor", "function"), PAIRS.values(), ids=P
 
 @every
 @given(seeds, st.integers(0, M), st.integers(0, 5))
-def test_a_processor_is_its_function(processor, function, seed, length, step):
+def test_processors_equal_their_functions(processor, function, seed, length, step):
     x, context = draw(seed, length, step)
     np.testing.assert_allclose(jitted(processor, x, context), function(x, context), rtol=1e-6)
 
 
 @every
-def test_it_changes_something_keeps_the_dtype_and_is_the_same_by_row(processor, function):
+def test_processors_have_an_effect_keep_the_dtype_and_vmap(processor, function):
     x, context = draw(1)
     got = processor(x, context)
     assert (np.asarray(got) != x).any()
@@ -81,17 +81,17 @@ def test_it_changes_something_keeps_the_dtype_and_is_the_same_by_row(processor, 
 
 
 @given(seeds, st.integers(0, 4))
-def test_an_output_has_at_least_n_tokens_the_end_counted(seed, n):
-    ends = MinLength(n, (0, 4))
+def test_min_length_counts_eos(seed, n):
+    min_length = MinLength(n, (0, 4))
     for step in range(6):
         x, context = draw(seed, step=step)
-        got = jitted(ends, x, context)
-        # The token chosen at this step is number step + 1; as the end it would be the last.
+        got = jitted(min_length, x, context)
+        # The token chosen at this step is number step + 1; EOS would be the last one.
         want = x if step + 1 >= n else x.at[..., jnp.array([0, 4])].set(-jnp.inf)
         np.testing.assert_array_equal(got, want)
 
 
-def test_min_length_without_ends_closes_nothing_and_nan_stays():
+def test_min_length_without_eos_masks_nothing_and_keeps_nan():
     x, context = draw(2)
     np.testing.assert_array_equal(MinLength(9, ())(x, context), x)
     assert np.isnan(MinLength(9, (1,))(x.at[0, 0, 1].set(jnp.nan), context)[0, 0, 1])
@@ -104,11 +104,11 @@ def test_processors_are_applied_in_order():
     np.testing.assert_allclose(apply_processors([fine, only], x, context), [-np.inf, 1.9, -np.inf])
     np.testing.assert_allclose(apply_processors([only, fine], x, context), [0.0, -np.inf, -np.inf])
     assert apply_processors((), x, context) is x
-    double = lambda logits, context: logits * 2  # any callable will do
+    double = lambda logits, context: logits * 2  # any callable
     np.testing.assert_allclose(apply_processors((double, Temperature(2.0)), x, context), x)
 
 
-def test_numbers_change_without_a_new_compilation_and_sizes_do_not():
+def test_only_sizes_cause_a_new_compilation():
     traces = []
 
     @jax.jit
@@ -129,15 +129,15 @@ def test_numbers_change_without_a_new_compilation_and_sizes_do_not():
     assert len(jax.tree.leaves(make(0.5, 3))) == 5
 
 
-def test_numbers_may_be_arrays_one_a_row():
+def test_one_number_per_sequence():
     x, context = draw(4)
-    t = jnp.linspace(0.5, 2, 6).reshape(ROWS)
+    t = jnp.linspace(0.5, 2, 6).reshape(BATCH)
     np.testing.assert_allclose(jitted(Temperature(t), x, context), x / t[..., None], rtol=1e-6)
     with pytest.raises(ValueError, match="Temperature: got t"):
         Temperature(-t)
 
 
-def test_they_are_values():
+def test_processors_are_values_and_pytrees():
     assert TopK(3) == TopK(3) != TopK(4) and TopP(0.5) == TopP(0.5) and hash(TopP(0.5)) == hash(TopP(0.5))
     with pytest.raises(dataclasses.FrozenInstanceError):
         TopK(3).k = 4
@@ -147,8 +147,8 @@ def test_they_are_values():
         jax.tree.unflatten(tree, [object()] * len(leaves))  # as JAX does
 
 
-def test_in_a_loop_each_step_sees_the_tokens_before_it():
-    """No pair twice and the end not before the fourth token: the loop as Python would run it."""
+def test_processors_in_a_scan():
+    """No repeated pair, and EOS at the fourth token at the earliest, against a Python loop."""
     processors = (NoRepeatNgram(2), MinLength(4, (0,)))
     x = jnp.array([4.0, 3.0, 2.0, 1.0])
 
@@ -158,11 +158,11 @@ def test_in_a_loop_each_step_sees_the_tokens_before_it():
 
     start = jnp.full(8, -1, jnp.int32).at[0].set(1)
     got = jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(7, dtype=jnp.int32)))()[1]
-    row = [1]
+    tokens = [1]
     for i in range(7):
-        pairs = set(itertools.pairwise(row))
-        row.append(next(t for t in range(4) if (row[-1], t) not in pairs and not (t == 0 and i < 3)))
-    np.testing.assert_array_equal(got, row[1:])
+        pairs = set(itertools.pairwise(tokens))
+        tokens.append(next(t for t in range(4) if (tokens[-1], t) not in pairs and not (t == 0 and i < 3)))
+    np.testing.assert_array_equal(got, tokens[1:])
 
 
 @pytest.mark.parity
@@ -184,7 +184,7 @@ def test_same_as_transformers_with_a_prompt():
             theirs.MinPLogitsWarper(0.1),
         ]
     )
-    # They ask for so many tokens before the end, we for so many with it.
+    # Theirs count the tokens before EOS, ours count EOS too.
     ours = (RepetitionPenalty(1.3), NoRepeatNgram(3), MinLength(5, (2,)), Temperature(0.8))
     ours += (TopK(4), TopP(0.9), MinP(0.1))
     want = their(torch.tensor(np.asarray(tokens), dtype=torch.long), torch.tensor(np.asarray(x)))
@@ -204,25 +204,28 @@ WRONG = {
         lambda: FrequencyPenalty(float("nan")),
         "FrequencyPenalty: got penalty=nan; wanted a finite",
     ),
-    "n": (lambda: NoRepeatNgram(0), "NoRepeatNgram: got n=0; wanted an integer from 1 to"),
-    "length": (lambda: MinLength(-1, (2,)), "MinLength: got n=-1; wanted an integer from 0 to"),
-    "one end": (lambda: MinLength(3, 2), r"MinLength: got end_ids=2; wanted a tuple"),
-    "end": (lambda: MinLength(3, (2, -1)), "MinLength: got an end id=-1; wanted an integer"),
+    "n": (lambda: NoRepeatNgram(0), "NoRepeatNgram: got n=0; wanted an integer from 1 to "),
+    "length": (lambda: MinLength(-1, (2,)), "MinLength: got n=-1; wanted an integer from 0 to "),
+    "one EOS id": (lambda: MinLength(3, 2), r"MinLength: got eos_ids=2; wanted a tuple"),
+    "EOS id": (lambda: MinLength(3, (2, -1)), "MinLength: got an EOS id=-1; wanted an integer"),
     "t nan": (lambda: Temperature(float("nan")), "Temperature: got t=nan"),
     "t text": (lambda: Temperature("1"), "Temperature: got t='1'; wanted a finite number above 0"),
     "t flag": (lambda: Temperature(True), "Temperature: got t=True"),
-    "t of each row": (lambda: Temperature(jnp.array([1.0, -1.0])), r"got t=\[ 1. -1.\]; wanted"),
+    "t per sequence": (lambda: Temperature(jnp.array([1.0, -1.0])), r"got t=\[ 1. -1.\]; wanted"),
     "k flag": (lambda: TopK(True), "TopK: got k=True; wanted an integer"),
     "k huge": (lambda: TopK(10**30), "TopK: got k=1000"),
     "p nan": (lambda: TopP(float("nan")), "TopP: got p=nan"),
     "p none": (lambda: MinP(None), "MinP: got p=None"),
     "repetition inf": (lambda: RepetitionPenalty(float("inf")), "RepetitionPenalty: got penalty=inf"),
     "k above V": (lambda: TopK(6)(*draw(0)), "top_k: got k=6; wanted at most V = 5"),
-    "end above V": (lambda: MinLength(3, (2, 5))(*draw(0)), r"got end_ids=\(2, 5\); wanted ids below V = 5"),
+    "EOS id above V": (
+        lambda: MinLength(3, (2, 5))(*draw(0)),
+        r"got eos_ids=\(2, 5\); wanted ids below V = 5",
+    ),
 }
 
 
 @pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_values_are_errors_when_made(call, message):
+def test_invalid_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,8 +1,8 @@
-"""The same weights and prompts in Hugging Face ``transformers`` give the same tokens and scores.
+"""Parity with Hugging Face ``transformers``: the same weights and prompts give the same tokens and scores.
 
-Where its ``generate`` goes its own way, the tests say so: it fills beams behind their end with the end token
-where the padding is token 0 (``only_pads_follow`` makes both alike), and its processors take the padding of
-prompts for tokens, so that here each prompt with padding is beside the same prompt without, alone.
+Two differences of its ``generate``: it fills finished beams with EOS if pad is token 0 (``pad_after_eos``
+removes that), and its processors treat the padding of prompts as tokens, so that padded prompts are compared
+with the same prompts alone.
 """
 
 import functools
@@ -27,7 +27,7 @@ LENGTHS = (6, 1, 4, 2, 5)  # of the prompts, where they are padded
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Of torch: at these sizes more of them only wait for each other."""
+    """torch: more threads only wait for each other at these sizes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ class Family(NamedTuple):
     model: nn.Pure
     params: dict
     vocabulary: int
-    ends: tuple[int, ...]
+    eos_ids: tuple[int, ...]
     pad: int
     is_encoder_decoder: bool
 
@@ -49,7 +49,7 @@ def numpy(tensor):
 
 
 def random(build, config, *, seed, std, table_std):
-    """A model of which no norm's scale is 1 and no bias 0. Large parameters: the tokens then vary."""
+    """A random model without norm scales of 1 or biases of 0. Large parameters make the tokens vary."""
     torch.manual_seed(seed)
     theirs = build(config).eval()
     for name, parameter in theirs.named_parameters():
@@ -63,13 +63,13 @@ def random(build, config, *, seed, std, table_std):
     return theirs
 
 
-def beside(theirs, vocabulary: int, *, ends: tuple[int, ...], pad: int) -> Family:
-    """Theirs beside ours, loaded from what theirs was saved to."""
+def load_ours(theirs, vocabulary: int, *, eos_ids: tuple[int, ...], pad: int) -> Family:
+    """Loads our model from the saved checkpoint of theirs."""
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         model, params, _, _ = pretrained.load(directory)
     is_encoder_decoder = model.apply(params, method="is_encoder_decoder")
-    return Family(theirs, model, params, vocabulary, ends, pad, is_encoder_decoder)
+    return Family(theirs, model, params, vocabulary, eos_ids, pad, is_encoder_decoder)
 
 
 def llama():
@@ -88,7 +88,7 @@ def llama():
         attn_implementation="eager",
     )
     theirs = random(transformers.LlamaForCausalLM, config, seed=3, std=0.6, table_std=0.6)
-    return beside(theirs, V, ends=(7, 8), pad=0)
+    return load_ours(theirs, V, eos_ids=(7, 8), pad=0)
 
 
 def gpt2():
@@ -106,11 +106,11 @@ def gpt2():
         attn_implementation="eager",
     )
     theirs = random(transformers.GPT2LMHeadModel, config, seed=3, std=0.8, table_std=0.2)
-    return beside(theirs, V, ends=(2,), pad=2)
+    return load_ours(theirs, V, eos_ids=(2,), pad=2)
 
 
 def t5():
-    # Theirs has room in its cache for as many layers as the encoder has.
+    # The cache of T5 in transformers has as many layers as the encoder.
     D, N, H, F, L, L_decoder, V = 12, 3, 5, 14, 2, 1, 16
     config = transformers.T5Config(
         vocab_size=V,
@@ -126,7 +126,7 @@ def t5():
         attn_implementation="eager",
     )
     theirs = random(transformers.T5ForConditionalGeneration, config, seed=7, std=0.8, table_std=0.6)
-    return beside(theirs, V, ends=(13,), pad=0)
+    return load_ours(theirs, V, eos_ids=(13,), pad=0)
 
 
 def marian():
@@ -146,22 +146,22 @@ def marian():
         pad_token_id=V - 1,
         decoder_start_token_id=V - 1,
         eos_token_id=8,
-        forced_eos_token_id=None,  # by default its last token is the end, whatever the logits say
+        forced_eos_token_id=None,  # by default the last token is forced to be EOS
         attn_implementation="eager",
     )
     theirs = random(transformers.MarianMTModel, config, seed=9, std=0.4, table_std=0.4)
-    return beside(theirs, V, ends=(8,), pad=V - 1)
+    return load_ours(theirs, V, eos_ids=(8,), pad=V - 1)
 
 
 build = functools.cache(lambda make: make())
 families = pytest.mark.parametrize("make", [llama, gpt2, t5, marian])
-paddings = pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+paddings = pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 
 
 def inputs(family: Family, padded: bool):
-    """Prompts or sources [B, P], and which of their tokens are not padding: a decoder's are on the right."""
+    """Prompts (left-padded) or sources (right-padded) [B, P], and their valid tokens."""
     rng = np.random.default_rng(1)
-    words = [i for i in range(family.vocabulary) if i not in (*family.ends, family.pad)]
+    words = [i for i in range(family.vocabulary) if i not in (*family.eos_ids, family.pad)]
     tokens = rng.choice(words, (B, P))
     if not padded:
         return tokens, np.ones_like(tokens, bool)
@@ -175,43 +175,43 @@ def our_options(family: Family, valid):
     return {
         ("source_mask" if family.is_encoder_decoder else "valid"): mask,
         "max_length": LENGTH,
-        "eos_id": family.ends,
+        "eos_id": family.eos_ids,
         "pad_id": family.pad,
         "bos_id": family.pad,
     }
 
 
 def run_theirs(family: Family, tokens, valid, **options):
-    """Their output, and its tokens [rows, LENGTH] without the prompt."""
+    """Their output, and its tokens [n, LENGTH] without the prompt."""
     output = family.theirs.generate(
         input_ids=torch.tensor(tokens),
         attention_mask=torch.tensor(valid, dtype=torch.long),
         max_new_tokens=LENGTH,
         do_sample=False,
-        eos_token_id=list(family.ends),
+        eos_token_id=list(family.eos_ids),
         pad_token_id=family.pad,
         return_dict_in_generate=True,
         output_scores=True,
         **options,
     )
     prompt = 1 if family.is_encoder_decoder else tokens.shape[1]
-    return output, only_pads_follow(output.sequences[:, prompt:].numpy(), family)
+    return output, pad_after_eos(output.sequences[:, prompt:].numpy(), family)
 
 
-def only_pads_follow(tokens, family: Family):
-    """Rows of LENGTH with the padding behind their end, which theirs leave out where all have ended."""
+def pad_after_eos(tokens, family: Family):
+    """Tokens [n, LENGTH], padded after EOS."""
     full = np.full((len(tokens), LENGTH), family.pad)
-    for row, out in zip(tokens, full, strict=True):
-        ends = np.flatnonzero(np.isin(row, family.ends))
-        n = ends[0] + 1 if len(ends) else len(row)
-        assert len(ends) or n == LENGTH
-        out[:n] = row[:n]
+    for output, out in zip(tokens, full, strict=True):
+        eos_at = np.flatnonzero(np.isin(output, family.eos_ids))
+        n = eos_at[0] + 1 if len(eos_at) else len(output)
+        assert len(eos_at) or n == LENGTH
+        out[:n] = output[:n]
     return full
 
 
 def check_varied(tokens, family: Family):
-    """The outputs differ, and some end before the last place where others go on to it."""
-    ended = np.isin(tokens, family.ends)
+    """The outputs differ, and some end early while others do not end."""
+    ended = np.isin(tokens, family.eos_ids)
     assert ended[:, :-1].any() and not ended.any(-1).all()
     assert len(np.unique(tokens, axis=0)) > 2
 
@@ -244,7 +244,7 @@ def test_greedy(make, padded):
     check_varied(wanted, family)
 
 
-def not_at_all(lengths):
+def no_penalty(lengths):
     return jnp.ones(lengths.shape)
 
 
@@ -253,7 +253,7 @@ def by_length(lengths):
 
 
 def both_beams(family: Family, tokens, valid, penalty: float, ours: dict, theirs: dict):
-    """The tokens of the four best outputs of each row, which are the same in both, as their scores are."""
+    """Compares tokens and scores of the four best outputs; returns the tokens."""
     output, wanted = run_theirs(
         family,
         tokens,
@@ -270,7 +270,7 @@ def both_beams(family: Family, tokens, valid, penalty: float, ours: dict, theirs
         jnp.asarray(tokens),
         beams=4,
         n_best=4,
-        length_penalty={0.0: not_at_all, 1.0: by_length}[penalty],
+        length_penalty={0.0: no_penalty, 1.0: by_length}[penalty],
         **our_options(family, valid),
         **ours,
     )
@@ -288,7 +288,7 @@ def test_beams(make, padded, penalty):
     check_varied(both_beams(family, *inputs(family, padded), penalty, {}, {}), family)
 
 
-# Theirs, ours, and our min_length: they count the tokens before the end, we the end too.
+# Theirs, ours, and our min_length: theirs counts the tokens before EOS, ours counts EOS too.
 REPETITION = {"repetition_penalty": 1.7}, (generate.RepetitionPenalty(1.7),), 0
 NGRAM = {"no_repeat_ngram_size": 2}, (generate.NoRepeatNgram(2),), 0
 MIN_LENGTH = {"min_new_tokens": 6}, (), 7
@@ -307,9 +307,9 @@ def test_processors(make, options):
     theirs, ours, min_length = options
     family = build(make)
     tokens, valid = inputs(family, True)
-    # Each row alone and without its padding, which theirs would take for tokens of the prompt.
-    rows = zip(tokens, valid, strict=True)
-    alone = [run_theirs(family, row[ok][None], ok[ok][None], **theirs)[1][0] for row, ok in rows]
+    # Each prompt alone and without its padding, which theirs would treat as tokens.
+    pairs = zip(tokens, valid, strict=True)
+    alone = [run_theirs(family, x[ok][None], ok[ok][None], **theirs)[1][0] for x, ok in pairs]
     got = generate.greedy(
         family.model,
         family.params,

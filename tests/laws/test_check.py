@@ -177,9 +177,9 @@ def test_function_that_always_raises_supports_no_law_of_caches():
         ("mine.right", 0, "1 laws of attention: 1 hold, 0 violated, 0 not supported"),
         ("mine.wrong", 1, "violated      no_mask: Without a mask"),
         ("mine.unsupported", 1, "0 hold, 0 violated, 1 not supported"),
-        ("mine.nothing", 2, "module 'mine' has no attribute 'nothing'"),
-        ("nowhere.at_all", 2, "No module named 'nowhere'"),
-        ("mine.number", 2, "mine.number"),
+        ("mine.nothing", 2, "got mine.nothing; wanted a function (module 'mine' has no attribute 'nothing')"),
+        ("nowhere.at_all", 2, "got nowhere.at_all; wanted a function (No module named 'nowhere')"),
+        ("mine.number", 2, "got mine.number = 3; wanted a function"),
     ],
 )
 def test_command(text, status, message, tmp_path, monkeypatch, capsys):
@@ -201,4 +201,4 @@ def test_command(text, status, message, tmp_path, monkeypatch, capsys):
 def test_command_lists_the_suites(capsys):
     assert cli.main(["laws", "math.sqrt", "--suite", "bridges"]) == 2
     message = capsys.readouterr().err
-    assert "'bridges'" in message and "attention: attend(q [B, T, N, H]" in message
+    assert "--suite: got 'bridges'" in message and "attention: attend(q [B, T, N, H]" in message

@@ -1,6 +1,4 @@
-"""One layer against the same mathematics in float64 numpy, and where its dropout falls."""
-
-import dataclasses
+"""Transformer blocks against numpy in float64, and the PRNG keys of their dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ D, N, K, H, F, B, T, S = 8, 4, 2, 6, 10, 2, 5, 7
 
 
 def rotate(x, theta):
-    """The pairing of two halves, at positions 0 .. T - 1; x [B, T, N, H]."""
+    """RoPE with half pairing at positions 0 .. T - 1; x [B, T, N, H]."""
     half = x.shape[-1] // 2
     angles = np.arange(x.shape[1])[:, None] * theta ** (-np.arange(half) / half)
     sin, cos = np.sin(angles)[None, :, None], np.cos(angles)[None, :, None]
@@ -59,7 +57,7 @@ def glu(p, x):
 @pytest.mark.parametrize("placement", ["pre", "post", "parallel"])
 @pytest.mark.parametrize("norm", [nn.LayerNorm(eps=0.1), nn.RMSNorm(eps=0.2)], ids=str)
 @pytest.mark.parametrize("feed_forward", [nn.Mlp("tanh"), nn.Glu("silu")], ids=str)
-def test_a_decoder_block_is_its_equations(placement, norm, feed_forward):
+def test_decoder_block_equals_its_equations(placement, norm, feed_forward):
     config = nn.Config(
         vocab_size=1,
         d_model=D,
@@ -95,80 +93,23 @@ def test_a_decoder_block_is_its_equations(placement, norm, feed_forward):
         ("cross_attention", lambda y: attention(p["cross_attention"], y, memory, valid[:, None, None])),
         ("feed_forward", lambda y: (mlp if isinstance(feed_forward, nn.Mlp) else glu)(p["feed_forward"], y)),
     ]
-    first = x
+    block_input = x
     for name, sublayer in sublayers:
         add_and_norm = lambda y, name=name: normalize(p[f"{name}_norm"], y, norm.eps)
         if placement == "post":
             x = add_and_norm(x + sublayer(x))
         else:
-            x = x + sublayer(add_and_norm(first if placement == "parallel" else x))
+            x = x + sublayer(add_and_norm(block_input if placement == "parallel" else x))
     np.testing.assert_allclose(got, x, rtol=2e-4, atol=2e-4)
 
 
-def test_attention_by_its_values():
-    from tfm_jax import ops
-
-    config = nn.Config(
-        vocab_size=1,
-        d_model=D,
-        n_heads=2,
-        d_ff=F,
-        norm=nn.RMSNorm(eps=0.1),
-        positions=nn.Rope(30.0),
-        attention_bias=True,
-        attention_output_bias=False,
-        attention_scale=0.7,
-        qk_norm=True,
-    )
-    attend = nn.functionalize(nn.MultiHeadAttention, config)
-    shapes = jax.eval_shape(attend.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), shapes)
-    assert "bias" not in params["output"] and params["query_norm"]["scale"].shape == (D // 2,)
-    x = jax.random.normal(jax.random.key(1), (T, D))
-    q, k, v = (
-        jnp.einsum("TD,DNH->TNH", x, params[name]["kernel"]) + params[name]["bias"][None]
-        for name in ("query", "key", "value")
-    )
-    q, k = (
-        ops.rotary(ops.rms_norm(y, params[name]["scale"], eps=0.1), jnp.arange(T), theta=30.0)
-        for y, name in ((q, "query_norm"), (k, "key_norm"))
-    )
-    wanted = jnp.einsum("TNH,NHD->TD", ops.attention(q, k, v, scale=0.7), params["output"]["kernel"])
-    got, weights = attend.apply(params, x, positions=jnp.arange(T), return_weights=True)
-    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(weights, ops.attention_weights(q, k, scale=0.7), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(("pairing", "turned"), [("half", 4), ("interleaved", 2)])
-def test_position_values_reach_the_functions(pairing, turned):
-    from tfm_jax import ops
-
-    config = nn.Config(vocab_size=1, d_model=D, n_heads=2, d_ff=F, positions=nn.Sinusoidal(30.0, pairing))
-    got = nn.functionalize(nn.embedding.PositionEmbedding, config).apply({}, jnp.zeros((T, D)), jnp.arange(T))
-    np.testing.assert_array_equal(got, ops.sinusoidal(jnp.arange(T), D, theta=30.0, pairing=pairing))
-
-    attend = nn.functionalize(
-        nn.MultiHeadAttention, dataclasses.replace(config, positions=nn.Rope(30.0, pairing, turned / 4))
-    )
-    params = attend.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (T, D))
-    q, k, v = (jnp.einsum("TD,DNH->TNH", x, params[name]["kernel"]) for name in ("query", "key", "value"))
-    turn = lambda y: ops.rotary(y, jnp.arange(T), theta=30.0, pairing=pairing)
-    q, k = (jnp.concatenate([turn(y[..., :turned]), y[..., turned:]], -1) for y in (q, k))
-    wanted = jnp.einsum("TNH,NHD->TD", ops.attention(q, k, v), params["output"]["kernel"])
-    np.testing.assert_allclose(
-        attend.apply(params, x, positions=jnp.arange(T))[0], wanted, rtol=1e-4, atol=1e-5
-    )
-
-
-def test_every_dropout_has_a_key_of_its_own(monkeypatch):
-    """The keys that reach the draws, by data, in an encoder-decoder of two layers each, are all different."""
-    drawn = []
+def test_every_dropout_has_its_own_key(monkeypatch):
+    """In an encoder-decoder with two layers each, all dropout draws use different keys."""
+    keys = []
     bernoulli, drop_at = jax.random.bernoulli, reference.drop_at
 
     def record(key):
-        jax.debug.callback(lambda k: drawn.append(bytes(np.asarray(k))), jax.random.key_data(key))
+        jax.debug.callback(lambda k: keys.append(bytes(np.asarray(k))), jax.random.key_data(key))
         return key
 
     monkeypatch.setattr(jax.random, "bernoulli", lambda key, *x: bernoulli(record(key), *x))
@@ -187,6 +128,6 @@ def test_every_dropout_has_a_key_of_its_own(monkeypatch):
     params = model.init(jax.random.key(0))
     model.apply(params, jnp.arange(4), jnp.arange(3), key=jax.random.key(1))
     jax.effects_barrier()
-    # A layer has a draw a residual, one a softmax and one in the feed-forward; a stack one on its input.
-    assert len(drawn) == (2 * (2 + 1 + 1) + 1) + (2 * (3 + 2 + 1) + 1)
-    assert len(set(drawn)) == len(drawn)
+    # Per layer: one draw per residual, one per softmax, one in the feed-forward; per stack: one on its input.
+    assert len(keys) == (2 * (2 + 1 + 1) + 1) + (2 * (3 + 2 + 1) + 1)
+    assert len(set(keys)) == len(keys)

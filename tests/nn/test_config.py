@@ -1,4 +1,4 @@
-"""The presets have the paper's sizes, and a config that cannot be built says so."""
+"""Config: the presets have the paper's sizes, and every field rejects invalid values."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax import nn
+from tfm_jax import nn, values
 from tfm_jax.nn import heads
 
 
@@ -32,7 +32,7 @@ def paper_formula(V, D, F, L):
 @pytest.mark.parametrize(
     ("preset", "D", "F", "millions"), [(nn.paper_base, 512, 2048, 63.0), (nn.paper_big, 1024, 4096, 214.2)]
 )
-def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
+def test_presets_have_the_papers_parameter_counts(preset, D, F, millions):
     got = count(nn.functionalize(nn.EncoderDecoder, preset(37_000)))
     assert got == paper_formula(37_000, D, F, 6)
     assert round(got / 1e6, 1) == millions
@@ -41,15 +41,15 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"d_model": 10, "n_heads": 4}, "n_heads=4 does not divide d_model=10"),
-        ({"n_heads": 6, "d_model": 12, "n_kv_heads": 4}, "n_kv_heads=4 does not divide n_heads=6"),
+        ({"d_model": 10, "n_heads": 4}, "got n_heads=4 with d_model=10; wanted a divisor"),
+        ({"n_heads": 6, "d_model": 12, "n_kv_heads": 4}, "got n_kv_heads=4 with n_heads=6; wanted a divisor"),
         (
             {"d_model": 9, "n_heads": 3, "positions": nn.Rope()},
-            "would rotate 3 of the 3 elements of a head, wanted an even",
+            "rotates 3 of the 3 elements of a head; wanted an even",
         ),
         (
             {"d_model": 12, "n_heads": 3, "positions": nn.Rope(fraction=0.2)},
-            "would rotate 0 of the 4 elements",
+            "rotates 0 of the 4 elements",
         ),
         ({"dropout_rate": 1.0}, r"Config: got dropout_rate=1.0; wanted a number in \[0, 1\)."),
         ({"norm_placement": "middle"}, "got norm_placement='middle'; wanted 'pre', 'post' or 'parallel'."),
@@ -65,7 +65,7 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
         ({"logits_scale": float("nan")}, "got logits_scale=nan; wanted a finite number."),
         ({"attention_scale": float("inf")}, "got attention_scale=inf; wanted a finite number, or None."),
         ({"token_types": -2}, "got token_types=-2; wanted"),
-        ({"d_model": 9, "n_heads": 3}, "even d_model, got 9"),
+        ({"d_model": 9, "n_heads": 3}, "got d_model=9 with Sinusoidal.*; wanted an even d_model"),
         ({"dtype": "float31"}, "got dtype='float31'; wanted 'float32' or 'bfloat16'."),
         ({"remat": "all"}, "got remat='all'; wanted 'full', 'dots' or None."),
         ({"attention_implementation": "flash"}, "got attention_implementation='flash'; wanted one of auto, "),
@@ -73,12 +73,12 @@ def test_the_presets_have_the_papers_parameters(preset, D, F, millions):
         ({"param_dtype": "float64"}, "got param_dtype='float64'; wanted 'float32' or 'bfloat16'."),
         (
             {"positions": nn.Learned(9, padding_id=1), "patches": nn.Patches(4, 4)},
-            "padding_id beside patches",
+            "padding_id=1.* with patches; wanted padding_id=None",
         ),
         ({"attention_implementation": "ring"}, "got attention_implementation='ring'; wanted one of auto, "),
     ],
 )
-def test_a_config_that_cannot_be_built_says_why(fields, message):
+def test_invalid_config_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         nn.Config(**{"vocab_size": 11, **fields})
 
@@ -104,7 +104,7 @@ def test_a_config_that_cannot_be_built_says_why(fields, message):
         (lambda: nn.Patches(8, 8, size=(2, 2, 2)), "got size=.2, 2, 2.; wanted"),
         (lambda: nn.Patches(8, 8, size=(2, 0)), "got size=.2, 0.; wanted"),
         (lambda: nn.Glu("sillu"), "sillu"),
-        (lambda: nn.RelativeBias(7), "even number of buckets"),
+        (lambda: nn.RelativeBias(7), "got RelativeBias.*; wanted an even number of buckets"),
         (lambda: nn.RelativeBias(8, 4), "max_distance above half"),
         (lambda: nn.Learned(0), "Learned: got max_length=0; wanted an integer from 1 to"),
         (lambda: nn.LayerNorm("e"), "LayerNorm: got eps='e'; wanted a finite number above 0."),
@@ -125,14 +125,16 @@ def test_a_config_that_cannot_be_built_says_why(fields, message):
         ),
     ],
 )
-def test_a_value_that_cannot_be_says_why(make, message):
+def test_invalid_variant_fields(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_patch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="patch of 3 does not divide the image 8 x 6"):
-        nn.Patches(8, 6, size=3)
+def test_the_backend_name_of_version_0_1_is_read():
+    config = nn.Config(vocab_size=11, attention_implementation="cpu_decode")
+    saved = values.to_dict(config) | {"attention_implementation": "optimistic"}
+    assert values.from_dict(nn.Config, saved) == config
+    assert nn.Config(vocab_size=11, attention_implementation="optimistic") == config
 
 
 class MyNorm(nn.RMSNorm):
@@ -169,13 +171,13 @@ class TheirNorm:
         ("patches", 3, "wanted an instance of Patches, or None."),
     ],
 )
-def test_an_unknown_variant_is_refused_by_name(field, value, message):
+def test_unknown_variants(field, value, message):
     with pytest.raises(ValueError, match=message) as error:
         nn.Config(**{field: value})
     assert str(error.value).startswith(f"Config: got {field}=")
 
 
-def test_a_module_made_with_an_unknown_variant_refuses_it_too():
+def test_modules_reject_unknown_variants_too():
     with pytest.raises(
         ValueError, match=r"Norm: got norm=TheirNorm.*; wanted an instance of LayerNorm or RMSN"
     ):
@@ -189,7 +191,7 @@ def test_a_module_made_with_an_unknown_variant_refuses_it_too():
 VARIANTS = [nn.LayerNorm, nn.RMSNorm, nn.Sinusoidal, nn.Learned, nn.Rope, nn.Alibi, nn.RelativeBias]
 VARIANTS += [nn.Mlp, nn.Glu, nn.Pooler, functools.partial(nn.Patches, 4, 6), nn.Config]
 FIELDS = [(make(), field.name) for make in VARIANTS for field in dataclasses.fields(make())]
-# The values of no field. Those that are no text are drawn with others of their kind.
+# Invalid for every field.
 NEVER = st.sampled_from(
     [math.nan, math.inf, nn.Rope, object(), [1], (), {}, "halff", b"relu", 1j, np.ones(2)]
 )
@@ -207,7 +209,7 @@ OTHER_KINDS = {
     ("value", "name"), FIELDS, ids=lambda x: x if isinstance(x, str) else type(x).__name__
 )
 @given(st.data())
-def test_every_field_refuses_what_it_cannot_be(value, name, data):
+def test_every_field_rejects_values_of_other_types_and_out_of_range(value, name, data):
     other = OTHER_KINDS.get(type(getattr(value, name)), st.nothing())
     wrong = data.draw(NEVER | other | (st.nothing() if name in SIGNED else BELOW_0))
     with pytest.raises(ValueError, match=f"{type(value).__name__}: got {name}=|^activation: got"):

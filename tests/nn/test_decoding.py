@@ -1,4 +1,4 @@
-"""Reading token by token gives what reading all at once gives, for every scheme of positions."""
+"""Incremental decoding equals one forward pass, for every position scheme."""
 
 import dataclasses
 import functools
@@ -41,12 +41,12 @@ VARIANTS = {
     f"{position}, {extra}": {"positions": POSITIONS[position], **EXTRAS[extra]}
     for position, extra in itertools.product(POSITIONS, EXTRAS)
 }
-VARIANTS["a part of each head, parallel"] = {
+VARIANTS["partial rotary, parallel"] = {
     "positions": nn.Rope(fraction=0.5),
     "norm_placement": "parallel",
 }
 QUICK = ["learned, pre", "relative, pre", "rope, post, window, grouped", "alibi, post, window, grouped"]
-QUICK += ["a part of each head, parallel"]
+QUICK += ["partial rotary, parallel"]
 CHUNKS = ([7], [3, 1, 3])
 
 
@@ -60,24 +60,24 @@ def tokens(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).integers(0, V, shape), jnp.int32)
 
 
-def in_pieces(apply, params, cache, rows, chunks):
+def in_chunks(apply, params, cache, inputs, chunks):
     logits, start = [], 0
     for n in chunks:
-        found, cache = apply(params, rows[:, start : start + n], cache, method="extend")
-        logits.append(found)
+        chunk, cache = apply(params, inputs[:, start : start + n], cache, method="extend")
+        logits.append(chunk)
         start += n
     return jnp.concatenate(logits, axis=1), cache
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, VARIANTS))
-def test_every_chunking_gives_the_logits_of_the_whole(name):
+def test_chunked_decoding_equals_one_forward_pass(name):
     fields = VARIANTS[name]
     model, params, apply = build(nn.Decoder, **fields)
-    rows = tokens(B, T)
-    whole = apply(params, rows)
+    inputs = tokens(B, T)
+    expected = apply(params, inputs)
     for chunks in CHUNKS:
-        got, cache = in_pieces(apply, params, model.apply(params, B, 9, method="init_cache"), rows, chunks)
-        np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
+        got, cache = in_chunks(apply, params, model.apply(params, B, 9, method="init_cache"), inputs, chunks)
+        np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
     assert int(cache.slots.length) == T
     heads, slots = fields.get("n_kv_heads", N), 2 if "window" in fields else 9
     for layer in cache.layers:
@@ -87,41 +87,41 @@ def test_every_chunking_gives_the_logits_of_the_whole(name):
 @pytest.mark.parametrize(
     "fields", [*slow({}), {"positions": nn.RelativeBias(6, 8), "window": 3, "n_kv_heads": 2}]
 )
-def test_a_target_beside_a_source_in_any_chunking(fields):
+def test_chunked_decoding_with_cross_attention(fields):
     model, params, apply = build(nn.EncoderDecoder, **fields)
     source, target = tokens(B, S), tokens(B, T)
     mask = masks.padding(jnp.arange(S)[None] < jnp.array([[5], [3], [4]]))
-    whole = apply(params, source, target, source_mask=mask)
+    expected = apply(params, source, target, source_mask=mask)
     empty = model.apply(params, source, 8, source_mask=mask, method="init_cache")
     for chunks in CHUNKS:
-        got, cache = in_pieces(apply, params, empty, target, chunks)
-        np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
+        got, cache = in_chunks(apply, params, empty, target, chunks)
+        np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, cache.memory, empty.memory)
     assert [k.shape for k, v in cache.memory] == [(B, fields.get("n_kv_heads", N), S, D // N)] * L
 
 
-def test_a_table_for_cross_attention_is_read_row_by_row():
+def test_memory_mask_has_one_row_per_target_token():
     model, params, apply = build(nn.EncoderDecoder)
     source, target = tokens(B, S), tokens(B, T)
     table = jnp.asarray(np.random.default_rng(1).random((T, S)) < 0.5)
-    whole = apply(params, source, target, memory_mask=table)
+    expected = apply(params, source, target, memory_mask=table)
     for chunks in CHUNKS:
         cache = model.apply(params, source, T, memory_mask=table, method="init_cache")
-        got, _ = in_pieces(apply, params, cache, target, chunks)
-        np.testing.assert_allclose(got, whole, atol=1e-5, rtol=1e-5)
+        got, _ = in_chunks(apply, params, cache, target, chunks)
+        np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_window_is_the_mask_of_the_window():
+def test_config_window_equals_the_window_mask():
     _, params, apply = build(nn.Decoder, window=3)
     _, _, plain = build(nn.Decoder)
-    rows = tokens(B, T)
-    wanted = plain(params, rows, masks.window(left=2))
-    np.testing.assert_allclose(apply(params, rows), wanted, atol=1e-6)
-    assert np.abs(np.asarray(plain(params, rows) - wanted)).max() > 1e-3
+    inputs = tokens(B, T)
+    wanted = plain(params, inputs, masks.window(left=2))
+    np.testing.assert_allclose(apply(params, inputs), wanted, atol=1e-6)
+    assert np.abs(np.asarray(plain(params, inputs) - wanted)).max() > 1e-3
 
 
 @pytest.mark.parametrize("fields", [{}, {"window": 3}])
-def test_one_program_reads_a_token_at_every_length(fields):
+def test_one_compilation_serves_every_length(fields):
     model, params, _ = build(nn.Decoder, **fields)
     step = jax.jit(functools.partial(model.apply, method="extend"))
     cache = model.apply(params, B, 9, method="init_cache")
@@ -131,11 +131,11 @@ def test_one_program_reads_a_token_at_every_length(fields):
     assert step._cache_size() == 1
 
 
-def test_a_full_cache_is_an_error_and_under_jit_nan():
+def test_full_cache_is_an_error_and_nan_under_jit():
     model, params, apply = build(nn.Decoder)
     cache = model.apply(params, B, 3, method="init_cache")
     _, cache = apply(params, tokens(B, 2), cache, method="extend")
-    with pytest.raises(ValueError, match="room for 3 tokens, 2 of them taken, was given 2 more"):
+    with pytest.raises(ValueError, match="got T = 2 tokens for a cache of S = 3 slots, 2 of them in use"):
         model.apply(params, tokens(B, 2), cache, method="extend")
     logits, cache = apply(params, tokens(B, 2), cache, method="extend")
     assert np.isnan(logits).all()
@@ -143,37 +143,37 @@ def test_a_full_cache_is_an_error_and_under_jit_nan():
     assert np.isnan(logits).all()
 
 
-def test_more_capacity_than_learned_positions():
+def test_capacity_above_learned_positions():
     model, params, _ = build(nn.Decoder, positions=nn.Learned(max_length=9))
-    with pytest.raises(ValueError, match="a sequence of 10 is longer than the learned position table of 9"):
+    with pytest.raises(ValueError, match="Learned: got a sequence of 10; wanted at most max_length=9"):
         model.apply(params, B, 10, method="init_cache")
 
 
-def test_rows_are_aligned_on_the_right():
-    rows = jnp.array([[4, 0, 5, 0], [0, 0, 0, 6], [7, 8, 9, 1]])
-    got, positions = left_pad(rows, rows != 0)
+def test_left_pad():
+    padded = jnp.array([[4, 0, 5, 0], [0, 0, 0, 6], [7, 8, 9, 1]])
+    got, positions = left_pad(padded, padded != 0)
     np.testing.assert_array_equal(got, [[0, 0, 4, 5], [0, 0, 0, 6], [7, 8, 9, 1]])
     np.testing.assert_array_equal(positions, [[-1, -1, 0, 1], [-1, -1, -1, 0], [0, 1, 2, 3]])
-    with pytest.raises(ValueError, match=r"valid must be bool \[..., T\] = \[3, 4\].*got int32\[3, 4\]"):
-        left_pad(rows, rows)
+    with pytest.raises(ValueError, match=r"left_pad: got valid int32\[3, 4\]; wanted bool\[3, 4\]"):
+        left_pad(padded, padded)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_projection_made_before_a_loop_gives_the_same_logits(tied):
+def test_unembed_function_equals_unembed(tied):
     model, params, _ = build(nn.Decoder, tie_embeddings=tied)
     hidden = jax.random.normal(jax.random.key(0), (B, D))
     wanted = model.apply(params, hidden, method="unembed")
-    for rows in (1, B):
-        project = model.apply(params, rows, method="projection")
+    for batch_size in (1, B):
+        project = model.apply(params, batch_size, method="unembed_function")
         transposed = all(x.shape != (V, D) for x in jax.make_jaxpr(project)(hidden).consts)
-        assert transposed == (not tied or rows > 1)
+        assert transposed == (not tied or batch_size > 1)
         got = project(hidden)
         assert got.dtype == wanted.dtype
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_scale_and_a_bias_of_the_logits(tied):
+def test_logits_scale_and_bias(tied):
     plain, params, _ = build(nn.Decoder, tie_embeddings=tied)
     fields = {"tie_embeddings": tied, "logits_scale": 0.25}
     scaled = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields))
@@ -185,9 +185,9 @@ def test_a_scale_and_a_bias_of_the_logits(tied):
     np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
     bias = jnp.arange(float(V))
     params = {**params, "logits_bias": bias}
-    for rows in (1, B):
-        got = model.apply(params, rows, method="projection")(hidden)
+    for batch_size in (1, B):
+        got = model.apply(params, batch_size, method="unembed_function")(hidden)
         np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.apply(params, hidden, method="unembed"), got, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="use unembed, or add"):
+    with pytest.raises(ValueError, match=r"wanted logits without a bias. Call unembed, or add"):
         model.apply(params, method="unembedding")

@@ -1,4 +1,4 @@
-"""The door between modules and functions."""
+"""functionalize: modules as pure functions."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def test_parameters_are_a_plain_dict_of_float32_arrays():
     assert visit(params) == len(jax.tree.leaves(params))
 
 
-def test_the_same_key_gives_the_same_parameters():
+def test_init_is_deterministic_in_its_key():
     model = nn.functionalize(nn.Decoder, CONFIG)
     one, same, other = (model.init(jax.random.key(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, same)
@@ -45,7 +45,7 @@ def test_apply_equals_the_module():
     np.testing.assert_array_equal(module(TOKENS), model.apply(model.init(jax.random.key(0)), TOKENS))
 
 
-def test_parameters_of_numpy_are_parameters():
+def test_numpy_parameters():
     model = nn.functionalize(nn.Decoder, CONFIG)
     params = model.init(jax.random.key(0))
     got = model.apply(jax.tree.map(np.asarray, params), TOKENS)
@@ -56,7 +56,7 @@ def test_modules_work_as_plain_nnx_modules():
     assert nn.Decoder(CONFIG, rngs=nnx.Rngs(0))(TOKENS).shape == (2, 5, 11)
 
 
-def test_apply_changes_nothing_that_it_is_given():
+def test_apply_does_not_change_its_arguments():
     model = nn.functionalize(nn.Decoder, CONFIG)
     params = model.init(jax.random.key(0))
     before = jax.tree.map(np.asarray, params)
@@ -66,7 +66,7 @@ def test_apply_changes_nothing_that_it_is_given():
 
 
 @pytest.mark.parametrize("axis", ["pmap", "shard_map"])
-def test_one_row_a_device(axis):
+def test_one_example_per_device(axis):
     model = nn.functionalize(nn.Decoder, CONFIG)
     params = model.init(jax.random.key(0))
     wanted = model.apply(params, TOKENS)
@@ -80,7 +80,7 @@ def test_one_row_a_device(axis):
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_parameters_of_another_model_are_listed_by_name():
+def test_parameters_of_another_model_are_named():
     model = nn.functionalize(nn.Decoder, CONFIG)
     params = model.init(jax.random.key(0))
     params["embedding"]["table"] = jnp.ones((12, 6))
@@ -89,7 +89,7 @@ def test_parameters_of_another_model_are_listed_by_name():
     with pytest.raises(ValueError) as error:
         model.apply(params, TOKENS)
     message = str(error.value)
-    assert "embedding/table: wanted (11, 6), got (12, 6)" in message
+    assert "embedding/table: got (12, 6), wanted (11, 6)" in message
     assert "extra: unknown, got (2,)" in message
     assert "stack/norm/bias: missing, wanted (6,)" in message
 

@@ -1,4 +1,4 @@
-"""Pooling and the classifier."""
+"""Language model, masked language model and classification heads."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tfm_jax import nn
+from tfm_jax import nn, ops
 
 CONFIG = nn.Config(vocab_size=11, d_model=6, n_heads=2, d_ff=5, n_layers=2)
 
@@ -17,23 +17,10 @@ def head(pooling, **options):
     return model, model.init(jax.random.key(0))
 
 
-def test_mean_pooling_counts_valid_positions_only():
-    model, params = head("mean")
-    x = np.random.default_rng(0).normal(size=(3, 5, 6)).astype(np.float32)
-    valid = np.arange(5) < np.array([[5], [2], [0]])
-    x[1, 3] = np.nan  # what is under padding cannot poison
-    got = model.apply(params, jnp.asarray(x), jnp.asarray(valid))
-    kernel, bias = params["dense"]["kernel"], params["dense"]["bias"]
-    np.testing.assert_allclose(got[0], x[0].mean(0) @ kernel + bias, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(got[1], x[1, :2].mean(0) @ kernel + bias, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(got[2], bias, atol=1e-6)
-    np.testing.assert_allclose(model.apply(params, jnp.asarray(x[:1])), got[:1], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("valid", [np.ones((3, 1), bool), np.ones((3, 5), np.int32), np.ones(5, bool)])
 def test_valid_of_another_shape_or_dtype(valid):
     model, params = head("mean")
-    with pytest.raises(ValueError, match=r"valid must be bool \[..., T\] = \(3, 5\), got"):
+    with pytest.raises(ValueError, match=r"ClassificationHead: got valid .*; wanted bool\[3, 5\]"):
         model.apply(params, jnp.ones((3, 5, 6)), jnp.asarray(valid))
 
 
@@ -42,15 +29,7 @@ def test_no_classes():
         nn.functionalize(nn.ClassificationHead, CONFIG, 0, "mean")
 
 
-def test_first_pooling_reads_the_first_position():
-    model, params = head("first")
-    x = jax.random.normal(jax.random.key(1), (3, 5, 6))
-    got = model.apply(params, x)
-    np.testing.assert_array_equal(got, model.apply(params, x.at[:, 1:].set(0.0)))
-    assert not np.allclose(got, model.apply(params, x.at[:, 0].set(0.0)), atol=1e-3)
-
-
-def test_without_pooling_every_vector_has_logits():
+def test_no_pooling_gives_logits_of_every_token():
     model, params = head(None)
     x = jax.random.normal(jax.random.key(1), (3, 5, 6))
     got = model.apply(params, x, jnp.ones((3, 5), bool))
@@ -60,7 +39,7 @@ def test_without_pooling_every_vector_has_logits():
     np.testing.assert_allclose(got[1, 3], model.apply(params, x[1, 3]), rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_is_on_what_the_classes_are_read_from():
+def test_dropout_is_on_the_pooled_vector():
     model, params = head("first", dropout_rate=0.5)
     x = jnp.ones((400, 2, 6))
     np.testing.assert_array_equal(model.apply(params, x), head("first")[0].apply(params, x))
@@ -72,46 +51,20 @@ def test_dropout_is_on_what_the_classes_are_read_from():
         head("first", dropout_rate=1)
 
 
-def test_a_pooler_reads_the_first_token():
-    config = dataclasses.replace(CONFIG, pooler=nn.Pooler("relu"))
-    tokens = jnp.array([[1, 2, 3, 4]])
-    encoder = nn.functionalize(nn.Encoder, config)
-    params = encoder.init(jax.random.key(0))
-    pooled = encoder.apply(params, tokens, method="pooled")
-    dense = params["pooler"]["dense"]
-    first = encoder.apply(params, tokens)[:, 0]
-    np.testing.assert_allclose(pooled, jax.nn.relu(first @ dense["kernel"]), rtol=1e-5, atol=1e-6)
-    model = nn.functionalize(nn.Classifier, config, 3, "first")
-    own = model.init(jax.random.key(1)) | {"encoder": params}
-    wanted = pooled @ own["head"]["dense"]["kernel"]
-    np.testing.assert_allclose(model.apply(own, tokens), wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_dropout_before_the_pooler():
-    def pooled(rate, key):
-        config = dataclasses.replace(CONFIG, pooler=nn.Pooler("relu", rate))
-        encoder = nn.functionalize(nn.Encoder, config)
-        return encoder.apply(encoder.init(jax.random.key(0)), jnp.array([1, 2, 3]), method="pooled", key=key)
-
-    plain = pooled(0.0, jax.random.key(3))
-    np.testing.assert_array_equal(plain, pooled(0.9, None))
-    assert not np.allclose(plain, pooled(0.9, jax.random.key(3)), atol=1e-3)
-
-
 @pytest.mark.parametrize("pooling", ["mean", None])
-def test_a_pooler_beside_another_pooling(pooling):
+def test_pooler_with_another_pooling(pooling):
     config = dataclasses.replace(CONFIG, pooler=nn.Pooler())
-    with pytest.raises(ValueError, match=f"pass pooling='first', got pooling={pooling!r}"):
+    with pytest.raises(ValueError, match=f"got pooling={pooling!r} with Pooler.*; wanted pooling='first'"):
         nn.functionalize(nn.Classifier, config, 3, pooling)
 
 
 @pytest.mark.parametrize("module", [nn.Decoder, nn.EncoderDecoder, nn.MaskedLanguageModel])
-def test_a_pooler_that_nothing_would_read(module):
-    with pytest.raises(ValueError, match="a pooler is of an Encoder or a Classifier"):
+def test_unused_pooler_is_an_error(module):
+    with pytest.raises(ValueError, match=r"got pooler=Pooler.*; wanted pooler=None"):
         nn.functionalize(module, dataclasses.replace(CONFIG, pooler=nn.Pooler()))
 
 
-def test_tokens_are_classified_by_their_types_and_positions():
+def test_classifier_uses_token_types_and_positions():
     config = dataclasses.replace(CONFIG, token_types=2)
     model = nn.functionalize(nn.Classifier, config, 3, None)
     params, tokens = model.init(jax.random.key(0)), jnp.array([[1, 2, 3, 4]])
@@ -121,12 +74,7 @@ def test_tokens_are_classified_by_their_types_and_positions():
         assert not np.allclose(plain, model.apply(params, tokens, **options), atol=1e-4)
 
 
-def test_another_pooling():
-    with pytest.raises(ValueError, match="got pooling='max'; wanted 'mean', 'first' or None"):
-        head("max")
-
-
-def test_the_classifier_ignores_padding():
+def test_classifier_ignores_padding():
     model = nn.functionalize(nn.Classifier, CONFIG, n_classes=3)
     params = model.init(jax.random.key(0))
     tokens = jnp.array([[1, 2, 3, 4, 0, 0, 0]])
@@ -136,3 +84,20 @@ def test_the_classifier_ignores_padding():
     np.testing.assert_array_equal(logits, padded)
     assert weights["encoder"].shape == (2, 1, 2, 7, 7)
     np.testing.assert_array_equal(weights["encoder"][..., 4:], 0.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_masked_language_model_equals_its_equations(tied):
+    config = dataclasses.replace(CONFIG, norm=nn.LayerNorm(0.1), token_types=2, tie_embeddings=tied)
+    model = nn.functionalize(nn.MaskedLanguageModel, config, activation="tanh")
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
+    tokens, types = jnp.array([1, 8, 3]), jnp.array([0, 1, 1])
+    x = nn.functionalize(nn.Encoder, config).apply(params["encoder"], tokens, token_types=types)
+    x = np.tanh(np.asarray(x) @ params["dense"]["kernel"] + params["dense"]["bias"][None])
+    x = ops.layer_norm(x, params["norm"]["scale"], params["norm"]["bias"], eps=0.1)
+    table = params["encoder"]["embedding"]["table"].T if tied else params["head"]["projection"]["kernel"]
+    got = model.apply(params, tokens, token_types=types)
+    np.testing.assert_allclose(got, x @ table + params["bias"][None], rtol=1e-4, atol=1e-5)
+    assert got.dtype == jnp.float32

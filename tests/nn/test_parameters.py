@@ -1,4 +1,4 @@
-"""Parameters have the dtype that the config declares, and the same bits with and without x64."""
+"""Parameters have ``config.param_dtype``, and the same bits with and without x64."""
 
 import functools
 
@@ -56,7 +56,7 @@ def test_bfloat16_parameters_are_the_float32_ones_rounded(name):
 
 
 def trained(model, params, tokens):
-    """The state and the metrics after two steps, with dropout, accumulation, clipping and an average."""
+    """State and metrics after two steps with dropout, accumulation, clipping and EMA."""
 
     def loss(params, batch, key):
         logits = model.apply(params, batch, key=key)
@@ -70,8 +70,8 @@ def trained(model, params, tokens):
     return state.step, state.params, state.opt_state, state.ema, metrics
 
 
-def everything():
-    """What the library makes of a model: logits, a trained state, texts."""
+def outputs():
+    """Logits, a trained state and generated tokens of one model."""
     rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "feed_forward_dropout_rate": 0.2}
     model = nn.functionalize(nn.Decoder, nn.Config(**TOKENS, **rates, positions=nn.Alibi(), window=4))
     params = model.init(jax.random.key(3))
@@ -94,13 +94,13 @@ def everything():
 
 
 @pytest.mark.slow
-def test_x64_changes_nothing_that_is_made_of_a_model():
-    wanted = everything()
+def test_x64_changes_no_output():
+    wanted = outputs()
     with jax.enable_x64(True):
-        same(everything(), wanted)
+        same(outputs(), wanted)
 
 
-def test_x64_changes_no_draw_of_dropout():
+def test_x64_changes_no_dropout():
     x = jnp.ones((40, 8), jnp.float32)
     wanted = ops.dropout(x, 0.3, jax.random.key(4))
     with jax.enable_x64(True):
@@ -123,7 +123,7 @@ def test_x64_changes_no_update():
         same(updated(), wanted)
 
 
-def test_an_optimizer_of_float64_stays_in_float64():
+def test_float64_optimizer_stays_in_float64():
     with jax.enable_x64(True):
         params = {"w": jnp.ones(3, jnp.float64)}
         optimizer = train.adamw(1e-3)

@@ -1,4 +1,4 @@
-"""The same weights in ``torch.nn.Transformer`` give the same numbers, forward, loss and gradient."""
+"""Parity with ``torch.nn.Transformer``: output, loss and gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def numpy(tensor):
 def test_torch_nn_transformer(placement):
     torch.manual_seed(0)
     theirs = torch.nn.Transformer(D, N, L, L, F, dropout=0.0, batch_first=True, norm_first=placement == "pre")
-    for parameter in theirs.parameters():  # no norm scale stays 1, no bias 0
+    for parameter in theirs.parameters():  # no norm scale is 1, no bias 0
         torch.nn.init.normal_(parameter, 0.3, 0.3)
     table = torch.randn(V, D, requires_grad=True)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Attention against float64 loops, its contracts, its laws, and its way through JAX."""
+"""Attention against float64 loops, its contracts, its laws, and JAX transformations."""
 
 import functools
 
@@ -19,6 +19,7 @@ from tests.programs import equations
 from tfm_jax import ops
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend, Capabilities
+from tfm_jax.ops.masks.leaves import Causal
 
 B, T, S, N, K, H, V = 2, 3, 5, 4, 2, 8, 6
 NAN, INF = np.nan, np.inf
@@ -31,9 +32,14 @@ def arrays(batch=(B,), T=T, S=S, N=N, K=K, H=H, V=V, dtype=np.float32, seed=0):
 
 
 def gradients(q, k, v, mask=None, bias=None, **options):
-    """Gradients of a sum that weighs every element of the output differently."""
-    weigh = lambda out: jnp.sum(out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
-    loss = lambda q, k, v: weigh(ops.attention(q, k, v, mask, bias, **options))
+    """Gradients of a sum with a different weight for every element of the output."""
+
+    def weigh(out):
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+
+    def loss(q, k, v):
+        return weigh(ops.attention(q, k, v, mask, bias, **options))
+
     return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
 
@@ -64,7 +70,7 @@ def test_attention_is_the_reference(data):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_gradients_are_those_of_the_plain_code(kv_heads):
+def test_gradients_are_those_of_the_equivalent_code(kv_heads):
     q, k, v = arrays(K=kv_heads)
     bias = jnp.asarray(np.random.default_rng(1).standard_normal((N, T, S)), np.float32)
     table = np.random.default_rng(2).random((B, T, S)) < 0.6
@@ -77,8 +83,12 @@ def test_gradients_are_those_of_the_plain_code(kv_heads):
         weights = jax.nn.softmax(jnp.where(table[:, None], logits, -1e30))
         return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
-    ours = lambda q, k, v, bias: ops.attention(q, k, v, table, bias, soft_cap=2.0)
-    weigh = lambda f: lambda *x: jnp.sum(f(*x) * jnp.cos(jnp.arange(V, dtype=np.float32))[None, None, None])
+    def ours(q, k, v, bias):
+        return ops.attention(q, k, v, table, bias, soft_cap=2.0)
+
+    def weigh(f):
+        return lambda *x: jnp.sum(f(*x) * jnp.cos(jnp.arange(V, dtype=np.float32))[None, None, None])
+
     expected = jax.jit(jax.grad(weigh(plain), argnums=(0, 1, 2, 3)))(q, k, v, bias)
     got = jax.jit(jax.grad(weigh(ours), argnums=(0, 1, 2, 3)))(q, k, v, bias)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
@@ -102,7 +112,10 @@ def test_against_torch():
     q, k, v = arrays(V=H)
     table = np.random.default_rng(3).random((B, 1, T, S)) < 0.6
     table[..., 0] = True
-    to_torch = lambda x: torch.tensor(np.asarray(x)).transpose(-2, -3)
+
+    def to_torch(x):
+        return torch.tensor(np.asarray(x)).transpose(-2, -3)
+
     for mask, scale in [(None, None), (table, 0.7)]:
         expected = torch.nn.functional.scaled_dot_product_attention(
             *map(to_torch, (q, k, v)),
@@ -119,9 +132,9 @@ def test_against_torch():
     np.testing.assert_allclose(ops.attention(*square, masks.causal()), expected, atol=1e-6)
 
 
-def test_bfloat16_keeps_its_dtype_and_a_softmax_in_float32():
+def test_bfloat16_inputs_have_a_softmax_in_float32():
     q, k, v = arrays(S=512, dtype=jnp.bfloat16)
-    # A bias in float32 whose steps bfloat16 cannot tell apart.
+    # A float32 bias whose steps are equal in bfloat16.
     bias = 100 + jnp.linspace(0, 1, 512)[None, None]
     out, weights = references.attention(*(np.asarray(x, np.float64) for x in (q, k, v)), None, bias)
     got = ops.attention(q, k, v, None, bias)
@@ -133,7 +146,7 @@ def test_bfloat16_keeps_its_dtype_and_a_softmax_in_float32():
     assert all(g.dtype == jnp.bfloat16 for g in gradients(q, k, v, None, bias))
 
 
-def test_both_sums_of_bfloat16_are_in_float32():
+def test_both_products_of_bfloat16_accumulate_in_float32():
     jaxpr = jax.make_jaxpr(lambda *x: ops.attention(*x, masks.causal(2)))(*arrays(dtype=jnp.bfloat16))
     dots = [eqn for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "dot_general"]
     assert dots and {eqn.outvars[0].aval.dtype for eqn in dots} == {np.dtype(np.float32)}
@@ -149,11 +162,11 @@ def test_numpy_inputs_and_scalars_of_any_kind():
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-# --- empty rows, and what nobody reads ---
+# --- fully masked rows, NaN and Inf ---
 
 
-def empty_rows():
-    """Ways to forbid queries 0 (of row 0 of the batch) everything: (mask, bias)."""
+def fully_masking():
+    """Pairs (mask, bias) that fully mask query 0 of example 0."""
     table = np.ones((B, T, S), bool)
     table[0, 0] = False
     minus = np.where(table, np.float32(0), -np.float32(INF))[:, None]
@@ -174,9 +187,9 @@ def empty_rows():
 @pytest.mark.parametrize(
     "dtype, jit", [(np.float32, False), (jnp.bfloat16, True)], ids=["float32, eager", "bfloat16, jit"]
 )
-@pytest.mark.parametrize("case", slow_but(["dense", "bias of -inf", "offset", "prefix"], empty_rows()))
-def test_an_empty_row_gives_zero_and_gradient_zero(case, dtype, jit):
-    mask, bias = empty_rows()[case]
+@pytest.mark.parametrize("case", slow_but(["dense", "bias of -inf", "offset", "prefix"], fully_masking()))
+def test_fully_masked_rows_have_output_0_and_gradient_0(case, dtype, jit):
+    mask, bias = fully_masking()[case]
     q, k, v = arrays(dtype=dtype)
     wrap = jax.jit if jit else lambda f: f
     with jax.debug_nans(True):
@@ -190,7 +203,7 @@ def test_an_empty_row_gives_zero_and_gradient_zero(case, dtype, jit):
         assert np.isfinite(np.asarray(x, np.float32)).all() and np.any(x[1])
 
 
-def test_all_rows_empty():
+def test_all_rows_fully_masked():
     q, k, v = arrays()
     with jax.debug_nans(True):
         for mask, bias in [(~masks.window(), None), (None, np.full((1, 1, 1), -INF, np.float32))]:
@@ -206,7 +219,7 @@ def test_no_keys_and_no_queries():
     assert ops.attention(*arrays(T=0), masks.causal(0)).shape == (B, 0, N, V)
 
 
-def test_the_gradient_of_a_bias_is_zero_where_it_forbids_and_where_the_mask_does():
+def test_the_gradient_of_a_bias_is_0_at_masked_positions():
     q, k, v = arrays()
     bias = np.zeros((N, T, S), np.float32)
     bias[0, 0, 1] = bias[1, 2] = -INF
@@ -218,7 +231,7 @@ def test_the_gradient_of_a_bias_is_zero_where_it_forbids_and_where_the_mask_does
 
 
 @pytest.mark.parametrize("low", [-1e9, np.finfo(np.float32).min, -INF])
-def test_additive_masks_of_other_libraries_pass_as_bias(low):
+def test_additive_masks_of_other_libraries_work_as_bias(low):
     q, k, v = arrays()
     table = np.tri(T, S, 1, dtype=bool)
     bias = np.where(table, np.float32(0), np.float32(low))[None]
@@ -227,7 +240,7 @@ def test_additive_masks_of_other_libraries_pass_as_bias(low):
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_what_nobody_may_read_may_be_nan(bad, kv_heads):
+def test_nonfinite_masked_values_do_not_leak(bad, kv_heads):
     q, k, v = arrays(K=kv_heads)
     valid = np.ones((B, S), bool)
     valid[0, 3:] = valid[1] = False
@@ -239,26 +252,32 @@ def test_what_nobody_may_read_may_be_nan(bad, kv_heads):
         np.testing.assert_array_equal(ops.attention(q_bad, k_bad, v_bad, mask), ops.attention(q, k, v, mask))
         got, expected = gradients(q_bad, k_bad, v_bad, mask), gradients(q, k, v, mask)
     jax.tree.map(np.testing.assert_array_equal, got, expected)
-    # Without the mask it does reach the output: the test can fail.
+    # Without the mask they reach the output: the test can fail.
     assert not np.isfinite(ops.attention(q, k_bad, v_bad)).all()
 
 
-def test_a_nan_that_a_row_reads_stays_out_of_the_derivatives_of_keys_closed_to_all():
+def test_nan_in_a_row_does_not_reach_derivatives_at_masked_keys():
     q, k, v = (jax.random.normal(jax.random.key(i), (3, 2, 5)) for i in range(3))
     k, mask = k.at[0].set(jnp.nan), jnp.tile(jnp.array([True, True, False]), (3, 1))
-    weights = lambda q: ops.attention_weights(q, k, mask)
+
+    def weights(q):
+        return ops.attention_weights(q, k, mask)
+
     _, tangent = jax.jvp(weights, (q,), (jnp.ones_like(q),))
     np.testing.assert_array_equal(tangent[..., 2], 0)
-    attend = lambda q, v: ops.attention(q, k, v, mask, implementation="reference").sum()
+
+    def attend(q, v):
+        return ops.attention(q, k, v, mask, implementation="reference").sum()
+
     second = jax.grad(lambda v: jax.grad(attend)(q, v).sum())(v)
     assert jnp.isnan(second[:2]).all() and not jnp.isnan(second[2]).any()
 
 
-def test_what_no_head_of_a_group_reads_may_be_nan():
+def test_nan_that_is_masked_for_a_whole_group_of_heads_does_not_leak():
     q, k, v = arrays()
     heads = np.ones((N, T, S), bool)
-    heads[:2, :, 1] = False  # key 1 is closed to the two query heads of key/value head 0
-    heads[2, :, 2] = False  # key 2 is closed to one of those of head 1 only
+    heads[:2, :, 1] = False  # key 1 is masked for both query heads of key/value head 0
+    heads[2, :, 2] = False  # key 2 is masked for one of those of head 1
     k_bad, v_bad = k.at[:, 1, 0].set(NAN), v.at[:, 1, 0].set(NAN)
     mask = masks.dense(heads, per_head=True)
     np.testing.assert_array_equal(ops.attention(q, k_bad, v_bad, mask), ops.attention(q, k, v, mask))
@@ -293,14 +312,14 @@ def test_the_jacobian_is_exactly_zero_where_a_query_may_not_attend(mask):
     for argument in (1, 2):
         jacobian = jax.jit(jax.jacrev(lambda *x: ops.attention(*x, mask), argnums=argument))(*x)
         depends = np.any(np.asarray(jacobian), (1, 2, 4, 5))  # [T, S]
-        if argument == 1:  # a query that attends to one key does not depend on where it is
+        if argument == 1:  # with one key, the weight is constant
             allowed = allowed & (allowed.sum(-1, keepdims=True) > 1)
         else:
             allowed = np.asarray(mask.to_dense(5, 5))
         np.testing.assert_array_equal(depends, allowed)
 
 
-def test_keys_have_no_order_and_queries_no_neighbours():
+def test_permutations_of_keys_and_of_queries():
     q, k, v = arrays()
     table = np.random.default_rng(4).random((B, T, S)) < 0.7
     out = ops.attention(q, k, v, table)
@@ -311,7 +330,7 @@ def test_keys_have_no_order_and_queries_no_neighbours():
     np.testing.assert_allclose(ops.attention(q[:, 1:2], k, v, table[:, 1:2]), out[:, 1:2], atol=1e-6)
 
 
-def test_heads_move_with_their_groups():
+def test_permutations_of_heads():
     q, k, v = arrays()
     bias = jnp.asarray(np.random.default_rng(5).standard_normal((N, T, S)), np.float32)
     p = np.array([2, 3, 0, 1])
@@ -326,38 +345,41 @@ def test_grouped_heads_are_repeated_keys():
     np.testing.assert_allclose(ops.attention(q, k, v, mask), ops.attention(q, k_all, v_all, mask), atol=1e-6)
 
 
-def test_packed_is_separate():
+def test_packed_sequences_equal_separate_ones():
     q, k, v = arrays((), T=7, S=7)
     ids = np.array([1, 1, 1, 2, 2, 2, 2])
     packed = ops.attention(q, k, v, masks.causal() & masks.segments(ids) & masks.window(left=2))
     for document in (slice(0, 3), slice(3, 7)):
-        alone = ops.attention(q[document], k[document], v[document], masks.causal() & masks.window(left=2))
-        np.testing.assert_allclose(packed[document], alone, atol=1e-6)
+        separate = ops.attention(q[document], k[document], v[document], masks.causal() & masks.window(left=2))
+        np.testing.assert_allclose(packed[document], separate, atol=1e-6)
 
 
 def test_padding_changes_nothing():
     q, k, v = arrays()
-    longer = lambda x: jnp.concatenate([x, jnp.full_like(x[:, :2], 1e9)], 1)
+
+    def longer(x):
+        return jnp.concatenate([x, jnp.full_like(x[:, :2], 1e9)], 1)
+
     valid = np.arange(S + 2) < S
     for mask in (masks.padding(valid), masks.prefix(S), np.broadcast_to(valid, (T, S + 2))):
         got = ops.attention(q, longer(k), longer(v), mask)
         np.testing.assert_allclose(got, ops.attention(q, k, v), atol=1e-6)
 
 
-def test_one_token_at_a_time_is_the_whole():
+def test_decode_steps_equal_the_full_sequence():
     q, k, v = arrays(T=5)
     mask = masks.causal() & masks.window(left=2)
-    whole = ops.attention(q, k, v, mask)
+    full = ops.attention(q, k, v, mask)
     for i in range(5):
         got = ops.attention(q[:, i : i + 1], k, v, mask.with_offset(i))
-        np.testing.assert_allclose(got, whole[:, i : i + 1], atol=1e-6)
-    # rows of the batch may stand at different positions
+        np.testing.assert_allclose(got, full[:, i : i + 1], atol=1e-6)
+    # one position per sequence
     rows = jnp.stack([q[0, 1:2], q[1, 3:4]])
     got = ops.attention(rows, k, v, mask.with_offset(np.array([1, 3])))
-    np.testing.assert_allclose(got, np.stack([whole[0, 1:2], whole[1, 3:4]]), atol=1e-6)
+    np.testing.assert_allclose(got, np.stack([full[0, 1:2], full[1, 3:4]]), atol=1e-6)
 
 
-def test_adding_a_constant_to_a_row_of_logits_changes_nothing():
+def test_a_constant_added_to_a_row_of_logits_changes_nothing():
     q, k, v = arrays()
     bias = np.linspace(-50, 50, T, dtype=np.float32).reshape(1, T, 1)
     np.testing.assert_allclose(ops.attention(q, k, v, None, bias), ops.attention(q, k, v), atol=1e-5)
@@ -390,7 +412,7 @@ def test_the_same_key_drops_the_same():
     assert np.any(one != other)
 
 
-def test_dropout_drops_weights_and_scales_the_others():
+def test_dropout_zeroes_weights_and_scales_the_others():
     rate, length = 0.3, 64
     q, k, _ = arrays(T=length, S=length)
     v = jnp.broadcast_to(jnp.eye(length)[None, :, None], (B, length, K, length))  # the output is the weights
@@ -401,27 +423,30 @@ def test_dropout_drops_weights_and_scales_the_others():
     used = weights > 1e-30
     share = 1 - kept[used].mean()
     assert abs(share - rate) < 5 * np.sqrt(rate * (1 - rate) / used.sum())
-    # every head, and every row of the batch, drops others
+    # another pattern for every head and every example
     patterns = kept[:, -1].reshape(B * N, length)
     assert len(np.unique(patterns, axis=0)) == B * N
 
 
-def test_gradients_pass_through_the_weights_that_are_kept():
+def test_gradients_use_the_kept_weights():
     q, k, v = arrays()
     key = jax.random.key(3)
-    f = lambda v: ops.attention(q, k, v, dropout_rate=0.5, key=key)
+
+    def f(v):
+        return ops.attention(q, k, v, dropout_rate=0.5, key=key)
+
     # linear in v: the gradient at any v is the map itself
     direction = jnp.ones_like(v)
     np.testing.assert_allclose(jax.jvp(f, (v,), (direction,))[1], f(direction), rtol=1e-6)
 
 
-# --- through JAX ---
+# --- JAX transformations ---
 
 VALID = np.random.default_rng(7).random((8, S)) < 0.7
 OFFSETS = np.arange(8) % 3
 
 
-def row_masks(n):
+def batched_masks(n):
     return {
         "none": None,
         "causal": masks.causal(2),
@@ -431,25 +456,28 @@ def row_masks(n):
     }
 
 
-@pytest.mark.parametrize("name", list(row_masks(1)))
-def test_vmap_is_the_batch_and_jit_is_eager(name):
+@pytest.mark.parametrize("name", list(batched_masks(1)))
+def test_vmap_matches_the_batch_and_jit_matches_eager(name):
     q, k, v = arrays((4,))
-    mask = row_masks(4)[name]
+    mask = batched_masks(4)[name]
     expected = ops.attention(q, k, v, mask)
     np.testing.assert_allclose(jax.jit(ops.attention)(q, k, v, mask), expected, atol=1e-6)
-    axis = None if name == "causal" else 0  # its leaf is one int for all rows
+    axis = None if name == "causal" else 0  # its leaf is one int for the whole batch
     mapped = jax.jit(jax.vmap(ops.attention, in_axes=(0, 0, 0, axis)))
     np.testing.assert_allclose(mapped(q, k, v, mask), expected, atol=1e-6)
     weights = jax.jit(jax.vmap(ops.attention_weights, in_axes=(0, 0, axis)))(q, k, mask)
     np.testing.assert_allclose(weights, ops.attention_weights(q, k, mask), atol=1e-6)
-    alone = ops.attention(q[2], k[2], v[2], mask if axis is None else jax.tree.map(lambda x: x[2], mask))
-    np.testing.assert_allclose(alone, expected[2], atol=1e-6)
+    separate = ops.attention(q[2], k[2], v[2], mask if axis is None else jax.tree.map(lambda x: x[2], mask))
+    np.testing.assert_allclose(separate, expected[2], atol=1e-6)
 
 
 def test_more_leading_dims_are_a_batch_of_batches():
     q, k, v = arrays((3, 2))
     valid = np.random.default_rng(9).random((3, 2, S)) < 0.7
-    flat = lambda x: x.reshape(6, *x.shape[2:])
+
+    def flat(x):
+        return x.reshape(6, *x.shape[2:])
+
     got = ops.attention(q, k, v, masks.padding(valid) & masks.causal(2))
     expected = ops.attention(flat(q), flat(k), flat(v), masks.padding(flat(valid)) & masks.causal(2))
     np.testing.assert_allclose(flat(got), expected, atol=1e-6)
@@ -457,7 +485,7 @@ def test_more_leading_dims_are_a_batch_of_batches():
 
 def test_scan_over_layers_and_over_the_batch():
     q, k, v = arrays((4,))
-    mask = row_masks(4)["padding"]
+    mask = batched_masks(4)["padding"]
     expected = ops.attention(q, k, v, mask)
     _, got = jax.lax.scan(lambda carry, row: (carry, ops.attention(*row)), None, (q, k, v, mask))
     np.testing.assert_allclose(got, expected, atol=1e-6)
@@ -471,9 +499,9 @@ def test_scan_over_layers_and_over_the_batch():
 
 
 @pytest.mark.parametrize("name", ["causal", "offsets", "array"])
-def test_pmap_and_shard_map_are_the_batch(name):
+def test_pmap_and_shard_map_match_the_batch(name):
     q, k, v = arrays((8,))
-    mask = row_masks(8)[name]
+    mask = batched_masks(8)[name]
     expected, slope = ops.attention(q, k, v, mask), jax.jit(gradients)(q, k, v, mask)[1]
     axis = None if name == "causal" else 0
     got = jax.pmap(ops.attention, in_axes=(0, 0, 0, axis))(q, k, v, mask)
@@ -494,7 +522,10 @@ def test_batch_and_heads_on_a_mesh_need_no_collective(kind):
     expected = ops.attention(q, k, v, mask)
     mesh = jax.make_mesh((4, 2), ("data", "heads"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
-        place = lambda x: jax.device_put(x, NamedSharding(mesh, P("data", None, "heads")))
+
+        def place(x):
+            return jax.device_put(x, NamedSharding(mesh, P("data", None, "heads")))
+
         rows = jax.tree.map(
             lambda x: jax.device_put(x, NamedSharding(mesh, P("data") if jnp.ndim(x) else P())), mask
         )
@@ -503,8 +534,8 @@ def test_batch_and_heads_on_a_mesh_need_no_collective(kind):
     assert not any(x in compiled.as_text() for x in ("all-gather(", "all-reduce(", "all-to-all("))
 
 
-def test_no_key_is_repeated():
-    q, k, v = arrays((), T=1, S=64, N=8, K=1)  # here keys are larger than all else
+def test_keys_are_not_repeated():
+    q, k, v = arrays((), T=1, S=64, N=8, K=1)  # k is the largest array
     for implementation in ("auto", "reference", "cpu_decode"):
         attend = functools.partial(ops.attention, implementation=implementation)
         jaxpr = jax.make_jaxpr(attend)(q, k, v, masks.causal(63)).jaxpr
@@ -512,7 +543,7 @@ def test_no_key_is_repeated():
         assert max(sizes) == k.size == 64 * H
 
 
-# --- the door ---
+# --- arguments ---
 
 
 @pytest.mark.parametrize(
@@ -523,7 +554,7 @@ def test_no_key_is_repeated():
         ({"k": (3, S, K, H), "v": (3, S, K, V)}, "equal leading dims"),
         ({"v": (1, S, K, V)}, "equal leading dims"),
         ({"k": (B, S, K, 7)}, "equal H, but q has 8, k 7"),
-        ({"q": (B, T, N, 0), "k": (B, S, K, 0)}, "H is 1 or more"),
+        ({"q": (B, T, N, 0), "k": (B, S, K, 0)}, "H is at least 1"),
         ({"v": (B, 4, K, V)}, "equal S and K"),
         ({"v": (B, S, 4, V)}, "equal S and K"),
         ({"k": (B, S, 3, H), "v": (B, S, 3, V)}, "K divides N, but N = 4 and K = 3"),
@@ -587,7 +618,7 @@ def test_wrong_dtypes(dtypes):
         ops.attention(*(x.astype(dtype) for x, dtype in zip(arrays(), dtypes, strict=True)))
 
 
-def test_a_backend_gets_the_mask_with_its_structure(monkeypatch):
+def test_a_backend_gets_the_mask_as_a_value(monkeypatch):
     seen = {}
 
     def spy(q, k, v, mask, bias, **options):
@@ -602,3 +633,25 @@ def test_a_backend_gets_the_mask_with_its_structure(monkeypatch):
     assert seen == {"scale": H**-0.5, "soft_cap": None, "dropout_rate": 0.0, "key": None}
     auto, reference = ops.attention(q, k, v, mask), ops.attention(q, k, v, mask, implementation="reference")
     np.testing.assert_allclose(auto, reference, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["auto", "reference", "cpu_decode", "xla", "chunked"])
+def test_a_mask_is_checked_once_and_evaluated_once(name, monkeypatch):
+    jax.clear_caches()  # a cached trace evaluates nothing
+    counts = {"check": 0, "evaluate": 0}
+    for method in counts:
+        original = getattr(Causal, method)
+
+        def counted(self, sizes, method=method, original=original, **options):
+            counts[method] += 1
+            return original(self, sizes, **options)
+
+        monkeypatch.setattr(Causal, method, counted)
+    q, k, v = arrays(V=H)
+    mask = masks.causal(2) & masks.padding(jnp.ones((B, S), bool))
+    jax.make_jaxpr(lambda q, k, v: ops.attention(q, k, v, mask, implementation=name))(q, k, v)
+    assert counts == {"check": 1, "evaluate": 1}
+    jax.make_jaxpr(lambda q, k: ops.attention_weights(q, k, mask))(q, k)
+    assert counts == {"check": 2, "evaluate": 2}
+    ops.explain_attention(q, k, v, mask)
+    assert counts == {"check": 3, "evaluate": 2}

@@ -1,4 +1,4 @@
-"""Laws of dropout: what is dropped is zero, what is kept is scaled, and without a key nothing happens."""
+"""Dropout: dropped elements are 0, kept ones are scaled, and no key means no dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ SHAPES = [(7,), (3, 5), (2, 3, 4)]
 
 
 @pytest.mark.parametrize("rate", [0, 0.0, 0.5])
-def test_no_key_or_no_rate_gives_x_itself(rate):
+def test_no_key_or_rate_0_returns_x(rate):
     x = jnp.arange(6.0)
     assert dropout(x, rate, None) is x
     assert dropout(x, 0.0, jax.random.key(0)) is x
@@ -30,7 +30,7 @@ def test_every_element_is_zero_or_scaled(seed, rate, shape):
 @given(
     st.integers(0, 2**31 - 1), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([jnp.float32, jnp.bfloat16])
 )
-def test_the_mean_stays(seed, rate, dtype):
+def test_the_mean_is_kept(seed, rate, dtype):
     n = 20_000
     y = dropout(jnp.ones(n, dtype), rate, jax.random.key(seed))
     assert y.dtype == dtype
@@ -40,27 +40,30 @@ def test_the_mean_stays(seed, rate, dtype):
     assert abs(np.mean(np.asarray(y) == 0) - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
 
 
-def test_bfloat16_is_scaled_without_the_rounding_of_the_rate():
+def test_bfloat16_does_not_round_the_rate():
     x = jnp.linspace(1, 2, 1000).astype(jnp.bfloat16)
     y = dropout(x, 0.1, jax.random.key(0))
     want = (x.astype(jnp.float32) / 0.9).astype(jnp.bfloat16)
     np.testing.assert_array_equal(y, jnp.where(y == 0, y, want))
 
 
-def test_same_key_same_mask_other_key_other_mask():
+def test_the_key_decides_the_mask():
     x = jnp.ones((50, 4))
     a, b, c = (dropout(x, 0.5, jax.random.key(seed)) for seed in (1, 1, 2))
     assert (a == b).all() and (a != c).any()
 
 
-def test_gradient_is_the_mask():
+def test_the_gradient_is_the_mask():
     x = jnp.arange(1.0, 31.0)
-    f = lambda x: dropout(x, 0.25, jax.random.key(3))
+
+    def f(x):
+        return dropout(x, 0.25, jax.random.key(3))
+
     grad = jax.grad(lambda x: f(x).sum())(x)
     np.testing.assert_allclose(grad * x, f(x), rtol=1e-6)
 
 
-def test_what_is_dropped_has_no_influence():
+def test_dropped_elements_do_not_change_the_output():
     x = jnp.ones(40)
     zero = dropout(x, 0.5, jax.random.key(5)) == 0
     bad = jnp.where(zero, jnp.inf, x)
@@ -81,7 +84,7 @@ def test_under_jit_vmap_and_shard_map():
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1, 2.0, float("nan")])
-def test_rate_outside_the_range_is_an_error_with_and_without_a_key(rate):
+def test_a_rate_out_of_range_is_an_error_with_and_without_a_key(rate):
     for key in (None, jax.random.key(0)):
         with pytest.raises(ValueError, match=r"dropout: got rate=.*; wanted a number in \[0, 1\)"):
             dropout(jnp.ones(3), rate, key)
@@ -92,23 +95,23 @@ def test_integers_are_an_error():
         dropout(jnp.arange(3), 0.5, jax.random.key(0))
 
 
-# --- of a part of a table ---
+# --- drop_at ---
 
 
-def test_a_part_of_a_table_drops_what_the_whole_drops():
+def test_a_tile_drops_what_the_full_table_drops():
     x = jnp.arange(1.0, 1 + 6 * 10).reshape(6, 10)
     key, rows, cols = jax.random.key(1), jnp.arange(6), jnp.arange(10)
-    whole = drop_at(x, rows, cols, 0.4, key)
-    assert np.any(whole == 0) and np.any(whole != 0)
+    full = drop_at(x, rows, cols, 0.4, key)
+    assert np.any(full == 0) and np.any(full != 0)
     for i, j, n, m in [(0, 0, 2, 3), (3, 5, 3, 5), (5, 9, 1, 1)]:
         part = drop_at(x[i : i + n, j : j + m], rows[i : i + n], cols[j : j + m], 0.4, key)
-        np.testing.assert_allclose(part, whole[i : i + n, j : j + m], rtol=1e-6)
-    kept = whole != 0
-    np.testing.assert_allclose(whole, np.where(kept, x / 0.6, 0), rtol=1e-6)
+        np.testing.assert_allclose(part, full[i : i + n, j : j + m], rtol=1e-6)
+    kept = full != 0
+    np.testing.assert_allclose(full, np.where(kept, x / 0.6, 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
-def test_places_are_dropped_independently_at_the_rate(impl):
+def test_elements_are_dropped_independently_at_the_rate(impl):
     ones, cols = jnp.ones((2, 60, 50)), jnp.arange(50)
     rows = jnp.arange(120).reshape(2, 60)
     kept = np.asarray(drop_at(ones, rows, cols, 0.3, jax.random.key(2, impl=impl)) != 0)
@@ -122,7 +125,7 @@ def test_places_are_dropped_independently_at_the_rate(impl):
     assert abs((kept == other).mean() - 0.58) < 0.05
 
 
-def test_a_part_keeps_its_dtype():
+def test_a_tile_keeps_its_dtype():
     got = drop_at(jnp.ones((3, 4), jnp.bfloat16), jnp.arange(3), jnp.arange(4), 0.25, jax.random.key(0))
     assert got.dtype == jnp.bfloat16 and set(np.unique(np.asarray(got, np.float32))) <= {
         0,

@@ -1,4 +1,4 @@
-"""Laws of the feed-forward layers: position by position, float64 references, activations by name."""
+"""Feed-forward networks and activations against float64 references, position by position."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_activations_by_name_are_the_references(name):
     assert activation(name)(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def test_gelu_of_bfloat16_is_rounded_once_and_keeps_one_array_for_its_gradient():
+def test_gelu_of_bfloat16_rounds_once_and_keeps_one_residual():
     x = jnp.linspace(-6, 6, 101).astype(jnp.bfloat16)
     wide = np.asarray(x, np.float64)
     out, back = jax.vjp(activation("gelu"), x)
@@ -63,13 +63,13 @@ def test_gelu_of_bfloat16_is_rounded_once_and_keeps_one_array_for_its_gradient()
     assert [kept.dtype for kept in jax.tree.leaves(back) if kept.size > 1] == [jnp.bfloat16]
 
 
-def test_an_unknown_activation_lists_the_known():
+def test_an_unknown_activation_is_an_error_with_the_known_names():
     with pytest.raises(ValueError, match=r"got 'swoosh'; wanted one of relu, .*silu"):
         activation("swoosh")
 
 
 @pytest.mark.parametrize("name", ["prelu", "xielu"])
-def test_an_activation_with_parameters_is_refused_by_name(name):
+def test_an_activation_with_parameters_is_an_error(name):
     with pytest.raises(ValueError, match=f"activation: got '{name}', which has parameters"):
         activation(name)
 
@@ -85,7 +85,7 @@ def test_an_activation_with_parameters_is_refused_by_name(name):
         ("gelu_python_tanh", "gelu_tanh"),
     ],
 )
-def test_names_for_the_same(alias, name):
+def test_aliases(alias, name):
     x = jnp.linspace(-6, 6, 101)
     np.testing.assert_array_equal(activation(alias)(x), activation(name)(x))
 
@@ -95,7 +95,7 @@ def test_names_for_the_same(alias, name):
     [("gelu", {"approximate": "none"}), ("gelu_tanh", {"approximate": "tanh"}), ("silu", {}), ("relu", {})],
 )
 @pytest.mark.parity
-def test_activations_are_torch_s(ours, theirs):
+def test_activations_equal_torch(ours, theirs):
     torch = pytest.importorskip("torch")
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     want = getattr(torch.nn.functional, ours.removesuffix("_tanh"))(torch.tensor(x), **theirs)
@@ -134,12 +134,12 @@ def test_a_position_depends_on_itself_only():
     x, w_gate, w_in, w_out = draw(0, (2, 3, D), (D, F), (D, F), (F, D))
     for f in (lambda x: feed_forward(x, w_in, w_out), lambda x: gated_feed_forward(x, w_gate, w_in, w_out)):
         jacobian = jax.jacobian(f)(x)  # [2, 3, D, 2, 3, D]
-        own = np.einsum("btdbte->btde", np.asarray(jacobian))
-        np.testing.assert_allclose(np.abs(jacobian).sum(), np.abs(own).sum(), rtol=1e-6)
-        assert np.abs(own).sum() > 0
+        diagonal = np.einsum("btdbte->btde", np.asarray(jacobian))
+        np.testing.assert_allclose(np.abs(jacobian).sum(), np.abs(diagonal).sum(), rtol=1e-6)
+        assert np.abs(diagonal).sum() > 0
 
 
-def test_dropout_falls_on_the_hidden_elements():
+def test_dropout_applies_to_the_hidden_elements():
     x, w_gate, w_in, w_out = draw(0, (6, D), (D, F), (D, F), (F, D))
     key = jax.random.key(0)
     got = feed_forward(x, w_in, w_out, dropout_rate=0.5, key=key)
@@ -164,14 +164,17 @@ def test_bfloat16_stays_bfloat16():
 def test_under_jit_vmap_and_shard_map():
     x, w_in, w_out, b_in, b_out = draw(1, (8, 3, D), (D, F), (F, D), (F,), (D,))
     want = feed_forward(x, w_in, w_out, b_in, b_out)
-    f = lambda x: feed_forward(x, w_in, w_out, b_in, b_out)
+
+    def f(x):
+        return feed_forward(x, w_in, w_out, b_in, b_out)
+
     np.testing.assert_allclose(jax.jit(jax.vmap(f))(x), want, atol=1e-5)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("data")
     np.testing.assert_allclose(jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec)(x), want, atol=1e-5)
 
 
-def test_wrong_input_is_an_error_that_names_it():
+def test_wrong_arguments():
     x, w_in, w_out, b_in = draw(0, (3, D), (D, F), (F, D), (F,))
     with pytest.raises(ValueError, match=r"w_in of shape \(7, 5\).*wanted \[D, F\] = \(5, 5\)"):
         feed_forward(x, w_in.T, w_out)

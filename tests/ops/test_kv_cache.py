@@ -1,4 +1,4 @@
-"""Whatever the pieces in which tokens come, a cache shows each of them those before it."""
+"""A KV cache lets each token attend to itself and earlier tokens, for every split into chunks."""
 
 import functools
 
@@ -17,14 +17,14 @@ CHUNKS = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 
 @functools.cache
 def reader(T, rolling):
-    """One jitted call that reads T tokens, for all tests."""
+    """A jitted function that reads T tokens, one for all tests."""
 
     @jax.jit
     def read(buffer, new, slots, positions):
-        seen_positions, after = kv_cache.advance(slots, positions)
+        seen_positions, next_slots = kv_cache.advance(slots, positions)
         seen, kept = kv_cache.append(buffer, new, slots)
         allowed = kv_cache.seen_mask(slots, seen_positions, window=None if not rolling else S + 1)
-        return seen, kept, after, allowed.to_dense(T, seen.shape[-2])
+        return seen, kept, next_slots, allowed.to_dense(T, seen.shape[-2])
 
     return read
 
@@ -35,61 +35,60 @@ def empty(rolling):
 
 @pytest.mark.parametrize("rolling", [False, True])
 @given(st.data())
-def test_each_token_sees_itself_and_those_before_it_in_any_pieces(rolling, data):
+def test_each_token_attends_to_itself_and_earlier_tokens_for_every_split_into_chunks(rolling, data):
     chunks = data.draw(CHUNKS if not rolling else st.lists(st.integers(1, 3), min_size=1, max_size=6))
     n = min(sum(chunks), S) if not rolling else sum(chunks)
     tokens = np.random.default_rng(0).standard_normal((B, K, n, H)).astype(np.float32)
-    # Rows of another length: holes on the left, as in padded prompts.
-    holes = data.draw(st.sampled_from([(0, 0), (0, 1), (2, 0)]))
-    places = np.array([np.maximum(np.arange(n) - hole, -1) for hole in holes], np.int32)
+    # Left padding, of another length in each sequence.
+    padding = data.draw(st.sampled_from([(0, 0), (0, 1), (2, 0)]))
+    positions = np.array([np.maximum(np.arange(n) - n_pad, -1) for n_pad in padding], np.int32)
     buffer, slots = empty(rolling)
     start = 0
     for T in chunks:
         T = min(T, n - start)
         if not T:
             break
-        here = slice(start, start + T)
-        seen, buffer, slots, allowed = reader(T, rolling)(buffer, tokens[:, :, here], slots, places[:, here])
-        for row in range(B):
+        chunk = slice(start, start + T)
+        seen, buffer, slots, allowed = reader(T, rolling)(
+            buffer, tokens[:, :, chunk], slots, positions[:, chunk]
+        )
+        for b in range(B):
             for i in range(T):
-                shown = np.asarray(seen[row])[:, np.asarray(allowed[row, i])]
-                first = max(holes[row], start + i - S if rolling else 0)
-                np.testing.assert_array_equal(shown, tokens[row, :, first : start + i + 1])
+                attended = np.asarray(seen[b])[:, np.asarray(allowed[b, i])]
+                first = max(padding[b], start + i - S if rolling else 0)
+                np.testing.assert_array_equal(attended, tokens[b, :, first : start + i + 1])
         start += T
     assert int(slots.length) == n and buffer.shape == (B, K, S, H)
-    following = np.asarray(kv_cache.next_positions(slots, 2))
-    if n > max(holes):
-        np.testing.assert_array_equal(following, [[n - hole, n - hole + 1] for hole in holes])
+    next_positions = np.asarray(kv_cache.next_positions(slots, 2))
+    if n > max(padding):
+        np.testing.assert_array_equal(next_positions, [[n - n_pad, n - n_pad + 1] for n_pad in padding])
 
 
-def test_a_window_closes_what_lies_further_back():
+def test_a_window_masks_older_tokens():
     slots = kv_cache.init_slots((), S)
-    seen, after = kv_cache.advance(slots, jnp.arange(4))
-    assert kv_cache.seen_mask(slots, seen, window=2).to_dense(4, S)[3].tolist() == [
-        False,
-        False,
-        True,
-        True,
-    ] + 3 * [False]
-    seen, _ = kv_cache.advance(after, kv_cache.next_positions(after, 1))
+    seen, next_slots = kv_cache.advance(slots, jnp.arange(4))
+    dense = kv_cache.seen_mask(slots, seen, window=2).to_dense(4, S)
+    np.testing.assert_array_equal(dense[3], [False] * 2 + [True] * 2 + [False] * 3)
+    seen, _ = kv_cache.advance(next_slots, kv_cache.next_positions(next_slots, 1))
     np.testing.assert_array_equal(
-        kv_cache.seen_mask(after, seen, window=2).to_dense(1, S), [[False] * 3 + [True] * 2 + [False] * 2]
+        kv_cache.seen_mask(next_slots, seen, window=2).to_dense(1, S),
+        [[False] * 3 + [True] * 2 + [False] * 2],
     )
 
 
 def test_a_full_cache_is_an_error_and_never_a_clamp():
     buffer, slots = empty(False)
     positions = jnp.zeros((B, 4), jnp.int32)
-    _, after = kv_cache.advance(slots, positions)
+    _, next_slots = kv_cache.advance(slots, positions)
     assert bool(kv_cache.has_room(slots, S)) and not bool(kv_cache.has_room(slots, S + 1))
-    assert bool(kv_cache.has_room(after, 3)) and not bool(kv_cache.has_room(after, 4))
-    message = "a cache with room for 7 tokens, 4 of them taken, was given 4 more: make it longer"
+    assert bool(kv_cache.has_room(next_slots, 3)) and not bool(kv_cache.has_room(next_slots, 4))
+    message = "append: got T = 4 tokens for a cache of S = 7 slots, 4 of them in use; wanted T <= 3"
     with pytest.raises(ValueError, match=message):
-        kv_cache.advance(after, positions)
+        kv_cache.advance(next_slots, positions)
     with pytest.raises(ValueError, match=message):
-        kv_cache.append(buffer, jnp.zeros((B, K, 4, H)), after)
-    # Under jit the length is not known, but more than there is room for at all is.
-    with pytest.raises(ValueError, match="room for 7 tokens, 0 of them taken, was given 8 more"):
+        kv_cache.append(buffer, jnp.zeros((B, K, 4, H)), next_slots)
+    # Under jit the length is unknown, but the capacity is not.
+    with pytest.raises(ValueError, match="got T = 8 tokens for a cache of S = 7 slots, 0 of them in use"):
         jax.jit(kv_cache.append)(buffer, jnp.zeros((B, K, 8, H)), slots)
 
 

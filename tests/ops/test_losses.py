@@ -1,4 +1,4 @@
-"""Laws of the losses: sums add, ignored tokens have no part, bad labels poison, chunks do not matter."""
+"""Losses: sums add, ignored tokens add nothing, bad labels give NaN, the chunk size does not matter."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ smoothings, z_losses = st.sampled_from([0.0, 0.1, 1.0]), st.sampled_from([0.0, 0
 
 
 def cross_entropy_reference(logits, labels, weights, label_smoothing=0.0, z_loss=0.0, ignore_index=None):
-    """Token by token, with the one-hot target written out."""
+    """Token by token, with an explicit one-hot target."""
     logits = np.asarray(logits, np.float64)
     total, weight = 0.0, 0.0
     for token in np.ndindex(*labels.shape):
@@ -64,7 +64,7 @@ def test_cross_entropy_is_the_reference(seed, lead, label_smoothing, z_loss):
 
 
 @given(seeds)
-def test_the_gradient_is_softmax_less_one_hot(seed):
+def test_the_gradient_is_softmax_minus_one_hot(seed):
     logits, labels, weights = draw(seed, (2, 3))
     grad = jax.grad(lambda x: cross_entropy(x, labels, weights=weights)[0])(logits)
     want = weights[..., None] * (jax.nn.softmax(logits) - jax.nn.one_hot(labels, V))
@@ -72,32 +72,28 @@ def test_the_gradient_is_softmax_less_one_hot(seed):
 
 
 @given(seeds, smoothings, z_losses)
-def test_halves_add_to_the_whole(seed, label_smoothing, z_loss):
+def test_sums_of_two_parts_add(seed, label_smoothing, z_loss):
     logits, labels, weights = draw(seed, (6,))
-    f = lambda part: cross_entropy(
-        logits[part],
-        labels[part],
-        weights=weights[part],
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        ignore_index=3,
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "ignore_index": 3}
+    total, first, second = (
+        cross_entropy(logits[part], labels[part], weights=weights[part], **options)
+        for part in (slice(None), slice(2), slice(2, None))
     )
-    whole, first, second = f(slice(None)), f(slice(2)), f(slice(2, None))
     for i in range(2):
-        np.testing.assert_allclose(whole[i], first[i] + second[i], rtol=1e-5)
+        np.testing.assert_allclose(total[i], first[i] + second[i], rtol=1e-5)
 
 
 @given(seeds, st.sampled_from([-20.0, 500.0]))
 def test_a_constant_added_to_all_logits_changes_nothing(seed, constant):
     logits, labels, _ = draw(seed, (6,))
-    moved = cross_entropy(logits + constant, labels, label_smoothing=0.1)[0]
+    shifted = cross_entropy(logits + constant, labels, label_smoothing=0.1)[0]
     np.testing.assert_allclose(
-        cross_entropy(logits, labels, label_smoothing=0.1)[0], moved, rtol=1e-4, atol=1e-3
+        cross_entropy(logits, labels, label_smoothing=0.1)[0], shifted, rtol=1e-4, atol=1e-3
     )
 
 
 @given(seeds)
-def test_never_below_the_entropy_of_the_target(seed):
+def test_the_loss_is_at_least_the_entropy_of_the_target(seed):
     logits, labels, _ = draw(seed, (6,))
     assert cross_entropy(logits, labels)[0] >= 0
     p = np.full(V, 0.1 / V)
@@ -105,25 +101,26 @@ def test_never_below_the_entropy_of_the_target(seed):
     assert cross_entropy(logits, labels, label_smoothing=0.1)[0] >= 6 * -(p * np.log(p)).sum() - 1e-4
 
 
-def test_uniform_logits_cost_log_v():
+def test_the_loss_of_uniform_logits_is_log_v():
     got = cross_entropy(jnp.zeros((4, V)), jnp.arange(4), label_smoothing=0.3)
     np.testing.assert_allclose(got, (4 * np.log(V), 4), rtol=1e-6)
 
 
-def garbage(dtype):
+def extreme_logits(dtype):
     big = float(jnp.finfo(dtype).max)
     return [np.full(V, big), np.full(V, -big), np.eye(V)[3] * big, np.full(V, np.inf), np.full(V, np.nan)]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("kind", range(5))
-def test_an_ignored_token_has_no_part_and_no_gradient_whatever_its_logits(dtype, kind):
+def test_an_ignored_token_adds_nothing_and_has_gradient_0_for_any_logits(dtype, kind):
     logits, labels, weights = draw(0, (2, 3))
     labels = labels.at[1, 1].set(-100)
-    logits = logits.astype(dtype).at[1, 1].set(jnp.asarray(garbage(dtype)[kind], dtype))
-    f = lambda x: cross_entropy(
-        x, labels, weights=weights, label_smoothing=0.1, z_loss=1e-3, ignore_index=-100
-    )
+    logits = logits.astype(dtype).at[1, 1].set(jnp.asarray(extreme_logits(dtype)[kind], dtype))
+
+    def f(x):
+        return cross_entropy(x, labels, weights=weights, label_smoothing=0.1, z_loss=1e-3, ignore_index=-100)
+
     (total, weight), vjp = jax.vjp(f, logits)
     (grad,) = vjp((jnp.float32(1), jnp.float32(0)))
     kept = np.ones((2, 3), bool)
@@ -134,7 +131,7 @@ def test_an_ignored_token_has_no_part_and_no_gradient_whatever_its_logits(dtype,
     assert (np.abs(np.asarray(grad, np.float32)).sum(-1)[kept] > 0).all()
 
 
-def test_none_that_counts_gives_zero_and_zero():
+def test_all_tokens_ignored_gives_sum_0_and_weight_0():
     logits, labels, _ = draw(0, (6,))
     assert cross_entropy(logits, jnp.full(6, -100), ignore_index=-100) == (0, 0)
     assert cross_entropy(logits, labels, weights=jnp.zeros(6)) == (0, 0)
@@ -142,12 +139,15 @@ def test_none_that_counts_gives_zero_and_zero():
 
 
 @pytest.mark.parametrize("label", [-1, -V, -100, V, V + 1, 2**31 - 1, -(2**31)])
-def test_a_label_out_of_range_poisons_the_sum_and_its_gradient(label):
+def test_a_label_out_of_range_makes_the_sum_and_its_gradient_nan(label):
     logits, labels, weights = draw(0, (2, 3))
     bad = labels.at[0, 2].set(label)
     for ignore_index in (None, 7):
         for w in (None, weights, weights.at[0, 2].set(0)):
-            f = lambda x, w=w, i=ignore_index: cross_entropy(x, bad, weights=w, ignore_index=i)
+
+            def f(x, w=w, i=ignore_index):
+                return cross_entropy(x, bad, weights=w, ignore_index=i)
+
             (total, weight), grad = f(logits), jax.grad(lambda x, f=f: f(x)[0])(logits)
             assert jnp.isnan(total) and jnp.isfinite(weight)
             np.testing.assert_array_equal(jnp.isnan(grad).any(-1), np.eye(6)[2].reshape(2, 3))
@@ -164,7 +164,10 @@ def test_labels_of_any_integer_type(dtype):
 @given(seeds)
 def test_the_sum_is_linear_in_the_weights(seed):
     logits, labels, weights = draw(seed, (6,))
-    f = lambda w: cross_entropy(logits, labels, weights=w)[0]
+
+    def f(w):
+        return cross_entropy(logits, labels, weights=w)[0]
+
     each = jax.grad(f)(jnp.zeros(6))
     np.testing.assert_allclose(
         each, [cross_entropy(x, y)[0] for x, y in zip(logits, labels, strict=True)], rtol=1e-5
@@ -183,12 +186,15 @@ def test_bfloat16_logits_have_a_float32_loss():
 
 def test_large_and_minus_infinite_logits_are_finite():
     logits = jnp.asarray([[1e4, -1e4, 0.0], [5.0, -jnp.inf, 1.0]])
-    f = lambda x: cross_entropy(x, jnp.asarray([0, 0]))[0]
+
+    def f(x):
+        return cross_entropy(x, jnp.asarray([0, 0]))[0]
+
     np.testing.assert_allclose(f(logits), np.log1p(np.exp(-4)), rtol=1e-5)
     assert jnp.isfinite(jax.grad(f)(logits)).all()
 
 
-def test_the_loss_of_a_sure_token_keeps_its_digits_beside_large_logits():
+def test_a_loss_near_0_is_exact_with_large_logits():
     logits = jnp.asarray([1000.0, 990.0, 988.0])
     want = np.log1p(np.exp(-10.0) + np.exp(-12.0))
     np.testing.assert_allclose(cross_entropy(logits, jnp.asarray(0))[0], want, rtol=2e-3)
@@ -203,7 +209,7 @@ def test_clean_under_debug_nans():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_cross_entropy_is_torch_s_forward_and_backward(label_smoothing):
+def test_cross_entropy_equals_torch_forward_and_backward(label_smoothing):
     torch = pytest.importorskip("torch")
     logits, labels, _ = draw(0, (6,))
     labels = labels.at[jnp.asarray([1, 4])].set(-100)
@@ -216,12 +222,15 @@ def test_cross_entropy_is_torch_s_forward_and_backward(label_smoothing):
         reduction="sum",
     )
     want.backward()
-    f = lambda x: cross_entropy(x, labels, label_smoothing=label_smoothing, ignore_index=-100)
+
+    def f(x):
+        return cross_entropy(x, labels, label_smoothing=label_smoothing, ignore_index=-100)
+
     np.testing.assert_allclose(f(logits), (want.item(), 4), rtol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda x: f(x)[0])(logits), tensor.grad.numpy(), atol=1e-6)
 
 
-def test_cross_entropy_is_optax_s():
+def test_cross_entropy_equals_optax():
     import optax
 
     logits, labels, _ = draw(0, (2, 3))
@@ -230,7 +239,7 @@ def test_cross_entropy_is_optax_s():
     np.testing.assert_allclose(got, optax.softmax_cross_entropy(logits, target).sum(), rtol=1e-6)
 
 
-# From hidden states
+# --- linear_cross_entropy ---
 
 
 KWARGS = {"label_smoothing": 0.1, "z_loss": 0.01, "ignore_index": 0}
@@ -238,7 +247,7 @@ KWARGS = {"label_smoothing": 0.1, "z_loss": 0.01, "ignore_index": 0}
 
 @functools.partial(jax.jit, static_argnums=0)
 def loss_and_gradients(chunk_size, hidden, kernel, bias, weights, labels):
-    """In chunks, or from all logits where `chunk_size` is None."""
+    """In chunks, or from all logits if `chunk_size` is None."""
 
     def f(hidden, kernel, bias, weights):
         if chunk_size is None:
@@ -268,9 +277,12 @@ def test_without_bias_and_weights():
     assert linear_cross_entropy(hidden[:0], kernel, labels[:0]) == (0, 0)
 
 
-def test_ignored_and_missing_labels_in_chunks():
+def test_ignored_and_invalid_labels_in_chunks():
     hidden, kernel, _, labels, _ = draw_linear(0, (7,))
-    f = lambda h, labels: linear_cross_entropy(h, kernel, labels, ignore_index=-100, chunk_size=3)
+
+    def f(h, labels):
+        return linear_cross_entropy(h, kernel, labels, ignore_index=-100, chunk_size=3)
+
     ignored = labels.at[2].set(-100)
     grad = jax.grad(lambda h: f(h, ignored)[0])(hidden)
     np.testing.assert_array_equal((grad == 0).all(-1), np.eye(7)[2])
@@ -279,7 +291,7 @@ def test_ignored_and_missing_labels_in_chunks():
         assert jnp.isnan(f(hidden, labels.at[6].set(label))[0])
 
 
-def test_what_fills_the_last_chunk_has_no_part_where_the_bias_rules_out_a_class():
+def test_padding_of_the_last_chunk_adds_nothing_with_a_bias_of_minus_inf():
     hidden, kernel, bias, labels, weights = draw_linear(0, (7,))
     args = hidden, kernel, bias.at[0].set(-jnp.inf), weights
     labels = jnp.maximum(labels, 1)
@@ -295,10 +307,13 @@ def test_what_fills_the_last_chunk_has_no_part_where_the_bias_rules_out_a_class(
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_hidden_states_of_tokens_without_a_part_may_be_anything(bad):
+def test_nonfinite_hidden_states_of_ignored_tokens_do_not_leak(bad):
     hidden, kernel, _, labels, weights = draw_linear(0, (7,))
     labels, weights = labels.at[2].set(-100), weights.at[5].set(0)
-    f = lambda h, k, y, w: linear_cross_entropy(h, k, y, weights=w, ignore_index=-100, chunk_size=4)[0]
+
+    def f(h, k, y, w):
+        return linear_cross_entropy(h, k, y, weights=w, ignore_index=-100, chunk_size=4)[0]
+
     ours = jax.value_and_grad(f, (0, 1))
     total, (d_hidden, d_kernel) = ours(hidden.at[jnp.asarray([2, 5])].set(bad), kernel, labels, weights)
     kept = np.array([0, 1, 3, 4, 6])
@@ -315,16 +330,16 @@ def test_the_logits_of_all_tokens_never_exist():
         jax.ShapeDtypeStruct((D, vocabulary), jnp.float32),
         jax.ShapeDtypeStruct((4, tokens // 4), jnp.int32),
     )
-    whole = lambda h, k, y: cross_entropy(h @ k, y, label_smoothing=0.1)[0]
+
+    def from_all_logits(h, k, y):
+        return cross_entropy(h @ k, y, label_smoothing=0.1)[0]
+
+    def from_chunks(h, k, y, size):
+        return linear_cross_entropy(h, k, y, label_smoothing=0.1, chunk_size=size)[0]
+
     temp = {}
     for size in (16, 64, tokens, None):
-        f = (
-            whole
-            if size is None
-            else lambda h, k, y, size=size: linear_cross_entropy(
-                h, k, y, label_smoothing=0.1, chunk_size=size
-            )[0]
-        )
+        f = from_all_logits if size is None else functools.partial(from_chunks, size=size)
         compiled = jax.jit(jax.grad(f, (0, 1))).lower(*args).compile()
         temp[size] = compiled.memory_analysis().temp_size_in_bytes
     logits = tokens * vocabulary * 4
@@ -333,51 +348,64 @@ def test_the_logits_of_all_tokens_never_exist():
     assert temp[16] < temp[64] < temp[tokens]
 
 
-def test_bfloat16_has_float32_logits_and_adds_gradients_in_float32():
+def test_bfloat16_has_float32_logits_and_sums_gradients_in_float32():
     tokens = 1024
     rng = np.random.default_rng(0)
     hidden, kernel = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((tokens, D), (D, V)))
     labels = jnp.asarray(rng.integers(0, V, tokens))
-    exact = lambda h, k: cross_entropy(jnp.matmul(h, k), labels)[0]
+
+    def exact(h, k):
+        return cross_entropy(jnp.matmul(h, k), labels)[0]
+
     want = jax.value_and_grad(exact, 1)(hidden.astype(jnp.float32), kernel.astype(jnp.float32))
     ours = jax.value_and_grad(lambda h, k: linear_cross_entropy(h, k, labels, chunk_size=2)[0], 1)
     got = ours(hidden, kernel)
-    # The CPU's compiler may keep more precision than it is asked for, so the program itself is read.
+    # The CPU compiler may keep more precision than the program has, so this reads the program.
     assert f"bf16[2,{V}]" not in str(jax.make_jaxpr(lambda *a: ours(*a)[0])(hidden, kernel))
     assert got[0].dtype == jnp.float32 and got[1].dtype == jnp.bfloat16
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
-    # Added up in bfloat16, 512 chunks would be off by a tenth and more.
+    # In bfloat16 the sum over 512 chunks would be off by more than a tenth.
     error = jnp.linalg.norm(got[1].astype(jnp.float32) - want[1]) / jnp.linalg.norm(want[1])
     assert error < 0.01
 
 
 def test_in_shard_map_and_on_meshes():
     hidden, kernel, _, labels, _ = draw_linear(1, (16, 3))
-    f = lambda h, k, y, chunk=16: linear_cross_entropy(h, k, y, chunk_size=chunk, ignore_index=2)
+
+    def f(h, k, y, chunk=16):
+        return linear_cross_entropy(h, k, y, chunk_size=chunk, ignore_index=2)
+
     want = jax.value_and_grad(lambda *a: f(*a)[0], (0, 1))(hidden, kernel, labels)
     P, AxisType = jax.sharding.PartitionSpec, jax.sharding.AxisType
 
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
         with jax.set_mesh(mesh):
-            split = lambda x, *spec, mesh=mesh: jax.device_put(x, jax.NamedSharding(mesh, P(*spec)))
-            args = split(hidden, "data"), split(kernel), split(labels, "data")
+
+            def shard(x, *spec, mesh=mesh):
+                return jax.device_put(x, jax.NamedSharding(mesh, P(*spec)))
+
+            args = shard(hidden, "data"), shard(kernel), shard(labels, "data")
             got = jax.jit(jax.value_and_grad(lambda *a: f(*a)[0], (0, 1)))(*args)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
     specs = P("data"), P(), P("data")
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    both = lambda *a: jax.value_and_grad(lambda *a: jax.lax.psum(f(*a, chunk=4)[0], "data"), (0, 1))(*a)
+
+    def both(*a):
+        return jax.value_and_grad(lambda *a: jax.lax.psum(f(*a, chunk=4)[0], "data"), (0, 1))(*a)
+
     got = jax.shard_map(both, mesh=mesh, in_specs=specs, out_specs=(P(), specs[:2]))(hidden, kernel, labels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
 
-def test_chunks_of_a_multiple_of_the_devices_on_a_mesh_of_explicit_axes():
+def test_chunk_sizes_divisible_by_the_devices_on_a_mesh_with_explicit_axes():
     devices, P = 4, jax.sharding.PartitionSpec
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    spec = lambda shape, dtype, *axes: jax.ShapeDtypeStruct(
-        shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes))
-    )
+
+    def spec(shape, dtype, *axes):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes)))
+
     for n in (24, 28, 36):
         args = (
             spec((n, D), jnp.float32, "data"),
@@ -386,15 +414,21 @@ def test_chunks_of_a_multiple_of_the_devices_on_a_mesh_of_explicit_axes():
         )
         for chunk_size in range(1, n + 2):
             if math.ceil(n / math.ceil(n / chunk_size)) % devices == 0:
-                f = lambda *a, size=chunk_size: linear_cross_entropy(*a, chunk_size=size)
+
+                def f(*a, size=chunk_size):
+                    return linear_cross_entropy(*a, chunk_size=size)
+
                 with jax.set_mesh(mesh):
                     jax.eval_shape(f, *args)
 
 
-def test_a_vocabulary_split_over_devices_is_not_gathered():
+def test_a_sharded_vocabulary_is_not_gathered():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
     labels = jnp.asarray([[1, 15, 0], [7, 8, 9]])
-    f = lambda x, y: cross_entropy(x, y, label_smoothing=0.1, z_loss=1e-3, ignore_index=0)[0]
+
+    def f(x, y):
+        return cross_entropy(x, y, label_smoothing=0.1, z_loss=1e-3, ignore_index=0)[0]
+
     want = jax.value_and_grad(f)(logits, labels)
     for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("tensor",), axis_types=(kind,))
@@ -410,12 +444,15 @@ def test_a_vocabulary_split_over_devices_is_not_gathered():
 
 def test_under_vmap():
     hidden, kernel, _, labels, _ = draw_linear(0, (4, 3))
-    f = lambda h, y: linear_cross_entropy(h, kernel, y, chunk_size=2)
+
+    def f(h, y):
+        return linear_cross_entropy(h, kernel, y, chunk_size=2)
+
     sums, weights = jax.jit(jax.vmap(f))(hidden, labels)
     np.testing.assert_allclose((sums.sum(), weights.sum()), f(hidden, labels), rtol=1e-5)
 
 
-def test_wrong_input_is_an_error_that_names_it():
+def test_wrong_arguments():
     logits, labels, weights = draw(0, (2, 3))
     hidden, kernel, *_ = draw_linear(0, (2, 3))
     bad = [
@@ -440,7 +477,7 @@ def test_wrong_input_is_an_error_that_names_it():
 
 
 @pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf, "0", None, True])
-def test_factors_that_are_no_numbers_are_refused_by_name(wrong):
+def test_wrong_numbers(wrong):
     logits, labels = jnp.ones((2, 3)), jnp.zeros(2, jnp.int32)
     with pytest.raises(
         ValueError, match=r"cross_entropy: got label_smoothing=.*; wanted a number in \[0, 1\]"

@@ -1,4 +1,4 @@
-"""Laws of layer norm and RMS norm: statistics, invariances, precision, and the same figures as torch."""
+"""Layer norm and RMS norm: statistics, invariances, precision, and equality with torch."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def test_rms_norm_gives_mean_square_one(seed, shape):
 
 
 @given(seeds, shapes, st.sampled_from([-3.0, 40.0]), st.sampled_from([0.5, 8.0]))
-def test_layer_norm_forgets_shift_and_scale_and_rms_norm_scale_only(seed, shape, shift, factor):
+def test_layer_norm_is_invariant_to_shift_and_scale_and_rms_norm_to_scale(seed, shape, shift, factor):
     x = draw(seed, shape)[0]
     np.testing.assert_allclose(layer_norm(x * factor + shift, eps=0), layer_norm(x, eps=0), atol=2e-4)
     np.testing.assert_allclose(rms_norm(x * factor, eps=0), rms_norm(x, eps=0), atol=1e-5)
@@ -79,21 +79,21 @@ def test_a_vector_depends_on_itself_only(norm):
     assert same.sum() == 11 and not same[1, 2]
 
 
-def test_a_large_mean_does_not_swallow_the_variance():
+def test_a_large_mean_does_not_cancel_the_variance():
     x = draw(1, (4, 64))[0] + 10_000
     np.testing.assert_allclose(layer_norm(x), layer_norm_reference(x), atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_goes_through_float32(dtype):
+def test_half_precision_computes_in_float32(dtype):
     x, scale, bias = draw(2, (3, 256), loc=5.0)
-    half = (x * 200).astype(dtype)  # the squares exceed what float16 can hold
+    half = (x * 200).astype(dtype)  # the squares overflow float16
     for got, want in [
         (layer_norm(half, scale, bias), layer_norm_reference(half, np.float64(scale), np.float64(bias))),
         (rms_norm(half, scale), rms_norm_reference(half, np.float64(scale))),
     ]:
         assert got.dtype == dtype
-        # One rounding, that of the result.
+        # One rounding, of the result.
         np.testing.assert_allclose(np.float64(got), want, rtol=float(jnp.finfo(dtype).eps), atol=1e-4)
 
 
@@ -111,13 +111,13 @@ def test_under_jit_vmap_and_shard_map():
     mapped = jax.vmap(layer_norm, in_axes=(0, None, None))
     np.testing.assert_allclose(jax.jit(mapped)(x, scale, bias), want, atol=1e-6)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
-    sharded = jax.shard_map(layer_norm, mesh=mesh, in_specs=(spec, whole, whole), out_specs=spec)
+    spec, replicated = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(layer_norm, mesh=mesh, in_specs=(spec, replicated, replicated), out_specs=spec)
     np.testing.assert_allclose(sharded(x, scale, bias), want, atol=1e-6)
 
 
 @pytest.mark.parity
-def test_same_as_torch_forward_and_backward():
+def test_norms_equal_torch_forward_and_backward():
     torch = pytest.importorskip("torch")
     x, scale, bias = draw(4, (3, 5, 8))
     twins = {
@@ -135,7 +135,7 @@ def test_same_as_torch_forward_and_backward():
             np.testing.assert_allclose(got, want, atol=1e-3, rtol=1e-4)
 
 
-def test_wrong_input_is_an_error_that_names_it():
+def test_wrong_arguments():
     x = jnp.ones((2, 3))
     with pytest.raises(ValueError, match=r"layer_norm: got x .*int32"):
         layer_norm(jnp.ones((2, 3), jnp.int32))
@@ -150,7 +150,7 @@ def test_wrong_input_is_an_error_that_names_it():
 
 
 @pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf"), "0", None, True])
-def test_an_eps_that_is_no_number_of_at_least_0_is_refused_by_name(eps):
+def test_wrong_eps(eps):
     for norm in (layer_norm, rms_norm):
         with pytest.raises(
             ValueError, match=f"{norm.__name__}: got eps=.*; wanted a finite number of at least 0"

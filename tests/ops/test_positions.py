@@ -1,4 +1,4 @@
-"""Laws of positions: rotary keeps norms and depends on differences, ALiBi on distances, buckets are T5's."""
+"""Position encodings: rotary keeps norms and depends on differences, ALiBi on distances; T5's buckets."""
 
 import math
 
@@ -25,7 +25,7 @@ def sinusoidal_reference(positions, dim, theta, pairing):
 
 
 def rotary_reference(x, positions, theta, pairing):
-    """The block-diagonal rotation matrix of RoFormer's equation 15, written out."""
+    """The explicit block-diagonal rotation matrix of RoFormer, equation 15."""
     x, h = np.asarray(x, np.float64), x.shape[-1]
     out = np.zeros_like(x)
     for token in np.ndindex(*positions.shape):
@@ -40,7 +40,7 @@ def rotary_reference(x, positions, theta, pairing):
 
 
 def bucket_reference(difference, buckets, max_distance, bidirectional):
-    """T5's formula on one Python integer, its logarithm in float64 and guarded against rounding."""
+    """T5's formula for one Python integer, with a float64 logarithm that is guarded against rounding."""
     first = 0
     if bidirectional:
         buckets //= 2
@@ -67,7 +67,7 @@ def draw(seed, shape=(2, 3, 4, 6), high=200):
     return x, jnp.asarray(rng.integers(0, high, shape[:-2]), jnp.int32)
 
 
-# Sinusoidal
+# --- sinusoidal ---
 
 
 @given(seeds, st.sampled_from(PAIRINGS), st.sampled_from([100.0, 10_000.0]))
@@ -78,7 +78,7 @@ def test_sinusoidal_is_the_reference(seed, pairing, theta):
     np.testing.assert_allclose(got, sinusoidal_reference(np.asarray(positions), 6, theta, pairing), atol=5e-5)
 
 
-def test_the_paper_s_layout_is_the_default():
+def test_the_default_is_the_layout_of_the_paper():
     got = sinusoidal(jnp.arange(3), 4)
     np.testing.assert_allclose(got[0], [0, 1, 0, 1])
     np.testing.assert_allclose(got[2], [np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], rtol=1e-6)
@@ -88,16 +88,18 @@ def test_the_paper_s_layout_is_the_default():
 def test_a_shift_of_positions_is_a_fixed_rotation(seed, shift):
     """The paper's reason for sinusoids: PE(pos + k) is a linear function of PE(pos)."""
     _, positions = draw(seed)
-    here, there = (sinusoidal(p, 6, pairing="half").reshape(-1, 2, 3) for p in (positions, positions + shift))
+    before, after = (
+        sinusoidal(p, 6, pairing="half").reshape(-1, 2, 3) for p in (positions, positions + shift)
+    )
     cos, sin = (
         jnp.asarray(f(shift / 10_000 ** (np.arange(3) / 3)), jnp.float32)[None] for f in (np.cos, np.sin)
     )
-    turned = jnp.stack([here[:, 0] * cos + here[:, 1] * sin, here[:, 1] * cos - here[:, 0] * sin], 1)
-    np.testing.assert_allclose(there, turned, atol=1e-4)
+    turned = jnp.stack([before[:, 0] * cos + before[:, 1] * sin, before[:, 1] * cos - before[:, 0] * sin], 1)
+    np.testing.assert_allclose(after, turned, atol=1e-4)
 
 
 @pytest.mark.parity
-def test_sinusoidal_half_is_marian_s():
+def test_sinusoidal_half_equals_marian():
     pytest.importorskip("torch")
     marian = pytest.importorskip("transformers.models.marian.modeling_marian")
     table = marian.MarianSinusoidalPositionalEmbedding(50, 8)
@@ -107,7 +109,7 @@ def test_sinusoidal_half_is_marian_s():
     np.testing.assert_allclose(got, weight.detach().numpy(), atol=1e-5)
 
 
-# Rotary
+# --- rotary ---
 
 
 @given(seeds, st.sampled_from(PAIRINGS), st.sampled_from([100.0, 10_000.0]))
@@ -118,7 +120,7 @@ def test_rotary_is_the_reference(seed, pairing, theta):
 
 
 @given(seeds, st.sampled_from(PAIRINGS))
-def test_rotary_keeps_norms_and_is_undone_by_the_opposite_position(seed, pairing):
+def test_rotary_keeps_norms_and_the_negative_position_inverts_it(seed, pairing):
     x, positions = draw(seed)
     y = rotary(x, positions, pairing=pairing)
     np.testing.assert_allclose(jnp.linalg.norm(y, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
@@ -129,9 +131,10 @@ def test_rotary_keeps_norms_and_is_undone_by_the_opposite_position(seed, pairing
 @given(seeds, st.sampled_from(PAIRINGS), st.integers(-100, 100))
 def test_rotary_scores_depend_on_differences_only(seed, pairing, shift):
     (q, p), (k, r) = draw(seed), draw(seed + 1)
-    scores = lambda p, r: jnp.einsum(
-        "btnh,bsnh->bnts", rotary(q, p, pairing=pairing), rotary(k, r, pairing=pairing)
-    )
+
+    def scores(p, r):
+        return jnp.einsum("btnh,bsnh->bnts", rotary(q, p, pairing=pairing), rotary(k, r, pairing=pairing))
+
     np.testing.assert_allclose(scores(p, r), scores(p + shift, r + shift), atol=3e-4)
     assert np.abs(scores(p, r) - scores(p + 1, r)).max() > 1e-3
 
@@ -143,7 +146,7 @@ def test_the_two_pairings_differ_by_a_permutation():
     np.testing.assert_allclose(half, rotary(x, positions, pairing="interleaved")[..., order], atol=1e-6)
 
 
-def test_rotary_shares_positions_over_leading_axes():
+def test_rotary_broadcasts_positions_over_leading_axes():
     x, _ = draw(0, (2, 5, 3, 4, 6))
     p = jnp.asarray([4, 0, 9])
     want = rotary(x, jnp.broadcast_to(p, (2, 5, 3)))
@@ -155,7 +158,7 @@ def test_rotary_shares_positions_over_leading_axes():
 
 def test_rotary_in_bfloat16_has_float32_angles():
     x, _ = draw(0, (4, 2, 6))
-    positions = jnp.asarray([1000, 1001, 1002, 1003])  # bfloat16 could not tell these apart
+    positions = jnp.asarray([1000, 1001, 1002, 1003])  # equal in bfloat16
     got = rotary(x.astype(jnp.bfloat16), positions)
     assert got.dtype == jnp.bfloat16
     want = rotary_reference(x.astype(jnp.bfloat16), np.asarray(positions), 1e4, "half")
@@ -163,7 +166,7 @@ def test_rotary_in_bfloat16_has_float32_angles():
 
 
 @pytest.mark.parity
-def test_rotary_is_llama_s_and_gpt_j_s():
+def test_rotary_equals_llama_and_gpt_j():
     torch = pytest.importorskip("torch")
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     gptj = pytest.importorskip("transformers.models.gptj.modeling_gptj")
@@ -180,7 +183,7 @@ def test_rotary_is_llama_s_and_gpt_j_s():
     np.testing.assert_allclose(rotary(x, positions, pairing="interleaved"), want.numpy(), atol=5e-5)
 
 
-# ALiBi
+# --- ALiBi ---
 
 
 @pytest.mark.parametrize("n_heads", [1, 2, 3, 4, 6, 8, 12, 16, 20])
@@ -192,7 +195,7 @@ def test_alibi_is_the_reference(n_heads):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_alibi_slopes_of_eight_heads_are_the_paper_s():
+def test_alibi_slopes_of_eight_heads_are_those_of_the_paper():
     got = -alibi(8, jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.int32))[:, 0, 0]
     np.testing.assert_array_equal(got, [2.0**-n for n in range(1, 9)])
 
@@ -213,13 +216,13 @@ def test_alibi_depends_on_distances_only_and_is_symmetric(seed, shift, n_heads):
 def test_alibi_slopes_are_those_of_bloom_and_mpt(n_heads):
     torch = pytest.importorskip("torch")
     bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
-    # Bloom's bias is slope * key position, which is the same as -slope * distance up to a constant a query.
+    # Bloom's bias is slope * key position: -slope * distance up to a constant per query.
     theirs = bloom.build_alibi_tensor(torch.ones(1, 5), n_heads, torch.float32).reshape(n_heads, 5).numpy()
     ours = np.asarray(alibi(n_heads, jnp.asarray([4]), jnp.arange(5)))[:, 0]
     np.testing.assert_allclose(ours, theirs - theirs[:, -1:], rtol=1e-6, atol=1e-6)
 
 
-# T5's buckets
+# --- T5's buckets ---
 
 BUCKETS = [(32, 128, True), (32, 128, False), (8, 20, True), (8, 20, False), (7, 50, False), (4, 2, True)]
 
@@ -236,7 +239,7 @@ def test_buckets_are_the_reference(buckets, max_distance, bidirectional):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(("buckets", "max_distance", "bidirectional"), [*BUCKETS[:-1], (320, 800, True)])
-def test_buckets_are_those_of_t5(buckets, max_distance, bidirectional):
+def test_buckets_equal_t5(buckets, max_distance, bidirectional):
     torch = pytest.importorskip("torch")
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
     keys = np.arange(-1000, 1001)
@@ -252,12 +255,13 @@ def test_buckets_are_those_of_t5(buckets, max_distance, bidirectional):
 
 
 @given(seeds, st.integers(-100, 100), st.booleans())
-def test_buckets_depend_on_differences_stay_in_range_and_grow(seed, shift, bidirectional):
+def test_buckets_depend_on_differences_and_are_in_range_and_monotonic(seed, shift, bidirectional):
     rng = np.random.default_rng(seed)
     q, k = (jnp.asarray(rng.integers(0, 500, (2, n)), jnp.int32) for n in (3, 4))
-    get = lambda q, k: np.asarray(
-        relative_buckets(q, k, buckets=16, max_distance=90, bidirectional=bidirectional)
-    )
+
+    def get(q, k):
+        return np.asarray(relative_buckets(q, k, buckets=16, max_distance=90, bidirectional=bidirectional))
+
     got = get(q, k)
     assert got.shape == (2, 3, 4) and (got >= 0).all() and (got < 16).all()
     np.testing.assert_array_equal(got, get(q + shift, k + shift))
@@ -270,21 +274,24 @@ def test_buckets_depend_on_differences_stay_in_range_and_grow(seed, shift, bidir
         assert (got[np.asarray(k)[:, None, :] >= np.asarray(q)[:, :, None]] == 0).all()
 
 
-def test_leading_axes_are_shared():
+def test_leading_axes_broadcast():
     q, k = jnp.arange(6).reshape(2, 1, 3), jnp.arange(20).reshape(5, 4)
     assert alibi(2, q, k).shape == (2, 5, 2, 3, 4)
     assert relative_buckets(q, k).shape == (2, 5, 3, 4)
     np.testing.assert_array_equal(relative_buckets(q, k)[1, 3], relative_buckets(q[1, 0], k[3]))
 
 
-def test_small_and_unsigned_integers_do_not_wrap_around():
+def test_small_and_unsigned_integers_do_not_wrap():
     q, k = jnp.asarray([0, 200], jnp.uint8), jnp.asarray([255], jnp.uint8)
     np.testing.assert_array_equal(alibi(1, q, k) * 2**8, -np.asarray([[[255], [55]]]))
 
 
 def test_inside_shard_map():
     x, positions = draw(0, (8, 3, 2, 4))
-    f = lambda x, p: (rotary(x, p), sinusoidal(p, 4), alibi(2, p, p), relative_buckets(p, p))
+
+    def f(x, p):
+        return (rotary(x, p), sinusoidal(p, 4), alibi(2, p, p), relative_buckets(p, p))
+
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("data")
     got = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(x, positions)
@@ -292,7 +299,7 @@ def test_inside_shard_map():
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_wrong_input_is_an_error_that_names_it():
+def test_wrong_arguments():
     x, p = draw(0)
     ints = jnp.arange(3)
     with pytest.raises(ValueError, match=r"sinusoidal: got a last dimension of 5"):
@@ -326,7 +333,7 @@ def test_wrong_input_is_an_error_that_names_it():
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, "1", None, True])
-def test_a_base_that_is_no_positive_number_is_refused_by_name(wrong):
+def test_wrong_theta(wrong):
     positions = jnp.arange(3)
     with pytest.raises(ValueError, match=r"sinusoidal: got theta=.*; wanted a finite number above 0\."):
         sinusoidal(positions, 4, theta=wrong)
@@ -335,7 +342,7 @@ def test_a_base_that_is_no_positive_number_is_refused_by_name(wrong):
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, math.nan, "4", None, True])
-def test_sizes_that_are_none_are_refused_by_name(wrong):
+def test_wrong_sizes(wrong):
     positions = jnp.arange(3)
     with pytest.raises(ValueError, match=r"alibi: got n_heads=.*; wanted an integer from 1 to"):
         alibi(wrong, positions, positions)

@@ -1,4 +1,4 @@
-"""Laws of what is done to logits before sampling, each beside a plain reference in float64."""
+"""Logits functions against plain references in float64, and their laws."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from tfm_jax.ops import sampling
 SHAPES = [(3, 11), (2, 3, 5)]
 seeds, shapes, shares = st.integers(0, 2**31 - 1), st.sampled_from(SHAPES), st.floats(0.02, 0.98)
 INF = np.inf
-# One program for each function and shape; numbers are traced, as in a loop that generates.
+# One program for each function and shape; numbers are traced, as in a decode loop.
 temperature, top_p, min_p = jax.jit(sampling.temperature), jax.jit(sampling.top_p), jax.jit(sampling.min_p)
 repetition_penalty, frequency_penalty = (
     jax.jit(sampling.repetition_penalty),
@@ -24,7 +24,7 @@ token_counts = jax.jit(sampling.token_counts, static_argnums=1)
 
 
 def draw(seed, shape):
-    """Logits: at some seeds with ties, at some with tokens that are closed already."""
+    """Logits, for some seeds with ties, for some with masked tokens."""
     rng = np.random.default_rng(seed)
     x = rng.normal(0, 3, shape)
     x = np.round(x) if seed % 3 == 0 else x
@@ -39,19 +39,19 @@ def probabilities(x):
     return mass / mass.sum(-1, keepdims=True)
 
 
-def by_row(reference):
-    """A reference of one row, for rows in any shape."""
+def along_vocabulary(reference):
+    """A reference for one sequence's logits, applied to any leading dims."""
     return lambda x, *args: np.apply_along_axis(reference, -1, np.asarray(x, np.float64), *args)
 
 
-@by_row
+@along_vocabulary
 def top_k_reference(row, k):
     return [x if (row > x).sum() < k else -INF for x in row]
 
 
-@by_row
+@along_vocabulary
 def top_p_reference(row, p):
-    """Tries one token, two, three .. of the likeliest, until there is enough."""
+    """Tries the likeliest one, two, three, ... tokens, until their probability is enough."""
     probability = probabilities(row)
     order = np.argsort(-probability, kind="stable")
     fewest = next((m for m in range(1, len(row)) if probability[order[:m]].sum() >= p), len(row))
@@ -59,14 +59,14 @@ def top_p_reference(row, p):
     return [x if q >= least else -INF for x, q in zip(row, probability, strict=True)]
 
 
-@by_row
+@along_vocabulary
 def min_p_reference(row, p):
     probability = probabilities(row)
     return np.where(probability >= p * probability.max(), row, -INF)
 
 
-def near_a_border(x, p):
-    """Whether rounding decides: some tokens together, or one beside the likeliest, have p all but exactly."""
+def near_threshold(x, p):
+    """Whether rounding decides: a cumulative probability, or a ratio to the likeliest, is almost p."""
     q = probabilities(x)
     sums = np.cumsum(-np.sort(-q, axis=-1), -1)
     return np.abs(sums - p).min() < 1e-5 or np.abs(q / q.max(-1, keepdims=True) - p).min() < 1e-5
@@ -82,7 +82,7 @@ def ngram_reference(logits, row, length, n):
     return out
 
 
-KEEPERS = {
+TRUNCATIONS = {
     "top_k": lambda x: top_k(x, 3),
     "top_p": lambda x: top_p(x, 0.7),
     "min_p": lambda x: min_p(x, 0.2),
@@ -96,13 +96,13 @@ def repeated(x, ids=IDS):
 
 
 ALL = {
-    **KEEPERS,
+    **TRUNCATIONS,
     "temperature": lambda x: temperature(x, 0.6),
     "repetition_penalty": lambda x: repetition_penalty(x, repeated(x)[1] > 0, 1.7),
     "frequency_penalty": lambda x: frequency_penalty(x, repeated(x)[1], 0.4),
     "no_repeat_ngram": lambda x: no_repeat_ngram(x, repeated(x)[0], 8, 1),
 }
-keepers = pytest.mark.parametrize("function", KEEPERS.values(), ids=KEEPERS)
+truncations = pytest.mark.parametrize("function", TRUNCATIONS.values(), ids=TRUNCATIONS)
 functions = pytest.mark.parametrize("function", ALL.values(), ids=ALL)
 
 
@@ -116,7 +116,7 @@ def test_top_k_is_the_reference(seed, shape, k):
 @given(seeds, shapes, shares)
 def test_top_p_is_the_reference(seed, shape, p):
     x = draw(seed, shape)
-    assume(not near_a_border(x, p))
+    assume(not near_threshold(x, p))
     got = top_p(x, p)
     np.testing.assert_array_equal(got, top_p_reference(x, p))
     q = probabilities(x)
@@ -126,14 +126,14 @@ def test_top_p_is_the_reference(seed, shape, p):
 @given(seeds, shapes, shares)
 def test_min_p_is_the_reference(seed, shape, p):
     x = draw(seed, shape)
-    assume(not near_a_border(x, p))
+    assume(not near_threshold(x, p))
     np.testing.assert_array_equal(min_p(x, p), min_p_reference(x, p))
     likeliest = x == x.max(-1, keepdims=True)
     np.testing.assert_array_equal(min_p(x, 1.0), jnp.where(likeliest, x, -jnp.inf))
 
 
 @given(seeds, shapes, st.sampled_from([0.1, 0.7, 1.0, 3.0]))
-def test_temperature_divides_and_leaves_the_order(seed, shape, t):
+def test_temperature_divides_and_keeps_the_order(seed, shape, t):
     x = draw(seed, shape)
     got = temperature(x, t)
     np.testing.assert_allclose(got, np.asarray(x, np.float64) / t, rtol=1e-6)
@@ -159,7 +159,7 @@ def test_penalties_are_their_formulas(seed, shape, penalty):
 def test_no_repeat_ngram_is_the_plain_loop(seed, length, n):
     rng = np.random.default_rng(seed)
     x = jnp.asarray(rng.normal(size=(2, 5, 4)), jnp.float32)
-    # Few ids, so that they repeat; holes; ids above the vocabulary. Entries from `length` on are no part.
+    # Few ids, so that they repeat; padding; ids beyond the vocabulary. Entries from `length` on do not count.
     tokens = rng.choice([-1, 0, 1, 1, 2, 3, 6], (2, 5, 9)).astype(np.int32)
     want = [
         [ngram_reference(*row, length, n) for row in zip(*rows, strict=True)]
@@ -168,23 +168,23 @@ def test_no_repeat_ngram_is_the_plain_loop(seed, length, n):
     np.testing.assert_array_equal(no_repeat_ngram(x, tokens, length, n), want)
 
 
-def test_no_repeat_ngram_by_hand():
-    def closed(row, n):
-        tokens = np.pad(np.array(row, np.int32), (0, 5 - len(row)), constant_values=2)
-        return np.flatnonzero(np.isneginf(no_repeat_ngram(jnp.zeros(6), tokens, len(row), n))).tolist()
+def test_no_repeat_ngram_examples():
+    def masked(sequence, n):
+        tokens = np.pad(np.array(sequence, np.int32), (0, 5 - len(sequence)), constant_values=2)
+        return np.flatnonzero(np.isneginf(no_repeat_ngram(jnp.zeros(6), tokens, len(sequence), n))).tolist()
 
-    assert closed([1, 2, 3, 1, 2], 3) == [3]
-    assert closed([1, 2, 3, 1, 2], 2) == [3]
-    assert closed([1, 2, 3, 1, 2], 1) == [1, 2, 3]
-    assert closed([4, 4, 4], 2) == [4] and closed([4, 4, 4], 3) == [4] and closed([4, 4, 4], 4) == []
-    assert closed([1, -1, 3, 1, -1], 3) == []  # what has a hole is no n-gram
-    assert closed([-1, -1, -1, -1], 2) == [] and closed([-1, 5, -1, 0], 1) == [0, 5]
-    assert closed([9, 3, 9], 2) == [3] and closed([3, 9, 3], 2) == []  # 9 is outside the vocabulary
-    assert closed([2], 2) == [] and closed([], 1) == [] and closed([2], 4) == []
+    assert masked([1, 2, 3, 1, 2], 3) == [3]
+    assert masked([1, 2, 3, 1, 2], 2) == [3]
+    assert masked([1, 2, 3, 1, 2], 1) == [1, 2, 3]
+    assert masked([4, 4, 4], 2) == [4] and masked([4, 4, 4], 3) == [4] and masked([4, 4, 4], 4) == []
+    assert masked([1, -1, 3, 1, -1], 3) == []  # no n-gram with padding
+    assert masked([-1, -1, -1, -1], 2) == [] and masked([-1, 5, -1, 0], 1) == [0, 5]
+    assert masked([9, 3, 9], 2) == [3] and masked([3, 9, 3], 2) == []  # 9 is outside the vocabulary
+    assert masked([2], 2) == [] and masked([], 1) == [] and masked([2], 4) == []
     np.testing.assert_array_equal(
         sampling.no_repeat_ngram(jnp.zeros(3), jnp.array([1, 2, 1, 0]), 3, 2), [0, 0, -INF]
     )
-    # Longer than all there is room for.
+    # n-grams longer than the buffer.
     np.testing.assert_array_equal(no_repeat_ngram(jnp.zeros(6), np.zeros(5, np.int32), 5, 6), np.zeros(6))
 
 
@@ -198,28 +198,28 @@ def test_token_counts_is_bincount(seed, shape, V, dtype):
     np.testing.assert_array_equal(got, np.reshape(want, (*shape[:-1], V)))
 
 
-def test_token_counts_of_a_vocabulary_wider_than_the_ids_can_say_and_of_no_tokens():
+def test_token_counts_of_a_vocabulary_beyond_the_dtype_and_of_no_tokens():
     got = token_counts(jnp.array([3, 255, 3], jnp.uint8), 300)
     assert got.shape == (300,) and got[3] == 2 and got[255] == 1 and got.sum() == 3
     np.testing.assert_array_equal(token_counts(jnp.zeros((2, 0), jnp.int32), 3), np.zeros((2, 3)))
 
 
-@keepers
+@truncations
 @given(seeds, shapes)
-def test_what_is_kept_is_unchanged_and_what_was_closed_stays_closed(function, seed, shape):
+def test_kept_logits_are_unchanged_and_masked_ones_stay_masked(function, seed, shape):
     x = draw(seed, shape)
     got = np.asarray(function(x))
     assert ((got == x) | np.isneginf(got)).all()
     top = np.asarray(x).max(-1, keepdims=True)
     assert (got[x == top] == x[x == top]).all()  # the likeliest are kept
-    # A kept token is likelier than every closed one.
+    # A kept token is likelier than every masked one.
     least = np.where(np.isneginf(got), INF, got).min(-1, keepdims=True)
     assert (np.where(np.isneginf(got), x, -INF) < least).all()
 
 
-@pytest.mark.parametrize("name", [*KEEPERS, "temperature"])
+@pytest.mark.parametrize("name", [*TRUNCATIONS, "temperature"])
 @given(seeds, shapes)
-def test_tokens_may_be_renamed(name, seed, shape):
+def test_permutations_of_the_vocabulary(name, seed, shape):
     function = ALL[name]
     x = draw(seed, shape)
     order = np.random.default_rng(seed).permutation(shape[-1])
@@ -227,7 +227,7 @@ def test_tokens_may_be_renamed(name, seed, shape):
 
 
 @given(seeds)
-def test_repetition_follows_renamed_tokens(seed):
+def test_repetition_under_permutations_of_the_vocabulary(seed):
     rng = np.random.default_rng(seed)
     x, tokens = jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), rng.integers(-1, 5, (3, 9))
     names = rng.permutation(5)
@@ -242,26 +242,31 @@ def test_repetition_follows_renamed_tokens(seed):
 
 
 @given(seeds, shares, shares)
-def test_a_larger_share_keeps_more(seed, a, b):
+def test_a_larger_p_or_k_keeps_more(seed, a, b):
     x, (low, high) = draw(seed, (3, 11)), sorted((a, b))
-    kept = lambda logits: np.isfinite(np.asarray(logits))
+
+    def kept(logits):
+        return np.isfinite(np.asarray(logits))
+
     assert (kept(top_p(x, low)) <= kept(top_p(x, high))).all()
     assert (kept(min_p(x, high)) <= kept(min_p(x, low))).all()
     assert (kept(top_k(x, 2)) <= kept(top_k(x, 5))).all()
 
 
-def test_top_p_at_its_borders():
-    kept = lambda x, p: np.isfinite(top_p(jnp.log(jnp.array(x)), p)).tolist()
+def test_top_p_at_its_threshold():
+    def kept(x, p):
+        return np.isfinite(top_p(jnp.log(jnp.array(x)), p)).tolist()
+
     assert kept([0.5, 0.25, 0.15, 0.1], 0.4999) == [True, False, False, False]
     assert kept([0.5, 0.25, 0.15, 0.1], 0.5001) == [True, True, False, False]
     assert kept([0.1, 0.25, 0.5, 0.15], 0.9001) == [True, True, True, True]
-    assert kept([0.2, 0.4, 0.2, 0.2], 0.5) == [True, True, True, True]  # ties at the border
+    assert kept([0.2, 0.4, 0.2, 0.2], 0.5) == [True, True, True, True]  # ties at the threshold
     assert kept([0.25, 0.25, 0.25, 0.25], 1e-6) == [True] * 4
     assert kept([0.3, 0.7], 1e-9) == [False, True]
 
 
 @pytest.mark.parametrize("p", [1, 1.0, jnp.float32(1)])
-def test_p_of_1_keeps_tokens_whose_probability_rounds_to_nothing(p):
+def test_p_1_keeps_tokens_whose_probability_rounds_to_0(p):
     x = jnp.asarray(np.random.default_rng(0).normal(0, 100, (3, 11)), jnp.float32).at[:, 4].set(-jnp.inf)
     np.testing.assert_array_equal(sampling.top_p(x, p), x)
     np.testing.assert_array_equal(top_p(x, p), x)
@@ -277,7 +282,7 @@ def test_top_p_of_a_large_vocabulary_is_as_exact_as_the_probabilities():
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "min_p"])
-def test_one_number_a_row(name):
+def test_one_number_per_sequence(name):
     function, x, numbers = getattr(sampling, name), draw(4, (2, 3, 5)), np.linspace(0.2, 0.9, 6)
     numbers = numbers.astype(np.float32).reshape(2, 3)
     got = jax.jit(function)(x, numbers)
@@ -286,7 +291,7 @@ def test_one_number_a_row(name):
     np.testing.assert_allclose(jax.vmap(jax.vmap(function))(x, jnp.asarray(numbers)), got, rtol=1e-6)
 
 
-def test_one_penalty_a_row():
+def test_one_penalty_per_sequence():
     x, counts = draw(4, (2, 3, 5)), jnp.ones((2, 3, 5), jnp.int32)
     penalties = jnp.asarray([[0.5, 1.0, 2.0], [1.5, 3.0, 0.1]])
     for i in np.ndindex(2, 3):
@@ -304,11 +309,11 @@ def test_one_penalty_a_row():
 
 
 @functions
-def test_rows_are_alone_and_jit_and_vmap_are_the_batch(function):
+def test_sequences_are_independent_and_jit_and_vmap_match_the_batch(function):
     x = draw(7, (2, 3, 5)).at[0, 1].set(draw(6, (5,)))
     want = np.asarray(function(x))
     np.testing.assert_allclose(jax.jit(function)(x), want, rtol=1e-6)
-    if function in KEEPERS.values():
+    if function in TRUNCATIONS.values():
         np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(function)))(x), want)
         np.testing.assert_array_equal(jax.jit(jax.vmap(function, in_axes=1, out_axes=1))(x), want)
     other = np.asarray(function(x.at[1, 2].set(jnp.arange(5.0))))
@@ -316,7 +321,7 @@ def test_rows_are_alone_and_jit_and_vmap_are_the_batch(function):
     assert same.sum() >= 5 and same[:1].all() and same[1, :2].all()
 
 
-def test_vmap_over_lengths_and_rows_of_tokens():
+def test_vmap_over_lengths_and_tokens():
     x, tokens, lengths = draw(8, (8, 4)), jnp.asarray(IDS[0, 0] % 4), jnp.arange(1, 9)
     tokens = jnp.stack([jnp.roll(tokens, i) for i in range(8)])
     got = jax.jit(jax.vmap(lambda *a: no_repeat_ngram(*a, 2)))(x, tokens, lengths)
@@ -343,7 +348,7 @@ def test_under_shard_map():
 
 @functions
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_is_computed_in_float32_and_kept(function, dtype):
+def test_half_precision_computes_in_float32_and_keeps_its_dtype(function, dtype):
     half = draw(10, (3, 11)).astype(dtype)
     got, want = function(half), function(half.astype(jnp.float32))
     assert got.dtype == dtype
@@ -351,17 +356,17 @@ def test_half_precision_is_computed_in_float32_and_kept(function, dtype):
 
 
 @functions
-def test_what_is_not_a_number_stays_and_rows_of_nothing_stay_nothing(function):
+def test_nan_stays_nan_and_all_masked_stays_all_masked(function):
     x = draw(2, (3, 11)).at[0].set(jnp.nan).at[1].set(-jnp.inf).at[2, 3].set(jnp.nan)
     got = np.asarray(function(x))
     assert np.isnan(got[0]).all() and np.isneginf(got[1]).all() and np.isnan(got[2, 3])
-    if function in KEEPERS.values():
-        with jax.debug_nans(True), jax.disable_jit():  # nothing on the way is a nan either
+    if function in TRUNCATIONS.values():
+        with jax.debug_nans(True), jax.disable_jit():  # no intermediate value is NaN
             function(x[1])
 
 
-def test_close_closes_all_but_nan():
-    got = sampling.close(jnp.array([1.0, jnp.nan, 2.0, jnp.nan]), jnp.array([True, True, False, False]))
+def test_mask_tokens_masks_all_but_nan():
+    got = sampling.mask_tokens(jnp.array([1.0, jnp.nan, 2.0, jnp.nan]), jnp.array([True, True, False, False]))
     np.testing.assert_array_equal(got, [-INF, np.nan, 2.0, np.nan])
 
 
@@ -411,7 +416,7 @@ WRONG = {
     "one temperature": (lambda: sampling.temperature(X, jnp.array([1.0, 0.0])), r"got t=\[1. 0.\]; wanted"),
     "temperatures": (
         lambda: sampling.temperature(X, jnp.ones(3)),
-        r"got t of shape \(3,\) with logits of shape \(2, 3\); wanted one number, or one a row: \(2,\)",
+        r"got t of shape \(3,\) with logits of shape \(2, 3\); wanted .* one per sequence: \(2,\)",
     ),
     "int logits": (lambda: sampling.temperature(COUNTS, 1.0), "temperature: got logits .* int32; wanted"),
     "no vocabulary": (lambda: sampling.top_p(jnp.zeros((2, 0)), 0.5), r"top_p: got logits of shape \(2, 0\)"),
@@ -451,7 +456,7 @@ WRONG = {
         "got length=2.5; wanted one integer",
     ),
     "lengths": (lambda: sampling.no_repeat_ngram(X, TOKENS, jnp.array([1, 2]), 2), r"got length=\[1 2\]"),
-    "other rows": (
+    "other leading dims": (
         lambda: sampling.no_repeat_ngram(X, TOKENS[0], 4, 2),
         r"got tokens of shape \(4,\) and dtype int32; wanted int \[2, M\]",
     ),
@@ -462,12 +467,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_input_is_an_error_that_names_it(call, message):
+def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
 def test_traced_numbers_are_not_checked_but_their_shapes_are():
     assert jax.jit(sampling.top_p)(X, 2.0).shape == X.shape
-    with pytest.raises(ValueError, match="wanted one number, or one a row"):
+    with pytest.raises(ValueError, match="wanted one number, or one per sequence"):
         jax.jit(sampling.top_p)(X, jnp.ones(3))

@@ -1,20 +1,38 @@
-"""Which devices a value differs on."""
+"""Concrete values, symbolic sizes and varying mesh axes, while tracing."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax.ops.tracing import vary_with
+from tfm_jax.ops.tracing import definitely, is_concrete, vary_with
 
 
-def test_outside_of_shard_map_it_is_x_itself():
+def test_is_concrete():
+    assert all(map(is_concrete, (3, np.ones(2), np.int32(1), jnp.ones(2))))
+    assert not any(map(is_concrete, (None, "x", jax.ShapeDtypeStruct((2,), np.int32))))
+    seen = []
+    jax.jit(lambda x: seen.append((is_concrete(x), is_concrete(np.ones(2)))))(1)
+    assert seen == [(False, True)]
+
+
+def test_definitely_holds_for_every_value_of_symbolic_sizes():
+    (n,) = jax.export.symbolic_shape("n", constraints=["n <= 4"])
+    assert definitely(lambda: n <= 4) and definitely(lambda: n >= 1)
+    assert not definitely(lambda: n > 4) and not definitely(lambda: n > 2)
+    with pytest.raises(ZeroDivisionError):
+        definitely(lambda: 1 // 0 > 0)
+
+
+def test_vary_with_outside_of_shard_map_returns_x():
     x = jnp.ones(3)
     assert vary_with(x, (jnp.ones(2), {"a": 1, "b": None})) is x
 
 
-def test_a_carry_that_meets_a_shard_keeps_its_type_and_its_gradient_is_added_up():
+def test_vary_with_in_a_scan_carry_sums_its_gradient():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
 
     def total(shared, rows):

@@ -17,6 +17,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import generate, pretrained
+from tfm_jax.generate._limits import TextLimits
 from tfm_jax.pretrained import generation_config as settings
 from tfm_jax.pretrained.generation_config import to_generation_config
 from tfm_jax.pretrained.tasks import text_generation
@@ -83,7 +84,7 @@ def test_generation_settings_in_the_config_of_old_checkpoints():
     assert found.beams == 5 and found.processors == (generate.ForceFirst(1),)
     assert config_of({"eos_token_id": 2}, old).beams == 1
     by_default = config_of({}, {"n_positions": 12})
-    assert by_default.limits(5) == (7, 0)
+    assert TextLimits(by_default, None, False).of(5)[:2] == (7, 0)
 
 
 def test_changes_replace_or_remove_settings():
@@ -341,14 +342,14 @@ def test_a_maximum_length_that_includes_the_prompt(load):
     texts = ["a b c", "h", "d e f", "g"]
     wanted = [generator.write([text], key=None, max_length=5 - len(text.split()))[0] for text in texts]
     assert generator.write(texts, key=None, batch_size=2) == wanted
-    with pytest.raises(ValueError, match="'a b c d e' is 6 tokens long: with its output it may be 6; cut"):
+    with pytest.raises(ValueError, match="got 'a b c d e' of 6 tokens; wanted at most 5, as prompt and"):
         generator.write(["a b c d e"], key=None)
 
 
 def test_beam_search_with_a_key_is_an_error(load):
     generator = load(generation={"num_beams": 3})
     assert len(generator.write(["a b"], key=None)) == 1
-    with pytest.raises(ValueError, match="with a key, beams must be 1, got 3"):
+    with pytest.raises(ValueError, match="got a key with beams=3; wanted key=None"):
         generator.write(["a b"], key=jax.random.key(0))
 
 

@@ -18,7 +18,7 @@ __all__ = ["Laws"]
 
 @dataclasses.dataclass(frozen=True)
 class Laws(Command):
-    """Check a function against a suite of laws, with a counterexample for each law that it breaks."""
+    """Check a function against a suite of laws, with a counterexample for each violated law."""
 
     function: Annotated[Positional[str], arg(metavar="MODULE.FUNCTION")]
     """For attention, called with q [B, T, N, H], k, v [B, S, K, H], and a mask, bool [B, 1, T, S] or None."""
@@ -30,7 +30,7 @@ class Laws(Command):
     """The same seed gives the same examples."""
 
     def run(self) -> int:
-        """Prints each finding; returns 1 if a law is broken or the function could not be called."""
+        """Prints each finding; returns 1 unless every law holds."""
         function, laws = self._function(), tfm_jax.laws
         if self.suite not in laws.SUITES:
             known = "\n".join(f"  {suite.name}: {suite.signature}" for suite in laws.SUITES.values())

@@ -1,4 +1,4 @@
-"""From a trained model to tokens."""
+"""Generation: KV cache, greedy decoding, sampling, beam search, logits processors, texts."""
 
 from tfm_jax.generate.autoregressive import Generated, greedy, sample, stream
 from tfm_jax.generate.beam_search import Beams, beam_search

@@ -1,33 +1,34 @@
-"""The rows of a batch of texts: token ids in, padded to few shapes; texts out, cut where they stop."""
+"""Batches of tokenized texts, and buffering of their outputs up to EOS or a stop string."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-import jax
 import jax.monitoring
-import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax import pytrees
 from tfm_jax.checks import as_texts
-from tfm_jax.generate.logits_processors import Context
-from tfm_jax.ops import sampling
 from tfm_jax.ranges import SIZE, check_number
-from tfm_jax.types import Array
 
-__all__ = ["Batch", "OnlyBelow", "Row", "Tokenizer", "batches", "check_ids", "compiling", "stops"]
+__all__ = [
+    "Batch",
+    "StopStringBuffer",
+    "Tokenizer",
+    "bucketed_batches",
+    "check_stop_strings",
+    "check_vocabulary",
+    "log_compilation",
+]
 
-SHORTEST = 16
-"""Tokens in the smallest bucket of lengths; the others are the powers of two."""
-HALF = "\ufffd"
-"""What a tokenizer decodes part of a character to."""
+MIN_BUCKET = 16
+"""The smallest bucket of lengths; the others are the powers of two above it."""
+REPLACEMENT = "\ufffd"
+"""What a tokenizer decodes an incomplete character to."""
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; ``tfm_jax.data`` has some. ``decode`` leaves special tokens out."""
+    """Tokenizer interface of ``TextGenerator``; ``decode`` omits special tokens."""
 
     vocab_size: int
     pad_id: int | None
@@ -38,153 +39,153 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-def check_ids(
+def check_vocabulary(
     texts: Sequence[object],
     ids: Sequence[Sequence[int] | np.ndarray],
     V: int,
     token_of: Callable[[int], object],
 ) -> None:
-    """Raises a ValueError for the first text with an id that a model of V tokens has no vector for.
+    """Raises a ValueError for the first text with an id outside the model's vocabulary.
 
     Args:
       texts: for the message.
-      ids: of each.
-      V: the model's vocabulary.
-      token_of: the token of an id.
+      ids: token ids of each text.
+      V: the model's vocabulary size.
+      token_of: the token of an id, for the message.
     """
-    for i, (text, row) in enumerate(zip(texts, ids, strict=True)):
-        if wrong := [int(x) for x in row if x >= V]:
-            shown, token = repr(text)[:40], token_of(wrong[0])
-            named = f"the token {token!r} with the id" if token else "the id"  # a special one has no text
+    for i, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        if unknown := [int(x) for x in tokens if x >= V]:
+            shown, token = repr(text)[:40], token_of(unknown[0])
+            named = f"the token {token!r} with the id" if token else "the id"  # special tokens have no text
             raise ValueError(
-                f"text {i} ({shown}): got {named} {wrong[0]}; wanted "
-                f"ids below {V}, those that the model has. Take the token out of the text, or use the "
-                "tokenizer that the model was trained with"
+                f"text {i} ({shown}): got {named} {unknown[0]}; "
+                f"wanted ids below {V}, the model's vocabulary. "
+                "Remove the token, or use the model's tokenizer."
             )
 
 
 class Batch(NamedTuple):
-    """Inputs of one bucket of lengths."""
+    """A batch of inputs from one bucket of lengths."""
 
-    rows: np.ndarray  # int [n], which inputs
-    filled: np.ndarray  # int [B], those, and the last one again and again
+    indices: np.ndarray  # int [n], of the inputs
+    filled: np.ndarray  # int [B], the indices, then the last one repeated
     tokens: np.ndarray  # int32 [B, P]
-    valid: np.ndarray  # bool [B, P], what is not padding
+    valid: np.ndarray  # bool [B, P], False at padding
 
 
-def batches(
-    ids: Sequence[np.ndarray], batch_size: int, reach: int | None, side: Literal["left", "right"] = "left"
+def bucketed_batches(
+    ids: Sequence[np.ndarray],
+    batch_size: int,
+    longest: int | None,
+    *,
+    side: Literal["left", "right"] = "left",
+    exact: bool = False,
 ) -> Iterator[Batch]:
-    """Cuts inputs into batches of few shapes.
+    """Batches inputs by length, in few shapes.
 
     Args:
       ids: int32 [P] each.
-      batch_size: B; fewer inputs make a smaller batch, of a power of two.
-      reach: the longest bucket; None is no limit.
-      side: of the padding: left of a prompt, which goes on; right of a source, whose positions count from 0.
+      batch_size: most examples of a batch; batches are filled to it or to a smaller power of two.
+      longest: the largest bucket; None for no limit.
+      side: of the padding: left for prompts; right for sources, whose positions count from 0.
+      exact: batch only inputs of equal length, without padding.
 
     Returns:
-      The batches, the shortest inputs first. Each input is padded to its own length's bucket, whatever it is
-      batched with; what fills a batch up ends where its last row ends.
+      The batches, the shortest inputs first. The padding of an input does not depend on the others. A batch
+      is filled up with copies of its last input.
     """
     check_number("TextGenerator", "batch_size", batch_size, SIZE)
-    power = lambda n: 1 << (n - 1).bit_length()
-    lengths = [len(x) for x in ids]
-    widths = np.array([max(power(n), SHORTEST) for n in lengths], int)
-    widths = widths if reach is None else np.minimum(widths, reach)
-    B = min(batch_size, power(max(len(ids), 1)))
+    lengths = np.array([len(x) for x in ids], int)
+    widths = lengths if exact else np.array([max(_next_power_of_2(n), MIN_BUCKET) for n in lengths], int)
+    widths = widths if longest is None else np.minimum(widths, longest)
     for P in np.unique(widths):
-        here = sorted(np.flatnonzero(widths == P), key=lengths.__getitem__)
-        for start in range(0, len(here), B):
-            rows = np.array(here[start : start + B])
-            filled = rows[np.minimum(np.arange(B), len(rows) - 1)]
+        bucket = np.flatnonzero(widths == P)
+        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+        B = min(batch_size, _next_power_of_2(len(bucket) if exact else len(ids)))
+        for start in range(0, len(bucket), B):
+            indices = bucket[start : start + B]
+            filled = indices[np.minimum(np.arange(B), len(indices) - 1)]
             tokens, valid = np.zeros((B, P), np.int32), np.zeros((B, P), bool)
-            for k, i in enumerate(filled):
-                place = slice(P - lengths[i], None) if side == "left" else slice(lengths[i])
-                tokens[k, place], valid[k, place] = ids[i], True
-            yield Batch(rows, filled, tokens, valid)
+            for row, i in enumerate(filled):
+                columns = slice(P - lengths[i], None) if side == "left" else slice(lengths[i])
+                tokens[row, columns], valid[row, columns] = ids[i], True
+            yield Batch(indices, filled, tokens, valid)
 
 
-class Row:
-    """What one row writes.
+def _next_power_of_2(n: int) -> int:
+    return 1 << (int(n) - 1).bit_length()
+
+
+class StopStringBuffer:
+    """Buffers the tokens of one output until EOS or a stop string.
 
     Args:
-      tokenizer: of the ids.
-      prompt: int32 [P], the ids before; some tokenizers decode a word in another way where a text begins.
-      stop: texts that end it.
-      ends: ids that end it.
+      tokenizer: decodes the tokens.
+      prompt: int32 [P], the tokens before; some tokenizers decode the first word of a text differently.
+      stop_strings: strings that end the output.
+      eos_ids: tokens that end the output.
 
     Attributes:
-      over: whether an end token or a stop text came.
+      done: whether EOS or a stop string was found.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], ends: Sequence[int]):
-        self._tokenizer, self._stop, self._ends = tokenizer, stop, ends
-        self._before, self._ids = list(prompt[-4:]), []
-        self.over = False
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop_strings: Sequence[str], eos_ids: Sequence[int]
+    ):
+        self._tokenizer, self._stop_strings, self._eos_ids = tokenizer, stop_strings, eos_ids
+        self._context, self._ids = list(prompt[-4:]), []
+        self.done = False
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Takes the tokens that follow, up to an end."""
-        for token in [] if self.over else map(int, tokens):
+        """Appends tokens up to EOS."""
+        for token in [] if self.done else map(int, tokens):
             if token < 0:
                 raise ValueError(
-                    f"there was no token to choose after {len(self._ids)}: the parameters are not finite, or "
-                    "the processors closed every token, or made several infinite (a temperature near 0)"
+                    f"TextGenerator: got no valid token after {len(self._ids)}; wanted finite logits. "
+                    "The parameters are not finite, the processors mask every token, or a temperature near 0 "
+                    "makes several logits infinite."
                 )
-            if token in self._ends:
-                self.over = True
+            if token in self._eos_ids:
+                self.done = True
                 return
             self._ids.append(token)
-        if self._stop:
+        if self._stop_strings:
             self.text()
 
     def text(self) -> str:
-        """All of it so far, without a stop text and what follows."""
-        before = self._tokenizer.decode(self._before) if self._before else ""
-        text = self._tokenizer.decode([*self._before, *self._ids])
-        text = text[len(before) :] if text.startswith(before) else self._tokenizer.decode(self._ids)
-        # Of several the one that is complete first, whenever one looks.
-        found = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
-        self.over = self.over or bool(found)
+        """The text so far, up to the first stop string."""
+        context = self._tokenizer.decode(self._context) if self._context else ""
+        text = self._tokenizer.decode([*self._context, *self._ids])
+        text = text[len(context) :] if text.startswith(context) else self._tokenizer.decode(self._ids)
+        # The stop string that is complete first counts, so that the result does not depend on the chunks.
+        found = [(start + len(s), start) for s in self._stop_strings if (start := text.find(s)) >= 0]
+        self.done = self.done or bool(found)
         return text[: min(found)[1]] if found else text
 
-    def certain(self) -> str:
-        """The part that stays, whatever follows: whole characters, before what may become a stop text."""
+    def stable_text(self) -> str:
+        """The text that later tokens cannot change: whole characters, no start of a stop string."""
         text = self.text()
-        if self.over:
+        if self.done:
             return text
-        text = text.rstrip(HALF)
-        held = [n for s in self._stop for n in range(1, len(s)) if text.endswith(s[:n])]
+        text = text.rstrip(REPLACEMENT)
+        held = [n for s in self._stop_strings for n in range(1, len(s)) if text.endswith(s[:n])]
         return text[: len(text) - max(held, default=0)]
 
 
-@pytrees.register
-@dataclasses.dataclass(frozen=True)
-class OnlyBelow:
-    """A processor that closes the ids from n on, which the model has and the tokenizer has not."""
-
-    n: int = pytrees.static()
-
-    def __call__(self, logits: Array, context: Context) -> Array:
-        del context
-        above = jnp.arange(logits.shape[-1]) >= self.n
-        return sampling.close(logits, jnp.broadcast_to(above, logits.shape))
-
-
-def stops(stop: Sequence[str]) -> tuple[str, ...]:
-    """The stop texts, none of them empty."""
+def check_stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
+    """The stop strings; a ValueError for an empty one."""
     stop = tuple(as_texts("TextGenerator", "stop", stop))
     if not all(stop):
-        raise ValueError("a stop text must not be empty: it would end every text before its beginning")
+        raise ValueError("TextGenerator: got an empty stop string; wanted non-empty ones. Remove it.")
     return stop
 
 
 @contextlib.contextmanager
-def compiling(what: str) -> Iterator[None]:
-    """Says how long JAX traced and compiled within, if it did."""
+def log_compilation(what: str) -> Iterator[None]:
+    """Logs how long JAX traced and compiled inside the block, if it did."""
     spans = []
 
-    def listen(event: str, start: float, end: float, **of: str | int) -> None:
+    def listen(event: str, start: float, end: float, **details: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
             spans.append((start, end))
 
@@ -194,13 +195,13 @@ def compiling(what: str) -> Iterator[None]:
     finally:
         jax.monitoring.unregister_event_time_span_listener(listen)
     if spans:
-        logging.getLogger("tfm_jax.generate").info("compiled %s in %.1f s", what, _covered(spans))
+        logging.getLogger("tfm_jax.generate").info("compiled %s in %.1f s", what, _union_length(spans))
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of the union of spans: one function is traced within another."""
-    total, until = 0.0, -float("inf")
+def _union_length(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of spans, which nest: one function is traced within another."""
+    total, covered_to = 0.0, -float("inf")
     for start, end in sorted(spans):
-        total += max(0.0, end - max(start, until))
-        until = max(until, end)
+        total += max(0.0, end - max(start, covered_to))
+        covered_to = max(covered_to, end)
     return total

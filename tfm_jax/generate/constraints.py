@@ -1,4 +1,4 @@
-"""Tokens that must or must not stand at some place: what checkpoints ask of decoding, as processors."""
+"""Constrained decoding: logits processors that forbid or force tokens, as generation configs require."""
 
 import dataclasses
 
@@ -12,52 +12,24 @@ from tfm_jax.ops import sampling
 from tfm_jax.ranges import COUNT, check_number
 from tfm_jax.types import Array
 
-__all__ = ["BadWords", "ForceFirst", "ForceLast", "Renormalize", "Suppress", "SuppressFirst"]
-
-
-def _check_ids(processor: object, name: str) -> None:
-    kind, ids = type(processor).__name__, getattr(processor, name)
-    if not isinstance(ids, tuple):
-        raise ValueError(f"{kind}: got {name}={ids!r}; wanted a tuple of ids, such as (2,).")
-    for token in ids:
-        check_number(kind, "an id", token, COUNT)
-
-
-def _among(ids: tuple[int, ...], logits: Array) -> np.ndarray:
-    """Which of the vocabulary the ids are, bool [V]; a ValueError for those beyond it."""
-    V = logits.shape[-1]
-    if max(ids, default=0) >= V:
-        raise ValueError(f"got the ids {ids}; wanted ids below V = {V}")
-    return np.isin(np.arange(V), ids)
-
-
-def _where(rows: Array, tokens: np.ndarray, logits: Array) -> Array:
-    """These tokens of these rows: bool, as the logits."""
-    rows = jnp.broadcast_to(jnp.asarray(rows)[..., None], logits.shape)
-    return rows & jnp.broadcast_to(tokens, logits.shape)
-
-
-def _lengths(context: Context) -> Array:
-    """Tokens of each row so far, its prompt's counted, holes not: int32 [...]."""
-    there = jnp.arange(context.tokens.shape[-1], dtype=jnp.int32) < context.length
-    there = jnp.broadcast_to(there, context.tokens.shape)
-    return jnp.sum((context.tokens >= 0) & there, axis=-1, dtype=jnp.int32)
-
-
-def _only(ids: tuple[int, ...], rows: Array, logits: Array) -> Array:
-    """In these rows 0 for the ids and -inf for the others."""
-    tokens = _among(ids, logits)
-    forced = sampling.close(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
-    return jnp.where(jnp.asarray(rows)[..., None], forced, logits)
+__all__ = [
+    "BadWords",
+    "ForceFirst",
+    "ForceLast",
+    "Renormalize",
+    "Suppress",
+    "SuppressFirst",
+    "SuppressFrom",
+]
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Suppress:
-    """Tokens that are never chosen.
+    """Masks tokens at every step.
 
     Args:
-      ids: a tuple of ids within the vocabulary, which is checked when the logits are there; static.
+      ids: a tuple of ids below V, which is checked with the logits; static.
 
     Raises:
       ValueError: ``ids`` is not a tuple of Python integers of at least 0.
@@ -70,20 +42,38 @@ class Suppress:
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
-        return sampling.close(logits, jnp.broadcast_to(_among(self.ids, logits), logits.shape))
+        return sampling.mask_tokens(logits, jnp.broadcast_to(_multi_hot(self.ids, logits), logits.shape))
+
+
+@pytrees.register
+@dataclasses.dataclass(frozen=True)
+class SuppressFrom:
+    """Masks all ids from n on: those of a model that its tokenizer does not have.
+
+    Args:
+      n: at least 0; static.
+    """
+
+    n: int = pytrees.static()
+
+    def __call__(self, logits: Array, context: Context) -> Array:
+        del context
+        unknown = jnp.arange(logits.shape[-1]) >= self.n
+        return sampling.mask_tokens(logits, jnp.broadcast_to(unknown, logits.shape))
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class SuppressFirst:
-    """Tokens that are not chosen first.
+    """Masks tokens at the first step.
 
     Args:
-      ids: as ``Suppress`` takes them.
-      after_forced: of a row whose prompt is one token, the first is the one after a ``ForceFirst``; static.
+      ids: as in ``Suppress``.
+      after_forced: if the prompt is one token, mask at the second step instead: the one after a
+        ``ForceFirst``; static.
 
     Raises:
-      ValueError: as ``Suppress``.
+      ValueError: as in ``Suppress``.
     """
 
     ids: tuple[int, ...] = pytrees.static()
@@ -97,17 +87,17 @@ class SuppressFirst:
     def __call__(self, logits: Array, context: Context) -> Array:
         prompt = _lengths(context) - context.step
         first = jnp.where(prompt == 1, 1, 0) if self.after_forced else jnp.zeros_like(prompt)
-        rows = first == context.step
-        return sampling.close(logits, _where(rows, _among(self.ids, logits), logits))
+        masked = _at(first == context.step, _multi_hot(self.ids, logits), logits)
+        return sampling.mask_tokens(logits, masked)
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class ForceFirst:
-    """The token that must follow a row of one token, such as the language after an encoder-decoder's start.
+    """Forces the token after a sequence of one token, such as the target language of an encoder-decoder.
 
     Args:
-      id: within the vocabulary; its logit becomes 0, and that of all others -inf; static.
+      id: below V; its logit becomes 0, all others -inf; static.
 
     Raises:
       ValueError: ``id`` is not a Python integer of at least 0.
@@ -119,19 +109,19 @@ class ForceFirst:
         check_number("ForceFirst", "id", self.id, COUNT)
 
     def __call__(self, logits: Array, context: Context) -> Array:
-        return _only((self.id,), _lengths(context) == 1, logits)
+        return _force((self.id,), _lengths(context) == 1, logits)
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class ForceLast:
-    """The tokens of which one must stand at ``max_length``.
+    """Forces one of some tokens, such as EOS, at ``max_length``.
 
     Args:
-      ids: as ``Suppress`` takes them; their logits become 0, and those of all others -inf.
+      ids: as in ``Suppress``; their logits become 0, all others -inf.
 
     Raises:
-      ValueError: as ``Suppress``.
+      ValueError: as in ``Suppress``.
     """
 
     ids: tuple[int, ...] = pytrees.static()
@@ -140,22 +130,22 @@ class ForceLast:
         _check_ids(self, "ids")
 
     def __call__(self, logits: Array, context: Context) -> Array:
-        # There are as many entries as the longest output needs.
+        # Context.tokens ends at max_length.
         last = context.length == context.tokens.shape[-1] - 1
-        return _only(self.ids, jnp.broadcast_to(last, logits.shape[:-1]), logits)
+        return _force(self.ids, jnp.broadcast_to(last, logits.shape[:-1]), logits)
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class BadWords:
-    """Sequences of tokens that are never written: the last token of each is closed after the others.
+    """Bans token sequences: masks the last token of each after the others.
 
     Args:
-      words: a tuple of tuples of ids within the vocabulary, none empty. A word of several tokens is
-        looked for in rows that have at least as many; static.
+      words: a tuple of non-empty tuples of ids below V; static. A word of n tokens applies to sequences of
+        at least n tokens.
 
     Raises:
-      ValueError: ``words`` is not a tuple of such.
+      ValueError: ``words`` is not such a tuple.
     """
 
     words: tuple[tuple[int, ...], ...] = pytrees.static()
@@ -170,24 +160,60 @@ class BadWords:
             check_number("BadWords", "an id", token, COUNT)
 
     def __call__(self, logits: Array, context: Context) -> Array:
-        alone = tuple(word[0] for word in self.words if len(word) == 1)
-        closed = jnp.broadcast_to(_among(alone, logits), logits.shape)
+        single = tuple(word[0] for word in self.words if len(word) == 1)
+        masked = jnp.broadcast_to(_multi_hot(single, logits), logits.shape)
         lengths = _lengths(context)
         for word in (word for word in self.words if len(word) > 1):
             *before, last = word
-            rows = lengths >= len(word)
+            matches = lengths >= len(word)
             for back, token in enumerate(reversed(before), start=1):
                 at = jnp.maximum(context.length - back, 0)
-                rows &= jax.lax.dynamic_index_in_dim(context.tokens, at, -1, keepdims=False) == token
-            closed |= _where(rows, _among((last,), logits), logits)
-        return sampling.close(logits, closed)
+                matches &= jax.lax.dynamic_index_in_dim(context.tokens, at, -1, keepdims=False) == token
+            masked |= _at(matches, _multi_hot((last,), logits), logits)
+        return sampling.mask_tokens(logits, masked)
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Renormalize:
-    """The logits as log-probabilities of what the processors before it have left open."""
+    """Log-probabilities over the tokens that the previous processors left unmasked."""
 
     def __call__(self, logits: Array, context: Context) -> Array:
         del context
         return jax.nn.log_softmax(logits)
+
+
+def _check_ids(processor: object, name: str) -> None:
+    kind, ids = type(processor).__name__, getattr(processor, name)
+    if not isinstance(ids, tuple):
+        raise ValueError(f"{kind}: got {name}={ids!r}; wanted a tuple of ids, such as (2,).")
+    for token in ids:
+        check_number(kind, "an id", token, COUNT)
+
+
+def _multi_hot(ids: tuple[int, ...], logits: Array) -> np.ndarray:
+    """Whether each token of the vocabulary is in ids: bool [V]. Raises for an id outside it."""
+    V = logits.shape[-1]
+    if max(ids, default=0) >= V:
+        raise ValueError(f"processors: got the ids {ids}; wanted ids below V = {V}.")
+    return np.isin(np.arange(V), ids)
+
+
+def _at(sequences: Array, tokens: np.ndarray, logits: Array) -> Array:
+    """The outer product of bool sequences [...] and bool tokens [V], in the shape of logits."""
+    sequences = jnp.broadcast_to(jnp.asarray(sequences)[..., None], logits.shape)
+    return sequences & jnp.broadcast_to(tokens, logits.shape)
+
+
+def _lengths(context: Context) -> Array:
+    """Tokens of each sequence so far, prompt included, without padding: int32 [...]."""
+    present = jnp.arange(context.tokens.shape[-1], dtype=jnp.int32) < context.length
+    present = jnp.broadcast_to(present, context.tokens.shape)
+    return jnp.sum((context.tokens >= 0) & present, axis=-1, dtype=jnp.int32)
+
+
+def _force(ids: tuple[int, ...], sequences: Array, logits: Array) -> Array:
+    """Logits 0 for the ids and -inf for all others, in the sequences that are True."""
+    tokens = _multi_hot(ids, logits)
+    forced = sampling.mask_tokens(jnp.zeros_like(logits), jnp.broadcast_to(~tokens, logits.shape))
+    return jnp.where(jnp.asarray(sequences)[..., None], forced, logits)

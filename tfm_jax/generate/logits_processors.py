@@ -1,7 +1,7 @@
-"""What is done to the logits before a token is chosen, as values that compose.
+"""Logits processors: temperature, truncation sampling, penalties, minimum length.
 
-A value is a pytree: its numbers may be arrays or be traced, and change without a new compilation; its sizes
-and ids are part of what is compiled.
+A processor is a pytree. Its numbers are leaves: they may be arrays or traced, and change without a new
+compilation. Its sizes and ids are static.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
+from tfm_jax.generate._limits import Limits
 from tfm_jax.ops import sampling
 from tfm_jax.ranges import COUNT, FINITE, POSITIVE, SHARE, SIZE, check_each, check_number
 from tfm_jax.types import Array
@@ -33,13 +34,13 @@ __all__ = [
 
 
 class Context(NamedTuple):
-    """What a processor may know of the rows besides their logits.
+    """The sequences so far, as a processor sees them.
 
     Attributes:
-      tokens: int32 [..., M], the rows so far: the prompt, then what was generated; -1 in holes (the padding
-        of a prompt) and where nothing stands yet.
-      length: int32 scalar, how many entries of M there are so far, holes counted; the same for all rows.
-      step: int32 scalar, how many tokens were generated so far, 0 for the first choice.
+      tokens: int32 [..., M], prompt and generated tokens; -1 at the prompt's padding and at positions to
+        come.
+      length: int32 scalar, positions so far, padding included; the same for all sequences.
+      step: int32 scalar, tokens generated so far, 0 for the first choice.
     """
 
     tokens: Array
@@ -48,11 +49,11 @@ class Context(NamedTuple):
 
 
 Processor = Callable[[Array, Context], Array]
-"""From logits [..., V] and the context of the same rows to logits [..., V]."""
+"""A function from logits [..., V] and their context to logits [..., V]."""
 
 
 def apply_processors(processors: Sequence[Processor], logits: Array, context: Context) -> Array:
-    """Applies processors in the order given.
+    """Applies logits processors in order.
 
     Equivalent to::
 
@@ -60,34 +61,39 @@ def apply_processors(processors: Sequence[Processor], logits: Array, context: Co
             logits = processor(logits, context)
 
     Args:
-      processors: callables of (logits, context), those of this module or others.
+      processors: callables of (logits, context).
       logits: [..., V] float.
-      context: of the same rows.
+      context: of the same sequences.
 
     Returns:
-      [..., V] in the logits' dtype; without processors the logits themselves. Where the processors together
-      close every token of a row it is -inf throughout.
+      [..., V] in the logits' dtype; all -inf for a sequence of which the processors mask every token.
     """
     for processor in processors:
         logits = processor(logits, context)
     return logits
 
 
-def as_pytrees(
-    processors: Sequence[Processor], min_length: int, ends: tuple[int, ...]
-) -> tuple[Processor, ...]:
-    """Processors to pass to ``jit``, plain functions too; before them what the shortest length closes, so
-    that those that keep the likeliest tokens keep some that are open."""
-    shortest = (MinLength(min_length, ends),) if min_length > 1 and ends else ()
-    wrap = lambda f: jax.tree_util.Partial(f) if jax.tree_util.all_leaves([f]) else f
-    return (*shortest, *map(wrap, several(processors)))
+def prepare_processors(processors: Sequence[Processor], limits: Limits) -> tuple[Processor, ...]:
+    """Processors as arguments of a jitted function, after the one for the minimum length.
+
+    ``MinLength`` comes first: truncation sampling must not keep only EOS tokens that it would mask.
+    """
+    first = (
+        (MinLength(limits.min_length, limits.eos_ids),) if limits.min_length > 1 and limits.eos_ids else ()
+    )
+
+    def as_pytree(processor: Processor) -> Processor:
+        is_function = jax.tree_util.all_leaves([processor])
+        return jax.tree_util.Partial(processor) if is_function else processor
+
+    return (*first, *map(as_pytree, check_processors(processors)))
 
 
-def several(processors: Sequence[Processor]) -> Sequence[Processor]:
-    """The processors; a ValueError for one in the place of a sequence."""
+def check_processors(processors: Sequence[Processor]) -> Sequence[Processor]:
+    """Raises a ValueError for a single processor instead of a sequence."""
     if callable(processors):
         raise ValueError(
-            f"processors: got {processors}; wanted several. Put it into a tuple: ({processors},)."
+            f"processors: got {processors}; wanted a sequence. Put it into a tuple: ({processors},)."
         )
     return processors
 
@@ -95,13 +101,13 @@ def several(processors: Sequence[Processor]) -> Sequence[Processor]:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """Logits divided by t: ``ops.temperature``.
+    """Temperature: divides logits by t, ``ops.temperature``.
 
     Args:
-      t: above 0, one number or one a row [...]; may be traced.
+      t: above 0, a number, or one per sequence [...]; may be traced.
 
     Raises:
-      ValueError: t, where it is known before tracing, is not above 0 and finite.
+      ValueError: t, if concrete, is not above 0 and finite.
     """
 
     t: float | Array
@@ -117,10 +123,10 @@ class Temperature:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TopK:
-    """The k likeliest tokens only: ``ops.top_k``.
+    """Top-k sampling: keeps the k most likely tokens, ``ops.top_k``.
 
     Args:
-      k: at least 1, and at most the vocabulary's size, which is checked when the logits are there; static.
+      k: from 1 to V, which is checked with the logits; static.
 
     Raises:
       ValueError: k is not a Python integer of at least 1.
@@ -139,13 +145,13 @@ class TopK:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class TopP:
-    """The fewest most likely tokens that together have probability p (nucleus sampling): ``ops.top_p``.
+    """Top-p (nucleus) sampling: keeps the fewest most likely tokens with total probability p, ``ops.top_p``.
 
     Args:
-      p: in (0, 1], one number or one a row [...]; may be traced.
+      p: in (0, 1], a number, or one per sequence [...]; may be traced.
 
     Raises:
-      ValueError: p, where it is known before tracing, is outside (0, 1].
+      ValueError: p, if concrete, is outside (0, 1].
     """
 
     p: float | Array
@@ -161,13 +167,13 @@ class TopP:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MinP:
-    """The tokens at least p times as likely as the likeliest: ``ops.min_p``.
+    """Min-p sampling: keeps the tokens at least p times as likely as the most likely one, ``ops.min_p``.
 
     Args:
-      p: in (0, 1], one number or one a row [...]; may be traced.
+      p: in (0, 1], a number, or one per sequence [...]; may be traced.
 
     Raises:
-      ValueError: p, where it is known before tracing, is outside (0, 1].
+      ValueError: p, if concrete, is outside (0, 1].
     """
 
     p: float | Array
@@ -183,13 +189,13 @@ class MinP:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class RepetitionPenalty:
-    """Tokens of the row so far, the prompt's too, made less likely by a factor: ``ops.repetition_penalty``.
+    """Repetition penalty on all tokens of the sequence, prompt included: ``ops.repetition_penalty``.
 
     Args:
-      penalty: above 0, one number or one a row [...]; 1 changes nothing; may be traced.
+      penalty: above 0, a number, or one per sequence [...]; 1 changes nothing; may be traced.
 
     Raises:
-      ValueError: ``penalty``, where it is known before tracing, is not above 0 and finite.
+      ValueError: ``penalty``, if concrete, is not above 0 and finite.
     """
 
     penalty: float | Array
@@ -204,13 +210,13 @@ class RepetitionPenalty:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class FrequencyPenalty:
-    """Less ``penalty`` for each time a token is in the row so far, prompt and all: ``ops.frequency_penalty``.
+    """Frequency penalty: ``penalty`` less per occurrence, prompt included, ``ops.frequency_penalty``.
 
     Args:
-      penalty: finite, one number or one a row [...]; 0 changes nothing; may be traced.
+      penalty: finite, a number, or one per sequence [...]; 0 changes nothing; may be traced.
 
     Raises:
-      ValueError: ``penalty``, where it is known before tracing, is not finite.
+      ValueError: ``penalty``, if concrete, is not finite.
     """
 
     penalty: float | Array
@@ -225,7 +231,7 @@ class FrequencyPenalty:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class NoRepeatNgram:
-    """No n tokens twice in a row of tokens, the prompt's counted: ``ops.no_repeat_ngram``.
+    """Masks tokens that would repeat an n-gram, prompt included: ``ops.no_repeat_ngram``.
 
     Args:
       n: at least 1; static.
@@ -246,40 +252,40 @@ class NoRepeatNgram:
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MinLength:
-    """Closes the end tokens until what is generated has n tokens, the end token counted, the prompt not.
+    """Minimum length: masks EOS tokens until the output has n tokens, EOS included, without the prompt.
 
-    The end may thus be the n-th token generated at the earliest, chosen at step n - 1: with n = 3, two other
-    tokens come before it. n of 0 or 1 closes nothing.
+    EOS is the n-th token at the earliest, chosen at step n - 1. n of 0 or 1 masks nothing.
 
     Args:
       n: at least 0; static.
-      end_ids: a tuple of the ids that end a row, each within the vocabulary, which is checked when the logits
-        are there; of none, nothing is closed; static.
+      eos_ids: a tuple of ids below V, which is checked with the logits; static.
 
     Raises:
-      ValueError: n is not a Python integer of at least 0, or ``end_ids`` is not a tuple of such.
+      ValueError: n is not a Python integer of at least 0, or ``eos_ids`` is not a tuple of such.
     """
 
     n: int = pytrees.static()
-    end_ids: tuple[int, ...] = pytrees.static()
+    eos_ids: tuple[int, ...] = pytrees.static()
 
     def __post_init__(self):
         check_number("MinLength", "n", self.n, COUNT)
-        if not isinstance(self.end_ids, tuple):
-            raise ValueError(f"MinLength: got end_ids={self.end_ids!r}; wanted a tuple of ids, such as (2,).")
-        for token in self.end_ids:
-            check_number("MinLength", "an end id", token, COUNT)
+        if not isinstance(self.eos_ids, tuple):
+            raise ValueError(f"MinLength: got eos_ids={self.eos_ids!r}; wanted a tuple of ids, such as (2,).")
+        for token in self.eos_ids:
+            check_number("MinLength", "an EOS id", token, COUNT)
 
     def __call__(self, logits: Array, context: Context) -> Array:
         V = logits.shape[-1]
-        if max(self.end_ids, default=0) >= V:
-            raise ValueError(f"MinLength: got end_ids={self.end_ids}; wanted ids below V = {V}.")
-        ends = np.isin(np.arange(V), self.end_ids)
-        return sampling.close(logits, jnp.broadcast_to(ends & (context.step + 1 < self.n), logits.shape))
+        if max(self.eos_ids, default=0) >= V:
+            raise ValueError(f"MinLength: got eos_ids={self.eos_ids}; wanted ids below V = {V}.")
+        is_eos = np.isin(np.arange(V), self.eos_ids)
+        return sampling.mask_tokens(
+            logits, jnp.broadcast_to(is_eos & (context.step + 1 < self.n), logits.shape)
+        )
 
 
 def _counts(logits: Array, context: Context) -> Array:
-    """How often each token is among the entries that there are so far."""
+    """Occurrences of each token in the sequences so far: int32 [..., V]."""
     tokens = context.tokens
-    there = jnp.broadcast_to(jnp.arange(tokens.shape[-1], dtype=jnp.int32) < context.length, tokens.shape)
-    return sampling.token_counts(jnp.where(there, tokens, -1), logits.shape[-1])
+    present = jnp.broadcast_to(jnp.arange(tokens.shape[-1], dtype=jnp.int32) < context.length, tokens.shape)
+    return sampling.token_counts(jnp.where(present, tokens, -1), logits.shape[-1])

@@ -1,4 +1,4 @@
-"""Thin Flax NNX modules: parameters, and one call into ``tfm_jax.ops``."""
+"""Transformer modules in Flax NNX: parameters, and calls into ``tfm_jax.ops``."""
 
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock

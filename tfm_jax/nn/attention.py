@@ -16,33 +16,34 @@ __all__ = ["MultiHeadAttention"]
 
 
 class MultiHeadAttention(nnx.Module):
-    """Heads that each attend in their own projection of the vectors, joined by one more projection.
+    """Multi-head attention, with grouped-query attention where K < N.
 
     Equivalent to::
 
-        q, k, v = x @ W_q, context @ W_k, context @ W_v                # heads side by side
+        q, k, v = x @ W_q, context @ W_k, context @ W_v                # all heads at once
         out = ops.attention(q, k, v, mask, bias) @ W_o                 # MultiHead(Q, K, V)
 
-    Self-attention where no ``context`` is given, cross-attention where one is (Vaswani et al. 2017,
-    section 3.2.2). With ``qk_norm`` queries and keys are normalized; under ``Rope`` those of self-attention
-    are then rotated by ``positions``.
+    Self-attention if ``context`` is None, else cross-attention. With ``qk_norm`` the queries and keys are
+    normalized; under ``Rope`` those of self-attention are then rotated by ``positions``.
 
     Args:
-      config: D, N, K, H, what begins with ``attention``, ``qk_norm``, ``positions``.
-      rngs: draws the four kernels.
+      config: D, N, K, H, the ``attention_*`` fields, ``qk_norm`` and ``positions``.
+      rngs: initializes the four kernels.
+
+    Vaswani et al. 2017, section 3.2.2.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
         D, N, K, H = config.d_model, config.n_heads, config.K, config.H
-        bias, of = config.attention_bias, {"dtype": config.param_dtype, "rngs": rngs}
-        self.query = Linear((D,), (N, H), bias=bias, **of)
-        self.key = Linear((D,), (K, H), bias=bias, **of)
-        self.value = Linear((D,), (K, H), bias=bias, **of)
+        bias, options = config.attention_bias, {"dtype": config.param_dtype, "rngs": rngs}
+        self.query = Linear((D,), (N, H), bias=bias, **options)
+        self.key = Linear((D,), (K, H), bias=bias, **options)
+        self.value = Linear((D,), (K, H), bias=bias, **options)
         output_bias = bias if config.attention_output_bias is None else config.attention_output_bias
-        self.output = Linear((N, H), (D,), bias=output_bias, **of)
-        self.query_norm = Norm(config.norm, H, **of) if config.qk_norm else None
-        self.key_norm = Norm(config.norm, H, **of) if config.qk_norm else None
+        self.output = Linear((N, H), (D,), bias=output_bias, **options)
+        self.query_norm = Norm(config.norm, H, **options) if config.qk_norm else None
+        self.key_norm = Norm(config.norm, H, **options) if config.qk_norm else None
 
     def __call__(
         self,
@@ -58,30 +59,36 @@ class MultiHeadAttention(nnx.Module):
         """Attends from x to itself or to a context.
 
         Args:
-          x: [..., T, D], who asks.
-          context: [..., S, D], who is asked; None is x itself.
-          mask: True = may attend; anything that ``ops.attention`` takes.
-          bias: [N, T, S] or [..., N, T, S], added to the logits; or a function of indices that gives one.
-          positions: int [..., T], needed under ``Rope`` in self-attention.
-          key: for dropout on the weights; None is no dropout.
-          return_weights: compute the weights as an output too.
+          x: [..., T, D], the source of the queries.
+          context: [..., S, D], the source of the keys and values; None is x.
+          mask: True = may attend; any mask that ``ops.attention`` takes.
+          bias: [N, T, S] or [..., N, T, S], added to the logits; or a function of (query, key) indices.
+          positions: int [..., T], required under ``Rope`` in self-attention.
+          key: PRNG key for dropout on the weights; None is no dropout.
+          return_weights: also return the attention weights.
 
         Returns:
           ``(out, weights)``: out [..., T, D]; weights [..., N, T, S] before dropout, or None.
 
         Raises:
-          ValueError: for positions that are missing under ``Rope``, or stand beside a context.
+          ValueError: positions are missing under ``Rope``, or are passed with a context.
         """
         if context is None and positions is None and isinstance(self.config.positions, Rope):
-            raise ValueError("Rope rotates queries and keys by their positions: pass positions, int [..., T]")
+            raise ValueError(
+                f"nn.MultiHeadAttention: got positions=None with {self.config.positions}; wanted int [..., "
+                "T]. Rope rotates queries and keys by their positions."
+            )
         if context is not None and positions is not None:
-            raise ValueError("positions are of self-attention alone; got them beside a context")
+            raise ValueError(
+                "nn.MultiHeadAttention: got positions with a context; wanted positions=None. "
+                "Only self-attention uses them."
+            )
         k, v = self.keys_values(x if context is None else context, positions=positions)
         return self.attend(x, k, v, mask, bias, positions=positions, key=key, return_weights=return_weights)
 
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
-        """The keys and values [..., S, K, H] of a context [..., S, D], under ``Rope`` turned by positions."""
-        return self._turn(_normed(self.key_norm, self.key(context)), positions), self.value(context)
+        """Projects context [..., S, D] to keys and values [..., S, K, H]; ``Rope`` rotates the keys."""
+        return self._rotate(_normalize(self.key_norm, self.key(context)), positions), self.value(context)
 
     def attend(
         self,
@@ -95,8 +102,8 @@ class MultiHeadAttention(nnx.Module):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
-        """Attends from x to keys and values [..., S, K, H] that are there already; else as ``__call__``."""
-        q = self._turn(_normed(self.query_norm, self.query(x)), positions)
+        """Attends from x to given keys and values [..., S, K, H]; the rest is as in ``__call__``."""
+        q = self._rotate(_normalize(self.query_norm, self.query(x)), positions)
         scale = self.config.attention_scale
         out = ops.attention(
             q,
@@ -112,14 +119,14 @@ class MultiHeadAttention(nnx.Module):
         weights = ops.attention_weights(q, k, mask, bias, scale=scale) if return_weights else None
         return self.output(out), weights
 
-    def _turn(self, x: Array, positions: Array | None) -> Array:
+    def _rotate(self, x: Array, positions: Array | None) -> Array:
         rope = self.config.positions
         if positions is None or not isinstance(rope, Rope):
             return x
-        turned, rest = jnp.split(x, [rope.width(x.shape[-1])], axis=-1)
-        turned = ops.rotary(turned, positions, theta=rope.theta, pairing=rope.pairing)
-        return jnp.concatenate([turned, rest], axis=-1)
+        rotated, rest = jnp.split(x, [rope.width(x.shape[-1])], axis=-1)
+        rotated = ops.rotary(rotated, positions, theta=rope.theta, pairing=rope.pairing)
+        return jnp.concatenate([rotated, rest], axis=-1)
 
 
-def _normed(norm: Norm | None, x: Array) -> Array:
+def _normalize(norm: Norm | None, x: Array) -> Array:
     return x if norm is None else norm(x)

@@ -1,5 +1,6 @@
-"""One layer of the Transformer: attention and feed-forward, each with Add & Norm."""
+"""Transformer blocks: attention and feed-forward sublayers, each with a residual connection and a norm."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,31 +27,32 @@ _Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
 
 
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
-    """Splits a key into n, or no key into n times None: no key, no dropout, all the way down."""
+    """Splits a PRNG key into n; None, which means no dropout, becomes n times None."""
     return [None] * n if key is None else list(jax.random.split(as_key("nn", key), n))
 
 
 class Block(nnx.Module):
-    """Self-attention, cross-attention where there is a memory, feed-forward, each with Add & Norm.
+    """Transformer block: self-attention, optional cross-attention, feed-forward, each with Add & Norm.
 
     Equivalent to::
 
-        x = norm(x + dropout(sublayer(x)))      # post, the paper's
+        x = norm(x + dropout(sublayer(x)))      # post
         x = x + dropout(sublayer(norm(x)))      # pre
-        x = x + dropout(sublayer(norm(y)))      # parallel: y is what the first sublayer's x was
+        x = x + dropout(sublayer(norm(x0)))     # parallel: x0 is the block's input
 
-    for each sublayer in turn (Vaswani et al. 2017, section 3.1; parallel: Black et al. 2022, "GPT-NeoX-20B",
-    section 2.1).
+    for each sublayer in turn.
 
     Args:
-      config: the sizes and variants.
-      cross_attention: put attention over a memory between the other two.
-      rngs: draws the parameters.
+      config: sizes and variants.
+      cross_attention: add cross-attention between self-attention and feed-forward.
+      rngs: initializes the parameters.
+
+    Vaswani et al. 2017, section 3.1 (post); Black et al. 2022, "GPT-NeoX-20B", section 2.1 (parallel).
     """
 
     def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):
         self.config = config
-        norm = lambda: Norm(config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
+        norm = functools.partial(Norm, config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
         self.attention = MultiHeadAttention(config, rngs=rngs)
         self.attention_norm = norm()
         self.cross_attention = MultiHeadAttention(config, rngs=rngs) if cross_attention else None
@@ -70,46 +72,51 @@ class Block(nnx.Module):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> tuple[Array, dict[str, Array]]:
-        """Runs the layer.
+        """Applies the block.
 
         Args:
           x: [..., T, D].
-          mask: of self-attention, True = may attend.
-          memory: [..., S, D], the encoder's output; needed exactly where there is cross-attention.
-          memory_mask: of cross-attention.
+          mask: for self-attention, True = may attend.
+          memory: [..., S, D], the encoder's output; required with cross-attention, else None.
+          memory_mask: for cross-attention.
           positions: int [..., T], used by ``Rope``.
-          bias: of the logits of self-attention, as ``ops.attention`` takes it: what ``PositionBias`` gives.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights too.
+          bias: on the self-attention logits, such as the output of ``PositionBias``.
+          key: PRNG key for dropout; None is no dropout.
+          return_weights: also return the attention weights.
 
         Returns:
-          ``(x, weights)``: x [..., T, D]; weights ``{"self": [..., N, T, T], "cross": [..., N, T, S]}``
-          with those that were asked for and exist.
+          ``(x, weights)``: x [..., T, D]; weights ``{"self": [..., N, T, T], "cross": [..., N, T, S]}``,
+          empty without ``return_weights``.
 
         Raises:
-          ValueError: for a memory without cross-attention, or the other way round, and for ``Rope`` without
+          ValueError: a memory without cross-attention, cross-attention without a memory, ``Rope`` without
             positions, ``Alibi`` or ``RelativeBias`` without a bias.
         """
         if (memory is None) != (self.cross_attention is None):
-            has = "has" if self.cross_attention is not None else "has no"
+            got, wanted = (
+                ("a memory", "None") if self.cross_attention is None else ("memory=None", "a memory")
+            )
             raise ValueError(
-                f"this block {has} cross-attention; memory was {'not ' * (memory is None)}given: "
-                "an encoder-decoder needs a memory, every other model takes none"
+                f"nn.{type(self).__name__}: got {got}; wanted {wanted}. Only the decoder of an "
+                "encoder-decoder has cross-attention, which attends to the memory."
             )
         if bias is None and isinstance(self.config.positions, Alibi | RelativeBias):
             raise ValueError(
-                f"{self.config.positions} is a bias on the attention logits: pass what "
-                "nn.PositionBias gives, or use a stack, which does"
+                f"nn.{type(self).__name__}: got bias=None with {self.config.positions}; wanted the output of "
+                "PositionBias. A stack passes it."
             )
-        own = lambda y, key: self.attention(
-            y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
-        )
-        cross = lambda y, key: self.cross_attention(
-            y, memory, mask=memory_mask, key=key, return_weights=return_weights
-        )
-        x, *weights = self._run(x, own, cross, key)
-        found = zip(("self", "cross"), weights, strict=True)
-        return x, {name: w for name, w in found if w is not None}
+
+        def self_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            return self.attention(
+                y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
+            )
+
+        def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            return self.cross_attention(y, memory, mask=memory_mask, key=key, return_weights=return_weights)
+
+        x, *weights = self._sublayers(x, self_attention, cross_attention, key)
+        named = zip(("self", "cross"), weights, strict=True)
+        return x, {name: w for name, w in named if w is not None}
 
     def extend(
         self,
@@ -123,70 +130,75 @@ class Block(nnx.Module):
         positions: Array,
         bias: Bias | None = None,
     ) -> tuple[Array, KeysValues]:
-        """Runs the layer on tokens that follow those of a cache.
+        """Applies the block to the next tokens, with a KV cache.
 
         Args:
-          x: [..., T, D], the tokens that follow.
-          cache: keys and values of those before them, each [..., K, S, H].
+          x: [..., T, D], the next tokens.
+          cache: keys and values of the previous tokens, each [..., K, S, H].
           slots: of the cache, before these tokens.
-          mask: which of the tokens that ``ops.kv_cache.append`` gives may be attended to.
-          memory: keys and values of the encoder's output, from ``remember``.
-          memory_mask: of cross-attention.
+          mask: for self-attention over the keys that ``ops.kv_cache.append`` returns.
+          memory: keys and values of the encoder's output, from ``memory_keys_values``.
+          memory_mask: for cross-attention.
           positions: int [..., T].
-          bias: of the logits of self-attention.
+          bias: on the self-attention logits.
 
         Returns:
-          ``(x, cache)``: x [..., T, D], and the cache with the tokens in it.
+          ``(x, cache)``: x [..., T, D], and the updated cache.
         """
 
-        def own(y: Array, key: None) -> tuple[Array, KeysValues]:
-            # Stored heads first: one query's products with them need no copy.
+        def self_attention(y: Array, key: None) -> tuple[Array, KeysValues]:
+            # The cache holds heads first: the products with one query then need no copy.
             new = map(heads_first, self.attention.keys_values(y, positions=positions))
             pairs = [append(old, n, slots) for old, n in zip(cache, new, strict=True)]
-            seen, kept = zip(*pairs, strict=True)
-            seen = map(heads_first, seen)
-            return self.attention.attend(y, *seen, mask, bias, positions=positions)[0], kept
+            visible, updated = zip(*pairs, strict=True)
+            visible = map(heads_first, visible)
+            return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], updated
 
-        cross = lambda y, key: self.cross_attention.attend(y, *map(heads_first, memory), memory_mask)
-        x, kept, _ = self._run(x, own, cross, None)
-        return x, kept
+        def cross_attention(y: Array, key: None) -> tuple[Array, None]:
+            return self.cross_attention.attend(y, *map(heads_first, memory), memory_mask)
 
-    def remember(self, memory: Array) -> KeysValues:
-        """The keys and values of cross-attention, of the encoder's output [..., S, D]."""
+        x, updated, _ = self._sublayers(x, self_attention, cross_attention, None)
+        return x, updated
+
+    def memory_keys_values(self, memory: Array) -> KeysValues:
+        """The keys and values [..., K, S, H] of cross-attention from the encoder's output [..., S, D]."""
         return tuple(map(heads_first, self.cross_attention.keys_values(memory)))
 
-    def _run(self, x: Array, own: _Sublayer, cross: _Sublayer, key: Key | None) -> tuple[Array, Any, Any]:
-        """The sublayers, each with Add & Norm; and what those of attention give beside their output."""
+    def _sublayers(
+        self, x: Array, self_attention: _Sublayer, cross_attention: _Sublayer, key: Key | None
+    ) -> tuple[Array, Any, Any]:
+        """Applies all sublayers; also returns the second output of each attention (weights or cache)."""
         keys = split_key(key, 6)
-        first = x
-        y, of_own = own(self._enter(self.attention_norm, x, first), keys[0])
-        x = self._add(self.attention_norm, x, y, keys[1])
-        of_cross = None
+        block_input, cross_extra = x, None
+        y, self_extra = self_attention(self._sublayer_input(self.attention_norm, x, block_input), keys[0])
+        x = self._residual(self.attention_norm, x, y, keys[1])
         if self.cross_attention is not None:
-            y, of_cross = cross(self._enter(self.cross_attention_norm, x, first), keys[2])
-            x = self._add(self.cross_attention_norm, x, y, keys[3])
-        y = self.feed_forward(self._enter(self.feed_forward_norm, x, first), key=keys[4])
-        return self._add(self.feed_forward_norm, x, y, keys[5]), of_own, of_cross
+            y, cross_extra = cross_attention(
+                self._sublayer_input(self.cross_attention_norm, x, block_input), keys[2]
+            )
+            x = self._residual(self.cross_attention_norm, x, y, keys[3])
+        y = self.feed_forward(self._sublayer_input(self.feed_forward_norm, x, block_input), key=keys[4])
+        return self._residual(self.feed_forward_norm, x, y, keys[5]), self_extra, cross_extra
 
-    def _enter(self, norm: Norm, x: Array, first: Array) -> Array:
-        """What a sublayer reads, of what those before it left and what the first of them read."""
+    def _sublayer_input(self, norm: Norm, x: Array, block_input: Array) -> Array:
+        """The input of a sublayer, by ``norm_placement``."""
         if self.config.norm_placement == "post":
             return x
-        return norm(first if self.config.norm_placement == "parallel" else x)
+        return norm(block_input if self.config.norm_placement == "parallel" else x)
 
-    def _add(self, norm: Norm, x: Array, y: Array, key: Key | None) -> Array:
-        """What a sublayer leaves behind: x plus its output y, normalized after it in ``"post"``."""
-        chex.assert_equal_shape([x, y])  # or a residual would be broadcast
+    def _residual(self, norm: Norm, x: Array, y: Array, key: Key | None) -> Array:
+        """Adds a sublayer's output y to x, after dropout; post-norm normalizes the sum."""
+        chex.assert_equal_shape([x, y])  # a residual must not broadcast
         x = x + ops.dropout(y, self.config.dropout_rate, key)
         return norm(x) if self.config.norm_placement == "post" else x
 
 
 class EncoderBlock(Block):
-    """Self-attention and feed-forward, each with Add & Norm.
+    """Encoder block: self-attention and feed-forward, each with Add & Norm.
 
     Args:
-      config: the sizes and variants.
-      rngs: draws the parameters.
+      config: sizes and variants.
+      rngs: initializes the parameters.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
@@ -194,12 +206,12 @@ class EncoderBlock(Block):
 
 
 class DecoderBlock(Block):
-    """Self-attention, cross-attention over the encoder's output, feed-forward, each with Add & Norm.
+    """Decoder block: self-attention, cross-attention to the encoder's output, and feed-forward.
 
     Args:
-      config: the sizes and variants.
+      config: sizes and variants.
       cross_attention: False for a decoder-only model.
-      rngs: draws the parameters.
+      rngs: initializes the parameters.
     """
 
     def __init__(self, config: Config, *, cross_attention: bool = True, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""The one ``Config`` of a Transformer, and the paper's presets."""
+"""Model configuration: ``Config``, and the presets of Vaswani et al. 2017."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,60 +14,65 @@ from tfm_jax.ranges import Count, Finite, Rate, Size
 
 __all__ = ["Config", "paper_base", "paper_big"]
 
-_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.spread))
+_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.sharded))
+
+_RENAMED = {"optimistic": "cpu_decode"}
+"""Names of version 0.1, which the config.json of a run may hold."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One Transformer: its sizes and its variants, as values.
+    """Sizes and variants of a Transformer.
 
     Args:
-      vocab_size: V, tokens in the vocabulary; 0 where the input is ``patches``.
+      vocab_size: V; 0 if the input is ``patches``.
       d_model: D, the width of the residual stream.
-      n_layers: L, layers of the encoder, and of the decoder unless ``n_decoder_layers`` is given.
+      n_layers: L, layers of the encoder, and of the decoder unless ``n_decoder_layers`` is set.
       n_heads: N, query heads.
       d_ff: F, the hidden width of the feed-forward layer.
-      n_kv_heads: K, key/value heads; N by default, fewer is grouped-query, 1 is multi-query attention.
-      head_dim: H; D / N by default.
+      n_kv_heads: K, key/value heads; None is N. Fewer is grouped-query attention, 1 is multi-query attention.
+      head_dim: H; None is D / N.
       n_decoder_layers: layers of the decoder of an ``EncoderDecoder``.
       norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
-      norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``, the paper's: ``norm(x + f(x))``;
+      norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``: ``norm(x + f(x))`` (Vaswani et al. 2017);
         ``"parallel"``: ``x + f(norm(x)) + g(norm(x))``, all sublayers of one x (GPT-NeoX).
-      final_norm: one more norm after the last layer (the paper has none).
-      embedding_norm: a norm before the first layer, of tokens and positions together (BERT).
+      final_norm: a norm after the last layer (not in Vaswani et al. 2017).
+      embedding_norm: a norm before the first layer, after the position embedding (BERT).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
-      count_padding: where no positions are passed, count padding too; if False, beside a mask
-        ``masks.padding(valid)``, alone or joined by ``&``, only the valid tokens count (OPT, BLOOM).
-      window: how many tokens each token of a decoder sees, itself counted; None is all before it. Every
-        layer looks as far back again (Jiang et al. 2023, "Mistral 7B", section 2).
+      count_padding: default positions count padding too. If False, they count only the valid tokens of
+        ``masks.padding(valid)``, passed alone or joined to other masks by ``&`` (OPT, BLOOM).
+      window: sliding-window attention of a decoder: tokens that each token attends to, itself included;
+        None is all previous ones. The same in every layer (Jiang et al. 2023, "Mistral 7B", section 2).
       feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
-      attention_bias: biases in the four projections of attention (the paper has none).
-      attention_output_bias: a bias in the last of the four; None is as ``attention_bias`` (Qwen2 has three).
-      attention_scale: what the logits of attention are multiplied by; None is 1 / sqrt(H) (T5 has 1).
-      qk_norm: normalize queries and keys over H, before ``Rope``, each with a scale of its own (Qwen3).
-      scale_embeddings: multiply embeddings by sqrt(D), as the paper does.
-      token_types: how many kinds of tokens an ``Encoder`` tells apart by a learned vector each (BERT has 2).
-      tie_embeddings: the output projection is the (target) embedding, transposed.
-      share_embeddings: source and target of an ``EncoderDecoder`` use one embedding.
-      logits_scale: what the output projection of a decoder is multiplied by (T5: D ** -0.5).
-      logits_bias: a learned bias a token on the logits of a decoder (BART, Marian).
-      pooler: ``Pooler(activation)``, what ``Encoder.pooled`` makes of the first token; None for none.
+      attention_bias: biases in the four projections of attention (not in Vaswani et al. 2017).
+      attention_output_bias: a bias in the output projection; None is ``attention_bias`` (Qwen2 differs).
+      attention_scale: factor of the attention logits; None is 1 / sqrt(H) (T5 has 1).
+      qk_norm: normalize queries and keys over H, before ``Rope``, each with its own scale (Qwen3).
+      scale_embeddings: multiply embeddings by sqrt(D) (Vaswani et al. 2017).
+      token_types: number of token types of an ``Encoder``, each with a learned vector (BERT has 2).
+      tie_embeddings: the output projection is the transposed (target) embedding.
+      share_embeddings: source and target of an ``EncoderDecoder`` share one embedding.
+      logits_scale: factor of a decoder's logits (T5: D ** -0.5).
+      logits_bias: a learned bias [V] on a decoder's logits (BART, Marian).
+      pooler: ``Pooler(activation)``, which ``Encoder.pooled`` applies to the first token; None for none.
       patches: read images instead of tokens.
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
-      embedding_dropout_rate: on the embeddings, where it is another one; None is ``dropout_rate``.
+      embedding_dropout_rate: on the embeddings; None is ``dropout_rate``.
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
-      attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``: it refuses what it cannot do.
-        (Not "ring": positions here are counted on one device.)
-      dtype: of activations; norm statistics, softmax and logits stay float32.
-      param_dtype: of parameters. In bfloat16 their first values are those of float32, rounded.
+      attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``, which raises for what it does
+        not support. "ring" is excluded: positions are counted on one device. "optimistic", the name of
+        "cpu_decode" in version 0.1, is read as "cpu_decode".
+      dtype: of activations. Norm statistics, softmax and logits stay float32.
+      param_dtype: of parameters. They are initialized in float32, then rounded.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
         the products with parameters.
-      unroll: write the layers out instead of scanning them: slower to compile, the same numbers.
+      unroll: unroll the layers instead of scanning them: slower to compile, the same results.
 
     Raises:
-      ValueError: for a value of another kind, a size below 1, heads that do not divide, an odd dimension
-        under ``Rope`` or ``Sinusoidal``, a rate out of range, a scale that is not finite, an unknown choice.
+      ValueError: a value of another type, a size below 1, ``n_heads`` that does not divide ``d_model`` or is
+        no multiple of ``n_kv_heads``, an odd dimension under ``Rope`` or ``Sinusoidal``, a rate out of range,
+        a scale that is not finite, an unknown choice.
     """
 
     vocab_size: Count = 0
@@ -110,28 +115,35 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
+        if self.attention_implementation in _RENAMED:
+            object.__setattr__(self, "attention_implementation", _RENAMED[self.attention_implementation])
         if self.attention_implementation not in _IMPLEMENTATIONS:
             raise ValueError(
                 f"Config: got attention_implementation={self.attention_implementation!r}; wanted one of "
                 f"{', '.join(_IMPLEMENTATIONS)}."
             )
         if isinstance(self.positions, Learned) and self.positions.padding_id is not None and self.patches:
-            raise ValueError("Config: got positions with a padding_id beside patches; wanted tokens for it.")
+            raise ValueError(
+                f"Config: got {self.positions} with patches; wanted padding_id=None. Patches have no padding."
+            )
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
-                f"n_heads={self.n_heads} does not divide d_model={self.d_model}; "
-                "choose heads that do, or give head_dim"
+                f"Config: got n_heads={self.n_heads} with d_model={self.d_model}; "
+                "wanted a divisor of d_model, or a head_dim."
             )
         if self.n_heads % self.K:
-            raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
+            raise ValueError(
+                f"Config: got n_kv_heads={self.n_kv_heads} with n_heads={self.n_heads}; wanted a divisor of "
+                "n_heads."
+            )
         if isinstance(self.positions, Rope) and (not (n := self.positions.width(self.H)) or n % 2):
             raise ValueError(
-                f"Rope rotates pairs: {self.positions} would rotate {n} of the {self.H} elements of a head, "
-                "wanted an even number of them, at least 2"
+                f"Config: got {self.positions}, which rotates {n} of the {self.H} elements of a head; "
+                "wanted an even number, at least 2."
             )
         if isinstance(self.positions, Sinusoidal) and self.d_model % 2:
             raise ValueError(
-                f"Sinusoidal pairs sines with cosines and needs an even d_model, got {self.d_model}"
+                f"Config: got d_model={self.d_model} with {self.positions}; wanted an even d_model."
             )
 
     @property
@@ -148,8 +160,8 @@ class Config:
 def paper_base(vocab_size: int = 37_000) -> Config:
     """The base model of Vaswani et al. 2017, table 3: post-norm, 6 layers, D 512, 8 heads, F 2048.
 
-    One embedding serves source, target and output (section 3.4). With V = 37,000 it has 63.0 M
-    parameters; the paper prints 65 M.
+    Source, target and output share one embedding (section 3.4). With V = 37,000 it has 63.0 M parameters;
+    the paper prints 65 M.
 
     Args:
       vocab_size: V, the shared vocabulary.

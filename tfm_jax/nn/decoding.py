@@ -1,4 +1,4 @@
-"""Decoders that read a few tokens at a time, and remember those before them in a cache."""
+"""KV cache and incremental decoding."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from flax import nnx
 
 from tfm_jax import pytrees
 from tfm_jax.checks import as_array
+from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.heads import LanguageModelHead
-from tfm_jax.nn.parameters import constant
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.kv_cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
 from tfm_jax.ops.masks import Mask
@@ -21,22 +21,22 @@ from tfm_jax.ops.masks.tiles import Span
 from tfm_jax.ops.tracing import current_platform, definitely
 from tfm_jax.types import Array
 
-__all__ = ["Cache", "Incremental", "left_pad", "memory_mask_of", "output_head"]
+__all__ = ["Cache", "CachedDecoder", "cross_attention_mask", "left_pad", "output_head"]
 
-Read = Callable[..., tuple[Array, "Cache"]]
+CachedForward = Callable[..., tuple[Array, "Cache"]]
 
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What a decoder remembers of the tokens that it has read. A pytree.
+    """KV cache of all layers. A pytree.
 
     Args:
-      layers: the keys and values of each layer's self-attention, each [..., K, S, H], with K heads, not N. S
-        is the capacity, or the window less 1 where that is smaller.
-      slots: which token stands in which slot, and how many were read.
-      memory: the keys and values of each layer's cross-attention, made once; empty without a source.
-      memory_mask: of cross-attention, for as many target tokens as there is room for.
+      layers: the keys and values of each layer's self-attention, each [..., K, S, H]. S is the capacity, or
+        window - 1 if that is smaller.
+      slots: the position of the token in each slot, and the number of tokens appended.
+      memory: the keys and values of each layer's cross-attention; empty for a decoder-only model.
+      memory_mask: for cross-attention, with one row per target token up to the capacity.
     """
 
     layers: tuple[KeysValues, ...]
@@ -45,8 +45,8 @@ class Cache:
     memory_mask: Mask | None = None
 
 
-class Incremental(nnx.Module):
-    """What ``Decoder`` and ``EncoderDecoder`` share: the output projection, and reading token by token."""
+class CachedDecoder(nnx.Module):
+    """Base class of ``Decoder`` and ``EncoderDecoder``: output projection and decoding with a KV cache."""
 
     config: Config
     embedding: Embedding
@@ -54,40 +54,46 @@ class Incremental(nnx.Module):
     logits_bias: nnx.Param | None
 
     def is_encoder_decoder(self) -> bool:
-        """Whether there is an encoder."""
+        """Whether the model has an encoder."""
         raise NotImplementedError
 
     def decoder_stack(self) -> Stack:
-        """The layers that read the tokens."""
+        """The decoder's layers."""
         raise NotImplementedError
 
     def unembed(self, hidden: Array) -> Array:
-        """The logits [..., V], float32, of hidden [..., D]."""
+        """The logits [..., V], float32, from hidden states [..., D]."""
         hidden = self._scaled(hidden)
         return self._biased(self.embedding.attend(hidden) if self.head is None else self.head(hidden))
 
     def unembedding(self) -> Array:
-        """The output projection [D, V], in the dtype of the activations.
+        """The kernel [D, V] of the output projection, in ``config.dtype``.
 
-        Raises a ValueError where the logits have a bias too: the kernel alone would leave it out.
+        Raises:
+          ValueError: the logits have a bias, which the kernel alone would omit.
         """
         if self.logits_bias is not None:
             raise ValueError(
-                "these logits are hidden @ kernel + bias: use unembed, or add params['logits_bias']"
+                "unembedding: got a model with logits_bias=True; wanted logits without a bias. "
+                "Call unembed, or add params['logits_bias']."
             )
         return self._scaled(self._kernel())
 
-    def projection(self, rows: int) -> Callable[[Array], Array]:
-        """Makes ``unembed`` for a loop over so many rows.
+    def unembed_function(self, batch_size: int) -> Callable[[Array], Array]:
+        """Makes a function equal to ``unembed``, for a loop over ``batch_size`` sequences.
 
-        On a CPU several rows times [D, V] are faster than times the embedding's table [V, D]: there the table
-        is transposed here, before the loop, at the price of a second one in memory.
+        On a CPU, a batch times [D, V] is faster than times the embedding table [V, D]. There the table is
+        transposed once, before the loop, which takes a second copy in memory.
         """
-        if self.head is not None or rows == 1 or current_platform() != "cpu":
+        if self.head is not None or batch_size == 1 or current_platform() != "cpu":
             return self.unembed
         kernel = self._kernel()
-        project = lambda x: jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
-        return lambda x: self._biased(project(self._scaled(x)))
+
+        def unembed(x: Array) -> Array:
+            x = self._scaled(x)
+            return self._biased(jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32))
+
+        return unembed
 
     def _kernel(self) -> Array:
         kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
@@ -102,38 +108,37 @@ class Incremental(nnx.Module):
         return logits + jnp.broadcast_to(self.logits_bias[...].astype(logits.dtype), logits.shape)
 
     def extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Reads the tokens that follow those of a cache.
+        """Appends tokens to a KV cache and returns their logits.
 
         Equivalent to::
 
             logits = self(all tokens so far)[..., -T:, :]
 
         Args:
-          tokens: int [..., T].
-          cache: of the tokens before them.
+          tokens: int [..., T], the next tokens.
+          cache: of the previous tokens.
 
         Returns:
-          ``(logits, cache)``: [..., T, V] float32, and the cache with these tokens in it. The logits are nan
-          where, inside ``jit``, more tokens are read than the cache has room for.
+          ``(logits, cache)``: [..., T, V] float32, and the updated cache. Inside ``jit`` the logits are NaN
+          once the cache is over capacity.
 
         Raises:
-          ValueError: for more tokens than the cache has room for, as far as that is known before tracing.
+          ValueError: more tokens than the cache has room for, if the number is concrete.
         """
-        hidden, cache = self.incremental()(tokens, cache)
+        hidden, cache = self.cached_forward()(tokens, cache)
         return self.unembed(hidden), cache
 
-    def incremental(self) -> Read:
-        """Makes ``read(tokens, cache, *, positions=None, mask=None) -> (hidden [..., T, D], cache)``.
+    def cached_forward(self) -> CachedForward:
+        """Makes ``forward(tokens, cache, *, positions=None, mask=None) -> (hidden [..., T, D], cache)``.
 
-        The layers, which are stacked, are taken apart here: made before a loop, ``read`` does not copy them
-        in every turn of it. ``positions`` int [..., T] are those that follow, or -1 for tokens that nobody is
-        to look at; ``mask`` [..., T, S] is which slots each token may attend to: by default those before it
-        and itself.
+        It unstacks the layers: call it before a loop, so that the loop does not slice the parameters in every
+        iteration. ``positions`` int [..., T] default to the next ones; -1 marks padding, which no token
+        attends to. ``mask`` [..., T, S] over the slots defaults to the causal mask, with the window.
         """
         stack = self.decoder_stack()
-        config, blocks = stack.config, stack.apart()
+        config, blocks = stack.config, stack.unstack()
 
-        def read(
+        def forward(
             tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
         ) -> tuple[Array, Cache]:
             tokens = as_array("extend", "tokens", tokens)
@@ -141,9 +146,9 @@ class Incremental(nnx.Module):
             positions = next_positions(slots, T) if positions is None else positions
             seen, after = advance(slots, positions)
             mask = seen_mask(slots, seen, window=config.window) if mask is None else mask
-            # What stands nowhere is read as if it stood at 0: nobody looks at it.
+            # Padding gets position 0, which is in every table; no token attends to it.
             positions = jnp.maximum(positions, 0)
-            x = stack.enter(self.embedding(tokens), positions)
+            x = stack.embed_positions(self.embedding(tokens), positions)
             bias = stack.position_bias(positions, seen)
             memory_mask = cache.memory_mask
             if memory_mask is not None:
@@ -166,26 +171,26 @@ class Incremental(nnx.Module):
             x = jnp.where(has_room(slots, T), x, jnp.nan)
             return x, dataclasses.replace(cache, layers=tuple(layers), slots=after)
 
-        return read
+        return forward
 
     def empty_cache(self, batch: tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
-        """A cache [..., K, S, H] a layer in which nothing stands.
+        """An empty KV cache, [..., K, S, H] in each layer.
 
         Args:
           batch: the leading dims [...].
-          capacity: how many positions a row can have, prompt and output together.
-          slots: how many tokens are to be kept, where several may share a position; None is one a position,
-            and no more than the window looks back at.
+          capacity: the most positions of a sequence, prompt and output together.
+          slots: S, for tokens that share a position (beams); None is one slot per position, or window - 1
+            if that is smaller.
 
         Returns:
           The Cache.
 
         Raises:
-          ValueError: for a capacity below 1, or above the positions that ``Learned`` has.
+          ValueError: ``capacity`` is below 1, or above the ``max_length`` of ``Learned``.
         """
         stack = self.decoder_stack()
         config = stack.config
-        stack.position_embedding.count(capacity)
+        stack.position_embedding.count(capacity)  # raises for more positions than Learned has
         window = config.window
         rolling = slots is None and window is not None and definitely(lambda: window <= capacity)
         S = max(window - 1, 1) if rolling else capacity if slots is None else slots
@@ -193,49 +198,50 @@ class Incremental(nnx.Module):
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 
 
-def memory_mask_of(source_mask: Mask | Array | None) -> Mask | None:
-    """The mask of cross-attention that a mask of the source implies."""
+def cross_attention_mask(source_mask: Mask | Array | None) -> Mask | None:
+    """The cross-attention mask that a source mask implies; only a padding mask implies one."""
     if source_mask is None or isinstance(source_mask, Padding):
         return source_mask
+    got = source_mask.expression() if isinstance(source_mask, Mask) else "an array"
     raise ValueError(
-        "of the masks of the source, only masks.padding(valid) says what the target may attend to; "
-        f"got {source_mask!r}: pass memory_mask too"
+        f"source_mask: got {got} with memory_mask=None; wanted masks.padding(valid). "
+        "Any other source_mask requires a memory_mask for cross-attention."
     )
 
 
 def output_head(config: Config, *, rngs: nnx.Rngs) -> tuple[LanguageModelHead | None, nnx.Param | None]:
-    """The output projection, unless the embedding's table serves as one, and the bias after it, if any."""
+    """The output projection, None if tied to the embedding, and the bias of the logits, if any."""
     head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
     bias = constant(0.0, config.vocab_size, config.param_dtype) if config.logits_bias else None
     return head, bias
 
 
 def left_pad(tokens: Array, valid: Array) -> tuple[Array, Array]:
-    """Rows padded on whichever side, padded on the left; and where each token stands in its row.
+    """Moves all padding to the left and counts the positions of the tokens.
 
     Equivalent to::
 
-        [row[~ok], row[ok]]                                # one after the other, in each row
-        [-1 for all that are not valid, 0, 1, 2 ...]
+        tokens = concatenate([tokens[~valid], tokens[valid]])         # each sequence
+        positions = [-1, ..., -1, 0, 1, 2, ...]                       # -1 at padding
 
     Args:
-      tokens: int [..., T].
-      valid: bool [..., T], True for a token that is not padding.
+      tokens: int [..., T], padded on either side.
+      valid: bool [..., T], False at padding.
 
     Returns:
-      ``(tokens, positions)``, int [..., T] both.
+      ``(tokens, positions)``, both int [..., T].
 
     Raises:
-      ValueError: for ``valid`` of another shape or dtype.
+      ValueError: ``valid`` of another shape or dtype.
     """
     tokens, valid = as_array("left_pad", "tokens", tokens), as_array("left_pad", "valid", valid)
     if valid.shape != tokens.shape or valid.dtype != bool:
         raise ValueError(
-            f"valid must be bool [..., T] = {list(tokens.shape)}, True where a token is not padding; "
-            f"got {valid.dtype}{list(valid.shape)}"
+            f"left_pad: got valid {valid.dtype}{list(valid.shape)}; wanted bool{list(tokens.shape)}, "
+            "False at padding."
         )
     order = jnp.argsort(valid, axis=-1, stable=True)
     count = jnp.sum(valid, axis=-1, keepdims=True, dtype=jnp.int32)
     T = tokens.shape[-1]
-    place = jnp.arange(T, dtype=jnp.int32).reshape((1,) * (tokens.ndim - 1) + (T,)) - (T - count)
-    return jnp.take_along_axis(tokens, order, axis=-1), jnp.maximum(place, -1)
+    positions = jnp.arange(T, dtype=jnp.int32).reshape((1,) * (tokens.ndim - 1) + (T,)) - (T - count)
+    return jnp.take_along_axis(tokens, order, axis=-1), jnp.maximum(positions, -1)

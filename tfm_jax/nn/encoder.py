@@ -1,4 +1,4 @@
-"""The model that reads: encoder."""
+"""Encoder-only Transformer for tokens or images."""
 
 from flax import nnx
 
@@ -17,24 +17,33 @@ __all__ = ["Encoder"]
 Weights = dict[str, Array]
 
 
-def _no_decoder(config: Config) -> None:
+def _check_encoder_config(config: Config) -> None:
+    """Raises for fields that only decoders use."""
     if config.window is not None:
-        raise ValueError("window is of decoders; pass an Encoder a mask, such as masks.window(left, right)")
+        raise ValueError(
+            f"nn.Encoder: got window={config.window}; wanted None. Only decoders use it: pass a mask, such "
+            "as masks.window(left, right)."
+        )
     if config.logits_scale != 1.0 or config.logits_bias:
-        raise ValueError("logits_scale and logits_bias are of the logits of decoders; an Encoder has none")
+        raise ValueError(
+            f"nn.Encoder: got logits_scale={config.logits_scale}, logits_bias={config.logits_bias}; "
+            "wanted 1.0 and False. Only decoders use them."
+        )
 
 
 class Encoder(nnx.Module):
-    """Tokens or images in, vectors made distinct by their context out.
+    """Encoder-only Transformer: contextual vectors of tokens or of image patches.
 
     Args:
-      config: the sizes and variants; ``patches`` makes it read images. A ``window``, ``logits_scale`` or
-        ``logits_bias``, which would do nothing here, is refused.
-      rngs: draws the parameters.
+      config: sizes and variants; with ``patches`` the input is images.
+      rngs: initializes the parameters.
+
+    Raises:
+      ValueError: the config has a ``window``, ``logits_scale`` or ``logits_bias``, which only decoders use.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        _no_decoder(config)
+        _check_encoder_config(config)
         self.config = config
         embedding = Embedding if config.patches is None else PatchEmbedding
         self.embedding = embedding(config, rngs=rngs)
@@ -51,15 +60,16 @@ class Encoder(nnx.Module):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> Array | tuple[Array, Weights]:
-        """Encodes.
+        """Encodes tokens or images.
 
         Args:
           inputs: int tokens [..., T], or images [..., height, width, channels].
           mask: True = may attend, such as ``masks.padding(valid)``.
           token_types: int [..., T] or [T], below ``config.token_types``; None is type 0 for all.
-          positions: int [..., T] or [T]; None counts from 0, as the config says.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights too.
+          positions: int [..., T] or [T]; None counts the tokens from 0, without padding if
+            ``config.count_padding`` is False.
+          key: PRNG key for dropout; None is no dropout.
+          return_weights: also return the attention weights.
 
         Returns:
           hidden [..., T, D]; with ``return_weights``, ``(hidden, {"encoder": [L, ..., N, T, T]})``.
@@ -78,12 +88,14 @@ class Encoder(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """One vector [..., D] a sequence: what ``config.pooler`` makes of the first token.
+        """One vector [..., D] per sequence: ``config.pooler`` applied to the first token's vector.
 
-        All arguments are those of ``__call__``; a ValueError where the config has no pooler.
+        The arguments are those of ``__call__``. Raises ValueError without ``config.pooler``.
         """
         if self.pooler is None:
-            raise ValueError("this encoder has no pooler: give its config one, such as pooler=nn.Pooler()")
+            raise ValueError(
+                "nn.Encoder.pooled: got config.pooler=None; wanted a Pooler, such as nn.Pooler()."
+            )
         encoder_key, pooler_key = split_key(key, 2)
         hidden = self(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
         return self.pooler(hidden, key=pooler_key)

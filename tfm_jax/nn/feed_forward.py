@@ -1,4 +1,4 @@
-"""The position-wise feed-forward layer, plain or gated."""
+"""Position-wise feed-forward layer, plain or gated."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from jax.nn.initializers import glorot_uniform
 from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
-from tfm_jax.nn.parameters import constant, drawn
+from tfm_jax.nn._parameters import constant, initialize
 from tfm_jax.ops import activation
 from tfm_jax.types import Array, Key
 
@@ -21,7 +21,7 @@ __all__ = ["FeedForward", "Glu", "Mlp"]
 
 @dataclass(frozen=True)
 class Mlp:
-    """``activation(x W_in + b_in) W_out + b_out`` (Vaswani et al. 2017, equation 2)."""
+    """Two-layer perceptron: ``activation(x W_in + b_in) W_out + b_out`` (Vaswani et al. 2017, equation 2)."""
 
     activation: str = "relu"
     bias: bool = True
@@ -33,7 +33,7 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Glu:
-    """``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
+    """Gated linear unit: ``(activation(x W_gate) * (x W_in)) W_out`` (Shazeer 2020)."""
 
     activation: str = "silu"
 
@@ -43,7 +43,7 @@ class Glu:
 
 
 class FeedForward(nnx.Module):
-    """Two linear maps with an activation between, or three with a gate, the same at every position.
+    """Position-wise feed-forward layer.
 
     Equivalent to::
 
@@ -52,14 +52,17 @@ class FeedForward(nnx.Module):
 
     Args:
       config: D, F, ``feed_forward``, ``feed_forward_dropout_rate``.
-      rngs: draws the kernels.
+      rngs: initializes the kernels.
     """
 
     def __init__(self, config: "Config", *, rngs: nnx.Rngs):
         self.config = config
         D, F = config.d_model, config.d_ff
         variant, dtype = config.feed_forward, config.param_dtype
-        kernel = lambda *shape: drawn(glorot_uniform(), rngs.params(), shape, dtype)
+
+        def kernel(*shape: int) -> nnx.Param:
+            return initialize(glorot_uniform(), rngs.params(), shape, dtype)
+
         self.w_in, self.w_out = kernel(D, F), kernel(F, D)
         gated = isinstance(variant, Glu)
         self.w_gate = kernel(D, F) if gated else None
@@ -68,8 +71,7 @@ class FeedForward(nnx.Module):
         self.b_out = constant(0.0, D, dtype) if bias else None
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
-        """Maps x [..., D] to [..., D]; ``key`` is for dropout on the hidden units, None is none."""
-
+        """Maps x [..., D] to [..., D]. ``key`` is for dropout on the hidden units; None is no dropout."""
         x = as_array("nn.FeedForward", "x", x)
 
         def cast(param: nnx.Param | None) -> Array | None:

@@ -1,4 +1,4 @@
-"""The door between modules and functions: ``functionalize(module, config) -> Pure(init, apply)``."""
+"""Modules as pure functions: ``functionalize(module, config) -> Pure(init, apply)``."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,12 +26,12 @@ class Pure(NamedTuple):
 
 
 def pure_dict(module: nnx.Module) -> Params:
-    """The parameters of a module as a plain, nested dict."""
+    """The parameters of a module as a nested dict."""
     return nnx.to_pure_dict(nnx.split(module, graph=False)[1])
 
 
 def structure(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-    """What a module is without its numbers: its graph and the shapes of its parameters."""
+    """The graph of a module and the shapes of its parameters, without computing them."""
     graph, shapes = nnx.split(nnx.eval_shape(make), graph=False)
     return graph, nnx.to_pure_dict(shapes)
 
@@ -44,20 +44,19 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
         init = lambda key: parameters_of(module(*args, **kwargs, rngs=nnx.Rngs(key)))
         apply = lambda params, *inputs: module_with(params)(*inputs)
 
-    Both are pure: they pass through ``jit``, ``grad``, ``vmap``, ``shard_map`` and ``pmap``, and the
-    parameters are a plain nested dict of arrays, of ``config.param_dtype``, layers stacked on their first
-    axis.
+    Both work under ``jit``, ``grad``, ``vmap``, ``shard_map`` and ``pmap``. The parameters are a nested dict
+    of arrays of dtype ``config.param_dtype``; those of the layers are stacked on their first axis.
 
     Args:
       module: an NNX module class, such as ``nn.EncoderDecoder``.
-      *args, **kwargs: what it is made with, except ``rngs``.
+      *args, **kwargs: its constructor arguments, except ``rngs``.
 
     Returns:
       ``Pure(init, apply)``. ``apply(params, ..., method="encode")`` calls another method.
 
     Raises:
-      ValueError: from ``apply``, for parameters that are not this model's: missing, unknown or of another
-        shape, by name.
+      ValueError: from ``apply``: the parameters do not match the model. The message names those that are
+        missing, unknown or of another shape.
     """
     graph, wanted = structure(lambda: module(*args, **kwargs, rngs=nnx.Rngs(0)))
 
@@ -66,14 +65,14 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
 
     def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
         check_params(params, wanted)
-        params = jax.tree.map(jnp.asarray, params)  # NumPy's too, as files of weights give them
+        params = jax.tree.map(jnp.asarray, params)  # NumPy arrays too, as read from a file
         return getattr(nnx.merge(graph, params), method)(*inputs, **options)
 
     return Pure(init, apply)
 
 
 def check_params(params: Params, wanted: Params) -> None:
-    """Raises a ValueError, by name, for parameters that are missing, unknown or of another shape."""
+    """Raises a ValueError that names the parameters that are missing, unknown or of another shape."""
 
     def shapes(tree: Params) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -85,8 +84,12 @@ def check_params(params: Params, wanted: Params) -> None:
     wrong = [f"{name}: missing, wanted {want[name]}" for name in want.keys() - got.keys()]
     wrong += [f"{name}: unknown, got {got[name]}" for name in got.keys() - want.keys()]
     wrong += [
-        f"{name}: wanted {want[name]}, got {got[name]}"
+        f"{name}: got {got[name]}, wanted {want[name]}"
         for name in want.keys() & got.keys()
         if want[name] != got[name]
     ]
-    raise ValueError("these parameters are not of this model:\n  " + "\n  ".join(sorted(wrong)))
+    raise ValueError(
+        "params: got those of another model; wanted those of init. Differences: "
+        + "; ".join(sorted(wrong))
+        + "."
+    )

@@ -1,16 +1,16 @@
-"""What stands on top of the vectors: logits over tokens, or over classes."""
+"""Output heads: language model, masked language model, classifier."""
 
 import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
+from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.parameters import constant
 from tfm_jax.nn.pooling import Pooling, pool
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
@@ -21,7 +21,7 @@ __all__ = ["ClassificationHead", "Classifier", "LanguageModelHead", "MaskedLangu
 
 
 class LanguageModelHead(nnx.Module):
-    """An output projection of its own, for models that do not tie it to the embedding.
+    """Output projection of a model with untied embeddings.
 
     Equivalent to::
 
@@ -29,7 +29,7 @@ class LanguageModelHead(nnx.Module):
 
     Args:
       config: D, V.
-      rngs: draws the kernel [D, V].
+      rngs: initializes the kernel [D, V].
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
@@ -38,14 +38,14 @@ class LanguageModelHead(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
-        """The logits [..., T, V], float32, of x [..., T, D]."""
+        """The logits [..., T, V], float32, from hidden states x [..., T, D]."""
         x = as_array("nn.LanguageModelHead", "x", x)
         kernel = self.projection.kernel[...].astype(x.dtype)
         return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
 
 
 class ClassificationHead(nnx.Module):
-    """Pools the vectors of a sequence into one and maps it to class logits, or maps each of them.
+    """Classification head: pooling, dropout, and a linear layer.
 
     Equivalent to::
 
@@ -54,36 +54,39 @@ class ClassificationHead(nnx.Module):
 
     Args:
       config: D.
-      n_classes: how many logits.
-      pooling: ``"mean"``, ``"first"`` (a class token), or None: logits of every vector.
-      dropout_rate: on what is mapped, in [0, 1).
-      rngs: draws the kernel.
+      n_classes: number of classes.
+      pooling: ``"mean"``, ``"first"`` (a class token), or None for logits of every token.
+      dropout_rate: on the pooled vector, in [0, 1).
+      rngs: initializes the kernel.
 
     Raises:
-      ValueError: for another pooling, less than one class, a rate out of range.
+      ValueError: an unknown pooling, ``n_classes`` below 1, a rate out of range.
     """
 
     def __init__(
         self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
     ):
         if pooling not in ("mean", "first", None):
-            raise ValueError(f"ClassificationHead: got pooling={pooling!r}; wanted 'mean', 'first' or None.")
-        check_number("ClassificationHead", "n_classes", n_classes, SIZE)
-        check_number("ClassificationHead", "dropout_rate", dropout_rate, RATE)
+            raise ValueError(
+                f"nn.ClassificationHead: got pooling={pooling!r}; wanted 'mean', 'first' or None."
+            )
+        check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
+        check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
         self.pooling, self.dropout_rate = pooling, dropout_rate
         self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
 
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
-        """The logits [..., n_classes], float32, of x [..., T, D]; [..., T, n_classes] without pooling.
+        """The logits [..., n_classes], float32, from x [..., T, D]; [..., T, n_classes] without pooling.
 
-        ``valid`` bool [..., T] says which positions the mean counts; a row without one pools to 0. Of another
-        shape or dtype it raises a ValueError. ``key`` is for dropout, None is none.
+        ``valid`` bool [..., T] selects the positions of the mean; a sequence without valid positions pools
+        to 0. Another shape or dtype raises a ValueError. ``key`` is for dropout; None is no dropout.
         """
         x = as_array("nn.ClassificationHead", "x", x)
         valid = None if valid is None else as_array("nn.ClassificationHead", "valid", valid)
         if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
             raise ValueError(
-                f"valid must be bool [..., T] = {x.shape[:-1]}, got {valid.dtype}{list(valid.shape)}"
+                f"nn.ClassificationHead: got valid {valid.dtype}{list(valid.shape)}; wanted "
+                f"bool{list(x.shape[:-1])}, False at padding."
             )
         return self.dense(
             ops.dropout(pool(x.astype(jnp.float32), self.pooling, valid), self.dropout_rate, key)
@@ -91,7 +94,7 @@ class ClassificationHead(nnx.Module):
 
 
 class MaskedLanguageModel(nnx.Module):
-    """An encoder with the head of BERT: one more layer, a norm, and the embedding as the output projection.
+    """Masked language model: an encoder with the head of BERT.
 
     Equivalent to::
 
@@ -99,25 +102,28 @@ class MaskedLanguageModel(nnx.Module):
         logits = x @ unembedding + output_bias
 
     Args:
-      config: the sizes and variants; ``tie_embeddings`` says whether the projection is the embedding.
-      activation: of the head, by the name that ``ops.activation`` takes.
-      rngs: draws the parameters.
+      config: sizes and variants; with ``tie_embeddings`` the output projection is the embedding.
+      activation: of the head, a name that ``ops.activation`` knows.
+      rngs: initializes the parameters.
 
     Raises:
-      ValueError: for a config with a ``pooler``, which nothing would read; for an unknown activation.
+      ValueError: the config has a ``pooler``, which this model does not use; an unknown activation.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
 
     def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
         if config.pooler is not None:
-            raise ValueError("a pooler is of an Encoder or a Classifier; masked tokens are read one by one")
-        ops.activation(activation)  # known?
+            raise ValueError(
+                f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
+                "and nn.Classifier use it."
+            )
+        ops.activation(activation)  # raises for an unknown name
         self.activation = activation
         self.encoder = Encoder(config, rngs=rngs)
-        of = {"dtype": config.param_dtype, "rngs": rngs}
-        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **of)
-        self.norm = Norm(config.norm, config.d_model, **of)
+        options = {"dtype": config.param_dtype, "rngs": rngs}
+        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **options)
+        self.norm = Norm(config.norm, config.d_model, **options)
         self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
         self.bias = constant(0.0, config.vocab_size, config.param_dtype)
 
@@ -130,7 +136,7 @@ class MaskedLanguageModel(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """The logits [..., T, V], float32, of int tokens [..., T]; the rest is as ``Encoder`` takes it."""
+        """The logits [..., T, V], float32, from int tokens [..., T]; the rest is as in ``Encoder``."""
         x = self.encoder(tokens, mask, token_types=token_types, positions=positions, key=key)
         x = self.norm(ops.activation(self.activation)(self.dense(x)))
         logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
@@ -138,23 +144,23 @@ class MaskedLanguageModel(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """An encoder, pooled or not, with a dense layer of one logit a class.
+    """Encoder with a classification head, for sequences, tokens or images.
 
     Equivalent to::
 
         hidden = encoder(inputs, masks.padding(valid))
-        logits = head(hidden, valid)                       # pooled, or of every token where pooling is None
-        logits = head(pooler(hidden))                      # where there is a config.pooler
+        logits = head(hidden, valid)                       # of each sequence, or of each token: pooling=None
+        logits = head(pooler(hidden))                      # with config.pooler
 
     Args:
-      config: the sizes and variants; ``patches`` makes it read images.
-      n_classes: how many.
-      pooling: ``"mean"`` over the valid positions, ``"first"``, or None: logits of every token.
-      dropout_rate: on what the dense layer reads, in [0, 1).
-      rngs: draws the parameters.
+      config: sizes and variants; with ``patches`` the input is images.
+      n_classes: number of classes.
+      pooling: ``"mean"`` over the valid positions, ``"first"``, or None for logits of every token.
+      dropout_rate: on the input of the linear layer, in [0, 1).
+      rngs: initializes the parameters.
 
     Raises:
-      ValueError: for a ``config.pooler`` beside another pooling than ``"first"``; as ``ClassificationHead``.
+      ValueError: ``config.pooler`` with a pooling other than ``"first"``; and as in ``ClassificationHead``.
     """
 
     def __init__(
@@ -168,12 +174,12 @@ class Classifier(nnx.Module):
     ):
         if config.pooler is not None and pooling != "first":
             raise ValueError(
-                f"{config.pooler} reads the first token: pass pooling='first', got pooling={pooling!r}, or a "
-                "config without a pooler"
+                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted pooling='first'. A "
+                "pooler reads the first token."
             )
         self.encoder = Encoder(config, rngs=rngs)
-        own = pooling if config.pooler is None else None
-        self.head = ClassificationHead(config, n_classes, own, dropout_rate, rngs=rngs)
+        head_pooling = pooling if config.pooler is None else None
+        self.head = ClassificationHead(config, n_classes, head_pooling, dropout_rate, rngs=rngs)
 
     def __call__(
         self,
@@ -185,14 +191,14 @@ class Classifier(nnx.Module):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> Array | tuple[Array, dict[str, Array]]:
-        """Classifies.
+        """Class logits.
 
         Args:
           inputs: int tokens [..., T], or images [..., height, width, channels].
-          valid: bool [..., T], False at padding: neither attended to nor pooled.
-          token_types, positions: as ``Encoder`` takes them.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights too.
+          valid: bool [..., T], False at padding, which is masked in attention and in pooling.
+          token_types, positions: as in ``Encoder``.
+          key: PRNG key for dropout; None is no dropout.
+          return_weights: also return the attention weights.
 
         Returns:
           logits [..., n_classes], float32, or [..., T, n_classes] without pooling; with ``return_weights``,

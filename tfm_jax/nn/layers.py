@@ -1,4 +1,4 @@
-"""The two smallest modules: a linear map over whole axes, and a norm."""
+"""Linear layer over one or several axes."""
 
 import math
 
@@ -7,25 +7,25 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax.checks import as_array
-from tfm_jax.nn.parameters import constant, drawn
+from tfm_jax.nn._parameters import constant, initialize
 from tfm_jax.types import Array
 
 __all__ = ["Linear"]
 
 
 class Linear(nnx.Module):
-    """A linear map from the last axes of its input to new ones.
+    """Linear layer from the last axes of its input to new axes.
 
     Equivalent to::
 
         jnp.tensordot(x, kernel, axes=len(inputs)) + bias
 
     Args:
-      inputs: the axes that are summed over, such as ``(D,)`` or ``(N, H)``.
-      outputs: the axes that take their place.
-      bias: add a learned vector, zero at first.
+      inputs: sizes of the contracted axes, such as ``(D,)`` or ``(N, H)``.
+      outputs: sizes of the new axes.
+      bias: add a learned bias, initially zero.
       dtype: of the parameters.
-      rngs: draws the kernel, Glorot-uniform over all input and output axes.
+      rngs: initializes the kernel, Glorot-uniform over all input and output axes.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Linear(nnx.Module):
         init = jax.nn.initializers.glorot_uniform(
             in_axis=tuple(range(n)), out_axis=tuple(range(n, n + len(outputs)))
         )
-        self.kernel = drawn(init, rngs.params(), (*inputs, *outputs), dtype)
+        self.kernel = initialize(init, rngs.params(), (*inputs, *outputs), dtype)
         self.bias = constant(0.0, outputs, dtype) if bias else None
 
     def __call__(self, x: Array) -> Array:
@@ -50,10 +50,9 @@ class Linear(nnx.Module):
         x = as_array("nn.Linear", "x", x)
         inputs = self.kernel.shape[: self.n_inputs]
         if x.shape[-self.n_inputs :] != inputs or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"this layer maps [..., {', '.join(map(str, inputs))}], floating, got {x.shape}, {x.dtype}"
-            )
-        # One matrix product, whatever the axes: the sums run over contiguous memory.
+            axes = ", ".join(map(str, inputs))
+            raise ValueError(f"nn.Linear: got x {x.dtype}{list(x.shape)}; wanted float [..., {axes}].")
+        # One matrix product over flattened axes contracts contiguous memory.
         flat = x.reshape(*x.shape[: x.ndim - self.n_inputs], math.prod(inputs))
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(inputs), -1)
         out = (flat @ kernel).reshape(*flat.shape[:-1], *self.kernel.shape[self.n_inputs :])

@@ -1,4 +1,4 @@
-"""The variants of the Transformer, as frozen values."""
+"""Layer normalization and RMS normalization."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.fields import check_fields
-from tfm_jax.nn.parameters import constant
+from tfm_jax.nn._parameters import constant
 from tfm_jax.ranges import Positive
 from tfm_jax.types import Array
 
@@ -34,32 +34,32 @@ class RMSNorm:
 
 
 class Norm(nnx.Module):
-    """Layer or root-mean-square normalization with its learned scale (and shift).
+    """Normalization layer with learned parameters.
 
     Equivalent to::
 
         ops.layer_norm(x, scale, bias, eps=norm.eps)     # or ops.rms_norm(x, scale, eps=norm.eps)
 
     Args:
-      norm: which one, as a value.
-      size: of the last axis: D, or H for the queries and keys of one head.
+      norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
+      size: of the last axis: D, or H for queries and keys.
       dtype: of the parameters.
-      rngs: unused; scales start at one, shifts at zero.
+      rngs: unused; the scale starts at one, the shift at zero.
 
     Raises:
-      ValueError: for another norm than these two.
+      ValueError: ``norm`` is neither.
     """
 
     def __init__(self, norm: LayerNorm | RMSNorm, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         del rngs
         if not isinstance(norm, LayerNorm | RMSNorm):
-            raise ValueError(f"Norm: got norm={norm!r}; wanted an instance of LayerNorm or RMSNorm.")
+            raise ValueError(f"nn.Norm: got norm={norm!r}; wanted an instance of LayerNorm or RMSNorm.")
         self.norm = norm
         self.scale = constant(1.0, size, dtype)
         self.bias = constant(0.0, size, dtype) if isinstance(norm, LayerNorm) else None
 
     def __call__(self, x: Array) -> Array:
-        """Normalizes x ``[..., D]`` over D, in x's dtype with statistics in float32."""
+        """Normalizes x [..., D] over D, in x's dtype with statistics in float32."""
         if isinstance(self.norm, LayerNorm):
             return ops.layer_norm(x, self.scale[...], self.bias[...], eps=self.norm.eps)
         return ops.rms_norm(x, self.scale[...], eps=self.norm.eps)

@@ -1,4 +1,4 @@
-"""The variants of the Transformer, as frozen values."""
+"""Patch embedding of images (Vision Transformer)."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from flax import nnx
 
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
+from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.layers import Linear
-from tfm_jax.nn.parameters import constant
 from tfm_jax.ranges import Size
 from tfm_jax.types import Array
 
@@ -22,11 +22,11 @@ __all__ = ["PatchEmbedding", "Patches"]
 
 @dataclass(frozen=True)
 class Patches:
-    """Images cut into patches, read row by row (Dosovitskiy et al. 2021).
+    """Images as sequences of patches, in row-major order (Dosovitskiy et al. 2021).
 
     Args:
-      height, width, channels: the image, in pixels.
-      size: the side of a patch in pixels, or its (height, width); they divide those of the image.
+      height, width, channels: of the images, in pixels.
+      size: the side of a square patch in pixels, or its (height, width); divides the image's.
       class_token: put a learned vector before the patches, for pooling ``"first"``.
     """
 
@@ -40,8 +40,8 @@ class Patches:
         check_fields(self)
         if self.height % self.sides[0] or self.width % self.sides[1]:
             raise ValueError(
-                f"a patch of {self.size} does not divide the image {self.height} x {self.width}; "
-                "choose a size that divides both"
+                f"Patches: got size={self.size} with images of {self.height} x {self.width}; "
+                "wanted a size that divides both."
             )
 
     @property
@@ -51,32 +51,33 @@ class Patches:
 
     @property
     def count(self) -> int:
-        """How many patches an image has."""
+        """The number of patches of an image."""
         return self.height // self.sides[0] * (self.width // self.sides[1])
 
 
 class PatchEmbedding(nnx.Module):
-    """An image cut into patches, each mapped to a vector by one linear layer.
+    """Patch embedding: one linear layer applied to each flattened patch.
 
     Equivalent to::
 
         patches = image.reshape(rows, height, columns, width, C).swapaxes(1, 2).reshape(T, height * width * C)
-        x = patches @ kernel + bias                            # [T, D], a class token before them if asked
+        x = patches @ kernel + bias                            # [T, D], after the class token if any
 
     Args:
       config: D, ``patches``, ``dtype``.
-      rngs: draws the kernel.
+      rngs: initializes the kernel.
     """
 
     def __init__(self, config: "Config", *, rngs: nnx.Rngs):
         if config.token_types:
-            raise ValueError("token_types are of tokens; patches have none")
+            raise ValueError(
+                f"nn.PatchEmbedding: got token_types={config.token_types}; wanted 0. Patches have no types."
+            )
         self.config, patches = config, config.patches
         pixels = math.prod(patches.sides) * patches.channels
         dtype = config.param_dtype
         self.projection = Linear((pixels,), (config.d_model,), bias=True, dtype=dtype, rngs=rngs)
-        has_token = patches.class_token
-        self.class_token = constant(0.0, (1, config.d_model), dtype) if has_token else None
+        self.class_token = constant(0.0, (1, config.d_model), dtype) if patches.class_token else None
 
     def __call__(self, images: Array) -> Array:
         """Maps images [..., height, width, channels] to [..., T, D]."""
@@ -84,7 +85,10 @@ class PatchEmbedding(nnx.Module):
         p: Patches = self.config.patches
         wanted = (p.height, p.width, p.channels)
         if images.shape[-3:] != wanted:
-            raise ValueError(f"images must be [..., height, width, channels] = {wanted}, got {images.shape}")
+            raise ValueError(
+                f"nn.PatchEmbedding: got images of shape {images.shape}; wanted [..., height, width, "
+                f"channels] with {wanted}."
+            )
         lead, (height, width) = images.shape[:-3], p.sides
         x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)
         x = jnp.swapaxes(x, -4, -3).reshape(*lead, p.count, height * width * p.channels)

@@ -1,4 +1,4 @@
-"""The variants of the Transformer, as frozen values."""
+"""Pooling of a sequence into one vector."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -23,11 +23,11 @@ __all__ = ["Pooler", "PoolerLayer", "Pooling", "pool"]
 
 @dataclass(frozen=True)
 class Pooler:
-    """The vector of the first token through one more dense layer: ``activation(x W + b)`` (BERT).
+    """BERT's pooler: ``activation(x W + b)`` of the first token's vector.
 
     Args:
-      activation: by the name that ``ops.activation`` takes.
-      dropout_rate: on what the layer reads, in [0, 1) (RoBERTa's head has it, BERT's not).
+      activation: a name that ``ops.activation`` knows.
+      dropout_rate: on the input, in [0, 1) (0 in BERT, not in RoBERTa's head).
     """
 
     activation: str = "tanh"
@@ -42,19 +42,19 @@ Pooling = Literal["mean", "first"] | None
 
 
 def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
-    """The vectors of a sequence as one.
+    """Pools a sequence into one vector.
 
     Equivalent to::
 
-        x[valid].mean(0)          # of one sequence, for "mean"; "first": x[0]; None: x
+        x[valid].mean(0)          # "mean", of one sequence; "first": x[0]; None: x
 
     Args:
       x: [..., T, D] float.
-      pooling: ``"mean"``, ``"first"``, or None.
-      valid: bool [..., T], which positions the mean counts; None is all.
+      pooling: ``"mean"``, ``"first"``, or None for no pooling.
+      valid: bool [..., T], the positions of the mean; None is all.
 
     Returns:
-      [..., D], or x where ``pooling`` is None; 0 where the mean counts no position, or there is no first.
+      [..., D], or x if ``pooling`` is None; 0 if no position is valid or T = 0.
     """
     x = as_array("nn.pool", "x", x)
     if pooling is None:
@@ -72,12 +72,12 @@ def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
 
 
 def _first(x: Array) -> Array:
-    """The first of the vectors [..., T, D], or 0 where there is none."""
+    """The first vector of x [..., T, D], or 0 if T = 0."""
     return x[..., 0, :] if definitely(lambda: x.shape[-2] > 0) else x[..., :1, :].sum(-2)
 
 
 class PoolerLayer(nnx.Module):
-    """The vector of the first token through one more dense layer.
+    """BERT's pooler: a dense layer over the first token's vector.
 
     Equivalent to::
 
@@ -85,7 +85,7 @@ class PoolerLayer(nnx.Module):
 
     Args:
       config: D and ``pooler``.
-      rngs: draws the kernel.
+      rngs: initializes the kernel.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
@@ -96,6 +96,6 @@ class PoolerLayer(nnx.Module):
         self.dense = Linear((D,), (D,), bias=True, dtype=config.param_dtype, rngs=rngs)
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
-        """The vector [..., D] of x [..., T, D]; ``key`` is for dropout, None is none."""
+        """Maps x [..., T, D] to [..., D]. ``key`` is for dropout; None is no dropout."""
         first = ops.dropout(_first(as_array("nn.PoolerLayer", "x", x)), self.pooler.dropout_rate, key)
         return ops.activation(self.pooler.activation)(self.dense(first))

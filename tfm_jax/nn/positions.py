@@ -1,4 +1,4 @@
-"""The variants of the Transformer, as frozen values."""
+"""Position schemes: sinusoidal, learned, RoPE, ALiBi, relative bias; and the modules that apply them."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from flax import nnx
 from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
-from tfm_jax.nn.parameters import look_up, normal
+from tfm_jax.nn._parameters import lookup, normal
 from tfm_jax.ops.backends.capabilities import conjuncts, nodes
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.masks.algebra import Dense
@@ -40,7 +40,7 @@ Pairing = Literal["interleaved", "half"]
 
 @dataclass(frozen=True)
 class Sinusoidal:
-    """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5)."""
+    """Sinusoidal position embedding (Vaswani et al. 2017, section 3.5)."""
 
     theta: Positive = 10_000.0
     pairing: Pairing = "interleaved"
@@ -51,12 +51,12 @@ class Sinusoidal:
 
 @dataclass(frozen=True)
 class Learned:
-    """A learned vector a position, added to the embeddings; longer inputs are refused.
+    """Learned position embedding; a longer input is an error.
 
     Args:
-      max_length: how many positions there are.
-      padding_id: the padding token, of models that count the other tokens alone (RoBERTa): it has position -1
-        and a vector of its own, before the others. None counts every token.
+      max_length: number of positions.
+      padding_id: the pad token of models that count only the other tokens (RoBERTa). It has position -1,
+        with its own vector at row 0 of the table. None counts every token.
     """
 
     max_length: Size = 512
@@ -67,15 +67,15 @@ class Learned:
 
     @property
     def rows(self) -> int:
-        """Vectors in the table."""
+        """Rows of the table."""
         return self.max_length + (self.padding_id is not None)
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Queries and keys rotated by their position (Su et al. 2021).
+    """Rotary position embedding of queries and keys (Su et al. 2021).
 
-    With a ``fraction`` below 1 only the first elements of each head are (GPT-NeoX).
+    With a ``fraction`` below 1 only the first elements of each head are rotated (GPT-NeoX).
     """
 
     theta: Positive = 10_000.0
@@ -86,18 +86,21 @@ class Rope:
         check_fields(self)
 
     def width(self, head_dim: int) -> int:
-        """How many elements of a head are rotated."""
+        """The number of rotated elements of a head."""
         return int(head_dim * self.fraction)
 
 
 @dataclass(frozen=True)
 class Alibi:
-    """A linear penalty on distance, added to the attention logits (Press et al. 2022)."""
+    """ALiBi: a linear penalty on distance, added to the attention logits (Press et al. 2022)."""
 
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """A learned bias a head and bucket of distance, shared by all layers (Raffel et al. 2020)."""
+    """T5's relative position bias: one learned value per head and bucket of distance, shared by all layers.
+
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1.
+    """
 
     buckets: Size = 32
     max_distance: Size = 128
@@ -106,46 +109,46 @@ class RelativeBias:
         check_fields(self)
         if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 2:
             raise ValueError(
-                f"RelativeBias wants an even number of buckets, at least 4, and max_distance above half of "
-                f"them, got {self}"
+                f"RelativeBias: got {self}; wanted an even number of buckets, at least 4, and max_distance "
+                "above half of them."
             )
 
 
 def _at(positions: Array, indices: Array) -> Array:
-    """Those of the positions [..., T] with int indices [t]."""
-    if not definitely(lambda: positions.shape[-1] > 0):  # an axis without an element has none to gather
+    """The positions [..., T] at int indices [t]."""
+    if not definitely(lambda: positions.shape[-1] > 0):  # a gather from an empty axis fails
         positions = jnp.pad(positions, [(0, 0)] * (positions.ndim - 1) + [(0, 1)])
     return positions[..., indices]
 
 
 def _check_length(scheme: object, length: int) -> None:
-    """Raises for more tokens than ``Learned`` has positions."""
+    """Raises for a sequence longer than the table of ``Learned``."""
     if isinstance(scheme, Learned) and definitely(lambda: length > scheme.max_length):
         raise ValueError(
-            f"a sequence of {length} is longer than the learned position table of "
-            f"{scheme.max_length}; raise Learned(max_length) or cut the input"
+            f"Learned: got a sequence of {length}; wanted at most max_length={scheme.max_length}. Raise "
+            "max_length or truncate the input."
         )
 
 
 def count_positions(config: "Config", inputs: Array, mask: Mask | Array | None) -> Array | None:
-    """The positions of inputs for which the caller passes none.
+    """Default positions of an input.
 
     Equivalent to::
 
         valid = tokens != positions.padding_id             # Learned(padding_id=...)
         valid = mask.valid                                 # not count_padding, in masks.padding(valid) & ...
-        jnp.where(valid, jnp.cumsum(valid, -1) - 1, -1)    # in the second case 0 in the place of -1
+        jnp.where(valid, jnp.cumsum(valid, -1) - 1, -1)    # 0 instead of -1 in the second case
 
     Args:
       config: ``positions`` and ``count_padding``.
       inputs: int tokens [..., T], or images.
-      mask: as the caller passes it, before any other is added.
+      mask: the caller's mask.
 
     Returns:
-      int32 [..., T]; None where all tokens count, from 0.
+      int32 [..., T]; None if every token counts, from 0.
 
     Raises:
-      ValueError: the tokens to count cannot be read from the mask: an array, or padding below ``|`` or ``~``.
+      ValueError: the valid tokens cannot be read from the mask: an array, or padding under ``|`` or ``~``.
     """
     scheme = config.positions
     by_id = isinstance(scheme, Learned) and scheme.padding_id is not None
@@ -156,7 +159,7 @@ def count_positions(config: "Config", inputs: Array, mask: Mask | Array | None) 
         _check_length(scheme, inputs.shape[-1])
         return _count(inputs != scheme.padding_id)
     valid = _valid_tokens(mask)
-    # What does not fit is left to the check of the mask, which says so by its name.
+    # The check of the mask reports a shape that does not fit.
     if not valid or any(_misfits(x.shape, inputs.shape) for x in valid):
         return None
     _check_length(scheme, inputs.shape[-1])
@@ -164,19 +167,20 @@ def count_positions(config: "Config", inputs: Array, mask: Mask | Array | None) 
 
 
 def _valid_tokens(mask: Mask | Array) -> list[Array]:
-    """The arrays of the padding masks that ``&`` joins with the rest of a mask."""
+    """The arrays of the padding masks that are joined to the rest of a mask by ``&``."""
     parts = conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]
     for part in parts:
         if not isinstance(part, Padding) and any(isinstance(x, Padding | Dense) for x in nodes(part)):
             raise ValueError(
-                "mask: got an array, or padding below | or ~, for a model that counts the valid tokens alone "
-                "(count_padding=False); wanted masks.padding(valid), joined to others by &. Pass positions "
-                "beside such a mask."
+                "mask: got an array, or padding under | or ~, for a model that counts only valid tokens "
+                "(count_padding=False); wanted masks.padding(valid), joined to other masks by &. "
+                "With such a mask pass positions too."
             )
     return [part.valid for part in parts if isinstance(part, Padding)]
 
 
 def _misfits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a shape does not broadcast to the wanted one."""
     try:
         return jnp.broadcast_shapes(shape, wanted) != wanted
     except ValueError:
@@ -184,16 +188,16 @@ def _misfits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _count(valid: Array) -> Array:
-    """bool [..., T] -> int32: which of the valid ones each is, from 0; -1 for the others."""
+    """bool [..., T] -> int32: the index of each valid token among the valid ones; -1 for the others."""
     return jnp.where(valid, jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, -1)
 
 
 class PositionEmbedding(nnx.Module):
-    """Adds ``Sinusoidal`` or ``Learned`` positions; for every other scheme it is the identity.
+    """Adds ``Sinusoidal`` or ``Learned`` positions; the identity for every other scheme.
 
     Args:
       config: D and ``positions``.
-      rngs: draws the table of ``Learned`` from a normal of standard deviation D ** -0.5.
+      rngs: initializes the table of ``Learned``, normal with standard deviation D ** -0.5.
     """
 
     def __init__(self, config: "Config", *, rngs: nnx.Rngs):
@@ -205,23 +209,23 @@ class PositionEmbedding(nnx.Module):
             self.table = None
 
     def count(self, length: int) -> Array:
-        """The positions 0 .. length - 1, which the table of ``Learned`` must have."""
+        """The positions 0 .. length - 1; raises if ``Learned`` has fewer."""
         _check_length(self.config.positions, length)
         return jnp.arange(length, dtype=jnp.int32)
 
     def __call__(self, x: Array, positions: Array) -> Array:
         """Adds the vectors of int positions [..., T] to x [..., T, D].
 
-        A position outside the table of ``Learned`` gives NaN, never some other position; with a
+        A position outside the table of ``Learned`` gives NaN, never another position's vector. With a
         ``padding_id``, -1 is the position of padding.
         """
         x = as_array("nn.PositionEmbedding", "x", x)
         positions = as_array("nn.PositionEmbedding", "positions", positions)
         scheme = self.config.positions
         if isinstance(scheme, Learned):
-            # The vector of padding comes first. An addition of 0 would be an operation of the program.
+            # Row 0 is for padding. Without a padding_id, adding 0 would put an addition into the program.
             rows = positions if scheme.padding_id is None else positions + 1
-            added = look_up(self.table[...], rows)
+            added = lookup(self.table[...], rows)
         elif isinstance(scheme, Sinusoidal):
             added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)
         else:
@@ -230,12 +234,12 @@ class PositionEmbedding(nnx.Module):
 
 
 class PositionBias(nnx.Module):
-    """The bias on the attention logits of ``Alibi`` or ``RelativeBias``; None for every other scheme.
+    """Attention bias of ``Alibi`` or ``RelativeBias``; None for every other scheme.
 
     Args:
       config: N and ``positions``.
-      bidirectional: tell keys before the query from keys after it (an encoder), or not (a decoder).
-      rngs: draws the table of ``RelativeBias`` from a normal of standard deviation D ** -0.5.
+      bidirectional: distinguish keys before and after the query, as an encoder does.
+      rngs: initializes the table of ``RelativeBias``, normal with standard deviation D ** -0.5.
     """
 
     def __init__(self, config: "Config", *, bidirectional: bool, rngs: nnx.Rngs):
@@ -249,15 +253,18 @@ class PositionBias(nnx.Module):
     def __call__(
         self, query_positions: Array, key_positions: Array
     ) -> Callable[[Array, Array], Array] | None:
-        """The bias of int positions [..., T] and [..., S], as a function.
+        """The bias between int positions [..., T] and [..., S], as a function.
 
         Returns:
-          A function of indices [t] of queries and [s] of keys that gives float32 [..., N, t, s], for
-          ``ops.attention`` to ask tile by tile: no table of T x S is built.
+          A function of query indices [t] and key indices [s] that returns float32 [..., N, t, s].
+          ``ops.attention`` evaluates it one tile at a time and never builds a T x S table.
         """
         scheme = self.config.positions
         if isinstance(scheme, Alibi):
-            alibi = lambda q, k, i, j: ops.alibi(self.config.n_heads, _at(q, i), _at(k, j))
+
+            def alibi(q: Array, k: Array, i: Array, j: Array) -> Array:
+                return ops.alibi(self.config.n_heads, _at(q, i), _at(k, j))
+
             return jax.tree_util.Partial(alibi, query_positions, key_positions)
         if not isinstance(scheme, RelativeBias):
             return None

@@ -1,5 +1,6 @@
-"""Layers stacked and scanned: one layer is compiled, however many there are."""
+"""Stacks of Transformer blocks, scanned over layers: one block is compiled for any number of layers."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -25,12 +26,12 @@ _REMAT = {
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs: nnx.Rngs) -> nnx.Module:
-    """One module whose parameters are those of n layers, stacked on a new first axis L."""
+    """A module with the parameters of n layers, stacked on a new first axis L."""
     graphs = []
 
     def params_of(key: Key) -> Params:
         graph, params = nnx.split(make(nnx.Rngs(key)), graph=False)
-        graphs.append(graph)  # traced once, for all layers
+        graphs.append(graph)  # traced once for all layers
         return nnx.to_pure_dict(params)
 
     params = jax.vmap(params_of)(jax.random.split(rngs.params(), n_layers))
@@ -38,7 +39,7 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs:
 
 
 class Stack(nnx.Module):
-    """Positions, then L blocks one after the other, then the final norm.
+    """Position embedding, L blocks, and the final norm.
 
     Equivalent to::
 
@@ -48,11 +49,11 @@ class Stack(nnx.Module):
         return final_norm(x)
 
     Args:
-      config: the sizes and variants.
+      config: sizes and variants.
       n_layers: L.
       make_block: makes one block from an ``nnx.Rngs``.
-      bidirectional: tell ``RelativeBias`` that keys after the query exist.
-      rngs: draws the parameters.
+      bidirectional: ``RelativeBias`` distinguishes keys before and after the query.
+      rngs: initializes the parameters.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config, self.n_layers = config, n_layers
-        norm = lambda: Norm(config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
+        norm = functools.partial(Norm, config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
         self.position_embedding = PositionEmbedding(config, rngs=rngs)
         self.position_bias = PositionBias(config, bidirectional=bidirectional, rngs=rngs)
         self.embedding_norm = norm() if config.embedding_norm else None
@@ -83,20 +84,20 @@ class Stack(nnx.Module):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> tuple[Array, dict[str, Array]]:
-        """Runs all layers.
+        """Applies all layers.
 
         Args:
           x: [..., T, D], embedded tokens or patches.
-          mask, memory, memory_mask: as ``Block`` takes them, the same for every layer.
-          positions: int [..., T] or [T]; None counts from 0, and ``Learned`` refuses more than its table.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights of every layer too.
+          mask, memory, memory_mask: as in ``Block``, the same for every layer.
+          positions: int [..., T] or [T]; None is 0 .. T - 1.
+          key: PRNG key for dropout; None is no dropout.
+          return_weights: also return the attention weights of every layer.
 
         Returns:
           ``(x, weights)``: x [..., T, D]; weights ``{"self": [L, ..., N, T, T], "cross": ...}``.
 
         Raises:
-          ValueError: for positions of another shape or dtype, and for more of them than ``Learned`` has.
+          ValueError: positions of another shape or dtype, or T above the ``max_length`` of ``Learned``.
         """
         x = as_array("nn.Stack", "x", x)
         T = x.shape[-2]
@@ -104,16 +105,21 @@ class Stack(nnx.Module):
             positions = self.position_embedding.count(T)
         positions = jnp.asarray(positions)
         if positions.shape[-1] != T or positions.ndim not in (1, x.ndim - 1):
-            raise ValueError(f"positions must be [..., T] or [T] for x {x.shape}, got {positions.shape}")
+            raise ValueError(
+                f"nn.{type(self).__name__}: got positions of shape {positions.shape} with x of shape "
+                f"{x.shape}; wanted [..., T] or [T]."
+            )
         if not jnp.issubdtype(positions.dtype, jnp.integer):
-            raise ValueError(f"positions must be integers, got {positions.dtype}")
+            raise ValueError(
+                f"nn.{type(self).__name__}: got positions of dtype {positions.dtype}; wanted integers."
+            )
         embed_key, layers_key = split_key(key, 2)
         bias = self.position_bias(positions, positions)
-        # Under strict rank promotion a shared [T] stands beside a batch as [1, ..., T].
+        # Strict rank promotion: a shared [T] becomes [1, ..., T].
         positions = positions.reshape((1,) * (x.ndim - 1 - positions.ndim) + positions.shape)
-        own = self.config.embedding_dropout_rate
-        rate = self.config.dropout_rate if own is None else own
-        x = ops.dropout(self.enter(x, positions), rate, embed_key)
+        rate = self.config.embedding_dropout_rate
+        rate = self.config.dropout_rate if rate is None else rate
+        x = ops.dropout(self.embed_positions(x, positions), rate, embed_key)
 
         graph, params = nnx.split(self.layers, graph=False)
 
@@ -140,24 +146,24 @@ class Stack(nnx.Module):
         x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         return (x if self.norm is None else self.norm(x)), weights
 
-    def enter(self, x: Array, positions: Array) -> Array:
-        """What the first layer reads of embedded tokens [..., T, D] at int positions [..., T]."""
+    def embed_positions(self, x: Array, positions: Array) -> Array:
+        """The first layer's input: x [..., T, D] with its int positions [..., T] added, then normalized."""
         x = self.position_embedding(x, positions)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
-    def apart(self) -> list[nnx.Module]:
-        """The L blocks, each with its own parameters [...] instead of all of them stacked as [L, ...]."""
+    def unstack(self) -> list[nnx.Module]:
+        """The L blocks, each with its own slice of the stacked parameters."""
         graph, params = nnx.split(self.layers, graph=False)
         params = nnx.to_pure_dict(params)
         return [nnx.merge(graph, jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.n_layers)]
 
 
 class EncoderStack(Stack):
-    """A ``Stack`` of ``EncoderBlock``: every position may see every other that the mask allows.
+    """Stack of ``EncoderBlock``, bidirectional: only the mask that the caller passes applies.
 
     Args:
-      config: the sizes and variants.
-      rngs: draws the parameters.
+      config: sizes and variants.
+      rngs: initializes the parameters.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
@@ -171,12 +177,12 @@ class EncoderStack(Stack):
 
 
 class DecoderStack(Stack):
-    """A ``Stack`` of ``DecoderBlock``; the causal mask, and that of a window, is the caller's to pass.
+    """Stack of ``DecoderBlock``. The caller passes the causal mask and the window.
 
     Args:
-      config: the sizes and variants; ``n_decoder_layers`` where there is cross-attention.
-      cross_attention: attend to a memory too.
-      rngs: draws the parameters.
+      config: sizes and variants; ``n_decoder_layers`` applies with cross-attention.
+      cross_attention: also attend to a memory.
+      rngs: initializes the parameters.
     """
 
     def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):

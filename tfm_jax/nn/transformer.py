@@ -1,4 +1,4 @@
-"""The models that write: decoder, encoder-decoder."""
+"""Decoder-only and encoder-decoder Transformers."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from flax import nnx
 from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.decoding import Cache, Incremental, memory_mask_of, output_head
+from tfm_jax.nn.decoding import Cache, CachedDecoder, cross_attention_mask, output_head
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.positions import Learned, count_positions
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
@@ -23,34 +23,38 @@ Weights = dict[str, Array]
 CAUSAL = masks.causal()
 
 
-def _tokens_only(config: Config) -> None:
-    if config.patches is not None:
-        raise ValueError("patches are for an Encoder or a Classifier; a decoder reads tokens")
-    if config.pooler is not None:
-        raise ValueError("a pooler is of an Encoder or a Classifier; a decoder gives logits of tokens")
-    if config.token_types:
-        raise ValueError("token_types are of an Encoder; a decoder reads tokens of one type")
+def _check_decoder_config(model: str, config: Config) -> None:
+    """Raises for fields that only encoders use."""
+    unused = {"patches": None, "pooler": None, "token_types": 0}
+    for name, wanted in unused.items():
+        if (got := getattr(config, name)) != wanted:
+            raise ValueError(
+                f"{model}: got {name}={got!r}; wanted {name}={wanted}. "
+                "Only nn.Encoder and nn.Classifier use it."
+            )
     if isinstance(config.positions, Learned) and config.positions.padding_id is not None:
-        raise ValueError(f"a decoder counts every token: got {config.positions}; wanted padding_id=None.")
+        raise ValueError(
+            f"{model}: got {config.positions}; wanted padding_id=None. A decoder counts every token."
+        )
 
 
-def _beside(causal: Mask, window: int | None, mask: Mask | Array | None, tokens: Array) -> Mask:
-    """The mask of a decoder: who precedes whom, how far back, beside the mask that was passed, if any."""
+def _decoder_mask(causal: Mask, window: int | None, mask: Mask | Array | None, tokens: Array) -> Mask:
+    """The causal mask, and the window and the caller's mask if any."""
     causal = causal if window is None else causal & masks.window(window - 1)
     if mask is None:
         return causal
     mask = masks.as_mask(mask, tokens.ndim - 1)
-    is_prefix = lambda part: isinstance(part, Prefix)
-    if any(map(is_prefix, jax.tree.leaves(mask, is_leaf=is_prefix))):
+    leaves = jax.tree.leaves(mask, is_leaf=lambda part: isinstance(part, Prefix))
+    if any(isinstance(leaf, Prefix) for leaf in leaves):
         raise ValueError(
-            f"beside {causal!r} a prefix would open nothing; for a prefix language model pass "
-            "causal=masks.causal() | masks.prefix(n)"
+            f"nn.Decoder: got a prefix in the mask; wanted causal=masks.causal() | masks.prefix(n). Joined "
+            f"to {causal.expression()} by &, a prefix has no effect."
         )
     return causal & mask
 
 
-class Decoder(Incremental):
-    """A decoder-only language model: each position sees itself and what came before.
+class Decoder(CachedDecoder):
+    """Decoder-only language model.
 
     Equivalent to::
 
@@ -58,15 +62,16 @@ class Decoder(Incremental):
         logits = x @ unembedding
 
     Args:
-      config: the sizes and variants.
-      rngs: draws the parameters.
+      config: sizes and variants.
+      rngs: initializes the parameters.
 
     Raises:
-      ValueError: for a config without a vocabulary, or with ``patches``, ``token_types`` or a ``pooler``.
+      ValueError: ``vocab_size`` is 0, or the config has ``patches``, ``token_types``, a ``pooler`` or
+        ``Learned`` positions with a ``padding_id``.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        _tokens_only(config)
+        _check_decoder_config("nn.Decoder", config)
         self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.stack = DecoderStack(config, cross_attention=False, rngs=rngs)
@@ -82,23 +87,25 @@ class Decoder(Incremental):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> Array | tuple[Array, Weights]:
-        """Predicts the next token at every position.
+        """Next-token logits at every position.
 
         Args:
           tokens: int [..., T].
-          mask: beside the causal one, such as ``masks.segments(ids)``; True = may attend.
-          causal: who precedes whom; ``masks.causal() | masks.prefix(n)`` is a prefix language model.
-          positions: int [..., T] or [T]; None counts from 0, as the config says.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights too.
+          mask: combined with ``causal`` by ``&``, such as ``masks.segments(ids)``; True = may attend.
+          causal: the causal mask; ``masks.causal() | masks.prefix(n)`` makes a prefix language model.
+          positions: int [..., T] or [T]; None counts the tokens from 0, without padding if
+            ``config.count_padding`` is False.
+          key: PRNG key for dropout; None is no dropout.
+          return_weights: also return the attention weights.
 
         Returns:
           logits [..., T, V], float32; with ``return_weights``, ``(logits, {"decoder": [L, ..., N, T, T]})``.
 
         Raises:
-          ValueError: for a prefix in ``mask``, where it would do nothing.
+          ValueError: ``mask`` contains a prefix, which has no effect there.
         """
-        hidden, weights = self._run(tokens, mask, causal, positions, key, return_weights)
+        options = {"positions": positions, "key": key, "return_weights": return_weights}
+        hidden, weights = self._hidden(tokens, mask, causal, **options)
         logits = self.unembed(hidden)
         return (logits, {"decoder": weights["self"]}) if return_weights else logits
 
@@ -111,8 +118,8 @@ class Decoder(Incremental):
         positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """The vectors [..., T, D] before the output projection, for ``ops.linear_cross_entropy``."""
-        return self._run(tokens, mask, causal, positions, key, False)[0]
+        """The last hidden states [..., T, D], for ``ops.linear_cross_entropy``."""
+        return self._hidden(tokens, mask, causal, positions=positions, key=key)[0]
 
     def is_encoder_decoder(self) -> bool:
         return False
@@ -121,20 +128,20 @@ class Decoder(Incremental):
         return self.stack
 
     def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
-        """An empty cache for rows [batch] of at most ``capacity`` tokens, as ``empty_cache`` makes it."""
+        """An empty KV cache for ``batch`` sequences; the other arguments are those of ``empty_cache``."""
         return self.empty_cache(batch if isinstance(batch, tuple) else (batch,), capacity, slots=slots)
 
-    def _run(self, tokens, mask, causal, positions, key, return_weights) -> tuple[Array, Weights]:
+    def _hidden(self, tokens, mask, causal, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
         tokens = as_array("nn.Decoder", "tokens", tokens)
         mask = None if mask is None else masks.as_mask(mask, tokens.ndim - 1)
         if positions is None:
             positions = count_positions(self.config, tokens, causal if mask is None else causal & mask)
-        x, mask = self.embedding(tokens), _beside(causal, self.config.window, mask, tokens)
+        x, mask = self.embedding(tokens), _decoder_mask(causal, self.config.window, mask, tokens)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
 
-class EncoderDecoder(Incremental):
-    """The Transformer of Vaswani et al. 2017: an encoder, and a decoder that attends to it.
+class EncoderDecoder(CachedDecoder):
+    """Encoder-decoder Transformer (Vaswani et al. 2017).
 
     Equivalent to::
 
@@ -142,12 +149,15 @@ class EncoderDecoder(Incremental):
         logits = decode(target, memory)
 
     Args:
-      config: the sizes and variants; ``share_embeddings`` and ``tie_embeddings`` say who owns a table.
-      rngs: draws the parameters.
+      config: sizes and variants; ``share_embeddings`` and ``tie_embeddings`` choose the embedding tables.
+      rngs: initializes the parameters.
+
+    Raises:
+      ValueError: as in ``Decoder``.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        _tokens_only(config)
+        _check_decoder_config("nn.EncoderDecoder", config)
         self.config = config
         self.embedding = Embedding(config, rngs=rngs)
         self.source_embedding = None if config.share_embeddings else Embedding(config, rngs=rngs)
@@ -168,37 +178,42 @@ class EncoderDecoder(Incremental):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> Array | tuple[Array, Weights]:
-        """Predicts the next target token at every position.
+        """Next-token logits at every target position.
 
         Args:
           source: int [..., S].
-          target: int [..., T], beginning with the start token.
-          source_mask: of the encoder's self-attention; ``masks.padding(valid)`` serves cross-attention
-            too, every other mask needs a ``memory_mask`` beside it.
-          target_mask: of the decoder's self-attention, beside the causal one.
-          memory_mask: of cross-attention, [..., T, S].
-          source_positions: int [..., S] or [S], which packed rows need; None counts from 0, as the config
-            says.
-          target_positions: int [..., T] or [T]; None counts from 0, as the config says.
-          key: for dropout; None is no dropout.
-          return_weights: give the attention weights too.
+          target: int [..., T], starting with the BOS token.
+          source_mask: for the encoder's self-attention. ``masks.padding(valid)`` also masks cross-attention;
+            any other mask requires a ``memory_mask``.
+          target_mask: for the decoder's self-attention, combined with the causal mask by ``&``.
+          memory_mask: for cross-attention, [..., T, S].
+          source_positions: int [..., S] or [S], required by packed sequences; None is as in ``Decoder``.
+          target_positions: int [..., T] or [T]; None is as in ``Decoder``.
+          key: PRNG key for dropout; None is no dropout.
+          return_weights: also return the attention weights.
 
         Returns:
           logits [..., T, V], float32; with ``return_weights``, ``(logits, weights)`` with weights
           ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``.
 
         Raises:
-          ValueError: for a ``source_mask`` that says nothing of cross-attention, without ``memory_mask``;
-            for a prefix in ``target_mask``, where it would do nothing.
+          ValueError: ``source_mask`` is not a padding mask and ``memory_mask`` is None; ``target_mask``
+            contains a prefix, which has no effect there.
         """
         encode_key, decode_key = split_key(key, 2)
         if memory_mask is None:
-            memory_mask = memory_mask_of(source_mask)
+            memory_mask = cross_attention_mask(source_mask)
         memory, encoder_weights = self._encode(
-            source, source_mask, source_positions, encode_key, return_weights
+            source, source_mask, positions=source_positions, key=encode_key, return_weights=return_weights
         )
         hidden, weights = self._decode(
-            target, memory, target_mask, memory_mask, target_positions, decode_key, return_weights
+            target,
+            memory,
+            target_mask,
+            memory_mask,
+            positions=target_positions,
+            key=decode_key,
+            return_weights=return_weights,
         )
         logits = self.unembed(hidden)
         if not return_weights:
@@ -217,8 +232,8 @@ class EncoderDecoder(Incremental):
         source_positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """The memory [..., S, D] of int tokens source [..., S]."""
-        return self._encode(source, source_mask, source_positions, key, False)[0]
+        """The encoder's output [..., S, D], the memory, from int source tokens [..., S]."""
+        return self._encode(source, source_mask, positions=source_positions, key=key)[0]
 
     def decode(
         self,
@@ -230,8 +245,15 @@ class EncoderDecoder(Incremental):
         target_positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """The logits [..., T, V], float32, of int tokens target [..., T] beside a memory [..., S, D]."""
-        hidden, _ = self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)
+        """The logits [..., T, V], float32, from int target tokens [..., T] and a memory [..., S, D]."""
+        hidden = self.hidden(
+            target,
+            memory,
+            target_mask=target_mask,
+            memory_mask=memory_mask,
+            target_positions=target_positions,
+            key=key,
+        )
         return self.unembed(hidden)
 
     def hidden(
@@ -244,8 +266,9 @@ class EncoderDecoder(Incremental):
         target_positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """The decoder's vectors [..., T, D] before the output projection."""
-        return self._decode(target, memory, target_mask, memory_mask, target_positions, key, False)[0]
+        """The decoder's last hidden states [..., T, D]."""
+        options = {"positions": target_positions, "key": key}
+        return self._decode(target, memory, target_mask, memory_mask, **options)[0]
 
     def is_encoder_decoder(self) -> bool:
         return True
@@ -262,40 +285,43 @@ class EncoderDecoder(Incremental):
         memory_mask: Mask | Array | None = None,
         slots: int | None = None,
     ) -> Cache:
-        """A cache for at most ``capacity`` target tokens a row, beside a source that was read.
+        """Encodes the source and makes a KV cache for the target.
 
         Args:
-          source, source_mask: as ``__call__`` takes them.
-          capacity, slots: as ``empty_cache`` takes them.
-          memory_mask: as ``__call__``, for ``capacity`` target tokens.
+          source, source_mask: as in ``__call__``.
+          capacity, slots: as in ``empty_cache``, for the target tokens.
+          memory_mask: as in ``__call__``, with T = ``capacity``.
 
         Returns:
-          The Cache; keys and values of cross-attention are made here, once. Raises as those two.
+          The Cache, with the keys and values of cross-attention, computed once.
+
+        Raises:
+          ValueError: as in ``__call__`` and ``empty_cache``.
         """
         source = as_array("nn.EncoderDecoder", "source", source)
         memory = self.encode(source, source_mask=source_mask)
-        cross = tuple(block.remember(memory) for block in self.decoder.apart())
-        memory_mask = memory_mask_of(source_mask) if memory_mask is None else memory_mask
+        cross = tuple(block.memory_keys_values(memory) for block in self.decoder.unstack())
+        memory_mask = cross_attention_mask(source_mask) if memory_mask is None else memory_mask
         batch = source.shape[:-1]
         if not isinstance(memory_mask, Padding | None):
             memory_mask = masks.as_mask(memory_mask, len(batch))
             masks.check_fits(memory_mask, batch, self.config.n_heads, capacity, source.shape[-1])
-            slots = capacity if slots is None else slots  # its rows are those of the tokens: all are kept
+            slots = capacity if slots is None else slots  # one mask row per token: no slot is reused
         cache = self.empty_cache(batch, capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
-    def _encode(self, source, mask, positions, key, return_weights) -> tuple[Array, Weights]:
+    def _encode(self, source, mask, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
         source = as_array("nn.EncoderDecoder", "source", source)
         positions = count_positions(self.config, source, mask) if positions is None else positions
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
 
     def _decode(
-        self, target, memory, mask, memory_mask, positions, key, return_weights
+        self, target, memory, mask, memory_mask, *, positions, key, return_weights=False
     ) -> tuple[Array, Weights]:
         target = as_array("nn.EncoderDecoder", "target", target)
         positions = count_positions(self.config, target, mask) if positions is None else positions
-        x, mask = self.embedding(target), _beside(CAUSAL, self.config.window, mask, target)
+        x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask, target)
         return self.decoder(
             x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights
         )

@@ -1,4 +1,4 @@
-"""Pure functions on arrays: the Transformer without parameters. Imports only this room of the package."""
+"""Pure functions of arrays: attention, masks, norms, positions, losses, sampling, the KV cache."""
 
 from tfm_jax.ops import kv_cache, masks
 from tfm_jax.ops.attention import Explanation, attention, attention_weights, explain_attention

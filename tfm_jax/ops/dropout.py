@@ -1,4 +1,4 @@
-"""Dropout as a pure function: no key, no dropout."""
+"""Dropout as a pure function of a PRNG key; no key, no dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ __all__ = ["check_rate", "drop_at", "dropout"]
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
-    """Sets each element to zero with probability ``rate`` and scales the others so that the mean stays.
+    """Dropout: zeroes each element with probability ``rate`` and scales the others by 1 / (1 - rate).
 
     Equivalent to::
 
@@ -28,10 +28,10 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
       An array of x's shape and dtype; x itself where ``key`` is None or ``rate`` is 0.
 
     Raises:
-      ValueError: ``rate`` is outside [0, 1), or x is not floating while there is something to drop.
+      ValueError: ``rate`` is outside [0, 1), or x is not floating while dropout is on.
 
     Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", section 4
-    (the inverted form, section 10: kept units are scaled by 1 / (1 - rate) in training, none in evaluation).
+    (the inverted form, section 10: kept units are scaled in training, none in evaluation).
     """
     check_rate("dropout", rate)
     x = as_array("dropout", "x", x)
@@ -40,14 +40,14 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"dropout: got x of dtype {x.dtype}; wanted a floating dtype. Cast x first.")
-    keep = jax.random.bernoulli(key, np.float32(1 - rate), x.shape)  # or under x64 the bits are others
-    # In bfloat16, 1 - rate would be rounded (0.9 to 0.898), and every kept element with it.
+    keep = jax.random.bernoulli(key, np.float32(1 - rate), x.shape)  # float32, or x64 changes the bits
+    # bfloat16 would round 1 - rate (0.9 to 0.898), and so every kept element.
     scaled = x.astype(np.promote_types(x.dtype, np.float32)) / (1 - rate)
     return jnp.where(keep, scaled, 0).astype(x.dtype)
 
 
 def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:  # [..., t, s] -> [..., t, s]
-    """Dropout of a part of a table, where whether an element is kept depends on the key and its place alone.
+    """Dropout of a tile of a table; whether an element is kept depends only on the key and its indices.
 
     Equivalent to::
 
@@ -56,24 +56,22 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
 
     Args:
       x: [..., t, s] float.
-      rows: int [..., t], which row of the whole table, from 0 below 2**32.
-      cols: int [s], which column.
+      rows: int [..., t], row indices in the full table, in [0, 2**32).
+      cols: int [s], column indices in the full table.
       rate: the probability of a zero, in [0, 1).
-      key: a typed PRNG key, the same for every part of the table.
+      key: a typed PRNG key, the same for every tile.
 
     Returns:
       [..., t, s] of x's dtype.
     """
-    # The one generator of which a vmap draws what its rows draw alone.
+    # Threefry is the only generator whose bits under vmap equal those of single calls.
     key = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
-    along = jax.vmap(jax.random.fold_in, (None, 0))
-    places = jax.vmap(along, (0, None))(
-        along(key, rows.reshape(-1).astype(np.uint32)), cols.astype(np.uint32)
-    )
-    bits = jax.random.key_data(places)[..., 0].reshape(x.shape)
-    return jnp.where(bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1)), x / (1 - rate), 0).astype(
-        x.dtype
-    )
+    fold_in_each = jax.vmap(jax.random.fold_in, (None, 0))
+    row_keys = fold_in_each(key, rows.reshape(-1).astype(np.uint32))
+    element_keys = jax.vmap(fold_in_each, (0, None))(row_keys, cols.astype(np.uint32))
+    bits = jax.random.key_data(element_keys)[..., 0].reshape(x.shape)
+    keep = bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
 def check_rate(where: str, rate: float, name: str = "rate") -> None:

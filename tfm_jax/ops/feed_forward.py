@@ -1,4 +1,4 @@
-"""The position-wise feed-forward layer, plain and gated, and its activations by name."""
+"""Position-wise feed-forward networks, plain and gated, and activation functions by name."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ __all__ = ["activation", "feed_forward", "gated_feed_forward"]
 
 @jax.custom_jvp
 def _gelu(x: Array) -> Array:
-    # By erf: jax.nn.gelu's erfc, which keeps the digits of what is almost 0, takes a CPU three times as long.
+    # By erf: jax.nn.gelu uses erfc, which is more exact near 0 and three times as slow on a CPU.
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     return (wide * _normal_cdf(wide)).astype(x.dtype)
 
@@ -36,7 +36,7 @@ def _normal_cdf(x: Array) -> Array:
 
 
 def _in_float32(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The function with its steps in float32 at least, and its result rounded once."""
+    """The function computed in float32 or wider, its result rounded once."""
     return lambda x: function(x.astype(np.promote_types(x.dtype, np.float32))).astype(x.dtype)
 
 
@@ -65,11 +65,11 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
 }
-_LEARNED = ("prelu", "xielu")
+_WITH_PARAMETERS = ("prelu", "xielu")
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Finds an activation function by its name.
+    """Activation function by name.
 
     Equivalent to::
 
@@ -79,21 +79,21 @@ def activation(name: str) -> Callable[[Array], Array]:
       name: "relu", "relu_squared", "relu6", "leaky_relu" (slope 0.01), "gelu" (exact, by erf), "gelu_tanh"
         (its approximation, GPT-2's), "gelu_10" (exact, clipped to [-10, 10]), "quick_gelu"
         (``x * sigmoid(1.702 * x)``), "silu" or "swish", "hardswish", "mish", "laplace", "sqrtsoftplus",
-        "tanh", "sigmoid" or "identity". Other names of checkpoints: "gelu_python" is "gelu"; "gelu_new",
+        "tanh", "sigmoid" or "identity". Aliases from checkpoints: "gelu_python" is "gelu"; "gelu_new",
         "gelu_fast", "gelu_accurate" and "gelu_python_tanh" are "gelu_tanh".
 
     Returns:
-      A function of an array of any shape to one of the same shape and dtype.
+      An elementwise function that keeps shape and dtype.
 
     Raises:
-      ValueError: the name is none of these.
+      ValueError: the name is unknown.
 
     Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2 (gelu, its approximation, silu); So et
     al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling" (relu squared); Misra 2019,
     "Mish: A Self Regularized Non-Monotonic Activation Function"; Ma et al. 2022, "Mega: Moving Average
     Equipped Gated Attention", equation 14 (laplace).
     """
-    if name in _LEARNED:
+    if name in _WITH_PARAMETERS:
         raise ValueError(f"activation: got {name!r}, which has parameters; wanted a function of x alone.")
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: got {name!r}; wanted one of {', '.join(_ACTIVATIONS)}.")
@@ -111,7 +111,7 @@ def feed_forward(
     dropout_rate: float = 0.0,
     key: Key | None = None,
 ) -> Array:
-    """Applies the same two-layer network to every position.
+    """Position-wise feed-forward network: two linear layers with an activation between.
 
     Equivalent to::
 
@@ -124,7 +124,7 @@ def feed_forward(
       b_in: [F], of x's dtype, or None for 0.
       b_out: [D], of x's dtype, or None for 0.
       activation: an elementwise function.
-      dropout_rate: of the hidden elements, in [0, 1).
+      dropout_rate: for the hidden elements, in [0, 1).
       key: a PRNG key, which is consumed, or None for no dropout.
 
     Returns:
@@ -155,7 +155,7 @@ def gated_feed_forward(
     dropout_rate: float = 0.0,
     key: Key | None = None,
 ) -> Array:
-    """Applies the same gated network to every position: SwiGLU by default, GEGLU with gelu, GLU with sigmoid.
+    """Gated feed-forward network: SwiGLU by default, GEGLU with gelu, GLU with sigmoid.
 
     Equivalent to::
 
@@ -163,11 +163,11 @@ def gated_feed_forward(
 
     Args:
       x: [..., D] float.
-      w_gate: [D, F], of x's dtype; what it gives goes through the activation.
-      w_in: [D, F], of x's dtype; what it gives is multiplied by that.
+      w_gate: [D, F], of x's dtype; its product goes through the activation.
+      w_in: [D, F], of x's dtype; its product is multiplied by the gate.
       w_out: [F, D], of x's dtype.
       activation: an elementwise function.
-      dropout_rate: of the hidden elements, in [0, 1).
+      dropout_rate: for the hidden elements, in [0, 1).
       key: a PRNG key, which is consumed, or None for no dropout.
 
     Returns:
@@ -192,7 +192,7 @@ def _add(x: Array, bias: Array | None) -> Array:
 def _checked(
     function: str, x: Array, weights: dict[str, tuple[Array | None, str]], key: Key | None
 ) -> tuple[Array | None, ...]:
-    """Raises where a weight's shape differs from its letters or its dtype from x's; F is that of w_in."""
+    """Raises where a weight's shape differs from its letters, or its dtype from x's; F is from w_in."""
     x = as_array(function, "x", x)
     weights = {
         name: (None if weight is None else as_array(function, name, weight), letters)
@@ -214,7 +214,7 @@ def _checked(
         if weight is not None and weight.dtype != x.dtype:
             raise ValueError(
                 f"{function}: got {name} of dtype {weight.dtype} with x of dtype {x.dtype}; wanted one "
-                "dtype. Cast x or the parameters to the dtype to compute in."
+                "dtype. Cast x or the parameters to the dtype of the computation."
             )
     key = None if key is None else as_key(function, key)
     return x, *(weight for weight, _ in weights.values()), key

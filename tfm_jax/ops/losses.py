@@ -1,4 +1,4 @@
-"""Cross-entropy with integer labels, as sums that add over microbatches, devices and hosts."""
+"""Cross-entropy with integer labels, as (sum, weight) pairs that add over microbatches, devices and hosts."""
 
 import math
 
@@ -22,7 +22,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     ignore_index: int | None = None,
 ) -> SumWeight:
-    """Sums the weighted negative log-likelihoods of the labels over all tokens.
+    """Cross-entropy loss: the weighted negative log-likelihoods of the labels, summed over all tokens.
 
     Equivalent to::
 
@@ -36,15 +36,15 @@ def cross_entropy(
       logits: [..., V] float.
       labels: [...] integer in [0, V), or ``ignore_index``.
       weights: [...] float, bool or integer, or None for 1 each.
-      label_smoothing: the share of the target that is spread evenly over all V classes, in [0, 1].
-      z_loss: the factor of the squared log-partition; not negative.
-      ignore_index: the label of tokens that do not count, such as -100, or None where all count.
+      label_smoothing: the probability that the target distributes evenly over all V classes, in [0, 1].
+      z_loss: the factor of the squared log-partition function; not negative.
+      ignore_index: the label of ignored tokens, such as -100, or None.
 
     Returns:
-      (sum, weight): two float32 scalars. weight is the sum of the weights of the tokens that count, and
-      sum / weight the mean loss; both are 0 where none counts. An ignored token has no part in either and a
-      gradient of exactly zero, whatever its logits are; so does one of weight 0 whose loss is finite, but not
-      where logits are not: ignore such tokens by their label. A label outside [0, V) that is not ignored
+      (sum, weight): two float32 scalars. weight is the sum of the weights of the tokens that are not ignored,
+      and sum / weight the mean loss; both are 0 where all tokens are ignored. An ignored token adds nothing
+      to either and has gradient exactly 0, even if its logits are NaN or Inf. A token of weight 0 does too,
+      but only if its loss is finite: ignore others by their label. A label outside [0, V) that is not ignored
       makes the sum and the token's gradient NaN, even with weight 0: it is never clipped to another class.
 
     Raises:
@@ -61,24 +61,24 @@ def cross_entropy(
             "a floating dtype."
         )
     logits = logits.astype(jnp.float32)
-    # Small integer types cannot hold V; larger ones stay, as a cast could bring a label into range.
+    # Small integer types cannot hold V; larger ones stay: a cast could wrap a label into the range.
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
     valid = (labels >= 0) & (labels < logits.shape[-1])
     factor = jnp.where(valid, weights, jnp.nan)
     if ignore_index is not None:
-        counts = labels != ignore_index
-        # Before the softmax, so that logits which are not finite cannot reach the gradient as 0 * inf.
-        logits = jnp.where(counts[..., None], logits, 0)
-        factor, weights = jnp.where(counts, factor, 0), jnp.where(counts, weights, 0)
-    # Relative to the largest logit: the logarithm of a sum near 1 keeps digits that log_z - logit would lose.
+        used = labels != ignore_index
+        # Before the softmax: NaN and Inf cannot reach the gradient as 0 * Inf.
+        logits = jnp.where(used[..., None], logits, 0)
+        factor, weights = jnp.where(used, factor, 0), jnp.where(used, weights, 0)
+    # Relative to the largest logit: log_z - logit would lose digits.
     peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     logits = logits - peak
     log_sum = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
     classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    # A comparison rather than a gather: it fuses into the sum, and works where V is split over devices.
-    of_label = jnp.sum(jnp.where(classes == labels[..., None], logits, 0), axis=-1)
-    loss = log_sum - of_label
+    # A comparison instead of a gather: it fuses into the sum, and works where V is sharded.
+    label_logits = jnp.sum(jnp.where(classes == labels[..., None], logits, 0), axis=-1)
+    loss = log_sum - label_logits
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_sum - logits.mean(-1))
     if z_loss:
@@ -98,35 +98,34 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     chunk_size: int = 1024,
 ) -> SumWeight:
-    """Projects hidden states to logits and sums their cross-entropy, a chunk of tokens at a time.
+    """Chunked cross-entropy of a linear projection: the logits of all tokens never exist at once.
 
     Equivalent to::
 
         cross_entropy(hidden @ kernel + bias, labels, weights=weights, ...)     # with the logits in float32
 
-    but the logits of no more than ``chunk_size`` tokens exist at any time: the chunks are scanned, and the
-    backward pass computes the logits of each again instead of keeping them.
+    but with the logits of at most ``chunk_size`` tokens at any time: a scan over chunks, whose logits the
+    backward pass recomputes.
 
     Args:
       hidden: [..., D] float.
       kernel: [D, V], of hidden's dtype.
       labels: [...] integer in [0, V), or ``ignore_index``.
       bias: [V] float, or None for 0.
-      weights, label_smoothing, z_loss, ignore_index: as for ``cross_entropy``.
-      chunk_size: the most tokens at a time, at least 1. All n are dealt evenly to c = ceil(n / chunk_size)
-        chunks of ceil(n / c). Where they are split over devices by explicit mesh axes, that size must be a
-        multiple of the devices: it is one if ``chunk_size`` is and divides n.
+      weights, label_smoothing, z_loss, ignore_index: as in ``cross_entropy``.
+      chunk_size: the largest number of tokens in a chunk, at least 1. The n tokens make c = ceil(n /
+        chunk_size) even chunks of ceil(n / c). If they are sharded over explicit mesh axes, that size must be
+        a multiple of the number of devices, as it is for a ``chunk_size`` that is one and divides n.
 
     Returns:
-      (sum, weight): two float32 scalars, the same for every ``chunk_size`` up to rounding. What
-      ``cross_entropy`` says of ignored tokens and of labels out of range holds here. Tokens that are ignored
-      or of weight 0 may have hidden states that are not finite.
+      (sum, weight): two float32 scalars, the same for every ``chunk_size`` up to rounding. Ignored tokens and
+      labels out of range are as in ``cross_entropy``. Tokens that are ignored or of weight 0 may have hidden
+      states that are NaN or Inf.
 
     Raises:
       ValueError: a shape does not fit, a dtype is wrong, or a factor or ``chunk_size`` is out of range.
 
-    The loss is that of ``cross_entropy``; to compute again instead of storing is Chen et al. 2016, "Training
-    Deep Nets with Sublinear Memory Cost", section 4.
+    Recomputation: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
     """
     hidden, kernel = (
         as_array("linear_cross_entropy", name, x) for name, x in (("hidden", hidden), ("kernel", kernel))
@@ -141,22 +140,20 @@ def linear_cross_entropy(
     n_chunks, size = _chunks(n_tokens, chunk_size)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
 
-    def split(
-        x, rank, fill=0
-    ):  # [..., (D)] -> [n_chunks, size, (D)]; what fills the last places has weight 0
+    def split(x: Array, rank: int, padding: int | Array = 0) -> Array:  # [..., (D)] -> [n_chunks, size, (D)]
         flat = x.reshape(n_tokens, *x.shape[x.ndim - rank :])
-        flat = jnp.pad(flat, [(0, n_chunks * size - n_tokens), *[(0, 0)] * rank], constant_values=fill)
-        # A chunk takes every n_chunks-th token, so that tokens split over devices stay split in every chunk.
+        flat = jnp.pad(flat, [(0, n_chunks * size - n_tokens), *[(0, 0)] * rank], constant_values=padding)
+        # A chunk takes every n_chunks-th token, so that sharded tokens stay sharded in every chunk.
         return flat.reshape(size, n_chunks, *flat.shape[1:]).swapaxes(0, 1)
 
-    # The gradients of the chunks add up in this copy's dtype; in bfloat16 the later ones would be lost.
+    # The chunks' gradients are summed in this copy's dtype; bfloat16 would lose the later ones.
     wide_kernel = kernel.astype(jnp.float32)
 
     @jax.checkpoint
     def chunk(args):
         hidden, labels, weights = args
         unused = weights == 0 if ignore_index is None else (weights == 0) | (labels == ignore_index)
-        # The gradient of the kernel has a product with the hidden states, where 0 * nan is nan.
+        # The gradient of the kernel is a product with the hidden states, and 0 * NaN is NaN.
         unused = unused & ~jnp.isfinite(hidden).all(-1)
         hidden = jnp.where(unused[..., None], 0, hidden)
         logits = jnp.matmul(hidden, wide_kernel.astype(kernel.dtype), preferred_element_type=jnp.float32)
@@ -172,15 +169,16 @@ def linear_cross_entropy(
         )
 
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-    # The bias is the logits of what fills: a label that it rules out by -inf would give 0 * inf = nan.
-    likely = 0 if bias is None else jnp.argmax(bias).astype(labels.dtype)
-    # The sums come out chunk by chunk: a carry would have to be born with the devices' axes of the inputs.
-    sums, counts = jax.lax.map(chunk, (split(hidden, 1), split(labels, 0, likely), split(weights, 0)))
-    return sums.sum(), counts.sum()
+    # The logits of padding are the bias: a label whose bias is -inf would give 0 * Inf = NaN.
+    padding_label = 0 if bias is None else jnp.argmax(bias).astype(labels.dtype)
+    chunks = (split(hidden, 1), split(labels, 0, padding_label), split(weights, 0))
+    # One sum per chunk: a carry would need the varying mesh axes of the inputs.
+    sums, weight_sums = jax.lax.map(chunk, chunks)
+    return sums.sum(), weight_sums.sum()
 
 
 def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
-    """How many chunks of how many tokens: as even as possible, but full ones of a symbolic number."""
+    """The number of chunks and their size: even, or of ``chunk_size`` if the number of tokens is symbolic."""
     n_chunks = -(-n_tokens // chunk_size)
     if jax.export.is_symbolic_dim(n_tokens):
         return n_chunks, chunk_size
@@ -217,7 +215,7 @@ def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
     if not jnp.issubdtype(hidden.dtype, jnp.floating) or hidden.dtype != kernel.dtype:
         raise ValueError(
             f"linear_cross_entropy: got hidden of dtype {hidden.dtype} and kernel of dtype {kernel.dtype}; "
-            "wanted one floating dtype. Cast the kernel to the dtype to compute in."
+            "wanted one floating dtype. Cast the kernel to the dtype of the computation."
         )
     if hidden.ndim < 1 or kernel.ndim != 2 or hidden.shape[-1] != kernel.shape[0]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Layer norm and RMS norm over the last axis; statistics in float32, result in the input's dtype."""
+"""Layer norm and RMS norm over the last axis; statistics in float32, results in the input's dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ __all__ = ["layer_norm", "rms_norm"]
 def layer_norm(
     x: Array, scale: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
 ) -> Array:
-    """Shifts and scales each vector to mean 0 and variance 1, then by the learned ``scale`` and ``bias``.
+    """Layer norm: normalizes each vector to mean 0 and variance 1, then applies ``scale`` and ``bias``.
 
     Equivalent to::
 
@@ -39,14 +39,14 @@ def layer_norm(
     x, scale, bias = _checked("layer_norm", x, scale=scale, bias=bias)
     check_number("layer_norm", "eps", eps, NOT_NEGATIVE)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
-    # The variance of what is left without the mean: mean(x^2) - mean(x)^2 cancels where the mean is large.
+    # From the centred values: mean(x^2) - mean(x)^2 cancels where the mean is large.
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     return _affine(centred * jax.lax.rsqrt(variance + eps), scale, bias).astype(x.dtype)
 
 
 def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Array:
-    """Scales each vector to root mean square 1, then by the learned ``scale``.
+    """RMS norm: normalizes each vector to root mean square 1, then applies ``scale``.
 
     Equivalent to::
 
@@ -54,7 +54,7 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Arra
 
     Args:
       x: [..., D] float.
-      scale: [D] float, of any floating dtype, or None for 1. Where a model stores it less 1, pass it plus 1.
+      scale: [D] float, of any floating dtype, or None for 1. If a model stores ``scale - 1``, add the 1.
       eps: added to the mean square; small and positive.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Where a token stands, as pure functions of integer positions: sinusoidal, rotary, ALiBi, T5's buckets.
+"""Position encodings of integer positions: sinusoidal, rotary, ALiBi, T5's relative buckets.
 
-Positions are data, not a range counted inside: packed documents, decoding with a cache and left padding
-are other positions, nothing more. Angles and distances are computed in float32 or in integers.
+Positions are arguments: packing, decoding with a KV cache and left padding pass other positions. Angles and
+distances are computed in float32 or in integers.
 """
 
 import functools
@@ -17,7 +17,7 @@ __all__ = ["alibi", "relative_buckets", "rotary", "sinusoidal"]
 
 
 def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: str = "interleaved") -> Array:
-    """Encodes each position as the sines and cosines of ``dim / 2`` angles.
+    """Sinusoidal position encoding: sines and cosines of ``dim / 2`` angles.
 
     Equivalent to::
 
@@ -29,9 +29,9 @@ def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: 
       positions: [..., T] integer.
       dim: D, even.
       theta: the base of the wavelengths, which grow from 2 pi to 2 pi * theta.
-      pairing: where the sine and the cosine of angle i stand: "interleaved", at 2i and 2i + 1 (the paper's),
-        or "half", at i and i + D/2 (Marian's). The angles are the same; tensor2tensor's are others, as it
-        spreads the frequencies by D/2 - 1.
+      pairing: the indices of the sine and the cosine of angle i: "interleaved", 2i and 2i + 1 (the paper), or
+        "half", i and i + D/2 (Marian). The angles are the same. (tensor2tensor's differ: its exponents are
+        multiples of 1 / (D/2 - 1).)
 
     Returns:
       [..., T, D] float32 in [-1, 1]. Position 0 is sin 0 = 0 and cos 0 = 1.
@@ -47,7 +47,7 @@ def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: 
 
 
 def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str = "half") -> Array:
-    """Turns each pair of elements of a query or key by an angle proportional to its position.
+    """Rotary position embedding: rotates pairs of elements by angles proportional to the position.
 
     Equivalent to::
 
@@ -59,15 +59,15 @@ def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str 
         jnp.stack([a, b], -1).reshape(x.shape)                                      # "interleaved"
 
     Args:
-      x: [..., T, N, H] float, H even. To turn a part of each head only, pass that slice.
-      positions: [..., T] integer, one for each token; leading axes that are missing or 1 are shared.
+      x: [..., T, N, H] queries or keys, float, H even. For partial rotary, pass the slice of each head.
+      positions: [..., T] integer, one for each token; leading axes may be missing or 1, and broadcast.
       theta: the base of the wavelengths.
-      pairing: which elements turn together: "half", i and i + H/2 (GPT-NeoX, Llama), or "interleaved", 2i and
-        2i + 1 (the paper's, GPT-J). A checkpoint works with its own pairing only.
+      pairing: the pairs: "half", i and i + H/2 (GPT-NeoX, Llama), or "interleaved", 2i and 2i + 1 (the paper,
+        GPT-J). A checkpoint needs the pairing that it was trained with.
 
     Returns:
-      [..., T, N, H] in x's dtype. Position 0 leaves x as it is; norms stay; the inner product of a query and
-      a key depends on the difference of their positions only.
+      [..., T, N, H] in x's dtype. Position 0 leaves x unchanged. Rotation keeps norms, and the inner product
+      of a query and a key depends only on the difference of their positions.
 
     Raises:
       ValueError: H is odd, ``pairing`` is unknown, ``positions`` do not fit x, or a dtype is wrong.
@@ -83,8 +83,8 @@ def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str 
     if not _broadcasts(positions.shape, tokens) or positions.shape[-1] != tokens[-1]:
         raise ValueError(
             f"rotary: got positions of shape {positions.shape} with x of shape {x.shape} = [..., T, N, H]; "
-            f"wanted [..., T] = {tokens}, its leading axes missing or 1 where they are shared. Does x have "
-            "its tokens before its heads?"
+            f"wanted [..., T] = {tokens}, whose leading axes may be missing or 1. Does x have its tokens "
+            "before its heads?"
         )
     angles = _angles("rotary", jnp.broadcast_to(positions, tokens)[..., None], x.shape[-1], theta)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
@@ -97,7 +97,7 @@ def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str 
 
 
 def alibi(n_heads: int, query_positions: Array, key_positions: Array) -> Array:
-    """Biases attention against distance, each head with its own slope.
+    """ALiBi: an attention bias proportional to distance, with one slope per head.
 
     Equivalent to::
 
@@ -105,13 +105,13 @@ def alibi(n_heads: int, query_positions: Array, key_positions: Array) -> Array:
         -slopes[:, None, None] * distance[..., None, :, :]      # slopes: 2 ** (-8 * n / N) for n = 1 .. N
 
     Args:
-      n_heads: N. Where it is not a power of two, the slopes are those of the largest power of two P below it,
-        followed by the first, third, fifth ... of those of 2 P.
+      n_heads: N. If it is not a power of two, the slopes are those of the largest power of two P below it,
+        followed by the first, third, fifth, ... of those of 2 P.
       query_positions: [..., T] integer.
-      key_positions: [..., S] integer; leading axes that are missing or 1 on either side are shared.
+      key_positions: [..., S] integer; leading axes may be missing or 1 on either side, and broadcast.
 
     Returns:
-      [..., N, T, S] float32, zero at equal positions and negative elsewhere, before and after alike.
+      [..., N, T, S] float32: zero at equal positions, negative elsewhere, symmetric in the distance.
 
     Raises:
       ValueError: ``n_heads`` is less than 1, or the positions are not integers or do not fit each other.
@@ -135,7 +135,7 @@ def relative_buckets(
     max_distance: int = 128,
     bidirectional: bool = True,
 ) -> Array:
-    """Sorts the differences of positions into buckets, which index a table of learned biases.
+    """T5 relative-position buckets: the index of each position difference in a table of learned biases.
 
     Equivalent to::
 
@@ -149,13 +149,13 @@ def relative_buckets(
 
     Args:
       query_positions: [..., T] integer.
-      key_positions: [..., S] integer; leading axes that are missing or 1 on either side are shared.
-      buckets: how many there are in all; even and at least 4 where bidirectional, at least 2 otherwise.
-      max_distance: from here on all distances share the last bucket; more than the number of exact buckets.
-      bidirectional: whether keys after the query have buckets of their own; if not, they are in bucket 0.
+      key_positions: [..., S] integer; leading axes may be missing or 1 on either side, and broadcast.
+      buckets: the number of buckets; even and at least 4 if bidirectional, at least 2 otherwise.
+      max_distance: this and larger distances share the last bucket; more than the number of exact buckets.
+      bidirectional: whether keys after the query have separate buckets; otherwise they are in bucket 0.
 
     Returns:
-      [..., T, S] int32 in [0, buckets). The borders are computed in whole numbers: no rounding moves them.
+      [..., T, S] int32 in [0, buckets). The boundaries are computed in integers, without rounding.
 
     Raises:
       ValueError: ``buckets`` or ``max_distance`` is out of range, or the positions are not integers or do not
@@ -167,17 +167,17 @@ def relative_buckets(
     check_numbers("relative_buckets", SIZE, buckets=buckets, max_distance=max_distance)
     count = buckets // 2 if bidirectional else buckets
     if count < 2 or (bidirectional and buckets % 2):
-        least = "an even number, at least 4, where bidirectional" if bidirectional else "at least 2"
+        least = "an even number, at least 4, if bidirectional" if bidirectional else "at least 2"
         raise ValueError(f"relative_buckets: got buckets={buckets}; wanted {least}.")
     if max_distance <= count // 2:
         raise ValueError(
             f"relative_buckets: got max_distance={max_distance} with buckets={buckets}; wanted more than "
-            f"{count // 2}, the number of distances that have a bucket of their own."
+            f"{count // 2}, the number of distances with an exact bucket."
         )
     difference = _differences("relative_buckets", query_positions, key_positions)
     distance = jnp.abs(difference) if bidirectional else jnp.maximum(-difference, 0)
-    borders = jnp.asarray(_borders(count, max_distance), jnp.int32)
-    bucket = jnp.searchsorted(borders, distance, side="right", method="compare_all").astype(jnp.int32)
+    boundaries = jnp.asarray(_boundaries(count, max_distance), jnp.int32)
+    bucket = jnp.searchsorted(boundaries, distance, side="right", method="compare_all").astype(jnp.int32)
     return jnp.where(difference > 0, bucket + count, bucket) if bidirectional else bucket
 
 
@@ -185,7 +185,7 @@ def _angles(function: str, positions: Array, dim: int, theta: float) -> Array:
     """positions [...] -> float32 [..., dim / 2]."""
     if dim < 2 or dim % 2:
         raise ValueError(
-            f"{function}: got a last dimension of {dim}; wanted an even one, as elements go in pairs."
+            f"{function}: got a last dimension of {dim}; wanted an even one, for pairs of elements."
         )
     check_number(function, "theta", theta, POSITIVE)
     frequencies = jnp.asarray(theta ** (-np.arange(0, dim, 2) / dim), jnp.float32)
@@ -203,7 +203,7 @@ def _join(function: str, first: Array, second: Array, pairing: str) -> Array:
 
 
 def _differences(function: str, query_positions: Array, key_positions: Array) -> Array:
-    """[..., T] and [..., S] -> int32 [..., T, S], key less query."""
+    """[..., T] and [..., S] -> int32 [..., T, S], key minus query."""
     query_positions = _integers(function, "query_positions", query_positions)
     key_positions = _integers(function, "key_positions", key_positions)
     queries, keys = query_positions.shape, key_positions.shape
@@ -212,7 +212,7 @@ def _differences(function: str, query_positions: Array, key_positions: Array) ->
     except ValueError:
         raise ValueError(
             f"{function}: got query_positions of shape {queries} and key_positions of shape {keys}; wanted "
-            "[..., T] and [..., S] with the same leading axes, or with some missing or 1."
+            "[..., T] and [..., S] with leading axes that broadcast."
         ) from None
     q = jnp.broadcast_to(query_positions.astype(jnp.int32), (*leading, queries[-1]))
     k = jnp.broadcast_to(key_positions.astype(jnp.int32), (*leading, keys[-1]))
@@ -236,22 +236,22 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 def _slopes(n_heads: int) -> np.ndarray:
     power = 1 << (n_heads.bit_length() - 1)
-    geometric = lambda n: 2.0 ** (-8 * np.arange(1, n + 1) / n)
-    return np.concatenate([geometric(power), geometric(2 * power)[0::2][: n_heads - power]])
+    slopes, next_slopes = (2.0 ** (-8 * np.arange(1, n + 1) / n) for n in (power, 2 * power))
+    return np.concatenate([slopes, next_slopes[0::2][: n_heads - power]])
 
 
 @functools.cache
-def _borders(buckets: int, max_distance: int) -> tuple[int, ...]:
-    """The first distance of each bucket but bucket 0.
+def _boundaries(buckets: int, max_distance: int) -> tuple[int, ...]:
+    """The first distance of each bucket after bucket 0.
 
-    Bucket exact + j begins at the smallest n with log(n / exact) / log(max_distance / exact) * rest >= j, so
-    n^rest >= max_distance^j * exact^(rest - j): whole numbers, exact on every machine.
+    Bucket exact + j starts at the smallest n with log(n / exact) / log(max_distance / exact) * rest >= j,
+    that is n^rest >= max_distance^j * exact^(rest - j): integers, exact on every machine.
     """
     exact = buckets // 2
     rest = buckets - exact
-    borders, n = list(range(1, exact + 1)), exact
+    boundaries, n = list(range(1, exact + 1)), exact
     for j in range(1, rest):
         while n**rest < max_distance**j * exact ** (rest - j):
             n += 1
-        borders.append(n)
-    return tuple(borders)
+        boundaries.append(n)
+    return tuple(boundaries)

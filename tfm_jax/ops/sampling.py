@@ -1,4 +1,4 @@
-"""From logits to those that are sampled from: a closed token is -inf, a nan stays where it is."""
+"""Truncation sampling and penalties on logits: masked tokens get -inf, NaN stays NaN."""
 
 import jax
 import jax.export
@@ -11,13 +11,10 @@ from tfm_jax.ranges import FINITE, POSITIVE, SHARE, SIZE, Range, check_each, che
 from tfm_jax.types import Array
 
 __all__ = [
-    "check_array",
-    "check_logits",
-    "close",
     "frequency_penalty",
+    "mask_tokens",
     "min_p",
     "no_repeat_ngram",
-    "per_row",
     "repetition_penalty",
     "temperature",
     "token_counts",
@@ -27,7 +24,7 @@ __all__ = [
 
 
 def temperature(logits: Array, t: float | Array) -> Array:
-    """Divides the logits by a temperature: below 1 the likely tokens become likelier, above 1 less so.
+    """Temperature scaling: t < 1 makes likely tokens likelier, t > 1 less likely.
 
     Equivalent to::
 
@@ -35,24 +32,24 @@ def temperature(logits: Array, t: float | Array) -> Array:
 
     Args:
       logits: [..., V] float.
-      t: above 0, one number or one a row [...]; it may be traced, and is then not checked.
+      t: > 0, one number or one per sequence [...]; not checked if it is traced.
 
     Returns:
-      [..., V] in the logits' dtype. -inf stays; a quotient too large for the dtype is inf, so for the
-      likeliest token take the argmax, not a t near 0.
+      [..., V] in the logits' dtype. -inf stays; a quotient beyond the dtype's range is inf, so for greedy
+      decoding take the argmax, not a t near 0.
 
     Raises:
-      ValueError: the logits are not float [..., V], or t is not above 0, not finite, or of another shape.
+      ValueError: the logits are not float [..., V], or t is not > 0, not finite, or of another shape.
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.3.
     """
-    logits = check_logits("temperature", logits)
-    t = per_row("temperature", "t", t, logits, POSITIVE)
+    logits = _check_logits("temperature", logits)
+    t = _per_sequence("temperature", "t", t, logits, POSITIVE)
     return (logits.astype(t.dtype) / t).astype(logits.dtype)
 
 
 def top_k(logits: Array, k: int) -> Array:
-    """Keeps the k largest logits of a row.
+    """Top-k truncation: keeps the k largest logits.
 
     Equivalent to::
 
@@ -63,75 +60,69 @@ def top_k(logits: Array, k: int) -> Array:
       k: from 1 to V, a Python number.
 
     Returns:
-      [..., V] in the logits' dtype, what is kept unchanged. Tokens equal to the k-th largest are all kept.
+      [..., V] in the logits' dtype, kept logits unchanged. Ties with the k-th largest are all kept.
 
     Raises:
       ValueError: the logits are not float [..., V], or k is outside 1 .. V.
 
     Fan et al. 2018, "Hierarchical Neural Story Generation"; Holtzman et al. 2020, section 3.2.
     """
-    logits = check_logits("top_k", logits)
+    logits = _check_logits("top_k", logits)
     check_number("top_k", "k", k, SIZE)
     if k > logits.shape[-1]:
         raise ValueError(f"top_k: got k={k}; wanted at most V = {logits.shape[-1]}, the vocabulary's size.")
-    return close(logits, logits < jax.lax.top_k(logits, k)[0][..., -1:])
+    return mask_tokens(logits, logits < jax.lax.top_k(logits, k)[0][..., -1:])
 
 
 def top_p(logits: Array, p: float | Array) -> Array:
-    """Keeps the fewest most likely tokens of a row whose probability together is at least p.
+    """Top-p (nucleus) truncation: keeps the fewest most likely tokens of total probability at least p.
 
     Equivalent to::
 
         ordered = jnp.sort(logits)[..., ::-1]
         probability = jax.nn.softmax(ordered)
-        before = jnp.cumsum(probability, -1) - probability          # of what is likelier
-        border = jnp.where(before < p, ordered, jnp.inf).min(-1, keepdims=True)
-        jnp.where(logits >= border, logits, -jnp.inf)
+        before = jnp.cumsum(probability, -1) - probability          # of likelier tokens
+        threshold = jnp.where(before < p, ordered, jnp.inf).min(-1, keepdims=True)
+        jnp.where(logits >= threshold, logits, -jnp.inf)
 
     Args:
       logits: [..., V] float.
-      p: in (0, 1], one number or one a row [...]; it may be traced, and is then not checked.
+      p: in (0, 1], one number or one per sequence [...]; not checked if it is traced.
 
     Returns:
-      [..., V] in the logits' dtype, what is kept unchanged. Tokens equal to the least likely one kept are
-      all kept; at least one token is kept; p = 1 keeps every token, however unlikely. A row with a nan, or
-      of nothing but -inf, is returned as it is.
+      [..., V] in the logits' dtype, kept logits unchanged. Ties with the least likely kept token are all
+      kept; at least one token is kept; p = 1 keeps every token. Logits with a NaN, and logits that are all
+      -inf, are returned unchanged.
 
     Raises:
       ValueError: the logits are not float [..., V], or p is outside (0, 1] or of another shape.
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1, equation 2.
     """
-    logits = check_logits("top_p", logits)
-    p = per_row("top_p", "p", p, logits, SHARE)
+    logits = _check_logits("top_p", logits)
+    p = _per_sequence("top_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
     top = wide.max(-1, keepdims=True)
     mass = jnp.exp(wide - jnp.where(top == -jnp.inf, 0, top))
     spare = (1 - p) * mass.sum(-1, keepdims=True)
     order = _order(wide)
-    # Between the lowest and the highest logit, halved again and again, the border below which the mass can be
-    # spared: many times faster than to sort a vocabulary.
+    # Bisects between the lowest and the highest logit for the threshold below which the mass can be spared:
+    # many times faster than sorting a vocabulary.
     low, high = order.min(-1, keepdims=True), order.max(-1, keepdims=True)
 
     def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        middle = (low | high) - ((low ^ high) >> 1)  # rounded up, and never too large for the integer
+        middle = (low | high) - ((low ^ high) >> 1)  # rounded up, without overflow
         spared = jnp.where(order < middle, mass, 0).sum(-1, keepdims=True) <= spare
         return jnp.where(spared, middle, low), jnp.where(spared, high, middle - 1)
 
-    border, _ = jax.lax.fori_loop(0, 8 * order.dtype.itemsize, halve, (low, high))
-    # A mass may be rounded to 0, and would then be spared by p = 1.
-    return close(logits, (order < border) & (p < 1))
-
-
-def _order(x: Array) -> Array:
-    """Integers in the order of floats."""
-    bits = jax.lax.bitcast_convert_type(x + 0, jnp.dtype(f"int{8 * x.dtype.itemsize}"))  # + 0: -0 is 0
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
+    threshold, _ = jax.lax.fori_loop(0, 8 * order.dtype.itemsize, halve, (low, high))
+    # With p = 1, masses that round to 0 are kept too.
+    return mask_tokens(logits, (order < threshold) & (p < 1))
 
 
 def min_p(logits: Array, p: float | Array) -> Array:
-    """Keeps the tokens of a row that are at least p times as likely as its likeliest.
+    """Min-p truncation: keeps the tokens that are at least p times as likely as the likeliest.
 
     Equivalent to::
 
@@ -140,25 +131,25 @@ def min_p(logits: Array, p: float | Array) -> Array:
 
     Args:
       logits: [..., V] float.
-      p: in (0, 1], one number or one a row [...]; it may be traced, and is then not checked.
+      p: in (0, 1], one number or one per sequence [...]; not checked if it is traced.
 
     Returns:
-      [..., V] in the logits' dtype, what is kept unchanged. The likeliest tokens are always kept. A row with
-      a nan, or of nothing but -inf, is returned as it is.
+      [..., V] in the logits' dtype, kept logits unchanged. The likeliest tokens are always kept. Logits with
+      a NaN, and logits that are all -inf, are returned unchanged.
 
     Raises:
       ValueError: the logits are not float [..., V], or p is outside (0, 1] or of another shape.
 
     Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", sec. 3.
     """
-    logits = check_logits("min_p", logits)
-    p = per_row("min_p", "p", p, logits, SHARE)
+    logits = _check_logits("min_p", logits)
+    p = _per_sequence("min_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
-    return close(logits, wide < wide.max(-1, keepdims=True) + jnp.log(p))
+    return mask_tokens(logits, wide < wide.max(-1, keepdims=True) + jnp.log(p))
 
 
 def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Array:
-    """Makes the tokens seen less likely, by a factor of their logits.
+    """Repetition penalty: makes tokens that occurred less likely, by a factor of their logits.
 
     Equivalent to::
 
@@ -167,30 +158,31 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
 
     Args:
       logits: [..., V] float.
-      seen: [..., V] bool, the tokens that the row has already.
-      penalty: above 0, one number or one a row [...]; 1 changes nothing, below 1 makes them likelier. It may
-        be traced, and is then not checked.
+      seen: [..., V] bool, the tokens that occur in the sequence so far.
+      penalty: > 0, one number or one per sequence [...]; 1 changes nothing, < 1 makes them likelier. Not
+        checked if it is traced.
 
     Returns:
       [..., V] in the logits' dtype. -inf stays.
 
     Raises:
       ValueError: the logits are not float [..., V], ``seen`` is not bool of their shape, or the penalty is
-        not above 0, not finite, or of another shape.
+        not > 0, not finite, or of another shape.
 
     Keskar et al. 2019, "CTRL: A Conditional Transformer Language Model for Controllable Generation", section
-    4.1. There every logit is divided; a negative one would become likelier by that, so it is multiplied.
+    4.1. The paper divides every logit, which makes tokens with negative logits likelier; here those are
+    multiplied.
     """
-    logits = check_logits("repetition_penalty", logits)
-    seen = check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
-    penalty = per_row("repetition_penalty", "penalty", penalty, logits, POSITIVE)
+    logits = _check_logits("repetition_penalty", logits)
+    seen = _check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
+    penalty = _per_sequence("repetition_penalty", "penalty", penalty, logits, POSITIVE)
     wide = logits.astype(penalty.dtype)
     penalised = jnp.where(wide > 0, wide / penalty, wide * penalty)
     return jnp.where(seen, penalised.astype(logits.dtype), logits)
 
 
 def frequency_penalty(logits: Array, counts: Array, penalty: float | Array) -> Array:
-    """Makes a token the less likely the more often it was seen.
+    """Frequency penalty: lowers the logit of a token for each of its occurrences.
 
     Equivalent to::
 
@@ -198,9 +190,9 @@ def frequency_penalty(logits: Array, counts: Array, penalty: float | Array) -> A
 
     Args:
       logits: [..., V] float.
-      counts: [..., V] int, how often the row has each token already.
-      penalty: any finite number or one a row [...]; below 0 makes them likelier. It may be traced, and is
-        then not checked.
+      counts: [..., V] int, the occurrences of each token in the sequence so far.
+      penalty: finite, one number or one per sequence [...]; < 0 makes them likelier. Not checked if it is
+        traced.
 
     Returns:
       [..., V] in the logits' dtype. -inf stays.
@@ -209,69 +201,72 @@ def frequency_penalty(logits: Array, counts: Array, penalty: float | Array) -> A
       ValueError: the logits are not float [..., V], ``counts`` is not int of their shape, or the penalty is
         not finite or of another shape.
     """
-    logits = check_logits("frequency_penalty", logits)
-    counts = check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
-    penalty = per_row("frequency_penalty", "penalty", penalty, logits, FINITE)
+    logits = _check_logits("frequency_penalty", logits)
+    counts = _check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
+    penalty = _per_sequence("frequency_penalty", "penalty", penalty, logits, FINITE)
     return (logits.astype(penalty.dtype) - penalty * counts.astype(penalty.dtype)).astype(logits.dtype)
 
 
 def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -> Array:
-    """Closes every token that would complete n tokens in a row which are there already.
+    """N-gram blocking: masks every token that would repeat an n-gram of the sequence.
 
     Equivalent to::
 
-        row = tokens[:length]                                        # of each row
+        sequence = tokens[:length]                                   # for each sequence
         for i in range(length - n + 1):
-            gram = row[i : i + n]
-            if (gram >= 0).all() and (gram[:-1] == row[length - n + 1 :]).all():
-                logits[gram[-1]] = -jnp.inf
+            ngram = sequence[i : i + n]
+            if (ngram >= 0).all() and (ngram[:-1] == sequence[length - n + 1 :]).all():
+                logits[ngram[-1]] = -jnp.inf
 
     Args:
       logits: [..., V] float.
-      tokens: [..., M] int; a negative entry is a hole (padding), which equals nothing.
-      length: how many entries there are so far, holes counted, from 0 to M, of every row; int or int scalar,
-        which may be traced, and is then not checked.
-      n: at least 1, a Python number. 1 closes every token that is there.
+      tokens: [..., M] int; a negative entry is padding, which matches nothing.
+      length: the number of entries so far, padding included, from 0 to M, the same for all sequences; int or
+        int scalar. Not checked if it is traced.
+      n: at least 1, a Python number. 1 masks every token that occurs.
 
     Returns:
-      [..., V] in the logits' dtype. Fewer than n entries close nothing; a token above the vocabulary is
-      compared like any other. All may come out closed.
+      [..., V] in the logits' dtype. Fewer than n entries mask nothing; a token id of V or more is compared
+      like any other. All tokens may end up masked.
 
     Raises:
-      ValueError: the logits are not float [..., V], the tokens not int [..., M] of as many rows, n is below
-        1, or the length is not one integer in 0 .. M.
+      ValueError: the logits are not float [..., V], the tokens not int [..., M] with the same leading dims,
+        n is below 1, or the length is not one integer in 0 .. M.
 
     Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", section 2.5 (n = 3).
     """
-    logits = check_logits("no_repeat_ngram", logits)
-    tokens = check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
+    logits = _check_logits("no_repeat_ngram", logits)
+    tokens = _check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
     check_number("no_repeat_ngram", "n", n, SIZE)
     M = tokens.shape[-1]
     if jax.export.is_symbolic_dim(length):
         length = jnp.asarray(length, jnp.int32)
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
-    known = not isinstance(length, jax.core.Tracer)
-    if not scalar or (known and (length < 0 or definitely(lambda: length > M))):
+    static = not isinstance(length, jax.core.Tracer)
+    if not scalar or (static and (length < 0 or definitely(lambda: length > M))):
         raise ValueError(f"no_repeat_ngram: got length={length}; wanted one integer from 0 to M = {M}.")
     if definitely(lambda: n > M):
         return logits
     tokens = tokens.astype(jnp.int32)
-    if not definitely(lambda: n <= M):  # a symbol that may be less: holes make room for one n-gram
-        holes = jnp.full((*tokens.shape[:-1], n), -1, jnp.int32)
-        tokens, M = jnp.concatenate([tokens, holes], axis=-1), M + n
-    starts = M - n + 1
-    begin = jnp.asarray(length, jnp.int32) - (n - 1)
-    # Where there are fewer than n - 1 entries this reads others, and the next line lets no window stand.
-    last = jax.lax.dynamic_slice_in_dim(tokens, begin, n - 1, axis=-1)
-    same = jnp.broadcast_to(jnp.arange(starts, dtype=jnp.int32) < begin, (*tokens.shape[:-1], starts))
+    if not definitely(lambda: n <= M):  # a symbolic M may be below n: pads to the length of one n-gram
+        pad = jnp.full((*tokens.shape[:-1], n), -1, jnp.int32)
+        tokens, M = jnp.concatenate([tokens, pad], axis=-1), M + n
+    n_windows = M - n + 1
+    start = jnp.asarray(length, jnp.int32) - (n - 1)
+    # With fewer than n - 1 entries this reads other entries, and the next line drops every window.
+    last = jax.lax.dynamic_slice_in_dim(tokens, start, n - 1, axis=-1)
+    matches = jnp.broadcast_to(
+        jnp.arange(n_windows, dtype=jnp.int32) < start, (*tokens.shape[:-1], n_windows)
+    )
     for i in range(n - 1):
-        entry = tokens[..., i : i + starts]
-        same &= (entry == last[..., i : i + 1]) & (entry >= 0)
-    return close(logits, token_counts(jnp.where(same, tokens[..., n - 1 :], -1), logits.shape[-1]) > 0)
+        entry = tokens[..., i : i + n_windows]
+        matches &= (entry == last[..., i : i + 1]) & (entry >= 0)
+    next_tokens = jnp.where(matches, tokens[..., n - 1 :], -1)
+    return mask_tokens(logits, token_counts(next_tokens, logits.shape[-1]) > 0)
 
 
 def token_counts(tokens: Array, V: int) -> Array:
-    """How often each token of the vocabulary occurs in a row.
+    """The number of occurrences of each token of the vocabulary in a sequence.
 
     Equivalent to::
 
@@ -282,57 +277,66 @@ def token_counts(tokens: Array, V: int) -> Array:
       V: the size of the vocabulary, at least 1, a Python number.
 
     Returns:
-      int32 [..., V]. What is outside 0 .. V - 1, such as the -1 of a hole, counts for nothing; a row of
-      nothing gives zeros.
+      int32 [..., V]. Entries outside 0 .. V - 1, such as -1 for padding, are not counted; an empty sequence
+      gives zeros.
 
     Raises:
       ValueError: the tokens are not int [..., M], or V is below 1.
     """
     check_number("token_counts", "V", V, SIZE)
     tokens = as_array("token_counts", "tokens", tokens)
-    tokens = check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
+    tokens = _check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
     tokens = tokens.astype(jnp.int32)
-    # A negative index would count from the end.
+    # A negative index counts from the end.
     tokens = jnp.where((tokens >= 0) & (tokens < V), tokens, V)
-    count = lambda row: jnp.zeros(V, jnp.int32).at[row].add(1, mode="drop")
+
+    def count(sequence: Array) -> Array:
+        return jnp.zeros(V, jnp.int32).at[sequence].add(1, mode="drop")
+
     return jnp.vectorize(count, signature="(m)->(v)")(tokens)
 
 
-def close(logits: Array, closed: Array) -> Array:
-    """Sets the logits of closed tokens (bool, of their shape) to -inf; leaves a nan in sight."""
-    return jnp.where(closed & ~jnp.isnan(logits), -jnp.inf, logits)
+def mask_tokens(logits: Array, masked: Array) -> Array:
+    """Sets the logits of masked tokens (bool, of the same shape) to -inf; NaN stays NaN."""
+    return jnp.where(masked & ~jnp.isnan(logits), -jnp.inf, logits)
 
 
-def per_row(where: str, name: str, value: float | Array, logits: Array, wanted: Range) -> Array:
-    """A parameter in the dtype that is computed in, in a shape that broadcasts against the logits."""
+def _order(x: Array) -> Array:
+    """Integers with the order of the floats."""
+    bits = jax.lax.bitcast_convert_type(x + 0, jnp.dtype(f"int{8 * x.dtype.itemsize}"))  # + 0: -0 is 0
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
+
+
+def _per_sequence(function: str, name: str, value: float | Array, logits: Array, wanted: Range) -> Array:
+    """A parameter in the dtype of the computation, in a shape that broadcasts to the logits."""
     dtype = np.promote_types(logits.dtype, np.float32)
-    check_each(where, name, value, wanted)
+    check_each(function, name, value, wanted)
     value = jnp.asarray(value, dtype)
     if value.ndim and value.shape != logits.shape[:-1]:
         raise ValueError(
-            f"{where}: got {name} of shape {value.shape} with logits of shape {logits.shape}; wanted one "
-            f"number, or one a row: {logits.shape[:-1]}."
+            f"{function}: got {name} of shape {value.shape} with logits of shape {logits.shape}; wanted one "
+            f"number, or one per sequence: {logits.shape[:-1]}."
         )
     return value[..., None] if value.ndim else value
 
 
-def check_logits(where: str, logits: Array) -> Array:
-    logits = as_array(where, "logits", logits)
+def _check_logits(function: str, logits: Array) -> Array:
+    logits = as_array(function, "logits", logits)
     if logits.ndim < 1 or logits.shape[-1] < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
-            f"{where}: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
+            f"{function}: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
             "a floating dtype, V at least 1."
         )
     return logits
 
 
-def check_array(where: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> Array:
-    array = as_array(where, name, array)
+def _check_array(function: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> Array:
+    array = as_array(function, name, array)
     fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
     if not fits or not jnp.issubdtype(array.dtype, dtype):
         sizes = ", ".join("M" if size is None else str(size) for size in shape)
         kind = "bool" if dtype is jnp.bool_ else "int"
         raise ValueError(
-            f"{where}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted {kind} [{sizes}]."
+            f"{function}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted {kind} [{sizes}]."
         )
     return array

@@ -1,4 +1,4 @@
-"""Which kind of device runs what is traced now."""
+"""What is known while tracing: the platform, concrete values, symbolic sizes, varying mesh axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["current_platform", "definitely", "is_concrete", "vary_with"]
 
 
 def current_platform() -> str:
-    """Where what is traced now will run: on the mesh that is set, or on the default device.
+    """The platform of the current mesh, or of the default device.
 
     Equivalent to::
 
@@ -25,8 +25,15 @@ def current_platform() -> str:
     return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
+def is_concrete(leaf: Any) -> bool:
+    """Whether the values of a pytree leaf can be read now, on this host."""
+    if isinstance(leaf, jax.Array):
+        return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
+    return isinstance(leaf, int | np.ndarray | np.generic)
+
+
 def definitely(comparison: Callable[[], bool]) -> bool:
-    """Whether a comparison of sizes holds, whatever the symbolic sizes of ``jax.export`` turn out to be.
+    """Whether a comparison of sizes holds for every value of the symbolic sizes of ``jax.export``.
 
     Equivalent to::
 
@@ -41,33 +48,30 @@ def definitely(comparison: Callable[[], bool]) -> bool:
     try:
         return bool(comparison())
     except Exception as error:
-        # JAX exports no name for it.
+        # JAX exports no name for this error.
         if type(error).__name__ != "InconclusiveDimensionOperation":
             raise
         return False
 
 
-def is_concrete(leaf: Any) -> bool:
-    """Whether the values of a leaf can be read here and now."""
-    if isinstance(leaf, jax.Array):
-        return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
-    return isinstance(leaf, int | np.ndarray | np.generic)
-
-
 def vary_with(x: Array, others: Any) -> Array:
-    """x, of the type that it has after meeting others: different on every device on which any of them is.
+    """``x``, typed as varying over every mesh axis that any of ``others`` varies over.
 
     Equivalent to::
 
         x                                               # its values; outside of shard_map, its type too
 
     Args:
-      x: an array. A scan wants its carry to keep its type, so a carry that meets ``others`` starts as this.
+      x: an array, such as the initial carry of a scan that combines it with ``others``: the carry must keep
+        its type.
       others: a pytree of arrays.
 
     Returns:
       x.
     """
-    varying = lambda leaf: jax.typeof(leaf).manual_axis_type.varying
-    axes = frozenset().union(*map(varying, jax.tree.leaves(others))) - varying(x)
+    axes = frozenset().union(*map(_varying_axes, jax.tree.leaves(others))) - _varying_axes(x)
     return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
+
+
+def _varying_axes(x: Any) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying

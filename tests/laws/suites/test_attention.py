@@ -10,7 +10,7 @@ from hypothesis.errors import NoSuchExample
 
 from tests import references
 from tests.marks import slow
-from tests.ops.backends.test_contract import HERE
+from tests.ops.backends.test_contract import RUNNABLE
 from tfm_jax import laws, ops
 from tfm_jax.laws.suites.cases.attention import attention_weights, cases, no_fully_masked_row, weighted_sum
 from tfm_jax.ops import masks
@@ -20,7 +20,7 @@ EXAMPLES = settings().max_examples
 
 @pytest.mark.parametrize("name", ["reference", *slow("chunked by 8", "cpu_decode", "xla")])
 def test_backends(name):
-    attend = jax.jit(functools.partial(ops.attention, implementation=HERE[name]))
+    attend = jax.jit(functools.partial(ops.attention, implementation=RUNNABLE[name]))
     report = laws.check(attend, laws.attention, examples=EXAMPLES)
     # XLA's attention promotes dtypes in its gradient, which the tests forbid: bfloat16 is not supported here.
     unsupported = {"dtype_is_preserved"} if name == "xla" else set()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests.marks import slow
-from tests.ops.backends.test_contract import HERE
+from tests.ops.backends.test_contract import RUNNABLE
 from tfm_jax import laws, ops
 
 
@@ -15,7 +15,7 @@ from tfm_jax import laws, ops
 def test_backends(name):
     @functools.partial(jax.jit, static_argnums=4)
     def attend(q, k, v, mask, rate, key):
-        return ops.attention(q, k, v, mask, dropout_rate=rate, key=key, implementation=HERE[name])
+        return ops.attention(q, k, v, mask, dropout_rate=rate, key=key, implementation=RUNNABLE[name])
 
     report = laws.check(attend, laws.attention_dropout, examples=settings().max_examples)
     assert report.ok, report

@@ -12,13 +12,13 @@ from hypothesis import settings
 from tests.mutants.beam_search import MUTANTS
 from tests.mutants.beam_search import search as reference_search
 from tfm_jax import generate, laws, nn
-from tfm_jax.nn.decoding import Cache, Incremental
+from tfm_jax.nn.decoding import Cache, CachedDecoder
 from tfm_jax.ops.kv_cache import advance, init_slots
 
 EXAMPLES = settings().max_examples
 
 
-class Table(Incremental):
+class Table(CachedDecoder):
     """A model whose next token depends only on the previous one and its position."""
 
     def __init__(self, T, V, *, rngs):
@@ -31,18 +31,18 @@ class Table(Incremental):
     def decoder_stack(self):
         return self
 
-    def projection(self, rows):
+    def unembed_function(self, batch_size):
         return lambda hidden: hidden
 
     def init_cache(self, batch, capacity, *, slots=None):
         return Cache((), init_slots((batch,), slots or capacity))
 
-    def incremental(self):
-        def read(tokens, cache, *, positions, mask=None):
+    def cached_forward(self):
+        def forward(tokens, cache, *, positions, mask=None):
             hidden = self.log_probs[...][jnp.maximum(positions, 0), tokens]
             return hidden, Cache((), advance(cache.slots, positions)[1])
 
-        return read
+        return forward
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import find, settings
 
 from tests.marks import slow
-from tests.ops.backends.test_contract import HERE
+from tests.ops.backends.test_contract import RUNNABLE
 from tfm_jax import laws, ops
 from tfm_jax.laws.suites.cases.masked_attention import dense_mask, masked_cases, structured_mask
 from tfm_jax.ops import masks
@@ -23,7 +23,7 @@ def attend_with(implementation):
     @functools.partial(jax.jit, static_argnames=("causal", "window"))
     def attend(q, k, v, **mask_args):
         mask = structured_mask(q.shape[1], **mask_args)
-        return ops.attention(q, k, v, mask, implementation=HERE[implementation])
+        return ops.attention(q, k, v, mask, implementation=RUNNABLE[implementation])
 
     return attend
 

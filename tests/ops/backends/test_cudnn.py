@@ -1,4 +1,4 @@
-"""What is told to cuDNN; its numbers, by XLA's implementation of the same words, are in test_contract.py."""
+"""The arguments that cuDNN gets; test_contract.py tests the values, with XLA's implementation."""
 
 import re
 
@@ -16,8 +16,8 @@ B, T, N, K, H = 2, 16, 4, 2, 8
 VALID = np.random.default_rng(1).random((B, T)) < 0.6
 
 
-def told(mask, batch=(B,)):
-    """The options that the kernel gets."""
+def kernel_options(mask, batch=(B,)):
+    """The mask options that the kernel gets."""
     seen = {}
 
     def kernel(q, k, v, **options):
@@ -30,29 +30,29 @@ def told(mask, batch=(B,)):
     return seen
 
 
-def test_masks_are_told_in_its_own_words():
-    assert told(None) == {}
-    assert told(masks.causal()) == {"is_causal": True}
-    assert told(masks.window()) == {}
-    # A window by itself would not be causal to cuDNN.
-    assert told(masks.window(5, 0)) == {"is_causal": True, "local_window_size": (5, 0)}
-    assert told(masks.window(right=0)) == {"is_causal": True}
+def test_masks_as_arguments_of_the_kernel():
+    assert kernel_options(None) == {}
+    assert kernel_options(masks.causal()) == {"is_causal": True}
+    assert kernel_options(masks.window()) == {}
+    # In cuDNN every window is causal.
+    assert kernel_options(masks.window(5, 0)) == {"is_causal": True, "local_window_size": (5, 0)}
+    assert kernel_options(masks.window(right=0)) == {"is_causal": True}
     both = masks.causal() & masks.window(5, 2) & masks.window(3)
-    assert told(both) == {"is_causal": True, "local_window_size": (3, 0)}
+    assert kernel_options(both) == {"is_causal": True, "local_window_size": (3, 0)}
 
 
-def test_prefixes_are_lengths_and_padding_is_a_table():
-    got = told(masks.prefix(np.array([3, 0])) & masks.prefix(7))
-    np.testing.assert_array_equal(got.pop("key_value_seq_lengths"), [3, 1])  # an empty row is mended after
+def test_prefixes_become_lengths_and_padding_a_boolean_array():
+    got = kernel_options(masks.prefix(np.array([3, 0])) & masks.prefix(7))
+    np.testing.assert_array_equal(got.pop("key_value_seq_lengths"), [3, 1])  # fix_rows gives 0 for length 0
     assert got == {}
-    got = told(masks.padding(VALID) & masks.causal())
+    got = kernel_options(masks.padding(VALID) & masks.causal())
     np.testing.assert_array_equal(got.pop("mask"), np.broadcast_to(VALID[:, None, None], (B, 1, T, T)))
     assert got == {"is_causal": True}
 
 
-def test_leading_dims_are_one_batch():
+def test_leading_dims_become_one_batch():
     lengths = np.array([[3], [5], [9]])
-    got = told(masks.prefix(lengths), batch=(3, 2))
+    got = kernel_options(masks.prefix(lengths), batch=(3, 2))
     np.testing.assert_array_equal(got["key_value_seq_lengths"], [3, 3, 5, 5, 9, 9])
 
 
@@ -60,15 +60,15 @@ def test_leading_dims_are_one_batch():
     "mask, sizes, reason",
     [
         (masks.causal(3), {}, "offset"),
-        (masks.causal(0), {"S": 32}, "positions where T == S alone, not T = 16, S = 32"),
-        (masks.window(3, 2), {}, "no window that goes ahead"),
-        (masks.segments(np.zeros(T, int)), {}, "cannot do segments in a mask"),
-        (masks.padding(np.ones(15, bool)), {"T": 15, "S": 15}, "padding of even lengths alone"),
+        (masks.causal(0), {"S": 32}, "positions only where T == S, not T = 16, S = 32"),
+        (masks.window(3, 2), {}, "window that reaches beyond the query"),
+        (masks.segments(np.zeros(T, int)), {}, "does not support segments in a mask"),
+        (masks.padding(np.ones(15, bool)), {"T": 15, "S": 15}, "padding for even lengths only"),
         (None, {"H": 12}, "not H = 12"),
         (None, {"H": 256}, "not H = 256"),
     ],
 )
-def test_what_it_refuses(mask, sizes, reason, monkeypatch):
+def test_what_is_unsupported(mask, sizes, reason, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     sizes = {"T": T, "S": T, "H": H} | sizes
     q, k, v = arrays(**sizes, V=sizes["H"], dtype=jnp.bfloat16)
@@ -92,7 +92,10 @@ def test_it_lowers_for_cuda_to_the_fused_kernel(case, monkeypatch):
         "padding": masks.padding(valid),
     }[case]
     q, k, v = arrays(T=T, S=T, V=H, dtype=jnp.bfloat16)
-    attend = lambda *x: ops.attention(*x, mask, implementation="cudnn")
+
+    def attend(*x):
+        return ops.attention(*x, mask, implementation="cudnn")
+
     with jax.numpy_dtype_promotion("standard"):
         traced = jax.jit(jax.grad(lambda *x: weigh(attend(*x)), argnums=(0, 1, 2))).trace(q, k, v)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
@@ -109,6 +112,9 @@ def test_on_a_gpu(mask):
     assert ops.explain_attention(q, k, v, mask).implementation == "cudnn"
     out, slopes = in_float64(q, k, v, mask)
     np.testing.assert_allclose(np.asarray(ops.attention(q, k, v, mask), np.float64), out, atol=1e-2)
-    loss = lambda *x: weigh(ops.attention(*x, mask))
+
+    def loss(*x):
+        return weigh(ops.attention(*x, mask))
+
     for got, expected in zip(jax.grad(loss, argnums=(0, 1, 2))(q, k, v), slopes, strict=True):
         np.testing.assert_allclose(np.asarray(got, np.float64), expected, atol=2e-2, rtol=2e-2)

@@ -1,4 +1,4 @@
-"""Attention around a ring of devices is attention of the whole sequence."""
+"""Ring attention over a sharded sequence equals attention over the full sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,20 @@ from tfm_jax.ops import masks
 from tfm_jax.ops.backends import ring_over
 
 DEVICES, B, T, N, K, H, V = 4, 2, 12, 4, 2, 8, 6
-LENGTH = DEVICES * T  # of the whole sequence
+LENGTH = DEVICES * T  # of the full sequence
 SEQUENCE = P(None, "sequence")
 
 rng = np.random.default_rng(0)
 IDS = jnp.asarray(np.sort(rng.integers(0, 5, (B, LENGTH))))
 VALID = jnp.asarray(rng.random((B, LENGTH)) < 0.7)
 TABLE = jnp.asarray(rng.random((B, LENGTH, LENGTH)) < 0.5)
-ALIBI = lambda i, j: ops.alibi(N, i, j)
-# (a mask of the arrays of one device, its arrays, how they are spread, options)
+
+
+def ALIBI(i, j):
+    return ops.alibi(N, i, j)
+
+
+# (function of its arrays that makes a device's mask, the arrays, their PartitionSpecs, options)
 CASES = {
     "none": (lambda: None, (), (), {}),
     "causal": (masks.causal, (), (), {}),
@@ -43,38 +48,49 @@ def mesh(name="sequence"):
     return jax.make_mesh((DEVICES,), (name,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def around(make_mask, specs, options, *, check_vma=True, implementation="ring"):
-    call = lambda q, k, v, *held: ops.attention(
-        q, k, v, make_mask(*held), **options, implementation=implementation
-    )
+def sharded_ring(make_mask, specs, options, *, check_vma=True, implementation="ring"):
+    def call(q, k, v, *arrays_of_mask):
+        return ops.attention(q, k, v, make_mask(*arrays_of_mask), **options, implementation=implementation)
+
     return jax.shard_map(
         call, mesh=mesh(), in_specs=(SEQUENCE,) * 3 + specs, out_specs=SEQUENCE, check_vma=check_vma
     )
 
 
 @pytest.mark.parametrize("case", slow_but(["window", "offsets", "packed", "not", "alibi", "dropout"], CASES))
-def test_the_ring_is_the_whole_with_its_gradients(case):
-    make_mask, held, specs, options = CASES[case]
+def test_output_and_gradients_equal_those_of_the_full_sequence(case):
+    make_mask, arrays_of_mask, specs, options = CASES[case]
     q, k, v = arrays(T=LENGTH, S=LENGTH)
-    whole = lambda q, k, v: ops.attention(q, k, v, make_mask(*held), **options, implementation="reference")
-    ring = around(make_mask, specs, options)
-    np.testing.assert_allclose(jax.jit(ring)(q, k, v, *held), jax.jit(whole)(q, k, v), atol=5e-6)
-    slopes = lambda f: jax.jit(jax.grad(lambda q, k, v: weigh(f(q, k, v)), argnums=(0, 1, 2)))(q, k, v)
-    for got, expected in zip(slopes(lambda *x: ring(*x, *held)), slopes(whole), strict=True):
+
+    def full(q, k, v):
+        return ops.attention(q, k, v, make_mask(*arrays_of_mask), **options, implementation="reference")
+
+    ring = sharded_ring(make_mask, specs, options)
+    np.testing.assert_allclose(jax.jit(ring)(q, k, v, *arrays_of_mask), jax.jit(full)(q, k, v), atol=5e-6)
+
+    def slopes(f):
+        return jax.jit(jax.grad(lambda q, k, v: weigh(f(q, k, v)), argnums=(0, 1, 2)))(q, k, v)
+
+    for got, expected in zip(slopes(lambda *x: ring(*x, *arrays_of_mask)), slopes(full), strict=True):
         np.testing.assert_allclose(got, expected, atol=5e-5)
 
 
-def test_what_the_bias_closes_over_has_a_gradient():
+def test_the_bias_is_differentiable_in_its_arrays():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
-    table = lambda slope, i, j: slope * jnp.abs(i[:, None] - j[None])[None].astype(np.float32)
-    bias = lambda slope: jax.tree_util.Partial(table, slope)
+
+    def table(slope, i, j):
+        return slope * jnp.abs(i[:, None] - j[None])[None].astype(np.float32)
+
+    def bias(slope):
+        return jax.tree_util.Partial(table, slope)
 
     def loss(slope, implementation):
         if implementation == "reference":
             return weigh(ops.attention(q, k, v, masks.causal(), bias(slope), implementation="reference"))
-        call = lambda q, k, v, slope: ops.attention(
-            q, k, v, masks.causal(), bias(slope), implementation="ring"
-        )
+
+        def call(q, k, v, slope):
+            return ops.attention(q, k, v, masks.causal(), bias(slope), implementation="ring")
+
         ring = jax.shard_map(call, mesh=mesh(), in_specs=(SEQUENCE,) * 3 + (P(),), out_specs=SEQUENCE)
         return weigh(ring(q, k, v, slope))
 
@@ -82,27 +98,33 @@ def test_what_the_bias_closes_over_has_a_gradient():
     np.testing.assert_allclose(got, expected, rtol=2e-4)
 
 
-def test_without_checks_of_what_varies_and_under_pmap():
+def test_without_check_vma_and_under_pmap():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
     expected = ops.attention(q, k, v, masks.causal(), implementation="reference")
-    got = jax.jit(around(masks.causal, (), {}, check_vma=False))(q, k, v)
+    got = jax.jit(sharded_ring(masks.causal, (), {}, check_vma=False))(q, k, v)
     np.testing.assert_allclose(got, expected, atol=5e-6)
     parts = [jnp.stack(jnp.split(x, DEVICES, axis=1)) for x in (q, k, v)]
-    call = lambda q, k, v: ops.attention(q, k, v, masks.causal(), implementation="ring")
+
+    def call(q, k, v):
+        return ops.attention(q, k, v, masks.causal(), implementation="ring")
+
     got = jax.pmap(call, axis_name="sequence", devices=jax.devices()[:DEVICES])(*parts)
     np.testing.assert_allclose(jnp.concatenate(list(got), axis=1), expected, atol=5e-6)
 
 
-def test_an_axis_of_another_name():
+def test_another_axis_name():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
-    call = lambda q, k, v: ops.attention(q, k, v, masks.causal(), implementation=ring_over("t"))
+
+    def call(q, k, v):
+        return ops.attention(q, k, v, masks.causal(), implementation=ring_over("t"))
+
     got = jax.jit(jax.shard_map(call, mesh=mesh("t"), in_specs=P(None, "t"), out_specs=P(None, "t")))(q, k, v)
     np.testing.assert_allclose(got, ops.attention(q, k, v, masks.causal()), atol=5e-6)
 
 
-def test_keys_go_around_and_are_never_gathered():
+def test_keys_are_permuted_and_never_gathered():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
-    ring = around(masks.causal, (), {})
+    ring = sharded_ring(masks.causal, (), {})
     text = jax.jit(jax.grad(lambda *x: weigh(ring(*x)))).lower(q, k, v).compile().as_text()
     assert "collective-permute(" in text or "collective-permute-start(" in text
     assert not any(x in text for x in ("all-gather(", "all-reduce(", "all-to-all("))
@@ -116,18 +138,21 @@ def test_keys_go_around_and_are_never_gathered():
             "inside shard_map or pmap over an axis named",
         ),
         (
-            lambda q: around(lambda: None, (), {"bias": np.zeros((1, 1, 1), np.float32)})(q, q, q),
-            "no bias that is array, only one that is function",
+            lambda q: sharded_ring(lambda: None, (), {"bias": np.zeros((1, 1, 1), np.float32)})(q, q, q),
+            "does not support a bias as array, only as function",
         ),
-        (lambda q: around(masks.causal, (), {})(q, q[:, : LENGTH // 2], q[:, : LENGTH // 2]), "no offset"),
         (
-            lambda q: around(masks.padding, (P(),), {})(q, q, q, jnp.ones((B, LENGTH), bool)),
+            lambda q: sharded_ring(masks.causal, (), {})(q, q[:, : LENGTH // 2], q[:, : LENGTH // 2]),
+            "no offset",
+        ),
+        (
+            lambda q: sharded_ring(masks.padding, (P(),), {})(q, q, q, jnp.ones((B, LENGTH), bool)),
             r"got valid of shape \[2, 192\]",
         ),
     ],
-    ids=["no axis", "array bias", "lengths differ", "the whole padding"],
+    ids=["no axis", "array bias", "lengths differ", "padding of the full sequence"],
 )
-def test_what_it_cannot_do(call, message):
+def test_wrong_arguments(call, message):
     q = arrays(T=LENGTH)[0]
     with pytest.raises(ValueError, match=message):
         call(q)

@@ -1,4 +1,4 @@
-"""The TPU's kernel compiled by the TPU's compiler, without a TPU; its numbers are in test_contract.py."""
+"""The kernel compiled by the TPU compiler, without a TPU; test_contract.py tests the values."""
 
 import importlib.util
 
@@ -17,7 +17,7 @@ from tfm_jax.ops import masks
 @pytest.fixture
 def mesh(monkeypatch):
     if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("needs the TPU's compiler: pip install 'tfm_jax[tpu]'")
+        pytest.skip("needs the TPU compiler: pip install 'tfm_jax[tpu]'")
     from jax.experimental import topologies
 
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
@@ -26,10 +26,10 @@ def mesh(monkeypatch):
 
 
 @pytest.mark.slow
-def test_forward_and_backward_compile_for_a_tpu_and_auto_takes_them(mesh):
-    spread = NamedSharding(mesh, P("data"))
-    q, k, v = (jax.ShapeDtypeStruct((4, 1000, n, 128), jnp.bfloat16, sharding=spread) for n in (8, 2, 2))
-    ids = jax.ShapeDtypeStruct((4, 1000), jnp.int32, sharding=spread)
+def test_auto_takes_the_kernel_and_it_compiles_forward_and_backward(mesh):
+    sharding = NamedSharding(mesh, P("data"))
+    q, k, v = (jax.ShapeDtypeStruct((4, 1000, n, 128), jnp.bfloat16, sharding=sharding) for n in (8, 2, 2))
+    ids = jax.ShapeDtypeStruct((4, 1000), jnp.int32, sharding=sharding)
 
     def attend(q, k, v, ids):
         mask = masks.causal() & masks.window(300) & masks.segments(ids)
@@ -39,7 +39,10 @@ def test_forward_and_backward_compile_for_a_tpu_and_auto_takes_them(mesh):
     with jax.set_mesh(mesh):
         rows = P("data")
         shard = jax.shard_map(attend, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
-        loss = lambda *x: jnp.sum(shard(*x).astype(jnp.float32) ** 2)
+
+        def loss(*x):
+            return jnp.sum(shard(*x).astype(jnp.float32) ** 2)
+
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, v, ids).compile()
     kernels = compiled.as_text().count('custom_call_target="tpu_custom_call"')
     assert kernels == 3  # the forward pass, the gradient of the queries, that of keys and values
@@ -47,25 +50,25 @@ def test_forward_and_backward_compile_for_a_tpu_and_auto_takes_them(mesh):
     assert compiled.memory_analysis().temp_size_in_bytes < table
 
 
-def test_heads_that_the_registers_do_not_divide_are_refused(monkeypatch):
+def test_head_sizes_that_are_no_multiple_of_the_register_width_are_unsupported(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     q = jax.ShapeDtypeStruct((2, 512, 8, 64), jnp.bfloat16)
     got = ops.explain_attention(q, q, q, masks.causal())
     assert got.implementation == "chunked"
-    assert got.refused["splash"] == ("wants heads of a size that 128 divides, not H = 64",)
+    assert got.reasons["splash"] == ("needs H to be a multiple of 128, not H = 64",)
 
 
 @pytest.mark.parametrize(
     "mask, reason",
     [
-        (masks.causal(-3), "a query that its position closes to every key"),
-        (masks.window(2, offset=600), "a query that its position closes to every key"),
+        (masks.causal(-3), "a query whose position masks every key"),
+        (masks.window(2, offset=600), "a query whose position masks every key"),
         (masks.segments(np.zeros(512, int)) & masks.segments(np.ones(512, int)), "one segments"),
-        (masks.causal() | masks.prefix(3), r"cannot do \| in a mask"),
+        (masks.causal() | masks.prefix(3), r"does not support \| in a mask"),
     ],
 )
-def test_masks_that_it_refuses(mask, reason, monkeypatch):
+def test_unsupported_masks(mask, reason, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     q = jax.ShapeDtypeStruct((2, 512, 8, 128), jnp.bfloat16)
@@ -73,16 +76,16 @@ def test_masks_that_it_refuses(mask, reason, monkeypatch):
         jax.eval_shape(lambda q: ops.attention(q, q, q, mask, implementation="splash"), q)
 
 
-def test_jit_cannot_spread_it_over_devices(monkeypatch):
+def test_jit_cannot_partition_it_over_devices(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     q = jax.ShapeDtypeStruct((2, 512, 8, 128), jnp.bfloat16)
     got = ops.explain_attention(q, q, q, masks.causal())
     assert got.implementation == "chunked"
-    assert got.refused["splash"] == ("cannot be spread over 4 devices by jit: call it inside shard_map",)
+    assert got.reasons["splash"] == ("cannot be partitioned over 4 devices by jit: call it inside shard_map",)
 
 
-def test_no_id_of_a_segment_opens_padding():
+def test_no_segment_id_unmasks_padding():
     low, high = -(2**31), 2**31 - 1
     for ids in (np.full(19, low), np.full(19, high), np.where(np.arange(19) < 9, low, 5)):
         q, k, v = arrays(T=19, V=8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.ops.masks.tiles import Grid, Span
 
-# No two dims alike, so that none can stand for another: ragged tiles, even ones, one larger than the table.
+# All dims differ, so that a swap shows: ragged tiles, even tiles, one tile larger than the table.
 RAGGED, EVEN, LARGER = Grid(9, 8, 4, 5), Grid(8, 15, 4, 5), Grid(3, 1, 4, 5)
 GRIDS = pytest.mark.parametrize("grid", [RAGGED, EVEN, LARGER], ids=["ragged", "even", "larger"])
 N, H = 6, 7
@@ -20,7 +20,7 @@ grids = st.builds(Grid, sizes, sizes, sizes, sizes)
 
 
 def tiles_of(n, size):
-    """The elements of each tile of an axis, by walking along it."""
+    """The elements of each tile of an axis, by a loop."""
     tiles = []
     for i in range(n):
         if i % size == 0:
@@ -55,9 +55,9 @@ def test_spans_are_the_tiles(grid):
 
 
 @pytest.mark.parametrize("trace", [lambda f: f, jax.jit], ids=["static", "traced"])
-def test_a_span_takes_its_elements_and_beyond_the_end_the_last(trace):
+def test_a_span_takes_its_elements_and_repeats_the_last_beyond_the_end(trace):
     x = RNG.integers(0, 100, (3, 7, 2))
-    take = trace(lambda start: Span(start, 4).of(x, -2))
+    take = trace(lambda start: Span(start, 4).take(x, -2))
     indices = trace(lambda start: Span(start, 4).indices())
     for start in range(7):
         assert indices(start).dtype == jnp.int32
@@ -82,7 +82,7 @@ def test_split(grid, of, axis, mode):
 
 
 @GRIDS
-def test_split_of_an_array_of_jax_is_one_and_the_same(grid):
+def test_split_of_a_jax_array_is_the_same(grid):
     x = RNG.integers(0, 100, (2, grid.T, grid.S)).astype(np.int32)
     for axis in (-2, -1):
         for mode in ("edge", "constant"):
@@ -94,7 +94,7 @@ def test_split_of_an_array_of_jax_is_one_and_the_same(grid):
 
 @GRIDS
 @pytest.mark.parametrize("batch, K", [((), 3), ((2,), 6), ((10, 2), 1)])
-def test_query_tiles_and_the_way_back(grid, batch, K):
+def test_query_tiles_and_their_inverse(grid, batch, K):
     x = RNG.random((*batch, grid.T, N, H), np.float32)
     G, down = N // K, grid.shape[0]
     expected = np.zeros((down, *batch, K, G * grid.rows, H), np.float32)
@@ -105,7 +105,7 @@ def test_query_tiles_and_the_way_back(grid, batch, K):
     tiles = grid.query_tiles(jnp.asarray(x), K)
     np.testing.assert_array_equal(tiles, expected)
     np.testing.assert_array_equal(grid.join_query_tiles(tiles, N), x)
-    # What the tiles hold beyond the last query, and how wide they are, makes no difference.
+    # Neither the padding beyond the last query nor the last axis changes the result.
     others = jnp.where(tiles == 0, 9.0, tiles)[..., :2]
     np.testing.assert_array_equal(grid.join_query_tiles(others, N), x[..., :2])
 

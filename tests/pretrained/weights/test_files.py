@@ -388,7 +388,7 @@ def test_no_weights(saved):
         ({"mlp_bias": True}, "config.json: got mlp_bias=True; wanted False, the only supp"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "got rope_parameters of type 'yarn'; wanted 'default'"),
         ({"hidden_act": "gelu_of_ones_own"}, "config.json: activation: got 'gelu_of_ones_own'"),
-        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "got n_kv_heads=3 with n_heads=4"),
         ({"hidden_size": "six"}, "config.json: "),
     ],
 )

@@ -1,9 +1,9 @@
-"""The implementations of attention by name, one file each, and what each of them honours.
+"""Attention backends by name, one file each, with their capabilities.
 
-Every backend is a pure function ``(q, k, v, mask, bias, *, scale, soft_cap, dropout_rate, key)`` that gives
-[..., T, N, Hv] of arguments which ``ops.attention`` has checked: the mask still as a ``Mask`` (or None),
-``scale`` never None. Beside it stands its ``Capabilities``; what those do not declare is refused before it is
-called, so that no backend ever ignores an argument.
+A backend is a pure function ``(q, k, v, mask, bias, *, scale, soft_cap, dropout_rate, key)`` that returns
+[..., T, N, Hv] for arguments that ``ops.attention`` has checked: the mask is a ``Mask`` that fits, or None;
+``scale`` is never None. ``ops.attention`` raises for anything that the backend's ``Capabilities`` do not
+declare, so no backend ever ignores an argument.
 """
 
 import functools
@@ -18,17 +18,17 @@ __all__ = ["BACKENDS", "Backend", "Capabilities", "Request", "by_speed", "ring_o
 
 
 def ring_over(axis: str) -> Backend:
-    """The ring around the devices of an axis of any name, to be passed as ``implementation``.
+    """Ring attention over a mesh axis of any name, to be passed as ``implementation``.
 
     Equivalent to::
 
-        BACKENDS["ring"]                                                # whose axis is named "sequence"
+        BACKENDS["ring"]                                                # for the axis "sequence"
 
     Args:
       axis: the name of a mapped axis, inside ``shard_map`` or ``pmap``.
 
     Returns:
-      A ``Backend``. Outside of such an axis it refuses.
+      A ``Backend``. It is unsupported outside of such an axis.
     """
     return Backend("ring", functools.partial(ring.attention, axis=axis), ring.capabilities(axis))
 
@@ -45,31 +45,30 @@ BACKENDS: dict[str, Backend] = {
         ring_over(ring.AXIS),
     )
 }
-SMALL = 256 * 256
-"""Entries T * S of a table of logits up to which it is kept for the backward pass."""
-FEW = 8
-"""Queries T, such as the beams of a search, up to which a CPU reads their keys where they stand."""
+_MAX_KEPT_LOGITS = 256 * 256
+"""The largest T * S whose logits are kept for the backward pass."""
+_MAX_DECODE_QUERIES = 8
+"""The largest T, such as the beams of a search, for ``cpu_decode``."""
 
 
 def by_speed(request: Request) -> list[Backend]:
-    """What "auto" tries, the fastest first. Not the ring: only the caller knows that a sequence is spread.
+    """The backends that "auto" tries, fastest first. Not the ring: only the caller knows the sharding.
 
     Equivalent to::
 
-        [BACKENDS[name] for name in ("cudnn", "splash", "chunked", "xla", "reference")]        # a large table
+        [BACKENDS[name] for name in ("cudnn", "splash", "chunked", "xla", "reference")]        # large T * S
 
     Args:
       request: the arguments of the call.
 
     Returns:
-      Backends, whether they can or not.
+      Backends, whether they support the request or not.
     """
     T, S = request.q.shape[-3], request.k.shape[-3]
-    # To compute a small table again in the backward pass takes longer than to keep it.
-    large = definitely(lambda: T * S > SMALL)
-    plain = ("chunked", "xla", "reference") if large else ("reference", "chunked")
-    # Of a few queries, to copy the keys first would be most of the work on a CPU. Not on a mesh: whether all
-    # is finite is asked of all devices.
-    alone = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
-    few = ("cpu_decode",) if alone and definitely(lambda: T <= FEW) else ()
-    return [BACKENDS[name] for name in ("cudnn", "splash", *few, *plain)]
+    # Few logits are kept for the backward pass: that is faster than to recompute them.
+    large = definitely(lambda: T * S > _MAX_KEPT_LOGITS)
+    general = ("chunked", "xla", "reference") if large else ("reference", "chunked")
+    # Not on a mesh: the check for finite results would need a collective.
+    one_device = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
+    decode = ("cpu_decode",) if one_device and definitely(lambda: T <= _MAX_DECODE_QUERIES) else ()
+    return [BACKENDS[name] for name in ("cudnn", "splash", *decode, *general)]

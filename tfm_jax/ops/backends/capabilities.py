@@ -1,8 +1,7 @@
-"""What an implementation of attention says that it honours, and what it therefore refuses."""
+"""Capabilities of attention backends, and the reasons why one does not support a call."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.export
@@ -11,9 +10,12 @@ from tfm_jax.ops.masks.algebra import And, Dense, Mask, Not, Or
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.types import Array, Key
 
-__all__ = ["Backend", "Capabilities", "Request", "conjuncts", "nodes"]
+__all__ = ["FLOATS", "Backend", "Capabilities", "Request", "conjuncts", "nodes"]
 
-KINDS = {
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+"""The dtypes that attention accepts."""
+
+_MASK_NAMES = {
     Causal: "causal",
     Window: "window",
     Padding: "padding",
@@ -23,12 +25,11 @@ KINDS = {
     Or: "|",
     Not: "~",
 }
-FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """The arguments of one call, checked, and the platform that it will run on."""
+    """The checked arguments of one call of attention, and the platform that it will run on."""
 
     q: Array  # [..., T, N, H]
     k: Array  # [..., S, K, H]
@@ -42,39 +43,43 @@ class Request:
     platform: str  # "cpu", "gpu" or "tpu"
 
 
+def _no_limits(request: Request) -> Iterator[str]:
+    return iter(())
+
+
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do. What it does not declare, it refuses."""
+    """What a backend supports. The defaults are everything but a sharded sequence."""
 
-    masks: frozenset[str] = frozenset(KINDS.values())
-    """Kinds that may stand in a mask, joined by ``&``; "|" and "~" are for the algebra."""
+    masks: frozenset[str] = frozenset(_MASK_NAMES.values())
+    """Masks that ``&`` may join: names of constructors, and "|" and "~" for the operators."""
     offsets: str = "traced"
-    """Of the queries: "traced", also one a row; "static", one int; "none", T == S alone."""
+    """Query offsets: "traced", also one per sequence; "static", one int; "none", T == S only."""
     bias: frozenset[str] = frozenset({"array", "function"})
-    """As what a bias may come; its gradient is always honoured with it."""
+    """Forms of the bias. Its gradient is always supported."""
     soft_cap: bool = True
     dropout: bool = True
     grouped_heads: bool = True
     traced_numbers: bool = True
-    """Whether scale and soft cap may be known only when the program runs."""
+    """Whether scale and soft cap may be traced."""
     value_size: bool = True
     """Whether Hv may differ from H."""
     symbolic_lengths: bool = True
-    """Whether T and S may be symbols of ``jax.export``, known when the program runs."""
+    """Whether T and S may be symbols of ``jax.export``."""
     dtypes: frozenset[str] = FLOATS
     platforms: frozenset[str] | None = None
     """None: all."""
-    spread: bool = False
-    """Whether queries and keys are those of one device, of a sequence that is spread over several."""
+    sharded: bool = False
+    """Whether q, k and v are one device's part of a sequence that is sharded over a mesh axis."""
     forward_mode: bool = True
     """Whether ``jax.jvp`` works, beside ``jax.grad``."""
-    also: Callable[[Request], Iterator[str]] = lambda request: iter(())
-    """Further things that it cannot do, each said in words."""
+    limits: Callable[[Request], Iterator[str]] = _no_limits
+    """Further reasons why the backend does not support a request."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """An implementation of attention: a pure function, and what it honours."""
+    """An implementation of attention: a pure function and its capabilities."""
 
     name: str
     attention: Callable[..., Array]
@@ -82,7 +87,7 @@ class Backend:
     capabilities: Capabilities
 
     def unsupported(self, request: Request) -> tuple[str, ...]:
-        """Why it cannot do what is asked; empty where it can."""
+        """The reasons why it does not support a request; empty where it does."""
         return tuple(_reasons(self.capabilities, request))
 
 
@@ -99,7 +104,7 @@ def conjuncts(mask: Mask | None) -> list[Mask]:
 
 
 def nodes(mask: Mask | None) -> Iterator[Mask]:
-    """All that a mask is made of, but for the ``&`` between."""
+    """Every mask in an expression, leaves and operators, except for the ``&``."""
     if mask is None:
         return
     if not isinstance(mask, And):
@@ -110,49 +115,54 @@ def nodes(mask: Mask | None) -> Iterator[Mask]:
             yield from nodes(inner)
 
 
-def _reasons(can: Capabilities, request: Request) -> Iterator[str]:
-    q, k, v = request.q, request.k, request.v
-    if can.platforms is not None and request.platform not in can.platforms:
-        yield f"runs on {_names(can.platforms)}, not on {request.platform}"
-    if q.dtype.name not in can.dtypes:
-        yield f"computes {_names(can.dtypes)}, not {q.dtype}"
-    kinds = {KINDS.get(type(part), type(part).__name__) for part in nodes(request.mask)}
-    if not kinds <= can.masks:
-        yield f"cannot do {_names(kinds - can.masks)} in a mask, only {_names(can.masks)}"
-    yield from _offset_reasons(can, request)
+def _reasons(capabilities: Capabilities, request: Request) -> Iterator[str]:
+    platforms, dtypes = capabilities.platforms, capabilities.dtypes
+    if platforms is not None and request.platform not in platforms:
+        yield f"runs on {_names(platforms)}, not on {request.platform}"
+    if request.q.dtype.name not in dtypes:
+        yield f"supports {_names(dtypes)}, not {request.q.dtype}"
+    yield from _mask_reasons(capabilities, request.mask)
     form = "function" if callable(request.bias) else "array"
-    if request.bias is not None and form not in can.bias:
-        other = f", only one that is {_names(can.bias)}" if can.bias else ""
-        yield f"takes no bias that is {form}{other}"
-    if request.soft_cap is not None and not can.soft_cap:
-        yield "has no soft cap"
-    if request.key is not None and request.dropout_rate and not can.dropout:
-        yield "has no dropout"
-    if q.shape[-2] != k.shape[-2] and not can.grouped_heads:
-        yield f"wants as many key/value heads as query heads, not {k.shape[-2]} for {q.shape[-2]}"
-    if not can.traced_numbers and any(
-        isinstance(x, jax.core.Tracer) for x in (request.scale, request.soft_cap)
-    ):
-        yield "wants scale and soft_cap known before tracing"
-    if v.shape[-1] != q.shape[-1] and not can.value_size:
-        yield f"wants values of the size of queries, not Hv = {v.shape[-1]} beside H = {q.shape[-1]}"
-    T, S = q.shape[-3], k.shape[-3]
-    if not can.symbolic_lengths and any(map(jax.export.is_symbolic_dim, (T, S))):
-        yield f"wants lengths known before tracing, not T = {T}, S = {S}"
-        return  # the further things compare them
-    yield from can.also(request)
+    if request.bias is not None and form not in capabilities.bias:
+        other = f", only as {_names(capabilities.bias)}" if capabilities.bias else ""
+        yield f"does not support a bias as {form}{other}"
+    if request.soft_cap is not None and not capabilities.soft_cap:
+        yield "does not support soft_cap"
+    if request.key is not None and request.dropout_rate and not capabilities.dropout:
+        yield "does not support dropout"
+    numbers = (request.scale, request.soft_cap)
+    if not capabilities.traced_numbers and any(isinstance(x, jax.core.Tracer) for x in numbers):
+        yield "needs scale and soft_cap that are known before tracing"
+    yield from _shape_reasons(capabilities, request)
 
 
-def _offset_reasons(can: Capabilities, request: Request) -> Iterator[str]:
-    if can.offsets == "traced":
+def _mask_reasons(capabilities: Capabilities, mask: Mask | None) -> Iterator[str]:
+    names = {_MASK_NAMES.get(type(node), type(node).__name__) for node in nodes(mask)}
+    if not names <= capabilities.masks:
+        unsupported = _names(names - capabilities.masks)
+        yield f"does not support {unsupported} in a mask, only {_names(capabilities.masks)}"
+    if capabilities.offsets == "traced":
         return
-    for part in nodes(request.mask):
-        offset = getattr(part, "offset", None)
+    for node in nodes(mask):
+        offset = getattr(node, "offset", None)
         if offset is not None and not isinstance(offset, int):
-            yield f"wants the offset of {part.expression()} as one Python int"
-        elif offset and can.offsets == "none":
-            yield f"cannot do the offset of {part.expression()}: queries start at key 0"
+            yield f"needs the offset of {node.expression()} as one Python int"
+        elif offset and capabilities.offsets == "none":
+            yield f"does not support the offset of {node.expression()}: query 0 is at key 0"
 
 
-def _names(names: Any) -> str:
+def _shape_reasons(capabilities: Capabilities, request: Request) -> Iterator[str]:
+    T, N, H = request.q.shape[-3:]
+    S, K, Hv = *request.k.shape[-3:-1], request.v.shape[-1]
+    if N != K and not capabilities.grouped_heads:
+        yield f"needs as many key/value heads as query heads, not K = {K} with N = {N}"
+    if Hv != H and not capabilities.value_size:
+        yield f"needs values of the queries' size, not Hv = {Hv} with H = {H}"
+    if not capabilities.symbolic_lengths and any(map(jax.export.is_symbolic_dim, (T, S))):
+        yield f"needs lengths that are known before tracing, not T = {T}, S = {S}"
+        return  # the limits compare lengths
+    yield from capabilities.limits(request)
+
+
+def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

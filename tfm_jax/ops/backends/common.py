@@ -1,4 +1,4 @@
-"""What every implementation of attention that writes its own softmax shares: one meaning of the arguments."""
+"""The steps that the backends share: mask, bias, logits, softmax, and NaN or Inf in the inputs."""
 
 import functools
 from collections.abc import Callable
@@ -6,97 +6,130 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from tfm_jax.ops.masks.algebra import Mask, Sizes
 from tfm_jax.types import Array
 
 __all__ = [
     "Bias",
-    "adjust",
-    "exponentials",
+    "adjust_logits",
+    "bias_array",
+    "evaluate_mask",
+    "fix_rows",
     "heads_first",
-    "hide",
-    "hide_nonfinite",
     "keys_last",
-    "mend_rows",
-    "shut",
+    "mask_logits",
+    "shifted_exp",
     "softmax",
     "split_heads",
-    "whole_bias",
+    "zero_nonfinite",
+    "zero_nonfinite_qkv",
 ]
 
 Bias = Array | Callable[[Array, Array], Array]
-"""A table [..., 1|N, 1|T, 1|S], or what gives one of int32 indices of queries and of keys."""
+"""An array [..., 1|N, 1|T, 1|S], or a function of int32 query and key indices that returns one."""
 
 
-def hide_nonfinite(
+def evaluate_mask(mask: Mask | None, q: Array, k: Array) -> Array | None:
+    """A mask that fits q and k, as bool [..., 1|N, T, S]."""
+    if mask is None:
+        return None
+    *batch, T, N, _ = q.shape
+    S = k.shape[-3]
+    allowed = mask.evaluate(Sizes(tuple(batch), N, T, S))
+    return jnp.broadcast_to(allowed, (*allowed.shape[:-2], T, S))
+
+
+def bias_array(bias: Bias | None, q: Array, k: Array) -> Array | None:
+    """The bias as an array [..., 1|N, 1|T, 1|S]; calls it if it is a function."""
+    if not callable(bias):
+        return bias
+    T, S, rank = q.shape[-3], k.shape[-3], q.ndim
+    array = bias(jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32))
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+def zero_nonfinite_qkv(
     q: Array,  # [..., T, N, H]
     k: Array,  # [..., S, K, H]
     v: Array,  # [..., S, K, Hv]
 ) -> tuple[Array, Array, Array, Array, Array]:  # the same three, bool [..., T, N, 1], bool [..., S, K, 1]
-    """nan and inf replaced by 0, and which queries and keys held one.
+    """Replaces NaN and Inf by 0; also returns which queries, and which keys or values, had any.
 
-    A closed key has a weight of 0, and 0 * nan is nan: so what is multiplied must be finite, and ``shut``
-    brings nan back where the mask opens it.
+    A masked key has weight 0, and 0 * NaN is NaN, so the products need finite inputs. ``mask_logits`` puts
+    NaN back where the mask allows the key.
     """
-    (q, bad_q), (k, bad_k), (v, bad_v) = map(hide, (q, k, v))
-    return q, k, v, bad_q, bad_k | bad_v
+    (q, nonfinite_q), (k, nonfinite_k), (v, nonfinite_v) = map(zero_nonfinite, (q, k, v))
+    return q, k, v, nonfinite_q, nonfinite_k | nonfinite_v
 
 
-def hide(x: Array) -> tuple[Array, Array]:  # [..., H] -> [..., H], bool [..., 1]
-    """One array with nan and inf replaced by 0, and whether there was one."""
+def zero_nonfinite(x: Array) -> tuple[Array, Array]:  # [..., H] -> [..., H], bool [..., 1]
+    """Replaces NaN and Inf by 0; also returns which vectors had any."""
     finite = jnp.isfinite(x)
     return jnp.where(finite, x, 0), ~finite.all(-1, keepdims=True)
 
 
-def adjust(
-    logits: Array, *, scale: float | Array, soft_cap: float | Array | None, bias: Array | None
+def adjust_logits(
+    products: Array, *, scale: float | Array, soft_cap: float | Array | None, bias: Array | None
 ) -> Array:
-    """Products of queries and keys as logits: scaled, capped, biased, in their own dtype."""
-    logits = logits * jnp.asarray(scale, logits.dtype)
+    """Logits from the products of queries and keys: scaled, soft-capped, biased, in their dtype."""
+    logits = products * jnp.asarray(scale, products.dtype)
     if soft_cap is not None:
         cap = jnp.asarray(soft_cap, logits.dtype)
         logits = cap * jnp.tanh(logits / cap)
     return logits if bias is None else logits + bias.astype(logits.dtype)
 
 
-def whole_bias(bias: Bias | None, batch_rank: int, T: int, S: int) -> Array | None:
-    """A bias that is a function as its table [..., 1|N, 1|T, 1|S]."""
-    if not callable(bias):
-        return bias
-    table = bias(jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32))
-    return table.reshape((1,) * (batch_rank + 3 - table.ndim) + table.shape)
-
-
-# Compiled: as an array by itself, the nan would stop every run under jax_debug_nans.
+# Compiled: as an array outside of jit, the NaN would stop every run under jax_debug_nans.
 @functools.partial(jax.jit, inline=True)
-def shut(logits: Array, allowed: Array | None, bad: Array | None) -> Array:
-    """-inf where the mask closes, nan where it opens what is not finite; the logits elsewhere."""
-    if bad is not None:
-        logits = jnp.where(bad, jnp.nan, logits)
+def mask_logits(logits: Array, allowed: Array | None, nonfinite: Array | None) -> Array:
+    """-inf at masked positions, NaN at unmasked positions whose query or key is not finite."""
+    if nonfinite is not None:
+        logits = jnp.where(nonfinite, jnp.nan, logits)
     return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
 
 
-def exponentials(x: Array) -> tuple[Array, Array]:  # [..., T, S] -> [..., T, S], [..., T, 1]
-    """e to the logits less their largest, and their sums over the last axis: 1 of a row of -inf alone."""
-    # The largest is finite even if the row is not: -inf - (-inf) would be nan.
+def shifted_exp(x: Array) -> tuple[Array, Array]:  # [..., T, S] -> [..., T, S], [..., T, 1]
+    """exp(x - max(x)) and its sums over the last axis; the sum is 1 for a fully masked row."""
+    # The initial value keeps the maximum finite in a fully masked row: -inf - (-inf) is NaN.
     exp = jnp.exp(x - jnp.max(x, -1, keepdims=True, initial=jnp.finfo(x.dtype).min))
-    # The sum of any other row is 1 at least. By `where` it would be used twice: XLA's CPU sums twice then.
+    # Every other sum is at least 1. With `where`, XLA's CPU compiler computes the sum twice.
     return exp, jnp.maximum(exp.sum(-1, keepdims=True), 1)
 
 
 @jax.custom_jvp
 def softmax(x: Array) -> Array:
-    """Softmax over the last axis, where -inf is masked: 0, also in a row of nan or of -inf alone."""
-    exp, total = exponentials(x)
+    """Softmax over the last axis; exactly 0 where x is -inf, also in fully masked rows and rows with NaN."""
+    exp, total = shifted_exp(x)
     return jnp.where(jnp.isneginf(x), 0, exp / total)
 
 
 @softmax.defjvp
 def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # From the weights alone, so that the backward pass keeps one [T, S] table a head and meets no infinity.
+    # From the weights alone: the backward pass keeps one [T, S] table per head and meets no infinity.
     weights, (tangent,) = softmax(*primals), tangents
     change = weights * tangent
-    # A sum that is nan reaches none of the closed.
+    # A sum that is NaN must not reach masked positions.
     return weights, jnp.where(weights == 0, 0, change - weights * change.sum(-1, keepdims=True))
+
+
+@functools.partial(jax.jit, inline=True)
+def fix_rows(
+    out: Array,  # [..., T, N, Hv]
+    allowed: Array,  # bool [..., 1|N, T, S]
+    nonfinite_q: Array,  # bool [..., T, N, 1]
+    nonfinite_k: Array,  # bool [..., S, K, 1]
+) -> Array:
+    """Brings another library's output to our contract: 0 in fully masked rows, NaN where a row reads one.
+
+    XLA fuses the booleans into one pass: no table of T x S is kept.
+    """
+    readable = _any_key(allowed)
+    nonfinite = (nonfinite_q & readable) | _any_key(allowed & keys_last(nonfinite_k, out.shape[-2]))
+    return jnp.where(nonfinite, jnp.nan, jnp.where(readable, out, 0))
+
+
+def _any_key(table: Array) -> Array:  # bool [..., 1|N, T, S] -> bool [..., T, 1|N, 1]
+    return jnp.swapaxes(jnp.any(table, -1), -1, -2)[..., None]
 
 
 def heads_first(x: Array) -> Array:
@@ -110,25 +143,8 @@ def split_heads(table: Array, K: int) -> Array:
     return table.reshape(*batch, *((1, 1) if N == 1 else (K, N // K)), t, s)
 
 
-@functools.partial(jax.jit, inline=True)
-def mend_rows(
-    out: Array,  # [..., T, N, Hv]
-    allowed: Array,  # bool [..., 1|N, T, S]
-    bad_q: Array,  # bool [..., T, N, 1]
-    bad_k: Array,  # bool [..., S, K, 1]
-) -> Array:
-    """What another library's attention gives, as ours: 0 in an empty row, nan where a row reads nan or inf.
-
-    XLA makes one pass of booleans of it: no table of T x S is kept.
-    """
-    read = lambda which: jnp.swapaxes(jnp.any(which, -1), -1, -2)[..., None]  # [..., T, 1|N, 1]
-    some = read(allowed)
-    nonfinite = (bad_q & some) | read(allowed & keys_last(bad_k, out.shape[-2]))
-    return jnp.where(nonfinite, jnp.nan, jnp.where(some, out, 0))
-
-
 def keys_last(x: Array, N: int) -> Array:
-    """[..., S, K, 1] as [..., N, 1, S]: each key/value head once for every query head that it serves."""
+    """[..., S, K, 1] as [..., N, 1, S]: each key/value head repeated for its query heads."""
     *batch, S, K, _ = x.shape
     x = jnp.broadcast_to(heads_first(x), (*batch, K, S, N // K))
     return jnp.swapaxes(x, -2, -1).reshape(*batch, N, S)[..., None, :]

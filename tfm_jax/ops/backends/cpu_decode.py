@@ -1,8 +1,9 @@
-"""Attention as if all numbers were finite, for a few queries: keys and values are read where they stand.
+"""Attention for decoding on a CPU: a few queries read the KV cache without a copy of it.
 
-So that nothing which a mask closes reaches the output, not even a nan, the reference first copies keys and
-values with 0 for what is not finite: of one query that would be most of the work. Here both products run
-first, and only if they are not finite is it done again with the copies; ``jax.vmap`` always runs both.
+The reference first copies keys and values with 0 in place of NaN and Inf, so that these cannot reach the
+output from masked positions. With one query, the copy would be most of the work. This backend computes both
+products from the originals, and repeats them from the copies only if a result is not finite; ``jax.vmap``
+always runs both.
 """
 
 import functools
@@ -11,19 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops import masks
 from tfm_jax.ops.backends import reference
 from tfm_jax.ops.backends.capabilities import Capabilities
 from tfm_jax.ops.backends.common import (
     Bias,
-    adjust,
+    adjust_logits,
+    bias_array,
+    evaluate_mask,
     heads_first,
-    hide_nonfinite,
     keys_last,
-    shut,
+    mask_logits,
     softmax,
-    whole_bias,
+    zero_nonfinite_qkv,
 )
+from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention"]
@@ -35,7 +37,7 @@ def attention(
     q: Array,  # [..., T, N, H]
     k: Array,  # [..., S, K, H]
     v: Array,  # [..., S, K, Hv]
-    mask: masks.Mask | None,
+    mask: Mask | None,
     bias: Bias | None,  # [..., 1|N, 1|T, 1|S]
     *,
     scale: float | Array,
@@ -43,61 +45,57 @@ def attention(
     dropout_rate: float,
     key: Key | None,
 ) -> Array:  # [..., T, N, Hv]
-    """Attention as ``tfm_jax.ops.attention`` defines it, where ``CAPABILITIES`` says so.
+    """Attention as ``tfm_jax.ops.attention`` defines it, within ``CAPABILITIES``.
 
     Args:
       q, k, v, mask, bias, scale, soft_cap: as ``reference.attention``.
       dropout_rate, key: no dropout.
 
     Returns:
-      [..., T, N, Hv] of q's dtype; 0 where a query may attend to nothing. Its derivatives are those of the
-      reference.
-
-    Raises:
-      ValueError: the mask does not fit q and k.
+      [..., T, N, Hv] of q's dtype; 0 in fully masked rows. The derivatives are those of the reference.
     """
     del dropout_rate, key
-    bias = whole_bias(bias, q.ndim - 3, q.shape[-3], k.shape[-3])
-    return _attend(q, k, v, mask, bias, scale, soft_cap)
+    return _attend(q, k, v, mask, bias_array(bias, q, k), scale, soft_cap)
 
 
-# Compiled: a nan that is then replaced would stop every run under jax_debug_nans.
+# Compiled: outside of jit, a NaN that is replaced later would stop every run under jax_debug_nans.
 @jax.custom_jvp
 @functools.partial(jax.jit, inline=True)
 def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
-    *batch, T, N, _ = q.shape
-    S = k.shape[-3]
-    allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
-    attend = functools.partial(_two_products, allowed=allowed, bias=bias, scale=scale, soft_cap=soft_cap)
+    allowed = evaluate_mask(mask, q, k)
+    attend = functools.partial(_attend_once, allowed=allowed, bias=bias, scale=scale, soft_cap=soft_cap)
 
-    def otherwise() -> Array:
+    def from_copies() -> Array:
         if mask is None:
             return _by_reference(q, k, v, mask, bias, scale, soft_cap)
-        # By the same products: queries that read nothing bad keep every bit.
-        *finite, bad_q, bad_k = hide_nonfinite(q, k, v)
-        return attend(*finite, bad=heads_first(bad_q) | keys_last(bad_k, N))[0]
+        # With the same products: queries that read finite inputs alone keep every bit.
+        *finite_inputs, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
+        return attend(*finite_inputs, heads_first(nonfinite_q) | keys_last(nonfinite_k, q.shape[-2]))[0]
 
-    # 0 * nan is nan: in the sum over values no mask stops it.
-    out, finite = attend(q, k, v, bad=None)
-    return jax.lax.cond(finite, lambda: out, otherwise)
+    # The mask does not stop NaN in the sum over values: 0 * NaN is NaN.
+    out, finite = attend(q, k, v, None)
+    return jax.lax.cond(finite, lambda: out, from_copies)
 
 
-def _two_products(q, k, v, bad, *, allowed, bias, scale, soft_cap) -> tuple[Array, Array]:
-    """[..., T, N, Hv]; and whether both products are finite, as they are only if q, k and v are."""
+def _attend_once(q, k, v, nonfinite, *, allowed, bias, scale, soft_cap) -> tuple[Array, Array]:
+    """[..., T, N, Hv], and whether both products are finite (only if q, k and v are)."""
     (T, N), K = q.shape[-3:-1], k.shape[-2]
     dtype = np.promote_types(q.dtype, np.float32)
-    # One query a head is a vector: XLA has no product to turn round.
-    compare, mix = (reference.compare, reference.mix) if T == 1 and N == K else (_compare, _mix)
-    logits = compare(q, k, dtype)
-    finite = jnp.isfinite(logits).all()
-    weights = softmax(shut(adjust(logits, scale=scale, soft_cap=soft_cap, bias=bias), allowed, bad))
-    out = mix(weights.astype(v.dtype), v, dtype)
+    # One query per head is a vector: XLA does not swap the operands of that product.
+    is_vector = T == 1 and N == K
+    products = (reference.key_products if is_vector else _key_products)(q, k, dtype)
+    finite = jnp.isfinite(products).all()
+    logits = adjust_logits(products, scale=scale, soft_cap=soft_cap, bias=bias)
+    weights = softmax(mask_logits(logits, allowed, nonfinite))
+    out = (reference.value_sums if is_vector else _value_sums)(weights.astype(v.dtype), v, dtype)
     return out.astype(q.dtype), finite & jnp.isfinite(out).all()
 
 
-def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:
-    """``reference.compare``, each head's keys on the left of a product: left alone, XLA turns it round, and
-    copies the keys for it."""
+def _key_products(q: Array, k: Array, dtype: np.dtype) -> Array:
+    """``reference.key_products`` with the keys as the left operand.
+
+    Without the barrier, XLA swaps the operands and copies the keys.
+    """
     *batch, T, N, H = q.shape
     S, K = k.shape[-3:-1]
     q = jnp.einsum("...TKGH->...KGTH", q.reshape(*batch, T, K, N // K, H)).reshape(*batch, K, N // K * T, H)
@@ -107,8 +105,8 @@ def _compare(q: Array, k: Array, dtype: np.dtype) -> Array:
     return jnp.swapaxes(jax.lax.optimization_barrier(logits), -1, -2).reshape(*batch, N, T, S)
 
 
-def _mix(weights: Array, v: Array, dtype: np.dtype) -> Array:
-    """``reference.mix``, each head's values on the right of a product."""
+def _value_sums(weights: Array, v: Array, dtype: np.dtype) -> Array:
+    """``reference.value_sums`` with the values as the right operand, behind a barrier."""
     *batch, N, T, S = weights.shape
     K, H = v.shape[-2:]
     heads, last = (*range(len(batch)), len(batch)), len(batch) + 2

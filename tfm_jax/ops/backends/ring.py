@@ -1,8 +1,8 @@
-"""Attention over a sequence that is spread over devices: the keys go around, the queries stay.
+"""Ring attention over a sharded sequence: keys and values rotate around the devices, queries stay.
 
-For use inside ``shard_map`` (or ``pmap``): each device has T queries and S keys that follow one another in
-the order of the axis. Where the mask compares positions, it compares those in the whole sequence. No device
-ever holds the keys of two, forward or backward.
+For use inside ``shard_map`` or ``pmap``: each device holds T consecutive queries and S consecutive keys, in
+the order of the axis. Masks compare positions in the full sequence. No device ever holds the keys of two
+devices, forward or backward.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +14,10 @@ from tfm_jax.ops.backends import chunked
 from tfm_jax.ops.backends.capabilities import Capabilities, Request
 from tfm_jax.types import Array, Key
 
-__all__ = ["attention", "capabilities"]
+__all__ = ["AXIS", "attention", "capabilities"]
 
 AXIS = "sequence"
+"""The default name of the mesh axis."""
 
 
 def attention(
@@ -33,22 +34,22 @@ def attention(
     tile: int = 256,
     axis: str = AXIS,
 ) -> Array:  # [..., T, N, Hv]
-    """Attention as ``tfm_jax.ops.attention`` defines it, of the whole sequence.
+    """Attention as ``tfm_jax.ops.attention`` defines it, over the full sequence.
 
     Equivalent to::
 
         q, k, v = (jax.lax.all_gather(x, axis, axis=-3, tiled=True) for x in (q, k, v))
-        out = ops.attention(q, k, v, mask_of_the_whole, bias, ...)
+        out = ops.attention(q, k, v, full_mask, bias, ...)
         out[..., i : i + T, :, :]                                               # i = T * axis_index(axis)
 
     Args:
-      q, k, v: as ``chunked.attention``, those of this device.
+      q, k, v: as ``chunked.attention``, the shards of this device.
       mask: a Mask. ``padding`` and ``segments`` hold the arrays of this device, ``dense`` its T queries and
-        all keys; a position counts from the start of the whole sequence, and so do ``prefix`` and offsets.
-      bias: a function of indices in the whole sequence, or None.
+        all keys; positions, ``prefix`` and offsets count from the start of the full sequence.
+      bias: a function of indices in the full sequence, or None.
       scale, soft_cap, dropout_rate, tile: as ``chunked.attention``.
       key: a PRNG key, the same on every device, or None for no dropout.
-      axis: the name of the axis of devices.
+      axis: the name of the mesh axis.
 
     Returns:
       [..., T, N, Hv] of q's dtype, the queries of this device.
@@ -69,14 +70,14 @@ def attention(
 
 
 def capabilities(axis: str) -> Capabilities:
-    """What it can do around that axis."""
+    """The capabilities of the ring around an axis of that name."""
 
-    def also(request: Request) -> Iterator[str]:
+    def limits(request: Request) -> Iterator[str]:
         try:
             jax.lax.axis_size(axis)
         except NameError:
             yield f"runs inside shard_map or pmap over an axis named {axis!r}"
 
     return Capabilities(
-        bias=frozenset({"function"}), symbolic_lengths=False, spread=True, forward_mode=False, also=also
+        bias=frozenset({"function"}), symbolic_lengths=False, sharded=True, forward_mode=False, limits=limits
     )

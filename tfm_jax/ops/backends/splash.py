@@ -1,8 +1,8 @@
-"""The TPU's kernel of JAX, "splash" attention: what is known of the mask before tracing skips its blocks.
+"""JAX's splash attention kernel for TPUs, which skips the blocks that a causal mask or window masks.
 
-Causal masks and windows are told to the kernel as such. Segments, padding and prefixes are all one thing to
-it, ids that must be equal: a key that may not be read gets an id that no query has. Rows are mended to our
-contracts afterwards. The compiler cannot spread it over devices: on several, call it inside ``shard_map``.
+The kernel implements causal masks and windows. Segments, padding and prefixes become its segment ids: a
+masked key gets an id that no query has. Fully masked rows, NaN and Inf are brought to our contract
+afterwards. The compiler cannot partition the kernel: on several devices, call it inside ``shard_map``.
 """
 
 from collections.abc import Iterator
@@ -12,40 +12,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops import masks
 from tfm_jax.ops.backends.capabilities import Capabilities, Request, conjuncts
-from tfm_jax.ops.backends.common import hide_nonfinite, mend_rows
+from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
+from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention"]
 
-LANES = 128
-"""Side of the TPU's registers: lengths are filled up to multiples of it."""
+_LANES = 128
+"""The width of the TPU's registers: lengths are padded to multiples of it."""
 
 
-def _also(request: Request) -> Iterator[str]:
+def _limits(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
-    parts = conjuncts(request.mask)
+    leaves = conjuncts(request.mask)
     if not definitely(lambda: request.q.size > 0 and request.k.size > 0):
-        yield "wants a query and a key at least"
+        yield "needs at least one query and one key"
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not mesh.are_all_axes_manual:
         devices = jax.device_count() if mesh.empty else mesh.size
         if devices > 1 and request.platform == "tpu":
-            yield f"cannot be spread over {devices} devices by jit: call it inside shard_map"
+            yield f"cannot be partitioned over {devices} devices by jit: call it inside shard_map"
     elif jax.typeof(request.q).manual_axis_type.varying:
-        yield "wants shard_map(check_vma=False)"
-    if H % LANES and request.platform == "tpu":
-        yield f"wants heads of a size that {LANES} divides, not H = {H}"
-    if sum(isinstance(part, Segments) for part in parts) > 1:
-        yield "takes one segments(...) in a mask"
-    if all(isinstance(getattr(part, "offset", None), int | None) for part in parts):
-        first, last = _reach(parts)
+        yield "needs shard_map(check_vma=False)"
+    if H % _LANES and request.platform == "tpu":
+        yield f"needs H to be a multiple of {_LANES}, not H = {H}"
+    if sum(isinstance(leaf, Segments) for leaf in leaves) > 1:
+        yield "supports one segments(...) in a mask"
+    if all(isinstance(getattr(leaf, "offset", None), int | None) for leaf in leaves):
+        least, greatest = _distance_range(leaves)
         queries = np.arange(T)
-        if (np.maximum(0, queries + first) > np.minimum(S - 1, queries + last)).any():
-            yield "cannot do a query that its position closes to every key"
+        if (np.maximum(0, queries + least) > np.minimum(S - 1, queries + greatest)).any():
+            yield "does not support a query whose position masks every key"
 
 
 CAPABILITIES = Capabilities(
@@ -58,7 +58,7 @@ CAPABILITIES = Capabilities(
     dtypes=frozenset({"bfloat16", "float32"}),
     platforms=frozenset({"tpu"}),
     forward_mode=False,
-    also=_also,
+    limits=_limits,
 )
 
 
@@ -66,7 +66,7 @@ def attention(
     q: Array,  # [..., T, N, H]
     k: Array,  # [..., S, K, H]
     v: Array,  # [..., S, K, Hv]
-    mask: masks.Mask | None,
+    mask: Mask | None,
     bias: None,
     *,
     scale: float,
@@ -75,7 +75,7 @@ def attention(
     key: Key | None,
     interpret: bool = False,
 ) -> Array:  # [..., T, N, Hv]
-    """Attention as ``tfm_jax.ops.attention`` defines it, where ``CAPABILITIES`` says so.
+    """Attention as ``tfm_jax.ops.attention`` defines it, within ``CAPABILITIES``.
 
     Args:
       q, k, v: as ``reference.attention``.
@@ -87,55 +87,49 @@ def attention(
       interpret: run the kernel as plain JAX, on any platform; slow, for tests.
 
     Returns:
-      [..., T, N, Hv] of q's dtype; 0 where a query may attend to nothing.
-
-    Raises:
-      ValueError: the mask does not fit q and k.
+      [..., T, N, Hv] of q's dtype; 0 in fully masked rows.
     """
     del bias, dropout_rate, key
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
-    bad_q = bad_k = allowed = None
-    inputs = q, k, v
+    allowed, inputs = evaluate_mask(mask, q, k), (q, k, v)
     if mask is not None:
-        allowed = masks.to_heads(mask, tuple(batch), N, T, S)
-        *inputs, bad_q, bad_k = hide_nonfinite(q, k, v)
-    reach = _reach(conjuncts(mask))
-    # Its softmax has no empty rows: those that fill the last block up find keys as well.
-    sizes = _whole(T), _whole(max(S, _whole(T) + max(0, reach[0])))
+        *inputs, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
+    distances = _distance_range(conjuncts(mask))
+    # The kernel has no fully masked rows: the queries that pad the last block find keys too.
+    T_padded = _round_up(T)
+    S_padded = _round_up(max(S, T_padded + max(0, distances[0])))
     scaled = (inputs[0].astype(jnp.float32) * scale).astype(q.dtype)  # the kernel has no scale
-    tiles = [
-        jnp.swapaxes(_fill(x.reshape(-1, *x.shape[-3:]), n), 1, 2)
-        for x, n in zip((scaled, *inputs[1:]), (sizes[0], sizes[1], sizes[1]), strict=True)
-    ]  # [rows of the batch, heads, length, size]
-    query_ids, key_ids, valid = _ids(mask, tuple(batch), T, S)
-    query_ids, key_ids, valid = (
-        _fill(x, n) for x, n in ((query_ids, sizes[0]), (key_ids, sizes[1]), (valid, sizes[1]))
-    )
-    # Keys that may not be read get an id that no query has.
-    least, most = query_ids.min(-1, keepdims=True), query_ids.max(-1, keepdims=True)
-    key_ids = jnp.where(valid, key_ids, jnp.where(least > np.iinfo(np.int32).min, least - 1, most + 1))
-    kernel = _kernel(N, *sizes, reach, soft_cap, interpret)
-    out = jax.vmap(kernel)(*tiles, query_ids, key_ids)
+    padded = [
+        jnp.swapaxes(_pad(x.reshape(-1, *x.shape[-3:]), n), 1, 2)
+        for x, n in zip((scaled, *inputs[1:]), (T_padded, S_padded, S_padded), strict=True)
+    ]  # [examples, heads, length, size]
+    query_ids, key_ids, valid = _segment_ids(mask, tuple(batch), T, S)
+    query_ids, key_ids, valid = _pad(query_ids, T_padded), _pad(key_ids, S_padded), _pad(valid, S_padded)
+    # Masked keys get an id that no query has.
+    least, greatest = query_ids.min(-1, keepdims=True), query_ids.max(-1, keepdims=True)
+    unused_id = jnp.where(least > np.iinfo(np.int32).min, least - 1, greatest + 1)
+    key_ids = jnp.where(valid, key_ids, unused_id)
+    kernel = _kernel(N, T_padded, S_padded, distances, soft_cap, interpret)
+    out = jax.vmap(kernel)(*padded, query_ids, key_ids)
     out = jnp.swapaxes(out, 1, 2)[:, :T].reshape(*batch, T, N, v.shape[-1]).astype(q.dtype)
-    return out if mask is None else mend_rows(out, allowed, bad_q, bad_k)
+    return out if mask is None else fix_rows(out, allowed, nonfinite_q, nonfinite_k)
 
 
-def _kernel(N: int, T: int, S: int, reach: tuple, soft_cap: float | None, interpret: bool) -> Any:
-    # Imported when it is used: nobody else pays for it.
+def _kernel(N: int, T: int, S: int, distances: tuple, soft_cap: float | None, interpret: bool) -> Any:
+    # Imported on use: other backends do not pay for it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as kernel_masks
 
-    first, last = reach
-    if last < np.inf:
-        left = None if first == -np.inf else int(last - first)
-        mask = kernel_masks.LocalMask((T, S), (left, 0), int(last))
-    elif first > -np.inf:
-        mask = kernel_masks.LocalMask((T, S), (0, None), int(first))
+    least, greatest = distances
+    if greatest < np.inf:
+        left = None if least == -np.inf else int(greatest - least)
+        mask = kernel_masks.LocalMask((T, S), (left, 0), int(greatest))
+    elif least > -np.inf:
+        mask = kernel_masks.LocalMask((T, S), (0, None), int(least))
     else:
         mask = kernel_masks.FullMask((T, S))
-    side = lambda n: next(size for size in (512, 256, LANES) if n % size == 0)
-    t, s = side(T), side(S)
+    t, s = _block_size(T), _block_size(S)
     kernel = kernels.make_splash_mha(
         kernel_masks.MultiHeadMask([mask] * N),
         block_sizes=kernels.BlockSizes(
@@ -154,42 +148,51 @@ def _kernel(N: int, T: int, S: int, reach: tuple, soft_cap: float | None, interp
     return lambda q, k, v, query_ids, key_ids: kernel(q, k, v, kernels.SegmentIds(query_ids, key_ids))
 
 
-def _reach(parts: list[masks.Mask]) -> tuple[float, float]:
-    """How far keys may stand after a query, at least and at most, by all causal masks and windows."""
-    first, last = -np.inf, np.inf
-    for part in parts:
-        match part:
+def _distance_range(leaves: list[Mask]) -> tuple[float, float]:
+    """The range of (key position - query position) that all causal masks and windows allow."""
+    least, greatest = -np.inf, np.inf
+    for leaf in leaves:
+        match leaf:
             case Causal(offset):
-                last = min(last, offset or 0)
+                greatest = min(greatest, offset or 0)
             case Window(left, right, offset):
-                first = first if left is None else max(first, (offset or 0) - left)
-                last = last if right is None else min(last, (offset or 0) + right)
-    return first, last
+                least = least if left is None else max(least, (offset or 0) - left)
+                greatest = greatest if right is None else min(greatest, (offset or 0) + right)
+    return least, greatest
 
 
-def _ids(mask: masks.Mask | None, batch: tuple[int, ...], T: int, S: int) -> tuple[Array, Array, Array]:
-    """Ids that a query and its keys have in common, int32 [rows, T], [rows, S]; and keys to read, bool."""
-    whole = lambda x, n: jnp.broadcast_to(x, (*batch, n)).reshape(-1, n)
-    query_ids, key_ids = (whole(jnp.zeros(n, np.int32), n) for n in (T, S))
+def _segment_ids(
+    mask: Mask | None, batch: tuple[int, ...], T: int, S: int
+) -> tuple[Array, Array, Array]:  # int32 [examples, T], int32 [examples, S], bool [examples, S]
+    """Segment ids of queries and keys, and which keys are valid."""
+
+    def per_example(x: Array, n: int) -> Array:
+        return jnp.broadcast_to(x, (*batch, n)).reshape(-1, n)
+
+    query_ids, key_ids = (per_example(jnp.zeros(n, np.int32), n) for n in (T, S))
     valid = jnp.ones(key_ids.shape, bool)
-    for part in conjuncts(mask):
-        match part:
+    for leaf in conjuncts(mask):
+        match leaf:
             case Segments(queries, keys):
-                query_ids = whole(queries.astype(np.int32), T)
-                key_ids = query_ids if keys is None else whole(keys.astype(np.int32), S)
-            case Padding(some):
-                valid = valid & whole(some, S)
+                query_ids = per_example(queries.astype(np.int32), T)
+                key_ids = query_ids if keys is None else per_example(keys.astype(np.int32), S)
+            case Padding(keys):
+                valid = valid & per_example(keys, S)
             case Prefix(n):
                 n = jnp.asarray(n, np.int32)[..., None]
-                valid = valid & whole(jnp.arange(S).reshape(*(1,) * (n.ndim - 1), S) < n, S)
+                valid = valid & per_example(jnp.arange(S).reshape(*(1,) * (n.ndim - 1), S) < n, S)
     return query_ids, key_ids, valid
 
 
-def _whole(n: float) -> int:
-    """The next multiple of the registers' side."""
-    return -(-int(n) // LANES) * LANES
+def _block_size(n: int) -> int:
+    return next(size for size in (512, 256, _LANES) if n % size == 0)
 
 
-def _fill(x: Array, n: int) -> Array:
-    """Axis 1 made n long by zeros."""
+def _round_up(n: float) -> int:
+    """The next multiple of the register width."""
+    return -(-int(n) // _LANES) * _LANES
+
+
+def _pad(x: Array, n: int) -> Array:
+    """Axis 1 padded with zeros to length n."""
     return jnp.pad(x, [(0, n - size if i == 1 else 0) for i, size in enumerate(x.shape)])

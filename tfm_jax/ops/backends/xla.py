@@ -1,22 +1,22 @@
-"""``jax.nn.dot_product_attention`` as XLA compiles it, its rows mended to our contracts."""
+"""``jax.nn.dot_product_attention`` on XLA, with our contract for fully masked rows, NaN and Inf."""
 
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
-from tfm_jax.ops import masks
 from tfm_jax.ops.backends.capabilities import Capabilities, Request
-from tfm_jax.ops.backends.common import hide_nonfinite, mend_rows
+from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
+from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention"]
 
 
-def _also(request: Request) -> Iterator[str]:
+def _limits(request: Request) -> Iterator[str]:
     if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
-        yield f"differentiates {request.q.dtype} by a promotion that jax_numpy_dtype_promotion=strict forbids"
+        yield f"promotes {request.q.dtype} in its gradient, which jax_numpy_dtype_promotion=strict forbids"
 
 
 CAPABILITIES = Capabilities(
@@ -25,7 +25,7 @@ CAPABILITIES = Capabilities(
     dropout=False,
     value_size=False,
     dtypes=frozenset({"float16", "bfloat16", "float32"}),
-    also=_also,
+    limits=_limits,
 )
 
 
@@ -33,7 +33,7 @@ def attention(
     q: Array,  # [..., T, N, H]
     k: Array,  # [..., S, K, H]
     v: Array,  # [..., S, K, H]
-    mask: masks.Mask | None,
+    mask: Mask | None,
     bias: Array | None,  # [..., 1|N, 1|T, 1|S]
     *,
     scale: float | Array,
@@ -41,7 +41,7 @@ def attention(
     dropout_rate: float,
     key: Key | None,
 ) -> Array:  # [..., T, N, H]
-    """Attention as ``tfm_jax.ops.attention`` defines it, where ``CAPABILITIES`` says so.
+    """Attention as ``tfm_jax.ops.attention`` defines it, within ``CAPABILITIES``.
 
     Args:
       q, k, v, mask, bias, scale: as ``reference.attention``.
@@ -49,27 +49,26 @@ def attention(
       dropout_rate, key: no dropout.
 
     Returns:
-      [..., T, N, H] of q's dtype; 0 where a query may attend to nothing.
-
-    Raises:
-      ValueError: the mask does not fit q and k.
+      [..., T, N, H] of q's dtype; 0 in fully masked rows.
     """
     del soft_cap, dropout_rate, key
-    *batch, T, N, _ = q.shape
+    *batch, T, _, _ = q.shape
     S = k.shape[-3]
     if definitely(lambda: q.size == 0 or k.size == 0):
         return jnp.zeros(q.shape, q.dtype)
-    bad_q = bad_k = None
-    allowed = None if mask is None else masks.to_heads(mask, tuple(batch), N, T, S)
+    nonfinite_q = nonfinite_k = None
+    allowed = evaluate_mask(mask, q, k)
     if bias is not None:
-        # It closes what is masked by a finite number, which a bias may go below: -inf has nothing below it.
-        closed = jnp.isneginf(bias) if allowed is None else jnp.isneginf(bias) | ~allowed
-        allowed = jnp.broadcast_to(~closed, (*closed.shape[:-2], T, S))
-        empty = ~allowed.any(-1, keepdims=True)  # of -inf alone a row would be nan
-        bias = jnp.where(empty, 0, jnp.where(allowed, bias, -jnp.inf))
+        # JAX masks with a large negative number, and a bias may be below it; so the bias masks here, by -inf.
+        masked = jnp.isneginf(bias) if allowed is None else jnp.isneginf(bias) | ~allowed
+        allowed = jnp.broadcast_to(~masked, (*masked.shape[:-2], T, S))
+        fully_masked = ~allowed.any(-1, keepdims=True)  # a row of -inf would be NaN
+        bias = jnp.where(fully_masked, 0, jnp.where(allowed, bias, -jnp.inf))
     if allowed is not None:
-        q, k, v, bad_q, bad_k = hide_nonfinite(q, k, v)
-    rows = lambda x: jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
-    inputs = (x if x is None else rows(x) for x in (q, k, v, bias, allowed if bias is None else None))
+        q, k, v, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
+    inputs = (
+        x if x is None else jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
+        for x in (q, k, v, bias, allowed if bias is None else None)
+    )
     out = jax.nn.dot_product_attention(*inputs, scale=scale, implementation="xla").reshape(q.shape)
-    return out if allowed is None else mend_rows(out, allowed, bad_q, bad_k)
+    return out if allowed is None else fix_rows(out, allowed, nonfinite_q, nonfinite_k)

@@ -1,23 +1,21 @@
 """Masks as values: which query may attend to which key. True means *may attend*, everywhere.
 
 ``causal()``, ``window(left, right)``, ``prefix(n)``, ``padding(valid)``, ``segments(query_ids, key_ids)`` and
-``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too;
-``to_dense(T, S)`` reads them. A mask is a pytree whose leaves are its arrays (``window``'s sides are static),
-so it passes through jit, vmap, scan, shard_map and pmap beside q, and through functions that ``jax.export``
-serializes (where they are read, ``tfm_jax.ops`` must have been imported).
+``dense(array)`` make masks; ``&``, ``|`` and ``~`` combine them, with plain boolean arrays too; the method
+``to_dense(T, S)`` evaluates them. A mask is a pytree whose leaves are its arrays (``window``'s sides are
+static), so it passes through jit, vmap, scan, shard_map and pmap with q, and through functions that
+``jax.export`` serializes (deserialize them after importing ``tfm_jax.ops``).
 
-Batches: every array of a mask stands for the whole batch (no leading dims), or has exactly the leading dims
-of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. So under
-vmap, map the leaves as you map q; a mask with a single int or a shared array goes in with ``in_axes=None``.
+Batches: every array of a mask has no leading dims and holds for the whole batch, or has exactly the leading
+dims of q, each size equal or 1. Anything else is a ValueError; nothing broadcasts along another axis. Under
+vmap, map the leaves as you map q; pass a mask with a single int or a shared array with ``in_axes=None``.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.masks.algebra import Dense, Mask, Sizes, booleans
-from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window, integers
-from tfm_jax.ops.tracing import definitely
+from tfm_jax.ops.masks.algebra import Dense, Mask, Sizes, check_bool
+from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window, check_int
 from tfm_jax.types import Array
 
 __all__ = [
@@ -35,29 +33,29 @@ __all__ = [
 
 
 def causal(offset: int | Array | None = None) -> Mask:
-    """Each query may attend to the keys at and before its own position.
+    """Causal mask: each query may attend to keys at and before its own position.
 
     Equivalent to::
 
         jnp.arange(S)[None, :] <= offset + jnp.arange(T)[:, None]
 
     Args:
-      offset: the position of query 0 among the keys, an int or int [...], one a row of the batch; None
-        stands for 0 and wants T == S.
+      offset: the position of query 0 among the keys, an int or int [...], one per sequence; None means 0 and
+        requires T == S.
 
     Returns:
-      A Mask. A query whose position is negative may attend to nothing.
+      A Mask. A query at a negative position is fully masked.
 
     Raises:
-      ValueError: ``offset`` is not of integers within int32; when read: no offset, and T != S.
+      ValueError: ``offset`` is not of integers within int32; when evaluated: no offset, and T != S.
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3 (the decoder's self-attention).
     """
-    return Causal(integers("masks.causal", "offset", offset))
+    return Causal(check_int("masks.causal", "offset", offset))
 
 
 def window(left: int | None = None, right: int | None = None, offset: int | Array | None = None) -> Mask:
-    """Each query may attend to keys at most ``left`` before and ``right`` after its own position, inclusive.
+    """Sliding window: keys at most ``left`` before and ``right`` after the query's position, inclusive.
 
     Equivalent to::
 
@@ -65,17 +63,17 @@ def window(left: int | None = None, right: int | None = None, offset: int | Arra
         (-left <= distance) & (distance <= right)
 
     Args:
-      left: how far back, a static int >= 0; None is without limit.
-      right: how far ahead, a static int >= 0; None is without limit.
-      offset: the position of query 0 among the keys, an int or int [...], one a row of the batch; None
-        stands for 0 and wants T == S.
+      left: how far back, a static int >= 0; None is no limit.
+      right: how far ahead, a static int >= 0; None is no limit.
+      offset: the position of query 0 among the keys, an int or int [...], one per sequence; None means 0 and
+        requires T == S.
 
     Returns:
       A Mask. ``window()`` allows everything; ``window(right=0)`` is ``causal()``.
 
     Raises:
       ValueError: a side is not a static int in [0, 2**31), ``offset`` is not of integers within int32; when
-        read: a side but no offset, and T != S.
+        evaluated: a side but no offset, and T != S.
 
     Beltagy et al. 2020, "Longformer: The Long-Document Transformer", section 3.1.
     """
@@ -84,39 +82,39 @@ def window(left: int | None = None, right: int | None = None, offset: int | Arra
         if side is not None and (not static or not 0 <= side < 2**31):
             raise ValueError(
                 f"masks.window: got {name} = {side!r}; wanted None (no limit) or an int in [0, 2**31), "
-                "known before tracing (it is part of the compiled program). For a limit that is data, use "
+                "known before tracing (it is part of the compiled program). For a traced limit, use "
                 "masks.dense."
             )
     sides = [side if side is None else int(side) for side in (left, right)]
-    return Window(*sides, offset=integers("masks.window", "offset", offset))
+    return Window(*sides, offset=check_int("masks.window", "offset", offset))
 
 
 def prefix(n: int | Array) -> Mask:
-    """Every query may attend to the first ``n`` keys.
+    """Prefix mask: every query may attend to the first ``n`` keys.
 
     Equivalent to::
 
         jnp.broadcast_to(jnp.arange(S) < n, (T, S))
 
     Args:
-      n: how many keys, an int or int [...], one a row of the batch.
+      n: the number of keys, an int or int [...], one per sequence.
 
     Returns:
       A Mask. ``causal() | prefix(n)`` is the mask of a prefix language model; n <= 0 allows nothing.
 
     Raises:
-      ValueError: ``n`` is not of integers within int32 (values that are traced are not looked at).
+      ValueError: ``n`` is not of integers within int32 (traced values are not checked).
 
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     section 3.2.1.
     """
     if n is None:
         raise ValueError("masks.prefix: got n = None; wanted an int or an array of ints.")
-    return Prefix(integers("masks.prefix", "n", n))
+    return Prefix(check_int("masks.prefix", "n", n))
 
 
 def padding(valid: Array) -> Mask:
-    """Every query may attend to the keys that are valid.
+    """Padding mask: every query may attend to the valid keys.
 
     Equivalent to::
 
@@ -126,16 +124,16 @@ def padding(valid: Array) -> Mask:
       valid: bool [..., S] or [S], True for a key that is not padding, such as ``tokens != pad_id``.
 
     Returns:
-      A Mask. It says nothing of queries: give padded ones no weight in the loss.
+      A Mask. It does not mask padded queries: give them no weight in the loss.
 
     Raises:
       ValueError: ``valid`` is not boolean.
     """
-    return Padding(booleans("masks.padding", valid))
+    return Padding(check_bool("masks.padding", valid))
 
 
 def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
-    """A query may attend to the keys that have its own id: packed documents stay apart.
+    """Segment mask: a query may attend to keys with its id, so packed documents stay apart.
 
     Equivalent to::
 
@@ -143,25 +141,25 @@ def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
 
     Args:
       query_ids: int [..., T] or [T], compared as int32.
-      key_ids: int [..., S] or [S]; None is ``query_ids``, and wants T == S.
+      key_ids: int [..., S] or [S]; None is ``query_ids``, and requires T == S.
 
     Returns:
       A Mask. No id is special: padding with id 0 attends to padding with id 0.
 
     Raises:
-      ValueError: ids are not integers within int32; when read: no ``key_ids``, and T != S.
+      ValueError: ids are not integers within int32; when evaluated: no ``key_ids``, and T != S.
 
     Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination: Accelerating Large Language
     Models without Impacting Performance".
     """
     if query_ids is None:
         raise ValueError("masks.segments: got query_ids = None; wanted int [..., T].")
-    query_ids = integers("masks.segments", "query_ids", query_ids)
-    return Segments(query_ids, integers("masks.segments", "key_ids", key_ids))
+    query_ids = check_int("masks.segments", "query_ids", query_ids)
+    return Segments(query_ids, check_int("masks.segments", "key_ids", key_ids))
 
 
 def dense(array: Array, per_head: bool = False) -> Mask:
-    """A boolean table as a mask.
+    """A boolean array as a mask.
 
     Equivalent to::
 
@@ -172,16 +170,16 @@ def dense(array: Array, per_head: bool = False) -> Mask:
       per_head: whether the third axis from the right is the query heads (N, or 1 for all of them).
 
     Returns:
-      A Mask. Its T and S must be those of the attention: they never broadcast.
+      A Mask. Its T and S never broadcast: they must equal those of q and k.
 
     Raises:
       ValueError: ``array`` is not boolean.
     """
-    return Dense(booleans("masks.dense", array), bool(per_head))
+    return Dense(check_bool("masks.dense", array), bool(per_head))
 
 
 def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
-    """The mask that ``x`` stands for, beside a q whose leading dims [...] are ``batch_rank`` many.
+    """Converts a boolean array to a mask, by its rank and the number of leading dims of q.
 
     Equivalent to::
 
@@ -195,16 +193,16 @@ def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
       A Mask; None for None, which allows everything.
 
     Raises:
-      ValueError: ``x`` is something else: another dtype, another rank, no array at all.
+      ValueError: ``x`` has another dtype or rank, or is no array.
     """
     if x is None or isinstance(x, Mask):
         return x
     if not hasattr(x, "dtype"):
         raise ValueError(f"mask: got {x!r}; wanted a mask such as masks.causal(), a bool array, or None.")
-    rank = len(booleans("mask", x).shape)
+    rank = len(check_bool("mask", x).shape)
     if rank not in (2, batch_rank + 2, batch_rank + 3):
         raise ValueError(
-            f"mask: got a bool array of shape {list(x.shape)} beside {batch_rank} batch dims [...]; wanted "
+            f"mask: got a bool array of shape {list(x.shape)} with {batch_rank} batch dims [...]; wanted "
             "[T, S], [..., T, S] or [..., N, T, S]. For valid keys [..., S], use masks.padding(valid); for "
             "[N, T, S] without the batch, masks.dense(array, per_head=True)."
         )
@@ -212,11 +210,11 @@ def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
 
 
 def check_fits(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> None:
-    """Raises what ``to_heads`` raises, and computes nothing.
+    """Raises where a mask does not fit the sizes of an attention. Evaluates nothing.
 
     Equivalent to::
 
-        to_heads(mask, batch_shape, N, T, S)
+        to_heads(mask, batch_shape, N, T, S)  # for its errors
 
     Args:
       mask: a Mask.
@@ -229,17 +227,19 @@ def check_fits(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int)
       None.
 
     Raises:
-      ValueError: as ``to_heads``.
+      ValueError: an array of the mask does not fit (leading dims other than none or [...], each equal or 1;
+        N, T or S), a positional leaf has no offset and T != S, or its offset, where it is known before
+        tracing, puts the last query beyond the last key.
     """
-    jax.eval_shape(lambda: to_heads(mask, batch_shape, N, T, S))
+    mask.check(Sizes(tuple(batch_shape), N, T, S), within=True)
 
 
 def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -> Array:
-    """The mask as booleans for every head: what a backend that reads no structure asks for.
+    """Evaluates a mask as booleans for every head.
 
     Equivalent to::
 
-        jnp.expand_dims(mask.to_dense(T, S), -3)  # where no part is per head
+        jnp.expand_dims(mask.to_dense(T, S), -3)  # where no leaf is per head
 
     Args:
       mask: a Mask.
@@ -252,18 +252,8 @@ def to_heads(mask: Mask, batch_shape: tuple[int, ...], N: int, T: int, S: int) -
       bool [..., 1|N, T, S]; a dim of [...] that the mask does not depend on is 1.
 
     Raises:
-      ValueError: an array of the mask does not fit (leading dims other than none or [...], each equal or 1;
-        N, T or S), a positional part has no offset and T != S, or its offset, as far as it is known before
-        tracing, puts the last query beyond the last key.
+      ValueError: as ``check_fits``.
     """
-    for part, name, _ in mask.arrays(len(batch_shape)):
-        offset = getattr(part, "offset", None)
-        known = name == "offset" and isinstance(offset, int | np.ndarray) and np.size(offset)
-        last = np.max(offset) + T if known else 0
-        if definitely(lambda last=last: last > S):
-            raise ValueError(
-                f"{part.expression()}: got an offset of {np.max(offset)} for T = {T} queries, S = {S} keys; "
-                "wanted offset + T <= S, a key at each query's position. Is the cache full? Make it longer."
-            )
+    check_fits(mask, batch_shape, N, T, S)
     allowed = mask.evaluate(Sizes(tuple(batch_shape), N, T, S))
     return jnp.broadcast_to(allowed, (*allowed.shape[:-2], T, S))

@@ -1,9 +1,12 @@
-"""The arrays in masks: their dtypes and shapes checked, and laid out to meet."""
+"""The ``Mask`` type, its operators ``&``, ``|`` and ``~``, and boolean arrays as masks.
+
+``Dense`` is in this module, and not among the other leaves, because the operators wrap plain arrays in it.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +17,13 @@ from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import is_concrete
 from tfm_jax.types import Array
 
-__all__ = ["And", "Dense", "Mask", "Not", "Or", "Part", "Sizes", "booleans", "brackets", "drawing", "place"]
+__all__ = ["And", "Dense", "Leaf", "Mask", "Not", "Or", "Sizes", "check_bool", "draw", "mask_type"]
+
+_LARGEST_DRAWING = 16  # queries, and keys
 
 
 class Sizes(NamedTuple):
-    """What a mask is read for: ``batch`` is q's leading dims [...]; N, T and S as in ``tfm_jax.types``."""
+    """The sizes to evaluate a mask for: ``batch`` is q's leading dims [...]; N, T, S as in ``types``."""
 
     batch: tuple[int, ...]
     N: int
@@ -26,86 +31,11 @@ class Sizes(NamedTuple):
     S: int
 
 
-def place(mask: Any, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]
-    """The array ``name`` of a part, every dim checked, laid out to broadcast against the other parts."""
-    array = jnp.asarray(getattr(mask, name))
-    cut = max(0, array.ndim - len(letters))
-    lead, tail = array.shape[:cut], array.shape[cut:]
-    fits = len(tail) == len(letters) and len(lead) in (0, len(sizes.batch))
-    fits = fits and all(n in (1, wanted) for n, wanted in zip(lead, sizes.batch, strict=False))
-    found = dict(zip(letters, tail, strict=False))
-    wanted = {letter: getattr(sizes, letter) for letter in letters}
-    if not fits or any(n != wanted[letter] and (letter, n) != ("N", 1) for letter, n in found.items()):
-        known = [f"[...] = {brackets(sizes.batch)}", *(f"{letter} = {n}" for letter, n in wanted.items())]
-        raise ValueError(
-            f"{mask.expression()}: got {name} of shape {brackets(array.shape)}; wanted "
-            f"[{', '.join(letters)}] or [{', '.join(['...', *letters])}], where {', '.join(known)} "
-            "(1 may stand for a size of [...] or N)."
-        )
-    return array.reshape(*(lead or (1,) * len(sizes.batch)), *(found.get(letter, 1) for letter in "NTS"))
-
-
-def brackets(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def booleans(where: str, x: Any) -> Any:
-    """``x``, which must be a boolean array; else a ValueError that says how to make it one."""
-    x = x if hasattr(x, "dtype") else np.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        mend = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
-    else:
-        mend = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
-    if not jnp.issubdtype(x.dtype, jnp.bool_):
-        raise ValueError(f"{where}: got dtype {x.dtype}; wanted bool, where True means may attend. {mend}")
-    return x
-
-
-_SIDE = 16  # of the largest drawing
-
-
-def drawing(mask: Any, T: int, S: int) -> str:
-    """The top left corner of a mask for T queries and S keys, as text.
-
-    Equivalent to::
-
-        "\\n".join(" ".join("#" if x else "." for x in row) for row in mask.to_dense(T, S))
-
-    Args:
-      mask: a Mask.
-      T: the number of queries.
-      S: the number of keys.
-
-    Returns:
-      A legend and one line a query (at most 16 by 16; the first row of the batch, the first head), or the
-      empty string where the mask cannot be read: under tracing, where its parts do not fit together, or where
-      an array of it has no element.
-    """
-    leaves = jax.tree.leaves(mask)
-    if not all(map(is_concrete, leaves)) or any(0 in np.shape(leaf) for leaf in leaves):
-        return ""
-    try:
-        with jax.ensure_compile_time_eval():  # inside somebody's jit, a mask without tracers is still drawn
-            corner = np.asarray(_corner(mask, T, S))
-    except (TypeError, ValueError):
-        return ""
-    cut = f", cut to {_SIDE}" if max(T, S) > _SIDE else ""
-    lines = [" ".join("#" if allowed else "." for allowed in row) for row in corner]
-    return "\n".join([f"  (T = {T}, S = {S}{cut}; # = may attend)", *lines])
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _corner(mask: Any, T: int, S: int) -> Array:
-    allowed = mask.to_dense(T, S)
-    # Sliced inside the jit: XLA then computes no more of the mask than is drawn.
-    return allowed[(0,) * (allowed.ndim - 2)][:_SIDE, :_SIDE]
-
-
 class Mask:
-    """Which query may attend to which key: a value, combined by ``&``, ``|``, ``~`` and read by ``to_dense``.
+    """Which query may attend to which key: a value, combined by ``&``, ``|``, ``~``, read by ``to_dense``.
 
     Either side of ``&`` and ``|`` may be a plain boolean array, NumPy's or JAX's: [T, S], [..., T, S] or
-    [..., N, T, S], told apart by its rank once the batch is known.
+    [..., N, T, S]. Its rank decides which, once the batch is known.
     """
 
     # NumPy then leaves `array & mask` to __rand__, instead of looping over the elements of the array.
@@ -128,38 +58,39 @@ class Mask:
 
     def __bool__(self) -> bool:
         # `causal() and padding(valid)` would be padding(valid) alone.
-        raise TypeError("a mask has no truth value: combine masks by & | ~ instead of and, or, not")
+        raise TypeError("Mask: got a mask as a truth value; wanted & | ~ instead of and, or, not.")
 
     def __repr__(self) -> str:
-        known: dict[str, int] = {}
-        for part, name, letters in self.arrays(None):
-            shape = getattr(getattr(part, name), "shape", ())
-            known |= dict(zip(letters[::-1], shape[::-1], strict=False))
-        T = known.get("T", known.get("S", 8))
-        return self.expression() + drawing(self, T, known.get("S", T))
+        sizes: dict[str, int] = {}
+        for leaf, name, letters in self.arrays(None):
+            shape = getattr(getattr(leaf, name), "shape", ())
+            sizes |= dict(zip(letters[::-1], shape[::-1], strict=False))
+        T = sizes.get("T", sizes.get("S", 8))
+        return self.expression() + draw(self, T, sizes.get("S", T))
 
     def with_offset(self, offset: int | Array | None) -> "Mask":
-        """The same mask, whose positional parts take query 0 to stand at ``offset`` (int or int [...])."""
-        return self._each(lambda inner: inner.with_offset(offset))
+        """The same mask, with query 0 at position ``offset`` (int or int [...]) in every positional leaf."""
+        return self._map(lambda inner: inner.with_offset(offset))
 
     def block(self, queries: Span, keys: Span) -> "Mask":
-        """The mask of some queries and some keys that follow one another.
+        """The mask of a block of consecutive queries and consecutive keys.
 
         Equivalent to::
 
-            mask.to_dense(T, S)[..., i : i + queries.size, j : j + keys.size]     # i, j: where they start
+            i, j = queries.start, keys.start
+            mask.to_dense(T, S)[..., i : i + queries.size, j : j + keys.size]
 
         Args:
-          queries: where they start, which may be traced, and how many they are.
+          queries: start, which may be traced, and size.
           keys: likewise.
 
         Returns:
-          A Mask for ``queries.size`` queries and ``keys.size`` keys. Beyond T and S it says nothing of use.
+          A Mask for ``queries.size`` queries and ``keys.size`` keys. Its values beyond T and S are undefined.
         """
-        return self._each(lambda inner: inner.block(queries, keys))
+        return self._map(lambda inner: inner.block(queries, keys))
 
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
-        """For every tile of the table, whether any pair in it may attend, and whether every pair may.
+        """For each tile of the T x S table, whether any pair in it is unmasked, and whether all pairs are.
 
         Equivalent to::
 
@@ -168,20 +99,22 @@ class Mask:
 
         Args:
           grid: T, S and the size of a tile.
-          traced: whether to ask arrays of JAX as well, whose values are known when the program runs.
+          traced: whether to use JAX arrays too, whose values are known only when the program runs.
 
         Returns:
-          Two bool [rows of tiles | 1, columns of tiles | 1]: NumPy's where the mask knows without tracing.
-          The first may also be True, the second also be False, where the parts of the mask do not tell.
+          ``(any, all)``: two bool [rows of tiles | 1, columns of tiles | 1], NumPy arrays where the result is
+          known without tracing. Conservative: ``any`` may be True and ``all`` False when the mask's structure
+          does not decide.
         """
         raise NotImplementedError
 
     def on_axis(self, axis: str, T: int, S: int) -> "Mask":
-        """The mask of the queries of one device, where queries and keys are spread over an axis of devices.
+        """The mask of one device's queries, where queries and keys are sharded over a mesh axis.
 
         Equivalent to::
 
-            mask.to_dense(T * devices, S * devices)[..., i : i + T, :]              # i = T * axis_index(axis)
+            i = T * jax.lax.axis_index(axis)
+            mask.to_dense(T * devices, S * devices)[..., i : i + T, :]
 
         Args:
           axis: the name of a mapped axis.
@@ -189,17 +122,10 @@ class Mask:
           S: keys on each device.
 
         Returns:
-          A Mask of T queries and all keys. Arrays of keys and queries were those of one device; a table was
-          that of its queries and all keys.
+          A Mask of T queries and all keys. In this mask, arrays over queries or keys hold those of one
+          device; a dense array holds the device's queries and all keys.
         """
-        return self._each(lambda inner: inner.on_axis(axis, T, S))
-
-    def _each(self, change: Any) -> "Mask":
-        """The same combination, its masks changed."""
-        inner = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(
-            self, **{name: change(x) for name, x in inner.items() if isinstance(x, Mask)}
-        )
+        return self._map(lambda inner: inner.on_axis(axis, T, S))
 
     def to_dense(self, T: int, S: int) -> Array:
         """The mask as booleans, True where a query may attend.
@@ -210,15 +136,15 @@ class Mask:
 
         Returns:
           bool [..., T, S], where [...] are the leading dims of the mask's arrays (none: [T, S]); with a
-          heads axis, [..., 1|N, T, S], when a part is per head.
+          heads axis, [..., 1|N, T, S], when a leaf is per head.
 
         Raises:
-          ValueError: the arrays do not fit T and S or each other, or a positional part has no offset
+          ValueError: the arrays do not fit T and S or each other, or a positional leaf has no offset
             and T != S.
         """
         leads, heads = [], []
-        for part, name, letters in self.arrays(None):
-            shape = getattr(getattr(part, name), "shape", ())
+        for leaf, name, letters in self.arrays(None):
+            shape = getattr(getattr(leaf, name), "shape", ())
             leads.append(shape[: max(0, len(shape) - len(letters))])
             heads.extend(shape[-3:-2] if letters == "NTS" else ())
         leads = [lead for lead in leads if lead]
@@ -228,42 +154,63 @@ class Mask:
                 "one batch shape [...]. An array with a heads axis is masks.dense(array, per_head=True)."
             )
         batch = tuple(max(dims) for dims in zip(*leads, strict=True))
-        allowed = self.evaluate(Sizes(batch, max(heads, default=1), T, S))
+        sizes = Sizes(batch, max(heads, default=1), T, S)
+        self.check(sizes)
+        allowed = self.evaluate(sizes)
         allowed = jnp.broadcast_to(allowed, (*batch, allowed.shape[-3], T, S))
         return allowed if heads else jnp.squeeze(allowed, -3)
 
-    def arrays(self, batch_rank: int | None) -> Iterator[tuple["Mask", str, str]]:
-        """(part, field, letters of the last axes) of every array; before those stands [...] or nothing."""
-        for field in dataclasses.fields(self):
-            inner = getattr(self, field.name)
-            if isinstance(inner, Mask):
-                yield from inner.arrays(batch_rank)
+    def check(self, sizes: Sizes, *, within: bool = False) -> None:
+        """Raises a ValueError where the mask does not fit the sizes. Compares shapes; evaluates nothing.
+
+        With ``within``, also where an offset that is known before tracing puts the last query beyond the last
+        key.
+        """
+        for inner in self._inner().values():
+            inner.check(sizes, within=within)
 
     def evaluate(self, sizes: Sizes) -> Array:
-        """Booleans that broadcast to [..., N, T, S]; an axis that the mask does not depend on may be 1."""
+        """Booleans that broadcast to [..., N, T, S], for sizes that ``check`` accepts.
+
+        An axis that the mask does not depend on may be 1.
+        """
         raise NotImplementedError
 
+    def arrays(self, batch_rank: int | None) -> Iterator[tuple["Leaf", str, str]]:
+        """(leaf, field, letters of its last axes) of each array; the axes before them are [...] or none."""
+        for inner in self._inner().values():
+            yield from inner.arrays(batch_rank)
+
     def expression(self) -> str:
-        """The code that makes the mask, with arrays by dtype and shape."""
-        given = []
+        """The code that makes the mask, with arrays as dtype and shape."""
+        arguments = []
         for field in dataclasses.fields(self):
             x = getattr(self, field.name)
             if x is not field.default and x is not False:
                 keyword = "" if field.default is dataclasses.MISSING else f"{field.name}="
                 shape = getattr(x, "shape", None)
-                given.append(keyword + (repr(x) if shape is None else f"{x.dtype}{brackets(shape)}"))
-        return f"{type(self).__name__.lower()}({', '.join(given)})"
+                arguments.append(keyword + (repr(x) if shape is None else f"{x.dtype}{_brackets(shape)}"))
+        return f"{type(self).__name__.lower()}({', '.join(arguments)})"
+
+    def _inner(self) -> dict[str, "Mask"]:
+        """The masks that this one combines, by field."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: x for name, x in values.items() if isinstance(x, Mask)}
+
+    def _map(self, change: Callable[["Mask"], "Mask"]) -> "Mask":
+        """The same combination of changed masks."""
+        return dataclasses.replace(self, **{name: change(x) for name, x in self._inner().items()})
 
 
-def node(cls: type) -> type:
-    """Makes a class of mask a frozen dataclass and a pytree."""
+def mask_type(cls: type) -> type:
+    """Makes a subclass of ``Mask`` a frozen dataclass and a pytree."""
     # eq=False: arrays do not compare to one bool. repr=False: Mask draws.
     return pytrees.register(dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
 
 
-@node
+@mask_type
 class And(Mask):
-    """Both sides allow it."""
+    """Allows what both sides allow."""
 
     left: Mask
     right: Mask
@@ -272,19 +219,17 @@ class And(Mask):
         return self.left.evaluate(sizes) & self.right.evaluate(sizes)
 
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
-        (some, every), (some_right, every_right) = (
-            self.left.bounds(grid, traced),
-            self.right.bounds(grid, traced),
-        )
-        return some & some_right, every & every_right
+        any_left, all_left = self.left.bounds(grid, traced)
+        any_right, all_right = self.right.bounds(grid, traced)
+        return any_left & any_right, all_left & all_right
 
     def expression(self) -> str:
         return f"{_operand(self.left, Or)} & {_operand(self.right, Or)}"
 
 
-@node
+@mask_type
 class Or(Mask):
-    """At least one side allows it."""
+    """Allows what at least one side allows."""
 
     left: Mask
     right: Mask
@@ -293,19 +238,17 @@ class Or(Mask):
         return self.left.evaluate(sizes) | self.right.evaluate(sizes)
 
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
-        (some, every), (some_right, every_right) = (
-            self.left.bounds(grid, traced),
-            self.right.bounds(grid, traced),
-        )
-        return some | some_right, every | every_right
+        any_left, all_left = self.left.bounds(grid, traced)
+        any_right, all_right = self.right.bounds(grid, traced)
+        return any_left | any_right, all_left | all_right
 
     def expression(self) -> str:
         return f"{_operand(self.left)} | {_operand(self.right)}"
 
 
-@node
+@mask_type
 class Not(Mask):
-    """The inner mask does not allow it."""
+    """Allows what the inner mask does not allow."""
 
     inner: Mask
 
@@ -313,15 +256,23 @@ class Not(Mask):
         return ~self.inner.evaluate(sizes)
 
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
-        some, every = self.inner.bounds(grid, traced)
-        return ~every, ~some
+        any_pair, all_pairs = self.inner.bounds(grid, traced)
+        return ~all_pairs, ~any_pair
 
     def expression(self) -> str:
         return f"~{_operand(self.inner, And, Or)}"
 
 
-class Part(Mask):
-    """A mask that holds no other."""
+class Leaf(Mask):
+    """A mask that contains no other mask."""
+
+    axes: ClassVar[dict[str, str]]
+    """The letters of the last axes of each array field; the axes before them are [...] or none."""
+
+    def arrays(self, batch_rank: int | None) -> Iterator[tuple["Leaf", str, str]]:
+        for name, letters in self.axes.items():
+            if getattr(self, name) is not None:
+                yield self, name, letters
 
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
         if not traced and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self)):
@@ -329,18 +280,50 @@ class Part(Mask):
         return self.tile_bounds(grid)
 
     def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
-        """As ``bounds``, of what its arrays hold."""
+        """``bounds``, from the values of the arrays."""
         raise NotImplementedError
 
+    def check(self, sizes: Sizes, *, within: bool = False) -> None:
+        for _, name, letters in self.arrays(len(sizes.batch)):
+            self._check_shape(name, letters, sizes)
 
-@node
-class Dense(Part):
-    """A boolean array: [..., T, S], or [..., N, T, S] if ``per_head``; None: its rank tells, once read."""
+    def _check_shape(self, name: str, letters: str, sizes: Sizes) -> None:
+        shape = np.shape(getattr(self, name))
+        lead, last = _split_shape(shape, letters)
+        fits = len(last) == len(letters) and len(lead) in (0, len(sizes.batch))
+        fits = fits and all(n in (1, wanted) for n, wanted in zip(lead, sizes.batch, strict=False))
+        found = dict(zip(letters, last, strict=False))
+        wanted = {letter: getattr(sizes, letter) for letter in letters}
+        if not fits or any(n != wanted[letter] and (letter, n) != ("N", 1) for letter, n in found.items()):
+            values = [
+                f"[...] = {_brackets(sizes.batch)}",
+                *(f"{letter} = {n}" for letter, n in wanted.items()),
+            ]
+            raise ValueError(
+                f"{self.expression()}: got {name} of shape {_brackets(shape)}; wanted "
+                f"[{', '.join(letters)}] or [{', '.join(['...', *letters])}], where {', '.join(values)} "
+                "(a size of [...], or N, may also be 1)."
+            )
+
+    def broadcastable(self, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]
+        """The array ``name``, whose last axes are ``letters``, reshaped to broadcast to [..., N, T, S]."""
+        array = jnp.asarray(getattr(self, name))
+        lead, last = _split_shape(array.shape, letters)
+        found = dict(zip(letters, last, strict=True))
+        return array.reshape(*(lead or (1,) * len(sizes.batch)), *(found.get(letter, 1) for letter in "NTS"))
+
+
+@mask_type
+class Dense(Leaf):
+    """A boolean array: [..., T, S], or [..., N, T, S] if ``per_head``.
+
+    ``per_head=None`` leaves the choice to the array's rank, once the batch is known.
+    """
 
     array: Any
     per_head: bool | None = pytrees.static(default=None)
 
-    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Mask, str, str]]:
+    def arrays(self, batch_rank: int | None) -> Iterator[tuple[Leaf, str, str]]:
         per_head = self.per_head
         if per_head is None and batch_rank is not None:
             per_head = self.array.ndim == batch_rank + 3
@@ -348,27 +331,86 @@ class Dense(Part):
 
     def evaluate(self, sizes: Sizes) -> Array:
         ((_, name, letters),) = self.arrays(len(sizes.batch))
-        return place(self, name, letters, sizes)
+        return self.broadcastable(name, letters, sizes)
 
     def block(self, queries: Span, keys: Span) -> Mask:
-        return dataclasses.replace(self, array=keys.of(queries.of(self.array, -2), -1))
+        return dataclasses.replace(self, array=keys.take(queries.take(self.array, -2), -1))
 
     def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
         tiles = grid.split(grid.split(self.array, -2, -2), -1, -1)  # [..., down, rows, across, cols]
-        others = (*range(tiles.ndim - 4), -3, -1)
-        return tiles.any(others), tiles.all(others)
+        inside = (*range(tiles.ndim - 4), -3, -1)
+        return tiles.any(inside), tiles.all(inside)
 
 
-def _combine(kind: type[Mask], *sides: Any) -> Any:
+def check_bool(function: str, x: Any) -> Any:
+    """``x`` as an array; a ValueError with the fix where its dtype is not bool."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        fix = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
+    else:
+        fix = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
+    if not jnp.issubdtype(x.dtype, jnp.bool_):
+        raise ValueError(f"{function}: got dtype {x.dtype}; wanted bool, where True means may attend. {fix}")
+    return x
+
+
+def draw(mask: Mask, T: int, S: int) -> str:
+    """The top left corner of a mask for T queries and S keys, as text.
+
+    Equivalent to::
+
+        "\\n".join(" ".join("#" if x else "." for x in row) for row in mask.to_dense(T, S))
+
+    Args:
+      mask: a Mask.
+      T: the number of queries.
+      S: the number of keys.
+
+    Returns:
+      A legend and one line per query (at most 16 by 16; the first example of the batch, the first head). The
+      empty string where the mask cannot be evaluated: under tracing, where its leaves do not fit each other,
+      or where an array has no elements.
+    """
+    leaves = jax.tree.leaves(mask)
+    if not all(map(is_concrete, leaves)) or any(0 in np.shape(leaf) for leaf in leaves):
+        return ""
+    try:
+        with jax.ensure_compile_time_eval():  # a mask without tracers is drawn inside jit too
+            corner = np.asarray(_corner(mask, T, S))
+    except (TypeError, ValueError):
+        return ""
+    cut = f", cut to {_LARGEST_DRAWING}" if max(T, S) > _LARGEST_DRAWING else ""
+    lines = [" ".join("#" if allowed else "." for allowed in row) for row in corner]
+    return "\n".join([f"  (T = {T}, S = {S}{cut}; # = may attend)", *lines])
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _corner(mask: Mask, T: int, S: int) -> Array:
+    allowed = mask.to_dense(T, S)
+    # Sliced inside jit: XLA then computes only what is drawn.
+    return allowed[(0,) * (allowed.ndim - 2)][:_LARGEST_DRAWING, :_LARGEST_DRAWING]
+
+
+def _combine(operator: type[Mask], *sides: Any) -> Any:
     if not all(isinstance(side, Mask) or hasattr(side, "dtype") for side in sides):
         return NotImplemented
-    return kind(
-        *(side if isinstance(side, Mask) else Dense(booleans("mask & | array", side)) for side in sides)
+    return operator(
+        *(side if isinstance(side, Mask) else Dense(check_bool("mask & | array", side)) for side in sides)
     )
 
 
-def _operand(mask: Any, *loose: type[Mask]) -> str:
+def _operand(mask: Any, *looser: type[Mask]) -> str:
     """A child's expression, in parentheses where its operator binds more loosely than the parent's."""
-    if not isinstance(mask, Mask):  # a child that JAX put there: an axis number, a PartitionSpec
+    if not isinstance(mask, Mask):  # JAX puts other values there: an axis number, a PartitionSpec
         return repr(mask)
-    return f"({mask.expression()})" if isinstance(mask, loose) else mask.expression()
+    return f"({mask.expression()})" if isinstance(mask, looser) else mask.expression()
+
+
+def _split_shape(shape: tuple[int, ...], letters: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Leading dims, and one size per letter as far as there are any."""
+    n_leading = max(0, len(shape) - len(letters))
+    return shape[:n_leading], shape[n_leading:]
+
+
+def _brackets(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

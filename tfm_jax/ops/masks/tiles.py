@@ -1,4 +1,4 @@
-"""The table of T queries and S keys cut into tiles, and arrays cut along."""
+"""Tiles of the T x S table of queries and keys, and arrays split to match."""
 
 from typing import Any, NamedTuple
 
@@ -11,22 +11,22 @@ __all__ = ["Grid", "Span"]
 
 
 class Span(NamedTuple):
-    """``size`` queries or keys from ``start`` on; ``start`` may be traced."""
+    """``size`` consecutive queries or keys from ``start`` on; ``start`` may be traced."""
 
     start: int | Array
     size: int
 
     def indices(self) -> Array:  # -> int32 [size]
-        """Where they stand."""
+        """The indices of its elements."""
         return self.start + jnp.arange(self.size, dtype=jnp.int32)
 
-    def of(self, array: Array, axis: int) -> Array:
-        """These elements of an axis; beyond its end, the last one again."""
+    def take(self, array: Array, axis: int) -> Array:
+        """Its elements of an axis; beyond the end of the axis, the last element repeats."""
         return jnp.take(array, self.indices(), axis=axis, mode="clip")
 
 
 class Grid(NamedTuple):
-    """T queries and S keys in tiles of ``rows`` x ``cols``, the last ones reaching beyond the end."""
+    """T queries and S keys in tiles of ``rows`` x ``cols``; the last tiles may reach beyond T and S."""
 
     T: int
     S: int
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many tiles there are, down and across."""
+        """The number of tiles, down and across."""
         return -(-self.T // self.rows), -(-self.S // self.cols)
 
     def spans(self, i: int | Array, j: int | Array) -> tuple[Span, Span]:
@@ -50,22 +50,25 @@ class Grid(NamedTuple):
         return (first[:, None], last[:, None]) if axis == -2 else (first, last)
 
     def split(self, array: Any, axis: int, of: int, mode: str = "edge") -> Any:
-        """An axis as [tiles, elements of a tile], filled up at its end.
+        """Splits an axis into [tiles, elements of a tile], padded at its end.
 
         Args:
-          array: NumPy's or JAX's; the result is of the same kind.
-          axis: which one, from the right.
-          of: -2 if it is the queries, -1 if the keys.
-          mode: what fills it, as in ``jnp.pad``: "edge" repeats the last, "constant" is 0.
+          array: NumPy's or JAX's.
+          axis: the axis, counted from the right.
+          of: -2 if it is over queries, -1 if over keys.
+          mode: the padding, as in ``jnp.pad``: "edge" repeats the last element, "constant" is 0.
+
+        Returns:
+          An array of the same library.
         """
         n, size = (self.T, self.rows) if of == -2 else (self.S, self.cols)
         axis, tiles = axis + array.ndim, -(-n // size)
-        filling = [(0, tiles * size - n if i == axis else 0) for i in range(array.ndim)]
-        array = (np if isinstance(array, np.ndarray) else jnp).pad(array, filling, mode=mode)
+        padding = [(0, tiles * size - n if i == axis else 0) for i in range(array.ndim)]
+        array = (np if isinstance(array, np.ndarray) else jnp).pad(array, padding, mode=mode)
         return array.reshape(*array.shape[:axis], tiles, size, *array.shape[axis + 1 :])
 
     def query_tiles(self, x: Array, K: int) -> Array:
-        """[..., T, N, H] as [down, ..., K, G * rows, H]: the query heads of one key/value head together."""
+        """[..., T, N, H] as [down, ..., K, G * rows, H]: grouped by key/value head."""
         x = self.split(x, -3, -2, "constant")
         *batch, down, rows, N, H = x.shape
         x = x.reshape(*batch, down, rows, K, N // K, H)
@@ -73,7 +76,7 @@ class Grid(NamedTuple):
         return x.reshape(down, *batch, K, N // K * rows, H)
 
     def join_query_tiles(self, tiles: Array, N: int) -> Array:
-        """The way back from ``query_tiles``."""
+        """The inverse of ``query_tiles``."""
         down, *batch, K, _, H = tiles.shape
         tiles = tiles.reshape(down, *batch, K, N // K, self.rows, H)
         x = jnp.moveaxis(tiles, (0, -2), (-5, -4))

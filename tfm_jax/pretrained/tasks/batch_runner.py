@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import nn
-from tfm_jax.generate.batching import check_ids
+from tfm_jax.generate.batching import check_vocabulary
 from tfm_jax.ops.tracing import current_platform
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.types import Array, Params
@@ -77,7 +77,7 @@ class BatchRunner:
             raise ValueError(f"BatchRunner: got batch_size={batch_size}; wanted an integer of at least 1.")
         encodings = self.tokenizer.encode_batch(list(texts))
         if self.vocab_size is not None:
-            check_ids(texts, [x.ids for x in encodings], self.vocab_size, self.tokenizer.id_to_token)
+            check_vocabulary(texts, [x.ids for x in encodings], self.vocab_size, self.tokenizer.id_to_token)
         order = sorted(range(len(encodings)), key=lambda i: -len(encodings[i].ids))
         outputs: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):

@@ -1,4 +1,4 @@
-"""Blocks, tiles and devices: each part of a mask against the same part of its whole table."""
+"""Blocks, bounds of tiles, and shards of masks, against the same part of the full table."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from tests.ops.masks.strategies import KINDS, expressions, part
+from tests.ops.masks.strategies import KINDS, expressions, leaf, table_of
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks.tiles import Grid, Span
 
@@ -26,17 +26,8 @@ def draw_expression(data):
     return batch, T, S, *data.draw(expressions(batch, N, T, S))
 
 
-def table_of(holds, batch, T, S):
-    """The table of a predicate of (batch index, head, query, key)."""
-    table = np.zeros((*batch, N, T, S), bool)
-    for index in np.ndindex(*table.shape):
-        *b, n, i, j = index
-        table[index] = holds(tuple(b), n, i, j)
-    return table
-
-
-def read(mask, batch, T, S):
-    """A mask for every row of the batch and every head."""
+def full_table(mask, batch, T, S):
+    """A mask as a full table over batch and heads."""
     return jnp.broadcast_to(masks.to_heads(mask, batch, N, T, S), (*batch, N, T, S))
 
 
@@ -48,20 +39,26 @@ def test_a_block_is_a_slice(data):
     batch, T, S, mask, table = draw_expression(data)
     rows, cols = 2, 3
     i, j = data.draw(st.integers(0, T - rows)), data.draw(st.integers(0, S - cols))
-    got = read(mask.block(Span(i, rows), Span(j, cols)), batch, rows, cols)
+    got = full_table(mask.block(Span(i, rows), Span(j, cols)), batch, rows, cols)
     np.testing.assert_array_equal(got, table[..., i : i + rows, j : j + cols])
 
 
 @given(st.data())
-def test_a_block_whose_start_is_traced_is_a_slice(data):
+def test_a_block_with_a_traced_start_is_a_slice(data):
     batch, T, S, mask, table = draw_expression(data)
     rows, cols = 2, 3
-    block = lambda mask, i, j: read(mask.block(Span(i, rows), Span(j, cols)), batch, rows, cols)
+
+    def block(mask, i, j):
+        return full_table(mask.block(Span(i, rows), Span(j, cols)), batch, rows, cols)
+
     if data.draw(st.booleans()):
         jitted = jax.jit(block)
-    else:  # the arrays of the mask are then NumPy's beside a tracer
+    else:  # the mask then has NumPy arrays, and the start is a tracer
         closed_over = jax.jit(lambda i, j: block(mask, i, j))
-        jitted = lambda mask, i, j: closed_over(i, j)
+
+        def jitted(mask, i, j):
+            return closed_over(i, j)
+
     for i in range(T - rows + 1):
         for j in range(S - cols + 1):
             got = jitted(mask, i, j)
@@ -74,41 +71,41 @@ def test_a_block_of_a_block(data):
     i, j = data.draw(st.integers(0, T - 3)), data.draw(st.integers(0, S - 4))
     k, m = data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1))
     inner = mask.block(Span(i, 3), Span(j, 4)).block(Span(k, 2), Span(m, 3))
-    got = read(inner, batch, 2, 3)
+    got = full_table(inner, batch, 2, 3)
     np.testing.assert_array_equal(got, table[..., i + k : i + k + 2, j + m : j + m + 3])
 
 
 @given(st.data())
-def test_a_tile_that_reaches_beyond_the_end_is_right_up_to_the_end(data):
+def test_a_block_beyond_the_end_is_right_up_to_the_end(data):
     batch, T, S, mask, table = draw_expression(data)
-    got = read(mask.block(Span(T - 1, 2), Span(S - 2, 3)), batch, 2, 3)
+    got = full_table(mask.block(Span(T - 1, 2), Span(S - 2, 3)), batch, 2, 3)
     np.testing.assert_array_equal(got[..., :1, :2], table[..., T - 1 :, S - 2 :])
 
 
-def test_a_block_beside_the_readable_form():
+def test_a_block_of_a_known_expression():
     ids = np.array([[1, 1, 2, 2, 3], [1, 2, 2, 2, 2]])
     mask = masks.causal() & masks.segments(ids) | masks.prefix(np.array([0, 2]))
-    whole = np.asarray(mask.to_dense(5, 5))
-    np.testing.assert_array_equal(mask.block(Span(1, 3), Span(2, 2)).to_dense(3, 2), whole[:, 1:4, 2:4])
+    full = np.asarray(mask.to_dense(5, 5))
+    np.testing.assert_array_equal(mask.block(Span(1, 3), Span(2, 2)).to_dense(3, 2), full[:, 1:4, 2:4])
 
 
-# --- what tiles may hold ---
+# --- bounds of tiles ---
 
 TILES = [(2, 3), (4, 7), (6, 8)]  # of 5 x 5 and 4 x 7: ragged, all, and larger than all
 
 
 def tiles_by_loops(table, grid):
-    """Whether any and whether every pair of each tile may attend, over batch and heads."""
-    some, every = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+    """Whether any pair, and whether every pair, of each tile is unmasked, over batch and heads."""
+    any_pair, all_pairs = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
     for i, j in np.ndindex(*grid.shape):
         rows = slice(i * grid.rows, (i + 1) * grid.rows)
         cols = slice(j * grid.cols, (j + 1) * grid.cols)
-        some[i, j], every[i, j] = table[..., rows, cols].any(), table[..., rows, cols].all()
-    return some, every
+        any_pair[i, j], all_pairs[i, j] = table[..., rows, cols].any(), table[..., rows, cols].all()
+    return any_pair, all_pairs
 
 
-def whole(bounds, grid):
-    """Both results of `bounds`, their forms checked, for every tile."""
+def broadcast_bounds(bounds, grid):
+    """Both results of `bounds` for every tile, after a check of their dtype and shape."""
     for x in bounds:
         assert x.dtype == bool and x.shape[0] in (1, grid.shape[0]) and x.shape[1] in (1, grid.shape[1])
         assert x.ndim == 2
@@ -116,15 +113,16 @@ def whole(bounds, grid):
 
 
 def check_safe(bounds, table, grid):
-    """That no tile is left out that may attend, and none is taken as open that is not."""
-    (some, every), (any_pair, all_pairs) = whole(bounds, grid), tiles_by_loops(table, grid)
-    assert (some >= any_pair).all(), "a tile that may attend would be skipped"
-    assert (every <= all_pairs).all(), "a tile that may not attend throughout would go unmasked"
+    """No tile with an unmasked pair is skipped, and no tile with a masked pair counts as unmasked."""
+    some, every = broadcast_bounds(bounds, grid)
+    any_pair, all_pairs = tiles_by_loops(table, grid)
+    assert (some >= any_pair).all(), "a tile with an unmasked pair would be skipped"
+    assert (every <= all_pairs).all(), "a tile with a masked pair would count as unmasked"
     return some, every
 
 
 @given(st.data())
-def test_bounds_are_never_wrong_in_the_unsafe_direction(data):
+def test_bounds_are_conservative(data):
     _, T, S, mask, table = draw_expression(data)
     grid = Grid(T, S, *data.draw(st.sampled_from(TILES)))
     some, every = check_safe(mask.bounds(grid), table, grid)
@@ -149,27 +147,27 @@ def test_bounds_of_a_traced_mask(data):
     assert all(isinstance(x, np.ndarray) for x in known[0])
     known_some, known_every = check_safe(known[0], table, grid)
     assert (known_some >= some).all() and (known_every <= every).all()
-    # Tracing changes what is known before the program runs, and nothing of what is known as it does.
-    for got, expected in zip((some, every), whole(mask.bounds(grid), grid), strict=True):
+    # Tracing changes what is known statically, not the values at run time.
+    for got, expected in zip((some, every), broadcast_bounds(mask.bounds(grid), grid), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
 def check_exact(mask, table, grid, jitted):
     bounds = jax.jit(lambda m: m.bounds(grid))(mask) if jitted else mask.bounds(grid)
-    for got, expected in zip(whole(bounds, grid), tiles_by_loops(table, grid), strict=True):
+    for got, expected in zip(broadcast_bounds(bounds, grid), tiles_by_loops(table, grid), strict=True):
         np.testing.assert_array_equal(got, expected, err_msg=repr(mask))
 
 
 @pytest.mark.parametrize("kind", ["causal", "window", "prefix", "padding", "dense", "heads"])
 @given(st.data())
-def test_bounds_of_one_part_are_exact(kind, data):
+def test_bounds_of_one_leaf_are_exact(kind, data):
     (T, S), seed = data.draw(st.sampled_from(LENGTHS)), data.draw(seeds)
-    # A window that lies elsewhere in each row of the batch is the one that a range of offsets does not tell.
+    # Not exact for windows at different offsets in each example: their bounds come from the range of offsets.
     batch = () if kind == "window" else data.draw(st.sampled_from(BATCHES))
-    mask, holds = part(kind, np.random.default_rng(seed), batch, N, T, S)
+    mask, holds = leaf(kind, np.random.default_rng(seed), batch, N, T, S)
     grid = Grid(T, S, *data.draw(st.sampled_from(TILES)))
-    check_exact(mask, table_of(holds, batch, T, S), grid, jitted=seed % 8 == 0)
-    check_exact(~mask, ~table_of(holds, batch, T, S), grid, jitted=False)
+    check_exact(mask, table_of(holds, batch, N, T, S), grid, jitted=seed % 8 == 0)
+    check_exact(~mask, ~table_of(holds, batch, N, T, S), grid, jitted=False)
 
 
 @given(st.data())
@@ -188,7 +186,7 @@ def test_bounds_of_packed_documents_are_exact(data):
 
 
 @pytest.mark.parametrize("leads", [((), (2,)), ((2,), ()), ((1,), (2,))])
-def test_bounds_of_ids_that_stand_for_the_whole_batch(leads):
+def test_bounds_of_ids_that_hold_for_the_whole_batch(leads):
     ids, keys = (
         jnp.broadcast_to(jnp.sort(jnp.arange(n) % 3), (*lead, n))
         for lead, n in zip(leads, (4, 7), strict=True)
@@ -197,7 +195,7 @@ def test_bounds_of_ids_that_stand_for_the_whole_batch(leads):
     check_exact(mask, np.asarray(mask.to_dense(4, 7)), Grid(4, 7, 2, 3), jitted=False)
 
 
-def test_bounds_know_what_they_can_without_tracing():
+def test_bounds_without_tracing():
     grid = Grid(4, 4, 2, 2)
     lower = [[True, False], [True, True]]
     np.testing.assert_array_equal(masks.causal().bounds(grid, traced=False)[0], lower)
@@ -208,11 +206,11 @@ def test_bounds_know_what_they_can_without_tracing():
     assert not (masks.causal() & traced).bounds(grid)[0].any()
 
 
-# --- over devices ---
+# --- shards ---
 
 
 def shards(mask):
-    """How the arrays of a mask are spread: keys on their own axis, tables on that of the queries."""
+    """PartitionSpecs of a mask's arrays: over keys, or over queries for dense arrays."""
     axes = {"": (), "T": ("sequence",), "S": ("sequence",), "TS": ("sequence", None)}
     axes["NTS"] = (None, "sequence", None)
     specs = []
@@ -223,12 +221,12 @@ def shards(mask):
 
 
 def over_devices(mask, batch, T, S):
-    """What the devices read of their own queries, one after the other."""
+    """The tables of each device's queries, concatenated."""
     mesh = jax.make_mesh(
         (DEVICES,), ("sequence",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:DEVICES]
     )
     of_device = jax.shard_map(
-        lambda mask: read(mask.on_axis("sequence", T, S), batch, T, DEVICES * S),
+        lambda mask: full_table(mask.on_axis("sequence", T, S), batch, T, DEVICES * S),
         mesh=mesh,
         in_specs=(shards(mask),),
         out_specs=P(*(None,) * len(batch), None, "sequence", None),
@@ -238,25 +236,25 @@ def over_devices(mask, batch, T, S):
 
 @pytest.mark.parametrize("T, S", [(2, 2), (3, 2)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_masks_of_the_devices_are_the_mask(kind, T, S):
+def test_the_shards_of_a_leaf_are_the_leaf(kind, T, S):
     for seed in range(3):
         batch = BATCHES[seed % 2]
-        mask, holds = part(kind, np.random.default_rng(seed), batch, N, DEVICES * T, DEVICES * S)
+        mask, holds = leaf(kind, np.random.default_rng(seed), batch, N, DEVICES * T, DEVICES * S)
         got = over_devices(mask, batch, T, S)
         np.testing.assert_array_equal(
-            got, table_of(holds, batch, DEVICES * T, DEVICES * S), err_msg=repr(mask)
+            got, table_of(holds, batch, N, DEVICES * T, DEVICES * S), err_msg=repr(mask)
         )
 
 
 @given(st.data())
-def test_the_expressions_of_the_devices_are_the_expression(data):
+def test_the_shards_of_an_expression_are_the_expression(data):
     batch, (T, S) = data.draw(st.sampled_from(BATCHES)), data.draw(st.sampled_from([(2, 2), (3, 2)]))
     mask, table = data.draw(expressions(batch, N, DEVICES * T, DEVICES * S))
     np.testing.assert_array_equal(over_devices(mask, batch, T, S), table)
 
 
 @pytest.mark.parametrize("mask", [masks.causal(), masks.window(left=2) & masks.prefix(3)])
-def test_positions_without_an_offset_want_as_many_queries_as_keys(mask):
+def test_positions_without_an_offset_need_as_many_queries_as_keys(mask):
     with pytest.raises(ValueError, match=r"T = 3 queries, S = 2 keys and no offset.*with_offset"):
         over_devices(mask, (), 3, 2)
     over_devices(mask.with_offset(1), (), 3, 2)

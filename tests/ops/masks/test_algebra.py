@@ -1,4 +1,4 @@
-"""Masks against tables made by loops, the laws of their algebra, and their way through JAX."""
+"""Masks against boolean tables made by loops, the laws of their algebra, and JAX transformations."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ IDS = RNG.integers(0, 3, (2, 5))
 
 
 def same(a, b, batch=(), T=5, S=5):
-    """Whether two masks allow the same, read for one shape."""
-    read = [np.broadcast_to(masks.to_heads(x, batch, N, T, S), (*batch, N, T, S)) for x in (a, b)]
-    return np.array_equal(*read)
+    """Whether two masks allow the same pairs at one shape."""
+    tables = [np.broadcast_to(masks.to_heads(x, batch, N, T, S), (*batch, N, T, S)) for x in (a, b)]
+    return np.array_equal(*tables)
 
 
-# --- what each mask means ---
+# --- values ---
 
 
 @given(st.data())
@@ -40,7 +40,7 @@ def test_an_expression_is_its_table(data):
 
 
 @pytest.mark.parametrize("T, S", [(5, 5), (1, 1), (0, 0)])
-def test_parts_without_offset(T, S):
+def test_leaves_without_offset(T, S):
     cases = {
         "causal": (masks.causal(), lambda i, j: j <= i),
         "window": (masks.window(1, 2), lambda i, j: i - 1 <= j <= i + 2),
@@ -55,7 +55,7 @@ def test_parts_without_offset(T, S):
         np.testing.assert_array_equal(dense, table(T, S, holds), err_msg=name)
 
 
-def test_to_dense_has_the_leading_dims_of_the_arrays_and_a_head_axis_only_if_a_part_is_per_head():
+def test_shape_of_to_dense():
     heads = masks.dense(np.ones((3, 5, 5), bool), per_head=True)
     assert masks.padding(VALID).to_dense(4, 5).shape == (2, 4, 5)
     assert (masks.padding(VALID) & masks.causal()).to_dense(5, 5).shape == (2, 5, 5)
@@ -69,7 +69,7 @@ def test_to_dense_has_the_leading_dims_of_the_arrays_and_a_head_axis_only_if_a_p
 
 
 @pytest.mark.parametrize("offset", [0, 2, 4])
-def test_an_offset_takes_rows_of_the_larger_mask(offset):
+def test_an_offset_selects_rows_of_the_larger_mask(offset):
     T, S = 3, 7
     for make in (masks.causal, lambda o=None: masks.window(2, 1, o)):
         larger = make().to_dense(S, S)
@@ -77,7 +77,7 @@ def test_an_offset_takes_rows_of_the_larger_mask(offset):
         np.testing.assert_array_equal(make().with_offset(offset).to_dense(T, S), larger[offset : offset + T])
 
 
-def test_offsets_one_a_row():
+def test_one_offset_per_sequence():
     mask = (masks.causal() & ~masks.window(right=0, left=0) | masks.prefix(1)).with_offset(jnp.array([0, 3]))
     got = mask.to_dense(2, 6)
     assert got.shape == (2, 2, 6)
@@ -85,14 +85,14 @@ def test_offsets_one_a_row():
         np.testing.assert_array_equal(got[b], table(2, 6, lambda i, j, o=offset: j < o + i or j < 1))
 
 
-def test_with_offset_leaves_the_other_parts_as_they_are():
+def test_with_offset_changes_positional_leaves_only():
     mask = masks.padding(VALID) & masks.prefix(2) | masks.segments(IDS)
     assert jax.tree.structure(mask) == jax.tree.structure(mask.with_offset(3))
     assert same(mask, mask.with_offset(3), (2,))
     assert same(masks.causal(4).with_offset(None), masks.causal())
 
 
-# --- the laws ---
+# --- laws ---
 
 
 @given(st.data())
@@ -115,7 +115,7 @@ def test_the_algebra_is_boolean(data):
         assert same(left, right, batch), f"{left}\n{right}"
 
 
-def test_windows_that_are_something_else():
+def test_windows_that_equal_other_masks():
     assert same(masks.window(left=4, right=4), masks.window())
     assert not same(masks.window(left=3, right=4), masks.window())
     assert same(masks.window(right=0), masks.causal())
@@ -129,14 +129,14 @@ def test_prefix_and_causal():
     assert same(masks.prefix(np.array([3, 5])), masks.padding(np.arange(5) < np.array([[3], [5]])), (2,))
 
 
-def test_segments_are_symmetric_and_hold_the_diagonal():
+def test_segments_are_symmetric_and_allow_the_diagonal():
     dense = np.asarray(masks.segments(IDS).to_dense(5, 5))
     np.testing.assert_array_equal(dense, dense.swapaxes(1, 2))
     assert dense[:, np.arange(5), np.arange(5)].all()
     assert same(masks.segments(IDS), masks.segments(IDS, IDS.astype(np.uint8)), (2,))
 
 
-# --- beside plain arrays ---
+# --- with plain arrays ---
 
 
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
@@ -154,7 +154,7 @@ def test_plain_arrays_on_either_side(convert):
         np.testing.assert_array_equal(mask.to_dense(5, 5), expected)
 
 
-def test_the_rank_of_a_plain_array_tells_its_axes_once_the_batch_is_known():
+def test_the_rank_of_a_plain_array_decides_its_axes_once_the_batch_is_known():
     heads = RNG.random((2, N, 5, 5)) < 0.5
     assert same(masks.causal() & heads, masks.causal() & masks.dense(heads, per_head=True), (2,))
     assert same(masks.as_mask(heads, 1), masks.dense(heads, per_head=True), (2,))
@@ -185,7 +185,7 @@ def test_only_booleans_are_masks(make, convert):
         make(convert(np.zeros((5, 5), np.float32)))
 
 
-def test_python_operators_that_would_lose_a_mask_are_refused():
+def test_python_operators_that_would_lose_a_mask_are_errors():
     with pytest.raises(TypeError, match=r"& \| ~"):
         masks.causal() and masks.padding(VALID)
     with pytest.raises(TypeError, match=r"& \| ~"):
@@ -223,9 +223,9 @@ def test_python_operators_that_would_lose_a_mask_are_refused():
         (lambda: masks.segments(IDS, np.ones(5)), "key_ids of dtype float64"),
         (lambda: masks.segments(None), "query_ids = None"),
         (lambda: masks.as_mask(masks.causal, 0), "masks.causal\\(\\)"),
-        (lambda: masks.as_mask(np.ones(5, bool), 1), r"shape \[5\] beside 1 batch dims.*masks.padding"),
-        (lambda: masks.as_mask(np.ones((2, 2, 2, 5, 5), bool), 1), "beside 1 batch dims"),
-        (lambda: masks.as_mask(np.ones((N, 5, 5), bool), 2), "beside 2 batch dims.*per_head=True"),
+        (lambda: masks.as_mask(np.ones(5, bool), 1), r"shape \[5\] with 1 batch dims.*masks.padding"),
+        (lambda: masks.as_mask(np.ones((2, 2, 2, 5, 5), bool), 1), "with 1 batch dims"),
+        (lambda: masks.as_mask(np.ones((N, 5, 5), bool), 2), "with 2 batch dims.*per_head=True"),
         (lambda: masks.causal().to_dense(3, 5), "T = 3 queries, S = 5 keys and no offset.*with_offset"),
         (lambda: masks.window(left=2).to_dense(3, 5), r"window\(left=2\): got T = 3"),
         (lambda: masks.segments(IDS).to_dense(5, 6), "no key_ids"),
@@ -244,7 +244,7 @@ def test_wrong_arguments(make, message):
         make()
 
 
-def test_the_largest_numbers_and_empty_arrays_pass():
+def test_the_largest_numbers_and_empty_arrays_are_accepted():
     for mask in (masks.window(2**31 - 1, 2**31 - 1), masks.prefix(2**31 - 1), masks.prefix(np.uint32(5))):
         assert mask.to_dense(5, 5).all()
     assert masks.segments(np.zeros(0, np.int64)).to_dense(0, 0).shape == (0, 0)
@@ -276,12 +276,12 @@ def test_nothing_broadcasts_along_a_wrong_axis(mask, message):
         masks.to_heads(masks.causal() & ~(masks.window(1) | mask), (2,), N, 5, 5)
 
 
-def test_a_batch_needs_a_batch():
+def test_a_batched_mask_needs_a_batched_query():
     with pytest.raises(ValueError, match=r"valid of shape \[2, 5\].*\[\.\.\.\] = \[\]"):
         masks.to_heads(masks.padding(VALID), (), N, 5, 5)
 
 
-# --- through JAX ---
+# --- JAX transformations ---
 
 MASK = (masks.causal() & masks.padding(jnp.asarray(VALID)) | masks.prefix(jnp.array([1, 2]))) & masks.window(
     3
@@ -289,14 +289,14 @@ MASK = (masks.causal() & masks.padding(jnp.asarray(VALID)) | masks.prefix(jnp.ar
 DENSE = np.asarray(MASK.to_dense(5, 5))
 
 
-def test_leaves_are_the_arrays_and_nothing_else():
+def test_leaves_are_the_arrays_only():
     assert jax.tree.leaves(masks.causal() & ~masks.window(2, 3)) == []
     assert jax.tree.leaves(masks.causal(3)) == [3]
     assert jax.tree.structure(masks.window(2)) != jax.tree.structure(masks.window(3))
     assert [x.shape for x in jax.tree.leaves(MASK)] == [(2, 5), (2,)]
 
 
-def test_through_jit_one_compilation_for_all_values():
+def test_jit_compiles_once_for_all_values():
     traces = []
 
     @jax.jit
@@ -311,17 +311,17 @@ def test_through_jit_one_compilation_for_all_values():
     assert len(traces) == 1
 
 
-def test_through_vmap_leaves_map_like_a_batch():
+def test_vmap_maps_leaves_like_a_batch():
     got = jax.vmap(lambda mask: mask.to_dense(5, 5))(MASK)
     np.testing.assert_array_equal(got, DENSE)
     offsets = masks.causal(jnp.array([0, 2]))
     np.testing.assert_array_equal(jax.vmap(lambda mask: mask.to_dense(2, 5))(offsets), offsets.to_dense(2, 5))
-    # as in_axes, a mask of axis numbers, which JAX makes
+    # in_axes as a mask of axis numbers
     axes = jax.tree.map(lambda _: 0, MASK)
     np.testing.assert_array_equal(jax.vmap(lambda m: m.to_dense(5, 5), in_axes=(axes,))(MASK), DENSE)
 
 
-def test_through_scan_as_inputs_as_carry_and_closed_over():
+def test_scan_over_masks_and_with_a_mask_in_the_carry():
     _, rows = jax.lax.scan(lambda carry, mask: (carry, mask.to_dense(5, 5)), None, MASK)
     np.testing.assert_array_equal(rows, DENSE)
 
@@ -333,7 +333,7 @@ def test_through_scan_as_inputs_as_carry_and_closed_over():
     np.testing.assert_array_equal(rows, (masks.causal() & masks.window(2)).to_dense(5, 5))
 
 
-def test_through_cond_and_checkpoint_and_grad():
+def test_cond_checkpoint_and_grad():
     def loss(x, mask):
         return jnp.where(mask.to_dense(5, 5), x, 0.0).sum()
 
@@ -345,7 +345,7 @@ def test_through_cond_and_checkpoint_and_grad():
 @pytest.mark.parametrize(
     "mask", [masks.causal(), masks.window(1, 2) & masks.causal(), None], ids=["causal", "window", "rows"]
 )
-def test_through_pmap_and_shard_map(mask):
+def test_pmap_and_shard_map(mask):
     valid = RNG.random((8, 5)) < 0.6
     rows = masks.padding(jnp.asarray(valid))
     mask = rows if mask is None else rows & mask
@@ -361,13 +361,13 @@ def test_through_pmap_and_shard_map(mask):
     np.testing.assert_array_equal(jax.jit(read)(mask), expected)
 
 
-def test_pmap_beside_a_mask_without_leaves():
+def test_pmap_with_a_mask_without_leaves():
     x = jnp.ones((8, 3, 3))
     got = jax.pmap(lambda x, m: jnp.where(m.to_dense(3, 3), x, 0.0))(x, masks.causal())
     np.testing.assert_array_equal(got, np.broadcast_to(np.tri(3, dtype=np.float32), (8, 3, 3)))
 
 
-def test_abstract_and_odd_leaves_pass_through_unflattening():
+def test_unflatten_accepts_abstract_and_odd_leaves():
     shapes = jax.eval_shape(lambda m: m, MASK)
     assert jax.eval_shape(lambda m: m.to_dense(5, 5), shapes).shape == (2, 5, 5)
     for leaf in (None, object(), P("data"), 0, "x"):
@@ -389,7 +389,7 @@ def test_repr_draws_the_mask():
     )
 
 
-def test_repr_takes_sizes_from_the_arrays_and_draws_the_first_row_of_the_batch():
+def test_repr_takes_sizes_from_the_arrays_and_draws_the_first_example():
     assert repr(masks.dense(np.eye(2, 3, dtype=bool))) == (
         "dense(bool[2, 3])  (T = 2, S = 3; # = may attend)\n# . .\n. # ."
     )
@@ -408,9 +408,12 @@ def test_repr_is_small():
     assert lines[1:] == [" ".join("#" * (i + 1) + "." * (15 - i)) for i in range(16)]
 
 
-def test_repr_reads_as_the_code_that_makes_it():
+def test_repr_is_the_code_that_makes_the_mask():
     a, b, c = masks.causal(), masks.window(1), masks.prefix(2)
-    first = lambda mask: repr(mask).split("  (")[0]
+
+    def first(mask):
+        return repr(mask).split("  (")[0]
+
     assert first((a | b) & ~c) == "(causal() | window(left=1)) & ~prefix(2)"
     assert first(a | b & c) == "causal() | window(left=1) & prefix(2)"
     assert first(~(a & b)) == "~(causal() & window(left=1))"
@@ -418,16 +421,16 @@ def test_repr_reads_as_the_code_that_makes_it():
     assert first(masks.window(0, 2, jnp.array([1]))) == "window(left=0, right=2, offset=int32[1])"
 
 
-def test_repr_under_tracing_is_the_expression_alone():
+def test_repr_under_tracing_is_the_expression_only():
     seen = []
     jax.jit(lambda m: seen.append(repr(m)))(masks.causal(3) & masks.padding(VALID))
     assert seen == ["causal(offset=int32[]) & padding(bool[2, 5])"]
-    # A mask without tracers is drawn, wherever one stands.
+    # A mask without tracers is drawn everywhere.
     seen.clear()
     jax.jit(lambda x: seen.append(repr(masks.causal())))(1)
     jax.vmap(lambda x: seen.append(repr(masks.causal())))(jnp.ones(2))
     assert seen == [repr(masks.causal())] * 2
 
 
-def test_repr_of_a_mask_that_cannot_be_read_is_the_expression_alone():
+def test_repr_of_a_mask_that_cannot_be_evaluated_is_the_expression_only():
     assert repr(masks.causal() & np.ones((2, 3), bool)) == "causal() & dense(bool[2, 3])"
