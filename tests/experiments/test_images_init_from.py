@@ -133,7 +133,7 @@ def beginnings(tmp_path_factory, vit, own):
         ("vit", ["--model.d-ff", "8"], r"(?s)only .*may be set:\n  --model.d-ff: asked for 8, it has 5"),
         ("vit", ["--model.patches", "None"], r"--model.patches: asked for None, it has Patches\("),
         ("unread", [], "there is no preprocessor_config.json in .*unread"),
-        ("padded", [], "do_pad=True is not supported"),
+        ("padded", [], "got do_pad=True; wanted False"),
         ("square", [], "takes images of 6 x 8 x 3, got 8 x 8 x 3: its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: its model reads texts, wanted one that reads images"),
         ("own", [], "takes images of 8 x 4 x 1, got 8 x 12 x 1: --data.size 8 4 scales pictures"),
