@@ -32,11 +32,11 @@ def train_byte_pair(directory, class_name):
 
 def test_train_byte_pair(tmp_path):
     trained = train_byte_pair(tmp_path, "GPT2")
-    found = read_tokenizer(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
     for text in (*CORPUS[:2], "", " x"):
-        assert found.encode(text).ids == trained.encode(text).ids
-        assert found.decode(found.encode(text).ids) == text
-    assert found.encode("a<|endoftext|>").ids[-1] == 0
+        assert tokenizer.encode(text).ids == trained.encode(text).ids
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert tokenizer.encode("a<|endoftext|>").ids[-1] == 0
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="class None; wanted one of Bart, GPT2, GPTNeoX, Qwen2, Roberta"):
         read_tokenizer(tmp_path)
@@ -64,7 +64,7 @@ def test_bos_token(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": True})
     )
-    with pytest.raises(ValueError, match="got add_bos_token=true without a bos_token"):
+    with pytest.raises(ValueError, match="got add_bos_token=true and no bos_token"):
         read_tokenizer(tmp_path)
 
 

@@ -46,9 +46,9 @@ def test_bos_and_eos_of_the_class_and_the_config(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"add_bos_token": True}, "got add_bos_token=true without a bos_token"),
-        ({"add_eos_token": True, "bos_token": "<s>"}, "got add_eos_token=true without a eos_token"),
-        ({"add_bos_token": True, "bos_token": None}, "got add_bos_token=true without a bos_token"),
+        ({"add_bos_token": True}, "got add_bos_token=true and no bos_token"),
+        ({"add_eos_token": True, "bos_token": "<s>"}, "got add_eos_token=true and no eos_token"),
+        ({"add_bos_token": True, "bos_token": None}, "got add_bos_token=true and no bos_token"),
         (
             {"add_bos_token": True, "bos_token": "<b>"},
             "got bos_token='<b>' to add to each text; wanted a token of the vocabulary",
@@ -101,8 +101,8 @@ def test_settings_beside_a_tokenizer_json(tmp_path):
         assert read_tokenizer(tmp_path).encode("The É").tokens == wanted, config
     (tmp_path / "added_tokens.json").write_text(json.dumps({"The É": n}))
     write_wordpiece(tmp_path, **bert, pad_token="<pad>", image_token="<image>", do_lower_case=False)
-    found = read_tokenizer(tmp_path)
-    assert found.encode("The É<image><pad>").ids == [2, n, n + 2, n + 1, 3]
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.encode("The É<image><pad>").ids == [2, n, n + 2, n + 1, 3]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_clean_up_tokenization_spaces(tmp_path):
     it.add_tokens([" .", " n't"])
     it.decoder = decoders.Fuse()
     it.save(str(path))
-    found = read_tokenizer(tmp_path)
-    assert found.decode([5, n, 6, n + 1]) == "the.catn't"
-    found.save(str(path))
-    assert read_tokenizer(tmp_path).to_str() == found.to_str()
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.decode([5, n, 6, n + 1]) == "the.catn't"
+    tokenizer.save(str(path))
+    assert read_tokenizer(tmp_path).to_str() == tokenizer.to_str()

@@ -18,10 +18,10 @@ CHARSMAP = charsmap({"Ａ": "a", "ﬁ": "b"})
 def test_parsed_fields(tmp_path):
     path = tmp_path / "x.model"
     path.write_bytes(model())
-    found = parse_model(path)
-    assert found.pieces == [(piece, float(score)) for piece, score, _ in PIECES]
-    assert found.types == [kind for *_, kind in PIECES] and found.path == path
-    assert found[3:] == (True, 0, False, b"", True, True)
+    parsed = parse_model(path)
+    assert parsed.pieces == [(piece, float(score)) for piece, score, _ in PIECES]
+    assert parsed.types == [type_ for *_, type_ in PIECES] and parsed.path == path
+    assert parsed[3:] == (True, 0, False, b"", True, True)
     normalizer = [(2, CHARSMAP), (3, 0), (4, 0)]
     path.write_bytes(model(kind=2, trainer=[(40, 5), (35, 1)], normalizer=normalizer))
     assert parse_model(path)[3:] == (False, 5, True, CHARSMAP, False, False)
@@ -73,14 +73,14 @@ def ids(directory, kind, text, **config):
 
 def test_t5(tmp_path):
     (tmp_path / "spiece.model").write_bytes(model([*PIECES, ("<pad>", 0, 3)]))
-    found = read_sentencepiece(tmp_path, "T5", {"extra_ids": 3})
+    tokenizer = read_sentencepiece(tmp_path, "T5", {"extra_ids": 3})
     # The likeliest pieces: ▁ab (-1.5), then bb; EOS; one unknown token for a run of unknown letters.
-    assert found.encode("  abbb  a").ids == [7, 8, 3, 2]
-    assert found.encode("a xyz").ids == [3, 5, 0, 2]
-    assert [found.token_to_id(f"<extra_id_{i}>") for i in range(3)] == [12, 11, 10]
-    assert found.encode("a <extra_id_0>").ids == [3, 12, 2]
-    assert found.decode([7, 8, 3, 2]) == "abbb a"
-    assert found.encode("a", "b").ids == [3, 2, 5, 4, 2]
+    assert tokenizer.encode("  abbb  a").ids == [7, 8, 3, 2]
+    assert tokenizer.encode("a xyz").ids == [3, 5, 0, 2]
+    assert [tokenizer.token_to_id(f"<extra_id_{i}>") for i in range(3)] == [12, 11, 10]
+    assert tokenizer.encode("a <extra_id_0>").ids == [3, 12, 2]
+    assert tokenizer.decode([7, 8, 3, 2]) == "abbb a"
+    assert tokenizer.encode("a", "b").ids == [3, 2, 5, 4, 2]
 
 
 def test_mbart(tmp_path):
@@ -109,11 +109,11 @@ def test_marian(tmp_path):
         "▁": 9,
     }
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    found = read_sentencepiece(tmp_path, "Marian", {})
-    assert found.encode("abbb a").ids == [5, 4, 1, 0]
-    assert found.encode(">>fr<< abbb").ids == [7, 5, 4, 0]
+    tokenizer = read_sentencepiece(tmp_path, "Marian", {})
+    assert tokenizer.encode("abbb a").ids == [5, 4, 1, 0]
+    assert tokenizer.encode(">>fr<< abbb").ids == [7, 5, 4, 0]
     # Pieces of the target language alone are decoded, never encoded.
-    assert found.encode("z").ids == [9, 2, 0] and found.decode([6, 3, 1, 0]) == "zz a"
+    assert tokenizer.encode("z").ids == [9, 2, 0] and tokenizer.decode([6, 3, 1, 0]) == "zz a"
 
 
 @pytest.mark.parametrize(
@@ -166,17 +166,17 @@ def test_llama(tmp_path):
     ]
     (tmp_path / "tokenizer.model").write_bytes(model(pieces, kind=2, trainer=[(35, 1)]))
     at = {piece: i for i, (piece, _, _) in enumerate(pieces)}
-    found = read_sentencepiece(tmp_path, "Llama", {})
-    assert found.encode("abbb").ids == [1, at["▁ab"], at["bb"]]
-    assert found.encode("aé").ids == [1, at["▁a"], at["<0xC3>"], at["<0xA9>"]]
+    tokenizer = read_sentencepiece(tmp_path, "Llama", {})
+    assert tokenizer.encode("abbb").ids == [1, at["▁ab"], at["bb"]]
+    assert tokenizer.encode("aé").ids == [1, at["▁a"], at["<0xC3>"], at["<0xA9>"]]
     # User-defined pieces are not split; a space is added only before the text, if it has none.
-    assert found.encode("ab<X>ab").tokens == ["<s>", "▁ab", "<X>", "a", "b"]
-    assert found.encode("ab</s>ab").tokens == ["<s>", "▁ab", "</s>", "a", "b"]
-    assert found.encode("ab<X> ab").tokens == ["<s>", "▁ab", "<X>", "▁ab"]
-    assert found.encode("<X>a").tokens == ["<s>", "<X>", "a"]
-    assert found.encode(" ab").tokens == found.encode("ab").tokens == ["<s>", "▁ab"]
-    assert found.encode("  ab  ").tokens == ["<s>", "▁", "▁ab", "▁▁"]
-    assert found.decode(found.encode("abbb é").ids) == "abbb é"
+    assert tokenizer.encode("ab<X>ab").tokens == ["<s>", "▁ab", "<X>", "a", "b"]
+    assert tokenizer.encode("ab</s>ab").tokens == ["<s>", "▁ab", "</s>", "a", "b"]
+    assert tokenizer.encode("ab<X> ab").tokens == ["<s>", "▁ab", "<X>", "▁ab"]
+    assert tokenizer.encode("<X>a").tokens == ["<s>", "<X>", "a"]
+    assert tokenizer.encode(" ab").tokens == tokenizer.encode("ab").tokens == ["<s>", "▁ab"]
+    assert tokenizer.encode("  ab  ").tokens == ["<s>", "▁", "▁ab", "▁▁"]
+    assert tokenizer.decode(tokenizer.encode("abbb é").ids) == "abbb é"
     legacy = read_sentencepiece(tmp_path, "Llama", {"legacy": True})
     assert legacy.encode("ab<X>ab").tokens == ["<s>", "▁ab", "<X>", "▁ab"]
     bare = read_sentencepiece(tmp_path, "Llama", {"add_prefix_space": False})
@@ -328,11 +328,11 @@ def trained(tmp_path_factory):
     pads = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     llama = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
     llama |= {"remove_extra_whitespaces": False, "vocab_size": 310}
-    found = {"t5": train("t5", **pads), "plain": train("plain"), "llama": train("llama", **llama)}
+    trained_models = {"t5": train("t5", **pads), "plain": train("plain"), "llama": train("llama", **llama)}
     llama |= {"user_defined_symbols": ["<X>", "o over", "<XX>"], "control_symbols": ["<ctl>"]}
     # With a normalizer, which transformers ignores.
     llama |= {"remove_extra_whitespaces": True, "normalization_rule_name": "nmt_nfkc", "vocab_size": 315}
-    return found | {"user": train("user", **llama)}
+    return trained_models | {"user": train("user", **llama)}
 
 
 NAMES = {"T5": ("t5", "spiece.model"), "MBart": ("plain", "sentencepiece.bpe.model")}

@@ -20,9 +20,9 @@ def test_added_tokens(tmp_path):
     with pytest.raises(ValueError, match=r"got ids \{'<think>': 'n'\}; wanted integers"):
         read_tokenizer(tmp_path)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<think>": n}))
-    found = read_tokenizer(tmp_path)
-    assert found.encode("<|im_start|>a<think>").ids == [n + 1, *trained.encode("a").ids, n]
-    assert found.decode([n + 1, n]) == "<think>"
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.encode("<|im_start|>a<think>").ids == [n + 1, *trained.encode("a").ids, n]
+    assert tokenizer.decode([n + 1, n]) == "<think>"
 
 
 @pytest.mark.parity

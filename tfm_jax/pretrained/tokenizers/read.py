@@ -188,7 +188,7 @@ def _add_bos_and_eos(
 def _special_id(tokenizer: tokenizers.Tokenizer, directory: Path, role: str, token: str | None) -> int:
     if token is None:
         raise ValueError(
-            f"{directory}: got add_{role}_token=true without a {role}_token; wanted one. Name it in "
+            f"{directory}: got add_{role}_token=true and no {role}_token; wanted one. Name it in "
             f"tokenizer_config.json, or set add_{role}_token=false there."
         )
     if (found := tokenizer.token_to_id(token)) is None:
