@@ -166,6 +166,7 @@ def test_default_source_needs_no_file():
             ["--data.test", "{}/other.jsonl"],
             "test: label_ids: got 'bird' in row 1 .* wanted one of the 3",
         ),
+        (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted"),
         (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
         (["--model.pooler", "Pooler"], "pass pooling='first'"),
         (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),

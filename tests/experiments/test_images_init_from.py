@@ -140,11 +140,11 @@ def sources(tmp_path_factory, vit, images_run):
         ("vit", ["--model.d-ff", "8"], r"(?s)wanted .*--model.d-ff: configured 8, the weights have 5"),
         ("vit", ["--model.patches", "None"], r"--model.patches: configured None, the weights have Patches\("),
         ("unread", [], "there is no preprocessor_config.json in .*unread"),
-        ("padded", [], "do_pad=True is not supported"),
+        ("padded", [], "got do_pad=True; wanted False"),
         ("square", [], "got images of 8 x 8 x 3; wanted 6 x 8 x 3. Its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: got a model of texts; wanted one of images"),
         ("images_run", [], "got images of 8 x 12 x 1; wanted 8 x 4 x 1. --data.size 8 4 resizes pictures"),
-        ("none", [], "error: --init-from: there is no directory .*none"),
+        ("none", [], "error: --init-from: checkpoint: got .*none; wanted an existing"),
     ],
 )  # fmt: skip
 def test_unsuitable_initial_weights_exit(tmp_path, sources, mnist, name, arguments, message, capsys):

@@ -98,8 +98,8 @@ class Family(NamedTuple):
 
     def fields_of(self, architecture: str) -> FieldMap:
         """The field map of one architecture: the family's and its own."""
-        own = self.architectures[architecture].fields
-        return self.fields.extended(*own.rows, model=own.model, only=own.only, written=own.written)
+        more = self.architectures[architecture].fields
+        return self.fields.extended(*more.rows, model=more.model, only=more.only, written=more.written)
 
     def read_config(self, settings: Settings, source: object) -> nn.Config:
         """The ``nn.Config`` of a ``config.json``.

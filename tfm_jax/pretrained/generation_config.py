@@ -38,12 +38,12 @@ def to_generation_config(config: CheckpointConfig, **changes: Any) -> Generation
       ValueError: for settings that change the output and are not supported, unknown changes, and invalid
         values such as ids outside the vocabulary: all of them together, by name.
     """
-    given = read_generation(config, changes)
-    settings = _DEFAULTS | given
-    eos_ids = _as_ids(given.get("eos_token_id"))
-    start_id = given.get("bos_token_id")
+    explicit = read_generation(config, changes)
+    settings = _DEFAULTS | explicit
+    eos_ids = _as_ids(explicit.get("eos_token_id"))
+    start_id = explicit.get("bos_token_id")
     if config.settings.get("is_encoder_decoder"):
-        start_id = given.get("decoder_start_token_id", start_id)
+        start_id = explicit.get("decoder_start_token_id", start_id)
         if start_id is None:
             raise ValueError(
                 "to_generation_config: got neither decoder_start_token_id nor bos_token_id; wanted one, with "
@@ -51,15 +51,15 @@ def to_generation_config(config: CheckpointConfig, **changes: Any) -> Generation
             )
     return GenerationConfig(
         eos_ids=eos_ids,
-        pad_id=given.get("pad_token_id", eos_ids[0] if eos_ids else 0),
+        pad_id=explicit.get("pad_token_id", eos_ids[0] if eos_ids else 0),
         start_id=start_id,
         beams=settings["num_beams"],
         length_penalty=functools.partial(_power, float(settings["length_penalty"])),
         stopping=_STOPPING[settings["early_stopping"]],
         processors=_processors(settings, eos_ids, config.model.vocab_size),
-        stop_strings=_as_texts(given.get("stop_strings", ())),
+        stop_strings=_as_texts(explicit.get("stop_strings", ())),
         do_sample=settings["do_sample"],
-        **_lengths(given, config.settings),
+        **_lengths(explicit, config.settings),
     )
 
 
@@ -92,20 +92,20 @@ def _power(exponent: float, lengths: Array) -> Array:
     return lengths.astype(jnp.float32) ** jnp.float32(exponent)
 
 
-def _lengths(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int | None]:
+def _lengths(explicit: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int | None]:
     """The length limits: ``max_length`` of transformers includes the prompt, ``max_new_tokens`` does not."""
     found: dict[str, int | None] = {}
-    if "max_new_tokens" in given:
-        found["max_length"] = given["max_new_tokens"]
-    elif "max_length" in given:
-        found["max_total"] = given["max_length"]
+    if "max_new_tokens" in explicit:
+        found["max_length"] = explicit["max_new_tokens"]
+    elif "max_length" in explicit:
+        found["max_total"] = explicit["max_length"]
     else:
         found["max_length"] = 20
         found["max_total"] = settings.get("max_position_embeddings", settings.get("n_positions"))
-    if "min_new_tokens" in given:
-        found["min_length"] = given["min_new_tokens"] + 1  # ours counts the EOS token
-    elif given.get("min_length"):
-        found["min_total"] = given["min_length"]
+    if "min_new_tokens" in explicit:
+        found["min_length"] = explicit["min_new_tokens"] + 1  # ours counts the EOS token
+    elif explicit.get("min_length"):
+        found["min_total"] = explicit["min_length"]
     return found
 
 

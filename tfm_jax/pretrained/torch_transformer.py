@@ -158,8 +158,8 @@ def _config(
     state: Mapping[str, Any], extra: Mapping[str, Any], n_heads: int, fields: dict[str, Any], module: _Module
 ) -> nn.Config:
     """The ``nn.Config`` of the shapes of the tensors and of the fields."""
-    if given := sorted(fields.keys() & _FROM_TENSORS):
-        raise ValueError(f"{_NAME}: got {', '.join(given)}; wanted no field that the tensors determine.")
+    if unexpected := sorted(fields.keys() & _FROM_TENSORS):
+        raise ValueError(f"{_NAME}: got {', '.join(unexpected)}; wanted no field that the tensors determine.")
     if isinstance(fields.get("positions"), nn.Learned | nn.RelativeBias):
         raise ValueError(
             f"{_NAME}: got positions={fields['positions']}; wanted positions without a table: a "

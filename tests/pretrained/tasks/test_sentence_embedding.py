@@ -348,7 +348,7 @@ def as_pickle(directory):
 def test_a_pickle_is_read_only_if_allowed(directory):
     wanted = pretrained.load_sentence_encoder(directory)(TEXTS)
     as_pickle(directory)
-    with pytest.raises(ValueError, match=r"are a pickle, .* or pass allow_pickle=True"):
+    with pytest.raises(ValueError, match=r"got a pickle, .* or pass allow_pickle=True"):
         pretrained.load_sentence_encoder(directory)
     found = pretrained.load_sentence_encoder(directory, allow_pickle=True)
     np.testing.assert_array_equal(found(TEXTS), wanted)

@@ -32,7 +32,7 @@ _ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "relu_squared": "relu2", "iden
 
 def activation_of(name: str) -> str:
     """Our name of an activation of transformers; a ValueError for an unknown one."""
-    name = next((ours for ours, theirs in _ACTIVATIONS.items() if theirs == name), name)
+    name = next((key for key, value in _ACTIVATIONS.items() if value == name), name)
     ops.activation(name)
     return name
 
@@ -154,7 +154,7 @@ def classifier(
     """The architecture of a classifier of sequences, or of tokens.
 
     Args:
-      body: ``body(config, ours="encoder/")``, the entries of the encoder.
+      body: ``body(config, param="encoder/")``, the entries of the encoder.
       pooling: as in ``nn.Classifier``.
       dropout: the rate before the head.
       head, pooler: the names of the two dense layers in the checkpoint; None is no pooler.
@@ -166,7 +166,7 @@ def classifier(
 
     def names(config: nn.Config) -> list[WeightMapping]:
         pooled = [] if pooler is None else dense("encoder/pooler/dense", pooler)
-        return [*body(config, ours="encoder/"), *pooled, *dense("head/dense", head)]
+        return [*body(config, param="encoder/"), *pooled, *dense("head/dense", head)]
 
     def options(config: CheckpointConfig) -> dict[str, Any]:
         n = len(labels_of(config.settings))

@@ -71,23 +71,23 @@ def names(config: nn.Config) -> list[WeightMapping]:
     ]
 
 
-_ROW = FLATTEN._replace(save=lambda x: x[None])  # theirs is [1, V]
+_ROW = FLATTEN._replace(save=lambda x: x[None])  # the tensor is [1, V]
 
 
 def _stack(stack: str) -> list[WeightMapping]:
-    layers, theirs = f"{stack}/layers", f"model.{stack}.layers.{{layer}}"
+    layers, tensor = f"{stack}/layers", f"model.{stack}.layers.{{layer}}"
     letters = ("q_proj", "k_proj", "v_proj", "out_proj")
 
-    def attend(ours: str, name: str) -> list[WeightMapping]:
-        return attention(f"{layers}/{ours}", *(f"{theirs}.{name}.{x}" for x in letters))
+    def attend(param: str, name: str) -> list[WeightMapping]:
+        return attention(f"{layers}/{param}", *(f"{tensor}.{name}.{x}" for x in letters))
 
     return [
         *attend("attention", "self_attn"),
-        *norm(f"{layers}/attention_norm", f"{theirs}.self_attn_layer_norm"),
+        *norm(f"{layers}/attention_norm", f"{tensor}.self_attn_layer_norm"),
         *attend("cross_attention", "encoder_attn"),
-        *norm(f"{layers}/cross_attention_norm", f"{theirs}.encoder_attn_layer_norm"),
-        *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.fc1", w_out=f"{theirs}.fc2"),
-        *norm(f"{layers}/feed_forward_norm", f"{theirs}.final_layer_norm"),
+        *norm(f"{layers}/cross_attention_norm", f"{tensor}.encoder_attn_layer_norm"),
+        *mlp(f"{layers}/feed_forward", w_in=f"{tensor}.fc1", w_out=f"{tensor}.fc2"),
+        *norm(f"{layers}/feed_forward_norm", f"{tensor}.final_layer_norm"),
         *norm(f"{stack}/norm", f"model.{stack}.layer_norm"),
         *norm(f"{stack}/embedding_norm", f"model.{stack}.layernorm_embedding"),
         # No position reads the first two rows of the table.

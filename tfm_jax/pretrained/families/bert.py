@@ -72,24 +72,24 @@ def _unread_rows(config: nn.Config) -> int:
     return getattr(config.positions, "padding_id", None) or 0
 
 
-def body(config: nn.Config, *, ours: str, prefix: str) -> list[WeightMapping]:
-    """The tensors of the encoder, with ``ours`` and ``prefix`` before our and their names."""
-    layers, theirs = f"{ours}stack/layers", f"{prefix}encoder.layer.{{layer}}"
-    projections = f"{theirs}.attention.self"
+def body(config: nn.Config, *, param: str, prefix: str) -> list[WeightMapping]:
+    """The tensors of the encoder, with ``param`` and ``prefix`` before our and their names."""
+    layers, tensor = f"{param}stack/layers", f"{prefix}encoder.layer.{{layer}}"
+    projections = f"{tensor}.attention.self"
     return [
         *attention(
             f"{layers}/attention",
             *(f"{projections}.{name}" for name in ("query", "key", "value")),
-            f"{theirs}.attention.output.dense",
+            f"{tensor}.attention.output.dense",
         ),
-        *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.intermediate.dense", w_out=f"{theirs}.output.dense"),
-        *norm(f"{layers}/attention_norm", f"{theirs}.attention.output.LayerNorm"),
-        *norm(f"{layers}/feed_forward_norm", f"{theirs}.output.LayerNorm"),
-        *norm(f"{ours}stack/embedding_norm", f"{prefix}embeddings.LayerNorm"),
-        WeightMapping(f"{ours}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
-        WeightMapping(f"{ours}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
+        *mlp(f"{layers}/feed_forward", w_in=f"{tensor}.intermediate.dense", w_out=f"{tensor}.output.dense"),
+        *norm(f"{layers}/attention_norm", f"{tensor}.attention.output.LayerNorm"),
+        *norm(f"{layers}/feed_forward_norm", f"{tensor}.output.LayerNorm"),
+        *norm(f"{param}stack/embedding_norm", f"{prefix}embeddings.LayerNorm"),
+        WeightMapping(f"{param}embedding/table", f"{prefix}embeddings.word_embeddings.weight"),
+        WeightMapping(f"{param}embedding/token_types", f"{prefix}embeddings.token_type_embeddings.weight"),
         WeightMapping(
-            f"{ours}stack/position_embedding/table",
+            f"{param}stack/position_embedding/table",
             f"{prefix}embeddings.position_embeddings.weight",
             skip_rows(_unread_rows(config)),
         ),
@@ -105,7 +105,7 @@ def _masked(
 ) -> list[WeightMapping]:
     bias = head.removesuffix(".decoder")
     return [
-        *encoder(config, ours="encoder/"),
+        *encoder(config, param="encoder/"),
         *dense("dense", dense_name),
         *norm("norm", norm_name),
         WeightMapping("head/projection/kernel", f"{head}.weight", transpose(1)),
@@ -117,7 +117,7 @@ def _model(encoder: Any, prefix: str) -> Architecture:
     """The encoder, with a pooler where the file has one."""
 
     def names(config: nn.Config) -> list[WeightMapping]:
-        return [*encoder(config, ours=""), *dense("pooler/dense", f"{prefix}pooler.dense")]
+        return [*encoder(config, param=""), *dense("pooler/dense", f"{prefix}pooler.dense")]
 
     return Architecture(nn.Encoder, names, fields=_POOLED, by_file=("pooler",), bare=True)
 

@@ -49,13 +49,15 @@ FIELDS = FieldMap(
 
 def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``BloomForCausalLM``."""
-    ours, theirs = "stack/layers", "transformer.h.{layer}"
+    param, tensor = "stack/layers", "transformer.h.{layer}"
     return [
-        *fused_qkv(f"{ours}/attention", f"{theirs}.self_attention.query_key_value"),
-        *dense(f"{ours}/attention/output", f"{theirs}.self_attention.dense"),
-        *mlp(f"{ours}/feed_forward", w_in=f"{theirs}.mlp.dense_h_to_4h", w_out=f"{theirs}.mlp.dense_4h_to_h"),
-        *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
-        *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
+        *fused_qkv(f"{param}/attention", f"{tensor}.self_attention.query_key_value"),
+        *dense(f"{param}/attention/output", f"{tensor}.self_attention.dense"),
+        *mlp(
+            f"{param}/feed_forward", w_in=f"{tensor}.mlp.dense_h_to_4h", w_out=f"{tensor}.mlp.dense_4h_to_h"
+        ),
+        *norm(f"{param}/attention_norm", f"{tensor}.input_layernorm"),
+        *norm(f"{param}/feed_forward_norm", f"{tensor}.post_attention_layernorm"),
         *norm("stack/embedding_norm", "transformer.word_embeddings_layernorm"),
         *norm("stack/norm", "transformer.ln_f"),
         WeightMapping("embedding/table", "transformer.word_embeddings.weight"),

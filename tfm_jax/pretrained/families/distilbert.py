@@ -34,19 +34,19 @@ FIELDS = FieldMap(
 )
 
 
-def body(config: nn.Config, ours: str = "") -> list[WeightMapping]:
-    """The tensors of the encoder, with ``ours`` before our paths."""
-    layers, theirs = f"{ours}stack/layers", "distilbert.transformer.layer.{layer}"
-    projections = [f"{theirs}.attention.{name}_lin" for name in ("q", "k", "v", "out")]
+def body(config: nn.Config, param: str = "") -> list[WeightMapping]:
+    """The tensors of the encoder, with ``param`` before our paths."""
+    layers, tensor = f"{param}stack/layers", "distilbert.transformer.layer.{layer}"
+    projections = [f"{tensor}.attention.{name}_lin" for name in ("q", "k", "v", "out")]
     embeddings = "distilbert.embeddings"
     return [
         *attention(f"{layers}/attention", *projections),
-        *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.ffn.lin1", w_out=f"{theirs}.ffn.lin2"),
-        *norm(f"{layers}/attention_norm", f"{theirs}.sa_layer_norm"),
-        *norm(f"{layers}/feed_forward_norm", f"{theirs}.output_layer_norm"),
-        *norm(f"{ours}stack/embedding_norm", f"{embeddings}.LayerNorm"),
-        WeightMapping(f"{ours}embedding/table", f"{embeddings}.word_embeddings.weight"),
-        WeightMapping(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings.weight"),
+        *mlp(f"{layers}/feed_forward", w_in=f"{tensor}.ffn.lin1", w_out=f"{tensor}.ffn.lin2"),
+        *norm(f"{layers}/attention_norm", f"{tensor}.sa_layer_norm"),
+        *norm(f"{layers}/feed_forward_norm", f"{tensor}.output_layer_norm"),
+        *norm(f"{param}stack/embedding_norm", f"{embeddings}.LayerNorm"),
+        WeightMapping(f"{param}embedding/table", f"{embeddings}.word_embeddings.weight"),
+        WeightMapping(f"{param}stack/position_embedding/table", f"{embeddings}.position_embeddings.weight"),
     ]
 
 

@@ -48,16 +48,16 @@ FIELDS = FieldMap(
 
 def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``GPT2LMHeadModel``."""
-    ours, theirs = "stack/layers", "transformer.h.{layer}"
+    param, tensor = "stack/layers", "transformer.h.{layer}"
     fused = [
         entry
         for name in ("query", "key", "value")
         for entry in (
             WeightMapping(
-                f"{ours}/attention/{name}/kernel", f"{theirs}.attn.c_attn.weight", conv1d(2), concat_axis=1
+                f"{param}/attention/{name}/kernel", f"{tensor}.attn.c_attn.weight", conv1d(2), concat_axis=1
             ),
             WeightMapping(
-                f"{ours}/attention/{name}/bias", f"{theirs}.attn.c_attn.bias", FLATTEN, concat_axis=0
+                f"{param}/attention/{name}/bias", f"{tensor}.attn.c_attn.bias", FLATTEN, concat_axis=0
             ),
         )
     ]
@@ -69,15 +69,15 @@ def names(config: nn.Config) -> list[WeightMapping]:
             ("feed_forward/w_out", "feed_forward/b_out", "mlp.c_proj"),
         )
         for entry in (
-            WeightMapping(f"{ours}/{kernel}", f"{theirs}.{name}.weight", conv1d(1)),
-            WeightMapping(f"{ours}/{bias}", f"{theirs}.{name}.bias"),
+            WeightMapping(f"{param}/{kernel}", f"{tensor}.{name}.weight", conv1d(1)),
+            WeightMapping(f"{param}/{bias}", f"{tensor}.{name}.bias"),
         )
     ]
     return [
         *fused,
         *plain,
-        *norm(f"{ours}/attention_norm", f"{theirs}.ln_1"),
-        *norm(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),
+        *norm(f"{param}/attention_norm", f"{tensor}.ln_1"),
+        *norm(f"{param}/feed_forward_norm", f"{tensor}.ln_2"),
         *norm("stack/norm", "transformer.ln_f"),
         WeightMapping("embedding/table", "transformer.wte.weight"),
         WeightMapping("stack/position_embedding/table", "transformer.wpe.weight"),

@@ -65,13 +65,15 @@ FIELDS = FieldMap(
 
 def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``GPTNeoXForCausalLM``."""
-    ours, theirs = "stack/layers", "gpt_neox.layers.{layer}"
+    param, tensor = "stack/layers", "gpt_neox.layers.{layer}"
     return [
-        *fused_qkv(f"{ours}/attention", f"{theirs}.attention.query_key_value"),
-        *dense(f"{ours}/attention/output", f"{theirs}.attention.dense"),
-        *mlp(f"{ours}/feed_forward", w_in=f"{theirs}.mlp.dense_h_to_4h", w_out=f"{theirs}.mlp.dense_4h_to_h"),
-        *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
-        *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
+        *fused_qkv(f"{param}/attention", f"{tensor}.attention.query_key_value"),
+        *dense(f"{param}/attention/output", f"{tensor}.attention.dense"),
+        *mlp(
+            f"{param}/feed_forward", w_in=f"{tensor}.mlp.dense_h_to_4h", w_out=f"{tensor}.mlp.dense_4h_to_h"
+        ),
+        *norm(f"{param}/attention_norm", f"{tensor}.input_layernorm"),
+        *norm(f"{param}/feed_forward_norm", f"{tensor}.post_attention_layernorm"),
         *norm("stack/norm", "gpt_neox.final_layer_norm"),
         WeightMapping("embedding/table", "gpt_neox.embed_in.weight"),
         WeightMapping("head/projection/kernel", "embed_out.weight", transpose(1)),

@@ -78,20 +78,20 @@ QWEN3 = FIELDS.extended(_QWEN_WINDOW, _BIAS, model={"qk_norm": True})
 
 def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of all four families."""
-    ours, theirs = "stack/layers", "model.layers.{layer}"
-    projections = [f"{theirs}.self_attn.{letter}_proj" for letter in "qkvo"]
+    param, tensor = "stack/layers", "model.layers.{layer}"
+    projections = [f"{tensor}.self_attn.{letter}_proj" for letter in "qkvo"]
     return [
-        *attention(f"{ours}/attention", *projections),
-        *norm(f"{ours}/attention/query_norm", f"{theirs}.self_attn.q_norm"),
-        *norm(f"{ours}/attention/key_norm", f"{theirs}.self_attn.k_norm"),
+        *attention(f"{param}/attention", *projections),
+        *norm(f"{param}/attention/query_norm", f"{tensor}.self_attn.q_norm"),
+        *norm(f"{param}/attention/key_norm", f"{tensor}.self_attn.k_norm"),
         *mlp(
-            f"{ours}/feed_forward",
-            w_gate=f"{theirs}.mlp.gate_proj",
-            w_in=f"{theirs}.mlp.up_proj",
-            w_out=f"{theirs}.mlp.down_proj",
+            f"{param}/feed_forward",
+            w_gate=f"{tensor}.mlp.gate_proj",
+            w_in=f"{tensor}.mlp.up_proj",
+            w_out=f"{tensor}.mlp.down_proj",
         ),
-        *norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
-        *norm(f"{ours}/feed_forward_norm", f"{theirs}.post_attention_layernorm"),
+        *norm(f"{param}/attention_norm", f"{tensor}.input_layernorm"),
+        *norm(f"{param}/feed_forward_norm", f"{tensor}.post_attention_layernorm"),
         *norm("stack/norm", "model.norm"),
         WeightMapping("embedding/table", "model.embed_tokens.weight"),
         WeightMapping("head/projection/kernel", "lm_head.weight", transpose(1)),

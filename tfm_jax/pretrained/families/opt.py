@@ -53,13 +53,13 @@ FIELDS = FieldMap(
 
 def names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``OPTForCausalLM``."""
-    ours, theirs = "stack/layers", "model.decoder.layers.{layer}"
-    projections = [f"{theirs}.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+    param, tensor = "stack/layers", "model.decoder.layers.{layer}"
+    projections = [f"{tensor}.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
     return [
-        *attention(f"{ours}/attention", *projections),
-        *mlp(f"{ours}/feed_forward", w_in=f"{theirs}.fc1", w_out=f"{theirs}.fc2"),
-        *norm(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm"),
-        *norm(f"{ours}/feed_forward_norm", f"{theirs}.final_layer_norm"),
+        *attention(f"{param}/attention", *projections),
+        *mlp(f"{param}/feed_forward", w_in=f"{tensor}.fc1", w_out=f"{tensor}.fc2"),
+        *norm(f"{param}/attention_norm", f"{tensor}.self_attn_layer_norm"),
+        *norm(f"{param}/feed_forward_norm", f"{tensor}.final_layer_norm"),
         *norm("stack/norm", "model.decoder.final_layer_norm"),
         WeightMapping("embedding/table", "model.decoder.embed_tokens.weight"),
         # No position reads the first two rows of the table.

@@ -92,22 +92,22 @@ def names(config: nn.Config) -> list[WeightMapping]:
 
 def _stack(config: nn.Config, stack: str, last: int) -> list[WeightMapping]:
     """The tensors of one stack; its feed-forward layer has the index ``last`` in each block."""
-    layers, theirs = f"{stack}/layers", f"{stack}.block.{{layer}}.layer"
+    layers, tensor = f"{stack}/layers", f"{stack}.block.{{layer}}.layer"
     first = f"{stack}.block.0.layer.0.SelfAttention"
-    dense = f"{theirs}.{last}.DenseReluDense"
+    dense = f"{tensor}.{last}.DenseReluDense"
     gated = isinstance(config.feed_forward, nn.Glu)
     into = {"w_gate": f"{dense}.wi_0", "w_in": f"{dense}.wi_1"} if gated else {"w_in": f"{dense}.wi"}
 
-    def attend(ours: str, name: str) -> list[WeightMapping]:
-        return attention(f"{layers}/{ours}", *(f"{theirs}.{name}.{x}" for x in "qkvo"))
+    def attend(param: str, name: str) -> list[WeightMapping]:
+        return attention(f"{layers}/{param}", *(f"{tensor}.{name}.{x}" for x in "qkvo"))
 
     return [
         *attend("attention", "0.SelfAttention"),
-        *norm(f"{layers}/attention_norm", f"{theirs}.0.layer_norm"),
+        *norm(f"{layers}/attention_norm", f"{tensor}.0.layer_norm"),
         *attend("cross_attention", "1.EncDecAttention"),
-        *norm(f"{layers}/cross_attention_norm", f"{theirs}.1.layer_norm"),
+        *norm(f"{layers}/cross_attention_norm", f"{tensor}.1.layer_norm"),
         *mlp(f"{layers}/feed_forward", **into, w_out=f"{dense}.wo"),
-        *norm(f"{layers}/feed_forward_norm", f"{theirs}.{last}.layer_norm"),
+        *norm(f"{layers}/feed_forward_norm", f"{tensor}.{last}.layer_norm"),
         *norm(f"{stack}/norm", f"{stack}.final_layer_norm"),
         WeightMapping(f"{stack}/position_bias/table", f"{first}.relative_attention_bias.weight"),
     ]

@@ -63,25 +63,25 @@ _POOLER = FieldMap(
 )
 
 
-def body(config: nn.Config, ours: str = "") -> list[WeightMapping]:
-    """The tensors of the encoder, with ``ours`` before our paths."""
-    layers, theirs = f"{ours}stack/layers", "vit.encoder.layer.{layer}"
-    projections, embeddings = f"{theirs}.attention.attention", "vit.embeddings"
+def body(config: nn.Config, param: str = "") -> list[WeightMapping]:
+    """The tensors of the encoder, with ``param`` before our paths."""
+    layers, tensor = f"{param}stack/layers", "vit.encoder.layer.{layer}"
+    projections, embeddings = f"{tensor}.attention.attention", "vit.embeddings"
     projection = f"{embeddings}.patch_embeddings.projection"
     return [
         *attention(
             f"{layers}/attention",
             *(f"{projections}.{name}" for name in ("query", "key", "value")),
-            f"{theirs}.attention.output.dense",
+            f"{tensor}.attention.output.dense",
         ),
-        *mlp(f"{layers}/feed_forward", w_in=f"{theirs}.intermediate.dense", w_out=f"{theirs}.output.dense"),
-        *norm(f"{layers}/attention_norm", f"{theirs}.layernorm_before"),
-        *norm(f"{layers}/feed_forward_norm", f"{theirs}.layernorm_after"),
-        *norm(f"{ours}stack/norm", "vit.layernorm"),
-        WeightMapping(f"{ours}embedding/projection/kernel", f"{projection}.weight", _convolution(config)),
-        WeightMapping(f"{ours}embedding/projection/bias", f"{projection}.bias"),
-        WeightMapping(f"{ours}embedding/class_token", f"{embeddings}.cls_token", _FIRST),
-        WeightMapping(f"{ours}stack/position_embedding/table", f"{embeddings}.position_embeddings", _FIRST),
+        *mlp(f"{layers}/feed_forward", w_in=f"{tensor}.intermediate.dense", w_out=f"{tensor}.output.dense"),
+        *norm(f"{layers}/attention_norm", f"{tensor}.layernorm_before"),
+        *norm(f"{layers}/feed_forward_norm", f"{tensor}.layernorm_after"),
+        *norm(f"{param}stack/norm", "vit.layernorm"),
+        WeightMapping(f"{param}embedding/projection/kernel", f"{projection}.weight", _convolution(config)),
+        WeightMapping(f"{param}embedding/projection/bias", f"{projection}.bias"),
+        WeightMapping(f"{param}embedding/class_token", f"{embeddings}.cls_token", _FIRST),
+        WeightMapping(f"{param}stack/position_embedding/table", f"{embeddings}.position_embeddings", _FIRST),
     ]
 
 
