@@ -83,7 +83,7 @@ def greedy(
 
     Raises:
       ValueError: inputs that are not int [B, length >= 1], an empty prompt, ``max_length`` below 0 or below
-        ``min_length``, a length or an id that is not a whole number, a negative id, more positions than
+        ``min_length``, a length or an id that is not an integer, a negative id, more positions than
         ``nn.Learned`` has, a ``source_mask`` that is not padding, without a ``memory_mask``.
     """
     limits = resolve_limits(
