@@ -1,7 +1,7 @@
 """The words of the field: phrases that may not come back, in code, comments, messages, tests and docs.
 
-CONTRIBUTING.md has the glossary. A line here is a regular expression, what to write instead, a sentence that it
-must find and one of ordinary English that it must not. Line breaks do not hide a phrase.
+CONTRIBUTING.md has the glossary. An entry here is a regular expression, what to write instead, a sentence
+that it must find, and one of ordinary English that it must not find. Line breaks do not hide a phrase.
 """
 
 import re
@@ -56,7 +56,8 @@ FORBIDDEN = [
         "Remember the flag.",
     ),
     (
-        r"\b(lower|higher|upper|same|own) floors?\b|\bfloor \d\b|\b(this|own) room\b|\brooms\b|\bthe house\b|\bdoors?\b",
+        r"\b(lower|higher|upper|same|own) floors?\b|\bfloor \d\b|\b(this|own) room\b|\brooms\b|\bthe house\b"
+        r"|\bdoors?\b",
         "layer, package, public function",
         "A lower floor never imports a higher one.",
         "There is room for 4 tokens after floor division.",

@@ -206,8 +206,8 @@ def test_sampling_distribution(build):
         "repetition_penalty": 1.4,
     }
     config = pretrained.CheckpointConfig("GPT2LMHeadModel", build("gpt2").config.model, {}, settings)
-    recipe = pretrained.to_generation_config(config)
-    assert recipe.do_sample
+    generation_config = pretrained.to_generation_config(config)
+    assert generation_config.do_sample
     rng = np.random.default_rng(0)
     logits, tokens = rng.normal(size=(6, 19)).astype(np.float32) * 3, rng.integers(0, 19, (6, 4))
     wanted = build("gpt2").theirs._get_logits_processor(
@@ -215,6 +215,6 @@ def test_sampling_distribution(build):
     )(torch.tensor(tokens), torch.tensor(logits))
     room = np.concatenate([tokens, np.full((6, 3), -1)], 1).astype(np.int32)
     context = Context(jnp.asarray(room), jnp.int32(4), jnp.int32(0))
-    got = generate.apply_processors(recipe.processors, jnp.asarray(logits), context)
+    got = generate.apply_processors(generation_config.processors, jnp.asarray(logits), context)
     np.testing.assert_allclose(jax.nn.softmax(got), wanted.softmax(-1).numpy(), atol=1e-6)
     assert 1 < (np.asarray(got) > -np.inf).sum(-1).mean() < 9

@@ -238,7 +238,7 @@ NO_FIELDS = FieldMap(())
 
 
 def resolved(model: nn.Config) -> nn.Config:
-    """The same model with the value of another field in the place of each None that means it."""
+    """The same model with the value of another field in place of each None that means it."""
     output_bias, embedding_dropout = model.attention_output_bias, model.embedding_dropout_rate
     return dataclasses.replace(
         model,
