@@ -200,7 +200,10 @@ def test_nan_logits_and_masked_vocabularies_give_minus_1():
     got = generate.sample(model, params, prompt, key=jax.random.key(0), max_length=3)
     np.testing.assert_array_equal(got.tokens[0], -1)
     assert (got.tokens[1] >= 0).all()
-    nan_of_three = lambda logits, context: logits.at[:, 3].set(jnp.nan)
+
+    def nan_of_three(logits, context):
+        return logits.at[:, 3].set(jnp.nan)
+
     got = generate.greedy(model, params, prompt[1:], max_length=3, processors=(nan_of_three,))
     np.testing.assert_array_equal(got.tokens, -1)
     # A temperature near 0 makes logits infinite: with several, the largest is unknown.
@@ -265,7 +268,10 @@ def test_inside_shard_map():
 def test_sharded_keys():
     model, params = build(nn.Decoder)
     prompt, keys = tokens(2, 4), jax.random.split(jax.random.key(0), 4)
-    sample = lambda key: generate.sample(model, params, prompt, key=key, max_length=4).tokens
+
+    def sample(key):
+        return generate.sample(model, params, prompt, key=key, max_length=4).tokens
+
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     got = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=P("data"), out_specs=P("data")))(keys)
     np.testing.assert_array_equal(got, jnp.concatenate([sample(keys[:2]), sample(keys[2:])]))

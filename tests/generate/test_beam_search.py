@@ -43,7 +43,10 @@ def test_exhaustive_beams_find_the_best_of_all_outputs(alpha):
     )
     for b in range(2):
         outputs = every_output(b)
-        score = lambda y, outputs=outputs: outputs[y] / penalty(alpha, len(y))
+
+        def score(y, outputs=outputs):
+            return outputs[y] / penalty(alpha, len(y))
+
         best = sorted(outputs, key=score, reverse=True)[:5]
         for i, output in enumerate(best):
             n = len(output)

@@ -104,7 +104,10 @@ def test_processors_are_applied_in_order():
     np.testing.assert_allclose(apply_processors([fine, only], x, context), [-np.inf, 1.9, -np.inf])
     np.testing.assert_allclose(apply_processors([only, fine], x, context), [0.0, -np.inf, -np.inf])
     assert apply_processors((), x, context) is x
-    double = lambda logits, context: logits * 2  # any callable
+
+    def double(logits, context):
+        return logits * 2  # any callable
+
     np.testing.assert_allclose(apply_processors((double, Temperature(2.0)), x, context), x)
 
 
@@ -117,10 +120,19 @@ def test_only_sizes_cause_a_new_compilation():
         return apply_processors(processors, x, context)
 
     x, context = draw(3)
-    make = lambda number, k: (
-        *(Temperature(number), TopP(number), MinP(number)),
-        *(RepetitionPenalty(number), FrequencyPenalty(number), TopK(k), NoRepeatNgram(k), MinLength(k, (1,))),
-    )
+
+    def make(number, k):
+        return (
+            *(Temperature(number), TopP(number), MinP(number)),
+            *(
+                RepetitionPenalty(number),
+                FrequencyPenalty(number),
+                TopK(k),
+                NoRepeatNgram(k),
+                MinLength(k, (1,)),
+            ),
+        )
+
     first, second = run(make(0.5, 3), x, context), run(make(0.9, 3), x, context)
     assert len(traces) == 1 and (first != second).any()
     np.testing.assert_allclose(second, apply_processors(make(0.9, 3), x, context), rtol=1e-5)

@@ -95,7 +95,10 @@ def test_decoder_block_equals_its_equations(placement, norm, feed_forward):
     ]
     block_input = x
     for name, sublayer in sublayers:
-        add_and_norm = lambda y, name=name: normalize(p[f"{name}_norm"], y, norm.eps)
+
+        def add_and_norm(y, name=name):
+            return normalize(p[f"{name}_norm"], y, norm.eps)
+
         if placement == "post":
             x = add_and_norm(x + sublayer(x))
         else:

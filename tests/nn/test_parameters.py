@@ -40,7 +40,10 @@ def same(got, wanted):
 @pytest.mark.parametrize("name", MODULES)
 def test_x64_changes_no_parameter(name):
     module, fields = MODULES[name]
-    init = lambda: nn.functionalize(module, nn.Config(**fields)).init(jax.random.key(3))
+
+    def init():
+        return nn.functionalize(module, nn.Config(**fields)).init(jax.random.key(3))
+
     wanted = init()
     assert {x.dtype for x in jax.tree.leaves(wanted)} == {jnp.dtype("float32")}
     with jax.enable_x64(True):
@@ -50,7 +53,10 @@ def test_x64_changes_no_parameter(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_bfloat16_parameters_are_the_float32_ones_rounded(name):
     module, fields = MODULES[name]
-    make = lambda dtype: nn.functionalize(module, nn.Config(**fields, param_dtype=dtype))
+
+    def make(dtype):
+        return nn.functionalize(module, nn.Config(**fields, param_dtype=dtype))
+
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make("float32").init(jax.random.key(3)))
     same(make("bfloat16").init(jax.random.key(3)), rounded)
 

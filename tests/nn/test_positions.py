@@ -175,7 +175,10 @@ def test_position_fields_reach_ops(pairing, rotated):
     params = attend.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (T, D))
     q, k, v = (jnp.einsum("TD,DNH->TNH", x, params[name]["kernel"]) for name in ("query", "key", "value"))
-    rotate_by = lambda y: ops.rotary(y, jnp.arange(T), theta=30.0, pairing=pairing)
+
+    def rotate_by(y):
+        return ops.rotary(y, jnp.arange(T), theta=30.0, pairing=pairing)
+
     q, k = (jnp.concatenate([rotate_by(y[..., :rotated]), y[..., rotated:]], -1) for y in (q, k))
     wanted = jnp.einsum("TNH,NHD->TD", ops.attention(q, k, v), params["output"]["kernel"])
     np.testing.assert_allclose(

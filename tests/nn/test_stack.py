@@ -85,14 +85,20 @@ def test_layers_draw_different_dropout():
 
 def test_n_decoder_layers():
     _, params = build(nn.EncoderDecoder, n_decoder_layers=2)
-    depth = lambda side: params[side]["layers"]["feed_forward"]["w_in"].shape[0]
+
+    def depth(side):
+        return params[side]["layers"]["feed_forward"]["w_in"].shape[0]
+
     assert (depth("encoder"), depth("decoder")) == (L, 2)
 
 
 def test_remat_and_unroll_change_the_program():
     def primitives(**fields):
         model, params = build(nn.Decoder, **fields)
-        loss = lambda p: model.apply(p, tokens(T)).sum()
+
+        def loss(p):
+            return model.apply(p, tokens(T)).sum()
+
         return str(jax.make_jaxpr(jax.grad(loss))(params))
 
     assert "remat" not in primitives() and " scan[" in primitives()
@@ -105,7 +111,10 @@ def test_program_size_is_independent_of_depth():
     def lines(n_layers):
         model = nn.functionalize(nn.Decoder, dataclasses.replace(TINY, n_layers=n_layers))
         params = jax.eval_shape(model.init, jax.random.key(0))
-        loss = lambda p, x: run(model, p, x).sum()
+
+        def loss(p, x):
+            return run(model, p, x).sum()
+
         lowered = jax.jit(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((B, T), jnp.int32))
         return len(lowered.as_text().splitlines())
 

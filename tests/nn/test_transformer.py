@@ -148,7 +148,9 @@ def test_bfloat16_activations_float32_logits():
 
 
 def test_shared_and_tied_embedding_parameters():
-    names = lambda **fields: set(build(nn.EncoderDecoder, **fields)[1])
+    def names(**fields):
+        return set(build(nn.EncoderDecoder, **fields)[1])
+
     assert names() == {"embedding", "encoder", "decoder"}
     assert names(share_embeddings=False) == {"embedding", "source_embedding", "encoder", "decoder"}
     assert names(tie_embeddings=False) == {"embedding", "encoder", "decoder", "head"}
@@ -160,7 +162,10 @@ def test_prefix_language_model():
     model, params = build(nn.Decoder)
     x, changed = tokens(T), tokens(T).at[2].add(1)
     prefix = masks.causal() | masks.prefix(3)
-    first = lambda tokens, **mask: run(model, params, tokens % V, **mask)[0]
+
+    def first(tokens, **mask):
+        return run(model, params, tokens % V, **mask)[0]
+
     assert not np.allclose(first(x, causal=prefix), first(changed, causal=prefix), atol=1e-4)
     np.testing.assert_array_equal(first(x), first(changed))
     with pytest.raises(ValueError, match="got a prefix in the mask; wanted causal="):
@@ -207,13 +212,19 @@ def test_shard_map_with_only_one_argument_sharded(split):
         model, params = build(nn.EncoderDecoder)
         function, inputs = model.apply, (params, tokens(2, 1, S), tokens(1, T))
         specs = (P(), P("data"), P())
-        function = lambda p, s, t: model.apply(p, s[0], t)
+
+        def function(p, s, t):
+            return model.apply(p, s[0], t)
+
         wanted = [run(model, params, inputs[1][i], inputs[2]) for i in range(2)]
     else:
         model, params = build(nn.Decoder)
         valid = jnp.array([[True] * T, [True] * 3 + [False] * 2])
         inputs, specs = (params, tokens(1, T), valid), (P(), P(), P("data"))
-        function = lambda p, x, v: model.apply(p, x, masks.padding(v))
+
+        def function(p, x, v):
+            return model.apply(p, x, masks.padding(v))
+
         wanted = [run(model, params, inputs[1], masks.padding(valid[i : i + 1])) for i in range(2)]
     sharded = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
     assert_close(sharded(*inputs), jnp.concatenate(wanted))

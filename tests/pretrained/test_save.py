@@ -147,9 +147,15 @@ def test_file_names_are_those_of_transformers(name, limit, tmp_path):
     model.save_pretrained(tmp_path / "theirs", max_shard_size=limit)
     _, weights, config, _ = pretrained.load(tmp_path / "theirs")
     pretrained.save(tmp_path / "ours", weights, config, max_file_bytes=limit)
-    names = lambda place: sorted(path.name for path in (tmp_path / place).iterdir())
+
+    def names(place):
+        return sorted(path.name for path in (tmp_path / place).iterdir())
+
     assert names("ours") == names("theirs")
     if limit < 10_000:
-        index = lambda place: json.loads((tmp_path / place / "model.safetensors.index.json").read_text())
+
+        def index(place):
+            return json.loads((tmp_path / place / "model.safetensors.index.json").read_text())
+
         assert index("ours")["metadata"] == index("theirs")["metadata"]
         assert index("ours")["weight_map"].keys() == index("theirs")["weight_map"].keys()

@@ -184,7 +184,10 @@ def test_any_kind_of_array_and_a_prefix_of_the_names(converted, kind, prefix):
         {prefix + name: make(x) for name, x in tensors.items()}, N, embedding=make(TABLE), output=make(OUTPUT)
     )
     assert found == config
-    rounded = lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32) if "bfloat16" in kind else x
+
+    def rounded(x):
+        return x.astype(ml_dtypes.bfloat16).astype(np.float32) if "bfloat16" in kind else x
+
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, rounded(np.asarray(y))), got, wanted)
 
 

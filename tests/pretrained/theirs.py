@@ -159,10 +159,15 @@ def check_pooled(found: Pair, wanted, *given, **options):
 def encoder_of(found: Pair, wanted, valid, *given, **options) -> Stack:
     """The stack of an encoder, with or without a head."""
     alone = "stack" in found.params
-    body = lambda params: params if alone else params["encoder"]
-    ours = lambda config, params: nn.functionalize(
-        nn.Encoder, dataclasses.replace(config, pooler=None)
-    ).apply({name: part for name, part in body(params).items() if name != "pooler"}, *given, **options)
+
+    def body(params):
+        return params if alone else params["encoder"]
+
+    def ours(config, params):
+        return nn.functionalize(nn.Encoder, dataclasses.replace(config, pooler=None)).apply(
+            {name: part for name, part in body(params).items() if name != "pooler"}, *given, **options
+        )
+
     path = ("stack",) if alone else ("encoder", "stack")
     return Stack("encoder", "n_layers", ours, wanted.hidden_states, valid, path)
 
@@ -180,12 +185,18 @@ def run_encoder_decoder(found: Pair):
     )
     mask = masks.padding(jnp.asarray(valid))
     got = jax.jit(found.model.apply)(found.params, source, target, source_mask=mask)
-    model = lambda config: nn.functionalize(nn.EncoderDecoder, config)
-    encode = lambda config, params: model(config).apply(params, source, source_mask=mask, method="encode")
+
+    def model(config):
+        return nn.functionalize(nn.EncoderDecoder, config)
+
+    def encode(config, params):
+        return model(config).apply(params, source, source_mask=mask, method="encode")
+
     memory = jnp.asarray(numpy(wanted.encoder_last_hidden_state))
-    decode = lambda config, params: model(config).apply(
-        params, target, memory, memory_mask=mask, method="hidden"
-    )
+
+    def decode(config, params):
+        return model(config).apply(params, target, memory, memory_mask=mask, method="hidden")
+
     stacks = [
         Stack("encoder", "n_layers", encode, wanted.encoder_hidden_states, valid, ("encoder",)),
         Stack("decoder", "n_decoder_layers", decode, wanted.decoder_hidden_states, everywhere, ("decoder",)),
@@ -206,9 +217,12 @@ def run_decoder(found: Pair):
     wanted = found.theirs(torch.tensor(tokens), **options)
     given, places = masks.padding(jnp.asarray(valid)), jnp.asarray(positions, jnp.int32)
     got = jax.jit(found.model.apply)(found.params, tokens, given, positions=places)
-    ours = lambda config, params: nn.functionalize(nn.Decoder, config).apply(
-        params, tokens, given, positions=places, method="hidden"
-    )
+
+    def ours(config, params):
+        return nn.functionalize(nn.Decoder, config).apply(
+            params, tokens, given, positions=places, method="hidden"
+        )
+
     return wanted, got, valid, [Stack("decoder", "n_layers", ours, wanted.hidden_states, valid, ("stack",))]
 
 

@@ -109,7 +109,10 @@ def test_rope_scaling_takes_precedence_over_other_keys(architecture, theta):
     older = {"rope_theta": 7.0, "rotary_emb_base": 7.0, "rotary_pct": 1.0}
     older |= {"rope_parameters": {"rope_type": "default", "rope_theta": 8.0}} if theta != "rope_theta" else {}
     settings = {"architectures": [architecture], **LLAMA, **older}
-    read = lambda **more: find_family(architecture).read_config(settings | more, "it").positions.theta
+
+    def read(**more):
+        return find_family(architecture).read_config(settings | more, "it").positions.theta
+
     assert read() == (7.0 if theta == "rope_theta" else 8.0)
     assert read(rope_scaling={"rope_type": "default", "rope_theta": 9.0}) == 9.0
     assert read(rope_scaling={"type": "default"}) == 7.0  # and not the other object's
@@ -148,7 +151,10 @@ def test_derived_keys_of_t5_take_precedence_over_their_sources(settings, field, 
 
 def test_gpt_neox_has_one_head_dim_for_attention_and_rotation():
     settings = {"architectures": ["GPTNeoXForCausalLM"], **LLAMA, "rotary_pct": 1.0}
-    read = lambda **more: find_family("GPTNeoXForCausalLM").read_config(settings | more, "it")
+
+    def read(**more):
+        return find_family("GPTNeoXForCausalLM").read_config(settings | more, "it")
+
     assert read(head_dim=2) == read(head_dim=None) == read()
     with pytest.raises(ValueError, match="got head_dim=4; wanted 2, the only supported value"):
         read(head_dim=4)

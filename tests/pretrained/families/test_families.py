@@ -133,7 +133,10 @@ def test_save_and_load_round_trip(family, name, tmp_path):
     pretrained.save(tmp_path / "again", got, found)
     one, other = ((tmp_path / place / "model.safetensors").read_bytes() for place in ("saved", "again"))
     assert one == other
-    read = lambda place: json.loads((tmp_path / place / "config.json").read_text())
+
+    def read(place):
+        return json.loads((tmp_path / place / "config.json").read_text())
+
     assert read("saved") == read("again")
     assert dataclasses.replace(found, settings={}) == dataclasses.replace(config, model=found.model)
 
@@ -197,7 +200,10 @@ def test_the_default_window_is_that_of_transformers():
         settings = find_family(name).write_config(
             pretrained.CheckpointConfig(name, nn.Config(**FIELDS[find_family(name).model_type]))
         )
-        read = lambda settings, name=name: find_family(name).read_config(settings, "it").window
+
+        def read(settings, name=name):
+            return find_family(name).read_config(settings, "it").window
+
         assert read(settings) == fields["window"]
         assert read({key: x for key, x in settings.items() if key != "sliding_window"}) == 4096
         assert read(settings | {"sliding_window": None}) is None

@@ -67,7 +67,9 @@ def test_images_of_another_size_are_resized(tmp_path):
 
 
 def test_center_crop_and_padding(tmp_path):
-    crop = lambda size: read(tmp_path, do_resize=False, do_center_crop=True, crop_size=size, **PLAIN)(IMAGES)
+    def crop(size):
+        return read(tmp_path, do_resize=False, do_center_crop=True, crop_size=size, **PLAIN)(IMAGES)
+
     np.testing.assert_array_equal(crop({"height": 4, "width": 5}), IMAGES[:, 1:5, 2:7])
     np.testing.assert_array_equal(crop(10)[:, 2:9, 1:10], IMAGES)
     assert np.asarray(crop(10)).sum() == IMAGES.sum()

@@ -54,7 +54,10 @@ def directory(tmp_path):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     place = tmp_path / "model"
     pretrained.save(place, model.init(jax.random.key(0)), CONFIG, tokenizer)
-    write = lambda name, value: (place / name).write_text(json.dumps(value))
+
+    def write(name, value):
+        return (place / name).write_text(json.dumps(value))
+
     (place / "1_Pooling").mkdir()
     write("modules.json", MODULES)
     write("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})

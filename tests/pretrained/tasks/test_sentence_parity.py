@@ -117,7 +117,10 @@ def test_every_pooling_and_their_concatenation(bodies, tmp_path):
 )
 def test_pooling_flags_of_older_versions(bodies, tmp_path, legacy, wanted):
     said = {"word_embedding_dimension": D, **legacy}
-    change = lambda directory: (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
+
+    def change(directory):
+        return (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
+
     theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=change)
     modes = theirs[1].pooling_mode
     encoder = pretrained.load_sentence_encoder(tmp_path / "new")
@@ -188,7 +191,10 @@ def test_each_setting_changes_the_vectors_alike(bodies, tmp_path, name):
     theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=CHANGES[name])
     plain = library.SentenceTransformer(str(bodies["bert"]), device="cpu", local_files_only=True)
     texts = TEXTS[::3]
-    one_by_one = lambda model: np.concatenate([model.encode([text]) for text in texts])
+
+    def one_by_one(model):
+        return np.concatenate([model.encode([text]) for text in texts])
+
     wanted = one_by_one(theirs)
     changed = wanted.shape != (len(texts), D) or np.abs(wanted - one_by_one(plain)).max() > 1e-3
     assert changed == (name not in ("similarity", "padding on the left"))

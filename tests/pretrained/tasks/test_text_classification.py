@@ -109,8 +109,13 @@ def test_devices_share_each_batch(place, config):
     seen, run = [], classifier._run
     classifier.__dict__["_run"] = lambda *batch: seen.append(batch) or run(*batch)
     wanted = pretrained.load_text_classifier(directory)(TEXTS)
-    scores = lambda labels: [x.scores for x in jax.tree.leaves(labels, is_leaf=is_label)]
-    is_label = lambda x: isinstance(x, pretrained.Label | pretrained.TokenLabel)
+
+    def scores(labels):
+        return [x.scores for x in jax.tree.leaves(labels, is_leaf=is_label)]
+
+    def is_label(x):
+        return isinstance(x, pretrained.Label | pretrained.TokenLabel)
+
     np.testing.assert_allclose(scores(classifier(TEXTS)), scores(wanted), rtol=1e-5, atol=1e-6)
     (batch,) = seen
     with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):

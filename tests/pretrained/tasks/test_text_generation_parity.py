@@ -198,7 +198,10 @@ def their_text(tokenizer, model, text, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = model.generate(**given, **options, tokenizer=tokenizer)[0]
-    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+
+    def decode(ids):
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
     if model.config.is_encoder_decoder:
         return decode(out)
     return decode(out)[len(decode(given["input_ids"][0])) :]
