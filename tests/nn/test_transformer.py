@@ -210,8 +210,7 @@ def test_shard_map_with_only_one_argument_sharded(split):
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     if split == "source":
         model, params = build(nn.EncoderDecoder)
-        function, inputs = model.apply, (params, tokens(2, 1, S), tokens(1, T))
-        specs = (P(), P("data"), P())
+        inputs, specs = (params, tokens(2, 1, S), tokens(1, T)), (P(), P("data"), P())
 
         def function(p, s, t):
             return model.apply(p, s[0], t)
