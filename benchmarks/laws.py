@@ -34,7 +34,7 @@ A law is a property that a function must have. `tfm_jax.laws` has {n_laws} laws 
 This page shows which laws of attention hold for the attention functions of other libraries.
 It is written by `python -m benchmarks.laws` from [laws.json](laws.json).
 
-To check your own function: `print(laws.check(my_attention, laws.attention))`.
+To check your own function: `print(laws.check(my_attention, laws.attention))`; see [suites.md](suites.md).
 
 ## Method
 
@@ -45,7 +45,7 @@ Each law was checked on {examples} random cases. A case that violates it was red
 - *Not supported*: the function raised ValueError, TypeError, RuntimeError or AssertionError in every case.
   A law also holds if the function raised in some cases; `unsupported` in the data file is their number.
 
-Environments:
+{not_run}Environments:
 
 {environments}
 
@@ -68,9 +68,10 @@ Statements of an introduction to the Transformer, the laws that check them, and 
 ## Full table
 
 [laws.json](laws.json) has one entry per function in `peers`: `called` (how the function was called) and
-`runs`, with `examples` (cases per law) and `environment` of each suite. It has one entry per function and
-law in `findings`: `peer`, `suite`, `law`, `sentence`, `outcome`, `cases` (the number checked, null if not
-recorded), `unsupported`, `reason` (the first exception) and `counterexample`.
+`runs`, with `examples` (cases per law), `environment` and `not_run` (laws that are newer than the run) of
+each suite. It has one entry per function and law in `findings`: `peer`, `suite`, `law`, `sentence`,
+`outcome`, `cases` (the number checked, null if not recorded), `unsupported`, `reason` (the first exception)
+and `counterexample`.
 """
 Data = dict[str, Any]
 """The content of docs/laws.json: ``peers``, by name, and ``findings``, one per peer, suite and law."""
@@ -184,6 +185,16 @@ def most_violated_rows(data: Data, at_least: int = 4) -> list[list[str]]:
     return rows
 
 
+def not_run_lines(data: Data) -> list[str]:
+    """One line per law that was not run on some peers, as it is newer than their runs."""
+    missing: dict[str, list[str]] = {}
+    for name, entry in data["peers"].items():
+        for suite, run in entry["runs"].items():
+            for law in run.get("not_run", ()):
+                missing.setdefault(f"{suite}.{law}", []).append(name)
+    return [f"Not run: `{law}` on {'; '.join(names)}." for law, names in missing.items()]
+
+
 def page(data: Data) -> str:
     """The text of docs/laws.md."""
     runs = [run for entry in data["peers"].values() for run in entry["runs"].values()]
@@ -191,6 +202,7 @@ def page(data: Data) -> str:
         n_laws=sum(len(suite.laws) for suite in laws.SUITES.values()),
         n_suites=len(laws.SUITES),
         examples=" to ".join(str(n) for n in sorted({run["examples"] for run in runs})),
+        not_run="".join(f"{line}\n\n" for line in not_run_lines(data)),
         environments="\n".join(f"- {x}" for x in dict.fromkeys(run["environment"] for run in runs)),
         summary="\n".join(table(["function", *(f"`{name}`" for name in SUITES)], summary_rows(data))),
         violated="\n".join(table(["law", "property", "violated by"], most_violated_rows(data))),

@@ -40,12 +40,25 @@ def plain_sum(weights, v, mask):
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 
+def zero_masked_keys(k, v, mask):
+    """Keys and values with 0 where they are masked for every query: 0 * NaN is NaN in gradients too."""
+    if mask is None:
+        return k, v
+    read = mask.any((1, 2))[..., None, None]
+    return jnp.where(read, k, 0), jnp.where(read, v, 0)
+
+
+def zero_nan(k, v, mask):
+    return (jnp.where(jnp.isnan(x), 0, x) for x in (k, v))
+
+
 def attend(
     q,
     k,
     v,
     mask,
     *,
+    readable=zero_masked_keys,
     repeat=repeat,
     scaled_logits=scaled_logits,
     masked_logits=masked_logits,
@@ -53,6 +66,7 @@ def attend(
     weighted_sum=masked_sum,
 ):
     dtype, N = q.dtype, q.shape[2]
+    k, v = readable(k, v, mask)
     q, k, v = (x.astype(jnp.float32) for x in (q, repeat(k, N), repeat(v, N)))
     return weighted_sum(softmax(masked_logits(scaled_logits(q, k), mask)), v, mask).astype(dtype)
 
@@ -180,6 +194,13 @@ MUTANTS = {
     ),
     "0 times NaN": Mutant(
         variant(weighted_sum=plain_sum), ["masked_values_do_not_leak"], "Dao-AILab/flash-attention#2374"
+    ),
+    "NaN is set to 0, Inf is not": Mutant(
+        variant(readable=zero_nan, weighted_sum=plain_sum),
+        ["masked_values_do_not_leak", "masked_values_do_not_reach_gradients"],
+    ),
+    "0 times NaN in the backward pass": Mutant(
+        variant(readable=lambda k, v, mask: (k, v)), ["masked_values_do_not_reach_gradients"]
     ),
     "the backward pass ignores the mask": Mutant(forward_only_masked, ["masked_values_have_no_gradient"]),
     "a single query reads only key 0": Mutant(

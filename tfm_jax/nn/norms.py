@@ -1,4 +1,8 @@
-"""Layer normalization and RMS normalization."""
+"""Norms: their values in a ``Config``, and the module with their parameters.
+
+To add a norm, write its function in ``tfm_jax/ops/normalization.py``, its value and its case in ``Norm``
+here, and add the value to the type of ``Config.norm``.
+"""
 
 from dataclasses import dataclass
 

@@ -19,11 +19,21 @@ from tfm_jax.laws.suites.cases.attention import (
     gradients_of,
     has_unmasked_key,
     no_fully_masked_row,
+    some_key_masked,
     square,
     weighted_sum,
 )
 
 __all__ = ["attention"]
+
+NONFINITE = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf}
+
+
+def _with_key(x: AttentionCase, at: int, value: float) -> tuple[np.ndarray, np.ndarray]:
+    """The keys and the values, with ``value`` in those at position ``at``."""
+    k, v = x.k.copy(), x.v.copy()
+    k[:, at], v[:, at] = value, value
+    return k, v
 
 
 @law(cases())
@@ -183,13 +193,27 @@ def masked_keys_are_ignored(attend: AttentionSubject, x: AttentionCase) -> None:
 
 @law(cases())
 def masked_values_do_not_leak(attend: AttentionSubject, x: AttentionCase) -> None:
-    """NaN in masked keys and values never reaches the output."""
-    at, k, v = x.some_key, x.k.copy(), x.v.copy()
-    k[:, at], v[:, at] = np.nan, np.nan
+    """NaN or Inf in masked keys and values never reaches the output."""
+    at = x.some_key
     masked = np.moveaxis(~x.unmasked[..., at] & x.unmasked.any(-1), 1, 2)[..., None]
-    got, wanted = attend(x.q, k, v, x.mask), attend(x.q, x.k, x.v, x.mask)
-    what = f"output of queries for which key {at} is masked, with NaN there"
-    assert_close(np.where(masked, got, 0), np.where(masked, wanted, 0), what=what)
+    wanted = attend(x.q, x.k, x.v, x.mask)
+    for name, value in NONFINITE.items():
+        k, v = _with_key(x, at, value)
+        what = f"output of queries for which key {at} is masked, with {name} there"
+        assert_close(np.where(masked, attend(x.q, k, v, x.mask), 0), np.where(masked, wanted, 0), what=what)
+
+
+@law(cases(fits=lambda shape: shape.S > 1).map(some_key_masked))
+def masked_values_do_not_reach_gradients(attend: AttentionSubject, x: AttentionCase) -> None:
+    """NaN or Inf in a key and a value that are masked for every query never reaches a gradient."""
+    at, cotangent = x.some_key, x.rng.standard_normal(x.q.shape).astype(np.float32)
+    wanted = gradients_of(x, cotangent)
+    for name, value in NONFINITE.items():
+        k, v = _with_key(x, at, value)
+        got = attend.run(lambda k=k, v=v: attend.gradient(x.q, k, v, x.mask, cotangent))
+        for argument, ours, right in zip("qkv", got, wanted, strict=True):
+            what = f"gradient by {argument}, with {name} at masked key {at}"
+            assert_close(ours, right, atol=5 * TOLERANCE, what=what)
 
 
 @law(cases().map(no_fully_masked_row))

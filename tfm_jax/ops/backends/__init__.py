@@ -4,6 +4,9 @@ A backend is a pure function ``(q, k, v, mask, bias, *, scale, soft_cap, dropout
 [..., T, N, Hv] for arguments that ``ops.attention`` has checked: the mask is a ``Mask`` that fits, or None;
 ``scale`` is never None. ``ops.attention`` raises for anything that the backend's ``Capabilities`` do not
 declare, so no backend ever ignores an argument.
+
+``reference``, ``cpu_decode`` and ``chunked``, which ``ring`` runs, apply the mask by ``common.mask_logits``;
+the others pass it to a kernel.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""BERT and RoBERTa: post-norm encoders with a norm on the embeddings and token types."""
+"""BERT and RoBERTa: post-norm encoders with a norm on the embeddings and token types.
+
+``FIELDS`` maps the settings of config.json; ``body`` and the functions below it map the names of tensors.
+"""
 
 import functools
 from typing import Any

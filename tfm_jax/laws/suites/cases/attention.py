@@ -27,6 +27,7 @@ __all__ = [
     "has_unmasked_key",
     "identity_values",
     "no_fully_masked_row",
+    "some_key_masked",
     "square",
     "weighted_sum",
 ]
@@ -124,6 +125,13 @@ def no_fully_masked_row(x: AttentionCase) -> AttentionCase:
 def first_query_masked(x: AttentionCase) -> AttentionCase:
     """The case with query 0 fully masked."""
     return dataclasses.replace(x, mask=x.mask & (np.arange(x.q.shape[1]) > 0)[:, None])
+
+
+def some_key_masked(x: AttentionCase) -> AttentionCase:
+    """The case with ``some_key`` masked for every query, and no fully masked row: for two keys or more."""
+    other = np.arange(x.k.shape[1]) != x.some_key
+    mask = x.mask & other
+    return dataclasses.replace(x, mask=mask | (other & ~mask.any(-1, keepdims=True)))
 
 
 def causal(x: AttentionCase) -> AttentionCase:
