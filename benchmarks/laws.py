@@ -70,8 +70,8 @@ Statements of an introduction to the Transformer, the laws that check them, and 
 [laws.json](laws.json) has one entry per function in `peers`: `called` (how the function was called) and
 `runs`, with `examples` (cases per law), `environment` and `not_run` (laws that are newer than the run) of
 each suite. It has one entry per function and law in `findings`: `peer`, `suite`, `law`, `sentence`,
-`outcome`, `cases` (the number checked, null if not recorded), `unsupported`, `reason` (the first exception)
-and `counterexample`.
+`outcome`, `cases` (the number checked, null if not recorded), `unsupported`, `reason` (the first exception),
+`counterexample`, and `environment` if it was run later than the rest of its suite.
 """
 Data = dict[str, Any]
 """The content of docs/laws.json: ``peers``, by name, and ``findings``, one per peer, suite and law."""
@@ -198,12 +198,13 @@ def not_run_lines(data: Data) -> list[str]:
 def page(data: Data) -> str:
     """The text of docs/laws.md."""
     runs = [run for entry in data["peers"].values() for run in entry["runs"].values()]
+    environments = [x["environment"] for x in [*runs, *data["findings"]] if "environment" in x]
     return TEMPLATE.format(
         n_laws=sum(len(suite.laws) for suite in laws.SUITES.values()),
         n_suites=len(laws.SUITES),
         examples=" to ".join(str(n) for n in sorted({run["examples"] for run in runs})),
         not_run="".join(f"{line}\n\n" for line in not_run_lines(data)),
-        environments="\n".join(f"- {x}" for x in dict.fromkeys(run["environment"] for run in runs)),
+        environments="\n".join(f"- {x}" for x in dict.fromkeys(environments)),
         summary="\n".join(table(["function", *(f"`{name}`" for name in SUITES)], summary_rows(data))),
         violated="\n".join(table(["law", "property", "violated by"], most_violated_rows(data))),
         statements="\n".join(table(["statement", "laws", "functions"], list(map(list, sentences())))),
