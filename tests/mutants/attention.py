@@ -40,12 +40,12 @@ def plain_sum(weights, v, mask):
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 
-def zero_masked_keys(k, v, mask):
-    """Keys and values with 0 where they are masked for every query: 0 * NaN is NaN in gradients too."""
+def zero_masked_nonfinite(k, v, mask):
+    """NaN and Inf at keys masked for every query replaced by 0, because 0 * NaN is NaN in gradients too."""
     if mask is None:
         return k, v
     read = mask.any((1, 2))[..., None, None]
-    return jnp.where(read, k, 0), jnp.where(read, v, 0)
+    return (jnp.where(read | jnp.isfinite(x), x, 0) for x in (k, v))
 
 
 def zero_nan(k, v, mask):
@@ -58,7 +58,7 @@ def attend(
     v,
     mask,
     *,
-    readable=zero_masked_keys,
+    finite=zero_masked_nonfinite,
     repeat=repeat,
     scaled_logits=scaled_logits,
     masked_logits=masked_logits,
@@ -66,7 +66,7 @@ def attend(
     weighted_sum=masked_sum,
 ):
     dtype, N = q.dtype, q.shape[2]
-    k, v = readable(k, v, mask)
+    k, v = finite(k, v, mask)
     q, k, v = (x.astype(jnp.float32) for x in (q, repeat(k, N), repeat(v, N)))
     return weighted_sum(softmax(masked_logits(scaled_logits(q, k), mask)), v, mask).astype(dtype)
 
@@ -196,11 +196,11 @@ MUTANTS = {
         variant(weighted_sum=plain_sum), ["masked_values_do_not_leak"], "Dao-AILab/flash-attention#2374"
     ),
     "NaN is set to 0, Inf is not": Mutant(
-        variant(readable=zero_nan, weighted_sum=plain_sum),
+        variant(finite=zero_nan, weighted_sum=plain_sum),
         ["masked_values_do_not_leak", "masked_values_do_not_reach_gradients"],
     ),
     "0 times NaN in the backward pass": Mutant(
-        variant(readable=lambda k, v, mask: (k, v)), ["masked_values_do_not_reach_gradients"]
+        variant(finite=lambda k, v, mask: (k, v)), ["masked_values_do_not_reach_gradients"]
     ),
     "the backward pass ignores the mask": Mutant(forward_only_masked, ["masked_values_have_no_gradient"]),
     "a single query reads only key 0": Mutant(
