@@ -148,14 +148,14 @@ def test_file_names_are_those_of_transformers(name, limit, tmp_path):
     _, weights, config, _ = pretrained.load(tmp_path / "theirs")
     pretrained.save(tmp_path / "ours", weights, config, max_file_bytes=limit)
 
-    def names(place):
-        return sorted(path.name for path in (tmp_path / place).iterdir())
+    def names(folder):
+        return sorted(path.name for path in (tmp_path / folder).iterdir())
 
     assert names("ours") == names("theirs")
     if limit < 10_000:
 
-        def index(place):
-            return json.loads((tmp_path / place / "model.safetensors.index.json").read_text())
+        def index(folder):
+            return json.loads((tmp_path / folder / "model.safetensors.index.json").read_text())
 
         assert index("ours")["metadata"] == index("theirs")["metadata"]
         assert index("ours")["weight_map"].keys() == index("theirs")["weight_map"].keys()

@@ -161,19 +161,19 @@ def sized(case, vocab_size):
     return case._replace(fields=fields | longer)
 
 
-def files(place, kind, spm, layout):
+def files(directory, kind, spm, layout):
     """The tokenizer as transformers reads it, and its directory."""
-    (place / "found").mkdir()
-    kind.write(place / "found", spm)
-    (place / "found" / "tokenizer_config.json").write_text(json.dumps(kind.said))
+    (directory / "found").mkdir()
+    kind.write(directory / "found", spm)
+    (directory / "found" / "tokenizer_config.json").write_text(json.dumps(kind.said))
     name = kind.said["tokenizer_class"]
     of = getattr(transformers, {"BartTokenizer": "RobertaTokenizer"}.get(name, name))  # the two are one class
-    tokenizer = of.from_pretrained(place / "found")
+    tokenizer = of.from_pretrained(directory / "found")
     if layout == "written":
-        tokenizer.save_pretrained(place / "written")
-        assert (place / "written" / "tokenizer.json").exists() == (name != "MarianTokenizer")
-        tokenizer = of.from_pretrained(place / "written")
-    return tokenizer, place / layout
+        tokenizer.save_pretrained(directory / "written")
+        assert (directory / "written" / "tokenizer.json").exists() == (name != "MarianTokenizer")
+        tokenizer = of.from_pretrained(directory / "written")
+    return tokenizer, directory / layout
 
 
 def writer(tokenizer, directory, kind):
