@@ -118,13 +118,13 @@ def test_a_config_and_tensor_names_as_in_blooms_own_checkpoints(tmp_path):
     pytest.importorskip("transformers")
     from safetensors.numpy import load_file, save_file
 
-    from tests.pretrained import theirs
+    from tests.pretrained import transformers_models
     from tests.pretrained.cases import Case
 
     case = Case(
         "BloomForCausalLM", "BloomConfig", {"vocab_size": 19, "n_layer": 2, "n_head": 3, "hidden_size": 24}
     )
-    model = theirs.random(case)
+    model = transformers_models.random(case)
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     bare = {name.removeprefix("transformer."): x for name, x in tensors.items()}
@@ -132,4 +132,4 @@ def test_a_config_and_tensor_names_as_in_blooms_own_checkpoints(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(BLOOM))
     again = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
     ours, params, config, _ = pretrained.load(tmp_path)
-    theirs.check_logits(theirs.Pair(again, ours, params, config, tmp_path))
+    transformers_models.check_logits(transformers_models.Pair(again, ours, params, config, tmp_path))

@@ -85,18 +85,18 @@ def test_unsupported_settings_are_errors_that_name_the_file_and_the_key(
 
 @pytest.mark.parity
 def test_every_activation_of_transformers_matches_and_is_written_by_its_name():
-    theirs = pytest.importorskip("transformers").activations.ACT2FN
+    reference = pytest.importorskip("transformers").activations.ACT2FN
     torch = pytest.importorskip("torch")
     x = np.linspace(-12, 12, 401, dtype=np.float32)
-    for name in theirs:
+    for name in reference:
         if name in ("prelu", "xielu"):
             with pytest.raises(ValueError, match=f"activation: got '{name}', which has parameters"):
                 activation_of(name)
             continue
-        wanted = theirs[name](torch.tensor(x)).numpy()
+        wanted = reference[name](torch.tensor(x)).numpy()
         ours = activation_of(name)
         np.testing.assert_allclose(ops.activation(ours)(jnp.asarray(x)), wanted, atol=1e-6, rtol=1e-6)
-        again = theirs[activation_setting(ours)](torch.tensor(x)).numpy()
+        again = reference[activation_setting(ours)](torch.tensor(x)).numpy()
         np.testing.assert_allclose(again, wanted, atol=1e-6, rtol=1e-6)
         assert activation_setting(ours) == name
 

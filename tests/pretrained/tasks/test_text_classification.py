@@ -244,11 +244,13 @@ def test_token_labels_equal_those_of_a_transformers_pipeline(directory):
 def pipeline(task, directory, **options):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch").set_num_threads(1)
-    theirs = getattr(transformers, SEQUENCES if task.startswith("text") else TOKENS).from_pretrained(directory)
+    reference = getattr(transformers, SEQUENCES if task.startswith("text") else TOKENS).from_pretrained(
+        directory
+    )
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(), pad_token="[PAD]", model_max_length=9
     )
-    return transformers.pipeline(task, model=theirs, tokenizer=fast, device=-1, **options)
+    return transformers.pipeline(task, model=reference, tokenizer=fast, device=-1, **options)
 
 
 @pytest.mark.parity
