@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes  # noqa: F401  - NumPy then knows bfloat16, in which safetensors returns tensors
 import numpy as np
@@ -16,6 +16,8 @@ from tfm_jax import hub
 from tfm_jax.pretrained.weights.flax_msgpack import FLAX_FILE, open_msgpack
 
 __all__ = [
+    "Directory",
+    "File",
     "Weights",
     "checkpoint_directory",
     "describe_weight_file",
@@ -55,6 +57,34 @@ _FILE_TYPES = {
     ".safetensors": ("a weight file", "Pass its directory, with config.json beside it"),
     ".msgpack": ("Flax weights", "Pass its directory, with config.json beside it"),
 }
+
+
+class File(Protocol):
+    """A file of a checkpoint: a ``pathlib.Path``, or a ``CheckpointFile``, which is read once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def parent(self) -> "Directory": ...
+
+    def __fspath__(self) -> str: ...
+
+    def is_file(self) -> bool: ...
+
+    def read_bytes(self) -> bytes: ...
+
+    def read_text(self, encoding: str) -> str: ...
+
+    def with_name(self, name: str, /) -> "File": ...
+
+
+class Directory(Protocol):
+    """A directory of a checkpoint: a ``pathlib.Path``, or ``CheckpointFiles``, whose files are read once."""
+
+    def __fspath__(self) -> str: ...
+
+    def __truediv__(self, name: str, /) -> File: ...
 
 
 class Weights(NamedTuple):
@@ -111,7 +141,7 @@ def describe_weight_file(path: Path | str) -> str | None:
     return f"{path}: got {file_type}; wanted the directory of a checkpoint. {fix}."
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: File, kind: type = dict) -> Any:
     """Reads a JSON object (or, with ``kind=list``, a list) from a file.
 
     Raises:
