@@ -363,7 +363,7 @@ def values(name: str, value: Any, present: bool) -> list[Any]:
         tried = [not value, value, None]
     elif isinstance(value, int):
         tried = [value + 1, value - 1, 2 * value, value, 0, None]
-    elif isinstance(value, float) and "drop" in name:  # of which 1.0 is refused, and nobody has it
+    elif isinstance(value, float) and "drop" in name:  # transformers rejects 1.0
         tried = [value + 0.1, 0.0, 0.5, None]
     elif isinstance(value, float):
         tried = [2 * value or 0.5, value / 2 + 0.1, 0.0, 1.0, value, None]

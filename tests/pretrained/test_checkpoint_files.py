@@ -97,7 +97,7 @@ def test_missing_and_damaged_files_are_errors_that_name_them(tmp_path):
         _ = files.config
     (tmp_path / "config.json").write_text("[")
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: got what is not JSON"):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: got invalid JSON"):
             _ = files.config
 
 

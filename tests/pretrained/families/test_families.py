@@ -106,7 +106,7 @@ FIELDS = {
         "dropout_rate": 0.3,
     },
 }
-# Of one architecture each.
+# The pooler of each architecture that has one.
 POOLERS = {
     "ViTModel": nn.Pooler("relu"),
     "BertModel": nn.Pooler("tanh"),

@@ -1,7 +1,7 @@
-"""From texts to texts and labels as in transformers: tokenizer, model and decoding, from one directory.
+"""Texts and labels equal those of transformers: tokenizer, model and decoding from one directory.
 
-Each directory is one that transformers wrote the model to. The tokenizer's files are those of its class,
-which it reads itself (``found``), or what it then writes of them (``written``: ``tokenizer.json``).
+transformers writes the model to each directory. The files of its tokenizer are those of the class
+(``found``), or the ``tokenizer.json`` that transformers writes after it reads them (``written``).
 """
 
 import functools

@@ -367,7 +367,7 @@ def test_pickle_of_a_training_state(saved):
 def test_deeply_nested_json(saved):
     directory, _ = saved
     (directory / "config.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: got invalid JSON"):
         pretrained.load(directory)
 
 
@@ -406,7 +406,7 @@ def test_missing_settings(saved):
     ):
         pretrained.load(saved[0])
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: got invalid JSON"):
         pretrained.load(saved[0])
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no config\.json in"):

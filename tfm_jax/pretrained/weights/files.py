@@ -156,7 +156,7 @@ def read_json(path: File, kind: type = dict) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}; wanted {wanted}.") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: got what is not JSON ({error}); wanted {wanted}.") from error
+        raise ValueError(f"{path}: got invalid JSON ({error}); wanted {wanted}.") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path}: got JSON of type {type(value).__name__}; wanted {wanted}.")
     return value
@@ -242,7 +242,7 @@ def _open_pickle(path: Path) -> Weights:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # truncated, not a pickle, or more than weights
         raise ValueError(
-            f"{path}: got what torch cannot load; wanted a pickle of weights only. {error}"
+            f"{path}: got a file that torch cannot load; wanted a pickle of weights only. {error}"
         ) from error
     if not isinstance(tensors, dict):
         raise ValueError(f"{path}: got a {type(tensors).__name__}; wanted a dict of tensors.")
