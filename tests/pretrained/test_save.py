@@ -44,7 +44,7 @@ def test_runtime_fields_are_not_saved(params, tmp_path):  # noqa: F811
 
 def test_parameters_of_another_model_are_errors(params, tmp_path):  # noqa: F811
     wrong = {**params, "embedding": {"table": np.ones((12, 6), np.float32)}}
-    with pytest.raises(ValueError, match=r"embedding/table: wanted \(11, 6\), got \(12, 6\)"):
+    with pytest.raises(ValueError, match=r"embedding/table: got \(12, 6\), wanted \(11, 6\)"):
         pretrained.save(tmp_path / "new", wrong, CONFIG)
 
 

@@ -68,7 +68,7 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
             "got tie_embeddings='no'; wanted True or False",
         ),
         ("GPTNeoXForCausalLM", {"rotary_pct": None}, "got fraction=None; wanted a number in"),
-        ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "would rotate 0 of the 2 elements of a head"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "which rotates 0 of the 2 elements of a head"),
         (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
     ],
 )
