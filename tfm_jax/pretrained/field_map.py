@@ -24,20 +24,9 @@ __all__ = [
 Settings = Mapping[str, Any]
 """A parsed ``config.json``."""
 _REQUIRED = object()
-SIZES = frozenset(
-    {
-        *(
-            "vocab_size",
-            "d_model",
-            "n_layers",
-            "n_decoder_layers",
-            "n_heads",
-            "n_kv_heads",
-            "head_dim",
-            "d_ff",
-        ),
-        "positions.max_length",
-    }
+SIZES = (
+    *("vocab_size", "d_model", "n_layers", "n_decoder_layers", "n_heads", "n_kv_heads"),
+    *("head_dim", "d_ff", "positions.max_length"),
 )
 """Fields of ``nn.Config`` whose settings are integers of at least 1."""
 
@@ -76,8 +65,8 @@ class Field:
       setting: the key in ``config.json``.
       path: the field of ``nn.Config``, such as ``"d_model"``, or an argument of a field's class, such as
         ``"norm.eps"``. A tuple of paths gets one value; the first is written. Empty is the setting's name.
-      default: the value of transformers where the key is absent. A function of the settings computes the
-        default, which null means too. Without a default the key is required.
+      default: the value of transformers where the key is absent. A function computes it from the settings,
+        also where the key is null. Without a default the key is required.
       convert: between the two values.
     """
 

@@ -67,6 +67,9 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
             {"rope_theta": 9.0, "tie_word_embeddings": "no"},
             "got tie_embeddings='no'; wanted True or False",
         ),
+        # Both are a division by zero in transformers; null is the computed default.
+        ("LlamaForCausalLM", {"head_dim": 0}, "got head_dim=0; wanted an integer of at least 1"),
+        ("LlamaForCausalLM", {"num_key_value_heads": 0}, "got num_key_value_heads=0; wanted an integer of"),
         ("GPTNeoXForCausalLM", {"rotary_pct": None}, "got fraction=None; wanted a number in"),
         ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "which rotates 0 of the 2 elements of a head"),
         (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
