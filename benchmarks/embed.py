@@ -40,8 +40,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def theirs(directory: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """The embedding function in torch."""
+def torch_encoder(directory: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """The function from texts to vectors in torch."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -75,7 +75,7 @@ def main() -> None:
     runs = {"tfm_jax, 1 device": encoder}
     if (n := len(jax.devices())) > 1:
         runs[f"tfm_jax, {n} devices"] = pretrained.load_sentence_encoder(directory, mesh=train.data_mesh(n))
-    runs["torch"] = embed = theirs(directory)
+    runs["torch"] = embed = torch_encoder(directory)
     runs["torch, batch 16"] = lambda batch: np.concatenate([embed(batch[:16]), embed(batch[16:])])
     print(f"\n{SENTENCES} sentences of {TOKENS} tokens")
     compare(runs, texts(encoder))

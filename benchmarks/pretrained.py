@@ -67,7 +67,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
+def save_reference(name: str, fields: dict[str, Any], directory: Path) -> None:
     """Saves a model of transformers, with inputs and its logits for them."""
     import torch
     import transformers
@@ -85,7 +85,7 @@ def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
     arguments = {"input_ids": torch.tensor(inputs["tokens"])}
     if hasattr(model.config, "image_size"):
         size = (BATCH, *(2 * [model.config.image_size]), model.config.num_channels)
-        inputs = {"tokens": rng.normal(size=size).astype(np.float32)}  # theirs has the channels first
+        inputs = {"tokens": rng.normal(size=size).astype(np.float32)}  # transformers has the channels first
         arguments = {"pixel_values": torch.tensor(inputs["tokens"].transpose(0, 3, 1, 2))}
     if model.config.is_encoder_decoder:
         inputs["source"] = rng.integers(3, V, (BATCH, SOURCE))
@@ -96,7 +96,7 @@ def theirs(name: str, fields: dict[str, Any], directory: Path) -> None:
     np.savez(directory / "run.npz", logits=logits, exact=exact, **inputs)
 
 
-def ours(directory: Path) -> None:
+def measure_load(directory: Path) -> None:
     """Loads the model in this process and prints the measurements as JSON."""
     import jax
 
@@ -172,12 +172,12 @@ def main() -> None:
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.load is not None:
-        ours(args.load)
+        measure_load(args.load)
         return
     rows = {}
     for name, fields in MODELS.items():
         with tempfile.TemporaryDirectory() as directory:
-            theirs(name, fields, Path(directory))
+            save_reference(name, fields, Path(directory))
             command = [sys.executable, "-m", "benchmarks.pretrained", "--load", directory]
             found = subprocess.run(command, check=True, capture_output=True, text=True)
         rows[name] = json.loads(found.stdout.splitlines()[-1])

@@ -152,14 +152,14 @@ def test_transformers_loads_a_converted_pickle(tfm, tmp_path):
     torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
     case = cases.GPT2["one head"]
     torch.manual_seed(0)
-    theirs = getattr(transformers, case.model)(getattr(transformers, case.config)(**case.fields))
+    reference = getattr(transformers, case.model)(getattr(transformers, case.config)(**case.fields))
     source = tmp_path / "source"
-    theirs.save_pretrained(source)
+    reference.save_pretrained(source)
     (source / "model.safetensors").unlink()
-    torch.save(theirs.state_dict(), source / "pytorch_model.bin")
+    torch.save(reference.state_dict(), source / "pytorch_model.bin")
     assert tfm("convert", source, tmp_path / "target", "--allow-pickle")[0] == 0
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "target").state_dict()
-    wanted = theirs.state_dict()
+    wanted = reference.state_dict()
     assert again.keys() == wanted.keys()
     for name in wanted:
         np.testing.assert_array_equal(again[name].numpy(), wanted[name].numpy())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.pretrained import theirs
+from tests.pretrained import transformers_models
 from tests.pretrained.cases import Case
 from tfm_jax import nn, pretrained
 from tfm_jax.ops import masks
@@ -210,7 +210,7 @@ class Outcome(NamedTuple):
 
 def build(name: str, directory: Path) -> Base:
     """Builds the model of a name in BASES."""
-    model = theirs.random(BASES[name], std=0.5)
+    model = transformers_models.random(BASES[name], std=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(directory)
@@ -229,51 +229,51 @@ def _inputs(config: Any, architecture: str) -> tuple[dict, tuple[tuple, dict], n
     if config.model_type == "vit":
         images = np.random.default_rng(1).normal(size=(B, 8, 8, 3)).astype(np.float32)
         outputs = (B,) if "Classification" in architecture else (B, 5)
-        given = {"pixel_values": torch.tensor(images.transpose(0, 3, 1, 2))}
-        return given, ((images,), {}), np.ones(outputs, bool)
+        inputs = {"pixel_values": torch.tensor(images.transpose(0, 3, 1, 2))}
+        return inputs, ((images,), {}), np.ones(outputs, bool)
     tokens = np.random.default_rng(1).integers(3, config.vocab_size, (B, T))
     lengths = np.array([[T], [5]])
     if config.is_encoder_decoder:
         source, valid = tokens[:, :S], np.arange(S) < np.array([[S], [4]])
         source = np.where(valid, source, config.pad_token_id)
         target = np.random.default_rng(2).integers(3, config.vocab_size, (B, T))
-        given = {"input_ids": torch.tensor(source), "decoder_input_ids": torch.tensor(target)}
-        given["attention_mask"] = torch.tensor(valid, dtype=torch.long)
+        inputs = {"input_ids": torch.tensor(source), "decoder_input_ids": torch.tensor(target)}
+        inputs["attention_mask"] = torch.tensor(valid, dtype=torch.long)
         mask = masks.padding(jnp.asarray(valid))
-        return given, ((source, target), {"source_mask": mask}), np.ones((B, T), bool)
+        return inputs, ((source, target), {"source_mask": mask}), np.ones((B, T), bool)
     causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     valid = np.arange(T) < lengths
     valid = np.fliplr(valid).copy() if causal else valid
     tokens = np.where(valid, tokens, config.pad_token_id or 0)
-    given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(valid, dtype=torch.long)}
+    inputs = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(valid, dtype=torch.long)}
     if causal:
         positions = np.maximum(np.cumsum(valid, 1) - 1, 0)
         if config.model_type != "bloom":
-            given["position_ids"] = torch.tensor(positions)
+            inputs["position_ids"] = torch.tensor(positions)
         ours = {"positions": jnp.asarray(positions, jnp.int32)}
-        return given, ((tokens, masks.padding(jnp.asarray(valid))), ours), valid
+        return inputs, ((tokens, masks.padding(jnp.asarray(valid))), ours), valid
     ours = {}
     if config.model_type == "bert":
         types = np.random.default_rng(3).integers(0, 2, (B, T))
-        given["token_type_ids"], ours["token_types"] = torch.tensor(types), jnp.asarray(types, jnp.int32)
+        inputs["token_type_ids"], ours["token_types"] = torch.tensor(types), jnp.asarray(types, jnp.int32)
     classifies = "Classification" in architecture
     mask = jnp.asarray(valid) if classifies else masks.padding(jnp.asarray(valid))
     outputs = np.ones(B, bool) if "Sequence" in architecture else valid
-    return given, ((tokens, mask), ours), outputs
+    return inputs, ((tokens, mask), ours), outputs
 
 
 def _output(model: Any, inputs: dict) -> np.ndarray:
     with torch.no_grad():
-        given = model.eval()(**inputs)
-        found = given[0].float().numpy()
+        outputs = model.eval()(**inputs)
+        found = outputs[0].float().numpy()
         if getattr(model, "pooler", None) is not None:  # its vector follows those of the tokens
-            found = np.concatenate([found, given[1].float().numpy()[:, None]], 1)
+            found = np.concatenate([found, outputs[1].float().numpy()[:, None]], 1)
     if not np.isfinite(found).all():
         raise ValueError("not finite")
     return found
 
 
-def _theirs(base: Base, directory: Path) -> np.ndarray:
+def _reference_output(base: Base, directory: Path) -> np.ndarray:
     """The output of transformers; an error where it fails or lacks weights."""
     model, report = base.cls.from_pretrained(
         directory, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
@@ -363,7 +363,7 @@ def values(name: str, value: Any, present: bool) -> list[Any]:
         tried = [not value, value, None]
     elif isinstance(value, int):
         tried = [value + 1, value - 1, 2 * value, value, 0, None]
-    elif isinstance(value, float) and "drop" in name:  # of which 1.0 is refused, and nobody has it
+    elif isinstance(value, float) and "drop" in name:  # transformers rejects 1.0
         tried = [value + 0.1, 0.0, 0.5, None]
     elif isinstance(value, float):
         tried = [2 * value or 0.5, value / 2 + 0.1, 0.0, 1.0, value, None]
@@ -400,7 +400,7 @@ def audit(base: Base, directory: Path, *, every: bool) -> Iterator[Outcome]:
 def _outcome(base: Base, directory: Path, settings: dict, key: str, value: Any) -> Outcome:
     shown = "absent" if value is ABSENT else value
     try:
-        wanted = _theirs(base, directory)
+        wanted = _reference_output(base, directory)
     except Exception as error:
         return Outcome("skipped", key, shown, str(error)[:80])
     changed = not _close(base, wanted, base.output)

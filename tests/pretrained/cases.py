@@ -84,7 +84,7 @@ def _gpt_neox(**fields):
 
 GPT_NEOX = {
     "untied": _gpt_neox(),
-    "tied, one after another, whole heads, gelu_new": _gpt_neox(
+    "tied, one after another, complete heads, gelu_new": _gpt_neox(
         hidden_size=20,
         num_attention_heads=5,
         use_parallel_residual=False,

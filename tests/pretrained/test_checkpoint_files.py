@@ -35,28 +35,28 @@ def opened():
     return OPENED
 
 
-def counts(opened, place):
-    names = [path.removeprefix(f"{place}/") for path in opened if path.startswith(f"{place}/")]
+def counts(opened, root):
+    names = [path.removeprefix(f"{root}/") for path in opened if path.startswith(f"{root}/")]
     return collections.Counter(name for name in names if not name.endswith(".safetensors"))
 
 
 def test_a_classifier_opens_each_file_once(opened, tmp_path):
-    place = save(tmp_path / "it", SEQUENCES)
-    (place / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
-    (place / "generation_config.json").write_text("{}")
+    root = save(tmp_path / "it", SEQUENCES)
+    (root / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
+    (root / "generation_config.json").write_text("{}")
     opened.clear()
-    pretrained.load_text_classifier(place)
+    pretrained.load_text_classifier(root)
     names = ["config.json", "generation_config.json", "special_tokens_map.json"]
-    assert counts(opened, place) == dict.fromkeys([*names, "tokenizer.json", "tokenizer_config.json"], 1)
+    assert counts(opened, root) == dict.fromkeys([*names, "tokenizer.json", "tokenizer_config.json"], 1)
 
 
 def test_load_opens_each_file_once_though_no_architecture_is_named(opened, tmp_path):
-    place = save(tmp_path / "it", SEQUENCES)
-    settings = json.loads((place / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps(settings | {"architectures": None}))
+    root = save(tmp_path / "it", SEQUENCES)
+    settings = json.loads((root / "config.json").read_text())
+    (root / "config.json").write_text(json.dumps(settings | {"architectures": None}))
     opened.clear()
-    pretrained.load(place)
-    assert set(counts(opened, place).values()) == {1}
+    pretrained.load(root)
+    assert set(counts(opened, root).values()) == {1}
 
 
 def test_a_sentence_encoder_opens_each_file_once(opened, directory):  # noqa: F811
@@ -67,16 +67,16 @@ def test_a_sentence_encoder_opens_each_file_once(opened, directory):  # noqa: F8
 
 
 def test_a_text_generator_opens_each_file_once(opened, tmp_path):
-    place = tmp_path / "it"
+    root = tmp_path / "it"
     params = nn.functionalize(nn.Decoder, CONFIG.model).init(jax.random.key(0))
-    pretrained.save(place, params, CONFIG)
+    pretrained.save(root, params, CONFIG)
     vocab = {text: i for i, text in enumerate(["<s>", "a", "b"])}
-    (place / "vocab.json").write_text(json.dumps(vocab))
-    (place / "merges.txt").write_text("")
-    (place / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "unk_token": "<s>"}')
+    (root / "vocab.json").write_text(json.dumps(vocab))
+    (root / "merges.txt").write_text("")
+    (root / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "unk_token": "<s>"}')
     opened.clear()
-    pretrained.load_text_generator(place)
-    assert set(counts(opened, place).values()) == {1}
+    pretrained.load_text_generator(root)
+    assert set(counts(opened, root).values()) == {1}
 
 
 def test_files_are_one_object_by_every_path(tmp_path):
@@ -97,7 +97,7 @@ def test_missing_and_damaged_files_are_errors_that_name_them(tmp_path):
         _ = files.config
     (tmp_path / "config.json").write_text("[")
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: got what is not JSON"):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: got invalid JSON"):
             _ = files.config
 
 

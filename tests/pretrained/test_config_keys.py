@@ -8,6 +8,7 @@ from tests.pretrained.families.test_families import FIELDS
 from tests.pretrained.weights.test_match import changed, made, saved  # noqa: F401  - fixtures
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import FAMILIES, find_family
+from tfm_jax.pretrained.field_map import SIZES, Group, Same
 
 ALIASES = [(family, alias) for family in FAMILIES for alias in family.aliases]
 
@@ -36,14 +37,28 @@ def test_an_alias_replaces_its_key_and_takes_precedence(family, alias):
     assert family.read_config(beside, "it") == wanted
 
 
+SIZE = r"(an integer of at least 1|\d+, the value of encoder_)"
+
+
+def sizes_of(family):
+    """The settings that are integers of at least 1, and for which null is invalid too."""
+    for row in family.fields.rows:
+        if isinstance(row, Group):
+            yield from row.sizes
+        elif isinstance(row, Same):
+            yield from () if row.unset else (row.setting,)
+        elif row.paths[0] in SIZES and not callable(row.default):
+            yield row.setting
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=[family.model_type for family in FAMILIES])
 def test_an_invalid_size_is_an_error_with_the_name_in_the_file(family):
     settings = settings_of(family)
     by_key = {key: alias for alias, key in family.aliases.items()}
-    for key in family.fields.sizes:
+    for key in sizes_of(family):
         for name in {key, by_key.get(key, key)}:
             for value in (0, None, 2.0, True, "3"):
-                with pytest.raises(ValueError, match=rf"^it: got {name}=.*; wanted an integer of at least 1"):
+                with pytest.raises(ValueError, match=rf"^it: .*got {name}=.*; wanted {SIZE}"):
                     family.read_config(settings | {name: value}, "it")
 
 
@@ -118,13 +133,13 @@ def test_a_config_and_tensor_names_as_in_blooms_own_checkpoints(tmp_path):
     pytest.importorskip("transformers")
     from safetensors.numpy import load_file, save_file
 
-    from tests.pretrained import theirs
+    from tests.pretrained import transformers_models
     from tests.pretrained.cases import Case
 
     case = Case(
         "BloomForCausalLM", "BloomConfig", {"vocab_size": 19, "n_layer": 2, "n_head": 3, "hidden_size": 24}
     )
-    model = theirs.random(case)
+    model = transformers_models.random(case)
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     bare = {name.removeprefix("transformer."): x for name, x in tensors.items()}
@@ -132,4 +147,4 @@ def test_a_config_and_tensor_names_as_in_blooms_own_checkpoints(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(BLOOM))
     again = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
     ours, params, config, _ = pretrained.load(tmp_path)
-    theirs.check_logits(theirs.Pair(again, ours, params, config, tmp_path))
+    transformers_models.check_logits(transformers_models.Pair(again, ours, params, config, tmp_path))

@@ -249,9 +249,9 @@ def test_every_setting_of_transformers_is_supported_unsupported_or_without_effec
     """A new setting of transformers must be classified: does it change the tokens?"""
     config = pytest.importorskip("transformers").GenerationConfig()
     known = settings._KNOWN | settings._NO_EFFECT
-    theirs = vars(config).keys() - {"_commit_hash"}
-    assert len(theirs) > 60 and not theirs - known, theirs - known
-    assert set(settings.SETTINGS) <= theirs
+    reference = vars(config).keys() - {"_commit_hash"}
+    assert len(reference) > 60 and not reference - known, reference - known
+    assert set(settings.SETTINGS) <= reference
 
 
 def test_stop_strings(caplog):
@@ -313,14 +313,14 @@ def test_a_text_ends_before_a_stop_string(load):
     """The stop strings of a call replace those of the settings."""
     texts, endless = ["a b c", "h f g"], {"eos_token_id": None}
     plain = load(generation=endless)
-    whole = plain.write(texts, key=None)
-    stop = whole[0][2:5]
-    wanted = [text.partition(stop)[0] for text in whole]
-    assert stop and wanted != whole
+    complete = plain.write(texts, key=None)
+    stop = complete[0][2:5]
+    wanted = [text.partition(stop)[0] for text in complete]
+    assert stop and wanted != complete
     generator = load(generation=endless | {"stop_strings": [stop]})
     assert generator.write(texts, key=None) == plain.write(texts, key=None, stop=[stop]) == wanted
     assert "".join(generator.stream(texts[0], key=None)) == wanted[0]
-    assert generator.write(texts, key=None, stop=()) == whole
+    assert generator.write(texts, key=None, stop=()) == complete
 
 
 @pytest.mark.parametrize(

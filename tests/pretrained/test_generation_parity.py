@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.pretrained import theirs
+from tests.pretrained import transformers_models
 from tests.pretrained.cases import (
     BART,
     BLOOM,
@@ -71,17 +71,17 @@ def build(tmp_path_factory):
 
     def make(name):
         case, draw = FAMILIES[name]
-        return theirs.pair(directory("saved"), theirs.random(case, **draw))
+        return transformers_models.pair(directory("saved"), transformers_models.random(case, **draw))
 
     return functools.cache(make)
 
 
-def their_tokens(found, text, settings):
+def reference_tokens(found, text, settings):
     ids = torch.tensor([list(map(int, text.split()))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found.theirs.generation_config = transformers.GenerationConfig(**settings)
-        out = found.theirs.generate(ids, attention_mask=torch.ones_like(ids))[0].tolist()
+        found.reference.generation_config = transformers.GenerationConfig(**settings)
+        out = found.reference.generate(ids, attention_mask=torch.ones_like(ids))[0].tolist()
     out = out[1 if found.config.settings.get("is_encoder_decoder") else ids.shape[1] :]
     ends = settings["eos_token_id"]
     ends = {ends} if isinstance(ends, int) else set(ends)
@@ -175,7 +175,7 @@ SETTINGS |= {
 def test_tokens(build, name):
     family, settings = SETTINGS[name]
     found = build(family)
-    wanted = [their_tokens(found, text, settings) for text in PROMPTS]
+    wanted = [reference_tokens(found, text, settings) for text in PROMPTS]
     assert our_tokens(found, PROMPTS, settings) == wanted
     assert len({tuple(x) for x in wanted}) > 1
 
@@ -190,7 +190,7 @@ def test_early_stopping_of_beam_search(build, early_stopping):
     answers = {}
     for kind in (False, True, "never"):
         answers[kind] = our_tokens(found, texts, settings | {"early_stopping": kind})
-    wanted = [their_tokens(found, text, settings | {"early_stopping": early_stopping}) for text in texts]
+    wanted = [reference_tokens(found, text, settings | {"early_stopping": early_stopping}) for text in texts]
     assert answers[early_stopping] == wanted
     assert all(answers[kind] != wanted for kind in answers if kind != early_stopping)
 
@@ -210,7 +210,7 @@ def test_sampling_distribution(build):
     assert generation_config.do_sample
     rng = np.random.default_rng(0)
     logits, tokens = rng.normal(size=(6, 19)).astype(np.float32) * 3, rng.integers(0, 19, (6, 4))
-    wanted = build("gpt2").theirs._get_logits_processor(
+    wanted = build("gpt2").reference._get_logits_processor(
         transformers.GenerationConfig(**settings), input_ids_seq_length=4, model_kwargs={}
     )(torch.tensor(tokens), torch.tensor(logits))
     room = np.concatenate([tokens, np.full((6, 3), -1)], 1).astype(np.int32)

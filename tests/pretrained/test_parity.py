@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from tests.pretrained import theirs
+from tests.pretrained import transformers_models
 from tests.pretrained.cases import CASES
 
 pytestmark = pytest.mark.parity
@@ -19,13 +19,15 @@ WRITERS = {name.split(":")[0]: name for name in reversed(CASES) if "eos_token_id
 def build(tmp_path_factory):
     directory = tmp_path_factory.mktemp
     return functools.cache(
-        lambda name, **draw: theirs.pair(directory("saved"), theirs.random(CASES[name], **draw))
+        lambda name, **draw: transformers_models.pair(
+            directory("saved"), transformers_models.random(CASES[name], **draw)
+        )
     )
 
 
 @EVERY
 def test_logits(build, name):
-    theirs.check_logits(build(name))
+    transformers_models.check_logits(build(name))
 
 
 # The first config of each family, for the per-layer differences that a failure prints.
@@ -35,23 +37,23 @@ FIRST = {name.split(":")[0]: name for name in reversed(CASES)}
 @pytest.mark.parametrize("name", FIRST.values())
 def test_layer_by_layer(build, name):
     found = build(name)
-    *_, stacks = theirs.run(found)
-    worst = [x for stack in stacks for x in theirs.differences(found, stack)]
-    assert len(worst) > 1 and max(worst) <= theirs.TOLERANCE
-    report = theirs.layer_by_layer(found, stacks)
+    *_, stacks = transformers_models.run(found)
+    worst = [x for stack in stacks for x in transformers_models.differences(found, stack)]
+    assert len(worst) > 1 and max(worst) <= transformers_models.TOLERANCE
+    report = transformers_models.layer_by_layer(found, stacks)
     assert report.count("after layer") == len(worst)
 
 
 @EVERY
 def test_round_trip(build, name, tmp_path):
-    theirs.check_round_trip(build(name), tmp_path)
+    transformers_models.check_round_trip(build(name), tmp_path)
 
 
 @pytest.mark.parametrize("name", WRITERS.values())
 def test_generation(build, name):
     smaller = name.startswith(("t5", "marian"))
     draw = {"std": 0.8} if smaller else {"std": 1.5, "seed": 3}
-    theirs.check_generation(build(name, **draw))
+    transformers_models.check_generation(build(name, **draw))
 
 
 PADDING = {
@@ -65,9 +67,9 @@ READERS = {family: name for family, name in FIRST.items() if family not in ("vit
 @pytest.mark.parametrize("name", READERS.values())
 @pytest.mark.parametrize("where", PADDING)
 def test_positions_with_padding_are_those_of_transformers(build, name, where):
-    theirs.check_padding(build(name), PADDING[where])
+    transformers_models.check_padding(build(name), PADDING[where])
 
 
 def test_unmasked_padding_has_a_position(build):
     name = READERS["roberta"]
-    theirs.check_padding(build(name), PADDING["inner"], attended=True)
+    transformers_models.check_padding(build(name), PADDING["inner"], attended=True)

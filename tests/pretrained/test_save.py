@@ -44,7 +44,7 @@ def test_runtime_fields_are_not_saved(params, tmp_path):  # noqa: F811
 
 def test_parameters_of_another_model_are_errors(params, tmp_path):  # noqa: F811
     wrong = {**params, "embedding": {"table": np.ones((12, 6), np.float32)}}
-    with pytest.raises(ValueError, match=r"embedding/table: wanted \(11, 6\), got \(12, 6\)"):
+    with pytest.raises(ValueError, match=r"embedding/table: got \(12, 6\), wanted \(11, 6\)"):
         pretrained.save(tmp_path / "new", wrong, CONFIG)
 
 
@@ -83,9 +83,9 @@ def cased():
 def test_a_new_tokenizer_is_read_back_unchanged(params, tmp_path):  # noqa: F811
     config = dataclasses.replace(CONFIG, settings={"pad_token_id": 0, "eos_token_id": 3})
     pretrained.save(tmp_path / "new", params, config, cased())
-    said = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
+    settings = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
     wanted = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    assert said == wanted | {"padding_side": "left", "model_input_names": ["input_ids", "attention_mask"]}
+    assert settings == wanted | {"padding_side": "left", "model_input_names": ["input_ids", "attention_mask"]}
     assert pretrained.load(tmp_path / "new")[3].to_str() == cased().to_str()
 
 
@@ -140,22 +140,22 @@ def test_variants_with_equal_fields_are_distinguished(architecture, fields):
 @pytest.mark.parametrize("name", ["gpt2: tied", "llama: grouped", "t5: tied"])
 def test_file_names_are_those_of_transformers(name, limit, tmp_path):
     pytest.importorskip("transformers")
-    from tests.pretrained import theirs
+    from tests.pretrained import transformers_models
     from tests.pretrained.cases import CASES
 
-    model = theirs.random(CASES[name])
-    model.save_pretrained(tmp_path / "theirs", max_shard_size=limit)
-    _, weights, config, _ = pretrained.load(tmp_path / "theirs")
+    model = transformers_models.random(CASES[name])
+    model.save_pretrained(tmp_path / "reference", max_shard_size=limit)
+    _, weights, config, _ = pretrained.load(tmp_path / "reference")
     pretrained.save(tmp_path / "ours", weights, config, max_file_bytes=limit)
 
-    def names(place):
-        return sorted(path.name for path in (tmp_path / place).iterdir())
+    def names(folder):
+        return sorted(path.name for path in (tmp_path / folder).iterdir())
 
-    assert names("ours") == names("theirs")
+    assert names("ours") == names("reference")
     if limit < 10_000:
 
-        def index(place):
-            return json.loads((tmp_path / place / "model.safetensors.index.json").read_text())
+        def index(folder):
+            return json.loads((tmp_path / folder / "model.safetensors.index.json").read_text())
 
-        assert index("ours")["metadata"] == index("theirs")["metadata"]
-        assert index("ours")["weight_map"].keys() == index("theirs")["weight_map"].keys()
+        assert index("ours")["metadata"] == index("reference")["metadata"]
+        assert index("ours")["weight_map"].keys() == index("reference")["weight_map"].keys()

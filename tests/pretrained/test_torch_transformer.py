@@ -53,7 +53,7 @@ def build(tensors, **options):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize(
-    "theirs, ours, norms",
+    "torch_options, ours, norms",
     [
         ({}, {"positions": None, "scale_embeddings": False}, True),
         (
@@ -71,12 +71,12 @@ def build(tensors, **options):
         ({"bias": False, "batch_first": True}, {"output": OUTPUT}, False),
     ],
 )
-def test_logits_equal_those_of_torch(theirs, ours, norms):
+def test_logits_equal_those_of_torch(torch_options, ours, norms):
     torch = pytest.importorskip("torch")
-    module = torch.nn.Transformer(D, N, ENCODER, DECODER, F, dropout=0.0, **theirs).eval()
+    module = torch.nn.Transformer(D, N, ENCODER, DECODER, F, dropout=0.0, **torch_options).eval()
     if not norms:
         module.encoder.norm = module.decoder.norm = None
-    tensors = state(bias=theirs.get("bias", True), norms=norms)
+    tensors = state(bias=torch_options.get("bias", True), norms=norms)
     module.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()})
     model, params, config = build(module.state_dict(), **ours)
     draw = np.random.default_rng(2)
@@ -89,7 +89,7 @@ def test_logits_equal_those_of_torch(theirs, ours, norms):
             0.0 if config.positions is None else np.asarray(ops.sinusoidal(jnp.arange(tokens.shape[1]), D))
         )
         x = torch.tensor(x + added, dtype=torch.float32)
-        return x if theirs.get("batch_first") else x.transpose(0, 1)
+        return x if torch_options.get("batch_first") else x.transpose(0, 1)
 
     with torch.no_grad():
         hidden = module(
@@ -99,7 +99,7 @@ def test_logits_equal_those_of_torch(theirs, ours, norms):
             src_key_padding_mask=torch.tensor(~valid),
             memory_key_padding_mask=torch.tensor(~valid),
         ).numpy()
-    hidden = hidden if theirs.get("batch_first") else hidden.swapaxes(0, 1)
+    hidden = hidden if torch_options.get("batch_first") else hidden.swapaxes(0, 1)
     wanted = hidden @ ours.get("output", TABLE).T + ours.get("output_bias", 0.0)
     mask = masks.padding(jnp.asarray(valid))
     got = jax.jit(model.apply)(params, source, target, source_mask=mask)

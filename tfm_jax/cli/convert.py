@@ -42,7 +42,8 @@ class Convert(Command):
         )
         tfm_jax.pretrained.save(self.target, params, config, tokenizer)
         if self.no_tokenizer:
-            write_files(self.target, {x: y for x, y in config.files.items() if is_tokenizer_file(x)})
+            kept = {name: data for name, data in config.files.items() if is_tokenizer_file(name)}
+            write_files(self.target, kept)
         texts, others = find_other_files(source, config.files)
         for name in texts:
             (self.target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ __all__ = ["CheckpointFile", "CheckpointFiles"]
 
 
 class CheckpointFile:
-    """A file of a checkpoint, read once: the part of ``pathlib.Path`` that its readers use.
+    """A file of a checkpoint that is read and parsed once; a ``weights.files.File``.
 
     Args:
       parent: the directory.
@@ -62,9 +62,9 @@ class CheckpointFile:
 
 
 class CheckpointFiles:
-    """A checkpoint directory: its configs, tokenizer and weights, each read when it is first used.
+    """A checkpoint directory: its configs, tokenizer and weights, each read once, when it is first used.
 
-    ``files / "vocab.txt"`` is one ``CheckpointFile``, whoever asks for it.
+    ``files / "vocab.txt"`` is the same ``CheckpointFile`` at each use.
 
     Args:
       directory: of the checkpoint.

@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.weights.files import Directory, read_json
 
 __all__ = ["find_other_files", "is_tokenizer_file", "read_extra_files", "write_files"]
 
@@ -34,7 +34,7 @@ def is_tokenizer_file(name: str) -> bool:
     return _matches(name, _TOKENIZER)
 
 
-def read_extra_files(directory: Path) -> dict[str, bytes]:
+def read_extra_files(directory: Directory) -> dict[str, bytes]:
     """Reads the files of a checkpoint that ``save`` writes back unchanged.
 
     Args:
@@ -51,7 +51,7 @@ def read_extra_files(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in names}
 
 
-def _module_folders(directory: Path) -> list[Path]:
+def _module_folders(directory: Directory) -> list[Path]:
     """Folders of a sentence model's modules, without the first, its encoder."""
     path = directory / "modules.json"
     modules = read_json(path, list) if path.is_file() else []

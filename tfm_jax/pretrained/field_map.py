@@ -10,32 +10,25 @@ from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings, check_common, check_only, check_sizes
 
 __all__ = [
-    "AS_IS",
+    "NO_FIELDS",
+    "SIZES",
     "Converter",
     "Field",
     "FieldMap",
     "Group",
-    "Row",
     "Same",
     "Settings",
-    "check_only",
     "resolved",
 ]
 
 Settings = Mapping[str, Any]
 """A parsed ``config.json``."""
 _REQUIRED = object()
-_SIZES = {
-    "vocab_size",
-    "d_model",
-    "n_layers",
-    "n_decoder_layers",
-    "n_heads",
-    "n_kv_heads",
-    "head_dim",
-    "d_ff",
-}
-_SIZES |= {"positions.max_length"}
+SIZES = (
+    *("vocab_size", "d_model", "n_layers", "n_decoder_layers", "n_heads", "n_kv_heads"),
+    *("head_dim", "d_ff", "positions.max_length"),
+)
+"""Fields of ``nn.Config`` whose settings are integers of at least 1."""
 
 
 class Converter(NamedTuple):
@@ -45,11 +38,15 @@ class Converter(NamedTuple):
     write: Callable[[Any], Any]
 
 
-AS_IS = Converter(lambda value: value, lambda value: value)
+_UNCHANGED = Converter(lambda value: value, lambda value: value)
 
 
-class Row(Protocol):
+class _Row(Protocol):
     """One row of a field map: a ``Field``, a ``Same`` or a ``Group``."""
+
+    def problems(self, settings: TrackedSettings, /) -> list[str]:
+        """A message for each setting that is absent or not supported; ``read`` is called without any."""
+        ...
 
     def read(self, settings: TrackedSettings, /) -> dict[str, Any]:
         """Values of ``nn.Config`` by their paths."""
@@ -68,22 +65,27 @@ class Field:
       setting: the key in ``config.json``.
       path: the field of ``nn.Config``, such as ``"d_model"``, or an argument of a field's class, such as
         ``"norm.eps"``. A tuple of paths gets one value; the first is written. Empty is the setting's name.
-      default: the value of transformers where the key is absent. A function of the settings computes the
-        default. Without a default the key is required.
+      default: the value of transformers where the key is absent. A function computes it from the settings,
+        also where the key is null. Without a default the key is required.
       convert: between the two values.
-      unset: values that mean a computed default.
     """
 
     setting: str
     path: str | tuple[str, ...] = ""
     default: Any = _REQUIRED
-    convert: Converter = AS_IS
-    unset: tuple[Any, ...] = (None,)
+    convert: Converter = _UNCHANGED
 
     @property
     def paths(self) -> tuple[str, ...]:
         """All fields that get the value."""
         return self.path if isinstance(self.path, tuple) else (self.path or self.setting,)
+
+    def problems(self, settings: TrackedSettings) -> list[str]:
+        """A message where the setting is required and absent, or an invalid size."""
+        if self.setting not in settings:
+            return [f"got no {self.setting}; wanted a value for it."] if self.default is _REQUIRED else []
+        computed = callable(self.default) and settings[self.setting] is None
+        return check_sizes(settings, [self.setting]) if self.paths[0] in SIZES and not computed else []
 
     def read(self, settings: TrackedSettings) -> dict[str, Any]:
         """The value, by each of its paths."""
@@ -91,7 +93,7 @@ class Field:
             value = settings[self.setting]
         elif callable(self.default):
             value = settings.get(self.setting)
-            value = self.default(settings) if value in self.unset else value
+            value = self.default(settings) if value is None else value
         else:
             value = settings.get(self.setting, self.default)
         return dict.fromkeys(self.paths, self.convert.read(value))
@@ -121,6 +123,18 @@ class Same:
     path: str
     unset: tuple[Any, ...] = ()
 
+    def problems(self, settings: TrackedSettings) -> list[str]:
+        """A message where the two differ, or the setting is an invalid size."""
+        if self.other not in settings or self.setting not in settings:
+            return []
+        value, wanted = settings[self.setting], settings[self.other]
+        if value in self.unset:
+            return []
+        if value == wanted:
+            return [] if self.unset else check_sizes(settings, [self.setting])
+        other = settings.name_of(self.other)
+        return [f"got {self.setting}={value!r}; wanted {wanted!r}, the value of {other}."]
+
     def read(self, settings: TrackedSettings) -> dict[str, Any]:
         """Nothing: the other setting has the value."""
         return {}
@@ -129,16 +143,6 @@ class Same:
         """The value of the other setting."""
         return {self.setting: getattr(model, self.path)}
 
-    def problems(self, settings: TrackedSettings) -> list[str]:
-        """A message where the two differ."""
-        if self.other not in settings:
-            return []
-        value, wanted = settings.get(self.setting, settings[self.other]), settings[self.other]
-        if value == wanted or value in self.unset:
-            return []
-        other = settings.name_of(self.other)
-        return [f"got {self.setting}={value!r}; wanted {wanted!r}, the value of {other}."]
-
 
 class Group(NamedTuple):
     """Settings and fields that depend on each other, as two functions.
@@ -146,10 +150,16 @@ class Group(NamedTuple):
     Args:
       read: settings to values of ``nn.Config`` by their paths.
       write: an ``nn.Config`` to settings.
+      sizes: settings that are integers of at least 1.
     """
 
     read: Callable[[TrackedSettings], dict[str, Any]]
     write: Callable[[nn.Config], dict[str, Any]]
+    sizes: tuple[str, ...] = ()
+
+    def problems(self, settings: TrackedSettings) -> list[str]:
+        """A message for each invalid size; ``read`` raises for other settings that are not supported."""
+        return check_sizes(settings, self.sizes)
 
 
 class FieldMap(NamedTuple):
@@ -161,18 +171,16 @@ class FieldMap(NamedTuple):
         rows give, such as ``norm=nn.LayerNorm`` with the row ``"norm.eps"``.
       only: settings with one supported value.
       written: settings that are written, and not read.
-      group_sizes: settings of groups that are integers of at least 1.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[_Row, ...]
     model: Mapping[str, Any] = MappingProxyType({})
     only: Mapping[str, Any] = MappingProxyType({})
     written: Mapping[str, Any] = MappingProxyType({})
-    group_sizes: tuple[str, ...] = ()
 
     def extended(
         self,
-        *rows: Row,
+        *rows: _Row,
         model: Mapping[str, Any] = MappingProxyType({}),
         only: Mapping[str, Any] = MappingProxyType({}),
         written: Mapping[str, Any] = MappingProxyType({}),
@@ -185,13 +193,6 @@ class FieldMap(NamedTuple):
             written={**self.written, **written},
         )
 
-    @property
-    def sizes(self) -> tuple[str, ...]:
-        """Settings that are integers of at least 1."""
-        fields = [row for row in self.rows if isinstance(row, Field) and not callable(row.default)]
-        same = [row.setting for row in self.rows if isinstance(row, Same) and not row.unset]
-        return (*(row.setting for row in fields if row.paths[0] in _SIZES), *same, *self.group_sizes)
-
     def read(self, settings: TrackedSettings) -> nn.Config:
         """The ``nn.Config`` that settings describe.
 
@@ -199,7 +200,9 @@ class FieldMap(NamedTuple):
           ValueError: for required keys that are absent and values that are not supported, all of them
             together, by key.
         """
-        if problems := self._problems(settings):
+        problems = [*check_common(settings), *check_only(settings, **self.only)]
+        problems += [problem for row in self.rows for problem in row.problems(settings)]
+        if problems:
             raise ValueError(" ".join(problems))
         values, arguments = dict(self.model), collections.defaultdict(dict)
         for row in self.rows:
@@ -218,20 +221,6 @@ class FieldMap(NamedTuple):
         for row in self.rows:
             settings |= row.write(model)
         return settings | dict(self.written)
-
-    def _problems(self, settings: TrackedSettings) -> list[str]:
-        optional = [x for x in self.rows if isinstance(x, Field) and callable(x.default)]
-        optional = [x for x in optional if x.paths[0] in _SIZES and settings.get(x.setting) not in x.unset]
-        sizes = {*self.sizes, *(x.setting for x in optional)}
-        required = [row.setting for row in self.rows if isinstance(row, Field) and row.default is _REQUIRED]
-        missing = ", ".join(name for name in required if name not in settings)
-        return [
-            *([f"got no {missing}; wanted a value for each."] if missing else []),
-            *check_common(settings),
-            *check_sizes(settings, sorted(sizes)),
-            *check_only(settings, **self.only),
-            *(text for row in self.rows if isinstance(row, Same) for text in row.problems(settings)),
-        ]
 
 
 NO_FIELDS = FieldMap(())

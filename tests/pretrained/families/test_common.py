@@ -67,8 +67,11 @@ BART, MARIAN = "BartForConditionalGeneration", "MarianMTModel"
             {"rope_theta": 9.0, "tie_word_embeddings": "no"},
             "got tie_embeddings='no'; wanted True or False",
         ),
+        # Both are a division by zero in transformers; null is the computed default.
+        ("LlamaForCausalLM", {"head_dim": 0}, "got head_dim=0; wanted an integer of at least 1"),
+        ("LlamaForCausalLM", {"num_key_value_heads": 0}, "got num_key_value_heads=0; wanted an integer of"),
         ("GPTNeoXForCausalLM", {"rotary_pct": None}, "got fraction=None; wanted a number in"),
-        ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "would rotate 0 of the 2 elements of a head"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": 0.3}, "which rotates 0 of the 2 elements of a head"),
         (BART, {"dropout": None}, "got dropout_rate=None; wanted a number in"),
     ],
 )
@@ -85,18 +88,18 @@ def test_unsupported_settings_are_errors_that_name_the_file_and_the_key(
 
 @pytest.mark.parity
 def test_every_activation_of_transformers_matches_and_is_written_by_its_name():
-    theirs = pytest.importorskip("transformers").activations.ACT2FN
+    reference = pytest.importorskip("transformers").activations.ACT2FN
     torch = pytest.importorskip("torch")
     x = np.linspace(-12, 12, 401, dtype=np.float32)
-    for name in theirs:
+    for name in reference:
         if name in ("prelu", "xielu"):
             with pytest.raises(ValueError, match=f"activation: got '{name}', which has parameters"):
                 activation_of(name)
             continue
-        wanted = theirs[name](torch.tensor(x)).numpy()
+        wanted = reference[name](torch.tensor(x)).numpy()
         ours = activation_of(name)
         np.testing.assert_allclose(ops.activation(ours)(jnp.asarray(x)), wanted, atol=1e-6, rtol=1e-6)
-        again = theirs[activation_setting(ours)](torch.tensor(x)).numpy()
+        again = reference[activation_setting(ours)](torch.tensor(x)).numpy()
         np.testing.assert_allclose(again, wanted, atol=1e-6, rtol=1e-6)
         assert activation_setting(ours) == name
 

@@ -106,7 +106,7 @@ FIELDS = {
         "dropout_rate": 0.3,
     },
 }
-# Of one architecture each.
+# The pooler of each architecture that has one.
 POOLERS = {
     "ViTModel": nn.Pooler("relu"),
     "BertModel": nn.Pooler("tanh"),
@@ -131,11 +131,11 @@ def test_save_and_load_round_trip(family, name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, got, params)
     assert found.architecture == name
     pretrained.save(tmp_path / "again", got, found)
-    one, other = ((tmp_path / place / "model.safetensors").read_bytes() for place in ("saved", "again"))
+    one, other = ((tmp_path / folder / "model.safetensors").read_bytes() for folder in ("saved", "again"))
     assert one == other
 
-    def read(place):
-        return json.loads((tmp_path / place / "config.json").read_text())
+    def read(folder):
+        return json.loads((tmp_path / folder / "config.json").read_text())
 
     assert read("saved") == read("again")
     assert dataclasses.replace(found, settings={}) == dataclasses.replace(config, model=found.model)

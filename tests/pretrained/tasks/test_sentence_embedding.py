@@ -52,17 +52,17 @@ def directory(tmp_path):
         models.WordLevel({c: i for i, c in enumerate("?abcdefgh")}, unk_token="?")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    place = tmp_path / "model"
-    pretrained.save(place, model.init(jax.random.key(0)), CONFIG, tokenizer)
+    root = tmp_path / "model"
+    pretrained.save(root, model.init(jax.random.key(0)), CONFIG, tokenizer)
 
     def write(name, value):
-        return (place / name).write_text(json.dumps(value))
+        return (root / name).write_text(json.dumps(value))
 
-    (place / "1_Pooling").mkdir()
+    (root / "1_Pooling").mkdir()
     write("modules.json", MODULES)
     write("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})
     write("sentence_bert_config.json", {"max_seq_length": 4})
-    return place
+    return root
 
 
 def test_vectors_are_pooled_and_normalized(directory):

@@ -67,21 +67,21 @@ def close(got, wanted):
     np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=1e-5)
 
 
-def check(theirs, directory, texts=TEXTS[::3], **options):
+def check(reference, directory, texts=TEXTS[::3], **options):
     encoder = pretrained.load_sentence_encoder(directory, **options)
-    wanted = theirs.encode(texts, batch_size=7)
+    wanted = reference.encode(texts, batch_size=7)
     close(encoder(texts), wanted)
     assert encoder.width == wanted.shape[1]
     return encoder
 
 
-def rewrite(name, **said):
+def rewrite(name, **settings):
     """A function that changes keys of a JSON file."""
 
     def change(directory):
         path = directory / name
         found = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(found | said))
+        path.write_text(json.dumps(found | settings))
 
     return change
 
@@ -90,10 +90,10 @@ MODES = ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_token
 
 
 def test_every_pooling_and_their_concatenation(bodies, tmp_path):
-    theirs = saved(tmp_path / "all", bodies["bert"], modules.Pooling(D, tuple(MODES)))
-    encoder = check(theirs, tmp_path / "all")
+    reference = saved(tmp_path / "all", bodies["bert"], modules.Pooling(D, tuple(MODES)))
+    encoder = check(reference, tmp_path / "all")
     # The vectors of a single pooling are a slice of the concatenation.
-    wanted = theirs.encode(TEXTS[:9])
+    wanted = reference.encode(TEXTS[:9])
     for i, mode in enumerate(MODES):
         rewrite("1_Pooling/config.json", pooling_mode=mode)(tmp_path / "all")
         one = pretrained.load_sentence_encoder(tmp_path / "all")
@@ -116,13 +116,13 @@ def test_every_pooling_and_their_concatenation(bodies, tmp_path):
     ],
 )
 def test_pooling_flags_of_older_versions(bodies, tmp_path, legacy, wanted):
-    said = {"word_embedding_dimension": D, **legacy}
+    settings = {"word_embedding_dimension": D, **legacy}
 
     def change(directory):
-        return (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
+        return (directory / "1_Pooling" / "config.json").write_text(json.dumps(settings))
 
-    theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=change)
-    modes = theirs[1].pooling_mode
+    reference = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=change)
+    modes = reference[1].pooling_mode
     encoder = pretrained.load_sentence_encoder(tmp_path / "new")
     assert encoder.pooling == wanted
     assert len(modes if isinstance(modes, tuple) else (modes,)) == encoder.width // D
@@ -141,10 +141,10 @@ def test_layers_after_pooling(bodies, tmp_path, body):
         base.Normalize(),
     ]
     torch.nn.init.normal_(behind[4].norm.weight)
-    theirs = saved(
+    reference = saved(
         tmp_path / "new", bodies[body], modules.Pooling(D, ("mean", "max")), *behind, truncate_dim=3
     )
-    encoder = check(theirs, tmp_path / "new")
+    encoder = check(reference, tmp_path / "new")
     assert encoder.normalize and encoder.width == 3 and len(encoder.layers) == 6
 
 
@@ -155,20 +155,20 @@ def test_a_layer_in_a_pickle_is_read_only_if_allowed(bodies, tmp_path):
         (directory / "2_Dense" / "model.safetensors").unlink()
         torch.save(dense.state_dict(), directory / "2_Dense" / "pytorch_model.bin")
 
-    theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), dense, change=as_pickle)
+    reference = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), dense, change=as_pickle)
     with pytest.raises(ValueError, match="2_Dense: got a pickle, which can run any code"):
         pretrained.load_sentence_encoder(tmp_path / "new")
-    check(theirs, tmp_path / "new", allow_pickle=True)
+    check(reference, tmp_path / "new", allow_pickle=True)
 
 
 @pytest.mark.parametrize("include", [True, False])
 def test_prompts(bodies, tmp_path, include):
     pooling = modules.Pooling(D, ("mean", "cls", "weightedmean"), include_prompt=include)
     prompts = {"query": "the dog: ", "fox": "fox "}
-    theirs = saved(tmp_path / "new", bodies["bert"], pooling, prompts=prompts, default_prompt_name="query")
-    encoder, texts = check(theirs, tmp_path / "new"), TEXTS[7:20]
+    reference = saved(tmp_path / "new", bodies["bert"], pooling, prompts=prompts, default_prompt_name="query")
+    encoder, texts = check(reference, tmp_path / "new"), TEXTS[7:20]
     for name in ("fox", "document"):
-        close(encoder(texts, prompt_name=name), theirs.encode(texts, prompt_name=name))
+        close(encoder(texts, prompt_name=name), reference.encode(texts, prompt_name=name))
     with pytest.raises(
         ValueError, match=r"got prompt_name='x'; wanted one of \['document', 'fox', 'query'\]"
     ):
@@ -188,14 +188,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_setting_changes_the_vectors_alike(bodies, tmp_path, name):
-    theirs = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=CHANGES[name])
+    reference = saved(tmp_path / "new", bodies["bert"], modules.Pooling(D), change=CHANGES[name])
     plain = library.SentenceTransformer(str(bodies["bert"]), device="cpu", local_files_only=True)
     texts = TEXTS[::3]
 
     def one_by_one(model):
         return np.concatenate([model.encode([text]) for text in texts])
 
-    wanted = one_by_one(theirs)
+    wanted = one_by_one(reference)
     changed = wanted.shape != (len(texts), D) or np.abs(wanted - one_by_one(plain)).max() > 1e-3
     assert changed == (name not in ("similarity", "padding on the left"))
     close(pretrained.load_sentence_encoder(tmp_path / "new")(texts), wanted)
@@ -206,5 +206,5 @@ def test_without_modules_no_other_file_has_an_effect(bodies, tmp_path):
     rewrite("sentence_bert_config.json", max_seq_length=4)(tmp_path / "new")
     rewrite("config_sentence_transformers.json", default_prompt_name="query")(tmp_path / "new")
     (tmp_path / "new" / "modules.json").unlink()
-    theirs = library.SentenceTransformer(str(tmp_path / "new"), device="cpu", local_files_only=True)
-    check(theirs, tmp_path / "new")
+    reference = library.SentenceTransformer(str(tmp_path / "new"), device="cpu", local_files_only=True)
+    check(reference, tmp_path / "new")

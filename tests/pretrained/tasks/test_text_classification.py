@@ -30,19 +30,19 @@ def tokenizer():
     return it
 
 
-def save(place, architecture, **settings):
+def save(directory, architecture, **settings):
     pooler = nn.Pooler("tanh") if architecture == SEQUENCES else None
     fields = FIELDS["bert"] | {"pooler": pooler, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
     config = pretrained.CheckpointConfig(architecture, nn.Config(**fields), {"id2label": NAMES} | settings)
     shapes = jax.eval_shape(model_of(config, find_family(architecture)).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
-    pretrained.save(place, params, config, tokenizer())
-    return place
+    pretrained.save(directory, params, config, tokenizer())
+    return directory
 
 
 @pytest.fixture
-def place(tmp_path):
+def directory(tmp_path):
     return tmp_path / "model"
 
 
@@ -52,8 +52,8 @@ def logits(classifier, text, types=None):
     return np.asarray(classifier.model.apply(classifier.params, ids, token_types=types))
 
 
-def test_each_text_gets_the_label_of_the_largest_logit(place):
-    classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
+def test_each_text_gets_the_label_of_the_largest_logit(directory):
+    classifier = pretrained.load_text_classifier(save(directory, SEQUENCES))
     assert classifier.labels == ("good", "bad", "so so") and classifier.max_length == 9
     found = classifier(TEXTS, batch_size=3)
     for text, label in zip(TEXTS, found, strict=True):
@@ -73,23 +73,23 @@ def test_each_text_gets_the_label_of_the_largest_logit(place):
         ({"id2label": {"0": "it"}, "problem_type": "regression"}, lambda x: x),
     ],
 )
-def test_scores_follow_the_problem_type(place, settings, wanted):
-    classifier = pretrained.load_text_classifier(save(place, SEQUENCES, **settings))
+def test_scores_follow_the_problem_type(directory, settings, wanted):
+    classifier = pretrained.load_text_classifier(save(directory, SEQUENCES, **settings))
     (label,) = classifier(TEXTS[:1])
     np.testing.assert_allclose(label.scores, wanted(logits(classifier, TEXTS[0])), rtol=1e-5, atol=1e-6)
 
 
-def test_token_types_separate_a_pair_of_texts(place):
-    classifier = pretrained.load_text_classifier(save(place, SEQUENCES, problem_type="regression"))
+def test_token_types_separate_a_pair_of_texts(directory):
+    classifier = pretrained.load_text_classifier(save(directory, SEQUENCES, problem_type="regression"))
     (label,) = classifier([("a b", "c")])
     wanted = logits(classifier, "a b [SEP] c", np.array([0, 0, 0, 0, 1, 1]))
     np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
     assert not np.allclose(wanted, logits(classifier, "a b [SEP] c"), atol=1e-3)
 
 
-def test_token_labels_have_the_offsets_of_their_tokens(place):
+def test_token_labels_have_the_offsets_of_their_tokens(directory):
     classifier = pretrained.load_text_classifier(
-        save(place, TOKENS, problem_type="multi_label_classification")
+        save(directory, TOKENS, problem_type="multi_label_classification")
     )
     assert isinstance(classifier, pretrained.TokenClassifier)
     for text, labels in zip(TEXTS, classifier(TEXTS, batch_size=3), strict=True):
@@ -101,8 +101,8 @@ def test_token_labels_have_the_offsets_of_their_tokens(place):
 
 
 @pytest.mark.parametrize("config", [SEQUENCES, TOKENS])
-def test_devices_share_each_batch(place, config):
-    directory = save(place, config)
+def test_devices_share_each_batch(directory, config):
+    directory = save(directory, config)
     mesh = data_mesh(3)
     classifier = pretrained.load_text_classifier(directory, mesh=mesh)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(classifier.params)} == {3}
@@ -137,26 +137,26 @@ def test_devices_share_each_batch(place, config):
         ("tokenizer.json", None, FileNotFoundError, "got no tokenizer in"),
     ],
 )
-def test_a_checkpoint_that_cannot_classify_is_an_error(place, name, change, error, message):
-    file = save(place, SEQUENCES) / name
+def test_a_checkpoint_that_cannot_classify_is_an_error(directory, name, change, error, message):
+    file = save(directory, SEQUENCES) / name
     if change is None:
         file.unlink()
     else:
         file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(error, match=message):
-        pretrained.load_text_classifier(place)
+        pretrained.load_text_classifier(directory)
 
 
-def test_a_model_without_a_classifier_is_an_error(place):
+def test_a_model_without_a_classifier_is_an_error(directory):
     config = pretrained.CheckpointConfig("BertModel", nn.Config(**FIELDS["bert"]))
     params = model_of(config, find_family("BertModel")).init(jax.random.key(0))
-    pretrained.save(place, params, config, tokenizer())
+    pretrained.save(directory, params, config, tokenizer())
     with pytest.raises(ValueError, match=r"got .*, a BertModel; wanted a text classifier"):
-        pretrained.load_text_classifier(place)
+        pretrained.load_text_classifier(directory)
 
 
-def test_texts_must_be_a_list(place):
-    classifier = pretrained.load_text_classifier(save(place, SEQUENCES))
+def test_texts_must_be_a_list(directory):
+    classifier = pretrained.load_text_classifier(save(directory, SEQUENCES))
     with pytest.raises(ValueError, match="got texts='a b', one string; wanted a list of strings"):
         classifier("a b")
     with pytest.raises(ValueError, match=r"got texts\[1\]=None; wanted a string"):
@@ -165,47 +165,47 @@ def test_texts_must_be_a_list(place):
         classifier(TEXTS, batch_size=0)
 
 
-def test_the_maximum_length_is_that_of_the_tokenizer_config(place):
-    save(place, SEQUENCES)
-    (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 4}))
-    classifier = pretrained.load_text_classifier(place)
+def test_the_maximum_length_is_that_of_the_tokenizer_config(directory):
+    save(directory, SEQUENCES)
+    (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 4}))
+    classifier = pretrained.load_text_classifier(directory)
     assert classifier.max_length == 4
     short = classifier(["a b"])[0].scores
     np.testing.assert_allclose(classifier(["a b c d"])[0].scores, short, rtol=1e-5, atol=1e-6)
     longer = dataclasses.replace(classifier, max_length=6)(["a b c d"])[0].scores
     assert not np.allclose(longer, short, atol=1e-3)
-    (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 2}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 2}))
     with pytest.raises(ValueError, match=r"length of 2 tokens; wanted .* above the 2 special"):
-        pretrained.load_text_classifier(place)
+        pretrained.load_text_classifier(directory)
 
 
-def change_settings(place, **settings):
-    path = place / "tokenizer_config.json"
+def change_settings(directory, **settings):
+    path = directory / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-def test_the_truncation_side_is_that_of_the_tokenizer_config(place):
-    save(place, SEQUENCES, problem_type="regression")
-    change_settings(place, model_max_length=4, truncation_side="left")
-    (label,) = pretrained.load_text_classifier(place)(["a b c d"])
-    wanted = logits(pretrained.load_text_classifier(place), "c d")
+def test_the_truncation_side_is_that_of_the_tokenizer_config(directory):
+    save(directory, SEQUENCES, problem_type="regression")
+    change_settings(directory, model_max_length=4, truncation_side="left")
+    (label,) = pretrained.load_text_classifier(directory)(["a b c d"])
+    wanted = logits(pretrained.load_text_classifier(directory), "c d")
     np.testing.assert_allclose(label.scores, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_token_types_are_used_only_where_the_tokenizer_config_lists_them(place):
-    save(place, SEQUENCES, problem_type="regression")
-    change_settings(place, model_input_names=["input_ids", "attention_mask"])
-    classifier = pretrained.load_text_classifier(place)
+def test_token_types_are_used_only_where_the_tokenizer_config_lists_them(directory):
+    save(directory, SEQUENCES, problem_type="regression")
+    change_settings(directory, model_input_names=["input_ids", "attention_mask"])
+    classifier = pretrained.load_text_classifier(directory)
     (label,) = classifier([("a b", "c")])
     np.testing.assert_allclose(label.scores, logits(classifier, "a b [SEP] c"), rtol=1e-5, atol=1e-6)
 
 
-def test_a_token_outside_the_vocabulary_is_an_error_that_names_the_text(place):
-    save(place, SEQUENCES)
+def test_a_token_outside_the_vocabulary_is_an_error_that_names_the_text(directory):
+    save(directory, SEQUENCES)
     more = tokenizer()
     more.add_tokens(["new", "newer"])
-    more.save(str(place / "tokenizer.json"))
-    classifier = pretrained.load_text_classifier(place)
+    more.save(str(directory / "tokenizer.json"))
+    classifier = pretrained.load_text_classifier(directory)
     V = classifier.params["encoder"]["embedding"]["table"].shape[0]
     assert more.get_vocab_size() > V
     assert len(classifier(["a b", "g"])) == 2
@@ -218,11 +218,11 @@ def test_a_token_outside_the_vocabulary_is_an_error_that_names_the_text(place):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression"])
-def test_sequence_labels_equal_those_of_a_transformers_pipeline(place, problem):
-    pipe = pipeline("text-classification", save(place, SEQUENCES, problem_type=problem))
+def test_sequence_labels_equal_those_of_a_transformers_pipeline(directory, problem):
+    pipe = pipeline("text-classification", save(directory, SEQUENCES, problem_type=problem))
     texts = [text for text in TEXTS if len(text) < 9]  # the pipeline does not truncate
     for wanted, got in zip(
-        pipe(texts, top_k=None), pretrained.load_text_classifier(place)(texts), strict=True
+        pipe(texts, top_k=None), pretrained.load_text_classifier(directory)(texts), strict=True
     ):
         scores = {x["label"]: x["score"] for x in wanted}
         np.testing.assert_allclose(got.scores, [scores[name] for name in NAMES.values()], atol=1e-5)
@@ -230,10 +230,10 @@ def test_sequence_labels_equal_those_of_a_transformers_pipeline(place, problem):
 
 
 @pytest.mark.parity
-def test_token_labels_equal_those_of_a_transformers_pipeline(place):
-    pipe = pipeline("token-classification", save(place, TOKENS), ignore_labels=[])
+def test_token_labels_equal_those_of_a_transformers_pipeline(directory):
+    pipe = pipeline("token-classification", save(directory, TOKENS), ignore_labels=[])
     texts = [text for text in TEXTS if len(text) < 9]
-    found = pretrained.load_text_classifier(place)(texts)
+    found = pretrained.load_text_classifier(directory)(texts)
     for text, got in zip(texts, found, strict=True):
         wanted = [
             (x["start"], x["end"], x["entity"], pytest.approx(x["score"], abs=1e-5)) for x in pipe(text)
@@ -241,22 +241,24 @@ def test_token_labels_equal_those_of_a_transformers_pipeline(place):
         assert [label[:4] for label in got] == wanted
 
 
-def pipeline(task, place, **options):
+def pipeline(task, directory, **options):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch").set_num_threads(1)
-    theirs = getattr(transformers, SEQUENCES if task.startswith("text") else TOKENS).from_pretrained(place)
+    reference = getattr(transformers, SEQUENCES if task.startswith("text") else TOKENS).from_pretrained(
+        directory
+    )
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(), pad_token="[PAD]", model_max_length=9
     )
-    return transformers.pipeline(task, model=theirs, tokenizer=fast, device=-1, **options)
+    return transformers.pipeline(task, model=reference, tokenizer=fast, device=-1, **options)
 
 
 @pytest.mark.parity
-def test_a_pickle_is_read_only_if_allowed(place):
-    wanted = pretrained.load_text_classifier(save(place, SEQUENCES))(TEXTS)
-    as_pickle(place)
+def test_a_pickle_is_read_only_if_allowed(directory):
+    wanted = pretrained.load_text_classifier(save(directory, SEQUENCES))(TEXTS)
+    as_pickle(directory)
     with pytest.raises(ValueError, match=r"got a pickle, .* or pass allow_pickle=True"):
-        pretrained.load_text_classifier(place)
-    found = pretrained.load_text_classifier(place, allow_pickle=True)(TEXTS)
+        pretrained.load_text_classifier(directory)
+    found = pretrained.load_text_classifier(directory, allow_pickle=True)(TEXTS)
     assert [x.label for x in found] == [x.label for x in wanted]
     np.testing.assert_array_equal([x.scores for x in found], [x.scores for x in wanted])

@@ -1,7 +1,7 @@
-"""From texts to texts and labels as in transformers: tokenizer, model and decoding, from one directory.
+"""Texts and labels equal those of transformers: tokenizer, model and decoding from one directory.
 
-Each directory is one that transformers wrote the model to. The tokenizer's files are those of its class,
-which it reads itself (``found``), or what it then writes of them (``written``: ``tokenizer.json``).
+transformers writes the model to each directory. The files of its tokenizer are those of the class
+(``found``), or the ``tokenizer.json`` that transformers writes after it reads them (``written``).
 """
 
 import functools
@@ -16,7 +16,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from tests.pretrained import cases, theirs
+from tests.pretrained import cases, transformers_models
 from tests.pretrained.tokenizers.test_byte_pair import CORPUS, train_byte_pair
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
 from tfm_jax import pretrained
@@ -34,16 +34,16 @@ class Kind(NamedTuple):
 
     case: cases.Case
     write: Callable[..., Any]
-    said: dict[str, Any]
+    settings: dict[str, Any]
     draw: dict[str, Any]
 
 
-def decoder(case, write, **said):
-    return Kind(case, write, said, {"std": 1.5, "seed": 5})
+def decoder(case, write, **settings):
+    return Kind(case, write, settings, {"std": 1.5, "seed": 5})
 
 
-def pair(case, write, **said):
-    return Kind(case, write, said, {"std": 0.8, "seed": 5})
+def pair(case, write, **settings):
+    return Kind(case, write, settings, {"std": 0.8, "seed": 5})
 
 
 def pairs(kind):
@@ -63,7 +63,7 @@ def marian(directory, spm):
     (directory / "vocab.json").write_text(json.dumps(vocabulary))
 
 
-def whole(directory, spm):
+def tokenizers_file(directory, spm):
     """BLOOM's tokenizer: only a tokenizer.json."""
     it = tokenizers.Tokenizer(models.BPE())
     it.pre_tokenizer = pre_tokenizers.Sequence(
@@ -99,7 +99,7 @@ KINDS = {
     ),
     "bloom": decoder(
         cases.BLOOM["tied"],
-        whole,
+        tokenizers_file,
         tokenizer_class="TokenizersBackend",
         bos_token="<s>",
         eos_token="</s>",
@@ -108,7 +108,7 @@ KINDS = {
         add_prefix_space=False,
     ),
     "gpt_neox": decoder(
-        cases.GPT_NEOX["untied"], whole, tokenizer_class="TokenizersBackend", eos_token="</s>"
+        cases.GPT_NEOX["untied"], tokenizers_file, tokenizer_class="TokenizersBackend", eos_token="</s>"
     ),
     "llama": decoder(
         cases.LLAMA["grouped"],
@@ -161,50 +161,50 @@ def sized(case, vocab_size):
     return case._replace(fields=fields | longer)
 
 
-def files(place, kind, spm, layout):
+def files(directory, kind, spm, layout):
     """The tokenizer as transformers reads it, and its directory."""
-    (place / "found").mkdir()
-    kind.write(place / "found", spm)
-    (place / "found" / "tokenizer_config.json").write_text(json.dumps(kind.said))
-    name = kind.said["tokenizer_class"]
+    (directory / "found").mkdir()
+    kind.write(directory / "found", spm)
+    (directory / "found" / "tokenizer_config.json").write_text(json.dumps(kind.settings))
+    name = kind.settings["tokenizer_class"]
     of = getattr(transformers, {"BartTokenizer": "RobertaTokenizer"}.get(name, name))  # the two are one class
-    tokenizer = of.from_pretrained(place / "found")
+    tokenizer = of.from_pretrained(directory / "found")
     if layout == "written":
-        tokenizer.save_pretrained(place / "written")
-        assert (place / "written" / "tokenizer.json").exists() == (name != "MarianTokenizer")
-        tokenizer = of.from_pretrained(place / "written")
-    return tokenizer, place / layout
+        tokenizer.save_pretrained(directory / "written")
+        assert (directory / "written" / "tokenizer.json").exists() == (name != "MarianTokenizer")
+        tokenizer = of.from_pretrained(directory / "written")
+    return tokenizer, directory / layout
 
 
 def writer(tokenizer, directory, kind):
     """The model as transformers reads its directory."""
-    model = theirs.random(sized(kind.case, len(tokenizer)), **kind.draw)
+    model = transformers_models.random(sized(kind.case, len(tokenizer)), **kind.draw)
     ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
-    said: dict[str, Any] = ids | {"max_new_tokens": 12}
+    settings: dict[str, Any] = ids | {"max_new_tokens": 12}
     if ids["pad_token_id"] is None:
-        said["pad_token_id"] = ids["eos_token_id"]
+        settings["pad_token_id"] = ids["eos_token_id"]
     if model.config.is_encoder_decoder:
-        said |= {"decoder_start_token_id": said["pad_token_id"], "num_beams": 3}
-    if "tgt_lang" in kind.said:
-        said["forced_bos_token_id"] = tokenizer.convert_tokens_to_ids(kind.said["tgt_lang"])
-    model.generation_config = transformers.GenerationConfig(**said)
+        settings |= {"decoder_start_token_id": settings["pad_token_id"], "num_beams": 3}
+    if "tgt_lang" in kind.settings:
+        settings["forced_bos_token_id"] = tokenizer.convert_tokens_to_ids(kind.settings["tgt_lang"])
+    model.generation_config = transformers.GenerationConfig(**settings)
     model.save_pretrained(directory)
     return model
 
 
-def their_text(tokenizer, model, text, **options):
+def reference_text(tokenizer, model, text, **options):
     """The new text from a pipeline of transformers."""
-    given = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        out = model.generate(**given, **options, tokenizer=tokenizer)[0]
+        out = model.generate(**inputs, **options, tokenizer=tokenizer)[0]
 
     def decode(ids):
         return tokenizer.decode(ids, skip_special_tokens=True)
 
     if model.config.is_encoder_decoder:
         return decode(out)
-    return decode(out)[len(decode(given["input_ids"][0])) :]
+    return decode(out)[len(decode(inputs["input_ids"][0])) :]
 
 
 LAYOUTS = pytest.mark.parametrize("layout", ["found", "written"])
@@ -221,7 +221,7 @@ def test_texts(tmp_path, trained, name, layout):  # noqa: F811
     write = (
         generator.translate if generator.is_encoder_decoder else functools.partial(generator.write, key=None)
     )
-    wanted = [their_text(tokenizer, model, text) for text in TEXTS]
+    wanted = [reference_text(tokenizer, model, text) for text in TEXTS]
     assert write(TEXTS) == wanted
     assert len(set(wanted)) > 2
 
@@ -233,18 +233,18 @@ def test_stop_strings(tmp_path, trained, name):  # noqa: F811
     model = writer(tokenizer, directory, KINDS[name])
     settings = {"num_beams": 1}
     model.generation_config.update(**settings)
-    whole = {text: their_text(tokenizer, model, text) for text in TEXTS}
-    stops = [*dict.fromkeys(re.findall("[a-z]{2}", " ".join(whole.values())))][:2]
+    complete = {text: reference_text(tokenizer, model, text) for text in TEXTS}
+    stops = [*dict.fromkeys(re.findall("[a-z]{2}", " ".join(complete.values())))][:2]
     generator = pretrained.load_text_generator(directory, generation=settings | {"stop_strings": stops})
     write = (
         generator.translate if generator.is_encoder_decoder else functools.partial(generator.write, key=None)
     )
     ended = 0
     for text, got in zip(TEXTS, write(TEXTS), strict=True):
-        wanted = their_text(tokenizer, model, text, stop_strings=stops)
+        wanted = reference_text(tokenizer, model, text, stop_strings=stops)
         at = min((i for stop in stops if (i := wanted.find(stop)) >= 0), default=None)
         assert got == wanted[:at]
-        ended += at is not None and wanted != whole[text]
+        ended += at is not None and wanted != complete[text]
     assert ended
 
 
@@ -260,8 +260,8 @@ def word_pieces(directory, spm):
     (directory / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)), encoding="utf-8")
 
 
-def encoder(case, write, **said):
-    return Kind(case, write, said, {})
+def encoder(case, write, **settings):
+    return Kind(case, write, settings, {})
 
 
 # The default of version 4; in version 5 every tokenizer.json has it.
@@ -312,11 +312,11 @@ def filled(directory, texts):
     return [np.asarray(model.apply(params, x)) for x in ids]
 
 
-def their_scores(tokenizer, model, text, kind):
-    given = tokenizer(text, return_tensors="pt", return_special_tokens_mask=True)
-    special = given.pop("special_tokens_mask")[0].bool()
+def reference_scores(tokenizer, model, text, kind):
+    inputs = tokenizer(text, return_tensors="pt", return_special_tokens_mask=True)
+    special = inputs.pop("special_tokens_mask")[0].bool()
     with torch.no_grad():
-        logits = model(**given).logits[0]
+        logits = model(**inputs).logits[0]
     if kind == "masked":
         return logits.numpy()
     scores = logits.softmax(-1).numpy()
@@ -327,7 +327,7 @@ def their_scores(tokenizer, model, text, kind):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_labels_and_masked_tokens(tmp_path, trained, name, layout):  # noqa: F811
     tokenizer, directory = files(tmp_path, ENCODERS[name], trained, layout)
-    model = theirs.random(sized(ENCODERS[name].case, len(tokenizer)))
+    model = transformers_models.random(sized(ENCODERS[name].case, len(tokenizer)))
     model.save_pretrained(directory)
     kind = name.split(": ")[1]
     texts = TEXTS
@@ -335,7 +335,7 @@ def test_labels_and_masked_tokens(tmp_path, trained, name, layout):  # noqa: F81
         texts = [f"{text} {tokenizer.mask_token} dog" for text in TEXTS]
     got = (filled if kind == "masked" else classified)(directory, texts)
     for text, found in zip(texts, got, strict=True):
-        wanted = their_scores(tokenizer, model, text, kind)
+        wanted = reference_scores(tokenizer, model, text, kind)
         np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0, err_msg=text)
     assert np.ptp([found.max() for found in got]) > 0.005
 
@@ -344,7 +344,7 @@ def test_labels_and_masked_tokens(tmp_path, trained, name, layout):  # noqa: F81
 def test_vectors_of_an_encoder_without_modules(tmp_path, trained, name):  # noqa: F811
     """As in sentence-transformers: the mean over the output of the body."""
     tokenizer, directory = files(tmp_path, ENCODERS[name], trained, "found")
-    theirs.random(sized(ENCODERS[name].case, len(tokenizer))).save_pretrained(directory)
+    transformers_models.random(sized(ENCODERS[name].case, len(tokenizer))).save_pretrained(directory)
     body = transformers.AutoModel.from_pretrained(directory).eval()
     got = pretrained.load_sentence_encoder(directory)(TEXTS)
     for text, vector in zip(TEXTS, got, strict=True):

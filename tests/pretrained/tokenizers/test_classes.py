@@ -153,11 +153,11 @@ def test_each_setting_is_supported_or_an_error(tmp_path, name):
 def test_config_files_of_older_versions(tmp_path, name):
     """special_tokens_map.json and added_tokens.json, which an added_tokens_decoder overrides."""
     transformers = pytest.importorskip("transformers")
-    theirs = write(tmp_path, BUILT[name])
+    reference = write(tmp_path, BUILT[name])
     path = tmp_path / "tokenizer_config.json"
     plain = json.loads(path.read_text())
     base = reference_outcome(transformers, tmp_path)
-    n = len(theirs)
+    n = len(reference)
     special = {
         "pad_token": "<pad2>",
         "mask_token": {**NEW, "normalized": True},
@@ -172,7 +172,7 @@ def test_config_files_of_older_versions(tmp_path, name):
     assert (wanted := reference_outcome(transformers, tmp_path)) != base and our_outcome(tmp_path) == wanted
     write_json("added_tokens.json", {"<image>": n, "quick": n + 1})
     assert (more := reference_outcome(transformers, tmp_path)) != wanted and our_outcome(tmp_path) == more
-    added = {str(i): token.__getstate__() for i, token in theirs.added_tokens_decoder.items()}
+    added = {str(i): token.__getstate__() for i, token in reference.added_tokens_decoder.items()}
     added[str(n)] = {**NEW, "special": True}
     write_json("tokenizer_config.json", plain | {"added_tokens_decoder": added})
     assert (last := reference_outcome(transformers, tmp_path)) != more and our_outcome(tmp_path) == last
@@ -203,17 +203,17 @@ def test_sentencepiece_models_saved_by_transformers(tmp_path, trained, name):  #
     if name == "marian":
         write(tmp_path / "other", BUILT["t5"])
         (tmp_path / "other" / "tokenizer.json").rename(directory / "tokenizer.json")
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
+    reference, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
     texts = TEXTS if name != "marian" else [text for text in TEXTS if "<" not in text and "ｆ" not in text]
     for text in texts:
-        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+        assert ours.encode(text).ids == reference(text)["input_ids"], text
 
 
 def test_a_tokenizer_json_without_a_config_is_used_as_it_is(tmp_path):
     """As version 0.1 saved it."""
-    theirs = write(tmp_path, BUILT["bert, cased"])
+    reference = write(tmp_path, BUILT["bert, cased"])
     (tmp_path / "tokenizer_config.json").unlink()
-    assert [x.ids for x in read_tokenizer(tmp_path).encode_batch(TEXTS)] == theirs(TEXTS)["input_ids"]
+    assert [x.ids for x in read_tokenizer(tmp_path).encode_batch(TEXTS)] == reference(TEXTS)["input_ids"]
 
 
 def test_the_tables_name_known_keys_and_classes():

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tests.pretrained.tasks.test_text_generation_parity import ENCODERS, KINDS, files, their_text, writer
+from tests.pretrained.tasks.test_text_generation_parity import ENCODERS, KINDS, files, reference_text, writer
 from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
 from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write
 from tfm_jax import nn, pretrained
@@ -54,15 +54,17 @@ def assert_same(got, wanted):
 
 def assert_matches_transformers(directory):
     """Asserts that both read a directory alike: ids of texts and pairs, truncation, decoding."""
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
-    wanted = theirs(TEXTS)["input_ids"]
+    reference, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
+    wanted = reference(TEXTS)["input_ids"]
     assert [x.ids for x in ours.encode_batch(TEXTS)] == wanted
     for ids in wanted:
-        assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
+        assert ours.decode(ids, skip_special_tokens=False) == reference.decode(ids)
     pairs = (TEXTS[1:], TEXTS[:-1])
-    assert [x.ids for x in ours.encode_batch(list(zip(*pairs, strict=True)))] == theirs(*pairs)["input_ids"]
+    assert [x.ids for x in ours.encode_batch(list(zip(*pairs, strict=True)))] == reference(*pairs)[
+        "input_ids"
+    ]
     ours.enable_truncation(5, direction=truncation_side(directory, read_tokenizer_config(directory)))
-    assert [x.ids for x in ours.encode_batch(TEXTS)] == theirs(TEXTS, truncation=True, max_length=5)[
+    assert [x.ids for x in ours.encode_batch(TEXTS)] == reference(TEXTS, truncation=True, max_length=5)[
         "input_ids"
     ]
 
@@ -71,9 +73,9 @@ def assert_matches_transformers(directory):
 def test_loaded_files_are_saved(tmp_path, name):
     source = tmp_path / "source"
     source.mkdir()
-    theirs = write(source, BUILT[name])
-    theirs.chat_template = "{{ messages[0].content }}"
-    theirs.save_pretrained(source)
+    reference = write(source, BUILT[name])
+    reference.chat_template = "{{ messages[0].content }}"
+    reference.save_pretrained(source)
     config = config_of(source, **json.loads((source / "config.json").read_text()))
     saved(tmp_path / "new", read_tokenizer(source), config)
     files = read_extra_files(source)
@@ -93,7 +95,7 @@ def test_files_without_a_tokenizer_json(tmp_path, trained, name):  # noqa: F811
     source = tmp_path / "source"
     source.mkdir()
     kind.write(source, trained)
-    (source / "tokenizer_config.json").write_text(json.dumps(kind.said))
+    (source / "tokenizer_config.json").write_text(json.dumps(kind.settings))
     model_type = getattr(transformers, kind.case.config).model_type
     (source / "config.json").write_text(json.dumps({"model_type": model_type}))
     tokenizer = read_tokenizer(source)
@@ -153,10 +155,10 @@ def test_custom_tokenizers(tmp_path, kind):
 def test_special_tokens_of_a_custom_tokenizer(tmp_path):
     settings = {"model_type": "bert", "pad_token_id": 5, "eos_token_id": [4], "bos_token_id": 2}
     saved(tmp_path / "new", word_level(), pretrained.CheckpointConfig("BertModel", MODEL, settings))
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     wanted = {"pad_token": "[SEP]", "eos_token": "[CLS]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
-    assert theirs.special_tokens_map == wanted | {"cls_token": "[CLS]"}
-    assert theirs(["the", "the dog"], padding=True)["input_ids"] == [[4, 1, 5, 5], [4, 1, 2, 5]]
+    assert reference.special_tokens_map == wanted | {"cls_token": "[CLS]"}
+    assert reference(["the", "the dog"], padding=True)["input_ids"] == [[4, 1, 5, 5], [4, 1, 2, 5]]
 
 
 def test_qwen2_with_a_custom_tokenizer(tmp_path):
@@ -184,9 +186,9 @@ def test_sentence_transformers_checkpoint(tmp_path):
     base = pytest.importorskip("sentence_transformers.base.modules")
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     (tmp_path / "body").mkdir()
-    theirs = write(tmp_path / "body", BUILT["bert, cased"])
+    reference = write(tmp_path / "body", BUILT["bert, cased"])
     sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 1, "intermediate_size": 11}
-    settings = transformers.BertConfig(vocab_size=len(theirs), max_position_embeddings=40, **sizes)
+    settings = transformers.BertConfig(vocab_size=len(reference), max_position_embeddings=40, **sizes)
     transformers.BertModel(settings).save_pretrained(tmp_path / "body")
     steps = [base.Transformer(str(tmp_path / "body")), modules.Pooling(12, "max"), base.Dense(12, 7)]
     steps.append(base.Normalize())
@@ -218,8 +220,8 @@ def test_text_generation_checkpoint(tmp_path, trained, name):  # noqa: F811
     again = kind.from_pretrained(tmp_path / "new")
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     texts = ["the quick dog", " I've 12 dogs"]
-    wanted = [their_text(tokenizer, model, text) for text in texts]
-    assert [their_text(opened, again, text) for text in texts] == wanted
+    wanted = [reference_text(tokenizer, model, text) for text in texts]
+    assert [reference_text(opened, again, text) for text in texts] == wanted
     generator = pretrained.load_text_generator(tmp_path / "new")
     write_on = generator.translate if name == "marian" else functools.partial(generator.write, key=None)
     assert write_on(texts) == wanted

@@ -345,15 +345,15 @@ def test_pieces_match_sentencepiece(trained, kind, tmp_path):
     library = pytest.importorskip("sentencepiece")
     which, name = NAMES[kind]
     (tmp_path / name).write_bytes(trained[which])
-    theirs = library.SentencePieceProcessor(model_proto=trained[which])
+    reference = library.SentencePieceProcessor(model_proto=trained[which])
     ours = read_sentencepiece(tmp_path, kind, {})
     for text in TEXTS:
         if kind == "Llama":
             text = text.lstrip()  # transformers 5 adds no space before a text that starts with one
-        wanted = theirs.encode(text, out_type=str)
+        wanted = reference.encode(text, out_type=str)
         got = ours.encode(text, add_special_tokens=False).tokens
         got, wanted = (
-            [x if theirs.piece_to_id(x) != theirs.unk_id() else "?" for x in pieces]
+            [x if reference.piece_to_id(x) != reference.unk_id() else "?" for x in pieces]
             for pieces in (got, wanted)
         )
         assert got == wanted, text
@@ -378,11 +378,11 @@ def test_ids_match_transformers(trained, kind, tmp_path):
         (tmp_path / name).write_bytes(trained[which])
     config = {"tokenizer_class": f"{kind}Tokenizer"} | ({"add_bos_token": True} if kind == "Llama" else {})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    theirs = getattr(transformers, f"{kind}Tokenizer").from_pretrained(tmp_path)
+    reference = getattr(transformers, f"{kind}Tokenizer").from_pretrained(tmp_path)
     ours = read_tokenizer(tmp_path)
     texts = [text for text in TEXTS if kind != "Llama" or not text.startswith(" ")]
     for text in [*texts, "the quick dog", "日本 the dog", "quick-brown"]:
-        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+        assert ours.encode(text).ids == reference(text)["input_ids"], text
 
 
 INSIDE = [
@@ -411,9 +411,9 @@ def test_spaces_around_user_defined_pieces(trained, config, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(trained["user"])
     config = config | {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    theirs, ours = transformers.LlamaTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    reference, ours = transformers.LlamaTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
     for text in INSIDE:
-        wanted = theirs(text)["input_ids"]
+        wanted = reference(text)["input_ids"]
         assert ours.encode(text).ids == wanted, text
         for written in (wanted, wanted[1:]):
-            assert ours.decode(written, skip_special_tokens=False) == theirs.decode(written), text
+            assert ours.decode(written, skip_special_tokens=False) == reference.decode(written), text

@@ -169,9 +169,9 @@ def write(directory, built: Built, **config):
         tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary["vocab"], vocabulary["merges"]))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **built.settings)
+        reference = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **built.settings)
     else:
-        theirs = getattr(transformers, built.name)(**vocabulary, **built.settings)
-    theirs.save_pretrained(directory)
+        reference = getattr(transformers, built.name)(**vocabulary, **built.settings)
+    reference.save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps({"model_type": built.model_type, **config}))
-    return theirs
+    return reference

@@ -367,7 +367,7 @@ def test_pickle_of_a_training_state(saved):
 def test_deeply_nested_json(saved):
     directory, _ = saved
     (directory / "config.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: got invalid JSON"):
         pretrained.load(directory)
 
 
@@ -402,11 +402,11 @@ def test_missing_settings(saved):
     path = saved[0] / "config.json"
     path.write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(
-        ValueError, match=r"config\.json: got no vocab_size, hidden_size, .*; wanted a value for each"
+        ValueError, match=r"config\.json: got no vocab_size; wanted a value for it\. got no hidden_size; "
     ):
         pretrained.load(saved[0])
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: got what is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: got invalid JSON"):
         pretrained.load(saved[0])
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no config\.json in"):

@@ -187,12 +187,12 @@ def test_each_family(tmp_path, name):
     """A one-layer model of transformers loads alike from Flax and PyTorch files."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from tests.pretrained import theirs
+    from tests.pretrained import transformers_models
 
     case = CASES[name]
     one = {layers: 1 for layers in LAYERS if layers in case.fields}
     one |= {"num_layers": 1, "num_decoder_layers": 1} if "T5" in name else {}
-    theirs.random(case._replace(fields=case.fields | one)).save_pretrained(tmp_path)
+    transformers_models.random(case._replace(fields=case.fields | one)).save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     if "T5" in name:  # version 5 does not save its head
         saved["lm_head.weight"] = 2 * saved["shared.weight"]

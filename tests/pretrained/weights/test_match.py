@@ -311,10 +311,10 @@ def test_architecture_is_the_body_where_no_names_match(changed):
 def test_files_of_safetensors_save_model(name, tmp_path):
     """safetensors' `save_model` keeps any one name of each group of tied tensors."""
     torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
-    from tests.pretrained import theirs
+    from tests.pretrained import transformers_models
 
-    model = theirs.random(CASES[name])
-    theirs.pair(tmp_path / "wanted", model)
+    model = transformers_models.random(CASES[name])
+    transformers_models.pair(tmp_path / "wanted", model)
     (tmp_path / "got").mkdir()
     save.save_model(model, str(tmp_path / "got" / "model.safetensors"))
     (tmp_path / "got" / "config.json").write_bytes((tmp_path / "wanted" / "config.json").read_bytes())

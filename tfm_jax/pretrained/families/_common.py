@@ -143,7 +143,7 @@ def labels_of(settings: Settings) -> tuple[str, ...]:
 
 
 def classifier(
-    body: Callable[..., list[WeightMapping]],
+    encoder: Callable[..., list[WeightMapping]],
     pooling: Literal["first"] | None,
     dropout: Callable[[CheckpointConfig], float],
     *,
@@ -154,7 +154,7 @@ def classifier(
     """The architecture of a classifier of sequences, or of tokens.
 
     Args:
-      body: ``body(config, param="encoder/")``, the entries of the encoder.
+      encoder: ``encoder(config, param="encoder/")``, the tensors of the encoder.
       pooling: as in ``nn.Classifier``.
       dropout: the rate before the head.
       head, pooler: the names of the two dense layers in the checkpoint; None is no pooler.
@@ -166,7 +166,7 @@ def classifier(
 
     def names(config: nn.Config) -> list[WeightMapping]:
         pooled = [] if pooler is None else dense("encoder/pooler/dense", pooler)
-        return [*body(config, param="encoder/"), *pooled, *dense("head/dense", head)]
+        return [*encoder(config, param="encoder/"), *pooled, *dense("head/dense", head)]
 
     def options(config: CheckpointConfig) -> dict[str, Any]:
         n = len(labels_of(config.settings))

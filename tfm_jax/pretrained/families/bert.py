@@ -1,6 +1,10 @@
 """BERT and RoBERTa: post-norm encoders with a norm on the embeddings and token types.
 
+<<<<<<< HEAD
 ``FIELDS`` maps the settings of config.json; ``body`` and the functions below it map the names of tensors.
+=======
+``FIELDS`` maps the settings, ``encoder_names`` and ``_masked_names`` the names of the tensors.
+>>>>>>> r/pretrained
 """
 
 import functools
@@ -75,8 +79,8 @@ def _unread_rows(config: nn.Config) -> int:
     return getattr(config.positions, "padding_id", None) or 0
 
 
-def body(config: nn.Config, *, param: str, prefix: str) -> list[WeightMapping]:
-    """The tensors of the encoder, with ``param`` and ``prefix`` before our and their names."""
+def encoder_names(config: nn.Config, *, param: str, prefix: str) -> list[WeightMapping]:
+    """The tensors of the encoder; our paths start with ``param``, the tensor names with ``prefix``."""
     layers, tensor = f"{param}stack/layers", f"{prefix}encoder.layer.{{layer}}"
     projections = f"{tensor}.attention.self"
     return [
@@ -103,16 +107,16 @@ _TIED = {"tie_word_embeddings": True}  # untied, transformers has two biases
 _POOLED = FieldMap((), model={"pooler": nn.Pooler("tanh")})
 
 
-def _masked(
+def _masked_names(
     config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str
 ) -> list[WeightMapping]:
-    bias = head.removesuffix(".decoder")
+    """The tensors of the masked language model."""
     return [
         *encoder(config, param="encoder/"),
         *dense("dense", dense_name),
         *norm("norm", norm_name),
         WeightMapping("head/projection/kernel", f"{head}.weight", transpose(1)),
-        WeightMapping("bias", f"{bias}.bias"),
+        WeightMapping("bias", f"{head.removesuffix('.decoder')}.bias"),
     ]
 
 
@@ -134,9 +138,9 @@ def _head_dropout(config: CheckpointConfig) -> float:
     return config.model.dropout_rate if rate is None else rate
 
 
-_bert = functools.partial(body, prefix="bert.")
+_bert = functools.partial(encoder_names, prefix="bert.")
 _bert_masked = functools.partial(
-    _masked,
+    _masked_names,
     encoder=_bert,
     dense_name="cls.predictions.transform.dense",
     norm_name="cls.predictions.transform.LayerNorm",
@@ -175,9 +179,9 @@ def _write_pooler(model: nn.Config) -> dict[str, Any]:
     return {} if rate in (None, 0.0, model.dropout_rate) else {"classifier_dropout": rate}
 
 
-_roberta = functools.partial(body, prefix="roberta.")
+_roberta = functools.partial(encoder_names, prefix="roberta.")
 _roberta_masked = functools.partial(
-    _masked,
+    _masked_names,
     encoder=_roberta,
     dense_name="lm_head.dense",
     norm_name="lm_head.layer_norm",

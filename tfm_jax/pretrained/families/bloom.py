@@ -24,7 +24,7 @@ def _write_widths(model: nn.Config) -> dict[str, Any]:
 FIELDS = FieldMap(
     (
         Field("vocab_size"),
-        Group(_read_widths, _write_widths),
+        Group(_read_widths, _write_widths, sizes=("hidden_size",)),
         Field("n_layer", "n_layers"),
         Field("n_head", "n_heads"),
         Field("layer_norm_epsilon", "norm.eps", 1e-5),
@@ -43,7 +43,6 @@ FIELDS = FieldMap(
         "embedding_dropout_rate": 0.0,
     },
     only={"apply_residual_connection_post_layernorm": False},
-    group_sizes=("hidden_size",),
 )
 
 

@@ -34,8 +34,8 @@ FIELDS = FieldMap(
 )
 
 
-def body(config: nn.Config, param: str = "") -> list[WeightMapping]:
-    """The tensors of the encoder, with ``param`` before our paths."""
+def encoder_names(config: nn.Config, param: str = "") -> list[WeightMapping]:
+    """The tensors of the encoder; our paths start with ``param``."""
     layers, tensor = f"{param}stack/layers", "distilbert.transformer.layer.{layer}"
     projections = [f"{tensor}.attention.{name}_lin" for name in ("q", "k", "v", "out")]
     embeddings = "distilbert.embeddings"
@@ -50,10 +50,10 @@ def body(config: nn.Config, param: str = "") -> list[WeightMapping]:
     ]
 
 
-def masked(config: nn.Config) -> list[WeightMapping]:
+def masked_names(config: nn.Config) -> list[WeightMapping]:
     """The tensors of ``DistilBertForMaskedLM``."""
     return [
-        *body(config, "encoder/"),
+        *encoder_names(config, "encoder/"),
         *dense("dense", "vocab_transform"),
         *norm("norm", "vocab_layer_norm"),
         WeightMapping("head/projection/kernel", "vocab_projector.weight", transpose(1)),
@@ -77,12 +77,12 @@ _POOLER = FieldMap((), model={"pooler": nn.Pooler("relu")})
 DISTILBERT = Family(
     "distilbert",
     {
-        "DistilBertModel": Architecture(nn.Encoder, body, bare=True),
-        "DistilBertForMaskedLM": Architecture(nn.MaskedLanguageModel, masked, _activation),
+        "DistilBertModel": Architecture(nn.Encoder, encoder_names, bare=True),
+        "DistilBertForMaskedLM": Architecture(nn.MaskedLanguageModel, masked_names, _activation),
         "DistilBertForSequenceClassification": classifier(
-            body, "first", _sequence_dropout, pooler="pre_classifier", fields=_POOLER
+            encoder_names, "first", _sequence_dropout, pooler="pre_classifier", fields=_POOLER
         ),
-        "DistilBertForTokenClassification": classifier(body, None, _token_dropout),
+        "DistilBertForTokenClassification": classifier(encoder_names, None, _token_dropout),
     },
     FIELDS,
     prefix="distilbert.",

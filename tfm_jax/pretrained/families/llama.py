@@ -31,7 +31,7 @@ FIELDS = FieldMap(
         Field("num_hidden_layers", "n_layers"),
         Field("num_attention_heads", "n_heads"),
         Field("num_key_value_heads", "n_kv_heads", _n_heads),
-        Field("head_dim", "head_dim", _head_dim, unset=(None, 0)),
+        Field("head_dim", "head_dim", _head_dim),
         Field("intermediate_size", "d_ff"),
         Field("rms_norm_eps", "norm.eps", 1e-6),
         Field("hidden_act", "feed_forward.activation", "silu", ACTIVATION),

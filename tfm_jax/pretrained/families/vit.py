@@ -63,8 +63,8 @@ _POOLER = FieldMap(
 )
 
 
-def body(config: nn.Config, param: str = "") -> list[WeightMapping]:
-    """The tensors of the encoder, with ``param`` before our paths."""
+def encoder_names(config: nn.Config, param: str = "") -> list[WeightMapping]:
+    """The tensors of the encoder; our paths start with ``param``."""
     layers, tensor = f"{param}stack/layers", "vit.encoder.layer.{layer}"
     projections, embeddings = f"{tensor}.attention.attention", "vit.embeddings"
     projection = f"{embeddings}.patch_embeddings.projection"
@@ -94,8 +94,8 @@ def _convolution(config: nn.Config) -> Conversion:
     )
 
 
-def _model(config: nn.Config) -> list[WeightMapping]:
-    return [*body(config), *dense("pooler/dense", "vit.pooler.dense")]
+def _model_names(config: nn.Config) -> list[WeightMapping]:
+    return [*encoder_names(config), *dense("pooler/dense", "vit.pooler.dense")]
 
 
 def _no_dropout(config: CheckpointConfig) -> float:
@@ -105,8 +105,8 @@ def _no_dropout(config: CheckpointConfig) -> float:
 VIT = Family(
     "vit",
     {
-        "ViTModel": Architecture(nn.Encoder, _model, fields=_POOLER, by_file=("pooler",), bare=True),
-        "ViTForImageClassification": classifier(body, "first", _no_dropout),
+        "ViTModel": Architecture(nn.Encoder, _model_names, fields=_POOLER, by_file=("pooler",), bare=True),
+        "ViTForImageClassification": classifier(encoder_names, "first", _no_dropout),
     },
     FIELDS,
     prefix="vit.",

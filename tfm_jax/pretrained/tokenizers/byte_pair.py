@@ -1,7 +1,6 @@
 """Byte-level BPE tokenizers from ``vocab.json`` and ``merges.txt``: GPT-2, GPT-NeoX, RoBERTa, BART, Qwen2."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -9,7 +8,7 @@ import tokenizers
 from tfm_jax.pretrained.tokenizers.classes import CLASSES, Vocabulary
 from tfm_jax.pretrained.tokenizers.special_tokens import add_tokens, mask_with_lstrip, special_tokens
 from tfm_jax.pretrained.tokenizers.tokenizer_config import WITHOUT_TOKENIZER
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.weights.files import Directory, read_json
 
 __all__ = ["read_byte_pair"]
 
@@ -18,7 +17,7 @@ _CLASSES["Bart"] = CLASSES["Roberta"]
 
 
 def read_byte_pair(
-    directory: Path, class_name: str | None, config: Mapping[str, Any]
+    directory: Directory, class_name: str | None, config: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     """Builds the tokenizer from ``vocab.json`` and ``merges.txt``.
 
@@ -56,7 +55,7 @@ def read_byte_pair(
     return tokenizer
 
 
-def _read_vocabulary(directory: Path) -> Vocabulary:
+def _read_vocabulary(directory: Directory) -> Vocabulary:
     tokens = read_json(directory / "vocab.json")
     path = directory / "merges.txt"
     lines = path.read_text(encoding="utf-8").split("\n")

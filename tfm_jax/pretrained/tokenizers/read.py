@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -23,7 +22,7 @@ from tfm_jax.pretrained.tokenizers.tokenizer_config import (
     uses_file_as_is,
 )
 from tfm_jax.pretrained.tokenizers.wordpiece import read_wordpiece
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.weights.files import Directory, File, read_json
 
 __all__ = ["read_tokenizer"]
 
@@ -39,7 +38,7 @@ _CLEAN_UP = {
 }
 
 
-def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
+def read_tokenizer(directory: Directory) -> tokenizers.Tokenizer | None:
     """Reads the tokenizer of a checkpoint.
 
     Args:
@@ -83,7 +82,7 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
 
 
 def _read_tokenizer_json(
-    directory: Path, class_name: str | None, config: Mapping[str, Any]
+    directory: Directory, class_name: str | None, config: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     path = directory / "tokenizer.json"
     try:
@@ -118,7 +117,7 @@ def _pad_token(state: dict) -> dict[str, str]:
 
 def _rebuild(
     tokenizer: tokenizers.Tokenizer,
-    directory: Path,
+    directory: Directory,
     class_name: str,
     config: Mapping[str, Any],
     state: dict,
@@ -149,7 +148,7 @@ def _find_charsmap(normalizer: dict | None) -> bytes | None:
     return base64.b64decode(text) if text else None
 
 
-def _check_settings_agree(path: Path, class_name: str, config: Mapping[str, Any], state: dict) -> None:
+def _check_settings_agree(path: File, class_name: str, config: Mapping[str, Any], state: dict) -> None:
     """Raises for settings that the class would apply and that differ from a file that is used as it is."""
     normalizer = state.get("normalizer") or {}
     bert = normalizer if normalizer.get("type") == "BertNormalizer" else {}
@@ -167,7 +166,7 @@ def _check_settings_agree(path: Path, class_name: str, config: Mapping[str, Any]
 
 
 def _add_bos_and_eos(
-    tokenizer: tokenizers.Tokenizer, directory: Path, class_name: str | None, config: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, directory: Directory, class_name: str | None, config: Mapping[str, Any]
 ) -> None:
     """Sets a post-processor that adds BOS and EOS as the config or the class wants."""
     made = CLASSES.get(_ALIASES.get(class_name or "", class_name or ""))
@@ -185,7 +184,7 @@ def _add_bos_and_eos(
         )
 
 
-def _special_id(tokenizer: tokenizers.Tokenizer, directory: Path, role: str, token: str | None) -> int:
+def _special_id(tokenizer: tokenizers.Tokenizer, directory: Directory, role: str, token: str | None) -> int:
     if token is None:
         raise ValueError(
             f"{directory}: got add_{role}_token=true and no {role}_token; wanted one. Name it in "
@@ -199,7 +198,7 @@ def _special_id(tokenizer: tokenizers.Tokenizer, directory: Path, role: str, tok
     return found
 
 
-def _clean_up_spaces(tokenizer: tokenizers.Tokenizer, directory: Path) -> tokenizers.Tokenizer:
+def _clean_up_spaces(tokenizer: tokenizers.Tokenizer, directory: Directory) -> tokenizers.Tokenizer:
     """Adds the replacements of clean_up_tokenization_spaces to the decoder; transformers has none for BPE."""
     state = json.loads(tokenizer.to_str())
     steps = (state["decoder"] or {}).get("decoders", [])

@@ -5,7 +5,6 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -20,6 +19,7 @@ from tfm_jax.pretrained.tokenizers.special_tokens import (
     special_tokens,
 )
 from tfm_jax.pretrained.tokenizers.tokenizer_config import WITHOUT_TOKENIZER
+from tfm_jax.pretrained.weights.files import Directory, File
 
 __all__ = ["MODEL_FILES", "SentencePieceModel", "parse_model", "read_sentencepiece"]
 
@@ -46,7 +46,7 @@ class SentencePieceModel(NamedTuple):
       remove_extra_whitespaces: whether texts are stripped and runs of spaces become one.
     """
 
-    path: Path
+    path: File
     pieces: list[tuple[str, float]]
     types: list[int]
     is_unigram: bool
@@ -58,7 +58,7 @@ class SentencePieceModel(NamedTuple):
 
 
 def read_sentencepiece(
-    directory: Path, class_name: str | None, config: Mapping[str, Any]
+    directory: Directory, class_name: str | None, config: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     """Builds the tokenizer of a checkpoint from its SentencePiece model.
 
@@ -88,7 +88,7 @@ def read_sentencepiece(
     return _BUILDERS[class_name](parse_model(path), config)
 
 
-def parse_model(path: Path) -> SentencePieceModel:
+def parse_model(path: File) -> SentencePieceModel:
     """Parses and checks a SentencePiece model file.
 
     Raises:
@@ -117,7 +117,7 @@ def parse_model(path: Path) -> SentencePieceModel:
         raise ValueError(f"{path}: got {error}; wanted a SentencePiece model.") from error
 
 
-def _checked_model(path: Path, proto: Any) -> SentencePieceModel:
+def _checked_model(path: File, proto: Any) -> SentencePieceModel:
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     if not pieces:

@@ -1,14 +1,13 @@
 """Special and added tokens: their texts by role, and adding them to a tokenizer with the checkpoint's ids."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
 
 from tfm_jax.pretrained.tokenizers.tokenizer_config import ROLES, TOKEN_FLAGS, merge_config_files
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.weights.files import Directory, File, read_json
 
 __all__ = ["add_tokens", "mask_with_lstrip", "read_ids", "special_tokens"]
 
@@ -26,7 +25,7 @@ def mask_with_lstrip(special: Mapping[str, str | None]) -> dict[str, str | Added
     }
 
 
-def read_ids(path: Path) -> dict[str, int]:
+def read_ids(path: File) -> dict[str, int]:
     """Reads a JSON object from tokens to ids.
 
     Raises:
@@ -40,7 +39,7 @@ def read_ids(path: Path) -> dict[str, int]:
 
 def add_tokens(
     tokenizer: tokenizers.Tokenizer,
-    directory: Path,
+    directory: Directory,
     special: Mapping[str, str | AddedToken | None] | None = None,
     extra: Sequence[str | AddedToken] = (),
     in_file: Mapping[int, AddedToken] | None = None,
@@ -100,7 +99,10 @@ def _names_token(name: str, value: Any) -> bool:
 
 
 def _added_by_id(
-    config: Mapping[str, Any], directory: Path, special: set[str], in_file: Mapping[int, AddedToken] | None
+    config: Mapping[str, Any],
+    directory: Directory,
+    special: set[str],
+    in_file: Mapping[int, AddedToken] | None,
 ) -> dict[int, AddedToken]:
     """The added tokens by id: of all files, or only of tokenizer_config.json where that lists any."""
     listed = {int(i): _to_token(token) for i, token in config.get("added_tokens_decoder", {}).items()}

@@ -1,10 +1,9 @@
 """``tokenizer_config.json`` and the files beside it: settings, their checks, and the tokenizer's class."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from tfm_jax.pretrained.weights.files import read_json
+from tfm_jax.pretrained.weights.files import Directory, File, read_json
 
 __all__ = [
     "ROLES",
@@ -55,12 +54,12 @@ _BOOLS = {
 }
 
 
-def has_tokenizer_config(directory: Path) -> bool:
+def has_tokenizer_config(directory: Directory) -> bool:
     """Whether a checkpoint has a file with settings of its tokenizer."""
     return any((directory / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json"))
 
 
-def merge_config_files(directory: Path) -> dict[str, Any]:
+def merge_config_files(directory: Directory) -> dict[str, Any]:
     """Merges ``tokenizer_config.json`` and ``special_tokens_map.json`` as transformers 5 does.
 
     The second file takes precedence, and is ignored where the first has an ``added_tokens_decoder``.
@@ -79,7 +78,7 @@ def merge_config_files(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def read_tokenizer_config(directory: Path) -> dict[str, Any]:
+def read_tokenizer_config(directory: Directory) -> dict[str, Any]:
     """Reads the settings of a checkpoint's tokenizer.
 
     Args:
@@ -101,7 +100,7 @@ def _token_text(name: str, value: Any) -> Any:
     return value.get("content") if name.endswith("_token") and isinstance(value, dict) else value
 
 
-def _checked(path: Path, name: str, value: Any) -> Any:
+def _checked(path: File, name: str, value: Any) -> Any:
     wanted, is_valid = _TYPES.get(name, ("", lambda value: True))
     if value is not None and not is_valid(_token_text(name, value)):
         raise ValueError(f"{path}: got {name}={_token_text(name, value)!r}; wanted {wanted}.")
@@ -147,7 +146,7 @@ _TYPES = {
 }
 
 
-def check_supported(directory: Path, config: Mapping[str, Any], class_name: str | None) -> None:
+def check_supported(directory: Directory, config: Mapping[str, Any], class_name: str | None) -> None:
     """Raises a ValueError for settings that change a tokenizer in transformers and are not supported."""
     supported = _SUPPORTED | (_SUPPORTED_BY_MARIAN if class_name == "Marian" else {})
     wrong = [
@@ -163,7 +162,7 @@ def check_supported(directory: Path, config: Mapping[str, Any], class_name: str 
         )
 
 
-def truncation_side(directory: Path, config: Mapping[str, Any]) -> str:
+def truncation_side(directory: Directory, config: Mapping[str, Any]) -> str:
     """The side from which a long text is truncated: from the config, ``tokenizer.json``, or "right"."""
     path = directory / "tokenizer.json"
     if "truncation_side" in config or not path.is_file():
@@ -172,7 +171,7 @@ def truncation_side(directory: Path, config: Mapping[str, Any]) -> str:
     return str(truncation.get("direction", "right")).lower()
 
 
-def tokenizer_class(directory: Path, config: Mapping[str, Any]) -> str | None:
+def tokenizer_class(directory: Directory, config: Mapping[str, Any]) -> str | None:
     """The tokenizer's class, such as "GPT2" for GPT2TokenizerFast; None if no file implies one."""
     path = directory / "config.json"
     model_config = read_json(path) if path.is_file() else {}
@@ -195,7 +194,7 @@ def uses_file_as_is(config: Mapping[str, Any]) -> bool:
     return _named_class(config) == ""
 
 
-def rebuilding_class(directory: Path, config: Mapping[str, Any], *, is_byte_level: bool) -> str | None:
+def rebuilding_class(directory: Directory, config: Mapping[str, Any], *, is_byte_level: bool) -> str | None:
     """The class by which transformers 5 rebuilds a ``tokenizer.json``; None where it uses the file as it is.
 
     Args:

@@ -1,7 +1,6 @@
 """BERT's WordPiece tokenizer from ``vocab.txt``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -9,12 +8,13 @@ import tokenizers
 from tfm_jax.pretrained.tokenizers.classes import CLASSES, Vocabulary
 from tfm_jax.pretrained.tokenizers.special_tokens import add_tokens, special_tokens
 from tfm_jax.pretrained.tokenizers.tokenizer_config import WITHOUT_TOKENIZER
+from tfm_jax.pretrained.weights.files import Directory
 
 __all__ = ["read_wordpiece"]
 
 
 def read_wordpiece(
-    directory: Path, class_name: str | None, config: Mapping[str, Any]
+    directory: Directory, class_name: str | None, config: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     """Builds the tokenizer from ``vocab.txt``.
 

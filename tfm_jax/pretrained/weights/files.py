@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes  # noqa: F401  - NumPy then knows bfloat16, in which safetensors returns tensors
 import numpy as np
@@ -16,6 +16,8 @@ from tfm_jax import hub
 from tfm_jax.pretrained.weights.flax_msgpack import FLAX_FILE, open_msgpack
 
 __all__ = [
+    "Directory",
+    "File",
     "Weights",
     "checkpoint_directory",
     "describe_weight_file",
@@ -55,6 +57,34 @@ _FILE_TYPES = {
     ".safetensors": ("a weight file", "Pass its directory, with config.json beside it"),
     ".msgpack": ("Flax weights", "Pass its directory, with config.json beside it"),
 }
+
+
+class File(Protocol):
+    """A file of a checkpoint: a ``pathlib.Path``, or a ``CheckpointFile``, which is read once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def parent(self) -> "Directory": ...
+
+    def __fspath__(self) -> str: ...
+
+    def is_file(self) -> bool: ...
+
+    def read_bytes(self) -> bytes: ...
+
+    def read_text(self, encoding: str) -> str: ...
+
+    def with_name(self, name: str, /) -> "File": ...
+
+
+class Directory(Protocol):
+    """A directory of a checkpoint: a ``pathlib.Path``, or ``CheckpointFiles``, whose files are read once."""
+
+    def __fspath__(self) -> str: ...
+
+    def __truediv__(self, name: str, /) -> File: ...
 
 
 class Weights(NamedTuple):
@@ -111,7 +141,7 @@ def describe_weight_file(path: Path | str) -> str | None:
     return f"{path}: got {file_type}; wanted the directory of a checkpoint. {fix}."
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: File, kind: type = dict) -> Any:
     """Reads a JSON object (or, with ``kind=list``, a list) from a file.
 
     Raises:
@@ -126,7 +156,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}; wanted {wanted}.") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: got what is not JSON ({error}); wanted {wanted}.") from error
+        raise ValueError(f"{path}: got invalid JSON ({error}); wanted {wanted}.") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path}: got JSON of type {type(value).__name__}; wanted {wanted}.")
     return value
@@ -212,7 +242,7 @@ def _open_pickle(path: Path) -> Weights:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # truncated, not a pickle, or more than weights
         raise ValueError(
-            f"{path}: got what torch cannot load; wanted a pickle of weights only. {error}"
+            f"{path}: got a file that torch cannot load; wanted a pickle of weights only. {error}"
         ) from error
     if not isinstance(tensors, dict):
         raise ValueError(f"{path}: got a {type(tensors).__name__}; wanted a dict of tensors.")

@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 class Pair(NamedTuple):
     """A model of transformers, and ours, loaded from its directory."""
 
-    theirs: Any
+    reference: Any
     model: nn.Pure
     params: dict
     config: pretrained.CheckpointConfig
@@ -41,9 +41,9 @@ def random(case: Case, *, std=0.3, seed=0):
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # at these sizes more threads are slower
     config = getattr(transformers, case.config)(attn_implementation="eager", **case.fields)
-    theirs = getattr(transformers, case.model)(config).eval()
+    reference = getattr(transformers, case.model)(config).eval()
     fixed = ("embed_positions",) if config.model_type == "marian" else ()
-    for name, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
+    for name, tensor in [*reference.named_parameters(), *reference.named_buffers()]:
         if any(part in name for part in fixed) or not tensor.is_floating_point() or "inv_freq" in name:
             continue
         norm_scale = tensor.ndim == 1 and name.endswith("weight")
@@ -51,14 +51,14 @@ def random(case: Case, *, std=0.3, seed=0):
         unread = {"roberta": 1, "bart": 2, "mbart": 2, "opt": 2}.get(config.model_type, 0)
         if "position" in name:
             torch.nn.init.zeros_(tensor[:unread])  # rows that no position reads
-    return theirs
+    return reference
 
 
-def pair(directory, theirs) -> Pair:
-    theirs.save_pretrained(directory)
+def pair(directory, reference) -> Pair:
+    reference.save_pretrained(directory)
     model, params, config, tokenizer = pretrained.load(directory)
     assert tokenizer is None
-    return Pair(theirs, model, params, config, directory)
+    return Pair(reference, model, params, config, directory)
 
 
 def tokens_of(vocab_size, *shape, seed=1):
@@ -93,16 +93,16 @@ class Stack(NamedTuple):
       name: for messages.
       depth: the field of the config with the number of layers.
       run: maps a config and the model's parameters to the output vectors [B, T, D] of the stack.
-      theirs: the vectors of transformers, before the first layer and after each.
+      reference: the vectors of transformers, before the first layer and after each.
       valid: the compared positions.
       path: of the stack's parameters.
-      ends_normed: whether the last of ``theirs`` follows the final norm.
+      ends_normed: whether the last of ``reference`` follows the final norm.
     """
 
     name: str
     depth: str
     run: Any
-    theirs: Any
+    reference: Any
     valid: np.ndarray
     path: tuple[str, ...]
     ends_normed: bool = True
@@ -129,9 +129,9 @@ def run_encoder(found: Pair):
     if types:
         kinds = np.random.default_rng(3).integers(0, types, (B, T))
         options["token_type_ids"], ours["token_types"] = torch.tensor(kinds), jnp.asarray(kinds, jnp.int32)
-    wanted = found.theirs(torch.tensor(tokens), output_hidden_states=True, **options)
-    given = jnp.asarray(valid) if classifies else mask
-    got = jax.jit(found.model.apply)(found.params, tokens, given, **ours)
+    wanted = found.reference(torch.tensor(tokens), output_hidden_states=True, **options)
+    attended = jnp.asarray(valid) if classifies else mask
+    got = jax.jit(found.model.apply)(found.params, tokens, attended, **ours)
     check_pooled(found, wanted, tokens, mask, **ours)
     return wanted, got, valid, [encoder_of(found, wanted, valid, tokens, mask, **ours)]
 
@@ -141,7 +141,7 @@ def run_images(found: Pair):
     patches = found.config.model.patches
     shape = (B, patches.height, patches.width, patches.channels)
     images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    wanted = found.theirs(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
+    wanted = found.reference(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
     got = jax.jit(found.model.apply)(found.params, images)
     check_pooled(found, wanted, images)
     everywhere = np.ones(wanted.hidden_states[0].shape[:2], bool)
@@ -149,14 +149,14 @@ def run_images(found: Pair):
     return wanted, got, everywhere, [stack._replace(ends_normed=False)]
 
 
-def check_pooled(found: Pair, wanted, *given, **options):
+def check_pooled(found: Pair, wanted, *inputs, **options):
     """Compares the pooler's vectors, where there is a pooler."""
     if "pooler_output" in wanted:
-        pooled = found.model.apply(found.params, *given, **options, method="pooled")
+        pooled = found.model.apply(found.params, *inputs, **options, method="pooled")
         close(pooled, wanted.pooler_output, np.ones(B, bool))
 
 
-def encoder_of(found: Pair, wanted, valid, *given, **options) -> Stack:
+def encoder_of(found: Pair, wanted, valid, *inputs, **options) -> Stack:
     """The stack of an encoder, with or without a head."""
     alone = "stack" in found.params
 
@@ -165,7 +165,7 @@ def encoder_of(found: Pair, wanted, valid, *given, **options) -> Stack:
 
     def ours(config, params):
         return nn.functionalize(nn.Encoder, dataclasses.replace(config, pooler=None)).apply(
-            {name: part for name, part in body(params).items() if name != "pooler"}, *given, **options
+            {name: part for name, part in body(params).items() if name != "pooler"}, *inputs, **options
         )
 
     path = ("stack",) if alone else ("encoder", "stack")
@@ -177,7 +177,7 @@ def run_encoder_decoder(found: Pair):
     vocab_size = found.config.model.vocab_size
     source, valid = tokens_of(vocab_size, B, S), valid_positions(S)
     target, everywhere = tokens_of(vocab_size, B, T, seed=2), np.ones((B, T), bool)
-    wanted = found.theirs(
+    wanted = found.reference(
         torch.tensor(source),
         attention_mask=torch.tensor(valid, dtype=torch.long),
         decoder_input_ids=torch.tensor(target),
@@ -214,13 +214,14 @@ def run_decoder(found: Pair):
         "position_ids": torch.tensor(positions),
         "output_hidden_states": True,
     }
-    wanted = found.theirs(torch.tensor(tokens), **options)
-    given, places = masks.padding(jnp.asarray(valid)), jnp.asarray(positions, jnp.int32)
-    got = jax.jit(found.model.apply)(found.params, tokens, given, positions=places)
+    wanted = found.reference(torch.tensor(tokens), **options)
+    mask = masks.padding(jnp.asarray(valid))
+    positions = jnp.asarray(positions, jnp.int32)
+    got = jax.jit(found.model.apply)(found.params, tokens, mask, positions=positions)
 
     def ours(config, params):
         return nn.functionalize(nn.Decoder, config).apply(
-            params, tokens, given, positions=places, method="hidden"
+            params, tokens, mask, positions=positions, method="hidden"
         )
 
     return wanted, got, valid, [Stack("decoder", "n_layers", ours, wanted.hidden_states, valid, ("stack",))]
@@ -235,18 +236,16 @@ def check_padding(found: Pair, valid_of, *, attended=False):
     pad = settings.get("pad_token_id") or 0
     tokens = np.where(valid, tokens_of(found.config.model.vocab_size, B, n), pad)
     attend = everywhere if attended else valid
-    theirs = {"attention_mask": torch.tensor(attend, dtype=torch.long)}
+    options = {"attention_mask": torch.tensor(attend, dtype=torch.long)}
     if encoder_decoder:
         target = tokens_of(found.config.model.vocab_size, B, S, seed=2)
-        wanted = found.theirs(torch.tensor(tokens), decoder_input_ids=torch.tensor(target), **theirs)
+        wanted = found.reference(torch.tensor(tokens), decoder_input_ids=torch.tensor(target), **options)
         mask = masks.padding(jnp.asarray(attend))
         got, attend = found.model.apply(found.params, tokens, target, source_mask=mask), np.ones((B, S), bool)
     else:
-        wanted = found.theirs(torch.tensor(tokens), **theirs)
-        given = (
-            jnp.asarray(attend) if "Classification" in architecture else masks.padding(jnp.asarray(attend))
-        )
-        got = found.model.apply(found.params, tokens, given)
+        wanted = found.reference(torch.tensor(tokens), **options)
+        mask = jnp.asarray(attend) if "Classification" in architecture else masks.padding(jnp.asarray(attend))
+        got = found.model.apply(found.params, tokens, mask)
     # Classifiers read the first token; where it is padding the output is undefined.
     close(got, wanted[0], valid[:, 0] if got.ndim == 2 else attend)
 
@@ -262,15 +261,15 @@ def layer_by_layer(found: Pair, stacks) -> str:
 
 def differences(found: Pair, stack: Stack):
     """The largest difference after each layer."""
-    model, last = found.config.model, len(stack.theirs) - 1
+    model, last = found.config.model, len(stack.reference) - 1
     depths = {"n_layers": model.n_layers, "n_decoder_layers": model.n_decoder_layers or model.n_layers}
     for n in range(1, last + 1):
-        whole = n == last and stack.ends_normed
-        final_norm = model.final_norm and whole
+        is_complete = n == last and stack.ends_normed
+        final_norm = model.final_norm and is_complete
         config = dataclasses.replace(model, **(depths | {stack.depth: n}), final_norm=final_norm)
-        params = found.params if whole else cut(found.params, stack.path, n)
+        params = found.params if is_complete else cut(found.params, stack.path, n)
         got = np.asarray(stack.run(config, params))
-        yield np.abs(np.where(stack.valid[..., None], got - numpy(stack.theirs[n]), 0.0)).max()
+        yield np.abs(np.where(stack.valid[..., None], got - numpy(stack.reference[n]), 0.0)).max()
 
 
 def cut(params, path, n: int, at=()):
@@ -292,15 +291,15 @@ def check_round_trip(found: Pair, directory):
         pretrained.save(directory / name, found.params, config)
         again, report = reloaded(found, directory / name, output_loading_info=True)
         assert not any(report.values()), report
-        got, wanted = again.state_dict(), found.theirs.state_dict()
+        got, wanted = again.state_dict(), found.reference.state_dict()
         assert got.keys() == wanted.keys()
         for key in wanted:
             np.testing.assert_array_equal(numpy(got[key]), numpy(wanted[key]), err_msg=key)
         _, params, config, _ = pretrained.load(directory / name)
         assert config.model == found.config.model
         jax.tree.map(np.testing.assert_array_equal, params, found.params)
-    ours, theirs = (x.config.to_dict() for x in (reloaded(found, directory / "as read"), found.theirs))
-    assert ours == {**theirs, "_name_or_path": ours["_name_or_path"]}
+    ours, reference = (x.config.to_dict() for x in (reloaded(found, directory / "as read"), found.reference))
+    assert ours == {**reference, "_name_or_path": ours["_name_or_path"]}
 
 
 def needed(settings):
@@ -312,7 +311,7 @@ def needed(settings):
 
 
 def reloaded(found: Pair, directory, **options):
-    return type(found.theirs).from_pretrained(directory, attn_implementation="eager", **options)
+    return type(found.reference).from_pretrained(directory, attn_implementation="eager", **options)
 
 
 def check_generation(found: Pair, *, max_length=6):
@@ -325,7 +324,7 @@ def check_generation(found: Pair, *, max_length=6):
     valid = valid_positions(S, left=not is_encoder_decoder)
     tokens = np.where(valid, tokens, pad)
     mask = masks.padding(jnp.asarray(valid)) if is_encoder_decoder else jnp.asarray(valid)
-    start = found.theirs.generation_config.decoder_start_token_id
+    start = found.reference.generation_config.decoder_start_token_id
     options = {
         ("source_mask" if is_encoder_decoder else "valid"): mask,
         "max_length": max_length,
@@ -343,7 +342,7 @@ def check_generation(found: Pair, *, max_length=6):
         **options,
     ).tokens[:, 0]
     for got, more in ((greedy, {}), (beams, {"num_beams": 3, "early_stopping": "never"})):
-        wanted = found.theirs.generate(
+        wanted = found.reference.generate(
             torch.tensor(tokens),
             attention_mask=torch.tensor(valid, dtype=torch.long),
             max_new_tokens=max_length,
