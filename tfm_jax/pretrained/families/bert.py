@@ -1,10 +1,6 @@
 """BERT and RoBERTa: post-norm encoders with a norm on the embeddings and token types.
 
-<<<<<<< HEAD
-``FIELDS`` maps the settings of config.json; ``body`` and the functions below it map the names of tensors.
-=======
-``FIELDS`` maps the settings, ``encoder_names`` and ``_masked_names`` the names of the tensors.
->>>>>>> r/pretrained
+``FIELDS`` maps the settings of config.json; ``encoder_names`` and ``_masked_names`` map the names of the tensors.
 """
 
 import functools
