@@ -1,6 +1,6 @@
 """BERT and RoBERTa: post-norm encoders with a norm on the embeddings and token types.
 
-``FIELDS`` maps the settings of config.json; ``encoder_names`` and ``_masked_names`` map the names of the tensors.
+``FIELDS`` maps the settings of config.json; ``encoder_names`` and ``_masked_names`` map the tensor names.
 """
 
 import functools
