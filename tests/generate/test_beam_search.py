@@ -257,7 +257,7 @@ def test_inside_shard_map():
             "got a length_penalty that returns inf for outputs of length 2; wanted posit",
         ),
         ({"max_length": -1}, "beam_search: got max_length=-1"),
-        ({"min_length": 7}, "got min_length=7 with max_length=6; wanted no more"),
+        ({"min_length": 7}, "got min_length=7 with max_length=6; wanted min_length <= max_length"),
         ({"eos_id": -1}, "got eos_id=-1"),
         ({"pad_id": -1}, "got pad_id=-1"),
         ({"bos_id": -2}, "got bos_id=-2"),

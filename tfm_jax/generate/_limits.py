@@ -57,7 +57,8 @@ def resolve_limits(
     check_numbers(function, COUNT, max_length=max_length, min_length=min_length, pad_id=pad_id, bos_id=bos_id)
     if max_length < min_length:
         raise ValueError(
-            f"{function}: got min_length={min_length} with max_length={max_length}; wanted no more."
+            f"{function}: got min_length={min_length} with max_length={max_length}; wanted min_length <= "
+            "max_length."
         )
     if isinstance(eos_id, np.ndarray | jax.Array):
         eos_id = np.asarray(eos_id).tolist()

@@ -24,8 +24,8 @@ from tfm_jax.generate.beam_search import BeamSettings, Penalty, run_beam_search
 from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.generate.constraints import SuppressFrom
 from tfm_jax.generate.logits_processors import Processor, prepare_processors
-from tfm_jax.nn.config import Learned
 from tfm_jax.nn.functional import Pure
+from tfm_jax.nn.positions import Learned
 from tfm_jax.ops import masks
 from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Key, Params

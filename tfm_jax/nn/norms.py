@@ -1,4 +1,9 @@
-"""Layer normalization and RMS normalization."""
+"""Layer normalization and RMS normalization: their configs, and the layer with their parameters.
+
+To add a norm: write the pure function in ``tfm_jax/ops/normalization.py``. In this file, add a frozen
+dataclass with its hyperparameters, and its parameters and the call of the function to ``Norm``. Then add the
+dataclass to the annotation of ``Config.norm`` in ``config.py``.
+"""
 
 from dataclasses import dataclass
 

@@ -56,10 +56,11 @@ class Plan:
     def evaluate_mask(
         self, products: Array, data: dict, i: Array, j: Array
     ) -> tuple[Array | None, Array | None]:
-        """Which pairs are allowed, and which are not finite, bool [..., 1|K, 1|G, 1|t, 1|s].
+        """The mask of tile (i, j), and the pairs with NaN or Inf in their query, key or value.
 
-        None instead of the first: all are allowed; of the second: all are finite. Products of queries and
-        keys are not finite where one of the two is not.
+        Returns:
+          ``(allowed, nonfinite)``: bool [..., 1|K, 1|G, 1|t, 1|s] each. None for ``allowed`` if every pair
+          is; None for ``nonfinite`` without a mask. A NaN or Inf in a query or a key shows in its products.
         """
         queries, keys = self.grid.spans(i, j)
         allowed = nonfinite = None
@@ -110,9 +111,11 @@ class Plan:
 
 
 def unmasked_tiles(mask: Mask | None, grid: Grid) -> tuple[np.ndarray, Array | None]:
-    """The tiles that are not masked statically, int32 [n, 2]; and which of them the data unmask, bool [n].
+    """The tiles to visit, and which of them the values of the mask leave unmasked.
 
-    None instead of the second: all of them.
+    Returns:
+      ``(pairs, unmasked)``: int32 [n, 2], the tiles that the structure of the mask does not rule out; and
+      bool [n], known when the program runs, or None if all n are visited.
     """
     if mask is None:
         return np.argwhere(np.ones(grid.shape, bool)).astype(np.int32), None
