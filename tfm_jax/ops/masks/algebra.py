@@ -17,7 +17,20 @@ from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import is_concrete
 from tfm_jax.types import Array
 
-__all__ = ["And", "Dense", "Leaf", "Mask", "Not", "Or", "Sizes", "check_bool", "draw", "mask_type"]
+__all__ = [
+    "And",
+    "Dense",
+    "Leaf",
+    "Mask",
+    "Not",
+    "Or",
+    "Sizes",
+    "check_bool",
+    "conjuncts",
+    "draw",
+    "mask_type",
+    "nodes",
+]
 
 _LARGEST_DRAWING = 16  # queries, and keys
 
@@ -340,6 +353,28 @@ class Dense(Leaf):
         tiles = grid.split(grid.split(self.array, -2, -2), -1, -1)  # [..., down, rows, across, cols]
         inside = (*range(tiles.ndim - 4), -3, -1)
         return tiles.any(inside), tiles.all(inside)
+
+
+def conjuncts(mask: Mask | None) -> list[Mask]:
+    """The masks that ``&`` joins.
+
+    Equivalent to::
+
+        [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
+    """
+    if mask is None:
+        return []
+    return [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
+
+
+def nodes(mask: Mask | None) -> Iterator[Mask]:
+    """Every mask in an expression, leaves and operators, except for the ``&``."""
+    if mask is None:
+        return
+    if not isinstance(mask, And):
+        yield mask
+    for inner in mask._inner().values():
+        yield from nodes(inner)
 
 
 def check_bool(function: str, x: Any) -> Any:
