@@ -72,7 +72,7 @@ class Capabilities:
     sharded: bool = False
     """Whether q, k and v are one device's part of a sequence that is sharded over a mesh axis."""
     forward_mode: bool = True
-    """Whether ``jax.jvp`` works, beside ``jax.grad``."""
+    """Whether forward mode, ``jax.jvp``, works; reverse mode always does."""
     limits: Callable[[Request], Iterator[str]] = _no_limits
     """Further reasons why the backend does not support a request."""
 

@@ -442,7 +442,7 @@ def _operand(mask: Any, *looser: type[Mask]) -> str:
 
 
 def _split_shape(shape: tuple[int, ...], letters: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Leading dims, and one size per letter as far as there are any."""
+    """Leading dims, and one size per letter; fewer if the shape is too short."""
     n_leading = max(0, len(shape) - len(letters))
     return shape[:n_leading], shape[n_leading:]
 
