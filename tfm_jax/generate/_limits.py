@@ -110,12 +110,12 @@ class TextLimits:
 
     def check_inputs(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> None:
         """Raises a ValueError for the first text that is too long."""
-        most = self.max_input
+        longest = self.max_input
         for text, tokens in zip(texts, ids, strict=True):
-            if most is not None and len(tokens) > most:
+            if longest is not None and len(tokens) > longest:
                 shown = f"{text[:30]!r}{'...' * (len(text) > 30)}"
                 raise ValueError(
-                    f"TextGenerator: got {shown} of {len(tokens)} tokens; wanted at most {most}, as "
+                    f"TextGenerator: got {shown} of {len(tokens)} tokens; wanted at most {longest}, as "
                     f"{self._reason()}. Shorten the text."
                 )
 
@@ -135,8 +135,8 @@ class TextLimits:
         shortest = max(c.min_length, c.min_total - prompt + 1) if c.min_total > 0 else c.min_length
         longest = c.max_length
         if c.max_total is not None:
-            left = c.max_total - prompt
-            longest = left if longest is None else min(longest, left)
+            remaining = c.max_total - prompt
+            longest = remaining if longest is None else min(longest, remaining)
         if longest is None:
             longest = input_length + MORE_THAN_THE_SOURCE
             longest = longest if self.n_positions is None else min(longest, self.n_positions)

@@ -137,10 +137,10 @@ def split_bias(
     Returns:
       ``(join, floats, others)``, where ``join(floats, others)`` is the bias function.
     """
-    closed = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
-    _check_tile(closed.out_avals[0].shape, grid)
+    closed_jaxpr = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
+    _check_tile(closed_jaxpr.out_avals[0].shape, grid)
     if jax.tree_util.all_leaves([bias]):  # a plain function
-        if not any(isinstance(x, jax.core.Tracer) for x in closed.consts):
+        if not any(isinstance(x, jax.core.Tracer) for x in closed_jaxpr.consts):
             return (lambda floats, others: bias), [], []
         if varying:
             raise ValueError(
@@ -150,10 +150,10 @@ def split_bias(
 
         def run(*arguments: Array) -> Array:
             *consts, queries, keys = arguments
-            program = jax.extend.core.ClosedJaxpr(closed.jaxpr, consts)
+            program = jax.extend.core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)
             return jax.extend.core.jaxpr_as_fun(program)(queries, keys)[0]
 
-        bias = jax.tree_util.Partial(run, *closed.consts)
+        bias = jax.tree_util.Partial(run, *closed_jaxpr.consts)
     leaves, tree = jax.tree.flatten(bias)
     is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
 
