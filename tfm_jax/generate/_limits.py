@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["EosIds", "Limits", "TextLimits", "is_eos", "output_lengths", "resolve_limits"]
 
 EosIds = int | Sequence[int] | None
-MORE_THAN_THE_SOURCE = 50
-"""Default length of a translation, beyond that of its source (Vaswani et al. 2017, section 6.1)."""
+EXTRA_LENGTH = 50
+"""A translation may have this many tokens more than its source (Vaswani et al. 2017, section 6.1)."""
 
 
 class Limits(NamedTuple):
@@ -138,7 +138,7 @@ class TextLimits:
             remaining = c.max_total - prompt
             longest = remaining if longest is None else min(longest, remaining)
         if longest is None:
-            longest = input_length + MORE_THAN_THE_SOURCE
+            longest = input_length + EXTRA_LENGTH
             longest = longest if self.n_positions is None else min(longest, self.n_positions)
         else:
             shortest = min(shortest, longest)
