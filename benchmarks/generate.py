@@ -4,7 +4,7 @@
 
 A Llama-like model of 15 M parameters (6 layers, D = 288, V = 32,000) with random weights; a prompt of 16
 tokens and 200 new ones: greedy with batch sizes 1 and 8, beam search with 4 beams and batch size 1. The
-memory limit is the rate at which the weights alone can be read here, once per token.
+memory limit is the speed at which this machine can read all weights once per token.
 """
 
 import functools

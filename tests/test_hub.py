@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: downloads, the local cache, and errors within seconds when it cannot be reached."""
+"""The Hugging Face hub: downloads, the local cache, and errors within seconds when it cannot be reached."""
 
 import socket
 import threading
@@ -13,11 +13,11 @@ from tfm_jax import data, hub, pretrained
 
 MODEL, DATA_SET = "owner/name", "nobody/no-such-data-set"
 SECONDS = 6.0
-"""Within which an unreachable Hub is an error, or the cache answers."""
+"""Within which an unreachable hub is an error, or the cache answers."""
 
 
 class StatusError(Exception):
-    """An HTTP error of the Hub's client."""
+    """An HTTP error of the hub's client."""
 
     def __init__(self, status):
         super().__init__(f"status {status}")
@@ -40,7 +40,7 @@ def online(monkeypatch):
 
 @pytest.fixture
 def answer(online, monkeypatch):
-    """A function that makes the Hub answer: with success (None), or with an error."""
+    """A function that makes the hub answer: with success (None), or with an error."""
 
     def set_answer(error=None):
         def info(self, name, **options):
@@ -55,7 +55,7 @@ def answer(online, monkeypatch):
 
 @pytest.fixture
 def refused_connection(online, monkeypatch):
-    """A Hub at a port where nothing listens."""
+    """A hub at a port where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,7 +64,7 @@ def refused_connection(online, monkeypatch):
 
 @pytest.fixture
 def black_hole(online, monkeypatch):
-    """A Hub that accepts connections and never answers."""
+    """A hub that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections = []
 
@@ -240,7 +240,7 @@ def test_a_cached_data_set_in_a_directory(tmp_path, cached_data_set, monkeypatch
 
 
 def test_a_gated_model(answer, cached_model, monkeypatch, tmp_path):
-    """The Hub lists it and refuses its files."""
+    """The hub lists it and refuses its files."""
     snapshot_download = huggingface_hub.snapshot_download
 
     def gated(name, *, local_files_only, **options):
@@ -274,7 +274,7 @@ def test_legacy_patterns_where_there_is_no_safetensors_file(answer, tmp_path, mo
 
 
 def connect_error():
-    """The error of the Hub's HTTP client for a lost network."""
+    """The error of the hub's HTTP client for a lost network."""
     try:
         huggingface_hub.get_session().get("http://127.0.0.1:9")
     except Exception as error:
@@ -289,7 +289,7 @@ def generation_error():
 
 @pytest.fixture
 def fail_downloads(answer, monkeypatch):
-    """A function that makes downloads fail with an error, with a Hub that answers."""
+    """A function that makes downloads fail with an error, with a hub that answers."""
 
     def set_error(error):
         def fail(*args, local_files_only=False, **options):

@@ -138,6 +138,39 @@ def test_a_wrong_import_is_found(tmp_path):
     assert sorted(wrong_imports(path, "generate")) == ["experiments.runner", "tfm_jax.train"]
 
 
+def private_imports(path: Path, private: set[str], root: Path = ROOT) -> list[str]:
+    """The modules named ``_x`` that a module imports from outside of their package."""
+    importer, names = module_name(path, root), imports(path)
+
+    def is_inside(package: str) -> bool:
+        return importer == package or importer.startswith(f"{package}.")
+
+    return [
+        module
+        for module in private
+        if any(name == module or name.startswith(f"{module}.") for name in names)
+        and not is_inside(module.rpartition(".")[0])
+    ]
+
+
+PRIVATE = {
+    module_name(path) for path in SOURCES + EXPERIMENTS if path.stem.startswith("_") and path.stem[:2] != "__"
+}
+
+
+@pytest.mark.parametrize("path", SOURCES + EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_private_modules_are_imported_only_in_their_package(path):
+    assert not private_imports(path, PRIVATE)
+
+
+def test_a_wrong_import_of_a_private_module_is_found(tmp_path):
+    for package in ("p", "q"):
+        (tmp_path / package).mkdir()
+        path = tmp_path / package / "a.py"
+        path.write_text("from p._b import x\nfrom p import _b\nfrom p.c import _x\n")
+        assert private_imports(path, {"p._b"}, tmp_path) == (["p._b"] if package == "q" else [])
+
+
 def test_there_is_no_import_cycle():
     graphlib.TopologicalSorter(import_graph(SOURCES + EXPERIMENTS)).prepare()  # raises CycleError
 

@@ -1,4 +1,4 @@
-"""Models and data sets of the Hugging Face Hub, with an error within seconds when it cannot be reached."""
+"""Models and data sets of the Hugging Face hub, with an error within seconds when it cannot be reached."""
 
 import functools
 import threading
@@ -13,13 +13,13 @@ __all__ = ["TIMEOUT", "HubUnavailableError", "download_model", "load_dataset"]
 
 Kind = Literal["model", "data set"]
 TIMEOUT = 5.0
-"""Seconds after which the Hub counts as unreachable."""
-# The base class of the Hub's HTTP error is that of all errors of its HTTP client.
+"""Seconds after which the hub counts as unreachable."""
+# The base class of the hub's HTTP error is that of all errors of its HTTP client.
 _NETWORK_ERRORS = (ConnectionError, TimeoutError, HfHubHTTPError.__bases__[0])
 
 
 class HubUnavailableError(ConnectionError):
-    """The Hub cannot be reached, and the local cache lacks the files."""
+    """The hub cannot be reached, and the local cache lacks the files."""
 
 
 def download_model(repo_id: str, patterns: Sequence[str], *, legacy_patterns: Sequence[str] = ()) -> Path:
@@ -31,13 +31,13 @@ def download_model(repo_id: str, patterns: Sequence[str], *, legacy_patterns: Se
       legacy_patterns: downloaded too where ``patterns`` find no safetensors file.
 
     Returns:
-      The directory of the snapshot. The cached one is returned where the Hub cannot be reached or refuses the
+      The directory of the snapshot. The cached one is returned where the hub cannot be reached or refuses the
       repository (deleted, private, gated).
 
     Raises:
-      HubUnavailableError: within ``TIMEOUT`` seconds; the Hub cannot be reached, and the cache lacks the
+      HubUnavailableError: within ``TIMEOUT`` seconds; the hub cannot be reached, and the cache lacks the
         repository.
-      ValueError: neither the Hub nor the cache has a repository of this name that you may read.
+      ValueError: neither the hub nor the cache has a repository of this name that you may read.
     """
     download = functools.partial(_download, repo_id, patterns, legacy_patterns)
     error = _probe(repo_id, "model")
@@ -45,7 +45,7 @@ def download_model(repo_id: str, patterns: Sequence[str], *, legacy_patterns: Se
         try:
             return download()
         except (*_NETWORK_ERRORS, LocalEntryNotFoundError) as failure:
-            # The Hub lists a gated repository and refuses only its files.
+            # The hub lists a gated repository and refuses only its files.
             error = _explain(failure, repo_id, "model")
     try:
         return download(local_files_only=True)
@@ -62,7 +62,7 @@ def load_dataset(
     cache_dir: str | None = None,
     alternatives: Sequence[str] = (),
 ) -> Any:
-    """Loads a data set from the Hub, or from the local cache of ``datasets`` where the Hub fails.
+    """Loads a data set from the hub, or from the local cache of ``datasets`` where the hub fails.
 
     Args:
       name: "owner/name" or "name".
@@ -77,7 +77,7 @@ def load_dataset(
 
     Raises:
       HubUnavailableError: within ``TIMEOUT`` seconds, or when a download fails.
-      ValueError: neither the Hub nor the cache has a data set of this name that you may read.
+      ValueError: neither the hub nor the cache has a data set of this name that you may read.
     """
     import datasets
 
@@ -104,7 +104,7 @@ def load_dataset(
 def _probe(
     repo_id: str, kind: Kind, *, offline: bool = False, alternatives: Sequence[str] = ()
 ) -> Exception | None:
-    """Asks the Hub for a repository; None if it has it, else the error to raise unless the cache does."""
+    """Asks the hub for a repository; None if it has it, else the error to raise unless the cache does."""
     if offline or huggingface_hub.is_offline_mode():
         reason = "offline mode: HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
         return _unavailable(repo_id, kind, reason, alternatives)
@@ -159,7 +159,7 @@ def _load_cached_dataset(
 
 
 def _explain(failure: Exception, repo_id: str, kind: Kind, alternatives: Sequence[str] = ()) -> Exception:
-    """The error to raise for a failed request: the repository is not readable, or the Hub not reachable."""
+    """The error to raise for a failed request: the repository is not readable, or the hub not reachable."""
     status = getattr(getattr(failure, "response", None), "status_code", None)
     if status in (401, 403, 404) or isinstance(failure, HFValidationError):
         error: Exception = _not_found(repo_id, kind, failure)
@@ -189,7 +189,7 @@ def _not_found(repo_id: str, kind: Kind, reason: Exception) -> ValueError:
 
 
 def _network_error(error: BaseException | None) -> BaseException | None:
-    """The error of the network or the Hub in a chain of causes, if there is one."""
+    """The error of the network or the hub in a chain of causes, if there is one."""
     while error is not None and not isinstance(error, _NETWORK_ERRORS):
         error = error.__cause__
     return error

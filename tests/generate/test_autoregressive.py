@@ -295,7 +295,7 @@ def sampled(prompt, module=nn.Decoder, **options):
     ("options", "message"),
     [
         ({"max_length": -1}, "sample: got max_length=-1; wanted an integer from 0 to "),
-        ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted no more"),
+        ({"min_length": 4}, "sample: got min_length=4 with max_length=3; wanted min_length <= max_length"),
         ({"max_length": 2.5}, "sample: got max_length=2.5; wanted an integer"),
         ({"max_length": 10**30}, "sample: got max_length=1000.*; wanted an integer .* to 2"),
         ({"max_length": float("nan")}, "sample: got max_length=nan; wanted an integer"),

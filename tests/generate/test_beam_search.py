@@ -54,8 +54,8 @@ def test_exhaustive_beams_find_the_best_of_all_outputs(alpha):
             np.testing.assert_array_equal(got.tokens[b, i], [*output, *[0] * (M - n)])
             np.testing.assert_allclose(got.scores[b, i], score(output), rtol=1e-4)
             np.testing.assert_allclose(got.log_probs[b, i], outputs[output], rtol=1e-4)
-    several = len({int(n) for n in np.ravel(got.lengths)}) > 1
-    assert several or alpha == 2.0, "outputs of one length do not test the penalty"
+    lengths_differ = len({int(n) for n in np.ravel(got.lengths)}) > 1
+    assert lengths_differ or alpha == 2.0, "outputs of one length do not test the penalty"
 
 
 def test_several_eos_ids():
@@ -257,7 +257,7 @@ def test_inside_shard_map():
             "got a length_penalty that returns inf for outputs of length 2; wanted posit",
         ),
         ({"max_length": -1}, "beam_search: got max_length=-1"),
-        ({"min_length": 7}, "got min_length=7 with max_length=6; wanted no more"),
+        ({"min_length": 7}, "got min_length=7 with max_length=6; wanted min_length <= max_length"),
         ({"eos_id": -1}, "got eos_id=-1"),
         ({"pad_id": -1}, "got pad_id=-1"),
         ({"bos_id": -2}, "got bos_id=-2"),

@@ -93,14 +93,14 @@ def llama():
 
 def gpt2():
     D, N, L, V = 15, 3, 2, 19
-    places = P + LENGTH - 1  # the last token is not read
+    n_positions = P + LENGTH - 1  # the last token is not read
     config = transformers.GPT2Config(
         vocab_size=V,
         n_embd=D,
         n_head=N,
         n_layer=L,
         n_inner=22,
-        n_positions=places,
+        n_positions=n_positions,
         bos_token_id=0,
         eos_token_id=2,
         attn_implementation="eager",

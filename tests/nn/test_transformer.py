@@ -81,9 +81,9 @@ def test_jit_and_vmap_equal_eager_and_batch():
 def test_several_seeds_at_once():
     model, _ = build(nn.Decoder)
     keys = jax.random.split(jax.random.key(0), 3)
-    many = jax.jit(jax.vmap(model.init))(keys)
+    params = jax.jit(jax.vmap(model.init))(keys)
     x = tokens(T)
-    outputs = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(many, x)
+    outputs = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(params, x)
     assert_close(outputs[1], run(model, jax.jit(model.init)(keys[1]), x))
     assert not np.allclose(outputs[0], outputs[1], atol=1e-2)
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["EosIds", "Limits", "TextLimits", "is_eos", "output_lengths", "resolve_limits"]
 
 EosIds = int | Sequence[int] | None
-MORE_THAN_THE_SOURCE = 50
-"""Default length of a translation, beyond that of its source (Vaswani et al. 2017, section 6.1)."""
+EXTRA_LENGTH = 50
+"""A translation may have this many tokens more than its source (Vaswani et al. 2017, section 6.1)."""
 
 
 class Limits(NamedTuple):
@@ -57,7 +57,8 @@ def resolve_limits(
     check_numbers(function, COUNT, max_length=max_length, min_length=min_length, pad_id=pad_id, bos_id=bos_id)
     if max_length < min_length:
         raise ValueError(
-            f"{function}: got min_length={min_length} with max_length={max_length}; wanted no more."
+            f"{function}: got min_length={min_length} with max_length={max_length}; wanted min_length <= "
+            "max_length."
         )
     if isinstance(eos_id, np.ndarray | jax.Array):
         eos_id = np.asarray(eos_id).tolist()
@@ -109,12 +110,12 @@ class TextLimits:
 
     def check_inputs(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> None:
         """Raises a ValueError for the first text that is too long."""
-        most = self.max_input
+        longest = self.max_input
         for text, tokens in zip(texts, ids, strict=True):
-            if most is not None and len(tokens) > most:
+            if longest is not None and len(tokens) > longest:
                 shown = f"{text[:30]!r}{'...' * (len(text) > 30)}"
                 raise ValueError(
-                    f"TextGenerator: got {shown} of {len(tokens)} tokens; wanted at most {most}, as "
+                    f"TextGenerator: got {shown} of {len(tokens)} tokens; wanted at most {longest}, as "
                     f"{self._reason()}. Shorten the text."
                 )
 
@@ -134,10 +135,10 @@ class TextLimits:
         shortest = max(c.min_length, c.min_total - prompt + 1) if c.min_total > 0 else c.min_length
         longest = c.max_length
         if c.max_total is not None:
-            left = c.max_total - prompt
-            longest = left if longest is None else min(longest, left)
+            remaining = c.max_total - prompt
+            longest = remaining if longest is None else min(longest, remaining)
         if longest is None:
-            longest = input_length + MORE_THAN_THE_SOURCE
+            longest = input_length + EXTRA_LENGTH
             longest = longest if self.n_positions is None else min(longest, self.n_positions)
         else:
             shortest = min(shortest, longest)

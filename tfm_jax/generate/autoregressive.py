@@ -285,9 +285,10 @@ def _decode(model, limits, params, processors, state, stop) -> _State:
         chosen = _choose(processed, state.keys, step)
         log_prob = _take(logits, chosen) - jax.nn.logsumexp(logits, axis=1, keepdims=True)
         # No token is right if logits are NaN, every token is masked, or several logits are infinite.
-        masked, several = jnp.isneginf(_take(processed, chosen))[:, 0], jnp.isposinf(processed).sum(1) > 1
-        invalid = jnp.isnan(log_prob[:, 0]) | masked | several | jnp.isnan(processed.max(1))
-        chosen = jnp.where(invalid, -1, chosen)
+        all_masked = jnp.isneginf(_take(processed, chosen))[:, 0]
+        several_infinite = jnp.isposinf(processed).sum(1) > 1
+        nan = jnp.isnan(log_prob[:, 0]) | jnp.isnan(processed.max(1))
+        chosen = jnp.where(nan | all_masked | several_infinite, -1, chosen)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None], P + step, axis=1)
         log_probs = jax.lax.dynamic_update_slice_in_dim(state.log_probs, log_prob, step, axis=1)
         ended = state.ended | is_eos(chosen, limits.eos_ids)

@@ -168,8 +168,8 @@ class StopStringBuffer:
         if self.done:
             return text
         text = text.rstrip(REPLACEMENT)
-        held = [n for s in self._stop_strings for n in range(1, len(s)) if text.endswith(s[:n])]
-        return text[: len(text) - max(held, default=0)]
+        unfinished = [n for s in self._stop_strings for n in range(1, len(s)) if text.endswith(s[:n])]
+        return text[: len(text) - max(unfinished, default=0)]
 
 
 def check_stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ def check_stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def log_compilation(what: str) -> Iterator[None]:
+def log_compilation(description: str) -> Iterator[None]:
     """Logs how long JAX traced and compiled inside the block, if it did."""
     spans = []
 
@@ -195,7 +195,7 @@ def log_compilation(what: str) -> Iterator[None]:
     finally:
         jax.monitoring.unregister_event_time_span_listener(listen)
     if spans:
-        logging.getLogger("tfm_jax.generate").info("compiled %s in %.1f s", what, _union_length(spans))
+        logging.getLogger("tfm_jax.generate").info("compiled %s in %.1f s", description, _union_length(spans))
 
 
 def _union_length(spans: Sequence[tuple[float, float]]) -> float:

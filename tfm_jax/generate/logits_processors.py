@@ -30,6 +30,8 @@ __all__ = [
     "TopK",
     "TopP",
     "apply_processors",
+    "check_processors",
+    "prepare_processors",
 ]
 
 
@@ -66,7 +68,7 @@ def apply_processors(processors: Sequence[Processor], logits: Array, context: Co
       context: of the same sequences.
 
     Returns:
-      [..., V] in the logits' dtype; all -inf for a sequence of which the processors mask every token.
+      [..., V] in the logits' dtype; all -inf for a sequence whose every token is masked.
     """
     for processor in processors:
         logits = processor(logits, context)

@@ -24,8 +24,8 @@ from tfm_jax.generate.beam_search import BeamSettings, Penalty, run_beam_search
 from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.generate.constraints import SuppressFrom
 from tfm_jax.generate.logits_processors import Processor, prepare_processors
-from tfm_jax.nn.config import Learned
 from tfm_jax.nn.functional import Pure
+from tfm_jax.nn.positions import Learned
 from tfm_jax.ops import masks
 from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Key, Params
@@ -310,18 +310,18 @@ class TextGenerator:
         source_mask, valid = (masks.padding(valid), None) if self.is_encoder_decoder else (None, valid)
         options = {"valid": valid, "source_mask": source_mask, "memory_mask": None}
         arguments = self.model, self.params, jnp.asarray(batch.tokens)
-        known = self.tokenizer.vocab_size
-        processors = (*([SuppressFrom(known)] if known < self._vocab_size else []), *config.processors)
-        what = f"{B} x {P} + {limits.max_length} tokens"
+        n_tokens = self.tokenizer.vocab_size
+        processors = (*([SuppressFrom(n_tokens)] if n_tokens < self._vocab_size else []), *config.processors)
+        shape = f"{B} x {P} + {limits.max_length} tokens"
         if config.beams > 1:
             settings = BeamSettings(config.beams, 1, limits, config.stopping)
             options |= {"length_penalty": config.length_penalty, "processors": processors}
-            with log_compilation(f"beam search for {what}, {config.beams} beams"):
+            with log_compilation(f"beam search for {shape}, {config.beams} beams"):
                 best = run_beam_search(*arguments, settings, **options).tokens[:, 0]
             yield np.asarray(best)
             return
         loop = DecodingLoop(*arguments[:2], limits, prepare_processors(processors, limits))
-        with log_compilation(f"{'greedy' if keys is None else 'sampling'} for {what}"):
+        with log_compilation(f"{'greedy' if keys is None else 'sampling'} for {shape}"):
             blocks = loop.stream(arguments[2], keys, every, **options)
             first = next(blocks, None)
         if first is not None:

@@ -102,7 +102,7 @@ class MultiHeadAttention(nnx.Module):
         key: Key | None = None,
         return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
-        """Attends from x to given keys and values [..., S, K, H]; the rest is as in ``__call__``."""
+        """Attends from x to projected keys and values [..., S, K, H]; the rest is as in ``__call__``."""
         q = self._rotate(_normalize(self.query_norm, self.query(x)), positions)
         scale = self.config.attention_scale
         out = ops.attention(

@@ -144,7 +144,7 @@ class CachedDecoder(nnx.Module):
             tokens = as_array("extend", "tokens", tokens)
             slots, T = cache.slots, tokens.shape[-1]
             positions = next_positions(slots, T) if positions is None else positions
-            seen, after = advance(slots, positions)
+            seen, next_slots = advance(slots, positions)
             mask = seen_mask(slots, seen, window=config.window) if mask is None else mask
             # Padding gets position 0, which is in every table; no token attends to it.
             positions = jnp.maximum(positions, 0)
@@ -169,7 +169,7 @@ class CachedDecoder(nnx.Module):
                 layers.append(layer)
             x = x if stack.norm is None else stack.norm(x)
             x = jnp.where(has_room(slots, T), x, jnp.nan)
-            return x, dataclasses.replace(cache, layers=tuple(layers), slots=after)
+            return x, dataclasses.replace(cache, layers=tuple(layers), slots=next_slots)
 
         return forward
 

@@ -1,7 +1,8 @@
-"""Norms: their values in a ``Config``, and the module with their parameters.
+"""Layer normalization and RMS normalization: their configs, and the layer with their parameters.
 
-To add a norm, write its function in ``tfm_jax/ops/normalization.py``, its value and its case in ``Norm``
-here, and add the value to the type of ``Config.norm``.
+To add a norm: write the pure function in ``tfm_jax/ops/normalization.py``. In this file, add a frozen
+dataclass with its hyperparameters, and its parameters and the call of the function to ``Norm``. Then add the
+dataclass to the annotation of ``Config.norm`` in ``config.py``.
 """
 
 from dataclasses import dataclass

@@ -13,9 +13,8 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
 from tfm_jax.nn._parameters import lookup, normal
-from tfm_jax.ops.backends.capabilities import conjuncts, nodes
 from tfm_jax.ops.masks import Mask
-from tfm_jax.ops.masks.algebra import Dense
+from tfm_jax.ops.masks.algebra import Dense, conjuncts, nodes
 from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.ranges import Count, Positive, Share, Size

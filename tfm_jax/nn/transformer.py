@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 from flax import nnx
 
 from tfm_jax.checks import as_array
@@ -14,6 +13,7 @@ from tfm_jax.nn.positions import Learned, count_positions
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.masks.algebra import nodes
 from tfm_jax.ops.masks.leaves import Padding, Prefix
 from tfm_jax.types import Array, Key
 
@@ -38,14 +38,12 @@ def _check_decoder_config(model: str, config: Config) -> None:
         )
 
 
-def _decoder_mask(causal: Mask, window: int | None, mask: Mask | Array | None, tokens: Array) -> Mask:
-    """The causal mask, and the window and the caller's mask if any."""
+def _decoder_mask(causal: Mask, window: int | None, mask: Mask | None) -> Mask:
+    """The causal mask, the window and the caller's mask, joined by ``&``; a ValueError for a prefix."""
     causal = causal if window is None else causal & masks.window(window - 1)
     if mask is None:
         return causal
-    mask = masks.as_mask(mask, tokens.ndim - 1)
-    leaves = jax.tree.leaves(mask, is_leaf=lambda part: isinstance(part, Prefix))
-    if any(isinstance(leaf, Prefix) for leaf in leaves):
+    if any(isinstance(node, Prefix) for node in nodes(mask)):
         raise ValueError(
             f"nn.Decoder: got a prefix in the mask; wanted causal=masks.causal() | masks.prefix(n). Joined "
             f"to {causal.expression()} by &, a prefix has no effect."
@@ -133,10 +131,10 @@ class Decoder(CachedDecoder):
 
     def _hidden(self, tokens, mask, causal, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
         tokens = as_array("nn.Decoder", "tokens", tokens)
-        mask = None if mask is None else masks.as_mask(mask, tokens.ndim - 1)
+        mask = masks.as_mask(mask, tokens.ndim - 1)
         if positions is None:
             positions = count_positions(self.config, tokens, causal if mask is None else causal & mask)
-        x, mask = self.embedding(tokens), _decoder_mask(causal, self.config.window, mask, tokens)
+        x, mask = self.embedding(tokens), _decoder_mask(causal, self.config.window, mask)
         return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
 
 
@@ -320,8 +318,9 @@ class EncoderDecoder(CachedDecoder):
         self, target, memory, mask, memory_mask, *, positions, key, return_weights=False
     ) -> tuple[Array, Weights]:
         target = as_array("nn.EncoderDecoder", "target", target)
+        mask = masks.as_mask(mask, target.ndim - 1)
         positions = count_positions(self.config, target, mask) if positions is None else positions
-        x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask, target)
+        x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask)
         return self.decoder(
             x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights
         )

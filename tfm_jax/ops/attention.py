@@ -249,7 +249,7 @@ def _check_arguments(
     dropout_rate: float = 0.0,
     key: Key | None = None,
 ) -> Request:
-    """Checks all but the sizes of the mask, and brings each argument to one form.
+    """Checks all arguments but the sizes of the mask, and converts each to one form.
 
     The mask becomes a Mask, the bias gets all of its axes, scale and soft cap become numbers.
     """

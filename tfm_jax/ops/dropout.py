@@ -74,6 +74,6 @@ def drop_at(x: Array, rows: Array, cols: Array, rate: float, key: Key) -> Array:
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
-def check_rate(where: str, rate: float, name: str = "rate") -> None:
-    """Raises a ValueError where a rate is no share of elements that dropout could set to zero."""
-    check_static(where, name, rate, RATE)
+def check_rate(function: str, rate: float, name: str = "rate") -> None:
+    """Raises a ValueError unless a dropout rate is a number in [0, 1), known before tracing."""
+    check_static(function, name, rate, RATE)

@@ -108,7 +108,7 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
       buffer, of length S. Both are undefined where ``has_room`` is False.
 
     Raises:
-      ValueError: the cache has no room for T more tokens, as far as that is known before tracing.
+      ValueError: the cache has no room for T more tokens, if that is known before tracing.
     """
     buffer, new = as_array("kv_cache.append", "buffer", buffer), as_array("kv_cache.append", "new", new)
     S, T, axis = buffer.shape[axis], new.shape[axis], axis % buffer.ndim

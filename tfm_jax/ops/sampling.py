@@ -170,8 +170,8 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
         not > 0, not finite, or of another shape.
 
     Keskar et al. 2019, "CTRL: A Conditional Transformer Language Model for Controllable Generation", section
-    4.1. The paper divides every logit, which makes tokens with negative logits likelier; here those are
-    multiplied.
+    4.1. The paper divides every logit, which makes tokens with negative logits likelier; this function
+    multiplies those.
     """
     logits = _check_logits("repetition_penalty", logits)
     seen = _check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)

@@ -13,7 +13,7 @@ from tests.programs import equations
 from tfm_jax import ops
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend, Capabilities, ring_over
-from tfm_jax.ops.backends.capabilities import Request, conjuncts
+from tfm_jax.ops.backends.capabilities import Request
 
 
 def shapes(T, S, *, N=8, K=8, H=128, V=128, dtype=jnp.bfloat16):
@@ -217,14 +217,6 @@ def test_second_order_gradients_of_chunked():
         return jax.jit(jax.grad(lambda q: jnp.sum(jax.grad(loss)(q) ** 2)))(q)
 
     np.testing.assert_allclose(curvature("chunked"), curvature("reference"), atol=1e-5)
-
-
-def test_conjuncts_are_the_operands_of_and():
-    a, b, c = masks.causal(), masks.window(3), masks.prefix(2)
-    assert conjuncts(None) == [] and conjuncts(a) == [a]
-    assert conjuncts((a & b) & c) == [a, b, c]
-    either = a | b
-    assert conjuncts(either & c) == [either, c]
 
 
 def test_a_ring_over_another_axis_is_a_backend():

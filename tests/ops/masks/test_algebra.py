@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from tests.ops.masks.strategies import expressions
 from tests.references import table
 from tfm_jax.ops import masks
+from tfm_jax.ops.masks.algebra import conjuncts, nodes
 
 BATCHES = [(), (2,), (3, 2)]
 LENGTHS = [(4, 4), (3, 5)]
@@ -134,6 +135,15 @@ def test_segments_are_symmetric_and_allow_the_diagonal():
     np.testing.assert_array_equal(dense, dense.swapaxes(1, 2))
     assert dense[:, np.arange(5), np.arange(5)].all()
     assert same(masks.segments(IDS), masks.segments(IDS, IDS.astype(np.uint8)), (2,))
+
+
+def test_conjuncts_are_the_operands_of_and_and_nodes_all_but_the_and():
+    a, b, c = masks.causal(), masks.window(3), masks.prefix(2)
+    assert conjuncts(None) == [] and conjuncts(a) == [a]
+    assert conjuncts((a & b) & c) == [a, b, c]
+    either = a | b
+    assert conjuncts(either & c) == [either, c]
+    assert list(nodes(either & c)) == [either, a, b, c] and list(nodes(None)) == []
 
 
 # --- with plain arrays ---

@@ -126,9 +126,9 @@ def test_bounds_are_conservative(data):
     _, T, S, mask, table = draw_expression(data)
     grid = Grid(T, S, *data.draw(st.sampled_from(TILES)))
     some, every = check_safe(mask.bounds(grid), table, grid)
-    known = mask.bounds(grid, traced=False)
-    assert all(isinstance(x, np.ndarray) for x in known)
-    known_some, known_every = check_safe(known, table, grid)
+    static = mask.bounds(grid, traced=False)
+    assert all(isinstance(x, np.ndarray) for x in static)
+    known_some, known_every = check_safe(static, table, grid)
     assert (known_some >= some).all() and (known_every <= every).all()
 
 
@@ -136,16 +136,16 @@ def test_bounds_are_conservative(data):
 def test_bounds_of_a_traced_mask(data):
     _, T, S, mask, table = draw_expression(data)
     grid = Grid(T, S, *TILES[0])
-    known = []
+    static = []
 
     @jax.jit
     def traced(mask):
-        known.append(mask.bounds(grid, traced=False))
+        static.append(mask.bounds(grid, traced=False))
         return mask.bounds(grid)
 
     some, every = check_safe(traced(mask), table, grid)
-    assert all(isinstance(x, np.ndarray) for x in known[0])
-    known_some, known_every = check_safe(known[0], table, grid)
+    assert all(isinstance(x, np.ndarray) for x in static[0])
+    known_some, known_every = check_safe(static[0], table, grid)
     assert (known_some >= some).all() and (known_every <= every).all()
     # Tracing changes what is known statically, not the values at run time.
     for got, expected in zip((some, every), broadcast_bounds(mask.bounds(grid), grid), strict=True):

@@ -56,10 +56,11 @@ class Plan:
     def evaluate_mask(
         self, products: Array, data: dict, i: Array, j: Array
     ) -> tuple[Array | None, Array | None]:
-        """Which pairs are allowed, and which are not finite, bool [..., 1|K, 1|G, 1|t, 1|s].
+        """The mask of tile (i, j), and the pairs with NaN or Inf in their query, key or value.
 
-        None instead of the first: all are allowed; of the second: all are finite. Products of queries and
-        keys are not finite where one of the two is not.
+        Returns:
+          ``(allowed, nonfinite)``: bool [..., 1|K, 1|G, 1|t, 1|s] each. None for ``allowed`` if every pair
+          is; None for ``nonfinite`` without a mask. A NaN or Inf in a query or a key shows in its products.
         """
         queries, keys = self.grid.spans(i, j)
         allowed = nonfinite = None
@@ -110,9 +111,11 @@ class Plan:
 
 
 def unmasked_tiles(mask: Mask | None, grid: Grid) -> tuple[np.ndarray, Array | None]:
-    """The tiles that are not masked statically, int32 [n, 2]; and which of them the data unmask, bool [n].
+    """The tiles to visit, and which of them the values of the mask leave unmasked.
 
-    None instead of the second: all of them.
+    Returns:
+      ``(pairs, unmasked)``: int32 [n, 2], the tiles that the structure of the mask does not rule out; and
+      bool [n], known when the program runs, or None if all n are visited.
     """
     if mask is None:
         return np.argwhere(np.ones(grid.shape, bool)).astype(np.int32), None
@@ -134,10 +137,10 @@ def split_bias(
     Returns:
       ``(join, floats, others)``, where ``join(floats, others)`` is the bias function.
     """
-    closed = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
-    _check_tile(closed.out_avals[0].shape, grid)
+    closed_jaxpr = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
+    _check_tile(closed_jaxpr.out_avals[0].shape, grid)
     if jax.tree_util.all_leaves([bias]):  # a plain function
-        if not any(isinstance(x, jax.core.Tracer) for x in closed.consts):
+        if not any(isinstance(x, jax.core.Tracer) for x in closed_jaxpr.consts):
             return (lambda floats, others: bias), [], []
         if varying:
             raise ValueError(
@@ -147,10 +150,10 @@ def split_bias(
 
         def run(*arguments: Array) -> Array:
             *consts, queries, keys = arguments
-            program = jax.extend.core.ClosedJaxpr(closed.jaxpr, consts)
+            program = jax.extend.core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)
             return jax.extend.core.jaxpr_as_fun(program)(queries, keys)[0]
 
-        bias = jax.tree_util.Partial(run, *closed.consts)
+        bias = jax.tree_util.Partial(run, *closed_jaxpr.consts)
     leaves, tree = jax.tree.flatten(bias)
     is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
 

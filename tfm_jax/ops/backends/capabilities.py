@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import jax.export
 
-from tfm_jax.ops.masks.algebra import And, Dense, Mask, Not, Or
+from tfm_jax.ops.masks.algebra import Dense, Mask, Not, Or, nodes
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.types import Array, Key
 
-__all__ = ["FLOATS", "Backend", "Capabilities", "Request", "conjuncts", "nodes"]
+__all__ = ["FLOATS", "Backend", "Capabilities", "Request"]
 
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 """The dtypes that attention accepts."""
@@ -72,7 +72,7 @@ class Capabilities:
     sharded: bool = False
     """Whether q, k and v are one device's part of a sequence that is sharded over a mesh axis."""
     forward_mode: bool = True
-    """Whether ``jax.jvp`` works, beside ``jax.grad``."""
+    """Whether forward mode, ``jax.jvp``, works; reverse mode always does."""
     limits: Callable[[Request], Iterator[str]] = _no_limits
     """Further reasons why the backend does not support a request."""
 
@@ -89,30 +89,6 @@ class Backend:
     def unsupported(self, request: Request) -> tuple[str, ...]:
         """The reasons why it does not support a request; empty where it does."""
         return tuple(_reasons(self.capabilities, request))
-
-
-def conjuncts(mask: Mask | None) -> list[Mask]:
-    """The masks that ``&`` joins.
-
-    Equivalent to::
-
-        [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
-    """
-    if mask is None:
-        return []
-    return [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
-
-
-def nodes(mask: Mask | None) -> Iterator[Mask]:
-    """Every mask in an expression, leaves and operators, except for the ``&``."""
-    if mask is None:
-        return
-    if not isinstance(mask, And):
-        yield mask
-    for field in dataclasses.fields(mask):
-        inner = getattr(mask, field.name)
-        if isinstance(inner, Mask):
-            yield from nodes(inner)
 
 
 def _reasons(capabilities: Capabilities, request: Request) -> Iterator[str]:

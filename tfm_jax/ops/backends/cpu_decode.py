@@ -68,7 +68,7 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
     def from_copies() -> Array:
         if mask is None:
             return _by_reference(q, k, v, mask, bias, scale, soft_cap)
-        # With the same products: queries that read finite inputs alone keep every bit.
+        # By the same products, so that queries that attend only to finite inputs give the same bits.
         *finite_inputs, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
         return attend(*finite_inputs, heads_first(nonfinite_q) | keys_last(nonfinite_k, q.shape[-2]))[0]
 

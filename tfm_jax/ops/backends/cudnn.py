@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from tfm_jax.ops.backends.capabilities import Capabilities, Request, conjuncts
+from tfm_jax.ops.backends.capabilities import Capabilities, Request
 from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
-from tfm_jax.ops.masks.algebra import Mask
+from tfm_jax.ops.masks.algebra import Mask, conjuncts
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Window
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key

@@ -59,7 +59,7 @@ def attention(
     nonfinite_q = nonfinite_k = None
     allowed = evaluate_mask(mask, q, k)
     if bias is not None:
-        # JAX masks with a large negative number, and a bias may be below it; so the bias masks here, by -inf.
+        # JAX masks with a large negative number, and a bias may be lower. So the mask becomes a bias of -inf.
         masked = jnp.isneginf(bias) if allowed is None else jnp.isneginf(bias) | ~allowed
         allowed = jnp.broadcast_to(~masked, (*masked.shape[:-2], T, S))
         fully_masked = ~allowed.any(-1, keepdims=True)  # a row of -inf would be NaN

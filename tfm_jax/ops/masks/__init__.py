@@ -193,7 +193,7 @@ def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
       A Mask; None for None, which allows everything.
 
     Raises:
-      ValueError: ``x`` has another dtype or rank, or is no array.
+      ValueError: ``x`` has another dtype or rank, or is not an array.
     """
     if x is None or isinstance(x, Mask):
         return x

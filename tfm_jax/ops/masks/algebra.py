@@ -17,7 +17,20 @@ from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import is_concrete
 from tfm_jax.types import Array
 
-__all__ = ["And", "Dense", "Leaf", "Mask", "Not", "Or", "Sizes", "check_bool", "draw", "mask_type"]
+__all__ = [
+    "And",
+    "Dense",
+    "Leaf",
+    "Mask",
+    "Not",
+    "Or",
+    "Sizes",
+    "check_bool",
+    "conjuncts",
+    "draw",
+    "mask_type",
+    "nodes",
+]
 
 _LARGEST_DRAWING = 16  # queries, and keys
 
@@ -342,6 +355,28 @@ class Dense(Leaf):
         return tiles.any(inside), tiles.all(inside)
 
 
+def conjuncts(mask: Mask | None) -> list[Mask]:
+    """The masks that ``&`` joins.
+
+    Equivalent to::
+
+        [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
+    """
+    if mask is None:
+        return []
+    return [*conjuncts(mask.left), *conjuncts(mask.right)] if isinstance(mask, And) else [mask]
+
+
+def nodes(mask: Mask | None) -> Iterator[Mask]:
+    """Every mask in an expression, leaves and operators, except for the ``&``."""
+    if mask is None:
+        return
+    if not isinstance(mask, And):
+        yield mask
+    for inner in mask._inner().values():
+        yield from nodes(inner)
+
+
 def check_bool(function: str, x: Any) -> Any:
     """``x`` as an array; a ValueError with the fix where its dtype is not bool."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
@@ -407,7 +442,7 @@ def _operand(mask: Any, *looser: type[Mask]) -> str:
 
 
 def _split_shape(shape: tuple[int, ...], letters: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Leading dims, and one size per letter as far as there are any."""
+    """Leading dims, and one size per letter; fewer if the shape is too short."""
     n_leading = max(0, len(shape) - len(letters))
     return shape[:n_leading], shape[n_leading:]
 

@@ -218,12 +218,12 @@ def _all_gather(keys: Array, axis: str) -> Array:
 
 
 def _as_int32(x: Any) -> Any:
-    """Ints whose differences do not wrap."""
+    """An array as int32, so that differences of small integers do not wrap; an int as it is."""
     return x.astype(np.int32) if hasattr(x, "astype") else x
 
 
 def _min_max(x: Any) -> tuple[Any, Any]:
-    """Over the batch; NumPy numbers where they are known without tracing."""
+    """The minimum and the maximum over the batch; NumPy numbers if they are known without tracing."""
     x = _as_int32(x)
     return (x.min(), x.max()) if hasattr(x, "min") else (x, x)
 

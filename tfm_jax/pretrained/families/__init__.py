@@ -4,9 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
+from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.family import Architecture, Family
 
-__all__ = ["FAMILIES", "architecture_in", "family_by_type", "family_of", "find_architecture", "find_family"]
+__all__ = [
+    "FAMILIES",
+    "architecture_in",
+    "family_by_type",
+    "family_of",
+    "find_architecture",
+    "find_family",
+    "labels_of",
+]
 
 FAMILIES: tuple[Family, ...] = (
     gpt2.GPT2,

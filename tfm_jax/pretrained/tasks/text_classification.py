@@ -15,8 +15,7 @@ from tfm_jax import nn
 from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
-from tfm_jax.pretrained.families import find_architecture
-from tfm_jax.pretrained.families._common import labels_of
+from tfm_jax.pretrained.families import find_architecture, labels_of
 from tfm_jax.pretrained.family import Settings
 from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks.batch_runner import (
