@@ -21,6 +21,7 @@ from rich.console import Console
 
 from experiments.config import RunConfig
 from tfm_jax import data, nn, train
+from tfm_jax.console import exit_on_error
 from tfm_jax.types import Batch, Key, Params
 from tfm_jax.values import to_dict
 
@@ -405,17 +406,6 @@ def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> 
     if missing := [class_names[i] for i in np.flatnonzero(counts == 0)]:
         more = ", ..." * (len(missing) > 20)
         print(f"{name}: classes without a training example: {', '.join(missing[:20])}{more}")
-
-
-@contextlib.contextmanager
-def exit_on_error(name: str) -> Iterator[None]:
-    """Ends the process with one message, not a traceback, on an error of the environment or the settings."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader of the output has closed it
-        raise
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{name}: {error}")
 
 
 def _digest(path: Path) -> str:

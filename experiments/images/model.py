@@ -102,9 +102,7 @@ def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.P
     pooling = "first" if patches.class_token else "mean"
     init, apply = nn.functionalize(nn.Classifier, encoder, classes, pooling)
     image = jnp.zeros((1, patches.height, patches.width, patches.channels))
-    jax.eval_shape(
-        lambda key: apply(init(key), image), jax.random.key(0)
-    )  # raises if there are fewer positions
+    jax.eval_shape(lambda: apply(init(jax.random.key(0)), image))  # raises if there are fewer positions
 
     def preprocess_and_apply(params: Params, images: Array, *, key: Key | None = None) -> Array:
         return apply(params, preprocess(images), key=key)

@@ -53,8 +53,8 @@ def xz_bits_per_byte(training: Sequence[str], validation: Sequence[str]) -> floa
 
     Equivalent to::
 
-        size = lambda texts: len(lzma.compress("".join(texts).encode(), preset=9))
-        8 * (size(training + validation) - size(training)) / len("".join(validation).encode())
+        before, both = (lzma.compress(text, preset=9) for text in (training, training + validation))
+        8 * (len(both) - len(before)) / len(validation)       # texts joined, in UTF-8
 
     Args:
         training: the texts before; only their last 64 MiB matter to xz.
