@@ -355,7 +355,8 @@ def test_config_round_trips_through_json(model, schedule, clip_norm, out):
 
 
 def test_config_with_unknown_fields_raises():
-    with pytest.raises(ValueError, match=r"ModelConfig: got unknown fields \['depth'\]; wanted some of \['name'"):
+    message = r"ModelConfig: got unknown fields \['depth'\]; wanted some of \['name'"
+    with pytest.raises(ValueError, match=message):
         from_dict(Config, {"model": {"depth": 3}})
 
 
