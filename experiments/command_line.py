@@ -106,12 +106,15 @@ def read_sources(argv: Sequence[str]) -> Sources:
         The `Sources`.
     """
     argv = [_with_hyphens(argument) for argument in argv]
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--data.source", dest="data", nargs="?")
     parser.add_argument("--out", type=Path, nargs="?")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init-from", nargs="?")
-    options = vars(parser.parse_known_args(argv)[0])
+    try:
+        options = vars(parser.parse_known_args(argv)[0])
+    except argparse.ArgumentError:  # such as --resume=1: phase 2 prints the error
+        options = vars(parser.parse_args([]))
     names = {argument.partition("=")[0] for argument in argv}
     return Sources(**options, tokenizer=tuple(name for name in _TOKENIZER_OPTIONS if name in names))
 

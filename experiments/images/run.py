@@ -31,7 +31,7 @@ __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
 
 NAME = "images"
 SVC_EXAMPLES = 10_000
-"""At most so many training images for the SVC, whose time grows with the square of their number."""
+"""Largest number of training images of the SVC; its time grows with the square of it."""
 
 
 def main(argv: Sequence[str] | None = None, *, name: str = NAME) -> None:

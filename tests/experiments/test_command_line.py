@@ -104,6 +104,13 @@ def test_sources_are_read_and_other_options_ignored():
     assert command_line.read_sources(["--out"]).out is None  # phase 2 raises
 
 
+def test_a_flag_with_a_value_is_an_error_of_phase_2(capsys):
+    assert command_line.read_sources(["--resume=1"]) == Sources(None, None, False, None, ())
+    with pytest.raises(SystemExit):
+        parse("--resume=1")
+    assert "Unrecognized options: 1" in capsys.readouterr().err
+
+
 def test_defaults_are_those_of_the_run_to_resume(tmp_path):
     sources = Sources(None, tmp_path, True, None, ())
     assert sources.defaults(Config) == Config()  # Run raises for the missing run

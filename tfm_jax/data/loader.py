@@ -54,8 +54,9 @@ class UniformBatchSampler:
 
     Equivalent to::
 
-        stream = (index for epoch in itertools.count() for index in shuffled(range(num_examples), seed,
-        epoch)) batches = itertools.batched(stream, batch_size)                  # with a seed
+        rngs = (np.random.default_rng([seed, epoch]) for epoch in itertools.count())
+        stream = (index for rng in rngs for index in rng.permutation(num_examples))
+        batches = itertools.batched(stream, batch_size)                  # with a seed
         batches = itertools.batched(range(num_examples), batch_size)     # without; the last padded with -1
 
     Args:
