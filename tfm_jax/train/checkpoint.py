@@ -319,8 +319,8 @@ def average_params(directory: str | Path, last: int = 5, *, every: int | None = 
     Args:
       directory: of a run's checkpoints.
       last: number of checkpoints; the paper averages 5 for its base model and 20 for the big one.
-      every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages over whatever
-        is there, an old best checkpoint included.
+      every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages the last
+        ones of any step, an old best checkpoint included.
 
     Returns:
       Nested dict of arrays; summed in float32, returned in the saved dtypes.
