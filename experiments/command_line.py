@@ -30,11 +30,11 @@ class Sources:
     """The options that decide which defaults the others have.
 
     Args:
-        data: the value of ``--data.source``.
-        out: the value of ``--out``.
-        resume: whether ``--resume`` is given.
-        init_from: the value of ``--init-from``.
-        tokenizer: the given options of a new tokenizer, which ``--init-from`` excludes.
+      data: the value of ``--data.source``.
+      out: the value of ``--out``.
+      resume: whether ``--resume`` is given.
+      init_from: the value of ``--init-from``.
+      tokenizer: the given options of a new tokenizer, which ``--init-from`` excludes.
     """
 
     data: str | None
@@ -47,14 +47,14 @@ class Sources:
         """The defaults of the other options.
 
         Args:
-            config: the experiment's config.
+          config: the experiment's config.
 
         Returns:
-            The config of the run in ``--out`` to ``--resume``; or the defaults for the data source, with the
-            model of ``--init-from``.
+          The config of the run in ``--out`` to ``--resume``; or the defaults for the data source, with the
+          model of ``--init-from``.
 
         Raises:
-            ValueError: when the run or the model cannot be read.
+          ValueError: when the run or the model cannot be read.
         """
         config = config.for_data(self.data)
         if self.resume:  # the run's config has its model, also that of an --init-from
@@ -79,15 +79,15 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
         parse_options(sources.defaults(config), argv)
 
     Args:
-        config: the experiment's config, a dataclass with defaults.
-        argv: the arguments; None takes those of the process.
-        prog: the command that ``--help`` shows; None takes that of the process.
+      config: the experiment's config, a dataclass with defaults.
+      argv: the arguments; None takes those of the process.
+      prog: the command that ``--help`` shows; None takes that of the process.
 
     Returns:
-        The config.
+      The config.
 
     Raises:
-        SystemExit: on ``--help``, and with a message on an invalid argument.
+      SystemExit: on ``--help``, and with a message on an invalid argument.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -100,18 +100,21 @@ def read_sources(argv: Sequence[str]) -> Sources:
     """Phase 1: reads the options that decide the defaults, and ignores all others.
 
     Args:
-        argv: the arguments.
+      argv: the arguments.
 
     Returns:
-        The `Sources`.
+      The `Sources`.
     """
     argv = [_with_hyphens(argument) for argument in argv]
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--data.source", dest="data", nargs="?")
     parser.add_argument("--out", type=Path, nargs="?")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init-from", nargs="?")
-    options = vars(parser.parse_known_args(argv)[0])
+    try:
+        options = vars(parser.parse_known_args(argv)[0])
+    except argparse.ArgumentError:  # such as --resume=1: phase 2 prints the error
+        options = vars(parser.parse_args([]))
     names = {argument.partition("=")[0] for argument in argv}
     return Sources(**options, tokenizer=tuple(name for name in _TOKENIZER_OPTIONS if name in names))
 
@@ -120,16 +123,16 @@ def parse_options(default: C, argv: Sequence[str], *, prog: str | None = None) -
     """Phase 2: parses all options.
 
     Args:
-        default: the values of options that are not given.
-        argv: the arguments.
-        prog: as for `parse`.
+      default: the values of options that are not given.
+      argv: the arguments.
+      prog: as for `parse`.
 
     Returns:
-        The config.
+      The config.
 
     Raises:
-        SystemExit: on ``--help`` and on an invalid argument.
-        ValueError: when the values do not fit together.
+      SystemExit: on ``--help`` and on an invalid argument.
+      ValueError: when the values do not fit together.
     """
     return console.parse_options(type(default), argv, _variant_rule, prog=prog, default=default)
 

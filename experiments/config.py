@@ -171,16 +171,16 @@ def load_config(config: type[C], directory: str | Path) -> C:
     """Loads the config of a run.
 
     Args:
-        config: its dataclass.
-        directory: of the run.
+      config: its dataclass.
+      directory: of the run.
 
     Returns:
-        The instance in ``config.json``; fields that the file lacks have their defaults.
+      The instance in ``config.json``; fields that the file lacks have their defaults.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read, or has a newer format or an unknown field or value; the message
-            names the file.
+      FileNotFoundError: when there is no such file.
+      ValueError: when it cannot be read, or has a newer format or an unknown field or value; the message
+        names the file.
     """
     path = Path(directory) / "config.json"
     return config_of(config, train.read_config(path), path)

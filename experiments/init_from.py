@@ -82,9 +82,9 @@ class InitialWeights:
     """Trained weights to start from, with the preprocessing of their input.
 
     Args:
-        params: by name, in place of random ones; {} without ``--init-from``.
-        tokenizer: of a model of texts.
-        image_processor: the text of the ``preprocessor_config.json`` of a model of images, if there is one.
+      params: by name, in place of random ones; {} without ``--init-from``.
+      tokenizer: of a model of texts.
+      image_processor: the text of the ``preprocessor_config.json`` of a model of images, if there is one.
     """
 
     params: Params = dataclasses.field(default_factory=dict)
@@ -111,15 +111,15 @@ def start_run(config: C, name: str, accepted: ParamsByModel) -> tuple[Run, Param
     """Opens a run and loads its initial weights.
 
     Args:
-        config: of the run.
-        name: of the experiment.
-        accepted: the models that the experiment can start from.
+      config: of the run.
+      name: of the experiment.
+      accepted: the models that the experiment can start from.
 
     Returns:
-        The run, whose config has the model of the weights, and the ``initial_params`` for ``Run.fit``.
+      The run, whose config has the model of the weights, and the ``initial_params`` for ``Run.fit``.
 
     Raises:
-        SystemExit: with one message, when the weights cannot be loaded, or as `runner.Run`.
+      SystemExit: with one message, when the weights cannot be loaded, or as `runner.Run`.
     """
     with exit_on_error(name):
         config, initial = load_initial_weights(config, accepted)
@@ -133,15 +133,15 @@ def load_initial_weights(config: C, accepted: ParamsByModel) -> tuple[C, Initial
     """Loads the weights of ``--init-from``; none if the run resumes from a checkpoint.
 
     Args:
-        config: of the run.
-        accepted: the models that the experiment can start from.
+      config: of the run.
+      accepted: the models that the experiment can start from.
 
     Returns:
-        The config with the model of the weights, and the weights in its ``param_dtype``.
+      The config with the model of the weights, and the weights in its ``param_dtype``.
 
     Raises:
-        FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
-        ValueError: it is another kind of model, ``config.model`` differs from it, or a part is missing.
+      FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
+      ValueError: it is another kind of model, ``config.model`` differs from it, or a part is missing.
     """
     source = config.init_from
     resumes = config.resume and config.out is not None and train.consecutive_steps(config.out / "checkpoints")
@@ -162,14 +162,14 @@ def with_initial_model(default: C, source: str) -> C:
     """The defaults of a command line with ``--init-from``.
 
     Args:
-        default: the defaults without it.
-        source: a directory, or a name on the hub.
+      default: the defaults without it.
+      source: a directory, or a name on the hub.
 
     Returns:
-        The defaults with the model of the weights, run as the default model is.
+      The defaults with the model of the weights, run as the default model is.
 
     Raises:
-        ValueError: when the model cannot be read.
+      ValueError: when the model cannot be read.
     """
     try:
         model = read_model_config(source, default.INPUT)
@@ -183,15 +183,15 @@ def read_model_config(source: str, wanted: Literal["texts", "images"]) -> nn.Con
     """Reads the model's config of a run or a checkpoint, without the weights.
 
     Args:
-        source: a directory, or a name on the hub.
-        wanted: the input of the model.
+      source: a directory, or a name on the hub.
+      wanted: the input of the model.
 
     Returns:
-        The config, without the pooler, which belongs to the task of its training.
+      The config, without the pooler, which belongs to the task of its training.
 
     Raises:
-        FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
-        ValueError: the model has another input, or its config cannot be read.
+      FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
+      ValueError: the model has another input, or its config cannot be read.
     """
     if _is_run(source):
         model = _model_of_run(Path(source))
@@ -208,15 +208,15 @@ def read_weights(source: str, accepted: ParamsByModel) -> tuple[nn.Config, Initi
     """Reads the model's config and the weights of a run or a checkpoint.
 
     Args:
-        source: a directory, or a name on the hub.
-        accepted: the models that the experiment can start from.
+      source: a directory, or a name on the hub.
+      accepted: the models that the experiment can start from.
 
     Returns:
-        The config as `read_model_config` returns it, and the weights that the experiment uses.
+      The config as `read_model_config` returns it, and the weights that the experiment uses.
 
     Raises:
-        FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
-        ValueError: it is another kind of model, has no tokenizer, or cannot be read.
+      FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
+      ValueError: it is another kind of model, has no tokenizer, or cannot be read.
     """
     module, model, initial = _read_run(source, accepted) if _is_run(source) else _read_checkpoint(source)
     if module not in accepted:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from experiments.config import RunConfig
 from tfm_jax import data, nn, train
+from tfm_jax.console import exit_on_error
 from tfm_jax.types import Batch, Key, Params
 from tfm_jax.values import to_dict
 
@@ -45,11 +46,11 @@ class Trained:
     """The result of training.
 
     Args:
-        params: the last weights, or their moving average if the run keeps one; on all devices.
-        fit_result: of `train.fit`.
-        best_step: the step of the best checkpoint, if any has the metric.
-        checkpoints: their directory.
-        checkpoint_every: steps between checkpoints; None if unknown.
+      params: the last weights, or their moving average if the run keeps one; on all devices.
+      fit_result: of `train.fit`.
+      best_step: the step of the best checkpoint, if any has the metric.
+      checkpoints: their directory.
+      checkpoint_every: steps between checkpoints; None if unknown.
     """
 
     params: Params
@@ -75,15 +76,15 @@ class Run:
     """One run of an experiment. Checks its settings and opens its directory first, before data are loaded.
 
     Args:
-        config: of the run.
-        name: of the experiment; a run without ``--out`` goes to ``runs/<name>-<date>-<time>``.
+      config: of the run.
+      name: of the experiment; a run without ``--out`` goes to ``runs/<name>-<date>-<time>``.
 
     Attributes:
-        path: the run's directory.
-        parallel: how steps run on the devices.
+      path: the run's directory.
+      parallel: how steps run on the devices.
 
     Raises:
-        SystemExit: with one message, when the directory or the devices do not fit the config.
+      SystemExit: with one message, when the directory or the devices do not fit the config.
     """
 
     def __init__(self, config: RunConfig, name: str):
@@ -149,27 +150,27 @@ class Run:
         """Trains as configured; with ``--resume``, from a checkpoint if there is one.
 
         Args:
-            init: ``key -> params``.
-            loss_fn: of training; with the key None, of validation.
-            batches: a resumable iterator over training batches, such as the loader's.
-            d_model: the model's width, for the noam schedule.
-            initial_params: weights, by name, in place of those of ``init``; they are donated.
-            digests: of the examples of each split. A resume with other ones is an error, as is one with other
-                `PREPROCESSING_FILES` in the run's directory.
-            validation: makes a new pass over the validation batches. The means of the loss and of each metric
-                of ``loss_fn`` are ``validation/loss``, ``validation/<metric>``.
-            evaluate: further metrics, from the weights (on all devices).
-            best: the metric of the best checkpoint and of early stopping; None is "validation/loss", if there
-                is ``validation``.
-            mode: whether "min" or "max" of it is best.
-            unit: what the loss's weight counts: "examples", "tokens".
-            curves: draws the lines of metrics.jsonl into ``curves.png``.
+          init: ``key -> params``.
+          loss_fn: of training; with the key None, of validation.
+          batches: a resumable iterator over training batches, such as the loader's.
+          d_model: the model's width, for the noam schedule.
+          initial_params: weights, by name, in place of those of ``init``; they are donated.
+          digests: of the examples of each split. A resume with other ones is an error, as is one with other
+            `PREPROCESSING_FILES` in the run's directory.
+          validation: makes a new pass over the validation batches. The means of the loss and of each metric
+            of ``loss_fn`` are ``validation/loss``, ``validation/<metric>``.
+          evaluate: further metrics, from the weights (on all devices).
+          best: the metric of the best checkpoint and of early stopping; None is "validation/loss", if there
+            is ``validation``.
+          mode: whether "min" or "max" of it is best.
+          unit: what the loss's weight counts: "examples", "tokens".
+          curves: draws the lines of metrics.jsonl into ``curves.png``.
 
         Returns:
-            A `Trained`.
+          A `Trained`.
 
         Raises:
-            SystemExit: with one message, when a signal ended the run, saved, or a loss was not finite.
+          SystemExit: with one message, when a signal ended the run, saved, or a loss was not finite.
         """
         settings = self.config.train
         with self.setup():  # raises if more layers are frozen than there are
@@ -229,7 +230,7 @@ class Run:
         """Writes ``result.json`` and prints it, with the seconds since the start or the resume.
 
         Args:
-            results: the final metrics, by name.
+          results: the final metrics, by name.
         """
         name = "seconds_since_resume" if self.config.resume else "seconds"
         results = {**results, name: round(time.monotonic() - self._started_at, 1)}
@@ -348,10 +349,10 @@ def require_packages(*names: str) -> None:
     One that imports scipy fails if another thread has imported a part of torch.
 
     Args:
-        names: of the packages.
+      names: of the packages.
 
     Raises:
-        ImportError: one is not installed.
+      ImportError: one is not installed.
     """
     for name in names:
         try:
@@ -366,14 +367,14 @@ def load_or_make_tokenizer(directory: Path, make: Callable[[], data.Tokenizer]) 
     """Loads the tokenizer of a run, as on a resume; makes and saves one if there is none.
 
     Args:
-        directory: of the run.
-        make: makes a new tokenizer.
+      directory: of the run.
+      make: makes a new tokenizer.
 
     Returns:
-        The tokenizer.
+      The tokenizer.
 
     Raises:
-        ValueError: from ``make``, or for a file that cannot be read.
+      ValueError: from ``make``, or for a file that cannot be read.
     """
     path = directory / "tokenizer.json"
     if path.exists():
@@ -389,12 +390,12 @@ def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> 
     The choice of held-out examples ignores labels, so all examples of a rare class may be held out.
 
     Args:
-        name: of the experiment.
-        class_names: of all classes.
-        labels: of the training examples, int [examples]
+      name: of the experiment.
+      class_names: of all classes.
+      labels: of the training examples, int [examples]
 
     Raises:
-        ValueError: the training examples have fewer than two classes.
+      ValueError: the training examples have fewer than two classes.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     if (counts > 0).sum() < 2:
@@ -405,17 +406,6 @@ def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> 
     if missing := [class_names[i] for i in np.flatnonzero(counts == 0)]:
         more = ", ..." * (len(missing) > 20)
         print(f"{name}: classes without a training example: {', '.join(missing[:20])}{more}")
-
-
-@contextlib.contextmanager
-def exit_on_error(name: str) -> Iterator[None]:
-    """Ends the process with one message, not a traceback, on an error of the environment or the settings."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader of the output has closed it
-        raise
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{name}: {error}")
 
 
 def _digest(path: Path) -> str:

@@ -138,7 +138,7 @@ def test_tfm_with_a_closed_pipe_or_a_full_device():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "classification", "language_model", "translation"])
+@pytest.mark.parametrize("name", ["images", "digits", "classification", "language_model", "translation"])
 def test_an_experiment_with_a_closed_pipe_or_a_full_device(name):
     program = f"{sys.executable} -m experiments.{name} --help"
     status, out, err = run(f"{program} | head -n 1; {program} > /dev/full", cwd=ROOT)

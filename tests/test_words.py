@@ -71,7 +71,13 @@ FORBIDDEN = [
     (r"\bspread (over|across|out)\b", "sharded over", "spread over the devices", "the spread of the weights"),
     (r"\bin the place of\b", "instead of, in place of", "0 in the place of -1", "0 in place of -1"),
     (r"\bBy (``|`|where\b|which\b)", "write the sentence actively", "By ``where`` it is nan.", "By default"),
-    (r"\bof so many\b", "of that length", "after a prompt of so many tokens", "There are so many."),
+    (
+        r"\b(of|at least|at most|the last) so many\b",
+        "of that length; the last n",
+        "after a prompt of so many tokens",
+        "There are so many.",
+    ),
+    (r"\bgo(es)? by (its|their|the|his)\b", "uses, reads", "A row goes by its text.", "Time goes by."),
     (r"\bbreach(es)?\b", "violation", "a breach of the law", "a reach of the branch"),
     (
         r"\ba (key|vector|row|line|program|process|case|list|number|file) a "

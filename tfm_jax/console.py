@@ -38,7 +38,7 @@ def run_program(name: str, main: str, *args: Any) -> int:
       args: its arguments.
 
     Returns:
-      What the function returns (0 for None); 130 after Ctrl-C; 141 if nobody reads the output any more; 2 if
+      What the function returns (0 for None); 130 after Ctrl-C; 141 after a broken pipe; 2 if
       the output cannot be written, after a one-line message.
 
     Raises:

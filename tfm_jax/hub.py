@@ -174,7 +174,7 @@ def _unavailable(
 ) -> HubUnavailableError:
     if isinstance(reason, BaseException):
         reason = f"{type(reason).__name__}: {reason}"
-    sources = f", one of {', '.join(map(repr, alternatives))}" if alternatives else ""
+    sources = f", or one of {', '.join(map(repr, alternatives))}" if alternatives else ""
     return HubUnavailableError(
         f"hub: got {repo_id!r}; wanted a {kind} in the local cache, because the Hugging Face hub cannot be "
         f"reached ({reason}). Try again with a network, or pass a directory{sources}."

@@ -41,28 +41,28 @@ class DataConfig:
     """The labelled texts and their batches.
 
     Args:
-        source: "names" in twelve languages, or "places", English names of territories, cities and currencies
-            (both without a network); or a file, a directory or a glob of files (jsonl, csv, tsv, parquet;
-            also compressed); or a data set of the Hugging Face hub, "owner/name" or
-            "owner/name:configuration".
-        splits: What decides the split of a file in a directory or a glob: directories named train, validation
-            or test; the file names; or none, and all are split at random. None uses the rule in the README.
-        text_column: The column of the texts.
-        label_column: The column of the labels: class labels, texts or integers. None is "language"
-            for names, "continent" for places, else "label".
-        validation: A file for validation. None uses the source's split of that name or, without one, held_out
-            of the training texts.
-        test: A file for the test; None as for validation.
-        held_out: Share of the training texts to hold out.
-        held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
-            and no training text becomes a test text. Another salt holds out others; None is the choice of
-            version 0.1, by a permutation of their number.
-        separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
-        encoding: The encoding of csv, tsv, json and text files.
-        tokenizer: Learned from the training texts and saved in the run's directory.
-        vocab_size: Vocabulary size of a bpe tokenizer.
-        max_length: In tokens, BOS and EOS included. Longer texts are truncated.
-        buckets: Number of shapes that batches are padded to; each is compiled once.
+      source: "names" in twelve languages, or "places", English names of territories, cities and currencies
+        (both without a network); or a file, a directory or a glob of files (jsonl, csv, tsv, parquet;
+        also compressed); or a data set of the Hugging Face hub, "owner/name" or
+        "owner/name:configuration".
+      splits: What decides the split of a file in a directory or a glob: directories named train, validation
+        or test; the file names; or none, and all are split at random. None uses the rule in the README.
+      text_column: The column of the texts.
+      label_column: The column of the labels: class labels, texts or integers. None is "language"
+        for names, "continent" for places, else "label".
+      validation: A file for validation. None uses the source's split of that name or, without one, held_out
+        of the training texts.
+      test: A file for the test; None as for validation.
+      held_out: Share of the training texts to hold out.
+      held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
+        and no training text becomes a test text. Another salt holds out others; None is the choice of
+        version 0.1, by a permutation of their number.
+      separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
+      encoding: The encoding of csv, tsv, json and text files.
+      tokenizer: Learned from the training texts and saved in the run's directory.
+      vocab_size: Vocabulary size of a bpe tokenizer.
+      max_length: In tokens, BOS and EOS included. Longer texts are truncated.
+      buckets: Number of shapes that batches are padded to; each is compiled once.
     """
 
     source: str = "names"

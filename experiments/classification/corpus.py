@@ -32,14 +32,14 @@ def load_corpus(config: DataConfig) -> Corpus:
     """Loads the labelled texts.
 
     Args:
-        config: where they are.
+      config: where they are.
 
     Returns:
-        The texts, with the classes of the training texts, those of held-out ones included.
+      The texts, with the classes of the training texts, those of held-out ones included.
 
     Raises:
-        FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
-            `data.label_names` and `data.label_ids`, with the split; or a split is missing.
+      FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
+        `data.label_names` and `data.label_ids`, with the split; or a split is missing.
     """
     files = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if file else config.held_out for name, file in files.items()}
@@ -70,15 +70,15 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     """Learns the tokenizer from the training texts and saves it; loads the saved one on a resume.
 
     Args:
-        config: the kind of tokenizer.
-        texts: the training texts.
-        directory: of the run.
+      config: the kind of tokenizer.
+      texts: the training texts.
+      directory: of the run.
 
     Returns:
-        The tokenizer.
+      The tokenizer.
 
     Raises:
-        ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
+      ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
 
     def make() -> data.Tokenizer:
@@ -97,11 +97,11 @@ def ngram_predict(train: Labelled, texts: Sequence[str]) -> np.ndarray:
         LogisticRegression(C=10).fit(ngrams.fit_transform(train.texts), train.labels).predict(...)
 
     Args:
-        train: the training texts.
-        texts: the texts to classify.
+      train: the training texts.
+      texts: the texts to classify.
 
     Returns:
-        int [texts]
+      int [texts]
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

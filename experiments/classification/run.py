@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line.
 
     Args:
-        argv: the arguments; None takes those of the process.
+      argv: the arguments; None takes those of the process.
 
     Raises:
-        SystemExit: with one message on an error.
+      SystemExit: with one message on an error.
     """
     escape_unencodable()
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
@@ -42,10 +42,10 @@ def run_experiment(config: Config) -> None:
     """Loads the data, trains and tests; writes everything into the run's directory.
 
     Args:
-        config: the settings.
+      config: the settings.
 
     Raises:
-        SystemExit: as `main`.
+      SystemExit: as `main`.
     """
     run, initial_params = start_run(config, NAME, ENCODERS)
     config = run.config
@@ -72,11 +72,11 @@ def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
     """Makes the loss of a batch of labelled texts: cross-entropy.
 
     Args:
-        model: an ``nn.Classifier``.
-        label_smoothing: in training (with a key).
+      model: an ``nn.Classifier``.
+      label_smoothing: in training (with a key).
 
     Returns:
-        ``loss_fn(params, batch, key)``, with the metric "accuracy".
+      ``loss_fn(params, batch, key)``, with the metric "accuracy".
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
@@ -94,13 +94,13 @@ def predict(model: nn.Pure, params: Params, batches: data.Loader, n: int) -> np.
     """Predicts the class of each text.
 
     Args:
-        model: an ``nn.Classifier``.
-        params: its parameters.
-        batches: one pass over the texts.
-        n: number of texts.
+      model: an ``nn.Classifier``.
+      params: its parameters.
+      batches: one pass over the texts.
+      n: number of texts.
 
     Returns:
-        int [n], in the order of the texts.
+      int [n], in the order of the texts.
     """
     classify = jax.jit(lambda *inputs: jnp.argmax(model.apply(*inputs), axis=-1))
     predicted = np.zeros(n, np.int64)

@@ -11,9 +11,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs ``experiments.images`` as "digits".
 
     Args:
-        argv: the arguments; None takes those of the process.
+      argv: the arguments; None takes those of the process.
 
     Raises:
-        SystemExit: as ``experiments.images.run.main``.
+      SystemExit: as ``experiments.images.run.main``.
     """
     run.main(argv, name="digits")

@@ -44,12 +44,12 @@ def augment(images: Array, key: Key, config: AugmentConfig) -> Array:
         result[pixel] = image[point]                               # bilinear; 0 outside the image
 
     Args:
-        images: float32 [B, height, width, channels].
-        key: consumed.
-        config: the largest changes.
+      images: float32 [B, height, width, channels].
+      key: consumed.
+      config: the largest changes.
 
     Returns:
-        float32 [B, height, width, channels], in the range of the images, 0 included.
+      float32 [B, height, width, channels], in the range of the images, 0 included.
     """
     with jax.enable_x64(False):  # the same numbers with and without x64
         return jax.vmap(functools.partial(_augment_one, config))(images, jax.random.split(key, len(images)))

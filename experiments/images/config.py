@@ -52,24 +52,24 @@ class DataConfig:
     """The images.
 
     Args:
-        source: "digits" (scikit-learn's, without a network); or images and labels in a parquet file, a
-            directory or a glob of them, a directory of pictures with one directory per class, or a data set
-            of the Hugging Face hub such as ylecun/mnist.
-        splits: What decides the split of a file in a directory or a glob: directories named train, validation
-            or test; the file names; or none, and all are split at random. None uses the rule in the README.
-        image: The column of the images. Their size and channels are read from the data.
-        label: The column of the labels: class labels, texts or integers.
-        classes: Number of classes, named 0, 1, ... if the data declare no names; a label out of range is an
-            error. None uses the declared classes, or those of the training images before some are held out.
-        size: Height and width to resize pictures to. None requires pictures of one size.
-        channels: 1 reads pictures as grey, 3 as RGB. None reads grey if all training images are, else RGB.
-        separator: The field separator of a metadata.csv or .tsv, one character. None is a comma or a tab.
-        encoding: The encoding of such a file or a metadata.jsonl.
-        held_out: Share of the training images to hold out for validation, and for the test, if the source has
-            no such split.
-        held_out_salt: Hashed with an image to choose the held-out ones, so that a source may grow or be
-            reordered and no training image becomes a test image. Another salt holds out others; None is the
-            choice of version 0.1, by a permutation of their number.
+      source: "digits" (scikit-learn's, without a network); or images and labels in a parquet file, a
+        directory or a glob of them, a directory of pictures with one directory per class, or a data set
+        of the Hugging Face hub such as ylecun/mnist.
+      splits: What decides the split of a file in a directory or a glob: directories named train, validation
+        or test; the file names; or none, and all are split at random. None uses the rule in the README.
+      image: The column of the images. Their size and channels are read from the data.
+      label: The column of the labels: class labels, texts or integers.
+      classes: Number of classes, named 0, 1, ... if the data declare no names; a label out of range is an
+        error. None uses the declared classes, or those of the training images before some are held out.
+      size: Height and width to resize pictures to. None requires pictures of one size.
+      channels: 1 reads pictures as grey, 3 as RGB. None reads grey if all training images are, else RGB.
+      separator: The field separator of a metadata.csv or .tsv, one character. None is a comma or a tab.
+      encoding: The encoding of such a file or a metadata.jsonl.
+      held_out: Share of the training images to hold out for validation, and for the test, if the source has
+        no such split.
+      held_out_salt: Hashed with an image to choose the held-out ones, so that a source may grow or be
+        reordered and no training image becomes a test image. Another salt holds out others; None is the
+        choice of version 0.1, by a permutation of their number.
     """
 
     source: str = "digits"

@@ -22,14 +22,14 @@ def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
     """The encoder's config, with the patches of the initial weights or else of the images.
 
     Args:
-        config: the settings, with the size of a patch.
-        shape: height, width and channels of the images.
+      config: the settings, with the size of a patch.
+      shape: height, width and channels of the images.
 
     Returns:
-        The config of the encoder.
+      The config of the encoder.
 
     Raises:
-        ValueError: a patch does not divide the image.
+      ValueError: a patch does not divide the image.
     """
     if config.model.patches is not None:
         return config.model
@@ -46,14 +46,14 @@ def make_preprocess(directory: Path, channels: int) -> Preprocess:
         load_image_processor(directory)(round(255 * images))         # with one; grey is repeated to RGB
 
     Args:
-        directory: of the run.
-        channels: of the model's input.
+      directory: of the run.
+      channels: of the model's input.
 
     Returns:
-        The function.
+      The function.
 
     Raises:
-        ValueError: as `pretrained.load_image_processor`.
+      ValueError: as `pretrained.load_image_processor`.
     """
     if not (directory / PROCESSOR_FILE).is_file():
         return lambda images: images
@@ -88,23 +88,21 @@ def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.P
     """Makes a classifier of images in [0, 1]. The head reads the class token, or the mean without one.
 
     Args:
-        encoder: the config of the encoder.
-        classes: number of classes.
-        preprocess: the preprocessing of images.
+      encoder: the config of the encoder.
+      classes: number of classes.
+      preprocess: the preprocessing of images.
 
     Returns:
-        An ``nn.Classifier``, whose ``apply`` includes the preprocessing.
+      An ``nn.Classifier``, whose ``apply`` includes the preprocessing.
 
     Raises:
-        ValueError: the parts of the encoder do not fit together.
+      ValueError: the parts of the encoder do not fit together.
     """
     patches = encoder.patches
     pooling = "first" if patches.class_token else "mean"
     init, apply = nn.functionalize(nn.Classifier, encoder, classes, pooling)
     image = jnp.zeros((1, patches.height, patches.width, patches.channels))
-    jax.eval_shape(
-        lambda key: apply(init(key), image), jax.random.key(0)
-    )  # raises if there are fewer positions
+    jax.eval_shape(lambda: apply(init(jax.random.key(0)), image))  # raises if there are fewer positions
 
     def preprocess_and_apply(params: Params, images: Array, *, key: Key | None = None) -> Array:
         return apply(params, preprocess(images), key=key)

@@ -31,18 +31,18 @@ __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
 
 NAME = "images"
 SVC_EXAMPLES = 10_000
-"""At most so many training images for the SVC, whose time grows with the square of their number."""
+"""Largest number of training images of the SVC; its time grows with the square of it."""
 
 
 def main(argv: Sequence[str] | None = None, *, name: str = NAME) -> None:
     """Runs the experiment from the command line.
 
     Args:
-        argv: the arguments; None takes those of the process.
-        name: of the experiment, in messages and names of runs.
+      argv: the arguments; None takes those of the process.
+      name: of the experiment, in messages and names of runs.
 
     Raises:
-        SystemExit: with one message on an error.
+      SystemExit: with one message on an error.
     """
     escape_unencodable()
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{name}"), name)
@@ -52,11 +52,11 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     """Loads the data, trains and tests; writes everything into the run's directory.
 
     Args:
-        config: the settings.
-        name: of the experiment.
+      config: the settings.
+      name: of the experiment.
 
     Raises:
-        SystemExit: as `main`.
+      SystemExit: as `main`.
     """
     run, initial_params = start_run(config, name, ENCODERS)
     config = run.config
@@ -85,12 +85,12 @@ def make_loss(model: nn.Pure, augmentation: AugmentConfig, label_smoothing: floa
     """Makes the loss of a batch of labelled images: cross-entropy.
 
     Args:
-        model: an ``nn.Classifier``.
-        augmentation: of the images, in training (with a key).
-        label_smoothing: in training.
+      model: an ``nn.Classifier``.
+      augmentation: of the images, in training (with a key).
+      label_smoothing: in training.
 
     Returns:
-        ``loss_fn(params, batch, key)``, with the metric "accuracy".
+      ``loss_fn(params, batch, key)``, with the metric "accuracy".
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
@@ -122,14 +122,14 @@ def predict(
         argmax(sum(softmax(model(x)) for x in views))
 
     Args:
-        model: an ``nn.Classifier``.
-        params: its parameters.
-        examples: the images.
-        batch_size: images per batch.
-        views: the augmented copies of each image, the same ones at every call.
+      model: an ``nn.Classifier``.
+      params: its parameters.
+      examples: the images.
+      batch_size: images per batch.
+      views: the augmented copies of each image, the same ones at every call.
 
     Returns:
-        int [examples]
+      int [examples]
     """
 
     def probabilities(params: Params, images: Array) -> Array:
@@ -154,11 +154,11 @@ def svc_predict(
     """Predictions of scikit-learn's ``SVC(gamma=0.001)``, as in its own example of the digits.
 
     Args:
-        training: the images to fit it to; their pixels are scaled to 0 to 16.
-        test: the images to classify.
+      training: the images to fit it to; their pixels are scaled to 0 to 16.
+      test: the images to classify.
 
     Returns:
-        int [test]
+      int [test]
     """
     from sklearn.svm import SVC
 

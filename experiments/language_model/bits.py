@@ -21,11 +21,11 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
         sum(-log2(p) for p in probabilities of all tokens) / len("".join(texts).encode())
 
     Args:
-        nats: the summed loss of all tokens of the texts, EOS included.
-        n_bytes: the bytes of the texts in UTF-8, > 0.
+      nats: the summed loss of all tokens of the texts, EOS included.
+      n_bytes: the bytes of the texts in UTF-8, > 0.
 
     Returns:
-        Bits per byte; 8 is no compression.
+      Bits per byte; 8 is no compression.
     """
     return nats / math.log(2) / n_bytes
 
@@ -34,11 +34,11 @@ def make_measure(loss_fn: train.LossFn, parallel: train.Parallel) -> Callable[..
     """Makes ``measure(params, batches) -> (nats, tokens)``.
 
     Args:
-        loss_fn: ``(params, batch, None) -> ((nats, tokens), {...})``.
-        parallel: how it runs on the devices.
+      loss_fn: ``(params, batch, None) -> ((nats, tokens), {...})``.
+      parallel: how it runs on the devices.
 
     Returns:
-        The function; it returns the summed loss of all batches and the number of their tokens.
+      The function; it returns the summed loss of all batches and the number of their tokens.
     """
     step = parallel.compile_eval(train.make_eval_step(loss_fn, axis_name=parallel.axis_name))
 
@@ -53,15 +53,15 @@ def xz_bits_per_byte(training: Sequence[str], validation: Sequence[str]) -> floa
 
     Equivalent to::
 
-        size = lambda texts: len(lzma.compress("".join(texts).encode(), preset=9))
-        8 * (size(training + validation) - size(training)) / len("".join(validation).encode())
+        before, both = (lzma.compress(text, preset=9) for text in (training, training + validation))
+        8 * (len(both) - len(before)) / len(validation)       # texts joined, in UTF-8
 
     Args:
-        training: the texts before; only their last 64 MiB matter to xz.
-        validation: the texts to compress.
+      training: the texts before; only their last 64 MiB matter to xz.
+      validation: the texts to compress.
 
     Returns:
-        Bits per byte.
+      Bits per byte.
     """
     prefix = "".join(training).encode()[-XZ_WINDOW:]
     text = "".join(validation).encode()

@@ -40,27 +40,27 @@ class DataConfig:
     """The texts and their batches.
 
     Args:
-        source: "stdlib", the standard library of the running Python (without a network); or a file, a
-            directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of
-            the Hugging Face hub, "owner/name" or "owner/name:configuration".
-        splits: What decides the split of a file in a directory or a glob: directories named train, validation
-            or test; the file names; or none, and all are split at random. None uses the rule in the README.
-        column: The column of the texts.
-        validation: A file for validation. None uses the source's split of that name or, without one, held_out
-            of the training texts.
-        held_out: Share of the training texts to hold out; of one text file, its end.
-        held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
-            and no training text becomes a validation text. Another salt holds out others; None is the choice
-            of version 0.1, by a permutation of their number.
-        separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
-        encoding: The encoding of csv, tsv, json and text files.
-        validation_bytes: Largest number of bytes to validate on, from texts drawn at random, always the same.
-        tokenizer: A bpe is learned from the training texts and saved in the run's directory.
-        vocab_size: Vocabulary size of a bpe tokenizer.
-        length: Tokens per sequence, the context length of the model.
-        overlap: Tokens that a sequence of a validation text repeats from the one before, so that every token
-            is predicted once, from at least as many tokens. For the final metrics only; evaluations during
-            training do not overlap.
+      source: "stdlib", the standard library of the running Python (without a network); or a file, a
+        directory or a glob of files (txt, jsonl, csv, tsv, parquet; also compressed); or a data set of
+        the Hugging Face hub, "owner/name" or "owner/name:configuration".
+      splits: What decides the split of a file in a directory or a glob: directories named train, validation
+        or test; the file names; or none, and all are split at random. None uses the rule in the README.
+      column: The column of the texts.
+      validation: A file for validation. None uses the source's split of that name or, without one, held_out
+        of the training texts.
+      held_out: Share of the training texts to hold out; of one text file, its end.
+      held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
+        and no training text becomes a validation text. Another salt holds out others; None is the choice
+        of version 0.1, by a permutation of their number.
+      separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
+      encoding: The encoding of csv, tsv, json and text files.
+      validation_bytes: Largest number of bytes to validate on, from texts drawn at random, always the same.
+      tokenizer: A bpe is learned from the training texts and saved in the run's directory.
+      vocab_size: Vocabulary size of a bpe tokenizer.
+      length: Tokens per sequence, the context length of the model.
+      overlap: Tokens that a sequence of a validation text repeats from the one before, so that every token
+        is predicted once, from at least as many tokens. For the final metrics only; evaluations during
+        training do not overlap.
     """
 
     source: str = "stdlib"
@@ -87,10 +87,10 @@ class SampleConfig:
     """The sample of the trained model.
 
     Args:
-        prompt: The prompt of the sample.
-        tokens: Largest number of new tokens; prompt and sample together have at most data.length.
-        temperature: The temperature, above 0; lower is less random.
-        top_p: Nucleus sampling: samples from the most likely tokens with this total probability, in (0, 1].
+      prompt: The prompt of the sample.
+      tokens: Largest number of new tokens; prompt and sample together have at most data.length.
+      temperature: The temperature, above 0; lower is less random.
+      top_p: Nucleus sampling: samples from the most likely tokens with this total probability, in (0, 1].
     """
 
     prompt: str = ""

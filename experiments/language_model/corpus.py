@@ -16,13 +16,13 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
     """Loads the training texts and the validation texts.
 
     Args:
-        config: where they are.
+      config: where they are.
 
     Returns:
-        The two lists; validation texts have at most ``config.validation_bytes``.
+      The two lists; validation texts have at most ``config.validation_bytes``.
 
     Raises:
-        FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
+      FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
     """
     held_out = 0.0 if config.validation else config.held_out
     options = {"columns": [config.column], "separator": config.separator, "encoding": config.encoding}
@@ -49,11 +49,11 @@ def sample_texts(texts: Sequence[str], max_bytes: int) -> list[str]:
     """Draws texts at random, the same ones at every call, with a limited number of bytes.
 
     Args:
-        texts: the texts.
-        max_bytes: in UTF-8, at least 1.
+      texts: the texts.
+      max_bytes: in UTF-8, at least 1.
 
     Returns:
-        All texts, in order, if they have no more bytes; else some of them, the last one truncated.
+      All texts, in order, if they have no more bytes; else some of them, the last one truncated.
     """
     if sum(len(text.encode()) for text in texts) <= max_bytes:
         return list(texts)
@@ -71,15 +71,15 @@ def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) ->
     """Learns the tokenizer from the training texts and saves it; loads the saved one on a resume.
 
     Args:
-        config: the kind of tokenizer. Both kinds are lossless: they have every byte.
-        texts: the training texts.
-        directory: of the run.
+      config: the kind of tokenizer. Both kinds are lossless: they have every byte.
+      texts: the training texts.
+      directory: of the run.
 
     Returns:
-        The tokenizer.
+      The tokenizer.
 
     Raises:
-        ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
+      ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
 
     def make() -> data.Tokenizer:

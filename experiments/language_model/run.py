@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line.
 
     Args:
-        argv: the arguments; None takes those of the process.
+      argv: the arguments; None takes those of the process.
 
     Raises:
-        SystemExit: with one message on an error.
+      SystemExit: with one message on an error.
     """
     escape_unencodable()
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
@@ -42,10 +42,10 @@ def run_experiment(config: Config) -> None:
     """Loads the data, trains and measures; writes everything into the run's directory.
 
     Args:
-        config: the settings.
+      config: the settings.
 
     Raises:
-        SystemExit: as `main`.
+      SystemExit: as `main`.
     """
     run, initial_params = start_run(config, NAME, {nn.Decoder: lambda params: params})
     config = run.config
@@ -94,11 +94,11 @@ def make_loss(model: nn.Pure, bits_per_nat: float) -> train.LossFn:
     """Makes the loss of a batch of packed texts: cross-entropy of each next token.
 
     Args:
-        model: an ``nn.Decoder``.
-        bits_per_nat: the factor from the mean loss of the validation tokens to bits per byte.
+      model: an ``nn.Decoder``.
+      bits_per_nat: the factor from the mean loss of the validation tokens to bits per byte.
 
     Returns:
-        ``loss_fn(params, batch, key)``; without a key with the metric "bits_per_byte".
+      ``loss_fn(params, batch, key)``; without a key with the metric "bits_per_byte".
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:

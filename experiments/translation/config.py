@@ -42,30 +42,30 @@ class DataConfig:
     """The sentence pairs and their batches.
 
     Args:
-        source: "dates" (without a network); or parallel text: a file, a directory or a glob of files (jsonl
-            with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or a data
-            set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
-        splits: What decides the split of a file in a directory or a glob: directories named train, validation
-            or test; the file names; or none, and all are split at random. None uses the rule in the README.
-        pair: The source and target languages of parallel text, such as en-fr. None uses the columns named
-            source and target.
-        validation: A file for validation. None uses the source's split of that name or, without one, held_out
-            of the training pairs.
-        test: A file for the test; None as for validation.
-        held_out: Share of the training pairs to hold out.
-        held_out_salt: Hashed with a source text to choose the held-out pairs, so that a file may grow or be
-            reordered and no training pair becomes a test pair. Another salt holds out others; None is the
-            choice of version 0.1, by a permutation of their number.
-        separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
-        encoding: The encoding of csv, tsv, json and text files.
-        tokenizer: Learned from the training pairs and saved in the run's directory; one for both languages.
-        vocab_size: Vocabulary size of a bpe tokenizer.
-        max_length: In tokens. Longer pairs are dropped from training and validation; a longer source in the
-            test is truncated.
-        buckets: Number of shapes that batches are padded to; each is compiled once.
-        batch_tokens: Positions per batch, padding included, of its longer side. None makes batches of
-            train.batch-size pairs.
-        decoded: Number of validation pairs to translate at each evaluation, for their exact match.
+      source: "dates" (without a network); or parallel text: a file, a directory or a glob of files (jsonl
+        with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or a data
+        set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
+      splits: What decides the split of a file in a directory or a glob: directories named train, validation
+        or test; the file names; or none, and all are split at random. None uses the rule in the README.
+      pair: The source and target languages of parallel text, such as en-fr. None uses the columns named
+        source and target.
+      validation: A file for validation. None uses the source's split of that name or, without one, held_out
+        of the training pairs.
+      test: A file for the test; None as for validation.
+      held_out: Share of the training pairs to hold out.
+      held_out_salt: Hashed with a source text to choose the held-out pairs, so that a file may grow or be
+        reordered and no training pair becomes a test pair. Another salt holds out others; None is the
+        choice of version 0.1, by a permutation of their number.
+      separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
+      encoding: The encoding of csv, tsv, json and text files.
+      tokenizer: Learned from the training pairs and saved in the run's directory; one for both languages.
+      vocab_size: Vocabulary size of a bpe tokenizer.
+      max_length: In tokens. Longer pairs are dropped from training and validation; a longer source in the
+        test is truncated.
+      buckets: Number of shapes that batches are padded to; each is compiled once.
+      batch_tokens: Positions per batch, padding included, of its longer side. None makes batches of
+        train.batch-size pairs.
+      decoded: Number of validation pairs to translate at each evaluation, for their exact match.
     """
 
     source: str = "dates"
@@ -93,9 +93,9 @@ class SearchConfig:
     """Beam search; the defaults are the paper's (section 6.1).
 
     Args:
-        beams: Number of beams; 1 is greedy decoding.
-        length_penalty: Alpha of ((5 + length) / 6) ** alpha, which divides log-probabilities: a positive one
-            favours longer translations.
+      beams: Number of beams; 1 is greedy decoding.
+      length_penalty: Alpha of ((5 + length) / 6) ** alpha, which divides log-probabilities: a positive one
+        favours longer translations.
     """
 
     beams: Beams = 4

@@ -19,14 +19,14 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     """Loads the pairs of "train", "validation" and "test".
 
     Args:
-        config: where they are.
+      config: where they are.
 
     Returns:
-        Source and target texts by split.
+      Source and target texts by split.
 
     Raises:
-        FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load` and
-            `data.text_pairs`.
+      FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load` and
+        `data.text_pairs`.
     """
     files = {"validation": config.validation, "test": config.test}
     shares = {name: 0.0 if file else config.held_out for name, file in files.items()}
@@ -48,15 +48,15 @@ def make_tokenizer(config: DataConfig, train: Pairs, directory: Path) -> data.To
     """Learns the tokenizer from the training pairs and saves it; loads the saved one on a resume.
 
     Args:
-        config: the kind of tokenizer.
-        train: the training pairs.
-        directory: of the run.
+      config: the kind of tokenizer.
+      train: the training pairs.
+      directory: of the run.
 
     Returns:
-        The tokenizer, for both languages.
+      The tokenizer, for both languages.
 
     Raises:
-        ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
+      ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
     texts = [text for side in train for text in side]
 
@@ -73,16 +73,16 @@ def make_shapes(
     """Chooses the shapes (S, T) that batches are padded to, and the batch size of each.
 
     Args:
-        examples: the training and validation pairs; each fits a shape.
-        config: the number of shapes, and the tokens per batch.
-        batch_size: pairs per batch, if the config does not count tokens.
-        multiple_of: divides each batch size.
+      examples: the training and validation pairs; each fits a shape.
+      config: the number of shapes, and the tokens per batch.
+      batch_size: pairs per batch, if the config does not count tokens.
+      multiple_of: divides each batch size.
 
     Returns:
-        Shapes, smallest first, and batch sizes.
+      Shapes, smallest first, and batch sizes.
 
     Raises:
-        ValueError: from `data.choose_buckets`.
+      ValueError: from `data.choose_buckets`.
     """
     lengths = np.concatenate([part.lengths for part in examples.values()])
     shapes = data.choose_buckets(lengths, config.buckets, multiple_of=1)

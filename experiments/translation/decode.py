@@ -28,15 +28,15 @@ def make_translate(
     """Makes ``translate(params, texts) -> texts``: beam search in batches of few shapes, each compiled once.
 
     Args:
-        model: an ``nn.EncoderDecoder``.
-        tokenizer: of both languages.
-        shapes: (S, T) of batches, smallest first. A source longer than the largest S is truncated. A
-            translation has at most S + 50 tokens, as in the paper (section 6.1), and at most the largest T.
-        sizes: the batch size of each shape.
-        search: the beam search.
+      model: an ``nn.EncoderDecoder``.
+      tokenizer: of both languages.
+      shapes: (S, T) of batches, smallest first. A source longer than the largest S is truncated. A
+        translation has at most S + 50 tokens, as in the paper (section 6.1), and at most the largest T.
+      sizes: the batch size of each shape.
+      search: the beam search.
 
     Returns:
-        The function; translations are in the order of the texts.
+      The function; translations are in the order of the texts.
     """
     max_source, max_target = shapes[-1]
 
@@ -82,11 +82,11 @@ def exact_match(translations: Sequence[str], references: Sequence[str]) -> float
     """Exact match: the share of translations that equal their reference.
 
     Args:
-        translations: the translations.
-        references: one for each; at least one.
+      translations: the translations.
+      references: one for each; at least one.
 
     Returns:
-        A number in [0, 1].
+      A number in [0, 1].
     """
     return sum(a == b for a, b in zip(translations, references, strict=True)) / len(references)
 
@@ -95,13 +95,13 @@ def text_metrics(language: str | None) -> TextMetrics:
     """sacreBLEU and chrF of a corpus, with their signatures.
 
     Args:
-        language: of the references, such as "zh", which BLEU tokenizes in a special way; None for any.
+      language: of the references, such as "zh", which BLEU tokenizes in a special way; None for any.
 
     Returns:
-        ``metrics(translations, references) -> {name: value}``.
+      ``metrics(translations, references) -> {name: value}``.
 
     Raises:
-        ImportError: sacrebleu is not installed, or a package that it needs for this language.
+      ImportError: sacrebleu is not installed, or a package that it needs for this language.
 
     Post 2018, "A Call for Clarity in Reporting BLEU Scores"; Popović 2015, "chrF".
     """
@@ -130,15 +130,15 @@ def draw_attention(
     """Draws the cross-attention of each head of the last layer.
 
     Args:
-        model: an ``nn.EncoderDecoder``.
-        params: its parameters.
-        tokenizer: of both languages.
-        source: a text.
-        translation: the model's translation of it.
-        path: the PNG file.
+      model: an ``nn.EncoderDecoder``.
+      params: its parameters.
+      tokenizer: of both languages.
+      source: a text.
+      translation: the model's translation of it.
+      path: the PNG file.
 
     Returns:
-        A note on missing fonts, or None, as `viz.attention_map`.
+      A note on missing fonts, or None, as `viz.attention_map`.
     """
     source_ids, target_ids = ([*tokenizer.encode(text), tokenizer.eos_id] for text in (source, translation))
     target_in = np.array([[tokenizer.bos_id, *target_ids[:-1]]], np.int32)

@@ -36,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line.
 
     Args:
-        argv: the arguments; None takes those of the process.
+      argv: the arguments; None takes those of the process.
 
     Raises:
-        SystemExit: with one message on an error.
+      SystemExit: with one message on an error.
     """
     escape_unencodable()
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
@@ -49,10 +49,10 @@ def run_experiment(config: Config) -> None:
     """Loads the data, trains and tests; writes everything into the run's directory.
 
     Args:
-        config: the settings.
+      config: the settings.
 
     Raises:
-        SystemExit: as `main`.
+      SystemExit: as `main`.
     """
     run, initial_params = start_run(config, NAME, {nn.EncoderDecoder: lambda params: params})
     config = run.config
@@ -83,11 +83,11 @@ def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
     """Makes the loss of a batch of pairs: cross-entropy of each next target token.
 
     Args:
-        model: an ``nn.EncoderDecoder``.
-        label_smoothing: in training (with a key).
+      model: an ``nn.EncoderDecoder``.
+      label_smoothing: in training (with a key).
 
     Returns:
-        ``loss_fn(params, batch, key)``; without a key with the metric "accuracy" of next tokens.
+      ``loss_fn(params, batch, key)``; without a key with the metric "accuracy" of next tokens.
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:

@@ -104,15 +104,15 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"BucketBatchSampler: got lengths \[5, 9\] of example 1; wanted"):
         data.BucketBatchSampler(np.array([[1, 1], [5, 9]]), [(8, 8)], 2)
     for n in (10**6, 2.0, float("nan"), True):
-        with pytest.raises(ValueError, match=f"choose_buckets: got n={n}; wanted a"):
+        with pytest.raises(ValueError, match=f"choose_buckets: got n={n}; wanted an integer"):
             data.choose_buckets(np.array([3]), n)
     with pytest.raises(ValueError, match="choose_buckets: got multiple_of=0"):
         data.choose_buckets(np.array([3]), 1, multiple_of=0)
-    with pytest.raises(ValueError, match="batch_sizes: got tokens=inf; wanted a"):
+    with pytest.raises(ValueError, match="batch_sizes: got tokens=inf; wanted an integer"):
         data.batch_sizes([(4,)], float("inf"))
-    with pytest.raises(ValueError, match=r"BucketBatchSampler: got a size=2.5; wanted a"):
+    with pytest.raises(ValueError, match=r"BucketBatchSampler: got a size=2.5; wanted an integer"):
         data.BucketBatchSampler(np.array([1, 2]), [(2,)], 2.5)
-    with pytest.raises(ValueError, match="BucketBatchSampler: got seed=-1; wanted a"):
+    with pytest.raises(ValueError, match="BucketBatchSampler: got seed=-1; wanted an integer"):
         data.BucketBatchSampler(np.array([1, 2]), [(2,)], 2, seed=-1)
     with pytest.raises(ValueError, match=r"BucketBatchSampler: got sizes=\[4, 4\]; wanted one for each of"):
         data.BucketBatchSampler(np.array([1, 2]), [(2,)], [4, 4])

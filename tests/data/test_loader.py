@@ -135,7 +135,7 @@ def test_bad_input():
         data.Loader(Numbers(), sampler_of("uniform", 4, 0), rank=2, world=2)
     with pytest.raises(ValueError, match="UniformBatchSampler: got no examples"):
         data.UniformBatchSampler(0, 4)
-    with pytest.raises(ValueError, match="UniformBatchSampler: got batch_size=0; wanted a"):
+    with pytest.raises(ValueError, match="UniformBatchSampler: got batch_size=0; wanted an integer"):
         data.UniformBatchSampler(4, 0)
     with pytest.raises(ValueError, match="UniformBatchSampler: got batch_size=nan"):
         data.UniformBatchSampler(4, float("nan"))

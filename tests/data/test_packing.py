@@ -116,9 +116,9 @@ def test_a_document_that_fits_is_never_split():
 def test_bad_input():
     with pytest.raises(ValueError, match="PackedSequences: got token id 50 in row 1"):
         data.PackedSequences([[1, 2], [3, 50]], 4, 50)
-    with pytest.raises(ValueError, match="PackedSequences: got length=0; wanted a"):
+    with pytest.raises(ValueError, match="PackedSequences: got length=0; wanted an integer"):
         data.PackedSequences([[1, 2]], 0, 50)
-    with pytest.raises(ValueError, match="PackedSequences: got overlap=-1; wanted a"):
+    with pytest.raises(ValueError, match="PackedSequences: got overlap=-1; wanted an integer"):
         data.PackedSequences([[1, 2]], 4, 50, overlap=-1)
     with pytest.raises(ValueError, match=r"PackedSequences: got overlap=4 with length=4; .*Pass 0 to 3"):
         data.PackedSequences([[1, 2]], 4, 50, overlap=4)

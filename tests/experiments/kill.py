@@ -15,13 +15,13 @@ def kill_at(step, module, *arguments, out):
     """Runs ``python -m module`` with the JAX settings of the tests, and kills it after a checkpoint.
 
     Args:
-        step: of the checkpoint.
-        module: an experiment.
-        *arguments: its arguments without ``--out``.
-        out: the run's directory.
+      step: of the checkpoint.
+      module: an experiment.
+      *arguments: its arguments without ``--out``.
+      out: the run's directory.
 
     Returns:
-        The steps of the saved checkpoints.
+      The steps of the saved checkpoints.
     """
     command = [sys.executable, "-m", "tests.experiments.kill", module, "--out", str(out), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

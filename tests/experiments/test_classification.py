@@ -168,7 +168,7 @@ def test_default_source_needs_no_file():
         ),
         (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted"),
         (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
-        (["--model.pooler", "Pooler"], "pass pooling='first'"),
+        (["--model.pooler", "Pooler"], "got pooling='mean' .*; wanted pooling='first'"),
         (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
     ],
 )  # fmt: skip
@@ -204,25 +204,25 @@ def classifier():
     tokenizer = data.char_tokenizer(texts)
     config = nn.Config(vocab_size=tokenizer.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=8)
     model = nn.functionalize(nn.Classifier, config, 3)
-    rows = data.text_classification_examples(
+    examples = data.text_classification_examples(
         texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9
     )
-    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), rows
+    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), examples
 
 
 def test_predictions_equal_those_of_each_text_alone_in_order(classifier):
-    model, params, rows = classifier
+    model, params, examples = classifier
     apply = jax.jit(model.apply)
-    alone = [rows.take(np.array([i]), (9,)) for i in range(len(rows))]
+    alone = [examples.take(np.array([i]), (9,)) for i in range(len(examples))]
     wanted = [int(jnp.argmax(apply(params, batch["tokens"], batch["valid"]))) for batch in alone]
-    batches = data.Loader(rows, data.BucketBatchSampler(rows.lengths, [(4,), (9,)], 3))
-    assert predict(model, params, batches, len(rows)).tolist() == wanted and len(set(wanted)) > 1
+    batches = data.Loader(examples, data.BucketBatchSampler(examples.lengths, [(4,), (9,)], 3))
+    assert predict(model, params, batches, len(examples)).tolist() == wanted and len(set(wanted)) > 1
 
 
 def test_loss_ignores_padding_and_smooths_in_training_only(classifier):
-    model, params, rows = classifier
+    model, params, examples = classifier
     loss_fn = jax.jit(make_loss(model, 0.5))
-    batch = rows.take(np.arange(5), (9,))
+    batch = examples.take(np.arange(5), (9,))
     (total, weight), metrics = loss_fn(
         params, {**batch, "weight": np.array([1, 1, 0, 1, 0], np.float32)}, None
     )

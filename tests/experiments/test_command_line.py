@@ -70,7 +70,10 @@ def test_variant_fields_have_defaults_and_the_types_of_the_fields():
     ("text", "message"),
     [
         ("rope", "wanted one of Sinusoidal, Learned, Rope, Alibi, RelativeBias, None"),
-        ("Rope(thet=1)", "Rope has no fields ['thet']"),
+        (
+            "Rope(thet=1)",
+            "Rope: got unknown fields ['thet']; wanted some of ['fraction', 'pairing', 'theta']",
+        ),
         ("Rope(1e4)", "with fields by name"),
         ("Rope(theta=print(1))", "malformed node"),
         ("Rope(", "was never closed"),
@@ -99,6 +102,13 @@ def test_sources_are_read_and_other_options_ignored():
     assert command_line.read_sources(argv) == Sources("x", Path("a b"), True, "y", ())
     assert command_line.read_sources(["--data.vocab_size=3"]).tokenizer == ("--data.vocab-size",)
     assert command_line.read_sources(["--out"]).out is None  # phase 2 raises
+
+
+def test_a_flag_with_a_value_is_an_error_of_phase_2(capsys):
+    assert command_line.read_sources(["--resume=1"]) == Sources(None, None, False, None, ())
+    with pytest.raises(SystemExit):
+        parse("--resume=1")
+    assert "Unrecognized options: 1" in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_run_to_resume(tmp_path):

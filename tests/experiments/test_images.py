@@ -84,10 +84,10 @@ def test_stopped_run_resumed_on_other_devices_ends_the_same(tmp_path, monkeypatc
     take = data.ImageClassificationExamples.take
     with monkeypatch.context() as patch:
 
-        def take_and_stop(rows, indices, shape=None):
-            if len(rows) == 36:  # training images
+        def take_and_stop(examples, indices, shape=None):
+            if len(examples) == 36:  # training images
                 os.kill(os.getpid(), signal.SIGTERM)
-            return take(rows, indices, shape)
+            return take(examples, indices, shape)
 
         patch.setattr(data.ImageClassificationExamples, "take", take_and_stop)
         with pytest.raises(SystemExit, match="saved; resume by"):
@@ -134,10 +134,10 @@ def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
         settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
         task = run._prepare(Config(data=settings), tmp_path)
         assert task.class_names == ["1", "2", "3", "4", "5"] and task.examples["train"].classes == 5
-        for rows in task.examples.values():
-            assert rows.images.shape[1:] == (8, 8, found)
+        for examples in task.examples.values():
+            assert examples.images.shape[1:] == (8, 8, found)
             np.testing.assert_array_equal(
-                rows.labels, np.argmax(rows.images[:, 0, 0, :1] % 5 == range(5), -1)
+                examples.labels, np.argmax(examples.images[:, 0, 0, :1] % 5 == range(5), -1)
             )
 
 
@@ -181,7 +181,7 @@ def test_class_of_held_out_pictures_only_is_a_class(tmp_path, capsys):
     for salt in "abcdef":
         settings = DataConfig(source=str(tmp_path / "p"), held_out=0.3, held_out_salt=salt)
         task = run._prepare(Config(data=settings), tmp_path)
-        where = {name for name, rows in task.examples.items() if 2 in rows.labels}
+        where = {name for name, examples in task.examples.items() if 2 in examples.labels}
         printed = "images: classes without a training example: tram" in capsys.readouterr().out
         assert task.class_names == ["bus", "car", "tram"] and printed == (where != {"train"})
         found |= where
@@ -270,14 +270,14 @@ def test_predictions_are_in_order_and_views_can_change_them():
     params["head"]["dense"]["bias"] = -jnp.asarray(logits.mean(0))  # so that predictions depend on the images
     expected = (logits - logits.mean(0)).argmax(1)
     assert len(set(expected)) > 1
-    rows = data.ImageClassificationExamples(batch["image"], batch["label"], 3)
+    examples = data.ImageClassificationExamples(batch["image"], batch["label"], 3)
     alone = ViewsConfig(copies=0)
-    np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=alone), expected)
+    np.testing.assert_array_equal(predict(MODEL, params, examples, batch_size=4, views=alone), expected)
     # unchanged copies do not change predictions; changed ones can
     same = ViewsConfig(copies=2, changes=NO_CHANGE)
-    np.testing.assert_array_equal(predict(MODEL, params, rows, batch_size=4, views=same), expected)
+    np.testing.assert_array_equal(predict(MODEL, params, examples, batch_size=4, views=same), expected)
     away = ViewsConfig(copies=50, changes=dataclasses.replace(NO_CHANGE, shift=1.0))
-    assert np.any(predict(MODEL, params, rows, batch_size=4, views=away) != expected)
+    assert np.any(predict(MODEL, params, examples, batch_size=4, views=away) != expected)
 
 
 def test_negative_number_of_copies_raises():
@@ -289,17 +289,17 @@ def test_svc_equals_that_of_the_example_of_scikit_learn():
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
-    rows, test = (
+    training, test = (
         data.image_classification_examples(data.load("digits", name)) for name in ("train", "validation")
     )
     every = {(image / np.float32(16)).tobytes(): image for image in load_digits().images.astype(np.float32)}
 
-    def original(rows):
-        return np.stack([every[image.tobytes()] for image in rows.images[..., 0]])
+    def original(examples):
+        return np.stack([every[image.tobytes()] for image in examples.images[..., 0]])
 
-    fitted = SVC(gamma=0.001).fit(original(rows).reshape(len(rows), -1), rows.labels)
+    fitted = SVC(gamma=0.001).fit(original(training).reshape(len(training), -1), training.labels)
     expected = fitted.predict(original(test).reshape(len(test), -1))
-    np.testing.assert_array_equal(svc_predict(rows, test), expected)
+    np.testing.assert_array_equal(svc_predict(training, test), expected)
 
 
 # Interpolation is linear: augmenting an image of coordinates shows the source point of each pixel.

@@ -6,14 +6,14 @@ from experiments import runner
 from experiments.classification.config import Config, DataConfig
 from experiments.classification.corpus import load_corpus
 from tests.experiments import test_classification, test_images, test_language_model, test_translation
-from tfm_jax.data import _local as local
+from tfm_jax.data import _local
 
 
 def test_every_file_of_a_run_is_excluded_from_data():
     modules = (test_classification, test_images, test_language_model, test_translation)
     files = set().union(*(module.RUN_FILES for module in modules))
     files |= {"special_tokens_map.json", "set_aside"}  # of --init-from, of --resume-step
-    assert all(name in local._RUN_FILES or local._RUN_DIRECTORY.fullmatch(name) for name in files)
+    assert all(name in _local._RUN_FILES or _local._RUN_DIRECTORY.fullmatch(name) for name in files)
 
 
 def test_run_inside_its_source_does_not_change_the_data(tmp_path, monkeypatch):
@@ -29,4 +29,4 @@ def test_run_inside_its_source_does_not_change_the_data(tmp_path, monkeypatch):
         directory = runner.Run(Config(data=config, out=Path(out)), "classification").path
         (directory / "tokenizer.json").write_text("{}")
         assert texts() == before
-        assert local.find_files(".").files == {"train": [Path("texts.jsonl")]}
+        assert _local.find_files(".").files == {"train": [Path("texts.jsonl")]}

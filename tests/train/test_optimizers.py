@@ -127,7 +127,7 @@ def paths(tree, keep):
     return {jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in named if keep(leaf)}
 
 
-def test_decay_mask_goes_by_path_not_by_rank():
+def test_decay_mask_depends_on_the_path_not_the_rank():
     assert paths(train.decay_mask(PARAMS), bool) == DECAYED
     assert paths(train.decay_mask(PARAMS, "table"), lambda decays: not decays) == {
         "embedding/table",

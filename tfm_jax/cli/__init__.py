@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0; 1 if some lines failed or a law is broken; 2 if nothing could be done; 130 after
-      Ctrl-C; 141 if nobody reads the output any more.
+      Ctrl-C; 141 after a broken pipe.
 
     Raises:
       SystemExit: on ``--help``, and after printing a message on an argument that does not fit.

@@ -21,7 +21,8 @@ class Laws(Command):
     """Check a function against a suite of laws, with a counterexample for each violated law."""
 
     function: Annotated[Positional[str], arg(metavar="MODULE.FUNCTION")]
-    """For attention, called with q [B, T, N, H], k, v [B, S, K, H], and a mask, bool [B, 1, T, S] or None."""
+    """The function. That of attention takes q [B, T, N, H], k, v [B, S, K, H], and mask, bool [B, 1, T, S] or
+    None."""
     suite: Annotated[str, arg(metavar="SUITE")] = "attention"
     """The suite of laws. An unknown name lists all, and how they call the function."""
     examples: Annotated[Size, arg(metavar="N")] = 100

@@ -1,4 +1,4 @@
-"""Data files of one kind as data sets, converted anew each time, without network access.
+"""Data files of one kind as data sets, converted at every load, without network access.
 
 Tables are converted into memory-mapped files that are deleted when the process ends, so that no stale or
 damaged copy is ever used.

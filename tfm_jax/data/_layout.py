@@ -44,7 +44,7 @@ SplitsBy = Literal["directories", "files", "none"]
 
 _FIX = (
     "Pass splits= (--data.splits of an experiment): 'directories' makes each directory with a split's name "
-    "that split and all else training data, 'files' goes by the names of the files, 'none' makes all of it "
+    "that split and all else training data, 'files' reads the names of the files, 'none' makes all of it "
     "training data and each directory of images a class."
 )
 

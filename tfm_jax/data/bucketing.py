@@ -111,7 +111,7 @@ class BucketBatchSampler:
       lengths: the length of each example's parts. int [examples] or [examples, parts]
       shapes: smallest first, such as `choose_buckets` returns.
       sizes: the batch size of each shape, such as `batch_sizes` returns; or one number for all of them.
-      seed: shuffles examples and batches anew in every epoch, without end. None: the examples in order,
+      seed: reshuffles examples and batches in every epoch, without end. None: the examples in order,
         bucket by bucket, once (for evaluation).
 
     Attributes:

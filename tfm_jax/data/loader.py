@@ -54,14 +54,15 @@ class UniformBatchSampler:
 
     Equivalent to::
 
-        stream = (index for epoch in itertools.count() for index in shuffled(range(num_examples), seed,
-        epoch)) batches = itertools.batched(stream, batch_size)                  # with a seed
+        rngs = (np.random.default_rng([seed, epoch]) for epoch in itertools.count())
+        stream = (index for rng in rngs for index in rng.permutation(num_examples))
+        batches = itertools.batched(stream, batch_size)                  # with a seed
         batches = itertools.batched(range(num_examples), batch_size)     # without; the last padded with -1
 
     Args:
       num_examples: the number of examples.
       batch_size: the number of examples in a batch.
-      seed: shuffles anew in every epoch, without end; every batch is full (it may span two epochs). None:
+      seed: reshuffles in every epoch, without end; every batch is full (it may span two epochs). None:
         the examples in order, once (for evaluation).
 
     Attributes:
@@ -187,7 +188,7 @@ class LoaderIterator(Iterator[dict[str, np.ndarray]]):
         if saved != self._made_with():
             raise ValueError(
                 f"Loader: got a saved state of batches made with {saved}; wanted {self._made_with()}. Resume "
-                "with the same data, batch size and seed, or start anew."
+                "with the same data, batch size and seed, or start a new run."
             )
         self._batches.set_state({"next_index": state["next_batch"]})
 

@@ -81,8 +81,8 @@ class PackedSequences:
       length: T, of a sequence.
       vocab_size: ids must be below it.
       overlap: the number of pairs that each further chunk of a document repeats from the one before, with
-        weight 0. Each label has at least so many tokens of context, except at the start of a document. 0 to
-        T - 1.
+        weight 0. Each label has at least that many tokens of context, except at the start of a document. 0
+        to T - 1.
 
     Attributes:
       dropped: how many documents were dropped, by reason.

@@ -22,15 +22,15 @@ def read_format(path: Path, content: Mapping[str, Any]) -> int:
     """The format number of a file.
 
     Args:
-        path: the file, for messages.
-        content: what it holds.
+      path: the file, for messages.
+      content: what it holds.
 
     Returns:
-        The number under "format", from 1 to `FORMAT`; 1 without one.
+      The number under "format", from 1 to `FORMAT`; 1 without one.
 
     Raises:
-        NewerFormatError: for a number above `FORMAT`.
-        ValueError: for anything else that is not a format number.
+      NewerFormatError: for a number above `FORMAT`.
+      ValueError: for anything else that is not a format number.
     """
     number = content.get("format", 1)
     if type(number) is not int or number < 1:
@@ -49,11 +49,11 @@ def migrate_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A run's config in the current format.
 
     Args:
-        config: nested dicts, as config.json holds them, without "format".
-        number: their format.
+      config: nested dicts, as config.json holds them, without "format".
+      number: their format.
 
     Returns:
-        A new dict.
+      A new dict.
     """
     result = dict(config)
     for migrate in _MIGRATIONS[number - 1 :]:
@@ -65,11 +65,11 @@ def migrate_record(record: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A checkpoint's record of its run in the current format.
 
     Args:
-        record: whose "config" maps paths of fields ("model.d_model") to values.
-        number: the checkpoint's format.
+      record: whose "config" maps paths of fields ("model.d_model") to values.
+      number: the checkpoint's format.
 
     Returns:
-        A new dict.
+      A new dict.
     """
     if not isinstance(record.get("config"), Mapping):
         return dict(record)

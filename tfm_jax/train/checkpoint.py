@@ -38,18 +38,18 @@ class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save.
 
     Args:
-        directory: of the checkpoints; it is created.
-        keep: number of last checkpoints to keep.
-        best: name of a metric; the best checkpoint by it is kept too. None keeps the last ones only.
-        mode: whether the best is the "min" or the "max" of that metric.
-        every: the run's ``checkpoint_every``. A checkpoint at another step, as a signal causes, counts
-            neither as one of the last nor as the best and is deleted after the next save: a run that is
-            stopped and resumed keeps the same checkpoints as one that is not. One saved under another
-            ``every`` is judged by that. None: all count.
+      directory: of the checkpoints; it is created.
+      keep: number of last checkpoints to keep.
+      best: name of a metric; the best checkpoint by it is kept too. None keeps the last ones only.
+      mode: whether the best is the "min" or the "max" of that metric.
+      every: the run's ``checkpoint_every``. A checkpoint at another step, as a signal causes, counts
+        neither as one of the last nor as the best and is deleted after the next save: a run that is
+        stopped and resumed keeps the same checkpoints as one that is not. One saved under another
+        ``every`` is judged by that. None: all count.
 
     Raises:
-        ValueError: for an argument out of range, a path that is no directory, an entry with the name of a
-            checkpoint that is none, or a checkpoint of a newer format; the message names it.
+      ValueError: for an argument out of range, a path that is no directory, an entry with the name of a
+        checkpoint that is none, or a checkpoint of a newer format; the message names it.
     """
 
     def __init__(
@@ -109,15 +109,15 @@ class Checkpoints:
         """Starts an asynchronous save. The state may be donated at once; a kill leaves older ones intact.
 
         Args:
-            step: the step, above all saved ones.
-            state: the state after that step.
-            extra: what JSON can hold, such as the state of the data iterator.
-            metrics: of an evaluation, the metric ``best`` among them; without any, this checkpoint cannot be
-                the best.
+          step: the step, above all saved ones.
+          state: the state after that step.
+          extra: what JSON can hold, such as the state of the data iterator.
+          metrics: of an evaluation, the metric ``best`` among them; without any, this checkpoint cannot be
+            the best.
 
         Raises:
-            TypeError: when JSON cannot hold ``extra``.
-            ValueError: when this step or a later one was saved, or the metric is missing. Nothing is changed.
+          TypeError: when JSON cannot hold ``extra``.
+          ValueError: when this step or a later one was saved, or the metric is missing. Nothing is changed.
         """
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         if metrics and self.best_metric is not None and self.best_metric not in metrics:
@@ -152,16 +152,16 @@ class Checkpoints:
         """Restores a checkpoint onto the devices of ``abstract``, whichever ones it was saved from.
 
         Args:
-            abstract: a state of ``jax.ShapeDtypeStruct`` with shardings: ``parallel.abstract(state)``.
-            step: of the checkpoint.
+          abstract: a state of ``jax.ShapeDtypeStruct`` with shardings: ``parallel.abstract(state)``.
+          step: of the checkpoint.
 
         Returns:
-            The state, and the ``extra`` that was saved with it.
+          The state, and the ``extra`` that was saved with it.
 
         Raises:
-            FileNotFoundError: when there is no such checkpoint.
-            ValueError: when its leaves, shapes or dtypes differ; the message lists them. Or when it is
-                damaged; the message names it and the last intact one.
+          FileNotFoundError: when there is no such checkpoint.
+          ValueError: when its leaves, shapes or dtypes differ; the message lists them. Or when it is
+            damaged; the message names it and the last intact one.
         """
         number = self._find(step)
         path = self.directory / str(number)
@@ -181,11 +181,11 @@ class Checkpoints:
         """Moves the checkpoints of later steps elsewhere, so that the run can resume from an earlier one.
 
         Args:
-            after: the last step that stays.
+          after: the last step that stays.
 
         Returns:
-            Their new directory: ``set_aside`` beside this one, with a number if that exists. None without
-            later checkpoints.
+          Their new directory: ``set_aside`` beside this one, with a number if that exists. None without
+          later checkpoints.
         """
         later = [step for step in self.steps() if step > after]
         if not later:
@@ -290,16 +290,16 @@ def load_params(
     """Loads the weights of a checkpoint onto one device, without the optimizer.
 
     Args:
-        directory: of a run's checkpoints.
-        step: of the checkpoint; None is the last.
-        item: the weights, or their moving average ("ema").
+      directory: of a run's checkpoints.
+      step: of the checkpoint; None is the last.
+      item: the weights, or their moving average ("ema").
 
     Returns:
-        Nested dict of arrays.
+      Nested dict of arrays.
 
     Raises:
-        FileNotFoundError: when there is no such checkpoint, or it has no ``ema``.
-        ValueError: when it is damaged or of a newer format; the message names it.
+      FileNotFoundError: when there is no such checkpoint, or it has no ``ema``.
+      ValueError: when it is damaged or of a newer format; the message names it.
     """
     directory = Path(directory).absolute()
     steps = _saved_steps(directory)
@@ -317,16 +317,16 @@ def average_params(directory: str | Path, last: int = 5, *, every: int | None = 
         jax.tree.map(lambda *leaves: sum(leaves) / last, *params)
 
     Args:
-        directory: of a run's checkpoints.
-        last: number of checkpoints; the paper averages 5 for its base model and 20 for the big one.
-        every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages over whatever
-            is there, an old best checkpoint included.
+      directory: of a run's checkpoints.
+      last: number of checkpoints; the paper averages 5 for its base model and 20 for the big one.
+      every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages the last
+        ones of any step, an old best checkpoint included.
 
     Returns:
-        Nested dict of arrays; summed in float32, returned in the saved dtypes.
+      Nested dict of arrays; summed in float32, returned in the saved dtypes.
 
     Raises:
-        ValueError: when there are fewer checkpoints.
+      ValueError: when there are fewer checkpoints.
 
     Vaswani et al. 2017, section 6.1.
     """
@@ -352,11 +352,11 @@ def consecutive_steps(directory: str | Path, every: int | None = None) -> list[i
     Leaves out an old best checkpoint, and one that a signal caused between two regular ones.
 
     Args:
-        directory: of a run's checkpoints.
-        every: the run's ``checkpoint_every``; None returns all steps.
+      directory: of a run's checkpoints.
+      every: the run's ``checkpoint_every``; None returns all steps.
 
     Returns:
-        Steps in order. The last checkpoint's is always among them, whether a multiple of ``every`` or not.
+      Steps in order. The last checkpoint's is always among them, whether a multiple of ``every`` or not.
     """
     steps = _saved_steps(Path(directory))
     if every is None or not steps:

@@ -25,16 +25,16 @@ def layer_factors(params: Params, decay: float = 1.0, frozen: int = 0) -> Params
         head = final_norm = 1
 
     Args:
-        params: nested dict of arrays; those below ``layers`` are stacked, [L, ...].
-        decay: ratio of a layer's factor to that of the layer above, in (0, 1].
-        frozen: number of first layers with factor 0, at most L; the embedding is frozen unless this is 0.
+      params: nested dict of arrays; those below ``layers`` are stacked, [L, ...].
+      decay: ratio of a layer's factor to that of the layer above, in (0, 1].
+      frozen: number of first layers with factor 0, at most L; the embedding is frozen unless this is 0.
 
     Returns:
-        A tree like ``params`` of float32 factors [L, 1, ...] or []. Encoder and decoder layers are counted
-        separately; L of the embedding is the larger count. A tied output projection is the embedding.
+      A tree like ``params`` of float32 factors [L, 1, ...] or []. Encoder and decoder layers are counted
+      separately; L of the embedding is the larger count. A tied output projection is the embedding.
 
     Raises:
-        ValueError: for a decay or a number of layers out of range, or params without stacked layers.
+      ValueError: for a decay or a number of layers out of range, or params without stacked layers.
 
     Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.2, whose
     decay is 1 / 2.6; Clark et al. 2020, "ELECTRA", appendix B.
@@ -67,15 +67,15 @@ def scale_by_layer(decay: float = 1.0, frozen: int = 0) -> optax.GradientTransfo
         updates = jax.tree.map(lambda u, factor: u * factor, updates, layer_factors(updates, decay, frozen))
 
     Args:
-        decay: ratio of a layer's factor to that of the layer above, in (0, 1]; 1 scales nothing.
-        frozen: number of first layers that do not change, bit for bit, nor does the embedding.
+      decay: ratio of a layer's factor to that of the layer above, in (0, 1]; 1 scales nothing.
+      frozen: number of first layers that do not change, bit for bit, nor does the embedding.
 
     Returns:
-        A stateless optax transformation. Gradients of frozen layers still count in the global norm of a clip
-        before it, unless the loss is one of `freeze_layers`.
+      A stateless optax transformation. Gradients of frozen layers still count in the global norm of a clip
+      before it, unless the loss is one of `freeze_layers`.
 
     Raises:
-        ValueError: as `layer_factors`, from ``init``.
+      ValueError: as `layer_factors`, from ``init``.
     """
 
     def init(params: Params) -> optax.EmptyState:
@@ -100,15 +100,15 @@ def freeze_layers(loss_fn: LossFn, frozen: int) -> LossFn:
         loss_fn({**params, **stopped}, batch, key)
 
     Args:
-        loss_fn: as for ``make_train_step``.
-        frozen: number of first layers; 0 returns ``loss_fn`` itself.
+      loss_fn: as for ``make_train_step``.
+      frozen: number of first layers; 0 returns ``loss_fn`` itself.
 
     Returns:
-        A loss for ``make_train_step``. Weight decay still changes those layers, unless `scale_by_layer` is
-        the last of the optimizer's chain.
+      A loss for ``make_train_step``. Weight decay still changes those layers, unless `scale_by_layer` is
+      the last of the optimizer's chain.
 
     Raises:
-        ValueError: as `layer_factors`, at trace time.
+      ValueError: as `layer_factors`, at trace time.
     """
     if frozen == 0:
         return loss_fn

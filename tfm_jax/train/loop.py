@@ -40,12 +40,12 @@ class EarlyStopping:
     """Early stopping: ends a run when a metric has not improved for ``patience`` evaluations.
 
     Args:
-        metric: name of the metric in the evaluation's results.
-        patience: evaluations without a new best before the run stops, at least 1.
-        mode: whether "min" or "max" is better.
+      metric: name of the metric in the evaluation's results.
+      patience: evaluations without a new best before the run stops, at least 1.
+      mode: whether "min" or "max" is better.
 
     Raises:
-        ValueError: for a patience below 1 or another mode.
+      ValueError: for a patience below 1 or another mode.
     """
 
     metric: str
@@ -118,30 +118,30 @@ def fit(
     the current step or the next one, and save it.
 
     Args:
-        step: the compiled step, such as ``parallel.compile(make_train_step(...))``; it may donate its state.
-        state: a placed `TrainState`.
-        batches: a resumable iterator over batches.
-        steps: total number of updates, those before ``state.step`` included.
-        evaluate: ``state -> {name: value}``.
-        evaluate_every: steps between evaluations; None evaluates after the last step only.
-        checkpoints: where to save; None saves nothing.
-        checkpoint_every: steps between checkpoints; None saves after the last step only. If ``checkpoints``
-            keeps the best one too, a multiple of ``evaluate_every``, so that each has its metric.
-        early_stopping: when to stop before ``steps``.
-        extra: what `resume` returned; None for a new run.
-        record: what identifies the run (data, config), as JSON can hold it. Each checkpoint holds it, and
-            `resume` compares it.
-        learning_rate: the schedule, to be logged with the metrics.
-        unit: what the loss's weight counts; logged as ``<unit>_per_second``.
-        log_every: steps between two writes of the metrics' means.
-        writers: called with the metrics, at most once a step.
+      step: the compiled step, such as ``parallel.compile(make_train_step(...))``; it may donate its state.
+      state: a placed `TrainState`.
+      batches: a resumable iterator over batches.
+      steps: total number of updates, those before ``state.step`` included.
+      evaluate: ``state -> {name: value}``.
+      evaluate_every: steps between evaluations; None evaluates after the last step only.
+      checkpoints: where to save; None saves nothing.
+      checkpoint_every: steps between checkpoints; None saves after the last step only. If ``checkpoints``
+        keeps the best one too, a multiple of ``evaluate_every``, so that each has its metric.
+      early_stopping: when to stop before ``steps``.
+      extra: what `resume` returned; None for a new run.
+      record: what identifies the run (data, config), as JSON can hold it. Each checkpoint holds it, and
+        `resume` compares it.
+      learning_rate: the schedule, to be logged with the metrics.
+      unit: what the loss's weight counts; logged as ``<unit>_per_second``.
+      log_every: steps between two writes of the metrics' means.
+      writers: called with the metrics, at most once a step.
 
     Returns:
-        A `FitResult`. If ``state.step`` is ``steps`` already, nothing runs.
+      A `FitResult`. If ``state.step`` is ``steps`` already, nothing runs.
 
     Raises:
-        NotFiniteError: for a loss, gradient or weight that is not finite; the last checkpoint is from before.
-        ValueError: when the batches end too soon, or the arguments do not fit together.
+      NotFiniteError: for a loss, gradient or weight that is not finite; the last checkpoint is from before.
+      ValueError: when the batches end too soon, or the arguments do not fit together.
     """
     _check_intervals(evaluate, evaluate_every, checkpoints, checkpoint_every, early_stopping, log_every)
     logger = MetricLogger(learning_rate, unit, log_every, writers)
@@ -197,18 +197,18 @@ def resume(
         batches.set_state(extra["data"])
 
     Args:
-        checkpoints: of the run.
-        abstract: what to restore into, such as ``parallel.abstract(state)``.
-        batches: the iterator, made as for the new run; it is moved.
-        step: of the checkpoint. To resume from an earlier one, `Checkpoints.set_aside` the later ones first.
-        record: as for `fit`. Entries that both records have must be equal; an old checkpoint has none.
+      checkpoints: of the run.
+      abstract: what to restore into, such as ``parallel.abstract(state)``.
+      batches: the iterator, made as for the new run; it is moved.
+      step: of the checkpoint. To resume from an earlier one, `Checkpoints.set_aside` the later ones first.
+      record: as for `fit`. Entries that both records have must be equal; an old checkpoint has none.
 
     Returns:
-        The state and the ``extra``, both for `fit`.
+      The state and the ``extra``, both for `fit`.
 
     Raises:
-        FileNotFoundError: when there is no such checkpoint.
-        ValueError: when it does not fit, is damaged, or its record differs.
+      FileNotFoundError: when there is no such checkpoint.
+      ValueError: when it does not fit, is damaged, or its record differs.
     """
     _check_record(checkpoints.extra(step).get("record", {}), plain(record or {}))
     state, extra = checkpoints.restore(abstract, step)

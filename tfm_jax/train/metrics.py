@@ -19,14 +19,14 @@ def add(first: Mapping[str, SumWeight], second: Mapping[str, SumWeight]) -> dict
         {name: (s + first[name][0], w + first[name][1]) for name, (s, w) in second.items()}
 
     Args:
-        first: ``{name: (sum, weight)}``.
-        second: the same names. Either may be empty.
+      first: ``{name: (sum, weight)}``.
+      second: the same names. Either may be empty.
 
     Returns:
-        ``{name: (sum, weight)}``.
+      ``{name: (sum, weight)}``.
 
     Raises:
-        ValueError: when the names differ.
+      ValueError: when the names differ.
     """
     if not first or not second:
         return dict(first or second)
@@ -45,10 +45,10 @@ def means(metrics: Mapping[str, SumWeight]) -> dict[str, float]:
         {name: sum / weight for name, (sum, weight) in metrics.items()}
 
     Args:
-        metrics: ``{name: (sum, weight)}``, on the device or the host.
+      metrics: ``{name: (sum, weight)}``, on the device or the host.
 
     Returns:
-        ``{name: float}``; nan where the weight is 0.
+      ``{name: float}``; nan where the weight is 0.
     """
     host = jax.device_get(dict(metrics))
     return {name: float(s) / float(w) if float(w) else math.nan for name, (s, w) in host.items()}
@@ -62,10 +62,10 @@ def read(tree: Any) -> Any:
         jax.tree.map(float, tree)
 
     Args:
-        tree: pytree of scalars.
+      tree: pytree of scalars.
 
     Returns:
-        The same tree, of floats.
+      The same tree, of floats.
     """
     return jax.tree.map(float, jax.device_get(tree))
 
@@ -81,10 +81,10 @@ def read_late(metrics: Iterable[Any]) -> Iterator[Any]:
         (jax.tree.map(float, tree) for tree in metrics)
 
     Args:
-        metrics: trees of scalars, made lazily, such as ``(step(params, batch) for batch in batches)``.
+      metrics: trees of scalars, made lazily, such as ``(step(params, batch) for batch in batches)``.
 
     Returns:
-        An iterator over trees of floats, in order.
+      An iterator over trees of floats, in order.
     """
     pending: list[Any] = []
     for tree in metrics:
@@ -102,13 +102,13 @@ def total(metrics: Iterable[Mapping[str, SumWeight]]) -> dict[str, SumWeight]:
         functools.reduce(add, metrics, {})
 
     Args:
-        metrics: sets of pairs of the same names.
+      metrics: sets of pairs of the same names.
 
     Returns:
-        ``{name: (sum, weight)}`` of floats, as float32 counts to 2**24 only. Empty if there are none.
+      ``{name: (sum, weight)}`` of floats, as float32 counts to 2**24 only. Empty if there are none.
 
     Raises:
-        ValueError: when the names of two sets differ.
+      ValueError: when the names of two sets differ.
     """
     result: dict[str, SumWeight] = {}
     for pairs in read_late(metrics):

@@ -43,15 +43,15 @@ def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
         lambda step: scale * d_model**-0.5 * min((step + 1)**-0.5, (step + 1) * warmup**-1.5)
 
     Args:
-        d_model: the model's width, > 0.
-        warmup: steps to the peak, ``scale * (d_model * warmup)**-0.5``; > 0.
-        scale: a factor; 1 in the paper.
+      d_model: the model's width, > 0.
+      warmup: steps to the peak, ``scale * (d_model * warmup)**-0.5``; > 0.
+      scale: a factor; 1 in the paper.
 
     Returns:
-        The schedule: a step, int or int array -> float32 of its shape.
+      The schedule: a step, int or int array -> float32 of its shape.
 
     Raises:
-        ValueError: for a width or warm-up below 1, or a ``scale`` that is not above 0 and finite.
+      ValueError: for a width or warm-up below 1, or a ``scale`` that is not above 0 and finite.
 
     Vaswani et al. 2017, equation 3; its step_num counts from 1.
     """
@@ -73,14 +73,14 @@ def inverse_sqrt(peak: float, warmup: int) -> Schedule:
         lambda step: peak * min((step + 1) / warmup, (warmup / (step + 1))**0.5)
 
     Args:
-        peak: the highest rate, reached at update number ``warmup``.
-        warmup: steps to the peak, > 0.
+      peak: the highest rate, reached at update number ``warmup``.
+      warmup: steps to the peak, > 0.
 
     Returns:
-        The schedule: a step, int or int array -> float32 of its shape.
+      The schedule: a step, int or int array -> float32 of its shape.
 
     Raises:
-        ValueError: for a warm-up below 1, or a ``peak`` that is not above 0 and finite.
+      ValueError: for a warm-up below 1, or a ``peak`` that is not above 0 and finite.
     """
     check_number("inverse_sqrt", "peak", peak, POSITIVE)
     check_number("inverse_sqrt", "warmup", warmup, SIZE)
@@ -105,17 +105,17 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
             return min(peak * (step + 1) / warmup, cosine)
 
     Args:
-        peak: the highest rate, reached at update number ``warmup``.
-        warmup: steps to the peak, > 0.
-        steps: total number of steps, > ``warmup``.
-        end: the final rate, in [0, peak].
+      peak: the highest rate, reached at update number ``warmup``.
+      warmup: steps to the peak, > 0.
+      steps: total number of steps, > ``warmup``.
+      end: the final rate, in [0, peak].
 
     Returns:
-        The schedule: a step, int or int array -> float32 of its shape.
+      The schedule: a step, int or int array -> float32 of its shape.
 
     Raises:
-        ValueError: for a warm-up below 1, or one that is not shorter than ``steps``; for a ``peak`` that is
-            not above 0 and finite, or an ``end`` outside [0, peak].
+      ValueError: for a warm-up below 1, or one that is not shorter than ``steps``; for a ``peak`` that is
+        not above 0 and finite, or an ``end`` outside [0, peak].
 
     Loshchilov and Hutter 2017, equation 5, one period.
     """
@@ -146,15 +146,15 @@ def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.Gra
         optax.adam(noam(d_model, warmup, scale), b1=0.9, b2=0.98, eps=1e-9)
 
     Args:
-        d_model: the model's width, > 0.
-        warmup: steps to the peak, > 0.
-        scale: a factor of the rate; 1 in the paper.
+      d_model: the model's width, > 0.
+      warmup: steps to the peak, > 0.
+      scale: a factor of the rate; 1 in the paper.
 
     Returns:
-        An optax optimizer.
+      An optax optimizer.
 
     Raises:
-        ValueError: for a width or warm-up below 1, or a ``scale`` that is not above 0 and finite.
+      ValueError: for a width or warm-up below 1, or a ``scale`` that is not above 0 and finite.
 
     Vaswani et al. 2017, section 5.3.
     """
@@ -177,19 +177,19 @@ def adamw(
         optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask)
 
     Args:
-        schedule: a function of the step, or a constant rate.
-        weight_decay: decoupled weight decay, multiplied by the rate; 0 is Adam.
-        b1: decay of the first moment of the gradient.
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
-        no_decay: regular expression of the paths without weight decay.
+      schedule: a function of the step, or a constant rate.
+      weight_decay: decoupled weight decay, multiplied by the rate; 0 is Adam.
+      b1: decay of the first moment of the gradient.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      no_decay: regular expression of the paths without weight decay.
 
     Returns:
-        An optax optimizer.
+      An optax optimizer.
 
     Raises:
-        ValueError: for a number out of its range: a rate or decay that is negative or not finite, b1 or b2
-            outside [0, 1), an ``eps`` that is not above 0.
+      ValueError: for a number out of its range: a rate or decay that is negative or not finite, b1 or b2
+        outside [0, 1), an ``eps`` that is not above 0.
 
     Loshchilov and Hutter 2019, algorithm 2.
     """
@@ -212,11 +212,11 @@ def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
         {path: re.search(no_decay, path) is None for path in paths(params)}     # as a tree like params
 
     Args:
-        params: nested dict of arrays.
-        no_decay: regular expression, searched in the path ``decoder/blocks/norm/scale``.
+      params: nested dict of arrays.
+      no_decay: regular expression, searched in the path ``decoder/blocks/norm/scale``.
 
     Returns:
-        A tree of bools like ``params``: True means decayed.
+      A tree of bools like ``params``: True means decayed.
     """
     pattern = re.compile(no_decay)
 

@@ -31,13 +31,13 @@ def data_mesh(data: int) -> Mesh:
         jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:data])
 
     Args:
-        data: number of devices, at least 1 and at most those of the machine.
+      data: number of devices, at least 1 and at most those of the machine.
 
     Returns:
-        A mesh with the axis "data", of type Auto: the compiler shards what is inside a jitted function.
+      A mesh with the axis "data", of type Auto: the compiler shards what is inside a jitted function.
 
     Raises:
-        ValueError: when there are fewer devices.
+      ValueError: when there are fewer devices.
     """
     devices = jax.devices()
     if not 1 <= data <= len(devices):
@@ -54,7 +54,7 @@ class Parallel(abc.ABC):
     """Data parallelism over ``data`` devices: the state is replicated, the batch is sharded.
 
     Args:
-        data: number of devices.
+      data: number of devices.
     """
 
     data: int = 1

@@ -18,18 +18,18 @@ class RunDirectory:
         config.json  metrics.jsonl  events/  checkpoints/  result.json  *.png
 
     Args:
-        path: the directory. It is created; for a new run it must be empty.
-        config: the run's settings, as JSON can hold them.
-        resume: whether to continue the run that is in it.
-        free: fields of ``config`` that may differ from the saved ones on a resume, such as "train.keep";
-            "mesh" means all fields below it.
-        defaults: on a resume, the values of fields that the saved config lacks, as an older one may.
+      path: the directory. It is created; for a new run it must be empty.
+      config: the run's settings, as JSON can hold them.
+      resume: whether to continue the run that is in it.
+      free: fields of ``config`` that may differ from the saved ones on a resume, such as "train.keep";
+        "mesh" means all fields below it.
+      defaults: on a resume, the values of fields that the saved config lacks, as an older one may.
 
     Raises:
-        FileExistsError: for a new run in a directory that is not empty. Nothing is changed.
-        FileNotFoundError: on a resume, when the directory has no config.json.
-        ValueError: on a resume, when the run had another config or a file of it is damaged; the message names
-            the file.
+      FileExistsError: for a new run in a directory that is not empty. Nothing is changed.
+      FileNotFoundError: on a resume, when the directory has no config.json.
+      ValueError: on a resume, when the run had another config or a file of it is damaged; the message names
+        the file.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
         config.pop("format")
 
     Args:
-        path: the run's config.json, or a model.json beside it, which holds the "model" of a config.
+      path: the run's config.json, or a model.json beside it, which holds the "model" of a config.
 
     Returns:
-        The config in the current format, without the number of the format.
+      The config in the current format, without the number of the format.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file holds no JSON object, or one of a newer format; the message names the file.
+      FileNotFoundError: when there is no such file.
+      ValueError: when the file holds no JSON object, or one of a newer format; the message names the file.
     """
     path = Path(path)
     config = _read_object(path)
@@ -134,8 +134,8 @@ def replace_text(path: Path, text: str) -> None:
         path.write_text(text)
 
     Args:
-        path: the file.
-        text: its new content.
+      path: the file.
+      text: its new content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
@@ -147,11 +147,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """The leaves of nested dicts by their paths: ``{"train.steps": 100}``.
 
     Args:
-        config: nested dicts of values.
-        prefix: the first part of every path.
+      config: nested dicts of values.
+      prefix: the first part of every path.
 
     Returns:
-        The values by path. Empty dicts are dropped.
+      The values by path. Empty dicts are dropped.
     """
     if not isinstance(config, Mapping):
         return {prefix: config}
@@ -166,11 +166,11 @@ def is_under(name: str, prefixes: Sequence[str]) -> bool:
     """Whether a field is one of these or below one of them: "mesh.data" is below "mesh".
 
     Args:
-        name: path of the field.
-        prefixes: paths.
+      name: path of the field.
+      prefixes: paths.
 
     Returns:
-        True or False.
+      True or False.
     """
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 

@@ -48,27 +48,27 @@ def make_train_step(
     the whole batch up to rounding, however the weight is distributed.
 
     Args:
-        loss_fn: ``(params, batch, key) -> ((sum, weight), {name: (sum, weight)})``. ``key`` is for dropout
-            and differs for each step, microbatch and device. The weight may not depend on ``params``. The
-            names "loss" and "grad_norm" are reserved.
-        optimizer: an optax optimizer.
-        accumulate: number of microbatches for gradient accumulation, run in sequence; divides the batch
-            (under ``axis_name``, the batch of one device). Microbatch ``i`` has the examples
-            ``i::accumulate``, so that a batch sharded over devices is not moved.
-        clip_norm: largest global norm of the gradient, > 0; None does not clip.
-        ema_decay: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so
-            that the random initialization is forgotten. None for a state without an average.
-        axis_name: the mapped axis to sum over, under ``pmap``, ``shard_map`` or ``vmap``. None under ``jit``,
-            also on a mesh, where the compiler sums. With several devices their dropout differs from jit's.
+      loss_fn: ``(params, batch, key) -> ((sum, weight), {name: (sum, weight)})``. ``key`` is for dropout
+        and differs for each step, microbatch and device. The weight may not depend on ``params``. The
+        names "loss" and "grad_norm" are reserved.
+      optimizer: an optax optimizer.
+      accumulate: number of microbatches for gradient accumulation, run in sequence; divides the batch
+        (under ``axis_name``, the batch of one device). Microbatch ``i`` has the examples
+        ``i::accumulate``, so that a batch sharded over devices is not moved.
+      clip_norm: largest global norm of the gradient, > 0; None does not clip.
+      ema_decay: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so
+        that the random initialization is forgotten. None for a state without an average.
+      axis_name: the mapped axis to sum over, under ``pmap``, ``shard_map`` or ``vmap``. None under ``jit``,
+        also on a mesh, where the compiler sums. With several devices their dropout differs from jit's.
 
     Returns:
-        ``step(state, batch) -> (state, metrics)``. The metrics are "loss", those of ``loss_fn``, and
-        "grad_norm" (before clipping, with weight 1), all ``(sum, weight)`` in float32. A batch of weight 0
-        has gradient 0; the optimizer's momentum and weight decay still change the weights.
+      ``step(state, batch) -> (state, metrics)``. The metrics are "loss", those of ``loss_fn``, and
+      "grad_norm" (before clipping, with weight 1), all ``(sum, weight)`` in float32. A batch of weight 0
+      has gradient 0; the optimizer's momentum and weight decay still change the weights.
 
     Raises:
-        ValueError: at trace time, when the batch is not divisible by ``accumulate``, a metric has a reserved
-            name, or only one of the state and the step has a moving average.
+      ValueError: at trace time, when the batch is not divisible by ``accumulate``, a metric has a reserved
+        name, or only one of the state and the step has a moving average.
     """
     check_number("make_train_step", "accumulate", accumulate, SIZE)
     if clip_norm is not None:
@@ -114,15 +114,15 @@ def make_eval_step(loss_fn: LossFn, *, axis_name: str | None = None) -> EvalStep
         {"loss": pair, **metrics}
 
     Args:
-        loss_fn: as for `make_train_step`; its key is None.
-        axis_name: the mapped axis to sum over, if any.
+      loss_fn: as for `make_train_step`; its key is None.
+      axis_name: the mapped axis to sum over, if any.
 
     Returns:
-        ``eval_step(params, batch) -> {name: (sum, weight)}``. Sum the pairs over batches by `total`; a batch
-        of padding alone has weight 0.
+      ``eval_step(params, batch) -> {name: (sum, weight)}``. Sum the pairs over batches by `total`; a batch
+      of padding alone has weight 0.
 
     Raises:
-        ValueError: at trace time, when ``loss_fn`` names a metric "loss" or "grad_norm".
+      ValueError: at trace time, when ``loss_fn`` names a metric "loss" or "grad_norm".
     """
 
     def eval_step(params: Params, batch: Batch) -> Metrics:

@@ -36,12 +36,12 @@ class JsonLines(_Closing):
     """Appends lines ``{"step": 10, "loss": 2.3, ...}`` to a file; nan and infinity become null.
 
     Args:
-        path: the file.
-        after: the step that the run resumes from. Lines of later steps are removed first, so that no step
-            occurs twice; so is an incomplete last line, which a kill may leave.
+      path: the file.
+      after: the step that the run resumes from. Lines of later steps are removed first, so that no step
+        occurs twice; so is an incomplete last line, which a kill may leave.
 
     Raises:
-        ValueError: as `read_json_lines`; nothing is changed.
+      ValueError: as `read_json_lines`; nothing is changed.
     """
 
     def __init__(self, path: str | Path, after: int = 0):
@@ -61,13 +61,13 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a `JsonLines` file, without an incomplete last one.
 
     Args:
-        path: the file.
+      path: the file.
 
     Returns:
-        One dict per line; [] if there is no file.
+      One dict per line; [] if there is no file.
 
     Raises:
-        ValueError: for a line that `JsonLines` did not write; the message names it.
+      ValueError: for a line that `JsonLines` did not write; the message names it.
     """
     path, parsed = Path(path), []
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
@@ -96,11 +96,11 @@ class TensorBoard(_Closing):
     """Writes scalars for TensorBoard.
 
     Args:
-        directory: of the event files.
-        after: the step that the run resumes from; TensorBoard hides events of later steps written before.
+      directory: of the event files.
+      after: the step that the run resumes from; TensorBoard hides events of later steps written before.
 
     Raises:
-        ImportError: without tensorboardX; the message names the extra.
+      ImportError: without tensorboardX; the message names the extra.
     """
 
     def __init__(self, directory: str | Path, after: int = 0):
@@ -125,10 +125,10 @@ class Progress(_Closing):
     """A progress bar with the metrics and the remaining time; without a terminal, a few plain lines a minute.
 
     Args:
-        steps: steps of the whole run.
-        start: the first step.
-        console: where to print; None is standard output.
-        seconds: time between two plain lines. Evaluations are always printed.
+      steps: steps of the whole run.
+      start: the first step.
+      console: where to print; None is standard output.
+      seconds: time between two plain lines. Evaluations are always printed.
     """
 
     def __init__(self, steps: int, start: int = 0, *, console: Console | None = None, seconds: float = 10.0):

@@ -27,7 +27,9 @@ def blank(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("tfm_jax.viz: wanted matplotlib. pip install 'tfm_jax[experiments]'") from error
+        raise ImportError(
+            "tfm_jax.viz: got no matplotlib; wanted it. pip install 'tfm_jax[experiments]'"
+        ) from error
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
