@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax import nn, values
+from tfm_jax import nn
 from tfm_jax.nn import heads
 
 
@@ -128,13 +128,6 @@ def test_invalid_config_fields(fields, message):
 def test_invalid_variant_fields(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_the_backend_name_of_version_0_1_is_read():
-    config = nn.Config(vocab_size=11, attention_implementation="cpu_decode")
-    saved = values.to_dict(config) | {"attention_implementation": "optimistic"}
-    assert values.from_dict(nn.Config, saved) == config
-    assert nn.Config(vocab_size=11, attention_implementation="optimistic") == config
 
 
 class MyNorm(nn.RMSNorm):

@@ -16,9 +16,6 @@ __all__ = ["Config", "paper_base", "paper_big"]
 
 _IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.sharded))
 
-_RENAMED = {"optimistic": "cpu_decode"}
-"""Names of version 0.1, which the config.json of a run may hold."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -36,11 +33,11 @@ class Config:
       norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
       norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``: ``norm(x + f(x))`` (Vaswani et al. 2017);
         ``"parallel"``: ``x + f(norm(x)) + g(norm(x))``, all sublayers of one x (GPT-NeoX).
-      final_norm: a norm after the last layer (not in Vaswani et al. 2017).
-      embedding_norm: a norm before the first layer, after the position embedding (BERT).
+      final_norm: whether a norm follows the last layer (not in Vaswani et al. 2017).
+      embedding_norm: whether a norm precedes the first layer, after the position embedding (BERT).
       positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
-      count_padding: default positions count padding too. If False, they count only the valid tokens of
-        ``masks.padding(valid)``, passed alone or joined to other masks by ``&`` (OPT, BLOOM).
+      count_padding: whether default positions count padding too. If False, they count only the valid tokens
+        of ``masks.padding(valid)``, passed alone or joined to other masks by ``&`` (OPT, BLOOM).
       window: sliding-window attention of a decoder: tokens that each token attends to, itself included;
         None is all previous ones. The same in every layer (Jiang et al. 2023, "Mistral 7B", section 2).
       feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
@@ -61,8 +58,7 @@ class Config:
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
       attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``, which raises for what it does
-        not support. "ring" is excluded: positions are counted on one device. "optimistic", the name of
-        "cpu_decode" in version 0.1, is read as "cpu_decode".
+        not support. "ring" is excluded: positions are counted on one device.
       dtype: of activations. Norm statistics, softmax and logits stay float32.
       param_dtype: of parameters. They are initialized in float32, then rounded.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
@@ -115,8 +111,6 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
-        if self.attention_implementation in _RENAMED:
-            object.__setattr__(self, "attention_implementation", _RENAMED[self.attention_implementation])
         if self.attention_implementation not in _IMPLEMENTATIONS:
             raise ValueError(
                 f"Config: got attention_implementation={self.attention_implementation!r}; wanted one of "
