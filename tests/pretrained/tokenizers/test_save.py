@@ -11,16 +11,20 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tests.pretrained.tasks.test_text_generation_parity import ENCODERS, KINDS, files, reference_text, writer
-from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: F401  - a fixture
-from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write
-from tfm_jax import nn, pretrained
-from tfm_jax.pretrained.extra_files import read_extra_files, write_files
-from tfm_jax.pretrained.tokenizers.read import read_tokenizer
-from tfm_jax.pretrained.tokenizers.save import _comparable, tokenizer_files
-from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config, truncation_side
+for package in ("torch", "transformers"):  # before the imports of modules that need them
+    pytest.importorskip(package)
 
-transformers = pytest.importorskip("transformers")
+import transformers  # noqa: E402
+
+from tests.pretrained.tasks.test_text_generation_parity import ENCODERS, KINDS, files, reference_text, writer  # noqa: E402
+from tests.pretrained.tokenizers.test_sentencepiece import trained  # noqa: E402, F401  - a fixture
+from tests.pretrained.tokenizers.tokenizer_files import BUILT, TEXTS, write  # noqa: E402
+from tfm_jax import nn, pretrained  # noqa: E402
+from tfm_jax.pretrained.extra_files import read_extra_files, write_files  # noqa: E402
+from tfm_jax.pretrained.tokenizers.read import read_tokenizer  # noqa: E402
+from tfm_jax.pretrained.tokenizers.save import _comparable, tokenizer_files  # noqa: E402
+from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config, truncation_side  # noqa: E402
+
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 MODEL = nn.Config(vocab_size=9, d_model=4, n_layers=1, n_heads=1, d_ff=4, positions=nn.Learned(17))
