@@ -66,14 +66,16 @@ class Field:
       path: the field of ``nn.Config``, such as ``"d_model"``, or an argument of a field's class, such as
         ``"norm.eps"``. A tuple of paths gets one value; the first is written. Empty is the setting's name.
       default: the value of transformers where the key is absent. A function computes it from the settings,
-        also where the key is null. Without a default the key is required.
+        also where the key is ``unset``. Without a default the key is required.
       convert: between the two values.
+      unset: the values that mean a computed default.
     """
 
     setting: str
     path: str | tuple[str, ...] = ""
     default: Any = _REQUIRED
     convert: Converter = _UNCHANGED
+    unset: tuple[Any, ...] = (None,)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ class Field:
         """A message where the setting is required and absent, or an invalid size."""
         if self.setting not in settings:
             return [f"got no {self.setting}; wanted a value for it."] if self.default is _REQUIRED else []
-        computed = callable(self.default) and settings[self.setting] is None
+        computed = callable(self.default) and settings[self.setting] in self.unset
         return check_sizes(settings, [self.setting]) if self.paths[0] in SIZES and not computed else []
 
     def read(self, settings: TrackedSettings) -> dict[str, Any]:
@@ -93,7 +95,7 @@ class Field:
             value = settings[self.setting]
         elif callable(self.default):
             value = settings.get(self.setting)
-            value = self.default(settings) if value is None else value
+            value = self.default(settings) if value in self.unset else value
         else:
             value = settings.get(self.setting, self.default)
         return dict.fromkeys(self.paths, self.convert.read(value))

@@ -152,6 +152,13 @@ def test_derived_keys_of_t5_take_precedence_over_their_sources(settings, field, 
     assert getattr(find_family(name).read_config(written, "it"), field) == wanted
 
 
+@pytest.mark.parametrize("head_dim", [None, 0])
+def test_mistral_computes_a_head_dim_of_null_or_0(head_dim):
+    settings = {"architectures": ["MistralForCausalLM"], **LLAMA}
+    read = find_family("MistralForCausalLM").read_config
+    assert read({**settings, "head_dim": head_dim}, "it").head_dim == read(settings, "it").head_dim
+
+
 def test_gpt_neox_has_one_head_dim_for_attention_and_rotation():
     settings = {"architectures": ["GPTNeoXForCausalLM"], **LLAMA, "rotary_pct": 1.0}
 

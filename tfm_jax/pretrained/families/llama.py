@@ -1,5 +1,6 @@
 """Llama, Mistral, Qwen2 and Qwen3: RMSNorm, rotary positions, grouped-query attention, a GLU."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -31,7 +32,6 @@ FIELDS = FieldMap(
         Field("num_hidden_layers", "n_layers"),
         Field("num_attention_heads", "n_heads"),
         Field("num_key_value_heads", "n_kv_heads", _n_heads),
-        Field("head_dim", "head_dim", _head_dim),
         Field("intermediate_size", "d_ff"),
         Field("rms_norm_eps", "norm.eps", 1e-6),
         Field("hidden_act", "feed_forward.activation", "silu", ACTIVATION),
@@ -68,12 +68,17 @@ def _write_window(model: nn.Config) -> dict[str, Any]:
     }
 
 
+_HEAD_DIM = Field("head_dim", "head_dim", _head_dim)
 _BIAS = Field("attention_bias", "attention_bias", False)
 _QWEN_WINDOW = Group(_read_window, _write_window)
-LLAMA = FIELDS.extended(_BIAS, only={"mlp_bias": False}, written={"mlp_bias": False})
-MISTRAL = FIELDS.extended(Field("sliding_window", "window", WINDOW))
-QWEN2 = FIELDS.extended(_QWEN_WINDOW, model={"attention_bias": True, "attention_output_bias": False})
-QWEN3 = FIELDS.extended(_QWEN_WINDOW, _BIAS, model={"qk_norm": True})
+LLAMA = FIELDS.extended(_HEAD_DIM, _BIAS, only={"mlp_bias": False}, written={"mlp_bias": False})
+MISTRAL = FIELDS.extended(
+    # transformers takes a head_dim of 0 for an absent one here, and in none of the others.
+    dataclasses.replace(_HEAD_DIM, unset=(None, 0)),
+    Field("sliding_window", "window", WINDOW),
+)
+QWEN2 = FIELDS.extended(_HEAD_DIM, _QWEN_WINDOW, model={"attention_bias": True, "attention_output_bias": False})
+QWEN3 = FIELDS.extended(_HEAD_DIM, _QWEN_WINDOW, _BIAS, model={"qk_norm": True})
 
 
 def names(config: nn.Config) -> list[WeightMapping]:
