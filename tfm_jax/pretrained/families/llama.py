@@ -77,7 +77,9 @@ MISTRAL = FIELDS.extended(
     dataclasses.replace(_HEAD_DIM, unset=(None, 0)),
     Field("sliding_window", "window", WINDOW),
 )
-QWEN2 = FIELDS.extended(_HEAD_DIM, _QWEN_WINDOW, model={"attention_bias": True, "attention_output_bias": False})
+QWEN2 = FIELDS.extended(
+    _HEAD_DIM, _QWEN_WINDOW, model={"attention_bias": True, "attention_output_bias": False}
+)
 QWEN3 = FIELDS.extended(_HEAD_DIM, _QWEN_WINDOW, _BIAS, model={"qk_norm": True})
 
 
