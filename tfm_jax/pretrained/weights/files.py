@@ -100,21 +100,21 @@ class Weights(NamedTuple):
 
 
 def checkpoint_directory(path_or_repo_id: str | Path, *, allow_pickle: bool = False) -> Path:
-    """Resolves a checkpoint to a local directory: itself, or the snapshot of a Hub repository.
+    """Resolves a checkpoint to a local directory: itself, or the snapshot of a hub repository.
 
     Args:
       path_or_repo_id: a directory, or "owner/name".
       allow_pickle: download ``*.bin`` too.
 
     Returns:
-      The directory, which exists. A cached snapshot is used where the Hub cannot be reached or refuses the
+      The directory, which exists. A cached snapshot is used where the hub cannot be reached or refuses the
       repository.
 
     Raises:
       FileNotFoundError: neither a directory nor a valid repository name.
-      ValueError: a file, with its format and what to do; or a repository that neither the Hub nor the cache
+      ValueError: a file, with its format and what to do; or a repository that neither the hub nor the cache
         lets you read.
-      HubUnavailableError: the Hub cannot be reached, and the cache lacks the repository.
+      HubUnavailableError: the hub cannot be reached, and the cache lacks the repository.
     """
     path = Path(path_or_repo_id)
     if path.is_dir():
@@ -126,7 +126,7 @@ def checkpoint_directory(path_or_repo_id: str | Path, *, allow_pickle: bool = Fa
         raise FileNotFoundError(f"no such file: {description}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.is_file():
         raise FileNotFoundError(
-            f"checkpoint: got {name}; wanted an existing directory, or a Hub repository as owner/name."
+            f"checkpoint: got {name}; wanted an existing directory, or a hub repository as owner/name."
         )
     patterns = _HUB_PATTERNS + ["*.bin"] * allow_pickle
     return hub.download_model(name, patterns, legacy_patterns=["*.msgpack"])
