@@ -416,7 +416,7 @@ def test_missing_settings(saved):
 def test_neither_a_directory_nor_a_repository_name(tmp_path):
     for name in (tmp_path / "nowhere" / "at" / "all", "a/b/c", "what is this"):
         with pytest.raises(
-            FileNotFoundError, match=r"checkpoint: got .*; wanted an existing directory, or a Hub"
+            FileNotFoundError, match=r"checkpoint: got .*; wanted an existing directory, or a hub"
         ):
             pretrained.load(name)
 
