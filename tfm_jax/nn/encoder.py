@@ -5,8 +5,6 @@ from flax import nnx
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
-from tfm_jax.nn.patches import PatchEmbedding
-from tfm_jax.nn.pooling import PoolerLayer
 from tfm_jax.nn.positions import count_positions
 from tfm_jax.nn.stack import EncoderStack
 from tfm_jax.ops.masks import Mask
@@ -45,10 +43,10 @@ class Encoder(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         _check_encoder_config(config)
         self.config = config
-        embedding = Embedding if config.patches is None else PatchEmbedding
-        self.embedding = embedding(config, rngs=rngs)
+        patches = config.patches
+        self.embedding = Embedding(config, rngs=rngs) if patches is None else patches.build(config, rngs=rngs)
         self.stack = EncoderStack(config, rngs=rngs)
-        self.pooler = None if config.pooler is None else PoolerLayer(config, rngs=rngs)
+        self.pooler = None if config.pooler is None else config.pooler.build(config, rngs=rngs)
 
     def __call__(
         self,
