@@ -1,7 +1,7 @@
 """Transformer blocks: attention and feed-forward sublayers, each with a residual connection and a norm."""
 
 from collections.abc import Callable
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import chex
 import jax
@@ -11,25 +11,19 @@ from tfm_jax import ops
 from tfm_jax.checks import as_key
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.extras import Auxiliary, Extras
 from tfm_jax.nn.positions import position_scheme
-from tfm_jax.nn.variants import Auxiliary, NormModule
+from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias, heads_first
 from tfm_jax.ops.kv_cache import Slots, append
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
-__all__ = ["Block", "DecoderBlock", "EncoderBlock", "Extras", "KeysValues", "split_key"]
+__all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
 
 KeysValues = tuple[Array, Array]  # each [..., K, S, H]
 E, C = TypeVar("E"), TypeVar("C")
 _Sublayer = Callable[[Array, Key | None], tuple[Array, E]]  # (x, key) -> (y, what else it returns)
-
-
-class Extras(TypedDict, total=False):
-    """What a module returns beside its output, with a key per ``return_*`` flag that is set."""
-
-    weights: dict[str, Array]
-    auxiliary: Auxiliary
 
 
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:

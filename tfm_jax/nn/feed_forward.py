@@ -9,7 +9,8 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
 from tfm_jax.nn._parameters import constant, initialize
-from tfm_jax.nn.variants import Activation, Auxiliary, FeedForward, as_function, register_variant
+from tfm_jax.nn.extras import Auxiliary
+from tfm_jax.nn.variants import Activation, FeedForward, as_function, register_variant
 from tfm_jax.types import Array, Key
 
 if TYPE_CHECKING:

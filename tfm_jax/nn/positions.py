@@ -34,6 +34,7 @@ __all__ = [
     "check_length",
     "count_positions",
     "position_scheme",
+    "valid_tokens",
 ]
 
 Pairing = Literal["interleaved", "half"]
@@ -205,25 +206,40 @@ def count_positions(config: "Config", inputs: Array, mask: Mask | Array | None) 
     if config.count_padding or config.patches is not None or mask is None:
         return None
     inputs = as_array("nn.Embedding", "tokens", inputs)
-    valid = valid_tokens(mask)
-    # The check of the mask reports a shape that does not fit.
-    if not valid or any(_misfits(x.shape, inputs.shape) for x in valid):
+    counter = "a model that counts only valid tokens (count_padding=False)"
+    valid = valid_tokens(mask, inputs.shape, counter, "With such a mask pass positions too.")
+    if valid is None:
         return None
     check_length(config, inputs.shape[-1])
-    return jnp.maximum(_count(functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))), 0)
+    return jnp.maximum(_count(valid), 0)
 
 
-def valid_tokens(mask: Mask | Array) -> list[Array]:
-    """The arrays of the padding masks that are joined to the rest of a mask by ``&``."""
+def valid_tokens(mask: Mask | Array, shape: tuple[int, ...], reader: str, fix: str) -> Array | None:
+    """The valid tokens by the padding masks that are joined to the rest of a mask by ``&``.
+
+    Args:
+      mask: the caller's mask.
+      shape: [..., T] of the tokens.
+      reader: what reads them, for the error.
+      fix: the last sentence of the error.
+
+    Returns:
+      bool [..., T]; None without padding masks, and for those of another shape, which attention reports.
+
+    Raises:
+      ValueError: an array, or padding under ``|`` or ``~``.
+    """
     parts = conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]
     for part in parts:
         if not isinstance(part, Padding) and any(isinstance(x, Padding | Dense) for x in nodes(part)):
             raise ValueError(
-                "mask: got an array, or padding under | or ~, for a model that counts only valid tokens "
-                "(count_padding=False); wanted masks.padding(valid), joined to other masks by &. "
-                "With such a mask pass positions too."
+                f"mask: got an array, or padding under | or ~, for {reader}; wanted masks.padding(valid), "
+                f"joined to other masks by &. {fix}"
             )
-    return [part.valid for part in parts if isinstance(part, Padding)]
+    valid = [part.valid for part in parts if isinstance(part, Padding)]
+    if not valid or any(_misfits(x.shape, shape) for x in valid):
+        return None
+    return functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))
 
 
 def _misfits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -9,8 +9,9 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
-from tfm_jax.nn.blocks import Block, DecoderBlock, EncoderBlock, Extras, split_key
+from tfm_jax.nn.blocks import Block, DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.extras import Extras
 from tfm_jax.nn.positions import check_length, position_scheme
 from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias
@@ -167,6 +168,9 @@ class Stack(nnx.Module):
     def bias(self, query_positions: Array, key_positions: Array) -> Bias | None:
         """The bias of self-attention between int positions [..., T] and [..., S]; None if there is none."""
         return None if self.position_bias is None else self.position_bias(query_positions, key_positions)
+
+    def axes(self) -> dict[str, str]:
+        return {"layers": "L"}
 
     def embed_positions(self, x: Array, positions: Array) -> Array:
         """The first layer's input: x [..., T, D] with its int positions [..., T] added, then normalized."""
