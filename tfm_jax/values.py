@@ -245,12 +245,12 @@ def _from_node(annotation: Any, node: ast.expr, known: Sequence[type]) -> Any:
             return ast.literal_eval(node)
         node = ast.Name(ast.unparse(node))  # such as None
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    if call.args:
-        raise ValueError(f"got {ast.unparse(node)}; wanted fields by name.")
     name, classes = ast.unparse(call.func), _known(annotation, known)
     if name not in classes:
         is_registered = name in registered(Variant, known)
         raise ValueError(f"{name!r} is none of these." if is_registered else unregistered(name))
+    if call.args:
+        raise ValueError(f"got {ast.unparse(node)}; wanted fields by name.")
     if name == "None":
         return None
     hints = typing.get_type_hints(classes[name])
