@@ -278,7 +278,7 @@ def unembed(model: Pure[CachedDecoder], params: Params, hidden: Array) -> Array:
 
     Equivalent to::
 
-        hidden @ kernel * config.logits_scale + logits_bias        # a tied kernel is the embedding, transposed
+        hidden @ kernel * config.logits_scale + logits_bias        # a tied kernel: the embedding, transposed
 
     Args:
       model: from ``functionalize``.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ from flax import nnx
 
 from tfm_jax.checks import as_key
 from tfm_jax.nn.config import Config
-from tfm_jax.types import Array, Key, Params
+from tfm_jax.types import Key, Params
 
 __all__ = ["Pure", "check_params", "functionalize", "parameters_of"]
 
@@ -60,9 +61,6 @@ class _Constructor(Generic[M_co]):
 
     def __hash__(self) -> int:
         return self._identity[0]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Constructor, (self.module, self.args, self.kwargs)  # the hash differs in another process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +121,8 @@ class Pure(Generic[M_co]):
             if isinstance(value, Config):
                 return value
         raise AttributeError(
-            f"Pure.config: got {self} without a Config among its arguments; wanted one. Read its settings from "
-            "the module."
+            f"Pure.config: got {self} without a Config among its arguments; wanted one. Read its settings "
+            "from the module."
         )
 
     def bind(self, params: Params) -> M_co:
@@ -156,12 +154,14 @@ class Pure(Generic[M_co]):
         for parameter in parameters_of(self):
             if parameter.axes is None:
                 raise ValueError(
-                    f"Pure.axes: got parameter {'/'.join(map(str, parameter.path))} {parameter.text} of "
-                    f"{parameter.owner} without axes; wanted their letters. Add to the class {parameter.owner}: "
-                    f"def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter for each axis."
+                    f"Pure.axes: got parameter {parameter} without axes; wanted their letters. Add to the class "
+                    f"{parameter.owner}: def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter "
+                    "for each axis."
                 )
             *branch, leaf = parameter.path
-            functools.reduce(lambda node, name: node.setdefault(name, {}), branch, tree)[leaf] = parameter.axes
+            functools.reduce(lambda node, name: node.setdefault(name, {}), branch, tree)[leaf] = (
+                parameter.axes
+            )
         return tree
 
     def __repr__(self) -> str:
@@ -172,6 +172,26 @@ class Pure(Generic[M_co]):
 
     def __hash__(self) -> int:
         return hash(self._constructor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        constructor = self._constructor
+        return _make_pure, (constructor.module, constructor.args, constructor.kwargs)
+
+
+_ALIVE: weakref.WeakValueDictionary[_Constructor[Any], Pure[Any]] = weakref.WeakValueDictionary()
+
+
+def _make_pure(module: type[M_co], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pure[M_co]:
+    """The model with these arguments that is alive, else a new one.
+
+    jit keeps a program only as long as the function that it was first compiled for: equal models share it.
+    """
+    constructor = _Constructor(module, args, kwargs)
+    model = _ALIVE.get(constructor)
+    if model is None:
+        constructor.structure  # noqa: B018  raises for arguments that do not fit
+        model = _ALIVE[constructor] = Pure(_Init(constructor), _Apply(constructor), constructor)
+    return model
 
 
 def functionalize(module: type[M_co], *args: Any, **kwargs: Any) -> Pure[M_co]:
@@ -196,9 +216,7 @@ def functionalize(module: type[M_co], *args: Any, **kwargs: Any) -> Pure[M_co]:
     Raises:
       ValueError: from the module: the arguments do not fit together.
     """
-    constructor = _Constructor(module, args, kwargs)
-    constructor.structure  # noqa: B018  raises for arguments that do not fit
-    return Pure(_Init(constructor), _Apply(constructor), constructor)
+    return _make_pure(module, args, kwargs)
 
 
 class Parameter(NamedTuple):
@@ -213,11 +231,11 @@ class Parameter(NamedTuple):
 
     @property
     def owner(self) -> str:
+        """The class name of its module."""
         return self.modules[-1]
 
-    @property
-    def text(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
+    def __str__(self) -> str:
+        return f"{'/'.join(map(str, self.path))} {self.dtype}{list(self.shape)} of {self.owner}"
 
 
 def parameters_of(model: Pure[nnx.Module]) -> list[Parameter]:
@@ -245,9 +263,8 @@ def _parameters(node: Any, tree: Params | Shape, position: _Position) -> Iterato
         parameter = Parameter(path, modules, name, tree.shape, jnp.dtype(tree.dtype), axes)
         if axes is not None and len(axes.split()) != len(tree.shape):
             raise ValueError(
-                f"Pure.axes: got axes {axes!r} for parameter {'/'.join(map(str, path))} {parameter.text} of "
-                f"{parameter.owner}; wanted a letter for each of its {len(tree.shape)} axes. Correct the method "
-                f"axes of {parameter.owner}."
+                f"Pure.axes: got axes {axes!r} for parameter {parameter}; wanted a letter for each of its "
+                f"{len(tree.shape)} axes. Correct the method axes of {parameter.owner}."
             )
         yield parameter
         return

@@ -102,7 +102,7 @@ class Decoder(CachedDecoder):
           return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          logits [..., T, V], float32. With a ``return_*`` flag, ``(logits, extras)``: ``extras["weights"]`` is
+          logits [..., T, V], float32; ``(logits, extras)`` with a ``return_*`` flag. ``extras["weights"]`` is
           ``{"decoder": [L, ..., N, T, T]}``; ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over
           layers.
 
@@ -186,8 +186,8 @@ class Decoder(CachedDecoder):
             )
         if isinstance(inputs, jax.Array | np.ndarray):
             raise ValueError(
-                f"nn.init_cache: got inputs {inputs.dtype}{list(inputs.shape)} with a decoder-only model; wanted "
-                "the batch size. Pass tokens to nn.decode_step."
+                f"nn.init_cache: got inputs {inputs.dtype}{list(inputs.shape)} with a decoder-only model; "
+                "wanted the batch size. Pass tokens to nn.decode_step."
             )
         return self.empty_cache(inputs if isinstance(inputs, tuple) else (inputs,), capacity, slots=slots)
 
@@ -273,7 +273,7 @@ class EncoderDecoder(CachedDecoder):
           return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          logits [..., T, V], float32. With a ``return_*`` flag, ``(logits, extras)``: ``extras["weights"]`` is
+          logits [..., T, V], float32; ``(logits, extras)`` with a ``return_*`` flag. ``extras["weights"]`` is
           ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``;
           ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over layers and both stacks.
 
