@@ -73,7 +73,8 @@ class ClassificationHead(nnx.Module):
             )
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
-        self.pooling, self.dropout_rate = pooling, dropout_rate
+        self.pooling: Pooling = pooling
+        self.dropout_rate = dropout_rate
         self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
 
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:

@@ -435,8 +435,8 @@ class EncoderDecoder(CachedDecoder):
         cross = tuple(block.memory_keys_values(memory) for block in self.decoder.unstack())
         memory_mask = cross_attention_mask(source_mask) if memory_mask is None else memory_mask
         batch = source.shape[:-1]
-        if not isinstance(memory_mask, Padding | None):
-            memory_mask = masks.as_mask(memory_mask, len(batch))
+        memory_mask = masks.as_mask(memory_mask, len(batch))
+        if memory_mask is not None and not isinstance(memory_mask, Padding):
             masks.check_fits(memory_mask, batch, self.config.n_heads, capacity, source.shape[-1])
             slots = capacity if slots is None else slots  # one mask row per token: no slot is reused
         cache = self.empty_cache(batch, capacity, slots=slots)
@@ -455,8 +455,14 @@ class EncoderDecoder(CachedDecoder):
         source = as_array("nn.EncoderDecoder", "source", source)
         positions = count_positions(self.config, source, mask) if positions is None else positions
         x = (self.source_embedding or self.embedding)(source)
-        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
-        return self.encoder(x, mask, positions=positions, key=key, **flags)
+        return self.encoder(
+            x,
+            mask,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
 
     def _decode(
         self,
@@ -474,5 +480,13 @@ class EncoderDecoder(CachedDecoder):
         mask = masks.as_mask(mask, target.ndim - 1)
         positions = count_positions(self.config, target, mask) if positions is None else positions
         x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask)
-        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
-        return self.decoder(x, mask, memory, memory_mask, positions=positions, key=key, **flags)
+        return self.decoder(
+            x,
+            mask,
+            memory,
+            memory_mask,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
