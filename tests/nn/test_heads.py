@@ -64,6 +64,12 @@ def test_unused_pooler_is_an_error(module):
         nn.functionalize(module, dataclasses.replace(CONFIG, pooler=nn.Pooler()))
 
 
+def test_a_masked_language_model_of_images_is_an_error():
+    config = dataclasses.replace(CONFIG, patches=nn.Patches(2, 2))
+    with pytest.raises(ValueError, match=r"MaskedLanguageModel: got Patches.*; wanted patches=None"):
+        nn.functionalize(nn.MaskedLanguageModel, config)
+
+
 def test_classifier_uses_token_types_and_positions():
     config = dataclasses.replace(CONFIG, token_types=2)
     model = nn.functionalize(nn.Classifier, config, 3, None)
@@ -80,8 +86,9 @@ def test_classifier_ignores_padding():
     tokens = jnp.array([[1, 2, 3, 4, 0, 0, 0]])
     padded = model.apply(params, tokens, jnp.arange(7)[None] < 4)
     np.testing.assert_allclose(padded, model.apply(params, tokens[:, :4]), rtol=1e-5, atol=1e-6)
-    logits, weights = model.apply(params, tokens, jnp.arange(7)[None] < 4, return_weights=True)
+    logits, extras = model.apply(params, tokens, jnp.arange(7)[None] < 4, return_weights=True)
     np.testing.assert_array_equal(logits, padded)
+    weights = extras["weights"]
     assert weights["encoder"].shape == (2, 1, 2, 7, 7)
     np.testing.assert_array_equal(weights["encoder"][..., 4:], 0.0)
 

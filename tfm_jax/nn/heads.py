@@ -8,6 +8,7 @@ from tfm_jax.checks import as_array
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
@@ -79,7 +80,8 @@ class ClassificationHead(nnx.Module):
             )
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
-        self.pooling, self.dropout_rate = pooling, dropout_rate
+        self.pooling: PoolBy = pooling
+        self.dropout_rate = dropout_rate
         self.dense = Linear(
             (config.d_model,),
             (n_classes,),
@@ -122,7 +124,8 @@ class MaskedLanguageModel(nnx.Module):
       rngs: initializes the parameters.
 
     Raises:
-      ValueError: the config has a ``pooler``, which this model does not use; an unknown activation.
+      ValueError: the config has a ``pooler`` or ``patches``, which this model does not use; an unknown
+        activation.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
@@ -132,6 +135,10 @@ class MaskedLanguageModel(nnx.Module):
             raise ValueError(
                 f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
                 "and nn.Classifier use it."
+            )
+        if config.patches is not None:
+            raise ValueError(
+                f"nn.MaskedLanguageModel: got {config.patches}; wanted patches=None. It reads tokens."
             )
         as_function(activation)  # raises for an unknown name
         self.activation = activation
@@ -166,10 +173,15 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        x = self.norm(as_function(self.activation)(self.dense(x)))
-        logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
+        logits = self._unembed(self.norm(as_function(self.activation)(self.dense(x))))
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
+
+    def _unembed(self, x: Array) -> Array:
+        if self.head is not None:
+            return self.head(x)
+        assert isinstance(self.encoder.embedding, Embedding)  # not of patches
+        return self.encoder.embedding.attend(x)
 
 
 class Classifier(nnx.Module):
