@@ -294,8 +294,8 @@ def _check_heads(q: Array, k: Array, v: Array) -> None:
     N, H, K = q.shape[-2], q.shape[-1], k.shape[-2]
     if H == 0 or K == 0 or N % K:
         raise ValueError(
-            f"attention: got q {_format_shape(q)}, k {_format_shape(k)}; wanted q [..., T, N, H], k [..., S, K, H] "
-            f"where H is at least 1 and K divides N, but H = {H}, N = {N}, K = {K}."
+            f"attention: got q {_format_shape(q)}, k {_format_shape(k)}; wanted q [..., T, N, H], k [..., S, "
+            f"K, H] where H is at least 1 and K divides N, but H = {H}, N = {N}, K = {K}."
         )
 
 

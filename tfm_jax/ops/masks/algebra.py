@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _LARGEST_DRAWING = 16  # queries, and keys
+_ADDITIVE = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
+_NONZERO = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
 _AXES = {"": "...|1", "T": "...|1 T", "S": "...|1 S", "TS": "...|1 T S", "NTS": "...|1 N|1 T S"}
 
 
@@ -366,11 +368,8 @@ def nodes(mask: Mask | None) -> Iterator[Mask]:
 def check_bool(function: str, name: str, x: Any) -> Any:
     """``x`` as an array; a ValueError with the fix where its dtype is not bool."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        fix = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
-    else:
-        fix = "True means may attend: if nonzero does, pass `x != 0` or `x.astype(bool)`."
-    check_shapes(function, fix=fix, **{name: (x, "...", "bool")})
+    fix = _ADDITIVE if jnp.issubdtype(x.dtype, jnp.floating) else _NONZERO
+    check_shapes(function, fix=f"True means may attend. {fix}", **{name: (x, "...", "bool")})
     return x
 
 
