@@ -81,7 +81,13 @@ _ADVICE = {
 
 
 def resolve_limits(
-    function: str, model: Pure[CachedDecoder], params: Params, length: int, config: GenerationConfig, *, padded: bool
+    function: str,
+    model: Pure[CachedDecoder],
+    params: Params,
+    length: int,
+    config: GenerationConfig,
+    *,
+    padded: bool,
 ) -> Limits:
     """The limits of a call on token ids.
 
@@ -111,9 +117,9 @@ def resolve_limits(
     limits = lengths.of(length)
     if padded and lengths.depends_on_prompt and lengths.of(1) != limits:
         raise ValueError(
-            f"{function}: got max_total={config.max_total} and min_total={config.min_total} with prompts of 1 to "
-            f"{length} tokens, which have different limits; wanted one limit for all. Group the prompts by "
-            "length, without valid, or set max_length and min_length."
+            f"{function}: got max_total={config.max_total}, min_total={config.min_total} with valid; wanted "
+            "the same limits for every prompt. Group the prompts by length, without valid, or set max_length "
+            "and min_length."
         )
     return limits
 
@@ -204,8 +210,8 @@ class LengthLimits:
         longest = longest if self.n_positions is None else min(longest, self.n_positions)
         if shortest > longest:
             raise ValueError(
-                f"{self.function}: got min_length={shortest} with outputs of at most {longest} tokens, by default; "
-                "wanted min_length <= max_length. Set max_length in the config."
+                f"{self.function}: got min_length={shortest} with max_length={longest}, the default; wanted "
+                "min_length <= max_length. Set max_length in the config."
             )
         return _limits(c, longest, shortest)
 

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,8 +38,8 @@ def prefill(
 
     Raises:
       ValueError: a prompt that is empty or longer than the cache, ``valid`` of another shape, a cache that
-        is not empty (if its length is concrete; ``nn.decode_step`` appends to one), ``valid`` with a ``memory_mask``
-        that has one row per target token.
+        is not empty (if its length is concrete; ``nn.decode_step`` appends to one), ``valid`` with a
+        ``memory_mask`` that has one row per target token.
     """
     prompt, valid = check_inputs("prefill", prompt, name="prompt"), check_valid("prefill", valid)
     if is_concrete(cache.slots.length) and int(cache.slots.length):
@@ -82,8 +81,8 @@ def prefill_but_last(
 
     Args:
       decoder: the model with its parameters.
-      inputs: int [B, P], the prompt of a decoder or the source of an encoder-decoder, whose prompt is the start
-        token.
+      inputs: int [B, P], the prompt of a decoder or the source of an encoder-decoder, whose prompt is the
+        start token.
       limits: of the outputs.
       masks: of the inputs.
       beams: tokens per decoding step, each with its own slot; None is one, with slots reused in a window.
@@ -99,8 +98,8 @@ def prefill_but_last(
             )
         if limits.start_id is None:
             raise ValueError(
-                "generate: got start_id=None with an encoder-decoder; wanted the decoder's first token. Set it "
-                "in the config, such as the tokenizer's bos_id."
+                "generate: got start_id=None with an encoder-decoder; wanted the decoder's first token. Set "
+                "it in the config, such as the tokenizer's bos_id."
             )
         prompt, batch = jnp.full_like(inputs[:, :1], limits.start_id, dtype=jnp.int32), inputs
     else:

@@ -74,13 +74,13 @@ def greedy(
 
     Raises:
       ValueError: inputs that are not int [B, length >= 1]; an empty prompt; a setting that greedy decoding
-        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder; ``max_total`` or ``min_total``
-        that limit padded prompts differently; more positions than ``nn.Learned`` has; a ``source_mask`` that is
-        not padding, without a ``memory_mask``.
+        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder; ``max_total`` or
+        ``min_total`` that limit padded prompts differently; more positions than ``nn.Learned`` has; a
+        ``source_mask`` that is not padding, without a ``memory_mask``.
     """
     check_config("greedy", config, beams=1, do_sample=False)
-    call = _Call("greedy", model, params, config)
-    return call.generate(inputs, None, InputMasks(valid, source_mask, memory_mask))
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _prepare("greedy", model, params, inputs, config, key=None, masks=masks).generate()
 
 
 def sample(
@@ -105,8 +105,8 @@ def sample(
 
     Args:
       model, params, inputs: as in ``greedy``.
-      config: lengths, special tokens and logits processors, such as ``(Temperature(0.8), TopP(0.95))``; without
-        beams and settings of texts.
+      config: lengths, special tokens and logits processors, such as ``(Temperature(0.8), TopP(0.95))``;
+        without beams and settings of texts.
       key: a PRNG key, consumed; or one per sequence [B], which makes sampling independent of batching. Keys
         of ``jax.random.PRNGKey`` are uint32 [2], or [B, 2].
       valid, source_mask, memory_mask: as in ``greedy``.
@@ -123,8 +123,8 @@ def sample(
             "call greedy."
         )
     check_config("sample", config, beams=1)
-    call = _Call("sample", model, params, config)
-    return call.generate(inputs, key, InputMasks(valid, source_mask, memory_mask))
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _prepare("sample", model, params, inputs, config, key=key, masks=masks).generate()
 
 
 def stream(
@@ -162,8 +162,8 @@ def stream(
     check_number("stream", "every", every, SIZE)
     required = {} if key is not None else {"do_sample": False}
     check_config("stream", config, beams=1, **required)
-    call = _Call("stream", model, params, config)
-    return call.stream(inputs, key, every, InputMasks(valid, source_mask, memory_mask))
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _prepare("stream", model, params, inputs, config, key=key, masks=masks).stream(every)
 
 
 class _State(NamedTuple):
@@ -179,56 +179,61 @@ class _State(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """One call of a public function, and the ways to run its loop."""
+    """A call of a public function with checked arguments, and the ways to run its loop."""
 
-    function: str
     model: Pure[CachedDecoder]
     params: Params
-    config: GenerationConfig
+    inputs: Array
+    limits: Limits
+    processors: tuple[Processor, ...]
+    keys: Key | None
+    masks: InputMasks
 
-    def generate(self, inputs: Array, key: Key | None, masks: InputMasks) -> Generated:
+    def generate(self) -> Generated:
         """Generates until every sequence has ended."""
-        inputs, limits = self._prepare(inputs, masks)
-        M = limits.max_length
+        M = self.limits.max_length
         if M > 0:
-            return _output(limits, self._decode(limits, self._start(limits, inputs, key, masks), M))
-        empty, lengths = inputs[:, :0], jnp.zeros_like(inputs[:, 0], jnp.int32)
+            return _output(self.limits, self._decode(self._start(), M))
+        empty, lengths = self.inputs[:, :0], jnp.zeros_like(self.inputs[:, 0], jnp.int32)
         return Generated(empty.astype(jnp.int32), lengths, empty.astype(jnp.float32))
 
-    def stream(self, inputs: Array, key: Key | None, every: int, masks: InputMasks) -> Iterator[np.ndarray]:
+    def stream(self, every: int) -> Iterator[np.ndarray]:
         """Generates ``every`` tokens at a time; the prompt is read at once."""
-        inputs, limits = self._prepare(inputs, masks)
-        if limits.max_length == 0:
-            return iter(())
-        return self._blocks(limits, self._start(limits, inputs, key, masks), every)
+        return self._blocks(self._start(), every) if self.limits.max_length > 0 else iter(())
 
-    def _blocks(self, limits: Limits, state: _State, every: int) -> Iterator[np.ndarray]:
-        M = limits.max_length
+    def _blocks(self, state: _State, every: int) -> Iterator[np.ndarray]:
+        M = self.limits.max_length
         for start in range(0, M, every):
             stop = min(start + every, M)
-            state = self._decode(limits, state, stop)
-            yield np.asarray(_output(limits, state).tokens[:, start:stop])
+            state = self._decode(state, stop)
+            yield np.asarray(_output(self.limits, state).tokens[:, start:stop])
             if state.ended.all():
                 return
 
-    def _prepare(self, inputs: Array, masks: InputMasks) -> tuple[Array, Limits]:
-        """Checked inputs and the limits of their outputs."""
-        inputs = check_inputs(self.function, inputs)
-        padded = masks.valid is not None
-        return inputs, resolve_limits(
-            self.function, self.model, self.params, inputs.shape[1], self.config, padded=padded
-        )
+    def _start(self) -> _State:
+        return _start(self.model, self.limits, self.params, self.inputs, self.keys, self.masks)
 
-    def _start(self, limits: Limits, inputs: Array, key: Key | None, masks: InputMasks) -> _State:
-        masks = masks._replace(valid=check_valid(self.function, masks.valid))
-        keys = None if key is None else _sequence_keys(self.function, key, inputs.shape[0])
-        return _start(self.model, limits, self.params, inputs, keys, masks)
+    def _decode(self, state: _State, stop: int) -> _State:
+        return _decode(self.model, self.limits, self.params, self.processors, state, jnp.int32(stop))
 
-    def _decode(self, limits: Limits, state: _State, stop: int) -> _State:
-        processors = prepare_processors(
-            self.config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids
-        )
-        return _decode(self.model, limits, self.params, processors, state, jnp.int32(stop))
+
+def _prepare(
+    function: str,
+    model: Pure[CachedDecoder],
+    params: Params,
+    inputs: Array,
+    config: GenerationConfig,
+    *,
+    key: Key | None,
+    masks: InputMasks,
+) -> _Call:
+    inputs = check_inputs(function, inputs)
+    masks = masks._replace(valid=check_valid(function, masks.valid))
+    padded = masks.valid is not None
+    limits = resolve_limits(function, model, params, inputs.shape[1], config, padded=padded)
+    processors = prepare_processors(config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids)
+    keys = None if key is None else _sequence_keys(function, key, inputs.shape[0])
+    return _Call(model, params, inputs, limits, processors, keys, masks)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -328,5 +333,7 @@ def _sequence_keys(function: str, key: Key, B: int) -> Key:
     if key.ndim == 0:
         return jax.random.split(key, B)
     if key.shape != (B,):
-        raise ValueError(f"{function}: got keys {list(key.shape)}; wanted one key, or one per sequence [{B}].")
+        raise ValueError(
+            f"{function}: got keys {list(key.shape)}; wanted one key, or one per sequence [{B}]."
+        )
     return key

@@ -18,22 +18,23 @@ Stopping = Literal["exact", "heuristic", "first"]
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """The settings of generation: of ``greedy``, ``sample``, ``stream``, ``beam_search`` and ``TextGenerator``.
+    """Generation config: lengths, special tokens, beams, processors, sampling.
 
-    Equal configs hash equal, so a config may be a static argument of ``jax.jit``; not if a processor holds an
-    array. All lengths are numbers of tokens.
+    Equal configs hash equal, so that a config may be a static argument of ``jax.jit``, unless a processor
+    holds an array. All lengths are numbers of tokens.
 
-    A setting that a function cannot follow is an error. ``greedy``, ``sample``, ``stream`` and ``beam_search``
-    read token ids, so ``prefix_ids``, ``suffix_ids`` and ``stop_strings`` must be empty there. ``greedy``,
-    ``sample`` and ``stream`` require ``beams=1``; ``greedy`` and ``beam_search`` require ``do_sample=False``,
-    and so does ``stream`` without a key. ``TextGenerator`` requires ``n_best=1``. With one beam,
-    ``length_penalty`` and ``stopping`` change no output.
+    A setting that a function cannot follow is an error there. ``greedy``, ``sample``, ``stream`` and
+    ``beam_search`` read token ids, and require empty ``prefix_ids``, ``suffix_ids`` and ``stop_strings``,
+    which only ``TextGenerator`` uses. All but ``beam_search`` and ``TextGenerator`` require ``beams=1``;
+    ``greedy`` and ``beam_search`` require ``do_sample=False``, and so does ``stream`` without a key;
+    ``TextGenerator`` requires ``n_best=1``. Without beam search, ``length_penalty`` and ``stopping`` have no
+    effect.
 
     Args:
       eos_ids: ids of EOS tokens, at least 0; with none an output ends at its length limit.
       pad_id: fills outputs after EOS, at least 0; None is the first of ``eos_ids``.
-      start_id: first decoder token of an encoder-decoder, which requires it, and the prompt for an empty text;
-        None for none.
+      start_id: first decoder token of an encoder-decoder, which requires it; of a decoder, the prompt for an
+        empty text. None for none.
       prefix_ids: prepended to each prompt that is a text.
       suffix_ids: appended to each source that is a text.
       max_length: most tokens of an output, EOS included, at least 0; 0 generates nothing. None is no limit
@@ -46,9 +47,9 @@ class GenerationConfig:
       beams: outputs that beam search keeps at every length, at least 1. Beams beyond the number of outputs
         stay empty. For ``TextGenerator``, 1 is no beam search.
       n_best: outputs that ``beam_search`` returns for each input, from 1 to ``beams``.
-      length_penalty: alpha of ``((5 + length) / 6) ** alpha``, which divides the log-probabilities of outputs in
-        beam search: any finite number, 0 is none, 0.6 in the paper; or a function from int32 lengths to
-        positive float32 divisors.
+      length_penalty: alpha of ``((5 + length) / 6) ** alpha``, which divides log-probabilities in beam
+        search: any finite number, 0 for none, 0.6 in the paper; or a function from int32 lengths to positive
+        float32 divisors.
       stopping: when beam search of a sequence ends: ``"exact"``, when no unfinished output can still exceed
         the scores of its ``n_best`` finished ones; ``"heuristic"``, with ``beams`` finished outputs and no
         unfinished one that would exceed the worst of them if it ended now; ``"first"``, with ``beams``
@@ -58,8 +59,8 @@ class GenerationConfig:
       stop_strings: strings that end a text, and are removed from it.
 
     Raises:
-      ValueError: a field of another type or out of range; ``min_length`` is above ``max_length``, or ``n_best``
-        above ``beams``. The message names the field.
+      ValueError: a field of another type or out of range; ``min_length`` is above ``max_length``, or
+        ``n_best`` above ``beams``. The message names the field.
 
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6, source length + 50); the penalty: Wu et al. 2016,
     "Google's Neural Machine Translation System", equation 14.
@@ -96,7 +97,7 @@ class GenerationConfig:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> Self:
-        """The config for texts of a tokenizer that adds no special tokens: BOS before prompts, EOS after sources.
+        """The config for a tokenizer that adds no special tokens: BOS before prompts, EOS after sources.
 
         Beam search has 4 beams and a length penalty of 0.6 (Vaswani et al. 2017, section 6.1).
         """
@@ -112,7 +113,11 @@ class GenerationConfig:
         )
 
     def updated(
-        self, *, max_length: int | None = None, processors: Sequence[Processor] | None = None, **options: object
+        self,
+        *,
+        max_length: int | None = None,
+        processors: Sequence[Processor] | None = None,
+        **options: object,
     ) -> Self:
         """A copy with the options that are not None.
 
