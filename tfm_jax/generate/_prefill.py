@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.generate._limits import Limits
 from tfm_jax.nn.decoding import Cache, CachedDecoder, left_pad
 from tfm_jax.nn.functional import Pure
@@ -14,7 +14,7 @@ from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.tracing import definitely, is_concrete
 from tfm_jax.types import Array, Params
 
-__all__ = ["InputMasks", "Prefilled", "check_inputs", "check_valid", "prefill", "prefill_but_last"]
+__all__ = ["InputMasks", "Prefilled", "check_inputs", "prefill", "prefill_but_last"]
 
 
 def prefill(
@@ -41,7 +41,7 @@ def prefill(
         is not empty (if its length is concrete; ``nn.decode_step`` appends to one), ``valid`` with a
         ``memory_mask`` that has one row per target token.
     """
-    prompt, valid = check_inputs("prefill", prompt, name="prompt"), check_valid("prefill", valid)
+    prompt, valid = check_inputs("prefill", prompt, valid, name="prompt")
     if is_concrete(cache.slots.length) and int(cache.slots.length):
         raise ValueError(
             f"prefill: got a cache of {cache.slots.length} tokens; wanted an empty one. Append with "
@@ -131,26 +131,29 @@ def _left_pad(prompt: Array, valid: Array | None) -> tuple[Array, Array]:
     return left_pad(prompt, jnp.ones_like(prompt, bool) if valid is None else valid)
 
 
-def check_valid(function: str, valid: Array | None) -> Array | None:
-    """Raises for a prompt without tokens, if ``valid`` is concrete."""
-    valid = None if valid is None else as_array(function, "valid", valid)
-    if valid is None or not is_concrete(valid):
-        return valid
-    empty = np.flatnonzero(~np.asarray(valid, bool).any(-1)).tolist()
-    if empty:
-        raise ValueError(
-            f"{function}: got empty prompts at {empty}; wanted at least one token in each, such as BOS."
-        )
-    return valid
+def check_inputs(
+    function: str, inputs: Array, valid: Array | None, *, name: str = "inputs"
+) -> tuple[Array, Array | None]:
+    """Checks token ids [B, T] and the mask of their padding.
 
-
-def check_inputs(function: str, inputs: Array, *, name: str = "inputs") -> Array:
-    """Raises unless inputs are int [B, length] with at least one token."""
+    Raises:
+      ValueError: inputs that are not int [B, T] with at least one token, ``valid`` of another shape; an input
+        without a valid token, if ``valid`` is concrete.
+    """
     inputs = as_array(function, name, inputs)
-    is_integer = jnp.issubdtype(inputs.dtype, jnp.integer)
-    if inputs.ndim != 2 or not is_integer or definitely(lambda: inputs.shape[1] < 1):
+    valid = None if valid is None else as_array(function, "valid", valid)
+    arguments = {name: (inputs, "B T", "int"), "valid": (valid, "B T", "bool")}
+    fix = {"valid": "It is False at padding.", "rank": "A single sequence is [1, T]."}
+    check_shapes(function, fix=fix, **arguments)
+    if inputs.ndim and definitely(lambda: inputs.shape[-1] < 1):
         raise ValueError(
-            f"{function}: got {name} {inputs.dtype}{list(inputs.shape)}; wanted int [B, length], "
-            "length at least 1."
+            f"{function}: got {name} {inputs.dtype}{list(inputs.shape)}; wanted at least one token in each, such "
+            "as BOS."
         )
-    return inputs
+    if valid is not None and is_concrete(valid):
+        empty = np.flatnonzero(~np.asarray(valid, bool).any(-1)).tolist()
+        if empty:
+            raise ValueError(
+                f"{function}: got empty {name} at {empty}; wanted at least one token in each, such as BOS."
+            )
+    return inputs, valid
