@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
+from tfm_jax.checks import check_shapes
 from tfm_jax.generate._limits import Limits, check_config, is_eos, output_lengths, resolve_limits
-from tfm_jax.generate._prefill import InputMasks, check_inputs, check_valid, prefill_but_last
+from tfm_jax.generate._prefill import InputMasks, check_inputs, prefill_but_last
 from tfm_jax.generate.config import GenerationConfig, LengthPenalty, Stopping
 from tfm_jax.generate.logits_processors import Context, Processor, apply_processors, prepare_processors
 from tfm_jax.nn.decoding import Cache, CachedDecoder, CachedForward
@@ -91,7 +92,7 @@ def beam_search(
             f"beam_search: got memory_mask={got}; wanted masks.padding(valid). All beams share a "
             "position, so the mask must be the same for every target token."
         )
-    inputs, valid = check_inputs("beam_search", inputs), check_valid("beam_search", valid)
+    inputs, valid = check_inputs("beam_search", inputs, valid)
     limits = resolve_limits("beam_search", model, params, inputs.shape[1], config, padded=valid is not None)
     if limits.max_length == 0:
         return _empty_outputs(inputs, config.n_best)
@@ -300,10 +301,12 @@ def _penalties(length_penalty: LengthPenalty, max_length: int) -> Array:
     if not callable(length_penalty):
         length_penalty = functools.partial(_paper_penalty, length_penalty)
     penalties = jnp.asarray(length_penalty(lengths), jnp.float32)
-    if penalties.shape != lengths.shape:
-        raise ValueError(
-            f"beam_search: got a length_penalty that returns shape {penalties.shape}; wanted {lengths.shape}."
-        )
+    check_shapes(
+        "beam_search",
+        length_penalty=(penalties, "M"),
+        sizes={"M": max_length},
+        fix="It maps lengths to divisors.",
+    )
     if is_concrete(penalties):
         good = np.isfinite(penalties) & (np.asarray(penalties) > 0)
         if not good.all():

@@ -147,8 +147,8 @@ def check_inputs(
     check_shapes(function, fix=fix, **arguments)
     if inputs.ndim and definitely(lambda: inputs.shape[-1] < 1):
         raise ValueError(
-            f"{function}: got {name} {inputs.dtype}{list(inputs.shape)}; wanted at least one token in each, such "
-            "as BOS."
+            f"{function}: got {name} {inputs.dtype}{list(inputs.shape)}; wanted at least one token in each, "
+            "such as BOS."
         )
     if valid is not None and is_concrete(valid):
         empty = np.flatnonzero(~np.asarray(valid, bool).any(-1)).tolist()

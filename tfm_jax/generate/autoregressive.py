@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_key
+from tfm_jax.checks import as_key, check_shapes
 from tfm_jax.generate._limits import Limits, check_config, is_eos, output_lengths, resolve_limits
-from tfm_jax.generate._prefill import InputMasks, check_inputs, check_valid, prefill_but_last
+from tfm_jax.generate._prefill import InputMasks, check_inputs, prefill_but_last
 from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.generate.logits_processors import Context, Processor, apply_processors, prepare_processors
 from tfm_jax.nn.decoding import Cache, CachedDecoder
@@ -227,13 +227,12 @@ def _prepare(
     key: Key | None,
     masks: InputMasks,
 ) -> _Call:
-    inputs = check_inputs(function, inputs)
-    masks = masks._replace(valid=check_valid(function, masks.valid))
-    padded = masks.valid is not None
+    inputs, valid = check_inputs(function, inputs, masks.valid)
+    padded = valid is not None
     limits = resolve_limits(function, model, params, inputs.shape[1], config, padded=padded)
     processors = prepare_processors(config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids)
     keys = None if key is None else _sequence_keys(function, key, inputs.shape[0])
-    return _Call(model, params, inputs, limits, processors, keys, masks)
+    return _Call(model, params, inputs, limits, processors, keys, masks._replace(valid=valid))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -332,8 +331,5 @@ def _sequence_keys(function: str, key: Key, B: int) -> Key:
     key = as_key(function, key, batched=True)
     if key.ndim == 0:
         return jax.random.split(key, B)
-    if key.shape != (B,):
-        raise ValueError(
-            f"{function}: got keys {list(key.shape)}; wanted one key, or one per sequence [{B}]."
-        )
+    check_shapes(function, key=(key, "B"), sizes={"B": B}, fix="Pass one key, or one per sequence.")
     return key

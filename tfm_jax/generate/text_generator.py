@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_key, as_texts
+from tfm_jax.checks import as_key, as_texts, check_shapes
 from tfm_jax.generate._beam_search import beam_search
 from tfm_jax.generate._limits import LengthLimits, Limits, count_positions
 from tfm_jax.generate.autoregressive import stream
@@ -359,8 +359,5 @@ def _keys(key: Key | None, n: int, config: GenerationConfig) -> Key | None:
         )
     keys = as_key("TextGenerator", key, batched=True)
     keys = keys if keys.ndim else jax.random.split(keys, n)
-    if keys.shape != (n,):
-        raise ValueError(
-            f"TextGenerator: got keys {list(keys.shape)}; wanted one key, or one per prompt [{n}]."
-        )
+    check_shapes("TextGenerator", key=(keys, "B"), sizes={"B": n}, fix="Pass one key, or one per prompt.")
     return keys
