@@ -107,24 +107,12 @@ def prefill_but_last(
     P, M = prompt.shape[1], limits.max_length
     prompt, positions = _left_pad(prompt, masks.valid)
     slots = None if beams is None else P - 1 + M * beams
-    cache = _empty_cache(decoder, batch, P - 1 + M, masks, slots=slots)
+    cache = decoder.init_cache(
+        batch, P - 1 + M, source_mask=masks.source_mask, memory_mask=masks.memory_mask, slots=slots
+    )
     if not definitely(lambda: P <= 1):
         _, cache = decoder.cached_forward()(prompt[:, :-1], cache, positions=positions[:, :-1])
     return Prefilled(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)
-
-
-def _empty_cache(
-    decoder: CachedDecoder, inputs: int | Array, capacity: int, masks: InputMasks, *, slots: int | None
-) -> Cache:
-    if decoder.is_encoder_decoder():
-        options = {"source_mask": masks.source_mask, "memory_mask": masks.memory_mask}
-        return decoder.init_cache(inputs, capacity, slots=slots, **options)
-    if masks.source_mask is not None or masks.memory_mask is not None:
-        raise ValueError(
-            "generate: got source_mask or memory_mask with a decoder-only model; wanted None. "
-            "Mask the padding of prompts with valid."
-        )
-    return decoder.init_cache(inputs, capacity, slots=slots)
 
 
 def _left_pad(prompt: Array, valid: Array | None) -> tuple[Array, Array]:
