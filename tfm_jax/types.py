@@ -32,7 +32,7 @@ Key = jax.Array
 """A PRNG key from ``jax.random.key``, or the old form from ``jax.random.PRNGKey``. Use each key once."""
 Params = dict[str, Any]
 """Model parameters: a plain, nested dict of arrays."""
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 """What a JSON file can hold."""
 SumWeight = tuple[Array, Array]
 """A loss or metric as ``(sum, weight)``, float32 scalars; both add over microbatches, devices and hosts."""
