@@ -13,7 +13,7 @@ import numpy as np
 
 from tfm_jax.types import Array, Key
 
-__all__ = ["as_array", "as_key", "as_texts", "check_shapes", "iter_texts"]
+__all__ = ["as_array", "as_key", "as_optional_array", "as_texts", "check_shapes", "iter_texts"]
 
 _INT32 = np.iinfo(np.int32)
 _KINDS = {"float": jnp.floating, "int": jnp.integer, "bool": np.dtype(bool)}
@@ -70,21 +70,18 @@ def check_shapes(
     Raises:
       ValueError: an argument does not fit, at trace time; or the axes are not of this form.
     """
-    checked = [
-        _Argument(name, x[0], x[1], x[2] if len(x) == 3 else None)
-        for name, x in arguments.items()
-        if x[0] is not None
-    ]
-    specs = [_parse(x.axes) for x in checked]
-    shapes = [_shape(x.array) for x in checked]
+    checked = [x for x in arguments.values() if x[0] is not None]
+    arrays = [x[0] for x in checked]
+    specs = [_parse(x[1]) for x in checked]
+    shapes = [_shape(x) for x in arrays]
     bound = _bind(specs, shapes, sizes or {})
-    patterns = [_pattern(spec, shape, bound) for spec, shape in zip(specs, shapes, strict=True)]
-    typed = [x for x in checked if x.dtype is not None]
     try:
-        chex.assert_shape([x.array for x in checked], patterns)
-        chex.assert_type([x.array for x in typed], [_dtype(x.dtype) for x in typed])
+        chex.assert_shape(arrays, [_pattern(*x, bound) for x in zip(specs, shapes, strict=True)])
+        typed = [x for x in checked if len(x) == 3]
+        if typed:
+            chex.assert_type([x[0] for x in typed], [_dtype(x[2]) for x in typed])
     except AssertionError:
-        raise ValueError(_message(function, checked, bound, fix)) from None
+        raise ValueError(_message(function, arguments, bound, fix)) from None
 
 
 class _Argument(NamedTuple):
@@ -101,6 +98,8 @@ class _Spec(NamedTuple):
     """"...", "...|1", "*..." or "", for none."""
     axes: tuple[tuple[str | int, bool], ...]
     """Name or size of the others, and whether they may be 1."""
+    names: tuple[tuple[int, str], ...]
+    """Index, from the right, and name of those that have a name and may not be 1."""
 
 
 @functools.cache
@@ -116,7 +115,8 @@ def _parse(text: str) -> _Spec:
                 "separated by spaces, after ..., ...|1, *... or none of them."
             )
         axes.append((match["name"] or int(match["size"]), match["one"] is not None))
-    return _Spec(lead, tuple(axes))
+    names = [(i - len(axes), x) for i, (x, one) in enumerate(axes) if isinstance(x, str) and not one]
+    return _Spec(lead, tuple(axes), tuple(names))
 
 
 def _shape(x: Any) -> Sizes:
@@ -127,10 +127,10 @@ def _dtype(dtype: DType) -> Any:
     return _KINDS[dtype] if isinstance(dtype, str) and dtype in _KINDS else dtype
 
 
-def _split(spec: _Spec, shape: Sizes) -> tuple[Sizes, Sizes] | None:
-    """The leading sizes and the others; None where the rank does not fit."""
+def _count_leading(spec: _Spec, shape: Sizes) -> int | None:
+    """The number of leading axes; None where the rank does not fit."""
     n_lead = len(shape) - len(spec.axes)
-    return None if n_lead < 0 or (n_lead and not spec.lead) else (shape[:n_lead], shape[n_lead:])
+    return None if n_lead < 0 or (n_lead and not spec.lead) else n_lead
 
 
 def _bind(
@@ -139,16 +139,15 @@ def _bind(
     """The size of each name, and the leading sizes as "...": those of the first argument that has them."""
     bound, broadcast = dict(sizes), []
     for spec, shape in zip(specs, shapes, strict=True):
-        parts = _split(spec, shape)
-        if parts is None:
+        n_lead = _count_leading(spec, shape)
+        if n_lead is None:
             continue
         if spec.lead == "...":
-            bound.setdefault("...", parts[0])
+            bound.setdefault("...", shape[:n_lead])
         elif spec.lead == "*...":
-            broadcast.append(parts[0])
-        for (name, may_be_one), size in zip(spec.axes, parts[1], strict=True):
-            if isinstance(name, str) and not may_be_one:
-                bound.setdefault(name, size)
+            broadcast.append(shape[:n_lead])
+        for i, name in spec.names:
+            bound.setdefault(name, shape[i])
     if broadcast and "..." not in bound:
         bound["..."] = functools.reduce(_broadcast, broadcast)
     return bound
@@ -163,28 +162,31 @@ def _broadcast(a: Sizes, b: Sizes) -> Sizes:
 
 def _pattern(spec: _Spec, shape: Sizes, bound: Mapping[str, Any]) -> tuple[Any, ...]:
     """The shape that is wanted, as ``chex.assert_shape`` takes it."""
-    lead, n_lead = bound.get("..."), len(shape) - len(spec.axes)
-    if not spec.lead or (spec.lead == "...|1" and n_lead <= 0):
-        first = ()
-    elif lead is None:
-        first = (...,)
-    elif spec.lead == "...":
-        first = lead
-    elif spec.lead == "...|1":
-        first = tuple({1, size} for size in lead)
-    else:
-        first = tuple({1, size} for size in lead[max(0, len(lead) - n_lead) :]) if n_lead > 0 else ()
-    sizes = (bound.get(name) if isinstance(name, str) else name for name, _ in spec.axes)
-    last = ({1, size} if one else size for size, (_, one) in zip(sizes, spec.axes, strict=True))
-    return (*first, *last)
+    last = [bound.get(axis) if isinstance(axis, str) else axis for axis, _ in spec.axes]
+    if len(spec.names) < len(last):
+        last = [{1, size} if one else size for size, (_, one) in zip(last, spec.axes, strict=True)]
+    return (*_leading_pattern(spec, len(shape) - len(last), bound.get("...")), *last)
+
+
+def _leading_pattern(spec: _Spec, n_lead: int, lead: Sizes | None) -> tuple[Any, ...]:
+    if not spec.lead or (spec.lead != "..." and n_lead <= 0):
+        return ()
+    if lead is None:
+        return (...,)
+    if spec.lead == "...":
+        return lead
+    if spec.lead == "*...":
+        lead = lead[max(0, len(lead) - n_lead) :]
+    return tuple({1, size} for size in lead)
 
 
 def _message(
-    function: str, arguments: Sequence[_Argument], bound: Mapping[str, Any], fix: str | Mapping[str, str]
+    function: str, arguments: Mapping[str, Any], bound: Mapping[str, Any], fix: str | Mapping[str, str]
 ) -> str:
-    got = ", ".join(f"{x.name} {_show(x.array)}" for x in arguments)
-    wanted = ", ".join(f"{x.name} {_show_wanted(x)}" for x in arguments)
-    argument, axis, problem = next(filter(None, (_problem(x, bound) for x in arguments)))
+    checked = [_Argument(name, *x) for name, x in arguments.items() if x[0] is not None]
+    got = ", ".join(f"{x.name} {_show(x.array)}" for x in checked)
+    wanted = ", ".join(f"{x.name} {_show_wanted(x)}" for x in checked)
+    argument, axis, problem = next(filter(None, (_problem(x, bound) for x in checked)))
     text = fix if isinstance(fix, str) else fix.get(argument) or fix.get(axis, "")
     if axis == "dtype" and not text:
         text = f"Cast {argument} first."
@@ -194,11 +196,11 @@ def _message(
 def _problem(x: _Argument, bound: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """The argument, the axis, "rank" or "dtype", and what is wrong there; None where the argument fits."""
     spec, shape = _parse(x.axes), _shape(x.array)
-    parts, pattern = _split(spec, shape), _pattern(spec, shape, bound)
-    if parts is None:
+    n_lead, pattern = _count_leading(spec, shape), _pattern(spec, shape, bound)
+    if n_lead is None:
         least = " or more" if spec.lead else ""
         return x.name, "rank", f"{x.name} has rank {len(shape)}, not {len(spec.axes)}{least}"
-    lead, last = parts
+    lead, last = shape[:n_lead], shape[n_lead:]
     wanted = pattern[: len(pattern) - len(last)]
     if wanted != (...,) and not (len(lead) == len(wanted) and all(map(_fits, lead, wanted))):
         return x.name, "...", f"{x.name} has [...] = {_brackets(lead)}, not {_brackets(bound['...'])}"
@@ -280,6 +282,11 @@ def as_array(function: str, name: str, x: Any) -> Array:
                 "int32, the integer type of JAX."
             )
     return array
+
+
+def as_optional_array(function: str, name: str, x: object) -> Array | None:
+    """``as_array`` for an argument that may be None, which stays None."""
+    return None if x is None else as_array(function, name, x)
 
 
 def as_key(function: str, key: Any, *, batched: bool = False, name: str = "key") -> Key:
