@@ -53,5 +53,5 @@ def _as_json(labels: tuple[str, ...], found: "Label | list[TokenLabel]") -> "Jso
         return [
             {"start": x.start, "end": x.end, "label": x.label, "score": json_number(x.score)} for x in found
         ]
-    scores: "dict[str, Json]" = dict(zip(labels, map(json_number, found.scores), strict=True))
+    scores: dict[str, Json] = dict(zip(labels, map(json_number, found.scores), strict=True))
     return {"label": found.label, "score": json_number(found.score), "scores": scores}
