@@ -80,12 +80,12 @@ def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        labels, weight = batch["label"], batch["weight"]
+        labels, weights = batch["labels"], batch["weights"]
         logits = model.apply(params, batch["tokens"], batch["valid"], key=key)
         smoothing = 0.0 if key is None else label_smoothing
-        loss = ops.cross_entropy(logits, labels, weights=weight, label_smoothing=smoothing)
-        correct = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weight.sum())}
+        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
+        correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weights.sum())}
 
     return loss_fn
 

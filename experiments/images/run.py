@@ -94,15 +94,15 @@ def make_loss(model: nn.Pure, augmentation: AugmentConfig, label_smoothing: floa
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        images, labels, weight = batch["image"], batch["label"], batch["weight"]
+        images, labels, weights = batch["images"], batch["labels"], batch["weights"]
         smoothing = 0.0
         if key is not None:
             augment_key, key = jax.random.split(key)
             images, smoothing = augment(images, augment_key, augmentation), label_smoothing
         logits = model.apply(params, images, key=key)
-        loss = ops.cross_entropy(logits, labels, weights=weight, label_smoothing=smoothing)
-        correct = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weight.sum())}
+        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
+        correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weights.sum())}
 
     return loss_fn
 
@@ -144,7 +144,7 @@ def predict(
         return jnp.argmax(probabilities(params, images) + copies.sum(0), axis=-1)
 
     batches = data.Loader(examples, data.UniformBatchSampler(len(examples), batch_size))
-    predicted = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
+    predicted = np.concatenate([np.asarray(classify(params, batch["images"])) for batch in batches])
     return predicted[: len(examples)]
 
 
@@ -163,7 +163,7 @@ def svc_predict(
     from sklearn.svm import SVC
 
     def features(examples: data.ImageClassificationExamples) -> np.ndarray:
-        return 16 * examples.take(np.arange(len(examples)))["image"].reshape(len(examples), -1)
+        return 16 * examples.take(np.arange(len(examples)))["images"].reshape(len(examples), -1)
 
     return SVC(gamma=0.001).fit(features(training), training.labels).predict(features(test))
 

@@ -91,16 +91,15 @@ def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        source, labels = batch["source"], batch["target_out"]
-        mask = masks.padding(source != 0)
-        logits = model.apply(params, source, batch["target_in"], source_mask=mask, key=key)
+        labels, weights = batch["labels"], batch["weights"]
+        mask = masks.padding(batch["valid"])
+        logits = model.apply(params, batch["source"], batch["target"], source_mask=mask, key=key)
         smoothing = 0.0 if key is None else label_smoothing
-        loss = ops.cross_entropy(logits, labels, ignore_index=0, label_smoothing=smoothing)
+        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
         if key is not None:
             return loss, {}
-        counts = labels != 0
-        correct = counts & (jnp.argmax(logits, axis=-1) == labels)
-        return loss, {"accuracy": (jnp.sum(correct, dtype=jnp.float32), jnp.sum(counts, dtype=jnp.float32))}
+        correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weights.sum())}
 
     return loss_fn
 

@@ -102,8 +102,8 @@ def test_digits_become_batches():
     examples = data.image_classification_examples(data.digits("validation"))
     batch = examples.take(np.arange(180))
     assert (
-        batch["image"].shape == (180, 8, 8, 1)
-        and batch["image"].dtype == np.float32
+        batch["images"].shape == (180, 8, 8, 1)
+        and batch["images"].dtype == np.float32
         and examples.classes == 10
     )
 

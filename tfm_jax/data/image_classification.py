@@ -12,6 +12,7 @@ import numpy as np
 from tfm_jax.data._validate import check_range, fingerprint
 from tfm_jax.data.columns import Dataset, check_columns, column_values
 from tfm_jax.data.labels import label_ids, label_names
+from tfm_jax.types import ImageClassificationBatch
 
 __all__ = ["ImageClassificationExamples", "image_classification_examples"]
 
@@ -26,7 +27,7 @@ class ImageClassificationExamples:
 
     Equivalent to::
 
-        {"image": images / 255, "label": labels, "weight": ones}
+        {"images": images / 255, "labels": labels, "weights": ones}
 
     Args:
       images: uint8, or float32 in [0, 1] (not scaled again). [examples, height, width, channels]
@@ -54,12 +55,15 @@ class ImageClassificationExamples:
         """A checksum of the images and labels."""
         return fingerprint(self.images, self.labels)
 
-    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
-        """A batch of the examples: image [B, height, width, channels], label [B] and weight [B]."""
+    def take(
+        self, indices: np.ndarray, shape: tuple[int, ...] | None = None
+    ) -> ImageClassificationBatch[np.ndarray]:
+        """A batch of the examples: images [B, height, width, channels], labels [B] and weights [B]."""
         images = self.images[indices]
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / np.float32(255)
-        return {"image": images, "label": self.labels[indices], "weight": np.ones(len(indices), np.float32)}
+        weights = np.ones(len(indices), np.float32)
+        return {"images": images, "labels": self.labels[indices], "weights": weights}
 
 
 def image_classification_examples(

@@ -16,6 +16,7 @@ from tfm_jax.data.columns import check_columns
 from tfm_jax.data.packing import empty_batch, write_chunk
 from tfm_jax.data.sequences import encode_documents
 from tfm_jax.data.tokenizers import Tokenizer
+from tfm_jax.types import LanguageModelBatch
 
 __all__ = ["StreamIterator", "StreamLoader"]
 
@@ -61,7 +62,7 @@ class StreamLoader:
         return StreamIterator(self)
 
 
-class StreamIterator(Iterator[dict[str, np.ndarray]]):
+class StreamIterator(Iterator[LanguageModelBatch[np.ndarray]]):
     """Iterator over the batches of a `StreamLoader`, with ``get_state`` and ``set_state``.
 
     Attributes:
@@ -73,9 +74,9 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
         self.dropped = 0
         self.set_state({"epoch": 0, "stream": None, "row": 0, "offset": 0})
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> LanguageModelBatch[np.ndarray]:
         length = self._loader.length
-        batch = empty_batch(self._loader.batch_size, length)
+        batch = empty_batch(self._loader.batch_size, length, pad_id=0)  # every position is written
         for sequence in range(self._loader.batch_size):
             position = segment = 0
             while position < length:
