@@ -34,7 +34,7 @@ def make_loader(texts, tokenizer, batch_size, seed=None):
 
 
 def make_model(vocab_size):
-    """A decoder-only Transformer, as two pure functions: ``init(key) -> params``, ``apply(params, tokens)``."""
+    """A decoder-only Transformer as pure functions: ``init(key) -> params``, ``apply(params, tokens)``."""
     config = nn.Config(
         vocab_size=vocab_size,
         d_model=128,

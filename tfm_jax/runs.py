@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
+from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.run_directory import read_config
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
@@ -35,7 +37,7 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
         )
-    settings = train.read_config(path)
+    settings = read_config(path)
     try:
         config = from_dict(nn.Config, settings["model"])
         checkpoint_every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
@@ -61,7 +63,7 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
 def _load_params(
     checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None
 ) -> Params:
-    steps = train.consecutive_steps(checkpoints, checkpoint_every)
+    steps = consecutive_steps(checkpoints, checkpoint_every)
     if not steps:
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
     average = min(n_averaged, len(steps)) if average is None else average

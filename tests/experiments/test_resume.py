@@ -14,7 +14,7 @@ from experiments.language_model.run import main as language_model
 from tests.experiments.test_old_runs import OLD
 from tests.experiments.test_runner import SHORTER, Config, config, lines_of, start
 from tests.train import problem
-from tfm_jax import train
+from tfm_jax.train.run_directory import flatten, is_under
 from tfm_jax.values import to_dict
 
 CHANGES = ("rotate", "scale", "shear", "shift", "elastic")
@@ -91,11 +91,11 @@ FIXED_OF = {
 def test_each_field_may_change_on_a_resume_or_not(name):
     """A new field fails here: add it to a table above and, if it may change, to MAY_CHANGE of its config."""
     kind = importlib.import_module(f"experiments.{name}.config").Config
-    fields = train.flatten(to_dict(kind()))
+    fields = flatten(to_dict(kind()))
     free, fixed = {*FREE, *FREE_OF[name]}, {*FIXED, *FIXED_OF[name]}
     unknown = {field for field in fields if not field.startswith("model.")} - free - fixed
     assert not unknown, "may these change on a resume?"
-    assert {field for field in fields if train.is_under(field, kind.MAY_CHANGE)} == free
+    assert {field for field in fields if is_under(field, kind.MAY_CHANGE)} == free
 
 
 def test_changed_logging_and_evaluation_are_used_and_saved(tmp_path):

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.train.metrics import read, total
 
 SGD = optax.sgd(0.5)
 
@@ -199,8 +200,8 @@ def test_batch_of_weight_0_has_gradient_0():
     for accumulate in (1, 4):
         new, metrics = jitted(accumulate, 0.1)(initial(), batch)
         chex.assert_trees_all_equal(new.params, initial().params)
-        assert train.read(metrics["loss"]) == (0.0, 0.0)
-        assert train.read(metrics["grad_norm"]) == (0.0, 1.0)
+        assert read(metrics["loss"]) == (0.0, 0.0)
+        assert read(metrics["grad_norm"]) == (0.0, 1.0)
 
 
 def test_eval_step_sums_over_batches_and_devices_without_a_key():
@@ -212,13 +213,13 @@ def test_eval_step_sums_over_batches_and_devices_without_a_key():
 
     evaluate = jax.jit(train.make_eval_step(loss))
     params, batch = initial().params, problem.make_batch(3)
-    expected = train.read(evaluate(params, batch))
+    expected = read(evaluate(params, batch))
     halves = [jax.tree.map(lambda x, s=s: x[s], batch) for s in (slice(0, 4), slice(4, None))]
-    chex.assert_trees_all_close(train.total(evaluate(params, half) for half in halves), expected, rtol=1e-5)
+    chex.assert_trees_all_close(total(evaluate(params, half) for half in halves), expected, rtol=1e-5)
     shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
     mapped = train.make_eval_step(loss, axis_name="data")
     found = jax.pmap(mapped, "data", in_axes=(None, 0), out_axes=None)(params, shards)
-    chex.assert_trees_all_close(train.read(found), expected, rtol=1e-5)
+    chex.assert_trees_all_close(read(found), expected, rtol=1e-5)
     assert set(keys) == {None}
     assert expected.keys() == {"loss", "near"}
 
