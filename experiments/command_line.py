@@ -26,7 +26,7 @@ _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The options that decide which defaults the others have; ``tokenizer`` names those of a new tokenizer."""
+    """The options that decide which defaults the others have; ``tokenizer``: those of a new tokenizer."""
 
     data: str | None
     out: Path | None
@@ -40,13 +40,12 @@ class Sources:
         Raises:
           ValueError: when the run or the model cannot be read.
         """
-        config = config.for_data(self.data)
-        if self.resume:  # the run's config has its model, also that of an --init-from
-            if self.out is not None and (self.out / "config.json").is_file():
-                return load_config(config, self.out)
-            return config()
-        default = config()
-        if self.init_from is None or not isinstance(default, InitFromConfig):
+        kind = config.for_data(self.data)
+        assert issubclass(kind, config)
+        if self.resume and self.out is not None and (self.out / "config.json").is_file():
+            return load_config(kind, self.out)  # with the run's model, also that of an --init-from
+        default = kind()
+        if self.resume or self.init_from is None or not isinstance(default, InitFromConfig):
             return default
         if self.tokenizer:
             raise ValueError(

@@ -69,7 +69,7 @@ C = TypeVar("C", bound=InitFromConfig)
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
-    """Trained weights, by name, with the tokenizer of texts or the text of the ``preprocessor_config.json``."""
+    """Trained weights by name, with the tokenizer or the text of the ``preprocessor_config.json``."""
 
     params: Params = dataclasses.field(default_factory=dict)
     tokenizer: data.Tokenizer | None = None
