@@ -21,8 +21,8 @@ A letter may have a small suffix: ``Hv`` is the head dimension of the values. ``
 axes, often B: ops index from the right and accept any.
 """
 
-from collections.abc import Mapping
-from typing import Any, Generic, NotRequired, TypeAlias, TypedDict, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NotRequired, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -84,3 +84,22 @@ class ImageClassificationBatch(TypedDict, Generic[ArrayT]):
     labels: ArrayT  # int32 [B]
     weights: ArrayT  # float32 [B]: of each example; 0 is padding
     index: NotRequired[ArrayT]  # int32 [B], as above
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Interface of tokenizers, for data and generation.
+
+    A special id is None if the tokenizer has no such token. ``decode`` drops special tokens.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_id(self) -> int | None: ...
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_id(self) -> int | None: ...
+    def encode_batch(self, texts: Sequence[str], /) -> list[np.ndarray]: ...
+    def decode(self, ids: Sequence[int] | np.ndarray, /) -> str: ...

@@ -18,6 +18,7 @@ from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable
+from tfm_jax.data.splitting import describe_splits
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment"]
@@ -146,7 +147,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)
     longest = jnp.zeros((1, *shapes[-1]), jnp.int32)  # raises if it does not fit the model
     jax.eval_shape(lambda key: model.apply(model.init(key), longest), jax.random.key(0))
-    counts = data.describe_splits({name: len(part) for name, part in examples.items()})
+    counts = describe_splits({name: len(part) for name, part in examples.items()})
     print(f"{NAME}: texts: {counts}; {classes} classes: {', '.join(corpus.class_names[:20])}")
     widths = ", ".join(str(width) for (width,) in shapes)
     print(

@@ -25,6 +25,7 @@ from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable, exit_on_error
+from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
 from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
@@ -188,7 +189,7 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
     shape = examples["train"].images.shape[1:]
     encoder = encoder_config(config, shape)
     patches = encoder.patches
-    counts = data.describe_splits({split: len(part) for split, part in examples.items()})
+    counts = describe_splits({split: len(part) for split, part in examples.items()})
     sides = describe_shape(patches.sides)
     print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)
     check_classes(name, class_names, examples["train"].labels)
@@ -196,7 +197,7 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
     for part in examples.values():
         check_images(encoder, preprocess, part.images.shape[1:])
     columns = [config.data.image, config.data.label]
-    digests = {split: data.content_digest(splits[split], columns) for split in examples}
+    digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)
     return _Task(examples, class_names, encoder, model, digests)
 
@@ -213,7 +214,7 @@ def _load(config: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
         encoding=config.encoding,
     )
     class_names = data.label_names(source["train"], config.label, classes=config.classes)
-    splits = data.hold_out(
+    splits = hold_out(
         source,
         by=[config.image],
         validation=config.held_out,

@@ -24,6 +24,7 @@ from experiments.translation.decode import (
 )
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable
+from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
@@ -145,7 +146,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     jax.eval_shape(lambda key: model.apply(model.init(key), *longest), jax.random.key(0))
     translate = make_translate(model, tokenizer, shapes, sizes, config.search)
     _describe(pairs, tokenizer, shapes, sizes)
-    digests = {name: data.text_digest(*sides) for name, sides in pairs.items()}
+    digests = {name: text_digest(*sides) for name, sides in pairs.items()}
     return _Task(
         pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics, digests
     )
@@ -157,7 +158,7 @@ def _describe(
     shapes: Sequence[tuple[int, int]],
     sizes: Sequence[int],
 ) -> None:
-    counts = data.describe_splits({name: len(sources) for name, (sources, _) in pairs.items()})
+    counts = describe_splits({name: len(sources) for name, (sources, _) in pairs.items()})
     seen = set(zip(*pairs["train"], strict=True))
     repeated = sum(pair in seen for pair in zip(*pairs["test"], strict=True))
     print(f"{NAME}: pairs: {counts}; {repeated:,} of the test pairs are training pairs too")

@@ -15,6 +15,7 @@ from experiments.classification.run import main, make_loss, predict
 from tests.experiments.test_init_from import FROZEN, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT
 from tfm_jax import data, nn, train
+from tfm_jax.data.builtin import DATE_LOCALES, NAME_KINDS
 from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
@@ -146,12 +147,9 @@ def test_class_of_held_out_texts_only_is_a_class(tmp_path):
 def test_default_source_needs_no_file():
     pytest.importorskip("babel")
     found = corpus.load_corpus(DataConfig())
-    assert tuple(found.class_names) == data.DATE_LOCALES
+    assert tuple(found.class_names) == DATE_LOCALES
     kinds = corpus.load_corpus(DataConfig(label_column="kind"))
-    assert (
-        tuple(kinds.class_names) == data.NAME_KINDS
-        and kinds.splits["test"].texts == found.splits["test"].texts
-    )
+    assert tuple(kinds.class_names) == NAME_KINDS and kinds.splits["test"].texts == found.splits["test"].texts
 
 
 @pytest.mark.parametrize(

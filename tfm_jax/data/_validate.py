@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfm_jax.data.tokenizers import Tokenizer
+from tfm_jax.types import Tokenizer
 
 __all__ = ["check_range", "check_special_ids", "fingerprint", "flat_ids", "padding_id"]
 

@@ -12,8 +12,7 @@ import numpy as np
 from tfm_jax.checks import as_texts
 from tfm_jax.data._validate import check_special_ids, fingerprint, flat_ids, padding_id
 from tfm_jax.data.packing import PackedSequences
-from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.types import TranslationBatch
+from tfm_jax.types import Tokenizer, TranslationBatch
 
 __all__ = [
     "TranslationExamples",

@@ -15,8 +15,7 @@ from tfm_jax.data._validate import check_range
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.packing import empty_batch, write_chunk
 from tfm_jax.data.sequences import encode_documents
-from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.types import LanguageModelBatch
+from tfm_jax.types import LanguageModelBatch, Tokenizer
 
 __all__ = ["StreamIterator", "StreamLoader"]
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from tfm_jax.data._validate import check_range, check_special_ids, fingerprint, flat_ids, padding_id
 from tfm_jax.data.sequences import encode_documents, pad_sequences
-from tfm_jax.data.tokenizers import Tokenizer
-from tfm_jax.types import TextClassificationBatch
+from tfm_jax.types import TextClassificationBatch, Tokenizer
 
 __all__ = ["TextClassificationExamples", "text_classification_examples"]
 
