@@ -66,6 +66,7 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
     Raises:
       SystemExit: on ``--help``, and with a message on an invalid argument.
     """
+    console.escape_unencodable()
     argv = sys.argv[1:] if argv is None else argv
     try:
         default = read_sources(argv).defaults(config)
