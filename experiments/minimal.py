@@ -25,7 +25,7 @@ def load_texts(split):
 
 
 def make_loader(texts, tokenizer, batch_size, seed=None):
-    """Batches of sequences of 64 tokens. Short texts are packed: several share a sequence, told apart by ids.
+    """Batches of sequences of 64 tokens. Short texts are packed: several share a sequence, each with its id.
 
     With a seed the batches are shuffled and never end; without one they are one pass in order.
     """

@@ -12,8 +12,7 @@ from experiments import runner
 from experiments.config import load_config
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_old_runs import OLD
-from tests.experiments.test_runner import SHORTER, Config, config, lines_of, start
-from tests.train import problem
+from tests.experiments.test_runner import SHORTER, Config, Validation, config, lines_of, start
 from tfm_jax.train.run_directory import flatten, is_under
 from tfm_jax.values import to_dict
 
@@ -170,7 +169,7 @@ def test_other_data_of_any_split_exit(tmp_path, split):
     start(config(*out, "--resume"), digests=digests)
 
 
-@pytest.mark.parametrize("name", runner.PREPROCESSING_FILES)
+@pytest.mark.parametrize("name", runner._PREPROCESSING_FILES)
 def test_other_preprocessing_files_exit(tmp_path, name):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
     start(config(*out, *SHORTER))
@@ -304,16 +303,17 @@ def test_stray_file_with_the_name_of_a_checkpoint_exits(tmp_path):
 
 
 def test_junk_in_the_metrics_of_a_running_run_keeps_its_result(tmp_path, capsys):
-    def validation():
-        with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-            file.write("junk\n")
-        return (problem.make_batch(1000 + i) for i in range(2))
+    class Writing(Validation):
+        def __iter__(self):
+            with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+                file.write("junk\n")
+            return super().__iter__()
 
     drawn = []
     start(
         config("--out", str(tmp_path / "run"), *SHORTER),
-        validation=validation,
-        curves=lambda *a: drawn.append(a),
+        validation=Writing(),
+        curves=lambda *args, title: drawn.append(args),
     )
     assert not drawn and "no curves.png" in capsys.readouterr().out
     assert (tmp_path / "run" / "result.json").exists()

@@ -33,7 +33,7 @@ def jitted(accumulate, clip_norm):
     clip_norm=st.sampled_from([None, 0.1]),
 )
 def test_accumulated_microbatches_equal_the_large_batch(seed, weights, accumulate, clip_norm):
-    batch = {**problem.make_batch(seed, 8), "weight": np.asarray(weights, np.float32)}
+    batch = {**problem.make_batch(seed, 8), "weights": np.asarray(weights, np.float32)}
     large, large_metrics = jitted(1, clip_norm)(initial(), batch)
     small, small_metrics = jitted(accumulate, clip_norm)(initial(), batch)
     chex.assert_trees_all_close(small.params, large.params, rtol=1e-5, atol=1e-6)
@@ -53,7 +53,7 @@ def test_step_equals_the_plain_code():
     chex.assert_trees_all_close(new.params, expected, rtol=1e-5, atol=1e-6)
     assert int(new.step) == 1
     assert train.means(metrics)["loss"] == pytest.approx(float(loss), rel=1e-6)
-    assert float(metrics["loss"][1]) == batch["weight"].sum()
+    assert float(metrics["loss"][1]) == batch["weights"].sum()
     assert train.means(metrics)["grad_norm"] == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
     assert metrics.keys() == {"loss", "near", "grad_norm"}
 
@@ -196,7 +196,7 @@ def test_bfloat16_params_keep_their_dtype():
 
 
 def test_batch_of_weight_0_has_gradient_0():
-    batch = {**problem.make_batch(0, 8), "weight": np.zeros(8, np.float32)}
+    batch = {**problem.make_batch(0, 8), "weights": np.zeros(8, np.float32)}
     for accumulate in (1, 4):
         new, metrics = jitted(accumulate, 0.1)(initial(), batch)
         chex.assert_trees_all_equal(new.params, initial().params)
