@@ -64,6 +64,12 @@ def test_unused_pooler_is_an_error(module):
         nn.functionalize(module, dataclasses.replace(CONFIG, pooler=nn.Pooler()))
 
 
+def test_a_masked_language_model_of_images_is_an_error():
+    config = dataclasses.replace(CONFIG, patches=nn.Patches(2, 2))
+    with pytest.raises(ValueError, match=r"MaskedLanguageModel: got Patches.*; wanted patches=None"):
+        nn.functionalize(nn.MaskedLanguageModel, config)
+
+
 def test_classifier_uses_token_types_and_positions():
     config = dataclasses.replace(CONFIG, token_types=2)
     model = nn.functionalize(nn.Classifier, config, 3, None)

@@ -25,7 +25,6 @@ from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.generate.constraints import SuppressFrom
 from tfm_jax.generate.logits_processors import Processor, prepare_processors
 from tfm_jax.nn.functional import Pure
-from tfm_jax.nn.positions import Learned
 from tfm_jax.ops import masks
 from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Key, Params
@@ -204,7 +203,7 @@ class TextGenerator:
         stop_strings = check_stop_strings(config.stop_strings if stop is None else stop)
         config = dataclasses.replace(config, stop_strings=stop_strings)
         positions = self.model.bind(self.params).decoder_stack().config.positions
-        n_positions = positions.max_length if isinstance(positions, Learned) else None
+        n_positions = None if positions is None else positions.max_length
         return TextLimits(config, n_positions, self.is_encoder_decoder)
 
     def _encode_prompts(self, prompts: Sequence[str], limits: TextLimits) -> list[np.ndarray]:

@@ -8,11 +8,12 @@ from tfm_jax.checks import as_array
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
-from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.pooling import Pooling, pool
+from tfm_jax.nn.pooling import PoolBy, pool
+from tfm_jax.nn.variants import Activation, as_function
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ranges import RATE, SIZE, check_number
@@ -35,7 +36,13 @@ class LanguageModelHead(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.projection = Linear(
-            (config.d_model,), (config.vocab_size,), bias=False, dtype=config.param_dtype, rngs=rngs
+            (config.d_model,),
+            (config.vocab_size,),
+            axes="D V",
+            bias=False,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
         )
 
     def __call__(self, x: Array) -> Array:
@@ -65,7 +72,7 @@ class ClassificationHead(nnx.Module):
     """
 
     def __init__(
-        self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
+        self, config: Config, n_classes: int, pooling: PoolBy, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
     ):
         if pooling not in ("mean", "first", None):
             raise ValueError(
@@ -73,9 +80,17 @@ class ClassificationHead(nnx.Module):
             )
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
-        self.pooling: Pooling = pooling
+        self.pooling: PoolBy = pooling
         self.dropout_rate = dropout_rate
-        self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
+        self.dense = Linear(
+            (config.d_model,),
+            (n_classes,),
+            axes="D C",
+            bias=True,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """The logits [..., n_classes], float32, from x [..., T, D]; [..., T, n_classes] without pooling.
@@ -105,27 +120,32 @@ class MaskedLanguageModel(nnx.Module):
 
     Args:
       config: sizes and variants; with ``tie_embeddings`` the output projection is the embedding.
-      activation: of the head, a name that ``ops.activation`` knows.
+      activation: of the head, a name that ``ops.activation`` knows, or an ``nn.Activation``.
       rngs: initializes the parameters.
 
     Raises:
-      ValueError: the config has a ``pooler``, which this model does not use; an unknown activation.
+      ValueError: the config has a ``pooler`` or ``patches``, which this model does not use; an unknown
+        activation.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
 
-    def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, activation: str | Activation = "gelu", *, rngs: nnx.Rngs):
         if config.pooler is not None:
             raise ValueError(
                 f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
                 "and nn.Classifier use it."
             )
-        ops.activation(activation)  # raises for an unknown name
+        if config.patches is not None:
+            raise ValueError(
+                f"nn.MaskedLanguageModel: got {config.patches}; wanted patches=None. It reads tokens."
+            )
+        as_function(activation)  # raises for an unknown name
         self.activation = activation
         self.encoder = Encoder(config, rngs=rngs)
-        options = {"dtype": config.param_dtype, "rngs": rngs}
-        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **options)
-        self.norm = Norm(config.norm, config.d_model, **options)
+        D, dtype, kernel = config.d_model, config.param_dtype, config.initializers.kernel
+        self.dense = Linear((D,), (D,), axes="D D", bias=True, dtype=dtype, initializer=kernel, rngs=rngs)
+        self.norm = config.norm.build(D, axis="D", dtype=dtype, rngs=rngs)
         self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
         self.bias = constant(0.0, config.vocab_size, config.param_dtype)
 
@@ -153,10 +173,15 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        x = self.norm(ops.activation(self.activation)(self.dense(x)))
-        logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
+        logits = self._unembed(self.norm(as_function(self.activation)(self.dense(x))))
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
+
+    def _unembed(self, x: Array) -> Array:
+        if self.head is not None:
+            return self.head(x)
+        assert isinstance(self.encoder.embedding, Embedding)  # not of patches
+        return self.encoder.embedding.attend(x)
 
 
 class Classifier(nnx.Module):
@@ -176,22 +201,23 @@ class Classifier(nnx.Module):
       rngs: initializes the parameters.
 
     Raises:
-      ValueError: ``config.pooler`` with a pooling other than ``"first"``; and as in ``ClassificationHead``.
+      ValueError: a ``config.pooler`` with a pooling other than it ``reads`` (``"first"`` for ``Pooler``); and
+        as in ``ClassificationHead``.
     """
 
     def __init__(
         self,
         config: Config,
         n_classes: int = 10,
-        pooling: Pooling = "mean",
+        pooling: PoolBy = "mean",
         dropout_rate: float = 0.0,
         *,
         rngs: nnx.Rngs,
     ):
-        if config.pooler is not None and pooling != "first":
+        if config.pooler is not None and pooling != config.pooler.reads:
             raise ValueError(
-                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted pooling='first'. A "
-                "pooler reads the first token."
+                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted "
+                f"pooling={config.pooler.reads!r}, which says what this pooler reads."
             )
         self.encoder = Encoder(config, rngs=rngs)
         head_pooling = pooling if config.pooler is None else None
@@ -234,5 +260,5 @@ class Classifier(nnx.Module):
             return_auxiliary=return_auxiliary,
         )
         if self.encoder.pooler is not None:
-            hidden, valid = self.encoder.pooler(hidden, key=pooler_key), None
+            hidden, valid = self.encoder.pooler(hidden, valid, key=pooler_key), None
         return with_extras(self.head(hidden, valid, key=head_key), extras)

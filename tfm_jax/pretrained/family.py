@@ -15,8 +15,8 @@ from tfm_jax.pretrained.weights.tensor_map import WeightMapping
 
 __all__ = ["Architecture", "CheckpointConfig", "Family", "Settings"]
 
-# How a model is run: no config.json has these fields.
-_RUNTIME = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
+# How a model is initialized and run: no config.json has these fields.
+_RUNTIME = ("initializers", "dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 
 
 @dataclasses.dataclass(frozen=True)

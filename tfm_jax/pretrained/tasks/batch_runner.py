@@ -171,8 +171,9 @@ def max_length_of(
             f"{files}: got a maximum length of {declared!r} tokens; wanted an integer above the {special} "
             "special tokens. Fix max_seq_length, or model_max_length in tokenizer_config.json."
         )
-    learned = isinstance(config.positions, nn.Learned)
-    limit = config.positions.max_length if learned else math.inf if declared is not None else 512
+    limit = None if config.positions is None else config.positions.max_length
+    if limit is None:
+        limit = math.inf if declared is not None else 512
     return int(min(limit, limit if declared is None else declared))
 
 
