@@ -89,7 +89,7 @@ class JsonTokenizer:
             ids += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without padding, BOS and EOS.
 
         Raises:
@@ -128,8 +128,8 @@ class ByteTokenizer(JsonTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32; those of the backend, 100 times as fast."""
-        texts = iter_texts("encode_batch", "texts", texts)
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(_SPECIAL) for text in texts]
+        checked = iter_texts("encode_batch", "texts", texts)
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(_SPECIAL) for text in checked]
 
 
 def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:

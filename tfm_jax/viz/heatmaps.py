@@ -3,13 +3,18 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfm_jax.types import Array
 from tfm_jax.viz._canvas import BLUE, GREY, ORANGE, blank, save
 from tfm_jax.viz._fonts import drawable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.figure import Figure
 
 __all__ = ["attention_map", "confusion_matrix"]
 
@@ -162,7 +167,7 @@ def _confusion_colours(matrix: np.ndarray) -> np.ndarray:
     return 1 - _confusion_shade(matrix)[..., None] * (1 - darkest)
 
 
-def _label_axis(axis: Any, labels: list[str] | None, inches: float, families: list[str]) -> None:
+def _label_axis(axis: "XAxis | YAxis", labels: list[str] | None, inches: float, families: list[str]) -> None:
     """Labels the positions 0, 1, ... of an axis, or every k-th if space is short; None removes the ticks."""
     if labels is None:
         axis.set_ticks([])
@@ -179,12 +184,12 @@ def _label_axis(axis: Any, labels: list[str] | None, inches: float, families: li
     )
 
 
-def _style(panel: Any) -> None:
+def _style(panel: "Axes") -> None:
     panel.tick_params(length=0, pad=3)
     for spine in panel.spines.values():
         spine.set_color("#cccccc")
 
 
-def _set_title(figure: Any, title: str, families: list[str]) -> None:
+def _set_title(figure: "Figure", title: str, families: list[str]) -> None:
     if title:
         figure.suptitle(title, fontsize=LARGE, fontfamily=families, parse_math=False)

@@ -13,6 +13,7 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import check_shapes
 from tfm_jax.ops.backends.common import adjust_logits, split_heads
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.ops.masks.algebra import Mask, Sizes
@@ -138,7 +139,12 @@ def split_bias(
       ``(join, floats, others)``, where ``join(floats, others)`` is the bias function.
     """
     closed_jaxpr = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
-    _check_tile(closed_jaxpr.out_avals[0].shape, grid)
+    check_shapes(
+        "attention",
+        bias=(closed_jaxpr.out_avals[0], "... T|1 S|1"),
+        sizes={"T": grid.rows, "S": grid.cols},
+        fix="Compute the bias from the indices of queries and keys that are its arguments.",
+    )
     if jax.tree_util.all_leaves([bias]):  # a plain function
         if not any(isinstance(x, jax.core.Tracer) for x in closed_jaxpr.consts):
             return (lambda floats, others: bias), [], []
@@ -163,15 +169,6 @@ def split_bias(
 
     leaves = [*zip(map(jnp.asarray, leaves), is_float, strict=True)]
     return join, [x for x, is_one in leaves if is_one], [x for x, is_one in leaves if not is_one]
-
-
-def _check_tile(shape: tuple[int, ...], grid: Grid) -> None:
-    if any(n not in (1, size) for n, size in zip(shape[-2:], (grid.rows, grid.cols), strict=True)):
-        raise ValueError(
-            f"attention: got a bias function that returns {list(shape)} for {grid.rows} queries and "
-            f"{grid.cols} keys; wanted [..., N|1, {grid.rows}|1, {grid.cols}|1]. Compute it from the indices "
-            "that are its arguments."
-        )
 
 
 def take_tile(x: Any, i: Array | None) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
+from tfm_jax.checks import check_shapes
 from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import is_concrete
 from tfm_jax.types import Array
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 _LARGEST_DRAWING = 16  # queries, and keys
+_ADDITIVE = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
+_NONZERO = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
+_AXES = {"": "...|1", "T": "...|1 T", "S": "...|1 S", "TS": "...|1 T S", "NTS": "...|1 N|1 T S"}
 
 
 class Sizes(NamedTuple):
@@ -297,26 +301,10 @@ class Leaf(Mask):
         raise NotImplementedError
 
     def check(self, sizes: Sizes, *, within: bool = False) -> None:
+        known = {"...": sizes.batch, "N": sizes.N, "T": sizes.T, "S": sizes.S}
+        function = f"masks.{type(self).__name__.lower()}"
         for _, name, letters in self.arrays(len(sizes.batch)):
-            self._check_shape(name, letters, sizes)
-
-    def _check_shape(self, name: str, letters: str, sizes: Sizes) -> None:
-        shape = np.shape(getattr(self, name))
-        lead, last = _split_shape(shape, letters)
-        fits = len(last) == len(letters) and len(lead) in (0, len(sizes.batch))
-        fits = fits and all(n in (1, wanted) for n, wanted in zip(lead, sizes.batch, strict=False))
-        found = dict(zip(letters, last, strict=False))
-        wanted = {letter: getattr(sizes, letter) for letter in letters}
-        if not fits or any(n != wanted[letter] and (letter, n) != ("N", 1) for letter, n in found.items()):
-            values = [
-                f"[...] = {_brackets(sizes.batch)}",
-                *(f"{letter} = {n}" for letter, n in wanted.items()),
-            ]
-            raise ValueError(
-                f"{self.expression()}: got {name} of shape {_brackets(shape)}; wanted "
-                f"[{', '.join(letters)}] or [{', '.join(['...', *letters])}], where {', '.join(values)} "
-                "(a size of [...], or N, may also be 1)."
-            )
+            check_shapes(function, sizes=known, **{name: (getattr(self, name), _AXES[letters])})
 
     def broadcastable(self, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]
         """The array ``name``, whose last axes are ``letters``, reshaped to broadcast to [..., N, T, S]."""
@@ -377,15 +365,11 @@ def nodes(mask: Mask | None) -> Iterator[Mask]:
         yield from nodes(inner)
 
 
-def check_bool(function: str, x: Any) -> Any:
+def check_bool(function: str, name: str, x: Any) -> Any:
     """``x`` as an array; a ValueError with the fix where its dtype is not bool."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        fix = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
-    else:
-        fix = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
-    if not jnp.issubdtype(x.dtype, jnp.bool_):
-        raise ValueError(f"{function}: got dtype {x.dtype}; wanted bool, where True means may attend. {fix}")
+    fix = _ADDITIVE if jnp.issubdtype(x.dtype, jnp.floating) else _NONZERO
+    check_shapes(function, fix=f"True means may attend. {fix}", **{name: (x, "...", "bool")})
     return x
 
 
@@ -430,7 +414,10 @@ def _combine(operator: type[Mask], *sides: Any) -> Any:
     if not all(isinstance(side, Mask) or hasattr(side, "dtype") for side in sides):
         return NotImplemented
     return operator(
-        *(side if isinstance(side, Mask) else Dense(check_bool("mask & | array", side)) for side in sides)
+        *(
+            side if isinstance(side, Mask) else Dense(check_bool("mask & | array", "array", side))
+            for side in sides
+        )
     )
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
+from tfm_jax.checks import check_shapes
 from tfm_jax.ops.masks.algebra import Leaf, Mask, Sizes, mask_type
 from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import definitely, is_concrete
@@ -247,8 +248,7 @@ def check_int(function: str, name: str, x: Any) -> Any:
         low = high = x
     else:
         x = x if hasattr(x, "dtype") else np.asarray(x)
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"{function}: got {name} of dtype {x.dtype}; wanted an int or an array of ints.")
+        check_shapes(function, fix="Pass an int or an array of ints.", **{name: (x, "...", "int")})
         if jnp.can_cast(x.dtype, jnp.int32) or not is_concrete(x) or x.size == 0:
             return x
         low, high = int(np.min(np.asarray(x))), int(np.max(np.asarray(x)))
