@@ -19,24 +19,15 @@ from experiments.init_from import InitFromConfig, with_initial_model
 from tfm_jax import console
 from tfm_jax.values import Variant, from_text, to_text, variants
 
-__all__ = ["Sources", "parse", "parse_options", "read_sources"]
+__all__ = ["Sources", "parse", "read_sources"]
 
 C = TypeVar("C", bound=RunConfig)
-
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The options that decide which defaults the others have.
-
-    Args:
-      data: the value of ``--data.source``.
-      out: the value of ``--out``.
-      resume: whether ``--resume`` is given.
-      init_from: the value of ``--init-from``.
-      tokenizer: the given options of a new tokenizer, which ``--init-from`` excludes.
-    """
+    """The options that decide which defaults the others have; ``tokenizer``: those of a new tokenizer."""
 
     data: str | None
     out: Path | None
@@ -45,67 +36,50 @@ class Sources:
     tokenizer: tuple[str, ...]
 
     def defaults(self, config: type[C]) -> C:
-        """The defaults of the other options.
-
-        Args:
-          config: the experiment's config.
-
-        Returns:
-          The config of the run in ``--out`` to ``--resume``; or the defaults for the data source, with the
-          model of ``--init-from``.
+        """The config of the run to resume; else the defaults for the data, with the model of ``--init-from``.
 
         Raises:
           ValueError: when the run or the model cannot be read.
         """
-        config = config.for_data(self.data)
-        if self.resume:  # the run's config has its model, also that of an --init-from
-            has_config = self.out is not None and (self.out / "config.json").is_file()
-            return load_config(config, self.out) if has_config else config()
-        if self.init_from is None or not issubclass(config, InitFromConfig):
-            return config()
+        kind = config.for_data(self.data)
+        assert issubclass(kind, config)
+        if self.resume and self.out is not None and (self.out / "config.json").is_file():
+            return load_config(kind, self.out)  # with the run's model, also that of an --init-from
+        default = kind()
+        if self.resume or self.init_from is None or not isinstance(default, InitFromConfig):
+            return default
         if self.tokenizer:
             raise ValueError(
                 f"--init-from: got {', '.join(self.tokenizer)}; wanted the tokenizer of the weights. Leave "
                 "the options of a new one out"
             )
-        return with_initial_model(config(), self.init_from)
+        return with_initial_model(default, self.init_from)
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | None = None) -> C:
     """Parses an experiment's command line.
-
-    Equivalent to::
-
-        sources = read_sources(argv)
-        parse_options(sources.defaults(config), argv)
 
     Args:
       config: the experiment's config, a dataclass with defaults.
       argv: the arguments; None takes those of the process.
       prog: the command that ``--help`` shows; None takes that of the process.
 
-    Returns:
-      The config.
-
     Raises:
       SystemExit: on ``--help``, and with a message on an invalid argument.
     """
+    console.escape_unencodable()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return parse_options(read_sources(argv).defaults(config), argv, prog=prog)
+        default = read_sources(argv).defaults(config)
+        return console.parse_options(
+            type(default), argv, _variant_rule, _name_rule, prog=prog, default=default
+        )
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
 
 
 def read_sources(argv: Sequence[str]) -> Sources:
-    """Phase 1: reads the options that decide the defaults, and ignores all others.
-
-    Args:
-      argv: the arguments.
-
-    Returns:
-      The `Sources`.
-    """
+    """Reads the options that decide the defaults, and ignores all others."""
     argv = [_with_hyphens(argument) for argument in argv]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--data.source", dest="data", nargs="?")
@@ -118,24 +92,6 @@ def read_sources(argv: Sequence[str]) -> Sources:
         options = vars(parser.parse_args([]))
     names = {argument.partition("=")[0] for argument in argv}
     return Sources(**options, tokenizer=tuple(name for name in _TOKENIZER_OPTIONS if name in names))
-
-
-def parse_options(default: C, argv: Sequence[str], *, prog: str | None = None) -> C:
-    """Phase 2: parses all options.
-
-    Args:
-      default: the values of options that are not given.
-      argv: the arguments.
-      prog: as for `parse`.
-
-    Returns:
-      The config.
-
-    Raises:
-      SystemExit: on ``--help`` and on an invalid argument.
-      ValueError: when the values do not fit together.
-    """
-    return console.parse_options(type(default), argv, _variant_rule, _name_rule, prog=prog, default=default)
 
 
 def _with_hyphens(argument: str) -> str:

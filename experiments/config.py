@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import optax
 
 from tfm_jax import train
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
+from tfm_jax.train.optimizers import Schedule
+from tfm_jax.train.run_directory import read_config
 from tfm_jax.values import from_dict
 
 __all__ = [
@@ -61,7 +63,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, train.Schedule]:
+    def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
         """Makes the optimizer and its schedule."""
         schedule = {
             "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
@@ -168,14 +170,7 @@ class RunConfig:
 
 
 def load_config(config: type[C], directory: str | Path) -> C:
-    """Loads the config of a run.
-
-    Args:
-      config: its dataclass.
-      directory: of the run.
-
-    Returns:
-      The instance in ``config.json``; fields that the file lacks have their defaults.
+    """The config of a run, of this dataclass; fields that its ``config.json`` lacks have their defaults.
 
     Raises:
       FileNotFoundError: when there is no such file.
@@ -183,10 +178,10 @@ def load_config(config: type[C], directory: str | Path) -> C:
         names the file.
     """
     path = Path(directory) / "config.json"
-    return config_of(config, train.read_config(path), path)
+    return config_of(config, read_config(path), path)
 
 
-def config_of(config: type[C], saved: Mapping[str, Any], path: Path) -> C:
+def config_of(config: type[C], saved: Mapping[str, object], path: Path) -> C:
     """Makes a config from the content of a run's file ``path``; a ValueError names it."""
     try:
         return from_dict(config, saved)

@@ -4,57 +4,44 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import jax
 import tokenizers
 from flax import nnx
 
 from experiments.config import RunConfig, config_of
-from experiments.runner import MODEL_FILE, Run
+from experiments.runner import MODEL_FILE, PROCESSOR_FILE, Run
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.console import exit_on_error
 from tfm_jax.pretrained.families import family_of, find_family
 from tfm_jax.pretrained.weights.files import checkpoint_directory, read_json
 from tfm_jax.runs import load_run
-from tfm_jax.train.run_directory import replace_text
+from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.run_directory import read_config, replace_text
 from tfm_jax.types import Params
 
-__all__ = [
-    "ENCODERS",
-    "PROCESSOR_FILE",
-    "InitFromConfig",
-    "InitialWeights",
-    "ParamsByModel",
-    "load_initial_weights",
-    "read_model_config",
-    "read_weights",
-    "start_run",
-    "with_initial_model",
-]
+__all__ = ["ENCODERS", "InitFromConfig", "load_initial_weights", "read_model_config", "start_run"]
 
-PROCESSOR_FILE = "preprocessor_config.json"
-
-ParamsByModel = Mapping[type[nnx.Module], Callable[[Params], Params]]
-"""The kinds of models that an experiment accepts; for each, a function from its parameters to those that the
-experiment uses."""
+Input = Literal["texts", "images"]
+Accepted = Mapping[Callable[..., nnx.Module], Callable[[Params], Params]]
+"""The modules that an experiment accepts; for each, the part of their parameters that it uses."""
 
 
-def _encoder_params(params: Params) -> Params:
+def _encoder(params: Params) -> Params:
     return {"encoder": {name: x for name, x in params.items() if name != "pooler"}}
 
 
-def _inner_encoder_params(params: Params) -> Params:
-    return _encoder_params(params["encoder"])
+def _inner_encoder(params: Params) -> Params:
+    return _encoder(params["encoder"])
 
 
-ENCODERS: ParamsByModel = {
-    nn.Encoder: _encoder_params,
-    nn.MaskedLanguageModel: _inner_encoder_params,
-    nn.Classifier: _inner_encoder_params,
+ENCODERS: Accepted = {
+    nn.Encoder: _encoder,
+    nn.MaskedLanguageModel: _inner_encoder,
+    nn.Classifier: _inner_encoder,
 }
 """For a classifier: takes the encoder of any of these, without its pooler and head."""
-
 _EXECUTION_FIELDS = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 """Fields of a model's config that change how it runs, not what it computes."""
 _RATES = ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
@@ -66,12 +53,15 @@ _FREE_FIELDS = (*_EXECUTION_FIELDS, "initializers", *_RATES)
 class InitFromConfig(RunConfig):
     """The config of an experiment that can start from trained weights."""
 
+    if TYPE_CHECKING:
+        model: nn.Config  # each experiment declares it, at its place in the options
+
     init_from: str | None = None
     """Initial weights, with their model and tokenizer: the directory of a run, or a checkpoint of
     transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
     attention-implementation, remat and unroll may then be set."""
 
-    INPUT: ClassVar[Literal["texts", "images"]] = "texts"
+    INPUT: ClassVar[Input] = "texts"
     """The input of the model."""
 
 
@@ -80,13 +70,7 @@ C = TypeVar("C", bound=InitFromConfig)
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
-    """Trained weights to start from, with the preprocessing of their input.
-
-    Args:
-      params: by name, in place of random ones; {} without ``--init-from``.
-      tokenizer: of a model of texts.
-      image_processor: the text of the ``preprocessor_config.json`` of a model of images, if there is one.
-    """
+    """Trained weights by name, with the tokenizer or the text of the ``preprocessor_config.json``."""
 
     params: Params = dataclasses.field(default_factory=dict)
     tokenizer: data.Tokenizer | None = None
@@ -97,27 +81,16 @@ class InitialWeights:
         if self.image_processor is not None:
             replace_text(directory / PROCESSOR_FILE, self.image_processor)
         if self.tokenizer is not None:
-            self._save_tokenizer(directory)
-
-    def _save_tokenizer(self, directory: Path) -> None:
-        path = self.tokenizer.save(directory / "tokenizer.json")
-        backend = tokenizers.Tokenizer.from_file(str(path))
-        ids = {f"{role}_token": getattr(self.tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
-        tokens = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None}
-        text = json.dumps(tokens, indent=2, ensure_ascii=False)
-        replace_text(directory / "special_tokens_map.json", text + "\n")
+            path = self.tokenizer.save(directory / "tokenizer.json")
+            backend = tokenizers.Tokenizer.from_file(str(path))
+            ids = {f"{role}_token": getattr(self.tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
+            tokens = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None}
+            text = json.dumps(tokens, indent=2, ensure_ascii=False)
+            replace_text(directory / "special_tokens_map.json", text + "\n")
 
 
-def start_run(config: C, name: str, accepted: ParamsByModel) -> tuple[Run, Params]:
-    """Opens a run and loads its initial weights.
-
-    Args:
-      config: of the run.
-      name: of the experiment.
-      accepted: the models that the experiment can start from.
-
-    Returns:
-      The run, whose config has the model of the weights, and the ``initial_params`` for ``Run.fit``.
+def start_run(config: C, name: str, accepted: Accepted) -> tuple[Run[C], Params]:
+    """Opens a run, whose config has the model of its initial weights, and loads these; {} without any.
 
     Raises:
       SystemExit: with one message, when the weights cannot be loaded, or as `runner.Run`.
@@ -130,65 +103,56 @@ def start_run(config: C, name: str, accepted: ParamsByModel) -> tuple[Run, Param
     return run, initial.params
 
 
-def load_initial_weights(config: C, accepted: ParamsByModel) -> tuple[C, InitialWeights]:
-    """Loads the weights of ``--init-from``; none if the run resumes from a checkpoint.
+def load_initial_weights(config: C, accepted: Accepted) -> tuple[C, InitialWeights]:
+    """The config with the model of the weights of ``--init-from``, and these in its ``param_dtype``.
 
-    Args:
-      config: of the run.
-      accepted: the models that the experiment can start from.
-
-    Returns:
-      The config with the model of the weights, and the weights in its ``param_dtype``.
+    A run that resumes from a checkpoint loads none.
 
     Raises:
       FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
       ValueError: it is another kind of model, ``config.model`` differs from it, or a part is missing.
     """
     source = config.init_from
-    resumes = config.resume and config.out is not None and train.consecutive_steps(config.out / "checkpoints")
+    resumes = config.resume and config.out is not None and consecutive_steps(config.out / "checkpoints")
     if source is None or resumes:
         return config, InitialWeights()
-    if differences := _differences(config.model, read_model_config(source, config.INPUT)):
+    found = read_model_config(source, config.INPUT)
+    pairs = {name: (value, getattr(found, name)) for name, value in vars(config.model).items()}
+    differences = [
+        f"\n  {_option(name)}: configured {ours}, the weights have {theirs}"
+        for name, (ours, theirs) in pairs.items()
+        if ours != theirs and name not in _FREE_FIELDS
+    ]
+    if differences:
         raise ValueError(
             f"--init-from {source}: got another --model than that of the weights; wanted changes of "
-            f"{', '.join(_option(name) for name in _FREE_FIELDS)} alone:\n" + "\n".join(differences)
+            f"{', '.join(map(_option, _FREE_FIELDS))} alone:" + "".join(differences)
         )
-    model, initial = read_weights(source, accepted)
+    module, model, initial = (_read_run if _is_run(source) else _read_checkpoint)(source, accepted)
+    if module not in accepted:
+        names = " or ".join(sorted(f"nn.{kind.__name__}" for kind in accepted))
+        raise ValueError(f"--init-from {source}: got an nn.{module.__name__}; wanted an {names}.")
     model = _with_fields_of(config.model, _FREE_FIELDS, model)
-    params = jax.tree.map(lambda x: x.astype(model.param_dtype), initial.params)
+    params = jax.tree.map(lambda x: x.astype(model.param_dtype), accepted[module](initial.params))
     return dataclasses.replace(config, model=model), dataclasses.replace(initial, params=params)
 
 
 def with_initial_model(default: C, source: str) -> C:
-    """The defaults of a command line with ``--init-from``.
-
-    Args:
-      default: the defaults without it.
-      source: a directory, or a name on the hub.
-
-    Returns:
-      The defaults with the model of the weights, run as the default model is.
+    """The defaults of a command line with ``--init-from``: with the model of the weights, run as the default.
 
     Raises:
       ValueError: when the model cannot be read.
     """
     try:
-        model = read_model_config(source, default.INPUT)
+        found = read_model_config(source, default.INPUT)
     except (OSError, ValueError) as error:
         raise ValueError(f"--init-from: {error}") from error
-    model = _with_fields_of(default.model, _EXECUTION_FIELDS, model)
+    model = _with_fields_of(default.model, _EXECUTION_FIELDS, found)
     return dataclasses.replace(default, model=model, init_from=source)
 
 
-def read_model_config(source: str, wanted: Literal["texts", "images"]) -> nn.Config:
-    """Reads the model's config of a run or a checkpoint, without the weights.
-
-    Args:
-      source: a directory, or a name on the hub.
-      wanted: the input of the model.
-
-    Returns:
-      The config, without the pooler, which belongs to the task of its training.
+def read_model_config(source: str, wanted: Input) -> nn.Config:
+    """The model's config of a run or a checkpoint, without the pooler, which belongs to its task.
 
     Raises:
       FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
@@ -199,31 +163,10 @@ def read_model_config(source: str, wanted: Literal["texts", "images"]) -> nn.Con
     else:
         path = checkpoint_directory(source) / "config.json"
         settings = read_json(path)
-        model = _without_pooler(family_of(settings, path)[1].read_config(settings, path))
+        model = dataclasses.replace(family_of(settings, path)[1].read_config(settings, path), pooler=None)
     if wanted != (got := "texts" if model.patches is None else "images"):
         raise ValueError(f"{source}: got a model of {got}; wanted one of {wanted}.")
     return model
-
-
-def read_weights(source: str, accepted: ParamsByModel) -> tuple[nn.Config, InitialWeights]:
-    """Reads the model's config and the weights of a run or a checkpoint.
-
-    Args:
-      source: a directory, or a name on the hub.
-      accepted: the models that the experiment can start from.
-
-    Returns:
-      The config as `read_model_config` returns it, and the weights that the experiment uses.
-
-    Raises:
-      FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
-      ValueError: it is another kind of model, has no tokenizer, or cannot be read.
-    """
-    module, model, initial = _read_run(source, accepted) if _is_run(source) else _read_checkpoint(source)
-    if module not in accepted:
-        names = " or ".join(sorted(f"nn.{kind.__name__}" for kind in accepted))
-        raise ValueError(f"--init-from {source}: got an nn.{module.__name__}; wanted an {names}.")
-    return model, dataclasses.replace(initial, params=accepted[module](initial.params))
 
 
 def _is_run(source: str) -> bool:
@@ -234,17 +177,16 @@ def _is_run(source: str) -> bool:
 def _model_of_run(directory: Path) -> nn.Config:
     path = directory / MODEL_FILE
     if path.is_file():
-        return config_of(nn.Config, train.read_config(path), path)
+        return config_of(nn.Config, read_config(path), path)
     path = directory / "config.json"
-    model = config_of(nn.Config, train.read_config(path)["model"], path)
-    return dataclasses.replace(
-        model, vocab_size=model.vocab_size or data.load_tokenizer(directory).vocab_size
-    )
+    model = config_of(nn.Config, read_config(path)["model"], path)
+    size = model.vocab_size or data.load_tokenizer(directory).vocab_size
+    return dataclasses.replace(model, vocab_size=size)
 
 
-def _read_run(source: str, accepted: ParamsByModel) -> tuple[type[nnx.Module], nn.Config, InitialWeights]:
-    """The kind of the model, its config and all of its weights."""
-    directory = Path(source)
+def _read_run(source: str, accepted: Accepted) -> tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]:
+    """The module, its config and its weights."""
+    directory, model = Path(source), _model_of_run(Path(source))
     if nn.Classifier in accepted:
         item = "ema" if any((directory / "checkpoints").glob("*/ema")) else "params"
         params = train.load_params(directory / "checkpoints", item=item)
@@ -254,18 +196,18 @@ def _read_run(source: str, accepted: ParamsByModel) -> tuple[type[nnx.Module], n
         module = nn.EncoderDecoder
     else:
         module = nn.Classifier if "encoder" in params else nn.Decoder
-    model, processor = _model_of_run(directory), directory / PROCESSOR_FILE
     if model.patches is None:
         return module, model, InitialWeights(params, data.load_tokenizer(directory))
+    processor = directory / PROCESSOR_FILE
     text = processor.read_text(encoding="utf-8") if processor.is_file() else None
     return module, model, InitialWeights(params, image_processor=text)
 
 
-def _read_checkpoint(source: str) -> tuple[type[nnx.Module], nn.Config, InitialWeights]:
-    """The kind of the model, its config and all of its weights."""
+def _read_checkpoint(source: str, _: Accepted) -> tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]:
+    """The module, its config and its weights."""
     _, params, config, tokenizer = pretrained.load(source)
     module = find_family(config.architecture).architectures[config.architecture].module
-    model = _without_pooler(config.model)
+    model = dataclasses.replace(config.model, pooler=None)
     if model.patches is not None:
         pretrained.load_image_processor(source)  # raises for unsupported settings
         text = (checkpoint_directory(source) / PROCESSOR_FILE).read_text(encoding="utf-8")
@@ -276,7 +218,9 @@ def _read_checkpoint(source: str) -> tuple[type[nnx.Module], nn.Config, InitialW
     return module, model, InitialWeights(params, _with_special_tokens(tokenizer, settings))
 
 
-def _with_special_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> data.JsonTokenizer:
+def _with_special_tokens(
+    tokenizer: tokenizers.Tokenizer, settings: Mapping[str, object]
+) -> data.JsonTokenizer:
     """The tokenizer with the special tokens whose ids are in a checkpoint's settings."""
     ids = {role: settings.get(f"{role}_token_id") for role in ("pad", "bos", "eos", "decoder_start")}
     ids = {role: next(iter(i), None) if isinstance(i, list) else i for role, i in ids.items()}
@@ -285,26 +229,9 @@ def _with_special_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str,
     return data.JsonTokenizer(tokenizer, **{**tokens, "bos": start or tokens["bos"]})
 
 
-def _without_pooler(model: nn.Config) -> nn.Config:
-    return dataclasses.replace(model, pooler=None)
-
-
 def _with_fields_of(source: nn.Config, names: Sequence[str], model: nn.Config) -> nn.Config:
     """The model with some fields of ``source``."""
     return dataclasses.replace(model, **{name: getattr(source, name) for name in names})
-
-
-def _differences(configured: nn.Config, initial: nn.Config) -> list[str]:
-    values = {
-        field.name: (getattr(configured, field.name), getattr(initial, field.name))
-        for field in dataclasses.fields(configured)
-        if field.name not in _FREE_FIELDS
-    }
-    return [
-        f"  {_option(name)}: configured {ours}, the weights have {theirs}"
-        for name, (ours, theirs) in values.items()
-        if ours != theirs
-    ]
 
 
 def _option(name: str) -> str:

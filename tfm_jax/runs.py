@@ -7,6 +7,8 @@ from pathlib import Path
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant, registered
+from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.run_directory import read_config
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
@@ -41,7 +43,7 @@ def load_run(
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
         )
-    settings = train.read_config(path)
+    settings = read_config(path)
     registered(Variant, variants)  # raises for a class that is no variant
     try:
         config = from_dict(nn.Config, settings["model"], variants)
@@ -68,7 +70,7 @@ def load_run(
 def _load_params(
     checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None
 ) -> Params:
-    steps = train.consecutive_steps(checkpoints, checkpoint_every)
+    steps = consecutive_steps(checkpoints, checkpoint_every)
     if not steps:
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
     average = min(n_averaged, len(steps)) if average is None else average

@@ -1,18 +1,16 @@
-"""The labelled texts of each split, the tokenizer, and the baseline on n-grams."""
+"""The labelled texts of each split, and the baseline on n-grams."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.classification.config import DataConfig
-from experiments.runner import load_or_make_tokenizer
 from tfm_jax import data
 from tfm_jax.data.sources import load_unsplit
 from tfm_jax.data.splitting import content_digest, hold_out
 
-__all__ = ["Corpus", "Labelled", "load_corpus", "make_tokenizer", "ngram_predict"]
+__all__ = ["Corpus", "Labelled", "load_corpus", "ngram_predict"]
 
 
 class Labelled(NamedTuple):
@@ -66,28 +64,6 @@ def load_corpus(config: DataConfig) -> Corpus:
             raise ValueError(f"{split}: {error}") from error
     digests = {split: content_digest(splits[split], columns) for split in labelled}
     return Corpus(labelled, names, digests)
-
-
-def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) -> data.Tokenizer:
-    """Learns the tokenizer from the training texts and saves it; loads the saved one on a resume.
-
-    Args:
-      config: the kind of tokenizer.
-      texts: the training texts.
-      directory: of the run.
-
-    Returns:
-      The tokenizer.
-
-    Raises:
-      ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
-    """
-
-    def make() -> data.Tokenizer:
-        bpe = config.tokenizer == "bpe"
-        return data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
-
-    return load_or_make_tokenizer(directory, make)
 
 
 def ngram_predict(train: Labelled, texts: Sequence[str]) -> np.ndarray:

@@ -1,11 +1,9 @@
 """Trains a text classifier, from scratch or from a trained encoder, and tests it once."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +11,12 @@ import numpy as np
 
 from experiments import command_line
 from experiments.classification.config import Config
-from experiments.classification.corpus import Corpus, load_corpus, make_tokenizer, ngram_predict
+from experiments.classification.corpus import Corpus, load_corpus, ngram_predict
 from experiments.init_from import ENCODERS, start_run
-from experiments.runner import check_classes, require_packages
+from experiments.runner import check_classes, check_inputs, make_tokenizer, require_packages
 from tfm_jax import data, nn, ops, train, viz
-from tfm_jax.console import escape_unencodable
 from tfm_jax.data.splitting import describe_splits
-from tfm_jax.types import Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, Key, Params, SumWeight, TextClassificationBatch
 
 __all__ = ["main", "make_loss", "predict", "run_experiment"]
 
@@ -27,75 +24,73 @@ NAME = "classification"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the experiment from the command line.
-
-    Args:
-      argv: the arguments; None takes those of the process.
-
-    Raises:
-      SystemExit: with one message on an error.
-    """
-    escape_unencodable()
+    """Runs the experiment with these arguments, or those of the process."""
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
 
 
 def run_experiment(config: Config) -> None:
-    """Loads the data, trains and tests; writes everything into the run's directory.
-
-    Args:
-      config: the settings.
-
-    Raises:
-      SystemExit: as `main`.
-    """
+    """Loads the data, trains and tests; writes everything into the run's directory."""
     run, initial_params = start_run(config, NAME, ENCODERS)
     config = run.config
-    with run.setup():
+    with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)
+        loss_fn = make_loss(task.model, config.label_smoothing)
+        optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
+        step = run.compile_step(loss_fn, optimizer)
+        state = run.init_state(task.model.init, optimizer, initial_params)
+    batches = iter(task.batches["train"])
+    evaluate = run.compile_evaluation(loss_fn, task.batches["validation"])
     with ThreadPoolExecutor(1) as executor:
         ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
-        trained = run.fit(
-            init=task.model.init,
-            loss_fn=make_loss(task.model, config.label_smoothing),
-            batches=iter(task.batches["train"]),
-            d_model=config.model.d_model,
-            initial_params=initial_params,
-            digests=task.corpus.digests,
-            validation=lambda: task.batches["validation"],
-            unit="texts",
-            curves=functools.partial(viz.curves, title=NAME),
-        )
-        params = trained.params if config.train.patience is None else trained.best_params()
+        with run.session(state, batches, task.corpus.digests) as (state, options):
+            result = train.fit(
+                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts", **options
+            )
+        params = run.end_training(result)
+        if config.train.patience is not None:
+            params = run.best_params()
         run.finish(_test(task, params, ngrams.result(), run.path))
 
 
-def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
+def make_loss(
+    model: nn.Pure[nn.Classifier], label_smoothing: float
+) -> train.LossFn[TextClassificationBatch[Array]]:
     """Makes the loss of a batch of labelled texts: cross-entropy.
 
     Args:
-      model: an ``nn.Classifier``.
+      model: the classifier.
       label_smoothing: in training (with a key).
 
     Returns:
-      ``loss_fn(params, batch, key)``, with the metric "accuracy".
+      ``loss_fn(params, batch, key)``, with the metric "accuracy" and the model's auxiliary losses: metrics of
+      their own, and with a key a part of the loss.
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
+    def loss_fn(
+        params: Params, batch: TextClassificationBatch[Array], key: Key | None
+    ) -> tuple[SumWeight, dict[str, SumWeight]]:
         labels, weights = batch["labels"], batch["weights"]
-        logits = model.apply(params, batch["tokens"], batch["valid"], key=key)
+        logits, extras = model.apply(params, batch["tokens"], batch["valid"], key=key, return_auxiliary=True)
         smoothing = 0.0 if key is None else label_smoothing
         loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
+        if key is not None:
+            loss = train.add_auxiliary(loss, extras["auxiliary"])
         correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weights.sum())}
+        return loss, {"accuracy": (correct.sum(), weights.sum()), **extras["auxiliary"]}
 
     return loss_fn
 
 
-def predict(model: nn.Pure, params: Params, batches: data.Loader, n: int) -> np.ndarray:
+def predict(
+    model: nn.Pure[nn.Classifier],
+    params: Params,
+    batches: data.Loader[TextClassificationBatch[np.ndarray]],
+    n: int,
+) -> np.ndarray:
     """Predicts the class of each text.
 
     Args:
-      model: an ``nn.Classifier``.
+      model: the classifier.
       params: its parameters.
       batches: one pass over the texts.
       n: number of texts.
@@ -106,6 +101,7 @@ def predict(model: nn.Pure, params: Params, batches: data.Loader, n: int) -> np.
     classify = jax.jit(lambda *inputs: jnp.argmax(model.apply(*inputs), axis=-1))
     predicted = np.zeros(n, np.int64)
     for batch in batches:
+        assert "index" in batch  # a pass in order
         real = batch["index"] >= 0
         predicted[batch["index"][real]] = np.asarray(classify(params, batch["tokens"], batch["valid"]))[real]
     return predicted
@@ -116,14 +112,15 @@ class _Task:
     """The data and the model: all that training does not change."""
 
     corpus: Corpus
-    model: nn.Pure
-    batches: dict[str, data.Loader]
+    model: nn.Pure[nn.Classifier]
+    batches: dict[str, data.Loader[TextClassificationBatch[np.ndarray]]]
 
 
 def _prepare(config: Config, path: Path) -> _Task:
     require_packages("sklearn", "matplotlib", "tensorboardX")
     corpus = load_corpus(config.data)
-    tokenizer = make_tokenizer(config.data, corpus.splits["train"].texts, path)
+    texts, settings = corpus.splits["train"].texts, config.data
+    tokenizer = make_tokenizer(path, settings.tokenizer, lambda: texts, settings.vocab_size)
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)
     classes = len(corpus.class_names)
     check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
@@ -145,8 +142,7 @@ def _prepare(config: Config, path: Path) -> _Task:
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)
-    longest = jnp.zeros((1, *shapes[-1]), jnp.int32)  # raises if it does not fit the model
-    jax.eval_shape(lambda key: model.apply(model.init(key), longest), jax.random.key(0))
+    check_inputs(model, (1, *shapes[-1]))  # the longest text
     counts = describe_splits({name: len(part) for name, part in examples.items()})
     print(f"{NAME}: texts: {counts}; {classes} classes: {', '.join(corpus.class_names[:20])}")
     widths = ", ".join(str(width) for (width,) in shapes)
@@ -156,7 +152,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     return _Task(corpus, model, batches)
 
 
-def _test(task: _Task, params: Params, ngrams: np.ndarray, path: Path) -> dict[str, Any]:
+def _test(task: _Task, params: Params, ngrams: np.ndarray, path: Path) -> dict[str, float]:
     """Tests the model and prints some of its errors; returns the results."""
     (texts, labels), names = task.corpus.splits["test"], task.corpus.class_names
     predicted, n = predict(task.model, params, task.batches["test"], len(texts)), len(names)

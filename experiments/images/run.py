@@ -1,10 +1,8 @@
 """Trains an image classifier and tests it once, on unseen images."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import jax
@@ -24,9 +22,9 @@ from experiments.images.model import (
 from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
-from tfm_jax.console import escape_unencodable, exit_on_error
+from tfm_jax.console import exit_on_error
 from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
-from tfm_jax.types import Array, Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, ImageClassificationBatch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
 
@@ -36,80 +34,72 @@ SVC_EXAMPLES = 10_000
 
 
 def main(argv: Sequence[str] | None = None, *, name: str = NAME) -> None:
-    """Runs the experiment from the command line.
-
-    Args:
-      argv: the arguments; None takes those of the process.
-      name: of the experiment, in messages and names of runs.
-
-    Raises:
-      SystemExit: with one message on an error.
-    """
-    escape_unencodable()
+    """Runs the experiment, under a name, with these arguments, or those of the process."""
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{name}"), name)
 
 
 def run_experiment(config: Config, name: str = NAME) -> None:
-    """Loads the data, trains and tests; writes everything into the run's directory.
-
-    Args:
-      config: the settings.
-      name: of the experiment.
-
-    Raises:
-      SystemExit: as `main`.
-    """
+    """Loads the data, trains and tests; writes everything into the run's directory."""
     run, initial_params = start_run(config, name, ENCODERS)
     config = run.config
-    with run.setup():
+    with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path, name)
-        run.write_model(task.encoder)
-    size, seed = config.train.batch_size, config.train.seed
-    training, validation = task.examples["train"], task.examples["validation"]
-    trained = run.fit(
-        init=task.model.init,
-        loss_fn=make_loss(task.model, config.augment, config.label_smoothing),
-        batches=iter(data.Loader(training, data.UniformBatchSampler(len(training), size, seed))),
-        d_model=config.model.d_model,
-        initial_params=initial_params,
-        digests=task.digests,
-        validation=lambda: data.Loader(validation, data.UniformBatchSampler(len(validation), size)),
-        unit="images",
-        curves=functools.partial(viz.curves, title=name),
-    )
-    params = trained.params if config.train.patience is None else trained.best_params()
+        run.write_model(task.model.config)
+        loss_fn = make_loss(task.model, config.augment, config.label_smoothing)
+        optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
+        step = run.compile_step(loss_fn, optimizer)
+        state = run.init_state(task.model.init, optimizer, initial_params)
+    training, validation, size = task.examples["train"], task.examples["validation"], config.train.batch_size
+    shuffled = data.UniformBatchSampler(len(training), size, config.train.seed)
+    batches = iter(data.Loader(training, shuffled))
+    in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size))
+    evaluate = run.compile_evaluation(loss_fn, in_order)
+    with run.session(state, batches, task.digests) as (state, options):
+        result = train.fit(
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images", **options
+        )
+    params = run.end_training(result)
+    if config.train.patience is not None:
+        params = run.best_params()
     with exit_on_error(name):
         run.finish(_test(task, params, config, run.path))
 
 
-def make_loss(model: nn.Pure, augmentation: AugmentConfig, label_smoothing: float) -> train.LossFn:
+def make_loss(
+    model: nn.Pure[nn.Classifier], augmentation: AugmentConfig, label_smoothing: float
+) -> train.LossFn[ImageClassificationBatch[Array]]:
     """Makes the loss of a batch of labelled images: cross-entropy.
 
     Args:
-      model: an ``nn.Classifier``.
+      model: the classifier.
       augmentation: of the images, in training (with a key).
       label_smoothing: in training.
 
     Returns:
-      ``loss_fn(params, batch, key)``, with the metric "accuracy".
+      ``loss_fn(params, batch, key)``, with the metric "accuracy" and the model's auxiliary losses: metrics of
+      their own, and with a key a part of the loss.
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
+    def loss_fn(
+        params: Params, batch: ImageClassificationBatch[Array], key: Key | None
+    ) -> tuple[SumWeight, dict[str, SumWeight]]:
         images, labels, weights = batch["images"], batch["labels"], batch["weights"]
         smoothing = 0.0
         if key is not None:
             augment_key, key = jax.random.split(key)
             images, smoothing = augment(images, augment_key, augmentation), label_smoothing
-        logits = model.apply(params, images, key=key)
+        logits, extras = model.apply(params, images, key=key, return_auxiliary=True)
         loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
+        if key is not None:
+            loss = train.add_auxiliary(loss, extras["auxiliary"])
         correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weights.sum())}
+        return loss, {"accuracy": (correct.sum(), weights.sum()), **extras["auxiliary"]}
 
     return loss_fn
 
 
 def predict(
-    model: nn.Pure,
+    model: nn.Pure[nn.Classifier],
     params: Params,
     examples: data.ImageClassificationExamples,
     batch_size: int,
@@ -123,7 +113,7 @@ def predict(
         argmax(sum(softmax(model(x)) for x in views))
 
     Args:
-      model: an ``nn.Classifier``.
+      model: the classifier.
       params: its parameters.
       examples: the images.
       batch_size: images per batch.
@@ -175,8 +165,7 @@ class _Task:
 
     examples: dict[str, data.ImageClassificationExamples]
     class_names: list[str]
-    encoder: nn.Config
-    model: nn.Pure
+    model: nn.Pure[nn.Classifier]
     digests: dict[str, str]
 
 
@@ -199,7 +188,7 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
     columns = [config.data.image, config.data.label]
     digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)
-    return _Task(examples, class_names, encoder, model, digests)
+    return _Task(examples, class_names, model, digests)
 
 
 def _load(config: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
@@ -248,7 +237,7 @@ def _examples(
     )
 
 
-def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, Any]:
+def _test(task: _Task, params: Params, config: Config, path: Path) -> dict[str, float]:
     """Compares the model with an SVC on the test images; returns the results."""
     training, test = task.examples["train"], task.examples["test"]
     predicted = predict(task.model, params, test, config.train.batch_size, config.views)

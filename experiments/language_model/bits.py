@@ -2,10 +2,11 @@
 
 import lzma
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfm_jax import train
-from tfm_jax.types import Batch, Params
+from tfm_jax.train.parallel import Parallel
+from tfm_jax.types import BatchT, Params
 
 __all__ = ["bits_per_byte", "make_measure", "xz_bits_per_byte"]
 
@@ -30,7 +31,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
     return nats / math.log(2) / n_bytes
 
 
-def make_measure(loss_fn: train.LossFn, parallel: train.Parallel) -> Callable[..., tuple[float, float]]:
+def make_measure(loss_fn: train.LossFn[BatchT], parallel: Parallel) -> Callable[..., tuple[float, float]]:
     """Makes ``measure(params, batches) -> (nats, tokens)``.
 
     Args:
@@ -42,8 +43,9 @@ def make_measure(loss_fn: train.LossFn, parallel: train.Parallel) -> Callable[..
     """
     step = parallel.compile_eval(train.make_eval_step(loss_fn, axis_name=parallel.axis_name))
 
-    def measure(params: Params, batches: Iterable[Batch]) -> tuple[float, float]:
-        return train.total(step(params, batch) for batch in batches)["loss"]
+    def measure(params: Params, batches: Iterable[Mapping[str, object]]) -> tuple[float, float]:
+        nats, tokens = train.evaluate(step, params, batches)["loss"]
+        return float(nats), float(tokens)
 
     return measure
 

@@ -1,16 +1,14 @@
-"""The training and validation texts, and the tokenizer."""
+"""The training and validation texts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from experiments.language_model.config import DataConfig
-from experiments.runner import load_or_make_tokenizer
 from tfm_jax import data
 from tfm_jax.data.sources import load_unsplit
 
-__all__ = ["load_texts", "make_tokenizer", "sample_texts"]
+__all__ = ["load_texts", "sample_texts"]
 
 
 def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
@@ -66,24 +64,3 @@ def sample_texts(texts: Sequence[str], max_bytes: int) -> list[str]:
         if max_bytes == 0:
             break
     return drawn
-
-
-def make_tokenizer(config: DataConfig, texts: Sequence[str], directory: Path) -> data.Tokenizer:
-    """Learns the tokenizer from the training texts and saves it; loads the saved one on a resume.
-
-    Args:
-      config: the kind of tokenizer. Both kinds are lossless: they have every byte.
-      texts: the training texts.
-      directory: of the run.
-
-    Returns:
-      The tokenizer.
-
-    Raises:
-      ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
-    """
-
-    def make() -> data.Tokenizer:
-        return data.train_bpe(texts, config.vocab_size) if config.tokenizer == "bpe" else data.ByteTokenizer()
-
-    return load_or_make_tokenizer(directory, make)

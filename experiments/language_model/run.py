@@ -8,18 +8,18 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import command_line
 from experiments.init_from import start_run
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config
-from experiments.language_model.corpus import load_texts, make_tokenizer
-from experiments.runner import require_packages
-from tfm_jax import data, generate, nn, ops, train, viz
-from tfm_jax.console import escape_unencodable
+from experiments.language_model.corpus import load_texts
+from experiments.runner import check_inputs, make_tokenizer, require_packages
+from tfm_jax import data, generate, nn, ops, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
-from tfm_jax.types import Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, Key, LanguageModelBatch, Params, SumWeight
 
 __all__ = ["main", "make_loss", "run_experiment"]
 
@@ -27,57 +27,33 @@ NAME = "language_model"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the experiment from the command line.
-
-    Args:
-      argv: the arguments; None takes those of the process.
-
-    Raises:
-      SystemExit: with one message on an error.
-    """
-    escape_unencodable()
+    """Runs the experiment with these arguments, or those of the process."""
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
 
 
 def run_experiment(config: Config) -> None:
-    """Loads the data, trains and measures; writes everything into the run's directory.
-
-    Args:
-      config: the settings.
-
-    Raises:
-      SystemExit: as `main`.
-    """
+    """Loads the data, trains and measures; writes everything into the run's directory."""
     run, initial_params = start_run(config, NAME, {nn.Decoder: lambda params: params})
     config = run.config
-    with run.setup():
+    with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)
-    loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.validation.n_targets)
-    batch_size = config.train.batch_size
-    shuffled = data.UniformBatchSampler(len(task.training), batch_size, config.train.seed)
-
-    def in_order(sequences: data.PackedSequences) -> data.Loader:
-        return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size))
-
+        loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.validation.n_targets)
+        optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
+        step = run.compile_step(loss_fn, optimizer)
+        state = run.init_state(task.model.init, optimizer, initial_params)
+    size, seed = config.train.batch_size, config.train.seed
+    batches = iter(data.Loader(task.training, data.UniformBatchSampler(len(task.training), size, seed)))
+    evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size))
+    digests = {"train": text_digest(task.texts[0]), "validation": text_digest(task.texts[1])}
     with ThreadPoolExecutor(1) as executor:
         xz = executor.submit(xz_bits_per_byte, *task.texts)
-        trained = run.fit(
-            init=task.model.init,
-            loss_fn=loss_fn,
-            batches=iter(data.Loader(task.training, shuffled)),
-            d_model=config.model.d_model,
-            initial_params=initial_params,
-            digests={
-                name: text_digest(part)
-                for name, part in zip(("train", "validation"), task.texts, strict=True)
-            },
-            validation=lambda: in_order(task.validation),
-            unit="tokens",
-            curves=functools.partial(viz.curves, title=NAME),
-        )
-    measure = make_measure(loss_fn, run.parallel)
-    nats, tokens = measure(trained.params, in_order(task.overlapping_validation))
-    text = _sample(config, task, trained.params)
+        with run.session(state, batches, digests) as (state, options):
+            result = train.fit(
+                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options
+            )
+        params = run.end_training(result)
+    nats, tokens = make_measure(loss_fn, run.parallel)(params, _in_order(task.overlapping_validation, size))
+    text = _sample(config, task, params)
     (run.path / "sample.txt").write_text(text, encoding="utf-8")
     print(f"\n{text}\n")
     run.finish(
@@ -91,23 +67,31 @@ def run_experiment(config: Config) -> None:
     )
 
 
-def make_loss(model: nn.Pure, bits_per_nat: float) -> train.LossFn:
+def make_loss(model: nn.Pure[nn.Decoder], bits_per_nat: float) -> train.LossFn[LanguageModelBatch[Array]]:
     """Makes the loss of a batch of packed texts: cross-entropy of each next token.
 
     Args:
-      model: an ``nn.Decoder``.
+      model: the language model.
       bits_per_nat: the factor from the mean loss of the validation tokens to bits per byte.
 
     Returns:
-      ``loss_fn(params, batch, key)``; without a key with the metric "bits_per_byte".
+      ``loss_fn(params, batch, key)``, with the model's auxiliary losses: metrics of their own, and with a key
+      a part of the loss. Without a key with the metric "bits_per_byte".
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        mask, positions = masks.segments(batch["segment_ids"]), batch["positions"]
-        hidden = model.bind(params).hidden(batch["tokens"], mask, positions=positions, key=key)
-        kernel = model.bind(params).unembedding().astype(hidden.dtype)
-        nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=batch["weights"])
-        return (nats, tokens), {} if key is not None else {"bits_per_byte": (nats * bits_per_nat, tokens)}
+    def loss_fn(
+        params: Params, batch: LanguageModelBatch[Array], key: Key | None
+    ) -> tuple[SumWeight, dict[str, SumWeight]]:
+        mask, positions, weights = masks.segments(batch["segment_ids"]), batch["positions"], batch["weights"]
+        decoder = model.bind(params)
+        hidden, extras = decoder.hidden(
+            batch["tokens"], mask, positions=positions, key=key, return_auxiliary=True
+        )
+        kernel, auxiliary = decoder.unembedding().astype(hidden.dtype), extras["auxiliary"]
+        nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=weights)
+        if key is not None:
+            return train.add_auxiliary((nats, tokens), auxiliary), auxiliary
+        return (nats, tokens), {"bits_per_byte": (nats * bits_per_nat, tokens), **auxiliary}
 
     return loss_fn
 
@@ -119,7 +103,7 @@ class _Task:
     texts: tuple[list[str], list[str]]
     n_bytes: int
     tokenizer: data.Tokenizer
-    model: nn.Pure
+    model: nn.Pure[nn.Decoder]
     training: data.PackedSequences
     validation: data.PackedSequences
     overlapping_validation: data.PackedSequences
@@ -129,13 +113,11 @@ def _prepare(config: Config, path: Path) -> _Task:
     require_packages("matplotlib")
     settings = config.data
     texts = load_texts(settings)
-    tokenizer = make_tokenizer(settings, texts[0], path)
+    tokenizer = make_tokenizer(path, settings.tokenizer, lambda: texts[0], settings.vocab_size)
     _prompt(config, tokenizer)  # raises if it does not fit the model
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     model = nn.functionalize(nn.Decoder, dataclasses.replace(config.model, vocab_size=vocab_size))
-    # raises if a sequence does not fit the model
-    tokens = jnp.zeros((1, settings.length), jnp.int32)
-    jax.eval_shape(lambda key: model.apply(model.init(key), tokens), jax.random.key(0))
+    check_inputs(model, (1, settings.length))
     pack = functools.partial(
         data.language_model_examples, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
     )
@@ -150,6 +132,12 @@ def _prepare(config: Config, path: Path) -> _Task:
     )
     _print_summary(task)
     return task
+
+
+def _in_order(
+    sequences: data.PackedSequences, batch_size: int
+) -> data.Loader[LanguageModelBatch[np.ndarray]]:
+    return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size))
 
 
 def _print_summary(task: _Task) -> None:
@@ -195,4 +183,4 @@ def _sample(config: Config, task: _Task, params: Params) -> str:
     continuation = generate.sample(
         task.model, params, jnp.asarray([prompt]), generation, key=jax.random.key(config.train.seed)
     )
-    return config.sample.prompt + task.tokenizer.decode(continuation.tokens[0])
+    return config.sample.prompt + task.tokenizer.decode(np.asarray(continuation.tokens[0]))

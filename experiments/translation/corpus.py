@@ -1,11 +1,9 @@
-"""The sentence pairs of each split, the tokenizer, the shapes of batches."""
+"""The sentence pairs of each split, the shapes of batches."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from experiments.runner import load_or_make_tokenizer
 from experiments.translation.config import DataConfig
 from tfm_jax import data
 from tfm_jax.data.bucketing import batch_sizes
@@ -13,7 +11,7 @@ from tfm_jax.data.columns import source_column
 from tfm_jax.data.sources import load_unsplit
 from tfm_jax.data.splitting import hold_out
 
-__all__ = ["Pairs", "load_pairs", "make_shapes", "make_tokenizer"]
+__all__ = ["Pairs", "load_pairs", "make_shapes"]
 
 Pairs = tuple[list[str], list[str]]
 """Source texts and target texts, in order."""
@@ -46,29 +44,6 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
             "some. Hold a share out, or name a file for each"
         )
     return {name: data.text_pairs(splits[name], config.pair) for name in ("train", *files)}
-
-
-def make_tokenizer(config: DataConfig, train: Pairs, directory: Path) -> data.Tokenizer:
-    """Learns the tokenizer from the training pairs and saves it; loads the saved one on a resume.
-
-    Args:
-      config: the kind of tokenizer.
-      train: the training pairs.
-      directory: of the run.
-
-    Returns:
-      The tokenizer, for both languages.
-
-    Raises:
-      ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
-    """
-    texts = [text for side in train for text in side]
-
-    def make() -> data.Tokenizer:
-        bpe = config.tokenizer == "bpe"
-        return data.train_bpe(texts, config.vocab_size) if bpe else data.char_tokenizer(texts)
-
-    return load_or_make_tokenizer(directory, make)
 
 
 def make_shapes(

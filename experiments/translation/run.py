@@ -1,19 +1,17 @@
 """Trains a translation model and tests it once, on unseen pairs."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import command_line
 from experiments.init_from import start_run
-from experiments.runner import require_packages
+from experiments.runner import check_inputs, make_tokenizer, require_packages
 from experiments.translation.config import Config
-from experiments.translation.corpus import Pairs, load_pairs, make_shapes, make_tokenizer
+from experiments.translation.corpus import Pairs, load_pairs, make_shapes
 from experiments.translation.decode import (
     TextMetrics,
     Translate,
@@ -22,11 +20,10 @@ from experiments.translation.decode import (
     make_translate,
     text_metrics,
 )
-from tfm_jax import data, nn, ops, train, viz
-from tfm_jax.console import escape_unencodable
+from tfm_jax import data, nn, ops, train
 from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
-from tfm_jax.types import Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, Key, Params, SumWeight, TranslationBatch
 
 __all__ = ["main", "make_loss", "run_experiment"]
 
@@ -34,73 +31,65 @@ NAME = "translation"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the experiment from the command line.
-
-    Args:
-      argv: the arguments; None takes those of the process.
-
-    Raises:
-      SystemExit: with one message on an error.
-    """
-    escape_unencodable()
+    """Runs the experiment with these arguments, or those of the process."""
     run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
 
 
 def run_experiment(config: Config) -> None:
-    """Loads the data, trains and tests; writes everything into the run's directory.
-
-    Args:
-      config: the settings.
-
-    Raises:
-      SystemExit: as `main`.
-    """
+    """Loads the data, trains and tests; writes everything into the run's directory."""
     run, initial_params = start_run(config, NAME, {nn.EncoderDecoder: lambda params: params})
     config = run.config
-    with run.setup():
+    with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)
+        loss_fn = make_loss(task.model, config.label_smoothing)
+        optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
+        step = run.compile_step(loss_fn, optimizer)
+        state = run.init_state(task.model.init, optimizer, initial_params)
     sources, references = (side[: config.data.decoded] for side in task.pairs["validation"])
 
-    def evaluate(params: Params) -> dict[str, float]:
+    def decode(params: Params) -> dict[str, float]:
         return {"validation/exact_match": exact_match(task.translate(params, sources), references)}
 
-    trained = run.fit(
-        init=task.model.init,
-        loss_fn=make_loss(task.model, config.label_smoothing),
-        batches=iter(task.train_batches),
-        d_model=config.model.d_model,
-        initial_params=initial_params,
-        digests=task.digests,
-        validation=lambda: task.validation_batches,
-        evaluate=evaluate if config.data.decoded else None,
-        unit="tokens",
-        curves=functools.partial(viz.curves, title=NAME),
-    )
-    params = trained.params if config.average == 1 else trained.average_params(config.average)
+    batches = iter(task.batches["train"])
+    metrics = {"metrics": decode} if config.data.decoded else {}
+    evaluate = run.compile_evaluation(loss_fn, task.batches["validation"], **metrics)
+    with run.session(state, batches, task.digests) as (state, options):
+        result = train.fit(
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options
+        )
+    params = run.end_training(result)
+    if config.average > 1:
+        params = run.average_params(config.average)
     run.finish(_test(task, params, run.path))
 
 
-def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
+def make_loss(
+    model: nn.Pure[nn.EncoderDecoder], label_smoothing: float
+) -> train.LossFn[TranslationBatch[Array]]:
     """Makes the loss of a batch of pairs: cross-entropy of each next target token.
 
     Args:
-      model: an ``nn.EncoderDecoder``.
+      model: the encoder-decoder.
       label_smoothing: in training (with a key).
 
     Returns:
-      ``loss_fn(params, batch, key)``; without a key with the metric "accuracy" of next tokens.
+      ``loss_fn(params, batch, key)``, with the model's auxiliary losses: metrics of their own, and with a key
+      a part of the loss. Without a key with the metric "accuracy" of next tokens.
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        labels, weights = batch["labels"], batch["weights"]
-        mask = masks.padding(batch["valid"])
-        logits = model.apply(params, batch["source"], batch["target"], source_mask=mask, key=key)
-        smoothing = 0.0 if key is None else label_smoothing
+    def loss_fn(
+        params: Params, batch: TranslationBatch[Array], key: Key | None
+    ) -> tuple[SumWeight, dict[str, SumWeight]]:
+        labels, weights, mask = batch["labels"], batch["weights"], masks.padding(batch["valid"])
+        logits, extras = model.apply(
+            params, batch["source"], batch["target"], source_mask=mask, key=key, return_auxiliary=True
+        )
+        smoothing, auxiliary = 0.0 if key is None else label_smoothing, extras["auxiliary"]
         loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
         if key is not None:
-            return loss, {}
+            return train.add_auxiliary(loss, auxiliary), auxiliary
         correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weights.sum())}
+        return loss, {"accuracy": (correct.sum(), weights.sum()), **auxiliary}
 
     return loss_fn
 
@@ -111,9 +100,8 @@ class _Task:
 
     pairs: dict[str, Pairs]
     tokenizer: data.Tokenizer
-    model: nn.Pure
-    train_batches: data.Loader
-    validation_batches: data.Loader
+    model: nn.Pure[nn.EncoderDecoder]
+    batches: dict[str, data.Loader[TranslationBatch[np.ndarray]]]
     translate: Translate
     metrics: TextMetrics | None
     digests: dict[str, str]
@@ -125,7 +113,8 @@ def _prepare(config: Config, path: Path) -> _Task:
     target = (config.data.pair or "").partition("-")[2]
     metrics = text_metrics(target) if is_text else None
     pairs = load_pairs(config.data)
-    tokenizer = make_tokenizer(config.data, pairs["train"], path)
+    texts, settings = (text for side in pairs["train"] for text in side), config.data
+    tokenizer = make_tokenizer(path, settings.tokenizer, lambda: list(texts), settings.vocab_size)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     examples = {
         name: data.translation_examples(
@@ -141,15 +130,11 @@ def _prepare(config: Config, path: Path) -> _Task:
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.EncoderDecoder, dataclasses.replace(config.model, vocab_size=vocab_size))
-    # raises if the longest pair does not fit the model
-    longest = [jnp.zeros((1, side), jnp.int32) for side in shapes[-1]]
-    jax.eval_shape(lambda key: model.apply(model.init(key), *longest), jax.random.key(0))
+    check_inputs(model, *((1, side) for side in shapes[-1]))  # the longest pair
     translate = make_translate(model, tokenizer, shapes, sizes, config.search)
     _describe(pairs, tokenizer, shapes, sizes)
     digests = {name: text_digest(*sides) for name, sides in pairs.items()}
-    return _Task(
-        pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics, digests
-    )
+    return _Task(pairs, tokenizer, model, loaders, translate, metrics, digests)
 
 
 def _describe(
@@ -166,7 +151,7 @@ def _describe(
     print(f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary; batches of {batches}", flush=True)
 
 
-def _test(task: _Task, params: Params, path: Path) -> dict[str, Any]:
+def _test(task: _Task, params: Params, path: Path) -> dict[str, float | str]:
     """Translates the test pairs, prints some of them and draws the attention of one; returns the results."""
     sources, references = task.pairs["test"]
     translations = task.translate(params, sources)
@@ -182,7 +167,7 @@ def _test(task: _Task, params: Params, path: Path) -> dict[str, Any]:
     )
     print(f"\ncross-attention of the first translation: {path / 'attention.png'}")
     print(f"{note or ''}\n")
-    results: dict[str, Any] = {
+    results: dict[str, float | str] = {
         "test_pairs": len(translations),
         "exact_match": exact_match(translations, references),
     }

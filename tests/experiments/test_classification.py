@@ -189,7 +189,7 @@ def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, sour
 @pytest.mark.parametrize("package", ["sklearn", "matplotlib", "tensorboardX"])
 def test_packages_are_imported_before_a_second_thread(tmp_path, source, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(runner.Run, "fit", None)
+    monkeypatch.setattr(runner.Run, "compile_step", None)
     with pytest.raises(
         SystemExit, match=rf"got no {package}; wanted it for this experiment. pip install 'tfm_jax\[experim"
     ):

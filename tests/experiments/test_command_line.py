@@ -12,7 +12,8 @@ from experiments import command_line
 from experiments.command_line import Sources
 from experiments.config import RunConfig
 from experiments.translation import config as translation
-from tfm_jax import nn, train
+from tfm_jax import nn
+from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import from_dict, to_dict
 
 MODEL = nn.Config(positions=nn.Learned(16))
@@ -114,7 +115,7 @@ def test_a_flag_with_a_value_is_an_error_of_phase_2(capsys):
 def test_defaults_are_those_of_the_run_to_resume(tmp_path):
     sources = Sources(None, tmp_path, True, None, ())
     assert sources.defaults(Config) == Config()  # Run raises for the missing run
-    train.RunDirectory(tmp_path, to_dict(Config(model=nn.Config(n_layers=9))))
+    RunDirectory(tmp_path, to_dict(Config(model=nn.Config(n_layers=9))))
     assert sources.defaults(Config).model.n_layers == 9
     assert command_line.parse(Config, ["--out", str(tmp_path), "--resume"]).model.n_layers == 9
 
@@ -127,7 +128,7 @@ def test_defaults_are_those_for_the_data_source():
 
 def test_defaults_with_init_from_have_the_model_of_the_weights(tmp_path):
     saved = translation.Config(model=nn.Config(n_layers=9, vocab_size=7))
-    train.RunDirectory(tmp_path, to_dict(saved))
+    RunDirectory(tmp_path, to_dict(saved))
     sources = Sources(None, None, False, str(tmp_path), ())
     found = sources.defaults(translation.Config)
     assert (found.model.n_layers, found.model.vocab_size, found.init_from) == (9, 7, str(tmp_path))

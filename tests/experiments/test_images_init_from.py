@@ -24,6 +24,7 @@ from tests.pretrained.families.test_families import BERT, FIELDS
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import to_dict
 
 CONFIG = nn.Config(**FIELDS["vit"] | {"patches": nn.Patches(6, 8, 3, (3, 2), class_token=True)})
@@ -52,7 +53,7 @@ def vit(tmp_path_factory):
 def images_run(tmp_path_factory):
     """A run of the experiment on images of 8 x 4, stopped at step 1."""
     config = Config(model=nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=6, positions=nn.Learned(99)))
-    run = train.RunDirectory(tmp_path_factory.mktemp("images") / "run", to_dict(config))
+    run = RunDirectory(tmp_path_factory.mktemp("images") / "run", to_dict(config))
     encoder = encoder_config(config, (8, 4, 1))
     run.write_config("model.json", to_dict(encoder))
     params = jax.jit(nn.functionalize(nn.Classifier, encoder, 10).init)(jax.random.key(3))

@@ -24,6 +24,7 @@ from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import to_dict
 
 FROZEN = ("--train.optimizer.learning-rate", "1e-20")  # training leaves the initial weights as they are
@@ -135,7 +136,7 @@ def untied_run(path):
     """Writes a translation run that was stopped at step 1; returns its model."""
     tokenizer = data.char_tokenizer([*NUMBERS, *NUMBERS.values(), " "])
     model = nn.Config(d_model=8, n_layers=1, n_heads=2, d_ff=8, tie_embeddings=False)
-    run = train.RunDirectory(path, to_dict(translation_config.TextConfig(model=model)))
+    run = RunDirectory(path, to_dict(translation_config.TextConfig(model=model)))
     tokenizer.save(run.path)
     sized = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
     params = jax.jit(nn.functionalize(nn.EncoderDecoder, sized).init)(jax.random.key(3))

@@ -12,6 +12,7 @@ from experiments import command_line
 from experiments.language_model import bits, corpus
 from experiments.language_model.config import Config, DataConfig
 from experiments.language_model.run import main, make_loss
+from experiments.runner import make_tokenizer
 from tests.experiments.kill import kill_at
 from tfm_jax import data, nn, train
 from tfm_jax.values import from_dict, to_dict
@@ -207,9 +208,8 @@ def test_sample_texts_limits_the_bytes():
 
 
 def test_tokenizer_is_made_once_and_loaded_again(tmp_path):
-    config = DataConfig(vocab_size=265)
-    made = corpus.make_tokenizer(config, ["one two"] * 9, tmp_path)
-    loaded = corpus.make_tokenizer(config, ["other text"], tmp_path)
+    made = make_tokenizer(tmp_path, "bpe", lambda: ["one two"] * 9, 265)
+    loaded = make_tokenizer(tmp_path, "bpe", lambda: ["other text"], 265)
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
     assert loaded.encode("one two") == made.encode("one two") and len(made.encode("one two")) < 7
 

@@ -12,9 +12,8 @@ from experiments import runner
 from experiments.config import load_config
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_old_runs import OLD
-from tests.experiments.test_runner import SHORTER, Config, config, lines_of, start
-from tests.train import problem
-from tfm_jax import train
+from tests.experiments.test_runner import SHORTER, Config, Validation, config, lines_of, start
+from tfm_jax.train.run_directory import flatten, is_under
 from tfm_jax.values import to_dict
 
 CHANGES = ("rotate", "scale", "shear", "shift", "elastic")
@@ -91,11 +90,11 @@ FIXED_OF = {
 def test_each_field_may_change_on_a_resume_or_not(name):
     """A new field fails here: add it to a table above and, if it may change, to MAY_CHANGE of its config."""
     kind = importlib.import_module(f"experiments.{name}.config").Config
-    fields = train.flatten(to_dict(kind()))
+    fields = flatten(to_dict(kind()))
     free, fixed = {*FREE, *FREE_OF[name]}, {*FIXED, *FIXED_OF[name]}
     unknown = {field for field in fields if not field.startswith("model.")} - free - fixed
     assert not unknown, "may these change on a resume?"
-    assert {field for field in fields if train.is_under(field, kind.MAY_CHANGE)} == free
+    assert {field for field in fields if is_under(field, kind.MAY_CHANGE)} == free
 
 
 def test_changed_logging_and_evaluation_are_used_and_saved(tmp_path):
@@ -170,7 +169,7 @@ def test_other_data_of_any_split_exit(tmp_path, split):
     start(config(*out, "--resume"), digests=digests)
 
 
-@pytest.mark.parametrize("name", runner.PREPROCESSING_FILES)
+@pytest.mark.parametrize("name", runner._PREPROCESSING_FILES)
 def test_other_preprocessing_files_exit(tmp_path, name):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
     start(config(*out, *SHORTER))
@@ -304,16 +303,17 @@ def test_stray_file_with_the_name_of_a_checkpoint_exits(tmp_path):
 
 
 def test_junk_in_the_metrics_of_a_running_run_keeps_its_result(tmp_path, capsys):
-    def validation():
-        with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-            file.write("junk\n")
-        return (problem.make_batch(1000 + i) for i in range(2))
+    class Writing(Validation):
+        def __iter__(self):
+            with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+                file.write("junk\n")
+            return super().__iter__()
 
     drawn = []
     start(
         config("--out", str(tmp_path / "run"), *SHORTER),
-        validation=validation,
-        curves=lambda *a: drawn.append(a),
+        validation=Writing(),
+        curves=lambda *args, title: drawn.append(args),
     )
     assert not drawn and "no curves.png" in capsys.readouterr().out
     assert (tmp_path / "run" / "result.json").exists()

@@ -3,7 +3,9 @@ import json
 import math
 import os
 import signal
+import types
 from pathlib import Path
+from unittest import mock
 
 import chex
 import jax
@@ -18,7 +20,7 @@ from experiments import command_line, runner
 from experiments.config import OptimizerConfig, RunConfig, TrainConfig, load_config
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
-from tfm_jax import train
+from tfm_jax import train, viz
 from tfm_jax.values import from_dict, to_dict
 
 
@@ -50,20 +52,44 @@ class Config(RunConfig):
     model: ModelConfig = ModelConfig()
 
 
-def start(config, **options):
+class Validation:
+    """Two batches; each iteration is a new pass."""
+
+    def __iter__(self):
+        return (problem.make_batch(1000 + i) for i in range(2))
+
+
+def fit(
+    run,
+    *,
+    init=problem.init,
+    loss_fn=problem.loss_fn,
+    batches=None,
+    validation=(),
+    digests=types.MappingProxyType({}),
+    curves=lambda *args, **options: None,
+    **metrics,
+):
     """Does what an experiment's run.py does."""
-    run = runner.Run(config, "regression")
-    settings = {
-        "init": problem.init,
-        "loss_fn": problem.loss_fn,
-        "batches": problem.Batches(config.train.batch_size),
-        "d_model": 8,
-        "validation": lambda: (problem.make_batch(1000 + i) for i in range(2)),
-        "unit": "rows",
-        **options,
-    }
-    trained = run.fit(**settings)
-    run.finish({"loss": trained.fit_result.step / 2, "n": 3, "bad": math.nan})
+    settings = run.config.train
+    with run.setup():
+        optimizer, schedule = settings.optimizer.build(d_model=8, steps=settings.steps)
+        step = run.compile_step(loss_fn, optimizer)
+        state = run.init_state(init, optimizer)
+    batches = batches or problem.Batches(settings.batch_size)
+    evaluate = run.compile_evaluation(loss_fn, validation or Validation(), **metrics)
+    with run.session(state, batches, digests) as (state, options):
+        result = train.fit(
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="rows", **options
+        )
+    with mock.patch.object(viz, "curves", curves):
+        params = run.end_training(result)
+    return types.SimpleNamespace(run=run, params=params, result=result, checkpoints=run.path / "checkpoints")
+
+
+def start(config, **options):
+    trained = fit(runner.Run(config, "regression"), **options)
+    trained.run.finish({"loss": trained.result.step / 2, "n": 3, "bad": math.nan})
     return trained
 
 
@@ -77,7 +103,9 @@ def lines_of(path):
 
 def test_run_writes_its_directory_and_prints_its_result(tmp_path, capsys):
     drawn = []
-    trained = start(config("--out", str(tmp_path / "run")), curves=lambda *a: drawn.append(a))
+    trained = start(
+        config("--out", str(tmp_path / "run")), curves=lambda *args, title: drawn.append((*args, title))
+    )
     path = tmp_path / "run"
     assert {p.name for p in path.iterdir()} == {
         "config.json", "metrics.jsonl", "events", "checkpoints", "result.json",
@@ -89,22 +117,22 @@ def test_run_writes_its_directory_and_prints_its_result(tmp_path, capsys):
     assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 9, 10, 12]
     assert {"loss", "near", "grad_norm", "rows_per_second", "learning_rate"} < lines[0].keys()
     assert {"validation/loss", "validation/near"} <= lines[1].keys()
-    assert drawn == [(lines, path / "curves.png")]
+    assert drawn == [(lines, path / "curves.png", "regression")]
     out = capsys.readouterr().out
     assert "regression: 30 parameters, jit on 1 cpu device, in" in out
     assert "loss: 6" in out and "n: 3" in out
     assert load_config(Config, path).model == ModelConfig()
     # the moving average is evaluated and returned; the best checkpoint is kept
-    chex.assert_trees_all_equal(trained.params, trained.fit_result.state.ema)
+    chex.assert_trees_all_equal(trained.params, trained.result.state.ema)
     losses = {line["step"]: line["validation/loss"] for line in lines if line["step"] in (6, 12)}
-    assert trained.best_step == min(losses, key=losses.get)
-    step = trained.best_step
+    step = trained.run.best_step
+    assert step == min(losses, key=losses.get)
     chex.assert_trees_all_equal(
-        trained.best_params(), train.load_params(path / "checkpoints", step, item="ema")
+        trained.run.best_params(), train.load_params(path / "checkpoints", step, item="ema")
     )
     parts = [train.load_params(path / "checkpoints", s) for s in (6, 12)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
-    chex.assert_trees_all_close(trained.average_params(), mean, rtol=1e-6)
+    chex.assert_trees_all_close(trained.run.average_params(), mean, rtol=1e-6)
 
 
 def test_validation_uses_the_moving_average(tmp_path):
@@ -126,7 +154,7 @@ def test_stopped_run_resumed_on_other_devices_ends_the_same(tmp_path, capsys):
         return {}
 
     with pytest.raises(SystemExit, match=r"stopped at step 6, saved; resume by --out .*stopped --resume"):
-        start(config(*out), evaluate=stop)
+        start(config(*out), metrics=stop)
     assert not (tmp_path / "stopped" / "result.json").exists()
     resumed = start(config(*out, "--resume", "--parallel", "pmap", "--mesh.data", "4"))
     chex.assert_trees_all_close(
@@ -213,20 +241,20 @@ def test_resumed_run_reports_seconds_since_the_resume(tmp_path):
 
 def test_average_params_averages_the_last_checkpoints_and_prints_them(tmp_path, capsys):
     scores = iter([0.0, 1.0, 2.0, 3.0])  # the first is the best
-    options = {"evaluate": lambda params: {"score": next(scores)}, "best": "score", "validation": None}
+    options = {"metrics": lambda params: {"validation/loss": next(scores)}}
     every = ("--train.steps", "8", "--train.evaluate-every", "2", "--train.checkpoint-every", "2")
     trained = start(config("--out", str(tmp_path / "run"), *every, "--train.keep", "2"), **options)
-    found = trained.average_params(last=3)
+    found = trained.run.average_params(last=3)
     assert "averages the weights of 2 checkpoints, of steps 6, 8" in capsys.readouterr().out
     parts = [train.load_params(tmp_path / "run" / "checkpoints", s) for s in (6, 8)]
     chex.assert_trees_all_close(found, jax.tree.map(lambda a, b: (a + b) / 2, *parts), rtol=1e-6)
-    assert trained.best_step == 2
+    assert trained.run.best_step == 2
 
 
 def test_exhausted_validation_raises(tmp_path):
     used = iter([problem.make_batch(0)])
-    with pytest.raises(ValueError, match=r"got no batches from validation\(\); wanted"):
-        start(config("--out", str(tmp_path / "run"), *SHORTER), validation=lambda: used)
+    with pytest.raises(ValueError, match="evaluate: got no batches; wanted"):
+        start(config("--out", str(tmp_path / "run"), *SHORTER), validation=used)
 
 
 def test_resume_with_other_batches_exits_with_one_line(tmp_path):
@@ -245,7 +273,7 @@ def test_nan_loss_before_the_first_checkpoint_exits_with_one_message(tmp_path):
         return ((jnp.float32(jnp.nan), jnp.float32(1.0)), {})
 
     with pytest.raises(SystemExit, match=r"got a loss of nan at step 1(?s:.*)no checkpoint was saved"):
-        start(config("--out", str(tmp_path / "run")), loss_fn=broken, validation=None)
+        start(config("--out", str(tmp_path / "run")), loss_fn=broken)
 
 
 def test_infinite_loss_exits_and_names_the_last_checkpoint(tmp_path):
@@ -255,16 +283,14 @@ def test_infinite_loss_exits_and_names_the_last_checkpoint(tmp_path):
         return (total / (1.0 - late), weight), metrics
 
     with pytest.raises(SystemExit, match=r"got a loss of inf at step 8(?s:.*)last checkpoint is of step 6"):
-        start(config("--out", str(tmp_path / "run")), loss_fn=loss_fn, validation=None)
+        start(config("--out", str(tmp_path / "run")), loss_fn=loss_fn)
 
 
-def test_patience_ends_a_run_and_requires_an_evaluation(tmp_path):
+def test_patience_ends_a_run(tmp_path):
     steps = iter(range(10))
-    options = {"evaluate": lambda params: {"score": -next(steps)}, "best": "score", "mode": "max"}
+    options = {"metrics": lambda params: {"validation/loss": next(steps)}}
     trained = start(config("--out", str(tmp_path / "run"), "--train.patience", "1"), **options)
-    assert (trained.fit_result.step, trained.fit_result.reason) == (6, "early stop")
-    with pytest.raises(ValueError, match="got early_stopping alone; wanted evaluate"):
-        start(config("--out", str(tmp_path / "other"), "--train.patience", "1"), validation=None)
+    assert (trained.result.step, trained.result.reason) == (6, "early stop")
 
 
 def test_run_without_out_gets_a_new_directory(tmp_path, monkeypatch):
@@ -385,10 +411,10 @@ def test_frozen_layers_and_layer_decay_are_settings(tmp_path):
     run = runner.Run(config("--out", str(tmp_path / "run"), *frozen), "layers")
 
     def loss_fn(p, batch, key):
-        weight = jnp.sum(batch["weight"])
+        weight = jnp.sum(batch["weights"])
         return (jnp.sum(p["layers"]["kernel"] * jnp.array([[1e6], [3], [0], [4]])) * weight, weight), {}
 
-    run.fit(init=lambda key: params, loss_fn=loss_fn, batches=problem.Batches(16), d_model=8)
+    fit(run, init=lambda key: params, loss_fn=loss_fn)
     assert lines_of(run.path)[-1]["grad_norm"] == pytest.approx(5 * 2**0.5, rel=1e-5)
 
 

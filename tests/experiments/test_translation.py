@@ -261,17 +261,6 @@ def test_loss_ignores_padding_and_smooths_in_training_only(translator):
     assert abs(float(smoothed - total)) > 0.1 and without == {}
 
 
-def test_saved_tokenizer_is_loaded_again(tmp_path):
-    pairs = (["one two"] * 9, ["un deux"] * 9)
-    made = corpus.make_tokenizer(DataConfig(tokenizer="bpe", vocab_size=265), pairs, tmp_path)
-    loaded = corpus.make_tokenizer(
-        DataConfig(tokenizer="bpe", vocab_size=265), (["other"], ["text"]), tmp_path
-    )
-    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
-    assert loaded.encode("one deux") == made.encode("one deux")
-    assert len(made.encode("one two")) < 7
-
-
 def test_shapes_fit_all_pairs_and_batches_have_their_size():
     texts = ["a" * n for n in (1, 2, 3, 9, 10, 30)]
     tokenizer = data.char_tokenizer(texts)

@@ -26,21 +26,21 @@ def predict(params, x, key=None):
 def loss_fn(params, batch, key):
     """Weighted squared error, without dropout: the same for any split of the batch."""
     error = jnp.sum((predict(params, batch["x"]) - batch["y"]) ** 2, axis=1)
-    weight = batch["weight"]
+    weight = batch["weights"]
     near = jnp.asarray(error < 1.0, jnp.float32)
     return (jnp.sum(error * weight), jnp.sum(weight)), {"near": (jnp.sum(near * weight), jnp.sum(weight))}
 
 
 def dropout_loss(params, batch, key):
     error = jnp.sum((predict(params, batch["x"], key) - batch["y"]) ** 2, axis=1)
-    return (jnp.sum(error * batch["weight"]), jnp.sum(batch["weight"])), {}
+    return (jnp.sum(error * batch["weights"]), jnp.sum(batch["weights"])), {}
 
 
 def make_batch(seed, size=16):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, WIDTHS[0])).astype(np.float32)
     y = np.stack([x.sum(1), np.abs(x[:, 0])], axis=1)
-    return {"x": x, "y": y, "weight": rng.integers(0, 5, size).astype(np.float32)}
+    return {"x": x, "y": y, "weights": rng.integers(0, 5, size).astype(np.float32)}
 
 
 class Batches:

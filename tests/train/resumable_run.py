@@ -9,6 +9,7 @@ import optax
 
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.train.run_directory import RunDirectory
 
 OPTIMIZER = optax.adam(train.noam(8, 20))
 
@@ -25,7 +26,7 @@ class SlowBatches(problem.Batches):
 
 def main(out, resume=False, steps=60, seconds=0.0, **options):
     parallel = train.Jit(data=2)
-    run = train.RunDirectory(out, {"steps": steps}, resume=resume)
+    run = RunDirectory(out, {"steps": steps}, resume=resume)
     step = train.make_train_step(problem.dropout_loss, OPTIMIZER, accumulate=2, clip_norm=1.0, ema_decay=0.9)
     state = train.init_state(problem.init(jax.random.key(0)), OPTIMIZER, jax.random.key(1), ema=True)
     state, batches, extra = parallel.place_state(state), SlowBatches(), None

@@ -11,6 +11,7 @@ import pytest
 
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.train.checkpoint import consecutive_steps
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), train.adamw(train.noam(8, 10)))
 
@@ -264,8 +265,8 @@ def test_average_params_leaves_out_an_old_best_one_and_irregular_ones(tmp_path):
         for step in (2, 5, 6, 8, 9):
             params = {"w": jnp.full(3, float(step))}
             checkpoints.save(step, train.init_state(params, optax.sgd(0.1), jax.random.key(0)))
-    assert train.consecutive_steps(tmp_path, 2) == [6, 8, 9]
-    assert train.consecutive_steps(tmp_path) == [2, 5, 6, 8, 9]
+    assert consecutive_steps(tmp_path, 2) == [6, 8, 9]
+    assert consecutive_steps(tmp_path) == [2, 5, 6, 8, 9]
     chex.assert_trees_all_close(
         train.average_params(tmp_path, last=3, every=2), {"w": jnp.full(3, 23 / 3)}, rtol=1e-6
     )

@@ -7,6 +7,7 @@ import pytest
 
 from tfm_jax import train
 from tfm_jax.train._formats import FORMAT, migrate_config, migrate_record
+from tfm_jax.train.run_directory import RunDirectory, flatten, read_config
 
 OLD = {
     "model": {"d_model": 8, "attention_implementation": "optimistic"},
@@ -33,7 +34,7 @@ def change_meta(path, **fields):
 
 
 def test_configs_and_checkpoints_carry_the_format(tmp_path):
-    run = train.RunDirectory(tmp_path, {"steps": 1})
+    run = RunDirectory(tmp_path, {"steps": 1})
     save_checkpoint(run.checkpoints)
     meta = json.loads((run.checkpoints / "1" / "meta" / "metadata").read_text())
     assert json.loads(run.config_file.read_text())["format"] == meta["format"] == FORMAT == 2
@@ -44,8 +45,8 @@ def test_old_config_is_migrated(tmp_path, number):
     old = OLD if number is None else {"format": number, **OLD}
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "model.json").write_text(json.dumps(OLD["model"]))
-    assert train.read_config(tmp_path / "config.json") == CURRENT
-    assert train.read_config(tmp_path / "model.json") == CURRENT["model"]
+    assert read_config(tmp_path / "config.json") == CURRENT
+    assert read_config(tmp_path / "model.json") == CURRENT["model"]
 
 
 def test_migration_keeps_other_values_and_its_argument():
@@ -58,7 +59,7 @@ def test_migration_keeps_other_values_and_its_argument():
 
 
 def test_record_of_an_old_checkpoint_is_migrated(tmp_path):
-    old, current = ({"config": train.flatten(config), "data": {"test": "a"}} for config in (OLD, CURRENT))
+    old, current = ({"config": flatten(config), "data": {"test": "a"}} for config in (OLD, CURRENT))
     assert migrate_record(old, 1) == current
     assert migrate_record({"data": {}}, 1) == {"data": {}}
     save_checkpoint(tmp_path, {"record": old})
@@ -70,20 +71,20 @@ def test_record_of_an_old_checkpoint_is_migrated(tmp_path):
 
 
 def test_config_of_a_newer_format_raises_one_line_with_the_fix(tmp_path):
-    run = train.RunDirectory(tmp_path, {"steps": 1})
+    run = RunDirectory(tmp_path, {"steps": 1})
     run.config_file.write_text('{"format": 3, "steps": 1}')
     message = r"^\S+config.json: got format 3; wanted at most 2. .*pip install -U tfm_jax$"
     with pytest.raises(ValueError, match=message):
-        train.read_config(run.config_file)
+        read_config(run.config_file)
     with pytest.raises(ValueError, match=message):
-        train.RunDirectory(tmp_path, {"steps": 1}, resume=True)
+        RunDirectory(tmp_path, {"steps": 1}, resume=True)
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, True, "2", None, [2]])
 def test_config_of_no_format_raises(tmp_path, number):
     (tmp_path / "config.json").write_text(json.dumps({"format": number}))
     with pytest.raises(ValueError, match=r"config.json: got format .*; wanted a number from 1 to 2"):
-        train.read_config(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
 
 
 def test_checkpoint_of_a_newer_format_raises_and_is_kept(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.train.test_optimizers import PARAMS, paths
 from tfm_jax import nn, train
+from tfm_jax.train.layerwise import layer_factors
 
 L = 3  # of PARAMS, whose layers are stacked
 decays = st.floats(0.25, 1.0)
@@ -57,7 +58,7 @@ def test_each_layer_has_its_factor(decay, frozen):
 
 @given(decay=decays, frozen=st.integers(0, L))
 def test_factors_rise_from_the_embedding_to_the_head(decay, frozen):
-    factors = train.layer_factors(PARAMS, decay, frozen)
+    factors = layer_factors(PARAMS, decay, frozen)
     ascending = [
         factors["embedding"]["table"],
         *layers_of(factors)[0].ravel(),
@@ -108,9 +109,7 @@ def test_frozen_negative_zeros_keep_their_sign():
 @given(seed=st.integers(0, 99), frozen=st.integers(1, L - 1), scale=st.sampled_from([10.0, 1e4]))
 def test_clipping_ignores_gradients_of_frozen_layers(seed, frozen, scale):
     near = draw(seed)
-    far = jax.tree.map(
-        lambda t, f: jnp.where(f > 0, t, t + scale), near, train.layer_factors(near, frozen=frozen)
-    )
+    far = jax.tree.map(lambda t, f: jnp.where(f > 0, t, t + scale), near, layer_factors(near, frozen=frozen))
     ours, metrics = steps(frozen, far, count=1)
     wanted, near_metrics = steps(frozen, near, count=1)
     np.testing.assert_array_equal(metrics["grad_norm"][0], near_metrics["grad_norm"][0])
@@ -137,7 +136,7 @@ def test_embeddings_of_each_model_have_the_smallest_factor(name):
     module, options = MODELS[name]
     model = nn.functionalize(module, dataclasses.replace(CONFIG, **options))
     params = jax.eval_shape(model.init, jax.random.key(0))
-    factors = train.layer_factors(params, 0.5)
+    factors = layer_factors(params, 0.5)
     deepest = 3 if module is nn.EncoderDecoder else 2
     embeddings = paths(factors, lambda f: f.ndim == 0 and f == 0.5 ** (deepest + 1))
     head = paths(factors, lambda f: f.ndim == 0 and f == 1)

@@ -17,6 +17,7 @@ import pytest
 from tests.marks import slow
 from tests.train import problem, resumable_run
 from tfm_jax import train
+from tfm_jax.train.metrics import total
 
 ROOT = Path(__file__).parents[2]
 OPTIMIZER = optax.sgd(0.05)
@@ -57,7 +58,7 @@ def test_fit_uses_each_batch_once_in_order_and_writes_weighted_means():
     assert (result.step, result.reason, batches.next) == (7, "steps", 7)
     assert list(writer.lines) == [3, 6, 7]
     for step, first in ((3, 0), (6, 3), (7, 6)):
-        expected = train.means(train.total(metrics[first:step]))
+        expected = train.means(total(metrics[first:step]))
         line = writer.lines[step]
         assert {name: line[name] for name in expected} == pytest.approx(expected)
         assert line["learning_rate"] == float(train.noam(8, 4)(step - 1))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import train
+from tfm_jax.train.metrics import add, read_late, total
 
 pairs = st.lists(
     st.tuples(st.floats(-1e3, 1e3, width=32), st.integers(0, 100).map(float)), min_size=1, max_size=8
@@ -18,7 +19,7 @@ def test_total_is_the_sum_and_means_are_weighted(values):
     arrays = [
         {"loss": (jnp.float32(s), jnp.float32(w)), "n": (jnp.float32(w), jnp.float32(1))} for s, w in values
     ]
-    found = train.total(arrays)
+    found = total(arrays)
     sums = np.asarray(values, np.float64).sum(0)
     assert found["loss"] == pytest.approx(tuple(sums), abs=1e-9)
     assert found["n"] == (sums[1], len(values))
@@ -31,21 +32,21 @@ def test_sums_do_not_depend_on_grouping_or_order(values, random):
     metrics = [{"loss": pair} for pair in values]
     shuffled = random.sample(metrics, len(metrics))
     cut = random.randint(0, len(metrics))
-    apart = train.add(train.total(shuffled[:cut]), train.total(shuffled[cut:]))
-    assert apart["loss"] == pytest.approx(train.total(metrics)["loss"], abs=1e-6)
+    apart = add(total(shuffled[:cut]), total(shuffled[cut:]))
+    assert apart["loss"] == pytest.approx(total(metrics)["loss"], abs=1e-6)
 
 
 def test_total_is_exact_above_2_to_the_24():
     ones = [{"loss": (jnp.float32(2**24), jnp.float32(1))}, {"loss": (jnp.float32(1), jnp.float32(1))}] * 2
-    assert train.total(ones)["loss"] == (2**25 + 2, 4)
+    assert total(ones)["loss"] == (2**25 + 2, 4)
 
 
 def test_add_requires_the_same_names():
     first = {"loss": (jnp.float32(1), jnp.float32(2))}
-    assert train.add({}, first) == train.add(first, {}) == first
-    assert train.total([]) == {}
+    assert add({}, first) == add(first, {}) == first
+    assert total([]) == {}
     with pytest.raises(ValueError, match=r"\['loss'\] and \['accuracy'\]; wanted the same names"):
-        train.add(first, {"accuracy": (jnp.float32(1), jnp.float32(2))})
+        add(first, {"accuracy": (jnp.float32(1), jnp.float32(2))})
 
 
 def test_read_late_reads_each_after_the_next_is_dispatched():
@@ -57,7 +58,7 @@ def test_read_late_reads_each_after_the_next_is_dispatched():
             yield {"loss": (jnp.float32(i), jnp.float32(1))}
 
     read = 0
-    for i, metrics in enumerate(train.read_late(steps())):
+    for i, metrics in enumerate(read_late(steps())):
         assert metrics == {"loss": (float(i), 1.0)}
         assert isinstance(metrics["loss"][0], float)
         assert len(made) == min(i + 2, 5)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import train
+from tfm_jax.train.optimizers import NO_DECAY, decay_mask
 
 steps = st.integers(0, 100_000)
 warmups = st.integers(1, 5_000)
@@ -128,8 +129,8 @@ def paths(tree, keep):
 
 
 def test_decay_mask_depends_on_the_path_not_the_rank():
-    assert paths(train.decay_mask(PARAMS), bool) == DECAYED
-    assert paths(train.decay_mask(PARAMS, "table"), lambda decays: not decays) == {
+    assert paths(decay_mask(PARAMS), bool) == DECAYED
+    assert paths(decay_mask(PARAMS, "table"), lambda decays: not decays) == {
         "embedding/table",
         "stack/position_embedding/table",
         "stack/position_bias/table",
@@ -138,7 +139,7 @@ def test_decay_mask_depends_on_the_path_not_the_rank():
 
 def test_adamw_decays_only_the_weights_of_the_mask():
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-    for no_decay, expected in ((train.NO_DECAY, DECAYED), ("^", set())):
+    for no_decay, expected in ((NO_DECAY, DECAYED), ("^", set())):
         optimizer = train.adamw(0.1, 0.5, no_decay=no_decay)
         with jax.numpy_dtype_promotion("standard"):
             updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.train.metrics import read, total
 
 OPTIMIZER = optax.adam(1e-2)
 PARALLEL = {
@@ -106,11 +107,11 @@ def test_evaluation_is_the_same_under_each(name):
     evaluate = parallel.compile_eval(train.make_eval_step(problem.loss_fn, axis_name=parallel.axis_name))
     params = parallel.place_state(initial()).params
     # more than 32 in flight would deadlock; total reads in between
-    found = train.total(evaluate(params, problem.make_batch(i % 3)) for i in range(60))
+    found = total(evaluate(params, problem.make_batch(i % 3)) for i in range(60))
     plain = train.make_eval_step(problem.loss_fn)
-    expected = [train.read(plain(initial().params, problem.make_batch(i))) for i in range(3)]
-    for key, (total, weight) in found.items():
-        assert total == pytest.approx(20 * sum(e[key][0] for e in expected), rel=1e-5)
+    expected = [read(plain(initial().params, problem.make_batch(i))) for i in range(3)]
+    for key, (sum_, weight) in found.items():
+        assert sum_ == pytest.approx(20 * sum(e[key][0] for e in expected), rel=1e-5)
         assert weight == 20 * sum(e[key][1] for e in expected)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfm_jax import train
+from tfm_jax.train.run_directory import RunDirectory, flatten, is_under, read_config
 
 CONFIG = {
     "train": {"steps": 10, "seed": 0},
@@ -15,43 +15,43 @@ CONFIG = {
 
 
 def test_new_run_creates_its_directory_and_resumes_with_the_same_config(tmp_path):
-    run = train.RunDirectory(tmp_path / "new" / "run", CONFIG)
+    run = RunDirectory(tmp_path / "new" / "run", CONFIG)
     saved = json.loads(run.config_file.read_text())
     assert (saved["format"], saved["data"]) == (2, {"path": "a/b", "sizes": [1, 2]})
-    assert train.read_config(run.config_file) == {**CONFIG, "data": saved["data"]}
+    assert read_config(run.config_file) == {**CONFIG, "data": saved["data"]}
     run.write("result.json", {"accuracy": np.float32(0.5), "loss": math.inf})
     assert json.loads((run.path / "result.json").read_text()) == {"accuracy": 0.5, "loss": None}
-    again = train.RunDirectory(run.path, {**CONFIG, "parallel": "pmap"}, resume=True, free=["parallel"])
+    again = RunDirectory(run.path, {**CONFIG, "parallel": "pmap"}, resume=True, free=["parallel"])
     assert again.path == run.path
     assert (run.checkpoints.parent, run.events.parent, run.metrics.parent) == (run.path,) * 3
 
 
 def test_new_run_in_a_directory_with_files_raises_and_changes_nothing(tmp_path):
-    run = train.RunDirectory(tmp_path / "run", CONFIG)
+    run = RunDirectory(tmp_path / "run", CONFIG)
     before = {p: p.read_bytes() for p in run.path.iterdir()}
     with pytest.raises(FileExistsError, match=r"got files in it.*--resume.*--out"):
-        train.RunDirectory(run.path, {**CONFIG, "parallel": "pmap"})
+        RunDirectory(run.path, {**CONFIG, "parallel": "pmap"})
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="--out"):
-        train.RunDirectory(tmp_path / "file", CONFIG)
+        RunDirectory(tmp_path / "file", CONFIG)
     assert {p: p.read_bytes() for p in run.path.iterdir()} == before
 
 
 def test_resume_with_another_config_names_the_fields(tmp_path):
-    run = train.RunDirectory(tmp_path, CONFIG)
+    run = RunDirectory(tmp_path, CONFIG)
     other = {"train": {"steps": 20, "more": None}, "data": CONFIG["data"], "parallel": "jit"}
     with pytest.raises(ValueError) as error:
-        train.RunDirectory(run.path, other, resume=True)
+        RunDirectory(run.path, other, resume=True)
     assert str(error.value).splitlines()[1:] == [
         "  train.seed: saved 0, configured nothing",
         "  train.steps: saved 10, configured 20",
         f"Leave them out, or start a new run with the weights of this one: --init-from {run.path}",
     ]
     free = ["train.steps", "train.seed"]
-    assert train.RunDirectory(run.path, other, resume=True, free=free).path == run.path
-    assert train.RunDirectory(run.path, other, resume=True, free=["train"]).path == run.path
+    assert RunDirectory(run.path, other, resume=True, free=free).path == run.path
+    assert RunDirectory(run.path, other, resume=True, free=["train"]).path == run.path
     with pytest.raises(FileNotFoundError, match=r"got no config.json; wanted the directory of a run"):
-        train.RunDirectory(tmp_path / "nowhere", CONFIG, resume=True)
+        RunDirectory(tmp_path / "nowhere", CONFIG, resume=True)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -59,16 +59,14 @@ def test_resume_with_another_config_names_the_fields(tmp_path):
     "text", ["", "{", "[1]", "null", "\udcff", '{"a": ' * 9000, '{"a": ' * 102 + "1" + "}" * 102]
 )
 def test_file_without_a_json_object_raises_one_line_with_its_name(tmp_path, text):
-    train.RunDirectory(tmp_path, CONFIG)
+    RunDirectory(tmp_path, CONFIG)
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=r"config.json: got no JSON object .*another --out$") as error:
-        train.RunDirectory(tmp_path, CONFIG, resume=True)
+        RunDirectory(tmp_path, CONFIG, resume=True)
     assert "\n" not in str(error.value)
 
 
 def test_flatten_and_is_under():
-    assert train.flatten({"a": {"b": [1], "c": {}}, "d": None}) == {"a.b": [1], "d": None}
-    assert train.is_under("a.b", ["a"]) and train.is_under("a.b", ["a.b"]) and train.is_under("a", ["a"])
-    assert (
-        not train.is_under("ab.c", ["a"]) and not train.is_under("a", ["a.b"]) and not train.is_under("a", [])
-    )
+    assert flatten({"a": {"b": [1], "c": {}}, "d": None}) == {"a.b": [1], "d": None}
+    assert is_under("a.b", ["a"]) and is_under("a.b", ["a.b"]) and is_under("a", ["a"])
+    assert not is_under("ab.c", ["a"]) and not is_under("a", ["a.b"]) and not is_under("a", [])

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.train.metrics import read, total
 
 SGD = optax.sgd(0.5)
 
@@ -32,7 +33,7 @@ def jitted(accumulate, clip_norm):
     clip_norm=st.sampled_from([None, 0.1]),
 )
 def test_accumulated_microbatches_equal_the_large_batch(seed, weights, accumulate, clip_norm):
-    batch = {**problem.make_batch(seed, 8), "weight": np.asarray(weights, np.float32)}
+    batch = {**problem.make_batch(seed, 8), "weights": np.asarray(weights, np.float32)}
     large, large_metrics = jitted(1, clip_norm)(initial(), batch)
     small, small_metrics = jitted(accumulate, clip_norm)(initial(), batch)
     chex.assert_trees_all_close(small.params, large.params, rtol=1e-5, atol=1e-6)
@@ -52,7 +53,7 @@ def test_step_equals_the_plain_code():
     chex.assert_trees_all_close(new.params, expected, rtol=1e-5, atol=1e-6)
     assert int(new.step) == 1
     assert train.means(metrics)["loss"] == pytest.approx(float(loss), rel=1e-6)
-    assert float(metrics["loss"][1]) == batch["weight"].sum()
+    assert float(metrics["loss"][1]) == batch["weights"].sum()
     assert train.means(metrics)["grad_norm"] == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
     assert metrics.keys() == {"loss", "near", "grad_norm"}
 
@@ -195,12 +196,12 @@ def test_bfloat16_params_keep_their_dtype():
 
 
 def test_batch_of_weight_0_has_gradient_0():
-    batch = {**problem.make_batch(0, 8), "weight": np.zeros(8, np.float32)}
+    batch = {**problem.make_batch(0, 8), "weights": np.zeros(8, np.float32)}
     for accumulate in (1, 4):
         new, metrics = jitted(accumulate, 0.1)(initial(), batch)
         chex.assert_trees_all_equal(new.params, initial().params)
-        assert train.read(metrics["loss"]) == (0.0, 0.0)
-        assert train.read(metrics["grad_norm"]) == (0.0, 1.0)
+        assert read(metrics["loss"]) == (0.0, 0.0)
+        assert read(metrics["grad_norm"]) == (0.0, 1.0)
 
 
 def test_eval_step_sums_over_batches_and_devices_without_a_key():
@@ -212,13 +213,13 @@ def test_eval_step_sums_over_batches_and_devices_without_a_key():
 
     evaluate = jax.jit(train.make_eval_step(loss))
     params, batch = initial().params, problem.make_batch(3)
-    expected = train.read(evaluate(params, batch))
+    expected = read(evaluate(params, batch))
     halves = [jax.tree.map(lambda x, s=s: x[s], batch) for s in (slice(0, 4), slice(4, None))]
-    chex.assert_trees_all_close(train.total(evaluate(params, half) for half in halves), expected, rtol=1e-5)
+    chex.assert_trees_all_close(total(evaluate(params, half) for half in halves), expected, rtol=1e-5)
     shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
     mapped = train.make_eval_step(loss, axis_name="data")
     found = jax.pmap(mapped, "data", in_axes=(None, 0), out_axes=None)(params, shards)
-    chex.assert_trees_all_close(train.read(found), expected, rtol=1e-5)
+    chex.assert_trees_all_close(read(found), expected, rtol=1e-5)
     assert set(keys) == {None}
     assert expected.keys() == {"loss", "near"}
 

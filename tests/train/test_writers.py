@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tfm_jax import train
+from tfm_jax.train.writers import read_json_lines
 
 
 def test_json_lines_appends_and_removes_later_steps_on_a_resume(tmp_path):
@@ -136,9 +137,9 @@ def test_json_lines_keeps_complete_lines_whatever_a_kill_leaves(lines, after, la
         path = Path(directory) / "metrics.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines) + last)
         complete = [{"step": 60}] if last == '{"step": 60}' else []
-        assert train.read_json_lines(path) == lines + complete
+        assert read_json_lines(path) == lines + complete
         train.JsonLines(path, after=after).close()
-        assert train.read_json_lines(path) == [line for line in lines if line["step"] <= after]
+        assert read_json_lines(path) == [line for line in lines if line["step"] <= after]
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -151,4 +152,4 @@ def test_junk_line_raises_by_number_and_changes_nothing(tmp_path, junk):
     assert path.read_bytes() == content
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n')  # as the message says
     train.JsonLines(path, after=5).close()
-    assert train.read_json_lines(path) == [{"step": 1}, {"step": 2}]
+    assert read_json_lines(path) == [{"step": 1}, {"step": 2}]

@@ -18,7 +18,7 @@ class NewerFormatError(ValueError):
     """A newer version of the package wrote the file."""
 
 
-def read_format(path: Path, content: Mapping[str, Any]) -> int:
+def read_format(path: Path, content: Mapping[str, object]) -> int:
     """The format number of a file.
 
     Args:
@@ -33,7 +33,7 @@ def read_format(path: Path, content: Mapping[str, Any]) -> int:
       ValueError: for anything else that is not a format number.
     """
     number = content.get("format", 1)
-    if type(number) is not int or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ValueError(
             f"{path}: got format {number!r:.60}; wanted a number from 1 to {FORMAT}. Put a copy of it back"
         )
@@ -45,7 +45,7 @@ def read_format(path: Path, content: Mapping[str, Any]) -> int:
     return number
 
 
-def migrate_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
+def migrate_config(config: Mapping[str, object], number: int) -> dict[str, Any]:
     """A run's config in the current format.
 
     Args:

@@ -97,13 +97,14 @@ class Checkpoints:
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Those of ``steps`` that are kept: the last ``keep`` regular ones, the best, and the last of all."""
         regular = [s for s in sorted(steps) if self._due[s]]
-        return {*regular[-self._keep :], self._best_of(regular), max(steps, default=None)}
+        kept = {*regular[-self._keep :], self._best_of(regular), max(steps, default=None)}
+        return {step for step in kept if step is not None}
 
     def save(
         self,
         step: int,
         state: TrainState,
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, object] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Starts an asynchronous save. The state may be donated at once; a kill leaves older ones intact.
@@ -371,7 +372,7 @@ class _LastAndBest(checkpoint_managers.PreservationPolicy):
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
         steps = [info.step for info in checkpoints]
         kept = self._checkpoints.kept(steps)
         return [step in kept for step in steps]
@@ -381,7 +382,7 @@ def _is_due(step: int, every: int | None) -> bool:
     return every is None or step % every == 0
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState) -> dict[str, object]:
     items = {
         "params": state.params,
         "rest": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
@@ -440,7 +441,7 @@ def _missing(where: str, directory: Path, step: int | str) -> FileNotFoundError:
 def _read_meta(path: Path) -> dict[str, Any]:
     """A checkpoint's metadata in the current format; raises if a part of it is missing."""
     with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
-        meta = handler.restore(path / "meta")
+        meta = handler.restore(path / "meta")  # pyright: ignore[reportArgumentType]  - it takes any path
     if not isinstance(meta, dict) or not {"extra", "metrics", "leaves"} <= meta.keys():
         raise ValueError(f"its meta is {meta!r:.60}")
     number = read_format(path, meta)
@@ -492,6 +493,7 @@ def _read_tree(path: Path) -> Any:
     """The arrays of one item of a checkpoint, on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        saved = handler.metadata(path).tree
+        saved = handler.metadata(path).tree  # pyright: ignore[reportArgumentType]  - it takes any path
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-        return handler.restore(path, args=ocp.args.StandardRestore(abstract))
+        restore = ocp.args.StandardRestore(abstract)
+        return handler.restore(path, args=restore)  # pyright: ignore[reportArgumentType]  - it takes any path

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from tfm_jax.train.step import LossFn, Metrics
-from tfm_jax.types import Array, Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, BatchT, Key, Params, SumWeight
 
 __all__ = ["freeze_layers", "layer_factors", "scale_by_layer"]
 
@@ -15,7 +15,7 @@ _LAYERS = re.compile(r"(^|/)layers/")
 _EMBEDDINGS = re.compile(r"(^|/)(\w*embedding|embedding_norm|position_bias)/")
 
 
-def layer_factors(params: Params, decay: float = 1.0, frozen: int = 0) -> Params:
+def layer_factors(params: optax.Params, decay: float = 1.0, frozen: int = 0) -> optax.Params:
     """The factor of each layer's updates.
 
     Equivalent to::
@@ -78,20 +78,20 @@ def scale_by_layer(decay: float = 1.0, frozen: int = 0) -> optax.GradientTransfo
       ValueError: as `layer_factors`, from ``init``.
     """
 
-    def init(params: Params) -> optax.EmptyState:
+    def init(params: optax.Params) -> optax.OptState:
         layer_factors(params, decay, frozen)
         return optax.EmptyState()
 
     def update(
-        updates: Params, state: optax.EmptyState, params: Params | None = None
-    ) -> tuple[Params, optax.EmptyState]:
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         factors = layer_factors(updates, decay, frozen)
         return jax.tree.map(_scaled, updates, factors), state
 
     return optax.GradientTransformation(init, update)
 
 
-def freeze_layers(loss_fn: LossFn, frozen: int) -> LossFn:
+def freeze_layers(loss_fn: LossFn[BatchT], frozen: int) -> LossFn[BatchT]:
     """Stops the gradients of the first layers and the embedding, so that gradient norms do not count them.
 
     Equivalent to::
@@ -113,7 +113,7 @@ def freeze_layers(loss_fn: LossFn, frozen: int) -> LossFn:
     if frozen == 0:
         return loss_fn
 
-    def frozen_loss(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, Metrics]:
+    def frozen_loss(params: Params, batch: BatchT, key: Key | None) -> tuple[SumWeight, Metrics]:
         factors = layer_factors(params, frozen=frozen)
         stopped = jax.tree.map(
             lambda p, factor: jnp.where(factor > 0, p, jax.lax.stop_gradient(p)), params, factors
@@ -129,7 +129,7 @@ def _scaled(update: Array, factor: Array) -> Array:
     return jnp.where(factor > 0, update * factor, jnp.array(-0.0, update.dtype))
 
 
-def _leaves(params: Params) -> list[tuple[str, Array]]:
+def _leaves(params: optax.Params) -> list[tuple[str, Array]]:
     named = jax.tree_util.tree_leaves_with_path(params)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in named]
 

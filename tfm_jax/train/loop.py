@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from tfm_jax.train.checkpoint import Checkpoints
 from tfm_jax.train.metric_logger import MetricLogger, Writer, require_finite
@@ -15,22 +15,25 @@ from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.run_directory import flatten
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import TrainStep
-from tfm_jax.types import Batch
+from tfm_jax.types import BatchT, Json
 from tfm_jax.values import plain
 
 __all__ = ["Batches", "EarlyStopping", "FitResult", "fit", "resume"]
 
 
-class Batches(Protocol):
-    """A resumable iterator over batches."""
+_BatchT_co = TypeVar("_BatchT_co", bound=Mapping[str, object], covariant=True)
 
-    def __next__(self) -> Batch: ...
 
-    def get_state(self) -> dict[str, Any]:
+class Batches(Protocol[_BatchT_co]):
+    """A resumable iterator over batches, such as that of a ``data.Loader``."""
+
+    def __next__(self) -> _BatchT_co: ...
+
+    def get_state(self) -> dict[str, Json]:
         """The position, as a small dict that JSON can hold."""
         ...
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Json]) -> None:
         """Moves to a position that `get_state` returned."""
         ...
 
@@ -59,7 +62,7 @@ class EarlyStopping:
                 'least 1 and "min" or "max".'
             )
 
-    def update(self, state: dict[str, Any], evaluation: Mapping[str, float]) -> dict[str, Any]:
+    def update(self, state: Mapping[str, Any], evaluation: Mapping[str, float]) -> dict[str, object]:
         """The state ``{"best", "bad"}`` after one more evaluation; ``{}`` before the first."""
         if self.metric not in evaluation:
             raise ValueError(
@@ -88,9 +91,9 @@ class FitResult:
 
 
 def fit(
-    step: TrainStep,
+    step: TrainStep[Any],
     state: TrainState,
-    batches: Batches,
+    batches: Batches[Mapping[str, object]],
     *,
     steps: int,
     evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
@@ -99,7 +102,7 @@ def fit(
     checkpoint_every: int | None = None,
     early_stopping: EarlyStopping | None = None,
     extra: Mapping[str, Any] | None = None,
-    record: Mapping[str, Any] | None = None,
+    record: Mapping[str, object] | None = None,
     learning_rate: Schedule | None = None,
     unit: str = "examples",
     log_every: int = 10,
@@ -165,18 +168,18 @@ def fit(
                 if early_stopping is not None:
                     stopping_state = early_stopping.update(stopping_state, evaluation)
             ending = number == steps or should_stop() or signals.received
-            saving = checkpoints is not None and (ending or _is_due(number, checkpoint_every))
-            if evaluation or saving or ending:
+            saving = checkpoints if ending or _is_due(number, checkpoint_every) else None
+            if evaluation or saving is not None or ending:
                 logger.write(number, evaluation)
-            if saving or ending:
+            if saving is not None or ending:
                 require_finite(state, number)
-            if saving:
+            if saving is not None:
                 position = {
                     "data": batches.get_state(),
                     "early_stop": stopping_state,
                     "record": dict(record or {}),
                 }
-                checkpoints.save(number, state, position, evaluation)
+                saving.save(number, state, position, evaluation)
     reason = "steps" if number >= steps else "early stop" if should_stop() else "signal"
     return FitResult(state, number, reason)
 
@@ -184,10 +187,10 @@ def fit(
 def resume(
     checkpoints: Checkpoints,
     abstract: TrainState,
-    batches: Batches,
+    batches: Batches[Mapping[str, object]],
     *,
     step: int | Literal["latest"] = "latest",
-    record: Mapping[str, Any] | None = None,
+    record: Mapping[str, object] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restores a checkpoint and moves the batches to their position in it.
 
@@ -216,7 +219,7 @@ def resume(
     return state, extra
 
 
-def _check_record(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def _check_record(saved: Mapping[str, object], current: Mapping[str, object]) -> None:
     old, new = flatten(saved), flatten(current)
     lines = [
         f"  {name}: the checkpoint has {old[name]!r}, the run now {new[name]!r}"
@@ -235,7 +238,7 @@ def _is_due(number: int, every: int | None) -> bool:
     return every is not None and number % every == 0
 
 
-def _next(batches: Batches, number: int, steps: int) -> Batch:
+def _next(batches: Batches[BatchT], number: int, steps: int) -> BatchT:
     try:
         return next(batches)
     except StopIteration:
@@ -245,7 +248,7 @@ def _next(batches: Batches, number: int, steps: int) -> Batch:
 
 
 def _check_intervals(
-    evaluate: Callable | None,
+    evaluate: object,
     evaluate_every: int | None,
     checkpoints: Checkpoints | None,
     checkpoint_every: int | None,
@@ -281,7 +284,7 @@ def _stop_signals() -> Iterator[SimpleNamespace]:
         yield signals
         return
 
-    def receive(*_: Any) -> None:
+    def receive(*_: object) -> None:
         signals.received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -5,10 +5,61 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from tfm_jax.types import SumWeight
+from tfm_jax.train.step import EvalStep
+from tfm_jax.types import Params, SumWeight
 
-__all__ = ["add", "means", "read", "read_late", "total"]
+__all__ = ["add", "add_auxiliary", "evaluate", "means", "read", "read_late", "total"]
+
+
+def evaluate(
+    step: EvalStep[Any], params: Params, batches: Iterable[Mapping[str, object]]
+) -> dict[str, SumWeight]:
+    """The metrics of a pass over batches, summed in float64 on the host.
+
+    Equivalent to::
+
+        metrics = [step(params, batch) for batch in batches]
+        {name: (sum(m[name][0] for m in metrics), sum(m[name][1] for m in metrics)) for name in metrics[0]}
+
+    Args:
+      step: of `make_eval_step`, compiled.
+      params: the weights, where the step wants them.
+      batches: one pass, such as a ``data.Loader`` without a seed.
+
+    Returns:
+      ``{name: (sum, weight)}`` of floats; `means` divides them.
+
+    Raises:
+      ValueError: there are no batches.
+    """
+    if result := total(step(params, batch) for batch in batches):
+        return result
+    raise ValueError("evaluate: got no batches; wanted at least one. Make a new pass for every call.")
+
+
+def add_auxiliary(loss: SumWeight, auxiliary: Mapping[str, SumWeight]) -> SumWeight:
+    """A loss with auxiliary losses, such as that which balances a mixture of experts.
+
+    Equivalent to::
+
+        total, weight = loss
+        total + weight * sum(s / w for s, w in auxiliary.values()), weight
+
+    so that the mean of each auxiliary loss is added to the mean of the loss.
+
+    Args:
+      loss: ``(sum, weight)``, float32 scalars.
+      auxiliary: ``{name: (sum, weight)}``; one of weight 0 adds nothing.
+
+    Returns:
+      ``(sum, weight)``; the loss itself without auxiliary losses.
+    """
+    total, weight = loss
+    for part, n in auxiliary.values():
+        total = total + weight * part / jnp.where(n == 0, 1.0, n)
+    return total, weight
 
 
 def add(first: Mapping[str, SumWeight], second: Mapping[str, SumWeight]) -> dict[str, SumWeight]:

@@ -7,11 +7,11 @@ waste the first step.
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from tfm_jax.ranges import NOT_NEGATIVE, POSITIVE, RATE, SIZE, check_number, check_numbers
 from tfm_jax.types import Array, Params
@@ -27,7 +27,7 @@ __all__ = [
     "warmup_cosine",
 ]
 
-Schedule = Callable[[int | Array], Array]
+Schedule = Callable[[ArrayLike], Array]
 """``schedule(step) -> rate``; the first update is step 0."""
 
 NO_DECAY = r"(^|[/_])(bias|b|norm\d*|scale|positions?|position_\w+)([/_]|$)"
@@ -58,7 +58,7 @@ def noam(d_model: int, warmup: int, scale: float = 1.0) -> Schedule:
     check_numbers("noam", SIZE, d_model=d_model, warmup=warmup)
     check_number("noam", "scale", scale, POSITIVE)
 
-    def schedule(step: int | Array) -> Array:
+    def schedule(step: ArrayLike) -> Array:
         number = _number(step)
         return scale * d_model**-0.5 * jnp.minimum(number**-0.5, number * warmup**-1.5)
 
@@ -85,7 +85,7 @@ def inverse_sqrt(peak: float, warmup: int) -> Schedule:
     check_number("inverse_sqrt", "peak", peak, POSITIVE)
     check_number("inverse_sqrt", "warmup", warmup, SIZE)
 
-    def schedule(step: int | Array) -> Array:
+    def schedule(step: ArrayLike) -> Array:
         number = _number(step)
         return peak * jnp.minimum(number / warmup, (warmup / number) ** 0.5)
 
@@ -129,7 +129,7 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
             f"warmup_cosine: got warmup={warmup} with steps={steps}; wanted fewer warm-up steps."
         )
 
-    def schedule(step: int | Array) -> Array:
+    def schedule(step: ArrayLike) -> Array:
         number = _number(step)
         done = jnp.clip((number - warmup) / (steps + 1 - warmup), 0.0, 1.0)
         cosine = end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
@@ -229,14 +229,16 @@ def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:
 def _in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Disables x64 in the update unless a gradient is float64: optax's bias corrections would be float64."""
 
-    def update(gradients: Params, state: optax.OptState, params: Params | None = None) -> Any:
-        wide = any(x.dtype.itemsize == 8 for x in jax.tree.leaves(gradients))
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        wide = any(x.dtype.itemsize == 8 for x in jax.tree.leaves(updates))
         with jax.enable_x64(wide):
-            return optimizer.update(gradients, state, params)
+            return optimizer.update(updates, state, params)
 
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def _number(step: int | Array) -> Array:
+def _number(step: ArrayLike) -> Array:
     """The number of the update, from 1. (``optax.join_schedules`` also passes negative steps.)"""
     return jnp.maximum(jnp.asarray(step, jnp.float32), 0.0) + 1.0

@@ -6,8 +6,8 @@ The state has the same shapes under each, so a checkpoint of one can be resumed 
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import EvalStep, TrainStep
+from tfm_jax.types import BatchT
 
 __all__ = ["Jit", "Parallel", "Pmap", "data_mesh"]
 
 _AXIS = "data"
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 def data_mesh(data: int) -> Mesh:
@@ -86,7 +89,7 @@ class Parallel(abc.ABC):
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), state
         )
 
-    def _check(self, batch: Any) -> None:
+    def _check(self, batch: object) -> None:
         for path, x in jax.tree_util.tree_leaves_with_path(batch):
             if not np.ndim(x) or x.shape[0] % self.data:
                 raise ValueError(
@@ -95,18 +98,20 @@ class Parallel(abc.ABC):
                 )
 
     @abc.abstractmethod
-    def place_batch(self, batch: Any) -> Any:
+    def place_batch(self, batch: BatchT) -> BatchT:
         """Shards a batch over the devices, on its first axis."""
 
     @abc.abstractmethod
-    def compile(self, step: TrainStep) -> TrainStep:
+    def compile(self, step: TrainStep[BatchT]) -> TrainStep[Mapping[str, object]]:
         """Compiles a training step: takes a placed state, which is donated, and a batch on the host."""
 
     @abc.abstractmethod
-    def compile_eval(self, eval_step: EvalStep) -> EvalStep:
+    def compile_eval(self, eval_step: EvalStep[BatchT]) -> EvalStep[Mapping[str, object]]:
         """Compiles an evaluation step: takes placed params and a batch on the host."""
 
-    def _placing(self, compiled: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _placing(
+        self, compiled: Callable[[S, Mapping[str, object]], R]
+    ) -> Callable[[S, Mapping[str, object]], R]:
         return lambda state, batch: compiled(state, self.place_batch(batch))
 
 
@@ -116,11 +121,11 @@ class Jit(Parallel):
     Input and output shardings are pinned: otherwise they change after the first step, which compiles again.
     """
 
-    def place_batch(self, batch: Any) -> Any:
+    def place_batch(self, batch: BatchT) -> BatchT:
         self._check(batch)
         return jax.device_put(batch, self._sharded)
 
-    def compile(self, step: TrainStep) -> TrainStep:
+    def compile(self, step: TrainStep[BatchT]) -> TrainStep[Mapping[str, object]]:
         return self._placing(
             jax.jit(
                 step,
@@ -130,7 +135,7 @@ class Jit(Parallel):
             )
         )
 
-    def compile_eval(self, eval_step: EvalStep) -> EvalStep:
+    def compile_eval(self, eval_step: EvalStep[BatchT]) -> EvalStep[Mapping[str, object]]:
         return self._placing(
             jax.jit(eval_step, in_shardings=(self._replicated, self._sharded), out_shardings=self._replicated)
         )
@@ -145,7 +150,7 @@ class Pmap(Parallel):
 
     axis_name = _AXIS
 
-    def place_batch(self, batch: Any) -> Any:
+    def place_batch(self, batch: BatchT) -> BatchT:
         self._check(batch)
 
         def shard(x: np.ndarray) -> np.ndarray:
@@ -153,13 +158,13 @@ class Pmap(Parallel):
 
         return jax.device_put(jax.tree.map(shard, batch), self._sharded)
 
-    def compile(self, step: TrainStep) -> TrainStep:
+    def compile(self, step: TrainStep[BatchT]) -> TrainStep[Mapping[str, object]]:
         return self._placing(self._pmap(step, donate_argnums=0))
 
-    def compile_eval(self, eval_step: EvalStep) -> EvalStep:
+    def compile_eval(self, eval_step: EvalStep[BatchT]) -> EvalStep[Mapping[str, object]]:
         return self._placing(self._pmap(eval_step))
 
-    def _pmap(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    def _pmap(self, function: Callable[..., R], **options: Any) -> Callable[..., R]:
         # in_axes and out_axes of None: the state has no axis of replicas
         devices = list(self.mesh.devices.flat)
         return jax.pmap(function, _AXIS, in_axes=(None, 0), out_axes=None, devices=devices, **options)

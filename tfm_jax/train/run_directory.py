@@ -35,20 +35,21 @@ class RunDirectory:
     def __init__(
         self,
         path: str | Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         *,
         resume: bool = False,
         free: Sequence[str] = (),
-        defaults: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, object] | None = None,
     ):
         self.path = Path(path).absolute()
+        self._fields, self._free = flatten(plain(config)), tuple(free)
         if resume:
             if not self.config_file.is_file():
                 raise FileNotFoundError(
                     f"{self.path}: got no config.json; wanted the directory of a run to resume."
                 )
             old = flatten(plain(defaults or {})) | flatten(read_config(self.config_file))
-            _check_same(self.path, old, flatten(plain(config)), free)
+            _check_same(self.path, old, self._fields, free)
             self._check_kinds()
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -79,11 +80,16 @@ class RunDirectory:
         """The file for `JsonLines`."""
         return self.path / "metrics.jsonl"
 
-    def write(self, name: str, value: Any) -> None:
+    def fixed_fields(self, excluded: Sequence[str] = ()) -> dict[str, object]:
+        """The values of the fields that are not free, by path, without the ``excluded`` ones."""
+        free = (*self._free, *excluded)
+        return {name: value for name, value in self._fields.items() if not is_under(name, free)}
+
+    def write(self, name: str, value: object) -> None:
         """Writes a JSON file; nan and infinity become null."""
         replace_text(self.path / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
-    def write_config(self, name: str, config: Mapping[str, Any]) -> None:
+    def write_config(self, name: str, config: Mapping[str, object]) -> None:
         """Writes a config with the number of its format, for `read_config`."""
         self.write(name, {"format": FORMAT, **config})
 
@@ -143,7 +149,7 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: object, prefix: str = "") -> dict[str, object]:
     """The leaves of nested dicts by their paths: ``{"train.steps": 100}``.
 
     Args:
@@ -194,8 +200,10 @@ def _read_object(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
-    def show(config: Mapping[str, Any], name: str) -> str:
+def _check_same(
+    path: Path, old: Mapping[str, object], new: Mapping[str, object], free: Sequence[str]
+) -> None:
+    def show(config: Mapping[str, object], name: str) -> str:
         return repr(config[name]) if name in config else "nothing"
 
     different = [

@@ -1,7 +1,6 @@
 """Training and evaluation steps as pure functions, made from a loss."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,29 +8,29 @@ import optax
 
 from tfm_jax.ranges import POSITIVE, RATE, SIZE, check_number
 from tfm_jax.train.state import TrainState
-from tfm_jax.types import Array, Batch, Key, Params, SumWeight
+from tfm_jax.types import Array, BatchT, Key, Params, SumWeight
 
 __all__ = ["EvalStep", "LossFn", "Metrics", "TrainStep", "make_eval_step", "make_train_step"]
 
 Metrics = dict[str, SumWeight]
 """Named ``(sum, weight)`` pairs."""
-LossFn = Callable[[Params, Batch, Key | None], tuple[SumWeight, Metrics]]
+LossFn = Callable[[Params, BatchT, Key | None], tuple[SumWeight, Metrics]]
 """``loss_fn(params, batch, key) -> ((sum, weight), metrics)``; ``key`` is None in evaluation."""
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, BatchT], tuple[TrainState, Metrics]]
 """``step(state, batch) -> (state, metrics)``"""
-EvalStep = Callable[[Params, Batch], Metrics]
+EvalStep = Callable[[Params, BatchT], Metrics]
 """``eval_step(params, batch) -> metrics``"""
 
 
 def make_train_step(
-    loss_fn: LossFn,
+    loss_fn: LossFn[BatchT],
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
     clip_norm: float | None = None,
     ema_decay: float | None = None,
     axis_name: str | None = None,
-) -> TrainStep:
+) -> TrainStep[BatchT]:
     """Makes a training step, a pure function for ``jax.jit(step, donate_argnums=0)``.
 
     Equivalent to (one microbatch, one device)::
@@ -76,7 +75,7 @@ def make_train_step(
     if ema_decay is not None:
         check_number("make_train_step", "ema_decay", ema_decay, RATE)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: BatchT) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):
             raise ValueError(
                 f"make_train_step: got ema_decay={ema_decay} and a state of init_state(ema="
@@ -93,19 +92,22 @@ def make_train_step(
         gradients = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), gradients)
         norm = optax.tree.norm(gradients)
         if clip_norm is not None:
-            gradients = jax.tree.map(lambda g: g * (clip_norm / jnp.maximum(norm, clip_norm)), gradients)
+            scale = clip_norm / jnp.maximum(norm, clip_norm)
+            gradients = jax.tree.map(lambda g: g * scale, gradients)
         gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes: a float to the power of an int32
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = None if ema_decay is None else _update_ema(state.ema, params, state.step, ema_decay)
+        params = jax.tree.map(optax.apply_updates, state.params, updates)
+        ema = state.ema
+        if ema is not None and ema_decay is not None:
+            ema = _update_ema(ema, params, state.step, ema_decay)
         metrics["grad_norm"] = (norm, jnp.ones_like(norm))
         return TrainState(state.step + 1, params, opt_state, ema, state.key), metrics
 
     return step
 
 
-def make_eval_step(loss_fn: LossFn, *, axis_name: str | None = None) -> EvalStep:
+def make_eval_step(loss_fn: LossFn[BatchT], *, axis_name: str | None = None) -> EvalStep[BatchT]:
     """Makes an evaluation step, a pure function without randomness.
 
     Equivalent to::
@@ -125,7 +127,7 @@ def make_eval_step(loss_fn: LossFn, *, axis_name: str | None = None) -> EvalStep
       ValueError: at trace time, when ``loss_fn`` names a metric "loss" or "grad_norm".
     """
 
-    def eval_step(params: Params, batch: Batch) -> Metrics:
+    def eval_step(params: Params, batch: BatchT) -> Metrics:
         pair, metrics = loss_fn(params, batch, None)
         metrics = _with_loss(pair, metrics)
         return metrics if axis_name is None else jax.lax.psum(metrics, axis_name)
@@ -141,10 +143,10 @@ def _with_loss(loss: SumWeight, metrics: Metrics) -> Metrics:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
 
 
-def _microbatches(batch: Batch, accumulate: int) -> Any:
+def _microbatches(batch: BatchT, accumulate: int) -> BatchT:
     """[B, ...] -> [accumulate, B / accumulate, ...], with stride ``accumulate``."""
 
-    def split(path: Any, x: Array) -> Array:
+    def split(path: tuple[object, ...], x: Array) -> Array:
         if jnp.ndim(x) == 0 or x.shape[0] % accumulate:
             raise ValueError(
                 f"make_train_step: got batch{jax.tree_util.keystr(path)} of shape {jnp.shape(x)}; wanted a "
@@ -155,15 +157,17 @@ def _microbatches(batch: Batch, accumulate: int) -> Any:
     return jax.tree_util.tree_map_with_path(split, batch)
 
 
-def _gradients(loss_fn: LossFn, params: Params, microbatches: Any, key: Key) -> tuple[Params, Metrics]:
+def _gradients(
+    loss_fn: LossFn[BatchT], params: Params, microbatches: BatchT, key: Key
+) -> tuple[Params, Metrics]:
     """The gradient of the summed loss (in float32) and the metrics, summed over the microbatches."""
 
-    def summed(params: Params, batch: Batch, key: Key) -> tuple[Array, Metrics]:
+    def summed(params: Params, batch: BatchT, key: Key) -> tuple[Array, Metrics]:
         pair, metrics = loss_fn(params, batch, key)
         metrics = _with_loss(pair, metrics)
         return metrics["loss"][0], metrics
 
-    def add(total: Params, indexed: tuple[Array, Batch]) -> tuple[Params, Metrics]:
+    def add(total: Params, indexed: tuple[Array, BatchT]) -> tuple[Params, Metrics]:
         index, batch = indexed
         gradients, metrics = jax.grad(summed, has_aux=True)(params, batch, jax.random.fold_in(key, index))
         return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradients), metrics
