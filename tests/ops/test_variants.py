@@ -1,4 +1,4 @@
-"""Each function of ops gives the same results with and without jit and under pmap, and compiles once per shape.
+"""Each function of ops gives the same results with and without jit and under pmap, and compiles once.
 
 The variants are chex's, which need a TestCase.
 """
