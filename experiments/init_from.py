@@ -73,7 +73,7 @@ class InitialWeights:
     """Trained weights by name, with the tokenizer or the text of the ``preprocessor_config.json``."""
 
     params: Params = dataclasses.field(default_factory=dict)
-    tokenizer: data.Tokenizer | None = None
+    tokenizer: data.JsonTokenizer | data.ByteTokenizer | None = None
     image_processor: str | None = None
 
     def save_preprocessing(self, directory: Path) -> None:
@@ -203,7 +203,9 @@ def _read_run(source: str, accepted: Accepted) -> tuple[Callable[..., nnx.Module
     return module, model, InitialWeights(params, image_processor=text)
 
 
-def _read_checkpoint(source: str, _: Accepted) -> tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]:
+def _read_checkpoint(
+    source: str, accepted: Accepted
+) -> tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]:
     """The module, its config and its weights."""
     _, params, config, tokenizer = pretrained.load(source)
     module = find_family(config.architecture).architectures[config.architecture].module
@@ -224,7 +226,7 @@ def _with_special_tokens(
     """The tokenizer with the special tokens whose ids are in a checkpoint's settings."""
     ids = {role: settings.get(f"{role}_token_id") for role in ("pad", "bos", "eos", "decoder_start")}
     ids = {role: next(iter(i), None) if isinstance(i, list) else i for role, i in ids.items()}
-    tokens = {role: None if i is None else tokenizer.id_to_token(i) for role, i in ids.items()}
+    tokens = {role: tokenizer.id_to_token(i) if isinstance(i, int) else None for role, i in ids.items()}
     start = tokens.pop("decoder_start")
     return data.JsonTokenizer(tokenizer, **{**tokens, "bos": start or tokens["bos"]})
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from experiments import command_line
 from experiments.command_line import Sources
 from experiments.config import RunConfig
 from experiments.translation import config as translation
-from tfm_jax import nn
+from tests.nn.third_party import DynamicTanh
+from tfm_jax import nn, registry
 from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import from_dict, to_dict
 
@@ -78,7 +80,7 @@ def test_variant_fields_have_defaults_and_the_types_of_the_fields():
         ("Rope(1e4)", "with fields by name"),
         ("Rope(theta=print(1))", "malformed node"),
         ("Rope(", "was never closed"),
-        ("Patches(height=4, width=4)", "none of these"),
+        ("Patches(height=4, width=4)", "wanted one of Sinusoidal, Learned"),
     ],
 )
 def test_unknown_variant_raises(text, message, capsys):
@@ -141,3 +143,36 @@ def test_prog_is_the_command_of_the_help(capsys):
     with pytest.raises(SystemExit):
         command_line.parse(Config, ["--help"], prog="python -m experiments.x")
     assert capsys.readouterr().out.startswith("usage: python -m experiments.x [-h]")
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Registers norms from elsewhere for one test."""
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    nn.register_variant(DynamicTanh)
+
+
+def test_registered_variant_from_elsewhere_is_an_option(registered, tmp_path, capsys):
+    config = parse("--model.norm", "DynamicTanh(alpha=0.7)", "--out", str(tmp_path))
+    assert config.model.norm == DynamicTanh(0.7)
+    RunDirectory(tmp_path, to_dict(config))
+    assert parse("--out", str(tmp_path), "--resume").model == config.model
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert re.search(r"--model.norm \S*LayerNorm\S*\|DynamicTanh", capsys.readouterr().out)
+
+
+def test_variant_that_is_not_registered_exits_with_the_fix(capsys):
+    with pytest.raises(SystemExit):
+        parse("--model.norm", "DynamicTanh(alpha=0.7)")
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "No class is registered by the name 'DynamicTanh'" in error
+    assert "nn.register_variant(DynamicTanh)" in error
+
+
+def test_initializers_are_options(tmp_path):
+    config = parse("--model.initializers.kernel", "Normal(std=0.02)", "--out", str(tmp_path))
+    assert config.model.initializers.kernel == nn.Normal(std=0.02)
+    assert config.model.initializers.embedding == nn.Config().initializers.embedding
+    RunDirectory(tmp_path, to_dict(config))
+    assert parse("--out", str(tmp_path), "--resume").model == config.model
