@@ -120,7 +120,7 @@ def make_eval_step(loss_fn: LossFn[BatchT], *, axis_name: str | None = None) -> 
       axis_name: the mapped axis to sum over, if any.
 
     Returns:
-      ``eval_step(params, batch) -> {name: (sum, weight)}``. Sum the pairs over batches by `total`; a batch
+      ``eval_step(params, batch) -> {name: (sum, weight)}``. `evaluate` sums the pairs over batches; a batch
       of padding alone has weight 0.
 
     Raises:
