@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfm_jax import ops
 from tfm_jax.checks import check_shapes
+from tfm_jax.ops import kv_cache, masks
 
 FLOAT, INT, BOOL = jnp.float32, jnp.int32, jnp.bool_
 LETTERS = ("T", "N", "Hv", "D")
@@ -211,5 +213,51 @@ def test_chex_turns_it_off(disabled):
     check_shapes("f", x=(struct(2), "*... T"), y=(struct(2, 3, 4), "...|1 T"), z=(struct(), "T|1"))
 
 
-def test_it_is_on_again():
-    assert "but x has rank 1" in error_of("f", x=(struct(2), "T N"))
+X, COUNTS, HEADS = np.ones((2, 3), np.float32), np.ones((2, 3), np.int32), np.ones((3, 2, 4), np.float32)
+LABELS = np.zeros(2, np.int32)
+# Calls that the checks of shapes and dtypes reject and that run without them.
+MISFITS = {
+    "rms_norm": lambda: ops.rms_norm(X, np.ones(1, np.float32)),
+    "cross_entropy": lambda: ops.cross_entropy(X, LABELS, weights=np.ones((1,), np.float32)),
+    "repetition_penalty": lambda: ops.repetition_penalty(X, COUNTS, 1.5),
+    "rotary": lambda: ops.rotary(HEADS, np.arange(3, dtype=np.float32)),
+    "attention": lambda: ops.attention(HEADS, HEADS, HEADS, bias=np.ones((1, 3), np.float32)),
+    "masks.dense": lambda: ops.attention(HEADS, HEADS, HEADS, masks.dense(np.ones((1, 3), bool))),
+}
+# Calls that are errors in any case: they would ignore an argument, or compute something else.
+ERRORS = {
+    "no offset": lambda: ops.attention(HEADS[:2], HEADS, HEADS, masks.causal()),
+    "offset": lambda: ops.attention(HEADS, HEADS, HEADS, masks.causal(7)),
+    "does not support": lambda: ops.attention(HEADS, HEADS, HEADS, soft_cap=2.0, implementation="xla"),
+    "got a mask as bias": lambda: ops.attention(HEADS, HEADS, HEADS, bias=masks.causal()),
+    "K divides N": lambda: ops.attention(HEADS, HEADS[:, :0], HEADS[:, :0]),
+    "soft_cap": lambda: ops.attention(HEADS, HEADS, HEADS, soft_cap=-1.0),
+    "with 0 batch dims": lambda: ops.attention(HEADS, HEADS, HEADS, np.ones(3, bool)),
+    "eps": lambda: ops.layer_norm(X, eps=-1.0),
+    "rate": lambda: ops.dropout(X, 1.0, None),
+    "label_smoothing": lambda: ops.cross_entropy(X, LABELS, label_smoothing=1.5),
+    "top_k": lambda: ops.top_k(X, 4),
+    "V at least 1": lambda: ops.top_p(X[:, :0], 0.5),
+    "last dimension": lambda: ops.rotary(HEADS[..., :3], np.arange(3)),
+    "cache": lambda: kv_cache.append(HEADS, HEADS.repeat(2, 1), kv_cache.init_slots((), 2)),
+    "a list": lambda: ops.rms_norm([1.0]),
+    "PRNG key": lambda: ops.dropout(X, 0.5, 3),
+    "no key_ids": lambda: ops.attention(HEADS[:2], HEADS, HEADS, masks.segments(LABELS)),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_chex_turns_off_the_checks_of_shapes_and_dtypes(name, disabled):
+    MISFITS[name]()
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_they_are_on_again(name):
+    with pytest.raises(ValueError, match=f"^{name}: got .*; wanted .*, but "):
+        MISFITS[name]()
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_other_errors_do_not_depend_on_chex(name, disabled):
+    with pytest.raises(ValueError, match=name):
+        ERRORS[name]()

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,7 +252,7 @@ def test_nonfinite_masked_values_do_not_leak(bad, kv_heads):
     with jax.debug_nans(True):
         np.testing.assert_array_equal(ops.attention(q_bad, k_bad, v_bad, mask), ops.attention(q, k, v, mask))
         got, expected = gradients(q_bad, k_bad, v_bad, mask), gradients(q, k, v, mask)
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    chex.assert_trees_all_equal(got, expected)
     # Without the mask they reach the output: the test can fail.
     assert not np.isfinite(ops.attention(q, k_bad, v_bad)).all()
 

@@ -95,3 +95,23 @@ def test_a_full_cache_is_an_error_and_never_a_clamp():
 def test_a_cache_for_nothing():
     with pytest.raises(ValueError, match="init_slots: got capacity=0; wanted an integer from 1 to"):
         kv_cache.init_slots((B,), 0)
+
+
+def test_wrong_shapes_and_dtypes():
+    buffer, slots = jnp.zeros((B, K, S, H)), kv_cache.init_slots((B,), S)
+    for new, wrong in (
+        (jnp.zeros((B, K, 2, H + 1)), rf"new has H = {H + 1}, not {H}"),
+        (jnp.zeros((1, K, 2, H)), rf"new has \[...\] = \[1, {K}\], not \[{B}, {K}\]"),
+        (jnp.zeros((B, K, 2, H), jnp.bfloat16), "new has dtype bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=rf"^kv_cache.append: got buffer float32.*, but {wrong}\."):
+            kv_cache.append(buffer, new, slots)
+    # A sequence too few would write the others' positions into its slots.
+    with pytest.raises(
+        ValueError, match=rf"^kv_cache.advance: got .*positions has \[...\] = \[1\], not \[{B}\]"
+    ):
+        kv_cache.advance(slots, jnp.zeros((1, 2), jnp.int32))
+    with pytest.raises(ValueError, match=r"^kv_cache.advance: got .*positions has dtype float32"):
+        kv_cache.advance(slots, jnp.zeros((B, 2)))
+    with pytest.raises(ValueError, match=r"^kv_cache.seen_mask: got .*seen_positions has dtype bool"):
+        kv_cache.seen_mask(slots, jnp.zeros((B, S), bool))

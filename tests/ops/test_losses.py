@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -437,9 +438,7 @@ def test_a_sharded_vocabulary_is_not_gathered():
             args = jax.device_put(logits, split), labels
             compiled = jax.jit(jax.value_and_grad(f)).lower(*args).compile()
             assert "all-gather" not in compiled.as_text()
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), compiled(*args), want
-            )
+            chex.assert_trees_all_close(compiled(*args), want, rtol=1e-5, atol=1e-6)
 
 
 def test_under_vmap():

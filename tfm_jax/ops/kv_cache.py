@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import definitely, is_concrete
@@ -108,9 +108,14 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
       buffer, of length S. Both are undefined where ``has_room`` is False.
 
     Raises:
-      ValueError: the cache has no room for T more tokens, if that is known before tracing.
+      ValueError: the cache has no room for T more tokens, if that is known before tracing; or ``new`` has
+        another dtype than ``buffer``, or another size of any other axis.
     """
     buffer, new = as_array("kv_cache.append", "buffer", buffer), as_array("kv_cache.append", "new", new)
+    after = " ".join("HNKD"[: -1 - axis])  # the axes behind S and T
+    check_shapes(
+        "kv_cache.append", buffer=(buffer, f"... S {after}"), new=(new, f"... T {after}", buffer.dtype)
+    )
     S, T, axis = buffer.shape[axis], new.shape[axis], axis % buffer.ndim
     if slots.rolling:
         seen = jnp.concatenate([buffer, new], axis)
@@ -153,9 +158,10 @@ def advance(slots: Slots, positions: Array) -> tuple[Array, Slots]:
       ``append``'s ``seen``; and the slots for the next tokens.
 
     Raises:
-      ValueError: as ``append``.
+      ValueError: as ``append``, or ``positions`` are not integers.
     """
     positions = as_array("kv_cache.advance", "positions", positions)
+    check_shapes("kv_cache.advance", slots=(slots.positions, "... S"), positions=(positions, "... T", "int"))
     seen, kept = append(slots.positions, positions.astype(jnp.int32), slots, axis=-1)
     return seen, Slots(kept, slots.length + positions.shape[-1], slots.rolling)
 
@@ -196,5 +202,6 @@ def seen_mask(slots: Slots, seen_positions: Array, *, window: int | None = None)
     """
     offset = slots.positions.shape[-1] if slots.rolling else slots.length
     seen_positions = as_array("kv_cache.seen_mask", "seen_positions", seen_positions)
+    check_shapes("kv_cache.seen_mask", seen_positions=(seen_positions, "... S", "int"))
     mask = masks.causal(offset) & masks.padding(seen_positions >= 0)
     return mask if window is None else mask & masks.window(window - 1, offset=offset)

@@ -7,6 +7,7 @@ tests its arguments, not the GPU kernel.
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -346,7 +347,7 @@ def test_nonfinite_masked_values_do_not_leak_and_unmasked_ones_give_nan(name, ba
     call, slopes = jax.jit(lambda q, k, v: run(name, q, k, v, mask)), slopes_of(name, mask)
     with jax.debug_nans(True):
         np.testing.assert_array_equal(call(q, k_bad, v_bad), call(q, k, v))
-        jax.tree.map(np.testing.assert_array_equal, slopes(q, k_bad, v_bad), slopes(q, k, v))
+        chex.assert_trees_all_equal(slopes(q, k_bad, v_bad), slopes(q, k, v))
     # An unmasked key of example 0: its queries are NaN in the heads that read it, and no other example is.
     for k_new, v_new in [(k.at[0, 3, 0, 0].set(bad), v), (k, v.at[0, 3, 0, 0].set(bad))]:
         got = np.asarray(call(q, k_new, v_new))
