@@ -104,7 +104,7 @@ def _description(hint: Any) -> str:
     if (allowed := _range(hint) or _unbounded(hint)) is not None:
         return allowed.wanted
     members = _members(hint)
-    classes = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
+    classes = [cls.__name__ for cls in _dataclasses(members)]
     choices = [repr(arg) for member in members for arg in _literals(member)]
     others = [member for member in members if not dataclasses.is_dataclass(member) and not _literals(member)]
     if choices and others == [types.NoneType]:
@@ -141,7 +141,7 @@ def _either(words: list[str]) -> str:
 def _fix(hint: Any, value: object) -> str:
     """How to fix the call, if the intent can be guessed."""
     members = _members(hint)
-    for cls in filter(dataclasses.is_dataclass, members):
+    for cls in _dataclasses(members):
         if value is cls or _names(value, cls):
             return f" Pass {cls.__name__}(...), an instance."
         if isinstance(value, cls):
@@ -157,6 +157,10 @@ def _fix(hint: Any, value: object) -> str:
         if dataclasses.is_dataclass(value) and not isinstance(value, type | Variant):
             return f" {type(value).__name__} does not subclass {kind.__name__}."
     return ""
+
+
+def _dataclasses(members: tuple[Any, ...]) -> list[type]:
+    return [member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member)]
 
 
 def _names(value: object, cls: type) -> bool:

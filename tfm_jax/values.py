@@ -68,9 +68,10 @@ def from_dict(annotation: Any, value: Any, variants: Sequence[type] = ()) -> Any
             raise ValueError(f"got {value!r}; wanted a list as long as {annotation}.")
         pairs = zip(_item_annotations(annotation, value), value, strict=True)
         return tuple(from_dict(inner, item, variants) for inner, item in pairs)
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return Path(value) if annotation is Path else value
+    if annotation is Path:
+        return Path(value)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if annotation is float and is_int else value
 
 
 def _dataclass_from_dict(cls: Any, value: object, known: Sequence[type]) -> Any:
@@ -173,7 +174,7 @@ def to_text(value: Any, variants: Sequence[type] = ()) -> str:
     if value is None or isinstance(value, str):
         return str(value)
     cls = type(value)
-    if isinstance(value, Variant) and registered(cls, variants).get(cls.__name__) is not cls:
+    if issubclass(cls, Variant) and registered(cls, variants).get(cls.__name__) is not cls:
         raise ValueError(f"got {value!r:.80}; wanted a registered variant. {unregistered(cls.__name__)}")
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     # A None that is the default is left out.

@@ -22,7 +22,8 @@ from tfm_jax.types import Array, Key
 __all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
 
 KeysValues = tuple[Array, Array]  # each [..., K, S, H]
-E, C = TypeVar("E"), TypeVar("C")
+E = TypeVar("E")
+C = TypeVar("C")
 _Sublayer = Callable[[Array, Key | None], tuple[Array, E]]  # (x, key) -> (y, what else it returns)
 
 
@@ -104,11 +105,14 @@ class Block(nnx.Module):
                 y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
             )
 
-        attend_memory, cross_attention = self.cross_attention, None
+        attend_memory = self.cross_attention
+        cross_attention: _Sublayer[Array | None] | None = None
         if attend_memory is not None:
 
-            def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            def attention_to_memory(y: Array, key: Key | None) -> tuple[Array, Array | None]:
                 return attend_memory(y, memory, mask=memory_mask, key=key, return_weights=return_weights)
+
+            cross_attention = attention_to_memory
 
         x, self_weights, cross_weights, auxiliary = self._sublayers(x, self_attention, cross_attention, key)
         extras: Extras = {}
@@ -169,11 +173,14 @@ class Block(nnx.Module):
             visible = heads_first(visible_k), heads_first(visible_v)
             return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], (new_k, new_v)
 
-        attend_memory, cross_attention = self.cross_attention, None
+        attend_memory = self.cross_attention
+        cross_attention: _Sublayer[Array | None] | None = None
         if attend_memory is not None and memory is not None:
 
-            def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            def attention_to_memory(y: Array, key: Key | None) -> tuple[Array, Array | None]:
                 return attend_memory.attend(y, heads_first(memory[0]), heads_first(memory[1]), memory_mask)
+
+            cross_attention = attention_to_memory
 
         x, updated, _, _ = self._sublayers(x, self_attention, cross_attention, None)
         return x, updated

@@ -156,7 +156,7 @@ class Stack(nnx.Module):
         arrays = [leaf for leaf in jax.tree.leaves(bias) if isinstance(leaf, jax.Array)]
         x = vary_with(x, (per_layer, mask, memory, memory_mask, arrays, positions))
         x, extras = jax.lax.scan(layer, x, per_layer, unroll=unroll)
-        if return_auxiliary:
+        if "auxiliary" in extras:
             extras["auxiliary"] = jax.tree.map(lambda per_layer: per_layer.sum(0), extras["auxiliary"])
         return (x if self.norm is None else self.norm(x)), extras
 
