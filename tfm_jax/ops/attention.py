@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TypeGuard
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from tfm_jax.checks import as_array, as_key, check_shapes
@@ -238,14 +239,14 @@ def _check_mask(request: Request, backend: Backend | None = None) -> None:
 
 
 def _check_arguments(
-    q: Any,
-    k: Any,
-    v: Any,
-    mask: Any,
-    bias: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: masks.Mask | Array | None,
+    bias: Bias | None,
     *,
-    scale: Any,
-    soft_cap: Any,
+    scale: float | Array | None,
+    soft_cap: float | Array | None,
     dropout_rate: float = 0.0,
     key: Key | None = None,
 ) -> Request:
@@ -275,8 +276,8 @@ def _check_arguments(
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
     check_rate("attention", dropout_rate, "dropout_rate")
     key = None if key is None else as_key("attention", key)
-    scale = H**-0.5 if scale is None else scale
-    return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, current_platform())
+    factor = H**-0.5 if scale is None else scale
+    return Request(q, k, v, mask, bias, factor, soft_cap, dropout_rate, key, current_platform())
 
 
 def _check_heads(q: Array, k: Array, v: Array) -> None:
@@ -299,7 +300,7 @@ def _check_heads(q: Array, k: Array, v: Array) -> None:
         )
 
 
-def _check_bias(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, int]) -> Bias:
+def _check_bias(bias: Bias, batch: tuple[int, ...], sizes: tuple[int, int, int]) -> Bias:
     _, T, S = sizes
     if isinstance(bias, masks.Mask):
         raise ValueError("attention: got a mask as bias; wanted an array or a function. Pass it as mask=...")
@@ -314,11 +315,14 @@ def _check_bias(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, int]) 
     _check_bias_array(bias, batch, sizes)
     shape = (*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
     if isinstance(bias, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(shape, bias.dtype)
+        # ``explain_attention`` takes structs for arrays.
+        return jax.ShapeDtypeStruct(shape, bias.dtype)  # pyright: ignore[reportReturnType]
     return bias.reshape(shape)
 
 
-def _check_bias_array(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, int]) -> None:
+def _check_bias_array(
+    bias: Array | jax.ShapeDtypeStruct, batch: tuple[int, ...], sizes: tuple[int, int, int]
+) -> None:
     N, T, S = sizes
     check_shapes(
         "attention",
@@ -328,14 +332,14 @@ def _check_bias_array(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, 
     )
 
 
-def _as_number(x: Any) -> float | Array | None:
+def _as_number(x: float | Array | None) -> float | Array | None:
     """A Python float where the value is concrete, a floating array where it is traced."""
     if x is None or isinstance(x, jax.core.Tracer):
         return x if x is None or jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     return float(x)
 
 
-def _is_static(x: float | Array | None) -> bool:
+def _is_static(x: float | Array | None) -> TypeGuard[float]:
     return x is not None and not isinstance(x, jax.core.Tracer)
 
 

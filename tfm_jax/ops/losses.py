@@ -3,10 +3,10 @@
 import math
 
 import jax
-import jax.export
 import jax.numpy as jnp
 
 from tfm_jax.checks import as_array, as_optional_array, check_shapes
+from tfm_jax.ops.tracing import is_symbolic
 from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number, check_static
 from tfm_jax.types import Array, SumWeight
 
@@ -196,7 +196,7 @@ def linear_cross_entropy(
 def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
     """The number of chunks and their size: even, or of ``chunk_size`` if the number of tokens is symbolic."""
     n_chunks = -(-n_tokens // chunk_size)
-    if jax.export.is_symbolic_dim(n_tokens):
+    if is_symbolic(n_tokens):
         return n_chunks, chunk_size
     n_chunks = max(1, n_chunks)
     return n_chunks, -(-n_tokens // n_chunks)

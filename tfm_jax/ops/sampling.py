@@ -1,12 +1,12 @@
 """Truncation sampling and penalties on logits: masked tokens get -inf, NaN stays NaN."""
 
 import jax
-import jax.export
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array, check_shapes
-from tfm_jax.ops.tracing import definitely
+from tfm_jax.checks import Declared, as_array, check_shapes
+from tfm_jax.ops.tracing import definitely, is_symbolic
 from tfm_jax.ranges import FINITE, POSITIVE, SHARE, SIZE, Range, check_each, check_number
 from tfm_jax.types import Array
 
@@ -252,7 +252,7 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
     _check_logits("no_repeat_ngram", logits, tokens=(tokens, "... M", "int"))
     check_number("no_repeat_ngram", "n", n, SIZE)
     M = tokens.shape[-1]
-    if jax.export.is_symbolic_dim(length):
+    if is_symbolic(length):
         length = jnp.asarray(length, jnp.int32)
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
     static = not isinstance(length, jax.core.Tracer)
@@ -328,12 +328,12 @@ def _per_sequence(function: str, name: str, value: float | Array, logits: Array,
     if not value.ndim:
         return value
     fix = "Pass one number, or one per sequence."
-    check_shapes(function, logits=(logits, "... V"), fix=fix, **{name: (value, "...")})
+    check_shapes(function, {"logits": (logits, "... V"), name: (value, "...")}, fix=fix)
     return value[..., None]
 
 
-def _check_logits(function: str, logits: Array, **others: tuple[Array, str, str]) -> None:
-    check_shapes(function, logits=(logits, "... V", "float"), **others)
+def _check_logits(function: str, logits: Array, **others: Declared) -> None:
+    check_shapes(function, others, logits=(logits, "... V", "float"))
     if logits.shape[-1] < 1:
         raise ValueError(
             f"{function}: got logits {logits.dtype}{list(logits.shape)}; wanted [..., V], V at least 1."

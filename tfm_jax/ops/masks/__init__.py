@@ -154,8 +154,8 @@ def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
     """
     if query_ids is None:
         raise ValueError("masks.segments: got query_ids = None; wanted int [..., T].")
-    query_ids = check_int("masks.segments", "query_ids", query_ids)
-    return Segments(query_ids, check_int("masks.segments", "key_ids", key_ids))
+    queries = check_int("masks.segments", "query_ids", query_ids)
+    return Segments(queries, check_int("masks.segments", "key_ids", key_ids))
 
 
 def dense(array: Array, per_head: bool = False) -> Mask:
