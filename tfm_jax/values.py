@@ -196,7 +196,8 @@ def _literal(value: object, known: Sequence[type]) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     value = _python_number(value)  # NumPy's repr is np.float64(...)
-    if not isinstance(value, None | bool | int | float | complex | bytes) or value in (math.inf, -math.inf):
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(value, None | bool | int | float | bytes) or not is_finite:
         raise ValueError(
             f"got {value!r:.80}; wanted finite numbers, strings, tuples and variants in a variant."
         )

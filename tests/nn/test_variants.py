@@ -284,3 +284,16 @@ def test_an_initializer_of_another_shape_is_an_error():
     config = dataclasses.replace(TINY, initializers=nn.Initializers(embedding=Flat()))
     with pytest.raises(ValueError, match=r"^Flat: got a parameter of shape \(3,\); wanted \(11, 8\)"):
         nn.functionalize(nn.Decoder, config)
+
+
+def test_a_feed_forward_of_another_size_is_an_error():
+    @dataclasses.dataclass(frozen=True)
+    class Narrow(nn.FeedForward):
+        def build(self, config, *, rngs):
+            return lambda x, key=None: (x[..., :1], {})
+
+    block = nn.EncoderBlock(dataclasses.replace(TINY, feed_forward=Narrow()), rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"^nn.Block: got x .*, sublayer_output float32\[1, 2, 1\]; .*keeps the sh"
+    ):
+        block(jnp.zeros((1, 2, 8)))

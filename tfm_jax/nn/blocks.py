@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import chex
 import jax
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.checks import as_key
+from tfm_jax.checks import as_key, check_shapes
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Auxiliary, Extras
@@ -224,7 +223,9 @@ class Block(nnx.Module):
 
     def _residual(self, norm: NormModule, x: Array, y: Array, key: Key | None) -> Array:
         """Adds a sublayer's output y to x, after dropout; post-norm normalizes the sum."""
-        chex.assert_equal_shape([x, y])  # a residual must not broadcast
+        # A residual must not broadcast.
+        fix = "A sublayer keeps the shape of its input."
+        check_shapes("nn.Block", x=(x, "... T D"), sublayer_output=(y, "... T D"), fix=fix)
         x = x + ops.dropout(y, self.config.dropout_rate, key)
         return norm(x) if self.config.norm_placement == "post" else x
 
