@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from experiments import command_line
 from experiments.command_line import Sources
 from experiments.config import RunConfig
 from experiments.translation import config as translation
-from tests.nn.third_party import DynamicTanh
+from tests.nn import third_party
 from tfm_jax import nn, registry
+from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import from_dict, to_dict
 
@@ -145,34 +145,28 @@ def test_prog_is_the_command_of_the_help(capsys):
     assert capsys.readouterr().out.startswith("usage: python -m experiments.x [-h]")
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    """Registers norms from elsewhere for one test."""
+def test_a_registered_variant_of_a_user_is_an_option(monkeypatch, tmp_path, capsys):
+    text = "DynamicTanh(alpha=0.25)"
+    with pytest.raises(SystemExit):
+        parse("--model.norm", text)
+    assert "nn.register_variant(DynamicTanh)" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    nn.register_variant(DynamicTanh)
-
-
-def test_registered_variant_from_elsewhere_is_an_option(registered, tmp_path, capsys):
-    config = parse("--model.norm", "DynamicTanh(alpha=0.7)", "--out", str(tmp_path))
-    assert config.model.norm == DynamicTanh(0.7)
-    RunDirectory(tmp_path, to_dict(config))
-    assert parse("--out", str(tmp_path), "--resume").model == config.model
+    nn.register_variant(third_party.DynamicTanh)
+    nn.register_variant(third_party.Swish)
+    config = parse("--model.norm", text, "--model.feed-forward", "Glu(activation=Swish(beta=2))").model
+    assert config.norm == third_party.DynamicTanh(0.25)
+    assert config.feed_forward == nn.Glu(third_party.Swish(2.0))
+    RunDirectory(tmp_path, to_dict(Config(model=config)))
+    assert parse("--out", str(tmp_path), "--resume").model == config
     with pytest.raises(SystemExit):
         parse("--help")
-    assert re.search(r"--model.norm \S*LayerNorm\S*\|DynamicTanh", capsys.readouterr().out)
+    assert "LayerNorm|RMSNorm|DynamicTanh" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_variant_that_is_not_registered_exits_with_the_fix(capsys):
-    with pytest.raises(SystemExit):
-        parse("--model.norm", "DynamicTanh(alpha=0.7)")
-    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "No class is registered by the name 'DynamicTanh'" in error
-    assert "nn.register_variant(DynamicTanh)" in error
-
-
-def test_initializers_are_options(tmp_path):
-    config = parse("--model.initializers.kernel", "Normal(std=0.02)", "--out", str(tmp_path))
-    assert config.model.initializers.kernel == nn.Normal(std=0.02)
-    assert config.model.initializers.embedding == nn.Config().initializers.embedding
-    RunDirectory(tmp_path, to_dict(config))
-    assert parse("--out", str(tmp_path), "--resume").model == config.model
+def test_initializers_and_a_backend_are_options():
+    model = parse("--model.initializers.kernel", "TruncatedNormal(std=0.1)").model
+    assert model.initializers == nn.Initializers(nn.TruncatedNormal(0.1))
+    assert from_dict(nn.Config, to_dict(model)) == model
+    assert parse("--model.attention-implementation", "xla").model.attention_implementation == "xla"
+    default = dataclasses.replace(Config(), model=nn.Config(attention_implementation=BACKENDS["xla"]))
+    assert command_line.parse_options(default, []).model.attention_implementation == "xla"

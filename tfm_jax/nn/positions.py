@@ -229,14 +229,15 @@ def valid_tokens(mask: Mask | Array, shape: tuple[int, ...], reader: str, fix: s
     Raises:
       ValueError: an array, or padding under ``|`` or ``~``.
     """
-    parts = conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]
-    for part in parts:
-        if not isinstance(part, Padding) and any(isinstance(x, Padding | Dense) for x in nodes(part)):
+    valid = []
+    for part in conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]:
+        if isinstance(part, Padding):
+            valid.append(part.valid)
+        elif any(isinstance(x, Padding | Dense) for x in nodes(part)):
             raise ValueError(
                 f"mask: got an array, or padding under | or ~, for {reader}; wanted masks.padding(valid), "
                 f"joined to other masks by &. {fix}"
             )
-    valid = [part.valid for part in parts if isinstance(part, Padding)]
     if not valid or any(_misfits(x.shape, shape) for x in valid):
         return None
     return functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))
