@@ -62,6 +62,7 @@ def make_translate(
         batches = data.BucketBatchSampler(examples.lengths, [(width, 1) for width, _ in shapes], sizes)
         translations = [""] * len(sources)
         for batch in data.Loader(examples, batches):
+            assert "index" in batch  # of a loader without a seed
             source = batch["source"]
             longest = config.updated(max_length=min(source.shape[1] + 50, max_target))
             tokens = np.asarray(decode(params, source, batch["valid"], longest))

@@ -126,7 +126,8 @@ def resolve_limits(
 
 def count_positions(decoder: CachedDecoder) -> int | None:
     """The most positions of a sequence; None for no limit."""
-    return getattr(decoder.decoder_stack().config.positions, "max_length", None)
+    positions = decoder.decoder_stack().config.positions
+    return None if positions is None else positions.max_length
 
 
 @dataclasses.dataclass(frozen=True)
