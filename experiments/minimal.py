@@ -92,7 +92,7 @@ def sample_texts(model, params, tokenizer, language, n, seed):
 
 
 def main(steps=600, batch_size=32, seed=0):
-    """Trains the model and prints samples beside names of the data."""
+    """Trains the model, and prints five new names in each language."""
     texts, new_texts = load_texts("train"), load_texts("validation")
     tokenizer = data.char_tokenizer(texts)
     training = make_loader(texts, tokenizer, batch_size, seed)
