@@ -284,3 +284,24 @@ def test_an_initializer_of_another_shape_is_an_error():
     config = dataclasses.replace(TINY, initializers=nn.Initializers(embedding=Flat()))
     with pytest.raises(ValueError, match=r"^Flat: got a parameter of shape \(3,\); wanted \(11, 8\)"):
         nn.functionalize(nn.Decoder, config)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            lambda x: (x[..., :1], {}),
+            r"got x .*, sublayer_output float32\[2, 2, 1\]; .*keeps the shape of its input",
+        ),
+        (lambda x: x, r"got \w+ from .*Odd\(.*\); wanted \(y, auxiliary\). Return \(y, {}\) where"),
+    ],
+)
+def test_a_feed_forward_with_another_output_is_an_error(output, message):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(nn.FeedForward):
+        def build(self, config, *, rngs):
+            return lambda x, key=None: output(x)
+
+    block = nn.EncoderBlock(dataclasses.replace(TINY, feed_forward=Odd()), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=f"^nn.Block: {message}"):
+        block(jnp.zeros((2, 2, 8)))

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import chex
 import jax
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.checks import as_key
+from tfm_jax.checks import as_key, check_shapes
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Auxiliary, Extras
@@ -213,8 +212,17 @@ class Block(nnx.Module):
             y, cross_extra = cross_attention(y, keys[2])
             x = self._residual(self.cross_attention_norm, x, y, keys[3])
         y = self._sublayer_input(self.feed_forward_norm, x, block_input)
-        y, auxiliary = self.feed_forward(y, key=keys[4])
+        y, auxiliary = self._feed_forward(y, keys[4])
         return self._residual(self.feed_forward_norm, x, y, keys[5]), self_extra, cross_extra, auxiliary
+
+    def _feed_forward(self, x: Array, key: Key | None) -> tuple[Array, Auxiliary]:
+        output = self.feed_forward(x, key=key)
+        if not isinstance(output, tuple):  # an array would be unpacked along its first axis
+            raise ValueError(
+                f"nn.Block: got {type(output).__name__} from {self.config.feed_forward}; wanted (y, "
+                "auxiliary). Return (y, {}) where there is nothing to add to the loss."
+            )
+        return output
 
     def _sublayer_input(self, norm: NormModule, x: Array, block_input: Array) -> Array:
         """The input of a sublayer, by ``norm_placement``."""
@@ -224,7 +232,9 @@ class Block(nnx.Module):
 
     def _residual(self, norm: NormModule, x: Array, y: Array, key: Key | None) -> Array:
         """Adds a sublayer's output y to x, after dropout; post-norm normalizes the sum."""
-        chex.assert_equal_shape([x, y])  # a residual must not broadcast
+        # A residual must not broadcast.
+        fix = "A sublayer keeps the shape of its input."
+        check_shapes("nn.Block", x=(x, "... T D"), sublayer_output=(y, "... T D"), fix=fix)
         x = x + ops.dropout(y, self.config.dropout_rate, key)
         return norm(x) if self.config.norm_placement == "post" else x
 
