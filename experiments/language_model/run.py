@@ -17,6 +17,7 @@ from experiments.language_model.corpus import load_texts, make_tokenizer
 from experiments.runner import require_packages
 from tfm_jax import data, generate, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable
+from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
@@ -67,7 +68,7 @@ def run_experiment(config: Config) -> None:
             d_model=config.model.d_model,
             initial_params=initial_params,
             digests={
-                name: data.text_digest(part)
+                name: text_digest(part)
                 for name, part in zip(("train", "validation"), task.texts, strict=True)
             },
             validation=lambda: in_order(task.validation),
@@ -185,13 +186,13 @@ def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
 def _sample(config: Config, task: _Task, params: Params) -> str:
     """The prompt and its continuation by the model."""
     prompt = _prompt(config, task.tokenizer)
-    continuation = generate.sample(
-        task.model,
-        params,
-        jnp.asarray([prompt]),
-        key=jax.random.key(config.train.seed),
+    eos_id = task.tokenizer.eos_id
+    generation = generate.GenerationConfig(
+        () if eos_id is None else (eos_id,),
         max_length=min(config.sample.tokens, config.data.length - len(prompt)),
         processors=config.sample.processors(),
-        eos_id=task.tokenizer.eos_id,
+    )
+    continuation = generate.sample(
+        task.model, params, jnp.asarray([prompt]), generation, key=jax.random.key(config.train.seed)
     )
     return config.sample.prompt + task.tokenizer.decode(continuation.tokens[0])
