@@ -286,14 +286,22 @@ def test_an_initializer_of_another_shape_is_an_error():
         nn.functionalize(nn.Decoder, config)
 
 
-def test_a_feed_forward_of_another_size_is_an_error():
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            lambda x: (x[..., :1], {}),
+            r"got x .*, sublayer_output float32\[2, 2, 1\]; .*keeps the shape of its input",
+        ),
+        (lambda x: x, r"got \w+ from .*Odd\(.*\); wanted \(y, auxiliary\). Return \(y, {}\) where"),
+    ],
+)
+def test_a_feed_forward_with_another_output_is_an_error(output, message):
     @dataclasses.dataclass(frozen=True)
-    class Narrow(nn.FeedForward):
+    class Odd(nn.FeedForward):
         def build(self, config, *, rngs):
-            return lambda x, key=None: (x[..., :1], {})
+            return lambda x, key=None: output(x)
 
-    block = nn.EncoderBlock(dataclasses.replace(TINY, feed_forward=Narrow()), rngs=nnx.Rngs(0))
-    with pytest.raises(
-        ValueError, match=r"^nn.Block: got x .*, sublayer_output float32\[1, 2, 1\]; .*keeps the sh"
-    ):
-        block(jnp.zeros((1, 2, 8)))
+    block = nn.EncoderBlock(dataclasses.replace(TINY, feed_forward=Odd()), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=f"^nn.Block: {message}"):
+        block(jnp.zeros((2, 2, 8)))

@@ -212,8 +212,17 @@ class Block(nnx.Module):
             y, cross_extra = cross_attention(y, keys[2])
             x = self._residual(self.cross_attention_norm, x, y, keys[3])
         y = self._sublayer_input(self.feed_forward_norm, x, block_input)
-        y, auxiliary = self.feed_forward(y, key=keys[4])
+        y, auxiliary = self._feed_forward(y, keys[4])
         return self._residual(self.feed_forward_norm, x, y, keys[5]), self_extra, cross_extra, auxiliary
+
+    def _feed_forward(self, x: Array, key: Key | None) -> tuple[Array, Auxiliary]:
+        output = self.feed_forward(x, key=key)
+        if not isinstance(output, tuple):  # an array would be unpacked along its first axis
+            raise ValueError(
+                f"nn.Block: got {type(output).__name__} from {self.config.feed_forward}; wanted (y, "
+                "auxiliary). Return (y, {}) where there is nothing to add to the loss."
+            )
+        return output
 
     def _sublayer_input(self, norm: NormModule, x: Array, block_input: Array) -> Array:
         """The input of a sublayer, by ``norm_placement``."""

@@ -81,12 +81,6 @@ class Learned(Positions):
         """Rows of the table."""
         return self.max_length + (self.padding_id is not None)
 
-    def check_config(self, config: "Config") -> None:
-        if self.padding_id is not None and config.patches is not None:
-            raise ValueError(
-                f"Config: got {self} with patches; wanted padding_id=None. Patches have no padding."
-            )
-
     def build_embedding(self, config: "Config", *, rngs: nnx.Rngs) -> "LearnedLayer":
         return LearnedLayer(self, config, rngs=rngs)
 
