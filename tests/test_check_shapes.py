@@ -155,6 +155,21 @@ def test_kinds_of_dtypes(kind):
     )
 
 
+def test_keys_instead_of_numbers_are_an_error():
+    keys = jax.random.split(jax.random.key(0), 2)
+    check_shapes("f", x=(keys, "T"))
+    message = error_of("f", x=(keys, "T", "float"), y=(keys, "T", keys.dtype))
+    assert message.startswith(
+        "f: got x key<fry>[2], y key<fry>[2]; wanted x float[T], y key<fry>[T], but x has"
+    )
+
+
+def test_names_that_are_variables():
+    check_shapes("f", {"x": (struct(3), "T")}, y=(struct(3), "T"))
+    message = error_of("f", {"fix": (struct(3), "T")}, y=(struct(4), "T"))
+    assert message == "f: got y float32[4], fix float32[3]; wanted y [T], fix [T], but fix has T = 3, not 4."
+
+
 def test_an_optional_argument_is_skipped():
     check_shapes("f", x=(None, "T N", "bool"), y=(struct(3), "T"))
     message = error_of("f", x=(None, "T N"), y=(struct(3), "T"), z=(struct(4), "T"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfm_jax.types import Array, Key
 
-__all__ = ["as_array", "as_key", "as_optional_array", "as_texts", "check_shapes", "iter_texts"]
+__all__ = ["Declared", "as_array", "as_key", "as_optional_array", "as_texts", "check_shapes", "iter_texts"]
 
 T = TypeVar("T")
 
@@ -235,7 +235,7 @@ def _fits(size: Size, wanted: Size | set[Size] | None) -> bool:
 def _has_dtype(x: object, dtype: DType) -> bool:
     try:
         chex.assert_type(x, _dtype(dtype))
-    except AssertionError:
+    except (AssertionError, TypeError):
         return False
     return True
 
@@ -304,7 +304,12 @@ def as_array(function: str, name: str, x: object) -> Array:
 
 
 def as_optional_array(function: str, name: str, x: object) -> Array | None:
-    """``as_array`` for an argument that may be None, which stays None."""
+    """``as_array`` for an argument that may be None, which stays None.
+
+    Equivalent to::
+
+        None if x is None else as_array(function, name, x)
+    """
     return None if x is None else as_array(function, name, x)
 
 
