@@ -73,7 +73,7 @@ class InitialWeights:
     """Trained weights by name, with the tokenizer or the text of the ``preprocessor_config.json``."""
 
     params: Params = dataclasses.field(default_factory=dict)
-    tokenizer: data.Tokenizer | None = None
+    tokenizer: data.JsonTokenizer | data.ByteTokenizer | None = None
     image_processor: str | None = None
 
     def save_preprocessing(self, directory: Path) -> None:
@@ -87,6 +87,9 @@ class InitialWeights:
             tokens = {role: backend.id_to_token(i) for role, i in ids.items() if i is not None}
             text = json.dumps(tokens, indent=2, ensure_ascii=False)
             replace_text(directory / "special_tokens_map.json", text + "\n")
+
+
+Loaded = tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]
 
 
 def start_run(config: C, name: str, accepted: Accepted) -> tuple[Run[C], Params]:
@@ -117,11 +120,12 @@ def load_initial_weights(config: C, accepted: Accepted) -> tuple[C, InitialWeigh
     if source is None or resumes:
         return config, InitialWeights()
     found = read_model_config(source, config.INPUT)
-    pairs = {name: (value, getattr(found, name)) for name, value in vars(config.model).items()}
+    names = [field.name for field in dataclasses.fields(nn.Config) if field.name not in _FREE_FIELDS]
+    pairs = {name: (getattr(config.model, name), getattr(found, name)) for name in names}
     differences = [
         f"\n  {_option(name)}: configured {ours}, the weights have {theirs}"
         for name, (ours, theirs) in pairs.items()
-        if ours != theirs and name not in _FREE_FIELDS
+        if ours != theirs
     ]
     if differences:
         raise ValueError(
@@ -184,18 +188,18 @@ def _model_of_run(directory: Path) -> nn.Config:
     return dataclasses.replace(model, vocab_size=size)
 
 
-def _read_run(source: str, accepted: Accepted) -> tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]:
+def _read_run(source: str, accepted: Accepted) -> Loaded:
     """The module, its config and its weights."""
     directory, model = Path(source), _model_of_run(Path(source))
-    if nn.Classifier in accepted:
-        item = "ema" if any((directory / "checkpoints").glob("*/ema")) else "params"
-        params = train.load_params(directory / "checkpoints", item=item)
+    if nn.Classifier not in accepted:
+        found = load_run(directory)  # with the average that the run tests
+        return found.model.module, model, InitialWeights(found.params, data.load_tokenizer(directory))
+    item = "ema" if any((directory / "checkpoints").glob("*/ema")) else "params"
+    params = train.load_params(directory / "checkpoints", item=item)
+    if "encoder" not in params:
+        module = nn.Decoder
     else:
-        params = load_run(directory).params  # the average that the run tests
-    if params.keys() >= {"encoder", "decoder"}:  # first, as an untied one has a head too
-        module = nn.EncoderDecoder
-    else:
-        module = nn.Classifier if "encoder" in params else nn.Decoder
+        module = nn.EncoderDecoder if "decoder" in params else nn.Classifier
     if model.patches is None:
         return module, model, InitialWeights(params, data.load_tokenizer(directory))
     processor = directory / PROCESSOR_FILE
@@ -203,7 +207,7 @@ def _read_run(source: str, accepted: Accepted) -> tuple[Callable[..., nnx.Module
     return module, model, InitialWeights(params, image_processor=text)
 
 
-def _read_checkpoint(source: str, _: Accepted) -> tuple[Callable[..., nnx.Module], nn.Config, InitialWeights]:
+def _read_checkpoint(source: str, accepted: Accepted) -> Loaded:
     """The module, its config and its weights."""
     _, params, config, tokenizer = pretrained.load(source)
     module = find_family(config.architecture).architectures[config.architecture].module
@@ -224,7 +228,7 @@ def _with_special_tokens(
     """The tokenizer with the special tokens whose ids are in a checkpoint's settings."""
     ids = {role: settings.get(f"{role}_token_id") for role in ("pad", "bos", "eos", "decoder_start")}
     ids = {role: next(iter(i), None) if isinstance(i, list) else i for role, i in ids.items()}
-    tokens = {role: None if i is None else tokenizer.id_to_token(i) for role, i in ids.items()}
+    tokens = {role: tokenizer.id_to_token(i) if isinstance(i, int) else None for role, i in ids.items()}
     start = tokens.pop("decoder_start")
     return data.JsonTokenizer(tokenizer, **{**tokens, "bos": start or tokens["bos"]})
 

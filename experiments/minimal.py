@@ -20,7 +20,7 @@ def load_texts(split):
     """The names of a split as lines such as "fr:îles Pitcairn"."""
     rows = data.names(split)
     languages = rows.features["language"].names
-    named = [(languages[row["language"]], row["text"]) for row in rows]
+    named = [(languages[label], name) for label, name in zip(rows["language"], rows["text"], strict=True)]
     return [f"{language}:{name}" for language, name in named if language in LANGUAGES]
 
 
@@ -67,40 +67,32 @@ def train_model(model, training, validation, steps, seed, every=150):
     optimizer = optax.adamw(schedule, b2=0.98, weight_decay=0.1)
     loss_fn = make_loss(model)
     step = jax.jit(train.make_train_step(loss_fn, optimizer, clip_norm=1.0), donate_argnums=0)
-    evaluate = jax.jit(train.make_eval_step(loss_fn))
+    eval_step = jax.jit(train.make_eval_step(loss_fn))
 
     state = train.init_state(model.init(init_key), optimizer, run_key)
     started_at = time.monotonic()
     for number, batch in zip(range(1, steps + 1), training, strict=False):
         state, metrics = step(state, batch)
         if number in (1, steps) or number % every == 0:
-            total = weight = 0.0
-            for held_out in validation:
-                loss_sum, loss_weight = evaluate(state.params, held_out)["loss"]
-                total, weight = total + loss_sum, weight + loss_weight
             loss = train.means(metrics)["loss"]
+            new = train.means(train.evaluate(eval_step, state.params, validation))["loss"]
             seconds = time.monotonic() - started_at
-            print(f"step {number:4}: loss {loss:.3f}, of new names {total / weight:.3f} ({seconds:.0f} s)")
+            print(f"step {number:4}: loss {loss:.3f}, of new names {new:.3f} ({seconds:.0f} s)")
     return state.params
 
 
 def sample_texts(model, params, tokenizer, language, n, seed):
     """Makes up ``n`` names in a language: the prompt is "fr:", the model continues it until EOS."""
     prompt = jnp.array([[tokenizer.bos_id, *tokenizer.encode(f"{language}:")]] * n)
-    generated = generate.sample(
-        model,
-        params,
-        prompt,
-        key=jax.random.key(seed),
-        max_length=50,
-        eos_id=tokenizer.eos_id,
-        processors=(generate.Temperature(0.8),),
+    config = generate.GenerationConfig(
+        eos_ids=(tokenizer.eos_id,), max_length=50, processors=(generate.Temperature(0.8),)
     )
+    generated = generate.sample(model, params, prompt, config, key=jax.random.key(seed))
     return [tokenizer.decode(tokens) for tokens in generated.tokens]
 
 
 def main(steps=600, batch_size=32, seed=0):
-    """Trains the model and prints samples beside names of the data."""
+    """Trains the model, and prints five new names in each language."""
     texts, new_texts = load_texts("train"), load_texts("validation")
     tokenizer = data.char_tokenizer(texts)
     training = make_loader(texts, tokenizer, batch_size, seed)

@@ -367,6 +367,6 @@ def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> 
             f"got training examples of one class, {class_names[int(np.argmax(counts))]!r}; wanted two or "
             "more classes. Choose another column of labels, or add examples of other classes"
         )
-    if missing := [class_names[i] for i in np.flatnonzero(counts == 0)]:
+    if missing := [class_names[i] for i in np.flatnonzero(counts == 0).tolist()]:
         more = ", ..." * (len(missing) > 20)
         print(f"{name}: classes without a training example: {', '.join(missing[:20])}{more}")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.functions import COUNTS, FUNCTIONS, LABELS, LOGITS, W, X
 from tfm_jax import checks, data, generate, nn, ops, train
+from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.ops import kv_cache, masks
 
 CONFIG = nn.Config(vocab_size=7, d_model=4, n_layers=1, n_heads=2, d_ff=5, qk_norm=True, dropout_rate=0.5)
@@ -82,10 +83,9 @@ def test_layers_reject_lists_and_integers():
     norm = nn.functionalize(nn.LayerNorm().build, 2, axis="D", dtype="float32")
     with pytest.raises(ValueError, match=r"^layer_norm: got x=\[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
-    layers = {"MultiHeadAttention": "Linear", "EncoderBlock": "layer_norm"}
-    layers |= {"LanguageModelHead": "LanguageModelHead", "EncoderStack": "Stack"}
-    for layer, named in layers.items():
-        model, params = build(getattr(nn, layer))
+    layers = {nn.MultiHeadAttention: "Linear", nn.EncoderBlock: "layer_norm", nn.EncoderStack: "Stack"}
+    for layer, named in {**layers, LanguageModelHead: "LanguageModelHead"}.items():
+        model, params = build(layer)
         with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x=\[\[.*, a list"):
             model.apply(params, [[1.0] * 4])
     layer = nn.functionalize(nn.Mlp().build, CONFIG)

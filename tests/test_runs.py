@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import json
 
 import jax
@@ -67,3 +68,17 @@ def test_variants_of_the_caller(tmp_path):
         runs.load_run(run)
     with pytest.raises(ValueError, match=r"^variants: got <class 'int'>; wanted classes of variants"):
         runs.load_run(run, variants=[int])
+
+
+def test_loading_one_run_again_keeps_no_memory(tmp_path, monkeypatch):
+    run = make_run(tmp_path, nn.Decoder)
+    params = runs.load_run(run).params
+    monkeypatch.setattr(runs, "_load_params", lambda *args: params)  # orbax keeps some lists of each reading
+
+    def objects():
+        runs.load_run(run).write(["ab"], key=None, max_length=2)
+        gc.collect()
+        return len(gc.get_objects())
+
+    counts = [objects() for _ in range(5)]
+    assert counts[-1] == counts[2], counts

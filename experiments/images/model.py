@@ -1,23 +1,66 @@
 """The image classifier and its preprocessing."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from experiments.images.config import Config
-from experiments.init_from import PROCESSOR_FILE
+from experiments.runner import PROCESSOR_FILE, check_inputs
 from tfm_jax import nn, pretrained
 from tfm_jax.types import Array
 
-__all__ = ["check_images", "encoder_config", "make_model", "make_preprocess"]
+__all__ = ["ImageClassifier", "check_images", "encoder_config", "make_model", "make_preprocess", "patches_of"]
 
-Preprocess = Callable[[Array], Array]
-"""Images float32 [B, height, width, channels] in [0, 1] -> the input of the model."""
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Images float32 [B, height, width, channels] in [0, 1] -> the input of the model.
+
+    Equivalent to::
+
+        images                                      # without a processor
+        processor(round(255 * images))              # with one; grey is repeated to the model's channels
+    """
+
+    processor: pretrained.ImageProcessor | None
+    channels: int
+
+    def __call__(self, images: Array) -> Array:
+        if self.processor is None:
+            return images
+        pixels = jnp.round(255 * images).astype(jnp.uint8)
+        return self.processor(jnp.repeat(pixels, self.channels, -1) if pixels.shape[-1] == 1 else pixels)
+
+
+class ImageClassifier(nn.Classifier):
+    """A classifier that preprocesses its images; the parameters are those of ``nn.Classifier``."""
+
+    def __init__(
+        self,
+        config: nn.Config,
+        n_classes: int,
+        pooling: Literal["mean", "first"],
+        *,
+        preprocess: Preprocess,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, n_classes, pooling, rngs=rngs)
+        self.preprocess = preprocess
+
+    def __call__(self, inputs: Array, *args: Any, **options: Any) -> Any:
+        return super().__call__(self.preprocess(inputs), *args, **options)
+
+
+def patches_of(encoder: nn.Config) -> nn.Patches:
+    """The patches of an encoder; a ValueError for patches from elsewhere, whose images are unknown."""
+    if not isinstance(encoder.patches, nn.Patches):
+        raise ValueError(f"the model: got patches={encoder.patches}; wanted nn.Patches. Choose another model")
+    return encoder.patches
 
 
 def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
@@ -40,37 +83,22 @@ def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
 
 
 def make_preprocess(directory: Path, channels: int) -> Preprocess:
-    """Makes the preprocessing of images.
-
-    Equivalent to::
-
-        images                                                       # without a preprocessor_config.json
-        load_image_processor(directory)(round(255 * images))         # with one; grey is repeated to RGB
+    """The preprocessing of images, by the ``preprocessor_config.json`` of a run's directory if it has one.
 
     Args:
       directory: of the run.
       channels: of the model's input.
 
-    Returns:
-      The function.
-
     Raises:
       ValueError: as `pretrained.load_image_processor`.
     """
-    if not (directory / PROCESSOR_FILE).is_file():
-        return lambda images: images
-    processor = pretrained.load_image_processor(directory)
-
-    def preprocess(images: Array) -> Array:
-        pixels = jnp.round(255 * images).astype(jnp.uint8)
-        return processor(jnp.repeat(pixels, channels, -1) if pixels.shape[-1] == 1 else pixels)
-
-    return preprocess
+    has_file = (directory / PROCESSOR_FILE).is_file()
+    return Preprocess(pretrained.load_image_processor(directory) if has_file else None, channels)
 
 
 def check_images(encoder: nn.Config, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:
     """Raises a ValueError for images of a height, width and channels that the model does not take."""
-    patches, images = encoder.patches, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    patches, images = patches_of(encoder), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     wanted = (patches.height, patches.width, patches.channels)
     if (got := jax.eval_shape(preprocess, images).shape[1:]) != wanted:
         fix = f"--data.size {patches.height} {patches.width} resizes pictures; it does not change channels"
@@ -86,26 +114,7 @@ def describe_shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-class ImageClassifier(nn.Classifier):
-    """A classifier that preprocesses its images."""
-
-    def __init__(
-        self,
-        config: nn.Config,
-        n_classes: int,
-        pooling: Literal["mean", "first"],
-        *,
-        preprocess: Preprocess,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(config, n_classes, pooling, rngs=rngs)
-        self.preprocess = preprocess
-
-    def __call__(self, inputs: Array, *args, **kwargs):
-        return super().__call__(self.preprocess(inputs), *args, **kwargs)
-
-
-def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.Pure:
+def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.Pure[ImageClassifier]:
     """Makes a classifier of images in [0, 1]. The head reads the class token, or the mean without one.
 
     Args:
@@ -113,16 +122,12 @@ def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.P
       classes: number of classes.
       preprocess: the preprocessing of images.
 
-    Returns:
-      An ``ImageClassifier``.
-
     Raises:
       ValueError: the parts of the encoder do not fit together.
     """
-    pooling = "first" if encoder.patches.class_token else "mean"
+    patches = patches_of(encoder)
+    pooling = "first" if patches.class_token else "mean"
     model = nn.functionalize(ImageClassifier, encoder, classes, pooling, preprocess=preprocess)
-    patches = encoder.patches
-    image = jnp.zeros((1, patches.height, patches.width, patches.channels))
-    # Raises if there are fewer positions.
-    jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0)), image)
+    image = (1, patches.height, patches.width, patches.channels)
+    check_inputs(model, image, dtype="float32")  # raises if there are fewer positions
     return model

@@ -18,6 +18,7 @@ from experiments.images.model import (
     encoder_config,
     make_model,
     make_preprocess,
+    patches_of,
 )
 from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
@@ -156,7 +157,8 @@ def svc_predict(
     def features(examples: data.ImageClassificationExamples) -> np.ndarray:
         return 16 * examples.take(np.arange(len(examples)))["images"].reshape(len(examples), -1)
 
-    return SVC(gamma=0.001).fit(features(training), training.labels).predict(features(test))
+    svc = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]  - a default of str is no type
+    return svc.fit(features(training), training.labels).predict(features(test))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
         examples[split] = _examples(splits[split], config, class_names, like=examples["train"])
     shape = examples["train"].images.shape[1:]
     encoder = encoder_config(config, shape)
-    patches = encoder.patches
+    patches = patches_of(encoder)
     counts = describe_splits({split: len(part) for split, part in examples.items()})
     sides = describe_shape(patches.sides)
     print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)

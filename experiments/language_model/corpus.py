@@ -58,7 +58,7 @@ def sample_texts(texts: Sequence[str], max_bytes: int) -> list[str]:
         return list(texts)
     drawn = []
     for i in np.random.default_rng(0).permutation(len(texts)):
-        part = texts[i].encode()[:max_bytes]
+        part = texts[int(i)].encode()[:max_bytes]
         drawn.append(part.decode(errors="ignore"))  # drops a truncated character
         max_bytes -= len(part)
         if max_bytes == 0:

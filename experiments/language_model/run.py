@@ -87,7 +87,7 @@ def make_loss(model: nn.Pure[nn.Decoder], bits_per_nat: float) -> train.LossFn[L
         hidden, extras = decoder.hidden(
             batch["tokens"], mask, positions=positions, key=key, return_auxiliary=True
         )
-        kernel, auxiliary = decoder.unembedding().astype(hidden.dtype), extras["auxiliary"]
+        kernel, auxiliary = decoder.unembedding().astype(hidden.dtype), extras.get("auxiliary", {})
         nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=weights)
         if key is not None:
             return train.add_auxiliary((nats, tokens), auxiliary), auxiliary
@@ -162,7 +162,8 @@ def _count_bytes(texts: Sequence[str]) -> int:
 def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
     """The token ids of the prompt; a ValueError if they do not leave room for a sample."""
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    prompt, length = [*bos, *tokenizer.encode(config.sample.prompt)], config.data.length
+    ids, length = tokenizer.encode_batch([config.sample.prompt])[0], config.data.length
+    prompt = [*bos, *ids.tolist()]
     if not 0 < len(prompt) < length:
         raise ValueError(
             f"sample.prompt: got {len(prompt)} tokens; wanted at least 1 and fewer than "

@@ -64,7 +64,7 @@ def make_shapes(
       ValueError: from `data.choose_buckets`.
     """
     lengths = np.concatenate([part.lengths for part in examples.values()])
-    shapes = data.choose_buckets(lengths, config.buckets, multiple_of=1)
+    shapes = [(s, t) for s, t in data.choose_buckets(lengths, config.buckets, multiple_of=1)]
     if config.batch_tokens is None:
         return shapes, [batch_size] * len(shapes)
     return shapes, batch_sizes(shapes, config.batch_tokens, multiple_of=multiple_of)

@@ -12,7 +12,9 @@ from experiments import command_line
 from experiments.command_line import Sources
 from experiments.config import RunConfig
 from experiments.translation import config as translation
-from tfm_jax import nn
+from tests.nn import third_party
+from tfm_jax import nn, registry
+from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import from_dict, to_dict
 
@@ -78,7 +80,7 @@ def test_variant_fields_have_defaults_and_the_types_of_the_fields():
         ("Rope(1e4)", "with fields by name"),
         ("Rope(theta=print(1))", "malformed node"),
         ("Rope(", "was never closed"),
-        ("Patches(height=4, width=4)", "none of these"),
+        ("Patches(height=4, width=4)", "wanted one of Sinusoidal, Learned"),
     ],
 )
 def test_unknown_variant_raises(text, message, capsys):
@@ -141,3 +143,30 @@ def test_prog_is_the_command_of_the_help(capsys):
     with pytest.raises(SystemExit):
         command_line.parse(Config, ["--help"], prog="python -m experiments.x")
     assert capsys.readouterr().out.startswith("usage: python -m experiments.x [-h]")
+
+
+def test_a_registered_variant_of_a_user_is_an_option(monkeypatch, tmp_path, capsys):
+    text = "DynamicTanh(alpha=0.25)"
+    with pytest.raises(SystemExit):
+        parse("--model.norm", text)
+    assert "nn.register_variant(DynamicTanh)" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    nn.register_variant(third_party.DynamicTanh)
+    nn.register_variant(third_party.Swish)
+    config = parse("--model.norm", text, "--model.feed-forward", "Glu(activation=Swish(beta=2))").model
+    assert config.norm == third_party.DynamicTanh(0.25)
+    assert config.feed_forward == nn.Glu(third_party.Swish(2.0))
+    RunDirectory(tmp_path, to_dict(Config(model=config)))
+    assert parse("--out", str(tmp_path), "--resume").model == config
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert "LayerNorm|RMSNorm|DynamicTanh" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_initializers_and_a_backend_are_options():
+    model = parse("--model.initializers.kernel", "TruncatedNormal(std=0.1)").model
+    assert model.initializers == nn.Initializers(nn.TruncatedNormal(0.1))
+    assert from_dict(nn.Config, to_dict(model)) == model
+    assert parse("--model.attention-implementation", "xla").model.attention_implementation == "xla"
+    default = dataclasses.replace(Config(), model=nn.Config(attention_implementation=BACKENDS["xla"]))
+    assert command_line.parse_options(default, []).model.attention_implementation == "xla"

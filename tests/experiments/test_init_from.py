@@ -121,15 +121,15 @@ def test_initial_weights_have_the_param_dtype_of_the_run(t5):
     assert {x.dtype.name for x in jax.tree.leaves(initial.params)} == {"bfloat16"}
 
 
-def test_translation_from_a_model_with_another_pad_id_exits(tmp_path, pairs):
-    tokenizer = data.train_bpe(["one un two deux"], 262)
-    save_checkpoint(
-        tmp_path / "bart", "BartForConditionalGeneration", FIELDS["bart"], tokenizer, pad_token_id=1
-    )
-    arguments = ["--out", str(tmp_path / "run"), "--data.source", pairs, "--data.pair", "en-fr"]
-    with pytest.raises(SystemExit, match=r"translation: translation_examples: got a tokenizer with pad_id=1"):
-        translation([*arguments, "--init-from", str(tmp_path / "bart")])
-    assert not (tmp_path / "run").exists()
+def test_translation_starts_from_a_model_with_another_pad_id(tmp_path):
+    tokenizer, path = data.train_bpe(["one un two deux"], 262), tmp_path / "bart"
+    save_checkpoint(path, "BartForConditionalGeneration", FIELDS["bart"], tokenizer, pad_token_id=1)
+    _, initial = load(["--data.source", "pairs", "--init-from", str(path)])
+    initial.save_preprocessing(tmp_path)
+    loaded = data.load_tokenizer(tmp_path)
+    assert loaded.pad_id == 1
+    batch = data.translation_examples(["one", "two one"], ["un", "deux"], loaded).take(np.arange(2))
+    assert (batch["source"][~batch["valid"]] == 1).all() and not batch["valid"].all()
 
 
 def untied_run(path):

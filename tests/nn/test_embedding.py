@@ -58,5 +58,5 @@ def test_token_outside_the_vocabulary_gives_nan():
 
 def test_float_tokens():
     model, params = build(nn.Encoder)
-    with pytest.raises(ValueError, match=r"Embedding: got tokens float32\[2, 5\]; wanted int \[..., T\]"):
+    with pytest.raises(ValueError, match=r"Embedding: got tokens float32\[2, 5\]; wanted tokens int\[...\]"):
         model.apply(params, jnp.ones((B, T)))

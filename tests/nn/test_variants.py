@@ -20,7 +20,7 @@ from tfm_jax.ops import masks
 V, T, L = 11, 6, 2
 TINY = nn.Config(vocab_size=V, d_model=8, n_heads=2, d_ff=10, n_layers=L)
 DECODERS = {
-    "norm": {"norm": mine.DynamicTanh(0.7), "qk_norm": True},
+    "norm": {"norm": mine.DynamicTanh(0.7), "qk_norm": True, "positions": nn.Rope()},
     "norm without bias": {"norm": mine.BiasFreeLayerNorm(), "embedding_norm": True},
     "position bias": {"positions": mine.LogBias()},
     "rotation": {"positions": mine.Swing(5.0)},
@@ -84,6 +84,10 @@ def loss_of(model, params, tokens, key=None):
     return total, weight
 
 
+def abstract(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_train_step_changes_every_parameter_and_a_checkpoint_keeps_it(name, tmp_path):
     model, params, _ = decoder(name)
@@ -99,7 +103,7 @@ def test_a_train_step_changes_every_parameter_and_a_checkpoint_keeps_it(name, tm
     assert not unchanged
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, after)
-        restored, _ = checkpoints.restore(train.parallel.abstract(after))
+        restored, _ = checkpoints.restore(jax.tree.map(abstract, after))
     jax.tree.map(np.testing.assert_array_equal, restored.params, after.params)
 
 
@@ -248,7 +252,7 @@ def test_a_mean_pooler_gets_the_valid_tokens():
     config = dataclasses.replace(TINY, pooler=mine.MeanPooler())
     model = nn.functionalize(nn.Encoder, config)
     params = parameters.draw(model)
-    encoder, valid = model.bind(params), jnp.arange(T) < jnp.array([[T], [3]])
+    encoder, valid = model.bind(params), jnp.arange(T)[None] < jnp.array([[T], [3]])
     pooled = encoder.pooled(TOKENS, masks.padding(valid))
     assert_close(pooled[1], encoder.pooled(TOKENS[1:, :3])[0])
     classifier = nn.functionalize(nn.Classifier, config, 3, "mean")
@@ -278,5 +282,26 @@ def test_an_initializer_of_another_shape_is_an_error():
             return jnp.zeros(3)
 
     config = dataclasses.replace(TINY, initializers=nn.Initializers(embedding=Flat()))
-    with pytest.raises(ValueError, match=r"^Flat\(\): got a parameter of shape \(3,\); wanted \(11, 8\)"):
+    with pytest.raises(ValueError, match=r"^Flat: got a parameter of shape \(3,\); wanted \(11, 8\)"):
         nn.functionalize(nn.Decoder, config)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            lambda x: (x[..., :1], {}),
+            r"got x .*, sublayer_output float32\[2, 2, 1\]; .*keeps the shape of its input",
+        ),
+        (lambda x: x, r"got \w+ from .*Odd\(.*\); wanted \(y, auxiliary\). Return \(y, {}\) where"),
+    ],
+)
+def test_a_feed_forward_with_another_output_is_an_error(output, message):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(nn.FeedForward):
+        def build(self, config, *, rngs):
+            return lambda x, key=None: output(x)
+
+    block = nn.EncoderBlock(dataclasses.replace(TINY, feed_forward=Odd()), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=f"^nn.Block: {message}"):
+        block(jnp.zeros((2, 2, 8)))

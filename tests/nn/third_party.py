@@ -94,7 +94,7 @@ class Swing(nn.Positions):
             raise ValueError(f"Config: got a head dimension of {config.H} with {self}; wanted an even one.")
 
     def rotate(self, x, positions):
-        angle = (positions / self.period)[..., None, None].astype(x.dtype)
+        angle = (positions.astype(x.dtype) / self.period)[..., None, None]
         a, b = jnp.split(x, 2, axis=-1)
         cos, sin = (jnp.broadcast_to(f(angle), a.shape) for f in (jnp.cos, jnp.sin))
         return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

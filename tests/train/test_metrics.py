@@ -64,3 +64,21 @@ def test_read_late_reads_each_after_the_next_is_dispatched():
         assert len(made) == min(i + 2, 5)
         read += 1
     assert read == 5
+
+
+def test_evaluate_sums_a_pass():
+    def step(params, batch):
+        return {"loss": (params * batch["x"].sum(), jnp.float32(len(batch["x"])))}
+
+    batches = [{"x": jnp.ones(n)} for n in (1, 2, 5)]
+    found = train.evaluate(step, jnp.float32(3), batches)
+    assert found == {"loss": (24.0, 8.0)} and train.means(found) == {"loss": 3.0}
+    with pytest.raises(ValueError, match="evaluate: got no batches; wanted at least one"):
+        train.evaluate(step, jnp.float32(3), iter(()))
+
+
+def test_means_of_auxiliary_losses_are_added_to_the_mean_of_the_loss():
+    loss = jnp.float32(6), jnp.float32(3)
+    auxiliary = {"a": (jnp.float32(10), jnp.float32(5)), "b": (jnp.float32(0), jnp.float32(0))}
+    assert train.add_auxiliary(loss, auxiliary) == (6 + 3 * 2, 3)
+    assert train.add_auxiliary(loss, {}) == loss

@@ -37,6 +37,12 @@ def test_new_run_in_a_directory_with_files_raises_and_changes_nothing(tmp_path):
     assert {p: p.read_bytes() for p in run.path.iterdir()} == before
 
 
+def test_fixed_fields_are_those_that_may_not_change(tmp_path):
+    run = RunDirectory(tmp_path, CONFIG, free=["parallel", "train.seed"])
+    assert run.fixed_fields() == {"train.steps": 10, "data.path": "a/b", "data.sizes": [1, 2]}
+    assert run.fixed_fields(["data.path"]) == {"train.steps": 10, "data.sizes": [1, 2]}
+
+
 def test_resume_with_another_config_names_the_fields(tmp_path):
     run = RunDirectory(tmp_path, CONFIG)
     other = {"train": {"steps": 20, "more": None}, "data": CONFIG["data"], "parallel": "jit"}

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import chex
 import jax
@@ -226,7 +227,7 @@ def test_eval_step_sums_over_batches_and_devices_without_a_key():
 
 def test_bad_arguments_raise():
     make = functools.partial(train.make_train_step, problem.loss_fn, SGD)
-    with pytest.raises(ValueError, match=r"got batch\['weight'\] of shape \(16,\); wanted .*accumulate=3"):
+    with pytest.raises(ValueError, match=r"got batch\['weights'\] of shape \(16,\); wanted .*accumulate=3"):
         make(accumulate=3)(initial(), problem.make_batch(0))
     with pytest.raises(ValueError, match=r"make_train_step: got accumulate=0; wanted an integer"):
         make(accumulate=0)
@@ -244,3 +245,16 @@ def test_bad_arguments_raise():
 
     with pytest.raises(ValueError, match=r"loss_fn: got metrics named \['grad_norm'\]; wanted other names"):
         train.make_train_step(taken, SGD)(initial(), problem.make_batch(0))
+
+
+def test_loss_that_is_not_summed_raises_at_trace_time():
+    def losses(params, batch, key):
+        return (batch["y"][:, 0], jnp.float32(8)), {}
+
+    def metrics(params, batch, key):
+        return problem.loss_fn(params, batch, key)[0], {"error": (jnp.float32(0), batch["weights"])}
+
+    params, batch = problem.init(jax.random.key(0)), problem.make_batch(0, 8)
+    for loss_fn, name in ((losses, "loss[0]"), (metrics, "error[1]")):
+        with pytest.raises(ValueError, match=rf"but {re.escape(name)} has rank 1, not 0. Sum over the batch"):
+            train.make_eval_step(loss_fn)(params, batch)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
@@ -100,11 +100,12 @@ class ClassificationHead(nnx.Module):
         """
         x = as_array("nn.ClassificationHead", "x", x)
         valid = None if valid is None else as_array("nn.ClassificationHead", "valid", valid)
-        if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
-            raise ValueError(
-                f"nn.ClassificationHead: got valid {valid.dtype}{list(valid.shape)}; wanted "
-                f"bool{list(x.shape[:-1])}, False at padding."
-            )
+        check_shapes(
+            "nn.ClassificationHead",
+            x=(x, "... D" if self.pooling is None and valid is None else "... T D"),
+            valid=(valid, "... T", "bool"),
+            fix={"valid": "It is False at padding."},
+        )
         return self.dense(
             ops.dropout(pool(x.astype(jnp.float32), self.pooling, valid), self.dropout_rate, key)
         )

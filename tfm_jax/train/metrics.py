@@ -40,7 +40,7 @@ def evaluate(
 
 
 def add_auxiliary(loss: SumWeight, auxiliary: Mapping[str, SumWeight]) -> SumWeight:
-    """A loss with auxiliary losses, such as that which balances a mixture of experts.
+    """A loss with auxiliary losses, such as the balancing loss of a mixture of experts.
 
     Equivalent to::
 

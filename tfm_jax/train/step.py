@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tfm_jax.checks import check_shapes
 from tfm_jax.ranges import POSITIVE, RATE, SIZE, check_number
 from tfm_jax.train.state import TrainState
 from tfm_jax.types import Array, BatchT, Key, Params, SumWeight
@@ -120,7 +121,7 @@ def make_eval_step(loss_fn: LossFn[BatchT], *, axis_name: str | None = None) -> 
       axis_name: the mapped axis to sum over, if any.
 
     Returns:
-      ``eval_step(params, batch) -> {name: (sum, weight)}``. Sum the pairs over batches by `total`; a batch
+      ``eval_step(params, batch) -> {name: (sum, weight)}``. `evaluate` sums the pairs over batches; a batch
       of padding alone has weight 0.
 
     Raises:
@@ -140,7 +141,10 @@ def _with_loss(loss: SumWeight, metrics: Metrics) -> Metrics:
         raise ValueError(
             f"loss_fn: got metrics named {sorted(taken)}; wanted other names, as the step has those."
         )
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
+    pairs = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
+    scalars = {f"{name}[{i}]": (x, "") for name, pair in pairs.items() for i, x in enumerate(pair)}
+    check_shapes("loss_fn", scalars, fix="Sum over the batch: a loss or metric is (sum, weight).")
+    return pairs
 
 
 def _microbatches(batch: BatchT, accumulate: int) -> BatchT:
