@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from tfm_jax import nn
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
@@ -33,7 +34,7 @@ _KEPT_SETTINGS = (
 
 
 def tokenizer_files(
-    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, settings: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, settings: Settings
 ) -> dict[str, bytes]:
     """Makes the files of a tokenizer.
 
@@ -91,7 +92,7 @@ def _comparable(text: str) -> Any:
     return state
 
 
-def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
+def _read_back(files: Mapping[str, bytes], settings: Settings) -> Any:
     """The comparable state of the tokenizer that these files give beside a config.json; None for none."""
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name), {**files, "config.json": _to_json(settings)})
@@ -131,5 +132,5 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _to_json(value: Mapping[str, Any]) -> bytes:
+def _to_json(value: Settings) -> bytes:
     return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,8 +1,8 @@
 """``tokenizer_config.json`` and the files beside it: settings, their checks, and the tokenizer's class."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.weights.files import Directory, File, read_json
 
 __all__ = [
@@ -146,7 +146,7 @@ _TYPES = {
 }
 
 
-def check_supported(directory: Directory, config: Mapping[str, Any], class_name: str | None) -> None:
+def check_supported(directory: Directory, config: Settings, class_name: str | None) -> None:
     """Raises a ValueError for settings that change a tokenizer in transformers and are not supported."""
     supported = _SUPPORTED | (_SUPPORTED_BY_MARIAN if class_name == "Marian" else {})
     wrong = [
@@ -162,7 +162,7 @@ def check_supported(directory: Directory, config: Mapping[str, Any], class_name:
         )
 
 
-def truncation_side(directory: Directory, config: Mapping[str, Any]) -> str:
+def truncation_side(directory: Directory, config: Settings) -> str:
     """The side from which a long text is truncated: from the config, ``tokenizer.json``, or "right"."""
     path = directory / "tokenizer.json"
     if "truncation_side" in config or not path.is_file():
@@ -171,15 +171,19 @@ def truncation_side(directory: Directory, config: Mapping[str, Any]) -> str:
     return str(truncation.get("direction", "right")).lower()
 
 
-def tokenizer_class(directory: Directory, config: Mapping[str, Any]) -> str | None:
+def tokenizer_class(directory: Directory, config: Settings) -> str | None:
     """The tokenizer's class, such as "GPT2" for GPT2TokenizerFast; None if no file implies one."""
     path = directory / "config.json"
     model_config = read_json(path) if path.is_file() else {}
     class_name = _named_class(config) or _named_class(model_config)
-    return class_name if class_name not in (None, "") else _CLASS_OF_MODEL.get(model_config.get("model_type"))
+    return (
+        class_name
+        if class_name not in (None, "")
+        else _CLASS_OF_MODEL.get(str(model_config.get("model_type")))
+    )
 
 
-def _named_class(config: Mapping[str, Any]) -> str | None:
+def _named_class(config: Settings) -> str | None:
     """The class that a config names; "" for one that uses ``tokenizer.json`` as it is, None for no name."""
     name = config.get("tokenizer_class")
     if not isinstance(name, str):
@@ -189,12 +193,12 @@ def _named_class(config: Mapping[str, Any]) -> str | None:
     return class_name if rebuilds else ""
 
 
-def uses_file_as_is(config: Mapping[str, Any]) -> bool:
+def uses_file_as_is(config: Settings) -> bool:
     """Whether the named class uses ``tokenizer.json`` as it is, as PreTrainedTokenizerFast does."""
     return _named_class(config) == ""
 
 
-def rebuilding_class(directory: Directory, config: Mapping[str, Any], *, is_byte_level: bool) -> str | None:
+def rebuilding_class(directory: Directory, config: Settings, *, is_byte_level: bool) -> str | None:
     """The class by which transformers 5 rebuilds a ``tokenizer.json``; None where it uses the file as it is.
 
     Args:
@@ -215,5 +219,5 @@ def rebuilding_class(directory: Directory, config: Mapping[str, Any], *, is_byte
     if model_type == "qwen2":  # whatever class its checkpoints name
         return "Qwen2"
     if class_name is None:
-        return None if model_type == "llama" else _CLASS_OF_MODEL.get(model_type)
+        return None if model_type == "llama" else _CLASS_OF_MODEL.get(str(model_type))
     return None if class_name == "" or (class_name == "Llama" and is_byte_level) else class_name
