@@ -82,7 +82,7 @@ def test_errors_are_one_line(tfm, models, tmp_path):
             ["--model", models["texts"], "a", "--devices", "33"],
             "--devices: got 33; wanted at most --batch-size, 32.",
         ),
-        (["--model", tmp_path, "a"], "there is no config.json"),
+        (["--model", tmp_path, "a"], "got no config.json; wanted one"),
     ):
         status, out, err = tfm("classify", *argv)
         assert (status, out) == (2, "") and len(err.splitlines()) == 1 and message in err
