@@ -139,7 +139,16 @@ def test_mismatched_tensors_are_errors_by_name():
     "options, message",
     [
         ({"d_ff": 10, "n_layers": 3}, "got d_ff, n_layers; wanted no field that the tensors determine"),
-        ({"positions": nn.Learned(9)}, "got positions=Learned.*; wanted positions without a table"),
+        (
+            {"positions": nn.Learned(9)},
+            "got positions=Learned.*, with the parameters decoder/position_embedding/table, .*; wanted",
+        ),
+        ({"norm": nn.RMSNorm()}, r"got norm=RMSNorm\(.*; wanted LayerNorm"),
+        ({"feed_forward": nn.Glu()}, r"got feed_forward=Glu\(.*; wanted Mlp"),
+        (
+            {"qk_norm": True},
+            "got qk_norm=True, with the parameters .*query_norm/.*; wanted fields that add none",
+        ),
         ({"source_embedding": TABLE[:4]}, r"source_embedding: wanted \(11, 12\), got \(4, 12\)"),
         ({"output": OUTPUT.T}, r"output.weight: wanted \(11, 12\), got \(12, 11\)"),
     ],

@@ -2,9 +2,9 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import tokenizers
 from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.extra_files import read_extra_files
 from tfm_jax.pretrained.families import architecture_in, family_by_type, find_family
 from tfm_jax.pretrained.family import CheckpointConfig, Family
@@ -106,10 +107,11 @@ def load_files(
     family = family_by_type(settings, source) if name is None else find_family(name)
     # Invalid settings are reported before the weights are opened.
     names = family.architectures if name is None else [name]
-    configs = [_config(files, settings | {"architectures": [name]}, family, dtype) for name in names]
+    found = [_config(files, {**settings, "architectures": [name]}, family, dtype) for name in names]
+    configs, keys = [config for config, _ in found], {config.architecture: read for config, read in found}
     weights = drop_ignored(files.weights, ignore, files)
     config = configs[0] if len(configs) == 1 else _best_fit(configs, family, weights, files)
-    family.warn_unknown(config.settings, source)
+    family.warn_unknown(config, keys[config.architecture], source)
     config = dataclasses.replace(config, files=read_extra_files(files))
     config, weights = match_names(config, family, weights, files)
     model = model_of(config, family)
@@ -118,8 +120,8 @@ def load_files(
     if wrong := find_mismatches(weights, tensors, skipped_patterns(family)):
         raise ValueError(wrong.message(files) + _suggestion(wrong, config, family, weights, files))
     shardings = resolve_shardings(sharding, shapes)
-    found = files.tokenizer if tokenizer else None
-    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
+    params = read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings)
+    return model, params, config, files.tokenizer if tokenizer else None
 
 
 def _check_is_model(files: CheckpointFiles) -> None:
@@ -136,11 +138,12 @@ def _check_is_model(files: CheckpointFiles) -> None:
 
 
 def _config(
-    files: CheckpointFiles, settings: dict[str, Any], family: Family, dtype: Dtype
-) -> CheckpointConfig:
-    model = family.read_config(settings, files / "config.json")
+    files: CheckpointFiles, settings: Settings, family: Family, dtype: Dtype
+) -> tuple[CheckpointConfig, set[str]]:
+    """The config, and the keys of the file that it was read from."""
+    model, read = family.read_tracked(settings, files / "config.json")
     model = dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
-    return CheckpointConfig(settings["architectures"][0], model, settings, files.generation_config)
+    return CheckpointConfig(settings["architectures"][0], model, settings, files.generation_config), read
 
 
 def _best_fit(
@@ -172,7 +175,7 @@ def _suggestion(
     for name in family.architectures:
         if name != config.architecture:
             settings = {**config.settings, "architectures": [name]}
-            other = _config(files, settings, family, config.model.dtype)
+            other, _ = _config(files, settings, family, config.model.dtype)
             if _count_read(other, family, weights, files):
                 return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
                     f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
@@ -188,7 +191,7 @@ def _suggestion(
     return ""
 
 
-def _saved_dtype(settings: Mapping[str, Any]) -> Dtype:
+def _saved_dtype(settings: Settings) -> Dtype:
     """The dtype of the saved tensors; float32 for float16, since bfloat16 would lose digits."""
     name = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
     return "bfloat16" if name == "bfloat16" else "float32"

@@ -1,8 +1,6 @@
 """The families of checkpoints, one file each: settings and tensor names."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
 from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.family import Architecture, Family
@@ -47,7 +45,7 @@ def find_architecture(name: str) -> Architecture:
     return find_family(name).architectures[name]
 
 
-def architecture_in(settings: Mapping[str, Any], source: object) -> str | None:
+def architecture_in(settings: Settings, source: object) -> str | None:
     """The architecture in a ``config.json``; None where the file has only a ``model_type``.
 
     Raises:
@@ -70,7 +68,7 @@ def architecture_in(settings: Mapping[str, Any], source: object) -> str | None:
     return str(names[0])
 
 
-def family_by_type(settings: Mapping[str, Any], source: object) -> Family:
+def family_by_type(settings: Settings, source: object) -> Family:
     """The family of the ``model_type`` in a ``config.json``; a ValueError for an unknown one."""
     families = {family.model_type: family for family in FAMILIES}
     if (kind := settings.get("model_type")) not in families:
@@ -81,7 +79,7 @@ def family_by_type(settings: Mapping[str, Any], source: object) -> Family:
     return families[kind]
 
 
-def family_of(settings: Mapping[str, Any], source: object) -> tuple[str, Family]:
+def family_of(settings: Settings, source: object) -> tuple[str, Family]:
     """The architecture in a ``config.json`` and its family; the family's first where there is none."""
     name = architecture_in(settings, source)
     if name is None:

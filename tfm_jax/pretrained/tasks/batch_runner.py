@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeGuard
 
 import jax
 import numpy as np
@@ -147,7 +147,7 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def max_length_of(
-    declared: Any, tokenizer: tokenizers.Tokenizer, config: nn.Config, files: CheckpointFiles
+    declared: object, tokenizer: tokenizers.Tokenizer, config: nn.Config, files: CheckpointFiles
 ) -> int:
     """The length that texts are truncated to, in tokens.
 
@@ -165,8 +165,7 @@ def max_length_of(
       ValueError: for a length that is not an integer, or has no room for a token of the text.
     """
     special = tokenizer.num_special_tokens_to_add(False)
-    is_integer = isinstance(declared, int | float) and not isinstance(declared, bool) and declared % 1 == 0
-    if declared is not None and not (is_integer and declared > special):
+    if declared is not None and not _is_length(declared, special):
         raise ValueError(
             f"{files}: got a maximum length of {declared!r} tokens; wanted an integer above the {special} "
             "special tokens. Fix max_seq_length, or model_max_length in tokenizer_config.json."
@@ -174,6 +173,12 @@ def max_length_of(
     learned = isinstance(config.positions, nn.Learned)
     limit = config.positions.max_length if learned else math.inf if declared is not None else 512
     return int(min(limit, limit if declared is None else declared))
+
+
+def _is_length(value: object, special: int) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value % 1 == 0 and value > special
 
 
 def require_tokenizer(files: CheckpointFiles) -> tokenizers.Tokenizer:

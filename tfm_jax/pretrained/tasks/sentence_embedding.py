@@ -30,13 +30,11 @@ from tfm_jax.pretrained.tasks.batch_runner import (
     require_tokenizer,
 )
 from tfm_jax.pretrained.tasks.sentence_config import read_sentence_config
-from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, pooled, unit
+from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, Pooling, pooled, unit
 from tfm_jax.pretrained.tokenizers.tokenizer_config import truncation_side
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
-
-Pooling = Literal["mean", "first", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,10 +82,10 @@ class SentenceEncoder:
 
     def __post_init__(self):
         if unknown := [mode for mode in self._poolings if mode not in POOLINGS]:
-            raise ValueError(f"SentenceEncoder: got pooling={unknown[0]!r}; wanted one of {list(POOLINGS)}")
+            raise ValueError(f"SentenceEncoder: got pooling={unknown[0]!r}; wanted one of {list(POOLINGS)}.")
 
     @property
-    def _poolings(self) -> tuple[str, ...]:
+    def _poolings(self) -> tuple[Pooling, ...]:
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
     @functools.cached_property
@@ -166,7 +164,12 @@ class SentenceEncoder:
 
 
 def _embed(
-    model: Pure, modes: tuple[str, ...], skipped: Array, params: Params, tokens: Array, valid: Array | None
+    model: Pure,
+    modes: tuple[Pooling, ...],
+    skipped: Array,
+    params: Params,
+    tokens: Array,
+    valid: Array | None,
 ) -> Array:
     mask = None if valid is None else masks.padding(valid)
     counted = jnp.ones(tokens.shape, bool) if valid is None else valid
@@ -208,13 +211,14 @@ def load_sentence_encoder(
     model, params, config, _ = load_files(body, dtype, sharding=replicated(mesh))
     model, params = _encoder(model, params, config, body)
     tokenizer, settings = require_tokenizer(body), body.tokenizer_config
+    first, *others = sentence_config.pooling
     length = sentence_config.max_length
     length = settings.get("model_max_length") if length is None else length
     return SentenceEncoder(
         model,
         params,
         _lower_case(tokenizer) if sentence_config.lower_case else tokenizer,
-        pooling=sentence_config.pooling if len(sentence_config.pooling) > 1 else sentence_config.pooling[0],
+        pooling=sentence_config.pooling if others else first,
         normalize=sentence_config.normalize,
         max_length=max_length_of(length, tokenizer, config.model, body),
         mesh=mesh,
@@ -230,7 +234,8 @@ def load_sentence_encoder(
 def _lower_case(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer with lower-casing as its first normalizer."""
     normalizer = tokenizer.normalizer
-    steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    is_sequence = isinstance(normalizer, normalizers.Sequence)
+    steps = [normalizer[i] for i in range(len(normalizer))] if is_sequence else [normalizer]
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         steps = [step for step in steps if step is not None]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

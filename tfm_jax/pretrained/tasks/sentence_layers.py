@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from tfm_jax.types import Array
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "pooled", "unit"]
+__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "Pooling", "pooled", "unit"]
 
 Layer = Callable[[Array], Array]
+Pooling = Literal["mean", "first", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 def unit(x: Array) -> Array:
@@ -108,7 +110,7 @@ def _sum(x: Array, counted: Array) -> Array:
     return jnp.where(counted[..., None], x, 0.0).sum(-2)
 
 
-POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
+POOLINGS: dict[Pooling, Callable[[Array, Array], Array]] = {
     "first": _first,
     "max": _max,
     "mean": _mean,
@@ -119,7 +121,7 @@ POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
 """Poolings by name: functions of vectors [B, T, D] and of the counted positions bool [B, T]."""
 
 
-def pooled(x: Array, modes: Sequence[str], counted: Array) -> Array:
+def pooled(x: Array, modes: Sequence[Pooling], counted: Array) -> Array:
     """Pools each sequence to one vector; the vectors of several poolings are concatenated.
 
     Equivalent to::

@@ -15,8 +15,8 @@ from tfm_jax import nn
 from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import find_architecture, labels_of
-from tfm_jax.pretrained.family import Settings
 from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks.batch_runner import (
     BatchRunner,
@@ -200,7 +200,7 @@ def load_text_classifier(
 
 
 def _scoring(settings: Settings) -> Scoring:
-    by_problem = {
+    by_problem: dict[str | None, Scoring] = {
         None: "sigmoid" if len(labels_of(settings)) == 1 else "softmax",
         "regression": "none",
         "multi_label_classification": "sigmoid",

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tokenizers
@@ -12,6 +12,7 @@ import tokenizers
 from tfm_jax import nn
 from tfm_jax.generate import TextGenerator
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import find_architecture
 from tfm_jax.pretrained.generation_config import check_changes, to_generation_config
 from tfm_jax.pretrained.load import load_files
@@ -45,7 +46,7 @@ def load_text_generator(
     dtype: Literal["float32", "bfloat16"] | None = "float32",
     *,
     allow_pickle: bool = False,
-    generation: Mapping[str, Any] | None = None,
+    generation: Settings | None = None,
 ) -> TextGenerator:
     """Loads a checkpoint that continues prompts, or translates, with its ``generation_config.json``.
 

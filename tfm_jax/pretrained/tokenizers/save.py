@@ -4,7 +4,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
@@ -78,7 +77,7 @@ def tokenizer_files(
     )
 
 
-def _comparable(text: str) -> Any:
+def _comparable(text: str) -> dict:
     """A tokenizer's state without what changes neither ids nor texts.
 
     Drops the last digits of scores, which a file does not keep, and the offset settings of byte-level steps.
@@ -92,7 +91,7 @@ def _comparable(text: str) -> Any:
     return state
 
 
-def _read_back(files: Mapping[str, bytes], settings: Settings) -> Any:
+def _read_back(files: Mapping[str, bytes], settings: Settings) -> dict | None:
     """The comparable state of the tokenizer that these files give beside a config.json; None for none."""
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name), {**files, "config.json": _to_json(settings)})
@@ -105,7 +104,7 @@ def _read_back(files: Mapping[str, bytes], settings: Settings) -> Any:
 
 def _new_config(
     tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, loaded: Mapping[str, bytes]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A tokenizer_config.json by which transformers uses a tokenizer.json as it is."""
     old = json.loads(loaded.get("tokenizer_config.json", b"{}"))
     model = config.model
@@ -128,7 +127,7 @@ def _new_config(
     return new
 
 
-def _text(token: Any) -> str | None:
+def _text(token: dict | str | None) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 

@@ -95,7 +95,7 @@ def add_tokens(
     return tokenizer
 
 
-def _names_token(name: str, value: Any) -> bool:
+def _names_token(name: str, value: object) -> bool:
     if not name.endswith("_token"):
         return False
     return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))

@@ -1,6 +1,7 @@
 """``tokenizer_config.json`` and the files beside it: settings, their checks, and the tokenizer's class."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.weights.files import Directory, File, read_json
@@ -46,6 +47,7 @@ _CLASS_OF_MODEL = {
 # Settings that change a tokenizer in transformers and of which one value alone is supported.
 _SUPPORTED = {"split_special_tokens": False, "fix_mistral_regex": False}
 _SUPPORTED_BY_MARIAN = {"separate_vocabs": False, "sp_model_kwargs": {}}
+_Value = TypeVar("_Value")
 _STRINGS = {f"{role}_token" for role in ROLES} | {"src_lang", "tgt_lang"}
 _BOOLS = {
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"),
@@ -100,34 +102,34 @@ def _token_text(name: str, value: Any) -> Any:
     return value.get("content") if name.endswith("_token") and isinstance(value, dict) else value
 
 
-def _checked(path: File, name: str, value: Any) -> Any:
+def _checked(path: File, name: str, value: _Value) -> _Value:
     wanted, is_valid = _TYPES.get(name, ("", lambda value: True))
     if value is not None and not is_valid(_token_text(name, value)):
         raise ValueError(f"{path}: got {name}={_token_text(name, value)!r}; wanted {wanted}.")
     return value
 
 
-def _is_added_tokens(value: Any) -> bool:
+def _is_added_tokens(value: object) -> bool:
     return isinstance(value, dict) and all(i.isdecimal() and _is_added_token(x) for i, x in value.items())
 
 
-def _is_added_token(value: Any) -> bool:
+def _is_added_token(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         return False
     return all(isinstance(value.get(flag, False), bool) for flag in TOKEN_FLAGS)
 
 
-def _is_tokens(value: Any) -> bool:
+def _is_tokens(value: object) -> bool:
     tokens = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [None]
     return all(isinstance(token, str) or _is_added_token(token) for token in tokens)
 
 
-def _is_strings(value: Any) -> bool:
+def _is_strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 # For each checked setting: its type in words, and a predicate.
-_TYPES = {
+_TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(_STRINGS, ("a string", lambda value: isinstance(value, str))),
     **dict.fromkeys(_BOOLS, ("true or false", lambda value: isinstance(value, bool))),
     **dict.fromkeys(
