@@ -4,11 +4,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import tokenizers
+from flax import nnx
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
@@ -33,7 +34,10 @@ from tfm_jax.types import Params
 __all__ = ["load", "load_files", "model_of", "shapes_of", "tensors_of"]
 
 Dtype = Literal["float32", "bfloat16"]
-Loaded = tuple[Pure, Params, CheckpointConfig, tokenizers.Tokenizer | None]
+M = TypeVar("M", bound=nnx.Module)
+ANY_MODULE: Any = nnx.Module
+"""To a type checker, the model of a file whose class nobody named has any method."""
+Loaded = tuple[Pure[M], Params, CheckpointConfig, tokenizers.Tokenizer | None]
 
 
 def load(
@@ -45,7 +49,8 @@ def load(
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> Loaded:
+    module: type[M] = ANY_MODULE,
+) -> Loaded[M]:
     """Loads a checkpoint of transformers from a directory, the local cache of the hub, or the hub.
 
     Nothing in the checkpoint is executed, and torch is not needed. Peak memory on a CPU is that of the
@@ -68,6 +73,8 @@ def load(
         names. Where neither names one, the architecture whose tensor names fit is taken, or else the body.
       ignore: regular expressions that match the full names of tensors to leave out, such as those of a head:
         ``["classifier_a.*"]``.
+      module: the class of the model, such as ``nn.Decoder``: a type checker then knows the model's methods,
+        and a model of another class is an error.
 
     Returns:
       ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the
@@ -76,7 +83,8 @@ def load(
     Raises:
       FileNotFoundError: where the directory has no checkpoint.
       HubUnavailableError: within seconds, where the hub is unreachable and the cache lacks the checkpoint.
-      ValueError: for an architecture, a setting or a file that is not supported; for tensors that are
+      ValueError: for an architecture, a setting or a file that is not supported; for a model of another class
+        than ``module``; for tensors that are
         missing, unknown, of another shape, or duplicates that differ, by name; for a sharding that does not
         divide its parameter.
 
@@ -85,7 +93,13 @@ def load(
     """
     files = CheckpointFiles.find(path_or_repo_id, allow_pickle=allow_pickle)
     return load_files(
-        files, dtype, tokenizer=tokenizer, sharding=sharding, architecture=architecture, ignore=ignore
+        files,
+        dtype,
+        tokenizer=tokenizer,
+        sharding=sharding,
+        architecture=architecture,
+        ignore=ignore,
+        module=module,
     )
 
 
@@ -97,7 +111,8 @@ def load_files(
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> Loaded:
+    module: type[M] = ANY_MODULE,
+) -> Loaded[M]:
     """``load`` of an opened directory, for callers that read more of its files."""
     source = files / "config.json"
     _check_is_model(files)
@@ -114,7 +129,7 @@ def load_files(
     family.warn_unknown(config, keys[config.architecture], source)
     config = dataclasses.replace(config, files=read_extra_files(files))
     config, weights = match_names(config, family, weights, files)
-    model = model_of(config, family)
+    model = model_of(config, family, module)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
     if wrong := find_mismatches(weights, tensors, skipped_patterns(family)):
@@ -197,13 +212,18 @@ def _saved_dtype(settings: Settings) -> Dtype:
     return "bfloat16" if name == "bfloat16" else "float32"
 
 
-def model_of(config: CheckpointConfig, family: Family) -> Pure:
-    """The model of a config."""
+def model_of(config: CheckpointConfig, family: Family, module: type[M] = ANY_MODULE) -> Pure[M]:
+    """The model of a config; a ValueError where it is not of this class."""
     architecture = family.architectures[config.architecture]
+    if not issubclass(architecture.module, module):
+        raise ValueError(
+            f"load: got a {config.architecture}, which is a {architecture.module.__name__}; wanted a "
+            f"{module.__name__}. Pass another module= or architecture=."
+        )
     return nn.functionalize(architecture.module, config.model, **architecture.options(config))
 
 
-def shapes_of(model: Pure) -> Params:
+def shapes_of(model: Pure[nnx.Module]) -> Params:
     """The shapes of a model's parameters."""
     return jax.eval_shape(model.init, jax.random.key(0))
 

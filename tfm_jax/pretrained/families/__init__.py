@@ -35,7 +35,8 @@ def find_family(architecture: str) -> Family:
     if architecture not in _BY_ARCHITECTURE:
         raise ValueError(
             f"load: got architecture {architecture!r}; wanted one of {', '.join(sorted(_BY_ARCHITECTURE))}. "
-            "For another class with the same tensors pass architecture= to load."
+            "For another class with the same tensors name one of these in config.json, or in Python pass "
+            "architecture= to load."
         )
     return _BY_ARCHITECTURE[architecture]
 
@@ -49,15 +50,21 @@ def architecture_in(settings: Settings, source: object) -> str | None:
     """The architecture in a ``config.json``; None where the file has only a ``model_type``.
 
     Raises:
-      ValueError: for several architectures, an unknown one, and one of another ``model_type``.
+      ValueError: for several architectures, an unknown one, one of another ``model_type``, and the config of
+        a run.
     """
     names, kind = settings.get("architectures"), settings.get("model_type")
+    if names is None and kind is None and isinstance(settings.get("model"), dict):
+        raise ValueError(
+            f"{source}: got the config of a run; wanted that of a pretrained checkpoint. A run is a model for "
+            "tfm generate RUN and tfm translate RUN, in Python for tfm_jax.runs.load_run."
+        )
     if names in (None, []) and kind is not None:
         return None
     if not isinstance(names, list) or len(names) != 1:
         raise ValueError(
-            f"{source}: got architectures={names!r}; wanted one in a list. Add it, or pass architecture= to "
-            "load."
+            f"{source}: got architectures={names!r}; wanted one in a list. Add it to the file, or in Python "
+            "pass architecture= to load."
         )
     family = find_family(str(names[0]))
     if kind not in (None, family.model_type):
