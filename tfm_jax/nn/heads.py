@@ -9,9 +9,10 @@ from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.encoder import Encoder
+from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
-from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.pooling import Pooling, pool
+from tfm_jax.nn.pooling import PoolBy, pool
+from tfm_jax.nn.variants import Activation, as_function
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ranges import RATE, SIZE, check_number
@@ -34,7 +35,13 @@ class LanguageModelHead(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.projection = Linear(
-            (config.d_model,), (config.vocab_size,), bias=False, dtype=config.param_dtype, rngs=rngs
+            (config.d_model,),
+            (config.vocab_size,),
+            axes="D V",
+            bias=False,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
         )
 
     def __call__(self, x: Array) -> Array:
@@ -64,7 +71,7 @@ class ClassificationHead(nnx.Module):
     """
 
     def __init__(
-        self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
+        self, config: Config, n_classes: int, pooling: PoolBy, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
     ):
         if pooling not in ("mean", "first", None):
             raise ValueError(
@@ -73,7 +80,15 @@ class ClassificationHead(nnx.Module):
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
         self.pooling, self.dropout_rate = pooling, dropout_rate
-        self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
+        self.dense = Linear(
+            (config.d_model,),
+            (n_classes,),
+            axes="D C",
+            bias=True,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """The logits [..., n_classes], float32, from x [..., T, D]; [..., T, n_classes] without pooling.
@@ -103,7 +118,7 @@ class MaskedLanguageModel(nnx.Module):
 
     Args:
       config: sizes and variants; with ``tie_embeddings`` the output projection is the embedding.
-      activation: of the head, a name that ``ops.activation`` knows.
+      activation: of the head, a name that ``ops.activation`` knows, or an ``nn.Activation``.
       rngs: initializes the parameters.
 
     Raises:
@@ -112,20 +127,23 @@ class MaskedLanguageModel(nnx.Module):
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
 
-    def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, activation: str | Activation = "gelu", *, rngs: nnx.Rngs):
         if config.pooler is not None:
             raise ValueError(
                 f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
                 "and nn.Classifier use it."
             )
-        ops.activation(activation)  # raises for an unknown name
+        as_function(activation)  # raises for an unknown name
         self.activation = activation
         self.encoder = Encoder(config, rngs=rngs)
-        options = {"dtype": config.param_dtype, "rngs": rngs}
-        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **options)
-        self.norm = Norm(config.norm, config.d_model, **options)
+        D, dtype, kernel = config.d_model, config.param_dtype, config.initializers.kernel
+        self.dense = Linear((D,), (D,), axes="D D", bias=True, dtype=dtype, initializer=kernel, rngs=rngs)
+        self.norm = config.norm.build(D, axis="D", dtype=dtype, rngs=rngs)
         self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
         self.bias = constant(0.0, config.vocab_size, config.param_dtype)
+
+    def axes(self) -> dict[str, str]:
+        return {"bias": "V"}
 
     def __call__(
         self,
@@ -135,12 +153,23 @@ class MaskedLanguageModel(nnx.Module):
         token_types: Array | None = None,
         positions: Array | None = None,
         key: Key | None = None,
-    ) -> Array:
+        return_weights: bool = False,
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """The logits [..., T, V], float32, from int tokens [..., T]; the rest is as in ``Encoder``."""
-        x = self.encoder(tokens, mask, token_types=token_types, positions=positions, key=key)
-        x = self.norm(ops.activation(self.activation)(self.dense(x)))
+        x, extras = self.encoder.forward(
+            tokens,
+            mask,
+            token_types=token_types,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
+        x = self.norm(as_function(self.activation)(self.dense(x)))
         logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
-        return logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
+        logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
+        return with_extras(logits, extras)
 
 
 class Classifier(nnx.Module):
@@ -160,22 +189,23 @@ class Classifier(nnx.Module):
       rngs: initializes the parameters.
 
     Raises:
-      ValueError: ``config.pooler`` with a pooling other than ``"first"``; and as in ``ClassificationHead``.
+      ValueError: a ``config.pooler`` with a pooling other than it ``reads`` (``"first"`` for ``Pooler``); and
+        as in ``ClassificationHead``.
     """
 
     def __init__(
         self,
         config: Config,
         n_classes: int = 10,
-        pooling: Pooling = "mean",
+        pooling: PoolBy = "mean",
         dropout_rate: float = 0.0,
         *,
         rngs: nnx.Rngs,
     ):
-        if config.pooler is not None and pooling != "first":
+        if config.pooler is not None and pooling != config.pooler.reads:
             raise ValueError(
-                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted pooling='first'. A "
-                "pooler reads the first token."
+                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted "
+                f"pooling={config.pooler.reads!r}, which says what this pooler reads."
             )
         self.encoder = Encoder(config, rngs=rngs)
         head_pooling = pooling if config.pooler is None else None
@@ -190,7 +220,8 @@ class Classifier(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, dict[str, Array]]:
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """Class logits.
 
         Args:
@@ -198,25 +229,24 @@ class Classifier(nnx.Module):
           valid: bool [..., T], False at padding, which is masked in attention and in pooling.
           token_types, positions: as in ``Encoder``.
           key: PRNG key for dropout; None is no dropout.
-          return_weights: also return the attention weights.
+          return_weights, return_auxiliary: as in ``Encoder``.
 
         Returns:
-          logits [..., n_classes], float32, or [..., T, n_classes] without pooling; with ``return_weights``,
-          ``(logits, {"encoder": ...})``.
+          logits [..., n_classes], float32, or [..., T, n_classes] without pooling. With a ``return_*`` flag,
+          ``(logits, extras)``, with the extras of ``Encoder``.
         """
         valid = None if valid is None else as_array("nn.Classifier", "valid", valid)
         mask = None if valid is None else masks.padding(valid)
         encoder_key, pooler_key, head_key = split_key(key, 3)
-        encoded = self.encoder(
+        hidden, extras = self.encoder.forward(
             inputs,
             mask,
             token_types=token_types,
             positions=positions,
             key=encoder_key,
             return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
         )
-        hidden, weights = encoded if return_weights else (encoded, None)
         if self.encoder.pooler is not None:
-            hidden, valid = self.encoder.pooler(hidden, key=pooler_key), None
-        logits = self.head(hidden, valid, key=head_key)
-        return (logits, weights) if return_weights else logits
+            hidden, valid = self.encoder.pooler(hidden, valid, key=pooler_key), None
+        return with_extras(self.head(hidden, valid, key=head_key), extras)
