@@ -66,8 +66,8 @@ def _load_params(
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
     if average is not None and not 1 <= average <= len(steps):
         raise ValueError(
-            f"load_run: got average={average}; wanted 1 to {len(steps)}, the last checkpoints in {checkpoints} "
-            f"that are as far apart as the run's checkpoint_every: steps {steps}."
+            f"load_run: got average={average}; wanted 1 to {len(steps)}, the last checkpoints in "
+            f"{checkpoints}, as far apart as the run's checkpoint_every: steps {steps}."
         )
     average = min(n_averaged, len(steps)) if average is None else average
     if average != 1:

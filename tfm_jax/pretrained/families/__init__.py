@@ -56,8 +56,8 @@ def architecture_in(settings: Settings, source: object) -> str | None:
     names, kind = settings.get("architectures"), settings.get("model_type")
     if names is None and kind is None and isinstance(settings.get("model"), dict):
         raise ValueError(
-            f"{source}: got the config of a run; wanted that of a pretrained checkpoint. A run is a model for "
-            "tfm generate RUN and tfm translate RUN, in Python for tfm_jax.runs.load_run."
+            f"{source}: got the config of a run; wanted that of a pretrained checkpoint. Runs are for tfm "
+            "generate RUN, tfm translate RUN and, in Python, tfm_jax.runs.load_run."
         )
     if names in (None, []) and kind is not None:
         return None

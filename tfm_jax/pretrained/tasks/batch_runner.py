@@ -1,6 +1,5 @@
 """Batched inference over texts: tokenize, group by length, pad to few shapes, run, and restore the order."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeGuard
@@ -170,9 +169,9 @@ def max_length_of(
             f"{files}: got a maximum length of {declared!r} tokens; wanted an integer above the {special} "
             "special tokens. Fix max_seq_length, or model_max_length in tokenizer_config.json."
         )
-    learned = isinstance(config.positions, nn.Learned)
-    limit = config.positions.max_length if learned else math.inf if declared is not None else 512
-    return int(min(limit, limit if declared is None else declared))
+    limit = None if config.positions is None else config.positions.max_length
+    lengths = [x for x in (limit, declared) if x is not None]
+    return int(min(lengths, default=512))
 
 
 def _is_length(value: object, special: int) -> TypeGuard[int | float]:

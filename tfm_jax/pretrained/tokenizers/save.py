@@ -7,7 +7,6 @@ from pathlib import Path
 
 import tokenizers
 
-from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
 from tfm_jax.pretrained.family import CheckpointConfig
@@ -110,7 +109,7 @@ def _new_config(
     model = config.model
     inputs = ["input_ids", *(["token_type_ids"] if model.token_types else []), "attention_mask"]
     new = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
-    if isinstance(model.positions, nn.Learned):
+    if model.positions is not None and model.positions.max_length is not None:
         new["model_max_length"] = model.positions.max_length
     if config.architecture.endswith(("ForCausalLM", "LMHeadModel")):
         new["padding_side"] = "left"  # generation continues prompts at their right end
