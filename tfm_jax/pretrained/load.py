@@ -217,7 +217,7 @@ def model_of(config: CheckpointConfig, family: Family, module: type[M] = ANY_MOD
     architecture = family.architectures[config.architecture]
     if not issubclass(architecture.module, module):
         raise ValueError(
-            f"load: got a {config.architecture}, which is a {architecture.module.__name__}; wanted a "
+            f"load: got {config.architecture}, of class {architecture.module.__name__}; wanted class "
             f"{module.__name__}. Pass another module= or architecture=."
         )
     return nn.functionalize(architecture.module, config.model, **architecture.options(config))

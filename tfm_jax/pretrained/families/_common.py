@@ -37,9 +37,11 @@ def activation_of(name: str) -> str:
     return name
 
 
-def activation_setting(name: str) -> str:
-    """The name in transformers of our activation."""
-    return _ACTIVATIONS.get(name, name)
+def activation_setting(activation: str | nn.Activation) -> str:
+    """The name in transformers of our activation; a ValueError for one without a name."""
+    if not isinstance(activation, str):
+        raise ValueError(f"got {activation!r:.200}; wanted the name of an activation.")
+    return _ACTIVATIONS.get(activation, activation)
 
 
 ACTIVATION = Converter(activation_of, activation_setting)
