@@ -112,7 +112,7 @@ def config_of(name, **fields):
 def test_a_format_refuses_a_variant_that_it_lacks_by_name(family, name, field, variant):
     family.write_config(config_of(name))
     if field == "patches" and FIELDS[family.model_type].get("token_types"):
-        fields = {"patches": variant, "token_types": 0}
+        fields = {"patches": variant, "token_types": 0, "positions": nn.Learned(9)}
     else:
         fields = {field: variant}
     with pytest.raises(ValueError) as error:
@@ -151,9 +151,7 @@ def test_a_config_from_a_file_is_refused_too(tmp_path):
     model = dataclasses.replace(config.model, norm=CenteredRMSNorm(config.model.norm.eps))
     config = dataclasses.replace(config, model=model, settings=settings)
     with pytest.raises(ValueError, match=r"got norm=CenteredRMSNorm\(eps=0.001\); wanted RMSNorm"):
-        find_family("LlamaForCausalLM").write_config(
-            dataclasses.replace(config, model=model, settings=settings)
-        )
+        find_family("LlamaForCausalLM").write_config(config)
 
 
 def test_no_pooler_is_refused_only_where_the_format_needs_one():
@@ -188,7 +186,5 @@ def test_the_model_has_the_class_that_was_asked_for(tmp_path):
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes_of(model_of(config, family)))
     pretrained.save(tmp_path, params, config)
     assert pretrained.load(tmp_path, module=nn.Decoder)[0] == pretrained.load(tmp_path)[0]
-    with pytest.raises(
-        ValueError, match="^load: got GPT2LMHeadModel, of class Decoder; wanted class Encoder"
-    ):
+    with pytest.raises(ValueError, match="of class Decoder; wanted class Encoder"):
         pretrained.load(tmp_path, module=nn.Encoder)
