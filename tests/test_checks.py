@@ -163,8 +163,7 @@ def test_decoding_rejects_lists():
         lambda x: generate.greedy(model, params, x, max_length=2),
         lambda x: generate.sample(model, params, x, max_length=2, key=jax.random.key(0)),
         lambda x: generate.beam_search(model, params, x, max_length=2),
-        lambda x: generate.prefill(model, params, x, generate.init_cache(model, params, 1, 2)),
-        lambda x: generate.extend(model, params, x, generate.init_cache(model, params, 1, 2)),
+        lambda x: generate.prefill(model, params, x, nn.init_cache(model, params, 1, 2)),
     ):
         with pytest.raises(ValueError, match=r"^generate: got \w+=\[\[1, 2\]\], a list; wanted an array"):
             call([[1, 2]])

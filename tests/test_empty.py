@@ -218,8 +218,8 @@ def test_decoding_of_an_empty_batch(fields):
 
 def test_decoding_of_no_tokens():
     model, params = model_of(nn.Decoder)
-    cache = generate.init_cache(model, params, 2, 5)
-    logits, next_cache = generate.extend(model, params, ones(2, 0, dtype=jnp.int32), cache)
+    cache = nn.init_cache(model, params, 2, 5)
+    logits, next_cache = nn.decode_step(model, params, ones(2, 0, dtype=jnp.int32), cache)
     assert logits.shape == (2, 0, 11) and int(next_cache.slots.length) == 0
     for module in (nn.Decoder, nn.EncoderDecoder):
         model, params = model_of(module)

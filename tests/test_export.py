@@ -236,12 +236,13 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
     (b,) = jax.export.symbolic_shape("b")
 
     def step(params, token, cache):
-        return generate.step(model, params, token, cache)
+        logits, cache = nn.decode_step(model, params, token[:, None], cache)
+        return logits[:, 0], cache
 
     def symbol(x):
         return jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
 
-    caches = {B: generate.init_cache(model, params, B, 4) for B in (1, 3)}
+    caches = {B: nn.init_cache(model, params, B, 4) for B in (1, 3)}
     exported = jax.export.export(jax.jit(step))(
         jax.tree.map(jnp.asarray, params),
         jax.ShapeDtypeStruct((b,), jnp.int32),

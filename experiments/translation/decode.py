@@ -143,10 +143,10 @@ def draw_attention(
     source_ids, target_ids = ([*tokenizer.encode(text), tokenizer.eos_id] for text in (source, translation))
     target_in = np.array([[tokenizer.bos_id, *target_ids[:-1]]], np.int32)
     apply = jax.jit(functools.partial(model.apply, return_weights=True))
-    _, weights = apply(params, np.array([source_ids], np.int32), target_in)
+    _, extras = apply(params, np.array([source_ids], np.int32), target_in)
     labels = ([*(tokenizer.decode([i]) for i in ids[:-1]), "<end>"] for ids in (source_ids, target_ids))
     return viz.attention_map(
-        np.asarray(weights["cross"])[-1, 0],
+        np.asarray(extras["weights"]["cross"])[-1, 0],
         *labels,
         path,
         title=f"cross-attention of the last layer: {source}",

@@ -249,7 +249,7 @@ def test_dense_memory_mask():
     assert np.abs(np.asarray(greedy(max_length=LENGTH).log_probs - got.log_probs)).max() > 1e-3
     with pytest.raises(ValueError, match="T = 7"):  # the mask has one row per target token
         greedy(max_length=LENGTH + 1, memory_mask=table)
-    cache = generate.init_cache(model, params, source, LENGTH, memory_mask=table)
+    cache = nn.init_cache(model, params, source, LENGTH, memory_mask=table)
     with pytest.raises(
         ValueError, match="prefill: got valid with a memory_mask that has one row per target token"
     ):

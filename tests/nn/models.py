@@ -48,7 +48,7 @@ def build(module, **fields):
 def compiled(model, method="__call__"):
     return jax.jit(
         lambda params, *args, **kwargs: getattr(model.bind(params), method)(*args, **kwargs),
-        static_argnames="return_weights",
+        static_argnames=("return_weights", "return_auxiliary"),
     )
 
 

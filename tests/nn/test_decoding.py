@@ -57,8 +57,8 @@ def build(module, **fields):
 
 
 @functools.cache
-def extend_of(model):
-    return jax.jit(lambda params, tokens, cache: model.bind(params).extend(tokens, cache))
+def decode_step_of(model):
+    return jax.jit(functools.partial(nn.decode_step, model))
 
 
 def tokens(*shape):
@@ -68,7 +68,7 @@ def tokens(*shape):
 def in_chunks(model, params, cache, inputs, chunks):
     logits, start = [], 0
     for n in chunks:
-        chunk, cache = extend_of(model)(params, inputs[:, start : start + n], cache)
+        chunk, cache = decode_step_of(model)(params, inputs[:, start : start + n], cache)
         logits.append(chunk)
         start += n
     return jnp.concatenate(logits, axis=1), cache
@@ -81,7 +81,7 @@ def test_chunked_decoding_equals_one_forward_pass(name):
     inputs = tokens(B, T)
     expected = apply(params, inputs)
     for chunks in CHUNKS:
-        got, cache = in_chunks(model, params, model.bind(params).init_cache(B, 9), inputs, chunks)
+        got, cache = in_chunks(model, params, nn.init_cache(model, params, B, 9), inputs, chunks)
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
     assert int(cache.slots.length) == T
     heads, slots = fields.get("n_kv_heads", N), 2 if "window" in fields else 9
@@ -97,7 +97,7 @@ def test_chunked_decoding_with_cross_attention(fields):
     source, target = tokens(B, S), tokens(B, T)
     mask = masks.padding(jnp.arange(S)[None] < jnp.array([[5], [3], [4]]))
     expected = apply(params, source, target, source_mask=mask)
-    empty = model.bind(params).init_cache(source, 8, source_mask=mask)
+    empty = nn.init_cache(model, params, source, 8, source_mask=mask)
     for chunks in CHUNKS:
         got, cache = in_chunks(model, params, empty, target, chunks)
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
@@ -111,7 +111,7 @@ def test_memory_mask_has_one_row_per_target_token():
     table = jnp.asarray(np.random.default_rng(1).random((T, S)) < 0.5)
     expected = apply(params, source, target, memory_mask=table)
     for chunks in CHUNKS:
-        cache = model.bind(params).init_cache(source, T, memory_mask=table)
+        cache = nn.init_cache(model, params, source, T, memory_mask=table)
         got, _ = in_chunks(model, params, cache, target, chunks)
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -128,8 +128,8 @@ def test_config_window_equals_the_window_mask():
 @pytest.mark.parametrize("fields", [{}, {"window": 3}])
 def test_one_compilation_serves_every_length(fields):
     model, params, _ = build(nn.Decoder, **fields)
-    step = jax.jit(lambda params, tokens, cache: model.bind(params).extend(tokens, cache))
-    cache = model.bind(params).init_cache(B, 9)
+    step = jax.jit(functools.partial(nn.decode_step, model))
+    cache = nn.init_cache(model, params, B, 9)
     for token in tokens(9, B):
         logits, cache = step(params, token[:, None], cache)
         assert np.isfinite(logits).all()
@@ -138,20 +138,20 @@ def test_one_compilation_serves_every_length(fields):
 
 def test_full_cache_is_an_error_and_nan_under_jit():
     model, params, _ = build(nn.Decoder)
-    cache = model.bind(params).init_cache(B, 3)
-    _, cache = extend_of(model)(params, tokens(B, 2), cache)
+    cache = nn.init_cache(model, params, B, 3)
+    _, cache = decode_step_of(model)(params, tokens(B, 2), cache)
     with pytest.raises(ValueError, match="got T = 2 tokens for a cache of S = 3 slots, 2 of them in use"):
-        model.bind(params).extend(tokens(B, 2), cache)
-    logits, cache = extend_of(model)(params, tokens(B, 2), cache)
+        nn.decode_step(model, params, tokens(B, 2), cache)
+    logits, cache = decode_step_of(model)(params, tokens(B, 2), cache)
     assert np.isnan(logits).all()
-    logits, _ = extend_of(model)(params, tokens(B, 1), cache)
+    logits, _ = decode_step_of(model)(params, tokens(B, 1), cache)
     assert np.isnan(logits).all()
 
 
 def test_capacity_above_learned_positions():
     model, params, _ = build(nn.Decoder, positions=nn.Learned(max_length=9))
     with pytest.raises(ValueError, match="Learned: got a sequence of 10; wanted at most max_length=9"):
-        model.bind(params).init_cache(B, 10)
+        nn.init_cache(model, params, B, 10)
 
 
 def test_left_pad():
@@ -167,7 +167,7 @@ def test_left_pad():
 def test_unembed_function_equals_unembed(tied):
     model, params, _ = build(nn.Decoder, tie_embeddings=tied)
     hidden = jax.random.normal(jax.random.key(0), (B, D))
-    wanted = model.bind(params).unembed(hidden)
+    wanted = nn.unembed(model, params, hidden)
     for batch_size in (1, B):
         project = model.bind(params).unembed_function(batch_size)
         transposed = all(x.shape != (V, D) for x in jax.make_jaxpr(project)(hidden).consts)
@@ -184,8 +184,8 @@ def test_logits_scale_and_bias(tied):
     scaled = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields))
     model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields, logits_bias=True))
     hidden = jax.random.normal(jax.random.key(0), (B, D))
-    unscaled = plain.bind(params).unembed(hidden)
-    np.testing.assert_allclose(scaled.bind(params).unembed(hidden), 0.25 * unscaled, rtol=1e-5)
+    unscaled = nn.unembed(plain, params, hidden)
+    np.testing.assert_allclose(nn.unembed(scaled, params, hidden), 0.25 * unscaled, rtol=1e-5)
     kernel = scaled.bind(params).unembedding()
     np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
     bias = jnp.arange(float(V))
@@ -193,6 +193,6 @@ def test_logits_scale_and_bias(tied):
     for batch_size in (1, B):
         got = model.bind(params).unembed_function(batch_size)(hidden)
         np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.bind(params).unembed(hidden), got, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(nn.unembed(model, params, hidden), got, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"wanted logits without a bias. Call unembed, or add"):
         model.bind(params).unembedding()

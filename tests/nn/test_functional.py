@@ -1,6 +1,13 @@
 """functionalize: modules as pure functions."""
 
+import copy
 import dataclasses
+import functools
+import gc
+import pickle
+import subprocess
+import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +17,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax import nn
+from tfm_jax import generate, nn
 
 CONFIG = nn.Config(vocab_size=11, d_model=6, n_heads=2, d_ff=5, n_layers=3)
 TOKENS = jnp.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
@@ -99,3 +106,183 @@ def test_keyword_arguments_reach_the_module():
     model = nn.functionalize(nn.Classifier, config, n_classes=7, pooling="first")
     params = model.init(jax.random.key(0))
     assert model.apply(params, jnp.ones((2, 4, 6, 3))).shape == (2, 7)
+
+
+class Scaled(nnx.Module):
+    """A module from outside the library, which counts how often it is called."""
+
+    calls = 0
+
+    def __init__(self, size, *, rngs):
+        self.scale = nnx.Param(jnp.ones(size))
+
+    def axes(self):
+        return {"scale": "D"}
+
+    def __call__(self, x):
+        Scaled.calls += 1
+        return x * self.scale[...]
+
+
+def test_models_of_equal_arguments_are_equal():
+    model = nn.functionalize(nn.Classifier, CONFIG, n_classes=7, pooling="first")
+    same = nn.functionalize(nn.Classifier, dataclasses.replace(CONFIG), pooling="first", n_classes=7)
+    assert model == same and hash(model) == hash(same)
+    assert (model.init, model.apply) == (same.init, same.apply)
+    others = (
+        nn.functionalize(nn.Classifier, CONFIG, n_classes=8, pooling="first"),
+        nn.functionalize(nn.Classifier, CONFIG, n_classes=7, pooling="mean"),
+        nn.functionalize(nn.Decoder, CONFIG),
+    )
+    for other in others:
+        assert model != other and model.apply != other.apply
+    assert nn.functionalize(Scaled, 1) != nn.functionalize(Scaled, True)
+    assert repr(nn.functionalize(Scaled, size=3)) == "functionalize(Scaled, size=3)"
+
+
+def test_a_model_with_an_argument_that_is_not_hashable_equals_itself_alone():
+    model, other = (nn.functionalize(Scaled, [3]) for _ in range(2))
+    assert model == model and model != other
+    assert hash(model) == hash(model)
+    np.testing.assert_array_equal(jax.jit(model.apply)({"scale": 2 * jnp.ones(3)}, jnp.ones(3)), 2.0)
+
+
+def test_equal_models_compile_once():
+    def make():
+        return nn.functionalize(Scaled, 4)
+
+    params, x = {"scale": jnp.ones(4)}, jnp.ones(4)
+    apply = functools.partial(jax.jit, static_argnums=0)(lambda model, params, x: model.apply(params, x))
+    Scaled.calls, first = 0, make()
+    jax.jit(first.apply)(params, x)
+    second = make()
+    del first
+    gc.collect()
+    jax.jit(second.apply)(params, x)
+    jax.jit(pickle.loads(pickle.dumps(second)).apply)(params, x)
+    assert Scaled.calls == 1
+    for _ in range(2):
+        apply(make(), params, x)
+    assert Scaled.calls == 2
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_a_model_is_equal(copied):
+    model = nn.functionalize(nn.Decoder, CONFIG)
+    for x in (model, model.apply, model.init):
+        assert copied(x) == x
+    params = model.init(jax.random.key(0))
+    np.testing.assert_array_equal(copied(model).apply(params, TOKENS), model.apply(params, TOKENS))
+
+
+def test_a_pickled_model_in_another_process(tmp_path):
+    path = tmp_path / "model"
+    path.write_bytes(pickle.dumps(nn.functionalize(nn.Decoder, CONFIG)))
+    code = (
+        "import pickle, jax, sys; from tfm_jax import nn; model = pickle.load(open(sys.argv[1], 'rb'));"
+        f"assert model == nn.functionalize(nn.Decoder, nn.{CONFIG!r});"
+        "print(sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))))"
+    )
+    code = (
+        code.replace("LayerNorm", "nn.LayerNorm")
+        .replace("Sinusoidal", "nn.Sinusoidal")
+        .replace("Mlp", "nn.Mlp")
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(out) == nn.summary(nn.functionalize(nn.Decoder, CONFIG)).n_params
+
+
+def test_a_model_that_nobody_holds_is_freed():
+    model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, d_ff=9))
+    jax.jit(model.apply)(model.init(jax.random.key(0)), TOKENS)
+    freed = weakref.ref(model)
+    del model
+    gc.collect()
+    assert freed() is None
+
+
+def test_making_and_running_one_config_again_keeps_no_memory():
+    params = nn.functionalize(nn.Decoder, CONFIG).init(jax.random.key(0))
+
+    def objects():
+        model = nn.functionalize(nn.Decoder, CONFIG)
+        generate.greedy(model, params, TOKENS, max_length=2)
+        jax.jit(model.apply)(params, TOKENS)
+        del model
+        gc.collect()
+        return len(gc.get_objects())
+
+    counts = [objects() for _ in range(6)]
+    assert counts[-1] == counts[2], counts
+
+
+def test_module_and_config():
+    model = nn.functionalize(nn.Decoder, config=CONFIG)
+    assert model.module is nn.Decoder and model.config is CONFIG
+    with pytest.raises(
+        AttributeError, match=r"got functionalize\(Scaled, 3\) without a Config among its arguments"
+    ):
+        _ = nn.functionalize(Scaled, 3).config
+
+
+def test_bind_gives_the_module_with_its_methods():
+    model = nn.functionalize(nn.Decoder, CONFIG)
+    params = model.init(jax.random.key(0))
+    module = model.bind(params)
+    assert isinstance(module, nn.Decoder)
+    hidden = module.hidden(TOKENS)
+    np.testing.assert_array_equal(module.unembed(hidden), model.apply(params, TOKENS))
+    with pytest.raises(ValueError, match="params: got those of another model"):
+        model.bind({})
+
+
+class Layers(nnx.Module):
+    """Stacked and listed modules and parameters from outside the library."""
+
+    def __init__(self, axes, *, rngs):
+        self.declared = tuple(axes.items())
+        self.stacked = nnx.vmap(lambda key: Scaled(5, rngs=rngs), in_axes=0)(jnp.arange(3))
+        self.listed = nnx.List([Scaled(5, rngs=rngs), Scaled(5, rngs=rngs)])
+        self.tables = nnx.List([nnx.Param(jnp.ones((2, 5)))])
+        self.nothing = None
+
+    def axes(self):
+        return dict(self.declared)
+
+
+AXES = {"stacked": "L", "tables": "E D", "nothing": "D"}
+
+
+def test_axes_of_a_module_from_outside():
+    model = nn.functionalize(Layers, AXES)
+    assert model.axes() == {
+        "stacked": {"scale": "L D"},
+        "listed": {0: {"scale": "D"}, 1: {"scale": "D"}},
+        "tables": {0: "E D"},
+    }
+    assert jax.tree.structure(model.axes()) == jax.tree.structure(model.init(jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("axes", "error"),
+    [
+        (
+            {"stacked": "L"},
+            r"got parameter tables/0 float32\[2, 5\] of Layers without axes; wanted their letters. ",
+        ),
+        (
+            {"tables": "E D"},
+            r"got axes 'D' for parameter stacked/scale float32\[3, 5\] of Scaled; wanted a letter",
+        ),
+        (
+            AXES | {"tables": "E"},
+            r"got axes 'E' for parameter tables/0 .*; wanted a letter for each of its 2 axes",
+        ),
+        (AXES | {"other": "E"}, "got axes of other from Layers; wanted names of its attributes"),
+    ],
+)
+def test_wrong_axes_are_named(axes, error):
+    with pytest.raises(ValueError, match=f"^Pure.axes: {error}"):
+        nn.functionalize(Layers, axes).axes()

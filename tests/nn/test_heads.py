@@ -80,8 +80,9 @@ def test_classifier_ignores_padding():
     tokens = jnp.array([[1, 2, 3, 4, 0, 0, 0]])
     padded = model.apply(params, tokens, jnp.arange(7)[None] < 4)
     np.testing.assert_allclose(padded, model.apply(params, tokens[:, :4]), rtol=1e-5, atol=1e-6)
-    logits, weights = model.apply(params, tokens, jnp.arange(7)[None] < 4, return_weights=True)
+    logits, extras = model.apply(params, tokens, jnp.arange(7)[None] < 4, return_weights=True)
     np.testing.assert_array_equal(logits, padded)
+    weights = extras["weights"]
     assert weights["encoder"].shape == (2, 1, 2, 7, 7)
     np.testing.assert_array_equal(weights["encoder"][..., 4:], 0.0)
 

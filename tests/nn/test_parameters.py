@@ -93,9 +93,7 @@ def outputs():
             model, params, tokens, key=jax.random.key(5), processors=processors, **options
         ),
         "beams": generate.beam_search(model, params, tokens, beams=2, **options),
-        "cache": generate.prefill(
-            model, params, tokens, generate.init_cache(model, params, 2, 7), valid=valid
-        ),
+        "cache": generate.prefill(model, params, tokens, nn.init_cache(model, params, 2, 7), valid=valid),
     }
 
 

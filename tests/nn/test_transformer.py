@@ -93,7 +93,9 @@ def test_return_weights():
     source, target = tokens(B, S), tokens(B, T)
     valid = jnp.arange(S)[None] < jnp.array([[4], [6]])
     mask = masks.padding(valid)
-    logits, weights = run(model, params, source, target, source_mask=mask, return_weights=True)
+    logits, extras = run(model, params, source, target, source_mask=mask, return_weights=True)
+    weights = extras["weights"]
+    assert set(extras) == {"weights"}
     np.testing.assert_array_equal(logits, run(model, params, source, target, source_mask=mask))
     assert weights["encoder"].shape == (L, B, N, S, S)
     assert weights["decoder"].shape == (L, B, N, T, T)
@@ -103,9 +105,9 @@ def test_return_weights():
     np.testing.assert_array_equal(weights["cross"][:, 0, :, :, 4:], 0.0)
     np.testing.assert_array_equal(np.triu(weights["decoder"], 1), 0.0)
     model, params = build(nn.Encoder)
-    assert run(model, params, source, return_weights=True)[1]["encoder"].shape == (L, B, N, S, S)
+    assert run(model, params, source, return_weights=True)[1]["weights"]["encoder"].shape == (L, B, N, S, S)
     model, params = build(nn.Decoder)
-    assert run(model, params, source, return_weights=True)[1]["decoder"].shape == (L, B, N, S, S)
+    assert run(model, params, source, return_weights=True)[1]["weights"]["decoder"].shape == (L, B, N, S, S)
 
 
 def test_dropout_is_a_function_of_its_key():

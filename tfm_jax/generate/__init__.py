@@ -16,7 +16,7 @@ from tfm_jax.generate.logits_processors import (
     TopP,
     apply_processors,
 )
-from tfm_jax.generate.prefill import extend, init_cache, prefill, step
+from tfm_jax.generate.prefill import prefill
 from tfm_jax.generate.text_generator import TextGenerator
 
 __all__ = [
@@ -41,11 +41,8 @@ __all__ = [
     "TopP",
     "apply_processors",
     "beam_search",
-    "extend",
     "greedy",
-    "init_cache",
     "prefill",
     "sample",
-    "step",
     "stream",
 ]

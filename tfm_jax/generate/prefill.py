@@ -18,46 +18,9 @@ __all__ = [
     "Prefilled",
     "check_inputs",
     "check_valid",
-    "extend",
-    "init_cache",
     "prefill",
     "prefill_but_last",
-    "step",
 ]
-
-
-def init_cache(
-    model: Pure,
-    params: Params,
-    inputs: int | Array,
-    capacity: int,
-    *,
-    source_mask: Mask | Array | None = None,
-    memory_mask: Mask | Array | None = None,
-) -> Cache:
-    """An empty KV cache; for an encoder-decoder, encodes the source too.
-
-    Equivalent to::
-
-        zeros [B, K, S, H] for the keys and values of every layer        # S = capacity
-        memory = model.bind(params).encode(source)                   # its keys and values in every layer
-
-    Args:
-      model: from ``nn.functionalize``.
-      params: its parameters.
-      inputs: the batch size B for an ``nn.Decoder``; the source, int [B, S], for an ``nn.EncoderDecoder``.
-      capacity: most tokens of a sequence, prompt and output together.
-      source_mask: for the encoder, True = may attend; ``masks.padding(valid)`` also masks cross-attention.
-      memory_mask: for cross-attention, [..., capacity, S]; required with any other ``source_mask``.
-
-    Returns:
-      A Cache, a pytree. With ``config.window`` its size is that of the window.
-
-    Raises:
-      ValueError: ``capacity`` is below 1 or above the positions of ``nn.Learned``; masks without a source;
-        a ``source_mask`` that is not padding, without a ``memory_mask``.
-    """
-    return _empty_cache(model, params, inputs, capacity, source_mask, memory_mask)
 
 
 def prefill(
@@ -73,7 +36,7 @@ def prefill(
       model: from ``nn.functionalize``.
       params: its parameters.
       prompt: int tokens [B, P], P at least 1.
-      cache: an empty cache from ``init_cache``.
+      cache: an empty cache from ``nn.init_cache``.
       valid: bool [B, P], False at padding, on the left or right; None for no padding.
 
     Returns:
@@ -81,13 +44,15 @@ def prefill(
 
     Raises:
       ValueError: a prompt that is empty or longer than the cache, ``valid`` of another shape, a cache that
-        is not empty (if its length is concrete; ``extend`` appends to one), ``valid`` with a ``memory_mask``
+        is not empty (if its length is concrete; ``nn.decode_step``
+        appends to one), ``valid`` with a ``memory_mask``
         that has one row per target token.
     """
     prompt, valid = _check_tokens("prompt", prompt), check_valid(valid)
     if is_concrete(cache.slots.length) and int(cache.slots.length):
         raise ValueError(
-            f"prefill: got a cache of {cache.slots.length} tokens; wanted an empty one. Append with extend."
+            f"prefill: got a cache of {cache.slots.length} tokens; wanted an empty one. Append with "
+            "nn.decode_step."
         )
     if valid is not None and not isinstance(cache.memory_mask, Padding | None):
         raise ValueError(
@@ -98,54 +63,6 @@ def prefill(
     forward = model.bind(params).cached_forward()
     hidden, cache = forward(prompt, cache, positions=positions)
     return model.bind(params).unembed(hidden[:, -1]), cache
-
-
-def extend(model: Pure, params: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-    """Appends tokens to a KV cache and returns their logits.
-
-    Equivalent to::
-
-        logits = model(all tokens so far)[..., -T:, :]
-
-    Args:
-      model: from ``nn.functionalize``.
-      params: its parameters.
-      tokens: int [B, T], the next tokens.
-      cache: of the previous tokens.
-
-    Returns:
-      ``(logits, cache)``: float32 [B, T, V]. Inside ``jit``, which cannot raise, the logits are NaN once the
-      cache is over capacity.
-
-    Raises:
-      ValueError: more tokens than the cache has room for, if the number is concrete.
-    """
-    return model.bind(params).extend(_check_tokens("tokens", tokens, minimum=0), cache)
-
-
-def step(model: Pure, params: Params, token: Array, cache: Cache) -> tuple[Array, Cache]:
-    """One decoding step: appends one token per sequence to a KV cache.
-
-    Equivalent to::
-
-        logits, cache = extend(model, params, token[:, None], cache)
-        logits[:, 0], cache
-
-    Args:
-      model: from ``nn.functionalize``.
-      params: its parameters.
-      token: int [B].
-      cache: of the previous tokens.
-
-    Returns:
-      ``(logits, cache)``: float32 [B, V]. For a jitted loop, ``model.bind(params).cached_forward()``
-      before the loop is faster: it unstacks the layers once.
-
-    Raises:
-      ValueError: as in ``extend``.
-    """
-    logits, cache = extend(model, params, as_array("step", "token", token)[:, None], cache)
-    return logits[:, 0], cache
 
 
 class Prefilled(NamedTuple):
@@ -194,22 +111,13 @@ def prefill_but_last(
     P = prompt.shape[1]
     prompt, positions = _left_pad(prompt, valid)
     slots = None if beams is None else P - 1 + max_length * beams
-    cache = _empty_cache(model, params, batch, P - 1 + max_length, source_mask, memory_mask, slots=slots)
+    masks = {"source_mask": source_mask, "memory_mask": memory_mask}
+    masks = {name: mask for name, mask in masks.items() if mask is not None}
+    cache = model.bind(params).init_cache(batch, P - 1 + max_length, slots=slots, **masks)
     if not definitely(lambda: P <= 1):
         forward = model.bind(params).cached_forward()
         _, cache = forward(prompt[:, :-1], cache, positions=positions[:, :-1])
     return Prefilled(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)
-
-
-def _empty_cache(model, params, inputs, capacity, source_mask, memory_mask, **options) -> Cache:
-    if model.bind(params).is_encoder_decoder():
-        options |= {"source_mask": source_mask, "memory_mask": memory_mask}
-    elif source_mask is not None or memory_mask is not None:
-        raise ValueError(
-            "generate: got source_mask or memory_mask with a decoder-only model; wanted None. "
-            "Mask the padding of prompts with valid."
-        )
-    return model.bind(params).init_cache(inputs, capacity, **options)
 
 
 def _left_pad(prompt: Array, valid: Array | None) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock
 from tfm_jax.nn.config import Config, paper_base, paper_big
+from tfm_jax.nn.decoding import Cache, decode_step, init_cache, unembed
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.feed_forward import Glu, Mlp
@@ -15,6 +16,7 @@ from tfm_jax.nn.patches import Patches
 from tfm_jax.nn.pooling import Pooler
 from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
+from tfm_jax.nn.summary import Summary, summary
 from tfm_jax.nn.transformer import Decoder, EncoderDecoder
 from tfm_jax.nn.variants import (
     Activation,
@@ -30,6 +32,7 @@ from tfm_jax.nn.variants import (
 __all__ = [
     "Activation",
     "Alibi",
+    "Cache",
     "ClassificationHead",
     "Classifier",
     "Config",
@@ -66,9 +69,14 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "Sinusoidal",
+    "Summary",
     "TruncatedNormal",
+    "decode_step",
     "functionalize",
+    "init_cache",
     "paper_base",
     "paper_big",
     "register_variant",
+    "summary",
+    "unembed",
 ]

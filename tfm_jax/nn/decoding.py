@@ -1,6 +1,8 @@
 """KV cache and incremental decoding."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 from typing import Protocol
 
@@ -204,8 +206,13 @@ class CachedDecoder(nnx.Module):
         config = stack.config
         check_length(config, capacity)
         window = config.window
-        rolling = slots is None and window is not None and definitely(lambda: window <= capacity)
-        S = max(window - 1, 1) if rolling else capacity if slots is None else slots
+        S, rolling = capacity if slots is None else slots, False
+        if (
+            slots is None
+            and window is not None
+            and definitely(functools.partial(operator.le, window, capacity))
+        ):
+            S, rolling = max(window - 1, 1), True
         empty = jnp.zeros((*batch, config.K, S, config.H), config.dtype)
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 
@@ -279,7 +286,7 @@ def unembed(model: Pure[CachedDecoder], params: Params, hidden: Array) -> Array:
 
     Equivalent to::
 
-        hidden @ kernel * config.logits_scale + logits_bias        # a tied kernel is the embedding, transposed
+        hidden @ kernel * config.logits_scale + logits_bias        # a tied kernel: the embedding, transposed
 
     Args:
       model: from ``functionalize``.
@@ -297,7 +304,9 @@ def unembed(model: Pure[CachedDecoder], params: Params, hidden: Array) -> Array:
 
 def cross_attention_mask(source_mask: Mask | Array | None) -> Mask | None:
     """The cross-attention mask that a source mask implies; only a padding mask implies one."""
-    if source_mask is None or isinstance(source_mask, Padding):
+    if source_mask is None:
+        return None
+    if isinstance(source_mask, Padding):
         return source_mask
     got = source_mask.expression() if isinstance(source_mask, Mask) else "an array"
     raise ValueError(

@@ -99,7 +99,14 @@ class Encoder(nnx.Module):
     ) -> tuple[Array, Extras]:
         """``(hidden, extras)`` as in ``__call__``; extras is empty without a flag."""
         positions = count_positions(self.config, inputs, mask) if positions is None else positions
-        x = self.embedding(inputs) if token_types is None else self.embedding(inputs, token_types)
+        if isinstance(self.embedding, Embedding):
+            x = self.embedding(inputs, token_types)
+        elif token_types is None:
+            x = self.embedding(inputs)
+        else:
+            raise ValueError(
+                f"nn.Encoder: got token_types with {self.config.patches}; wanted None. Patches have no types."
+            )
         hidden, extras = self.stack(
             x,
             mask,

@@ -37,7 +37,8 @@ def model_extras(**stacks: Extras) -> Extras:
     weights = {name: stack["weights"] for name, stack in stacks.items() if "weights" in stack}
     if weights:
         extras["weights"] = {name: found["self"] for name, found in weights.items()}
-        extras["weights"] |= {"cross": found["cross"] for found in weights.values() if "cross" in found}
+        if "cross" in weights.get("decoder", {}):
+            extras["weights"]["cross"] = weights["decoder"]["cross"]
     auxiliary = [stack["auxiliary"] for stack in stacks.values() if "auxiliary" in stack]
     if auxiliary:
         extras["auxiliary"] = add_auxiliary(auxiliary)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,9 +27,9 @@ class _Constructor(Generic[M_co]):
     One with an argument that is not hashable equals only itself.
     """
 
-    module: type[M_co]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    module: Callable[..., M_co]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
 
     def __call__(self, rngs: nnx.Rngs) -> M_co:
         return self.module(*self.args, **self.kwargs, rngs=rngs)
@@ -61,9 +62,6 @@ class _Constructor(Generic[M_co]):
     def __hash__(self) -> int:
         return self._identity[0]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Constructor, (self.module, self.args, self.kwargs)  # the hash differs in another process
-
 
 @dataclasses.dataclass(frozen=True)
 class _Init:
@@ -84,7 +82,7 @@ class _Apply:
     __name__ = "apply"
     constructor: _Constructor[nnx.Module]
 
-    def __call__(self, params: Params, *inputs: Any, **options: Any) -> Any:
+    def __call__(self, params: Params, *inputs: object, **options: object) -> Any:
         """Calls the module with these parameters."""
         module: Callable[..., Any] = self.constructor.bind(params)
         return module(*inputs, **options)
@@ -108,7 +106,7 @@ class Pure(Generic[M_co]):
     _constructor: _Constructor[M_co]
 
     @property
-    def module(self) -> type[M_co]:
+    def module(self) -> Callable[..., M_co]:
         """The module class."""
         return self._constructor.module
 
@@ -123,8 +121,8 @@ class Pure(Generic[M_co]):
             if isinstance(value, Config):
                 return value
         raise AttributeError(
-            f"Pure.config: got {self} without a Config among its arguments; wanted one. Read its settings from "
-            "the module."
+            f"Pure.config: got {self} without a Config among its arguments; wanted one. Read its settings "
+            "from the module."
         )
 
     def bind(self, params: Params) -> M_co:
@@ -136,7 +134,7 @@ class Pure(Generic[M_co]):
         """
         return self._constructor.bind(params)
 
-    def axes(self) -> dict[str, Any]:
+    def axes(self) -> Params:
         """The axes of the parameters, a tree like ``init(key)`` with strings such as ``"L D N H"``.
 
         Each module declares those of its own parameters, in the letters of ``tfm_jax.types``. A module of
@@ -152,31 +150,52 @@ class Pure(Generic[M_co]):
           ValueError: a parameter is not declared, or with another number of axes than it has; a declared
             attribute does not exist.
         """
-        tree: dict[str, Any] = {}
-        for parameter in parameters_of(self):
+        parameters = parameters_of(self)
+        for parameter in parameters:
             if parameter.axes is None:
                 raise ValueError(
-                    f"Pure.axes: got parameter {'/'.join(map(str, parameter.path))} {parameter.text} of "
-                    f"{parameter.owner} without axes; wanted their letters. Add to the class {parameter.owner}: "
-                    f"def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter for each axis."
+                    f"Pure.axes: got parameter {parameter} without axes; wanted their letters. Add to the "
+                    f"class a method: def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter "
+                    "for each axis."
                 )
-            *branch, leaf = parameter.path
-            functools.reduce(lambda node, name: node.setdefault(name, {}), branch, tree)[leaf] = (
-                parameter.axes
-            )
-        return tree
+        found = {parameter.path: parameter.axes for parameter in parameters}
+        _, shapes = self._constructor.structure
+        return jax.tree_util.tree_map_with_path(lambda path, _: found[tuple(k.key for k in path)], shapes)
 
     def __repr__(self) -> str:
         constructor = self._constructor
         named = [f"{name}={value!r}" for name, value in constructor.kwargs.items()]
-        arguments = ", ".join([constructor.module.__name__, *map(repr, constructor.args), *named])
+        name = getattr(constructor.module, "__name__", repr(constructor.module))
+        arguments = ", ".join([name, *map(repr, constructor.args), *named])
         return f"functionalize({arguments})"
 
     def __hash__(self) -> int:
         return hash(self._constructor)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        constructor = self._constructor
+        return _make_pure, (constructor.module, constructor.args, constructor.kwargs)
 
-def functionalize(module: type[M_co], *args: Any, **kwargs: Any) -> Pure[M_co]:
+
+_ALIVE: weakref.WeakValueDictionary[object, Pure[Any]] = weakref.WeakValueDictionary()
+
+
+def _make_pure(
+    module: Callable[..., M_co], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> Pure[M_co]:
+    """The model with these arguments that is alive, else a new one.
+
+    jit keeps a program only as long as the function that it was first compiled for: equal models share it.
+    """
+    constructor = _Constructor(module, args, kwargs)
+    model = _ALIVE.get(constructor)
+    if model is None:
+        constructor.structure  # noqa: B018  raises for arguments that do not fit
+        model = _ALIVE[constructor] = Pure(_Init(constructor), _Apply(constructor), constructor)
+    return model
+
+
+def functionalize(module: Callable[..., M_co], *args: object, **kwargs: object) -> Pure[M_co]:
     """Turns a module class and its arguments into pure functions.
 
     Equivalent to::
@@ -198,28 +217,22 @@ def functionalize(module: type[M_co], *args: Any, **kwargs: Any) -> Pure[M_co]:
     Raises:
       ValueError: from the module: the arguments do not fit together.
     """
-    constructor = _Constructor(module, args, kwargs)
-    constructor.structure  # noqa: B018  raises for arguments that do not fit
-    return Pure(_Init(constructor), _Apply(constructor), constructor)
+    return _make_pure(module, args, kwargs)
 
 
 class Parameter(NamedTuple):
     """A parameter of a model: where it is, its module, and its axes if they are declared."""
 
     path: tuple[str | int, ...]
-    modules: tuple[str, ...]  # the class names of the modules on the path, the model first
+    modules: tuple[str, ...]  # the class names of what holds each element of the path, the model first
+    owner: str  # the class name of its module
     name: str  # the attribute of its module
     shape: tuple[int, ...]
     dtype: jnp.dtype
     axes: str | None
 
-    @property
-    def owner(self) -> str:
-        return self.modules[-1]
-
-    @property
-    def text(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
+    def __str__(self) -> str:
+        return f"{'/'.join(map(str, self.path))} {self.dtype}{list(self.shape)} of {self.owner}"
 
 
 def parameters_of(model: Pure[nnx.Module]) -> list[Parameter]:
@@ -235,38 +248,47 @@ def parameters_of(model: Pure[nnx.Module]) -> list[Parameter]:
 class _Position(NamedTuple):
     path: tuple[str | int, ...] = ()
     modules: tuple[str, ...] = ()
+    owner: str = ""
     name: str = ""  # of the attribute that holds the node
     letters: str | None = None  # which its module declared for this attribute
     prefix: str = ""  # letters of the modules above
 
 
-def _parameters(node: Any, tree: Params | Shape, position: _Position) -> Iterator[Parameter]:
-    path, modules, name, letters, prefix = position
+def _parameters(node: object, tree: Params | Shape, position: _Position) -> Iterator[Parameter]:
+    path, modules, owner, name, letters, prefix = position
     if not isinstance(tree, Mapping):
         axes = None if letters is None else f"{prefix} {letters}".strip()
-        parameter = Parameter(path, modules, name, tree.shape, jnp.dtype(tree.dtype), axes)
+        parameter = Parameter(path, modules, owner, name, tree.shape, jnp.dtype(tree.dtype), axes)
         if axes is not None and len(axes.split()) != len(tree.shape):
             raise ValueError(
-                f"Pure.axes: got axes {axes!r} for parameter {'/'.join(map(str, path))} {parameter.text} of "
-                f"{parameter.owner}; wanted a letter for each of its {len(tree.shape)} axes. Correct the method "
-                f"axes of {parameter.owner}."
+                f"Pure.axes: got axes {axes!r} for parameter {parameter}; wanted a letter for each of its "
+                f"{len(tree.shape)} axes. Correct the method axes of {parameter.owner}."
             )
         yield parameter
         return
+    modules = *modules, type(node).__name__
     if isinstance(node, Sequence | Mapping):  # nnx.List, nnx.Dict: the letters of the attribute are for each
+        inside = position._replace(modules=modules)
         for key, branch in tree.items():
-            yield from _parameters(node[key], branch, position._replace(path=(*path, key)))
+            yield from _parameters(_child(node, key), branch, inside._replace(path=(*path, key)))
         return
-    owner, declared = type(node).__name__, _declared_axes(node)
+    declared = _declared_axes(node)
     prefix = f"{prefix} {letters or ''}".strip()
     for key, branch in tree.items():
-        below = _Position((*path, key), (*modules, owner), key, declared.get(key), prefix)
-        yield from _parameters(getattr(node, key), branch, below)
+        below = _Position((*path, key), modules, modules[-1], key, declared.get(key), prefix)
+        yield from _parameters(_child(node, key), branch, below)
 
 
-def _declared_axes(module: nnx.Module) -> Mapping[str, str]:
+def _child(node: object, key: str | int) -> object:
+    """An attribute of a module, or an element of an nnx.List or nnx.Dict."""
+    if isinstance(node, Mapping):
+        return node[key]
+    return node[key] if isinstance(node, Sequence) and isinstance(key, int) else getattr(node, str(key))
+
+
+def _declared_axes(module: object) -> Mapping[str, str]:
     """The axes that a module declares; none without a method ``axes``."""
-    declare = getattr(module, "axes", None)
+    declare: Callable[[], Mapping[str, str]] | None = getattr(module, "axes", None)
     declared = declare() if callable(declare) else {}
     if unknown := [name for name in declared if not hasattr(module, name)]:
         raise ValueError(

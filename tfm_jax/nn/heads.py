@@ -79,7 +79,8 @@ class ClassificationHead(nnx.Module):
             )
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
-        self.pooling, self.dropout_rate = pooling, dropout_rate
+        self.pooling: PoolBy = pooling
+        self.dropout_rate = dropout_rate
         self.dense = Linear(
             (config.d_model,),
             (n_classes,),

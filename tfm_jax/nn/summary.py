@@ -81,9 +81,8 @@ def _lines(parameters: Sequence[Parameter], depth: int) -> Iterator[_Line]:
         )
         return
     name = f"{first.path[depth - 1]}: " if depth else ""
-    module = first.modules[depth] if depth < len(first.modules) else "List"
     yield (
-        f"{margin}{name}{module}",
+        f"{margin}{name}{first.modules[depth]}",
         "",
         "",
         f"{sum(map(_count, parameters)):,}",

@@ -102,7 +102,7 @@ class Decoder(CachedDecoder):
           return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          logits [..., T, V], float32. With a ``return_*`` flag, ``(logits, extras)``: ``extras["weights"]`` is
+          logits [..., T, V], float32; ``(logits, extras)`` with a ``return_*`` flag. ``extras["weights"]`` is
           ``{"decoder": [L, ..., N, T, T]}``; ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over
           layers.
 
@@ -186,8 +186,8 @@ class Decoder(CachedDecoder):
             )
         if isinstance(inputs, jax.Array | np.ndarray):
             raise ValueError(
-                f"nn.init_cache: got inputs {inputs.dtype}{list(inputs.shape)} with a decoder-only model; wanted "
-                "the batch size. Pass tokens to nn.decode_step."
+                f"nn.init_cache: got inputs {inputs.dtype}{list(inputs.shape)} with a decoder-only model; "
+                "wanted the batch size. Pass tokens to nn.decode_step."
             )
         return self.empty_cache(inputs if isinstance(inputs, tuple) else (inputs,), capacity, slots=slots)
 
@@ -273,7 +273,7 @@ class EncoderDecoder(CachedDecoder):
           return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          logits [..., T, V], float32. With a ``return_*`` flag, ``(logits, extras)``: ``extras["weights"]`` is
+          logits [..., T, V], float32; ``(logits, extras)`` with a ``return_*`` flag. ``extras["weights"]`` is
           ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``;
           ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over layers and both stacks.
 
@@ -435,8 +435,8 @@ class EncoderDecoder(CachedDecoder):
         cross = tuple(block.memory_keys_values(memory) for block in self.decoder.unstack())
         memory_mask = cross_attention_mask(source_mask) if memory_mask is None else memory_mask
         batch = source.shape[:-1]
-        if not isinstance(memory_mask, Padding | None):
-            memory_mask = masks.as_mask(memory_mask, len(batch))
+        memory_mask = masks.as_mask(memory_mask, len(batch))
+        if memory_mask is not None and not isinstance(memory_mask, Padding):
             masks.check_fits(memory_mask, batch, self.config.n_heads, capacity, source.shape[-1])
             slots = capacity if slots is None else slots  # one mask row per token: no slot is reused
         cache = self.empty_cache(batch, capacity, slots=slots)
@@ -455,8 +455,14 @@ class EncoderDecoder(CachedDecoder):
         source = as_array("nn.EncoderDecoder", "source", source)
         positions = count_positions(self.config, source, mask) if positions is None else positions
         x = (self.source_embedding or self.embedding)(source)
-        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
-        return self.encoder(x, mask, positions=positions, key=key, **flags)
+        return self.encoder(
+            x,
+            mask,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
 
     def _decode(
         self,
@@ -474,5 +480,13 @@ class EncoderDecoder(CachedDecoder):
         mask = masks.as_mask(mask, target.ndim - 1)
         positions = count_positions(self.config, target, mask) if positions is None else positions
         x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask)
-        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
-        return self.decoder(x, mask, memory, memory_mask, positions=positions, key=key, **flags)
+        return self.decoder(
+            x,
+            mask,
+            memory,
+            memory_mask,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
