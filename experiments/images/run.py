@@ -25,6 +25,7 @@ from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable, exit_on_error
+from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
 from tfm_jax.types import Array, Batch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
@@ -94,15 +95,15 @@ def make_loss(model: nn.Pure, augmentation: AugmentConfig, label_smoothing: floa
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        images, labels, weight = batch["image"], batch["label"], batch["weight"]
+        images, labels, weights = batch["images"], batch["labels"], batch["weights"]
         smoothing = 0.0
         if key is not None:
             augment_key, key = jax.random.split(key)
             images, smoothing = augment(images, augment_key, augmentation), label_smoothing
         logits = model.apply(params, images, key=key)
-        loss = ops.cross_entropy(logits, labels, weights=weight, label_smoothing=smoothing)
-        correct = weight * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weight.sum())}
+        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
+        correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weights.sum())}
 
     return loss_fn
 
@@ -144,7 +145,7 @@ def predict(
         return jnp.argmax(probabilities(params, images) + copies.sum(0), axis=-1)
 
     batches = data.Loader(examples, data.UniformBatchSampler(len(examples), batch_size))
-    predicted = np.concatenate([np.asarray(classify(params, batch["image"])) for batch in batches])
+    predicted = np.concatenate([np.asarray(classify(params, batch["images"])) for batch in batches])
     return predicted[: len(examples)]
 
 
@@ -163,7 +164,7 @@ def svc_predict(
     from sklearn.svm import SVC
 
     def features(examples: data.ImageClassificationExamples) -> np.ndarray:
-        return 16 * examples.take(np.arange(len(examples)))["image"].reshape(len(examples), -1)
+        return 16 * examples.take(np.arange(len(examples)))["images"].reshape(len(examples), -1)
 
     return SVC(gamma=0.001).fit(features(training), training.labels).predict(features(test))
 
@@ -188,7 +189,7 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
     shape = examples["train"].images.shape[1:]
     encoder = encoder_config(config, shape)
     patches = encoder.patches
-    counts = data.describe_splits({split: len(part) for split, part in examples.items()})
+    counts = describe_splits({split: len(part) for split, part in examples.items()})
     sides = describe_shape(patches.sides)
     print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)
     check_classes(name, class_names, examples["train"].labels)
@@ -196,7 +197,7 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
     for part in examples.values():
         check_images(encoder, preprocess, part.images.shape[1:])
     columns = [config.data.image, config.data.label]
-    digests = {split: data.content_digest(splits[split], columns) for split in examples}
+    digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)
     return _Task(examples, class_names, encoder, model, digests)
 
@@ -213,7 +214,7 @@ def _load(config: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
         encoding=config.encoding,
     )
     class_names = data.label_names(source["train"], config.label, classes=config.classes)
-    splits = data.hold_out(
+    splits = hold_out(
         source,
         by=[config.image],
         validation=config.held_out,

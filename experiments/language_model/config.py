@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from experiments.config import Classes, OptimizerConfig, TrainConfig
 from experiments.init_from import InitFromConfig
-from tfm_jax import data, generate, nn
+from tfm_jax import generate, nn
+from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Positive, Rate, Share, Size, check_number, integer_range
 
@@ -70,7 +71,7 @@ class DataConfig:
     held_out: Rate = 0.05
     separator: str | None = None
     encoding: str = "utf-8"
-    held_out_salt: str | None = data.SPLIT_SALT
+    held_out_salt: str | None = SPLIT_SALT
     validation_bytes: Size = 500_000
     tokenizer: Literal["bpe", "bytes"] = "bpe"
     vocab_size: Classes = 4096

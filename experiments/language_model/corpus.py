@@ -8,6 +8,7 @@ import numpy as np
 from experiments.language_model.config import DataConfig
 from experiments.runner import load_or_make_tokenizer
 from tfm_jax import data
+from tfm_jax.data.sources import load_unsplit
 
 __all__ = ["load_texts", "make_tokenizer", "sample_texts"]
 
@@ -22,7 +23,7 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
       The two lists; validation texts have at most ``config.validation_bytes``.
 
     Raises:
-      FileNotFoundError, data.HubUnavailableError, ValueError: as `data.load` and `data.texts`.
+      FileNotFoundError, HubUnavailableError, ValueError: as `data.load` and `data.texts`.
     """
     held_out = 0.0 if config.validation else config.held_out
     options = {"columns": [config.column], "separator": config.separator, "encoding": config.encoding}
@@ -35,7 +36,7 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
         **options,
     )
     if config.validation:
-        splits["validation"] = data.load_unsplit(config.validation, **options)
+        splits["validation"] = load_unsplit(config.validation, **options)
     if "validation" not in splits:
         raise ValueError(
             f"{config.source!r}: got no texts for validation, and held_out is 0; wanted some. Hold a share "

@@ -17,6 +17,7 @@ from experiments.language_model.corpus import load_texts, make_tokenizer
 from experiments.runner import require_packages
 from tfm_jax import data, generate, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable
+from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
@@ -67,7 +68,7 @@ def run_experiment(config: Config) -> None:
             d_model=config.model.d_model,
             initial_params=initial_params,
             digests={
-                name: data.text_digest(part)
+                name: text_digest(part)
                 for name, part in zip(("train", "validation"), task.texts, strict=True)
             },
             validation=lambda: in_order(task.validation),

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from experiments.config import Buckets, Classes, OptimizerConfig, TrainConfig
 from experiments.init_from import InitFromConfig
-from tfm_jax import data, nn
+from tfm_jax import nn
+from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Rate, Size, integer_range, real_range
 
@@ -76,7 +77,7 @@ class DataConfig:
     held_out: Rate = 0.05
     separator: str | None = None
     encoding: str = "utf-8"
-    held_out_salt: str | None = data.SPLIT_SALT
+    held_out_salt: str | None = SPLIT_SALT
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: Classes = 8000
     max_length: Annotated[int, integer_range(2)] = 128

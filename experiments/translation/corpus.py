@@ -8,6 +8,10 @@ import numpy as np
 from experiments.runner import load_or_make_tokenizer
 from experiments.translation.config import DataConfig
 from tfm_jax import data
+from tfm_jax.data.bucketing import batch_sizes
+from tfm_jax.data.columns import source_column
+from tfm_jax.data.sources import load_unsplit
+from tfm_jax.data.splitting import hold_out
 
 __all__ = ["Pairs", "load_pairs", "make_shapes", "make_tokenizer"]
 
@@ -25,7 +29,7 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
       Source and target texts by split.
 
     Raises:
-      FileNotFoundError, data.HubUnavailableError, ImportError, ValueError: as `data.load` and
+      FileNotFoundError, HubUnavailableError, ImportError, ValueError: as `data.load` and
         `data.text_pairs`.
     """
     files = {"validation": config.validation, "test": config.test}
@@ -33,9 +37,9 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     options = {"separator": config.separator, "encoding": config.encoding}
     splits = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
     data.text_pairs(splits["train"], config.pair)  # errors name a row by its number in the source
-    by = [data.source_column(splits["train"], config.pair)]
-    splits = data.hold_out(splits, by=by, salt=config.held_out_salt, **shares)
-    splits |= {name: data.load_unsplit(file, **options) for name, file in files.items() if file}
+    by = [source_column(splits["train"], config.pair)]
+    splits = hold_out(splits, by=by, salt=config.held_out_salt, **shares)
+    splits |= {name: load_unsplit(file, **options) for name, file in files.items() if file}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
             f"{config.source!r}: got no pairs for {' and '.join(sorted(missing))}, and held_out is 0; wanted "
@@ -88,4 +92,4 @@ def make_shapes(
     shapes = data.choose_buckets(lengths, config.buckets, multiple_of=1)
     if config.batch_tokens is None:
         return shapes, [batch_size] * len(shapes)
-    return shapes, data.batch_sizes(shapes, config.batch_tokens, multiple_of=multiple_of)
+    return shapes, batch_sizes(shapes, config.batch_tokens, multiple_of=multiple_of)

@@ -61,6 +61,7 @@ def make_translate(
         examples = data.TranslationExamples(
             sources,
             [np.zeros(0, np.int32)] * len(sources),
+            pad_id=tokenizer.pad_id,
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             vocab_size=tokenizer.vocab_size,

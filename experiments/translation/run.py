@@ -24,6 +24,7 @@ from experiments.translation.decode import (
 )
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import escape_unencodable
+from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
 from tfm_jax.types import Batch, Key, Params, SumWeight
 
@@ -91,16 +92,15 @@ def make_loss(model: nn.Pure, label_smoothing: float) -> train.LossFn:
     """
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
-        source, labels = batch["source"], batch["target_out"]
-        mask = masks.padding(source != 0)
-        logits = model.apply(params, source, batch["target_in"], source_mask=mask, key=key)
+        labels, weights = batch["labels"], batch["weights"]
+        mask = masks.padding(batch["valid"])
+        logits = model.apply(params, batch["source"], batch["target"], source_mask=mask, key=key)
         smoothing = 0.0 if key is None else label_smoothing
-        loss = ops.cross_entropy(logits, labels, ignore_index=0, label_smoothing=smoothing)
+        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
         if key is not None:
             return loss, {}
-        counts = labels != 0
-        correct = counts & (jnp.argmax(logits, axis=-1) == labels)
-        return loss, {"accuracy": (jnp.sum(correct, dtype=jnp.float32), jnp.sum(counts, dtype=jnp.float32))}
+        correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+        return loss, {"accuracy": (correct.sum(), weights.sum())}
 
     return loss_fn
 
@@ -146,7 +146,7 @@ def _prepare(config: Config, path: Path) -> _Task:
     jax.eval_shape(lambda key: model.apply(model.init(key), *longest), jax.random.key(0))
     translate = make_translate(model, tokenizer, shapes, sizes, config.search)
     _describe(pairs, tokenizer, shapes, sizes)
-    digests = {name: data.text_digest(*sides) for name, sides in pairs.items()}
+    digests = {name: text_digest(*sides) for name, sides in pairs.items()}
     return _Task(
         pairs, tokenizer, model, loaders["train"], loaders["validation"], translate, metrics, digests
     )
@@ -158,7 +158,7 @@ def _describe(
     shapes: Sequence[tuple[int, int]],
     sizes: Sequence[int],
 ) -> None:
-    counts = data.describe_splits({name: len(sources) for name, (sources, _) in pairs.items()})
+    counts = describe_splits({name: len(sources) for name, (sources, _) in pairs.items()})
     seen = set(zip(*pairs["train"], strict=True))
     repeated = sum(pair in seen for pair in zip(*pairs["test"], strict=True))
     print(f"{NAME}: pairs: {counts}; {repeated:,} of the test pairs are training pairs too")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import data
+from tfm_jax.data.bucketing import batch_sizes, padding_fraction
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=25)
 PAIRS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 9)), min_size=1, max_size=25)
@@ -42,17 +43,17 @@ def test_shapes_of_two_parts_hold_every_example_and_grow(pairs, n, multiple):
         for ends in itertools.combinations(keys, min(k, len(keys)))
         if ends[-1] == keys[-1]
     ]
-    assert round((1 - data.padding_fraction(lengths, shapes)) ** -1 * lengths.sum()) <= min(by_key)
+    assert round((1 - padding_fraction(lengths, shapes)) ** -1 * lengths.sum()) <= min(by_key)
 
 
 def test_padding_share():
-    assert data.padding_fraction(np.array([2, 3, 4]), [(4,)]) == pytest.approx(1 - 9 / 12)
-    assert data.padding_fraction(np.array([[2, 1], [3, 5]]), [(2, 2), (4, 6)]) == pytest.approx(1 - 11 / 14)
+    assert padding_fraction(np.array([2, 3, 4]), [(4,)]) == pytest.approx(1 - 9 / 12)
+    assert padding_fraction(np.array([[2, 1], [3, 5]]), [(2, 2), (4, 6)]) == pytest.approx(1 - 11 / 14)
 
 
 def test_batch_sizes():
-    assert data.batch_sizes([(8, 4), (16, 20), (90, 9)], 80) == [10, 4, 1]
-    assert data.batch_sizes([(8, 4), (16, 20), (90, 9)], 80, multiple_of=4) == [8, 4, 4]
+    assert batch_sizes([(8, 4), (16, 20), (90, 9)], 80) == [10, 4, 1]
+    assert batch_sizes([(8, 4), (16, 20), (90, 9)], 80, multiple_of=4) == [8, 4, 4]
 
 
 @given(PAIRS, st.integers(1, 4), st.sampled_from([1, 3]), st.sampled_from([None, 0, 7]))
@@ -109,7 +110,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="choose_buckets: got multiple_of=0"):
         data.choose_buckets(np.array([3]), 1, multiple_of=0)
     with pytest.raises(ValueError, match="batch_sizes: got tokens=inf; wanted an integer"):
-        data.batch_sizes([(4,)], float("inf"))
+        batch_sizes([(4,)], float("inf"))
     with pytest.raises(ValueError, match=r"BucketBatchSampler: got a size=2.5; wanted an integer"):
         data.BucketBatchSampler(np.array([1, 2]), [(2,)], 2.5)
     with pytest.raises(ValueError, match="BucketBatchSampler: got seed=-1; wanted an integer"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tfm_jax import data
 from tfm_jax.data import builtin
+from tfm_jax.data.builtin import CONTINENTS, DATE_LOCALES, DATE_STYLES, NAME_KINDS
 
 SPLITS = ("train", "validation", "test")
 
@@ -18,10 +19,10 @@ SPLITS = ("train", "validation", "test")
 def written_forms(days):
     """Every way to write each day: (text, day)."""
     dates = pytest.importorskip("babel.dates")
-    locales = [dates.Locale.parse(name) for name in data.DATE_LOCALES]
+    locales = [dates.Locale.parse(name) for name in DATE_LOCALES]
     for day in days:
         for locale in locales:
-            for style in data.DATE_STYLES:
+            for style in DATE_STYLES:
                 yield dates.format_date(day, style, locale=locale), day
 
 
@@ -52,8 +53,8 @@ def test_sources_are_the_target_dates_as_babel_formats_them():
     for row in rows:
         day = datetime.date.fromisoformat(row["target"])
         assert row["source"] == dates.format_date(day, row["style"], locale=row["locale"])
-    assert set(rows["locale"]) == set(data.DATE_LOCALES) and {"zh", "en"} < set(data.DATE_LOCALES)
-    assert len(data.DATE_LOCALES) >= 8 and set(rows["style"]) == set(data.DATE_STYLES)
+    assert set(rows["locale"]) == set(DATE_LOCALES) and {"zh", "en"} < set(DATE_LOCALES)
+    assert len(DATE_LOCALES) >= 8 and set(rows["style"]) == set(DATE_STYLES)
 
 
 @settings(max_examples=5)
@@ -102,8 +103,8 @@ def test_digits_become_batches():
     examples = data.image_classification_examples(data.digits("validation"))
     batch = examples.take(np.arange(180))
     assert (
-        batch["image"].shape == (180, 8, 8, 1)
-        and batch["image"].dtype == np.float32
+        batch["images"].shape == (180, 8, 8, 1)
+        and batch["images"].dtype == np.float32
         and examples.classes == 10
     )
 
@@ -128,7 +129,7 @@ def names():
 
 def test_names_are_what_babel_calls_them(names):
     babel = pytest.importorskip("babel")
-    locales = {name: babel.Locale.parse(name) for name in data.DATE_LOCALES}
+    locales = {name: babel.Locale.parse(name) for name in DATE_LOCALES}
     tables = {
         "territory": "territories",
         "language": "languages",
@@ -138,7 +139,7 @@ def test_names_are_what_babel_calls_them(names):
     rows = names["validation"]
     assert rows.column_names == ["text", "language", "kind", "code"]
     labels = {name: rows.features[name].int2str(rows[name]) for name in ("language", "kind")}
-    assert set(labels["language"]) == set(data.DATE_LOCALES) and set(labels["kind"]) == set(data.NAME_KINDS)
+    assert set(labels["language"]) == set(DATE_LOCALES) and set(labels["kind"]) == set(NAME_KINDS)
     for row, language, kind in zip(rows, labels["language"], labels["kind"], strict=True):
         locale, code = locales[language], row["code"]
         city = kind == "city"
@@ -204,7 +205,7 @@ def test_places_are_babels_english_names(places):
 def test_a_place_is_on_the_continent_of_its_time_zones(places, text, continent, territory):
     rows = [row for part in places.values() for row in part if row["text"] == text]
     expected = [{"text": text, "continent": continent, "territory": territory}]
-    named = [row | {"continent": data.CONTINENTS[row["continent"]]} for row in rows]
+    named = [row | {"continent": CONTINENTS[row["continent"]]} for row in rows]
     assert named == (expected if continent else [])
 
 
@@ -217,7 +218,7 @@ def test_no_text_and_no_territory_is_in_two_splits_of_places(places):
     shares = np.array([len(part) for part in territories]) / sum(map(len, territories))
     np.testing.assert_allclose(shares, [7 / 16, 3 / 16, 6 / 16], atol=0.08)
     for rows in places.values():
-        assert rows.features["continent"].names == list(data.CONTINENTS)
+        assert rows.features["continent"].names == list(CONTINENTS)
         assert np.bincount(rows["continent"], minlength=5).min() >= 0.05 * len(rows)
 
 

@@ -25,12 +25,12 @@ def test_splits_and_their_slices(tmp_path):
     files = {name: [tmp_path / name] for name in ("train", "test")}
     assert list(read_files("json", files, split="train[:30%]")["n"]) == [0, 1, 2]
     assert list(read_files("json", files, split="train[-2:]+test")["n"]) == [8, 9, 0, 1, 2, 3]
-    splits = read_files("json", files, split=None)
+    splits = {name: read_files("json", files, split=name) for name in files}
     assert {name: (len(part), str(part.split)) for name, part in splits.items()} == {
         "train": (10, "train"),
         "test": (4, "test"),
     }
-    streams = read_files("json", files, split=None, streaming=True)
+    streams = {name: read_files("json", files, split=name, streaming=True) for name in files}
     assert {name: len(list(part)) for name, part in streams.items()} == {"train": 10, "test": 4}
     for split, streaming in (("dev", False), ("dev[:1]", False), ("dev", True), ("train[:1]", True)):
         with pytest.raises(ValueError, match=r"^(Unknown|Bad) split.*'train', 'test'"):

@@ -32,12 +32,12 @@ def test_a_batch_is_scaled_to_one(images, labels):
     examples = data.ImageClassificationExamples(images, np.array(labels), 5)
     batch = examples.take(np.array([2, 0]))
     assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
-        "image": ((2, 2, 4, 1), "float32"),
-        "label": ((2,), "int32"),
-        "weight": ((2,), "float32"),
+        "images": ((2, 2, 4, 1), "float32"),
+        "labels": ((2,), "int32"),
+        "weights": ((2,), "float32"),
     }
-    np.testing.assert_allclose(batch["image"], images[[2, 0]] / 255, rtol=1e-6)
-    assert batch["label"].tolist() == [labels[2], labels[0]] and (batch["weight"] == 1).all()
+    np.testing.assert_allclose(batch["images"], images[[2, 0]] / 255, rtol=1e-6)
+    assert batch["labels"].tolist() == [labels[2], labels[0]] and (batch["weights"] == 1).all()
 
 
 @pytest.mark.parametrize("array", [GREY, COLOR], ids=["grey", "colour"])
@@ -58,7 +58,7 @@ def test_all_forms_of_an_image_are_the_same(form, array):
     examples = data.image_classification_examples(dataset)
     expected = array.reshape(3, 4, -1)
     assert examples.classes == 2 and examples.labels.tolist() == [0, 1]  # the classes that occur, "0" and "3"
-    np.testing.assert_allclose(examples.take(np.array([1]))["image"][0], expected / 255, rtol=1e-6)
+    np.testing.assert_allclose(examples.take(np.array([1]))["images"][0], expected / 255, rtol=1e-6)
 
 
 def saved(image, kind="png", **options):
@@ -140,7 +140,7 @@ def test_grey_and_color_images_in_one_data_set():
 
 def test_floats_are_not_scaled():
     examples = examples_of([[[0.0, 0.25], [0.5, 1.0]]])
-    assert examples.take(np.array([0]))["image"][0, ..., 0].tolist() == [[0.0, 0.25], [0.5, 1.0]]
+    assert examples.take(np.array([0]))["images"][0, ..., 0].tolist() == [[0.0, 0.25], [0.5, 1.0]]
 
 
 def test_images_are_resized_and_converted_to_one_mode():

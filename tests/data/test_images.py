@@ -20,12 +20,14 @@ def files(tmp_path):
 def load(files, tmp_path):
     """Reads the images, in two splits, with a metadata file."""
 
-    def load(name, content, **options):
+    def load(name, content, split=None, **options):
         metadata = tmp_path / name
         metadata.write_text(content)
         try:
             splits = {"train": [*files[:4], metadata], "test": files[4:]}
-            return read_files("imagefolder", splits, **{"split": None, **options})
+            names = splits if split is None else (split,)
+            rows = {name: read_files("imagefolder", splits, split=name, **options) for name in names}
+            return rows if split is None else rows[split]
         finally:
             options.get("streaming") or metadata.unlink()
 
@@ -41,7 +43,8 @@ def test_images_and_their_classes(files, streaming):
     names = ["10", "9", "10", "-1", "9", "9"]
     splits = {"train": files[:4], "test": files[4:]}
     labels = dict(zip(files, names, strict=True))
-    loaded = read_files("imagefolder", splits, split=None, streaming=streaming, labels=labels)
+    options = {"streaming": streaming, "labels": labels}
+    loaded = {name: read_files("imagefolder", splits, split=name, **options) for name in splits}
     assert loaded["test"].features["label"].names == ["-1", "9", "10"]
     assert [row["label"] for row in loaded["train"]] == [2, 1, 2, 0]
     assert levels(loaded["test"]) == [4, 5]

@@ -20,7 +20,7 @@ class Numbers:
         return len(LENGTHS)
 
     def take(self, indices, shape=None):
-        return {"x": np.asarray(indices) + 1, "weight": np.ones(len(indices), np.float32)}
+        return {"x": np.asarray(indices) + 1, "weights": np.ones(len(indices), np.float32)}
 
 
 def sampler_of(kind, size, seed):
@@ -84,7 +84,7 @@ def test_evaluation_is_one_epoch_padded_with_weight_zero(kind, size):
     batches = list(loader)
     assert len(batches) == loader.per_epoch
     index = np.concatenate([batch["index"] for batch in batches])
-    values, weights = (np.concatenate([batch[name] for batch in batches]) for name in ("x", "weight"))
+    values, weights = (np.concatenate([batch[name] for batch in batches]) for name in ("x", "weights"))
     assert {len(batch["x"]) for batch in batches} == {size}
     assert index.dtype == np.int32 and sorted(index[index >= 0]) == list(range(len(LENGTHS)))
     assert (values == index + 1).all() and (weights == (index >= 0)).all()
@@ -94,7 +94,7 @@ def test_evaluation_is_one_epoch_padded_with_weight_zero(kind, size):
 
 
 def test_training_batches_have_no_index():
-    assert set(next(iter(data.Loader(Numbers(), sampler_of("buckets", 4, 0))))) == {"x", "weight"}
+    assert set(next(iter(data.Loader(Numbers(), sampler_of("buckets", 4, 0))))) == {"x", "weights"}
 
 
 def test_the_state_is_small():

@@ -13,6 +13,7 @@ from tests.data.files import write_image, write_lines
 from tests.data.test_layout import AMBIGUOUS, assigned, leaves, trees
 from tfm_jax import data
 from tfm_jax.data._local import find_files
+from tfm_jax.data.sources import load_unsplit
 
 ROWS = [{"text": f"line {i}", "n": i} for i in range(5)]
 RUN = {"train": {"steps": 1}, "data": {"source": "."}, "model": {}, "out": "runs/x", "resume": False}
@@ -160,7 +161,7 @@ def test_a_single_file_is_train_unless_names_are_declared_to_decide(load, tmp_pa
     assert relative_files(path, to=tmp_path) == {"train": ["corpus.test.jsonl"]}
     assert relative_files(path, "files", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
     assert relative_files(tmp_path / "*.jsonl", to=tmp_path) == {"test": ["corpus.test.jsonl"]}
-    assert list(data.load_unsplit(str(tmp_path / "*.jsonl"), cache_dir=str(tmp_path / "cache"))) == ROWS
+    assert list(load_unsplit(str(tmp_path / "*.jsonl"), cache_dir=str(tmp_path / "cache"))) == ROWS
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])

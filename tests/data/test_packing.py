@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import data
+from tfm_jax.data.packing import best_fit
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 49), max_size=23), min_size=1, max_size=12)
 
@@ -23,12 +24,12 @@ def best_fit_by_definition(lengths, capacity):
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.just(9))
 def test_best_fit(lengths, capacity):
-    bins = data.best_fit(np.array(lengths, int), capacity)
+    bins = best_fit(np.array(lengths, int), capacity)
     n_bins = max(bins, default=-1) + 1
     loads = np.bincount(bins, weights=lengths, minlength=n_bins)
     assert (loads <= capacity).all() and (loads > 0).all()
     assert n_bins == best_fit_by_definition(lengths, capacity)[1]
-    assert (bins == data.best_fit(np.array(lengths, int), capacity)).all()
+    assert (bins == best_fit(np.array(lengths, int), capacity)).all()
 
 
 def chunks(batch):

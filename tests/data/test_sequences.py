@@ -10,26 +10,35 @@ TEXTS = st.text(min_size=1, max_size=9).filter(str.strip)
 SOURCES, TARGETS = ["one", "", "three", "x" * 30, "zwei"], ["1", "2", " ", "4", "2" * 7]
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6))
-def test_translation_batches_hold_the_texts(pairs):
+def tokenizer_with_padding(pad_id):
+    tokenizer = data.ByteTokenizer()
+    tokenizer.pad_id = pad_id
+    return tokenizer
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6), st.sampled_from([0, 5]))
+def test_translation_batches_hold_the_texts(pairs, pad):
     sources, targets = zip(*pairs, strict=True)
-    examples = data.translation_examples(sources, targets, TOKENIZER)
+    examples = data.translation_examples(sources, targets, tokenizer_with_padding(pad))
     batch = examples.take(np.arange(len(examples)), (64, 40))
-    assert {name: array.shape for name, array in batch.items()} == {
-        "source": (len(pairs), 64),
-        "target_in": (len(pairs), 40),
-        "target_out": (len(pairs), 40),
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "source": ((len(pairs), 64), "int32"),
+        "valid": ((len(pairs), 64), "bool"),
+        "target": ((len(pairs), 40), "int32"),
+        "labels": ((len(pairs), 40), "int32"),
+        "weights": ((len(pairs), 40), "float32"),
     }
-    assert {array.dtype for array in batch.values()} == {np.dtype("int32")}
     for b, (source, target) in enumerate(pairs):
         ids, n = TOKENIZER.encode(target), len(TOKENIZER.encode(target)) + 1
         s = [*TOKENIZER.encode(source), 2]
-        assert batch["source"][b].tolist() == s + [0] * (64 - len(s))
-        assert batch["target_in"][b].tolist() == [1, *ids] + [0] * (40 - n)
-        assert batch["target_out"][b].tolist() == [*ids, 2] + [0] * (40 - n)
+        assert batch["source"][b].tolist() == s + [pad] * (64 - len(s))
+        assert batch["valid"][b].tolist() == [True] * len(s) + [False] * (64 - len(s))
+        assert batch["target"][b].tolist() == [1, *ids] + [pad] * (40 - n)
+        assert batch["labels"][b].tolist() == [*ids, 2] + [pad] * (40 - n)
+        assert batch["weights"][b].tolist() == [1] * n + [0] * (40 - n)
         assert examples.lengths[b].tolist() == [len(s), n]
     tight = examples.take(np.arange(len(examples)))
-    assert (tight["source"].shape[1], tight["target_in"].shape[1]) == tuple(examples.lengths.max(0))
+    assert (tight["source"].shape[1], tight["target"].shape[1]) == tuple(examples.lengths.max(0))
 
 
 def test_pairs_that_are_empty_or_too_long_are_counted_and_logged(caplog):
@@ -48,11 +57,12 @@ def test_translation_batches_through_buckets_and_loader():
     batches = data.BucketBatchSampler(examples.lengths, shapes, 4)
     seen = {}
     for batch in data.Loader(examples, batches):
-        assert (batch["source"].shape[1], batch["target_out"].shape[1]) in shapes
-        assert (batch["target_out"][batch["index"] < 0] == 0).all()
+        assert (batch["source"].shape[1], batch["labels"].shape[1]) in shapes
+        padding = batch["index"] < 0
+        assert not batch["weights"][padding].any() and not batch["valid"][padding].any()
         seen |= {
             int(r): TOKENIZER.decode(t)
-            for r, t in zip(batch["index"], batch["target_out"], strict=True)
+            for r, t in zip(batch["index"], batch["labels"], strict=True)
             if r >= 0
         }
     assert [seen[row] for row in range(12)] == targets
@@ -72,10 +82,27 @@ def test_translation_errors():
     with pytest.raises(ValueError, match=r"TranslationExamples: got shape .* for lengths of up to"):
         data.translation_examples(["abcdef"], ["a"], TOKENIZER).take(np.array([0]), (4, 4))
 
-    other = data.ByteTokenizer()
-    other.pad_id, other.bos_id = 1, None
-    with pytest.raises(ValueError, match="got a tokenizer with pad_id=1, bos_id=None, eos_id=2"):
-        data.translation_examples(["a"], ["a"], other)
+    for name in ("pad_id", "bos_id", "eos_id"):
+        other = data.ByteTokenizer()
+        setattr(other, name, None)
+        with pytest.raises(
+            ValueError, match=f"got a tokenizer with .*{name}=None.*; wanted a pad, BOS and EOS"
+        ):
+            data.translation_examples(["a"], ["a"], other)
+        ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, name: 50}
+        with pytest.raises(ValueError, match=f"TranslationExamples: got {name}=50; wanted 0 <= {name} < 50"):
+            data.TranslationExamples([[3, 2]], [[4]], vocab_size=50, **ids)
+
+
+@pytest.mark.parametrize("pad, filled", [(5, 5), (None, 0), (300, 0)])
+def test_padding_is_that_of_the_tokenizer_if_the_model_has_it(pad, filled):
+    tokenizer = tokenizer_with_padding(pad)
+    batch = data.language_model_examples(["ab"], tokenizer, 5, vocab_size=200).take(np.array([0]))
+    assert batch["tokens"].tolist() == [[1, 100, 101, filled, filled]]
+    assert batch["labels"].tolist() == [[100, 101, 2, filled, filled]]
+    assert batch["weights"].tolist() == [[1, 1, 1, 0, 0]]
+    with pytest.raises(ValueError, match="PackedSequences: got pad_id=9; wanted 0 <= pad_id < 9"):
+        data.PackedSequences([[1, 2]], 4, 9, pad_id=9)
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=6), st.sampled_from([3, 8]))
@@ -113,7 +140,7 @@ def test_a_bad_id_is_named_with_the_row_of_its_text():
 
 @pytest.mark.parametrize("bad", [2**32 + 2, -(2**32) + 2])
 def test_ids_are_checked_before_they_are_cast(bad):
-    ids = {"bos_id": 1, "eos_id": 2, "vocab_size": 50}
+    ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "vocab_size": 50}
     with pytest.raises(ValueError, match=f"TranslationExamples: got source id {bad} in row 1"):
         data.TranslationExamples([[3, 2], [bad, 2]], [[4], [5]], **ids)
     with pytest.raises(ValueError, match="got target id of float64; wanted integers"):
@@ -128,9 +155,9 @@ def test_ids_are_checked_before_they_are_cast(bad):
 
 
 def test_a_target_without_ids():
-    examples = data.TranslationExamples([[3, 2]], [[]], bos_id=1, eos_id=2, vocab_size=50)
+    examples = data.TranslationExamples([[3, 2]], [[]], pad_id=0, bos_id=1, eos_id=2, vocab_size=50)
     batch = examples.take(np.array([0]), (3, 2))
-    assert batch["source"].tolist() == [[3, 2, 0]] and batch["target_out"].tolist() == [[2, 0]]
+    assert batch["source"].tolist() == [[3, 2, 0]] and batch["labels"].tolist() == [[2, 0]]
 
 
 def test_a_tokenizer_without_bos_is_logged(caplog):

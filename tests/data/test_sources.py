@@ -12,6 +12,7 @@ import pytest
 from tfm_jax import data
 from tfm_jax.data import _local, sources
 from tfm_jax.data._local import is_path
+from tfm_jax.data.splitting import split_by_hash
 
 ROWS = [{"text": f"line {i}\nand more", "n": i} for i in range(20)]
 
@@ -296,7 +297,7 @@ def test_load_splits_holds_out_missing_splits(tmp_path):
     all_held_out = data.load_splits(str(tmp_path / "d" / "train.jsonl"), **options)
     assert {name: list(part["n"]) for name, part in all_held_out.items()} == {
         name: list(part["n"])
-        for name, part in data.split_by_hash(
+        for name, part in split_by_hash(
             data.load(str(tmp_path / "d" / "train.jsonl"), cache_dir=options["cache_dir"]), by=["text"]
         ).items()
     }

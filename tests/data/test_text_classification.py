@@ -22,13 +22,13 @@ def test_a_batch_is_padded_texts_between_bos_and_eos(texts, more):
     assert {name: (x.dtype, x.shape) for name, x in batch.items()} == {
         "tokens": (np.int32, (len(texts), width)),
         "valid": (bool, (len(texts), width)),
-        "label": (np.int32, (len(texts),)),
-        "weight": (np.float32, (len(texts),)),
+        "labels": (np.int32, (len(texts),)),
+        "weights": (np.float32, (len(texts),)),
     }
     for i, ids in enumerate(expected):
         assert batch["tokens"][i].tolist() == ids + [0] * (width - len(ids))
         assert batch["valid"][i].sum() == len(ids) and batch["valid"][i, : len(ids)].all()
-    np.testing.assert_array_equal(batch["label"], labels)
+    np.testing.assert_array_equal(batch["labels"], labels)
     np.testing.assert_array_equal(examples.lengths[:, 0], list(map(len, expected)))
 
 
@@ -54,13 +54,22 @@ def test_padding_examples_of_a_batch_have_weight_zero():
     examples, labels = examples_of(["a", "bc", "def", "ghij", "k"])
     batches = list(data.Loader(examples, data.BucketBatchSampler(examples.lengths, [(4,), (6,)], 3)))
     index = np.concatenate([batch["index"] for batch in batches])
-    weight = np.concatenate([batch["weight"] for batch in batches])
+    weight = np.concatenate([batch["weights"] for batch in batches])
     np.testing.assert_array_equal(weight, index >= 0)
     assert sorted(index[index >= 0]) == list(range(5))
     for batch in batches:
         assert not batch["valid"][batch["index"] < 0].any()
         real = batch["index"] >= 0
-        np.testing.assert_array_equal(batch["label"][real], labels[batch["index"][real]])
+        np.testing.assert_array_equal(batch["labels"][real], labels[batch["index"][real]])
+
+
+def test_padding_is_that_of_the_tokenizer():
+    tokenizer = data.ByteTokenizer()
+    tokenizer.pad_id = 7
+    examples = data.text_classification_examples(["a", ""], np.zeros(2, int), tokenizer, 1, max_length=9)
+    assert examples.take(np.arange(2), (4,))["tokens"].tolist() == [[1, 100, 2, 7], [7] * 4]
+    with pytest.raises(ValueError, match="TextClassificationExamples: got pad_id=200; wanted 0 <= pad_id"):
+        data.TextClassificationExamples([[1]], np.zeros(1, int), 1, 9, pad_id=200)
 
 
 def test_other_texts_or_labels_have_another_fingerprint():

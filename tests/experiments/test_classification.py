@@ -15,6 +15,7 @@ from experiments.classification.run import main, make_loss, predict
 from tests.experiments.test_init_from import FROZEN, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT
 from tfm_jax import data, nn, train
+from tfm_jax.data.builtin import DATE_LOCALES, NAME_KINDS
 from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
@@ -146,12 +147,9 @@ def test_class_of_held_out_texts_only_is_a_class(tmp_path):
 def test_default_source_needs_no_file():
     pytest.importorskip("babel")
     found = corpus.load_corpus(DataConfig())
-    assert tuple(found.class_names) == data.DATE_LOCALES
+    assert tuple(found.class_names) == DATE_LOCALES
     kinds = corpus.load_corpus(DataConfig(label_column="kind"))
-    assert (
-        tuple(kinds.class_names) == data.NAME_KINDS
-        and kinds.splits["test"].texts == found.splits["test"].texts
-    )
+    assert tuple(kinds.class_names) == NAME_KINDS and kinds.splits["test"].texts == found.splits["test"].texts
 
 
 @pytest.mark.parametrize(
@@ -224,14 +222,14 @@ def test_loss_ignores_padding_and_smooths_in_training_only(classifier):
     loss_fn = jax.jit(make_loss(model, 0.5))
     batch = examples.take(np.arange(5), (9,))
     (total, weight), metrics = loss_fn(
-        params, {**batch, "weight": np.array([1, 1, 0, 1, 0], np.float32)}, None
+        params, {**batch, "weights": np.array([1, 1, 0, 1, 0], np.float32)}, None
     )
     kept = np.array([0, 1, 3])
     logits = np.asarray(jax.jit(model.apply)(params, batch["tokens"], batch["valid"]))[kept]
-    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(3), batch["label"][kept]]
+    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(3), batch["labels"][kept]]
     np.testing.assert_allclose(total, -log_p.sum(), rtol=1e-5)
     assert float(weight) == 3 == float(metrics["accuracy"][1])
-    assert float(metrics["accuracy"][0]) == (logits.argmax(-1) == batch["label"][kept]).sum()
+    assert float(metrics["accuracy"][0]) == (logits.argmax(-1) == batch["labels"][kept]).sum()
     (smoothed, _), _ = loss_fn(params, batch, jax.random.key(0))
     (plain, _), _ = loss_fn(params, batch, None)
     assert abs(float(smoothed - plain)) > 0.1

@@ -233,9 +233,9 @@ MODEL = nn.functionalize(
 def batch_of(n, seed=0):
     rng = np.random.default_rng(seed)
     return {
-        "image": rng.uniform(size=(n, 4, 6, 1)).astype(np.float32),
-        "label": rng.integers(0, 3, n).astype(np.int32),
-        "weight": np.ones(n, np.float32),
+        "images": rng.uniform(size=(n, 4, 6, 1)).astype(np.float32),
+        "labels": rng.integers(0, 3, n).astype(np.int32),
+        "weights": np.ones(n, np.float32),
     }
 
 
@@ -243,10 +243,10 @@ def test_loss_without_a_key_is_cross_entropy_without_padding():
     params = MODEL.init(jax.random.key(0))
     loss_fn, batch = make_loss(MODEL, AugmentConfig(), label_smoothing=0.3), batch_of(5)
     (total, weight), metrics = loss_fn(params, batch, None)
-    logits = np.asarray(MODEL.apply(params, batch["image"]), np.float64)
-    nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(5), batch["label"]]
+    logits = np.asarray(MODEL.apply(params, batch["images"]), np.float64)
+    nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(5), batch["labels"]]
     assert (float(total), float(weight)) == (pytest.approx(nll.sum(), rel=1e-5), 5)
-    assert float(metrics["accuracy"][0]) == (logits.argmax(1) == batch["label"]).sum()
+    assert float(metrics["accuracy"][0]) == (logits.argmax(1) == batch["labels"]).sum()
     padded = {name: np.concatenate([x, np.zeros_like(x[:2])]) for name, x in batch.items()}
     chex.assert_trees_all_close(loss_fn(params, padded, None), loss_fn(params, batch, None), rtol=1e-6)
 
@@ -266,11 +266,11 @@ def test_loss_with_a_key_augments_images_and_smooths_labels():
 
 def test_predictions_are_in_order_and_views_can_change_them():
     params, batch = MODEL.init(jax.random.key(0)), batch_of(7)
-    logits = np.asarray(MODEL.apply(params, batch["image"]))
+    logits = np.asarray(MODEL.apply(params, batch["images"]))
     params["head"]["dense"]["bias"] = -jnp.asarray(logits.mean(0))  # so that predictions depend on the images
     expected = (logits - logits.mean(0)).argmax(1)
     assert len(set(expected)) > 1
-    examples = data.ImageClassificationExamples(batch["image"], batch["label"], 3)
+    examples = data.ImageClassificationExamples(batch["images"], batch["labels"], 3)
     alone = ViewsConfig(copies=0)
     np.testing.assert_array_equal(predict(MODEL, params, examples, batch_size=4, views=alone), expected)
     # unchanged copies do not change predictions; changed ones can

@@ -250,8 +250,8 @@ def test_loss_ignores_padding_and_smooths_in_training_only(translator):
     assert float(weight) == 3 + 6 == float(metrics["accuracy"][1])
     padding = masks.padding(narrow["source"] != 0)
     apply = jax.jit(functools.partial(model.apply, source_mask=padding))
-    logits = np.asarray(apply(params, narrow["source"], narrow["target_in"]))
-    labels = narrow["target_out"]
+    logits = np.asarray(apply(params, narrow["source"], narrow["target"]))
+    labels = narrow["labels"]
     log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[..., None], -1)[..., 0]
     np.testing.assert_allclose(total, -log_p[labels != 0].sum(), rtol=1e-5)
     correct = (np.argmax(logits, -1) == labels)[labels != 0]

@@ -12,48 +12,36 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
 
 import datasets
 import pyarrow as pa
 from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 
-from tfm_jax.data._images import ImageReader, MetadataReader
+from tfm_jax.data._images import ImageReader, MetadataReader, Reader
 from tfm_jax.data._json import JsonReader, to_arrow
 from tfm_jax.data._layout import KINDS, METADATA
 from tfm_jax.data._open import check_encoding, reading
 from tfm_jax.data._parquet import ParquetReader
 from tfm_jax.data._tables import TableReader
 from tfm_jax.data._text import TextReader
+from tfm_jax.data.columns import Dataset
 
 __all__ = ["read_files"]
 
 _BATCH = 256
 
 
-class _Reader(Protocol):
-    """Reader of one kind of file."""
-
-    def features(self, files: Sequence[Path]) -> datasets.Features:
-        """The columns of all the files."""
-        ...
-
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
-        """The rows of a file, read while iterating."""
-        ...
-
-
 def read_files(
     kind: str,
     files: Mapping[str, Sequence[Path]],
     *,
-    split: str | None,
+    split: str,
     streaming: bool = False,
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
     labels: Mapping[Path, str] | None = None,
-) -> Any:
+) -> Dataset:
     """Reads files of one kind. Texts stay texts: none is converted to a number, a date or None.
 
     Args:
@@ -71,7 +59,7 @@ def read_files(
         - "imagefolder": images in a column "image", with their "label"; or with the columns of metadata.csv,
           .tsv, .jsonl or .parquet files among them, which name each image in "file_name".
       files: the files of each split; compressed ones end in .gz, .bz2, .xz or .zst.
-      split: the split, a slice such as "train[:10%]", or several with "+"; None for all of them.
+      split: the split, a slice such as "train[:10%]", or several with "+".
       streaming: read while iterating.
       cache_dir: for converted files while the process runs; None is the system's temporary directory.
       separator: one character between the fields of csv (None: a comma) and tsv (None: a tab); a tab may be
@@ -80,7 +68,7 @@ def read_files(
       labels: the class name of each image; None for images without classes.
 
     Returns:
-      ``datasets.Dataset`` or, streamed, ``datasets.IterableDataset``; for all splits a dict of them.
+      ``datasets.Dataset`` or, streamed, ``datasets.IterableDataset``.
 
     Raises:
       ValueError: a file cannot be read, with its name and the line if there is one; or there is no such
@@ -90,28 +78,27 @@ def read_files(
     separator = "\t" if separator == "\\t" else separator
     metadata = [file for part in files.values() for file in part if _is_metadata(kind, file)]
     _check_options(_kind_of(metadata) if metadata else kind, separator, encoding)
-    read = functools.partial(_stream if streaming else _convert, cache_dir=cache_dir)
 
-    def load(name: str) -> Any:
+    def source(name: str) -> tuple[Reader, list[Path]]:
         if kind != "imagefolder":
-            return read(_reader(kind, separator, encoding), list(files[name]), name)
+            return _reader(kind, separator, encoding), list(files[name])
         if not metadata:
-            return read(ImageReader(labels), list(files[name]), name)
+            return ImageReader(labels), list(files[name])
         images = {
             part: frozenset(os.path.abspath(file) for file in paths if file not in metadata)
             for part, paths in files.items()
         }
         reader = _reader(_kind_of(metadata), separator, encoding)
-        return read(MetadataReader(reader, images[name], frozenset().union(*images.values())), metadata, name)
+        return MetadataReader(reader, images[name], frozenset[str]().union(*images.values())), metadata
 
-    if split is None:
-        splits = {name: load(name) for name in files}
-        return datasets.IterableDatasetDict(splits) if streaming else datasets.DatasetDict(splits)
+    def convert(name: str) -> datasets.Dataset:
+        return _convert(*source(name), name, cache_dir)
+
     if not streaming:
-        return _slices(split, files, load)
+        return convert(split) if split in files else _slices(split, files, convert)
     if split not in files:
         raise ValueError(f"Bad split: {split}. Available splits: {list(files)}; a stream has no slices")
-    return load(split)
+    return _stream(*source(split), split)
 
 
 def _is_metadata(kind: str, file: Path) -> bool:
@@ -142,7 +129,7 @@ def _check_options(kind: str, separator: str | None, encoding: str) -> None:
         )
 
 
-def _reader(kind: str, separator: str | None, encoding: str) -> _Reader:
+def _reader(kind: str, separator: str | None, encoding: str) -> Reader:
     if kind in ("csv", "tsv"):
         default = {"csv": ",", "tsv": "\t"}[kind]
         return TableReader(default if separator is None else separator, encoding, quoted=kind == "csv")
@@ -163,7 +150,7 @@ def _slices(
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _convert(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.Dataset:
+def _convert(reader: Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.Dataset:
     """The rows in a memory-mapped file."""
     features = reader.features(files)
     number, path = tempfile.mkstemp(".arrow", f"{name}-", _directory(cache_dir))
@@ -189,7 +176,7 @@ def _remove(directory: str, process: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _tables(reader: _Reader, files: Sequence[Path], features: datasets.Features) -> Iterator[pa.Table]:
+def _tables(reader: Reader, files: Sequence[Path], features: datasets.Features) -> Iterator[pa.Table]:
     """The rows of the files as tables; many images share a table, files of other kinds have their own."""
     for group in [files] if isinstance(reader, ImageReader) else [[file] for file in files]:
         if isinstance(reader, ParquetReader):
@@ -201,7 +188,7 @@ def _tables(reader: _Reader, files: Sequence[Path], features: datasets.Features)
                 yield to_arrow(group[0], batch, features)
 
 
-def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None) -> datasets.IterableDataset:
+def _stream(reader: Reader, files: list[Path], name: str) -> datasets.IterableDataset:
     """The rows while they are read; a file is a shard, unless each file is one row."""
     shards = {"reader": reader, "files": tuple(files) if isinstance(reader, ImageReader) else files}
     if isinstance(reader, JsonReader):  # its types are known only after the last row
@@ -216,13 +203,13 @@ def _stream(reader: _Reader, files: list[Path], name: str, cache_dir: str | None
 
 
 def _keyed_rows(
-    reader: _Reader, files: Sequence[Path], columns: tuple[str, ...]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader: Reader, files: Sequence[Path], columns: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, object]]]:
     rows = (row for file in files for row in reader.rows(file))
     yield from ((number, {**dict.fromkeys(columns), **row}) for number, row in enumerate(rows))
 
 
 def _keyed_tables(
-    reader: _Reader, files: Sequence[Path], features: datasets.Features
+    reader: Reader, files: Sequence[Path], features: datasets.Features
 ) -> Iterator[tuple[int, pa.Table]]:
     yield from enumerate(_tables(reader, files, features))

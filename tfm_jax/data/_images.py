@@ -6,16 +6,28 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import datasets
 
 from tfm_jax.data._open import COMPRESSED, open_bytes
 from tfm_jax.data.labels import sorted_names
 
-__all__ = ["ImageReader", "MetadataReader"]
+__all__ = ["ImageReader", "MetadataReader", "Reader"]
 
 log = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """Reader of one kind of file."""
+
+    def features(self, files: Sequence[Path]) -> datasets.Features:
+        """The columns of all the files."""
+        ...
+
+    def rows(self, file: Path) -> Iterator[dict[str, object]]:
+        """The rows of a file, read while iterating."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +53,7 @@ class ImageReader:
         label = {} if self.labels is None else {"label": datasets.ClassLabel(names=self._names)}
         return datasets.Features({"image": datasets.Image(), **label})
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, file: Path) -> Iterator[dict[str, object]]:
         """The one row of a file."""
         label = {} if self.labels is None else {"label": self._ids[self.labels[file]]}
         yield {"image": _image(file), **label}
@@ -59,7 +71,7 @@ class MetadataReader:
       of_all_splits: the images of all splits.
     """
 
-    reader: Any
+    reader: Reader
     of_split: frozenset[str]
     of_all_splits: frozenset[str]
 
@@ -80,11 +92,12 @@ class MetadataReader:
             )
         return features
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, file: Path) -> Iterator[dict[str, object]]:
         """The rows of a metadata file whose images are in the split."""
         named = set()
         for number, row in enumerate(self.reader.rows(file)):
-            paths = {name: _image_path(file, number, row[name]) for name in row if _image_column(name)}
+            columns = {name: column for name in row if (column := _image_column(name))}
+            paths = {name: _image_path(file, number, row[name]) for name in columns}
             if missing := set(paths.values()) - self.of_all_splits:
                 raise ValueError(
                     f"{file}, row {number}: got {min(missing)}, which is no image there; wanted one. "
@@ -92,7 +105,7 @@ class MetadataReader:
                 )
             named.update(paths.values())
             if self.of_split.issuperset(paths.values()):
-                images = {_image_column(name): _image(Path(path)) for name, path in paths.items()}
+                images = {columns[name]: _image(Path(path)) for name, path in paths.items()}
                 yield {name: value for name, value in row.items() if name not in paths} | images
         below = {path for path in self.of_split if path.startswith(os.path.abspath(file.parent) + os.sep)}
         if dropped := len(below - named):
@@ -106,7 +119,7 @@ def _image_column(name: str) -> str | None:
     return name.removesuffix("_file_name") if name.endswith("_file_name") else None
 
 
-def _image_path(file: Path, number: int, name: Any) -> str:
+def _image_path(file: Path, number: int, name: object) -> str:
     """The path of the image that a row names, below the directory of the metadata."""
     directory = os.path.abspath(file.parent)
     path = os.path.normpath(os.path.join(directory, name)) if isinstance(name, str) and name else directory
@@ -118,7 +131,7 @@ def _image_path(file: Path, number: int, name: Any) -> str:
     return path
 
 
-def _image(file: Path) -> dict[str, Any]:
+def _image(file: Path) -> dict[str, str | bytes | None]:
     """An image as ``datasets.Image`` stores it: its path, or its bytes if the file is compressed."""
     if file.suffix.lower() in COMPRESSED:
         with open_bytes(file) as content:

@@ -218,7 +218,7 @@ def _by_name(file: PurePath) -> Assignment:
             "wanted one of them. Rename it, or pass splits='directories' or 'none' (--data.splits of an "
             "experiment)."
         )
-    return Assignment(*splits or ("train",))
+    return Assignment(splits.pop() if splits else "train")
 
 
 def _split(name: str) -> str | None:

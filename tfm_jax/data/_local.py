@@ -121,7 +121,7 @@ def find_files(source: str, splits: SplitsBy | None = None) -> DataFiles:
     return DataFiles(
         kind,
         _by_split({relative[name]: assigned for name, assigned in assignments.items()}, metadata),
-        labels and {relative[name]: label for name, label in labels.items()},
+        None if labels is None else {relative[name]: label for name, label in labels.items()},
     )
 
 

@@ -10,7 +10,6 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import pyarrow as pa
 
@@ -67,14 +66,16 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def open_bytes(file: Path) -> IO[bytes]:
+def open_bytes(file: Path) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile | io.BufferedReader:
     """The decompressed content of a file, by its suffix."""
     suffix = file.suffix.lower()
     if suffix == ".zst":
         return pa.input_stream(str(file), compression="zstd")
-    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    opened: Any = openers.get(suffix, open)(file, "rb")
-    return opened
+    if suffix == ".gz":
+        return gzip.open(file, "rb")
+    if suffix == ".bz2":
+        return bz2.open(file, "rb")
+    return lzma.open(file, "rb") if suffix == ".xz" else open(file, "rb")
 
 
 @contextlib.contextmanager

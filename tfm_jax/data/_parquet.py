@@ -4,11 +4,11 @@ import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.features.features import FeatureType
 
 from tfm_jax.data._open import COMPRESSED, open_bytes, reading
 
@@ -41,7 +41,7 @@ class ParquetReader:
             for batch in opened.iter_batches(_BATCH):
                 yield pa.Table.from_batches([batch]).select(list(features)).cast(features.arrow_schema)
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, file: Path) -> Iterator[dict[str, object]]:
         """The rows of a file."""
         for table in self.tables(file, self._features(file)):
             yield from table.to_pylist()
@@ -61,14 +61,14 @@ class ParquetReader:
                 ) from error
 
     def _open(self, file: Path) -> pq.ParquetFile:
-        source: Any = file
+        source: Path | io.BytesIO = file
         if file.suffix.lower() in COMPRESSED:  # its index is at the end
             with open_bytes(file) as content:
                 source = io.BytesIO(content.read())
         return pq.ParquetFile(source, page_checksum_verification=True)
 
 
-def _merged(one: Any, other: Any) -> Any:
+def _merged(one: FeatureType | None, other: FeatureType) -> FeatureType | None:
     """The feature that holds the values of both; None if there is none."""
     if one == other:
         return one

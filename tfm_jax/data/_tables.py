@@ -3,9 +3,8 @@
 import csv
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -51,7 +50,7 @@ class TableReader:
                 )
         return datasets.Features({name: datasets.Value("string") for name in headers[0]})
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, file: Path) -> Iterator[dict[str, object]]:
         """The rows below the header."""
         with open_text(file, self.encoding, "" if self.quoted else "\n") as text:
             records = self._records(file, text)
@@ -99,7 +98,7 @@ class TableReader:
             )
         return names
 
-    def _records(self, file: Path, text: Any) -> Iterator[tuple[int, list[str]]]:
+    def _records(self, file: Path, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """The fields of each record from the header on, with the line where it starts."""
         records = self._quoted_records(file, text) if self.quoted else self._literal_records(text)
         blank = True
@@ -108,11 +107,11 @@ class TableReader:
             if not blank:
                 yield line, fields
 
-    def _literal_records(self, text: Any) -> Iterator[tuple[int, list[str]]]:
+    def _literal_records(self, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         for line, content in enumerate(text, 1):
             yield line, content.removesuffix("\n").removesuffix("\r").split(self.separator)
 
-    def _quoted_records(self, file: Path, text: Any) -> Iterator[tuple[int, list[str]]]:
+    def _quoted_records(self, file: Path, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(_FIELD_LIMIT)  # a limit of the process; 131,072 is too short for a document
         reader = csv.reader(text, delimiter=self.separator, strict=True)
         line = 1

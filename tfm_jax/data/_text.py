@@ -4,7 +4,6 @@ import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -29,10 +28,11 @@ class TextReader:
         """The column."""
         return datasets.Features({"text": datasets.Value("string")})
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, file: Path) -> Iterator[dict[str, object]]:
         """The rows of a document, split at line ends where possible; an empty document is one empty row."""
         with open_text(file, self.encoding, None) as text:
-            yield from ({"text": row} for row in _split(text))
+            for row in _split(text):
+                yield {"text": row}
 
 
 def _split(text: io.TextIOBase) -> Iterator[str]:

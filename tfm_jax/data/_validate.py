@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["check_range", "fingerprint", "flat_ids"]
+from tfm_jax.types import Tokenizer
+
+__all__ = ["check_range", "check_special_ids", "fingerprint", "flat_ids", "padding_id"]
 
 
 def check_range(
@@ -51,8 +53,47 @@ def check_range(
         )
 
 
+def check_special_ids(function: str, vocab_size: int, **ids: int) -> None:
+    """Raises unless the ids of special tokens are in the vocabulary.
+
+    Equivalent to::
+
+        assert all(0 <= value < vocab_size for value in ids.values())
+
+    Args:
+      function: the public function or class, for the message.
+      vocab_size: ids must be below it.
+      ids: such as ``pad_id=0``.
+
+    Raises:
+      ValueError: names the first id that is out of range.
+    """
+    for name, value in ids.items():
+        if not 0 <= value < vocab_size:
+            raise ValueError(
+                f"{function}: got {name}={value}; wanted 0 <= {name} < {vocab_size}, the vocabulary size. "
+                "Pass that of the tokenizer, or allow more ids."
+            )
+
+
+def padding_id(tokenizer: Tokenizer, vocab_size: int) -> int:
+    """The id that fills padding: that of the tokenizer, or 0 if it has none in the vocabulary.
+
+    Which id it is changes nothing: a batch says by its weights, ``valid`` or segment ids what is padding.
+
+    Args:
+      tokenizer: the tokenizer.
+      vocab_size: the model's.
+
+    Returns:
+      An id below ``vocab_size``.
+    """
+    pad_id = tokenizer.pad_id
+    return pad_id if pad_id is not None and pad_id < vocab_size else 0
+
+
 def flat_ids(
-    function: str, what: str, sequences: Sequence[Sequence[int]], size: int
+    function: str, what: str, sequences: Sequence[Sequence[int] | np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Concatenates sequences of ids; checks their range before they are cast.
 
@@ -95,5 +136,5 @@ def fingerprint(*arrays: np.ndarray) -> int:
     """
     checksum = 0
     for array in arrays:
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return checksum

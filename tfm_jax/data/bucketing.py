@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfm_jax.ranges import BUCKETS, COUNT, SIZE, check_number, check_numbers
+from tfm_jax.types import Json
 
 __all__ = ["BucketBatchSampler", "batch_sizes", "choose_buckets", "padding_fraction"]
 
@@ -149,12 +150,12 @@ class BucketBatchSampler:
         self.per_epoch = len(self._epoch(0))  # the same number in every epoch
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Json]:
         """What decides the order of the examples; saved with the loader's state."""
         return {
             "rows": [len(members) for members in self._members],
-            "shapes": [list(shape) for shape in self.shapes],
-            "batch_sizes": self.sizes,
+            "shapes": [list[Json](shape) for shape in self.shapes],
+            "batch_sizes": [*self.sizes],
             "seed": self.seed,
         }
 

@@ -57,17 +57,15 @@ def digits(split: str = "train") -> datasets.Dataset:
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise _missing("digits", "scikit-learn") from error
-    data = load_digits()
-    rest, test = train_test_split(
-        np.arange(len(data.target)), test_size=360, stratify=data.target, random_state=0
-    )
-    train, validation = train_test_split(rest, test_size=180, stratify=data.target[rest], random_state=0)
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    rest, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    train, validation = train_test_split(rest, test_size=180, stratify=labels[rest], random_state=0)
     rows = np.sort({"train": train, "validation": validation, "test": test}[split])
     features = datasets.Features(
         {"image": datasets.Array2D((8, 8), "float32"), "label": datasets.ClassLabel(num_classes=10)}
     )
-    images = (data.images[rows] / 16).astype(np.float32)  # pixels are counts from 0 to 16
-    return datasets.Dataset.from_dict({"image": images, "label": data.target[rows]}, features=features)
+    images = (pixels[rows].reshape(-1, 8, 8) / 16).astype(np.float32)  # pixels are counts from 0 to 16
+    return datasets.Dataset.from_dict({"image": images, "label": labels[rows]}, features=features)
 
 
 def dates(split: str = "train", number: int | None = None, *, seed: int = 0) -> datasets.Dataset:
@@ -249,10 +247,10 @@ def _places() -> Iterator[tuple[str, str, str]]:
         continent_of = {zone: _CONTINENT_OF_ZONE.get(zone.partition("/")[0]) for zone in zones}
         yield from ((_city(english, zone), c, territory) for zone, c in continent_of.items() if c)
         continents = set(continent_of.values())
-        if len(continents) == 1 and None not in continents:
+        if len(continents) == 1 and (continent := continents.pop()) is not None:
             currencies = [code for code, users in users_of.items() if users == {territory}]
             texts = [english.territories.get(territory), *map(english.currencies.get, currencies)]
-            yield from ((text, *continents, territory) for text in texts if text)
+            yield from ((text, continent, territory) for text in texts if text)
 
 
 def _city(locale: Any, zone: str) -> str:
@@ -267,7 +265,7 @@ def _rows_of(
     key: Callable[..., str],
     *,
     shares: Mapping[str, int],
-    features: Mapping[str, Any],
+    features: Mapping[str, datasets.Value | datasets.ClassLabel],
 ) -> datasets.Dataset:
     """The rows of a split, by the first byte of the hash of their key; ``shares`` are numbers out of 256.
 

@@ -1,7 +1,6 @@
 """Columns of a data set: texts, pairs of texts, and one error for what is missing."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import datasets
 
@@ -9,6 +8,7 @@ __all__ = [
     "Dataset",
     "check_columns",
     "column_values",
+    "iter_column",
     "source_column",
     "text_pairs",
     "texts",
@@ -42,7 +42,25 @@ def check_columns(function: str, dataset: Dataset, wanted: list[str], how: str) 
         )
 
 
-def column_values(function: str, dataset: Dataset, column: str) -> list[Any]:
+def iter_column(dataset: Dataset, column: str) -> Iterator[object]:
+    """Iterates over the values of one column.
+
+    Equivalent to::
+
+        (row[column] for row in dataset)
+
+    Args:
+      dataset: the data set.
+      column: the name of one of its columns.
+
+    Yields:
+      The values, in order.
+    """
+    for batch in dataset.iter(batch_size=1000):
+        yield from batch[column]  # pyright: ignore  # a dict of columns; the library declares a list, too
+
+
+def column_values(function: str, dataset: Dataset, column: str) -> list[object]:
     """All values of one column; the other columns are not read.
 
     Equivalent to::
@@ -60,8 +78,7 @@ def column_values(function: str, dataset: Dataset, column: str) -> list[Any]:
     Raises:
       ValueError: the data set has no rows.
     """
-    batches = dataset.select_columns([column]).iter(batch_size=1000)
-    values = [value for batch in batches for value in batch[column]]
+    values = list(iter_column(dataset.select_columns([column]), column))
     if not values:
         raise ValueError(f"{function}: got an empty data set; wanted rows. Choose another source or split.")
     return values
@@ -119,21 +136,19 @@ def text_pairs(
                 "example, 'en-fr'."
             )
         if "translation" in _column_names(dataset):
-            rows = column_values("text_pairs", dataset, "translation")
-            languages = sorted(set().union(*(row or {} for row in rows)))
+            values = column_values("text_pairs", dataset, "translation")
+            rows = [value if isinstance(value, dict) else {} for value in values]
+            languages = sorted(set().union(*rows))
             if not {source, target} <= set(languages):
                 raise ValueError(
                     f"text_pairs: got pair={pair!r}; wanted two of the languages {_listed(languages)}. "
                     "Choose with pair='...-...'."
                 )
-            return tuple(
-                _strings("text_pairs", ((row or {}).get(name) for row in rows), name)
-                for name in (source, target)
-            )
+            sources, targets = ([row.get(name) for row in rows] for name in (source, target))
+            return _strings("text_pairs", sources, source), _strings("text_pairs", targets, target)
     check_columns("text_pairs", dataset, [source, target], "pair='en-fr', or source='...' and target='...'")
-    return tuple(
-        _strings("text_pairs", column_values("text_pairs", dataset, name), name) for name in (source, target)
-    )
+    sources, targets = (column_values("text_pairs", dataset, name) for name in (source, target))
+    return _strings("text_pairs", sources, source), _strings("text_pairs", targets, target)
 
 
 def source_column(dataset: Dataset, pair: str | None = None) -> str:
@@ -162,8 +177,8 @@ def _column_names(dataset: Dataset) -> list[str]:
     return list(next(iter(dataset), {})) if names is None else names
 
 
-def _strings(function: str, values: Iterable[Any], column: str) -> list[str]:
-    values = list(values)
+def _strings(function: str, values: Iterable[object], column: str) -> list[str]:
+    strings = []
     for row, value in enumerate(values):
         if not isinstance(value, str):
             shown = "nothing" if value is None else f"{type(value).__name__} {value!r:.80}"
@@ -171,7 +186,8 @@ def _strings(function: str, values: Iterable[Any], column: str) -> list[str]:
                 f"{function}: got {shown} in row {row} of column {column!r}; wanted a text. Correct or drop "
                 "the row."
             )
-    return values
+        strings.append(value)
+    return strings
 
 
 def _listed(names: Iterable[str]) -> str:

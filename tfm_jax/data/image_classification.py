@@ -2,9 +2,9 @@
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import datasets
 import numpy as np
@@ -12,6 +12,10 @@ import numpy as np
 from tfm_jax.data._validate import check_range, fingerprint
 from tfm_jax.data.columns import Dataset, check_columns, column_values
 from tfm_jax.data.labels import label_ids, label_names
+from tfm_jax.types import ImageClassificationBatch
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 __all__ = ["ImageClassificationExamples", "image_classification_examples"]
 
@@ -26,7 +30,7 @@ class ImageClassificationExamples:
 
     Equivalent to::
 
-        {"image": images / 255, "label": labels, "weight": ones}
+        {"images": images / 255, "labels": labels, "weights": ones}
 
     Args:
       images: uint8, or float32 in [0, 1] (not scaled again). [examples, height, width, channels]
@@ -54,12 +58,15 @@ class ImageClassificationExamples:
         """A checksum of the images and labels."""
         return fingerprint(self.images, self.labels)
 
-    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
-        """A batch of the examples: image [B, height, width, channels], label [B] and weight [B]."""
+    def take(
+        self, indices: np.ndarray, shape: tuple[int, ...] | None = None
+    ) -> ImageClassificationBatch[np.ndarray]:
+        """A batch of the examples: images [B, height, width, channels], labels [B] and weights [B]."""
         images = self.images[indices]
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / np.float32(255)
-        return {"image": images, "label": self.labels[indices], "weight": np.ones(len(indices), np.float32)}
+        weights = np.ones(len(indices), np.float32)
+        return {"images": images, "labels": self.labels[indices], "weights": weights}
 
 
 def image_classification_examples(
@@ -129,14 +136,14 @@ def _as_rgb(array: np.ndarray) -> np.ndarray:
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
 
-def _where(value: Any, row: int) -> str:
+def _where(value: object, row: int) -> str:
     """The row of an image and the name of its file, for messages."""
     path = value.get("path") if isinstance(value, dict) else None
     return f"row {row} ({path})" if path else f"row {row}"
 
 
 def _read(
-    value: Any, where: str, size: tuple[int, int] | None, channels: int | None
+    value: object, where: str, size: tuple[int, int] | None, channels: int | None
 ) -> tuple[np.ndarray, bool]:
     """One image as uint8 or float32 [height, width, channels], and whether it was an image file."""
     if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
@@ -145,12 +152,17 @@ def _read(
         raise ValueError(
             f"{_FUNCTION}: got {value!r:.80} in {where}; wanted an image. Choose the column with image='...'."
         )
-    if isinstance(value, bytes) or hasattr(value, "getbands"):
+    if isinstance(value, bytes) or _is_pillow(value):
         return _decode(value, where, size, channels), True
     return _checked_array(value, where, channels), False
 
 
-def _checked_array(value: Any, where: str, channels: int | None) -> np.ndarray:
+def _is_pillow(value: object) -> "TypeGuard[PIL.Image.Image]":
+    """Whether a value is an image of Pillow, which may not be installed."""
+    return hasattr(value, "getbands")
+
+
+def _checked_array(value: object, where: str, channels: int | None) -> np.ndarray:
     array = np.asarray(value)
     array = array[..., None] if array.ndim == 2 else array
     kind, largest = ("integers", 255) if array.dtype.kind in "ui" else ("floats", 1.0)
@@ -172,21 +184,24 @@ def _checked_array(value: Any, where: str, channels: int | None) -> np.ndarray:
     return array.astype(np.uint8 if kind == "integers" else np.float32)
 
 
-def _file_content(value: dict[str, Any], where: str) -> Any:
+def _file_content(value: Mapping[str, object], where: str) -> object:
     """The content of an image that is stored as its bytes or its path."""
     if value.get("bytes"):
         return value["bytes"]
-    if "://" in value["path"]:
-        return datasets.Image().decode_example({"bytes": None, "path": value["path"]})
+    path = str(value["path"])
+    if "://" in path:
+        return datasets.Image().decode_example({"bytes": None, "path": path})
     try:
-        return Path(value["path"]).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(
             f"{_FUNCTION}: got {error} for {where}; wanted an image file. Restore it, or drop the row."
         ) from error
 
 
-def _decode(image: Any, where: str, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+def _decode(
+    image: "bytes | PIL.Image.Image", where: str, size: tuple[int, int] | None, channels: int | None
+) -> np.ndarray:
     """An image file, in its EXIF orientation, as uint8 [height, width, 1 or 3]."""
     try:
         import PIL.Image

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -73,8 +73,10 @@ def label_ids(dataset: Dataset, names: Sequence[str], column: str = "label") -> 
     id_of = {name: i for i, name in enumerate(names)}
     ids = []
     for row, value in enumerate(values):
-        is_declared = declared and _is_integer(value) and 0 <= value < len(declared)
-        name = declared[value] if is_declared else _name(value, row, column, "label_ids")
+        if declared and _is_integer(value) and 0 <= value < len(declared):
+            name = declared[value]
+        else:
+            name = _name(value, row, column, "label_ids")
         if name not in id_of:
             known = ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
             raise ValueError(
@@ -114,7 +116,7 @@ def _declared_names(dataset: Dataset, column: str) -> list[str] | None:
     return list(names) if names else None
 
 
-def _name(value: Any, row: int, column: str, function: str) -> str:
+def _name(value: object, row: int, column: str, function: str) -> str:
     """The name of a class as a file writes it."""
     if isinstance(value, bool):
         return str(value).lower()  # as JSON does
@@ -129,5 +131,5 @@ def _name(value: Any, row: int, column: str, function: str) -> str:
     )
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

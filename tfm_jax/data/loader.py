@@ -6,18 +6,22 @@ nothing.
 
 import functools
 import sys
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Generic, Protocol, TypeVar, cast
 
 import grain
 import numpy as np
 
 from tfm_jax.ranges import COUNT, SIZE, check_number, check_numbers
+from tfm_jax.types import BatchT, Json
 
 __all__ = ["BatchSampler", "Examples", "Loader", "LoaderIterator", "UniformBatchSampler"]
 
 
-class Examples(Protocol):
+_BatchT_co = TypeVar("_BatchT_co", bound=Mapping[str, object], covariant=True)
+
+
+class Examples(Protocol[_BatchT_co]):
     """Examples with random access, a batch at a time."""
 
     def __len__(self) -> int: ...
@@ -27,8 +31,11 @@ class Examples(Protocol):
         """A checksum of the content, saved with the loader's state."""
         ...
 
-    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
-        """A batch of the examples at these indices, padded to ``shape`` if their lengths differ."""
+    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> _BatchT_co:
+        """A batch of the examples at these indices, padded to ``shape`` if their lengths differ.
+
+        A new dict of new NumPy arrays: the loader changes them.
+        """
         ...
 
 
@@ -44,7 +51,7 @@ class BatchSampler(Protocol):
     per_epoch: int
 
     @property
-    def settings(self) -> dict[str, Any]: ...
+    def settings(self) -> dict[str, Json]: ...
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, tuple[int, ...] | None]: ...
 
@@ -84,7 +91,7 @@ class UniformBatchSampler:
         self._order = functools.lru_cache(maxsize=2)(self._make_order)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Json]:
         """What decides the order of the examples; saved with the loader's state."""
         return {"rows": self.num_examples, "batch_size": self.batch_size, "seed": self.seed}
 
@@ -100,17 +107,18 @@ class UniformBatchSampler:
         return np.concatenate(parts), None
 
     def _make_order(self, epoch: int) -> np.ndarray:
+        assert self.seed is not None
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
 
 
-class Loader:
-    """Batches as dicts of numpy arrays, prefetched in threads; deterministic wherever it resumes.
+class Loader(Generic[BatchT]):
+    """Batches as dicts of NumPy arrays, prefetched in threads; deterministic wherever it resumes.
 
     Equivalent to::
 
         for i in itertools.count():
             indices, shape = sampler[i]
-            yield examples.take(indices, shape)       # all zeros where an index is -1
+            yield examples.take(indices, shape)       # all zeros (weight 0, not valid) where an index is -1
 
     Args:
       examples: the examples, such as `image_classification_examples`, `translation_examples` or
@@ -129,7 +137,13 @@ class Loader:
     """
 
     def __init__(
-        self, examples: Examples, sampler: BatchSampler, *, rank: int = 0, world: int = 1, threads: int = 2
+        self,
+        examples: Examples[BatchT],
+        sampler: BatchSampler,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
     ):
         check_number("Loader", "world", world, SIZE)
         check_numbers("Loader", COUNT, rank=rank, threads=threads)
@@ -155,29 +169,29 @@ class Loader:
         """The number of batches in an epoch."""
         return self.sampler.per_epoch
 
-    def __iter__(self) -> "LoaderIterator":
+    def __iter__(self) -> "LoaderIterator[BatchT]":
         return LoaderIterator(self)
 
 
-class LoaderIterator(Iterator[dict[str, np.ndarray]]):
+class LoaderIterator(Iterator[BatchT]):
     """Iterator over the batches of a `Loader`, with ``get_state`` and ``set_state``."""
 
-    def __init__(self, loader: Loader):
+    def __init__(self, loader: Loader[BatchT]):
         self._examples, self._settings = loader._source.examples, loader.sampler.settings
         options = grain.ReadOptions(num_threads=loader.threads, prefetch_buffer_size=4 * loader.threads)
         self._batches = iter(grain.MapDataset.source(loader._source).to_iter_dataset(options))
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> BatchT:
         return next(self._batches)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Json]:
         """The number of the next batch, and what it was made with, as a small dict for JSON.
 
         Prefetched batches do not count.
         """
         return {"next_batch": self._batches.get_state()["next_index"], **self._made_with()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, object]) -> None:
         """Moves to a position that ``get_state`` returned.
 
         Raises:
@@ -192,27 +206,27 @@ class LoaderIterator(Iterator[dict[str, np.ndarray]]):
             )
         self._batches.set_state({"next_index": state["next_batch"]})
 
-    def _made_with(self) -> dict[str, Any]:
+    def _made_with(self) -> dict[str, Json]:
         return {**self._settings, "fingerprint": self._examples.fingerprint}
 
 
-class _BatchSource:
+class _BatchSource(Generic[BatchT]):
     """Random access to the batches, for grain."""
 
-    def __init__(self, examples: Examples, sampler: BatchSampler, rank: int, world: int):
+    def __init__(self, examples: Examples[BatchT], sampler: BatchSampler, rank: int, world: int):
         self.examples, self.sampler, self.rank, self.world = examples, sampler, rank, world
 
     def __len__(self) -> int:
         return self.sampler.per_epoch if self.sampler.seed is None else sys.maxsize
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        batch_indices, shape = self.sampler[i]
+    def __getitem__(self, index: int) -> BatchT:
+        batch_indices, shape = self.sampler[index]
         indices = batch_indices.reshape(self.world, -1)[self.rank]
         # The first index of a batch is never padding, and fits the shape: take it, then zero the padding.
         batch = self.examples.take(np.where(indices < 0, batch_indices[0], indices), shape)
         if (indices < 0).any():
             for array in batch.values():
-                array[indices < 0] = 0
-        if self.sampler.seed is None:
-            batch["index"] = indices.astype(np.int32)
-        return batch
+                np.asarray(array)[indices < 0] = 0
+        if self.sampler.seed is not None:
+            return batch
+        return cast(BatchT, {**batch, "index": indices.astype(np.int32)})  # no type can add a key to a batch

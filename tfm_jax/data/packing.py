@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfm_jax.data._validate import fingerprint, flat_ids
+from tfm_jax.data._validate import check_special_ids, fingerprint, flat_ids
 from tfm_jax.ranges import COUNT, SIZE, check_number
+from tfm_jax.types import LanguageModelBatch
 
 __all__ = ["PackedSequences", "best_fit", "empty_batch", "write_chunk"]
 
@@ -83,6 +84,7 @@ class PackedSequences:
       overlap: the number of pairs that each further chunk of a document repeats from the one before, with
         weight 0. Each label has at least that many tokens of context, except at the start of a document. 0
         to T - 1.
+      pad_id: the token and label of padding, which has weight 0 and segment 0.
 
     Attributes:
       dropped: how many documents were dropped, by reason.
@@ -93,7 +95,15 @@ class PackedSequences:
         or ``overlap`` is not below it.
     """
 
-    def __init__(self, documents: Sequence[Sequence[int]], length: int, vocab_size: int, *, overlap: int = 0):
+    def __init__(
+        self,
+        documents: Sequence[Sequence[int] | np.ndarray],
+        length: int,
+        vocab_size: int,
+        *,
+        overlap: int = 0,
+        pad_id: int = 0,
+    ):
         check_number("PackedSequences", "length", length, SIZE)
         check_number("PackedSequences", "overlap", overlap, COUNT)
         if overlap >= length:
@@ -101,6 +111,7 @@ class PackedSequences:
                 f"PackedSequences: got overlap={overlap} with length={length}; wanted an overlap below the "
                 f"length. Pass 0 to {length - 1}."
             )
+        check_special_ids("PackedSequences", vocab_size, pad_id=pad_id)
         self._flat, starts = flat_ids("PackedSequences", "token id", documents, vocab_size)
         sizes = np.diff(starts, append=len(self._flat))
         kept = sizes > 1
@@ -110,7 +121,7 @@ class PackedSequences:
                 f"PackedSequences: got {len(sizes)} documents, none of two tokens or more; wanted at "
                 "least one. Choose other data."
             )
-        self.length = length
+        self.length, self._pad_id = length, pad_id
         pairs = sizes[kept] - 1
         self.n_targets = int(pairs.sum())
         stride = length - overlap
@@ -133,9 +144,11 @@ class PackedSequences:
         """A checksum of the ids and of how they are packed."""
         return fingerprint(self._flat, self._starts, self._sizes, self._repeated, self._first_chunks)
 
-    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
+    def take(
+        self, indices: np.ndarray, shape: tuple[int, ...] | None = None
+    ) -> LanguageModelBatch[np.ndarray]:
         """A batch of the sequences at the indices: tokens, labels, segment_ids, positions, weights [B, T]."""
-        batch = empty_batch(len(indices), self.length)
+        batch = empty_batch(len(indices), self.length, self._pad_id)
         for b, sequence in enumerate(indices):
             position = 0
             first, last = self._first_chunks[sequence], self._first_chunks[sequence + 1]
@@ -147,22 +160,30 @@ class PackedSequences:
         return batch
 
 
-def empty_batch(size: int, length: int) -> dict[str, np.ndarray]:
+def empty_batch(size: int, length: int, pad_id: int) -> LanguageModelBatch[np.ndarray]:
     """A language-model batch of padding.
 
     Args:
       size: B, the number of sequences.
       length: T, of a sequence.
+      pad_id: the token and label of padding.
 
     Returns:
-      tokens, labels, segment_ids and positions int32, weights float32, all zeros. [B, T]
+      tokens and labels of ``pad_id``, segment_ids and positions of 0, int32; weights of 0, float32. [B, T]
     """
-    names = ("tokens", "labels", "segment_ids", "positions")
-    batch = {name: np.zeros((size, length), np.int32) for name in names}
-    return batch | {"weights": np.zeros((size, length), np.float32)}
+    shape = size, length
+    return {
+        "tokens": np.full(shape, pad_id, np.int32),
+        "labels": np.full(shape, pad_id, np.int32),
+        "segment_ids": np.zeros(shape, np.int32),
+        "positions": np.zeros(shape, np.int32),
+        "weights": np.zeros(shape, np.float32),
+    }
 
 
-def write_chunk(batch: dict[str, np.ndarray], index: int, start: int, segment: int, ids: np.ndarray) -> None:
+def write_chunk(
+    batch: LanguageModelBatch[np.ndarray], index: int, start: int, segment: int, ids: np.ndarray
+) -> None:
     """Writes a chunk of a document into a sequence of a batch: inputs, and the next token as their labels.
 
     Args:

@@ -1,7 +1,6 @@
 """Token sequences as examples for language models and translation models.
 
-Ids are int32 and id 0 is padding. Texts that are empty or too long are dropped; ``dropped`` and the log count
-them.
+Ids are int32. Texts that are empty or too long are dropped; ``dropped`` and the log count them.
 """
 
 import functools
@@ -11,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfm_jax.checks import as_texts
-from tfm_jax.data._validate import fingerprint, flat_ids
+from tfm_jax.data._validate import check_special_ids, fingerprint, flat_ids, padding_id
 from tfm_jax.data.packing import PackedSequences
-from tfm_jax.data.tokenizers import Tokenizer
+from tfm_jax.types import Tokenizer, TranslationBatch
 
 __all__ = [
     "TranslationExamples",
@@ -31,10 +30,12 @@ class TranslationExamples:
 
     Equivalent to::
 
-        {"source": sources, "target_in": [bos, *target], "target_out": [*target, eos]}   # padded with 0
+        {"source": source, "target": [bos, *target], "labels": [*target, eos]}       # padded with pad_id
+        {"valid": [True] * len(source), "weights": [1.0] * (len(target) + 1)}       # padded with False and 0
 
     Args:
       sources, targets: the ids of each example: the source with EOS, the target without BOS and EOS.
+      pad_id: of both sides.
       bos_id, eos_id: of the target.
       vocab_size: ids must be below it.
 
@@ -50,9 +51,10 @@ class TranslationExamples:
 
     def __init__(
         self,
-        sources: Sequence[np.ndarray],
-        targets: Sequence[np.ndarray],
+        sources: Sequence[Sequence[int] | np.ndarray],
+        targets: Sequence[Sequence[int] | np.ndarray],
         *,
+        pad_id: int,
         bos_id: int,
         eos_id: int,
         vocab_size: int,
@@ -60,8 +62,9 @@ class TranslationExamples:
         self.lengths = np.array([(len(s), len(t) + 1) for s, t in zip(sources, targets, strict=True)])
         self.kept = np.arange(len(self.lengths))
         self.dropped: dict[str, int] = {}
-        self._bos, self._eos = bos_id, eos_id
         function = "TranslationExamples"
+        check_special_ids(function, vocab_size, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id)
+        self._pad, self._bos, self._eos = pad_id, bos_id, eos_id
         self._source, self._source_starts = flat_ids(function, "source id", sources, vocab_size)
         self._target, self._target_starts = flat_ids(function, "target id", targets, vocab_size)
 
@@ -73,8 +76,8 @@ class TranslationExamples:
         """A checksum of the ids of both sides."""
         return fingerprint(self._source, self._target, self.lengths, np.array([self._bos, self._eos]))
 
-    def take(self, indices: np.ndarray, shape: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """A batch of the examples at the indices: source [B, S], target_in and target_out [B, T], int32.
+    def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> TranslationBatch[np.ndarray]:
+        """A batch of the examples at the indices: source and valid [B, S]; target, labels and weights [B, T].
 
         ``shape`` is (S, T); None takes the length of the longest example of all.
         """
@@ -86,12 +89,15 @@ class TranslationExamples:
                 f"{target_lengths.max()}; wanted a shape that holds them. Choose the shapes from all lengths "
                 "(choose_buckets)."
             )
-        source = pad_sequences(self._source, self._source_starts[indices], lengths, width)
-        target = pad_sequences(self._target, self._target_starts[indices], target_lengths - 1, target_width)
-        target_in = np.roll(target, 1, axis=1)  # the last column is padding: lengths count one more token
-        target_in[:, 0] = self._bos
-        target[np.arange(len(indices)), target_lengths - 1] = self._eos
-        return {"source": source, "target_in": target_in, "target_out": target}
+        source, valid = pad_sequences(self._source, self._source_starts[indices], lengths, width, self._pad)
+        labels, _ = pad_sequences(
+            self._target, self._target_starts[indices], target_lengths - 1, target_width, self._pad
+        )
+        target = np.roll(labels, 1, axis=1)  # the last column is padding: lengths count one more token
+        target[:, 0] = self._bos
+        labels[np.arange(len(indices)), target_lengths - 1] = self._eos
+        weights = (np.arange(target_width) < target_lengths[:, None]).astype(np.float32)
+        return {"source": source, "valid": valid, "target": target, "labels": labels, "weights": weights}
 
 
 def translation_examples(
@@ -106,7 +112,7 @@ def translation_examples(
 
     Args:
       sources, targets: the texts of each pair, such as `text_pairs` returns.
-      tokenizer: one for both sides; its padding is id 0, and it has BOS and EOS.
+      tokenizer: one for both sides; it has padding, BOS and EOS.
       max_length: drops pairs with a longer side, in tokens with EOS. None keeps all.
       vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
 
@@ -115,12 +121,12 @@ def translation_examples(
 
     Raises:
       ValueError: all pairs are dropped, an id is out of range, the sides differ in number, or the tokenizer
-        has no BOS, no EOS or another padding id.
+        has no padding, no BOS or no EOS.
     """
-    if tokenizer.pad_id != 0 or tokenizer.bos_id is None or tokenizer.eos_id is None:
+    if tokenizer.pad_id is None or tokenizer.bos_id is None or tokenizer.eos_id is None:
         raise ValueError(
             f"translation_examples: got a tokenizer with pad_id={tokenizer.pad_id}, "
-            f"bos_id={tokenizer.bos_id}, eos_id={tokenizer.eos_id}; wanted pad_id=0, a BOS and an EOS token. "
+            f"bos_id={tokenizer.bos_id}, eos_id={tokenizer.eos_id}; wanted a pad, BOS and EOS token. "
             "Name its tokens in load_tokenizer, or train one with train_bpe."
         )
     sources = as_texts("translation_examples", "sources", sources)
@@ -146,6 +152,7 @@ def translation_examples(
     examples = TranslationExamples(
         [np.append(source_ids[i], np.int32(tokenizer.eos_id)) for i in kept],
         [target_ids[i] for i in kept],
+        pad_id=tokenizer.pad_id,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
         vocab_size=vocab_size,
@@ -189,7 +196,9 @@ def language_model_examples(
             len(texts),
         )
     documents = encode_documents(texts, tokenizer)
-    packed = PackedSequences(documents, length, vocab_size or tokenizer.vocab_size, overlap=overlap)
+    vocab_size = vocab_size or tokenizer.vocab_size
+    pad_id = padding_id(tokenizer, vocab_size)
+    packed = PackedSequences(documents, length, vocab_size, overlap=overlap, pad_id=pad_id)
     _report("language_model_examples", packed.dropped, len(texts), "a document needs two tokens")
     return packed
 
@@ -210,27 +219,32 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndar
     return [np.concatenate([bos, text, eos]) if len(text) else text for text in ids]
 
 
-def pad_sequences(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """Slices of a flat array of ids, padded with 0 to one width.
+def pad_sequences(
+    flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slices of a flat array of ids, padded to one width.
 
     Equivalent to::
 
-        np.stack([np.pad(flat[s : s + n], (0, width - n)) for s, n in zip(starts, lengths)])
+        sequences = (flat[start : start + n] for start, n in zip(starts, lengths))
+        ids = np.stack([np.pad(x, (0, width - len(x)), constant_values=pad_id) for x in sequences])
+        ids, np.arange(width) < lengths[:, None]
 
     Args:
       flat: the ids of all sequences. [ids]
       starts: the start of each sequence. [B]
       lengths: of each sequence, at most ``width``. [B]
       width: of the result.
+      pad_id: the id of padding.
 
     Returns:
-      int32 [B, width]
+      The ids, int32 [B, width], and where they are not padding, bool [B, width].
     """
     columns = np.arange(width)
-    result = np.zeros((len(starts), width), np.int32)
+    result = np.full((len(starts), width), pad_id, np.int32)
     valid = columns < lengths[:, None]
     result[valid] = flat[(starts[:, None] + columns)[valid]]
-    return result
+    return result, valid
 
 
 def _report(function: str, dropped: dict[str, int], total: int, why: str) -> None:

@@ -1,7 +1,6 @@
 """Data sets by name: built-in, in local files, or on the Hugging Face hub."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import datasets
 
@@ -9,7 +8,7 @@ from tfm_jax.data._formats import read_files
 from tfm_jax.data._layout import SplitsBy, check_splits
 from tfm_jax.data._local import DataFiles, find_files, is_path
 from tfm_jax.data.builtin import SOURCES
-from tfm_jax.data.columns import check_columns
+from tfm_jax.data.columns import Dataset, check_columns
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 from tfm_jax.hub import load_dataset
 
@@ -26,7 +25,7 @@ def load(
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
-) -> datasets.Dataset | datasets.IterableDataset:
+) -> Dataset:
     """Loads one split of a data set.
 
     Args:
@@ -78,7 +77,8 @@ def load(
             f"load: got split {split!r} for {source!r}; wanted one that it has ({error}). Name one of them. "
             f"{fix}"
         ) from error
-    return _select("load", dataset, source, split, columns)
+    _check_rows("load", dataset, source, split, columns)
+    return dataset if columns is None else dataset.select_columns(list(columns))
 
 
 def load_unsplit(
@@ -107,7 +107,7 @@ def load_unsplit(
     """
     splits = "none" if _is_local(source) else None
     options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
-    return load(source, "train", columns=columns, splits=splits, **options)
+    return _table(load(source, "train", columns=columns, splits=splits, **options))
 
 
 def load_splits(
@@ -147,9 +147,8 @@ def load_splits(
       FileNotFoundError, HubUnavailableError, ValueError: as for `load` and `split_by_hash`; the source has no
         "train", or a split is missing and ``by`` is required.
     """
-    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
     files = _find(source, splits)
-    present = dict(_open(source, files, None, **options))
+    present = _open_all(source, files, cache_dir=cache_dir, separator=separator, encoding=encoding)
     if "train" not in present:
         names = ", ".join(map(repr, present))
         raise ValueError(
@@ -157,7 +156,7 @@ def load_splits(
         )
     shares = {"validation": validation, "test": test}
     present = {name: rows for name, rows in present.items() if name in ("train", *shares)}
-    selected = {name: _select("load_splits", rows, source, name, columns) for name, rows in present.items()}
+    selected = {name: _select(rows, source, name, columns) for name, rows in present.items()}
     missing = {name: 0.0 if name in present else share for name, share in shares.items()}
     if not any(missing.values()):
         return selected
@@ -166,9 +165,7 @@ def load_splits(
     if not by and salt is not None:
         by = _only_column(source, selected["train"])
     made = hold_out({"train": present["train"]}, by=by or (), salt=salt, **missing)
-    return selected | {
-        name: _select("load_splits", rows, source, name, columns) for name, rows in made.items()
-    }
+    return selected | {name: _select(rows, source, name, columns) for name, rows in made.items()}
 
 
 def _find(source: str, splits: SplitsBy | None) -> DataFiles | None:
@@ -187,14 +184,14 @@ def _find(source: str, splits: SplitsBy | None) -> DataFiles | None:
 def _open(
     source: str,
     files: DataFiles | None,
-    split: str | None,
+    split: str,
     *,
-    streaming: bool = False,
+    streaming: bool,
     cache_dir: str | None,
     separator: str | None,
     encoding: str,
-) -> Any:
-    """A split of a source; for None a dict of all splits."""
+) -> Dataset:
+    """A split of a source."""
     if files is not None:
         return read_files(
             files.kind,
@@ -206,15 +203,9 @@ def _open(
             encoding=encoding,
             labels=files.labels,
         )
-    if separator is not None or encoding != "utf-8":
-        raise ValueError(
-            f"load: got separator={separator!r} and encoding={encoding!r} for {source!r}; wanted a path of "
-            "files, which alone have them. Leave them out."
-        )
+    _check_no_files(source, separator, encoding)
     if source in SOURCES:
-        make, names = SOURCES[source]
-        if split is None:
-            return {name: make(name) for name in names}
+        make, _ = SOURCES[source]
         return make(split).to_iterable_dataset() if streaming else make(split)
     name, _, config = source.partition(":")
     return load_dataset(
@@ -222,21 +213,54 @@ def _open(
     )
 
 
+def _open_all(
+    source: str, files: DataFiles | None, *, cache_dir: str | None, separator: str | None, encoding: str
+) -> dict[str, datasets.Dataset]:
+    """All splits of a source, by name."""
+    if files is not None or source in SOURCES:
+        names = SOURCES[source][1] if files is None else files.files
+        options = {"streaming": False, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+        opened = {name: _open(source, files, name, **options) for name in names}
+    else:
+        _check_no_files(source, separator, encoding)
+        name, _, config = source.partition(":")
+        opened = load_dataset(name, config or None, None, cache_dir=cache_dir, alternatives=[*SOURCES])
+    return {str(name): _table(rows) for name, rows in opened.items()}
+
+
+def _table(dataset: Dataset) -> datasets.Dataset:
+    assert isinstance(dataset, datasets.Dataset), "it is not streamed"
+    return dataset
+
+
+def _check_no_files(source: str, separator: str | None, encoding: str) -> None:
+    """Raises for options of files."""
+    if separator is not None or encoding != "utf-8":
+        raise ValueError(
+            f"load: got separator={separator!r} and encoding={encoding!r} for {source!r}; wanted a path of "
+            "files, which alone have them. Leave them out."
+        )
+
+
 def _select(
-    function: str,
-    dataset: datasets.Dataset | datasets.IterableDataset,
-    source: str,
-    split: str,
-    columns: Sequence[str] | None,
-) -> datasets.Dataset | datasets.IterableDataset:
-    """The wanted columns of a data set; raises if it has no rows."""
+    rows: datasets.Dataset, source: str, split: str, columns: Sequence[str] | None
+) -> datasets.Dataset:
+    """The wanted columns of a split of `load_splits`."""
+    _check_rows("load_splits", rows, source, split, columns)
+    return rows if columns is None else rows.select_columns(list(columns))
+
+
+def _check_rows(
+    function: str, dataset: Dataset, source: str, split: str, columns: Sequence[str] | None
+) -> None:
+    """Raises if a data set has no rows, or not the wanted columns."""
     if next(iter(dataset), None) is None:
         raise ValueError(
             f"{function}: got no rows in split {split!r} of {source!r}; wanted at least one. Choose another "
             "source or split."
         )
     if columns is None:
-        return dataset
+        return
     how = "columns=[...]"
     if _is_local(source) and dataset.column_names == ["image"]:
         how += (
@@ -244,7 +268,6 @@ def _select(
             "splits='none' (--data.splits none of an experiment) makes train and test classes, too"
         )
     check_columns(function, dataset, list(columns), how)
-    return dataset.select_columns(list(columns))
 
 
 def _is_local(source: str) -> bool:

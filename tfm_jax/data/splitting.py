@@ -10,12 +10,11 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 
-from tfm_jax.data.columns import check_columns
+from tfm_jax.data.columns import check_columns, iter_column
 
 __all__ = [
     "SPLIT_SALT",
@@ -209,8 +208,10 @@ def hold_out(
         return dict(splits)
     train = splits["train"]
     if salt is None:
-        return dict(splits) | split_at_random(train, **missing)
-    return dict(splits) | split_by_hash(train, by=by, salt=salt, **missing)
+        return dict(splits) | split_at_random(train, validation=missing["validation"], test=missing["test"])
+    return dict(splits) | split_by_hash(
+        train, by=by, salt=salt, validation=missing["validation"], test=missing["test"]
+    )
 
 
 def split_at_random(
@@ -315,38 +316,38 @@ def _contents(function: str, dataset: datasets.Dataset, names: Sequence[str]) ->
         yield json.dumps(values, sort_keys=True, default=_as_json).encode()
 
 
-def _column(function: str, dataset: datasets.Dataset, name: str) -> Iterator[Any]:
+def _column(function: str, dataset: datasets.Dataset, name: str) -> Iterator[object]:
     """The values of a column, or of a field of it; images as the bytes of their file."""
     outer, _, field = (name, "", "") if name in dataset.column_names else name.partition(".")
     check_columns(function, dataset, [outer], "by=[...]")
     column = dataset.select_columns([outer])
     if isinstance(column.features[outer], datasets.Image):
         column = column.cast_column(outer, datasets.Image(decode=False))
-    for batch in column.with_format(None).iter(batch_size=1000):
-        for value in batch[outer]:
-            value = _image_bytes(value)
-            if field:
-                if not isinstance(value, Mapping) or field not in value:
-                    raise ValueError(
-                        f"{function}: got the column {name!r} and the value {value!r:.80}; wanted a "
-                        "column, or a field of all rows. Name another one."
-                    )
-                value = value[field]
+    for value in map(_image_bytes, iter_column(column.with_format(None), outer)):
+        if not field:
             yield value
+        elif isinstance(value, Mapping) and field in value:
+            yield value[field]
+        else:
+            raise ValueError(
+                f"{function}: got the column {name!r} and the value {value!r:.80}; wanted a column, or a "
+                "field of all rows. Name another one."
+            )
 
 
-def _image_bytes(value: Any) -> Any:
+def _image_bytes(value: object) -> object:
     """The bytes of an image file, whatever its name; any other value unchanged."""
     if not isinstance(value, Mapping) or value.keys() != {"bytes", "path"}:
         return value
     return Path(value["path"]).read_bytes() if value["bytes"] is None and value["path"] else value["bytes"]
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     """A representation of what JSON lacks."""
     if isinstance(value, bytes | bytearray | memoryview):
         return {"blake2b": hashlib.blake2b(value).hexdigest()}
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    tolist = getattr(value, "tolist", None)
+    return str(value) if tolist is None else tolist()
 
 
 def _line_start(text: str, boundary: int, share: float, after: int) -> int:

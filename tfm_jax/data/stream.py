@@ -5,7 +5,7 @@ and an offset in one text, so resuming reads only that text again.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -15,7 +15,7 @@ from tfm_jax.data._validate import check_range
 from tfm_jax.data.columns import check_columns
 from tfm_jax.data.packing import empty_batch, write_chunk
 from tfm_jax.data.sequences import encode_documents
-from tfm_jax.data.tokenizers import Tokenizer
+from tfm_jax.types import Json, LanguageModelBatch, Tokenizer
 
 __all__ = ["StreamIterator", "StreamLoader"]
 
@@ -61,7 +61,7 @@ class StreamLoader:
         return StreamIterator(self)
 
 
-class StreamIterator(Iterator[dict[str, np.ndarray]]):
+class StreamIterator(Iterator[LanguageModelBatch[np.ndarray]]):
     """Iterator over the batches of a `StreamLoader`, with ``get_state`` and ``set_state``.
 
     Attributes:
@@ -73,9 +73,9 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
         self.dropped = 0
         self.set_state({"epoch": 0, "stream": None, "row": 0, "offset": 0})
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> LanguageModelBatch[np.ndarray]:
         length = self._loader.length
-        batch = empty_batch(self._loader.batch_size, length)
+        batch = empty_batch(self._loader.batch_size, length, pad_id=0)  # every position is written
         for sequence in range(self._loader.batch_size):
             position = segment = 0
             while position < length:
@@ -88,11 +88,11 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
                 self._offset = end
         return batch
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Json]:
         """The position in the stream, as a small dict for JSON."""
         return {"epoch": self._epoch, "stream": self._before, "row": self._row, "offset": self._offset}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Moves to a position that ``get_state`` returned."""
         self._epoch, self._before, self._row = state["epoch"], state["stream"], state["row"]
         self._open(self._before, self._row)
@@ -101,7 +101,7 @@ class StreamIterator(Iterator[dict[str, np.ndarray]]):
             self._read()
         self._offset = state["offset"]
 
-    def _open(self, state: dict[str, Any] | None, row: int = 0) -> None:
+    def _open(self, state: dict[str, Json] | None, row: int = 0) -> None:
         # A copy, since epoch and position are kept in the data set, which others may read.
         self._stream = copy.deepcopy(self._loader.dataset)
         self._stream.set_epoch(self._epoch)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfm_jax.data._validate import check_range, fingerprint, flat_ids
+from tfm_jax.data._validate import check_range, check_special_ids, fingerprint, flat_ids, padding_id
 from tfm_jax.data.sequences import encode_documents, pad_sequences
-from tfm_jax.data.tokenizers import Tokenizer
+from tfm_jax.types import TextClassificationBatch, Tokenizer
 
 __all__ = ["TextClassificationExamples", "text_classification_examples"]
 
@@ -20,13 +20,14 @@ class TextClassificationExamples:
 
     Equivalent to::
 
-        {"tokens": ids, "valid": ones, "label": label, "weight": 1.0}     # padded with 0 and False
+        {"tokens": ids, "valid": ones, "labels": label, "weights": 1.0}    # padded with pad_id and False
 
     Args:
       sequences: the ids of each example.
       labels: int [examples]
       classes: the number of classes; labels must be below it.
       vocab_size: ids must be below it.
+      pad_id: the token of padding.
 
     Attributes:
       lengths: int64 [examples, 1]
@@ -35,8 +36,17 @@ class TextClassificationExamples:
       ValueError: an id or a label is out of range or no integer; names the row.
     """
 
-    def __init__(self, sequences: Sequence[np.ndarray], labels: np.ndarray, classes: int, vocab_size: int):
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[int] | np.ndarray],
+        labels: np.ndarray,
+        classes: int,
+        vocab_size: int,
+        *,
+        pad_id: int = 0,
+    ):
         function = "TextClassificationExamples"
+        check_special_ids(function, vocab_size, pad_id=pad_id)
         if len(sequences) != len(labels):
             raise ValueError(
                 f"{function}: got {len(sequences)} sequences and {len(labels)} labels; wanted one label per "
@@ -45,7 +55,7 @@ class TextClassificationExamples:
         check_range(function, "label", labels, classes)
         self._ids, self._starts = flat_ids(function, "id", sequences, vocab_size)
         self.lengths = np.array([[len(sequence)] for sequence in sequences], np.int64).reshape(-1, 1)
-        self.labels, self.classes = labels.astype(np.int32), classes
+        self.labels, self.classes, self._pad_id = labels.astype(np.int32), classes, pad_id
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,8 +65,10 @@ class TextClassificationExamples:
         """A checksum of the ids and labels."""
         return fingerprint(self._ids, self.lengths, self.labels)
 
-    def take(self, indices: np.ndarray, shape: tuple[int] | None = None) -> dict[str, np.ndarray]:
-        """A batch of the examples at the indices: tokens [B, T], valid [B, T], label [B] and weight [B].
+    def take(
+        self, indices: np.ndarray, shape: tuple[int, ...] | None = None
+    ) -> TextClassificationBatch[np.ndarray]:
+        """A batch of the examples at the indices: tokens [B, T], valid [B, T], labels [B] and weights [B].
 
         ``shape`` is (T,); None takes the length of the longest example of all.
         """
@@ -67,12 +79,9 @@ class TextClassificationExamples:
                 f"TextClassificationExamples: got shape {shape} for lengths of up to {lengths.max()}; wanted "
                 "a shape that holds them. Choose the shapes from all lengths (choose_buckets)."
             )
-        return {
-            "tokens": pad_sequences(self._ids, self._starts[indices], lengths, width),
-            "valid": np.arange(width) < lengths[:, None],
-            "label": self.labels[indices],
-            "weight": np.ones(len(indices), np.float32),
-        }
+        tokens, valid = pad_sequences(self._ids, self._starts[indices], lengths, width, self._pad_id)
+        weights = np.ones(len(indices), np.float32)
+        return {"tokens": tokens, "valid": valid, "labels": self.labels[indices], "weights": weights}
 
 
 def text_classification_examples(
@@ -111,7 +120,9 @@ def text_classification_examples(
         log.warning("truncated %d of %d texts to max_length %d", truncated, len(ids), max_length)
     has_eos = tokenizer.eos_id is not None
     sequences = [_truncated(sequence, max_length, has_eos) for sequence in ids]
-    return TextClassificationExamples(sequences, labels, classes, vocab_size or tokenizer.vocab_size)
+    vocab_size = vocab_size or tokenizer.vocab_size
+    pad_id = padding_id(tokenizer, vocab_size)
+    return TextClassificationExamples(sequences, labels, classes, vocab_size, pad_id=pad_id)
 
 
 def _truncated(ids: np.ndarray, max_length: int, has_eos: bool) -> np.ndarray:

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tfm_jax.checks import as_texts, iter_texts
 
-__all__ = ["ByteTokenizer", "JsonTokenizer", "Tokenizer", "char_tokenizer", "load_tokenizer", "train_bpe"]
+__all__ = ["ByteTokenizer", "JsonTokenizer", "char_tokenizer", "load_tokenizer", "train_bpe"]
 
 _SPECIAL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>"}
 _UNKNOWN = "<unk>"
@@ -29,26 +29,6 @@ _USUAL_NAMES = {
     "eos": ("<eos>", "</s>", "[EOS]", "[SEP]", "<|end_of_text|>", "<|endoftext|>"),
 }
 _BYTE_IDS = len(_SPECIAL) + 256
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Interface of tokenizers.
-
-    A special id is None if the tokenizer has no such token. ``encode`` adds no special tokens, and ``decode``
-    drops padding, BOS and EOS.
-    """
-
-    vocab_size: int
-    pad_id: int | None
-    bos_id: int | None
-    eos_id: int | None
-    unk_id: int | None
-
-    def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
-    def save(self, path: str | Path) -> Path: ...
 
 
 class JsonTokenizer:
@@ -109,7 +89,7 @@ class JsonTokenizer:
             ids += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without padding, BOS and EOS.
 
         Raises:
@@ -148,8 +128,8 @@ class ByteTokenizer(JsonTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32; those of the backend, 100 times as fast."""
-        texts = iter_texts("encode_batch", "texts", texts)
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(_SPECIAL) for text in texts]
+        checked = iter_texts("encode_batch", "texts", texts)
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(_SPECIAL) for text in checked]
 
 
 def char_tokenizer(texts: Iterable[str]) -> JsonTokenizer:
