@@ -1,18 +1,242 @@
 """Checks of the arguments of public functions; each error names the function and the argument."""
 
+import functools
+import re
 import reprlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.types import Array, Key
 
-__all__ = ["as_array", "as_key", "as_texts", "iter_texts"]
+__all__ = ["as_array", "as_key", "as_texts", "check_shapes", "iter_texts"]
 
 _INT32 = np.iinfo(np.int32)
+_KINDS = {"float": jnp.floating, "int": jnp.integer, "bool": np.dtype(bool)}
+_AXIS = re.compile(r"(?P<name>[A-Z][a-z]*)(?P<one>\|1)?|(?P<size>\d+)")
+
+Size = Any
+"""A size of an axis: an int, or a symbol of ``jax.export``, which is no int."""
+Sizes = tuple[Size, ...]
+DType = Any
+"""A dtype, or the name of a kind of dtypes: "float", "int" or "bool"."""
+
+
+def check_shapes(
+    function: str,
+    /,
+    *,
+    sizes: Mapping[str, Size | Sizes] | None = None,
+    fix: str | Mapping[str, str] = "",
+    **arguments: tuple[object, str] | tuple[object, str, DType],
+) -> None:
+    """Checks shapes and dtypes of arguments, which are declared in axis letters.
+
+    Equivalent to::
+
+        *batch, T, N, H = q.shape
+        S, K = k.shape[-3:-1]
+        chex.assert_shape([q, k], [(*batch, T, N, H), (*batch, S, K, H)])
+        chex.assert_type([q, k], [jnp.floating, q.dtype])
+
+    for ``check_shapes("attention", q=(q, "... T N H", "float"), k=(k, "... S K H", q.dtype))``, but with an
+    error that names the function and its arguments. It reads no values, so it works while tracing too.
+    ``chex.disable_asserts()`` turns it off.
+
+    Args:
+      function: name of the public function, such as "attention".
+      sizes: sizes that are known before, by name; a tuple for ``...``.
+      fix: how to fix it, in one or more sentences; or such texts by what does not fit: the name of the
+        argument, or else the axis (``H``, ``...``), "rank" or "dtype".
+      arguments: by name, ``(array, axes)`` or ``(array, axes, dtype)``. An array may also be a tracer, a
+        ``jax.ShapeDtypeStruct`` or a number; None, an optional argument that was not passed, is skipped.
+
+        The axes are separated by spaces:
+
+        - ``T`` or ``Hv``: a letter, perhaps with small ones. It has one size in all arguments.
+        - ``T|1``: of that size or 1; another axis, without the ``|1``, or ``sizes`` has the size.
+        - ``4``: of that size.
+        - ``...``, at the front: any number of leading axes, the same in all arguments.
+        - ``...|1``: no leading axes, or as many as ``...`` has, each equal to its or 1.
+        - ``*...``: leading axes that broadcast to ``...``, as in NumPy; if no argument has ``...``, with each
+          other.
+
+        The dtype is "float", "int", "bool" or one dtype; without it, any will do.
+
+    Raises:
+      ValueError: an argument does not fit, at trace time; or the axes are not of this form.
+    """
+    checked = [
+        _Argument(name, x[0], x[1], x[2] if len(x) == 3 else None)
+        for name, x in arguments.items()
+        if x[0] is not None
+    ]
+    specs = [_parse(x.axes) for x in checked]
+    shapes = [_shape(x.array) for x in checked]
+    bound = _bind(specs, shapes, sizes or {})
+    patterns = [_pattern(spec, shape, bound) for spec, shape in zip(specs, shapes, strict=True)]
+    typed = [x for x in checked if x.dtype is not None]
+    try:
+        chex.assert_shape([x.array for x in checked], patterns)
+        chex.assert_type([x.array for x in typed], [_dtype(x.dtype) for x in typed])
+    except AssertionError:
+        raise ValueError(_message(function, checked, bound, fix)) from None
+
+
+class _Argument(NamedTuple):
+    name: str
+    array: Any
+    axes: str
+    dtype: DType = None
+
+
+class _Spec(NamedTuple):
+    """The axes of an argument."""
+
+    lead: str
+    """"...", "...|1", "*..." or "", for none."""
+    axes: tuple[tuple[str | int, bool], ...]
+    """Name or size of the others, and whether they may be 1."""
+
+
+@functools.cache
+def _parse(text: str) -> _Spec:
+    words = text.split()
+    lead = words.pop(0) if words and words[0] in ("...", "...|1", "*...") else ""
+    axes = []
+    for word in words:
+        match = _AXIS.fullmatch(word)
+        if match is None:
+            raise ValueError(
+                f"check_shapes: got axes {text!r}; wanted letters such as T, Hv or T|1 and sizes such as 4, "
+                "separated by spaces, after ..., ...|1, *... or none of them."
+            )
+        axes.append((match["name"] or int(match["size"]), match["one"] is not None))
+    return _Spec(lead, tuple(axes))
+
+
+def _shape(x: Any) -> Sizes:
+    return getattr(x, "shape", ())
+
+
+def _dtype(dtype: DType) -> Any:
+    return _KINDS[dtype] if isinstance(dtype, str) and dtype in _KINDS else dtype
+
+
+def _split(spec: _Spec, shape: Sizes) -> tuple[Sizes, Sizes] | None:
+    """The leading sizes and the others; None where the rank does not fit."""
+    n_lead = len(shape) - len(spec.axes)
+    return None if n_lead < 0 or (n_lead and not spec.lead) else (shape[:n_lead], shape[n_lead:])
+
+
+def _bind(
+    specs: Sequence[_Spec], shapes: Sequence[Sizes], sizes: Mapping[str, Size | Sizes]
+) -> dict[str, Any]:
+    """The size of each name, and the leading sizes as "...": those of the first argument that has them."""
+    bound, broadcast = dict(sizes), []
+    for spec, shape in zip(specs, shapes, strict=True):
+        parts = _split(spec, shape)
+        if parts is None:
+            continue
+        if spec.lead == "...":
+            bound.setdefault("...", parts[0])
+        elif spec.lead == "*...":
+            broadcast.append(parts[0])
+        for (name, may_be_one), size in zip(spec.axes, parts[1], strict=True):
+            if isinstance(name, str) and not may_be_one:
+                bound.setdefault(name, size)
+    if broadcast and "..." not in bound:
+        bound["..."] = functools.reduce(_broadcast, broadcast)
+    return bound
+
+
+def _broadcast(a: Sizes, b: Sizes) -> Sizes:
+    """The sizes that both broadcast to; where they differ, those of the first."""
+    rank = max(len(a), len(b))
+    a, b = ((1,) * (rank - len(x)) + x for x in (a, b))
+    return tuple(m if n == 1 else n if m == 1 else m for m, n in zip(a, b, strict=True))
+
+
+def _pattern(spec: _Spec, shape: Sizes, bound: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The shape that is wanted, as ``chex.assert_shape`` takes it."""
+    lead, n_lead = bound.get("..."), len(shape) - len(spec.axes)
+    if not spec.lead or (spec.lead == "...|1" and n_lead <= 0):
+        first = ()
+    elif lead is None:
+        first = (...,)
+    elif spec.lead == "...":
+        first = lead
+    elif spec.lead == "...|1":
+        first = tuple({1, size} for size in lead)
+    else:
+        first = tuple({1, size} for size in lead[max(0, len(lead) - n_lead) :]) if n_lead > 0 else ()
+    sizes = (bound.get(name) if isinstance(name, str) else name for name, _ in spec.axes)
+    last = ({1, size} if one else size for size, (_, one) in zip(sizes, spec.axes, strict=True))
+    return (*first, *last)
+
+
+def _message(
+    function: str, arguments: Sequence[_Argument], bound: Mapping[str, Any], fix: str | Mapping[str, str]
+) -> str:
+    got = ", ".join(f"{x.name} {_show(x.array)}" for x in arguments)
+    wanted = ", ".join(f"{x.name} {_show_wanted(x)}" for x in arguments)
+    argument, axis, problem = next(filter(None, (_problem(x, bound) for x in arguments)))
+    text = fix if isinstance(fix, str) else fix.get(argument) or fix.get(axis, "")
+    if axis == "dtype" and not text:
+        text = f"Cast {argument} first."
+    return f"{function}: got {got}; wanted {wanted}, but {problem}. {text}".rstrip()
+
+
+def _problem(x: _Argument, bound: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The argument, the axis, "rank" or "dtype", and what is wrong there; None where the argument fits."""
+    spec, shape = _parse(x.axes), _shape(x.array)
+    parts, pattern = _split(spec, shape), _pattern(spec, shape, bound)
+    if parts is None:
+        least = " or more" if spec.lead else ""
+        return x.name, "rank", f"{x.name} has rank {len(shape)}, not {len(spec.axes)}{least}"
+    lead, last = parts
+    wanted = pattern[: len(pattern) - len(last)]
+    if wanted != (...,) and not (len(lead) == len(wanted) and all(map(_fits, lead, wanted))):
+        return x.name, "...", f"{x.name} has [...] = {_brackets(lead)}, not {_brackets(bound['...'])}"
+    for (name, _), size, want in zip(spec.axes, last, pattern[len(wanted) :], strict=True):
+        if not _fits(size, want):
+            axis = f"{name} = {size}" if isinstance(name, str) else str(size)
+            return x.name, str(name), f"{x.name} has {axis}, not {bound.get(str(name), name)}"
+    if x.dtype is not None and not _has_dtype(x.array, x.dtype):
+        return x.name, "dtype", f"{x.name} has dtype {getattr(x.array, 'dtype', type(x.array).__name__)}"
+    return None
+
+
+def _fits(size: Size, wanted: Any) -> bool:
+    return wanted is None or (size in wanted if isinstance(wanted, set) else size == wanted)
+
+
+def _has_dtype(x: Any, dtype: DType) -> bool:
+    try:
+        chex.assert_type(x, _dtype(dtype))
+    except AssertionError:
+        return False
+    return True
+
+
+def _show(x: Any) -> str:
+    return f"{x.dtype}{_brackets(x.shape)}" if hasattr(x, "dtype") else reprlib.repr(x)
+
+
+def _show_wanted(x: _Argument) -> str:
+    kind = "" if x.dtype is None else x.dtype if isinstance(x.dtype, str) else str(np.dtype(x.dtype))
+    words = x.axes.split()
+    if words and words[0] == "...|1":
+        return f"{kind}{_brackets(words[1:])} or {_brackets(words)}"
+    return kind + _brackets(words)
+
+
+def _brackets(sizes: Iterable[object]) -> str:
+    return f"[{', '.join(map(str, sizes))}]"
 
 
 def as_array(function: str, name: str, x: Any) -> Array:
@@ -34,7 +258,7 @@ def as_array(function: str, name: str, x: Any) -> Array:
       ValueError: x is not an array, such as a list; its dtype is not numeric; or an integer overflows int32.
     """
     if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
-        return x
+        return x  # pyright: ignore[reportReturnType]  # a struct is an array to those who read no values
     if hasattr(x, "__jax_array__"):  # such as an nnx.Param
         return x.__jax_array__()
     if not isinstance(x, np.ndarray | np.generic):

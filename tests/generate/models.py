@@ -9,10 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax import nn
+from tfm_jax import generate, nn
 
 V = 9
 CONFIG = nn.Config(vocab_size=V, d_model=12, n_heads=2, d_ff=10, n_layers=2)
+
+
+def config(max_length, **fields):
+    """A config with EOS 2, padding 0 and start token 1."""
+    fields = {"eos_ids": (2,), "pad_id": 0, "start_id": 1} | fields
+    return generate.GenerationConfig(max_length=max_length, **fields)
 
 
 @functools.cache

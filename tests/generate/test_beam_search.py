@@ -10,13 +10,17 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tests.generate.models import V, build, count_compilations, log_probs, tokens
+from tests.generate.models import V, build, config, count_compilations, log_probs, tokens
 from tests.marks import slow, slow_but
 from tfm_jax import generate, nn
 from tfm_jax.ops import masks
 
 M, EOS = 3, 2
 PROMPT = tokens(2, 4)
+
+
+def beam_config(max_length, beams, **fields):
+    return config(max_length, beams=beams, **{"length_penalty": 0.6, **fields})
 
 
 def penalty(alpha, n):
@@ -38,9 +42,8 @@ def every_output(b, eos_ids=(EOS,)):
 @pytest.mark.parametrize("alpha", [0.0, 0.6, *slow(2.0, -1.0)])
 def test_exhaustive_beams_find_the_best_of_all_outputs(alpha):
     model, params = build(nn.Decoder)
-    got = generate.beam_search(
-        model, params, PROMPT, beams=V**M, n_best=5, max_length=M, length_penalty=alpha
-    )
+    wide = beam_config(M, V**M, n_best=5, length_penalty=alpha)
+    got = generate.beam_search(model, params, PROMPT, wide)
     for b in range(2):
         outputs = every_output(b)
 
@@ -60,9 +63,8 @@ def test_exhaustive_beams_find_the_best_of_all_outputs(alpha):
 
 def test_several_eos_ids():
     model, params = build(nn.Decoder)
-    got = generate.beam_search(
-        model, params, PROMPT[:1], beams=V**M, n_best=4, max_length=M, length_penalty=0.0, eos_id=(2, 5)
-    )
+    wide = beam_config(M, V**M, n_best=4, length_penalty=0.0, eos_ids=(2, 5))
+    got = generate.beam_search(model, params, PROMPT[:1], wide)
     outputs = every_output(0, (2, 5))
     best = sorted(outputs, key=outputs.get, reverse=True)[:4]
     np.testing.assert_allclose(got.scores[0], [outputs[y] for y in best], rtol=1e-4)
@@ -96,16 +98,8 @@ def reference_beam_search(prompt, beams, length, alpha, eos_ids=(EOS,)):
 def test_narrow_beams_equal_the_reference_loop(beams, alpha, eos_ids):
     model, params = build(nn.Decoder)
     prompts = tokens(10, 3, seed=5)
-    got = generate.beam_search(
-        model,
-        params,
-        prompts,
-        beams=beams,
-        n_best=beams,
-        max_length=5,
-        length_penalty=alpha,
-        eos_id=eos_ids,
-    )
+    narrow = beam_config(5, beams, n_best=beams, length_penalty=alpha, eos_ids=eos_ids)
+    got = generate.beam_search(model, params, prompts, narrow)
     for b, prompt in enumerate(prompts):
         wanted = reference_beam_search(prompt, beams, 5, alpha, eos_ids)[:beams]
         np.testing.assert_allclose(got.scores[b], [score for _, score in wanted], rtol=1e-4)
@@ -118,11 +112,12 @@ def test_early_stopping_is_exact(eos_ids):
     # With this penalty longer outputs often overtake those that ended first.
     model, params = build(nn.Decoder)
     prompts = tokens(12, 3, seed=4)
-    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7, eos_id=eos_ids)
-    got = search(prompts, length_penalty=3.0)
+    three = beam_config(7, 3, length_penalty=3.0, eos_ids=eos_ids)
+    search = functools.partial(generate.beam_search, model, params, config=three)
+    got = search(prompts)
     for b, prompt in enumerate(prompts):
         output, score = reference_beam_search(prompt, 3, 7, 3.0, eos_ids)[0]
-        alone = search(prompt[None], length_penalty=3.0)
+        alone = search(prompt[None])
         for found in (np.asarray(got.tokens[b, 0]), np.asarray(alone.tokens[0, 0])):
             np.testing.assert_array_equal(found, [*output, *[0] * (7 - len(output))])
         np.testing.assert_allclose([got.scores[b, 0], alone.scores[0, 0]], score, rtol=1e-4)
@@ -130,28 +125,27 @@ def test_early_stopping_is_exact(eos_ids):
 
 def test_one_beam_with_a_window_is_greedy():
     model, params = build(nn.Decoder, window=3)
-    got = generate.beam_search(model, params, PROMPT, beams=1, max_length=6)
-    np.testing.assert_array_equal(
-        got.tokens[:, 0], generate.greedy(model, params, PROMPT, max_length=6).tokens
-    )
+    got = generate.beam_search(model, params, PROMPT, beam_config(6, 1))
+    np.testing.assert_array_equal(got.tokens[:, 0], generate.greedy(model, params, PROMPT, config(6)).tokens)
 
 
 def test_length_penalties_share_a_compilation():
     model, params = build(nn.Decoder)
-    search = functools.partial(generate.beam_search, model, params, PROMPT, beams=2, max_length=3)
-    search(length_penalty=0.6)
+
+    def search(penalty):
+        generate.beam_search(model, params, PROMPT, beam_config(3, 2, length_penalty=penalty))
+
+    search(0.6)
     with jax.log_compiles(True), count_compilations() as compiled:
-        search(length_penalty=0.7)
-        search(length_penalty=lambda n: n.astype(jnp.float32))
-        search(length_penalty=jnp.float32(1.0))
+        search(0.7)
+        search(lambda n: n.astype(jnp.float32))
     assert not [name for name in compiled if "search" in name]
 
 
 def test_log_probs_are_clipped_to_0_after_processors():
     model, params = build(nn.Decoder)
-    got = generate.beam_search(
-        model, params, PROMPT, beams=3, max_length=5, processors=(generate.FrequencyPenalty(-5.0),)
-    )
+    raised = beam_config(5, 3, processors=(generate.FrequencyPenalty(-5.0),))
+    got = generate.beam_search(model, params, PROMPT, raised)
     assert (got.log_probs <= 0).all()
 
 
@@ -166,7 +160,7 @@ FIELDS = {
 def test_scores_are_those_of_a_forward_pass_over_the_output(name):
     fields = FIELDS[name]
     model, params = build(nn.Decoder, **fields)
-    got = generate.beam_search(model, params, PROMPT, beams=3, n_best=3, max_length=6)
+    got = generate.beam_search(model, params, PROMPT, beam_config(6, 3, n_best=3))
     for b in range(2):
         for i in range(3):
             n = int(got.lengths[b, i])
@@ -179,7 +173,7 @@ def test_batched_sources_equal_each_alone():
     model, params = build(nn.EncoderDecoder)
     source, lengths = tokens(3, 5), [5, 3, 4]
     valid = jnp.arange(5)[None] < jnp.array(lengths)[:, None]
-    search = functools.partial(generate.beam_search, model, params, beams=3, n_best=2, max_length=6)
+    search = functools.partial(generate.beam_search, model, params, config=beam_config(6, 3, n_best=2))
     got = search(source, source_mask=masks.padding(valid))
     for b, n in enumerate(lengths):
         alone = search(source[b : b + 1, :n])
@@ -193,7 +187,7 @@ def test_batched_sources_equal_each_alone():
 def test_padded_prompts_equal_each_alone():
     model, params = build(nn.Decoder)
     prompts, valid = tokens(2, 4), jnp.array([[False, True, True, True], [True, True, False, False]])
-    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=5)
+    search = functools.partial(generate.beam_search, model, params, config=beam_config(5, 3))
     got = search(prompts, valid=valid)
     for b in range(2):
         alone = search(prompts[b][np.asarray(valid[b])][None])
@@ -203,10 +197,8 @@ def test_padded_prompts_equal_each_alone():
 
 def test_processors_and_min_length():
     model, params = build(nn.Decoder)
-    got = generate.beam_search(
-        model, params, PROMPT, beams=3, n_best=3, max_length=6, min_length=4,
-        processors=(generate.NoRepeatNgram(1),),
-    )  # fmt: skip
+    once = beam_config(6, 3, n_best=3, min_length=4, processors=(generate.NoRepeatNgram(1),))
+    got = generate.beam_search(model, params, PROMPT, once)
     assert (got.lengths >= 4).all()
     for b in range(2):
         for output in np.asarray(got.tokens[b]):
@@ -216,27 +208,30 @@ def test_processors_and_min_length():
 
 def test_beams_beyond_the_number_of_outputs_are_empty():
     model, params = build(nn.Decoder)
-    got = generate.beam_search(model, params, PROMPT, beams=12, n_best=12, max_length=1)
+    got = generate.beam_search(model, params, PROMPT, beam_config(1, 12, n_best=12))
     assert np.isfinite(got.scores[:, :V]).all() and np.isneginf(got.scores[:, V:]).all()
     assert (got.lengths[:, V:] == 0).all() and (got.tokens[:, V:] == 0).all()
+    for eos_ids, pad in (((2, 5), 2), ((), -1)):
+        free = beam_config(1, 12, n_best=12, eos_ids=eos_ids, pad_id=None)
+        assert (generate.beam_search(model, params, PROMPT, free).tokens[:, V:] == pad).all()
 
 
 def test_nan_logits_give_minus_1():
     model, params = build(nn.Decoder)
     for bad in (PROMPT.at[0, 1].set(50), PROMPT.at[0, 3].set(-7)):
-        got = generate.beam_search(model, params, bad, beams=3, max_length=4)
+        got = generate.beam_search(model, params, bad, beam_config(4, 3))
         assert (got.tokens[0] == -1).all() and np.isnan(got.scores[0]).all()
     prompt = PROMPT.at[0, 1].set(50)
-    got = generate.beam_search(model, params, prompt, beams=3, max_length=4)
+    got = generate.beam_search(model, params, prompt, beam_config(4, 3))
     assert (got.tokens[0] == -1).all() and np.isnan(got.scores[0]).all()
-    alone = generate.beam_search(model, params, prompt[1:], beams=3, max_length=4)
+    alone = generate.beam_search(model, params, prompt[1:], beam_config(4, 3))
     np.testing.assert_array_equal(got.tokens[1], alone.tokens[0])
 
 
 def test_inside_shard_map():
     model, params = build(nn.EncoderDecoder)
     source = tokens(4, 5)
-    search = functools.partial(generate.beam_search, model, beams=2, max_length=4)
+    search = functools.partial(generate.beam_search, model, config=beam_config(4, 2))
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     sharded = jax.shard_map(search, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
     np.testing.assert_array_equal(jax.jit(sharded)(params, source).tokens, search(params, source).tokens)
@@ -245,32 +240,32 @@ def test_inside_shard_map():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "beam_search: got beams=0; wanted an integer from 1 to "),
-        ({"n_best": 5}, "beam_search: got n_best=5 with beams=4; wanted at most beams"),
-        ({"n_best": 0}, "beam_search: got n_best=0"),
-        ({"beams": 2.0}, "beam_search: got beams=2.0; wanted an integer"),
-        ({"beams": None}, "beam_search: got beams=None; wanted an integer"),
-        ({"length_penalty": float("inf")}, "beam_search: got length_penalty=inf; wanted a finite number"),
-        ({"length_penalty": "1"}, "beam_search: got length_penalty='1'; wanted a finite number"),
         (
             {"length_penalty": 1e30},
             "got a length_penalty that returns inf for outputs of length 2; wanted posit",
         ),
-        ({"max_length": -1}, "beam_search: got max_length=-1"),
-        ({"min_length": 7}, "got min_length=7 with max_length=6; wanted min_length <= max_length"),
-        ({"eos_id": -1}, "got eos_id=-1"),
-        ({"pad_id": -1}, "got pad_id=-1"),
-        ({"bos_id": -2}, "got bos_id=-2"),
-        ({"length_penalty": float("nan")}, "beam_search: got length_penalty=nan; wanted a finite number"),
         (
             {"length_penalty": lambda n: -n.astype(jnp.float32)},
             "returns -1.0 for outputs of length 1; wanted positive, finite",
         ),
-        ({"length_penalty": lambda n: 2.0}, r"got a length_penalty that returns shape \(\); wanted \(.*,\)"),
-        ({"memory_mask": masks.causal()}, r"got memory_mask=causal\(\); wanted masks.padding\(valid\)"),
+        (
+            {"length_penalty": lambda n: 2.0},
+            r"beam_search: got length_penalty float32\[\]; wanted .* It maps lengths to divisors",
+        ),
+        (
+            {"do_sample": True},
+            "beam_search: got do_sample=True; wanted do_sample=False. For sampling call",
+        ),
     ],
 )
 def test_bad_options(options, message):
     model, params = build(nn.Decoder)
     with pytest.raises(ValueError, match=message):
-        generate.beam_search(model, params, PROMPT, **{"max_length": 6, **options})
+        generate.beam_search(model, params, PROMPT, beam_config(6, 4, **options))
+
+
+def test_memory_mask_of_other_kinds():
+    model, params = build(nn.EncoderDecoder)
+    for mask, got in ((masks.causal(), r"causal\(\)"), (jnp.ones((6, 5), bool), "an array")):
+        with pytest.raises(ValueError, match=rf"got memory_mask={got}; wanted masks.padding\(valid\)"):
+            generate.beam_search(model, params, tokens(3, 5), beam_config(6, 2), memory_mask=mask)

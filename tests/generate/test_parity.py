@@ -170,15 +170,17 @@ def inputs(family: Family, padded: bool):
     return np.where(valid, tokens, family.pad), valid
 
 
-def our_options(family: Family, valid):
-    mask = masks.padding(jnp.asarray(valid)) if family.is_encoder_decoder else jnp.asarray(valid)
-    return {
-        ("source_mask" if family.is_encoder_decoder else "valid"): mask,
-        "max_length": LENGTH,
-        "eos_id": family.eos_ids,
-        "pad_id": family.pad,
-        "bos_id": family.pad,
-    }
+def our_inputs(family: Family, tokens, **fields):
+    """The arguments of a function of token ids."""
+    config = generate.GenerationConfig(
+        family.eos_ids, pad_id=family.pad, start_id=family.pad, max_length=LENGTH, **fields
+    )
+    return family.model, family.params, jnp.asarray(tokens), config
+
+
+def our_mask(family: Family, valid):
+    valid = jnp.asarray(valid)
+    return {"source_mask": masks.padding(valid)} if family.is_encoder_decoder else {"valid": valid}
 
 
 def run_theirs(family: Family, tokens, valid, **options):
@@ -239,7 +241,7 @@ def test_greedy(make, padded):
     family = build(make)
     tokens, valid = inputs(family, padded)
     _, wanted = run_theirs(family, tokens, valid)
-    got = generate.greedy(family.model, family.params, jnp.asarray(tokens), **our_options(family, valid))
+    got = generate.greedy(*our_inputs(family, tokens), **our_mask(family, valid))
     np.testing.assert_array_equal(got.tokens, wanted)
     check_varied(wanted, family)
 
@@ -264,16 +266,8 @@ def both_beams(family: Family, tokens, valid, penalty: float, ours: dict, theirs
         length_penalty=penalty,
         **theirs,
     )
-    got = generate.beam_search(
-        family.model,
-        family.params,
-        jnp.asarray(tokens),
-        beams=4,
-        n_best=4,
-        length_penalty={0.0: no_penalty, 1.0: by_length}[penalty],
-        **our_options(family, valid),
-        **ours,
-    )
+    fields = {"beams": 4, "n_best": 4, "length_penalty": {0.0: no_penalty, 1.0: by_length}[penalty], **ours}
+    got = generate.beam_search(*our_inputs(family, tokens, **fields), **our_mask(family, valid))
     scores = output.sequences_scores.numpy()
     np.testing.assert_allclose(got.scores.ravel(), scores, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(got.tokens.reshape(-1, LENGTH), wanted)
@@ -310,14 +304,8 @@ def test_processors(make, options):
     # Each prompt alone and without its padding, which theirs would treat as tokens.
     pairs = zip(tokens, valid, strict=True)
     alone = [run_theirs(family, x[ok][None], ok[ok][None], **theirs)[1][0] for x, ok in pairs]
-    got = generate.greedy(
-        family.model,
-        family.params,
-        jnp.asarray(tokens),
-        min_length=min_length,
-        processors=ours,
-        **our_options(family, valid),
-    )
+    arguments = our_inputs(family, tokens, min_length=min_length, processors=ours)
+    got = generate.greedy(*arguments, **our_mask(family, valid))
     np.testing.assert_array_equal(got.tokens, alone)
     _, plain = run_theirs(family, tokens, valid)
     assert (plain != np.array(alone)).any()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfm_jax import data, generate, nn
-from tfm_jax.generate.autoregressive import DecodingLoop
+from tfm_jax.generate import text_generator
 from tfm_jax.generate.constraints import SuppressFrom
 from tfm_jax.ops import masks
 
@@ -22,6 +22,7 @@ CONFIG = nn.Config(
 )
 PROMPTS = ["abc", "", "hgfedcbahgfedcbahgfe", "dd", "e"]
 KEY, LENGTH = jax.random.key(3), 40
+KNOWN = (SuppressFrom(TOKENIZER.vocab_size),)
 
 
 @functools.cache
@@ -43,10 +44,8 @@ def test_output_is_independent_of_batch_size():
         generator.model,
         generator.params,
         jnp.asarray([[1, *TOKENIZER.encode(PROMPTS[2])]], jnp.int32),
+        generate.GenerationConfig((2,), max_length=LENGTH, processors=KNOWN),
         key=keys[2:3],
-        max_length=LENGTH,
-        eos_id=2,
-        processors=(SuppressFrom(TOKENIZER.vocab_size),),
     )
     assert TOKENIZER.decode(alone.tokens[0]) == outputs()[2]
     assert outputs() == outputs(1) == outputs(2) == outputs(100)
@@ -65,9 +64,8 @@ def test_write_without_a_key_is_greedy():
         generator.model,
         generator.params,
         jnp.where(valid, 1, 0),
-        max_length=8,
+        generate.GenerationConfig((2,), max_length=8, processors=KNOWN),
         valid=valid,
-        processors=(SuppressFrom(TOKENIZER.vocab_size),),
     )
     assert generator.write([""], key=None, max_length=8) == [TOKENIZER.decode(wanted.tokens[0])]
 
@@ -90,14 +88,14 @@ def test_first_complete_stop_string_counts():
 
 
 def test_generation_ends_with_the_last_output(monkeypatch):
-    blocks, stream = [], DecodingLoop.stream
+    blocks, stream = [], generate.stream
 
     def counted(*args, **options):
         for block in stream(*args, **options):
             blocks.append(block)
             yield block
 
-    monkeypatch.setattr(DecodingLoop, "stream", counted)
+    monkeypatch.setattr(text_generator, "stream", counted)
     texts = outputs.__wrapped__()
     assert len(blocks) == 3 + 2  # for the short prompts, and for the long one
     blocks.clear()
@@ -126,6 +124,7 @@ def translated(batch_size=32):
 
 def test_translate_equals_beam_search():
     generator, wanted = build(nn.EncoderDecoder), []
+    config = generate.GenerationConfig((2,), start_id=1, beams=4, length_penalty=0.6, processors=KNOWN)
     for text in PROMPTS:
         ids = np.array([*TOKENIZER.encode(text), 2])
         S = 16 if len(ids) <= 16 else 32
@@ -134,9 +133,8 @@ def test_translate_equals_beam_search():
             generator.model,
             generator.params,
             source,
+            config,
             source_mask=masks.padding(source != 0),
-            max_length=S + 50,
-            processors=(SuppressFrom(TOKENIZER.vocab_size),),
         )
         wanted.append(TOKENIZER.decode(best.tokens[0, 0]))
     assert translated() == wanted == translated(1) == translated(100)
@@ -192,6 +190,15 @@ def test_compilation_is_logged_once_per_shape(caplog):
     assert min(seconds) >= 0.0 and max(seconds) < 60
 
 
+def test_several_outputs_per_text():
+    config = generate.GenerationConfig(max_length=3, beams=3, n_best=2)
+    generator = dataclasses.replace(build(), generation_config=config)
+    with pytest.raises(
+        ValueError, match="TextGenerator: got n_best=2; wanted 1, as it returns one text per in"
+    ):
+        generator.write(PROMPTS[:1], key=None)
+
+
 def test_do_sample_requires_a_key():
     generator, config = build(), generate.GenerationConfig(max_length=3, do_sample=True)
     sampler = dataclasses.replace(generator, generation_config=config)
@@ -231,7 +238,10 @@ def test_tokenizer_without_special_tokens():
         ({"stop": "ab"}, "got stop='ab', one string; wanted a list"),
         ({"prompts": "ab"}, "got prompts='ab', one string; wanted a list"),
         ({"prompts": ["ab", None]}, r"got prompts\[1\]=None; wanted a string"),
-        ({"key": jax.random.split(KEY, 2)}, r"got keys \[2\]; wanted one key, or one per prompt \[1\]"),
+        (
+            {"key": jax.random.split(KEY, 2)},
+            r"TextGenerator: got key .*\[2\]; wanted .* Pass one key, or one per prompt",
+        ),
         ({"batch_size": 0}, "TextGenerator: got batch_size=0; wanted an integer from 1 to "),
         ({"max_length": -1}, "GenerationConfig: got max_length=-1; wanted an integer from 0 to "),
         ({"processors": (generate.TopK(V + 1),)}, "top_k: got k=16; wanted at most V = 15"),

@@ -1,22 +1,20 @@
-"""Generation: KV cache, greedy decoding, sampling, beam search, logits processors, texts."""
+"""Generation: prefill, greedy decoding, sampling, beam search, logits processors, texts."""
 
+from tfm_jax.generate._beam_search import Beams, beam_search
+from tfm_jax.generate._prefill import prefill
 from tfm_jax.generate.autoregressive import Generated, greedy, sample, stream
-from tfm_jax.generate.beam_search import Beams, beam_search
 from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.generate.constraints import BadWords, ForceFirst, ForceLast, Renormalize, Suppress, SuppressFirst
 from tfm_jax.generate.logits_processors import (
     Context,
     FrequencyPenalty,
-    MinLength,
     MinP,
     NoRepeatNgram,
     RepetitionPenalty,
     Temperature,
     TopK,
     TopP,
-    apply_processors,
 )
-from tfm_jax.generate.prefill import prefill
 from tfm_jax.generate.text_generator import TextGenerator
 
 __all__ = [
@@ -28,7 +26,6 @@ __all__ = [
     "FrequencyPenalty",
     "Generated",
     "GenerationConfig",
-    "MinLength",
     "MinP",
     "NoRepeatNgram",
     "Renormalize",
@@ -39,7 +36,6 @@ __all__ = [
     "TextGenerator",
     "TopK",
     "TopP",
-    "apply_processors",
     "beam_search",
     "greedy",
     "prefill",

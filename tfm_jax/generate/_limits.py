@@ -2,23 +2,30 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ranges import COUNT, check_number, check_numbers
-from tfm_jax.types import Array
+from tfm_jax.generate.config import GenerationConfig
+from tfm_jax.nn.decoding import CachedDecoder
+from tfm_jax.nn.functional import Pure
+from tfm_jax.types import Array, Params
 
-if TYPE_CHECKING:
-    from tfm_jax.generate.config import GenerationConfig
+__all__ = [
+    "LengthLimits",
+    "Limits",
+    "check_config",
+    "count_positions",
+    "is_eos",
+    "output_lengths",
+    "resolve_limits",
+]
 
-__all__ = ["EosIds", "Limits", "TextLimits", "is_eos", "output_lengths", "resolve_limits"]
-
-EosIds = int | Sequence[int] | None
 EXTRA_LENGTH = 50
 """A translation may have this many tokens more than its source (Vaswani et al. 2017, section 6.1)."""
+NO_TOKEN = -1
+"""Fills empty outputs where there is neither a pad nor an EOS token."""
 
 
 class Limits(NamedTuple):
@@ -29,51 +36,105 @@ class Limits(NamedTuple):
       min_length: fewest tokens of an output, EOS included.
       eos_ids: tokens that end an output.
       pad_id: fills an output after EOS.
-      bos_id: first decoder token of an encoder-decoder.
+      start_id: first decoder token of an encoder-decoder; None for none.
     """
 
     max_length: int
     min_length: int
     eos_ids: tuple[int, ...]
     pad_id: int
-    bos_id: int
+    start_id: int | None
 
 
-def resolve_limits(
-    function: str, *, max_length: int, min_length: int, eos_id: EosIds, pad_id: int, bos_id: int
-) -> Limits:
-    """Checks the lengths and ids of a call.
+def check_config(function: str, config: GenerationConfig, **required: object) -> None:
+    """Checks that a function of token ids can follow a config.
 
     Args:
       function: named in errors.
-      max_length, min_length, eos_id, pad_id, bos_id: as in ``greedy``.
+      config: the config.
+      required: the only supported value of some settings, by name.
+
+    Raises:
+      ValueError: a setting that only texts have, or a required one of another value.
+    """
+    if not isinstance(config, GenerationConfig):
+        raise ValueError(
+            f"{function}: got config={config!r:.80}; wanted a GenerationConfig, such as "
+            "GenerationConfig(max_length=20)."
+        )
+    required = dict.fromkeys(("prefix_ids", "suffix_ids", "stop_strings"), ()) | required
+    wrong = [name for name, wanted in required.items() if getattr(config, name) != wanted]
+    if wrong:
+        got = ", ".join(f"{name}={getattr(config, name)!r}" for name in wrong)
+        wanted = ", ".join(f"{name}={required[name]!r}" for name in wrong)
+        advice = " ".join(_ADVICE[name] for name in wrong)
+        raise ValueError(f"{function}: got {got}; wanted {wanted}. {advice} Pass config.updated({wanted}).")
+
+
+_ADVICE = {
+    "prefix_ids": "Prepend prefix_ids to inputs, which are token ids.",
+    "suffix_ids": "Append suffix_ids to inputs, which are token ids.",
+    "stop_strings": "Cut decoded texts at stop_strings, or call TextGenerator.",
+    "beams": "For beams call beam_search.",
+    "do_sample": "For sampling call sample.",
+}
+
+
+def resolve_limits(
+    function: str,
+    model: Pure[CachedDecoder],
+    params: Params,
+    length: int,
+    config: GenerationConfig,
+    *,
+    padded: bool,
+) -> Limits:
+    """The limits of a call on token ids.
+
+    Args:
+      function: named in errors.
+      model, params: as in ``greedy``.
+      length: of the inputs [B, length], padding included.
+      config: the generation config.
+      padded: whether prompts may have padding.
 
     Returns:
       The Limits.
 
     Raises:
-      ValueError: a length or an id is not an integer of at least 0; ``min_length`` is above ``max_length``.
+      ValueError: no ``max_length``; a prompt that leaves no token of ``max_total``; totals that limit padded
+        prompts of different lengths differently.
     """
-    check_numbers(function, COUNT, max_length=max_length, min_length=min_length, pad_id=pad_id, bos_id=bos_id)
-    if max_length < min_length:
+    if config.max_length is not None and config.max_total is None and config.min_total == 0:
+        return _limits(config, config.max_length, config.min_length)  # the usual case, without the modules
+    decoder = model.bind(params)
+    lengths = LengthLimits(function, config, count_positions(decoder), decoder.is_encoder_decoder())
+    if config.max_total is not None and not lengths.is_encoder_decoder and length >= config.max_total:
         raise ValueError(
-            f"{function}: got min_length={min_length} with max_length={max_length}; wanted min_length <= "
-            "max_length."
+            f"{function}: got prompts of {length} tokens with max_total={config.max_total}; wanted at most "
+            f"{config.max_total - 1} tokens. Shorten them, or pass config.updated(max_length=...)."
         )
-    if isinstance(eos_id, np.ndarray | jax.Array):
-        eos_id = np.asarray(eos_id).tolist()
-    is_sequence = isinstance(eos_id, Sequence) and not isinstance(eos_id, str)
-    eos_ids = () if eos_id is None else tuple(eos_id) if is_sequence else (eos_id,)
-    for token in eos_ids:
-        check_number(function, "eos_id", token, COUNT)
-    return Limits(max_length, min_length, tuple(map(int, eos_ids)), pad_id, bos_id)
+    limits = lengths.of(length)
+    if padded and lengths.depends_on_prompt and lengths.of(1) != limits:
+        raise ValueError(
+            f"{function}: got max_total={config.max_total}, min_total={config.min_total} with valid; wanted "
+            "the same limits for every prompt. Group the prompts by length, without valid, or set max_length "
+            "and min_length."
+        )
+    return limits
+
+
+def count_positions(decoder: CachedDecoder) -> int | None:
+    """The most positions of a sequence; None for no limit."""
+    return getattr(decoder.decoder_stack().config.positions, "max_length", None)
 
 
 @dataclasses.dataclass(frozen=True)
-class TextLimits:
-    """Length limits of one ``TextGenerator`` call, for inputs of every length.
+class LengthLimits:
+    """Length limits of one call, for inputs of every length.
 
     Args:
+      function: named in errors.
       config: the generation config of the call.
       n_positions: positions of the model (``Learned.max_length``); None for no limit.
       is_encoder_decoder: ``max_total`` and ``min_total`` count the decoder's start token instead of a prompt.
@@ -82,14 +143,18 @@ class TextLimits:
       ValueError: a decoder's config has neither ``max_length`` nor ``max_total``.
     """
 
-    config: "GenerationConfig"
+    function: str
+    config: GenerationConfig
     n_positions: int | None
     is_encoder_decoder: bool
 
     def __post_init__(self):
         c = self.config
         if not self.is_encoder_decoder and c.max_length is None and c.max_total is None:
-            raise ValueError("TextGenerator: got max_length=None; wanted a number of tokens to generate.")
+            raise ValueError(
+                f"{self.function}: got max_length=None; wanted a number of tokens to generate. Set it in the "
+                "config."
+            )
 
     @property
     def depends_on_prompt(self) -> bool:
@@ -105,8 +170,10 @@ class TextLimits:
             return self.n_positions
         if self.config.max_total is not None:
             return self.config.max_total - 1
+        if self.n_positions is None or self.config.max_length is None:
+            return None
         # The last token of the output is not read, so it needs no position.
-        return None if self.n_positions is None else self.n_positions - (self.config.max_length - 1)
+        return self.n_positions - (self.config.max_length - 1)
 
     def check_inputs(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> None:
         """Raises a ValueError for the first text that is too long."""
@@ -115,7 +182,7 @@ class TextLimits:
             if longest is not None and len(tokens) > longest:
                 shown = f"{text[:30]!r}{'...' * (len(text) > 30)}"
                 raise ValueError(
-                    f"TextGenerator: got {shown} of {len(tokens)} tokens; wanted at most {longest}, as "
+                    f"{self.function}: got {shown} of {len(tokens)} tokens; wanted at most {longest}, as "
                     f"{self._reason()}. Shorten the text."
                 )
 
@@ -137,19 +204,22 @@ class TextLimits:
         if c.max_total is not None:
             remaining = c.max_total - prompt
             longest = remaining if longest is None else min(longest, remaining)
-        if longest is None:
-            longest = input_length + EXTRA_LENGTH
-            longest = longest if self.n_positions is None else min(longest, self.n_positions)
-        else:
-            shortest = min(shortest, longest)
-        return resolve_limits(
-            "TextGenerator",
-            max_length=longest,
-            min_length=shortest,
-            eos_id=c.eos_ids,
-            pad_id=c.pad_id,
-            bos_id=c.start_id or 0,
-        )
+        if longest is not None:
+            return _limits(c, longest, min(shortest, longest))
+        longest = input_length + EXTRA_LENGTH
+        longest = longest if self.n_positions is None else min(longest, self.n_positions)
+        if shortest > longest:
+            raise ValueError(
+                f"{self.function}: got min_length={shortest} with max_length={longest}, the default; wanted "
+                "min_length <= max_length. Set max_length in the config."
+            )
+        return _limits(c, longest, shortest)
+
+
+def _limits(config: GenerationConfig, max_length: int, min_length: int) -> Limits:
+    fallback = config.eos_ids[0] if config.eos_ids else NO_TOKEN
+    pad_id = fallback if config.pad_id is None else config.pad_id
+    return Limits(max_length, min_length, config.eos_ids, pad_id, config.start_id)
 
 
 def is_eos(tokens: Array, eos_ids: tuple[int, ...]) -> Array:

@@ -1,7 +1,7 @@
 """Autoregressive decoding: greedy, sampling and streaming, in one jitted loop over positions."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_array, as_key
-from tfm_jax.generate._limits import EosIds, Limits, is_eos, output_lengths, resolve_limits
+from tfm_jax.checks import as_key, check_shapes
+from tfm_jax.generate._limits import Limits, check_config, is_eos, output_lengths, resolve_limits
+from tfm_jax.generate._prefill import InputMasks, check_inputs, prefill_but_last
+from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.generate.logits_processors import Context, Processor, apply_processors, prepare_processors
-from tfm_jax.generate.prefill import check_inputs, check_valid, prefill_but_last
-from tfm_jax.nn.decoding import Cache
+from tfm_jax.nn.decoding import Cache, CachedDecoder
 from tfm_jax.nn.functional import Pure
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import vary_with
 from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Array, Key, Params
 
-__all__ = ["DecodingLoop", "Generated", "greedy", "sample", "stream"]
+__all__ = ["Generated", "greedy", "sample", "stream"]
 
 
 @pytrees.register_named_tuple
@@ -42,89 +43,73 @@ class Generated(NamedTuple):
 
 
 def greedy(
-    model: Pure,
+    model: Pure[CachedDecoder],
     params: Params,
     inputs: Array,
+    config: GenerationConfig,
     *,
-    max_length: int,
-    min_length: int = 0,
-    eos_id: EosIds = 2,
-    pad_id: int = 0,
-    processors: Sequence[Processor] = (),
     valid: Array | None = None,
     source_mask: Mask | Array | None = None,
     memory_mask: Mask | Array | None = None,
-    bos_id: int = 1,
 ) -> Generated:
     """Greedy decoding: takes the most likely next token until every sequence has ended.
 
     Equivalent to::
 
-        while tokens[-1] != eos_id and len(tokens) < max_length:
-            tokens.append(argmax(model(source, [bos_id, *tokens])[-1]))      # an encoder-decoder
-            tokens.append(argmax(model([*prompt, *tokens])[-1]))             # a decoder
+        while tokens[-1] not in config.eos_ids and len(tokens) < config.max_length:
+            tokens.append(argmax(model(source, [config.start_id, *tokens])[-1]))     # an encoder-decoder
+            tokens.append(argmax(model([*prompt, *tokens])[-1]))                     # a decoder
 
     Args:
       model: from ``nn.functionalize``: an ``nn.Decoder`` or an ``nn.EncoderDecoder``.
       params: its parameters.
       inputs: int tokens: the prompt [B, P] of a decoder, or the source [B, S] of an encoder-decoder.
-      max_length: most tokens of an output, EOS included; 0 generates nothing.
-      min_length: fewest tokens of an output, EOS included.
-      eos_id: the EOS token: one id, several, or None for none.
-      pad_id: fills outputs after EOS.
-      processors: logits processors, applied in order, such as ``(NoRepeatNgram(3),)``.
+      config: lengths, special tokens and logits processors; without beams, sampling and settings of texts.
       valid: bool [B, P], False at the padding of prompts, on the left or right.
       source_mask: for the encoder, True = may attend; ``masks.padding(valid)`` also masks cross-attention.
       memory_mask: for cross-attention, [..., max_length, S]; required with any other ``source_mask``.
-      bos_id: first decoder token of an encoder-decoder.
 
     Returns:
       ``Generated``. Compiled once per model, shape of inputs, and limits.
 
     Raises:
-      ValueError: inputs that are not int [B, length >= 1], an empty prompt, ``max_length`` below 0 or below
-        ``min_length``, a length or an id that is not an integer, a negative id, more positions than
-        ``nn.Learned`` has, a ``source_mask`` that is not padding, without a ``memory_mask``.
+      ValueError: inputs that are not int [B, length >= 1]; an empty prompt; a setting that greedy decoding
+        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder; ``max_total`` or
+        ``min_total`` that limit padded prompts differently; more positions than ``nn.Learned`` has; a
+        ``source_mask`` that is not padding, without a ``memory_mask``.
     """
-    limits = resolve_limits(
-        "greedy", max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
-    )
-    loop = DecodingLoop(model, params, limits, prepare_processors(processors, limits))
-    return loop.generate(inputs, None, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
+    check_config("greedy", config, beams=1, do_sample=False)
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _prepare("greedy", model, params, inputs, config, key=None, masks=masks).generate()
 
 
 def sample(
-    model: Pure,
+    model: Pure[CachedDecoder],
     params: Params,
     inputs: Array,
+    config: GenerationConfig,
     *,
     key: Key,
-    max_length: int,
-    min_length: int = 0,
-    eos_id: EosIds = None,
-    pad_id: int = 0,
-    processors: Sequence[Processor] = (),
     valid: Array | None = None,
     source_mask: Mask | Array | None = None,
     memory_mask: Mask | Array | None = None,
-    bos_id: int = 1,
 ) -> Generated:
     """Samples each next token from the model's distribution, after the processors.
 
     Equivalent to::
 
         keys = jax.random.split(key, B)                      # unless key has shape [B]
-        for step in range(max_length):
-            logits = apply_processors(processors, model(tokens)[-1])
+        for step in range(config.max_length):
+            logits = apply_processors(config.processors, model(tokens)[-1])
             tokens.append(jax.random.categorical(jax.random.fold_in(keys[b], step), logits))
 
     Args:
       model, params, inputs: as in ``greedy``.
+      config: lengths, special tokens and logits processors, such as ``(Temperature(0.8), TopP(0.95))``;
+        without beams and settings of texts.
       key: a PRNG key, consumed; or one per sequence [B], which makes sampling independent of batching. Keys
         of ``jax.random.PRNGKey`` are uint32 [2], or [B, 2].
-      max_length, min_length, eos_id, pad_id: as in ``greedy``, but no EOS by default.
-      processors: logits processors, applied in order, such as ``(Temperature(0.8), TopP(0.95))``.
-      valid, source_mask, memory_mask, bos_id: as in ``greedy``.
+      valid, source_mask, memory_mask: as in ``greedy``.
 
     Returns:
       ``Generated``.
@@ -137,57 +122,48 @@ def sample(
             "sample: got key=None; wanted a PRNG key, such as jax.random.key(0). For the most likely tokens "
             "call greedy."
         )
-    limits = resolve_limits(
-        "sample", max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
-    )
-    loop = DecodingLoop(model, params, limits, prepare_processors(processors, limits))
-    return loop.generate(inputs, key, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
+    check_config("sample", config, beams=1)
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _prepare("sample", model, params, inputs, config, key=key, masks=masks).generate()
 
 
 def stream(
-    model: Pure,
+    model: Pure[CachedDecoder],
     params: Params,
     inputs: Array,
+    config: GenerationConfig,
     *,
     key: Key | None,
-    max_length: int,
     every: int = 8,
-    min_length: int = 0,
-    eos_id: EosIds = None,
-    pad_id: int = 0,
-    processors: Sequence[Processor] = (),
     valid: Array | None = None,
     source_mask: Mask | Array | None = None,
     memory_mask: Mask | Array | None = None,
-    bos_id: int = 1,
 ) -> Iterator[np.ndarray]:
     """Streams tokens while they are generated.
 
     Equivalent to::
 
-        tokens = sample(model, params, inputs, key=key, ...).tokens          # greedy if key is None
-        for start in range(0, max_length, every):                            # until all sequences have ended
+        tokens = sample(model, params, inputs, config, key=key).tokens       # greedy if key is None
+        for start in range(0, config.max_length, every):                     # until all sequences have ended
             yield tokens[:, start : start + every]
 
     Args:
-      model, params, inputs: as in ``greedy``.
+      model, params, inputs, config: as in ``sample``.
       key: as in ``sample``; None decodes greedily.
-      max_length, min_length, eos_id, pad_id, processors: as in ``sample``.
-      every: tokens per call of the compiled loop; fewer tokens cost more calls.
-      valid, source_mask, memory_mask, bos_id: as in ``greedy``.
+      every: tokens per call of the compiled loop, at least 1; fewer tokens cost more calls.
+      valid, source_mask, memory_mask: as in ``greedy``.
 
     Returns:
       An iterator over NumPy int32 [B, n] with n at most ``every``. Generation stops with the iteration.
 
     Raises:
-      ValueError: as in ``sample``; ``every`` is below 1.
+      ValueError: as in ``sample``; ``every`` is below 1; no key with ``do_sample``.
     """
     check_number("stream", "every", every, SIZE)
-    limits = resolve_limits(
-        "stream", max_length=max_length, min_length=min_length, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id
-    )
-    loop = DecodingLoop(model, params, limits, prepare_processors(processors, limits))
-    return loop.stream(inputs, key, every, valid=valid, source_mask=source_mask, memory_mask=memory_mask)
+    required = {} if key is not None else {"do_sample": False}
+    check_config("stream", config, beams=1, **required)
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _prepare("stream", model, params, inputs, config, key=key, masks=masks).stream(every)
 
 
 class _State(NamedTuple):
@@ -202,28 +178,28 @@ class _State(NamedTuple):
     cache: Cache
 
 
-class DecodingLoop(NamedTuple):
-    """The constants of an autoregressive loop, and the ways to run it."""
+class _Call(NamedTuple):
+    """A call of a public function with checked arguments, and the ways to run its loop."""
 
-    model: Pure
+    model: Pure[CachedDecoder]
     params: Params
+    inputs: Array
     limits: Limits
     processors: tuple[Processor, ...]
+    keys: Key | None
+    masks: InputMasks
 
-    def generate(self, inputs: Array, key: Key | None, **masks) -> Generated:
+    def generate(self) -> Generated:
         """Generates until every sequence has ended."""
         M = self.limits.max_length
         if M > 0:
-            return _output(self.limits, self._decode(self._start(inputs, key, **masks), M))
-        inputs = check_inputs(self.model, self.params, inputs)
-        empty, lengths = inputs[:, :0], jnp.zeros_like(inputs[:, 0], jnp.int32)
+            return _output(self.limits, self._decode(self._start(), M))
+        empty, lengths = self.inputs[:, :0], jnp.zeros_like(self.inputs[:, 0], jnp.int32)
         return Generated(empty.astype(jnp.int32), lengths, empty.astype(jnp.float32))
 
-    def stream(self, inputs: Array, key: Key | None, every: int, **masks) -> Iterator[np.ndarray]:
+    def stream(self, every: int) -> Iterator[np.ndarray]:
         """Generates ``every`` tokens at a time; the prompt is read at once."""
-        if self.limits.max_length == 0:
-            return iter(())
-        return self._blocks(self._start(inputs, key, **masks), every)
+        return self._blocks(self._start(), every) if self.limits.max_length > 0 else iter(())
 
     def _blocks(self, state: _State, every: int) -> Iterator[np.ndarray]:
         M = self.limits.max_length
@@ -234,27 +210,49 @@ class DecodingLoop(NamedTuple):
             if state.ended.all():
                 return
 
-    def _start(self, inputs: Array, key: Key | None, *, valid: Array | None, **masks) -> _State:
-        inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
-        B = inputs.shape[0] if inputs.ndim else 1  # inputs without axes raise below
-        keys = None if key is None else _sequence_keys(key, B)
-        return _start(self.model, self.limits, self.params, inputs, keys, valid=valid, **masks)
+    def _start(self) -> _State:
+        return _start(self.model, self.limits, self.params, self.inputs, self.keys, self.masks)
 
     def _decode(self, state: _State, stop: int) -> _State:
         return _decode(self.model, self.limits, self.params, self.processors, state, jnp.int32(stop))
 
 
+def _prepare(
+    function: str,
+    model: Pure[CachedDecoder],
+    params: Params,
+    inputs: Array,
+    config: GenerationConfig,
+    *,
+    key: Key | None,
+    masks: InputMasks,
+) -> _Call:
+    inputs, valid = check_inputs(function, inputs, masks.valid)
+    padded = valid is not None
+    limits = resolve_limits(function, model, params, inputs.shape[1], config, padded=padded)
+    processors = prepare_processors(config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids)
+    keys = None if key is None else _sequence_keys(function, key, inputs.shape[0])
+    return _Call(model, params, inputs, limits, processors, keys, masks._replace(valid=valid))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(model, limits, params, inputs, keys, **options) -> _State:
+def _start(
+    model: Pure[CachedDecoder],
+    limits: Limits,
+    params: Params,
+    inputs: Array,
+    keys: Key | None,
+    masks: InputMasks,
+) -> _State:
     M = limits.max_length
-    prompt, position, cache = prefill_but_last(model, params, inputs, M, bos_id=limits.bos_id, **options)
+    prompt, position, cache = prefill_but_last(model.bind(params), inputs, limits, masks)
     tokens = jnp.pad(prompt, ((0, 0), (0, M)), constant_values=-1)
     log_probs = jnp.zeros_like(tokens[:, -M:], jnp.float32)
     return _State(jnp.int32(0), tokens, position, log_probs, jnp.zeros_like(position, bool), keys, cache)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _output(limits, state) -> Generated:
+def _output(limits: Limits, state: _State) -> Generated:
     tokens = state.tokens[:, -limits.max_length :]
     lengths = output_lengths(tokens, limits.eos_ids)
     generated = jnp.arange(limits.max_length, dtype=jnp.int32)[None] < lengths[:, None]
@@ -263,10 +261,17 @@ def _output(limits, state) -> Generated:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _decode(model, limits, params, processors, state, stop) -> _State:
+def _decode(
+    model: Pure[CachedDecoder],
+    limits: Limits,
+    params: Params,
+    processors: tuple[Processor, ...],
+    state: _State,
+    stop: Array,
+) -> _State:
     """Generates until there are ``stop`` tokens or every sequence has ended."""
-    forward = model.bind(params).cached_forward()
-    unembed = model.bind(params).unembed_function(state.tokens.shape[0])
+    decoder = model.bind(params)
+    forward, unembed = decoder.cached_forward(), decoder.unembed_function(state.tokens.shape[0])
     P = state.tokens.shape[1] - limits.max_length
     # Inside shard_map the loop's values must all vary over the same mesh axes.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, state)), state)
@@ -321,11 +326,10 @@ def _argmax(x: Array) -> Array:  # [B, V] -> int32 [B]
     return (tile * n + jnp.argmax(within, axis=-1)).astype(jnp.int32)
 
 
-def _sequence_keys(key: Key, B: int) -> Key:
+def _sequence_keys(function: str, key: Key, B: int) -> Key:
     """One key per sequence."""
-    key = as_key("generate", key, batched=True)
+    key = as_key(function, key, batched=True)
     if key.ndim == 0:
         return jax.random.split(key, B)
-    if key.shape != (B,):
-        raise ValueError(f"generate: got keys {list(key.shape)}; wanted one key, or one per sequence [{B}].")
+    check_shapes(function, key=(key, "B"), sizes={"B": B}, fix="Pass one key, or one per sequence.")
     return key

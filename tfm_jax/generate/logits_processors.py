@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.generate._limits import Limits
 from tfm_jax.ops import sampling
 from tfm_jax.ranges import COUNT, FINITE, POSITIVE, SHARE, SIZE, check_each, check_number
 from tfm_jax.types import Array
@@ -75,14 +74,14 @@ def apply_processors(processors: Sequence[Processor], logits: Array, context: Co
     return logits
 
 
-def prepare_processors(processors: Sequence[Processor], limits: Limits) -> tuple[Processor, ...]:
+def prepare_processors(
+    processors: Sequence[Processor], *, min_length: int, eos_ids: tuple[int, ...]
+) -> tuple[Processor, ...]:
     """Processors as arguments of a jitted function, after the one for the minimum length.
 
     ``MinLength`` comes first: truncation sampling must not keep only EOS tokens that it would mask.
     """
-    first = (
-        (MinLength(limits.min_length, limits.eos_ids),) if limits.min_length > 1 and limits.eos_ids else ()
-    )
+    first = (MinLength(min_length, eos_ids),) if min_length > 1 and eos_ids else ()
 
     def as_pytree(processor: Processor) -> Processor:
         is_function = jax.tree_util.all_leaves([processor])

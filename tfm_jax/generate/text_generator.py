@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_key, as_texts
-from tfm_jax.generate._limits import Limits, TextLimits
-from tfm_jax.generate.autoregressive import DecodingLoop
+from tfm_jax.checks import as_key, as_texts, check_shapes
+from tfm_jax.generate._beam_search import beam_search
+from tfm_jax.generate._limits import LengthLimits, Limits, count_positions
+from tfm_jax.generate.autoregressive import stream
 from tfm_jax.generate.batching import (
     Batch,
     StopStringBuffer,
@@ -20,13 +21,12 @@ from tfm_jax.generate.batching import (
     check_vocabulary,
     log_compilation,
 )
-from tfm_jax.generate.beam_search import BeamSettings, Penalty, run_beam_search
-from tfm_jax.generate.config import GenerationConfig
+from tfm_jax.generate.config import GenerationConfig, LengthPenalty
 from tfm_jax.generate.constraints import SuppressFrom
-from tfm_jax.generate.logits_processors import Processor, prepare_processors
+from tfm_jax.generate.logits_processors import Processor
+from tfm_jax.nn.decoding import CachedDecoder
 from tfm_jax.nn.functional import Pure
-from tfm_jax.nn.positions import Learned
-from tfm_jax.ops import masks
+from tfm_jax.ops.masks import padding
 from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Key, Params
 
@@ -55,7 +55,7 @@ class TextGenerator:
         beam search for an encoder-decoder only.
     """
 
-    model: Pure
+    model: Pure[CachedDecoder]
     params: Params
     tokenizer: Tokenizer
     generation_config: GenerationConfig | None = None
@@ -136,7 +136,7 @@ class TextGenerator:
         *,
         key: Key | None = None,
         beams: int | None = None,
-        length_penalty: Penalty | None = None,
+        length_penalty: LengthPenalty | None = None,
         max_length: int | None = None,
         stop: Sequence[str] | None = None,
         batch_size: int = 32,
@@ -194,20 +194,24 @@ class TextGenerator:
         if is_encoder_decoder and not self.is_encoder_decoder:
             raise ValueError("TextGenerator: got a decoder; wanted an encoder-decoder. Call write.")
 
-    def _prompt_limits(self, stop: Sequence[str] | None, **options) -> TextLimits:
+    def _prompt_limits(self, stop: Sequence[str] | None, **options) -> LengthLimits:
         self._check_model(is_encoder_decoder=False)
         return self._limits(stop, **options)
 
-    def _limits(self, stop: Sequence[str] | None, **options) -> TextLimits:
+    def _limits(self, stop: Sequence[str] | None, **options) -> LengthLimits:
         """The generation config of a call, and the length limits that follow from it."""
         config = self.default_config.updated(**options)
         stop_strings = check_stop_strings(config.stop_strings if stop is None else stop)
         config = dataclasses.replace(config, stop_strings=stop_strings)
-        positions = self.model.bind(self.params).decoder_stack().config.positions
-        n_positions = positions.max_length if isinstance(positions, Learned) else None
-        return TextLimits(config, n_positions, self.is_encoder_decoder)
+        if config.n_best > 1:
+            raise ValueError(
+                f"TextGenerator: got n_best={config.n_best}; wanted 1, as it returns one text per input. Set "
+                "n_best=1, or call beam_search."
+            )
+        n_positions = count_positions(self.model.bind(self.params))
+        return LengthLimits("TextGenerator", config, n_positions, self.is_encoder_decoder)
 
-    def _encode_prompts(self, prompts: Sequence[str], limits: TextLimits) -> list[np.ndarray]:
+    def _encode_prompts(self, prompts: Sequence[str], limits: LengthLimits) -> list[np.ndarray]:
         prompts, config = as_texts("TextGenerator", "prompts", prompts), limits.config
         start = () if config.start_id is None else (config.start_id,)
         encoded = ([*config.prefix_ids, *x] for x in self.tokenizer.encode_batch(prompts))
@@ -218,7 +222,7 @@ class TextGenerator:
             )
         return self._checked(prompts, ids, limits)
 
-    def _encode_sources(self, texts: Sequence[str], limits: TextLimits) -> list[np.ndarray]:
+    def _encode_sources(self, texts: Sequence[str], limits: LengthLimits) -> list[np.ndarray]:
         config = limits.config
         if config.start_id is None or not config.eos_ids:
             raise ValueError(
@@ -229,7 +233,7 @@ class TextGenerator:
         ids = [np.array([*x, *config.suffix_ids], np.int32) for x in self.tokenizer.encode_batch(texts)]
         return self._checked(texts, ids, limits)
 
-    def _checked(self, texts: Sequence[str], ids: list[np.ndarray], limits: TextLimits) -> list[np.ndarray]:
+    def _checked(self, texts: Sequence[str], ids: list[np.ndarray], limits: LengthLimits) -> list[np.ndarray]:
         """Raises for ids outside the vocabulary, and for texts that are too long."""
         V = self._vocab_size
         check_vocabulary(texts, ids, V, lambda i: self.tokenizer.decode([i]))
@@ -248,7 +252,7 @@ class TextGenerator:
         self,
         ids: Sequence[np.ndarray],
         prompts: Sequence[Sequence[int]],
-        limits: TextLimits,
+        limits: LengthLimits,
         *,
         key: Key | None,
         batch_size: int,
@@ -275,7 +279,7 @@ class TextGenerator:
         return texts
 
     def _chunks(
-        self, ids: Sequence[np.ndarray], limits: TextLimits, keys: Key | None, every: int
+        self, ids: Sequence[np.ndarray], limits: LengthLimits, keys: Key | None, every: int
     ) -> Iterator[str]:
         """The output for one prompt, in chunks."""
         config, sent = limits.config, 0
@@ -293,7 +297,7 @@ class TextGenerator:
             yield rest
 
     def _batches(
-        self, ids: Sequence[np.ndarray], batch_size: int, limits: TextLimits
+        self, ids: Sequence[np.ndarray], batch_size: int, limits: LengthLimits
     ) -> Iterator[tuple[Batch, Limits]]:
         """Batches with the limits of their outputs."""
         side = "right" if self.is_encoder_decoder else "left"
@@ -307,26 +311,37 @@ class TextGenerator:
     ) -> Iterator[np.ndarray]:
         """Generated tokens [B, n], ``every`` at a time; by beam search, all at once."""
         (B, P), valid = batch.tokens.shape, jnp.asarray(batch.valid)
-        source_mask, valid = (masks.padding(valid), None) if self.is_encoder_decoder else (None, valid)
-        options = {"valid": valid, "source_mask": source_mask, "memory_mask": None}
-        arguments = self.model, self.params, jnp.asarray(batch.tokens)
-        n_tokens = self.tokenizer.vocab_size
-        processors = (*([SuppressFrom(n_tokens)] if n_tokens < self._vocab_size else []), *config.processors)
+        masks = {"source_mask": padding(valid)} if self.is_encoder_decoder else {"valid": valid}
+        arguments = self.model, self.params, jnp.asarray(batch.tokens), self._token_config(config, limits)
         shape = f"{B} x {P} + {limits.max_length} tokens"
         if config.beams > 1:
-            settings = BeamSettings(config.beams, 1, limits, config.stopping)
-            options |= {"length_penalty": config.length_penalty, "processors": processors}
             with log_compilation(f"beam search for {shape}, {config.beams} beams"):
-                best = run_beam_search(*arguments, settings, **options).tokens[:, 0]
+                best = beam_search(*arguments, **masks).tokens[:, 0]
             yield np.asarray(best)
             return
-        loop = DecodingLoop(*arguments[:2], limits, prepare_processors(processors, limits))
         with log_compilation(f"{'greedy' if keys is None else 'sampling'} for {shape}"):
-            blocks = loop.stream(arguments[2], keys, every, **options)
+            blocks = stream(*arguments, key=keys, every=every, **masks)
             first = next(blocks, None)
         if first is not None:
             yield first
         yield from blocks
+
+    def _token_config(self, config: GenerationConfig, limits: Limits) -> GenerationConfig:
+        """The config of the functions of token ids: the texts are encoded, and the lengths resolved."""
+        n_tokens = self.tokenizer.vocab_size
+        unknown = (SuppressFrom(n_tokens),) if n_tokens < self._vocab_size else ()
+        return dataclasses.replace(
+            config,
+            prefix_ids=(),
+            suffix_ids=(),
+            max_length=limits.max_length,
+            max_total=None,
+            min_length=limits.min_length,
+            min_total=0,
+            processors=(*unknown, *config.processors),
+            do_sample=False,  # with a key the tokens are sampled in any case
+            stop_strings=(),
+        )
 
 
 def _keys(key: Key | None, n: int, config: GenerationConfig) -> Key | None:
@@ -344,8 +359,5 @@ def _keys(key: Key | None, n: int, config: GenerationConfig) -> Key | None:
         )
     keys = as_key("TextGenerator", key, batched=True)
     keys = keys if keys.ndim else jax.random.split(keys, n)
-    if keys.shape != (n,):
-        raise ValueError(
-            f"TextGenerator: got keys {list(keys.shape)}; wanted one key, or one per prompt [{n}]."
-        )
+    check_shapes("TextGenerator", key=(keys, "B"), sizes={"B": n}, fix="Pass one key, or one per prompt.")
     return keys

@@ -34,8 +34,8 @@ class Table(CachedDecoder):
     def unembed_function(self, batch_size):
         return lambda hidden: hidden
 
-    def init_cache(self, batch, capacity, *, slots=None):
-        return Cache((), init_slots((batch,), slots or capacity))
+    def init_cache(self, inputs, capacity, *, source_mask=None, memory_mask=None, slots=None):
+        return Cache((), init_slots((inputs,), slots or capacity))
 
     def cached_forward(self):
         def forward(tokens, cache, *, positions, mask=None):
@@ -54,8 +54,10 @@ def search(log_probs, beams, alpha):
     T, V, _ = log_probs.shape
     model = build(T, V)
     start = jnp.zeros((1, 1), jnp.int32)
-    options = {"beams": beams, "n_best": beams, "max_length": T, "length_penalty": alpha, "eos_id": 1}
-    found = generate.beam_search(model, {"log_probs": log_probs}, start, **options)
+    config = generate.GenerationConfig(
+        (1,), pad_id=0, max_length=T, beams=beams, n_best=beams, length_penalty=alpha
+    )
+    found = generate.beam_search(model, {"log_probs": log_probs}, start, config)
     return found.tokens[0], found.scores[0]
 
 

@@ -2,31 +2,26 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_array
-from tfm_jax.generate._limits import EosIds, Limits, is_eos, output_lengths, resolve_limits
+from tfm_jax.checks import check_shapes
+from tfm_jax.generate._limits import Limits, check_config, is_eos, output_lengths, resolve_limits
+from tfm_jax.generate._prefill import InputMasks, check_inputs, prefill_but_last
+from tfm_jax.generate.config import GenerationConfig, LengthPenalty, Stopping
 from tfm_jax.generate.logits_processors import Context, Processor, apply_processors, prepare_processors
-from tfm_jax.generate.prefill import check_inputs, check_valid, prefill_but_last
-from tfm_jax.nn.decoding import Cache
+from tfm_jax.nn.decoding import Cache, CachedDecoder, CachedForward
 from tfm_jax.nn.functional import Pure
-from tfm_jax.ops import masks
-from tfm_jax.ops.masks import Mask
+from tfm_jax.ops.masks import Mask, dense
 from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.tracing import is_concrete, vary_with
-from tfm_jax.ranges import FINITE, SIZE, check_number, check_numbers
 from tfm_jax.types import Array, Params
 
-__all__ = ["BeamSettings", "Beams", "Penalty", "Stopping", "beam_search", "run_beam_search"]
-
-Penalty = float | Callable[[Array], Array]
-Stopping = Literal["exact", "heuristic", "first"]
+__all__ = ["Beams", "beam_search"]
 
 
 @pytrees.register_named_tuple
@@ -48,33 +43,24 @@ class Beams(NamedTuple):
 
 
 def beam_search(
-    model: Pure,
+    model: Pure[CachedDecoder],
     params: Params,
     inputs: Array,
+    config: GenerationConfig,
     *,
-    beams: int = 4,
-    length_penalty: Penalty = 0.6,
-    n_best: int = 1,
-    max_length: int,
-    min_length: int = 0,
-    stopping: Stopping = "exact",
-    eos_id: EosIds = 2,
-    pad_id: int = 0,
-    processors: Sequence[Processor] = (),
     valid: Array | None = None,
     source_mask: Mask | Array | None = None,
     memory_mask: Mask | None = None,
-    bos_id: int = 1,
 ) -> Beams:
-    """Beam search: keeps the ``beams`` best unfinished outputs at every length.
+    """Beam search: keeps the ``config.beams`` best unfinished outputs at every length.
 
     Equivalent to::
 
         live, finished = [[]], []
         for length in range(1, max_length + 1):
             best = nlargest(beams, [[*y, token] for y in live for token in range(V)], key=log_prob)
-            finished += [y for y in best if y[-1] == eos_id]
-            live = the ``beams`` most likely without eos_id
+            finished += [y for y in best if y[-1] in eos_ids]
+            live = the ``beams`` most likely without EOS
         return nlargest(n_best, finished + live, key=lambda y: log_prob(y) / penalty(len(y)))
 
     Early stopping is exact by default: a sequence is done when no unfinished output can still exceed the
@@ -83,89 +69,47 @@ def beam_search(
 
     Args:
       model, params, inputs: as in ``greedy``.
-      beams: outputs kept at every length, at least 1. Beams beyond the number of outputs stay empty.
-      length_penalty: alpha of ``((5 + length) / 6) ** alpha``, which divides log-probabilities (0.6 in the
-        paper; 0 is none); or a function from int32 lengths to positive float32 divisors.
-      n_best: outputs to return, from 1 to ``beams``.
-      stopping: when a sequence is done: ``"exact"``; ``"heuristic"``, with ``beams`` finished outputs and no
-        unfinished one that would exceed the worst of them if it ended now; ``"first"``, with ``beams``
-        finished outputs.
-      max_length, min_length, eos_id, pad_id: as in ``greedy``. An output without EOS at ``max_length`` counts
-        as finished.
-      processors: logits processors, applied to log-probabilities in order; results above 0 are clipped to 0.
-      valid, source_mask, bos_id: as in ``greedy``.
+      config: lengths, special tokens, ``beams``, ``n_best``, ``length_penalty``, ``stopping`` and logits
+        processors, which get log-probabilities (results above 0 are clipped to 0); without sampling and
+        settings of texts. An output without EOS at ``max_length`` counts as finished.
+      valid, source_mask: as in ``greedy``.
       memory_mask: for cross-attention: ``masks.padding(valid)``, the same for every target token.
 
     Returns:
-      ``Beams``. Compiled once per model, shape of inputs, and limits.
+      ``Beams``. Compiled once per model, shape of inputs, limits, ``beams``, ``n_best`` and ``stopping``.
 
     Raises:
-      ValueError: as in ``greedy``; ``beams`` is below 1, ``n_best`` is outside [1, beams], ``stopping`` is
-        unknown, ``memory_mask`` is another mask.
+      ValueError: as in ``greedy``; a ``length_penalty`` that returns a divisor that is not positive;
+        ``memory_mask`` is another mask.
 
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6); the penalty: Wu et al. 2016, "Google's Neural
     Machine Translation System", equation 14.
     """
-    check_numbers("beam_search", SIZE, beams=beams, n_best=n_best)
-    if n_best > beams:
-        raise ValueError(f"beam_search: got n_best={n_best} with beams={beams}; wanted at most beams.")
-    if stopping not in get_args(Stopping):
-        raise ValueError(
-            f"beam_search: got stopping={stopping!r}; wanted one of {', '.join(get_args(Stopping))}."
-        )
-    limits = resolve_limits(
-        "beam_search",
-        max_length=max_length,
-        min_length=min_length,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        bos_id=bos_id,
-    )
-    settings = BeamSettings(beams, n_best, limits, stopping)
-    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
-    return run_beam_search(
-        model, params, inputs, settings, length_penalty=length_penalty, processors=processors, **options
-    )
-
-
-class BeamSettings(NamedTuple):
-    """The static settings of a beam search."""
-
-    beams: int
-    n_best: int
-    limits: Limits
-    stopping: Stopping
-
-
-def run_beam_search(
-    model: Pure,
-    params: Params,
-    inputs: Array,
-    settings: BeamSettings,
-    *,
-    length_penalty: Penalty,
-    processors: Sequence[Processor] = (),
-    valid: Array | None = None,
-    source_mask: Mask | Array | None = None,
-    memory_mask: Mask | None = None,
-) -> Beams:
-    """``beam_search`` with resolved limits."""
+    check_config("beam_search", config, do_sample=False)
     if memory_mask is not None and not isinstance(memory_mask, Padding):
         got = memory_mask.expression() if isinstance(memory_mask, Mask) else "an array"
         raise ValueError(
             f"beam_search: got memory_mask={got}; wanted masks.padding(valid). All beams share a "
             "position, so the mask must be the same for every target token."
         )
-    limits = settings.limits
-    inputs, valid = as_array("generate", "inputs", inputs), check_valid(valid)
+    inputs, valid = check_inputs("beam_search", inputs, valid)
+    limits = resolve_limits("beam_search", model, params, inputs.shape[1], config, padded=valid is not None)
     if limits.max_length == 0:
-        return _empty_outputs(check_inputs(model, params, inputs), settings.n_best)
-    processors, penalties = (
-        prepare_processors(processors, limits),
-        _penalties(length_penalty, limits.max_length),
-    )
-    options = {"valid": valid, "source_mask": source_mask, "memory_mask": memory_mask}
-    return _search(model, settings, params, inputs, penalties, processors, **options)
+        return _empty_outputs(inputs, config.n_best)
+    settings = _Settings(config.beams, config.n_best, limits, config.stopping)
+    penalties = _penalties(config.length_penalty, limits.max_length)
+    processors = prepare_processors(config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids)
+    masks = InputMasks(valid, source_mask, memory_mask)
+    return _search(model, settings, params, inputs, penalties, processors, masks)
+
+
+class _Settings(NamedTuple):
+    """The static settings of a beam search."""
+
+    beams: int
+    n_best: int
+    limits: Limits
+    stopping: Stopping
 
 
 def _empty_outputs(inputs: Array, n_best: int) -> Beams:
@@ -207,9 +151,17 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _search(model, settings, params, inputs, penalties, processors, **options) -> Beams:
-    forward = model.bind(params).cached_forward()
-    window = model.bind(params).decoder_stack().config.window
+def _search(
+    model: Pure[CachedDecoder],
+    settings: _Settings,
+    params: Params,
+    inputs: Array,
+    penalties: Array,
+    processors: tuple[Processor, ...],
+    masks: InputMasks,
+) -> Beams:
+    decoder = model.bind(params)
+    forward, window = decoder.cached_forward(), decoder.decoder_stack().config.window
     M = settings.limits.max_length
 
     def unfinished(state: _State) -> Array:
@@ -224,19 +176,16 @@ def _search(model, settings, params, inputs, penalties, processors, **options) -
         state = _keep_best(state, log_probs, penalties[state.step], settings)
         return state._replace(done=state.done | _is_done(state, penalties, settings))
 
-    state = _start(model, params, inputs, settings, **options)
-    unembed = model.bind(params).unembed_function(math.prod(state.log_probs.shape))
+    state = _start(decoder, inputs, settings, masks)
+    unembed = decoder.unembed_function(math.prod(state.log_probs.shape))
     # Inside shard_map the loop's values must all vary over the same mesh axes.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, penalties, state)), state)
     return _output(jax.lax.while_loop(unfinished, search_step, state), penalties[-1], settings)
 
 
-def _start(model, params, inputs, settings, **options) -> _State:
-    k, limits = settings.beams, settings.limits
-    M = limits.max_length
-    prompt, position, cache = prefill_but_last(
-        model, params, inputs, M, bos_id=limits.bos_id, beams=k, **options
-    )
+def _start(decoder: CachedDecoder, inputs: Array, settings: _Settings, masks: InputMasks) -> _State:
+    k, M = settings.beams, settings.limits.max_length
+    prompt, position, cache = prefill_but_last(decoder, inputs, settings.limits, masks, beams=k)
     tokens = jnp.pad(jnp.repeat(prompt[:, None], k, axis=1), ((0, 0), (0, 0), (0, M)), constant_values=-1)
     minus_infinity = jnp.full_like(tokens[:, :, 0], -jnp.inf, dtype=jnp.float32)
     return _State(
@@ -253,13 +202,13 @@ def _start(model, params, inputs, settings, **options) -> _State:
     )
 
 
-def _length(state: _State, settings: BeamSettings) -> Array:
+def _length(state: _State, settings: _Settings) -> Array:
     """Tokens of a sequence so far, prompt included."""
     return state.tokens.shape[-1] - settings.limits.max_length + state.step
 
 
 def _forward_last(
-    forward, state: _State, settings: BeamSettings, window: int | None
+    forward: CachedForward, state: _State, settings: _Settings, window: int | None
 ) -> tuple[Array, Array, Cache]:
     """Reads the last token of every beam, each into its own cache slot.
 
@@ -278,11 +227,11 @@ def _forward_last(
         near = state.position[:, None] - slots.positions < window
         attended = visible & (near[:, None] | new[None])
     tokens = jnp.where(jnp.isneginf(state.log_probs), 0, tokens)  # an empty beam reads token 0
-    hidden, cache = forward(tokens, state.cache, positions=positions, mask=masks.dense(attended))
+    hidden, cache = forward(tokens, state.cache, positions=positions, mask=dense(attended))
     return hidden, visible, cache
 
 
-def _keep_best(state: _State, log_probs: Array, penalty: Array, settings: BeamSettings) -> _State:
+def _keep_best(state: _State, log_probs: Array, penalty: Array, settings: _Settings) -> _State:
     """Keeps the best continuations by log_probs [B, beams, V]: with EOS as finished, the others as live."""
     limits = settings.limits
     B, k, V = log_probs.shape
@@ -315,7 +264,7 @@ def _keep_best(state: _State, log_probs: Array, penalty: Array, settings: BeamSe
     )
 
 
-def _is_done(state: _State, penalties: Array, settings: BeamSettings) -> Array:
+def _is_done(state: _State, penalties: Array, settings: _Settings) -> Array:
     """Whether the search of each sequence has ended: bool [B]."""
     scores, live = state.finished.scores, state.log_probs.max(1)
     if settings.stopping == "exact":
@@ -328,7 +277,7 @@ def _is_done(state: _State, penalties: Array, settings: BeamSettings) -> Array:
     return full & (scores[:, -1] >= live / penalties[state.step - 1])
 
 
-def _output(state: _State, penalty: Array, settings: BeamSettings) -> Beams:
+def _output(state: _State, penalty: Array, settings: _Settings) -> Beams:
     """The best finished outputs; live ones at ``max_length`` count as finished."""
     limits, M = settings.limits, settings.limits.max_length
     live = jnp.where((state.step == M) & ~state.done[:, None], state.log_probs, -jnp.inf)
@@ -346,17 +295,18 @@ def _output(state: _State, penalty: Array, settings: BeamSettings) -> Beams:
     )
 
 
-def _penalties(length_penalty: Penalty, max_length: int) -> Array:
+def _penalties(length_penalty: LengthPenalty, max_length: int) -> Array:
     """The divisors of lengths 1 .. max_length: float32 [max_length]."""
     lengths = jnp.arange(1, max_length + 1, dtype=jnp.int32)
     if not callable(length_penalty):
-        check_number("beam_search", "length_penalty", length_penalty, FINITE)
         length_penalty = functools.partial(_paper_penalty, length_penalty)
     penalties = jnp.asarray(length_penalty(lengths), jnp.float32)
-    if penalties.shape != lengths.shape:
-        raise ValueError(
-            f"beam_search: got a length_penalty that returns shape {penalties.shape}; wanted {lengths.shape}."
-        )
+    check_shapes(
+        "beam_search",
+        length_penalty=(penalties, "M"),
+        sizes={"M": max_length},
+        fix="It maps lengths to divisors.",
+    )
     if is_concrete(penalties):
         good = np.isfinite(penalties) & (np.asarray(penalties) > 0)
         if not good.all():
