@@ -37,7 +37,7 @@ class _Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.asarray(found.ids, np.int32) for found in self.backend.encode_batch_fast(list(texts))]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
