@@ -92,8 +92,8 @@ class SentenceEncoder:
     def width(self) -> int:
         """The length of the vectors."""
         D = self.params["embedding"]["table"].shape[-1] * len(self._poolings)
-        out = jax.eval_shape(self._after_pooling, jax.ShapeDtypeStruct((1, D), jnp.float32))
-        return out.shape[-1]
+        after = functools.partial(_after_pooling, normalize=self.normalize, truncate_dim=self.truncate_dim)
+        return jax.eval_shape(after, jax.ShapeDtypeStruct((1, D), jnp.float32), self._layers).shape[-1]
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
@@ -148,25 +148,62 @@ class SentenceEncoder:
         special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (bool(ids) and ids[-1] in special)
 
+    def _run(self, params: Params, tokens: Array, valid: Array | None, skipped: np.int32) -> Array:
+        return _vectors(
+            params,
+            self._layers,
+            skipped,
+            tokens,
+            valid,
+            model=self.model,
+            modes=self._poolings,
+            normalize=self.normalize,
+            truncate_dim=self.truncate_dim,
+        )
+
     @functools.cached_property
-    def _run(self):
-        def run(params: Params, tokens: Array, valid: Array | None, skipped: Array) -> Array:
-            embed = functools.partial(_embed, self.model, self._poolings, skipped)
-            return map_slices(lambda *batch: self._after_pooling(embed(*batch)), params, tokens, valid)
+    def _layers(self) -> tuple[Layer, ...]:
+        """The layers as pytrees: arguments of a program, which would keep them as constants."""
+        is_function = jax.tree_util.all_leaves
+        return tuple(jax.tree_util.Partial(layer) if is_function([layer]) else layer for layer in self.layers)
 
-        return jax.jit(run)
 
-    def _after_pooling(self, vectors: Array) -> Array:
-        """Layers, normalization and truncation of pooled vectors [B, D]."""
-        for layer in (*self.layers, *((unit,) if self.normalize else ())):
-            vectors = layer(vectors)
-        return vectors[:, : self.truncate_dim]
+# One program for all encoders of a config, however often it is loaded.
+@functools.partial(jax.jit, static_argnames=("model", "modes", "normalize", "truncate_dim"))
+def _vectors(
+    params: Params,
+    layers: tuple[Layer, ...],
+    skipped: Array | np.int32,
+    tokens: Array,
+    valid: Array | None,
+    *,
+    model: Pure[nn.Encoder],
+    modes: tuple[Pooling, ...],
+    normalize: bool,
+    truncate_dim: int | None,
+) -> Array:
+    """The vectors [slices, B, D] of token ids int32 [slices, B, T]."""
+
+    def embed(params: Params, tokens: Array, valid: Array | None) -> Array:
+        pooled = _embed(model, modes, skipped, params, tokens, valid)
+        return _after_pooling(pooled, layers, normalize=normalize, truncate_dim=truncate_dim)
+
+    return map_slices(embed, params, tokens, valid)
+
+
+def _after_pooling(
+    vectors: Array, layers: tuple[Layer, ...], *, normalize: bool, truncate_dim: int | None
+) -> Array:
+    """Layers, normalization and truncation of pooled vectors [B, D]."""
+    for layer in (*layers, *((unit,) if normalize else ())):
+        vectors = layer(vectors)
+    return vectors[:, :truncate_dim]
 
 
 def _embed(
     model: Pure,
     modes: tuple[Pooling, ...],
-    skipped: Array,
+    skipped: Array | np.int32,
     params: Params,
     tokens: Array,
     valid: Array | None,

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tfm_jax import pytrees
 from tfm_jax.types import Array
 
 __all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "Pooling", "pooled", "unit"]
@@ -20,6 +21,7 @@ def unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
+@pytrees.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense:
     """A dense layer with an activation and an optional residual connection.
@@ -37,7 +39,7 @@ class Dense:
 
     kernel: Array
     bias: Array | None
-    activation: Layer
+    activation: Layer = dataclasses.field(metadata={"static": True})
     residual: Array | None = None
 
     def __call__(self, x: Array) -> Array:
@@ -47,6 +49,7 @@ class Dense:
         return out if self.residual is None else out + x @ self.residual
 
 
+@pytrees.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerNorm:
     """Layer norm with ``scale`` and ``bias`` float32 [D]."""
