@@ -7,7 +7,6 @@ tokens and 200 new ones: greedy with batch sizes 1 and 8, beam search with 4 bea
 memory limit is the speed at which this machine can read all weights once per token.
 """
 
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -35,20 +34,9 @@ CASES = {"greedy, batch 1": (1, 1), "greedy, batch 8": (8, 1), "beam 4, batch 1"
 
 
 def ours(model: nn.Pure, params: Any, prompt: np.ndarray, beams: int) -> Callable[[], Any]:
-    options = {"max_length": NEW, "eos_id": None}
-    if beams == 1:
-        run = functools.partial(generate.greedy, model, params, jnp.asarray(prompt), **options)
-    else:
-        run = functools.partial(
-            generate.beam_search,
-            model,
-            params,
-            jnp.asarray(prompt),
-            beams=beams,
-            length_penalty=1.0,
-            **options,
-        )
-    return lambda: jax.block_until_ready(run().tokens)
+    config = generate.GenerationConfig(max_length=NEW, beams=beams, length_penalty=1.0)
+    run = generate.greedy if beams == 1 else generate.beam_search
+    return lambda: jax.block_until_ready(run(model, params, jnp.asarray(prompt), config).tokens)
 
 
 def theirs() -> Callable[[np.ndarray, int], Callable[[], Any]]:

@@ -57,7 +57,8 @@ ENCODERS: ParamsByModel = {
 
 _EXECUTION_FIELDS = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 """Fields of a model's config that change how it runs, not what it computes."""
-_FREE_FIELDS = (*_EXECUTION_FIELDS, "dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
+_RATES = ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
+_FREE_FIELDS = (*_EXECUTION_FIELDS, "initializers", *_RATES)
 """Fields of a model's config that may differ from those of the initial weights."""
 
 

@@ -26,11 +26,13 @@ def _load_run(directory, average):
     return load_run(directory, average=average)
 
 
-def make_run(path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh"):
+def make_run(
+    path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh", variants=()
+):
     """Writes the directory of a run, with one checkpoint per scale of the parameters."""
     tokenizer = data.char_tokenizer(alphabet)
     tokenizer.save(path)
-    saved = {"model": values.to_dict(config), "train": {"checkpoint_every": 1}, **(settings or {})}
+    saved = {"model": values.to_dict(config, variants), "train": {"checkpoint_every": 1}, **(settings or {})}
     (path / "config.json").write_text(json.dumps(saved))
     model = nn.functionalize(module, dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
     params = jax.jit(model.init)(jax.random.key(7))

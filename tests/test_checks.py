@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import checks, data, generate, nn, ops, train
+from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.ops import kv_cache, masks
 
 X, W, WIDE, LABELS = (
@@ -142,10 +143,9 @@ def test_layers_reject_lists_and_integers():
     norm = nn.functionalize(nn.LayerNorm().build, 2, axis="D", dtype="float32")
     with pytest.raises(ValueError, match=r"^layer_norm: got x=\[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
-    layers = {"MultiHeadAttention": "Linear", "EncoderBlock": "layer_norm"}
-    layers |= {"LanguageModelHead": "LanguageModelHead", "EncoderStack": "Stack"}
-    for layer, named in layers.items():
-        model, params = build(getattr(nn, layer))
+    layers = {nn.MultiHeadAttention: "Linear", nn.EncoderBlock: "layer_norm", nn.EncoderStack: "Stack"}
+    for layer, named in {**layers, LanguageModelHead: "LanguageModelHead"}.items():
+        model, params = build(layer)
         with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x=\[\[.*, a list"):
             model.apply(params, [[1.0] * 4])
     layer = nn.functionalize(nn.Mlp().build, CONFIG)
@@ -159,16 +159,17 @@ def test_layers_reject_lists_and_integers():
 
 def test_decoding_rejects_lists():
     model, params = build(nn.Decoder)
-    for call in (
-        lambda x: generate.greedy(model, params, x, max_length=2),
-        lambda x: generate.sample(model, params, x, max_length=2, key=jax.random.key(0)),
-        lambda x: generate.beam_search(model, params, x, max_length=2),
-        lambda x: generate.prefill(model, params, x, nn.init_cache(model, params, 1, 2)),
-    ):
-        with pytest.raises(ValueError, match=r"^generate: got \w+=\[\[1, 2\]\], a list; wanted an array"):
+    config = generate.GenerationConfig(max_length=2)
+    for name, call in {
+        "greedy": lambda x: generate.greedy(model, params, x, config),
+        "sample": lambda x: generate.sample(model, params, x, config, key=jax.random.key(0)),
+        "beam_search": lambda x: generate.beam_search(model, params, x, config),
+        "prefill": lambda x: generate.prefill(model, params, x, nn.init_cache(model, params, 1, 2)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: got \w+=\[\[1, 2\]\], a list; wanted an array"):
             call([[1, 2]])
-    with pytest.raises(ValueError, match=r"^generate: got valid="):
-        generate.greedy(model, params, jnp.ones((1, 2), jnp.int32), valid=[[True, True]], max_length=2)
+    with pytest.raises(ValueError, match=r"^greedy: got valid="):
+        generate.greedy(model, params, jnp.ones((1, 2), jnp.int32), config, valid=[[True, True]])
 
 
 @pytest.mark.parametrize("x", [np.array(["a"]), np.array([None, 1], object)])
@@ -258,13 +259,13 @@ def test_models_and_decoding_accept_both_forms_of_keys():
         model.apply(params, tokens, key=3)
 
     def sample(key):
-        return generate.sample(model, params, tokens, key=key, max_length=3)
+        return generate.sample(model, params, tokens, generate.GenerationConfig(max_length=3), key=key)
 
     for old, new in ((OLD_KEY, NEW_KEY), (jax.random.split(OLD_KEY, 2), jax.random.split(NEW_KEY, 2))):
         np.testing.assert_array_equal(sample(old).tokens, sample(new).tokens)
-    with pytest.raises(ValueError, match=r"^generate: got key=3; wanted a PRNG key"):
+    with pytest.raises(ValueError, match=r"^sample: got key=3; wanted a PRNG key"):
         sample(3)
-    with pytest.raises(ValueError, match=r"got keys \[3\]; wanted one key, or one per sequence \[2\]"):
+    with pytest.raises(ValueError, match=r"sample: got key .*\[3\]; wanted .* Pass one key, or one"):
         sample(jax.random.split(OLD_KEY, 3))
     writer = generate.TextGenerator(model, params, data.char_tokenizer("abc"))
     for old, new in ((OLD_KEY, NEW_KEY), (jax.random.split(OLD_KEY, 2), jax.random.split(NEW_KEY, 2))):

@@ -92,6 +92,10 @@ def test_unencodable_characters_are_escaped(monkeypatch):
 def test_exit_on_error_prints_one_line_except_for_a_broken_pipe():
     with pytest.raises(SystemExit, match="it: there is none"), console.exit_on_error("it"):
         raise OSError("there is none")
+    error = FileNotFoundError(2, "No such file", "a/b")
+    with pytest.raises(SystemExit) as stopped, console.exit_on_error("it"):
+        raise error
+    assert stopped.value.code == f"it: {console.error_line(error)}" == "it: a/b: No such file"
     with pytest.raises(BrokenPipeError), console.exit_on_error("it"):
         raise BrokenPipeError
 

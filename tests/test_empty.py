@@ -205,14 +205,13 @@ def test_other_models_of_empty_inputs():
 @pytest.mark.parametrize("fields", [{}, {"window": 3}, {"positions": nn.Alibi()}])
 def test_decoding_of_an_empty_batch(fields):
     model, params = model_of(nn.Decoder, **fields)
-    prompt, options = ones(0, 3, dtype=jnp.int32), {"max_length": 4}
-    check_shapes(generate.greedy(model, params, prompt, **options), (0, 4), (0,), (0, 4))
-    check_shapes(
-        generate.sample(model, params, prompt, key=jax.random.key(0), **options), (0, 4), (0,), (0, 4)
-    )
-    beams = generate.beam_search(model, params, prompt, beams=3, n_best=2, **options)
+    arguments = model, params, ones(0, 3, dtype=jnp.int32)
+    config = generate.GenerationConfig((2,), max_length=4)
+    check_shapes(generate.greedy(*arguments, config), (0, 4), (0,), (0, 4))
+    check_shapes(generate.sample(*arguments, config, key=jax.random.key(0)), (0, 4), (0,), (0, 4))
+    beams = generate.beam_search(*arguments, config.updated(beams=3, n_best=2))
     check_shapes(beams, (0, 2, 4), (0, 2), (0, 2), (0, 2))
-    blocks = list(generate.stream(model, params, prompt, key=None, **options))
+    blocks = list(generate.stream(*arguments, config, key=None))
     assert all(block.shape[0] == 0 for block in blocks)
 
 
@@ -223,11 +222,12 @@ def test_decoding_of_no_tokens():
     assert logits.shape == (2, 0, 11) and int(next_cache.slots.length) == 0
     for module in (nn.Decoder, nn.EncoderDecoder):
         model, params = model_of(module)
-        arguments, options = (model, params, ones(2, 3, dtype=jnp.int32)), {"max_length": 0}
-        check_shapes(generate.greedy(*arguments, **options), (2, 0), (2,), (2, 0))
-        check_shapes(generate.sample(*arguments, key=jax.random.key(0), **options), (2, 0), (2,), (2, 0))
-        assert list(generate.stream(*arguments, key=None, **options)) == []
-        beams = generate.beam_search(*arguments, n_best=2, **options)
+        config = generate.GenerationConfig(start_id=1, max_length=0)
+        arguments = model, params, ones(2, 3, dtype=jnp.int32)
+        check_shapes(generate.greedy(*arguments, config), (2, 0), (2,), (2, 0))
+        check_shapes(generate.sample(*arguments, config, key=jax.random.key(0)), (2, 0), (2,), (2, 0))
+        assert list(generate.stream(*arguments, config, key=None)) == []
+        beams = generate.beam_search(*arguments, config.updated(beams=4, n_best=2))
         check_shapes(beams, (2, 2, 0), (2, 2), (2, 2), (2, 2))
         assert beams.log_probs[0].tolist() == beams.scores[0].tolist() == [0.0, -math.inf]
 

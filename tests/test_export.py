@@ -166,11 +166,12 @@ def decoding(b, t, s):
     arrays = {"params": [params, translator_params], "x": integers((b, t), 11), "key": jax.random.key(1)}
 
     def run(params, x, key):
-        options = {"max_length": 3, "eos_id": None}
+        config = generate.GenerationConfig(start_id=1, max_length=3)
+        beams = config.updated(beams=2, length_penalty=0.6)
         return [
-            generate.greedy(decoder, params[0], x, **options),
-            generate.sample(decoder, params[0], x, key=key, **options),
-            generate.beam_search(translator, params[1], x, beams=2, **options),
+            generate.greedy(decoder, params[0], x, config),
+            generate.sample(decoder, params[0], x, config, key=key),
+            generate.beam_search(translator, params[1], x, beams),
         ]
 
     return run, arrays

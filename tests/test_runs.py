@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+import gc
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.runs import CONFIG, make_run
-from tfm_jax import nn, runs
+from tfm_jax import nn, ops, runs
 
 
 def test_a_classifier_is_not_a_text_generator(tmp_path):
@@ -42,3 +45,40 @@ def test_average_of_the_last_checkpoints(tmp_path):
 def test_ema_is_used_if_there_is_one(tmp_path):
     run = make_run(tmp_path, nn.Decoder, scales=(2.0,), ema=True)
     assert scale_of(run) == 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscaled(nn.Norm):
+    """A norm from outside the library, which is not registered."""
+
+    def build(self, size, *, axis, dtype, rngs):
+        return UnscaledLayer()
+
+
+class UnscaledLayer(nnx.Module):
+    def __call__(self, x):
+        return ops.rms_norm(x, jnp.ones(x.shape[-1]))
+
+
+def test_variants_of_the_caller(tmp_path):
+    config = dataclasses.replace(CONFIG, norm=Unscaled())
+    run = make_run(tmp_path, nn.Decoder, config, variants=[Unscaled])
+    assert runs.load_run(run, variants=[Unscaled]).model.config.norm == Unscaled()
+    with pytest.raises(ValueError, match=r"load_run\(directory, variants=\[Unscaled\]\)"):
+        runs.load_run(run)
+    with pytest.raises(ValueError, match=r"^variants: got <class 'int'>; wanted classes of variants"):
+        runs.load_run(run, variants=[int])
+
+
+def test_loading_one_run_again_keeps_no_memory(tmp_path, monkeypatch):
+    run = make_run(tmp_path, nn.Decoder)
+    params = runs.load_run(run).params
+    monkeypatch.setattr(runs, "_load_params", lambda *args: params)  # orbax keeps some lists of each reading
+
+    def objects():
+        runs.load_run(run).write(["ab"], key=None, max_length=2)
+        gc.collect()
+        return len(gc.get_objects())
+
+    counts = [objects() for _ in range(5)]
+    assert counts[-1] == counts[2], counts

@@ -43,7 +43,8 @@ def compiled():
     emitters = "xla_cpu_use_fusion_emitters"
     options = {emitters: True} if emitters in os.environ["XLA_FLAGS"] else None
     step = jax.jit(train.make_train_step(loss_fn, optimizer), donate_argnums=0, compiler_options=options)
-    decode = jax.jit(lambda params, source: generate.greedy(model, params, source, max_length=S + 1).tokens)
+    greedy = generate.GenerationConfig((2,), pad_id=0, start_id=1, max_length=S + 1)
+    decode = jax.jit(lambda params, source: generate.greedy(model, params, source, greedy).tokens)
     # A copy for each task: the step donates its state.
     yield lambda: train.init_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(1)), step, decode
     jax.config.update("jax_disable_most_optimizations", True)

@@ -94,7 +94,8 @@ def test_variants_of_an_annotation():
     [
         ("Swish()", "wanted one of Mlp, Glu"),
         ("Mlp(width=1)", r"Mlp: got unknown fields \['width'\]"),
-        ("Mlp(activation=print(1))", "malformed"),
+        ("Mlp(activation=print(1))", "No class is registered by the name 'print'"),
+        ("Mlp(bias=print(1))", "malformed"),
         ("Mlp('relu')", "fields by name"),
         ("Mlp(activation='swoosh')", "swoosh"),
         ("", "wanted one of"),

@@ -4,7 +4,7 @@ import functools
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import chex
 import jax
@@ -13,7 +13,9 @@ import numpy as np
 
 from tfm_jax.types import Array, Key
 
-__all__ = ["as_array", "as_key", "as_texts", "check_shapes", "iter_texts"]
+__all__ = ["as_array", "as_key", "as_optional_array", "as_texts", "check_shapes", "iter_texts"]
+
+T = TypeVar("T")
 
 _INT32 = np.iinfo(np.int32)
 _KINDS = {"float": jnp.floating, "int": jnp.integer, "bool": np.dtype(bool)}
@@ -22,17 +24,20 @@ _AXIS = re.compile(r"(?P<name>[A-Z][a-z]*)(?P<one>\|1)?|(?P<size>\d+)")
 Size = Any
 """A size of an axis: an int, or a symbol of ``jax.export``, which is no int."""
 Sizes = tuple[Size, ...]
-DType = Any
+DType = np.dtype | type | str
 """A dtype, or the name of a kind of dtypes: "float", "int" or "bool"."""
+Declared = tuple[object, str] | tuple[object, str, DType]
+"""An argument, its axes and perhaps its dtype."""
 
 
 def check_shapes(
     function: str,
+    named: Mapping[str, Declared] | None = None,
     /,
     *,
     sizes: Mapping[str, Size | Sizes] | None = None,
     fix: str | Mapping[str, str] = "",
-    **arguments: tuple[object, str] | tuple[object, str, DType],
+    **arguments: Declared,
 ) -> None:
     """Checks shapes and dtypes of arguments, which are declared in axis letters.
 
@@ -49,6 +54,7 @@ def check_shapes(
 
     Args:
       function: name of the public function, such as "attention".
+      named: arguments by names that are not known before.
       sizes: sizes that are known before, by name; a tuple for ``...``.
       fix: how to fix it, in one or more sentences; or such texts by what does not fit: the name of the
         argument, or else the axis (``H``, ``...``), "rank" or "dtype".
@@ -70,28 +76,27 @@ def check_shapes(
     Raises:
       ValueError: an argument does not fit, at trace time; or the axes are not of this form.
     """
-    checked = [
-        _Argument(name, x[0], x[1], x[2] if len(x) == 3 else None)
-        for name, x in arguments.items()
-        if x[0] is not None
-    ]
-    specs = [_parse(x.axes) for x in checked]
-    shapes = [_shape(x.array) for x in checked]
+    if named:
+        arguments |= named
+    checked = [x for x in arguments.values() if x[0] is not None]
+    arrays = [x[0] for x in checked]
+    specs = [_parse(x[1]) for x in checked]
+    shapes = [_shape(x) for x in arrays]
     bound = _bind(specs, shapes, sizes or {})
-    patterns = [_pattern(spec, shape, bound) for spec, shape in zip(specs, shapes, strict=True)]
-    typed = [x for x in checked if x.dtype is not None]
     try:
-        chex.assert_shape([x.array for x in checked], patterns)
-        chex.assert_type([x.array for x in typed], [_dtype(x.dtype) for x in typed])
-    except AssertionError:
-        raise ValueError(_message(function, checked, bound, fix)) from None
+        chex.assert_shape(arrays, [_pattern(*x, bound) for x in zip(specs, shapes, strict=True)])
+        typed = [x for x in checked if len(x) == 3]
+        if typed:
+            chex.assert_type([x[0] for x in typed], [_dtype(x[2]) for x in typed])
+    except (AssertionError, TypeError):  # NumPy has no dtype of PRNG keys
+        raise ValueError(_message(function, arguments, bound, fix)) from None
 
 
 class _Argument(NamedTuple):
     name: str
-    array: Any
+    array: object
     axes: str
-    dtype: DType = None
+    dtype: DType | None = None
 
 
 class _Spec(NamedTuple):
@@ -101,6 +106,8 @@ class _Spec(NamedTuple):
     """"...", "...|1", "*..." or "", for none."""
     axes: tuple[tuple[str | int, bool], ...]
     """Name or size of the others, and whether they may be 1."""
+    names: tuple[tuple[int, str], ...]
+    """Index, from the right, and name of those that have a name and may not be 1."""
 
 
 @functools.cache
@@ -116,39 +123,39 @@ def _parse(text: str) -> _Spec:
                 "separated by spaces, after ..., ...|1, *... or none of them."
             )
         axes.append((match["name"] or int(match["size"]), match["one"] is not None))
-    return _Spec(lead, tuple(axes))
+    names = [(i - len(axes), x) for i, (x, one) in enumerate(axes) if isinstance(x, str) and not one]
+    return _Spec(lead, tuple(axes), tuple(names))
 
 
-def _shape(x: Any) -> Sizes:
+def _shape(x: object) -> Sizes:
     return getattr(x, "shape", ())
 
 
-def _dtype(dtype: DType) -> Any:
+def _dtype(dtype: DType) -> object:
     return _KINDS[dtype] if isinstance(dtype, str) and dtype in _KINDS else dtype
 
 
-def _split(spec: _Spec, shape: Sizes) -> tuple[Sizes, Sizes] | None:
-    """The leading sizes and the others; None where the rank does not fit."""
+def _count_leading(spec: _Spec, shape: Sizes) -> int | None:
+    """The number of leading axes; None where the rank does not fit."""
     n_lead = len(shape) - len(spec.axes)
-    return None if n_lead < 0 or (n_lead and not spec.lead) else (shape[:n_lead], shape[n_lead:])
+    return None if n_lead < 0 or (n_lead and not spec.lead) else n_lead
 
 
 def _bind(
     specs: Sequence[_Spec], shapes: Sequence[Sizes], sizes: Mapping[str, Size | Sizes]
-) -> dict[str, Any]:
+) -> dict[str, Size | Sizes]:
     """The size of each name, and the leading sizes as "...": those of the first argument that has them."""
     bound, broadcast = dict(sizes), []
     for spec, shape in zip(specs, shapes, strict=True):
-        parts = _split(spec, shape)
-        if parts is None:
+        n_lead = _count_leading(spec, shape)
+        if n_lead is None:
             continue
         if spec.lead == "...":
-            bound.setdefault("...", parts[0])
+            bound.setdefault("...", shape[:n_lead])
         elif spec.lead == "*...":
-            broadcast.append(parts[0])
-        for (name, may_be_one), size in zip(spec.axes, parts[1], strict=True):
-            if isinstance(name, str) and not may_be_one:
-                bound.setdefault(name, size)
+            broadcast.append(shape[:n_lead])
+        for i, name in spec.names:
+            bound.setdefault(name, shape[i])
     if broadcast and "..." not in bound:
         bound["..."] = functools.reduce(_broadcast, broadcast)
     return bound
@@ -161,44 +168,54 @@ def _broadcast(a: Sizes, b: Sizes) -> Sizes:
     return tuple(m if n == 1 else n if m == 1 else m for m, n in zip(a, b, strict=True))
 
 
-def _pattern(spec: _Spec, shape: Sizes, bound: Mapping[str, Any]) -> tuple[Any, ...]:
+def _pattern(spec: _Spec, shape: Sizes, bound: Mapping[str, Size | Sizes]) -> Sizes:
     """The shape that is wanted, as ``chex.assert_shape`` takes it."""
-    lead, n_lead = bound.get("..."), len(shape) - len(spec.axes)
-    if not spec.lead or (spec.lead == "...|1" and n_lead <= 0):
-        first = ()
-    elif lead is None:
-        first = (...,)
-    elif spec.lead == "...":
-        first = lead
-    elif spec.lead == "...|1":
-        first = tuple({1, size} for size in lead)
-    else:
-        first = tuple({1, size} for size in lead[max(0, len(lead) - n_lead) :]) if n_lead > 0 else ()
-    sizes = (bound.get(name) if isinstance(name, str) else name for name, _ in spec.axes)
-    last = ({1, size} if one else size for size, (_, one) in zip(sizes, spec.axes, strict=True))
-    return (*first, *last)
+    last = [bound.get(axis) if isinstance(axis, str) else axis for axis, _ in spec.axes]
+    if len(spec.names) < len(last):
+        last = [{1, size} if one else size for size, (_, one) in zip(last, spec.axes, strict=True)]
+    return (*_leading_pattern(spec, len(shape) - len(last), bound.get("...")), *last)
+
+
+def _leading_pattern(spec: _Spec, n_lead: int, lead: Sizes | None) -> Sizes:
+    if not spec.lead or (spec.lead != "..." and n_lead <= 0):
+        return ()
+    if lead is None:
+        return (...,)
+    if spec.lead == "...":
+        return lead
+    if spec.lead == "*...":
+        lead = lead[max(0, len(lead) - n_lead) :]
+    return tuple({1, size} for size in lead)
 
 
 def _message(
-    function: str, arguments: Sequence[_Argument], bound: Mapping[str, Any], fix: str | Mapping[str, str]
+    function: str,
+    arguments: Mapping[str, Declared],
+    bound: Mapping[str, Size | Sizes],
+    fix: str | Mapping[str, str],
 ) -> str:
-    got = ", ".join(f"{x.name} {_show(x.array)}" for x in arguments)
-    wanted = ", ".join(f"{x.name} {_show_wanted(x)}" for x in arguments)
-    argument, axis, problem = next(filter(None, (_problem(x, bound) for x in arguments)))
+    checked = [
+        _Argument(name, x[0], x[1], x[2] if len(x) == 3 else None)
+        for name, x in arguments.items()
+        if x[0] is not None
+    ]
+    got = ", ".join(f"{x.name} {_show(x.array)}" for x in checked)
+    wanted = ", ".join(f"{x.name} {_show_wanted(x)}" for x in checked)
+    argument, axis, problem = next(filter(None, (_problem(x, bound) for x in checked)))
     text = fix if isinstance(fix, str) else fix.get(argument) or fix.get(axis, "")
     if axis == "dtype" and not text:
         text = f"Cast {argument} first."
     return f"{function}: got {got}; wanted {wanted}, but {problem}. {text}".rstrip()
 
 
-def _problem(x: _Argument, bound: Mapping[str, Any]) -> tuple[str, str, str] | None:
+def _problem(x: _Argument, bound: Mapping[str, Size | Sizes]) -> tuple[str, str, str] | None:
     """The argument, the axis, "rank" or "dtype", and what is wrong there; None where the argument fits."""
     spec, shape = _parse(x.axes), _shape(x.array)
-    parts, pattern = _split(spec, shape), _pattern(spec, shape, bound)
-    if parts is None:
+    n_lead, pattern = _count_leading(spec, shape), _pattern(spec, shape, bound)
+    if n_lead is None:
         least = " or more" if spec.lead else ""
         return x.name, "rank", f"{x.name} has rank {len(shape)}, not {len(spec.axes)}{least}"
-    lead, last = parts
+    lead, last = shape[:n_lead], shape[n_lead:]
     wanted = pattern[: len(pattern) - len(last)]
     if wanted != (...,) and not (len(lead) == len(wanted) and all(map(_fits, lead, wanted))):
         return x.name, "...", f"{x.name} has [...] = {_brackets(lead)}, not {_brackets(bound['...'])}"
@@ -211,11 +228,11 @@ def _problem(x: _Argument, bound: Mapping[str, Any]) -> tuple[str, str, str] | N
     return None
 
 
-def _fits(size: Size, wanted: Any) -> bool:
+def _fits(size: Size, wanted: Size | set[Size] | None) -> bool:
     return wanted is None or (size in wanted if isinstance(wanted, set) else size == wanted)
 
 
-def _has_dtype(x: Any, dtype: DType) -> bool:
+def _has_dtype(x: object, dtype: DType) -> bool:
     try:
         chex.assert_type(x, _dtype(dtype))
     except AssertionError:
@@ -223,12 +240,15 @@ def _has_dtype(x: Any, dtype: DType) -> bool:
     return True
 
 
-def _show(x: Any) -> str:
-    return f"{x.dtype}{_brackets(x.shape)}" if hasattr(x, "dtype") else reprlib.repr(x)
+def _show(x: object) -> str:
+    dtype = getattr(x, "dtype", None)
+    return reprlib.repr(x) if dtype is None else f"{dtype}{_brackets(_shape(x))}"
 
 
 def _show_wanted(x: _Argument) -> str:
-    kind = "" if x.dtype is None else x.dtype if isinstance(x.dtype, str) else str(np.dtype(x.dtype))
+    kind = "" if x.dtype is None else x.dtype if isinstance(x.dtype, str) else getattr(x.dtype, "name", "")
+    if isinstance(x.dtype, type):
+        kind = np.dtype(x.dtype).name
     words = x.axes.split()
     if words and words[0] == "...|1":
         return f"{kind}{_brackets(words[1:])} or {_brackets(words)}"
@@ -239,7 +259,7 @@ def _brackets(sizes: Iterable[object]) -> str:
     return f"[{', '.join(map(str, sizes))}]"
 
 
-def as_array(function: str, name: str, x: Any) -> Array:
+def as_array(function: str, name: str, x: object) -> Array:
     """Converts a NumPy or JAX array to a JAX array; anything else is an error.
 
     Equivalent to::
@@ -259,8 +279,9 @@ def as_array(function: str, name: str, x: Any) -> Array:
     """
     if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
         return x  # pyright: ignore[reportReturnType]  # a struct is an array to those who read no values
-    if hasattr(x, "__jax_array__"):  # such as an nnx.Param
-        return x.__jax_array__()
+    convert = getattr(x, "__jax_array__", None)
+    if convert is not None:  # such as an nnx.Param
+        return convert()
     if not isinstance(x, np.ndarray | np.generic):
         raise ValueError(
             f"{function}: got {name}={reprlib.repr(x)}, a {type(x).__name__}; wanted an array. "
@@ -282,7 +303,12 @@ def as_array(function: str, name: str, x: Any) -> Array:
     return array
 
 
-def as_key(function: str, key: Any, *, batched: bool = False, name: str = "key") -> Key:
+def as_optional_array(function: str, name: str, x: object) -> Array | None:
+    """``as_array`` for an argument that may be None, which stays None."""
+    return None if x is None else as_array(function, name, x)
+
+
+def as_key(function: str, key: Key, *, batched: bool = False, name: str = "key") -> Key:
     """Converts a PRNG key to the typed form of ``jax.random.key``.
 
     Equivalent to::
@@ -319,7 +345,7 @@ def as_key(function: str, key: Any, *, batched: bool = False, name: str = "key")
     return keys
 
 
-def iter_texts(function: str, name: str, texts: Iterable[Any], *, pairs: bool = False) -> Iterator[Any]:
+def iter_texts(function: str, name: str, texts: Iterable[T], *, pairs: bool = False) -> Iterator[T]:
     """Iterates over texts, and checks each when it is reached.
 
     Equivalent to::
@@ -345,10 +371,10 @@ def iter_texts(function: str, name: str, texts: Iterable[Any], *, pairs: bool = 
             "Pass [text]."
         )
 
-    def is_pair(x: Any) -> bool:
+    def is_pair(x: object) -> bool:
         return pairs and isinstance(x, tuple | list) and len(x) == 2 and all(isinstance(s, str) for s in x)
 
-    def checked() -> Iterator[Any]:
+    def checked() -> Iterator[T]:
         for i, text in enumerate(texts):
             if not isinstance(text, str) and not is_pair(text):
                 wanted = "a string or a pair of strings" if pairs else "a string"
@@ -361,7 +387,7 @@ def iter_texts(function: str, name: str, texts: Iterable[Any], *, pairs: bool = 
     return checked()
 
 
-def as_texts(function: str, name: str, texts: Iterable[Any], *, pairs: bool = False) -> list[Any]:
+def as_texts(function: str, name: str, texts: Iterable[T], *, pairs: bool = False) -> list[T]:
     """A list of checked texts.
 
     Equivalent to::

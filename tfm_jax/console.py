@@ -10,7 +10,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 __all__ = [
     "add_filename",
@@ -27,7 +30,7 @@ CTRL_C, BROKEN_PIPE = 130, 141
 """Exit statuses: 128 plus the number of the signal, SIGINT or SIGPIPE."""
 
 
-def run_program(name: str, main: str, *args: Any) -> int:
+def run_program(name: str, main: str, *args: object) -> int:
     """Runs the main function of a program and returns the exit status.
 
     The function is imported here, so that Ctrl-C during a slow import is handled too.
@@ -44,7 +47,7 @@ def run_program(name: str, main: str, *args: Any) -> int:
     Raises:
       SystemExit: from the function.
     """
-    if sys.stdout in (None, sys.__stdout__):  # not if a caller has replaced it
+    if not _is_replaced(sys.stdout):
         _open_streams()
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _exit_now)
@@ -66,7 +69,10 @@ def run_program(name: str, main: str, *args: Any) -> int:
 
 
 def parse_options(
-    options: Any, argv: Sequence[str] | None, *rules: Callable[..., Any], **tyro_args: Any
+    options: Any,
+    argv: Sequence[str] | None,
+    *rules: "Callable[[PrimitiveTypeInfo], PrimitiveConstructorSpec | None]",
+    **tyro_args: Any,
 ) -> Any:
     """Parses command-line options with tyro; a flag has no ``--no-`` twin.
 
@@ -99,7 +105,7 @@ def exit_on_error(name: str) -> Iterator[None]:
     except BrokenPipeError:  # the reader of the output is gone: not an error
         raise
     except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {error_line(error)}")
 
 
 def error_line(error: BaseException) -> str:
@@ -134,7 +140,7 @@ def log_to_stderr(logger_name: str, level: int, name: str = "tfm") -> Iterator[N
 
 def escape_unencodable() -> None:
     """Makes standard output escape characters that its encoding lacks, instead of raising."""
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -164,14 +170,16 @@ class _Output(io.TextIOWrapper):
 class _Closed(io.RawIOBase):
     """A stream for a closed descriptor: it can be flushed, but not written."""
 
+    name = "standard output"
+
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
-        raise OSError(errno.EBADF, "it is closed", "standard output")
+    def write(self, data: object) -> int:
+        raise OSError(errno.EBADF, "it is closed", self.name)
 
 
-def _exit_now(*_: Any) -> None:
+def _exit_now(*_: object) -> None:
     """Ends the process on Ctrl-C.
 
     A KeyboardInterrupt can become an ImportError while a library is imported, and is ignored in a callback of
@@ -183,6 +191,11 @@ def _exit_now(*_: Any) -> None:
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # show the cursor, which a progress bar hides
     os._exit(CTRL_C)
+
+
+def _is_replaced(stream: IO[str] | None) -> bool:
+    """Whether a caller has replaced standard output."""
+    return stream is not None and stream is not sys.__stdout__
 
 
 def _open_streams() -> None:
@@ -200,7 +213,7 @@ def _open_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  - open until the process ends
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(_Closed(), "utf-8", write_through=True)
-    elif not isinstance(sys.stdout, _Output):
+    elif isinstance(sys.stdout, io.TextIOWrapper) and not isinstance(sys.stdout, _Output):
         stdout = sys.stdout
         options = {name: getattr(stdout, name) for name in ("errors", "line_buffering", "write_through")}
         sys.stdout = sys.__stdout__ = _Output(stdout.detach(), stdout.encoding, **options)

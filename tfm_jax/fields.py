@@ -5,7 +5,7 @@ import functools
 import numbers
 import types
 import typing
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal, Union
 
 from tfm_jax.ranges import Range
 from tfm_jax.registry import Variant, is_kind, problem, registered
@@ -37,17 +37,17 @@ def check_fields(value: object) -> None:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, object]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def _members(hint: object) -> tuple[object, ...]:
     """The members of a union; any other annotation by itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def range_of(hint: Any) -> Range | None:
+def range_of(hint: object) -> Range | None:
     """The `Range` in an annotation, also in a member of a union; None if it has none."""
     if (found := _range(hint)) is not None:
         return found
@@ -55,10 +55,10 @@ def range_of(hint: Any) -> Range | None:
     return next(filter(None, map(range_of, inner)), None) if inner != (hint,) else None
 
 
-def _range(hint: Any) -> Range | None:
+def _range(hint: object) -> Range | None:
     if typing.get_origin(hint) is not Annotated:
         return None
-    return next((x for x in hint.__metadata__ if isinstance(x, Range)), None)
+    return next((x for x in typing.get_args(hint)[1:] if isinstance(x, Range)), None)
 
 
 _UNBOUNDED = {
@@ -68,7 +68,7 @@ _UNBOUNDED = {
 _DESCRIPTIONS = {bool: "True or False", str: "a string", types.NoneType: "None"}
 
 
-def _fits(hint: Any, value: object) -> bool:
+def _fits(hint: object, value: object) -> bool:
     if (allowed := _range(hint) or _unbounded(hint)) is not None:
         # Not an array: a field is compared, hashed and written to files.
         return isinstance(value, numbers.Number) and value in allowed
@@ -86,25 +86,26 @@ def _fits(hint: Any, value: object) -> bool:
     if dataclasses.is_dataclass(hint):
         return type(value) is hint
     cls = origin or hint
-    is_checked = isinstance(cls, type) and not getattr(cls, "_is_protocol", False)
-    return not is_checked or isinstance(value, cls)
+    if not isinstance(cls, type) or getattr(cls, "_is_protocol", False):
+        return True
+    return isinstance(value, cls)
 
 
-def _unbounded(hint: Any) -> Range | None:
+def _unbounded(hint: object) -> Range | None:
     return _UNBOUNDED.get(hint) if isinstance(hint, type) else None
 
 
-def _items_fit(hints: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
+def _items_fit(hints: tuple[object, ...], value: tuple[object, ...]) -> bool:
     hints = (hints[0],) * len(value) if hints[-1:] == (Ellipsis,) else hints
     return len(hints) == len(value) and all(map(_fits, hints, value))
 
 
-def _description(hint: Any) -> str:
+def _description(hint: object) -> str:
     """An annotation in words, for error messages."""
     if (allowed := _range(hint) or _unbounded(hint)) is not None:
         return allowed.wanted
     members = _members(hint)
-    classes = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
+    classes = [cls.__name__ for cls in _dataclasses(members)]
     choices = [repr(arg) for member in members for arg in _literals(member)]
     others = [member for member in members if not dataclasses.is_dataclass(member) and not _literals(member)]
     if choices and others == [types.NoneType]:
@@ -115,7 +116,7 @@ def _description(hint: Any) -> str:
     return ", or ".join(parts)
 
 
-def _description_of_one(hint: Any) -> str:
+def _description_of_one(hint: object) -> str:
     """The description of an annotation that is not a union, a dataclass or a ``Literal``."""
     if (allowed := _range(hint) or _unbounded(hint)) is not None:
         return allowed.wanted
@@ -130,7 +131,7 @@ def _description_of_one(hint: Any) -> str:
     return _DESCRIPTIONS.get(hint) or f"an instance of {getattr(hint, '__name__', hint)}"
 
 
-def _literals(hint: Any) -> tuple[Any, ...]:
+def _literals(hint: object) -> tuple[object, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
@@ -138,10 +139,10 @@ def _either(words: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _fix(hint: Any, value: object) -> str:
+def _fix(hint: object, value: object) -> str:
     """How to fix the call, if the intent can be guessed."""
     members = _members(hint)
-    for cls in filter(dataclasses.is_dataclass, members):
+    for cls in _dataclasses(members):
         if value is cls or _names(value, cls):
             return f" Pass {cls.__name__}(...), an instance."
         if isinstance(value, cls):
@@ -157,6 +158,10 @@ def _fix(hint: Any, value: object) -> str:
         if dataclasses.is_dataclass(value) and not isinstance(value, type | Variant):
             return f" {type(value).__name__} does not subclass {kind.__name__}."
     return ""
+
+
+def _dataclasses(members: tuple[object, ...]) -> list[type]:
+    return [member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member)]
 
 
 def _names(value: object, cls: type) -> bool:

@@ -13,7 +13,7 @@ __all__ = ["register", "register_named_tuple", "static"]
 T = TypeVar("T")
 
 
-def static(**kwargs) -> dataclasses.Field:
+def static(**kwargs: Any) -> Any:
     """A static field of a pytree dataclass: part of its structure, not a leaf, such as a size or a name.
 
     Equivalent to::
@@ -53,6 +53,10 @@ def register(cls: type[T]) -> type[T]:
       TypeError: ``cls`` is not a dataclass.
       ValueError: ``cls`` is a pytree already.
     """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(
+            f"register: got {cls!r}; wanted a dataclass. Decorate it with dataclasses.dataclass first."
+        )
     fields = dataclasses.fields(cls)
     statics = tuple(f.name for f in fields if f.metadata.get("static"))
     children = tuple(f.name for f in fields if not f.metadata.get("static"))
@@ -107,7 +111,7 @@ def _exported_name(cls: type) -> str:
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
 
 
-def _literals(cls: type, values: tuple[Any, ...]) -> bytes:
+def _literals(cls: type, values: tuple[object, ...]) -> bytes:
     text = repr(values)
     try:
         same = ast.literal_eval(text) == values

@@ -134,15 +134,15 @@ def check_number(function: str, name: str, value: object, wanted: Range) -> None
     """
     if type(value) is (int if wanted.integral else float) and wanted.contains(value):
         return  # the usual case; ops run this check at every call
-    is_array = hasattr(value, "ndim") and not isinstance(value, numbers.Number)
-    if is_array and (wanted.integral or value.ndim):
+    n_axes = None if isinstance(value, numbers.Number) else getattr(value, "ndim", None)
+    if n_axes is not None and (wanted.integral or n_axes):
         raise ValueError(f"{function}: got {name}={value!r}; wanted {wanted.wanted}, not an array.")
     check_each(function, name, value, wanted)
 
 
 def check_static(function: str, name: str, value: object, wanted: Range) -> None:
     """`check_number` for an argument that changes the traced program: a tracer is an error."""
-    import jax
+    import jax.core
 
     if isinstance(value, jax.core.Tracer):
         raise ValueError(
@@ -172,8 +172,10 @@ def _is_unknown(value: object) -> bool:
     if isinstance(value, numbers.Number):
         return False
     import jax
+    import jax.core
     import jax.export
 
     if not isinstance(value, jax.Array):
-        return jax.export.is_symbolic_dim(value)
+        # It accepts any object, which its types do not show.
+        return jax.export.is_symbolic_dim(value)  # pyright: ignore[reportArgumentType]
     return isinstance(value, jax.core.Tracer) or not value.is_fully_addressable or value.is_deleted()

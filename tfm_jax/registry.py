@@ -4,11 +4,11 @@ import abc
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 __all__ = ["Variant", "find_variants", "is_kind", "problem", "register_variant", "registered", "unregistered"]
 
-C = TypeVar("C", bound=type)
+C = TypeVar("C", bound="Variant")
 
 
 class Variant(abc.ABC):  # noqa: B024  - its kinds have the abstract methods
@@ -28,7 +28,7 @@ class Variant(abc.ABC):  # noqa: B024  - its kinds have the abstract methods
 _REGISTERED: dict[str, type[Variant]] = {}
 
 
-def register_variant(cls: C) -> C:
+def register_variant(cls: type[C]) -> type[C]:
     """Makes a class of variants known by its name to files and to the command line.
 
     Equivalent to::
@@ -46,7 +46,7 @@ def register_variant(cls: C) -> C:
       ValueError: ``cls`` is no variant, or another class is registered by its name. The class that a reload
         of the same module makes replaces the old one.
     """
-    if not (inspect.isclass(cls) and issubclass(cls, Variant)):
+    if not _is_variant(cls):
         raise ValueError(
             f"register_variant: got {cls!r:.80}; wanted a class. Subclass a kind, such as nn.Norm, and pass "
             "the class, not an instance."
@@ -73,7 +73,7 @@ def registered(kind: type, variants: Sequence[type] = ()) -> dict[str, type]:
     """
     found: dict[str, type] = dict(_REGISTERED)
     for cls in variants:
-        if not (inspect.isclass(cls) and issubclass(cls, Variant)) or problem(cls) is not None:
+        if not _is_variant(cls) or problem(cls) is not None:
             raise ValueError(
                 f"variants: got {cls!r:.80}; wanted classes of variants. Pass frozen dataclasses that "
                 "subclass a kind, such as nn.Norm."
@@ -91,13 +91,9 @@ def unregistered(name: str) -> str:
     )
 
 
-def is_kind(annotation: object) -> bool:
+def is_kind(annotation: object) -> TypeGuard[type[Variant]]:
     """Whether an annotation is a kind, such as ``nn.Norm``, not one of its variants."""
-    return (
-        inspect.isclass(annotation)
-        and issubclass(annotation, Variant)
-        and not dataclasses.is_dataclass(annotation)
-    )
+    return _is_variant(annotation) and not dataclasses.is_dataclass(annotation)
 
 
 def problem(value: object) -> str | None:
@@ -107,7 +103,8 @@ def problem(value: object) -> str | None:
     if params is None or not params.frozen or not params.eq:
         return f" Decorate {cls.__name__} with @dataclass(frozen=True)."
     if inspect.isabstract(cls):
-        return f" Define {', '.join(sorted(cls.__abstractmethods__))} in {cls.__name__}."
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        return f" Define {', '.join(missing)} in {cls.__name__}."
     if cls is value:
         return None
     try:
@@ -128,6 +125,10 @@ def find_variants(value: object) -> Iterator[Variant]:
         yield value
     for field in dataclasses.fields(value):
         yield from find_variants(getattr(value, field.name))
+
+
+def _is_variant(cls: object) -> TypeGuard[type[Variant]]:
+    return inspect.isclass(cls) and issubclass(cls, Variant)
 
 
 def _check_name(function: str, cls: type, known: Mapping[str, type]) -> None:

@@ -1,23 +1,29 @@
 """Loads the trained model of a run from its directory."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
+from tfm_jax.registry import Variant, registered
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
 __all__ = ["load_run"]
 
 
-def load_run(directory: str | Path, *, average: int | None = None) -> TextGenerator:
+def load_run(
+    directory: str | Path, *, average: int | None = None, variants: Sequence[type] = ()
+) -> TextGenerator:
     """Loads the model and tokenizer of a run from ``config.json``, ``checkpoints/`` and ``tokenizer.json``.
 
     Args:
       directory: of the run.
       average: how many of the last checkpoints to average. None means "average" of the run's config (1 if it
         has none), or as many as there are.
+      variants: classes of variants that the run's config names and that are not registered, such as
+        ``[MyNorm]``; a file imports nothing. ``nn.register_variant(MyNorm)`` does the same for every run.
 
     Returns:
       The generator: it translates if the model is an ``nn.EncoderDecoder``, and continues prompts if it is an
@@ -26,8 +32,8 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: the files do not fit together, the model is of another kind, or there are fewer checkpoints
-        than ``average``.
+      ValueError: the files do not fit together, the config names a variant that is not known, the model is of
+        another kind, there are fewer checkpoints than ``average``, or one of ``variants`` is no variant.
     """
     directory = Path(directory)
     path = directory / "config.json"
@@ -36,8 +42,9 @@ def load_run(directory: str | Path, *, average: int | None = None) -> TextGenera
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
         )
     settings = train.read_config(path)
+    registered(Variant, variants)  # raises for a class that is no variant
     try:
-        config = from_dict(nn.Config, settings["model"])
+        config = from_dict(nn.Config, settings["model"], variants)
         checkpoint_every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
         n_averaged = int(settings.get("average", 1))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

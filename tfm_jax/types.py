@@ -15,6 +15,10 @@ F       feed-forward dimension (``d_ff``)
 V       vocabulary
 L       layers
 E       experts
+P       pixels of a patch, or of one of its sides
+R       buckets of relative positions
+Y       token types
+C       classes of a classifier, channels of an image
 ======  =============================================================
 
 A letter may have a small suffix: ``Hv`` is the head dimension of the values. ``...`` is any number of leading

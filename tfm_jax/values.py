@@ -38,7 +38,7 @@ def to_dict(config: object, variants: Sequence[type] = ()) -> dict[str, Any]:
     return _to_json(type(config), config, variants)
 
 
-def from_dict(annotation: Any, value: Any, variants: Sequence[type] = ()) -> Any:
+def from_dict(annotation: object, value: object, variants: Sequence[type] = ()) -> Any:
     """Reads a config from JSON values; the inverse of `to_dict`.
 
     Args:
@@ -55,7 +55,7 @@ def from_dict(annotation: Any, value: Any, variants: Sequence[type] = ()) -> Any
     """
     if isinstance(value, Variant):
         return value
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return _dataclass_from_dict(annotation, value, variants)
     if _holds_variants(annotation):
         return from_text(annotation, str(value), variants)
@@ -68,12 +68,16 @@ def from_dict(annotation: Any, value: Any, variants: Sequence[type] = ()) -> Any
             raise ValueError(f"got {value!r}; wanted a list as long as {annotation}.")
         pairs = zip(_item_annotations(annotation, value), value, strict=True)
         return tuple(from_dict(inner, item, variants) for inner, item in pairs)
+    if annotation is Path:
+        if not isinstance(value, str | Path):
+            raise ValueError(f"got {value!r}; wanted a path.")
+        return Path(value)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return Path(value) if annotation is Path else value
+    return value
 
 
-def _dataclass_from_dict(cls: Any, value: object, known: Sequence[type]) -> Any:
+def _dataclass_from_dict(cls: type, value: object, known: Sequence[type]) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{cls.__name__}: got {value!r}; wanted a JSON object.")
     hints = typing.get_type_hints(cls)
@@ -98,7 +102,7 @@ def _field_from_dict(
         raise ValueError(f"{cls.__name__}.{name}: {error}") from error
 
 
-def _to_json(annotation: Any, value: Any, known: Sequence[type]) -> Any:
+def _to_json(annotation: object, value: object, known: Sequence[type]) -> Any:
     if dataclasses.is_dataclass(annotation):
         hints = typing.get_type_hints(annotation)
         found = {}
@@ -110,7 +114,7 @@ def _to_json(annotation: Any, value: Any, known: Sequence[type]) -> Any:
         return found
     if _holds_variants(annotation):
         return None if value is None else to_text(value, known)
-    if typing.get_origin(annotation) is tuple:
+    if typing.get_origin(annotation) is tuple and isinstance(value, tuple):
         pairs = zip(_item_annotations(annotation, value), value, strict=True)
         return [_to_json(inner, item, known) for inner, item in pairs]
     found = plain(value)
@@ -121,13 +125,13 @@ def _to_json(annotation: Any, value: Any, known: Sequence[type]) -> Any:
     return found
 
 
-def _item_annotations(annotation: object, value: Sequence[object]) -> Sequence[Any]:
+def _item_annotations(annotation: object, value: Sequence[object]) -> Sequence[object]:
     """The annotations of a tuple's items: of ``tuple[int, float]`` or ``tuple[int, ...]``."""
     args = typing.get_args(annotation)
     return [args[0]] * len(value) if args[-1] is Ellipsis else args
 
 
-def _members(annotation: object) -> tuple[Any, ...]:
+def _members(annotation: object) -> tuple[object, ...]:
     """The members of a union; any other annotation by itself."""
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if is_union else (annotation,)
@@ -156,7 +160,7 @@ def variants(annotation: object, variants: Sequence[type] = ()) -> dict[str, typ
     return found | ({"None": types.NoneType} if types.NoneType in members else {})
 
 
-def to_text(value: Any, variants: Sequence[type] = ()) -> str:
+def to_text(value: object, variants: Sequence[type] = ()) -> str:
     """A variant as a Python expression, easy to quote in a shell: ``Rope(theta=10000.0, pairing="half")``.
 
     Args:
@@ -173,8 +177,10 @@ def to_text(value: Any, variants: Sequence[type] = ()) -> str:
     if value is None or isinstance(value, str):
         return str(value)
     cls = type(value)
-    if isinstance(value, Variant) and registered(cls, variants).get(cls.__name__) is not cls:
+    if issubclass(cls, Variant) and registered(cls, variants).get(cls.__name__) is not cls:
         raise ValueError(f"got {value!r:.80}; wanted a registered variant. {unregistered(cls.__name__)}")
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise ValueError(f"got {value!r:.80}; wanted a variant, None or a string.")
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     # A None that is the default is left out.
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
@@ -182,15 +188,16 @@ def to_text(value: Any, variants: Sequence[type] = ()) -> str:
     return f"{cls.__name__}({', '.join(f'{name}={_literal(x, variants)}' for name, x in fields.items())})"
 
 
-def _literal(value: Any, known: Sequence[type]) -> str:
+def _literal(value: object, known: Sequence[type]) -> str:
     if isinstance(value, Variant):
         return to_text(value, known)
     if isinstance(value, tuple):
         return f"({', '.join(_literal(x, known) for x in value)}{',' * (len(value) == 1)})"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    value = value.item() if hasattr(value, "item") else value  # NumPy's repr is np.float64(...)
-    if not isinstance(value, None | bool | int | float | complex | bytes) or value in (math.inf, -math.inf):
+    value = _python_number(value)  # NumPy's repr is np.float64(...)
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(value, None | bool | int | float | bytes) or not is_finite:
         raise ValueError(
             f"got {value!r:.80}; wanted finite numbers, strings, tuples and variants in a variant."
         )
@@ -230,7 +237,7 @@ def _known(annotation: object, also: Sequence[type]) -> dict[str, type]:
     return variants(annotation, also) or {}
 
 
-def _from_node(annotation: Any, node: ast.expr, known: Sequence[type]) -> Any:
+def _from_node(annotation: object, node: ast.expr, known: Sequence[type]) -> object:
     """The value of an expression: a literal, a tuple, or a variant where the annotation allows one."""
     if isinstance(node, ast.Tuple):
         hint = next((x for x in _members(annotation) if typing.get_origin(x) is tuple), tuple[object, ...])
@@ -245,12 +252,12 @@ def _from_node(annotation: Any, node: ast.expr, known: Sequence[type]) -> Any:
             return ast.literal_eval(node)
         node = ast.Name(ast.unparse(node))  # such as None
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    if call.args:
-        raise ValueError(f"got {ast.unparse(node)}; wanted fields by name.")
     name, classes = ast.unparse(call.func), _known(annotation, known)
     if name not in classes:
         is_registered = name in registered(Variant, known)
         raise ValueError(f"{name!r} is none of these." if is_registered else unregistered(name))
+    if call.args:
+        raise ValueError(f"got {ast.unparse(node)}; wanted fields by name.")
     if name == "None":
         return None
     hints = typing.get_type_hints(classes[name])
@@ -259,7 +266,7 @@ def _from_node(annotation: Any, node: ast.expr, known: Sequence[type]) -> Any:
     return _dataclass_from_dict(classes[name], fields, known)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Converts nested values to JSON values.
 
     Tuples become lists, paths strings, NumPy and JAX scalars numbers, NaN and Inf None.
@@ -280,5 +287,11 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
-    value = value.item() if hasattr(value, "item") else value
+    value = _python_number(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _python_number(value: object) -> object:
+    """A NumPy or JAX scalar as Python's; any other value as it is."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value

@@ -186,13 +186,13 @@ def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
 def _sample(config: Config, task: _Task, params: Params) -> str:
     """The prompt and its continuation by the model."""
     prompt = _prompt(config, task.tokenizer)
-    continuation = generate.sample(
-        task.model,
-        params,
-        jnp.asarray([prompt]),
-        key=jax.random.key(config.train.seed),
+    eos_id = task.tokenizer.eos_id
+    generation = generate.GenerationConfig(
+        () if eos_id is None else (eos_id,),
         max_length=min(config.sample.tokens, config.data.length - len(prompt)),
         processors=config.sample.processors(),
-        eos_id=task.tokenizer.eos_id,
+    )
+    continuation = generate.sample(
+        task.model, params, jnp.asarray([prompt]), generation, key=jax.random.key(config.train.seed)
     )
     return config.sample.prompt + task.tokenizer.decode(continuation.tokens[0])

@@ -39,44 +39,50 @@ def make_translate(
       The function; translations are in the order of the texts.
     """
     max_source, max_target = shapes[-1]
+    pad_id, bos_id, eos_id = _special_ids(tokenizer)
+    config = generate.GenerationConfig(
+        (eos_id,), pad_id=pad_id, start_id=bos_id, beams=search.beams, length_penalty=search.length_penalty
+    )
 
-    @functools.partial(jax.jit, static_argnames="length")
-    def decode(params: Params, source: Array, length: int) -> Array:
-        mask = masks.padding(source != tokenizer.pad_id)
-        result = generate.beam_search(
-            model,
-            params,
-            source,
-            source_mask=mask,
-            max_length=length,
-            beams=search.beams,
-            length_penalty=search.length_penalty,
-        )
-        return result.tokens[:, 0]
+    @functools.partial(jax.jit, static_argnames="config")
+    def decode(params: Params, source: Array, valid: Array, config: generate.GenerationConfig) -> Array:
+        found = generate.beam_search(model, params, source, config, source_mask=masks.padding(valid))
+        return found.tokens[:, 0]
 
     def translate(params: Params, texts: Sequence[str]) -> list[str]:
-        sources = [
-            np.append(ids[: max_source - 1], tokenizer.eos_id) for ids in tokenizer.encode_batch(texts)
-        ]
+        sources = [np.append(ids[: max_source - 1], eos_id) for ids in tokenizer.encode_batch(texts)]
         examples = data.TranslationExamples(
             sources,
             [np.zeros(0, np.int32)] * len(sources),
-            pad_id=tokenizer.pad_id,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
+            pad_id=pad_id,
+            bos_id=bos_id,
+            eos_id=eos_id,
             vocab_size=tokenizer.vocab_size,
         )
         batches = data.BucketBatchSampler(examples.lengths, [(width, 1) for width, _ in shapes], sizes)
         translations = [""] * len(sources)
         for batch in data.Loader(examples, batches):
+            assert "index" in batch  # of a loader without a seed
             source = batch["source"]
-            tokens = np.asarray(decode(params, source, length=min(source.shape[1] + 50, max_target)))
+            longest = config.updated(max_length=min(source.shape[1] + 50, max_target))
+            tokens = np.asarray(decode(params, source, batch["valid"], longest))
             for index, ids in zip(batch["index"], tokens, strict=True):
                 if index >= 0:  # not padding
                     translations[index] = tokenizer.decode(ids)
         return translations
 
     return translate
+
+
+def _special_ids(tokenizer: data.Tokenizer) -> tuple[int, int, int]:
+    """The pad, BOS and EOS ids; a ValueError if the tokenizer lacks one."""
+    pad_id, bos_id, eos_id = tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id
+    if pad_id is None or bos_id is None or eos_id is None:
+        raise ValueError(
+            f"translation: got a tokenizer with pad_id={pad_id}, bos_id={bos_id}, eos_id={eos_id}; wanted "
+            "all three. Make one with these special tokens."
+        )
+    return pad_id, bos_id, eos_id
 
 
 def exact_match(translations: Sequence[str], references: Sequence[str]) -> float:
@@ -141,14 +147,18 @@ def draw_attention(
     Returns:
       A note on missing fonts, or None, as `viz.attention_map`.
     """
-    source_ids, target_ids = ([*tokenizer.encode(text), tokenizer.eos_id] for text in (source, translation))
-    target_in = np.array([[tokenizer.bos_id, *target_ids[:-1]]], np.int32)
+    _, bos_id, eos_id = _special_ids(tokenizer)
+    source_ids, target_ids = tokenizer.encode_batch([source, translation])
     apply = jax.jit(functools.partial(model.apply, return_weights=True))
-    _, extras = apply(params, np.array([source_ids], np.int32), target_in)
-    labels = ([*(tokenizer.decode([i]) for i in ids[:-1]), "<end>"] for ids in (source_ids, target_ids))
+    inputs = (np.array([[*source_ids, eos_id]], np.int32), np.array([[bos_id, *target_ids]], np.int32))
+    _, extras = apply(params, *inputs)
+    source_labels, target_labels = (
+        [*(tokenizer.decode([int(i)]) for i in ids), "<end>"] for ids in (source_ids, target_ids)
+    )
     return viz.attention_map(
         np.asarray(extras["weights"]["cross"])[-1, 0],
-        *labels,
+        source_labels,
+        target_labels,
         path,
         title=f"cross-attention of the last layer: {source}",
     )

@@ -243,8 +243,12 @@ def test_arrays_of_several_channels_are_not_converted():
 
 
 def test_shapes_that_do_not_match():
-    with pytest.raises(ValueError, match=r"got shapes \[2, 3, 4\] and \[2\]"):
-        data.ImageClassificationExamples(np.zeros((2, 3, 4)), np.zeros(2, int), 2)
+    for shape, labels, misfit in (
+        ((2, 3, 4), 2, "images has rank 3, not 4"),
+        ((2, 3, 4, 1), 3, "B = 3, not 2"),
+    ):
+        with pytest.raises(ValueError, match=f"ImageClassificationExamples: got images.*{misfit}"):
+            data.ImageClassificationExamples(np.zeros(shape), np.zeros(labels, int), 2)
 
 
 def test_labels_are_integers():

@@ -12,7 +12,9 @@ from experiments import command_line
 from experiments.command_line import Sources
 from experiments.config import RunConfig
 from experiments.translation import config as translation
-from tfm_jax import nn, train
+from tests.nn import third_party
+from tfm_jax import nn, registry, train
+from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.values import from_dict, to_dict
 
 MODEL = nn.Config(positions=nn.Learned(16))
@@ -140,3 +142,28 @@ def test_prog_is_the_command_of_the_help(capsys):
     with pytest.raises(SystemExit):
         command_line.parse(Config, ["--help"], prog="python -m experiments.x")
     assert capsys.readouterr().out.startswith("usage: python -m experiments.x [-h]")
+
+
+def test_a_registered_variant_of_a_user_is_an_option(monkeypatch, capsys):
+    text = "DynamicTanh(alpha=0.25)"
+    with pytest.raises(SystemExit):
+        parse("--model.norm", text)
+    assert "nn.register_variant(DynamicTanh)" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    nn.register_variant(third_party.DynamicTanh)
+    nn.register_variant(third_party.Swish)
+    config = parse("--model.norm", text, "--model.feed-forward", "Glu(activation=Swish(beta=2))").model
+    assert config.norm == third_party.DynamicTanh(0.25)
+    assert config.feed_forward == nn.Glu(third_party.Swish(2.0))
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert "LayerNorm|RMSNorm|DynamicTanh" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_initializers_and_a_backend_are_options():
+    model = parse("--model.initializers.kernel", "TruncatedNormal(std=0.1)").model
+    assert model.initializers == nn.Initializers(nn.TruncatedNormal(0.1))
+    assert from_dict(nn.Config, to_dict(model)) == model
+    assert parse("--model.attention-implementation", "xla").model.attention_implementation == "xla"
+    default = dataclasses.replace(Config(), model=nn.Config(attention_implementation=BACKENDS["xla"]))
+    assert command_line.parse_options(default, []).model.attention_implementation == "xla"

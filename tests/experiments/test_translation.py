@@ -228,7 +228,8 @@ def test_translations_equal_those_of_each_text_alone_in_order(translator):
     model, params, tokenizer, translate = translator
     # few lengths, as each compiles
     texts = ["bac", "abc abcb", "bbb", "", "c c", "c c c cc", "cab", "abcabcab", "bbbbbbbc"]
-    search = functools.partial(generate.beam_search, model, params, beams=3, max_length=7)
+    config = generate.GenerationConfig((2,), start_id=1, beams=3, length_penalty=0.6, max_length=7)
+    search = functools.partial(generate.beam_search, model, params, config=config)
     expected = []
     for text in texts:
         source = jnp.asarray([[*tokenizer.encode(text), tokenizer.eos_id]], jnp.int32)

@@ -46,21 +46,21 @@ def test_invalid_fields(field, wrong):
 
 
 def test_min_length_above_max_length():
-    with pytest.raises(ValueError, match="GenerationConfig: got min_length=4 with max_length=3; wanted min"):
-        generate.GenerationConfig(max_length=3, min_length=4)
+    with pytest.raises(ValueError, match="GenerationConfig: got min_length=5 with max_length=3; wanted min"):
+        generate.GenerationConfig(max_length=3, min_length=5)
 
 
 def test_updated():
     config = generate.GenerationConfig(max_length=9, max_total=12, min_length=8, beams=3)
     assert config.updated() == config == config.updated(max_length=None, beams=None)
     assert config.updated(max_length=30) == generate.GenerationConfig(max_length=30, min_length=8, beams=3)
-    assert config.updated(max_length=5) == generate.GenerationConfig(max_length=5, min_length=5, beams=3)
+    assert config.updated(max_length=5) == generate.GenerationConfig(max_length=5, min_length=6, beams=3)
     assert config.updated(max_length=8, max_total=11).max_total == 11
     assert config.updated(processors=[generate.TopK(2)]).processors == (generate.TopK(2),)
     with pytest.raises(ValueError, match=r"processors: got .*; wanted a sequence. Put it into a tuple"):
         config.updated(processors=generate.TopK(2))
-    with pytest.raises(ValueError, match="GenerationConfig: got min_length=6 with max_length=5"):
-        config.updated(max_length=5, min_length=6)
+    with pytest.raises(ValueError, match="GenerationConfig: got min_length=7 with max_length=5"):
+        config.updated(max_length=5, min_length=7)
 
 
 def test_from_tokenizer():

@@ -39,6 +39,16 @@ def test_totals_count_the_prompt():
     assert lengths(updated, 10) == (30, 0) and updated.depends_on_prompt and updated.max_input is None
 
 
+def test_equal_totals_allow_no_eos():
+    limits = of_texts(GenerationConfig(max_total=12, min_total=12))
+    assert [lengths(limits, n) for n in (1, 5)] == [(11, 12), (7, 8)]
+    model, params = build(nn.Decoder)
+    prompt = tokens(8, 4, seed=1)
+    free = generate.greedy(model, params, prompt, GenerationConfig((2, 4, 5), max_length=5))
+    got = generate.greedy(model, params, prompt, GenerationConfig((2, 4, 5), max_length=5, min_length=6))
+    assert np.isin(free.tokens[:, -1], (2, 4, 5)).any() and not np.isin(got.tokens, (2, 4, 5)).any()
+
+
 def test_totals_count_the_start_token_of_an_encoder_decoder():
     limits = of_texts(GenerationConfig(max_total=12, min_total=8), is_encoder_decoder=True)
     assert [lengths(limits, n) for n in (1, 40)] == [(11, 8)] * 2
@@ -49,8 +59,8 @@ def test_default_length_of_a_translation():
     config = GenerationConfig(min_length=24)
     assert lengths(of_texts(config, is_encoder_decoder=True), 16) == (66, 24)
     assert lengths(of_texts(config, 24, is_encoder_decoder=True), 16) == (24, 24)
-    with pytest.raises(ValueError, match="got min_length=24 with max_length=23, the default; wanted min_le"):
-        of_texts(config, 23, is_encoder_decoder=True).of(16)
+    with pytest.raises(ValueError, match="got min_length=24 with max_length=22, the default; wanted min_le"):
+        of_texts(config, 22, is_encoder_decoder=True).of(16)
 
 
 def test_positions_limit_the_input():

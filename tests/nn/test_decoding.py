@@ -154,12 +154,35 @@ def test_capacity_above_learned_positions():
         nn.init_cache(model, params, B, 10)
 
 
+@pytest.mark.parametrize("tokens", [jnp.ones((2, 3)), jnp.int32(4), jnp.ones(2, jnp.int32), [[1]]])
+def test_tokens_of_a_decode_step_are_checked(tokens):
+    model, params, _ = build(nn.Decoder)
+    with pytest.raises(ValueError, match=r"^nn.decode_step: got .*tokens"):
+        nn.decode_step(model, params, tokens, nn.init_cache(model, params, 2, 4))
+
+
+def test_masks_and_tokens_are_no_arguments_of_a_decoders_empty_cache():
+    model, params, _ = build(nn.Decoder)
+    with pytest.raises(
+        ValueError, match=r"^nn.init_cache: got inputs int32\[2, 3\] with a decoder-only model"
+    ):
+        nn.init_cache(model, params, jnp.ones((2, 3), jnp.int32), 4)
+    with pytest.raises(
+        ValueError, match=r"^nn.init_cache: got source_mask or memory_mask with a decoder-only"
+    ):
+        nn.init_cache(model, params, 2, 4, memory_mask=masks.causal())
+    shapes = [x.shape for x in nn.init_cache(model, params, (2, 3), 4).layers[0]]
+    assert shapes == [(2, 3, N, 4, D // N)] * 2
+
+
 def test_left_pad():
     padded = jnp.array([[4, 0, 5, 0], [0, 0, 0, 6], [7, 8, 9, 1]])
     got, positions = left_pad(padded, padded != 0)
     np.testing.assert_array_equal(got, [[0, 0, 4, 5], [0, 0, 0, 6], [7, 8, 9, 1]])
     np.testing.assert_array_equal(positions, [[-1, -1, 0, 1], [-1, -1, -1, 0], [0, 1, 2, 3]])
-    with pytest.raises(ValueError, match=r"left_pad: got valid int32\[3, 4\]; wanted bool\[3, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"left_pad: got .* valid int32\[3, 4\]; wanted .* valid bool\[..., T\], but"
+    ):
         left_pad(padded, padded)
 
 

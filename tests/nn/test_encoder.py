@@ -24,6 +24,12 @@ def test_encoders_reject_logits_scale_and_bias(module, fields):
         nn.functionalize(module, dataclasses.replace(TINY, **fields))
 
 
+def test_images_have_no_token_types():
+    model, params = build(nn.Encoder, patches=nn.Patches(2, 3))
+    with pytest.raises(ValueError, match=r"Encoder: got token_types with Patches\(.*; wanted None"):
+        model.apply(params, jnp.ones((2, 3, 1)), token_types=jnp.zeros(6, jnp.int32))
+
+
 def test_only_positions_break_permutation_equivariance():
     order = jnp.array([3, 0, 4, 1, 2])
     x = tokens(T)

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from tests.nn.models import TINY, VARIANTS, D, L, N, V
 from tfm_jax import generate, nn
 
 CONFIG = nn.Config(vocab_size=11, d_model=6, n_heads=2, d_ff=5, n_layers=3)
@@ -177,16 +178,12 @@ def test_a_copy_of_a_model_is_equal(copied):
 
 def test_a_pickled_model_in_another_process(tmp_path):
     path = tmp_path / "model"
-    path.write_bytes(pickle.dumps(nn.functionalize(nn.Decoder, CONFIG)))
+    path.write_bytes(pickle.dumps((nn.functionalize(nn.Decoder, CONFIG), CONFIG)))
     code = (
-        "import pickle, jax, sys; from tfm_jax import nn; model = pickle.load(open(sys.argv[1], 'rb'));"
-        f"assert model == nn.functionalize(nn.Decoder, nn.{CONFIG!r});"
+        "import pickle, jax, sys; from tfm_jax import nn;"
+        "model, config = pickle.load(open(sys.argv[1], 'rb'));"
+        "assert model == nn.functionalize(nn.Decoder, config);"
         "print(sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))))"
-    )
-    code = (
-        code.replace("LayerNorm", "nn.LayerNorm")
-        .replace("Sinusoidal", "nn.Sinusoidal")
-        .replace("Mlp", "nn.Mlp")
     )
     out = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
@@ -250,6 +247,32 @@ class Layers(nnx.Module):
 
     def axes(self):
         return dict(self.declared)
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_axes_of_every_model(fields):
+    def check(module, **more):
+        model = nn.functionalize(module, dataclasses.replace(TINY, **fields | more))
+        sizes = jax.tree.map(lambda x: x.shape, jax.eval_shape(model.init, jax.random.key(0)))
+
+        def same(path, axes, shape):
+            names = {"V": V, "D": D, "N": N, "H": config.H, "K": config.K, "F": config.d_ff, "L": L}
+            for letter, size in zip(axes.split(), shape, strict=True):
+                assert names.get(letter, size) == size, (path, axes, shape)
+
+        config = model.config
+        jax.tree_util.tree_map_with_path(same, model.axes(), sizes)
+        return model.axes()
+
+    without_logits = {name: None for name in fields if name.startswith("logits")}
+    check(nn.Decoder)
+    axes = check(nn.EncoderDecoder, share_embeddings=False)
+    assert axes["decoder"]["layers"]["cross_attention"]["output"]["kernel"] == "L N H D"
+    assert axes["source_embedding"]["table"] == "V D"
+    if not without_logits:
+        check(nn.MaskedLanguageModel, token_types=3)
+        check(nn.Classifier, patches=nn.Patches(2, 3, class_token=True))
+        check(nn.Encoder, pooler=nn.Pooler())
 
 
 AXES = {"stacked": "L", "tables": "E D", "nothing": "D"}

@@ -20,7 +20,10 @@ def head(pooling, **options):
 @pytest.mark.parametrize("valid", [np.ones((3, 1), bool), np.ones((3, 5), np.int32), np.ones(5, bool)])
 def test_valid_of_another_shape_or_dtype(valid):
     model, params = head("mean")
-    with pytest.raises(ValueError, match=r"ClassificationHead: got valid .*; wanted bool\[3, 5\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"ClassificationHead: got .*valid .*; wanted .* valid bool\[..., T\], .* It is False",
+    ):
         model.apply(params, jnp.ones((3, 5, 6)), jnp.asarray(valid))
 
 
@@ -62,6 +65,12 @@ def test_pooler_with_another_pooling(pooling):
 def test_unused_pooler_is_an_error(module):
     with pytest.raises(ValueError, match=r"got pooler=Pooler.*; wanted pooler=None"):
         nn.functionalize(module, dataclasses.replace(CONFIG, pooler=nn.Pooler()))
+
+
+def test_a_masked_language_model_of_images_is_an_error():
+    config = dataclasses.replace(CONFIG, patches=nn.Patches(2, 2))
+    with pytest.raises(ValueError, match=r"MaskedLanguageModel: got Patches.*; wanted patches=None"):
+        nn.functionalize(nn.MaskedLanguageModel, config)
 
 
 def test_classifier_uses_token_types_and_positions():

@@ -83,16 +83,18 @@ def outputs():
     params = model.init(jax.random.key(3))
     tokens = jnp.asarray(np.random.default_rng(0).integers(3, 11, (2, 5)), jnp.int32)
     valid = jnp.asarray([[True] * 5, [False] * 2 + [True] * 3])
-    options = {"max_length": 4, "valid": valid}
+    config = generate.GenerationConfig((2,), max_length=4)
+    ngrams = config.updated(processors=(generate.NoRepeatNgram(2),))
     processors = generate.Temperature(0.7), generate.TopP(0.9), generate.RepetitionPenalty(1.2)
+    warm = generate.GenerationConfig(max_length=4, processors=processors)
     return {
         "logits": model.apply(params, tokens, masks.padding(valid)),
         "trained": trained(model, params, tokens),
-        "greedy": generate.greedy(model, params, tokens, processors=(generate.NoRepeatNgram(2),), **options),
-        "sample": generate.sample(
-            model, params, tokens, key=jax.random.key(5), processors=processors, **options
+        "greedy": generate.greedy(model, params, tokens, ngrams, valid=valid),
+        "sample": generate.sample(model, params, tokens, warm, key=jax.random.key(5), valid=valid),
+        "beams": generate.beam_search(
+            model, params, tokens, config.updated(beams=2, length_penalty=0.6), valid=valid
         ),
-        "beams": generate.beam_search(model, params, tokens, beams=2, **options),
         "cache": generate.prefill(model, params, tokens, nn.init_cache(model, params, 2, 7), valid=valid),
     }
 

@@ -121,7 +121,7 @@ def test_uncountable_padding_is_an_error_unless_positions_are_passed(module):
         assert model.apply(params, tokens, mask, positions=jnp.arange(3)).shape[:2] == (2, 3)
     for mask in (masks.segments(tokens), ~masks.causal() | masks.causal()):  # no padding mask
         assert count_positions(config, tokens, mask) is None
-    with pytest.raises(ValueError, match=r"got valid of shape \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"got valid bool\[2, 4\]"):
         model.apply(params, tokens, masks.padding(jnp.ones((2, 4), bool)))
 
 

@@ -123,7 +123,9 @@ def test_program_size_is_independent_of_depth():
 
 def test_positions_of_another_length():
     model, params = build(nn.Encoder)
-    with pytest.raises(ValueError, match=r"Stack: got positions of shape .*; wanted \[..., T\] or \[T\]"):
+    with pytest.raises(
+        ValueError, match=r"Stack: got x .*, positions int.*; wanted .*positions int\[T\] or \[...\|1, T\]"
+    ):
         model.apply(params, tokens(B, T), positions=jnp.arange(T + 1))
 
 

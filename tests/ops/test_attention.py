@@ -549,22 +549,25 @@ def test_keys_are_not_repeated():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"q": (N, H)}, r"got q \[4, 8\].*rank >= 3"),
-        ({"k": (S, K, H)}, "all of one rank"),
-        ({"k": (3, S, K, H), "v": (3, S, K, V)}, "equal leading dims"),
-        ({"v": (1, S, K, V)}, "equal leading dims"),
-        ({"k": (B, S, K, 7)}, "equal H, but q has 8, k 7"),
+        ({"q": (N, H)}, r"got q float32\[4, 8\].*rank 2, not 3 or more. Pass one head as N = 1"),
+        ({"k": (S, K, H)}, r"k has \[...\] = \[\], not \[2\]. Broadcast"),
+        ({"k": (3, S, K, H), "v": (3, S, K, V)}, r"k has \[...\] = \[3\], not \[2\]. Broadcast"),
+        ({"v": (1, S, K, V)}, r"v has \[...\] = \[1\], not \[2\]. Broadcast"),
+        ({"k": (B, S, K, 7)}, r"k float32\[\.\.\., S, K, H\].*, but k has H = 7, not 8"),
         ({"q": (B, T, N, 0), "k": (B, S, K, 0)}, "H is at least 1"),
-        ({"v": (B, 4, K, V)}, "equal S and K"),
-        ({"v": (B, S, 4, V)}, "equal S and K"),
-        ({"k": (B, S, 3, H), "v": (B, S, 3, V)}, "K divides N, but N = 4 and K = 3"),
-        ({"k": (B, S, 8, H), "v": (B, S, 8, V)}, "K divides N, but N = 4 and K = 8"),
+        ({"v": (B, 4, K, V)}, "v has S = 4, not 5"),
+        ({"v": (B, S, 4, V)}, "v has K = 4, not 2"),
+        ({"k": (B, S, 3, H), "v": (B, S, 3, V)}, "K divides N, but H = 8, N = 4, K = 3"),
+        ({"k": (B, S, 8, H), "v": (B, S, 8, V)}, "K divides N, but H = 8, N = 4, K = 8"),
         ({"k": (B, S, 0, H), "v": (B, S, 0, V)}, "K divides N"),
-        ({"bias": (T, S)}, r"got a bias \[3, 5\]; wanted \[N\|1, T\|1, S\|1\]"),
-        ({"bias": (B, 1, T, 4)}, r"bias \[2, 1, 3, 4\].*S = 5"),
-        ({"bias": (B, K, T, S)}, "N = 4"),
-        ({"bias": (3, 1, T, S)}, r"\[\.\.\.\] = \[2\]"),
-        ({"bias": (1, B, N, T, S)}, "got a bias"),
+        (
+            {"bias": (T, S)},
+            r"got bias float32\[3, 5\]; wanted bias float\[N\|1, T\|1, S\|1\] or .*rank 2, not 3 or",
+        ),
+        ({"bias": (B, 1, T, 4)}, r"bias float32\[2, 1, 3, 4\].*S = 4, not 5"),
+        ({"bias": (B, K, T, S)}, "N = 2, not 4"),
+        ({"bias": (3, 1, T, S)}, r"bias has \[\.\.\.\] = \[3\], not \[2\]"),
+        ({"bias": (1, B, N, T, S)}, r"bias has \[...\] = \[1, 2\], not \[2\]"),
     ],
 )
 def test_wrong_shapes(change, message):
@@ -578,15 +581,15 @@ def test_wrong_shapes(change, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mask": np.ones((T, S), np.int32)}, "dtype int32; wanted bool"),
-        ({"mask": np.zeros((T, S), np.float32)}, "float32; wanted bool.*bias"),
+        ({"mask": np.ones((T, S), np.int32)}, r"mask int32\[3, 5\]; wanted mask bool"),
+        ({"mask": np.zeros((T, S), np.float32)}, r"mask float32\[3, 5\]; wanted mask bool.*bias"),
         ({"mask": np.ones((S,), bool)}, "masks.padding"),
-        ({"mask": np.ones((T, 4), bool)}, "S = 5"),
-        ({"mask": np.ones((B, 3, T, S), bool)}, r"shape \[2, 3, 3, 5\].*N = 4"),
+        ({"mask": np.ones((T, 4), bool)}, "S = 4, not 5"),
+        ({"mask": np.ones((B, 3, T, S), bool)}, r"got array bool\[2, 3, 3, 5\].*N = 3, not 4"),
         ({"mask": masks.causal()}, "T = 3 queries, S = 5 keys and no offset"),
-        ({"mask": masks.padding(np.ones((3, S), bool))}, r"\[\.\.\.\] = \[2\]"),
+        ({"mask": masks.padding(np.ones((3, S), bool))}, r"valid has \[\.\.\.\] = \[3\], not \[2\]"),
         ({"mask": masks.causal}, r"masks\.causal\(\)"),
-        ({"bias": np.ones((N, T, S), bool)}, "bias of dtype bool.*mask="),
+        ({"bias": np.ones((N, T, S), bool)}, "bias has dtype bool. .*mask="),
         ({"scale": np.ones(N, np.float32)}, "wanted a scalar"),
         ({"scale": NAN}, "scale=nan; wanted a finite number"),
         ({"scale": np.float32(-INF)}, "scale=-inf"),
@@ -611,10 +614,15 @@ def test_wrong_options(options, message):
 
 
 @pytest.mark.parametrize(
-    "dtypes", [("float32", "bfloat16", "float32"), ("int32",) * 3, ("float32", "float32", "float16")]
+    "dtypes, wrong",
+    [
+        (("float32", "bfloat16", "float32"), "k has dtype bfloat16"),
+        (("int32",) * 3, "q has dtype int32"),
+        (("float32", "float32", "float16"), "v has dtype float16"),
+    ],
 )
-def test_wrong_dtypes(dtypes):
-    with pytest.raises(ValueError, match=f"q {dtypes[0]}, k {dtypes[1]}, v {dtypes[2]}; wanted one floating"):
+def test_wrong_dtypes(dtypes, wrong):
+    with pytest.raises(ValueError, match=rf"wanted q float\[.*, but {wrong}. Cast with .astype\(q.dtype\)"):
         ops.attention(*(x.astype(dtype) for x, dtype in zip(arrays(), dtypes, strict=True)))
 
 

@@ -456,20 +456,35 @@ def test_wrong_arguments():
     logits, labels, weights = draw(0, (2, 3))
     hidden, kernel, *_ = draw_linear(0, (2, 3))
     bad = [
-        (r"labels of shape \(3,\).*\(2, 3\)", lambda: cross_entropy(logits, labels[0])),
+        (
+            r"labels int32\[3\].*\[...\] = \[3\], not \[2, 3\]. Pass one label for each",
+            lambda: cross_entropy(logits, labels[0]),
+        ),
         (r"labels .*float32.*soft labels", lambda: cross_entropy(logits, weights)),
-        (r"weights of shape \(2, 1\)", lambda: cross_entropy(logits, labels, weights=weights[:, :1])),
+        (
+            r"weights float32\[2, 1\].* Broadcast them first",
+            lambda: cross_entropy(logits, labels, weights=weights[:, :1]),
+        ),
         (r"logits .*int32", lambda: cross_entropy(labels, labels[:, 0])),
         (r"label_smoothing=1.5", lambda: cross_entropy(logits, labels, label_smoothing=1.5)),
         (r"z_loss=-1", lambda: cross_entropy(logits, labels, z_loss=-1.0)),
-        (r"kernel of shape \(11, 5\).*Transpose", lambda: linear_cross_entropy(hidden, kernel.T, labels)),
-        (r"dtype bfloat16", lambda: linear_cross_entropy(hidden, kernel.astype(jnp.bfloat16), labels)),
         (
-            r"bias of shape \(5,\).*\(11,\)",
+            r"kernel float32\[11, 5\].*D = 11, not 5. Transpose",
+            lambda: linear_cross_entropy(hidden, kernel.T, labels),
+        ),
+        (
+            r"dtype bfloat16. Cast the kernel",
+            lambda: linear_cross_entropy(hidden, kernel.astype(jnp.bfloat16), labels),
+        ),
+        (
+            r"bias float32\[5\].*V = 5, not 11",
             lambda: linear_cross_entropy(hidden, kernel, labels, bias=hidden[0, 0]),
         ),
         (r"chunk_size=0", lambda: linear_cross_entropy(hidden, kernel, labels, chunk_size=0)),
-        (r"linear_cross_entropy: got labels", lambda: linear_cross_entropy(hidden, kernel, labels[0])),
+        (
+            r"linear_cross_entropy: got .*labels int32",
+            lambda: linear_cross_entropy(hidden, kernel, labels[0]),
+        ),
     ]
     for message, call in bad:
         with pytest.raises(ValueError, match=message):

@@ -416,11 +416,20 @@ WRONG = {
     "one temperature": (lambda: sampling.temperature(X, jnp.array([1.0, 0.0])), r"got t=\[1. 0.\]; wanted"),
     "temperatures": (
         lambda: sampling.temperature(X, jnp.ones(3)),
-        r"got t of shape \(3,\) with logits of shape \(2, 3\); wanted .* one per sequence: \(2,\)",
+        r"temperature: got .*t float32\[3\]; .*t has \[...\] = \[3\], not \[2\]. Pass one number, or one per",
     ),
-    "int logits": (lambda: sampling.temperature(COUNTS, 1.0), "temperature: got logits .* int32; wanted"),
-    "no vocabulary": (lambda: sampling.top_p(jnp.zeros((2, 0)), 0.5), r"top_p: got logits of shape \(2, 0\)"),
-    "scalar logits": (lambda: sampling.min_p(jnp.zeros(()), 0.5), r"min_p: got logits of shape \(\)"),
+    "int logits": (
+        lambda: sampling.temperature(COUNTS, 1.0),
+        r"temperature: got logits int32\[2, 3\]; wanted",
+    ),
+    "no vocabulary": (
+        lambda: sampling.top_p(jnp.zeros((2, 0)), 0.5),
+        r"top_p: got logits float32\[2, 0\]; .*V at least 1",
+    ),
+    "scalar logits": (
+        lambda: sampling.min_p(jnp.zeros(()), 0.5),
+        r"min_p: got logits float32\[\]; wanted logits float\[..., V\]",
+    ),
     "k 0": (lambda: sampling.top_k(X, 0), "top_k: got k=0; wanted an integer from 1 to"),
     "k 1.0": (lambda: sampling.top_k(X, 1.0), "top_k: got k=1.0; wanted an integer"),
     "k above V": (lambda: sampling.top_k(X, 4), "top_k: got k=4; wanted at most V = 3"),
@@ -430,11 +439,11 @@ WRONG = {
     "min_p above 1": (lambda: sampling.min_p(X, 2), r"min_p: got p=2; wanted"),
     "seen int": (
         lambda: sampling.repetition_penalty(X, COUNTS, 1.1),
-        r"repetition_penalty: got seen of shape \(2, 3\) and dtype int32; wanted bool \[2, 3\]",
+        r"repetition_penalty: got .*seen int32\[2, 3\]; .*seen bool\[..., V\], but seen has dtype int32",
     ),
     "seen smaller": (
         lambda: sampling.repetition_penalty(X, jnp.zeros(3, bool), 1.1),
-        r"got seen of shape \(3,\)",
+        r"seen bool\[3\].*seen has \[...\] = \[\], not \[2\]",
     ),
     "repetition 0": (
         lambda: sampling.repetition_penalty(X, COUNTS > 0, 0.0),
@@ -442,7 +451,7 @@ WRONG = {
     ),
     "counts float": (
         lambda: sampling.frequency_penalty(X, X, 1.0),
-        r"frequency_penalty: got counts .* float32; wanted int \[2, 3\]",
+        r"frequency_penalty: got .*counts float32\[2, 3\]; .*counts int\[..., V\]",
     ),
     "frequency nan": (
         lambda: sampling.frequency_penalty(X, COUNTS, float("nan")),
@@ -458,11 +467,17 @@ WRONG = {
     "lengths": (lambda: sampling.no_repeat_ngram(X, TOKENS, jnp.array([1, 2]), 2), r"got length=\[1 2\]"),
     "other leading dims": (
         lambda: sampling.no_repeat_ngram(X, TOKENS[0], 4, 2),
-        r"got tokens of shape \(4,\) and dtype int32; wanted int \[2, M\]",
+        r"tokens int32\[4\]; .*tokens int\[..., M\], but tokens has \[...\] = \[\], not \[2\]",
     ),
     "V 0": (lambda: sampling.token_counts(TOKENS, 0), "token_counts: got V=0; wanted an integer"),
-    "tokens float": (lambda: sampling.token_counts(X, 3), r"token_counts: got tokens .* wanted int \[2, M\]"),
-    "no axis": (lambda: sampling.token_counts(jnp.int32(1), 3), r"token_counts: got tokens of shape \(\)"),
+    "tokens float": (
+        lambda: sampling.token_counts(X, 3),
+        r"token_counts: got tokens float32\[2, 3\]; wanted tokens int\[..., M\]",
+    ),
+    "no axis": (
+        lambda: sampling.token_counts(jnp.int32(1), 3),
+        r"token_counts: got tokens int32\[\]; wanted tokens int\[..., M\]",
+    ),
 }
 
 
@@ -474,5 +489,5 @@ def test_wrong_arguments(call, message):
 
 def test_traced_numbers_are_not_checked_but_their_shapes_are():
     assert jax.jit(sampling.top_p)(X, 2.0).shape == X.shape
-    with pytest.raises(ValueError, match="wanted one number, or one per sequence"):
+    with pytest.raises(ValueError, match=r"p float32\[3\].* Pass one number, or one per sequence"):
         jax.jit(sampling.top_p)(X, jnp.ones(3))

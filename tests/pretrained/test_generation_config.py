@@ -17,7 +17,8 @@ from tokenizers import models, pre_tokenizers, processors
 
 from tests.pretrained.weights.test_files import CONFIG, params  # noqa: F401  - a fixture
 from tfm_jax import generate, pretrained
-from tfm_jax.generate._limits import TextLimits
+from tfm_jax.generate._limits import LengthLimits
+from tfm_jax.generate.logits_processors import apply_processors
 from tfm_jax.pretrained import generation_config as settings
 from tfm_jax.pretrained.generation_config import to_generation_config
 from tfm_jax.pretrained.tasks import text_generation
@@ -41,7 +42,7 @@ def test_defaults_are_greedy_and_20_tokens():
 
 def test_ids_and_lengths():
     found = config_of({"eos_token_id": [2, 5], "bos_token_id": 1, "max_length": 30, "min_length": 4})
-    assert (found.eos_ids, found.pad_id, found.start_id) == ((2, 5), None, 1)
+    assert (found.eos_ids, found.pad_id, found.start_id) == ((2, 5), 2, 1)
     assert (found.max_length, found.max_total, found.min_total) == (None, 30, 4)
     found = config_of({"max_new_tokens": 7, "max_length": 30, "min_new_tokens": 3, "pad_token_id": 0})
     assert (found.max_length, found.max_total, found.min_length, found.pad_id) == (7, None, 4, 0)
@@ -84,7 +85,7 @@ def test_generation_settings_in_the_config_of_old_checkpoints():
     assert found.beams == 5 and found.processors == (generate.ForceFirst(1),)
     assert config_of({"eos_token_id": 2}, old).beams == 1
     by_default = config_of({}, {"n_positions": 12})
-    assert TextLimits(by_default, None, False).of(5)[:2] == (7, 0)
+    assert LengthLimits("TextGenerator", by_default, None, False).of(5)[:2] == (7, 0)
 
 
 def test_changes_replace_or_remove_settings():
@@ -118,7 +119,7 @@ def test_top_k_above_the_vocabulary_size_keeps_all():
     context = generate.Context(jnp.zeros((3, 1), jnp.int32), jnp.int32(1), jnp.int32(0))
     for top_k in (V, V + 1, 10**30, 0):
         processors = config_of({"do_sample": True, "top_k": top_k}).processors
-        np.testing.assert_array_equal(generate.apply_processors(processors, logits, context), logits)
+        np.testing.assert_array_equal(apply_processors(processors, logits, context), logits)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,8 @@ def test_a_generator_writes_and_streams_the_greedy_text(load):
     wanted = []
     for text in texts:
         prompt = [[1, *("?<>abcdefgh".index(c) for c in text.split())]]
-        found = generate.greedy(generator.model, generator.params, jnp.array(prompt), max_length=6, eos_id=2)
+        config = generator.default_config  # the checkpoint's, as it is
+        found = generate.greedy(generator.model, generator.params, jnp.array(prompt), config)
         wanted.append(
             " ".join("?<>abcdefgh"[i] for i in found.tokens[0, : found.lengths[0]] if i not in (1, 2))
         )

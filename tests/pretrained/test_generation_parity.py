@@ -27,7 +27,7 @@ from tests.pretrained.cases import (
     T5,
 )
 from tfm_jax import generate, pretrained
-from tfm_jax.generate import Context
+from tfm_jax.generate.logits_processors import Context, apply_processors
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -107,6 +107,7 @@ T5_IDS = {"eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 0}
 BEAMS = {"num_beams": 3, "max_length": 10}
 SETTINGS = {
     "gpt2: new tokens": ("gpt2", DECODER | {"max_new_tokens": 9, "min_new_tokens": 4}),
+    "gpt2: no EOS": ("gpt2", DECODER | {"max_new_tokens": 9, "min_new_tokens": 9}),
     "gpt2: lengths with the prompt": ("gpt2", DECODER | {"max_length": 12, "min_length": 9}),
     "gpt2: by default": ("gpt2", DECODER),
     "gpt2: first and last": (
@@ -215,6 +216,6 @@ def test_sampling_distribution(build):
     )(torch.tensor(tokens), torch.tensor(logits))
     room = np.concatenate([tokens, np.full((6, 3), -1)], 1).astype(np.int32)
     context = Context(jnp.asarray(room), jnp.int32(4), jnp.int32(0))
-    got = generate.apply_processors(generation_config.processors, jnp.asarray(logits), context)
+    got = apply_processors(generation_config.processors, jnp.asarray(logits), context)
     np.testing.assert_allclose(jax.nn.softmax(got), wanted.softmax(-1).numpy(), atol=1e-6)
     assert 1 < (np.asarray(got) > -np.inf).sum(-1).mean() < 9

@@ -323,22 +323,17 @@ def check_generation(found: Pair, *, max_length=6):
     tokens = np.where(valid, tokens, pad)
     mask = masks.padding(jnp.asarray(valid)) if is_encoder_decoder else jnp.asarray(valid)
     start = found.reference.generation_config.decoder_start_token_id
-    options = {
-        ("source_mask" if is_encoder_decoder else "valid"): mask,
-        "max_length": max_length,
-        "eos_id": end,
-        "pad_id": pad,
-        "bos_id": 1 if start is None else start,
-    }
-    greedy = generate.greedy(found.model, found.params, jnp.asarray(tokens), **options).tokens
-    beams = generate.beam_search(
-        found.model,
-        found.params,
-        jnp.asarray(tokens),
-        beams=3,
-        length_penalty=lambda n: n.astype(jnp.float32),
-        **options,
-    ).tokens[:, 0]
+    mask = {("source_mask" if is_encoder_decoder else "valid"): mask}
+    config = generate.GenerationConfig(
+        tuple(end) if isinstance(end, list) else (end,),
+        pad_id=pad,
+        start_id=1 if start is None else start,
+        max_length=max_length,
+    )
+    arguments = found.model, found.params, jnp.asarray(tokens)
+    greedy = generate.greedy(*arguments, config, **mask).tokens
+    three = config.updated(beams=3, length_penalty=lambda n: n.astype(jnp.float32))
+    beams = generate.beam_search(*arguments, three, **mask).tokens[:, 0]
     for got, more in ((greedy, {}), (beams, {"num_beams": 3, "early_stopping": "never"})):
         wanted = found.reference.generate(
             torch.tensor(tokens),

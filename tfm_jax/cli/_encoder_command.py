@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -11,6 +11,9 @@ import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._lines import LineCommand
 from tfm_jax.cli._output import check_output
 from tfm_jax.ranges import integer_range
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 __all__ = ["EncoderCommand"]
 
@@ -42,7 +45,7 @@ class EncoderCommand(LineCommand):
             )
         check_output(self.out)
 
-    def mesh(self) -> Any:
+    def mesh(self) -> "Mesh | None":
         """A mesh of the devices, or None for one; divides the CPU if JAX has not started."""
         if self.devices == 1:
             return None

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,16 +23,22 @@ BATCHES = 16
 """Batches that are read at once, so that lines of similar length share a batch."""
 
 Advance = Callable[[int], None]
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
 class LineCommand(Command):
-    """A command that processes each line of text; a subclass has the arguments as ``text``."""
+    """A command that processes each line of text."""
 
     file: Annotated[Path | None, optional("FILE")] = None
     """Read the texts from a file, one per line."""
     batch_size: Annotated[Size, arg(metavar="N")] = 32
     """Texts per batch. With 1, each line of standard input is processed before the next is read."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The texts that are arguments."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Checks that there is one source of texts and that it can be read."""
@@ -48,8 +54,8 @@ class LineCommand(Command):
 
     def process_lines(
         self,
-        process: Callable[[list[int], list[str], Advance], Iterable[Any]],
-        write: Callable[[Any], None],
+        process: Callable[[list[int], list[str], Advance], Iterable[Result]],
+        write: Callable[[Result | None], None],
         is_wanted: Callable[[str], bool] = lambda text: True,
     ) -> int:
         """Processes the lines in batches, and writes one result per line, in order.
@@ -81,8 +87,9 @@ class LineCommand(Command):
                     except ValueError as error:
                         failed += 1
                         print_error(f"line {number + 1}: {error}")
-                found = process([*texts], [*texts.values()], advance) if texts else ()
-                results = dict(zip(texts, found, strict=True))
+                results: dict[int, Result] = {}
+                if texts:
+                    results.update(zip(texts, process([*texts], [*texts.values()], advance), strict=True))
                 advance(len(chunk) - len(texts))
                 for number, _ in chunk:
                     write(results.get(number))

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from typing import Any
+from typing import TypeVar
 
 import tyro
 
@@ -14,6 +14,7 @@ from tfm_jax.ranges import Range
 __all__ = ["Command", "number_rule", "optional", "read_numbers"]
 
 
+@dataclasses.dataclass(frozen=True)
 class Command:
     """A subcommand of ``tfm``; its subclasses are dataclasses of options."""
 
@@ -30,7 +31,10 @@ class Command:
         raise NotImplementedError
 
 
-def optional(metavar: str, default: str = "none") -> Any:
+CommandT = TypeVar("CommandT", bound=Command)
+
+
+def optional(metavar: str, default: str = "none") -> object:
     """Marks an option with a default of None; ``default`` is what ``--help`` shows for it."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
@@ -52,17 +56,17 @@ def number_rule(
     )
 
 
-def _without_marks(hint: Any) -> Any:
+def _without_marks(hint: object) -> object:
     return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
 
 
-def read_numbers(command: Any) -> Any:
+def read_numbers(command: CommandT) -> CommandT:
     """Converts the strings of numeric options to numbers.
 
     Raises:
       ValueError: names the first option that is out of range, and the range.
     """
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, int | float] = {}
     for name, hint in typing.get_type_hints(type(command), include_extras=True).items():
         text, wanted = getattr(command, name, None), range_of(hint)
         if wanted is not None and isinstance(text, str):

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, TypeVar
 
 from tfm_jax.console import add_filename
 
 __all__ = ["check_output", "json_number", "open_atomic", "open_jsonl"]
+
+Result = TypeVar("Result")
 
 
 def check_output(path: Path | None) -> None:
@@ -30,27 +32,28 @@ def check_output(path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def open_atomic(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
+def open_atomic(path: Path, mode: Literal["w", "wb"], *, encoding: str | None = None) -> Iterator[IO[Any]]:
     """Opens a file that replaces ``path`` only when the context ends without an error.
 
     Args:
       path: of the file. Until then, the output is in ``path.part`` beside it. A pipe or a device is written
         directly.
-      mode: as for ``open``.
-      options: as for ``open``.
+      mode, encoding: as for ``open``.
     """
     is_file = path.is_file() or not path.exists()
     path = path.resolve() if is_file else path  # replaces the target of a link, not the link
     part = path.with_name(f"{path.name}.part") if is_file else path
     with add_filename(path):
-        with part.open(mode, **options) as file:
+        with part.open(mode, encoding=encoding) as file:
             yield file
         if is_file:
             part.replace(path)
 
 
 @contextlib.contextmanager
-def open_jsonl(path: Path | None, to_json: Callable[[Any], str]) -> Iterator[Callable[[Any], None]]:
+def open_jsonl(
+    path: Path | None, to_json: Callable[[Result], str]
+) -> Iterator[Callable[[Result | None], None]]:
     """Yields a function that writes a result as a line of JSON, None as "null".
 
     Args:
@@ -62,7 +65,7 @@ def open_jsonl(path: Path | None, to_json: Callable[[Any], str]) -> Iterator[Cal
         if path is not None:
             file = stack.enter_context(open_atomic(path, "w", encoding="utf-8"))
 
-        def write(result: Any) -> None:
+        def write(result: Result | None) -> None:
             print("null" if result is None else to_json(result), file=file, flush=True)
 
         yield write

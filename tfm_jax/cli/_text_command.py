@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -14,6 +14,10 @@ from tfm_jax.cli._lines import Advance, LineCommand
 from tfm_jax.cli._options import optional
 from tfm_jax.console import log_to_stderr
 from tfm_jax.ranges import Seed, Size
+
+if TYPE_CHECKING:
+    from tfm_jax.generate import TextGenerator
+    from tfm_jax.types import Key
 
 __all__ = ["TextCommand"]
 
@@ -67,7 +71,7 @@ class TextCommand(LineCommand):
                 raise ValueError(f"{option}: got a run; wanted a pretrained checkpoint. Use --model.")
 
     @functools.cached_property
-    def generation_settings(self) -> dict[str, Any]:
+    def generation_settings(self) -> dict[str, object]:
         """Settings that override the checkpoint's, from --generation and the other options."""
         settings = {name: value for name, value in self.option_settings().items() if value is not None}
         for text in self.generation:
@@ -84,11 +88,11 @@ class TextCommand(LineCommand):
                 settings[name] = value
         return settings
 
-    def option_settings(self) -> dict[str, Any]:
+    def option_settings(self) -> dict[str, object]:
         """The options as settings of a generation_config.json, by name; None for those not given."""
         raise NotImplementedError
 
-    def load(self) -> Any:
+    def load(self) -> "TextGenerator":
         """Loads the model with its tokenizer, a ``TextGenerator``."""
         if self.model is not None:
             generator = tfm_jax.pretrained.load_text_generator(
@@ -106,7 +110,7 @@ class TextCommand(LineCommand):
             raise ValueError(f"{self.model or self.first}: got {got}; wanted {wanted}. Use tfm {command}.")
         return generator
 
-    def _load_run(self, directory: str) -> Any:
+    def _load_run(self, directory: str) -> "TextGenerator":
         """Loads a run; an error about the option names it as the command line does."""
         try:
             return tfm_jax.runs.load_run(directory, average=self.average)
@@ -114,7 +118,7 @@ class TextCommand(LineCommand):
             message = str(error).replace("load_run: got average=", "--average: got ")
             raise ValueError(message) from error
 
-    def generate_lines(self, generator: Any) -> int:
+    def generate_lines(self, generator: "TextGenerator") -> int:
         """Generates a line for each text; returns 1 if one failed."""
 
         def is_wanted(text: str) -> bool:
@@ -131,21 +135,21 @@ class TextCommand(LineCommand):
         with log_to_stderr("tfm_jax.generate", logging.INFO):  # compile times
             return 1 if self.process_lines(process, write, is_wanted) else 0
 
-    def encode(self, generator: Any, text: str) -> None:
+    def encode(self, generator: "TextGenerator", text: str) -> None:
         """Raises a ValueError for a text that the model cannot read."""
         raise NotImplementedError
 
     def generate_batch(
-        self, generator: Any, numbers: list[int], texts: list[str], advance: Advance
+        self, generator: "TextGenerator", numbers: list[int], texts: list[str], advance: Advance
     ) -> list[str]:
         """Generates a line for each text; ``numbers`` are their line numbers."""
         raise NotImplementedError
 
-    def checkpoint_keys(self, generator: Any, numbers: list[int]) -> Any:
+    def checkpoint_keys(self, generator: "TextGenerator", numbers: list[int]) -> "Key | None":
         """The PRNG keys if the checkpoint's settings ask for sampling; else None."""
         return self.keys(numbers) if generator.default_config.do_sample else None
 
-    def keys(self, numbers: list[int]) -> Any:
+    def keys(self, numbers: list[int]) -> "Key":
         """One PRNG key per line number."""
         import jax
         import jax.numpy as jnp

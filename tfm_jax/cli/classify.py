@@ -3,13 +3,17 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._encoder_command import EncoderCommand
 from tfm_jax.cli._lines import Advance
 from tfm_jax.cli._options import optional
 from tfm_jax.cli._output import json_number, open_jsonl
+
+if TYPE_CHECKING:
+    from tfm_jax.pretrained.tasks.text_classification import Label, TokenLabel
+    from tfm_jax.types import Json
 
 __all__ = ["Classify"]
 
@@ -31,20 +35,23 @@ class Classify(EncoderCommand):
             self.model, self.dtype, self.mesh(), allow_pickle=self.allow_pickle
         )
 
-        def process(numbers: list[int], texts: list[str], advance: Advance) -> list[Any]:
+        def process(numbers: list[int], texts: list[str], advance: Advance) -> "list[Json]":
             found = classifier(texts, batch_size=self.batch_size)
             advance(len(numbers))
             return [_as_json(classifier.labels, label) for label in found]
 
-        with open_jsonl(self.out, lambda result: json.dumps(result, allow_nan=False)) as write:
+        def to_json(result: "Json") -> str:
+            return json.dumps(result, allow_nan=False)
+
+        with open_jsonl(self.out, to_json) as write:
             return 1 if self.process_lines(process, write) else 0
 
 
-def _as_json(labels: tuple[str, ...], found: Any) -> Any:
+def _as_json(labels: tuple[str, ...], found: "Label | list[TokenLabel]") -> "Json":
     """The labels of one text as JSON values."""
     if isinstance(found, list):
         return [
             {"start": x.start, "end": x.end, "label": x.label, "score": json_number(x.score)} for x in found
         ]
-    scores = dict(zip(labels, map(json_number, found.scores), strict=True))
+    scores: dict[str, Json] = dict(zip(labels, map(json_number, found.scores), strict=True))
     return {"label": found.label, "score": json_number(found.score), "scores": scores}

@@ -3,13 +3,16 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._options import Command, optional
 from tfm_jax.console import print_error
+
+if TYPE_CHECKING:
+    from tfm_jax.pretrained import CheckpointConfig
 
 __all__ = ["Convert"]
 
@@ -54,7 +57,7 @@ class Convert(Command):
             print_error(f"not copied: {', '.join(others)}")
         return 0
 
-    def _convert_pickles(self, config: Any) -> None:
+    def _convert_pickles(self, config: "CheckpointConfig") -> None:
         """Converts the pickles of a sentence encoder's layers, or reports them."""
         pickles = [self.target / name for name in config.files if name.endswith("/pytorch_model.bin")]
         if self.allow_pickle:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._lines import Advance, decode_text
@@ -10,6 +10,10 @@ from tfm_jax.cli._options import optional
 from tfm_jax.cli._text_command import TextCommand
 from tfm_jax.console import log_to_stderr
 from tfm_jax.ranges import Count, Range, Share, Size, Unit
+
+if TYPE_CHECKING:
+    from tfm_jax.generate import TextGenerator
+    from tfm_jax.generate.logits_processors import Processor
 
 __all__ = ["Generate"]
 
@@ -55,9 +59,9 @@ class Generate(TextCommand):
         print()
         return 0
 
-    def option_settings(self) -> dict[str, Any]:
+    def option_settings(self) -> dict[str, object]:
         """The options as settings of a generation_config.json; an option of sampling turns sampling on."""
-        sampling = {
+        sampling: dict[str, object] = {
             "temperature": self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
@@ -79,12 +83,12 @@ class Generate(TextCommand):
         """Maximum number of generated tokens; None means the checkpoint's."""
         return 100 if self.tokens is None and self.model is None else self.tokens
 
-    def encode(self, generator: Any, text: str) -> None:
+    def encode(self, generator: "TextGenerator", text: str) -> None:
         """Raises a ValueError for a prompt that the model cannot read."""
         generator.encode_prompts([text], self.max_length)
 
     def generate_batch(
-        self, generator: Any, numbers: list[int], texts: list[str], advance: Advance
+        self, generator: "TextGenerator", numbers: list[int], texts: list[str], advance: Advance
     ) -> list[str]:
         """Continues a batch of prompts; line breaks are escaped."""
         options = self.write_options(generator, numbers)
@@ -92,7 +96,7 @@ class Generate(TextCommand):
         escaped = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
         return [text.translate(escaped) for text in found]
 
-    def write_options(self, generator: Any, numbers: list[int]) -> dict[str, Any]:
+    def write_options(self, generator: "TextGenerator", numbers: list[int]) -> dict[str, Any]:
         """The arguments of ``TextGenerator.write``; a checkpoint has its settings since it was loaded."""
         if self.model is not None:
             return {"key": self.checkpoint_keys(generator, numbers)}
@@ -107,7 +111,7 @@ class Generate(TextCommand):
             "stop": self.stop,
         }
 
-    def _processors(self, temperature: float) -> tuple[Any, ...]:
+    def _processors(self, temperature: float) -> "tuple[Processor, ...]":
         """The logits processors, in order; an option of 0 changes nothing and has none."""
         generate = tfm_jax.generate
         values = {

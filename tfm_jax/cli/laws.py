@@ -5,7 +5,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -44,7 +44,7 @@ class Laws(Command):
         print(report.summary())
         return 0 if report.ok else 1
 
-    def _function(self) -> Callable[..., Any]:
+    def _function(self) -> Callable[..., object]:
         sys.path.insert(0, os.getcwd())  # as python -m does, to import a module of the current directory
         try:
             function = pkgutil.resolve_name(self.function)

@@ -1,12 +1,15 @@
 """``tfm translate``: texts through an encoder-decoder."""
 
 import dataclasses
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tfm_jax.cli._lines import Advance
 from tfm_jax.cli._options import optional
 from tfm_jax.cli._text_command import TextCommand
 from tfm_jax.ranges import Size, real_range
+
+if TYPE_CHECKING:
+    from tfm_jax.generate import TextGenerator
 
 __all__ = ["Translate"]
 
@@ -34,7 +37,7 @@ class Translate(TextCommand):
         """Returns 1 if a line failed."""
         return self.generate_lines(self.load())
 
-    def option_settings(self) -> dict[str, Any]:
+    def option_settings(self) -> dict[str, object]:
         """The options as settings of a generation_config.json."""
         return {
             "num_beams": self.beams,
@@ -43,12 +46,12 @@ class Translate(TextCommand):
             "stop_strings": self.stop or None,
         }
 
-    def encode(self, generator: Any, text: str) -> None:
+    def encode(self, generator: "TextGenerator", text: str) -> None:
         """Raises a ValueError for a source that the model cannot read."""
         generator.encode_sources([text])
 
     def generate_batch(
-        self, generator: Any, numbers: list[int], texts: list[str], advance: Advance
+        self, generator: "TextGenerator", numbers: list[int], texts: list[str], advance: Advance
     ) -> list[str]:
         """Translates a batch; line breaks become spaces."""
         options: dict[str, Any] = {"key": self.checkpoint_keys(generator, numbers)}

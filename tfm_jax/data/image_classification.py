@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import datasets
 import numpy as np
 
+from tfm_jax.checks import check_shapes
 from tfm_jax.data._validate import check_range, fingerprint
 from tfm_jax.data.columns import Dataset, check_columns, column_values
 from tfm_jax.data.labels import label_ids, label_names
@@ -42,20 +43,25 @@ class ImageClassificationExamples:
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, classes: int):
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"ImageClassificationExamples: got shapes {list(images.shape)} and {list(labels.shape)}; "
-                "wanted images [examples, height, width, channels] and labels [examples]. Reshape them."
-            )
+        check_shapes(
+            "ImageClassificationExamples",
+            images=(images, "B Hi Wi C"),
+            labels=(labels, "B"),
+            fix="The axes are examples, height, width and channels; each example has one label.",
+        )
         check_range("ImageClassificationExamples", "label", labels, classes)
         self.images, self.labels, self.classes = images, labels.astype(np.int32), classes
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of the images and labels."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> int:
         return fingerprint(self.images, self.labels)
 
     def take(

@@ -139,9 +139,13 @@ class PackedSequences:
     def __len__(self) -> int:
         return len(self._first_chunks) - 1
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of the ids and of how they are packed."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> int:
         return fingerprint(self._flat, self._starts, self._sizes, self._repeated, self._first_chunks)
 
     def take(

@@ -71,9 +71,13 @@ class TranslationExamples:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of the ids of both sides."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> int:
         return fingerprint(self._source, self._target, self.lengths, np.array([self._bos, self._eos]))
 
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> TranslationBatch[np.ndarray]:

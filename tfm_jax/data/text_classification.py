@@ -60,9 +60,13 @@ class TextClassificationExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of the ids and labels."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> int:
         return fingerprint(self._ids, self.lengths, self.labels)
 
     def take(

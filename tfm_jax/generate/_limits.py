@@ -126,7 +126,8 @@ def resolve_limits(
 
 def count_positions(decoder: CachedDecoder) -> int | None:
     """The most positions of a sequence; None for no limit."""
-    return getattr(decoder.decoder_stack().config.positions, "max_length", None)
+    positions = decoder.decoder_stack().config.positions
+    return None if positions is None else positions.max_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,10 +206,10 @@ class LengthLimits:
             remaining = c.max_total - prompt
             longest = remaining if longest is None else min(longest, remaining)
         if longest is not None:
-            return _limits(c, longest, min(shortest, longest))
+            return _limits(c, longest, min(shortest, longest + 1))  # one more: no EOS at all
         longest = input_length + EXTRA_LENGTH
         longest = longest if self.n_positions is None else min(longest, self.n_positions)
-        if shortest > longest:
+        if shortest > longest + 1:
             raise ValueError(
                 f"{self.function}: got min_length={shortest} with max_length={longest}, the default; wanted "
                 "min_length <= max_length. Set max_length in the config."

@@ -100,7 +100,9 @@ def sample(
 
         keys = jax.random.split(key, B)                      # unless key has shape [B]
         for step in range(config.max_length):
-            logits = apply_processors(config.processors, model(tokens)[-1])
+            logits = model(tokens)[-1]
+            for processor in config.processors:
+                logits = processor(logits, context)
             tokens.append(jax.random.categorical(jax.random.fold_in(keys[b], step), logits))
 
     Args:

@@ -3,18 +3,18 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import jax.monitoring
 import numpy as np
 
 from tfm_jax.checks import as_texts
 from tfm_jax.ranges import SIZE, check_number
+from tfm_jax.types import Tokenizer
 
 __all__ = [
     "Batch",
     "StopStringBuffer",
-    "Tokenizer",
     "bucketed_batches",
     "check_stop_strings",
     "check_vocabulary",
@@ -25,18 +25,6 @@ MIN_BUCKET = 16
 """The smallest bucket of lengths; the others are the powers of two above it."""
 REPLACEMENT = "\ufffd"
 """What a tokenizer decodes an incomplete character to."""
-
-
-class Tokenizer(Protocol):
-    """Tokenizer interface of ``TextGenerator``; ``decode`` omits special tokens."""
-
-    vocab_size: int
-    pad_id: int | None
-    bos_id: int | None
-    eos_id: int | None
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 def check_vocabulary(
@@ -130,13 +118,17 @@ class StopStringBuffer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: Sequence[int], stop_strings: Sequence[str], eos_ids: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int] | np.ndarray,
+        stop_strings: Sequence[str],
+        eos_ids: Sequence[int],
     ):
         self._tokenizer, self._stop_strings, self._eos_ids = tokenizer, stop_strings, eos_ids
-        self._context, self._ids = list(prompt[-4:]), []
+        self._context, self._ids = list(map(int, prompt[-4:])), []
         self.done = False
 
-    def add(self, tokens: Sequence[int]) -> None:
+    def add(self, tokens: Sequence[int] | np.ndarray) -> None:
         """Appends tokens up to EOS."""
         for token in [] if self.done else map(int, tokens):
             if token < 0:
@@ -185,9 +177,9 @@ def log_compilation(description: str) -> Iterator[None]:
     """Logs how long JAX traced and compiled inside the block, if it did."""
     spans = []
 
-    def listen(event: str, start: float, end: float, **details: str | int) -> None:
+    def listen(event: str, start_time: float, end_time: float, **details: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
-            spans.append((start, end))
+            spans.append((start_time, end_time))
 
     jax.monitoring.register_event_time_span_listener(listen)
     try:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 from tfm_jax.fields import check_fields
-from tfm_jax.generate.batching import Tokenizer
 from tfm_jax.generate.logits_processors import Processor, check_processors
 from tfm_jax.ranges import COUNT, Count, Finite, Size, check_number
-from tfm_jax.types import Array
+from tfm_jax.types import Array, Tokenizer
 
 __all__ = ["GenerationConfig", "LengthPenalty", "Stopping"]
 
@@ -42,7 +41,8 @@ class GenerationConfig:
         tokens more than its source, padding included, and no more than the positions of ``nn.Learned``.
       max_total: most tokens of prompt and output together, at least 1; of an encoder-decoder, of the output
         with its start token. None is no limit.
-      min_length: fewest tokens of an output, EOS included, from 0 to ``max_length``.
+      min_length: fewest tokens of an output, EOS included: from 0 to ``max_length``, or one more for outputs
+        without EOS.
       min_total: fewest tokens before EOS, counted as in ``max_total``; 0 is no limit.
       beams: outputs that beam search keeps at every length, at least 1. Beams beyond the number of outputs
         stay empty. For ``TextGenerator``, 1 is no beam search.
@@ -59,7 +59,7 @@ class GenerationConfig:
       stop_strings: strings that end a text, and are removed from it.
 
     Raises:
-      ValueError: a field of another type or out of range; ``min_length`` is above ``max_length``, or
+      ValueError: a field of another type or out of range; ``min_length`` is above ``max_length + 1``, or
         ``n_best`` above ``beams``. The message names the field.
 
     Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6, source length + 50); the penalty: Wu et al. 2016,
@@ -85,10 +85,10 @@ class GenerationConfig:
 
     def __post_init__(self):
         check_fields(self)
-        if self.max_length is not None and self.min_length > self.max_length:
+        if self.max_length is not None and self.min_length > self.max_length + 1:
             raise ValueError(
                 f"GenerationConfig: got min_length={self.min_length} with max_length={self.max_length}; "
-                "wanted min_length <= max_length."
+                "wanted min_length <= max_length, or max_length + 1 for outputs without EOS."
             )
         if self.n_best > self.beams:
             raise ValueError(
@@ -121,12 +121,12 @@ class GenerationConfig:
     ) -> Self:
         """A copy with the options that are not None.
 
-        A ``max_length`` without ``max_total`` removes the latter, and lowers a ``min_length`` above it.
+        A ``max_length`` alone removes ``max_total``, and lowers a ``min_length`` that is too large for it.
         """
         changes = {name: value for name, value in options.items() if value is not None}
         if max_length is not None:
             check_number("GenerationConfig", "max_length", max_length, COUNT)
-            lowered = {"max_total": None, "min_length": min(self.min_length, max_length)}
+            lowered = {"max_total": None, "min_length": min(self.min_length, max_length + 1)}
             changes = lowered | changes | {"max_length": max_length}
         if processors is not None:
             changes["processors"] = tuple(check_processors(processors))

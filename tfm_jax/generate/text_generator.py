@@ -15,7 +15,6 @@ from tfm_jax.generate.autoregressive import stream
 from tfm_jax.generate.batching import (
     Batch,
     StopStringBuffer,
-    Tokenizer,
     bucketed_batches,
     check_stop_strings,
     check_vocabulary,
@@ -28,7 +27,7 @@ from tfm_jax.nn.decoding import CachedDecoder
 from tfm_jax.nn.functional import Pure
 from tfm_jax.ops.masks import padding
 from tfm_jax.ranges import SIZE, check_number
-from tfm_jax.types import Key, Params
+from tfm_jax.types import Key, Params, Tokenizer
 
 __all__ = ["TextGenerator"]
 
@@ -251,7 +250,7 @@ class TextGenerator:
     def _generate(
         self,
         ids: Sequence[np.ndarray],
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int] | np.ndarray],
         limits: LengthLimits,
         *,
         key: Key | None,
@@ -311,16 +310,16 @@ class TextGenerator:
     ) -> Iterator[np.ndarray]:
         """Generated tokens [B, n], ``every`` at a time; by beam search, all at once."""
         (B, P), valid = batch.tokens.shape, jnp.asarray(batch.valid)
-        masks = {"source_mask": padding(valid)} if self.is_encoder_decoder else {"valid": valid}
+        source_mask, valid = (padding(valid), None) if self.is_encoder_decoder else (None, valid)
         arguments = self.model, self.params, jnp.asarray(batch.tokens), self._token_config(config, limits)
         shape = f"{B} x {P} + {limits.max_length} tokens"
         if config.beams > 1:
             with log_compilation(f"beam search for {shape}, {config.beams} beams"):
-                best = beam_search(*arguments, **masks).tokens[:, 0]
+                best = beam_search(*arguments, valid=valid, source_mask=source_mask).tokens[:, 0]
             yield np.asarray(best)
             return
         with log_compilation(f"{'greedy' if keys is None else 'sampling'} for {shape}"):
-            blocks = stream(*arguments, key=keys, every=every, **masks)
+            blocks = stream(*arguments, key=keys, every=every, valid=valid, source_mask=source_mask)
             first = next(blocks, None)
         if first is not None:
             yield first

@@ -8,7 +8,7 @@ from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.feed_forward import Glu, Mlp
 from tfm_jax.nn.functional import Pure, functionalize
-from tfm_jax.nn.heads import ClassificationHead, Classifier, LanguageModelHead, MaskedLanguageModel
+from tfm_jax.nn.heads import ClassificationHead, Classifier, MaskedLanguageModel
 from tfm_jax.nn.initializers import GlorotUniform, Initializers, LecunNormal, Normal, TruncatedNormal
 from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.norms import LayerNorm, RMSNorm
@@ -16,7 +16,7 @@ from tfm_jax.nn.patches import Patches
 from tfm_jax.nn.pooling import Pooler
 from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
-from tfm_jax.nn.summary import Summary, summary
+from tfm_jax.nn.summary import summary
 from tfm_jax.nn.transformer import Decoder, EncoderDecoder
 from tfm_jax.nn.variants import (
     Activation,
@@ -49,7 +49,6 @@ __all__ = [
     "Glu",
     "Initializer",
     "Initializers",
-    "LanguageModelHead",
     "LayerNorm",
     "Learned",
     "LecunNormal",
@@ -69,7 +68,6 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "Sinusoidal",
-    "Summary",
     "TruncatedNormal",
     "decode_step",
     "functionalize",

@@ -17,8 +17,8 @@ def initialize(
     value = initializer(key, shape, in_axes=axes[:inputs], out_axes=axes[inputs:])
     if value.shape != shape:
         raise ValueError(
-            f"{initializer}: got a parameter of shape {value.shape}; wanted {shape}. Return an array of the "
-            "shape that is passed."
+            f"{type(initializer).__name__}: got a parameter of shape {value.shape}; wanted {shape}. Return "
+            "an array of the shape that is passed."
         )
     return nnx.Param(value.astype(dtype))
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import chex
 import jax
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.checks import as_key
+from tfm_jax.checks import as_key, check_shapes
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Auxiliary, Extras
@@ -22,7 +21,8 @@ from tfm_jax.types import Array, Key
 __all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
 
 KeysValues = tuple[Array, Array]  # each [..., K, S, H]
-E, C = TypeVar("E"), TypeVar("C")
+E = TypeVar("E")
+C = TypeVar("C")
 _Sublayer = Callable[[Array, Key | None], tuple[Array, E]]  # (x, key) -> (y, what else it returns)
 
 
@@ -104,11 +104,14 @@ class Block(nnx.Module):
                 y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
             )
 
-        attend_memory, cross_attention = self.cross_attention, None
+        attend_memory = self.cross_attention
+        cross_attention: _Sublayer[Array | None] | None = None
         if attend_memory is not None:
 
-            def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            def attention_to_memory(y: Array, key: Key | None) -> tuple[Array, Array | None]:
                 return attend_memory(y, memory, mask=memory_mask, key=key, return_weights=return_weights)
+
+            cross_attention = attention_to_memory
 
         x, self_weights, cross_weights, auxiliary = self._sublayers(x, self_attention, cross_attention, key)
         extras: Extras = {}
@@ -169,11 +172,14 @@ class Block(nnx.Module):
             visible = heads_first(visible_k), heads_first(visible_v)
             return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], (new_k, new_v)
 
-        attend_memory, cross_attention = self.cross_attention, None
+        attend_memory = self.cross_attention
+        cross_attention: _Sublayer[Array | None] | None = None
         if attend_memory is not None and memory is not None:
 
-            def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            def attention_to_memory(y: Array, key: Key | None) -> tuple[Array, Array | None]:
                 return attend_memory.attend(y, heads_first(memory[0]), heads_first(memory[1]), memory_mask)
+
+            cross_attention = attention_to_memory
 
         x, updated, _, _ = self._sublayers(x, self_attention, cross_attention, None)
         return x, updated
@@ -206,8 +212,17 @@ class Block(nnx.Module):
             y, cross_extra = cross_attention(y, keys[2])
             x = self._residual(self.cross_attention_norm, x, y, keys[3])
         y = self._sublayer_input(self.feed_forward_norm, x, block_input)
-        y, auxiliary = self.feed_forward(y, key=keys[4])
+        y, auxiliary = self._feed_forward(y, keys[4])
         return self._residual(self.feed_forward_norm, x, y, keys[5]), self_extra, cross_extra, auxiliary
+
+    def _feed_forward(self, x: Array, key: Key | None) -> tuple[Array, Auxiliary]:
+        output = self.feed_forward(x, key=key)
+        if not isinstance(output, tuple):  # an array would be unpacked along its first axis
+            raise ValueError(
+                f"nn.Block: got {type(output).__name__} from {self.config.feed_forward}; wanted (y, "
+                "auxiliary). Return (y, {}) where there is nothing to add to the loss."
+            )
+        return output
 
     def _sublayer_input(self, norm: NormModule, x: Array, block_input: Array) -> Array:
         """The input of a sublayer, by ``norm_placement``."""
@@ -217,7 +232,9 @@ class Block(nnx.Module):
 
     def _residual(self, norm: NormModule, x: Array, y: Array, key: Key | None) -> Array:
         """Adds a sublayer's output y to x, after dropout; post-norm normalizes the sum."""
-        chex.assert_equal_shape([x, y])  # a residual must not broadcast
+        # A residual must not broadcast.
+        fix = "A sublayer keeps the shape of its input."
+        check_shapes("nn.Block", x=(x, "... T D"), sublayer_output=(y, "... T D"), fix=fix)
         x = x + ops.dropout(y, self.config.dropout_rate, key)
         return norm(x) if self.config.norm_placement == "post" else x
 

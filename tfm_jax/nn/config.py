@@ -118,10 +118,7 @@ class Config:
     def __post_init__(self):
         check_fields(self)
         self._check_implementation()
-        if self.patches is not None and self.token_types:
-            raise ValueError(
-                f"Config: got token_types={self.token_types} with patches; wanted 0. Patches have no types."
-            )
+        self._check_patches()
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"Config: got n_heads={self.n_heads} with d_model={self.d_model}; "
@@ -134,6 +131,18 @@ class Config:
             )
         for variant in find_variants(self):
             variant.check_config(self)
+
+    def _check_patches(self) -> None:
+        if self.patches is None:
+            return
+        if self.token_types:
+            raise ValueError(
+                f"Config: got token_types={self.token_types} with patches; wanted 0. Patches have no types."
+            )
+        if self.positions is not None and self.positions.padding_id is not None:
+            raise ValueError(
+                f"Config: got {self.positions} with patches; wanted padding_id=None. Patches have no padding."
+            )
 
     def _check_implementation(self) -> None:
         got = self.attention_implementation

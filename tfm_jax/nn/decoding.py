@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import pytrees
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
@@ -156,6 +156,12 @@ class CachedDecoder(nnx.Module):
             tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
         ) -> tuple[Array, Cache]:
             tokens = as_array("nn.decode_step", "tokens", tokens)
+            check_shapes(
+                "nn.decode_step",
+                cache=(cache.layers[0][0], "... K S H"),
+                tokens=(tokens, "... T", "int"),
+                fix={"tokens": "One token of each sequence is token[:, None]."},
+            )
             slots, T = cache.slots, tokens.shape[-1]
             positions = next_positions(slots, T) if positions is None else positions
             seen, next_slots = advance(slots, positions)
@@ -338,14 +344,15 @@ def left_pad(tokens: Array, valid: Array) -> tuple[Array, Array]:
       ``(tokens, positions)``, both int [..., T].
 
     Raises:
-      ValueError: ``valid`` of another shape or dtype.
+      ValueError: an argument of another shape or dtype.
     """
     tokens, valid = as_array("left_pad", "tokens", tokens), as_array("left_pad", "valid", valid)
-    if valid.shape != tokens.shape or valid.dtype != bool:
-        raise ValueError(
-            f"left_pad: got valid {valid.dtype}{list(valid.shape)}; wanted bool{list(tokens.shape)}, "
-            "False at padding."
-        )
+    check_shapes(
+        "left_pad",
+        tokens=(tokens, "... T", "int"),
+        valid=(valid, "... T", "bool"),
+        fix={"valid": "It is False at padding."},
+    )
     order = jnp.argsort(valid, axis=-1, stable=True)
     count = jnp.sum(valid, axis=-1, keepdims=True, dtype=jnp.int32)
     T = tokens.shape[-1]

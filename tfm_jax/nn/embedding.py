@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import initialize, lookup
 from tfm_jax.nn.config import Config
 from tfm_jax.types import Array
@@ -50,10 +50,7 @@ class Embedding(nnx.Module):
         ``token_types`` int [..., T] or [T] defaults to type 0 for every token.
         """
         tokens = as_array("nn.Embedding", "tokens", tokens)
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(
-                f"nn.Embedding: got tokens {tokens.dtype}{list(tokens.shape)}; wanted int [..., T]."
-            )
+        check_shapes("nn.Embedding", tokens=(tokens, "...", "int"))
         x = lookup(self.table[...], tokens)
         if self.config.scale_embeddings:
             x = x * math.sqrt(self.config.d_model)

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
@@ -99,11 +100,12 @@ class ClassificationHead(nnx.Module):
         """
         x = as_array("nn.ClassificationHead", "x", x)
         valid = None if valid is None else as_array("nn.ClassificationHead", "valid", valid)
-        if valid is not None and (valid.shape != x.shape[:-1] or valid.dtype != bool):
-            raise ValueError(
-                f"nn.ClassificationHead: got valid {valid.dtype}{list(valid.shape)}; wanted "
-                f"bool{list(x.shape[:-1])}, False at padding."
-            )
+        check_shapes(
+            "nn.ClassificationHead",
+            x=(x, "... D" if self.pooling is None and valid is None else "... T D"),
+            valid=(valid, "... T", "bool"),
+            fix={"valid": "It is False at padding."},
+        )
         return self.dense(
             ops.dropout(pool(x.astype(jnp.float32), self.pooling, valid), self.dropout_rate, key)
         )
@@ -123,7 +125,8 @@ class MaskedLanguageModel(nnx.Module):
       rngs: initializes the parameters.
 
     Raises:
-      ValueError: the config has a ``pooler``, which this model does not use; an unknown activation.
+      ValueError: the config has a ``pooler`` or ``patches``, which this model does not use; an unknown
+        activation.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
@@ -133,6 +136,10 @@ class MaskedLanguageModel(nnx.Module):
             raise ValueError(
                 f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
                 "and nn.Classifier use it."
+            )
+        if config.patches is not None:
+            raise ValueError(
+                f"nn.MaskedLanguageModel: got {config.patches}; wanted patches=None. It reads tokens."
             )
         as_function(activation)  # raises for an unknown name
         self.activation = activation
@@ -167,10 +174,15 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        x = self.norm(as_function(self.activation)(self.dense(x)))
-        logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
+        logits = self._unembed(self.norm(as_function(self.activation)(self.dense(x))))
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
+
+    def _unembed(self, x: Array) -> Array:
+        if self.head is not None:
+            return self.head(x)
+        assert isinstance(self.encoder.embedding, Embedding)  # not of patches
+        return self.encoder.embedding.attend(x)
 
 
 class Classifier(nnx.Module):

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import constant, initialize
 from tfm_jax.nn.initializers import GlorotUniform
 from tfm_jax.nn.variants import Initializer
@@ -63,9 +63,7 @@ class Linear(nnx.Module):
         """Maps x ``[..., *inputs]`` to ``[..., *outputs]`` in x's dtype."""
         x = as_array("nn.Linear", "x", x)
         inputs = self.kernel.shape[: self.n_inputs]
-        if x.shape[-self.n_inputs :] != inputs or not jnp.issubdtype(x.dtype, jnp.floating):
-            axes = ", ".join(map(str, inputs))
-            raise ValueError(f"nn.Linear: got x {x.dtype}{list(x.shape)}; wanted float [..., {axes}].")
+        check_shapes("nn.Linear", x=(x, f"... {' '.join(map(str, inputs))}", "float"))
         # One matrix product over flattened axes contracts contiguous memory.
         flat = x.reshape(*x.shape[: x.ndim - self.n_inputs], math.prod(inputs))
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(inputs), -1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from flax import nnx
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.fields import check_fields
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.layers import Linear
@@ -92,12 +92,7 @@ class PatchLayer(nnx.Module):
         """Maps images [..., height, width, channels] to [..., T, D]."""
         images = as_array("nn.PatchEmbedding", "images", images)
         p = self.patches
-        wanted = (p.height, p.width, p.channels)
-        if images.shape[-3:] != wanted:
-            raise ValueError(
-                f"nn.PatchEmbedding: got images of shape {images.shape}; wanted [..., height, width, "
-                f"channels] with {wanted}."
-            )
+        check_shapes("nn.PatchEmbedding", images=(images, f"... {p.height} {p.width} {p.channels}"))
         lead, (height, width) = images.shape[:-3], p.sides
         x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)
         x = jnp.swapaxes(x, -4, -3).reshape(*lead, p.count, height * width * p.channels)

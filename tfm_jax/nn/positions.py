@@ -81,12 +81,6 @@ class Learned(Positions):
         """Rows of the table."""
         return self.max_length + (self.padding_id is not None)
 
-    def check_config(self, config: "Config") -> None:
-        if self.padding_id is not None and config.patches is not None:
-            raise ValueError(
-                f"Config: got {self} with patches; wanted padding_id=None. Patches have no padding."
-            )
-
     def build_embedding(self, config: "Config", *, rngs: nnx.Rngs) -> "LearnedLayer":
         return LearnedLayer(self, config, rngs=rngs)
 
@@ -229,14 +223,15 @@ def valid_tokens(mask: Mask | Array, shape: tuple[int, ...], reader: str, fix: s
     Raises:
       ValueError: an array, or padding under ``|`` or ``~``.
     """
-    parts = conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]
-    for part in parts:
-        if not isinstance(part, Padding) and any(isinstance(x, Padding | Dense) for x in nodes(part)):
+    valid = []
+    for part in conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]:
+        if isinstance(part, Padding):
+            valid.append(part.valid)
+        elif any(isinstance(x, Padding | Dense) for x in nodes(part)):
             raise ValueError(
                 f"mask: got an array, or padding under | or ~, for {reader}; wanted masks.padding(valid), "
                 f"joined to other masks by &. {fix}"
             )
-    valid = [part.valid for part in parts if isinstance(part, Padding)]
     if not valid or any(_misfits(x.shape, shape) for x in valid):
         return None
     return functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))

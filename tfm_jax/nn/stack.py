@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn.blocks import Block, DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Extras
@@ -114,15 +114,7 @@ class Stack(nnx.Module):
         x = as_array("nn.Stack", "x", x)
         T = x.shape[-2]
         positions = self.count(T) if positions is None else jnp.asarray(positions)
-        if positions.shape[-1] != T or positions.ndim not in (1, x.ndim - 1):
-            raise ValueError(
-                f"nn.{type(self).__name__}: got positions of shape {positions.shape} with x of shape "
-                f"{x.shape}; wanted [..., T] or [T]."
-            )
-        if not jnp.issubdtype(positions.dtype, jnp.integer):
-            raise ValueError(
-                f"nn.{type(self).__name__}: got positions of dtype {positions.dtype}; wanted integers."
-            )
+        check_shapes(f"nn.{type(self).__name__}", x=(x, "... T D"), positions=(positions, "...|1 T", "int"))
         embed_key, layers_key = split_key(key, 2)
         bias = self.bias(positions, positions)
         # Strict rank promotion: a shared [T] becomes [1, ..., T].
@@ -156,7 +148,7 @@ class Stack(nnx.Module):
         arrays = [leaf for leaf in jax.tree.leaves(bias) if isinstance(leaf, jax.Array)]
         x = vary_with(x, (per_layer, mask, memory, memory_mask, arrays, positions))
         x, extras = jax.lax.scan(layer, x, per_layer, unroll=unroll)
-        if return_auxiliary:
+        if "auxiliary" in extras:
             extras["auxiliary"] = jax.tree.map(lambda per_layer: per_layer.sum(0), extras["auxiliary"])
         return (x if self.norm is None else self.norm(x)), extras
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TypeGuard
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
-from tfm_jax.checks import as_array, as_key
+from tfm_jax.checks import as_array, as_key, check_shapes
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend, by_speed, reference
 from tfm_jax.ops.backends.capabilities import FLOATS, Request
@@ -238,14 +239,14 @@ def _check_mask(request: Request, backend: Backend | None = None) -> None:
 
 
 def _check_arguments(
-    q: Any,
-    k: Any,
-    v: Any,
-    mask: Any,
-    bias: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: masks.Mask | Array | None,
+    bias: Bias | None,
     *,
-    scale: Any,
-    soft_cap: Any,
+    scale: float | Array | None,
+    soft_cap: float | Array | None,
     dropout_rate: float = 0.0,
     key: Key | None = None,
 ) -> Request:
@@ -275,40 +276,31 @@ def _check_arguments(
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
     check_rate("attention", dropout_rate, "dropout_rate")
     key = None if key is None else as_key("attention", key)
-    scale = H**-0.5 if scale is None else scale
-    return Request(q, k, v, mask, bias, scale, soft_cap, dropout_rate, key, current_platform())
+    factor = H**-0.5 if scale is None else scale
+    return Request(q, k, v, mask, bias, factor, soft_cap, dropout_rate, key, current_platform())
 
 
 def _check_heads(q: Array, k: Array, v: Array) -> None:
-    shapes = f"q {_format_shape(q)}, k {_format_shape(k)}, v {_format_shape(v)}"
-    wanted = "wanted q [..., T, N, H], k [..., S, K, H], v [..., S, K, Hv]"
-    if not q.ndim == k.ndim == v.ndim >= 3:
-        raise ValueError(f"attention: got {shapes}; {wanted}, all of one rank >= 3. Pass one head as N = 1.")
-    if not q.shape[:-3] == k.shape[:-3] == v.shape[:-3]:
+    check_shapes(
+        "attention",
+        q=(q, "... T N H", "float"),
+        k=(k, "... S K H", q.dtype),
+        v=(v, "... S K Hv", q.dtype),
+        fix={
+            "rank": "Pass one head as N = 1.",
+            "...": "Broadcast them first.",
+            "dtype": "Cast with .astype(q.dtype).",
+        },
+    )
+    N, H, K = q.shape[-2], q.shape[-1], k.shape[-2]
+    if H == 0 or K == 0 or N % K:
         raise ValueError(
-            f"attention: got {shapes}; {wanted} with equal leading dims [...]. Broadcast them first."
-        )
-    if q.shape[-1] == 0:
-        raise ValueError(f"attention: got {shapes}; {wanted} where H is at least 1.")
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"attention: got {shapes}; {wanted} with equal H, but q has {q.shape[-1]}, k {k.shape[-1]}."
-        )
-    if k.shape[-3:-1] != v.shape[-3:-1]:
-        raise ValueError(f"attention: got {shapes}; {wanted} with equal S and K of k and v.")
-    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
-        raise ValueError(
-            f"attention: got {shapes}; {wanted} where K divides N, but N = {q.shape[-2]} and "
-            f"K = {k.shape[-2]}."
-        )
-    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
-        raise ValueError(
-            f"attention: got dtypes q {q.dtype}, k {k.dtype}, v {v.dtype}; wanted one floating dtype. "
-            "Cast with .astype(q.dtype)."
+            f"attention: got q {_format_shape(q)}, k {_format_shape(k)}; wanted q [..., T, N, H], k [..., S, "
+            f"K, H] where H is at least 1 and K divides N, but H = {H}, N = {N}, K = {K}."
         )
 
 
-def _check_bias(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, int]) -> Bias:
+def _check_bias(bias: Bias, batch: tuple[int, ...], sizes: tuple[int, int, int]) -> Bias:
     _, T, S = sizes
     if isinstance(bias, masks.Mask):
         raise ValueError("attention: got a mask as bias; wanted an array or a function. Pass it as mask=...")
@@ -323,34 +315,31 @@ def _check_bias(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, int]) 
     _check_bias_array(bias, batch, sizes)
     shape = (*(1,) * (len(batch) + 3 - bias.ndim), *bias.shape)
     if isinstance(bias, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(shape, bias.dtype)
+        # ``explain_attention`` takes structs for arrays.
+        return jax.ShapeDtypeStruct(shape, bias.dtype)  # pyright: ignore[reportReturnType]
     return bias.reshape(shape)
 
 
-def _check_bias_array(bias: Any, batch: tuple[int, ...], sizes: tuple[int, int, int]) -> None:
+def _check_bias_array(
+    bias: Array | jax.ShapeDtypeStruct, batch: tuple[int, ...], sizes: tuple[int, int, int]
+) -> None:
     N, T, S = sizes
-    if not jnp.issubdtype(bias.dtype, jnp.floating):
-        raise ValueError(
-            f"attention: got a bias of dtype {bias.dtype}; wanted a floating dtype, as it is added to the "
-            "logits. Pass a boolean array as mask=..."
-        )
-    shape = (*(batch if bias.ndim == len(batch) + 3 else ()), N, T, S)
-    if bias.ndim != len(shape) or any(n not in (1, size) for n, size in zip(bias.shape, shape, strict=True)):
-        raise ValueError(
-            f"attention: got a bias {_format_shape(bias)}; wanted [N|1, T|1, S|1] or "
-            f"[..., N|1, T|1, S|1], where [...] = {list(batch)}, N = {N}, T = {T}, S = {S} "
-            "(a size of [...] may also be 1)."
-        )
+    check_shapes(
+        "attention",
+        bias=(bias, "...|1 N|1 T|1 S|1", "float"),
+        sizes={"...": batch, "N": N, "T": T, "S": S},
+        fix={"dtype": "It is added to the logits: pass a boolean array as mask=..."},
+    )
 
 
-def _as_number(x: Any) -> float | Array | None:
+def _as_number(x: float | Array | None) -> float | Array | None:
     """A Python float where the value is concrete, a floating array where it is traced."""
     if x is None or isinstance(x, jax.core.Tracer):
         return x if x is None or jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     return float(x)
 
 
-def _is_static(x: float | Array | None) -> bool:
+def _is_static(x: float | Array | None) -> TypeGuard[float]:
     return x is not None and not isinstance(x, jax.core.Tracer)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array, as_key
+from tfm_jax.checks import as_array, as_key, check_shapes
 from tfm_jax.ranges import RATE, check_static
 from tfm_jax.types import Array, Key
 
@@ -38,8 +38,7 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:  # [...] -> [...]
     key = None if key is None else as_key("dropout", key)
     if key is None or rate == 0:
         return x
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"dropout: got x of dtype {x.dtype}; wanted a floating dtype. Cast x first.")
+    check_shapes("dropout", x=(x, "...", "float"))
     keep = jax.random.bernoulli(key, np.float32(1 - rate), x.shape)  # float32, or x64 changes the bits
     # bfloat16 would round 1 - rate (0.9 to 0.898), and so every kept element.
     scaled = x.astype(np.promote_types(x.dtype, np.float32)) / (1 - rate)

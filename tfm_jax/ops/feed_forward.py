@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array, as_key
+from tfm_jax.checks import as_array, as_key, as_optional_array, check_shapes
 from tfm_jax.ops.dropout import dropout
 from tfm_jax.types import Array, Key
 
@@ -66,6 +66,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 _WITH_PARAMETERS = ("prelu", "xielu")
+_FIX = {"dtype": "Cast x or the parameters to the dtype of the computation."}
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -135,12 +136,19 @@ def feed_forward(
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 2.
     """
-    x, w_in, w_out, b_in, b_out, key = _checked(
+    arrays = {"x": x, "w_in": w_in, "w_out": w_out}
+    x, w_in, w_out = (as_array("feed_forward", *argument) for argument in arrays.items())
+    b_in, b_out = (as_optional_array("feed_forward", *b) for b in (("b_in", b_in), ("b_out", b_out)))
+    check_shapes(
         "feed_forward",
-        x,
-        {"w_in": (w_in, "DF"), "w_out": (w_out, "FD"), "b_in": (b_in, "F"), "b_out": (b_out, "D")},
-        key,
+        x=(x, "... D", "float"),
+        w_in=(w_in, "D F", x.dtype),
+        w_out=(w_out, "F D", x.dtype),
+        b_in=(b_in, "F", x.dtype),
+        b_out=(b_out, "D", x.dtype),
+        fix=_FIX,
     )
+    key = None if key is None else as_key("feed_forward", key)
     hidden = activation(_add(x @ w_in, b_in))
     return _add(dropout(hidden, dropout_rate, key) @ w_out, b_out)
 
@@ -178,43 +186,20 @@ def gated_feed_forward(
 
     Shazeer 2020, "GLU Variants Improve Transformer", equation 6 (w_gate is W, w_in is V, w_out is W2).
     """
-    x, w_gate, w_in, w_out, key = _checked(
-        "gated_feed_forward", x, {"w_gate": (w_gate, "DF"), "w_in": (w_in, "DF"), "w_out": (w_out, "FD")}, key
+    arrays = {"x": x, "w_gate": w_gate, "w_in": w_in, "w_out": w_out}
+    x, w_gate, w_in, w_out = (as_array("gated_feed_forward", *argument) for argument in arrays.items())
+    check_shapes(
+        "gated_feed_forward",
+        x=(x, "... D", "float"),
+        w_in=(w_in, "D F", x.dtype),
+        w_gate=(w_gate, "D F", x.dtype),
+        w_out=(w_out, "F D", x.dtype),
+        fix=_FIX,
     )
+    key = None if key is None else as_key("gated_feed_forward", key)
     hidden = activation(x @ w_gate) * (x @ w_in)
     return dropout(hidden, dropout_rate, key) @ w_out
 
 
 def _add(x: Array, bias: Array | None) -> Array:
     return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
-
-
-def _checked(
-    function: str, x: Array, weights: dict[str, tuple[Array | None, str]], key: Key | None
-) -> tuple[Array | None, ...]:
-    """Raises where a weight's shape differs from its letters, or its dtype from x's; F is from w_in."""
-    x = as_array(function, "x", x)
-    weights = {
-        name: (None if weight is None else as_array(function, name, weight), letters)
-        for name, (weight, letters) in weights.items()
-    }
-    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{function}: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., D], floating."
-        )
-    w_in = weights["w_in"][0]
-    sizes = {"D": x.shape[-1], "F": w_in.shape[-1] if w_in.ndim else None}
-    for name, (weight, letters) in weights.items():
-        wanted = tuple(sizes[letter] for letter in letters)
-        if weight is not None and weight.shape != wanted:
-            raise ValueError(
-                f"{function}: got {name} of shape {weight.shape} with x of shape {x.shape} and w_in of "
-                f"shape {w_in.shape} = [D, F]; wanted [{', '.join(letters)}] = {wanted}."
-            )
-        if weight is not None and weight.dtype != x.dtype:
-            raise ValueError(
-                f"{function}: got {name} of dtype {weight.dtype} with x of dtype {x.dtype}; wanted one "
-                "dtype. Cast x or the parameters to the dtype of the computation."
-            )
-    key = None if key is None else as_key(function, key)
-    return x, *(weight for weight, _ in weights.values()), key

@@ -3,14 +3,21 @@
 import math
 
 import jax
-import jax.export
 import jax.numpy as jnp
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, as_optional_array, check_shapes
+from tfm_jax.ops.tracing import is_symbolic
 from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number, check_static
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
+
+_FIX = {
+    "labels": "Pass one label for each vector; for soft labels, use optax.softmax_cross_entropy.",
+    "weights": "Broadcast them first.",
+    "D": "Transpose an embedding table [V, D] first.",
+    "dtype": "Cast the kernel to the dtype of the computation.",
+}
 
 
 def cross_entropy(
@@ -53,13 +60,16 @@ def cross_entropy(
     Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7 (smoothing);
     Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", section 5 (z-loss).
     """
-    logits = as_array("cross_entropy", "logits", logits)
-    labels, weights = _checked("cross_entropy", logits.shape[:-1], labels, weights, label_smoothing, z_loss)
-    if logits.ndim < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(
-            f"cross_entropy: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
-            "a floating dtype."
-        )
+    logits, labels = as_array("cross_entropy", "logits", logits), as_array("cross_entropy", "labels", labels)
+    weights = as_optional_array("cross_entropy", "weights", weights)
+    check_shapes(
+        "cross_entropy",
+        logits=(logits, "... V", "float"),
+        labels=(labels, "...", "int"),
+        weights=(weights, "..."),
+        fix=_FIX,
+    )
+    _check_factors("cross_entropy", label_smoothing, z_loss)
     logits = logits.astype(jnp.float32)
     # Small integer types cannot hold V; larger ones stay: a cast could wrap a label into the range.
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
@@ -127,14 +137,20 @@ def linear_cross_entropy(
 
     Recomputation: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
     """
-    hidden, kernel = (
-        as_array("linear_cross_entropy", name, x) for name, x in (("hidden", hidden), ("kernel", kernel))
+    arrays = {"hidden": hidden, "kernel": kernel, "labels": labels}
+    hidden, kernel, labels = (as_array("linear_cross_entropy", *argument) for argument in arrays.items())
+    bias = as_optional_array("linear_cross_entropy", "bias", bias)
+    weights = as_optional_array("linear_cross_entropy", "weights", weights)
+    check_shapes(
+        "linear_cross_entropy",
+        hidden=(hidden, "... D", "float"),
+        kernel=(kernel, "D V", hidden.dtype),
+        bias=(bias, "V", "float"),
+        labels=(labels, "...", "int"),
+        weights=(weights, "..."),
+        fix=_FIX,
     )
-    bias = None if bias is None else as_array("linear_cross_entropy", "bias", bias)
-    labels, weights = _checked(
-        "linear_cross_entropy", hidden.shape[:-1], labels, weights, label_smoothing, z_loss
-    )
-    _check_projection(hidden, kernel, bias)
+    _check_factors("linear_cross_entropy", label_smoothing, z_loss)
     check_number("linear_cross_entropy", "chunk_size", chunk_size, SIZE)
     n_tokens = math.prod(labels.shape)
     n_chunks, size = _chunks(n_tokens, chunk_size)
@@ -180,52 +196,12 @@ def linear_cross_entropy(
 def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
     """The number of chunks and their size: even, or of ``chunk_size`` if the number of tokens is symbolic."""
     n_chunks = -(-n_tokens // chunk_size)
-    if jax.export.is_symbolic_dim(n_tokens):
+    if is_symbolic(n_tokens):
         return n_chunks, chunk_size
     n_chunks = max(1, n_chunks)
     return n_chunks, -(-n_tokens // n_chunks)
 
 
-def _checked(
-    function: str,
-    tokens: tuple[int, ...],
-    labels: Array,
-    weights: Array | None,
-    label_smoothing: float,
-    z_loss: float,
-) -> tuple[Array, Array | None]:
-    labels = as_array(function, "labels", labels)
-    weights = None if weights is None else as_array(function, "weights", weights)
-    if labels.shape != tokens or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"{function}: got labels of shape {labels.shape} and dtype {labels.dtype}; wanted integers of "
-            f"shape {tokens}, one for each vector. For soft labels, use optax.softmax_cross_entropy."
-        )
-    if weights is not None and weights.shape != tokens:
-        raise ValueError(
-            f"{function}: got weights of shape {weights.shape}; wanted {tokens}, one for each label. "
-            "Broadcast them first."
-        )
+def _check_factors(function: str, label_smoothing: float, z_loss: float) -> None:
     check_static(function, "label_smoothing", label_smoothing, UNIT)
     check_static(function, "z_loss", z_loss, NOT_NEGATIVE)
-    return labels, weights
-
-
-def _check_projection(hidden: Array, kernel: Array, bias: Array | None) -> None:
-    if not jnp.issubdtype(hidden.dtype, jnp.floating) or hidden.dtype != kernel.dtype:
-        raise ValueError(
-            f"linear_cross_entropy: got hidden of dtype {hidden.dtype} and kernel of dtype {kernel.dtype}; "
-            "wanted one floating dtype. Cast the kernel to the dtype of the computation."
-        )
-    if hidden.ndim < 1 or kernel.ndim != 2 or hidden.shape[-1] != kernel.shape[0]:
-        raise ValueError(
-            f"linear_cross_entropy: got hidden of shape {hidden.shape} and kernel of shape {kernel.shape}; "
-            "wanted [..., D] and [D, V]. Transpose an embedding table [V, D] first."
-        )
-    if bias is None:
-        return
-    if bias.shape != kernel.shape[1:] or not jnp.issubdtype(bias.dtype, jnp.floating):
-        raise ValueError(
-            f"linear_cross_entropy: got bias of shape {bias.shape} and dtype {bias.dtype} with kernel of "
-            f"shape {kernel.shape}; wanted [V] = {kernel.shape[1:]} of a floating dtype."
-        )

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, as_optional_array, check_shapes
 from tfm_jax.ranges import NOT_NEGATIVE, check_number
 from tfm_jax.types import Array
 
 __all__ = ["layer_norm", "rms_norm"]
+
+_FIX = {"D": "The norm is over the last axis.", "rank": "The norm is over the last axis."}
 
 
 def layer_norm(
@@ -36,7 +38,15 @@ def layer_norm(
 
     Ba et al. 2016, "Layer Normalization", equations 3 and 4 (the variance is the biased one).
     """
-    x, scale, bias = _checked("layer_norm", x, scale=scale, bias=bias)
+    x, scale = as_array("layer_norm", "x", x), as_optional_array("layer_norm", "scale", scale)
+    bias = as_optional_array("layer_norm", "bias", bias)
+    check_shapes(
+        "layer_norm",
+        x=(x, "... D", "float"),
+        scale=(scale, "D", "float"),
+        bias=(bias, "D", "float"),
+        fix=_FIX,
+    )
     check_number("layer_norm", "eps", eps, NOT_NEGATIVE)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     # From the centred values: mean(x^2) - mean(x)^2 cancels where the mean is large.
@@ -66,7 +76,8 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Arra
 
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """
-    x, scale = _checked("rms_norm", x, scale=scale)
+    x, scale = as_array("rms_norm", "x", x), as_optional_array("rms_norm", "scale", scale)
+    check_shapes("rms_norm", x=(x, "... D", "float"), scale=(scale, "D", "float"), fix=_FIX)
     check_number("rms_norm", "eps", eps, NOT_NEGATIVE)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     mean_square = jnp.square(wide).mean(-1, keepdims=True)
@@ -79,24 +90,3 @@ def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:
     if bias is not None:
         x = x + jnp.broadcast_to(bias.astype(x.dtype), x.shape)
     return x
-
-
-def _checked(function: str, x: Array, **vectors: Array | None) -> tuple[Array | None, ...]:
-    x = as_array(function, "x", x)
-    vectors = {
-        name: vector if vector is None else as_array(function, name, vector)
-        for name, vector in vectors.items()
-    }
-    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{function}: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., D] of a floating dtype."
-        )
-    for name, vector in vectors.items():
-        if vector is not None and (
-            vector.shape != x.shape[-1:] or not jnp.issubdtype(vector.dtype, jnp.floating)
-        ):
-            raise ValueError(
-                f"{function}: got {name} of shape {vector.shape} and dtype {vector.dtype} with x of shape "
-                f"{x.shape}; wanted [D] = {x.shape[-1:]} of a floating dtype. The norm is over the last axis."
-            )
-    return x, *vectors.values()

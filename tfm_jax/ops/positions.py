@@ -9,11 +9,14 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array
+from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.ranges import POSITIVE, SIZE, check_number, check_numbers
 from tfm_jax.types import Array
 
 __all__ = ["alibi", "relative_buckets", "rotary", "sinusoidal"]
+
+_INTEGERS = "Pass integers with the tokens as the last axis, such as jnp.arange(T)."
+_FIX = {"rank": _INTEGERS, "dtype": _INTEGERS}
 
 
 def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: str = "interleaved") -> Array:
@@ -41,7 +44,8 @@ def sinusoidal(positions: Array, dim: int, *, theta: float = 10_000.0, pairing: 
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
     """
-    positions = _integers("sinusoidal", "positions", positions)
+    positions = as_array("sinusoidal", "positions", positions)
+    check_shapes("sinusoidal", positions=(positions, "... T", "int"), fix=_FIX)
     angles = _angles("sinusoidal", positions, dim, theta)
     return _join("sinusoidal", jnp.sin(angles), jnp.cos(angles), pairing)
 
@@ -74,19 +78,14 @@ def rotary(x: Array, positions: Array, *, theta: float = 10_000.0, pairing: str 
 
     Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equation 34.
     """
-    x, positions = as_array("rotary", "x", x), _integers("rotary", "positions", positions)
-    if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"rotary: got x of shape {x.shape} and dtype {x.dtype}; wanted [..., T, N, H], floating."
-        )
-    tokens = x.shape[:-2]
-    if not _broadcasts(positions.shape, tokens) or positions.shape[-1] != tokens[-1]:
-        raise ValueError(
-            f"rotary: got positions of shape {positions.shape} with x of shape {x.shape} = [..., T, N, H]; "
-            f"wanted [..., T] = {tokens}, whose leading axes may be missing or 1. Does x have its tokens "
-            "before its heads?"
-        )
-    angles = _angles("rotary", jnp.broadcast_to(positions, tokens)[..., None], x.shape[-1], theta)
+    x, positions = as_array("rotary", "x", x), as_array("rotary", "positions", positions)
+    check_shapes(
+        "rotary",
+        x=(x, "... T N H", "float"),
+        positions=(positions, "*... T", "int"),
+        fix={"T": "Does x have its tokens before its heads?"},
+    )
+    angles = _angles("rotary", jnp.broadcast_to(positions, x.shape[:-2])[..., None], x.shape[-1], theta)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     if pairing == "half":
@@ -204,34 +203,19 @@ def _join(function: str, first: Array, second: Array, pairing: str) -> Array:
 
 def _differences(function: str, query_positions: Array, key_positions: Array) -> Array:
     """[..., T] and [..., S] -> int32 [..., T, S], key minus query."""
-    query_positions = _integers(function, "query_positions", query_positions)
-    key_positions = _integers(function, "key_positions", key_positions)
+    query_positions = as_array(function, "query_positions", query_positions)
+    key_positions = as_array(function, "key_positions", key_positions)
+    check_shapes(
+        function,
+        query_positions=(query_positions, "*... T", "int"),
+        key_positions=(key_positions, "*... S", "int"),
+        fix=_FIX,
+    )
     queries, keys = query_positions.shape, key_positions.shape
-    try:
-        leading = jnp.broadcast_shapes(queries[:-1], keys[:-1])
-    except ValueError:
-        raise ValueError(
-            f"{function}: got query_positions of shape {queries} and key_positions of shape {keys}; wanted "
-            "[..., T] and [..., S] with leading axes that broadcast."
-        ) from None
+    leading = jnp.broadcast_shapes(queries[:-1], keys[:-1])
     q = jnp.broadcast_to(query_positions.astype(jnp.int32), (*leading, queries[-1]))
     k = jnp.broadcast_to(key_positions.astype(jnp.int32), (*leading, keys[-1]))
     return k[..., None, :] - q[..., :, None]
-
-
-def _integers(function: str, name: str, array: Array) -> Array:
-    array = as_array(function, name, array)
-    if array.ndim < 1 or not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(
-            f"{function}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted integers "
-            "with the tokens as the last axis, such as jnp.arange(T)."
-        )
-    return array
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    aligned = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in aligned)
 
 
 def _slopes(n_heads: int) -> np.ndarray:

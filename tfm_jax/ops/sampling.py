@@ -1,12 +1,12 @@
 """Truncation sampling and penalties on logits: masked tokens get -inf, NaN stays NaN."""
 
 import jax
-import jax.export
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.checks import as_array
-from tfm_jax.ops.tracing import definitely
+from tfm_jax.checks import Declared, as_array, check_shapes
+from tfm_jax.ops.tracing import definitely, is_symbolic
 from tfm_jax.ranges import FINITE, POSITIVE, SHARE, SIZE, Range, check_each, check_number
 from tfm_jax.types import Array
 
@@ -43,7 +43,8 @@ def temperature(logits: Array, t: float | Array) -> Array:
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.3.
     """
-    logits = _check_logits("temperature", logits)
+    logits = as_array("temperature", "logits", logits)
+    _check_logits("temperature", logits)
     t = _per_sequence("temperature", "t", t, logits, POSITIVE)
     return (logits.astype(t.dtype) / t).astype(logits.dtype)
 
@@ -67,7 +68,8 @@ def top_k(logits: Array, k: int) -> Array:
 
     Fan et al. 2018, "Hierarchical Neural Story Generation"; Holtzman et al. 2020, section 3.2.
     """
-    logits = _check_logits("top_k", logits)
+    logits = as_array("top_k", "logits", logits)
+    _check_logits("top_k", logits)
     check_number("top_k", "k", k, SIZE)
     if k > logits.shape[-1]:
         raise ValueError(f"top_k: got k={k}; wanted at most V = {logits.shape[-1]}, the vocabulary's size.")
@@ -99,7 +101,8 @@ def top_p(logits: Array, p: float | Array) -> Array:
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1, equation 2.
     """
-    logits = _check_logits("top_p", logits)
+    logits = as_array("top_p", "logits", logits)
+    _check_logits("top_p", logits)
     p = _per_sequence("top_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
     top = wide.max(-1, keepdims=True)
@@ -142,7 +145,8 @@ def min_p(logits: Array, p: float | Array) -> Array:
 
     Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", sec. 3.
     """
-    logits = _check_logits("min_p", logits)
+    logits = as_array("min_p", "logits", logits)
+    _check_logits("min_p", logits)
     p = _per_sequence("min_p", "p", p, logits, SHARE)
     wide = logits.astype(p.dtype)
     return mask_tokens(logits, wide < wide.max(-1, keepdims=True) + jnp.log(p))
@@ -173,8 +177,11 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
     4.1. The paper divides every logit, which makes tokens with negative logits likelier; this function
     multiplies those.
     """
-    logits = _check_logits("repetition_penalty", logits)
-    seen = _check_array("repetition_penalty", "seen", seen, logits.shape, jnp.bool_)
+    logits, seen = (
+        as_array("repetition_penalty", "logits", logits),
+        as_array("repetition_penalty", "seen", seen),
+    )
+    _check_logits("repetition_penalty", logits, seen=(seen, "... V", "bool"))
     penalty = _per_sequence("repetition_penalty", "penalty", penalty, logits, POSITIVE)
     wide = logits.astype(penalty.dtype)
     penalised = jnp.where(wide > 0, wide / penalty, wide * penalty)
@@ -201,8 +208,11 @@ def frequency_penalty(logits: Array, counts: Array, penalty: float | Array) -> A
       ValueError: the logits are not float [..., V], ``counts`` is not int of their shape, or the penalty is
         not finite or of another shape.
     """
-    logits = _check_logits("frequency_penalty", logits)
-    counts = _check_array("frequency_penalty", "counts", counts, logits.shape, jnp.integer)
+    logits, counts = (
+        as_array("frequency_penalty", "logits", logits),
+        as_array("frequency_penalty", "counts", counts),
+    )
+    _check_logits("frequency_penalty", logits, counts=(counts, "... V", "int"))
     penalty = _per_sequence("frequency_penalty", "penalty", penalty, logits, FINITE)
     return (logits.astype(penalty.dtype) - penalty * counts.astype(penalty.dtype)).astype(logits.dtype)
 
@@ -235,11 +245,14 @@ def no_repeat_ngram(logits: Array, tokens: Array, length: int | Array, n: int) -
 
     Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", section 2.5 (n = 3).
     """
-    logits = _check_logits("no_repeat_ngram", logits)
-    tokens = _check_array("no_repeat_ngram", "tokens", tokens, (*logits.shape[:-1], None), jnp.integer)
+    logits, tokens = (
+        as_array("no_repeat_ngram", "logits", logits),
+        as_array("no_repeat_ngram", "tokens", tokens),
+    )
+    _check_logits("no_repeat_ngram", logits, tokens=(tokens, "... M", "int"))
     check_number("no_repeat_ngram", "n", n, SIZE)
     M = tokens.shape[-1]
-    if jax.export.is_symbolic_dim(length):
+    if is_symbolic(length):
         length = jnp.asarray(length, jnp.int32)
     scalar = jnp.ndim(length) == 0 and jnp.issubdtype(jnp.result_type(length), jnp.integer)
     static = not isinstance(length, jax.core.Tracer)
@@ -285,7 +298,7 @@ def token_counts(tokens: Array, V: int) -> Array:
     """
     check_number("token_counts", "V", V, SIZE)
     tokens = as_array("token_counts", "tokens", tokens)
-    tokens = _check_array("token_counts", "tokens", tokens, (*tokens.shape[:-1], None), jnp.integer)
+    check_shapes("token_counts", tokens=(tokens, "... M", "int"))
     tokens = tokens.astype(jnp.int32)
     # A negative index counts from the end.
     tokens = jnp.where((tokens >= 0) & (tokens < V), tokens, V)
@@ -312,31 +325,16 @@ def _per_sequence(function: str, name: str, value: float | Array, logits: Array,
     dtype = np.promote_types(logits.dtype, np.float32)
     check_each(function, name, value, wanted)
     value = jnp.asarray(value, dtype)
-    if value.ndim and value.shape != logits.shape[:-1]:
+    if not value.ndim:
+        return value
+    fix = "Pass one number, or one per sequence."
+    check_shapes(function, {"logits": (logits, "... V"), name: (value, "...")}, fix=fix)
+    return value[..., None]
+
+
+def _check_logits(function: str, logits: Array, **others: Declared) -> None:
+    check_shapes(function, others, logits=(logits, "... V", "float"))
+    if logits.shape[-1] < 1:
         raise ValueError(
-            f"{function}: got {name} of shape {value.shape} with logits of shape {logits.shape}; wanted one "
-            f"number, or one per sequence: {logits.shape[:-1]}."
+            f"{function}: got logits {logits.dtype}{list(logits.shape)}; wanted [..., V], V at least 1."
         )
-    return value[..., None] if value.ndim else value
-
-
-def _check_logits(function: str, logits: Array) -> Array:
-    logits = as_array(function, "logits", logits)
-    if logits.ndim < 1 or logits.shape[-1] < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(
-            f"{function}: got logits of shape {logits.shape} and dtype {logits.dtype}; wanted [..., V] of "
-            "a floating dtype, V at least 1."
-        )
-    return logits
-
-
-def _check_array(function: str, name: str, array: Array, shape: tuple[int | None, ...], dtype: type) -> Array:
-    array = as_array(function, name, array)
-    fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
-    if not fits or not jnp.issubdtype(array.dtype, dtype):
-        sizes = ", ".join("M" if size is None else str(size) for size in shape)
-        kind = "bool" if dtype is jnp.bool_ else "int"
-        raise ValueError(
-            f"{function}: got {name} of shape {array.shape} and dtype {array.dtype}; wanted {kind} [{sizes}]."
-        )
-    return array

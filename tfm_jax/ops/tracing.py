@@ -1,14 +1,15 @@
 """What is known while tracing: the platform, concrete values, symbolic sizes, varying mesh axes."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
+import jax.core
+import jax.export
 import numpy as np
 
 from tfm_jax.types import Array
 
-__all__ = ["current_platform", "definitely", "is_concrete", "vary_with"]
+__all__ = ["current_platform", "definitely", "is_concrete", "is_symbolic", "vary_with"]
 
 
 def current_platform() -> str:
@@ -21,18 +22,26 @@ def current_platform() -> str:
     Returns:
       "cpu", "gpu" or "tpu".
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
+    # JAX declares its options when it is imported, which its types do not show.
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    device = jax.sharding.get_abstract_mesh().abstract_device or default
     return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
-def is_concrete(leaf: Any) -> bool:
+def is_concrete(leaf: object) -> bool:
     """Whether the values of a pytree leaf can be read now, on this host."""
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, int | np.ndarray | np.generic)
 
 
-def definitely(comparison: Callable[[], bool]) -> bool:
+def is_symbolic(size: object) -> bool:
+    """Whether a number is a symbolic size of ``jax.export``."""
+    # It accepts any object, which its types do not show.
+    return jax.export.is_symbolic_dim(size)  # pyright: ignore[reportArgumentType]
+
+
+def definitely(comparison: Callable[[], bool | Array]) -> bool:
     """Whether a comparison of sizes holds for every value of the symbolic sizes of ``jax.export``.
 
     Equivalent to::
@@ -54,7 +63,7 @@ def definitely(comparison: Callable[[], bool]) -> bool:
         return False
 
 
-def vary_with(x: Array, others: Any) -> Array:
+def vary_with(x: Array, others: object) -> Array:
     """``x``, typed as varying over every mesh axis that any of ``others`` varies over.
 
     Equivalent to::
@@ -73,5 +82,5 @@ def vary_with(x: Array, others: Any) -> Array:
     return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
 
 
-def _varying_axes(x: Any) -> frozenset[str]:
+def _varying_axes(x: object) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying

@@ -51,7 +51,7 @@ def to_generation_config(config: CheckpointConfig, **changes: Any) -> Generation
             )
     return GenerationConfig(
         eos_ids=eos_ids,
-        pad_id=explicit.get("pad_token_id"),
+        pad_id=explicit.get("pad_token_id", eos_ids[0] if eos_ids else None),
         start_id=start_id,
         beams=settings["num_beams"],
         length_penalty=functools.partial(_power, float(settings["length_penalty"])),

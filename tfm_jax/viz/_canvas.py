@@ -2,7 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["BLUE", "GREY", "ORANGE", "blank", "save"]
 
@@ -11,7 +14,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 DPI = 150
 
 
-def blank(width: float, height: float) -> Any:
+def blank(width: float, height: float) -> "Figure":
     """Makes an empty figure with an Agg canvas.
 
     Args:
@@ -35,7 +38,7 @@ def blank(width: float, height: float) -> Any:
     return figure
 
 
-def save(figure: Any, path: str | os.PathLike[str]) -> None:
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG, whatever the suffix of the path.
 
     Args:

@@ -3,13 +3,19 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfm_jax.checks import check_shapes
 from tfm_jax.types import Array
 from tfm_jax.viz._canvas import BLUE, GREY, ORANGE, blank, save
 from tfm_jax.viz._fonts import drawable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.figure import Figure
 
 __all__ = ["attention_map", "confusion_matrix"]
 
@@ -43,18 +49,23 @@ def attention_map(
       ImportError: matplotlib is not installed.
     """
     weights = np.asarray(weights, np.float32)
-    wanted = (len(target_labels), len(source_labels))
-    if weights.ndim not in (2, 3) or weights.shape[-2:] != wanted or 0 in weights.shape:
+    sizes = {"T": len(target_labels), "S": len(source_labels)}
+    check_shapes(
+        "attention_map",
+        weights=(weights, "T S" if weights.ndim < 3 else "N T S"),
+        sizes=sizes,
+        fix="T and S are the numbers of target and source labels. Take one example, without its padding.",
+    )
+    if not weights.size:
         raise ValueError(
-            f"attention_map: got weights of shape {weights.shape} with {wanted[0]} target and {wanted[1]} "
-            f"source labels; wanted [T, S] = {wanted} or [N, T, S], none of them 0. Take one example of the "
-            "batch, without its padding."
+            f"attention_map: got weights {list(weights.shape)}; wanted no axis of size 0. "
+            "Pass at least one head and one token."
         )
     if not np.isfinite(weights).all():
         raise ValueError("attention_map: got weights that are not finite; wanted those after the softmax.")
-    heads = weights.reshape(-1, *wanted)
+    heads = weights.reshape(-1, *sizes.values())
     (title, *labels), families, note = drawable([title, *source_labels, *target_labels])
-    source, target = labels[: wanted[1]], labels[wanted[1] :]
+    source, target = labels[: sizes["S"]], labels[sizes["S"] :]
     _draw_heads(heads, source, target, title, families, path)
     return note
 
@@ -112,16 +123,16 @@ def confusion_matrix(
       ImportError: matplotlib is not installed.
     """
     matrix, size = np.asarray(matrix), len(class_names)
-    if matrix.shape != (size, size) or size == 0:
-        raise ValueError(
-            f"confusion_matrix: got a matrix of shape {matrix.shape} with {size} class names; wanted [C, C] "
-            "with C names, C at least 1."
-        )
-    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
-        raise ValueError(
-            f"confusion_matrix: got {matrix.dtype} from {matrix.min()} to {matrix.max()}; wanted counts, "
-            "integers >= 0. Do not normalize them first."
-        )
+    check_shapes(
+        "confusion_matrix",
+        matrix=(matrix, "C C", "int"),
+        sizes={"C": size},
+        fix={"dtype": "Pass counts, without normalizing them.", "C": "C is the number of class names."},
+    )
+    if size == 0:
+        raise ValueError("confusion_matrix: got no class names; wanted at least one. Pass them.")
+    if (matrix < 0).any():
+        raise ValueError(f"confusion_matrix: got a count of {matrix.min()}; wanted counts, at least 0.")
     (title, *names), families, note = drawable([title, *class_names])
     total, correct = int(matrix.sum()), int(np.trace(matrix))
     inches = min(max(size * 0.42, 2.5), 9.0)
@@ -162,7 +173,7 @@ def _confusion_colours(matrix: np.ndarray) -> np.ndarray:
     return 1 - _confusion_shade(matrix)[..., None] * (1 - darkest)
 
 
-def _label_axis(axis: Any, labels: list[str] | None, inches: float, families: list[str]) -> None:
+def _label_axis(axis: "XAxis | YAxis", labels: list[str] | None, inches: float, families: list[str]) -> None:
     """Labels the positions 0, 1, ... of an axis, or every k-th if space is short; None removes the ticks."""
     if labels is None:
         axis.set_ticks([])
@@ -179,12 +190,12 @@ def _label_axis(axis: Any, labels: list[str] | None, inches: float, families: li
     )
 
 
-def _style(panel: Any) -> None:
+def _style(panel: "Axes") -> None:
     panel.tick_params(length=0, pad=3)
     for spine in panel.spines.values():
         spine.set_color("#cccccc")
 
 
-def _set_title(figure: Any, title: str, families: list[str]) -> None:
+def _set_title(figure: "Figure", title: str, families: list[str]) -> None:
     if title:
         figure.suptitle(title, fontsize=LARGE, fontfamily=families, parse_math=False)

@@ -4,13 +4,16 @@ import math
 import numbers
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfm_jax.viz._canvas import BLUE, GREY, ORANGE, blank, save
 
 __all__ = ["curves"]
 
 VALIDATION = "validation/"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Points = list[tuple[int, float]]
 
 
@@ -58,11 +61,11 @@ def _collect(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
             if math.isfinite(value):
                 kind = "validation" if name.startswith(VALIDATION) else "training"
                 lines = metrics.setdefault(name.removeprefix(VALIDATION), {})
-                lines.setdefault(kind, []).append((row["step"], value))
+                lines.setdefault(kind, []).append((row["step"], float(value)))
     return metrics
 
 
-def _draw(panel: Any, name: str, lines: dict[str, Points]) -> None:
+def _draw(panel: "Axes", name: str, lines: dict[str, Points]) -> None:
     for kind, colour in (("training", BLUE), ("validation", ORANGE)):
         if kind in lines:
             steps, values = zip(*sorted(lines[kind]), strict=True)

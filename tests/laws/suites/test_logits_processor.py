@@ -11,6 +11,7 @@ from hypothesis import settings
 from tests.laws.suites._assertions import assert_all_hold
 from tests.marks import slow_but
 from tfm_jax import generate, laws
+from tfm_jax.generate.logits_processors import MinLength, apply_processors
 
 EXAMPLES = settings().max_examples
 FORCING = ("masked_tokens_stay_masked", "nan_is_not_hidden")  # the logit of a forced token becomes 0
@@ -26,7 +27,7 @@ PROCESSORS = {
     "frequency": (generate.FrequencyPenalty(0.3), ()),
     "ngrams": (generate.NoRepeatNgram(1), BANNING),
     "bigrams": (generate.NoRepeatNgram(2), BANNING),
-    "min_length": (generate.MinLength(3, (1,)), BANNING),
+    "min_length": (MinLength(3, (1,)), BANNING),
     "suppress": (generate.Suppress((0,)), BANNING),
     "suppress_first": (generate.SuppressFirst((0,)), BANNING),
     "after_forced": (generate.SuppressFirst((0,), after_forced=True), BANNING),
@@ -63,9 +64,7 @@ def test_processors(name):
 def test_sequence_of_processors():
     kinds = ("repetition", "temperature", "top_k", "top_p", "min_p", "renormalize")
     processors = [PROCESSORS[kind][0] for kind in kinds]
-    return jax.jit(
-        as_function(lambda logits, context: generate.apply_processors(processors, logits, context))
-    )
+    return jax.jit(as_function(lambda logits, context: apply_processors(processors, logits, context)))
 
 
 @dataclasses.dataclass

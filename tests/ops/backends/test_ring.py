@@ -147,7 +147,7 @@ def test_keys_are_permuted_and_never_gathered():
         ),
         (
             lambda q: sharded_ring(masks.padding, (P(),), {})(q, q, q, jnp.ones((B, LENGTH), bool)),
-            r"got valid of shape \[2, 192\]",
+            r"got valid bool\[2, 192\]",
         ),
     ],
     ids=["no axis", "array bias", "lengths differ", "padding of the full sequence"],

@@ -189,9 +189,11 @@ def test_the_rank_of_a_plain_array_decides_its_axes_once_the_batch_is_known():
 )
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 def test_only_booleans_are_masks(make, convert):
-    with pytest.raises(ValueError, match=r"int32.*wanted bool.*x != 0.*astype\(bool\)"):
+    with pytest.raises(
+        ValueError, match=r"got \w+ int32\[5, 5\]; wanted \w+ bool\[...\].*x != 0.*astype\(bool\)"
+    ):
         make(convert(np.ones((5, 5), np.int32)))
-    with pytest.raises(ValueError, match=r"float32.*wanted bool.*bias"):
+    with pytest.raises(ValueError, match=r"got \w+ float32\[5, 5\]; wanted \w+ bool\[...\].*bias"):
         make(convert(np.zeros((5, 5), np.float32)))
 
 
@@ -213,9 +215,12 @@ def test_python_operators_that_would_lose_a_mask_are_errors():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: masks.causal(1.5), "masks.causal: got offset of dtype float64.*ints"),
-        (lambda: masks.causal(True), "offset of dtype bool"),
-        (lambda: masks.causal().with_offset(jnp.ones(2)), "with_offset: got offset of dtype float32"),
+        (
+            lambda: masks.causal(1.5),
+            r"masks.causal: got offset float64\[\]; wanted offset int\[...\].* an int or an array of ints\.",
+        ),
+        (lambda: masks.causal(True), "offset has dtype bool"),
+        (lambda: masks.causal().with_offset(jnp.ones(2)), r"with_offset: got offset float32\[2\]"),
         (lambda: masks.window(left=-1), "left = -1; wanted None .no limit. or an int"),
         (lambda: masks.window(right=1.0), r"right = 1.0"),
         (lambda: masks.window(left=2**40), r"left = 1099511627776; wanted None .no limit. or"),
@@ -228,9 +233,9 @@ def test_python_operators_that_would_lose_a_mask_are_errors():
         (lambda: masks.window(True), "left = True"),
         (lambda: masks.window(1, 1, 0.5), "masks.window: got offset"),
         (lambda: masks.prefix(None), "n = None"),
-        (lambda: masks.prefix(2.0), "masks.prefix: got n of dtype float64"),
-        (lambda: masks.segments(np.ones(5)), "masks.segments: got query_ids of dtype float64"),
-        (lambda: masks.segments(IDS, np.ones(5)), "key_ids of dtype float64"),
+        (lambda: masks.prefix(2.0), r"masks.prefix: got n float64\[\]"),
+        (lambda: masks.segments(np.ones(5)), r"masks.segments: got query_ids float64\[5\]"),
+        (lambda: masks.segments(IDS, np.ones(5)), "key_ids has dtype float64"),
         (lambda: masks.segments(None), "query_ids = None"),
         (lambda: masks.as_mask(masks.causal, 0), "masks.causal\\(\\)"),
         (lambda: masks.as_mask(np.ones(5, bool), 1), r"shape \[5\] with 1 batch dims.*masks.padding"),
@@ -239,14 +244,20 @@ def test_python_operators_that_would_lose_a_mask_are_errors():
         (lambda: masks.causal().to_dense(3, 5), "T = 3 queries, S = 5 keys and no offset.*with_offset"),
         (lambda: masks.window(left=2).to_dense(3, 5), r"window\(left=2\): got T = 3"),
         (lambda: masks.segments(IDS).to_dense(5, 6), "no key_ids"),
-        (lambda: masks.padding(VALID).to_dense(5, 6), r"valid of shape \[2, 5\].*S = 6"),
-        (lambda: masks.dense(np.ones((1, 5), bool)).to_dense(5, 5), r"shape \[1, 5\].*T = 5"),
-        (lambda: (masks.causal() & np.bool_(True)).to_dense(5, 5), r"shape \[\]; wanted \[T, S\]"),
+        (lambda: masks.padding(VALID).to_dense(5, 6), r"got valid bool\[2, 5\].*S = 5, not 6"),
+        (lambda: masks.dense(np.ones((1, 5), bool)).to_dense(5, 5), r"got array bool\[1, 5\].*T = 1, not 5"),
+        (
+            lambda: (masks.causal() & np.bool_(True)).to_dense(5, 5),
+            r"got array bool\[\]; wanted array \[T, S\]",
+        ),
         (
             lambda: (masks.padding(VALID) & np.ones((2, N, 5, 5), bool)).to_dense(5, 5),
             "different leading dims.*per_head=True",
         ),
-        (lambda: (masks.padding(VALID) & masks.prefix(np.ones(3, int))).to_dense(5, 5), r"\[...\] = \[3\]"),
+        (
+            lambda: (masks.padding(VALID) & masks.prefix(np.ones(3, int))).to_dense(5, 5),
+            r"\[...\] = \[2\], not \[3\]",
+        ),
     ],
 )
 def test_wrong_arguments(make, message):
@@ -266,17 +277,17 @@ def test_the_largest_numbers_and_empty_arrays_are_accepted():
     [
         (
             masks.padding(np.ones((3, 5), bool)),
-            r"valid of shape \[3, 5\].*\[\.\.\., S\].*\[\.\.\.\] = \[2\], S = 5",
+            r"valid bool\[3, 5\]; wanted valid \[S\] or \[\.\.\.\|1, S\].*\[\.\.\.\] = \[3\], not \[2\]",
         ),
         (masks.padding(np.ones((1, 2, 5), bool)), r"\[1, 2, 5\]"),
-        (masks.padding(np.ones((2, 4), bool)), r"S = 5"),
-        (masks.segments(np.ones((2, 3), int), np.ones(5, int)), r"query_ids of shape \[2, 3\].*T = 5"),
-        (masks.segments(IDS, np.ones((2, 4), int)), r"key_ids of shape \[2, 4\]"),
-        (masks.causal(np.zeros(3, int)), r"offset of shape \[3\]; wanted \[\] or \[\.\.\.\]"),
-        (masks.prefix(np.zeros((2, 1), int)), r"n of shape \[2, 1\]"),
-        (masks.dense(np.ones((3, 5, 5), bool)), r"array of shape \[3, 5, 5\]"),
-        (masks.dense(np.ones((3, 5, 5), bool), per_head=True), r"\[3, 5, 5\].*N = 2"),
-        (masks.dense(np.ones((2, 5, 1), bool)), r"\[2, 5, 1\].*S = 5"),
+        (masks.padding(np.ones((2, 4), bool)), r"S = 4, not 5"),
+        (masks.segments(np.ones((2, 3), int), np.ones(5, int)), r"got query_ids int64\[2, 3\].*T = 3, not 5"),
+        (masks.segments(IDS, np.ones((2, 4), int)), r"got key_ids int64\[2, 4\]"),
+        (masks.causal(np.zeros(3, int)), r"got offset int64\[3\]; wanted offset \[\] or \[\.\.\.\|1\]"),
+        (masks.prefix(np.zeros((2, 1), int)), r"got n int64\[2, 1\].*\[\.\.\.\] = \[2, 1\], not \[2\]"),
+        (masks.dense(np.ones((3, 5, 5), bool)), r"got array bool\[3, 5, 5\].*\[\.\.\.\] = \[3\], not \[2\]"),
+        (masks.dense(np.ones((3, 5, 5), bool), per_head=True), r"\[3, 5, 5\].*N = 3, not 2"),
+        (masks.dense(np.ones((2, 5, 1), bool)), r"\[2, 5, 1\].*S = 1, not 5"),
     ],
 )
 def test_nothing_broadcasts_along_a_wrong_axis(mask, message):
@@ -287,7 +298,7 @@ def test_nothing_broadcasts_along_a_wrong_axis(mask, message):
 
 
 def test_a_batched_mask_needs_a_batched_query():
-    with pytest.raises(ValueError, match=r"valid of shape \[2, 5\].*\[\.\.\.\] = \[\]"):
+    with pytest.raises(ValueError, match=r"got valid bool\[2, 5\].*\[\.\.\.\] = \[2\], not \[\]"):
         masks.to_heads(masks.padding(VALID), (), N, 5, 5)
 
 

@@ -6,13 +6,15 @@ K key/value heads serve N = K * G query heads through an axis G. A tile has t qu
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
+import jax.core
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.checks import check_shapes
 from tfm_jax.ops.backends.common import adjust_logits, split_heads
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.ops.masks.algebra import Mask, Sizes
@@ -20,6 +22,8 @@ from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.types import Array
 
 __all__ = ["Plan", "put_tile", "split_bias", "take_tile", "unmasked_tiles"]
+
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +38,11 @@ class Plan:
     pairs: np.ndarray  # int32 [tiles that may be unmasked, 2]
     bias_grid: tuple[int, int]  # tiles of a bias array, down and across; (1, 1) without one
     static: dict[str, float | None]  # scale and soft_cap, where they are not traced
-    join_bias: Callable[..., Array] | None  # the inverse of split_bias
+    join_bias: Callable[[list, list], Callable[[Array, Array], Array]] | None  # the inverse of split_bias
     dropout_rate: float
     axis: str | None  # the mesh axis that queries and keys are sharded over
 
-    def bias_index(self, i: Array, j: Array) -> Array:
+    def bias_index(self, i: Array, j: Array) -> Array | int:
         """The index of tile (i, j) among the tiles of a bias array."""
         down, across = self.bias_grid
         return (i if down > 1 else 0) * across + (j if across > 1 else 0)
@@ -79,12 +83,13 @@ class Plan:
         self, products: Array, bias: Array | None, traced: dict, data: dict, i: Array, j: Array
     ) -> Array:
         """Logits from products of queries and keys [..., K, G, t, s]; ``bias``: the tile of a bias array."""
-        numbers = self.static | traced
+        numbers: dict = self.static | traced
         if data["mask"] is not None:
             # ``evaluate_mask`` finds NaN and Inf; here they would reach gradients: 0 * NaN is NaN.
             products = jnp.where(jnp.isfinite(products), products, 0)
         if self.join_bias is not None:
-            bias = self.join_bias(traced["bias"], data["bias"])(*self._indices(data, i, j))
+            function = self.join_bias(traced["bias"], data["bias"])
+            bias = function(*self._indices(data, i, j))
             bias = bias.reshape((1,) * (len(self.batch) + 3 - bias.ndim) + bias.shape)
         bias = None if bias is None else split_heads(bias, self.K)
         return adjust_logits(products, scale=numbers["scale"], soft_cap=numbers["soft_cap"], bias=bias)
@@ -138,7 +143,12 @@ def split_bias(
       ``(join, floats, others)``, where ``join(floats, others)`` is the bias function.
     """
     closed_jaxpr = jax.make_jaxpr(bias)(*(span.indices() for span in grid.spans(0, 0)))
-    _check_tile(closed_jaxpr.out_avals[0].shape, grid)
+    check_shapes(
+        "attention",
+        bias=(closed_jaxpr.out_avals[0], "... T|1 S|1"),
+        sizes={"T": grid.rows, "S": grid.cols},
+        fix="Compute the bias from the indices of queries and keys that are its arguments.",
+    )
     if jax.tree_util.all_leaves([bias]):  # a plain function
         if not any(isinstance(x, jax.core.Tracer) for x in closed_jaxpr.consts):
             return (lambda floats, others: bias), [], []
@@ -158,28 +168,19 @@ def split_bias(
     is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
 
     def join(floats: list, others: list) -> Callable[[Array, Array], Array]:
-        floats, others = iter(floats), iter(others)
-        return jax.tree.unflatten(tree, [next(floats if is_one else others) for is_one in is_float])
+        rest = {True: iter(floats), False: iter(others)}
+        return jax.tree.unflatten(tree, [next(rest[is_one]) for is_one in is_float])
 
     leaves = [*zip(map(jnp.asarray, leaves), is_float, strict=True)]
     return join, [x for x, is_one in leaves if is_one], [x for x, is_one in leaves if not is_one]
 
 
-def _check_tile(shape: tuple[int, ...], grid: Grid) -> None:
-    if any(n not in (1, size) for n, size in zip(shape[-2:], (grid.rows, grid.cols), strict=True)):
-        raise ValueError(
-            f"attention: got a bias function that returns {list(shape)} for {grid.rows} queries and "
-            f"{grid.cols} keys; wanted [..., N|1, {grid.rows}|1, {grid.cols}|1]. Compute it from the indices "
-            "that are its arguments."
-        )
-
-
-def take_tile(x: Any, i: Array | None) -> Any:
+def take_tile(x: Tree, i: Array | int | None) -> Tree:
     """Element i of the first axis of every array in a tree; None: the tree itself."""
     return x if i is None else jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, False), x)
 
 
-def put_tile(x: Any, tile: Any, i: Array | None) -> Any:
+def put_tile(x: Tree, tile: Tree, i: Array | int | None) -> Tree:
     """The tree with that element replaced."""
     if i is None:
         return tile

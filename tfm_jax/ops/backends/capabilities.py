@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import jax.core
 import jax.export
 
 from tfm_jax.ops.masks.algebra import Dense, Mask, Not, Or, nodes

@@ -8,7 +8,6 @@ mask's structure is static, by a condition at run time where it depends on data.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,21 +67,22 @@ def attention(
         return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     devices, index = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     grid = Grid(T, S, _tile_side(T, tile), _tile_side(S, tile))
-    data: dict[str, Any] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": index * T}
+    data: dict[str, object] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": index * T}
     if mask is not None:
         v, nonfinite_v = zero_nonfinite(v)
         data["nonfinite_v"] = grid.key_tiles(nonfinite_v)
     pairs, data["unmasked"] = unmasked_tiles(mask if axis is None else None, grid)
     numbers = {"scale": scale, "soft_cap": soft_cap}
     static = {name: x for name, x in numbers.items() if not isinstance(x, jax.Array)}
-    traced: dict[str, Any] = {name: x for name, x in numbers.items() if name not in static}
+    traced: dict[str, object] = {name: x for name, x in numbers.items() if name not in static}
     join_bias, bias_tiles, bias_grid = None, None, (1, 1)
     if callable(bias):
         varying = any(jax.typeof(x).manual_axis_type.varying for x in (q, k, v))
         join_bias, traced["bias"], data["bias"] = split_bias(bias, grid, varying=varying)
     elif bias is not None:
         bias_tiles = grid.table_tiles(bias)
-        bias_grid, bias_tiles = bias_tiles.shape[:2], bias_tiles.reshape(-1, *bias_tiles.shape[2:])
+        down, across = bias_tiles.shape[:2]
+        bias_grid, bias_tiles = (down, across), bias_tiles.reshape(-1, *bias_tiles.shape[2:])
     plan = Plan(
         grid=grid,
         batch=tuple(batch),
@@ -109,8 +109,8 @@ def _attend(
     k: Array,  # [across, ..., K, s, H]
     v: Array,  # [across, ..., K, s, Hv]
     bias: Array | None,  # [1|down * 1|across, ..., 1|N, 1|t, 1|s]
-    traced: dict[str, Any],  # other inputs with gradients
-    data: dict[str, Any],  # inputs without gradients
+    traced: dict,  # other inputs with gradients
+    data: dict,  # inputs without gradients
 ) -> Array:  # [down, ..., K, G * t, Hv]
     return _forward(plan, q, k, v, bias, traced, data)[0]
 

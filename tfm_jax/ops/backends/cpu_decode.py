@@ -69,8 +69,10 @@ def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
         if mask is None:
             return _by_reference(q, k, v, mask, bias, scale, soft_cap)
         # By the same products, so that queries that attend only to finite inputs give the same bits.
-        *finite_inputs, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
-        return attend(*finite_inputs, heads_first(nonfinite_q) | keys_last(nonfinite_k, q.shape[-2]))[0]
+        finite_q, finite_k, finite_v, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
+        return attend(
+            finite_q, finite_k, finite_v, heads_first(nonfinite_q) | keys_last(nonfinite_k, q.shape[-2])
+        )[0]
 
     # The mask does not stop NaN in the sum over values: 0 * NaN is NaN.
     out, finite = attend(q, k, v, None)

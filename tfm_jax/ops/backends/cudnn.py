@@ -15,6 +15,7 @@ from tfm_jax.ops.backends.capabilities import Capabilities, Request
 from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
 from tfm_jax.ops.masks.algebra import Mask, conjuncts
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Window
+from tfm_jax.ops.masks.tiles import AnyArray
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
@@ -115,7 +116,7 @@ def _mask_options(mask: Mask, batch: tuple[int, ...], T: int, S: int) -> dict:
     if lefts := [leaf.left for leaf in windows if leaf.left is not None]:
         options["local_window_size"] = (min(lefts), 0)
 
-    def per_sequence(x: Array, *last: int) -> Array:
+    def per_sequence(x: AnyArray, *last: int) -> Array:
         return jnp.broadcast_to(x, (*batch, *last)).reshape(-1, *last)
 
     if lengths := [

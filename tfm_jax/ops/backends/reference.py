@@ -39,7 +39,7 @@ def attention(
     bias: Bias | None,  # [..., 1|N, 1|T, 1|S]
     *,
     scale: float | Array,
-    soft_cap: float | None,
+    soft_cap: float | Array | None,
     dropout_rate: float,
     key: Key | None,
 ) -> Array:  # [..., T, N, Hv]
@@ -76,7 +76,7 @@ def attention_weights(
     bias: Bias | None,  # [..., 1|N, 1|T, 1|S]
     *,
     scale: float | Array,
-    soft_cap: float | None,
+    soft_cap: float | Array | None,
 ) -> Array:  # [..., N, T, S]
     """The weights as ``tfm_jax.ops.attention_weights`` defines them, for arguments that it has checked.
 
@@ -104,7 +104,7 @@ def _logits_and_values(
     bias: Bias | None,
     *,
     scale: float | Array,
-    soft_cap: float | None,
+    soft_cap: float | Array | None,
 ) -> tuple[Array, Array]:  # [..., N, T, S]; v, made finite where there is a mask
     allowed, nonfinite = evaluate_mask(mask, q, k), None
     if mask is not None:

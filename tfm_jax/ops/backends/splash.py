@@ -5,8 +5,7 @@ masked key gets an id that no query has. Fully masked rows, NaN and Inf are brou
 afterwards. The compiler cannot partition the kernel: on several devices, call it inside ``shard_map``.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from tfm_jax.ops.backends.capabilities import Capabilities, Request
 from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
 from tfm_jax.ops.masks.algebra import Mask, conjuncts
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
+from tfm_jax.ops.masks.tiles import AnyArray
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.types import Array, Key
 
@@ -116,7 +116,7 @@ def attention(
     return out if mask is None else fix_rows(out, allowed, nonfinite_q, nonfinite_k)
 
 
-def _kernel(N: int, T: int, S: int, distances: tuple, soft_cap: float | None, interpret: bool) -> Any:
+def _kernel(N: int, T: int, S: int, distances: tuple, soft_cap: float | None, interpret: bool) -> Callable:
     # Imported on use: other backends do not pay for it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as kernel_masks
@@ -154,10 +154,10 @@ def _distance_range(leaves: list[Mask]) -> tuple[float, float]:
     for leaf in leaves:
         match leaf:
             case Causal(offset):
-                greatest = min(greatest, offset or 0)
+                greatest = min(greatest, int(offset or 0))
             case Window(left, right, offset):
-                least = least if left is None else max(least, (offset or 0) - left)
-                greatest = greatest if right is None else min(greatest, (offset or 0) + right)
+                least = least if left is None else max(least, int(offset or 0) - left)
+                greatest = greatest if right is None else min(greatest, int(offset or 0) + right)
     return least, greatest
 
 
@@ -166,7 +166,7 @@ def _segment_ids(
 ) -> tuple[Array, Array, Array]:  # int32 [examples, T], int32 [examples, S], bool [examples, S]
     """Segment ids of queries and keys, and which keys are valid."""
 
-    def per_example(x: Array, n: int) -> Array:
+    def per_example(x: AnyArray, n: int) -> Array:
         return jnp.broadcast_to(x, (*batch, n)).reshape(-1, n)
 
     query_ids, key_ids = (per_example(jnp.zeros(n, np.int32), n) for n in (T, S))

@@ -15,7 +15,9 @@ __all__ = ["CAPABILITIES", "attention"]
 
 
 def _limits(request: Request) -> Iterator[str]:
-    if request.q.dtype != jnp.float32 and jax.config.jax_numpy_dtype_promotion == "strict":
+    # JAX declares its options when it is imported, which its types do not show.
+    promotion = jax.config.jax_numpy_dtype_promotion  # pyright: ignore[reportAttributeAccessIssue]
+    if request.q.dtype != jnp.float32 and promotion == "strict":
         yield f"promotes {request.q.dtype} in its gradient, which jax_numpy_dtype_promotion=strict forbids"
 
 
@@ -66,9 +68,18 @@ def attention(
         bias = jnp.where(fully_masked, 0, jnp.where(allowed, bias, -jnp.inf))
     if allowed is not None:
         q, k, v, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
-    inputs = (
-        x if x is None else jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
-        for x in (q, k, v, bias, allowed if bias is None else None)
-    )
-    out = jax.nn.dot_product_attention(*inputs, scale=scale, implementation="xla").reshape(q.shape)
+
+    def flat(x: Array) -> Array:
+        return jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
+
+    # The scale may be an array, which its types do not show.
+    out = jax.nn.dot_product_attention(  # pyright: ignore[reportCallIssue]
+        flat(q),
+        flat(k),
+        flat(v),
+        bias=None if bias is None else flat(bias),
+        mask=None if allowed is None or bias is not None else flat(allowed),
+        scale=scale,  # pyright: ignore[reportArgumentType]
+        implementation="xla",
+    ).reshape(q.shape)
     return out if allowed is None else fix_rows(out, allowed, nonfinite_q, nonfinite_k)

@@ -129,7 +129,7 @@ def padding(valid: Array) -> Mask:
     Raises:
       ValueError: ``valid`` is not boolean.
     """
-    return Padding(check_bool("masks.padding", valid))
+    return Padding(check_bool("masks.padding", "valid", valid))
 
 
 def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
@@ -154,8 +154,8 @@ def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
     """
     if query_ids is None:
         raise ValueError("masks.segments: got query_ids = None; wanted int [..., T].")
-    query_ids = check_int("masks.segments", "query_ids", query_ids)
-    return Segments(query_ids, check_int("masks.segments", "key_ids", key_ids))
+    queries = check_int("masks.segments", "query_ids", query_ids)
+    return Segments(queries, check_int("masks.segments", "key_ids", key_ids))
 
 
 def dense(array: Array, per_head: bool = False) -> Mask:
@@ -175,7 +175,7 @@ def dense(array: Array, per_head: bool = False) -> Mask:
     Raises:
       ValueError: ``array`` is not boolean.
     """
-    return Dense(check_bool("masks.dense", array), bool(per_head))
+    return Dense(check_bool("masks.dense", "array", array), bool(per_head))
 
 
 def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
@@ -199,7 +199,7 @@ def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
         return x
     if not hasattr(x, "dtype"):
         raise ValueError(f"mask: got {x!r}; wanted a mask such as masks.causal(), a bool array, or None.")
-    rank = len(check_bool("mask", x).shape)
+    rank = len(check_bool("mask", "mask", x).shape)
     if rank not in (2, batch_rank + 2, batch_rank + 3):
         raise ValueError(
             f"mask: got a bool array of shape {list(x.shape)} with {batch_rank} batch dims [...]; wanted "

@@ -6,14 +6,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
-from tfm_jax.ops.masks.tiles import Grid, Span
+from tfm_jax.checks import check_shapes
+from tfm_jax.ops.masks.tiles import AnyArray, Grid, Ints, Span, any_and_all
 from tfm_jax.ops.tracing import is_concrete
 from tfm_jax.types import Array
 
@@ -33,6 +34,12 @@ __all__ = [
 ]
 
 _LARGEST_DRAWING = 16  # queries, and keys
+_ADDITIVE = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
+_NONZERO = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
+_AXES = {"": "...|1", "T": "...|1 T", "S": "...|1 S", "TS": "...|1 T S", "NTS": "...|1 N|1 T S"}
+
+
+M = TypeVar("M", bound="Mask")
 
 
 class Sizes(NamedTuple):
@@ -51,19 +58,20 @@ class Mask:
     [..., N, T, S]. Its rank decides which, once the batch is known.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]  # every kind is a dataclass
     # NumPy then leaves `array & mask` to __rand__, instead of looping over the elements of the array.
     __array_ufunc__ = None
 
-    def __and__(self, other: Any) -> "Mask":
+    def __and__(self, other: "Mask | AnyArray") -> "Mask":
         return _combine(And, self, other)
 
-    def __rand__(self, other: Any) -> "Mask":
+    def __rand__(self, other: "Mask | AnyArray") -> "Mask":
         return _combine(And, other, self)
 
-    def __or__(self, other: Any) -> "Mask":
+    def __or__(self, other: "Mask | AnyArray") -> "Mask":
         return _combine(Or, self, other)
 
-    def __ror__(self, other: Any) -> "Mask":
+    def __ror__(self, other: "Mask | AnyArray") -> "Mask":
         return _combine(Or, other, self)
 
     def __invert__(self) -> "Mask":
@@ -81,7 +89,7 @@ class Mask:
         T = sizes.get("T", sizes.get("S", 8))
         return self.expression() + draw(self, T, sizes.get("S", T))
 
-    def with_offset(self, offset: int | Array | None) -> "Mask":
+    def with_offset(self, offset: Ints | None) -> "Mask":
         """The same mask, with query 0 at position ``offset`` (int or int [...]) in every positional leaf."""
         return self._map(lambda inner: inner.with_offset(offset))
 
@@ -102,7 +110,7 @@ class Mask:
         """
         return self._map(lambda inner: inner.block(queries, keys))
 
-    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[AnyArray, AnyArray]:
         """For each tile of the T x S table, whether any pair in it is unmasked, and whether all pairs are.
 
         Equivalent to::
@@ -215,7 +223,8 @@ class Mask:
         return dataclasses.replace(self, **{name: change(x) for name, x in self._inner().items()})
 
 
-def mask_type(cls: type) -> type:
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(pytrees.static,))
+def mask_type(cls: type[M]) -> type[M]:
     """Makes a subclass of ``Mask`` a frozen dataclass and a pytree."""
     # eq=False: arrays do not compare to one bool. repr=False: Mask draws.
     return pytrees.register(dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
@@ -231,7 +240,7 @@ class And(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return self.left.evaluate(sizes) & self.right.evaluate(sizes)
 
-    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[AnyArray, AnyArray]:
         any_left, all_left = self.left.bounds(grid, traced)
         any_right, all_right = self.right.bounds(grid, traced)
         return any_left & any_right, all_left & all_right
@@ -250,7 +259,7 @@ class Or(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return self.left.evaluate(sizes) | self.right.evaluate(sizes)
 
-    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[AnyArray, AnyArray]:
         any_left, all_left = self.left.bounds(grid, traced)
         any_right, all_right = self.right.bounds(grid, traced)
         return any_left | any_right, all_left | all_right
@@ -268,7 +277,7 @@ class Not(Mask):
     def evaluate(self, sizes: Sizes) -> Array:
         return ~self.inner.evaluate(sizes)
 
-    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[AnyArray, AnyArray]:
         any_pair, all_pairs = self.inner.bounds(grid, traced)
         return ~all_pairs, ~any_pair
 
@@ -287,36 +296,20 @@ class Leaf(Mask):
             if getattr(self, name) is not None:
                 yield self, name, letters
 
-    def bounds(self, grid: Grid, traced: bool = True) -> tuple[Any, Any]:
+    def bounds(self, grid: Grid, traced: bool = True) -> tuple[AnyArray, AnyArray]:
         if not traced and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self)):
             return np.ones((1, 1), bool), np.zeros((1, 1), bool)
         return self.tile_bounds(grid)
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         """``bounds``, from the values of the arrays."""
         raise NotImplementedError
 
     def check(self, sizes: Sizes, *, within: bool = False) -> None:
+        known = {"...": sizes.batch, "N": sizes.N, "T": sizes.T, "S": sizes.S}
+        function = f"masks.{type(self).__name__.lower()}"
         for _, name, letters in self.arrays(len(sizes.batch)):
-            self._check_shape(name, letters, sizes)
-
-    def _check_shape(self, name: str, letters: str, sizes: Sizes) -> None:
-        shape = np.shape(getattr(self, name))
-        lead, last = _split_shape(shape, letters)
-        fits = len(last) == len(letters) and len(lead) in (0, len(sizes.batch))
-        fits = fits and all(n in (1, wanted) for n, wanted in zip(lead, sizes.batch, strict=False))
-        found = dict(zip(letters, last, strict=False))
-        wanted = {letter: getattr(sizes, letter) for letter in letters}
-        if not fits or any(n != wanted[letter] and (letter, n) != ("N", 1) for letter, n in found.items()):
-            values = [
-                f"[...] = {_brackets(sizes.batch)}",
-                *(f"{letter} = {n}" for letter, n in wanted.items()),
-            ]
-            raise ValueError(
-                f"{self.expression()}: got {name} of shape {_brackets(shape)}; wanted "
-                f"[{', '.join(letters)}] or [{', '.join(['...', *letters])}], where {', '.join(values)} "
-                "(a size of [...], or N, may also be 1)."
-            )
+            check_shapes(function, {name: (getattr(self, name), _AXES[letters])}, sizes=known)
 
     def broadcastable(self, name: str, letters: str, sizes: Sizes) -> Array:  # -> [..., 1|N, 1|T, 1|S]
         """The array ``name``, whose last axes are ``letters``, reshaped to broadcast to [..., N, T, S]."""
@@ -333,7 +326,7 @@ class Dense(Leaf):
     ``per_head=None`` leaves the choice to the array's rank, once the batch is known.
     """
 
-    array: Any
+    array: AnyArray
     per_head: bool | None = pytrees.static(default=None)
 
     def arrays(self, batch_rank: int | None) -> Iterator[tuple[Leaf, str, str]]:
@@ -349,10 +342,10 @@ class Dense(Leaf):
     def block(self, queries: Span, keys: Span) -> Mask:
         return dataclasses.replace(self, array=keys.take(queries.take(self.array, -2), -1))
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         tiles = grid.split(grid.split(self.array, -2, -2), -1, -1)  # [..., down, rows, across, cols]
         inside = (*range(tiles.ndim - 4), -3, -1)
-        return tiles.any(inside), tiles.all(inside)
+        return any_and_all(tiles, inside)
 
 
 def conjuncts(mask: Mask | None) -> list[Mask]:
@@ -377,15 +370,11 @@ def nodes(mask: Mask | None) -> Iterator[Mask]:
         yield from nodes(inner)
 
 
-def check_bool(function: str, x: Any) -> Any:
+def check_bool(function: str, name: str, x: AnyArray) -> AnyArray:
     """``x`` as an array; a ValueError with the fix where its dtype is not bool."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        fix = "An additive mask (0 and -inf) is a bias: pass it as bias=..., or its `x == 0` as the mask."
-    else:
-        fix = "If nonzero means may attend, pass `x != 0` or `x.astype(bool)`."
-    if not jnp.issubdtype(x.dtype, jnp.bool_):
-        raise ValueError(f"{function}: got dtype {x.dtype}; wanted bool, where True means may attend. {fix}")
+    fix = _ADDITIVE if jnp.issubdtype(x.dtype, jnp.floating) else _NONZERO
+    check_shapes(function, {name: (x, "...", "bool")}, fix=f"True means may attend. {fix}")
     return x
 
 
@@ -426,15 +415,18 @@ def _corner(mask: Mask, T: int, S: int) -> Array:
     return allowed[(0,) * (allowed.ndim - 2)][:_LARGEST_DRAWING, :_LARGEST_DRAWING]
 
 
-def _combine(operator: type[Mask], *sides: Any) -> Any:
+def _combine(operator: "type[And] | type[Or]", *sides: Mask | AnyArray) -> Mask:
     if not all(isinstance(side, Mask) or hasattr(side, "dtype") for side in sides):
         return NotImplemented
     return operator(
-        *(side if isinstance(side, Mask) else Dense(check_bool("mask & | array", side)) for side in sides)
+        *(
+            side if isinstance(side, Mask) else Dense(check_bool("mask & | array", "array", side))
+            for side in sides
+        )
     )
 
 
-def _operand(mask: Any, *looser: type[Mask]) -> str:
+def _operand(mask: object, *looser: type[Mask]) -> str:
     """A child's expression, in parentheses where its operator binds more loosely than the parent's."""
     if not isinstance(mask, Mask):  # JAX puts other values there: an axis number, a PartitionSpec
         return repr(mask)

@@ -5,17 +5,17 @@ make these classes and check their arguments; the classes check shapes.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar, overload
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import pytrees
+from tfm_jax.checks import check_shapes
 from tfm_jax.ops.masks.algebra import Leaf, Mask, Sizes, mask_type
-from tfm_jax.ops.masks.tiles import Grid, Span
-from tfm_jax.ops.tracing import definitely, is_concrete
+from tfm_jax.ops.masks.tiles import AnyArray, Grid, Ints, Span, any_and_all
+from tfm_jax.ops.tracing import definitely, is_concrete, is_symbolic
 from tfm_jax.types import Array
 
 __all__ = ["Causal", "Padding", "Prefix", "Segments", "Window", "check_int"]
@@ -26,7 +26,9 @@ class _Positional(Leaf):
 
     axes: ClassVar = {"offset": ""}
 
-    def with_offset(self, offset: int | Array | None) -> Mask:
+    offset: Ints | None
+
+    def with_offset(self, offset: Ints | None) -> Mask:
         return dataclasses.replace(self, offset=check_int("with_offset", "offset", offset))
 
     def check(self, sizes: Sizes, *, within: bool = False) -> None:
@@ -72,7 +74,7 @@ class _Positional(Leaf):
             queries = queries + self.broadcastable("offset", "", sizes).astype(jnp.int32)
         return _arange(sizes.S, -1, sizes) - queries
 
-    def _distance_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def _distance_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         """The least and the greatest distance in each tile."""
         (i, i_last), (j, j_last) = grid.ends(-2), grid.ends(-1)
         least, greatest = _min_max(0 if self.offset is None else self.offset)
@@ -83,12 +85,12 @@ class _Positional(Leaf):
 class Causal(_Positional):
     """Allows key j <= offset + i, for query i. ``offset``: None, int or int [...]."""
 
-    offset: Any = None
+    offset: Ints | None = None
 
     def evaluate(self, sizes: Sizes) -> Array:
         return self._distance(sizes) <= 0
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         least, greatest = self._distance_bounds(grid)
         return least <= 0, greatest <= 0
 
@@ -99,7 +101,7 @@ class Window(_Positional):
 
     left: int | None = pytrees.static(default=None)
     right: int | None = pytrees.static(default=None)
-    offset: Any = None
+    offset: Ints | None = None
 
     def evaluate(self, sizes: Sizes) -> Array:
         allowed = jnp.ones((1,) * (len(sizes.batch) + 3), bool)
@@ -109,7 +111,7 @@ class Window(_Positional):
             allowed = allowed & (self._distance(sizes) <= self.right)
         return allowed
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         least, greatest = self._distance_bounds(grid)
         any_pair = all_pairs = np.ones((1, 1), bool)
         if self.left is not None:
@@ -128,7 +130,7 @@ class Prefix(Leaf):
 
     axes: ClassVar = {"n": ""}
 
-    n: Any
+    n: Ints
 
     def evaluate(self, sizes: Sizes) -> Array:
         return _arange(sizes.S, -1, sizes) < self.broadcastable("n", "", sizes).astype(jnp.int32)
@@ -136,7 +138,7 @@ class Prefix(Leaf):
     def block(self, queries: Span, keys: Span) -> Mask:
         return dataclasses.replace(self, n=_as_int32(self.n) - keys.start)
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         (first, last), (least, greatest) = grid.ends(-1), _min_max(self.n)
         return (first < greatest)[None], (last < least)[None]
 
@@ -147,7 +149,7 @@ class Padding(Leaf):
 
     axes: ClassVar = {"valid": "S"}
 
-    valid: Any
+    valid: AnyArray
 
     def evaluate(self, sizes: Sizes) -> Array:
         return self.broadcastable("valid", "S", sizes)
@@ -158,10 +160,11 @@ class Padding(Leaf):
     def on_axis(self, axis: str, T: int, S: int) -> Mask:
         return dataclasses.replace(self, valid=_all_gather(self.valid, axis))
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         tiles = grid.split(self.valid, -1, -1)
         inside = (*range(tiles.ndim - 2), -1)
-        return tiles.any(inside)[None], tiles.all(inside)[None]
+        any_pair, all_pairs = any_and_all(tiles, inside)
+        return any_pair[None], all_pairs[None]
 
 
 @mask_type
@@ -170,8 +173,8 @@ class Segments(Leaf):
 
     axes: ClassVar = {"query_ids": "T", "key_ids": "S"}
 
-    query_ids: Any
-    key_ids: Any = None
+    query_ids: AnyArray
+    key_ids: AnyArray | None = None
 
     def check(self, sizes: Sizes, *, within: bool = False) -> None:
         super().check(sizes)
@@ -194,7 +197,7 @@ class Segments(Leaf):
     def on_axis(self, axis: str, T: int, S: int) -> Mask:
         return dataclasses.replace(self, key_ids=_all_gather(self._key_ids(), axis))
 
-    def tile_bounds(self, grid: Grid) -> tuple[Any, Any]:
+    def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         queries = grid.split(_as_int32(self.query_ids), -1, -2)[..., None, :]  # [..., down, 1, rows]
         keys = grid.split(_as_int32(self._key_ids()), -1, -1)[..., None, :, :]  # [..., 1, across, cols]
         # Ids without leading dims hold for the whole batch.
@@ -208,24 +211,32 @@ class Segments(Leaf):
         leading = tuple(range(any_pair.ndim - 2))
         return any_pair.any(leading), all_pairs.all(leading)
 
-    def _key_ids(self) -> Any:
+    def _key_ids(self) -> AnyArray:
         return self.query_ids if self.key_ids is None else self.key_ids
 
 
-def _all_gather(keys: Array, axis: str) -> Array:
+def _all_gather(keys: AnyArray, axis: str) -> Array:
     """The last axis of all devices, concatenated in their order."""
     return jax.lax.all_gather(jnp.asarray(keys), axis, axis=jnp.ndim(keys) - 1, tiled=True)
 
 
-def _as_int32(x: Any) -> Any:
+@overload
+def _as_int32(x: AnyArray) -> AnyArray: ...
+
+
+@overload
+def _as_int32(x: Ints) -> Ints: ...
+
+
+def _as_int32(x: Ints) -> Ints:
     """An array as int32, so that differences of small integers do not wrap; an int as it is."""
-    return x.astype(np.int32) if hasattr(x, "astype") else x
+    return x if isinstance(x, int) else x.astype(np.int32)
 
 
-def _min_max(x: Any) -> tuple[Any, Any]:
+def _min_max(x: Ints) -> tuple[Ints, Ints]:
     """The minimum and the maximum over the batch; NumPy numbers if they are known without tracing."""
     x = _as_int32(x)
-    return (x.min(), x.max()) if hasattr(x, "min") else (x, x)
+    return (x, x) if isinstance(x, int) else (x.min(), x.max())
 
 
 def _arange(n: int, axis: int, sizes: Sizes) -> Array:  # -> int32 [1, ..., 1], n long on `axis`
@@ -234,21 +245,32 @@ def _arange(n: int, axis: int, sizes: Sizes) -> Array:  # -> int32 [1, ..., 1], 
     return jnp.arange(n, dtype=jnp.int32).reshape(shape)
 
 
-def check_int(function: str, name: str, x: Any) -> Any:
+@overload
+def check_int(function: str, name: str, x: None) -> None: ...
+
+
+@overload
+def check_int(function: str, name: str, x: AnyArray) -> AnyArray: ...
+
+
+@overload
+def check_int(function: str, name: str, x: Ints) -> Ints: ...
+
+
+def check_int(function: str, name: str, x: Ints | None) -> Ints | None:
     """``x``: None, an int, or an array of ints; a ValueError for other dtypes and for values beyond int32.
 
     Values that are traced are not checked.
     """
     if x is None:
         return x
-    if jax.export.is_symbolic_dim(x):
+    if is_symbolic(x):
         return jnp.asarray(x, jnp.int32)
     if isinstance(x, int) and not isinstance(x, bool):
         low = high = x
     else:
-        x = x if hasattr(x, "dtype") else np.asarray(x)
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"{function}: got {name} of dtype {x.dtype}; wanted an int or an array of ints.")
+        x = np.asarray(x) if isinstance(x, int) or not hasattr(x, "dtype") else x
+        check_shapes(function, {name: (x, "...", "int")}, fix="Pass an int or an array of ints.")
         if jnp.can_cast(x.dtype, jnp.int32) or not is_concrete(x) or x.size == 0:
             return x
         low, high = int(np.min(np.asarray(x))), int(np.max(np.asarray(x)))

@@ -1,13 +1,19 @@
 """Tiles of the T x S table of queries and keys, and arrays split to match."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.types import Array
 
-__all__ = ["Grid", "Span"]
+__all__ = ["AnyArray", "Grid", "Ints", "Span", "any_and_all"]
+
+AnyArray = Array | np.ndarray
+"""NumPy's where the values are known before tracing, which then stay known; or JAX's."""
+Ints = int | AnyArray
+"""One integer, or one per sequence [...]."""
+Padding = Literal["edge", "constant"]
 
 
 class Span(NamedTuple):
@@ -20,7 +26,7 @@ class Span(NamedTuple):
         """The indices of its elements."""
         return self.start + jnp.arange(self.size, dtype=jnp.int32)
 
-    def take(self, array: Array, axis: int) -> Array:
+    def take(self, array: AnyArray, axis: int) -> Array:
         """Its elements of an axis; beyond the end of the axis, the last element repeats."""
         return jnp.take(array, self.indices(), axis=axis, mode="clip")
 
@@ -49,7 +55,13 @@ class Grid(NamedTuple):
         last = np.minimum(first + size, n).astype(np.int32) - np.int32(1)
         return (first[:, None], last[:, None]) if axis == -2 else (first, last)
 
-    def split(self, array: Any, axis: int, of: int, mode: str = "edge") -> Any:
+    @overload
+    def split(self, array: np.ndarray, axis: int, of: int, mode: Padding = "edge") -> np.ndarray: ...
+
+    @overload
+    def split(self, array: Array, axis: int, of: int, mode: Padding = "edge") -> Array: ...
+
+    def split(self, array: AnyArray, axis: int, of: int, mode: Padding = "edge") -> AnyArray:
         """Splits an axis into [tiles, elements of a tile], padded at its end.
 
         Args:
@@ -64,7 +76,8 @@ class Grid(NamedTuple):
         n, size = (self.T, self.rows) if of == -2 else (self.S, self.cols)
         axis, tiles = axis + array.ndim, -(-n // size)
         padding = [(0, tiles * size - n if i == axis else 0) for i in range(array.ndim)]
-        array = (np if isinstance(array, np.ndarray) else jnp).pad(array, padding, mode=mode)
+        pad = np.pad if isinstance(array, np.ndarray) else jnp.pad
+        array = pad(array, padding, mode)
         return array.reshape(*array.shape[:axis], tiles, size, *array.shape[axis + 1 :])
 
     def query_tiles(self, x: Array, K: int) -> Array:
@@ -94,3 +107,10 @@ class Grid(NamedTuple):
         table = table[..., None, :] if S == 1 else self.split(table, -1, -1, "constant")
         table = table[..., None, :, :, :] if T == 1 else self.split(table, -3, -2, "constant")
         return jnp.moveaxis(table, (-4, -2), (0, 1))
+
+
+def any_and_all(array: AnyArray, axes: tuple[int, ...]) -> tuple[AnyArray, AnyArray]:
+    """Whether any, and whether all booleans over some axes are True."""
+    if isinstance(array, np.ndarray):
+        return np.asarray(array.any(axes)), np.asarray(array.all(axes))
+    return array.any(axes), array.all(axes)
