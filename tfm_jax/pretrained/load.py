@@ -225,7 +225,8 @@ def model_of(config: CheckpointConfig, family: Family, module: type[M] = ANY_MOD
 
 def shapes_of(model: Pure[nnx.Module]) -> Params:
     """The shapes of a model's parameters."""
-    return jax.eval_shape(model.init, jax.random.key(0))
+    # JAX remembers something of each traced function for as long as it lives: a model may live long.
+    return jax.eval_shape(lambda key: model.init(key), jax.random.key(0))
 
 
 def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, CheckpointTensor]:

@@ -14,6 +14,7 @@ from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.pretrained.tasks.text_classification import Label, TokenLabel
 from tfm_jax.train import data_mesh
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefg"]
@@ -114,7 +115,7 @@ def test_devices_share_each_batch(directory, config):
         return [x.scores for x in jax.tree.leaves(labels, is_leaf=is_label)]
 
     def is_label(x):
-        return isinstance(x, pretrained.Label | pretrained.TokenLabel)
+        return isinstance(x, Label | TokenLabel)
 
     np.testing.assert_allclose(scores(classifier(TEXTS)), scores(wanted), rtol=1e-5, atol=1e-6)
     (batch,) = seen

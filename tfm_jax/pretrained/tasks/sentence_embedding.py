@@ -122,9 +122,10 @@ class SentenceEncoder:
         texts = as_texts("SentenceEncoder", "texts", texts, pairs=True)
         prompt = self._prompt(prompt_name)
         if prompt:
-            if any(not isinstance(text, str) for text in texts):
+            single = [text for text in texts if isinstance(text, str)]
+            if len(single) < len(texts):
                 raise ValueError("SentenceEncoder: got a prompt and a pair of texts; wanted single texts.")
-            texts = [prompt + text for text in texts]
+            texts = [prompt + text for text in single]
         skipped = np.int32(self._prompt_length(prompt) if prompt and not self.pool_prompt else 0)
 
         def run(tokens: Array, types: Array, valid: Array | None) -> Array:

@@ -30,9 +30,13 @@ class _Tokenizer:
     bos_id: int | None = None
     eos_id: int | None = None
 
-    @functools.cached_property
+    @property
     def vocab_size(self) -> int:
-        return max(self.backend.get_vocab().values(), default=-1) + 1
+        return self._last_id + 1
+
+    @functools.cached_property
+    def _last_id(self) -> int:
+        return max(self.backend.get_vocab().values(), default=-1)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.asarray(found.ids, np.int32) for found in self.backend.encode_batch_fast(list(texts))]
