@@ -47,7 +47,12 @@ def save(
     Raises:
       FileExistsError: for a directory that is not empty.
       ValueError: for an unknown architecture, a model that it cannot express, parameters of another model,
-        and a tokenizer that transformers would read differently beside that model.
+        and a tokenizer that transformers would read differently beside that model. A variant that the format
+        lacks, such as an ``nn.Norm`` of your own, is named.
+
+    Fields of ``nn.Config`` that change no output of these parameters are not saved: ``initializers``,
+    ``attention_implementation``, ``dtype``, ``param_dtype``, ``remat`` and ``unroll``. An
+    ``initializer_range`` in ``config.settings`` is kept: transformers draws new heads with it.
     """
     family = find_family(config.architecture)
     settings = family.write_config(config)

@@ -1,7 +1,9 @@
 """Text classification: labels follow the model's logits, independent of batching, as in transformers."""
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.pretrained.tasks import text_classification
 from tfm_jax.pretrained.tasks.text_classification import Label, TokenLabel
 from tfm_jax.train import data_mesh
 
@@ -63,6 +66,26 @@ def test_each_text_gets_the_label_of_the_largest_logit(directory):
         assert label.label == classifier.labels[wanted.argmax()] and label.score == label.scores.max()
     assert np.ptp([label.scores for label in found], axis=0).max() > 0.01
     assert classifier([]) == [] and classifier.tokenizer.truncation is None
+
+
+def test_loading_a_config_again_compiles_nothing_and_keeps_nothing(directory):
+    save(directory, SEQUENCES)
+
+    def use():
+        classifier = pretrained.load_text_classifier(directory)
+        classifier(TEXTS)
+        return weakref.ref(classifier)
+
+    def count():
+        gc.collect()
+        return text_classification._scores._cache_size(), len(gc.get_objects())
+
+    assert use()() is None or gc.collect()
+    use()
+    programs, objects = count()
+    assert use()() is None or gc.collect()
+    again, more = count()
+    assert again == programs and more - objects < 20
 
 
 @pytest.mark.parametrize(
