@@ -33,9 +33,9 @@ def test_average_of_the_last_checkpoints(tmp_path):
     run = make_run(tmp_path, nn.Decoder, scales=(1.0, 2.0, 6.0), settings={"average": 2})
     assert scale_of(run) == 4.0  # the average of its config
     assert scale_of(run, average=1) == 6.0 and scale_of(run, average=3) == 3.0
-    with pytest.raises(ValueError, match="got last=4; wanted 1 to 3"):
+    with pytest.raises(ValueError, match="load_run: got average=4; wanted 1 to 3"):
         runs.load_run(run, average=4)
-    with pytest.raises(ValueError, match="got last=0; wanted 1 to 3"):
+    with pytest.raises(ValueError, match="load_run: got average=0; wanted 1 to 3"):
         runs.load_run(run, average=0)
     few = json.loads((run / "config.json").read_text()) | {"average": 5}
     (run / "config.json").write_text(json.dumps(few))

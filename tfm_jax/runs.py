@@ -73,6 +73,11 @@ def _load_params(
     steps = consecutive_steps(checkpoints, checkpoint_every)
     if not steps:
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
+    if average is not None and not 1 <= average <= len(steps):
+        raise ValueError(
+            f"load_run: got average={average}; wanted 1 to {len(steps)}, the last checkpoints in "
+            f"{checkpoints}, as far apart as the run's checkpoint_every: steps {steps}."
+        )
     average = min(n_averaged, len(steps)) if average is None else average
     if average != 1:
         return train.average_params(checkpoints, average, every=checkpoint_every)

@@ -13,6 +13,7 @@ import pytest
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tests.pretrained.tasks.test_text_classification import SEQUENCES, TEXTS, TOKENS, save
 from tfm_jax import pretrained
+from tfm_jax.pretrained.tasks.text_classification import Label
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_errors_are_one_line(tfm, models, tmp_path):
             ["--model", models["texts"], "a", "--devices", "33"],
             "--devices: got 33; wanted at most --batch-size, 32.",
         ),
-        (["--model", tmp_path, "a"], "there is no config.json"),
+        (["--model", tmp_path, "a"], "got no config.json; wanted one"),
     ):
         status, out, err = tfm("classify", *argv)
         assert (status, out) == (2, "") and len(err.splitlines()) == 1 and message in err
@@ -99,7 +100,7 @@ def test_json_is_ascii(tfm, models, monkeypatch):
 
 def test_nan_and_inf_are_null(tfm, models, monkeypatch):
     def broken(texts, batch_size):
-        return [pretrained.Label("a", math.nan, np.array([math.nan, math.inf, 1.0]))]
+        return [Label("a", math.nan, np.array([math.nan, math.inf, 1.0]))]
 
     broken.labels = ("a", "b", "c")
     monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args, **options: broken)

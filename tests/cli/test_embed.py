@@ -105,7 +105,7 @@ def test_progress_bar_of_a_file_on_a_terminal(tfm, directory, tmp_path, monkeypa
     ("argv", "message"),
     [
         (["--model", "NOWHERE", "a"], "got NOWHERE; wanted an existing directory"),
-        (["--model", "EMPTY", "a"], "there is no config.json in EMPTY"),
+        (["--model", "EMPTY", "a"], "EMPTY: got no config.json; wanted one"),
         (
             ["--model", "MODEL", "a", "--out", "x.csv"],
             "--out: got x.csv; wanted a name that ends in .npy or .jsonl.",

@@ -26,7 +26,10 @@ from tfm_jax.ranges import SIZE
             "TRANSLATOR: got an encoder-decoder; wanted a decoder-only model. Use tfm translate.",
         ),
         (["translate"], "tfm: got no model; wanted the directory of a run, or --model with a checkpoint."),
-        (["generate", "a", "--model", "WRITER"], "wanted one in a list. Add it, or pass architecture="),
+        (
+            ["generate", "a", "--model", "WRITER"],
+            "config of a run; wanted that of a pretrained checkpoint.",
+        ),
         (
             ["generate", "WRITER", "--allow-pickle", "a"],
             "--allow-pickle: got a run; wanted a pretrained checkpoint. Use --model.",
@@ -35,6 +38,7 @@ from tfm_jax.ranges import SIZE
             ["generate", "a", "--model", "WRITER", "--average", "2"],
             "--average: got --model too; wanted a run",
         ),
+        (["generate", "WRITER", "a", "--average", "9"], "--average: got 9; wanted 1 to "),
         (
             ["generate", "WRITER", "a", "--dtype", "bfloat16"],
             "--dtype: got a run; wanted a pretrained checkpoint",

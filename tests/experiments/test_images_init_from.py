@@ -140,7 +140,7 @@ def sources(tmp_path_factory, vit, images_run):
         ("vit", ["--patch-size", "4"], "got --patch-size; wanted the patches of --init-from"),
         ("vit", ["--model.d-ff", "8"], r"(?s)wanted .*--model.d-ff: configured 8, the weights have 5"),
         ("vit", ["--model.patches", "None"], r"--model.patches: configured None, the weights have Patches\("),
-        ("unread", [], "there is no preprocessor_config.json in .*unread"),
+        ("unread", [], "unread: got no preprocessor_config.json; wanted"),
         ("padded", [], "got do_pad=True; wanted False"),
         ("square", [], "got images of 8 x 8 x 3; wanted 6 x 8 x 3. Its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: got a model of texts; wanted one of images"),

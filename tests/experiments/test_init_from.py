@@ -191,7 +191,7 @@ def test_unsuitable_initial_weights_exit(tmp_path, t5, gpt2, pairs):
     out = ["--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=r"language_model: .*got an nn.EncoderDecoder; wanted an nn.Decoder"):
         language_model([*out, "--init-from", str(t5[0])])
-    with pytest.raises(SystemExit, match=r"error: --init-from: there is no config.json in"):
+    with pytest.raises(SystemExit, match=r"error: --init-from: .*: got no config.json; wanted"):
         translation([*out, "--init-from", str(tmp_path)])
     without = tmp_path / "without"
     shutil.copytree(gpt2[0], without)

@@ -93,7 +93,7 @@ def test_files_are_one_object_by_every_path(tmp_path):
 def test_missing_and_damaged_files_are_errors_that_name_them(tmp_path):
     files = CheckpointFiles(tmp_path)
     assert files.generation_config == {} and files.tokenizer_config == {} and files.tokenizer is None
-    with pytest.raises(FileNotFoundError, match=rf"there is no config.json in {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}: got no config.json; wanted"):
         _ = files.config
     (tmp_path / "config.json").write_text("[")
     for _ in range(2):

@@ -7,7 +7,7 @@ import pytest
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families import FAMILIES
-from tfm_jax.pretrained.field_map import Converter, Field, FieldMap, Group, Same, resolved
+from tfm_jax.pretrained.field_map import Converter, Field, FieldMap, Group, Same, expect, resolved
 
 
 def half(settings):
@@ -86,11 +86,31 @@ def test_all_problems_are_in_one_error_by_the_name_in_the_file():
     )
 
 
-def test_an_argument_that_the_variant_lacks_is_written_as_its_default():
+def test_the_variants_of_a_format_are_those_that_it_reads():
     learned = FIELDS.extended(Field("rows", "positions.max_length", 512), model={"positions": nn.Learned})
     assert read(learned).positions == nn.Learned(512)
-    assert learned.write(dataclasses.replace(READ, positions=None))["rows"] == 512
     assert read(learned, rows=7).positions == nn.Learned(7)
+    given = Group(lambda settings: {}, lambda model: {}, variants={"feed_forward": (nn.Mlp, nn.Glu)})
+    wanted = {"norm": (nn.RMSNorm,), "positions": (nn.Learned,), "feed_forward": (nn.Mlp, nn.Glu)}
+    assert learned.extended(given).variants() == wanted | {"pooler": (type(None),), "patches": (type(None),)}
+    assert FIELDS.variants()["positions"] == (nn.Sinusoidal,)  # the default of nn.Config
+
+
+def test_unsupported_variants_are_named():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(nn.RMSNorm):
+        pass
+
+    assert FIELDS.unsupported_variants(READ) == {}
+    found = dataclasses.replace(READ, norm=nn.LayerNorm(), positions=None)
+    assert FIELDS.unsupported_variants(found) == {
+        "norm": (nn.LayerNorm(), "RMSNorm"),
+        "positions": (None, "Sinusoidal"),
+    }
+    assert expect(nn.RMSNorm(), nn.LayerNorm, nn.RMSNorm) == nn.RMSNorm()
+    for value in (None, nn.LayerNorm(), Mine()):
+        with pytest.raises(ValueError, match=r"got .*; wanted RMSNorm or Rope, which this format has"):
+            expect(value, nn.RMSNorm, nn.Rope)
 
 
 def test_extended_maps_leave_the_first_unchanged():

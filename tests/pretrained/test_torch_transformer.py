@@ -53,7 +53,7 @@ def build(tensors, **options):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize(
-    "torch_options, ours, norms",
+    "torch_options, fields, norms",
     [
         ({}, {"positions": None, "scale_embeddings": False}, True),
         (
@@ -71,14 +71,14 @@ def build(tensors, **options):
         ({"bias": False, "batch_first": True}, {"output": OUTPUT}, False),
     ],
 )
-def test_logits_equal_those_of_torch(torch_options, ours, norms):
+def test_logits_equal_those_of_torch(torch_options, fields, norms):
     torch = pytest.importorskip("torch")
     module = torch.nn.Transformer(D, N, ENCODER, DECODER, F, dropout=0.0, **torch_options).eval()
     if not norms:
         module.encoder.norm = module.decoder.norm = None
     tensors = state(bias=torch_options.get("bias", True), norms=norms)
     module.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()})
-    model, params, config = build(module.state_dict(), **ours)
+    model, params, config = build(module.state_dict(), **fields)
     draw = np.random.default_rng(2)
     source, target = draw.integers(0, V, (B, S)), draw.integers(0, V, (B, T))
     valid = np.arange(S) < np.array([[7], [4]])
@@ -93,14 +93,14 @@ def test_logits_equal_those_of_torch(torch_options, ours, norms):
 
     with torch.no_grad():
         hidden = module(
-            embedded(ours.get("source_embedding", TABLE), source),
+            embedded(fields.get("source_embedding", TABLE), source),
             embedded(TABLE, target),
             tgt_mask=torch.triu(torch.ones(T, T, dtype=torch.bool), 1),
             src_key_padding_mask=torch.tensor(~valid),
             memory_key_padding_mask=torch.tensor(~valid),
         ).numpy()
     hidden = hidden if torch_options.get("batch_first") else hidden.swapaxes(0, 1)
-    wanted = hidden @ ours.get("output", TABLE).T + ours.get("output_bias", 0.0)
+    wanted = hidden @ fields.get("output", TABLE).T + fields.get("output_bias", 0.0)
     mask = masks.padding(jnp.asarray(valid))
     got = jax.jit(model.apply)(params, source, target, source_mask=mask)
     assert np.ptp(wanted) > 0.5
@@ -139,7 +139,16 @@ def test_mismatched_tensors_are_errors_by_name():
     "options, message",
     [
         ({"d_ff": 10, "n_layers": 3}, "got d_ff, n_layers; wanted no field that the tensors determine"),
-        ({"positions": nn.Learned(9)}, "got positions=Learned.*; wanted positions without a table"),
+        (
+            {"positions": nn.Learned(9)},
+            "got positions=Learned.*, with the parameters decoder/position_embedding/table, .*; wanted",
+        ),
+        ({"norm": nn.RMSNorm()}, r"got norm=RMSNorm\(.*; wanted LayerNorm"),
+        ({"feed_forward": nn.Glu()}, r"got feed_forward=Glu\(.*; wanted Mlp"),
+        (
+            {"qk_norm": True},
+            "got qk_norm=True, with the parameters .*query_norm/.*; wanted fields that add none",
+        ),
         ({"source_embedding": TABLE[:4]}, r"source_embedding: wanted \(11, 12\), got \(4, 12\)"),
         ({"output": OUTPUT.T}, r"output.weight: wanted \(11, 12\), got \(12, 11\)"),
     ],

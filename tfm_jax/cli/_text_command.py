@@ -102,13 +102,21 @@ class TextCommand(LineCommand):
                 generation=self.generation_settings,
             )
         else:
-            generator = tfm_jax.runs.load_run(self.first, average=self.average)
+            generator = self._load_run(self.first or "")
         if generator.is_encoder_decoder != self.needs_encoder_decoder:
             kinds = ("a decoder-only model", "an encoder-decoder")
             got, wanted = kinds[:: 1 if self.needs_encoder_decoder else -1]
             command = "translate" if generator.is_encoder_decoder else "generate"
             raise ValueError(f"{self.model or self.first}: got {got}; wanted {wanted}. Use tfm {command}.")
         return generator
+
+    def _load_run(self, directory: str) -> "TextGenerator":
+        """Loads a run; an error about the option names it as the command line does."""
+        try:
+            return tfm_jax.runs.load_run(directory, average=self.average)
+        except ValueError as error:
+            message = str(error).replace("load_run: got average=", "--average: got ")
+            raise ValueError(message) from error
 
     def generate_lines(self, generator: "TextGenerator") -> int:
         """Generates a line for each text; returns 1 if one failed."""

@@ -8,10 +8,8 @@ from tfm_jax.pretrained.save import save
 from tfm_jax.pretrained.tasks.image_processor import ImageProcessor, load_image_processor
 from tfm_jax.pretrained.tasks.sentence_embedding import SentenceEncoder, load_sentence_encoder
 from tfm_jax.pretrained.tasks.text_classification import (
-    Label,
     TextClassifier,
     TokenClassifier,
-    TokenLabel,
     load_text_classifier,
 )
 from tfm_jax.pretrained.tasks.text_generation import load_text_generator
@@ -21,11 +19,9 @@ __all__ = [
     "CheckpointConfig",
     "HubUnavailableError",
     "ImageProcessor",
-    "Label",
     "SentenceEncoder",
     "TextClassifier",
     "TokenClassifier",
-    "TokenLabel",
     "from_torch_transformer",
     "load",
     "load_image_processor",

@@ -4,10 +4,10 @@ import functools
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
 from tfm_jax.pretrained.tokenizers.tokenizer_config import read_tokenizer_config
 from tfm_jax.pretrained.weights.files import Weights, checkpoint_directory, open_weights, read_json
@@ -53,10 +53,10 @@ class CheckpointFile:
         return io.StringIO(self._bytes.decode(encoding), newline=None).getvalue()
 
     @functools.cached_property
-    def _json(self) -> Any:
+    def _json(self) -> object:
         return json.loads(self.read_text())
 
-    def read_json(self) -> Any:
+    def read_json(self) -> object:
         """The value in a JSON file; one object for all callers, which they do not change."""
         return self._json
 
@@ -101,18 +101,18 @@ class CheckpointFiles:
         return self._folders.setdefault(name, made)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Settings:
         """The parsed ``config.json``; an error where there is none."""
         return read_json(self / "config.json")
 
     @property
-    def generation_config(self) -> dict[str, Any]:
+    def generation_config(self) -> Settings:
         """The parsed ``generation_config.json``; empty where there is none."""
         file = self / "generation_config.json"
         return read_json(file) if file.is_file() else {}
 
     @functools.cached_property
-    def tokenizer_config(self) -> dict[str, Any]:
+    def tokenizer_config(self) -> Settings:
         """The settings of ``tokenizer_config.json`` and ``special_tokens_map.json``."""
         return read_tokenizer_config(self)
 

@@ -12,6 +12,7 @@ from tfm_jax.ranges import Range
 __all__ = [
     "FLOAT32",
     "POSITIVE_FLOAT32",
+    "Settings",
     "TrackedSettings",
     "check_common",
     "check_only",
@@ -21,6 +22,8 @@ __all__ = [
     "warn_unknown",
 ]
 
+Settings = Mapping[str, Any]
+"""The parsed JSON object of a ``config.json`` or another file with settings."""
 _log = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
 FLOAT32 = Range("a finite number", lambda x: abs(x) <= _LARGEST)
@@ -50,7 +53,7 @@ _NO_EFFECT = frozenset(
 )
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 # Keys that change the output of every family, the value that is supported, and the fix.
-_UNSUPPORTED: Mapping[str, tuple[Any, str]] = {
+_UNSUPPORTED: Mapping[str, tuple[object, str]] = {
     "quantization_config": (None, "Quantized weights are not supported: save the model dequantized."),
     "per_layer_config": (None, "All layers must be alike."),
 }
@@ -64,7 +67,7 @@ class TrackedSettings(Mapping[str, Any]):
       aliases: other names of keys, and the family's name; where a file has both, the alias counts.
     """
 
-    def __init__(self, settings: Mapping[str, Any], aliases: Mapping[str, str]):
+    def __init__(self, settings: Settings, aliases: Mapping[str, str]):
         self._original = {name: value for name, value in settings.items() if name not in aliases}
         self._name_in_file = {aliases[name]: name for name in aliases if name in settings}
         aliased = {aliases[name]: settings[name] for name in aliases if name in settings}
@@ -91,7 +94,7 @@ class TrackedSettings(Mapping[str, Any]):
         return len(self._settings)
 
 
-def check_common(settings: Mapping[str, Any]) -> list[str]:
+def check_common(settings: Settings) -> list[str]:
     """One message for each key that changes the output of every family and is not supported."""
     return [
         f"got {name}={settings[name]!r}; wanted {value!r}. {fix}"
@@ -100,7 +103,7 @@ def check_common(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_only(settings: Mapping[str, Any], **values: Any) -> list[str]:
+def check_only(settings: Settings, **values: object) -> list[str]:
     """One message for each setting that has another value than the only supported one."""
     return [
         f"got {name}={settings[name]!r}; wanted {value!r}, the only supported value."
@@ -119,7 +122,7 @@ def check_sizes(settings: TrackedSettings, names: Iterable[str]) -> list[str]:
     ]
 
 
-def warn_unknown(settings: Mapping[str, Any], known: Collection[str], source: object) -> None:
+def warn_unknown(settings: Settings, known: Collection[str], source: object) -> None:
     """Logs one warning with the keys that are neither known nor without effect.
 
     Args:

@@ -3,20 +3,17 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config_keys import TrackedSettings, warn_unknown
-from tfm_jax.pretrained.field_map import NO_FIELDS, FieldMap, Settings, resolved
+from tfm_jax.pretrained.config_keys import Settings, TrackedSettings, warn_unknown
+from tfm_jax.pretrained.field_map import NO_FIELDS, RUNTIME, FieldMap, resolved
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping
 
-__all__ = ["Architecture", "CheckpointConfig", "Family", "Settings"]
-
-# How a model is initialized and run: no config.json has these fields.
-_RUNTIME = ("initializers", "dtype", "param_dtype", "attention_implementation", "remat", "unroll")
+__all__ = ["Architecture", "CheckpointConfig", "Family"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +38,7 @@ class CheckpointConfig:
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
-def _no_options(config: CheckpointConfig) -> dict[str, Any]:
+def _no_options(config: CheckpointConfig) -> dict[str, object]:
     return {}
 
 
@@ -57,9 +54,9 @@ class Architecture(NamedTuple):
       bare: whether this is the body alone, whose tensors are saved without the family's prefix.
     """
 
-    module: Callable[..., nnx.Module]
+    module: type[nnx.Module]
     names: Callable[[nn.Config], Sequence[WeightMapping]]
-    options: Callable[[CheckpointConfig], dict[str, Any]] = _no_options
+    options: Callable[[CheckpointConfig], dict[str, object]] = _no_options
     fields: FieldMap = NO_FIELDS
     by_file: tuple[str, ...] = ()
     bare: bool = False
@@ -114,19 +111,24 @@ class Family(NamedTuple):
         Raises:
           ValueError: for settings that are not supported, by key.
         """
-        return self._read(settings, source)[0]
+        return self.read_tracked(settings, source)[0]
 
-    def warn_unknown(self, settings: Settings, source: object) -> None:
-        """Logs a warning with the keys of a ``config.json`` that have no effect."""
-        model, read = self._read(settings, source)
-        written = self.fields_of(self._first_architecture(settings)).write(model)
-        warn_unknown(settings, {*read, *written, *self.aliases, *self.unread}, source)
+    def warn_unknown(self, config: CheckpointConfig, read: set[str], source: object) -> None:
+        """Logs a warning with the keys of a ``config.json`` that have no effect.
+
+        Args:
+          config: of the checkpoint.
+          read: the keys that ``read_tracked`` read.
+          source: the file, for the message.
+        """
+        written = self.fields_of(config.architecture).write(config.model)
+        warn_unknown(config.settings, {*read, *written, *self.aliases, *self.unread}, source)
 
     def _first_architecture(self, settings: Settings) -> str:
         return (settings.get("architectures") or list(self.architectures))[0]
 
-    def _read(self, settings: Settings, source: object) -> tuple[nn.Config, set[str]]:
-        """The model, and the keys that were read."""
+    def read_tracked(self, settings: Settings, source: object) -> tuple[nn.Config, set[str]]:
+        """``read_config``, and the keys that were read."""
         tracked = TrackedSettings(settings, self.aliases)
         try:
             return self.fields_of(self._first_architecture(settings)).read(tracked), tracked.read
@@ -135,15 +137,16 @@ class Family(NamedTuple):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from error
 
-    def write_config(self, config: CheckpointConfig) -> dict[str, Any]:
+    def write_config(self, config: CheckpointConfig) -> dict[str, object]:
         """The complete ``config.json`` of a checkpoint.
 
         Raises:
           ValueError: for a model that this family cannot express, by field.
         """
+        self._check_variants(config)
         architecture = self.architectures[config.architecture]
         absent = {field for field in architecture.by_file if getattr(config.model, field) is None}
-        ignored = {*_RUNTIME, *(("tie_embeddings",) if self.tied_by_file else ()), *absent}
+        ignored = {*RUNTIME, *(("tie_embeddings",) if self.tied_by_file else ()), *absent}
         identity = {"architectures": [config.architecture], "model_type": self.model_type}
         as_read = {**config.settings, **identity}
         complete = config.settings.get("model_type") == self.model_type  # not a few keys of a user
@@ -158,6 +161,20 @@ class Family(NamedTuple):
             )
         return settings
 
+    def _check_variants(self, config: CheckpointConfig) -> None:
+        """Raises for variants that the format lacks, by path."""
+        found = self.fields_of(config.architecture).unsupported_variants(config.model)
+        for name in self.architectures[config.architecture].by_file:
+            if getattr(config.model, name) is None:
+                found.pop(name, None)
+        if found:
+            got = ", ".join(f"{path}={value!r:.200}" for path, (value, _) in found.items())
+            wanted = ", ".join(f"{known} as {path}" for path, (_, known) in found.items())
+            raise ValueError(
+                f"save: got {got}; wanted {wanted}: {config.architecture}, of the {self.model_type} format, "
+                "has no other. Keep the parameters of such a model in a checkpoint of train.Checkpoints."
+            )
+
     def _differences(self, settings: Settings, model: nn.Config, ignored: set[str]) -> list[str]:
         """The fields that would be read back with another value, one line each."""
         read_back = _fields(resolved(self.read_config(settings, "config.json")))
@@ -169,6 +186,6 @@ class Family(NamedTuple):
         ]
 
 
-def _fields(model: nn.Config) -> dict[str, Any]:
+def _fields(model: nn.Config) -> dict[str, object]:
     """The fields by name. Not ``asdict``: it makes the same dict of two variants with the same fields."""
     return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}

@@ -2,27 +2,35 @@
 
 import collections
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from tfm_jax import nn
-from tfm_jax.pretrained.config_keys import TrackedSettings, check_common, check_only, check_sizes
+from tfm_jax import nn, values
+from tfm_jax.pretrained.config_keys import Settings, TrackedSettings, check_common, check_only, check_sizes
+from tfm_jax.registry import Variant
 
 __all__ = [
     "NO_FIELDS",
+    "RUNTIME",
     "SIZES",
     "Converter",
     "Field",
     "FieldMap",
+    "Fields",
     "Group",
     "Same",
-    "Settings",
+    "expect",
     "resolved",
 ]
 
-Settings = Mapping[str, Any]
-"""A parsed ``config.json``."""
+Fields = dict[str, Any]
+"""Values of ``nn.Config`` by field, or by path such as ``"norm.eps"``."""
+Value = TypeVar("Value")
+RUNTIME = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll", "initializers")
+"""Fields of ``nn.Config`` that change no output of given parameters: how a model is run and initialized. No
+``config.json`` has them."""
 _REQUIRED = object()
 SIZES = (
     *("vocab_size", "d_model", "n_layers", "n_decoder_layers", "n_heads", "n_kv_heads"),
@@ -34,8 +42,8 @@ SIZES = (
 class Converter(NamedTuple):
     """How a value in ``config.json`` becomes a value of ``nn.Config``, and its inverse."""
 
-    read: Callable[[Any], Any]
-    write: Callable[[Any], Any]
+    read: Callable[[Any], object]
+    write: Callable[[Any], object]
 
 
 _UNCHANGED = Converter(lambda value: value, lambda value: value)
@@ -48,11 +56,11 @@ class _Row(Protocol):
         """A message for each setting that is absent or not supported; ``read`` is called without any."""
         ...
 
-    def read(self, settings: TrackedSettings, /) -> dict[str, Any]:
+    def read(self, settings: TrackedSettings, /) -> Fields:
         """Values of ``nn.Config`` by their paths."""
         ...
 
-    def write(self, model: nn.Config, /) -> dict[str, Any]:
+    def write(self, model: nn.Config, /) -> dict[str, object]:
         """Settings by their keys."""
         ...
 
@@ -73,9 +81,9 @@ class Field:
 
     setting: str
     path: str | tuple[str, ...] = ""
-    default: Any = _REQUIRED
+    default: object = _REQUIRED
     convert: Converter = _UNCHANGED
-    unset: tuple[Any, ...] = (None,)
+    unset: tuple[object, ...] = (None,)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -89,7 +97,7 @@ class Field:
         computed = callable(self.default) and settings[self.setting] in self.unset
         return check_sizes(settings, [self.setting]) if self.paths[0] in SIZES and not computed else []
 
-    def read(self, settings: TrackedSettings) -> dict[str, Any]:
+    def read(self, settings: TrackedSettings) -> Fields:
         """The value, by each of its paths."""
         if self.default is _REQUIRED:
             value = settings[self.setting]
@@ -100,11 +108,11 @@ class Field:
             value = settings.get(self.setting, self.default)
         return dict.fromkeys(self.paths, self.convert.read(value))
 
-    def write(self, model: nn.Config) -> dict[str, Any]:
-        """The setting; its default where the model's variant has no such argument."""
+    def write(self, model: nn.Config) -> dict[str, object]:
+        """The setting, of a model whose variants this format has; its default where a variant is None."""
         field, _, argument = self.paths[0].partition(".")
         value = getattr(model, field)
-        if argument and not hasattr(value, argument):
+        if argument and value is None:  # a file without its tensors, such as a pooler's
             return {self.setting: self.default}
         return {self.setting: self.convert.write(getattr(value, argument) if argument else value)}
 
@@ -123,7 +131,7 @@ class Same:
     setting: str
     other: str
     path: str
-    unset: tuple[Any, ...] = ()
+    unset: tuple[object, ...] = ()
 
     def problems(self, settings: TrackedSettings) -> list[str]:
         """A message where the two differ, or the setting is an invalid size."""
@@ -137,27 +145,30 @@ class Same:
         other = settings.name_of(self.other)
         return [f"got {self.setting}={value!r}; wanted {wanted!r}, the value of {other}."]
 
-    def read(self, settings: TrackedSettings) -> dict[str, Any]:
+    def read(self, settings: TrackedSettings) -> Fields:
         """Nothing: the other setting has the value."""
         return {}
 
-    def write(self, model: nn.Config) -> dict[str, Any]:
+    def write(self, model: nn.Config) -> dict[str, object]:
         """The value of the other setting."""
         return {self.setting: getattr(model, self.path)}
 
 
-class Group(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Group:
     """Settings and fields that depend on each other, as two functions.
 
     Args:
       read: settings to values of ``nn.Config`` by their paths.
       write: an ``nn.Config`` to settings.
       sizes: settings that are integers of at least 1.
+      variants: the classes of the variants that ``read`` gives, by field of ``nn.Config``.
     """
 
-    read: Callable[[TrackedSettings], dict[str, Any]]
-    write: Callable[[nn.Config], dict[str, Any]]
+    read: Callable[[TrackedSettings], Fields]
+    write: Callable[[nn.Config], dict[str, object]]
     sizes: tuple[str, ...] = ()
+    variants: Mapping[str, tuple[type[Variant], ...]] = dataclasses.field(default_factory=dict)
 
     def problems(self, settings: TrackedSettings) -> list[str]:
         """A message for each invalid size; ``read`` raises for other settings that are not supported."""
@@ -176,16 +187,16 @@ class FieldMap(NamedTuple):
     """
 
     rows: tuple[_Row, ...]
-    model: Mapping[str, Any] = MappingProxyType({})
-    only: Mapping[str, Any] = MappingProxyType({})
-    written: Mapping[str, Any] = MappingProxyType({})
+    model: Fields = {}  # noqa: RUF012  - nobody changes it
+    only: Settings = MappingProxyType({})
+    written: Settings = MappingProxyType({})
 
     def extended(
         self,
         *rows: _Row,
-        model: Mapping[str, Any] = MappingProxyType({}),
-        only: Mapping[str, Any] = MappingProxyType({}),
-        written: Mapping[str, Any] = MappingProxyType({}),
+        model: Settings = MappingProxyType({}),
+        only: Settings = MappingProxyType({}),
+        written: Settings = MappingProxyType({}),
     ) -> "FieldMap":
         """This map with more rows and values."""
         return self._replace(
@@ -217,8 +228,37 @@ class FieldMap(NamedTuple):
         values |= {field: self.model[field](**found) for field, found in arguments.items()}
         return nn.Config(**values)
 
-    def write(self, model: nn.Config) -> dict[str, Any]:
-        """The settings that describe an ``nn.Config``, as far as this family can."""
+    def variants(self) -> dict[str, tuple[type, ...]]:
+        """The classes that each variant of an ``nn.Config`` has in this format, by field."""
+        found: dict[str, tuple[type, ...]] = {name: (type(default),) for name, default in _VARIANTS.items()}
+        given = {name: self.model[name] for name in found if name in self.model}
+        found |= {name: (x if isinstance(x, type) else type(x),) for name, x in given.items()}
+        for row in self.rows:
+            if isinstance(row, Group):
+                found |= row.variants
+        return found
+
+    def unsupported_variants(self, model: nn.Config) -> dict[str, tuple[object, str]]:
+        """The variants of a model that this format lacks, by path: each with what the format has.
+
+        A variant is of exactly one class: a subclass may compute something else. A format has no variants
+        inside a variant, such as an ``nn.Activation``: it has their names.
+        """
+        found: dict[str, tuple[object, str]] = {}
+        for name, classes in self.variants().items():
+            value = getattr(model, name)
+            if type(value) not in classes:
+                known = ("None" if x is type(None) else x.__name__ for x in classes)
+                found[name] = (value, " or ".join(known))
+            elif dataclasses.is_dataclass(value):
+                inner = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+                found |= {
+                    f"{name}.{field}": (x, "a name") for field, x in inner.items() if isinstance(x, Variant)
+                }
+        return found
+
+    def write(self, model: nn.Config) -> dict[str, object]:
+        """The settings that describe an ``nn.Config`` whose variants this format has, as far as it can."""
         model, settings = resolved(model), {}
         for row in self.rows:
             settings |= row.write(model)
@@ -226,6 +266,25 @@ class FieldMap(NamedTuple):
 
 
 NO_FIELDS = FieldMap(())
+
+
+def _variants_of_config() -> dict[str, object]:
+    """The fields of ``nn.Config`` that hold variants, and their defaults."""
+    hints = typing.get_type_hints(nn.Config)
+    fields = [field for field in dataclasses.fields(nn.Config) if field.name not in RUNTIME]
+    return {field.name: field.default for field in fields if values.variants(hints[field.name]) is not None}
+
+
+_VARIANTS = _variants_of_config()
+
+
+def expect(value: object, *kinds: type[Value]) -> Value:
+    """A variant of one of these classes; a ValueError for any other, subclasses included."""
+    for kind in kinds:
+        if type(value) is kind:
+            return value
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    raise ValueError(f"got {value!r:.200}; wanted {wanted}, which this format has.")
 
 
 def resolved(model: nn.Config) -> nn.Config:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Number
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, TypeGuard, TypeVar
 
 import jax.numpy as jnp
 
 from tfm_jax import generate
 from tfm_jax.generate import GenerationConfig
 from tfm_jax.generate.logits_processors import Processor
-from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, warn_ignored
+from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, Settings, warn_ignored
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.ranges import COUNT, SIZE, Range
 from tfm_jax.types import Array
@@ -40,7 +40,7 @@ def to_generation_config(config: CheckpointConfig, **changes: Any) -> Generation
         values such as ids outside the vocabulary: all of them together, by name.
     """
     explicit = read_generation(config, changes)
-    settings = _DEFAULTS | explicit
+    settings = {**_DEFAULTS, **explicit}
     eos_ids = _as_ids(explicit.get("eos_token_id"))
     start_id = explicit.get("bos_token_id")
     if config.settings.get("is_encoder_decoder"):
@@ -64,7 +64,8 @@ def to_generation_config(config: CheckpointConfig, **changes: Any) -> Generation
     )
 
 
-_DEFAULTS = {
+_Value = TypeVar("_Value")
+_DEFAULTS: Settings = {
     "num_beams": 1,
     "length_penalty": 1.0,
     "early_stopping": False,
@@ -78,7 +79,8 @@ _DEFAULTS = {
     "renormalize_logits": False,
 }
 """The defaults of transformers."""
-_STOPPING = {False: "heuristic", True: "first", "never": "exact"}
+_Stopping = Literal["exact", "heuristic", "first"]
+_STOPPING: dict[object, _Stopping] = {False: "heuristic", True: "first", "never": "exact"}
 
 
 def _as_ids(ids: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -99,9 +101,18 @@ class _Power:
         return lengths.astype(jnp.float32) ** jnp.float32(self.exponent)
 
 
-def _lengths(explicit: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int | None]:
+class _Lengths(TypedDict, total=False):
+    """The length limits of a ``GenerationConfig``."""
+
+    max_length: int | None
+    max_total: int | None
+    min_length: int
+    min_total: int
+
+
+def _lengths(explicit: Settings, settings: Settings) -> _Lengths:
     """The length limits: ``max_length`` of transformers includes the prompt, ``max_new_tokens`` does not."""
-    found: dict[str, int | None] = {}
+    found: _Lengths = {}
     if "max_new_tokens" in explicit:
         found["max_length"] = explicit["max_new_tokens"]
     elif "max_length" in explicit:
@@ -116,7 +127,7 @@ def _lengths(explicit: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
     return found
 
 
-def _processors(settings: Mapping[str, Any], eos_ids: tuple[int, ...], V: int) -> tuple[Processor, ...]:
+def _processors(settings: Settings, eos_ids: tuple[int, ...], V: int) -> tuple[Processor, ...]:
     """The logits processors, in the order of transformers."""
     forced = settings.get("forced_bos_token_id")
     # transformers ignores an EOS token alone as a bad word.
@@ -144,7 +155,7 @@ def _processors(settings: Mapping[str, Any], eos_ids: tuple[int, ...], V: int) -
     return (*(make(value) for make, value in found if value is not None), *last)
 
 
-def _unless(neutral: Any, value: Any) -> Any:
+def _unless(neutral: _Value, value: _Value) -> _Value | None:
     """The value, or None if it has no effect."""
     return None if value == neutral else value
 
@@ -153,10 +164,10 @@ class _Kind(NamedTuple):
     """The values that a setting may have: in words, and as a test of a value and the vocabulary size."""
 
     words: str
-    fits: Callable[[Any, int], bool]
+    fits: Callable[[object, int], bool]
 
 
-def _in_range(value: Any, wanted: Range) -> bool:
+def _in_range(value: object, wanted: Range) -> TypeGuard[float]:
     return isinstance(value, Number) and value in wanted  # not an array
 
 
@@ -164,19 +175,19 @@ def _number(wanted: Range) -> _Kind:
     return _Kind(wanted.wanted, lambda value, V: _in_range(value, wanted))
 
 
-def _is_id(value: Any, V: int) -> bool:
+def _is_id(value: object, V: int) -> bool:
     return _in_range(value, COUNT) and value < V
 
 
-def _is_id_list(value: Any, V: int) -> bool:
+def _is_id_list(value: object, V: int) -> bool:
     return isinstance(value, list | tuple) and all(_is_id(x, V) for x in value)
 
 
-def _is_word_list(value: Any, V: int) -> bool:
+def _is_word_list(value: object, V: int) -> bool:
     return isinstance(value, list | tuple) and all(_is_id_list(x, V) and len(x) > 0 for x in value)
 
 
-def _is_text_list(value: Any, V: int) -> bool:
+def _is_text_list(value: object, V: int) -> bool:
     texts = value if isinstance(value, list | tuple) else [value]
     return len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
 
@@ -221,7 +232,7 @@ _SAMPLING_KINDS = {
     "min_p": _number(Range("a number from 0 to 1", lambda x: 0 <= x <= 1)),
 }
 # Settings that change the output, and the values that do not.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "sequence_bias": (),
     "encoder_repetition_penalty": (1.0,),
     "encoder_no_repeat_ngram_size": (0,),
@@ -254,7 +265,7 @@ SETTINGS = tuple(_KINDS)
 """The supported settings, by name."""
 
 
-def check_changes(changes: Mapping[str, Any]) -> None:
+def check_changes(changes: Settings) -> None:
     """Raises a ValueError for settings that no checkpoint could have, before one is loaded."""
     problems = []
     for name, value in changes.items():
@@ -269,7 +280,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
         raise ValueError(f"generation: {'; '.join(problems)}.")
 
 
-def read_generation(config: CheckpointConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+def read_generation(config: CheckpointConfig, changes: Settings) -> dict[str, Any]:
     """The generation settings of a checkpoint with a user's changes, without those that are None.
 
     Args:
@@ -301,7 +312,7 @@ def read_generation(config: CheckpointConfig, changes: Mapping[str, Any]) -> dic
     return settings
 
 
-def _saved_settings(config: CheckpointConfig) -> Mapping[str, Any]:
+def _saved_settings(config: CheckpointConfig) -> Settings:
     """The checkpoint's settings; old checkpoints have some of them in ``config.json``."""
     if config.generation:
         return config.generation
@@ -311,14 +322,14 @@ def _saved_settings(config: CheckpointConfig) -> Mapping[str, Any]:
     return found
 
 
-def _is_ignored(name: str, value: Any) -> bool:
+def _is_ignored(name: str, value: object) -> bool:
     """Whether a checkpoint's setting is unknown, or a negative pad token."""
     if name not in _KNOWN | _NO_EFFECT:
         return True
     return name == "pad_token_id" and _in_range(value, _INTEGER) and value < 0
 
 
-def _problems(settings: Mapping[str, Any], changes: Mapping[str, Any], V: int) -> Iterator[tuple[str, str]]:
+def _problems(settings: Settings, changes: Settings, V: int) -> Iterator[tuple[str, str]]:
     """The name of each invalid or unsupported setting, and a message."""
     samples = settings.get("do_sample") is True
     kinds = _KINDS | (_SAMPLING_KINDS if samples else {})

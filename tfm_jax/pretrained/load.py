@@ -2,17 +2,19 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import tokenizers
+from flax import nnx
 
 from tfm_jax import nn
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.extra_files import read_extra_files
 from tfm_jax.pretrained.families import architecture_in, family_by_type, find_family
 from tfm_jax.pretrained.family import CheckpointConfig, Family
@@ -32,7 +34,10 @@ from tfm_jax.types import Params
 __all__ = ["load", "load_files", "model_of", "shapes_of", "tensors_of"]
 
 Dtype = Literal["float32", "bfloat16"]
-Loaded = tuple[Pure, Params, CheckpointConfig, tokenizers.Tokenizer | None]
+M = TypeVar("M", bound=nnx.Module)
+ANY_MODULE: Any = nnx.Module
+"""To a type checker, the model of a file whose class nobody named has any method."""
+Loaded = tuple[Pure[M], Params, CheckpointConfig, tokenizers.Tokenizer | None]
 
 
 def load(
@@ -44,7 +49,8 @@ def load(
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> Loaded:
+    module: type[M] = ANY_MODULE,
+) -> Loaded[M]:
     """Loads a checkpoint of transformers from a directory, the local cache of the hub, or the hub.
 
     Nothing in the checkpoint is executed, and torch is not needed. Peak memory on a CPU is that of the
@@ -67,6 +73,8 @@ def load(
         names. Where neither names one, the architecture whose tensor names fit is taken, or else the body.
       ignore: regular expressions that match the full names of tensors to leave out, such as those of a head:
         ``["classifier_a.*"]``.
+      module: the class of the model, such as ``nn.Decoder``: a type checker then knows the model's methods,
+        and a model of another class is an error.
 
     Returns:
       ``(model, params, config, tokenizer)``: the model as pure functions, its parameters, the
@@ -75,7 +83,8 @@ def load(
     Raises:
       FileNotFoundError: where the directory has no checkpoint.
       HubUnavailableError: within seconds, where the hub is unreachable and the cache lacks the checkpoint.
-      ValueError: for an architecture, a setting or a file that is not supported; for tensors that are
+      ValueError: for an architecture, a setting or a file that is not supported; for a model of another class
+        than ``module``; for tensors that are
         missing, unknown, of another shape, or duplicates that differ, by name; for a sharding that does not
         divide its parameter.
 
@@ -84,7 +93,13 @@ def load(
     """
     files = CheckpointFiles.find(path_or_repo_id, allow_pickle=allow_pickle)
     return load_files(
-        files, dtype, tokenizer=tokenizer, sharding=sharding, architecture=architecture, ignore=ignore
+        files,
+        dtype,
+        tokenizer=tokenizer,
+        sharding=sharding,
+        architecture=architecture,
+        ignore=ignore,
+        module=module,
     )
 
 
@@ -96,7 +111,8 @@ def load_files(
     sharding: Shardings | None = None,
     architecture: str | None = None,
     ignore: Sequence[str] = (),
-) -> Loaded:
+    module: type[M] = ANY_MODULE,
+) -> Loaded[M]:
     """``load`` of an opened directory, for callers that read more of its files."""
     source = files / "config.json"
     _check_is_model(files)
@@ -106,20 +122,21 @@ def load_files(
     family = family_by_type(settings, source) if name is None else find_family(name)
     # Invalid settings are reported before the weights are opened.
     names = family.architectures if name is None else [name]
-    configs = [_config(files, settings | {"architectures": [name]}, family, dtype) for name in names]
+    found = [_config(files, {**settings, "architectures": [name]}, family, dtype) for name in names]
+    configs, keys = [config for config, _ in found], {config.architecture: read for config, read in found}
     weights = drop_ignored(files.weights, ignore, files)
     config = configs[0] if len(configs) == 1 else _best_fit(configs, family, weights, files)
-    family.warn_unknown(config.settings, source)
+    family.warn_unknown(config, keys[config.architecture], source)
     config = dataclasses.replace(config, files=read_extra_files(files))
     config, weights = match_names(config, family, weights, files)
-    model = model_of(config, family)
+    model = model_of(config, family, module)
     shapes = shapes_of(model)
     tensors = tensors_of(shapes, config, family)
     if wrong := find_mismatches(weights, tensors, skipped_patterns(family)):
         raise ValueError(wrong.message(files) + _suggestion(wrong, config, family, weights, files))
     shardings = resolve_shardings(sharding, shapes)
-    found = files.tokenizer if tokenizer else None
-    return model, read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings), config, found
+    params = read_params(weights, tensors, shapes, jnp.dtype(dtype), shardings)
+    return model, params, config, files.tokenizer if tokenizer else None
 
 
 def _check_is_model(files: CheckpointFiles) -> None:
@@ -136,11 +153,12 @@ def _check_is_model(files: CheckpointFiles) -> None:
 
 
 def _config(
-    files: CheckpointFiles, settings: dict[str, Any], family: Family, dtype: Dtype
-) -> CheckpointConfig:
-    model = family.read_config(settings, files / "config.json")
+    files: CheckpointFiles, settings: Settings, family: Family, dtype: Dtype
+) -> tuple[CheckpointConfig, set[str]]:
+    """The config, and the keys of the file that it was read from."""
+    model, read = family.read_tracked(settings, files / "config.json")
     model = dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
-    return CheckpointConfig(settings["architectures"][0], model, settings, files.generation_config)
+    return CheckpointConfig(settings["architectures"][0], model, settings, files.generation_config), read
 
 
 def _best_fit(
@@ -172,7 +190,7 @@ def _suggestion(
     for name in family.architectures:
         if name != config.architecture:
             settings = {**config.settings, "architectures": [name]}
-            other = _config(files, settings, family, config.model.dtype)
+            other, _ = _config(files, settings, family, config.model.dtype)
             if _count_read(other, family, weights, files):
                 return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
                     f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
@@ -188,21 +206,27 @@ def _suggestion(
     return ""
 
 
-def _saved_dtype(settings: Mapping[str, Any]) -> Dtype:
+def _saved_dtype(settings: Settings) -> Dtype:
     """The dtype of the saved tensors; float32 for float16, since bfloat16 would lose digits."""
     name = settings.get("dtype") or settings.get("torch_dtype")  # version 5, and before
     return "bfloat16" if name == "bfloat16" else "float32"
 
 
-def model_of(config: CheckpointConfig, family: Family) -> Pure:
-    """The model of a config."""
+def model_of(config: CheckpointConfig, family: Family, module: type[M] = ANY_MODULE) -> Pure[M]:
+    """The model of a config; a ValueError where it is not of this class."""
     architecture = family.architectures[config.architecture]
+    if not issubclass(architecture.module, module):
+        raise ValueError(
+            f"load: got {config.architecture}, of class {architecture.module.__name__}; wanted class "
+            f"{module.__name__}. Pass another module= or architecture=."
+        )
     return nn.functionalize(architecture.module, config.model, **architecture.options(config))
 
 
-def shapes_of(model: Pure) -> Params:
+def shapes_of(model: Pure[nnx.Module]) -> Params:
     """The shapes of a model's parameters."""
-    return jax.eval_shape(model.init, jax.random.key(0))
+    # JAX remembers something of each traced function for as long as it lives: a model may live long.
+    return jax.eval_shape(lambda key: model.init(key), jax.random.key(0))
 
 
 def tensors_of(shapes: Params, config: CheckpointConfig, family: Family) -> dict[str, CheckpointTensor]:

@@ -1,14 +1,15 @@
 """Saving checkpoints that Hugging Face transformers loads."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
 
 from tfm_jax.nn.functional import check_params
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.family import CheckpointConfig
@@ -16,7 +17,7 @@ from tfm_jax.pretrained.load import model_of, shapes_of, tensors_of
 from tfm_jax.pretrained.tokenizers.save import tokenizer_files
 from tfm_jax.pretrained.weights.read import flatten_with_paths
 from tfm_jax.pretrained.weights.tensor_map import CheckpointTensor
-from tfm_jax.types import Params
+from tfm_jax.types import Array, Params
 
 __all__ = ["save"]
 
@@ -46,7 +47,12 @@ def save(
     Raises:
       FileExistsError: for a directory that is not empty.
       ValueError: for an unknown architecture, a model that it cannot express, parameters of another model,
-        and a tokenizer that transformers would read differently beside that model.
+        and a tokenizer that transformers would read differently beside that model. A variant that the format
+        lacks, such as an ``nn.Norm`` of your own, is named.
+
+    Fields of ``nn.Config`` that change no output of these parameters are not saved: ``initializers``,
+    ``attention_implementation``, ``dtype``, ``param_dtype``, ``remat`` and ``unroll``. An
+    ``initializer_range`` in ``config.settings`` is kept: transformers draws new heads with it.
     """
     family = find_family(config.architecture)
     settings = family.write_config(config)
@@ -73,7 +79,7 @@ def save(
 
 
 def _write_tensors(
-    directory: Path, leaves: dict[str, Any], tensors: dict[str, CheckpointTensor], max_file_bytes: int
+    directory: Path, leaves: Mapping[str, Array], tensors: dict[str, CheckpointTensor], max_file_bytes: int
 ) -> None:
     """Writes the tensors to one file, or to several and an index."""
     files: list[list[str]] = [[]]
@@ -103,7 +109,7 @@ def _write_tensors(
         _write_json(directory / "model.safetensors.index.json", index)
 
 
-def _tensor(leaves: dict[str, Any], tensor: CheckpointTensor) -> np.ndarray:
+def _tensor(leaves: Mapping[str, Array], tensor: CheckpointTensor) -> np.ndarray:
     """The checkpoint tensor of the parameters, or slices of them, that it holds."""
     parts = []
     for part in tensor.slices:
@@ -112,5 +118,5 @@ def _tensor(leaves: dict[str, Any], tensor: CheckpointTensor) -> np.ndarray:
     return tensor.join(parts)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Settings) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

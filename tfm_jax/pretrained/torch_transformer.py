@@ -40,11 +40,13 @@ _FROM_TENSORS = {
     *("vocab_size", "d_model", "n_layers", "n_decoder_layers", "d_ff", "final_norm", "attention_bias"),
     *("tie_embeddings", "share_embeddings", "logits_bias"),
 }
+State = Mapping[str, Any]
+"""A state dict: tensors of torch, or arrays, by name."""
 _Module = type[nn.EncoderDecoder] | type[nn.Encoder]
 
 
 def from_torch_transformer(
-    weights: Mapping[str, Any] | str | Path,
+    weights: State | str | Path,
     n_heads: int,
     *,
     embedding: Array,
@@ -82,8 +84,9 @@ def from_torch_transformer(
 
     Raises:
       ValueError: for tensors that are missing, unknown or of another shape, by name; for a decoder without
-        its encoder; for a field that the tensors determine; for ``Learned`` positions and relative position
-        biases, whose tables the state dict lacks.
+        its encoder; for a field that the tensors determine; for another norm than ``LayerNorm`` and another
+        feed-forward than ``Mlp``; for variants with parameters that the state dict lacks, such as ``Learned``
+        positions.
 
     Vaswani et al. 2017, "Attention Is All You Need".
     """
@@ -101,8 +104,15 @@ def from_torch_transformer(
     found = Weights({name: tuple(x.shape) for name, x in tensors.items()}, lambda name: _array(tensors[name]))
     model = nn.functionalize(module, config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    mappings = _mappings(config) if module is nn.EncoderDecoder else _encoder_mappings(config)
-    tensor_map = build_tensor_map(mappings, {path: leaf.shape for path, leaf in flatten_with_paths(shapes)})
+    mappings = list(_mappings(config) if module is nn.EncoderDecoder else _encoder_mappings(config))
+    paths = {path: leaf.shape for path, leaf in flatten_with_paths(shapes)}
+    if absent := sorted(paths.keys() - {mapping.param for mapping in mappings}):
+        got = ", ".join(f"{name}={value!r:.200}" for name, value in fields.items())
+        raise ValueError(
+            f"{_NAME}: got {got}, with the parameters {', '.join(absent)}; wanted fields that add none: a "
+            "torch.nn.Transformer has no such tensors."
+        )
+    tensor_map = build_tensor_map(mappings, paths)
     if wrong := find_mismatches(found, tensor_map, ()):
         raise ValueError(wrong.message("the state dict"))
     params = read_params(found, tensor_map, shapes, jnp.dtype("float32"), resolve_shardings(None, shapes))
@@ -112,7 +122,7 @@ def from_torch_transformer(
 _NAME = "from_torch_transformer"
 
 
-def _read(path: str | Path) -> Mapping[str, Any]:
+def _read(path: str | Path) -> State:
     if Path(path).suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise ValueError(
             f"{_NAME}: got {path}, a PyTorch pickle; wanted a safetensors file or a state dict. Pass "
@@ -130,7 +140,7 @@ def _array(tensor: Any) -> np.ndarray:
     return np.asarray(tensor)
 
 
-def _without_prefix(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], _Module]:
+def _without_prefix(state: State) -> tuple[State, _Module]:
     """The tensors without a prefix of the module's own names, and our module."""
     first = "layers.0.linear1.weight"
     stacks = sorted(name.removesuffix(first) for name in state if name.endswith(first))
@@ -154,21 +164,20 @@ def _without_prefix(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], _Modul
     return {name.removeprefix(prefix): x for name, x in state.items()}, module
 
 
-def _config(
-    state: Mapping[str, Any], extra: Mapping[str, Any], n_heads: int, fields: dict[str, Any], module: _Module
-) -> nn.Config:
+def _config(state: State, extra: State, n_heads: int, fields: dict[str, Any], module: _Module) -> nn.Config:
     """The ``nn.Config`` of the shapes of the tensors and of the fields."""
     if unexpected := sorted(fields.keys() & _FROM_TENSORS):
         raise ValueError(f"{_NAME}: got {', '.join(unexpected)}; wanted no field that the tensors determine.")
-    if isinstance(fields.get("positions"), nn.Learned | nn.RelativeBias):
-        raise ValueError(
-            f"{_NAME}: got positions={fields['positions']}; wanted positions without a table: a "
-            "torch.nn.Transformer has none."
-        )
+    fields = {**_DEFAULTS, **fields}
+    for name, kind in (("norm", nn.LayerNorm), ("feed_forward", nn.Mlp)):
+        if type(fields[name]) is not kind:
+            raise ValueError(
+                f"{_NAME}: got {name}={fields[name]!r:.200}; wanted {kind.__name__}: a "
+                "torch.nn.Transformer has no other."
+            )
     stack = "" if module is nn.Encoder else "encoder."
     first = state[f"{stack}layers.0.linear1.weight"]
     bias = f"{stack}layers.0.linear1.bias" in state
-    fields = {**_DEFAULTS, **fields}
     if module is nn.EncoderDecoder:
         fields |= {
             "n_decoder_layers": _count_layers(state, "decoder."),
@@ -188,7 +197,7 @@ def _config(
     )
 
 
-def _count_layers(state: Mapping[str, Any], stack: str) -> int:
+def _count_layers(state: State, stack: str) -> int:
     numbers = (re.match(rf"{re.escape(stack)}layers\.(\d+)\.", name) for name in state)
     return max((int(found[1]) for found in numbers if found), default=0) + 1
 

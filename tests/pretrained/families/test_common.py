@@ -97,11 +97,11 @@ def test_every_activation_of_transformers_matches_and_is_written_by_its_name():
                 activation_of(name)
             continue
         wanted = reference[name](torch.tensor(x)).numpy()
-        ours = activation_of(name)
-        np.testing.assert_allclose(ops.activation(ours)(jnp.asarray(x)), wanted, atol=1e-6, rtol=1e-6)
-        again = reference[activation_setting(ours)](torch.tensor(x)).numpy()
+        converted = activation_of(name)
+        np.testing.assert_allclose(ops.activation(converted)(jnp.asarray(x)), wanted, atol=1e-6, rtol=1e-6)
+        again = reference[activation_setting(converted)](torch.tensor(x)).numpy()
         np.testing.assert_allclose(again, wanted, atol=1e-6, rtol=1e-6)
-        assert activation_setting(ours) == name
+        assert activation_setting(converted) == name
 
 
 @pytest.mark.parametrize("theta", ["rope_theta", "rope_parameters"])

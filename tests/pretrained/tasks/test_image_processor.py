@@ -161,7 +161,7 @@ def test_invalid_images_are_errors(tmp_path, images):
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no preprocessor_config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"got no preprocessor_config\.json; wanted"):
         pretrained.load_image_processor(tmp_path)
 
 

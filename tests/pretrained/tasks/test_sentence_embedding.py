@@ -1,7 +1,9 @@
 """Sentence embeddings: pooling, prompts and limits; padding and batching do not change the vectors."""
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from tokenizers import models, pre_tokenizers
 
 from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import nn, pretrained
+from tfm_jax.pretrained.tasks import sentence_embedding
 from tfm_jax.pretrained.tasks.batch_runner import max_length_of
 from tfm_jax.pretrained.tasks.sentence_layers import pooled
 from tfm_jax.train import data_mesh
@@ -77,6 +80,24 @@ def test_vectors_are_pooled_and_normalized(directory):
     wanted = encoder.model.apply(encoder.params, np.array([1, 2, 3]))[0]
     np.testing.assert_allclose(first[0], wanted, rtol=1e-5, atol=1e-6)
     assert encoder([]).shape[0] == 0
+
+
+def test_loading_a_config_again_compiles_nothing_and_keeps_nothing(directory):
+    def use():
+        encoder = pretrained.load_sentence_encoder(directory)
+        encoder(TEXTS)
+        return weakref.ref(encoder)
+
+    def count():
+        gc.collect()
+        return sentence_embedding._vectors._cache_size(), len(gc.get_objects())
+
+    assert use()() is None or gc.collect()
+    use()
+    programs, objects = count()
+    assert use()() is None or gc.collect()
+    again, more = count()
+    assert again == programs and more - objects < 20
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])

@@ -1,7 +1,9 @@
 """Text classification: labels follow the model's logits, independent of batching, as in transformers."""
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
+from tfm_jax.pretrained.tasks import text_classification
+from tfm_jax.pretrained.tasks.text_classification import Label, TokenLabel
 from tfm_jax.train import data_mesh
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefg"]
@@ -62,6 +66,26 @@ def test_each_text_gets_the_label_of_the_largest_logit(directory):
         assert label.label == classifier.labels[wanted.argmax()] and label.score == label.scores.max()
     assert np.ptp([label.scores for label in found], axis=0).max() > 0.01
     assert classifier([]) == [] and classifier.tokenizer.truncation is None
+
+
+def test_loading_a_config_again_compiles_nothing_and_keeps_nothing(directory):
+    save(directory, SEQUENCES)
+
+    def use():
+        classifier = pretrained.load_text_classifier(directory)
+        classifier(TEXTS)
+        return weakref.ref(classifier)
+
+    def count():
+        gc.collect()
+        return text_classification._scores._cache_size(), len(gc.get_objects())
+
+    assert use()() is None or gc.collect()
+    use()
+    programs, objects = count()
+    assert use()() is None or gc.collect()
+    again, more = count()
+    assert again == programs and more - objects < 20
 
 
 @pytest.mark.parametrize(
@@ -114,7 +138,7 @@ def test_devices_share_each_batch(directory, config):
         return [x.scores for x in jax.tree.leaves(labels, is_leaf=is_label)]
 
     def is_label(x):
-        return isinstance(x, pretrained.Label | pretrained.TokenLabel)
+        return isinstance(x, Label | TokenLabel)
 
     np.testing.assert_allclose(scores(classifier(TEXTS)), scores(wanted), rtol=1e-5, atol=1e-6)
     (batch,) = seen

@@ -80,6 +80,6 @@ def test_ids_match_transformers(tmp_path, class_name):
             json.dumps({"tokenizer_class": f"{class_name}Tokenizer", "mask_token": mask})
         )
     name = "RobertaTokenizer" if class_name == "Bart" else f"{class_name}Tokenizer"  # the same class
-    reference, ours = getattr(transformers, name).from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    reference, loaded = getattr(transformers, name).from_pretrained(tmp_path), read_tokenizer(tmp_path)
     for text in (*CORPUS[:2], "", " x", f"the {EXTRA[class_name][-1]} dog"):
-        assert ours.encode(text).ids == reference(text)["input_ids"], text
+        assert loaded.encode(text).ids == reference(text)["input_ids"], text

@@ -203,10 +203,10 @@ def test_sentencepiece_models_saved_by_transformers(tmp_path, trained, name):  #
     if name == "marian":
         write(tmp_path / "other", BUILT["t5"])
         (tmp_path / "other" / "tokenizer.json").rename(directory / "tokenizer.json")
-    reference, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
+    reference, loaded = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
     texts = TEXTS if name != "marian" else [text for text in TEXTS if "<" not in text and "ｆ" not in text]
     for text in texts:
-        assert ours.encode(text).ids == reference(text)["input_ids"], text
+        assert loaded.encode(text).ids == reference(text)["input_ids"], text
 
 
 def test_a_tokenizer_json_without_a_config_is_used_as_it_is(tmp_path):

@@ -58,17 +58,17 @@ def assert_same(got, wanted):
 
 def assert_matches_transformers(directory):
     """Asserts that both read a directory alike: ids of texts and pairs, truncation, decoding."""
-    reference, ours = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
+    reference, loaded = transformers.AutoTokenizer.from_pretrained(directory), read_tokenizer(directory)
     wanted = reference(TEXTS)["input_ids"]
-    assert [x.ids for x in ours.encode_batch(TEXTS)] == wanted
+    assert [x.ids for x in loaded.encode_batch(TEXTS)] == wanted
     for ids in wanted:
-        assert ours.decode(ids, skip_special_tokens=False) == reference.decode(ids)
+        assert loaded.decode(ids, skip_special_tokens=False) == reference.decode(ids)
     pairs = (TEXTS[1:], TEXTS[:-1])
-    assert [x.ids for x in ours.encode_batch(list(zip(*pairs, strict=True)))] == reference(*pairs)[
+    assert [x.ids for x in loaded.encode_batch(list(zip(*pairs, strict=True)))] == reference(*pairs)[
         "input_ids"
     ]
-    ours.enable_truncation(5, direction=truncation_side(directory, read_tokenizer_config(directory)))
-    assert [x.ids for x in ours.encode_batch(TEXTS)] == reference(TEXTS, truncation=True, max_length=5)[
+    loaded.enable_truncation(5, direction=truncation_side(directory, read_tokenizer_config(directory)))
+    assert [x.ids for x in loaded.encode_batch(TEXTS)] == reference(TEXTS, truncation=True, max_length=5)[
         "input_ids"
     ]
 
@@ -217,8 +217,8 @@ def test_text_generation_checkpoint(tmp_path, trained, name):  # noqa: F811
     """transformers and this library generate the same text from the saved checkpoint as from its source."""
     tokenizer, source = files(tmp_path, KINDS[name], trained, "written")
     model = writer(tokenizer, source, KINDS[name])
-    _, params, config, ours = pretrained.load(source)
-    pretrained.save(tmp_path / "new", params, config, ours)
+    _, params, config, loaded = pretrained.load(source)
+    pretrained.save(tmp_path / "new", params, config, loaded)
     assert_same(tmp_path / "new", source)
     kind = transformers.AutoModelForSeq2SeqLM if name == "marian" else transformers.AutoModelForCausalLM
     again = kind.from_pretrained(tmp_path / "new")

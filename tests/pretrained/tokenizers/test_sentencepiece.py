@@ -346,12 +346,12 @@ def test_pieces_match_sentencepiece(trained, kind, tmp_path):
     which, name = NAMES[kind]
     (tmp_path / name).write_bytes(trained[which])
     reference = library.SentencePieceProcessor(model_proto=trained[which])
-    ours = read_sentencepiece(tmp_path, kind, {})
+    loaded = read_sentencepiece(tmp_path, kind, {})
     for text in TEXTS:
         if kind == "Llama":
             text = text.lstrip()  # transformers 5 adds no space before a text that starts with one
         wanted = reference.encode(text, out_type=str)
-        got = ours.encode(text, add_special_tokens=False).tokens
+        got = loaded.encode(text, add_special_tokens=False).tokens
         got, wanted = (
             [x if reference.piece_to_id(x) != reference.unk_id() else "?" for x in pieces]
             for pieces in (got, wanted)
@@ -379,10 +379,10 @@ def test_ids_match_transformers(trained, kind, tmp_path):
     config = {"tokenizer_class": f"{kind}Tokenizer"} | ({"add_bos_token": True} if kind == "Llama" else {})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     reference = getattr(transformers, f"{kind}Tokenizer").from_pretrained(tmp_path)
-    ours = read_tokenizer(tmp_path)
+    loaded = read_tokenizer(tmp_path)
     texts = [text for text in TEXTS if kind != "Llama" or not text.startswith(" ")]
     for text in [*texts, "the quick dog", "日本 the dog", "quick-brown"]:
-        assert ours.encode(text).ids == reference(text)["input_ids"], text
+        assert loaded.encode(text).ids == reference(text)["input_ids"], text
 
 
 INSIDE = [
@@ -411,9 +411,9 @@ def test_spaces_around_user_defined_pieces(trained, config, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(trained["user"])
     config = config | {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    reference, ours = transformers.LlamaTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    reference, loaded = transformers.LlamaTokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
     for text in INSIDE:
         wanted = reference(text)["input_ids"]
-        assert ours.encode(text).ids == wanted, text
+        assert loaded.encode(text).ids == wanted, text
         for written in (wanted, wanted[1:]):
-            assert ours.decode(written, skip_special_tokens=False) == reference.decode(written), text
+            assert loaded.decode(written, skip_special_tokens=False) == reference.decode(written), text

@@ -40,11 +40,11 @@ def test_added_tokens_outside_the_vocabulary(tmp_path):
     config = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     config |= {"bos_token": None, "unk_token": None, "additional_special_tokens": names[1:3]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": added}))
-    reference, ours = transformers.Qwen2Tokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
-    assert [ours.token_to_id(name) for name in names] == [n, n + 1, n + 2, n + 3]
+    reference, loaded = transformers.Qwen2Tokenizer.from_pretrained(tmp_path), read_tokenizer(tmp_path)
+    assert [loaded.token_to_id(name) for name in names] == [n, n + 1, n + 2, n + 3]
     for text in ("the<|im_end|>", "<|im_start|>dog<tool>s<|endoftext|>", *CORPUS[:2]):
-        assert ours.encode(text).ids == reference(text)["input_ids"], text
-    assert trained.encode("dogs").tokens == ours.encode("dogs").tokens
+        assert loaded.encode(text).ids == reference(text)["input_ids"], text
+    assert trained.encode("dogs").tokens == loaded.encode("dogs").tokens
 
 
 @pytest.mark.parity
@@ -64,7 +64,7 @@ def test_added_tokens_in_another_order_than_their_roles(tmp_path, where):
     else:
         config[where] = {str(i): {"content": token, **flags} for token, i in ids.items()}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"unk_token": None}))
-    ours, reference = read_tokenizer(tmp_path), transformers.Qwen2Tokenizer.from_pretrained(tmp_path)
-    assert {token: ours.token_to_id(token) for token in ids} == ids
+    loaded, reference = read_tokenizer(tmp_path), transformers.Qwen2Tokenizer.from_pretrained(tmp_path)
+    assert {token: loaded.token_to_id(token) for token in ids} == ids
     for text in (*CORPUS[:2], "<|im_start|>user\nthe dog<|im_end|>\n", "a<|endoftext|>"):
-        assert ours.encode(text).ids == reference(text)["input_ids"], text
+        assert loaded.encode(text).ids == reference(text)["input_ids"], text

@@ -1,8 +1,6 @@
 """The families of checkpoints, one file each: settings and tensor names."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
 from tfm_jax.pretrained.families._common import labels_of
 from tfm_jax.pretrained.family import Architecture, Family
@@ -37,7 +35,8 @@ def find_family(architecture: str) -> Family:
     if architecture not in _BY_ARCHITECTURE:
         raise ValueError(
             f"load: got architecture {architecture!r}; wanted one of {', '.join(sorted(_BY_ARCHITECTURE))}. "
-            "For another class with the same tensors pass architecture= to load."
+            "For another class with the same tensors name one of these in config.json, or in Python pass "
+            "architecture= to load."
         )
     return _BY_ARCHITECTURE[architecture]
 
@@ -47,19 +46,25 @@ def find_architecture(name: str) -> Architecture:
     return find_family(name).architectures[name]
 
 
-def architecture_in(settings: Mapping[str, Any], source: object) -> str | None:
+def architecture_in(settings: Settings, source: object) -> str | None:
     """The architecture in a ``config.json``; None where the file has only a ``model_type``.
 
     Raises:
-      ValueError: for several architectures, an unknown one, and one of another ``model_type``.
+      ValueError: for several architectures, an unknown one, one of another ``model_type``, and the config of
+        a run.
     """
     names, kind = settings.get("architectures"), settings.get("model_type")
+    if names is None and kind is None and isinstance(settings.get("model"), dict):
+        raise ValueError(
+            f"{source}: got the config of a run; wanted that of a pretrained checkpoint. Runs are for tfm "
+            "generate RUN, tfm translate RUN and, in Python, tfm_jax.runs.load_run."
+        )
     if names in (None, []) and kind is not None:
         return None
     if not isinstance(names, list) or len(names) != 1:
         raise ValueError(
-            f"{source}: got architectures={names!r}; wanted one in a list. Add it, or pass architecture= to "
-            "load."
+            f"{source}: got architectures={names!r}; wanted one in a list. Add it to the file, or in Python "
+            "pass architecture= to load."
         )
     family = find_family(str(names[0]))
     if kind not in (None, family.model_type):
@@ -70,7 +75,7 @@ def architecture_in(settings: Mapping[str, Any], source: object) -> str | None:
     return str(names[0])
 
 
-def family_by_type(settings: Mapping[str, Any], source: object) -> Family:
+def family_by_type(settings: Settings, source: object) -> Family:
     """The family of the ``model_type`` in a ``config.json``; a ValueError for an unknown one."""
     families = {family.model_type: family for family in FAMILIES}
     if (kind := settings.get("model_type")) not in families:
@@ -81,7 +86,7 @@ def family_by_type(settings: Mapping[str, Any], source: object) -> Family:
     return families[kind]
 
 
-def family_of(settings: Mapping[str, Any], source: object) -> tuple[str, Family]:
+def family_of(settings: Settings, source: object) -> tuple[str, Family]:
     """The architecture in a ``config.json`` and its family; the family's first where there is none."""
     name = architecture_in(settings, source)
     if name is None:

@@ -1,15 +1,15 @@
 """Settings that several families share: activations, rotary positions, labels, classifiers."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tfm_jax import nn, ops
 from tfm_jax.nn import Rope
-from tfm_jax.pretrained.config_keys import TrackedSettings
-from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Settings
-from tfm_jax.pretrained.field_map import NO_FIELDS, Converter, FieldMap, Group
+from tfm_jax.pretrained.config_keys import Settings, TrackedSettings
+from tfm_jax.pretrained.family import Architecture, CheckpointConfig
+from tfm_jax.pretrained.field_map import NO_FIELDS, Converter, FieldMap, Fields, Group, expect
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense
 
 __all__ = [
@@ -37,9 +37,11 @@ def activation_of(name: str) -> str:
     return name
 
 
-def activation_setting(name: str) -> str:
-    """The name in transformers of our activation."""
-    return _ACTIVATIONS.get(name, name)
+def activation_setting(activation: str | nn.Activation) -> str:
+    """The name in transformers of our activation; a ValueError for one without a name."""
+    if not isinstance(activation, str):
+        raise ValueError(f"got {activation!r:.200}; wanted the name of an activation.")
+    return _ACTIVATIONS.get(activation, activation)
 
 
 ACTIVATION = Converter(activation_of, activation_setting)
@@ -50,7 +52,7 @@ def placement(when_true: str, when_false: str) -> Converter:
     return Converter(lambda flag: when_true if flag else when_false, lambda value: value == when_true)
 
 
-def rope_of(settings: Mapping[str, Any]) -> Rope:
+def rope_of(settings: Settings) -> Rope:
     """Rotary positions of complete heads, from ``rope_scaling``, else ``rope_parameters``, else older keys.
 
     Raises:
@@ -65,14 +67,14 @@ def rope_of(settings: Mapping[str, Any]) -> Rope:
     return Rope(_theta(settings, key, found, "rope_theta"), pairing="half")
 
 
-def partial_rope_of(settings: Mapping[str, Any]) -> Rope:
+def partial_rope_of(settings: Settings) -> Rope:
     """Rotary positions of a fraction of each head, with GPT-NeoX's older keys; otherwise as ``rope_of``."""
     key, found = _rope_parameters(settings)
     fraction = found.get("partial_rotary_factor", settings.get("rotary_pct", 0.25))
     return Rope(_theta(settings, key, found, "rotary_emb_base"), pairing="half", fraction=fraction)
 
 
-def _rope_parameters(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _rope_parameters(settings: Settings) -> tuple[str, Settings]:
     """The key that counts, ``rope_scaling`` unless it is empty, and its object."""
     key = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
     found = settings.get(key) or {}
@@ -86,7 +88,7 @@ def _rope_parameters(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any
     return key, found
 
 
-def _theta(settings: Mapping[str, Any], key: str, found: Mapping[str, Any], older: str) -> float:
+def _theta(settings: Settings, key: str, found: Settings, older: str) -> float:
     """Theta from the object, else from the older key."""
     base = found.get("rope_theta", settings.get(older, 10_000.0))
     if isinstance(base, bool) or not isinstance(base, int | float):
@@ -96,12 +98,12 @@ def _theta(settings: Mapping[str, Any], key: str, found: Mapping[str, Any], olde
 
 def inverse_frequencies(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:
     """The ``inv_freq`` buffer of old checkpoints: theta ** -(2 i / H) of each pair i of elements."""
-    return config.positions.theta ** (-np.arange(shape[0]) / shape[0])
+    return expect(config.positions, Rope).theta ** (-np.arange(shape[0]) / shape[0])
 
 
-def rope_settings(model: nn.Config) -> dict[str, Any]:
+def rope_settings(model: nn.Config) -> dict[str, object]:
     """The inverse of ``rope_of``, in the keys of transformers 5 and of older versions."""
-    rope = model.positions if isinstance(model.positions, Rope) else Rope()
+    rope = expect(model.positions, Rope)
     return {
         "rope_parameters": {"rope_type": "default", "rope_theta": rope.theta},
         "rope_theta": rope.theta,
@@ -109,11 +111,11 @@ def rope_settings(model: nn.Config) -> dict[str, Any]:
     }
 
 
-def _read_rope(settings: TrackedSettings) -> dict[str, Any]:
+def _read_rope(settings: TrackedSettings) -> Fields:
     return {"positions": rope_of(settings)}
 
 
-ROPE = Group(_read_rope, rope_settings)
+ROPE = Group(_read_rope, rope_settings, variants={"positions": (Rope,)})
 
 
 def labels_of(settings: Settings) -> tuple[str, ...]:
@@ -168,7 +170,7 @@ def classifier(
         pooled = [] if pooler is None else dense("encoder/pooler/dense", pooler)
         return [*encoder(config, param="encoder/"), *pooled, *dense("head/dense", head)]
 
-    def options(config: CheckpointConfig) -> dict[str, Any]:
+    def options(config: CheckpointConfig) -> dict[str, object]:
         n = len(labels_of(config.settings))
         return {"n_classes": n, "pooling": pooling, "dropout_rate": dropout(config)}
 

@@ -4,13 +4,13 @@
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group, expect
 from tfm_jax.pretrained.weights.tensor_map import (
     WeightMapping,
     attention,
@@ -23,6 +23,7 @@ from tfm_jax.pretrained.weights.tensor_map import (
 
 __all__ = ["FAMILIES"]
 
+_Names = Callable[..., list[WeightMapping]]
 FIELDS = FieldMap(
     (
         Field("vocab_size"),
@@ -51,7 +52,7 @@ _POSITIONS = Field("max_position_embeddings", "positions.max_length", 512)
 BERT_FIELDS = FIELDS.extended(_POSITIONS, model={"positions": nn.Learned})
 
 
-def _read_positions(settings: TrackedSettings) -> dict[str, Any]:
+def _read_positions(settings: TrackedSettings) -> Fields:
     """RoBERTa's table: the positions of tokens follow the row of the padding token's id."""
     padding_id, rows = settings.get("pad_token_id", 1), settings.get("max_position_embeddings", 512)
     if padding_id is None:
@@ -59,20 +60,22 @@ def _read_positions(settings: TrackedSettings) -> dict[str, Any]:
     return {"positions": nn.Learned(rows - padding_id - 1, padding_id)}
 
 
-def _write_positions(model: nn.Config) -> dict[str, Any]:
-    padding_id = getattr(model.positions, "padding_id", None)
+def _write_positions(model: nn.Config) -> dict[str, object]:
+    positions = expect(model.positions, nn.Learned)
     return {
-        "max_position_embeddings": getattr(model.positions, "rows", 512) + _unread_rows(model),
-        "pad_token_id": 1 if padding_id is None else padding_id,
+        "max_position_embeddings": positions.rows + _unread_rows(model),
+        "pad_token_id": 1 if positions.padding_id is None else positions.padding_id,
     }
 
 
-ROBERTA_FIELDS = FIELDS.extended(Group(_read_positions, _write_positions))
+ROBERTA_FIELDS = FIELDS.extended(
+    Group(_read_positions, _write_positions, variants={"positions": (nn.Learned,)})
+)
 
 
 def _unread_rows(config: nn.Config) -> int:
     """Rows of the checkpoint's position table before that of the padding token; no position reads them."""
-    return getattr(config.positions, "padding_id", None) or 0
+    return expect(config.positions, nn.Learned).padding_id or 0
 
 
 def encoder_names(config: nn.Config, *, param: str, prefix: str) -> list[WeightMapping]:
@@ -82,7 +85,9 @@ def encoder_names(config: nn.Config, *, param: str, prefix: str) -> list[WeightM
     return [
         *attention(
             f"{layers}/attention",
-            *(f"{projections}.{name}" for name in ("query", "key", "value")),
+            f"{projections}.query",
+            f"{projections}.key",
+            f"{projections}.value",
             f"{tensor}.attention.output.dense",
         ),
         *mlp(f"{layers}/feed_forward", w_in=f"{tensor}.intermediate.dense", w_out=f"{tensor}.output.dense"),
@@ -104,7 +109,7 @@ _POOLED = FieldMap((), model={"pooler": nn.Pooler("tanh")})
 
 
 def _masked_names(
-    config: nn.Config, *, encoder: Any, dense_name: str, norm_name: str, head: str
+    config: nn.Config, *, encoder: _Names, dense_name: str, norm_name: str, head: str
 ) -> list[WeightMapping]:
     """The tensors of the masked language model."""
     return [
@@ -116,7 +121,7 @@ def _masked_names(
     ]
 
 
-def _model(encoder: Any, prefix: str) -> Architecture:
+def _model(encoder: _Names, prefix: str) -> Architecture:
     """The encoder, with a pooler where the file has one."""
 
     def names(config: nn.Config) -> list[WeightMapping]:
@@ -125,8 +130,8 @@ def _model(encoder: Any, prefix: str) -> Architecture:
     return Architecture(nn.Encoder, names, fields=_POOLED, by_file=("pooler",), bare=True)
 
 
-def _activation(config: CheckpointConfig) -> dict[str, str]:
-    return {"activation": config.model.feed_forward.activation}
+def _activation(config: CheckpointConfig) -> dict[str, object]:
+    return {"activation": expect(config.model.feed_forward, nn.Mlp).activation}
 
 
 def _head_dropout(config: CheckpointConfig) -> float:
@@ -163,16 +168,16 @@ BERT = Family(
 )
 
 
-def _read_pooler(settings: TrackedSettings) -> dict[str, Any]:
+def _read_pooler(settings: TrackedSettings) -> Fields:
     rate = settings.get("classifier_dropout")
     rate = settings.get("hidden_dropout_prob", 0.1) if rate is None else rate
     return {"pooler": nn.Pooler("tanh", rate)}
 
 
-def _write_pooler(model: nn.Config) -> dict[str, Any]:
-    rate = None if model.pooler is None else model.pooler.dropout_rate
+def _write_pooler(model: nn.Config) -> dict[str, object]:
+    rate = expect(model.pooler, nn.Pooler).dropout_rate
     # Not 0.0: the key sets the rate of the classifier's head too.
-    return {} if rate in (None, 0.0, model.dropout_rate) else {"classifier_dropout": rate}
+    return {} if rate in (0.0, model.dropout_rate) else {"classifier_dropout": rate}
 
 
 _roberta = functools.partial(encoder_names, prefix="roberta.")
@@ -196,7 +201,7 @@ ROBERTA = Family(
             _head_dropout,
             head="classifier.out_proj",
             pooler="classifier.dense",
-            fields=FieldMap((Group(_read_pooler, _write_pooler),)),
+            fields=FieldMap((Group(_read_pooler, _write_pooler, variants={"pooler": (nn.Pooler,)}),)),
         ),
         "RobertaForTokenClassification": classifier(_roberta, None, _head_dropout),
     },

@@ -1,23 +1,21 @@
 """BLOOM: decoder with ALiBi and a norm on the embeddings; query, key and value of each head are fused."""
 
-from typing import Any
-
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense, fused_qkv, mlp, norm, transpose
 
 __all__ = ["BLOOM"]
 
 
-def _read_widths(settings: TrackedSettings) -> dict[str, Any]:
+def _read_widths(settings: TrackedSettings) -> Fields:
     older, D = settings.get("n_embed"), settings.get("hidden_size", 64)
     D = D if older is None else older
     return {"d_model": D, "d_ff": 4 * D}
 
 
-def _write_widths(model: nn.Config) -> dict[str, Any]:
+def _write_widths(model: nn.Config) -> dict[str, object]:
     return {"hidden_size": model.d_model, "n_embed": None}
 
 

@@ -3,7 +3,7 @@
 from tfm_jax import nn
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap
+from tfm_jax.pretrained.field_map import Field, FieldMap, expect
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, dense, mlp, norm, transpose
 
 __all__ = ["DISTILBERT"]
@@ -61,8 +61,8 @@ def masked_names(config: nn.Config) -> list[WeightMapping]:
     ]
 
 
-def _activation(config: CheckpointConfig) -> dict[str, str]:
-    return {"activation": config.model.feed_forward.activation}
+def _activation(config: CheckpointConfig) -> dict[str, object]:
+    return {"activation": expect(config.model.feed_forward, nn.Mlp).activation}
 
 
 def _sequence_dropout(config: CheckpointConfig) -> float:

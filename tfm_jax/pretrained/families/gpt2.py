@@ -1,22 +1,20 @@
 """GPT-2: pre-norm decoder with learned positions; one matrix for queries, keys and values."""
 
-from typing import Any
-
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group
 from tfm_jax.pretrained.weights.tensor_map import FLATTEN, WeightMapping, conv1d, norm, transpose
 
 __all__ = ["GPT2"]
 
 
-def _read_width(settings: TrackedSettings) -> dict[str, Any]:
+def _read_width(settings: TrackedSettings) -> Fields:
     return {"d_ff": settings.get("n_inner") or 4 * settings["n_embd"]}
 
 
-def _write_width(model: nn.Config) -> dict[str, Any]:
+def _write_width(model: nn.Config) -> dict[str, object]:
     return {"n_inner": None if model.d_ff == 4 * model.d_model else model.d_ff}
 
 

@@ -1,7 +1,5 @@
 """GPT-NeoX, such as Pythia: parallel sublayers, partial rotary positions, fused heads as in BLOOM."""
 
-from typing import Any
-
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings, check_only
 from tfm_jax.pretrained.families._common import (
@@ -9,16 +7,15 @@ from tfm_jax.pretrained.families._common import (
     inverse_frequencies,
     partial_rope_of,
     placement,
-    rope_settings,
 )
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group, expect
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, dense, fused_qkv, mlp, norm, transpose
 
 __all__ = ["GPT_NEOX"]
 
 
-def _read_rope(settings: TrackedSettings) -> dict[str, Any]:
+def _read_rope(settings: TrackedSettings) -> Fields:
     D, N = settings["hidden_size"], settings["num_attention_heads"]
     rope = partial_rope_of(settings)
     if isinstance(rope.fraction, float) and (rotated := int(D // N * rope.fraction)) % 2:
@@ -32,11 +29,11 @@ def _read_rope(settings: TrackedSettings) -> dict[str, Any]:
     return {"positions": rope}
 
 
-def _write_rope(model: nn.Config) -> dict[str, Any]:
-    rope = model.positions if isinstance(model.positions, nn.Rope) else nn.Rope()
-    parameters = rope_settings(model)["rope_parameters"]
+def _write_rope(model: nn.Config) -> dict[str, object]:
+    rope = expect(model.positions, nn.Rope)
+    parameters = {"rope_type": "default", "rope_theta": rope.theta, "partial_rotary_factor": rope.fraction}
     return {
-        "rope_parameters": {**parameters, "partial_rotary_factor": rope.fraction},
+        "rope_parameters": parameters,
         "rotary_emb_base": rope.theta,
         "rotary_pct": rope.fraction,
         "rope_scaling": None,
@@ -57,7 +54,7 @@ FIELDS = FieldMap(
         Field("tie_word_embeddings", "tie_embeddings", False),
         Field("hidden_dropout", "dropout_rate", 0.0),
         Field("attention_dropout", "attention_dropout_rate", 0.0),
-        Group(_read_rope, _write_rope),
+        Group(_read_rope, _write_rope, variants={"positions": (nn.Rope,)}),
     ),
     model={"norm": nn.LayerNorm, "feed_forward": nn.Mlp, "scale_embeddings": False},
 )

@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 from tfm_jax import nn
-from tfm_jax.pretrained.config_keys import TrackedSettings
+from tfm_jax.pretrained.config_keys import Settings, TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, ROPE, inverse_frequencies
-from tfm_jax.pretrained.family import Architecture, Family, Settings
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.family import Architecture, Family
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["FAMILIES"]
@@ -43,7 +42,7 @@ FIELDS = FieldMap(
 )
 
 
-def _read_window(settings: TrackedSettings) -> dict[str, Any]:
+def _read_window(settings: TrackedSettings) -> Fields:
     """Qwen's layers have a window from some layer on; our layers are all alike."""
     if not settings.get("use_sliding_window", False):
         return {"window": None}
@@ -58,7 +57,7 @@ def _read_window(settings: TrackedSettings) -> dict[str, Any]:
     return {"window": window}
 
 
-def _write_window(model: nn.Config) -> dict[str, Any]:
+def _write_window(model: nn.Config) -> dict[str, object]:
     kind = "full_attention" if model.window is None else "sliding_attention"
     return {
         "use_sliding_window": model.window is not None,

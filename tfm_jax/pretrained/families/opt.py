@@ -1,24 +1,22 @@
 """OPT: decoder with learned positions, biases and norm placement by settings; no dropout of embeddings."""
 
-from typing import Any
-
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group, Same
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group, Same
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, skip_rows, transpose
 
 __all__ = ["OPT"]
 
 
-def _read_norms(settings: TrackedSettings) -> dict[str, Any]:
+def _read_norms(settings: TrackedSettings) -> Fields:
     before = settings.get("do_layer_norm_before", True)
     final = before and not settings.get("_remove_final_layer_norm", False)
     return {"norm_placement": "pre" if before else "post", "final_norm": final}
 
 
-def _write_norms(model: nn.Config) -> dict[str, Any]:
+def _write_norms(model: nn.Config) -> dict[str, object]:
     before = model.norm_placement == "pre"
     return {"do_layer_norm_before": before, "_remove_final_layer_norm": before and not model.final_norm}
 

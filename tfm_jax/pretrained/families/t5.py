@@ -1,15 +1,16 @@
 """T5 and T5 1.1 (Flan-T5): encoder-decoder with relative position biases, RMSNorm, unscaled attention."""
 
-from typing import Any
-
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import activation_of, activation_setting
 from tfm_jax.pretrained.family import Architecture, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group, expect
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping, attention, mlp, norm, transpose
 
 __all__ = ["T5"]
+
+_FEED_FORWARDS = {nn.Mlp: False, nn.Glu: True}
+"""The feed-forward layers of the format, and whether they are gated."""
 
 
 def _n_encoder_layers(settings: TrackedSettings) -> int:
@@ -17,7 +18,7 @@ def _n_encoder_layers(settings: TrackedSettings) -> int:
     return settings.without_alias("num_layers")
 
 
-def _read_feed_forward(settings: TrackedSettings) -> dict[str, Any]:
+def _read_feed_forward(settings: TrackedSettings) -> Fields:
     """From a name such as "gated-gelu"; the two keys that transformers derives from it take precedence."""
     name = settings.get("feed_forward_proj", "relu")
     *gate, activation = name.split("-")
@@ -32,9 +33,9 @@ def _read_feed_forward(settings: TrackedSettings) -> dict[str, Any]:
     return {"feed_forward": nn.Glu(activation) if gated else nn.Mlp(activation, bias=False)}
 
 
-def _write_feed_forward(model: nn.Config) -> dict[str, Any]:
-    layer = model.feed_forward
-    gated = isinstance(layer, nn.Glu)
+def _write_feed_forward(model: nn.Config) -> dict[str, object]:
+    layer = expect(model.feed_forward, *_FEED_FORWARDS)
+    gated = _FEED_FORWARDS[type(layer)]
     name = "gelu" if gated and layer.activation == "gelu_new" else activation_setting(layer.activation)
     return {
         "feed_forward_proj": f"gated-{name}" if gated else name,
@@ -43,13 +44,13 @@ def _write_feed_forward(model: nn.Config) -> dict[str, Any]:
     }
 
 
-def _read_logits_scale(settings: TrackedSettings) -> dict[str, Any]:
+def _read_logits_scale(settings: TrackedSettings) -> Fields:
     # T5 1.1 neither ties nor scales; its older files have the first key only.
     scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings") is not False)
     return {"logits_scale": settings["d_model"] ** -0.5 if scaled else 1.0}
 
 
-def _write_logits_scale(model: nn.Config) -> dict[str, Any]:
+def _write_logits_scale(model: nn.Config) -> dict[str, object]:
     return {"scale_decoder_outputs": model.logits_scale != 1.0, "tie_word_embeddings": model.tie_embeddings}
 
 
@@ -66,7 +67,7 @@ FIELDS = FieldMap(
         Field("layer_norm_epsilon", "norm.eps", 1e-6),
         Field("relative_attention_num_buckets", "positions.buckets", 32),
         Field("relative_attention_max_distance", "positions.max_distance", 128),
-        Group(_read_feed_forward, _write_feed_forward),
+        Group(_read_feed_forward, _write_feed_forward, variants={"feed_forward": tuple(_FEED_FORWARDS)}),
         Group(_read_logits_scale, _write_logits_scale),
         Field("dropout_rate", _RATES, 0.1),
     ),
@@ -95,7 +96,7 @@ def _stack(config: nn.Config, stack: str, last: int) -> list[WeightMapping]:
     layers, tensor = f"{stack}/layers", f"{stack}.block.{{layer}}.layer"
     first = f"{stack}.block.0.layer.0.SelfAttention"
     dense = f"{tensor}.{last}.DenseReluDense"
-    gated = isinstance(config.feed_forward, nn.Glu)
+    gated = _FEED_FORWARDS[type(expect(config.feed_forward, *_FEED_FORWARDS))]
     into = {"w_gate": f"{dense}.wi_0", "w_in": f"{dense}.wi_1"} if gated else {"w_in": f"{dense}.wi"}
 
     def attend(param: str, name: str) -> list[WeightMapping]:

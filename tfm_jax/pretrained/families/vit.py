@@ -1,12 +1,10 @@
 """ViT: pre-norm encoder of image patches with a class token and learned positions."""
 
-from typing import Any
-
 from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Group, Same
+from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group, Same, expect
 from tfm_jax.pretrained.weights.tensor_map import Conversion, WeightMapping, attention, dense, mlp, norm
 
 __all__ = ["VIT"]
@@ -16,22 +14,23 @@ _FIRST = Conversion(lambda x, shape: x.reshape(shape), lambda x: x[None])
 
 
 def _sides(size: int | list[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def _size(sides: tuple[int, int]) -> int | tuple[int, int]:
     return sides[0] if sides[0] == sides[1] else sides
 
 
-def _read_patches(settings: TrackedSettings) -> dict[str, Any]:
+def _read_patches(settings: TrackedSettings) -> Fields:
     height, width = _sides(settings.get("image_size", 224))
     size = _size(_sides(settings.get("patch_size", 16)))
     patches = nn.Patches(height, width, settings.get("num_channels", 3), size, class_token=True)
     return {"patches": patches, "positions": nn.Learned(patches.count + 1)}
 
 
-def _write_patches(model: nn.Config) -> dict[str, Any]:
-    patches = model.patches or nn.Patches(224, 224, 3, 16)
+def _write_patches(model: nn.Config) -> dict[str, object]:
+    patches = expect(model.patches, nn.Patches)
     return {
         "image_size": _size((patches.height, patches.width)),
         "patch_size": _size(patches.sides),
@@ -46,7 +45,7 @@ FIELDS = FieldMap(
         Field("num_attention_heads", "n_heads"),
         Field("intermediate_size", "d_ff"),
         Field("layer_norm_eps", "norm.eps", 1e-12),
-        Group(_read_patches, _write_patches),
+        Group(_read_patches, _write_patches, variants={"patches": (nn.Patches,), "positions": (nn.Learned,)}),
         Field("hidden_act", "feed_forward.activation", "gelu", ACTIVATION),
         Field("qkv_bias", "attention_bias", True),
         Field("hidden_dropout_prob", "dropout_rate", 0.0),
@@ -71,7 +70,9 @@ def encoder_names(config: nn.Config, param: str = "") -> list[WeightMapping]:
     return [
         *attention(
             f"{layers}/attention",
-            *(f"{projections}.{name}" for name in ("query", "key", "value")),
+            f"{projections}.query",
+            f"{projections}.key",
+            f"{projections}.value",
             f"{tensor}.attention.output.dense",
         ),
         *mlp(f"{layers}/feed_forward", w_in=f"{tensor}.intermediate.dense", w_out=f"{tensor}.output.dense"),
@@ -87,10 +88,10 @@ def encoder_names(config: nn.Config, param: str = "") -> list[WeightMapping]:
 
 def _convolution(config: nn.Config) -> Conversion:
     """A convolution [D, C, height, width] as our kernel [height * width * C, D]."""
-    sides, channels = config.patches.sides, config.patches.channels
+    patches = expect(config.patches, nn.Patches)
     return Conversion(
         lambda x, shape: x.transpose(2, 3, 1, 0).reshape(shape),
-        lambda x: x.reshape(*sides, channels, -1).transpose(3, 2, 0, 1),
+        lambda x: x.reshape(*patches.sides, patches.channels, -1).transpose(3, 2, 0, 1),
     )
 
 

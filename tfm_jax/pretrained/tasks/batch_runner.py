@@ -1,9 +1,8 @@
 """Batched inference over texts: tokenize, group by length, pad to few shapes, run, and restore the order."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeGuard
 
 import jax
 import numpy as np
@@ -147,7 +146,7 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def max_length_of(
-    declared: Any, tokenizer: tokenizers.Tokenizer, config: nn.Config, files: CheckpointFiles
+    declared: object, tokenizer: tokenizers.Tokenizer, config: nn.Config, files: CheckpointFiles
 ) -> int:
     """The length that texts are truncated to, in tokens.
 
@@ -165,16 +164,20 @@ def max_length_of(
       ValueError: for a length that is not an integer, or has no room for a token of the text.
     """
     special = tokenizer.num_special_tokens_to_add(False)
-    is_integer = isinstance(declared, int | float) and not isinstance(declared, bool) and declared % 1 == 0
-    if declared is not None and not (is_integer and declared > special):
+    if declared is not None and not _is_length(declared, special):
         raise ValueError(
             f"{files}: got a maximum length of {declared!r} tokens; wanted an integer above the {special} "
             "special tokens. Fix max_seq_length, or model_max_length in tokenizer_config.json."
         )
     limit = None if config.positions is None else config.positions.max_length
-    if limit is None:
-        limit = math.inf if declared is not None else 512
-    return int(min(limit, limit if declared is None else declared))
+    lengths = [x for x in (limit, declared) if x is not None]
+    return int(min(lengths, default=512))
+
+
+def _is_length(value: object, special: int) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value % 1 == 0 and value > special
 
 
 def require_tokenizer(files: CheckpointFiles) -> tokenizers.Tokenizer:

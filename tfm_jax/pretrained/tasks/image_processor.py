@@ -6,13 +6,13 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
-from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, check_only, warn_ignored
+from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, Settings, check_only, warn_ignored
 from tfm_jax.pretrained.tasks.resampling import METHODS, Method, resize
 from tfm_jax.pretrained.weights.files import read_json
 from tfm_jax.ranges import SIZE, Range
@@ -79,7 +79,7 @@ class ImageProcessor:
             raise _error("images", f"{images.dtype}{list(images.shape)}", "at least one pixel")
         pixels = jnp.asarray(images)
         if self.size is not None:
-            pixels = resize(pixels, _sides_of(self.size, pixels.shape[-3:-1]), self.method)
+            pixels = resize(pixels, _sides_of(self.size, (pixels.shape[-3], pixels.shape[-2])), self.method)
         if self.crop is not None:
             pixels = _cropped(_cropped(pixels, -3, self.crop[0]), -2, self.crop[1])
         mean, std = (
@@ -88,23 +88,23 @@ class ImageProcessor:
         return (pixels.astype(jnp.float32) * self.scale - mean) / std
 
 
-def _error(name: str, value: Any, wanted: str) -> ValueError:
+def _error(name: str, value: object, wanted: str) -> ValueError:
     return ValueError(f"ImageProcessor: got {name}={value}; wanted {wanted}.")
 
 
-def _fits(value: Any, wanted: Range) -> bool:
+def _fits(value: object, wanted: Range) -> bool:
     return isinstance(value, numbers.Number) and value in wanted
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> TypeGuard[int]:
     return _fits(value, SIZE)
 
 
-def _are_sides(value: Any) -> bool:
+def _are_sides(value: object) -> TypeGuard[Sides]:
     return isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value))
 
 
-def _all_in(values: Any, wanted: Range) -> bool:
+def _all_in(values: object, wanted: Range) -> bool:
     return isinstance(values, tuple) and len(values) > 0 and all(_fits(value, wanted) for value in values)
 
 
@@ -199,7 +199,7 @@ def load_image_processor(path_or_repo_id: str | Path) -> ImageProcessor:
     return processor
 
 
-def _type_of(settings: Mapping[str, Any]) -> str:
+def _type_of(settings: Settings) -> str:
     """The key in ``_TYPES`` of a file; a ValueError for another class."""
     keys = ("image_processor_type", "feature_extractor_type")
     key = next((key for key in keys if settings.get(key) is not None), None)
@@ -214,7 +214,7 @@ def _type_of(settings: Mapping[str, Any]) -> str:
     raise ValueError(f"got {key}={settings[key]!r}; wanted one of {supported}.")
 
 
-def _processor(settings: Mapping[str, Any]) -> ImageProcessor:
+def _processor(settings: Settings) -> ImageProcessor:
     steps = {name: settings.get(name) or False for name in _UNSUPPORTED_STEPS}
     if problems := check_only(steps, **dict.fromkeys(_UNSUPPORTED_STEPS, False)):
         raise ValueError(" ".join(problems))
@@ -224,35 +224,35 @@ def _processor(settings: Mapping[str, Any]) -> ImageProcessor:
     if crop and settings.get("crop_size") is None:
         raise ValueError("got do_center_crop=True without a crop_size; wanted both.")
     processor = ImageProcessor(
-        size=_size(settings, "size", flags["default_to_square"]) if resize else None,
+        size=_size(settings, flags["default_to_square"]) if resize else None,
         scale=_positive(settings, "rescale_factor") if rescale else 1.0,
         method=_method(settings["resample"]) if resize else "linear",
-        crop=_size(settings, "crop_size", True) if crop else None,
+        crop=_sides(settings, "crop_size", '{"height", "width"}') if crop else None,
     )
     identity = {"mean": (0.0,) * len(mean), "std": (1.0,) * len(mean)}
     return dataclasses.replace(processor, **({"mean": mean, "std": std} if normalize else identity))
 
 
-def _flag(settings: Mapping[str, Any], name: str) -> bool:
+def _flag(settings: Settings, name: str) -> bool:
     """A flag; null is false."""
     if not isinstance(settings[name], bool | type(None)):
         raise ValueError(f"got {name}={settings[name]!r}; wanted true or false.")
     return bool(settings[name])
 
 
-def _positive(settings: Mapping[str, Any], name: str) -> float:
+def _positive(settings: Settings, name: str) -> float:
     if not _fits(settings[name], POSITIVE_FLOAT32):
         raise ValueError(f"got {name}={settings[name]!r}; wanted {POSITIVE_FLOAT32.wanted}.")
     return settings[name]
 
 
-def _method(number: Any) -> Method:
+def _method(number: object) -> Method:
     if type(number) is not int or number not in _RESAMPLING:
         raise ValueError(f"got resample={number!r}; wanted one of {dict(_RESAMPLING)}.")
     return _RESAMPLING[number]
 
 
-def _channels(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _channels(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel; a single number holds for all channels (three by default)."""
     found = [settings["image_mean"], settings["image_std"]]
     count = next((len(value) for value in found if isinstance(value, list)), 3)
@@ -265,21 +265,27 @@ def _channels(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[flo
     return mean, std
 
 
-def _size(settings: Mapping[str, Any], name: str, square: bool) -> Sides | int:
+def _size(settings: Settings, square: bool) -> Sides | int:
+    """The size to resize to: both sides, or the shorter one."""
+    value = settings["size"]
+    is_edge = isinstance(value, dict) and value.keys() == {"shortest_edge"}
+    if not is_edge and (square or isinstance(value, dict | list)):
+        return _sides(settings, "size", '{"height", "width"} or {"shortest_edge"}')
+    edge = value["shortest_edge"] if is_edge else value
+    if not _is_size(edge):
+        raise ValueError(f"got size={value!r}; wanted integers of at least 1.")
+    return edge
+
+
+def _sides(settings: Settings, name: str, forms: str) -> Sides:
+    """Both sides, from an object, a list, or an integer for both; ``forms`` are the objects in words."""
     value = settings[name]
-    found = value
     if isinstance(value, dict):
-        if value.keys() == {"height", "width"}:
-            found = (value["height"], value["width"])
-        elif value.keys() == {"shortest_edge"} and name == "size":
-            found = value["shortest_edge"]
-        else:
-            forms = '{"height", "width"} or {"shortest_edge"}' if name == "size" else '{"height", "width"}'
+        if value.keys() != {"height", "width"}:
             raise ValueError(f"got {name}={value}; wanted {forms}.")
-    elif isinstance(value, list):
-        found = tuple(value)
-    elif square:
-        found = (value, value)
-    if not (_are_sides(found) or (name == "size" and _is_size(found))):
+        sides = (value["height"], value["width"])
+    else:
+        sides = tuple(value) if isinstance(value, list) else (value, value)
+    if not _are_sides(sides):
         raise ValueError(f"got {name}={value!r}; wanted integers of at least 1.")
-    return found
+    return sides

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
-from tfm_jax.pretrained.tasks.sentence_layers import ACTIVATIONS, Dense, Layer, LayerNorm, unit
+from tfm_jax.pretrained.config_keys import Settings
+from tfm_jax.pretrained.tasks.sentence_layers import ACTIVATIONS, Dense, Layer, LayerNorm, Pooling, unit
 from tfm_jax.pretrained.weights.files import read_json
 from tfm_jax.ranges import SIZE
+from tfm_jax.types import Array
 
 __all__ = ["SentenceConfig", "read_sentence_config"]
 
@@ -22,7 +24,7 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_POOLINGS = {
+_POOLINGS: dict[str, Pooling] = {
     "cls": "first",
     "max": "max",
     "mean": "mean",
@@ -68,7 +70,7 @@ class SentenceConfig(NamedTuple):
     """
 
     body: CheckpointFiles
-    pooling: tuple[str, ...] = ("mean",)
+    pooling: tuple[Pooling, ...] = ("mean",)
     pool_prompt: bool = True
     layers: tuple[Layer, ...] = ()
     normalize: bool = False
@@ -76,7 +78,7 @@ class SentenceConfig(NamedTuple):
     prompts: Mapping[str, str] = {}
     prompt_name: str | None = None
     lower_case: bool = False
-    max_length: Any = None
+    max_length: object = None
 
 
 def read_sentence_config(files: CheckpointFiles) -> SentenceConfig:
@@ -156,7 +158,7 @@ def _modules(files: CheckpointFiles) -> list[tuple[str, str]]:
     return list(zip(kinds, folders, strict=True))
 
 
-def _pooling(folder: CheckpointFiles) -> tuple[tuple[str, ...], bool]:
+def _pooling(folder: CheckpointFiles) -> tuple[tuple[Pooling, ...], bool]:
     """The names of the poolings, and whether they include a prompt."""
     path = folder / "config.json"
     config = read_json(path)
@@ -173,7 +175,7 @@ def _pooling(folder: CheckpointFiles) -> tuple[tuple[str, ...], bool]:
     return tuple(_POOLINGS[mode] for mode in modes), config.get("include_prompt", True)
 
 
-def _layer_options(folder: CheckpointFiles) -> dict[str, Any]:
+def _layer_options(folder: CheckpointFiles) -> Settings:
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     for name in ("module_input_name", "module_output_name"):
@@ -212,7 +214,7 @@ def _layer_norm(folder: CheckpointFiles) -> LayerNorm:
     return LayerNorm(found["norm.weight"], found["norm.bias"])
 
 
-def _tensors(folder: CheckpointFiles, ranks: Mapping[str, int]) -> dict[str, Any]:
+def _tensors(folder: CheckpointFiles, ranks: Mapping[str, int]) -> dict[str, Array]:
     """The tensors of a layer, float32; a ValueError unless they have exactly these names and ranks."""
     found = {name: len(shape) for name, shape in folder.weights.shapes.items()}
     if found != dict(ranks):
@@ -237,7 +239,7 @@ _LAYERS: dict[str, Callable[[CheckpointFiles], Layer | None]] = {
 }
 
 
-def _body_options(body: CheckpointFiles) -> dict[str, Any]:
+def _body_options(body: CheckpointFiles) -> Settings:
     """The options of the encoder, from ``sentence_bert_config.json`` or a file with another family's name.
 
     Raises:

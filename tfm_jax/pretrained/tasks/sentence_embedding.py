@@ -30,13 +30,11 @@ from tfm_jax.pretrained.tasks.batch_runner import (
     require_tokenizer,
 )
 from tfm_jax.pretrained.tasks.sentence_config import read_sentence_config
-from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, pooled, unit
+from tfm_jax.pretrained.tasks.sentence_layers import POOLINGS, Layer, Pooling, pooled, unit
 from tfm_jax.pretrained.tokenizers.tokenizer_config import truncation_side
 from tfm_jax.types import Array, Params
 
 __all__ = ["SentenceEncoder", "load_sentence_encoder"]
-
-Pooling = Literal["mean", "first", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,18 +82,18 @@ class SentenceEncoder:
 
     def __post_init__(self):
         if unknown := [mode for mode in self._poolings if mode not in POOLINGS]:
-            raise ValueError(f"SentenceEncoder: got pooling={unknown[0]!r}; wanted one of {list(POOLINGS)}")
+            raise ValueError(f"SentenceEncoder: got pooling={unknown[0]!r}; wanted one of {list(POOLINGS)}.")
 
     @property
-    def _poolings(self) -> tuple[str, ...]:
+    def _poolings(self) -> tuple[Pooling, ...]:
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
     @functools.cached_property
     def width(self) -> int:
         """The length of the vectors."""
         D = self.params["embedding"]["table"].shape[-1] * len(self._poolings)
-        out = jax.eval_shape(self._after_pooling, jax.ShapeDtypeStruct((1, D), jnp.float32))
-        return out.shape[-1]
+        after = functools.partial(_after_pooling, normalize=self.normalize, truncate_dim=self.truncate_dim)
+        return jax.eval_shape(after, jax.ShapeDtypeStruct((1, D), jnp.float32), self._layers).shape[-1]
 
     @functools.cached_property
     def _in_batches(self) -> BatchRunner:
@@ -124,9 +122,10 @@ class SentenceEncoder:
         texts = as_texts("SentenceEncoder", "texts", texts, pairs=True)
         prompt = self._prompt(prompt_name)
         if prompt:
-            if any(not isinstance(text, str) for text in texts):
+            single = [text for text in texts if isinstance(text, str)]
+            if len(single) < len(texts):
                 raise ValueError("SentenceEncoder: got a prompt and a pair of texts; wanted single texts.")
-            texts = [prompt + text for text in texts]
+            texts = [prompt + text for text in single]
         skipped = np.int32(self._prompt_length(prompt) if prompt and not self.pool_prompt else 0)
 
         def run(tokens: Array, types: Array, valid: Array | None) -> Array:
@@ -150,23 +149,65 @@ class SentenceEncoder:
         special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (bool(ids) and ids[-1] in special)
 
+    def _run(self, params: Params, tokens: Array, valid: Array | None, skipped: np.int32) -> Array:
+        return _vectors(
+            params,
+            self._layers,
+            skipped,
+            tokens,
+            valid,
+            model=self.model,
+            modes=self._poolings,
+            normalize=self.normalize,
+            truncate_dim=self.truncate_dim,
+        )
+
     @functools.cached_property
-    def _run(self):
-        def run(params: Params, tokens: Array, valid: Array | None, skipped: Array) -> Array:
-            embed = functools.partial(_embed, self.model, self._poolings, skipped)
-            return map_slices(lambda *batch: self._after_pooling(embed(*batch)), params, tokens, valid)
+    def _layers(self) -> tuple[Layer, ...]:
+        """The layers as pytrees: arguments of a program, which would keep them as constants."""
+        is_function = jax.tree_util.all_leaves
+        return tuple(jax.tree_util.Partial(layer) if is_function([layer]) else layer for layer in self.layers)
 
-        return jax.jit(run)
 
-    def _after_pooling(self, vectors: Array) -> Array:
-        """Layers, normalization and truncation of pooled vectors [B, D]."""
-        for layer in (*self.layers, *((unit,) if self.normalize else ())):
-            vectors = layer(vectors)
-        return vectors[:, : self.truncate_dim]
+# One program for all encoders of a config, however often it is loaded.
+@functools.partial(jax.jit, static_argnames=("model", "modes", "normalize", "truncate_dim"))
+def _vectors(
+    params: Params,
+    layers: tuple[Layer, ...],
+    skipped: Array | np.int32,
+    tokens: Array,
+    valid: Array | None,
+    *,
+    model: Pure[nn.Encoder],
+    modes: tuple[Pooling, ...],
+    normalize: bool,
+    truncate_dim: int | None,
+) -> Array:
+    """The vectors [slices, B, D] of token ids int32 [slices, B, T]."""
+
+    def embed(params: Params, tokens: Array, valid: Array | None) -> Array:
+        pooled = _embed(model, modes, skipped, params, tokens, valid)
+        return _after_pooling(pooled, layers, normalize=normalize, truncate_dim=truncate_dim)
+
+    return map_slices(embed, params, tokens, valid)
+
+
+def _after_pooling(
+    vectors: Array, layers: tuple[Layer, ...], *, normalize: bool, truncate_dim: int | None
+) -> Array:
+    """Layers, normalization and truncation of pooled vectors [B, D]."""
+    for layer in (*layers, *((unit,) if normalize else ())):
+        vectors = layer(vectors)
+    return vectors[:, :truncate_dim]
 
 
 def _embed(
-    model: Pure, modes: tuple[str, ...], skipped: Array, params: Params, tokens: Array, valid: Array | None
+    model: Pure,
+    modes: tuple[Pooling, ...],
+    skipped: Array | np.int32,
+    params: Params,
+    tokens: Array,
+    valid: Array | None,
 ) -> Array:
     mask = None if valid is None else masks.padding(valid)
     counted = jnp.ones(tokens.shape, bool) if valid is None else valid
@@ -208,13 +249,14 @@ def load_sentence_encoder(
     model, params, config, _ = load_files(body, dtype, sharding=replicated(mesh))
     model, params = _encoder(model, params, config, body)
     tokenizer, settings = require_tokenizer(body), body.tokenizer_config
+    first, *others = sentence_config.pooling
     length = sentence_config.max_length
     length = settings.get("model_max_length") if length is None else length
     return SentenceEncoder(
         model,
         params,
         _lower_case(tokenizer) if sentence_config.lower_case else tokenizer,
-        pooling=sentence_config.pooling if len(sentence_config.pooling) > 1 else sentence_config.pooling[0],
+        pooling=sentence_config.pooling if others else first,
         normalize=sentence_config.normalize,
         max_length=max_length_of(length, tokenizer, config.model, body),
         mesh=mesh,
@@ -230,7 +272,8 @@ def load_sentence_encoder(
 def _lower_case(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer with lower-casing as its first normalizer."""
     normalizer = tokenizer.normalizer
-    steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    is_sequence = isinstance(normalizer, normalizers.Sequence)
+    steps = [normalizer[i] for i in range(len(normalizer))] if is_sequence else [normalizer]
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         steps = [step for step in steps if step is not None]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from tfm_jax import pytrees
 from tfm_jax.types import Array
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "pooled", "unit"]
+__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "Pooling", "pooled", "unit"]
 
 Layer = Callable[[Array], Array]
+Pooling = Literal["mean", "first", "last", "max", "weighted_mean", "mean_sqrt_len"]
 
 
 def unit(x: Array) -> Array:
@@ -18,6 +21,7 @@ def unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
+@pytrees.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense:
     """A dense layer with an activation and an optional residual connection.
@@ -35,7 +39,7 @@ class Dense:
 
     kernel: Array
     bias: Array | None
-    activation: Layer
+    activation: Layer = dataclasses.field(metadata={"static": True})
     residual: Array | None = None
 
     def __call__(self, x: Array) -> Array:
@@ -45,6 +49,7 @@ class Dense:
         return out if self.residual is None else out + x @ self.residual
 
 
+@pytrees.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerNorm:
     """Layer norm with ``scale`` and ``bias`` float32 [D]."""
@@ -108,7 +113,7 @@ def _sum(x: Array, counted: Array) -> Array:
     return jnp.where(counted[..., None], x, 0.0).sum(-2)
 
 
-POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
+POOLINGS: dict[Pooling, Callable[[Array, Array], Array]] = {
     "first": _first,
     "max": _max,
     "mean": _mean,
@@ -119,7 +124,7 @@ POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
 """Poolings by name: functions of vectors [B, T, D] and of the counted positions bool [B, T]."""
 
 
-def pooled(x: Array, modes: Sequence[str], counted: Array) -> Array:
+def pooled(x: Array, modes: Sequence[Pooling], counted: Array) -> Array:
     """Pools each sequence to one vector; the vectors of several poolings are concatenated.
 
     Equivalent to::

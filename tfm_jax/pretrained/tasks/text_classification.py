@@ -1,7 +1,7 @@
 """Classification of texts, or of their tokens, with a checkpoint."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,8 +15,8 @@ from tfm_jax import nn
 from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import find_architecture, labels_of
-from tfm_jax.pretrained.family import Settings
 from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks.batch_runner import (
     BatchRunner,
@@ -95,11 +95,10 @@ class TextClassifier:
         side = self.truncation_side
         return BatchRunner(self.tokenizer, self.max_length, self.mesh, side=side, vocab_size=V)
 
-    @functools.cached_property
-    def _run(self):
+    def _run(self, tokens: Array, types: Array, valid: Array | None) -> Array:
         use_types = self.use_token_types and "token_types" in self.params["encoder"]["embedding"]
-        run = functools.partial(_scores, self.model, _SCORE[self.scoring], use_types)
-        return functools.partial(jax.jit(functools.partial(map_slices, run)), self.params)
+        used = types if use_types else None
+        return _scores(self.params, tokens, used, valid, model=self.model, scoring=self.scoring)
 
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[Label]:
         """The label of each text, or pair of texts, in order.
@@ -133,16 +132,23 @@ class TokenClassifier(TextClassifier):
         ]
 
 
+# One program for all classifiers of a config, however often it is loaded.
+@functools.partial(jax.jit, static_argnames=("model", "scoring"))
 def _scores(
-    model: Pure,
-    score: Callable[[Array], Array],
-    use_types: bool,
     params: Params,
     tokens: Array,
-    types: Array,
+    types: Array | None,
     valid: Array | None,
-):
-    return score(model.apply(params, tokens, valid, token_types=types if use_types else None))
+    *,
+    model: Pure[nn.Classifier],
+    scoring: Scoring,
+) -> Array:
+    """The scores [slices, B, ...] of token ids int32 [slices, B, T]."""
+
+    def run(params: Params, tokens: Array, types: Array | None, valid: Array | None) -> Array:
+        return _SCORE[scoring](model.apply(params, tokens, valid, token_types=types))
+
+    return map_slices(run, params, tokens, types, valid)
 
 
 def _best(labels: tuple[str, ...], scores: np.ndarray) -> tuple[str, float, np.ndarray]:
@@ -200,7 +206,7 @@ def load_text_classifier(
 
 
 def _scoring(settings: Settings) -> Scoring:
-    by_problem = {
+    by_problem: dict[str | None, Scoring] = {
         None: "sigmoid" if len(labels_of(settings)) == 1 else "softmax",
         "regression": "none",
         "multi_label_classification": "sigmoid",

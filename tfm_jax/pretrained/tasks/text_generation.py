@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tokenizers
@@ -12,6 +12,7 @@ import tokenizers
 from tfm_jax import nn
 from tfm_jax.generate import TextGenerator
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import find_architecture
 from tfm_jax.pretrained.generation_config import check_changes, to_generation_config
 from tfm_jax.pretrained.load import load_files
@@ -29,14 +30,18 @@ class _Tokenizer:
     bos_id: int | None = None
     eos_id: int | None = None
 
-    @functools.cached_property
+    @property
     def vocab_size(self) -> int:
-        return max(self.backend.get_vocab().values(), default=-1) + 1
+        return self._last_id + 1
+
+    @functools.cached_property
+    def _last_id(self) -> int:
+        return max(self.backend.get_vocab().values(), default=-1)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.asarray(found.ids, np.int32) for found in self.backend.encode_batch_fast(list(texts))]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
@@ -45,7 +50,7 @@ def load_text_generator(
     dtype: Literal["float32", "bfloat16"] | None = "float32",
     *,
     allow_pickle: bool = False,
-    generation: Mapping[str, Any] | None = None,
+    generation: Settings | None = None,
 ) -> TextGenerator:
     """Loads a checkpoint that continues prompts, or translates, with its ``generation_config.json``.
 

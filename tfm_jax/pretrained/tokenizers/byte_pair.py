@@ -1,10 +1,8 @@
 """Byte-level BPE tokenizers from ``vocab.json`` and ``merges.txt``: GPT-2, GPT-NeoX, RoBERTa, BART, Qwen2."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import tokenizers
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.classes import CLASSES, Vocabulary
 from tfm_jax.pretrained.tokenizers.special_tokens import add_tokens, mask_with_lstrip, special_tokens
 from tfm_jax.pretrained.tokenizers.tokenizer_config import WITHOUT_TOKENIZER
@@ -16,9 +14,7 @@ _CLASSES = {name: CLASSES[name] for name in ("GPT2", "GPTNeoX", "Qwen2", "Robert
 _CLASSES["Bart"] = CLASSES["Roberta"]
 
 
-def read_byte_pair(
-    directory: Directory, class_name: str | None, config: Mapping[str, Any]
-) -> tokenizers.Tokenizer:
+def read_byte_pair(directory: Directory, class_name: str | None, config: Settings) -> tokenizers.Tokenizer:
     """Builds the tokenizer from ``vocab.json`` and ``merges.txt``.
 
     Args:
@@ -50,8 +46,7 @@ def read_byte_pair(
             "one tokenizer."
         ) from error
     add_tokens(tokenizer, directory, mask_with_lstrip(special))
-    if made.set_post_processor:
-        made.set_post_processor(tokenizer, config, special)
+    made.set_post_processor(tokenizer, config, special)
     return tokenizer
 
 
@@ -59,7 +54,7 @@ def _read_vocabulary(directory: Directory) -> Vocabulary:
     tokens = read_json(directory / "vocab.json")
     path = directory / "merges.txt"
     lines = path.read_text(encoding="utf-8").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
-    if wrong := [merge for merge in merges if len(merge) != 2]:
+    merges = [line.split(" ") for line in lines if line.strip() and not line.startswith("#version")]
+    if wrong := [tuple(merge) for merge in merges if len(merge) != 2]:
         raise ValueError(f"{path}: got lines {wrong[:3]}; wanted two tokens per line.")
-    return Vocabulary(tokens, merges)
+    return Vocabulary(tokens, merges=[(left, right) for left, right in merges])

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.tokenizer_config import ROLES
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "TokenizerClass",
     "Vocabulary",
     "set_llama_spaces",
+    "token_of",
 ]
 
 SPACE = "▁"
@@ -62,7 +64,6 @@ COMMON_SETTINGS = (
 )
 """Keys of tokenizer_config.json that every class uses, besides any other that ends in ``_token``."""
 
-Config = Mapping[str, Any]  # from read_tokenizer_config
 SpecialTokens = Mapping[str, str | None]  # texts by role
 
 
@@ -70,20 +71,26 @@ class Vocabulary(NamedTuple):
     """Vocabulary from which a class builds a tokenizer.
 
     Args:
-      tokens: token to id (WordPiece, BPE), or (token, score) in the order of ids (Unigram).
+      ids: token to id, of WordPiece and BPE.
+      scores: (token, score) in the order of ids, of Unigram.
       merges: of BPE.
       charsmap: normalization table of a SentencePiece model; None for no normalization.
       unk_id: id of the unknown token; None for the class's own.
     """
 
-    tokens: dict[str, int] | list[tuple[str, float]]
+    ids: dict[str, int] | None = None
+    scores: Sequence[tuple[str, float]] = ()
     merges: Sequence[tuple[str, str]] = ()
     charsmap: bytes | None = None
     unk_id: int | None = None
 
 
-def _no_tokens(config: Config) -> Sequence[str | AddedToken]:
+def _no_tokens(config: Settings) -> Sequence[str | AddedToken]:
     return ()
+
+
+def _keep_post_processor(tokenizer: tokenizers.Tokenizer, config: Settings, special: SpecialTokens) -> None:
+    """Keeps the post-processor of a tokenizer.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +102,19 @@ class TokenizerClass:
       special_tokens: by role, where a checkpoint names none.
       build: ``build(vocabulary, config, special tokens)``, a tokenizer without added tokens.
       extra_tokens: further special tokens, from the config.
-      set_post_processor: sets the post-processor, which adds special tokens to a text; None to keep that of a
-        tokenizer.json.
+      set_post_processor: sets the post-processor, which adds special tokens to a text; the default keeps that
+        of a tokenizer.json.
     """
 
     model: str
     special_tokens: SpecialTokens
-    build: Callable[[Vocabulary, Config, SpecialTokens], tokenizers.Tokenizer]
-    extra_tokens: Callable[[Config], Sequence[str | AddedToken]] = _no_tokens
-    set_post_processor: Callable[[tokenizers.Tokenizer, Config, SpecialTokens], None] | None = None
+    build: Callable[[Vocabulary, Settings, SpecialTokens], tokenizers.Tokenizer]
+    extra_tokens: Callable[[Settings], Sequence[str | AddedToken]] = _no_tokens
+    set_post_processor: Callable[[tokenizers.Tokenizer, Settings, SpecialTokens], None] = _keep_post_processor
 
 
-def _build_bert(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary.tokens, unk_token=special["unk"]))
+def _build_bert(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary.ids, unk_token=token_of(special, "unk")))
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=config.get("do_lower_case", True),
         strip_accents=config.get("strip_accents"),
@@ -118,9 +125,11 @@ def _build_bert(vocabulary: Vocabulary, config: Config, special: SpecialTokens) 
     return tokenizer
 
 
-def _build_byte_level(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+def _build_byte_level(
+    vocabulary: Vocabulary, config: Settings, special: SpecialTokens
+) -> tokenizers.Tokenizer:
     model = models.BPE(
-        vocabulary.tokens, list(vocabulary.merges), continuing_subword_prefix="", end_of_word_suffix=""
+        vocabulary.ids, list(vocabulary.merges), continuing_subword_prefix="", end_of_word_suffix=""
     )
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.decoder = decoders.ByteLevel()
@@ -129,13 +138,13 @@ def _build_byte_level(vocabulary: Vocabulary, config: Config, special: SpecialTo
     return tokenizer
 
 
-def _build_gpt_neox(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+def _build_gpt_neox(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
     tokenizer = _build_byte_level(vocabulary, config, special)
     tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
-def _build_qwen2(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+def _build_qwen2(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
     tokenizer = _build_gpt_neox(vocabulary, config, special)
     prefix_space = config.get("add_prefix_space", False)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
@@ -144,14 +153,14 @@ def _build_qwen2(vocabulary: Vocabulary, config: Config, special: SpecialTokens)
     return tokenizer
 
 
-def _build_llama(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
-    model = models.BPE(vocabulary.tokens, list(vocabulary.merges), fuse_unk=True, byte_fallback=True)
+def _build_llama(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
+    model = models.BPE(vocabulary.ids, list(vocabulary.merges), fuse_unk=True, byte_fallback=True)
     tokenizer = tokenizers.Tokenizer(model)
     set_llama_spaces(tokenizer, config)
     return tokenizer
 
 
-def set_llama_spaces(tokenizer: tokenizers.Tokenizer, config: Config) -> None:
+def set_llama_spaces(tokenizer: tokenizers.Tokenizer, config: Settings) -> None:
     """Sets Llama's pre-tokenizer and decoder, which write spaces as ``SPACE``.
 
     A space is added before the text or, with ``legacy``, before each part of it between special tokens;
@@ -167,14 +176,14 @@ def set_llama_spaces(tokenizer: tokenizers.Tokenizer, config: Config) -> None:
 
 def _build_unigram(vocabulary: Vocabulary, unk_id: int, scheme: str = "always") -> tokenizers.Tokenizer:
     unk_id = unk_id if vocabulary.unk_id is None else vocabulary.unk_id
-    tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary.tokens, unk_id=unk_id))
+    tokenizer = tokenizers.Tokenizer(models.Unigram(list(vocabulary.scores), unk_id=unk_id))
     metaspace = pre_tokenizers.Metaspace(SPACE, scheme, split=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
     tokenizer.decoder = decoders.Metaspace(SPACE, scheme, split=True)
     return tokenizer
 
 
-def _build_t5(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+def _build_t5(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
     tokenizer = _build_unigram(vocabulary, 2)
     if vocabulary.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(vocabulary.charsmap)
@@ -182,7 +191,7 @@ def _build_t5(vocabulary: Vocabulary, config: Config, special: SpecialTokens) ->
 
 
 def _build_xlm_roberta(
-    vocabulary: Vocabulary, config: Config, special: SpecialTokens
+    vocabulary: Vocabulary, config: Settings, special: SpecialTokens
 ) -> tokenizers.Tokenizer:
     tokenizer = _build_unigram(vocabulary, 3, "always" if config.get("add_prefix_space", True) else "never")
     if vocabulary.charsmap:
@@ -190,11 +199,11 @@ def _build_xlm_roberta(
     return tokenizer
 
 
-def _build_mbart(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+def _build_mbart(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
     return _build_unigram(vocabulary, 3)
 
 
-def _build_mbart50(vocabulary: Vocabulary, config: Config, special: SpecialTokens) -> tokenizers.Tokenizer:
+def _build_mbart50(vocabulary: Vocabulary, config: Settings, special: SpecialTokens) -> tokenizers.Tokenizer:
     tokenizer = _build_unigram(vocabulary, 3)
     charsmap = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
     tokenizer.normalizer = normalizers.Sequence([*charsmap, normalizers.Replace(Regex(" {2,}"), " ")])
@@ -202,25 +211,34 @@ def _build_mbart50(vocabulary: Vocabulary, config: Config, special: SpecialToken
     return tokenizer
 
 
+def token_of(special: SpecialTokens, role: str) -> str:
+    """The text of a special token that a class needs; a ValueError where the role has none."""
+    if (token := special[role]) is None:
+        raise ValueError(f"tokenizer_config.json: got no {role}_token; wanted one. Name it there.")
+    return token
+
+
 def _token_and_id(tokenizer: tokenizers.Tokenizer, token: str) -> tuple[str, int]:
-    return token, tokenizer.token_to_id(token)
+    if (i := tokenizer.token_to_id(token)) is None:
+        raise ValueError(f"tokenizer: got no {token!r} in the vocabulary; wanted all special tokens in it.")
+    return token, i
 
 
-def _set_bert(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
-    sep, cls = (_token_and_id(tokenizer, special[role]) for role in ("sep", "cls"))
+def _set_bert(tokenizer: tokenizers.Tokenizer, config: Settings, special: SpecialTokens) -> None:
+    sep, cls = (_token_and_id(tokenizer, token_of(special, role)) for role in ("sep", "cls"))
     tokenizer.post_processor = processors.BertProcessing(sep, cls)
 
 
-def _set_roberta(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
-    sep, cls = (_token_and_id(tokenizer, special[role]) for role in ("sep", "cls"))
+def _set_roberta(tokenizer: tokenizers.Tokenizer, config: Settings, special: SpecialTokens) -> None:
+    sep, cls = (_token_and_id(tokenizer, token_of(special, role)) for role in ("sep", "cls"))
     trim_offsets, prefix_space = config.get("trim_offsets", True), config.get("add_prefix_space", False)
     tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets, prefix_space)
 
 
-def _template(single: str, pair: str) -> Callable[[tokenizers.Tokenizer, Config, SpecialTokens], None]:
+def _template(single: str, pair: str) -> Callable[[tokenizers.Tokenizer, Settings, SpecialTokens], None]:
     """A setter of templates for one text and for a pair; ``{eos}`` is the token of that role."""
 
-    def set_template(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
+    def set_template(tokenizer: tokenizers.Tokenizer, config: Settings, special: SpecialTokens) -> None:
         language = config.get("src_lang", "en_XX")
         templates = [x.format(**special, language=language) for x in (single, pair)]
         names = dict.fromkeys(x for x in templates[1].split() if not x.startswith("$"))
@@ -237,7 +255,7 @@ def _language_template(class_name: str, single: str, pair: str) -> Callable[...,
     """``_template``, with a check that ``src_lang`` is one of the class's languages."""
     set_template = _template(single, pair)
 
-    def set_checked(tokenizer: tokenizers.Tokenizer, config: Config, special: SpecialTokens) -> None:
+    def set_checked(tokenizer: tokenizers.Tokenizer, config: Settings, special: SpecialTokens) -> None:
         languages = LANGUAGES[class_name]
         if (language := config.get("src_lang", "en_XX")) not in languages:
             raise ValueError(
@@ -248,16 +266,16 @@ def _language_template(class_name: str, single: str, pair: str) -> Callable[...,
     return set_checked
 
 
-def _sentinel_tokens(config: Config) -> list[str]:
+def _sentinel_tokens(config: Settings) -> list[str]:
     """T5's sentinels, which mark masked spans."""
     return [f"<extra_id_{i}>" for i in range(config.get("extra_ids", 100))]
 
 
-def _mbart_languages(config: Config) -> Sequence[str]:
+def _mbart_languages(config: Settings) -> Sequence[str]:
     return _LANGUAGES
 
 
-def _mbart50_languages(config: Config) -> Sequence[str]:
+def _mbart50_languages(config: Settings) -> Sequence[str]:
     return _LANGUAGES_50
 
 

@@ -2,14 +2,13 @@
 
 import base64
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, processors
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.byte_pair import read_byte_pair
-from tfm_jax.pretrained.tokenizers.classes import CLASS_SETTINGS, CLASSES, Vocabulary
+from tfm_jax.pretrained.tokenizers.classes import CLASS_SETTINGS, CLASSES, Vocabulary, token_of
 from tfm_jax.pretrained.tokenizers.sentencepiece import MODEL_FILES, read_sentencepiece
 from tfm_jax.pretrained.tokenizers.special_tokens import add_tokens, special_tokens
 from tfm_jax.pretrained.tokenizers.tokenizer_config import (
@@ -82,7 +81,7 @@ def read_tokenizer(directory: Directory) -> tokenizers.Tokenizer | None:
 
 
 def _read_tokenizer_json(
-    directory: Directory, class_name: str | None, config: Mapping[str, Any]
+    directory: Directory, class_name: str | None, config: Settings
 ) -> tokenizers.Tokenizer:
     path = directory / "tokenizer.json"
     try:
@@ -100,7 +99,7 @@ def _read_tokenizer_json(
     rebuilds = rebuilder in CLASSES and CLASSES[rebuilder].model == type(tokenizer.model).__name__
     if tokenizer.post_processor is None and (rebuilder in _KEEPS_POST_PROCESSOR or not rebuilds):
         _add_bos_and_eos(tokenizer, directory, class_name, config)
-    if rebuilds:
+    if rebuilder is not None and rebuilds:
         return _rebuild(tokenizer, directory, rebuilder, config, state)
     if rebuilder is not None:
         _check_settings_agree(path, rebuilder, config, state)
@@ -119,25 +118,30 @@ def _rebuild(
     tokenizer: tokenizers.Tokenizer,
     directory: Directory,
     class_name: str,
-    config: Mapping[str, Any],
+    config: Settings,
     state: dict,
 ) -> tokenizers.Tokenizer:
     """Rebuilds a tokenizer with its class, from the vocabulary of its file."""
     made, model = CLASSES[class_name], state["model"]
-    is_unigram = made.model == "Unigram"
-    tokens = [(text, score) for text, score in model["vocab"]] if is_unigram else model["vocab"]
-    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", ())]
     special = special_tokens(config, **_pad_token(state) | dict(made.special_tokens))
-    vocabulary = Vocabulary(tokens, merges, _find_charsmap(state.get("normalizer")))
+    vocabulary = _vocabulary(model, made.model)._replace(charsmap=_find_charsmap(state.get("normalizer")))
     rebuilt = made.build(vocabulary, config, special)
     if class_name in _KEEPS_POST_PROCESSOR and tokenizer.post_processor is not None:
         rebuilt.post_processor = tokenizer.post_processor
-    mask = {"mask": AddedToken(special["mask"], lstrip=True)} if class_name.startswith("MBart") else {}
+    is_mbart = class_name.startswith("MBart")
+    mask = {"mask": AddedToken(token_of(special, "mask"), lstrip=True)} if is_mbart else {}
     in_file = tokenizer.get_added_tokens_decoder()
     add_tokens(rebuilt, directory, special | mask, made.extra_tokens(config), in_file)
-    if made.set_post_processor:
-        made.set_post_processor(rebuilt, config, special)
+    made.set_post_processor(rebuilt, config, special)
     return rebuilt
+
+
+def _vocabulary(model: Settings, kind: str) -> Vocabulary:
+    """The vocabulary of the model in a tokenizer.json."""
+    if kind == "Unigram":
+        return Vocabulary(scores=[(text, score) for text, score in model["vocab"]])
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", ()))
+    return Vocabulary(model["vocab"], merges=[(left, right) for left, right in pairs])
 
 
 def _find_charsmap(normalizer: dict | None) -> bytes | None:
@@ -148,7 +152,7 @@ def _find_charsmap(normalizer: dict | None) -> bytes | None:
     return base64.b64decode(text) if text else None
 
 
-def _check_settings_agree(path: File, class_name: str, config: Mapping[str, Any], state: dict) -> None:
+def _check_settings_agree(path: File, class_name: str, config: Settings, state: dict) -> None:
     """Raises for settings that the class would apply and that differ from a file that is used as it is."""
     normalizer = state.get("normalizer") or {}
     bert = normalizer if normalizer.get("type") == "BertNormalizer" else {}
@@ -166,14 +170,14 @@ def _check_settings_agree(path: File, class_name: str, config: Mapping[str, Any]
 
 
 def _add_bos_and_eos(
-    tokenizer: tokenizers.Tokenizer, directory: Directory, class_name: str | None, config: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, directory: Directory, class_name: str | None, config: Settings
 ) -> None:
     """Sets a post-processor that adds BOS and EOS as the config or the class wants."""
     made = CLASSES.get(_ALIASES.get(class_name or "", class_name or ""))
     special = special_tokens(config, **{"bos": None, "eos": None} | dict(made.special_tokens if made else {}))
     # Only T5's class implies EOS; its default may not be in the vocabulary.
     adds_eos = class_name == "T5" and (
-        "eos_token" in config or tokenizer.token_to_id(special["eos"]) is not None
+        "eos_token" in config or tokenizer.token_to_id(token_of(special, "eos")) is not None
     )
     wanted = {"bos": config.get("add_bos_token", False), "eos": config.get("add_eos_token", adds_eos)}
     ids = {role: _special_id(tokenizer, directory, role, special[role]) for role in wanted if wanted[role]}

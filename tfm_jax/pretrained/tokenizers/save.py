@@ -4,10 +4,10 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.extra_files import is_tokenizer_file, write_files
 from tfm_jax.pretrained.family import CheckpointConfig
 from tfm_jax.pretrained.tokenizers.read import read_tokenizer
@@ -32,7 +32,7 @@ _KEPT_SETTINGS = (
 
 
 def tokenizer_files(
-    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, settings: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, settings: Settings
 ) -> dict[str, bytes]:
     """Makes the files of a tokenizer.
 
@@ -76,7 +76,7 @@ def tokenizer_files(
     )
 
 
-def _comparable(text: str) -> Any:
+def _comparable(text: str) -> dict:
     """A tokenizer's state without what changes neither ids nor texts.
 
     Drops the last digits of scores, which a file does not keep, and the offset settings of byte-level steps.
@@ -90,7 +90,7 @@ def _comparable(text: str) -> Any:
     return state
 
 
-def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
+def _read_back(files: Mapping[str, bytes], settings: Settings) -> dict | None:
     """The comparable state of the tokenizer that these files give beside a config.json; None for none."""
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name), {**files, "config.json": _to_json(settings)})
@@ -103,7 +103,7 @@ def _read_back(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
 
 def _new_config(
     tokenizer: tokenizers.Tokenizer, config: CheckpointConfig, loaded: Mapping[str, bytes]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A tokenizer_config.json by which transformers uses a tokenizer.json as it is."""
     old = json.loads(loaded.get("tokenizer_config.json", b"{}"))
     model = config.model
@@ -126,9 +126,9 @@ def _new_config(
     return new
 
 
-def _text(token: Any) -> str | None:
+def _text(token: dict | str | None) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _to_json(value: Mapping[str, Any]) -> bytes:
+def _to_json(value: Settings) -> bytes:
     return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

@@ -4,14 +4,22 @@ import collections
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.charsmap import check_charsmap
-from tfm_jax.pretrained.tokenizers.classes import CLASSES, LANGUAGES, SPACE, Vocabulary, set_llama_spaces
+from tfm_jax.pretrained.tokenizers.classes import (
+    CLASSES,
+    LANGUAGES,
+    SPACE,
+    Vocabulary,
+    set_llama_spaces,
+    token_of,
+)
 from tfm_jax.pretrained.tokenizers.special_tokens import (
     add_tokens,
     mask_with_lstrip,
@@ -58,7 +66,7 @@ class SentencePieceModel(NamedTuple):
 
 
 def read_sentencepiece(
-    directory: Directory, class_name: str | None, config: Mapping[str, Any]
+    directory: Directory, class_name: str | None, config: Settings
 ) -> tokenizers.Tokenizer:
     """Builds the tokenizer of a checkpoint from its SentencePiece model.
 
@@ -104,7 +112,8 @@ def parse_model(path: File) -> SentencePieceModel:
             f"{path}: got a SentencePiece model; wanted the packages sentencepiece and protobuf, which read "
             "it. pip install 'tfm_jax[sentencepiece]'"
         ) from error
-    proto = sentencepiece_model_pb2.ModelProto()
+    # protobuf makes the class at import.
+    proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         proto.ParseFromString(path.read_bytes())
         _check_fields(proto)
@@ -168,16 +177,14 @@ def _check_fields(proto: Any) -> None:
                 raise ValueError(f"an invalid value of {name}: {str(field.data)[:20]}")
 
 
-def _build_t5(model: SentencePieceModel, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _build_t5(model: SentencePieceModel, config: Settings) -> tokenizers.Tokenizer:
     """The pieces, followed by the sentinel tokens in reverse order."""
     sentinels = reversed(CLASSES["T5"].extra_tokens(config))
     tokens = [*model.pieces, *((sentinel, 0.0) for sentinel in sentinels)]
-    return _build_of_class("T5", model, Vocabulary(tokens, unk_id=model.unk_id), config)
+    return _build_of_class("T5", model, Vocabulary(scores=tokens, unk_id=model.unk_id), config)
 
 
-def _build_mbart(
-    class_name: str, model: SentencePieceModel, config: Mapping[str, Any]
-) -> tokenizers.Tokenizer:
+def _build_mbart(class_name: str, model: SentencePieceModel, config: Settings) -> tokenizers.Tokenizer:
     """The pieces, with the first three replaced by special tokens, followed by the languages and the mask."""
     if model.types[:3] != [_UNKNOWN, _CONTROL, _CONTROL]:
         raise ValueError(
@@ -185,13 +192,13 @@ def _build_mbart(
             "piece and two control pieces, which mBART replaces."
         )
     special = special_tokens(config, **CLASSES["MBart"].special_tokens)
-    first = [(special[role], 0.0) for role in ("bos", "pad", "eos", "unk")]
-    last = [(token, 0.0) for token in (*LANGUAGES[class_name], special["mask"])]
-    return _build_of_class(class_name, model, Vocabulary([*first, *model.pieces[3:], *last]), config)
+    first = [(token_of(special, role), 0.0) for role in ("bos", "pad", "eos", "unk")]
+    last = [(token, 0.0) for token in (*LANGUAGES[class_name], token_of(special, "mask"))]
+    return _build_of_class(class_name, model, Vocabulary(scores=[*first, *model.pieces[3:], *last]), config)
 
 
 def _build_of_class(
-    class_name: str, model: SentencePieceModel, vocabulary: Vocabulary, config: Mapping[str, Any]
+    class_name: str, model: SentencePieceModel, vocabulary: Vocabulary, config: Settings
 ) -> tokenizers.Tokenizer:
     """The tokenizer that the class in transformers builds from a Unigram model's pieces."""
     _check_algorithm(model, wants_unigram=True)
@@ -209,7 +216,7 @@ def _check_algorithm(model: SentencePieceModel, *, wants_unigram: bool) -> None:
         raise ValueError(f"{model.path}: got a {got} model; wanted {wanted}. Correct tokenizer_class.")
 
 
-def _build_marian(model: SentencePieceModel, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _build_marian(model: SentencePieceModel, config: Settings) -> tokenizers.Tokenizer:
     """Unigram model of the source language; both languages share the ids of ``vocab.json``."""
     path = model.path.with_name("vocab.json")
     ids = read_ids(path)
@@ -255,7 +262,7 @@ def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     return steps
 
 
-def _build_llama(model: SentencePieceModel, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _build_llama(model: SentencePieceModel, config: Settings) -> tokenizers.Tokenizer:
     """BPE with byte fallback; the model's normalizer is ignored, as in transformers."""
     special = special_tokens(config, unk="<unk>", bos="<s>", eos="</s>")
     _check_algorithm(model, wants_unigram=False)
@@ -310,7 +317,7 @@ def _set_template(tokenizer: tokenizers.Tokenizer, template: str) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(single=template, pair=pair, special_tokens=ids)
 
 
-_BUILDERS: dict[str, Callable[[SentencePieceModel, Mapping[str, Any]], tokenizers.Tokenizer]] = {
+_BUILDERS: dict[str, Callable[[SentencePieceModel, Settings], tokenizers.Tokenizer]] = {
     "T5": _build_t5,
     "Marian": _build_marian,
     "Llama": _build_llama,

@@ -1,18 +1,21 @@
 """Special and added tokens: their texts by role, and adding them to a tokenizer with the checkpoint's ids."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 from tokenizers import AddedToken
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.tokenizer_config import ROLES, TOKEN_FLAGS, merge_config_files
 from tfm_jax.pretrained.weights.files import Directory, File, read_json
 
 __all__ = ["add_tokens", "mask_with_lstrip", "read_ids", "special_tokens"]
 
+_Text = TypeVar("_Text", str, str | None)
 
-def special_tokens(config: Mapping[str, Any], **defaults: str | None) -> dict[str, str | None]:
+
+def special_tokens(config: Settings, **defaults: _Text) -> dict[str, str | _Text]:
     """The text of each special token by role: from the config, or the default."""
     return {role: config.get(f"{role}_token") or token for role, token in defaults.items()}
 
@@ -92,14 +95,14 @@ def add_tokens(
     return tokenizer
 
 
-def _names_token(name: str, value: Any) -> bool:
+def _names_token(name: str, value: object) -> bool:
     if not name.endswith("_token"):
         return False
     return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))
 
 
 def _added_by_id(
-    config: Mapping[str, Any],
+    config: Settings,
     directory: Directory,
     special: set[str],
     in_file: Mapping[int, AddedToken] | None,

@@ -1,8 +1,9 @@
 """``tokenizer_config.json`` and the files beside it: settings, their checks, and the tokenizer's class."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.weights.files import Directory, File, read_json
 
 __all__ = [
@@ -46,6 +47,7 @@ _CLASS_OF_MODEL = {
 # Settings that change a tokenizer in transformers and of which one value alone is supported.
 _SUPPORTED = {"split_special_tokens": False, "fix_mistral_regex": False}
 _SUPPORTED_BY_MARIAN = {"separate_vocabs": False, "sp_model_kwargs": {}}
+_Value = TypeVar("_Value")
 _STRINGS = {f"{role}_token" for role in ROLES} | {"src_lang", "tgt_lang"}
 _BOOLS = {
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"),
@@ -100,34 +102,34 @@ def _token_text(name: str, value: Any) -> Any:
     return value.get("content") if name.endswith("_token") and isinstance(value, dict) else value
 
 
-def _checked(path: File, name: str, value: Any) -> Any:
+def _checked(path: File, name: str, value: _Value) -> _Value:
     wanted, is_valid = _TYPES.get(name, ("", lambda value: True))
     if value is not None and not is_valid(_token_text(name, value)):
         raise ValueError(f"{path}: got {name}={_token_text(name, value)!r}; wanted {wanted}.")
     return value
 
 
-def _is_added_tokens(value: Any) -> bool:
+def _is_added_tokens(value: object) -> bool:
     return isinstance(value, dict) and all(i.isdecimal() and _is_added_token(x) for i, x in value.items())
 
 
-def _is_added_token(value: Any) -> bool:
+def _is_added_token(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         return False
     return all(isinstance(value.get(flag, False), bool) for flag in TOKEN_FLAGS)
 
 
-def _is_tokens(value: Any) -> bool:
+def _is_tokens(value: object) -> bool:
     tokens = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [None]
     return all(isinstance(token, str) or _is_added_token(token) for token in tokens)
 
 
-def _is_strings(value: Any) -> bool:
+def _is_strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 # For each checked setting: its type in words, and a predicate.
-_TYPES = {
+_TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(_STRINGS, ("a string", lambda value: isinstance(value, str))),
     **dict.fromkeys(_BOOLS, ("true or false", lambda value: isinstance(value, bool))),
     **dict.fromkeys(
@@ -146,7 +148,7 @@ _TYPES = {
 }
 
 
-def check_supported(directory: Directory, config: Mapping[str, Any], class_name: str | None) -> None:
+def check_supported(directory: Directory, config: Settings, class_name: str | None) -> None:
     """Raises a ValueError for settings that change a tokenizer in transformers and are not supported."""
     supported = _SUPPORTED | (_SUPPORTED_BY_MARIAN if class_name == "Marian" else {})
     wrong = [
@@ -162,7 +164,7 @@ def check_supported(directory: Directory, config: Mapping[str, Any], class_name:
         )
 
 
-def truncation_side(directory: Directory, config: Mapping[str, Any]) -> str:
+def truncation_side(directory: Directory, config: Settings) -> str:
     """The side from which a long text is truncated: from the config, ``tokenizer.json``, or "right"."""
     path = directory / "tokenizer.json"
     if "truncation_side" in config or not path.is_file():
@@ -171,15 +173,19 @@ def truncation_side(directory: Directory, config: Mapping[str, Any]) -> str:
     return str(truncation.get("direction", "right")).lower()
 
 
-def tokenizer_class(directory: Directory, config: Mapping[str, Any]) -> str | None:
+def tokenizer_class(directory: Directory, config: Settings) -> str | None:
     """The tokenizer's class, such as "GPT2" for GPT2TokenizerFast; None if no file implies one."""
     path = directory / "config.json"
     model_config = read_json(path) if path.is_file() else {}
     class_name = _named_class(config) or _named_class(model_config)
-    return class_name if class_name not in (None, "") else _CLASS_OF_MODEL.get(model_config.get("model_type"))
+    return (
+        class_name
+        if class_name not in (None, "")
+        else _CLASS_OF_MODEL.get(str(model_config.get("model_type")))
+    )
 
 
-def _named_class(config: Mapping[str, Any]) -> str | None:
+def _named_class(config: Settings) -> str | None:
     """The class that a config names; "" for one that uses ``tokenizer.json`` as it is, None for no name."""
     name = config.get("tokenizer_class")
     if not isinstance(name, str):
@@ -189,12 +195,12 @@ def _named_class(config: Mapping[str, Any]) -> str | None:
     return class_name if rebuilds else ""
 
 
-def uses_file_as_is(config: Mapping[str, Any]) -> bool:
+def uses_file_as_is(config: Settings) -> bool:
     """Whether the named class uses ``tokenizer.json`` as it is, as PreTrainedTokenizerFast does."""
     return _named_class(config) == ""
 
 
-def rebuilding_class(directory: Directory, config: Mapping[str, Any], *, is_byte_level: bool) -> str | None:
+def rebuilding_class(directory: Directory, config: Settings, *, is_byte_level: bool) -> str | None:
     """The class by which transformers 5 rebuilds a ``tokenizer.json``; None where it uses the file as it is.
 
     Args:
@@ -215,5 +221,5 @@ def rebuilding_class(directory: Directory, config: Mapping[str, Any], *, is_byte
     if model_type == "qwen2":  # whatever class its checkpoints name
         return "Qwen2"
     if class_name is None:
-        return None if model_type == "llama" else _CLASS_OF_MODEL.get(model_type)
+        return None if model_type == "llama" else _CLASS_OF_MODEL.get(str(model_type))
     return None if class_name == "" or (class_name == "Llama" and is_byte_level) else class_name

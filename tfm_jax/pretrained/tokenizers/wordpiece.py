@@ -1,10 +1,8 @@
 """BERT's WordPiece tokenizer from ``vocab.txt``."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import tokenizers
 
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.tokenizers.classes import CLASSES, Vocabulary
 from tfm_jax.pretrained.tokenizers.special_tokens import add_tokens, special_tokens
 from tfm_jax.pretrained.tokenizers.tokenizer_config import WITHOUT_TOKENIZER
@@ -13,9 +11,7 @@ from tfm_jax.pretrained.weights.files import Directory
 __all__ = ["read_wordpiece"]
 
 
-def read_wordpiece(
-    directory: Directory, class_name: str | None, config: Mapping[str, Any]
-) -> tokenizers.Tokenizer:
+def read_wordpiece(directory: Directory, class_name: str | None, config: Settings) -> tokenizers.Tokenizer:
     """Builds the tokenizer from ``vocab.txt``.
 
     Args:
@@ -39,7 +35,7 @@ def read_wordpiece(
     vocabulary = {line: i for i, line in enumerate(lines)}
     bert = CLASSES["Bert"]
     special = special_tokens(config, **bert.special_tokens)
-    if missing := [token for token in special.values() if token not in vocabulary]:
+    if missing := [str(token) for token in special.values() if token not in vocabulary]:
         raise ValueError(f"{path}: got no {', '.join(missing)}; wanted all special tokens in the vocabulary.")
     tokenizer = bert.build(Vocabulary(vocabulary), config, special)
     add_tokens(tokenizer, directory, special)

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import ml_dtypes  # noqa: F401  - NumPy then knows bfloat16, in which safetensors returns tensors
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "safetensors_errors",
 ]
 
+_Kind = TypeVar("_Kind", dict, list)
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -121,9 +122,7 @@ def checkpoint_directory(path_or_repo_id: str | Path, *, allow_pickle: bool = Fa
         return path
     name = str(path_or_repo_id)
     if description := describe_weight_file(name):
-        if path.is_file():
-            raise ValueError(description)
-        raise FileNotFoundError(f"no such file: {description}")
+        raise ValueError(description) if path.is_file() else FileNotFoundError(description)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or path.is_file():
         raise FileNotFoundError(
             f"checkpoint: got {name}; wanted an existing directory, or a hub repository as owner/name."
@@ -135,26 +134,27 @@ def checkpoint_directory(path_or_repo_id: str | Path, *, allow_pickle: bool = Fa
 def describe_weight_file(path: Path | str) -> str | None:
     """Error message for a weight file given as a checkpoint, by its suffix; None for any other name."""
     path = Path(path)
+    absent = "" if path.is_file() else ", which does not exist"
     if path.suffix.lower() not in _FILE_TYPES:
         return None
     file_type, fix = _FILE_TYPES[path.suffix.lower()]
-    return f"{path}: got {file_type}; wanted the directory of a checkpoint. {fix}."
+    return f"{path}: got {file_type}{absent}; wanted the directory of a checkpoint. {fix}."
 
 
-def read_json(path: File, kind: type = dict) -> Any:
+def read_json(path: File, kind: type[_Kind] = dict) -> _Kind:
     """Reads a JSON object (or, with ``kind=list``, a list) from a file.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file is not JSON, or holds another type.
     """
-    wanted = {dict: "a JSON object", list: "a JSON list"}[kind]
+    wanted = "a JSON object" if kind is dict else "a JSON list"
     try:
         # A CheckpointFile keeps the parsed value.
         parse = getattr(path, "read_json", None)
         value = parse() if parse else json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}; wanted {wanted}.") from None
+        raise FileNotFoundError(f"{path.parent}: got no {path.name}; wanted one, {wanted}.") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: got invalid JSON ({error}); wanted {wanted}.") from error
     if not isinstance(value, kind):

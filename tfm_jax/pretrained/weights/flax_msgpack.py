@@ -2,9 +2,9 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import ml_dtypes
 import msgpack
@@ -15,8 +15,9 @@ __all__ = ["FLAX_FILE", "open_msgpack"]
 FLAX_FILE = "flax_model.msgpack"
 _ARRAY = 1  # code of the msgpack extension for arrays: shape, dtype name, bytes
 _CHUNKED = "__msgpack_chunked_array__"  # first key of an array over msgpack's size limit
-_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
+_DTYPES: dict[str, np.dtype] = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 _DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
+_Item = TypeVar("_Item")
 _MAX_DEPTH = 32
 # Axes of Linear and Conv2d kernels in PyTorch's order; Flax has the outputs last.
 _KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
@@ -120,7 +121,7 @@ def _decode_extension(code: int, data: bytes) -> np.ndarray:
     return np.frombuffer(buffer, _DTYPES[dtype]).reshape(shape)
 
 
-def _to_array(value: Any) -> np.ndarray:
+def _to_array(value: object) -> np.ndarray:
     """An array as it is, or a chunked one concatenated."""
     if isinstance(value, np.ndarray):
         return value
@@ -129,7 +130,7 @@ def _to_array(value: Any) -> np.ndarray:
     raise ValueError(f"a value of type {type(value).__name__}, not a map or an array")
 
 
-def _in_order(parts: dict[str, Any]) -> list[Any]:
+def _in_order(parts: Mapping[str, _Item]) -> list[_Item]:
     return [parts[str(i)] for i in range(len(parts))]
 
 

@@ -31,7 +31,7 @@ Shardings = Sharding | Mapping[str, Any] | Callable[[str, jax.ShapeDtypeStruct],
 _MAX_SHOWN = 4  # mismatches of each kind in a message
 
 
-def flatten_with_paths(tree: Params) -> Iterator[tuple[str, Any]]:
+def flatten_with_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yields each leaf of a tree with its path, such as ``"stack/layers/attention/query/kernel"``."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
@@ -132,6 +132,7 @@ def resolve_shardings(sharding: Shardings | None, shapes: Params) -> dict[str, S
         that cannot split their parameters, all of them by path.
     """
     leaves = dict(flatten_with_paths(shapes))
+    resolved: dict[str, Sharding | None]
     if sharding is None or isinstance(sharding, Sharding):
         resolved = dict.fromkeys(leaves, sharding)
     elif isinstance(sharding, Mapping):
@@ -165,7 +166,7 @@ def resolve_shardings(sharding: Shardings | None, shapes: Params) -> dict[str, S
     return resolved
 
 
-def _problem(path: str, leaf: jax.ShapeDtypeStruct, sharding: Any, argument: Any) -> str | None:
+def _problem(path: str, leaf: jax.ShapeDtypeStruct, sharding: object, argument: object) -> str | None:
     """Why a parameter cannot have this sharding; None if it can."""
     if not isinstance(sharding, Sharding):
         return None if argument is None else f"{path}: wanted a jax.sharding.Sharding, got {sharding!r}"
