@@ -57,7 +57,7 @@ def a_loader_yields_the_batches_of_its_examples(
 ) -> Iterator[LanguageModelBatch[np.ndarray]]:
     for batch in data.Loader(documents, sampler):
         _ = batch["weights"].sum(), batch["segment_ids"].max()
-        _ = batch["label"]  # pyright: ignore[reportTypedDictNotRequiredAccess, reportGeneralTypeIssues]
+        _ = batch["label"]  # pyright: ignore[reportGeneralTypeIssues]
         _ = batch["index"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
         if "index" in batch:
             _ = batch["index"]

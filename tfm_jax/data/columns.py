@@ -56,8 +56,8 @@ def iter_column(dataset: Dataset, column: str) -> Iterator[object]:
     Yields:
       The values, in order.
     """
-    for batch in dataset.iter(batch_size=1000):
-        yield from batch[column]  # pyright: ignore  # a dict of columns; the library declares a list, too
+    for batch in dataset.iter(batch_size=1000):  # a dict of columns; the library declares also a list
+        yield from batch[column]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def column_values(function: str, dataset: Dataset, column: str) -> list[object]:
