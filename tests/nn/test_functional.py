@@ -205,7 +205,7 @@ def test_making_and_running_one_config_again_keeps_no_memory():
 
     def objects():
         model = nn.functionalize(nn.Decoder, CONFIG)
-        generate.greedy(model, params, TOKENS, max_length=2)
+        generate.greedy(model, params, TOKENS, generate.GenerationConfig(max_length=2, eos_ids=()))
         jax.jit(model.apply)(params, TOKENS)
         del model
         gc.collect()
