@@ -106,6 +106,14 @@ def test_wrong_shapes_and_dtypes():
     ):
         with pytest.raises(ValueError, match=rf"^kv_cache.append: got buffer float32.*, but {wrong}\."):
             kv_cache.append(buffer, new, slots)
+    for axis in (-1, -2, -3, 1, 3):  # any other axis that differs
+        shape = np.array(buffer.shape)
+        shape[axis], shape[(axis + 1) % 4] = 2, shape[(axis + 1) % 4] + 1
+        with pytest.raises(ValueError, match=r"^kv_cache.append: got buffer .*, but new has "):
+            kv_cache.append(buffer, jnp.zeros(shape), slots, axis)
+        shape[(axis + 1) % 4] -= 1
+        big = kv_cache.init_slots((B,), buffer.shape[axis])
+        assert kv_cache.append(buffer, jnp.zeros(shape), big, axis)[0].shape == buffer.shape
     # A sequence too few would write the others' positions into its slots.
     with pytest.raises(
         ValueError, match=rf"^kv_cache.advance: got .*positions has \[...\] = \[1\], not \[{B}\]"

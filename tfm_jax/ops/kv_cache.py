@@ -112,7 +112,7 @@ def append(buffer: Array, new: Array, slots: Slots, axis: int = -2) -> tuple[Arr
         another dtype than ``buffer``, or another size of any other axis.
     """
     buffer, new = as_array("kv_cache.append", "buffer", buffer), as_array("kv_cache.append", "new", new)
-    after = " ".join("HNKD"[: -1 - axis])  # the axes behind S and T
+    after = " ".join("HNKD"[: buffer.ndim - 1 - axis % max(1, buffer.ndim)])  # the axes behind S and T
     check_shapes(
         "kv_cache.append", buffer=(buffer, f"... S {after}"), new=(new, f"... T {after}", buffer.dtype)
     )
