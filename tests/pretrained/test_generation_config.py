@@ -40,9 +40,16 @@ def test_defaults_are_greedy_and_20_tokens():
     np.testing.assert_allclose(config_of({"length_penalty": 0.5}).length_penalty(lengths), [1, 2])
 
 
+def test_equal_settings_give_equal_configs():
+    settings = {"do_sample": True, "temperature": 0.5, "num_beams": 1, "length_penalty": 2.0}
+    one, other = config_of(settings), config_of(settings)
+    assert one == other and hash(one) == hash(other)
+    assert one != config_of(settings | {"length_penalty": 3.0})
+
+
 def test_ids_and_lengths():
     found = config_of({"eos_token_id": [2, 5], "bos_token_id": 1, "max_length": 30, "min_length": 4})
-    assert (found.eos_ids, found.pad_id, found.start_id) == ((2, 5), 2, 1)
+    assert (found.eos_ids, found.pad_id, found.start_id) == ((2, 5), None, 1)
     assert (found.max_length, found.max_total, found.min_total) == (None, 30, 4)
     found = config_of({"max_new_tokens": 7, "max_length": 30, "min_new_tokens": 3, "pad_token_id": 0})
     assert (found.max_length, found.max_total, found.min_length, found.pad_id) == (7, None, 4, 0)

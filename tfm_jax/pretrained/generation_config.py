@@ -1,5 +1,6 @@
 """``GenerationConfig`` from a checkpoint's ``generation_config.json``: the supported settings and values."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Number
@@ -51,10 +52,10 @@ def to_generation_config(config: CheckpointConfig, **changes: Any) -> Generation
             )
     return GenerationConfig(
         eos_ids=eos_ids,
-        pad_id=explicit.get("pad_token_id", eos_ids[0] if eos_ids else None),
+        pad_id=explicit.get("pad_token_id"),
         start_id=start_id,
         beams=settings["num_beams"],
-        length_penalty=functools.partial(_power, float(settings["length_penalty"])),
+        length_penalty=_Power(float(settings["length_penalty"])),
         stopping=_STOPPING[settings["early_stopping"]],
         processors=_processors(settings, eos_ids, config.model.vocab_size),
         stop_strings=_as_texts(explicit.get("stop_strings", ())),
@@ -88,8 +89,14 @@ def _as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-def _power(exponent: float, lengths: Array) -> Array:
-    return lengths.astype(jnp.float32) ** jnp.float32(exponent)
+@dataclasses.dataclass(frozen=True)
+class _Power:
+    """The length penalty of transformers. Equal ones hash equal, which a partial function does not."""
+
+    exponent: float
+
+    def __call__(self, lengths: Array) -> Array:
+        return lengths.astype(jnp.float32) ** jnp.float32(self.exponent)
 
 
 def _lengths(explicit: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int | None]:
