@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Law, Suite, Violation, assert_close, law
+from tfm_jax.laws.strategies import AttentionShape
 from tfm_jax.laws.subject import Subject, check_shape
 from tfm_jax.laws.suites.cases.attention import (
     AttentionCase,
-    AttentionShape,
     attention_weights,
     cases,
     gradients_of,

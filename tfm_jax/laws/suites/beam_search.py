@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject, unpack
-from tfm_jax.laws.suites.cases.seeded import SEEDS
 
 __all__ = ["BeamCase", "BeamSubject", "beam_search"]
 
@@ -56,7 +56,7 @@ def cases(
 ) -> BeamCase:
     """A random model of T steps over V tokens, with one of ``widths(T, V)`` as the beam width."""
     T, V = draw(st.sampled_from(SIZES))
-    seed = draw(SEEDS)
+    seed = draw(strategies.seeds())
     logits = 2 * np.random.default_rng(seed).standard_normal((T, V, V))
     log_probs = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
     return BeamCase(log_probs, draw(st.sampled_from(widths(T, V))), draw(st.sampled_from(alphas)))

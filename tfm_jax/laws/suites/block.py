@@ -7,9 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject, Unsupported, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["BlockCase", "BlockSubject", "block"]
 
@@ -33,9 +34,8 @@ class BlockCase(Seeded):
 def cases(draw, min_batch: int = 1, min_length: int = 1) -> BlockCase:
     """Random vectors near 1."""
     B, T = draw(st.sampled_from([(B, T) for B, T in SHAPES if min_batch <= B and min_length <= T]))
-    seed = draw(SEEDS)
-    x = np.random.default_rng(seed).standard_normal((B, T, D)).round(1)
-    return BlockCase(x.astype(np.float32), seed)
+    seed = draw(strategies.seeds())
+    return BlockCase(draw(strategies.normal((B, T, D), seed=seed)), seed)
 
 
 class BlockSubject(Subject):

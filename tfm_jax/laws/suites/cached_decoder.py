@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject, Unsupported
-from tfm_jax.laws.suites.cases.seeded import SEEDS
 from tfm_jax.laws.suites.cases.tokens import IDS, TOLERANCE
 
 __all__ = ["CAPACITY", "CacheCase", "CacheSubject", "cached_decoder"]
@@ -38,9 +38,8 @@ class CacheCase:
 def cases(draw, splits: tuple[tuple[int, ...], ...] = SPLITS, batch: int = 1) -> CacheCase:
     """A batch of random tokens, and one of these splits into chunks."""
     chunks = draw(st.sampled_from(splits))
-    seed = draw(SEEDS)
-    tokens = np.random.default_rng(seed).integers(0, IDS, (batch, sum(chunks))).astype(np.int32)
-    return CacheCase(tokens, chunks, seed)
+    seed = draw(strategies.seeds())
+    return CacheCase(draw(strategies.tokens(batch, sum(chunks), vocab_size=IDS, seed=seed)), chunks, seed)
 
 
 class CacheSubject(Subject):

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject, check_shape, unpack
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["CrossEntropyCase", "CrossEntropySubject", "cross_entropy"]
 
@@ -45,17 +46,10 @@ class CrossEntropyCase(Seeded):
 def cases(draw) -> CrossEntropyCase:
     """Random logits and labels, with weights of 1, 0, 0.5 and 2."""
     B, T, V = draw(st.sampled_from(SHAPES))
-
-    def one_per_token(elements: st.SearchStrategy[Any]) -> np.ndarray:
-        return np.array(draw(st.lists(elements, min_size=B * T, max_size=B * T))).reshape(B, T)
-
-    labels = one_per_token(st.integers(0, V - 1))
-    weights = one_per_token(st.sampled_from([1.0, 0.0, 0.5, 2.0]))
-    seed = draw(SEEDS)
-    logits = 2 * np.random.default_rng(seed).standard_normal((B, T, V)).round(1)
-    return CrossEntropyCase(
-        logits.astype(np.float32), labels.astype(np.int32), weights.astype(np.float32), seed
-    )
+    labels = draw(strategies.per_element(st.integers(0, V - 1), (B, T), np.int32))
+    weights = draw(strategies.per_element(st.sampled_from([1.0, 0.0, 0.5, 2.0]), (B, T), np.float32))
+    seed = draw(strategies.seeds())
+    return CrossEntropyCase(draw(strategies.normal((B, T, V), scale=2.0, seed=seed)), labels, weights, seed)
 
 
 class CrossEntropySubject(Subject):

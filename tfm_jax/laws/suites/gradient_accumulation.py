@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, assert_close, law, show
 from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["BatchCase", "BatchSubject", "data_parallel", "gradient_accumulation"]
 
@@ -45,11 +46,11 @@ class BatchCase(Seeded):
 def cases(draw) -> BatchCase:
     """Random examples with weights of 1, 0 and 5, not all 0."""
     n, D, microbatches = draw(st.sampled_from(SIZES))
-    seed = draw(SEEDS)
+    seed = draw(strategies.seeds())
     rng = np.random.default_rng(seed)
-    w, x, y = (rng.standard_normal(shape).round(1).astype(np.float32) for shape in (D, (n, D), n))
-    weights = st.lists(st.sampled_from([1.0, 0.0, 5.0]), min_size=n, max_size=n).filter(any)
-    return BatchCase(w, x, y, np.array(draw(weights), np.float32), microbatches, seed)
+    w, x, y = (draw(strategies.normal(shape, seed=rng)) for shape in ((D,), (n, D), (n,)))
+    weights = strategies.per_element(st.sampled_from([1.0, 0.0, 5.0]), (n,), np.float32).filter(np.any)
+    return BatchCase(w, x, y, draw(weights), microbatches, seed)
 
 
 class BatchSubject(Subject):

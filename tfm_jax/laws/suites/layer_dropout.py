@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject
-from tfm_jax.laws.suites.cases.seeded import SEEDS
 
 __all__ = ["KeyCase", "LayerDropoutSubject", "layer_dropout"]
 
@@ -32,7 +32,7 @@ class KeyCase:
         return f"key = jax.random.key({self.seed})"
 
 
-cases = SEEDS.map(KeyCase)
+cases = strategies.seeds().map(KeyCase)
 
 
 class LayerDropoutSubject(Subject):

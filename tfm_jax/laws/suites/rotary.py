@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject, check_shape
 from tfm_jax.laws.suites.cases.positions import ANGLE_TOLERANCE, MAX_POSITION, angles, split_pairs
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["RotaryCase", "RotarySubject", "rotary"]
 
@@ -41,10 +42,10 @@ class RotaryCase(Seeded):
 def cases(draw) -> RotaryCase:
     """Random vectors and positions."""
     B, T, N, H = draw(st.sampled_from(SHAPES))
-    positions = draw(st.lists(st.integers(0, MAX_POSITION), min_size=B * T, max_size=B * T))
-    seed = draw(SEEDS)
-    x = np.random.default_rng(seed).standard_normal((B, T, N, H)).round(1) + 0.05  # no element is 0
-    return RotaryCase(x.astype(np.float32), np.asarray(positions, np.int32).reshape(B, T), seed)
+    positions = draw(strategies.positions((B, T), largest=MAX_POSITION))
+    seed = draw(strategies.seeds())
+    x = draw(strategies.normal((B, T, N, H), shift=0.05, seed=seed))  # no element is 0
+    return RotaryCase(x, positions, seed)
 
 
 class RotarySubject(Subject):

@@ -3,20 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import show
+from tfm_jax.laws.strategies import AttentionShape
 from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "AttentionCase",
-    "AttentionShape",
     "AttentionSubject",
     "attention_weights",
     "cases",
@@ -31,35 +32,6 @@ __all__ = [
     "square",
     "weighted_sum",
 ]
-
-
-class AttentionShape(NamedTuple):
-    """The sizes of a case, in the letters of ``tfm_jax.types``."""
-
-    B: int
-    T: int
-    S: int
-    N: int
-    K: int
-    H: int
-
-
-# The simplest first. Few, because each is compiled separately. S <= H, so that identity values show the
-# weights. The last one is for functions that work in tiles.
-SHAPES = tuple(
-    AttentionShape(*sizes)
-    for sizes in (
-        (1, 1, 1, 1, 1, 4),
-        (1, 1, 2, 1, 1, 4),
-        (1, 2, 2, 1, 1, 4),
-        (1, 2, 3, 2, 2, 4),
-        (1, 3, 2, 2, 2, 4),
-        (2, 3, 3, 2, 1, 4),
-        (2, 3, 4, 4, 2, 4),
-        (1, 5, 5, 6, 3, 16),
-        (2, 43, 43, 2, 2, 48),
-    )
-)
 
 
 def square(shape: AttentionShape) -> bool:
@@ -107,14 +79,14 @@ def cases(
     draw, masked: bool = True, fits: Callable[[AttentionShape], bool] = lambda shape: True
 ) -> AttentionCase:
     """Random arrays of the shapes that fit, with a random mask, or with an all-True one unless ``masked``."""
-    B, T, S, N, K, H = draw(st.sampled_from([shape for shape in SHAPES if fits(shape)]))
-    seed = draw(SEEDS)
-    rng = np.random.default_rng(seed)
-    arrays = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
-    n = -(-B * T * S // 8)
-    bits = draw(st.binary(min_size=n, max_size=n)) if masked else bytes(n)
-    hidden = np.unpackbits(np.frombuffer(bits, np.uint8), count=B * T * S).astype(bool).reshape(B, 1, T, S)
-    return AttentionCase(*(x.astype(np.float32) for x in arrays), ~hidden, seed)
+    shape = draw(strategies.attention_shapes(fits))
+    seed = draw(strategies.seeds())
+    q, k, v = draw(strategies.qkv(shape, seed=seed))
+    if masked:
+        mask = draw(strategies.dense_masks(shape.B, shape.T, shape.S))
+    else:
+        mask = np.ones((shape.B, 1, shape.T, shape.S), bool)
+    return AttentionCase(q, k, v, mask, seed)
 
 
 def no_fully_masked_row(x: AttentionCase) -> AttentionCase:

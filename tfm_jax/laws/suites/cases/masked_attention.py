@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
+from tfm_jax.laws.strategies import AttentionShape
 from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.attention import AttentionCase, AttentionShape, cases, identity_values, square
+from tfm_jax.laws.suites.cases.attention import AttentionCase, cases, identity_values, square
 from tfm_jax.ops import masks
 
 __all__ = [
@@ -109,30 +111,19 @@ def queries_fit_in_keys(shape: AttentionShape) -> bool:
 @st.composite
 def masked_cases(draw, *names: str, optional: tuple[str, ...] = (), shortest: int = 1) -> MaskedCase:
     """Cases with these mask arguments and some optional ones; ``lengths`` are at least ``shortest``."""
-    names = [*names, *(name for name in optional if draw(st.booleans()))]
+    names = (*names, *(name for name in optional if draw(st.booleans())))
     x = draw(cases(masked=False, fits=queries_fit_in_keys if "offset" in names else square))
     (B, T), S = x.q.shape[:2], x.k.shape[1]
-
-    def sizes(low: int) -> st.SearchStrategy[int]:
-        # Few lengths and windows of a long sequence, because each is compiled separately.
-        return st.integers(low, S) if S < 9 else st.sampled_from((low, 5, 20, S))
-
-    def one_per_example(low: int) -> np.ndarray:
-        return np.array([draw(sizes(low)) for _ in range(B)], np.int32)
-
-    def segment_ids() -> np.ndarray:
-        return sum((np.arange(S) >= one_per_example(0)[:, None]).astype(np.int32) for _ in range(2))
-
     draws = {
-        "causal": lambda: True,
-        "prefix": lambda: one_per_example(0),
-        "window": lambda: draw(sizes(1)),
-        "segments": segment_ids,
-        "lengths": lambda: one_per_example(shortest),
-        "offset": lambda: draw(st.integers(0, S - T)),
+        "causal": st.just(True),
+        "prefix": strategies.lengths(B, S, shortest=0),
+        "window": strategies.lengths(1, S).map(lambda drawn: int(drawn[0])),
+        "segments": strategies.segment_ids(B, S),
+        "lengths": strategies.lengths(B, S, shortest=shortest),
+        "offset": st.integers(0, S - T),
     }
     fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-    return MaskedCase(**fields, mask_args={}).replace_mask(**{name: draws[name]() for name in names})
+    return MaskedCase(**fields, mask_args={}).replace_mask(**{name: draw(draws[name]) for name in names})
 
 
 class MaskedSubject(Subject):

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, assert_close, law
 from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "ANGLE_TOLERANCE",
@@ -52,10 +53,9 @@ class PositionsCase(Seeded):
 @st.composite
 def cases(draw) -> PositionsCase:
     """Random positions from 0 to ``MAX_POSITION``."""
-    sizes = draw(st.sampled_from(SHAPES))
-    positions = st.integers(0, MAX_POSITION)
-    q, k = (np.asarray(draw(st.lists(positions, min_size=n, max_size=n)), np.int32) for n in sizes)
-    return PositionsCase(q, k, draw(SEEDS))
+    T, S = draw(st.sampled_from(SHAPES))
+    q, k = (draw(strategies.positions((n,), largest=MAX_POSITION)) for n in (T, S))
+    return PositionsCase(q, k, draw(strategies.seeds()))
 
 
 class PairsSubject(Subject):

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Law, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "COMPILED_LENGTHS",
@@ -68,7 +69,7 @@ class TokensCase(Seeded):
 def cases(
     draw,
     fits: Callable[[int, int], bool] = lambda B, T: True,
-    padded: str | None = None,
+    padded: Literal["left", "right"] | None = None,
     full: bool = False,
 ) -> TokensCase:
     """Random tokens of the shapes (B, T) that fit.
@@ -76,13 +77,12 @@ def cases(
     ``padded``, "left" or "right", adds ``valid`` with padding on that side, or all True if ``full``.
     """
     B, T = draw(st.sampled_from([shape for shape in SHAPES if fits(*shape)]))
-    seed = draw(SEEDS)
-    tokens = np.random.default_rng(seed).integers(0, IDS, (B, T)).astype(np.int32)
+    seed = draw(strategies.seeds())
+    tokens = draw(strategies.tokens(B, T, vocab_size=IDS, seed=seed))
     if padded is None:
         return TokensCase(tokens, None, seed)
-    lengths = [T] * B if full else draw(st.lists(st.integers(1, T), min_size=B, max_size=B))
-    valid = np.arange(T)[None] < np.array(lengths)[:, None]
-    return TokensCase(tokens, valid if padded == "right" else valid[:, ::-1].copy(), seed)
+    valid = np.ones((B, T), bool) if full else draw(strategies.valid(B, T, side=padded))
+    return TokensCase(tokens, valid, seed)
 
 
 class ModelSubject(Subject):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "NormSubject",
@@ -51,11 +52,8 @@ class VectorsCase(Seeded):
 @st.composite
 def cases(draw) -> VectorsCase:
     """Random vectors."""
-    B, T, D = draw(st.sampled_from(SHAPES))
-    seed = draw(SEEDS)
-    rng = np.random.default_rng(seed)
-    steps = rng.permuted(np.broadcast_to(np.arange(D) - D // 2, (B, T, D)), axis=-1)
-    return VectorsCase((steps + rng.integers(-3, 4, (B, T, D)) / 8).astype(np.float32), seed)
+    shape, seed = draw(st.sampled_from(SHAPES)), draw(strategies.seeds())
+    return VectorsCase(draw(strategies.distinct(shape, seed=seed)), seed)
 
 
 class VectorsSubject(Subject):
