@@ -3,14 +3,16 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from experiments.images.config import Config
 from experiments.init_from import PROCESSOR_FILE
 from tfm_jax import nn, pretrained
-from tfm_jax.types import Array, Key, Params
+from tfm_jax.types import Array
 
 __all__ = ["check_images", "encoder_config", "make_model", "make_preprocess"]
 
@@ -84,6 +86,25 @@ def describe_shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
+class ImageClassifier(nn.Classifier):
+    """A classifier that preprocesses its images."""
+
+    def __init__(
+        self,
+        config: nn.Config,
+        n_classes: int,
+        pooling: Literal["mean", "first"],
+        *,
+        preprocess: Preprocess,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, n_classes, pooling, rngs=rngs)
+        self.preprocess = preprocess
+
+    def __call__(self, inputs: Array, *args, **kwargs):
+        return super().__call__(self.preprocess(inputs), *args, **kwargs)
+
+
 def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.Pure:
     """Makes a classifier of images in [0, 1]. The head reads the class token, or the mean without one.
 
@@ -93,18 +114,15 @@ def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.P
       preprocess: the preprocessing of images.
 
     Returns:
-      An ``nn.Classifier``, whose ``apply`` includes the preprocessing.
+      An ``ImageClassifier``.
 
     Raises:
       ValueError: the parts of the encoder do not fit together.
     """
+    pooling = "first" if encoder.patches.class_token else "mean"
+    model = nn.functionalize(ImageClassifier, encoder, classes, pooling, preprocess=preprocess)
     patches = encoder.patches
-    pooling = "first" if patches.class_token else "mean"
-    init, apply = nn.functionalize(nn.Classifier, encoder, classes, pooling)
     image = jnp.zeros((1, patches.height, patches.width, patches.channels))
-    jax.eval_shape(lambda: apply(init(jax.random.key(0)), image))  # raises if there are fewer positions
-
-    def preprocess_and_apply(params: Params, images: Array, *, key: Key | None = None) -> Array:
-        return apply(params, preprocess(images), key=key)
-
-    return nn.Pure(init, preprocess_and_apply)
+    # Raises if there are fewer positions.
+    jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0)), image)
+    return model

@@ -103,8 +103,8 @@ def make_loss(model: nn.Pure, bits_per_nat: float) -> train.LossFn:
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[SumWeight, dict[str, SumWeight]]:
         mask, positions = masks.segments(batch["segment_ids"]), batch["positions"]
-        hidden = model.apply(params, batch["tokens"], mask, positions=positions, key=key, method="hidden")
-        kernel = model.apply(params, method="unembedding").astype(hidden.dtype)
+        hidden = model.bind(params).hidden(batch["tokens"], mask, positions=positions, key=key)
+        kernel = model.bind(params).unembedding().astype(hidden.dtype)
         nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=batch["weights"])
         return (nats, tokens), {} if key is not None else {"bits_per_byte": (nats * bits_per_nat, tokens)}
 

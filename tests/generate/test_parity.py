@@ -68,7 +68,7 @@ def load_ours(theirs, vocabulary: int, *, eos_ids: tuple[int, ...], pad: int) ->
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         model, params, _, _ = pretrained.load(directory)
-    is_encoder_decoder = model.apply(params, method="is_encoder_decoder")
+    is_encoder_decoder = model.bind(params).is_encoder_decoder()
     return Family(theirs, model, params, vocabulary, eos_ids, pad, is_encoder_decoder)
 
 

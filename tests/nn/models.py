@@ -45,12 +45,15 @@ def build(module, **fields):
 
 
 @functools.cache
-def compiled(model):
-    return jax.jit(model.apply, static_argnames=("method", "return_weights"))
+def compiled(model, method="__call__"):
+    return jax.jit(
+        lambda params, *args, **kwargs: getattr(model.bind(params), method)(*args, **kwargs),
+        static_argnames="return_weights",
+    )
 
 
-def run(model, params, *args, **kwargs):
-    return compiled(model)(params, *args, **kwargs)
+def run(model, params, *args, method="__call__", **kwargs):
+    return compiled(model, method)(params, *args, **kwargs)
 
 
 def tokens(*shape, seed=0):

@@ -53,17 +53,22 @@ CHUNKS = ([7], [3, 1, 3])
 @functools.cache
 def build(module, **fields):
     model = nn.functionalize(module, dataclasses.replace(CONFIG, **fields))
-    return model, parameters.draw(model), jax.jit(model.apply, static_argnames="method")
+    return model, parameters.draw(model), jax.jit(model.apply)
+
+
+@functools.cache
+def extend_of(model):
+    return jax.jit(lambda params, tokens, cache: model.bind(params).extend(tokens, cache))
 
 
 def tokens(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).integers(0, V, shape), jnp.int32)
 
 
-def in_chunks(apply, params, cache, inputs, chunks):
+def in_chunks(model, params, cache, inputs, chunks):
     logits, start = [], 0
     for n in chunks:
-        chunk, cache = apply(params, inputs[:, start : start + n], cache, method="extend")
+        chunk, cache = extend_of(model)(params, inputs[:, start : start + n], cache)
         logits.append(chunk)
         start += n
     return jnp.concatenate(logits, axis=1), cache
@@ -76,7 +81,7 @@ def test_chunked_decoding_equals_one_forward_pass(name):
     inputs = tokens(B, T)
     expected = apply(params, inputs)
     for chunks in CHUNKS:
-        got, cache = in_chunks(apply, params, model.apply(params, B, 9, method="init_cache"), inputs, chunks)
+        got, cache = in_chunks(model, params, model.bind(params).init_cache(B, 9), inputs, chunks)
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
     assert int(cache.slots.length) == T
     heads, slots = fields.get("n_kv_heads", N), 2 if "window" in fields else 9
@@ -92,9 +97,9 @@ def test_chunked_decoding_with_cross_attention(fields):
     source, target = tokens(B, S), tokens(B, T)
     mask = masks.padding(jnp.arange(S)[None] < jnp.array([[5], [3], [4]]))
     expected = apply(params, source, target, source_mask=mask)
-    empty = model.apply(params, source, 8, source_mask=mask, method="init_cache")
+    empty = model.bind(params).init_cache(source, 8, source_mask=mask)
     for chunks in CHUNKS:
-        got, cache = in_chunks(apply, params, empty, target, chunks)
+        got, cache = in_chunks(model, params, empty, target, chunks)
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, cache.memory, empty.memory)
     assert [k.shape for k, v in cache.memory] == [(B, fields.get("n_kv_heads", N), S, D // N)] * L
@@ -106,8 +111,8 @@ def test_memory_mask_has_one_row_per_target_token():
     table = jnp.asarray(np.random.default_rng(1).random((T, S)) < 0.5)
     expected = apply(params, source, target, memory_mask=table)
     for chunks in CHUNKS:
-        cache = model.apply(params, source, T, memory_mask=table, method="init_cache")
-        got, _ = in_chunks(apply, params, cache, target, chunks)
+        cache = model.bind(params).init_cache(source, T, memory_mask=table)
+        got, _ = in_chunks(model, params, cache, target, chunks)
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -123,8 +128,8 @@ def test_config_window_equals_the_window_mask():
 @pytest.mark.parametrize("fields", [{}, {"window": 3}])
 def test_one_compilation_serves_every_length(fields):
     model, params, _ = build(nn.Decoder, **fields)
-    step = jax.jit(functools.partial(model.apply, method="extend"))
-    cache = model.apply(params, B, 9, method="init_cache")
+    step = jax.jit(lambda params, tokens, cache: model.bind(params).extend(tokens, cache))
+    cache = model.bind(params).init_cache(B, 9)
     for token in tokens(9, B):
         logits, cache = step(params, token[:, None], cache)
         assert np.isfinite(logits).all()
@@ -132,21 +137,21 @@ def test_one_compilation_serves_every_length(fields):
 
 
 def test_full_cache_is_an_error_and_nan_under_jit():
-    model, params, apply = build(nn.Decoder)
-    cache = model.apply(params, B, 3, method="init_cache")
-    _, cache = apply(params, tokens(B, 2), cache, method="extend")
+    model, params, _ = build(nn.Decoder)
+    cache = model.bind(params).init_cache(B, 3)
+    _, cache = extend_of(model)(params, tokens(B, 2), cache)
     with pytest.raises(ValueError, match="got T = 2 tokens for a cache of S = 3 slots, 2 of them in use"):
-        model.apply(params, tokens(B, 2), cache, method="extend")
-    logits, cache = apply(params, tokens(B, 2), cache, method="extend")
+        model.bind(params).extend(tokens(B, 2), cache)
+    logits, cache = extend_of(model)(params, tokens(B, 2), cache)
     assert np.isnan(logits).all()
-    logits, _ = apply(params, tokens(B, 1), cache, method="extend")
+    logits, _ = extend_of(model)(params, tokens(B, 1), cache)
     assert np.isnan(logits).all()
 
 
 def test_capacity_above_learned_positions():
     model, params, _ = build(nn.Decoder, positions=nn.Learned(max_length=9))
     with pytest.raises(ValueError, match="Learned: got a sequence of 10; wanted at most max_length=9"):
-        model.apply(params, B, 10, method="init_cache")
+        model.bind(params).init_cache(B, 10)
 
 
 def test_left_pad():
@@ -162,9 +167,9 @@ def test_left_pad():
 def test_unembed_function_equals_unembed(tied):
     model, params, _ = build(nn.Decoder, tie_embeddings=tied)
     hidden = jax.random.normal(jax.random.key(0), (B, D))
-    wanted = model.apply(params, hidden, method="unembed")
+    wanted = model.bind(params).unembed(hidden)
     for batch_size in (1, B):
-        project = model.apply(params, batch_size, method="unembed_function")
+        project = model.bind(params).unembed_function(batch_size)
         transposed = all(x.shape != (V, D) for x in jax.make_jaxpr(project)(hidden).consts)
         assert transposed == (not tied or batch_size > 1)
         got = project(hidden)
@@ -179,15 +184,15 @@ def test_logits_scale_and_bias(tied):
     scaled = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields))
     model = nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, **fields, logits_bias=True))
     hidden = jax.random.normal(jax.random.key(0), (B, D))
-    unscaled = plain.apply(params, hidden, method="unembed")
-    np.testing.assert_allclose(scaled.apply(params, hidden, method="unembed"), 0.25 * unscaled, rtol=1e-5)
-    kernel = scaled.apply(params, method="unembedding")
+    unscaled = plain.bind(params).unembed(hidden)
+    np.testing.assert_allclose(scaled.bind(params).unembed(hidden), 0.25 * unscaled, rtol=1e-5)
+    kernel = scaled.bind(params).unembedding()
     np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
     bias = jnp.arange(float(V))
     params = {**params, "logits_bias": bias}
     for batch_size in (1, B):
-        got = model.apply(params, batch_size, method="unembed_function")(hidden)
+        got = model.bind(params).unembed_function(batch_size)(hidden)
         np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.apply(params, hidden, method="unembed"), got, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.bind(params).unembed(hidden), got, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"wanted logits without a bias. Call unembed, or add"):
-        model.apply(params, method="unembedding")
+        model.bind(params).unembedding()

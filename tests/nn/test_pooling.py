@@ -43,7 +43,7 @@ def test_pooler_reads_the_first_token():
     tokens = jnp.array([[1, 2, 3, 4]])
     encoder = nn.functionalize(nn.Encoder, config)
     params = encoder.init(jax.random.key(0))
-    pooled = encoder.apply(params, tokens, method="pooled")
+    pooled = encoder.bind(params).pooled(tokens)
     dense = params["pooler"]["dense"]
     first = encoder.apply(params, tokens)[:, 0]
     np.testing.assert_allclose(pooled, jax.nn.relu(first @ dense["kernel"]), rtol=1e-5, atol=1e-6)
@@ -57,7 +57,7 @@ def test_dropout_before_the_pooler():
     def pooled(rate, key):
         config = dataclasses.replace(CONFIG, pooler=nn.Pooler("relu", rate))
         encoder = nn.functionalize(nn.Encoder, config)
-        return encoder.apply(encoder.init(jax.random.key(0)), jnp.array([1, 2, 3]), method="pooled", key=key)
+        return encoder.bind(encoder.init(jax.random.key(0))).pooled(jnp.array([1, 2, 3]), key=key)
 
     plain = pooled(0.0, jax.random.key(3))
     np.testing.assert_array_equal(plain, pooled(0.9, None))

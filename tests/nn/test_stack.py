@@ -135,6 +135,6 @@ def test_embedding_norm():
     params = model.init(jax.random.key(0))
     params["embedding_norm"]["scale"] = jnp.array([1.0, 2.0, 3.0, 4.0])
     x = jax.random.normal(jax.random.key(1), (3, 4))
-    got = model.apply(params, x, jnp.arange(3), method="embed_positions")
+    got = model.bind(params).embed_positions(x, jnp.arange(3))
     wanted = ops.layer_norm(x + params["position_embedding"]["table"][:3], jnp.arange(1.0, 5.0))
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

@@ -305,7 +305,7 @@ def _ours(base: Base, directory: Path) -> np.ndarray:
     found = np.asarray(_program(*_forward(config))(params, *args, **options))
     if "pooler" not in params:
         return found
-    pooled = nn.functionalize(nn.Encoder, config.model).apply(params, *args, **options, method="pooled")
+    pooled = nn.functionalize(nn.Encoder, config.model).bind(params).pooled(*args, **options)
     return np.concatenate([found, np.asarray(pooled)[:, None]], 1)
 
 

@@ -152,7 +152,7 @@ def run_images(found: Pair):
 def check_pooled(found: Pair, wanted, *inputs, **options):
     """Compares the pooler's vectors, where there is a pooler."""
     if "pooler_output" in wanted:
-        pooled = found.model.apply(found.params, *inputs, **options, method="pooled")
+        pooled = found.model.bind(found.params).pooled(*inputs, **options)
         close(pooled, wanted.pooler_output, np.ones(B, bool))
 
 
@@ -190,12 +190,12 @@ def run_encoder_decoder(found: Pair):
         return nn.functionalize(nn.EncoderDecoder, config)
 
     def encode(config, params):
-        return model(config).apply(params, source, source_mask=mask, method="encode")
+        return model(config).bind(params).encode(source, source_mask=mask)
 
     memory = jnp.asarray(numpy(wanted.encoder_last_hidden_state))
 
     def decode(config, params):
-        return model(config).apply(params, target, memory, memory_mask=mask, method="hidden")
+        return model(config).bind(params).hidden(target, memory, memory_mask=mask)
 
     stacks = [
         Stack("encoder", "n_layers", encode, wanted.encoder_hidden_states, valid, ("encoder",)),
@@ -220,9 +220,7 @@ def run_decoder(found: Pair):
     got = jax.jit(found.model.apply)(found.params, tokens, mask, positions=positions)
 
     def ours(config, params):
-        return nn.functionalize(nn.Decoder, config).apply(
-            params, tokens, mask, positions=positions, method="hidden"
-        )
+        return nn.functionalize(nn.Decoder, config).bind(params).hidden(tokens, mask, positions=positions)
 
     return wanted, got, valid, [Stack("decoder", "n_layers", ours, wanted.hidden_states, valid, ("stack",))]
 
@@ -319,7 +317,7 @@ def check_generation(found: Pair, *, max_length=6):
     settings = found.config.settings
     end, pad = settings["eos_token_id"], settings.get("pad_token_id")
     pad = end if pad is None else pad
-    is_encoder_decoder = found.model.apply(found.params, method="is_encoder_decoder")
+    is_encoder_decoder = found.model.bind(found.params).is_encoder_decoder()
     tokens = tokens_of(found.config.model.vocab_size, B, S, seed=2)
     valid = valid_positions(S, left=not is_encoder_decoder)
     tokens = np.where(valid, tokens, pad)

@@ -265,8 +265,8 @@ def _output(limits, state) -> Generated:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _decode(model, limits, params, processors, state, stop) -> _State:
     """Generates until there are ``stop`` tokens or every sequence has ended."""
-    forward = model.apply(params, method="cached_forward")
-    unembed = model.apply(params, state.tokens.shape[0], method="unembed_function")
+    forward = model.bind(params).cached_forward()
+    unembed = model.bind(params).unembed_function(state.tokens.shape[0])
     P = state.tokens.shape[1] - limits.max_length
     # Inside shard_map the loop's values must all vary over the same mesh axes.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, state)), state)

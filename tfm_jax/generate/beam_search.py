@@ -208,8 +208,8 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _search(model, settings, params, inputs, penalties, processors, **options) -> Beams:
-    forward = model.apply(params, method="cached_forward")
-    window = model.apply(params, method="decoder_stack").config.window
+    forward = model.bind(params).cached_forward()
+    window = model.bind(params).decoder_stack().config.window
     M = settings.limits.max_length
 
     def unfinished(state: _State) -> Array:
@@ -225,7 +225,7 @@ def _search(model, settings, params, inputs, penalties, processors, **options) -
         return state._replace(done=state.done | _is_done(state, penalties, settings))
 
     state = _start(model, params, inputs, settings, **options)
-    unembed = model.apply(params, math.prod(state.log_probs.shape), method="unembed_function")
+    unembed = model.bind(params).unembed_function(math.prod(state.log_probs.shape))
     # Inside shard_map the loop's values must all vary over the same mesh axes.
     state = jax.tree.map(lambda x: vary_with(x, (params, processors, penalties, state)), state)
     return _output(jax.lax.while_loop(unfinished, search_step, state), penalties[-1], settings)

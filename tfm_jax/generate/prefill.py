@@ -40,7 +40,7 @@ def init_cache(
     Equivalent to::
 
         zeros [B, K, S, H] for the keys and values of every layer        # S = capacity
-        memory = model.apply(params, source, method="encode")            # its keys and values in every layer
+        memory = model.bind(params).encode(source)                   # its keys and values in every layer
 
     Args:
       model: from ``nn.functionalize``.
@@ -95,9 +95,9 @@ def prefill(
             "padding. Group prompts by length."
         )
     prompt, positions = _left_pad(prompt, valid)
-    forward = model.apply(params, method="cached_forward")
+    forward = model.bind(params).cached_forward()
     hidden, cache = forward(prompt, cache, positions=positions)
-    return model.apply(params, hidden[:, -1], method="unembed"), cache
+    return model.bind(params).unembed(hidden[:, -1]), cache
 
 
 def extend(model: Pure, params: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
@@ -120,7 +120,7 @@ def extend(model: Pure, params: Params, tokens: Array, cache: Cache) -> tuple[Ar
     Raises:
       ValueError: more tokens than the cache has room for, if the number is concrete.
     """
-    return model.apply(params, _check_tokens("tokens", tokens, minimum=0), cache, method="extend")
+    return model.bind(params).extend(_check_tokens("tokens", tokens, minimum=0), cache)
 
 
 def step(model: Pure, params: Params, token: Array, cache: Cache) -> tuple[Array, Cache]:
@@ -138,7 +138,7 @@ def step(model: Pure, params: Params, token: Array, cache: Cache) -> tuple[Array
       cache: of the previous tokens.
 
     Returns:
-      ``(logits, cache)``: float32 [B, V]. For a jitted loop, ``model.apply(params, method="cached_forward")``
+      ``(logits, cache)``: float32 [B, V]. For a jitted loop, ``model.bind(params).cached_forward()``
       before the loop is faster: it unstacks the layers once.
 
     Raises:
@@ -182,7 +182,7 @@ def prefill_but_last(
       ``Prefilled``.
     """
     inputs = check_inputs(model, params, inputs)
-    if model.apply(params, method="is_encoder_decoder"):
+    if model.bind(params).is_encoder_decoder():
         if valid is not None:
             raise ValueError(
                 "generate: got valid with an encoder-decoder; wanted valid=None. Mask the source with "
@@ -196,20 +196,20 @@ def prefill_but_last(
     slots = None if beams is None else P - 1 + max_length * beams
     cache = _empty_cache(model, params, batch, P - 1 + max_length, source_mask, memory_mask, slots=slots)
     if not definitely(lambda: P <= 1):
-        forward = model.apply(params, method="cached_forward")
+        forward = model.bind(params).cached_forward()
         _, cache = forward(prompt[:, :-1], cache, positions=positions[:, :-1])
     return Prefilled(jnp.where(positions < 0, -1, prompt), positions[:, -1], cache)
 
 
 def _empty_cache(model, params, inputs, capacity, source_mask, memory_mask, **options) -> Cache:
-    if model.apply(params, method="is_encoder_decoder"):
+    if model.bind(params).is_encoder_decoder():
         options |= {"source_mask": source_mask, "memory_mask": memory_mask}
     elif source_mask is not None or memory_mask is not None:
         raise ValueError(
             "generate: got source_mask or memory_mask with a decoder-only model; wanted None. "
             "Mask the padding of prompts with valid."
         )
-    return model.apply(params, inputs, capacity, method="init_cache", **options)
+    return model.bind(params).init_cache(inputs, capacity, **options)
 
 
 def _left_pad(prompt: Array, valid: Array | None) -> tuple[Array, Array]:
@@ -231,7 +231,7 @@ def check_valid(valid: Array | None) -> Array | None:
 
 def check_inputs(model: Pure, params: Params, inputs: Array) -> Array:
     """Raises unless inputs are int [B, length], a decoder's prompt or an encoder-decoder's source."""
-    is_encoder_decoder = model.apply(params, method="is_encoder_decoder")
+    is_encoder_decoder = model.bind(params).is_encoder_decoder()
     return _check_tokens("source" if is_encoder_decoder else "prompt", inputs)
 
 

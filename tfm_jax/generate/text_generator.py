@@ -186,7 +186,7 @@ class TextGenerator:
     @functools.cached_property
     def is_encoder_decoder(self) -> bool:
         """Whether the model translates; else it continues prompts."""
-        return self.model.apply(self.params, method="is_encoder_decoder")
+        return self.model.bind(self.params).is_encoder_decoder()
 
     def _check_model(self, *, is_encoder_decoder: bool) -> None:
         if self.is_encoder_decoder and not is_encoder_decoder:
@@ -203,7 +203,7 @@ class TextGenerator:
         config = self.default_config.updated(**options)
         stop_strings = check_stop_strings(config.stop_strings if stop is None else stop)
         config = dataclasses.replace(config, stop_strings=stop_strings)
-        positions = self.model.apply(self.params, method="decoder_stack").config.positions
+        positions = self.model.bind(self.params).decoder_stack().config.positions
         n_positions = positions.max_length if isinstance(positions, Learned) else None
         return TextLimits(config, n_positions, self.is_encoder_decoder)
 
@@ -242,7 +242,7 @@ class TextGenerator:
 
     @functools.cached_property
     def _vocab_size(self) -> int:
-        return self.model.apply(self.params, method="decoder_stack").config.vocab_size
+        return self.model.bind(self.params).decoder_stack().config.vocab_size
 
     def _generate(
         self,

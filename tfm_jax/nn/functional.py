@@ -1,28 +1,77 @@
-"""Modules as pure functions: ``functionalize(module, config) -> Pure(init, apply)``."""
+"""Modules as pure functions: ``functionalize(module, config) -> Pure``."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax.checks import as_key
+from tfm_jax.nn.config import Config
 from tfm_jax.types import Key, Params
 
 __all__ = ["Pure", "check_params", "functionalize"]
 
+M = TypeVar("M", bound=nnx.Module)
 
-class Pure(NamedTuple):
-    """A model as two pure functions over a plain dict of arrays.
+
+@dataclasses.dataclass(frozen=True)
+class Pure(Generic[M]):
+    """A model as pure functions over a plain dict of arrays. Equal ones have equal modules and arguments.
 
     Args:
-      init: ``init(key) -> params``.
-      apply: ``apply(params, *args, method="__call__", **kwargs) -> output``.
+      module: an NNX module class.
+      args: its positional arguments.
+      kwargs: its keyword arguments, except ``rngs``, as pairs.
     """
 
-    init: Callable[[Key], Params]
-    apply: Callable[..., Any]
+    module: type[M]
+    args: tuple[Any, ...] = ()
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def config(self) -> Config:
+        """The config, an argument of the module.
+
+        Raises:
+          AttributeError: no argument is a ``Config``.
+        """
+        for value in (*self.args, *dict(self.kwargs).values()):
+            if isinstance(value, Config):
+                return value
+        raise AttributeError(f"Pure.config: got {self.module.__name__} without a Config among its arguments.")
+
+    def init(self, key: Key) -> Params:
+        """The initial parameters from a PRNG key."""
+        return pure_dict(_make(self, nnx.Rngs(as_key("init", key))))
+
+    def apply(self, params: Params, *inputs: Any, **options: Any) -> Any:
+        """Calls the module with these parameters.
+
+        Raises:
+          ValueError: the parameters do not match the model. The message names those that are missing, unknown
+            or of another shape.
+        """
+        return self.bind(params)(*inputs, **options)
+
+    def bind(self, params: Params) -> M:
+        """The module with these parameters, for its other methods: ``model.bind(params).encode(source)``."""
+        graph, wanted = _structure_of(self)
+        check_params(params, wanted)
+        params = jax.tree.map(jnp.asarray, params)  # NumPy arrays too, as read from a file
+        return nnx.merge(graph, params)
+
+
+def _make(pure: Pure[M], rngs: nnx.Rngs) -> M:
+    return pure.module(*pure.args, **dict(pure.kwargs), rngs=rngs)
+
+
+@functools.lru_cache(maxsize=128)
+def _structure_of(pure: Pure[Any]) -> tuple[nnx.GraphDef, Params]:
+    return structure(lambda: _make(pure, nnx.Rngs(0)))
 
 
 def pure_dict(module: nnx.Module) -> Params:
@@ -36,15 +85,16 @@ def structure(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
     return graph, nnx.to_pure_dict(shapes)
 
 
-def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) -> Pure:
-    """Turns a module class and its arguments into ``Pure(init, apply)``.
+def functionalize(module: type[M], *args: Any, **kwargs: Any) -> Pure[M]:
+    """Turns a module class and its arguments into pure functions.
 
     Equivalent to::
 
         init = lambda key: parameters_of(module(*args, **kwargs, rngs=nnx.Rngs(key)))
-        apply = lambda params, *inputs: module_with(params)(*inputs)
+        bind = lambda params: module_with(params)
+        apply = lambda params, *inputs: bind(params)(*inputs)
 
-    Both work under ``jit``, ``grad``, ``vmap``, ``shard_map`` and ``pmap``. The parameters are a nested dict
+    All work under ``jit``, ``grad``, ``vmap``, ``shard_map`` and ``pmap``. The parameters are a nested dict
     of arrays of dtype ``config.param_dtype``; those of the layers are stacked on their first axis.
 
     Args:
@@ -52,23 +102,14 @@ def functionalize(module: Callable[..., nnx.Module], *args: Any, **kwargs: Any) 
       *args, **kwargs: its constructor arguments, except ``rngs``.
 
     Returns:
-      ``Pure(init, apply)``. ``apply(params, ..., method="encode")`` calls another method.
+      A ``Pure``.
 
     Raises:
-      ValueError: from ``apply``: the parameters do not match the model. The message names those that are
-        missing, unknown or of another shape.
+      ValueError: from the module: the arguments do not fit together.
     """
-    graph, wanted = structure(lambda: module(*args, **kwargs, rngs=nnx.Rngs(0)))
-
-    def init(key: Key) -> Params:
-        return pure_dict(module(*args, **kwargs, rngs=nnx.Rngs(as_key("init", key))))
-
-    def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
-        check_params(params, wanted)
-        params = jax.tree.map(jnp.asarray, params)  # NumPy arrays too, as read from a file
-        return getattr(nnx.merge(graph, params), method)(*inputs, **options)
-
-    return Pure(init, apply)
+    pure = Pure(module, args, tuple(sorted(kwargs.items())))
+    _structure_of(pure)  # raises
+    return pure
 
 
 def check_params(params: Params, wanted: Params) -> None:

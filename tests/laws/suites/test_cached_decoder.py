@@ -16,11 +16,11 @@ EXAMPLES = settings().max_examples
 
 def read_and_full(jitted=True, **fields):
     model, params = build(**fields)
-    extend = functools.partial(model.apply, params, method="extend")
+    extend = model.bind(params).extend
     extend = jax.jit(extend) if jitted else extend
 
     def read(tokens, chunks):
-        cache = model.apply(params, len(tokens), laws.CAPACITY, method="init_cache")
+        cache = model.bind(params).init_cache(len(tokens), laws.CAPACITY)
         out = []
         for chunk in jnp.split(tokens, [sum(chunks[:i]) for i in range(1, len(chunks))], axis=1):
             logits, cache = extend(chunk, cache)

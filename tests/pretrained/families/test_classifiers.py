@@ -66,7 +66,7 @@ def test_a_body_has_a_pooler_where_its_file_has_one(tmp_path):
     model, without, config, _ = saved(tmp_path / "without", "BertModel", None, {})
     assert config.model.pooler is None and with_it.keys() - without.keys() == {"pooler"}
     with pytest.raises(ValueError, match=r"got config.pooler=None; wanted a Pooler"):
-        model.apply(without, np.ones(4, np.int32), method="pooled")
+        model.bind(without).pooled(np.ones(4, np.int32))
 
 
 @pytest.mark.parametrize(
