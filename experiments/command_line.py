@@ -16,7 +16,7 @@ import tyro
 from experiments.config import RunConfig, load_config
 from experiments.init_from import InitFromConfig, with_initial_model
 from tfm_jax import console
-from tfm_jax.values import from_text, to_text, variants
+from tfm_jax.values import Variant, from_text, to_text, variants
 
 __all__ = ["Sources", "parse", "parse_options", "read_sources"]
 
@@ -146,14 +146,15 @@ def _with_hyphens(argument: str) -> str:
 def _variant_rule(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Makes tyro take a field of several dataclasses as one value, not as subcommands."""
+    """Makes tyro take a field of several dataclasses, or of a kind of variants, as one value."""
     kinds = variants(info.type)
-    if not kinds:
+    if kinds is None:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="|".join(kinds),
-        instance_from_str=lambda words: from_text(kinds, words[0]),
-        is_instance=lambda value: isinstance(value, tuple(kinds.values())),
+        metavar="|".join(kinds) or "VARIANT",
+        instance_from_str=lambda words: from_text(info.type, words[0]),
+        # Not one of `kinds`: a default of the code may be of a class that is not registered.
+        is_instance=lambda value: isinstance(value, (Variant, *kinds.values())),
         str_from_instance=lambda value: [to_text(value)],
     )

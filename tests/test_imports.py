@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYER = {
     "ranges": -3,
+    "registry": -3,
     "types": -2,
     "fields": -2,
     "checks": -1,

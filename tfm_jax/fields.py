@@ -8,6 +8,7 @@ import typing
 from typing import Annotated, Any, Literal, Union
 
 from tfm_jax.ranges import Range
+from tfm_jax.registry import Variant, is_kind, problem, registered
 
 __all__ = ["check_fields", "range_of"]
 
@@ -16,7 +17,8 @@ def check_fields(value: object) -> None:
     """Checks that every field of a dataclass instance has the type and range of its annotation.
 
     Supported annotations: numbers (with the `Range` of ``Annotated[float, range]``), bool, str, ``Literal``,
-    None, dataclasses, tuples, and unions of these. Any other class accepts its instances. A subclass of an
+    None, dataclasses, kinds of variants, tuples, and unions of these. Any other class accepts its instances.
+    A kind, such as ``nn.Norm``, accepts every frozen, hashable dataclass that subclasses it. A subclass of an
     annotated dataclass is an error, because code that reads the field would treat it as the base class.
 
     Args:
@@ -79,6 +81,8 @@ def _fits(hint: Any, value: object) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in args)
     if origin is tuple:
         return isinstance(value, tuple) and _items_fit(args, value)
+    if is_kind(hint):
+        return isinstance(value, hint) and problem(value) is None
     if dataclasses.is_dataclass(hint):
         return type(value) is hint
     cls = origin or hint
@@ -120,6 +124,9 @@ def _description_of_one(hint: Any) -> str:
         return f"a tuple of {' and '.join(items)}"
     if typing.get_origin(hint) is Annotated:
         return _description(typing.get_args(hint)[0])
+    if is_kind(hint):
+        names = list(registered(hint))
+        return f"an instance of {hint.__name__}" + (f", such as {_either(names)}" if names else "")
     return _DESCRIPTIONS.get(hint) or f"an instance of {getattr(hint, '__name__', hint)}"
 
 
@@ -133,9 +140,25 @@ def _either(words: list[str]) -> str:
 
 def _fix(hint: Any, value: object) -> str:
     """How to fix the call, if the intent can be guessed."""
-    for cls in filter(dataclasses.is_dataclass, _members(hint)):
-        if value is cls or (isinstance(value, str) and value.lower() == cls.__name__.lower()):
+    members = _members(hint)
+    for cls in filter(dataclasses.is_dataclass, members):
+        if value is cls or _names(value, cls):
             return f" Pass {cls.__name__}(...), an instance."
         if isinstance(value, cls):
             return f" A subclass of {cls.__name__} is not supported."
+    for kind in filter(is_kind, members):
+        classes = registered(kind).values()
+        if found := next((cls for cls in classes if value is cls or _names(value, cls)), None):
+            return f" Pass {found.__name__}(...), an instance."
+        if isinstance(value, type) and issubclass(value, kind):
+            return problem(value) or f" Pass {value.__name__}(...), an instance."
+        if isinstance(value, kind):
+            return problem(value) or ""
+        if dataclasses.is_dataclass(value) and not isinstance(value, type | Variant):
+            return f" {type(value).__name__} does not subclass {kind.__name__}."
     return ""
+
+
+def _names(value: object, cls: type) -> bool:
+    """Whether a value is the name of a class, in upper or lower case."""
+    return isinstance(value, str) and value.lower() == cls.__name__.lower()

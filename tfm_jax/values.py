@@ -1,7 +1,8 @@
 """Configs as JSON and as text: dataclasses whose fields may hold one of several variants.
 
 A variant is a small dataclass, such as the positions of a model. It is one string in JSON and on the command
-line: ``"Rope(theta=10000.0)"``.
+line: ``"Rope(theta=10000.0)"``. The registry of `tfm_jax.registry` finds its class by the name; nothing is
+imported because a file names it.
 """
 
 import ast
@@ -15,21 +16,35 @@ from pathlib import Path
 from typing import Any
 
 from tfm_jax.fields import check_fields
+from tfm_jax.registry import Variant, is_kind, register_variant, registered, unregistered
 
-__all__ = ["from_dict", "from_text", "plain", "to_dict", "to_text", "variants"]
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Converts a config to JSON values: ``dataclasses.asdict``, with paths and variants as strings."""
-    return _to_json(type(config), config)
+__all__ = ["Variant", "from_dict", "from_text", "plain", "register_variant", "to_dict", "to_text", "variants"]
 
 
-def from_dict(annotation: Any, value: Any) -> Any:
+def to_dict(config: object, variants: Sequence[type] = ()) -> dict[str, Any]:
+    """Converts a config to JSON values: ``dataclasses.asdict``, with paths and variants as strings.
+
+    Args:
+      config: a dataclass.
+      variants: classes of variants that are not registered, and that the reader will know.
+
+    Returns:
+      JSON values.
+
+    Raises:
+      ValueError: a value that `from_dict` could not read: of a class of variants that is neither registered
+        nor passed, or one that JSON does not hold.
+    """
+    return _to_json(type(config), config, variants)
+
+
+def from_dict(annotation: Any, value: Any, variants: Sequence[type] = ()) -> Any:
     """Reads a config from JSON values; the inverse of `to_dict`.
 
     Args:
-      annotation: of the value: a dataclass, a union of dataclasses, a tuple, a scalar.
+      annotation: of the value: a dataclass, a kind of variants, a union of these, a tuple, a scalar.
       value: as parsed from JSON.
+      variants: classes that this call knows beside the registered ones.
 
     Returns:
       The value. Fields of a dataclass that the JSON lacks have their defaults.
@@ -38,24 +53,27 @@ def from_dict(annotation: Any, value: Any) -> Any:
       ValueError: unknown fields, an unknown variant, or a value that does not fit its annotation. The
         message starts with the names of the fields on the way.
     """
+    if isinstance(value, Variant):
+        return value
     if dataclasses.is_dataclass(annotation):
-        return _dataclass_from_dict(annotation, value)
-    if kinds := variants(annotation):
-        return from_text(kinds, str(value))
+        return _dataclass_from_dict(annotation, value, variants)
+    if _holds_variants(annotation):
+        return from_text(annotation, str(value), variants)
     args = typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return None if value is None else from_dict(next(a for a in args if a is not types.NoneType), value)
+        member = next(a for a in args if a is not types.NoneType)
+        return None if value is None else from_dict(member, value, variants)
     if typing.get_origin(annotation) is tuple:
         if not isinstance(value, list | tuple) or len(_item_annotations(annotation, value)) != len(value):
             raise ValueError(f"got {value!r}; wanted a list as long as {annotation}.")
         pairs = zip(_item_annotations(annotation, value), value, strict=True)
-        return tuple(from_dict(inner, item) for inner, item in pairs)
+        return tuple(from_dict(inner, item, variants) for inner, item in pairs)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return Path(value) if annotation is Path else value
 
 
-def _dataclass_from_dict(cls: type, value: Any) -> Any:
+def _dataclass_from_dict(cls: Any, value: object, known: Sequence[type]) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{cls.__name__}: got {value!r}; wanted a JSON object.")
     hints = typing.get_type_hints(cls)
@@ -64,89 +82,186 @@ def _dataclass_from_dict(cls: type, value: Any) -> Any:
         raise ValueError(
             f"{cls.__name__}: got unknown fields {sorted(unknown)}; wanted some of {sorted(fields)}."
         )
-    read = {name: _field_from_dict(cls, name, hints[name], x) for name, x in value.items()}
+    read = {name: _field_from_dict(cls, name, hints[name], x, known) for name, x in value.items()}
     config = cls(**read)
     check_fields(config)
     return config
 
 
-def _field_from_dict(cls: type, name: str, annotation: Any, value: Any) -> Any:
+def _field_from_dict(
+    cls: type, name: str, annotation: object, value: object, known: Sequence[type]
+) -> object:
     """Reads a field; an error starts with its name."""
     try:
-        return from_dict(annotation, value)
+        return from_dict(annotation, value, known)
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{cls.__name__}.{name}: {error}") from error
 
 
-def _to_json(annotation: Any, value: Any) -> Any:
+def _to_json(annotation: Any, value: Any, known: Sequence[type]) -> Any:
     if dataclasses.is_dataclass(annotation):
         hints = typing.get_type_hints(annotation)
-        return {
-            f.name: _to_json(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(annotation)
-        }
-    if variants(annotation):
-        return None if value is None else to_text(value)
+        found = {}
+        for field in dataclasses.fields(annotation):
+            try:
+                found[field.name] = _to_json(hints[field.name], getattr(value, field.name), known)
+            except ValueError as error:
+                raise ValueError(f"{type(value).__name__}.{field.name}: {error}") from error
+        return found
+    if _holds_variants(annotation):
+        return None if value is None else to_text(value, known)
     if typing.get_origin(annotation) is tuple:
         pairs = zip(_item_annotations(annotation, value), value, strict=True)
-        return [_to_json(inner, item) for inner, item in pairs]
-    return plain(value)
+        return [_to_json(inner, item, known) for inner, item in pairs]
+    found = plain(value)
+    if not isinstance(found, None | bool | int | float | str | list | dict):
+        raise ValueError(
+            f"got {value!r:.80}; wanted a value that JSON holds. Name it by a string if it has a name."
+        )
+    return found
 
 
-def _item_annotations(annotation: Any, value: Sequence[Any]) -> Sequence[Any]:
+def _item_annotations(annotation: object, value: Sequence[object]) -> Sequence[Any]:
     """The annotations of a tuple's items: of ``tuple[int, float]`` or ``tuple[int, ...]``."""
     args = typing.get_args(annotation)
     return [args[0]] * len(value) if args[-1] is Ellipsis else args
 
 
-def variants(annotation: Any) -> dict[str, Any]:
-    """The members of a union by name, if at least one is a dataclass; else an empty dict."""
+def _members(annotation: object) -> tuple[Any, ...]:
+    """The members of a union; any other annotation by itself."""
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    members = typing.get_args(annotation) if is_union else ()
-    if not any(dataclasses.is_dataclass(member) for member in members):
-        return {}
-    return {"None" if member is types.NoneType else member.__name__: member for member in members}
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def to_text(value: Any) -> str:
-    """A variant as a Python expression, easy to quote in a shell: ``Rope(theta=10000.0, pairing="half")``."""
-    if value is None:
-        return "None"
+def _holds_variants(annotation: object) -> bool:
+    """Whether values of an annotation are variants: of a kind, or of a union with a dataclass."""
+    members = _members(annotation)
+    return any(is_kind(x) or (len(members) > 1 and dataclasses.is_dataclass(x)) for x in members)
+
+
+def variants(annotation: object, variants: Sequence[type] = ()) -> dict[str, type] | None:
+    """The classes of variants that fit an annotation.
+
+    Args:
+      annotation: such as ``nn.Norm``, ``nn.Positions | None``, or a union of dataclasses.
+      variants: classes that this call knows beside the registered ones.
+
+    Returns:
+      The registered classes of a kind and the dataclasses of a union, by name, with ``"None"`` where it is
+      allowed; None where the annotation allows no variants.
+    """
+    if not _holds_variants(annotation):
+        return None
+    found: dict[str, type] = {}
+    for member in _members(annotation):
+        if is_kind(member):
+            found |= registered(member, variants)
+        elif dataclasses.is_dataclass(member) or member is types.NoneType:
+            found["None" if member is types.NoneType else member.__name__] = member
+    return found
+
+
+def to_text(value: Any, variants: Sequence[type] = ()) -> str:
+    """A variant as a Python expression, easy to quote in a shell: ``Rope(theta=10000.0, pairing="half")``.
+
+    Args:
+      value: a variant, None, or a string, which stays as it is.
+      variants: as for `to_dict`.
+
+    Returns:
+      The text. Fields that are None by default and by value are left out.
+
+    Raises:
+      ValueError: `from_text` could not read it: the class is not registered, or a field holds other than
+        literals, tuples and variants.
+    """
+    if value is None or isinstance(value, str):
+        return str(value)
+    cls = type(value)
+    if isinstance(value, Variant) and registered(cls, variants).get(cls.__name__) is not cls:
+        raise ValueError(f"got {value!r:.80}; wanted a registered variant. {unregistered(cls.__name__)}")
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     # A None that is the default is left out.
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
     fields = {name: x for name, x in fields.items() if x is not None or defaults[name] is not None}
-    return f"{type(value).__name__}({', '.join(f'{name}={_literal(x)}' for name, x in fields.items())})"
+    return f"{cls.__name__}({', '.join(f'{name}={_literal(x, variants)}' for name, x in fields.items())})"
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Any, known: Sequence[type]) -> str:
+    if isinstance(value, Variant):
+        return to_text(value, known)
+    if isinstance(value, tuple):
+        return f"({', '.join(_literal(x, known) for x in value)}{',' * (len(value) == 1)})"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    return repr(value.item() if hasattr(value, "item") else value)  # NumPy's repr is np.float64(...)
+    value = value.item() if hasattr(value, "item") else value  # NumPy's repr is np.float64(...)
+    if not isinstance(value, None | bool | int | float | complex | bytes) or value in (math.inf, -math.inf):
+        raise ValueError(
+            f"got {value!r:.80}; wanted finite numbers, strings, tuples and variants in a variant."
+        )
+    return repr(value)
 
 
-def from_text(kinds: dict[str, Any], text: str) -> Any:
+def from_text(annotation: object, text: str, variants: Sequence[type] = ()) -> Any:
     """Parses a variant; the inverse of `to_text`.
 
     Args:
-      kinds: the `variants` of an annotation.
-      text: such as ``Rope(theta=1e6)``. A field left out has its default; ``Rope`` alone is ``Rope()``.
+      annotation: such as ``nn.Positions | None``.
+      text: such as ``Rope(theta=1e6)``. A field left out has its default; ``Rope`` alone is ``Rope()``. A
+        field may hold a variant: ``Mlp(activation=Swish(beta=2.0))``.
+      variants: classes that this call knows beside the registered ones.
 
     Returns:
-      The variant, or None for "None".
+      The variant, or None for "None". Where the annotation allows strings, text that is no call, such as
+      ``gelu``, is itself.
 
     Raises:
-      ValueError: an unknown variant, a field that does not fit, or anything but literals.
+      ValueError: an unknown variant, a field that does not fit, or anything but literals and variants.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
-        call = node if isinstance(node, ast.Call) and not node.args else ast.Call(node, [], [])
-        name, fields = ast.unparse(call.func), {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        if name not in kinds:
-            raise ValueError(f"{name!r} is none of these.")
-        return None if name == "None" else from_dict(kinds[name], fields)
+        if str in _members(annotation) and not isinstance(node, ast.Call):
+            return text
+        return _from_node(annotation, node, variants)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
-        wanted = f"wanted one of {', '.join(kinds)}, with fields by name as in 'Name(field=1)'"
-        raise ValueError(f"got {text!r}; {wanted}. {error}") from error
+        if str in _members(annotation) and isinstance(error, SyntaxError):
+            return text
+        known = ", ".join(_known(annotation, variants)) or "the registered variants"
+        wanted = f"wanted one of {known}, with fields by name as in 'Name(field=1)'"
+        raise ValueError(f"got {text!r:.200}; {wanted}. {error}") from error
+
+
+def _known(annotation: object, also: Sequence[type]) -> dict[str, type]:
+    return variants(annotation, also) or {}
+
+
+def _from_node(annotation: Any, node: ast.expr, known: Sequence[type]) -> Any:
+    """The value of an expression: a literal, a tuple, or a variant where the annotation allows one."""
+    if isinstance(node, ast.Tuple):
+        hint = next((x for x in _members(annotation) if typing.get_origin(x) is tuple), tuple[object, ...])
+        hints = _item_annotations(hint, node.elts)
+        if len(hints) != len(node.elts):
+            raise ValueError(f"got {ast.unparse(node)}; wanted a tuple as long as {hint}.")
+        return tuple(_from_node(inner, item, known) for inner, item in zip(hints, node.elts, strict=True))
+    if not _holds_variants(annotation):
+        return ast.literal_eval(node)
+    if not isinstance(node, ast.Call | ast.Name):
+        if str in _members(annotation):
+            return ast.literal_eval(node)
+        node = ast.Name(ast.unparse(node))  # such as None
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    if call.args:
+        raise ValueError(f"got {ast.unparse(node)}; wanted fields by name.")
+    name, classes = ast.unparse(call.func), _known(annotation, known)
+    if name not in classes:
+        is_registered = name in registered(Variant, known)
+        raise ValueError(f"{name!r} is none of these." if is_registered else unregistered(name))
+    if name == "None":
+        return None
+    hints = typing.get_type_hints(classes[name])
+    # An unknown field is an error of the next call, whatever its value.
+    fields = {x.arg: _from_node(hints[x.arg], x.value, known) if x.arg in hints else x for x in call.keywords}
+    return _dataclass_from_dict(classes[name], fields, known)
 
 
 def plain(value: Any) -> Any:
