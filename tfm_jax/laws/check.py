@@ -112,7 +112,7 @@ def check(
       suite: such as ``laws.attention``, or ``laws.attention.only("fully_masked_rows")``.
       examples: cases per law, at least 1.
       seed: the same seed draws the same cases.
-      options: options of the suite; those of ``laws.attention`` are the arguments of ``AttentionSubject``.
+      options: of the suite, such as ``mask`` of ``laws.attention``; ``help(suite.subject)`` describes them.
 
     Returns:
       A ``Report``. A counterexample is the smallest case found, or the first one where hypothesis' current

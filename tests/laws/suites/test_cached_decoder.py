@@ -10,6 +10,7 @@ from hypothesis import settings
 from tests.laws.suites.test_language_model import FLOAT32, VARIANTS, build
 from tests.marks import slow_but
 from tfm_jax import laws, nn
+from tfm_jax.laws.suites.cached_decoder import CAPACITY
 
 EXAMPLES = settings().max_examples
 
@@ -20,7 +21,7 @@ def read_and_full(jitted=True, **fields):
     extend = jax.jit(extend) if jitted else extend
 
     def read(tokens, chunks):
-        cache = model.bind(params).init_cache(len(tokens), laws.CAPACITY)
+        cache = model.bind(params).init_cache(len(tokens), CAPACITY)
         out = []
         for chunk in jnp.split(tokens, [sum(chunks[:i]) for i in range(1, len(chunks))], axis=1):
             logits, cache = extend(chunk, cache)
