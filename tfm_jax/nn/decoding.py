@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +13,7 @@ from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import KeysValues
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.kv_cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
@@ -19,11 +21,18 @@ from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.masks.tiles import Span
 from tfm_jax.ops.tracing import current_platform, definitely
-from tfm_jax.types import Array
+from tfm_jax.types import Array, Params
 
-__all__ = ["Cache", "CachedDecoder", "cross_attention_mask", "left_pad", "output_head"]
-
-CachedForward = Callable[..., tuple[Array, "Cache"]]
+__all__ = [
+    "Cache",
+    "CachedDecoder",
+    "cross_attention_mask",
+    "decode_step",
+    "init_cache",
+    "left_pad",
+    "output_head",
+    "unembed",
+]
 
 
 @pytrees.register
@@ -45,6 +54,14 @@ class Cache:
     memory_mask: Mask | None = None
 
 
+class CachedForward(Protocol):
+    """From ``CachedDecoder.cached_forward``."""
+
+    def __call__(
+        self, tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
+    ) -> tuple[Array, Cache]: ...
+
+
 class CachedDecoder(nnx.Module):
     """Base class of ``Decoder`` and ``EncoderDecoder``: output projection and decoding with a KV cache."""
 
@@ -60,6 +77,9 @@ class CachedDecoder(nnx.Module):
     def decoder_stack(self) -> Stack:
         """The decoder's layers."""
         raise NotImplementedError
+
+    def axes(self) -> dict[str, str]:
+        return {"logits_bias": "V"}
 
     def unembed(self, hidden: Array) -> Array:
         """The logits [..., V], float32, from hidden states [..., D]."""
@@ -107,26 +127,17 @@ class CachedDecoder(nnx.Module):
             return logits
         return logits + jnp.broadcast_to(self.logits_bias[...].astype(logits.dtype), logits.shape)
 
-    def extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Appends tokens to a KV cache and returns their logits.
-
-        Equivalent to::
-
-            logits = self(all tokens so far)[..., -T:, :]
-
-        Args:
-          tokens: int [..., T], the next tokens.
-          cache: of the previous tokens.
-
-        Returns:
-          ``(logits, cache)``: [..., T, V] float32, and the updated cache. Inside ``jit`` the logits are NaN
-          once the cache is over capacity.
-
-        Raises:
-          ValueError: more tokens than the cache has room for, if the number is concrete.
-        """
-        hidden, cache = self.cached_forward()(tokens, cache)
-        return self.unembed(hidden), cache
+    def init_cache(
+        self,
+        inputs: int | tuple[int, ...] | Array,
+        capacity: int,
+        *,
+        source_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        slots: int | None = None,
+    ) -> Cache:
+        """An empty KV cache, as ``nn.init_cache`` makes it; ``slots`` is as in ``empty_cache``."""
+        raise NotImplementedError
 
     def cached_forward(self) -> CachedForward:
         """Makes ``forward(tokens, cache, *, positions=None, mask=None) -> (hidden [..., T, D], cache)``.
@@ -141,7 +152,7 @@ class CachedDecoder(nnx.Module):
         def forward(
             tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
         ) -> tuple[Array, Cache]:
-            tokens = as_array("extend", "tokens", tokens)
+            tokens = as_array("nn.decode_step", "tokens", tokens)
             slots, T = cache.slots, tokens.shape[-1]
             positions = next_positions(slots, T) if positions is None else positions
             seen, next_slots = advance(slots, positions)
@@ -196,6 +207,91 @@ class CachedDecoder(nnx.Module):
         S = max(window - 1, 1) if rolling else capacity if slots is None else slots
         empty = jnp.zeros((*batch, config.K, S, config.H), config.dtype)
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
+
+
+def init_cache(
+    model: Pure[CachedDecoder],
+    params: Params,
+    inputs: int | tuple[int, ...] | Array,
+    capacity: int,
+    *,
+    source_mask: Mask | Array | None = None,
+    memory_mask: Mask | Array | None = None,
+) -> Cache:
+    """An empty KV cache; for an encoder-decoder, encodes the source too.
+
+    Equivalent to::
+
+        zeros [B, K, S, H] for the keys and values of every layer        # S = capacity
+        memory = model.bind(params).encode(source)                       # its keys and values in every layer
+
+    Args:
+      model: from ``functionalize``.
+      params: its parameters.
+      inputs: the batch size B, or the leading dims, for an ``nn.Decoder``; the source, int [..., S], for an
+        ``nn.EncoderDecoder``.
+      capacity: most tokens of a sequence, prompt and output together.
+      source_mask: for the encoder, True = may attend; ``masks.padding(valid)`` also masks cross-attention.
+      memory_mask: for cross-attention, [..., capacity, S]; required with any other ``source_mask``.
+
+    Returns:
+      A Cache, a pytree. With ``config.window`` its size is that of the window.
+
+    Raises:
+      ValueError: ``capacity`` is below 1 or above the positions of ``nn.Learned``; masks without a source;
+        a ``source_mask`` that is not padding, without a ``memory_mask``.
+    """
+    return model.bind(params).init_cache(inputs, capacity, source_mask=source_mask, memory_mask=memory_mask)
+
+
+def decode_step(
+    model: Pure[CachedDecoder], params: Params, tokens: Array, cache: Cache
+) -> tuple[Array, Cache]:
+    """Appends tokens to a KV cache and returns their logits: one step of decoding, often of one token.
+
+    Equivalent to::
+
+        logits = model(all tokens so far)[..., -T:, :]
+
+    Args:
+      model: from ``functionalize``.
+      params: its parameters.
+      tokens: int [..., T], the next tokens of each sequence.
+      cache: of the previous tokens.
+
+    Returns:
+      ``(logits, cache)``: float32 [..., T, V], and the updated cache. Inside ``jit``, which cannot raise, the
+      logits are NaN once the cache is over capacity. For a loop inside ``jit``,
+      ``model.bind(params).cached_forward()`` before the loop is faster: it unstacks the layers once.
+
+    Raises:
+      ValueError: tokens of another shape or dtype; more tokens than the cache has room for, if the number is
+        concrete.
+    """
+    decoder = model.bind(params)
+    hidden, cache = decoder.cached_forward()(tokens, cache)
+    return decoder.unembed(hidden), cache
+
+
+def unembed(model: Pure[CachedDecoder], params: Params, hidden: Array) -> Array:
+    """The logits from hidden states: the output projection of a decoder.
+
+    Equivalent to::
+
+        hidden @ kernel * config.logits_scale + logits_bias        # a tied kernel is the embedding, transposed
+
+    Args:
+      model: from ``functionalize``.
+      params: its parameters.
+      hidden: float [..., D], such as those of ``model.bind(params).hidden(tokens)``.
+
+    Returns:
+      The logits [..., V], float32.
+
+    Raises:
+      ValueError: hidden states of another size than D.
+    """
+    return model.bind(params).unembed(hidden)
 
 
 def cross_attention_mask(source_mask: Mask | Array | None) -> Mask | None:

@@ -5,6 +5,7 @@ from flax import nnx
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.extras import Extras, model_extras, with_extras
 from tfm_jax.nn.patches import PatchEmbedding
 from tfm_jax.nn.pooling import PoolerLayer
 from tfm_jax.nn.positions import count_positions
@@ -13,8 +14,6 @@ from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
 
 __all__ = ["Encoder"]
-
-Weights = dict[str, Array]
 
 
 def _check_encoder_config(config: Config) -> None:
@@ -59,7 +58,8 @@ class Encoder(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, Weights]:
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """Encodes tokens or images.
 
         Args:
@@ -70,14 +70,47 @@ class Encoder(nnx.Module):
             ``config.count_padding`` is False.
           key: PRNG key for dropout; None is no dropout.
           return_weights: also return the attention weights.
+          return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          hidden [..., T, D]; with ``return_weights``, ``(hidden, {"encoder": [L, ..., N, T, T]})``.
+          hidden [..., T, D]. With a ``return_*`` flag, ``(hidden, extras)``: ``extras["weights"]`` is
+          ``{"encoder": [L, ..., N, T, T]}``; ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over
+          layers.
         """
+        hidden, extras = self.forward(
+            inputs,
+            mask,
+            token_types=token_types,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
+        return with_extras(hidden, extras)
+
+    def forward(
+        self,
+        inputs: Array,
+        mask: Mask | Array | None = None,
+        *,
+        token_types: Array | None = None,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_weights: bool = False,
+        return_auxiliary: bool = False,
+    ) -> tuple[Array, Extras]:
+        """``(hidden, extras)`` as in ``__call__``; extras is empty without a flag."""
         positions = count_positions(self.config, inputs, mask) if positions is None else positions
         x = self.embedding(inputs) if token_types is None else self.embedding(inputs, token_types)
-        hidden, weights = self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
-        return (hidden, {"encoder": weights["self"]}) if return_weights else hidden
+        hidden, extras = self.stack(
+            x,
+            mask,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
+        return hidden, model_extras(encoder=extras)
 
     def pooled(
         self,
@@ -97,5 +130,5 @@ class Encoder(nnx.Module):
                 "nn.Encoder.pooled: got config.pooler=None; wanted a Pooler, such as nn.Pooler()."
             )
         encoder_key, pooler_key = split_key(key, 2)
-        hidden = self(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
+        hidden, _ = self.forward(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
         return self.pooler(hidden, key=pooler_key)

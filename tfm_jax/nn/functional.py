@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,81 +11,170 @@ from flax import nnx
 
 from tfm_jax.checks import as_key
 from tfm_jax.nn.config import Config
-from tfm_jax.types import Key, Params
+from tfm_jax.types import Array, Key, Params
 
-__all__ = ["Pure", "check_params", "functionalize"]
+__all__ = ["Pure", "check_params", "functionalize", "parameters_of"]
 
-M = TypeVar("M", bound=nnx.Module)
+M_co = TypeVar("M_co", bound=nnx.Module, covariant=True)
+Shape = jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Constructor(Generic[M_co]):
+    """A module class with its arguments. Equal ones have equal arguments of the same types.
+
+    One with an argument that is not hashable equals only itself.
+    """
+
+    module: type[M_co]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, rngs: nnx.Rngs) -> M_co:
+        return self.module(*self.args, **self.kwargs, rngs=rngs)
+
+    @functools.cached_property
+    def structure(self) -> tuple[nnx.GraphDef, Params]:
+        """The graph of the module and the shapes of its parameters, without computing them."""
+        graph, shapes = nnx.split(nnx.eval_shape(lambda: self(nnx.Rngs(0))), graph=False)
+        return graph, nnx.to_pure_dict(shapes)
+
+    def bind(self, params: Params) -> M_co:
+        graph, wanted = self.structure
+        check_params(params, wanted)
+        return nnx.merge(graph, jax.tree.map(jnp.asarray, params))  # NumPy arrays too, as read from a file
+
+    @functools.cached_property
+    def _identity(self) -> tuple[int, Hashable]:
+        """A hash, computed once, and what equal ones have in common."""
+        named = sorted(self.kwargs.items())
+        # 1 == 1.0 == True, but a module may distinguish them.
+        identity = self.module, *((type(x), x) for x in self.args), *((k, type(x), x) for k, x in named)
+        try:
+            return hash(identity), identity
+        except TypeError:
+            return id(self), id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Constructor) and self._identity == other._identity)
+
+    def __hash__(self) -> int:
+        return self._identity[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Constructor, (self.module, self.args, self.kwargs)  # the hash differs in another process
 
 
 @dataclasses.dataclass(frozen=True)
-class Pure(Generic[M]):
-    """A model as pure functions over a plain dict of arrays. Equal ones have equal modules and arguments.
+class _Init:
+    """``init(key) -> params``. Equal ones hash equal, for the caches of jit."""
+
+    __name__ = "init"  # of the compiled program
+    constructor: _Constructor[nnx.Module]
+
+    def __call__(self, key: Key) -> Params:
+        """The initial parameters, a nested dict of arrays, from a PRNG key."""
+        return nnx.to_pure_dict(nnx.split(self.constructor(nnx.Rngs(as_key("init", key))), graph=False)[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """``apply(params, *inputs) -> output``. Equal ones hash equal, for the caches of jit."""
+
+    __name__ = "apply"
+    constructor: _Constructor[nnx.Module]
+
+    def __call__(self, params: Params, *inputs: Any, **options: Any) -> Any:
+        """Calls the module with these parameters."""
+        module: Callable[..., Any] = self.constructor.bind(params)
+        return module(*inputs, **options)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pure(Generic[M_co]):
+    """A model as pure functions over a plain dict of arrays; from ``functionalize``.
+
+    Models are equal, and hash equal, if their module classes and arguments are equal: ``jax.jit`` compiles
+    once for all of them, also as a static argument. A model with an argument that is not hashable equals only
+    itself. A model can be pickled and copied.
 
     Args:
-      module: an NNX module class.
-      args: its positional arguments.
-      kwargs: its keyword arguments, except ``rngs``, as pairs.
+      init: ``init(key) -> params``, from a PRNG key.
+      apply: ``apply(params, *inputs, **options) -> output``, which calls the module.
     """
 
-    module: type[M]
-    args: tuple[Any, ...] = ()
-    kwargs: tuple[tuple[str, Any], ...] = ()
+    init: Callable[[Key], Params]
+    apply: Callable[..., Any]
+    _constructor: _Constructor[M_co]
+
+    @property
+    def module(self) -> type[M_co]:
+        """The module class."""
+        return self._constructor.module
 
     @property
     def config(self) -> Config:
-        """The config, an argument of the module.
+        """The ``Config`` among the arguments of the module.
 
         Raises:
           AttributeError: no argument is a ``Config``.
         """
-        for value in (*self.args, *dict(self.kwargs).values()):
+        for value in (*self._constructor.args, *self._constructor.kwargs.values()):
             if isinstance(value, Config):
                 return value
-        raise AttributeError(f"Pure.config: got {self.module.__name__} without a Config among its arguments.")
+        raise AttributeError(
+            f"Pure.config: got {self} without a Config among its arguments; wanted one. Read its settings from "
+            "the module."
+        )
 
-    def init(self, key: Key) -> Params:
-        """The initial parameters from a PRNG key."""
-        return pure_dict(_make(self, nnx.Rngs(as_key("init", key))))
-
-    def apply(self, params: Params, *inputs: Any, **options: Any) -> Any:
-        """Calls the module with these parameters.
+    def bind(self, params: Params) -> M_co:
+        """The module with these parameters, for its other methods: ``model.bind(params).encode(source)``.
 
         Raises:
           ValueError: the parameters do not match the model. The message names those that are missing, unknown
             or of another shape.
         """
-        return self.bind(params)(*inputs, **options)
+        return self._constructor.bind(params)
 
-    def bind(self, params: Params) -> M:
-        """The module with these parameters, for its other methods: ``model.bind(params).encode(source)``."""
-        graph, wanted = _structure_of(self)
-        check_params(params, wanted)
-        params = jax.tree.map(jnp.asarray, params)  # NumPy arrays too, as read from a file
-        return nnx.merge(graph, params)
+    def axes(self) -> dict[str, Any]:
+        """The axes of the parameters, a tree like ``init(key)`` with strings such as ``"L D N H"``.
+
+        Each module declares those of its own parameters, in the letters of ``tfm_jax.types``. A module of
+        yours does so with a method::
+
+            def axes(self):
+                return {"kernel": "D F", "bias": "F"}
+
+        Letters of an attribute that is a module, such as ``{"layers": "L"}``, precede those of all parameters
+        in it: the layers of a stack.
+
+        Raises:
+          ValueError: a parameter is not declared, or with another number of axes than it has; a declared
+            attribute does not exist.
+        """
+        tree: dict[str, Any] = {}
+        for parameter in parameters_of(self):
+            if parameter.axes is None:
+                raise ValueError(
+                    f"Pure.axes: got parameter {'/'.join(map(str, parameter.path))} {parameter.text} of "
+                    f"{parameter.owner} without axes; wanted their letters. Add to the class {parameter.owner}: "
+                    f"def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter for each axis."
+                )
+            *branch, leaf = parameter.path
+            functools.reduce(lambda node, name: node.setdefault(name, {}), branch, tree)[leaf] = parameter.axes
+        return tree
+
+    def __repr__(self) -> str:
+        constructor = self._constructor
+        named = [f"{name}={value!r}" for name, value in constructor.kwargs.items()]
+        arguments = ", ".join([constructor.module.__name__, *map(repr, constructor.args), *named])
+        return f"functionalize({arguments})"
+
+    def __hash__(self) -> int:
+        return hash(self._constructor)
 
 
-def _make(pure: Pure[M], rngs: nnx.Rngs) -> M:
-    return pure.module(*pure.args, **dict(pure.kwargs), rngs=rngs)
-
-
-@functools.lru_cache(maxsize=128)
-def _structure_of(pure: Pure[Any]) -> tuple[nnx.GraphDef, Params]:
-    return structure(lambda: _make(pure, nnx.Rngs(0)))
-
-
-def pure_dict(module: nnx.Module) -> Params:
-    """The parameters of a module as a nested dict."""
-    return nnx.to_pure_dict(nnx.split(module, graph=False)[1])
-
-
-def structure(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-    """The graph of a module and the shapes of its parameters, without computing them."""
-    graph, shapes = nnx.split(nnx.eval_shape(make), graph=False)
-    return graph, nnx.to_pure_dict(shapes)
-
-
-def functionalize(module: type[M], *args: Any, **kwargs: Any) -> Pure[M]:
+def functionalize(module: type[M_co], *args: Any, **kwargs: Any) -> Pure[M_co]:
     """Turns a module class and its arguments into pure functions.
 
     Equivalent to::
@@ -102,14 +191,87 @@ def functionalize(module: type[M], *args: Any, **kwargs: Any) -> Pure[M]:
       *args, **kwargs: its constructor arguments, except ``rngs``.
 
     Returns:
-      A ``Pure``.
+      A ``Pure``; an equal one for equal arguments.
 
     Raises:
       ValueError: from the module: the arguments do not fit together.
     """
-    pure = Pure(module, args, tuple(sorted(kwargs.items())))
-    _structure_of(pure)  # raises
-    return pure
+    constructor = _Constructor(module, args, kwargs)
+    constructor.structure  # noqa: B018  raises for arguments that do not fit
+    return Pure(_Init(constructor), _Apply(constructor), constructor)
+
+
+class Parameter(NamedTuple):
+    """A parameter of a model: where it is, its module, and its axes if they are declared."""
+
+    path: tuple[str | int, ...]
+    modules: tuple[str, ...]  # the class names of the modules on the path, the model first
+    name: str  # the attribute of its module
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: str | None
+
+    @property
+    def owner(self) -> str:
+        return self.modules[-1]
+
+    @property
+    def text(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+def parameters_of(model: Pure[nnx.Module]) -> list[Parameter]:
+    """The parameters of a model in the order of its tree, without computing them.
+
+    Raises:
+      ValueError: a module declares axes that its parameters do not have.
+    """
+    graph, shapes = model._constructor.structure
+    return list(_parameters(nnx.merge(graph, shapes), shapes, _Position()))
+
+
+class _Position(NamedTuple):
+    path: tuple[str | int, ...] = ()
+    modules: tuple[str, ...] = ()
+    name: str = ""  # of the attribute that holds the node
+    letters: str | None = None  # which its module declared for this attribute
+    prefix: str = ""  # letters of the modules above
+
+
+def _parameters(node: Any, tree: Params | Shape, position: _Position) -> Iterator[Parameter]:
+    path, modules, name, letters, prefix = position
+    if not isinstance(tree, Mapping):
+        axes = None if letters is None else f"{prefix} {letters}".strip()
+        parameter = Parameter(path, modules, name, tree.shape, jnp.dtype(tree.dtype), axes)
+        if axes is not None and len(axes.split()) != len(tree.shape):
+            raise ValueError(
+                f"Pure.axes: got axes {axes!r} for parameter {'/'.join(map(str, path))} {parameter.text} of "
+                f"{parameter.owner}; wanted a letter for each of its {len(tree.shape)} axes. Correct the method "
+                f"axes of {parameter.owner}."
+            )
+        yield parameter
+        return
+    if isinstance(node, Sequence | Mapping):  # nnx.List, nnx.Dict: the letters of the attribute are for each
+        for key, branch in tree.items():
+            yield from _parameters(node[key], branch, position._replace(path=(*path, key)))
+        return
+    owner, declared = type(node).__name__, _declared_axes(node)
+    prefix = f"{prefix} {letters or ''}".strip()
+    for key, branch in tree.items():
+        below = _Position((*path, key), (*modules, owner), key, declared.get(key), prefix)
+        yield from _parameters(getattr(node, key), branch, below)
+
+
+def _declared_axes(module: nnx.Module) -> Mapping[str, str]:
+    """The axes that a module declares; none without a method ``axes``."""
+    declare = getattr(module, "axes", None)
+    declared = declare() if callable(declare) else {}
+    if unknown := [name for name in declared if not hasattr(module, name)]:
+        raise ValueError(
+            f"Pure.axes: got axes of {', '.join(unknown)} from {type(module).__name__}; wanted names of its "
+            f"attributes. Correct its method axes."
+        )
+    return declared
 
 
 def check_params(params: Params, wanted: Params) -> None:

@@ -9,6 +9,7 @@ from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.encoder import Encoder
+from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.norms import Norm
 from tfm_jax.nn.pooling import Pooling, pool
@@ -127,6 +128,9 @@ class MaskedLanguageModel(nnx.Module):
         self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
         self.bias = constant(0.0, config.vocab_size, config.param_dtype)
 
+    def axes(self) -> dict[str, str]:
+        return {"bias": "V"}
+
     def __call__(
         self,
         tokens: Array,
@@ -135,12 +139,23 @@ class MaskedLanguageModel(nnx.Module):
         token_types: Array | None = None,
         positions: Array | None = None,
         key: Key | None = None,
-    ) -> Array:
+        return_weights: bool = False,
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """The logits [..., T, V], float32, from int tokens [..., T]; the rest is as in ``Encoder``."""
-        x = self.encoder(tokens, mask, token_types=token_types, positions=positions, key=key)
+        x, extras = self.encoder.forward(
+            tokens,
+            mask,
+            token_types=token_types,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
         x = self.norm(ops.activation(self.activation)(self.dense(x)))
         logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
-        return logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
+        logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
+        return with_extras(logits, extras)
 
 
 class Classifier(nnx.Module):
@@ -190,7 +205,8 @@ class Classifier(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, dict[str, Array]]:
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """Class logits.
 
         Args:
@@ -198,25 +214,24 @@ class Classifier(nnx.Module):
           valid: bool [..., T], False at padding, which is masked in attention and in pooling.
           token_types, positions: as in ``Encoder``.
           key: PRNG key for dropout; None is no dropout.
-          return_weights: also return the attention weights.
+          return_weights, return_auxiliary: as in ``Encoder``.
 
         Returns:
-          logits [..., n_classes], float32, or [..., T, n_classes] without pooling; with ``return_weights``,
-          ``(logits, {"encoder": ...})``.
+          logits [..., n_classes], float32, or [..., T, n_classes] without pooling. With a ``return_*`` flag,
+          ``(logits, extras)``, with the extras of ``Encoder``.
         """
         valid = None if valid is None else as_array("nn.Classifier", "valid", valid)
         mask = None if valid is None else masks.padding(valid)
         encoder_key, pooler_key, head_key = split_key(key, 3)
-        encoded = self.encoder(
+        hidden, extras = self.encoder.forward(
             inputs,
             mask,
             token_types=token_types,
             positions=positions,
             key=encoder_key,
             return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
         )
-        hidden, weights = encoded if return_weights else (encoded, None)
         if self.encoder.pooler is not None:
             hidden, valid = self.encoder.pooler(hidden, key=pooler_key), None
-        logits = self.head(hidden, valid, key=head_key)
-        return (logits, weights) if return_weights else logits
+        return with_extras(self.head(hidden, valid, key=head_key), extras)

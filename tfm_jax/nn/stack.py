@@ -11,6 +11,7 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.extras import Extras
 from tfm_jax.nn.norms import Norm
 from tfm_jax.nn.positions import PositionBias, PositionEmbedding
 from tfm_jax.ops.masks import Mask
@@ -83,7 +84,8 @@ class Stack(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> tuple[Array, dict[str, Array]]:
+        return_auxiliary: bool = False,
+    ) -> tuple[Array, Extras]:
         """Applies all layers.
 
         Args:
@@ -144,7 +146,15 @@ class Stack(nnx.Module):
         table = None if self.position_bias.table is None else self.position_bias.table[...]
         x = vary_with(x, (per_layer, mask, memory, memory_mask, table, positions))
         x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
-        return (x if self.norm is None else self.norm(x)), weights
+        extras: Extras = {}
+        if return_weights:
+            extras["weights"] = weights
+        if return_auxiliary:
+            extras["auxiliary"] = {}
+        return (x if self.norm is None else self.norm(x)), extras
+
+    def axes(self) -> dict[str, str]:
+        return {"layers": "L"}
 
     def embed_positions(self, x: Array, positions: Array) -> Array:
         """The first layer's input: x [..., T, D] with its int positions [..., T] added, then normalized."""

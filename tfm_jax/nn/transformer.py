@@ -1,7 +1,10 @@
 """Decoder-only and encoder-decoder Transformers."""
 
 import dataclasses
+from typing import Literal, overload
 
+import jax
+import numpy as np
 from flax import nnx
 
 from tfm_jax.checks import as_array
@@ -9,6 +12,7 @@ from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.decoding import Cache, CachedDecoder, cross_attention_mask, output_head
 from tfm_jax.nn.embedding import Embedding
+from tfm_jax.nn.extras import Extras, model_extras, with_extras
 from tfm_jax.nn.positions import Learned, count_positions
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
@@ -19,7 +23,6 @@ from tfm_jax.types import Array, Key
 
 __all__ = ["Decoder", "EncoderDecoder"]
 
-Weights = dict[str, Array]
 CAUSAL = masks.causal()
 
 
@@ -84,7 +87,8 @@ class Decoder(CachedDecoder):
         positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, Weights]:
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """Next-token logits at every position.
 
         Args:
@@ -95,17 +99,49 @@ class Decoder(CachedDecoder):
             ``config.count_padding`` is False.
           key: PRNG key for dropout; None is no dropout.
           return_weights: also return the attention weights.
+          return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          logits [..., T, V], float32; with ``return_weights``, ``(logits, {"decoder": [L, ..., N, T, T]})``.
+          logits [..., T, V], float32. With a ``return_*`` flag, ``(logits, extras)``: ``extras["weights"]`` is
+          ``{"decoder": [L, ..., N, T, T]}``; ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over
+          layers.
 
         Raises:
           ValueError: ``mask`` contains a prefix, which has no effect there.
         """
-        options = {"positions": positions, "key": key, "return_weights": return_weights}
-        hidden, weights = self._hidden(tokens, mask, causal, **options)
-        logits = self.unembed(hidden)
-        return (logits, {"decoder": weights["self"]}) if return_weights else logits
+        hidden, extras = self._hidden(
+            tokens,
+            mask,
+            causal,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
+        return with_extras(self.unembed(hidden), extras)
+
+    @overload
+    def hidden(
+        self,
+        tokens: Array,
+        mask: Mask | Array | None = None,
+        *,
+        causal: Mask = CAUSAL,
+        positions: Array | None = None,
+        key: Key | None = None,
+    ) -> Array: ...
+
+    @overload
+    def hidden(
+        self,
+        tokens: Array,
+        mask: Mask | Array | None = None,
+        *,
+        causal: Mask = CAUSAL,
+        positions: Array | None = None,
+        key: Key | None = None,
+        return_auxiliary: Literal[True],
+    ) -> tuple[Array, Extras]: ...
 
     def hidden(
         self,
@@ -115,9 +151,13 @@ class Decoder(CachedDecoder):
         causal: Mask = CAUSAL,
         positions: Array | None = None,
         key: Key | None = None,
-    ) -> Array:
-        """The last hidden states [..., T, D], for ``ops.linear_cross_entropy``."""
-        return self._hidden(tokens, mask, causal, positions=positions, key=key)[0]
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
+        """The last hidden states [..., T, D], for ``ops.linear_cross_entropy``; extras as in ``__call__``."""
+        hidden, extras = self._hidden(
+            tokens, mask, causal, positions=positions, key=key, return_auxiliary=return_auxiliary
+        )
+        return with_extras(hidden, extras)
 
     def is_encoder_decoder(self) -> bool:
         return False
@@ -125,17 +165,57 @@ class Decoder(CachedDecoder):
     def decoder_stack(self) -> DecoderStack:
         return self.stack
 
-    def init_cache(self, batch: int | tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
-        """An empty KV cache for ``batch`` sequences; the other arguments are those of ``empty_cache``."""
-        return self.empty_cache(batch if isinstance(batch, tuple) else (batch,), capacity, slots=slots)
+    def init_cache(
+        self,
+        inputs: int | tuple[int, ...] | Array,
+        capacity: int,
+        *,
+        source_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        slots: int | None = None,
+    ) -> Cache:
+        """An empty KV cache for a batch size, or leading dims; the rest is as in ``empty_cache``.
 
-    def _hidden(self, tokens, mask, causal, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
+        Raises:
+          ValueError: a mask, which only an encoder-decoder uses; as in ``empty_cache``.
+        """
+        if source_mask is not None or memory_mask is not None:
+            raise ValueError(
+                "nn.init_cache: got source_mask or memory_mask with a decoder-only model; wanted None. Mask "
+                "the padding of prompts with valid."
+            )
+        if isinstance(inputs, jax.Array | np.ndarray):
+            raise ValueError(
+                f"nn.init_cache: got inputs {inputs.dtype}{list(inputs.shape)} with a decoder-only model; wanted "
+                "the batch size. Pass tokens to nn.decode_step."
+            )
+        return self.empty_cache(inputs if isinstance(inputs, tuple) else (inputs,), capacity, slots=slots)
+
+    def _hidden(
+        self,
+        tokens: Array,
+        mask: Mask | Array | None,
+        causal: Mask,
+        *,
+        positions: Array | None,
+        key: Key | None,
+        return_weights: bool = False,
+        return_auxiliary: bool = False,
+    ) -> tuple[Array, Extras]:
         tokens = as_array("nn.Decoder", "tokens", tokens)
         mask = masks.as_mask(mask, tokens.ndim - 1)
         if positions is None:
             positions = count_positions(self.config, tokens, causal if mask is None else causal & mask)
         x, mask = self.embedding(tokens), _decoder_mask(causal, self.config.window, mask)
-        return self.stack(x, mask, positions=positions, key=key, return_weights=return_weights)
+        x, extras = self.stack(
+            x,
+            mask,
+            positions=positions,
+            key=key,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
+        return x, model_extras(decoder=extras)
 
 
 class EncoderDecoder(CachedDecoder):
@@ -175,7 +255,8 @@ class EncoderDecoder(CachedDecoder):
         target_positions: Array | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, Weights]:
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
         """Next-token logits at every target position.
 
         Args:
@@ -189,10 +270,12 @@ class EncoderDecoder(CachedDecoder):
           target_positions: int [..., T] or [T]; None is as in ``Decoder``.
           key: PRNG key for dropout; None is no dropout.
           return_weights: also return the attention weights.
+          return_auxiliary: also return the auxiliary sums of the feed-forward layers.
 
         Returns:
-          logits [..., T, V], float32; with ``return_weights``, ``(logits, weights)`` with weights
-          ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``.
+          logits [..., T, V], float32. With a ``return_*`` flag, ``(logits, extras)``: ``extras["weights"]`` is
+          ``{"encoder": [L, ..., N, S, S], "decoder": [L, ..., N, T, T], "cross": [L, ..., N, T, S]}``;
+          ``extras["auxiliary"]`` is ``{name: (sum, weight)}``, added over layers and both stacks.
 
         Raises:
           ValueError: ``source_mask`` is not a padding mask and ``memory_mask`` is None; ``target_mask``
@@ -201,26 +284,35 @@ class EncoderDecoder(CachedDecoder):
         encode_key, decode_key = split_key(key, 2)
         if memory_mask is None:
             memory_mask = cross_attention_mask(source_mask)
-        memory, encoder_weights = self._encode(
-            source, source_mask, positions=source_positions, key=encode_key, return_weights=return_weights
+        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
+        memory, encoder = self._encode(
+            source, source_mask, positions=source_positions, key=encode_key, **flags
         )
-        hidden, weights = self._decode(
-            target,
-            memory,
-            target_mask,
-            memory_mask,
-            positions=target_positions,
-            key=decode_key,
-            return_weights=return_weights,
+        hidden, decoder = self._decode(
+            target, memory, target_mask, memory_mask, positions=target_positions, key=decode_key, **flags
         )
-        logits = self.unembed(hidden)
-        if not return_weights:
-            return logits
-        return logits, {
-            "encoder": encoder_weights["self"],
-            "decoder": weights["self"],
-            "cross": weights["cross"],
-        }
+        return with_extras(self.unembed(hidden), model_extras(encoder=encoder, decoder=decoder))
+
+    @overload
+    def encode(
+        self,
+        source: Array,
+        *,
+        source_mask: Mask | Array | None = None,
+        source_positions: Array | None = None,
+        key: Key | None = None,
+    ) -> Array: ...
+
+    @overload
+    def encode(
+        self,
+        source: Array,
+        *,
+        source_mask: Mask | Array | None = None,
+        source_positions: Array | None = None,
+        key: Key | None = None,
+        return_auxiliary: Literal[True],
+    ) -> tuple[Array, Extras]: ...
 
     def encode(
         self,
@@ -229,9 +321,16 @@ class EncoderDecoder(CachedDecoder):
         source_mask: Mask | Array | None = None,
         source_positions: Array | None = None,
         key: Key | None = None,
-    ) -> Array:
-        """The encoder's output [..., S, D], the memory, from int source tokens [..., S]."""
-        return self._encode(source, source_mask, positions=source_positions, key=key)[0]
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
+        """The encoder's output [..., S, D], the memory, from int source tokens [..., S].
+
+        Extras are as in ``__call__``, of the encoder alone.
+        """
+        memory, extras = self._encode(
+            source, source_mask, positions=source_positions, key=key, return_auxiliary=return_auxiliary
+        )
+        return with_extras(memory, model_extras(encoder=extras))
 
     def decode(
         self,
@@ -254,6 +353,7 @@ class EncoderDecoder(CachedDecoder):
         )
         return self.unembed(hidden)
 
+    @overload
     def hidden(
         self,
         target: Array,
@@ -263,10 +363,43 @@ class EncoderDecoder(CachedDecoder):
         memory_mask: Mask | Array | None = None,
         target_positions: Array | None = None,
         key: Key | None = None,
-    ) -> Array:
-        """The decoder's last hidden states [..., T, D]."""
-        options = {"positions": target_positions, "key": key}
-        return self._decode(target, memory, target_mask, memory_mask, **options)[0]
+    ) -> Array: ...
+
+    @overload
+    def hidden(
+        self,
+        target: Array,
+        memory: Array,
+        *,
+        target_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        target_positions: Array | None = None,
+        key: Key | None = None,
+        return_auxiliary: Literal[True],
+    ) -> tuple[Array, Extras]: ...
+
+    def hidden(
+        self,
+        target: Array,
+        memory: Array,
+        *,
+        target_mask: Mask | Array | None = None,
+        memory_mask: Mask | Array | None = None,
+        target_positions: Array | None = None,
+        key: Key | None = None,
+        return_auxiliary: bool = False,
+    ) -> Array | tuple[Array, Extras]:
+        """The decoder's last hidden states [..., T, D]; extras as in ``__call__``, of the decoder alone."""
+        hidden, extras = self._decode(
+            target,
+            memory,
+            target_mask,
+            memory_mask,
+            positions=target_positions,
+            key=key,
+            return_auxiliary=return_auxiliary,
+        )
+        return with_extras(hidden, model_extras(decoder=extras))
 
     def is_encoder_decoder(self) -> bool:
         return True
@@ -276,7 +409,7 @@ class EncoderDecoder(CachedDecoder):
 
     def init_cache(
         self,
-        source: Array,
+        inputs: int | tuple[int, ...] | Array,
         capacity: int,
         *,
         source_mask: Mask | Array | None = None,
@@ -286,7 +419,8 @@ class EncoderDecoder(CachedDecoder):
         """Encodes the source and makes a KV cache for the target.
 
         Args:
-          source, source_mask: as in ``__call__``.
+          inputs: the source, int [..., S].
+          source_mask: as in ``__call__``.
           capacity, slots: as in ``empty_cache``, for the target tokens.
           memory_mask: as in ``__call__``, with T = ``capacity``.
 
@@ -296,7 +430,7 @@ class EncoderDecoder(CachedDecoder):
         Raises:
           ValueError: as in ``__call__`` and ``empty_cache``.
         """
-        source = as_array("nn.EncoderDecoder", "source", source)
+        source = as_array("nn.EncoderDecoder", "source", inputs)
         memory = self.encode(source, source_mask=source_mask)
         cross = tuple(block.memory_keys_values(memory) for block in self.decoder.unstack())
         memory_mask = cross_attention_mask(source_mask) if memory_mask is None else memory_mask
@@ -308,19 +442,37 @@ class EncoderDecoder(CachedDecoder):
         cache = self.empty_cache(batch, capacity, slots=slots)
         return dataclasses.replace(cache, memory=cross, memory_mask=memory_mask)
 
-    def _encode(self, source, mask, *, positions, key, return_weights=False) -> tuple[Array, Weights]:
+    def _encode(
+        self,
+        source: Array,
+        mask: Mask | Array | None,
+        *,
+        positions: Array | None,
+        key: Key | None,
+        return_weights: bool = False,
+        return_auxiliary: bool = False,
+    ) -> tuple[Array, Extras]:
         source = as_array("nn.EncoderDecoder", "source", source)
         positions = count_positions(self.config, source, mask) if positions is None else positions
         x = (self.source_embedding or self.embedding)(source)
-        return self.encoder(x, mask, positions=positions, key=key, return_weights=return_weights)
+        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
+        return self.encoder(x, mask, positions=positions, key=key, **flags)
 
     def _decode(
-        self, target, memory, mask, memory_mask, *, positions, key, return_weights=False
-    ) -> tuple[Array, Weights]:
+        self,
+        target: Array,
+        memory: Array,
+        mask: Mask | Array | None,
+        memory_mask: Mask | Array | None,
+        *,
+        positions: Array | None,
+        key: Key | None,
+        return_weights: bool = False,
+        return_auxiliary: bool = False,
+    ) -> tuple[Array, Extras]:
         target = as_array("nn.EncoderDecoder", "target", target)
         mask = masks.as_mask(mask, target.ndim - 1)
         positions = count_positions(self.config, target, mask) if positions is None else positions
         x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask)
-        return self.decoder(
-            x, mask, memory, memory_mask, positions=positions, key=key, return_weights=return_weights
-        )
+        flags = {"return_weights": return_weights, "return_auxiliary": return_auxiliary}
+        return self.decoder(x, mask, memory, memory_mask, positions=positions, key=key, **flags)
