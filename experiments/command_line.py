@@ -1,12 +1,13 @@
 """The command line of experiments, parsed in two phases: where the defaults come from, then the options.
 
-A field that takes one of several dataclasses, such as the positions of a model, is one value on the command
-line and in the JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
+A field that takes a variant, such as the positions of a model, is one value on the command line and in the
+JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
 """
 
 import argparse
 import dataclasses
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -134,7 +135,7 @@ def parse_options(default: C, argv: Sequence[str], *, prog: str | None = None) -
       SystemExit: on ``--help`` and on an invalid argument.
       ValueError: when the values do not fit together.
     """
-    return console.parse_options(type(default), argv, _variant_rule, prog=prog, default=default)
+    return console.parse_options(type(default), argv, _variant_rule, _name_rule, prog=prog, default=default)
 
 
 def _with_hyphens(argument: str) -> str:
@@ -146,15 +147,30 @@ def _with_hyphens(argument: str) -> str:
 def _variant_rule(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Makes tyro take a field of several dataclasses, or of a kind of variants, as one value."""
-    kinds = variants(info.type)
-    if kinds is None:
+    """Makes tyro take a field of a kind of variants as one value, not as subcommands."""
+    if (kinds := variants(info.type)) is None:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="|".join(kinds) or "VARIANT",
         instance_from_str=lambda words: from_text(info.type, words[0]),
-        # Not one of `kinds`: a default of the code may be of a class that is not registered.
-        is_instance=lambda value: isinstance(value, (Variant, *kinds.values())),
+        # A default of the code may be of a class that is not registered.
+        is_instance=lambda value: isinstance(value, str | Variant | None),
         str_from_instance=lambda value: [to_text(value)],
+    )
+
+
+def _name_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Makes tyro take a field that holds a name or an object, such as a ``Backend``, as a name."""
+    members = typing.get_args(info.type)
+    if str not in members or not any(map(dataclasses.is_dataclass, members)):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
     )

@@ -133,21 +133,24 @@ def test_models_reject_lists(module, inputs, name):
 
 
 def test_layers_reject_lists_and_integers():
-    linear = nn.functionalize(nn.layers.Linear, (2,), (3,), bias=False)
+    linear = nn.functionalize(nn.Linear, (2,), (3,), axes="D F", bias=False)
     params = {"kernel": jnp.ones((2, 3))}
     with pytest.raises(ValueError, match=r"^nn.Linear: got x=\[1.0, 2.0\], a list"):
         linear.apply(params, [1.0, 2.0])
     with pytest.raises(ValueError, match=r"^nn.Linear: got x int32"):
         linear.apply(params, jnp.array([1, 2]))
-    norm = nn.functionalize(nn.norms.Norm, nn.LayerNorm(), 2)
+    norm = nn.functionalize(nn.LayerNorm().build, 2, axis="D", dtype="float32")
     with pytest.raises(ValueError, match=r"^layer_norm: got x=\[1.0, 2.0\], a list"):
         norm.apply({"scale": jnp.ones(2), "bias": jnp.ones(2)}, [1.0, 2.0])
-    layers = {"MultiHeadAttention": "Linear", "FeedForward": "FeedForward", "EncoderBlock": "layer_norm"}
+    layers = {"MultiHeadAttention": "Linear", "EncoderBlock": "layer_norm"}
     layers |= {"LanguageModelHead": "LanguageModelHead", "EncoderStack": "Stack"}
     for layer, named in layers.items():
         model, params = build(getattr(nn, layer))
         with pytest.raises(ValueError, match=rf"^(nn.)?{named}: got x=\[\[.*, a list"):
             model.apply(params, [[1.0] * 4])
+    layer = nn.functionalize(nn.Mlp().build, CONFIG)
+    with pytest.raises(ValueError, match=r"^nn.FeedForward: got x=\[\[.*, a list"):
+        layer.apply(layer.init(NEW_KEY), [[1.0] * 4])
     images = nn.functionalize(nn.Encoder, nn.Config(d_model=4, n_heads=2, patches=nn.Patches(1, 1)))
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(images.init, jax.random.key(0)))
     with pytest.raises(ValueError, match=r"^nn.PatchEmbedding: got images=.*, a list"):
@@ -222,7 +225,7 @@ DRAWS = {
     "feed_forward": lambda key: ops.feed_forward(X, W, W.T, dropout_rate=0.5, key=key),
     "gated_feed_forward": lambda key: ops.gated_feed_forward(X, W, W, W.T, dropout_rate=0.5, key=key),
     "attention": lambda key: ops.attention(**ATTEND, dropout_rate=0.5, key=key),
-    "init": lambda key: nn.functionalize(nn.layers.Linear, (2,), (3,), bias=True).init(key),
+    "init": lambda key: nn.functionalize(nn.Linear, (2,), (3,), axes="D F", bias=True).init(key),
     "init_state": lambda key: jax.random.key_data(train.init_state({}, optax.sgd(0.1), key).key),
 }
 

@@ -83,10 +83,10 @@ def test_variants_with_equal_fields_have_different_text():
     assert values.to_text(None) == "None"
 
 
-def test_variants_of_a_union():
-    assert values.variants(nn.Mlp | nn.Glu) == {"Mlp": nn.Mlp, "Glu": nn.Glu}
-    assert values.variants(nn.Mlp | None) == {"Mlp": nn.Mlp, "None": type(None)}
-    assert values.variants(int | None) is values.variants(nn.Mlp) is None
+def test_variants_of_an_annotation():
+    assert values.variants(nn.FeedForward).items() >= {"Mlp": nn.Mlp, "Glu": nn.Glu}.items()
+    assert values.variants(nn.Pooling | None).items() >= {"Pooler": nn.Pooler, "None": type(None)}.items()
+    assert values.variants(int | None) is values.variants(nn.Mlp) is values.variants(nn.Mlp | None) is None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_variants_of_a_union():
 )
 def test_bad_variant_text_is_one_error(text, message):
     with pytest.raises(ValueError, match=message):
-        values.from_text(nn.Mlp | nn.Glu, text)
+        values.from_text(nn.FeedForward, text)
 
 
 def test_unknown_fields_and_wrong_json_types_are_errors():

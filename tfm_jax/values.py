@@ -42,7 +42,7 @@ def from_dict(annotation: Any, value: Any, variants: Sequence[type] = ()) -> Any
     """Reads a config from JSON values; the inverse of `to_dict`.
 
     Args:
-      annotation: of the value: a dataclass, a kind of variants, a union of these, a tuple, a scalar.
+      annotation: of the value: a dataclass, a kind of variants, a tuple, a scalar, or a union with None.
       value: as parsed from JSON.
       variants: classes that this call knows beside the registered ones.
 
@@ -116,7 +116,7 @@ def _to_json(annotation: Any, value: Any, known: Sequence[type]) -> Any:
     found = plain(value)
     if not isinstance(found, None | bool | int | float | str | list | dict):
         raise ValueError(
-            f"got {value!r:.80}; wanted a value that JSON holds. Name it by a string if it has a name."
+            f"got {value!r:.80}; wanted a value that JSON holds, such as the name of a registered one."
         )
     return found
 
@@ -134,31 +134,26 @@ def _members(annotation: object) -> tuple[Any, ...]:
 
 
 def _holds_variants(annotation: object) -> bool:
-    """Whether values of an annotation are variants: of a kind, or of a union with a dataclass."""
-    members = _members(annotation)
-    return any(is_kind(x) or (len(members) > 1 and dataclasses.is_dataclass(x)) for x in members)
+    """Whether an annotation is a kind of variants, or a union with one."""
+    return any(map(is_kind, _members(annotation)))
 
 
 def variants(annotation: object, variants: Sequence[type] = ()) -> dict[str, type] | None:
     """The classes of variants that fit an annotation.
 
     Args:
-      annotation: such as ``nn.Norm``, ``nn.Positions | None``, or a union of dataclasses.
+      annotation: such as ``nn.Norm`` or ``nn.Positions | None``.
       variants: classes that this call knows beside the registered ones.
 
     Returns:
-      The registered classes of a kind and the dataclasses of a union, by name, with ``"None"`` where it is
-      allowed; None where the annotation allows no variants.
+      The registered classes of its kinds by name, with ``"None"`` where it is allowed; None for an annotation
+      without a kind.
     """
     if not _holds_variants(annotation):
         return None
-    found: dict[str, type] = {}
-    for member in _members(annotation):
-        if is_kind(member):
-            found |= registered(member, variants)
-        elif dataclasses.is_dataclass(member) or member is types.NoneType:
-            found["None" if member is types.NoneType else member.__name__] = member
-    return found
+    members = _members(annotation)
+    found = {name: cls for x in members if is_kind(x) for name, cls in registered(x, variants).items()}
+    return found | ({"None": types.NoneType} if types.NoneType in members else {})
 
 
 def to_text(value: Any, variants: Sequence[type] = ()) -> str:

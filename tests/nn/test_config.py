@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 
 import jax
@@ -11,8 +12,9 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax import nn
+from tfm_jax import nn, values
 from tfm_jax.nn import heads
+from tfm_jax.ops.backends import BACKENDS, ring_over
 
 
 def count(model):
@@ -69,7 +71,19 @@ def test_presets_have_the_papers_parameter_counts(preset, D, F, millions):
         ({"dtype": "float31"}, "got dtype='float31'; wanted 'float32' or 'bfloat16'."),
         ({"remat": "all"}, "got remat='all'; wanted 'full', 'dots' or None."),
         ({"attention_implementation": "flash"}, "got attention_implementation='flash'; wanted one of auto, "),
-        ({"attention_implementation": []}, "got attention_implementation=.*; wanted a string."),
+        (
+            {"attention_implementation": []},
+            "got attention_implementation=.*; wanted an instance of Backend, or a",
+        ),
+        (
+            {"attention_implementation": BACKENDS["ring"]},
+            "got attention_implementation='ring'; wanted one of",
+        ),
+        (
+            {"attention_implementation": ring_over("x")},
+            "'ring', which is for sharded sequences; wanted another",
+        ),
+        ({"patches": nn.Patches(4, 4), "token_types": 2}, "got token_types=2 with patches; wanted 0"),
         ({"param_dtype": "float64"}, "got param_dtype='float64'; wanted 'float32' or 'bfloat16'."),
         (
             {"positions": nn.Learned(9, padding_id=1), "patches": nn.Patches(4, 4)},
@@ -87,8 +101,8 @@ def test_invalid_config_fields(fields, message):
     ("make", "message"),
     [
         (lambda: nn.Mlp("rellu"), "rellu"),
-        (lambda: nn.Mlp(None), "Mlp: got activation=None; wanted a string."),
-        (lambda: nn.Pooler([]), "Pooler: got activation=.*; wanted a string."),
+        (lambda: nn.Mlp(None), "Mlp: got activation=None; wanted a string, or an instance of Activation"),
+        (lambda: nn.Pooler([]), "Pooler: got activation=.*; wanted a string, or an instance of Activation"),
         (lambda: nn.Rope(pairing="halff"), "Rope: got pairing='halff'; wanted 'interleaved' or 'half'."),
         (lambda: nn.Rope(0), "Rope: got theta=0; wanted a finite number above 0."),
         (lambda: nn.Sinusoidal(-1.0), "Sinusoidal: got theta=-1.0"),
@@ -130,8 +144,19 @@ def test_invalid_variant_fields(make, message):
         make()
 
 
-class MyNorm(nn.RMSNorm):
+class Undecorated(nn.RMSNorm):
     pass
+
+
+@dataclasses.dataclass
+class Unfrozen(nn.Norm):
+    def build(self, size, *, axis, dtype, rngs):
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder(nn.Positions):
+    values: object = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,44 +170,71 @@ class TheirNorm:
         (
             "norm",
             nn.LayerNorm,
-            r"wanted an instance of LayerNorm or RMSNorm\. Pass LayerNorm\(\.\.\.\), an inst",
+            r"wanted an instance of Norm, such as .*LayerNorm.*\. Pass LayerNorm\(\.\.\.\), an",
         ),
-        ("norm", TheirNorm(), "wanted an instance of LayerNorm or RMSNorm."),
-        ("norm", MyNorm(), "A subclass of RMSNorm is not supported."),
-        ("norm", None, "wanted an instance of LayerNorm or RMSNorm."),
+        ("norm", Unfrozen, r"Decorate Unfrozen with @dataclass\(frozen=True\)\."),
+        ("norm", Unfrozen(), r"Decorate Unfrozen with @dataclass\(frozen=True\)\."),
+        ("norm", Undecorated(), r"Decorate Undecorated with @dataclass\(frozen=True\)\."),
+        ("norm", TheirNorm(), "TheirNorm does not subclass Norm."),
+        ("norm", None, "wanted an instance of Norm, such as .*RMSNorm"),
+        ("norm", nn.Norm, "wanted an instance of Norm"),
         ("positions", nn.Rope, r"Pass Rope\(\.\.\.\), an instance."),
         ("positions", "rope", r"Pass Rope\(\.\.\.\), an instance."),
+        ("positions", Holder, r"Pass Holder\(\.\.\.\), an instance."),
         (
             "positions",
-            [nn.Rope(), None],
-            "wanted an instance of Sinusoidal, Learned, .* or RelativeBias, or None",
+            Holder([1]),
+            "The fields of Holder must be hashable, such as numbers and tuples: unhashable",
         ),
-        ("positions", nn.Mlp(), "wanted an instance of Sinusoidal, Learned, .* or RelativeBias, or None."),
-        ("feed_forward", object(), "wanted an instance of Mlp or Glu."),
-        ("feed_forward", nn.Rope(), "wanted an instance of Mlp or Glu."),
-        ("pooler", "cls", "wanted an instance of Pooler, or None."),
-        ("patches", 3, "wanted an instance of Patches, or None."),
+        ("positions", Holder(np.ones(2)), "The fields of Holder must be hashable"),
+        ("positions", nn.Positions(), r"Decorate Positions with @dataclass\(frozen=True\)\."),
+        ("positions", [nn.Rope(), None], "wanted an instance of Positions, such as Sinusoidal, .*, or None"),
+        ("positions", nn.Mlp(), "wanted an instance of Positions, such as Sinusoidal, .*, or None"),
+        ("feed_forward", object(), "wanted an instance of FeedForward, such as Mlp.* Glu"),
+        ("feed_forward", nn.Rope(), "wanted an instance of FeedForward, such as Mlp.* Glu"),
+        ("pooler", "cls", "wanted an instance of Pooling, such as Pooler.*, or None."),
+        ("patches", 3, "wanted an instance of PatchEmbedding, such as Patches.*, or None."),
+        ("initializers", nn.Normal(), r"wanted an instance of Initializers\."),
     ],
 )
-def test_unknown_variants(field, value, message):
+def test_what_is_no_variant_of_the_kind_is_an_error(field, value, message):
     with pytest.raises(ValueError, match=message) as error:
         nn.Config(**{field: value})
     assert str(error.value).startswith(f"Config: got {field}=")
 
 
-def test_modules_reject_unknown_variants_too():
-    with pytest.raises(
-        ValueError, match=r"Norm: got norm=TheirNorm.*; wanted an instance of LayerNorm or RMSN"
-    ):
-        nn.Norm(TheirNorm(), 8, rngs=nnx.Rngs(0))
+def test_modules_reject_unknown_names_too():
     with pytest.raises(ValueError, match="activation: got 'gellu'"):
         nn.MaskedLanguageModel(nn.Config(vocab_size=9), "gellu", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="pool: got pooling='max'"):
         heads.pool(jax.numpy.zeros((2, 3)), "max")
+    with pytest.raises(ValueError, match=r"nn.Linear: got axes='D N'; wanted 3 letters"):
+        nn.Linear((4,), (2, 3), axes="D N", bias=False, rngs=nnx.Rngs(0))
+
+
+def test_a_backend_is_its_name_where_the_library_has_it():
+    assert nn.Config(attention_implementation=BACKENDS["xla"]) == nn.Config(attention_implementation="xla")
+    other = dataclasses.replace(BACKENDS["xla"], name="mine")
+    config = nn.Config(vocab_size=7, d_model=4, n_heads=2, d_ff=4, n_layers=1, attention_implementation=other)
+    assert config.attention_implementation is other and hash(config) == hash(dataclasses.replace(config))
+    tokens = jax.numpy.arange(3)
+    model, named = (
+        nn.functionalize(nn.Decoder, c)
+        for c in (config, dataclasses.replace(config, attention_implementation="xla"))
+    )
+    params = model.init(jax.random.key(0))
+    np.testing.assert_array_equal(model.apply(params, tokens), named.apply(params, tokens))
+    with pytest.raises(
+        ValueError, match=r"^Config.attention_implementation: got Backend.*wanted a value that JSON"
+    ):
+        values.to_dict(config)
+    text = json.dumps(values.to_dict(nn.Config(attention_implementation=BACKENDS["xla"])))
+    assert values.from_dict(nn.Config, json.loads(text)).attention_implementation == "xla"
 
 
 VARIANTS = [nn.LayerNorm, nn.RMSNorm, nn.Sinusoidal, nn.Learned, nn.Rope, nn.Alibi, nn.RelativeBias]
 VARIANTS += [nn.Mlp, nn.Glu, nn.Pooler, functools.partial(nn.Patches, 4, 6), nn.Config]
+VARIANTS += [nn.Normal, nn.TruncatedNormal, nn.Initializers]
 FIELDS = [(make(), field.name) for make in VARIANTS for field in dataclasses.fields(make())]
 # Invalid for every field.
 NEVER = st.sampled_from(

@@ -18,7 +18,7 @@ CONFIG = nn.Config(
 def test_patches_are_in_row_major_order(height, width):
     size = height if height == width else (height, width)
     patches = dataclasses.replace(CONFIG.patches, size=size)
-    model = nn.functionalize(nn.PatchEmbedding, dataclasses.replace(CONFIG, patches=patches))
+    model = nn.functionalize(patches.build, CONFIG)
     params = model.init(jax.random.key(0))
     image = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
     kernel, bias = params["projection"]["kernel"], params["projection"]["bias"]
@@ -33,7 +33,7 @@ def test_patches_are_in_row_major_order(height, width):
 
 def test_class_token_comes_first():
     config = dataclasses.replace(CONFIG, patches=dataclasses.replace(CONFIG.patches, class_token=True))
-    model = nn.functionalize(nn.PatchEmbedding, config)
+    model = nn.functionalize(config.patches.build, config)
     params = model.init(jax.random.key(0))
     params["class_token"] = jnp.arange(5.0)[None]
     out = model.apply(params, jnp.ones((2, 4, 6, 3)))
@@ -42,7 +42,7 @@ def test_class_token_comes_first():
 
 
 def test_image_of_another_size():
-    model = nn.functionalize(nn.PatchEmbedding, CONFIG)
+    model = nn.functionalize(CONFIG.patches.build, CONFIG)
     with pytest.raises(ValueError, match=r"got images of shape \(2, 6, 4, 3\); wanted .* with \(4, 6, 3\)"):
         model.apply(model.init(jax.random.key(0)), jnp.ones((2, 6, 4, 3)))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import nn, ops
-from tfm_jax.nn.positions import PositionBias, PositionEmbedding, count_positions
+from tfm_jax.nn.positions import count_positions
 from tfm_jax.ops import masks
 
 D, F, T = 8, 10, 5
@@ -19,7 +19,7 @@ CONFIG = nn.Config(d_model=5, n_heads=1, d_ff=4, n_layers=1, positions=None)
 
 def test_learned_positions_are_rows_of_the_table():
     config = dataclasses.replace(CONFIG, positions=nn.Learned(max_length=9))
-    model = nn.functionalize(PositionEmbedding, config)
+    model = nn.functionalize(config.positions.build_embedding, config)
     params = model.init(jax.random.key(0))
     positions = jnp.array([[0, 3, 8], [1, 1, 2]])
     got = model.apply(params, jnp.ones((2, 3, 5)), positions)
@@ -30,7 +30,7 @@ def test_learned_positions_are_rows_of_the_table():
 
 def test_relative_bias_is_looked_up_by_bucket():
     config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
-    model = nn.functionalize(PositionBias, config, bidirectional=True)
+    model = nn.functionalize(config.positions.build_bias, config, bidirectional=True)
     params = model.init(jax.random.key(0))
     q, k = jnp.arange(4), jnp.arange(5)
     bias = model.apply(params, q, k)(q, k)
@@ -42,7 +42,7 @@ def test_relative_bias_is_looked_up_by_bucket():
 
 def test_relative_bias_of_bfloat16_parameters_is_float32():
     config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
-    model = nn.functionalize(PositionBias, config, bidirectional=True)
+    model = nn.functionalize(config.positions.build_bias, config, bidirectional=True)
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(0)))
     q, k = jnp.arange(4), jnp.arange(5)
     bias = model.apply(rounded, q, k)(q, k)
@@ -68,7 +68,7 @@ def test_relative_bias_in_bfloat16_models():
 
 def test_relative_bias_of_decoders_is_unidirectional():
     config = nn.Config(d_model=6, n_heads=3, d_ff=4, n_layers=1, positions=nn.RelativeBias(6, 8))
-    model = nn.functionalize(PositionBias, config, bidirectional=False)
+    model = nn.functionalize(config.positions.build_bias, config, bidirectional=False)
     positions = jnp.arange(4)
     bias = model.apply(model.init(jax.random.key(0)), positions, positions)(positions, positions)
     np.testing.assert_array_equal(bias[:, 0, 1], bias[:, 0, 3])  # all of the future is one bucket
@@ -136,7 +136,7 @@ def test_decoder_counts_by_padding_in_its_causal_mask():
 
 
 def test_learned_positions_without_padding_id_add_no_offset():
-    model = nn.functionalize(PositionEmbedding, dataclasses.replace(CONFIG, positions=nn.Learned(9)))
+    model = nn.functionalize(nn.Learned(9).build_embedding, CONFIG)
     params = model.init(jax.random.key(0))
     program = jax.make_jaxpr(model.apply)(params, jnp.ones((2, 3, 5)), jnp.ones((2, 3), jnp.int32))
     added = [e.invars[0].aval.dtype for e in program.eqns if e.primitive.name == "add"]
@@ -145,7 +145,7 @@ def test_learned_positions_without_padding_id_add_no_offset():
 
 def test_padding_id_has_row_0_of_the_position_table():
     config = nn.Config(vocab_size=9, d_model=4, n_heads=2, positions=nn.Learned(3, padding_id=1))
-    model = nn.functionalize(PositionEmbedding, config)
+    model = nn.functionalize(config.positions.build_embedding, config)
     params = model.init(jax.random.key(0))
     assert params["table"].shape == (4, 4)
     got = model.apply(params, jnp.zeros((5, 4)), jnp.array([-1, 0, 2, 3, -2], jnp.int32))
@@ -166,7 +166,9 @@ def test_padding_id_errors():
 @pytest.mark.parametrize(("pairing", "rotated"), [("half", 4), ("interleaved", 2)])
 def test_position_fields_reach_ops(pairing, rotated):
     config = nn.Config(vocab_size=1, d_model=D, n_heads=2, d_ff=F, positions=nn.Sinusoidal(30.0, pairing))
-    got = nn.functionalize(nn.positions.PositionEmbedding, config).apply({}, jnp.zeros((T, D)), jnp.arange(T))
+    got = nn.functionalize(config.positions.build_embedding, config).apply(
+        {}, jnp.zeros((T, D)), jnp.arange(T)
+    )
     np.testing.assert_array_equal(got, ops.sinusoidal(jnp.arange(T), D, theta=30.0, pairing=pairing))
 
     attend = nn.functionalize(

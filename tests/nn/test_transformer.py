@@ -252,7 +252,7 @@ def test_memory_must_match_cross_attention():
 def test_blocks_require_positions_and_biases():
     x = jnp.ones((T, D))
     for scheme, message in (
-        (nn.Alibi(), "Block: got bias=None with Alibi.*; wanted the output of PositionBias"),
+        (nn.Alibi(), "Block: got bias=None with Alibi.*; wanted the output of the module of its build_bias"),
         (nn.Rope(), "got positions=None with Rope"),
     ):
         block = nn.functionalize(nn.EncoderBlock, dataclasses.replace(TINY, positions=scheme))

@@ -5,18 +5,30 @@ from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock
 from tfm_jax.nn.config import Config, paper_base, paper_big
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
-from tfm_jax.nn.feed_forward import FeedForward, Glu, Mlp
+from tfm_jax.nn.feed_forward import Glu, Mlp
 from tfm_jax.nn.functional import Pure, functionalize
 from tfm_jax.nn.heads import ClassificationHead, Classifier, LanguageModelHead, MaskedLanguageModel
+from tfm_jax.nn.initializers import GlorotUniform, Initializers, LecunNormal, Normal, TruncatedNormal
 from tfm_jax.nn.layers import Linear
-from tfm_jax.nn.norms import LayerNorm, Norm, RMSNorm
-from tfm_jax.nn.patches import PatchEmbedding, Patches
+from tfm_jax.nn.norms import LayerNorm, RMSNorm
+from tfm_jax.nn.patches import Patches
 from tfm_jax.nn.pooling import Pooler
 from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.nn.transformer import Decoder, EncoderDecoder
+from tfm_jax.nn.variants import (
+    Activation,
+    FeedForward,
+    Initializer,
+    Norm,
+    PatchEmbedding,
+    Pooling,
+    Positions,
+    register_variant,
+)
 
 __all__ = [
+    "Activation",
     "Alibi",
     "ClassificationHead",
     "Classifier",
@@ -30,24 +42,33 @@ __all__ = [
     "EncoderDecoder",
     "EncoderStack",
     "FeedForward",
+    "GlorotUniform",
     "Glu",
+    "Initializer",
+    "Initializers",
     "LanguageModelHead",
     "LayerNorm",
     "Learned",
+    "LecunNormal",
     "Linear",
     "MaskedLanguageModel",
     "Mlp",
     "MultiHeadAttention",
     "Norm",
+    "Normal",
     "PatchEmbedding",
     "Patches",
     "Pooler",
+    "Pooling",
+    "Positions",
     "Pure",
     "RMSNorm",
     "RelativeBias",
     "Rope",
     "Sinusoidal",
+    "TruncatedNormal",
     "functionalize",
     "paper_base",
     "paper_big",
+    "register_variant",
 ]

@@ -1,24 +1,26 @@
 """Parameter initialization: in float32, whatever JAX's default dtype, then rounded to ``param_dtype``."""
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tfm_jax.nn.variants import Initializer
 from tfm_jax.types import Array, Key
 
-__all__ = ["constant", "initialize", "lookup", "normal"]
+__all__ = ["constant", "initialize", "lookup"]
 
 
-def initialize(init: Callable[..., Array], key: Key, shape: tuple[int, ...], dtype: str) -> nnx.Param:
-    """A parameter from an initializer of ``jax.nn.initializers``."""
-    return nnx.Param(init(key, shape, jnp.float32).astype(dtype))
-
-
-def normal(std: float, key: Key, shape: tuple[int, ...], dtype: str) -> nnx.Param:
-    """A parameter from a normal distribution with mean 0."""
-    return nnx.Param((jax.random.normal(key, shape, jnp.float32) * std).astype(dtype))
+def initialize(
+    initializer: Initializer, key: Key, shape: tuple[int, ...], dtype: str, *, inputs: int = 1
+) -> nnx.Param:
+    """A parameter whose first axes are its inputs, and the others its outputs."""
+    axes = tuple(range(len(shape)))
+    value = initializer(key, shape, in_axes=axes[:inputs], out_axes=axes[inputs:])
+    if value.shape != shape:
+        raise ValueError(
+            f"{initializer}: got a parameter of shape {value.shape}; wanted {shape}. Return an array of the "
+            "shape that is passed."
+        )
+    return nnx.Param(value.astype(dtype))
 
 
 def constant(value: float, shape: tuple[int, ...] | int, dtype: str) -> nnx.Param:

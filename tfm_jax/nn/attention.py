@@ -1,13 +1,12 @@
 """Multi-head attention: four projections around ``ops.attention``."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.layers import Linear
-from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.positions import Rope
+from tfm_jax.nn.positions import position_scheme
+from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
@@ -24,7 +23,7 @@ class MultiHeadAttention(nnx.Module):
         out = ops.attention(q, k, v, mask, bias) @ W_o                 # MultiHead(Q, K, V)
 
     Self-attention if ``context`` is None, else cross-attention. With ``qk_norm`` the queries and keys are
-    normalized; under ``Rope`` those of self-attention are then rotated by ``positions``.
+    normalized; those of self-attention are then rotated by ``positions``, under ``Rope`` and its kin.
 
     Args:
       config: D, N, K, H, the ``attention_*`` fields, ``qk_norm`` and ``positions``.
@@ -36,14 +35,25 @@ class MultiHeadAttention(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
         D, N, K, H = config.d_model, config.n_heads, config.K, config.H
-        bias, options = config.attention_bias, {"dtype": config.param_dtype, "rngs": rngs}
-        self.query = Linear((D,), (N, H), bias=bias, **options)
-        self.key = Linear((D,), (K, H), bias=bias, **options)
-        self.value = Linear((D,), (K, H), bias=bias, **options)
-        output_bias = bias if config.attention_output_bias is None else config.attention_output_bias
-        self.output = Linear((N, H), (D,), bias=output_bias, **options)
-        self.query_norm = Norm(config.norm, H, **options) if config.qk_norm else None
-        self.key_norm = Norm(config.norm, H, **options) if config.qk_norm else None
+        bias, output_bias = config.attention_bias, config.attention_output_bias
+
+        def projection(inputs: tuple[int, ...], outputs: tuple[int, ...], axes: str, bias: bool) -> Linear:
+            initializer, dtype = config.initializers.kernel, config.param_dtype
+            return Linear(
+                inputs, outputs, axes=axes, bias=bias, dtype=dtype, initializer=initializer, rngs=rngs
+            )
+
+        def norm() -> NormModule | None:
+            if not config.qk_norm:
+                return None
+            return config.norm.build(H, axis="H", dtype=config.param_dtype, rngs=rngs)
+
+        self.query = projection((D,), (N, H), "D N H", bias)
+        self.key = projection((D,), (K, H), "D K H", bias)
+        self.value = projection((D,), (K, H), "D K H", bias)
+        self.output = projection((N, H), (D,), "N H D", bias if output_bias is None else output_bias)
+        self.query_norm = norm()
+        self.key_norm = norm()
 
     def __call__(
         self,
@@ -63,7 +73,7 @@ class MultiHeadAttention(nnx.Module):
           context: [..., S, D], the source of the keys and values; None is x.
           mask: True = may attend; any mask that ``ops.attention`` takes.
           bias: [N, T, S] or [..., N, T, S], added to the logits; or a function of (query, key) indices.
-          positions: int [..., T], required under ``Rope`` in self-attention.
+          positions: int [..., T], required in self-attention under a scheme that rotates, such as ``Rope``.
           key: PRNG key for dropout on the weights; None is no dropout.
           return_weights: also return the attention weights.
 
@@ -71,12 +81,13 @@ class MultiHeadAttention(nnx.Module):
           ``(out, weights)``: out [..., T, D]; weights [..., N, T, S] before dropout, or None.
 
         Raises:
-          ValueError: positions are missing under ``Rope``, or are passed with a context.
+          ValueError: positions are missing under a scheme that rotates, or are passed with a context.
         """
-        if context is None and positions is None and isinstance(self.config.positions, Rope):
+        scheme = position_scheme(self.config)
+        if context is None and positions is None and scheme.rotates:
             raise ValueError(
-                f"nn.MultiHeadAttention: got positions=None with {self.config.positions}; wanted int [..., "
-                "T]. Rope rotates queries and keys by their positions."
+                f"nn.MultiHeadAttention: got positions=None with {scheme}; wanted int [..., T]. "
+                f"{type(scheme).__name__} rotates queries and keys by their positions."
             )
         if context is not None and positions is not None:
             raise ValueError(
@@ -87,7 +98,7 @@ class MultiHeadAttention(nnx.Module):
         return self.attend(x, k, v, mask, bias, positions=positions, key=key, return_weights=return_weights)
 
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
-        """Projects context [..., S, D] to keys and values [..., S, K, H]; ``Rope`` rotates the keys."""
+        """Projects context [..., S, D] to keys and values [..., S, K, H]; the scheme may rotate the keys."""
         return self._rotate(_normalize(self.key_norm, self.key(context)), positions), self.value(context)
 
     def attend(
@@ -120,13 +131,8 @@ class MultiHeadAttention(nnx.Module):
         return self.output(out), weights
 
     def _rotate(self, x: Array, positions: Array | None) -> Array:
-        rope = self.config.positions
-        if positions is None or not isinstance(rope, Rope):
-            return x
-        rotated, rest = jnp.split(x, [rope.width(x.shape[-1])], axis=-1)
-        rotated = ops.rotary(rotated, positions, theta=rope.theta, pairing=rope.pairing)
-        return jnp.concatenate([rotated, rest], axis=-1)
+        return x if positions is None else position_scheme(self.config).rotate(x, positions)
 
 
-def _normalize(norm: Norm | None, x: Array) -> Array:
+def _normalize(norm: NormModule | None, x: Array) -> Array:
     return x if norm is None else norm(x)

@@ -1,8 +1,7 @@
 """Transformer blocks: attention and feed-forward sublayers, each with a residual connection and a norm."""
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import chex
 import jax
@@ -12,9 +11,9 @@ from tfm_jax import ops
 from tfm_jax.checks import as_key
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.feed_forward import FeedForward
-from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.positions import Alibi, RelativeBias
+from tfm_jax.nn.extras import Auxiliary, Extras
+from tfm_jax.nn.positions import position_scheme
+from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias, heads_first
 from tfm_jax.ops.kv_cache import Slots, append
 from tfm_jax.ops.masks import Mask
@@ -23,7 +22,8 @@ from tfm_jax.types import Array, Key
 __all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
 
 KeysValues = tuple[Array, Array]  # each [..., K, S, H]
-_Sublayer = Callable[[Array, Key | None], tuple[Array, Any]]
+E, C = TypeVar("E"), TypeVar("C")
+_Sublayer = Callable[[Array, Key | None], tuple[Array, E]]  # (x, key) -> (y, what else it returns)
 
 
 def split_key(key: Key | None, n: int) -> list[Key] | list[None]:
@@ -52,12 +52,15 @@ class Block(nnx.Module):
 
     def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):
         self.config = config
-        norm = functools.partial(Norm, config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
+
+        def norm() -> NormModule:
+            return config.norm.build(config.d_model, axis="D", dtype=config.param_dtype, rngs=rngs)
+
         self.attention = MultiHeadAttention(config, rngs=rngs)
         self.attention_norm = norm()
         self.cross_attention = MultiHeadAttention(config, rngs=rngs) if cross_attention else None
         self.cross_attention_norm = norm() if cross_attention else None
-        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.feed_forward = config.feed_forward.build(config, rngs=rngs)
         self.feed_forward_norm = norm()
 
     def __call__(
@@ -71,7 +74,8 @@ class Block(nnx.Module):
         bias: Bias | None = None,
         key: Key | None = None,
         return_weights: bool = False,
-    ) -> tuple[Array, dict[str, Array]]:
+        return_auxiliary: bool = False,
+    ) -> tuple[Array, Extras]:
         """Applies the block.
 
         Args:
@@ -80,18 +84,42 @@ class Block(nnx.Module):
           memory: [..., S, D], the encoder's output; required with cross-attention, else None.
           memory_mask: for cross-attention.
           positions: int [..., T], used by ``Rope``.
-          bias: on the self-attention logits, such as the output of ``PositionBias``.
+          bias: on the self-attention logits, from the scheme's ``build_bias``.
           key: PRNG key for dropout; None is no dropout.
           return_weights: also return the attention weights.
+          return_auxiliary: also return the auxiliary losses of the feed-forward layer.
 
         Returns:
-          ``(x, weights)``: x [..., T, D]; weights ``{"self": [..., N, T, T], "cross": [..., N, T, S]}``,
-          empty without ``return_weights``.
+          ``(x, extras)``: x [..., T, D]; extras has ``"weights"`` ``{"self": [..., N, T, T], "cross": [...,
+          N, T, S]}`` and ``"auxiliary"`` ``{name: (sum, weight)}``, each if its flag is set.
 
         Raises:
-          ValueError: a memory without cross-attention, cross-attention without a memory, ``Rope`` without
-            positions, ``Alibi`` or ``RelativeBias`` without a bias.
+          ValueError: a memory without cross-attention, cross-attention without a memory, a scheme such as
+            ``Rope`` without positions, one such as ``Alibi`` without a bias.
         """
+        self._check(memory, bias)
+
+        def self_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+            return self.attention(
+                y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
+            )
+
+        attend_memory, cross_attention = self.cross_attention, None
+        if attend_memory is not None:
+
+            def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+                return attend_memory(y, memory, mask=memory_mask, key=key, return_weights=return_weights)
+
+        x, self_weights, cross_weights, auxiliary = self._sublayers(x, self_attention, cross_attention, key)
+        extras: Extras = {}
+        if return_weights:
+            weights = {"self": self_weights, "cross": cross_weights}
+            extras["weights"] = {name: w for name, w in weights.items() if w is not None}
+        if return_auxiliary:
+            extras["auxiliary"] = auxiliary
+        return x, extras
+
+    def _check(self, memory: Array | None, bias: Bias | None) -> None:
         if (memory is None) != (self.cross_attention is None):
             got, wanted = (
                 ("a memory", "None") if self.cross_attention is None else ("memory=None", "a memory")
@@ -100,23 +128,11 @@ class Block(nnx.Module):
                 f"nn.{type(self).__name__}: got {got}; wanted {wanted}. Only the decoder of an "
                 "encoder-decoder has cross-attention, which attends to the memory."
             )
-        if bias is None and isinstance(self.config.positions, Alibi | RelativeBias):
+        if bias is None and position_scheme(self.config).has_bias:
             raise ValueError(
                 f"nn.{type(self).__name__}: got bias=None with {self.config.positions}; wanted the output of "
-                "PositionBias. A stack passes it."
+                "the module of its build_bias. A stack passes it."
             )
-
-        def self_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
-            return self.attention(
-                y, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
-            )
-
-        def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
-            return self.cross_attention(y, memory, mask=memory_mask, key=key, return_weights=return_weights)
-
-        x, *weights = self._sublayers(x, self_attention, cross_attention, key)
-        named = zip(("self", "cross"), weights, strict=True)
-        return x, {name: w for name, w in named if w is not None}
 
     def extend(
         self,
@@ -146,47 +162,60 @@ class Block(nnx.Module):
           ``(x, cache)``: x [..., T, D], and the updated cache.
         """
 
-        def self_attention(y: Array, key: None) -> tuple[Array, KeysValues]:
+        def self_attention(y: Array, key: Key | None) -> tuple[Array, KeysValues]:
             # The cache holds heads first: the products with one query then need no copy.
-            new = map(heads_first, self.attention.keys_values(y, positions=positions))
-            pairs = [append(old, n, slots) for old, n in zip(cache, new, strict=True)]
-            visible, updated = zip(*pairs, strict=True)
-            visible = map(heads_first, visible)
-            return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], updated
+            k, v = map(heads_first, self.attention.keys_values(y, positions=positions))
+            (visible_k, new_k), (visible_v, new_v) = append(cache[0], k, slots), append(cache[1], v, slots)
+            visible = heads_first(visible_k), heads_first(visible_v)
+            return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], (new_k, new_v)
 
-        def cross_attention(y: Array, key: None) -> tuple[Array, None]:
-            return self.cross_attention.attend(y, *map(heads_first, memory), memory_mask)
+        attend_memory, cross_attention = self.cross_attention, None
+        if attend_memory is not None and memory is not None:
 
-        x, updated, _ = self._sublayers(x, self_attention, cross_attention, None)
+            def cross_attention(y: Array, key: Key | None) -> tuple[Array, Array | None]:
+                return attend_memory.attend(y, heads_first(memory[0]), heads_first(memory[1]), memory_mask)
+
+        x, updated, _, _ = self._sublayers(x, self_attention, cross_attention, None)
         return x, updated
 
     def memory_keys_values(self, memory: Array) -> KeysValues:
-        """The keys and values [..., K, S, H] of cross-attention from the encoder's output [..., S, D]."""
-        return tuple(map(heads_first, self.cross_attention.keys_values(memory)))
+        """The keys and values [..., K, S, H] of cross-attention from the encoder's output [..., S, D].
+
+        Raises:
+          ValueError: the block has no cross-attention.
+        """
+        if self.cross_attention is None:
+            raise ValueError("nn.Block: got a memory without cross-attention; wanted a decoder's block.")
+        k, v = self.cross_attention.keys_values(memory)
+        return heads_first(k), heads_first(v)
 
     def _sublayers(
-        self, x: Array, self_attention: _Sublayer, cross_attention: _Sublayer, key: Key | None
-    ) -> tuple[Array, Any, Any]:
-        """Applies all sublayers; also returns the second output of each attention (weights or cache)."""
+        self,
+        x: Array,
+        self_attention: _Sublayer[E],
+        cross_attention: _Sublayer[C] | None,
+        key: Key | None,
+    ) -> tuple[Array, E, C | None, Auxiliary]:
+        """Applies all sublayers; also returns the second output of each (weights or cache; auxiliary)."""
         keys = split_key(key, 6)
         block_input, cross_extra = x, None
         y, self_extra = self_attention(self._sublayer_input(self.attention_norm, x, block_input), keys[0])
         x = self._residual(self.attention_norm, x, y, keys[1])
-        if self.cross_attention is not None:
-            y, cross_extra = cross_attention(
-                self._sublayer_input(self.cross_attention_norm, x, block_input), keys[2]
-            )
+        if cross_attention is not None and self.cross_attention_norm is not None:
+            y = self._sublayer_input(self.cross_attention_norm, x, block_input)
+            y, cross_extra = cross_attention(y, keys[2])
             x = self._residual(self.cross_attention_norm, x, y, keys[3])
-        y = self.feed_forward(self._sublayer_input(self.feed_forward_norm, x, block_input), key=keys[4])
-        return self._residual(self.feed_forward_norm, x, y, keys[5]), self_extra, cross_extra
+        y = self._sublayer_input(self.feed_forward_norm, x, block_input)
+        y, auxiliary = self.feed_forward(y, key=keys[4])
+        return self._residual(self.feed_forward_norm, x, y, keys[5]), self_extra, cross_extra, auxiliary
 
-    def _sublayer_input(self, norm: Norm, x: Array, block_input: Array) -> Array:
+    def _sublayer_input(self, norm: NormModule, x: Array, block_input: Array) -> Array:
         """The input of a sublayer, by ``norm_placement``."""
         if self.config.norm_placement == "post":
             return x
         return norm(block_input if self.config.norm_placement == "parallel" else x)
 
-    def _residual(self, norm: Norm, x: Array, y: Array, key: Key | None) -> Array:
+    def _residual(self, norm: NormModule, x: Array, y: Array, key: Key | None) -> Array:
         """Adds a sublayer's output y to x, after dropout; post-norm normalizes the sum."""
         chex.assert_equal_shape([x, y])  # a residual must not broadcast
         x = x + ops.dropout(y, self.config.dropout_rate, key)

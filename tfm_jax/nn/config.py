@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tfm_jax.fields import check_fields
-from tfm_jax.nn.feed_forward import Glu, Mlp
-from tfm_jax.nn.norms import LayerNorm, RMSNorm
-from tfm_jax.nn.patches import Patches
-from tfm_jax.nn.pooling import Pooler
-from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
-from tfm_jax.ops.backends import BACKENDS
+from tfm_jax.nn.feed_forward import Mlp
+from tfm_jax.nn.initializers import Initializers
+from tfm_jax.nn.norms import LayerNorm
+from tfm_jax.nn.positions import Sinusoidal
+from tfm_jax.nn.variants import FeedForward, Norm, PatchEmbedding, Pooling, Positions
+from tfm_jax.ops.backends import BACKENDS, Backend
 from tfm_jax.ranges import Count, Finite, Rate, Size
+from tfm_jax.registry import find_variants
 
 __all__ = ["Config", "paper_base", "paper_big"]
 
+_INITIALIZERS = Initializers()
 _IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.sharded))
 
 
@@ -30,17 +32,18 @@ class Config:
       n_kv_heads: K, key/value heads; None is N. Fewer is grouped-query attention, 1 is multi-query attention.
       head_dim: H; None is D / N.
       n_decoder_layers: layers of the decoder of an ``EncoderDecoder``.
-      norm: ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
+      norm: an ``nn.Norm``, such as ``LayerNorm(eps)`` or ``RMSNorm(eps)``.
       norm_placement: ``"pre"``: ``x + f(norm(x))``; ``"post"``: ``norm(x + f(x))`` (Vaswani et al. 2017);
         ``"parallel"``: ``x + f(norm(x)) + g(norm(x))``, all sublayers of one x (GPT-NeoX).
       final_norm: whether a norm follows the last layer (not in Vaswani et al. 2017).
       embedding_norm: whether a norm precedes the first layer, after the position embedding (BERT).
-      positions: ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi``, ``RelativeBias``, or None for none.
+      positions: an ``nn.Positions``, such as ``Sinusoidal``, ``Learned``, ``Rope``, ``Alibi`` or
+        ``RelativeBias``; None for none.
       count_padding: whether default positions count padding too. If False, they count only the valid tokens
         of ``masks.padding(valid)``, passed alone or joined to other masks by ``&`` (OPT, BLOOM).
       window: sliding-window attention of a decoder: tokens that each token attends to, itself included;
         None is all previous ones. The same in every layer (Jiang et al. 2023, "Mistral 7B", section 2).
-      feed_forward: ``Mlp(activation)`` or ``Glu(activation)``.
+      feed_forward: an ``nn.FeedForward``, such as ``Mlp(activation)`` or ``Glu(activation)``.
       attention_bias: biases in the four projections of attention (not in Vaswani et al. 2017).
       attention_output_bias: a bias in the output projection; None is ``attention_bias`` (Qwen2 differs).
       attention_scale: factor of the attention logits; None is 1 / sqrt(H) (T5 has 1).
@@ -51,14 +54,16 @@ class Config:
       share_embeddings: source and target of an ``EncoderDecoder`` share one embedding.
       logits_scale: factor of a decoder's logits (T5: D ** -0.5).
       logits_bias: a learned bias [V] on a decoder's logits (BART, Marian).
-      pooler: ``Pooler(activation)``, which ``Encoder.pooled`` applies to the first token; None for none.
-      patches: read images instead of tokens.
+      pooler: an ``nn.Pooling``, such as ``Pooler(activation)``, which ``Encoder.pooled`` applies; None for
+        none.
+      patches: an ``nn.PatchEmbedding``, such as ``Patches``, to read images instead of tokens.
+      initializers: of kernels and embeddings.
       dropout_rate: on each sublayer's output and on the embeddings, in [0, 1).
       embedding_dropout_rate: on the embeddings; None is ``dropout_rate``.
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
-      attention_implementation: "auto", or a name in ``ops.backends.BACKENDS``, which raises for what it does
-        not support. "ring" is excluded: positions are counted on one device.
+      attention_implementation: "auto", or a name in ``ops.backends.BACKENDS`` or a ``Backend``, which raises
+        for what it does not support. "ring" is excluded: positions are counted on one device.
       dtype: of activations. Norm statistics, softmax and logits stay float32.
       param_dtype: of parameters. They are initialized in float32, then rounded.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
@@ -67,8 +72,8 @@ class Config:
 
     Raises:
       ValueError: a value of another type, a size below 1, ``n_heads`` that does not divide ``d_model`` or is
-        no multiple of ``n_kv_heads``, an odd dimension under ``Rope`` or ``Sinusoidal``, a rate out of range,
-        a scale that is not finite, an unknown choice.
+        no multiple of ``n_kv_heads``, a rate out of range, a scale that is not finite, an unknown choice; and
+        what ``check_config`` of a variant raises, such as an odd dimension under ``Rope``.
     """
 
     vocab_size: Count = 0
@@ -79,14 +84,14 @@ class Config:
     n_kv_heads: Size | None = None
     head_dim: Size | None = None
     n_decoder_layers: Size | None = None
-    norm: LayerNorm | RMSNorm = LayerNorm()
+    norm: Norm = LayerNorm()
     norm_placement: Literal["pre", "post", "parallel"] = "pre"
     final_norm: bool = True
     embedding_norm: bool = False
-    positions: Sinusoidal | Learned | Rope | Alibi | RelativeBias | None = Sinusoidal()
+    positions: Positions | None = Sinusoidal()
     count_padding: bool = True
     window: Size | None = None
-    feed_forward: Mlp | Glu = Mlp()
+    feed_forward: FeedForward = Mlp()
     attention_bias: bool = False
     attention_output_bias: bool | None = None
     attention_scale: Finite | None = None
@@ -97,13 +102,14 @@ class Config:
     share_embeddings: bool = True
     logits_scale: Finite = 1.0
     logits_bias: bool = False
-    pooler: Pooler | None = None
-    patches: Patches | None = None
+    pooler: Pooling | None = None
+    patches: PatchEmbedding | None = None
+    initializers: Initializers = _INITIALIZERS
     dropout_rate: Rate = 0.0
     embedding_dropout_rate: Rate | None = None
     attention_dropout_rate: Rate = 0.0
     feed_forward_dropout_rate: Rate = 0.0
-    attention_implementation: str = "auto"
+    attention_implementation: str | Backend = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["full", "dots"] | None = None
@@ -111,14 +117,10 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
-        if self.attention_implementation not in _IMPLEMENTATIONS:
+        self._check_implementation()
+        if self.patches is not None and self.token_types:
             raise ValueError(
-                f"Config: got attention_implementation={self.attention_implementation!r}; wanted one of "
-                f"{', '.join(_IMPLEMENTATIONS)}."
-            )
-        if isinstance(self.positions, Learned) and self.positions.padding_id is not None and self.patches:
-            raise ValueError(
-                f"Config: got {self.positions} with patches; wanted padding_id=None. Patches have no padding."
+                f"Config: got token_types={self.token_types} with patches; wanted 0. Patches have no types."
             )
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
@@ -130,14 +132,24 @@ class Config:
                 f"Config: got n_kv_heads={self.n_kv_heads} with n_heads={self.n_heads}; wanted a divisor of "
                 "n_heads."
             )
-        if isinstance(self.positions, Rope) and (not (n := self.positions.width(self.H)) or n % 2):
+        for variant in find_variants(self):
+            variant.check_config(self)
+
+    def _check_implementation(self) -> None:
+        got = self.attention_implementation
+        if isinstance(got, Backend) and BACKENDS.get(got.name) == got:
+            # By its name, which a file can hold.
+            object.__setattr__(self, "attention_implementation", got.name)
+            got = got.name
+        if isinstance(got, Backend) and got.capabilities.sharded:
             raise ValueError(
-                f"Config: got {self.positions}, which rotates {n} of the {self.H} elements of a head; "
-                "wanted an even number, at least 2."
+                f"Config: got attention_implementation={got.name!r}, which is for sharded sequences; wanted "
+                "another. Positions are counted on one device."
             )
-        if isinstance(self.positions, Sinusoidal) and self.d_model % 2:
+        if isinstance(got, str) and got not in _IMPLEMENTATIONS:
             raise ValueError(
-                f"Config: got d_model={self.d_model} with {self.positions}; wanted an even d_model."
+                f"Config: got attention_implementation={got!r}; wanted one of {', '.join(_IMPLEMENTATIONS)}, "
+                "or a Backend."
             )
 
     @property

@@ -15,6 +15,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.heads import LanguageModelHead
+from tfm_jax.nn.positions import check_length
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.kv_cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
 from tfm_jax.ops.masks import Mask
@@ -160,7 +161,7 @@ class CachedDecoder(nnx.Module):
             # Padding gets position 0, which is in every table; no token attends to it.
             positions = jnp.maximum(positions, 0)
             x = stack.embed_positions(self.embedding(tokens), positions)
-            bias = stack.position_bias(positions, seen)
+            bias = stack.bias(positions, seen)
             memory_mask = cache.memory_mask
             if memory_mask is not None:
                 S = cache.memory[0][0].shape[-2]
@@ -201,7 +202,7 @@ class CachedDecoder(nnx.Module):
         """
         stack = self.decoder_stack()
         config = stack.config
-        stack.position_embedding.count(capacity)  # raises for more positions than Learned has
+        check_length(config, capacity)
         window = config.window
         rolling = slots is None and window is not None and definitely(lambda: window <= capacity)
         S = max(window - 1, 1) if rolling else capacity if slots is None else slots

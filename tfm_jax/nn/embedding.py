@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax.checks import as_array
-from tfm_jax.nn._parameters import lookup, normal
+from tfm_jax.nn._parameters import initialize, lookup
 from tfm_jax.nn.config import Config
 from tfm_jax.types import Array
 
@@ -24,7 +24,7 @@ class Embedding(nnx.Module):
 
     Args:
       config: V, D, ``scale_embeddings``, ``token_types``, ``dtype``.
-      rngs: initializes the tables from a normal distribution with standard deviation D ** -0.5.
+      rngs: initializes the tables, by ``config.initializers.embedding``.
 
     Raises:
       ValueError: ``config.vocab_size`` is 0.
@@ -35,9 +35,14 @@ class Embedding(nnx.Module):
             raise ValueError(f"nn.Embedding: got vocab_size={config.vocab_size}; wanted at least 1.")
         self.config = config
         D, dtype = config.d_model, config.param_dtype
-        self.table = normal(D**-0.5, rngs.params(), (config.vocab_size, D), dtype)
-        n_types = config.token_types
-        self.token_types = normal(D**-0.5, rngs.params(), (n_types, D), dtype) if n_types else None
+        initializer, n_types = config.initializers.embedding, config.token_types
+        self.table = initialize(initializer, rngs.params(), (config.vocab_size, D), dtype)
+        types = initialize(initializer, rngs.params(), (n_types, D), dtype) if n_types else None
+        self.token_types = types
+
+    def axes(self) -> dict[str, str]:
+        """The letters of the parameters; Y numbers the token types."""
+        return {"table": "V D"} | ({} if self.token_types is None else {"token_types": "Y D"})
 
     def __call__(self, tokens: Array, token_types: Array | None = None) -> Array:
         """Embeds int tokens [..., T] as [..., T, D]; an id outside [0, V) gives NaN.

@@ -6,9 +6,7 @@ from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.extras import Extras, model_extras, with_extras
-from tfm_jax.nn.patches import PatchEmbedding
-from tfm_jax.nn.pooling import PoolerLayer
-from tfm_jax.nn.positions import count_positions
+from tfm_jax.nn.positions import count_positions, valid_tokens
 from tfm_jax.nn.stack import EncoderStack
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
@@ -44,10 +42,10 @@ class Encoder(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         _check_encoder_config(config)
         self.config = config
-        embedding = Embedding if config.patches is None else PatchEmbedding
-        self.embedding = embedding(config, rngs=rngs)
+        patches = config.patches
+        self.embedding = Embedding(config, rngs=rngs) if patches is None else patches.build(config, rngs=rngs)
         self.stack = EncoderStack(config, rngs=rngs)
-        self.pooler = None if config.pooler is None else PoolerLayer(config, rngs=rngs)
+        self.pooler = None if config.pooler is None else config.pooler.build(config, rngs=rngs)
 
     def __call__(
         self,
@@ -121,14 +119,24 @@ class Encoder(nnx.Module):
         positions: Array | None = None,
         key: Key | None = None,
     ) -> Array:
-        """One vector [..., D] per sequence: ``config.pooler`` applied to the first token's vector.
+        """One vector [..., D] per sequence: ``config.pooler`` applied to the hidden states.
 
-        The arguments are those of ``__call__``. Raises ValueError without ``config.pooler``.
+        The arguments are those of ``__call__``. A pooler that reads more than the first token gets the valid
+        tokens of ``masks.padding(valid)``, passed alone or joined to other masks by ``&``.
+
+        Raises:
+          ValueError: ``config.pooler`` is None; the valid tokens cannot be read from the mask.
         """
         if self.pooler is None:
             raise ValueError(
-                "nn.Encoder.pooled: got config.pooler=None; wanted a Pooler, such as nn.Pooler()."
+                "nn.Encoder.pooled: got config.pooler=None; wanted an nn.Pooling, such as nn.Pooler()."
             )
         encoder_key, pooler_key = split_key(key, 2)
         hidden, _ = self.forward(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
-        return self.pooler(hidden, key=pooler_key)
+        pooler = self.config.pooler
+        valid = None
+        if mask is not None and pooler is not None and pooler.reads != "first":
+            valid = valid_tokens(
+                mask, hidden.shape[:-1], str(pooler), "Call the model, then your own pooler."
+            )
+        return self.pooler(hidden, valid, key=pooler_key)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tfm_jax.checks import as_key
 from tfm_jax.nn.config import Config
-from tfm_jax.types import Array, Key, Params
+from tfm_jax.types import Key, Params
 
 __all__ = ["Pure", "check_params", "functionalize", "parameters_of"]
 
@@ -161,7 +161,9 @@ class Pure(Generic[M_co]):
                     f"def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter for each axis."
                 )
             *branch, leaf = parameter.path
-            functools.reduce(lambda node, name: node.setdefault(name, {}), branch, tree)[leaf] = parameter.axes
+            functools.reduce(lambda node, name: node.setdefault(name, {}), branch, tree)[leaf] = (
+                parameter.axes
+            )
         return tree
 
     def __repr__(self) -> str:

@@ -11,8 +11,8 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
-from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.pooling import Pooling, pool
+from tfm_jax.nn.pooling import PoolBy, pool
+from tfm_jax.nn.variants import Activation, as_function
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ranges import RATE, SIZE, check_number
@@ -35,7 +35,13 @@ class LanguageModelHead(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.projection = Linear(
-            (config.d_model,), (config.vocab_size,), bias=False, dtype=config.param_dtype, rngs=rngs
+            (config.d_model,),
+            (config.vocab_size,),
+            axes="D V",
+            bias=False,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
         )
 
     def __call__(self, x: Array) -> Array:
@@ -65,7 +71,7 @@ class ClassificationHead(nnx.Module):
     """
 
     def __init__(
-        self, config: Config, n_classes: int, pooling: Pooling, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
+        self, config: Config, n_classes: int, pooling: PoolBy, dropout_rate: float = 0.0, *, rngs: nnx.Rngs
     ):
         if pooling not in ("mean", "first", None):
             raise ValueError(
@@ -74,7 +80,15 @@ class ClassificationHead(nnx.Module):
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
         self.pooling, self.dropout_rate = pooling, dropout_rate
-        self.dense = Linear((config.d_model,), (n_classes,), bias=True, dtype=config.param_dtype, rngs=rngs)
+        self.dense = Linear(
+            (config.d_model,),
+            (n_classes,),
+            axes="D C",
+            bias=True,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """The logits [..., n_classes], float32, from x [..., T, D]; [..., T, n_classes] without pooling.
@@ -104,7 +118,7 @@ class MaskedLanguageModel(nnx.Module):
 
     Args:
       config: sizes and variants; with ``tie_embeddings`` the output projection is the embedding.
-      activation: of the head, a name that ``ops.activation`` knows.
+      activation: of the head, a name that ``ops.activation`` knows, or an ``nn.Activation``.
       rngs: initializes the parameters.
 
     Raises:
@@ -113,18 +127,18 @@ class MaskedLanguageModel(nnx.Module):
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
 
-    def __init__(self, config: Config, activation: str = "gelu", *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, activation: str | Activation = "gelu", *, rngs: nnx.Rngs):
         if config.pooler is not None:
             raise ValueError(
                 f"nn.MaskedLanguageModel: got pooler={config.pooler!r}; wanted pooler=None. Only nn.Encoder "
                 "and nn.Classifier use it."
             )
-        ops.activation(activation)  # raises for an unknown name
+        as_function(activation)  # raises for an unknown name
         self.activation = activation
         self.encoder = Encoder(config, rngs=rngs)
-        options = {"dtype": config.param_dtype, "rngs": rngs}
-        self.dense = Linear((config.d_model,), (config.d_model,), bias=True, **options)
-        self.norm = Norm(config.norm, config.d_model, **options)
+        D, dtype, kernel = config.d_model, config.param_dtype, config.initializers.kernel
+        self.dense = Linear((D,), (D,), axes="D D", bias=True, dtype=dtype, initializer=kernel, rngs=rngs)
+        self.norm = config.norm.build(D, axis="D", dtype=dtype, rngs=rngs)
         self.head = None if config.tie_embeddings else LanguageModelHead(config, rngs=rngs)
         self.bias = constant(0.0, config.vocab_size, config.param_dtype)
 
@@ -152,7 +166,7 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        x = self.norm(ops.activation(self.activation)(self.dense(x)))
+        x = self.norm(as_function(self.activation)(self.dense(x)))
         logits = self.encoder.embedding.attend(x) if self.head is None else self.head(x)
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
@@ -175,22 +189,23 @@ class Classifier(nnx.Module):
       rngs: initializes the parameters.
 
     Raises:
-      ValueError: ``config.pooler`` with a pooling other than ``"first"``; and as in ``ClassificationHead``.
+      ValueError: a ``config.pooler`` with a pooling other than it ``reads`` (``"first"`` for ``Pooler``); and
+        as in ``ClassificationHead``.
     """
 
     def __init__(
         self,
         config: Config,
         n_classes: int = 10,
-        pooling: Pooling = "mean",
+        pooling: PoolBy = "mean",
         dropout_rate: float = 0.0,
         *,
         rngs: nnx.Rngs,
     ):
-        if config.pooler is not None and pooling != "first":
+        if config.pooler is not None and pooling != config.pooler.reads:
             raise ValueError(
-                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted pooling='first'. A "
-                "pooler reads the first token."
+                f"nn.Classifier: got pooling={pooling!r} with {config.pooler}; wanted "
+                f"pooling={config.pooler.reads!r}, which says what this pooler reads."
             )
         self.encoder = Encoder(config, rngs=rngs)
         head_pooling = pooling if config.pooler is None else None
@@ -233,5 +248,5 @@ class Classifier(nnx.Module):
             return_auxiliary=return_auxiliary,
         )
         if self.encoder.pooler is not None:
-            hidden, valid = self.encoder.pooler(hidden, key=pooler_key), None
+            hidden, valid = self.encoder.pooler(hidden, valid, key=pooler_key), None
         return with_extras(self.head(hidden, valid, key=head_key), extras)

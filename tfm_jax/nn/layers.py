@@ -2,15 +2,18 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax.checks import as_array
 from tfm_jax.nn._parameters import constant, initialize
+from tfm_jax.nn.initializers import GlorotUniform
+from tfm_jax.nn.variants import Initializer
 from tfm_jax.types import Array
 
 __all__ = ["Linear"]
+
+_GLOROT = GlorotUniform()
 
 
 class Linear(nnx.Module):
@@ -23,9 +26,14 @@ class Linear(nnx.Module):
     Args:
       inputs: sizes of the contracted axes, such as ``(D,)`` or ``(N, H)``.
       outputs: sizes of the new axes.
+      axes: the letters of the inputs and the outputs, such as ``"D N H"``, for ``axes()``.
       bias: add a learned bias, initially zero.
       dtype: of the parameters.
-      rngs: initializes the kernel, Glorot-uniform over all input and output axes.
+      initializer: of the kernel, over all input and output axes.
+      rngs: initializes the kernel.
+
+    Raises:
+      ValueError: ``axes`` has not one letter per axis.
     """
 
     def __init__(
@@ -33,17 +41,23 @@ class Linear(nnx.Module):
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
         *,
+        axes: str,
         bias: bool,
         dtype: str = "float32",
+        initializer: Initializer = _GLOROT,
         rngs: nnx.Rngs,
     ):
-        n = len(inputs)
-        self.n_inputs = n
-        init = jax.nn.initializers.glorot_uniform(
-            in_axis=tuple(range(n)), out_axis=tuple(range(n, n + len(outputs)))
-        )
-        self.kernel = initialize(init, rngs.params(), (*inputs, *outputs), dtype)
+        shape, n = (*inputs, *outputs), len(inputs)
+        if not isinstance(axes, str) or len(axes.split()) != len(shape):
+            raise ValueError(f"nn.Linear: got axes={axes!r}; wanted {len(shape)} letters, such as 'D N H'.")
+        self.n_inputs, self.letters = n, axes
+        self.kernel = initialize(initializer, rngs.params(), shape, dtype, inputs=n)
         self.bias = constant(0.0, outputs, dtype) if bias else None
+
+    def axes(self) -> dict[str, str]:
+        """The letters of the parameters."""
+        bias = " ".join(self.letters.split()[self.n_inputs :])
+        return {"kernel": self.letters} | ({} if self.bias is None else {"bias": bias})
 
     def __call__(self, x: Array) -> Array:
         """Maps x ``[..., *inputs]`` to ``[..., *outputs]`` in x's dtype."""

@@ -11,17 +11,19 @@ from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.variants import PatchEmbedding, register_variant
 from tfm_jax.ranges import Size
 from tfm_jax.types import Array
 
 if TYPE_CHECKING:
     from tfm_jax.nn.config import Config
 
-__all__ = ["PatchEmbedding", "Patches"]
+__all__ = ["Patches"]
 
 
+@register_variant
 @dataclass(frozen=True)
-class Patches:
+class Patches(PatchEmbedding):
     """Images as sequences of patches, in row-major order (Dosovitskiy et al. 2021).
 
     Args:
@@ -54,35 +56,42 @@ class Patches:
         """The number of patches of an image."""
         return self.height // self.sides[0] * (self.width // self.sides[1])
 
+    def build(self, config: "Config", *, rngs: nnx.Rngs) -> "PatchLayer":
+        return PatchLayer(self, config, rngs=rngs)
 
-class PatchEmbedding(nnx.Module):
-    """Patch embedding: one linear layer applied to each flattened patch.
+
+class PatchLayer(nnx.Module):
+    """``Patches`` with their parameters: one linear layer applied to each flattened patch.
 
     Equivalent to::
 
         patches = image.reshape(rows, height, columns, width, C).swapaxes(1, 2).reshape(T, height * width * C)
         x = patches @ kernel + bias                            # [T, D], after the class token if any
-
-    Args:
-      config: D, ``patches``, ``dtype``.
-      rngs: initializes the kernel.
     """
 
-    def __init__(self, config: "Config", *, rngs: nnx.Rngs):
-        if config.token_types:
-            raise ValueError(
-                f"nn.PatchEmbedding: got token_types={config.token_types}; wanted 0. Patches have no types."
-            )
-        self.config, patches = config, config.patches
+    def __init__(self, patches: Patches, config: "Config", *, rngs: nnx.Rngs):
+        self.patches, self.dtype = patches, config.dtype
         pixels = math.prod(patches.sides) * patches.channels
-        dtype = config.param_dtype
-        self.projection = Linear((pixels,), (config.d_model,), bias=True, dtype=dtype, rngs=rngs)
-        self.class_token = constant(0.0, (1, config.d_model), dtype) if patches.class_token else None
+        self.projection = Linear(
+            (pixels,),
+            (config.d_model,),
+            axes="P D",
+            bias=True,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
+        )
+        token = constant(0.0, (1, config.d_model), config.param_dtype) if patches.class_token else None
+        self.class_token = token
+
+    def axes(self) -> dict[str, str]:
+        """The letters of the class token."""
+        return {"class_token": "T D"} if self.patches.class_token else {}
 
     def __call__(self, images: Array) -> Array:
         """Maps images [..., height, width, channels] to [..., T, D]."""
         images = as_array("nn.PatchEmbedding", "images", images)
-        p: Patches = self.config.patches
+        p = self.patches
         wanted = (p.height, p.width, p.channels)
         if images.shape[-3:] != wanted:
             raise ValueError(
@@ -92,7 +101,7 @@ class PatchEmbedding(nnx.Module):
         lead, (height, width) = images.shape[:-3], p.sides
         x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)
         x = jnp.swapaxes(x, -4, -3).reshape(*lead, p.count, height * width * p.channels)
-        x = self.projection(x.astype(self.config.dtype))
+        x = self.projection(x.astype(self.dtype))
         if self.class_token is None:
             return x
         token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (*lead, 1, x.shape[-1]))

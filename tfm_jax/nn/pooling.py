@@ -1,7 +1,7 @@
 """Pooling of a sequence into one vector."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +10,7 @@ from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
 from tfm_jax.nn.layers import Linear
-from tfm_jax.ops import activation
+from tfm_jax.nn.variants import Activation, Pooling, as_function, register_variant
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.ranges import Rate
 from tfm_jax.types import Array, Key
@@ -18,30 +18,35 @@ from tfm_jax.types import Array, Key
 if TYPE_CHECKING:
     from tfm_jax.nn.config import Config
 
-__all__ = ["Pooler", "PoolerLayer", "Pooling", "pool"]
+__all__ = ["PoolBy", "Pooler", "pool"]
 
 
+@register_variant
 @dataclass(frozen=True)
-class Pooler:
+class Pooler(Pooling):
     """BERT's pooler: ``activation(x W + b)`` of the first token's vector.
 
     Args:
-      activation: a name that ``ops.activation`` knows.
+      activation: a name that ``ops.activation`` knows, or an ``nn.Activation``.
       dropout_rate: on the input, in [0, 1) (0 in BERT, not in RoBERTa's head).
     """
 
-    activation: str = "tanh"
+    reads: ClassVar[Literal["mean", "first"]] = "first"
+    activation: str | Activation = "tanh"
     dropout_rate: Rate = 0.0
 
     def __post_init__(self):
         check_fields(self)
-        activation(self.activation)
+        as_function(self.activation)  # raises for an unknown name
+
+    def build(self, config: "Config", *, rngs: nnx.Rngs) -> "PoolerLayer":
+        return PoolerLayer(self, config, rngs=rngs)
 
 
-Pooling = Literal["mean", "first"] | None
+PoolBy = Literal["mean", "first"] | None
 
 
-def pool(x: Array, pooling: Pooling, valid: Array | None = None) -> Array:
+def pool(x: Array, pooling: PoolBy, valid: Array | None = None) -> Array:
     """Pools a sequence into one vector.
 
     Equivalent to::
@@ -83,19 +88,22 @@ class PoolerLayer(nnx.Module):
 
         activation(dropout(x[..., 0, :]) @ kernel + bias)
 
-    Args:
-      config: D and ``pooler``.
-      rngs: initializes the kernel.
-
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
     """
 
-    def __init__(self, config: "Config", *, rngs: nnx.Rngs):
-        self.pooler = config.pooler
-        D = config.d_model
-        self.dense = Linear((D,), (D,), bias=True, dtype=config.param_dtype, rngs=rngs)
+    def __init__(self, pooler: Pooler, config: "Config", *, rngs: nnx.Rngs):
+        self.pooler = pooler
+        self.dense = Linear(
+            (config.d_model,),
+            (config.d_model,),
+            axes="D D",
+            bias=True,
+            dtype=config.param_dtype,
+            initializer=config.initializers.kernel,
+            rngs=rngs,
+        )
 
-    def __call__(self, x: Array, *, key: Key | None = None) -> Array:
+    def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """Maps x [..., T, D] to [..., D]. ``key`` is for dropout; None is no dropout."""
-        first = ops.dropout(_first(as_array("nn.PoolerLayer", "x", x)), self.pooler.dropout_rate, key)
-        return ops.activation(self.pooler.activation)(self.dense(first))
+        first = ops.dropout(_first(as_array("nn.Pooler", "x", x)), self.pooler.dropout_rate, key)
+        return as_function(self.pooler.activation)(self.dense(first))

@@ -1,7 +1,6 @@
-"""Position schemes: sinusoidal, learned, RoPE, ALiBi, relative bias; and the modules that apply them."""
+"""Position schemes: sinusoidal, learned, RoPE, ALiBi, relative bias; and the layers that apply them."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,10 @@ from flax import nnx
 from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
-from tfm_jax.nn._parameters import lookup, normal
+from tfm_jax.nn._parameters import initialize, lookup
+from tfm_jax.nn.initializers import Normal
+from tfm_jax.nn.variants import Positions, register_variant
+from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.masks.algebra import Dense, conjuncts, nodes
 from tfm_jax.ops.masks.leaves import Padding
@@ -26,19 +28,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Alibi",
     "Learned",
-    "PositionBias",
-    "PositionEmbedding",
     "RelativeBias",
     "Rope",
     "Sinusoidal",
+    "check_length",
     "count_positions",
+    "position_scheme",
+    "valid_tokens",
 ]
 
 Pairing = Literal["interleaved", "half"]
 
 
+@register_variant
 @dataclass(frozen=True)
-class Sinusoidal:
+class Sinusoidal(Positions):
     """Sinusoidal position embedding (Vaswani et al. 2017, section 3.5)."""
 
     theta: Positive = 10_000.0
@@ -47,9 +51,17 @@ class Sinusoidal:
     def __post_init__(self):
         check_fields(self)
 
+    def check_config(self, config: "Config") -> None:
+        if config.d_model % 2:
+            raise ValueError(f"Config: got d_model={config.d_model} with {self}; wanted an even d_model.")
 
+    def build_embedding(self, config: "Config", *, rngs: nnx.Rngs) -> "SinusoidalLayer":
+        return SinusoidalLayer(self)
+
+
+@register_variant
 @dataclass(frozen=True)
-class Learned:
+class Learned(Positions):
     """Learned position embedding; a longer input is an error.
 
     Args:
@@ -69,9 +81,19 @@ class Learned:
         """Rows of the table."""
         return self.max_length + (self.padding_id is not None)
 
+    def check_config(self, config: "Config") -> None:
+        if self.padding_id is not None and config.patches is not None:
+            raise ValueError(
+                f"Config: got {self} with patches; wanted padding_id=None. Patches have no padding."
+            )
 
+    def build_embedding(self, config: "Config", *, rngs: nnx.Rngs) -> "LearnedLayer":
+        return LearnedLayer(self, config, rngs=rngs)
+
+
+@register_variant
 @dataclass(frozen=True)
-class Rope:
+class Rope(Positions):
     """Rotary position embedding of queries and keys (Su et al. 2021).
 
     With a ``fraction`` below 1 only the first elements of each head are rotated (GPT-NeoX).
@@ -88,14 +110,31 @@ class Rope:
         """The number of rotated elements of a head."""
         return int(head_dim * self.fraction)
 
+    def check_config(self, config: "Config") -> None:
+        if not (n := self.width(config.H)) or n % 2:
+            raise ValueError(
+                f"Config: got {self}, which rotates {n} of the {config.H} elements of a head; "
+                "wanted an even number, at least 2."
+            )
 
+    def rotate(self, x: Array, positions: Array) -> Array:
+        rotated, rest = jnp.split(x, [self.width(x.shape[-1])], axis=-1)
+        rotated = ops.rotary(rotated, positions, theta=self.theta, pairing=self.pairing)
+        return jnp.concatenate([rotated, rest], axis=-1)
+
+
+@register_variant
 @dataclass(frozen=True)
-class Alibi:
+class Alibi(Positions):
     """ALiBi: a linear penalty on distance, added to the attention logits (Press et al. 2022)."""
 
+    def build_bias(self, config: "Config", *, bidirectional: bool, rngs: nnx.Rngs) -> "AlibiLayer":
+        return AlibiLayer(config.n_heads)
 
+
+@register_variant
 @dataclass(frozen=True)
-class RelativeBias:
+class RelativeBias(Positions):
     """T5's relative position bias: one learned value per head and bucket of distance, shared by all layers.
 
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1.
@@ -112,6 +151,9 @@ class RelativeBias:
                 "above half of them."
             )
 
+    def build_bias(self, config: "Config", *, bidirectional: bool, rngs: nnx.Rngs) -> "RelativeBiasLayer":
+        return RelativeBiasLayer(self, config, bidirectional=bidirectional, rngs=rngs)
+
 
 def _at(positions: Array, indices: Array) -> Array:
     """The positions [..., T] at int indices [t]."""
@@ -120,11 +162,18 @@ def _at(positions: Array, indices: Array) -> Array:
     return positions[..., indices]
 
 
-def _check_length(scheme: object, length: int) -> None:
-    """Raises for a sequence longer than the table of ``Learned``."""
-    if isinstance(scheme, Learned) and definitely(lambda: length > scheme.max_length):
+def position_scheme(config: "Config") -> Positions:
+    """The position scheme of a config; for None one that does nothing."""
+    return Positions() if config.positions is None else config.positions
+
+
+def check_length(config: "Config", length: int) -> None:
+    """Raises for a sequence of more positions than the scheme has."""
+    scheme = position_scheme(config)
+    limit = scheme.max_length
+    if limit is not None and definitely(lambda: length > limit):
         raise ValueError(
-            f"Learned: got a sequence of {length}; wanted at most max_length={scheme.max_length}. Raise "
+            f"{type(scheme).__name__}: got a sequence of {length}; wanted at most max_length={limit}. Raise "
             "max_length or truncate the input."
         )
 
@@ -149,33 +198,48 @@ def count_positions(config: "Config", inputs: Array, mask: Mask | Array | None) 
     Raises:
       ValueError: the valid tokens cannot be read from the mask: an array, or padding under ``|`` or ``~``.
     """
-    scheme = config.positions
-    by_id = isinstance(scheme, Learned) and scheme.padding_id is not None
-    if not by_id and (config.count_padding or config.patches or mask is None):
+    padding_id = position_scheme(config).padding_id
+    if padding_id is not None:
+        inputs = as_array("nn.Embedding", "tokens", inputs)
+        check_length(config, inputs.shape[-1])
+        return _count(inputs != padding_id)
+    if config.count_padding or config.patches is not None or mask is None:
         return None
     inputs = as_array("nn.Embedding", "tokens", inputs)
-    if by_id:
-        _check_length(scheme, inputs.shape[-1])
-        return _count(inputs != scheme.padding_id)
-    valid = _valid_tokens(mask)
-    # The check of the mask reports a shape that does not fit.
-    if not valid or any(_misfits(x.shape, inputs.shape) for x in valid):
+    counter = "a model that counts only valid tokens (count_padding=False)"
+    valid = valid_tokens(mask, inputs.shape, counter, "With such a mask pass positions too.")
+    if valid is None:
         return None
-    _check_length(scheme, inputs.shape[-1])
-    return jnp.maximum(_count(functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))), 0)
+    check_length(config, inputs.shape[-1])
+    return jnp.maximum(_count(valid), 0)
 
 
-def _valid_tokens(mask: Mask | Array) -> list[Array]:
-    """The arrays of the padding masks that are joined to the rest of a mask by ``&``."""
+def valid_tokens(mask: Mask | Array, shape: tuple[int, ...], reader: str, fix: str) -> Array | None:
+    """The valid tokens by the padding masks that are joined to the rest of a mask by ``&``.
+
+    Args:
+      mask: the caller's mask.
+      shape: [..., T] of the tokens.
+      reader: what reads them, for the error.
+      fix: the last sentence of the error.
+
+    Returns:
+      bool [..., T]; None without padding masks, and for those of another shape, which attention reports.
+
+    Raises:
+      ValueError: an array, or padding under ``|`` or ``~``.
+    """
     parts = conjuncts(mask) if isinstance(mask, Mask) else [Dense(mask)]
     for part in parts:
         if not isinstance(part, Padding) and any(isinstance(x, Padding | Dense) for x in nodes(part)):
             raise ValueError(
-                "mask: got an array, or padding under | or ~, for a model that counts only valid tokens "
-                "(count_padding=False); wanted masks.padding(valid), joined to other masks by &. "
-                "With such a mask pass positions too."
+                f"mask: got an array, or padding under | or ~, for {reader}; wanted masks.padding(valid), "
+                f"joined to other masks by &. {fix}"
             )
-    return [part.valid for part in parts if isinstance(part, Padding)]
+    valid = [part.valid for part in parts if isinstance(part, Padding)]
+    if not valid or any(_misfits(x.shape, shape) for x in valid):
+        return None
+    return functools.reduce(jnp.logical_and, jnp.broadcast_arrays(*valid))
 
 
 def _misfits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -191,86 +255,93 @@ def _count(valid: Array) -> Array:
     return jnp.where(valid, jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, -1)
 
 
-class PositionEmbedding(nnx.Module):
-    """Adds ``Sinusoidal`` or ``Learned`` positions; the identity for every other scheme.
+class SinusoidalLayer(nnx.Module):
+    """Adds the vectors of ``Sinusoidal`` positions."""
 
-    Args:
-      config: D and ``positions``.
-      rngs: initializes the table of ``Learned``, normal with standard deviation D ** -0.5.
-    """
+    def __init__(self, scheme: Sinusoidal):
+        self.scheme = scheme
 
-    def __init__(self, config: "Config", *, rngs: nnx.Rngs):
-        self.config, scheme = config, config.positions
-        if isinstance(scheme, Learned):
-            shape = (scheme.rows, config.d_model)
-            self.table = normal(config.d_model**-0.5, rngs.params(), shape, config.param_dtype)
-        else:
-            self.table = None
+    def __call__(self, x: Array, positions: Array) -> Array:
+        """Adds the vectors of int positions [..., T] to x [..., T, D]."""
+        x, positions = as_array("nn.Sinusoidal", "x", x), as_array("nn.Sinusoidal", "positions", positions)
+        theta, pairing = self.scheme.theta, self.scheme.pairing
+        added = ops.sinusoidal(positions, x.shape[-1], theta=theta, pairing=pairing)
+        return x + jnp.broadcast_to(added.astype(x.dtype), x.shape)
 
-    def count(self, length: int) -> Array:
-        """The positions 0 .. length - 1; raises if ``Learned`` has fewer."""
-        _check_length(self.config.positions, length)
-        return jnp.arange(length, dtype=jnp.int32)
+
+class LearnedLayer(nnx.Module):
+    """Adds the vectors of ``Learned`` positions, rows of a table."""
+
+    def __init__(self, scheme: Learned, config: "Config", *, rngs: nnx.Rngs):
+        self.scheme = scheme
+        shape = (scheme.rows, config.d_model)
+        self.table = initialize(config.initializers.embedding, rngs.params(), shape, config.param_dtype)
+
+    def axes(self) -> dict[str, str]:
+        """The letters of the parameters."""
+        return {"table": "T D"}
 
     def __call__(self, x: Array, positions: Array) -> Array:
         """Adds the vectors of int positions [..., T] to x [..., T, D].
 
-        A position outside the table of ``Learned`` gives NaN, never another position's vector. With a
-        ``padding_id``, -1 is the position of padding.
+        A position outside the table gives NaN, never another position's vector. With a ``padding_id``, -1 is
+        the position of padding.
         """
-        x = as_array("nn.PositionEmbedding", "x", x)
-        positions = as_array("nn.PositionEmbedding", "positions", positions)
-        scheme = self.config.positions
-        if isinstance(scheme, Learned):
-            # Row 0 is for padding. Without a padding_id, adding 0 would put an addition into the program.
-            rows = positions if scheme.padding_id is None else positions + 1
-            added = lookup(self.table[...], rows)
-        elif isinstance(scheme, Sinusoidal):
-            added = ops.sinusoidal(positions, x.shape[-1], theta=scheme.theta, pairing=scheme.pairing)
-        else:
-            return x
+        x, positions = as_array("nn.Learned", "x", x), as_array("nn.Learned", "positions", positions)
+        # Row 0 is for padding. Without a padding_id, adding 0 would put an addition into the program.
+        rows = positions if self.scheme.padding_id is None else positions + 1
+        added = lookup(self.table[...], rows)
         return x + jnp.broadcast_to(added.astype(x.dtype), x.shape)
 
 
-class PositionBias(nnx.Module):
-    """Attention bias of ``Alibi`` or ``RelativeBias``; None for every other scheme.
+class AlibiLayer(nnx.Module):
+    """Attention bias of ``Alibi``."""
 
-    Args:
-      config: N and ``positions``.
-      bidirectional: distinguish keys before and after the query, as an encoder does.
-      rngs: initializes the table of ``RelativeBias``, normal with standard deviation D ** -0.5.
+    def __init__(self, n_heads: int):
+        self.n_heads = n_heads
+
+    def __call__(self, query_positions: Array, key_positions: Array) -> Bias:
+        """The bias between int positions [..., T] and [..., S], as a function of indices."""
+
+        def alibi(q: Array, k: Array, i: Array, j: Array) -> Array:
+            return ops.alibi(self.n_heads, _at(q, i), _at(k, j))
+
+        return jax.tree_util.Partial(alibi, query_positions, key_positions)
+
+
+class RelativeBiasLayer(nnx.Module):
+    """Attention bias of ``RelativeBias``, with its table.
+
+    The table is normal with standard deviation D ** -0.5, whatever ``config.initializers``: its values are
+    logits, not vectors.
     """
 
-    def __init__(self, config: "Config", *, bidirectional: bool, rngs: nnx.Rngs):
-        self.config, self.bidirectional, scheme = config, bidirectional, config.positions
-        if isinstance(scheme, RelativeBias):
-            shape = (scheme.buckets, config.n_heads)
-            self.table = normal(config.d_model**-0.5, rngs.params(), shape, config.param_dtype)
-        else:
-            self.table = None
+    def __init__(self, scheme: RelativeBias, config: "Config", *, bidirectional: bool, rngs: nnx.Rngs):
+        self.scheme, self.bidirectional = scheme, bidirectional
+        shape = (scheme.buckets, config.n_heads)
+        self.table = initialize(Normal(config.d_model**-0.5), rngs.params(), shape, config.param_dtype)
 
-    def __call__(
-        self, query_positions: Array, key_positions: Array
-    ) -> Callable[[Array, Array], Array] | None:
+    def axes(self) -> dict[str, str]:
+        """The letters of the parameters; R numbers the buckets."""
+        return {"table": "R N"}
+
+    def __call__(self, query_positions: Array, key_positions: Array) -> Bias:
         """The bias between int positions [..., T] and [..., S], as a function.
 
         Returns:
           A function of query indices [t] and key indices [s] that returns float32 [..., N, t, s].
           ``ops.attention`` evaluates it one tile at a time and never builds a T x S table.
         """
-        scheme = self.config.positions
-        if isinstance(scheme, Alibi):
-
-            def alibi(q: Array, k: Array, i: Array, j: Array) -> Array:
-                return ops.alibi(self.config.n_heads, _at(q, i), _at(k, j))
-
-            return jax.tree_util.Partial(alibi, query_positions, key_positions)
-        if not isinstance(scheme, RelativeBias):
-            return None
-        options = {"buckets": scheme.buckets, "max_distance": scheme.max_distance}
+        scheme, bidirectional = self.scheme, self.bidirectional
 
         def relative(table: Array, q: Array, k: Array, i: Array, j: Array) -> Array:
-            buckets = ops.relative_buckets(_at(q, i), _at(k, j), **options, bidirectional=self.bidirectional)
+            buckets = ops.relative_buckets(
+                _at(q, i),
+                _at(k, j),
+                buckets=scheme.buckets,
+                max_distance=scheme.max_distance,
+                bidirectional=bidirectional,
+            )
             return jnp.moveaxis(table[buckets].astype(jnp.float32), -1, -3)
 
         return jax.tree_util.Partial(relative, self.table[...], query_positions, key_positions)

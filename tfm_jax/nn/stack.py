@@ -1,7 +1,7 @@
 """Stacks of Transformer blocks, scanned over layers: one block is compiled for any number of layers."""
 
-import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,12 @@ from flax import nnx
 
 from tfm_jax import ops
 from tfm_jax.checks import as_array
-from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock, split_key
+from tfm_jax.nn.blocks import Block, DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Extras
-from tfm_jax.nn.norms import Norm
-from tfm_jax.nn.positions import PositionBias, PositionEmbedding
+from tfm_jax.nn.positions import check_length, position_scheme
+from tfm_jax.nn.variants import NormModule
+from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import vary_with
 from tfm_jax.types import Array, Key, Params
@@ -26,7 +27,10 @@ _REMAT = {
 }
 
 
-def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, *, rngs: nnx.Rngs) -> nnx.Module:
+M = TypeVar("M", bound=nnx.Module)
+
+
+def stack_layers(make: Callable[[nnx.Rngs], M], n_layers: int, *, rngs: nnx.Rngs) -> M:
     """A module with the parameters of n layers, stacked on a new first axis L."""
     graphs = []
 
@@ -53,7 +57,7 @@ class Stack(nnx.Module):
       config: sizes and variants.
       n_layers: L.
       make_block: makes one block from an ``nnx.Rngs``.
-      bidirectional: ``RelativeBias`` distinguishes keys before and after the query.
+      bidirectional: whether keys may be after the query, for the bias of the position scheme.
       rngs: initializes the parameters.
     """
 
@@ -61,15 +65,19 @@ class Stack(nnx.Module):
         self,
         config: Config,
         n_layers: int,
-        make_block: Callable[[nnx.Rngs], nnx.Module],
+        make_block: Callable[[nnx.Rngs], Block],
         *,
         bidirectional: bool,
         rngs: nnx.Rngs,
     ):
         self.config, self.n_layers = config, n_layers
-        norm = functools.partial(Norm, config.norm, config.d_model, dtype=config.param_dtype, rngs=rngs)
-        self.position_embedding = PositionEmbedding(config, rngs=rngs)
-        self.position_bias = PositionBias(config, bidirectional=bidirectional, rngs=rngs)
+        scheme = position_scheme(config)
+
+        def norm() -> NormModule:
+            return config.norm.build(config.d_model, axis="D", dtype=config.param_dtype, rngs=rngs)
+
+        self.position_embedding = scheme.build_embedding(config, rngs=rngs)
+        self.position_bias = scheme.build_bias(config, bidirectional=bidirectional, rngs=rngs)
         self.embedding_norm = norm() if config.embedding_norm else None
         self.layers = stack_layers(make_block, n_layers, rngs=rngs)
         self.norm = norm() if config.final_norm else None
@@ -94,18 +102,18 @@ class Stack(nnx.Module):
           positions: int [..., T] or [T]; None is 0 .. T - 1.
           key: PRNG key for dropout; None is no dropout.
           return_weights: also return the attention weights of every layer.
+          return_auxiliary: also return the auxiliary losses, added over the layers.
 
         Returns:
-          ``(x, weights)``: x [..., T, D]; weights ``{"self": [L, ..., N, T, T], "cross": ...}``.
+          ``(x, extras)``: x [..., T, D]; extras has ``"weights"`` ``{"self": [L, ..., N, T, T], "cross":
+          ...}`` and ``"auxiliary"`` ``{name: (sum, weight)}``, each if its flag is set.
 
         Raises:
-          ValueError: positions of another shape or dtype, or T above the ``max_length`` of ``Learned``.
+          ValueError: positions of another shape or dtype, or T above the scheme's ``max_length``.
         """
         x = as_array("nn.Stack", "x", x)
         T = x.shape[-2]
-        if positions is None:
-            positions = self.position_embedding.count(T)
-        positions = jnp.asarray(positions)
+        positions = self.count(T) if positions is None else jnp.asarray(positions)
         if positions.shape[-1] != T or positions.ndim not in (1, x.ndim - 1):
             raise ValueError(
                 f"nn.{type(self).__name__}: got positions of shape {positions.shape} with x of shape "
@@ -116,7 +124,7 @@ class Stack(nnx.Module):
                 f"nn.{type(self).__name__}: got positions of dtype {positions.dtype}; wanted integers."
             )
         embed_key, layers_key = split_key(key, 2)
-        bias = self.position_bias(positions, positions)
+        bias = self.bias(positions, positions)
         # Strict rank promotion: a shared [T] becomes [1, ..., T].
         positions = positions.reshape((1,) * (x.ndim - 1 - positions.ndim) + positions.shape)
         rate = self.config.embedding_dropout_rate
@@ -136,6 +144,7 @@ class Stack(nnx.Module):
                 bias=bias,
                 key=key,
                 return_weights=return_weights,
+                return_auxiliary=return_auxiliary,
             )
 
         if self.config.remat is not None:
@@ -143,25 +152,32 @@ class Stack(nnx.Module):
         keys = None if layers_key is None else jax.random.split(layers_key, self.n_layers)
         unroll = self.n_layers if self.config.unroll else 1
         per_layer = (nnx.to_pure_dict(params), keys)
-        table = None if self.position_bias.table is None else self.position_bias.table[...]
-        x = vary_with(x, (per_layer, mask, memory, memory_mask, table, positions))
-        x, weights = jax.lax.scan(layer, x, per_layer, unroll=unroll)
-        extras: Extras = {}
-        if return_weights:
-            extras["weights"] = weights
+        # A bias is a function, with its arrays if it is a pytree.
+        arrays = [leaf for leaf in jax.tree.leaves(bias) if isinstance(leaf, jax.Array)]
+        x = vary_with(x, (per_layer, mask, memory, memory_mask, arrays, positions))
+        x, extras = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         if return_auxiliary:
-            extras["auxiliary"] = {}
+            extras["auxiliary"] = jax.tree.map(lambda per_layer: per_layer.sum(0), extras["auxiliary"])
         return (x if self.norm is None else self.norm(x)), extras
+
+    def count(self, length: int) -> Array:
+        """The positions 0 .. length - 1; raises if the scheme has fewer."""
+        check_length(self.config, length)
+        return jnp.arange(length, dtype=jnp.int32)
+
+    def bias(self, query_positions: Array, key_positions: Array) -> Bias | None:
+        """The bias of self-attention between int positions [..., T] and [..., S]; None if there is none."""
+        return None if self.position_bias is None else self.position_bias(query_positions, key_positions)
 
     def axes(self) -> dict[str, str]:
         return {"layers": "L"}
 
     def embed_positions(self, x: Array, positions: Array) -> Array:
         """The first layer's input: x [..., T, D] with its int positions [..., T] added, then normalized."""
-        x = self.position_embedding(x, positions)
+        x = x if self.position_embedding is None else self.position_embedding(x, positions)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
-    def unstack(self) -> list[nnx.Module]:
+    def unstack(self) -> list[Block]:
         """The L blocks, each with its own slice of the stacked parameters."""
         graph, params = nnx.split(self.layers, graph=False)
         params = nnx.to_pure_dict(params)

@@ -13,7 +13,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.decoding import Cache, CachedDecoder, cross_attention_mask, output_head
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.extras import Extras, model_extras, with_extras
-from tfm_jax.nn.positions import Learned, count_positions
+from tfm_jax.nn.positions import count_positions, position_scheme
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
@@ -35,7 +35,7 @@ def _check_decoder_config(model: str, config: Config) -> None:
                 f"{model}: got {name}={got!r}; wanted {name}={wanted}. "
                 "Only nn.Encoder and nn.Classifier use it."
             )
-    if isinstance(config.positions, Learned) and config.positions.padding_id is not None:
+    if position_scheme(config).padding_id is not None:
         raise ValueError(
             f"{model}: got {config.positions}; wanted padding_id=None. A decoder counts every token."
         )

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.nn.extras import Auxiliary
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.registry import Variant, register_variant
-from tfm_jax.types import Array, Key, SumWeight
+from tfm_jax.types import Array, Key
 
 if TYPE_CHECKING:
     from tfm_jax.nn.config import Config
 
 __all__ = [
     "Activation",
-    "Auxiliary",
     "FeedForward",
     "Initializer",
     "Norm",
@@ -35,9 +35,6 @@ __all__ = [
     "as_function",
     "register_variant",
 ]
-
-Auxiliary = dict[str, SumWeight]
-"""Auxiliary losses by name, each ``(sum, weight)``, float32 scalars, which a stack adds over its layers."""
 
 
 class NormModule(Protocol):
