@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tfm_jax import nn
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import unpack
 from tfm_jax.laws.suites.cases.variants import (
+    Built,
     Model,
     ModuleSubject,
     assert_finite,
@@ -30,8 +30,6 @@ from tfm_jax.laws.suites.cases.vectors import (
     vectors_are_independent,
 )
 from tfm_jax.laws.suites.feed_forward import examples_are_independent, permutation_equivariance
-from tfm_jax.nn.functional import Pure
-from tfm_jax.nn.variants import FeedForward
 from tfm_jax.types import Array
 
 __all__ = ["feed_forward_variant"]
@@ -47,9 +45,9 @@ class FeedForwardVariantSubject(ModuleSubject):
       variant: an ``nn.FeedForward``, or its class where all fields have defaults.
     """
 
-    def __init__(self, variant: FeedForward | type[FeedForward]):
+    def __init__(self, variant: nn.FeedForward | type[nn.FeedForward]):
         super().__init__(self.raw)
-        self.variant = instance_of(FeedForward, variant)
+        self.variant = instance_of(nn.FeedForward, variant)
         self.model = functools.cache(lambda size: Model(self.pure("float32")))
 
     def config(self, **fields: object) -> nn.Config:
@@ -57,7 +55,7 @@ class FeedForwardVariantSubject(ModuleSubject):
         sizes = {"vocab_size": 5, "d_model": D, "d_ff": F, "n_heads": 2, "n_layers": 3, "positions": None}
         return nn.Config(**{**sizes, "feed_forward": self.variant, **fields})
 
-    def pure(self, param_dtype: str) -> Pure[nnx.Module]:
+    def pure(self, param_dtype: str) -> nn.Pure[Built]:
         """The module that the variant builds."""
         return module_of(functools.partial(self.variant.build, self.config(param_dtype=param_dtype)))
 
@@ -126,7 +124,7 @@ def scanned_matches_unrolled(f: FeedForwardVariantSubject, x: VectorsCase) -> No
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(model: Pure[nn.Encoder], params: object, tokens: Array) -> Array:
+def _encode(model: nn.Pure[nn.Encoder], params: object, tokens: Array) -> Array:
     return model.apply(params, tokens)
 
 

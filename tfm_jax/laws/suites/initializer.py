@@ -111,7 +111,7 @@ def other_axes_do_not_change_the_scale(initialize: InitializerSubject, x: Parame
     one = [initialize(key, Axes((SIZE, SIZE), (0,), (1,))) for key in jax.random.split(x.key, EXPERTS)]
     many = initialize(x.key, Axes((EXPERTS, SIZE, SIZE), (1,), (2,)))
     got, wanted = (np.sqrt(np.square(np.stack(list(y), dtype=np.float64)).mean()) for y in (many, one))
-    ratio = got / wanted if wanted else 1 + got
+    ratio = got / wanted if wanted > 0 else 1 + got
     what = f"root mean square of [{EXPERTS}, {SIZE}, {SIZE}], relative to that of [{SIZE}, {SIZE}]"
     assert_close(ratio, 1, atol=0.05, what=what)
 

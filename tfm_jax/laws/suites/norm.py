@@ -2,10 +2,10 @@
 
 import functools
 
-from flax import nnx
-
+from tfm_jax import nn
 from tfm_jax.laws.law import Suite, law
 from tfm_jax.laws.suites.cases.variants import (
+    Built,
     Model,
     ModuleSubject,
     assert_parameters,
@@ -23,8 +23,6 @@ from tfm_jax.laws.suites.cases.vectors import (
     dtype_is_preserved,
     vectors_are_independent,
 )
-from tfm_jax.nn.functional import Pure
-from tfm_jax.nn.variants import Norm
 
 __all__ = ["norm"]
 
@@ -36,12 +34,12 @@ class NormSubject(ModuleSubject):
       variant: an ``nn.Norm``, or its class where all fields have defaults.
     """
 
-    def __init__(self, variant: Norm | type[Norm]):
+    def __init__(self, variant: nn.Norm | type[nn.Norm]):
         super().__init__(self.raw)
-        self.variant = instance_of(Norm, variant)
+        self.variant = instance_of(nn.Norm, variant)
         self.model = functools.cache(lambda size: Model(self.pure(size, "D", "float32")))
 
-    def pure(self, size: int, axis: str, dtype: str) -> Pure[nnx.Module]:
+    def pure(self, size: int, axis: str, dtype: str) -> nn.Pure[Built]:
         """The module that the variant builds."""
         return module_of(functools.partial(self.variant.build, size, axis=axis, dtype=dtype))
 

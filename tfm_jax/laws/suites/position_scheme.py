@@ -1,7 +1,8 @@
-"""The laws of every position scheme, such as ``nn.Rope()``: its embedding, its rotation, its bias, its cache."""
+"""The laws of every position scheme, such as ``nn.Rope()``: embedding, rotation, bias, KV cache."""
 
 import dataclasses
 import functools
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,15 @@ from tfm_jax.laws.suites.cached_decoder import cases as cache_cases
 from tfm_jax.laws.suites.cases.positions import MAX_POSITION
 from tfm_jax.laws.suites.cases.seeded import Seeded
 from tfm_jax.laws.suites.cases.tokens import IDS, TOLERANCE
-from tfm_jax.laws.suites.cases.variants import Model, assert_finite, assert_parameters, instance_of, module_of
-from tfm_jax.nn.functional import Pure
-from tfm_jax.nn.variants import Positions
+from tfm_jax.laws.suites.cases.variants import (
+    Built,
+    Model,
+    assert_finite,
+    assert_parameters,
+    instance_of,
+    module_of,
+)
+from tfm_jax.nn.decoding import decode_step, init_cache
 from tfm_jax.types import Array
 
 __all__ = ["position_scheme"]
@@ -30,6 +37,7 @@ N, H = 2, 8
 D = N * H
 SHAPES = ((1, 1), (1, 2), (2, 3))  # B, T, the simplest first
 PARTS = ("embedding", "rotation", "bias")
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,29 +75,29 @@ class SchemeSubject(Subject):
         ``max_length``, which must be at least 5.
     """
 
-    def __init__(self, variant: Positions | type[Positions]):
+    def __init__(self, variant: nn.Positions | type[nn.Positions]):
         super().__init__(self.raw)
-        self.variant = instance_of(Positions, variant)
+        self.variant = instance_of(nn.Positions, variant)
 
-    def config(self, **fields: str) -> nn.Config:
+    @property
+    def config(self) -> nn.Config:
         """A model with this scheme."""
-        return nn.Config(
-            vocab_size=IDS + 1, d_model=D, n_heads=N, d_ff=12, n_layers=1, positions=self.variant, **fields
-        )
+        sizes = nn.Config(vocab_size=IDS, d_model=D, n_heads=N, d_ff=12, n_layers=1, positions=None)
+        return dataclasses.replace(sizes, positions=self.variant)
 
-    def pure(self, part: str, param_dtype: str = "float32") -> Pure[nnx.Module] | None:
+    def pure(self, part: str, dtype: Dtype = "float32") -> nn.Pure[Built] | None:
         """The module of the "embedding" or the "bias"; None if the scheme has none."""
-        config = self.config(param_dtype=param_dtype)
+        config = dataclasses.replace(self.config, param_dtype=dtype)
 
         def build(rngs: nnx.Rngs) -> Function | None:
             if part == "embedding":
                 return self.variant.build_embedding(config, rngs=rngs)
             return self.variant.build_bias(config, bidirectional=True, rngs=rngs)
 
-        return None if build(nnx.Rngs(0)) is None else module_of(build)
+        return module_of(build) if build(nnx.Rngs(0)) else None
 
     @functools.cached_property
-    def models(self) -> dict[str, Model]:
+    def models(self) -> dict[str, Model[Built]]:
         """The modules that the scheme has, by part."""
         pure = {part: self.pure(part) for part in ("embedding", "bias")}
         return {part: Model(model) for part, model in pure.items() if model is not None}
@@ -123,23 +131,18 @@ class SchemeSubject(Subject):
     @functools.cached_property
     def read(self) -> "tuple[Function, Function]":
         """The logits of a decoder: in chunks with a KV cache, and of a forward pass."""
-        model = Model(nn.functionalize(nn.Decoder, self.config()))
+        model = Model(nn.functionalize(nn.Decoder, self.config))
         forward = jax.jit(functools.partial(model.pure.apply, model.params))
-        step = jax.jit(functools.partial(nn.decode_step, model.pure, model.params))
+        step = jax.jit(functools.partial(decode_step, model.pure, model.params))
 
         def in_chunks(tokens: Array, chunks: tuple[int, ...]) -> Array:
-            cache, logits = nn.init_cache(model.pure, model.params, len(tokens), CAPACITY), []
+            cache, logits = init_cache(model.pure, model.params, len(tokens), CAPACITY), []
             for chunk in jnp.split(tokens, np.cumsum(chunks)[:-1].tolist(), axis=1):
                 out, cache = step(chunk, cache)
                 logits.append(out)
             return jnp.concatenate(logits, axis=1)
 
         return in_chunks, forward
-
-    def not_padding(self, tokens: np.ndarray) -> Array:
-        """The tokens, with other ids than that of padding."""
-        pad = self.variant.padding_id
-        return jnp.asarray(tokens if pad is None else tokens + (tokens >= pad))
 
 
 def _broadcast(bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -158,7 +161,7 @@ def _assert_parts(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], wha
 
 @law(cases())
 def tokens_are_independent(f: SchemeSubject, x: SchemeCase) -> None:
-    """A token alone is embedded and rotated as among others, and so is its bias to itself: by positions only."""
+    """A token alone is embedded and rotated as it is among others, by its position only."""
     b, t = x.some_token
     wanted = f(x.x, x.positions)
     parts = {"embedding": wanted["embedding"][b, t], "rotation": wanted["rotation"][b, t]}
@@ -190,7 +193,7 @@ def leading_dims(f: SchemeSubject, x: SchemeCase) -> None:
 
 @law(cases())
 def dtypes(f: SchemeSubject, x: SchemeCase) -> None:
-    """Embedded and rotated vectors have the dtype of the vectors and are close; the bias is floating-point."""
+    """Vectors of bfloat16 are embedded and rotated in bfloat16; the bias is floating-point."""
     half = x.x.astype(jnp.bfloat16)
     got, wanted = f(half, x.positions), f(half.astype(np.float32), x.positions)
     for part in ("embedding", "rotation"):
@@ -215,14 +218,14 @@ def finite(f: SchemeSubject, x: SchemeCase) -> None:
 def parameters(f: SchemeSubject, x: SchemeCase) -> None:
     """The parameters have the dtype of the config, and their axes are declared."""
     for part in ("embedding", "bias"):
-        for dtype in ("float32", "bfloat16"):
+        for dtype in get_args(Dtype):
             if pure := f.pure(part, dtype):
                 assert_parameters(pure, dtype=dtype, sizes={D: "D"})
 
 
 @law(cases())
 def compiled_matches_eager(f: SchemeSubject, x: SchemeCase) -> None:
-    """Under jit, where positions are data, the outputs are those of the plain calls, also at other positions."""
+    """Under jit, where positions are data, the outputs are those of the plain calls."""
     for positions in (x.positions, x.positions + 1):
         got = f.run(lambda at=positions: jax.tree.map(np.asarray, f.compiled(x.x, at)))
         wanted = f(x.x, positions)
@@ -233,9 +236,8 @@ def compiled_matches_eager(f: SchemeSubject, x: SchemeCase) -> None:
 @law(cache_cases())
 def cached_matches_full(f: SchemeSubject, x: CacheCase) -> None:
     """A decoder that reads tokens in chunks, with a KV cache, gives the logits of one forward pass."""
-    tokens = f.not_padding(x.tokens)
-    got = f.run(lambda: np.asarray(f.read[0](tokens, x.chunks)))
-    wanted = f.run(lambda: np.asarray(f.read[1](tokens)))
+    got = f.run(lambda: np.asarray(f.read[0](jnp.asarray(x.tokens), x.chunks)))
+    wanted = f.run(lambda: np.asarray(f.read[1](jnp.asarray(x.tokens))))
     assert_close(got, wanted, atol=TOLERANCE, what="logits of a decoder that reads in chunks")
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from flax import nnx
 
 from tfm_jax import nn
 from tfm_jax.laws.law import TOLERANCE, Violation, assert_close, law
-from tfm_jax.laws.subject import check_shape
+from tfm_jax.laws.subject import Function, check_shape
 from tfm_jax.laws.suites.cases.vectors import VectorsCase, VectorsSubject, cases
 from tfm_jax.types import Array, Params
 
 __all__ = [
     "LARGE",
+    "Built",
     "Model",
     "ModuleSubject",
     "assert_finite",
@@ -31,7 +32,8 @@ __all__ = [
 
 LARGE = 1e6  # the squares of such numbers are far below the largest float32
 V = TypeVar("V")
-Build = Callable[..., Callable[..., object]]
+M = TypeVar("M", bound=nnx.Module)
+Build = Callable[..., Function | None]
 """Makes a module, given ``rngs``."""
 
 
@@ -43,17 +45,18 @@ class Built(nnx.Module):
 
     def __call__(self, *inputs: Array) -> object:
         """Calls the module."""
+        assert self.built is not None
         return self.built(*inputs)
 
 
-class Model:
+class Model(Generic[M]):
     """A model with its initial parameters.
 
     Args:
       pure: from ``nn.functionalize``.
     """
 
-    def __init__(self, pure: nn.Pure[nnx.Module]):
+    def __init__(self, pure: nn.Pure[M]):
         self.pure = pure
         with jax.ensure_compile_time_eval():  # a law may make the model while it traces
             self.params: Params = jax.jit(pure.init)(jax.random.key(0))
@@ -99,9 +102,8 @@ def assert_parameters(pure: nn.Pure[nnx.Module], *, dtype: str, sizes: dict[int,
             raise Violation(f"{name}: got {leaf.dtype}; wanted {dtype}, as configured")
         wanted = [sizes.get(n, letter) for n, letter in zip(leaf.shape, letters.split(), strict=True)]
         if letters.split() != wanted:
-            raise Violation(
-                f"{name}: got axes {letters!r} of {list(leaf.shape)}; wanted {' '.join(wanted)!r}"
-            )
+            got = f"axes {letters!r} of {list(leaf.shape)}"
+            raise Violation(f"{name}: got {got}; wanted {' '.join(wanted)!r}")
 
     jax.tree_util.tree_map_with_path(check, jax.eval_shape(pure.init, jax.random.key(0)), axes)
 
@@ -109,7 +111,7 @@ def assert_parameters(pure: nn.Pure[nnx.Module], *, dtype: str, sizes: dict[int,
 class ModuleSubject(VectorsSubject):
     """A variant whose module maps vectors [..., D] to vectors [..., D]."""
 
-    def model(self, size: int) -> Model:
+    def model(self, size: int) -> Model[Built]:
         """The module for vectors of this size, the same in every call."""
         raise NotImplementedError
 
