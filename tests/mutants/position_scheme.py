@@ -30,9 +30,8 @@ def embed(x, table, positions):
 def bias_of(slope, q, k):
     """Minus the logarithm of the distance, [..., N, T, S]."""
     distance = jnp.abs(q[..., :, None] - k[..., None, :]).astype(jnp.float32)
-    return jnp.moveaxis(
-        jnp.log1p(distance)[..., None] * jnp.broadcast_to(-slope, (*distance.shape, N)), -1, -3
-    )
+    slopes = jnp.broadcast_to(slope, (*distance.shape, N))
+    return jnp.moveaxis(-slopes * jnp.log1p(distance)[..., None], -1, -3)
 
 
 class Table(nnx.Module):

@@ -15,6 +15,7 @@ from tfm_jax.laws import strategies
 from tfm_jax.laws.check import LawViolated, Report, check, findings, holds
 from tfm_jax.laws.law import Law, Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject, Unsupported
+from tfm_jax.laws.suites.activation import activation
 from tfm_jax.laws.suites.attention import attention
 from tfm_jax.laws.suites.attention_dropout import attention_dropout
 from tfm_jax.laws.suites.beam_search import beam_search
@@ -25,15 +26,19 @@ from tfm_jax.laws.suites.cross_entropy import cross_entropy
 from tfm_jax.laws.suites.dropout import dropout
 from tfm_jax.laws.suites.encoder import classifier, encoder, encoder_without_positions
 from tfm_jax.laws.suites.feed_forward import feed_forward
+from tfm_jax.laws.suites.feed_forward_variant import feed_forward_variant
 from tfm_jax.laws.suites.gradient_accumulation import data_parallel, gradient_accumulation
+from tfm_jax.laws.suites.initializer import initializer
 from tfm_jax.laws.suites.language_model import language_model, padded_decoder
 from tfm_jax.laws.suites.layer_dropout import layer_dropout
 from tfm_jax.laws.suites.layer_norm import layer_norm
 from tfm_jax.laws.suites.logits_processor import logits_processor
 from tfm_jax.laws.suites.masked_attention import masked_attention
 from tfm_jax.laws.suites.no_repeat_ngram import no_repeat_ngram
+from tfm_jax.laws.suites.norm import norm
 from tfm_jax.laws.suites.penalties import frequency_penalty, repetition_penalty
 from tfm_jax.laws.suites.position_bias import alibi, position_bias
+from tfm_jax.laws.suites.position_scheme import position_scheme
 from tfm_jax.laws.suites.relative_buckets import relative_buckets
 from tfm_jax.laws.suites.rms_norm import rms_norm
 from tfm_jax.laws.suites.rotary import rotary
@@ -79,6 +84,11 @@ SUITES = {
         repetition_penalty,
         frequency_penalty,
         no_repeat_ngram,
+        norm,
+        activation,
+        feed_forward_variant,
+        position_scheme,
+        initializer,
     )
 }
 """All suites, by name."""
@@ -92,6 +102,7 @@ __all__ = [
     "Suite",
     "Unsupported",
     "Violation",
+    "activation",
     "alibi",
     "assert_close",
     "attention",
@@ -108,10 +119,12 @@ __all__ = [
     "encoder",
     "encoder_without_positions",
     "feed_forward",
+    "feed_forward_variant",
     "findings",
     "frequency_penalty",
     "gradient_accumulation",
     "holds",
+    "initializer",
     "language_model",
     "law",
     "layer_dropout",
@@ -120,8 +133,10 @@ __all__ = [
     "masked_attention",
     "min_p",
     "no_repeat_ngram",
+    "norm",
     "padded_decoder",
     "position_bias",
+    "position_scheme",
     "relative_buckets",
     "repetition_penalty",
     "rms_norm",

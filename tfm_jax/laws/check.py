@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase
 
-from tfm_jax.laws.law import Law, Suite, Violation
+from tfm_jax.laws.law import Law, Suite, Violation, describe
 from tfm_jax.laws.subject import Unsupported
 
 __all__ = ["Finding", "LawViolated", "Report", "check", "findings", "holds"]
@@ -205,7 +205,7 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
             reasons.append(str(unsupported))
             hypothesis.reject()
         except Violation as violation:
-            raise Violation(f"{case}\n{violation}") from None
+            raise Violation(f"{describe(case)}\n{violation}") from None
         count += 1
 
     counterexample = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
-__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "assert_close", "law", "show"]
+__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "assert_close", "describe", "law", "show"]
 
 TOLERANCE = 2e-5  # for sums of a few float32 numbers near 1, in any order
 
@@ -117,6 +117,18 @@ def assert_close(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "outpu
         worst = tuple(map(int, np.unravel_index(np.nanargmax(apart), apart.shape)))
         at = f"; at {list(worst)} {got[worst]:.9g}, not {wanted[worst]:.9g}" if worst else ""
         raise Violation(f"{what}: got {show(got)}; wanted {show(wanted)}{at}")
+
+
+def describe(case: object) -> str:
+    """A case as text: the parts of a tuple or a dict on lines of their own, float arrays in few digits."""
+    if isinstance(case, tuple):
+        names = getattr(case, "_fields", None) or [f"argument {i}" for i in range(len(case))]
+        case = dict(zip(names, case, strict=True))
+    if isinstance(case, dict):
+        return "\n".join(f"{name} = {describe(part)}" for name, part in case.items())
+    if isinstance(case, np.ndarray):
+        return show(case) if np.issubdtype(case.dtype, np.floating) else str(case.tolist())
+    return str(case)
 
 
 def show(x: Any) -> str:

@@ -185,8 +185,8 @@ def permutation_equivariance(f: SchemeSubject, x: SchemeCase) -> None:
 def leading_dims(f: SchemeSubject, x: SchemeCase) -> None:
     """An example without a batch, and a batch with another leading dim, give the same."""
     wanted = f(x.x, x.positions)
-    first = {part: out[0] for part, out in wanted.items()}
-    _assert_parts(f(x.x[0], x.positions[0]), first, "of example 0, without a batch")
+    last = {part: out[-1] for part, out in wanted.items()}
+    _assert_parts(f(x.x[-1], x.positions[-1]), last, "of the last example, without a batch")
     extra = {part: out[None] for part, out in wanted.items()}
     _assert_parts(f(x.x[None], x.positions[None]), extra, "with a leading dim of 1")
 
