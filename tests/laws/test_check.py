@@ -212,11 +212,14 @@ def test_a_case_of_arrays_is_shown_by_part():
         x: np.ndarray
         n: int
 
-    assert (
-        describe((np.float32([0.5, 2]), np.array([True]))) == "argument 0 = [0.5, 2. ]\nargument 1 = [True]"
-    )
-    assert (
-        describe(Named(np.float32([0.5]), 3))
-        == describe({"x": np.float32([0.5]), "n": 3})
-        == "x = [0.5]\nn = 3"
-    )
+    x = np.float32([0.5, 2])
+    assert describe((x, np.array([True]))) == "argument 0 = [0.5, 2. ]\nargument 1 = [True]"
+    assert describe(Named(x, 3)) == describe({"x": x, "n": 3}) == "x = [0.5, 2. ]\nn = 3"
+
+
+def test_a_law_without_a_sentence_is_an_error():
+    with pytest.raises(ValueError, match=r"laws\.law: got silent without a docstring; wanted the property"):
+
+        @laws.law(st.integers())
+        def silent(f, x):
+            pass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck, Phase, errors
 
 from tfm_jax.laws.law import Law, Suite, Violation, describe
 from tfm_jax.laws.subject import Unsupported
@@ -184,6 +184,8 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
     if examples < 1:
         raise ValueError(f"laws.check: got examples={examples}; wanted at least 1")
     count, reasons = 0, []
+    profile = hypothesis.settings.default
+    shrinks = profile is not None and Phase.shrink in profile.phases
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -193,8 +195,8 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
         print_blob=False,
         report_multiple_bugs=False,
         # Always generate new cases, whatever else the current profile leaves out.
-        phases=(Phase.generate, *({Phase.shrink} & set(hypothesis.settings.default.phases))),
-        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  an enum to it, not a meta
     )
     @hypothesis.given(law.cases)
     def run(case: Any) -> None:
@@ -213,9 +215,9 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
         run()
     except Violation as violation:
         counterexample = str(violation)
-    except hypothesis.errors.Flaky as flaky:
+    except errors.Flaky as flaky:
         counterexample = f"two calls with the same arguments give different results:\n{flaky}"
-    except hypothesis.errors.Unsatisfiable:
+    except errors.Unsatisfiable:
         if not reasons:
             raise
     return Finding(law, count, len(reasons), reasons[0] if reasons else "", counterexample)

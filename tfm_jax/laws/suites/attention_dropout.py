@@ -41,8 +41,8 @@ class AttentionDropoutSubject(Subject):
 
     def __call__(self, x: AttentionCase, *, v: Any = None, rate: float = RATE, seed: int = 0) -> np.ndarray:
         """The output for the case, with other values if ``v``; ``seed`` is added to the case's seed."""
-        arrays = [jnp.asarray(y) for y in (x.q, x.k, x.v if v is None else v)]
-        out = self.run(lambda: np.asarray(self.raw(x, *arrays, rate, seed)))
+        q, k, v = (jnp.asarray(y) for y in (x.q, x.k, x.v if v is None else v))
+        out = self.run(lambda: np.asarray(self.raw(x, q, k, v, rate, seed)))
         return check_shape(out, x.q.shape, "[B, T, N, H]")
 
     def raw(self, x: AttentionCase, q: Any, k: Any, v: Any, rate: float = RATE, seed: int = 0) -> Any:

@@ -26,8 +26,8 @@ class NgramSubject(LogitsSubject):
     ) -> np.ndarray:
         """The output for a case, with some of its arguments changed."""
         tokens = x.tokens if tokens is None else tokens
-        length = np.asarray(x.length if length is None else length, np.int32)
-        return self(x.logits, tokens, length, x.number if n is None else n)
+        n_tokens = np.asarray(x.length if length is None else length, np.int32)
+        return self(x.logits, tokens, n_tokens, x.number if n is None else n)
 
 
 def ngrams(sequence: list[int], n: int) -> list[tuple[int, ...]]:

@@ -69,7 +69,7 @@ def decreases_with_distance(f: AlibiSubject, x: PositionsCase) -> None:
 def linear_in_distance(f: AlibiSubject, x: PositionsCase) -> None:
     """The bias at distance d is d times the bias at distance 1."""
     got, distance = f.bias_and_distance(x)
-    one = f(np.int32([1]), np.int32([0]))
+    one = f(np.array([1], np.int32), np.array([0], np.int32))
     assert_close(got, one * distance, atol=TOLERANCE)
 
 

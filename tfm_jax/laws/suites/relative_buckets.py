@@ -88,7 +88,7 @@ def monotone(f: BucketsSubject, x: PositionsCase) -> None:
 @law(cases())
 def direction(f: BucketsSubject, x: PositionsCase) -> None:
     """Keys before and after the query share no bucket; if not bidirectional, keys after it have bucket 0."""
-    at, apart = np.int32([2 * MAX_POSITION]), 1 + np.abs(x.distance[0])
+    at, apart = np.array([2 * MAX_POSITION], np.int32), 1 + np.abs(x.distance[0])
     before, after = (f(at, at + offset)[0] for offset in (-apart, apart))
     if not f.bidirectional:
         assert_close(after, 0, what=f"buckets of keys {apart.tolist()} after the query")

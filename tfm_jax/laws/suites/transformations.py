@@ -68,8 +68,9 @@ def gradients_of(function: Function) -> Function:
     """The function that gives the gradients of a weighted sum of the outputs, one per float argument."""
 
     def total(floats: list[Any], others: list[Any], is_float: list[bool]) -> Any:
-        floats, others = iter(floats), iter(others)
-        outputs = jax.tree.leaves(function(*(next(floats if each else others) for each in is_float)))
+        float_arguments, other_arguments = iter(floats), iter(others)
+        arguments = (next(float_arguments if each else other_arguments) for each in is_float)
+        outputs = jax.tree.leaves(function(*arguments))
         outputs = [y.astype(jnp.float32) for y in outputs if jnp.issubdtype(y.dtype, jnp.floating)]
         return sum((jnp.sum(y * _weights(y)) for y in outputs), start=jnp.float32(0))
 

@@ -118,7 +118,7 @@ def diagonal_unmasked(x: AttentionCase) -> AttentionCase:
 
 def has_unmasked_key(x: AttentionCase) -> np.ndarray:
     """Which queries may attend to at least one key, bool [B, T, N, 1]."""
-    return np.moveaxis(x.unmasked.any(-1), 1, 2)[..., None]
+    return np.moveaxis(np.asarray(x.unmasked.any(-1)), 1, 2)[..., None]
 
 
 class AttentionSubject(Subject):

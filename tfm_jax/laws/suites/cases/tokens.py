@@ -48,6 +48,11 @@ class TokensCase(Seeded):
         """The positional arguments of the call."""
         return (self.tokens,) if self.valid is None else (self.tokens, self.valid)
 
+    @property
+    def mask(self) -> np.ndarray:
+        """``valid``; all True where the function takes none."""
+        return np.ones(self.tokens.shape, bool) if self.valid is None else self.valid
+
     def with_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
         """The arguments with other tokens."""
         return (tokens, *self.arguments[1:])
@@ -160,8 +165,8 @@ def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
     @law(draws())
     def padding_is_ignored(model: ModelSubject, x: TokensCase) -> None:
         """The token ids at padding do not change the output by one bit."""
-        tokens = np.where(x.valid, x.tokens, x.changed_tokens(slice(None)))
-        got, wanted = (at_valid(model(y, x.valid), x.valid) for y in (tokens, x.tokens))
+        tokens = np.where(x.mask, x.tokens, x.changed_tokens(slice(None)))
+        got, wanted = (at_valid(model(y, x.mask), x.mask) for y in (tokens, x.tokens))
         assert_close(got, wanted, what="output at valid positions, with other tokens at padding")
 
     @law(draws(lambda B, T: B == 1 and T in LONGER))
@@ -170,12 +175,10 @@ def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
         T = x.tokens.shape[1]
         extra = LONGER[T] - T
         widths = ((0, 0), (extra, 0) if side == "left" else (0, extra))
-        out = model(np.pad(x.tokens, widths), np.pad(x.valid, widths))
+        out = model(np.pad(x.tokens, widths), np.pad(x.mask, widths))
         if out.ndim == 3:
             out = out[:, extra:] if side == "left" else out[:, :T]
         what = f"output at valid positions, with {extra} more positions of padding"
-        assert_close(
-            at_valid(out, x.valid), at_valid(model(*x.arguments), x.valid), atol=TOLERANCE, what=what
-        )
+        assert_close(at_valid(out, x.mask), at_valid(model(*x.arguments), x.mask), atol=TOLERANCE, what=what)
 
     return padding_is_ignored, padding_length_does_not_matter
