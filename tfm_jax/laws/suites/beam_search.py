@@ -2,8 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,10 +61,10 @@ def cases(
     return BeamCase(log_probs, draw(st.sampled_from(widths(T, V))), draw(st.sampled_from(alphas)))
 
 
-def cut_at_eos(tokens: Any) -> tuple[int, ...]:
+def cut_at_eos(tokens: Iterable[int]) -> tuple[int, ...]:
     """The tokens up to and including the first EOS."""
-    tokens = tuple(map(int, tokens))
-    return tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+    ids = tuple(map(int, tokens))
+    return ids[: ids.index(EOS) + 1] if EOS in ids else ids
 
 
 class BeamSubject(Subject):

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape, unpack
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape, unpack
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["CrossEntropyCase", "CrossEntropySubject", "cross_entropy"]
@@ -62,12 +60,12 @@ class CrossEntropySubject(Subject):
         tokens by weight 0 only.
     """
 
-    def __init__(self, function: Callable[..., Any], *, ignore_index: int | None = None):
+    def __init__(self, function: Function, *, ignore_index: int | None = None):
         super().__init__(function)
         self.ignore_index = ignore_index
 
     def __call__(
-        self, logits: Any, labels: Any, weights: Any = None, smoothing: float = 0.0
+        self, logits: AnyArray, labels: AnyArray, weights: AnyArray | None = None, smoothing: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """(sum, weight), their shapes checked."""
         out = super().__call__(logits, labels, weights, smoothing)
@@ -75,17 +73,17 @@ class CrossEntropySubject(Subject):
         return check_shape(total, (), "the sum, a scalar"), check_shape(weight, (), "the weight, a scalar")
 
     @functools.cached_property
-    def compiled(self) -> Callable[..., Any]:
+    def compiled(self) -> Function:
         """``raw`` under jit, the smoothing static."""
         return jax.jit(self.raw, static_argnums=3)
 
     @functools.cached_property
-    def per_example(self) -> Callable[..., Any]:
+    def per_example(self) -> Function:
         """(sums [B], weights [B]), under jit and vmap over the batch, without smoothing."""
         return jax.jit(jax.vmap(lambda *example: self.raw(*(x[None] for x in example), 0.0)))
 
     @functools.cached_property
-    def gradient(self) -> Callable[..., Any]:
+    def gradient(self) -> Function:
         """(logits, labels, weights, smoothing) -> the gradient of the sum by the logits, under jit."""
         return jax.jit(jax.grad(lambda *inputs: self.raw(*inputs)[0]), static_argnums=3)
 

@@ -1,7 +1,6 @@
 """The laws of gradients that are summed over microbatches or over devices."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["BatchCase", "BatchSubject", "data_parallel", "gradient_accumulation"]
@@ -62,7 +61,7 @@ class BatchSubject(Subject):
       accumulates: whether the function takes the number of microbatches.
     """
 
-    def __init__(self, function: Callable[..., Any], *, accumulates: bool = True):
+    def __init__(self, function: Function, *, accumulates: bool = True):
         super().__init__(function)
         self.accumulates = accumulates
 

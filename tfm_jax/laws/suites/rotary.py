@@ -1,8 +1,6 @@
 """The laws of rotary position embeddings, ``rotate(x [B, T, N, H], positions [B, T]) -> [B, T, N, H]``."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.positions import ANGLE_TOLERANCE, MAX_POSITION, angles, split_pairs
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
@@ -57,11 +55,11 @@ class RotarySubject(Subject):
       pairing: the elements of pair i: "half", i and i + H/2, or "interleaved", 2i and 2i + 1.
     """
 
-    def __init__(self, function: Callable[..., Any], *, theta: float = 10_000.0, pairing: str = "half"):
+    def __init__(self, function: Function, *, theta: float = 10_000.0, pairing: str = "half"):
         super().__init__(function)
         self.theta, self.pairing = theta, pairing
 
-    def __call__(self, x: Any, positions: Any) -> np.ndarray:
+    def __call__(self, x: AnyArray, positions: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(x, positions), x.shape, "[B, T, N, H]")
 

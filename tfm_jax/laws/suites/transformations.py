@@ -14,13 +14,13 @@ from jax.sharding import PartitionSpec as P
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject
+from tfm_jax.laws.subject import Function, Subject
+from tfm_jax.types import Array
 
 __all__ = ["ArraysCase", "PureSubject", "transformations"]
 
 TOLERANCE = 1e-4
 BATCH = 2
-Function = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def gradients_of(function: Function) -> Function:
         outputs = [y.astype(jnp.float32) for y in outputs if jnp.issubdtype(y.dtype, jnp.floating)]
         return sum((jnp.sum(y * _weights(y)) for y in outputs), start=jnp.float32(0))
 
-    def gradients(*arrays: Any) -> list[Any]:
+    def gradients(*arrays: Array) -> list[Any]:
         is_float = [bool(jnp.issubdtype(x.dtype, jnp.floating)) for x in arrays]
         floats = [x for x, flag in zip(arrays, is_float, strict=True) if flag]
         others = [x for x, flag in zip(arrays, is_float, strict=True) if not flag]
@@ -97,7 +97,7 @@ def eager(function: Function) -> Function:
 def loop(function: Function) -> Function:
     """A Python loop over the first axis, unrolled under jit."""
 
-    def stacked(*arrays: Any) -> Any:
+    def stacked(*arrays: Array) -> Any:
         results = [function(*(x[i] for x in arrays)) for i in range(BATCH)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 

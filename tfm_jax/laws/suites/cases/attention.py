@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import show
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
@@ -129,33 +129,33 @@ class AttentionSubject(Subject):
       mask: converts a bool array [B, 1, T, S], True = may attend, to the mask that the function takes.
     """
 
-    def __init__(self, function: Callable[..., Any], *, mask: Callable[[Any], Any] = lambda table: table):
+    def __init__(self, function: Function, *, mask: Callable[[Any], Any] = lambda table: table):
         super().__init__(function)
         self.mask = mask
 
-    def __call__(self, q: Any, k: Any, v: Any, mask: Any = None) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray | None = None) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(q, k, v, mask), (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
-    def raw(self, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    def raw(self, q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray | None = None) -> Any:
         """The function, called with a converted mask."""
         return self.function(q, k, v, None if mask is None else self.mask(jnp.asarray(mask)))
 
     @functools.cached_property
-    def gradient(self) -> Callable[..., Any]:
+    def gradient(self) -> Function:
         """(q, k, v, mask, cotangent) -> the gradients of sum(output * cotangent) by q, k and v."""
 
-        def loss(q: Any, k: Any, v: Any, mask: Any, cotangent: Any) -> Any:
+        def loss(q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray, cotangent: AnyArray) -> Any:
             return jnp.sum(self.raw(q, k, v, mask) * cotangent)
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
 
-    def weights(self, q: Any, k: Any, mask: Any = None) -> np.ndarray:
+    def weights(self, q: AnyArray, k: AnyArray, mask: AnyArray | None = None) -> np.ndarray:
         """The attention weights [B, N, T, S]: the output for identity values."""
         return np.moveaxis(self(q, k, identity_values(k), mask)[..., : k.shape[1]], 1, 2)
 
 
-def attention_weights(q: Any, k: Any, mask: Any) -> np.ndarray:
+def attention_weights(q: AnyArray, k: AnyArray, mask: AnyArray) -> np.ndarray:
     """softmax(q k^T / sqrt(H)) in float64, [B, N, T, S]; 0 in a fully masked row."""
     H = q.shape[-1]
     k = np.repeat(np.asarray(k, np.float64), q.shape[2] // k.shape[2], axis=2)
@@ -166,14 +166,14 @@ def attention_weights(q: Any, k: Any, mask: Any) -> np.ndarray:
     return e / np.maximum(e.sum(-1, keepdims=True), np.finfo(float).tiny)
 
 
-def weighted_sum(weights: Any, v: Any) -> np.ndarray:
+def weighted_sum(weights: AnyArray, v: AnyArray) -> np.ndarray:
     """The values [B, S, K, H], summed with weights [B, N, T, S], in float64."""
     v = np.repeat(np.asarray(v, np.float64), weights.shape[1] // v.shape[2], axis=2)
     return np.einsum("bnts,bsnh->btnh", weights, v)
 
 
 def gradients_of(
-    x: AttentionCase, cotangent: Any, scale: Any = 1
+    x: AttentionCase, cotangent: AnyArray, scale: Any = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of sum(output * cotangent) by q, k and v, in float64.
 
@@ -195,7 +195,7 @@ def gradients_of(
     )
 
 
-def identity_values(k: Any) -> np.ndarray:
+def identity_values(k: AnyArray) -> np.ndarray:
     """Values [B, S, K, H] for which the first S elements of an output are its weights."""
     B, S, K, H = k.shape
     return np.broadcast_to(np.eye(S, H, dtype=k.dtype)[None, :, None], (B, S, K, H))

@@ -117,12 +117,12 @@ def histories(
 class LogitsSubject(Subject):
     """A function of logits [B, V], and further arguments, that returns logits [B, V]."""
 
-    def __call__(self, logits: np.ndarray, *rest: Any) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, *rest: object) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(logits, *rest), logits.shape, "[B, V]")
 
 
-def assert_dtype_preserved(f: LogitsSubject, logits: np.ndarray, *rest: Any, atol: float = 0.0) -> None:
+def assert_dtype_preserved(f: LogitsSubject, logits: np.ndarray, *rest: object, atol: float = 0.0) -> None:
     """Raises ``Violation`` unless bfloat16 logits give bfloat16, close to what float32 logits give."""
     half = logits.astype(jnp.bfloat16)
     out = f(half, *rest)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Subject, check_shape
 from tfm_jax.laws.suites.cases.attention import AttentionCase, cases, identity_values, square
 from tfm_jax.ops import masks
+from tfm_jax.types import Array
 
 __all__ = [
     "MaskedCase",
@@ -54,10 +55,10 @@ def dense_mask(
     S: int,
     *,
     causal: bool = False,
-    prefix: Any = None,
+    prefix: AnyArray | None = None,
     window: int | None = None,
-    segments: Any = None,
-    lengths: Any = None,
+    segments: AnyArray | None = None,
+    lengths: AnyArray | None = None,
     offset: int = 0,
 ) -> np.ndarray:
     """The dense mask that these arguments of ``MaskedSubject`` describe, bool [B, 1, T, S]."""
@@ -78,10 +79,10 @@ def structured_mask(
     T: int,
     *,
     causal: bool = False,
-    prefix: Any = None,
+    prefix: Array | None = None,
     window: int | None = None,
-    segments: Any = None,
-    lengths: Any = None,
+    segments: Array | None = None,
+    lengths: Array | None = None,
     offset: Any = None,
 ) -> masks.Mask | None:
     """The ``ops.masks`` mask that these arguments of ``MaskedSubject`` describe, for T queries.
@@ -140,24 +141,24 @@ class MaskedSubject(Subject):
         the first keys. ``offset`` int: the position of query 0 among the keys, 0 where it is not passed.
     """
 
-    def __call__(self, q: Any, k: Any, v: Any, **mask_args: Any) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, **mask_args: Any) -> np.ndarray:
         """The output, its shape checked."""
         out = self.run(lambda: np.asarray(self.raw(*map(jnp.asarray, (q, k, v)), **mask_args)))
         return check_shape(out, (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
-    def raw(self, q: Any, k: Any, v: Any, **mask_args: Any) -> Any:
+    def raw(self, q: AnyArray, k: AnyArray, v: AnyArray, **mask_args: Any) -> Any:
         """The function, called with JAX arrays; True and ints stay as they are."""
         args = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in mask_args.items()}
         return self.function(q, k, v, **args)
 
-    def gradient(self, q: Any, k: Any, v: Any, cotangent: Any, **mask_args: Any) -> Any:
+    def gradient(self, q: AnyArray, k: AnyArray, v: AnyArray, cotangent: AnyArray, **mask_args: Any) -> Any:
         """The gradients of sum(output * cotangent) by q, k and v."""
 
-        def loss(*arrays: Any) -> Any:
+        def loss(*arrays: Array) -> Any:
             return jnp.sum(self.raw(*arrays, **mask_args) * cotangent)
 
         return self.run(lambda: jax.grad(loss, argnums=(0, 1, 2))(*map(jnp.asarray, (q, k, v))))
 
-    def weights(self, q: Any, k: Any, **mask_args: Any) -> np.ndarray:
+    def weights(self, q: AnyArray, k: AnyArray, **mask_args: Any) -> np.ndarray:
         """The attention weights [B, N, T, S]: the output for identity values."""
         return np.moveaxis(self(q, k, identity_values(k), **mask_args)[..., : k.shape[1]], 1, 2)

@@ -1,14 +1,13 @@
 """Cases of functions of query and key positions, their subject, and the laws that they share."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, assert_close, law
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
@@ -63,7 +62,7 @@ class PairsSubject(Subject):
 
     letters = "[N, T, S]"
 
-    def __call__(self, q: Any, k: Any) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         out, n = super().__call__(q, k), self.letters.count(",") - 1
         return check_shape(out, (*np.shape(out)[:n], *np.shape(q), *np.shape(k)), self.letters)

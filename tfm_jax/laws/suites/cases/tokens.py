@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Law, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject
+from tfm_jax.laws.subject import AnyArray, Function, Subject
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
@@ -103,7 +103,7 @@ class ModelSubject(Subject):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Function,
         *,
         tokens: Callable[[Any], Any] = lambda ids: ids,
         per_token: bool = True,
@@ -111,7 +111,7 @@ class ModelSubject(Subject):
         super().__init__(function)
         self.tokens, self.per_token = tokens, per_token
 
-    def __call__(self, tokens: Any, *rest: Any) -> np.ndarray:
+    def __call__(self, tokens: AnyArray, *rest: object) -> np.ndarray:
         """The output, its shape checked."""
         out = super().__call__(tokens, *rest)
         letters, n = ("[B, T, ...]", 2) if self.per_token else ("[B, ...]", 1)
@@ -121,7 +121,7 @@ class ModelSubject(Subject):
             )
         return out
 
-    def raw(self, tokens: Any, *rest: Any) -> Any:
+    def raw(self, tokens: AnyArray, *rest: object) -> Any:
         """The function, called with tokens of its vocabulary."""
         return self.function(self.tokens(jnp.asarray(tokens)), *rest)
 
@@ -133,7 +133,7 @@ def assert_all_changed(got: np.ndarray, before: np.ndarray, what: str) -> None:
         raise Violation(f"{what}: got changes of {show(apart)}; wanted more than 0")
 
 
-def model_laws(draws: Callable[..., Any]) -> tuple[Law, ...]:
+def model_laws(draws: Function) -> tuple[Law, ...]:
     """The laws of every model; ``draws`` is ``cases`` with its options."""
 
     @law(draws(lambda B, T: B > 1))
@@ -156,7 +156,7 @@ def model_laws(draws: Callable[..., Any]) -> tuple[Law, ...]:
     return examples_are_independent, deterministic, compiled_matches_eager
 
 
-def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
+def padding_laws(side: str, draws: Function) -> tuple[Law, ...]:
     """The laws of models that take ``valid``, with padding on the "left" or the "right"."""
 
     def at_valid(out: np.ndarray, valid: np.ndarray) -> np.ndarray:

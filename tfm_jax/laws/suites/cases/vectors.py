@@ -1,8 +1,6 @@
 """Cases of position-wise functions [B, T, D] -> [B, T, D], their subjects, and the laws that they share."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
@@ -59,7 +57,7 @@ def cases(draw) -> VectorsCase:
 class VectorsSubject(Subject):
     """A function of vectors [B, T, D] that returns [B, T, D]."""
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(x), x.shape, "[B, T, D]")
 
@@ -73,7 +71,7 @@ class NormSubject(VectorsSubject):
       eps: what the function adds to the variance or to the mean square.
     """
 
-    def __init__(self, function: Callable[..., Any], *, eps: float = 1e-5):
+    def __init__(self, function: Function, *, eps: float = 1e-5):
         super().__init__(function)
         self.eps = eps
 
