@@ -11,17 +11,18 @@ from tests.laws.suites.test_language_model import FLOAT32, VARIANTS, build
 from tests.marks import slow_but
 from tfm_jax import laws, nn
 from tfm_jax.laws.suites.cached_decoder import CAPACITY
+from tfm_jax.nn.decoding import decode_step, init_cache
 
 EXAMPLES = settings().max_examples
 
 
 def read_and_full(jitted=True, **fields):
     model, params = build(**fields)
-    extend = model.bind(params).extend
+    extend = functools.partial(decode_step, model, params)
     extend = jax.jit(extend) if jitted else extend
 
     def read(tokens, chunks):
-        cache = model.bind(params).init_cache(len(tokens), CAPACITY)
+        cache = init_cache(model, params, len(tokens), CAPACITY)
         out = []
         for chunk in jnp.split(tokens, [sum(chunks[:i]) for i in range(1, len(chunks))], axis=1):
             logits, cache = extend(chunk, cache)
