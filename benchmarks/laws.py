@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.sentences import sentences
 from tfm_jax import laws
+from tfm_jax.laws.check import Finding
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, DATA = DOCS / "laws.md", DOCS / "laws.json"
@@ -97,7 +98,7 @@ def check_peer(peer: peers.Peer, distribution: str, suites: list[str], examples:
     return {"peers": {peer.name: {"called": peer.called, "runs": runs}}, "findings": findings}
 
 
-def _as_json(peer: str, suite: str, found: laws.Finding) -> dict[str, Any]:
+def _as_json(peer: str, suite: str, found: Finding) -> dict[str, Any]:
     return {
         "peer": peer,
         "suite": suite,

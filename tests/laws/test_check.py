@@ -1,13 +1,16 @@
 """Reports: what holds, what is violated by which small case, and what is not supported."""
 
 import sys
+from typing import NamedTuple
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from tests.mutants.attention import MUTANTS
 from tfm_jax import cli, laws
+from tfm_jax.laws.law import describe
 
 
 @laws.law(st.integers(0, 1000))
@@ -202,3 +205,21 @@ def test_command_lists_the_suites(capsys):
     assert cli.main(["laws", "math.sqrt", "--suite", "bridges"]) == 2
     message = capsys.readouterr().err
     assert "--suite: got 'bridges'" in message and "attention: attend(q [B, T, N, H]" in message
+
+
+def test_a_case_of_arrays_is_shown_by_part():
+    class Named(NamedTuple):
+        x: np.ndarray
+        n: int
+
+    x = np.float32([0.5, 2])
+    assert describe((x, np.array([True]))) == "argument 0 = [0.5, 2. ]\nargument 1 = [True]"
+    assert describe(Named(x, 3)) == describe({"x": x, "n": 3}) == "x = [0.5, 2. ]\nn = 3"
+
+
+def test_a_law_without_a_sentence_is_an_error():
+    with pytest.raises(ValueError, match=r"laws\.law: got silent without a docstring; wanted the property"):
+
+        @laws.law(st.integers())
+        def silent(f, x):
+            pass

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tests.mutants import _tiny as tiny
 from tests.mutants._mutant import Mutant
-from tfm_jax.laws import CAPACITY
+from tfm_jax.laws.suites.cached_decoder import CAPACITY
 
 JIT = False
 

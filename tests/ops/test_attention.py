@@ -15,9 +15,9 @@ from jax.test_util import check_grads
 
 from tests import references
 from tests.marks import slow_but
-from tests.ops.masks.strategies import expressions
 from tests.programs import equations
 from tfm_jax import ops
+from tfm_jax.laws.strategies import mask_expressions
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend, Capabilities
 from tfm_jax.ops.masks.leaves import Causal
@@ -52,7 +52,7 @@ def test_attention_is_the_reference(data):
     sizes = [((2,), 3, 5, 2), ((), 4, 4, 4), ((3, 2), 3, 5, 1)]  # few: each is compiled
     batch, T, S, K = data.draw(st.sampled_from(sizes))
     q, k, v = arrays(batch, T, S, K=K, seed=data.draw(st.integers(0, 99)))
-    mask, allowed = data.draw(st.one_of(st.just((None, None)), expressions(batch, N, T, S)))
+    mask, allowed = data.draw(st.one_of(st.just((None, None)), mask_expressions(batch, N, T, S)))
     options = {
         "scale": data.draw(st.sampled_from([None, 1.0, 0.3])),
         "soft_cap": data.draw(st.sampled_from([None, 2.0])),
@@ -291,7 +291,7 @@ def test_nan_that_is_masked_for_a_whole_group_of_heads_does_not_leak():
 @given(st.data())
 def test_weights_sum_to_one_or_zero_and_outputs_stay_in_the_convex_hull(data):
     q, k, v = arrays(K=data.draw(st.sampled_from([4, 2])), seed=data.draw(st.integers(0, 99)))
-    mask, allowed = data.draw(expressions((B,), N, T, S))
+    mask, allowed = data.draw(mask_expressions((B,), N, T, S))
     weights = np.asarray(ops.attention_weights(q, k, mask))
     assert weights.min() >= 0 and not weights[~allowed].any() and (weights[allowed] > 0).all()
     np.testing.assert_allclose(weights.sum(-1), allowed.any(-1), atol=1e-6)

@@ -11,45 +11,40 @@ except ImportError as error:
         "tfm_jax.laws: got no hypothesis; wanted it installed. pip install 'tfm_jax[laws]'."
     ) from error
 
-from tfm_jax.laws.check import Finding, LawViolated, Report, check, findings, holds
+from tfm_jax.laws import strategies
+from tfm_jax.laws.check import LawViolated, Report, check, findings, holds
 from tfm_jax.laws.law import Law, Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject, Unsupported
+from tfm_jax.laws.suites.activation import activation
 from tfm_jax.laws.suites.attention import attention
-from tfm_jax.laws.suites.attention_dropout import AttentionDropoutSubject, attention_dropout
-from tfm_jax.laws.suites.beam_search import BeamCase, BeamSubject, beam_search
-from tfm_jax.laws.suites.block import BlockCase, BlockSubject, block
-from tfm_jax.laws.suites.cached_decoder import CAPACITY, CacheCase, CacheSubject, cached_decoder
-from tfm_jax.laws.suites.cases.attention import AttentionCase, AttentionSubject
-from tfm_jax.laws.suites.cases.logits import HistoryCase, LogitsCase, LogitsSubject
-from tfm_jax.laws.suites.cases.masked_attention import MaskedCase, MaskedSubject
-from tfm_jax.laws.suites.cases.positions import PairsSubject, PositionsCase
-from tfm_jax.laws.suites.cases.tokens import ModelSubject, TokensCase
-from tfm_jax.laws.suites.cases.vectors import NormSubject, VectorsCase, VectorsSubject
-from tfm_jax.laws.suites.checkpoint import SavedCase, SavedSubject, checkpoint
-from tfm_jax.laws.suites.cross_entropy import CrossEntropyCase, CrossEntropySubject, cross_entropy
-from tfm_jax.laws.suites.dropout import DropoutCase, DropoutSubject, dropout
+from tfm_jax.laws.suites.attention_dropout import attention_dropout
+from tfm_jax.laws.suites.beam_search import beam_search
+from tfm_jax.laws.suites.block import block
+from tfm_jax.laws.suites.cached_decoder import cached_decoder
+from tfm_jax.laws.suites.checkpoint import checkpoint
+from tfm_jax.laws.suites.cross_entropy import cross_entropy
+from tfm_jax.laws.suites.dropout import dropout
 from tfm_jax.laws.suites.encoder import classifier, encoder, encoder_without_positions
-from tfm_jax.laws.suites.feed_forward import FeedForwardSubject, feed_forward
-from tfm_jax.laws.suites.gradient_accumulation import (
-    BatchCase,
-    BatchSubject,
-    data_parallel,
-    gradient_accumulation,
-)
+from tfm_jax.laws.suites.feed_forward import feed_forward
+from tfm_jax.laws.suites.feed_forward_variant import feed_forward_variant
+from tfm_jax.laws.suites.gradient_accumulation import data_parallel, gradient_accumulation
+from tfm_jax.laws.suites.initializer import initializer
 from tfm_jax.laws.suites.language_model import language_model, padded_decoder
-from tfm_jax.laws.suites.layer_dropout import KeyCase, LayerDropoutSubject, layer_dropout
+from tfm_jax.laws.suites.layer_dropout import layer_dropout
 from tfm_jax.laws.suites.layer_norm import layer_norm
-from tfm_jax.laws.suites.logits_processor import ProcessorSubject, logits_processor
+from tfm_jax.laws.suites.logits_processor import logits_processor
 from tfm_jax.laws.suites.masked_attention import masked_attention
-from tfm_jax.laws.suites.no_repeat_ngram import NgramSubject, no_repeat_ngram
+from tfm_jax.laws.suites.no_repeat_ngram import no_repeat_ngram
+from tfm_jax.laws.suites.norm import norm
 from tfm_jax.laws.suites.penalties import frequency_penalty, repetition_penalty
-from tfm_jax.laws.suites.position_bias import AlibiSubject, alibi, position_bias
-from tfm_jax.laws.suites.relative_buckets import BucketsSubject, relative_buckets
+from tfm_jax.laws.suites.position_bias import alibi, position_bias
+from tfm_jax.laws.suites.position_scheme import position_scheme
+from tfm_jax.laws.suites.relative_buckets import relative_buckets
 from tfm_jax.laws.suites.rms_norm import rms_norm
-from tfm_jax.laws.suites.rotary import RotaryCase, RotarySubject, rotary
-from tfm_jax.laws.suites.sinusoidal import SinusoidalSubject, sinusoidal
+from tfm_jax.laws.suites.rotary import rotary
+from tfm_jax.laws.suites.sinusoidal import sinusoidal
 from tfm_jax.laws.suites.temperature import temperature
-from tfm_jax.laws.suites.transformations import ArraysCase, PureSubject, transformations
+from tfm_jax.laws.suites.transformations import transformations
 from tfm_jax.laws.suites.truncation import min_p, top_k, top_p
 
 SUITES = {
@@ -89,62 +84,25 @@ SUITES = {
         repetition_penalty,
         frequency_penalty,
         no_repeat_ngram,
+        norm,
+        activation,
+        feed_forward_variant,
+        position_scheme,
+        initializer,
     )
 }
 """All suites, by name."""
 
 __all__ = [
-    "CAPACITY",
     "SUITES",
-    "AlibiSubject",
-    "ArraysCase",
-    "AttentionCase",
-    "AttentionDropoutSubject",
-    "AttentionSubject",
-    "BatchCase",
-    "BatchSubject",
-    "BeamCase",
-    "BeamSubject",
-    "BlockCase",
-    "BlockSubject",
-    "BucketsSubject",
-    "CacheCase",
-    "CacheSubject",
-    "CrossEntropyCase",
-    "CrossEntropySubject",
-    "DropoutCase",
-    "DropoutSubject",
-    "FeedForwardSubject",
-    "Finding",
-    "HistoryCase",
-    "KeyCase",
     "Law",
     "LawViolated",
-    "LayerDropoutSubject",
-    "LogitsCase",
-    "LogitsSubject",
-    "MaskedCase",
-    "MaskedSubject",
-    "ModelSubject",
-    "NgramSubject",
-    "NormSubject",
-    "PairsSubject",
-    "PositionsCase",
-    "ProcessorSubject",
-    "PureSubject",
     "Report",
-    "RotaryCase",
-    "RotarySubject",
-    "SavedCase",
-    "SavedSubject",
-    "SinusoidalSubject",
     "Subject",
     "Suite",
-    "TokensCase",
     "Unsupported",
-    "VectorsCase",
-    "VectorsSubject",
     "Violation",
+    "activation",
     "alibi",
     "assert_close",
     "attention",
@@ -161,10 +119,12 @@ __all__ = [
     "encoder",
     "encoder_without_positions",
     "feed_forward",
+    "feed_forward_variant",
     "findings",
     "frequency_penalty",
     "gradient_accumulation",
     "holds",
+    "initializer",
     "language_model",
     "law",
     "layer_dropout",
@@ -173,13 +133,16 @@ __all__ = [
     "masked_attention",
     "min_p",
     "no_repeat_ngram",
+    "norm",
     "padded_decoder",
     "position_bias",
+    "position_scheme",
     "relative_buckets",
     "repetition_penalty",
     "rms_norm",
     "rotary",
     "sinusoidal",
+    "strategies",
     "temperature",
     "top_k",
     "top_p",

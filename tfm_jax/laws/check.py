@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck, Phase, errors
 
-from tfm_jax.laws.law import Law, Suite, Violation
+from tfm_jax.laws.law import Law, Suite, Violation, describe
 from tfm_jax.laws.subject import Unsupported
 
 __all__ = ["Finding", "LawViolated", "Report", "check", "findings", "holds"]
@@ -112,7 +112,7 @@ def check(
       suite: such as ``laws.attention``, or ``laws.attention.only("fully_masked_rows")``.
       examples: cases per law, at least 1.
       seed: the same seed draws the same cases.
-      options: options of the suite; those of ``laws.attention`` are the arguments of ``AttentionSubject``.
+      options: of the suite, such as ``mask`` of ``laws.attention``; ``help(suite.subject)`` describes them.
 
     Returns:
       A ``Report``. A counterexample is the smallest case found, or the first one where hypothesis' current
@@ -184,6 +184,8 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
     if examples < 1:
         raise ValueError(f"laws.check: got examples={examples}; wanted at least 1")
     count, reasons = 0, []
+    profile = hypothesis.settings.default
+    shrinks = profile is not None and Phase.shrink in profile.phases
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -193,8 +195,8 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
         print_blob=False,
         report_multiple_bugs=False,
         # Always generate new cases, whatever else the current profile leaves out.
-        phases=(Phase.generate, *({Phase.shrink} & set(hypothesis.settings.default.phases))),
-        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  an enum to it, not a meta
     )
     @hypothesis.given(law.cases)
     def run(case: Any) -> None:
@@ -205,7 +207,7 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
             reasons.append(str(unsupported))
             hypothesis.reject()
         except Violation as violation:
-            raise Violation(f"{case}\n{violation}") from None
+            raise Violation(f"{describe(case)}\n{violation}") from None
         count += 1
 
     counterexample = None
@@ -213,9 +215,9 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
         run()
     except Violation as violation:
         counterexample = str(violation)
-    except hypothesis.errors.Flaky as flaky:
+    except errors.Flaky as flaky:
         counterexample = f"two calls with the same arguments give different results:\n{flaky}"
-    except hypothesis.errors.Unsatisfiable:
+    except errors.Unsatisfiable:
         if not reasons:
             raise
     return Finding(law, count, len(reasons), reasons[0] if reasons else "", counterexample)

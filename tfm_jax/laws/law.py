@@ -2,14 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from hypothesis.strategies import SearchStrategy
+from jax.typing import ArrayLike as JaxArrayLike
+from numpy.typing import ArrayLike as NumPyArrayLike
 
-__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "assert_close", "law", "show"]
+__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "assert_close", "describe", "law", "show"]
 
 TOLERANCE = 2e-5  # for sums of a few float32 numbers near 1, in any order
+
+
+S = TypeVar("S")
+C = TypeVar("C")
+ArrayLike = NumPyArrayLike | JaxArrayLike
 
 
 class Violation(AssertionError):
@@ -29,11 +36,11 @@ class Law:
 
     name: str
     sentence: str
-    cases: SearchStrategy[Any]
-    statement: Callable[[Any, Any], None]
+    cases: SearchStrategy[object]
+    statement: Callable[..., None]
 
 
-def law(cases: SearchStrategy[Any]) -> Callable[[Callable[[Any, Any], None]], Law]:
+def law(cases: SearchStrategy[C]) -> Callable[[Callable[[S, C], None]], Law]:
     """Decorator that makes a ``Law`` of a statement.
 
     The statement's name is the law's name, the first line of its docstring is the law's sentence.
@@ -43,10 +50,21 @@ def law(cases: SearchStrategy[Any]) -> Callable[[Callable[[Any, Any], None]], La
 
     Returns:
       The decorator.
+
+    Raises:
+      ValueError: the statement has no docstring.
     """
-    return lambda statement: Law(
-        statement.__name__, statement.__doc__.strip().splitlines()[0], cases, statement
-    )
+
+    def make(statement: Callable[[S, C], None]) -> Law:
+        lines = (statement.__doc__ or "").strip().splitlines()
+        if not lines:
+            raise ValueError(
+                f"laws.law: got {statement.__name__} without a docstring; wanted the property in one "
+                "sentence. Write it as the first line of the docstring."
+            )
+        return Law(statement.__name__, lines[0], cases, statement)
+
+    return make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Suite:
 
     name: str
     signature: str
-    subject: Callable[..., Any]
+    subject: Callable[..., object]
     laws: tuple[Law, ...]
 
     def __iter__(self) -> Iterator[Law]:
@@ -91,7 +109,7 @@ class Suite:
         return dataclasses.replace(self, laws=tuple(self[name] for name in names))
 
 
-def assert_close(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "output") -> None:
+def assert_close(got: ArrayLike, wanted: ArrayLike, *, atol: float = 0.0, what: str = "output") -> None:
     """Raises ``Violation`` where two arrays differ. NaN equals NaN.
 
     Args:
@@ -119,7 +137,19 @@ def assert_close(got: Any, wanted: Any, *, atol: float = 0.0, what: str = "outpu
         raise Violation(f"{what}: got {show(got)}; wanted {show(wanted)}{at}")
 
 
-def show(x: Any) -> str:
+def describe(case: object) -> str:
+    """A case as text: the parts of a tuple or a dict on lines of their own, float arrays in few digits."""
+    if isinstance(case, tuple):
+        names = getattr(case, "_fields", None) or [f"argument {i}" for i in range(len(case))]
+        case = dict(zip(names, case, strict=True))
+    if isinstance(case, dict):
+        return "\n".join(f"{name} = {describe(part)}" for name, part in case.items())
+    if isinstance(case, np.ndarray):
+        return show(case) if np.issubdtype(case.dtype, np.floating) else str(case.tolist())
+    return str(case)
+
+
+def show(x: ArrayLike) -> str:
     """An array in few digits, on one line."""
     text = np.array2string(
         np.asarray(x, np.float64), precision=4, suppress_small=True, separator=", ", threshold=64

@@ -2,15 +2,21 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.law import Violation
+from tfm_jax.types import Array
 
-__all__ = ["Subject", "Unsupported", "check_shape", "unpack"]
+__all__ = ["AnyArray", "Function", "Subject", "Unsupported", "check_shape", "unpack"]
+
+Function = Callable[..., Any]
+"""A function under test, or one made of it: it takes and returns arrays, or pytrees of arrays."""
+AnyArray = np.ndarray | Array
+R = TypeVar("R")
 
 
 class Unsupported(Exception):
@@ -24,13 +30,13 @@ class Subject:
       function: any callable of JAX arrays.
     """
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Function):
         self.function = function
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *args: object, **options: object) -> Any:
         """The output, with NumPy arrays. Raises ``Unsupported`` or ``Violation`` as ``run`` does."""
 
-        def to_jax(x: Any) -> Any:
+        def to_jax(x: object) -> object:
             return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
         args, options = jax.tree.map(to_jax, (args, options))
@@ -41,30 +47,30 @@ class Subject:
         return self.function(*args, **options)
 
     @functools.cached_property
-    def compiled(self) -> Callable[..., Any]:
+    def compiled(self) -> Function:
         """``raw`` under jit."""
         return jax.jit(self.raw)
 
     @functools.cached_property
-    def vmapped(self) -> Callable[..., Any]:
+    def vmapped(self) -> Function:
         """``raw`` under jit and vmap over the first axis of all arguments."""
         return jax.jit(jax.vmap(self.raw))
 
     @functools.cached_property
-    def per_example(self) -> Callable[..., Any]:
+    def per_example(self) -> Function:
         """``raw`` under jit and vmap over the batch: each call sees a batch of 1."""
         return jax.jit(jax.vmap(lambda *example: self.raw(*(x[None] for x in example))[0]))
 
     @functools.cached_property
-    def gradient(self) -> Callable[..., Any]:
+    def gradient(self) -> Function:
         """(cotangent, x, ...) -> the gradient of sum(output * cotangent) with respect to x, under jit."""
 
-        def loss(x: Any, cotangent: Any, *rest: Any) -> Any:
+        def loss(x: Array, cotangent: Array, *rest: object) -> Array:
             return jnp.sum(self.raw(x, *rest) * cotangent)
 
         return jax.jit(lambda cotangent, x, *rest: jax.grad(loss)(x, cotangent, *rest))
 
-    def run(self, call: Callable[[], Any]) -> Any:
+    def run(self, call: Callable[[], R]) -> R:
         """The result of a call that runs the function, with matrix products in full float32.
 
         Raises:
@@ -82,11 +88,12 @@ class Subject:
             raise Violation(f"raised {message}") from error
 
 
-def unpack(out: Any, names: str) -> tuple[Any, ...]:
+def unpack(out: object, names: str) -> tuple[Any, ...]:
     """The parts of an output, such as "sum, weight". Raises ``Violation`` for another number of parts."""
     n = len(names.split(", "))
     if not isinstance(out, tuple | list) or len(out) != n:
-        raise Violation(f"got {type(out).__name__} {out if np.ndim(out) == 0 else ''}; wanted ({names})")
+        shown = "" if isinstance(out, tuple | list) or np.ndim(np.asarray(out)) else out
+        raise Violation(f"got {type(out).__name__} {shown}; wanted ({names})")
     return tuple(out)
 
 

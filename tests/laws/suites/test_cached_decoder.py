@@ -10,6 +10,8 @@ from hypothesis import settings
 from tests.laws.suites.test_language_model import FLOAT32, VARIANTS, build
 from tests.marks import slow_but
 from tfm_jax import laws, nn
+from tfm_jax.laws.suites.cached_decoder import CAPACITY
+from tfm_jax.nn.decoding import decode_step, init_cache
 
 EXAMPLES = settings().max_examples
 
@@ -20,7 +22,7 @@ def read_and_full(jitted=True, **fields):
     extend = jax.jit(extend) if jitted else extend
 
     def read(tokens, chunks):
-        cache = nn.init_cache(model, params, len(tokens), laws.CAPACITY)
+        cache = nn.init_cache(model, params, len(tokens), CAPACITY)
         out = []
         for chunk in jnp.split(tokens, [sum(chunks[:i]) for i in range(1, len(chunks))], axis=1):
             logits, cache = extend(chunk, cache)

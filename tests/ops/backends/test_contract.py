@@ -19,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 
 from tests import references
 from tests.marks import slow, slow_but, slow_rows
-from tests.ops.masks.strategies import expressions
 from tfm_jax import ops
+from tfm_jax.laws.strategies import mask_expressions
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS, Backend
 
@@ -276,7 +276,7 @@ def test_options_are_supported_or_an_error(name, option):
 def test_any_mask_is_supported_or_an_error(name, data):
     batch, T, S, K = data.draw(st.sampled_from([((2,), 11, 19, 2), ((), 13, 13, 4)]))
     q, k, v = arrays(batch, T, S, K=K, V=H, seed=data.draw(st.integers(0, 99)))
-    mask, allowed = data.draw(expressions(batch, N, T, S))
+    mask, allowed = data.draw(mask_expressions(batch, N, T, S))
     shape = data.draw(st.sampled_from([None, (N, T, S), (1, T, 1)]))
     bias = None if shape is None else np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     if unsupported(name, q, k, v, mask, bias):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from tests.ops.masks.strategies import expressions
 from tests.references import table
+from tfm_jax.laws.strategies import mask_expressions
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks.algebra import conjuncts, nodes
 
@@ -33,7 +33,7 @@ def same(a, b, batch=(), T=5, S=5):
 @given(st.data())
 def test_an_expression_is_its_table(data):
     batch, (T, S) = data.draw(st.sampled_from(BATCHES)), data.draw(st.sampled_from(LENGTHS))
-    mask, expected = data.draw(expressions(batch, N, T, S))
+    mask, expected = data.draw(mask_expressions(batch, N, T, S))
     got = masks.to_heads(mask, batch, N, T, S)
     assert got.dtype == bool and got.ndim == len(batch) + 3
     assert got.shape[-3] in (1, N) and got.shape[-2:] == (T, S)
@@ -99,7 +99,7 @@ def test_with_offset_changes_positional_leaves_only():
 @given(st.data())
 def test_the_algebra_is_boolean(data):
     batch = data.draw(st.sampled_from(BATCHES))
-    a, b, c = (data.draw(expressions(batch, N, 5, 5))[0] for _ in range(3))
+    a, b, c = (data.draw(mask_expressions(batch, N, 5, 5))[0] for _ in range(3))
     everything = masks.window()
     for left, right in [
         (~(a & b), ~a | ~b),

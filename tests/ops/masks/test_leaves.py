@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from tests.ops.masks.strategies import KINDS, expressions, leaf, table_of
+from tfm_jax.laws.strategies import MASK_KINDS, mask_expressions, mask_of_kind
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks.tiles import Grid, Span
 
@@ -23,7 +23,7 @@ seeds = st.integers(0, 10**6)
 def draw_expression(data):
     """(batch, T, S, mask, its table)."""
     batch, (T, S) = data.draw(st.sampled_from(BATCHES)), data.draw(st.sampled_from(LENGTHS))
-    return batch, T, S, *data.draw(expressions(batch, N, T, S))
+    return batch, T, S, *data.draw(mask_expressions(batch, N, T, S))
 
 
 def full_table(mask, batch, T, S):
@@ -164,10 +164,10 @@ def test_bounds_of_one_leaf_are_exact(kind, data):
     (T, S), seed = data.draw(st.sampled_from(LENGTHS)), data.draw(seeds)
     # Not exact for windows at different offsets in each example: their bounds come from the range of offsets.
     batch = () if kind == "window" else data.draw(st.sampled_from(BATCHES))
-    mask, holds = leaf(kind, np.random.default_rng(seed), batch, N, T, S)
+    mask, table = mask_of_kind(kind, seed, batch, N, T=T, S=S)
     grid = Grid(T, S, *data.draw(st.sampled_from(TILES)))
-    check_exact(mask, table_of(holds, batch, N, T, S), grid, jitted=seed % 8 == 0)
-    check_exact(~mask, ~table_of(holds, batch, N, T, S), grid, jitted=False)
+    check_exact(mask, table, grid, jitted=seed % 8 == 0)
+    check_exact(~mask, ~table, grid, jitted=False)
 
 
 @given(st.data())
@@ -235,21 +235,18 @@ def over_devices(mask, batch, T, S):
 
 
 @pytest.mark.parametrize("T, S", [(2, 2), (3, 2)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MASK_KINDS)
 def test_the_shards_of_a_leaf_are_the_leaf(kind, T, S):
     for seed in range(3):
         batch = BATCHES[seed % 2]
-        mask, holds = leaf(kind, np.random.default_rng(seed), batch, N, DEVICES * T, DEVICES * S)
-        got = over_devices(mask, batch, T, S)
-        np.testing.assert_array_equal(
-            got, table_of(holds, batch, N, DEVICES * T, DEVICES * S), err_msg=repr(mask)
-        )
+        mask, table = mask_of_kind(kind, seed, batch, N, T=DEVICES * T, S=DEVICES * S)
+        np.testing.assert_array_equal(over_devices(mask, batch, T, S), table, err_msg=repr(mask))
 
 
 @given(st.data())
 def test_the_shards_of_an_expression_are_the_expression(data):
     batch, (T, S) = data.draw(st.sampled_from(BATCHES)), data.draw(st.sampled_from([(2, 2), (3, 2)]))
-    mask, table = data.draw(expressions(batch, N, DEVICES * T, DEVICES * S))
+    mask, table = data.draw(mask_expressions(batch, N, DEVICES * T, DEVICES * S))
     np.testing.assert_array_equal(over_devices(mask, batch, T, S), table)
 
 

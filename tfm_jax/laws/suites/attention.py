@@ -73,7 +73,8 @@ def convex_hull(attend: AttentionSubject, x: AttentionCase) -> None:
     unmasked = x.unmasked[..., None]
     low, high = np.where(unmasked, v, np.inf).min(-2), np.where(unmasked, v, -np.inf).max(-2)
     out = np.moveaxis(attend(x.q, x.k, x.v, x.mask), 1, 2).astype(np.float64)  # [B, N, T, H]
-    outside = x.unmasked.any(-1)[..., None] & ~((out >= low - TOLERANCE) & (out <= high + TOLERANCE))
+    inside = (out >= low - TOLERANCE) & (out <= high + TOLERANCE)
+    outside = np.asarray(x.unmasked.any(-1))[..., None] & ~inside
     if outside.any():
         b, n, t, h = np.argwhere(outside)[0]
         raise Violation(
@@ -324,8 +325,8 @@ def large_logits(attend: AttentionSubject, x: AttentionCase) -> None:
 @law(cases().map(no_fully_masked_row))
 def dtype_is_preserved(attend: AttentionSubject, x: AttentionCase) -> None:
     """bfloat16 inputs give a bfloat16 output, close to the float32 output."""
-    half = [y.astype(jnp.bfloat16) for y in (x.q, x.k, x.v)]
-    out = attend(*half, x.mask)
+    q, k, v = half = [y.astype(jnp.bfloat16) for y in (x.q, x.k, x.v)]
+    out = attend(q, k, v, x.mask)
     if out.dtype != jnp.bfloat16:
         raise Violation(f"dtype: got {out.dtype}; wanted bfloat16")
     q, k, v = (y.astype(np.float32) for y in half)

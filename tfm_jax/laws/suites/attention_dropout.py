@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Law, Suite, Violation, assert_close, law
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.strategies import AttentionShape
+from tfm_jax.laws.subject import AnyArray, Subject, check_shape
 from tfm_jax.laws.suites.cases.attention import (
     AttentionCase,
-    AttentionShape,
     attention_weights,
     cases,
     gradients_of,
@@ -24,6 +24,7 @@ from tfm_jax.laws.suites.cases.attention import (
     no_fully_masked_row,
     weighted_sum,
 )
+from tfm_jax.types import Array
 
 __all__ = ["AttentionDropoutSubject", "attention_dropout"]
 
@@ -39,21 +40,25 @@ class AttentionDropoutSubject(Subject):
         attend, the probability that a weight is dropped, and a typed key; returns [B, T, N, H].
     """
 
-    def __call__(self, x: AttentionCase, *, v: Any = None, rate: float = RATE, seed: int = 0) -> np.ndarray:
+    def __call__(
+        self, x: AttentionCase, *, v: AnyArray | None = None, rate: float = RATE, seed: int = 0
+    ) -> np.ndarray:
         """The output for the case, with other values if ``v``; ``seed`` is added to the case's seed."""
-        arrays = [jnp.asarray(y) for y in (x.q, x.k, x.v if v is None else v)]
-        out = self.run(lambda: np.asarray(self.raw(x, *arrays, rate, seed)))
+        q, k, v = (jnp.asarray(y) for y in (x.q, x.k, x.v if v is None else v))
+        out = self.run(lambda: np.asarray(self.raw(x, q, k, v, rate, seed)))
         return check_shape(out, x.q.shape, "[B, T, N, H]")
 
-    def raw(self, x: AttentionCase, q: Any, k: Any, v: Any, rate: float = RATE, seed: int = 0) -> Any:
+    def raw(
+        self, x: AttentionCase, q: AnyArray, k: AnyArray, v: AnyArray, rate: float = RATE, seed: int = 0
+    ) -> Any:
         """The function, called with these arrays and the case's mask and key."""
         return self.function(q, k, v, jnp.asarray(x.mask), rate, jax.random.key(seed + x.seed))
 
-    def gradient(self, x: AttentionCase, cotangent: Any) -> Any:
+    def gradient(self, x: AttentionCase, cotangent: AnyArray) -> Any:
         """The gradients of sum(output * cotangent) by q, k and v."""
 
-        def loss(*arrays: Any) -> Any:
-            return jnp.sum(self.raw(x, *arrays) * cotangent)
+        def loss(q: Array, k: Array, v: Array) -> Any:
+            return jnp.sum(self.raw(x, q, k, v) * cotangent)
 
         return self.run(lambda: jax.grad(loss, argnums=(0, 1, 2))(*map(jnp.asarray, (x.q, x.k, x.v))))
 

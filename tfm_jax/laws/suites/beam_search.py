@@ -2,16 +2,15 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law, show
 from tfm_jax.laws.subject import Subject, unpack
-from tfm_jax.laws.suites.cases.seeded import SEEDS
 
 __all__ = ["BeamCase", "BeamSubject", "beam_search"]
 
@@ -56,16 +55,16 @@ def cases(
 ) -> BeamCase:
     """A random model of T steps over V tokens, with one of ``widths(T, V)`` as the beam width."""
     T, V = draw(st.sampled_from(SIZES))
-    seed = draw(SEEDS)
+    seed = draw(strategies.seeds())
     logits = 2 * np.random.default_rng(seed).standard_normal((T, V, V))
     log_probs = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
     return BeamCase(log_probs, draw(st.sampled_from(widths(T, V))), draw(st.sampled_from(alphas)))
 
 
-def cut_at_eos(tokens: Any) -> tuple[int, ...]:
+def cut_at_eos(tokens: Iterable[int]) -> tuple[int, ...]:
     """The tokens up to and including the first EOS."""
-    tokens = tuple(map(int, tokens))
-    return tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+    ids = tuple(map(int, tokens))
+    return ids[: ids.index(EOS) + 1] if EOS in ids else ids
 
 
 class BeamSubject(Subject):

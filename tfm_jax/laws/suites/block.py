@@ -1,15 +1,15 @@
 """The laws of a Transformer block, ``block(x) -> x``, with its residual connections and norms."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, Unsupported, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import AnyArray, Function, Subject, Unsupported, check_shape
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["BlockCase", "BlockSubject", "block"]
 
@@ -33,9 +33,8 @@ class BlockCase(Seeded):
 def cases(draw, min_batch: int = 1, min_length: int = 1) -> BlockCase:
     """Random vectors near 1."""
     B, T = draw(st.sampled_from([(B, T) for B, T in SHAPES if min_batch <= B and min_length <= T]))
-    seed = draw(SEEDS)
-    x = np.random.default_rng(seed).standard_normal((B, T, D)).round(1)
-    return BlockCase(x.astype(np.float32), seed)
+    seed = draw(strategies.seeds())
+    return BlockCase(draw(strategies.normal((B, T, D), seed=seed)), seed)
 
 
 class BlockSubject(Subject):
@@ -50,13 +49,13 @@ class BlockSubject(Subject):
       ValueError: for another ``norm``.
     """
 
-    def __init__(self, function: Callable[..., Any], *, norm: Literal["pre", "post"] | None = "pre"):
+    def __init__(self, function: Function, *, norm: Literal["pre", "post"] | None = "pre"):
         if norm not in ("pre", "post", None):
             raise ValueError(f"laws.block: got norm={norm!r}; wanted 'pre', 'post' or None")
         super().__init__(function)
         self.norm = norm
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(x), np.shape(x), "[B, T, D]")
 

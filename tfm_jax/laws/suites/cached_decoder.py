@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
-from tfm_jax.laws.subject import Subject, Unsupported
-from tfm_jax.laws.suites.cases.seeded import SEEDS
+from tfm_jax.laws.subject import AnyArray, Function, Subject, Unsupported
 from tfm_jax.laws.suites.cases.tokens import IDS, TOLERANCE
 
 __all__ = ["CAPACITY", "CacheCase", "CacheSubject", "cached_decoder"]
@@ -38,9 +38,8 @@ class CacheCase:
 def cases(draw, splits: tuple[tuple[int, ...], ...] = SPLITS, batch: int = 1) -> CacheCase:
     """A batch of random tokens, and one of these splits into chunks."""
     chunks = draw(st.sampled_from(splits))
-    seed = draw(SEEDS)
-    tokens = np.random.default_rng(seed).integers(0, IDS, (batch, sum(chunks))).astype(np.int32)
-    return CacheCase(tokens, chunks, seed)
+    seed = draw(strategies.seeds())
+    return CacheCase(draw(strategies.tokens(batch, sum(chunks), vocab_size=IDS, seed=seed)), chunks, seed)
 
 
 class CacheSubject(Subject):
@@ -52,19 +51,19 @@ class CacheSubject(Subject):
       full: ``full(tokens) -> logits``, a forward pass without a cache; None reads all tokens as one chunk.
     """
 
-    def __init__(self, function: Callable[..., Any], *, full: Callable[[Any], Any] | None = None):
+    def __init__(self, function: Function, *, full: Callable[[Any], Any] | None = None):
         super().__init__(function)
         self.full = full
 
-    def __call__(self, tokens: Any, chunks: tuple[int, ...]) -> np.ndarray:
+    def __call__(self, tokens: AnyArray, chunks: tuple[int, ...]) -> np.ndarray:
         """The logits, their shape checked."""
         return self._logits(tokens, lambda tokens: self.function(tokens, chunks))
 
-    def at_once(self, tokens: Any) -> np.ndarray:
+    def at_once(self, tokens: AnyArray) -> np.ndarray:
         """The logits of a forward pass over all tokens."""
         return self._logits(tokens, self.full or (lambda tokens: self.function(tokens, (tokens.shape[1],))))
 
-    def _logits(self, tokens: Any, read: Callable[[Any], Any]) -> np.ndarray:
+    def _logits(self, tokens: AnyArray, read: Callable[[Any], Any]) -> np.ndarray:
         out = self.run(lambda: np.asarray(read(jnp.asarray(tokens))))
         if out.ndim != 3 or out.shape[:2] != tokens.shape:
             raise Violation(f"shape: got {list(out.shape)}; wanted [B, T, V] = [*{list(tokens.shape)}, V]")

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject, unpack
-from tfm_jax.laws.suites.cases.seeded import SEEDS
 from tfm_jax.laws.suites.cases.tokens import IDS
 
 __all__ = ["SavedCase", "SavedSubject", "checkpoint"]
@@ -28,8 +28,8 @@ class SavedCase:
 @st.composite
 def cases(draw) -> SavedCase:
     """A random seed and three random tokens."""
-    seed = draw(SEEDS)
-    return SavedCase(seed, np.random.default_rng(seed).integers(0, IDS, (1, 3)).astype(np.int32))
+    seed = draw(strategies.seeds())
+    return SavedCase(seed, draw(strategies.tokens(1, 3, vocab_size=IDS, seed=seed)))
 
 
 class SavedSubject(Subject):

@@ -2,17 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape, unpack
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape, unpack
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["CrossEntropyCase", "CrossEntropySubject", "cross_entropy"]
 
@@ -45,17 +44,10 @@ class CrossEntropyCase(Seeded):
 def cases(draw) -> CrossEntropyCase:
     """Random logits and labels, with weights of 1, 0, 0.5 and 2."""
     B, T, V = draw(st.sampled_from(SHAPES))
-
-    def one_per_token(elements: st.SearchStrategy[Any]) -> np.ndarray:
-        return np.array(draw(st.lists(elements, min_size=B * T, max_size=B * T))).reshape(B, T)
-
-    labels = one_per_token(st.integers(0, V - 1))
-    weights = one_per_token(st.sampled_from([1.0, 0.0, 0.5, 2.0]))
-    seed = draw(SEEDS)
-    logits = 2 * np.random.default_rng(seed).standard_normal((B, T, V)).round(1)
-    return CrossEntropyCase(
-        logits.astype(np.float32), labels.astype(np.int32), weights.astype(np.float32), seed
-    )
+    labels = draw(strategies.per_element(st.integers(0, V - 1), (B, T), np.int32))
+    weights = draw(strategies.per_element(st.sampled_from([1.0, 0.0, 0.5, 2.0]), (B, T), np.float32))
+    seed = draw(strategies.seeds())
+    return CrossEntropyCase(draw(strategies.normal((B, T, V), scale=2.0, seed=seed)), labels, weights, seed)
 
 
 class CrossEntropySubject(Subject):
@@ -68,12 +60,12 @@ class CrossEntropySubject(Subject):
         tokens by weight 0 only.
     """
 
-    def __init__(self, function: Callable[..., Any], *, ignore_index: int | None = None):
+    def __init__(self, function: Function, *, ignore_index: int | None = None):
         super().__init__(function)
         self.ignore_index = ignore_index
 
     def __call__(
-        self, logits: Any, labels: Any, weights: Any = None, smoothing: float = 0.0
+        self, logits: AnyArray, labels: AnyArray, weights: AnyArray | None = None, smoothing: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """(sum, weight), their shapes checked."""
         out = super().__call__(logits, labels, weights, smoothing)
@@ -81,17 +73,17 @@ class CrossEntropySubject(Subject):
         return check_shape(total, (), "the sum, a scalar"), check_shape(weight, (), "the weight, a scalar")
 
     @functools.cached_property
-    def compiled(self) -> Callable[..., Any]:
+    def compiled(self) -> Function:
         """``raw`` under jit, the smoothing static."""
         return jax.jit(self.raw, static_argnums=3)
 
     @functools.cached_property
-    def per_example(self) -> Callable[..., Any]:
+    def per_example(self) -> Function:
         """(sums [B], weights [B]), under jit and vmap over the batch, without smoothing."""
         return jax.jit(jax.vmap(lambda *example: self.raw(*(x[None] for x in example), 0.0)))
 
     @functools.cached_property
-    def gradient(self) -> Callable[..., Any]:
+    def gradient(self) -> Function:
         """(logits, labels, weights, smoothing) -> the gradient of the sum by the logits, under jit."""
         return jax.jit(jax.grad(lambda *inputs: self.raw(*inputs)[0]), static_argnums=3)
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["DropoutCase", "DropoutSubject", "dropout"]
 
@@ -46,7 +47,7 @@ class DropoutCase(Seeded):
 @st.composite
 def cases(draw) -> DropoutCase:
     """A random array and rate."""
-    shape, rate, seed = draw(st.sampled_from(SHAPES)), draw(st.sampled_from(RATES)), draw(SEEDS)
+    shape, rate, seed = draw(st.sampled_from(SHAPES)), draw(st.sampled_from(RATES)), draw(strategies.seeds())
     rng = np.random.default_rng(seed)
     x = rng.uniform(0.5, 2, shape) * rng.choice([-1, 1], shape)
     return DropoutCase(x.astype(np.float32), rate, seed)
@@ -60,25 +61,25 @@ class DropoutSubject(Subject):
       key: makes the key that the function takes of an int.
     """
 
-    def __init__(self, function: Callable[..., Any], *, key: Callable[[int], Any] = jax.random.key):
+    def __init__(self, function: Function, *, key: Callable[[int], Any] = jax.random.key):
         super().__init__(function)
         self.key = key
 
-    def __call__(self, x: Any, rate: float, seed: int) -> np.ndarray:
+    def __call__(self, x: AnyArray, rate: float, seed: int) -> np.ndarray:
         """The output for the key of a seed, its shape checked."""
         return check_shape(super().__call__(x, rate, self.key(seed)), np.shape(x), "the shape of x")
 
-    def kept(self, x: Any, rate: float, seed: int) -> np.ndarray:
+    def kept(self, x: AnyArray, rate: float, seed: int) -> np.ndarray:
         """Which elements are kept, bool [...]."""
         return self(x, rate, seed) != 0
 
     @functools.cached_property
-    def compiled(self) -> Callable[..., Any]:
+    def compiled(self) -> Function:
         """(rate) -> ``raw`` as a function of x and a key, under jit."""
         return functools.cache(lambda rate: jax.jit(lambda x, key: self.raw(x, rate, key)))
 
     @functools.cached_property
-    def vmapped(self) -> Callable[..., Any]:
+    def vmapped(self) -> Function:
         """(rate) -> ``raw`` as a function of arrays and as many keys, under jit and vmap."""
         return functools.cache(lambda rate: jax.jit(jax.vmap(lambda x, key: self.raw(x, rate, key))))
 

@@ -36,7 +36,7 @@ def context_matters(encode: ModelSubject, x: TokensCase) -> None:
 @law(right_padded(lambda B, T: B > 1))
 def fully_padded_examples(encode: ModelSubject, x: TokensCase) -> None:
     """An example of nothing but padding gives finite vectors and changes no other example."""
-    valid = x.valid & (np.arange(len(x.valid)) > 0)[:, None]
+    valid = x.mask & (np.arange(len(x.mask)) > 0)[:, None]
     out = encode(x.tokens, valid)
     if not np.isfinite(out).all():
         n = np.sum(~np.isfinite(out))
@@ -55,7 +55,7 @@ def positions_matter(encode: ModelSubject, x: TokensCase) -> None:
     tokens[:, 1] = np.where(tokens[:, 0] == tokens[:, 1], (tokens[:, 0] + 1) % IDS, tokens[:, 1])
     order = np.arange(tokens.shape[1])
     order[:2] = 1, 0
-    got, before = encode(tokens[:, order], x.valid), encode(tokens, x.valid)[:, order]
+    got, before = encode(tokens[:, order], x.mask), encode(tokens, x.mask)[:, order]
     what = (
         f"vectors of {tokens.tolist()} with the first two tokens exchanged, compared with exchanged vectors"
     )
@@ -66,15 +66,15 @@ def positions_matter(encode: ModelSubject, x: TokensCase) -> None:
 def permutation_equivariance(encode: ModelSubject, x: TokensCase) -> None:
     """Without positions, permuting the tokens permutes the vectors."""
     order = x.rng.permutation(x.tokens.shape[1])
-    got = encode(x.tokens[:, order], x.valid[:, order])
-    got, wanted = (np.where(x.valid[:, order, None], y, 0) for y in (got, encode(*x.arguments)[:, order]))
+    got = encode(x.tokens[:, order], x.mask[:, order])
+    got, wanted = (np.where(x.mask[:, order, None], y, 0) for y in (got, encode(*x.arguments)[:, order]))
     assert_close(got, wanted, atol=TOLERANCE, what=f"vectors of the tokens in the order {order.tolist()}")
 
 
 @law(right_padded())
 def every_token_counts(classify: ModelSubject, x: TokensCase) -> None:
     """Changing any valid token changes the logits."""
-    at = x.seed % x.valid.sum(1).min()
+    at = x.seed % x.mask.sum(1).min()
     assert_all_changed(
         classify(*x.with_tokens(x.changed_tokens(at))),
         classify(*x.arguments),

@@ -1,13 +1,12 @@
 """The laws of a position-wise feed-forward layer, ``f(x [B, T, D]) -> [B, T, D]``."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Suite, assert_close, law
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.vectors import (
     VectorsCase,
     cases,
@@ -27,15 +26,15 @@ class FeedForwardSubject(Subject):
       dim: the layer's D. The vectors of a case are repeated and cut to this size.
     """
 
-    def __init__(self, function: Callable[..., Any], *, dim: int = 8):
+    def __init__(self, function: Function, *, dim: int = 8):
         super().__init__(function)
         self.dim = dim
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(x), (*x.shape[:-1], self.dim), "[B, T, D]")
 
-    def raw(self, x: Any) -> Any:
+    def raw(self, x: AnyArray) -> Any:
         """The function, called with vectors of size ``dim``."""
         x = jnp.asarray(x)
         return self.function(jnp.tile(x, -(-self.dim // x.shape[-1]))[..., : self.dim])

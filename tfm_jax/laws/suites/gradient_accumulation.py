@@ -1,15 +1,15 @@
 """The laws of gradients that are summed over microbatches or over devices."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import Function, Subject, check_shape
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["BatchCase", "BatchSubject", "data_parallel", "gradient_accumulation"]
 
@@ -45,11 +45,11 @@ class BatchCase(Seeded):
 def cases(draw) -> BatchCase:
     """Random examples with weights of 1, 0 and 5, not all 0."""
     n, D, microbatches = draw(st.sampled_from(SIZES))
-    seed = draw(SEEDS)
+    seed = draw(strategies.seeds())
     rng = np.random.default_rng(seed)
-    w, x, y = (rng.standard_normal(shape).round(1).astype(np.float32) for shape in (D, (n, D), n))
-    weights = st.lists(st.sampled_from([1.0, 0.0, 5.0]), min_size=n, max_size=n).filter(any)
-    return BatchCase(w, x, y, np.array(draw(weights), np.float32), microbatches, seed)
+    w, x, y = (draw(strategies.normal(shape, seed=rng)) for shape in ((D,), (n, D), (n,)))
+    weights = strategies.per_element(st.sampled_from([1.0, 0.0, 5.0]), (n,), np.float32).filter(np.any)
+    return BatchCase(w, x, y, draw(weights), microbatches, seed)
 
 
 class BatchSubject(Subject):
@@ -61,7 +61,7 @@ class BatchSubject(Subject):
       accumulates: whether the function takes the number of microbatches.
     """
 
-    def __init__(self, function: Callable[..., Any], *, accumulates: bool = True):
+    def __init__(self, function: Function, *, accumulates: bool = True):
         super().__init__(function)
         self.accumulates = accumulates
 

@@ -1,15 +1,14 @@
 """The laws of dropout in a stack of layers, ``kept(key) -> [L, n]``."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
-from tfm_jax.laws.subject import Subject
-from tfm_jax.laws.suites.cases.seeded import SEEDS
+from tfm_jax.laws.subject import Function, Subject
 
 __all__ = ["KeyCase", "LayerDropoutSubject", "layer_dropout"]
 
@@ -32,7 +31,7 @@ class KeyCase:
         return f"key = jax.random.key({self.seed})"
 
 
-cases = SEEDS.map(KeyCase)
+cases = strategies.seeds().map(KeyCase)
 
 
 class LayerDropoutSubject(Subject):
@@ -44,7 +43,7 @@ class LayerDropoutSubject(Subject):
       rate: the dropout rate.
     """
 
-    def __init__(self, function: Callable[..., Any], *, rate: float = 0.1):
+    def __init__(self, function: Function, *, rate: float = 0.1):
         super().__init__(function)
         self.rate = rate
 

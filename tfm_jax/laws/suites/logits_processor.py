@@ -7,7 +7,6 @@ Wrap a function with other arguments, such as ``(input_ids, scores)``::
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
+from tfm_jax.laws.subject import AnyArray, Function
 from tfm_jax.laws.suites.cases.logits import PADDING, HistoryCase, LogitsSubject, histories
 
 __all__ = ["ProcessorSubject", "logits_processor"]
@@ -36,10 +36,10 @@ class ProcessorSubject(LogitsSubject):
         return self(*_arguments(dataclasses.replace(x, **changes)))
 
     @functools.cached_property
-    def per_example(self) -> Callable[..., Any]:
+    def per_example(self) -> Function:
         """``raw`` under jit and vmap over the batch, all examples at the same length and step."""
 
-        def alone(logits: Any, tokens: Any, *rest: Any) -> Any:
+        def alone(logits: AnyArray, tokens: AnyArray, *rest: object) -> Any:
             return self.raw(logits[None], tokens[None], *rest)[0]
 
         return jax.jit(jax.vmap(alone, (0, 0, None, None)))

@@ -9,6 +9,7 @@ import numpy as np
 from tfm_jax.laws.law import TOLERANCE, Law, Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Unsupported
 from tfm_jax.laws.suites.cases.attention import (
+    AttentionCase,
     attention_weights,
     cases,
     gradients_of,
@@ -60,7 +61,7 @@ def causal_with_offset(attend: MaskedSubject, x: MaskedCase) -> None:
 
 
 @law(cases(masked=False, fits=lambda shape: queries_fit_in_keys(shape) and shape.T < shape.S))
-def offset_is_required(attend: MaskedSubject, x: MaskedCase) -> None:
+def offset_is_required(attend: MaskedSubject, x: AttentionCase) -> None:
     """With more keys than queries, a causal mask without an offset is an error, not a guess."""
     T = x.q.shape[1]
     attend(x.q, x.k[:, :T], x.v[:, :T], causal=True)  # not supported if the function takes no causal mask
@@ -143,7 +144,7 @@ def gradients(attend: MaskedSubject, x: MaskedCase) -> None:
     got = attend.gradient(x.q, x.k, x.v, cotangent, **x.mask_args)
     for name, ours, right in zip("qkv", got, gradients_of(x, cotangent), strict=True):
         assert_close(ours, right, atol=5 * TOLERANCE, what=f"gradient by {name}")
-    masked = ~x.mask.any((1, 2))[..., None, None]
+    masked = ~np.asarray(x.mask.any((1, 2)))[..., None, None]
     for name, ours in zip("kv", got[1:], strict=True):
         assert_close(np.where(masked, ours, 0), 0, what=f"gradient by {name} at masked keys")
 

@@ -1,11 +1,11 @@
 """The laws of the n-gram ban, ``ban(logits, tokens, length, n) -> logits``."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
+from tfm_jax.laws.subject import AnyArray
 from tfm_jax.laws.suites.cases.logits import PADDING, HistoryCase, LogitsSubject, histories
 
 __all__ = ["NgramSubject", "no_repeat_ngram"]
@@ -22,12 +22,12 @@ class NgramSubject(LogitsSubject):
     """
 
     def of(
-        self, x: HistoryCase, tokens: Any = None, length: int | None = None, n: int | None = None
+        self, x: HistoryCase, tokens: AnyArray | None = None, length: int | None = None, n: int | None = None
     ) -> np.ndarray:
         """The output for a case, with some of its arguments changed."""
         tokens = x.tokens if tokens is None else tokens
-        length = np.asarray(x.length if length is None else length, np.int32)
-        return self(x.logits, tokens, length, x.number if n is None else n)
+        n_tokens = np.asarray(x.length if length is None else length, np.int32)
+        return self(x.logits, tokens, n_tokens, x.number if n is None else n)
 
 
 def ngrams(sequence: list[int], n: int) -> list[tuple[int, ...]]:

@@ -1,11 +1,9 @@
 """The laws of position biases, ``bias(positions [T], positions [S]) -> [N, T, S]``, and of ALiBi."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law
+from tfm_jax.laws.subject import Function
 from tfm_jax.laws.suites.cases.positions import (
     PairsSubject,
     PositionsCase,
@@ -26,7 +24,7 @@ class AlibiSubject(PairsSubject):
       after: whether the bias of keys after the query is checked; False if a causal mask masks them anyway.
     """
 
-    def __init__(self, function: Callable[..., Any], *, after: bool = True):
+    def __init__(self, function: Function, *, after: bool = True):
         super().__init__(function)
         self.after = after
 
@@ -69,7 +67,7 @@ def decreases_with_distance(f: AlibiSubject, x: PositionsCase) -> None:
 def linear_in_distance(f: AlibiSubject, x: PositionsCase) -> None:
     """The bias at distance d is d times the bias at distance 1."""
     got, distance = f.bias_and_distance(x)
-    one = f(np.int32([1]), np.int32([0]))
+    one = f(np.array([1], np.int32), np.array([0], np.int32))
     assert_close(got, one * distance, atol=TOLERANCE)
 
 

@@ -1,11 +1,9 @@
 """The laws of T5's relative position buckets, ``buckets(positions [T], positions [S]) -> int [T, S]``."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from tfm_jax.laws.law import Suite, Violation, assert_close, law
+from tfm_jax.laws.subject import AnyArray, Function
 from tfm_jax.laws.suites.cases.positions import (
     MAX_POSITION,
     PairsSubject,
@@ -33,7 +31,7 @@ class BucketsSubject(PairsSubject):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Function,
         *,
         buckets: int = 32,
         max_distance: int = 128,
@@ -47,7 +45,7 @@ class BucketsSubject(PairsSubject):
         """The number of buckets of one direction; the first half of them holds one distance each."""
         return self.buckets // 2 if self.bidirectional else self.buckets
 
-    def __call__(self, q: Any, k: Any) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray) -> np.ndarray:
         """The buckets, their shape and dtype checked."""
         out = super().__call__(q, k)
         if not np.issubdtype(out.dtype, np.integer):
@@ -88,7 +86,7 @@ def monotone(f: BucketsSubject, x: PositionsCase) -> None:
 @law(cases())
 def direction(f: BucketsSubject, x: PositionsCase) -> None:
     """Keys before and after the query share no bucket; if not bidirectional, keys after it have bucket 0."""
-    at, apart = np.int32([2 * MAX_POSITION]), 1 + np.abs(x.distance[0])
+    at, apart = np.array([2 * MAX_POSITION], np.int32), 1 + np.abs(x.distance[0])
     before, after = (f(at, at + offset)[0] for offset in (-apart, apart))
     if not f.bidirectional:
         assert_close(after, 0, what=f"buckets of keys {apart.tolist()} after the query")

@@ -1,17 +1,16 @@
 """The laws of rotary position embeddings, ``rotate(x [B, T, N, H], positions [B, T]) -> [B, T, N, H]``."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.positions import ANGLE_TOLERANCE, MAX_POSITION, angles, split_pairs
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = ["RotaryCase", "RotarySubject", "rotary"]
 
@@ -41,10 +40,10 @@ class RotaryCase(Seeded):
 def cases(draw) -> RotaryCase:
     """Random vectors and positions."""
     B, T, N, H = draw(st.sampled_from(SHAPES))
-    positions = draw(st.lists(st.integers(0, MAX_POSITION), min_size=B * T, max_size=B * T))
-    seed = draw(SEEDS)
-    x = np.random.default_rng(seed).standard_normal((B, T, N, H)).round(1) + 0.05  # no element is 0
-    return RotaryCase(x.astype(np.float32), np.asarray(positions, np.int32).reshape(B, T), seed)
+    positions = draw(strategies.positions((B, T), largest=MAX_POSITION))
+    seed = draw(strategies.seeds())
+    x = draw(strategies.normal((B, T, N, H), shift=0.05, seed=seed))  # no element is 0
+    return RotaryCase(x, positions, seed)
 
 
 class RotarySubject(Subject):
@@ -56,11 +55,11 @@ class RotarySubject(Subject):
       pairing: the elements of pair i: "half", i and i + H/2, or "interleaved", 2i and 2i + 1.
     """
 
-    def __init__(self, function: Callable[..., Any], *, theta: float = 10_000.0, pairing: str = "half"):
+    def __init__(self, function: Function, *, theta: float = 10_000.0, pairing: str = "half"):
         super().__init__(function)
         self.theta, self.pairing = theta, pairing
 
-    def __call__(self, x: Any, positions: Any) -> np.ndarray:
+    def __call__(self, x: AnyArray, positions: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(x, positions), x.shape, "[B, T, N, H]")
 

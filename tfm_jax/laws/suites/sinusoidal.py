@@ -1,12 +1,9 @@
 """The laws of sinusoidal position encodings, ``encode(positions [T]) -> [T, D]``."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Suite, Violation, assert_close, law
-from tfm_jax.laws.subject import Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
 from tfm_jax.laws.suites.cases.positions import ANGLE_TOLERANCE, PositionsCase, angles, cases, split_pairs
 
 __all__ = ["SinusoidalSubject", "sinusoidal"]
@@ -22,13 +19,11 @@ class SinusoidalSubject(Subject):
         i and i + D/2.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], *, theta: float = 10_000.0, pairing: str = "interleaved"
-    ):
+    def __init__(self, function: Function, *, theta: float = 10_000.0, pairing: str = "interleaved"):
         super().__init__(function)
         self.theta, self.pairing = theta, pairing
 
-    def __call__(self, positions: Any) -> np.ndarray:
+    def __call__(self, positions: AnyArray) -> np.ndarray:
         """The encodings, float64 [T, D], D even; their shape checked."""
         out = super().__call__(positions)
         D = 2 * (np.shape(out)[-1] // 2) if np.ndim(out) else 0

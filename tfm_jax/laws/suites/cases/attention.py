@@ -3,20 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import show
-from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.strategies import AttentionShape
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "AttentionCase",
-    "AttentionShape",
     "AttentionSubject",
     "attention_weights",
     "cases",
@@ -31,35 +32,6 @@ __all__ = [
     "square",
     "weighted_sum",
 ]
-
-
-class AttentionShape(NamedTuple):
-    """The sizes of a case, in the letters of ``tfm_jax.types``."""
-
-    B: int
-    T: int
-    S: int
-    N: int
-    K: int
-    H: int
-
-
-# The simplest first. Few, because each is compiled separately. S <= H, so that identity values show the
-# weights. The last one is for functions that work in tiles.
-SHAPES = tuple(
-    AttentionShape(*sizes)
-    for sizes in (
-        (1, 1, 1, 1, 1, 4),
-        (1, 1, 2, 1, 1, 4),
-        (1, 2, 2, 1, 1, 4),
-        (1, 2, 3, 2, 2, 4),
-        (1, 3, 2, 2, 2, 4),
-        (2, 3, 3, 2, 1, 4),
-        (2, 3, 4, 4, 2, 4),
-        (1, 5, 5, 6, 3, 16),
-        (2, 43, 43, 2, 2, 48),
-    )
-)
 
 
 def square(shape: AttentionShape) -> bool:
@@ -107,14 +79,14 @@ def cases(
     draw, masked: bool = True, fits: Callable[[AttentionShape], bool] = lambda shape: True
 ) -> AttentionCase:
     """Random arrays of the shapes that fit, with a random mask, or with an all-True one unless ``masked``."""
-    B, T, S, N, K, H = draw(st.sampled_from([shape for shape in SHAPES if fits(shape)]))
-    seed = draw(SEEDS)
-    rng = np.random.default_rng(seed)
-    arrays = (rng.standard_normal((B, *x)).round(1) for x in ((T, N, H), (S, K, H), (S, K, H)))
-    n = -(-B * T * S // 8)
-    bits = draw(st.binary(min_size=n, max_size=n)) if masked else bytes(n)
-    hidden = np.unpackbits(np.frombuffer(bits, np.uint8), count=B * T * S).astype(bool).reshape(B, 1, T, S)
-    return AttentionCase(*(x.astype(np.float32) for x in arrays), ~hidden, seed)
+    shape = draw(strategies.attention_shapes(fits))
+    seed = draw(strategies.seeds())
+    q, k, v = draw(strategies.qkv(shape, seed=seed))
+    if masked:
+        mask = draw(strategies.dense_masks(shape.B, shape.T, shape.S))
+    else:
+        mask = np.ones((shape.B, 1, shape.T, shape.S), bool)
+    return AttentionCase(q, k, v, mask, seed)
 
 
 def no_fully_masked_row(x: AttentionCase) -> AttentionCase:
@@ -146,7 +118,7 @@ def diagonal_unmasked(x: AttentionCase) -> AttentionCase:
 
 def has_unmasked_key(x: AttentionCase) -> np.ndarray:
     """Which queries may attend to at least one key, bool [B, T, N, 1]."""
-    return np.moveaxis(x.unmasked.any(-1), 1, 2)[..., None]
+    return np.moveaxis(np.asarray(x.unmasked.any(-1)), 1, 2)[..., None]
 
 
 class AttentionSubject(Subject):
@@ -157,33 +129,33 @@ class AttentionSubject(Subject):
       mask: converts a bool array [B, 1, T, S], True = may attend, to the mask that the function takes.
     """
 
-    def __init__(self, function: Callable[..., Any], *, mask: Callable[[Any], Any] = lambda table: table):
+    def __init__(self, function: Function, *, mask: Callable[[Any], Any] = lambda table: table):
         super().__init__(function)
         self.mask = mask
 
-    def __call__(self, q: Any, k: Any, v: Any, mask: Any = None) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray | None = None) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(q, k, v, mask), (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
-    def raw(self, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    def raw(self, q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray | None = None) -> Any:
         """The function, called with a converted mask."""
         return self.function(q, k, v, None if mask is None else self.mask(jnp.asarray(mask)))
 
     @functools.cached_property
-    def gradient(self) -> Callable[..., Any]:
+    def gradient(self) -> Function:
         """(q, k, v, mask, cotangent) -> the gradients of sum(output * cotangent) by q, k and v."""
 
-        def loss(q: Any, k: Any, v: Any, mask: Any, cotangent: Any) -> Any:
+        def loss(q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray, cotangent: AnyArray) -> Any:
             return jnp.sum(self.raw(q, k, v, mask) * cotangent)
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
 
-    def weights(self, q: Any, k: Any, mask: Any = None) -> np.ndarray:
+    def weights(self, q: AnyArray, k: AnyArray, mask: AnyArray | None = None) -> np.ndarray:
         """The attention weights [B, N, T, S]: the output for identity values."""
         return np.moveaxis(self(q, k, identity_values(k), mask)[..., : k.shape[1]], 1, 2)
 
 
-def attention_weights(q: Any, k: Any, mask: Any) -> np.ndarray:
+def attention_weights(q: AnyArray, k: AnyArray, mask: AnyArray) -> np.ndarray:
     """softmax(q k^T / sqrt(H)) in float64, [B, N, T, S]; 0 in a fully masked row."""
     H = q.shape[-1]
     k = np.repeat(np.asarray(k, np.float64), q.shape[2] // k.shape[2], axis=2)
@@ -194,14 +166,14 @@ def attention_weights(q: Any, k: Any, mask: Any) -> np.ndarray:
     return e / np.maximum(e.sum(-1, keepdims=True), np.finfo(float).tiny)
 
 
-def weighted_sum(weights: Any, v: Any) -> np.ndarray:
+def weighted_sum(weights: AnyArray, v: AnyArray) -> np.ndarray:
     """The values [B, S, K, H], summed with weights [B, N, T, S], in float64."""
     v = np.repeat(np.asarray(v, np.float64), weights.shape[1] // v.shape[2], axis=2)
     return np.einsum("bnts,bsnh->btnh", weights, v)
 
 
 def gradients_of(
-    x: AttentionCase, cotangent: Any, scale: Any = 1
+    x: AttentionCase, cotangent: AnyArray, scale: Any = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of sum(output * cotangent) by q, k and v, in float64.
 
@@ -223,7 +195,7 @@ def gradients_of(
     )
 
 
-def identity_values(k: Any) -> np.ndarray:
+def identity_values(k: AnyArray) -> np.ndarray:
     """Values [B, S, K, H] for which the first S elements of an output are its weights."""
     B, S, K, H = k.shape
     return np.broadcast_to(np.eye(S, H, dtype=k.dtype)[None, :, None], (B, S, K, H))

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Violation, assert_close, show
 from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "PADDING",
@@ -85,17 +86,13 @@ class HistoryCase(LogitsCase):
         return f"{super().__str__()}\n{history}"
 
 
-def _logits(rng: np.random.Generator, B: int, V: int) -> np.ndarray:
-    steps = rng.permuted(np.broadcast_to(np.arange(V) - V // 2, (B, V)), axis=-1)
-    return (steps + rng.integers(-3, 4, (B, V)) / 8).astype(np.float32)
-
-
 @st.composite
 def cases(draw, numbers: Callable[[int], Sequence[Any]]) -> LogitsCase:
     """Logits, and one of ``numbers(V)``."""
     B, V = draw(st.sampled_from(SHAPES))
-    seed = draw(SEEDS)
-    return LogitsCase(_logits(np.random.default_rng(seed), B, V), draw(st.sampled_from(numbers(V))), seed)
+    seed = draw(strategies.seeds())
+    logits = draw(strategies.distinct((B, V), seed=seed))
+    return LogitsCase(logits, draw(st.sampled_from(numbers(V))), seed)
 
 
 @st.composite
@@ -108,23 +105,24 @@ def histories(
     B, V, M = draw(st.sampled_from(shapes))
     length = draw(st.integers(1, M))
     step = draw(st.integers(0, length - 1))
-    seed = draw(SEEDS)
+    seed = draw(strategies.seeds())
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(0, V, (B, M)).astype(np.int32)
+    tokens = draw(strategies.tokens(B, M, vocab_size=V, seed=rng))
     tokens[np.arange(M) < rng.integers(0, length - step, (B, 1))] = PADDING
     tokens[:, length:] = PADDING
-    return HistoryCase(_logits(rng, B, V), draw(st.sampled_from(numbers)), seed, tokens, length, step)
+    logits = draw(strategies.distinct((B, V), seed=rng))
+    return HistoryCase(logits, draw(st.sampled_from(numbers)), seed, tokens, length, step)
 
 
 class LogitsSubject(Subject):
     """A function of logits [B, V], and further arguments, that returns logits [B, V]."""
 
-    def __call__(self, logits: np.ndarray, *rest: Any) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, *rest: object) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(logits, *rest), logits.shape, "[B, V]")
 
 
-def assert_dtype_preserved(f: LogitsSubject, logits: np.ndarray, *rest: Any, atol: float = 0.0) -> None:
+def assert_dtype_preserved(f: LogitsSubject, logits: np.ndarray, *rest: object, atol: float = 0.0) -> None:
     """Raises ``Violation`` unless bfloat16 logits give bfloat16, close to what float32 logits give."""
     half = logits.astype(jnp.bfloat16)
     out = f(half, *rest)

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.attention import AttentionCase, AttentionShape, cases, identity_values, square
+from tfm_jax.laws import strategies
+from tfm_jax.laws.strategies import AttentionShape
+from tfm_jax.laws.subject import AnyArray, Subject, check_shape
+from tfm_jax.laws.suites.cases.attention import AttentionCase, cases, identity_values, square
 from tfm_jax.ops import masks
+from tfm_jax.types import Array
 
 __all__ = [
     "MaskedCase",
@@ -52,10 +55,10 @@ def dense_mask(
     S: int,
     *,
     causal: bool = False,
-    prefix: Any = None,
+    prefix: AnyArray | None = None,
     window: int | None = None,
-    segments: Any = None,
-    lengths: Any = None,
+    segments: AnyArray | None = None,
+    lengths: AnyArray | None = None,
     offset: int = 0,
 ) -> np.ndarray:
     """The dense mask that these arguments of ``MaskedSubject`` describe, bool [B, 1, T, S]."""
@@ -76,10 +79,10 @@ def structured_mask(
     T: int,
     *,
     causal: bool = False,
-    prefix: Any = None,
+    prefix: Array | None = None,
     window: int | None = None,
-    segments: Any = None,
-    lengths: Any = None,
+    segments: Array | None = None,
+    lengths: Array | None = None,
     offset: Any = None,
 ) -> masks.Mask | None:
     """The ``ops.masks`` mask that these arguments of ``MaskedSubject`` describe, for T queries.
@@ -109,30 +112,19 @@ def queries_fit_in_keys(shape: AttentionShape) -> bool:
 @st.composite
 def masked_cases(draw, *names: str, optional: tuple[str, ...] = (), shortest: int = 1) -> MaskedCase:
     """Cases with these mask arguments and some optional ones; ``lengths`` are at least ``shortest``."""
-    names = [*names, *(name for name in optional if draw(st.booleans()))]
+    names = (*names, *(name for name in optional if draw(st.booleans())))
     x = draw(cases(masked=False, fits=queries_fit_in_keys if "offset" in names else square))
     (B, T), S = x.q.shape[:2], x.k.shape[1]
-
-    def sizes(low: int) -> st.SearchStrategy[int]:
-        # Few lengths and windows of a long sequence, because each is compiled separately.
-        return st.integers(low, S) if S < 9 else st.sampled_from((low, 5, 20, S))
-
-    def one_per_example(low: int) -> np.ndarray:
-        return np.array([draw(sizes(low)) for _ in range(B)], np.int32)
-
-    def segment_ids() -> np.ndarray:
-        return sum((np.arange(S) >= one_per_example(0)[:, None]).astype(np.int32) for _ in range(2))
-
     draws = {
-        "causal": lambda: True,
-        "prefix": lambda: one_per_example(0),
-        "window": lambda: draw(sizes(1)),
-        "segments": segment_ids,
-        "lengths": lambda: one_per_example(shortest),
-        "offset": lambda: draw(st.integers(0, S - T)),
+        "causal": st.just(True),
+        "prefix": strategies.lengths(B, S, shortest=0),
+        "window": strategies.lengths(1, S).map(lambda drawn: int(drawn[0])),
+        "segments": strategies.segment_ids(B, S),
+        "lengths": strategies.lengths(B, S, shortest=shortest),
+        "offset": st.integers(0, S - T),
     }
     fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-    return MaskedCase(**fields, mask_args={}).replace_mask(**{name: draws[name]() for name in names})
+    return MaskedCase(**fields, mask_args={}).replace_mask(**{name: draw(draws[name]) for name in names})
 
 
 class MaskedSubject(Subject):
@@ -149,24 +141,24 @@ class MaskedSubject(Subject):
         the first keys. ``offset`` int: the position of query 0 among the keys, 0 where it is not passed.
     """
 
-    def __call__(self, q: Any, k: Any, v: Any, **mask_args: Any) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, **mask_args: Any) -> np.ndarray:
         """The output, its shape checked."""
         out = self.run(lambda: np.asarray(self.raw(*map(jnp.asarray, (q, k, v)), **mask_args)))
         return check_shape(out, (*q.shape[:3], v.shape[-1]), "[B, T, N, H]")
 
-    def raw(self, q: Any, k: Any, v: Any, **mask_args: Any) -> Any:
+    def raw(self, q: AnyArray, k: AnyArray, v: AnyArray, **mask_args: Any) -> Any:
         """The function, called with JAX arrays; True and ints stay as they are."""
         args = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in mask_args.items()}
         return self.function(q, k, v, **args)
 
-    def gradient(self, q: Any, k: Any, v: Any, cotangent: Any, **mask_args: Any) -> Any:
+    def gradient(self, q: AnyArray, k: AnyArray, v: AnyArray, cotangent: AnyArray, **mask_args: Any) -> Any:
         """The gradients of sum(output * cotangent) by q, k and v."""
 
-        def loss(*arrays: Any) -> Any:
+        def loss(*arrays: Array) -> Any:
             return jnp.sum(self.raw(*arrays, **mask_args) * cotangent)
 
         return self.run(lambda: jax.grad(loss, argnums=(0, 1, 2))(*map(jnp.asarray, (q, k, v))))
 
-    def weights(self, q: Any, k: Any, **mask_args: Any) -> np.ndarray:
+    def weights(self, q: AnyArray, k: AnyArray, **mask_args: Any) -> np.ndarray:
         """The attention weights [B, N, T, S]: the output for identity values."""
         return np.moveaxis(self(q, k, identity_values(k), **mask_args)[..., : k.shape[1]], 1, 2)

@@ -1,14 +1,14 @@
 """Cases of functions of query and key positions, their subject, and the laws that they share."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, assert_close, law
-from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import AnyArray, Subject, check_shape
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "ANGLE_TOLERANCE",
@@ -52,10 +52,9 @@ class PositionsCase(Seeded):
 @st.composite
 def cases(draw) -> PositionsCase:
     """Random positions from 0 to ``MAX_POSITION``."""
-    sizes = draw(st.sampled_from(SHAPES))
-    positions = st.integers(0, MAX_POSITION)
-    q, k = (np.asarray(draw(st.lists(positions, min_size=n, max_size=n)), np.int32) for n in sizes)
-    return PositionsCase(q, k, draw(SEEDS))
+    T, S = draw(st.sampled_from(SHAPES))
+    q, k = (draw(strategies.positions((n,), largest=MAX_POSITION)) for n in (T, S))
+    return PositionsCase(q, k, draw(strategies.seeds()))
 
 
 class PairsSubject(Subject):
@@ -63,7 +62,7 @@ class PairsSubject(Subject):
 
     letters = "[N, T, S]"
 
-    def __call__(self, q: Any, k: Any) -> np.ndarray:
+    def __call__(self, q: AnyArray, k: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         out, n = super().__call__(q, k), self.letters.count(",") - 1
         return check_shape(out, (*np.shape(out)[:n], *np.shape(q), *np.shape(k)), self.letters)

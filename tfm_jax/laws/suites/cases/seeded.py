@@ -1,11 +1,8 @@
 """``Seeded``: a case with a random generator of its own."""
 
 import numpy as np
-from hypothesis import strategies as st
 
-__all__ = ["SEEDS", "Seeded"]
-
-SEEDS = st.integers(0, 10**4)
+__all__ = ["Seeded"]
 
 
 class Seeded:

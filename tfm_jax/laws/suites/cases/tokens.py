@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import Law, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import AnyArray, Function, Subject
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "COMPILED_LENGTHS",
@@ -47,6 +48,11 @@ class TokensCase(Seeded):
         """The positional arguments of the call."""
         return (self.tokens,) if self.valid is None else (self.tokens, self.valid)
 
+    @property
+    def mask(self) -> np.ndarray:
+        """``valid``; all True where the function takes none."""
+        return np.ones(self.tokens.shape, bool) if self.valid is None else self.valid
+
     def with_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
         """The arguments with other tokens."""
         return (tokens, *self.arguments[1:])
@@ -68,7 +74,7 @@ class TokensCase(Seeded):
 def cases(
     draw,
     fits: Callable[[int, int], bool] = lambda B, T: True,
-    padded: str | None = None,
+    padded: Literal["left", "right"] | None = None,
     full: bool = False,
 ) -> TokensCase:
     """Random tokens of the shapes (B, T) that fit.
@@ -76,13 +82,12 @@ def cases(
     ``padded``, "left" or "right", adds ``valid`` with padding on that side, or all True if ``full``.
     """
     B, T = draw(st.sampled_from([shape for shape in SHAPES if fits(*shape)]))
-    seed = draw(SEEDS)
-    tokens = np.random.default_rng(seed).integers(0, IDS, (B, T)).astype(np.int32)
+    seed = draw(strategies.seeds())
+    tokens = draw(strategies.tokens(B, T, vocab_size=IDS, seed=seed))
     if padded is None:
         return TokensCase(tokens, None, seed)
-    lengths = [T] * B if full else draw(st.lists(st.integers(1, T), min_size=B, max_size=B))
-    valid = np.arange(T)[None] < np.array(lengths)[:, None]
-    return TokensCase(tokens, valid if padded == "right" else valid[:, ::-1].copy(), seed)
+    valid = np.ones((B, T), bool) if full else draw(strategies.valid(B, T, side=padded))
+    return TokensCase(tokens, valid, seed)
 
 
 class ModelSubject(Subject):
@@ -98,7 +103,7 @@ class ModelSubject(Subject):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Function,
         *,
         tokens: Callable[[Any], Any] = lambda ids: ids,
         per_token: bool = True,
@@ -106,7 +111,7 @@ class ModelSubject(Subject):
         super().__init__(function)
         self.tokens, self.per_token = tokens, per_token
 
-    def __call__(self, tokens: Any, *rest: Any) -> np.ndarray:
+    def __call__(self, tokens: AnyArray, *rest: object) -> np.ndarray:
         """The output, its shape checked."""
         out = super().__call__(tokens, *rest)
         letters, n = ("[B, T, ...]", 2) if self.per_token else ("[B, ...]", 1)
@@ -116,7 +121,7 @@ class ModelSubject(Subject):
             )
         return out
 
-    def raw(self, tokens: Any, *rest: Any) -> Any:
+    def raw(self, tokens: AnyArray, *rest: object) -> Any:
         """The function, called with tokens of its vocabulary."""
         return self.function(self.tokens(jnp.asarray(tokens)), *rest)
 
@@ -128,7 +133,7 @@ def assert_all_changed(got: np.ndarray, before: np.ndarray, what: str) -> None:
         raise Violation(f"{what}: got changes of {show(apart)}; wanted more than 0")
 
 
-def model_laws(draws: Callable[..., Any]) -> tuple[Law, ...]:
+def model_laws(draws: Function) -> tuple[Law, ...]:
     """The laws of every model; ``draws`` is ``cases`` with its options."""
 
     @law(draws(lambda B, T: B > 1))
@@ -151,7 +156,7 @@ def model_laws(draws: Callable[..., Any]) -> tuple[Law, ...]:
     return examples_are_independent, deterministic, compiled_matches_eager
 
 
-def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
+def padding_laws(side: str, draws: Function) -> tuple[Law, ...]:
     """The laws of models that take ``valid``, with padding on the "left" or the "right"."""
 
     def at_valid(out: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -160,8 +165,8 @@ def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
     @law(draws())
     def padding_is_ignored(model: ModelSubject, x: TokensCase) -> None:
         """The token ids at padding do not change the output by one bit."""
-        tokens = np.where(x.valid, x.tokens, x.changed_tokens(slice(None)))
-        got, wanted = (at_valid(model(y, x.valid), x.valid) for y in (tokens, x.tokens))
+        tokens = np.where(x.mask, x.tokens, x.changed_tokens(slice(None)))
+        got, wanted = (at_valid(model(y, x.mask), x.mask) for y in (tokens, x.tokens))
         assert_close(got, wanted, what="output at valid positions, with other tokens at padding")
 
     @law(draws(lambda B, T: B == 1 and T in LONGER))
@@ -170,12 +175,10 @@ def padding_laws(side: str, draws: Callable[..., Any]) -> tuple[Law, ...]:
         T = x.tokens.shape[1]
         extra = LONGER[T] - T
         widths = ((0, 0), (extra, 0) if side == "left" else (0, extra))
-        out = model(np.pad(x.tokens, widths), np.pad(x.valid, widths))
+        out = model(np.pad(x.tokens, widths), np.pad(x.mask, widths))
         if out.ndim == 3:
             out = out[:, extra:] if side == "left" else out[:, :T]
         what = f"output at valid positions, with {extra} more positions of padding"
-        assert_close(
-            at_valid(out, x.valid), at_valid(model(*x.arguments), x.valid), atol=TOLERANCE, what=what
-        )
+        assert_close(at_valid(out, x.mask), at_valid(model(*x.arguments), x.mask), atol=TOLERANCE, what=what)
 
     return padding_is_ignored, padding_length_does_not_matter

@@ -1,16 +1,15 @@
 """Cases of position-wise functions [B, T, D] -> [B, T, D], their subjects, and the laws that they share."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from tfm_jax.laws import strategies
 from tfm_jax.laws.law import TOLERANCE, Violation, assert_close, law, show
-from tfm_jax.laws.subject import Subject, check_shape
-from tfm_jax.laws.suites.cases.seeded import SEEDS, Seeded
+from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
+from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
     "NormSubject",
@@ -51,17 +50,14 @@ class VectorsCase(Seeded):
 @st.composite
 def cases(draw) -> VectorsCase:
     """Random vectors."""
-    B, T, D = draw(st.sampled_from(SHAPES))
-    seed = draw(SEEDS)
-    rng = np.random.default_rng(seed)
-    steps = rng.permuted(np.broadcast_to(np.arange(D) - D // 2, (B, T, D)), axis=-1)
-    return VectorsCase((steps + rng.integers(-3, 4, (B, T, D)) / 8).astype(np.float32), seed)
+    shape, seed = draw(st.sampled_from(SHAPES)), draw(strategies.seeds())
+    return VectorsCase(draw(strategies.distinct(shape, seed=seed)), seed)
 
 
 class VectorsSubject(Subject):
     """A function of vectors [B, T, D] that returns [B, T, D]."""
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: AnyArray) -> np.ndarray:
         """The output, its shape checked."""
         return check_shape(super().__call__(x), x.shape, "[B, T, D]")
 
@@ -75,7 +71,7 @@ class NormSubject(VectorsSubject):
       eps: what the function adds to the variance or to the mean square.
     """
 
-    def __init__(self, function: Callable[..., Any], *, eps: float = 1e-5):
+    def __init__(self, function: Function, *, eps: float = 1e-5):
         super().__init__(function)
         self.eps = eps
 
