@@ -11,7 +11,6 @@ from tests.laws.suites.test_language_model import FLOAT32, VARIANTS, build
 from tests.marks import slow_but
 from tfm_jax import laws, nn
 from tfm_jax.laws.suites.cached_decoder import CAPACITY
-from tfm_jax.nn.decoding import decode_step, init_cache
 
 EXAMPLES = settings().max_examples
 
