@@ -141,10 +141,6 @@ class Encoder(nnx.Module):
         Raises:
           ValueError: ``config.pooler`` is None; the valid tokens cannot be read from the mask.
         """
-        if self.pooler is None:
-            raise ValueError(
-                "nn.Encoder.pooled: got config.pooler=None; wanted an nn.Pooling, such as nn.Pooler()."
-            )
         encoder_key, pooler_key = split_key(key, 2)
         hidden, _ = self.forward(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
         pooler = self.config.pooler
