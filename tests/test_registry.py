@@ -63,7 +63,7 @@ def test_two_classes_of_one_name_are_an_error():
         (type("Sub", (nn.RMSNorm,), {}), "Decorate Sub with @dataclass"),
         (dataclasses.dataclass(type("Open", (Colour,), {})), r"Decorate Open with @dataclass\(frozen=True\)"),
         (make(eq=False), "Decorate Red"),
-        (nn.Norm, "Decorate Norm"),
+        (nn.Norm, "Norm is a kind. Subclass it"),
         (dataclasses.dataclass(frozen=True)(type("Empty", (nn.Norm,), {})), "Define build in Empty"),
     ],
 )

@@ -178,3 +178,22 @@ def test_plain_is_json_and_idempotent(value):
 def test_plain_converts_scalars_and_paths():
     found = values.plain({"a": np.int32(3), "b": jnp.float32(0.5), "c": [Path("x")], "d": np.float64("nan")})
     assert found == {"a": 3, "b": 0.5, "c": ["x"], "d": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("None", "'None' is none of these"),
+        ("3", "'3' is none of these"),
+        ("a.B()", "'a.B' is none of these"),
+        ("Mine(a=1)", r"nn.register_variant\(Mine\)"),
+    ],
+)
+def test_only_a_name_can_be_registered(text, fix):
+    with pytest.raises(ValueError, match=fix):
+        values.from_text(nn.Norm, text)
+
+
+def test_a_string_in_a_variant_is_quoted():
+    with pytest.raises(ValueError, match=r"Quote a string: 'gelu'\. No class is registered by the name"):
+        values.from_text(nn.FeedForward, "Mlp(activation=gelu)")

@@ -147,6 +147,8 @@ def _fix(hint: object, value: object) -> str:
             return f" Pass {cls.__name__}(...), an instance."
         if isinstance(value, cls):
             return f" A subclass of {cls.__name__} is not supported."
+        if isinstance(value, Variant) and (name := _field_of(cls, value)):
+            return f" Pass {cls.__name__}({name}={value!r:.80})."
     for kind in filter(is_kind, members):
         classes = registered(kind).values()
         if found := next((cls for cls in classes if value is cls or _names(value, cls)), None):
@@ -155,9 +157,17 @@ def _fix(hint: object, value: object) -> str:
             return problem(value) or f" Pass {value.__name__}(...), an instance."
         if isinstance(value, kind):
             return problem(value) or ""
-        if dataclasses.is_dataclass(value) and not isinstance(value, type | Variant):
-            return f" {type(value).__name__} does not subclass {kind.__name__}."
+        cls = value if isinstance(value, type) else type(value)
+        if dataclasses.is_dataclass(cls) and not issubclass(cls, Variant):
+            return f" {cls.__name__} does not subclass {kind.__name__}."
+        if callable(value) and "__call__" in vars(kind):
+            return f" Subclass {kind.__name__}, with the function as __call__."
     return ""
+
+
+def _field_of(cls: type, value: object) -> str | None:
+    """The first field of a dataclass that a value fits."""
+    return next((name for name, hint in _hints(cls).items() if _fits(hint, value)), None)
 
 
 def _dataclasses(members: tuple[object, ...]) -> list[type]:

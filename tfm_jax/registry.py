@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 __all__ = ["Variant", "find_variants", "is_kind", "problem", "register_variant", "registered", "unregistered"]
 
@@ -17,6 +17,9 @@ class Variant(abc.ABC):  # noqa: B024  - its kinds have the abstract methods
     A kind, such as ``nn.Norm``, is a subclass that declares methods. A variant is a subclass of a kind: a
     frozen dataclass whose fields are hashable, such as ``nn.LayerNorm(eps=1e-5)``.
     """
+
+    any_of: ClassVar[tuple[str, ...]] = ()
+    """Methods of a kind with defaults for all of them: a variant that defines none does nothing, an error."""
 
     def check_config(self, config: Any) -> None:  # noqa: B027  - most variants fit every config
         """Raises a ValueError if the variant does not fit the other fields of a config; by default never.
@@ -99,12 +102,16 @@ def is_kind(annotation: object) -> TypeGuard[type[Variant]]:
 def problem(value: object) -> str | None:
     """Why a variant or its class cannot be used, as the fix that an error ends with; None if it can."""
     cls = value if inspect.isclass(value) else type(value)
+    if Variant in cls.__bases__:
+        return f" {cls.__name__} is a kind. Subclass it, or use one of its variants."
     params = vars(cls).get("__dataclass_params__")
     if params is None or not params.frozen or not params.eq:
         return f" Decorate {cls.__name__} with @dataclass(frozen=True)."
     if inspect.isabstract(cls):
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         return f" Define {', '.join(missing)} in {cls.__name__}."
+    if names := _any_of(cls):
+        return f" Define {' or '.join(names)} in {cls.__name__}: it does nothing."
     if cls is value:
         return None
     try:
@@ -129,6 +136,12 @@ def find_variants(value: object) -> Iterator[Variant]:
 
 def _is_variant(cls: object) -> TypeGuard[type[Variant]]:
     return inspect.isclass(cls) and issubclass(cls, Variant)
+
+
+def _any_of(cls: type) -> tuple[str, ...]:
+    """The methods of ``any_of`` where a class leaves all of them as its kind has them."""
+    kind = next((x for x in cls.__mro__ if Variant in x.__bases__ and issubclass(x, Variant)), Variant)
+    return kind.any_of if all(getattr(cls, name) is getattr(kind, name) for name in kind.any_of) else ()
 
 
 def _check_name(function: str, cls: type, known: Mapping[str, type]) -> None:

@@ -254,8 +254,11 @@ def _from_node(annotation: object, node: ast.expr, known: Sequence[type]) -> obj
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     name, classes = ast.unparse(call.func), _known(annotation, known)
     if name not in classes:
-        is_registered = name in registered(Variant, known)
-        raise ValueError(f"{name!r} is none of these." if is_registered else unregistered(name))
+        if str in _members(annotation) and isinstance(node, ast.Name):
+            raise ValueError(f"Quote a string: {name!r}. {unregistered(name)}")
+        # A name such as None, or what is no name, cannot be registered.
+        can_be = name.isidentifier() and name != "None" and name not in registered(Variant, known)
+        raise ValueError(unregistered(name) if can_be else f"{name!r} is none of these.")
     if call.args:
         raise ValueError(f"got {ast.unparse(node)}; wanted fields by name.")
     if name == "None":

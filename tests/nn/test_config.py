@@ -158,6 +158,28 @@ class Unfrozen(nn.Norm):
 class Holder(nn.Positions):
     values: object = 1
 
+    def rotate(self, x, positions):
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherNames(nn.Positions):
+    def embed(self, x, positions):
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Incomplete(nn.Norm):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Longest(nn.Pooling):
+    reads: str = "longest"
+
+    def build(self, config, *, rngs):
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class TheirNorm:
@@ -177,7 +199,7 @@ class TheirNorm:
         ("norm", Undecorated(), r"Decorate Undecorated with @dataclass\(frozen=True\)\."),
         ("norm", TheirNorm(), "TheirNorm does not subclass Norm."),
         ("norm", None, "wanted an instance of Norm, such as .*RMSNorm"),
-        ("norm", nn.Norm, "wanted an instance of Norm"),
+        ("norm", nn.Norm, "wanted an instance of Norm, .* Norm is a kind. Subclass it"),
         ("positions", nn.Rope, r"Pass Rope\(\.\.\.\), an instance."),
         ("positions", "rope", r"Pass Rope\(\.\.\.\), an instance."),
         ("positions", Holder, r"Pass Holder\(\.\.\.\), an instance."),
@@ -187,14 +209,23 @@ class TheirNorm:
             "The fields of Holder must be hashable, such as numbers and tuples: unhashable",
         ),
         ("positions", Holder(np.ones(2)), "The fields of Holder must be hashable"),
-        ("positions", nn.Positions(), r"Decorate Positions with @dataclass\(frozen=True\)\."),
+        ("positions", nn.Positions(), "Positions is a kind. Subclass it, or use one of its variants."),
+        (
+            "positions",
+            OtherNames(),
+            "Define build_embedding or build_bias or rotate in OtherNames: it does",
+        ),
+        ("positions", OtherNames, "Define build_embedding or build_bias or rotate in OtherNames: it does"),
+        ("norm", Incomplete, "Define build in Incomplete."),
+        ("norm", TheirNorm, "TheirNorm does not subclass Norm."),
+        ("pooler", Longest(), r"with reads='longest'; wanted 'mean', for the valid positions, or 'first'"),
         ("positions", [nn.Rope(), None], "wanted an instance of Positions, such as Sinusoidal, .*, or None"),
         ("positions", nn.Mlp(), "wanted an instance of Positions, such as Sinusoidal, .*, or None"),
         ("feed_forward", object(), "wanted an instance of FeedForward, such as Mlp.* Glu"),
         ("feed_forward", nn.Rope(), "wanted an instance of FeedForward, such as Mlp.* Glu"),
         ("pooler", "cls", "wanted an instance of Pooling, such as Pooler.*, or None."),
         ("patches", 3, "wanted an instance of PatchEmbedding, such as Patches.*, or None."),
-        ("initializers", nn.Normal(), r"wanted an instance of Initializers\."),
+        ("initializers", nn.Normal(), r"wanted an instance of Initializers\. Pass Initializers\(kernel=Norm"),
     ],
 )
 def test_what_is_no_variant_of_the_kind_is_an_error(field, value, message):

@@ -293,7 +293,11 @@ def test_an_initializer_of_another_shape_is_an_error():
             lambda x: (x[..., :1], {}),
             r"got x .*, sublayer_output float32\[2, 2, 1\]; .*keeps the shape of its input",
         ),
-        (lambda x: x, r"got \w+ from .*Odd\(.*\); wanted \(y, auxiliary\). Return \(y, {}\) where"),
+        (lambda x: (x.astype(jnp.bfloat16), {}), r"got x .*, sublayer_output bfloat16.* and its dtype"),
+        (lambda x: x, r"got \w+ from .*Odd\(.*\); wanted \(y, auxiliary\), .*Return \(y, {}\) where"),
+        (lambda x: (x, {}, 1), r"got \(.*, {}, 'int'\) from .*Odd"),
+        (lambda x: (x, None), r"got \(.*, 'NoneType'\) from .*Odd"),
+        (lambda x: (x, {"balance": x.sum()}), r"got \(.*, {'balance': '\w+'}\) from .*Odd"),
     ],
 )
 def test_a_feed_forward_with_another_output_is_an_error(output, message):
@@ -305,3 +309,83 @@ def test_a_feed_forward_with_another_output_is_an_error(output, message):
     block = nn.EncoderBlock(dataclasses.replace(TINY, feed_forward=Odd()), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=f"^nn.Block: {message}"):
         block(jnp.zeros((2, 2, 8)))
+
+
+def variant_of(kind, **methods):
+    return dataclasses.dataclass(frozen=True)(type("Odd", (kind,), methods))()
+
+
+def odd_norm(function):
+    return {"norm": variant_of(nn.Norm, build=lambda self, size, *, axis, dtype, rngs: function)}
+
+
+def odd_module(kind, function):
+    return variant_of(kind, build=lambda self, config, *, rngs: function)
+
+
+def odd_bias(self, config, *, bidirectional, rngs):
+    return None
+
+
+def mean(x):
+    return x.mean(-1)
+
+
+def flatten(x, valid=None, *, key=None):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (odd_norm(mean), r"^function: got input float32\[2, 6, 8\], output float32\[2, 6\]; .*Return the sh"),
+        (odd_norm(mean) | {"norm_placement": "post"}, r"^function: got input .*, output float32\[2, 6\];"),
+        (odd_norm(mean) | {"qk_norm": True}, r"^function: got input .*, output float32\[2, 6\];"),
+        (odd_norm(lambda x: x.astype(jnp.bfloat16)), r"^function: got input .*, output bfloat16"),
+        (
+            {"positions": variant_of(nn.Positions, rotate=lambda self, x, positions: x[..., :2])},
+            r"^Odd.rotate: got input float32\[2, 6, 2, 4\], output float32\[2, 6, 2, 2\];",
+        ),
+        (
+            {
+                "positions": variant_of(
+                    nn.Positions, build_embedding=lambda self, config, *, rngs: lambda x, positions: mean(x)
+                )
+            },
+            r"^Odd.build_embedding: got input float32\[2, 6, 8\], output float32\[2, 6\];",
+        ),
+        (
+            {"positions": variant_of(nn.Positions, build_bias=odd_bias)},
+            r"^Odd.build_bias: got None; wanted a module. Override the property has_bias",
+        ),
+        (
+            {"patches": odd_module(nn.PatchEmbedding, lambda x: x[..., None])},
+            r"^Odd: got output .*; wanted output float32\[..., T, 8\].*A patch embedding returns",
+        ),
+        (
+            {"pooler": odd_module(nn.Pooling, flatten)},
+            r"^Odd: got x float32\[2, 6, 8\], pooled float32\[2, 6, 8\];.*A pooler returns one vector",
+        ),
+    ],
+)
+def test_an_output_of_another_shape_or_dtype_is_an_error(fields, message):
+    config = dataclasses.replace(TINY, **fields)
+    inputs = jnp.ones((2, T)) if config.patches else TOKENS
+    with pytest.raises(ValueError, match=message):
+        model = nn.functionalize(nn.Classifier, config, 3, "mean")
+        jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0)), inputs)
+
+
+def test_a_scheme_without_a_bias_says_so():
+    methods = {"build_bias": odd_bias, "has_bias": property(lambda self: False)}
+    config = dataclasses.replace(TINY, positions=variant_of(nn.Positions, **methods))
+    model = nn.functionalize(nn.Decoder, config)
+    plain = nn.functionalize(nn.Decoder, dataclasses.replace(TINY, positions=None))
+    params = parameters.draw(model)
+    np.testing.assert_array_equal(model.apply(params, TOKENS), plain.apply(params, TOKENS))
+
+
+@pytest.mark.parametrize("activation", [mine.Swish, jax.nn.relu, 3])
+def test_a_head_takes_the_name_of_an_activation_or_an_instance(activation):
+    with pytest.raises(ValueError, match=r"^activation: got .*; wanted a name or an instance of nn\.Act"):
+        nn.functionalize(nn.MaskedLanguageModel, TINY, activation)

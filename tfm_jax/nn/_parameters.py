@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from tfm_jax.checks import as_array
 from tfm_jax.nn.variants import Initializer
 from tfm_jax.types import Array, Key
 
@@ -15,6 +16,7 @@ def initialize(
     """A parameter whose first axes are its inputs, and the others its outputs."""
     axes = tuple(range(len(shape)))
     value = initializer(key, shape, in_axes=axes[:inputs], out_axes=axes[inputs:])
+    value = as_array(type(initializer).__name__, "parameter", value)
     if value.shape != shape:
         raise ValueError(
             f"{type(initializer).__name__}: got a parameter of shape {value.shape}; wanted {shape}. Return "

@@ -5,8 +5,9 @@ from flax import nnx
 from tfm_jax import ops
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import position_scheme
-from tfm_jax.nn.variants import NormModule
+from tfm_jax.nn.variants import NormModule, check_output
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
@@ -99,7 +100,7 @@ class MultiHeadAttention(nnx.Module):
 
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
         """Projects context [..., S, D] to keys and values [..., S, K, H]; the scheme may rotate the keys."""
-        return self._rotate(_normalize(self.key_norm, self.key(context)), positions), self.value(context)
+        return self._rotate(normalize(self.key_norm, self.key(context)), positions), self.value(context)
 
     def attend(
         self,
@@ -114,7 +115,7 @@ class MultiHeadAttention(nnx.Module):
         return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
         """Attends from x to projected keys and values [..., S, K, H]; the rest is as in ``__call__``."""
-        q = self._rotate(_normalize(self.query_norm, self.query(x)), positions)
+        q = self._rotate(normalize(self.query_norm, self.query(x)), positions)
         scale = self.config.attention_scale
         out = ops.attention(
             q,
@@ -131,8 +132,7 @@ class MultiHeadAttention(nnx.Module):
         return self.output(out), weights
 
     def _rotate(self, x: Array, positions: Array | None) -> Array:
-        return x if positions is None else position_scheme(self.config).rotate(x, positions)
-
-
-def _normalize(norm: NormModule | None, x: Array) -> Array:
-    return x if norm is None else norm(x)
+        if positions is None:
+            return x
+        scheme = position_scheme(self.config)
+        return check_output(f"{type(scheme).__name__}.rotate", x, scheme.rotate(x, positions))

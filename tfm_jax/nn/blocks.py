@@ -11,6 +11,7 @@ from tfm_jax.checks import as_key, check_shapes
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Auxiliary, Extras
+from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import position_scheme
 from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias, heads_first
@@ -217,10 +218,13 @@ class Block(nnx.Module):
 
     def _feed_forward(self, x: Array, key: Key | None) -> tuple[Array, Auxiliary]:
         output = self.feed_forward(x, key=key)
-        if not isinstance(output, tuple):  # an array would be unpacked along its first axis
+        # An array would be unpacked along its first axis.
+        if not isinstance(output, tuple) or len(output) != 2 or not _is_auxiliary(output[1]):
+            got = jax.tree.map(lambda part: type(part).__name__, output, is_leaf=lambda x: x is None)
             raise ValueError(
-                f"nn.Block: got {type(output).__name__} from {self.config.feed_forward}; wanted (y, "
-                "auxiliary). Return (y, {}) where there is nothing to add to the loss."
+                f"nn.Block: got {got} from {self.config.feed_forward}; wanted (y, auxiliary), where "
+                "auxiliary is a dict of (sum, weight) by name. Return (y, {}) where there is nothing to add "
+                "to the loss."
             )
         return output
 
@@ -228,15 +232,21 @@ class Block(nnx.Module):
         """The input of a sublayer, by ``norm_placement``."""
         if self.config.norm_placement == "post":
             return x
-        return norm(block_input if self.config.norm_placement == "parallel" else x)
+        return normalize(norm, block_input if self.config.norm_placement == "parallel" else x)
 
     def _residual(self, norm: NormModule, x: Array, y: Array, key: Key | None) -> Array:
         """Adds a sublayer's output y to x, after dropout; post-norm normalizes the sum."""
         # A residual must not broadcast.
-        fix = "A sublayer keeps the shape of its input."
-        check_shapes("nn.Block", x=(x, "... T D"), sublayer_output=(y, "... T D"), fix=fix)
+        fix = "A sublayer keeps the shape of its input, and its dtype."
+        check_shapes("nn.Block", x=(x, "... T D"), sublayer_output=(y, "... T D", x.dtype), fix=fix)
         x = x + ops.dropout(y, self.config.dropout_rate, key)
-        return norm(x) if self.config.norm_placement == "post" else x
+        return normalize(norm, x) if self.config.norm_placement == "post" else x
+
+
+def _is_auxiliary(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(term, tuple) and len(term) == 2 for name, term in value.items()
+    )
 
 
 class EncoderBlock(Block):

@@ -119,6 +119,11 @@ class Config:
         check_fields(self)
         self._check_implementation()
         self._check_patches()
+        if self.pooler is not None and self.pooler.reads not in ("mean", "first"):
+            raise ValueError(
+                f"Config: got pooler={self.pooler} with reads={self.pooler.reads!r}; wanted 'mean', for "
+                "the valid positions, or 'first'."
+            )
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"Config: got n_heads={self.n_heads} with d_model={self.d_model}; "

@@ -1,7 +1,9 @@
 """Encoder-only Transformer for tokens or images."""
 
+import jax.numpy as jnp
 from flax import nnx
 
+from tfm_jax.checks import check_shapes
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
@@ -103,6 +105,11 @@ class Encoder(nnx.Module):
             x = self.embedding(inputs, token_types)
         elif token_types is None:
             x = self.embedding(inputs)
+            check_shapes(
+                type(self.config.patches).__name__,
+                output=(x, f"... T {self.config.d_model}", jnp.dtype(self.config.dtype)),
+                fix="A patch embedding returns [..., T, D] in config.dtype.",
+            )
         else:
             raise ValueError(
                 f"nn.Encoder: got token_types with {self.config.patches}; wanted None. Patches have no types."
@@ -134,10 +141,6 @@ class Encoder(nnx.Module):
         Raises:
           ValueError: ``config.pooler`` is None; the valid tokens cannot be read from the mask.
         """
-        if self.pooler is None:
-            raise ValueError(
-                "nn.Encoder.pooled: got config.pooler=None; wanted an nn.Pooling, such as nn.Pooler()."
-            )
         encoder_key, pooler_key = split_key(key, 2)
         hidden, _ = self.forward(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
         pooler = self.config.pooler
@@ -146,4 +149,19 @@ class Encoder(nnx.Module):
             valid = valid_tokens(
                 mask, hidden.shape[:-1], str(pooler), "Call the model, then your own pooler."
             )
-        return self.pooler(hidden, valid, key=pooler_key)
+        return self.pool(hidden, valid, key=pooler_key)
+
+    def pool(self, hidden: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
+        """``config.pooler`` applied to hidden [..., T, D]; ``valid`` bool [..., T], None is all."""
+        if self.pooler is None:
+            raise ValueError(
+                "nn.Encoder.pooled: got config.pooler=None; wanted an nn.Pooling, such as nn.Pooler()."
+            )
+        pooled = self.pooler(hidden, valid, key=key)
+        check_shapes(
+            type(self.config.pooler).__name__,
+            x=(hidden, "... T D"),
+            pooled=(pooled, "... D"),
+            fix="A pooler returns one vector per sequence.",
+        )
+        return pooled

@@ -12,6 +12,7 @@ from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
 from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.pooling import PoolBy, pool
 from tfm_jax.nn.variants import Activation, as_function
 from tfm_jax.ops import masks
@@ -174,7 +175,7 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        logits = self._unembed(self.norm(as_function(self.activation)(self.dense(x))))
+        logits = self._unembed(normalize(self.norm, as_function(self.activation)(self.dense(x))))
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
 
@@ -261,5 +262,5 @@ class Classifier(nnx.Module):
             return_auxiliary=return_auxiliary,
         )
         if self.encoder.pooler is not None:
-            hidden, valid = self.encoder.pooler(hidden, valid, key=pooler_key), None
+            hidden, valid = self.encoder.pool(hidden, valid, key=pooler_key), None
         return with_extras(self.head(hidden, valid, key=head_key), extras)

@@ -10,11 +10,16 @@ from flax import nnx
 from tfm_jax import ops
 from tfm_jax.fields import check_fields
 from tfm_jax.nn._parameters import constant
-from tfm_jax.nn.variants import Norm, register_variant
+from tfm_jax.nn.variants import Norm, NormModule, check_output, register_variant
 from tfm_jax.ranges import Positive
 from tfm_jax.types import Array
 
-__all__ = ["LayerNorm", "RMSNorm"]
+__all__ = ["LayerNorm", "RMSNorm", "normalize"]
+
+
+def normalize(norm: NormModule | None, x: Array) -> Array:
+    """x [..., D] after a norm, with the same shape and dtype; None is x."""
+    return x if norm is None else check_output(type(norm).__name__, x, norm(x))
 
 
 @register_variant

@@ -131,6 +131,8 @@ class Alibi(Positions):
 class RelativeBias(Positions):
     """T5's relative position bias: one learned value per head and bucket of distance, shared by all layers.
 
+    The table is normal with standard deviation D ** -0.5, whatever ``config.initializers``.
+
     Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.1.
     """
 

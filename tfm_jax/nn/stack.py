@@ -12,8 +12,9 @@ from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn.blocks import Block, DecoderBlock, EncoderBlock, split_key
 from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Extras
+from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import check_length, position_scheme
-from tfm_jax.nn.variants import NormModule
+from tfm_jax.nn.variants import NormModule, check_output
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import vary_with
@@ -78,6 +79,11 @@ class Stack(nnx.Module):
 
         self.position_embedding = scheme.build_embedding(config, rngs=rngs)
         self.position_bias = scheme.build_bias(config, bidirectional=bidirectional, rngs=rngs)
+        if self.position_bias is None and scheme.has_bias:
+            raise ValueError(
+                f"{type(scheme).__name__}.build_bias: got None; wanted a module. Override the property "
+                "has_bias of a scheme that does not always have a bias."
+            )
         self.embedding_norm = norm() if config.embedding_norm else None
         self.layers = stack_layers(make_block, n_layers, rngs=rngs)
         self.norm = norm() if config.final_norm else None
@@ -150,7 +156,7 @@ class Stack(nnx.Module):
         x, extras = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         if "auxiliary" in extras:
             extras["auxiliary"] = jax.tree.map(lambda per_layer: per_layer.sum(0), extras["auxiliary"])
-        return (x if self.norm is None else self.norm(x)), extras
+        return normalize(self.norm, x), extras
 
     def count(self, length: int) -> Array:
         """The positions 0 .. length - 1; raises if the scheme has fewer."""
@@ -166,8 +172,10 @@ class Stack(nnx.Module):
 
     def embed_positions(self, x: Array, positions: Array) -> Array:
         """The first layer's input: x [..., T, D] with its int positions [..., T] added, then normalized."""
-        x = x if self.position_embedding is None else self.position_embedding(x, positions)
-        return x if self.embedding_norm is None else self.embedding_norm(x)
+        if self.position_embedding is not None:
+            source = f"{type(self.config.positions).__name__}.build_embedding"
+            x = check_output(source, x, self.position_embedding(x, positions))
+        return normalize(self.embedding_norm, x)
 
     def unstack(self) -> list[Block]:
         """The L blocks, each with its own slice of the stacked parameters."""

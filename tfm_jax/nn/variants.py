@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from flax import nnx
 
 from tfm_jax import ops
+from tfm_jax.checks import check_shapes
 from tfm_jax.nn.extras import Auxiliary
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.registry import Variant, register_variant
@@ -33,6 +34,7 @@ __all__ = [
     "Positions",
     "Variant",
     "as_function",
+    "check_output",
     "register_variant",
 ]
 
@@ -92,8 +94,12 @@ class Norm(Variant):
 
 
 class Positions(Variant):
-    """Kind of position schemes, such as ``nn.Rope``. Every method has a default, which does nothing."""
+    """Kind of position schemes, such as ``nn.Rope``, which define at least one of its three methods.
 
+    The default of each does nothing; ``positions=None`` in a config is no scheme at all.
+    """
+
+    any_of: ClassVar[tuple[str, ...]] = ("build_embedding", "build_bias", "rotate")
     max_length: int | None = None
     """The number of positions; None is unlimited. A longer input is an error."""
     padding_id: int | None = None
@@ -130,7 +136,10 @@ class Positions(Variant):
 
     @property
     def has_bias(self) -> bool:
-        """Whether a stack must pass a bias to its blocks: the scheme defines ``build_bias``."""
+        """Whether a stack must pass a bias to its blocks: the scheme defines ``build_bias``.
+
+        Override it where a field of the scheme decides.
+        """
         return type(self).build_bias is not Positions.build_bias
 
     @property
@@ -224,4 +233,19 @@ class Initializer(Variant):
 
 def as_function(activation: str | Activation) -> Callable[[Array], Array]:
     """An activation as it is, or the one that ``ops.activation`` knows by a name."""
-    return ops.activation(activation) if isinstance(activation, str) else activation
+    if isinstance(activation, str):
+        return ops.activation(activation)
+    if not isinstance(activation, Activation):
+        raise ValueError(
+            f"activation: got {activation!r:.80}; wanted a name or an instance of nn.Activation. Subclass "
+            "it, with the function as __call__."
+        )
+    return activation
+
+
+def check_output(source: str, x: Array, y: Array) -> Array:
+    """The output y of a variant, which has the shape and dtype of its input x; a ValueError if not."""
+    if y.shape != x.shape or y.dtype != x.dtype:  # else there is nothing to report
+        fix = "Return the shape and the dtype of the input."
+        check_shapes(source, input=(x, "..."), output=(y, "...", x.dtype), fix=fix)
+    return y
