@@ -97,7 +97,9 @@ class _Struct(NamedTuple):
     dtype: object
 
 
-def _as_structs(checked: Sequence[Declared], sizes: Mapping[str, Size | Sizes]) -> tuple[Declared, ...] | None:
+def _as_structs(
+    checked: Sequence[Declared], sizes: Mapping[str, Size | Sizes]
+) -> tuple[Declared, ...] | None:
     """The arguments as values that can be hashed; None if there are numbers or symbolic sizes among them."""
     structs, ints = [], []
     for x in checked:
