@@ -228,6 +228,42 @@ def test_chex_turns_it_off(disabled):
     check_shapes("f", x=(struct(2), "*... T"), y=(struct(2, 3, 4), "...|1 T"), z=(struct(), "T|1"))
 
 
+def test_what_passed_while_chex_was_off_is_checked_when_it_is_on():
+    def check():
+        check_shapes("f", x=(struct(7, 11, dtype=INT), "T T", "float"))
+
+    for _ in range(2):
+        chex.disable_asserts()
+        try:
+            check()
+        finally:
+            chex.enable_asserts()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="but x has T = 11, not 7"):
+                check()
+
+
+def test_equal_arguments_are_asserted_once(monkeypatch):
+    shapes, assert_shape = [], chex.assert_shape
+
+    def count(arrays, wanted):
+        if arrays != 0:
+            shapes.append([x.shape for x in arrays])
+        assert_shape(arrays, wanted)
+
+    monkeypatch.setattr(chex, "assert_shape", count)
+    for x in (struct(13, 17), np.ones((13, 17), np.float32), jnp.ones((13, 17))):
+        check_shapes("f", x=(x, "S Hv", "float"))
+    assert shapes == [[(13, 17)]]
+    for x in (struct(13, 17), struct(13, 17, dtype=BOOL), struct(13, 19)):
+        check_shapes("f", x=(x, "S Hv"))
+    assert shapes[1:] == [[(13, 17)], [(13, 17)], [(13, 19)]]
+    check_shapes("f", x=(struct(13, 17), "S Hv"), sizes={"Hv": 17})
+    for _ in range(2):
+        assert "Hv = 17, not 19" in error_of("f", x=(struct(13, 17), "S Hv"), sizes={"Hv": 19})
+    assert len(shapes) == 7
+
+
 X, COUNTS, HEADS = np.ones((2, 3), np.float32), np.ones((2, 3), np.int32), np.ones((3, 2, 4), np.float32)
 LABELS = np.zeros(2, np.int32)
 # Calls that the checks of shapes and dtypes reject and that run without them.

@@ -455,6 +455,7 @@ def test_wrong_arguments():
     logits, labels, weights = draw(0, (2, 3))
     hidden, kernel, *_ = draw_linear(0, (2, 3))
     bad = [
+        (r"logits has dtype int32. Cast logits first\.$", lambda: cross_entropy(labels, labels[:, 0])),
         (
             r"labels int32\[3\].*\[...\] = \[3\], not \[2, 3\]. Pass one label for each",
             lambda: cross_entropy(logits, labels[0]),

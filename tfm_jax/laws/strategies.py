@@ -2,10 +2,10 @@
 
 The cases of the suites are made of them, and so are those of your own laws (docs/suites.md)::
 
-@st.composite
-def cases(draw):
-    B, T = draw(st.sampled_from([(1, 1), (2, 3)]))
-    return draw(strategies.normal((B, T, 4))), draw(strategies.valid(B, T))
+    @st.composite
+    def cases(draw):
+        B, T = draw(st.sampled_from([(1, 1), (2, 3)]))
+        return draw(strategies.normal((B, T, 4))), draw(strategies.valid(B, T))
 
 A strategy of random numbers draws one seed and makes the numbers of it, so that hypothesis reduces a case in
 few steps. Where a law needs the seed too, the case draws it and passes it on. Sizes are drawn from a short
@@ -389,19 +389,19 @@ def _leaf(
             return _positional(kind, rng, lead, sizes)
         case "prefix":
             n_keys = rng.integers(0, S + 2, lead)
-            mask = masks.prefix(jnp.asarray(n_keys) if lead else int(n_keys))
+            mask = masks.prefix(_numpy_or_jax(rng, np.asarray(n_keys)) if lead else int(n_keys))
             return mask, lambda b, n, i, j: bool(j < _pick(n_keys, lead, b))
         case "padding":
             table = rng.random((*lead, S)) < 0.6
-            return masks.padding(jnp.asarray(table)), lambda b, n, i, j: _pick(table, lead, b)[j]
+            return masks.padding(_numpy_or_jax(rng, table)), lambda b, n, i, j: _pick(table, lead, b)[j]
         case "segments":
             return _segments(rng, batch, lead, sizes)
         case "dense":
             table = rng.random((*lead, T, S)) < 0.5
-            return masks.dense(jnp.asarray(table)), lambda b, n, i, j: _pick(table, lead, b)[i, j]
+            return masks.dense(_numpy_or_jax(rng, table)), lambda b, n, i, j: _pick(table, lead, b)[i, j]
     assert kind == "heads"
     table = rng.random((*lead, 1 if rng.random() < 0.3 else N, T, S)) < 0.5
-    mask = masks.dense(jnp.asarray(table), per_head=True)
+    mask = masks.dense(_numpy_or_jax(rng, table), per_head=True)
     return mask, lambda b, n, i, j: _pick(table, lead, b)[n % table.shape[len(lead)]][i, j]
 
 
@@ -411,8 +411,12 @@ def _array(
     """A plain array, of NumPy or of JAX, and its predicate."""
     (T, S), lead = sizes, batch if rng.random() < 0.5 else ()
     table = rng.random((*lead, T, S)) < 0.5
-    mask = table if rng.random() < 0.5 else jnp.asarray(table)
-    return mask, lambda b, n, i, j: _pick(table, lead, b)[i, j]
+    return _numpy_or_jax(rng, table), lambda b, n, i, j: _pick(table, lead, b)[i, j]
+
+
+def _numpy_or_jax(rng: np.random.Generator, array: np.ndarray) -> np.ndarray | Array:
+    """The array, of NumPy, whose values are known while tracing, or of JAX."""
+    return array if rng.random() < 0.5 else jnp.asarray(array)
 
 
 def _leading(rng: np.random.Generator, batch: Index) -> Index:
@@ -434,7 +438,7 @@ def _positional(
 ) -> tuple[masks.Mask, Predicate]:
     T, S = sizes
     offsets = np.asarray(rng.integers(-1, max(0, S - T) + 1, lead)) if lead or T != S else None
-    offset = None if offsets is None else jnp.asarray(offsets)
+    offset = None if offsets is None else _numpy_or_jax(rng, offsets)
 
     def position(b: Index, i: int) -> int:
         return i if offsets is None else int(_pick(offsets, lead, b)) + i
@@ -455,10 +459,9 @@ def _segments(
     key_lead = _leading(rng, batch)
     key_ids = rng.integers(0, 3, (*key_lead, S)).astype(np.int32)
     if T == S and rng.random() < 0.5:
-        return masks.segments(
-            jnp.asarray(ids)
-        ), lambda b, n, i, j: _pick(ids, lead, b)[i] == _pick(ids, lead, b)[j]
-    mask = masks.segments(jnp.asarray(ids), jnp.asarray(key_ids))
+        mask = masks.segments(_numpy_or_jax(rng, ids))
+        return mask, lambda b, n, i, j: _pick(ids, lead, b)[i] == _pick(ids, lead, b)[j]
+    mask = masks.segments(_numpy_or_jax(rng, ids), _numpy_or_jax(rng, key_ids))
     return mask, lambda b, n, i, j: _pick(ids, lead, b)[i] == _pick(key_ids, key_lead, b)[j]
 
 

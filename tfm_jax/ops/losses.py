@@ -16,8 +16,8 @@ _FIX = {
     "labels": "Pass one label for each vector; for soft labels, use optax.softmax_cross_entropy.",
     "weights": "Broadcast them first.",
     "D": "Transpose an embedding table [V, D] first.",
-    "dtype": "Cast the kernel to the dtype of the computation.",
 }
+_PROJECTION_FIX = {**_FIX, "dtype": "Cast the kernel to the dtype of the computation, a floating one."}
 
 
 def cross_entropy(
@@ -148,7 +148,7 @@ def linear_cross_entropy(
         bias=(bias, "V", "float"),
         labels=(labels, "...", "int"),
         weights=(weights, "..."),
-        fix=_FIX,
+        fix=_PROJECTION_FIX,
     )
     _check_factors("linear_cross_entropy", label_smoothing, z_loss)
     check_number("linear_cross_entropy", "chunk_size", chunk_size, SIZE)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tfm_jax.ops.masks.algebra import Dense, Mask, Sizes, check_bool
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window, check_int
+from tfm_jax.ops.masks.tiles import AnyArray, Ints
 from tfm_jax.types import Array
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-def causal(offset: int | Array | None = None) -> Mask:
+def causal(offset: Ints | None = None) -> Mask:
     """Causal mask: each query may attend to keys at and before its own position.
 
     Equivalent to::
@@ -54,7 +55,7 @@ def causal(offset: int | Array | None = None) -> Mask:
     return Causal(check_int("masks.causal", "offset", offset))
 
 
-def window(left: int | None = None, right: int | None = None, offset: int | Array | None = None) -> Mask:
+def window(left: int | None = None, right: int | None = None, offset: Ints | None = None) -> Mask:
     """Sliding window: keys at most ``left`` before and ``right`` after the query's position, inclusive.
 
     Equivalent to::
@@ -89,7 +90,7 @@ def window(left: int | None = None, right: int | None = None, offset: int | Arra
     return Window(*sides, offset=check_int("masks.window", "offset", offset))
 
 
-def prefix(n: int | Array) -> Mask:
+def prefix(n: Ints) -> Mask:
     """Prefix mask: every query may attend to the first ``n`` keys.
 
     Equivalent to::
@@ -113,7 +114,7 @@ def prefix(n: int | Array) -> Mask:
     return Prefix(check_int("masks.prefix", "n", n))
 
 
-def padding(valid: Array) -> Mask:
+def padding(valid: AnyArray) -> Mask:
     """Padding mask: every query may attend to the valid keys.
 
     Equivalent to::
@@ -132,7 +133,7 @@ def padding(valid: Array) -> Mask:
     return Padding(check_bool("masks.padding", "valid", valid))
 
 
-def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
+def segments(query_ids: AnyArray, key_ids: AnyArray | None = None) -> Mask:
     """Segment mask: a query may attend to keys with its id, so packed documents stay apart.
 
     Equivalent to::
@@ -158,7 +159,7 @@ def segments(query_ids: Array, key_ids: Array | None = None) -> Mask:
     return Segments(queries, check_int("masks.segments", "key_ids", key_ids))
 
 
-def dense(array: Array, per_head: bool = False) -> Mask:
+def dense(array: AnyArray, per_head: bool = False) -> Mask:
     """A boolean array as a mask.
 
     Equivalent to::
@@ -178,7 +179,7 @@ def dense(array: Array, per_head: bool = False) -> Mask:
     return Dense(check_bool("masks.dense", "array", array), bool(per_head))
 
 
-def as_mask(x: Mask | Array | None, batch_rank: int) -> Mask | None:
+def as_mask(x: Mask | AnyArray | None, batch_rank: int) -> Mask | None:
     """Converts a boolean array to a mask, by its rank and the number of leading dims of q.
 
     Equivalent to::
