@@ -216,7 +216,7 @@ class _Call(NamedTuple):
         return _start(self.model, self.limits, self.params, self.inputs, self.keys, self.masks)
 
     def _decode(self, state: _State, stop: int) -> _State:
-        return _decode(self.model, self.limits, self.params, self.processors, state, jnp.int32(stop))
+        return _decode(self.model, self.limits, self.params, self.processors, state, np.int32(stop))
 
 
 def _prepare(
@@ -231,7 +231,7 @@ def _prepare(
 ) -> _Call:
     inputs, valid = check_inputs(function, inputs, masks.valid)
     padded = valid is not None
-    limits = resolve_limits(function, model, params, inputs.shape[1], config, padded=padded)
+    limits = resolve_limits(function, model, inputs.shape[1], config, padded=padded)
     processors = prepare_processors(config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids)
     keys = None if key is None else _sequence_keys(function, key, inputs.shape[0])
     return _Call(model, params, inputs, limits, processors, keys, masks._replace(valid=valid))
@@ -269,7 +269,7 @@ def _decode(
     params: Params,
     processors: tuple[Processor, ...],
     state: _State,
-    stop: Array,
+    stop: Array | np.int32,
 ) -> _State:
     """Generates until there are ``stop`` tokens or every sequence has ended."""
     decoder = model.bind(params)
