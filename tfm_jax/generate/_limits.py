@@ -67,13 +67,13 @@ def check_config(function: str, config: GenerationConfig, **required: object) ->
     if wrong:
         got = ", ".join(f"{name}={getattr(config, name)!r}" for name in wrong)
         wanted = ", ".join(f"{name}={required[name]!r}" for name in wrong)
-        advice = " ".join(_ADVICE[name] for name in wrong)
+        advice = " ".join(_ADVICE[name] for name in wrong if name in _ADVICE)
         raise ValueError(f"{function}: got {got}; wanted {wanted}. {advice} Pass config.updated({wanted}).")
 
 
 _ADVICE = {
-    "prefix_ids": "Prepend prefix_ids to inputs, which are token ids.",
-    "suffix_ids": "Append suffix_ids to inputs, which are token ids.",
+    "prefix_ids": "Prepend prefix_ids to inputs, which are token ids, as TextGenerator.encode_prompts does.",
+    "suffix_ids": "Append suffix_ids to inputs, which are token ids, as TextGenerator.encode_sources does.",
     "stop_strings": "Cut decoded texts at stop_strings, or call TextGenerator.",
     "beams": "For beams call beam_search.",
     "do_sample": "For sampling call sample.",

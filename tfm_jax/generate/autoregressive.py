@@ -78,7 +78,7 @@ def greedy(
         ``min_total`` that limit padded prompts differently; more positions than ``nn.Learned`` has; a
         ``source_mask`` that is not padding, without a ``memory_mask``.
     """
-    check_config("greedy", config, beams=1, do_sample=False)
+    check_config("greedy", config, beams=1, n_best=1, do_sample=False)
     masks = InputMasks(valid, source_mask, memory_mask)
     return _prepare("greedy", model, params, inputs, config, key=None, masks=masks).generate()
 
@@ -124,7 +124,7 @@ def sample(
             "sample: got key=None; wanted a PRNG key, such as jax.random.key(0). For the most likely tokens "
             "call greedy."
         )
-    check_config("sample", config, beams=1)
+    check_config("sample", config, beams=1, n_best=1)
     masks = InputMasks(valid, source_mask, memory_mask)
     return _prepare("sample", model, params, inputs, config, key=key, masks=masks).generate()
 
@@ -163,7 +163,7 @@ def stream(
     """
     check_number("stream", "every", every, SIZE)
     required = {} if key is not None else {"do_sample": False}
-    check_config("stream", config, beams=1, **required)
+    check_config("stream", config, beams=1, n_best=1, **required)
     masks = InputMasks(valid, source_mask, memory_mask)
     return _prepare("stream", model, params, inputs, config, key=key, masks=masks).stream(every)
 
