@@ -74,9 +74,9 @@ def greedy(
 
     Raises:
       ValueError: inputs that are not int [B, length >= 1]; an empty prompt; a setting that greedy decoding
-        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder; ``max_total`` or
-        ``min_total`` that limit padded prompts differently; more positions than ``nn.Learned`` has; a
-        ``source_mask`` that is not padding, without a ``memory_mask``.
+        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder, or ``valid`` with one;
+        ``max_total`` or ``min_total`` that limit padded prompts differently; more positions than
+        ``nn.Learned`` has; a ``source_mask`` that is not padding, without a ``memory_mask``.
     """
     check_config("greedy", config, beams=1, n_best=1, do_sample=False)
     masks = InputMasks(valid, source_mask, memory_mask)
