@@ -316,11 +316,11 @@ def sampled(prompt, module=nn.Decoder, **options):
         ({"source_mask": masks.causal()}, "got source_mask or memory_mask with a decoder-only model"),
         (
             {"module": nn.EncoderDecoder, "valid": jnp.ones((1, 2), bool)},
-            "got valid with an encoder-decoder; wanted valid=None",
+            "sample: got valid with an encoder-decoder; wanted valid=None",
         ),
         (
             {"module": nn.EncoderDecoder, "config": {"start_id": None}},
-            "got start_id=None with an encoder-dec",
+            "sample: got start_id=None with an encoder-dec",
         ),
         ({"config": {"processors": (generate.TopK(10),)}}, "10"),
         (

@@ -105,12 +105,12 @@ def test_settings_that_a_function_cannot_follow(function, options, wanted, funct
 
 def test_all_settings_of_texts_are_named_together():
     model, params = build(nn.Decoder)
-    config = generate.GenerationConfig(max_length=2, prefix_ids=(1,), suffix_ids=(2,), beams=4)
+    config = generate.GenerationConfig(max_length=2, prefix_ids=(1,), suffix_ids=(2,), beams=4, n_best=2)
     with pytest.raises(
-        ValueError, match=r"got prefix_ids=\(1,\), suffix_ids=\(2,\), beams=4; wanted"
+        ValueError, match=r"got prefix_ids=\(1,\), suffix_ids=\(2,\), beams=4, n_best=2; wanted"
     ) as caught:
         generate.greedy(model, params, PROMPT, config)
-    advice = "config.updated(prefix_ids=(), suffix_ids=(), beams=1)"
+    advice = "config.updated(prefix_ids=(), suffix_ids=(), beams=1, n_best=1)"
     assert advice in str(caught.value)
     generate.greedy(model, params, PROMPT, eval(advice, {"config": config}))
 

@@ -21,8 +21,8 @@ def of_texts(config, n_positions=None, is_encoder_decoder=False):
 def test_limits_carry_lengths_and_special_ids():
     config = GenerationConfig((2, 4), pad_id=3, start_id=1, max_length=5, min_length=2)
     assert of_texts(config).of(7) == Limits(5, 2, (2, 4), 3, 1)
-    model, params = build(nn.Decoder)
-    assert resolve_limits("greedy", model, params, 7, config, padded=True) == Limits(5, 2, (2, 4), 3, 1)
+    model, _ = build(nn.Decoder)
+    assert resolve_limits("greedy", model, 7, config, padded=True) == Limits(5, 2, (2, 4), 3, 1)
 
 
 def test_default_pad_id():

@@ -1,5 +1,6 @@
 """functionalize: modules as pure functions."""
 
+import concurrent.futures
 import copy
 import dataclasses
 import functools
@@ -178,17 +179,28 @@ def test_a_copy_of_a_model_is_equal(copied):
 
 def test_a_pickled_model_in_another_process(tmp_path):
     path = tmp_path / "model"
-    path.write_bytes(pickle.dumps((nn.functionalize(nn.Decoder, CONFIG), CONFIG)))
+    model = nn.functionalize(nn.Decoder, CONFIG)
+    hash(model)  # it is cached, and another in the other process
+    path.write_bytes(pickle.dumps((model, model.apply, CONFIG)))
     code = (
         "import pickle, jax, sys; from tfm_jax import nn;"
-        "model, config = pickle.load(open(sys.argv[1], 'rb'));"
-        "assert model == nn.functionalize(nn.Decoder, config);"
+        "model, apply, config = pickle.load(open(sys.argv[1], 'rb'));"
+        "same = nn.functionalize(nn.Decoder, config);"
+        "assert model == same and hash(model) == hash(same);"
+        "assert apply == same.apply and hash(apply) == hash(same.apply);"
         "print(sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
     ).stdout
     assert int(out) == nn.summary(nn.functionalize(nn.Decoder, CONFIG)).n_params
+
+
+def test_threads_get_the_same_model():
+    config = dataclasses.replace(CONFIG, d_ff=13)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda _: nn.functionalize(nn.Decoder, config), range(32)))
+    assert len(set(map(id, models))) == 1
 
 
 def test_a_model_that_nobody_holds_is_freed():

@@ -93,7 +93,7 @@ def beam_search(
             "position, so the mask must be the same for every target token."
         )
     inputs, valid = check_inputs("beam_search", inputs, valid)
-    limits = resolve_limits("beam_search", model, params, inputs.shape[1], config, padded=valid is not None)
+    limits = resolve_limits("beam_search", model, inputs.shape[1], config, padded=valid is not None)
     if limits.max_length == 0:
         return _empty_outputs(inputs, config.n_best)
     settings = _Settings(config.beams, config.n_best, limits, config.stopping)

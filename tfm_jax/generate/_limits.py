@@ -9,8 +9,8 @@ import numpy as np
 
 from tfm_jax.generate.config import GenerationConfig
 from tfm_jax.nn.decoding import CachedDecoder
-from tfm_jax.nn.functional import Pure
-from tfm_jax.types import Array, Params
+from tfm_jax.nn.functional import Pure, skeleton_of
+from tfm_jax.types import Array
 
 __all__ = [
     "LengthLimits",
@@ -67,13 +67,13 @@ def check_config(function: str, config: GenerationConfig, **required: object) ->
     if wrong:
         got = ", ".join(f"{name}={getattr(config, name)!r}" for name in wrong)
         wanted = ", ".join(f"{name}={required[name]!r}" for name in wrong)
-        advice = " ".join(_ADVICE[name] for name in wrong)
+        advice = " ".join(_ADVICE[name] for name in wrong if name in _ADVICE)
         raise ValueError(f"{function}: got {got}; wanted {wanted}. {advice} Pass config.updated({wanted}).")
 
 
 _ADVICE = {
-    "prefix_ids": "Prepend prefix_ids to inputs, which are token ids.",
-    "suffix_ids": "Append suffix_ids to inputs, which are token ids.",
+    "prefix_ids": "Prepend prefix_ids to inputs, which are token ids, as TextGenerator.encode_prompts does.",
+    "suffix_ids": "Append suffix_ids to inputs, which are token ids, as TextGenerator.encode_sources does.",
     "stop_strings": "Cut decoded texts at stop_strings, or call TextGenerator.",
     "beams": "For beams call beam_search.",
     "do_sample": "For sampling call sample.",
@@ -81,34 +81,37 @@ _ADVICE = {
 
 
 def resolve_limits(
-    function: str,
-    model: Pure[CachedDecoder],
-    params: Params,
-    length: int,
-    config: GenerationConfig,
-    *,
-    padded: bool,
+    function: str, model: Pure[CachedDecoder], length: int, config: GenerationConfig, *, padded: bool
 ) -> Limits:
     """The limits of a call on token ids.
 
     Args:
       function: named in errors.
-      model, params: as in ``greedy``.
+      model: as in ``greedy``.
       length: of the inputs [B, length], padding included.
       config: the generation config.
-      padded: whether prompts may have padding.
+      padded: whether ``valid`` was passed, so that prompts may have padding.
 
     Returns:
       The Limits.
 
     Raises:
       ValueError: no ``max_length``; a prompt that leaves no token of ``max_total``; totals that limit padded
-        prompts of different lengths differently.
+        prompts of different lengths differently; ``valid`` with an encoder-decoder, or one without a
+        ``start_id``.
     """
-    if config.max_length is not None and config.max_total is None and config.min_total == 0:
-        return _limits(config, config.max_length, config.min_length)  # the usual case, without the modules
-    decoder = model.bind(params)
+    decoder = skeleton_of(model)
     lengths = LengthLimits(function, config, count_positions(decoder), decoder.is_encoder_decoder())
+    if lengths.is_encoder_decoder and padded:
+        raise ValueError(
+            f"{function}: got valid with an encoder-decoder; wanted valid=None. Mask the source with "
+            "source_mask=masks.padding(valid)."
+        )
+    if lengths.is_encoder_decoder and config.start_id is None:
+        raise ValueError(
+            f"{function}: got start_id=None with an encoder-decoder; wanted the decoder's first token. Set "
+            "it in the config, such as the tokenizer's bos_id."
+        )
     if config.max_total is not None and not lengths.is_encoder_decoder and length >= config.max_total:
         raise ValueError(
             f"{function}: got prompts of {length} tokens with max_total={config.max_total}; wanted at most "

@@ -91,16 +91,7 @@ def prefill_but_last(
       ``Prefilled``.
     """
     if decoder.is_encoder_decoder():
-        if masks.valid is not None:
-            raise ValueError(
-                "generate: got valid with an encoder-decoder; wanted valid=None. Mask the source with "
-                "source_mask=masks.padding(valid)."
-            )
-        if limits.start_id is None:
-            raise ValueError(
-                "generate: got start_id=None with an encoder-decoder; wanted the decoder's first token. Set "
-                "it in the config, such as the tokenizer's bos_id."
-            )
+        assert limits.start_id is not None  # resolve_limits checks it
         prompt, batch = jnp.full_like(inputs[:, :1], limits.start_id, dtype=jnp.int32), inputs
     else:
         prompt, batch = inputs.astype(jnp.int32), inputs.shape[0]

@@ -74,11 +74,11 @@ def greedy(
 
     Raises:
       ValueError: inputs that are not int [B, length >= 1]; an empty prompt; a setting that greedy decoding
-        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder; ``max_total`` or
-        ``min_total`` that limit padded prompts differently; more positions than ``nn.Learned`` has; a
-        ``source_mask`` that is not padding, without a ``memory_mask``.
+        cannot follow; no ``max_length``; no ``start_id`` for an encoder-decoder, or ``valid`` with one;
+        ``max_total`` or ``min_total`` that limit padded prompts differently; more positions than
+        ``nn.Learned`` has; a ``source_mask`` that is not padding, without a ``memory_mask``.
     """
-    check_config("greedy", config, beams=1, do_sample=False)
+    check_config("greedy", config, beams=1, n_best=1, do_sample=False)
     masks = InputMasks(valid, source_mask, memory_mask)
     return _prepare("greedy", model, params, inputs, config, key=None, masks=masks).generate()
 
@@ -124,7 +124,7 @@ def sample(
             "sample: got key=None; wanted a PRNG key, such as jax.random.key(0). For the most likely tokens "
             "call greedy."
         )
-    check_config("sample", config, beams=1)
+    check_config("sample", config, beams=1, n_best=1)
     masks = InputMasks(valid, source_mask, memory_mask)
     return _prepare("sample", model, params, inputs, config, key=key, masks=masks).generate()
 
@@ -163,7 +163,7 @@ def stream(
     """
     check_number("stream", "every", every, SIZE)
     required = {} if key is not None else {"do_sample": False}
-    check_config("stream", config, beams=1, **required)
+    check_config("stream", config, beams=1, n_best=1, **required)
     masks = InputMasks(valid, source_mask, memory_mask)
     return _prepare("stream", model, params, inputs, config, key=key, masks=masks).stream(every)
 
@@ -216,7 +216,7 @@ class _Call(NamedTuple):
         return _start(self.model, self.limits, self.params, self.inputs, self.keys, self.masks)
 
     def _decode(self, state: _State, stop: int) -> _State:
-        return _decode(self.model, self.limits, self.params, self.processors, state, jnp.int32(stop))
+        return _decode(self.model, self.limits, self.params, self.processors, state, np.int32(stop))
 
 
 def _prepare(
@@ -231,7 +231,7 @@ def _prepare(
 ) -> _Call:
     inputs, valid = check_inputs(function, inputs, masks.valid)
     padded = valid is not None
-    limits = resolve_limits(function, model, params, inputs.shape[1], config, padded=padded)
+    limits = resolve_limits(function, model, inputs.shape[1], config, padded=padded)
     processors = prepare_processors(config.processors, min_length=limits.min_length, eos_ids=limits.eos_ids)
     keys = None if key is None else _sequence_keys(function, key, inputs.shape[0])
     return _Call(model, params, inputs, limits, processors, keys, masks._replace(valid=valid))
@@ -269,7 +269,7 @@ def _decode(
     params: Params,
     processors: tuple[Processor, ...],
     state: _State,
-    stop: Array,
+    stop: Array | np.int32,
 ) -> _State:
     """Generates until there are ``stop`` tokens or every sequence has ended."""
     decoder = model.bind(params)

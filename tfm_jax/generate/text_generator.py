@@ -24,7 +24,7 @@ from tfm_jax.generate.config import GenerationConfig, LengthPenalty
 from tfm_jax.generate.constraints import SuppressFrom
 from tfm_jax.generate.logits_processors import Processor
 from tfm_jax.nn.decoding import CachedDecoder
-from tfm_jax.nn.functional import Pure
+from tfm_jax.nn.functional import Pure, skeleton_of
 from tfm_jax.ops.masks import padding
 from tfm_jax.ranges import SIZE, check_number
 from tfm_jax.types import Key, Params, Tokenizer
@@ -185,7 +185,7 @@ class TextGenerator:
     @functools.cached_property
     def is_encoder_decoder(self) -> bool:
         """Whether the model translates; else it continues prompts."""
-        return self.model.bind(self.params).is_encoder_decoder()
+        return skeleton_of(self.model).is_encoder_decoder()
 
     def _check_model(self, *, is_encoder_decoder: bool) -> None:
         if self.is_encoder_decoder and not is_encoder_decoder:
@@ -207,7 +207,7 @@ class TextGenerator:
                 f"TextGenerator: got n_best={config.n_best}; wanted 1, as it returns one text per input. Set "
                 "n_best=1, or call beam_search."
             )
-        n_positions = count_positions(self.model.bind(self.params))
+        n_positions = count_positions(skeleton_of(self.model))
         return LengthLimits("TextGenerator", config, n_positions, self.is_encoder_decoder)
 
     def _encode_prompts(self, prompts: Sequence[str], limits: LengthLimits) -> list[np.ndarray]:
@@ -245,7 +245,7 @@ class TextGenerator:
 
     @functools.cached_property
     def _vocab_size(self) -> int:
-        return self.model.bind(self.params).decoder_stack().config.vocab_size
+        return skeleton_of(self.model).decoder_stack().config.vocab_size
 
     def _generate(
         self,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ from tfm_jax.checks import as_key
 from tfm_jax.nn.config import Config
 from tfm_jax.types import Key, Params
 
-__all__ = ["Pure", "check_params", "functionalize", "parameters_of"]
+__all__ = ["Pure", "check_params", "functionalize", "parameters_of", "skeleton_of"]
 
 M_co = TypeVar("M_co", bound=nnx.Module, covariant=True)
 Shape = jax.ShapeDtypeStruct
@@ -46,6 +47,12 @@ class _Constructor(Generic[M_co]):
         return nnx.merge(graph, jax.tree.map(jnp.asarray, params))  # NumPy arrays too, as read from a file
 
     @functools.cached_property
+    def skeleton(self) -> M_co:
+        """The module with shapes as parameters, for what does not depend on their values."""
+        with jax.ensure_compile_time_eval():  # the module outlives a trace that it is first made in
+            return nnx.merge(*self.structure)
+
+    @functools.cached_property
     def _identity(self) -> tuple[int, Hashable]:
         """A hash, computed once, and what equal ones have in common."""
         named = sorted(self.kwargs.items())
@@ -61,6 +68,9 @@ class _Constructor(Generic[M_co]):
 
     def __hash__(self) -> int:
         return self._identity[0]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Constructor, (self.module, self.args, self.kwargs)  # hashes of strings differ by process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +188,8 @@ class Pure(Generic[M_co]):
 
 
 _ALIVE: weakref.WeakValueDictionary[object, Pure[Any]] = weakref.WeakValueDictionary()
+_LOCK = threading.RLock()
+"""For ``_ALIVE``: two threads get the same model."""
 
 
 def _make_pure(
@@ -191,7 +203,8 @@ def _make_pure(
     model = _ALIVE.get(constructor)
     if model is None:
         constructor.structure  # noqa: B018  raises for arguments that do not fit
-        model = _ALIVE[constructor] = Pure(_Init(constructor), _Apply(constructor), constructor)
+        with _LOCK:
+            model = _ALIVE.setdefault(constructor, Pure(_Init(constructor), _Apply(constructor), constructor))
     return model
 
 
@@ -241,8 +254,13 @@ def parameters_of(model: Pure[nnx.Module]) -> list[Parameter]:
     Raises:
       ValueError: a module declares axes that its parameters do not have.
     """
-    graph, shapes = model._constructor.structure
-    return list(_parameters(nnx.merge(graph, shapes), shapes, _Position()))
+    constructor = model._constructor
+    return list(_parameters(constructor.skeleton, constructor.structure[1], _Position()))
+
+
+def skeleton_of(model: Pure[M_co]) -> M_co:
+    """The module of a model with shapes as parameters, for its settings and methods that compute nothing."""
+    return model._constructor.skeleton
 
 
 class _Position(NamedTuple):

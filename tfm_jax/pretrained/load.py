@@ -192,17 +192,22 @@ def _suggestion(
             settings = {**config.settings, "architectures": [name]}
             other, _ = _config(files, settings, family, config.model.dtype)
             if _count_read(other, family, weights, files):
-                return f"\nTheir names are those of {name}: pass architecture={name!r}" + (
-                    f", or leave out its head by {_IGNORE}." if wrong.unknown and not wrong.missing else "."
+                head = f", or leave out its head by {_IGNORE}" if wrong.unknown and not wrong.missing else ""
+                return (
+                    f"\nTheir names are those of {name}: write it as architectures in config.json, or in "
+                    f"Python pass architecture={name!r} to load{head}."
                 )
     if wrong.unknown and not wrong.missing and not wrong.shapes:
-        return f"\nLeave out the tensors of another head by {_IGNORE}."
+        return f"\nTo leave out the tensors of another head, in Python pass {_IGNORE} to load."
     for prefix in sorted({name.split(".")[0] + "." for name in wrong.unknown}):
         others = rf"(?!{re.escape(prefix)}).*"
         below = {name: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
         subset = Weights(below, weights.read)
         if len(below) < len(weights.shapes) and _count_read(config, family, subset, files):
-            return f"\nThose that begin with {prefix!r} fit: leave out the others by ignore=[{others!r}]."
+            return (
+                f"\nThose that begin with {prefix!r} fit: to leave out the others, in Python pass "
+                f"ignore=[{others!r}] to load."
+            )
     return ""
 
 

@@ -6,6 +6,7 @@ import json
 import weakref
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -18,7 +19,7 @@ from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.tasks import sentence_embedding
 from tfm_jax.pretrained.tasks.batch_runner import max_length_of
-from tfm_jax.pretrained.tasks.sentence_layers import pooled
+from tfm_jax.pretrained.tasks.sentence_layers import LayerNorm, pooled
 from tfm_jax.train import data_mesh
 
 CONFIG = pretrained.CheckpointConfig(
@@ -126,6 +127,12 @@ def test_devices_share_each_batch(directory):
     # Four sequences are padded to six, two on each device.
     assert [x.sharding.shard_shape(x.shape) for x in seen] == [(1, 2, 4)]
     np.testing.assert_allclose(encoder(TEXTS[:1]), wanted[:1], rtol=1e-5, atol=1e-6)
+    D = CONFIG.model.d_model
+    normed = dataclasses.replace(encoder, layers=(LayerNorm(jnp.full(D, 2.0), jnp.ones(D)), jnp.negative))
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(normed._layers)} == {3}
+    single = dataclasses.replace(normed, mesh=None)
+    single = dataclasses.replace(single, params=jax.device_put(single.params, jax.devices()[0]))
+    np.testing.assert_allclose(normed(TEXTS), single(TEXTS), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
         pretrained.load_sentence_encoder(directory, mesh=jax.make_mesh((3,), ("x",)))
 

@@ -166,7 +166,8 @@ class SentenceEncoder:
     def _layers(self) -> tuple[Layer, ...]:
         """The layers as pytrees: arguments of a program, which would keep them as constants."""
         is_function = jax.tree_util.all_leaves
-        return tuple(jax.tree_util.Partial(layer) if is_function([layer]) else layer for layer in self.layers)
+        layers = (jax.tree_util.Partial(layer) if is_function([layer]) else layer for layer in self.layers)
+        return jax.device_put(tuple(layers), replicated(self.mesh))  # once, and not in each call
 
 
 # One program for all encoders of a config, however often it is loaded.

@@ -91,7 +91,7 @@ def _rename(config: CheckpointConfig, family: Family, weights: Weights, source: 
         if new in old_names:
             raise ValueError(
                 f"{source}: got {old_names[new]} and {old}, both of which are {new}; wanted one. Leave one "
-                f"out of the file, or pass ignore=[{re.escape(old)!r}]."
+                f"out of the file, or in Python pass ignore=[{re.escape(old)!r}] to load."
             )
         old_names[new] = old
     return Weights(
@@ -149,7 +149,8 @@ def _check_constants(weights: Weights, family: Family, model: nn.Config, source:
             if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=1e-2, atol=1e-2):
                 raise ValueError(
                     f"{source}: got other values of {name} than config.json implies; wanted those, which are "
-                    f"computed and not read. Correct config.json, or pass ignore=[{re.escape(name)!r}]."
+                    f"computed and not read. Correct config.json, or in Python pass "
+                    f"ignore=[{re.escape(name)!r}] to load."
                 )
 
 
