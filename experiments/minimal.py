@@ -17,9 +17,8 @@ from tfm_jax.ops import masks
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl")
 
 
-def load_texts(split):
-    """The names of a split as lines such as "fr:îles Pitcairn"."""
-    rows = data.names(split)
+def name_texts(rows):
+    """The names as texts that begin with their language, such as "fr:îles Pitcairn"."""
     languages = rows.features["language"].names
     named = [(languages[label], name) for label, name in zip(rows["language"], rows["text"], strict=True)]
     return [f"{language}:{name}" for language, name in named if language in LANGUAGES]
@@ -94,7 +93,8 @@ def sample_texts(model, params, tokenizer, language, n, seed):
 
 def main(steps=450, batch_size=32, seed=0):
     """Trains the model, and prints five new names in each language."""
-    texts, new_texts = load_texts("train"), load_texts("validation")
+    splits = data.load_splits("names")
+    texts, new_texts = name_texts(splits["train"]), name_texts(splits["validation"])
     tokenizer = data.char_tokenizer(texts)
     training = make_loader(texts, tokenizer, batch_size, seed)
     validation = make_loader(new_texts, tokenizer, batch_size)

@@ -28,6 +28,7 @@ from tfm_jax.types import (
 
 
 def tokenizers_fit(tokenizer: data.JsonTokenizer) -> tuple[Tokenizer, ...]:
+    _: Tokenizer = "ab"  # pyright: ignore[reportAssignmentType]
     return data.ByteTokenizer(), data.char_tokenizer(["ab"]), tokenizer
 
 
@@ -69,6 +70,9 @@ def iterators_fit(
 ) -> list[train.Batches]:
     state: dict[str, Json] = iter(loader).get_state()
     iter(loader).set_state(state)
+    _0: train.Batches[LanguageModelBatch[np.ndarray]] = iter(loader)
+    _1: train.Batches[TranslationBatch[np.ndarray]] = iter(loader)  # pyright: ignore[reportAssignmentType]
+    _2: train.Batches = iter([{"x": np.zeros(3)}])  # pyright: ignore[reportAssignmentType]
     return [iter(loader), iter(stream)]
 
 
@@ -82,6 +86,8 @@ def a_loss_of_any_batch(params: Params, batch: Batch, key: Key | None) -> tuple[
 
 
 def losses_fit() -> list[train.LossFn]:
+    _0: train.LossFn[LanguageModelBatch[Array]] = a_loss
+    _1: train.LossFn[TranslationBatch[Array]] = a_loss  # pyright: ignore[reportAssignmentType]
     return [a_loss, a_loss_of_any_batch]
 
 

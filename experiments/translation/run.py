@@ -48,11 +48,12 @@ def run_experiment(config: Config) -> None:
     sources, references = (side[: config.data.decoded] for side in task.pairs["validation"])
 
     def decode(params: Params) -> dict[str, float]:
+        if not sources:  # data.decoded is 0
+            return {}
         return {"validation/exact_match": exact_match(task.translate(params, sources), references)}
 
     batches = iter(task.batches["train"])
-    metrics = {"metrics": decode} if config.data.decoded else {}
-    evaluate = run.compile_evaluation(loss_fn, task.batches["validation"], **metrics)
+    evaluate = run.compile_evaluation(loss_fn, task.batches["validation"], metrics=decode)
     with run.session(state, batches, task.digests) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options

@@ -48,7 +48,7 @@ def test_every_written_form_has_the_whole_year():
 
 def test_sources_are_the_target_dates_as_babel_formats_them():
     dates = pytest.importorskip("babel.dates")
-    rows = data.dates("test", 400)
+    rows = builtin.dates("test", 400)
     assert rows.column_names == ["source", "target", "locale", "style"]
     for row in rows:
         day = datetime.date.fromisoformat(row["target"])
@@ -61,29 +61,29 @@ def test_sources_are_the_target_dates_as_babel_formats_them():
 @given(st.integers(0, 2**31))
 def test_no_day_is_shared_between_splits(seed):
     pytest.importorskip("babel")
-    days = [set(data.dates(split, 600, seed=seed)["target"]) for split in SPLITS]
+    days = [set(builtin.dates(split, 600, seed=seed)["target"]) for split in SPLITS]
     assert not days[0] & days[1] and not days[0] & days[2] and not days[1] & days[2]
 
 
 def test_most_days_are_in_the_training_split():
     pytest.importorskip("babel")
-    days = [len(set(data.dates(split, 3000)["target"])) for split in SPLITS]
+    days = [len(set(builtin.dates(split, 3000)["target"])) for split in SPLITS]
     assert days[0] > 2850 and 2300 < days[1] < 2600 and 2300 < days[2] < 2600
 
 
 def test_dates_are_a_function_of_seed_and_number():
     pytest.importorskip("babel")
-    rows = data.dates("train", 30, seed=3).to_list()
-    assert rows == data.dates("train", 70, seed=3).to_list()[:30]
-    assert rows != data.dates("train", 30, seed=4).to_list()
-    locales = [list(data.dates(split, 30)["locale"]) for split in SPLITS]
+    rows = builtin.dates("train", 30, seed=3).to_list()
+    assert rows == builtin.dates("train", 70, seed=3).to_list()[:30]
+    assert rows != builtin.dates("train", 30, seed=4).to_list()
+    locales = [list(builtin.dates(split, 30)["locale"]) for split in SPLITS]
     assert locales[0] != locales[1] != locales[2] != locales[0]
     assert len({row["source"] for row in rows}) > 25
 
 
 def test_digits_splits():
     pytest.importorskip("sklearn")
-    parts = {split: data.digits(split) for split in SPLITS}
+    parts = {split: builtin.digits(split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {
         "train": 1257,
         "validation": 180,
@@ -95,12 +95,12 @@ def test_digits_splits():
     for part in parts.values():
         counts = np.bincount(part["label"], minlength=10)
         assert counts.max() - counts.min() <= 0.05 * len(part), "stratified"
-    assert data.digits("test")["label"] == parts["test"]["label"]
+    assert builtin.digits("test")["label"] == parts["test"]["label"]
 
 
 def test_digits_become_batches():
     pytest.importorskip("sklearn")
-    examples = data.image_classification_examples(data.digits("validation"))
+    examples = data.image_classification_examples(builtin.digits("validation"))
     batch = examples.take(np.arange(180))
     assert (
         batch["images"].shape == (180, 8, 8, 1)
@@ -110,7 +110,7 @@ def test_digits_become_batches():
 
 
 def test_stdlib_is_that_of_the_running_python():
-    train, validation = data.stdlib("train"), data.stdlib("validation")
+    train, validation = builtin.stdlib("train"), builtin.stdlib("validation")
     paths = [*train["path"], *validation["path"]]
     assert len(set(paths)) == len(paths) and {"json/decoder.py", "dataclasses.py"} < set(paths)
     assert train["path"] == sorted(train["path"], key=lambda path: path.split("/"))
@@ -118,13 +118,13 @@ def test_stdlib_is_that_of_the_running_python():
     assert 0.01 < len(validation) / len(paths) < 0.1
     text = dict(zip(paths, [*train["text"], *validation["text"]], strict=True))["dataclasses.py"]
     assert text == Path(sys.modules["dataclasses"].__file__).read_text(encoding="utf-8")
-    assert data.stdlib("validation")["path"] == validation["path"]
+    assert builtin.stdlib("validation")["path"] == validation["path"]
 
 
 @pytest.fixture(scope="module")
 def names():
     pytest.importorskip("babel")
-    return {split: data.names(split) for split in SPLITS}
+    return {split: builtin.names(split) for split in SPLITS}
 
 
 def test_names_are_what_babel_calls_them(names):
@@ -168,7 +168,7 @@ def test_names_are_loaded_as_a_source(names):
 @pytest.fixture(scope="module")
 def places():
     pytest.importorskip("babel")
-    return {split: data.places(split) for split in SPLITS}
+    return {split: builtin.places(split) for split in SPLITS}
 
 
 def test_places_are_babels_english_names(places):
@@ -238,7 +238,7 @@ def test_a_text_of_two_territories_or_continents_is_in_no_split(monkeypatch):
     ]
     rows += [("Twice", "Asia", "AC"), ("Twice", "Asia", "AC")]
     monkeypatch.setattr(builtin, "_places", lambda: iter(rows))
-    texts = [text for split in SPLITS for text in data.places(split)["text"]]
+    texts = [text for split in SPLITS for text in builtin.places(split)["text"]]
     assert texts == ["Twice"]
 
 
@@ -246,26 +246,26 @@ def test_unknown_splits_and_numbers():
     with pytest.raises(
         ValueError, match="digits: got split 'dev'; wanted one of 'train', 'validation', 'test'"
     ):
-        data.digits("dev")
+        builtin.digits("dev")
     with pytest.raises(ValueError, match="stdlib: got split 'test'; wanted one of 'train', 'validation'"):
-        data.stdlib("test")
+        builtin.stdlib("test")
     with pytest.raises(ValueError, match="names: got split 'dev'"):
-        data.names("dev")
+        builtin.names("dev")
     with pytest.raises(ValueError, match="places: got split 'dev'"):
-        data.places("dev")
+        builtin.places("dev")
     with pytest.raises(ValueError, match="dates: got split 'dev'"):
-        data.dates("dev")
+        builtin.dates("dev")
     with pytest.raises(ValueError, match="dates: got number=0; wanted at least 1"):
-        data.dates("train", 0)
+        builtin.dates("train", 0)
 
 
 @pytest.mark.parametrize(
     ("module", "call", "message"),
     [
-        ("babel.dates", data.dates, "dates: got no Babel"),
-        ("babel", data.names, "names: got no Babel"),
-        ("babel", data.places, "places: got no Babel"),
-        ("sklearn.datasets", data.digits, "digits: got no scikit-learn"),
+        ("babel.dates", builtin.dates, "dates: got no Babel"),
+        ("babel", builtin.names, "names: got no Babel"),
+        ("babel", builtin.places, "places: got no Babel"),
+        ("sklearn.datasets", builtin.digits, "digits: got no scikit-learn"),
     ],
 )
 def test_a_missing_extra_is_named(module, call, message, monkeypatch):

@@ -126,6 +126,17 @@ def test_an_error_of_the_examples_is_raised_by_the_iterator():
         next(iter(data.Loader(Broken(), sampler_of("uniform", 4, 0))))
 
 
+def test_padding_that_cannot_be_zeroed_is_an_error():
+    class Lists(Numbers):
+        def take(self, indices, shape=None):
+            return {**super().take(indices), "names": ["a"] * len(indices)}
+
+    batches = iter(data.Loader(Lists(), sampler_of("uniform", 4, None)))  # 4, 4 and 3 examples
+    assert [next(batches)["names"], next(batches)["names"]] == [["a"] * 4] * 2
+    with pytest.raises(ValueError, match=r"Loader: got batch\['names'\] of list .*; wanted a NumPy"):
+        next(batches)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="Loader: got 11 examples and a sampler for 12"):
         data.Loader(Numbers(), data.UniformBatchSampler(12, 4))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import train
-from tfm_jax.train.optimizers import NO_DECAY, decay_mask
+from tfm_jax.train.optimizers import NO_DECAY, adam_noam, decay_mask
 
 steps = st.integers(0, 100_000)
 warmups = st.integers(1, 5_000)
@@ -84,7 +84,7 @@ def test_optimizers_equal_adam_in_numpy(seed, decay):
         return 32**-0.5 * min((t + 1) ** -0.5, (t + 1) * 4**-1.5)
 
     cases = {
-        "adam_noam": (train.adam_noam(32, 4), noam, 0.0),
+        "adam_noam": (adam_noam(32, 4), noam, 0.0),
         "adamw": (train.adamw(train.noam(32, 4), decay), noam, decay),
     }
     for name, (optimizer, rate, decay) in cases.items():
@@ -152,7 +152,7 @@ def test_numbers_out_of_range_raise():
     with pytest.raises(ValueError, match="noam: got warmup=0; wanted an integer from 1 to"):
         train.noam(8, 0)
     with pytest.raises(ValueError, match="noam: got d_model=0; wanted"):
-        train.adam_noam(0)
+        adam_noam(0)
     with pytest.raises(ValueError, match="inverse_sqrt: got warmup=-1; wanted"):
         train.inverse_sqrt(0.1, -1)
     with pytest.raises(ValueError, match="warmup_cosine: got warmup=10 with steps=10; wanted fewer"):
@@ -166,7 +166,7 @@ NAN, INF = float("nan"), float("inf")
     ("call", "message"),
     [
         (lambda x: train.noam(8, 2, x), "noam: got scale="),
-        (lambda x: train.adam_noam(8, 2, x), "noam: got scale="),
+        (lambda x: adam_noam(8, 2, x), "noam: got scale="),
         (lambda x: train.noam(x, 2), "noam: got d_model="),
         (lambda x: train.inverse_sqrt(x, 2), "inverse_sqrt: got peak="),
         (lambda x: train.inverse_sqrt(0.1, x), "inverse_sqrt: got warmup="),

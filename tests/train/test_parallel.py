@@ -157,7 +157,7 @@ def test_bad_arguments_raise():
     with pytest.raises(ValueError, match="got data=0; wanted 1 to 8"):
         train.Pmap(data=0).place_state(initial())
     for parallel in (train.Jit(data=8), train.Pmap(data=8)):
-        with pytest.raises(ValueError, match=r"got batch\['weight'\] of shape \(12,\); wanted .*8 devices"):
+        with pytest.raises(ValueError, match=r"got batch\['weights'\] of shape \(12,\); wanted .*8 devices"):
             parallel.place_batch(problem.make_batch(0, size=12))
         with pytest.raises(ValueError, match=r"got batch\['n'\] of shape \(\)"):
             parallel.place_batch({"n": np.float32(3)})

@@ -5,12 +5,11 @@ convert them to examples (`language_model_examples`, `translation_examples`, `te
 for images `image_classification_examples`), choose the examples of each batch (`UniformBatchSampler`,
 `BucketBatchSampler`), and iterate over a `Loader`.
 
-More is in the modules: splits by hash, by position or at random in ``splitting``, the interfaces of examples
-and samplers in ``loader``.
+More is in the modules: the built-in data sets as functions in ``builtin``, splits by hash, by position or at
+random in ``splitting``, the interfaces of examples and samplers in ``loader``.
 """
 
 from tfm_jax.data.bucketing import BucketBatchSampler, choose_buckets
-from tfm_jax.data.builtin import dates, digits, names, places, stdlib
 from tfm_jax.data.columns import text_pairs, texts
 from tfm_jax.data.image_classification import ImageClassificationExamples, image_classification_examples
 from tfm_jax.data.labels import label_ids, label_names
@@ -37,8 +36,6 @@ __all__ = [
     "UniformBatchSampler",
     "char_tokenizer",
     "choose_buckets",
-    "dates",
-    "digits",
     "image_classification_examples",
     "label_ids",
     "label_names",
@@ -46,9 +43,6 @@ __all__ = [
     "load",
     "load_splits",
     "load_tokenizer",
-    "names",
-    "places",
-    "stdlib",
     "text_classification_examples",
     "text_pairs",
     "texts",

@@ -28,7 +28,10 @@ class Examples(Protocol[_BatchT_co]):
 
     @property
     def fingerprint(self) -> int:
-        """A checksum of the content, saved with the loader's state."""
+        """A checksum of the content, saved with the loader's state.
+
+        A type checker accepts a property or an attribute here, but no ``functools.cached_property``.
+        """
         ...
 
     def take(self, indices: np.ndarray, shape: tuple[int, ...] | None = None) -> _BatchT_co:
@@ -225,8 +228,13 @@ class _BatchSource(Generic[BatchT]):
         # The first index of a batch is never padding, and fits the shape: take it, then zero the padding.
         batch = self.examples.take(np.where(indices < 0, batch_indices[0], indices), shape)
         if (indices < 0).any():
-            for array in batch.values():
-                np.asarray(array)[indices < 0] = 0
+            for name, array in batch.items():
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(
+                        f"Loader: got batch[{name!r}] of {type(array).__name__} from the examples; wanted a "
+                        "NumPy array, to set its padding to 0. Convert it in take."
+                    )
+                array[indices < 0] = 0
         if self.sampler.seed is not None:
             return batch
         return cast(BatchT, {**batch, "index": indices.astype(np.int32)})  # no type can add a key to a batch

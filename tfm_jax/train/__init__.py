@@ -5,7 +5,7 @@ from tfm_jax.train.layerwise import freeze_layers, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStopping, fit, resume
 from tfm_jax.train.metric_logger import NotFiniteError
 from tfm_jax.train.metrics import add_auxiliary, evaluate, means
-from tfm_jax.train.optimizers import adam_noam, adamw, inverse_sqrt, noam, warmup_cosine
+from tfm_jax.train.optimizers import adamw, inverse_sqrt, noam, warmup_cosine
 from tfm_jax.train.parallel import Jit, Pmap, data_mesh
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import LossFn, make_eval_step, make_train_step
@@ -23,7 +23,6 @@ __all__ = [
     "Progress",
     "TensorBoard",
     "TrainState",
-    "adam_noam",
     "adamw",
     "add_auxiliary",
     "average_params",
