@@ -12,58 +12,31 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 import optax
-from rich.console import Console
 
 from experiments.config import RunConfig
 from tfm_jax import data, nn, train, viz
 from tfm_jax.console import exit_on_error
+from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint import consecutive_steps
 from tfm_jax.train.loop import FitResult
-from tfm_jax.train.metric_logger import Writer
-from tfm_jax.train.run_directory import RunDirectory
+from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
 from tfm_jax.values import to_dict
 
-__all__ = [
-    "MODEL_FILE",
-    "PROCESSOR_FILE",
-    "FitOptions",
-    "Run",
-    "check_classes",
-    "check_inputs",
-    "make_tokenizer",
-    "require_packages",
-]
+__all__ = ["Run", "check_classes", "check_inputs", "make_tokenizer", "require_packages"]
 
 C = TypeVar("C", bound=RunConfig)
-MODEL_FILE = "model.json"
-"""The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
-PROCESSOR_FILE = "preprocessor_config.json"
 _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
 """The metric of the best checkpoint and of early stopping."""
-
-
-class FitOptions(TypedDict):
-    """The arguments of ``train.fit`` that follow from the settings and the directory of a run."""
-
-    steps: int
-    evaluate_every: int
-    checkpoints: train.Checkpoints
-    checkpoint_every: int
-    early_stopping: train.EarlyStopping | None
-    extra: Mapping[str, object] | None
-    record: Mapping[str, object]
-    log_every: int
-    writers: Sequence[Writer]
 
 
 class Run(Generic[C]):
@@ -179,7 +152,7 @@ class Run(Generic[C]):
     @contextlib.contextmanager
     def session(
         self, state: train.TrainState, batches: train.Batches[BatchT], digests: Mapping[str, str]
-    ) -> Iterator[tuple[train.TrainState, FitOptions]]:
+    ) -> Iterator[tuple[train.TrainState, dict[str, Any]]]:
         """Opens checkpoints and logs, and resumes: the state to start from, and what ``train.fit`` needs.
 
         Args:
@@ -192,27 +165,31 @@ class Run(Generic[C]):
           SystemExit: with one message, when the run cannot be resumed or a loss was not finite.
         """
         settings, directory = self.config.train, self._directory
-        fixed = directory.fixed_fields(self.config.LOCATIONS)
-        record = {"config": fixed, "data": dict(digests), "files": self._file_digests()}
-        stopping = None if settings.patience is None else train.EarlyStopping(_BEST, settings.patience)
+        record = {
+            "config": directory.fixed_fields(self.config.LOCATIONS),
+            "data": dict(digests),
+            "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
+        }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name):
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(directory.checkpoints, keep=keep, best=_BEST, every=every)
                 stack.enter_context(checkpoints)
-                state, start, extra = self._resume(checkpoints, state, batches, record)
-                writers: list[Writer] = [
+                state, extra = self._resume(checkpoints, state, batches, record)
+                start = int(state.step)
+                writers = [
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
                     stack.enter_context(train.TensorBoard(directory.events, after=start)),
                     stack.enter_context(train.Progress(settings.steps, start)),
                 ]
             self._print_summary(state, start)
-            options: FitOptions = {
+            patience = settings.patience
+            options = {
                 "steps": settings.steps,
                 "evaluate_every": settings.evaluate_every,
                 "checkpoints": checkpoints,
                 "checkpoint_every": every,
-                "early_stopping": stopping,
+                "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
                 "extra": extra,
                 "record": record,
                 "log_every": settings.log_every,
@@ -244,8 +221,7 @@ class Run(Generic[C]):
 
     def best_params(self) -> Params:
         """The weights of the best checkpoint, on one device; the last ones if none has the metric."""
-        item = "params" if self.config.train.ema_decay is None else "ema"
-        return train.load_params(self._directory.checkpoints, self.best_step, item=item)
+        return train.load_params(self._directory.checkpoints, self.best_step, item=None)
 
     def average_params(self, last: int = 5) -> Params:
         """The mean of the weights of the last checkpoints, or of fewer if there are; prints their steps."""
@@ -264,11 +240,9 @@ class Run(Generic[C]):
         name = "seconds_since_resume" if self.config.resume else "seconds"
         results = {**results, name: round(time.monotonic() - self._started_at, 1)}
         self._directory.write("result.json", results)
-        console = Console(highlight=False, soft_wrap=True)
         for name, value in results.items():
-            text = f"{value:.6g}" if isinstance(value, float) else value
-            console.print(f"{name}: {text}", markup=False)
-        console.print(f"the run's directory: {self.path}", markup=False)
+            print(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"the run's directory: {self.path}", flush=True)
 
     def _resume(
         self,
@@ -276,10 +250,10 @@ class Run(Generic[C]):
         state: train.TrainState,
         batches: train.Batches[BatchT],
         record: Mapping[str, object],
-    ) -> tuple[train.TrainState, int, Mapping[str, object] | None]:
-        """The state to start from, its step, and the ``extra`` of its checkpoint; as given without one."""
-        step, extra = self.config.resume_step or checkpoints.latest() or 0, None
-        if step:
+    ) -> tuple[train.TrainState, Mapping[str, object] | None]:
+        """The state to start from, and the ``extra`` of its checkpoint; as given and None without one."""
+        extra = None
+        if step := self.config.resume_step or checkpoints.latest():
             abstract = self.parallel.abstract(state)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if (to := checkpoints.set_aside(step)) is not None:
@@ -289,15 +263,7 @@ class Run(Generic[C]):
         if self.config.resume:  # for the next one, in the current format
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
-        return state, step, extra
-
-    def _file_digests(self) -> dict[str, str | None]:
-        """Digests of the files of preprocessing; None for a missing one."""
-
-        def digest(path: Path) -> str | None:
-            return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
-
-        return {name: digest(self.path / name) for name in _PREPROCESSING_FILES}
+        return state, extra
 
     def _print_summary(self, state: train.TrainState, start: int) -> None:
         count = sum(x.size for x in jax.tree.leaves(state.params))
@@ -306,6 +272,10 @@ class Run(Generic[C]):
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
 
 
 def require_packages(*names: str) -> None:

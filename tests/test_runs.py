@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from tests.runs import CONFIG, make_run
-from tfm_jax import nn, ops, runs
+from tfm_jax import data, nn, ops, runs
 
 
 def test_a_classifier_is_not_a_text_generator(tmp_path):
@@ -82,3 +82,14 @@ def test_loading_one_run_again_keeps_no_memory(tmp_path, monkeypatch):
 
     counts = [objects() for _ in range(5)]
     assert counts[-1] == counts[2], counts
+
+
+def test_special_tokens_are_those_of_the_settings_of_the_checkpoint():
+    backend = data.char_tokenizer(["abc"]).backend
+    named = runs._with_special_tokens(
+        backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2}
+    )
+    assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
+    plain = runs._with_special_tokens(backend, {})
+    assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
+    np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])
