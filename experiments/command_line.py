@@ -20,7 +20,7 @@ from tfm_jax import console
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import Variant, from_text, to_text, variants
 
-__all__ = ["Sources", "parse", "parse_options", "read_sources"]
+__all__ = ["Sources", "parse", "read_sources"]
 
 C = TypeVar("C", bound=RunConfig)
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
@@ -77,14 +77,10 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
     console.escape_unencodable()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return parse_options(read_sources(argv).defaults(config), argv, prog=prog)
+        default = read_sources(argv).defaults(config)
+        return console.parse_options(type(default), argv, _text_rule, prog=prog, default=default)
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
-
-
-def parse_options(default: C, argv: Sequence[str], *, prog: str | None = None) -> C:
-    """Parses all options; ``default`` has the values of those that are not given."""
-    return console.parse_options(type(default), argv, _text_rule, prog=prog, default=default)
 
 
 def read_sources(argv: Sequence[str]) -> Sources:

@@ -1,7 +1,7 @@
 """``--init-from``: initial weights from a run of an experiment or a checkpoint of transformers."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import jax
@@ -17,24 +17,8 @@ from tfm_jax.types import Params
 __all__ = ["ENCODERS", "EXECUTION_FIELDS", "load_initial_weights", "read_model_config", "start_run"]
 
 C = TypeVar("C", bound=RunConfig)
-Accepted = Mapping[Callable[..., nnx.Module], Callable[[Params], Params]]
-"""The modules that an experiment accepts; for each, the part of their parameters that it uses."""
-
-
-def _encoder(params: Params) -> Params:
-    return {"encoder": {name: x for name, x in params.items() if name != "pooler"}}
-
-
-def _inner_encoder(params: Params) -> Params:
-    return _encoder(params["encoder"])
-
-
-ENCODERS: Accepted = {
-    nn.Encoder: _encoder,
-    nn.MaskedLanguageModel: _inner_encoder,
-    nn.Classifier: _inner_encoder,
-}
-"""For a classifier: takes the encoder of any of these, without its pooler and head."""
+ENCODERS = (nn.Encoder, nn.MaskedLanguageModel, nn.Classifier)
+"""What a classifier starts from: from the encoder of any of these, without its pooler and head."""
 EXECUTION_FIELDS = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
 """Fields of a model's config that change how it runs, not what it computes."""
 _RATES = ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
@@ -42,8 +26,13 @@ _FREE_FIELDS = (*EXECUTION_FIELDS, "initializers", *_RATES)
 """Fields of a model's config that may differ from those of the initial weights."""
 
 
-def start_run(config: C, name: str, accepted: Accepted) -> tuple[Run[C], Params]:
+def start_run(config: C, name: str, accepted: Sequence[type[nnx.Module]]) -> tuple[Run[C], Params]:
     """Opens a run, whose config has the model of its initial weights, and loads these; {} without any.
+
+    Args:
+      config: of the run.
+      name: of the experiment.
+      accepted: classes of models to start from.
 
     Raises:
       SystemExit: with one message, when the weights cannot be loaded, or as `runner.Run`.
@@ -58,7 +47,9 @@ def start_run(config: C, name: str, accepted: Accepted) -> tuple[Run[C], Params]
     return run, initial.params
 
 
-def load_initial_weights(config: C, accepted: Accepted) -> tuple[C, runs.TrainedModel | None]:
+def load_initial_weights(
+    config: C, accepted: Sequence[type[nnx.Module]]
+) -> tuple[C, runs.TrainedModel | None]:
     """The config with the model of the weights of ``--init-from``, and these in its ``param_dtype``.
 
     A run that resumes from a checkpoint loads none.
@@ -89,7 +80,8 @@ def load_initial_weights(config: C, accepted: Accepted) -> tuple[C, runs.Trained
         raise ValueError(f"--init-from {source}: got an nn.{initial.module.__name__}; wanted an {names}.")
     free = {name: getattr(config.model, name) for name in _FREE_FIELDS}
     model = dataclasses.replace(initial.config, pooler=None, **free)
-    params = jax.tree.map(lambda x: x.astype(model.param_dtype), accepted[initial.module](initial.params))
+    params = _encoder(initial.params) if initial.module in ENCODERS else initial.params
+    params = jax.tree.map(lambda x: x.astype(model.param_dtype), params)
     return dataclasses.replace(config, model=model), dataclasses.replace(initial, params=params)
 
 
@@ -99,6 +91,12 @@ def read_model_config(source: str, wanted: Literal["texts", "images"]) -> nn.Con
     if wanted != (got := "texts" if model.patches is None else "images"):
         raise ValueError(f"{source}: got a model of {got}; wanted one of {wanted}.")
     return model
+
+
+def _encoder(params: Params) -> Params:
+    """The encoder of a classifier, from the parameters of an ``nn.Encoder`` or of a model that has one."""
+    encoder = params.get("encoder", params)
+    return {"encoder": {name: x for name, x in encoder.items() if name != "pooler"}}
 
 
 def _option(name: str) -> str:

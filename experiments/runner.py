@@ -60,27 +60,22 @@ class Run(Generic[C]):
         self.parallel = (train.Jit if config.parallel == "jit" else train.Pmap)(config.mesh.data)
         self.best_step: int | None = None
         with exit_on_error(name):
-            self._check()
+            if config.resume and config.out is None:
+                raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
+            _ = self.parallel.mesh  # raises if there are fewer devices
+            config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
+            parts = config.mesh.data * config.train.accumulate
+            if config.train.batch_size % parts:
+                raise ValueError(
+                    f"got train.batch_size={config.train.batch_size}; wanted a multiple of mesh.data times "
+                    f"train.accumulate, {parts}."
+                )
             out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
             settings, defaults = to_dict(config), to_dict(type(config)())
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
             read_json_lines(self._directory.metrics)  # raises for lines that a resume cannot keep
         self.path = self._directory.path
-
-    def _check(self) -> None:
-        """Raises a ValueError for settings that do not fit together or this machine."""
-        config, settings = self.config, self.config.train
-        if config.resume and config.out is None:
-            raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
-        _ = self.parallel.mesh  # raises if there are fewer devices
-        settings.optimizer.build(d_model=1, steps=settings.steps)  # raises for settings that do not fit
-        parts = config.mesh.data * settings.accumulate
-        if settings.batch_size % parts:
-            raise ValueError(
-                f"got train.batch_size={settings.batch_size}; wanted a multiple of mesh.data times "
-                f"train.accumulate, {parts}."
-            )
 
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
@@ -309,10 +304,11 @@ def make_tokenizer(
     path = directory / "tokenizer.json"
     if path.exists():
         return data.load_tokenizer(path)
-    if kind == "bytes":
-        tokenizer = data.ByteTokenizer()
-    else:
-        tokenizer = data.train_bpe(texts(), vocab_size) if kind == "bpe" else data.char_tokenizer(texts())
+    tokenizer = {
+        "bpe": lambda: data.train_bpe(texts(), vocab_size),
+        "bytes": data.ByteTokenizer,
+        "characters": lambda: data.char_tokenizer(texts()),
+    }[kind]()
     os.replace(tokenizer.save(directory / "tokenizer.new.json"), path)  # atomic
     return tokenizer
 
