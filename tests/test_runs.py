@@ -131,7 +131,7 @@ def test_load_model_of_a_checkpoint(tmp_path):
 def test_damaged_settings_of_a_run_name_the_file(tmp_path):
     run = make_run(tmp_path, nn.Decoder)
     saved = json.loads((run / "config.json").read_text())
-    for wrong in ({"average": "many"}, {"average": None}, {"train": 5}, {"model": None}):
+    for wrong in ({"average": "many"}, {"average": 1e400}, {"train": 5}, {"model": None}):
         (run / "config.json").write_text(json.dumps(saved | wrong))
         with pytest.raises(
             ValueError, match=r"config.json: got no valid (model )?config \(.*; wanted the file"

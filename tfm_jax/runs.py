@@ -100,7 +100,7 @@ def load_model(
       variants: as for `load_run`.
 
     Returns:
-      The model, in float32 that of a checkpoint.
+      The model; the parameters of a checkpoint are float32.
 
     Raises:
       FileNotFoundError: there is no such run or checkpoint, or a file of it is missing.

@@ -172,7 +172,7 @@ def config_errors(path: str | Path, what: str = "config") -> Iterator[None]:
     """Turns errors of reading the content of a run's file into a ValueError with its name and the fix."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path}: got no valid {what} ({error}); wanted the file as the run wrote it: put a copy of it "
             "back, or start a new run in another --out"
