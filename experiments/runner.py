@@ -261,9 +261,8 @@ class Run(Generic[C]):
         return state, extra
 
     def _print_summary(self, state: train.TrainState, start: int) -> None:
-        count = sum(x.size for x in jax.tree.leaves(state.params))
-        devices = list(self.parallel.mesh.devices.flat)
-        kind = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
+        count, devices = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh.devices
+        kind = f"{devices.size} {devices.flat[0].platform} device{'s' * (devices.size > 1)}"
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)

@@ -92,7 +92,7 @@ def load_run(
 def load_model(
     source: str | Path, *, average: int | None = None, variants: Sequence[type] = ()
 ) -> TrainedModel:
-    """Loads a trained model, to go on from: of a run of any experiment, or of a checkpoint of transformers.
+    """Loads the trained model of a run of any experiment, or of a checkpoint of transformers.
 
     Args:
       source: the directory of a run; or a checkpoint, a directory or its name on the hub.
