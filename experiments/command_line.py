@@ -14,12 +14,13 @@ from typing import TypeVar
 
 import tyro
 
-from experiments.config import RunConfig, load_config
-from experiments.init_from import InitFromConfig, with_initial_model
+from experiments.config import RunConfig
+from experiments.init_from import EXECUTION_FIELDS, read_model_config
 from tfm_jax import console
+from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import Variant, from_text, to_text, variants
 
-__all__ = ["Sources", "parse", "parse_options", "read_sources"]
+__all__ = ["Sources", "parse", "read_sources"]
 
 C = TypeVar("C", bound=RunConfig)
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
@@ -43,17 +44,23 @@ class Sources:
         """
         kind = config.for_data(self.data)
         assert issubclass(kind, config)
-        if self.resume and self.out is not None and (self.out / "config.json").is_file():
-            return load_config(kind, self.out)  # with the run's model, also that of an --init-from
+        if self.resume and self.out is not None and (path := self.out / "config.json").is_file():
+            return load_config(kind, path)  # with the run's model, also that of an --init-from
         default = kind()
-        if self.resume or self.init_from is None or not isinstance(default, InitFromConfig):
+        if self.resume or self.init_from is None:
             return default
         if self.tokenizer:
             raise ValueError(
                 f"--init-from: got {', '.join(self.tokenizer)}; wanted the tokenizer of the weights. Leave "
                 "the options of a new one out"
             )
-        return with_initial_model(default, self.init_from)
+        try:
+            found = read_model_config(self.init_from, kind.INPUT)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--init-from: {error}") from error
+        execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
+        model = dataclasses.replace(found, **execution)
+        return dataclasses.replace(default, model=model, init_from=self.init_from)
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | None = None) -> C:
@@ -70,14 +77,10 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
     console.escape_unencodable()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return parse_options(read_sources(argv).defaults(config), argv, prog=prog)
+        default = read_sources(argv).defaults(config)
+        return console.parse_options(type(default), argv, _text_rule, prog=prog, default=default)
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
-
-
-def parse_options(default: C, argv: Sequence[str], *, prog: str | None = None) -> C:
-    """Parses all options; ``default`` has the values of those that are not given."""
-    return console.parse_options(type(default), argv, _variant_rule, _name_rule, prog=prog, default=default)
 
 
 def read_sources(argv: Sequence[str]) -> Sources:
@@ -102,33 +105,17 @@ def _with_hyphens(argument: str) -> str:
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
 
 
-def _variant_rule(
+def _text_rule(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Makes tyro take a field of a kind of variants as one value, not as subcommands."""
-    if (kinds := variants(info.type)) is None:
+    """Makes tyro take a variant as one value, not as subcommands, and a name or an object as a name."""
+    kinds, members = variants(info.type), typing.get_args(info.type)
+    if kinds is None and not (str in members and any(map(dataclasses.is_dataclass, members))):
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="|".join(kinds) or "VARIANT",
-        instance_from_str=lambda words: from_text(info.type, words[0]),
-        # A default of the code may be of a class that is not registered.
-        is_instance=lambda value: isinstance(value, str | Variant | None),
-        str_from_instance=lambda value: [to_text(value)],
-    )
-
-
-def _name_rule(
-    info: tyro.constructors.PrimitiveTypeInfo,
-) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Makes tyro take a field that holds a name or an object, such as a ``Backend``, as a name."""
-    members = typing.get_args(info.type)
-    if str not in members or not any(map(dataclasses.is_dataclass, members)):
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="STR",
-        instance_from_str=lambda words: words[0],
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [str(value)],
+        metavar="STR" if kinds is None else "|".join(kinds) or "VARIANT",
+        instance_from_str=lambda words: words[0] if kinds is None else from_text(info.type, words[0]),
+        is_instance=lambda value: True,  # a default of the code may be of a class that is not registered
+        str_from_instance=lambda value: [to_text(value) if isinstance(value, Variant) else str(value)],
     )

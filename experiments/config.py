@@ -1,30 +1,18 @@
 """The configs that experiments share, as dataclasses; a field's docstring is the help of its option."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import optax
 
-from tfm_jax import train
+from tfm_jax import nn, train
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.train.optimizers import Schedule
-from tfm_jax.train.run_directory import read_config
-from tfm_jax.values import from_dict
 
-__all__ = [
-    "Buckets",
-    "Classes",
-    "MeshConfig",
-    "OptimizerConfig",
-    "RunConfig",
-    "TrainConfig",
-    "load_config",
-]
+__all__ = ["Buckets", "Classes", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
-C = TypeVar("C")
 Buckets = Annotated[int, integer_range(1, 256)]
 """A number of batch shapes, each of which is compiled."""
 Classes = Annotated[int, integer_range(1, 2**20)]
@@ -126,6 +114,9 @@ class MeshConfig:
 class RunConfig:
     """The config of any experiment; each adds its model and its data."""
 
+    if TYPE_CHECKING:
+        model: nn.Config = nn.Config()  # each experiment declares it, at its place in the options
+
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     parallel: Literal["jit", "pmap"] = "jit"
@@ -138,6 +129,10 @@ class RunConfig:
     checkpoints and the use of the trained model may change; those of the model and its training may not."""
     resume_step: Size | None = None
     """With --resume: the step of the checkpoint. Later ones are moved to set_aside, in --out."""
+    init_from: str | None = None
+    """Initial weights, with their model and tokenizer: the directory of a run, or a checkpoint of
+    transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
+    attention-implementation, remat and unroll may then be set."""
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         "mesh",
@@ -154,6 +149,8 @@ class RunConfig:
     """Fields that may change on a resume."""
     LOCATIONS: ClassVar[tuple[str, ...]] = ("init_from", "data.source", "data.validation", "data.test")
     """Fields with the places of data and weights; a resume compares digests of their content instead."""
+    INPUT: ClassVar[Literal["texts", "images"]] = "texts"
+    """The input of the model."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -167,26 +164,3 @@ class RunConfig:
     def for_data(cls, source: str | None) -> "type[RunConfig]":
         """The class whose defaults suit a data source (the value of ``--data.source``, None without it)."""
         return cls
-
-
-def load_config(config: type[C], directory: str | Path) -> C:
-    """The config of a run, of this dataclass; fields that its ``config.json`` lacks have their defaults.
-
-    Raises:
-      FileNotFoundError: when there is no such file.
-      ValueError: when it cannot be read, or has a newer format or an unknown field or value; the message
-        names the file.
-    """
-    path = Path(directory) / "config.json"
-    return config_of(config, read_config(path), path)
-
-
-def config_of(config: type[C], saved: Mapping[str, object], path: Path) -> C:
-    """Makes a config from the content of a run's file ``path``; a ValueError names it."""
-    try:
-        return from_dict(config, saved)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: {error}. Wanted the file as the run wrote it: put a copy of it back, or start a new "
-            "run in another --out"
-        ) from error

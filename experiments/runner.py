@@ -12,58 +12,31 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 import optax
-from rich.console import Console
 
 from experiments.config import RunConfig
 from tfm_jax import data, nn, train, viz
 from tfm_jax.console import exit_on_error
+from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint import consecutive_steps
 from tfm_jax.train.loop import FitResult
-from tfm_jax.train.metric_logger import Writer
-from tfm_jax.train.run_directory import RunDirectory
+from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
 from tfm_jax.values import to_dict
 
-__all__ = [
-    "MODEL_FILE",
-    "PROCESSOR_FILE",
-    "FitOptions",
-    "Run",
-    "check_classes",
-    "check_inputs",
-    "make_tokenizer",
-    "require_packages",
-]
+__all__ = ["Run", "check_classes", "check_inputs", "make_tokenizer", "require_packages"]
 
 C = TypeVar("C", bound=RunConfig)
-MODEL_FILE = "model.json"
-"""The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
-PROCESSOR_FILE = "preprocessor_config.json"
 _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
 """The metric of the best checkpoint and of early stopping."""
-
-
-class FitOptions(TypedDict):
-    """The arguments of ``train.fit`` that follow from the settings and the directory of a run."""
-
-    steps: int
-    evaluate_every: int
-    checkpoints: train.Checkpoints
-    checkpoint_every: int
-    early_stopping: train.EarlyStopping | None
-    extra: Mapping[str, object] | None
-    record: Mapping[str, object]
-    log_every: int
-    writers: Sequence[Writer]
 
 
 class Run(Generic[C]):
@@ -87,27 +60,22 @@ class Run(Generic[C]):
         self.parallel = (train.Jit if config.parallel == "jit" else train.Pmap)(config.mesh.data)
         self.best_step: int | None = None
         with exit_on_error(name):
-            self._check()
+            if config.resume and config.out is None:
+                raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
+            _ = self.parallel.mesh  # raises if there are fewer devices
+            config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
+            parts = config.mesh.data * config.train.accumulate
+            if config.train.batch_size % parts:
+                raise ValueError(
+                    f"got train.batch_size={config.train.batch_size}; wanted a multiple of mesh.data times "
+                    f"train.accumulate, {parts}."
+                )
             out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
             settings, defaults = to_dict(config), to_dict(type(config)())
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
             read_json_lines(self._directory.metrics)  # raises for lines that a resume cannot keep
         self.path = self._directory.path
-
-    def _check(self) -> None:
-        """Raises a ValueError for settings that do not fit together or this machine."""
-        config, settings = self.config, self.config.train
-        if config.resume and config.out is None:
-            raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
-        _ = self.parallel.mesh  # raises if there are fewer devices
-        settings.optimizer.build(d_model=1, steps=settings.steps)  # raises for settings that do not fit
-        parts = config.mesh.data * settings.accumulate
-        if settings.batch_size % parts:
-            raise ValueError(
-                f"got train.batch_size={settings.batch_size}; wanted a multiple of mesh.data times "
-                f"train.accumulate, {parts}."
-            )
 
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
@@ -179,7 +147,7 @@ class Run(Generic[C]):
     @contextlib.contextmanager
     def session(
         self, state: train.TrainState, batches: train.Batches[BatchT], digests: Mapping[str, str]
-    ) -> Iterator[tuple[train.TrainState, FitOptions]]:
+    ) -> Iterator[tuple[train.TrainState, dict[str, Any]]]:
         """Opens checkpoints and logs, and resumes: the state to start from, and what ``train.fit`` needs.
 
         Args:
@@ -192,27 +160,31 @@ class Run(Generic[C]):
           SystemExit: with one message, when the run cannot be resumed or a loss was not finite.
         """
         settings, directory = self.config.train, self._directory
-        fixed = directory.fixed_fields(self.config.LOCATIONS)
-        record = {"config": fixed, "data": dict(digests), "files": self._file_digests()}
-        stopping = None if settings.patience is None else train.EarlyStopping(_BEST, settings.patience)
+        record = {
+            "config": directory.fixed_fields(self.config.LOCATIONS),
+            "data": dict(digests),
+            "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
+        }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name):
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(directory.checkpoints, keep=keep, best=_BEST, every=every)
                 stack.enter_context(checkpoints)
-                state, start, extra = self._resume(checkpoints, state, batches, record)
-                writers: list[Writer] = [
+                state, extra = self._resume(checkpoints, state, batches, record)
+                start = int(state.step)
+                writers = [
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
                     stack.enter_context(train.TensorBoard(directory.events, after=start)),
                     stack.enter_context(train.Progress(settings.steps, start)),
                 ]
             self._print_summary(state, start)
-            options: FitOptions = {
+            patience = settings.patience
+            options = {
                 "steps": settings.steps,
                 "evaluate_every": settings.evaluate_every,
                 "checkpoints": checkpoints,
                 "checkpoint_every": every,
-                "early_stopping": stopping,
+                "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
                 "extra": extra,
                 "record": record,
                 "log_every": settings.log_every,
@@ -244,8 +216,7 @@ class Run(Generic[C]):
 
     def best_params(self) -> Params:
         """The weights of the best checkpoint, on one device; the last ones if none has the metric."""
-        item = "params" if self.config.train.ema_decay is None else "ema"
-        return train.load_params(self._directory.checkpoints, self.best_step, item=item)
+        return train.load_params(self._directory.checkpoints, self.best_step, item=None)
 
     def average_params(self, last: int = 5) -> Params:
         """The mean of the weights of the last checkpoints, or of fewer if there are; prints their steps."""
@@ -264,11 +235,9 @@ class Run(Generic[C]):
         name = "seconds_since_resume" if self.config.resume else "seconds"
         results = {**results, name: round(time.monotonic() - self._started_at, 1)}
         self._directory.write("result.json", results)
-        console = Console(highlight=False, soft_wrap=True)
         for name, value in results.items():
-            text = f"{value:.6g}" if isinstance(value, float) else value
-            console.print(f"{name}: {text}", markup=False)
-        console.print(f"the run's directory: {self.path}", markup=False)
+            print(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"the run's directory: {self.path}", flush=True)
 
     def _resume(
         self,
@@ -276,10 +245,10 @@ class Run(Generic[C]):
         state: train.TrainState,
         batches: train.Batches[BatchT],
         record: Mapping[str, object],
-    ) -> tuple[train.TrainState, int, Mapping[str, object] | None]:
-        """The state to start from, its step, and the ``extra`` of its checkpoint; as given without one."""
-        step, extra = self.config.resume_step or checkpoints.latest() or 0, None
-        if step:
+    ) -> tuple[train.TrainState, Mapping[str, object] | None]:
+        """The state to start from, and the ``extra`` of its checkpoint; as given and None without one."""
+        extra = None
+        if step := self.config.resume_step or checkpoints.latest():
             abstract = self.parallel.abstract(state)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if (to := checkpoints.set_aside(step)) is not None:
@@ -289,23 +258,18 @@ class Run(Generic[C]):
         if self.config.resume:  # for the next one, in the current format
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
-        return state, step, extra
-
-    def _file_digests(self) -> dict[str, str | None]:
-        """Digests of the files of preprocessing; None for a missing one."""
-
-        def digest(path: Path) -> str | None:
-            return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
-
-        return {name: digest(self.path / name) for name in _PREPROCESSING_FILES}
+        return state, extra
 
     def _print_summary(self, state: train.TrainState, start: int) -> None:
-        count = sum(x.size for x in jax.tree.leaves(state.params))
-        devices = list(self.parallel.mesh.devices.flat)
-        kind = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
+        count, devices = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh.devices
+        kind = f"{devices.size} {devices.flat[0].platform} device{'s' * (devices.size > 1)}"
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
 
 
 def require_packages(*names: str) -> None:
@@ -339,10 +303,11 @@ def make_tokenizer(
     path = directory / "tokenizer.json"
     if path.exists():
         return data.load_tokenizer(path)
-    if kind == "bytes":
-        tokenizer = data.ByteTokenizer()
-    else:
-        tokenizer = data.train_bpe(texts(), vocab_size) if kind == "bpe" else data.char_tokenizer(texts())
+    tokenizer = {
+        "bpe": lambda: data.train_bpe(texts(), vocab_size),
+        "bytes": data.ByteTokenizer,
+        "characters": lambda: data.char_tokenizer(texts()),
+    }[kind]()
     os.replace(tokenizer.save(directory / "tokenizer.new.json"), path)  # atomic
     return tokenizer
 

@@ -5,14 +5,16 @@ import functools
 import gc
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from tests.pretrained.families.test_families import FIELDS
 from tests.runs import CONFIG, make_run
-from tfm_jax import nn, ops, runs
+from tfm_jax import data, nn, ops, pretrained, runs, train
 
 
 def test_a_classifier_is_not_a_text_generator(tmp_path):
@@ -82,3 +84,67 @@ def test_loading_one_run_again_keeps_no_memory(tmp_path, monkeypatch):
 
     counts = [objects() for _ in range(5)]
     assert counts[-1] == counts[2], counts
+
+
+@pytest.mark.parametrize("module", [nn.Decoder, nn.EncoderDecoder, nn.Classifier])
+def test_load_model_of_a_run(tmp_path, module):
+    options = {"n_classes": 2} if module is nn.Classifier else {}
+    run = make_run(tmp_path / "run", functools.partial(module, **options), scales=(1.0, 2.0), ema=True)
+    found = runs.load_model(run)
+    assert found.module is module and found.image_processor is None
+    assert found.config == runs.read_model_config(run) == dataclasses.replace(CONFIG, vocab_size=12)
+    chex.assert_trees_all_equal(found.params, train.load_params(run / "checkpoints", 2, item="ema"))
+    averaged = runs.load_model(str(run), average=2).params  # of the weights
+    one = train.load_params(run / "checkpoints", 1)
+    chex.assert_trees_all_close(averaged, jax.tree.map(lambda x: 1.5 * x, one), rtol=1e-6)
+    found.save_preprocessing(tmp_path / "other")
+    saved = data.load_tokenizer(tmp_path / "other")
+    assert saved.encode("abc") == found.tokenizer.encode("abc")
+    special = json.loads((tmp_path / "other" / "special_tokens_map.json").read_text())
+    assert special == {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+
+
+def test_load_model_takes_variants_of_the_caller(tmp_path):
+    config = dataclasses.replace(CONFIG, norm=Unscaled())
+    run = make_run(tmp_path, nn.Decoder, config, variants=[Unscaled])
+    assert runs.load_model(run, variants=[Unscaled]).config.norm == Unscaled()
+    assert runs.read_model_config(run, [Unscaled]).norm == Unscaled()
+    with pytest.raises(ValueError, match=r"config.json: got no valid model config \(.*\[Unscaled\]"):
+        runs.read_model_config(run)
+
+
+def test_load_model_of_a_checkpoint(tmp_path):
+    tokenizer = data.char_tokenizer("abc")
+    model = nn.Config(**FIELDS["gpt2"] | {"vocab_size": 9})
+    config = pretrained.CheckpointConfig("GPT2LMHeadModel", model, {"eos_token_id": 5, "bos_token_id": 4})
+    params = jax.jit(nn.functionalize(nn.Decoder, model).init)(jax.random.key(5))
+    pretrained.save(tmp_path, params, config, tokenizer.backend)
+    found = runs.load_model(tmp_path)
+    assert found.module is nn.Decoder and found.config == runs.read_model_config(tmp_path)
+    assert (found.tokenizer.bos_id, found.tokenizer.eos_id) == (4, 5)
+    chex.assert_trees_all_equal(found.params, params)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path}: got no tokenizer; wanted a checkpoint with one"):
+        runs.load_model(tmp_path)
+
+
+def test_damaged_settings_of_a_run_name_the_file(tmp_path):
+    run = make_run(tmp_path, nn.Decoder)
+    saved = json.loads((run / "config.json").read_text())
+    for wrong in ({"average": "many"}, {"average": 1e400}, {"train": 5}, {"model": None}):
+        (run / "config.json").write_text(json.dumps(saved | wrong))
+        with pytest.raises(
+            ValueError, match=r"config.json: got no valid (model )?config \(.*; wanted the file"
+        ):
+            runs.load_run(run)
+
+
+def test_special_tokens_are_those_of_the_settings_of_the_checkpoint():
+    backend = data.char_tokenizer(["abc"]).backend
+    named = runs._with_special_tokens(
+        backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2}
+    )
+    assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
+    plain = runs._with_special_tokens(backend, {})
+    assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
+    np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])

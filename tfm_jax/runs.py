@@ -1,18 +1,56 @@
-"""Loads the trained model of a run from its directory."""
+"""The trained model of a run, or of a checkpoint of transformers, from its directory."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import tokenizers
+from flax import nnx
 
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant, registered
 from tfm_jax.train.checkpoint import consecutive_steps
-from tfm_jax.train.run_directory import read_config
+from tfm_jax.train.run_directory import MODEL_FILE, config_errors, read_config, replace_text
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
-__all__ = ["load_run"]
+__all__ = ["TrainedModel", "load_model", "load_run", "read_model_config"]
+
+PROCESSOR_FILE = "preprocessor_config.json"
+"""The preprocessing of images, in the directory of a run or of a checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained model with what its input needs.
+
+    Args:
+      module: its class: ``nn.functionalize(module, config)`` is the model, where the class takes no more than
+        a config; an ``nn.Classifier`` takes the number of classes too.
+      config: of the model, or of the encoder of a classifier.
+      params: nested dict of arrays.
+      tokenizer: of a model of texts.
+      image_processor: the text of the ``preprocessor_config.json``, if a model of images has one.
+    """
+
+    module: type[nnx.Module]
+    config: nn.Config
+    params: Params
+    tokenizer: data.JsonTokenizer | None = None
+    image_processor: str | None = None
+
+    def save_preprocessing(self, directory: Path) -> None:
+        """Writes the tokenizer or the ``preprocessor_config.json`` into a run's directory."""
+        if self.image_processor is not None:
+            replace_text(directory / PROCESSOR_FILE, self.image_processor)
+        if self.tokenizer is not None:
+            self.tokenizer.save(directory / "tokenizer.json")
+            ids = {f"{role}_token": getattr(self.tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
+            tokens = {role: self.tokenizer.backend.id_to_token(i) for role, i in ids.items() if i is not None}
+            text = json.dumps(tokens, indent=2, ensure_ascii=False)
+            replace_text(directory / "special_tokens_map.json", text + "\n")
 
 
 def load_run(
@@ -38,33 +76,101 @@ def load_run(
         another kind, there are fewer checkpoints than ``average``, or one of ``variants`` is no variant.
     """
     directory = Path(directory)
-    path = directory / "config.json"
-    if not path.is_file():
+    if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
         )
-    settings = read_config(path)
-    registered(Variant, variants)  # raises for a class that is no variant
-    try:
-        config = from_dict(nn.Config, settings["model"], variants)
-        checkpoint_every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
-        n_averaged = int(settings.get("average", 1))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    found = _read_run(directory, average, variants)
+    if not issubclass(found.module, nn.Decoder | nn.EncoderDecoder) or found.tokenizer is None:
         raise ValueError(
-            f"{path}: got no valid model config ({error!r}); wanted the file that the run wrote. Restore it."
-        ) from error
-    params = _load_params(directory / "checkpoints", checkpoint_every, n_averaged, average)
-    if params.keys() >= {"encoder", "decoder"}:
-        module = nn.EncoderDecoder
-    elif params.keys() >= {"embedding", "stack"}:
-        module = nn.Decoder
-    else:
-        raise ValueError(
-            f"load_run: got {directory} with parameters {sorted(params)}; wanted a Decoder or EncoderDecoder."
+            f"load_run: got {directory} with parameters {sorted(found.params)}; wanted a Decoder or "
+            "EncoderDecoder."
         )
-    tokenizer = data.load_tokenizer(directory)
-    config = dataclasses.replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
-    return TextGenerator(nn.functionalize(module, config), params, tokenizer)
+    return TextGenerator(nn.functionalize(found.module, found.config), found.params, found.tokenizer)
+
+
+def load_model(
+    source: str | Path, *, average: int | None = None, variants: Sequence[type] = ()
+) -> TrainedModel:
+    """Loads the trained model of a run of any experiment, or of a checkpoint of transformers.
+
+    Args:
+      source: the directory of a run; or a checkpoint, a directory or its name on the hub.
+      average: of a run, as for `load_run`.
+      variants: as for `load_run`.
+
+    Returns:
+      The model; the parameters of a checkpoint are float32.
+
+    Raises:
+      FileNotFoundError: there is no such run or checkpoint, or a file of it is missing.
+      pretrained.HubUnavailableError: the hub cannot be reached.
+      ValueError: as for `load_run` and ``pretrained.load``, or a checkpoint has no tokenizer.
+    """
+    return _read_run(Path(source), average, variants) if _is_run(source) else _read_checkpoint(str(source))
+
+
+def read_model_config(source: str | Path, variants: Sequence[type] = ()) -> nn.Config:
+    """Reads the model's config of a run or a checkpoint, without the weights.
+
+    Args:
+      source: as for `load_model`.
+      variants: as for `load_run`.
+
+    Returns:
+      The config. A vocabulary size that a run leaves to its tokenizer is that of the tokenizer.
+
+    Raises:
+      FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
+      ValueError: its config cannot be read.
+    """
+    if _is_run(source):
+        model = _model_of_run(Path(source), variants)
+        is_open = model.patches is None and model.vocab_size == 0
+        return _with_vocabulary(model, data.load_tokenizer(source)) if is_open else model
+    from tfm_jax.pretrained.families import family_of  # slow: not before it is needed
+    from tfm_jax.pretrained.weights.files import checkpoint_directory, read_json
+
+    path = checkpoint_directory(source) / "config.json"
+    settings = read_json(path)
+    return family_of(settings, path)[1].read_config(settings, path)
+
+
+def _is_run(source: str | Path) -> bool:
+    from tfm_jax.pretrained.weights.files import read_json
+
+    path = Path(source) / "config.json"
+    return path.is_file() and {"model", "train"} <= read_json(path).keys()
+
+
+def _model_of_run(directory: Path, variants: Sequence[type]) -> nn.Config:
+    registered(Variant, variants)  # raises for a class that is no variant
+    path = directory / (MODEL_FILE if (directory / MODEL_FILE).is_file() else "config.json")
+    saved = read_config(path)
+    with config_errors(path, "model config"):
+        return from_dict(nn.Config, saved if path.name == MODEL_FILE else saved.get("model"), variants)
+
+
+def _with_vocabulary(model: nn.Config, tokenizer: data.JsonTokenizer) -> nn.Config:
+    """The model's config, which may leave the vocabulary size to the tokenizer."""
+    return dataclasses.replace(model, vocab_size=model.vocab_size or tokenizer.vocab_size)
+
+
+def _read_run(directory: Path, average: int | None, variants: Sequence[type]) -> TrainedModel:
+    model, path = _model_of_run(directory, variants), directory / "config.json"
+    settings = read_config(path)
+    with config_errors(path):
+        every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
+        n_averaged = int(settings.get("average", 1))
+    params = _load_params(directory / "checkpoints", every, n_averaged, average)
+    module = nn.Classifier if "encoder" in params else nn.Decoder
+    module = nn.EncoderDecoder if params.keys() >= {"encoder", "decoder"} else module
+    if model.patches is None:
+        tokenizer = data.load_tokenizer(directory)
+        return TrainedModel(module, _with_vocabulary(model, tokenizer), params, tokenizer)
+    processor = directory / PROCESSOR_FILE
+    text = processor.read_text(encoding="utf-8") if processor.is_file() else None
+    return TrainedModel(module, model, params, image_processor=text)
 
 
 def _load_params(
@@ -81,5 +187,32 @@ def _load_params(
     average = min(n_averaged, len(steps)) if average is None else average
     if average != 1:
         return train.average_params(checkpoints, average, every=checkpoint_every)
-    has_ema = (checkpoints / str(steps[-1]) / "ema").is_dir()
-    return train.load_params(checkpoints, item="ema" if has_ema else "params")
+    return train.load_params(checkpoints, item=None)
+
+
+def _read_checkpoint(source: str) -> TrainedModel:
+    from tfm_jax import pretrained
+    from tfm_jax.pretrained.families import find_family
+    from tfm_jax.pretrained.weights.files import checkpoint_directory
+
+    _, params, config, tokenizer = pretrained.load(source)
+    module = find_family(config.architecture).architectures[config.architecture].module
+    if config.model.patches is not None:
+        pretrained.load_image_processor(source)  # raises for unsupported settings
+        text = (checkpoint_directory(source) / PROCESSOR_FILE).read_text(encoding="utf-8")
+        return TrainedModel(module, config.model, params, image_processor=text)
+    if tokenizer is None:
+        raise ValueError(f"{source}: got no tokenizer; wanted a checkpoint with one.")
+    settings = {**config.settings, **config.generation}
+    return TrainedModel(module, config.model, params, _with_special_tokens(tokenizer, settings))
+
+
+def _with_special_tokens(
+    tokenizer: tokenizers.Tokenizer, settings: Mapping[str, object]
+) -> data.JsonTokenizer:
+    """The tokenizer with the special tokens whose ids are in a checkpoint's settings."""
+    ids = {role: settings.get(f"{role}_token_id") for role in ("pad", "bos", "eos", "decoder_start")}
+    ids = {role: next(iter(i), None) if isinstance(i, list) else i for role, i in ids.items()}
+    tokens = {role: tokenizer.id_to_token(i) if isinstance(i, int) else None for role, i in ids.items()}
+    start = tokens.pop("decoder_start")
+    return data.JsonTokenizer(tokenizer, **{**tokens, "bos": start or tokens["bos"]})

@@ -6,8 +6,7 @@ Measured with the defaults: test accuracy 87.0 % (1,698 names); logistic regress
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Buckets, Classes, OptimizerConfig, TrainConfig
-from experiments.init_from import InitFromConfig
+from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, TrainConfig
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
@@ -91,7 +90,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InitFromConfig):
+class Config(RunConfig):
     """Text classification with a Transformer encoder, pooling and a dense head.
 
     Without arguments: the language of a name, one of twelve, trained from scratch. Fine-tuning of a trained

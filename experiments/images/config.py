@@ -8,9 +8,8 @@ Five-fold cross-validation within the training and validation images (1,150 for 
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Classes, OptimizerConfig, TrainConfig
+from experiments.config import Classes, OptimizerConfig, RunConfig, TrainConfig
 from experiments.images.augment import AugmentConfig
-from experiments.init_from import InitFromConfig
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
@@ -90,7 +89,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InitFromConfig):
+class Config(RunConfig):
     """Image classification with a Transformer encoder over patches and a dense head.
 
     Without arguments: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which come with it. Other
@@ -115,7 +114,7 @@ class Config(InitFromConfig):
     train: TrainConfig = TRAIN
 
     INPUT = "images"
-    MAY_CHANGE = (*InitFromConfig.MAY_CHANGE, "views")
+    MAY_CHANGE = (*RunConfig.MAY_CHANGE, "views")
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.images.config import Config
-from experiments.runner import PROCESSOR_FILE, check_inputs
+from experiments.runner import check_inputs
 from tfm_jax import nn, pretrained
+from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.types import Array
 
 __all__ = ["ImageClassifier", "check_images", "encoder_config", "make_model", "make_preprocess", "patches_of"]

@@ -6,8 +6,7 @@ Measured with the defaults on 2 CPU cores: 1.66 bits per byte (xz -9: 1.46) in 4
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Classes, OptimizerConfig, TrainConfig
-from experiments.init_from import InitFromConfig
+from experiments.config import Classes, OptimizerConfig, RunConfig, TrainConfig
 from tfm_jax import generate, nn
 from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
@@ -109,7 +108,7 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InitFromConfig):
+class Config(RunConfig):
     """Language modelling with a decoder-only Transformer.
 
     Without arguments: the source of Python's standard library. Any texts: --data.source FILE. Prints bits per
@@ -122,4 +121,4 @@ class Config(InitFromConfig):
     train: TrainConfig = TRAIN
     sample: SampleConfig = SampleConfig()
 
-    MAY_CHANGE = (*InitFromConfig.MAY_CHANGE, "data.overlap", "sample")
+    MAY_CHANGE = (*RunConfig.MAY_CHANGE, "data.overlap", "sample")

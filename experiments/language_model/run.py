@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_experiment(config: Config) -> None:
     """Loads the data, trains and measures; writes everything into the run's directory."""
-    run, initial_params = start_run(config, NAME, {nn.Decoder: lambda params: params})
+    run, initial_params = start_run(config, NAME, (nn.Decoder,))
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)

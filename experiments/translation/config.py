@@ -7,8 +7,7 @@ runs with greedy decoding gave 1.0, in 1 min 31 s.
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Buckets, Classes, OptimizerConfig, TrainConfig
-from experiments.init_from import InitFromConfig
+from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, TrainConfig
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
@@ -107,7 +106,7 @@ class SearchConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InitFromConfig):
+class Config(RunConfig):
     """Machine translation with an encoder-decoder Transformer.
 
     Without arguments: dates in twelve languages to ISO 8601. Any parallel text: --data.source FILE
@@ -124,7 +123,7 @@ class Config(InitFromConfig):
     average: Size = 1
     """Checkpoint averaging: number of last checkpoints whose mean is tested; 5 in the paper, 1 for none."""
 
-    MAY_CHANGE = (*InitFromConfig.MAY_CHANGE, "data.decoded", "search", "average")
+    MAY_CHANGE = (*RunConfig.MAY_CHANGE, "data.decoded", "search", "average")
 
     def __post_init__(self):
         super().__post_init__()

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_experiment(config: Config) -> None:
     """Loads the data, trains and tests; writes everything into the run's directory."""
-    run, initial_params = start_run(config, NAME, {nn.EncoderDecoder: lambda params: params})
+    run, initial_params = start_run(config, NAME, (nn.EncoderDecoder,))
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)

@@ -168,5 +168,13 @@ def test_initializers_and_a_backend_are_options():
     assert model.initializers == nn.Initializers(nn.TruncatedNormal(0.1))
     assert from_dict(nn.Config, to_dict(model)) == model
     assert parse("--model.attention-implementation", "xla").model.attention_implementation == "xla"
-    default = dataclasses.replace(Config(), model=nn.Config(attention_implementation=BACKENDS["xla"]))
-    assert command_line.parse_options(default, []).model.attention_implementation == "xla"
+
+
+def test_a_backend_as_a_default_is_an_option_too():
+    default = nn.Config(attention_implementation=BACKENDS["xla"])
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class WithBackend(RunConfig):
+        model: nn.Config = default
+
+    assert command_line.parse(WithBackend, []).model.attention_implementation == "xla"

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config import load_config
 from experiments.images import run
 from experiments.images.augment import AugmentConfig, augment
 from experiments.images.config import Config, DataConfig, ViewsConfig
 from experiments.images.run import main, make_loss, predict, svc_predict
 from tfm_jax import data, nn, train
+from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
 SMALL = (
@@ -73,7 +73,7 @@ def test_digits_from_the_command_line_to_the_confusion_matrix(tmp_path, capsys):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"loss", "accuracy", "images_per_second"} < lines[0].keys()
     assert {"validation/loss", "validation/accuracy"} <= lines[1].keys()
-    assert load_config(Config, out).model.d_model == 8
+    assert load_config(Config, out / "config.json").model.d_model == 8
 
 
 @pytest.mark.slow

@@ -12,11 +12,10 @@ import optax
 import pytest
 
 from experiments import command_line
-from experiments.config import load_config
 from experiments.images.config import Config
 from experiments.images.model import encoder_config, make_model, make_preprocess
 from experiments.images.run import main
-from experiments.init_from import ENCODERS, PROCESSOR_FILE, load_initial_weights
+from experiments.init_from import ENCODERS, load_initial_weights
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_images import SMALL, write_mnist
 from tests.experiments.test_init_from import FROZEN, save_checkpoint, without_model
@@ -24,7 +23,8 @@ from tests.pretrained.families.test_families import BERT, FIELDS
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
-from tfm_jax.train.run_directory import RunDirectory
+from tfm_jax.runs import PROCESSOR_FILE
+from tfm_jax.train.run_directory import RunDirectory, load_config
 from tfm_jax.values import to_dict
 
 CONFIG = nn.Config(**FIELDS["vit"] | {"patches": nn.Patches(6, 8, 3, (3, 2), class_token=True)})
@@ -106,7 +106,9 @@ def test_run_of_the_experiment_is_loaded_with_its_moving_average(tmp_path, image
     chex.assert_trees_all_equal(params["encoder"], averaged["encoder"])
     assert not (tmp_path / PROCESSOR_FILE).exists()
     images = np.random.default_rng(0).uniform(size=(2, 8, 4, 1)).astype(np.float32)
-    plain = nn.functionalize(nn.Classifier, encoder_config(load_config(Config, path), (8, 4, 1)), 7)
+    plain = nn.functionalize(
+        nn.Classifier, encoder_config(load_config(Config, path / "config.json"), (8, 4, 1)), 7
+    )
     np.testing.assert_array_equal(model.apply(params, images), plain.apply(params, images))
 
 

@@ -11,7 +11,6 @@ import optax
 import pytest
 
 from experiments import command_line, init_from
-from experiments.config import load_config
 from experiments.language_model import config as language_model_config
 from experiments.language_model.run import main as language_model
 from experiments.translation import config as translation_config
@@ -24,7 +23,7 @@ from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import data, nn, pretrained, train
 from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
-from tfm_jax.train.run_directory import RunDirectory
+from tfm_jax.train.run_directory import RunDirectory, load_config
 from tfm_jax.values import to_dict
 
 FROZEN = ("--train.optimizer.learning-rate", "1e-20")  # training leaves the initial weights as they are
@@ -47,7 +46,7 @@ def save_checkpoint(path, architecture, fields, tokenizer, **settings):
 def load(argv):
     """The config and the initial weights of a translation by its command line."""
     config = command_line.parse(translation_config.Config, argv)
-    return init_from.load_initial_weights(config, {nn.EncoderDecoder: lambda params: params})
+    return init_from.load_initial_weights(config, (nn.EncoderDecoder,))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,7 @@ def test_language_model_starts_from_a_checkpoint_read_once(tmp_path, texts, gpt2
     arguments = ["--out", str(out), "--data.source", texts, *without_model(LANGUAGE_MODEL)]
     language_model([*arguments, *FROZEN, "--init-from", str(path), "--model.dropout-rate", "0.2"])
     chex.assert_trees_all_close(weights_of(out), params, atol=1e-12)
-    saved = load_config(language_model_config.Config, out)
+    saved = load_config(language_model_config.Config, out / "config.json")
     assert saved.model.positions == nn.Learned(40) and saved.model.vocab_size == 283
     assert saved.model.dropout_rate == 0.2 and saved.model.unroll  # the execution fields of the experiment
     assert data.load_tokenizer(out).encode("the cat") == data.load_tokenizer(path).encode("the cat")
@@ -153,7 +152,7 @@ def test_run_starts_from_a_run(tmp_path, pairs):
     arguments += [*without_model(TRANSLATION), "--train.steps", "2", "--average", "1", *FROZEN]
     translation([*arguments, "--init-from", str(first), "--data.held-out", "0.02"])
     chex.assert_trees_all_close(weights_of(second), weights_of(first), atol=1e-12)
-    configured = load_config(translation_config.TextConfig, second).model
+    configured = load_config(translation_config.TextConfig, second / "config.json").model
     assert configured == dataclasses.replace(model, unroll=configured.unroll, dropout_rate=0.0)
     with pytest.raises(SystemExit, match=r"language_model: .*got an nn.EncoderDecoder; wanted an nn.Decoder"):
         language_model(["--out", str(tmp_path / "third"), "--init-from", str(first)])
@@ -209,14 +208,3 @@ def test_damaged_run_raises_one_line_with_the_name_of_the_file(tmp_path, name, m
         (tmp_path / name).write_text(json.dumps(model))
     with pytest.raises(ValueError, match=rf"{tmp_path}/{name}: .*put a copy of it back"):
         init_from.read_model_config(str(tmp_path), "texts")
-
-
-def test_special_tokens_are_those_of_the_settings_of_the_checkpoint():
-    backend = data.char_tokenizer(["abc"]).backend
-    named = init_from._with_special_tokens(
-        backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2}
-    )
-    assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
-    plain = init_from._with_special_tokens(backend, {})
-    assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
-    np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])

@@ -9,11 +9,10 @@ import jax
 import pytest
 
 from experiments import runner
-from experiments.config import load_config
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_old_runs import OLD
 from tests.experiments.test_runner import SHORTER, Config, Validation, config, lines_of, start
-from tfm_jax.train.run_directory import flatten, is_under
+from tfm_jax.train.run_directory import flatten, is_under, load_config
 from tfm_jax.values import to_dict
 
 CHANGES = ("rotate", "scale", "shear", "shift", "elastic")
@@ -114,7 +113,7 @@ def test_changed_logging_and_evaluation_are_used_and_saved(tmp_path):
     start(config(*out, "--resume", *changed))
     assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 3, 4]
     assert all("validation/loss" in line for line in lines_of(tmp_path / "run"))
-    saved = load_config(Config, tmp_path / "run")
+    saved = load_config(Config, tmp_path / "run" / "config.json")
     assert (saved.train.log_every, saved.train.keep, saved.resume, saved.train.steps) == (1, 9, False, 4)
     assert config(*out, "--resume").train == saved.train  # for the next resume
 
@@ -326,7 +325,7 @@ def test_config_of_version_0_1_holds_out_by_a_permutation(name, tmp_path):
     saved = to_dict(kind())
     assert saved["data"].pop("held_out_salt") == "tfm_jax"
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    assert load_config(kind, tmp_path).data.held_out_salt is None
+    assert load_config(kind, tmp_path / "config.json").data.held_out_salt is None
 
 
 @pytest.mark.parametrize("edited", ["config.json", "checkpoints/4/meta/metadata"])

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import command_line, runner
-from experiments.config import OptimizerConfig, RunConfig, TrainConfig, load_config
+from experiments.config import OptimizerConfig, RunConfig, TrainConfig
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
 from tfm_jax import train, viz
+from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
 
@@ -121,7 +122,7 @@ def test_run_writes_its_directory_and_prints_its_result(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "regression: 30 parameters, jit on 1 cpu device, in" in out
     assert "loss: 6" in out and "n: 3" in out
-    assert load_config(Config, path).model == ModelConfig()
+    assert load_config(Config, path / "config.json").model == ModelConfig()
     # the moving average is evaluated and returned; the best checkpoint is kept
     chex.assert_trees_all_equal(trained.params, trained.result.state.ema)
     losses = {line["step"]: line["validation/loss"] for line in lines if line["step"] in (6, 12)}

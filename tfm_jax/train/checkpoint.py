@@ -30,7 +30,6 @@ __all__ = ["Checkpoints", "average_params", "consecutive_steps", "load_params"]
 log = logging.getLogger(__name__)
 
 _TRASH = "deleted"
-
 _SET_ASIDE = "set_aside"
 
 
@@ -286,14 +285,14 @@ class Checkpoints:
 
 
 def load_params(
-    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] = "params"
+    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] | None = "params"
 ) -> Params:
     """Loads the weights of a checkpoint onto one device, without the optimizer.
 
     Args:
       directory: of a run's checkpoints.
       step: of the checkpoint; None is the last.
-      item: the weights, or their moving average ("ema").
+      item: the weights; their moving average ("ema"); or None: the average if there is one, else the weights.
 
     Returns:
       Nested dict of arrays.
@@ -306,7 +305,9 @@ def load_params(
     steps = _saved_steps(directory)
     if not steps or (step is not None and step not in steps):
         raise _missing("load_params", directory, "latest" if step is None else step)
-    return _load(directory, steps[-1] if step is None else step, item)
+    step = steps[-1] if step is None else step
+    has_ema = (directory / str(step) / "ema").is_dir()
+    return _load(directory, step, item or ("ema" if has_ema else "params"))
 
 
 def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:

@@ -1,15 +1,29 @@
 """A run's directory, its config file, and atomic writes."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tfm_jax.train._formats import FORMAT, migrate_config, read_format
-from tfm_jax.values import plain
+from tfm_jax.values import from_dict, plain
 
-__all__ = ["RunDirectory", "flatten", "is_under", "read_config", "replace_text"]
+__all__ = [
+    "MODEL_FILE",
+    "RunDirectory",
+    "config_errors",
+    "flatten",
+    "is_under",
+    "load_config",
+    "read_config",
+    "replace_text",
+]
+
+C = TypeVar("C")
+MODEL_FILE = "model.json"
+"""The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
 
 
 class RunDirectory:
@@ -127,9 +141,42 @@ def read_config(path: str | Path) -> dict[str, Any]:
     config = _read_object(path)
     number = read_format(path, config)
     config.pop("format", None)
-    if path.name == "model.json":
+    if path.name == MODEL_FILE:
         return migrate_config({"model": config}, number)["model"]
     return migrate_config(config, number)
+
+
+def load_config(kind: type[C], path: str | Path) -> C:
+    """A run's config as a dataclass.
+
+    Equivalent to (for a file of this version)::
+
+        from_dict(kind, read_config(path))
+
+    Args:
+      kind: the dataclass. Fields that the file lacks have their defaults.
+      path: the run's config.json.
+
+    Raises:
+      FileNotFoundError: when there is no such file.
+      ValueError: when it cannot be read, or has a newer format or an unknown field or value; the message
+        names the file.
+    """
+    saved = read_config(path)
+    with config_errors(path):
+        return from_dict(kind, saved)
+
+
+@contextlib.contextmanager
+def config_errors(path: str | Path, what: str = "config") -> Iterator[None]:
+    """Turns errors of reading the content of a run's file into a ValueError with its name and the fix."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: got no valid {what} ({error}); wanted the file as the run wrote it: put a copy of it "
+            "back, or start a new run in another --out"
+        ) from error
 
 
 def replace_text(path: Path, text: str) -> None:
