@@ -88,23 +88,44 @@ def abstract(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_train_step_changes_every_parameter_and_a_checkpoint_keeps_it(name, tmp_path):
-    model, params, _ = decoder(name)
+def check_a_train_step_and_a_checkpoint(loss_fn, params, batch, directory):
+    """One step changes every parameter, and a checkpoint keeps them."""
     optimizer = optax.sgd(0.1)
-    step = train.make_train_step(
-        lambda p, batch, key: (loss_of(model, p, batch["tokens"], key), {}), optimizer
-    )
+    step = train.make_train_step(lambda p, batch, key: (loss_fn(p, batch, key), {}), optimizer)
     before = train.init_state(params, optimizer, jax.random.key(1))
-    after, metrics = jax.jit(step)(before, {"tokens": TOKENS})
+    after, metrics = jax.jit(step)(before, batch)
     assert np.isfinite(metrics["loss"][0])
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
     unchanged = [path for path, x in jax.tree_util.tree_leaves_with_path(changed) if not x]
     assert not unchanged
-    with train.Checkpoints(tmp_path) as checkpoints:
+    with train.Checkpoints(directory) as checkpoints:
         checkpoints.save(1, after)
         restored, _ = checkpoints.restore(jax.tree.map(abstract, after))
     jax.tree.map(np.testing.assert_array_equal, restored.params, after.params)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_train_step_changes_every_parameter_and_a_checkpoint_keeps_it(name, tmp_path):
+    model, params, _ = decoder(name)
+    check_a_train_step_and_a_checkpoint(
+        lambda p, batch, key: loss_of(model, p, batch["tokens"], key), params, {"tokens": TOKENS}, tmp_path
+    )
+
+
+def test_patches_and_a_pooler_are_trained_and_kept_in_a_checkpoint(tmp_path):
+    model, images = image_classifier()
+    batch = {"images": images, "labels": jnp.array([2, 0])}
+    check_a_train_step_and_a_checkpoint(
+        lambda p, batch, key: ops.cross_entropy(model.apply(p, batch["images"], key=key), batch["labels"]),
+        parameters.draw(model),
+        batch,
+        tmp_path,
+    )
+
+
+def image_classifier():
+    model = nn.functionalize(nn.Classifier, dataclasses.replace(IMAGES, pooler=mine.MeanPooler()), 3, "mean")
+    return model, jnp.asarray(np.random.default_rng(1).normal(size=(2, 7, 7, 3)), jnp.float32)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -234,9 +255,8 @@ def test_check_config_is_called_for_every_variant():
 
 
 def test_patches_and_a_pooler_in_a_classifier():
-    model = nn.functionalize(nn.Classifier, dataclasses.replace(IMAGES, pooler=mine.MeanPooler()), 3, "mean")
+    model, images = image_classifier()
     params = parameters.draw(model)
-    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 7, 7, 3)), jnp.float32)
     logits = jax.jit(model.apply)(params, images)
     assert logits.shape == (2, 3)
     # The upper left patch reads rows and columns 0 to 2.
