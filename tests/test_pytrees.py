@@ -48,6 +48,13 @@ def test_structures_of_different_classes_differ():
         assert jax.tree.structure(x) != jax.tree.structure(y), f"{type(x)} has the structure of {type(y)}"
 
 
+def test_names_of_classes_differ():
+    """An exported function names a class without its module: of two with one name, only the first has it."""
+    classes = {type(x) for x in all_pytrees() if type(x).__module__.startswith("tfm_jax.")}
+    names = sorted(cls.__qualname__ for cls in classes)
+    assert len(names) >= 20 and len(names) == len(set(names)), names
+
+
 def test_jit_compiles_one_program_per_class():
     # Enough classes that equal structures would collide in the hash table of jit's programs.
     classes = [

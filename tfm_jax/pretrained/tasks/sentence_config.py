@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.config_keys import Settings
-from tfm_jax.pretrained.tasks.sentence_layers import ACTIVATIONS, Dense, Layer, LayerNorm, Pooling, unit
+from tfm_jax.pretrained.tasks.sentence_layers import ACTIVATIONS, DenseLayer, Layer, LayerNorm, Pooling, unit
 from tfm_jax.pretrained.weights.files import read_json
 from tfm_jax.ranges import SIZE
 from tfm_jax.types import Array
@@ -184,7 +184,7 @@ def _layer_options(folder: CheckpointFiles) -> Settings:
     return config
 
 
-def _dense(folder: CheckpointFiles) -> Dense:
+def _dense(folder: CheckpointFiles) -> DenseLayer:
     config = _layer_options(folder)
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = ACTIVATIONS.get(str(name).rsplit(".", 1)[-1]) if str(name).startswith("torch.nn.") else None
@@ -206,7 +206,7 @@ def _dense(folder: CheckpointFiles) -> Dense:
     if list(kernel.shape) != sizes:
         raise ValueError(f"{folder}: got linear.weight.T of shape {kernel.shape}; wanted {sizes}.")
     residual_kernel = found["residual.weight"].T if projected else jnp.eye(len(kernel)) if residual else None
-    return Dense(kernel, found.get("linear.bias"), activation, residual_kernel)
+    return DenseLayer(kernel, found.get("linear.bias"), activation, residual_kernel)
 
 
 def _layer_norm(folder: CheckpointFiles) -> LayerNorm:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tfm_jax import pytrees
 from tfm_jax.types import Array
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Layer", "LayerNorm", "Pooling", "pooled", "unit"]
+__all__ = ["ACTIVATIONS", "POOLINGS", "DenseLayer", "Layer", "LayerNorm", "Pooling", "pooled", "unit"]
 
 Layer = Callable[[Array], Array]
 Pooling = Literal["mean", "first", "last", "max", "weighted_mean", "mean_sqrt_len"]
@@ -23,7 +23,7 @@ def unit(x: Array) -> Array:
 
 @pytrees.register
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dense:
+class DenseLayer:
     """A dense layer with an activation and an optional residual connection.
 
     Equivalent to::
