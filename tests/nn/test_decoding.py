@@ -186,6 +186,21 @@ def test_left_pad():
         left_pad(padded, padded)
 
 
+def test_cross_attention_requires_the_memory_of_a_source():
+    model, params, _ = build(nn.EncoderDecoder)
+    cache = model.bind(params).empty_cache((B,), 8)
+    with pytest.raises(ValueError, match=r"^nn.DecoderBlock: got memory=None; wanted a memory"):
+        nn.decode_step(model, params, tokens(B, 2), cache)
+
+
+def test_unembed_checks_its_argument():
+    model, params, _ = build(nn.Decoder)
+    wanted = r"^nn.unembed: got hidden .*; wanted hidden float\[..., D\], but hidden has"
+    for hidden in (jnp.ones((B, D + 1)), jnp.ones((B, D), jnp.int32)):
+        with pytest.raises(ValueError, match=wanted):
+            nn.unembed(model, params, hidden)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_unembed_function_equals_unembed(tied):
     model, params, _ = build(nn.Decoder, tie_embeddings=tied)

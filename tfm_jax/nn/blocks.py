@@ -123,7 +123,7 @@ class Block(nnx.Module):
             extras["auxiliary"] = auxiliary
         return x, extras
 
-    def _check(self, memory: Array | None, bias: Bias | None) -> None:
+    def _check(self, memory: Array | KeysValues | None, bias: Bias | None) -> None:
         if (memory is None) != (self.cross_attention is None):
             got, wanted = (
                 ("a memory", "None") if self.cross_attention is None else ("memory=None", "a memory")
@@ -164,7 +164,11 @@ class Block(nnx.Module):
 
         Returns:
           ``(x, cache)``: x [..., T, D], and the updated cache.
+
+        Raises:
+          ValueError: as in ``__call__``.
         """
+        self._check(memory, bias)
 
         def self_attention(y: Array, key: Key | None) -> tuple[Array, KeysValues]:
             # The cache holds heads first: the products with one query then need no copy.

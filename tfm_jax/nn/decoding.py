@@ -17,6 +17,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.heads import LanguageModelHead
+from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import check_length
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.kv_cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
@@ -187,7 +188,7 @@ class CachedDecoder(nnx.Module):
                     bias=bias,
                 )
                 layers.append(layer)
-            x = x if stack.norm is None else stack.norm(x)
+            x = normalize(stack.norm, x)
             x = jnp.where(has_room(slots, T), x, jnp.nan)
             return x, dataclasses.replace(cache, layers=tuple(layers), slots=next_slots)
 
@@ -303,9 +304,11 @@ def unembed(model: Pure[CachedDecoder], params: Params, hidden: Array) -> Array:
       The logits [..., V], float32.
 
     Raises:
-      ValueError: hidden states of another size than D.
+      ValueError: hidden states of another size than D, or of another dtype than a float.
     """
-    return model.bind(params).unembed(hidden)
+    decoder, hidden = model.bind(params), as_array("nn.unembed", "hidden", hidden)
+    check_shapes("nn.unembed", sizes={"D": decoder.config.d_model}, hidden=(hidden, "... D", "float"))
+    return decoder.unembed(hidden)
 
 
 def cross_attention_mask(source_mask: Mask | Array | None) -> Mask | None:
