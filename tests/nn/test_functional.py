@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from tests.memory import count_objects
 from tests.nn.models import TINY, VARIANTS, D, L, N, V
 from tfm_jax import generate, nn
 
@@ -220,8 +221,7 @@ def test_making_and_running_one_config_again_keeps_no_memory():
         generate.greedy(model, params, TOKENS, generate.GenerationConfig(max_length=2, eos_ids=()))
         jax.jit(model.apply)(params, TOKENS)
         del model
-        gc.collect()
-        return len(gc.get_objects())
+        return count_objects()
 
     counts = [objects() for _ in range(6)]
     assert counts[-1] == counts[2], counts

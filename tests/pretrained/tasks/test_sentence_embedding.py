@@ -1,7 +1,6 @@
 """Sentence embeddings: pooling, prompts and limits; padding and batching do not change the vectors."""
 
 import dataclasses
-import gc
 import json
 import weakref
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tokenizers import models, pre_tokenizers
 
+from tests.memory import check_another_use_keeps_nothing
 from tests.pretrained.families.test_families import FIELDS
 from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.tasks import sentence_embedding
@@ -89,16 +89,7 @@ def test_loading_a_config_again_compiles_nothing_and_keeps_nothing(directory):
         encoder(TEXTS)
         return weakref.ref(encoder)
 
-    def count():
-        gc.collect()
-        return sentence_embedding._vectors._cache_size(), len(gc.get_objects())
-
-    assert use()() is None or gc.collect()
-    use()
-    programs, objects = count()
-    assert use()() is None or gc.collect()
-    again, more = count()
-    assert again == programs and more - objects < 20
+    check_another_use_keeps_nothing(use, sentence_embedding._vectors)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])

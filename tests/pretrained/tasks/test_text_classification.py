@@ -1,7 +1,6 @@
 """Text classification: labels follow the model's logits, independent of batching, as in transformers."""
 
 import dataclasses
-import gc
 import json
 import weakref
 
@@ -11,6 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
+from tests.memory import check_another_use_keeps_nothing
 from tests.pretrained.families.test_families import FIELDS
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tfm_jax import nn, pretrained
@@ -76,16 +76,7 @@ def test_loading_a_config_again_compiles_nothing_and_keeps_nothing(directory):
         classifier(TEXTS)
         return weakref.ref(classifier)
 
-    def count():
-        gc.collect()
-        return text_classification._scores._cache_size(), len(gc.get_objects())
-
-    assert use()() is None or gc.collect()
-    use()
-    programs, objects = count()
-    assert use()() is None or gc.collect()
-    again, more = count()
-    assert again == programs and more - objects < 20
+    check_another_use_keeps_nothing(use, text_classification._scores)
 
 
 @pytest.mark.parametrize(
