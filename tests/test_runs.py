@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import gc
 import json
 
 import chex
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.memory import count_objects
 from tests.pretrained.families.test_families import FIELDS
 from tests.runs import CONFIG, make_run
 from tfm_jax import data, nn, ops, pretrained, runs, train
@@ -79,8 +79,7 @@ def test_loading_one_run_again_keeps_no_memory(tmp_path, monkeypatch):
 
     def objects():
         runs.load_run(run).write(["ab"], key=None, max_length=2)
-        gc.collect()
-        return len(gc.get_objects())
+        return count_objects()
 
     counts = [objects() for _ in range(5)]
     assert counts[-1] == counts[2], counts
@@ -123,6 +122,10 @@ def test_load_model_of_a_checkpoint(tmp_path):
     assert found.module is nn.Decoder and found.config == runs.read_model_config(tmp_path)
     assert (found.tokenizer.bos_id, found.tokenizer.eos_id) == (4, 5)
     chex.assert_trees_all_equal(found.params, params)
+    with pytest.raises(
+        ValueError, match=r"^load_model: got average=2 for .*, which is no run; wanted average=None"
+    ):
+        runs.load_model(tmp_path, average=2)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=f"{tmp_path}: got no tokenizer; wanted a checkpoint with one"):
         runs.load_model(tmp_path)

@@ -96,8 +96,8 @@ def load_model(
 
     Args:
       source: the directory of a run; or a checkpoint, a directory or its name on the hub.
-      average: of a run, as for `load_run`.
-      variants: as for `load_run`.
+      average: of a run, as for `load_run`; a checkpoint is one set of weights.
+      variants: as for `load_run`; the config of a checkpoint names none.
 
     Returns:
       The model; the parameters of a checkpoint are float32.
@@ -105,9 +105,17 @@ def load_model(
     Raises:
       FileNotFoundError: there is no such run or checkpoint, or a file of it is missing.
       pretrained.HubUnavailableError: the hub cannot be reached.
-      ValueError: as for `load_run` and ``pretrained.load``, or a checkpoint has no tokenizer.
+      ValueError: as for `load_run` and ``pretrained.load``, or a checkpoint has no tokenizer, or ``average``
+        is passed for one.
     """
-    return _read_run(Path(source), average, variants) if _is_run(source) else _read_checkpoint(str(source))
+    if _is_run(source):
+        return _read_run(Path(source), average, variants)
+    if average is not None:
+        raise ValueError(
+            f"load_model: got average={average} for {source}, which is no run; wanted average=None. A "
+            "checkpoint is one set of weights: leave average out."
+        )
+    return _read_checkpoint(str(source))
 
 
 def read_model_config(source: str | Path, variants: Sequence[type] = ()) -> nn.Config:
