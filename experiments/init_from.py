@@ -64,10 +64,11 @@ def load_initial_weights(
         return config, None
     found = read_model_config(source, config.INPUT)
     names = [field.name for field in dataclasses.fields(nn.Config) if field.name not in _FREE_FIELDS]
+    pairs = [(name, getattr(config.model, name), getattr(found, name)) for name in names]
     differences = [
-        f"\n  {_option(name)}: configured {getattr(config.model, name)}, the weights have {theirs}"
-        for name in names
-        if getattr(config.model, name) != (theirs := getattr(found, name))
+        f"\n  {_option(name)}: configured {configured}, the weights have {loaded}"
+        for name, configured, loaded in pairs
+        if configured != loaded
     ]
     if differences:
         raise ValueError(

@@ -14,9 +14,12 @@ from tfm_jax.types import Array, Key
 __all__ = ["GlorotUniform", "Initializers", "LecunNormal", "Normal", "TruncatedNormal"]
 
 
-def _others(shape: tuple[int, ...], *axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that are neither inputs nor outputs."""
-    return tuple(i for i in range(len(shape)) if not any(i in some for some in axes))
+def _axes(
+    shape: tuple[int, ...], in_axes: tuple[int, ...], out_axes: tuple[int, ...]
+) -> dict[str, tuple[int, ...]]:
+    """The axes by their names in ``jax.nn.initializers``; a batch axis is neither input nor output."""
+    others = tuple(i for i in range(len(shape)) if i not in (*in_axes, *out_axes))
+    return {"in_axis": in_axes, "out_axis": out_axes, "batch_axis": others}
 
 
 @register_variant
@@ -27,8 +30,7 @@ class GlorotUniform(Initializer):
     def __call__(
         self, key: Key, shape: tuple[int, ...], *, in_axes: tuple[int, ...], out_axes: tuple[int, ...]
     ) -> Array:
-        axes = {"in_axis": in_axes, "out_axis": out_axes, "batch_axis": _others(shape, in_axes, out_axes)}
-        return initializers.glorot_uniform(**axes)(key, shape, jnp.float32)
+        return initializers.glorot_uniform(**_axes(shape, in_axes, out_axes))(key, shape, jnp.float32)
 
 
 @register_variant
@@ -39,8 +41,7 @@ class LecunNormal(Initializer):
     def __call__(
         self, key: Key, shape: tuple[int, ...], *, in_axes: tuple[int, ...], out_axes: tuple[int, ...]
     ) -> Array:
-        axes = {"in_axis": in_axes, "out_axis": out_axes, "batch_axis": _others(shape, in_axes, out_axes)}
-        return initializers.lecun_normal(**axes)(key, shape, jnp.float32)
+        return initializers.lecun_normal(**_axes(shape, in_axes, out_axes))(key, shape, jnp.float32)
 
 
 @register_variant
