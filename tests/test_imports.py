@@ -18,6 +18,7 @@ LAYER = {
     "hub": -1,
     "console": -1,
     "pytrees": -1,
+    "sharding": -1,
     "ops": 0,
     "nn": 1,
     "generate": 2,
