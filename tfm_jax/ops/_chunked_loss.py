@@ -2,7 +2,7 @@
 
 The sum of the losses is a scalar, so its gradients are known as soon as its logits are: each chunk computes
 its logits once, where a recomputing backward pass would compute them twice. On a mesh all of it runs inside
-``shard_map``: each device loops over its own tokens, and what the devices add is reduced once, after the loop.
+``shard_map``: each device loops over its own tokens, and the devices' gradients are summed once, after it.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Tokens(NamedTuple):
 
     losses: Array  # [...]
     valid: Array  # [...] bool: the label is a class
-    gradient: Array | None  # [..., V] float32
+    gradient: Array  # [..., V] float32; the logits themselves where it is not wanted
 
 
 def token_losses(
@@ -104,7 +104,7 @@ def token_losses(
     if loss.z_loss:
         losses = losses + loss.z_loss * jnp.square(log_z)
     if not gradient:
-        return Tokens(losses, valid, None)
+        return Tokens(losses, valid, logits)
     factor = jnp.where(valid, weights, jnp.nan)
     factor = factor if used is None else jnp.where(used, factor, 0)
     # Of the loss: softmax * (1 + 2 z log_z) - target.
@@ -116,7 +116,7 @@ def token_losses(
 
 
 def summed_loss(inputs: Inputs, loss: Loss, chunk_size: int) -> SumWeight:
-    """``(sum, weight)`` of the cross-entropy of ``hidden @ kernel + bias``, in chunks of a device's tokens."""
+    """``(sum, weight)`` of the cross-entropy of ``hidden @ kernel + bias``, in chunks of each device."""
     layout = _layout(inputs)
 
     @jax.custom_jvp
@@ -162,7 +162,7 @@ class Layout(NamedTuple):
     tokens: tuple[Any, ...]  # an entry of a PartitionSpec for each axis of the labels
     features: Names
     vocabulary: Names
-    axes: Names | None  # those that shard_map maps; None for all of the mesh
+    free: Names  # the mesh axes that no outer map has mapped
     explicit: bool
 
     @property
@@ -189,9 +189,8 @@ def _layout(inputs: Inputs) -> Layout | None:
     explicit = {kinds[name] == AxisType.Explicit for name in free}
     if len(explicit) != 1 or inputs.labels.ndim == 0:
         return None
-    axes = free if len(free) < len(kinds) else None
     if explicit == {True}:
-        return _explicit_layout(inputs, mesh.shape, axes)
+        return _explicit_layout(inputs, mesh.shape, free)
     letters = ["B"] if inputs.labels.ndim == 1 else ["B", "T"]
     shape = (*inputs.labels.shape[inputs.labels.ndim - len(letters) :], inputs.kernel.shape[1])
     spec = activation_spec("linear_cross_entropy", " ".join([*letters, "V"]), shape)
@@ -199,10 +198,10 @@ def _layout(inputs: Inputs) -> Layout | None:
     token_axes = {name for entry in tokens for name in _names(entry)}
     rule = _names(current_rules().parameters.get("D"))
     features = tuple(name for name in (name.rstrip("?") for name in rule) if name in token_axes)
-    return _checked(Layout(tokens, features, _names(spec[-1]), axes, False), inputs, mesh.shape)
+    return _checked(Layout(tokens, features, _names(spec[-1]), free, False), inputs, mesh.shape)
 
 
-def _explicit_layout(inputs: Inputs, sizes: Any, axes: Names | None) -> Layout | None:
+def _explicit_layout(inputs: Inputs, sizes: Any, free: Names) -> Layout | None:
     """The layout that the types state."""
     hidden, kernel = (jax.typeof(x).sharding.spec for x in (inputs.hidden, inputs.kernel))
     tokens = tuple(hidden)[: inputs.labels.ndim]
@@ -211,7 +210,7 @@ def _explicit_layout(inputs: Inputs, sizes: Any, axes: Names | None) -> Layout |
     rows, columns = (_names(entry) for entry in (*kernel, None, None)[:2])
     features = tuple(name for name in rows if name in token_axes)
     vocabulary = tuple(name for name in columns if name not in token_axes)
-    return _checked(Layout(tokens, features, vocabulary, axes, True), inputs, sizes)
+    return _checked(Layout(tokens, features, vocabulary, free, True), inputs, sizes)
 
 
 def _checked(layout: Layout, inputs: Inputs, sizes: Any) -> Layout | None:
@@ -235,8 +234,10 @@ def _run(
     gradients = Inputs(*(spec if needed else None for spec, needed in zip(specs, wanted, strict=True)))
     if layout.explicit:
         inputs = jax.tree.map(jax.sharding.reshard, inputs, specs)
-    options = {} if layout.axes is None else {"axis_names": set(layout.axes)}
-    return jax.shard_map(run, in_specs=(specs,), out_specs=((P(), P()), gradients), **options)(inputs)
+    mapped = jax.shard_map(
+        run, in_specs=(specs,), out_specs=((P(), P()), gradients), axis_names=set(layout.free)
+    )
+    return mapped(inputs)
 
 
 def _run_on_device(
