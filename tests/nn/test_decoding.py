@@ -232,5 +232,8 @@ def test_logits_scale_and_bias(tied):
         got = model.bind(params).unembed_function(batch_size)(hidden)
         np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(nn.unembed(model, params, hidden), got, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"wanted logits without a bias. Call unembed, or add"):
+    kernel, found = model.bind(params).output_projection()
+    np.testing.assert_allclose(hidden @ kernel + found[None], got, rtol=1e-5, atol=1e-6)
+    assert scaled.bind(params).output_projection()[1] is None
+    with pytest.raises(ValueError, match=r"wanted logits without a bias. Call output_projection"):
         model.bind(params).unembedding()
