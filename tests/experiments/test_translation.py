@@ -15,7 +15,7 @@ from experiments.translation import corpus, decode
 from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig
 from experiments.translation.run import main, make_loss
 from tests.experiments.kill import kill_at
-from tfm_jax import data, generate, nn, train
+from tfm_jax import data, generate, nn, ops, train
 from tfm_jax.ops import masks
 from tfm_jax.values import from_dict, to_dict
 
