@@ -173,7 +173,7 @@ def test_settings_that_do_not_fit_exit_with_one_line_and_change_nothing(tmp_path
         runner.Run(config(*out, "--resume"), "regression")
     with pytest.raises(SystemExit, match=r"got --resume without --out; wanted .*Add --out"):
         runner.Run(config("--resume"), "regression")
-    with pytest.raises(SystemExit, match=r"got data=9; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
+    with pytest.raises(SystemExit, match=r"got data=9: 9 devices; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
         runner.Run(config(*out, "--mesh.data", "9"), "regression")
     with pytest.raises(SystemExit, match="got warmup=40 with steps=12; wanted fewer"):
         runner.Run(config(*out, "--train.optimizer.warmup", "40"), "regression")
@@ -340,7 +340,7 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
         (["--train.optimizer.b2", "1"], "got b2=1.0"),
         (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
         (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
-        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted an integer from 1 to"),
+        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted 'auto', or an integer from 1 to"),
         (["--resume-step", "3"], "got resume_step=3 without --resume"),
     ],
 )  # fmt: skip

@@ -43,11 +43,11 @@ def test_microbatches():
 
 
 def mesh():
-    return train.Jit(data=4).compile(step())
+    return train.Jit(train.make_mesh(data=4)).compile(step())
 
 
 def pmap():
-    return train.Pmap(data=4).compile(step(axis_name="data"))
+    return train.Pmap(train.make_mesh(data=4)).compile(step(axis_name="data"))
 
 
 def shard_map(axis_name="data", accumulate=2, **options):
@@ -129,8 +129,8 @@ def batch_along_one_of_two_axes():
 
 BOTH = ("outer", "data")
 STRATEGIES = {
-    "mesh": (train.Jit(data=4), mesh),
-    "pmap": (train.Pmap(data=4), pmap),
+    "mesh": (train.Jit(train.make_mesh(data=4)), mesh),
+    "pmap": (train.Pmap(train.make_mesh(data=4)), pmap),
     "shard_map, in microbatches": (None, shard_map),
     "unchecked shard_map": (None, functools.partial(shard_map, check_vma=False)),
     "shard_map over two axes": (None, functools.partial(shard_map, BOTH, 1)),
