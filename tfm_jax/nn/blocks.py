@@ -175,6 +175,7 @@ class Block(nnx.Module):
             # The cache holds heads first: the products with one query then need no copy.
             k, v = map(heads_first, self.attention.keys_values(y, positions=positions))
             (visible_k, new_k), (visible_v, new_v) = append(cache[0], k, slots), append(cache[1], v, slots)
+            new_k, new_v = constrain(new_k, "B K ? H"), constrain(new_v, "B K ? H")
             visible = heads_first(visible_k), heads_first(visible_v)
             return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], (new_k, new_v)
 
@@ -199,7 +200,7 @@ class Block(nnx.Module):
         if self.cross_attention is None:
             raise ValueError("nn.Block: got a memory without cross-attention; wanted a decoder's block.")
         k, v = self.cross_attention.keys_values(memory)
-        return heads_first(k), heads_first(v)
+        return constrain(heads_first(k), "B K ? H"), constrain(heads_first(v), "B K ? H")
 
     def _sublayers(
         self,

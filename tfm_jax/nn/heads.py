@@ -18,6 +18,7 @@ from tfm_jax.nn.variants import Activation, as_function
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ranges import RATE, SIZE, check_number
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
 __all__ = ["ClassificationHead", "Classifier", "LanguageModelHead", "MaskedLanguageModel"]
@@ -50,7 +51,7 @@ class LanguageModelHead(nnx.Module):
         """The logits [..., T, V], float32, from hidden states x [..., T, D]."""
         x = as_array("nn.LanguageModelHead", "x", x)
         kernel = self.projection.kernel[...].astype(x.dtype)
-        return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
+        return constrain(jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32), "V")
 
 
 class ClassificationHead(nnx.Module):
@@ -175,7 +176,8 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        logits = self._unembed(normalize(self.norm, as_function(self.activation)(self.dense(x))))
+        x = constrain(as_function(self.activation)(self.dense(x)), "B T D")
+        logits = self._unembed(constrain(normalize(self.norm, x), "B T D"))
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
 
