@@ -182,7 +182,7 @@ def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
 
 
 def reshard(x: Array, spec: P) -> Array:
-    """``x`` with a sharding on the current mesh, where its axes are explicit; else x: the compiler shards it."""
+    """``x`` with a sharding on the current mesh, where its axes are explicit; else ``x``."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.sharding.reshard(x, spec) if AxisType.Explicit in mesh.axis_types else x
 
