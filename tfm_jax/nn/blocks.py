@@ -13,6 +13,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Auxiliary, Extras
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import position_scheme
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias, heads_first
 from tfm_jax.ops.kv_cache import Slots, append
@@ -65,6 +66,7 @@ class Block(nnx.Module):
         self.feed_forward = config.feed_forward.build(config, rngs=rngs)
         self.feed_forward_norm = norm()
 
+    @at_model_precision
     def __call__(
         self,
         x: Array,
@@ -139,6 +141,7 @@ class Block(nnx.Module):
                 "the module of its build_bias. A stack passes it."
             )
 
+    @at_model_precision
     def extend(
         self,
         x: Array,
@@ -191,6 +194,7 @@ class Block(nnx.Module):
         x, updated, _, _ = self._sublayers(x, self_attention, cross_attention, None)
         return x, updated
 
+    @at_model_precision
     def memory_keys_values(self, memory: Array) -> KeysValues:
         """The keys and values [..., K, S, H] of cross-attention from the encoder's output [..., S, D].
 

@@ -66,6 +66,10 @@ class Config:
         for what it does not support. "ring" is excluded: positions are counted on one device.
       dtype: of activations. Norm statistics, softmax and logits stay float32.
       param_dtype: of parameters. They are initialized in float32, then rounded.
+      matmul_precision: of the model's matrix products, as in ``jax.default_matmul_precision``; None is that
+        of the caller. JAX's default is not exact for float32 operands: a TPU rounds them to bfloat16, an
+        NVIDIA GPU to TF32 (10 bits of mantissa). "high" is three bfloat16 products on a TPU, "highest" is
+        float32 everywhere. It changes nothing on a CPU and for bfloat16 operands.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
         the products with parameters.
       unroll: unroll the layers instead of scanning them: slower to compile, the same results.
@@ -112,6 +116,7 @@ class Config:
     attention_implementation: str | Backend = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
+    matmul_precision: Literal["default", "high", "highest"] | None = None
     remat: Literal["full", "dots"] | None = None
     unroll: bool = False
 

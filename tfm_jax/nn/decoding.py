@@ -19,6 +19,7 @@ from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import check_length
+from tfm_jax.nn.precision import at_model_precision, matmul_precision
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.kv_cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
 from tfm_jax.ops.masks import Mask
@@ -87,6 +88,7 @@ class CachedDecoder(nnx.Module):
     def axes(self) -> dict[str, str]:
         return {"logits_bias": "V"}
 
+    @at_model_precision
     def unembed(self, hidden: Array) -> Array:
         """The logits [..., V], float32, from hidden states [..., D]."""
         hidden = self._scaled(hidden)
@@ -116,8 +118,11 @@ class CachedDecoder(nnx.Module):
         kernel = self._kernel()
 
         def unembed(x: Array) -> Array:
-            x = self._scaled(x)
-            return self._biased(jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32))
+            with matmul_precision(self.config):
+                logits = jnp.einsum(
+                    "...D,DV->...V", self._scaled(x), kernel, preferred_element_type=jnp.float32
+                )
+            return self._biased(constrain(logits, "V"))
 
         return unembed
 

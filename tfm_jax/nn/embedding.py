@@ -9,6 +9,7 @@ from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._lookup import lookup
 from tfm_jax.nn._parameters import initialize
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.sharding import constrain
 from tfm_jax.types import Array
 
@@ -67,6 +68,7 @@ class Embedding(nnx.Module):
             raise ValueError("nn.Embedding: got token_types with config.token_types=0; wanted None.")
         return x.astype(self.config.dtype)
 
+    @at_model_precision
     def attend(self, x: Array) -> Array:
         """The logits [..., T, V], float32, from hidden states x [..., T, D]."""
         x = as_array("nn.Embedding", "x", x)
