@@ -103,9 +103,16 @@ class CachedDecoder(nnx.Module):
         if self.logits_bias is not None:
             raise ValueError(
                 "unembedding: got a model with logits_bias=True; wanted logits without a bias. "
-                "Call unembed, or add params['logits_bias']."
+                "Call output_projection, which returns both."
             )
-        return self._scaled(self._kernel())
+        return self.output_projection()[0]
+
+    def output_projection(self) -> tuple[Array, Array | None]:
+        """The kernel [D, V], in ``config.dtype``, and the bias [V], or None, of the logits.
+
+        For ``ops.linear_cross_entropy``, which computes the logits of a few tokens at a time.
+        """
+        return self._scaled(self._kernel()), None if self.logits_bias is None else self.logits_bias[...]
 
     def unembed_function(self, batch_size: int) -> Callable[[Array], Array]:
         """Makes a function equal to ``unembed``, for a loop over ``batch_size`` sequences.
