@@ -16,7 +16,15 @@ from jax.sharding import PartitionSpec as P
 
 from tfm_jax.types import Array
 
-__all__ = ["Axes", "ShardingRules", "constrain", "current_rules", "parameter_specs", "use_rules"]
+__all__ = [
+    "Axes",
+    "ShardingRules",
+    "activation_axes",
+    "constrain",
+    "current_rules",
+    "parameter_specs",
+    "use_rules",
+]
 
 Axes: TypeAlias = str | tuple[str, ...] | None
 """The mesh axes that shard a letter: None for none, a name, or several names, outermost first. A name that
@@ -152,6 +160,31 @@ def constrain(x: Array, letters: str) -> Array:
     if all(mesh.axis_types[mesh.axis_names.index(name)] == AxisType.Explicit for name in free):
         return jax.sharding.reshard(x, P(*[None] * (x.ndim - len(names)), *spec))
     return jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * (x.ndim - len(names)), *spec))
+
+
+def activation_axes(
+    source: str, letters: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> list[tuple[str, ...]]:
+    """The mesh axes, of a size above 1, that the current rules give each axis of an activation.
+
+    Equivalent to::
+
+        [rules.activations.get(letter) or () for letter in letters.split()]
+
+    Args:
+      source: the function that asks, for the error.
+      letters: one for each axis.
+      shape: the sizes of these axes.
+      mesh: the mesh.
+
+    Returns:
+      A tuple of names for each axis, outermost first.
+
+    Raises:
+      ValueError: as ``constrain``.
+    """
+    found = _spec(source, letters.split(), shape, current_rules().activations, dict(mesh.shape))
+    return [(axes,) if isinstance(axes, str) else axes or () for axes in found]
 
 
 def parameter_specs(
