@@ -19,6 +19,7 @@ from tfm_jax.types import LETTERS, Array
 __all__ = [
     "Axes",
     "ShardingRules",
+    "activation_axes",
     "activation_spec",
     "constrain",
     "current_rules",
@@ -209,6 +210,31 @@ def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
     lead, rules = len(shape) - len(names), current_rules().activations
     _check_axes(rules, jax.sharding.get_abstract_mesh())
     return P(*[None] * lead, *_spec(source, names, shape[lead:], rules, free_axes()))
+
+
+def activation_axes(
+    source: str, letters: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> list[tuple[str, ...]]:
+    """The mesh axes, of a size above 1, that the current rules give each axis of an activation.
+
+    Equivalent to::
+
+        [rules.activations.get(letter) or () for letter in letters.split()]
+
+    Args:
+      source: the function that asks, for the error.
+      letters: one for each axis.
+      shape: the sizes of these axes.
+      mesh: the mesh.
+
+    Returns:
+      A tuple of names for each axis, outermost first.
+
+    Raises:
+      ValueError: as ``constrain``.
+    """
+    found = _spec(source, letters.split(), shape, current_rules().activations, dict(mesh.shape))
+    return [(axes,) if isinstance(axes, str) else axes or () for axes in found]
 
 
 def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
