@@ -24,6 +24,7 @@ from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint import consecutive_steps
 from tfm_jax.train.loop import FitResult
+from tfm_jax.train.profiling import read_steps
 from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
@@ -187,6 +188,7 @@ class Run(Generic[C]):
                 "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
                 "extra": extra,
                 "record": record,
+                "profile": self._profile(),
                 "log_every": settings.log_every,
                 "writers": writers,
             }
@@ -259,6 +261,10 @@ class Run(Generic[C]):
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
         return state, extra
+
+    def _profile(self) -> train.Profile | None:
+        steps = self.config.profile
+        return None if steps is None else train.Profile(*read_steps(steps), self.path / "profile")
 
     def _print_summary(self, state: train.TrainState, start: int) -> None:
         count, devices = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh.devices

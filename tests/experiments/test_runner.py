@@ -136,6 +136,30 @@ def test_run_writes_its_directory_and_prints_its_result(tmp_path, capsys):
     chex.assert_trees_all_close(trained.run.average_params(), mean, rtol=1e-6)
 
 
+def test_profile_is_written_into_the_run_and_ignored_on_a_resume_beyond_it(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    start(config("--out", out, "--profile", "4:5"))
+    traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert f"profile of steps 4 to 5: {tmp_path / 'run' / 'profile'}; open it by" in capsys.readouterr().out
+    start(config("--out", out, "--resume"))
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb")) == traces
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("5:4", "--profile: got '5:4'; wanted the first and the last step"),
+        ("4:13", "--profile: got 4:13; wanted steps up to train.steps=12"),
+    ],
+)
+def test_wrong_profile_is_one_error_before_anything_is_written(steps, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        config("--out", str(tmp_path / "run"), "--profile", steps)
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_validation_uses_the_moving_average(tmp_path):
     trained = start(config("--out", str(tmp_path / "run")))
     pairs = [problem.loss_fn(trained.params, problem.make_batch(1000 + i), None)[0] for i in range(2)]

@@ -7,6 +7,7 @@ from tfm_jax.train.metric_logger import NotFiniteError
 from tfm_jax.train.metrics import add_auxiliary, evaluate, means
 from tfm_jax.train.optimizers import adamw, inverse_sqrt, noam, warmup_cosine
 from tfm_jax.train.parallel import Jit, Pmap, data_mesh
+from tfm_jax.train.profiling import Profile
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import LossFn, make_eval_step, make_train_step
 from tfm_jax.train.writers import JsonLines, Progress, TensorBoard
@@ -20,6 +21,7 @@ __all__ = [
     "LossFn",
     "NotFiniteError",
     "Pmap",
+    "Profile",
     "Progress",
     "TensorBoard",
     "TrainState",

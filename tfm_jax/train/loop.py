@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from tfm_jax.train.checkpoint import Checkpoints
 from tfm_jax.train.metric_logger import MetricLogger, Writer, require_finite
 from tfm_jax.train.optimizers import Schedule
+from tfm_jax.train.profiling import Profile, Tracer
 from tfm_jax.train.run_directory import flatten
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import TrainStep
@@ -107,6 +108,7 @@ def fit(
     learning_rate: Schedule | None = None,
     unit: str = "examples",
     flops_per_step: FlopsPerStep | None = None,
+    profile: Profile | None = None,
     log_every: int = 10,
     writers: Sequence[Writer] = (),
 ) -> FitResult:
@@ -141,6 +143,7 @@ def fit(
         checkpoints and compilations. Beside it ``peak_memory_gib``, where the devices report it.
       flops_per_step: the model's FLOPs in a step over all devices, a number or a function of the batch;
         logged as ``mfu``, a fraction of the devices' peak, where that is known.
+      profile: steps to trace with ``jax.profiler``, and where to.
       log_every: steps between two writes of the metrics' means.
       writers: called with the metrics, at most once a step.
 
@@ -160,16 +163,20 @@ def fit(
         return early_stopping is not None and early_stopping.should_stop(stopping_state)
 
     number = int(state.step)
-    with _stop_signals() as signals:
+    tracer = Tracer(profile)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(_stop_signals())
+        stack.callback(lambda: tracer.close(number))
         # Read once a step, before saving: a run that ends has saved its last step.
         ending = number >= steps or should_stop()
         while not ending:
-            logger.start()
-            batch = _next(batches, number, steps)
-            flops = flops_per_step(batch) if callable(flops_per_step) else flops_per_step
-            state, metrics = step(state, batch)
-            number += 1
-            logger.push(number, metrics, flops)
+            with tracer.step(number + 1, logger.flush):
+                logger.start()
+                batch = _next(batches, number, steps)
+                flops = flops_per_step(batch) if callable(flops_per_step) else flops_per_step
+                state, metrics = step(state, batch)
+                number += 1
+                logger.push(number, metrics, flops)
             evaluation: Mapping[str, float] = {}
             if evaluate is not None and (number == steps or _is_due(number, evaluate_every)):
                 logger.flush()
