@@ -133,6 +133,9 @@ class RunConfig:
     profile: str | None = None
     """Steps to trace with jax.profiler, the first and the last one, such as 10:13; the trace goes to profile/
     in the run's directory."""
+    compilation_cache: str = "auto"
+    """Directory of compiled programs, which a second start loads; off compiles again. auto: tfm_jax/compiled
+    in the user's cache directory, at most 2 GiB, unless JAX_COMPILATION_CACHE_DIR is set."""
     init_from: str | None = None
     """Initial weights, with their model and tokenizer: the directory of a run, or a checkpoint of
     transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
@@ -145,6 +148,7 @@ class RunConfig:
         "resume",
         "resume_step",
         "profile",
+        "compilation_cache",
         "train.evaluate_every",
         "train.checkpoint_every",
         "train.keep",

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig
-from tfm_jax import data, nn, train, viz
+from tfm_jax import compilation_cache, data, nn, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint import consecutive_steps
@@ -61,6 +61,7 @@ class Run(Generic[C]):
         self.parallel = (train.Jit if config.parallel == "jit" else train.Pmap)(config.mesh.data)
         self.best_step: int | None = None
         with exit_on_error(name):
+            compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
             _ = self.parallel.mesh  # raises if there are fewer devices
@@ -177,6 +178,7 @@ class Run(Generic[C]):
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
                     stack.enter_context(train.TensorBoard(directory.events, after=start)),
                     stack.enter_context(train.Progress(settings.steps, start)),
+                    _CacheHits(self.name),
                 ]
             self._print_summary(state, start)
             patience = settings.patience
@@ -272,6 +274,18 @@ class Run(Generic[C]):
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)
+
+
+class _CacheHits:
+    """A writer that says once, with the first metrics, what came from the compilation cache."""
+
+    def __init__(self, name: str):
+        self._name, self._reported = name, False
+
+    def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
+        if not self._reported:
+            compilation_cache.report_hits(lambda line: print(f"{self._name}: {line}", flush=True))
+            self._reported = True
 
 
 def _digest(path: Path) -> str | None:

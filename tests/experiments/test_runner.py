@@ -20,7 +20,7 @@ from experiments import command_line, runner
 from experiments.config import OptimizerConfig, RunConfig, TrainConfig
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
-from tfm_jax import train, viz
+from tfm_jax import compilation_cache, train, viz
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
@@ -144,6 +144,15 @@ def test_profile_is_written_into_the_run_and_ignored_on_a_resume_beyond_it(tmp_p
     assert f"profile of steps 4 to 5: {tmp_path / 'run' / 'profile'}; open it by" in capsys.readouterr().out
     start(config("--out", out, "--resume"))
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb")) == traces
+
+
+def test_a_run_says_once_what_came_from_the_compilation_cache(tmp_path, capsys, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(compilation_cache, "enable", chosen.append)
+    monkeypatch.setattr(compilation_cache, "report_hits", lambda report: report("3 programs"))
+    start(config("--out", str(tmp_path / "run"), "--compilation-cache", "off"))
+    assert capsys.readouterr().out.count("regression: 3 programs\n") == 1
+    assert chosen == ["off"]
 
 
 @pytest.mark.parametrize(

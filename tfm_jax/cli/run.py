@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from tfm_jax import compilation_cache
 from tfm_jax.cli._options import Command, number_rule, read_numbers
 from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
@@ -20,6 +21,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     escape_unencodable()
     try:
         command = check(parse(argv))
+        compilation_cache.enable(command.compilation_cache)
         with log_to_stderr("tfm_jax", logging.WARNING):
             return command.run()
     except BrokenPipeError:
