@@ -4,7 +4,7 @@ import functools
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,14 +34,12 @@ def enable(choice: str = "auto") -> None:
     Raises:
       ValueError: the directory cannot be written.
     """
-    import jax  # not before a command needs it: --help stays fast
-
     _counts()
     if choice == "off":
         _update(jax_enable_compilation_cache=False)
         return
     if choice == "auto":
-        if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        if _setting("jax_compilation_cache_dir") or not _setting("jax_enable_compilation_cache"):
             return
         directory = default_directory()
     else:
@@ -57,7 +55,7 @@ def enable(choice: str = "auto") -> None:
             f'--compilation-cache: got {choice}; wanted a directory that can be written, or "off" ({error}).'
         ) from error
     _update(jax_enable_compilation_cache=True, jax_compilation_cache_dir=str(directory))
-    if jax.config.jax_compilation_cache_max_size == -1:
+    if _setting("jax_compilation_cache_max_size") == -1:
         _update(jax_compilation_cache_max_size=MAX_BYTES)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         _update(jax_persistent_cache_min_compile_time_secs=_MIN_SECONDS)
@@ -65,12 +63,10 @@ def enable(choice: str = "auto") -> None:
 
 def describe() -> str:
     """Where the cache is and how large, or that it is off."""
-    import jax
-
-    directory = jax.config.jax_compilation_cache_dir
-    if not directory or not jax.config.jax_enable_compilation_cache:
+    directory = _setting("jax_compilation_cache_dir")
+    if not directory or not _setting("jax_enable_compilation_cache"):
         return "off"
-    limit = jax.config.jax_compilation_cache_max_size
+    limit = _setting("jax_compilation_cache_max_size")
     most = "without a limit" if limit < 0 else f"at most {limit / 2**30:.3g} GiB"
     if "://" in directory:
         return f"{directory}, {most}"
@@ -80,15 +76,19 @@ def describe() -> str:
 
 def report_hits(report: "Callable[[str], object]" = print) -> None:
     """Reports, in one line, how many programs of this process came from the cache; nothing without any."""
-    import jax
-
     counts = _counts()
     if counts.hits:
         programs = f"{counts.hits} program{'s' * (counts.hits > 1)}"
-        directory = jax.config.jax_compilation_cache_dir
+        directory = _setting("jax_compilation_cache_dir")
         report(
             f"compilation cache: {programs} from {directory}, {max(counts.saved, 0):.3g} s less to compile"
         )
+
+
+def _setting(name: str) -> Any:
+    import jax  # not before a command needs it: --help stays fast
+
+    return getattr(jax.config, name)
 
 
 def _update(**settings: object) -> None:
