@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from tests.train.plan.accelerators import devices_or_skip, optimized_programs
 from tfm_jax.train.plan import programs
 from tfm_jax.train.plan.programs import collective_bytes, collectives, dots
+from tfm_jax.train.plan.topologies import compile_for
 
 LAYERS, WIDTH, VOCABULARY, BATCH, MICROBATCHES = 4, 256, 512, 64, 3
 
@@ -19,7 +20,7 @@ def optimized():
         yield
 
 
-def compile_step(devices):
+def compile_step(devices, topology="cpu:8"):
     """An FSDP step: scanned layers with recomputation, in a loop over microbatches."""
     mesh = Mesh(np.array(devices[:8]).reshape(2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
@@ -46,7 +47,7 @@ def compile_step(devices):
     batches = jax.ShapeDtypeStruct((MICROBATCHES, BATCH, WIDTH), jnp.bfloat16)
     placed = NamedSharding(mesh, P(None, ("data", "fsdp")))
     jitted = jax.jit(step, in_shardings=(sharded, placed), out_shardings=sharded, donate_argnums=0)
-    return jitted.lower(weights, batches).compile().as_text()
+    return compile_for(topology, jitted.lower(weights, batches)).as_text()
 
 
 def test_the_collectives_of_a_step_on_cpus_are_counted_with_the_trips_of_both_loops(optimized):
@@ -68,7 +69,7 @@ def test_the_collectives_of_a_step_on_cpus_are_counted_with_the_trips_of_both_lo
 
 @pytest.mark.parametrize("topology", ["v5e:2x4", "h200:8"])
 def test_the_collectives_of_a_step_on_an_accelerator_are_the_formula(topology, optimized):
-    text = compile_step(devices_or_skip(topology))
+    text = compile_step(devices_or_skip(topology), topology)
     total = collective_bytes(collectives(text))
     layers, head = LAYERS * WIDTH * WIDTH * MICROBATCHES, WIDTH * VOCABULARY * MICROBATCHES
     assert total["all-gather"] == 2 * (2 * layers + head)  # bfloat16

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from tfm_jax.train.plan.chips import CHIPS, Chip
 
-__all__ = ["KNOWN", "chip_of", "compiler_options", "prepare", "topology"]
+__all__ = ["KNOWN", "chip_of", "compile_for", "prepare", "topology"]
 
 KNOWN = (
     "cpu:8",
@@ -137,9 +138,40 @@ def _compile_nothing(devices: list[Any]) -> None:
     jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), np.float32, sharding=sharding)).compile()
 
 
-def compiler_options(name: str) -> dict[str, str]:
-    """The options of ``lowered.compile`` for a topology: there is no GPU to time kernels on."""
-    return {"xla_gpu_autotune_level": "0"} if chip_of(name).platform == "gpu" else {}
+def compile_for(name: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles a program that was lowered for the devices of a topology.
+
+    Equivalent to::
+
+        lowered.compile()
+
+    Args:
+      name: the topology.
+      lowered: ``jax.jit(function).lower(...)`` with shardings over its devices.
+
+    Returns:
+      The compiled program, which cannot run unless the topology is ``cpu:N``.
+
+    Raises:
+      ValueError: the topology is unknown.
+      jax.errors.JaxRuntimeError: from the compiler.
+    """
+    if chip_of(name).platform != "gpu":
+        return lowered.compile()
+    with _without_cache():  # which cannot load a program without the GPU; nor is there one to time kernels on
+        return lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"})
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    before = jax.config.read("jax_compilation_cache_dir")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()  # it keeps the directory of its first use
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
 
 
 def _missing(name: str, chip: Chip) -> ImportError:
