@@ -105,7 +105,7 @@ def topology(name: str) -> list[Any]:
         with _flags_of(chip.platform):
             found = topologies.get_topology_desc(topology_name, platform=platform, **options)
             if chip.platform == "tpu":
-                _compile_nothing(found.devices)
+                _read_flags(found.devices)
     except jax.errors.JaxRuntimeError as error:
         message = str(error).splitlines()[0]
         if "UNIMPLEMENTED" in message or "NOT_FOUND" in message:
@@ -131,11 +131,20 @@ def _flags_of(platform: str) -> Iterator[None]:
             os.environ["XLA_FLAGS"] = before
 
 
-def _compile_nothing(devices: list[Any]) -> None:
+_has_read_flags = False
+
+
+def _read_flags(devices: list[Any]) -> None:
     """Makes libtpu read XLA_FLAGS, which it does with the first program."""
+    global _has_read_flags
+    if _has_read_flags:
+        return
+    _has_read_flags = True
     mesh = jax.sharding.Mesh(np.array(devices[:1]), ("x",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), np.float32, sharding=sharding)).compile()
+    lowered = jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), np.float32, sharding=sharding))
+    with _without_cache():
+        lowered.compile()
 
 
 def compile_for(name: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -156,15 +165,19 @@ def compile_for(name: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
       ValueError: the topology is unknown.
       jax.errors.JaxRuntimeError: from the compiler.
     """
-    if chip_of(name).platform != "gpu":
+    platform = chip_of(name).platform
+    if platform == "cpu":
         return lowered.compile()
-    with _without_cache():  # which cannot load a program without the GPU; nor is there one to time kernels on
-        return lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"})
+    # There is no GPU to time kernels on.
+    options = {"xla_gpu_autotune_level": "0"} if platform == "gpu" else {}
+    with _without_cache():
+        return lowered.compile(compiler_options=options)
 
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-    before = jax.config.read("jax_compilation_cache_dir")
+    """JAX's persistent cache cannot load a program without the devices that it is for."""
+    before = getattr(jax.config, "jax_compilation_cache_dir", None)
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()  # it keeps the directory of its first use
     try:
