@@ -169,7 +169,7 @@ def compile_for(name: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     if platform == "cpu":
         return lowered.compile()
     # There is no GPU to time kernels on.
-    options = {"xla_gpu_autotune_level": "0"} if platform == "gpu" else {}
+    options: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"} if platform == "gpu" else {}
     with _without_cache():
         return lowered.compile(compiler_options=options)
 
