@@ -74,7 +74,8 @@ def main() -> None:
     print(f"jax {jax.__version__}, {sum(x.size for x in jax.tree.leaves(encoder.params)):,} parameters")
     runs = {"tfm_jax, 1 device": encoder}
     if (n := len(jax.devices())) > 1:
-        runs[f"tfm_jax, {n} devices"] = pretrained.load_sentence_encoder(directory, mesh=train.data_mesh(n))
+        mesh = train.make_mesh(data=n)
+        runs[f"tfm_jax, {n} devices"] = pretrained.load_sentence_encoder(directory, mesh=mesh)
     runs["torch"] = embed = torch_encoder(directory)
     runs["torch, batch 16"] = lambda batch: np.concatenate([embed(batch[:16]), embed(batch[16:])])
     print(f"\n{SENTENCES} sentences of {TOKENS} tokens")

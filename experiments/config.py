@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import optax
+from jax.sharding import Mesh
 
 from tfm_jax import nn, train
 from tfm_jax.fields import check_fields
@@ -102,13 +103,32 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The device mesh."""
+    """The device mesh: the product of the sizes is the number of devices. One size may be "auto": as many as
+    the others leave. On a CPU, JAX_NUM_CPU_DEVICES=8 simulates eight."""
 
-    data: Size = 1
-    """Number of devices for data parallelism. On a CPU, JAX_NUM_CPU_DEVICES=8 simulates eight."""
+    data: Size | Literal["auto"] = 1
+    """Number of devices for data parallelism: they share each batch."""
+    fsdp: Size | Literal["auto"] = 1
+    """Fully sharded data parallelism: they share each batch, the weights and the optimizer's state."""
+    tensor: Size | Literal["auto"] = 1
+    """Tensor parallelism: they share the heads, the feed-forward width and the vocabulary."""
+    sequence: Size | Literal["auto"] = 1
+    """Sequence parallelism: they share the positions of each sequence; attention goes round a ring."""
+    expert: Size | Literal["auto"] = 1
+    """Expert parallelism: they share the experts of a mixture."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def build(self) -> Mesh:
+        """The mesh, over the first of all devices; a ValueError where it does not fit them."""
+        return train.make_mesh(
+            data=self.data,
+            fsdp=self.fsdp,
+            tensor=self.tensor,
+            sequence=self.sequence,
+            expert=self.expert,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

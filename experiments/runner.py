@@ -4,6 +4,7 @@ The ``run.py`` of an experiment has the data, the model, the loss, the call of `
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import os
@@ -24,6 +25,7 @@ from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint import consecutive_steps
 from tfm_jax.train.loop import FitResult
+from tfm_jax.train.parallel import Parallel
 from tfm_jax.train.profiling import read_steps
 from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
 from tfm_jax.train.step import TrainStep
@@ -49,7 +51,7 @@ class Run(Generic[C]):
 
     Attributes:
       path: the run's directory.
-      parallel: how steps run on the devices.
+      parallel: how steps run on the devices; the state is replicated until `shard`.
 
     Raises:
       SystemExit: with one message, when the directory or the devices do not fit the config.
@@ -58,18 +60,19 @@ class Run(Generic[C]):
     def __init__(self, config: C, name: str):
         self._started_at = time.monotonic()
         self.config, self.name = config, name
-        self.parallel = (train.Jit if config.parallel == "jit" else train.Pmap)(config.mesh.data)
         self.best_step: int | None = None
         with exit_on_error(name):
             compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
-            _ = self.parallel.mesh  # raises if there are fewer devices
+            mesh = config.mesh.build()  # raises if it does not fit the devices
+            self.parallel: Parallel = train.Jit(mesh) if config.parallel == "jit" else train.Pmap(mesh)
             config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
-            parts = config.mesh.data * config.train.accumulate
+            parts = self.parallel.batch_parts * config.train.accumulate
             if config.train.batch_size % parts:
+                names = " x ".join(f"mesh.{name}" for name in self.parallel.batch_axes)
                 raise ValueError(
-                    f"got train.batch_size={config.train.batch_size}; wanted a multiple of mesh.data times "
+                    f"got train.batch_size={config.train.batch_size}; wanted a multiple of {names} times "
                     f"train.accumulate, {parts}."
                 )
             out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
@@ -90,23 +93,34 @@ class Run(Generic[C]):
                     shutil.rmtree(self.path)
                 raise
 
+    def shard(self, axes: Params) -> None:
+        """Shards the state over the mesh from here on, by the letters of each parameter: ``model.axes()``.
+
+        Call it before the other methods; under pmap the state stays replicated.
+        """
+        if isinstance(self.parallel, train.Jit):
+            self.parallel = dataclasses.replace(self.parallel, axes=axes)
+
     def init_state(
         self,
         init: Callable[[Key], Params],
         optimizer: optax.GradientTransformation,
         initial_params: Params | None = None,
     ) -> train.TrainState:
-        """The initial state on the devices: ``init(key)``, with ``initial_params`` in place of its own."""
-        settings, initial_params = self.config.train, initial_params or {}
-        init_key, run_key = jax.random.split(jax.random.key(settings.seed))
+        """The initial state on the devices: ``init(key)``, with ``initial_params`` in place of its own.
 
-        @jax.jit
-        def make_others(key: Key) -> Params:  # XLA drops the computation of unused weights
-            return {name: x for name, x in init(key).items() if name not in initial_params}
+        Each device makes or gets its shard; none has the whole state.
+        """
+        settings = self.config.train
+        ema = settings.ema_decay is not None
 
-        params = {**make_others(init_key), **initial_params}
-        state = train.init_state(params, optimizer, run_key, ema=settings.ema_decay is not None)
-        return self.parallel.place_state(state)
+        def make_state(key: Key, given: Params) -> train.TrainState:
+            init_key, run_key = jax.random.split(key)
+            params = {**init(init_key), **given}  # XLA drops the computation of unused weights
+            return train.init_state(params, optimizer, run_key, ema=ema)
+
+        given = self.parallel.place_params(initial_params or {})
+        return self.parallel.create(make_state, jax.random.key(settings.seed), given)
 
     def compile_step(
         self, loss_fn: train.LossFn[BatchT], optimizer: optax.GradientTransformation
@@ -269,8 +283,11 @@ class Run(Generic[C]):
         return None if steps is None else train.Profile(*read_steps(steps), self.path / "profile")
 
     def _print_summary(self, state: train.TrainState, start: int) -> None:
-        count, devices = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh.devices
-        kind = f"{devices.size} {devices.flat[0].platform} device{'s' * (devices.size > 1)}"
+        count, mesh = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh
+        kind = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
+        if mesh.size > 1:
+            sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+            kind += f" ({sizes}; state {train.bytes_per_device(state) / 2**20:,.1f} MiB each)"
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)

@@ -13,7 +13,8 @@ from tfm_jax import nn, ops, train
 CONFIG = nn.Config(vocab_size=13, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24)
 MODEL = nn.functionalize(nn.Decoder, CONFIG)
 OPTIMIZER = train.adamw(train.noam(16, 5), 0.1)
-PLACEMENTS = {"jit": train.Jit(), "mesh": train.Jit(data=8), "pmap": train.Pmap(data=8)}
+MESH = train.make_mesh(data=8)
+PLACEMENTS = {"jit": train.Jit(), "mesh": train.Jit(MESH), "pmap": train.Pmap(MESH)}
 STEPS = 20
 
 

@@ -16,7 +16,15 @@ from jax.sharding import PartitionSpec as P
 
 from tfm_jax.types import Array
 
-__all__ = ["Axes", "ShardingRules", "constrain", "current_rules", "parameter_specs", "use_rules"]
+__all__ = [
+    "Axes",
+    "ShardingRules",
+    "activation_spec",
+    "constrain",
+    "current_rules",
+    "parameter_specs",
+    "use_rules",
+]
 
 Axes: TypeAlias = str | tuple[str, ...] | None
 """The mesh axes that shard a letter: None for none, a name, or several names, outermost first. A name that
@@ -152,6 +160,27 @@ def constrain(x: Array, letters: str) -> Array:
     if all(mesh.axis_types[mesh.axis_names.index(name)] == AxisType.Explicit for name in free):
         return jax.sharding.reshard(x, P(*[None] * (x.ndim - len(names)), *spec))
     return jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * (x.ndim - len(names)), *spec))
+
+
+def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
+    """The ``PartitionSpec`` of an activation, on the axes of the current mesh that are not mapped yet.
+
+    Equivalent to::
+
+        P(*(rules.activations.get(letter) for letter in letters.split()))   # without mesh axes of size 1
+
+    Args:
+      source: what the array is, for the errors.
+      letters: its axes, such as ``"B T D"``, one for each.
+      shape: its sizes.
+
+    Raises:
+      ValueError: as in ``constrain``.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    sizes = {name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual}
+    return P(*_spec(source, letters.split(), shape, current_rules().activations, sizes))
 
 
 def parameter_specs(

@@ -34,6 +34,7 @@ def run_experiment(config: Config) -> None:
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)
+        run.shard(task.model.axes())
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)

@@ -40,7 +40,8 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, (nn.EncoderDecoder,))
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path)
+        task = _prepare(config, run.path, run.parallel.batch_parts)
+        run.shard(task.model.axes())
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
@@ -108,7 +109,7 @@ class _Task:
     digests: dict[str, str]
 
 
-def _prepare(config: Config, path: Path) -> _Task:
+def _prepare(config: Config, path: Path, batch_parts: int) -> _Task:
     require_packages("matplotlib")
     is_text = config.data.source != "dates"
     target = (config.data.pair or "").partition("-")[2]
@@ -123,7 +124,7 @@ def _prepare(config: Config, path: Path) -> _Task:
         )
         for name in ("train", "validation")
     }
-    parts = config.mesh.data * config.train.accumulate
+    parts = batch_parts * config.train.accumulate
     shapes, sizes = make_shapes(examples, config.data, config.train.batch_size, parts)
     seeds = {"train": config.train.seed, "validation": None}
     loaders = {

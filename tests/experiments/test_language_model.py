@@ -140,7 +140,7 @@ def test_bits_per_byte_count_every_token_once(overlap, tokenizer):
     params = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
     packed = data.language_model_examples(texts, tokenizer, length, overlap=overlap)
     batches = data.Loader(packed, data.UniformBatchSampler(len(packed), 4))
-    measure = bits.make_measure(make_loss(model, 1.0), train.Jit(1))
+    measure = bits.make_measure(make_loss(model, 1.0), train.Jit())
     nats, tokens = measure(params, batches)
     n_bytes = len("".join(texts).encode())
 
@@ -172,7 +172,7 @@ def test_uniform_model_has_log2_of_the_vocabulary_per_token():
     n_bytes = len(text.encode())
     loss_fn = make_loss(model, bits.bits_per_byte(1.0, n_bytes) * packed.n_targets)
     _, metrics = jax.jit(loss_fn)(zeros, packed.take(np.arange(len(packed))), None)
-    nats, tokens = bits.make_measure(loss_fn, train.Jit(1))(
+    nats, tokens = bits.make_measure(loss_fn, train.Jit())(
         zeros, data.Loader(packed, data.UniformBatchSampler(len(packed), 2))
     )
     expected = (n_bytes + 1) * math.log2(259) / n_bytes

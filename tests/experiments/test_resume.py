@@ -17,7 +17,7 @@ from tfm_jax.values import to_dict
 
 CHANGES = ("rotate", "scale", "shear", "shift", "elastic")
 FREE = [
-    "mesh.data",
+    *(f"mesh.{name}" for name in ("data", "fsdp", "tensor", "sequence", "expert")),
     "parallel",
     "out",
     "resume",

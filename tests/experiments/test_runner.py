@@ -206,7 +206,7 @@ def test_settings_that_do_not_fit_exit_with_one_line_and_change_nothing(tmp_path
         runner.Run(config(*out, "--resume"), "regression")
     with pytest.raises(SystemExit, match=r"got --resume without --out; wanted .*Add --out"):
         runner.Run(config("--resume"), "regression")
-    with pytest.raises(SystemExit, match=r"got data=9; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
+    with pytest.raises(SystemExit, match=r"got data=9: 9 devices; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
         runner.Run(config(*out, "--mesh.data", "9"), "regression")
     with pytest.raises(SystemExit, match="got warmup=40 with steps=12; wanted fewer"):
         runner.Run(config(*out, "--train.optimizer.warmup", "40"), "regression")

@@ -25,7 +25,7 @@ class SlowBatches(problem.Batches):
 
 
 def main(out, resume=False, steps=60, seconds=0.0, **options):
-    parallel = train.Jit(data=2)
+    parallel = train.Jit(train.make_mesh(data=2))
     run = RunDirectory(out, {"steps": steps}, resume=resume)
     step = train.make_train_step(problem.dropout_loss, OPTIMIZER, accumulate=2, clip_norm=1.0, ema_decay=0.9)
     state = train.init_state(problem.init(jax.random.key(0)), OPTIMIZER, jax.random.key(1), ema=True)

@@ -233,7 +233,7 @@ def test_stray_entry_with_the_name_of_a_checkpoint_raises(tmp_path, name):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints")
-    pmap = train.Pmap(data=8)
+    pmap = train.Pmap(train.make_mesh(data=8))
     with train.Checkpoints(path, keep=9) as checkpoints:
         for step in range(1, 8):
             params = {"a": {"w": jnp.full((3, 2), step**2.0)}, "b": jnp.full(4, step, jnp.bfloat16)}

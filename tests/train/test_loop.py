@@ -66,7 +66,7 @@ def test_fit_uses_each_batch_once_in_order_and_writes_weighted_means():
 
 
 def test_many_steps_on_many_devices_do_not_deadlock():
-    for parallel in (train.Jit(data=8), train.Pmap(data=8)):
+    for parallel in (train.Jit(train.make_mesh(data=8)), train.Pmap(train.make_mesh(data=8))):
         step = parallel.compile(
             train.make_train_step(problem.loss_fn, OPTIMIZER, axis_name=parallel.axis_name)
         )

@@ -13,10 +13,10 @@ from tfm_jax.train.metrics import read, total
 OPTIMIZER = optax.adam(1e-2)
 PARALLEL = {
     "jit": train.Jit(),
-    "mesh": train.Jit(data=8),
-    "small mesh": train.Jit(data=2),
-    "pmap": train.Pmap(data=8),
-    "small pmap": train.Pmap(data=2),
+    "mesh": train.Jit(train.make_mesh(data=8)),
+    "small mesh": train.Jit(train.make_mesh(data=2)),
+    "pmap": train.Pmap(train.make_mesh(data=8)),
+    "small pmap": train.Pmap(train.make_mesh(data=2)),
 }
 
 
@@ -58,7 +58,7 @@ def test_twenty_losses_are_the_same_under_each(name, accumulate):
     state, losses = run(parallel, parallel.place_state(initial()), 0, 20, accumulate)
     np.testing.assert_allclose(losses, twenty_losses(), rtol=1e-5, atol=1e-5)
     assert losses[-1] < losses[0]
-    assert len(state.params["out"]["kernel"].devices()) == parallel.data
+    assert len(state.params["out"]["kernel"].devices()) == parallel.mesh.size
 
 
 @pytest.mark.parametrize(("first", "second"), [("jit", "pmap"), ("pmap", "mesh"), ("mesh", "jit")])
@@ -69,7 +69,7 @@ def test_checkpoint_of_one_resumes_under_another(first, second, tmp_path):
         checkpoints.save(9, state)
         restored, _ = checkpoints.restore(after.abstract(initial()))
     chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(state))
-    assert len(restored.step.devices()) == after.data
+    assert len(restored.step.devices()) == after.mesh.size
     _, more = run(after, restored, 9, 20)
     np.testing.assert_allclose(losses + more, twenty_losses(), rtol=1e-5, atol=1e-5)
 
@@ -116,7 +116,7 @@ def test_evaluation_is_the_same_under_each(name):
 
 
 def test_microbatches_of_a_sharded_batch_are_not_moved():
-    parallel = train.Jit(data=4)
+    parallel = train.Jit(train.make_mesh(data=4))
     step = train.make_train_step(problem.loss_fn, OPTIMIZER, accumulate=2, ema_decay=0.9)
     state, batch = parallel.place_state(initial()), parallel.place_batch(problem.make_batch(0))
     text = jax.jit(step, out_shardings=state.step.sharding).lower(state, batch).compile().as_text()
@@ -126,7 +126,7 @@ def test_microbatches_of_a_sharded_batch_are_not_moved():
 
 
 def test_training_with_dropout_works_under_each():
-    for parallel in (train.Jit(), train.Jit(data=4), train.Pmap(data=4)):
+    for parallel in (train.Jit(), train.Jit(train.make_mesh(data=4)), train.Pmap(train.make_mesh(data=4))):
         step = parallel.compile(
             train.make_train_step(
                 problem.dropout_loss, OPTIMIZER, ema_decay=0.9, axis_name=parallel.axis_name
@@ -139,7 +139,7 @@ def test_training_with_dropout_works_under_each():
         assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
 
 
-@pytest.mark.parametrize("parallel", [train.Jit(data=8), train.Pmap()])
+@pytest.mark.parametrize("parallel", [train.Jit(train.make_mesh(data=8)), train.Pmap()])
 def test_dropout_equals_that_of_one_device(parallel):
     def one_step(parallel):
         step = train.make_train_step(
@@ -152,12 +152,14 @@ def test_dropout_equals_that_of_one_device(parallel):
 
 
 def test_bad_arguments_raise():
-    with pytest.raises(ValueError, match=r"data_mesh: got data=9; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
-        train.data_mesh(9)
-    with pytest.raises(ValueError, match="got data=0; wanted 1 to 8"):
-        train.Pmap(data=0).place_state(initial())
-    for parallel in (train.Jit(data=8), train.Pmap(data=8)):
+    data = train.make_mesh(data=8)
+    for parallel in (train.Jit(data), train.Pmap(data)):
         with pytest.raises(ValueError, match=r"got batch\['weights'\] of shape \(12,\); wanted .*8 devices"):
             parallel.place_batch(problem.make_batch(0, size=12))
         with pytest.raises(ValueError, match=r"got batch\['n'\] of shape \(\)"):
             parallel.place_batch({"n": np.float32(3)})
+    with pytest.raises(ValueError, match=r"of the 8 devices that share a batch \(data 2 x fsdp 4\)"):
+        train.Jit(train.make_mesh(data=2, fsdp=4)).place_batch(problem.make_batch(0, size=12))
+    train.Jit(train.make_mesh(data=2, tensor=4)).place_batch(problem.make_batch(0, size=6))
+    with pytest.raises(ValueError, match=r"Pmap: got a mesh with fsdp=2, tensor=2; wanted data alone.*jit"):
+        train.Pmap(train.make_mesh(data=2, fsdp=2, tensor=2))

@@ -66,7 +66,7 @@ def test_step_sums_over_a_mapped_axis():
     expected = jax.jit(make())(state, batch)
     step = make(axis_name="data")
     shards = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
-    mesh = train.data_mesh(8)
+    mesh = train.make_mesh(data=8)
     shard = functools.partial(jax.shard_map, step, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     found = {
         "vmap": jax.tree.map(lambda x: x[3], jax.vmap(step, (None, 0), axis_name="data")(state, shards)),

@@ -53,4 +53,4 @@ class EncoderCommand(LineCommand):
 
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", self.devices)
-        return tfm_jax.train.data_mesh(self.devices)
+        return tfm_jax.train.make_mesh(data=self.devices)

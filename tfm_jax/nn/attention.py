@@ -10,6 +10,7 @@ from tfm_jax.nn.positions import position_scheme
 from tfm_jax.nn.variants import NormModule, check_output
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
 __all__ = ["MultiHeadAttention"]
@@ -100,7 +101,9 @@ class MultiHeadAttention(nnx.Module):
 
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
         """Projects context [..., S, D] to keys and values [..., S, K, H]; the scheme may rotate the keys."""
-        return self._rotate(normalize(self.key_norm, self.key(context)), positions), self.value(context)
+        k = constrain(self.key(context), "B S K H")
+        v = constrain(self.value(context), "B S K H")
+        return self._rotate(normalize(self.key_norm, k), positions), v
 
     def attend(
         self,
@@ -115,7 +118,8 @@ class MultiHeadAttention(nnx.Module):
         return_weights: bool = False,
     ) -> tuple[Array, Array | None]:
         """Attends from x to projected keys and values [..., S, K, H]; the rest is as in ``__call__``."""
-        q = self._rotate(normalize(self.query_norm, self.query(x)), positions)
+        q = constrain(self.query(x), "B T N H")
+        q = self._rotate(normalize(self.query_norm, q), positions)
         scale = self.config.attention_scale
         out = ops.attention(
             q,
@@ -129,7 +133,7 @@ class MultiHeadAttention(nnx.Module):
             implementation=self.config.attention_implementation,
         )  # [..., T, N, H]
         weights = ops.attention_weights(q, k, mask, bias, scale=scale) if return_weights else None
-        return self.output(out), weights
+        return self.output(constrain(out, "B T N H")), weights
 
     def _rotate(self, x: Array, positions: Array | None) -> Array:
         if positions is None:

@@ -17,6 +17,7 @@ from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias, heads_first
 from tfm_jax.ops.kv_cache import Slots, append
 from tfm_jax.ops.masks import Mask
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
 __all__ = ["Block", "DecoderBlock", "EncoderBlock", "KeysValues", "split_key"]
@@ -243,7 +244,7 @@ class Block(nnx.Module):
         # A residual must not broadcast.
         fix = "A sublayer keeps the shape of its input, and its dtype."
         check_shapes("nn.Block", x=(x, "... T D"), sublayer_output=(y, "... T D", x.dtype), fix=fix)
-        x = x + ops.dropout(y, self.config.dropout_rate, key)
+        x = constrain(x + ops.dropout(constrain(y, "B T D"), self.config.dropout_rate, key), "B T D")
         return normalize(norm, x) if self.config.norm_placement == "post" else x
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import initialize, lookup
 from tfm_jax.nn.config import Config
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array
 
 __all__ = ["Embedding"]
@@ -51,7 +52,7 @@ class Embedding(nnx.Module):
         """
         tokens = as_array("nn.Embedding", "tokens", tokens)
         check_shapes("nn.Embedding", tokens=(tokens, "...", "int"))
-        x = lookup(self.table[...], tokens)
+        x = constrain(lookup(self.table[...], tokens), "B T D")
         if self.config.scale_embeddings:
             x = x * math.sqrt(self.config.d_model)
         if self.token_types is not None:
@@ -68,4 +69,4 @@ class Embedding(nnx.Module):
         """The logits [..., T, V], float32, from hidden states x [..., T, D]."""
         x = as_array("nn.Embedding", "x", x)
         table = self.table[...].astype(x.dtype)
-        return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
+        return constrain(jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32), "B T V")

@@ -154,21 +154,17 @@ class Pure(Generic[M_co]):
                 return {"kernel": "D F", "bias": "F"}
 
         Letters of an attribute that is a module, such as ``{"layers": "L"}``, precede those of all parameters
-        in it: the layers of a stack.
+        in it: the layers of a stack. A parameter that no module declares has a ``?`` for each axis, as in
+        ``"? ?"``: no rule shards it, so it is replicated.
 
         Raises:
-          ValueError: a parameter is not declared, or with another number of axes than it has; a declared
-            attribute does not exist.
+          ValueError: a parameter is declared with another number of axes than it has; a declared attribute
+            does not exist.
         """
-        parameters = parameters_of(self)
-        for parameter in parameters:
-            if parameter.axes is None:
-                raise ValueError(
-                    f"Pure.axes: got parameter {parameter} without axes; wanted their letters. Add to the "
-                    f"class a method: def axes(self): return {{{parameter.name!r}: 'D ...'}}, with a letter "
-                    "for each axis."
-                )
-        found = {parameter.path: parameter.axes for parameter in parameters}
+        found = {
+            parameter.path: " ".join("?" * len(parameter.shape)) if parameter.axes is None else parameter.axes
+            for parameter in parameters_of(self)
+        }
         _, shapes = self._constructor.structure
         return jax.tree_util.tree_map_with_path(lambda path, _: found[tuple(k.key for k in path)], shapes)
 

@@ -18,6 +18,7 @@ from tfm_jax.nn.variants import NormModule, check_output
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import vary_with
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["DecoderStack", "EncoderStack", "Stack"]
@@ -133,6 +134,7 @@ class Stack(nnx.Module):
 
         def layer(x, params_and_key):
             params, key = params_and_key
+            x = constrain(x, "B T D")  # of the carry, which the backward pass saves
             return nnx.merge(graph, params)(
                 x,
                 mask,
@@ -156,7 +158,7 @@ class Stack(nnx.Module):
         x, extras = jax.lax.scan(layer, x, per_layer, unroll=unroll)
         if "auxiliary" in extras:
             extras["auxiliary"] = jax.tree.map(lambda per_layer: per_layer.sum(0), extras["auxiliary"])
-        return normalize(self.norm, x), extras
+        return constrain(normalize(self.norm, constrain(x, "B T D")), "B T D"), extras
 
     def count(self, length: int) -> Array:
         """The positions 0 .. length - 1; raises if the scheme has fewer."""

@@ -3,10 +3,12 @@
 from tfm_jax.train.checkpoint import Checkpoints, average_params, load_params
 from tfm_jax.train.layerwise import freeze_layers, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStopping, fit, resume
+from tfm_jax.train.meshes import make_mesh
 from tfm_jax.train.metric_logger import NotFiniteError
 from tfm_jax.train.metrics import add_auxiliary, evaluate, means
 from tfm_jax.train.optimizers import adamw, inverse_sqrt, noam, warmup_cosine
-from tfm_jax.train.parallel import Jit, Pmap, data_mesh
+from tfm_jax.train.parallel import Jit, Pmap
+from tfm_jax.train.placement import bytes_per_device, to_one_device
 from tfm_jax.train.profiling import Profile
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import LossFn, make_eval_step, make_train_step
@@ -28,7 +30,7 @@ __all__ = [
     "adamw",
     "add_auxiliary",
     "average_params",
-    "data_mesh",
+    "bytes_per_device",
     "evaluate",
     "fit",
     "freeze_layers",
@@ -36,10 +38,12 @@ __all__ = [
     "inverse_sqrt",
     "load_params",
     "make_eval_step",
+    "make_mesh",
     "make_train_step",
     "means",
     "noam",
     "resume",
     "scale_by_layer",
+    "to_one_device",
     "warmup_cosine",
 ]

@@ -8,24 +8,13 @@ from typing import Any, Protocol, TypeAlias
 
 import jax
 
+from tfm_jax.train.plan.chips import find_chip
+
 __all__ = ["FlopsPerStep", "Throughput", "devices_of", "peak_flops", "peak_memory"]
 
 FlopsPerStep: TypeAlias = float | Callable[[Mapping[str, Any]], float]
 """The model FLOPs of a step, over all devices: a number, or a function of the batch where shapes differ."""
 
-_PEAKS = (
-    ("TPU v4", 275e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5", 459e12),
-    ("TPU v6 lite", 918e12),
-    ("TPU v6e", 918e12),
-    ("TPU7x", 2307e12),
-    ("NVIDIA A100", 312e12),
-    ("NVIDIA H100", 989.4e12),
-    ("NVIDIA H200", 989.4e12),
-    ("NVIDIA B200", 2250e12),
-)
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 
 
@@ -115,7 +104,8 @@ def peak_flops(device_kind: str) -> float | None:
     Args:
       device_kind: as ``device.device_kind`` has it, such as "NVIDIA H200" or "TPU v5 lite".
     """
-    return next((peak for name, peak in _PEAKS if device_kind.startswith(name)), None)
+    chip = find_chip(device_kind)
+    return None if chip is None else chip.flops
 
 
 def peak_memory(devices: Iterable[Device]) -> int | None:

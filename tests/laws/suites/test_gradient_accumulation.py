@@ -42,21 +42,21 @@ def test_microbatches():
 
 
 def mesh():
-    return train.Jit(data=4).compile(step())
+    return train.Jit(train.make_mesh(data=4)).compile(step())
 
 
 def pmap():
-    return train.Pmap(data=4).compile(step(axis_name="data"))
+    return train.Pmap(train.make_mesh(data=4)).compile(step(axis_name="data"))
 
 
 def shard_map(**options):
-    specs = {"mesh": train.data_mesh(4), "in_specs": (P(), P("data")), "out_specs": P()}
+    specs = {"mesh": train.make_mesh(data=4), "in_specs": (P(), P("data")), "out_specs": P()}
     return jax.jit(jax.shard_map(step(axis_name="data", accumulate=2), **specs, **options))
 
 
 STRATEGIES = {
-    "mesh": (train.Jit(data=4), mesh),
-    "pmap": (train.Pmap(data=4), pmap),
+    "mesh": (train.Jit(train.make_mesh(data=4)), mesh),
+    "pmap": (train.Pmap(train.make_mesh(data=4)), pmap),
     "shard_map, in microbatches": (None, shard_map),
     "unchecked shard_map": (None, functools.partial(shard_map, check_vma=False)),
 }

@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers
 
 from tfm_jax.pretrained.tasks import batch_runner
 from tfm_jax.pretrained.tasks.batch_runner import BatchRunner, map_slices
-from tfm_jax.train import data_mesh
+from tfm_jax.train import make_mesh
 
 TOKENIZER = tokenizers.Tokenizer(models.WordLevel({c: i for i, c in enumerate("?abc")}, unk_token="?"))
 TOKENIZER.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -28,7 +28,7 @@ TOKENIZER.pre_tokenizer = pre_tokenizers.Whitespace()
 )
 def test_outputs_do_not_depend_on_the_other_texts_of_a_batch(words, batch_size, devices, limit):
     shapes = []
-    runner = BatchRunner(TOKENIZER, 24, None if devices == 1 else data_mesh(devices))
+    runner = BatchRunner(TOKENIZER, 24, None if devices == 1 else make_mesh(data=devices))
     runner.tokens_per_slice = limit
 
     def run(*batch):

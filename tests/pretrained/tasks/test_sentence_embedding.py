@@ -20,7 +20,7 @@ from tfm_jax import nn, pretrained
 from tfm_jax.pretrained.tasks import sentence_embedding
 from tfm_jax.pretrained.tasks.batch_runner import max_length_of
 from tfm_jax.pretrained.tasks.sentence_layers import LayerNorm, pooled
-from tfm_jax.train import data_mesh
+from tfm_jax.train import make_mesh
 
 CONFIG = pretrained.CheckpointConfig(
     "BertModel",
@@ -107,7 +107,7 @@ def test_a_full_batch_has_no_mask_and_the_same_vectors(directory, pooling):
 
 
 def test_devices_share_each_batch(directory):
-    mesh = data_mesh(3)
+    mesh = make_mesh(data=3)
     encoder = pretrained.load_sentence_encoder(directory, mesh=mesh)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(encoder.params)} == {3}
     seen = []

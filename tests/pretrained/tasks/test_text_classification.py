@@ -18,7 +18,7 @@ from tfm_jax.pretrained.families import find_family
 from tfm_jax.pretrained.load import model_of
 from tfm_jax.pretrained.tasks import text_classification
 from tfm_jax.pretrained.tasks.text_classification import Label, TokenLabel
-from tfm_jax.train import data_mesh
+from tfm_jax.train import make_mesh
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefg"]
 TEXTS = ["a b c", "d", "e f g a b c d e f g", "  b  a"]
@@ -118,7 +118,7 @@ def test_token_labels_have_the_offsets_of_their_tokens(directory):
 @pytest.mark.parametrize("config", [SEQUENCES, TOKENS])
 def test_devices_share_each_batch(directory, config):
     directory = save(directory, config)
-    mesh = data_mesh(3)
+    mesh = make_mesh(data=3)
     classifier = pretrained.load_text_classifier(directory, mesh=mesh)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(classifier.params)} == {3}
     seen, run = [], classifier._run

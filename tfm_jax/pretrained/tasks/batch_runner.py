@@ -140,7 +140,8 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
         return None
     if set(mesh.axis_types) != {AxisType.Auto}:
         raise ValueError(
-            f"load: got a mesh of {mesh.axis_types}; wanted axes of type Auto, as train.data_mesh(2) has."
+            f"load: got a mesh of {mesh.axis_types}; wanted axes of type Auto, as those of "
+            "train.make_mesh(data=2)."
         )
     return NamedSharding(mesh, P())
 

@@ -231,8 +231,8 @@ def load_sentence_encoder(
     Args:
       path_or_repo_id: as for ``load``.
       dtype: of the parameters and the activations; the vectors are float32.
-      mesh: of devices that share each batch, such as ``train.data_mesh(2)``; None is one device. On a CPU,
-        two devices (``JAX_NUM_CPU_DEVICES=2``) use two cores better than one device does.
+      mesh: of devices that share each batch, such as ``train.make_mesh(data=2)``; None is one device. On a
+        CPU, two devices (``JAX_NUM_CPU_DEVICES=2``) use two cores better than one device does.
       allow_pickle: as for ``load``, also for the files of layers.
 
     Returns:

@@ -101,6 +101,8 @@ def assert_parameters(pure: nn.Pure[nnx.Module], *, dtype: str, sizes: dict[int,
         if leaf.dtype != jnp.dtype(dtype):
             raise Violation(f"{name}: got {leaf.dtype}; wanted {dtype}, as configured")
         wanted = [sizes.get(n, letter) for n, letter in zip(leaf.shape, letters.split(), strict=True)]
+        if "?" in letters:
+            raise Violation(f"{name}: got no axes of {list(leaf.shape)}; wanted their letters, from axes()")
         if letters.split() != wanted:
             got = f"axes {letters!r} of {list(leaf.shape)}"
             raise Violation(f"{name}: got {got}; wanted {' '.join(wanted)!r}")
