@@ -11,7 +11,7 @@ from experiments.config import RunConfig
 from experiments.runner import Run
 from tfm_jax import nn, runs
 from tfm_jax.console import exit_on_error
-from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.types import Params
 
 __all__ = ["ENCODERS", "EXECUTION_FIELDS", "load_initial_weights", "read_model_config", "start_run"]

@@ -23,7 +23,7 @@ from experiments.config import RunConfig
 from tfm_jax import compilation_cache, data, nn, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
-from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
 from tfm_jax.train.profiling import read_steps

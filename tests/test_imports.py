@@ -18,6 +18,7 @@ LAYER = {
     "hub": -1,
     "console": -1,
     "compilation_cache": -1,
+    "processes": -1,
     "pytrees": -1,
     "sharding": -1,
     "ops": 0,

@@ -85,6 +85,20 @@ def test_mfu_is_absent_without_flops_or_where_a_device_is_unknown(devices, flops
     assert rates.take() == {"tokens_per_second": 5.0}
 
 
+def test_flops_of_a_batch_are_a_number_or_a_function_and_not_computed_for_an_unknown_device():
+    seen = []
+
+    def flops(batch):
+        seen.append(batch["x"])
+        return 5.0
+
+    assert Throughput("tokens", [device()], flops).flops_of({"x": 3}) == 5.0
+    assert Throughput("tokens", [device()], 7.0).flops_of({"x": 3}) == 7.0
+    assert Throughput("tokens", [device()]).flops_of({"x": 3}) is None
+    assert Throughput("tokens", [device(), device("cpu")], flops).flops_of({"x": 4}) is None
+    assert seen == [3]
+
+
 def test_peak_memory_is_the_largest_of_this_process():
     devices = [device(peak=2**30), device(peak=3 * 2**30), device(peak=2**40, process=1)]
     assert peak_memory(devices) == 3 * 2**30

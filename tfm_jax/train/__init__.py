@@ -1,6 +1,7 @@
 """Training: pure steps, optimizers, data parallelism, checkpoints, the loop. Imports no models or data."""
 
-from tfm_jax.train.checkpoint import Checkpoints, average_params, load_params
+from tfm_jax.train.checkpoint import Checkpoints
+from tfm_jax.train.checkpoint_files import average_params, load_params
 from tfm_jax.train.layerwise import freeze_layers, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStopping, fit, resume
 from tfm_jax.train.meshes import make_mesh

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from tfm_jax import processes
 from tfm_jax.train.metrics import add, means, read
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.state import TrainState
@@ -17,7 +18,8 @@ __all__ = ["MetricLogger", "NotFiniteError", "Writer", "require_finite"]
 
 Writer = Callable[[int, Mapping[str, float], Mapping[str, float]], None]
 """``write(step, means, evaluation)``: a progress bar, a file. ``means`` are those of the metrics since the
-last call; ``evaluation`` has the results of an evaluation after this step, ``{}`` without one."""
+last call; ``evaluation`` has the results of an evaluation after this step, ``{}`` without one. Of several
+processes, process 0 alone calls it."""
 
 
 class NotFiniteError(FloatingPointError):
@@ -79,7 +81,7 @@ class MetricLogger:
         line = {**means(self._sums), **self._throughput.take()}
         if self._learning_rate is not None:
             line["learning_rate"] = float(self._learning_rate(step - 1))
-        for write in self._writers:
+        for write in self._writers if processes.is_main() else ():
             write(step, line, evaluation)
         self._sums = {}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from tfm_jax import processes
+
 __all__ = ["Profile", "Tracer", "read_steps"]
 
 
@@ -74,7 +76,7 @@ class Tracer:
             return
         if not self._first:
             flush()
-            if jax.process_index() == 0:
+            if processes.is_main():
                 jax.profiler.start_trace(str(profile.directory))
             self._first = number
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
@@ -86,7 +88,7 @@ class Tracer:
     def close(self, last: int) -> None:
         """Ends a trace that runs, after step ``last``; a run may end within its profile."""
         first, self._first = self._first, 0
-        if not (first and self._profile is not None and jax.process_index() == 0):
+        if not (first and self._profile is not None and processes.is_main()):
             return
         jax.profiler.stop_trace()
         directory = self._profile.directory

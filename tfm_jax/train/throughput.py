@@ -35,10 +35,11 @@ class Throughput:
     Args:
       unit: what a step's weight counts.
       devices: those that run the step.
+      flops_per_step: the model FLOPs of a step; None for no ``mfu``.
     """
 
-    def __init__(self, unit: str, devices: Iterable[Device] = ()):
-        self._unit, self._devices = unit, tuple(devices)
+    def __init__(self, unit: str, devices: Iterable[Device] = (), flops_per_step: FlopsPerStep | None = None):
+        self._unit, self._devices, self._flops_per_step = unit, tuple(devices), flops_per_step
         peaks = [peak_flops(device.device_kind) for device in self._devices]
         self._peak_flops = sum(peak or math.nan for peak in peaks)  # nan: one is unknown
         self._compilations = _compilations()
@@ -49,6 +50,12 @@ class Throughput:
     def _reset(self) -> None:
         self._seconds = self._weight = 0.0
         self._flops: float | None = 0.0
+
+    def flops_of(self, batch: Mapping[str, Any]) -> float | None:
+        """The model FLOPs of a step on a batch; None where they are not needed or unknown."""
+        if self._flops_per_step is None or math.isnan(self._peak_flops):
+            return None
+        return self._flops_per_step(batch) if callable(self._flops_per_step) else self._flops_per_step
 
     def start(self) -> None:
         """Begins an interval, unless one has begun."""
