@@ -20,12 +20,13 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig
-from tfm_jax import data, nn, train, viz
+from tfm_jax import compilation_cache, data, nn, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
+from tfm_jax.train.profiling import read_steps
 from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
@@ -61,6 +62,7 @@ class Run(Generic[C]):
         self.config, self.name = config, name
         self.best_step: int | None = None
         with exit_on_error(name):
+            compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
             mesh = config.mesh.build()  # raises if it does not fit the devices
@@ -190,6 +192,7 @@ class Run(Generic[C]):
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
                     stack.enter_context(train.TensorBoard(directory.events, after=start)),
                     stack.enter_context(train.Progress(settings.steps, start)),
+                    _CacheHits(self.name),
                 ]
             self._print_summary(state, start)
             patience = settings.patience
@@ -201,6 +204,7 @@ class Run(Generic[C]):
                 "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
                 "extra": extra,
                 "record": record,
+                "profile": self._profile(),
                 "log_every": settings.log_every,
                 "writers": writers,
             }
@@ -274,6 +278,10 @@ class Run(Generic[C]):
             self._directory.write_config("config.json", settings)
         return state, extra
 
+    def _profile(self) -> train.Profile | None:
+        steps = self.config.profile
+        return None if steps is None else train.Profile(*read_steps(steps), self.path / "profile")
+
     def _print_summary(self, state: train.TrainState, start: int) -> None:
         count, mesh = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh
         kind = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
@@ -283,6 +291,18 @@ class Run(Generic[C]):
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)
+
+
+class _CacheHits:
+    """A writer that says once, with the first metrics, what came from the compilation cache."""
+
+    def __init__(self, name: str):
+        self._name, self._reported = name, False
+
+    def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
+        if not self._reported:
+            compilation_cache.report_hits(lambda line: print(f"{self._name}: {line}", flush=True))
+            self._reported = True
 
 
 def _digest(path: Path) -> str | None:

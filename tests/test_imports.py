@@ -17,6 +17,7 @@ LAYER = {
     "values": -1,
     "hub": -1,
     "console": -1,
+    "compilation_cache": -1,
     "processes": -1,
     "pytrees": -1,
     "sharding": -1,

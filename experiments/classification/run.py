@@ -1,7 +1,7 @@
 """Trains a text classifier, from scratch or from a trained encoder, and tests it once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, check_inputs, make_tokenizer, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.data.splitting import describe_splits
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, Params, SumWeight, TextClassificationBatch
 
 __all__ = ["main", "make_loss", "predict", "run_experiment"]
@@ -41,12 +42,17 @@ def run_experiment(config: Config) -> None:
         state = run.init_state(task.model.init, optimizer, initial_params)
     batches = iter(task.batches["train"])
     evaluate = run.compile_evaluation(loss_fn, task.batches["validation"])
+
+    def flops(batch: Mapping[str, Array]) -> float:
+        return step_flops(task.model, examples=config.train.batch_size, length=batch["tokens"].shape[1])
+
     with ThreadPoolExecutor(1) as executor:
         ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
         with run.session(state, batches, task.corpus.digests) as (state, options):
             result = train.fit(
-                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts", **options
-            )
+                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
+                flops_per_step=flops, **options,
+            )  # fmt: skip
         params = run.end_training(result)
         if config.train.patience is not None:
             params = run.best_params()

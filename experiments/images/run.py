@@ -25,6 +25,7 @@ from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, ImageClassificationBatch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
@@ -56,10 +57,12 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     batches = iter(data.Loader(training, shuffled))
     in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size))
     evaluate = run.compile_evaluation(loss_fn, in_order)
+    flops = step_flops(task.model, examples=size, length=patches_of(task.model.config).count)
     with run.session(state, batches, task.digests) as (state, options):
         result = train.fit(
-            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images", **options
-        )
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images",
+            flops_per_step=flops, **options,
+        )  # fmt: skip
     params = run.end_training(result)
     if config.train.patience is not None:
         params = run.best_params()

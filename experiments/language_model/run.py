@@ -19,6 +19,7 @@ from experiments.runner import check_inputs, make_tokenizer, require_packages
 from tfm_jax import data, generate, nn, ops, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, LanguageModelBatch, Params, SumWeight
 
 __all__ = ["main", "make_loss", "run_experiment"]
@@ -49,9 +50,11 @@ def run_experiment(config: Config) -> None:
     with ThreadPoolExecutor(1) as executor:
         xz = executor.submit(xz_bits_per_byte, *task.texts)
         with run.session(state, batches, digests) as (state, options):
+            flops = step_flops(task.model, examples=size, length=config.data.length)
             result = train.fit(
-                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options
-            )
+                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
+                flops_per_step=flops, **options,
+            )  # fmt: skip
         params = run.end_training(result)
     nats, tokens = make_measure(loss_fn, run.parallel)(params, _in_order(task.overlapping_validation, size))
     text = _sample(config, task, params)

@@ -23,6 +23,7 @@ from experiments.translation.decode import (
 from tfm_jax import data, nn, ops, train
 from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, Params, SumWeight, TranslationBatch
 
 __all__ = ["main", "make_loss", "run_experiment"]
@@ -55,10 +56,16 @@ def run_experiment(config: Config) -> None:
 
     batches = iter(task.batches["train"])
     evaluate = run.compile_evaluation(loss_fn, task.batches["validation"], metrics=decode)
+
+    def flops(batch: Mapping[str, Array]) -> float:
+        lengths = {"length": batch["target"].shape[1], "source_length": batch["source"].shape[1]}
+        return step_flops(task.model, examples=config.train.batch_size, **lengths)
+
     with run.session(state, batches, task.digests) as (state, options):
         result = train.fit(
-            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options
-        )
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
+            flops_per_step=flops, **options,
+        )  # fmt: skip
     params = run.end_training(result)
     if config.average > 1:
         params = run.average_params(config.average)

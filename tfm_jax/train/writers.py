@@ -179,15 +179,19 @@ class Progress(_Closing):
 
 
 def _is_on_the_bar(name: str) -> bool:
-    return name in ("loss", "learning_rate") or name.endswith("_per_second")
+    return name in ("loss", "learning_rate", "mfu") or name.endswith("_per_second")
 
 
 def _describe(metrics: Mapping[str, float]) -> str:
-    """``loss 2.31  5,120 tokens/s  rate 3.0e-04``"""
+    """``loss 2.31  5,120 tokens/s  MFU 41.2 %  peak 12.3 GiB  rate 3.0e-04``"""
     parts = []
     for name, value in metrics.items():
         if name.endswith("_per_second"):
             parts.append(f"{value:,.0f} {name.removesuffix('_per_second')}/s")
+        elif name == "mfu":
+            parts.append(f"MFU {value:.1%}".replace("%", " %"))
+        elif name == "peak_memory_gib":
+            parts.append(f"peak {value:.1f} GiB")
         elif name == "learning_rate":
             parts.append(f"rate {value:.1e}")
         elif name != "grad_norm":
