@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Sequence
 
+from tfm_jax import compilation_cache
 from tfm_jax.cli._options import Command, number_rule, read_numbers
 from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
+from tfm_jax.cli.doctor import Doctor
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.laws import Laws
@@ -20,6 +22,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     escape_unencodable()
     try:
         command = check(parse(argv))
+        compilation_cache.enable(command.compilation_cache)
         with log_to_stderr("tfm_jax", logging.WARNING):
             return command.run()
     except BrokenPipeError:
@@ -37,11 +40,12 @@ def run(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> Command:
     """Phase 1: tyro parses the options; numbers are still strings."""
     return parse_options(
-        Translate | Generate | Embed | Classify | Convert | Laws,
+        Translate | Generate | Embed | Classify | Convert | Laws | Doctor,
         argv,
         number_rule,
         prog="tfm",
-        description="Run a trained model, convert a checkpoint, or check a function against laws.",
+        description="Run a trained model, convert a checkpoint, check a function against laws, or show the "
+        "devices.",
     )
 
 
