@@ -41,6 +41,8 @@ from typing import (
 import jax
 import numpy as np
 
+LETTERS = frozenset("BTSNKHDFVLEPRYC")
+"""The letters of this legend."""
 Array = jax.Array
 Key = jax.Array
 """A PRNG key from ``jax.random.key``, or the old form from ``jax.random.PRNGKey``. Use each key once."""

@@ -1,12 +1,9 @@
 """Cross-entropy with integer labels, as (sum, weight) pairs that add over microbatches, devices and hosts."""
 
-import math
-
-import jax
 import jax.numpy as jnp
 
 from tfm_jax.checks import as_array, as_optional_array, check_shapes
-from tfm_jax.ops.tracing import is_symbolic
+from tfm_jax.ops._chunked_loss import Inputs, Loss, summed_loss, token_losses, weighted
 from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number, check_static
 from tfm_jax.types import Array, SumWeight
 
@@ -70,30 +67,14 @@ def cross_entropy(
         fix=_FIX,
     )
     _check_factors("cross_entropy", label_smoothing, z_loss)
-    logits = logits.astype(jnp.float32)
     # Small integer types cannot hold V; larger ones stay: a cast could wrap a label into the range.
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-    valid = (labels >= 0) & (labels < logits.shape[-1])
-    factor = jnp.where(valid, weights, jnp.nan)
-    if ignore_index is not None:
-        used = labels != ignore_index
-        # Before the softmax: NaN and Inf cannot reach the gradient as 0 * Inf.
-        logits = jnp.where(used[..., None], logits, 0)
-        factor, weights = jnp.where(used, factor, 0), jnp.where(used, weights, 0)
-    # Relative to the largest logit: log_z - logit would lose digits.
-    peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    logits = logits - peak
-    log_sum = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
-    classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    # A comparison instead of a gather: it fuses into the sum, and works where V is sharded.
-    label_logits = jnp.sum(jnp.where(classes == labels[..., None], logits, 0), axis=-1)
-    loss = log_sum - label_logits
-    if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_sum - logits.mean(-1))
-    if z_loss:
-        loss = loss + z_loss * jnp.square(log_sum + peak[..., 0])
-    return jnp.sum(factor * loss), jnp.sum(weights)
+    used = None if ignore_index is None else labels != ignore_index
+    loss = Loss(label_smoothing, z_loss, ignore_index)
+    tokens = token_losses(logits.astype(jnp.float32), labels, weights, used, loss)
+    total, weight, _ = weighted(tokens, weights, used)
+    return total, weight
 
 
 def linear_cross_entropy(
@@ -152,54 +133,9 @@ def linear_cross_entropy(
     )
     _check_factors("linear_cross_entropy", label_smoothing, z_loss)
     check_number("linear_cross_entropy", "chunk_size", chunk_size, SIZE)
-    n_tokens = math.prod(labels.shape)
-    n_chunks, size = _chunks(n_tokens, chunk_size)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-
-    def split(x: Array, rank: int, padding: int | Array = 0) -> Array:  # [..., (D)] -> [n_chunks, size, (D)]
-        flat = x.reshape(n_tokens, *x.shape[x.ndim - rank :])
-        flat = jnp.pad(flat, [(0, n_chunks * size - n_tokens), *[(0, 0)] * rank], constant_values=padding)
-        # A chunk takes every n_chunks-th token, so that sharded tokens stay sharded in every chunk.
-        return flat.reshape(size, n_chunks, *flat.shape[1:]).swapaxes(0, 1)
-
-    # The chunks' gradients are summed in this copy's dtype; bfloat16 would lose the later ones.
-    wide_kernel = kernel.astype(jnp.float32)
-
-    @jax.checkpoint
-    def chunk(args):
-        hidden, labels, weights = args
-        unused = weights == 0 if ignore_index is None else (weights == 0) | (labels == ignore_index)
-        # The gradient of the kernel is a product with the hidden states, and 0 * NaN is NaN.
-        unused = unused & ~jnp.isfinite(hidden).all(-1)
-        hidden = jnp.where(unused[..., None], 0, hidden)
-        logits = jnp.matmul(hidden, wide_kernel.astype(kernel.dtype), preferred_element_type=jnp.float32)
-        if bias is not None:
-            logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
-        return cross_entropy(
-            logits,
-            labels,
-            weights=weights,
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
-            ignore_index=ignore_index,
-        )
-
-    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-    # The logits of padding are the bias: a label whose bias is -inf would give 0 * Inf = NaN.
-    padding_label = 0 if bias is None else jnp.argmax(bias).astype(labels.dtype)
-    chunks = (split(hidden, 1), split(labels, 0, padding_label), split(weights, 0))
-    # One sum per chunk: a carry would need the varying mesh axes of the inputs.
-    sums, weight_sums = jax.lax.map(chunk, chunks)
-    return sums.sum(), weight_sums.sum()
-
-
-def _chunks(n_tokens: int, chunk_size: int) -> tuple[int, int]:
-    """The number of chunks and their size: even, or of ``chunk_size`` if the number of tokens is symbolic."""
-    n_chunks = -(-n_tokens // chunk_size)
-    if is_symbolic(n_tokens):
-        return n_chunks, chunk_size
-    n_chunks = max(1, n_chunks)
-    return n_chunks, -(-n_tokens // n_chunks)
+    inputs = Inputs(hidden, kernel, bias, weights, labels)
+    return summed_loss(inputs, Loss(label_smoothing, z_loss, ignore_index), chunk_size)
 
 
 def _check_factors(function: str, label_smoothing: float, z_loss: float) -> None:
