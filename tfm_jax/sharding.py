@@ -257,39 +257,6 @@ def reshard(x: Array, spec: P) -> Array:
     return jax.sharding.reshard(x, spec) if AxisType.Explicit in mesh.axis_types else x
 
 
-def free_axes() -> dict[str, int]:
-    """The axes of the current mesh that are not manual, with their sizes, without those of size 1."""
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return {
-        name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual and mesh.shape[name] > 1
-    }
-
-
-def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
-    """The ``PartitionSpec`` of an activation on the current mesh: that of ``constrain``, for ``shard_map``.
-
-    Args:
-      source: names the array in errors.
-      letters: its axes, which align from the right; further leading axes are not sharded.
-      shape: its shape.
-    """
-    names = letters.split()[-len(shape) :] if shape else []
-    lead = len(shape) - len(names)
-    return P(*[None] * lead, *_spec(source, names, shape[lead:], current_rules().activations, free_axes()))
-
-
-def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
-    """The ``PartitionSpec`` of a parameter on the current mesh, by the rules without exceptions."""
-    return P(*_spec(source, letters.split(), shape, current_rules().parameters, free_axes()))
-
-
-def reshard(x: Array, spec: P) -> Array:
-    """``x`` with a sharding on the current mesh, where its axes are explicit; else x: the compiler shards it."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.sharding.reshard(x, spec) if AxisType.Explicit in mesh.axis_types else x
-
-
 def parameter_specs(
     axes: Any, shapes: Any, mesh: Mesh | AbstractMesh, rules: ShardingRules | None = None
 ) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import sharding
@@ -47,9 +48,9 @@ def apply_experts(
       grouped: the products of the exact path, ``ragged`` or ``tiled``.
     """
     run = functools.partial(_apply, activation=activation, dropout_rate=dropout_rate, grouped=grouped)
-    return (
-        _on_mesh(run, tokens, weights, capacity) if sharding.free_axes() else run(tokens, weights, capacity)
-    )
+    if sharding.free_axes() or AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        return _on_mesh(run, tokens, weights, capacity)
+    return run(tokens, weights, capacity)
 
 
 def _apply(
@@ -134,8 +135,13 @@ def _on_mesh(
         jax.checkpoint(share, policy=_is_not_gathered, prevent_cse=False),
         in_specs=(token_specs, weight_specs),
         out_specs=P(*lead, None),
-        axis_names=set(sharding.free_axes()),
+        axis_names=_unmapped_axes(),
     )(tokens, weights)
+
+
+def _unmapped_axes() -> set[str]:
+    mesh = jax.sharding.get_abstract_mesh()
+    return {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
 
 
 def _names(axes: sharding.Axes) -> tuple[str, ...]:
