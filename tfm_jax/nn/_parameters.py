@@ -5,16 +5,22 @@ from flax import nnx
 
 from tfm_jax.checks import as_array
 from tfm_jax.nn.variants import Initializer
-from tfm_jax.types import Array, Key
+from tfm_jax.types import Key
 
-__all__ = ["constant", "initialize", "lookup"]
+__all__ = ["constant", "initialize"]
 
 
 def initialize(
-    initializer: Initializer, key: Key, shape: tuple[int, ...], dtype: str, *, inputs: int = 1
+    initializer: Initializer,
+    key: Key,
+    shape: tuple[int, ...],
+    dtype: str,
+    *,
+    inputs: int = 1,
+    independent: int = 0,
 ) -> nnx.Param:
-    """A parameter whose first axes are its inputs, and the others its outputs."""
-    axes = tuple(range(len(shape)))
+    """A parameter: first the axes that number independent ones, then its inputs, then its outputs."""
+    axes = tuple(range(independent, len(shape)))
     value = initializer(key, shape, in_axes=axes[:inputs], out_axes=axes[inputs:])
     value = as_array(type(initializer).__name__, "parameter", value)
     if value.shape != shape:
@@ -28,8 +34,3 @@ def initialize(
 def constant(value: float, shape: tuple[int, ...] | int, dtype: str) -> nnx.Param:
     """A parameter with every element set to one value."""
     return nnx.Param(jnp.full(shape, value, dtype))
-
-
-def lookup(table: Array, indices: Array) -> Array:
-    """Rows of a table; an index out of range gives NaN, never another row."""
-    return table.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
