@@ -1,5 +1,6 @@
 """Experiments on several processes: as on one, and what happens where one of them fails."""
 
+import importlib
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ import pytest
 
 from experiments.language_model.run import main
 from tests.experiments.test_language_model import RUN_FILES, lines_of, make_texts, result_of, write_rows
+from tests.experiments.test_translation import write_pairs
 from tests.processes import Processes
 
 pytestmark = pytest.mark.slow
@@ -71,6 +73,33 @@ def test_the_losses_are_those_of_one_process(tmp_path, options, n, mesh):
     assert outputs[0].count("step 20/20") == 1
     assert outputs[1:] == [""] * (n - 1)
     assert json.loads((tmp_path / "several" / "config.json").read_text())["distributed"] == "auto"
+
+
+@pytest.mark.parametrize("name", ["translation", "images", "classification"])
+def test_the_other_experiments_run_on_two_processes(tmp_path, name):
+    common = ["--train.steps", "4", "--train.batch-size", "8", "--train.evaluate-every", "2"]
+    common += ["--train.checkpoint-every", "2", "--train.log-every", "1", "--compilation-cache", "off"]
+    common += ["--model.d-model", "8", "--model.n-heads", "2", "--model.d-ff", "8", "--model.n-layers", "1"]
+    own = {
+        "translation": [
+            "--data.source",
+            write_pairs(tmp_path / "pairs.jsonl", 200, 0),
+            "--data.buckets",
+            "2",
+        ],
+        "images": ["--train.patience", "3"],
+        "classification": ["--train.patience", "3", "--data.buckets", "2"],
+    }[name]
+    if name == "translation":
+        own += ["--average", "2", "--data.decoded", "4", "--mesh.fsdp", "2", "--mesh.data", "auto"]
+    module, options = f"experiments.{name}.run", [*common, *own]
+    several = [] if name == "translation" else ["--mesh.data", "auto"]
+    train(2, *options, *several, "--out", tmp_path / "several", module=module)
+    one = ["--mesh.data", "2" if name == "translation" else "4", "--out", str(tmp_path / "one")]
+    importlib.import_module(module).main([*options, *one])
+    assert curve(tmp_path / "several") == pytest.approx(curve(tmp_path / "one"), rel=1e-5)
+    files = [{p.name for p in (tmp_path / run).iterdir()} for run in ("several", "one")]
+    assert files[0] == files[1] and "result.json" in files[0]
 
 
 def test_where_one_is_killed_the_others_end_and_a_restart_gives_the_same_losses(tmp_path, options):

@@ -10,7 +10,8 @@ from tfm_jax import data
 
 
 def shown(n, *arguments, **options):
-    return [json.loads(output) for output in run(n, "tests.process_cases", *arguments, **options)]
+    outputs = run(n, "tests.process_cases", *arguments, **options)
+    return [json.loads(output[output.index("{") :]) for output in outputs]
 
 
 def expected_batches(seed):
