@@ -150,6 +150,10 @@ class RunConfig:
     checkpoints and the use of the trained model may change; those of the model and its training may not."""
     resume_step: Size | None = None
     """With --resume: the step of the checkpoint. Later ones are moved to set_aside, in --out."""
+    distributed: str = "auto"
+    """How processes connect: auto, where Slurm, Open MPI, Kubernetes or a TPU pod declares several tasks; on,
+    the same, but an error without them; off; or HOST:PORT,COUNT,INDEX: the address of process 0, the number
+    of processes and the number of this one. Without a value it is on."""
     profile: str | None = None
     """Steps to trace with jax.profiler, the first and the last one, such as 10:13; the trace goes to profile/
     in the run's directory."""
@@ -167,6 +171,7 @@ class RunConfig:
         "out",
         "resume",
         "resume_step",
+        "distributed",
         "profile",
         "compilation_cache",
         "train.evaluate_every",

@@ -20,14 +20,14 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig
-from tfm_jax import compilation_cache, data, nn, train, viz
+from tfm_jax import compilation_cache, data, nn, processes, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
 from tfm_jax.train.profiling import read_steps
-from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
+from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory, flatten
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
@@ -36,6 +36,7 @@ from tfm_jax.values import to_dict
 __all__ = ["Run", "check_classes", "check_inputs", "make_tokenizer", "require_packages"]
 
 C = TypeVar("C", bound=RunConfig)
+R = TypeVar("R")
 _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
@@ -75,7 +76,8 @@ class Run(Generic[C]):
                     f"got train.batch_size={config.train.batch_size}; wanted a multiple of {names} times "
                     f"train.accumulate, {parts}."
                 )
-            out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
+            new = f"runs/{time.strftime(f'{name}-%Y%m%d-%H%M%S')}"
+            out = config.out or Path(processes.from_main("name of the run", lambda: new))
             settings, defaults = to_dict(config), to_dict(type(config)())
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
@@ -89,7 +91,7 @@ class Run(Generic[C]):
             try:
                 yield
             except Exception:
-                if not self.config.resume:
+                if not self.config.resume and processes.is_main():
                     shutil.rmtree(self.path)
                 raise
 
@@ -100,6 +102,24 @@ class Run(Generic[C]):
         """
         if isinstance(self.parallel, train.Jit):
             self.parallel = dataclasses.replace(self.parallel, axes=axes)
+
+    @property
+    def share(self) -> dict[str, int]:
+        """What this process reads of each batch: the arguments ``rank`` and ``world`` of a `data.Loader`."""
+        rank, world = self.parallel.batch_share
+        return {"rank": rank, "world": world}
+
+    def on_main(self, function: Callable[[Params], R], params: Params) -> R:
+        """``function(params)``, computed by process 0 of several, which alone writes files; others wait.
+
+        Args:
+          function: returns what JSON can hold.
+          params: the weights, as `end_training` or `best_params` returns them.
+        """
+        if processes.count() == 1:
+            return function(params)
+        params = processes.local(params)  # by all
+        return processes.from_main("result", lambda: function(params))
 
     def init_state(
         self,
@@ -141,7 +161,7 @@ class Run(Generic[C]):
         self,
         loss_fn: train.LossFn[BatchT],
         batches: Iterable[Mapping[str, object]],
-        metrics: Callable[[Params], Mapping[str, float]] = lambda params: {},
+        metrics: Callable[[Params], Mapping[str, float]] | None = None,
     ) -> Callable[[train.TrainState], Mapping[str, float]]:
         """The evaluation of a state, of its moving average if it has one.
 
@@ -149,14 +169,15 @@ class Run(Generic[C]):
           loss_fn: ``(params, batch, None) -> ((sum, weight), metrics)``.
           batches: of validation; each iteration is a new pass. The means of the loss and of each metric are
             ``validation/loss``, ``validation/<metric>``.
-          metrics: further ones, from the weights (on all devices).
+          metrics: further ones, from the weights; computed by process 0 of several.
         """
         step = self.parallel.compile_eval(train.make_eval_step(loss_fn, axis_name=self.parallel.axis_name))
 
         def evaluate(state: train.TrainState) -> Mapping[str, float]:
             params = state.params if state.ema is None else state.ema
             means = train.means(train.evaluate(step, params, batches))
-            return {**{f"validation/{name}": value for name, value in means.items()}, **metrics(params)}
+            further = {} if metrics is None else self.on_main(metrics, params)
+            return {**{f"validation/{name}": value for name, value in means.items()}, **further}
 
         return evaluate
 
@@ -183,6 +204,7 @@ class Run(Generic[C]):
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name):
+                processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(directory.checkpoints, keep=keep, best=_BEST, every=every)
                 stack.enter_context(checkpoints)
@@ -223,7 +245,7 @@ class Run(Generic[C]):
           SystemExit: with one message, when a signal ended the run, saved.
         """
         try:
-            if lines := read_json_lines(self._directory.metrics):
+            if processes.is_main() and (lines := read_json_lines(self._directory.metrics)):
                 viz.curves(lines, self.path / "curves.png", title=self.name)
         except ValueError as error:  # another program wrote into the file; the run's result does not need it
             print(f"{self.name}: no curves.png: {error}", flush=True)
@@ -270,7 +292,8 @@ class Run(Generic[C]):
             abstract = self.parallel.abstract(state)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if (to := checkpoints.set_aside(step)) is not None:
-                if (metrics := self._directory.metrics).exists():  # a resume removes the lines of later steps
+                metrics = self._directory.metrics  # a resume removes the lines of later steps
+                if processes.is_main() and metrics.exists():
                     shutil.copy(metrics, to / metrics.name)
                 print(f"{self.name}: moved the checkpoints after step {step} to {to}", flush=True)
         if self.config.resume:  # for the next one, in the current format
@@ -326,7 +349,7 @@ def require_packages(*names: str) -> None:
 def make_tokenizer(
     directory: Path, kind: str, texts: Callable[[], Sequence[str]], vocab_size: int
 ) -> data.Tokenizer:
-    """Loads the tokenizer of a run, as on a resume; learns and saves one if there is none.
+    """Loads the tokenizer of a run, as on a resume; process 0 learns and saves one if there is none.
 
     Args:
       directory: of the run.
@@ -337,16 +360,21 @@ def make_tokenizer(
     Raises:
       ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    path = directory / "tokenizer.json"
-    if path.exists():
-        return data.load_tokenizer(path)
-    tokenizer = {
-        "bpe": lambda: data.train_bpe(texts(), vocab_size),
-        "bytes": data.ByteTokenizer,
-        "characters": lambda: data.char_tokenizer(texts()),
-    }[kind]()
-    os.replace(tokenizer.save(directory / "tokenizer.new.json"), path)  # atomic
-    return tokenizer
+    path, made = directory / "tokenizer.json", []
+
+    def make() -> None:
+        if path.exists():
+            return
+        tokenizer = {
+            "bpe": lambda: data.train_bpe(texts(), vocab_size),
+            "bytes": data.ByteTokenizer,
+            "characters": lambda: data.char_tokenizer(texts()),
+        }[kind]()
+        os.replace(tokenizer.save(directory / "tokenizer.new.json"), path)  # atomic
+        made.append(tokenizer)
+
+    processes.from_main("tokenizer", make)
+    return made[0] if made else data.load_tokenizer(path)
 
 
 def check_inputs(model: nn.Pure, *shapes: tuple[int, ...], dtype: str = "int32") -> None:

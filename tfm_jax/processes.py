@@ -157,12 +157,12 @@ def from_main(name: str, make: Callable[[], T]) -> T:
     return value
 
 
-def agree(name: str, value: Mapping[str, Json]) -> None:
+def agree(name: str, value: Mapping[str, object]) -> None:
     """Checks that all processes have the same values.
 
     Args:
       name: of what they agree on, such as "the config".
-      value: by field.
+      value: by field, as JSON can hold it.
 
     Raises:
       ValueError: on every process, where they differ; the message has the fields and the values.
@@ -170,7 +170,7 @@ def agree(name: str, value: Mapping[str, Json]) -> None:
     if count() == 1:
         return
     key = _key(name)
-    _client().key_value_set(f"{key}/{index()}", json.dumps(value, sort_keys=True))
+    _client().key_value_set(f"{key}/{index()}", json.dumps(value, sort_keys=True, default=str))
 
     def differences() -> list[str]:
         values = [json.loads(_client().blocking_key_value_get(f"{key}/{i}", _DAY)) for i in range(count())]

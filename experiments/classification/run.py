@@ -26,7 +26,7 @@ NAME = "classification"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment with these arguments, or those of the process."""
-    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
+    command_line.run(run_experiment, Config, argv, name=NAME)
 
 
 def run_experiment(config: Config) -> None:
@@ -34,7 +34,7 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, ENCODERS)
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path)
+        task = _prepare(config, run.path, run.share)
         run.shard(task.model.axes())
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
@@ -56,7 +56,7 @@ def run_experiment(config: Config) -> None:
         params = run.end_training(result)
         if config.train.patience is not None:
             params = run.best_params()
-        run.finish(_test(task, params, ngrams.result(), run.path))
+        run.finish(run.on_main(lambda params: _test(task, params, ngrams.result(), run.path), params))
 
 
 def make_loss(
@@ -123,7 +123,7 @@ class _Task:
     batches: dict[str, data.Loader[TextClassificationBatch[np.ndarray]]]
 
 
-def _prepare(config: Config, path: Path) -> _Task:
+def _prepare(config: Config, path: Path, share: Mapping[str, int]) -> _Task:
     require_packages("sklearn", "matplotlib", "tensorboardX")
     corpus = load_corpus(config.data)
     texts, settings = corpus.splits["train"].texts, config.data
@@ -145,7 +145,11 @@ def _prepare(config: Config, path: Path) -> _Task:
     shapes = data.choose_buckets(lengths, config.data.buckets)
     size, seeds = config.train.batch_size, {"train": config.train.seed}
     batches = {
-        name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, size, seeds.get(name)))
+        name: data.Loader(
+            part,
+            data.BucketBatchSampler(part.lengths, shapes, size, seeds.get(name)),
+            **({} if name == "test" else share),  # process 0 alone tests
+        )
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)

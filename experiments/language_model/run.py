@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +29,7 @@ NAME = "language_model"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment with these arguments, or those of the process."""
-    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
+    command_line.run(run_experiment, Config, argv, name=NAME)
 
 
 def run_experiment(config: Config) -> None:
@@ -44,8 +44,9 @@ def run_experiment(config: Config) -> None:
         step = run.compile_step(loss_fn, optimizer)
         state = run.init_state(task.model.init, optimizer, initial_params)
     size, seed = config.train.batch_size, config.train.seed
-    batches = iter(data.Loader(task.training, data.UniformBatchSampler(len(task.training), size, seed)))
-    evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size))
+    sampler = data.UniformBatchSampler(len(task.training), size, seed)
+    batches = iter(data.Loader(task.training, sampler, **run.share))
+    evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size, run.share))
     digests = {"train": text_digest(task.texts[0]), "validation": text_digest(task.texts[1])}
     with ThreadPoolExecutor(1) as executor:
         xz = executor.submit(xz_bits_per_byte, *task.texts)
@@ -56,10 +57,10 @@ def run_experiment(config: Config) -> None:
                 flops_per_step=flops, **options,
             )  # fmt: skip
         params = run.end_training(result)
-    nats, tokens = make_measure(loss_fn, run.parallel)(params, _in_order(task.overlapping_validation, size))
-    text = _sample(config, task, params)
-    (run.path / "sample.txt").write_text(text, encoding="utf-8")
-    print(f"\n{text}\n")
+    nats, tokens = make_measure(loss_fn, run.parallel)(
+        params, _in_order(task.overlapping_validation, size, run.share)
+    )  # fmt: skip
+    run.on_main(lambda params: _write_sample(config, task, params, run.path), params)
     run.finish(
         {
             "validation_loss": nats / tokens,
@@ -139,9 +140,9 @@ def _prepare(config: Config, path: Path) -> _Task:
 
 
 def _in_order(
-    sequences: data.PackedSequences, batch_size: int
+    sequences: data.PackedSequences, batch_size: int, share: Mapping[str, int]
 ) -> data.Loader[LanguageModelBatch[np.ndarray]]:
-    return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size))
+    return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size), **share)
 
 
 def _print_summary(task: _Task) -> None:
@@ -189,3 +190,9 @@ def _sample(config: Config, task: _Task, params: Params) -> str:
         task.model, params, jnp.asarray([prompt]), generation, key=jax.random.key(config.train.seed)
     )
     return config.sample.prompt + task.tokenizer.decode(np.asarray(continuation.tokens[0]))
+
+
+def _write_sample(config: Config, task: _Task, params: Params, path: Path) -> None:
+    text = _sample(config, task, params)
+    (path / "sample.txt").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n")

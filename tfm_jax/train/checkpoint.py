@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from tfm_jax import processes
 from tfm_jax.train._formats import FORMAT, NewerFormatError
 from tfm_jax.train.checkpoint_files import is_readable, missing, read_meta, saved_steps
 from tfm_jax.train.state import TrainState
@@ -34,6 +35,8 @@ _SET_ASIDE = "set_aside"
 
 class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save.
+
+    With several processes all call each method: they write and read their shards in one directory.
 
     Args:
       directory: of the checkpoints; it is created.
@@ -67,11 +70,10 @@ class Checkpoints:
         self.best_metric = best
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep, self._every = keep, every
-        _check_names(self.directory)
         self._scores: dict[int, float | None] = {}
         self._due: dict[int, bool] = {}
-        for step in saved_steps(self.directory):
-            self._scores[step], self._due[step] = self._saved_score(step)
+        for step, score, due in processes.from_main("checkpoints", self._saved_scores):
+            self._scores[step], self._due[step] = score, due
         # A deleted checkpoint is moved into the trash first: a directory named by a step is always complete.
         self._trash = self.directory / _TRASH
         options = ocp.CheckpointManagerOptions(
@@ -82,7 +84,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of the checkpoints on the disk, in order."""
         self.wait()
-        return saved_steps(self.directory)
+        return processes.from_main("steps of checkpoints", lambda: saved_steps(self.directory))
 
     def latest(self) -> int | None:
         """The step of the last checkpoint; None without one."""
@@ -190,14 +192,20 @@ class Checkpoints:
         if not later:
             return None
         names = (_SET_ASIDE + (f"-{i}" if i else "") for i in itertools.count())
-        to = next(p for p in (self.directory.parent / name for name in names) if not p.exists())
-        to.mkdir()
-        for step in reversed(later):
-            (self.directory / str(step)).rename(to / str(step))
+
+        def move() -> str:
+            to = next(p for p in (self.directory.parent / name for name in names) if not p.exists())
+            to.mkdir()
+            for step in reversed(later):
+                (self.directory / str(step)).rename(to / str(step))
+            return str(to)
+
+        to = processes.from_main("checkpoints set aside", move)
+        for step in later:
             self._scores.pop(step, None)
             self._due.pop(step, None)
         self._manager.reload()
-        return to
+        return Path(to)
 
     def wait(self) -> None:
         """Waits until the last save is on the disk; raises if it failed."""
@@ -206,7 +214,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save and releases orbax's resources."""
         self._manager.close()
-        shutil.rmtree(self._trash, ignore_errors=True)
+        self._remove_trash()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -231,7 +239,7 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError, NewerFormatError):
             raise
         except Exception as error:
-            intact = [s for s in self.steps() if s != number and self._is_intact(s)]
+            intact = [s for s in saved_steps(self.directory) if s != number and self._is_intact(s)]
             fix = (
                 f"The last intact one is of step {intact[-1]}: resume by --resume --resume-step {intact[-1]}"
                 if intact
@@ -248,6 +256,10 @@ class Checkpoints:
         except Exception:
             return False
         return is_readable(self.directory / str(step))
+
+    def _saved_scores(self) -> list[tuple[int, float | None, bool]]:
+        _check_names(self.directory)
+        return [(step, *self._saved_score(step)) for step in saved_steps(self.directory)]
 
     def _saved_score(self, step: int) -> tuple[float | None, bool]:
         """The score of a saved checkpoint, and whether it was due at its step.
@@ -280,7 +292,11 @@ class Checkpoints:
 
     def _empty_trash(self) -> None:
         self.wait()
-        shutil.rmtree(self._trash, ignore_errors=True)
+        self._remove_trash()
+
+    def _remove_trash(self) -> None:
+        if processes.is_main():
+            shutil.rmtree(self._trash, ignore_errors=True)
 
 
 class _LastAndBest(checkpoint_managers.PreservationPolicy):
