@@ -197,6 +197,18 @@ def test_an_asynchronous_pair_is_one_collective():
     }
 
 
+def test_a_collective_that_a_tpu_runs_beside_fusions_is_one():
+    link = (
+        "%x{i} = bf16[16,8] all-gather(%a), channel_id={channel}, replica_groups={{{{0,1}}}}, "
+        'frontend_attributes={{chain_id="{chain}"}}'
+    )
+    links = [(0, 1, 7), (1, 1, 7), (2, 1, 7), (3, 1, 8), (4, 2, 9)]
+    text = entry(
+        "%a = bf16[8,8] parameter(0)", *(link.format(i=i, channel=n, chain=chain) for i, n, chain in links)
+    )
+    assert [(x.count, x.bytes) for x in collectives(text)] == [(3, 256)]
+
+
 def test_groups_of_a_mesh():
     text = entry(
         "%a = f32[4]{0} parameter(0)",

@@ -147,12 +147,17 @@ def collectives(text: str) -> list[Collective]:
     """
     program = parse(text)
     found: dict[tuple[object, ...], Collective] = {}
-    scattered = _scattering_fusions(program)
+    scattered, chains = _scattering_fusions(program), set()
     for visit in program.visits():
         instruction = visit.instruction
         kind = instruction.opcode.removesuffix("-start")
         if kind not in _KINDS:
             continue
+        # A TPU writes one collective into each fusion that runs beside it, as links of a chain.
+        if (chain := re.search(r'chain_id="(\d+)"', instruction.attributes)) is not None:
+            if (link := (chain[1], instruction.attribute("channel_id"))) in chains:
+                continue
+            chains.add(link)
         place = instruction
         if kind == "all-reduce" and visit.fusion is not None and _is_scattered(visit.fusion, scattered):
             kind, place = "reduce-scatter", visit.fusion
