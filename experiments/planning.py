@@ -1,7 +1,6 @@
 """The training step of an experiment as a task of ``tfm plan``, from its config alone."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,14 +13,16 @@ from tfm_jax import nn, train
 from tfm_jax.train.plan.task import Task
 from tfm_jax.types import Key
 
-__all__ = ["make_task"]
+__all__ = ["Batch", "make_task"]
+Batch = dict[str, tuple[str, tuple[int, ...]]]
+"""Dtype and shape of each array of a batch."""
 
 
 def make_task(
     config: RunConfig,
     model: nn.Pure[nnx.Module],
     loss_fn: train.LossFn[Any],
-    batch: Mapping[str, tuple[str, tuple[int, ...]]],
+    batch: Batch,
     *,
     flops: float,
     tokens: int,

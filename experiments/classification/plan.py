@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from experiments import command_line
 from experiments.classification.config import Config
 from experiments.classification.run import NAME, make_loss
-from experiments.planning import make_task
+from experiments.planning import Batch, make_task
 from tfm_jax import nn
 from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.train.plan.task import Task
@@ -26,7 +26,7 @@ def plan(config: Config) -> Task:
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or config.data.vocab_size)
     model = nn.functionalize(nn.Classifier, encoder, CLASSES, config.pooling, config.head_dropout_rate)
     B, T = config.train.batch_size, config.data.max_length
-    batch = {"tokens": ("int32", (B, T)), "valid": ("bool", (B, T))}
+    batch: Batch = {"tokens": ("int32", (B, T)), "valid": ("bool", (B, T))}
     batch |= {"labels": ("int32", (B,)), "weights": ("float32", (B,))}
     flops = step_flops(model, examples=B, length=T)
     loss_fn = make_loss(model, config.label_smoothing)

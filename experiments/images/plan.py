@@ -6,7 +6,7 @@ from experiments import command_line
 from experiments.images.config import Config
 from experiments.images.model import Preprocess, encoder_config, make_model, patches_of
 from experiments.images.run import NAME, make_loss
-from experiments.planning import make_task
+from experiments.planning import Batch, make_task
 from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.train.plan.task import Task
 
@@ -26,7 +26,11 @@ def plan(config: Config) -> Task:
     patches, B = patches_of(encoder), config.train.batch_size
     preprocess = Preprocess(None, patches.channels)
     model = make_model(encoder, config.data.classes or 10, preprocess)
-    batch = {"images": ("float32", (B, *shape)), "labels": ("int32", (B,)), "weights": ("float32", (B,))}
+    batch: Batch = {
+        "images": ("float32", (B, *shape)),
+        "labels": ("int32", (B,)),
+        "weights": ("float32", (B,)),
+    }
     length = patches.count + patches.class_token
     flops = step_flops(model, examples=B, length=length)
     loss_fn = make_loss(model, config.augment, config.label_smoothing)

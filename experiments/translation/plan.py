@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from experiments import command_line
-from experiments.planning import make_task
+from experiments.planning import Batch, make_task
 from experiments.translation.config import Config
 from experiments.translation.run import NAME, make_loss
 from tfm_jax import nn
@@ -27,8 +27,8 @@ def plan(config: Config) -> Task:
     B = config.train.batch_size
     if settings.batch_tokens is not None:
         B = max(1, settings.batch_tokens // length)
-    batch = dict.fromkeys(("source", "target", "labels"), ("int32", (B, length)))
-    batch |= {"valid": ("bool", (B, length)), "weights": ("float32", (B, length))}
+    batch: Batch = {"valid": ("bool", (B, length)), "weights": ("float32", (B, length))}
+    batch |= dict.fromkeys(("source", "target", "labels"), ("int32", (B, length)))
     flops = step_flops(model, examples=B, length=length, source_length=length)
     loss_fn = make_loss(model, config.label_smoothing)
     return make_task(config, model, loss_fn, batch, flops=flops, tokens=2 * B * length)

@@ -1,11 +1,11 @@
 """Compiles the training step of a task for a topology, and measures its memory."""
 
+import contextlib
 import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import jax
 from jax.sharding import Mesh
@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from tfm_jax.train.meshes import MESH_AXES, make_mesh
 from tfm_jax.train.parallel import Jit
 from tfm_jax.train.plan import topologies
+from tfm_jax.train.plan.formulas import tree_bytes
 from tfm_jax.train.plan.task import Task
-from tfm_jax.train.state import TrainState
 
-__all__ = ["CompiledStep", "Memory", "check_task", "compile_step", "mesh_of", "state_bytes"]
+__all__ = ["CompiledStep", "Memory", "check_mesh", "compile_step", "mesh_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,14 @@ def mesh_of(task: Task, topology: str) -> Mesh:
     return mesh
 
 
-def check_task(task: Task, parallel: Jit) -> None:
-    """Raises a ValueError for a batch, parameters or rules that do not fit the mesh, before compilation."""
+def check_mesh(task: Task, topology: str) -> Jit:
+    """How a task runs on a topology.
+
+    Raises:
+      ValueError: the mesh does not fit the topology, or the batch or a parameter does not fit the mesh.
+      ImportError: the compiler is not installed.
+    """
+    parallel = Jit(mesh_of(task, topology), task.model.axes(), task.rules)
     parts = parallel.batch_parts * task.accumulate
     for name, x in task.batch.items():
         if x.shape[0] % parts:
@@ -84,6 +90,8 @@ def check_task(task: Task, parallel: Jit) -> None:
                 f"{parallel.batch_parts} devices that share it times {task.accumulate} microbatches. Choose "
                 "another batch size or mesh."
             )
+    parallel.state_shardings(jax.eval_shape(task.make_state, jax.random.key(0)))
+    return parallel
 
 
 def compile_step(task: Task, topology: str) -> CompiledStep:
@@ -102,18 +110,17 @@ def compile_step(task: Task, topology: str) -> CompiledStep:
         does not fit the mesh.
       ImportError: the compiler is not installed.
     """
-    mesh = mesh_of(task, topology)
-    parallel = Jit(mesh, task.model.axes(), task.rules)
-    check_task(task, parallel)
+    parallel = check_mesh(task, topology)
     state = jax.eval_shape(task.make_state, jax.random.key(0))
     shardings = parallel.state_shardings(state)
-    sizes = state_bytes(state, shardings)
-    params = state_bytes(state.params, shardings.params)
-    batch = sum(_bytes(x.shape, x) // parallel.batch_parts for x in task.batch.values())
+    sizes = tree_bytes(state, shardings)
+    params = tree_bytes(state.params, shardings.params)
+    batch = sum(math.prod(x.shape) * x.dtype.itemsize for x in task.batch.values()) // parallel.batch_parts
     started = time.monotonic()
-    lowered = parallel.compile(task.step).lower(state, task.batch)
+    with _all_lines():
+        lowered = parallel.compile(task.step).lower(state, task.batch)
     middle = time.monotonic()
-    shape = {name: size for name, size in mesh.shape.items() if size > 1}
+    shape = {name: size for name, size in parallel.mesh.shape.items() if size > 1}
     try:
         compiled = topologies.compile_for(topology, lowered)
     except jax.errors.JaxRuntimeError as error:
@@ -121,6 +128,7 @@ def compile_step(task: Task, topology: str) -> CompiledStep:
         memory = Memory(params, sizes, batch, max(0, used - sizes - batch), exceeded)
         return CompiledStep(None, memory, shape, middle - started, time.monotonic() - middle)
     analysis = compiled.memory_analysis()
+    assert analysis is not None  # all of these compilers answer
     temporary = (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
@@ -133,17 +141,15 @@ def compile_step(task: Task, topology: str) -> CompiledStep:
     return CompiledStep(compiled.as_text(), memory, shape, middle - started, time.monotonic() - middle)
 
 
-def state_bytes(state: TrainState | Any, shardings: Any) -> int:
-    """The bytes of a tree on each device, of arrays or shapes with their shardings."""
-    sizes = jax.tree.map(lambda x, sharding: _bytes(sharding.shard_shape(x.shape), x), state, shardings)
-    return sum(jax.tree.leaves(sizes))
-
-
-def _bytes(shape: tuple[int, ...], x: Any) -> int:
-    size = math.prod(shape)
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return size * jax.random.key_data(jax.random.key(0)).nbytes
-    return size * x.dtype.itemsize
+@contextlib.contextmanager
+def _all_lines() -> Iterator[None]:
+    """Keeps all lines of source that lead to an operation."""
+    before = getattr(jax.config, "jax_traceback_in_locations_limit", 10)
+    jax.config.update("jax_traceback_in_locations_limit", 40)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

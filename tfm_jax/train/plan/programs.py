@@ -22,6 +22,7 @@ __all__ = [
     "custom_calls",
     "cycles",
     "dots",
+    "product",
     "temporaries",
     "unknown_loops",
 ]
@@ -190,29 +191,29 @@ def dots(text: str) -> list[Dot]:
     program = parse(text)
     found = []
     for visit in program.visits():
-        instruction = visit.instruction
-        is_library = re.search(r'custom_call_target="__(cublas|onednn)\$', instruction.attributes) is not None
-        if instruction.opcode not in ("dot", "convolution") and not is_library:
+        if (read := product(program, visit.instruction)) is None:
             continue
-        operands = [_operand(program, instruction, name) for name in instruction.operands[:2]]
-        if len(operands) < 2 or None in operands:
-            continue
-        (left, left_shape, _), (right, right_shape, _) = (x for x in operands if x is not None)
-        dtype, shape, _ = arrays(instruction.type)[0]
-        contracted = _contracted(instruction, left_shape, right_shape)
-        lines, name = _origin(program, instruction)
-        found.append(
-            Dot(
-                (left, right, dtype),
-                (left_shape, right_shape, shape),
-                2 * math.prod(shape) * contracted,
-                visit.count,
-                _precision(instruction),
-                lines[0] if lines else "",
-                name,
-            )
-        )
+        dtypes, shapes, flops = read
+        lines, name = _origin(program, visit.instruction)
+        source, precision = lines[0] if lines else "", _precision(visit.instruction)
+        found.append(Dot(dtypes, shapes, flops, visit.count, precision, source, name))
     return sorted(found, key=lambda x: -x.flops * x.count)
+
+
+def product(
+    program: Program, instruction: Instruction
+) -> tuple[tuple[str, str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], int] | None:
+    """Dtypes, shapes and FLOPs of an instruction that is a matrix product; None for another one."""
+    is_library = re.search(r'custom_call_target="__(cublas|onednn)\$', instruction.attributes) is not None
+    if instruction.opcode not in ("dot", "convolution") and not is_library:
+        return None
+    operands = [_operand(program, instruction, name) for name in instruction.operands[:2]]
+    if len(operands) < 2 or operands[0] is None or operands[1] is None:
+        return None
+    (left, left_shape, _), (right, right_shape, _) = operands[0], operands[1]
+    dtype, shape, _ = arrays(instruction.type)[0]
+    flops = 2 * math.prod(shape) * _contracted(instruction, left_shape, right_shape)
+    return (left, right, dtype), (left_shape, right_shape, shape), flops
 
 
 def temporaries(text: str) -> list[Temporary]:
