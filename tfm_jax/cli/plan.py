@@ -82,9 +82,9 @@ class Plan(Command):
             print(f"{time.monotonic() - started:.0f} s", flush=True)
         seconds = {id(report): report.seconds() or (0.0, 0.0) for _, report in found}
         found.sort(key=lambda pair: (pair[1].fits is False, seconds[id(pair[1])][1], pair[1].exchanged))
-        print(
-            f"\n{'memory':>10} {'formula':>10} {'exchanged':>10} {'formula':>10} {'step, estimate':>18} {'MFU':>12}  setting"
-        )
+        print("\nGiB a device, by the compiler and by formula; the time of a step is an estimate")
+        heads = [f"{text:>10}" for text in ("memory", "formula", "exchanged", "formula")]
+        print(*heads, f"{'step':>18} {'MFU':>12}  setting")
         for x, report in found:
             print(_table_row(x, report, chip))
         best = found[0][1]

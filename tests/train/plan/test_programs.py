@@ -272,6 +272,16 @@ def test_products_of_every_compiler():
     assert [x.target for x in programs.custom_calls(text)] == ["__cublas$lt$matmul", "__cudnn$fmhaSoftmax"]
 
 
+def test_a_projection_to_heads_of_a_tpu_is_a_convolution_over_zeros():
+    text = entry(
+        "%x = bf16[2,256,192,1] parameter(0)",
+        "%w = bf16[3,64,192,1] parameter(1)",
+        "%y = bf16[2,256,3,64] convolution(%x, %w), window={size=1x3 pad=0_0x2_2 rhs_reversal=0x1}, "
+        "dim_labels=0bf1_1oi0->0b1f",
+    )
+    assert [x.flops for x in dots(text)] == [2 * 2 * 256 * 192 * 3 * 64]
+
+
 def test_temporaries_are_what_is_written_to_memory():
     found = programs.temporaries(LOOP)
     assert [(x.opcode, x.shape, x.count) for x in found] == [("all-reduce", (8, 4), 5)]

@@ -212,7 +212,10 @@ def product(
         return None
     (left, left_shape, _), (right, right_shape, _) = operands[0], operands[1]
     dtype, shape, _ = arrays(instruction.type)[0]
-    flops = 2 * math.prod(shape) * _contracted(instruction, left_shape, right_shape)
+    if instruction.opcode == "convolution":
+        flops = _convolution_flops(instruction, left_shape, right_shape, shape)
+    else:
+        flops = 2 * math.prod(shape) * _terms(instruction, left_shape)
     return (left, right, dtype), (left_shape, right_shape, shape), flops
 
 
@@ -324,27 +327,52 @@ def _origin(program: Program, instruction: Instruction) -> tuple[tuple[str, ...]
     return (), ""
 
 
-def _contracted(instruction: Instruction, left: Sequence[int], right: Sequence[int]) -> int:
-    """The number of terms in each sum of a product."""
-    if instruction.opcode == "convolution":
-        labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-        if labels is None:
-            return 0
-        terms = right[labels[2].index("i")]
-        window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-        sizes = re.search(r"size=([\dx]+)", window[1]) if window else None
-        strides = re.search(r"stride=([\dx]+)", window[1]) if window else None
-        dilations = re.search(r"lhs_dilate=([\dx]+)", window[1]) if window else None
-        for i, size in enumerate(map(int, sizes[1].split("x")) if sizes else ()):
-            stride = int(strides[1].split("x")[i]) if strides else 1
-            dilation = int(dilations[1].split("x")[i]) if dilations else 1
-            is_batch = size == dilation and stride == max(1, size - 1)  # each step meets one element
-            terms *= 1 if is_batch else size
-        return terms
+def _terms(instruction: Instruction, left: Sequence[int]) -> int:
+    """The number of terms in each sum of a ``dot``, or of a library's product."""
     dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes) or re.search(
         r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes
     )
     return math.prod(left[int(dim)] for dim in re.findall(r"\d+", dims[1] if dims else ""))
+
+
+def _convolution_flops(
+    instruction: Instruction, left: Sequence[int], right: Sequence[int], result: Sequence[int]
+) -> int:
+    """FLOPs of a convolution, as which a TPU writes products: windows in the padding are not counted."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    if labels is None:
+        return 0
+    flops = 2 * right[labels[2].index("i")]
+    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
+
+    def numbers(name: str, default: str) -> list[list[int]]:
+        found = re.search(rf"\b{name}=([\d_x-]+)", window[1] if window else "")
+        texts = found[1].split("x") if found else [default] * 8
+        return [[int(n) for n in text.split("_")] for text in texts]
+
+    strides, pads = numbers("stride", "1"), numbers("pad", "0_0")
+    spaced, dilations = numbers("lhs_dilate", "1"), numbers("rhs_dilate", "1")
+    for label, size in zip(labels[3], result, strict=True):
+        if not label.isdigit():
+            flops *= size
+            continue
+        i = int(label)
+        inputs, kernel = left[labels[1].index(label)], right[labels[2].index(label)]
+        flops *= _meetings(size, inputs, kernel, strides[i][0], pads[i][0], spaced[i][0], dilations[i][0])
+    return flops
+
+
+def _meetings(outputs: int, inputs: int, kernel: int, *steps: int) -> int:
+    """How many (output, kernel) positions of one axis meet an element of the input.
+
+    ``steps``: the stride, the padding before it, and the dilations of the input and the kernel.
+    """
+    stride, pad, spaced, dilation = steps
+    return sum(
+        0 <= place <= (inputs - 1) * spaced and place % spaced == 0
+        for output in range(outputs)
+        for place in range(output * stride - pad, output * stride - pad + kernel * dilation, dilation)
+    )
 
 
 def _precision(instruction: Instruction) -> str:
