@@ -19,7 +19,7 @@ __all__ = ["ENCODERS", "EXECUTION_FIELDS", "load_initial_weights", "read_model_c
 C = TypeVar("C", bound=RunConfig)
 ENCODERS = (nn.Encoder, nn.MaskedLanguageModel, nn.Classifier)
 """What a classifier starts from: from the encoder of any of these, without its pooler and head."""
-EXECUTION_FIELDS = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll")
+EXECUTION_FIELDS = ("dtype", "param_dtype", "matmul_precision", "attention_implementation", "remat", "unroll")
 """Fields of a model's config that change how it runs, not what it computes."""
 _RATES = ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
 _FREE_FIELDS = (*EXECUTION_FIELDS, "initializers", *_RATES)

@@ -54,8 +54,10 @@ def make_loss(model):
 
     def loss_fn(params, batch, key):  # the key is for dropout; None in evaluation
         same_text = masks.segments(batch["segment_ids"])  # the decoder itself adds the causal mask
-        logits = model.apply(params, batch["tokens"], same_text, positions=batch["positions"], key=key)
-        return ops.cross_entropy(logits, batch["labels"], weights=batch["weights"]), {}
+        decoder = model.bind(params)
+        hidden = decoder.hidden(batch["tokens"], same_text, positions=batch["positions"], key=key)
+        kernel = decoder.unembedding()  # the logits are hidden @ kernel; of all tokens they never exist
+        return ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=batch["weights"]), {}
 
     return loss_fn
 

@@ -14,15 +14,19 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax.types import Array
+from tfm_jax.types import LETTERS, Array
 
 __all__ = [
     "Axes",
     "ShardingRules",
+    "activation_axes",
     "activation_spec",
     "constrain",
     "current_rules",
+    "free_axes",
+    "parameter_spec",
     "parameter_specs",
+    "reshard",
     "use_rules",
 ]
 
@@ -49,6 +53,8 @@ _ACTIVATIONS: Mapping[str, Axes] = {
     "E": "expert",
     "D": None,
 }
+_MESH_AXES = frozenset({"data", "fsdp", "tensor", "sequence", "expert"})
+"""Names that a rule may use for any mesh; of any other name, the mesh must have the axis."""
 # A square kernel can be sharded over "fsdp" on one axis only.
 _EXCEPTIONS: Mapping[str, Mapping[str, Axes]] = {"*pooler/*": {"D": None}}
 
@@ -57,13 +63,23 @@ _EXCEPTIONS: Mapping[str, Mapping[str, Axes]] = {"*pooler/*": {"D": None}}
 class ShardingRules:
     """Which mesh axes shard each axis letter. A letter without a rule is replicated.
 
+    Equivalent to::
+
+        PartitionSpec(*(rules.parameters.get(letter) for letter in "V D".split()))
+
     Args:
       parameters: of the axes of parameters.
       activations: of the axes of activations.
       exceptions: by a pattern of the parameter's path (``fnmatch``), such as ``"*/position_embedding/*"``:
         rules that replace those of ``parameters`` for the letters that they name. A later pattern wins.
+      letters: further letters, which your own modules declare in ``axes()``, such as ``("W",)``; rules may
+        name them besides those of ``tfm_jax.types``.
 
-    A mesh axis that a mesh lacks has size 1. An axis of size 1 is replicated.
+    One of the axes "data", "fsdp", "tensor", "sequence" and "expert" that a mesh lacks has size 1. An axis of
+    size 1 is replicated.
+
+    Raises:
+      ValueError: a rule for an unknown letter, or a rule that is not None, a name or a tuple of names.
     """
 
     parameters: Mapping[str, Axes] = dataclasses.field(default_factory=lambda: dict(_PARAMETERS))
@@ -72,17 +88,27 @@ class ShardingRules:
         default_factory=lambda: dict(_EXCEPTIONS)
     )
 
+    letters: tuple[str, ...] = ()
+
     def __post_init__(self) -> None:
         for table in (self.parameters, self.activations, *self.exceptions.values()):
-            for letter in table:
-                if not (letter.isalpha() and letter[0].isupper()):
+            for letter, rule in table.items():
+                if letter not in self.letters and letter[:1] not in LETTERS:
+                    known = ", ".join(sorted({*LETTERS, *self.letters}))
                     raise ValueError(
-                        f"ShardingRules: got a rule for {letter!r}; wanted an axis letter, such as 'D'."
+                        f"ShardingRules: got a rule for {letter!r}; wanted one of {known}, with or without a "
+                        f"suffix. Declare letters of your own modules: letters=({letter!r},)."
+                    )
+                if not (rule is None or all(isinstance(axis, str) and axis for axis in _as_tuple(rule))):
+                    raise ValueError(
+                        f"ShardingRules: got {letter!r}: {rule!r}; wanted None, a mesh axis such as "
+                        "'tensor', or a tuple of them."
                     )
 
     def __hash__(self) -> int:
         # Mappings have no hash; ``jit`` looks its programs up by the rules.
-        return hash((*_pairs(self.parameters), *_pairs(self.activations), *self.exceptions))
+        tables = *_pairs(self.parameters), *_pairs(self.activations)
+        return hash((tables, tuple(self.exceptions), self.letters))
 
     def for_parameter(self, path: str) -> Mapping[str, Axes]:
         """The rules of a parameter at a path such as ``"stack/layers/attention/query/kernel"``."""
@@ -91,6 +117,10 @@ class ShardingRules:
             if fnmatch.fnmatchcase(path, pattern):
                 rules |= exception
         return rules
+
+
+def _as_tuple(rule: Axes) -> tuple[str, ...]:
+    return (rule,) if isinstance(rule, str) else rule or ()
 
 
 def _pairs(table: Mapping[str, Axes]) -> tuple[tuple[str, Axes], ...]:
@@ -138,28 +168,27 @@ def constrain(x: Array, letters: str) -> Array:
       where the letters have both T and S: tables of attention are left to the compiler.
 
     Raises:
-      ValueError: an axis of x is not divisible by the mesh axes of its letter, or a mesh axis would shard two
-        axes of x.
+      ValueError: an axis of x is not divisible by the mesh axes of its letter, a mesh axis would shard two
+        axes of x, or a rule names an axis that the mesh lacks.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    names = letters.split()
-    free = {
-        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual
-    }
-    if mesh.empty or not free or {"T", "S"} <= set(names):
+    if not free_axes() or {"T", "S"} <= set(letters.split()):
         return x
-    names = names[-x.ndim :] if x.ndim else []
-    sizes = {name: size for name, size in mesh.shape.items() if name in free}
-    spec = _spec(
-        f"constrain(x, {letters!r})",
-        names,
-        x.shape[x.ndim - len(names) :],
-        current_rules().activations,
-        sizes,
-    )
-    if all(mesh.axis_types[mesh.axis_names.index(name)] == AxisType.Explicit for name in free):
-        return jax.sharding.reshard(x, P(*[None] * (x.ndim - len(names)), *spec))
-    return jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * (x.ndim - len(names)), *spec))
+    spec = activation_spec(f"constrain(x, {letters!r})", letters, x.shape)
+    lead = max(0, x.ndim - len(letters.split()))
+    if AxisType.Explicit in mesh.axis_types:
+        before = jax.typeof(x).sharding.spec[:lead]
+        return jax.sharding.reshard(x, P(*before, *spec[lead:]))
+    return jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * lead, *spec[lead:]))
+
+
+def free_axes() -> dict[str, int]:
+    """The axes of the current mesh that are not manual, with their sizes, without those of size 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {
+        name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual and mesh.shape[name] > 1
+    }
 
 
 def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
@@ -171,16 +200,54 @@ def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
 
     Args:
       source: what the array is, for the errors.
-      letters: its axes, such as ``"B T D"``, one for each.
+      letters: its axes, such as ``"B T D"``. They align from the right; further leading axes are not sharded.
       shape: its sizes.
 
     Raises:
       ValueError: as in ``constrain``.
     """
+    names = letters.split()[-len(shape) :] if shape else []
+    lead, rules = len(shape) - len(names), current_rules().activations
+    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    return P(*[None] * lead, *_spec(source, names, shape[lead:], rules, free_axes()))
+
+
+def activation_axes(
+    source: str, letters: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> list[tuple[str, ...]]:
+    """The mesh axes, of a size above 1, that the current rules give each axis of an activation.
+
+    Equivalent to::
+
+        [rules.activations.get(letter) or () for letter in letters.split()]
+
+    Args:
+      source: the function that asks, for the error.
+      letters: one for each axis.
+      shape: the sizes of these axes.
+      mesh: the mesh.
+
+    Returns:
+      A tuple of names for each axis, outermost first.
+
+    Raises:
+      ValueError: as ``constrain``.
+    """
+    found = _spec(source, letters.split(), shape, current_rules().activations, dict(mesh.shape))
+    return [(axes,) if isinstance(axes, str) else axes or () for axes in found]
+
+
+def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
+    """The ``PartitionSpec`` of a parameter on the current mesh, by the rules without exceptions."""
+    rules = current_rules().parameters
+    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    return P(*_spec(source, letters.split(), shape, rules, free_axes()))
+
+
+def reshard(x: Array, spec: P) -> Array:
+    """``x`` with a sharding on the current mesh, where its axes are explicit; else ``x``."""
     mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    sizes = {name: mesh.shape[name] for name, kind in kinds if kind != AxisType.Manual}
-    return P(*_spec(source, letters.split(), shape, current_rules().activations, sizes))
+    return jax.sharding.reshard(x, spec) if AxisType.Explicit in mesh.axis_types else x
 
 
 def parameter_specs(
@@ -202,10 +269,12 @@ def parameter_specs(
       The same tree of ``PartitionSpec``.
 
     Raises:
-      ValueError: a size is not divisible by the mesh axes of its letter, or a mesh axis would shard two axes
-        of one parameter. The message names the parameter.
+      ValueError: a size is not divisible by the mesh axes of its letter, a mesh axis would shard two axes of
+        one parameter, or a rule names an axis that the mesh lacks. The message names the parameter.
     """
     rules, sizes = rules or ShardingRules(), dict(mesh.shape)
+    for table in (rules.parameters, *rules.exceptions.values()):
+        _check_axes(table, mesh)
 
     def spec(path: tuple[Any, ...], letters: str, x: Any) -> P:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
@@ -216,6 +285,17 @@ def parameter_specs(
     return jax.tree_util.tree_map_with_path(spec, axes, shapes)
 
 
+def _check_axes(rules: Mapping[str, Axes], mesh: Mesh | AbstractMesh) -> None:
+    """Raises for a mesh axis that is neither in the mesh nor one of the usual ones: a typing error."""
+    for letter, rule in rules.items():
+        for axis in _as_tuple(rule):
+            if axis.rstrip("?") not in _MESH_AXES.union(mesh.axis_names):
+                raise ValueError(
+                    f"ShardingRules: got {letter!r}: {axis!r}; wanted one of the mesh axes "
+                    f"{', '.join(map(str, mesh.axis_names))}. Correct the rule, or name the axis in the mesh."
+                )
+
+
 def _spec(
     source: str, names: list[str], shape: tuple[int, ...], rules: Mapping[str, Axes], mesh: Mapping[str, int]
 ) -> list[Axes]:
@@ -223,9 +303,7 @@ def _spec(
     found: list[Axes] = []
     used: dict[str, str] = {}
     for letter, size in zip(names, shape, strict=True):
-        rule = rules.get(letter)
-        wanted = (rule,) if isinstance(rule, str) else rule or ()
-        present = [axis for axis in wanted if mesh.get(axis.rstrip("?"), 1) > 1]
+        present = [axis for axis in _as_tuple(rules.get(letter)) if mesh.get(axis.rstrip("?"), 1) > 1]
         axes = tuple(axis.rstrip("?") for axis in present)
         parts = math.prod(mesh[axis] for axis in axes)
         if size == 1 or parts == 1:

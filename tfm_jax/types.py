@@ -31,6 +31,8 @@ from typing import Any, Generic, NotRequired, Protocol, TypeAlias, TypedDict, Ty
 import jax
 import numpy as np
 
+LETTERS = frozenset("BTSNKHDFVLEPRYC")
+"""The letters of this legend."""
 Array = jax.Array
 Key = jax.Array
 """A PRNG key from ``jax.random.key``, or the old form from ``jax.random.PRNGKey``. Use each key once."""

@@ -88,8 +88,10 @@ def make_loss(model: nn.Pure[nn.Decoder], bits_per_nat: float) -> train.LossFn[L
         hidden, extras = decoder.hidden(
             batch["tokens"], mask, positions=positions, key=key, return_auxiliary=True
         )
-        kernel, auxiliary = decoder.unembedding().astype(hidden.dtype), extras.get("auxiliary", {})
-        nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=weights)
+        (kernel, bias), auxiliary = decoder.output_projection(), extras.get("auxiliary", {})
+        nats, tokens = ops.linear_cross_entropy(
+            hidden, kernel.astype(hidden.dtype), batch["labels"], bias=bias, weights=weights
+        )
         if key is not None:
             return train.add_auxiliary((nats, tokens), auxiliary), auxiliary
         return (nats, tokens), {"bits_per_byte": (nats * bits_per_nat, tokens), **auxiliary}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +24,7 @@ from experiments.translation.decode import (
 from tfm_jax import data, nn, ops, train
 from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
+from tfm_jax.train.metrics import add
 from tfm_jax.types import Array, Key, Params, SumWeight, TranslationBatch
 
 __all__ = ["main", "make_loss", "run_experiment"]
@@ -82,16 +84,37 @@ def make_loss(
     def loss_fn(
         params: Params, batch: TranslationBatch[Array], key: Key | None
     ) -> tuple[SumWeight, dict[str, SumWeight]]:
+        if key is None:
+            return evaluate(params, batch)
+        # The logits of a whole batch are never built, and the keys are those of model.apply.
+        encode_key, decode_key = jax.random.split(key)
+        mask, translator = masks.padding(batch["valid"]), model.bind(params)
+        memory, encoder = translator.encode(
+            batch["source"], source_mask=mask, key=encode_key, return_auxiliary=True
+        )
+        hidden, decoder = translator.hidden(
+            batch["target"], memory, memory_mask=mask, key=decode_key, return_auxiliary=True
+        )
+        kernel, bias = translator.output_projection()
+        loss = ops.linear_cross_entropy(
+            hidden,
+            kernel.astype(hidden.dtype),
+            batch["labels"],
+            bias=bias,
+            weights=batch["weights"],
+            label_smoothing=label_smoothing,
+        )
+        auxiliary = add(encoder.get("auxiliary", {}), decoder.get("auxiliary", {}))
+        return train.add_auxiliary(loss, auxiliary), auxiliary
+
+    def evaluate(params: Params, batch: TranslationBatch[Array]) -> tuple[SumWeight, dict[str, SumWeight]]:
         labels, weights, mask = batch["labels"], batch["weights"], masks.padding(batch["valid"])
         logits, extras = model.apply(
-            params, batch["source"], batch["target"], source_mask=mask, key=key, return_auxiliary=True
+            params, batch["source"], batch["target"], source_mask=mask, return_auxiliary=True
         )
-        smoothing, auxiliary = 0.0 if key is None else label_smoothing, extras["auxiliary"]
-        loss = ops.cross_entropy(logits, labels, weights=weights, label_smoothing=smoothing)
-        if key is not None:
-            return train.add_auxiliary(loss, auxiliary), auxiliary
         correct = weights * (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-        return loss, {"accuracy": (correct.sum(), weights.sum()), **auxiliary}
+        loss = ops.cross_entropy(logits, labels, weights=weights)
+        return loss, {"accuracy": (correct.sum(), weights.sum()), **extras["auxiliary"]}
 
     return loss_fn
 

@@ -80,5 +80,5 @@ def test_layers_of_the_library_have_none(case):
     loss_fn, params, batch = make(case, nn.Glu())
     (plain, _), metrics = jax.jit(functools.partial(loss_fn, key=None))(params, batch)
     (trained, _), train_metrics = jax.jit(loss_fn)(params, batch, jax.random.key(1))
-    assert float(trained) == float(plain)
+    assert float(trained) == pytest.approx(float(plain), rel=1e-6)  # the translation's is computed in chunks
     assert {*metrics, *train_metrics} <= {"accuracy", "bits_per_byte"}

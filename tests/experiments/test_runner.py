@@ -340,7 +340,7 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
         (["--train.optimizer.b2", "1"], "got b2=1.0"),
         (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
         (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
-        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted an integer from 1 to"),
+        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted 'auto', or an integer from 1 to"),
         (["--resume-step", "3"], "got resume_step=3 without --resume"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from experiments.translation import corpus, decode
 from experiments.translation.config import Config, DataConfig, SearchConfig, TextConfig
 from experiments.translation.run import main, make_loss
 from tests.experiments.kill import kill_at
-from tfm_jax import data, generate, nn, train
+from tfm_jax import data, generate, nn, ops, train
 from tfm_jax.ops import masks
 from tfm_jax.values import from_dict, to_dict
 
@@ -259,6 +259,24 @@ def test_loss_ignores_padding_and_smooths_in_training_only(translator):
     assert float(metrics["accuracy"][0]) == correct.sum()
     (smoothed, _), without = loss_fn(params, narrow, jax.random.key(0))
     assert abs(float(smoothed - total)) > 0.1 and without == {}
+
+
+def test_training_loss_is_that_of_the_logits_of_one_call_with_its_dropout(translator):
+    _, _, tokenizer, _ = translator
+    fields = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 8, "dropout_rate": 0.3, "logits_bias": True}
+    model = nn.functionalize(nn.EncoderDecoder, nn.Config(vocab_size=tokenizer.vocab_size, **fields))
+    params = jax.jit(model.init)(jax.random.key(1))
+    params["logits_bias"] = jnp.arange(float(tokenizer.vocab_size))
+    batch = data.translation_examples(["abc", "c"], ["ba", "abcab"], tokenizer).take(np.arange(2), (4, 6))
+    key, padding = jax.random.key(3), masks.padding(batch["valid"])
+
+    def wanted(params):
+        logits = model.apply(params, batch["source"], batch["target"], source_mask=padding, key=key)
+        return ops.cross_entropy(logits, batch["labels"], weights=batch["weights"], label_smoothing=0.5)[0]
+
+    step = jax.jit(jax.value_and_grad(lambda p: make_loss(model, 0.5)(p, batch, key)[0][0]))
+    found, expected = step(params), jax.jit(jax.value_and_grad(wanted))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
 def test_shapes_fit_all_pairs_and_batches_have_their_size():

@@ -30,6 +30,22 @@ def sharded(function, **options):
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), **options))
 
 
+def summed_over_two_axes(w, *batch):
+    """Casts to varying along neither axis: a tuple of names is no name of a mapped axis."""
+    total, weight = jax.lax.psum(gradient_of_sum(w, *batch), ("outer", "data"))
+    return divide(total, weight, 1)
+
+
+def cast_along_one_of_two_axes(w, *batch):
+    return summed_over_two_axes(jax.lax.pcast(w, "data", to="varying"), *batch)
+
+
+def sharded_over_two_axes(function):
+    mesh = jax.make_mesh((2, 4), ("outer", "data"), (AxisType.Auto,) * 2)
+    specs = (P(), *[P(("outer", "data"))] * 3)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P()))
+
+
 def pmapped(function):
     mapped = jax.pmap(function, "data", in_axes=(None, 0, 0, 0), devices=jax.devices()[:DEVICES])
 
@@ -66,6 +82,12 @@ RIGHT = sharded(pcast_and_reduced)
 MUTANTS = {
     "summed twice in a checked shard_map": Mutant(
         sharded(all_reduced), ["matches_full_batch"], "jax-ml/jax#3970"
+    ),
+    "summed twice over two axes in a checked shard_map": Mutant(
+        sharded_over_two_axes(summed_over_two_axes), ["matches_full_batch"]
+    ),
+    "summed twice over one of two axes in a checked shard_map": Mutant(
+        sharded_over_two_axes(cast_along_one_of_two_axes), ["matches_full_batch"]
     ),
     "the mean of the gradients in a checked shard_map": Mutant(
         sharded(mean_of_means), ["matches_full_batch", "permutation_invariance"]

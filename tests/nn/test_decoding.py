@@ -224,7 +224,9 @@ def test_logits_scale_and_bias(tied):
     hidden = jax.random.normal(jax.random.key(0), (B, D))
     unscaled = nn.unembed(plain, params, hidden)
     np.testing.assert_allclose(nn.unembed(scaled, params, hidden), 0.25 * unscaled, rtol=1e-5)
-    kernel = scaled.bind(params).unembedding()
+    kernel, none = scaled.bind(params).output_projection()
+    assert none is None
+    np.testing.assert_array_equal(kernel, scaled.bind(params).unembedding())
     np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
     bias = jnp.arange(float(V))
     params = {**params, "logits_bias": bias}
@@ -232,5 +234,7 @@ def test_logits_scale_and_bias(tied):
         got = model.bind(params).unembed_function(batch_size)(hidden)
         np.testing.assert_allclose(got, 0.25 * unscaled + bias[None], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(nn.unembed(model, params, hidden), got, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"wanted logits without a bias. Call unembed, or add"):
+    kernel, found = model.bind(params).output_projection()
+    np.testing.assert_allclose(hidden @ kernel + found[None], got, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"wanted logits without a bias. Call output_projection"):
         model.bind(params).unembedding()

@@ -221,6 +221,12 @@ def test_eval_step_sums_over_batches_and_devices_without_a_key():
     mapped = train.make_eval_step(loss, axis_name="data")
     found = jax.pmap(mapped, "data", in_axes=(None, 0), out_axes=None)(params, shards)
     chex.assert_trees_all_close(read(found), expected, rtol=1e-5)
+    mapped = train.make_eval_step(loss, axis_name=("outer", "data"))
+    mesh = jax.make_mesh((2, 4), ("outer", "data"), (jax.sharding.AxisType.Auto,) * 2)
+    specs = {"in_specs": (P(), P(("outer", "data"))), "out_specs": P()}
+    for checked in (True, False):
+        found = jax.jit(jax.shard_map(mapped, mesh=mesh, check_vma=checked, **specs))(params, batch)
+        chex.assert_trees_all_close(read(found), expected, rtol=1e-5)
     assert set(keys) == {None}
     assert expected.keys() == {"loss", "near"}
 
@@ -235,6 +241,12 @@ def test_bad_arguments_raise():
         make(clip_norm=-1.0)
     with pytest.raises(ValueError, match=r"got ema_decay=1\.0; wanted a number in \[0, 1\)"):
         make(ema_decay=1.0)
+    for wrong in (3, "", ("data", 0), ("data", "data"), ["data"]):
+        for function in (make, functools.partial(train.make_eval_step, problem.loss_fn)):
+            with pytest.raises(
+                ValueError, match=r"make_\w+_step: got axis_name=.*; wanted the name of a mapped"
+            ):
+                function(axis_name=wrong)
     with pytest.raises(ValueError, match=r"got ema_decay=0\.9 .*ema=False\); wanted"):
         make(ema_decay=0.9)(initial(), problem.make_batch(0))
     with pytest.raises(ValueError, match=r"got ema_decay=None .*ema=True\); wanted"):

@@ -19,6 +19,7 @@ from tfm_jax.nn.functional import Pure
 from tfm_jax.ops.masks import Mask, dense
 from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.tracing import is_concrete, vary_with
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Params
 
 __all__ = ["Beams", "beam_search"]
@@ -187,6 +188,7 @@ def _start(decoder: CachedDecoder, inputs: Array, settings: _Settings, masks: In
     k, M = settings.beams, settings.limits.max_length
     prompt, position, cache = prefill_but_last(decoder, inputs, settings.limits, masks, beams=k)
     tokens = jnp.pad(jnp.repeat(prompt[:, None], k, axis=1), ((0, 0), (0, 0), (0, M)), constant_values=-1)
+    tokens, position = constrain(tokens, "B ? ?"), constrain(position, "B")
     minus_infinity = jnp.full_like(tokens[:, :, 0], -jnp.inf, dtype=jnp.float32)
     return _State(
         step=jnp.int32(0),

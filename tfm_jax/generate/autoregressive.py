@@ -19,6 +19,7 @@ from tfm_jax.nn.functional import Pure
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.tracing import vary_with
 from tfm_jax.ranges import SIZE, check_number
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key, Params
 
 __all__ = ["Generated", "greedy", "sample", "stream"]
@@ -248,7 +249,8 @@ def _start(
 ) -> _State:
     M = limits.max_length
     prompt, position, cache = prefill_but_last(model.bind(params), inputs, limits, masks)
-    tokens = jnp.pad(prompt, ((0, 0), (0, M)), constant_values=-1)
+    tokens = constrain(jnp.pad(prompt, ((0, 0), (0, M)), constant_values=-1), "B ?")
+    position = constrain(position, "B")
     log_probs = jnp.zeros_like(tokens[:, -M:], jnp.float32)
     return _State(jnp.int32(0), tokens, position, log_probs, jnp.zeros_like(position, bool), keys, cache)
 

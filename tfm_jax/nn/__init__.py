@@ -15,6 +15,7 @@ from tfm_jax.nn.norms import LayerNorm, RMSNorm
 from tfm_jax.nn.patches import Patches
 from tfm_jax.nn.pooling import Pooler
 from tfm_jax.nn.positions import Alibi, Learned, RelativeBias, Rope, Sinusoidal
+from tfm_jax.nn.precision import matmul_precision
 from tfm_jax.nn.stack import DecoderStack, EncoderStack
 from tfm_jax.nn.summary import summary
 from tfm_jax.nn.transformer import Decoder, EncoderDecoder
@@ -72,6 +73,7 @@ __all__ = [
     "decode_step",
     "functionalize",
     "init_cache",
+    "matmul_precision",
     "paper_base",
     "paper_big",
     "register_variant",

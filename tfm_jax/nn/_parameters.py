@@ -5,9 +5,9 @@ from flax import nnx
 
 from tfm_jax.checks import as_array
 from tfm_jax.nn.variants import Initializer
-from tfm_jax.types import Array, Key
+from tfm_jax.types import Key
 
-__all__ = ["constant", "initialize", "lookup"]
+__all__ = ["constant", "initialize"]
 
 
 def initialize(
@@ -28,8 +28,3 @@ def initialize(
 def constant(value: float, shape: tuple[int, ...] | int, dtype: str) -> nnx.Param:
     """A parameter with every element set to one value."""
     return nnx.Param(jnp.full(shape, value, dtype))
-
-
-def lookup(table: Array, indices: Array) -> Array:
-    """Rows of a table; an index out of range gives NaN, never another row."""
-    return table.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -7,6 +7,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import position_scheme
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.variants import NormModule, check_output
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
@@ -57,6 +58,7 @@ class MultiHeadAttention(nnx.Module):
         self.query_norm = norm()
         self.key_norm = norm()
 
+    @at_model_precision
     def __call__(
         self,
         x: Array,
@@ -99,12 +101,14 @@ class MultiHeadAttention(nnx.Module):
         k, v = self.keys_values(x if context is None else context, positions=positions)
         return self.attend(x, k, v, mask, bias, positions=positions, key=key, return_weights=return_weights)
 
+    @at_model_precision
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:
         """Projects context [..., S, D] to keys and values [..., S, K, H]; the scheme may rotate the keys."""
         k = constrain(self.key(context), "B S K H")
         v = constrain(self.value(context), "B S K H")
         return self._rotate(normalize(self.key_norm, k), positions), v
 
+    @at_model_precision
     def attend(
         self,
         x: Array,

@@ -13,6 +13,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Auxiliary, Extras
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import position_scheme
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.variants import NormModule
 from tfm_jax.ops.backends.common import Bias, heads_first
 from tfm_jax.ops.kv_cache import Slots, append
@@ -65,6 +66,7 @@ class Block(nnx.Module):
         self.feed_forward = config.feed_forward.build(config, rngs=rngs)
         self.feed_forward_norm = norm()
 
+    @at_model_precision
     def __call__(
         self,
         x: Array,
@@ -139,6 +141,7 @@ class Block(nnx.Module):
                 "the module of its build_bias. A stack passes it."
             )
 
+    @at_model_precision
     def extend(
         self,
         x: Array,
@@ -175,6 +178,7 @@ class Block(nnx.Module):
             # The cache holds heads first: the products with one query then need no copy.
             k, v = map(heads_first, self.attention.keys_values(y, positions=positions))
             (visible_k, new_k), (visible_v, new_v) = append(cache[0], k, slots), append(cache[1], v, slots)
+            new_k, new_v = constrain(new_k, "B K ? H"), constrain(new_v, "B K ? H")
             visible = heads_first(visible_k), heads_first(visible_v)
             return self.attention.attend(y, *visible, mask, bias, positions=positions)[0], (new_k, new_v)
 
@@ -190,6 +194,7 @@ class Block(nnx.Module):
         x, updated, _, _ = self._sublayers(x, self_attention, cross_attention, None)
         return x, updated
 
+    @at_model_precision
     def memory_keys_values(self, memory: Array) -> KeysValues:
         """The keys and values [..., K, S, H] of cross-attention from the encoder's output [..., S, D].
 
@@ -199,7 +204,7 @@ class Block(nnx.Module):
         if self.cross_attention is None:
             raise ValueError("nn.Block: got a memory without cross-attention; wanted a decoder's block.")
         k, v = self.cross_attention.keys_values(memory)
-        return heads_first(k), heads_first(v)
+        return constrain(heads_first(k), "B K ? H"), constrain(heads_first(v), "B K ? H")
 
     def _sublayers(
         self,

@@ -16,7 +16,7 @@ from tfm_jax.registry import find_variants
 __all__ = ["Config", "paper_base", "paper_big"]
 
 _INITIALIZERS = Initializers()
-_IMPLEMENTATIONS = ("auto", *(name for name, x in BACKENDS.items() if not x.capabilities.sharded))
+_IMPLEMENTATIONS = ("auto", *BACKENDS)
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,13 @@ class Config:
       attention_dropout_rate: on the attention weights, in [0, 1).
       feed_forward_dropout_rate: on the hidden units of the feed-forward layer, in [0, 1).
       attention_implementation: "auto", or a name in ``ops.backends.BACKENDS`` or a ``Backend``, which raises
-        for what it does not support. "ring" is excluded: positions are counted on one device.
+        for what it does not support. On a mesh with a sequence axis, "auto" and "ring" are ring attention.
       dtype: of activations. Norm statistics, softmax and logits stay float32.
       param_dtype: of parameters. They are initialized in float32, then rounded.
+      matmul_precision: of the model's matrix products, as in ``jax.default_matmul_precision``; None is that
+        of the caller. JAX's default is not exact for float32 operands: a TPU rounds them to bfloat16, an
+        NVIDIA GPU to TF32 (10 bits of mantissa). "high" is three bfloat16 products on a TPU, "highest" is
+        float32 everywhere. It changes nothing on a CPU and for bfloat16 operands.
       remat: what the backward pass recomputes: None nothing, ``"full"`` each layer, ``"dots"`` all but
         the products with parameters.
       unroll: unroll the layers instead of scanning them: slower to compile, the same results.
@@ -112,6 +116,7 @@ class Config:
     attention_implementation: str | Backend = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
+    matmul_precision: Literal["default", "high", "highest"] | None = None
     remat: Literal["full", "dots"] | None = None
     unroll: bool = False
 
@@ -155,11 +160,6 @@ class Config:
             # By its name, which a file can hold.
             object.__setattr__(self, "attention_implementation", got.name)
             got = got.name
-        if isinstance(got, Backend) and got.capabilities.sharded:
-            raise ValueError(
-                f"Config: got attention_implementation={got.name!r}, which is for sharded sequences; wanted "
-                "another. Positions are counted on one device."
-            )
         if isinstance(got, str) and got not in _IMPLEMENTATIONS:
             raise ValueError(
                 f"Config: got attention_implementation={got!r}; wanted one of {', '.join(_IMPLEMENTATIONS)}, "

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -19,12 +19,14 @@ from tfm_jax.nn.functional import Pure
 from tfm_jax.nn.heads import LanguageModelHead
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import check_length
+from tfm_jax.nn.precision import at_model_precision, matmul_precision
 from tfm_jax.nn.stack import Stack
 from tfm_jax.ops.kv_cache import Slots, advance, has_room, init_slots, next_positions, seen_mask
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.masks.tiles import Span
 from tfm_jax.ops.tracing import current_platform, definitely
+from tfm_jax.sharding import constrain, current_rules, use_rules
 from tfm_jax.types import Array, Params
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "left_pad",
     "output_head",
     "unembed",
+    "whole_sequences",
 ]
 
 
@@ -85,6 +88,7 @@ class CachedDecoder(nnx.Module):
     def axes(self) -> dict[str, str]:
         return {"logits_bias": "V"}
 
+    @at_model_precision
     def unembed(self, hidden: Array) -> Array:
         """The logits [..., V], float32, from hidden states [..., D]."""
         hidden = self._scaled(hidden)
@@ -99,9 +103,16 @@ class CachedDecoder(nnx.Module):
         if self.logits_bias is not None:
             raise ValueError(
                 "unembedding: got a model with logits_bias=True; wanted logits without a bias. "
-                "Call unembed, or add params['logits_bias']."
+                "Call output_projection, which returns both."
             )
-        return self._scaled(self._kernel())
+        return self.output_projection()[0]
+
+    def output_projection(self) -> tuple[Array, Array | None]:
+        """The kernel [D, V], in ``config.dtype``, and the bias [V], or None, of the logits.
+
+        For ``ops.linear_cross_entropy``, which computes the logits of a few tokens at a time.
+        """
+        return self._scaled(self._kernel()), None if self.logits_bias is None else self.logits_bias[...]
 
     def unembed_function(self, batch_size: int) -> Callable[[Array], Array]:
         """Makes a function equal to ``unembed``, for a loop over ``batch_size`` sequences.
@@ -114,14 +125,18 @@ class CachedDecoder(nnx.Module):
         kernel = self._kernel()
 
         def unembed(x: Array) -> Array:
-            x = self._scaled(x)
-            return self._biased(jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32))
+            with matmul_precision(self.config):
+                logits = jnp.einsum(
+                    "...D,DV->...V", self._scaled(x), kernel, preferred_element_type=jnp.float32
+                )
+            return self._biased(constrain(logits, "V"))
 
         return unembed
 
     def _kernel(self) -> Array:
         kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
-        return kernel.astype(self.config.dtype)
+        # On a mesh the kernel is gathered here, once, in the dtype of the computation.
+        return constrain(kernel.astype(self.config.dtype), "D V")
 
     def _scaled(self, x: Array) -> Array:
         return x if self.config.logits_scale == 1.0 else x * self.config.logits_scale
@@ -192,7 +207,13 @@ class CachedDecoder(nnx.Module):
             x = jnp.where(has_room(slots, T), x, jnp.nan)
             return x, dataclasses.replace(cache, layers=tuple(layers), slots=next_slots)
 
-        return forward
+        def forward_on_mesh(
+            tokens: Array, cache: Cache, *, positions: Array | None = None, mask: Mask | None = None
+        ) -> tuple[Array, Cache]:
+            with whole_sequences():
+                return forward(tokens, cache, positions=positions, mask=mask)
+
+        return forward_on_mesh
 
     def empty_cache(self, batch: tuple[int, ...], capacity: int, *, slots: int | None = None) -> Cache:
         """An empty KV cache, [..., K, S, H] in each layer.
@@ -220,7 +241,7 @@ class CachedDecoder(nnx.Module):
             and definitely(functools.partial(operator.le, window, capacity))
         ):
             S, rolling = max(window - 1, 1), True
-        empty = jnp.zeros((*batch, config.K, S, config.H), config.dtype)
+        empty = constrain(jnp.zeros((*batch, config.K, S, config.H), config.dtype), "B K ? H")
         return Cache(((empty, empty),) * stack.n_layers, init_slots(batch, S, rolling=rolling))
 
 
@@ -309,6 +330,12 @@ def unembed(model: Pure[CachedDecoder], params: Params, hidden: Array) -> Array:
     decoder, hidden = model.bind(params), as_array("nn.unembed", "hidden", hidden)
     check_shapes("nn.unembed", sizes={"D": decoder.config.d_model}, hidden=(hidden, "... D", "float"))
     return decoder.unembed(hidden)
+
+
+def whole_sequences() -> Any:
+    """A context: a mesh shards the batch and the heads, not the sequences, so that any length fits."""
+    rules = current_rules()
+    return use_rules(dataclasses.replace(rules, activations={**rules.activations, "T": None, "S": None}))
 
 
 def cross_attention_mask(source_mask: Mask | Array | None) -> Mask | None:

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax.checks import as_array, check_shapes
-from tfm_jax.nn._parameters import initialize, lookup
+from tfm_jax.nn._lookup import lookup
+from tfm_jax.nn._parameters import initialize
 from tfm_jax.nn.config import Config
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.sharding import constrain
 from tfm_jax.types import Array
 
@@ -52,9 +54,10 @@ class Embedding(nnx.Module):
         """
         tokens = as_array("nn.Embedding", "tokens", tokens)
         check_shapes("nn.Embedding", tokens=(tokens, "...", "int"))
-        x = constrain(lookup(self.table[...], tokens), "B T D")
-        if self.config.scale_embeddings:
-            x = x * math.sqrt(self.config.d_model)
+        scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
+        # In float32 where token types are added before the cast.
+        dtype = self.config.dtype if self.token_types is None else None
+        x = constrain(lookup(self.table[...], tokens, scale=scale, dtype=dtype), "B T D")
         if self.token_types is not None:
             if token_types is None:
                 types = jnp.zeros(tokens.shape[-1:], jnp.int32)
@@ -65,8 +68,9 @@ class Embedding(nnx.Module):
             raise ValueError("nn.Embedding: got token_types with config.token_types=0; wanted None.")
         return x.astype(self.config.dtype)
 
+    @at_model_precision
     def attend(self, x: Array) -> Array:
         """The logits [..., T, V], float32, from hidden states x [..., T, D]."""
         x = as_array("nn.Embedding", "x", x)
         table = self.table[...].astype(x.dtype)
-        return constrain(jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32), "B T V")
+        return constrain(jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32), "V")

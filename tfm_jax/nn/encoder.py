@@ -9,6 +9,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.extras import Extras, model_extras, with_extras
 from tfm_jax.nn.positions import count_positions, valid_tokens
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.stack import EncoderStack
 from tfm_jax.ops.masks import Mask
 from tfm_jax.types import Array, Key
@@ -88,6 +89,7 @@ class Encoder(nnx.Module):
         )
         return with_extras(hidden, extras)
 
+    @at_model_precision
     def forward(
         self,
         inputs: Array,
@@ -151,6 +153,7 @@ class Encoder(nnx.Module):
             )
         return self.pool(hidden, valid, key=pooler_key)
 
+    @at_model_precision
     def pool(self, hidden: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """``config.pooler`` applied to hidden [..., T, D]; ``valid`` bool [..., T], None is all."""
         if self.pooler is None:

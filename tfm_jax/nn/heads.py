@@ -14,10 +14,12 @@ from tfm_jax.nn.extras import Extras, with_extras
 from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.pooling import PoolBy, pool
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.variants import Activation, as_function
 from tfm_jax.ops import masks
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ranges import RATE, SIZE, check_number
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
 __all__ = ["ClassificationHead", "Classifier", "LanguageModelHead", "MaskedLanguageModel"]
@@ -36,6 +38,7 @@ class LanguageModelHead(nnx.Module):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
         self.projection = Linear(
             (config.d_model,),
             (config.vocab_size,),
@@ -46,11 +49,12 @@ class LanguageModelHead(nnx.Module):
             rngs=rngs,
         )
 
+    @at_model_precision
     def __call__(self, x: Array) -> Array:
         """The logits [..., T, V], float32, from hidden states x [..., T, D]."""
         x = as_array("nn.LanguageModelHead", "x", x)
         kernel = self.projection.kernel[...].astype(x.dtype)
-        return jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32)
+        return constrain(jnp.einsum("...D,DV->...V", x, kernel, preferred_element_type=jnp.float32), "V")
 
 
 class ClassificationHead(nnx.Module):
@@ -81,6 +85,7 @@ class ClassificationHead(nnx.Module):
             )
         check_number("nn.ClassificationHead", "n_classes", n_classes, SIZE)
         check_number("nn.ClassificationHead", "dropout_rate", dropout_rate, RATE)
+        self.config = config
         self.pooling: PoolBy = pooling
         self.dropout_rate = dropout_rate
         self.dense = Linear(
@@ -93,6 +98,7 @@ class ClassificationHead(nnx.Module):
             rngs=rngs,
         )
 
+    @at_model_precision
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """The logits [..., n_classes], float32, from x [..., T, D]; [..., T, n_classes] without pooling.
 
@@ -143,7 +149,7 @@ class MaskedLanguageModel(nnx.Module):
                 f"nn.MaskedLanguageModel: got {config.patches}; wanted patches=None. It reads tokens."
             )
         as_function(activation)  # raises for an unknown name
-        self.activation = activation
+        self.config, self.activation = config, activation
         self.encoder = Encoder(config, rngs=rngs)
         D, dtype, kernel = config.d_model, config.param_dtype, config.initializers.kernel
         self.dense = Linear((D,), (D,), axes="D D", bias=True, dtype=dtype, initializer=kernel, rngs=rngs)
@@ -154,6 +160,7 @@ class MaskedLanguageModel(nnx.Module):
     def axes(self) -> dict[str, str]:
         return {"bias": "V"}
 
+    @at_model_precision
     def __call__(
         self,
         tokens: Array,
@@ -175,7 +182,8 @@ class MaskedLanguageModel(nnx.Module):
             return_weights=return_weights,
             return_auxiliary=return_auxiliary,
         )
-        logits = self._unembed(normalize(self.norm, as_function(self.activation)(self.dense(x))))
+        x = constrain(as_function(self.activation)(self.dense(x)), "B T D")
+        logits = self._unembed(constrain(normalize(self.norm, x), "B T D"))
         logits = logits + jnp.broadcast_to(self.bias[...].astype(logits.dtype), logits.shape)
         return with_extras(logits, extras)
 

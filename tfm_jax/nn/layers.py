@@ -1,7 +1,5 @@
 """Linear layer over one or several axes."""
 
-import math
-
 import jax.numpy as jnp
 from flax import nnx
 
@@ -9,6 +7,7 @@ from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import constant, initialize
 from tfm_jax.nn.initializers import GlorotUniform
 from tfm_jax.nn.variants import Initializer
+from tfm_jax.ops.projection import project
 from tfm_jax.types import Array
 
 __all__ = ["Linear"]
@@ -64,11 +63,8 @@ class Linear(nnx.Module):
         x = as_array("nn.Linear", "x", x)
         inputs = self.kernel.shape[: self.n_inputs]
         check_shapes("nn.Linear", x=(x, f"... {' '.join(map(str, inputs))}", "float"))
-        # One matrix product over flattened axes contracts contiguous memory.
-        flat = x.reshape(*x.shape[: x.ndim - self.n_inputs], math.prod(inputs))
-        kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(inputs), -1)
-        out = (flat @ kernel).reshape(*flat.shape[:-1], *self.kernel.shape[self.n_inputs :])
+        out = project(x, self.kernel[...], self.n_inputs)
         if self.bias is None:
             return out
-        bias = self.bias[...].astype(x.dtype)
-        return out + jnp.broadcast_to(bias, out.shape)
+        # Broadcast before the cast: the gradient is cast before its sum, which the devices add.
+        return out + jnp.broadcast_to(self.bias[...], out.shape).astype(x.dtype)

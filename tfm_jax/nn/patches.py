@@ -13,6 +13,7 @@ from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.variants import PatchEmbedding, register_variant
 from tfm_jax.ranges import Size
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ class PatchLayer(nnx.Module):
         lead, (height, width) = images.shape[:-3], p.sides
         x = images.reshape(*lead, p.height // height, height, p.width // width, width, p.channels)
         x = jnp.swapaxes(x, -4, -3).reshape(*lead, p.count, height * width * p.channels)
-        x = self.projection(x.astype(self.dtype))
+        x = constrain(self.projection(x.astype(self.dtype)), "B ? D")
         if self.class_token is None:
             return x
         token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (*lead, 1, x.shape[-1]))
-        return jnp.concatenate([token, x], axis=-2)
+        return constrain(jnp.concatenate([token, x], axis=-2), "B T D")

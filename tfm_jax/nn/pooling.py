@@ -13,6 +13,7 @@ from tfm_jax.nn.layers import Linear
 from tfm_jax.nn.variants import Activation, Pooling, as_function, register_variant
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.ranges import Rate
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
 if TYPE_CHECKING:
@@ -106,4 +107,4 @@ class PoolerLayer(nnx.Module):
     def __call__(self, x: Array, valid: Array | None = None, *, key: Key | None = None) -> Array:
         """Maps x [..., T, D] to [..., D]. ``key`` is for dropout; None is no dropout."""
         first = ops.dropout(_first(as_array("nn.Pooler", "x", x)), self.pooler.dropout_rate, key)
-        return as_function(self.pooler.activation)(self.dense(first))
+        return constrain(as_function(self.pooler.activation)(self.dense(constrain(first, "B D"))), "B D")

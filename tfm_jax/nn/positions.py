@@ -11,7 +11,8 @@ from flax import nnx
 from tfm_jax import ops
 from tfm_jax.checks import as_array
 from tfm_jax.fields import check_fields
-from tfm_jax.nn._parameters import initialize, lookup
+from tfm_jax.nn._lookup import lookup
+from tfm_jax.nn._parameters import initialize
 from tfm_jax.nn.initializers import Normal
 from tfm_jax.nn.variants import Positions, register_variant
 from tfm_jax.ops.backends.common import Bias

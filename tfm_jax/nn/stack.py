@@ -14,6 +14,7 @@ from tfm_jax.nn.config import Config
 from tfm_jax.nn.extras import Extras
 from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import check_length, position_scheme
+from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.variants import NormModule, check_output
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
@@ -89,6 +90,7 @@ class Stack(nnx.Module):
         self.layers = stack_layers(make_block, n_layers, rngs=rngs)
         self.norm = norm() if config.final_norm else None
 
+    @at_model_precision
     def __call__(
         self,
         x: Array,

@@ -10,7 +10,13 @@ from flax import nnx
 from tfm_jax.checks import as_array
 from tfm_jax.nn.blocks import split_key
 from tfm_jax.nn.config import Config
-from tfm_jax.nn.decoding import Cache, CachedDecoder, cross_attention_mask, output_head
+from tfm_jax.nn.decoding import (
+    Cache,
+    CachedDecoder,
+    cross_attention_mask,
+    output_head,
+    whole_sequences,
+)
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.extras import Extras, model_extras, with_extras
 from tfm_jax.nn.positions import count_positions, position_scheme
@@ -431,8 +437,9 @@ class EncoderDecoder(CachedDecoder):
           ValueError: as in ``__call__`` and ``empty_cache``.
         """
         source = as_array("nn.EncoderDecoder", "source", inputs)
-        memory = self.encode(source, source_mask=source_mask)
-        cross = tuple(block.memory_keys_values(memory) for block in self.decoder.unstack())
+        with whole_sequences():
+            memory = self.encode(source, source_mask=source_mask)
+            cross = tuple(block.memory_keys_values(memory) for block in self.decoder.unstack())
         memory_mask = cross_attention_mask(source_mask) if memory_mask is None else memory_mask
         batch = source.shape[:-1]
         memory_mask = masks.as_mask(memory_mask, len(batch))

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from tfm_jax.checks import as_array, as_key, check_shapes
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends import BACKENDS, Backend, by_speed, reference
+from tfm_jax.ops.backends import BACKENDS, Backend
 from tfm_jax.ops.backends.capabilities import FLOATS, Request
 from tfm_jax.ops.backends.common import Bias
+from tfm_jax.ops.backends.dispatch import attend, attend_weights, choose
 from tfm_jax.ops.dropout import check_rate
-from tfm_jax.ops.tracing import current_platform
+from tfm_jax.ops.tracing import current_platform, platform_of
 from tfm_jax.types import Array, Key
 
 __all__ = ["Explanation", "attention", "attention_weights", "explain_attention"]
@@ -76,26 +77,7 @@ def attention(
     section 2.2; soft cap: Gemma Team 2024, "Gemma 2", section 2.
     """
     numbers = {"scale": scale, "soft_cap": soft_cap, "dropout_rate": dropout_rate}
-    request = _check_arguments(q, k, v, mask, bias, **numbers, key=key)
-    backend = _choose(implementation, request)
-    if implementation != "auto":
-        _check_supported(backend, request)
-    _check_mask(request, backend)
-    options = {
-        "scale": request.scale,
-        "soft_cap": request.soft_cap,
-        "dropout_rate": request.dropout_rate,
-        "key": request.key,
-    }
-    try:
-        return backend.attention(request.q, request.k, request.v, request.mask, request.bias, **options)
-    except TypeError as error:
-        if backend.capabilities.forward_mode or "forward-mode" not in str(error):
-            raise
-        raise TypeError(
-            f"attention: got implementation={backend.name!r} under jax.jvp or jax.jacfwd; wanted jax.grad "
-            "or jax.vjp: it supports reverse mode only. For forward mode, pass 'reference'."
-        ) from error
+    return attend(_check_arguments(q, k, v, mask, bias, **numbers, key=key), implementation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,15 +89,18 @@ class Explanation:
       platform: "cpu", "gpu" or "tpu".
       reasons: by name, why each implementation does not support the call; empty where it does.
       auto: whether it was chosen by "auto".
+      devices: the number of devices of the mesh that shards the call.
     """
 
     implementation: str | None
     platform: str
     reasons: dict[str, tuple[str, ...]]
     auto: bool
+    devices: int = 1
 
     def __str__(self) -> str:
-        lines = [f"attention on {self.platform}: {self.implementation or 'unsupported'}"]
+        where = self.platform if self.devices == 1 else f"{self.platform}, {self.devices} devices"
+        lines = [f"attention on {where}: {self.implementation or 'unsupported'}"]
         for name, reasons in self.reasons.items():
             if name != self.implementation:
                 lines.append(f"  {name}: {'; '.join(reasons) or self._supported(name)}")
@@ -159,13 +144,13 @@ def explain_attention(
     """
     numbers = {"scale": scale, "soft_cap": soft_cap, "dropout_rate": dropout_rate}
     request = _check_arguments(q, k, v, mask, bias, **numbers, key=key)
-    backend = _choose(implementation, request)
-    _check_mask(request, backend)
+    backend, layout, local = choose(implementation, request)
     # The chosen one last: a user's backend may have the name of another.
     candidates = BACKENDS | {backend.name: backend}
-    reasons = {name: candidate.unsupported(request) for name, candidate in candidates.items()}
+    reasons = {name: candidate.unsupported(local) for name, candidate in candidates.items()}
     chosen = None if reasons[backend.name] else backend.name
-    return Explanation(chosen, request.platform, reasons, implementation == "auto")
+    devices = 1 if layout is None else layout.mesh.size
+    return Explanation(chosen, request.platform, reasons, implementation == "auto", devices)
 
 
 def attention_weights(
@@ -203,39 +188,7 @@ def attention_weights(
 
     Vaswani et al. 2017, "Attention Is All You Need", equation 1.
     """
-    r = _check_arguments(q, k, k, mask, bias, scale=scale, soft_cap=soft_cap)
-    _check_mask(r)
-    return reference.attention_weights(r.q, r.k, r.mask, r.bias, scale=r.scale, soft_cap=r.soft_cap)
-
-
-def _choose(implementation: str | Backend, request: Request) -> Backend:
-    """The backend of that name, supported or not; for "auto", the fastest that supports the request."""
-    if isinstance(implementation, Backend):
-        return implementation
-    if implementation == "auto":
-        return next(backend for backend in by_speed(request) if not backend.unsupported(request))
-    if not isinstance(implementation, str) or implementation not in BACKENDS:
-        names = ", ".join(map(repr, ["auto", *BACKENDS]))
-        raise ValueError(
-            f"attention: got implementation={implementation!r}; wanted one of {names}, or a Backend."
-        )
-    return BACKENDS[implementation]
-
-
-def _check_supported(backend: Backend, request: Request) -> None:
-    if reasons := backend.unsupported(request):
-        able = [name for name, other in BACKENDS.items() if not other.unsupported(request)]
-        raise ValueError(
-            f"attention: got implementation={backend.name!r}, which does not support this call: it "
-            f"{'; it '.join(reasons)}; wanted one of {', '.join(map(repr, ['auto', *able]))}."
-        )
-
-
-def _check_mask(request: Request, backend: Backend | None = None) -> None:
-    """Raises where the mask does not fit q and k; with a sharded sequence, the backend checks it."""
-    if request.mask is not None and not (backend and backend.capabilities.sharded):
-        *batch, T, N, _ = request.q.shape
-        masks.check_fits(request.mask, tuple(batch), N, T, request.k.shape[-3])
+    return attend_weights(_check_arguments(q, k, k, mask, bias, scale=scale, soft_cap=soft_cap))
 
 
 def _check_arguments(
@@ -276,8 +229,9 @@ def _check_arguments(
         raise ValueError(f"attention: got scale={scale}; wanted a finite number, or None for 1 / sqrt(H).")
     check_rate("attention", dropout_rate, "dropout_rate")
     key = None if key is None else as_key("attention", key)
+    platform = platform_of(q) or current_platform()
     factor = H**-0.5 if scale is None else scale
-    return Request(q, k, v, mask, bias, factor, soft_cap, dropout_rate, key, current_platform())
+    return Request(q, k, v, mask, bias, factor, soft_cap, dropout_rate, key, platform)
 
 
 def _check_heads(q: Array, k: Array, v: Array) -> None:

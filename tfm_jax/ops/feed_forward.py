@@ -10,6 +10,7 @@ import numpy as np
 
 from tfm_jax.checks import as_array, as_key, as_optional_array, check_shapes
 from tfm_jax.ops.dropout import dropout
+from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
 __all__ = ["activation", "feed_forward", "gated_feed_forward"]
@@ -149,7 +150,7 @@ def feed_forward(
         fix=_FIX,
     )
     key = None if key is None else as_key("feed_forward", key)
-    hidden = activation(_add(x @ w_in, b_in))
+    hidden = constrain(activation(_add(x @ w_in, b_in)), "F")
     return _add(dropout(hidden, dropout_rate, key) @ w_out, b_out)
 
 
@@ -197,7 +198,7 @@ def gated_feed_forward(
         fix=_FIX,
     )
     key = None if key is None else as_key("gated_feed_forward", key)
-    hidden = activation(x @ w_gate) * (x @ w_in)
+    hidden = constrain(activation(x @ w_gate) * (x @ w_in), "F")
     return dropout(hidden, dropout_rate, key) @ w_out
 
 

@@ -1,8 +1,14 @@
-"""Layer norm and RMS norm over the last axis; statistics in float32, results in the input's dtype."""
+"""Layer norm and RMS norm over the last axis; statistics in float32, results in the input's dtype.
+
+The backward pass saves the input in its dtype and the statistics of each vector, and recomputes the rest.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from tfm_jax.checks import as_array, as_optional_array, check_shapes
 from tfm_jax.ranges import NOT_NEGATIVE, check_number
@@ -48,11 +54,7 @@ def layer_norm(
         fix=_FIX,
     )
     check_number("layer_norm", "eps", eps, NOT_NEGATIVE)
-    wide = x.astype(np.promote_types(x.dtype, np.float32))
-    # From the centred values: mean(x^2) - mean(x)^2 cancels where the mean is large.
-    centred = wide - wide.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return _affine(centred * jax.lax.rsqrt(variance + eps), scale, bias).astype(x.dtype)
+    return _layer_norm(x, scale, bias, eps)
 
 
 def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Array:
@@ -79,9 +81,32 @@ def rms_norm(x: Array, scale: Array | None = None, *, eps: float = 1e-6) -> Arra
     x, scale = as_array("rms_norm", "x", x), as_optional_array("rms_norm", "scale", scale)
     check_shapes("rms_norm", x=(x, "... D", "float"), scale=(scale, "D", "float"), fix=_FIX)
     check_number("rms_norm", "eps", eps, NOT_NEGATIVE)
+    return _rms_norm(x, scale, eps)
+
+
+_STATISTICS = "norm_statistics"
+# Not a custom_vjp: forward mode stays. The scan over layers needs no barriers against CSE.
+_saving_statistics = functools.partial(
+    jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(_STATISTICS), prevent_cse=False
+)
+
+
+@_saving_statistics
+def _layer_norm(x: Array, scale: Array | None, bias: Array | None, eps: float | Array) -> Array:
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    # From the centred values: mean(x^2) - mean(x)^2 cancels where the mean is large.
+    centred = wide - checkpoint_name(wide.mean(-1, keepdims=True), _STATISTICS)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    inverse = checkpoint_name(jax.lax.rsqrt(variance + eps), _STATISTICS)
+    return _affine(centred * inverse, scale, bias).astype(x.dtype)
+
+
+@_saving_statistics
+def _rms_norm(x: Array, scale: Array | None, eps: float | Array) -> Array:
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     mean_square = jnp.square(wide).mean(-1, keepdims=True)
-    return _affine(wide * jax.lax.rsqrt(mean_square + eps), scale, None).astype(x.dtype)
+    inverse = checkpoint_name(jax.lax.rsqrt(mean_square + eps), _STATISTICS)
+    return _affine(wide * inverse, scale, None).astype(x.dtype)
 
 
 def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:

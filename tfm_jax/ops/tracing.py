@@ -6,10 +6,21 @@ import jax
 import jax.core
 import jax.export
 import numpy as np
+from jax.sharding import AbstractMesh
 
 from tfm_jax.types import Array
 
-__all__ = ["current_platform", "definitely", "is_concrete", "is_symbolic", "vary_with"]
+__all__ = [
+    "current_platform",
+    "definitely",
+    "is_concrete",
+    "is_mapped",
+    "is_partitioned",
+    "is_symbolic",
+    "mesh_of",
+    "platform_of",
+    "vary_with",
+]
 
 
 def current_platform() -> str:
@@ -22,10 +33,52 @@ def current_platform() -> str:
     Returns:
       "cpu", "gpu" or "tpu".
     """
+    return _configured_platform() or jax.default_backend()
+
+
+def platform_of(x: object) -> str | None:
+    """The platform that a program with the array ``x`` runs on, where it is known while tracing.
+
+    Equivalent to::
+
+        current_platform()                                 # outside of jit
+
+    Args:
+      x: an array, or a ``jax.ShapeDtypeStruct``.
+
+    Returns:
+      "cpu", "gpu" or "tpu": of the current mesh; of the mesh that an argument of ``jit`` is sharded over; of
+      ``jax.default_device``; outside of ``jit``, of the host. None inside ``jit`` without any of them: there
+      the program may be lowered for a platform that the host does not have.
+    """
+    if not isinstance(x, jax.core.Tracer):
+        return current_platform()
+    return _configured_platform() or _platform_name(mesh_of(x).abstract_device)
+
+
+def mesh_of(x: object) -> AbstractMesh:
+    """The current mesh; without one, the mesh that an argument of ``jit`` is sharded over; else, empty."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty and isinstance(x, jax.core.Tracer):
+        mesh = getattr(getattr(jax.typeof(x), "sharding", None), "mesh", mesh)
+    return mesh
+
+
+def is_partitioned(x: object) -> bool:
+    """Whether the compiler partitions the program over devices, as far as is known while tracing."""
+    mesh = mesh_of(x)
+    return not mesh.empty and mesh.size > 1 and not mesh.are_all_axes_manual
+
+
+def _configured_platform() -> str | None:
     # JAX declares its options when it is imported, which its types do not show.
     default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    device = jax.sharding.get_abstract_mesh().abstract_device or default
-    return jax.default_backend() if device is None else getattr(device, "platform", device)
+    return _platform_name(jax.sharding.get_abstract_mesh().abstract_device or default)
+
+
+def _platform_name(device: object) -> str | None:
+    platform = device if device is None or isinstance(device, str) else getattr(device, "platform", None)
+    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def is_concrete(leaf: object) -> bool:
@@ -33,6 +86,15 @@ def is_concrete(leaf: object) -> bool:
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, int | np.ndarray | np.generic)
+
+
+def is_mapped(axis: str | tuple[str, ...]) -> bool:
+    """Whether the code runs inside ``shard_map`` or ``pmap`` over an axis of that name."""
+    try:
+        jax.lax.axis_size(axis)
+    except NameError:
+        return False
+    return True
 
 
 def is_symbolic(size: object) -> bool:

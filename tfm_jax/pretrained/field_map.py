@@ -28,7 +28,15 @@ __all__ = [
 Fields = dict[str, Any]
 """Values of ``nn.Config`` by field, or by path such as ``"norm.eps"``."""
 Value = TypeVar("Value")
-RUNTIME = ("dtype", "param_dtype", "attention_implementation", "remat", "unroll", "initializers")
+RUNTIME = (
+    "dtype",
+    "param_dtype",
+    "matmul_precision",
+    "attention_implementation",
+    "remat",
+    "unroll",
+    "initializers",
+)
 """Fields of ``nn.Config`` that change no output of given parameters: how a model is run and initialized. No
 ``config.json`` has them."""
 _REQUIRED = object()

@@ -1,6 +1,7 @@
 """Training and evaluation steps as pure functions, made from a loss."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from tfm_jax.types import Array, BatchT, Key, Params, SumWeight
 
 __all__ = ["EvalStep", "LossFn", "Metrics", "TrainStep", "make_eval_step", "make_train_step"]
 
+Tree = TypeVar("Tree")
 Metrics = dict[str, SumWeight]
 """Named ``(sum, weight)`` pairs."""
 LossFn = Callable[[Params, BatchT, Key | None], tuple[SumWeight, Metrics]]
@@ -30,7 +32,7 @@ def make_train_step(
     accumulate: int = 1,
     clip_norm: float | None = None,
     ema_decay: float | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> TrainStep[BatchT]:
     """Makes a training step, a pure function for ``jax.jit(step, donate_argnums=0)``.
 
@@ -58,8 +60,9 @@ def make_train_step(
       clip_norm: largest global norm of the gradient, > 0; None does not clip.
       ema_decay: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so
         that the random initialization is forgotten. None for a state without an average.
-      axis_name: the mapped axis to sum over, under ``pmap``, ``shard_map`` or ``vmap``. None under ``jit``,
-        also on a mesh, where the compiler sums. With several devices their dropout differs from jit's.
+      axis_name: the mapped axis to sum over, or several, under ``pmap``, ``shard_map`` or ``vmap``, nested
+        too. None under ``jit``, also on a mesh, where the compiler sums. With several devices their dropout
+        differs from jit's.
 
     Returns:
       ``step(state, batch) -> (state, metrics)``. The metrics are "loss", those of ``loss_fn``, and
@@ -67,14 +70,16 @@ def make_train_step(
       has gradient 0; the optimizer's momentum and weight decay still change the weights.
 
     Raises:
-      ValueError: at trace time, when the batch is not divisible by ``accumulate``, a metric has a reserved
-        name, or only one of the state and the step has a moving average.
+      ValueError: for an ``axis_name`` that is no name; at trace time, when the batch is not divisible by
+        ``accumulate``, a metric has a reserved name, or only one of the state and the step has a moving
+        average.
     """
     check_number("make_train_step", "accumulate", accumulate, SIZE)
     if clip_norm is not None:
         check_number("make_train_step", "clip_norm", clip_norm, POSITIVE)
     if ema_decay is not None:
         check_number("make_train_step", "ema_decay", ema_decay, RATE)
+    axis_names = _axis_names("make_train_step", axis_name)
 
     def step(state: TrainState, batch: BatchT) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):
@@ -83,12 +88,11 @@ def make_train_step(
                 f"{state.ema is not None}); wanted both ema=True and a decay, or neither."
             )
         key = jax.random.fold_in(state.key, state.step)
-        if axis_name is not None and jax.lax.axis_size(axis_name) > 1:  # one device: as without an axis
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        params = _vary(state.params, axis_name)
+        if jax.lax.axis_size(axis_names) > 1:  # one device: as without an axis
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_names))
+        params = _vary(state.params, axis_names)
         gradients, metrics = _gradients(loss_fn, params, _microbatches(batch, accumulate), key)
-        if axis_name is not None:
-            gradients, metrics = jax.lax.psum((gradients, metrics), axis_name)
+        gradients, metrics = _sum((gradients, metrics), axis_names)
         weight = metrics["loss"][1]
         gradients = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), gradients)
         norm = optax.tree.norm(gradients)
@@ -108,7 +112,9 @@ def make_train_step(
     return step
 
 
-def make_eval_step(loss_fn: LossFn[BatchT], *, axis_name: str | None = None) -> EvalStep[BatchT]:
+def make_eval_step(
+    loss_fn: LossFn[BatchT], *, axis_name: str | tuple[str, ...] | None = None
+) -> EvalStep[BatchT]:
     """Makes an evaluation step, a pure function without randomness.
 
     Equivalent to::
@@ -118,20 +124,23 @@ def make_eval_step(loss_fn: LossFn[BatchT], *, axis_name: str | None = None) -> 
 
     Args:
       loss_fn: as for `make_train_step`; its key is None.
-      axis_name: the mapped axis to sum over, if any.
+      axis_name: the mapped axis to sum over, or several, if any.
 
     Returns:
       ``eval_step(params, batch) -> {name: (sum, weight)}``. `evaluate` sums the pairs over batches; a batch
       of padding alone has weight 0.
 
     Raises:
-      ValueError: at trace time, when ``loss_fn`` names a metric "loss" or "grad_norm".
+      ValueError: for an ``axis_name`` that is no name; at trace time, when ``loss_fn`` names a metric "loss"
+        or "grad_norm".
     """
+
+    axis_names = _axis_names("make_eval_step", axis_name)
 
     def eval_step(params: Params, batch: BatchT) -> Metrics:
         pair, metrics = loss_fn(params, batch, None)
         metrics = _with_loss(pair, metrics)
-        return metrics if axis_name is None else jax.lax.psum(metrics, axis_name)
+        return _sum(metrics, axis_names)
 
     return eval_step
 
@@ -184,16 +193,45 @@ def _gradients(
     return gradients, jax.tree.map(lambda x: x.sum(0), metrics)
 
 
-def _vary(params: Params, axis_name: str | None) -> Params:
-    """Casts replicated params to device-varying ones under ``shard_map(check_vma=True)``.
+def _axis_names(function: str, axis_name: object) -> tuple[str, ...]:
+    names = axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,)
+    found = tuple(name for name in names if isinstance(name, str) and name)
+    if len(found) < len(names) or len(set(found)) < len(found):
+        raise ValueError(
+            f"{function}: got axis_name={axis_name!r}; wanted the name of a mapped axis, such as 'data', or "
+            "a tuple of different names."
+        )
+    return found
+
+
+def _manual(axis_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that ``shard_map`` or ``pmap`` maps; ``vmap`` maps the others."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(name for name in axis_names if name in manual)
+
+
+def _vary(tree: Tree, axis_names: tuple[str, ...]) -> Tree:
+    """Casts replicated arrays to device-varying ones under ``shard_map(check_vma=True)``.
 
     There the gradient of a replicated value is already summed over the devices; a second sum would multiply
     it by their number. Elsewhere this is the identity.
     """
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    if axis_name is None or axis_name not in manual:
-        return params
-    return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
+    manual = set(_manual(axis_names))
+
+    def vary(x: Array) -> Array:
+        axes = tuple(manual - jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, axes, to="varying") if axes else x
+
+    return jax.tree.map(vary, tree)
+
+
+def _sum(tree: Tree, axis_names: tuple[str, ...]) -> Tree:
+    """The sum over mapped axes, of values that are equal along one of them too."""
+    manual = _manual(axis_names)
+    others = tuple(name for name in axis_names if name not in manual)
+    # In two steps: psum takes no axis of vmap beside one of shard_map.
+    tree = jax.lax.psum(tree, others) if others else tree
+    return jax.lax.psum(_vary(tree, manual), manual) if manual else tree
 
 
 def _update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import settings
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax import laws, train
@@ -49,16 +50,100 @@ def pmap():
     return train.Pmap(train.make_mesh(data=4)).compile(step(axis_name="data"))
 
 
-def shard_map(**options):
-    specs = {"mesh": train.make_mesh(data=4), "in_specs": (P(), P("data")), "out_specs": P()}
-    return jax.jit(jax.shard_map(step(axis_name="data", accumulate=2), **specs, **options))
+def shard_map(axis_name="data", accumulate=2, **options):
+    """The step on 2 x 4 devices: one axis of 4 shards the batch, or both."""
+    mesh = jax.make_mesh((2, 4), ("outer", "data"), (AxisType.Auto,) * 2)
+    specs = {"mesh": mesh, "in_specs": (P(), P(axis_name)), "out_specs": P()}
+    function = step(axis_name=axis_name, accumulate=accumulate)
+    return jax.jit(jax.shard_map(function, **specs, **options))
 
 
+def nested(**options):
+    """A map over one axis inside a map over the other."""
+    mesh = jax.make_mesh((2, 4), ("outer", "data"), (AxisType.Auto,) * 2)
+    inner = jax.shard_map(
+        step(axis_name=("outer", "data")),
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+        axis_names={"data"},
+        **options,
+    )
+    return jax.jit(
+        jax.shard_map(
+            lambda state, batch: inner(state, batch),
+            mesh=mesh,
+            in_specs=(P(), P("outer")),
+            out_specs=P(),
+            axis_names={"outer"},
+            **options,
+        )
+    )
+
+
+def split(batch, *sizes):
+    return jax.tree.map(lambda x: x.reshape(*sizes, x.shape[0] // np.prod(sizes), *x.shape[1:]), batch)
+
+
+def first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def vmap():
+    mapped = jax.jit(jax.vmap(step(axis_name="data"), (None, 0), axis_name="data"))
+    return lambda state, batch: first(mapped(state, split(batch, 4)))
+
+
+def vmap_in_vmap():
+    inner = jax.vmap(step(axis_name=("outer", "data")), (None, 0), axis_name="data")
+    mapped = jax.jit(jax.vmap(inner, (None, 0), axis_name="outer"))
+    return lambda state, batch: first(first(mapped(state, split(batch, 2, 4))))
+
+
+def vmap_in_pmap():
+    inner = jax.vmap(step(axis_name=("outer", "data")), (None, 0), axis_name="data")
+    mapped = jax.pmap(
+        lambda *args: first(inner(*args)),
+        "outer",
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=jax.devices()[:2],
+    )
+    return lambda state, batch: mapped(state, split(batch, 2, 4))
+
+
+def vmap_in_shard_map():
+    # Inside a checked shard_map JAX has no sum over an axis of vmap.
+    inner = jax.vmap(step(axis_name=("outer", "data")), (None, 0), axis_name="outer")
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,), devices=jax.devices()[:4])
+    specs = {"in_specs": (P(), P(None, "data")), "out_specs": P()}
+    mapped = jax.jit(jax.shard_map(inner, mesh=mesh, check_vma=False, **specs))
+    return lambda state, batch: first(mapped(state, split(batch, 2)))
+
+
+def batch_along_one_of_two_axes():
+    """The devices of the other axis have the same examples: all sums double, and their ratio stays."""
+    mesh = jax.make_mesh((2, 4), ("outer", "data"), (AxisType.Auto,) * 2)
+    specs = {"in_specs": (P(), P("data")), "out_specs": P()}
+    return jax.jit(jax.shard_map(step(axis_name=("outer", "data")), mesh=mesh, **specs))
+
+
+BOTH = ("outer", "data")
 STRATEGIES = {
     "mesh": (train.Jit(train.make_mesh(data=4)), mesh),
     "pmap": (train.Pmap(train.make_mesh(data=4)), pmap),
     "shard_map, in microbatches": (None, shard_map),
     "unchecked shard_map": (None, functools.partial(shard_map, check_vma=False)),
+    "shard_map over two axes": (None, functools.partial(shard_map, BOTH, 1)),
+    "shard_map over two axes, the inner one first": (None, functools.partial(shard_map, BOTH[::-1], 1)),
+    "unchecked shard_map over two axes": (None, functools.partial(shard_map, BOTH, 1, check_vma=False)),
+    "a tuple of one name": (None, functools.partial(shard_map, ("data",))),
+    "nested shard_map": (None, nested),
+    "unchecked nested shard_map": (None, functools.partial(nested, check_vma=False)),
+    "vmap": (None, vmap),
+    "vmap in vmap": (None, vmap_in_vmap),
+    "vmap in pmap": (None, vmap_in_pmap),
+    "vmap in unchecked shard_map": (None, vmap_in_shard_map),
+    "batch along one of two axes": (None, batch_along_one_of_two_axes),
 }
 
 

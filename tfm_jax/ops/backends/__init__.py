@@ -11,27 +11,25 @@ the others pass it to a kernel.
 
 import functools
 
-import jax
-
 from tfm_jax.ops.backends import chunked, cpu_decode, cudnn, reference, ring, splash, xla
 from tfm_jax.ops.backends.capabilities import Backend, Capabilities, Request
-from tfm_jax.ops.tracing import definitely
+from tfm_jax.ops.tracing import definitely, is_partitioned
 
 __all__ = ["BACKENDS", "Backend", "Capabilities", "Request", "by_speed", "ring_over"]
 
 
-def ring_over(axis: str) -> Backend:
-    """Ring attention over a mesh axis of any name, to be passed as ``implementation``.
+def ring_over(axis: str | tuple[str, ...]) -> Backend:
+    """Ring attention over a mapped axis of any name, to be passed as ``implementation``.
 
     Equivalent to::
 
         BACKENDS["ring"]                                                # for the axis "sequence"
 
     Args:
-      axis: the name of a mapped axis, inside ``shard_map`` or ``pmap``.
+      axis: the name of a mapped axis, inside ``shard_map`` or ``pmap``; or several, outermost first.
 
     Returns:
-      A ``Backend``. It is unsupported outside of such an axis.
+      A ``Backend``. Outside of such an axis the sequence is on one device.
     """
     return Backend("ring", functools.partial(ring.attention, axis=axis), ring.capabilities(axis))
 
@@ -42,9 +40,9 @@ BACKENDS: dict[str, Backend] = {
         Backend("cudnn", cudnn.attention, cudnn.CAPABILITIES),
         Backend("splash", splash.attention, splash.CAPABILITIES),
         Backend("cpu_decode", cpu_decode.attention, cpu_decode.CAPABILITIES),
-        Backend("chunked", chunked.attention, Capabilities(symbolic_lengths=False, forward_mode=False)),
+        Backend("chunked", chunked.attention, chunked.CAPABILITIES),
         Backend("xla", xla.attention, xla.CAPABILITIES),
-        Backend("reference", reference.attention, Capabilities()),
+        Backend("reference", reference.attention, reference.CAPABILITIES),
         ring_over(ring.AXIS),
     )
 }
@@ -55,7 +53,7 @@ _MAX_DECODE_QUERIES = 8
 
 
 def by_speed(request: Request) -> list[Backend]:
-    """The backends that "auto" tries, fastest first. Not the ring: only the caller knows the sharding.
+    """The backends that "auto" tries, fastest first. Not the ring: the mesh and its rules decide that.
 
     Equivalent to::
 
@@ -72,6 +70,9 @@ def by_speed(request: Request) -> list[Backend]:
     large = definitely(lambda: T * S > _MAX_KEPT_LOGITS)
     general = ("chunked", "xla", "reference") if large else ("reference", "chunked")
     # Not on a mesh: the check for finite results would need a collective.
-    one_device = request.platform == "cpu" and jax.sharding.get_abstract_mesh().empty
+    partitioned = request.shard is None and is_partitioned(request.q)
+    one_device = request.platform == "cpu" and not partitioned
     decode = ("cpu_decode",) if one_device and definitely(lambda: T <= _MAX_DECODE_QUERIES) else ()
-    return [BACKENDS[name] for name in ("cudnn", "splash", *decode, *general)]
+    # The kernel pads lengths to whole blocks.
+    kernel = ("splash",) if definitely(lambda: min(T, S) >= splash.BLOCK) else ()
+    return [BACKENDS[name] for name in ("cudnn", *kernel, *decode, *general)]

@@ -4,7 +4,6 @@ K key/value heads serve N = K * G query heads through an axis G. A tile has t qu
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.checks import check_shapes
-from tfm_jax.ops.backends.common import adjust_logits, split_heads
+from tfm_jax.ops.backends.common import adjust_logits, row_heads, split_heads
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.ops.masks.algebra import Mask, Sizes
 from tfm_jax.ops.masks.tiles import Grid, Span
@@ -34,13 +33,14 @@ class Plan:
     batch: tuple[int, ...]
     N: int
     K: int
-    lengths: tuple[int, int]  # queries and keys on all devices
+    lengths: tuple[int, int]  # queries and keys on the devices of the ring
+    table: tuple[int, int]  # N and T on all devices
     pairs: np.ndarray  # int32 [tiles that may be unmasked, 2]
     bias_grid: tuple[int, int]  # tiles of a bias array, down and across; (1, 1) without one
     static: dict[str, float | None]  # scale and soft_cap, where they are not traced
     join_bias: Callable[[list, list], Callable[[Array, Array], Array]] | None  # the inverse of split_bias
     dropout_rate: float
-    axis: str | None  # the mesh axis that queries and keys are sharded over
+    axis: str | tuple[str, ...] | None  # the mesh axis that queries and keys are sharded over
 
     def bias_index(self, i: Array, j: Array) -> Array | int:
         """The index of tile (i, j) among the tiles of a bias array."""
@@ -98,11 +98,10 @@ class Plan:
         """Dropout of [..., K, G * t, s]; whether a pair is kept does not depend on the tiles."""
         if data["key"] is None:
             return x
-        queries, keys = self._indices(data, i, j)
-        heads = jnp.arange(math.prod((*self.batch, self.N)), dtype=jnp.int32)
-        heads = heads.reshape(*self.batch, self.K, self.N // self.K, 1)
-        queries = queries.reshape((1,) * (heads.ndim - 1) + queries.shape)
-        rows = heads * self.lengths[0] + queries
+        keys, (N, T) = self._indices(data, i, j)[1], self.table
+        queries = jnp.minimum(data["first_query"] + self.grid.spans(i, j)[0].indices(), T - 1)
+        heads = row_heads(data["examples"], data["heads"], N, (self.K, self.N // self.K, 1))
+        rows = heads * T + queries.reshape((1,) * (heads.ndim - 1) + queries.shape)
         return self.join_rows(drop_at(self.split_rows(x), rows, keys, self.dropout_rate, data["key"]))
 
     def _indices(self, data: dict, i: Array, j: Array) -> tuple[Array, Array]:

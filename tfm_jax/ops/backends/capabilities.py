@@ -11,7 +11,7 @@ from tfm_jax.ops.masks.algebra import Dense, Mask, Not, Or, nodes
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.types import Array, Key
 
-__all__ = ["FLOATS", "Backend", "Capabilities", "Request"]
+__all__ = ["FLOATS", "Backend", "Capabilities", "Request", "Shard"]
 
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 """The dtypes that attention accepts."""
@@ -29,6 +29,22 @@ _MASK_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Shard:
+    """Which part of the full arrays one device has, where a mesh shards attention.
+
+    Dropout depends on the indices in the full arrays, so that it is the same on every mesh.
+    """
+
+    examples: Array  # int32 [...], the flat indices of the leading dims of q
+    heads: Array  # int32 [N]
+    first_query: Array | int
+    n_heads: int
+    """N of all devices."""
+    lengths: tuple[int, int]
+    """T and S of all devices."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
     """The checked arguments of one call of attention, and the platform that it will run on."""
 
@@ -42,6 +58,7 @@ class Request:
     dropout_rate: float
     key: Key | None
     platform: str  # "cpu", "gpu" or "tpu"
+    shard: Shard | None = None  # the part of this device, where a mesh shards the call
 
 
 def _no_limits(request: Request) -> Iterator[str]:
@@ -70,8 +87,10 @@ class Capabilities:
     dtypes: frozenset[str] = FLOATS
     platforms: frozenset[str] | None = None
     """None: all."""
-    sharded: bool = False
-    """Whether q, k and v are one device's part of a sequence that is sharded over a mesh axis."""
+    sharded: str | tuple[str, ...] | None = None
+    """The mapped axis, if q, k and v are one device's part of a sequence that is sharded over it."""
+    sharded_dropout: bool = False
+    """Whether the function also takes ``shard``, a ``Shard``, for dropout by indices in the full arrays."""
     forward_mode: bool = True
     """Whether forward mode, ``jax.jvp``, works; reverse mode always does."""
     limits: Callable[[Request], Iterator[str]] = _no_limits
@@ -105,8 +124,11 @@ def _reasons(capabilities: Capabilities, request: Request) -> Iterator[str]:
         yield f"does not support a bias as {form}{other}"
     if request.soft_cap is not None and not capabilities.soft_cap:
         yield "does not support soft_cap"
-    if request.key is not None and request.dropout_rate and not capabilities.dropout:
+    dropped = request.key is not None and request.dropout_rate
+    if dropped and not capabilities.dropout:
         yield "does not support dropout"
+    elif dropped and request.shard is not None and not capabilities.sharded_dropout:
+        yield "does not support dropout on a mesh, which would be another one on each mesh"
     numbers = (request.scale, request.soft_cap)
     if not capabilities.traced_numbers and any(isinstance(x, jax.core.Tracer) for x in numbers):
         yield "needs scale and soft_cap that are known before tracing"

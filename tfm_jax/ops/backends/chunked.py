@@ -14,13 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax.ops.backends._tiling import Plan, put_tile, split_bias, take_tile, unmasked_tiles
-from tfm_jax.ops.backends.common import mask_logits, zero_nonfinite
+from tfm_jax.ops.backends.capabilities import Capabilities, Shard
+from tfm_jax.ops.backends.common import all_examples, mask_logits, zero_nonfinite
 from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.ops.masks.tiles import Grid, Span
 from tfm_jax.ops.tracing import definitely, vary_with
 from tfm_jax.types import Array, Key
 
-__all__ = ["attention"]
+__all__ = ["CAPABILITIES", "Axis", "attention"]
+
+CAPABILITIES = Capabilities(symbolic_lengths=False, forward_mode=False, sharded_dropout=True)
+
+Axis = str | tuple[str, ...]
+"""A mapped axis, or several as one, outermost first."""
 
 
 def attention(
@@ -35,7 +41,8 @@ def attention(
     dropout_rate: float,
     key: Key | None,
     tile: int = 256,
-    axis: str | None = None,
+    axis: Axis | None = None,
+    shard: Shard | None = None,
 ) -> Array:  # [..., T, N, Hv]
     """Attention as ``tfm_jax.ops.attention`` defines it, for arguments that it has checked.
 
@@ -52,6 +59,7 @@ def attention(
       key: a PRNG key, or None for no dropout.
       tile: the largest side of a tile.
       axis: the mesh axis that queries and keys are sharded over, or None; see ``ring``.
+      shard: the part of the full arrays that these are, for the dropout; None is all of them.
 
     Returns:
       [..., T, N, Hv] of q's dtype; 0 in fully masked rows.
@@ -68,6 +76,12 @@ def attention(
     devices, index = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     grid = Grid(T, S, _tile_side(T, tile), _tile_side(S, tile))
     data: dict[str, object] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": index * T}
+    table = (N, T * devices)
+    if data["key"] is not None:
+        data["first_query"] = index * T if shard is None else shard.first_query
+        data["heads"] = jnp.arange(N, dtype=jnp.int32) if shard is None else shard.heads
+        data["examples"] = all_examples(tuple(batch)) if shard is None else shard.examples
+        table = table if shard is None else (shard.n_heads, shard.lengths[0])
     if mask is not None:
         v, nonfinite_v = zero_nonfinite(v)
         data["nonfinite_v"] = grid.key_tiles(nonfinite_v)
@@ -89,6 +103,7 @@ def attention(
         N=N,
         K=K,
         lengths=(T * devices, S * devices),
+        table=table,
         pairs=pairs,
         bias_grid=bias_grid,
         static=static,

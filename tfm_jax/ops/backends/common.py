@@ -1,6 +1,7 @@
 """The steps that the backends share: mask, bias, logits, softmax, and NaN or Inf in the inputs."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,12 +13,14 @@ from tfm_jax.types import Array
 __all__ = [
     "Bias",
     "adjust_logits",
+    "all_examples",
     "bias_array",
     "evaluate_mask",
     "fix_rows",
     "heads_first",
     "keys_last",
     "mask_logits",
+    "row_heads",
     "shifted_exp",
     "softmax",
     "split_heads",
@@ -130,6 +133,17 @@ def fix_rows(
 
 def _any_key(table: Array) -> Array:  # bool [..., 1|N, T, S] -> bool [..., T, 1|N, 1]
     return jnp.swapaxes(jnp.any(table, -1), -1, -2)[..., None]
+
+
+def all_examples(batch: tuple[int, ...]) -> Array:
+    """The flat index of each example of leading dims [...]."""
+    return jnp.arange(math.prod(batch), dtype=jnp.int32).reshape(batch)
+
+
+def row_heads(examples: Array, heads: Array, n_heads: int, shape: tuple[int, ...]) -> Array:
+    """The indices [..., *shape] of the heads [N] of examples [...], among ``n_heads`` of each example."""
+    examples = examples.reshape(*examples.shape, *(1,) * len(shape))
+    return examples * n_heads + heads.reshape((1,) * (examples.ndim - len(shape)) + shape)
 
 
 def heads_first(x: Array) -> Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.ops.backends.capabilities import Capabilities, Shard
 from tfm_jax.ops.backends.common import (
     Bias,
     adjust_logits,
@@ -20,6 +21,7 @@ from tfm_jax.ops.backends.common import (
     heads_first,
     keys_last,
     mask_logits,
+    row_heads,
     shifted_exp,
     softmax,
     zero_nonfinite_qkv,
@@ -28,7 +30,9 @@ from tfm_jax.ops.dropout import drop_at
 from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.types import Array, Key
 
-__all__ = ["attention", "attention_weights", "key_products", "value_sums"]
+__all__ = ["CAPABILITIES", "attention", "attention_weights", "key_products", "value_sums"]
+
+CAPABILITIES = Capabilities(sharded_dropout=True)
 
 
 def attention(
@@ -42,6 +46,7 @@ def attention(
     soft_cap: float | Array | None,
     dropout_rate: float,
     key: Key | None,
+    shard: Shard | None = None,
 ) -> Array:  # [..., T, N, Hv]
     """Attention as ``tfm_jax.ops.attention`` defines it, for arguments that it has checked.
 
@@ -56,6 +61,7 @@ def attention(
       soft_cap: a scalar, or None.
       dropout_rate: in [0, 1).
       key: a PRNG key, or None for no dropout.
+      shard: the part of the full arrays that these are, for the dropout; None is all of them.
 
     Returns:
       [..., T, N, Hv] of q's dtype; 0 in fully masked rows.
@@ -64,7 +70,13 @@ def attention(
     if key is None or not dropout_rate:
         return _softmax_average(logits, v).astype(q.dtype)
     *batch, N, T, S = logits.shape
-    rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
+    if shard is None:
+        rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
+    else:
+        heads = row_heads(shard.examples, shard.heads, shard.n_heads, (N, 1))
+        queries = shard.first_query + jnp.arange(T, dtype=jnp.int32)
+        queries = queries.reshape((1,) * (heads.ndim - 1) + (T,))
+        rows = (heads * shard.lengths[0] + queries).astype(np.uint32)
     weights = drop_at(softmax(logits), rows, jnp.arange(S), dropout_rate, key)
     return value_sums(weights.astype(v.dtype), v, weights.dtype).astype(q.dtype)
 

@@ -5,13 +5,13 @@ the order of the axis. Masks compare positions in the full sequence. No device e
 devices, forward or backward.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import chunked
-from tfm_jax.ops.backends.capabilities import Capabilities, Request
+from tfm_jax.ops.backends.capabilities import Capabilities, Shard
 from tfm_jax.types import Array, Key
 
 __all__ = ["AXIS", "attention", "capabilities"]
@@ -32,7 +32,8 @@ def attention(
     dropout_rate: float,
     key: Key | None,
     tile: int = 256,
-    axis: str = AXIS,
+    axis: chunked.Axis = AXIS,
+    shard: Shard | None = None,
 ) -> Array:  # [..., T, N, Hv]
     """Attention as ``tfm_jax.ops.attention`` defines it, over the full sequence.
 
@@ -50,6 +51,8 @@ def attention(
       scale, soft_cap, dropout_rate, tile: as ``chunked.attention``.
       key: a PRNG key, the same on every device, or None for no dropout.
       axis: the name of the mesh axis.
+      shard: the part of the full arrays that these are, or None. With it, ``mask`` is already that of this
+        device's queries and all keys.
 
     Returns:
       [..., T, N, Hv] of q's dtype, the queries of this device.
@@ -62,22 +65,19 @@ def attention(
     """
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
-    if mask is not None:
+    if mask is not None and shard is None:
         mask = mask.on_axis(axis, T, S)
         masks.check_fits(mask, tuple(batch), N, T, S * jax.lax.axis_size(axis))
     options = {"scale": scale, "soft_cap": soft_cap, "dropout_rate": dropout_rate, "key": key}
-    return chunked.attention(q, k, v, mask, bias, **options, tile=tile, axis=axis)
+    return chunked.attention(q, k, v, mask, bias, **options, tile=tile, axis=axis, shard=shard)
 
 
-def capabilities(axis: str) -> Capabilities:
+def capabilities(axis: chunked.Axis) -> Capabilities:
     """The capabilities of the ring around an axis of that name."""
-
-    def limits(request: Request) -> Iterator[str]:
-        try:
-            jax.lax.axis_size(axis)
-        except NameError:
-            yield f"runs inside shard_map or pmap over an axis named {axis!r}"
-
     return Capabilities(
-        bias=frozenset({"function"}), symbolic_lengths=False, sharded=True, forward_mode=False, limits=limits
+        bias=frozenset({"function"}),
+        symbolic_lengths=False,
+        sharded=axis,
+        sharded_dropout=True,
+        forward_mode=False,
     )

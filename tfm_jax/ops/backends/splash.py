@@ -2,7 +2,7 @@
 
 The kernel implements causal masks and windows. Segments, padding and prefixes become its segment ids: a
 masked key gets an id that no query has. Fully masked rows, NaN and Inf are brought to our contract
-afterwards. The compiler cannot partition the kernel: on several devices, call it inside ``shard_map``.
+afterwards. The compiler cannot partition the kernel: on several devices it runs inside ``shard_map``.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,29 +16,25 @@ from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_
 from tfm_jax.ops.masks.algebra import Mask, conjuncts
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.ops.masks.tiles import AnyArray
-from tfm_jax.ops.tracing import definitely
+from tfm_jax.ops.tracing import definitely, is_partitioned, mesh_of
 from tfm_jax.types import Array, Key
 
-__all__ = ["CAPABILITIES", "attention"]
+__all__ = ["BLOCK", "CAPABILITIES", "attention"]
 
-_LANES = 128
-"""The width of the TPU's registers: lengths are padded to multiples of it."""
+BLOCK = 128
+"""The width of the TPU's registers, and the shortest block: lengths are padded to multiples of it."""
 
 
 def _limits(request: Request) -> Iterator[str]:
-    T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
+    T, S = request.q.shape[-3], request.k.shape[-3]
     leaves = conjuncts(request.mask)
     if not definitely(lambda: request.q.size > 0 and request.k.size > 0):
         yield "needs at least one query and one key"
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not mesh.are_all_axes_manual:
-        devices = jax.device_count() if mesh.empty else mesh.size
-        if devices > 1 and request.platform == "tpu":
-            yield f"cannot be partitioned over {devices} devices by jit: call it inside shard_map"
-    elif jax.typeof(request.q).manual_axis_type.varying:
+    if request.shard is None and is_partitioned(request.q):
+        devices = mesh_of(request.q).size
+        yield f"cannot be partitioned over {devices} devices by jit: trace the call inside jax.set_mesh(mesh)"
+    elif request.shard is None and jax.typeof(request.q).manual_axis_type.varying:
         yield "needs shard_map(check_vma=False)"
-    if H % _LANES and request.platform == "tpu":
-        yield f"needs H to be a multiple of {_LANES}, not H = {H}"
     if sum(isinstance(leaf, Segments) for leaf in leaves) > 1:
         yield "supports one segments(...) in a mask"
     if all(isinstance(getattr(leaf, "offset", None), int | None) for leaf in leaves):
@@ -185,12 +181,12 @@ def _segment_ids(
 
 
 def _block_size(n: int) -> int:
-    return next(size for size in (512, 256, _LANES) if n % size == 0)
+    return next(size for size in (512, 256, BLOCK) if n % size == 0)
 
 
 def _round_up(n: float) -> int:
     """The next multiple of the register width."""
-    return -(-int(n) // _LANES) * _LANES
+    return -(-int(n) // BLOCK) * BLOCK
 
 
 def _pad(x: Array, n: int) -> Array:

@@ -148,6 +148,29 @@ class Mask:
         """
         return self._map(lambda inner: inner.on_axis(axis, T, S))
 
+    def moved(self, start: Ints) -> "Mask":
+        """The mask of queries from position ``start`` on, whose arrays over queries begin there already.
+
+        Equivalent to::
+
+            mask.to_dense(T, S)[..., start:, :]
+
+        Args:
+          start: the first query, an int or a traced int32.
+
+        Returns:
+          A Mask, in which arrays over queries are the same ones, and positions are moved.
+        """
+        return self._map(lambda inner: inner.moved(start))
+
+    def separate(self) -> "Mask":
+        """The same mask, in which every array is over queries or over keys, not over both."""
+        return self._map(lambda inner: inner.separate())
+
+    def letters(self, batch_rank: int) -> "Mask":
+        """The same tree with the letters of the last axes in place of each array, such as "TS"."""
+        return self._map(lambda inner: inner.letters(batch_rank))
+
     def to_dense(self, T: int, S: int) -> Array:
         """The mask as booleans, True where a query may attend.
 
@@ -295,6 +318,15 @@ class Leaf(Mask):
         for name, letters in self.axes.items():
             if getattr(self, name) is not None:
                 yield self, name, letters
+
+    def moved(self, start: Ints) -> Mask:
+        return self
+
+    def separate(self) -> Mask:
+        return self
+
+    def letters(self, batch_rank: int) -> Mask:
+        return dataclasses.replace(self, **{name: letters for _, name, letters in self.arrays(batch_rank)})
 
     def bounds(self, grid: Grid, traced: bool = True) -> tuple[AnyArray, AnyArray]:
         if not traced and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self)):

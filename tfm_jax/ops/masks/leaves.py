@@ -50,6 +50,9 @@ class _Positional(Leaf):
             self.check(Sizes((), 1, T, S))
         return self._moved(jax.lax.axis_index(axis) * T)
 
+    def moved(self, start: Ints) -> Mask:
+        return self._moved(start)
+
     def _check_within(self, sizes: Sizes) -> None:
         if not isinstance(self.offset, int | np.ndarray) or not np.size(self.offset):
             return
@@ -64,7 +67,7 @@ class _Positional(Leaf):
     def _compares_positions(self) -> bool:
         return True
 
-    def _moved(self, by: int | Array) -> Mask:
+    def _moved(self, by: Ints) -> Mask:
         return self.with_offset(_as_int32(0 if self.offset is None else self.offset) + by)
 
     def _distance(self, sizes: Sizes) -> Array:  # -> int32 [..., 1, T, S]
@@ -196,6 +199,9 @@ class Segments(Leaf):
 
     def on_axis(self, axis: str, T: int, S: int) -> Mask:
         return dataclasses.replace(self, key_ids=_all_gather(self._key_ids(), axis))
+
+    def separate(self) -> Mask:
+        return dataclasses.replace(self, key_ids=self._key_ids())
 
     def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
         queries = grid.split(_as_int32(self.query_ids), -1, -2)[..., None, :]  # [..., down, 1, rows]

@@ -1,0 +1,98 @@
+"""``Config.matmul_precision``: every product of a model's program has it, and the caller's default stays."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tfm_jax import generate, nn, ops
+
+CONFIG = nn.Config(
+    vocab_size=11,
+    d_model=8,
+    n_layers=2,
+    n_heads=2,
+    d_ff=6,
+    attention_implementation="reference",
+    matmul_precision="highest",
+)
+TOKENS = jnp.zeros((2, 5), jnp.int32)
+MODELS = {
+    "decoder": (nn.Decoder, (TOKENS,), {}),
+    "untied": (nn.Decoder, (TOKENS,), {"tie_embeddings": False, "remat": "full"}),
+    "encoder-decoder": (nn.EncoderDecoder, (TOKENS, TOKENS), {}),
+    "masked": (nn.MaskedLanguageModel, (TOKENS,), {}),
+    "classifier": (nn.Classifier, (TOKENS,), {"pooler": nn.Pooler()}),
+    "images": (
+        nn.Classifier,
+        (jnp.zeros((2, 4, 4, 1)),),
+        {"patches": nn.Patches(4, 4, 1, 2), "vocab_size": 0},
+    ),
+}
+
+
+def precisions(function, *arguments):
+    """The precisions of the products in a program, each once."""
+    text = jax.jit(function).lower(*arguments).as_text()
+    found = re.findall(r"dot_general .*?precision = \[(\w+), (\w+)\]", text)
+    assert found and len(found) == text.count("dot_general ")
+    return {name for pair in found for name in pair}
+
+
+def build(module, fields, **more):
+    model = nn.functionalize(
+        module,
+        dataclasses.replace(CONFIG, **fields, **more),
+        **({"pooling": "first"} if "pooler" in fields else {}),
+    )
+    return model, jax.eval_shape(model.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_products_forward_and_backward(name):
+    module, inputs, fields = MODELS[name]
+
+    def gradient(model):
+        return jax.grad(lambda params, *inputs: model.apply(params, *inputs).sum())
+
+    model, params = build(module, fields)
+    assert precisions(gradient(model), params, *inputs) == {"HIGHEST"}
+    model, params = build(module, fields, matmul_precision=None)
+    assert precisions(gradient(model), params, *inputs) == {"DEFAULT"}
+    with jax.default_matmul_precision("high"):
+        assert precisions(gradient(model), params, *inputs) == {"HIGH"}
+
+
+@pytest.mark.parametrize("name", ["decoder", "untied", "encoder-decoder"])
+def test_products_of_generation(name):
+    module, _, fields = MODELS[name]
+    config = generate.GenerationConfig((2,), max_length=4, start_id=1 if "encoder" in name else None)
+    for precision, wanted in (("highest", "HIGHEST"), ("high", "HIGH")):
+        model, params = build(module, fields, matmul_precision=precision)
+
+        def greedy(params, model=model):
+            return generate.greedy(model, params, TOKENS, config)
+
+        def beams(params, model=model):
+            return generate.beam_search(model, params, TOKENS, config.updated(beams=2))
+
+        assert precisions(greedy, params) == precisions(beams, params) == {wanted}
+
+
+def test_context_for_products_outside_the_model():
+    model, params = build(nn.Decoder, {})
+
+    def loss(params):
+        decoder = model.bind(params)
+        with nn.matmul_precision(model.config):
+            kernel = decoder.unembedding()
+            return ops.linear_cross_entropy(decoder.hidden(TOKENS), kernel, TOKENS, chunk_size=5)[0]
+
+    assert precisions(loss, params) == {"HIGHEST"}
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match=r"Config: got matmul_precision='fast'; wanted"):
+        dataclasses.replace(CONFIG, matmul_precision="fast")

@@ -1,0 +1,87 @@
+"""The product of a layer's input and its kernel; the dtype in which the kernel's gradient is summed."""
+
+import functools
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tfm_jax.types import Array
+
+__all__ = ["gradient_dtype", "project"]
+
+# A part of the key of jit's caches.
+_DTYPE = jax.make_user_context(default_value="float32")
+
+
+def gradient_dtype(dtype: str) -> AbstractContextManager[Any]:
+    """A context manager: of kernels' gradients: the dtype in which what is differentiated inside it sums them.
+
+    Args:
+      dtype: "float32", or "bfloat16".
+    """
+    return _DTYPE(dtype)
+
+
+def project(x: Array, kernel: Array, n_inputs: int = 1) -> Array:
+    """Linear projection of the last axes, in x's dtype; its kernel's gradient is summed in float32.
+
+    Equivalent to::
+
+        jnp.tensordot(x, kernel.astype(x.dtype), axes=n_inputs)
+
+    The gradient of a bfloat16 product is bfloat16, and devices would add their parts in bfloat16. Here the
+    product that gives the kernel's gradient has bfloat16 factors and a float32 result, which the devices add.
+
+    Args:
+      x: [..., *inputs] float.
+      kernel: [*inputs, *outputs] float.
+      n_inputs: the number of axes that are contracted.
+
+    Returns:
+      [..., *outputs], in x's dtype. Under 32 bits it has no forward mode (``jax.jvp``).
+    """
+    if x.dtype.itemsize >= 4 or _DTYPE.value == "bfloat16":
+        return _product(x, kernel, n_inputs)
+    return _project(x, kernel, n_inputs)
+
+
+def _flat(kernel: Array, n_inputs: int) -> Array:
+    """One matrix product over flattened axes contracts contiguous memory."""
+    return kernel.reshape(math.prod(kernel.shape[:n_inputs]), -1)
+
+
+def _product(x: Array, kernel: Array, n_inputs: int) -> Array:
+    flat = x.reshape(*x.shape[: x.ndim - n_inputs], math.prod(kernel.shape[:n_inputs]))
+    out = flat @ _flat(kernel.astype(x.dtype), n_inputs)
+    return out.reshape(*flat.shape[:-1], *kernel.shape[n_inputs:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _project(x: Array, kernel: Array, n_inputs: int) -> Array:
+    return _product(x, kernel, n_inputs)
+
+
+def _forward(x: Array, kernel: Array, n_inputs: int) -> tuple[Array, tuple[Array, Array]]:
+    # The kernel itself, not its copy in x's dtype: a scan over layers saves no second stack of weights.
+    return _product(x, kernel, n_inputs), (x, kernel)
+
+
+def _backward(n_inputs: int, saved: tuple[Array, Array], by_out: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    lead = x.ndim - n_inputs
+    by_x = jax.lax.dot_general(
+        by_out,
+        kernel.astype(x.dtype),
+        ((tuple(range(lead, by_out.ndim)), tuple(range(n_inputs, kernel.ndim))), ((), ())),
+    )
+    tokens = tuple(range(lead))
+    by_kernel = jax.lax.dot_general(
+        x, by_out, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32
+    )
+    return by_x, by_kernel.astype(kernel.dtype)
+
+
+_project.defvjp(_forward, _backward)
