@@ -5,10 +5,12 @@ JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +18,11 @@ import tyro
 
 from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
-from tfm_jax import console
-from tfm_jax.train.run_directory import load_config
-from tfm_jax.values import Variant, from_text, to_text, variants
+from tfm_jax import console, processes
+from tfm_jax.train.run_directory import flatten, load_config
+from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
 
-__all__ = ["Sources", "parse", "read_sources"]
+__all__ = ["Sources", "parse", "read_sources", "run"]
 
 C = TypeVar("C", bound=RunConfig)
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
@@ -61,6 +63,58 @@ class Sources:
         execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
         model = dataclasses.replace(found, **execution)
         return dataclasses.replace(default, model=model, init_from=self.init_from)
+
+
+def run(
+    experiment: Callable[[C], None], config: type[C], argv: Sequence[str] | None = None, *, name: str
+) -> None:
+    """Runs an experiment: connects the processes, parses the command line and runs it on all together.
+
+    Args:
+      experiment: takes the config.
+      config: its class, a dataclass with defaults.
+      argv: the arguments; None takes those of the process.
+      name: of the experiment.
+
+    Raises:
+      SystemExit: as `parse`, and with a message where the processes cannot be connected or disagree.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    with console.exit_on_error(name):
+        processes.initialize(_read_distributed(argv))
+    with processes.together(name):
+        parsed = _parse_on_all(config, argv, f"python -m experiments.{name}")
+        with console.exit_on_error(name):
+            processes.agree("the version of the code", processes.code_version())
+            processes.agree("the config", flatten(to_dict(parsed)))
+        experiment(parsed)
+
+
+def _read_distributed(argv: list[str]) -> str:
+    """The value of ``--distributed``; one that is left out is put into the arguments."""
+    mode = "auto"
+    for i in reversed(range(len(argv))):
+        option, equals, value = argv[i].partition("=")
+        if option == "--distributed":
+            if not equals and (i + 1 == len(argv) or argv[i + 1].startswith("--")):
+                argv.insert(i + 1, "on")
+            mode = value if equals else argv[i + 1]
+            break
+    return mode
+
+
+def _parse_on_all(config: type[C], argv: Sequence[str], prog: str) -> C:
+    """`parse` on each of several processes, whose errors are the same and are printed once."""
+    errors = io.StringIO()
+    with contextlib.nullcontext() if processes.count() == 1 else contextlib.redirect_stderr(errors):
+        try:
+            parsed = parse(config, argv, prog=prog)
+        except SystemExit as error:
+            if message := errors.getvalue().strip():
+                sys.exit(message)
+            raise error
+    # The saved config is that of all processes, and of a resume.
+    return dataclasses.replace(parsed, distributed="auto")
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | None = None) -> C:

@@ -11,6 +11,7 @@ from tfm_jax import nn, train
 from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.train.optimizers import Schedule
+from tfm_jax.train.profiling import read_steps
 
 __all__ = ["Buckets", "Classes", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
@@ -149,6 +150,16 @@ class RunConfig:
     checkpoints and the use of the trained model may change; those of the model and its training may not."""
     resume_step: Size | None = None
     """With --resume: the step of the checkpoint. Later ones are moved to set_aside, in --out."""
+    distributed: str = "auto"
+    """How processes connect: auto, where Slurm, Open MPI, Kubernetes or a TPU pod declares several tasks; on,
+    the same, but an error without them; off; or HOST:PORT,COUNT,INDEX: the address of process 0, the number
+    of processes and the number of this one. Without a value it is on."""
+    profile: str | None = None
+    """Steps to trace with jax.profiler, the first and the last one, such as 10:13; the trace goes to profile/
+    in the run's directory."""
+    compilation_cache: str = "auto"
+    """Directory of compiled programs, which a second start loads; off compiles again. auto: tfm_jax/compiled
+    in the user's cache directory, at most 2 GiB, unless JAX_COMPILATION_CACHE_DIR is set."""
     init_from: str | None = None
     """Initial weights, with their model and tokenizer: the directory of a run, or a checkpoint of
     transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
@@ -160,6 +171,9 @@ class RunConfig:
         "out",
         "resume",
         "resume_step",
+        "distributed",
+        "profile",
+        "compilation_cache",
         "train.evaluate_every",
         "train.checkpoint_every",
         "train.keep",
@@ -179,6 +193,15 @@ class RunConfig:
                 f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
                 "or neither."
             )
+        if self.profile is not None:
+            try:
+                last = read_steps(self.profile)[1]
+            except ValueError as error:
+                raise ValueError(f"--profile: {error}") from error
+            if last > self.train.steps:
+                raise ValueError(
+                    f"--profile: got {self.profile}; wanted steps up to train.steps={self.train.steps}."
+                )
 
     @classmethod
     def for_data(cls, source: str | None) -> "type[RunConfig]":

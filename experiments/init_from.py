@@ -9,9 +9,9 @@ from flax import nnx
 
 from experiments.config import RunConfig
 from experiments.runner import Run
-from tfm_jax import nn, runs
+from tfm_jax import nn, processes, runs
 from tfm_jax.console import exit_on_error
-from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.types import Params
 
 __all__ = ["ENCODERS", "EXECUTION_FIELDS", "load_initial_weights", "read_model_config", "start_run"]
@@ -43,7 +43,7 @@ def start_run(config: C, name: str, accepted: Sequence[type[nnx.Module]]) -> tup
     if initial is None:
         return run, {}
     with run.setup():
-        initial.save_preprocessing(run.path)
+        processes.from_main("preprocessing", lambda: initial.save_preprocessing(run.path))
     return run, initial.params
 
 

@@ -20,13 +20,14 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
-from tfm_jax import data, nn, train, viz
+from tfm_jax import compilation_cache, data, nn, processes, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
-from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
-from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory
+from tfm_jax.train.profiling import read_steps
+from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory, flatten
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
@@ -35,6 +36,7 @@ from tfm_jax.values import to_dict
 __all__ = ["Run", "check_classes", "check_inputs", "make_step", "make_tokenizer", "require_packages"]
 
 C = TypeVar("C", bound=RunConfig)
+R = TypeVar("R")
 _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
@@ -61,6 +63,7 @@ class Run(Generic[C]):
         self.config, self.name = config, name
         self.best_step: int | None = None
         with exit_on_error(name):
+            compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
             mesh = config.mesh.build()  # raises if it does not fit the devices
@@ -73,7 +76,8 @@ class Run(Generic[C]):
                     f"got train.batch_size={config.train.batch_size}; wanted a multiple of {names} times "
                     f"train.accumulate, {parts}."
                 )
-            out = config.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
+            new = f"runs/{time.strftime(f'{name}-%Y%m%d-%H%M%S')}"
+            out = config.out or Path(processes.from_main("name of the run", lambda: new))
             settings, defaults = to_dict(config), to_dict(type(config)())
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
@@ -87,7 +91,7 @@ class Run(Generic[C]):
             try:
                 yield
             except Exception:
-                if not self.config.resume:
+                if not self.config.resume and processes.is_main():
                     shutil.rmtree(self.path)
                 raise
 
@@ -98,6 +102,24 @@ class Run(Generic[C]):
         """
         if isinstance(self.parallel, train.Jit):
             self.parallel = dataclasses.replace(self.parallel, axes=axes)
+
+    @property
+    def share(self) -> dict[str, int]:
+        """What this process reads of each batch: the arguments ``rank`` and ``world`` of a `data.Loader`."""
+        rank, world = self.parallel.batch_share
+        return {"rank": rank, "world": world}
+
+    def on_main(self, function: Callable[[Params], R], params: Params) -> R:
+        """``function(params)``, computed by process 0 of several, which alone writes files; others wait.
+
+        Args:
+          function: returns what JSON can hold.
+          params: the weights, as `end_training` or `best_params` returns them.
+        """
+        if processes.count() == 1:
+            return function(params)
+        params = processes.local(params)  # by all
+        return processes.from_main("result", lambda: function(params))
 
     def init_state(
         self,
@@ -131,7 +153,7 @@ class Run(Generic[C]):
         self,
         loss_fn: train.LossFn[BatchT],
         batches: Iterable[Mapping[str, object]],
-        metrics: Callable[[Params], Mapping[str, float]] = lambda params: {},
+        metrics: Callable[[Params], Mapping[str, float]] | None = None,
     ) -> Callable[[train.TrainState], Mapping[str, float]]:
         """The evaluation of a state, of its moving average if it has one.
 
@@ -139,14 +161,15 @@ class Run(Generic[C]):
           loss_fn: ``(params, batch, None) -> ((sum, weight), metrics)``.
           batches: of validation; each iteration is a new pass. The means of the loss and of each metric are
             ``validation/loss``, ``validation/<metric>``.
-          metrics: further ones, from the weights (on all devices).
+          metrics: further ones, from the weights; computed by process 0 of several.
         """
         step = self.parallel.compile_eval(train.make_eval_step(loss_fn, axis_name=self.parallel.axis_name))
 
         def evaluate(state: train.TrainState) -> Mapping[str, float]:
             params = state.params if state.ema is None else state.ema
             means = train.means(train.evaluate(step, params, batches))
-            return {**{f"validation/{name}": value for name, value in means.items()}, **metrics(params)}
+            further = {} if metrics is None else self.on_main(metrics, params)
+            return {**{f"validation/{name}": value for name, value in means.items()}, **further}
 
         return evaluate
 
@@ -173,6 +196,7 @@ class Run(Generic[C]):
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name):
+                processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(directory.checkpoints, keep=keep, best=_BEST, every=every)
                 stack.enter_context(checkpoints)
@@ -182,6 +206,7 @@ class Run(Generic[C]):
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
                     stack.enter_context(train.TensorBoard(directory.events, after=start)),
                     stack.enter_context(train.Progress(settings.steps, start)),
+                    _CacheHits(self.name),
                 ]
             self._print_summary(state, start)
             patience = settings.patience
@@ -193,6 +218,7 @@ class Run(Generic[C]):
                 "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
                 "extra": extra,
                 "record": record,
+                "profile": self._profile(),
                 "log_every": settings.log_every,
                 "writers": writers,
             }
@@ -211,7 +237,7 @@ class Run(Generic[C]):
           SystemExit: with one message, when a signal ended the run, saved.
         """
         try:
-            if lines := read_json_lines(self._directory.metrics):
+            if processes.is_main() and (lines := read_json_lines(self._directory.metrics)):
                 viz.curves(lines, self.path / "curves.png", title=self.name)
         except ValueError as error:  # another program wrote into the file; the run's result does not need it
             print(f"{self.name}: no curves.png: {error}", flush=True)
@@ -258,13 +284,18 @@ class Run(Generic[C]):
             abstract = self.parallel.abstract(state)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if (to := checkpoints.set_aside(step)) is not None:
-                if (metrics := self._directory.metrics).exists():  # a resume removes the lines of later steps
+                metrics = self._directory.metrics  # a resume removes the lines of later steps
+                if processes.is_main() and metrics.exists():
                     shutil.copy(metrics, to / metrics.name)
                 print(f"{self.name}: moved the checkpoints after step {step} to {to}", flush=True)
         if self.config.resume:  # for the next one, in the current format
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
         return state, extra
+
+    def _profile(self) -> train.Profile | None:
+        steps = self.config.profile
+        return None if steps is None else train.Profile(*read_steps(steps), self.path / "profile")
 
     def _print_summary(self, state: train.TrainState, start: int) -> None:
         count, mesh = sum(x.size for x in jax.tree.leaves(state.params)), self.parallel.mesh
@@ -294,6 +325,18 @@ def make_step(
     )
 
 
+class _CacheHits:
+    """A writer that says once, with the first metrics, what came from the compilation cache."""
+
+    def __init__(self, name: str):
+        self._name, self._reported = name, False
+
+    def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
+        if not self._reported:
+            compilation_cache.report_hits(lambda line: print(f"{self._name}: {line}", flush=True))
+            self._reported = True
+
+
 def _digest(path: Path) -> str | None:
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else None
 
@@ -315,7 +358,7 @@ def require_packages(*names: str) -> None:
 def make_tokenizer(
     directory: Path, kind: str, texts: Callable[[], Sequence[str]], vocab_size: int
 ) -> data.Tokenizer:
-    """Loads the tokenizer of a run, as on a resume; learns and saves one if there is none.
+    """Loads the tokenizer of a run, as on a resume; process 0 learns and saves one if there is none.
 
     Args:
       directory: of the run.
@@ -326,16 +369,21 @@ def make_tokenizer(
     Raises:
       ValueError: from `data.train_bpe`, or for a saved one that cannot be read.
     """
-    path = directory / "tokenizer.json"
-    if path.exists():
-        return data.load_tokenizer(path)
-    tokenizer = {
-        "bpe": lambda: data.train_bpe(texts(), vocab_size),
-        "bytes": data.ByteTokenizer,
-        "characters": lambda: data.char_tokenizer(texts()),
-    }[kind]()
-    os.replace(tokenizer.save(directory / "tokenizer.new.json"), path)  # atomic
-    return tokenizer
+    path, made = directory / "tokenizer.json", []
+
+    def make() -> None:
+        if path.exists():
+            return
+        tokenizer = {
+            "bpe": lambda: data.train_bpe(texts(), vocab_size),
+            "bytes": data.ByteTokenizer,
+            "characters": lambda: data.char_tokenizer(texts()),
+        }[kind]()
+        os.replace(tokenizer.save(directory / "tokenizer.new.json"), path)  # atomic
+        made.append(tokenizer)
+
+    processes.from_main("tokenizer", make)
+    return made[0] if made else data.load_tokenizer(path)
 
 
 def check_inputs(model: nn.Pure, *shapes: tuple[int, ...], dtype: str = "int32") -> None:

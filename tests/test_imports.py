@@ -17,6 +17,8 @@ LAYER = {
     "values": -1,
     "hub": -1,
     "console": -1,
+    "compilation_cache": -1,
+    "processes": -1,
     "pytrees": -1,
     "sharding": -1,
     "ops": 0,

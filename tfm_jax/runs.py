@@ -11,7 +11,7 @@ from flax import nnx
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant, registered
-from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.run_directory import MODEL_FILE, config_errors, read_config, replace_text
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict

@@ -1,7 +1,7 @@
 """Trains a text classifier, from scratch or from a trained encoder, and tests it once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, check_inputs, make_tokenizer, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.data.splitting import describe_splits
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, Params, SumWeight, TextClassificationBatch
 
 __all__ = ["main", "make_loss", "predict", "run_experiment"]
@@ -25,7 +26,7 @@ NAME = "classification"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment with these arguments, or those of the process."""
-    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
+    command_line.run(run_experiment, Config, argv, name=NAME)
 
 
 def run_experiment(config: Config) -> None:
@@ -33,7 +34,7 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, ENCODERS)
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path)
+        task = _prepare(config, run.path, run.share)
         run.shard(task.model.axes())
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
@@ -41,16 +42,21 @@ def run_experiment(config: Config) -> None:
         state = run.init_state(task.model.init, optimizer, initial_params)
     batches = iter(task.batches["train"])
     evaluate = run.compile_evaluation(loss_fn, task.batches["validation"])
+
+    def flops(batch: Mapping[str, Array]) -> float:
+        return step_flops(task.model, examples=config.train.batch_size, length=batch["tokens"].shape[1])
+
     with ThreadPoolExecutor(1) as executor:
         ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
         with run.session(state, batches, task.corpus.digests) as (state, options):
             result = train.fit(
-                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts", **options
-            )
+                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
+                flops_per_step=flops, **options,
+            )  # fmt: skip
         params = run.end_training(result)
         if config.train.patience is not None:
             params = run.best_params()
-        run.finish(_test(task, params, ngrams.result(), run.path))
+        run.finish(run.on_main(lambda params: _test(task, params, ngrams.result(), run.path), params))
 
 
 def make_loss(
@@ -117,7 +123,7 @@ class _Task:
     batches: dict[str, data.Loader[TextClassificationBatch[np.ndarray]]]
 
 
-def _prepare(config: Config, path: Path) -> _Task:
+def _prepare(config: Config, path: Path, share: Mapping[str, int]) -> _Task:
     require_packages("sklearn", "matplotlib", "tensorboardX")
     corpus = load_corpus(config.data)
     texts, settings = corpus.splits["train"].texts, config.data
@@ -139,7 +145,11 @@ def _prepare(config: Config, path: Path) -> _Task:
     shapes = data.choose_buckets(lengths, config.data.buckets)
     size, seeds = config.train.batch_size, {"train": config.train.seed}
     batches = {
-        name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, size, seeds.get(name)))
+        name: data.Loader(
+            part,
+            data.BucketBatchSampler(part.lengths, shapes, size, seeds.get(name)),
+            **({} if name == "test" else share),  # process 0 alone tests
+        )
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)

@@ -1,6 +1,7 @@
 """Trains an image classifier and tests it once, on unseen images."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, ImageClassificationBatch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
@@ -36,7 +38,7 @@ SVC_EXAMPLES = 10_000
 
 def main(argv: Sequence[str] | None = None, *, name: str = NAME) -> None:
     """Runs the experiment, under a name, with these arguments, or those of the process."""
-    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{name}"), name)
+    command_line.run(functools.partial(run_experiment, name=name), Config, argv, name=name)
 
 
 def run_experiment(config: Config, name: str = NAME) -> None:
@@ -53,18 +55,20 @@ def run_experiment(config: Config, name: str = NAME) -> None:
         state = run.init_state(task.model.init, optimizer, initial_params)
     training, validation, size = task.examples["train"], task.examples["validation"], config.train.batch_size
     shuffled = data.UniformBatchSampler(len(training), size, config.train.seed)
-    batches = iter(data.Loader(training, shuffled))
-    in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size))
+    batches = iter(data.Loader(training, shuffled, **run.share))
+    in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size), **run.share)
     evaluate = run.compile_evaluation(loss_fn, in_order)
+    flops = step_flops(task.model, examples=size, length=patches_of(task.model.config).count)
     with run.session(state, batches, task.digests) as (state, options):
         result = train.fit(
-            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images", **options
-        )
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images",
+            flops_per_step=flops, **options,
+        )  # fmt: skip
     params = run.end_training(result)
     if config.train.patience is not None:
         params = run.best_params()
     with exit_on_error(name):
-        run.finish(_test(task, params, config, run.path))
+        run.finish(run.on_main(lambda params: _test(task, params, config, run.path), params))
 
 
 def make_loss(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from experiments.runner import check_inputs, make_tokenizer, require_packages
 from tfm_jax import data, generate, nn, ops, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, LanguageModelBatch, Params, SumWeight
 
 __all__ = ["main", "make_loss", "run_experiment"]
@@ -28,7 +29,7 @@ NAME = "language_model"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment with these arguments, or those of the process."""
-    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
+    command_line.run(run_experiment, Config, argv, name=NAME)
 
 
 def run_experiment(config: Config) -> None:
@@ -43,20 +44,23 @@ def run_experiment(config: Config) -> None:
         step = run.compile_step(loss_fn, optimizer)
         state = run.init_state(task.model.init, optimizer, initial_params)
     size, seed = config.train.batch_size, config.train.seed
-    batches = iter(data.Loader(task.training, data.UniformBatchSampler(len(task.training), size, seed)))
-    evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size))
+    sampler = data.UniformBatchSampler(len(task.training), size, seed)
+    batches = iter(data.Loader(task.training, sampler, **run.share))
+    evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size, run.share))
     digests = {"train": text_digest(task.texts[0]), "validation": text_digest(task.texts[1])}
     with ThreadPoolExecutor(1) as executor:
         xz = executor.submit(xz_bits_per_byte, *task.texts)
         with run.session(state, batches, digests) as (state, options):
+            flops = step_flops(task.model, examples=size, length=config.data.length)
             result = train.fit(
-                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options
-            )
+                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
+                flops_per_step=flops, **options,
+            )  # fmt: skip
         params = run.end_training(result)
-    nats, tokens = make_measure(loss_fn, run.parallel)(params, _in_order(task.overlapping_validation, size))
-    text = _sample(config, task, params)
-    (run.path / "sample.txt").write_text(text, encoding="utf-8")
-    print(f"\n{text}\n")
+    nats, tokens = make_measure(loss_fn, run.parallel)(
+        params, _in_order(task.overlapping_validation, size, run.share)
+    )  # fmt: skip
+    run.on_main(lambda params: _write_sample(config, task, params, run.path), params)
     run.finish(
         {
             "validation_loss": nats / tokens,
@@ -138,9 +142,9 @@ def _prepare(config: Config, path: Path) -> _Task:
 
 
 def _in_order(
-    sequences: data.PackedSequences, batch_size: int
+    sequences: data.PackedSequences, batch_size: int, share: Mapping[str, int]
 ) -> data.Loader[LanguageModelBatch[np.ndarray]]:
-    return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size))
+    return data.Loader(sequences, data.UniformBatchSampler(len(sequences), batch_size), **share)
 
 
 def _print_summary(task: _Task) -> None:
@@ -188,3 +192,9 @@ def _sample(config: Config, task: _Task, params: Params) -> str:
         task.model, params, jnp.asarray([prompt]), generation, key=jax.random.key(config.train.seed)
     )
     return config.sample.prompt + task.tokenizer.decode(np.asarray(continuation.tokens[0]))
+
+
+def _write_sample(config: Config, task: _Task, params: Params, path: Path) -> None:
+    text = _sample(config, task, params)
+    (path / "sample.txt").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n")

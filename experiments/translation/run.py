@@ -25,6 +25,7 @@ from tfm_jax import data, nn, ops, train
 from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
 from tfm_jax.train.metrics import add
+from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, Params, SumWeight, TranslationBatch
 
 __all__ = ["main", "make_loss", "run_experiment"]
@@ -34,7 +35,7 @@ NAME = "translation"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiment with these arguments, or those of the process."""
-    run_experiment(command_line.parse(Config, argv, prog=f"python -m experiments.{NAME}"))
+    command_line.run(run_experiment, Config, argv, name=NAME)
 
 
 def run_experiment(config: Config) -> None:
@@ -42,7 +43,7 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, (nn.EncoderDecoder,))
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path, run.parallel.batch_parts)
+        task = _prepare(config, run.path, run.parallel.batch_parts, run.share)
         run.shard(task.model.axes())
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
@@ -57,14 +58,20 @@ def run_experiment(config: Config) -> None:
 
     batches = iter(task.batches["train"])
     evaluate = run.compile_evaluation(loss_fn, task.batches["validation"], metrics=decode)
+
+    def flops(batch: Mapping[str, Array]) -> float:
+        lengths = {"length": batch["target"].shape[1], "source_length": batch["source"].shape[1]}
+        return step_flops(task.model, examples=config.train.batch_size, **lengths)
+
     with run.session(state, batches, task.digests) as (state, options):
         result = train.fit(
-            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens", **options
-        )
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
+            flops_per_step=flops, **options,
+        )  # fmt: skip
     params = run.end_training(result)
     if config.average > 1:
         params = run.average_params(config.average)
-    run.finish(_test(task, params, run.path))
+    run.finish(run.on_main(lambda params: _test(task, params, run.path), params))
 
 
 def make_loss(
@@ -132,7 +139,7 @@ class _Task:
     digests: dict[str, str]
 
 
-def _prepare(config: Config, path: Path, batch_parts: int) -> _Task:
+def _prepare(config: Config, path: Path, batch_parts: int, share: Mapping[str, int]) -> _Task:
     require_packages("matplotlib")
     is_text = config.data.source != "dates"
     target = (config.data.pair or "").partition("-")[2]
@@ -151,7 +158,7 @@ def _prepare(config: Config, path: Path, batch_parts: int) -> _Task:
     shapes, sizes = make_shapes(examples, config.data, config.train.batch_size, parts)
     seeds = {"train": config.train.seed, "validation": None}
     loaders = {
-        name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, sizes, seeds[name]))
+        name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, sizes, seeds[name]), **share)
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.EncoderDecoder, dataclasses.replace(config.model, vocab_size=vocab_size))

@@ -15,7 +15,9 @@ def test_help_lists_every_command(capsys):
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(name in out for name in ("translate", "generate", "embed", "classify", "convert", "laws"))
+    assert all(
+        name in out for name in ("translate", "generate", "embed", "classify", "convert", "laws", "doctor")
+    )
 
 
 def test_an_unknown_option_exits_with_status_2(capsys):

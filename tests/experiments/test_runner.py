@@ -20,7 +20,7 @@ from experiments import command_line, runner
 from experiments.config import OptimizerConfig, RunConfig, TrainConfig
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
-from tfm_jax import train, viz
+from tfm_jax import compilation_cache, train, viz
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
@@ -134,6 +134,39 @@ def test_run_writes_its_directory_and_prints_its_result(tmp_path, capsys):
     parts = [train.load_params(path / "checkpoints", s) for s in (6, 12)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
     chex.assert_trees_all_close(trained.run.average_params(), mean, rtol=1e-6)
+
+
+def test_profile_is_written_into_the_run_and_ignored_on_a_resume_beyond_it(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    start(config("--out", out, "--profile", "4:5"))
+    traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert f"profile of steps 4 to 5: {tmp_path / 'run' / 'profile'}; open it by" in capsys.readouterr().out
+    start(config("--out", out, "--resume"))
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb")) == traces
+
+
+def test_a_run_says_once_what_came_from_the_compilation_cache(tmp_path, capsys, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(compilation_cache, "enable", chosen.append)
+    monkeypatch.setattr(compilation_cache, "report_hits", lambda report: report("3 programs"))
+    start(config("--out", str(tmp_path / "run"), "--compilation-cache", "off"))
+    assert capsys.readouterr().out.count("regression: 3 programs\n") == 1
+    assert chosen == ["off"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("5:4", "--profile: got '5:4'; wanted the first and the last step"),
+        ("4:13", "--profile: got 4:13; wanted steps up to train.steps=12"),
+    ],
+)
+def test_wrong_profile_is_one_error_before_anything_is_written(steps, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        config("--out", str(tmp_path / "run"), "--profile", steps)
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_validation_uses_the_moving_average(tmp_path):

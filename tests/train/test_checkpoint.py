@@ -11,7 +11,7 @@ import pytest
 
 from tests.train import problem
 from tfm_jax import train
-from tfm_jax.train.checkpoint import consecutive_steps
+from tfm_jax.train.checkpoint_files import consecutive_steps
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), train.adamw(train.noam(8, 10)))
 

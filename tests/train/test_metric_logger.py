@@ -9,11 +9,14 @@ from tests.train import problem
 from tests.train.test_loop import STEP, initial, plain_step
 from tfm_jax import train
 from tfm_jax.train.metric_logger import MetricLogger
+from tfm_jax.train.throughput import Throughput
 
 
 def test_logger_writes_weighted_means_since_the_last_write():
     written = []
-    logger = MetricLogger(lambda step: 0.5 * step, "tokens", 2, [lambda *line: written.append(line)])
+    throughput = Throughput("tokens")
+    logger = MetricLogger(lambda step: 0.5 * step, throughput, 2, [lambda *line: written.append(line)])
+    logger.start()
     for step, loss in ((1, 2.0), (2, 6.0), (3, 1.0)):
         logger.push(step, {"loss": (jnp.float32(loss * step), jnp.float32(step))})
     logger.write(3, {"accuracy": 0.5})

@@ -1,4 +1,4 @@
-"""The ``tfm`` command: translate, generate, embed, classify, convert checkpoints, and check laws."""
+"""The ``tfm`` command: translate, generate, embed, classify, convert checkpoints, check laws, doctor."""
 
 from collections.abc import Sequence
 

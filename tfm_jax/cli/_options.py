@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -14,9 +14,13 @@ from tfm_jax.ranges import Range
 __all__ = ["Command", "number_rule", "optional", "read_numbers"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
     """A subcommand of ``tfm``; its subclasses are dataclasses of options."""
+
+    compilation_cache: Annotated[str, tyro.conf.arg(metavar="DIR|off")] = "auto"
+    """Directory of compiled programs, which later commands load; off compiles again. auto: tfm_jax/compiled
+    in the user's cache directory, unless JAX_COMPILATION_CACHE_DIR is set."""
 
     def check(self) -> None:
         """Checks options and files before anything is loaded.

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tfm_jax import compilation_cache
 from tfm_jax.cli._options import Command, number_rule, read_numbers
 from tfm_jax.cli.classify import Classify
 from tfm_jax.cli.convert import Convert
+from tfm_jax.cli.doctor import Doctor
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.laws import Laws
@@ -24,6 +26,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     escape_unencodable()
     try:
         command = check(parse(argv))
+        compilation_cache.enable(command.compilation_cache)
         with log_to_stderr("tfm_jax", logging.WARNING):
             return command.run()
     except BrokenPipeError:
@@ -49,11 +52,12 @@ def parse(argv: Sequence[str] | None) -> Command:
 
 def _parse(argv: Sequence[str]) -> Any:
     return parse_options(
-        Translate | Generate | Embed | Classify | Convert | Laws | Plan,
+        Translate | Generate | Embed | Classify | Convert | Laws | Plan | Doctor,
         argv,
         number_rule,
         prog="tfm",
-        description="Run a trained model, convert a checkpoint, check laws, or plan a training step.",
+        description="Run a trained model, convert a checkpoint, check laws, plan a training step, or show the "
+        "devices.",
     )
 
 

@@ -1,6 +1,7 @@
 """Training: pure steps, optimizers, data parallelism, checkpoints, the loop. Imports no models or data."""
 
-from tfm_jax.train.checkpoint import Checkpoints, average_params, load_params
+from tfm_jax.train.checkpoint import Checkpoints
+from tfm_jax.train.checkpoint_files import average_params, load_params
 from tfm_jax.train.layerwise import freeze_layers, scale_by_layer
 from tfm_jax.train.loop import Batches, EarlyStopping, fit, resume
 from tfm_jax.train.meshes import make_mesh
@@ -9,6 +10,7 @@ from tfm_jax.train.metrics import add_auxiliary, evaluate, means
 from tfm_jax.train.optimizers import adamw, inverse_sqrt, noam, warmup_cosine
 from tfm_jax.train.parallel import Jit, Pmap
 from tfm_jax.train.placement import bytes_per_device, to_one_device
+from tfm_jax.train.profiling import Profile
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import LossFn, make_eval_step, make_train_step
 from tfm_jax.train.writers import JsonLines, Progress, TensorBoard
@@ -22,6 +24,7 @@ __all__ = [
     "LossFn",
     "NotFiniteError",
     "Pmap",
+    "Profile",
     "Progress",
     "TensorBoard",
     "TrainState",

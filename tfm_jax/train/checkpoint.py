@@ -17,15 +17,15 @@ from types import TracebackType
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tfm_jax.train._formats import FORMAT, NewerFormatError, migrate_record, read_format
+from tfm_jax import processes
+from tfm_jax.train._formats import FORMAT, NewerFormatError
+from tfm_jax.train.checkpoint_files import is_readable, missing, read_meta, saved_steps
 from tfm_jax.train.state import TrainState
-from tfm_jax.types import Params
 
-__all__ = ["Checkpoints", "average_params", "consecutive_steps", "load_params"]
+__all__ = ["Checkpoints"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ _SET_ASIDE = "set_aside"
 
 class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save.
+
+    With several processes all call each method: they write and read their shards in one directory.
 
     Args:
       directory: of the checkpoints; it is created.
@@ -68,11 +70,10 @@ class Checkpoints:
         self.best_metric = best
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep, self._every = keep, every
-        _check_names(self.directory)
         self._scores: dict[int, float | None] = {}
         self._due: dict[int, bool] = {}
-        for step in _saved_steps(self.directory):
-            self._scores[step], self._due[step] = self._saved_score(step)
+        for step, score, due in processes.from_main("checkpoints", self._saved_scores):
+            self._scores[step], self._due[step] = score, due
         # A deleted checkpoint is moved into the trash first: a directory named by a step is always complete.
         self._trash = self.directory / _TRASH
         options = ocp.CheckpointManagerOptions(
@@ -83,7 +84,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of the checkpoints on the disk, in order."""
         self.wait()
-        return _saved_steps(self.directory)
+        return processes.from_main("steps of checkpoints", lambda: saved_steps(self.directory))
 
     def latest(self) -> int | None:
         """The step of the last checkpoint; None without one."""
@@ -166,7 +167,7 @@ class Checkpoints:
         number = self._find(step)
         path = self.directory / str(number)
         with self._naming_damage(number):
-            meta = _read_meta(path)
+            meta = read_meta(path)
         _check_fits(path, meta["leaves"], _leaves(abstract))
         with self._naming_damage(number):
             return self._read(number, abstract), meta["extra"]
@@ -175,7 +176,7 @@ class Checkpoints:
         """The ``extra`` that was saved with a checkpoint; raises as `restore`."""
         number = self._find(step)
         with self._naming_damage(number):
-            return _read_meta(self.directory / str(number))["extra"]
+            return read_meta(self.directory / str(number))["extra"]
 
     def set_aside(self, after: int) -> Path | None:
         """Moves the checkpoints of later steps elsewhere, so that the run can resume from an earlier one.
@@ -191,14 +192,20 @@ class Checkpoints:
         if not later:
             return None
         names = (_SET_ASIDE + (f"-{i}" if i else "") for i in itertools.count())
-        to = next(p for p in (self.directory.parent / name for name in names) if not p.exists())
-        to.mkdir()
-        for step in reversed(later):
-            (self.directory / str(step)).rename(to / str(step))
+
+        def move() -> str:
+            to = next(p for p in (self.directory.parent / name for name in names) if not p.exists())
+            to.mkdir()
+            for step in reversed(later):
+                (self.directory / str(step)).rename(to / str(step))
+            return str(to)
+
+        to = processes.from_main("checkpoints set aside", move)
+        for step in later:
             self._scores.pop(step, None)
             self._due.pop(step, None)
         self._manager.reload()
-        return to
+        return Path(to)
 
     def wait(self) -> None:
         """Waits until the last save is on the disk; raises if it failed."""
@@ -207,7 +214,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save and releases orbax's resources."""
         self._manager.close()
-        shutil.rmtree(self._trash, ignore_errors=True)
+        self._remove_trash()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -232,7 +239,7 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError, NewerFormatError):
             raise
         except Exception as error:
-            intact = [s for s in self.steps() if s != number and self._is_intact(s)]
+            intact = [s for s in saved_steps(self.directory) if s != number and self._is_intact(s)]
             fix = (
                 f"The last intact one is of step {intact[-1]}: resume by --resume --resume-step {intact[-1]}"
                 if intact
@@ -245,10 +252,14 @@ class Checkpoints:
 
     def _is_intact(self, step: int) -> bool:
         try:
-            _read_meta(self.directory / str(step))
+            read_meta(self.directory / str(step))
         except Exception:
             return False
-        return _is_readable(self.directory / str(step))
+        return is_readable(self.directory / str(step))
+
+    def _saved_scores(self) -> list[tuple[int, float | None, bool]]:
+        _check_names(self.directory)
+        return [(step, *self._saved_score(step)) for step in saved_steps(self.directory)]
 
     def _saved_score(self, step: int) -> tuple[float | None, bool]:
         """The score of a saved checkpoint, and whether it was due at its step.
@@ -257,7 +268,7 @@ class Checkpoints:
         """
         path = self.directory / str(step)
         try:
-            meta = _read_meta(path)
+            meta = read_meta(path)
             return self._score(meta["metrics"]), _is_due(step, meta.get("every", self._every))
         except NewerFormatError:
             raise
@@ -268,7 +279,7 @@ class Checkpoints:
     def _find(self, step: int | str) -> int:
         found = {"latest": self.latest, "best": self.best}[step]() if isinstance(step, str) else step
         if found is None or found not in self.steps():
-            raise _missing("Checkpoints", self.directory, step)
+            raise missing("Checkpoints", self.directory, step)
         return found
 
     def _score(self, metrics: Mapping[str, float]) -> float | None:
@@ -281,90 +292,11 @@ class Checkpoints:
 
     def _empty_trash(self) -> None:
         self.wait()
-        shutil.rmtree(self._trash, ignore_errors=True)
+        self._remove_trash()
 
-
-def load_params(
-    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] | None = "params"
-) -> Params:
-    """Loads the weights of a checkpoint onto one device, without the optimizer.
-
-    Args:
-      directory: of a run's checkpoints.
-      step: of the checkpoint; None is the last.
-      item: the weights; their moving average ("ema"); or None: the average if there is one, else the weights.
-
-    Returns:
-      Nested dict of arrays.
-
-    Raises:
-      FileNotFoundError: when there is no such checkpoint, or it has no ``ema``.
-      ValueError: when it is damaged or of a newer format; the message names it.
-    """
-    directory = Path(directory).absolute()
-    steps = _saved_steps(directory)
-    if not steps or (step is not None and step not in steps):
-        raise _missing("load_params", directory, "latest" if step is None else step)
-    step = steps[-1] if step is None else step
-    has_ema = (directory / str(step) / "ema").is_dir()
-    return _load(directory, step, item or ("ema" if has_ema else "params"))
-
-
-def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:
-    """Checkpoint averaging: the mean of the last checkpoints' weights.
-
-    Equivalent to::
-
-        params = [load_params(directory, step) for step in steps[-last:]]
-        jax.tree.map(lambda *leaves: sum(leaves) / last, *params)
-
-    Args:
-      directory: of a run's checkpoints.
-      last: number of checkpoints; the paper averages 5 for its base model and 20 for the big one.
-      every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages the last
-        ones of any step, an old best checkpoint included.
-
-    Returns:
-      Nested dict of arrays; summed in float32, returned in the saved dtypes.
-
-    Raises:
-      ValueError: when there are fewer checkpoints.
-
-    Vaswani et al. 2017, section 6.1.
-    """
-    directory = Path(directory).absolute()
-    steps = consecutive_steps(directory, every)
-    if not 1 <= last <= len(steps):
-        interval = "" if every is None else f", {every} steps apart"
-        raise ValueError(
-            f"average_params: got last={last}; wanted 1 to {len(steps)}, the checkpoints in "
-            f"{directory}{interval}: steps {steps}."
-        )
-    first, *others = steps[-last:]
-    params = _load(directory, first)
-    total = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    for step in others:  # one at a time: at most two sets of weights are in memory
-        total = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, _load(directory, step))
-    return jax.tree.map(lambda t, x: (t / last).astype(x.dtype), total, params)
-
-
-def consecutive_steps(directory: str | Path, every: int | None = None) -> list[int]:
-    """The steps of a run's last checkpoints, back to the first gap.
-
-    Leaves out an old best checkpoint, and one that a signal caused between two regular ones.
-
-    Args:
-      directory: of a run's checkpoints.
-      every: the run's ``checkpoint_every``; None returns all steps.
-
-    Returns:
-      Steps in order. The last checkpoint's is always among them, whether a multiple of ``every`` or not.
-    """
-    steps = _saved_steps(Path(directory))
-    if every is None or not steps:
-        return steps
-    wanted = [steps[-1], *range((steps[-1] - 1) // every * every, -1, -every)]
-    return sorted(itertools.takewhile(set(steps).__contains__, wanted))
+    def _remove_trash(self) -> None:
+        if processes.is_main():
+            shutil.rmtree(self._trash, ignore_errors=True)
 
 
 class _LastAndBest(checkpoint_managers.PreservationPolicy):
@@ -424,77 +356,3 @@ def _check_names(directory: Path) -> None:
             raise ValueError(
                 f"{path}: got no checkpoint, under the name of one; wanted a directory. Move it away"
             )
-
-
-def _saved_steps(directory: Path) -> list[int]:
-    """The steps of the checkpoints in a directory, in order."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
-
-
-def _missing(where: str, directory: Path, step: int | str) -> FileNotFoundError:
-    which = f"the {step} checkpoint" if isinstance(step, str) else f"the checkpoint of step {step}"
-    steps = _saved_steps(directory)
-    return FileNotFoundError(f"{where}: got {directory} with steps {steps}; wanted {which}.")
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """A checkpoint's metadata in the current format; raises if a part of it is missing."""
-    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
-        meta = handler.restore(path / "meta")  # pyright: ignore[reportArgumentType]  - it takes any path
-    if not isinstance(meta, dict) or not {"extra", "metrics", "leaves"} <= meta.keys():
-        raise ValueError(f"its meta is {meta!r:.60}")
-    number = read_format(path, meta)
-    extra = meta["extra"]
-    if isinstance(extra.get("record"), dict):
-        extra = {**extra, "record": migrate_record(extra["record"], number)}
-    return {**meta, "extra": extra}
-
-
-def _load(directory: Path, step: int, item: str = "params") -> Params:
-    path = directory / str(step)
-    if not (path / item).is_dir():
-        raise FileNotFoundError(f"load_params: got no {item} in the checkpoint {path}; wanted it.")
-    _refuse_newer_format(path)
-    try:
-        return _read_tree(path / item)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        cause = " ".join(str(error).split())
-        raise ValueError(
-            f"{path}: got a damaged checkpoint ({cause:.150}); wanted it intact. To read the one before, "
-            f"move it out of {directory}"
-        ) from error
-
-
-def _refuse_newer_format(path: Path) -> None:
-    """Raises for a checkpoint of a newer format; weights beside damaged metadata are still read."""
-    try:
-        _read_meta(path)
-    except NewerFormatError:
-        raise
-    except Exception as error:
-        log.warning("%s: got damaged metadata: %s", path, str(error))
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether all arrays of a checkpoint can be read. Wrong but readable values are not detected."""
-    items = {item.name for item in path.iterdir() if item.is_dir()} - {"meta"}
-    try:
-        for name in items:
-            _read_tree(path / name)
-    except Exception:
-        return False
-    return items >= {"params", "rest"}
-
-
-def _read_tree(path: Path) -> Any:
-    """The arrays of one item of a checkpoint, on one device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        saved = handler.metadata(path).tree  # pyright: ignore[reportArgumentType]  - it takes any path
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-        restore = ocp.args.StandardRestore(abstract)
-        return handler.restore(path, args=restore)  # pyright: ignore[reportArgumentType]  - it takes any path

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol, TypeVar
 
+from tfm_jax import processes
 from tfm_jax.train.checkpoint import Checkpoints
 from tfm_jax.train.metric_logger import MetricLogger, Writer, require_finite
 from tfm_jax.train.optimizers import Schedule
+from tfm_jax.train.profiling import Profile, Tracer
 from tfm_jax.train.run_directory import flatten
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import TrainStep
-from tfm_jax.types import BatchT, Json
+from tfm_jax.train.throughput import FlopsPerStep, Throughput, devices_of
+from tfm_jax.types import Array, BatchT, Json
 from tfm_jax.values import plain
 
 __all__ = ["Batches", "EarlyStopping", "FitResult", "fit", "resume"]
@@ -105,6 +108,8 @@ def fit(
     record: Mapping[str, object] | None = None,
     learning_rate: Schedule | None = None,
     unit: str = "examples",
+    flops_per_step: FlopsPerStep | None = None,
+    profile: Profile | None = None,
     log_every: int = 10,
     writers: Sequence[Writer] = (),
 ) -> FitResult:
@@ -119,6 +124,9 @@ def fit(
     A checkpoint holds the state, the position of the batches and the state of early stopping; `resume`
     restores them. The last step is always evaluated and saved. SIGTERM and the first Ctrl-C end the run after
     the current step or the next one, and save it.
+
+    With several processes all call it, each with its share of the batches. They evaluate and save together,
+    process 0 alone calls the writers, and a signal to one of them ends the run of all after the same step.
 
     Args:
       step: the compiled step, such as ``parallel.compile(make_train_step(...))``; it may donate its state.
@@ -135,7 +143,11 @@ def fit(
       record: what identifies the run (data, config), as JSON can hold it. Each checkpoint holds it, and
         `resume` compares it.
       learning_rate: the schedule, to be logged with the metrics.
-      unit: what the loss's weight counts; logged as ``<unit>_per_second``.
+      unit: what the loss's weight counts; logged as ``<unit>_per_second``, without the time of evaluations,
+        checkpoints and compilations. Beside it ``peak_memory_gib``, where the devices report it.
+      flops_per_step: the model's FLOPs in a step over all devices, a number or a function of the batch;
+        logged as ``mfu``, a fraction of the devices' peak, where that is known.
+      profile: steps to trace with ``jax.profiler``, and where to.
       log_every: steps between two writes of the metrics' means.
       writers: called with the metrics, at most once a step.
 
@@ -147,27 +159,34 @@ def fit(
       ValueError: when the batches end too soon, or the arguments do not fit together.
     """
     _check_intervals(evaluate, evaluate_every, checkpoints, checkpoint_every, early_stopping, log_every)
-    logger = MetricLogger(learning_rate, unit, log_every, writers)
+    throughput = Throughput(unit, devices_of(state.params), flops_per_step)
+    logger = MetricLogger(learning_rate, throughput, log_every, writers)
     stopping_state = dict((extra or {}).get("early_stop", {}))
 
     def should_stop() -> bool:
         return early_stopping is not None and early_stopping.should_stop(stopping_state)
 
     number = int(state.step)
-    with _stop_signals() as signals:
+    tracer = Tracer(profile)
+    with contextlib.ExitStack() as stack:
+        stop = _Stop(stack.enter_context(_stop_signals()))
+        stack.callback(lambda: tracer.close(number))
         # Read once a step, before saving: a run that ends has saved its last step.
         ending = number >= steps or should_stop()
         while not ending:
-            state, metrics = step(state, _next(batches, number, steps))
-            number += 1
-            logger.push(number, metrics)
+            with tracer.step(number + 1, logger.flush):
+                logger.start()
+                batch = _next(batches, number, steps)
+                state, metrics = step(state, batch)
+                number += 1
+                logger.push(number, metrics, throughput.flops_of(batch))
             evaluation: Mapping[str, float] = {}
             if evaluate is not None and (number == steps or _is_due(number, evaluate_every)):
                 logger.flush()
                 evaluation = {name: float(value) for name, value in evaluate(state).items()}
                 if early_stopping is not None:
                     stopping_state = early_stopping.update(stopping_state, evaluation)
-            ending = number == steps or should_stop() or signals.received
+            ending = number == steps or should_stop() or stop.is_agreed()
             saving = checkpoints if ending or _is_due(number, checkpoint_every) else None
             if evaluation or saving is not None or ending:
                 logger.write(number, evaluation)
@@ -274,6 +293,21 @@ def _check_intervals(
             f"fit: got checkpoint_every={checkpoint_every}; wanted a multiple of "
             f"evaluate_every={evaluate_every}, so that each checkpoint has its {checkpoints.best_metric!r}."
         )
+
+
+class _Stop:
+    """Whether a signal has ended the run: of one process, or of any, so that all end after the same step."""
+
+    def __init__(self, signals: SimpleNamespace):
+        self._signals = signals
+        self._pending: Array | None = None
+
+    def is_agreed(self) -> bool:
+        """To be read once a step. With several processes it is what they had received a step before."""
+        if processes.count() == 1:
+            return self._signals.received
+        previous, self._pending = self._pending, processes.any_process(self._signals.received)
+        return previous is not None and bool(previous)
 
 
 @contextlib.contextmanager

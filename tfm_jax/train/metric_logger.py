@@ -1,23 +1,25 @@
 """Metric logging one step behind the device, and the check that metrics and weights are finite."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from tfm_jax import processes
 from tfm_jax.train.metrics import add, means, read
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.state import TrainState
 from tfm_jax.train.step import Metrics
+from tfm_jax.train.throughput import Throughput
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["MetricLogger", "NotFiniteError", "Writer", "require_finite"]
 
 Writer = Callable[[int, Mapping[str, float], Mapping[str, float]], None]
 """``write(step, means, evaluation)``: a progress bar, a file. ``means`` are those of the metrics since the
-last call; ``evaluation`` has the results of an evaluation after this step, ``{}`` without one."""
+last call; ``evaluation`` has the results of an evaluation after this step, ``{}`` without one. Of several
+processes, process 0 alone calls it."""
 
 
 class NotFiniteError(FloatingPointError):
@@ -27,35 +29,45 @@ class NotFiniteError(FloatingPointError):
 class MetricLogger:
     """Reads metrics one step late, raises where they are not finite, and writes their means."""
 
-    def __init__(self, learning_rate: Schedule | None, unit: str, log_every: int, writers: Sequence[Writer]):
-        self._learning_rate, self._unit = learning_rate, unit
+    def __init__(
+        self,
+        learning_rate: Schedule | None,
+        throughput: Throughput,
+        log_every: int,
+        writers: Sequence[Writer],
+    ):
+        self._learning_rate, self._throughput = learning_rate, throughput
         self._log_every, self._writers = log_every, writers
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics, float | None] | None = None
         self._sums: dict[str, SumWeight] = {}
-        self._start = self._read_at = time.perf_counter()
 
-    def push(self, step: int, metrics: Metrics) -> None:
+    def start(self) -> None:
+        """Starts the clock, before the data of a step are read. It runs until `flush`."""
+        self._throughput.start()
+
+    def push(self, step: int, metrics: Metrics, flops: float | None = None) -> None:
         """Takes a step's metrics, reads those of the step before, and writes when they are due."""
-        previous, self._pending = self._pending, (step, metrics)
+        previous, self._pending = self._pending, (step, metrics, flops)
         if previous is not None:
             self._read(*previous)
             if previous[0] % self._log_every == 0:
                 self._write(previous[0], {})
 
     def flush(self) -> None:
-        """Reads the metrics of the last step."""
+        """Reads the metrics of the last step, and stops the clock."""
         if self._pending is not None:
             self._read(*self._pending)
             self._pending = None
+        self._throughput.stop()
 
     def write(self, step: int, evaluation: Mapping[str, float]) -> None:
         """Flushes, then writes the means and the results of an evaluation."""
         self.flush()
         self._write(step, evaluation)
 
-    def _read(self, step: int, metrics: Metrics) -> None:
+    def _read(self, step: int, metrics: Metrics, flops: float | None) -> None:
         pairs = read(metrics)
-        self._read_at = time.perf_counter()
+        self._throughput.add(pairs["loss"][1], flops)
         for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")):
             if name in pairs and not math.isfinite(pairs[name][0]):
                 raise NotFiniteError(
@@ -66,14 +78,12 @@ class MetricLogger:
         self._sums = add(self._sums, pairs)
 
     def _write(self, step: int, evaluation: Mapping[str, float]) -> None:
-        weight = self._sums["loss"][1] if self._sums else 0.0
-        seconds = max(self._read_at - self._start, 1e-9)
-        line = {**means(self._sums), f"{self._unit}_per_second": weight / seconds}
+        line = {**means(self._sums), **self._throughput.take()}
         if self._learning_rate is not None:
             line["learning_rate"] = float(self._learning_rate(step - 1))
-        for write in self._writers:
+        for write in self._writers if processes.is_main() else ():
             write(step, line, evaluation)
-        self._sums, self._start = {}, time.perf_counter()
+        self._sums = {}
 
 
 def require_finite(state: TrainState, step: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tfm_jax import processes
 from tfm_jax.train._formats import FORMAT, migrate_config, read_format
 from tfm_jax.values import from_dict, plain
 
@@ -30,6 +31,8 @@ class RunDirectory:
     """The directory of a training run::
 
         config.json  metrics.jsonl  events/  checkpoints/  result.json  *.png
+
+    Several processes share it: all open it, and process 0 writes the files.
 
     Args:
       path: the directory. It is created; for a new run it must be empty.
@@ -57,15 +60,31 @@ class RunDirectory:
     ):
         self.path = Path(path).absolute()
         self._fields, self._free = flatten(plain(config)), tuple(free)
-        if resume:
-            if not self.config_file.is_file():
-                raise FileNotFoundError(
-                    f"{self.path}: got no config.json; wanted the directory of a run to resume."
-                )
-            old = flatten(plain(defaults or {})) | flatten(read_config(self.config_file))
-            _check_same(self.path, old, self._fields, free)
-            self._check_kinds()
-            return
+
+        def open_() -> None:
+            if resume:
+                self._check_run(defaults or {})
+            else:
+                self._create(config)
+
+        processes.from_main("run directory", open_)
+        if not self.config_file.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: got no config.json in process {processes.index()}, where process 0 has one; "
+                "wanted a directory that all processes share. Give an --out on a shared file system"
+            )
+
+    def _check_run(self, defaults: Mapping[str, object]) -> None:
+        """Raises where the run in the directory cannot be resumed with this config."""
+        if not self.config_file.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: got no config.json; wanted the directory of a run to resume."
+            )
+        old = flatten(plain(defaults)) | flatten(read_config(self.config_file))
+        _check_same(self.path, old, self._fields, self._free)
+        self._check_kinds()
+
+    def _create(self, config: Mapping[str, object]) -> None:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise FileExistsError(
                 f"{self.path}: got files in it; wanted an empty directory. Resume its run by --resume, or "
@@ -100,7 +119,9 @@ class RunDirectory:
         return {name: value for name, value in self._fields.items() if not is_under(name, free)}
 
     def write(self, name: str, value: object) -> None:
-        """Writes a JSON file; nan and infinity become null."""
+        """Writes a JSON file, by process 0 of several; nan and infinity become null."""
+        if not processes.is_main():
+            return
         replace_text(self.path / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
     def write_config(self, name: str, config: Mapping[str, object]) -> None:

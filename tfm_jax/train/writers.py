@@ -1,4 +1,7 @@
-"""Writers of a run's metrics: metrics.jsonl, TensorBoard events, a progress bar. Each is a `Writer`."""
+"""Writers of a run's metrics: metrics.jsonl, TensorBoard events, a progress bar. Each is a `Writer`.
+
+Of several processes, process 0 alone writes: those of the others do nothing.
+"""
 
 import json
 import math
@@ -12,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from tfm_jax import processes
 from tfm_jax.train.run_directory import replace_text
 from tfm_jax.values import plain
 
@@ -46,15 +50,20 @@ class JsonLines(_Closing):
 
     def __init__(self, path: str | Path, after: int = 0):
         path = Path(path)
+        self._file = None
+        if not processes.is_main():
+            return
         kept = [line for line in read_json_lines(path) if line["step"] <= after]
         replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
-        self._file.write(json.dumps(plain({"step": step, **means, **evaluation})) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(plain({"step": step, **means, **evaluation})) + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -110,15 +119,19 @@ class TensorBoard(_Closing):
             raise ImportError(
                 "TensorBoard: got no tensorboardX; wanted it installed. pip install 'tfm_jax[experiments]'"
             ) from error
-        # a thread writes the queue every second, so a kill loses at most that; flush() would not wait for it
-        self._writer = SummaryWriter(str(directory), purge_step=after + 1, flush_secs=1)
+        self._writer = None
+        if processes.is_main():
+            # a thread writes the queue every second: a kill loses at most that; flush() would not wait for it
+            self._writer = SummaryWriter(str(directory), purge_step=after + 1, flush_secs=1)
 
     def __call__(self, step: int, means: Mapping[str, float], evaluation: Mapping[str, float]) -> None:
-        for name, value in {**means, **evaluation}.items():
-            self._writer.add_scalar(name, value, step)
+        if self._writer is not None:
+            for name, value in {**means, **evaluation}.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Progress(_Closing):
@@ -133,7 +146,7 @@ class Progress(_Closing):
 
     def __init__(self, steps: int, start: int = 0, *, console: Console | None = None, seconds: float = 10.0):
         self._steps, self._start, self._seconds = steps, start, seconds
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or Console(highlight=False, soft_wrap=True, quiet=not processes.is_main())
         self._started_at, self._printed_at = time.monotonic(), -math.inf
         self._bar: RichProgress | None = None
         if self._console.is_terminal:
@@ -166,15 +179,19 @@ class Progress(_Closing):
 
 
 def _is_on_the_bar(name: str) -> bool:
-    return name in ("loss", "learning_rate") or name.endswith("_per_second")
+    return name in ("loss", "learning_rate", "mfu") or name.endswith("_per_second")
 
 
 def _describe(metrics: Mapping[str, float]) -> str:
-    """``loss 2.31  5,120 tokens/s  rate 3.0e-04``"""
+    """``loss 2.31  5,120 tokens/s  MFU 41.2 %  peak 12.3 GiB  rate 3.0e-04``"""
     parts = []
     for name, value in metrics.items():
         if name.endswith("_per_second"):
             parts.append(f"{value:,.0f} {name.removesuffix('_per_second')}/s")
+        elif name == "mfu":
+            parts.append(f"MFU {value:.1%}".replace("%", " %"))
+        elif name == "peak_memory_gib":
+            parts.append(f"peak {value:.1f} GiB")
         elif name == "learning_rate":
             parts.append(f"rate {value:.1e}")
         elif name != "grad_norm":

@@ -1,0 +1,465 @@
+"""Many processes: start, agree, wait for each other, and end together.
+
+Every process runs the same program on its own devices. With one process each function here does nothing.
+"""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tfm_jax.types import Array, Json
+
+__all__ = [
+    "agree",
+    "any_process",
+    "code_version",
+    "count",
+    "from_main",
+    "index",
+    "initialize",
+    "is_main",
+    "local",
+    "sync",
+    "together",
+]
+
+T = TypeVar("T")
+MODES = ("auto", "on", "off")
+HEARTBEAT_SECONDS = 10
+"""A process that sends no heartbeat for this long has ended; JAX then ends the others."""
+_DAY = 24 * 3600 * 1000
+"""Of a wait for another process, in milliseconds: one that ended is noticed long before."""
+_GRACE = 2.0
+"""Seconds for a process to report its own error after that of another one."""
+_ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (FileExistsError, FileNotFoundError, ImportError, OSError, ValueError)
+}
+_COUNTS: collections.Counter[str] = collections.Counter()
+
+
+def initialize(mode: str = "auto") -> None:
+    """Connects the processes of a program, before JAX is used.
+
+    Equivalent to (where there is more than one)::
+
+        jax.distributed.initialize(heartbeat_timeout_seconds=10)
+
+    Args:
+      mode: "auto" connects where Slurm, Open MPI, Kubernetes or a TPU pod declares more than one task; "on"
+        always does, and requires one of these; "off" never does. ``"HOST:PORT,COUNT,INDEX"`` needs none of
+        them: the address of process 0, the number of processes, and the number of this one.
+
+    Raises:
+      ValueError: for another mode, or where the processes cannot be found; the message has the fix.
+    """
+    if mode == "off" or jax.distributed.is_initialized():
+        return
+    if mode in MODES:
+        found = _declared_tasks()
+        if mode == "auto" and (found is None or found[1] < 2):
+            return
+        if found is None:
+            raise ValueError(
+                "--distributed: got 'on' without Slurm, Open MPI, Kubernetes or a TPU pod; wanted the "
+                "processes. Give --distributed HOST:PORT,COUNT,INDEX"
+            )
+        options: dict[str, Any] = _local_devices()
+    else:
+        address, processes, number = _parse(mode)
+        options = {"coordinator_address": address, "num_processes": processes, "process_id": number}
+        options["cluster_detection_method"] = "deactivate"
+    # The handler of JAX's preemption service ignores SIGTERM outside of training.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"--distributed {mode}: got no connection of the processes ({reason:.300}); wanted one. Check "
+            "that process 0 runs and that its port is open, or give --distributed off"
+        ) from error
+
+
+def count() -> int:
+    """The number of processes; 1 where `initialize` connected none."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def index() -> int:
+    """The number of this process, from 0."""
+    return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which prints and writes files."""
+    return index() == 0
+
+
+def sync(name: str) -> None:
+    """Waits until every process is at this call.
+
+    Args:
+      name: of the place, the same on all.
+    """
+    if count() > 1:
+        _client().wait_at_barrier(_key(name), _DAY)
+
+
+def from_main(name: str, make: Callable[[], T]) -> T:
+    """What process 0 makes, on every process.
+
+    Equivalent to (with one process)::
+
+        make()
+
+    Args:
+      name: of the value, the same on all.
+      make: called by process 0 alone; it returns what JSON can hold.
+
+    Returns:
+      The value.
+
+    Raises:
+      ImportError, OSError, ValueError: what ``make`` raised, on every process.
+    """
+    if count() == 1:
+        return make()
+    key = _key(name)
+    if not is_main():
+        sent = json.loads(_client().blocking_key_value_get(key, _DAY))
+        if "error" in sent:
+            raise _ERRORS[sent["error"]](sent["message"])
+        return sent["value"]
+    try:
+        value = make()
+    except tuple(_ERRORS.values()) as error:
+        kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+        _client().key_value_set(key, json.dumps({"error": kind, "message": _line(error)}))
+        raise
+    _client().key_value_set(key, json.dumps({"value": value}))
+    return value
+
+
+def agree(name: str, value: Mapping[str, object]) -> None:
+    """Checks that all processes have the same values.
+
+    Args:
+      name: of what they agree on, such as "the config".
+      value: by field, as JSON can hold it.
+
+    Raises:
+      ValueError: on every process, where they differ; the message has the fields and the values.
+    """
+    if count() == 1:
+        return
+    key = _key(name)
+    _client().key_value_set(f"{key}/{index()}", json.dumps(value, sort_keys=True, default=str))
+
+    def differences() -> list[str]:
+        values = [json.loads(_client().blocking_key_value_get(f"{key}/{i}", _DAY)) for i in range(count())]
+        return [
+            f"\n  {field}: process 0 has {values[0].get(field)!r}, process {i} has {other.get(field)!r}"
+            for i, other in enumerate(values)
+            for field in sorted(values[0].keys() | other.keys())
+            if values[0].get(field) != other.get(field)
+        ]
+
+    if lines := from_main(f"{name}, compared", differences):
+        shown = "".join(lines[:10]) + (f"\n  and {len(lines) - 10} more" if len(lines) > 10 else "")
+        raise ValueError(
+            f"got {count()} processes that disagree on {name}; wanted the same command, code and data for "
+            f"each:{shown}"
+        )
+
+
+def any_process(flag: bool) -> Array:
+    """Whether the flag is set on any process.
+
+    The result is computed on the devices, after what was dispatched before: read it later, so that the host
+    does not wait for them. All processes read the same.
+
+    Args:
+      flag: of this process.
+
+    Returns:
+      bool scalar
+    """
+    if count() == 1:
+        return jnp.bool_(flag)
+    flags = np.full(jax.local_device_count(), flag)
+    shape = (jax.device_count(),)
+    return _any()(jax.make_array_from_process_local_data(_one_each(), flags, shape))
+
+
+def local(tree: T) -> T:
+    """The arrays of a tree on one device of this process, from wherever they are sharded.
+
+    Equivalent to (with one process)::
+
+        tree
+
+    Args:
+      tree: of arrays; every process calls this, with the same arrays.
+
+    Returns:
+      The same tree, which a process can use without the others.
+    """
+    if count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    sharded = [i for i, x in enumerate(leaves) if _is_global(x) and not x.is_fully_replicated]
+    for mesh in {leaves[i].sharding.mesh for i in sharded}:
+        numbers = [i for i in sharded if leaves[i].sharding.mesh == mesh]
+        gather = jax.jit(_identity, out_shardings=NamedSharding(mesh, P()))
+        for i, x in zip(numbers, gather([leaves[i] for i in numbers]), strict=True):
+            leaves[i] = x
+    return jax.tree.unflatten(structure, [x.addressable_data(0) if _is_global(x) else x for x in leaves])
+
+
+def code_version() -> dict[str, Json]:
+    """The versions of this package and of JAX, and a digest of the sources, for `agree`."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return {"jax": jax.__version__, "python": sys.version.split()[0], "sources": digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def together(name: str) -> Iterator[None]:
+    """Runs a program on all processes: only process 0 prints, and where one fails all end.
+
+    A process that raises prints its error with its number; the others end within seconds with a message. One
+    that is killed is noticed by its heartbeat, within 10 seconds. SIGTERM raises SystemExit, where no other
+    handler is set.
+
+    Args:
+      name: of the program, printed before each message.
+
+    Raises:
+      Nothing, with several processes: an error ends the process.
+    """
+    if count() == 1:
+        yield
+        return
+    ending = _Ending(name)
+    with contextlib.ExitStack() as stack:
+        if not is_main():
+            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+        stack.enter_context(_exit_on_sigterm(name))
+        try:
+            yield
+        except BaseException as error:
+            if not (isinstance(error, SystemExit) and not error.code):
+                ending.fail(error)
+    ending.finish()
+
+
+class _Ending:
+    """Ends the processes together: by a key that the first one to fail sets, and that a thread waits for."""
+
+    def __init__(self, name: str):
+        self._name, self._client = name, _client()
+        self._failing = threading.Event()
+        """Set by the main thread after its own error."""
+        self._one = threading.Lock()
+        """Held by what ends this process: the main thread after its own error, or the watching thread."""
+        self._thread = threading.Thread(target=self._watch, name="tfm_jax processes", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Waits for all, and disconnects."""
+        sync("end of the program")
+        if is_main():
+            self._client.key_value_set(_FAILED, "{}")
+        self._thread.join()
+        jax.distributed.shutdown()
+
+    def fail(self, error: BaseException) -> None:
+        """Reports the error of this process to the others, prints it, and exits."""
+        self._failing.set()
+        self._one.acquire()
+        number, message = index(), self._describe(error)
+        with contextlib.suppress(Exception):  # this process ends, whether or not the others can be reached
+            self._client.key_value_set(f"{_FAILED}/{number}", message)
+        with contextlib.suppress(Exception):  # another one was first
+            self._client.key_value_set(_FAILED, json.dumps({"process": number, "message": message}))
+        status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else None
+        if status is None and not self._is_printed_by_main(message):  # with a status, the message was printed
+            if not isinstance(error, (SystemExit, jax.errors.JaxRuntimeError, KeyboardInterrupt)):
+                traceback.print_exception(error)
+            self._print(message)
+        self._exit(1 if status is None else status)
+
+    def _watch(self) -> None:
+        try:
+            failed = json.loads(self._client.blocking_key_value_get(_FAILED, _DAY * 20))
+        except Exception:  # the coordinator is gone: JAX ends this process
+            return
+        if not failed or self._failing.wait(_GRACE):
+            return  # the end; or the main thread reports its own error
+        self._one.acquire()
+        self._print(f"ended, since process {failed['process']} failed: {failed['message']}")
+        self._exit(1)
+
+    def _describe(self, error: BaseException) -> str:
+        if isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, str) else f"{self._name}: exit status {error.code}"
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            line = _line(error)
+            return f"{self._name}: {line:.300}. If another process ended, its output has the cause"
+        return f"{self._name}: {type(error).__name__}: {_line(error)}"
+
+    def _is_printed_by_main(self, message: str) -> bool:
+        """Whether process 0 failed with the same error, as all do on a wrong setting."""
+        if is_main():
+            return False
+        try:
+            return self._client.blocking_key_value_get(f"{_FAILED}/0", int(_GRACE * 1000)) == message
+        except Exception:
+            return False
+
+    def _print(self, message: str) -> None:
+        with contextlib.suppress(OSError):
+            print(f"process {index()} of {count()}: {message}", file=sys.stderr, flush=True)
+
+    def _exit(self, status: int) -> None:
+        """Exits without the handlers of Python, which would wait for processes that are gone."""
+        with contextlib.suppress(Exception):
+            self._client.wait_at_barrier(f"{_FAILED}/end", int(_GRACE * 1000))
+        if is_main():  # the coordinator is the last, or JAX aborts the others
+            time.sleep(0.5)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+_FAILED = "tfm_jax/failed"
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm(name: str) -> Iterator[None]:
+    """SIGTERM raises SystemExit, so that this process reports it to the others."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def receive(*_: object) -> None:
+        sys.exit(f"{name}: got SIGTERM before the training or after it; nothing was saved")
+
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _client() -> Any:
+    """The client of JAX's coordination service, for which JAX has no public name."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _key(name: str) -> str:
+    """A key for one use of a name: all processes use the names in the same order."""
+    _COUNTS[name] += 1
+    return f"tfm_jax/{name}/{_COUNTS[name]}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) if isinstance(error, jax.errors.JaxRuntimeError) else str(error)
+
+
+def _parse(mode: str) -> tuple[str, int, int]:
+    """``"HOST:PORT,COUNT,INDEX"``"""
+    parts = mode.split(",")
+    try:
+        address, processes, number = parts[0], int(parts[1]), int(parts[2])
+        host, _, port = address.rpartition(":")
+        if len(parts) == 3 and host and 0 < int(port) < 2**16 and 0 <= number < processes:
+            return address, processes, number
+    except (IndexError, ValueError):
+        pass
+    raise ValueError(
+        f"--distributed: got {mode!r}; wanted auto, on, off, or HOST:PORT,COUNT,INDEX, such as "
+        "10.0.0.1:1234,2,0 for the first of two processes."
+    )
+
+
+def _declared_tasks() -> tuple[str, int] | None:
+    """The kind of cluster that the environment declares, and its number of tasks; None without one."""
+    from jax._src.clusters import ClusterEnv
+
+    tasks = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
+    if tasks != "1" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+        raise ValueError(
+            f"--distributed: got {tasks} tasks of an Open MPI whose address JAX cannot read (version 5 or "
+            "above); wanted it. Give --distributed HOST:PORT,COUNT,INDEX, or off for runs of their own"
+        )
+    for kind in ClusterEnv._cluster_types:
+        if kind.opt_in_only_method or (kind.__name__ == "K8sCluster" and not _is_indexed_job()):
+            continue
+        if kind.is_env_present():
+            return kind.__name__, kind.get_process_count()
+    return None
+
+
+def _is_indexed_job() -> bool:
+    """Whether this is a pod of a Kubernetes job whose pods are numbered."""
+    if "KUBERNETES_SERVICE_HOST" not in os.environ or "JOB_COMPLETION_INDEX" not in os.environ:
+        return False
+    try:
+        import kubernetes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(
+            "--distributed: got a Kubernetes job with numbered pods, and no kubernetes package to read their "
+            "number; wanted it. pip install 'jax[k8s]', or give --distributed HOST:PORT,COUNT,INDEX, or off "
+            "for runs of their own"
+        ) from error
+    return True
+
+
+def _local_devices() -> dict[str, Any]:
+    """The devices of the only task of a Slurm node: all, where JAX would take the first."""
+    tasks, gpus = os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""), os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if tasks.partition("(")[0] == "1" and gpus.isdecimal() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        return {"local_device_ids": range(int(gpus))}
+    return {}
+
+
+@functools.cache
+def _one_each() -> NamedSharding:
+    """One element for each device of all processes."""
+    return NamedSharding(Mesh(np.array(jax.devices()), "device"), P("device"))
+
+
+@functools.cache
+def _any() -> Callable[[Array], Array]:
+    return jax.jit(jnp.any, out_shardings=NamedSharding(_one_each().mesh, P()))
+
+
+def _is_global(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not x.is_fully_addressable
+
+
+def _identity(x: Any) -> Any:
+    return x
