@@ -56,7 +56,7 @@ def _parse(argv: Sequence[str]) -> Any:
         argv,
         number_rule,
         prog="tfm",
-        description="Run a trained model, convert a checkpoint, check laws, plan a training step, or show the "
+        description="Run a trained model, convert a checkpoint, check laws, plan a step, or show the "
         "devices.",
     )
 
