@@ -99,7 +99,8 @@ class ShardingRules:
                         f"ShardingRules: got a rule for {letter!r}; wanted one of {known}, with or without a "
                         f"suffix. Declare letters of your own modules: letters=({letter!r},)."
                     )
-                if not (rule is None or all(isinstance(axis, str) and axis for axis in _as_tuple(rule))):
+                axes = rule if isinstance(rule, tuple) else () if rule is None else (rule,)
+                if not all(isinstance(axis, str) and axis for axis in axes):
                     raise ValueError(
                         f"ShardingRules: got {letter!r}: {rule!r}; wanted None, a mesh axis such as "
                         "'tensor', or a tuple of them."
@@ -164,15 +165,21 @@ def constrain(x: Array, letters: str) -> Array:
         the compiler, and the first letters have no axis where x has fewer.
 
     Returns:
-      x: unchanged without a mesh, inside ``shard_map`` (its axes are one device's) and under ``pmap``; also
-      where the letters have both T and S: tables of attention are left to the compiler.
+      x: unchanged without a mesh, on one whose axes no rule names, inside ``shard_map`` (its axes are one
+      device's) and under ``pmap``; also where the letters have both T and S: tables of attention are left to
+      the compiler.
 
     Raises:
       ValueError: an axis of x is not divisible by the mesh axes of its letter, a mesh axis would shard two
         axes of x, or a rule names an axis that the mesh lacks.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not free_axes() or {"T", "S"} <= set(letters.split()):
+    if mesh.empty or {"T", "S"} <= set(letters.split()):
+        return x
+    rules = current_rules().activations
+    _check_axes(rules, mesh)
+    named = {axis.rstrip("?") for rule in rules.values() for axis in _as_tuple(rule)}
+    if not named & free_axes().keys():
         return x
     spec = activation_spec(f"constrain(x, {letters!r})", letters, x.shape)
     lead = max(0, x.ndim - len(letters.split()))

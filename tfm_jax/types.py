@@ -26,7 +26,17 @@ axes, often B: ops index from the right and accept any.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NotRequired, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Generic,
+    NamedTuple,
+    NotRequired,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    runtime_checkable,
+)
 
 import jax
 import numpy as np
@@ -42,6 +52,14 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 """What a JSON file can hold."""
 SumWeight = tuple[Array, Array]
 """A loss or metric as ``(sum, weight)``, float32 scalars; both add over microbatches, devices and hosts."""
+
+
+class Metric(NamedTuple):
+    """A sum that is reported and adds nothing to the loss, among the auxiliary sums of a model."""
+
+    sum: Array
+    weight: Array
+
 
 Batch = Mapping[str, Array]
 """Arrays by name, each with the batch axis first. The batches below say which names."""

@@ -6,11 +6,13 @@ from tfm_jax.nn.config import Config, paper_base, paper_big
 from tfm_jax.nn.decoding import Cache, decode_step, init_cache, unembed
 from tfm_jax.nn.embedding import Embedding
 from tfm_jax.nn.encoder import Encoder
+from tfm_jax.nn.extras import Metric
 from tfm_jax.nn.feed_forward import Glu, Mlp
 from tfm_jax.nn.functional import Pure, functionalize
 from tfm_jax.nn.heads import ClassificationHead, Classifier, MaskedLanguageModel
 from tfm_jax.nn.initializers import GlorotUniform, Initializers, LecunNormal, Normal, TruncatedNormal
 from tfm_jax.nn.layers import Linear
+from tfm_jax.nn.mixture_of_experts import MixtureOfExperts
 from tfm_jax.nn.norms import LayerNorm, RMSNorm
 from tfm_jax.nn.patches import Patches
 from tfm_jax.nn.pooling import Pooler
@@ -55,6 +57,8 @@ __all__ = [
     "LecunNormal",
     "Linear",
     "MaskedLanguageModel",
+    "Metric",
+    "MixtureOfExperts",
     "Mlp",
     "MultiHeadAttention",
     "Norm",

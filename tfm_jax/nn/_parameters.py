@@ -11,10 +11,16 @@ __all__ = ["constant", "initialize"]
 
 
 def initialize(
-    initializer: Initializer, key: Key, shape: tuple[int, ...], dtype: str, *, inputs: int = 1
+    initializer: Initializer,
+    key: Key,
+    shape: tuple[int, ...],
+    dtype: str,
+    *,
+    inputs: int = 1,
+    independent: int = 0,
 ) -> nnx.Param:
-    """A parameter whose first axes are its inputs, and the others its outputs."""
-    axes = tuple(range(len(shape)))
+    """A parameter: first the axes that number independent ones, then its inputs, then its outputs."""
+    axes = tuple(range(independent, len(shape)))
     value = initializer(key, shape, in_axes=axes[:inputs], out_axes=axes[inputs:])
     value = as_array(type(initializer).__name__, "parameter", value)
     if value.shape != shape:

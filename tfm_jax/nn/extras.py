@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import TypedDict, TypeVar
 
-from tfm_jax.types import Array, SumWeight
+from tfm_jax.types import Array, Metric, SumWeight
 
-__all__ = ["Auxiliary", "Extras", "add_auxiliary", "model_extras", "with_extras"]
+__all__ = ["Auxiliary", "Extras", "Metric", "add_auxiliary", "model_extras", "with_extras"]
 
 Auxiliary = dict[str, SumWeight]
-"""Sums that feed-forward layers add to the loss, such as a balancing loss, by name."""
+"""Sums of feed-forward layers, by name: ``(sum, weight)`` is added to the loss, such as a balancing loss; a
+``Metric(sum, weight)`` is only reported."""
 T = TypeVar("T")
 
 
@@ -27,7 +28,8 @@ def add_auxiliary(terms: Iterable[Mapping[str, SumWeight]]) -> Auxiliary:
     for term in terms:
         for name, (x, weight) in term.items():
             old = total.get(name)
-            total[name] = (x, weight) if old is None else (old[0] + x, old[1] + weight)
+            added = (x, weight) if old is None else (old[0] + x, old[1] + weight)
+            total[name] = Metric(*added) if isinstance(term[name], Metric) else added
     return total
 
 

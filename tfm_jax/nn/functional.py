@@ -239,6 +239,7 @@ class Parameter(NamedTuple):
     shape: tuple[int, ...]
     dtype: jnp.dtype
     axes: str | None
+    active: float = 1.0  # the share of it that a token meets, such as k / E of the experts
 
     def __str__(self) -> str:
         return f"{'/'.join(map(str, self.path))} {self.dtype}{list(self.shape)} of {self.owner}"
@@ -266,13 +267,14 @@ class _Position(NamedTuple):
     name: str = ""  # of the attribute that holds the node
     letters: str | None = None  # which its module declared for this attribute
     prefix: str = ""  # letters of the modules above
+    active: float = 1.0
 
 
 def _parameters(node: object, tree: Params | Shape, position: _Position) -> Iterator[Parameter]:
-    path, modules, owner, name, letters, prefix = position
+    path, modules, owner, name, letters, prefix, active = position
     if not isinstance(tree, Mapping):
         axes = None if letters is None else f"{prefix} {letters}".strip()
-        parameter = Parameter(path, modules, owner, name, tree.shape, jnp.dtype(tree.dtype), axes)
+        parameter = Parameter(path, modules, owner, name, tree.shape, jnp.dtype(tree.dtype), axes, active)
         if axes is not None and len(axes.split()) != len(tree.shape):
             raise ValueError(
                 f"Pure.axes: got axes {axes!r} for parameter {parameter}; wanted a letter for each of its "
@@ -286,10 +288,11 @@ def _parameters(node: object, tree: Params | Shape, position: _Position) -> Iter
         for key, branch in tree.items():
             yield from _parameters(_child(node, key), branch, inside._replace(path=(*path, key)))
         return
-    declared = _declared_axes(node)
+    declared, active = _declared_axes(node), _declared_active(node)
     prefix = f"{prefix} {letters or ''}".strip()
     for key, branch in tree.items():
         below = _Position((*path, key), modules, modules[-1], key, declared.get(key), prefix)
+        below = below._replace(active=active.get(key, 1.0))
         yield from _parameters(_child(node, key), branch, below)
 
 
@@ -310,6 +313,12 @@ def _declared_axes(module: object) -> Mapping[str, str]:
             f"attributes. Correct its method axes."
         )
     return declared
+
+
+def _declared_active(module: object) -> Mapping[str, float]:
+    """The share of parameters that a token meets, where a module declares it: see ``variants``."""
+    declare: Callable[[], Mapping[str, float]] | None = getattr(module, "active", None)
+    return declare() if callable(declare) else {}
 
 
 def check_params(params: Params, wanted: Params) -> None:

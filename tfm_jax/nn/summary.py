@@ -27,6 +27,11 @@ class Summary:
         return sum(map(_count, self.parameters))
 
     @property
+    def n_active_params(self) -> int:
+        """The number of parameters that one token meets: k of E experts, and all others."""
+        return round(sum(_count(parameter) * parameter.active for parameter in self.parameters))
+
+    @property
     def n_bytes(self) -> int:
         """The memory of the parameters in bytes."""
         return sum(map(_bytes, self.parameters))
@@ -35,11 +40,15 @@ class Summary:
         lines = list(_lines(self.parameters, depth=0))
         head = ("module or parameter", "axes", "dtype", "parameters", "memory")
         total = ("total", "", "", f"{self.n_params:,}", _memory(self.n_bytes))
-        table = [head, *lines, total]
+        totals = [total]
+        if self.n_active_params != self.n_params:
+            totals.append(("active, of one token", "", "", f"{self.n_active_params:,}", ""))
+        table = [head, *lines, *totals]
         widths = [max(len(line[i]) for line in table) for i in range(len(head))]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        rows = [_row(line, widths) for line in table]
-        return "\n".join([rows[0], rule, *rows[1:-1], rule, rows[-1]])
+        rows = [_row(line, widths).rstrip() for line in table]
+        n = len(totals)
+        return "\n".join([rows[0], rule, *rows[1:-n], rule, *rows[-n:]])
 
 
 def summary(model: Pure[nnx.Module]) -> Summary:

@@ -5,7 +5,9 @@ module that holds the parameters; an activation or an initializer has none and i
 library's own variants, such as ``nn.LayerNorm``, use nothing else.
 
 Every module that holds parameters itself has a method ``axes() -> dict[str, str]``: the letters of
-``tfm_jax/types.py`` of each of its parameters by the attribute's name, such as ``{"kernel": "D F"}``.
+``tfm_jax/types.py`` of each of its parameters by the attribute's name, such as ``{"kernel": "D F"}``. Where a
+token meets a part of a parameter, such as k of E experts, a method ``active() -> dict[str, float]`` has its
+share, for ``nn.summary``.
 """
 
 import abc
@@ -161,8 +163,9 @@ class FeedForward(Variant):
 
         Returns:
           ``module(x [..., D], *, key=None) -> (y [..., D], auxiliary)``. ``key`` is for dropout, None is no
-          dropout. ``auxiliary`` is a dict of ``(sum, weight)``, such as a balancing loss; ``{}`` is none. Its
-          keys and shapes must be the same in every layer.
+          dropout. ``auxiliary`` is a dict of ``(sum, weight)``, such as a balancing loss, which is added to
+          the loss, and of ``nn.Metric(sum, weight)``, which is only reported; ``{}`` is none. Its keys and
+          shapes must be the same in every layer.
         """
 
 

@@ -5,6 +5,12 @@ from tfm_jax.ops.attention import Explanation, attention, attention_weights, exp
 from tfm_jax.ops.dropout import dropout
 from tfm_jax.ops.feed_forward import activation, feed_forward, gated_feed_forward
 from tfm_jax.ops.losses import cross_entropy, linear_cross_entropy
+from tfm_jax.ops.mixture_of_experts import (
+    load_balance_loss,
+    mixture_of_experts,
+    router_z_loss,
+    top_k_routing,
+)
 from tfm_jax.ops.normalization import layer_norm, rms_norm
 from tfm_jax.ops.positions import alibi, relative_buckets, rotary, sinusoidal
 from tfm_jax.ops.sampling import (
@@ -33,16 +39,20 @@ __all__ = [
     "kv_cache",
     "layer_norm",
     "linear_cross_entropy",
+    "load_balance_loss",
     "masks",
     "min_p",
+    "mixture_of_experts",
     "no_repeat_ngram",
     "relative_buckets",
     "repetition_penalty",
     "rms_norm",
     "rotary",
+    "router_z_loss",
     "sinusoidal",
     "temperature",
     "token_counts",
     "top_k",
+    "top_k_routing",
     "top_p",
 ]

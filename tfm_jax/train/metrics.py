@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tfm_jax.train.step import EvalStep
-from tfm_jax.types import Params, SumWeight
+from tfm_jax.types import Metric, Params, SumWeight
 
 __all__ = ["add", "add_auxiliary", "evaluate", "means", "read", "read_late", "total"]
 
@@ -45,19 +45,23 @@ def add_auxiliary(loss: SumWeight, auxiliary: Mapping[str, SumWeight]) -> SumWei
     Equivalent to::
 
         total, weight = loss
-        total + weight * sum(s / w for s, w in auxiliary.values()), weight
+        losses = [pair for pair in auxiliary.values() if not isinstance(pair, nn.Metric)]
+        total + weight * sum(s / w for s, w in losses), weight
 
     so that the mean of each auxiliary loss is added to the mean of the loss.
 
     Args:
       loss: ``(sum, weight)``, float32 scalars.
-      auxiliary: ``{name: (sum, weight)}``; one of weight 0 adds nothing.
+      auxiliary: ``{name: (sum, weight)}``; one of weight 0 adds nothing, and neither does an ``nn.Metric``.
 
     Returns:
       ``(sum, weight)``; the loss itself without auxiliary losses.
     """
     total, weight = loss
-    for part, n in auxiliary.values():
+    for pair in auxiliary.values():
+        if isinstance(pair, Metric):
+            continue
+        part, n = pair
         total = total + weight * part / jnp.where(n == 0, 1.0, n)
     return total, weight
 

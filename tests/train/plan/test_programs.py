@@ -197,6 +197,18 @@ def test_an_asynchronous_pair_is_one_collective():
     }
 
 
+def test_a_collective_that_a_tpu_runs_beside_fusions_is_one():
+    link = (
+        "%x{i} = bf16[16,8] all-gather(%a), channel_id={channel}, replica_groups={{{{0,1}}}}, "
+        'frontend_attributes={{chain_id="{chain}"}}'
+    )
+    links = [(0, 1, 7), (1, 1, 7), (2, 1, 7), (3, 1, 8), (4, 2, 9)]
+    text = entry(
+        "%a = bf16[8,8] parameter(0)", *(link.format(i=i, channel=n, chain=chain) for i, n, chain in links)
+    )
+    assert [(x.count, x.bytes) for x in collectives(text)] == [(3, 256)]
+
+
 def test_groups_of_a_mesh():
     text = entry(
         "%a = f32[4]{0} parameter(0)",
@@ -258,6 +270,16 @@ def test_products_of_every_compiler():
         (("f32", "f32", "f32"), dense, "highest"),
     ]
     assert [x.target for x in programs.custom_calls(text)] == ["__cublas$lt$matmul", "__cudnn$fmhaSoftmax"]
+
+
+def test_a_projection_to_heads_of_a_tpu_is_a_convolution_over_zeros():
+    text = entry(
+        "%x = bf16[2,256,192,1] parameter(0)",
+        "%w = bf16[3,64,192,1] parameter(1)",
+        "%y = bf16[2,256,3,64] convolution(%x, %w), window={size=1x3 pad=0_0x2_2 rhs_reversal=0x1}, "
+        "dim_labels=0bf1_1oi0->0b1f",
+    )
+    assert [x.flops for x in dots(text)] == [2 * 2 * 256 * 192 * 3 * 64]
 
 
 def test_temporaries_are_what_is_written_to_memory():
