@@ -329,7 +329,7 @@ def parse(text: str) -> Program:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """The lines of a program; an instruction whose metadata have line breaks, as those of a kernel, is one."""
+    """The lines of a program, without the line breaks in the metadata of a kernel."""
     pending: str | None = None
     for line in text.splitlines():
         if pending is not None and line != "}" and not line.startswith("  "):
