@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.config import RunConfig
+from experiments.config import RunConfig, TrainConfig
 from tfm_jax import compilation_cache, data, nn, processes, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.runs import PROCESSOR_FILE
@@ -33,7 +33,7 @@ from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
 from tfm_jax.values import to_dict
 
-__all__ = ["Run", "check_classes", "check_inputs", "make_tokenizer", "require_packages"]
+__all__ = ["Run", "check_classes", "check_inputs", "make_step", "make_tokenizer", "require_packages"]
 
 C = TypeVar("C", bound=RunConfig)
 R = TypeVar("R")
@@ -146,15 +146,7 @@ class Run(Generic[C]):
         self, loss_fn: train.LossFn[BatchT], optimizer: optax.GradientTransformation
     ) -> TrainStep[BatchT]:
         """``train.make_train_step`` with the settings of the run, compiled for its devices."""
-        settings = self.config.train
-        step = train.make_train_step(
-            train.freeze_layers(loss_fn, settings.optimizer.frozen_layers),
-            optimizer,
-            accumulate=settings.accumulate,
-            clip_norm=settings.optimizer.clip_norm,
-            ema_decay=settings.ema_decay,
-            axis_name=self.parallel.axis_name,
-        )
+        step = make_step(self.config.train, loss_fn, optimizer, axis_name=self.parallel.axis_name)
         return self.parallel.compile(step)
 
     def compile_evaluation(
@@ -321,6 +313,23 @@ class Run(Generic[C]):
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)
+
+
+def make_step(
+    settings: TrainConfig,
+    loss_fn: train.LossFn[BatchT],
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
+) -> TrainStep[BatchT]:
+    """``train.make_train_step`` with the settings of a run."""
+    return train.make_train_step(
+        train.freeze_layers(loss_fn, settings.optimizer.frozen_layers),
+        optimizer,
+        accumulate=settings.accumulate,
+        clip_norm=settings.optimizer.clip_norm,
+        ema_decay=settings.ema_decay,
+        axis_name=axis_name,
+    )
 
 
 class _CacheHits:

@@ -1,7 +1,10 @@
 """The ``tfm`` program: parses the command line, checks it, and runs the command."""
 
+import dataclasses
 import logging
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tfm_jax import compilation_cache
 from tfm_jax.cli._options import Command, number_rule, read_numbers
@@ -11,6 +14,7 @@ from tfm_jax.cli.doctor import Doctor
 from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.laws import Laws
+from tfm_jax.cli.plan import Plan, split
 from tfm_jax.cli.translate import Translate
 from tfm_jax.console import error_line, escape_unencodable, log_to_stderr, parse_options, print_error
 
@@ -39,12 +43,20 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> Command:
     """Phase 1: tyro parses the options; numbers are still strings."""
+    argv = sys.argv[1:] if argv is None else argv
+    if list(argv[:1]) == ["plan"]:
+        own, options = split(argv[1:])
+        return dataclasses.replace(_parse(["plan", *own]), options=options)
+    return _parse(argv)
+
+
+def _parse(argv: Sequence[str]) -> Any:
     return parse_options(
-        Translate | Generate | Embed | Classify | Convert | Laws | Doctor,
+        Translate | Generate | Embed | Classify | Convert | Laws | Plan | Doctor,
         argv,
         number_rule,
         prog="tfm",
-        description="Run a trained model, convert a checkpoint, check a function against laws, or show the "
+        description="Run a trained model, convert a checkpoint, check laws, plan a step, or show the "
         "devices.",
     )
 

@@ -197,6 +197,18 @@ def test_an_asynchronous_pair_is_one_collective():
     }
 
 
+def test_a_collective_that_a_tpu_runs_beside_fusions_is_one():
+    link = (
+        "%x{i} = bf16[16,8] all-gather(%a), channel_id={channel}, replica_groups={{{{0,1}}}}, "
+        'frontend_attributes={{chain_id="{chain}"}}'
+    )
+    links = [(0, 1, 7), (1, 1, 7), (2, 1, 7), (3, 1, 8), (4, 2, 9)]
+    text = entry(
+        "%a = bf16[8,8] parameter(0)", *(link.format(i=i, channel=n, chain=chain) for i, n, chain in links)
+    )
+    assert [(x.count, x.bytes) for x in collectives(text)] == [(3, 256)]
+
+
 def test_groups_of_a_mesh():
     text = entry(
         "%a = f32[4]{0} parameter(0)",
@@ -260,6 +272,16 @@ def test_products_of_every_compiler():
     assert [x.target for x in programs.custom_calls(text)] == ["__cublas$lt$matmul", "__cudnn$fmhaSoftmax"]
 
 
+def test_a_projection_to_heads_of_a_tpu_is_a_convolution_over_zeros():
+    text = entry(
+        "%x = bf16[2,256,192,1] parameter(0)",
+        "%w = bf16[3,64,192,1] parameter(1)",
+        "%y = bf16[2,256,3,64] convolution(%x, %w), window={size=1x3 pad=0_0x2_2 rhs_reversal=0x1}, "
+        "dim_labels=0bf1_1oi0->0b1f",
+    )
+    assert [x.flops for x in dots(text)] == [2 * 2 * 256 * 192 * 3 * 64]
+
+
 def test_temporaries_are_what_is_written_to_memory():
     found = programs.temporaries(LOOP)
     assert [(x.opcode, x.shape, x.count) for x in found] == [("all-reduce", (8, 4), 5)]
@@ -268,3 +290,20 @@ def test_temporaries_are_what_is_written_to_memory():
 def test_a_text_that_is_no_program():
     with pytest.raises(ValueError, match="got text without an ENTRY"):
         collectives("module @jit_f {}")
+
+
+def test_metadata_of_a_kernel_may_have_line_breaks():
+    text = """HloModule m
+
+ENTRY %main (x: f32[4]) -> f32[8] {
+  %x = f32[4]{0} parameter(0)
+  %kernel = f32[4]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/pallas_call"}
+  ROOT %all-gather = f32[8]{0} all-gather(%kernel), replica_groups={{0,1}}, dimensions={0}
+}
+"""
+    assert [x.bytes for x in collectives(text)] == [32]
+    assert [(x.target, x.name) for x in programs.custom_calls(text)] == [
+        ("tpu_custom_call", "jit(f)/pallas_call")
+    ]

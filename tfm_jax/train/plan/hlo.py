@@ -314,18 +314,34 @@ def parse(text: str) -> Program:
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _logical_lines(text):
         if line.startswith(("ENTRY ", "%")) and line.rstrip().endswith("{"):
             name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
             current = computations.setdefault(name, {})
             entry = name if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
         elif current is not None and (instruction := _instruction(line)) is not None:
             current[instruction.name] = instruction
     if not entry:
         raise ValueError("parse: got text without an ENTRY; wanted an optimized HLO program.")
     return Program(computations, entry, _stack_frames(text))
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    """The lines of a program, without the line breaks in the metadata of a kernel."""
+    pending: str | None = None
+    for line in text.splitlines():
+        if pending is not None and line != "}" and not line.startswith("  "):
+            pending += line
+            continue
+        if pending is not None:
+            yield pending
+        pending = line if line.startswith("  ") else None
+        if pending is None:
+            yield line
+    if pending is not None:
+        yield pending
 
 
 def _instruction(line: str) -> Instruction | None:

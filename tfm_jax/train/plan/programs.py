@@ -22,6 +22,7 @@ __all__ = [
     "custom_calls",
     "cycles",
     "dots",
+    "product",
     "temporaries",
     "unknown_loops",
 ]
@@ -147,12 +148,17 @@ def collectives(text: str) -> list[Collective]:
     """
     program = parse(text)
     found: dict[tuple[object, ...], Collective] = {}
-    scattered = _scattering_fusions(program)
+    scattered, chains = _scattering_fusions(program), set()
     for visit in program.visits():
         instruction = visit.instruction
         kind = instruction.opcode.removesuffix("-start")
         if kind not in _KINDS:
             continue
+        # A TPU writes one collective into each fusion that runs beside it, as links of a chain.
+        if (chain := re.search(r'chain_id="(\d+)"', instruction.attributes)) is not None:
+            if (link := (chain[1], instruction.attribute("channel_id"))) in chains:
+                continue
+            chains.add(link)
         place = instruction
         if kind == "all-reduce" and visit.fusion is not None and _is_scattered(visit.fusion, scattered):
             kind, place = "reduce-scatter", visit.fusion
@@ -185,29 +191,32 @@ def dots(text: str) -> list[Dot]:
     program = parse(text)
     found = []
     for visit in program.visits():
-        instruction = visit.instruction
-        is_library = re.search(r'custom_call_target="__(cublas|onednn)\$', instruction.attributes) is not None
-        if instruction.opcode not in ("dot", "convolution") and not is_library:
+        if (read := product(program, visit.instruction)) is None:
             continue
-        operands = [_operand(program, instruction, name) for name in instruction.operands[:2]]
-        if len(operands) < 2 or None in operands:
-            continue
-        (left, left_shape, _), (right, right_shape, _) = (x for x in operands if x is not None)
-        dtype, shape, _ = arrays(instruction.type)[0]
-        contracted = _contracted(instruction, left_shape, right_shape)
-        lines, name = _origin(program, instruction)
-        found.append(
-            Dot(
-                (left, right, dtype),
-                (left_shape, right_shape, shape),
-                2 * math.prod(shape) * contracted,
-                visit.count,
-                _precision(instruction),
-                lines[0] if lines else "",
-                name,
-            )
-        )
+        dtypes, shapes, flops = read
+        lines, name = _origin(program, visit.instruction)
+        source, precision = lines[0] if lines else "", _precision(visit.instruction)
+        found.append(Dot(dtypes, shapes, flops, visit.count, precision, source, name))
     return sorted(found, key=lambda x: -x.flops * x.count)
+
+
+def product(
+    program: Program, instruction: Instruction
+) -> tuple[tuple[str, str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], int] | None:
+    """Dtypes, shapes and FLOPs of an instruction that is a matrix product; None for another one."""
+    is_library = re.search(r'custom_call_target="__(cublas|onednn)\$', instruction.attributes) is not None
+    if instruction.opcode not in ("dot", "convolution") and not is_library:
+        return None
+    operands = [_operand(program, instruction, name) for name in instruction.operands[:2]]
+    if len(operands) < 2 or operands[0] is None or operands[1] is None:
+        return None
+    (left, left_shape, _), (right, right_shape, _) = operands[0], operands[1]
+    dtype, shape, _ = arrays(instruction.type)[0]
+    if instruction.opcode == "convolution":
+        flops = _convolution_flops(instruction, left_shape, right_shape, shape)
+    else:
+        flops = 2 * math.prod(shape) * _terms(instruction, left_shape)
+    return (left, right, dtype), (left_shape, right_shape, shape), flops
 
 
 def temporaries(text: str) -> list[Temporary]:
@@ -318,27 +327,52 @@ def _origin(program: Program, instruction: Instruction) -> tuple[tuple[str, ...]
     return (), ""
 
 
-def _contracted(instruction: Instruction, left: Sequence[int], right: Sequence[int]) -> int:
-    """The number of terms in each sum of a product."""
-    if instruction.opcode == "convolution":
-        labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-        if labels is None:
-            return 0
-        terms = right[labels[2].index("i")]
-        window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-        sizes = re.search(r"size=([\dx]+)", window[1]) if window else None
-        strides = re.search(r"stride=([\dx]+)", window[1]) if window else None
-        dilations = re.search(r"lhs_dilate=([\dx]+)", window[1]) if window else None
-        for i, size in enumerate(map(int, sizes[1].split("x")) if sizes else ()):
-            stride = int(strides[1].split("x")[i]) if strides else 1
-            dilation = int(dilations[1].split("x")[i]) if dilations else 1
-            is_batch = size == dilation and stride == max(1, size - 1)  # each step meets one element
-            terms *= 1 if is_batch else size
-        return terms
+def _terms(instruction: Instruction, left: Sequence[int]) -> int:
+    """The number of terms in each sum of a ``dot``, or of a library's product."""
     dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes) or re.search(
         r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes
     )
     return math.prod(left[int(dim)] for dim in re.findall(r"\d+", dims[1] if dims else ""))
+
+
+def _convolution_flops(
+    instruction: Instruction, left: Sequence[int], right: Sequence[int], result: Sequence[int]
+) -> int:
+    """FLOPs of a convolution, as which a TPU writes products: windows in the padding are not counted."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    if labels is None:
+        return 0
+    flops = 2 * right[labels[2].index("i")]
+    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
+
+    def numbers(name: str, default: str) -> list[list[int]]:
+        found = re.search(rf"\b{name}=([\d_x-]+)", window[1] if window else "")
+        texts = found[1].split("x") if found else [default] * 8
+        return [[int(n) for n in text.split("_")] for text in texts]
+
+    strides, pads = numbers("stride", "1"), numbers("pad", "0_0")
+    spaced, dilations = numbers("lhs_dilate", "1"), numbers("rhs_dilate", "1")
+    for label, size in zip(labels[3], result, strict=True):
+        if not label.isdigit():
+            flops *= size
+            continue
+        i = int(label)
+        inputs, kernel = left[labels[1].index(label)], right[labels[2].index(label)]
+        flops *= _meetings(size, inputs, kernel, strides[i][0], pads[i][0], spaced[i][0], dilations[i][0])
+    return flops
+
+
+def _meetings(outputs: int, inputs: int, kernel: int, *steps: int) -> int:
+    """How many (output, kernel) positions of one axis meet an element of the input.
+
+    ``steps``: the stride, the padding before it, and the dilations of the input and the kernel.
+    """
+    stride, pad, spaced, dilation = steps
+    return sum(
+        0 <= place <= (inputs - 1) * spaced and place % spaced == 0
+        for output in range(outputs)
+        for place in range(output * stride - pad, output * stride - pad + kernel * dilation, dilation)
+    )
 
 
 def _precision(instruction: Instruction) -> str:

@@ -1,0 +1,63 @@
+"""Reports of planned steps in the user's cache directory: a compilation for 256 chips takes minutes."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tfm_jax.train.plan.report import Report
+
+__all__ = ["directory", "key_of", "load", "save"]
+
+_FORMAT = 1
+_PACKAGES = ("tfm_jax", "jax", "jaxlib", "libtpu", "jax-cuda13-pjrt", "jax-cuda13-plugin")
+
+
+def directory() -> Path:
+    """``tfm_jax/plans`` in the user's cache directory, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tfm_jax" / "plans"
+
+
+def key_of(experiment: str, topology: str, config: Mapping[str, object]) -> str:
+    """A name for the report of a config: it differs by release of the compilers and by the sources.
+
+    Args:
+      experiment: its name.
+      topology: such as ``"v5e:16x16"``.
+      config: as JSON has it.
+    """
+    versions = {name: _version(name) for name in _PACKAGES}
+    root = Path(__file__).parents[2]
+    sources = hashlib.blake2b(digest_size=8)
+    for path in sorted(root.rglob("*.py")):
+        sources.update(path.read_bytes())
+    text = json.dumps([_FORMAT, experiment, topology, config, versions, sources.hexdigest()], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def load(key: str) -> Report | None:
+    """A saved report; None where there is none that can be read."""
+    try:
+        return Report.from_json(json.loads((directory() / f"{key}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def save(key: str, report: Report) -> None:
+    """Saves a report, if the directory can be written."""
+    try:
+        directory().mkdir(parents=True, exist_ok=True)
+        part = directory() / f"{key}.{os.getpid()}.part"
+        part.write_text(json.dumps(report.to_json()), encoding="utf-8")
+        part.replace(directory() / f"{key}.json")
+    except OSError:
+        pass  # a read-only home: the next plan compiles again
