@@ -277,7 +277,7 @@ def render(report: Report, rows: int = 12) -> str:
     lines += [f"  {share:6.1%} of the FLOPs at {line}" for line, share in report.float32[:6]]
     lines += ["", *_time_lines(report, chip)]
     if report.unknown_loops:
-        lines.append(f"{report.unknown_loops} loops have unknown trips: each counts once above")
+        lines.append(f"loops with unknown trips, counted once above: {report.unknown_loops}")
     return "\n".join(lines)
 
 
@@ -306,9 +306,8 @@ def _collective_lines(report: Report, rows: int) -> list[str]:
 def _time_lines(report: Report, chip: Chip) -> list[str]:
     seconds, mfu = report.seconds(), report.mfu(chip)
     if seconds is None or mfu is None:
-        return [
-            f"step time         no estimate: the peaks of {chip.name} are not known, or it was not compiled"
-        ]
+        reason = "was not compiled" if chip.flops else f"runs on {chip.name}, whose peaks are unknown"
+        return [f"step time         no estimate: the step {reason}"]
     source = "the compiler's cycles" if chip.clock else "a roofline of published peaks"
     assert report.compute_seconds is not None and report.exchange_seconds is not None
     return [
