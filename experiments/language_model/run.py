@@ -93,9 +93,7 @@ def make_loss(model: nn.Pure[nn.Decoder], bits_per_nat: float) -> train.LossFn[L
             batch["tokens"], mask, positions=positions, key=key, return_auxiliary=True
         )
         (kernel, bias), auxiliary = decoder.output_projection(), extras.get("auxiliary", {})
-        nats, tokens = ops.linear_cross_entropy(
-            hidden, kernel.astype(hidden.dtype), batch["labels"], bias=bias, weights=weights
-        )
+        nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], bias=bias, weights=weights)
         if key is not None:
             return train.add_auxiliary((nats, tokens), auxiliary), auxiliary
         return (nats, tokens), {"bits_per_byte": (nats * bits_per_nat, tokens), **auxiliary}

@@ -105,7 +105,7 @@ def make_loss(
         kernel, bias = translator.output_projection()
         loss = ops.linear_cross_entropy(
             hidden,
-            kernel.astype(hidden.dtype),
+            kernel,
             batch["labels"],
             bias=bias,
             weights=batch["weights"],

@@ -174,6 +174,21 @@ def test_under_jit_vmap_and_shard_map():
     np.testing.assert_allclose(jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec)(x), want, atol=1e-5)
 
 
+def test_float32_parameters_are_cast_to_the_dtype_of_x():
+    x, w_in, w_out, b_in, b_out = draw(0, (3, D), (D, F), (F, D), (F,), (D,))
+    x = x.astype(jnp.bfloat16)
+
+    def half(*parameters):
+        return [p.astype(jnp.bfloat16) for p in parameters]
+
+    np.testing.assert_array_equal(
+        feed_forward(x, w_in, w_out, b_in, b_out), feed_forward(x, *half(w_in, w_out, b_in, b_out))
+    )
+    np.testing.assert_array_equal(
+        gated_feed_forward(x, w_in, w_in, w_out), gated_feed_forward(x, *half(w_in, w_in, w_out))
+    )
+
+
 def test_wrong_arguments():
     x, w_in, w_out, b_in = draw(0, (3, D), (D, F), (F, D), (F,))
     with pytest.raises(
@@ -193,9 +208,9 @@ def test_wrong_arguments():
     ):
         gated_feed_forward(x, w_out, w_in, w_out)
     with pytest.raises(
-        ValueError, match=r"wanted .*w_in bfloat16\[.*w_in has dtype float32. Cast x or the parameters"
+        ValueError, match=r"wanted .*w_in float32\[.*w_in has dtype bfloat16. Cast x or the parameters"
     ):
-        feed_forward(x.astype(jnp.bfloat16), w_in, w_out)
+        feed_forward(x, w_in.astype(jnp.bfloat16), w_out)
     with pytest.raises(ValueError, match=r"got x .*int32"):
         feed_forward(jnp.ones((3, D), jnp.int32), w_in, w_out)
     with pytest.raises(ValueError, match=r"rate=1.5"):

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
+from tests.programs import equations
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.ops.projection import project
 from tfm_jax.train.metrics import read, total
 
 SGD = optax.sgd(0.5)
@@ -196,6 +198,43 @@ def test_bfloat16_params_keep_their_dtype():
     assert metrics["loss"][0].dtype == metrics["grad_norm"][0].dtype == jnp.float32
 
 
+@pytest.mark.parametrize("gradient_dtype", ["float32", "bfloat16"])
+def test_the_dtype_in_which_devices_add_gradients(gradient_dtype):
+    state, batch = initial(), problem.make_batch(0)
+    make = functools.partial(train.make_train_step, problem.loss_fn, SGD, gradient_dtype=gradient_dtype)
+    specs = {"in_specs": (P(), P("data")), "out_specs": P()}
+    mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+    mapped = jax.jit(jax.shard_map(make(axis_name="data"), mesh=mesh, **specs))
+    sums = [e for e in equations(mapped.trace(state, batch).jaxpr.jaxpr) if "psum" in e.primitive.name]
+    shapes = {x.shape for x in jax.tree.leaves(state.params)}
+    dtypes = {x.aval.dtype.name for e in sums for x in e.invars if x.aval.shape in shapes}
+    assert dtypes == {gradient_dtype}
+    new, metrics = mapped(state, batch)
+    wanted, expected = jitted(1, None)(state, batch)
+    tolerance = 1e-5 if gradient_dtype == "float32" else 0.02
+    chex.assert_trees_all_close(new.params, wanted.params, rtol=tolerance, atol=tolerance)
+    chex.assert_trees_all_close(metrics["loss"], expected["loss"], rtol=1e-5)
+    assert {x.dtype.name for x in jax.tree.leaves(new.params)} == {"float32"}
+
+
+def test_gradient_dtype_reaches_the_products_of_the_loss():
+    def loss(params, batch, key):
+        hidden = project(batch["x"].astype(jnp.bfloat16), params["out"]["kernel"])
+        return (jnp.sum(hidden.astype(jnp.float32)), jnp.float32(1)), {}
+
+    params = {"out": {"kernel": jnp.ones((3, 2))}}
+    state = train.init_state(params, SGD, jax.random.key(0))
+
+    def products(**options):
+        program = jax.make_jaxpr(train.make_train_step(loss, SGD, **options))(state, problem.make_batch(0))
+        found = [e for e in equations(program.jaxpr) if "dot_general" in e.primitive.name]
+        return {tuple(sorted(e.outvars[0].aval.shape)): e.outvars[0].aval.dtype.name for e in found}
+
+    for accumulate in (1, 2):
+        assert products(accumulate=accumulate)[(2, 3)] == "float32"
+        assert products(accumulate=accumulate, gradient_dtype="bfloat16")[(2, 3)] == "bfloat16"
+
+
 def test_batch_of_weight_0_has_gradient_0():
     batch = {**problem.make_batch(0, 8), "weights": np.zeros(8, np.float32)}
     for accumulate in (1, 4):
@@ -241,6 +280,8 @@ def test_bad_arguments_raise():
         make(clip_norm=-1.0)
     with pytest.raises(ValueError, match=r"got ema_decay=1\.0; wanted a number in \[0, 1\)"):
         make(ema_decay=1.0)
+    with pytest.raises(ValueError, match=r"got gradient_dtype='float16'; wanted 'float32' or 'bfloat16'"):
+        make(gradient_dtype="float16")
     for wrong in (3, "", ("data", 0), ("data", "data"), ["data"]):
         for function in (make, functools.partial(train.make_eval_step, problem.loss_fn)):
             with pytest.raises(

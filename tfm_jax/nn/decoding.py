@@ -105,14 +105,17 @@ class CachedDecoder(nnx.Module):
                 "unembedding: got a model with logits_bias=True; wanted logits without a bias. "
                 "Call output_projection, which returns both."
             )
-        return self.output_projection()[0]
+        return self._scaled(self._kernel())
 
     def output_projection(self) -> tuple[Array, Array | None]:
-        """The kernel [D, V], in ``config.dtype``, and the bias [V], or None, of the logits.
+        """The kernel [D, V], in float32 or ``config.dtype``, and the bias [V], or None, of the logits.
 
-        For ``ops.linear_cross_entropy``, which computes the logits of a few tokens at a time.
+        For ``ops.linear_cross_entropy``, which computes the logits of a few tokens at a time, casts the
+        kernel where each device has its shard, and sums its gradient in float32.
         """
-        return self._scaled(self._kernel()), None if self.logits_bias is None else self.logits_bias[...]
+        kernel = self._parameter()
+        kernel = kernel if kernel.dtype == jnp.float32 else kernel.astype(self.config.dtype)
+        return self._scaled(kernel), None if self.logits_bias is None else self.logits_bias[...]
 
     def unembed_function(self, batch_size: int) -> Callable[[Array], Array]:
         """Makes a function equal to ``unembed``, for a loop over ``batch_size`` sequences.
@@ -134,9 +137,11 @@ class CachedDecoder(nnx.Module):
         return unembed
 
     def _kernel(self) -> Array:
-        kernel = self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
         # On a mesh the kernel is gathered here, once, in the dtype of the computation.
-        return constrain(kernel.astype(self.config.dtype), "D V")
+        return constrain(self._parameter().astype(self.config.dtype), "D V")
+
+    def _parameter(self) -> Array:
+        return self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]
 
     def _scaled(self, x: Array) -> Array:
         return x if self.config.logits_scale == 1.0 else x * self.config.logits_scale

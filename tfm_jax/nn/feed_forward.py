@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 from flax import nnx
 
 from tfm_jax import ops
@@ -84,10 +85,10 @@ class MlpLayer(nnx.Module):
         x = as_array("nn.FeedForward", "x", x)
         y = ops.feed_forward(
             x,
-            _cast(self.w_in, x),
-            _cast(self.w_out, x),
-            None if self.b_in is None else _cast(self.b_in, x),
-            None if self.b_out is None else _cast(self.b_out, x),
+            _parameter(self.w_in, x),
+            _parameter(self.w_out, x),
+            None if self.b_in is None else _parameter(self.b_in, x),
+            None if self.b_out is None else _parameter(self.b_out, x),
             activation=as_function(self.mlp.activation),
             dropout_rate=self.dropout_rate,
             key=key,
@@ -119,9 +120,9 @@ class GluLayer(nnx.Module):
         x = as_array("nn.FeedForward", "x", x)
         y = ops.gated_feed_forward(
             x,
-            _cast(self.w_gate, x),
-            _cast(self.w_in, x),
-            _cast(self.w_out, x),
+            _parameter(self.w_gate, x),
+            _parameter(self.w_in, x),
+            _parameter(self.w_out, x),
             activation=as_function(self.glu.activation),
             dropout_rate=self.dropout_rate,
             key=key,
@@ -129,5 +130,7 @@ class GluLayer(nnx.Module):
         return y, {}
 
 
-def _cast(param: nnx.Param, x: Array) -> Array:
-    return param[...].astype(x.dtype)
+def _parameter(param: nnx.Param, x: Array) -> Array:
+    """In x's dtype, or in float32: then its gradient is float32 too, and devices add it in float32."""
+    value = param[...]
+    return value if value.dtype == jnp.float32 else value.astype(x.dtype)

@@ -248,6 +248,7 @@ def _run_on_device(
         ((), (), ()) if layout is None else (layout.token_axes, layout.features, layout.vocabulary)
     )
     dtypes = Inputs(*(None if x is None else x.dtype for x in inputs))
+    inputs = inputs._replace(kernel=inputs.kernel.astype(inputs.hidden.dtype))
     if features:
         inputs = inputs._replace(kernel=jax.lax.all_gather(inputs.kernel, features, axis=0, tiled=True))
     (total, weight), gradients = _loop(inputs, loss, chunk_size, vocabulary, wanted)

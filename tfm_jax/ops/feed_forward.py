@@ -10,6 +10,7 @@ import numpy as np
 
 from tfm_jax.checks import as_array, as_key, as_optional_array, check_shapes
 from tfm_jax.ops.dropout import dropout
+from tfm_jax.ops.projection import parameter_dtype, project
 from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key
 
@@ -121,10 +122,10 @@ def feed_forward(
 
     Args:
       x: [..., D] float.
-      w_in: [D, F], of x's dtype.
-      w_out: [F, D], of x's dtype.
-      b_in: [F], of x's dtype, or None for 0.
-      b_out: [D], of x's dtype, or None for 0.
+      w_in: [D, F], of x's dtype or float32.
+      w_out: [F, D], of x's dtype or float32.
+      b_in: [F], of x's dtype or float32, or None for 0.
+      b_out: [D], of x's dtype or float32, or None for 0.
       activation: an elementwise function.
       dropout_rate: for the hidden elements, in [0, 1).
       key: a PRNG key, which is consumed, or None for no dropout.
@@ -143,15 +144,15 @@ def feed_forward(
     check_shapes(
         "feed_forward",
         x=(x, "... D", "float"),
-        w_in=(w_in, "D F", x.dtype),
-        w_out=(w_out, "F D", x.dtype),
-        b_in=(b_in, "F", x.dtype),
-        b_out=(b_out, "D", x.dtype),
+        w_in=(w_in, "D F", parameter_dtype(w_in, x)),
+        w_out=(w_out, "F D", parameter_dtype(w_out, x)),
+        b_in=(b_in, "F", parameter_dtype(b_in, x)),
+        b_out=(b_out, "D", parameter_dtype(b_out, x)),
         fix=_FIX,
     )
     key = None if key is None else as_key("feed_forward", key)
-    hidden = constrain(activation(_add(x @ w_in, b_in)), "F")
-    return _add(dropout(hidden, dropout_rate, key) @ w_out, b_out)
+    hidden = constrain(activation(_add(project(x, w_in), b_in)), "F")
+    return _add(project(dropout(hidden, dropout_rate, key), w_out), b_out)
 
 
 def gated_feed_forward(
@@ -172,9 +173,9 @@ def gated_feed_forward(
 
     Args:
       x: [..., D] float.
-      w_gate: [D, F], of x's dtype; its product goes through the activation.
-      w_in: [D, F], of x's dtype; its product is multiplied by the gate.
-      w_out: [F, D], of x's dtype.
+      w_gate: [D, F], of x's dtype or float32; its product goes through the activation.
+      w_in: [D, F], of x's dtype or float32; its product is multiplied by the gate.
+      w_out: [F, D], of x's dtype or float32.
       activation: an elementwise function.
       dropout_rate: for the hidden elements, in [0, 1).
       key: a PRNG key, which is consumed, or None for no dropout.
@@ -192,15 +193,16 @@ def gated_feed_forward(
     check_shapes(
         "gated_feed_forward",
         x=(x, "... D", "float"),
-        w_in=(w_in, "D F", x.dtype),
-        w_gate=(w_gate, "D F", x.dtype),
-        w_out=(w_out, "F D", x.dtype),
+        w_in=(w_in, "D F", parameter_dtype(w_in, x)),
+        w_gate=(w_gate, "D F", parameter_dtype(w_gate, x)),
+        w_out=(w_out, "F D", parameter_dtype(w_out, x)),
         fix=_FIX,
     )
     key = None if key is None else as_key("gated_feed_forward", key)
-    hidden = constrain(activation(x @ w_gate) * (x @ w_in), "F")
-    return dropout(hidden, dropout_rate, key) @ w_out
+    hidden = constrain(activation(project(x, w_gate)) * project(x, w_in), "F")
+    return project(dropout(hidden, dropout_rate, key), w_out)
 
 
 def _add(x: Array, bias: Array | None) -> Array:
-    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
+    # Broadcast before the cast: the gradient is cast before its sum, which devices add in float32.
+    return x if bias is None else x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from tfm_jax.checks import as_array, as_optional_array, check_shapes
 from tfm_jax.ops._chunked_loss import Inputs, Loss, summed_loss, token_losses, weighted
+from tfm_jax.ops.projection import parameter_dtype
 from tfm_jax.ranges import NOT_NEGATIVE, SIZE, UNIT, check_number, check_static
 from tfm_jax.types import Array, SumWeight
 
@@ -100,7 +101,7 @@ def linear_cross_entropy(
 
     Args:
       hidden: [..., D] float.
-      kernel: [D, V], of hidden's dtype.
+      kernel: [D, V], of hidden's dtype, or float32: it is cast, and its gradient is float32.
       labels: [...] integer in [0, V), or ``ignore_index``.
       bias: [V] float, or None for 0.
       weights, label_smoothing, z_loss, ignore_index: as in ``cross_entropy``.
@@ -125,7 +126,7 @@ def linear_cross_entropy(
     check_shapes(
         "linear_cross_entropy",
         hidden=(hidden, "... D", "float"),
-        kernel=(kernel, "D V", hidden.dtype),
+        kernel=(kernel, "D V", parameter_dtype(kernel, hidden)),
         bias=(bias, "V", "float"),
         labels=(labels, "...", "int"),
         weights=(weights, "..."),

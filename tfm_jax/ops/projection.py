@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 from tfm_jax.types import Array
 
-__all__ = ["gradient_dtype", "project"]
+__all__ = ["gradient_dtype", "parameter_dtype", "project"]
 
 # A part of the key of jit's caches.
 _DTYPE = jax.make_user_context(default_value="float32")
 
 
 def gradient_dtype(dtype: str) -> AbstractContextManager[Any]:
-    """A context manager: of kernels' gradients: the dtype in which what is differentiated inside it sums them.
+    """A context manager: the dtype in which the gradients of kernels are summed in what is traced inside it.
 
     Args:
       dtype: "float32", or "bfloat16".
@@ -46,6 +46,11 @@ def project(x: Array, kernel: Array, n_inputs: int = 1) -> Array:
     if x.dtype.itemsize >= 4 or _DTYPE.value == "bfloat16":
         return _product(x, kernel, n_inputs)
     return _project(x, kernel, n_inputs)
+
+
+def parameter_dtype(parameter: Array | None, x: Array) -> Any:
+    """The dtype that a parameter must have: x's, or float32, which is cast to it."""
+    return jnp.float32 if parameter is not None and parameter.dtype == jnp.float32 else x.dtype
 
 
 def _flat(kernel: Array, n_inputs: int) -> Array:

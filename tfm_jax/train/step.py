@@ -1,13 +1,14 @@
 """Training and evaluation steps as pure functions, made from a loss."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from tfm_jax.checks import check_shapes
+from tfm_jax.ops import projection
 from tfm_jax.ranges import POSITIVE, RATE, SIZE, check_number
 from tfm_jax.train.state import TrainState
 from tfm_jax.types import Array, BatchT, Key, Params, SumWeight
@@ -33,6 +34,7 @@ def make_train_step(
     clip_norm: float | None = None,
     ema_decay: float | None = None,
     axis_name: str | tuple[str, ...] | None = None,
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> TrainStep[BatchT]:
     """Makes a training step, a pure function for ``jax.jit(step, donate_argnums=0)``.
 
@@ -63,6 +65,9 @@ def make_train_step(
       axis_name: the mapped axis to sum over, or several, under ``pmap``, ``shard_map`` or ``vmap``, nested
         too. None under ``jit``, also on a mesh, where the compiler sums. With several devices their dropout
         differs from jit's.
+      gradient_dtype: the dtype in which devices add their gradients, of the loss's own products too where it
+        computes in bfloat16. "bfloat16" halves what is sent, and rounds each device's part. Microbatches are
+        added in float32 in any case.
 
     Returns:
       ``step(state, batch) -> (state, metrics)``. The metrics are "loss", those of ``loss_fn``, and
@@ -70,15 +75,19 @@ def make_train_step(
       has gradient 0; the optimizer's momentum and weight decay still change the weights.
 
     Raises:
-      ValueError: for an ``axis_name`` that is no name; at trace time, when the batch is not divisible by
-        ``accumulate``, a metric has a reserved name, or only one of the state and the step has a moving
-        average.
+      ValueError: for an ``axis_name`` that is no name, or another ``gradient_dtype``; at trace time, when the
+        batch is not divisible by ``accumulate``, a metric has a reserved name, or only one of the state and
+        the step has a moving average.
     """
     check_number("make_train_step", "accumulate", accumulate, SIZE)
     if clip_norm is not None:
         check_number("make_train_step", "clip_norm", clip_norm, POSITIVE)
     if ema_decay is not None:
         check_number("make_train_step", "ema_decay", ema_decay, RATE)
+    if gradient_dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"make_train_step: got gradient_dtype={gradient_dtype!r}; wanted 'float32' or 'bfloat16'."
+        )
     axis_names = _axis_names("make_train_step", axis_name)
 
     def step(state: TrainState, batch: BatchT) -> tuple[TrainState, Metrics]:
@@ -91,8 +100,10 @@ def make_train_step(
         if jax.lax.axis_size(axis_names) > 1:  # one device: as without an axis
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_names))
         params = _vary(state.params, axis_names)
-        gradients, metrics = _gradients(loss_fn, params, _microbatches(batch, accumulate), key)
-        gradients, metrics = _sum((gradients, metrics), axis_names)
+        with projection.gradient_dtype(gradient_dtype):
+            gradients, metrics = _gradients(loss_fn, params, _microbatches(batch, accumulate), key)
+        gradients = _cast(_sum(_cast(gradients, gradient_dtype), axis_names), "float32")
+        metrics = _sum(metrics, axis_names)
         weight = metrics["loss"][1]
         gradients = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), gradients)
         norm = optax.tree.norm(gradients)
@@ -232,6 +243,10 @@ def _sum(tree: Tree, axis_names: tuple[str, ...]) -> Tree:
     # In two steps: psum takes no axis of vmap beside one of shard_map.
     tree = jax.lax.psum(tree, others) if others else tree
     return jax.lax.psum(_vary(tree, manual), manual) if manual else tree
+
+
+def _cast(tree: Params, dtype: str) -> Params:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def _update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:
