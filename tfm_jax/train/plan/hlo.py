@@ -13,6 +13,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%([^\s,)}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _IDENTITIES = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "opt-barrier", "broadcast"}
+_STARTS = re.compile(r"  (?:ROOT )?%\S+ = |ENTRY |%|HloModule|\}$|$")
 _MOST_STEPS = 1000
 """Longest chain of instructions that is followed for the value of a scalar."""
 
@@ -314,18 +315,30 @@ def parse(text: str) -> Program:
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _logical_lines(text):
         if line.startswith(("ENTRY ", "%")) and line.rstrip().endswith("{"):
             name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
             current = computations.setdefault(name, {})
             entry = name if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
         elif current is not None and (instruction := _instruction(line)) is not None:
             current[instruction.name] = instruction
     if not entry:
         raise ValueError("parse: got text without an ENTRY; wanted an optimized HLO program.")
     return Program(computations, entry, _stack_frames(text))
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    """The lines of a program: an instruction with line breaks in the attributes of a kernel is one."""
+    current: list[str] = []
+    for line in text.splitlines():
+        if current and not _STARTS.match(line):
+            current.append(line)
+            continue
+        yield " ".join(current)
+        current = [line]
+    yield " ".join(current)
 
 
 def _instruction(line: str) -> Instruction | None:
