@@ -290,3 +290,20 @@ def test_temporaries_are_what_is_written_to_memory():
 def test_a_text_that_is_no_program():
     with pytest.raises(ValueError, match="got text without an ENTRY"):
         collectives("module @jit_f {}")
+
+
+def test_metadata_of_a_kernel_may_have_line_breaks():
+    text = """HloModule m
+
+ENTRY %main (x: f32[4]) -> f32[8] {
+  %x = f32[4]{0} parameter(0)
+  %kernel = f32[4]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/pallas_call"}
+  ROOT %all-gather = f32[8]{0} all-gather(%kernel), replica_groups={{0,1}}, dimensions={0}
+}
+"""
+    assert [x.bytes for x in collectives(text)] == [32]
+    assert [(x.target, x.name) for x in programs.custom_calls(text)] == [
+        ("tpu_custom_call", "jit(f)/pallas_call")
+    ]

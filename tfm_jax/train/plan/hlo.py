@@ -13,7 +13,6 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%([^\s,)}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _IDENTITIES = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "opt-barrier", "broadcast"}
-_STARTS = re.compile(r"  (?:ROOT )?%\S+ = |ENTRY |%|HloModule|\}$|$")
 _MOST_STEPS = 1000
 """Longest chain of instructions that is followed for the value of a scalar."""
 
@@ -330,15 +329,19 @@ def parse(text: str) -> Program:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """The lines of a program: an instruction with line breaks in the attributes of a kernel is one."""
-    current: list[str] = []
+    """The lines of a program, without the line breaks in the metadata of a kernel."""
+    pending: str | None = None
     for line in text.splitlines():
-        if current and not _STARTS.match(line):
-            current.append(line)
+        if pending is not None and line != "}" and not line.startswith("  "):
+            pending += line
             continue
-        yield " ".join(current)
-        current = [line]
-    yield " ".join(current)
+        if pending is not None:
+            yield pending
+        pending = line if line.startswith("  ") else None
+        if pending is None:
+            yield line
+    if pending is not None:
+        yield pending
 
 
 def _instruction(line: str) -> Instruction | None:

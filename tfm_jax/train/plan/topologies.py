@@ -30,6 +30,7 @@ _EXTRAS = {"tpu": "tpu", "gpu": "cuda13"}
 # No metadata server and no chip are at hand: without these libtpu looks for both, and says so at length.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at once
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
