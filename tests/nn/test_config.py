@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tfm_jax import nn, values
 from tfm_jax.nn import heads
-from tfm_jax.ops.backends import BACKENDS, ring_over
+from tfm_jax.ops.backends import BACKENDS
 
 
 def count(model):
@@ -75,21 +75,12 @@ def test_presets_have_the_papers_parameter_counts(preset, D, F, millions):
             {"attention_implementation": []},
             "got attention_implementation=.*; wanted an instance of Backend, or a",
         ),
-        (
-            {"attention_implementation": BACKENDS["ring"]},
-            "got attention_implementation='ring'; wanted one of",
-        ),
-        (
-            {"attention_implementation": ring_over("x")},
-            "'ring', which is for sharded sequences; wanted another",
-        ),
         ({"patches": nn.Patches(4, 4), "token_types": 2}, "got token_types=2 with patches; wanted 0"),
         ({"param_dtype": "float64"}, "got param_dtype='float64'; wanted 'float32' or 'bfloat16'."),
         (
             {"positions": nn.Learned(9, padding_id=1), "patches": nn.Patches(4, 4)},
             "padding_id=1.* with patches; wanted padding_id=None",
         ),
-        ({"attention_implementation": "ring"}, "got attention_implementation='ring'; wanted one of auto, "),
     ],
 )
 def test_invalid_config_fields(fields, message):

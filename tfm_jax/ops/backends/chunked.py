@@ -266,7 +266,8 @@ def _visit_tiles(
         (i, j), unmasked = tile
 
         def run(tiles: tuple) -> tuple:
-            return visit(*take_tile(keys_values, j), tiles, data, i, j)
+            (k, v), i_of_k, j_of_k = jax.lax.optimization_barrier((take_tile(keys_values, j), i, j))
+            return visit(k, v, tiles, data, i_of_k, j_of_k)
 
         tiles = tuple(map(take_tile, state, indices(i, j)))
         tiles = run(tiles) if unmasked is None else jax.lax.cond(unmasked, run, lambda tiles: tiles, tiles)

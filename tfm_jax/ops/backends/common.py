@@ -20,6 +20,7 @@ __all__ = [
     "heads_first",
     "keys_last",
     "mask_logits",
+    "nonfinite_rows",
     "row_heads",
     "shifted_exp",
     "softmax",
@@ -126,9 +127,14 @@ def fix_rows(
 
     XLA fuses the booleans into one pass: no table of T x S is kept.
     """
-    readable = _any_key(allowed)
-    nonfinite = (nonfinite_q & readable) | _any_key(allowed & keys_last(nonfinite_k, out.shape[-2]))
-    return jnp.where(nonfinite, jnp.nan, jnp.where(readable, out, 0))
+    nonfinite = nonfinite_rows(allowed, nonfinite_q, nonfinite_k)
+    return jnp.where(nonfinite, jnp.nan, jnp.where(_any_key(allowed), out, 0))
+
+
+def nonfinite_rows(allowed: Array, nonfinite_q: Array, nonfinite_k: Array) -> Array:
+    """Whether each query [..., T, N, 1] reads NaN or Inf: of its own, or of a key that it may attend to."""
+    N = nonfinite_q.shape[-2]
+    return (nonfinite_q & _any_key(allowed)) | _any_key(allowed & keys_last(nonfinite_k, N))
 
 
 def _any_key(table: Array) -> Array:  # bool [..., 1|N, T, S] -> bool [..., T, 1|N, 1]

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from tfm_jax.ops.backends._rows import fix_rows_by_structure
 from tfm_jax.ops.backends.capabilities import Capabilities, Request
-from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
+from tfm_jax.ops.backends.common import zero_nonfinite_qkv
 from tfm_jax.ops.masks.algebra import Mask, conjuncts
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Window
 from tfm_jax.ops.masks.tiles import AnyArray
@@ -95,11 +96,10 @@ def attention(
     del bias, soft_cap, dropout_rate, key
     if mask is None:
         return kernel(*map(_one_batch, (q, k, v)), scale=scale).reshape(q.shape)
-    allowed = evaluate_mask(mask, q, k)
     q, k, v, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
     options = _mask_options(mask, q.shape[:-3], q.shape[-3], k.shape[-3])
     out = kernel(*map(_one_batch, (q, k, v)), scale=scale, **options)
-    return fix_rows(out.reshape(q.shape), allowed, nonfinite_q, nonfinite_k)
+    return fix_rows_by_structure(out.reshape(q.shape), mask, q, k, nonfinite_q, nonfinite_k)
 
 
 def _one_batch(x: Array) -> Array:

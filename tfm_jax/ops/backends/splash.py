@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.ops.backends._rows import distance_range, fix_rows_by_structure, key_ids_and_validity
 from tfm_jax.ops.backends.capabilities import Capabilities, Request
-from tfm_jax.ops.backends.common import evaluate_mask, fix_rows, zero_nonfinite_qkv
+from tfm_jax.ops.backends.common import zero_nonfinite_qkv
 from tfm_jax.ops.masks.algebra import Mask, conjuncts
-from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
-from tfm_jax.ops.masks.tiles import AnyArray
+from tfm_jax.ops.masks.leaves import Segments
 from tfm_jax.ops.tracing import definitely, is_partitioned, mesh_of
 from tfm_jax.types import Array, Key
 
@@ -33,12 +33,12 @@ def _limits(request: Request) -> Iterator[str]:
     if request.shard is None and is_partitioned(request.q):
         devices = mesh_of(request.q).size
         yield f"cannot be partitioned over {devices} devices by jit: trace the call inside jax.set_mesh(mesh)"
-    elif request.shard is None and jax.typeof(request.q).manual_axis_type.varying:
+    elif isinstance(request.q, jax.Array) and jax.typeof(request.q).manual_axis_type.varying:
         yield "needs shard_map(check_vma=False)"
     if sum(isinstance(leaf, Segments) for leaf in leaves) > 1:
         yield "supports one segments(...) in a mask"
     if all(isinstance(getattr(leaf, "offset", None), int | None) for leaf in leaves):
-        least, greatest = _distance_range(leaves)
+        least, greatest = distance_range(leaves)
         queries = np.arange(T)
         if (np.maximum(0, queries + least) > np.minimum(S - 1, queries + greatest)).any():
             yield "does not support a query whose position masks every key"
@@ -88,10 +88,10 @@ def attention(
     del bias, dropout_rate, key
     *batch, T, N, _ = q.shape
     S = k.shape[-3]
-    allowed, inputs = evaluate_mask(mask, q, k), (q, k, v)
+    inputs = (q, k, v)
     if mask is not None:
         *inputs, nonfinite_q, nonfinite_k = zero_nonfinite_qkv(q, k, v)
-    distances = _distance_range(conjuncts(mask))
+    distances = distance_range(conjuncts(mask))
     # The kernel has no fully masked rows: the queries that pad the last block find keys too.
     T_padded = _round_up(T)
     S_padded = _round_up(max(S, T_padded + max(0, distances[0])))
@@ -100,7 +100,7 @@ def attention(
         jnp.swapaxes(_pad(x.reshape(-1, *x.shape[-3:]), n), 1, 2)
         for x, n in zip((scaled, *inputs[1:]), (T_padded, S_padded, S_padded), strict=True)
     ]  # [examples, heads, length, size]
-    query_ids, key_ids, valid = _segment_ids(mask, tuple(batch), T, S)
+    query_ids, key_ids, valid = key_ids_and_validity(mask, tuple(batch), T, S)
     query_ids, key_ids, valid = _pad(query_ids, T_padded), _pad(key_ids, S_padded), _pad(valid, S_padded)
     # Masked keys get an id that no query has.
     least, greatest = query_ids.min(-1, keepdims=True), query_ids.max(-1, keepdims=True)
@@ -109,7 +109,7 @@ def attention(
     kernel = _kernel(N, T_padded, S_padded, distances, soft_cap, interpret)
     out = jax.vmap(kernel)(*padded, query_ids, key_ids)
     out = jnp.swapaxes(out, 1, 2)[:, :T].reshape(*batch, T, N, v.shape[-1]).astype(q.dtype)
-    return out if mask is None else fix_rows(out, allowed, nonfinite_q, nonfinite_k)
+    return out if mask is None else fix_rows_by_structure(out, mask, q, k, nonfinite_q, nonfinite_k)
 
 
 def _kernel(N: int, T: int, S: int, distances: tuple, soft_cap: float | None, interpret: bool) -> Callable:
@@ -142,42 +142,6 @@ def _kernel(N: int, T: int, S: int, distances: tuple, soft_cap: float | None, in
         interpret=interpret,
     )
     return lambda q, k, v, query_ids, key_ids: kernel(q, k, v, kernels.SegmentIds(query_ids, key_ids))
-
-
-def _distance_range(leaves: list[Mask]) -> tuple[float, float]:
-    """The range of (key position - query position) that all causal masks and windows allow."""
-    least, greatest = -np.inf, np.inf
-    for leaf in leaves:
-        match leaf:
-            case Causal(offset):
-                greatest = min(greatest, int(offset or 0))
-            case Window(left, right, offset):
-                least = least if left is None else max(least, int(offset or 0) - left)
-                greatest = greatest if right is None else min(greatest, int(offset or 0) + right)
-    return least, greatest
-
-
-def _segment_ids(
-    mask: Mask | None, batch: tuple[int, ...], T: int, S: int
-) -> tuple[Array, Array, Array]:  # int32 [examples, T], int32 [examples, S], bool [examples, S]
-    """Segment ids of queries and keys, and which keys are valid."""
-
-    def per_example(x: AnyArray, n: int) -> Array:
-        return jnp.broadcast_to(x, (*batch, n)).reshape(-1, n)
-
-    query_ids, key_ids = (per_example(jnp.zeros(n, np.int32), n) for n in (T, S))
-    valid = jnp.ones(key_ids.shape, bool)
-    for leaf in conjuncts(mask):
-        match leaf:
-            case Segments(queries, keys):
-                query_ids = per_example(queries.astype(np.int32), T)
-                key_ids = query_ids if keys is None else per_example(keys.astype(np.int32), S)
-            case Padding(keys):
-                valid = valid & per_example(keys, S)
-            case Prefix(n):
-                n = jnp.asarray(n, np.int32)[..., None]
-                valid = valid & per_example(jnp.arange(S).reshape(*(1,) * (n.ndim - 1), S) < n, S)
-    return query_ids, key_ids, valid
 
 
 def _block_size(n: int) -> int:
