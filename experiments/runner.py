@@ -244,6 +244,7 @@ class Run(Generic[C]):
                 viz.curves(lines, self.path / "curves.png", title=self.name)
         except ValueError as error:  # another program wrote into the file; the run's result does not need it
             print(f"{self.name}: no curves.png: {error}", flush=True)
+        processes.sync("end of training")
         if result.reason == "signal":
             fix = f"resume by --out {self.path} --resume"
             sys.exit(f"{self.name}: stopped at step {result.step}, saved; {fix}")
