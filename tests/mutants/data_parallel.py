@@ -37,7 +37,9 @@ def summed_over_two_axes(w, *batch):
 
 
 def cast_along_one_of_two_axes(w, *batch):
-    return summed_over_two_axes(jax.lax.pcast(w, "data", to="varying"), *batch)
+    total, weight = jax.lax.psum(gradient_of_sum(jax.lax.pcast(w, "data", to="varying"), *batch), "data")
+    total = jax.lax.pcast(total, "outer", to="varying")  # psum takes no sum of equal values
+    return divide(*jax.lax.psum((total, weight), "outer"), 1)
 
 
 def sharded_over_two_axes(function):

@@ -404,29 +404,6 @@ def test_in_shard_map_and_on_meshes():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
 
-def test_chunk_sizes_divisible_by_the_devices_on_a_mesh_with_explicit_axes():
-    devices, P = 4, jax.sharding.PartitionSpec
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-
-    def spec(shape, dtype, *axes):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, P(*axes)))
-
-    for n in (24, 28, 36):
-        args = (
-            spec((n, D), jnp.float32, "data"),
-            spec((D, V), jnp.float32),
-            spec((n,), jnp.int32, "data"),
-        )
-        for chunk_size in range(1, n + 2):
-            if math.ceil(n / math.ceil(n / chunk_size)) % devices == 0:
-
-                def f(*a, size=chunk_size):
-                    return linear_cross_entropy(*a, chunk_size=size)
-
-                with jax.set_mesh(mesh):
-                    jax.eval_shape(f, *args)
-
-
 def test_a_sharded_vocabulary_is_not_gathered():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
     labels = jnp.asarray([[1, 15, 0], [7, 8, 9]])
