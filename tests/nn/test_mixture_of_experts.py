@@ -251,5 +251,5 @@ def test_a_decoder_with_experts_learns_and_its_load_becomes_balanced():
         state, metrics = step(state, {"tokens": tokens})
         history.append(train.means(metrics))
     assert history[0]["loss"] > 1.5 and history[-1]["loss"] < 0.5 * history[0]["loss"]
-    assert history[0]["load_balance"] > 1.4 and history[-1]["load_balance"] < 1.15
+    assert history[0]["load_balance"] > 1.2 and history[-1]["load_balance"] < 1.05
     assert history[-1]["load_balance_loss"] == pytest.approx(0.1 * history[-1]["load_balance"], rel=1e-4)
