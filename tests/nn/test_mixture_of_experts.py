@@ -122,8 +122,11 @@ def test_factors_of_0_leave_the_losses_out():
     assert np.isfinite(router).all() and not np.abs(router).max() > 1e-6  # one normalized gate is always 1
 
 
-@pytest.mark.parametrize("fields", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
-def test_unrolled_layers_and_remat_change_nothing(fields):
+RAGGED = {"feed_forward": dataclasses.replace(EXPERTS, implementation="ragged")}
+
+
+@pytest.mark.parametrize("fields", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}, RAGGED], ids=str)
+def test_unrolled_layers_remat_and_the_implementation_change_nothing(fields):
     model, params = decoder()
     other, _ = decoder(**fields)
     assert_close(loss_and_gradients(other, params), loss_and_gradients(model, params))
@@ -165,6 +168,9 @@ def test_export_with_a_symbolic_batch_and_length():
     exported = jax.export.export(jax.jit(model.apply))(specs, jax.ShapeDtypeStruct((b, t), jnp.int32))
     for tokens in (TOKENS, TOKENS[:1, :3]):
         assert_close(exported.call(params, tokens), jax.jit(model.apply)(params, tokens))
+    limited, _ = decoder(feed_forward=dataclasses.replace(EXPERTS, capacity_factor=1.0))
+    with pytest.raises(ValueError, match=r"got capacity_factor=1.0 with a symbolic length; wanted a static"):
+        jax.export.export(jax.jit(limited.apply))(specs, jax.ShapeDtypeStruct((b, t), jnp.int32))
 
 
 def test_bfloat16_routes_in_float32():
@@ -218,6 +224,7 @@ def test_a_config_is_written_and_read_back():
         ({"capacity_factor": 0.0}, r"capacity_factor=0.0; wanted"),
         ({"load_balance": -0.1}, r"load_balance=-0.1; wanted"),
         ({"router_z": float("inf")}, r"router_z=inf; wanted"),
+        ({"implementation": "fast"}, r"implementation='fast'; wanted 'auto', 'ragged' or 'tiled'"),
         ({"activation": "swoosh"}, r"got 'swoosh'; wanted one of relu"),
     ],
     ids=str,
@@ -251,5 +258,5 @@ def test_a_decoder_with_experts_learns_and_its_load_becomes_balanced():
         state, metrics = step(state, {"tokens": tokens})
         history.append(train.means(metrics))
     assert history[0]["loss"] > 1.5 and history[-1]["loss"] < 0.5 * history[0]["loss"]
-    assert history[0]["load_balance"] > 1.4 and history[-1]["load_balance"] < 1.15
+    assert history[0]["load_balance"] > 1.2 and history[-1]["load_balance"] < 1.05
     assert history[-1]["load_balance_loss"] == pytest.approx(0.1 * history[-1]["load_balance"], rel=1e-4)
