@@ -49,7 +49,7 @@ MODELS = {
         "language_model",
         [
             *("--model.vocab-size", "32000", "--model.d-model", "4096", "--model.n-layers", "32"),
-            *("--model.n-heads", "32", "--model.d-ff", "11008", *LLAMA),
+            *("--model.n-heads", "32", "--model.d-ff", "11008", "--model.no-tie-embeddings", *LLAMA),
         ],
     ),
 }
