@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.programs import equations
 from tfm_jax.ops.losses import cross_entropy, linear_cross_entropy
+from tfm_jax.ops.projection import gradient_dtype
 from tfm_jax.sharding import ShardingRules, use_rules
 from tfm_jax.train.plan import programs
 
@@ -122,6 +123,15 @@ def test_bfloat16_products_and_float32_sums(name):
     for primitive, dtype in names.items():
         found = {x.aval.dtype.name for e in inside if e.primitive.name == primitive for x in e.invars}
         assert found == {dtype}
+
+
+def test_devices_add_gradients_in_bfloat16_where_the_context_says_so():
+    mesh = make_mesh("fsdp 8")
+    for dtype, summed in ((jnp.bfloat16, "bfloat16"), (jnp.float32, "float32")):
+        with jax.set_mesh(mesh), gradient_dtype("bfloat16"):
+            program = jax.make_jaxpr(loss_and_gradients, static_argnums=5)(*place(mesh, *draw(dtype)), 5)
+        sums = [e for e in equations(program.jaxpr) if e.primitive.name == "reduce_scatter"]
+        assert [e.invars[0].aval.dtype.name for e in sums] == [summed]
 
 
 @functools.cache

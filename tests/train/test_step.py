@@ -86,29 +86,6 @@ def test_step_sums_over_a_mapped_axis():
         chex.assert_trees_all_close(metrics, expected[1], rtol=1e-5, custom_message=name)
 
 
-def test_vmap_over_seeds_equals_a_loop():
-    optimizer = optax.adam(1e-2)
-    step = train.make_train_step(problem.dropout_loss, optimizer, accumulate=2, ema_decay=0.9)
-
-    def make(key):
-        return train.init_state(problem.init(key), optimizer, key, ema=True)
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(make)(keys)
-    alone = [make(key) for key in keys]
-    many, one = jax.jit(jax.vmap(step, (0, None))), jax.jit(step)
-    for i in range(4):
-        batch = problem.make_batch(i)
-        together, metrics = many(together, batch)
-        alone = [one(state, batch)[0] for state in alone]
-    assert metrics["loss"][0].shape == (3,)
-    for i, state in enumerate(alone):
-        chex.assert_trees_all_close(
-            jax.tree.map(lambda x, i=i: x[i], together.params), state.params, rtol=1e-5
-        )
-        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together.ema), state.ema, rtol=1e-5)
-
-
 def loss_that_records_keys(record):
     def loss(params, batch, key):
         record(jax.random.key_data(key))

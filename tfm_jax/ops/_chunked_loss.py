@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from tfm_jax.ops.projection import sum_dtype
 from tfm_jax.ops.tracing import is_symbolic, vary_with
 from tfm_jax.sharding import activation_spec, current_rules
 from tfm_jax.types import Array, SumWeight
@@ -257,6 +258,8 @@ def _run_on_device(
     hidden, kernel, bias, weights, _ = gradients
     if wanted.hidden and vocabulary:
         hidden = jax.lax.psum(hidden, vocabulary)
+    if wanted.kernel and token_axes:
+        kernel = kernel.astype(sum_dtype(inputs.hidden))
     if wanted.kernel and features:
         kernel = jax.lax.psum_scatter(kernel, features, scatter_dimension=0, tiled=True)
     if wanted.kernel and (rest := tuple(name for name in token_axes if name not in features)):

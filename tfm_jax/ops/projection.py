@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tfm_jax.types import Array
 
-__all__ = ["gradient_dtype", "parameter_dtype", "project"]
+__all__ = ["gradient_dtype", "parameter_dtype", "project", "sum_dtype"]
 
 # A part of the key of jit's caches.
 _DTYPE = jax.make_user_context(default_value="float32")
@@ -23,6 +23,11 @@ def gradient_dtype(dtype: str) -> AbstractContextManager[Any]:
       dtype: "float32", or "bfloat16".
     """
     return _DTYPE(dtype)
+
+
+def sum_dtype(x: Array) -> Any:
+    """The dtype in which devices add the gradient of x's kernel: float32, or the context's if x is narrow."""
+    return jnp.float32 if x.dtype.itemsize >= 4 else jnp.dtype(_DTYPE.value)
 
 
 def project(x: Array, kernel: Array, n_inputs: int = 1) -> Array:
@@ -43,7 +48,7 @@ def project(x: Array, kernel: Array, n_inputs: int = 1) -> Array:
     Returns:
       [..., *outputs], in x's dtype. Under 32 bits it has no forward mode (``jax.jvp``).
     """
-    if x.dtype.itemsize >= 4 or _DTYPE.value == "bfloat16":
+    if x.dtype.itemsize >= 4 or sum_dtype(x) == jnp.bfloat16:
         return _product(x, kernel, n_inputs)
     return _project(x, kernel, n_inputs)
 

@@ -11,6 +11,7 @@ from tfm_jax.train.optimizers import adamw, inverse_sqrt, noam, warmup_cosine
 from tfm_jax.train.parallel import Jit, Pmap
 from tfm_jax.train.placement import bytes_per_device, to_one_device
 from tfm_jax.train.profiling import Profile
+from tfm_jax.train.replicas import replica, replicas
 from tfm_jax.train.state import TrainState, init_state
 from tfm_jax.train.step import LossFn, make_eval_step, make_train_step
 from tfm_jax.train.writers import JsonLines, Progress, TensorBoard
@@ -43,6 +44,8 @@ __all__ = [
     "make_train_step",
     "means",
     "noam",
+    "replica",
+    "replicas",
     "resume",
     "scale_by_layer",
     "to_one_device",
