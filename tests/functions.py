@@ -13,6 +13,7 @@ X, W, WIDE, LABELS = (
 )
 HEADS = np.ones((3, 2, 4), np.float32)
 LOGITS, COUNTS = np.ones((3, 4), np.float32), np.ones((3, 4), np.int32)
+EXPERTS = np.array([[0, 1], [2, 0], [1, 2]], np.int32)
 NEW, SLOTS = np.ones((2, 1, 4), np.float32), kv_cache.init_slots((), 3)
 
 # A function, and its array arguments by name.
@@ -31,6 +32,23 @@ FUNCTIONS = {
         {"x": X, "w_in": W, "w_out": W.T, "b_in": np.ones(5, np.float32), "b_out": WIDE},
     ),
     "gated_feed_forward": (ops.gated_feed_forward, {"x": X, "w_gate": W, "w_in": W, "w_out": W.T}),
+    "top_k_routing": (lambda logits: ops.top_k_routing(logits, 2), {"logits": LOGITS}),
+    "mixture_of_experts": (
+        ops.mixture_of_experts,
+        {
+            "x": X,
+            "experts": EXPERTS,
+            "gates": X[:, :2],
+            "w_in": np.stack([W] * 3),
+            "w_out": np.stack([W.T] * 3),
+            "w_gate": np.stack([W] * 3),
+        },
+    ),
+    "load_balance_loss": (
+        ops.load_balance_loss,
+        {"logits": LOGITS, "experts": EXPERTS, "weights": X[:, 0]},
+    ),
+    "router_z_loss": (ops.router_z_loss, {"logits": LOGITS, "weights": X[:, 0]}),
     "dropout": (lambda x: ops.dropout(x, 0.5, None), {"x": X}),
     "attention": (
         ops.attention,

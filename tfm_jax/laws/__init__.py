@@ -34,6 +34,7 @@ from tfm_jax.laws.suites.layer_dropout import layer_dropout
 from tfm_jax.laws.suites.layer_norm import layer_norm
 from tfm_jax.laws.suites.logits_processor import logits_processor
 from tfm_jax.laws.suites.masked_attention import masked_attention
+from tfm_jax.laws.suites.mixture_of_experts import mixture_of_experts
 from tfm_jax.laws.suites.no_repeat_ngram import no_repeat_ngram
 from tfm_jax.laws.suites.norm import norm
 from tfm_jax.laws.suites.penalties import frequency_penalty, repetition_penalty
@@ -42,6 +43,7 @@ from tfm_jax.laws.suites.position_scheme import position_scheme
 from tfm_jax.laws.suites.relative_buckets import relative_buckets
 from tfm_jax.laws.suites.rms_norm import rms_norm
 from tfm_jax.laws.suites.rotary import rotary
+from tfm_jax.laws.suites.routing import routing
 from tfm_jax.laws.suites.sinusoidal import sinusoidal
 from tfm_jax.laws.suites.temperature import temperature
 from tfm_jax.laws.suites.transformations import transformations
@@ -74,6 +76,8 @@ SUITES = {
         alibi,
         relative_buckets,
         feed_forward,
+        routing,
+        mixture_of_experts,
         dropout,
         cross_entropy,
         logits_processor,
@@ -132,6 +136,7 @@ __all__ = [
     "logits_processor",
     "masked_attention",
     "min_p",
+    "mixture_of_experts",
     "no_repeat_ngram",
     "norm",
     "padded_decoder",
@@ -141,6 +146,7 @@ __all__ = [
     "repetition_penalty",
     "rms_norm",
     "rotary",
+    "routing",
     "sinusoidal",
     "strategies",
     "temperature",

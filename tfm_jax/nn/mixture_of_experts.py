@@ -13,7 +13,7 @@ from tfm_jax.fields import check_fields
 from tfm_jax.nn._parameters import initialize
 from tfm_jax.nn.extras import Auxiliary
 from tfm_jax.nn.feed_forward import Glu, Mlp
-from tfm_jax.nn.variants import Activation, FeedForward, FeedForwardModule, as_function, register_variant
+from tfm_jax.nn.variants import Activation, FeedForward, as_function, register_variant
 from tfm_jax.ranges import Count, NotNegative, Positive, Size
 from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key, Metric
@@ -100,10 +100,9 @@ class MixtureOfExpertsLayer(nnx.Module):
         self.w_in, self.w_out = parameter(E, D, F), parameter(E, F, D)
         self.w_gate = parameter(E, D, F) if experts.gated else None
         self.router = parameter(D, E, independent=0)
-        self.shared: FeedForwardModule | None = None
-        if n := experts.shared_experts:
-            dense = Glu(experts.activation) if experts.gated else Mlp(experts.activation, bias=False)
-            self.shared = dense.build(replace(config, d_ff=n * F), rngs=rngs)
+        n, dense = experts.shared_experts, Glu(experts.activation)
+        dense = dense if experts.gated else Mlp(experts.activation, bias=False)
+        self.shared = dense.build(replace(config, d_ff=n * F), rngs=rngs) if n else None
 
     def axes(self) -> dict[str, str]:
         """The letters of the parameters."""
