@@ -51,13 +51,13 @@ CASES = {
     "padding": (masks.padding(VALID) & masks.window(9, 3), None, {}),
     "tables of heads": (masks.dense(TABLE, per_head=True), None, {}),
     "one table": (masks.dense(TABLE[0, 0]), None, {}),
-    "offsets": (masks.causal(np.arange(B) - 4), None, {}),
+    "offsets": (masks.causal(jnp.arange(B) - 4), None, {}),
     "prefix": (masks.causal() | masks.prefix(jnp.arange(B)), None, {}),
     "not": (~masks.segments(IDS, IDS[:, ::-1]), None, {}),
     "closure": (masks.causal(), closure, {}),
     "partial": (masks.causal() & masks.window(5), partial, {"soft_cap": 3.0}),
     "array": (masks.causal(), lambda slopes: slopes, {"scale": 0.3}),
-    "bias of keys": (None, lambda slopes: slopes[:1, :1] * jnp.ones((B, 1, 1, 1)), {}),
+    "bias of keys": (None, lambda slopes: jnp.broadcast_to(slopes[None, :1, :1], (B, 1, 1, T)), {}),
     "dropout": (masks.causal(), None, {"dropout_rate": 0.4, "key": jax.random.key(2)}),
 }
 
@@ -108,7 +108,7 @@ def test_a_mesh_gives_what_one_device_gives(name, case, implementation):
     with jax.set_mesh(mesh(name)):
         got = output_and_gradients(case, implementation)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected(case)), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["packed", "partial", "closure", "dropout"])
@@ -117,7 +117,7 @@ def test_explicit_axis_types(name, case):
     with jax.set_mesh(mesh(name, AxisType.Explicit)):
         got = output_and_gradients(case, "auto")
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected(case)), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "chunked"])
@@ -176,14 +176,14 @@ def test_a_decode_step_keeps_the_cache_whole_along_the_sequence():
 @pytest.mark.parametrize("S", [12, 13])
 def test_cross_attention_over_a_sharded_sequence(S):
     """The keys travel around the ring where S is divisible, and are whole on each device where it is not."""
-    q, k, v = inputs(S=S)
+    q, k, v = inputs(T=8, S=S)
     mask = masks.prefix(jnp.arange(B) + 2) & masks.window(7, 7, offset=-3)
     wanted = ops.attention(q, k, v, mask)
     with jax.set_mesh(mesh("ring 4 x 2")):
         got = jax.jit(lambda *x: ops.attention(*x, mask))(q, k, v)
         explained = ops.explain_attention(q, k, v, mask)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
-    assert explained.implementation == ("ring" if S == 12 else "reference")
+    assert explained.implementation == ("ring" if S == 12 else "cpu_decode")
     assert f"attention on cpu, 8 devices: {explained.implementation}" in str(explained)
 
 
