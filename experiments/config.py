@@ -160,6 +160,9 @@ class RunConfig:
     compilation_cache: str = "auto"
     """Directory of compiled programs, which a second start loads; off compiles again. auto: tfm_jax/compiled
     in the user's cache directory, at most 2 GiB, unless JAX_COMPILATION_CACHE_DIR is set."""
+    restore_concurrent_gb: Positive = 96.0
+    """Gigabytes of a checkpoint that a resume reads at a time: bounds the host's memory beside the state. It
+    must exceed the largest array."""
     init_from: str | None = None
     """Initial weights, with their model and tokenizer: the directory of a run, or a checkpoint of
     transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
@@ -179,6 +182,7 @@ class RunConfig:
         "train.keep",
         "train.patience",
         "train.log_every",
+        "restore_concurrent_gb",
     )
     """Fields that may change on a resume."""
     LOCATIONS: ClassVar[tuple[str, ...]] = ("init_from", "data.source", "data.validation", "data.test")

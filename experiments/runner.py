@@ -110,14 +110,14 @@ class Run(Generic[C]):
         return {"rank": rank, "world": world}
 
     def on_main(self, function: Callable[[Params], R], params: Params) -> R:
-        """``function(params)``, computed by process 0 of several, which alone writes files; others wait.
+        """``function(params)`` on one device, by process 0 of several, which alone writes files; others wait.
 
         Args:
           function: returns what JSON can hold.
           params: the weights, as `end_training` or `best_params` returns them.
         """
         if processes.count() == 1:
-            return function(params)
+            return function(params if self.parallel.mesh.size == 1 else train.to_one_device(params))
         params = processes.local(params)  # by all
         return processes.from_main("result", lambda: function(params))
 
@@ -198,7 +198,10 @@ class Run(Generic[C]):
             with exit_on_error(self.name):
                 processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
-                checkpoints = train.Checkpoints(directory.checkpoints, keep=keep, best=_BEST, every=every)
+                checkpoints = train.Checkpoints(
+                    directory.checkpoints, keep=keep, best=_BEST, every=every,
+                    restore_concurrent_gb=self.config.restore_concurrent_gb,
+                )  # fmt: skip
                 stack.enter_context(checkpoints)
                 state, extra = self._resume(checkpoints, state, batches, record)
                 start = int(state.step)
@@ -241,6 +244,7 @@ class Run(Generic[C]):
                 viz.curves(lines, self.path / "curves.png", title=self.name)
         except ValueError as error:  # another program wrote into the file; the run's result does not need it
             print(f"{self.name}: no curves.png: {error}", flush=True)
+        processes.sync("end of training")
         if result.reason == "signal":
             fix = f"resume by --out {self.path} --resume"
             sys.exit(f"{self.name}: stopped at step {result.step}, saved; {fix}")
@@ -248,7 +252,10 @@ class Run(Generic[C]):
 
     def best_params(self) -> Params:
         """The weights of the best checkpoint, on one device; the last ones if none has the metric."""
-        return train.load_params(self._directory.checkpoints, self.best_step, item=None)
+        gigabytes = self.config.restore_concurrent_gb
+        return train.load_params(
+            self._directory.checkpoints, self.best_step, item=None, restore_concurrent_gb=gigabytes
+        )
 
     def average_params(self, last: int = 5) -> Params:
         """The mean of the weights of the last checkpoints, or of fewer if there are; prints their steps."""

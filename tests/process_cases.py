@@ -1,6 +1,7 @@
 """Small programs for several processes, by name: ``main(mode, name)``."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax import processes, train
+from tfm_jax import data, processes, train
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -157,3 +158,35 @@ def restore(directory):
             "best": best["kernel"].tolist(),
         }
     )
+
+
+class _Numbers:
+    """Examples that are their own index."""
+
+    fingerprint = 0
+
+    def __len__(self):
+        return 22
+
+    def take(self, indices, shape=None):
+        return {"x": indices.astype(np.int32), "weights": np.ones(len(indices), np.float32)}
+
+
+def read(mesh):
+    """Which examples a process reads, and the batches that the devices get."""
+    parallel = train.Jit(train.make_mesh(**json.loads(mesh)))
+    rank, world = parallel.batch_share
+    examples = _Numbers()
+    shown = {"share": [rank, world]}
+    for name, seed in (("training", 3), ("evaluation", None)):
+        loader = data.Loader(
+            examples, data.UniformBatchSampler(len(examples), 8, seed), rank=rank, world=world, threads=0
+        )
+        batches = list(itertools.islice(loader, 4 if seed else None))
+        arrays = [parallel.place_batch(batch) for batch in batches]
+        shown[name] = {
+            "read": [i for batch in batches for i in batch["x"][batch["weights"] > 0].tolist()],
+            "batches": [processes.local(array["x"]).tolist() for array in arrays],
+            "weight": sum(float(processes.local(array["weights"]).sum()) for array in arrays),
+        }
+    show(shown)

@@ -75,10 +75,9 @@ def _free_port():
 
 
 def _without_notes(output):
-    """Without the lines that gloo and absl print."""
-    return "".join(
-        line for line in output.splitlines(keepends=True) if not re.match(r"\[Gloo\]|WARNING: All log", line)
-    )
+    """Without the lines that gloo and absl print; several threads of gloo write into one line."""
+    lines = output.splitlines(keepends=True)
+    return "".join(line for line in lines if not re.search(r"\[Gloo\]|^WARNING: All log|^[\d\s]*$", line))
 
 
 if __name__ == "__main__":

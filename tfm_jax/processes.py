@@ -46,7 +46,7 @@ HEARTBEAT_SECONDS = 10
 """A process that sends no heartbeat for this long has ended; JAX then ends the others."""
 _DAY = 24 * 3600 * 1000
 """Of a wait for another process, in milliseconds: one that ended is noticed long before."""
-_GRACE = 2.0
+_GRACE = 3.0
 """Seconds for a process to report its own error after that of another one."""
 _ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (FileExistsError, FileNotFoundError, ImportError, OSError, ValueError)
@@ -343,7 +343,7 @@ class _Ending:
     def _exit(self, status: int) -> None:
         """Exits without the handlers of Python, which would wait for processes that are gone."""
         with contextlib.suppress(Exception):
-            self._client.wait_at_barrier(f"{_FAILED}/end", int(_GRACE * 1000))
+            self._client.wait_at_barrier(f"{_FAILED}/end", int(_GRACE * 2000))
         if is_main():  # the coordinator is the last, or JAX aborts the others
             time.sleep(0.5)
         with contextlib.suppress(Exception):

@@ -27,6 +27,7 @@ FREE = [
     "train.keep",
     "train.patience",
     "train.log_every",
+    "restore_concurrent_gb",
 ]
 FREE_OF = {
     "classification": [],

@@ -159,3 +159,19 @@ def test_wrong_eps(eps):
             ValueError, match=f"{norm.__name__}: got eps=.*; wanted a finite number of at least 0"
         ):
             norm(jnp.ones(3), eps=eps)
+
+
+@pytest.mark.parametrize(("norm", "n"), [(layer_norm, 2), (rms_norm, 1)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_backward_pass_saves_the_input_and_statistics(norm, n, dtype):
+    x, scale = jnp.ones((3, 5, 7), dtype), jnp.ones(7)
+    _, backward = jax.vjp(norm, x, scale)
+    saved = sorted((str(leaf.dtype), leaf.shape) for leaf in jax.tree.leaves(backward))
+    assert saved == sorted([(dtype, (3, 5, 7)), ("float32", (7,)), *[("float32", (3, 5, 1))] * n])
+
+
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_forward_mode_equals_reverse_mode(norm):
+    x, scale, _ = draw(0, (3, 7))
+    forward, reverse = jax.jacfwd(norm, (0, 1))(x, scale), jax.jacrev(norm, (0, 1))(x, scale)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), forward, reverse)

@@ -1,5 +1,9 @@
 import gc
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import chex
@@ -287,3 +291,34 @@ def test_missing_weights_raise(directory, tmp_path):
         checkpoints.save(1, train.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)))
     with pytest.raises(FileNotFoundError, match=r"load_params: got no ema in the checkpoint .*/1;"):
         train.load_params(tmp_path, item="ema")
+
+
+def test_an_array_above_the_bound_of_a_restore_is_an_error(tmp_path):
+    with train.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state())
+    with (
+        train.Checkpoints(tmp_path, restore_concurrent_gb=1e-8) as checkpoints,
+        pytest.raises(ValueError, match=r"Checkpoints: got restore_concurrent_gb=1e-08; wanted more than"),
+    ):
+        checkpoints.restore(abstract())
+    with pytest.raises(ValueError, match=r"load_params: got restore_concurrent_gb=1e-08; wanted more than"):
+        train.load_params(tmp_path, restore_concurrent_gb=1e-8)
+    with pytest.raises(ValueError, match="got restore_concurrent_gb=0; wanted a finite number above 0"):
+        train.Checkpoints(tmp_path, restore_concurrent_gb=0)
+
+
+@pytest.mark.slow
+def test_a_smaller_bound_of_a_restore_takes_less_memory(tmp_path):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+
+    def run(gigabytes, devices):
+        command = [sys.executable, "-m", "tests.train.restored_memory", str(tmp_path / "checkpoints")]
+        command += [str(devices), str(gigabytes)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return done.stdout
+
+    run(96, 8)  # saves
+    for devices in (1, 8):
+        free, bounded = (json.loads(run(gigabytes, devices))["beyond"] for gigabytes in (96, 0.04))
+        print(f"{devices} devices: {free / 1e6:.0f} MB beside the state; bounded {bounded / 1e6:.0f} MB")
+        assert bounded < 0.8 * free

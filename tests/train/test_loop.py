@@ -16,7 +16,7 @@ import pytest
 
 from tests.marks import slow
 from tests.train import problem, resumable_run
-from tfm_jax import train
+from tfm_jax import processes, train
 from tfm_jax.train.metrics import total
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +194,32 @@ def test_run_ended_by_a_signal_has_saved_its_last_step(tmp_path, when):
         )  # fmt: skip
         assert sent and result.reason == "signal"
         assert result.step == int(result.state.step) == checkpoints.latest() == (1 if early else 4)
+
+
+@pytest.mark.parametrize("received", [False, True])
+def test_a_signal_to_another_process_ends_the_run_a_step_later(monkeypatch, received):
+    flags = []
+
+    def any_process(flag):
+        flags.append(flag)
+        return jnp.bool_(flag or (not received and len(flags) == 3))  # of another process, after step 3
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "any_process", any_process)
+
+    def send(step, *_):
+        return received and step == 2 and os.kill(os.getpid(), signal.SIGTERM)
+
+    result = train.fit(STEP, initial(), problem.Batches(), steps=9, log_every=1, writers=[send])
+    assert (result.reason, result.step, len(flags)) == ("signal", 4, 4)
+    assert flags == [False, False, received, received]
+
+
+def test_process_0_alone_calls_the_writers(monkeypatch):
+    writer = MemoryWriter()
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    result = train.fit(STEP, initial(), problem.Batches(), steps=2, log_every=1, writers=[writer])
+    assert result.step == 2 and not writer.lines
 
 
 def test_resume_compares_the_record(tmp_path):

@@ -200,3 +200,27 @@ def test_first_step_changes_the_weights():
             updates, _ = optimizer.update(params, optimizer.init(params), params)
         assert bool((updates["kernel"] < 0).all())
     chex.assert_tree_all_finite(updates)
+
+
+def test_a_first_moment_in_bfloat16_loses_no_small_update():
+    """A thousand updates of 1e-4 add up, as the parameters are float32; in bfloat16 1 - 1e-4 is 1."""
+    params = {"w": jnp.ones(3)}
+    optimizer = train.adamw(1e-4, 0.0, b2=0.999, mu_dtype="bfloat16")
+    state = optimizer.init(params)
+    gradients = {"w": jnp.array([1.0, -1.0, 1.0])}
+
+    def update(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    with jax.numpy_dtype_promotion("standard"):
+        params, state = jax.jit(lambda *carry: jax.lax.scan(update, carry, length=1000)[0])(params, state)
+    assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
+    moments = optax.tree.get(state, "mu")["w"], optax.tree.get(state, "nu")["w"]
+    assert [x.dtype.name for x in moments] == ["bfloat16", "float32"]
+    # The moment itself is rounded to 8 bits: of the moment 1 it reaches 0.98.
+    np.testing.assert_allclose(params["w"] - 1, -0.1 * np.sign(gradients["w"]), rtol=0.03)
+    assert optax.tree.get(train.adamw(1e-6).init(params), "mu")["w"].dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"adamw: got mu_dtype='float16'; wanted None"):
+        train.adamw(1e-6, mu_dtype="float16")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfm_jax import processes
 from tfm_jax.train.run_directory import RunDirectory, flatten, is_under, read_config
 
 CONFIG = {
@@ -76,3 +77,17 @@ def test_flatten_and_is_under():
     assert flatten({"a": {"b": [1], "c": {}}, "d": None}) == {"a.b": [1], "d": None}
     assert is_under("a.b", ["a"]) and is_under("a.b", ["a.b"]) and is_under("a", ["a"])
     assert not is_under("ab.c", ["a"]) and not is_under("a", ["a.b"]) and not is_under("a", [])
+
+
+def test_only_process_0_writes(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run", {"a": 1})
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    run.write("result.json", {"b": 2})
+    assert not (run.path / "result.json").exists()
+
+
+def test_a_directory_that_the_processes_do_not_share_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "from_main", lambda name, make: None)  # process 0 makes it elsewhere
+    monkeypatch.setattr(processes, "index", lambda: 3)
+    with pytest.raises(FileNotFoundError, match=r"no config.json in process 3, .* all processes share"):
+        RunDirectory(tmp_path / "run", {"a": 1})

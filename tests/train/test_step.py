@@ -228,11 +228,11 @@ def test_gradient_dtype_reaches_the_products_of_the_loss():
     def products(**options):
         program = jax.make_jaxpr(train.make_train_step(loss, SGD, **options))(state, problem.make_batch(0))
         found = [e for e in equations(program.jaxpr) if "dot_general" in e.primitive.name]
-        return {e.outvars[0].aval.shape: e.outvars[0].aval.dtype.name for e in found}
+        return {tuple(sorted(e.outvars[0].aval.shape)): e.outvars[0].aval.dtype.name for e in found}
 
     for accumulate in (1, 2):
-        assert products(accumulate=accumulate)[(3, 2)] == "float32"
-        assert products(accumulate=accumulate, gradient_dtype="bfloat16")[(3, 2)] == "bfloat16"
+        assert products(accumulate=accumulate)[(2, 3)] == "float32"
+        assert products(accumulate=accumulate, gradient_dtype="bfloat16")[(2, 3)] == "bfloat16"
 
 
 def test_batch_of_weight_0_has_gradient_0():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tfm_jax import train
+from tfm_jax import processes, train
 from tfm_jax.train.writers import read_json_lines
 
 
@@ -153,3 +153,18 @@ def test_junk_line_raises_by_number_and_changes_nothing(tmp_path, junk):
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n')  # as the message says
     train.JsonLines(path, after=5).close()
     assert read_json_lines(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_only_process_0_writes(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    console = io.StringIO()
+    monkeypatch.setattr("sys.stdout", console)
+    writers = train.JsonLines(path, after=1), train.TensorBoard(tmp_path / "events"), train.Progress(9)
+    for writer in writers:
+        with writer:
+            writer(2, {"loss": 1.0}, {"validation/loss": 2.0})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert not (tmp_path / "events").exists()
+    assert console.getvalue() == ""

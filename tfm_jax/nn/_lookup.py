@@ -141,7 +141,7 @@ def _backward(plan: _Plan, indices: Array, gradient: Array) -> tuple[Array, np.n
         if plan.exchange:
             wanted = jax.lax.all_gather(wanted, plan.features, tiled=True)
             rows = jax.lax.all_to_all(rows, plan.features, split_axis=1, concat_axis=0, tiled=True)
-        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32)) * plan.scale
+        rows = rows.astype(np.promote_types(rows.dtype, np.float32)) * plan.scale
         zeros = jnp.zeros((n_rows, D // parts if plan.exchange else D), rows.dtype)
         total = zeros.at[wanted].add(rows, mode="drop")
         if plan.features and not plan.exchange:

@@ -96,28 +96,29 @@ def linear_cross_entropy(
 
         cross_entropy(hidden @ kernel + bias, labels, weights=weights, ...)     # with the logits in float32
 
-    but with the logits of at most ``chunk_size`` tokens at any time: a scan over chunks, whose logits the
-    backward pass recomputes.
+    but a device has the logits of at most ``chunk_size`` tokens at any time: a scan over chunks, which also
+    sums the gradients. On a mesh (``jax.set_mesh``) each device scans its own tokens, with the kernel
+    gathered over the tokens' axes once, in hidden's dtype, and the kernel's gradient is summed over devices
+    once, in float32. Where the rules shard the classes, a device has those of its shard alone.
 
     Args:
-      hidden: [..., D] float.
+      hidden: [..., D] float; on a mesh the axes before D are B, or B and T.
       kernel: [D, V], of hidden's dtype, or float32: it is cast, and its gradient is float32.
       labels: [...] integer in [0, V), or ``ignore_index``.
       bias: [V] float, or None for 0.
       weights, label_smoothing, z_loss, ignore_index: as in ``cross_entropy``.
-      chunk_size: the largest number of tokens in a chunk, at least 1. The n tokens make c = ceil(n /
-        chunk_size) even chunks of ceil(n / c). If they are sharded over explicit mesh axes, that size must be
-        a multiple of the number of devices, as it is for a ``chunk_size`` that is one and divides n.
+      chunk_size: the largest number of tokens in a chunk of a device, at least 1. The n tokens of a device
+        make c = ceil(n / chunk_size) even chunks of ceil(n / c).
 
     Returns:
       (sum, weight): two float32 scalars, the same for every ``chunk_size`` up to rounding. Ignored tokens and
       labels out of range are as in ``cross_entropy``. Tokens that are ignored or of weight 0 may have hidden
-      states that are NaN or Inf.
+      states that are NaN or Inf. With bfloat16 hidden states the three products are bfloat16, summed in
+      float32: the gradient of the logits is rounded, as the logits' factors are.
 
     Raises:
-      ValueError: a shape does not fit, a dtype is wrong, or a factor or ``chunk_size`` is out of range.
-
-    Recomputation: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
+      ValueError: a shape does not fit, a dtype is wrong, or a factor or ``chunk_size`` is out of range; on a
+        mesh, B, T or V is not divisible by the mesh axes of its letter.
     """
     arrays = {"hidden": hidden, "kernel": kernel, "labels": labels}
     hidden, kernel, labels = (as_array("linear_cross_entropy", *argument) for argument in arrays.items())

@@ -21,14 +21,24 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from tfm_jax import processes
+from tfm_jax.ranges import POSITIVE, check_number
 from tfm_jax.train._formats import FORMAT, NewerFormatError
-from tfm_jax.train.checkpoint_files import is_readable, missing, read_meta, saved_steps
+from tfm_jax.train.checkpoint_files import (
+    RESTORE_CONCURRENT_GB,
+    check_memory,
+    is_readable,
+    missing,
+    read_meta,
+    saved_steps,
+    tree_handler,
+)
 from tfm_jax.train.state import TrainState
 
 __all__ = ["Checkpoints"]
 
 log = logging.getLogger(__name__)
 
+_ITEMS = ("params", "ema", "rest")
 _TRASH = "deleted"
 _SET_ASIDE = "set_aside"
 
@@ -47,6 +57,9 @@ class Checkpoints:
         neither as one of the last nor as the best and is deleted after the next save: a run that is
         stopped and resumed keeps the same checkpoints as one that is not. One saved under another
         ``every`` is judged by that. None: all count.
+      restore_concurrent_gb: bounds the memory of the host that a restore takes beside the state: so many
+        gigabytes (1e9 bytes) are read at a time. It must exceed the largest part that is read: a device's
+        shard of an array, in whole shards of those that were saved.
 
     Raises:
       ValueError: for an argument out of range, a path that is no directory, an entry with the name of a
@@ -61,7 +74,9 @@ class Checkpoints:
         best: str | None = None,
         mode: Literal["min", "max"] = "min",
         every: int | None = None,
+        restore_concurrent_gb: float = RESTORE_CONCURRENT_GB,
     ):
+        check_number("Checkpoints", "restore_concurrent_gb", restore_concurrent_gb, POSITIVE)
         if keep < 1:
             raise ValueError(f"Checkpoints: got keep={keep}; wanted a number of checkpoints, at least 1.")
         if mode not in ("min", "max"):
@@ -70,6 +85,7 @@ class Checkpoints:
         self.best_metric = best
         self._sign = 1.0 if mode == "max" else -1.0
         self._keep, self._every = keep, every
+        self._restore_concurrent_gb = restore_concurrent_gb
         self._scores: dict[int, float | None] = {}
         self._due: dict[int, bool] = {}
         for step, score, due in processes.from_main("checkpoints", self._saved_scores):
@@ -79,7 +95,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LastAndBest(self), cleanup_tmp_directories=True, todelete_subdir=_TRASH
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handlers: dict[str, Any] = {name: tree_handler(restore_concurrent_gb) for name in _ITEMS}
+        handlers["meta"] = ocp.JsonCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints on the disk, in order."""
@@ -239,6 +257,7 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError, NewerFormatError):
             raise
         except Exception as error:
+            check_memory("Checkpoints", self._restore_concurrent_gb, error)
             intact = [s for s in saved_steps(self.directory) if s != number and self._is_intact(s)]
             fix = (
                 f"The last intact one is of step {intact[-1]}: resume by --resume --resume-step {intact[-1]}"

@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,27 +16,44 @@ from tfm_jax.train._formats import NewerFormatError, migrate_record, read_format
 from tfm_jax.types import Params
 
 __all__ = [
+    "RESTORE_CONCURRENT_GB",
     "average_params",
+    "check_memory",
     "consecutive_steps",
     "is_readable",
     "load_params",
     "missing",
     "read_meta",
     "saved_steps",
+    "tree_handler",
 ]
 
 log = logging.getLogger(__name__)
 
+RESTORE_CONCURRENT_GB = 96.0
+"""Gigabytes of a checkpoint that are read at a time, unless configured."""
+Shardings = jax.sharding.Sharding | Callable[[Params], Params]
+"""One sharding for all arrays, or a function from a tree of shapes to one of shardings."""
+
 
 def load_params(
-    directory: str | Path, step: int | None = None, *, item: Literal["params", "ema"] | None = "params"
+    directory: str | Path,
+    step: int | None = None,
+    *,
+    item: Literal["params", "ema"] | None = "params",
+    shardings: Shardings | None = None,
+    restore_concurrent_gb: float = RESTORE_CONCURRENT_GB,
 ) -> Params:
-    """Loads the weights of a checkpoint onto one device, without the optimizer.
+    """Loads the weights of a checkpoint, without the optimizer, onto one device or as they are sharded.
 
     Args:
       directory: of a run's checkpoints.
       step: of the checkpoint; None is the last.
       item: the weights; their moving average ("ema"); or None: the average if there is one, else the weights.
+      shardings: None is one device. One sharding for all arrays, or a function from the tree of their shapes
+        to one of shardings, such as ``train.Jit(mesh, model.axes()).params_shardings``: each device then
+        reads its shard.
+      restore_concurrent_gb: as for `Checkpoints`.
 
     Returns:
       Nested dict of arrays.
@@ -49,7 +68,8 @@ def load_params(
         raise missing("load_params", directory, "latest" if step is None else step)
     step = steps[-1] if step is None else step
     has_ema = (directory / str(step) / "ema").is_dir()
-    return _load(directory, step, item or ("ema" if has_ema else "params"))
+    item = item or ("ema" if has_ema else "params")
+    return _load(directory, step, item, shardings, restore_concurrent_gb)
 
 
 def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:
@@ -135,21 +155,40 @@ def read_meta(path: Path) -> dict[str, Any]:
     return {**meta, "extra": extra}
 
 
-def _load(directory: Path, step: int, item: str = "params") -> Params:
+def _load(
+    directory: Path,
+    step: int,
+    item: str = "params",
+    shardings: Shardings | None = None,
+    restore_concurrent_gb: float = RESTORE_CONCURRENT_GB,
+) -> Params:
     path = directory / str(step)
     if not (path / item).is_dir():
         raise FileNotFoundError(f"load_params: got no {item} in the checkpoint {path}; wanted it.")
     _refuse_newer_format(path)
     try:
-        return _read_tree(path / item)
+        abstract = _saved_shapes(path / item)
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if callable(shardings):
+        abstract = jax.tree.map(_with_sharding, abstract, shardings(abstract))
+    elif shardings is not None:
+        abstract = jax.tree.map(lambda x: _with_sharding(x, shardings), abstract)
+    try:
+        return _read_tree(path / item, abstract, restore_concurrent_gb)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        cause = " ".join(str(error).split())
-        raise ValueError(
-            f"{path}: got a damaged checkpoint ({cause:.150}); wanted it intact. To read the one before, "
-            f"move it out of {directory}"
-        ) from error
+        check_memory("load_params", restore_concurrent_gb, error)
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    cause = " ".join(str(error).split())
+    return ValueError(
+        f"{path}: got a damaged checkpoint ({cause:.150}); wanted it intact. To read the one before, move it "
+        f"out of {path.parent}"
+    )
 
 
 def _refuse_newer_format(path: Path) -> None:
@@ -167,17 +206,48 @@ def is_readable(path: Path) -> bool:
     items = {item.name for item in path.iterdir() if item.is_dir()} - {"meta"}
     try:
         for name in items:
-            _read_tree(path / name)
+            _read_tree(path / name, _saved_shapes(path / name))
     except Exception:
         return False
     return items >= {"params", "rest"}
 
 
-def _read_tree(path: Path) -> Any:
-    """The arrays of one item of a checkpoint, on one device."""
+def tree_handler(restore_concurrent_gb: float) -> ocp.StandardCheckpointHandler:
+    """Reads and writes the arrays of an item; so many gigabytes are read at a time."""
+    return ocp.StandardCheckpointHandler(
+        restore_concurrent_gb=restore_concurrent_gb  # pyright: ignore[reportArgumentType]  - it takes parts
+    )
+
+
+def check_memory(where: str, restore_concurrent_gb: float, error: Exception) -> None:
+    """Raises a ValueError if orbax failed because a part to read is larger than the bound.
+
+    Args:
+      where: the public function, for the message.
+      restore_concurrent_gb: the bound.
+      error: of orbax.
+    """
+    if found := re.search(r"Requested more bytes than we reserved space for: (\d+)", str(error)):
+        raise ValueError(
+            f"{where}: got restore_concurrent_gb={restore_concurrent_gb:g}; wanted more than "
+            f"{int(found[1]) / 1e9:.3g}, the largest part of an array that a device reads. Choose more."
+        ) from error
+
+
+def _saved_shapes(path: Path) -> Any:
+    """The shapes and dtypes of one item of a checkpoint, on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         saved = handler.metadata(path).tree  # pyright: ignore[reportArgumentType]  - it takes any path
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-        restore = ocp.args.StandardRestore(abstract)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
+
+
+def _with_sharding(x: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _read_tree(path: Path, abstract: Any, restore_concurrent_gb: float = RESTORE_CONCURRENT_GB) -> Any:
+    """The arrays of one item of a checkpoint."""
+    restore = ocp.args.StandardRestore(abstract)
+    with contextlib.closing(tree_handler(restore_concurrent_gb)) as handler:
         return handler.restore(path, args=restore)  # pyright: ignore[reportArgumentType]  - it takes any path

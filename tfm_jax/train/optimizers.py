@@ -7,6 +7,7 @@ waste the first step.
 import functools
 import re
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -169,6 +170,7 @@ def adamw(
     b2: float = 0.98,
     eps: float = 1e-9,
     no_decay: str = NO_DECAY,
+    mu_dtype: Literal["bfloat16"] | None = None,
 ) -> optax.GradientTransformation:
     """AdamW without weight decay of biases and norms (`decay_mask`).
 
@@ -183,13 +185,16 @@ def adamw(
       b2: decay of the second moment.
       eps: added to the root of the second moment.
       no_decay: regular expression of the paths without weight decay.
+      mu_dtype: of the first moment between steps; None is the dtype of the parameters. "bfloat16" saves two
+        bytes a parameter. The second moment keeps the parameters' dtype: a step changes it by a fraction of
+        ``1 - b2``, which bfloat16 would round away.
 
     Returns:
       An optax optimizer.
 
     Raises:
       ValueError: for a number out of its range: a rate or decay that is negative or not finite, b1 or b2
-        outside [0, 1), an ``eps`` that is not above 0.
+        outside [0, 1), an ``eps`` that is not above 0; for another ``mu_dtype``.
 
     Loshchilov and Hutter 2019, algorithm 2.
     """
@@ -198,8 +203,19 @@ def adamw(
     check_number("adamw", "weight_decay", weight_decay, NOT_NEGATIVE)
     check_numbers("adamw", RATE, b1=b1, b2=b2)
     check_number("adamw", "eps", eps, POSITIVE)
+    if mu_dtype not in (None, "bfloat16"):
+        raise ValueError(f"adamw: got mu_dtype={mu_dtype!r}; wanted None, the parameters', or 'bfloat16'.")
     mask = functools.partial(decay_mask, no_decay=no_decay)
-    return _in_float32(optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask))
+    adamw = optax.adamw(
+        schedule,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        mask=mask,
+    )
+    return _in_float32(adamw)
 
 
 def decay_mask(params: Params, no_decay: str = NO_DECAY) -> Params:

@@ -80,6 +80,10 @@ class Parallel(abc.ABC):
         """
         return jax.tree.map(lambda _: self._replicated, state)
 
+    def params_shardings(self, params: Params) -> Params:
+        """The sharding of each of these parameters: all of the model, or some; as `state_shardings`."""
+        return jax.tree.map(lambda _: self._replicated, params)
+
     def create(self, make_state: Callable[..., S], *arguments: object) -> S:
         """The state that a function makes, created under its shardings: never whole on one device.
 
@@ -116,7 +120,7 @@ class Parallel(abc.ABC):
 
     def place_params(self, params: Params) -> Params:
         """Copies parameters, or some of them, to the devices, as `place_state` does those of a state."""
-        return jax.tree.map(place, params, self._parameter_shardings(params))
+        return jax.tree.map(place, params, self.params_shardings(params))
 
     def abstract(self, state: TrainState) -> TrainState:
         """Shapes, dtypes and shardings of a placed state, to restore a checkpoint into."""
@@ -139,9 +143,6 @@ class Parallel(abc.ABC):
     def _batch_sharding(self) -> NamedSharding:
         names = tuple(name for name in self.batch_axes if self.mesh.shape[name] > 1)
         return NamedSharding(self.mesh, P(names) if names else P())
-
-    def _parameter_shardings(self, params: Params) -> Params:
-        return jax.tree.map(lambda _: self._replicated, params)
 
     def _check(self, batch: object) -> None:
         index, count = self.batch_share
@@ -194,10 +195,6 @@ class Compiled(Generic[S, R]):
         with self._parallel.context():
             return self._jitted(state).lower(state, batch)
 
-    def cache_size(self, state: S) -> int:
-        """The number of programs compiled so far for states with these shapes."""
-        return self._jitted(state)._cache_size()
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Jit(Parallel):
@@ -222,9 +219,9 @@ class Jit(Parallel):
         return tuple(name.rstrip("?") for name in names if name.rstrip("?") in self.mesh.shape)
 
     def state_shardings(self, state: TrainState) -> TrainState:
-        return state_shardings(state, self._parameter_shardings(state.params), self._replicated)
+        return state_shardings(state, self.params_shardings(state.params), self._replicated)
 
-    def _parameter_shardings(self, params: Params) -> Params:
+    def params_shardings(self, params: Params) -> Params:
         if self.axes is None:
             return jax.tree.map(lambda _: self._replicated, params)
         return parameter_shardings(self.axes, params, self.mesh, self.rules)
@@ -256,7 +253,7 @@ class Jit(Parallel):
 
     def compile_eval(self, eval_step: EvalStep[BatchT]) -> Compiled[Params, Any]:
         def jitted(params: Params) -> Any:
-            shardings = (self._parameter_shardings(params), self._batch_sharding)
+            shardings = (self.params_shardings(params), self._batch_sharding)
             return jax.jit(eval_step, in_shardings=shardings, out_shardings=self._replicated)
 
         return Compiled(self, _by_shapes(jitted))

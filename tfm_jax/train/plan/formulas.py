@@ -79,27 +79,25 @@ def abstract_mesh(setting: Setting) -> AbstractMesh:
     return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def traffic(task: Task, setting: Setting, gradient_bytes: int | None = None) -> Traffic:
+def traffic(task: Task, setting: Setting) -> Traffic:
     """The bytes that a device exchanges in a step by formula, for ``data``, ``fsdp`` and ``tensor``.
 
     Equivalent to (weights of W numbers, sharded over "fsdp" alone)::
 
         gathered = 2 * W * itemsize * accumulate
-        scattered = W * gradient_bytes * accumulate
-        reduced = W / fsdp * gradient_bytes * accumulate                 # with data > 1
+        scattered = W * gradient_itemsize * accumulate
+        reduced = W / fsdp * gradient_itemsize * accumulate              # with data > 1
 
     Args:
-      task: its parameters, by their letters.
+      task: its parameters, by their letters, and the dtype of its gradients.
       setting: the mesh and the microbatches.
-      gradient_bytes: of a number of a gradient when it is reduced; None is that of the compute dtype, in
-        which the compiler reduces the gradients of layers.
     """
     shapes = jax.eval_shape(task.make_state, jax.random.key(0)).params
     mesh = abstract_mesh(setting)
     specs = parameter_specs(task.model.axes(), shapes, mesh, task.rules)
     config = task.model.config
     item = 2 if config.dtype == "bfloat16" else 4
-    grad = gradient_bytes or item
+    grad = 4 if task.gradient_dtype == "float32" else 2
     times = setting.accumulate
     gathered = scattered = reduced = 0.0
     for x, spec in zip(jax.tree.leaves(shapes), jax.tree.leaves(specs, is_leaf=_is_spec), strict=True):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.train.plan import programs, topologies
 from tfm_jax.train.plan.chips import Chip
 from tfm_jax.train.plan.compiling import CompiledStep
@@ -15,6 +16,8 @@ from tfm_jax.train.plan.task import Task
 __all__ = ["Report", "Row", "axes_of", "make_report", "render"]
 
 _GIB = 2**30
+_BETWEEN = ("/ops/", "/nn/precision.py")
+"""Files between a backend and the layer that calls it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +221,12 @@ def _attention(text: str) -> tuple[str, ...]:
         lines = program.lines(visit.instruction)
         inside = [i for i, line in enumerate(lines) if "/ops/backends/" in line]
         names = [lines[i].rpartition("/")[2].partition(".")[0] for i in inside]
-        backends = [name for name in names if name not in ("common", "capabilities") and name[0] != "_"]
+        backends = [name for name in names if name in BACKENDS]
         if not backends:
             continue
-        callers = [short(line) for line in lines[inside[-1] + 1 :] if "/ops/" not in line]
+        callers = [
+            short(line) for line in lines[inside[-1] + 1 :] if not any(name in line for name in _BETWEEN)
+        ]
         files = {line.partition(":")[0]: line for line in reversed(callers)}  # the innermost line of each
         call = " < ".join(list(dict.fromkeys(files[line.partition(":")[0]] for line in callers))[:2]) or "?"
         kernels = found.setdefault((backends[-1], call), set())
@@ -277,7 +282,7 @@ def render(report: Report, rows: int = 12) -> str:
     lines += [f"  {share:6.1%} of the FLOPs at {line}" for line, share in report.float32[:6]]
     lines += ["", *_time_lines(report, chip)]
     if report.unknown_loops:
-        lines.append(f"{report.unknown_loops} loops have unknown trips: each counts once above")
+        lines.append(f"loops with unknown trips, counted once above: {report.unknown_loops}")
     return "\n".join(lines)
 
 
@@ -306,9 +311,8 @@ def _collective_lines(report: Report, rows: int) -> list[str]:
 def _time_lines(report: Report, chip: Chip) -> list[str]:
     seconds, mfu = report.seconds(), report.mfu(chip)
     if seconds is None or mfu is None:
-        return [
-            f"step time         no estimate: the peaks of {chip.name} are not known, or it was not compiled"
-        ]
+        reason = "was not compiled" if chip.flops else f"runs on {chip.name}, whose peaks are unknown"
+        return [f"step time         no estimate: the step {reason}"]
     source = "the compiler's cycles" if chip.clock else "a roofline of published peaks"
     assert report.compute_seconds is not None and report.exchange_seconds is not None
     return [

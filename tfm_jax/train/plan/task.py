@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import jax
 from flax import nnx
@@ -33,6 +33,7 @@ class Task:
       flops: model FLOPs of a step, from `step_flops`.
       tokens: positions of a batch, as a decoder or an encoder has them.
       accumulate: microbatches of a step.
+      gradient_dtype: in which the step adds gradients over devices, as ``make_train_step`` has it.
       mesh: the sizes of the mesh axes, for ``train.make_mesh``.
       rules: the mesh axes that shard each letter.
     """
@@ -44,6 +45,7 @@ class Task:
     flops: float
     tokens: int
     accumulate: int = 1
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rules: ShardingRules = dataclasses.field(default_factory=ShardingRules)
 

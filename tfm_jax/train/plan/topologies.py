@@ -58,9 +58,12 @@ def prepare(name: str) -> None:
       ValueError: the topology is unknown.
     """
     chip, sizes = _parse(name)
-    if chip.platform == "cpu":
-        jax.config.update("jax_num_cpu_devices", math.prod(sizes))
-    jax.config.update("jax_platforms", "cpu")
+    with contextlib.suppress(
+        RuntimeError
+    ):  # there are devices: `topology` counts them
+        jax.config.update("jax_platforms", "cpu")
+        if chip.platform == "cpu":
+            jax.config.update("jax_num_cpu_devices", math.prod(sizes))
 
 
 def topology(name: str) -> list[Any]:
