@@ -53,7 +53,7 @@ class Program:
 
 @functools.lru_cache(maxsize=8)
 def compile_step(
-    topology: str, config: nn.Config = CONFIG, batch: tuple[int, int] = (B, T), mesh: tuple[int, int] = (2, 4)
+    topology: str, config: nn.Config, batch: tuple[int, int] = (B, T), mesh: tuple[int, int] = (2, 4)
 ) -> Program:
     """The training step of a language model on a mesh of data x fsdp; skips without the compiler."""
     sizes = dict(zip(MESH, mesh, strict=True))

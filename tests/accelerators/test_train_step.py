@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.accelerators.steps import CONFIG, TOKENS, TOPOLOGIES, D, F, H, N, V, compile_step
+from tests.accelerators.steps import CONFIG, TOKENS, TOPOLOGIES, D, F, H, L, N, V, compile_step
 from tfm_jax.train.plan import programs
 
 KERNELS = {D * N * H, D * F}
@@ -14,7 +14,7 @@ KERNELS = {D * N * H, D * F}
 
 @pytest.fixture(params=TOPOLOGIES)
 def program(request):
-    return compile_step(request.param)
+    return compile_step(request.param, CONFIG)
 
 
 def test_no_collective_is_larger_than_a_weight(program):
@@ -53,13 +53,24 @@ def test_logits_of_all_tokens_never_exist(program):
 def test_no_product_of_the_size_of_a_projection_has_float32_operands(program):
     flops = 2 * TOKENS * D * N * H
     found = [x for x in programs.dots(program.text) if x.flops >= flops]
-    assert len(found) >= 3 * 7  # four projections of attention, three of the feed-forward layer
+    assert len(found) >= 12  # of 21, some of which a compiler joins
     assert not [x for x in found if "f32" in x.dtypes[:2]]
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_recomputation_saves_memory(topology):
-    none, dots = (
-        compile_step(topology, dataclasses.replace(CONFIG, remat=remat)).temporary for remat in (None, "dots")
+def residuals(program):
+    """Bytes of what the forward pass keeps for the backward pass: stacks over the layers, allocated once."""
+    found = programs.temporaries(program.text)
+    return sum(
+        x.bytes for x in found if x.count == 1 and x.shape[0] == L and math.prod(x.shape) >= L * TOKENS
     )
-    assert dots < 0.9 * none
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_recomputation_keeps_less_for_the_backward_pass(topology):
+    """The layers' residuals: memory_analysis() of a TPU leaves out what fits into its VMEM."""
+    config = dataclasses.replace(CONFIG, attention_implementation="xla")
+    none, dots = (
+        residuals(compile_step(topology, dataclasses.replace(config, remat=remat)))
+        for remat in (None, "dots")
+    )
+    assert 0 < dots < 0.7 * none

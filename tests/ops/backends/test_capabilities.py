@@ -154,6 +154,7 @@ def test_every_capability_is_tested():
     assert fields == set(LIMITED) | {
         "limits",
         "forward_mode",
+        "is_installed",
         "sharded",
         "sharded_dropout",
         "symbolic_lengths",

@@ -122,6 +122,17 @@ def test_another_axis_name():
     np.testing.assert_allclose(got, ops.attention(q, k, v, masks.causal()), atol=5e-6)
 
 
+def test_on_one_device_it_is_attention_over_the_sequence():
+    q, k, v = arrays(T=LENGTH, S=LENGTH)
+    bias = np.random.default_rng(1).standard_normal((N, LENGTH, LENGTH)).astype(np.float32)
+    for implementation in ("ring", ring_over("t")):
+        got = ops.attention(q, k, v, masks.causal(), bias, implementation=implementation)
+        expected = ops.attention(q, k, v, masks.causal(), bias, implementation="chunked")
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match="S = 7, not 48"):
+        ops.attention(q, k, v, masks.padding(np.ones(7, bool)), implementation="ring")
+
+
 def test_keys_are_permuted_and_never_gathered():
     q, k, v = arrays(T=LENGTH, S=LENGTH)
     ring = sharded_ring(masks.causal, (), {})
@@ -133,10 +144,6 @@ def test_keys_are_permuted_and_never_gathered():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (
-            lambda q: ops.attention(q, q, q, implementation="ring"),
-            "inside shard_map or pmap over an axis named",
-        ),
         (
             lambda q: sharded_ring(lambda: None, (), {"bias": np.zeros((1, 1, 1), np.float32)})(q, q, q),
             "does not support a bias as array, only as function",
@@ -150,7 +157,7 @@ def test_keys_are_permuted_and_never_gathered():
             r"got valid bool\[2, 192\]",
         ),
     ],
-    ids=["no axis", "array bias", "lengths differ", "padding of the full sequence"],
+    ids=["array bias", "lengths differ", "padding of the full sequence"],
 )
 def test_wrong_arguments(call, message):
     q = arrays(T=LENGTH)[0]

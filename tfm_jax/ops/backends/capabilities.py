@@ -65,6 +65,10 @@ def _no_limits(request: Request) -> Iterator[str]:
     return iter(())
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
     """What a backend supports. The defaults are everything but a sharded sequence."""
@@ -93,6 +97,8 @@ class Capabilities:
     """Whether the function also takes ``shard``, a ``Shard``, for dropout by indices in the full arrays."""
     forward_mode: bool = True
     """Whether forward mode, ``jax.jvp``, works; reverse mode always does."""
+    is_installed: Callable[[], bool] = _always
+    """Whether this host can trace it: asked on hosts of other platforms than its own."""
     limits: Callable[[Request], Iterator[str]] = _no_limits
     """Further reasons why the backend does not support a request."""
 

@@ -22,6 +22,8 @@ from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention"]
 
+_KERNEL = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+
 
 def _limits(request: Request) -> Iterator[str]:
     T, S, H = request.q.shape[-3], request.k.shape[-3], request.q.shape[-1]
@@ -44,6 +46,15 @@ def _limits(request: Request) -> Iterator[str]:
         yield f"compares positions only where T == S, not T = {T}, S = {S}"
 
 
+def _is_installed() -> bool:
+    x = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
+    try:
+        jax.eval_shape(_KERNEL, x, x, x)
+    except RuntimeError:  # JAX does not find cuDNN, or a GPU that it supports
+        return False
+    return True
+
+
 CAPABILITIES = Capabilities(
     masks=frozenset({"causal", "window", "prefix", "padding"}),
     offsets="none",
@@ -56,11 +67,9 @@ CAPABILITIES = Capabilities(
     dtypes=frozenset({"float16", "bfloat16"}),
     platforms=frozenset({"gpu"}),
     forward_mode=False,
+    is_installed=_is_installed,
     limits=_limits,
 )
-
-
-_KERNEL = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
 
 
 def _has_side(window: Window) -> bool:

@@ -121,8 +121,10 @@ def _named(implementation: str | Backend) -> Backend | None:
     return BACKENDS[implementation]
 
 
-def _fastest(request: Request) -> Backend:
-    return next(backend for backend in by_speed(request) if not backend.unsupported(request))
+def _fastest(request: Request, *, installed: bool = False) -> Backend:
+    """The fastest that supports a request; with ``installed``, that this host can trace."""
+    supported = (backend for backend in by_speed(request) if not backend.unsupported(request))
+    return next(backend for backend in supported if not installed or backend.capabilities.is_installed())
 
 
 def _check_supported(backend: Backend, request: Request, implementation: str | Backend) -> None:
@@ -163,9 +165,12 @@ def _run_by_platform(request: Request, implementation: str | Backend) -> Array:
         named = _ONE_DEVICE_RING
 
     def choice(platform: str) -> tuple[Backend, tuple[str, ...]]:
-        r = dataclasses.replace(request, platform=platform)
-        backend = named or _fastest(r)
-        return backend, backend.unsupported(r)
+        r, foreign = dataclasses.replace(request, platform=platform), platform != request.platform
+        backend = named or _fastest(r, installed=foreign)
+        reasons = backend.unsupported(r)
+        if not reasons and foreign and not backend.capabilities.is_installed():
+            reasons = (f"is not installed on this host, which is no {platform}",)
+        return backend, reasons
 
     choices = {lowered: choice(platform) for lowered, platform in (_PLATFORMS | {"default": "other"}).items()}
     backend, reasons = choices[_LOWERED.get(request.platform, "default")]
