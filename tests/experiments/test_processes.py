@@ -78,25 +78,30 @@ def test_the_losses_are_those_of_one_process(tmp_path, options, n, mesh):
 @pytest.mark.parametrize("name", ["translation", "images", "classification"])
 def test_the_other_experiments_run_on_two_processes(tmp_path, name):
     common = ["--train.steps", "4", "--train.batch-size", "8", "--train.evaluate-every", "2"]
-    common += ["--train.checkpoint-every", "2", "--train.log-every", "1", "--compilation-cache", "off"]
+    common += ["--train.checkpoint-every", "2", "--train.log-every", "1", "--train.optimizer.warmup", "2"]
     common += ["--model.d-model", "8", "--model.n-heads", "2", "--model.d-ff", "8", "--model.n-layers", "1"]
+    common += ["--compilation-cache", "off"]
     own = {
         "translation": [
-            "--data.source",
-            write_pairs(tmp_path / "pairs.jsonl", 200, 0),
+            "--average",
+            "2",
+            "--data.pair",
+            "en-fr",
+            "--data.decoded",
+            "4",
             "--data.buckets",
             "2",
         ],
         "images": ["--train.patience", "3"],
         "classification": ["--train.patience", "3", "--data.buckets", "2"],
     }[name]
+    meshes = [["--mesh.data", "auto"], ["--mesh.data", "4"]]
     if name == "translation":
-        own += ["--average", "2", "--data.decoded", "4", "--mesh.fsdp", "2", "--mesh.data", "auto"]
+        own += ["--data.source", write_pairs(tmp_path / "pairs.jsonl", 200, 0)]
+        meshes = [["--mesh.data", "2", "--mesh.fsdp", "auto"], ["--mesh.data", "2", "--mesh.fsdp", "2"]]
     module, options = f"experiments.{name}.run", [*common, *own]
-    several = [] if name == "translation" else ["--mesh.data", "auto"]
-    train(2, *options, *several, "--out", tmp_path / "several", module=module)
-    one = ["--mesh.data", "2" if name == "translation" else "4", "--out", str(tmp_path / "one")]
-    importlib.import_module(module).main([*options, *one])
+    train(2, *options, *meshes[0], "--out", tmp_path / "several", module=module)
+    importlib.import_module(module).main([*options, *meshes[1], "--out", str(tmp_path / "one")])
     assert curve(tmp_path / "several") == pytest.approx(curve(tmp_path / "one"), rel=1e-5)
     files = [{p.name for p in (tmp_path / run).iterdir()} for run in ("several", "one")]
     assert files[0] == files[1] and "result.json" in files[0]
