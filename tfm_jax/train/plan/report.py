@@ -144,7 +144,7 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
     text, devices = step.text, max(1, math.prod(step.mesh.values()))
     found = [] if text is None else programs.collectives(text)
     dots = [] if text is None else programs.dots(text)
-    compute, exchange = (None, None) if text is None else seconds_of(text, chip, task, step.mesh)
+    compute, exchange = (None, None) if text is None else seconds_of(text, chip, step.mesh)
     is_low = task.model.config.dtype != "float32" and chip.platform != "cpu"
     return Report(
         topology=topology,
