@@ -87,3 +87,14 @@ def test_under_vmap_and_without_gradient_of_the_kernel():
     np.testing.assert_array_equal(many, project(x, kernel, n))
     by_x = jax.grad(lambda x: project(x, kernel, n).sum().astype(jnp.float32))(x)
     np.testing.assert_allclose(by_x[0, 0].astype(jnp.float32), kernel.sum(1), rtol=0.02, atol=0.02)
+
+
+def test_rematerialization_of_products_saves_the_product():
+    x, kernel, _ = draw("D F", jnp.bfloat16)
+
+    def saved(policy):
+        function = jax.checkpoint(lambda x: jnp.sin(project(x, kernel)), policy=policy)
+        return [leaf.shape for leaf in jax.tree.leaves(jax.vjp(function, x)[1])]
+
+    assert (2, 3, 7) in saved(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    assert (2, 3, 7) not in saved(jax.checkpoint_policies.nothing_saveable)
