@@ -30,7 +30,8 @@ def losses_of(path):
 def test_language_model_on_meshes_has_the_results_of_one_device(tmp_path, rows, capsys):  # noqa: F811
     options = [
         *test_language_model.SMALL, "--train.batch-size", "8", "--data.source", rows,
-        "--data.vocab-size", "300", "--model.vocab-size", "304", "--model.dropout-rate", "0.1", "--sample.prompt", "the cat",
+        "--data.vocab-size", "300", "--model.vocab-size", "304",
+        "--model.dropout-rate", "0.1", "--sample.prompt", "the cat",
     ]  # fmt: skip
     language_model(["--out", str(tmp_path / "one"), *options])
     expected, losses = result_of(tmp_path / "one"), losses_of(tmp_path / "one")
