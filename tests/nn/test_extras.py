@@ -109,6 +109,8 @@ def test_add_auxiliary_by_name():
     terms = [{"a": (1.0, 2.0)}, {"b": (3.0, 4.0), "a": (5.0, 6.0)}, {}]
     assert add_auxiliary(terms) == {"a": (6.0, 8.0), "b": (3.0, 4.0)}
     assert add_auxiliary([]) == {}
+    total = add_auxiliary([{"a": nn.Metric(1.0, 2.0)}] * 2)["a"]
+    assert isinstance(total, nn.Metric) and total == (2.0, 4.0)
 
 
 def test_output_alone_without_a_flag():

@@ -165,6 +165,9 @@ def test_export_with_a_symbolic_batch_and_length():
     exported = jax.export.export(jax.jit(model.apply))(specs, jax.ShapeDtypeStruct((b, t), jnp.int32))
     for tokens in (TOKENS, TOKENS[:1, :3]):
         assert_close(exported.call(params, tokens), jax.jit(model.apply)(params, tokens))
+    limited, _ = decoder(feed_forward=dataclasses.replace(EXPERTS, capacity_factor=1.0))
+    with pytest.raises(ValueError, match=r"got capacity_factor=1.0 with a symbolic length; wanted a static"):
+        jax.export.export(jax.jit(limited.apply))(specs, jax.ShapeDtypeStruct((b, t), jnp.int32))
 
 
 def test_bfloat16_routes_in_float32():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax import train
+from tfm_jax import nn, train
 from tfm_jax.train.metrics import add, read_late, total
 
 pairs = st.lists(
@@ -82,3 +82,4 @@ def test_means_of_auxiliary_losses_are_added_to_the_mean_of_the_loss():
     auxiliary = {"a": (jnp.float32(10), jnp.float32(5)), "b": (jnp.float32(0), jnp.float32(0))}
     assert train.add_auxiliary(loss, auxiliary) == (6 + 3 * 2, 3)
     assert train.add_auxiliary(loss, {}) == loss
+    assert train.add_auxiliary(loss, {**auxiliary, "reported": nn.Metric(*loss)}) == (6 + 3 * 2, 3)

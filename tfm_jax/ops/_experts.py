@@ -120,15 +120,11 @@ def _on_mesh(
 
     names = {name for _, name in shared}
     whole = [tuple(name for name in _names(axes) if name not in names) or None for axes in lead]
-    token_specs = Tokens(
-        P(*lead, None),
-        P(*lead, None),
-        P(*lead, None),
-        None if tokens.ranks is None else P(*lead, None),
-        None if tokens.keep is None else P(*whole, None, w_in[2]),
-    )
-    gate = None if weights.w_gate is None else w_in
-    weight_specs = Weights(w_in, P(w_in[0], w_in[2], w_in[1]), gate)
+    token_specs: Any = jax.tree.map(lambda _: P(*lead, None), tokens)
+    if tokens.keep is not None:
+        token_specs = token_specs._replace(keep=P(*whole, None, w_in[2]))
+    weight_specs: Any = jax.tree.map(lambda _: w_in, weights)
+    weight_specs = weight_specs._replace(w_out=P(w_in[0], w_in[2], w_in[1]))
     tokens, weights = jax.tree.map(sharding.reshard, (tokens, weights), (token_specs, weight_specs))
     # The backward pass gathers again: with the layers scanned, it would keep the gathered weights of all.
     return jax.shard_map(

@@ -6,7 +6,7 @@ An assignment is one of the k experts of a token; the expert E, one past the las
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,8 @@ def tiled(
     keep = _kept(dropout, source, slots)
     keep = None if keep is None else keep.reshape(n_tiles, size, F)
     act = functools.partial(_hidden, activation, dropout=None if dropout is None else dropout.rate)
-    return _collect(_apply_tiles(act, tiles, weights, keep, tile_experts).reshape(n_rows, D), source, slots)
+    out: Any = _apply_tiles(act, tiles, weights, keep, tile_experts)
+    return _collect(out.reshape(n_rows, D), source, slots)
 
 
 def buffered(

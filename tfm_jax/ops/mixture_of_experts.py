@@ -12,7 +12,7 @@ from tfm_jax.checks import as_array, as_key, as_optional_array, check_shapes
 from tfm_jax.ops._experts import Tokens, apply_experts
 from tfm_jax.ops._grouped import Weights, ragged, tiled
 from tfm_jax.ops.dropout import check_rate
-from tfm_jax.ops.tracing import current_platform
+from tfm_jax.ops.tracing import current_platform, is_symbolic
 from tfm_jax.ranges import POSITIVE, SIZE, check_static
 from tfm_jax.types import Array, Key, SumWeight
 
@@ -136,10 +136,16 @@ def mixture_of_experts(
         implementation = "ragged" if current_platform() == "tpu" else "tiled"
     (E, _, F), k, one = weights.w_in.shape, experts.shape[-1], x.ndim == 1
     if one:
-        x, experts, gates, valid = (None if a is None else a[None] for a in (x, experts, gates, valid))
+        x, experts, gates = x[None], experts[None], gates[None]
+        valid = None if valid is None else valid[None]
     capacity = ranks = keep = None
     if capacity_factor is not None:
         check_static(_NAME, "capacity_factor", capacity_factor, POSITIVE)
+        if is_symbolic(x.shape[-2]):
+            raise ValueError(
+                f"{_NAME}: got capacity_factor={capacity_factor} with a symbolic length; wanted a static "
+                "one. Pass None for the exact path."
+            )
         capacity = _capacity(capacity_factor, x.shape[-2], k, E)
     # The expert E is none.
     chosen = experts if valid is None else jnp.where(valid[..., None], experts, E)
