@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import jax
 import tyro
 
 from experiments.config import RunConfig
@@ -86,6 +87,8 @@ def run(
         parsed = _parse_on_all(config, argv, f"python -m experiments.{name}")
         with console.exit_on_error(name):
             processes.agree("the version of the code", processes.code_version())
+            if processes.count() > 1:
+                processes.agree("their devices", {"number of local devices": jax.local_device_count()})
             processes.agree("the config", flatten(to_dict(parsed)))
         experiment(parsed)
 

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.train import problem
 from tfm_jax import data, processes, train
 
 OPTIMIZER = optax.adam(1e-3)
@@ -158,6 +159,29 @@ def restore(directory):
             "best": best["kernel"].tolist(),
         }
     )
+
+
+class _Failing(problem.Batches):
+    """Batches of which process 1 cannot read the sixth."""
+
+    def __next__(self):
+        if self.next == 5 and processes.index() == 1:
+            raise OSError("got a damaged file")
+        batch = super().__next__()
+        rank, world = self.share
+        return {name: np.split(x, world)[rank] for name, x in batch.items()}
+
+
+def fit_fails(directory):
+    parallel = train.Jit(train.make_mesh(data="auto"))
+    state = train.init_state(problem.init(jax.random.key(0)), OPTIMIZER, jax.random.key(1))
+    batches = _Failing()
+    batches.share = parallel.batch_share
+    step = parallel.compile(train.make_train_step(problem.loss_fn, OPTIMIZER))
+    with train.Checkpoints(directory) as checkpoints:
+        train.fit(
+            step, parallel.place_state(state), batches, steps=9, checkpoints=checkpoints, checkpoint_every=2
+        )
 
 
 class _Numbers:

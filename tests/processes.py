@@ -56,7 +56,7 @@ class Processes:
     def __exit__(self, *_):
         for process in self.running:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def run(n, module, *arguments, **options):

@@ -51,7 +51,7 @@ def test_an_address_connects(connected):
     (options,) = connected
     assert options["coordinator_address"] == "10.0.0.1:1234"
     assert (options["num_processes"], options["process_id"]) == (4, 3)
-    assert options["heartbeat_timeout_seconds"] == 10
+    assert options["heartbeat_timeout_seconds"] == 15
     assert not jax.config.jax_enable_preemption_service
 
 
@@ -71,7 +71,7 @@ def test_auto_connects_the_tasks_of_slurm(connected, monkeypatch):
     processes.initialize("off")
     assert not connected
     processes.initialize("auto")
-    assert connected == [{"heartbeat_timeout_seconds": 10}]  # JAX finds the rest
+    assert connected == [{"heartbeat_timeout_seconds": 15}]  # JAX finds the rest
 
 
 def test_auto_does_not_connect_a_single_task(connected, monkeypatch):
@@ -109,6 +109,14 @@ def test_a_cluster_that_jax_cannot_read_is_an_error(connected, monkeypatch):
     processes.initialize()  # a pod that is not of a job
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     with pytest.raises(ValueError, match=r"pip install 'jax\[k8s\]'"):
+        processes.initialize()
+    assert not connected
+
+
+def test_an_environment_that_cannot_be_read_is_an_error(connected, monkeypatch):
+    for name, value in {**SLURM, "SLURM_NTASKS": "two"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"SlurmCluster that JAX cannot read \(ValueError: invalid literal"):
         processes.initialize()
     assert not connected
 
@@ -184,6 +192,15 @@ def test_where_one_raises_the_others_end(number):
     assert errors[other] == (
         f"process {other} of 2: ended, since process {number} failed: case: RuntimeError: disk full\n"
     )
+
+
+@pytest.mark.slow
+def test_where_one_cannot_read_its_data_the_others_end(tmp_path):
+    statuses, errors = fail(2, "fit_fails", tmp_path)
+    assert statuses[1] == 1 and statuses[0] != 0  # gloo may abort, after the message
+    assert errors[1].endswith("process 1 of 2: case: OSError: got a damaged file\n")
+    assert "ended, since process 1 failed: case: OSError: got a damaged file" in errors[0]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdecimal()) == ["2", "4"]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ __all__ = [
 
 T = TypeVar("T")
 MODES = ("auto", "on", "off")
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 15
 """A process that sends no heartbeat for this long has ended; JAX then ends the others."""
 _DAY = 24 * 3600 * 1000
 """Of a wait for another process, in milliseconds: one that ended is noticed long before."""
@@ -59,7 +59,7 @@ def initialize(mode: str = "auto") -> None:
 
     Equivalent to (where there is more than one)::
 
-        jax.distributed.initialize(heartbeat_timeout_seconds=10)
+        jax.distributed.initialize(heartbeat_timeout_seconds=15)
 
     Args:
       mode: "auto" connects where Slurm, Open MPI, Kubernetes or a TPU pod declares more than one task; "on"
@@ -246,7 +246,7 @@ def together(name: str) -> Iterator[None]:
     """Runs a program on all processes: only process 0 prints, and where one fails all end.
 
     A process that raises prints its error with its number; the others end within seconds with a message. One
-    that is killed is noticed by its heartbeat, within 10 seconds. SIGTERM raises SystemExit, where no other
+    that is killed is noticed by its heartbeat, within 15 seconds. SIGTERM raises SystemExit, where no other
     handler is set.
 
     Args:
@@ -418,8 +418,15 @@ def _declared_tasks() -> tuple[str, int] | None:
     for kind in ClusterEnv._cluster_types:
         if kind.opt_in_only_method or (kind.__name__ == "K8sCluster" and not _is_indexed_job()):
             continue
-        if kind.is_env_present():
-            return kind.__name__, kind.get_process_count()
+        try:
+            if kind.is_env_present():
+                return kind.__name__, kind.get_process_count()
+        except Exception as error:  # of a network, a file or a variable: each kind has its own
+            raise ValueError(
+                f"--distributed: got the environment of a {kind.__name__} that JAX cannot read "
+                f"({type(error).__name__}: {error!s:.150}); wanted its number of tasks. Give --distributed "
+                "HOST:PORT,COUNT,INDEX, or off for one process"
+            ) from error
     return None
 
 

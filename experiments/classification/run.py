@@ -46,17 +46,17 @@ def run_experiment(config: Config) -> None:
     def flops(batch: Mapping[str, Array]) -> float:
         return step_flops(task.model, examples=config.train.batch_size, length=batch["tokens"].shape[1])
 
-    with ThreadPoolExecutor(1) as executor:
-        ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
-        with run.session(state, batches, task.corpus.digests) as (state, options):
-            result = train.fit(
-                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
-                flops_per_step=flops, **options,
-            )  # fmt: skip
-        params = run.end_training(result)
-        if config.train.patience is not None:
-            params = run.best_params()
-        run.finish(run.on_main(lambda params: _test(task, params, ngrams.result(), run.path), params))
+    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
+    ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
+    with run.session(state, batches, task.corpus.digests) as (state, options):
+        result = train.fit(
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
+            flops_per_step=flops, **options,
+        )  # fmt: skip
+    params = run.end_training(result)
+    if config.train.patience is not None:
+        params = run.best_params()
+    run.finish(run.on_main(lambda params: _test(task, params, ngrams.result(), run.path), params))
 
 
 def make_loss(

@@ -48,15 +48,15 @@ def run_experiment(config: Config) -> None:
     batches = iter(data.Loader(task.training, sampler, **run.share))
     evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size, run.share))
     digests = {"train": text_digest(task.texts[0]), "validation": text_digest(task.texts[1])}
-    with ThreadPoolExecutor(1) as executor:
-        xz = executor.submit(xz_bits_per_byte, *task.texts)
-        with run.session(state, batches, digests) as (state, options):
-            flops = step_flops(task.model, examples=size, length=config.data.length)
-            result = train.fit(
-                step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
-                flops_per_step=flops, **options,
-            )  # fmt: skip
-        params = run.end_training(result)
+    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
+    xz = executor.submit(xz_bits_per_byte, *task.texts)
+    with run.session(state, batches, digests) as (state, options):
+        flops = step_flops(task.model, examples=size, length=config.data.length)
+        result = train.fit(
+            step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
+            flops_per_step=flops, **options,
+        )  # fmt: skip
+    params = run.end_training(result)
     nats, tokens = make_measure(loss_fn, run.parallel)(
         params, _in_order(task.overlapping_validation, size, run.share)
     )  # fmt: skip

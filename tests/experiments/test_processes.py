@@ -9,6 +9,7 @@ import time
 import pytest
 
 from experiments.language_model.run import main
+from tests.experiments.test_classification import write_texts
 from tests.experiments.test_language_model import RUN_FILES, lines_of, make_texts, result_of, write_rows
 from tests.experiments.test_translation import write_pairs
 from tests.processes import Processes
@@ -96,6 +97,9 @@ def test_the_other_experiments_run_on_two_processes(tmp_path, name):
         "classification": ["--train.patience", "3", "--data.buckets", "2"],
     }[name]
     meshes = [["--mesh.data", "auto"], ["--mesh.data", "4"]]
+    if name == "classification":
+        own += ["--data.source", write_texts(tmp_path / "texts.csv", 60, 0)]
+        own += ["--data.text-column", "phrase", "--data.label-column", "kind"]
     if name == "translation":
         own += ["--data.source", write_pairs(tmp_path / "pairs.jsonl", 200, 0)]
         meshes = [["--mesh.data", "2", "--mesh.fsdp", "auto"], ["--mesh.data", "2", "--mesh.fsdp", "2"]]

@@ -240,7 +240,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # After an error of one process the others may be elsewhere: closing would wait for them.
+        if error is None or processes.count() == 1:
+            self.close()
 
     def _read(self, number: int, abstract: TrainState) -> TrainState:
         args = {name: ocp.args.StandardRestore(tree) for name, tree in _items(abstract).items()}
