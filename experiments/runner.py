@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import importlib
 import os
+import re
 import shutil
 import sys
 import time
@@ -139,8 +140,17 @@ class Run(Generic[C]):
             params = {**init(init_key), **given}  # XLA drops the computation of unused weights
             return train.init_state(params, optimizer, run_key, ema=ema)
 
-        given = self.parallel.place_params(initial_params or {})
-        return self.parallel.create(make_state, jax.random.key(settings.seed), given)
+        try:
+            given = self.parallel.place_params(initial_params or {})
+            return self.parallel.create(make_state, jax.random.key(settings.seed), given)
+        except ValueError as error:
+            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
+                size, parts = map(int, found.groups())
+                raise ValueError(
+                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
+                    "that no token has."
+                ) from error
+            raise
 
     def compile_step(
         self, loss_fn: train.LossFn[BatchT], optimizer: optax.GradientTransformation

@@ -27,7 +27,7 @@ MESHES = {
     "pmap 8": {"data": 8},
 }
 SHARES = {"fsdp 8": 7, "tensor 2 x fsdp 4": 7, "tensor 4 x data 2": 3.5, "ring 2 x tensor 2 x fsdp 2": 3.5}
-"""The whole state has at least so many times the bytes of what a device holds."""
+"""The whole state has at least this number of times the bytes that a device holds."""
 
 
 @functools.cache

@@ -49,6 +49,27 @@ def test_ema_is_used_if_there_is_one(tmp_path):
     assert scale_of(run) == 10.0
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_parameters_in_another_dtype(tmp_path, dtype):
+    run = make_run(tmp_path, nn.Decoder, scales=(1.0, 2.0, 6.0), settings={"average": 3})
+    plain, found = runs.load_model(run), runs.load_model(run, dtype=dtype)
+    rounded = jax.tree.map(lambda x: x.astype(dtype), plain.params)  # after averaging
+    chex.assert_trees_all_equal(found.params, rounded)
+    chex.assert_trees_all_equal_dtypes(found.params, rounded)
+    assert (found.config.dtype, found.config.param_dtype) == (dtype, dtype)
+    generator = runs.load_run(run, dtype=dtype)
+    assert {x.dtype for x in jax.tree.leaves(generator.params)} == {jnp.dtype(dtype)}
+    assert generator.model.config.dtype == dtype
+
+
+@pytest.mark.parametrize("load", [runs.load_run, runs.load_model])
+def test_an_unknown_dtype(tmp_path, load):
+    with pytest.raises(
+        ValueError, match=f"{load.__name__}: got dtype='float16'; wanted None or one of float32"
+    ):
+        load(tmp_path, dtype="float16")
+
+
 @dataclasses.dataclass(frozen=True)
 class Unscaled(nn.Norm):
     """A norm from outside the library, which is not registered."""

@@ -1,5 +1,6 @@
 """Shardings in axis letters: every rule and its errors, and ``constrain`` under each kind of mapping."""
 
+import dataclasses
 import functools
 
 import jax
@@ -65,6 +66,9 @@ def test_rules_of_a_model_name_every_parameter():
     assert specs["stack"]["layers"]["attention"]["output"]["kernel"] == P(None, "tensor", None, "fsdp")
     assert specs["pooler"]["dense"]["kernel"] == P(None, None)  # the exception: D twice
     assert jax.tree.structure(specs) == jax.tree.structure(shapes)
+    masked = nn.functionalize(nn.MaskedLanguageModel, dataclasses.replace(config, pooler=None))
+    specs = parameter_specs(masked.axes(), jax.eval_shape(masked.init, jax.random.key(0)), mesh_of(1, 2, 4))
+    assert specs["dense"]["kernel"] == P(None, None)
 
 
 def test_a_mesh_without_the_usual_axes():

@@ -4,7 +4,9 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
+import jax
 import tokenizers
 from flax import nnx
 
@@ -18,6 +20,7 @@ from tfm_jax.values import from_dict
 
 __all__ = ["TrainedModel", "load_model", "load_run", "read_model_config"]
 
+Dtype = Literal["float32", "bfloat16"]
 PROCESSOR_FILE = "preprocessor_config.json"
 """The preprocessing of images, in the directory of a run or of a checkpoint."""
 
@@ -54,7 +57,11 @@ class TrainedModel:
 
 
 def load_run(
-    directory: str | Path, *, average: int | None = None, variants: Sequence[type] = ()
+    directory: str | Path,
+    *,
+    average: int | None = None,
+    variants: Sequence[type] = (),
+    dtype: Dtype | None = None,
 ) -> TextGenerator:
     """Loads the model and tokenizer of a run from ``config.json``, ``checkpoints/`` and ``tokenizer.json``.
 
@@ -64,6 +71,8 @@ def load_run(
         has none), or as many as there are.
       variants: classes of variants that the run's config names and that are not registered, such as
         ``[MyNorm]``; a file imports nothing. ``nn.register_variant(MyNorm)`` does the same for every run.
+      dtype: of the parameters, rounded after averaging, and of the activations; None is that of the run.
+        "bfloat16" halves the memory of float32.
 
     Returns:
       The generator: it translates if the model is an ``nn.EncoderDecoder``, and continues prompts if it is an
@@ -73,14 +82,16 @@ def load_run(
     Raises:
       FileNotFoundError: a file is missing.
       ValueError: the files do not fit together, the config names a variant that is not known, the model is of
-        another kind, there are fewer checkpoints than ``average``, or one of ``variants`` is no variant.
+        another kind, there are fewer checkpoints than ``average``, one of ``variants`` is no variant, or an
+        unknown ``dtype``.
     """
     directory = Path(directory)
+    _check_dtype("load_run", dtype)
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
         )
-    found = _read_run(directory, average, variants)
+    found = _in_dtype(_read_run(directory, average, variants), dtype)
     if not issubclass(found.module, nn.Decoder | nn.EncoderDecoder) or found.tokenizer is None:
         raise ValueError(
             f"load_run: got {directory} with parameters {sorted(found.params)}; wanted a Decoder or "
@@ -90,7 +101,11 @@ def load_run(
 
 
 def load_model(
-    source: str | Path, *, average: int | None = None, variants: Sequence[type] = ()
+    source: str | Path,
+    *,
+    average: int | None = None,
+    variants: Sequence[type] = (),
+    dtype: Dtype | None = None,
 ) -> TrainedModel:
     """Loads the trained model of a run of any experiment, or of a checkpoint of transformers.
 
@@ -98,9 +113,10 @@ def load_model(
       source: the directory of a run; or a checkpoint, a directory or its name on the hub.
       average: of a run, as for `load_run`; a checkpoint is one set of weights.
       variants: as for `load_run`; the config of a checkpoint names none.
+      dtype: as for `load_run`; None is float32 for a checkpoint.
 
     Returns:
-      The model; the parameters of a checkpoint are float32.
+      The model.
 
     Raises:
       FileNotFoundError: there is no such run or checkpoint, or a file of it is missing.
@@ -108,14 +124,15 @@ def load_model(
       ValueError: as for `load_run` and ``pretrained.load``, or a checkpoint has no tokenizer, or ``average``
         is passed for one.
     """
+    _check_dtype("load_model", dtype)
     if _is_run(source):
-        return _read_run(Path(source), average, variants)
+        return _in_dtype(_read_run(Path(source), average, variants), dtype)
     if average is not None:
         raise ValueError(
             f"load_model: got average={average} for {source}, which is no run; wanted average=None. A "
             "checkpoint is one set of weights: leave average out."
         )
-    return _read_checkpoint(str(source))
+    return _read_checkpoint(str(source), dtype or "float32")
 
 
 def read_model_config(source: str | Path, variants: Sequence[type] = ()) -> nn.Config:
@@ -142,6 +159,23 @@ def read_model_config(source: str | Path, variants: Sequence[type] = ()) -> nn.C
     path = checkpoint_directory(source) / "config.json"
     settings = read_json(path)
     return family_of(settings, path)[1].read_config(settings, path)
+
+
+def _check_dtype(function: str, dtype: str | None) -> None:
+    if dtype is not None and dtype not in get_args(Dtype):
+        raise ValueError(
+            f"{function}: got dtype={dtype!r}; wanted None or one of {', '.join(get_args(Dtype))}."
+        )
+
+
+def _in_dtype(model: TrainedModel, dtype: Dtype | None) -> TrainedModel:
+    """The model with its parameters and activations in a dtype; None keeps those of its config."""
+    if dtype is None:
+        return model
+    config = dataclasses.replace(model.config, dtype=dtype, param_dtype=dtype)
+    return dataclasses.replace(
+        model, config=config, params=jax.tree.map(lambda x: x.astype(dtype), model.params)
+    )
 
 
 def _is_run(source: str | Path) -> bool:
@@ -198,12 +232,12 @@ def _load_params(
     return train.load_params(checkpoints, item=None)
 
 
-def _read_checkpoint(source: str) -> TrainedModel:
+def _read_checkpoint(source: str, dtype: Dtype) -> TrainedModel:
     from tfm_jax import pretrained
     from tfm_jax.pretrained.families import find_family
     from tfm_jax.pretrained.weights.files import checkpoint_directory
 
-    _, params, config, tokenizer = pretrained.load(source)
+    _, params, config, tokenizer = pretrained.load(source, dtype=dtype)
     module = find_family(config.architecture).architectures[config.architecture].module
     if config.model.patches is not None:
         pretrained.load_image_processor(source)  # raises for unsupported settings

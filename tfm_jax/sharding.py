@@ -55,8 +55,8 @@ _ACTIVATIONS: Mapping[str, Axes] = {
 }
 _MESH_AXES = frozenset({"data", "fsdp", "tensor", "sequence", "expert"})
 """Names that a rule may use for any mesh; of any other name, the mesh must have the axis."""
-# A square kernel can be sharded over "fsdp" on one axis only.
-_EXCEPTIONS: Mapping[str, Mapping[str, Axes]] = {"*pooler/*": {"D": None}}
+# A square kernel cannot be sharded over "fsdp" on both axes: those of poolers and of nn.MaskedLanguageModel.
+_EXCEPTIONS: Mapping[str, Mapping[str, Axes]] = {"*pooler/*": {"D": None}, "dense/*": {"D": None}}
 
 
 @dataclasses.dataclass(frozen=True)

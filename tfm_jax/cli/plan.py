@@ -84,7 +84,7 @@ class Plan(Command):
         found.sort(key=lambda pair: (pair[1].fits is False, seconds[id(pair[1])][1], pair[1].exchanged))
         print("\nGiB a device, by the compiler and by formula; the time of a step is an estimate")
         heads = [f"{text:>10}" for text in ("memory", "formula", "exchanged", "formula")]
-        print(*heads, f"{'step':>18} {'MFU':>12}  setting")
+        print(*heads, f"{'step':>22} {'MFU':>12}  setting")
         for x, report in found:
             print(_table_row(x, report, chip))
         best = found[0][1]
@@ -99,12 +99,14 @@ class Plan(Command):
 
 def _table_row(x: Any, report: Any, chip: Any) -> str:
     """A line of the table: sizes in GiB a device, by the compiler and by formula."""
+    from tfm_jax.train.plan.report import milliseconds
+
     gib = [f"{size / 2**30:.2f}" for size in (report.memory, x.memory, report.exchanged, x.traffic.total)]
     seconds, mfu = report.seconds(), report.mfu(chip)
-    time_text = "" if seconds is None else f"{1e3 * seconds[0]:,.0f} to {1e3 * seconds[1]:,.0f} ms"
+    time_text = "" if seconds is None else f"{milliseconds(seconds[0])} to {milliseconds(seconds[1])}"
     mfu_text = "" if mfu is None else f"{mfu[0]:.0%} to {mfu[1]:.0%}"
     verdict = "  does not fit" if report.fits is False else ""
-    return " ".join(f"{text:>10}" for text in gib) + f" {time_text:>18} {mfu_text:>12}  {x.setting}{verdict}"
+    return " ".join(f"{text:>10}" for text in gib) + f" {time_text:>22} {mfu_text:>12}  {x.setting}{verdict}"
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -15,10 +14,11 @@ from tfm_jax.nn._lookup import lookup
 from tfm_jax.nn._parameters import initialize
 from tfm_jax.nn.initializers import Normal
 from tfm_jax.nn.variants import Positions, register_variant
-from tfm_jax.ops.backends.common import Bias
+from tfm_jax.ops.backends.common import Bias, BiasFunction
 from tfm_jax.ops.masks import Mask
 from tfm_jax.ops.masks.algebra import Dense, conjuncts, nodes
 from tfm_jax.ops.masks.leaves import Padding
+from tfm_jax.ops.positions import alibi_of_slopes, alibi_slopes
 from tfm_jax.ops.tracing import definitely
 from tfm_jax.ranges import Count, Positive, Share, Size
 from tfm_jax.types import Array
@@ -301,10 +301,11 @@ class AlibiLayer(nnx.Module):
     def __call__(self, query_positions: Array, key_positions: Array) -> Bias:
         """The bias between int positions [..., T] and [..., S], as a function of indices."""
 
-        def alibi(q: Array, k: Array, i: Array, j: Array) -> Array:
-            return ops.alibi(self.n_heads, _at(q, i), _at(k, j))
+        def alibi(slopes: Array, q: Array, k: Array, i: Array, j: Array) -> Array:
+            return alibi_of_slopes(slopes, _at(q, i), _at(k, j))
 
-        return jax.tree_util.Partial(alibi, query_positions, key_positions)
+        arrays = (alibi_slopes(self.n_heads), query_positions, key_positions)
+        return BiasFunction(arrays, alibi, ("N", "... T", "... S"))
 
 
 class RelativeBiasLayer(nnx.Module):
@@ -342,4 +343,5 @@ class RelativeBiasLayer(nnx.Module):
             )
             return jnp.moveaxis(table[buckets].astype(jnp.float32), -1, -3)
 
-        return jax.tree_util.Partial(relative, self.table[...], query_positions, key_positions)
+        arrays = (self.table[...], query_positions, key_positions)
+        return BiasFunction(arrays, relative, ("R N", "... T", "... S"))

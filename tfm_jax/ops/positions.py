@@ -118,12 +118,21 @@ def alibi(n_heads: int, query_positions: Array, key_positions: Array) -> Array:
     Press et al. 2022, "Train Short, Test Long: Attention with Linear Biases Enables Input Length
     Extrapolation", section 3; the slopes where N is not a power of two as in the authors' code.
     """
+    return alibi_of_slopes(alibi_slopes(n_heads), query_positions, key_positions)
+
+
+def alibi_slopes(n_heads: int) -> Array:
+    """The slopes [N] of ``alibi``, float32."""
     check_number("alibi", "n_heads", n_heads, SIZE)
+    return jnp.asarray(_slopes(n_heads), jnp.float32)
+
+
+def alibi_of_slopes(slopes: Array, query_positions: Array, key_positions: Array) -> Array:
+    """``alibi`` of the heads that have these slopes [n]: [..., n, T, S]."""
     difference = _differences("alibi", query_positions, key_positions)
     distance = jnp.abs(difference).astype(jnp.float32)[..., None, :, :]
-    slopes = jnp.asarray(_slopes(n_heads), jnp.float32)[:, None, None]
-    shape = (*distance.shape[:-3], n_heads, *distance.shape[-2:])
-    return jnp.broadcast_to(-slopes, shape) * distance
+    shape = (*distance.shape[:-3], slopes.shape[0], *distance.shape[-2:])
+    return jnp.broadcast_to(-slopes[:, None, None], shape) * distance
 
 
 def relative_buckets(

@@ -1,8 +1,8 @@
 """Device meshes with the axes that the sharding rules name."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def make_mesh(
     tensor: MeshSize = 1,
     sequence: MeshSize = 1,
     expert: MeshSize = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """Device mesh for parallel training: five axes, those that are not used of size 1.
 
@@ -54,7 +54,13 @@ def make_mesh(
       ValueError: a size is not a positive integer, two are "auto", there are fewer devices, the slices do not
         divide the axes, or a process would have no device.
     """
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": sequence, "expert": expert}
+    sizes: dict[str, MeshSize] = {
+        "data": data,
+        "fsdp": fsdp,
+        "tensor": tensor,
+        "sequence": sequence,
+        "expert": expert,
+    }
     found = jax.devices() if devices is None else list(devices)
     shape = _shape(sizes, found)
     size = math.prod(shape)
@@ -78,7 +84,7 @@ def make_mesh(
     return Mesh(_arranged(shape, used, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def _shape(sizes: dict[str, MeshSize], devices: Sequence[jax.Device]) -> tuple[int, ...]:
+def _shape(sizes: Mapping[str, MeshSize], devices: Sequence[Any]) -> tuple[int, ...]:
     """The sizes in numbers."""
     automatic = [name for name, size in sizes.items() if size == "auto"]
     if len(automatic) > 1:
@@ -95,9 +101,7 @@ def _shape(sizes: dict[str, MeshSize], devices: Sequence[jax.Device]) -> tuple[i
     return tuple(len(devices) // others if size == "auto" else size for size in sizes.values())
 
 
-def _arranged(
-    shape: tuple[int, ...], devices: Sequence[jax.Device], sizes: dict[str, MeshSize]
-) -> np.ndarray:
+def _arranged(shape: tuple[int, ...], devices: Sequence[Any], sizes: Mapping[str, MeshSize]) -> np.ndarray:
     """The devices as an array of this shape: neighbours along the inner axes have the fastest links."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     outer, left = [], slices
@@ -121,6 +125,6 @@ def _arranged(
         return np.asarray(devices).reshape(shape)
 
 
-def _listed(sizes: dict[str, MeshSize]) -> str:
+def _listed(sizes: Mapping[str, MeshSize]) -> str:
     """The sizes other than 1, such as "data=4, tensor=2"."""
     return ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "data=1"

@@ -344,7 +344,8 @@ def _assemble(x: np.ndarray, sharding: NamedSharding, parts: tuple[int, ...], co
     """The global array whose ``parts`` (of ``count`` along the first axis) are the rows of ``x``."""
     size = x.shape[0] // len(parts)
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         start, stop, _ = index[0].indices(size * count)
         rows = [parts.index(part) * size for part in range(start // size, stop // size)]
         return np.concatenate([x[row : row + size] for row in rows])[(slice(None), *index[1:])]

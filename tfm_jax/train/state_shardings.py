@@ -68,7 +68,9 @@ def state_shardings(state: TrainState, params: Params, replicated: NamedSharding
         return replicated if owner is None else shardings[owner]
 
     opt_state = jax.tree_util.tree_map_with_path(of, state.opt_state)
-    return TrainState(replicated, params, opt_state, None if state.ema is None else params, replicated)
+    ema = None if state.ema is None else params
+    of_state: dict[str, Any] = {"step": replicated, "opt_state": opt_state, "key": replicated}
+    return TrainState(params=params, ema=ema, **of_state)
 
 
 def _by_path(tree: object) -> Mapping[_Path, Any]:

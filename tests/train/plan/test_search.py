@@ -140,6 +140,17 @@ def test_the_cheapest_change_is_recomputation_then_microbatches():
     assert cheapest_fix(task, "v5e:2x4", step) is None
 
 
+def test_a_state_that_is_too_large_is_shared_by_more_devices_or_has_smaller_moments(monkeypatch):
+    task = make_task()
+    params, state = state_bytes_of(task, Setting({"data": 8}, None))
+    step = CompiledStep(None, Memory(params, state, 0, 0, 0), {"data": 8}, 0, 0)
+    chips = {**CHIPS, "v5e": dataclasses.replace(CHIPS["v5e"], memory=int(state * 0.95))}
+    monkeypatch.setattr("tfm_jax.train.plan.topologies.CHIPS", chips)
+    assert "It would with --mesh.data 4 --mesh.fsdp 2," in cheapest_fix(task, "v5e:2x4", step)
+    step = dataclasses.replace(step, mesh={"tensor": 1})
+    assert 'It would with train.adamw(mu_dtype="bfloat16"),' in cheapest_fix(task, "v5e:2x4", step)
+
+
 def with_topology(pair):
     return pair[0], "v5e:2x4", pair[1]
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.backends.common import evaluate_mask, nonfinite_rows
-from tfm_jax.ops.masks.algebra import Mask, conjuncts
+from tfm_jax.ops.backends.common import nonfinite_rows
+from tfm_jax.ops.masks.algebra import Mask, Sizes, conjuncts
 from tfm_jax.ops.masks.leaves import Causal, Padding, Prefix, Segments, Window
 from tfm_jax.ops.masks.tiles import AnyArray
 from tfm_jax.ops.tracing import vary_with
@@ -32,7 +32,10 @@ def fix_rows_by_structure(
     rows = vary_with(jnp.zeros((*out.shape[:-1], 1), bool), (mask, nonfinite_q, nonfinite_k))
 
     def find() -> Array:
-        allowed = evaluate_mask(mask, q, k)
+        *batch, T, N, _ = q.shape
+        S = k.shape[-3]
+        allowed = mask.evaluate(Sizes(tuple(batch), N, T, S))
+        allowed = jnp.broadcast_to(allowed, (*allowed.shape[:-2], T, S))
         return rows | nonfinite_rows(allowed, nonfinite_q, nonfinite_k)
 
     # The table is evaluated only where it is needed, and is never kept.

@@ -1,5 +1,6 @@
 """The steps that the backends share: mask, bias, logits, softmax, and NaN or Inf in the inputs."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -7,11 +8,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from tfm_jax import pytrees
 from tfm_jax.ops.masks.algebra import Mask, Sizes
 from tfm_jax.types import Array
 
 __all__ = [
     "Bias",
+    "BiasFunction",
     "adjust_logits",
     "all_examples",
     "bias_array",
@@ -31,6 +34,32 @@ __all__ = [
 
 Bias = Array | Callable[[Array, Array], Array]
 """An array [..., 1|N, 1|T, 1|S], or a function of int32 query and key indices that returns one."""
+
+
+@pytrees.register
+@dataclasses.dataclass(frozen=True)
+class BiasFunction:
+    """A bias as a function of indices, with letters for the arrays that it reads.
+
+    On a mesh each device gets its heads and its examples of these arrays. The arrays of any other function
+    are whole on each device, which then evaluates the bias of all heads and examples.
+
+    Equivalent to::
+
+        lambda i, j: function(*arrays, i, j)
+
+    Args:
+      arrays: what the function reads, such as slopes [N] or positions [..., T].
+      function: from these arrays and int32 indices of queries and keys to [..., N|1, T|1, S|1].
+      axes: of each array, such as "N" or "... T"; "..." are leading dims of q, or none.
+    """
+
+    arrays: tuple[Array, ...]
+    function: Callable[..., Array] = dataclasses.field(metadata={"static": True})
+    axes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, queries: Array, keys: Array) -> Array:
+        return self.function(*self.arrays, queries, keys)
 
 
 def evaluate_mask(mask: Mask | None, q: Array, k: Array) -> Array | None:

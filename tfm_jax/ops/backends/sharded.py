@@ -101,7 +101,8 @@ def local_request(request: Request, layout: Layout) -> Request:
         mask = mask.separate().moved(np.zeros((), np.int32))
     if layout.ring and bias is not None and not callable(bias):
         bias = functools.partial(_lookup, bias, 0)
-    shard = Shard(*(jax.ShapeDtypeStruct((), np.int32),) * 2, 0, request.q.shape[-2], _lengths(request))
+    none: Any = jax.ShapeDtypeStruct((), np.int32)
+    shard = Shard(none, none, 0, request.q.shape[-2], _lengths(request))
     return dataclasses.replace(request, q=q, k=k, v=v, mask=mask, bias=bias, shard=shard)
 
 

@@ -129,7 +129,7 @@ class Mask:
         """
         raise NotImplementedError
 
-    def on_axis(self, axis: str, T: int, S: int) -> "Mask":
+    def on_axis(self, axis: str | tuple[str, ...], T: int, S: int) -> "Mask":
         """The mask of one device's queries, where queries and keys are sharded over a mesh axis.
 
         Equivalent to::

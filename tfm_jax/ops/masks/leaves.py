@@ -45,7 +45,7 @@ class _Positional(Leaf):
     def block(self, queries: Span, keys: Span) -> Mask:
         return self._moved(queries.start - keys.start)
 
-    def on_axis(self, axis: str, T: int, S: int) -> Mask:
+    def on_axis(self, axis: str | tuple[str, ...], T: int, S: int) -> Mask:
         if self.offset is None:
             self.check(Sizes((), 1, T, S))
         return self._moved(jax.lax.axis_index(axis) * T)
@@ -160,7 +160,7 @@ class Padding(Leaf):
     def block(self, queries: Span, keys: Span) -> Mask:
         return dataclasses.replace(self, valid=keys.take(self.valid, -1))
 
-    def on_axis(self, axis: str, T: int, S: int) -> Mask:
+    def on_axis(self, axis: str | tuple[str, ...], T: int, S: int) -> Mask:
         return dataclasses.replace(self, valid=_all_gather(self.valid, axis))
 
     def tile_bounds(self, grid: Grid) -> tuple[AnyArray, AnyArray]:
@@ -197,7 +197,7 @@ class Segments(Leaf):
         query_ids, key_ids = queries.take(self.query_ids, -1), keys.take(self._key_ids(), -1)
         return dataclasses.replace(self, query_ids=query_ids, key_ids=key_ids)
 
-    def on_axis(self, axis: str, T: int, S: int) -> Mask:
+    def on_axis(self, axis: str | tuple[str, ...], T: int, S: int) -> Mask:
         return dataclasses.replace(self, key_ids=_all_gather(self._key_ids(), axis))
 
     def separate(self) -> Mask:
@@ -221,7 +221,7 @@ class Segments(Leaf):
         return self.query_ids if self.key_ids is None else self.key_ids
 
 
-def _all_gather(keys: AnyArray, axis: str) -> Array:
+def _all_gather(keys: AnyArray, axis: str | tuple[str, ...]) -> Array:
     """The last axis of all devices, concatenated in their order."""
     return jax.lax.all_gather(jnp.asarray(keys), axis, axis=jnp.ndim(keys) - 1, tiled=True)
 

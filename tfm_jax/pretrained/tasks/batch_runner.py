@@ -1,7 +1,8 @@
 """Batched inference over texts: tokenize, group by length, pad to few shapes, run, and restore the order."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeGuard
 
 import jax
@@ -14,6 +15,7 @@ from tfm_jax import nn
 from tfm_jax.generate.batching import check_vocabulary
 from tfm_jax.ops.tracing import current_platform
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
+from tfm_jax.sharding import ShardingRules, use_rules
 from tfm_jax.types import Array, Params
 
 __all__ = ["BatchRunner", "Text", "map_slices", "max_length_of", "replicated", "require_tokenizer"]
@@ -48,6 +50,7 @@ class BatchRunner:
         self.max_length = max_length
         self.vocab_size = vocab_size
         self.devices = 1 if mesh is None else mesh.size
+        self.mesh = mesh
         self.sharding = None if mesh is None else NamedSharding(mesh, P(None, mesh.axis_names))
         platform = current_platform() if mesh is None else mesh.devices.flat[0].platform
         self.tokens_per_slice = _CPU_TOKENS if platform == "cpu" else sys.maxsize
@@ -82,9 +85,20 @@ class BatchRunner:
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             batch = jax.device_put(self._padded([encodings[i] for i in indices]), self.sharding)
-            found = np.concatenate(np.asarray(run(*batch)))
+            with self._on_mesh():
+                found = np.concatenate(np.asarray(run(*batch)))
             outputs |= zip(indices, found, strict=False)  # the batch ends with empty sequences
         return [(encoding, outputs[i]) for i, encoding in enumerate(encodings)]
+
+    @contextlib.contextmanager
+    def _on_mesh(self) -> Iterator[None]:
+        """Inside it a model knows that all axes of the mesh share the batch."""
+        if self.mesh is None:
+            yield
+            return
+        rules = ShardingRules(parameters={}, activations={"B": self.mesh.axis_names}, exceptions={})
+        with jax.set_mesh(self.mesh), use_rules(rules):
+            yield
 
     def _padded(
         self, encodings: list[tokenizers.Encoding]

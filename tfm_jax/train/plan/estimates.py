@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from tfm_jax.train.plan import hlo, programs
 from tfm_jax.train.plan.chips import Chip
 from tfm_jax.train.plan.hlo import Instruction, Program
-from tfm_jax.train.plan.task import Task
 
-__all__ = ["exchange_seconds", "roofline_seconds", "seconds_of"]
+__all__ = ["exchange_seconds", "kernel_flops", "roofline_seconds", "seconds_of"]
 
 _FREE = {
     "parameter",
@@ -21,12 +20,15 @@ _FREE = {
     "call",
     "iota",
 }
-_KERNELS = ("tpu_custom_call", "fmha")
+_KERNELS = {"tpu_custom_call": 2, "__cudnn$fmha": 1}
+"""Attention kernels by the start of their name, with the axis of positions in their queries and keys."""
 
 
-def seconds_of(
-    text: str, chip: Chip, task: Task, mesh: Mapping[str, int]
-) -> tuple[float | None, float | None]:
+_BACKWARD = {"mha_dkv": 4, "mha_dq": 3, "Backward": 5}
+"""Products of the kernels of a backward pass; two kernels both compute the logits again."""
+
+
+def seconds_of(text: str, chip: Chip, mesh: Mapping[str, int]) -> tuple[float | None, float | None]:
     """Estimates of the seconds of a step on one device: of its computation, and of its exchanges.
 
     Args:
@@ -34,7 +36,6 @@ def seconds_of(
       chip: the device. For a TPU the computation is the compiler's ``estimated_cycles`` over the clock, and
         for a GPU a roofline: each operation takes its FLOPs over the peak or its bytes over the bandwidth,
         the larger of both. Attention kernels, which neither counts, take their FLOPs over the peak.
-      task: the step.
       mesh: the sizes of the axes.
 
     Returns:
@@ -43,10 +44,7 @@ def seconds_of(
     if chip.flops is None:
         return None, None
     devices = max(1, math.prod(mesh.values()))
-    dots = sum(x.flops * x.count for x in programs.dots(text))
-    has_kernels = any(name in x.target for x in programs.custom_calls(text) for name in _KERNELS)
-    # What kernels compute is what the products of the program lack.
-    kernels = max(0.0, task.flops / devices - dots) / chip.flops if has_kernels else 0.0
+    kernels = kernel_flops(text) / chip.flops
     if chip.clock is not None:
         computation = programs.cycles(text) / chip.clock
     else:
@@ -66,6 +64,29 @@ def exchange_seconds(text: str, chip: Chip, devices: int) -> float | None:
         else:
             total += x.total * (n - 1) / n * (2 if x.kind == "all-reduce" else 1)
     return total / chip.interconnect
+
+
+def kernel_flops(text: str) -> float:
+    """FLOPs of the attention kernels of a program, of all T x S pairs: two products in the forward pass.
+
+    Their first operands of four axes are the queries and the keys.
+    """
+    program = programs.parse(text)
+    total = 0.0
+    for visit in program.visits():
+        x = visit.instruction
+        target = x.attribute("custom_call_target") or ""
+        axis = next((axis for name, axis in _KERNELS.items() if target.startswith(name)), None)
+        if axis is None or x.opcode != "custom-call":
+            continue
+        operands = [found for name in x.operands if (found := program.find(x, name)) is not None]
+        shapes = [shape for y in operands for _, shape, _ in hlo.arrays(y.type)[:1] if len(shape) == 4]
+        if len(shapes) < 2:
+            continue
+        named = (n for word, n in _BACKWARD.items() if word in x.name or word in target)
+        products = next(named, 2)
+        total += visit.count * 2.0 * products * math.prod(shapes[0]) * shapes[1][axis]
+    return total
 
 
 def roofline_seconds(text: str, chip: Chip) -> float:

@@ -13,7 +13,7 @@ from tfm_jax.train.plan.estimates import seconds_of
 from tfm_jax.train.plan.programs import Collective, Dot, Groups
 from tfm_jax.train.plan.task import Task
 
-__all__ = ["Report", "Row", "axes_of", "make_report", "render"]
+__all__ = ["Report", "Row", "axes_of", "make_report", "milliseconds", "render", "short"]
 
 _GIB = 2**30
 _BETWEEN = ("/ops/", "/nn/precision.py")
@@ -144,7 +144,7 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
     text, devices = step.text, max(1, math.prod(step.mesh.values()))
     found = [] if text is None else programs.collectives(text)
     dots = [] if text is None else programs.dots(text)
-    compute, exchange = (None, None) if text is None else seconds_of(text, chip, task, step.mesh)
+    compute, exchange = (None, None) if text is None else seconds_of(text, chip, step.mesh)
     is_low = task.model.config.dtype != "float32" and chip.platform != "cpu"
     return Report(
         topology=topology,
@@ -316,14 +316,15 @@ def _time_lines(report: Report, chip: Chip) -> list[str]:
     source = "the compiler's cycles" if chip.clock else "a roofline of published peaks"
     assert report.compute_seconds is not None and report.exchange_seconds is not None
     return [
-        f"step time         estimate: {_milliseconds(seconds[0])} to {_milliseconds(seconds[1])}, "
+        f"step time         estimate: {milliseconds(seconds[0])} to {milliseconds(seconds[1])}, "
         f"MFU {mfu[0]:.0%} to {mfu[1]:.0%} (exchanges not hidden, or hidden)",
-        f"  computation     {_milliseconds(report.compute_seconds)} by {source}",
-        f"  exchanges       {_milliseconds(report.exchange_seconds)} by the published bandwidth of the links",
+        f"  computation     {milliseconds(report.compute_seconds)} by {source}",
+        f"  exchanges       {milliseconds(report.exchange_seconds)} by the published bandwidth of the links",
     ]
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """``0.123 ms``, ``1,234 ms``"""
     return f"{1e3 * seconds:,.3g} ms" if seconds < 0.1 else f"{1e3 * seconds:,.0f} ms"
 
 

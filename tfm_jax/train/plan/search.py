@@ -101,24 +101,24 @@ def cheapest_fix(task: Task, topology: str, step: CompiledStep) -> str | None:
     if chip.memory is None or (not memory.exceeded and memory.total <= chip.memory):
         return None
     now = Setting(dict(step.mesh), task.model.config.remat, task.accumulate)
-    for options, setting, state_share in _changes(task, now):
-        if _would_fit(task, chip, step, now, setting, state_share):
+    for options, setting, saved in _changes(task, now):
+        if _would_fit(task, chip, step, now, setting, saved):
             return f"It would with {options}, by a formula scaled to this program."
     return None
 
 
 def _changes(task: Task, now: Setting) -> Iterator[tuple[str, Setting, float]]:
-    """Options, the setting that they make, and the share of the state that is left; the cheapest first."""
+    """Options, the setting that they make, and the share of the parameters' bytes that they save besides."""
     [examples] = {x.shape[0] for x in task.batch.values()}
     remats = _REMATS[_REMATS.index(now.remat) + 1 :]
     single: list[tuple[str, Setting, float]] = []
     for remat in remats:
-        single.append((f"--model.remat {remat}", dataclasses.replace(now, remat=remat), 1.0))
+        single.append((f"--model.remat {remat}", dataclasses.replace(now, remat=remat), 0.0))
     for n in (2**i for i in range(1, 7)):
         microbatches = now.accumulate * n
         if microbatches <= _MOST_ACCUMULATE and examples % (now.size("data", "fsdp") * microbatches) == 0:
             options = f"--train.accumulate {microbatches}"
-            single.append((options, dataclasses.replace(now, accumulate=microbatches), 1.0))
+            single.append((options, dataclasses.replace(now, accumulate=microbatches), 0.0))
     for factor in _divisors(now.size("data"))[1:]:
         mesh = {**now.mesh, "data": now.size("data") // factor, "fsdp": now.size("fsdp") * factor}
         setting = dataclasses.replace(now, mesh=mesh)
@@ -126,12 +126,13 @@ def _changes(task: Task, now: Setting) -> Iterator[tuple[str, Setting, float]]:
             state_bytes_of(task, setting)
         except ValueError:
             continue
-        single.append((f"--mesh.data {mesh['data']} --mesh.fsdp {mesh['fsdp']}", setting, 1.0))
+        single.append((f"--mesh.data {mesh['data']} --mesh.fsdp {mesh['fsdp']}", setting, 0.0))
+    single.append(('train.adamw(mu_dtype="bfloat16")', now, 0.5))
     yield from single
-    for (a, one, _), (b, other, _) in itertools.combinations(single, 2):
+    for (a, one, x), (b, other, y) in itertools.combinations(single, 2):
         merged = _merge(now, one, other)
         if merged is not None:
-            yield f"{a} {b}", merged, 1.0
+            yield f"{a} {b}", merged, x + y
 
 
 def _merge(now: Setting, one: Setting, other: Setting) -> Setting | None:
@@ -147,7 +148,7 @@ def _merge(now: Setting, one: Setting, other: Setting) -> Setting | None:
 
 
 def _would_fit(
-    task: Task, chip: Chip, step: CompiledStep, now: Setting, setting: Setting, state_share: float
+    task: Task, chip: Chip, step: CompiledStep, now: Setting, setting: Setting, saved: float
 ) -> bool:
     assert chip.memory is not None
     params_now, _ = state_bytes_of(task, now)
@@ -155,7 +156,7 @@ def _would_fit(
     formula_now = activation_bytes(task, now) + params_now
     formula = activation_bytes(task, setting) + params
     temporary = step.memory.temporary * min(1.0, formula / formula_now)
-    total = state * state_share + step.memory.batch + temporary
+    total = state - saved * params + step.memory.batch + temporary
     return total <= 0.97 * chip.memory
 
 

@@ -58,9 +58,7 @@ def prepare(name: str) -> None:
       ValueError: the topology is unknown.
     """
     chip, sizes = _parse(name)
-    with contextlib.suppress(
-        RuntimeError
-    ):  # there are devices: `topology` counts them
+    with contextlib.suppress(RuntimeError):  # there are devices: `topology` counts them
         jax.config.update("jax_platforms", "cpu")
         if chip.platform == "cpu":
             jax.config.update("jax_num_cpu_devices", math.prod(sizes))

@@ -1,0 +1,131 @@
+"""Models on meshes: the losses and gradients of one device, and what moves between devices."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.marks import slow
+from tfm_jax import nn
+from tfm_jax.sharding import parameter_specs
+
+AXES = ("data", "fsdp", "tensor", "sequence", "expert")
+SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 4, "d_ff": 24, "feed_forward": nn.Mlp("gelu")}
+TOKENS = {"vocab_size": 32, **SIZES}
+LLAMA = {"positions": nn.Rope(), "norm": nn.RMSNorm(), "feed_forward": nn.Glu(), "n_kv_heads": 2}
+INPUTS = jnp.asarray(np.random.default_rng(0).integers(0, 32, (8, 6)), jnp.int32)
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 6, 1)), jnp.float32)
+PATCHES = nn.Patches(4, 6, 1, 2, class_token=False)
+MODELS = {
+    "decoder": (nn.Decoder, TOKENS | LLAMA | {"tie_embeddings": False, "remat": "full"}, (INPUTS,)),
+    "encoder-decoder": (nn.EncoderDecoder, TOKENS | {"positions": nn.Learned(8)}, (INPUTS, INPUTS)),
+    "masked": (nn.MaskedLanguageModel, TOKENS | {"token_types": 2, "unroll": True}, (INPUTS,)),
+    "images": (
+        functools.partial(nn.Classifier, n_classes=3, pooling="first"),
+        SIZES | {"patches": PATCHES, "pooler": nn.Pooler(), "norm_placement": "post"},
+        (IMAGES,),
+    ),
+}
+MESHES = {"fsdp": (1, 8), "tensor": (1, 1, 2), "mixed": (2, 2, 2)}
+
+
+def mesh_of(sizes):
+    sizes = (*sizes, *(1,) * (5 - len(sizes)))
+    devices = jax.devices()[: math.prod(sizes)]
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 5, devices=devices)
+
+
+def step_of(name, **more):
+    """A model's loss with its gradient, and the arguments."""
+    module, fields, inputs = MODELS[name]
+    model = nn.functionalize(module, nn.Config(**fields, **more))
+
+    def loss(params, *inputs):
+        return jnp.square(model.apply(params, *inputs)).mean()
+
+    return model, jax.value_and_grad(loss), inputs
+
+
+def compile_on(mesh, name, **more):
+    """The step, compiled with the parameters sharded by their letters and the inputs by their batch."""
+    model, step, inputs = step_of(name, **more)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    specs = parameter_specs(model.axes(), shapes, mesh)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    batch = NamedSharding(mesh, P(("data", "fsdp")))
+    options = {
+        "in_shardings": (shardings, *[batch] * len(inputs)),
+        "out_shardings": (NamedSharding(mesh, P()), shardings),
+    }
+    with jax.set_mesh(mesh):
+        return jax.jit(step, **options).lower(shapes, *inputs).compile(), shardings
+
+
+@functools.cache
+def on_one_device(name):
+    model, step, inputs = step_of(name)
+    params = jax.jit(model.init)(jax.random.key(0))
+    return params, jax.jit(step)(params, *inputs)
+
+
+CASES = [(name, mesh) for name in MODELS for mesh in MESHES]
+QUICK = [("decoder", "mixed"), ("images", "fsdp")]
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
+def test_losses_and_gradients_are_those_of_one_device(name, mesh):
+    params, wanted = on_one_device(name)
+    mesh = mesh_of(MESHES[mesh])
+    compiled, shardings = compile_on(mesh, name)
+    batch = NamedSharding(mesh, P(("data", "fsdp")))
+    inputs = [jax.device_put(x, batch) for x in MODELS[name][2]]
+    found = compiled(jax.device_put(params, shardings), *inputs)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
+
+
+def collectives(compiled):
+    """(kind, dtype, elements) of each array that a collective of a program returns."""
+    pattern = r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    for results, kind in re.findall(pattern, compiled.as_text()):
+        for dtype, shape in re.findall(r"([a-z]+\d+|pred)\[([\d,]*)\]", results):
+            yield kind, dtype, math.prod(int(n) for n in shape.split(",") if n)
+
+
+@pytest.mark.parametrize("name", ["decoder", *slow("encoder-decoder", "images")])
+def test_only_weights_move_where_data_and_parameters_are_sharded(name):
+    # 32 tokens or 6 patches of 16 elements a device: hidden states are larger than any parameter of a layer.
+    sizes = {"d_ff": 8, "vocab_size": 16} if "vocab_size" in MODELS[name][1] else {"d_ff": 8}
+    fields, largest = MODELS[name][1] | sizes, 16 * 16
+    inputs = tuple(jnp.zeros((64, *x.shape[1:]), x.dtype) for x in MODELS[name][2])
+    assert math.prod(inputs[0].shape[:2]) // 8 * 16 > largest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, name, (MODELS[name][0], fields, inputs))
+        compiled, _ = compile_on(mesh_of((2, 4)), name)
+    moved = [found for found in collectives(compiled) if found[2] > largest]
+    assert not moved and any(kind == "all-gather" for kind, *_ in collectives(compiled))
+
+
+def test_a_decoder_constrains_its_activations():
+    model, step, inputs = step_of("decoder", dtype="bfloat16")
+    with jax.set_mesh(mesh_of((2, 2, 2))):
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        text = jax.jit(step).lower(shapes, *inputs).as_text()
+    pattern = r"sdy.sharding_constraint %\S+ <@mesh, \[(.*?)\]> : tensor<(\S+)>"
+    found = {(shape, spec) for spec, shape in re.findall(pattern, text)}
+    batch, anything = '{"data", "fsdp"}', "{?}"
+    assert found >= {
+        ("8x6x16xbf16", f"{batch}, {{}}, {{}}"),  # the residual stream
+        ("8x6x4x4xbf16", f'{batch}, {{}}, {{"tensor"}}, {{}}'),  # queries
+        ("8x6x2x4xbf16", f'{batch}, {{}}, {{"tensor"}}, {{}}'),  # keys and values
+        ("8x6x24xbf16", f'{anything}, {anything}, {{"tensor"}}'),  # hidden units
+        ("8x6x32xf32", f'{anything}, {anything}, {{"tensor"}}'),  # logits
+    }, found
