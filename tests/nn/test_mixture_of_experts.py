@@ -122,8 +122,11 @@ def test_factors_of_0_leave_the_losses_out():
     assert np.isfinite(router).all() and not np.abs(router).max() > 1e-6  # one normalized gate is always 1
 
 
-@pytest.mark.parametrize("fields", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
-def test_unrolled_layers_and_remat_change_nothing(fields):
+RAGGED = {"feed_forward": dataclasses.replace(EXPERTS, implementation="ragged")}
+
+
+@pytest.mark.parametrize("fields", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}, RAGGED], ids=str)
+def test_unrolled_layers_remat_and_the_implementation_change_nothing(fields):
     model, params = decoder()
     other, _ = decoder(**fields)
     assert_close(loss_and_gradients(other, params), loss_and_gradients(model, params))
@@ -221,6 +224,7 @@ def test_a_config_is_written_and_read_back():
         ({"capacity_factor": 0.0}, r"capacity_factor=0.0; wanted"),
         ({"load_balance": -0.1}, r"load_balance=-0.1; wanted"),
         ({"router_z": float("inf")}, r"router_z=inf; wanted"),
+        ({"implementation": "fast"}, r"implementation='fast'; wanted 'auto', 'ragged' or 'tiled'"),
         ({"activation": "swoosh"}, r"got 'swoosh'; wanted one of relu"),
     ],
     ids=str,

@@ -193,9 +193,25 @@ def test_leading_axes_and_one_token():
     y = mix(x, logits, weights)[0]
     np.testing.assert_allclose(mix(x[1, 2], logits[1, 2], weights)[0], y[1, 2], atol=1e-6)
     np.testing.assert_allclose(mix(x[1], logits[1], weights)[0], y[1], atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(mix, (0, 0, None))(x, logits, weights)[0], y, atol=1e-6)
     assert mix(x[:, :0], logits[:, :0], weights)[0].shape == (G, 0, D)
     assert mix(x[:0], logits[:0], weights, capacity_factor=1.0)[0].shape == (0, T, D)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_vmap_over_sequences_and_over_weights(way):
+    x, logits, weights = draw()
+
+    def gradient(x, logits, weights):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(mix(*a, **WAYS[way])[0])), (0, 2))(x, logits, weights)
+
+    def total(x, weights):
+        return jnp.sum(jnp.sin(jax.vmap(lambda x, y: mix(x, y, weights, **WAYS[way])[0])(x, logits)))
+
+    wanted = jax.jit(gradient)(x, logits, weights)
+    assert_close(jax.jit(jax.grad(total, (0, 1)))(x, weights), wanted)
+    pairs = jax.tree.map(lambda a: jnp.stack([a / 2, a]), (x, logits, weights))
+    got = jax.jit(jax.vmap(gradient))(*pairs)
+    assert_close(jax.tree.map(lambda a: a[1], got), wanted)
 
 
 def test_load_balance_loss_is_the_reference():

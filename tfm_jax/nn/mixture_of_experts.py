@@ -1,7 +1,7 @@
 """Mixture of experts: a router and E feed-forward networks, of which each token goes through k."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ class MixtureOfExperts(FeedForward):
         probabilities of all experts (Switch).
       load_balance: the factor of ``ops.load_balance_loss``; 0 is none.
       router_z: the factor of ``ops.router_z_loss``; 0 is none.
+      implementation: of the exact path, as in ``ops.mixture_of_experts``. Name "tiled" under ``vmap`` on a
+        TPU.
 
     Shazeer et al. 2017, "Outrageously Large Neural Networks"; Jiang et al. 2024, "Mixtral of Experts"; Dai et
     al. 2024, "DeepSeekMoE" (shared experts).
@@ -63,6 +65,7 @@ class MixtureOfExperts(FeedForward):
     normalize: bool = True
     load_balance: NotNegative = 0.01
     router_z: NotNegative = 0.001
+    implementation: Literal["auto", "ragged", "tiled"] = "auto"
 
     def __post_init__(self):
         check_fields(self)
@@ -136,6 +139,7 @@ class MixtureOfExpertsLayer(nnx.Module):
             capacity_factor=self.experts.capacity_factor,
             dropout_rate=self.dropout_rate,
             key=key,
+            implementation=self.experts.implementation,
         )
         if self.shared is not None:
             y = y + self.shared(x, key=shared_key)[0]

@@ -58,7 +58,9 @@ def ragged(
 
     def product(rows: Array, w: Array) -> Array:
         # What is in rows of no group is undefined.
-        y = jax.lax.ragged_dot(rows, w, sizes)
+        # Under vmap, ragged_dot (JAX 0.10) wants all operands mapped, also the weights. XLA removes 0.
+        w = _batch_axis_first(w + (0 * sizes[0]).astype(w.dtype))
+        y = _batch_axis_first(jax.lax.ragged_dot(_batch_axis_first(rows), w, sizes))
         return jnp.where(inside, y, jnp.zeros_like(y))
 
     rows = jnp.where(inside, rows, jnp.zeros_like(rows))
@@ -129,6 +131,11 @@ def buffered(
     hidden = _hidden(activation, into, keep, dropout)
     out = jnp.einsum("ECF,EFD->ECD", hidden, weights.w_out)
     return _collect(out.reshape(E * n_rows, D), source, slots)
+
+
+def _batch_axis_first(x: Array) -> Array:
+    """x. Under ``vmap``, ragged_dot (JAX 0.10) wants the mapped axis in front, where a reshape puts it."""
+    return x.reshape(-1).reshape(x.shape)
 
 
 def vary_with_all(tree, others):

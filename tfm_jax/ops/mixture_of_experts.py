@@ -114,7 +114,8 @@ def mixture_of_experts(
       key: a PRNG key, which is consumed, or None for no dropout.
       implementation: of the exact path. "ragged" is ``jax.lax.ragged_dot``; "tiled" multiplies one tile of
         tokens of one expert at a time; "auto" is "ragged" on a TPU and "tiled" elsewhere, where JAX
-        multiplies each row with all experts. Reverse-mode differentiation only.
+        multiplies each row with all experts. Under ``vmap`` on a TPU name "tiled": its compiler does not
+        support a mapped ragged_dot. Reverse-mode differentiation only.
 
     Returns:
       ``(y, dropped)``: y [..., T, D] in x's dtype, the sum over experts in float32 or wider; and ``(sum,
