@@ -21,6 +21,7 @@ def mesh(monkeypatch):
     from jax.experimental import topologies
 
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several test processes
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
     return Mesh(np.array(topology.devices).reshape(4), ("data",))
 
@@ -48,6 +49,23 @@ def test_auto_takes_the_kernel_and_it_compiles_forward_and_backward(mesh):
     assert kernels == 3  # the forward pass, the gradient of the queries, that of keys and values
     table = 4 // 4 * 8 * 1000 * 1000 * 2
     assert compiled.memory_analysis().temp_size_in_bytes < table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("H", [64, 128])
+def test_jit_on_a_mesh_runs_the_kernel_per_device(mesh, H):
+    sharding = NamedSharding(mesh, P("data"))
+    q, k, v = (jax.ShapeDtypeStruct((4, 512, n, H), jnp.bfloat16, sharding=sharding) for n in (8, 2, 2))
+    ids = jax.ShapeDtypeStruct((4, 512), jnp.int32, sharding=sharding)
+
+    def loss(q, k, v, ids):
+        out = ops.attention(q, k, v, masks.causal() & masks.segments(ids))
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, v, ids).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
+    assert not any(x in text for x in ("all-gather(", "all-reduce(", "all-to-all("))
 
 
 @pytest.mark.parametrize("H", [64, 96, 128])

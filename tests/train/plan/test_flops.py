@@ -81,3 +81,16 @@ def test_products_are_counted_with_the_length_of_scans_and_the_devices_of_shard_
     spec = jax.sharding.PartitionSpec
     sharded = jax.shard_map(twice, mesh=mesh, in_specs=(spec("a"), spec()), out_specs=spec("a"))
     assert traced_flops(jax.make_jaxpr(sharded)(x, w)) == traced_flops(jax.make_jaxpr(twice)(x, w))
+
+
+def test_of_experts_those_that_a_token_is_routed_to_count():
+    experts = nn.MixtureOfExperts(n_experts=4, top_k=2, shared_experts=1)
+    models = [
+        nn.functionalize(nn.Decoder, dataclasses.replace(CONFIG, feed_forward=feed_forward))
+        for feed_forward in (experts, nn.Glu())
+    ]
+    with_experts, without = (step_flops(model, examples=B, length=T) for model in models)
+    layers, D, F, router = 2, 16, 40, 16 * 4
+    assert with_experts - without == 6 * B * T * layers * (
+        2 * 3 * D * F + router
+    )  # two more than the dense one
