@@ -104,16 +104,29 @@ def created(parallel, kind, dropout=0.0, seed=0):
 
 
 @functools.cache
-def on_one_device(kind, dropout=0.0, steps=STEPS):
-    parallel = parallel_of("one device", kind, dropout)
-    state, losses = run(step_of(parallel, kind, dropout), created(parallel, kind, dropout), kind, last=steps)
-    return jax.device_get((state.params, state.ema)), losses
+def on_one_device(kind):
+    parallel = parallel_of("one device", kind)
+    _, losses = run(step_of(parallel, kind, 0.0), created(parallel, kind), kind)
+    return losses
 
 
-def assert_same(kind, state, losses):
-    weights, expected = on_one_device(kind)
-    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
-    chex.assert_trees_all_close(jax.device_get((state.params, state.ema)), weights, rtol=0, atol=1e-2)
+def assert_same(kind, losses):
+    # Not the weights: Adam divides gradients by their size, and multiplies the rounding of tiny ones.
+    np.testing.assert_allclose(losses, on_one_device(kind), rtol=1e-5, atol=1e-5)
+
+
+def gradients_of(name, kind, dropout):
+    """The loss of a batch, and its gradient."""
+    parallel, loss_fn = parallel_of(name, kind, dropout), loss_of(kind, dropout)
+    params = created(parallel, kind, dropout).params
+
+    def loss(params, batch):
+        return loss_fn(params, batch, jax.random.key(3))[0][0]
+
+    with parallel.context():
+        shardings = (None, parallel.params_shardings(params))
+        value_and_grad = jax.jit(jax.value_and_grad(loss), out_shardings=shardings)
+        return jax.device_get(value_and_grad(params, parallel.place_batch(batch_of(kind, 0))))
 
 
 def check_twenty_steps(name, kind, caplog, accumulate=1):
@@ -129,7 +142,7 @@ def check_twenty_steps(name, kind, caplog, accumulate=1):
     programs = [r.getMessage().split(" with ")[0] for r in caplog.records]
     caplog.clear()  # megabytes
     assert sum(program in ("Compiling jit(step)", "Compiling jit(_fun)") for program in programs) == 1
-    assert_same(kind, state, losses)
+    assert_same(kind, losses)
     assert len(set(losses)) == STEPS
 
 
@@ -154,14 +167,23 @@ def test_20_steps_of_sharded_experts_equal_those_on_one_device(sizes, caplog, mo
     check_twenty_steps("experts", "experts", caplog)
 
 
+@functools.cache
+def one_device_with_dropout(kind):
+    return gradients_of("one device", kind, 0.2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["language model", "translation"])
 @pytest.mark.parametrize("name", [name for name in MESHES if name not in ("one device", "pmap 8")])
 def test_dropout_is_that_of_one_device(name, kind):
-    parallel = parallel_of(name, kind, 0.2)
-    _, losses = run(step_of(parallel, kind, 0.2), created(parallel, kind, 0.2), kind, last=3)
-    np.testing.assert_allclose(losses, on_one_device(kind, 0.2, 3)[1], rtol=1e-6)
-    assert abs(losses[0] - on_one_device(kind)[1][0]) > 1e-3
+    loss, gradients = one_device_with_dropout(kind)
+    found_loss, found = gradients_of(name, kind, 0.2)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(found), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max(), err_msg=str(path))
+    assert abs(loss - gradients_of("one device", kind, 0.0)[0]) > 1e-3 * loss
 
 
 @pytest.mark.slow
@@ -176,8 +198,8 @@ def test_training_resumes_under_another_placement(first, second, tmp_path):
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(9, state)
         restored, _ = checkpoints.restore(after.abstract(state))
-    state, more = run(step_of(after, kind, 0.0), restored, kind, first=9)
-    assert_same(kind, state, losses + more)
+    _, more = run(step_of(after, kind, 0.0), restored, kind, first=9)
+    assert_same(kind, losses + more)
 
 
 @pytest.mark.slow
