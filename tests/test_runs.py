@@ -143,6 +143,9 @@ def test_load_model_of_a_checkpoint(tmp_path):
     assert found.module is nn.Decoder and found.config == runs.read_model_config(tmp_path)
     assert (found.tokenizer.bos_id, found.tokenizer.eos_id) == (4, 5)
     chex.assert_trees_all_equal(found.params, params)
+    rounded = runs.load_model(tmp_path, dtype="bfloat16")
+    chex.assert_trees_all_equal(rounded.params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
+    assert rounded.config.dtype == rounded.config.param_dtype == "bfloat16"
     with pytest.raises(
         ValueError, match=r"^load_model: got average=2 for .*, which is no run; wanted average=None"
     ):
