@@ -1,6 +1,7 @@
 """What is known while tracing: the platform, concrete values, symbolic sizes, varying mesh axes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.core
@@ -17,9 +18,11 @@ __all__ = [
     "is_mapped",
     "is_partitioned",
     "is_symbolic",
+    "matmul_precision",
     "mesh_of",
     "platform_of",
     "vary_with",
+    "with_precision",
 ]
 
 
@@ -86,6 +89,30 @@ def is_concrete(leaf: object) -> bool:
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, int | np.ndarray | np.generic)
+
+
+def matmul_precision() -> str | None:
+    """The current ``jax.default_matmul_precision``."""
+    # JAX declares its options when it is imported, which its types do not show.
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def with_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under the precision of products that is configured now.
+
+    For the rules of derivatives, which JAX may trace after the caller's context has ended.
+
+    Equivalent to::
+
+        function                            # traced inside jax.default_matmul_precision(precision of now)
+    """
+    precision = matmul_precision()
+
+    def run(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return run
 
 
 def is_mapped(axis: str | tuple[str, ...]) -> bool:
