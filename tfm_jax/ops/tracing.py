@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
@@ -54,9 +55,14 @@ def platform_of(x: object) -> str | None:
       ``jax.default_device``; outside of ``jit``, of the host. None inside ``jit`` without any of them: there
       the program may be lowered for a platform that the host does not have.
     """
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, jax.core.Tracer) or not _is_staged():
         return current_platform()
     return _configured_platform() or _platform_name(mesh_of(x).abstract_device)
+
+
+def _is_staged() -> bool:
+    """Whether operations go into a program, as in ``jit``; ``grad`` and ``vmap`` alone run them at once."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def mesh_of(x: object) -> AbstractMesh:
