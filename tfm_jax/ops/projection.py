@@ -80,7 +80,8 @@ def _forward(
     x: Array, kernel: Array, n_inputs: int, precision: str | None
 ) -> tuple[Array, tuple[Array, Array]]:
     # The kernel itself, not its copy in x's dtype: a scan over layers saves no second stack of weights.
-    return _project(x, kernel, n_inputs, precision), (x, kernel)
+    with jax.default_matmul_precision(precision):
+        return _product(x, kernel, n_inputs), (x, kernel)
 
 
 def _backward(
