@@ -77,12 +77,12 @@ def attention(
     devices, index = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     grid = Grid(T, S, _tile_side(T, tile), _tile_side(S, tile))
     data: dict[str, object] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": index * T}
-    table = (N, T * devices)
+    if shard is None:
+        heads = jnp.arange(N, dtype=jnp.int32)
+        lengths = (T * devices, S * devices)
+        shard = Shard(all_examples(tuple(batch)), heads, index * T, N, lengths)
     if data["key"] is not None:
-        data["first_query"] = index * T if shard is None else shard.first_query
-        data["heads"] = jnp.arange(N, dtype=jnp.int32) if shard is None else shard.heads
-        data["examples"] = all_examples(tuple(batch)) if shard is None else shard.examples
-        table = table if shard is None else (shard.n_heads, shard.lengths[0])
+        data |= {"first_query": shard.first_query, "heads": shard.heads, "examples": shard.examples}
     if mask is not None:
         v, nonfinite_v = zero_nonfinite(v)
         data["nonfinite_v"] = grid.key_tiles(nonfinite_v)
@@ -104,7 +104,7 @@ def attention(
         N=N,
         K=K,
         lengths=(T * devices, S * devices),
-        table=table,
+        table=(shard.n_heads, shard.lengths[0]),
         pairs=pairs,
         bias_grid=bias_grid,
         static=static,
