@@ -8,7 +8,10 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax.ops.tracing import definitely, is_concrete, vary_with
+from tfm_jax import ops
+from tfm_jax.ops import masks
+from tfm_jax.ops.projection import project
+from tfm_jax.ops.tracing import definitely, is_concrete, platform_of, vary_with
 
 
 def test_is_concrete():
@@ -25,6 +28,52 @@ def test_definitely_holds_for_every_value_of_symbolic_sizes():
     assert not definitely(lambda: n > 4) and not definitely(lambda: n > 2)
     with pytest.raises(ZeroDivisionError):
         definitely(lambda: 1 // 0 > 0)
+
+
+def test_the_platform_is_unknown_inside_jit_alone():
+    seen = []
+
+    def call(x):
+        seen.append(platform_of(x))
+        return x
+
+    for function in (call, jax.grad(call), jax.vmap(call, axis_size=2, in_axes=None), jax.jit(call)):
+        function(1.0)
+    jax.jit(jax.grad(call))(1.0)
+    assert seen == ["cpu", "cpu", "cpu", None, None]
+
+
+def attend(implementation):
+    return lambda x: ops.attention(x, x, x, masks.causal(), implementation=implementation)
+
+
+PRODUCTS = {
+    "reference": (attend("reference"), (2, 9, 2, 16), "float32"),
+    "chunked": (attend("chunked"), (2, 9, 2, 16), "float32"),
+    "xla": (attend("xla"), (2, 9, 2, 16), "float32"),
+    "loss": (
+        lambda x: ops.linear_cross_entropy(x, jnp.ones((8, 5)), jnp.zeros(6, int), chunk_size=3)[0],
+        (6, 8),
+        "float32",
+    ),
+    "projection": (lambda x: project(x, jnp.ones((8, 5))), (6, 8), "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_gradients_have_the_precision_of_the_call(name, wrap):
+    """The rules of derivatives may be traced after the context of the call has ended."""
+    function, shape, dtype = PRODUCTS[name]
+
+    def call(x):
+        with jax.default_matmul_precision("highest"):
+            return function(x)
+
+    gradient = jax.grad(lambda x: wrap(call)(x).sum().astype(np.float32))
+    text = jax.jit(gradient).lower(jax.ShapeDtypeStruct(shape, dtype)).as_text()
+    assert text.count("dot_general ") and "DEFAULT" not in text
+    assert text.count("dot_general ") == text.count("precision = [HIGHEST, HIGHEST]")
 
 
 def test_vary_with_outside_of_shard_map_returns_x():

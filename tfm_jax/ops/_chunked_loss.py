@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax.ops.projection import sum_dtype
-from tfm_jax.ops.tracing import is_symbolic, vary_with
+from tfm_jax.ops.tracing import is_symbolic, vary_with, with_precision
 from tfm_jax.sharding import activation_spec, current_rules
 from tfm_jax.types import Array, SumWeight
 
@@ -119,16 +119,17 @@ def token_losses(
 def summed_loss(inputs: Inputs, loss: Loss, chunk_size: int) -> SumWeight:
     """``(sum, weight)`` of the cross-entropy of ``hidden @ kernel + bias``, in chunks of each device."""
     layout = _layout(inputs)
+    run = with_precision(functools.partial(_run, loss=loss, chunk_size=chunk_size, layout=layout))
 
     @jax.custom_jvp
     def call(inputs: Inputs) -> SumWeight:
-        return _run(inputs, loss, chunk_size, layout, Inputs(False, False, False, False))[0]
+        return run(inputs, Inputs(False, False, False, False))[0]
 
     def rule(primals: tuple[Inputs], tangents: tuple[Inputs]) -> tuple[SumWeight, SumWeight]:
         (inputs,), (directions,) = primals, tangents
         # A tangent is known to be zero where nothing is differentiated by the input.
         wanted = Inputs(*(not _is_zero(direction) for direction in directions[:4]))
-        pair, gradients = _run(inputs, loss, chunk_size, layout, wanted)
+        pair, gradients = run(inputs, wanted)
         products = [
             _product(gradient, direction)
             for gradient, direction, needed in zip(gradients, directions, wanted[:4], strict=False)
@@ -165,6 +166,7 @@ class Layout(NamedTuple):
     vocabulary: Names
     free: Names  # the mesh axes that no outer map has mapped
     explicit: bool
+    sum_dtype: Any  # in which devices add the gradients of the kernel
 
     @property
     def token_axes(self) -> Names:
@@ -199,7 +201,9 @@ def _layout(inputs: Inputs) -> Layout | None:
     token_axes = {name for entry in tokens for name in _names(entry)}
     rule = _names(current_rules().parameters.get("D"))
     features = tuple(name for name in (name.rstrip("?") for name in rule) if name in token_axes)
-    return _checked(Layout(tokens, features, _names(spec[-1]), free, False), inputs, mesh.shape)
+    return _checked(
+        Layout(tokens, features, _names(spec[-1]), free, False, sum_dtype(inputs.hidden)), inputs, mesh.shape
+    )
 
 
 def _explicit_layout(inputs: Inputs, sizes: Any, free: Names) -> Layout | None:
@@ -211,7 +215,7 @@ def _explicit_layout(inputs: Inputs, sizes: Any, free: Names) -> Layout | None:
     rows, columns = (_names(entry) for entry in (*kernel, None, None)[:2])
     features = tuple(name for name in rows if name in token_axes)
     vocabulary = tuple(name for name in columns if name not in token_axes)
-    return _checked(Layout(tokens, features, vocabulary, free, True), inputs, sizes)
+    return _checked(Layout(tokens, features, vocabulary, free, True, sum_dtype(inputs.hidden)), inputs, sizes)
 
 
 def _checked(layout: Layout, inputs: Inputs, sizes: Any) -> Layout | None:
@@ -223,7 +227,7 @@ def _checked(layout: Layout, inputs: Inputs, sizes: Any) -> Layout | None:
 
 
 def _run(
-    inputs: Inputs, loss: Loss, chunk_size: int, layout: Layout | None, wanted: Inputs
+    inputs: Inputs, wanted: Inputs, *, loss: Loss, chunk_size: int, layout: Layout | None
 ) -> tuple[SumWeight, Inputs]:
     """``(sum, weight)`` and the wanted gradients, None for the others, in the dtypes of the inputs."""
     run = functools.partial(_run_on_device, loss=loss, chunk_size=chunk_size, layout=layout, wanted=wanted)
@@ -258,8 +262,8 @@ def _run_on_device(
     hidden, kernel, bias, weights, _ = gradients
     if wanted.hidden and vocabulary:
         hidden = jax.lax.psum(hidden, vocabulary)
-    if wanted.kernel and token_axes:
-        kernel = kernel.astype(sum_dtype(inputs.hidden))
+    if wanted.kernel and layout is not None and token_axes:
+        kernel = kernel.astype(layout.sum_dtype)
     if wanted.kernel and features:
         kernel = jax.lax.psum_scatter(kernel, features, scatter_dimension=0, tiled=True)
     if wanted.kernel and (rest := tuple(name for name in token_axes if name not in features)):

@@ -1,10 +1,12 @@
 """What is known while tracing: the platform, concrete values, symbolic sizes, varying mesh axes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.core
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh
 
@@ -17,9 +19,11 @@ __all__ = [
     "is_mapped",
     "is_partitioned",
     "is_symbolic",
+    "matmul_precision",
     "mesh_of",
     "platform_of",
     "vary_with",
+    "with_precision",
 ]
 
 
@@ -51,9 +55,14 @@ def platform_of(x: object) -> str | None:
       ``jax.default_device``; outside of ``jit``, of the host. None inside ``jit`` without any of them: there
       the program may be lowered for a platform that the host does not have.
     """
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, jax.core.Tracer) or not _is_staged():
         return current_platform()
     return _configured_platform() or _platform_name(mesh_of(x).abstract_device)
+
+
+def _is_staged() -> bool:
+    """Whether operations go into a program, as in ``jit``; ``grad`` and ``vmap`` alone run them at once."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def mesh_of(x: object) -> AbstractMesh:
@@ -86,6 +95,30 @@ def is_concrete(leaf: object) -> bool:
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, int | np.ndarray | np.generic)
+
+
+def matmul_precision() -> str | None:
+    """The current ``jax.default_matmul_precision``."""
+    # JAX declares its options when it is imported, which its types do not show.
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def with_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under the precision of products that is configured now.
+
+    For the rules of derivatives, which JAX may trace after the caller's context has ended.
+
+    Equivalent to::
+
+        function                            # traced inside jax.default_matmul_precision(precision of now)
+    """
+    precision = matmul_precision()
+
+    def run(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return run
 
 
 def is_mapped(axis: str | tuple[str, ...]) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import find, settings
 from hypothesis.errors import NoSuchExample
+from jax.sharding import AxisType
 
 from tests import references
 from tests.marks import slow
@@ -14,6 +15,7 @@ from tests.ops.backends.test_contract import RUNNABLE
 from tfm_jax import laws, ops
 from tfm_jax.laws.suites.cases.attention import attention_weights, cases, no_fully_masked_row, weighted_sum
 from tfm_jax.ops import masks
+from tfm_jax.sharding import ShardingRules, use_rules
 
 EXAMPLES = settings().max_examples
 
@@ -26,6 +28,19 @@ def test_backends(name):
     unsupported = {"dtype_is_preserved"} if name == "xla" else set()
     assert not report.violated, report
     assert {found.law.name for found in report.findings if found.unsupported} == unsupported
+
+
+@laws.holds(laws.attention.only("definition", "fully_masked_rows", "causality"), examples=EXAMPLES)
+def test_on_a_mesh():
+    """Of data 2 x tensor 2, where a case's batch and heads are divisible by it."""
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), (AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    rules = ShardingRules(activations={"B": "data?", "N": "tensor?", "K": "tensor?"})
+
+    def attend(*arguments):
+        with jax.set_mesh(mesh), use_rules(rules):
+            return jax.jit(ops.attention)(*arguments)
+
+    return attend
 
 
 @laws.holds(laws.attention.only("definition", "fully_masked_rows", "causality", "padding"), examples=EXAMPLES)

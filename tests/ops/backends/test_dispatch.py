@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tests.ops.backends.test_contract import arrays, weigh
 from tfm_jax import ops
 from tfm_jax.ops import masks
-from tfm_jax.ops.backends import BACKENDS, Backend, dispatch
+from tfm_jax.ops.backends import BACKENDS, Backend, dispatch, splash
 from tfm_jax.ops.backends.capabilities import Capabilities
 
 SHAPES = [jax.ShapeDtypeStruct((2, 320, n, 64), jnp.bfloat16) for n in (4, 2, 2)]
@@ -41,6 +41,56 @@ def test_lowering_for_a_platform_that_the_host_lacks_takes_its_kernel():
 def test_an_export_for_another_platform_has_its_choice():
     assert KERNEL in jax.export.export(jax.jit(attend), platforms=("tpu",))(*SHAPES).mlir_module()
     assert KERNEL not in jax.export.export(jax.jit(attend), platforms=("cpu",))(*SHAPES).mlir_module()
+
+
+def test_an_export_for_several_platforms_has_the_choice_of_each():
+    values = [jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, x in enumerate(SHAPES)]
+    for function in (attend, gradient):
+        exported = jax.export.export(jax.jit(function), platforms=("cpu", "tpu"))(*SHAPES)
+        assert KERNEL in exported.mlir_module()
+        for found, wanted in zip(
+            jax.tree.leaves(exported.call(*values)), jax.tree.leaves(jax.jit(function)(*values)), strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_other_hosts_trace_the_kernel_only_to_lower_it(monkeypatch):
+    """There the backward pass runs the forward kernel again; on a mesh of TPUs it does not."""
+    calls, kernel = [], splash._kernel
+    monkeypatch.setattr(splash, "_kernel", lambda *options: calls.append(options) or kernel(*options))
+
+    def both(q, k, v):
+        out, pullback = jax.vjp(attend, q, k, v)
+        return out, pullback(out)
+
+    traced = jax.jit(both).trace(*SHAPES)
+    traced.lower(lowering_platforms=("cpu",))
+    assert not calls
+    assert traced.lower(lowering_platforms=("tpu",)).as_text().count(KERNEL) == 4
+    mesh = jax.sharding.AbstractMesh(
+        (1,), ("data",), abstract_device=jax.sharding.AbstractDevice("TPU v5e", 1, "tpu")
+    )
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert lowered("tpu", both).count(KERNEL) == 3
+
+
+def test_the_kernel_under_vmap_and_outside_of_its_platform():
+    many = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in SHAPES]
+    assert KERNEL in lowered("tpu", jax.vmap(attend), many)
+    assert KERNEL in lowered("tpu", jax.vmap(gradient), many)
+    options = {"scale": 1.0, "soft_cap": None, "dropout_rate": 0.0, "key": None}
+    with pytest.raises(ValueError, match="got 'splash' in a program for cpu; wanted tpu"):
+        lowered("cpu", lambda *x: splash.attention(*x, masks.causal(), None, **options))
+
+
+def test_a_program_that_jit_partitions_says_what_to_do():
+    devices = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(devices, P("data"))
+    shapes = [jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype) for x in SHAPES]
+    traced = jax.jit(attend, in_shardings=sharding).trace(*shapes)
+    with pytest.raises(ValueError, match=r"partitions over 8 devices; wanted a call that is traced inside"):
+        traced.lower(lowering_platforms=("tpu",))
+    assert traced.lower(lowering_platforms=("cpu",))
 
 
 def test_a_name_is_refused_by_the_platform_of_the_program():

@@ -8,6 +8,7 @@ mask's structure is static, by a condition at run time where it depends on data.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from tfm_jax.ops.backends.capabilities import Capabilities, Shard
 from tfm_jax.ops.backends.common import all_examples, mask_logits, zero_nonfinite
 from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.ops.masks.tiles import Grid, Span
-from tfm_jax.ops.tracing import definitely, vary_with
+from tfm_jax.ops.tracing import definitely, matmul_precision, vary_with
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "Axis", "attention"]
@@ -76,12 +77,12 @@ def attention(
     devices, index = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     grid = Grid(T, S, _tile_side(T, tile), _tile_side(S, tile))
     data: dict[str, object] = {"mask": mask, "key": key if dropout_rate else None, "queries_from": index * T}
-    table = (N, T * devices)
+    if shard is None:
+        heads = jnp.arange(N, dtype=jnp.int32)
+        lengths = (T * devices, S * devices)
+        shard = Shard(all_examples(tuple(batch)), heads, index * T, N, lengths)
     if data["key"] is not None:
-        data["first_query"] = index * T if shard is None else shard.first_query
-        data["heads"] = jnp.arange(N, dtype=jnp.int32) if shard is None else shard.heads
-        data["examples"] = all_examples(tuple(batch)) if shard is None else shard.examples
-        table = table if shard is None else (shard.n_heads, shard.lengths[0])
+        data |= {"first_query": shard.first_query, "heads": shard.heads, "examples": shard.examples}
     if mask is not None:
         v, nonfinite_v = zero_nonfinite(v)
         data["nonfinite_v"] = grid.key_tiles(nonfinite_v)
@@ -103,18 +104,30 @@ def attention(
         N=N,
         K=K,
         lengths=(T * devices, S * devices),
-        table=table,
+        table=(shard.n_heads, shard.lengths[0]),
         pairs=pairs,
         bias_grid=bias_grid,
         static=static,
         join_bias=join_bias,
         dropout_rate=dropout_rate,
         axis=axis,
+        precision=matmul_precision(),
     )
     inputs = (grid.query_tiles(q, K), grid.key_tiles(k), grid.key_tiles(v), bias_tiles, traced)
     # Inside shard_map all inputs of the loop must vary over the same axes; JAX then sums the gradients.
     inputs = jax.tree.map(lambda x: vary_with(x, (inputs, data)), inputs)
     return grid.join_query_tiles(_attend(plan, *inputs, data), N)
+
+
+def _as_called(function: Callable) -> Callable:
+    """The function under the precision of the call: JAX may trace it after the caller's context has ended."""
+
+    @functools.wraps(function)
+    def run(plan: Plan, *arguments: Any) -> Any:
+        with jax.default_matmul_precision(plan.precision):
+            return function(plan, *arguments)
+
+    return run
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -130,6 +143,7 @@ def _attend(
     return _forward(plan, q, k, v, bias, traced, data)[0]
 
 
+@_as_called
 def _forward(
     plan: Plan, q: Array, k: Array, v: Array, bias: Array | None, traced: dict, data: dict
 ) -> tuple[Array, tuple]:
@@ -163,6 +177,7 @@ def _forward(
     return out, (q, k, v, bias, traced, data, out, log_total)
 
 
+@_as_called
 def _backward(plan: Plan, residuals: tuple, d_out: Array) -> tuple:
     q, k, v, bias, traced, data, out, log_total = residuals
     dtype = log_total.dtype

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfm_jax.ops.backends._kernels import call_kernel
 from tfm_jax.ops.backends._rows import distance_range, fix_rows_by_structure, key_ids_and_validity
 from tfm_jax.ops.backends.capabilities import Capabilities, Request
 from tfm_jax.ops.backends.common import zero_nonfinite_qkv
@@ -106,8 +107,16 @@ def attention(
     least, greatest = query_ids.min(-1, keepdims=True), query_ids.max(-1, keepdims=True)
     unused_id = jnp.where(least > np.iinfo(np.int32).min, least - 1, greatest + 1)
     key_ids = jnp.where(valid, key_ids, unused_id)
-    kernel = _kernel(N, T_padded, S_padded, distances, soft_cap, interpret)
-    out = jax.vmap(kernel)(*padded, query_ids, key_ids)
+
+    def kernel(*arrays: Array) -> Array:
+        return jax.vmap(_kernel(N, T_padded, S_padded, distances, soft_cap, interpret))(*arrays)
+
+    arrays = (*padded, query_ids, key_ids)
+    if interpret:
+        out = kernel(*arrays)
+    else:
+        result = jax.ShapeDtypeStruct((*padded[0].shape[:-1], v.shape[-1]), q.dtype)
+        out = call_kernel("splash", kernel, result, *arrays)
     out = jnp.swapaxes(out, 1, 2)[:, :T].reshape(*batch, T, N, v.shape[-1]).astype(q.dtype)
     return out if mask is None else fix_rows_by_structure(out, mask, q, k, nonfinite_q, nonfinite_k)
 
