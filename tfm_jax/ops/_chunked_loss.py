@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax.ops.projection import sum_dtype
-from tfm_jax.ops.tracing import is_symbolic, vary_with
+from tfm_jax.ops.tracing import at_precision, current_precision, is_symbolic, vary_with
 from tfm_jax.sharding import activation_spec, current_rules
 from tfm_jax.types import Array, SumWeight
 
@@ -141,7 +141,7 @@ def summed_loss(inputs: Inputs, loss: Loss, chunk_size: int) -> SumWeight:
             weight = weight + jnp.sum(jnp.where(used, directions.weights, 0))
         return pair, (total, weight)
 
-    call.defjvp(rule, symbolic_zeros=True)
+    call.defjvp(functools.partial(at_precision(rule), current_precision()), symbolic_zeros=True)
     return call(inputs)
 
 

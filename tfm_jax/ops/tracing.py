@@ -1,6 +1,7 @@
-"""What is known while tracing: the platform, concrete values, symbolic sizes, varying mesh axes."""
+"""What is known while tracing: the platform, the precision, concrete values, symbolic sizes, varying axes."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.core
@@ -11,7 +12,9 @@ from jax.sharding import AbstractMesh
 from tfm_jax.types import Array
 
 __all__ = [
+    "at_precision",
     "current_platform",
+    "current_precision",
     "definitely",
     "is_concrete",
     "is_mapped",
@@ -21,6 +24,39 @@ __all__ = [
     "platform_of",
     "vary_with",
 ]
+
+R = TypeVar("R")
+
+
+def current_precision() -> str | None:
+    """The precision of matrix products that is set here (``jax.default_matmul_precision``); None is unset."""
+    # JAX declares its options when it is imported, which its types do not show.
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def at_precision(function: Callable[..., R]) -> Callable[..., R]:
+    """A function with the precision of its matrix products as a further argument, the first.
+
+    Equivalent to::
+
+        with jax.default_matmul_precision(precision):
+            function(*arguments)
+
+    JAX traces the rules of ``custom_vjp`` and ``custom_jvp`` after the call, where the caller's precision may
+    be gone: a function with such rules passes ``current_precision()`` to all of them.
+
+    Args:
+      function: a function of positional arguments.
+
+    Returns:
+      ``(precision, *arguments) -> result``.
+    """
+
+    def run(precision: str | None, *arguments: object) -> R:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return run
 
 
 def current_platform() -> str:
