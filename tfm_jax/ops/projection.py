@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tfm_jax.ops.tracing import vary_with
 from tfm_jax.types import Array
 
 __all__ = ["gradient_dtype", "parameter_dtype", "project", "sum_dtype"]
@@ -50,7 +51,8 @@ def project(x: Array, kernel: Array, n_inputs: int = 1) -> Array:
     """
     if x.dtype.itemsize >= 4 or sum_dtype(x) == jnp.bfloat16:
         return _product(x, kernel, n_inputs)
-    return _project(x, kernel, n_inputs)
+    # Inside shard_map both vary over the same axes; JAX then sums the gradient of one that did not, as it is.
+    return _project(vary_with(x, kernel), vary_with(kernel, x), n_inputs)
 
 
 def parameter_dtype(parameter: Array | None, x: Array) -> Any:
