@@ -237,6 +237,6 @@ def _check_whole_sequence(config: Config) -> None:
     if axis is not None and is_mapped(axis):
         raise ValueError(
             f"nn.Stack: got ring attention inside shard_map or pmap over {axis!r}; wanted whole "
-            "sequences: positions count from their start. Call the jitted model inside jax.set_mesh(mesh), without "
-            "shard_map."
+            "sequences: positions count from their start. Call the jitted model inside "
+            "jax.set_mesh(mesh), without shard_map."
         )
