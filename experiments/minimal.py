@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tfm_jax import data, generate, nn, ops, train
+from tfm_jax import data, generate, nn, train
 from tfm_jax.ops import masks
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl")
@@ -56,8 +56,8 @@ def make_loss(model):
         same_text = masks.segments(batch["segment_ids"])  # the decoder itself adds the causal mask
         decoder = model.bind(params)
         hidden = decoder.hidden(batch["tokens"], same_text, positions=batch["positions"], key=key)
-        kernel = decoder.unembedding()  # the logits are hidden @ kernel; of all tokens they never exist
-        return ops.linear_cross_entropy(hidden, kernel, batch["labels"], weights=batch["weights"]), {}
+        # The logits of all tokens never exist at once.
+        return decoder.cross_entropy(hidden, batch["labels"], weights=batch["weights"]), {}
 
     return loss_fn
 

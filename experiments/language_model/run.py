@@ -16,7 +16,7 @@ from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts
 from experiments.runner import check_inputs, make_tokenizer, require_packages
-from tfm_jax import data, generate, nn, ops, train
+from tfm_jax import data, generate, nn, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
 from tfm_jax.train.plan.flops import step_flops
@@ -92,8 +92,8 @@ def make_loss(model: nn.Pure[nn.Decoder], bits_per_nat: float) -> train.LossFn[L
         hidden, extras = decoder.hidden(
             batch["tokens"], mask, positions=positions, key=key, return_auxiliary=True
         )
-        (kernel, bias), auxiliary = decoder.output_projection(), extras.get("auxiliary", {})
-        nats, tokens = ops.linear_cross_entropy(hidden, kernel, batch["labels"], bias=bias, weights=weights)
+        auxiliary = extras.get("auxiliary", {})
+        nats, tokens = decoder.cross_entropy(hidden, batch["labels"], weights=weights)
         if key is not None:
             return train.add_auxiliary((nats, tokens), auxiliary), auxiliary
         return (nats, tokens), {"bits_per_byte": (nats * bits_per_nat, tokens), **auxiliary}

@@ -102,14 +102,8 @@ def make_loss(
         hidden, decoder = translator.hidden(
             batch["target"], memory, memory_mask=mask, key=decode_key, return_auxiliary=True
         )
-        kernel, bias = translator.output_projection()
-        loss = ops.linear_cross_entropy(
-            hidden,
-            kernel,
-            batch["labels"],
-            bias=bias,
-            weights=batch["weights"],
-            label_smoothing=label_smoothing,
+        loss = translator.cross_entropy(
+            hidden, batch["labels"], weights=batch["weights"], label_smoothing=label_smoothing
         )
         auxiliary = add(encoder.get("auxiliary", {}), decoder.get("auxiliary", {}))
         return train.add_auxiliary(loss, auxiliary), auxiliary

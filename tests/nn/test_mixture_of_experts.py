@@ -260,3 +260,18 @@ def test_a_decoder_with_experts_learns_and_its_load_becomes_balanced():
     assert history[0]["loss"] > 1.5 and history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[0]["load_balance"] > 1.2 and history[-1]["load_balance"] < 1.05
     assert history[-1]["load_balance_loss"] == pytest.approx(0.1 * history[-1]["load_balance"], rel=1e-4)
+
+
+@pytest.mark.parametrize("implementation", ["tiled", "ragged"])
+def test_bfloat16_chooses_the_experts_of_float32_and_rounds_their_output(implementation):
+    layer = nn.MixtureOfExperts(4, 2, implementation=implementation)
+    config = configured(layer)
+    model = nn.functionalize(functools.partial(layer.build, config))
+    params = model.init(jax.random.key(0))
+    x = 3 * jax.random.normal(jax.random.key(1), (B, 40, D), jnp.bfloat16)
+    apply = jax.jit(model.apply)
+    (got, few), (wanted, wide) = apply(params, x), apply(params, x.astype(jnp.float32))
+    # Sums over the logits and the choices: equal bits where routing has the same inputs and dtype.
+    jax.tree.map(np.testing.assert_array_equal, few, wide)
+    error = np.abs(np.asarray(got, np.float32) - wanted).max(-1)
+    assert (error <= 2**-6 * np.abs(wanted).max(-1)).all() and error.max() > 0

@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tfm_jax import generate, nn, ops
@@ -19,11 +20,14 @@ CONFIG = nn.Config(
     matmul_precision="highest",
 )
 TOKENS = jnp.zeros((2, 5), jnp.int32)
+LABELS = jnp.arange(10, dtype=jnp.int32).reshape(2, 5)
 MODELS = {
     "decoder": (nn.Decoder, (TOKENS,), {}),
     "untied": (nn.Decoder, (TOKENS,), {"tie_embeddings": False, "remat": "full"}),
     "encoder-decoder": (nn.EncoderDecoder, (TOKENS, TOKENS), {}),
     "masked": (nn.MaskedLanguageModel, (TOKENS,), {}),
+    "chunked": (nn.Decoder, (TOKENS,), {"attention_implementation": "chunked"}),
+    "experts": (nn.Decoder, (TOKENS,), {"feed_forward": nn.MixtureOfExperts(4, 2, shared_experts=1)}),
     "classifier": (nn.Classifier, (TOKENS,), {"pooler": nn.Pooler()}),
     "images": (
         nn.Classifier,
@@ -60,9 +64,19 @@ def test_products_forward_and_backward(name):
     model, params = build(module, fields)
     assert precisions(gradient(model), params, *inputs) == {"HIGHEST"}
     model, params = build(module, fields, matmul_precision=None)
-    assert precisions(gradient(model), params, *inputs) == {"DEFAULT"}
+    found = precisions(gradient(model), params, *inputs)
+    assert found == ({"DEFAULT", "HIGHEST"} if name == "experts" else {"DEFAULT"})  # a router is float32
     with jax.default_matmul_precision("high"):
-        assert precisions(gradient(model), params, *inputs) == {"HIGH"}
+        found = precisions(gradient(model), params, *inputs)
+    assert found == ({"HIGH", "HIGHEST"} if name == "experts" else {"HIGH"})
+
+
+@pytest.mark.parametrize("name", ["decoder", "chunked", "experts"])
+def test_products_of_a_function_that_is_differentiated_after_it_is_traced(name):
+    module, inputs, fields = MODELS[name]
+    model, params = build(module, fields)
+    loss = jax.jit(lambda params: model.apply(params, *inputs).sum())
+    assert precisions(jax.grad(loss), params) == {"HIGHEST"}
 
 
 @pytest.mark.parametrize("name", ["decoder", "untied", "encoder-decoder"])
@@ -84,13 +98,32 @@ def test_products_of_generation(name):
 def test_context_for_products_outside_the_model():
     model, params = build(nn.Decoder, {})
 
+    @jax.jit
     def loss(params):
         decoder = model.bind(params)
         with nn.matmul_precision(model.config):
             kernel = decoder.unembedding()
             return ops.linear_cross_entropy(decoder.hidden(TOKENS), kernel, TOKENS, chunk_size=5)[0]
 
-    assert precisions(loss, params) == {"HIGHEST"}
+    assert precisions(jax.grad(loss), params) == {"HIGHEST"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"tie_embeddings": False, "logits_bias": True, "logits_scale": 0.5}])
+def test_loss_of_a_decoder(fields):
+    model, shapes = build(nn.Decoder, fields)
+    options = {"weights": jnp.arange(10.0).reshape(2, 5), "label_smoothing": 0.1, "z_loss": 0.2}
+    options["ignore_index"] = 3
+
+    def loss(params):
+        decoder = model.bind(params)
+        return decoder.cross_entropy(decoder.hidden(LABELS), LABELS, **options, chunk_size=4)
+
+    assert precisions(jax.grad(lambda params: loss(params)[0]), shapes) == {"HIGHEST"}
+    params = model.init(jax.random.key(0))
+    if "logits_bias" in params:
+        params["logits_bias"] = jnp.linspace(-1, 1, 11)
+    wanted = ops.cross_entropy(model.apply(params, LABELS), LABELS, **options)
+    np.testing.assert_allclose(loss(params), wanted, rtol=1e-5)
 
 
 def test_unknown_precision():

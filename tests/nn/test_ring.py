@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from tests.marks import slow
 from tfm_jax import nn
 from tfm_jax.ops import masks
+from tfm_jax.ops.backends import ring_over
 
 NAMES = ("data", "fsdp", "tensor", "sequence", "expert")
 SCHEMES = {
@@ -82,6 +84,21 @@ def test_on_one_device_the_ring_is_attention():
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
+@pytest.mark.parametrize("implementation", ["ring", ring_over("sequence")], ids=["name", "backend"])
+def test_parts_of_sequences_are_an_error(implementation):
+    module = model(nn.Rope(), attention_implementation=implementation)
+    params, tokens = module.init(jax.random.key(1)), jnp.zeros((2, 24), jnp.int32)
+
+    def logits(params, tokens):
+        return module.apply(params, tokens)
+
+    parts = P(None, "sequence")
+    mapped = jax.shard_map(logits, mesh=mesh(sequence=4), in_specs=(P(), parts), out_specs=parts)
+    with pytest.raises(ValueError, match=r"got ring attention inside shard_map .* 'sequence'; wanted"):
+        mapped(params, tokens)
+    assert logits(params, tokens).shape == (2, 24, 13)
+
+
 @pytest.mark.parametrize("remat", [None, *slow("full")])
 def test_chunked_attention_in_a_decoder_has_no_table(remat):
     """No array of the compiled step has T x S elements: XLA would hoist the mask of all tiles."""
@@ -94,5 +111,5 @@ def test_chunked_attention_in_a_decoder_has_no_table(remat):
         return jnp.sum(module.bind(params).hidden(tokens) ** 2)
 
     text = jax.jit(jax.grad(loss)).lower(params, tokens).compile().as_text()
-    shapes = {tuple(map(int, x.split(","))) for x in re.findall(r"\w+\[([\d,]+)\]", text)}
+    shapes = {tuple(map(int, x.split(","))) for x in re.findall(r"\w+\[([\d,]+)\]", text or "")}
     assert max(map(math.prod, shapes)) < T * T / 4, shapes

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from tests.programs import equations
 from tfm_jax.ops.projection import gradient_dtype, project
@@ -98,3 +100,14 @@ def test_rematerialization_of_products_saves_the_product():
 
     assert (2, 3, 7) in saved(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
     assert (2, 3, 7) not in saved(jax.checkpoint_policies.nothing_saveable)
+
+
+def test_gradient_of_a_replicated_kernel_inside_shard_map():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    x, kernel, _ = draw("D F", jnp.bfloat16)
+
+    def gradient(kernel, x):
+        return jax.grad(lambda kernel: jnp.sin(project(x, kernel).astype(jnp.float32)).sum())(kernel)
+
+    mapped = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
+    np.testing.assert_allclose(mapped(kernel, x), gradient(kernel, x), rtol=1e-5, atol=1e-5)

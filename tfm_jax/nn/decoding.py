@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 from flax import nnx
 
-from tfm_jax import pytrees
+from tfm_jax import ops, pytrees
 from tfm_jax.checks import as_array, check_shapes
 from tfm_jax.nn._parameters import constant
 from tfm_jax.nn.blocks import KeysValues
@@ -27,7 +27,7 @@ from tfm_jax.ops.masks.leaves import Padding
 from tfm_jax.ops.masks.tiles import Span
 from tfm_jax.ops.tracing import current_platform, definitely
 from tfm_jax.sharding import constrain, current_rules, use_rules
-from tfm_jax.types import Array, Params
+from tfm_jax.types import Array, Params, SumWeight
 
 __all__ = [
     "Cache",
@@ -110,12 +110,60 @@ class CachedDecoder(nnx.Module):
     def output_projection(self) -> tuple[Array, Array | None]:
         """The kernel [D, V], in float32 or ``config.dtype``, and the bias [V], or None, of the logits.
 
-        For ``ops.linear_cross_entropy``, which computes the logits of a few tokens at a time, casts the
-        kernel where each device has its shard, and sums its gradient in float32.
+        Equivalent to::
+
+            unembed(hidden) == hidden @ kernel.astype(hidden.dtype) + bias
+
+        For a loss of your own; ``cross_entropy`` is that of ``ops.linear_cross_entropy``. On a mesh the
+        kernel keeps the sharding of its parameter: who multiplies with it gathers it, in its own dtype.
         """
         kernel = self._parameter()
         kernel = kernel if kernel.dtype == jnp.float32 else kernel.astype(self.config.dtype)
         return self._scaled(kernel), None if self.logits_bias is None else self.logits_bias[...]
+
+    @at_model_precision
+    def cross_entropy(
+        self,
+        hidden: Array,
+        labels: Array,
+        *,
+        weights: Array | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        ignore_index: int | None = None,
+        chunk_size: int = 1024,
+    ) -> SumWeight:
+        """Cross-entropy of the logits of hidden states; the logits of all tokens never exist at once.
+
+        Equivalent to::
+
+            kernel, bias = self.output_projection()
+            with nn.matmul_precision(self.config):
+                ops.linear_cross_entropy(hidden, kernel, labels, bias=bias, ...)
+
+        Args:
+          hidden: [..., T, D], from ``hidden``.
+          labels, weights, label_smoothing, z_loss, ignore_index, chunk_size: as in
+            ``ops.linear_cross_entropy``.
+
+        Returns:
+          ``(sum, weight)``: two float32 scalars.
+
+        Raises:
+          ValueError: as in ``ops.linear_cross_entropy``.
+        """
+        kernel, bias = self.output_projection()
+        return ops.linear_cross_entropy(
+            hidden,
+            kernel,
+            labels,
+            bias=bias,
+            weights=weights,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            ignore_index=ignore_index,
+            chunk_size=chunk_size,
+        )
 
     def unembed_function(self, batch_size: int) -> Callable[[Array], Array]:
         """Makes a function equal to ``unembed``, for a loop over ``batch_size`` sequences.

@@ -23,8 +23,8 @@ def matmul_precision(config: Config) -> AbstractContextManager[object]:
 
         jax.default_matmul_precision(config.matmul_precision)       # nothing where it is None
 
-    The models apply it to their own products. Use it around products outside of the model that should have
-    the same precision, such as those of ``ops.linear_cross_entropy``.
+    The models apply it to their own products, forward and backward, those of ``decoder.cross_entropy``
+    included. Use it around products outside of the model that should have the same precision.
 
     Args:
       config: of the model.

@@ -16,9 +16,10 @@ from tfm_jax.nn.norms import normalize
 from tfm_jax.nn.positions import check_length, position_scheme
 from tfm_jax.nn.precision import at_model_precision
 from tfm_jax.nn.variants import NormModule, check_output
+from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.ops.backends.common import Bias
 from tfm_jax.ops.masks import Mask
-from tfm_jax.ops.tracing import vary_with
+from tfm_jax.ops.tracing import is_mapped, vary_with
 from tfm_jax.sharding import constrain
 from tfm_jax.types import Array, Key, Params
 
@@ -118,9 +119,11 @@ class Stack(nnx.Module):
           ...}`` and ``"auxiliary"`` ``{name: (sum, weight)}``, each if its flag is set.
 
         Raises:
-          ValueError: positions of another shape or dtype, or T above the scheme's ``max_length``.
+          ValueError: positions of another shape or dtype, T above the scheme's ``max_length``, or ring
+            attention inside ``shard_map`` over the axis of the sequence.
         """
         x = as_array("nn.Stack", "x", x)
+        _check_whole_sequence(self.config)
         T = x.shape[-2]
         positions = self.count(T) if positions is None else jnp.asarray(positions)
         check_shapes(f"nn.{type(self).__name__}", x=(x, "... T D"), positions=(positions, "...|1 T", "int"))
@@ -223,4 +226,17 @@ class DecoderStack(Stack):
             lambda rngs: DecoderBlock(config, cross_attention=cross_attention, rngs=rngs),
             bidirectional=False,
             rngs=rngs,
+        )
+
+
+def _check_whole_sequence(config: Config) -> None:
+    """Raises where x is a part of a sequence: positions would be counted from the start of each part."""
+    got = config.attention_implementation
+    backend = BACKENDS.get(got) if isinstance(got, str) else got
+    axis = None if backend is None else backend.capabilities.sharded
+    if axis is not None and is_mapped(axis):
+        raise ValueError(
+            f"nn.Stack: got ring attention inside shard_map or pmap over {axis!r}; wanted whole "
+            "sequences: positions count from their start. Call the jitted model inside "
+            "jax.set_mesh(mesh), without shard_map."
         )

@@ -40,7 +40,7 @@ class Summary:
         lines = list(_lines(self.parameters, depth=0))
         head = ("module or parameter", "axes", "dtype", "parameters", "memory")
         total = ("total", "", "", f"{self.n_params:,}", _memory(self.n_bytes))
-        totals = [total]
+        totals: list[tuple[str, ...]] = [total]
         if self.n_active_params != self.n_params:
             totals.append(("active, of one token", "", "", f"{self.n_active_params:,}", ""))
         table = [head, *lines, *totals]

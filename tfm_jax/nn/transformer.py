@@ -159,7 +159,7 @@ class Decoder(CachedDecoder):
         key: Key | None = None,
         return_auxiliary: bool = False,
     ) -> Array | tuple[Array, Extras]:
-        """The last hidden states [..., T, D], for ``ops.linear_cross_entropy``; extras as in ``__call__``."""
+        """The last hidden states [..., T, D], for ``cross_entropy``; extras as in ``__call__``."""
         hidden, extras = self._hidden(
             tokens, mask, causal, positions=positions, key=key, return_auxiliary=return_auxiliary
         )

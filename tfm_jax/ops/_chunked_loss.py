@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax.ops.projection import sum_dtype
-from tfm_jax.ops.tracing import is_symbolic, vary_with, with_precision
+from tfm_jax.ops.tracing import at_precision, current_precision, is_symbolic, vary_with
 from tfm_jax.sharding import activation_spec, current_rules
 from tfm_jax.types import Array, SumWeight
 
@@ -119,7 +119,8 @@ def token_losses(
 def summed_loss(inputs: Inputs, loss: Loss, chunk_size: int) -> SumWeight:
     """``(sum, weight)`` of the cross-entropy of ``hidden @ kernel + bias``, in chunks of each device."""
     layout = _layout(inputs)
-    run = with_precision(functools.partial(_run, loss=loss, chunk_size=chunk_size, layout=layout))
+    run = at_precision(functools.partial(_run, loss=loss, chunk_size=chunk_size, layout=layout))
+    run = functools.partial(run, current_precision())
 
     @jax.custom_jvp
     def call(inputs: Inputs) -> SumWeight:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfm_jax.ops.tracing import is_symbolic, vary_with
+from tfm_jax.ops.tracing import at_precision, current_precision, is_symbolic, vary_with
 from tfm_jax.types import Array
 
 __all__ = ["Dropout", "Weights", "buffered", "ragged", "tiled", "vary_with_all"]
@@ -101,7 +101,7 @@ def tiled(
     keep = _kept(dropout, source, slots)
     keep = None if keep is None else keep.reshape(n_tiles, size, F)
     act = functools.partial(_hidden, activation, dropout=None if dropout is None else dropout.rate)
-    out: Any = _apply_tiles(act, tiles, weights, keep, tile_experts)
+    out: Any = _apply_tiles(current_precision(), act, tiles, weights, keep, tile_experts)
     return _collect(out.reshape(n_rows, D), source, slots)
 
 
@@ -236,7 +236,8 @@ def _hidden(
     return jnp.where(keep, scaled, 0).astype(hidden.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@at_precision
 def _apply_tiles(
     hidden: Callable[..., Array], tiles: Array, weights: Weights, keep: Array | None, tile_experts: Array
 ) -> Array:
@@ -276,11 +277,13 @@ def _scan_tiles(run, tiled, weights, tile_experts):
     return jax.lax.scan(step, None, (tiled, tile_experts))[1]
 
 
+@at_precision
 def _tiles_forward(hidden, tiles, weights, keep, tile_experts):
     out, into = _forward(hidden, tiles, weights, keep, tile_experts)
     return out, (tiles, into, weights, keep, tile_experts)
 
 
+@at_precision
 def _tiles_backward(hidden, kept, gradient):
     tiles, into, weights, keep, tile_experts = kept
     E = weights.w_in.shape[0]

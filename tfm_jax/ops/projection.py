@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tfm_jax.ops.tracing import matmul_precision
+from tfm_jax.ops.tracing import at_precision, current_precision, vary_with
 from tfm_jax.types import Array
 
 __all__ = ["gradient_dtype", "parameter_dtype", "project", "sum_dtype"]
@@ -51,7 +51,8 @@ def project(x: Array, kernel: Array, n_inputs: int = 1) -> Array:
     """
     if x.dtype.itemsize >= 4 or sum_dtype(x) == jnp.bfloat16:
         return _product(x, kernel, n_inputs)
-    return _project(x, kernel, n_inputs, matmul_precision())
+    # Inside shard_map both vary over the same axes; JAX then sums the gradient of one that did not, as it is.
+    return _project(current_precision(), vary_with(x, kernel), vary_with(kernel, x), n_inputs)
 
 
 def parameter_dtype(parameter: Array | None, x: Array) -> Any:
@@ -70,33 +71,28 @@ def _product(x: Array, kernel: Array, n_inputs: int) -> Array:
     return out.reshape(*flat.shape[:-1], *kernel.shape[n_inputs:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _project(x: Array, kernel: Array, n_inputs: int, precision: str | None) -> Array:
-    with jax.default_matmul_precision(precision):
-        return _product(x, kernel, n_inputs)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+@at_precision
+def _project(x: Array, kernel: Array, n_inputs: int) -> Array:
+    return _product(x, kernel, n_inputs)
 
 
-def _forward(
-    x: Array, kernel: Array, n_inputs: int, precision: str | None
-) -> tuple[Array, tuple[Array, Array]]:
+@at_precision
+def _forward(x: Array, kernel: Array, n_inputs: int) -> tuple[Array, tuple[Array, Array]]:
     # The kernel itself, not its copy in x's dtype: a scan over layers saves no second stack of weights.
-    with jax.default_matmul_precision(precision):
-        return _product(x, kernel, n_inputs), (x, kernel)
+    return _product(x, kernel, n_inputs), (x, kernel)
 
 
-def _backward(
-    n_inputs: int, precision: str | None, saved: tuple[Array, Array], by_out: Array
-) -> tuple[Array, Array]:
-    # By argument: JAX may trace this after the caller's context has ended.
+@at_precision
+def _backward(n_inputs: int, saved: tuple[Array, Array], by_out: Array) -> tuple[Array, Array]:
     x, kernel = saved
     lead = x.ndim - n_inputs
     outputs = tuple(range(lead, by_out.ndim)), tuple(range(n_inputs, kernel.ndim))
     tokens = tuple(range(lead))
-    with jax.default_matmul_precision(precision):
-        by_x = jax.lax.dot_general(by_out, kernel.astype(x.dtype), (outputs, ((), ())))
-        by_kernel = jax.lax.dot_general(
-            x, by_out, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32
-        )
+    by_x = jax.lax.dot_general(by_out, kernel.astype(x.dtype), (outputs, ((), ())))
+    by_kernel = jax.lax.dot_general(
+        x, by_out, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32
+    )
     return by_x, by_kernel.astype(kernel.dtype)
 
 

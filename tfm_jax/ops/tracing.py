@@ -1,7 +1,7 @@
-"""What is known while tracing: the platform, concrete values, symbolic sizes, varying mesh axes."""
+"""What is known while tracing: the platform, the precision, concrete values, symbolic sizes, varying axes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.core
@@ -13,18 +13,51 @@ from jax.sharding import AbstractMesh
 from tfm_jax.types import Array
 
 __all__ = [
+    "at_precision",
     "current_platform",
+    "current_precision",
     "definitely",
     "is_concrete",
     "is_mapped",
     "is_partitioned",
     "is_symbolic",
-    "matmul_precision",
     "mesh_of",
     "platform_of",
     "vary_with",
-    "with_precision",
 ]
+
+R = TypeVar("R")
+
+
+def current_precision() -> str | None:
+    """The precision of matrix products that is set here (``jax.default_matmul_precision``); None is unset."""
+    # JAX declares its options when it is imported, which its types do not show.
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def at_precision(function: Callable[..., R]) -> Callable[..., R]:
+    """A function with the precision of its matrix products as a further argument, the first.
+
+    Equivalent to::
+
+        with jax.default_matmul_precision(precision):
+            function(*arguments)
+
+    JAX traces the rules of ``custom_vjp`` and ``custom_jvp`` after the call, where the caller's precision may
+    be gone: a function with such rules passes ``current_precision()`` to all of them.
+
+    Args:
+      function: a function of positional arguments.
+
+    Returns:
+      ``(precision, *arguments) -> result``.
+    """
+
+    def run(precision: str | None, *arguments: object) -> R:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return run
 
 
 def current_platform() -> str:
@@ -95,30 +128,6 @@ def is_concrete(leaf: object) -> bool:
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable and not leaf.is_deleted()
     return isinstance(leaf, int | np.ndarray | np.generic)
-
-
-def matmul_precision() -> str | None:
-    """The current ``jax.default_matmul_precision``."""
-    # JAX declares its options when it is imported, which its types do not show.
-    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def with_precision(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under the precision of products that is configured now.
-
-    For the rules of derivatives, which JAX may trace after the caller's context has ended.
-
-    Equivalent to::
-
-        function                            # traced inside jax.default_matmul_precision(precision of now)
-    """
-    precision = matmul_precision()
-
-    def run(*arguments: Any) -> Any:
-        with jax.default_matmul_precision(precision):
-            return function(*arguments)
-
-    return run
 
 
 def is_mapped(axis: str | tuple[str, ...]) -> bool:

@@ -66,8 +66,9 @@ def make_train_step(
         too. None under ``jit``, also on a mesh, where the compiler sums. With several devices their dropout
         differs from jit's.
       gradient_dtype: the dtype in which devices add their gradients. Under ``jit`` it is that of the products
-        of ``nn`` layers and of ``linear_cross_entropy`` in a model that computes in bfloat16. "bfloat16"
-        halves what devices send, and rounds each device's part. Microbatches are added in float32.
+        of ``nn`` layers and of ``linear_cross_entropy`` in a model that computes in bfloat16, except for
+        those of experts, which are bfloat16 there. "bfloat16" halves what devices send, and rounds each
+        device's part. Microbatches are added in float32.
 
     Returns:
       ``step(state, batch) -> (state, metrics)``. The metrics are "loss", those of ``loss_fn``, and

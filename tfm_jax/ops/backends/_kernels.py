@@ -14,7 +14,7 @@ import jax.extend.core
 import jax.numpy as jnp
 from jax.interpreters import batching, mlir
 
-from tfm_jax.ops.tracing import current_platform, platform_of, with_precision
+from tfm_jax.ops.tracing import at_precision, current_platform, current_precision, platform_of
 from tfm_jax.types import Array
 
 __all__ = ["call_kernel"]
@@ -46,13 +46,14 @@ def call_kernel(
     if not any(isinstance(x, jax.core.Tracer) for x in arrays):
         return function(*arrays)
     bind = functools.partial(_bind, name)
-    function = with_precision(function)
+    precision = current_precision()
+    function = functools.partial(at_precision(function), precision)
     is_float = [jnp.issubdtype(x.dtype, jnp.floating) for x in arrays]
     foreign = platform_of(arrays[0]) is None and current_platform() != "tpu"
 
-    @with_precision
     def pull(pullback: Callable[[Array], tuple], by_out: Array) -> list[Array]:
-        return [x for x, wanted in zip(pullback(by_out), is_float, strict=True) if wanted]
+        with jax.default_matmul_precision(precision):
+            return [x for x, wanted in zip(pullback(by_out), is_float, strict=True) if wanted]
 
     @jax.custom_vjp
     def call(*arrays: Array) -> Array:

@@ -41,7 +41,6 @@ class Plan:
     join_bias: Callable[[list, list], Callable[[Array, Array], Array]] | None  # the inverse of split_bias
     dropout_rate: float
     axis: str | tuple[str, ...] | None  # the mesh axis that queries and keys are sharded over
-    precision: str | None  # of products, as ``jax.default_matmul_precision``
 
     def bias_index(self, i: Array, j: Array) -> Array | int:
         """The index of tile (i, j) among the tiles of a bias array."""

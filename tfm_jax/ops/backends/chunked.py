@@ -19,7 +19,7 @@ from tfm_jax.ops.backends.capabilities import Capabilities, Shard
 from tfm_jax.ops.backends.common import all_examples, mask_logits, zero_nonfinite
 from tfm_jax.ops.masks.algebra import Mask
 from tfm_jax.ops.masks.tiles import Grid, Span
-from tfm_jax.ops.tracing import definitely, matmul_precision, vary_with
+from tfm_jax.ops.tracing import at_precision, current_precision, definitely, vary_with
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "Axis", "attention"]
@@ -111,26 +111,15 @@ def attention(
         join_bias=join_bias,
         dropout_rate=dropout_rate,
         axis=axis,
-        precision=matmul_precision(),
     )
     inputs = (grid.query_tiles(q, K), grid.key_tiles(k), grid.key_tiles(v), bias_tiles, traced)
     # Inside shard_map all inputs of the loop must vary over the same axes; JAX then sums the gradients.
     inputs = jax.tree.map(lambda x: vary_with(x, (inputs, data)), inputs)
-    return grid.join_query_tiles(_attend(plan, *inputs, data), N)
+    return grid.join_query_tiles(_attend(current_precision(), plan, *inputs, data), N)
 
 
-def _as_called(function: Callable) -> Callable:
-    """The function under the precision of the call: JAX may trace it after the caller's context has ended."""
-
-    @functools.wraps(function)
-    def run(plan: Plan, *arguments: Any) -> Any:
-        with jax.default_matmul_precision(plan.precision):
-            return function(plan, *arguments)
-
-    return run
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@at_precision
 def _attend(
     plan: Plan,
     q: Array,  # [down, ..., K, G * t, H]
@@ -140,10 +129,10 @@ def _attend(
     traced: dict,  # other inputs with gradients
     data: dict,  # inputs without gradients
 ) -> Array:  # [down, ..., K, G * t, Hv]
-    return _forward(plan, q, k, v, bias, traced, data)[0]
+    return _forward(current_precision(), plan, q, k, v, bias, traced, data)[0]
 
 
-@_as_called
+@at_precision
 def _forward(
     plan: Plan, q: Array, k: Array, v: Array, bias: Array | None, traced: dict, data: dict
 ) -> tuple[Array, tuple]:
@@ -177,7 +166,7 @@ def _forward(
     return out, (q, k, v, bias, traced, data, out, log_total)
 
 
-@_as_called
+@at_precision
 def _backward(plan: Plan, residuals: tuple, d_out: Array) -> tuple:
     q, k, v, bias, traced, data, out, log_total = residuals
     dtype = log_total.dtype

@@ -26,6 +26,7 @@ from tfm_jax.ops.backends.common import (
     zero_nonfinite_qkv,
 )
 from tfm_jax.ops.masks.algebra import Mask
+from tfm_jax.ops.tracing import at_precision, current_precision
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention"]
@@ -55,12 +56,13 @@ def attention(
       [..., T, N, Hv] of q's dtype; 0 in fully masked rows. The derivatives are those of the reference.
     """
     del dropout_rate, key
-    return _attend(q, k, v, mask, bias_array(bias, q, k), scale, soft_cap)
+    return _attend(current_precision(), q, k, v, mask, bias_array(bias, q, k), scale, soft_cap)
 
 
 # Compiled: outside of jit, a NaN that is replaced later would stop every run under jax_debug_nans.
-@jax.custom_jvp
-@functools.partial(jax.jit, inline=True)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+@at_precision
 def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
     allowed = evaluate_mask(mask, q, k)
     attend = functools.partial(_attend_once, allowed=allowed, bias=bias, scale=scale, soft_cap=soft_cap)
@@ -120,6 +122,7 @@ def _value_sums(weights: Array, v: Array, dtype: np.dtype) -> Array:
 
 
 @_attend.defjvp
+@at_precision
 def _attend_jvp(primals, tangents) -> tuple[Array, Array]:
     return jax.jvp(_by_reference, primals, tangents)
 

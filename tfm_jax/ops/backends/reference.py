@@ -29,7 +29,7 @@ from tfm_jax.ops.backends.common import (
 )
 from tfm_jax.ops.dropout import drop_at
 from tfm_jax.ops.masks.algebra import Mask
-from tfm_jax.ops.tracing import matmul_precision
+from tfm_jax.ops.tracing import at_precision, current_precision
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention", "attention_weights", "key_products", "value_sums"]
@@ -70,7 +70,7 @@ def attention(
     """
     logits, v = _logits_and_values(q, k, v, mask, bias, scale=scale, soft_cap=soft_cap)
     if key is None or not dropout_rate:
-        return _softmax_average(logits, v, matmul_precision()).astype(q.dtype)
+        return _softmax_average(current_precision(), logits, v).astype(q.dtype)
     *batch, N, T, S = logits.shape
     if shard is None:
         rows = jnp.arange(math.prod((*batch, N, T)), dtype=np.uint32).reshape(*batch, N, T)
@@ -155,13 +155,13 @@ def value_sums(weights: Array, v: Array, dtype: np.dtype) -> Array:
     return heads_first(out.reshape(*batch, N, T, H))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _softmax_average(logits: Array, v: Array, precision: str | None) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@at_precision
+def _softmax_average(logits: Array, v: Array) -> Array:
     """``_weighted_average``, dividing the T x Hv sums instead of the T x S weights."""
     # The undivided sums of S values may overflow, as in every attention over blocks of keys.
     exp, total = shifted_exp(logits)
-    with jax.default_matmul_precision(precision):
-        return value_sums(exp.astype(v.dtype), v, logits.dtype) / heads_first(total)
+    return value_sums(exp.astype(v.dtype), v, logits.dtype) / heads_first(total)
 
 
 def _weighted_average(logits: Array, v: Array) -> Array:
@@ -170,9 +170,7 @@ def _weighted_average(logits: Array, v: Array) -> Array:
 
 
 @_softmax_average.defjvp
-def _softmax_average_jvp(
-    precision: str | None, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    # The backward pass keeps the weights, not the logits. JAX may trace this after the caller's context.
-    with jax.default_matmul_precision(precision):
-        return jax.jvp(_weighted_average, primals, tangents)
+@at_precision
+def _softmax_average_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # The backward pass keeps the weights, not the logits.
+    return jax.jvp(_weighted_average, primals, tangents)

@@ -59,7 +59,7 @@ def step_flops(
     sizes = _Sizes(examples, examples * length, examples * (source_length or length))
     parameters = parameters_of(model)
     is_pair = issubclass(_class_of(model), nn.EncoderDecoder)
-    forward = sum(2.0 * _kernel_size(x, model) * _positions(x, sizes, is_pair) for x in parameters)
+    forward = sum(2.0 * _kernel_size(x) * _positions(x, sizes, is_pair) for x in parameters)
     if issubclass(_class_of(model), _WITH_LOGITS) and not any(_letters(x) == ["D", "V"] for x in parameters):
         config = model.config
         forward += 2.0 * config.d_model * config.vocab_size * sizes.target
@@ -74,14 +74,12 @@ def _letters(parameter: Parameter) -> list[str]:
     return [letter for letter in (parameter.axes or "").split() if letter != "L"]
 
 
-def _kernel_size(parameter: Parameter, model: nn.Pure[nnx.Module]) -> float:
+def _kernel_size(parameter: Parameter) -> float:
     """The numbers of a kernel that one position is multiplied with; 0 for other parameters."""
     letters = _letters(parameter)
-    size, names = float(math.prod(parameter.shape)), list(letters)
+    size, names = math.prod(parameter.shape) * parameter.active, list(letters)
     if "E" in letters and len(letters) > 2:  # not the router, which all experts share
         names.remove("E")
-        variant = model.config.feed_forward
-        size *= getattr(variant, "top_k", 1) / getattr(variant, "n_experts", 1)
     is_kernel = "D" in names and len(names) > 1 and "?" not in names
     return size if is_kernel and (letters == ["D", "V"] or set(names) not in _INPUTS) else 0.0
 
