@@ -339,6 +339,7 @@ def make_step(
         clip_norm=settings.optimizer.clip_norm,
         ema_decay=settings.ema_decay,
         axis_name=axis_name,
+        gradient_dtype=settings.gradient_dtype,
     )
 
 

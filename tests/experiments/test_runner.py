@@ -371,6 +371,8 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
         (["--train.optimizer.warmup", "0"], "OptimizerConfig: got warmup=0"),
         (["--train.optimizer.learning-rate", "nan"], "got learning_rate=nan; wanted a finite number above"),
         (["--train.optimizer.b2", "1"], "got b2=1.0"),
+        (["--train.optimizer.mu-dtype", "float16"], "invalid choice 'float16'"),
+        (["--train.gradient-dtype", "float16"], "invalid choice 'float16'"),
         (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
         (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
         (["--mesh.data", "0"], "MeshConfig: got data=0; wanted 'auto', or an integer from 1 to"),
@@ -430,6 +432,28 @@ def test_optimizer_uses_the_configured_schedule(schedule):
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(optax.apply_updates(params, updates)["kernel"], 1 - rate(0), rtol=1e-5)
+
+
+def test_the_dtypes_of_moments_and_gradients_are_settings():
+    options = ("--train.optimizer.mu-dtype", "bfloat16", "--train.gradient-dtype", "bfloat16")
+    settings = config(*options).train
+    params = {"kernel": jnp.ones((2, 3))}
+    optimizer, _ = settings.optimizer.build(d_model=8, steps=999)
+    moments = optimizer.init(params)[0]
+    assert moments.mu["kernel"].dtype == jnp.bfloat16 and moments.nu["kernel"].dtype == jnp.float32
+    default, _ = OptimizerConfig().build(d_model=8, steps=999)
+    assert default.init(params)[0].mu["kernel"].dtype == jnp.float32
+
+    def loss_fn(params, batch, key):
+        return (jnp.sum(params["kernel"]) * 1.001, jnp.float32(1)), {}  # bfloat16 has 1.0 and 1.0078125
+
+    assert settings.gradient_dtype == "bfloat16"
+    for gradient_dtype, norm in (("bfloat16", 1.0), ("float32", 1.001)):
+        changed = dataclasses.replace(settings, gradient_dtype=gradient_dtype, ema_decay=None)
+        step = runner.make_step(changed, loss_fn, optimizer)
+        state = train.init_state(params, optimizer, jax.random.key(0))
+        _, metrics = step(state, {"x": jnp.ones(1)})
+        assert float(metrics["grad_norm"][0]) == pytest.approx(norm * 6**0.5, rel=1e-5)
 
 
 def test_frozen_layers_and_layer_decay_are_settings(tmp_path):
