@@ -137,7 +137,7 @@ def test_processes_share_values(n):
         assert shown["flags"] == [False, True]
         assert shown["made"] == {"by": 0}
         assert (shown["index"], shown["count"], shown["main"]) == (number, n, number == 0)
-        assert shown["local"] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 28.0, 3]
+        assert shown["local"] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 28.0]
         assert shown["devices"] == 1
 
 
