@@ -434,6 +434,27 @@ def test_optimizer_uses_the_configured_schedule(schedule):
     np.testing.assert_allclose(optax.apply_updates(params, updates)["kernel"], 1 - rate(0), rtol=1e-5)
 
 
+def test_a_resume_frees_the_initial_state_before_it_reads_the_checkpoint(tmp_path, monkeypatch):
+    start(config("--out", str(tmp_path / "run")))
+    initial, restore, init_state = [], train.resume, runner.Run.init_state
+
+    def make_state(*args):
+        initial.append(init_state(*args))
+        return initial[0]
+
+    def resume(*args, **options):
+        assert all(x.is_deleted() for x in jax.tree.leaves(initial))
+        return restore(*args, **options)
+
+    init_state = runner.Run.init_state
+    monkeypatch.setattr(
+        runner.Run, "init_state", lambda *args: initial.append(init_state(*args)) or initial[0]
+    )
+    monkeypatch.setattr(train, "resume", resume)
+    assert start(config("--out", str(tmp_path / "run"), "--resume")).result.step == SHORT.steps
+    assert len(jax.tree.leaves(initial)) > 5
+
+
 def test_the_dtypes_of_moments_and_gradients_are_settings():
     options = ("--train.optimizer.mu-dtype", "bfloat16", "--train.gradient-dtype", "bfloat16")
     settings = config(*options).train
