@@ -203,6 +203,13 @@ class RunConfig:
                 f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
                 "or neither."
             )
+        narrow = self.train.gradient_dtype == "bfloat16"
+        if narrow and self.parallel == "jit" and self.model.dtype == "float32":
+            raise ValueError(
+                f"{type(self).__name__}: got train.gradient_dtype=bfloat16 and a model of dtype float32; "
+                "wanted bfloat16 for both, as jit adds the gradients that the model's products give. Add "
+                "--model.dtype bfloat16, or leave the gradients in float32."
+            )
         if self.profile is not None:
             try:
                 last = read_steps(self.profile)[1]

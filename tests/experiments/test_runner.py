@@ -20,7 +20,7 @@ from experiments import command_line, runner
 from experiments.config import OptimizerConfig, RunConfig, TrainConfig
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
-from tfm_jax import compilation_cache, train, viz
+from tfm_jax import compilation_cache, nn, train, viz
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
@@ -457,7 +457,7 @@ def test_a_resume_frees_the_initial_state_before_it_reads_the_checkpoint(tmp_pat
 
 def test_the_dtypes_of_moments_and_gradients_are_settings():
     options = ("--train.optimizer.mu-dtype", "bfloat16", "--train.gradient-dtype", "bfloat16")
-    settings = config(*options).train
+    settings = config(*options, "--parallel", "pmap").train
     params = {"kernel": jnp.ones((2, 3))}
     optimizer, _ = settings.optimizer.build(d_model=8, steps=999)
     moments = optimizer.init(params)[0]
@@ -475,6 +475,15 @@ def test_the_dtypes_of_moments_and_gradients_are_settings():
         state = train.init_state(params, optimizer, jax.random.key(0))
         _, metrics = step(state, {"x": jnp.ones(1)})
         assert float(metrics["grad_norm"][0]) == pytest.approx(norm * 6**0.5, rel=1e-5)
+
+
+def test_bfloat16_gradients_need_a_bfloat16_model_under_jit():
+    settings = TrainConfig(gradient_dtype="bfloat16")
+    narrow = nn.Config(vocab_size=9, dtype="bfloat16")
+    for allowed in ({"model": narrow}, {"model": nn.Config(vocab_size=9), "parallel": "pmap"}):
+        assert TranslationConfig(train=settings, **allowed).train == settings
+    with pytest.raises(ValueError, match=r"gradient_dtype=bfloat16 and a model .* float32; wanted"):
+        TranslationConfig(train=settings, model=nn.Config(vocab_size=9))
 
 
 def test_frozen_layers_and_layer_decay_are_settings(tmp_path):
