@@ -43,6 +43,8 @@ class OptimizerConfig:
     """Decay of the second moment."""
     eps: Positive = 1e-9
     """Added to the root of the second moment."""
+    mu_dtype: Literal["bfloat16"] | None = None
+    """The first moment's dtype between steps: bfloat16 saves two bytes a parameter; None is the weights'."""
     clip_norm: Positive | None = 1.0
     """Largest global norm of the gradient; None does not clip."""
     frozen_layers: Count = 0
@@ -60,7 +62,8 @@ class OptimizerConfig:
             "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
             "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
         }[self.schedule]()
-        adamw = train.adamw(schedule, self.weight_decay, b1=self.b1, b2=self.b2, eps=self.eps)
+        moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps, "mu_dtype": self.mu_dtype}
+        adamw = train.adamw(schedule, self.weight_decay, **moments)
         if self.frozen_layers == 0 and self.layer_decay == 1:
             return adamw, schedule
         return optax.chain(adamw, train.scale_by_layer(self.layer_decay, self.frozen_layers)), schedule
@@ -76,6 +79,9 @@ class TrainConfig:
     """Examples per update, over all devices."""
     accumulate: Examples = 1
     """Gradient accumulation: microbatches per update, run in sequence to save memory."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """The dtype in which devices add their gradients: bfloat16 halves what they send, and rounds each
+    device's part. Under jit it needs --model.dtype bfloat16: a float32 model sends float32 gradients."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: Rate | None = None
     """Decay of the moving average of the weights, which is then evaluated; None keeps no average."""
@@ -196,6 +202,13 @@ class RunConfig:
             raise ValueError(
                 f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
                 "or neither."
+            )
+        narrow = self.train.gradient_dtype == "bfloat16"
+        if narrow and self.parallel == "jit" and self.model.dtype == "float32":
+            raise ValueError(
+                f"{type(self).__name__}: got train.gradient_dtype=bfloat16 and a model of dtype float32; "
+                "wanted bfloat16 for both, as jit adds the gradients that the model's products give. Add "
+                "--model.dtype bfloat16, or leave the gradients in float32."
             )
         if self.profile is not None:
             try:

@@ -57,5 +57,6 @@ def make_task(
         flops=flops,
         tokens=tokens,
         accumulate=settings.accumulate,
+        gradient_dtype=settings.gradient_dtype,
         mesh=dataclasses.asdict(config.mesh),
     )

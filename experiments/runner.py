@@ -117,9 +117,7 @@ class Run(Generic[C]):
           function: returns what JSON can hold.
           params: the weights, as `end_training` or `best_params` returns them.
         """
-        if processes.count() == 1:
-            return function(params if self.parallel.mesh.size == 1 else train.to_one_device(params))
-        params = processes.local(params)  # by all
+        params = train.to_one_device(params)  # by all
         return processes.from_main("result", lambda: function(params))
 
     def init_state(
@@ -190,7 +188,7 @@ class Run(Generic[C]):
         """Opens checkpoints and logs, and resumes: the state to start from, and what ``train.fit`` needs.
 
         Args:
-          state: the initial state.
+          state: the initial state; a resume deletes its arrays before it reads a checkpoint.
           batches: of training; with ``--resume`` moved to where the run stopped.
           digests: of the examples of each split. A resume with other ones is an error, as is one with other
             files of preprocessing in the run's directory.
@@ -299,6 +297,8 @@ class Run(Generic[C]):
         extra = None
         if step := self.config.resume_step or checkpoints.latest():
             abstract = self.parallel.abstract(state)
+            for x in jax.tree.leaves(state):  # the initial state and the restored one need not fit together
+                x.delete()
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if (to := checkpoints.set_aside(step)) is not None:
                 metrics = self._directory.metrics  # a resume removes the lines of later steps
@@ -339,6 +339,7 @@ def make_step(
         clip_norm=settings.optimizer.clip_norm,
         ema_decay=settings.ema_decay,
         axis_name=axis_name,
+        gradient_dtype=settings.gradient_dtype,
     )
 
 

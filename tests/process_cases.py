@@ -44,7 +44,7 @@ def values():
     sharding = NamedSharding(mesh, P("device"))
     x = jax.make_array_from_callback((8,), sharding, lambda i: np.arange(8.0)[i])
     total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, P()))(x)
-    local = processes.local({"x": x, "total": total, "n": 3})
+    local = train.to_one_device({"x": x, "total": total})
     print("printed")
     show(
         {
@@ -53,7 +53,7 @@ def values():
             "main": processes.is_main(),
             "made": made,
             "flags": flags,
-            "local": [local["x"].tolist(), float(local["total"]), local["n"]],
+            "local": [local["x"].tolist(), float(local["total"])],
             "devices": len(local["x"].sharding.device_set),
         }
     )
@@ -146,7 +146,7 @@ def restore(directory):
         best = train.load_params(directory, checkpoints.best())
         steps = checkpoints.steps()
     kernel = state.params["kernel"]
-    again = processes.local({"kernel": kernel, "key": jax.random.key_data(state.key)})
+    again = train.to_one_device({"kernel": kernel, "key": jax.random.key_data(state.key)})
     show(
         {
             "extra": extra,
@@ -210,7 +210,7 @@ def read(mesh):
         arrays = [parallel.place_batch(batch) for batch in batches]
         shown[name] = {
             "read": [i for batch in batches for i in batch["x"][batch["weights"] > 0].tolist()],
-            "batches": [processes.local(array["x"]).tolist() for array in arrays],
-            "weight": sum(float(processes.local(array["weights"]).sum()) for array in arrays),
+            "batches": [train.to_one_device(array["x"]).tolist() for array in arrays],
+            "weight": sum(float(train.to_one_device(array["weights"]).sum()) for array in arrays),
         }
     show(shown)

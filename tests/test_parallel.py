@@ -1,7 +1,10 @@
 """Models trained on every kind of mesh, by pmap and by vmap: the same numbers as on one device."""
 
+import contextlib
+import dataclasses
 import functools
 import logging
+from typing import Any
 
 import chex
 import jax
@@ -11,7 +14,8 @@ import pytest
 
 from experiments.language_model.run import make_loss as language_model_loss
 from experiments.translation.run import make_loss as translation_loss
-from tfm_jax import nn, train
+from tfm_jax import nn, ops, train
+from tfm_jax.sharding import constrain
 
 OPTIMIZER = train.adamw(train.noam(32, 5), 0.1)
 STEPS = 20
@@ -78,16 +82,18 @@ def make_state(kind, dropout, key):
     return train.init_state(model_of(kind, dropout).init(init_key), OPTIMIZER, run_key, ema=True)
 
 
-def step_of(parallel, kind, dropout, accumulate=1):
-    return parallel.compile(
-        train.make_train_step(
-            loss_of(kind, dropout),
-            OPTIMIZER,
-            accumulate=accumulate,
-            clip_norm=1.0,
-            ema_decay=0.9,
-            axis_name=parallel.axis_name,
-        )
+def created(parallel, kind, dropout=0.0, seed=0):
+    return parallel.create(functools.partial(make_state, kind, dropout), jax.random.key(seed))
+
+
+def make_step(kind, accumulate=1, axis_name=None):
+    return train.make_train_step(
+        loss_of(kind, 0.0),
+        OPTIMIZER,
+        accumulate=accumulate,
+        clip_norm=1.0,
+        ema_decay=0.9,
+        axis_name=axis_name,
     )
 
 
@@ -99,20 +105,87 @@ def run(step, state, kind, first=0, last=STEPS):
     return state, losses
 
 
-def created(parallel, kind, dropout=0.0, seed=0):
-    return parallel.create(functools.partial(make_state, kind, dropout), jax.random.key(seed))
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run of 20 steps, whose step other tests use too."""
+
+    parallel: Any
+    step: Any
+    before: train.TrainState
+    """The shardings of the state."""
+    after: train.TrainState
+    losses: list[float]
+    compilations: int
+    size: int
+    """The bytes of state on each device."""
 
 
 @functools.cache
-def on_one_device(kind):
-    parallel = parallel_of("one device", kind)
-    _, losses = run(step_of(parallel, kind, 0.0), created(parallel, kind), kind)
-    return losses
+def trained(name, kind, accumulate=1):
+    parallel = parallel_of(name, kind)
+    step = parallel.compile(make_step(kind, accumulate, parallel.axis_name))
+    state = created(parallel, kind)
+    size, before = train.bytes_per_device(state), jax.tree.map(lambda x: x.sharding, state)
+    with counted_compilations() as programs:
+        state, losses = run(step, state, kind)
+    compilations = sum(program in ("Compiling jit(step)", "Compiling jit(_fun)") for program in programs)
+    after = jax.tree.map(lambda x: x.sharding, state)
+    return Trained(parallel, step, before, after, losses, compilations, size)
+
+
+@contextlib.contextmanager
+def counted_compilations():
+    """A list of what is compiled, such as "Compiling jit(step)"."""
+    programs, handler, logger = [], logging.Handler(), logging.getLogger("jax")
+    handler.emit = lambda record: programs.append(record.getMessage().split(" with ")[0])
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield programs
+    finally:
+        logger.removeHandler(handler)
 
 
 def assert_same(kind, losses):
     # Not the weights: Adam divides gradients by their size, and multiplies the rounding of tiny ones.
-    np.testing.assert_allclose(losses, on_one_device(kind), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses, trained("one device", kind).losses, rtol=1e-5, atol=1e-5)
+
+
+def check_twenty_steps(name, kind, accumulate=1):
+    found, whole = trained(name, kind, accumulate), trained("one device", kind).size
+    print(f"{kind} on {name}: {found.size:,} of {whole:,} bytes of state on each device")
+    assert found.size * SHARES.get(name, 1) <= whole
+    assert found.after == found.before
+    assert found.compilations == 1
+    assert_same(kind, found.losses)
+    assert len(set(found.losses)) == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MESHES if name != "one device"])
+def test_20_steps_equal_those_on_one_device(name):
+    check_twenty_steps(name, "language model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp 8", "ring 2 x tensor 2 x fsdp 2", "pmap 8"])
+def test_20_steps_of_an_encoder_and_decoder_equal_those_on_one_device(name):
+    check_twenty_steps(name, "translation")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one device", "tensor 2 x fsdp 4"])
+def test_20_steps_of_4_microbatches_equal_those_of_one(name):
+    check_twenty_steps(name, "language model", accumulate=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{"expert": 4, "data": 2}, {"expert": 2, "fsdp": 2, "tensor": 2}])
+def test_20_steps_of_sharded_experts_equal_those_on_one_device(sizes, monkeypatch):
+    name = f"experts on {sizes}"
+    monkeypatch.setitem(MESHES, name, sizes)
+    monkeypatch.setitem(SHARES, name, 2)
+    check_twenty_steps(name, "experts")
 
 
 def gradients_of(name, kind, dropout):
@@ -129,53 +202,21 @@ def gradients_of(name, kind, dropout):
         return jax.device_get(value_and_grad(params, parallel.place_batch(batch_of(kind, 0))))
 
 
-def check_twenty_steps(name, kind, caplog, accumulate=1):
-    parallel = parallel_of(name, kind)
-    step, state = step_of(parallel, kind, 0.0, accumulate), created(parallel, kind)
-    size, whole = train.bytes_per_device(state), train.bytes_per_device(train.to_one_device(state))
-    print(f"{kind} on {name}: {size:,} of {whole:,} bytes of state on each device")
-    assert size * SHARES.get(name, 1) <= whole
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        state, losses = run(step, state, kind)
-    assert jax.tree.map(lambda x: x.sharding, state) == shardings
-    programs = [r.getMessage().split(" with ")[0] for r in caplog.records]
-    caplog.clear()  # megabytes
-    assert sum(program in ("Compiling jit(step)", "Compiling jit(_fun)") for program in programs) == 1
-    assert_same(kind, losses)
-    assert len(set(losses)) == STEPS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["language model", "translation"])
-@pytest.mark.parametrize("name", [name for name in MESHES if name != "one device"])
-def test_20_steps_equal_those_on_one_device(name, kind, caplog):
-    check_twenty_steps(name, kind, caplog)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["one device", "tensor 2 x fsdp 4"])
-def test_20_steps_of_4_microbatches_equal_those_of_one(name, caplog):
-    check_twenty_steps(name, "language model", caplog, accumulate=4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [{"expert": 4, "data": 2}, {"expert": 2, "fsdp": 2, "tensor": 2}])
-def test_20_steps_of_sharded_experts_equal_those_on_one_device(sizes, caplog, monkeypatch):
-    monkeypatch.setitem(MESHES, "experts", sizes)
-    monkeypatch.setitem(SHARES, "experts", 2)
-    check_twenty_steps("experts", "experts", caplog)
-
-
 @functools.cache
 def one_device_with_dropout(kind):
     return gradients_of("one device", kind, 0.2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["language model", "translation"])
-@pytest.mark.parametrize("name", [name for name in MESHES if name not in ("one device", "pmap 8")])
-def test_dropout_is_that_of_one_device(name, kind):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tensor 2 x fsdp 4", "language model"),
+        ("ring 4 x data 2", "language model"),
+        ("ring 2 x tensor 2 x fsdp 2", "translation"),
+    ],
+)
+def test_gradients_with_dropout_are_those_of_one_device(name, kind):
     loss, gradients = one_device_with_dropout(kind)
     found_loss, found = gradients_of(name, kind, 0.2)
     assert found_loss == pytest.approx(loss, rel=1e-6)
@@ -183,7 +224,82 @@ def test_dropout_is_that_of_one_device(name, kind):
         jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(found), strict=True
     ):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max(), err_msg=str(path))
-    assert abs(loss - gradients_of("one device", kind, 0.0)[0]) > 1e-3 * loss
+
+
+def masks_of(name, monkeypatch):
+    """What each dropout of a decoder keeps, in the order of the forward pass, and the loss."""
+    sizes = {**SIZES, "dropout_rate": 0.3, "attention_dropout_rate": 0.4}
+    model = nn.functionalize(nn.Decoder, nn.Config(**sizes))
+    parallel = train.Jit(train.make_mesh(**MESHES[name]), model.axes())
+    params = parallel.place_params(model.init(jax.random.key(0)))
+    kept, drop, loop = [], ops.dropout, jax.lax.scan
+
+    def dropout(x, rate, key):
+        y = drop(x, rate, key)
+        if key is not None and rate > 0:
+            kept.append((y != 0) | (x == 0))
+        return y
+
+    def scan(layer, *arguments, **options):  # the layers' masks leave it as results
+        def body(carry, x):
+            outside = kept.copy()
+            kept.clear()
+            carry, y = layer(carry, x)
+            y, kept[:] = (y, kept.copy()), outside
+            return carry, y
+
+        carry, (y, stacked) = loop(body, *arguments, **options)
+        kept.extend(stacked)
+        return carry, y
+
+    @jax.jit
+    def apply(params, batch):
+        kept.clear()  # of another trace
+        logits = model.apply(params, batch["tokens"], key=jax.random.key(7))
+        return logits, list(kept)
+
+    with monkeypatch.context() as patch, parallel.context():
+        patch.setattr(ops, "dropout", dropout)
+        patch.setattr(jax.lax, "scan", scan)
+        return jax.device_get(apply(params, parallel.place_batch(batch_of("language model", 0))))
+
+
+ON_A_MESH = [name for name in MESHES if name not in ("one device", "pmap 8")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_A_MESH)
+def test_dropout_in_a_model_keeps_the_same_elements_as_on_one_device(name, monkeypatch):
+    wanted_logits, wanted = masks_of("one device", monkeypatch)
+    logits, found = masks_of(name, monkeypatch)
+    assert [x.shape for x in wanted] == [(16, 16, 32), *[(2, 16, 16, 32)] * 2]  # the embedding, each layer
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert 0.6 < a.mean() < 0.8
+    np.testing.assert_allclose(logits, wanted_logits, rtol=1e-4, atol=1e-5)
+
+
+def dropped_weights(name):
+    """Attention weights after dropout: equal scores, and values that are the positions in one-hot form."""
+    parallel = train.Jit(train.make_mesh(**MESHES[name]))
+    shape = (8, 16, 4, 16)
+    one_hot = np.broadcast_to(np.eye(16, dtype=np.float32)[None, :, None], shape)
+
+    @jax.jit
+    def attend(x, v):
+        x, v = (constrain(array, "B T N H") for array in (x, v))
+        return ops.attention(x, x, v, dropout_rate=0.4, key=jax.random.key(9))
+
+    with parallel.context():
+        return jax.device_get(attend(jnp.zeros(shape), jnp.asarray(one_hot)))
+
+
+@pytest.mark.parametrize("name", ["tensor 4 x data 2", "ring 4 x data 2", "ring 2 x tensor 2 x fsdp 2"])
+def test_attention_dropout_keeps_the_same_elements_as_on_one_device(name):
+    wanted, found = dropped_weights("one device"), dropped_weights(name)
+    np.testing.assert_array_equal(found != 0, wanted != 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert 0.5 < (found != 0).mean() < 0.7
 
 
 @pytest.mark.slow
@@ -193,31 +309,29 @@ def test_dropout_is_that_of_one_device(name, kind):
 )
 def test_training_resumes_under_another_placement(first, second, tmp_path):
     kind = "language model"
-    before, after = parallel_of(first, kind), parallel_of(second, kind)
-    state, losses = run(step_of(before, kind, 0.0), created(before, kind), kind, last=9)
+    before, after = trained(first, kind), trained(second, kind)
+    state, losses = run(before.step, created(before.parallel, kind), kind, last=9)
     with train.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(9, state)
-        restored, _ = checkpoints.restore(after.abstract(state))
-    _, more = run(step_of(after, kind, 0.0), restored, kind, first=9)
+        restored, _ = checkpoints.restore(after.parallel.abstract(state))
+    _, more = run(after.step, restored, kind, first=9)
     assert_same(kind, losses + more)
 
 
 @pytest.mark.slow
 def test_several_seeds_train_under_vmap():
     kind, seeds = "language model", [0, 5, 6]
-    parallel = parallel_of("one device", kind)
+    alone = trained("one device", kind)
     states = [make_state(kind, 0.0, jax.random.key(seed)) for seed in seeds]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    plain = train.make_train_step(loss_of(kind, 0.0), OPTIMIZER, clip_norm=1.0, ema_decay=0.9)
-    together = jax.jit(jax.vmap(plain, in_axes=(0, None)))
+    together = jax.jit(train.replicas(make_step(kind)))
     for i in range(4):
         stacked, metrics = together(stacked, batch_of(kind, i))
     found = np.asarray(metrics["loss"][0] / metrics["loss"][1])
-    step = step_of(parallel, kind, 0.0)
-    alone = [run(step, parallel.place_state(state), kind, last=4) for state in states]
-    np.testing.assert_allclose(found, [losses[-1] for _, losses in alone], rtol=1e-5)
-    for i, (state, _) in enumerate(alone):
-        params = jax.tree.map(lambda x, i=i: x[i], stacked.params)
+    runs = [run(alone.step, alone.parallel.place_state(state), kind, last=4) for state in states]
+    np.testing.assert_allclose(found, [losses[-1] for _, losses in runs], rtol=1e-5)
+    for i, (state, _) in enumerate(runs):
+        params = train.replica(stacked.params, i)
         chex.assert_trees_all_close(params, state.params, rtol=1e-4, atol=1e-5)
 
 

@@ -35,7 +35,6 @@ __all__ = [
     "index",
     "initialize",
     "is_main",
-    "local",
     "sync",
     "together",
 ]
@@ -206,31 +205,6 @@ def any_process(flag: bool) -> Array:
     flags = np.full(jax.local_device_count(), flag)
     shape = (jax.device_count(),)
     return _any()(jax.make_array_from_process_local_data(_one_each(), flags, shape))
-
-
-def local(tree: T) -> T:
-    """The arrays of a tree on one device of this process, from wherever they are sharded.
-
-    Equivalent to (with one process)::
-
-        tree
-
-    Args:
-      tree: of arrays; every process calls this, with the same arrays.
-
-    Returns:
-      The same tree, which a process can use without the others.
-    """
-    if count() == 1:
-        return tree
-    leaves, structure = jax.tree.flatten(tree)
-    sharded = [i for i, x in enumerate(leaves) if _is_global(x) and not x.is_fully_replicated]
-    for mesh in {leaves[i].sharding.mesh for i in sharded}:
-        numbers = [i for i in sharded if leaves[i].sharding.mesh == mesh]
-        gather = jax.jit(_identity, out_shardings=NamedSharding(mesh, P()))
-        for i, x in zip(numbers, gather([leaves[i] for i in numbers]), strict=True):
-            leaves[i] = x
-    return jax.tree.unflatten(structure, [x.addressable_data(0) if _is_global(x) else x for x in leaves])
 
 
 def code_version() -> dict[str, Json]:
@@ -462,11 +436,3 @@ def _one_each() -> NamedSharding:
 @functools.cache
 def _any() -> Callable[[Array], Array]:
     return jax.jit(jnp.any, out_shardings=NamedSharding(_one_each().mesh, P()))
-
-
-def _is_global(x: Any) -> bool:
-    return isinstance(x, jax.Array) and not x.is_fully_addressable
-
-
-def _identity(x: Any) -> Any:
-    return x

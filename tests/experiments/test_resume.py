@@ -47,6 +47,7 @@ OPTIMIZER = [
     "b1",
     "b2",
     "eps",
+    "mu_dtype",
     "clip_norm",
     "frozen_layers",
     "layer_decay",
@@ -57,6 +58,7 @@ FIXED = [
     "train.steps",
     "train.batch_size",
     "train.accumulate",
+    "train.gradient_dtype",
     "train.ema_decay",
     "train.seed",
 ]

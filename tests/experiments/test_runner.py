@@ -20,7 +20,7 @@ from experiments import command_line, runner
 from experiments.config import OptimizerConfig, RunConfig, TrainConfig
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
-from tfm_jax import compilation_cache, train, viz
+from tfm_jax import compilation_cache, nn, train, viz
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
@@ -371,6 +371,8 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
         (["--train.optimizer.warmup", "0"], "OptimizerConfig: got warmup=0"),
         (["--train.optimizer.learning-rate", "nan"], "got learning_rate=nan; wanted a finite number above"),
         (["--train.optimizer.b2", "1"], "got b2=1.0"),
+        (["--train.optimizer.mu-dtype", "float16"], "invalid choice 'float16'"),
+        (["--train.gradient-dtype", "float16"], "invalid choice 'float16'"),
         (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
         (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
         (["--mesh.data", "0"], "MeshConfig: got data=0; wanted 'auto', or an integer from 1 to"),
@@ -430,6 +432,58 @@ def test_optimizer_uses_the_configured_schedule(schedule):
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(optax.apply_updates(params, updates)["kernel"], 1 - rate(0), rtol=1e-5)
+
+
+def test_a_resume_frees_the_initial_state_before_it_reads_the_checkpoint(tmp_path, monkeypatch):
+    start(config("--out", str(tmp_path / "run")))
+    initial, restore, init_state = [], train.resume, runner.Run.init_state
+
+    def make_state(*args):
+        initial.append(init_state(*args))
+        return initial[0]
+
+    def resume(*args, **options):
+        assert all(x.is_deleted() for x in jax.tree.leaves(initial))
+        return restore(*args, **options)
+
+    init_state = runner.Run.init_state
+    monkeypatch.setattr(
+        runner.Run, "init_state", lambda *args: initial.append(init_state(*args)) or initial[0]
+    )
+    monkeypatch.setattr(train, "resume", resume)
+    assert start(config("--out", str(tmp_path / "run"), "--resume")).result.step == SHORT.steps
+    assert len(jax.tree.leaves(initial)) > 5
+
+
+def test_the_dtypes_of_moments_and_gradients_are_settings():
+    options = ("--train.optimizer.mu-dtype", "bfloat16", "--train.gradient-dtype", "bfloat16")
+    settings = config(*options, "--parallel", "pmap").train
+    params = {"kernel": jnp.ones((2, 3))}
+    optimizer, _ = settings.optimizer.build(d_model=8, steps=999)
+    moments = optimizer.init(params)[0]
+    assert moments.mu["kernel"].dtype == jnp.bfloat16 and moments.nu["kernel"].dtype == jnp.float32
+    default, _ = OptimizerConfig().build(d_model=8, steps=999)
+    assert default.init(params)[0].mu["kernel"].dtype == jnp.float32
+
+    def loss_fn(params, batch, key):
+        return (jnp.sum(params["kernel"]) * 1.001, jnp.float32(1)), {}  # bfloat16 has 1.0 and 1.0078125
+
+    assert settings.gradient_dtype == "bfloat16"
+    for gradient_dtype, norm in (("bfloat16", 1.0), ("float32", 1.001)):
+        changed = dataclasses.replace(settings, gradient_dtype=gradient_dtype, ema_decay=None)
+        step = runner.make_step(changed, loss_fn, optimizer)
+        state = train.init_state(params, optimizer, jax.random.key(0))
+        _, metrics = step(state, {"x": jnp.ones(1)})
+        assert float(metrics["grad_norm"][0]) == pytest.approx(norm * 6**0.5, rel=1e-5)
+
+
+def test_bfloat16_gradients_need_a_bfloat16_model_under_jit():
+    settings = TrainConfig(gradient_dtype="bfloat16")
+    narrow = nn.Config(vocab_size=9, dtype="bfloat16")
+    for allowed in ({"model": narrow}, {"model": nn.Config(vocab_size=9), "parallel": "pmap"}):
+        assert TranslationConfig(train=settings, **allowed).train == settings
+    with pytest.raises(ValueError, match=r"gradient_dtype=bfloat16 and a model .* float32; wanted"):
+        TranslationConfig(train=settings, model=nn.Config(vocab_size=9))
 
 
 def test_frozen_layers_and_layer_decay_are_settings(tmp_path):

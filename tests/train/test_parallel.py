@@ -5,9 +5,12 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tests.train import problem
 from tfm_jax import train
+from tfm_jax.sharding import ShardingRules
 from tfm_jax.train.metrics import read, total
 
 OPTIMIZER = optax.adam(1e-2)
@@ -149,6 +152,27 @@ def test_dropout_equals_that_of_one_device(parallel):
         return train.means(metrics)["loss"]
 
     assert one_step(parallel) == pytest.approx(one_step(train.Jit()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "spec"),
+    [
+        (("data", "fsdp"), P(("data", "fsdp"))),
+        ("tensor", P(("tensor",))),
+        (("tensor?", "data"), P(("tensor", "data"))),
+        ("sequence", P()),  # of size 1
+        (None, P()),
+    ],
+)
+def test_a_batch_is_sharded_by_the_rule_of_its_letter(rule, spec):
+    mesh = train.make_mesh(data=2, fsdp=2, tensor=2)
+    rules = ShardingRules(activations={**ShardingRules().activations, "B": rule})
+    parallel = train.Jit(mesh, rules=rules)
+    for x in parallel.place_batch(problem.make_batch(0)).values():
+        assert x.sharding == NamedSharding(mesh, spec)
+    step = parallel.compile(train.make_train_step(problem.loss_fn, OPTIMIZER, ema_decay=0.9))
+    _, metrics = step(parallel.place_state(initial()), problem.make_batch(0))
+    assert train.means(metrics)["loss"] == pytest.approx(twenty_losses()[0], rel=1e-5)
 
 
 def test_bad_arguments_raise():

@@ -5,7 +5,6 @@ import math
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -60,23 +59,23 @@ def on_one_device():
 
 @functools.cache
 def compiled(name, accumulate):
-    """The placed state, and the compiled step."""
+    """The shardings of the state, the step's results, and its program."""
     model = model_of()
     parallel = train.Jit(train.make_mesh(**MESHES[name]), axes=model.axes())
     state = parallel.place_state(make_state(model))
-    return state, parallel.compile(make_step(model, accumulate=accumulate))
+    step = parallel.compile(make_step(model, accumulate=accumulate)).lower(state, make_batch()).compile()
+    before = jax.tree.map(lambda x: x.sharding, state.params)
+    return before, step(state, parallel.place_batch(make_batch())), step.as_text()
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("name", MESHES)
 def test_the_step_is_that_of_one_device(name, accumulate):
-    state, step = compiled(name, accumulate)
-    text = step.lower(state, make_batch()).compile().as_text()
-    found, metrics = step(jax.tree.map(jnp.copy, state), make_batch())
+    shardings, (found, metrics), text = compiled(name, accumulate)
     wanted, expected = on_one_device()
     chex.assert_trees_all_close(found.params, wanted.params, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(metrics, expected, rtol=1e-4)
-    assert jax.tree.all(jax.tree.map(lambda x, y: x.sharding == y.sharding, found.params, state.params))
+    assert jax.tree.map(lambda x: x.sharding, found.params) == shardings
     # What is outside the loop over microbatches would be the batch's way to other devices.
     outside = [c for c in programs.collectives(text) if accumulate > 1 and "while/body" not in c.name]
     assert not [c for c in outside if c.kind in ("all-to-all", "collective-permute") or c.dtype == "s32"]
@@ -84,8 +83,7 @@ def test_the_step_is_that_of_one_device(name, accumulate):
 
 @pytest.mark.parametrize("name", ["fsdp 8", "data 2, fsdp 2, tensor 2"])
 def test_accumulated_gradients_stay_sharded(name):
-    state, step = compiled(name, 4)
-    text = step.lower(state, make_batch()).compile().as_text()
+    _, (state, _), text = compiled(name, 4)
     stack = state.params["stack"]["layers"]["feed_forward"]["w_in"]
     whole, part = stack.shape, stack.sharding.shard_shape(stack.shape)
     assert math.prod(part) < math.prod(whole)

@@ -159,10 +159,13 @@ class Parallel(abc.ABC):
 
     @abc.abstractmethod
     def place_batch(self, batch: BatchT) -> BatchT:
-        """Shards a batch over the devices, on its first axis.
+        """Shards a batch over the devices, on its first axis; the other axes are whole on each device.
 
         Args:
           batch: arrays on the host; of several processes, the share of this one (`batch_share`).
+
+        Raises:
+          ValueError: an array whose first axis is not a multiple of the devices that share a batch.
         """
 
     @abc.abstractmethod
@@ -206,7 +209,8 @@ class Jit(Parallel):
     Args:
       mesh: from `make_mesh`.
       axes: the letters of each parameter, ``model.axes()``. None replicates the state on every device.
-      rules: the mesh axes that shard each letter.
+      rules: the mesh axes that shard each letter; that of activations for B shards the batch, which it must
+        divide, with a ``?`` too.
     """
 
     axes: Params | None = None

@@ -1,11 +1,13 @@
 """Arrays on devices: copies under a sharding, sizes, and the way back to one device."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tfm_jax.types import Array
@@ -58,8 +60,14 @@ def _to_one_device(x: Any) -> Any:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         sharding = x.sharding
         assert isinstance(sharding, NamedSharding)
-        x = jax.jit(lambda x: x, out_shardings=NamedSharding(sharding.mesh, P()))(x).addressable_data(0)
+        # Array by array: all devices get a copy, which the others drop before the next one.
+        x = (x if x.is_fully_replicated else _gather(sharding.mesh)(x)).addressable_data(0)
     return jax.device_put(x, jax.local_devices()[0])
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Callable[[Array], Array]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
 
 
 def bytes_per_device(tree: object) -> int:

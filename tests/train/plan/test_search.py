@@ -24,10 +24,11 @@ CONFIG = nn.Config(
     norm=nn.RMSNorm(),
 )
 
+ADAM = optax.adam(1e-3)
 
-def make_task(config=CONFIG, mesh=None, accumulate=1, batch=B):
+
+def make_task(config=CONFIG, mesh=None, accumulate=1, batch=B, optimizer=ADAM):
     model = nn.functionalize(nn.Decoder, config)
-    optimizer = optax.adam(1e-3)
 
     def loss(params, batch, key):
         total = model.apply(params, batch["tokens"]).astype("float32").sum()
@@ -148,7 +149,9 @@ def test_a_state_that_is_too_large_is_shared_by_more_devices_or_has_smaller_mome
     monkeypatch.setattr("tfm_jax.train.plan.topologies.CHIPS", chips)
     assert "It would with --mesh.data 4 --mesh.fsdp 2," in cheapest_fix(task, "v5e:2x4", step)
     step = dataclasses.replace(step, mesh={"tensor": 1})
-    assert 'It would with train.adamw(mu_dtype="bfloat16"),' in cheapest_fix(task, "v5e:2x4", step)
+    assert "It would with --train.optimizer.mu-dtype bfloat16," in cheapest_fix(task, "v5e:2x4", step)
+    narrow = make_task(optimizer=train.adamw(1e-3, mu_dtype="bfloat16"))
+    assert "mu-dtype" not in (cheapest_fix(narrow, "v5e:2x4", step) or "")
 
 
 def with_topology(pair):

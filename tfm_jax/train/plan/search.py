@@ -5,6 +5,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from tfm_jax.train.meshes import MESH_AXES
 from tfm_jax.train.plan import topologies
 from tfm_jax.train.plan.chips import Chip
@@ -127,12 +130,20 @@ def _changes(task: Task, now: Setting) -> Iterator[tuple[str, Setting, float]]:
         except ValueError:
             continue
         single.append((f"--mesh.data {mesh['data']} --mesh.fsdp {mesh['fsdp']}", setting, 0.0))
-    single.append(('train.adamw(mu_dtype="bfloat16")', now, 0.5))
+    if _has_two_wide_moments(task):
+        single.append(("--train.optimizer.mu-dtype bfloat16", now, 0.5))
     yield from single
     for (a, one, x), (b, other, y) in itertools.combinations(single, 2):
         merged = _merge(now, one, other)
         if merged is not None:
             yield f"{a} {b}", merged, x + y
+
+
+def _has_two_wide_moments(task: Task) -> bool:
+    """Whether the optimizer's state has two float32 moments of each parameter, as Adam's has."""
+    state = jax.eval_shape(task.make_state, jax.random.key(0))
+    size = sum(x.size for x in jax.tree.leaves(state.params))
+    return sum(x.size for x in jax.tree.leaves(state.opt_state) if x.dtype == jnp.float32) >= 2 * size
 
 
 def _merge(now: Setting, one: Setting, other: Setting) -> Setting | None:
