@@ -88,13 +88,13 @@ class Run(Generic[C]):
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
         """Ends the process with one message on an error, and removes the directory of a new run."""
-        with exit_on_error(self.name):
-            try:
-                yield
-            except Exception:
-                if not self.config.resume and processes.is_main():
-                    shutil.rmtree(self.path)
-                raise
+
+        def remove() -> None:
+            if not self.config.resume and processes.is_main():
+                shutil.rmtree(self.path)
+
+        with exit_on_error(self.name), processes.on_failure(remove):
+            yield
 
     def shard(self, axes: Params) -> None:
         """Shards the state over the mesh from here on, by the letters of each parameter: ``model.axes()``.
