@@ -135,7 +135,7 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
     argv = sys.argv[1:] if argv is None else argv
     try:
         default = read_sources(argv).defaults(config)
-        return console.parse_options(type(default), argv, _text_rule, prog=prog, default=default)
+        return console.parse_options(type(default), argv, _text_rule, _auto_rule, prog=prog, default=default)
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
 
@@ -175,4 +175,26 @@ def _text_rule(
         instance_from_str=lambda words: words[0] if kinds is None else from_text(info.type, words[0]),
         is_instance=lambda value: True,  # a default of the code may be of a class that is not registered
         str_from_instance=lambda value: [to_text(value) if isinstance(value, Variant) else str(value)],
+    )
+
+
+def _auto_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """An integer or "auto": the errors of tyro for a union show the code of its types."""
+    if not any(typing.get_args(member) == ("auto",) for member in typing.get_args(info.type)):
+        return None
+
+    def read(words: list[str]) -> int | str:
+        try:
+            return words[0] if words[0] == "auto" else int(words[0])
+        except ValueError:
+            raise ValueError(f"got {words[0]!r}; wanted an integer, or auto.") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|auto",
+        instance_from_str=read,
+        is_instance=lambda value: value == "auto" or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
     )

@@ -88,21 +88,40 @@ class Run(Generic[C]):
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
         """Ends the process with one message on an error, and removes the directory of a new run."""
-        with exit_on_error(self.name):
-            try:
-                yield
-            except Exception:
-                if not self.config.resume and processes.is_main():
-                    shutil.rmtree(self.path)
-                raise
+
+        def remove() -> None:
+            if not self.config.resume and processes.is_main():
+                shutil.rmtree(self.path)
+
+        with exit_on_error(self.name), processes.on_failure(remove):
+            yield
 
     def shard(self, axes: Params) -> None:
         """Shards the state over the mesh from here on, by the letters of each parameter: ``model.axes()``.
 
         Call it before the other methods; under pmap the state stays replicated.
+
+        Raises:
+          ValueError: the mesh has an expert axis, and the model no experts.
         """
+        experts = self.parallel.mesh.shape["expert"]
+        if experts > 1 and not any("E" in letters.split() for letters in jax.tree.leaves(axes)):
+            raise ValueError(
+                f"got mesh.expert={experts}, and a model without experts; wanted mesh.expert=1. Or give "
+                "--model.feed-forward 'MixtureOfExperts(n_experts=8, top_k=2)'"
+            )
         if isinstance(self.parallel, train.Jit):
             self.parallel = dataclasses.replace(self.parallel, axes=axes)
+
+    def check_inputs(self, model: nn.Pure, *shapes: tuple[int, ...]) -> None:
+        """Raises a ValueError, without computing, for examples that the model or the mesh does not take.
+
+        Args:
+          model: the model.
+          shapes: of an example of each input, without the batch.
+        """
+        with self.parallel.context():
+            check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes))
 
     @property
     def share(self) -> dict[str, int]:

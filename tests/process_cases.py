@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ def values():
     print("printed")
     show(
         {
+            "refused": [_error(lambda: train.make_mesh(data=2)), _error(lambda: train.Pmap(_everywhere()))],
             "index": processes.index(),
             "count": processes.count(),
             "main": processes.is_main(),
@@ -57,6 +59,18 @@ def values():
             "devices": len(local["x"].sharding.device_set),
         }
     )
+
+
+def _everywhere():
+    return train.make_mesh(data="auto")
+
+
+def _error(make):
+    """The message of the ValueError that it raises."""
+    try:
+        make()
+    except ValueError as error:
+        return str(error)
 
 
 def disagree():
@@ -78,10 +92,11 @@ def usage():
     sys.exit(2)
 
 
-def one_raises(number="1"):
-    if processes.index() == int(number):
-        raise RuntimeError("disk full")
-    processes.sync("never")
+def one_raises(number, directory):
+    with processes.on_failure(lambda: Path(directory, str(processes.index())).touch()):
+        if processes.index() == int(number):
+            raise RuntimeError("disk full")
+        processes.sync("never")
 
 
 def one_is_killed(number="1"):
@@ -196,9 +211,12 @@ class _Numbers:
         return {"x": indices.astype(np.int32), "weights": np.ones(len(indices), np.float32)}
 
 
-def read(mesh):
-    """Which examples a process reads, and the batches that the devices get."""
-    parallel = train.Jit(train.make_mesh(**json.loads(mesh)))
+def read(meshes):
+    """Which examples a process reads on each of the meshes, and the batches that the devices get."""
+    show([_read(train.Jit(train.make_mesh(**mesh))) for mesh in json.loads(meshes)])
+
+
+def _read(parallel):
     rank, world = parallel.batch_share
     examples = _Numbers()
     shown = {"share": [rank, world]}
@@ -213,4 +231,4 @@ def read(mesh):
             "batches": [train.to_one_device(array["x"]).tolist() for array in arrays],
             "weight": sum(float(train.to_one_device(array["weights"]).sum()) for array in arrays),
         }
-    show(shown)
+    return shown

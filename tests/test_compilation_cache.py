@@ -66,8 +66,10 @@ def test_a_directory_that_cannot_be_written_is_an_error_and_auto_does_without(
     settings, tmp_path, monkeypatch
 ):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"--compilation-cache: got .*/file/cache; wanted a directory that"):
+    with pytest.raises(ValueError, match=r"--compilation-cache: got .*/file/cache.; wanted a directory that"):
         compilation_cache.enable(str(tmp_path / "file" / "cache"))
+    with pytest.raises(ValueError, match="--compilation-cache: got ''; wanted a directory"):
+        compilation_cache.enable("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     compilation_cache.enable()
     assert compilation_cache.describe() == "off"

@@ -12,6 +12,7 @@ LAYER = {
     "ranges": -3,
     "registry": -3,
     "types": -2,
+    "_clusters": -2,
     "fields": -2,
     "checks": -1,
     "values": -1,

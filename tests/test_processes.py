@@ -1,7 +1,6 @@
 """Connecting, agreeing and ending together: with one process, and with several on this machine."""
 
 import json
-import time
 
 import jax
 import pytest
@@ -127,8 +126,8 @@ def test_the_version_of_the_code_changes_with_its_sources(monkeypatch, tmp_path)
     assert processes.code_version()["jax"] == version["jax"]
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_share_values(n):
+def test_processes_share_values():
+    n = 2
     outputs = run(n, "tests.process_cases", "values")
     for number, output in enumerate(outputs):
         *printed, line = output.splitlines()
@@ -139,14 +138,14 @@ def test_processes_share_values(n):
         assert (shown["index"], shown["count"], shown["main"]) == (number, n, number == 0)
         assert shown["local"] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 28.0]
         assert shown["devices"] == 1
+        assert "none of process 1; wanted devices of every process" in shown["refused"][0]
+        assert "Use jit, which runs on all" in shown["refused"][1]
 
 
 def fail(n, *arguments):
-    """The exit statuses and errors of processes, one of which fails; at most 30 seconds later all have."""
-    started_at = time.monotonic()
+    """The exit statuses and errors of processes, one of which fails. Without an end, they would wait on."""
     with Processes(n, "tests.process_cases", *arguments) as started:
-        ended = started.finish(timeout=60)
-    assert time.monotonic() - started_at < 60
+        ended = started.finish()
     return [status for status, _, _ in ended], [error for _, _, error in ended]
 
 
@@ -181,14 +180,15 @@ def test_an_exit_status_is_that_of_all():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
-def test_where_one_raises_the_others_end(number):
-    statuses, errors = fail(2, "one_raises", number)
+def test_where_one_raises_the_others_end(tmp_path, number):
+    statuses, errors = fail(2, "one_raises", number, tmp_path)
     assert statuses == [1, 1]
     assert errors[number].endswith(f"process {number} of 2: case: RuntimeError: disk full\n")
     other = 1 - number
     assert errors[other] == (
         f"process {other} of 2: ended, since process {number} failed: case: RuntimeError: disk full\n"
     )
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}  # what each does on a failure
 
 
 @pytest.mark.slow
@@ -209,12 +209,18 @@ def test_sigterm_to_one_ends_all():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
-def test_where_one_is_killed_the_others_end(number):
-    for case in ("one_is_killed", "one_is_killed_in_a_collective"):
-        statuses, errors = fail(3, case, number)
-        assert statuses.pop(number) == -9
-        assert 0 not in statuses
-        del errors[number]
-        for error in errors:
-            assert "task died" in error or "If another process ended, its output has the cause" in error
+@pytest.mark.parametrize(
+    ("n", "case", "number"),
+    [(3, "one_is_killed", 1), (2, "one_is_killed", 0), (2, "one_is_killed_in_a_collective", 1)],
+)
+def test_where_one_is_killed_the_others_end(n, case, number):
+    statuses, errors = fail(n, case, number)
+    assert statuses.pop(number) == -9
+    assert 0 not in statuses
+    del errors[number]
+    # A collective fails at once. Elsewhere JAX may be faster than our line, above all without process 0.
+    wanted = ("is gone, killed or without a network", "task died", "its output has the cause")
+    for error in errors:
+        assert any(message in error for message in wanted)
+    if n == 3:
+        assert any("ended, since process 1 is gone" in error for error in errors)

@@ -45,6 +45,8 @@ def enable(choice: str = "auto") -> None:
     else:
         directory = Path(choice).expanduser().absolute()
     try:
+        if not choice:  # not the working directory
+            raise FileNotFoundError("it has no name")
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK):
             raise PermissionError(f"it cannot be written: {directory}")
@@ -52,7 +54,7 @@ def enable(choice: str = "auto") -> None:
         if choice == "auto":
             return
         raise ValueError(
-            f'--compilation-cache: got {choice}; wanted a directory that can be written, or "off" ({error}).'
+            f"--compilation-cache: got {choice!r}; wanted a directory that can be written, or off ({error})."
         ) from error
     _update(jax_enable_compilation_cache=True, jax_compilation_cache_dir=str(directory))
     if _setting("jax_compilation_cache_max_size") == -1:

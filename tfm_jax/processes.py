@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tfm_jax._clusters import declared_tasks, local_devices
 from tfm_jax.types import Array, Json
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "index",
     "initialize",
     "is_main",
+    "on_failure",
     "sync",
     "together",
 ]
@@ -51,6 +54,8 @@ _ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (FileExistsError, FileNotFoundError, ImportError, OSError, ValueError)
 }
 _COUNTS: collections.Counter[str] = collections.Counter()
+_CLEANUPS: list[Callable[[], object]] = []
+"""Those of `on_failure`, the innermost last."""
 
 
 def initialize(mode: str = "auto") -> None:
@@ -71,7 +76,7 @@ def initialize(mode: str = "auto") -> None:
     if mode == "off" or jax.distributed.is_initialized():
         return
     if mode in MODES:
-        found = _declared_tasks()
+        found = declared_tasks()
         if mode == "auto" and (found is None or found[1] < 2):
             return
         if found is None:
@@ -79,7 +84,7 @@ def initialize(mode: str = "auto") -> None:
                 "--distributed: got 'on' without Slurm, Open MPI, Kubernetes or a TPU pod; wanted the "
                 "processes. Give --distributed HOST:PORT,COUNT,INDEX"
             )
-        options: dict[str, Any] = _local_devices()
+        options: dict[str, Any] = local_devices()
     else:
         address, processes, number = _parse(mode)
         options = {"coordinator_address": address, "num_processes": processes, "process_id": number}
@@ -246,24 +251,50 @@ def together(name: str) -> Iterator[None]:
     ending.finish()
 
 
+@contextlib.contextmanager
+def on_failure(function: Callable[[], object]) -> Iterator[None]:
+    """Calls a function where the body raises an Exception, or another process fails meanwhile.
+
+    Args:
+      function: such as one that removes a file; where another process failed, a thread calls it.
+    """
+    _CLEANUPS.append(function)
+    try:
+        yield
+    except Exception:
+        function()
+        raise
+    finally:
+        _CLEANUPS.remove(function)
+
+
 class _Ending:
-    """Ends the processes together: by a key that the first one to fail sets, and that a thread waits for."""
+    """Ends the processes together: by a key that the first one to fail sets, and that a thread waits for.
+
+    A process that is killed sets no key: a second thread waits at a barrier, which fails when its heartbeats
+    are missed. Process 0 and the others have one each, at which the main threads of those of the other one
+    arrive at the end.
+    """
 
     def __init__(self, name: str):
         self._name, self._client = name, _client()
         self._failing = threading.Event()
         """Set by the main thread after its own error."""
         self._one = threading.Lock()
-        """Held by what ends this process: the main thread after its own error, or the watching thread."""
-        self._thread = threading.Thread(target=self._watch, name="tfm_jax processes", daemon=True)
-        self._thread.start()
+        """Held by what ends this process: the main thread after its own error, or a watching thread."""
+        watches = (self._watch_errors, self._watch_heartbeats)
+        self._threads = [threading.Thread(target=watch, daemon=True) for watch in watches]
+        for thread in self._threads:
+            thread.start()
 
     def finish(self) -> None:
         """Waits for all, and disconnects."""
         sync("end of the program")
         if is_main():
             self._client.key_value_set(_FAILED, "{}")
-        self._thread.join()
+        self._client.wait_at_barrier(_ALIVE[not is_main()], _DAY)
+        for thread in self._threads:
+            thread.join()
         jax.distributed.shutdown()
 
     def fail(self, error: BaseException) -> None:
@@ -282,16 +313,34 @@ class _Ending:
             self._print(message)
         self._exit(1 if status is None else status)
 
-    def _watch(self) -> None:
+    def _watch_errors(self) -> None:
         try:
             failed = json.loads(self._client.blocking_key_value_get(_FAILED, _DAY * 20))
-        except Exception:  # the coordinator is gone: JAX ends this process
+        except Exception:  # the coordinator is gone: the other thread reports it
             return
         if not failed or self._failing.wait(_GRACE):
             return  # the end; or the main thread reports its own error
         self._one.acquire()
         self._print(f"ended, since process {failed['process']} failed: {failed['message']}")
+        self._clean_up()
         self._exit(1)
+
+    def _watch_heartbeats(self) -> None:
+        try:
+            self._client.wait_at_barrier(_ALIVE[is_main()], _DAY * 20)
+        except Exception as error:  # at once, or JAX aborts this process with many lines
+            if not self._one.acquire(blocking=False):
+                return  # this process ends already
+            found = re.search(r"Task (\d+) heartbeat timeout", str(error))
+            which = f"process {found[1]} is" if found else "process 0, or the connection to it, is"
+            self._print(f"ended, since {which} gone, killed or without a network; its output may say why")
+            self._clean_up()
+            os._exit(1)
+
+    def _clean_up(self) -> None:
+        for function in reversed(_CLEANUPS):
+            with contextlib.suppress(Exception):
+                function()
 
     def _describe(self, error: BaseException) -> str:
         if isinstance(error, SystemExit):
@@ -327,6 +376,8 @@ class _Ending:
 
 
 _FAILED = "tfm_jax/failed"
+_ALIVE = ("tfm_jax/alive", "tfm_jax/alive of process 0")
+"""Barriers that nobody passes before the end."""
 
 
 @contextlib.contextmanager
@@ -377,54 +428,6 @@ def _parse(mode: str) -> tuple[str, int, int]:
         f"--distributed: got {mode!r}; wanted auto, on, off, or HOST:PORT,COUNT,INDEX, such as "
         "10.0.0.1:1234,2,0 for the first of two processes."
     )
-
-
-def _declared_tasks() -> tuple[str, int] | None:
-    """The kind of cluster that the environment declares, and its number of tasks; None without one."""
-    from jax._src.clusters import ClusterEnv
-
-    tasks = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
-    if tasks != "1" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
-        raise ValueError(
-            f"--distributed: got {tasks} tasks of an Open MPI whose address JAX cannot read (version 5 or "
-            "above); wanted it. Give --distributed HOST:PORT,COUNT,INDEX, or off for runs of their own"
-        )
-    for kind in ClusterEnv._cluster_types:
-        if kind.opt_in_only_method or (kind.__name__ == "K8sCluster" and not _is_indexed_job()):
-            continue
-        try:
-            if kind.is_env_present():
-                return kind.__name__, kind.get_process_count()
-        except Exception as error:  # of a network, a file or a variable: each kind has its own
-            raise ValueError(
-                f"--distributed: got the environment of a {kind.__name__} that JAX cannot read "
-                f"({type(error).__name__}: {error!s:.150}); wanted its number of tasks. Give --distributed "
-                "HOST:PORT,COUNT,INDEX, or off for one process"
-            ) from error
-    return None
-
-
-def _is_indexed_job() -> bool:
-    """Whether this is a pod of a Kubernetes job whose pods are numbered."""
-    if "KUBERNETES_SERVICE_HOST" not in os.environ or "JOB_COMPLETION_INDEX" not in os.environ:
-        return False
-    try:
-        import kubernetes  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError(
-            "--distributed: got a Kubernetes job with numbered pods, and no kubernetes package to read their "
-            "number; wanted it. pip install 'jax[k8s]', or give --distributed HOST:PORT,COUNT,INDEX, or off "
-            "for runs of their own"
-        ) from error
-    return True
-
-
-def _local_devices() -> dict[str, Any]:
-    """The devices of the only task of a Slurm node: all, where JAX would take the first."""
-    tasks, gpus = os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""), os.environ.get("SLURM_GPUS_ON_NODE", "")
-    if tasks.partition("(")[0] == "1" and gpus.isdecimal() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
-        return {"local_device_ids": range(int(gpus))}
-    return {}
 
 
 @functools.cache

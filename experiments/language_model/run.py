@@ -15,7 +15,7 @@ from experiments.init_from import start_run
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts
-from experiments.runner import check_inputs, make_tokenizer, require_packages
+from experiments.runner import make_tokenizer, require_packages
 from tfm_jax import data, generate, nn, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
@@ -43,6 +43,7 @@ def run_experiment(config: Config) -> None:
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
         state = run.init_state(task.model.init, optimizer, initial_params)
+        run.check_inputs(task.model, (config.data.length,))
     size, seed = config.train.batch_size, config.train.seed
     sampler = data.UniformBatchSampler(len(task.training), size, seed)
     batches = iter(data.Loader(task.training, sampler, **run.share))
@@ -122,7 +123,6 @@ def _prepare(config: Config, path: Path) -> _Task:
     _prompt(config, tokenizer)  # raises if it does not fit the model
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     model = nn.functionalize(nn.Decoder, dataclasses.replace(config.model, vocab_size=vocab_size))
-    check_inputs(model, (1, settings.length))
     pack = functools.partial(
         data.language_model_examples, tokenizer=tokenizer, length=settings.length, vocab_size=vocab_size
     )

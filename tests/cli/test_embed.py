@@ -116,7 +116,10 @@ def test_progress_bar_of_a_file_on_a_terminal(tfm, directory, tmp_path, monkeypa
         ),
         (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size: got 0; wanted an integer"),
         (["--model", "MODEL", "a", "--devices", "0"], "--devices: got 0; wanted an integer"),
-        (["--model", "MODEL", "a", "--devices", "9"], "got data=9; wanted 1 to 8, the cpu devices"),
+        (
+            ["--model", "MODEL", "a", "--devices", "9"],
+            "9 devices; wanted 1 to 8, the cpu devices",
+        ),
         (
             ["--model", "MODEL", "a", "--devices", "33"],
             "--devices: got 33; wanted at most --batch-size, 32.",

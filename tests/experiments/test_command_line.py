@@ -90,6 +90,31 @@ def test_unknown_variant_raises(text, message, capsys):
     assert "Error parsing --model.positions" in error and message in error
 
 
+def test_a_mesh_size_is_a_number_or_auto(capsys):
+    mesh = parse("--mesh.data", "auto", "--mesh.tensor", "2").mesh
+    assert (mesh.data, mesh.tensor, mesh.fsdp) == ("auto", 2, 1)
+    for text, message in (("x", "got 'x'; wanted an integer, or auto."), ("0", "got data=0; wanted 'auto'")):
+        with pytest.raises(SystemExit):
+            parse("--mesh.data", text)
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "mode", "after"),
+    [
+        ([], "auto", []),
+        (["--distributed", "off", "--resume"], "off", ["--distributed", "off", "--resume"]),
+        (["--distributed", "--resume"], "on", ["--distributed", "on", "--resume"]),
+        (["--distributed"], "on", ["--distributed", "on"]),
+        (["--distributed=h:1,2,0", "--distributed=h:1,2,1"], "h:1,2,1", ...),
+    ],
+)
+def test_distributed_is_read_before_all_else(argv, mode, after):
+    wanted = list(argv) if after is ... else after
+    assert command_line._read_distributed(argv) == mode
+    assert argv == wanted
+
+
 def test_help_shows_the_variants_and_the_default(capsys):
     with pytest.raises(SystemExit):
         parse("--help")

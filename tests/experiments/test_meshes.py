@@ -81,6 +81,20 @@ def test_a_vocabulary_that_the_mesh_does_not_divide_names_the_option(tmp_path, r
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (["--mesh.expert", "2"], r"got mesh\.expert=2, and a model without experts; wanted mesh\.expert=1"),
+        (["--mesh.sequence", "3"], r"got T = 32 .*wanted a multiple of 3"),
+    ],
+)
+def test_an_axis_that_the_model_or_its_length_does_not_take_is_an_error(tmp_path, rows, mesh, message):  # noqa: F811
+    options = [*test_language_model.SMALL, "--data.source", rows, "--data.tokenizer", "bytes"]
+    with pytest.raises(SystemExit, match=message):
+        language_model(["--out", str(tmp_path / "run"), *options, *mesh])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_the_mesh_does_not_divide_names_its_axes(tmp_path):
     out = ("--out", str(tmp_path / "run"))
     wanted = r"got train.batch_size=16; wanted a multiple of mesh.data x mesh.fsdp times train.accumulate, 24"

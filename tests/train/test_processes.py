@@ -11,7 +11,7 @@ from tfm_jax import data
 
 def shown(n, *arguments, **options):
     outputs = run(n, "tests.process_cases", *arguments, **options)
-    return [json.loads(output[output.index("{") :]) for output in outputs]
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 def expected_batches(seed):
@@ -23,29 +23,22 @@ def expected_batches(seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 4])
 def test_each_example_is_read_once_and_the_batches_are_those_of_one_process(n):
-    parts = shown(n, "read", '{"data": "auto"}')
+    tensor = {2: {"tensor": 4}, 4: {"data": 2, "tensor": 4}}[n]
+    outputs = shown(n, "read", json.dumps([{"data": "auto"}, tensor]))
+    parts = [part for part, _ in outputs]
     assert [part["share"] for part in parts] == [[i, n] for i in range(n)]
     evaluated = sorted(i for part in parts for i in part["evaluation"]["read"])
     assert evaluated == list(range(22))
     trained = [i for part in parts for i in part["training"]["read"]]
     assert len(trained) == 32 and len(set(trained)) == 22
-    for part in parts:
+    # processes that hold parts of the same heads read the same examples
+    shares = {2: [[0, 1]] * 2, 4: [[0, 2], [0, 2], [1, 2], [1, 2]]}[n]
+    assert sorted(part["share"] for _, part in outputs) == shares
+    assert {len(part["training"]["read"]) for _, part in outputs} == {64 // n}
+    for part in (part for output in outputs for part in output):
         assert part["evaluation"]["weight"] == 22
         assert part["training"]["batches"] == expected_batches(seed=3)
         assert part["evaluation"]["batches"] == expected_batches(seed=None)
-
-
-@pytest.mark.slow
-def test_processes_of_one_tensor_axis_read_the_same_examples():
-    parts = shown(2, "read", '{"tensor": 4}')
-    assert [part["share"] for part in parts] == [[0, 1]] * 2
-    for part in parts:
-        assert part["training"]["batches"] == expected_batches(seed=3)
-    parts = shown(4, "read", '{"data": 2, "tensor": 4}')
-    assert sorted(part["share"] for part in parts) == [[0, 2], [0, 2], [1, 2], [1, 2]]
-    for part in parts:
-        assert part["training"]["batches"] == expected_batches(seed=3)
-        assert len(part["training"]["read"]) == 16
 
 
 @pytest.mark.slow

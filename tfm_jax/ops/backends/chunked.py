@@ -8,7 +8,6 @@ mask's structure is static, by a condition at run time where it depends on data.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
