@@ -30,6 +30,36 @@ def test_a_roofline_is_the_larger_of_products_and_bytes():
     assert roofline_seconds(in_float32, h200) == pytest.approx(2 * product + 2 * negate)
 
 
+def test_all_products_of_a_fusion_count_and_those_of_a_shared_computation_once_a_call():
+    h200 = CHIPS["h200"]
+    dot = "dot(%{x}, %{x}), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}"
+    text = entry(
+        "%a = bf16[4096,4096]{1,0} parameter(0)",
+        "%f = (bf16[4096,4096], bf16[4096,4096]) fusion(%a), kind=kOutput, calls=%two",
+        "%g = bf16[4096,4096] call(%a), to_apply=%one",
+        "%h = bf16[4096,4096] call(%a), to_apply=%one",
+    )
+    functions = "\n".join(
+        [
+            "%two (x: bf16[4096,4096]) -> (bf16[4096,4096], bf16[4096,4096]) {",
+            "  %x2 = bf16[4096,4096]{1,0} parameter(0)",
+            f"  %d1 = bf16[4096,4096] {dot.format(x='x2')}",
+            f"  %d2 = bf16[4096,4096] {dot.format(x='x2')}",
+            "  ROOT %t2 = (bf16[4096,4096], bf16[4096,4096]) tuple(%d1, %d2)",
+            "}",
+            "",
+            "%one (x: bf16[4096,4096]) -> bf16[4096,4096] {",
+            "  %x1 = bf16[4096,4096]{1,0} parameter(0)",
+            f"  ROOT %d3 = bf16[4096,4096] {dot.format(x='x1')}",
+            "}",
+            "",
+            "ENTRY ",
+        ]
+    )
+    product = 2 * 4096**3 / h200.flops
+    assert roofline_seconds(text.replace("ENTRY ", functions), h200) == pytest.approx(4 * product)
+
+
 def test_attention_kernels_count_all_pairs():
     fwd, pairs = "%k = bf16[2,4,16,8] custom-call(%m, %q, %kv, %kv)", 2 * 4 * 16 * 8 * 32
     lines = [

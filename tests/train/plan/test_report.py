@@ -3,7 +3,9 @@ import json
 
 import pytest
 
-from tfm_jax.train.plan.report import Report, Row, axes_of, render, short
+from tests.train.plan.test_search import CONFIG, make_task
+from tfm_jax.train.plan.compiling import CompiledStep, Memory
+from tfm_jax.train.plan.report import Report, Row, axes_of, make_report, render, short
 
 MESH = {"data": 2, "fsdp": 4}
 GIB = 2**30
@@ -118,6 +120,21 @@ def test_without_a_known_memory_nothing_is_said_to_fit():
     report = make(topology="cpu:8", capacity=None)
     assert report.fits is None
     assert "memory a device   7.50 GiB\n" in render(report)
+
+
+@pytest.mark.parametrize(
+    "precision, topology, text",
+    [
+        (None, "v5e:2x4", "one bfloat16 product (operands are rounded to 8 bits, sums are float32)"),
+        ("high", "v5e:2x4", "three bfloat16 products (a matmul precision of high)"),
+        ("highest", "h200:8", "float32 (a matmul precision of highest)"),
+        ("highest", "cpu:8", "float32"),
+    ],
+)
+def test_a_float32_product_is_that_of_the_configs_precision(precision, topology, text):
+    task = make_task(dataclasses.replace(CONFIG, matmul_precision=precision))
+    step = CompiledStep(None, Memory(1, 1, 1, 1, 1), {"fsdp": 8}, 0, 0)
+    assert make_report(task, topology, step).float32_is == text
 
 
 def test_a_report_survives_json():

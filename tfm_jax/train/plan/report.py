@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.train.plan import programs, topologies
 from tfm_jax.train.plan.chips import Chip
@@ -18,6 +20,13 @@ __all__ = ["Report", "Row", "axes_of", "make_report", "milliseconds", "render", 
 _GIB = 2**30
 _BETWEEN = ("/ops/", "/nn/precision.py")
 """Files between a backend and the layer that calls it."""
+_PRECISIONS = {
+    ("tpu", "high"): "three bfloat16 products",
+    ("tpu", "highest"): "six bfloat16 products, about float32",
+    ("gpu", "high"): "TensorFloat-32",
+    ("gpu", "highest"): "float32",
+}
+"""What a float32 product is by a platform and ``Config.matmul_precision``, as ``jax.lax.Precision`` has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Report:
       collectives: the most bytes first.
       attention: the backend of each call, as text.
       float32: lines with float32 products in a low-precision step, with their share of the FLOPs.
-      float32_is: what a float32 product is on the platform by default.
+      float32_is: what a float32 product of the model is on the platform.
       unknown_loops: loops whose trips cannot be read, counted once.
       compute_seconds, exchange_seconds: estimates for the products and for the collectives of a step; None
         without published peaks.
@@ -137,8 +146,6 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
       step: from `compile_step`.
       fix: the cheapest change that would make it fit.
     """
-    import jax
-
     chip, memory = topologies.chip_of(topology), step.memory
     shapes = jax.eval_shape(task.make_state, jax.random.key(0)).params
     text, devices = step.text, max(1, math.prod(step.mesh.values()))
@@ -164,12 +171,23 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
         collectives=_rows(found, step.mesh),
         attention=() if text is None else _attention(text),
         float32=_float32_lines(dots) if is_low else (),
-        float32_is=chip.float32,
+        float32_is=_float32(task, chip),
         unknown_loops=0 if text is None else programs.unknown_loops(text),
         compute_seconds=compute,
         exchange_seconds=exchange,
         compile_seconds=step.lower_seconds + step.compile_seconds,
     )
+
+
+def _float32(task: Task, chip: Chip) -> str:
+    """What a float32 product of a model is on a chip."""
+    precision = task.model.config.matmul_precision
+    if precision is None:
+        precision = getattr(jax.config, "jax_default_matmul_precision", None)
+    if precision in (None, "default") or chip.platform == "cpu":
+        return chip.float32
+    name = _PRECISIONS.get((chip.platform, precision), "")
+    return f"{name or 'not the default'} (a matmul precision of {precision})"
 
 
 def _rows(found: Sequence[Collective], mesh: Mapping[str, int]) -> tuple[Row, ...]:
