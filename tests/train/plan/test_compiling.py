@@ -7,12 +7,12 @@ from tfm_jax.train.plan.compiling import _too_large, compile_step
 GIB = 2**30
 # Of libtpu 0.0.42, 0.0.52 and releases before.
 MESSAGES = (
-    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.64G) exceeds "
-    "available HBM (15.75G).",
-    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
-    "temporaries (18.64G) exceeds available HBM (15.75G). HLO module: jit_step.\nSee https://openxla.org/xla/errors/",
-    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.64G of 15.75G hbm. Exceeded hbm capacity by "
-    "2.89G.\n\nTotal hbm usage >= 18.89G:\n    reserved        258.00M",
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.64G) "
+    "exceeds available HBM (15.75G).",
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for "
+    "HLO temporaries (18.64G) exceeds available HBM (15.75G). HLO module: jit_step.\nSee https://openxla.org/",
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.64G of 15.75G hbm. Exceeded hbm "
+    "capacity by 2.89G.\n\nTotal hbm usage >= 18.89G:\n    reserved        258.00M",
 )
 
 

@@ -26,7 +26,7 @@ _PRECISIONS = {
     ("gpu", "high"): "TensorFloat-32",
     ("gpu", "highest"): "float32",
 }
-"""What a float32 product is by a platform and ``Config.matmul_precision``, as ``jax.lax.Precision`` has it."""
+"""What a float32 product is by platform and ``Config.matmul_precision``, as ``jax.lax.Precision`` has it."""
 
 
 @dataclasses.dataclass(frozen=True)
