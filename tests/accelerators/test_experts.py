@@ -14,7 +14,7 @@ KERNEL = D * HIDDEN
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_device_gathers_the_parts_of_its_own_experts_alone(topology):
-    """fsdp 2 x expert 4: the weights of two of eight experts move over fsdp, and never those of the others."""
+    """fsdp 2 x expert 4: the weights of two of eight experts move over fsdp, never those of the others."""
     experts = nn.MixtureOfExperts(EXPERTS, 2)
     sizes = {"n_layers": 1, "d_ff": HIDDEN, "feed_forward": experts, "attention_implementation": "xla"}
     program = compile_step(topology, dataclasses.replace(CONFIG, **sizes), batch=(4, 128), mesh=(1, 2, SHARE))
