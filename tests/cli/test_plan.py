@@ -100,7 +100,7 @@ def test_an_error_is_one_line(arguments, message, capsys):
 def test_a_search_replaces_no_option_silently(option, capsys):
     assert run(["plan", "language_model", "--search", "1", option, *TINY]) == 2
     printed = capsys.readouterr().err
-    assert f"tfm plan: got {option.partition('=')[0]} beside --search" in printed
+    assert f"plan: got {option.partition('=')[0]} beside --search" in printed
     assert printed.count("\n") == 1
 
 

@@ -40,7 +40,7 @@ class Plan(Command):
         ]
         if self.search is not None and varied:
             raise ValueError(
-                f"tfm plan: got {', '.join(varied)} beside --search, which tries all; wanted one of both. "
+                f"plan: got {', '.join(varied)} beside --search, which tries all; wanted one of both. "
                 "Leave the options of the mesh and of recomputation out."
             )
 

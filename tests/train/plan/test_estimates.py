@@ -1,6 +1,7 @@
 import pytest
 
 from tests.train.plan.test_programs import entry
+from tfm_jax.train.plan import programs
 from tfm_jax.train.plan.chips import CHIPS
 from tfm_jax.train.plan.estimates import exchange_seconds, kernel_flops, roofline_seconds, seconds_of
 
@@ -86,3 +87,9 @@ def test_a_tpu_takes_the_cycles_of_its_compiler():
     compute, exchange = seconds_of(text, CHIPS["v5e"], {"data": 8})
     assert (compute, exchange) == (pytest.approx(3000 / 1.5e9), 0)
     assert seconds_of(text, CHIPS["cpu"], {"data": 8}) == (None, None)
+
+
+def test_operations_without_an_estimate_of_the_compiler_are_left_out_and_counted():
+    fusion = '%{} = f32[8] fusion(), kind=kLoop, calls=%sum, backend_config={{"estimated_cycles":"{}"}}'
+    text = entry(fusion.format("f", 3000), fusion.format("g", 2**63 - 1))
+    assert (programs.cycles(text), programs.unknown_cycles(text)) == (3000, 1)

@@ -35,6 +35,7 @@ def make(**changes):
         float32=(("ops/losses.py:7", 0.25),),
         float32_is="one bfloat16 product",
         unknown_loops=1,
+        unknown_cycles=2,
         compute_seconds=2.0,
         exchange_seconds=0.5,
         compile_seconds=12.0,
@@ -65,6 +66,8 @@ def test_the_estimate_is_a_range_and_called_one():
     text = render(report)
     assert "step time         estimate: 2,000 ms to 2,500 ms, MFU 40% to 50%" in text
     assert "2,000 ms by the compiler's cycles" in text and "500 ms by the published bandwidth" in text
+    assert "between hosts" not in text
+    assert "of the links, between hosts too" in render(make(topology="h100:2x4"))
     assert "no estimate: the step runs on cpu, whose peaks" in render(
         make(topology="cpu:8", capacity=None, compute_seconds=None, exchange_seconds=None)
     )
@@ -89,6 +92,7 @@ def test_a_report_shows_memory_collectives_attention_and_float32_products():
     assert "attention         splash (tpu_custom_call), called from nn/attention.py:124" in lines
     assert "float32 products  one bfloat16 product" in lines
     assert "   25.0% of the FLOPs at ops/losses.py:7" in lines
+    assert "operations without the compiler's cycles, left out above: 2" in lines
     assert any(line == "loops with unknown trips, counted once above: 1" for line in lines)
     assert "  in products     1.00 times that in the program, outside of kernels" in lines
 

@@ -86,7 +86,7 @@ def check_mesh(task: Task, topology: str) -> Jit:
     for name, x in task.batch.items():
         if x.shape[0] % parts:
             raise ValueError(
-                f"tfm plan: got a batch of {x.shape[0]} examples ({name}); wanted a multiple of {parts}, the "
+                f"plan: got a batch of {x.shape[0]} examples ({name}); wanted a multiple of {parts}, the "
                 f"{parallel.batch_parts} devices that share it times {task.accumulate} microbatches. Choose "
                 "another batch size or mesh."
             )
@@ -162,7 +162,7 @@ def _cudnn_needed(topology: str) -> Iterator[None]:
         if not str(error).startswith(("cuDNN not found", "cuDNN is not detected")):
             raise
         raise ImportError(
-            f"tfm plan: got {topology} without cuDNN, whose attention the step would run; wanted that of the "
+            f"plan: got {topology} without cuDNN, whose attention the step would run; wanted that of the "
             "extra cuda13. pip install 'tfm_jax[cuda13]', or choose --model.attention-implementation chunked."
         ) from error
 

@@ -264,6 +264,16 @@ class Program:
         """The computation of each instruction, whose names are unique in a program."""
         return {name: computation for computation, names in self.computations.items() for name in names}
 
+    @functools.cached_property
+    def callers(self) -> Mapping[str, Instruction]:
+        """The instruction that runs each computation; the last one of several."""
+        return {
+            inner: instruction
+            for names in self.computations.values()
+            for instruction in names.values()
+            for inner in called(instruction)
+        }
+
     def lines(self, instruction: Instruction) -> tuple[str, ...]:
         """The lines of source of an instruction as "file:line", the innermost first; () without any."""
         if (number := instruction.attribute("stack_frame_id")) is None:

@@ -65,6 +65,7 @@ class Report:
       float32: lines with float32 products in a low-precision step, with their share of the FLOPs.
       float32_is: what a float32 product of the model is on the platform.
       unknown_loops: loops whose trips cannot be read, counted once.
+      unknown_cycles: operations without the TPU compiler's estimate, which the time leaves out.
       compute_seconds, exchange_seconds: estimates for the products and for the collectives of a step; None
         without published peaks.
       compile_seconds: of lowering and compilation.
@@ -89,6 +90,7 @@ class Report:
     float32: tuple[tuple[str, float], ...]
     float32_is: str
     unknown_loops: int
+    unknown_cycles: int
     compute_seconds: float | None
     exchange_seconds: float | None
     compile_seconds: float
@@ -173,6 +175,7 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
         float32=_float32_lines(dots) if is_low else (),
         float32_is=_float32(task, chip),
         unknown_loops=0 if text is None else programs.unknown_loops(text),
+        unknown_cycles=0 if text is None else programs.unknown_cycles(text),
         compute_seconds=compute,
         exchange_seconds=exchange,
         compile_seconds=step.lower_seconds + step.compile_seconds,
@@ -301,6 +304,8 @@ def render(report: Report, rows: int = 12) -> str:
     lines += ["", *_time_lines(report, chip)]
     if report.unknown_loops:
         lines.append(f"loops with unknown trips, counted once above: {report.unknown_loops}")
+    if report.unknown_cycles:
+        lines.append(f"operations without the compiler's cycles, left out above: {report.unknown_cycles}")
     return "\n".join(lines)
 
 
@@ -332,12 +337,15 @@ def _time_lines(report: Report, chip: Chip) -> list[str]:
         reason = "was not compiled" if chip.flops else f"runs on {chip.name}, whose peaks are unknown"
         return [f"step time         no estimate: the step {reason}"]
     source = "the compiler's cycles" if chip.clock else "a roofline of published peaks"
+    # The network between the hosts of GPUs is not a fact of the chip.
+    hosts = ", between hosts too" if chip.gpu and "x" in report.topology.partition(":")[2] else ""
     assert report.compute_seconds is not None and report.exchange_seconds is not None
     return [
         f"step time         estimate: {milliseconds(seconds[0])} to {milliseconds(seconds[1])}, "
         f"MFU {mfu[0]:.0%} to {mfu[1]:.0%} (exchanges not hidden, or hidden)",
         f"  computation     {milliseconds(report.compute_seconds)} by {source}",
-        f"  exchanges       {milliseconds(report.exchange_seconds)} by the published bandwidth of the links",
+        f"  exchanges       {milliseconds(report.exchange_seconds)} by the published bandwidth of the links"
+        f"{hosts}",
     ]
 
 
