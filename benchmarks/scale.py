@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tfm_jax.train.plan import topologies
+from tfm_jax.train.plan import cache, topologies
 from tfm_jax.train.plan.compiling import compile_step
 from tfm_jax.train.plan.formulas import Setting, traffic
 from tfm_jax.train.plan.report import Report, make_report
@@ -55,7 +55,10 @@ MODELS = {
 }
 """The Transformer of Vaswani et al. 2017, and decoders of the sizes of Llama 3.2 1B and Llama 2 7B."""
 BEFORE = {"1.24 B, v5e:16x16": 174.5}
-"""GiB a device and step that release 0.3 exchanges, whose modules do not say where activations live."""
+"""GiB a device and step that release 0.3 exchanged, whose modules do not say where activations live: an
+earlier measurement, which this program does not repeat."""
+COMPILERS = {"tpu": "libtpu", "gpu": "jax-cuda13-pjrt"}
+"""The package of the compiler of a platform."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,12 @@ def run_case(case: Case) -> dict[str, Any]:
     report = make_report(task, case.topology, step, cheapest_fix(task, case.topology, step))
     setting = Setting(dict(step.mesh), task.model.config.remat, task.accumulate)
     formula = dataclasses.asdict(traffic(task, setting))
-    return {"name": case.name, "report": report.to_json(), "formula": formula}
+    return {
+        "name": case.name,
+        "versions": cache.versions(),
+        "report": report.to_json(),
+        "formula": formula,
+    }
 
 
 def page(saved: dict[str, dict[str, Any]]) -> str:
@@ -115,8 +123,8 @@ def page(saved: dict[str, dict[str, Any]]) -> str:
         "# Scale",
         "",
         "Training steps compiled by the TPU and GPU compilers, without a device. Memory, bytes and counts",
-        "are the compilers'; times are estimates. `python -m benchmarks.scale` writes this page, and",
-        "[plan.md](plan.md) says how to plan another step.",
+        "are those of the compiled programs; times are estimates. `python -m benchmarks.scale` writes this",
+        "page, and [plan.md](plan.md) says how to plan another step.",
         "",
         "| model, devices | mesh | tokens a step | memory a device | exchanged a device | estimate of a step "
         "| compiled in |",
@@ -155,6 +163,9 @@ def _section(case: Case, saved: dict[str, Any]) -> list[str]:
     measured, expected = sum(by_kind.values()), sum(formula.values())
     pairs = zip(COUNTED, (formula["gathered"], formula["reduced"], formula["scattered"]), strict=True)
     lines = [f"## {case.name}", "", "```sh", case.command, "```", ""]
+    compiler = COMPILERS[topologies.chip_of(case.topology).platform]
+    if version := saved.get("versions", {}).get(compiler):
+        lines += [f"Compiled with {compiler} {version}.{' ' + saved['note'] if 'note' in saved else ''}", ""]
     if report.fits is False:
         lines += [f"It does not fit: {_gib(report.memory)} GiB. {report.fix or ''}".strip(), ""]
     if not report.collectives:
@@ -166,7 +177,11 @@ def _section(case: Case, saved: dict[str, Any]) -> list[str]:
     if others:
         lines += [f"| other kinds | {_gib(others)} | |"]
     if before := BEFORE.get(case.name):
-        lines += ["", f"Release 0.3 exchanged {before} GiB."]
+        lines += [
+            "",
+            f"Release 0.3 exchanged {before} GiB, by an earlier measurement of the same model, mesh and",
+            "batch, which the command above does not repeat.",
+        ]
     lines += ["", "| GiB | times | array | collective | line |", "| --- | --- | --- | --- | --- |"]
     for r in report.collectives[:10]:
         array = f"{r.dtype}[{','.join(map(str, r.shape))}]"

@@ -41,7 +41,7 @@ def make_task(
       ValueError: the config has pmap, or an optimizer that does not fit its steps.
     """
     if config.parallel != "jit":
-        raise ValueError(f"tfm plan: got --parallel {config.parallel}; wanted jit, which shards the state.")
+        raise ValueError(f"plan: got --parallel {config.parallel}; wanted jit, which shards the state.")
     settings = config.train
     optimizer: optax.GradientTransformation
     optimizer, _ = settings.optimizer.build(config.model.d_model, settings.steps)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from tfm_jax.train.plan import programs
 from tfm_jax.train.plan.topologies import compile_for
 
 TOPOLOGIES = ("v5e:2x4", "h200:8")
-MESH = {"data": 2, "fsdp": 4}
+MESH = ("data", "fsdp", "expert")
 # All different; the activations of a device are larger than any weight.
 B, T, V, D, F, N, H, L = 64, 256, 1152, 256, 768, 4, 64, 2
 TOKENS = B * T // 8
@@ -53,11 +54,11 @@ class Program:
 
 @functools.lru_cache(maxsize=8)
 def compile_step(
-    topology: str, config: nn.Config, batch: tuple[int, int] = (B, T), mesh: tuple[int, int] = (2, 4)
+    topology: str, config: nn.Config, batch: tuple[int, int] = (B, T), mesh: tuple[int, ...] = (2, 4, 1)
 ) -> Program:
-    """The training step of a language model on a mesh of data x fsdp; skips without the compiler."""
+    """The training step of a language model on a mesh of data x fsdp x expert; skips without the compiler."""
     sizes = dict(zip(MESH, mesh, strict=True))
-    devices = devices_or_skip(topology)[: mesh[0] * mesh[1]]
+    devices = devices_or_skip(topology)[: math.prod(mesh)]
     model = nn.functionalize(nn.Decoder, config)
     optimizer = train.adamw(optax.constant_schedule(1e-3), 0.01)
 

@@ -69,12 +69,13 @@ def test_chunked_attention_of_a_decoder_has_no_table_of_t_x_s(topology):
     """Of one sequence on one device: nothing that the program writes has T x S / 2 elements."""
     sizes = {"vocab_size": 128, "d_model": 64, "n_heads": 2, "d_ff": 128}
     config = dataclasses.replace(CONFIG, attention_implementation="chunked", **sizes)
-    memory = {}
+    memory, largest = {}, {}
     for length in (1024, 2048):
-        program = compile_step(topology, config, batch=(1, length), mesh=(1, 1))
+        program = compile_step(topology, config, batch=(1, length), mesh=(1, 1, 1))
         assert programs.dots(program.text)
-        largest = max(programs.temporaries(program.text), key=lambda x: math.prod(x.shape))
+        largest[length] = max(math.prod(x.shape) for x in programs.temporaries(program.text))
         memory[length] = program.temporary
-        if length == 2048:
-            assert math.prod(largest.shape) < length * length // 2, largest
-    assert memory[2048] < 2.6 * memory[1024]
+    assert largest[2048] < 2048 * 2048 // 2
+    assert largest[2048] <= 2 * largest[1024]
+    # A TPU does not count what fits into its VMEM: 0, where all of it does.
+    assert memory[2048] <= 2.6 * memory[1024]

@@ -53,5 +53,7 @@ def test_the_page_shows_a_case_beside_its_formula():
     assert "| 3.00 | 3 | bf16[8,4] | all-gather over fsdp | nn/layers.py:7 |" in text
     assert "tfm plan language_model --topology v5e:16x16" in text
     assert f"Not compiled yet: {CASES[1].name}; " in text
+    assert "Compiled with" not in text and "an earlier measurement" in text
+    assert "Compiled with libtpu 1.2.\n" in page({CASES[0].name: {**saved, "versions": {"libtpu": "1.2"}}})
     full = dataclasses.replace(report, exceeded=GIB, collectives=())
     assert "does not fit" in page({CASES[0].name: {**saved, "report": full.to_json()}})

@@ -1,5 +1,6 @@
 """``tfm plan``, in this process, for CPUs."""
 
+import importlib
 import importlib.metadata
 
 import pytest
@@ -93,6 +94,36 @@ def test_an_error_is_one_line(arguments, message, capsys):
     assert run(["plan", *arguments, *(TINY if arguments[0] == "language_model" else []), *batch]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--mesh.fsdp=8", "--model.remat=full"])
+def test_a_search_replaces_no_option_silently(option, capsys):
+    assert run(["plan", "language_model", "--search", "1", option, *TINY]) == 2
+    printed = capsys.readouterr().err
+    assert f"plan: got {option.partition('=')[0]} beside --search" in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_key_of_a_saved_plan_has_the_sources_of_the_experiment_and_the_flags(monkeypatch, tmp_path):
+    (tmp_path / "of_a_user.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("of_a_user")
+    keys = [cache.key_of("e", "cpu:8", {}, "of_a_user") for _ in range(2)]
+    (tmp_path / "of_a_user.py").write_text("x = 2\n")
+    keys.append(cache.key_of("e", "cpu:8", {}, "of_a_user"))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    keys += [cache.key_of("e", "cpu:8", {}, "of_a_user"), cache.key_of("e", "cpu:8", {})]
+    assert keys[0] == keys[1] and len(set(keys)) == 4
+
+
+def test_a_missing_cudnn_is_one_line(monkeypatch, capsys):
+    def missing(*args, **kwargs):
+        raise RuntimeError("cuDNN not found.")
+
+    monkeypatch.setattr("tfm_jax.train.parallel.Jit.compile", missing)
+    assert run(["plan", "language_model", "--topology", "cpu:8", "--mesh.fsdp", "8", *TINY]) == 2
+    printed = capsys.readouterr().err
+    assert "without cuDNN" in printed and "pip install 'tfm_jax[cuda13]'" in printed
 
 
 def test_a_missing_compiler_is_one_line(monkeypatch, capsys):

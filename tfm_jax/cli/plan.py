@@ -31,6 +31,19 @@ class Plan(Command):
     options: Suppress[tuple[str, ...]] = ()
     """Those of the experiment."""
 
+    def check(self) -> None:
+        """Raises where an option is one that the search would replace."""
+        varied = [
+            name
+            for name in (option.partition("=")[0] for option in self.options)
+            if name.startswith("--mesh.") or name == "--model.remat"
+        ]
+        if self.search is not None and varied:
+            raise ValueError(
+                f"plan: got {', '.join(varied)} beside --search, which tries all; wanted one of both. "
+                "Leave the options of the mesh and of recomputation out."
+            )
+
     def run(self) -> int:
         """Prints the report, or the table of a search."""
         from tfm_jax.train.plan import task, topologies
@@ -56,7 +69,8 @@ class Plan(Command):
 
         task = experiment.plan(config)
         check_mesh(task, self.topology)  # errors come before a compilation, and also with a saved report
-        key = cache.key_of(self.experiment, self.topology, to_dict(config))
+        package = type(config).__module__.partition(".")[0]
+        key = cache.key_of(self.experiment, self.topology, to_dict(config), package)
         if (report := cache.load(key)) is None:
             step = compile_step(task, self.topology)
             report = make_report(task, self.topology, step, cheapest_fix(task, self.topology, step))

@@ -1,6 +1,7 @@
 import pytest
 
 from tests.train.plan.test_programs import entry
+from tfm_jax.train.plan import programs
 from tfm_jax.train.plan.chips import CHIPS
 from tfm_jax.train.plan.estimates import exchange_seconds, kernel_flops, roofline_seconds, seconds_of
 
@@ -30,6 +31,36 @@ def test_a_roofline_is_the_larger_of_products_and_bytes():
     assert roofline_seconds(in_float32, h200) == pytest.approx(2 * product + 2 * negate)
 
 
+def test_all_products_of_a_fusion_count_and_those_of_a_shared_computation_once_a_call():
+    h200 = CHIPS["h200"]
+    dot = "dot(%{x}, %{x}), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}"
+    text = entry(
+        "%a = bf16[4096,4096]{1,0} parameter(0)",
+        "%f = (bf16[4096,4096], bf16[4096,4096]) fusion(%a), kind=kOutput, calls=%two",
+        "%g = bf16[4096,4096] call(%a), to_apply=%one",
+        "%h = bf16[4096,4096] call(%a), to_apply=%one",
+    )
+    functions = "\n".join(
+        [
+            "%two (x: bf16[4096,4096]) -> (bf16[4096,4096], bf16[4096,4096]) {",
+            "  %x2 = bf16[4096,4096]{1,0} parameter(0)",
+            f"  %d1 = bf16[4096,4096] {dot.format(x='x2')}",
+            f"  %d2 = bf16[4096,4096] {dot.format(x='x2')}",
+            "  ROOT %t2 = (bf16[4096,4096], bf16[4096,4096]) tuple(%d1, %d2)",
+            "}",
+            "",
+            "%one (x: bf16[4096,4096]) -> bf16[4096,4096] {",
+            "  %x1 = bf16[4096,4096]{1,0} parameter(0)",
+            f"  ROOT %d3 = bf16[4096,4096] {dot.format(x='x1')}",
+            "}",
+            "",
+            "ENTRY ",
+        ]
+    )
+    product = 2 * 4096**3 / h200.flops
+    assert roofline_seconds(text.replace("ENTRY ", functions), h200) == pytest.approx(4 * product)
+
+
 def test_attention_kernels_count_all_pairs():
     fwd, pairs = "%k = bf16[2,4,16,8] custom-call(%m, %q, %kv, %kv)", 2 * 4 * 16 * 8 * 32
     lines = [
@@ -56,3 +87,9 @@ def test_a_tpu_takes_the_cycles_of_its_compiler():
     compute, exchange = seconds_of(text, CHIPS["v5e"], {"data": 8})
     assert (compute, exchange) == (pytest.approx(3000 / 1.5e9), 0)
     assert seconds_of(text, CHIPS["cpu"], {"data": 8}) == (None, None)
+
+
+def test_operations_without_an_estimate_of_the_compiler_are_left_out_and_counted():
+    fusion = '%{} = f32[8] fusion(), kind=kLoop, calls=%sum, backend_config={{"estimated_cycles":"{}"}}'
+    text = entry(fusion.format("f", 3000), fusion.format("g", 2**63 - 1))
+    assert (programs.cycles(text), programs.unknown_cycles(text)) == (3000, 1)

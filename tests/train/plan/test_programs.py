@@ -209,6 +209,29 @@ def test_a_collective_that_a_tpu_runs_beside_fusions_is_one():
     assert [(x.count, x.bytes) for x in collectives(text)] == [(3, 256)]
 
 
+def test_a_collective_that_the_sparse_core_of_a_tpu_runs_is_counted():
+    text = (
+        HEAD
+        + """%called (i: bf16[8,4], t: token[]) -> bf16[32,4] {
+  %t = token[] parameter(1)
+  %i = bf16[8,4]{1,0} parameter(0)
+  ROOT %g = bf16[32,4]{1,0} all-gather(%i), replica_groups=[2,4]<=[8], dimensions={0}
+}, execution_thread="sparsecore"
+
+ENTRY %main (i2: bf16[8,4]) -> bf16[32,4] {
+  %i2 = bf16[8,4]{1,0} parameter(0)
+  %p = token[] custom-call(), custom_call_target="PrepareAsyncCallDone"
+  %c = ((bf16[8,4], token[]), bf16[32,4]) call-start(%i2, %p), async_execution_thread="sparsecore", to_apply=%called, metadata={op_name="jit(f)/gather" stack_frame_id=2}
+  ROOT %d = bf16[32,4]{1,0} call-done(%c)
+}
+"""
+    )
+    [found] = collectives(text)
+    assert (found.kind, found.shape, found.bytes, found.count) == ("all-gather", (32, 4), 256, 1)
+    assert found.groups == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert (found.source, found.name) == ("/a/model.py:31", "jit(f)/gather")
+
+
 def test_groups_of_a_mesh():
     text = entry(
         "%a = f32[4]{0} parameter(0)",

@@ -3,7 +3,9 @@ import json
 
 import pytest
 
-from tfm_jax.train.plan.report import Report, Row, axes_of, render, short
+from tests.train.plan.test_search import CONFIG, make_task
+from tfm_jax.train.plan.compiling import CompiledStep, Memory
+from tfm_jax.train.plan.report import Report, Row, axes_of, make_report, render, short
 
 MESH = {"data": 2, "fsdp": 4}
 GIB = 2**30
@@ -33,6 +35,7 @@ def make(**changes):
         float32=(("ops/losses.py:7", 0.25),),
         float32_is="one bfloat16 product",
         unknown_loops=1,
+        unknown_cycles=2,
         compute_seconds=2.0,
         exchange_seconds=0.5,
         compile_seconds=12.0,
@@ -63,6 +66,8 @@ def test_the_estimate_is_a_range_and_called_one():
     text = render(report)
     assert "step time         estimate: 2,000 ms to 2,500 ms, MFU 40% to 50%" in text
     assert "2,000 ms by the compiler's cycles" in text and "500 ms by the published bandwidth" in text
+    assert "between hosts" not in text
+    assert "of the links, between hosts too" in render(make(topology="h100:2x4"))
     assert "no estimate: the step runs on cpu, whose peaks" in render(
         make(topology="cpu:8", capacity=None, compute_seconds=None, exchange_seconds=None)
     )
@@ -87,6 +92,7 @@ def test_a_report_shows_memory_collectives_attention_and_float32_products():
     assert "attention         splash (tpu_custom_call), called from nn/attention.py:124" in lines
     assert "float32 products  one bfloat16 product" in lines
     assert "   25.0% of the FLOPs at ops/losses.py:7" in lines
+    assert "operations without the compiler's cycles, left out above: 2" in lines
     assert any(line == "loops with unknown trips, counted once above: 1" for line in lines)
     assert "  in products     1.00 times that in the program, outside of kernels" in lines
 
@@ -118,6 +124,21 @@ def test_without_a_known_memory_nothing_is_said_to_fit():
     report = make(topology="cpu:8", capacity=None)
     assert report.fits is None
     assert "memory a device   7.50 GiB\n" in render(report)
+
+
+@pytest.mark.parametrize(
+    "precision, topology, text",
+    [
+        (None, "v5e:2x4", "one bfloat16 product (operands are rounded to 8 bits, sums are float32)"),
+        ("high", "v5e:2x4", "three bfloat16 products (a matmul precision of high)"),
+        ("highest", "h200:8", "float32 (a matmul precision of highest)"),
+        ("highest", "cpu:8", "float32"),
+    ],
+)
+def test_a_float32_product_is_that_of_the_configs_precision(precision, topology, text):
+    task = make_task(dataclasses.replace(CONFIG, matmul_precision=precision))
+    step = CompiledStep(None, Memory(1, 1, 1, 1, 1), {"fsdp": 8}, 0, 0)
+    assert make_report(task, topology, step).float32_is == text
 
 
 def test_a_report_survives_json():

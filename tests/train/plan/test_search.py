@@ -163,7 +163,7 @@ def with_topology(pair):
     [
         ({"data": 16}, 32, r"cpu:8: make_mesh: got data=16: 16 devices; wanted 1 to 8"),
         ({"data": 4}, 32, r"cpu:8: got a mesh of 4 devices; wanted all 8"),
-        ({"data": 8}, 12, r"tfm plan: got a batch of 12 examples \(tokens\); wanted a multiple of 8"),
+        ({"data": 8}, 12, r"plan: got a batch of 12 examples \(tokens\); wanted a multiple of 8"),
         ({"tensor": 8}, 32, r"parameter_specs: .*got [NK] = 4 in"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Literal
 
 __all__ = ["CHIPS", "Chip", "Gpu", "find_chip"]
 
-GB, GIB = 10**9, 2**30
+GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,7 +86,7 @@ def check_mesh(task: Task, topology: str) -> Jit:
     for name, x in task.batch.items():
         if x.shape[0] % parts:
             raise ValueError(
-                f"tfm plan: got a batch of {x.shape[0]} examples ({name}); wanted a multiple of {parts}, the "
+                f"plan: got a batch of {x.shape[0]} examples ({name}); wanted a multiple of {parts}, the "
                 f"{parallel.batch_parts} devices that share it times {task.accumulate} microbatches. Choose "
                 "another batch size or mesh."
             )
@@ -108,7 +108,8 @@ def compile_step(task: Task, topology: str) -> CompiledStep:
     Raises:
       ValueError: before anything is compiled: the mesh does not fit the topology, the batch or a parameter
         does not fit the mesh.
-      ImportError: the compiler is not installed.
+      ImportError: the compiler, or cuDNN, is not installed.
+      RuntimeError: the compiler fails for another reason than memory.
     """
     parallel = check_mesh(task, topology)
     state = jax.eval_shape(task.make_state, jax.random.key(0))
@@ -117,7 +118,7 @@ def compile_step(task: Task, topology: str) -> CompiledStep:
     params = tree_bytes(state.params, shardings.params)
     batch = sum(math.prod(x.shape) * x.dtype.itemsize for x in task.batch.values()) // parallel.batch_parts
     started = time.monotonic()
-    with _all_lines():
+    with _all_lines(), _cudnn_needed(topology):
         lowered = parallel.compile(task.step).lower(state, task.batch)
     middle = time.monotonic()
     shape = {name: size for name, size in parallel.mesh.shape.items() if size > 1}
@@ -152,7 +153,27 @@ def _all_lines() -> Iterator[None]:
         jax.config.update("jax_traceback_in_locations_limit", before)
 
 
+@contextlib.contextmanager
+def _cudnn_needed(topology: str) -> Iterator[None]:
+    """JAX reads the version of cuDNN when it lowers attention for a GPU: says what to install without it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("cuDNN not found", "cuDNN is not detected")):
+            raise
+        raise ImportError(
+            f"plan: got {topology} without cuDNN, whose attention the step would run; wanted that of the "
+            "extra cuda13. pip install 'tfm_jax[cuda13]', or choose --model.attention-implementation chunked."
+        ) from error
+
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+)([KMGT]?)"
+_TOO_LARGE = (
+    rf"Ran out of memory on HBM, .*\({_SIZE}\) exceeds available HBM \({_SIZE}\)",
+    rf"Ran out of memory in memory space hbm\. Used {_SIZE} of {_SIZE} hbm",
+)
+"""What the TPU compiler says of a program that is too large: the bytes of its use, and those of a device."""
 
 
 def _too_large(message: str) -> tuple[int, int]:
@@ -161,12 +182,10 @@ def _too_large(message: str) -> tuple[int, int]:
     Raises:
       RuntimeError: the error is another one.
     """
-
-    def size(found: re.Match[str]) -> int:
-        return int(float(found[1]) * _UNITS[found[2]])
-
-    used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
-    exceeded = re.search(r"Exceeded hbm capacity by ([\d.]+)([KMGT]?)", message)
-    if used is None or exceeded is None:
+    found = next((found for pattern in _TOO_LARGE if (found := re.search(pattern, message))), None)
+    if found is None:
         raise RuntimeError(f"the compiler failed: {message}")
-    return size(used), size(exceeded)
+    used, available = (
+        int(float(number) * _UNITS[unit]) for number, unit in (found.groups()[:2], found.groups()[2:])
+    )
+    return used, used - available

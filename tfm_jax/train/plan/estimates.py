@@ -107,16 +107,16 @@ def roofline_seconds(text: str, chip: Chip) -> float:
 
 def _flops_by_operation(text: str, program: Program) -> dict[str, float]:
     """FLOPs of one execution of each operation, bfloat16 ones; float32 products count twice."""
-    found: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     for visit in program.visits():
         product = programs.product(program, visit.instruction)
         if product is None:
             continue
         dtypes, _, flops = product
-        name = (visit.fusion or visit.instruction).name
-        if visit.fusion is None or name not in found:
-            found[name] = found.get(name, 0.0) + flops * (2 if dtypes[0] == "f32" else 1)
-    return found
+        # By the product too: a computation that is called twice is visited twice.
+        products = found.setdefault((visit.fusion or visit.instruction).name, {})
+        products[visit.instruction.name] = flops * (2.0 if dtypes[0] == "f32" else 1.0)
+    return {name: sum(products.values()) for name, products in found.items()}
 
 
 def _bytes(program: Program, x: Instruction) -> int:

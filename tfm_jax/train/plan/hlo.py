@@ -12,6 +12,8 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%([^\s,)}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_END = re.compile(r'\}(, execution_thread="[^"]*")?')
+"""The last line of a computation; one that another core runs names its thread."""
 _IDENTITIES = {"copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "opt-barrier", "broadcast"}
 _MOST_STEPS = 1000
 """Longest chain of instructions that is followed for the value of a scalar."""
@@ -47,7 +49,7 @@ class Instruction:
     @property
     def is_reduction(self) -> bool:
         """Whether ``to_apply`` is a function of two scalars, not a call."""
-        return self.opcode != "call"
+        return self.opcode not in ("call", "call-start")
 
 
 Computation = dict[str, Instruction]
@@ -262,6 +264,16 @@ class Program:
         """The computation of each instruction, whose names are unique in a program."""
         return {name: computation for computation, names in self.computations.items() for name in names}
 
+    @functools.cached_property
+    def callers(self) -> Mapping[str, Instruction]:
+        """The instruction that runs each computation; the last one of several."""
+        return {
+            inner: instruction
+            for names in self.computations.values()
+            for instruction in names.values()
+            for inner in called(instruction)
+        }
+
     def lines(self, instruction: Instruction) -> tuple[str, ...]:
         """The lines of source of an instruction as "file:line", the innermost first; () without any."""
         if (number := instruction.attribute("stack_frame_id")) is None:
@@ -319,7 +331,7 @@ def parse(text: str) -> Program:
             name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
             current = computations.setdefault(name, {})
             entry = name if line.startswith("ENTRY") else entry
-        elif line == "}":
+        elif _END.fullmatch(line):
             current = None
         elif current is not None and (instruction := _instruction(line)) is not None:
             current[instruction.name] = instruction
@@ -332,7 +344,7 @@ def _logical_lines(text: str) -> Iterator[str]:
     """The lines of a program, without the line breaks in the metadata of a kernel."""
     pending: str | None = None
     for line in text.splitlines():
-        if pending is not None and line != "}" and not line.startswith("  "):
+        if pending is not None and not _END.fullmatch(line) and not line.startswith("  "):
             pending += line
             continue
         if pending is not None:

@@ -24,6 +24,7 @@ __all__ = [
     "dots",
     "product",
     "temporaries",
+    "unknown_cycles",
     "unknown_loops",
 ]
 
@@ -37,6 +38,7 @@ _KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+_UNKNOWN_CYCLES = 2**60
 _NOT_COMPUTED = {
     "parameter",
     "constant",
@@ -261,14 +263,25 @@ def custom_calls(text: str) -> list[CustomCall]:
 
 
 def cycles(text: str) -> int:
-    """The cycles that the TPU compiler estimates for fusions, times their trips; 0 of other compilers."""
-    total = 0
+    """The cycles that the TPU compiler estimates for fusions, times their trips; 0 of other compilers.
+
+    Fusions of `unknown_cycles` do not count.
+    """
+    return sum(n * count for n, count in _cycles(text) if n < _UNKNOWN_CYCLES)
+
+
+def unknown_cycles(text: str) -> int:
+    """The number of fusions for which the TPU compiler has no estimate, and writes the largest number."""
+    return sum(n >= _UNKNOWN_CYCLES for n, _ in _cycles(text))
+
+
+def _cycles(text: str) -> Iterator[tuple[int, int]]:
+    """The estimate of each fusion, and how often it runs."""
     for visit in parse(text).visits():
         if visit.fusion is None and (
             found := re.search(r'"estimated_cycles":"(\d+)"', visit.instruction.attributes)
         ):
-            total += int(found[1]) * visit.count
-    return total
+            yield int(found[1]), visit.count
 
 
 def unknown_loops(text: str) -> int:
@@ -314,7 +327,7 @@ def _operand(
 
 
 def _origin(program: Program, instruction: Instruction) -> tuple[tuple[str, ...], str]:
-    """The lines of source and the name of an instruction, or of the nearest operand or user that has them."""
+    """The lines of source and the name of an instruction, else of its nearest operand, user or call."""
     for follow in (program.first_operand, program.first_user):
         found: Instruction | None = instruction
         for _ in range(8):
@@ -324,7 +337,8 @@ def _origin(program: Program, instruction: Instruction) -> tuple[tuple[str, ...]
             if lines or name:
                 return lines, name
             found = follow(found)
-    return (), ""
+    caller = program.callers.get(program.home.get(instruction.name, ""))
+    return ((), "") if caller is None else _origin(program, caller)
 
 
 def _terms(instruction: Instruction, left: Sequence[int]) -> int:

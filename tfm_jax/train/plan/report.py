@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from tfm_jax.ops.backends import BACKENDS
 from tfm_jax.train.plan import programs, topologies
 from tfm_jax.train.plan.chips import Chip
@@ -18,6 +20,13 @@ __all__ = ["Report", "Row", "axes_of", "make_report", "milliseconds", "render", 
 _GIB = 2**30
 _BETWEEN = ("/ops/", "/nn/precision.py")
 """Files between a backend and the layer that calls it."""
+_PRECISIONS = {
+    ("tpu", "high"): "three bfloat16 products",
+    ("tpu", "highest"): "six bfloat16 products, about float32",
+    ("gpu", "high"): "TensorFloat-32",
+    ("gpu", "highest"): "float32",
+}
+"""What a float32 product is by platform and ``Config.matmul_precision``, as ``jax.lax.Precision`` has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +63,9 @@ class Report:
       collectives: the most bytes first.
       attention: the backend of each call, as text.
       float32: lines with float32 products in a low-precision step, with their share of the FLOPs.
-      float32_is: what a float32 product is on the platform by default.
+      float32_is: what a float32 product of the model is on the platform.
       unknown_loops: loops whose trips cannot be read, counted once.
+      unknown_cycles: operations without the TPU compiler's estimate, which the time leaves out.
       compute_seconds, exchange_seconds: estimates for the products and for the collectives of a step; None
         without published peaks.
       compile_seconds: of lowering and compilation.
@@ -80,6 +90,7 @@ class Report:
     float32: tuple[tuple[str, float], ...]
     float32_is: str
     unknown_loops: int
+    unknown_cycles: int
     compute_seconds: float | None
     exchange_seconds: float | None
     compile_seconds: float
@@ -137,8 +148,6 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
       step: from `compile_step`.
       fix: the cheapest change that would make it fit.
     """
-    import jax
-
     chip, memory = topologies.chip_of(topology), step.memory
     shapes = jax.eval_shape(task.make_state, jax.random.key(0)).params
     text, devices = step.text, max(1, math.prod(step.mesh.values()))
@@ -164,12 +173,24 @@ def make_report(task: Task, topology: str, step: CompiledStep, fix: str | None =
         collectives=_rows(found, step.mesh),
         attention=() if text is None else _attention(text),
         float32=_float32_lines(dots) if is_low else (),
-        float32_is=chip.float32,
+        float32_is=_float32(task, chip),
         unknown_loops=0 if text is None else programs.unknown_loops(text),
+        unknown_cycles=0 if text is None else programs.unknown_cycles(text),
         compute_seconds=compute,
         exchange_seconds=exchange,
         compile_seconds=step.lower_seconds + step.compile_seconds,
     )
+
+
+def _float32(task: Task, chip: Chip) -> str:
+    """What a float32 product of a model is on a chip."""
+    precision = task.model.config.matmul_precision
+    if precision is None:
+        precision = getattr(jax.config, "jax_default_matmul_precision", None)
+    if precision in (None, "default") or chip.platform == "cpu":
+        return chip.float32
+    name = _PRECISIONS.get((chip.platform, precision), "")
+    return f"{name or 'not the default'} (a matmul precision of {precision})"
 
 
 def _rows(found: Sequence[Collective], mesh: Mapping[str, int]) -> tuple[Row, ...]:
@@ -283,6 +304,8 @@ def render(report: Report, rows: int = 12) -> str:
     lines += ["", *_time_lines(report, chip)]
     if report.unknown_loops:
         lines.append(f"loops with unknown trips, counted once above: {report.unknown_loops}")
+    if report.unknown_cycles:
+        lines.append(f"operations without the compiler's cycles, left out above: {report.unknown_cycles}")
     return "\n".join(lines)
 
 
@@ -314,12 +337,15 @@ def _time_lines(report: Report, chip: Chip) -> list[str]:
         reason = "was not compiled" if chip.flops else f"runs on {chip.name}, whose peaks are unknown"
         return [f"step time         no estimate: the step {reason}"]
     source = "the compiler's cycles" if chip.clock else "a roofline of published peaks"
+    # The network between the hosts of GPUs is not a fact of the chip.
+    hosts = ", between hosts too" if chip.gpu and "x" in report.topology.partition(":")[2] else ""
     assert report.compute_seconds is not None and report.exchange_seconds is not None
     return [
         f"step time         estimate: {milliseconds(seconds[0])} to {milliseconds(seconds[1])}, "
         f"MFU {mfu[0]:.0%} to {mfu[1]:.0%} (exchanges not hidden, or hidden)",
         f"  computation     {milliseconds(report.compute_seconds)} by {source}",
-        f"  exchanges       {milliseconds(report.exchange_seconds)} by the published bandwidth of the links",
+        f"  exchanges       {milliseconds(report.exchange_seconds)} by the published bandwidth of the links"
+        f"{hosts}",
     ]
 
 

@@ -78,7 +78,7 @@ def rank(task: Task, topology: str) -> list[Estimate]:
     if not found:
         [examples] = {x.shape[0] for x in task.batch.values()}
         raise ValueError(
-            f"tfm plan: got a batch of {examples} examples in {task.accumulate} microbatches for {topology}; "
+            f"plan: got a batch of {examples} examples in {task.accumulate} microbatches for {topology}; "
             f"wanted one that some mesh of {devices} devices can share. Choose another batch size."
         )
 

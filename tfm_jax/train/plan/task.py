@@ -79,12 +79,12 @@ def find_experiment(name: str) -> Experiment:
     points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in points:
         known = ", ".join(sorted(points)) or f"none: no package has entry points of the group {GROUP}"
-        raise ValueError(f"tfm plan: got the experiment {name!r}; wanted one of these: {known}.")
+        raise ValueError(f"plan: got the experiment {name!r}; wanted one of these: {known}.")
     found = points[name].load()
     if missing := [method for method in ("parse", "plan") if not callable(getattr(found, method, None))]:
         kind = "module" if isinstance(found, types.ModuleType) else "object"
         raise ValueError(
-            f"tfm plan: got the experiment {name!r}, a {kind} without {' and '.join(missing)}; wanted "
+            f"plan: got the experiment {name!r}, a {kind} without {' and '.join(missing)}; wanted "
             "parse(argv) -> config and plan(config) -> Task. Correct its entry point."
         )
     return cast(Experiment, found)
