@@ -28,6 +28,9 @@ FREE = [
     "train.patience",
     "train.log_every",
     "restore_concurrent_gb",
+    "distributed",
+    "profile",
+    "compilation_cache",
 ]
 FREE_OF = {
     "classification": [],

@@ -645,7 +645,8 @@ def test_a_backend_gets_the_mask_as_a_value(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["auto", "reference", "cpu_decode", "xla", "chunked"])
-def test_a_mask_is_checked_once_and_evaluated_once(name, monkeypatch):
+def test_a_mask_is_checked_once_and_evaluated_once_a_backend(name, monkeypatch):
+    n_backends = 2 if name == "auto" else 1  # few queries: cpu_decode on a CPU, another elsewhere
     jax.clear_caches()  # a cached trace evaluates nothing
     counts = {"check": 0, "evaluate": 0}
     for method in counts:
@@ -659,8 +660,8 @@ def test_a_mask_is_checked_once_and_evaluated_once(name, monkeypatch):
     q, k, v = arrays(V=H)
     mask = masks.causal(2) & masks.padding(jnp.ones((B, S), bool))
     jax.make_jaxpr(lambda q, k, v: ops.attention(q, k, v, mask, implementation=name))(q, k, v)
-    assert counts == {"check": 1, "evaluate": 1}
+    assert counts == {"check": 1, "evaluate": n_backends}
     jax.make_jaxpr(lambda q, k: ops.attention_weights(q, k, mask))(q, k)
-    assert counts == {"check": 2, "evaluate": 2}
+    assert counts == {"check": 2, "evaluate": n_backends + 1}
     ops.explain_attention(q, k, v, mask)
-    assert counts == {"check": 3, "evaluate": 2}
+    assert counts == {"check": 3, "evaluate": n_backends + 1}

@@ -124,7 +124,7 @@ def test_devices_share_each_batch(directory):
     single = dataclasses.replace(normed, mesh=None)
     single = dataclasses.replace(single, params=jax.device_put(single.params, jax.devices()[0]))
     np.testing.assert_allclose(normed(TEXTS), single(TEXTS), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
+    with pytest.raises(ValueError, match="wanted axes of type Auto, as those of train"):
         pretrained.load_sentence_encoder(directory, mesh=jax.make_mesh((3,), ("x",)))
 
 

@@ -133,7 +133,7 @@ def test_devices_share_each_batch(directory, config):
 
     np.testing.assert_allclose(scores(classifier(TEXTS)), scores(wanted), rtol=1e-5, atol=1e-6)
     (batch,) = seen
-    with pytest.raises(ValueError, match="wanted axes of type Auto, as train"):
+    with pytest.raises(ValueError, match="wanted axes of type Auto, as those of train"):
         pretrained.load_text_classifier(directory, mesh=jax.make_mesh((3,), ("x",)))
     # Four sequences are padded to six, two on each device.
     assert [x.sharding.shard_shape(x.shape) for x in batch] == [(1, 2, 9)] * 3
