@@ -84,7 +84,9 @@ def weights_of(out):
 def test_language_model_starts_from_a_checkpoint_read_once(tmp_path, texts, gpt2, monkeypatch):
     path, params = gpt2
     read, load_pretrained = [], pretrained.load
-    monkeypatch.setattr(pretrained, "load", lambda path: read.append(path) or load_pretrained(path))
+    monkeypatch.setattr(
+        pretrained, "load", lambda path, **options: read.append(path) or load_pretrained(path, **options)
+    )
     out = tmp_path / "run"
     arguments = ["--out", str(out), "--data.source", texts, *without_model(LANGUAGE_MODEL)]
     language_model([*arguments, *FROZEN, "--init-from", str(path), "--model.dropout-rate", "0.2"])

@@ -1,6 +1,7 @@
 """The experts of ``mixture_of_experts``, on one device and sharded over a mesh."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -99,6 +100,12 @@ def _on_mesh(
     # What tokens and weights are both sharded over: there, the tokens are gathered.
     shared = [(i, name) for i, axes in enumerate(lead) for name in _names(axes) if name in experts + hidden]
     summed = tuple(name for name in experts + hidden if name not in token_axes)
+    names = {name for _, name in shared}
+    # Tokens that are gathered over an outer mesh axis are not consecutive.
+    is_strided = [
+        any(a in names and b not in names for a, b in itertools.pairwise(_names(axes))) for axes in lead
+    ]
+    strided = [(i, _names(axes)) for i, axes in enumerate(lead) if is_strided[i]]
     if lead[-1] is not None:  # parts of sequences, whose ranks are those in whole ones
         tokens, capacity = tokens._replace(ranks=None), None
 
@@ -112,14 +119,19 @@ def _on_mesh(
         n = weights.w_in.shape[0]
         local = tokens.experts - (jax.lax.axis_index(tuple(experts)) * n if experts else 0)
         local = jnp.where((local >= 0) & (local < n), local, n)
+        for i, axes in strided:
+            keep = None if keep is None else _gathered_rows(keep, i, axes, names)
         y = run(tokens._replace(experts=local, keep=keep), weights, capacity)
         y = jax.lax.psum(y, summed) if summed else y
         for i, name in shared:
             y = jax.lax.psum_scatter(y, name, scatter_dimension=i, tiled=True)
         return y
 
-    names = {name for _, name in shared}
-    whole = [tuple(name for name in _names(axes) if name not in names) or None for axes in lead]
+    whole: list[tuple[str, ...] | None] = [
+        tuple(n for n in _names(axes) if n not in names) or None for axes in lead
+    ]
+    for i, _ in strided:
+        whole[i] = None
     token_specs: Any = jax.tree.map(lambda _: P(*lead, None), tokens)
     if tokens.keep is not None:
         token_specs = token_specs._replace(keep=P(*whole, None, w_in[2]))
@@ -133,6 +145,16 @@ def _on_mesh(
         out_specs=P(*lead, None),
         axis_names=_unmapped_axes(),
     )(tokens, weights)
+
+
+def _gathered_rows(x: Array, axis: int, mesh_axes: tuple[str, ...], gathered: set[str]) -> Array:
+    """Of all rows on an axis that is sharded over ``mesh_axes``: a device's, gathered over some of these."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    x = x.reshape(*before, *map(jax.lax.axis_size, mesh_axes), -1, *after)
+    for i, name in reversed(list(enumerate(mesh_axes, axis))):
+        if name not in gathered:
+            x = jax.lax.dynamic_index_in_dim(x, jax.lax.axis_index(name), i, keepdims=False)
+    return x.reshape(*before, -1, *after)
 
 
 def _unmapped_axes() -> set[str]:
