@@ -1,4 +1,4 @@
-"""The ``tfm`` command: translate, generate, embed, classify, convert checkpoints, check laws, doctor."""
+"""The ``tfm`` command: runs models, converts checkpoints, checks laws, plans steps, shows the devices."""
 
 from collections.abc import Sequence
 
