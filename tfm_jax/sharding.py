@@ -19,14 +19,15 @@ from tfm_jax.types import LETTERS, Array
 __all__ = [
     "Axes",
     "ShardingRules",
-    "activation_axes",
     "activation_spec",
+    "as_names",
     "constrain",
     "current_rules",
     "free_axes",
     "parameter_spec",
     "parameter_specs",
     "reshard",
+    "ruled_axes",
     "use_rules",
 ]
 
@@ -120,8 +121,9 @@ class ShardingRules:
         return rules
 
 
-def _as_tuple(rule: Axes) -> tuple[str, ...]:
-    return (rule,) if isinstance(rule, str) else rule or ()
+def as_names(axes: Axes) -> tuple[str, ...]:
+    """The mesh axes of a rule, or of one entry of a ``PartitionSpec``, outermost first."""
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def _pairs(table: Mapping[str, Axes]) -> tuple[tuple[str, Axes], ...]:
@@ -176,10 +178,7 @@ def constrain(x: Array, letters: str) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or {"T", "S"} <= set(letters.split()):
         return x
-    rules = current_rules().activations
-    _check_axes(rules, mesh)
-    named = {axis.rstrip("?") for rule in rules.values() for axis in _as_tuple(rule)}
-    if not named & free_axes().keys():
+    if not ruled_axes() & free_axes().keys():
         return x
     spec = activation_spec(f"constrain(x, {letters!r})", letters, x.shape)
     lead = max(0, x.ndim - len(letters.split()))
@@ -187,6 +186,17 @@ def constrain(x: Array, letters: str) -> Array:
         before = jax.typeof(x).sharding.spec[:lead]
         return jax.sharding.reshard(x, P(*before, *spec[lead:]))
     return jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * lead, *spec[lead:]))
+
+
+def ruled_axes() -> set[str]:
+    """The mesh axes that the current rules of activations name.
+
+    Raises:
+      ValueError: a rule names an axis that the current mesh lacks.
+    """
+    rules = current_rules().activations
+    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    return {axis.rstrip("?") for rule in rules.values() for axis in as_names(rule)}
 
 
 def free_axes() -> dict[str, int]:
@@ -217,31 +227,6 @@ def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
     lead, rules = len(shape) - len(names), current_rules().activations
     _check_axes(rules, jax.sharding.get_abstract_mesh())
     return P(*[None] * lead, *_spec(source, names, shape[lead:], rules, free_axes()))
-
-
-def activation_axes(
-    source: str, letters: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
-) -> list[tuple[str, ...]]:
-    """The mesh axes, of a size above 1, that the current rules give each axis of an activation.
-
-    Equivalent to::
-
-        [rules.activations.get(letter) or () for letter in letters.split()]
-
-    Args:
-      source: the function that asks, for the error.
-      letters: one for each axis.
-      shape: the sizes of these axes.
-      mesh: the mesh.
-
-    Returns:
-      A tuple of names for each axis, outermost first.
-
-    Raises:
-      ValueError: as ``constrain``.
-    """
-    found = _spec(source, letters.split(), shape, current_rules().activations, dict(mesh.shape))
-    return [(axes,) if isinstance(axes, str) else axes or () for axes in found]
 
 
 def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
@@ -295,7 +280,7 @@ def parameter_specs(
 def _check_axes(rules: Mapping[str, Axes], mesh: Mesh | AbstractMesh) -> None:
     """Raises for a mesh axis that is neither in the mesh nor one of the usual ones: a typing error."""
     for letter, rule in rules.items():
-        for axis in _as_tuple(rule):
+        for axis in as_names(rule):
             if axis.rstrip("?") not in _MESH_AXES.union(mesh.axis_names):
                 raise ValueError(
                     f"ShardingRules: got {letter!r}: {axis!r}; wanted one of the mesh axes "
@@ -310,7 +295,7 @@ def _spec(
     found: list[Axes] = []
     used: dict[str, str] = {}
     for letter, size in zip(names, shape, strict=True):
-        present = [axis for axis in _as_tuple(rules.get(letter)) if mesh.get(axis.rstrip("?"), 1) > 1]
+        present = [axis for axis in as_names(rules.get(letter)) if mesh.get(axis.rstrip("?"), 1) > 1]
         axes = tuple(axis.rstrip("?") for axis in present)
         parts = math.prod(mesh[axis] for axis in axes)
         if size == 1 or parts == 1:

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from tfm_jax.ops.projection import sum_dtype
 from tfm_jax.ops.tracing import at_precision, current_precision, is_symbolic, vary_with
-from tfm_jax.sharding import activation_spec, current_rules
+from tfm_jax.sharding import activation_spec, as_names, current_rules, reshard
 from tfm_jax.types import Array, SumWeight
 
 __all__ = ["Inputs", "Loss", "summed_loss", "token_losses", "weighted"]
@@ -166,23 +166,18 @@ class Layout(NamedTuple):
     features: Names
     vocabulary: Names
     free: Names  # the mesh axes that no outer map has mapped
-    explicit: bool
     sum_dtype: Any  # in which devices add the gradients of the kernel
 
     @property
     def token_axes(self) -> Names:
         """The mesh axes of the tokens."""
-        return tuple(name for entry in self.tokens for name in _names(entry))
+        return tuple(name for entry in self.tokens for name in as_names(entry))
 
     @property
     def specs(self) -> Inputs:
         """The specs of the arguments and of their gradients."""
         tokens, features, vocabulary = self.tokens, self.features or None, self.vocabulary or None
         return Inputs(P(*tokens, None), P(features, vocabulary), P(vocabulary), P(*tokens), P(*tokens))
-
-
-def _names(entry: Any) -> Names:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _layout(inputs: Inputs) -> Layout | None:
@@ -199,11 +194,11 @@ def _layout(inputs: Inputs) -> Layout | None:
     shape = (*inputs.labels.shape[inputs.labels.ndim - len(letters) :], inputs.kernel.shape[1])
     spec = activation_spec("linear_cross_entropy", " ".join([*letters, "V"]), shape)
     tokens = (*[None] * (inputs.labels.ndim - len(letters)), *spec[:-1])
-    token_axes = {name for entry in tokens for name in _names(entry)}
-    rule = _names(current_rules().parameters.get("D"))
+    token_axes = {name for entry in tokens for name in as_names(entry)}
+    rule = as_names(current_rules().parameters.get("D"))
     features = tuple(name for name in (name.rstrip("?") for name in rule) if name in token_axes)
     return _checked(
-        Layout(tokens, features, _names(spec[-1]), free, False, sum_dtype(inputs.hidden)), inputs, mesh.shape
+        Layout(tokens, features, as_names(spec[-1]), free, sum_dtype(inputs.hidden)), inputs, mesh.shape
     )
 
 
@@ -212,11 +207,11 @@ def _explicit_layout(inputs: Inputs, sizes: Any, free: Names) -> Layout | None:
     hidden, kernel = (jax.typeof(x).sharding.spec for x in (inputs.hidden, inputs.kernel))
     tokens = tuple(hidden)[: inputs.labels.ndim]
     tokens = (*tokens, *[None] * (inputs.labels.ndim - len(tokens)))
-    token_axes = {name for entry in tokens for name in _names(entry)}
-    rows, columns = (_names(entry) for entry in (*kernel, None, None)[:2])
+    token_axes = {name for entry in tokens for name in as_names(entry)}
+    rows, columns = (as_names(entry) for entry in (*kernel, None, None)[:2])
     features = tuple(name for name in rows if name in token_axes)
     vocabulary = tuple(name for name in columns if name not in token_axes)
-    return _checked(Layout(tokens, features, vocabulary, free, True, sum_dtype(inputs.hidden)), inputs, sizes)
+    return _checked(Layout(tokens, features, vocabulary, free, sum_dtype(inputs.hidden)), inputs, sizes)
 
 
 def _checked(layout: Layout, inputs: Inputs, sizes: Any) -> Layout | None:
@@ -238,8 +233,7 @@ def _run(
     if inputs.bias is None:
         specs = specs._replace(bias=None)
     gradients = Inputs(*(spec if needed else None for spec, needed in zip(specs, wanted, strict=True)))
-    if layout.explicit:
-        inputs = jax.tree.map(jax.sharding.reshard, inputs, specs)
+    inputs = jax.tree.map(reshard, inputs, specs)
     mapped = jax.shard_map(
         run, in_specs=(specs,), out_specs=((P(), P()), gradients), axis_names=set(layout.free)
     )

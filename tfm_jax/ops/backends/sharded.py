@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from tfm_jax.ops.backends.capabilities import Request, Shard
 from tfm_jax.ops.backends.common import Bias, all_examples
-from tfm_jax.sharding import activation_axes, current_rules
+from tfm_jax.sharding import activation_spec, as_names, free_axes, reshard, ruled_axes
 from tfm_jax.types import Array
 
 __all__ = ["Layout", "find_layout", "local_request", "run_sharded"]
@@ -55,33 +55,22 @@ def find_layout(q: Array, k: Array) -> Layout | None:
       or ``pmap``, and on a mesh with an axis that no rule names.
 
     Raises:
-      ValueError: B, T or N is not divisible by the mesh axes of its rule.
+      ValueError: B, T or N is not divisible by the mesh axes of its rule, or a rule names an axis that the
+        mesh lacks.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    used = {name for name, size in mesh.shape.items() if size > 1}
-    if not used or AxisType.Manual in mesh.axis_types or not used <= _ruled() or len(_types(mesh, used)) > 1:
+    used = free_axes().keys()
+    if not used or AxisType.Manual in mesh.axis_types or not used <= ruled_axes():
         return None
-    letters = "B T N" if q.ndim > 3 else "T N"
-    *batch, queries, heads = activation_axes(
-        "attention", letters, q.shape[:-1][-len(letters.split()) :], mesh
-    )
+    if len({kind for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if name in used}) > 1:
+        return None
+    *batch, queries, heads = map(as_names, activation_spec("attention", "B T N", q.shape[:-1]))
     (S, K), T_parts = k.shape[-3:-1], math.prod(mesh.shape[name] for name in queries)
     # The keys of a KV cache, and of any other length that does not divide, are whole on each device.
-    ring = bool(queries) and S % T_parts == 0 and activation_axes("attention", "S", (S,), mesh)[0] == queries
+    ring = bool(queries) and S % T_parts == 0
+    ring = ring and as_names(activation_spec("attention", "S", (S,))[0]) == queries
     kv_heads = math.lcm(K, math.prod(mesh.shape[name] for name in heads))
-    return Layout(mesh, batch[0] if batch else (), queries, heads, ring, kv_heads)
-
-
-def _ruled() -> set[str]:
-    """The mesh axes that the rules name."""
-    found: set[str] = set()
-    for rule in current_rules().activations.values():
-        found |= {name.rstrip("?") for name in ((rule,) if isinstance(rule, str) else rule or ())}
-    return found
-
-
-def _types(mesh: AbstractMesh, names: set[str]) -> set[AxisType]:
-    return {kind for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if name in names}
+    return Layout(mesh, batch[-1] if batch else (), queries, heads, ring, kv_heads)
 
 
 def local_request(request: Request, layout: Layout) -> Request:
@@ -125,7 +114,7 @@ def run_sharded(
     repeats = layout.kv_heads // request.k.shape[-2]
     k, v = (_repeat_heads(x, repeats) for x in (request.k, request.v))
     key_axes = layout.queries if layout.ring else ()
-    arguments = _Arguments(layout)
+    arguments = _Arguments()
     arguments.add("q", request.q, specs.of(request.q, "TNH"))
     for name, x in (("k", k), ("v", v)):
         arguments.add(name, x, P(*specs.lead(x.ndim - 3, x.shape[:-3]), key_axes, layout.heads, None))
@@ -188,8 +177,7 @@ class _Specs:
 class _Arguments:
     """Trees of arrays, as the arguments of ``shard_map`` and their specs; what is static stays static."""
 
-    def __init__(self, layout: Layout):
-        self.layout = layout
+    def __init__(self):
         self.arrays: list[Array] = []
         self.specs: list[P] = []
         self.trees: dict[str, tuple[Any, list[Any]]] = {}
@@ -203,8 +191,7 @@ class _Arguments:
                 kept.append(x)
                 continue
             kept.append(_Position(len(self.arrays)))
-            explicit = AxisType.Explicit in self.layout.mesh.axis_types
-            self.arrays.append(jax.sharding.reshard(x, spec) if explicit else jnp.asarray(x))
+            self.arrays.append(reshard(jnp.asarray(x), spec))
             self.specs.append(spec)
         self.trees[name] = structure, kept
 
