@@ -212,8 +212,7 @@ def train_decoder(sizes: Sizes) -> None:
     def loss_fn(params: Any, batch: Any, key: Any) -> Any:
         decoder = model.bind(params)
         hidden = decoder.hidden(batch["tokens"])
-        kernel = decoder.unembedding().astype(hidden.dtype)
-        return ops.linear_cross_entropy(hidden, kernel, batch["labels"]), {}
+        return decoder.cross_entropy(hidden, batch["labels"]), {}
 
     compare_training(
         "train 124 M decoder",
@@ -241,8 +240,7 @@ def train_paper(sizes: Sizes) -> None:
     def loss_fn(params: Any, batch: Any, key: Any) -> Any:
         bound = model.bind(params)
         hidden = bound.hidden(batch["tokens"], bound.encode(batch["source"]))
-        kernel = bound.unembedding().astype(hidden.dtype)
-        return ops.linear_cross_entropy(hidden, kernel, batch["labels"]), {}
+        return bound.cross_entropy(hidden, batch["labels"]), {}
 
     compare_training(
         "train paper base",

@@ -16,14 +16,14 @@ CONFIG = nn.Config(
 )
 
 
-def load_run_once(directory, *, average=None):
+def load_run_once(directory, *, average=None, dtype=None):
     """``load_run``, which loads each run once."""
-    return _load_run(str(directory), average)
+    return _load_run(str(directory), average, dtype)
 
 
 @functools.cache
-def _load_run(directory, average):
-    return load_run(directory, average=average)
+def _load_run(directory, average, dtype):
+    return load_run(directory, average=average, dtype=dtype)
 
 
 def make_run(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tests.train.plan.accelerators import devices_or_skip, optimized_programs
-from tfm_jax import nn, ops, train
+from tfm_jax import nn, train
 from tfm_jax.train.plan import programs
 from tfm_jax.train.plan.topologies import compile_for
 
@@ -64,9 +64,7 @@ def compile_step(
 
     def loss_fn(params: Any, batch: Any, key: Any) -> Any:
         decoder = model.bind(params)
-        hidden = decoder.hidden(batch["tokens"])
-        kernel = decoder.unembedding().astype(hidden.dtype)
-        return ops.linear_cross_entropy(hidden, kernel, batch["labels"]), {}
+        return decoder.cross_entropy(decoder.hidden(batch["tokens"]), batch["labels"]), {}
 
     parallel = train.Jit(train.make_mesh(**sizes, devices=devices), axes=model.axes())
     step = parallel.compile(train.make_train_step(loss_fn, optimizer, clip_norm=1.0))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import pytest
 
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
@@ -39,10 +40,6 @@ from tfm_jax.ranges import SIZE
             "--average: got --model too; wanted a run",
         ),
         (["generate", "WRITER", "a", "--average", "9"], "--average: got 9; wanted 1 to "),
-        (
-            ["generate", "WRITER", "a", "--dtype", "bfloat16"],
-            "--dtype: got a run; wanted a pretrained checkpoint",
-        ),
         (["translate", "NOWHERE", "a"], "NOWHERE, without config.json; wanted the directory of a run"),
         (
             ["translate", "TRANSLATOR", "a", "--file", "b"],
@@ -115,6 +112,13 @@ def test_help_shows_every_option(command, capsys):
         if field.name in ("first", "rest"):
             continue
         assert f"--{field.name.replace('_', '-')} " in text
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(None, "float32"), ("bfloat16", "bfloat16")])
+def test_a_run_is_loaded_in_the_configured_dtype(dtype, wanted, writer):
+    generator = Generate(first=str(writer), rest=("a",), dtype=dtype).load()
+    assert {x.dtype.name for x in jax.tree.leaves(generator.params)} == {wanted}
+    assert generator.model.config.dtype == wanted
 
 
 SETTINGS = {"do_sample": True, "renormalize_logits": True, "num_beams": 2, "early_stopping": "never"}

@@ -226,7 +226,6 @@ def test_logits_scale_and_bias(tied):
     np.testing.assert_allclose(nn.unembed(scaled, params, hidden), 0.25 * unscaled, rtol=1e-5)
     kernel, none = scaled.bind(params).output_projection()
     assert none is None
-    np.testing.assert_array_equal(kernel, scaled.bind(params).unembedding())
     np.testing.assert_allclose(hidden @ kernel, 0.25 * unscaled, rtol=1e-4, atol=1e-6)
     bias = jnp.arange(float(V))
     params = {**params, "logits_bias": bias}
@@ -236,5 +235,3 @@ def test_logits_scale_and_bias(tied):
     np.testing.assert_allclose(nn.unembed(model, params, hidden), got, rtol=1e-5, atol=1e-6)
     kernel, found = model.bind(params).output_projection()
     np.testing.assert_allclose(hidden @ kernel + found[None], got, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"wanted logits without a bias. Call output_projection"):
-        model.bind(params).unembedding()

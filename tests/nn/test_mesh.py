@@ -106,3 +106,18 @@ def test_a_decoder_constrains_its_activations():
         ("8x6x24xbf16", f'{anything}, {anything}, {{"tensor"}}'),  # hidden units
         ("8x6x32xf32", f'{anything}, {anything}, {{"tensor"}}'),  # logits
     }, found
+
+
+@pytest.mark.parametrize("fields", [{"positions": nn.Learned(7)}, {"token_types": 3}], ids=str)
+def test_only_the_embedding_is_sharded_as_the_vocabulary(fields):
+    model = nn.functionalize(nn.Encoder, nn.Config(**TOKENS, **fields))
+    params = jax.jit(model.init)(jax.random.key(0))
+    types = INPUTS % 3 if "token_types" in fields else None
+
+    def encode(params):
+        return model.apply(params, INPUTS, token_types=types)
+
+    wanted = jax.jit(encode)(params)
+    with jax.set_mesh(mesh_of((1, 2, 2))):
+        found = jax.jit(encode)(params)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)

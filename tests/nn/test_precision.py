@@ -102,7 +102,7 @@ def test_context_for_products_outside_the_model():
     def loss(params):
         decoder = model.bind(params)
         with nn.matmul_precision(model.config):
-            kernel = decoder.unembedding()
+            kernel, _ = decoder.output_projection()
             return ops.linear_cross_entropy(decoder.hidden(TOKENS), kernel, TOKENS, chunk_size=5)[0]
 
     assert precisions(jax.grad(loss), params) == {"HIGHEST"}

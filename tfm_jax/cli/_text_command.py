@@ -32,8 +32,11 @@ class TextCommand(LineCommand):
     """The texts. Without any, and without --file, the lines of standard input."""
     model: Annotated[str | None, optional("DIR")] = None
     """A pretrained checkpoint instead of a run: a directory, or owner/name on the Hugging Face hub."""
-    dtype: Annotated[Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "float32")] = None
-    """Dtype of the parameters of a checkpoint."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        optional("{float32,bfloat16}", "the run's, or float32 for a checkpoint"),
+    ] = None
+    """Dtype of the parameters and the activations."""
     allow_pickle: bool = False
     """Read pytorch_model.bin if there is no safetensors file. Needs torch, which loads weights only."""
     average: Annotated[Size | None, optional("N", "the run's config, or 1")] = None
@@ -65,7 +68,7 @@ class TextCommand(LineCommand):
             return
         if self.first is None:
             raise ValueError("got no model; wanted the directory of a run, or --model with a checkpoint.")
-        for name in ("dtype", "allow_pickle", "generation"):
+        for name in ("allow_pickle", "generation"):
             if getattr(self, name):
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option}: got a run; wanted a pretrained checkpoint. Use --model.")
@@ -113,7 +116,7 @@ class TextCommand(LineCommand):
     def _load_run(self, directory: str) -> "TextGenerator":
         """Loads a run; an error about the option names it as the command line does."""
         try:
-            return tfm_jax.runs.load_run(directory, average=self.average)
+            return tfm_jax.runs.load_run(directory, average=self.average, dtype=self.dtype)
         except ValueError as error:
             message = str(error).replace("load_run: got average=", "--average: got ")
             raise ValueError(message) from error

@@ -15,19 +15,22 @@ from tfm_jax.types import Array
 __all__ = ["lookup"]
 
 
-def lookup(table: Array, indices: Array, *, scale: float = 1.0, dtype: str | None = None) -> Array:
+def lookup(
+    table: Array, indices: Array, letters: str = "V D", *, scale: float = 1.0, dtype: str | None = None
+) -> Array:
     """Rows of a table; an index out of range gives NaN, never another row.
 
     Equivalent to::
 
         (table[indices] * scale).astype(dtype)
 
-    On a mesh that shards the table, ``"V D"``, neither the table nor its gradient is ever whole on a device:
-    the devices exchange the vectors of their tokens, or gather the table where that is smaller.
+    On a mesh whose rules shard the letters, neither the table nor its gradient is ever whole on a device: the
+    devices exchange the vectors of their tokens, or gather the table where that is smaller.
 
     Args:
       table: [V, D].
       indices: int [..., B, T].
+      letters: of the table, as its module declares them.
       scale: a factor.
       dtype: of the result; None is the table's.
 
@@ -37,7 +40,7 @@ def lookup(table: Array, indices: Array, *, scale: float = 1.0, dtype: str | Non
     dtype = table.dtype.name if dtype is None else dtype
     # Small integer types cannot hold V.
     indices = indices.astype(jnp.int32) if indices.dtype.itemsize < 4 else indices
-    plan = _plan(table, indices, scale, dtype)
+    plan = _plan(table, indices, letters, scale, dtype)
     if plan is not None:
         return _sharded_lookup(plan, table, indices)
     rows = table.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
@@ -75,12 +78,12 @@ class _Plan(NamedTuple):
         return jnp.where((indices >= 0) & (indices < n_rows), indices, n_rows)
 
 
-def _plan(table: Array, indices: Array, scale: float, dtype: str) -> _Plan | None:
+def _plan(table: Array, indices: Array, letters: str, scale: float, dtype: str) -> _Plan | None:
     """None where the table is whole on each device, and where the compiler does as well."""
     sizes = free_axes()
     if not sizes or indices.ndim < 1:
         return None
-    vocabulary, features = map(_names, parameter_spec("nn.Embedding", "V D", table.shape))
+    vocabulary, features = map(_names, parameter_spec("nn.Embedding", letters, table.shape))
     spec = activation_spec("nn.Embedding", "B T", indices.shape)
     sharding = _names(spec)
     if not vocabulary + features or set(vocabulary) & set(sharding) or not set(features) <= set(sharding):

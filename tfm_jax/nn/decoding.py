@@ -94,19 +94,6 @@ class CachedDecoder(nnx.Module):
         hidden = self._scaled(hidden)
         return self._biased(self.embedding.attend(hidden) if self.head is None else self.head(hidden))
 
-    def unembedding(self) -> Array:
-        """The kernel [D, V] of the output projection, in ``config.dtype``.
-
-        Raises:
-          ValueError: the logits have a bias, which the kernel alone would omit.
-        """
-        if self.logits_bias is not None:
-            raise ValueError(
-                "unembedding: got a model with logits_bias=True; wanted logits without a bias. "
-                "Call output_projection, which returns both."
-            )
-        return self._scaled(self._kernel())
-
     def output_projection(self) -> tuple[Array, Array | None]:
         """The kernel [D, V], in float32 or ``config.dtype``, and the bias [V], or None, of the logits.
 
@@ -173,7 +160,8 @@ class CachedDecoder(nnx.Module):
         """
         if self.head is not None or batch_size == 1 or current_platform() != "cpu":
             return self.unembed
-        kernel = self._kernel()
+        # On a mesh the kernel is gathered here, once, in the dtype of the computation.
+        kernel = constrain(self._parameter().astype(self.config.dtype), "D V")
 
         def unembed(x: Array) -> Array:
             with matmul_precision(self.config):
@@ -183,10 +171,6 @@ class CachedDecoder(nnx.Module):
             return self._biased(constrain(logits, "V"))
 
         return unembed
-
-    def _kernel(self) -> Array:
-        # On a mesh the kernel is gathered here, once, in the dtype of the computation.
-        return constrain(self._parameter().astype(self.config.dtype), "D V")
 
     def _parameter(self) -> Array:
         return self.embedding.table[...].T if self.head is None else self.head.projection.kernel[...]

@@ -63,7 +63,7 @@ class Embedding(nnx.Module):
                 types = jnp.zeros(tokens.shape[-1:], jnp.int32)
             else:
                 types = as_array("nn.Embedding", "token_types", token_types)
-            x = x + jnp.broadcast_to(lookup(self.token_types[...], types), x.shape)
+            x = x + jnp.broadcast_to(lookup(self.token_types[...], types, "Y D"), x.shape)
         elif token_types is not None:
             raise ValueError("nn.Embedding: got token_types with config.token_types=0; wanted None.")
         return x.astype(self.config.dtype)

@@ -288,7 +288,7 @@ class LearnedLayer(nnx.Module):
         x, positions = as_array("nn.Learned", "x", x), as_array("nn.Learned", "positions", positions)
         # Row 0 is for padding. Without a padding_id, adding 0 would put an addition into the program.
         rows = positions if self.scheme.padding_id is None else positions + 1
-        added = lookup(self.table[...], rows)
+        added = lookup(self.table[...], rows, "T D")
         return x + jnp.broadcast_to(added.astype(x.dtype), x.shape)
 
 
