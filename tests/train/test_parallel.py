@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.train import problem
+from tests.train.test_meshes import Device
 from tfm_jax import train
 from tfm_jax.sharding import ShardingRules
 from tfm_jax.train.metrics import read, total
@@ -173,6 +174,24 @@ def test_a_batch_is_sharded_by_the_rule_of_its_letter(rule, spec):
     step = parallel.compile(train.make_train_step(problem.loss_fn, OPTIMIZER, ema_decay=0.9))
     _, metrics = step(parallel.place_state(initial()), problem.make_batch(0))
     assert train.means(metrics)["loss"] == pytest.approx(twenty_losses()[0], rel=1e-5)
+
+
+def test_a_process_reads_an_equal_share_of_each_batch_or_the_mesh_is_an_error():
+    devices = [Device(i, slice_index=0, process_index=i // 4) for i in range(8)]
+    three_each = devices[1:7]
+
+    def share(devices, **sizes):
+        return train.Jit(train.make_mesh(**sizes, devices=devices)).batch_share
+
+    assert share(devices, data=8) == share(devices, data=2, tensor=4) == (0, 2)
+    assert share(three_each, data=2, fsdp=3) == (0, 2)
+    assert share(devices, tensor=8) == (0, 1)
+    with pytest.raises(
+        ValueError, match=r"Jit: got processes .* \(0, 1, 2, 3\), \(4, 5\) of the 6 .*\(data 3 x fsdp 2\); w"
+    ):
+        share(devices, data=3, fsdp=2)
+    with pytest.raises(ValueError, match=r"hold the parts \(0, 1\), \(1, 2\) of the 3 .*equal shares"):
+        share(three_each, data=3, tensor=2)  # each has a half of the second part
 
 
 def test_bad_arguments_raise():

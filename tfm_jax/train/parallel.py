@@ -60,9 +60,18 @@ class Parallel(abc.ABC):
         """``(index, count)``: each batch is read in ``count`` equal shares, and this process reads one.
 
         Processes whose devices hold the same examples, as along a tensor axis, read the same share.
+
+        Raises:
+          ValueError: the processes hold unequal or overlapping parts of a batch.
         """
         parts = _parts_of_processes(self._batch_sharding, self.batch_parts)
         shares = sorted(set(parts.values()))
+        if any(len(share) * len(shares) != self.batch_parts for share in shares):
+            raise ValueError(
+                f"{type(self).__name__}: got processes that hold the parts {', '.join(map(str, shares))} of "
+                f"the {self.batch_parts} of a batch ({self._batch_sizes}); wanted equal shares, each whole "
+                "in a process. Use all devices, or other sizes of these axes."
+            )
         return shares.index(parts[jax.process_index()]), len(shares)
 
     def state_shardings(self, state: TrainState) -> TrainState:
@@ -144,17 +153,21 @@ class Parallel(abc.ABC):
         names = tuple(name for name in self.batch_axes if self.mesh.shape[name] > 1)
         return NamedSharding(self.mesh, P(names) if names else P())
 
+    @property
+    def _batch_sizes(self) -> str:
+        """The mesh axes that share a batch, such as "data 2 x fsdp 4"."""
+        return " x ".join(f"{name} {self.mesh.shape[name]}" for name in self.batch_axes)
+
     def _check(self, batch: object) -> None:
         index, count = self.batch_share
         parts = self.batch_parts // count
-        names = " x ".join(f"{name} {self.mesh.shape[name]}" for name in self.batch_axes)
         for path, x in jax.tree_util.tree_leaves_with_path(batch):
             if not np.ndim(x) or x.shape[0] % parts:
                 shared = f", {parts} of them in share {index} of {count}" if count > 1 else ""
                 raise ValueError(
                     f"{type(self).__name__}: got batch{jax.tree_util.keystr(path)} of shape {np.shape(x)}; "
                     f"wanted a first axis that is a multiple of the {self.batch_parts} devices that share a "
-                    f"batch ({names}){shared}. Choose another batch size or mesh."
+                    f"batch ({self._batch_sizes}){shared}. Choose another batch size or mesh."
                 )
 
     @abc.abstractmethod
