@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tfm_jax import nn
 from tfm_jax.sharding import (
     ShardingRules,
+    activation_axes,
     activation_spec,
     constrain,
     current_rules,
@@ -149,6 +150,8 @@ def test_a_mesh_axis_that_does_not_exist():
     rules = ShardingRules(activations={"D": "fsdb?"})
     with use_rules(rules), jax.set_mesh(mesh_of(1, 2)), pytest.raises(ValueError, match=r"got 'D': 'fsdb\?'"):
         constrain(jnp.ones((4, 4)), "B T")
+    with use_rules(rules), pytest.raises(ValueError, match=r"got 'D': 'fsdb\?'"):
+        activation_axes("attention", "B", (4,), mesh_of(1, 2))
 
 
 def test_constrain_is_the_identity_without_a_mesh_that_the_rules_name():

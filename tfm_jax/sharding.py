@@ -21,6 +21,7 @@ __all__ = [
     "ShardingRules",
     "activation_axes",
     "activation_spec",
+    "check_axes",
     "constrain",
     "current_rules",
     "free_axes",
@@ -177,7 +178,7 @@ def constrain(x: Array, letters: str) -> Array:
     if mesh.empty or {"T", "S"} <= set(letters.split()):
         return x
     rules = current_rules().activations
-    _check_axes(rules, mesh)
+    check_axes(rules, mesh)
     named = {axis.rstrip("?") for rule in rules.values() for axis in _as_tuple(rule)}
     if not named & free_axes().keys():
         return x
@@ -215,7 +216,7 @@ def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
     """
     names = letters.split()[-len(shape) :] if shape else []
     lead, rules = len(shape) - len(names), current_rules().activations
-    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    check_axes(rules, jax.sharding.get_abstract_mesh())
     return P(*[None] * lead, *_spec(source, names, shape[lead:], rules, free_axes()))
 
 
@@ -240,14 +241,16 @@ def activation_axes(
     Raises:
       ValueError: as ``constrain``.
     """
-    found = _spec(source, letters.split(), shape, current_rules().activations, dict(mesh.shape))
+    rules = current_rules().activations
+    check_axes(rules, mesh)
+    found = _spec(source, letters.split(), shape, rules, dict(mesh.shape))
     return [(axes,) if isinstance(axes, str) else axes or () for axes in found]
 
 
 def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
     """The ``PartitionSpec`` of a parameter on the current mesh, by the rules without exceptions."""
     rules = current_rules().parameters
-    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    check_axes(rules, jax.sharding.get_abstract_mesh())
     return P(*_spec(source, letters.split(), shape, rules, free_axes()))
 
 
@@ -281,7 +284,7 @@ def parameter_specs(
     """
     rules, sizes = rules or ShardingRules(), dict(mesh.shape)
     for table in (rules.parameters, *rules.exceptions.values()):
-        _check_axes(table, mesh)
+        check_axes(table, mesh)
 
     def spec(path: tuple[Any, ...], letters: str, x: Any) -> P:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
@@ -292,8 +295,16 @@ def parameter_specs(
     return jax.tree_util.tree_map_with_path(spec, axes, shapes)
 
 
-def _check_axes(rules: Mapping[str, Axes], mesh: Mesh | AbstractMesh) -> None:
-    """Raises for a mesh axis that is neither in the mesh nor one of the usual ones: a typing error."""
+def check_axes(rules: Mapping[str, Axes], mesh: Mesh | AbstractMesh) -> None:
+    """Checks that the mesh axes of some rules exist.
+
+    Args:
+      rules: one of the tables of `ShardingRules`.
+      mesh: the mesh.
+
+    Raises:
+      ValueError: for an axis that is neither in the mesh nor a usual one.
+    """
     for letter, rule in rules.items():
         for axis in _as_tuple(rule):
             if axis.rstrip("?") not in _MESH_AXES.union(mesh.axis_names):

@@ -206,3 +206,6 @@ def test_bad_arguments_raise():
     train.Jit(train.make_mesh(data=2, tensor=4)).place_batch(problem.make_batch(0, size=6))
     with pytest.raises(ValueError, match=r"Pmap: got a mesh with fsdp=2, tensor=2; wanted data alone.*jit"):
         train.Pmap(train.make_mesh(data=2, fsdp=2, tensor=2))
+    rules = ShardingRules(activations={"B": ("dta", "fsdp")})
+    with pytest.raises(ValueError, match=r"got 'B': 'dta'; wanted one of the mesh axes data, fsdp"):
+        train.Jit(data, rules=rules)

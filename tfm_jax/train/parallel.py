@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax.sharding import ShardingRules, use_rules
+from tfm_jax.sharding import ShardingRules, check_axes, use_rules
 from tfm_jax.train.meshes import make_mesh
 from tfm_jax.train.placement import place
 from tfm_jax.train.state import TrainState
@@ -224,10 +224,16 @@ class Jit(Parallel):
       axes: the letters of each parameter, ``model.axes()``. None replicates the state on every device.
       rules: the mesh axes that shard each letter; that of activations for B shards the batch, which it must
         divide, with a ``?`` too.
+
+    Raises:
+      ValueError: a rule of activations names an axis that the mesh lacks.
     """
 
     axes: Params | None = None
     rules: ShardingRules = dataclasses.field(default_factory=ShardingRules)
+
+    def __post_init__(self) -> None:
+        check_axes(self.rules.activations, self.mesh)
 
     @property
     def batch_axes(self) -> tuple[str, ...]:
