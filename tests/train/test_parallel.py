@@ -105,6 +105,15 @@ def test_step_compiles_once(name):
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("name", ["mesh", "small pmap"])
+def test_a_step_is_lowered_for_the_shapes_of_a_whole_batch(name):
+    parallel, batch = PARALLEL[name], problem.make_batch(0)
+    shapes = jax.eval_shape(lambda: batch)
+    program = compiled(parallel).lower(jax.eval_shape(initial), shapes).compile()
+    _, metrics = program(parallel.place_state(initial()), parallel.place_batch(batch))
+    assert train.means(metrics)["loss"] == pytest.approx(twenty_losses()[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", PARALLEL)
 def test_evaluation_is_the_same_under_each(name):
     parallel = PARALLEL[name]

@@ -153,6 +153,10 @@ class Parallel(abc.ABC):
         names = tuple(name for name in self.batch_axes if self.mesh.shape[name] > 1)
         return NamedSharding(self.mesh, P(names) if names else P())
 
+    def _split(self, batch: BatchT) -> BatchT:
+        """A whole batch with the axes that a compiled step takes: those it has, but under pmap."""
+        return batch
+
     @property
     def _batch_sizes(self) -> str:
         """The mesh axes that share a batch, such as "data 2 x fsdp 4"."""
@@ -208,6 +212,7 @@ class Compiled(Generic[S, R]):
           state: its shapes and dtypes.
           batch: those of a whole batch, of all devices.
         """
+        batch = jax.eval_shape(self._parallel._split, batch)
         with self._parallel.context():
             return self._jitted(state).lower(state, batch)
 
@@ -320,11 +325,12 @@ class Pmap(Parallel):
 
     def place_batch(self, batch: BatchT) -> BatchT:
         self._check(batch)
+        return jax.device_put(self._split(batch), NamedSharding(self._flat_mesh, P(_AXIS)))
 
-        def shard(x: np.ndarray) -> np.ndarray:
-            return np.reshape(x, (self.mesh.size, x.shape[0] // self.mesh.size, *x.shape[1:]))
-
-        return jax.device_put(jax.tree.map(shard, batch), NamedSharding(self._flat_mesh, P(_AXIS)))
+    def _split(self, batch: BatchT) -> BatchT:
+        """[B, ...] -> [devices, B / devices, ...]"""
+        size = self.mesh.size
+        return jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), batch)
 
     def compile(self, step: TrainStep[BatchT]) -> Compiled[TrainState, tuple[TrainState, Any]]:
         pmapped = self._pmap(step, donate_argnums=0)
