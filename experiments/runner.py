@@ -290,7 +290,8 @@ class Run(Generic[C]):
         steps = consecutive_steps(directory, every)[-last:]
         listed = ", ".join(map(str, steps))
         print(f"averages the weights of {len(steps)} checkpoints, of steps {listed}", flush=True)
-        return train.average_params(directory, last=len(steps), every=every)
+        gigabytes = self.config.restore_concurrent_gb
+        return train.average_params(directory, last=len(steps), every=every, restore_concurrent_gb=gigabytes)
 
     def write_model(self, model: nn.Config) -> None:
         """Writes ``model.json``, for a model of which ``config.json`` leaves a part to the data."""

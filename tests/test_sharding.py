@@ -18,6 +18,7 @@ from tfm_jax.sharding import (
     current_rules,
     free_axes,
     parameter_specs,
+    ruled_axes,
     use_rules,
 )
 
@@ -149,6 +150,8 @@ def test_a_mesh_axis_that_does_not_exist():
     rules = ShardingRules(activations={"D": "fsdb?"})
     with use_rules(rules), jax.set_mesh(mesh_of(1, 2)), pytest.raises(ValueError, match=r"got 'D': 'fsdb\?'"):
         constrain(jnp.ones((4, 4)), "B T")
+    with use_rules(rules), jax.set_mesh(mesh_of(1, 2)), pytest.raises(ValueError, match=r"got 'D': 'fsdb\?'"):
+        ruled_axes()
 
 
 def test_constrain_is_the_identity_without_a_mesh_that_the_rules_name():

@@ -21,6 +21,7 @@ __all__ = [
     "ShardingRules",
     "activation_spec",
     "as_names",
+    "check_axes",
     "constrain",
     "current_rules",
     "free_axes",
@@ -195,7 +196,7 @@ def ruled_axes() -> set[str]:
       ValueError: a rule names an axis that the current mesh lacks.
     """
     rules = current_rules().activations
-    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    check_axes(rules, jax.sharding.get_abstract_mesh())
     return {axis.rstrip("?") for rule in rules.values() for axis in as_names(rule)}
 
 
@@ -225,14 +226,14 @@ def activation_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
     """
     names = letters.split()[-len(shape) :] if shape else []
     lead, rules = len(shape) - len(names), current_rules().activations
-    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    check_axes(rules, jax.sharding.get_abstract_mesh())
     return P(*[None] * lead, *_spec(source, names, shape[lead:], rules, free_axes()))
 
 
 def parameter_spec(source: str, letters: str, shape: tuple[int, ...]) -> P:
     """The ``PartitionSpec`` of a parameter on the current mesh, by the rules without exceptions."""
     rules = current_rules().parameters
-    _check_axes(rules, jax.sharding.get_abstract_mesh())
+    check_axes(rules, jax.sharding.get_abstract_mesh())
     return P(*_spec(source, letters.split(), shape, rules, free_axes()))
 
 
@@ -266,7 +267,7 @@ def parameter_specs(
     """
     rules, sizes = rules or ShardingRules(), dict(mesh.shape)
     for table in (rules.parameters, *rules.exceptions.values()):
-        _check_axes(table, mesh)
+        check_axes(table, mesh)
 
     def spec(path: tuple[Any, ...], letters: str, x: Any) -> P:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
@@ -277,8 +278,16 @@ def parameter_specs(
     return jax.tree_util.tree_map_with_path(spec, axes, shapes)
 
 
-def _check_axes(rules: Mapping[str, Axes], mesh: Mesh | AbstractMesh) -> None:
-    """Raises for a mesh axis that is neither in the mesh nor one of the usual ones: a typing error."""
+def check_axes(rules: Mapping[str, Axes], mesh: Mesh | AbstractMesh) -> None:
+    """Checks that the mesh axes of some rules exist.
+
+    Args:
+      rules: one of the tables of `ShardingRules`.
+      mesh: the mesh.
+
+    Raises:
+      ValueError: for an axis that is neither in the mesh nor a usual one.
+    """
     for letter, rule in rules.items():
         for axis in as_names(rule):
             if axis.rstrip("?") not in _MESH_AXES.union(mesh.axis_names):

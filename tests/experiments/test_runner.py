@@ -283,6 +283,14 @@ def test_average_params_averages_the_last_checkpoints_and_prints_them(tmp_path, 
     parts = [train.load_params(tmp_path / "run" / "checkpoints", s) for s in (6, 8)]
     chex.assert_trees_all_close(found, jax.tree.map(lambda a, b: (a + b) / 2, *parts), rtol=1e-6)
     assert trained.run.best_step == 2
+    trained.run.config = dataclasses.replace(trained.run.config, restore_concurrent_gb=0.5)
+    for name, load in (
+        ("average_params", trained.run.average_params),
+        ("load_params", trained.run.best_params),
+    ):
+        with mock.patch.object(train, name) as reading:
+            load()
+        assert reading.call_args.kwargs["restore_concurrent_gb"] == 0.5
 
 
 def test_exhausted_validation_raises(tmp_path):

@@ -1,3 +1,4 @@
+import functools
 import gc
 import json
 import os
@@ -303,11 +304,15 @@ def test_an_array_above_the_bound_of_a_restore_is_an_error(tmp_path):
         pytest.raises(ValueError, match=r"Checkpoints: got restore_concurrent_gb=1e-08; wanted more than"),
     ):
         checkpoints.restore(abstract())
-    with pytest.raises(ValueError, match=r"load_params: got restore_concurrent_gb=1e-08; wanted more than"):
-        train.load_params(tmp_path, restore_concurrent_gb=1e-8)
+    read = train.load_params, functools.partial(train.average_params, last=1)
+    error = "load_params: got restore_concurrent_gb=1e-08; wanted more than"
+    for load in read:
+        with pytest.raises(ValueError, match=error):
+            load(tmp_path, restore_concurrent_gb=1e-8)
     gc.collect()  # here, not in another test
-    with pytest.raises(ValueError, match="got restore_concurrent_gb=0; wanted a finite number above 0"):
-        train.Checkpoints(tmp_path, restore_concurrent_gb=0)
+    for load in (train.Checkpoints, *read):
+        with pytest.raises(ValueError, match="got restore_concurrent_gb=0; wanted a finite number above 0"):
+            load(tmp_path, restore_concurrent_gb=0)
 
 
 @pytest.mark.slow

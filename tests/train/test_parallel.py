@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.train import problem
+from tests.train.test_meshes import Device
 from tfm_jax import train
 from tfm_jax.sharding import ShardingRules
 from tfm_jax.train.metrics import read, total
@@ -104,6 +105,15 @@ def test_step_compiles_once(name):
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("name", ["mesh", "small pmap"])
+def test_a_step_is_lowered_for_the_shapes_of_a_whole_batch(name):
+    parallel, batch = PARALLEL[name], problem.make_batch(0)
+    shapes = jax.eval_shape(lambda: batch)
+    program = compiled(parallel).lower(jax.eval_shape(initial), shapes).compile()
+    _, metrics = program(parallel.place_state(initial()), parallel.place_batch(batch))
+    assert train.means(metrics)["loss"] == pytest.approx(twenty_losses()[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", PARALLEL)
 def test_evaluation_is_the_same_under_each(name):
     parallel = PARALLEL[name]
@@ -175,6 +185,24 @@ def test_a_batch_is_sharded_by_the_rule_of_its_letter(rule, spec):
     assert train.means(metrics)["loss"] == pytest.approx(twenty_losses()[0], rel=1e-5)
 
 
+def test_a_process_reads_an_equal_share_of_each_batch_or_the_mesh_is_an_error():
+    devices = [Device(i, slice_index=0, process_index=i // 4) for i in range(8)]
+    three_each = devices[1:7]
+
+    def share(devices, **sizes):
+        return train.Jit(train.make_mesh(**sizes, devices=devices)).batch_share
+
+    assert share(devices, data=8) == share(devices, data=2, tensor=4) == (0, 2)
+    assert share(three_each, data=2, fsdp=3) == (0, 2)
+    assert share(devices, tensor=8) == (0, 1)
+    with pytest.raises(
+        ValueError, match=r"Jit: got processes .* \(0, 1, 2, 3\), \(4, 5\) of the 6 .*\(data 3 x fsdp 2\); w"
+    ):
+        share(devices, data=3, fsdp=2)
+    with pytest.raises(ValueError, match=r"hold the parts \(0, 1\), \(1, 2\) of the 3 .*equal shares"):
+        share(three_each, data=3, tensor=2)  # each has a half of the second part
+
+
 def test_bad_arguments_raise():
     data = train.make_mesh(data=8)
     for parallel in (train.Jit(data), train.Pmap(data)):
@@ -187,3 +215,6 @@ def test_bad_arguments_raise():
     train.Jit(train.make_mesh(data=2, tensor=4)).place_batch(problem.make_batch(0, size=6))
     with pytest.raises(ValueError, match=r"Pmap: got a mesh with fsdp=2, tensor=2; wanted data alone.*jit"):
         train.Pmap(train.make_mesh(data=2, fsdp=2, tensor=2))
+    rules = ShardingRules(activations={"B": ("dta", "fsdp")})
+    with pytest.raises(ValueError, match=r"got 'B': 'dta'; wanted one of the mesh axes data, fsdp"):
+        train.Jit(data, rules=rules)

@@ -1,6 +1,7 @@
 """The files of checkpoints: their steps, their metadata, and their weights without the optimizer."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import re
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from tfm_jax.ranges import POSITIVE, check_number
 from tfm_jax.train._formats import NewerFormatError, migrate_record, read_format
 from tfm_jax.types import Params
 
@@ -60,8 +62,9 @@ def load_params(
 
     Raises:
       FileNotFoundError: when there is no such checkpoint, or it has no ``ema``.
-      ValueError: when it is damaged or of a newer format; the message names it.
+      ValueError: when it is damaged or of a newer format; the message names it. For a bound out of range.
     """
+    check_number("load_params", "restore_concurrent_gb", restore_concurrent_gb, POSITIVE)
     directory = Path(directory).absolute()
     steps = saved_steps(directory)
     if not steps or (step is not None and step not in steps):
@@ -72,7 +75,13 @@ def load_params(
     return _load(directory, step, item, shardings, restore_concurrent_gb)
 
 
-def average_params(directory: str | Path, last: int = 5, *, every: int | None = None) -> Params:
+def average_params(
+    directory: str | Path,
+    last: int = 5,
+    *,
+    every: int | None = None,
+    restore_concurrent_gb: float = RESTORE_CONCURRENT_GB,
+) -> Params:
     """Checkpoint averaging: the mean of the last checkpoints' weights.
 
     Equivalent to::
@@ -85,15 +94,17 @@ def average_params(directory: str | Path, last: int = 5, *, every: int | None = 
       last: number of checkpoints; the paper averages 5 for its base model and 20 for the big one.
       every: the run's ``checkpoint_every``: averages over `consecutive_steps`. None averages the last
         ones of any step, an old best checkpoint included.
+      restore_concurrent_gb: as for `Checkpoints`.
 
     Returns:
       Nested dict of arrays; summed in float32, returned in the saved dtypes.
 
     Raises:
-      ValueError: when there are fewer checkpoints.
+      ValueError: when there are fewer checkpoints, or for a bound out of range.
 
     Vaswani et al. 2017, section 6.1.
     """
+    check_number("average_params", "restore_concurrent_gb", restore_concurrent_gb, POSITIVE)
     directory = Path(directory).absolute()
     steps = consecutive_steps(directory, every)
     if not 1 <= last <= len(steps):
@@ -103,10 +114,11 @@ def average_params(directory: str | Path, last: int = 5, *, every: int | None = 
             f"{directory}{interval}: steps {steps}."
         )
     first, *others = steps[-last:]
-    params = _load(directory, first)
+    load = functools.partial(_load, directory, restore_concurrent_gb=restore_concurrent_gb)
+    params = load(first)
     total = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     for step in others:  # one at a time: at most two sets of weights are in memory
-        total = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, _load(directory, step))
+        total = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, load(step))
     return jax.tree.map(lambda t, x: (t / last).astype(x.dtype), total, params)
 
 

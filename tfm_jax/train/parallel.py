@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tfm_jax.sharding import ShardingRules, use_rules
+from tfm_jax.sharding import ShardingRules, check_axes, use_rules
 from tfm_jax.train.meshes import make_mesh
 from tfm_jax.train.placement import place
 from tfm_jax.train.state import TrainState
@@ -60,9 +60,18 @@ class Parallel(abc.ABC):
         """``(index, count)``: each batch is read in ``count`` equal shares, and this process reads one.
 
         Processes whose devices hold the same examples, as along a tensor axis, read the same share.
+
+        Raises:
+          ValueError: the processes hold unequal or overlapping parts of a batch.
         """
         parts = _parts_of_processes(self._batch_sharding, self.batch_parts)
         shares = sorted(set(parts.values()))
+        if any(len(share) * len(shares) != self.batch_parts for share in shares):
+            raise ValueError(
+                f"{type(self).__name__}: got processes that hold the parts {', '.join(map(str, shares))} of "
+                f"the {self.batch_parts} of a batch ({self._batch_sizes}); wanted equal shares, each whole "
+                "in a process. Use all devices, or other sizes of these axes."
+            )
         return shares.index(parts[jax.process_index()]), len(shares)
 
     def state_shardings(self, state: TrainState) -> TrainState:
@@ -144,17 +153,25 @@ class Parallel(abc.ABC):
         names = tuple(name for name in self.batch_axes if self.mesh.shape[name] > 1)
         return NamedSharding(self.mesh, P(names) if names else P())
 
+    def _split(self, batch: BatchT) -> BatchT:
+        """A whole batch with the axes that a compiled step takes: those it has, but under pmap."""
+        return batch
+
+    @property
+    def _batch_sizes(self) -> str:
+        """The mesh axes that share a batch, such as "data 2 x fsdp 4"."""
+        return " x ".join(f"{name} {self.mesh.shape[name]}" for name in self.batch_axes)
+
     def _check(self, batch: object) -> None:
         index, count = self.batch_share
         parts = self.batch_parts // count
-        names = " x ".join(f"{name} {self.mesh.shape[name]}" for name in self.batch_axes)
         for path, x in jax.tree_util.tree_leaves_with_path(batch):
             if not np.ndim(x) or x.shape[0] % parts:
                 shared = f", {parts} of them in share {index} of {count}" if count > 1 else ""
                 raise ValueError(
                     f"{type(self).__name__}: got batch{jax.tree_util.keystr(path)} of shape {np.shape(x)}; "
                     f"wanted a first axis that is a multiple of the {self.batch_parts} devices that share a "
-                    f"batch ({names}){shared}. Choose another batch size or mesh."
+                    f"batch ({self._batch_sizes}){shared}. Choose another batch size or mesh."
                 )
 
     @abc.abstractmethod
@@ -195,6 +212,7 @@ class Compiled(Generic[S, R]):
           state: its shapes and dtypes.
           batch: those of a whole batch, of all devices.
         """
+        batch = jax.eval_shape(self._parallel._split, batch)
         with self._parallel.context():
             return self._jitted(state).lower(state, batch)
 
@@ -211,10 +229,16 @@ class Jit(Parallel):
       axes: the letters of each parameter, ``model.axes()``. None replicates the state on every device.
       rules: the mesh axes that shard each letter; that of activations for B shards the batch, which it must
         divide, with a ``?`` too.
+
+    Raises:
+      ValueError: a rule of activations names an axis that the mesh lacks.
     """
 
     axes: Params | None = None
     rules: ShardingRules = dataclasses.field(default_factory=ShardingRules)
+
+    def __post_init__(self) -> None:
+        check_axes(self.rules.activations, self.mesh)
 
     @property
     def batch_axes(self) -> tuple[str, ...]:
@@ -301,11 +325,12 @@ class Pmap(Parallel):
 
     def place_batch(self, batch: BatchT) -> BatchT:
         self._check(batch)
+        return jax.device_put(self._split(batch), NamedSharding(self._flat_mesh, P(_AXIS)))
 
-        def shard(x: np.ndarray) -> np.ndarray:
-            return np.reshape(x, (self.mesh.size, x.shape[0] // self.mesh.size, *x.shape[1:]))
-
-        return jax.device_put(jax.tree.map(shard, batch), NamedSharding(self._flat_mesh, P(_AXIS)))
+    def _split(self, batch: BatchT) -> BatchT:
+        """[B, ...] -> [devices, B / devices, ...]"""
+        size = self.mesh.size
+        return jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), batch)
 
     def compile(self, step: TrainStep[BatchT]) -> Compiled[TrainState, tuple[TrainState, Any]]:
         pmapped = self._pmap(step, donate_argnums=0)
