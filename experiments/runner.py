@@ -113,15 +113,26 @@ class Run(Generic[C]):
         if isinstance(self.parallel, train.Jit):
             self.parallel = dataclasses.replace(self.parallel, axes=axes)
 
-    def check_inputs(self, model: nn.Pure, *shapes: tuple[int, ...]) -> None:
-        """Raises a ValueError, without computing, for examples that the model or the mesh does not take.
+    def check_inputs(self, model: nn.Pure, *shapes: tuple[int, ...], dtype: str = "int32") -> None:
+        """Raises a ValueError, without computing, for parameters or examples that do not fit model and mesh.
 
         Args:
           model: the model.
           shapes: of an example of each input, without the batch.
+          dtype: of the inputs.
         """
+        try:
+            self.parallel.params_shardings(jax.eval_shape(model.init, jax.random.key(0)))
+        except ValueError as error:
+            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
+                size, parts = map(int, found.groups())
+                raise ValueError(
+                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
+                    "that no token has."
+                ) from error
+            raise
         with self.parallel.context():
-            check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes))
+            check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes), dtype=dtype)
 
     @property
     def share(self) -> dict[str, int]:
@@ -157,17 +168,8 @@ class Run(Generic[C]):
             params = {**init(init_key), **given}  # XLA drops the computation of unused weights
             return train.init_state(params, optimizer, run_key, ema=ema)
 
-        try:
-            given = self.parallel.place_params(initial_params or {})
-            return self.parallel.create(make_state, jax.random.key(settings.seed), given)
-        except ValueError as error:
-            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
-                size, parts = map(int, found.groups())
-                raise ValueError(
-                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
-                    "that no token has."
-                ) from error
-            raise
+        given = self.parallel.place_params(initial_params or {})
+        return self.parallel.create(make_state, jax.random.key(settings.seed), given)
 
     def compile_step(
         self, loss_fn: train.LossFn[BatchT], optimizer: optax.GradientTransformation

@@ -39,11 +39,11 @@ def run_experiment(config: Config) -> None:
     with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)
         run.shard(task.model.axes())
+        run.check_inputs(task.model, (config.data.length,))
         loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.validation.n_targets)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
         state = run.init_state(task.model.init, optimizer, initial_params)
-        run.check_inputs(task.model, (config.data.length,))
     size, seed = config.train.batch_size, config.train.seed
     sampler = data.UniformBatchSampler(len(task.training), size, seed)
     batches = iter(data.Loader(task.training, sampler, **run.share))
