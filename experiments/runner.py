@@ -5,6 +5,7 @@ The ``run.py`` of an experiment has the data, the model, the loss, the call of `
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import os
@@ -13,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +36,15 @@ from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
 from tfm_jax.values import to_dict
 
-__all__ = ["Run", "check_classes", "check_inputs", "make_step", "make_tokenizer", "require_packages"]
+__all__ = [
+    "Run",
+    "check_classes",
+    "check_inputs",
+    "make_step",
+    "make_tokenizer",
+    "require_packages",
+    "start_on_main",
+]
 
 C = TypeVar("C", bound=RunConfig)
 R = TypeVar("R")
@@ -374,6 +384,17 @@ class _CacheHits:
         if not self._reported:
             compilation_cache.report_hits(lambda line: print(f"{self._name}: {line}", flush=True))
             self._reported = True
+
+
+def start_on_main(function: Callable[..., R], *args: object) -> Callable[[], R]:
+    """Starts a function in a thread of process 0 of several; returns what waits for its result.
+
+    Another process, which need not call it, would compute the result by that call.
+    """
+    if not processes.is_main():
+        return functools.partial(function, *args)
+    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
+    return executor.submit(function, *args).result
 
 
 def _digest(path: Path) -> str | None:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ from experiments import command_line
 from experiments.classification.config import Config
 from experiments.classification.corpus import Corpus, load_corpus, ngram_predict
 from experiments.init_from import ENCODERS, start_run
-from experiments.runner import Run, check_classes, make_tokenizer, require_packages
+from experiments.runner import Run, check_classes, make_tokenizer, require_packages, start_on_main
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.data.splitting import describe_splits
 from tfm_jax.train.plan.flops import step_flops
@@ -46,8 +45,7 @@ def run_experiment(config: Config) -> None:
     def flops(batch: Mapping[str, Array]) -> float:
         return step_flops(task.model, examples=config.train.batch_size, length=batch["tokens"].shape[1])
 
-    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
-    ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
+    ngrams = start_on_main(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
     with run.session(state, batches, task.corpus.digests) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
@@ -56,7 +54,7 @@ def run_experiment(config: Config) -> None:
     params = run.end_training(result)
     if config.train.patience is not None:
         params = run.best_params()
-    run.finish(run.on_main(lambda params: _test(task, params, ngrams.result(), run.path), params))
+    run.finish(run.on_main(lambda params: _test(task, params, ngrams(), run.path), params))
 
 
 def make_loss(
