@@ -5,6 +5,7 @@ The ``run.py`` of an experiment has the data, the model, the loss, the call of `
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import os
@@ -13,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +36,15 @@ from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
 from tfm_jax.values import to_dict
 
-__all__ = ["Run", "check_classes", "check_inputs", "make_step", "make_tokenizer", "require_packages"]
+__all__ = [
+    "Run",
+    "check_classes",
+    "check_inputs",
+    "make_step",
+    "make_tokenizer",
+    "require_packages",
+    "start_on_main",
+]
 
 C = TypeVar("C", bound=RunConfig)
 R = TypeVar("R")
@@ -113,15 +123,26 @@ class Run(Generic[C]):
         if isinstance(self.parallel, train.Jit):
             self.parallel = dataclasses.replace(self.parallel, axes=axes)
 
-    def check_inputs(self, model: nn.Pure, *shapes: tuple[int, ...]) -> None:
-        """Raises a ValueError, without computing, for examples that the model or the mesh does not take.
+    def check_inputs(self, model: nn.Pure, *shapes: tuple[int, ...], dtype: str = "int32") -> None:
+        """Raises a ValueError, without computing, for parameters or examples that do not fit model and mesh.
 
         Args:
           model: the model.
           shapes: of an example of each input, without the batch.
+          dtype: of the inputs.
         """
+        try:
+            self.parallel.params_shardings(jax.eval_shape(model.init, jax.random.key(0)))
+        except ValueError as error:
+            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
+                size, parts = map(int, found.groups())
+                raise ValueError(
+                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
+                    "that no token has."
+                ) from error
+            raise
         with self.parallel.context():
-            check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes))
+            check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes), dtype=dtype)
 
     @property
     def share(self) -> dict[str, int]:
@@ -157,17 +178,8 @@ class Run(Generic[C]):
             params = {**init(init_key), **given}  # XLA drops the computation of unused weights
             return train.init_state(params, optimizer, run_key, ema=ema)
 
-        try:
-            given = self.parallel.place_params(initial_params or {})
-            return self.parallel.create(make_state, jax.random.key(settings.seed), given)
-        except ValueError as error:
-            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
-                size, parts = map(int, found.groups())
-                raise ValueError(
-                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
-                    "that no token has."
-                ) from error
-            raise
+        given = self.parallel.place_params(initial_params or {})
+        return self.parallel.create(make_state, jax.random.key(settings.seed), given)
 
     def compile_step(
         self, loss_fn: train.LossFn[BatchT], optimizer: optax.GradientTransformation
@@ -373,6 +385,17 @@ class _CacheHits:
         if not self._reported:
             compilation_cache.report_hits(lambda line: print(f"{self._name}: {line}", flush=True))
             self._reported = True
+
+
+def start_on_main(function: Callable[..., R], *args: object) -> Callable[[], R]:
+    """Starts a function in a thread of process 0 of several; returns what waits for its result.
+
+    Another process, which need not call it, would compute the result by that call.
+    """
+    if not processes.is_main():
+        return functools.partial(function, *args)
+    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
+    return executor.submit(function, *args).result
 
 
 def _digest(path: Path) -> str | None:

@@ -1,8 +1,8 @@
 """Trains a text classifier, from scratch or from a trained encoder, and tests it once."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ from experiments import command_line
 from experiments.classification.config import Config
 from experiments.classification.corpus import Corpus, load_corpus, ngram_predict
 from experiments.init_from import ENCODERS, start_run
-from experiments.runner import check_classes, check_inputs, make_tokenizer, require_packages
+from experiments.runner import Run, check_classes, make_tokenizer, require_packages, start_on_main
 from tfm_jax import data, nn, ops, train, viz
 from tfm_jax.data.splitting import describe_splits
 from tfm_jax.train.plan.flops import step_flops
@@ -34,8 +34,7 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, ENCODERS)
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path, run.share)
-        run.shard(task.model.axes())
+        task = _prepare(run)
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
@@ -46,8 +45,7 @@ def run_experiment(config: Config) -> None:
     def flops(batch: Mapping[str, Array]) -> float:
         return step_flops(task.model, examples=config.train.batch_size, length=batch["tokens"].shape[1])
 
-    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
-    ngrams = executor.submit(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
+    ngrams = start_on_main(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
     with run.session(state, batches, task.corpus.digests) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
@@ -56,7 +54,7 @@ def run_experiment(config: Config) -> None:
     params = run.end_training(result)
     if config.train.patience is not None:
         params = run.best_params()
-    run.finish(run.on_main(lambda params: _test(task, params, ngrams.result(), run.path), params))
+    run.finish(run.on_main(lambda params: _test(task, params, ngrams(), run.path), params))
 
 
 def make_loss(
@@ -123,11 +121,12 @@ class _Task:
     batches: dict[str, data.Loader[TextClassificationBatch[np.ndarray]]]
 
 
-def _prepare(config: Config, path: Path, share: Mapping[str, int]) -> _Task:
+def _prepare(run: Run[Config]) -> _Task:
     require_packages("sklearn", "matplotlib", "tensorboardX")
+    config = run.config
     corpus = load_corpus(config.data)
     texts, settings = corpus.splits["train"].texts, config.data
-    tokenizer = make_tokenizer(path, settings.tokenizer, lambda: texts, settings.vocab_size)
+    tokenizer = make_tokenizer(run.path, settings.tokenizer, lambda: texts, settings.vocab_size)
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)
     classes = len(corpus.class_names)
     check_classes(NAME, corpus.class_names, corpus.splits["train"].labels)
@@ -142,18 +141,20 @@ def _prepare(config: Config, path: Path, share: Mapping[str, int]) -> _Task:
         for name, labelled in corpus.splits.items()
     }
     lengths = np.concatenate([part.lengths for part in examples.values()])
-    shapes = data.choose_buckets(lengths, config.data.buckets)
+    sides = math.lcm(8, run.parallel.mesh.shape["sequence"])
+    shapes = data.choose_buckets(lengths, config.data.buckets, multiple_of=sides)
     size, seeds = config.train.batch_size, {"train": config.train.seed}
     batches = {
         name: data.Loader(
             part,
             data.BucketBatchSampler(part.lengths, shapes, size, seeds.get(name)),
-            **({} if name == "test" else share),  # process 0 alone tests
+            **({} if name == "test" else run.share),  # process 0 alone tests
         )
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.Classifier, encoder, classes, config.pooling, config.head_dropout_rate)
-    check_inputs(model, (1, *shapes[-1]))  # the longest text
+    run.shard(model.axes())
+    run.check_inputs(model, shapes[-1])  # the longest text
     counts = describe_splits({name: len(part) for name, part in examples.items()})
     print(f"{NAME}: texts: {counts}; {classes} classes: {', '.join(corpus.class_names[:20])}")
     widths = ", ".join(str(width) for (width,) in shapes)

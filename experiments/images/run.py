@@ -48,6 +48,7 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path, name)
         run.shard(task.model.axes())
+        run.check_inputs(task.model, task.examples["train"].images.shape[1:], dtype="float32")
         run.write_model(task.model.config)
         loss_fn = make_loss(task.model, config.augment, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -15,8 +14,8 @@ from experiments.init_from import start_run
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts
-from experiments.runner import make_tokenizer, require_packages
-from tfm_jax import data, generate, nn, train
+from experiments.runner import make_tokenizer, require_packages, start_on_main
+from tfm_jax import data, generate, nn, processes, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
 from tfm_jax.train.plan.flops import step_flops
@@ -39,18 +38,17 @@ def run_experiment(config: Config) -> None:
     with run.setup():  # an error ends the process and leaves no run
         task = _prepare(config, run.path)
         run.shard(task.model.axes())
+        run.check_inputs(task.model, (config.data.length,))
         loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.validation.n_targets)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
         state = run.init_state(task.model.init, optimizer, initial_params)
-        run.check_inputs(task.model, (config.data.length,))
     size, seed = config.train.batch_size, config.train.seed
     sampler = data.UniformBatchSampler(len(task.training), size, seed)
     batches = iter(data.Loader(task.training, sampler, **run.share))
     evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size, run.share))
     digests = {"train": text_digest(task.texts[0]), "validation": text_digest(task.texts[1])}
-    executor = ThreadPoolExecutor(1)  # no context, which would wait for it after an error
-    xz = executor.submit(xz_bits_per_byte, *task.texts)
+    xz = start_on_main(xz_bits_per_byte, *task.texts)
     with run.session(state, batches, digests) as (state, options):
         flops = step_flops(task.model, examples=size, length=config.data.length)
         result = train.fit(
@@ -66,7 +64,7 @@ def run_experiment(config: Config) -> None:
         {
             "validation_loss": nats / tokens,
             "bits_per_byte": bits_per_byte(nats, task.n_bytes),
-            "xz_bits_per_byte": xz.result(),
+            "xz_bits_per_byte": processes.from_main("xz", xz),
             "validation_tokens": int(tokens),
             "validation_bytes": task.n_bytes,
         }

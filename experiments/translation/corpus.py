@@ -47,7 +47,12 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
 
 
 def make_shapes(
-    examples: Mapping[str, data.TranslationExamples], config: DataConfig, batch_size: int, multiple_of: int
+    examples: Mapping[str, data.TranslationExamples],
+    config: DataConfig,
+    batch_size: int,
+    multiple_of: int,
+    *,
+    sides: int = 1,
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """Chooses the shapes (S, T) that batches are padded to, and the batch size of each.
 
@@ -56,6 +61,7 @@ def make_shapes(
       config: the number of shapes, and the tokens per batch.
       batch_size: pairs per batch, if the config does not count tokens.
       multiple_of: divides each batch size.
+      sides: divides each S and T: the devices that share the positions of a sequence.
 
     Returns:
       Shapes, smallest first, and batch sizes.
@@ -64,7 +70,7 @@ def make_shapes(
       ValueError: from `data.choose_buckets`.
     """
     lengths = np.concatenate([part.lengths for part in examples.values()])
-    shapes = [(s, t) for s, t in data.choose_buckets(lengths, config.buckets, multiple_of=1)]
+    shapes = [(s, t) for s, t in data.choose_buckets(lengths, config.buckets, multiple_of=sides)]
     if config.batch_tokens is None:
         return shapes, [batch_size] * len(shapes)
     return shapes, batch_sizes(shapes, config.batch_tokens, multiple_of=multiple_of)

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import command_line
 from experiments.init_from import start_run
-from experiments.runner import check_inputs, make_tokenizer, require_packages
+from experiments.runner import Run, make_tokenizer, require_packages
 from experiments.translation.config import Config
 from experiments.translation.corpus import Pairs, load_pairs, make_shapes
 from experiments.translation.decode import (
@@ -43,8 +43,7 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, (nn.EncoderDecoder,))
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path, run.parallel.batch_parts, run.share)
-        run.shard(task.model.axes())
+        task = _prepare(run)
         loss_fn = make_loss(task.model, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
@@ -133,14 +132,15 @@ class _Task:
     digests: dict[str, str]
 
 
-def _prepare(config: Config, path: Path, batch_parts: int, share: Mapping[str, int]) -> _Task:
+def _prepare(run: Run[Config]) -> _Task:
     require_packages("matplotlib")
+    config = run.config
     is_text = config.data.source != "dates"
     target = (config.data.pair or "").partition("-")[2]
     metrics = text_metrics(target) if is_text else None
     pairs = load_pairs(config.data)
     texts, settings = (text for side in pairs["train"] for text in side), config.data
-    tokenizer = make_tokenizer(path, settings.tokenizer, lambda: list(texts), settings.vocab_size)
+    tokenizer = make_tokenizer(run.path, settings.tokenizer, lambda: list(texts), settings.vocab_size)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     examples = {
         name: data.translation_examples(
@@ -148,15 +148,18 @@ def _prepare(config: Config, path: Path, batch_parts: int, share: Mapping[str, i
         )
         for name in ("train", "validation")
     }
-    parts = batch_parts * config.train.accumulate
-    shapes, sizes = make_shapes(examples, config.data, config.train.batch_size, parts)
-    seeds = {"train": config.train.seed, "validation": None}
+    parts = run.parallel.batch_parts * config.train.accumulate
+    shapes, sizes = make_shapes(
+        examples, config.data, config.train.batch_size, parts, sides=run.parallel.mesh.shape["sequence"]
+    )
+    seeds, share = {"train": config.train.seed, "validation": None}, run.share
     loaders = {
         name: data.Loader(part, data.BucketBatchSampler(part.lengths, shapes, sizes, seeds[name]), **share)
         for name, part in examples.items()
     }
     model = nn.functionalize(nn.EncoderDecoder, dataclasses.replace(config.model, vocab_size=vocab_size))
-    check_inputs(model, *((1, side) for side in shapes[-1]))  # the longest pair
+    run.shard(model.axes())
+    run.check_inputs(model, *((side,) for side in shapes[-1]))  # the longest pair
     translate = make_translate(model, tokenizer, shapes, sizes, config.search)
     _describe(pairs, tokenizer, shapes, sizes)
     digests = {name: text_digest(*sides) for name, sides in pairs.items()}

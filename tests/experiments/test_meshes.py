@@ -1,14 +1,16 @@
 """Experiments on meshes of simulated devices: the results of one device, and resumes on another mesh."""
 
 import json
+import re
 
 import jax
 import pytest
 
+from experiments.classification.run import main as classification
 from experiments.images.run import main as images
 from experiments.language_model.run import main as language_model
 from experiments.translation.run import main as translation
-from tests.experiments import test_language_model, test_translation
+from tests.experiments import test_classification, test_images, test_language_model, test_translation
 from tests.experiments.test_language_model import rows  # noqa: F401  - a fixture
 from tests.experiments.test_runner import config, start
 from tfm_jax import train
@@ -71,6 +73,34 @@ def test_images_on_a_mesh_have_the_results_of_one_device(tmp_path):
     images(["--out", str(tmp_path / "mesh"), *options, "--mesh.fsdp", "2", "--mesh.tensor", "2"])
     assert losses_of(tmp_path / "mesh") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
     assert result_of(tmp_path / "mesh").keys() == result_of(tmp_path / "one").keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["translation", "classification"])
+def test_lengths_are_rounded_up_to_what_a_sequence_axis_divides(tmp_path, capsys, name):
+    options = ["--model.dropout-rate", "0", "--data.buckets", "1"]
+    if name == "translation":
+        main, printed = translation, [r"8 x 39\+\d+", r"8 x 40\+\d+"]
+        options = [*test_translation.SMALL, *options, "--data.decoded", "5", "--train.batch-size", "8"]
+        mesh = ["--mesh.sequence", "2", "--mesh.data", "2"]
+    else:
+        main, printed = classification, ["8 x 16", "8 x 24"]
+        options = [*test_classification.SMALL, *options]
+        options += ["--data.source", test_classification.write_texts(tmp_path / "texts.csv", 60, 0)]
+        options += ["--data.text-column", "phrase", "--data.label-column", "kind"]
+        mesh = ["--mesh.sequence", "3", "--mesh.data", "2"]
+    for out, more, shape in (("one", [], printed[0]), ("mesh", mesh, printed[1])):
+        main(["--out", str(tmp_path / out), *options, *more])
+        assert re.search(rf"batches of {shape}\n", capsys.readouterr().out)
+    assert losses_of(tmp_path / "mesh") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-5)
+    results = [result_of(tmp_path / out) for out in ("mesh", "one")]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_images_whose_patches_a_sequence_axis_does_not_divide_are_an_error_that_leaves_no_run(tmp_path):
+    with pytest.raises(SystemExit, match=r"images: .*got T = 16 .*wanted a multiple of 3"):
+        images(["--out", str(tmp_path / "run"), *test_images.SMALL, "--mesh.sequence", "3"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_vocabulary_that_the_mesh_does_not_divide_names_the_option(tmp_path, rows):  # noqa: F811

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import signal
+import threading
 import types
 from pathlib import Path
 from unittest import mock
@@ -167,6 +168,21 @@ def test_wrong_profile_is_one_error_before_anything_is_written(steps, message, t
         config("--out", str(tmp_path / "run"), "--profile", steps)
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_is_computed_once_by_process_0(monkeypatch):
+    threads = []
+
+    def baseline(x):
+        threads.append(threading.current_thread())
+        return x + 1
+
+    wait = runner.start_on_main(baseline, 2)
+    assert (wait(), wait(), len(threads)) == (3, 3, 1)
+    assert threads[0] is not threading.main_thread()
+    monkeypatch.setattr(runner.processes, "is_main", lambda: False)
+    runner.start_on_main(baseline, 2)
+    assert len(threads) == 1
 
 
 def test_validation_uses_the_moving_average(tmp_path):
@@ -454,10 +470,7 @@ def test_a_resume_frees_the_initial_state_before_it_reads_the_checkpoint(tmp_pat
         assert all(x.is_deleted() for x in jax.tree.leaves(initial))
         return restore(*args, **options)
 
-    init_state = runner.Run.init_state
-    monkeypatch.setattr(
-        runner.Run, "init_state", lambda *args: initial.append(init_state(*args)) or initial[0]
-    )
+    monkeypatch.setattr(runner.Run, "init_state", make_state)
     monkeypatch.setattr(train, "resume", resume)
     assert start(config("--out", str(tmp_path / "run"), "--resume")).result.step == SHORT.steps
     assert len(jax.tree.leaves(initial)) > 5

@@ -284,6 +284,8 @@ def test_shapes_fit_all_pairs_and_batches_have_their_size():
     tokenizer = data.char_tokenizer(texts)
     rows = {name: data.translation_examples(part, part, tokenizer) for name, part in
             (("train", texts[:5]), ("validation", texts[5:]))}  # fmt: skip
+    rounded, _ = corpus.make_shapes(rows, DataConfig(buckets=2), 8, 1, sides=4)
+    assert rounded == [(12, 12), (32, 32)]
     shapes, sizes = corpus.make_shapes(rows, DataConfig(buckets=2), 8, 1)
     assert shapes == [(11, 11), (31, 31)] and sizes == [8, 8]
     _, sizes = corpus.make_shapes(rows, DataConfig(buckets=2, batch_tokens=80), 8, 2)
