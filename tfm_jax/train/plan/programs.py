@@ -6,7 +6,7 @@ Each reader takes ``compiled.as_text()``. A loop's instructions count as often a
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tfm_jax.train.plan import hlo
 from tfm_jax.train.plan.hlo import Instruction, Program, arrays, parse
@@ -164,8 +164,12 @@ def collectives(text: str) -> list[Collective]:
         place = instruction
         if kind == "all-reduce" and visit.fusion is not None and _is_scattered(visit.fusion, scattered):
             kind, place = "reduce-scatter", visit.fusion
-        lines, name = _origin(program, place)
-        for dtype, shape, size in _exchanged(program, instruction, kind):
+        arrays_exchanged = list(_exchanged(program, instruction, kind))
+        for index, (dtype, shape, size) in enumerate(arrays_exchanged):
+            if len(arrays_exchanged) > 1 and place is instruction:
+                lines, name = _element_origin(program, instruction, index)
+            else:
+                lines, name = _origin(program, place)
             key = kind, dtype, shape, _groups(instruction), lines, name
             before = found.get(key)
             count = visit.count + (before.count if before else 0)
@@ -326,19 +330,43 @@ def _operand(
     return None if found is None else arrays(found.type)[0]
 
 
-def _origin(program: Program, instruction: Instruction) -> tuple[tuple[str, ...], str]:
-    """The lines of source and the name of an instruction, else of its nearest operand, user or call."""
+_Origin = tuple[tuple[str, ...], str]
+"""Lines of source, the innermost first, and JAX's name of an operation."""
+
+
+def _origin(program: Program, instruction: Instruction) -> _Origin:
+    """The origin of an instruction, else of its nearest operand, user or call."""
     for follow in (program.first_operand, program.first_user):
-        found: Instruction | None = instruction
-        for _ in range(8):
-            if found is None:
-                break
-            lines, name = program.lines(found), found.attribute("op_name") or ""
-            if lines or name:
-                return lines, name
-            found = follow(found)
+        if (found := _nearest(program, instruction, follow)) is not None:
+            return found
     caller = program.callers.get(program.home.get(instruction.name, ""))
     return ((), "") if caller is None else _origin(program, caller)
+
+
+def _nearest(
+    program: Program, instruction: Instruction | None, follow: Callable[[Instruction], Instruction | None]
+) -> _Origin | None:
+    """The origin of the first of a chain of instructions that has one."""
+    for _ in range(8):
+        if instruction is None:
+            break
+        lines, name = program.lines(instruction), instruction.attribute("op_name") or ""
+        if lines or name:
+            return lines, name
+        instruction = follow(instruction)
+    return None
+
+
+def _element_origin(program: Program, collective: Instruction, index: int) -> _Origin:
+    """The origin of one array of a collective that a compiler made of several, whose metadata are of one.
+
+    That of the operation that reads a gathered array, or that makes one to be reduced.
+    """
+    is_reduction = "reduce" in collective.opcode
+    operand = program.find(collective, collective.operands[index]) if is_reduction else None
+    found = _nearest(program, operand, program.first_operand)
+    found = found or _nearest(program, program.element(collective, index), program.first_user)
+    return found or _origin(program, collective)
 
 
 def _terms(instruction: Instruction, left: Sequence[int]) -> int:
