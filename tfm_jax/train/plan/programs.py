@@ -7,11 +7,13 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from tfm_jax.train.plan import hlo
 from tfm_jax.train.plan.hlo import Instruction, Program, arrays, parse
 
 __all__ = [
+    "NOT_COMPUTED",
     "Collective",
     "CustomCall",
     "Dot",
@@ -39,7 +41,7 @@ _KINDS = (
     "collective-broadcast",
 )
 _UNKNOWN_CYCLES = 2**60
-_NOT_COMPUTED = {
+NOT_COMPUTED = {
     "parameter",
     "constant",
     "tuple",
@@ -53,6 +55,7 @@ _NOT_COMPUTED = {
     "copy-done",
     "iota",
 }
+"""Opcodes of no work: lists of temporaries and a roofline leave them out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,18 +167,17 @@ def collectives(text: str) -> list[Collective]:
         place = instruction
         if kind == "all-reduce" and visit.fusion is not None and _is_scattered(visit.fusion, scattered):
             kind, place = "reduce-scatter", visit.fusion
-        arrays_exchanged = list(_exchanged(program, instruction, kind))
-        for index, (dtype, shape, size) in enumerate(arrays_exchanged):
-            if len(arrays_exchanged) > 1 and place is instruction:
-                lines, name = _element_origin(program, instruction, index)
+        exchanged, groups = list(_exchanged(program, instruction, kind)), _groups(instruction)
+        for index, (dtype, shape, size) in enumerate(exchanged):
+            if len(exchanged) > 1 and place is instruction:
+                origin = _element_origin(program, instruction, index)
             else:
-                lines, name = _origin(program, place)
-            key = kind, dtype, shape, _groups(instruction), lines, name
+                origin = _origin(program, place)
+            key = kind, dtype, shape, groups, origin
             before = found.get(key)
             count = visit.count + (before.count if before else 0)
-            source = lines[0] if lines else ""
             found[key] = Collective(
-                kind, dtype, shape, size, count, _groups(instruction), source, name, lines=lines
+                kind, dtype, shape, size, count, groups, origin.source, origin.name, origin.lines
             )
     return sorted(found.values(), key=lambda x: -x.total)
 
@@ -200,9 +202,8 @@ def dots(text: str) -> list[Dot]:
         if (read := product(program, visit.instruction)) is None:
             continue
         dtypes, shapes, flops = read
-        lines, name = _origin(program, visit.instruction)
-        source, precision = lines[0] if lines else "", _precision(visit.instruction)
-        found.append(Dot(dtypes, shapes, flops, visit.count, precision, source, name))
+        origin, precision = _origin(program, visit.instruction), _precision(visit.instruction)
+        found.append(Dot(dtypes, shapes, flops, visit.count, precision, origin.source, origin.name))
     return sorted(found, key=lambda x: -x.flops * x.count)
 
 
@@ -235,18 +236,15 @@ def temporaries(text: str) -> list[Temporary]:
     found = []
     for visit in program.visits():
         x = visit.instruction
-        if visit.fusion is not None or x.opcode in _NOT_COMPUTED or x.opcode.endswith("-done"):
+        if visit.fusion is not None or x.opcode in NOT_COMPUTED or x.opcode.endswith("-done"):
             continue
-        lines, name = _origin(program, x)
-        written = arrays(x.type)
-        if (
-            x.opcode.endswith("-start") and len(written) > 1
-        ):  # with its operands, of the same sizes or smaller
+        origin, written = _origin(program, x), arrays(x.type)
+        # With its operands, of the same sizes or smaller.
+        if x.opcode.endswith("-start") and len(written) > 1:
             written = [max(written, key=lambda array: array[2])]
         for dtype, shape, size in written:
             if shape:
-                source = lines[0] if lines else ""
-                found.append(Temporary(dtype, shape, size, visit.count, x.opcode, source, name))
+                found.append(Temporary(dtype, shape, size, visit.count, x.opcode, origin.source, origin.name))
     return sorted(found, key=lambda x: -x.bytes)
 
 
@@ -261,8 +259,8 @@ def custom_calls(text: str) -> list[CustomCall]:
     for visit in program.visits():
         target = visit.instruction.attribute("custom_call_target")
         if visit.instruction.opcode == "custom-call" and target is not None:
-            lines, name = _origin(program, visit.instruction)
-            found.append(CustomCall(target, visit.count, lines[0] if lines else "", name, lines=lines))
+            origin = _origin(program, visit.instruction)
+            found.append(CustomCall(target, visit.count, origin.source, origin.name, origin.lines))
     return found
 
 
@@ -330,8 +328,16 @@ def _operand(
     return None if found is None else arrays(found.type)[0]
 
 
-_Origin = tuple[tuple[str, ...], str]
-"""Lines of source, the innermost first, and JAX's name of an operation."""
+class _Origin(NamedTuple):
+    """Where an operation comes from: its lines of source, the innermost first, and JAX's name of it."""
+
+    lines: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def source(self) -> str:
+        """The innermost line; "" where it is unknown."""
+        return self.lines[0] if self.lines else ""
 
 
 def _origin(program: Program, instruction: Instruction) -> _Origin:
@@ -340,7 +346,7 @@ def _origin(program: Program, instruction: Instruction) -> _Origin:
         if (found := _nearest(program, instruction, follow)) is not None:
             return found
     caller = program.callers.get(program.home.get(instruction.name, ""))
-    return ((), "") if caller is None else _origin(program, caller)
+    return _Origin() if caller is None else _origin(program, caller)
 
 
 def _nearest(
@@ -350,9 +356,9 @@ def _nearest(
     for _ in range(8):
         if instruction is None:
             break
-        lines, name = program.lines(instruction), instruction.attribute("op_name") or ""
-        if lines or name:
-            return lines, name
+        origin = _Origin(program.lines(instruction), instruction.attribute("op_name") or "")
+        if origin != _Origin():
+            return origin
         instruction = follow(instruction)
     return None
 
