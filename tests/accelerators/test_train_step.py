@@ -35,6 +35,11 @@ def test_weights_are_gathered_in_the_compute_dtype(program):
     assert {x.group_size for x in gathered} == {4}
 
 
+def test_a_gathered_weight_has_the_line_of_its_product(program):
+    kernels = [x for x in program.collectives("all-gather") if math.prod(x.shape) in KERNELS]
+    assert {x.source.rpartition("/ops/")[2].partition(":")[0] for x in kernels} == {"projection.py"}
+
+
 def test_gradients_of_layers_are_reduce_scattered_in_float32(program):
     scattered = [x for x in program.collectives("reduce-scatter") if math.prod(x.shape) > D]
     assert {x.dtype for x in scattered} == {"f32"}

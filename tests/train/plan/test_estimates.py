@@ -31,6 +31,11 @@ def test_a_roofline_is_the_larger_of_products_and_bytes():
     assert roofline_seconds(in_float32, h200) == pytest.approx(2 * product + 2 * negate)
 
 
+def test_a_barrier_of_the_compiler_takes_no_time():
+    text = entry("%a = f32[1000]{0} parameter(0)", "%b = f32[1000] opt-barrier(%a)")
+    assert roofline_seconds(text, CHIPS["h200"]) == 0
+
+
 def test_all_products_of_a_fusion_count_and_those_of_a_shared_computation_once_a_call():
     h200 = CHIPS["h200"]
     dot = "dot(%{x}, %{x}), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}"

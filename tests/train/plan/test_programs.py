@@ -197,6 +197,30 @@ def test_an_asynchronous_pair_is_one_collective():
     }
 
 
+def test_the_arrays_of_a_joined_collective_have_their_own_lines():
+    """A GPU's compiler joins collectives: the metadata of the result are those of one of them."""
+    text = entry(
+        '%a = f32[4,8]{1,0} parameter(0), metadata={op_name="a" stack_frame_id=1}',
+        '%b = f32[2,8]{1,0} dot(%a, %a), metadata={op_name="b" stack_frame_id=2}',
+        "%g = ((f32[4,8], f32[2,8], f32[2,8]), (f32[8,8], f32[4,8], f32[6,8])) all-gather-start(%a, %b, %b), "
+        'replica_groups={{0,1}}, metadata={op_name="joined" stack_frame_id=1}',
+        '%h = (f32[8,8], f32[4,8], f32[6,8]) all-gather-done(%g), metadata={op_name="joined" stack_frame_id=1}',
+        '%h0 = f32[8,8] get-tuple-element(%h), index=0, metadata={op_name="first" stack_frame_id=1}',
+        "%h1 = f32[4,8] get-tuple-element(%h), index=1",
+        '%u = f32[4,8] negate(%h1), metadata={op_name="second" stack_frame_id=2}',
+        "%s = (f32[2,8], f32[1,8]) reduce-scatter(%a, %b), replica_groups={{0,1}}, to_apply=%sum",
+        '%s0 = f32[2,8] get-tuple-element(%s), index=0, metadata={op_name="update" stack_frame_id=2}',
+    )
+    found = {(x.kind, x.shape): (x.name, x.source) for x in collectives(text)}
+    assert found == {
+        ("all-gather", (8, 8)): ("first", "/a/train.py:7"),
+        ("all-gather", (4, 8)): ("second", "/a/model.py:31"),
+        ("all-gather", (6, 8)): ("joined", "/a/train.py:7"),  # nothing reads it
+        ("reduce-scatter", (4, 8)): ("a", "/a/train.py:7"),
+        ("reduce-scatter", (2, 8)): ("b", "/a/model.py:31"),
+    }
+
+
 def test_a_collective_that_a_tpu_runs_beside_fusions_is_one():
     link = (
         "%x{i} = bf16[16,8] all-gather(%a), channel_id={channel}, replica_groups={{{{0,1}}}}, "

@@ -9,21 +9,8 @@ from tfm_jax.train.plan.hlo import Instruction, Program
 
 __all__ = ["exchange_seconds", "kernel_flops", "roofline_seconds", "seconds_of"]
 
-_FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "iota",
-}
 _KERNELS = {"tpu_custom_call": 2, "__cudnn$fmha": 1}
 """Attention kernels by the start of their name, with the axis of positions in their queries and keys."""
-
-
 _BACKWARD = {"mha_dkv": 4, "mha_dq": 3, "Backward": 5}
 """Products of the kernels of a backward pass; two kernels both compute the logits again."""
 
@@ -97,7 +84,8 @@ def roofline_seconds(text: str, chip: Chip) -> float:
     total = 0.0
     for visit in program.visits():
         x = visit.instruction
-        if visit.fusion is not None or x.opcode in _FREE or x.opcode.endswith(("-start", "-done")):
+        is_asynchronous = x.opcode.endswith(("-start", "-done"))
+        if visit.fusion is not None or x.opcode in programs.NOT_COMPUTED or is_asynchronous:
             continue
         size = _bytes(program, x)
         work = flops.get(x.name, 0.0)

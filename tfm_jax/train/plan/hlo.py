@@ -256,8 +256,20 @@ class Program:
 
     def first_user(self, instruction: Instruction) -> Instruction | None:
         """The first instruction that reads the result of another, if there is one."""
+        return next(self._users(instruction), None)
+
+    def _users(self, instruction: Instruction) -> Iterator[Instruction]:
         names = self.computations.get(self.home.get(instruction.name, ""), {})
-        return next((x for x in names.values() if instruction.name in x.operands), None)
+        return (x for x in names.values() if instruction.name in x.operands)
+
+    def element(self, instruction: Instruction, index: int) -> Instruction | None:
+        """The ``get-tuple-element`` of a result, of an asynchronous instruction's when it is done."""
+        for x in self._users(instruction):
+            if x.opcode.endswith("-done"):
+                return self.element(x, index)
+            if x.opcode == "get-tuple-element" and x.attribute("index") == str(index):
+                return x
+        return None
 
     @functools.cached_property
     def home(self) -> Mapping[str, str]:

@@ -6,12 +6,14 @@ Each reader takes ``compiled.as_text()``. A loop's instructions count as often a
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from tfm_jax.train.plan import hlo
 from tfm_jax.train.plan.hlo import Instruction, Program, arrays, parse
 
 __all__ = [
+    "NOT_COMPUTED",
     "Collective",
     "CustomCall",
     "Dot",
@@ -39,7 +41,7 @@ _KINDS = (
     "collective-broadcast",
 )
 _UNKNOWN_CYCLES = 2**60
-_NOT_COMPUTED = {
+NOT_COMPUTED = {
     "parameter",
     "constant",
     "tuple",
@@ -53,6 +55,7 @@ _NOT_COMPUTED = {
     "copy-done",
     "iota",
 }
+"""Opcodes of no work: lists of temporaries and a roofline leave them out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,14 +167,17 @@ def collectives(text: str) -> list[Collective]:
         place = instruction
         if kind == "all-reduce" and visit.fusion is not None and _is_scattered(visit.fusion, scattered):
             kind, place = "reduce-scatter", visit.fusion
-        lines, name = _origin(program, place)
-        for dtype, shape, size in _exchanged(program, instruction, kind):
-            key = kind, dtype, shape, _groups(instruction), lines, name
+        exchanged, groups = list(_exchanged(program, instruction, kind)), _groups(instruction)
+        for index, (dtype, shape, size) in enumerate(exchanged):
+            if len(exchanged) > 1 and place is instruction:
+                origin = _element_origin(program, instruction, index)
+            else:
+                origin = _origin(program, place)
+            key = kind, dtype, shape, groups, origin
             before = found.get(key)
             count = visit.count + (before.count if before else 0)
-            source = lines[0] if lines else ""
             found[key] = Collective(
-                kind, dtype, shape, size, count, _groups(instruction), source, name, lines=lines
+                kind, dtype, shape, size, count, groups, origin.source, origin.name, origin.lines
             )
     return sorted(found.values(), key=lambda x: -x.total)
 
@@ -196,9 +202,8 @@ def dots(text: str) -> list[Dot]:
         if (read := product(program, visit.instruction)) is None:
             continue
         dtypes, shapes, flops = read
-        lines, name = _origin(program, visit.instruction)
-        source, precision = lines[0] if lines else "", _precision(visit.instruction)
-        found.append(Dot(dtypes, shapes, flops, visit.count, precision, source, name))
+        origin, precision = _origin(program, visit.instruction), _precision(visit.instruction)
+        found.append(Dot(dtypes, shapes, flops, visit.count, precision, origin.source, origin.name))
     return sorted(found, key=lambda x: -x.flops * x.count)
 
 
@@ -231,18 +236,15 @@ def temporaries(text: str) -> list[Temporary]:
     found = []
     for visit in program.visits():
         x = visit.instruction
-        if visit.fusion is not None or x.opcode in _NOT_COMPUTED or x.opcode.endswith("-done"):
+        if visit.fusion is not None or x.opcode in NOT_COMPUTED or x.opcode.endswith("-done"):
             continue
-        lines, name = _origin(program, x)
-        written = arrays(x.type)
-        if (
-            x.opcode.endswith("-start") and len(written) > 1
-        ):  # with its operands, of the same sizes or smaller
+        origin, written = _origin(program, x), arrays(x.type)
+        # With its operands, of the same sizes or smaller.
+        if x.opcode.endswith("-start") and len(written) > 1:
             written = [max(written, key=lambda array: array[2])]
         for dtype, shape, size in written:
             if shape:
-                source = lines[0] if lines else ""
-                found.append(Temporary(dtype, shape, size, visit.count, x.opcode, source, name))
+                found.append(Temporary(dtype, shape, size, visit.count, x.opcode, origin.source, origin.name))
     return sorted(found, key=lambda x: -x.bytes)
 
 
@@ -257,8 +259,8 @@ def custom_calls(text: str) -> list[CustomCall]:
     for visit in program.visits():
         target = visit.instruction.attribute("custom_call_target")
         if visit.instruction.opcode == "custom-call" and target is not None:
-            lines, name = _origin(program, visit.instruction)
-            found.append(CustomCall(target, visit.count, lines[0] if lines else "", name, lines=lines))
+            origin = _origin(program, visit.instruction)
+            found.append(CustomCall(target, visit.count, origin.source, origin.name, origin.lines))
     return found
 
 
@@ -326,19 +328,51 @@ def _operand(
     return None if found is None else arrays(found.type)[0]
 
 
-def _origin(program: Program, instruction: Instruction) -> tuple[tuple[str, ...], str]:
-    """The lines of source and the name of an instruction, else of its nearest operand, user or call."""
+class _Origin(NamedTuple):
+    """Where an operation comes from: its lines of source, the innermost first, and JAX's name of it."""
+
+    lines: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def source(self) -> str:
+        """The innermost line; "" where it is unknown."""
+        return self.lines[0] if self.lines else ""
+
+
+def _origin(program: Program, instruction: Instruction) -> _Origin:
+    """The origin of an instruction, else of its nearest operand, user or call."""
     for follow in (program.first_operand, program.first_user):
-        found: Instruction | None = instruction
-        for _ in range(8):
-            if found is None:
-                break
-            lines, name = program.lines(found), found.attribute("op_name") or ""
-            if lines or name:
-                return lines, name
-            found = follow(found)
+        if (found := _nearest(program, instruction, follow)) is not None:
+            return found
     caller = program.callers.get(program.home.get(instruction.name, ""))
-    return ((), "") if caller is None else _origin(program, caller)
+    return _Origin() if caller is None else _origin(program, caller)
+
+
+def _nearest(
+    program: Program, instruction: Instruction | None, follow: Callable[[Instruction], Instruction | None]
+) -> _Origin | None:
+    """The origin of the first of a chain of instructions that has one."""
+    for _ in range(8):
+        if instruction is None:
+            break
+        origin = _Origin(program.lines(instruction), instruction.attribute("op_name") or "")
+        if origin != _Origin():
+            return origin
+        instruction = follow(instruction)
+    return None
+
+
+def _element_origin(program: Program, collective: Instruction, index: int) -> _Origin:
+    """The origin of one array of a collective that a compiler made of several, whose metadata are of one.
+
+    That of the operation that reads a gathered array, or that makes one to be reduced.
+    """
+    is_reduction = "reduce" in collective.opcode
+    operand = program.find(collective, collective.operands[index]) if is_reduction else None
+    found = _nearest(program, operand, program.first_operand)
+    found = found or _nearest(program, program.element(collective, index), program.first_user)
+    return found or _origin(program, collective)
 
 
 def _terms(instruction: Instruction, left: Sequence[int]) -> int:
