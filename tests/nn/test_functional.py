@@ -224,7 +224,8 @@ def test_making_and_running_one_config_again_keeps_no_memory():
         return count_objects()
 
     counts = [objects() for _ in range(6)]
-    assert counts[-1] == counts[2], counts
+    # A cache that lets go of an object makes it fewer.
+    assert counts[-1] <= counts[2], counts
 
 
 def test_module_and_config():
