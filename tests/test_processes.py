@@ -178,6 +178,30 @@ def test_an_exit_status_is_that_of_all():
     assert fail(2, "usage") == ([2, 2], ["", ""])
 
 
+GLOO = (
+    "UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error [127.0.0.1]:28083:\nConnection reset by peer"
+)
+IN_ONE_LINE = GLOO.replace("\n", " ") + ". If another process ended, its output has the cause"
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (
+            jax.errors.JaxRuntimeError("stuck"),
+            "case: stuck. If another process ended, its output has the cause",
+        ),
+        (ValueError(GLOO), f"case: {IN_ONE_LINE}"),
+        (SystemExit(f"digits: {GLOO}"), f"digits: {IN_ONE_LINE}"),
+        (ValueError("wanted:\n  3"), "case: ValueError: wanted:\n  3"),
+        (SystemExit("case: wanted:\n  3"), "case: wanted:\n  3"),
+        (SystemExit(2), "case: exit status 2"),
+    ],
+)
+def test_an_error_of_a_computation_does_not_blame_its_process(error, wanted):
+    assert processes._describe("case", error) == wanted
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_where_one_raises_the_others_end(tmp_path, number):

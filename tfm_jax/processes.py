@@ -301,14 +301,14 @@ class _Ending:
         """Reports the error of this process to the others, prints it, and exits."""
         self._failing.set()
         self._one.acquire()
-        number, message = index(), self._describe(error)
+        number, message = index(), _describe(self._name, error)
         with contextlib.suppress(Exception):  # this process ends, whether or not the others can be reached
             self._client.key_value_set(f"{_FAILED}/{number}", message)
         with contextlib.suppress(Exception):  # another one was first
             self._client.key_value_set(_FAILED, json.dumps({"process": number, "message": message}))
         status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else None
         if status is None and not self._is_printed_by_main(message):  # with a status, the message was printed
-            if not isinstance(error, (SystemExit, jax.errors.JaxRuntimeError, KeyboardInterrupt)):
+            if not isinstance(error, (SystemExit, KeyboardInterrupt)) and not _is_of_runtime(error):
                 traceback.print_exception(error)
             self._print(message)
         self._exit(1 if status is None else status)
@@ -341,14 +341,6 @@ class _Ending:
         for function in reversed(_CLEANUPS):
             with contextlib.suppress(Exception):
                 function()
-
-    def _describe(self, error: BaseException) -> str:
-        if isinstance(error, SystemExit):
-            return error.code if isinstance(error.code, str) else f"{self._name}: exit status {error.code}"
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            line = _line(error)
-            return f"{self._name}: {line:.300}. If another process ended, its output has the cause"
-        return f"{self._name}: {type(error).__name__}: {_line(error)}"
 
     def _is_printed_by_main(self, message: str) -> bool:
         """Whether process 0 failed with the same error, as all do on a wrong setting."""
@@ -410,8 +402,28 @@ def _key(name: str) -> str:
     return f"tfm_jax/{name}/{_COUNTS[name]}"
 
 
+def _describe(name: str, error: BaseException) -> str:
+    """The error of a program in one line, or as its message is."""
+    if _is_of_runtime(error):
+        kept = "" if isinstance(error, SystemExit) else f"{name}: "
+        return f"{kept}{_line(error):.300}. If another process ended, its output has the cause"
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, str) else f"{name}: exit status {error.code}"
+    return f"{name}: {type(error).__name__}: {error}"
+
+
+_STATUS = re.compile(
+    r"(.*: )?(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+)
+
+
+def _is_of_runtime(error: BaseException) -> bool:
+    """Whether a computation failed, as all do where a process is gone: also JAX's ValueError of a status."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or _STATUS.match(str(error)) is not None
+
+
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) if isinstance(error, jax.errors.JaxRuntimeError) else str(error)
+    return " ".join(str(error).split()) if _is_of_runtime(error) else str(error)
 
 
 def _parse(mode: str) -> tuple[str, int, int]:
