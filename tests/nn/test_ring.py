@@ -34,13 +34,13 @@ def mesh(**sizes):
 
 def model(positions, **fields):
     config = nn.Config(
-        vocab_size=13, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, positions=positions, **fields
+        vocab_size=14, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, positions=positions, **fields
     )
     return nn.functionalize(nn.Decoder, config)
 
 
 def logits_and_gradients(model, mask, key=None):
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 13, (4, 24)))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 14, (4, 24)))
 
     def loss(params):
         logits = model.apply(params, tokens, mask, key=key)
@@ -96,7 +96,7 @@ def test_parts_of_sequences_are_an_error(implementation):
     mapped = jax.shard_map(logits, mesh=mesh(sequence=4), in_specs=(P(), parts), out_specs=parts)
     with pytest.raises(ValueError, match=r"got ring attention inside shard_map .* 'sequence'; wanted"):
         mapped(params, tokens)
-    assert logits(params, tokens).shape == (2, 24, 13)
+    assert logits(params, tokens).shape == (2, 24, 14)
 
 
 @pytest.mark.parametrize("remat", [None, *slow("full")])
