@@ -23,9 +23,8 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
-from tfm_jax import compilation_cache, data, nn, processes, train, viz
+from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
 from tfm_jax.console import exit_on_error
-from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
@@ -48,7 +47,7 @@ __all__ = [
 
 C = TypeVar("C", bound=RunConfig)
 R = TypeVar("R")
-_PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", PROCESSOR_FILE)
+_PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", runs.PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
 """The metric of the best checkpoint and of early stopping."""
@@ -214,7 +213,13 @@ class Run(Generic[C]):
 
     @contextlib.contextmanager
     def session(
-        self, state: train.TrainState, batches: train.Batches[BatchT], digests: Mapping[str, str]
+        self,
+        state: train.TrainState,
+        batches: train.Batches[BatchT],
+        digests: Mapping[str, str],
+        *,
+        task: runs.Task,
+        model: nn.Config,
     ) -> Iterator[tuple[train.TrainState, dict[str, Any]]]:
         """Opens checkpoints and logs, and resumes: the state to start from, and what ``train.fit`` needs.
 
@@ -223,6 +228,9 @@ class Run(Generic[C]):
           batches: of training; with ``--resume`` moved to where the run stopped.
           digests: of the examples of each split. A resume with other ones is an error, as is one with other
             files of preprocessing in the run's directory.
+          task: what the model is for, for ``task.json``: with ``model.json`` and the tokenizer, all that its
+            use needs.
+          model: its whole config, of which ``config.json`` leaves a part to the data.
 
         Raises:
           SystemExit: with one message, when the run cannot be resumed or a loss was not finite.
@@ -243,6 +251,8 @@ class Run(Generic[C]):
                 )  # fmt: skip
                 stack.enter_context(checkpoints)
                 state, extra = self._resume(checkpoints, state, batches, record)
+                directory.write_config(MODEL_FILE, to_dict(model))
+                runs.write_task(self.path, task, runs.Origin.now(digests, settings.seed))
                 start = int(state.step)
                 writers = [
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
@@ -304,10 +314,6 @@ class Run(Generic[C]):
         print(f"averages the weights of {len(steps)} checkpoints, of steps {listed}", flush=True)
         gigabytes = self.config.restore_concurrent_gb
         return train.average_params(directory, last=len(steps), every=every, restore_concurrent_gb=gigabytes)
-
-    def write_model(self, model: nn.Config) -> None:
-        """Writes ``model.json``, for a model of which ``config.json`` leaves a part to the data."""
-        self._directory.write_config(MODEL_FILE, to_dict(model))
 
     def finish(self, results: Mapping[str, object]) -> None:
         """Writes ``result.json`` and prints it, with the seconds since the start or the resume."""

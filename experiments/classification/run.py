@@ -14,7 +14,7 @@ from experiments.classification.config import Config
 from experiments.classification.corpus import Corpus, load_corpus, ngram_predict
 from experiments.init_from import ENCODERS, start_run
 from experiments.runner import Run, check_classes, make_tokenizer, require_packages, start_on_main
-from tfm_jax import data, nn, ops, train, viz
+from tfm_jax import data, nn, ops, runs, train, viz
 from tfm_jax.data.splitting import describe_splits
 from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, Key, Params, SumWeight, TextClassificationBatch
@@ -46,7 +46,15 @@ def run_experiment(config: Config) -> None:
         return step_flops(task.model, examples=config.train.batch_size, length=batch["tokens"].shape[1])
 
     ngrams = start_on_main(ngram_predict, task.corpus.splits["train"], task.corpus.splits["test"].texts)
-    with run.session(state, batches, task.corpus.digests) as (state, options):
+    use = runs.Task(
+        task="text-classification",
+        labels=tuple(task.corpus.class_names),
+        pooling=config.pooling,
+        head_dropout_rate=config.head_dropout_rate,
+        max_length=config.data.max_length,
+    )
+    model, digests = task.model.config, task.corpus.digests
+    with run.session(state, batches, digests, task=use, model=model) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="texts",
             flops_per_step=flops, **options,

@@ -15,7 +15,15 @@ from tfm_jax import nn, pretrained
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.types import Array
 
-__all__ = ["ImageClassifier", "check_images", "encoder_config", "make_model", "make_preprocess", "patches_of"]
+__all__ = [
+    "ImageClassifier",
+    "check_images",
+    "encoder_config",
+    "make_model",
+    "make_preprocess",
+    "patches_of",
+    "pooling_of",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,11 @@ def patches_of(encoder: nn.Config) -> nn.Patches:
     if not isinstance(encoder.patches, nn.Patches):
         raise ValueError(f"the model: got patches={encoder.patches}; wanted nn.Patches. Choose another model")
     return encoder.patches
+
+
+def pooling_of(encoder: nn.Config) -> Literal["mean", "first"]:
+    """What the head of a classifier reads: the class token, or the mean without one."""
+    return "first" if patches_of(encoder).class_token else "mean"
 
 
 def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
@@ -127,8 +140,7 @@ def make_model(encoder: nn.Config, classes: int, preprocess: Preprocess) -> nn.P
       ValueError: the parts of the encoder do not fit together.
     """
     patches = patches_of(encoder)
-    pooling = "first" if patches.class_token else "mean"
-    model = nn.functionalize(ImageClassifier, encoder, classes, pooling, preprocess=preprocess)
+    model = nn.functionalize(ImageClassifier, encoder, classes, pooling_of(encoder), preprocess=preprocess)
     image = (1, patches.height, patches.width, patches.channels)
     check_inputs(model, image, dtype="float32")  # raises if there are fewer positions
     return model

@@ -20,10 +20,11 @@ from experiments.images.model import (
     make_model,
     make_preprocess,
     patches_of,
+    pooling_of,
 )
 from experiments.init_from import ENCODERS, start_run
 from experiments.runner import check_classes, require_packages
-from tfm_jax import data, nn, ops, train, viz
+from tfm_jax import data, nn, ops, runs, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
 from tfm_jax.train.plan.flops import step_flops
@@ -49,7 +50,6 @@ def run_experiment(config: Config, name: str = NAME) -> None:
         task = _prepare(config, run.path, name)
         run.shard(task.model.axes())
         run.check_inputs(task.model, task.examples["train"].images.shape[1:], dtype="float32")
-        run.write_model(task.model.config)
         loss_fn = make_loss(task.model, config.augment, config.label_smoothing)
         optimizer, schedule = config.train.optimizer.build(config.model.d_model, config.train.steps)
         step = run.compile_step(loss_fn, optimizer)
@@ -60,7 +60,9 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size), **run.share)
     evaluate = run.compile_evaluation(loss_fn, in_order)
     flops = step_flops(task.model, examples=size, length=patches_of(task.model.config).count)
-    with run.session(state, batches, task.digests) as (state, options):
+    model = task.model.config
+    use = runs.Task(task="image-classification", labels=tuple(task.class_names), pooling=pooling_of(model))
+    with run.session(state, batches, task.digests, task=use, model=model) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images",
             flops_per_step=flops, **options,

@@ -15,7 +15,7 @@ from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts
 from experiments.runner import make_tokenizer, require_packages, start_on_main
-from tfm_jax import data, generate, nn, processes, train
+from tfm_jax import data, generate, nn, processes, runs, train
 from tfm_jax.data.splitting import text_digest
 from tfm_jax.ops import masks
 from tfm_jax.train.plan.flops import step_flops
@@ -49,7 +49,8 @@ def run_experiment(config: Config) -> None:
     evaluate = run.compile_evaluation(loss_fn, _in_order(task.validation, size, run.share))
     digests = {"train": text_digest(task.texts[0]), "validation": text_digest(task.texts[1])}
     xz = start_on_main(xz_bits_per_byte, *task.texts)
-    with run.session(state, batches, digests) as (state, options):
+    use, model = runs.Task(task="text-generation", max_length=config.data.length), task.model.config
+    with run.session(state, batches, digests, task=use, model=model) as (state, options):
         flops = step_flops(task.model, examples=size, length=config.data.length)
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",

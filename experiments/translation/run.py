@@ -21,7 +21,7 @@ from experiments.translation.decode import (
     make_translate,
     text_metrics,
 )
-from tfm_jax import data, nn, ops, train
+from tfm_jax import data, nn, ops, runs, train
 from tfm_jax.data.splitting import describe_splits, text_digest
 from tfm_jax.ops import masks
 from tfm_jax.train.metrics import add
@@ -62,7 +62,8 @@ def run_experiment(config: Config) -> None:
         lengths = {"length": batch["target"].shape[1], "source_length": batch["source"].shape[1]}
         return step_flops(task.model, examples=config.train.batch_size, **lengths)
 
-    with run.session(state, batches, task.digests) as (state, options):
+    use, model = runs.Task(task="translation", max_length=config.data.max_length), task.model.config
+    with run.session(state, batches, task.digests, task=use, model=model) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="tokens",
             flops_per_step=flops, **options,

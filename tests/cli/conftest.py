@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from tests.pretrained.weights.test_files import CONFIG as LLAMA
-from tests.runs import CONFIG, load_run_once, make_run
+from tests.saved_runs import CONFIG, load_run_once, make_run
 from tfm_jax import cli, data, nn, pretrained, runs
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.load import load_files

@@ -5,7 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from tests.runs import load_run_once
+from tests.saved_runs import load_run_once
 from tfm_jax import generate, pretrained
 from tfm_jax.cli.generate import Generate
 

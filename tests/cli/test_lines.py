@@ -2,7 +2,7 @@
 
 import re
 
-from tests.runs import load_run_once
+from tests.saved_runs import load_run_once
 from tfm_jax.cli import _lines
 
 TEXTS = ["abc", "fedcbafedcbafe", "d", "ee", "aaaaaa", "bd"]

@@ -1,6 +1,6 @@
 """``tfm translate``: the library's translations, whatever the source of the texts and the batch size."""
 
-from tests.runs import load_run_once
+from tests.saved_runs import load_run_once
 from tfm_jax import data
 
 TEXTS = ["abc", "fedcbafedcbafe", "d", "ee", "aaaaaa", "bd"]

@@ -21,7 +21,7 @@ from experiments import command_line, runner
 from experiments.config import OptimizerConfig, RunConfig, TrainConfig
 from experiments.translation.config import Config as TranslationConfig
 from tests.train import problem
-from tfm_jax import compilation_cache, nn, train, viz
+from tfm_jax import compilation_cache, nn, runs, train, viz
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
 
@@ -61,6 +61,10 @@ class Validation:
         return (problem.make_batch(1000 + i) for i in range(2))
 
 
+TASK = runs.Task(task="text-classification", labels=("no", "yes"), pooling="mean")
+MODEL = nn.Config(vocab_size=5, d_model=4, n_layers=1, n_heads=2, d_ff=3)
+
+
 def fit(
     run,
     *,
@@ -80,7 +84,7 @@ def fit(
         state = run.init_state(init, optimizer)
     batches = batches or problem.Batches(settings.batch_size)
     evaluate = run.compile_evaluation(loss_fn, validation or Validation(), **metrics)
-    with run.session(state, batches, digests) as (state, options):
+    with run.session(state, batches, digests, task=TASK, model=MODEL) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="rows", **options
         )
@@ -110,7 +114,7 @@ def test_run_writes_its_directory_and_prints_its_result(tmp_path, capsys):
     )
     path = tmp_path / "run"
     assert {p.name for p in path.iterdir()} == {
-        "config.json", "metrics.jsonl", "events", "checkpoints", "result.json",
+        "config.json", "model.json", "task.json", "metrics.jsonl", "events", "checkpoints", "result.json",
     }  # fmt: skip
     result = json.loads((path / "result.json").read_text())
     assert result.pop("seconds") > 0
@@ -307,6 +311,15 @@ def test_average_params_averages_the_last_checkpoints_and_prints_them(tmp_path, 
         with mock.patch.object(train, name) as reading:
             load()
         assert reading.call_args.kwargs["restore_concurrent_gb"] == 0.5
+
+
+def test_a_run_says_what_its_model_is_for_and_where_it_comes_from(tmp_path):
+    start(config("--out", str(tmp_path / "run"), "--train.seed", "7"), digests={"train": "0f"})
+    assert runs.read_task(tmp_path / "run") == TASK
+    assert runs.read_model_config(tmp_path / "run") == MODEL
+    origin = runs.read_origin(tmp_path / "run")
+    assert (origin.seed, origin.data) == (7, {"train": "0f"})
+    assert origin.versions["jax"] == jax.__version__
 
 
 def test_exhausted_validation_raises(tmp_path):

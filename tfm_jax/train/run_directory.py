@@ -20,6 +20,7 @@ __all__ = [
     "load_config",
     "read_config",
     "replace_text",
+    "write_config",
 ]
 
 C = TypeVar("C")
@@ -120,13 +121,11 @@ class RunDirectory:
 
     def write(self, name: str, value: object) -> None:
         """Writes a JSON file, by process 0 of several; nan and infinity become null."""
-        if not processes.is_main():
-            return
-        replace_text(self.path / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+        _write(self.path / name, value)
 
     def write_config(self, name: str, config: Mapping[str, object]) -> None:
         """Writes a config with the number of its format, for `read_config`."""
-        self.write(name, {"format": FORMAT, **config})
+        write_config(self.path / name, config)
 
     def _check_kinds(self) -> None:
         """Raises where a file has the name of a directory, or the other way round."""
@@ -186,6 +185,21 @@ def load_config(kind: type[C], path: str | Path) -> C:
     saved = read_config(path)
     with config_errors(path):
         return from_dict(kind, saved)
+
+
+def write_config(path: Path, config: Mapping[str, object]) -> None:
+    """Writes a config with the number of its format, by process 0 of several; the inverse of `read_config`.
+
+    Args:
+      path: the file; nan and infinity become null.
+      config: nested dicts.
+    """
+    _write(path, {"format": FORMAT, **config})
+
+
+def _write(path: Path, value: object) -> None:
+    if processes.is_main():
+        replace_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from flax import nnx
 
 from tests.memory import count_objects
 from tests.pretrained.families.test_families import FIELDS
-from tests.runs import CONFIG, make_run
+from tests.saved_runs import CONFIG, make_run
 from tfm_jax import data, nn, ops, pretrained, runs, train
+from tfm_jax.runs import load
 
 
 def test_a_classifier_is_not_a_text_generator(tmp_path):
@@ -96,14 +97,14 @@ def test_variants_of_the_caller(tmp_path):
 def test_loading_one_run_again_keeps_no_memory(tmp_path, monkeypatch):
     run = make_run(tmp_path, nn.Decoder)
     params = runs.load_run(run).params
-    monkeypatch.setattr(runs, "_load_params", lambda *args: params)  # orbax keeps some lists of each reading
+    monkeypatch.setattr(load, "_load_params", lambda *args: params)  # orbax keeps some lists of each reading
 
     def objects():
         runs.load_run(run).write(["ab"], key=None, max_length=2)
         return count_objects()
 
     counts = [objects() for _ in range(5)]
-    assert counts[-1] == counts[2], counts
+    assert counts[-1] <= counts[2], counts
 
 
 @pytest.mark.parametrize("module", [nn.Decoder, nn.EncoderDecoder, nn.Classifier])
@@ -168,10 +169,10 @@ def test_damaged_settings_of_a_run_name_the_file(tmp_path):
 
 def test_special_tokens_are_those_of_the_settings_of_the_checkpoint():
     backend = data.char_tokenizer(["abc"]).backend
-    named = runs._with_special_tokens(
+    named = load._with_special_tokens(
         backend, {"pad_token_id": 0, "eos_token_id": [5, 2], "decoder_start_token_id": 2}
     )
     assert (named.pad_id, named.bos_id, named.eos_id) == (0, 2, 5)
-    plain = runs._with_special_tokens(backend, {})
+    plain = load._with_special_tokens(backend, {})
     assert (plain.pad_id, plain.bos_id, plain.eos_id) == (0, 1, 2)
     np.testing.assert_array_equal(plain.encode_batch(["ab"])[0], [4, 5])
