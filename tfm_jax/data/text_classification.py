@@ -219,7 +219,7 @@ def encode_truncated(
     Raises:
       ValueError: ``max_length`` has no room for a token of each text.
     """
-    texts = as_texts(function, "texts", texts, pairs=True)
+    checked = as_texts(function, "texts", texts, pairs=True)
     special = backend.num_special_tokens_to_add(True)
     if max_length < special + 2:
         raise ValueError(
@@ -227,9 +227,9 @@ def encode_truncated(
             "tokens and a token of each text. Pass more (--data.max-length)."
         )
     backend.enable_truncation(max_length)
-    encodings = backend.encode_batch(list(texts))
+    encodings = backend.encode_batch(checked)
     if truncated := sum(bool(encoding.overflowing) for encoding in encodings):
-        log.warning("truncated %d of %d texts to max_length %d", truncated, len(texts), max_length)
+        log.warning("truncated %d of %d texts to max_length %d", truncated, len(checked), max_length)
     return encodings
 
 
