@@ -1,5 +1,6 @@
 """The model of a run, or of a checkpoint of transformers, as the object of its task."""
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import tokenizers
 from jax.sharding import Mesh
-from tokenizers import processors
 
 from tfm_jax import data, nn
+from tfm_jax.data.tokenizers import with_special_tokens
 from tfm_jax.generate import TextGenerator
 from tfm_jax.runs.load import Dtype, TrainedModel, check_dtype, read_run
 from tfm_jax.runs.task import TASK_FILE, Task, TaskName, is_run, read_task
@@ -26,7 +27,6 @@ __all__ = [
     "load_sentence_encoder",
     "load_text_classifier",
     "load_text_generator",
-    "tokenizer_with_special_tokens",
 ]
 
 _GENERATORS: tuple[TaskName, ...] = ("text-generation", "translation")
@@ -293,11 +293,11 @@ def _classifier(directory: Path, task: Task, found: TrainedModel, mesh: Mesh | N
     return kind(
         model,
         params,
-        tokenizer_with_special_tokens(found.tokenizer),
+        _tokenizer(found.tokenizer, task),
         task.labels,
         max_length=_max_length(found.config, task),
         mesh=mesh,
-        use_token_types=task.pairs,
+        use_token_types=task.pairs and found.config.token_types > 1,
     )
 
 
@@ -307,16 +307,11 @@ def _max_length(config: nn.Config, task: Task) -> int:
     return min((x for x in (limit, task.max_length) if x is not None), default=sys.maxsize)
 
 
-def tokenizer_with_special_tokens(tokenizer: data.JsonTokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer that adds BOS and EOS to a text itself, as training did; to a pair BOS, EOS and EOS."""
-    made = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    made.encode_special_tokens = tokenizer.backend.encode_special_tokens
-    ids = {role: i for role, i in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)) if i is not None}
-    tokens = {role: made.id_to_token(i) for role, i in ids.items()}
-    bos, eos = ([tokens[role]] if role in tokens else [] for role in ("bos", "eos"))
-    made.post_processor = processors.TemplateProcessing(
-        single=[*bos, "$A", *eos],
-        pair=[*bos, "$A", *eos, "$B:1", *(f"{token}:1" for token in eos)],
-        special_tokens=[(tokens[role], i) for role, i in ids.items()],
-    )
-    return made
+def _tokenizer(tokenizer: data.JsonTokenizer, task: Task) -> tokenizers.Tokenizer:
+    """The tokenizer that adds the special tokens itself, as the examples of training have them."""
+    if task.task == "text-classification" and not task.pairs:
+        # Those of a single text are BOS and EOS, whatever post-processor a checkpoint's tokenizer has.
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+        tokenizer.backend.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
+    return with_special_tokens(tokenizer)
