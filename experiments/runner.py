@@ -23,6 +23,7 @@ import optax
 
 from experiments.config import RunConfig, TrainConfig
 from experiments.going_on import check_plan, describe_schedule, go_on, lengthen, plan_of
+from experiments.inputs import RunInputs
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.sharding import NotDivisibleError
@@ -64,6 +65,7 @@ class Run(Generic[C]):
     Attributes:
       config: of the run; a resume with more steps has added to ``train.optimizer.extended``.
       path: the run's directory.
+      inputs: what the run is trained on and holds out.
       parallel: how steps run on the devices; the state is replicated until `shard`.
 
     Raises:
@@ -96,7 +98,9 @@ class Run(Generic[C]):
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
             read_json_lines(self._directory.metrics)  # raises for lines that a resume cannot keep
-        self.path = self._directory.path
+            self.path = self._directory.path
+            by_permutation = getattr(getattr(config, "data", None), "held_out_salt", "") is None
+            self.inputs = RunInputs(name, self.path, by_permutation)
 
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
@@ -256,6 +260,7 @@ class Run(Generic[C]):
                 state, extra = self._resume(checkpoints, state, batches, record)
                 directory.write_config(MODEL_FILE, to_dict(model))
                 runs.write_task(self.path, task, runs.Origin.now(digests, settings.seed))
+                self.inputs.write()
                 start = int(state.step)
                 writers = [
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
