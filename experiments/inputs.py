@@ -196,7 +196,9 @@ def _options_of(source: str | None) -> dict[str, Any]:
     if source is None or not runs.is_run(source):
         return {}
     saved = read_config(Path(source) / "config.json").get("data")
-    return {name: saved[name] for name in _OPTIONS if name in saved} if isinstance(saved, dict) else {}
+    if not isinstance(saved, dict) or not saved.get("held_out"):
+        return {}  # it held out files alone
+    return {name: saved[name] for name in _OPTIONS if name in saved}
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:

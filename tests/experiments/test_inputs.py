@@ -13,7 +13,16 @@ from experiments.classification.config import DataConfig as ClassificationData
 from experiments.classification.corpus import load_corpus
 from experiments.images import run as images
 from experiments.images.config import DataConfig as ImageData
-from experiments.inputs import INPUTS_FILE, START_FILE, RunInputs, hash_lines, hash_texts, keep_lines
+from experiments.inputs import (
+    INPUTS_FILE,
+    START_FILE,
+    RunInputs,
+    check_splits,
+    hash_lines,
+    hash_texts,
+    inherit_splits,
+    keep_lines,
+)
 from experiments.language_model.config import DataConfig as TextData
 from experiments.language_model.corpus import load_texts
 from experiments.runner import Run
@@ -159,6 +168,23 @@ def test_a_permutation_goes_on_by_the_list(tmp_path):
     assert found == {"train": ["e", "a", "b"], "validation": ["c", "f"], "test": ["d", "g"]}
     found = regrouped(start_from(source, tmp_path / "run", by_permutation=True), mixed, ["test"])
     assert found == {"train": ["e", "a"], "validation": ["c", "f"], "test": ["b", "g"]}
+
+
+def test_the_share_and_the_salt_are_those_of_the_start(tmp_path):
+    start = make_start(tmp_path / "start", {"held_out": 0.25, "held_out_salt": "mine"})
+    config = inherit_splits(TranslationConfig(init_from=start))
+    assert (config.data.held_out, config.data.held_out_salt) == (0.25, "mine")
+    check_splits(config)
+    with pytest.raises(
+        ValueError, match=r"--init-from .*start: got --data.held-out 0.05; wanted 0.25, by which"
+    ):
+        check_splits(TranslationConfig(init_from=start))
+    # one that held out files alone leaves them free, as does a checkpoint
+    files = make_start(tmp_path / "files", {"held_out": 0.0, "held_out_salt": "mine", "test": "test.csv"})
+    for source in (files, "owner/name", None):
+        config = TranslationConfig(init_from=source)
+        assert inherit_splits(config) == config
+        check_splits(config)
 
 
 @pytest.mark.parametrize(
