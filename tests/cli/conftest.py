@@ -37,7 +37,11 @@ def tfm(capsys, monkeypatch):
         assert "Traceback" not in err
         return status, out, err
 
-    monkeypatch.setattr(runs, "load_run", load_run_once)
+    def load_generator(source, **options):
+        return (load_run_once if runs.is_run(source) else load_text_generator)(source, **options)
+
+    load_text_generator = runs.load_text_generator
+    monkeypatch.setattr(runs, "load_text_generator", load_generator)
     monkeypatch.setattr(text_generation, "load_files", load)
     return run
 

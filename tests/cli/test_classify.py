@@ -12,7 +12,7 @@ import pytest
 
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
 from tests.pretrained.tasks.test_text_classification import SEQUENCES, TEXTS, TOKENS, save
-from tfm_jax import pretrained
+from tfm_jax import pretrained, runs
 from tfm_jax.pretrained.tasks.text_classification import Label
 
 
@@ -50,13 +50,13 @@ def test_tokens(tfm, models):
 
 
 def test_batches_are_split_over_devices(tfm, models, monkeypatch):
-    load, meshes = pretrained.load_text_classifier, []
+    load, meshes = runs.load_text_classifier, []
 
-    def spy(path, dtype, mesh, **options):
+    def spy(path, *, mesh, **options):
         meshes.append(mesh)
-        return load(path, dtype, mesh, **options)
+        return load(path, mesh=mesh, **options)
 
-    monkeypatch.setattr(pretrained, "load_text_classifier", spy)
+    monkeypatch.setattr(runs, "load_text_classifier", spy)
     wanted = [x.label for x in load(models["texts"])(TEXTS)]
     status, out, _ = tfm("classify", "--model", models["texts"], "--devices", 3, *TEXTS)
     assert status == 0 and meshes[0].size == 3
@@ -77,7 +77,7 @@ def test_errors_are_one_line(tfm, models, tmp_path):
         (["--model", tmp_path / "no" / "where" / "at" / "all", "a"], "wanted an existing directory"),
         (
             ["--model", models["texts"], "a", "--file", "b"],
-            "--file: got texts as arguments too; wanted only one of the two.",
+            "--file: got inputs as arguments too; wanted only one of the two.",
         ),
         (
             ["--model", models["texts"], "a", "--devices", "33"],
@@ -93,8 +93,8 @@ def test_json_is_ascii(tfm, models, monkeypatch):
     classifier = dataclasses.replace(
         pretrained.load_text_classifier(models["texts"]), labels=("é", "日", '"\\')
     )
-    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args, **options: classifier)
-    _, out, _ = tfm("classify", "--model", "it", "a")
+    monkeypatch.setattr(runs, "load_text_classifier", lambda *args, **options: classifier)
+    _, out, _ = tfm("classify", models["texts"], "a")
     assert out.isascii() and list(json.loads(out)["scores"]) == ["é", "日", '"\\']
 
 
@@ -103,8 +103,8 @@ def test_nan_and_inf_are_null(tfm, models, monkeypatch):
         return [Label("a", math.nan, np.array([math.nan, math.inf, 1.0]))]
 
     broken.labels = ("a", "b", "c")
-    monkeypatch.setattr(pretrained, "load_text_classifier", lambda *args, **options: broken)
-    (found,) = read(tfm("classify", "--model", "it", "text")[1])
+    monkeypatch.setattr(runs, "load_text_classifier", lambda *args, **options: broken)
+    (found,) = read(tfm("classify", models["texts"], "text")[1])
     assert found == {"label": "a", "score": None, "scores": {"a": None, "b": None, "c": 1.0}}
 
 
@@ -112,7 +112,7 @@ def test_closed_standard_input_is_an_error(tfm, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     status, out, err = tfm("classify", "--model", "it")
     assert (status, out) == (2, "") and err.startswith(
-        "tfm: standard input: got a closed stream; wanted texts."
+        "tfm: standard input: got a closed stream; wanted inputs."
     )
 
 
