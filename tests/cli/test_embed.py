@@ -38,6 +38,13 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_the_encoder_of_a_run_that_classifies(tfm, run_of_pairs):
+    wanted = runs.load_sentence_encoder(run_of_pairs)(["ab", "cd ef g"])
+    status, out, _ = tfm("embed", run_of_pairs, "ab", "cd ef g")
+    assert status == 0
+    np.testing.assert_allclose(read(out), wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_batches_are_split_over_devices(tfm, directory, wanted, monkeypatch):  # noqa: F811
     load, meshes = runs.load_sentence_encoder, []
 
