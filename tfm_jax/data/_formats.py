@@ -17,7 +17,6 @@ import datasets
 import pyarrow as pa
 from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 
-from tfm_jax.data._aligned import AlignedReader
 from tfm_jax.data._images import ImageReader, MetadataReader, Reader
 from tfm_jax.data._json import JsonReader, to_arrow
 from tfm_jax.data._layout import KINDS, METADATA
@@ -25,6 +24,7 @@ from tfm_jax.data._open import check_encoding, reading
 from tfm_jax.data._parquet import ParquetReader
 from tfm_jax.data._tables import TableReader
 from tfm_jax.data._text import TextReader
+from tfm_jax.data.aligned import AlignedReader
 from tfm_jax.data.columns import HEADER, Dataset
 
 __all__ = ["read_files"]

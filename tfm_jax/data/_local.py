@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from tfm_jax.data._aligned import find_aligned
 from tfm_jax.data._layout import (
     KINDS,
     METADATA,
@@ -20,6 +19,7 @@ from tfm_jax.data._layout import (
     kind_of,
 )
 from tfm_jax.data._open import COMPRESSED
+from tfm_jax.data.aligned import find_aligned
 from tfm_jax.data.builtin import SOURCES
 
 __all__ = ["DataFiles", "find_files", "is_path"]

@@ -1,6 +1,7 @@
 """Reader of two aligned text files: line n of one is the translation of line n of the other."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import datasets
 
 from tfm_jax.data._layout import kind_of
-from tfm_jax.data._open import open_text
+from tfm_jax.data._open import COMPRESSED, open_text
 
-__all__ = ["AlignedReader", "find_aligned"]
+__all__ = ["AlignedReader", "find_aligned", "language_of"]
+
+_LANGUAGE = re.compile(r"\.([a-z]{2,3}([-_][a-z]{2,4})?)(\.txt|\.text)?$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,13 @@ def find_aligned(source: Sequence[str]) -> tuple[Path, Path]:
                 "line. Load a table or JSON as a single source, which holds both sides."
             )
     return first, second
+
+
+def language_of(file: str) -> str | None:
+    """The language that a file's suffix names: "fr" of train.fr, of train.fr.gz and of train.fr.txt."""
+    path = Path(file)
+    found = _LANGUAGE.search(path.stem if path.suffix.lower() in COMPRESSED else path.name)
+    return found[1] if found and found[1].lower() not in ("txt", "src", "tgt", "trg", "ref") else None
 
 
 def _lines(file: Path, encoding: str) -> Iterator[str]:
