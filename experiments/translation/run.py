@@ -12,7 +12,7 @@ from experiments import command_line
 from experiments.init_from import start_run
 from experiments.runner import Run, make_tokenizer, require_packages
 from experiments.translation.config import Config
-from experiments.translation.corpus import Pairs, load_pairs, make_shapes
+from experiments.translation.corpus import Pairs, languages, load_pairs, make_shapes
 from experiments.translation.decode import (
     TextMetrics,
     Translate,
@@ -137,8 +137,7 @@ def _prepare(run: Run[Config]) -> _Task:
     require_packages("matplotlib")
     config = run.config
     is_text = config.data.source != "dates"
-    target = (config.data.pair or "").partition("-")[2]
-    metrics = text_metrics(target) if is_text else None
+    metrics = text_metrics(languages(config.data)[1]) if is_text else None
     pairs = load_pairs(config.data)
     texts, settings = (text for side in pairs["train"] for text in side), config.data
     tokenizer = make_tokenizer(run.path, settings.tokenizer, lambda: list(texts), settings.vocab_size)
