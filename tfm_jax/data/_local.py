@@ -26,7 +26,8 @@ __all__ = ["DataFiles", "find_files", "is_path"]
 
 _ORDER = ("train", "validation", "test")
 _RUN_FILES = (
-    *("config.json", "model.json", "tokenizer.json", "tokenizer.new.json", "special_tokens_map.json"),
+    *("config.json", "model.json", "task.json"),
+    *("tokenizer.json", "tokenizer.new.json", "special_tokens_map.json"),
     *("preprocessor_config.json", "metrics.jsonl", "result.json", "sample.txt"),
     *("curves.png", "confusion.png", "attention.png"),
 )
