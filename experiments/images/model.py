@@ -1,6 +1,7 @@
 """The image classifier and its preprocessing."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.images.config import Config
+from experiments.images.sizes import choose_patch
 from experiments.runner import check_inputs
 from tfm_jax import nn, pretrained
 from tfm_jax.runs import PROCESSOR_FILE
+from tfm_jax.train.run_directory import replace_text
 from tfm_jax.types import Array
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "make_preprocess",
     "patches_of",
     "pooling_of",
+    "save_processor",
 ]
 
 
@@ -32,7 +36,7 @@ class Preprocess:
 
     Equivalent to::
 
-        images                                      # without a processor
+        images                                      # without a processor of its own
         processor(round(255 * images))              # with one; grey is repeated to the model's channels
     """
 
@@ -92,22 +96,55 @@ def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
     """
     if config.model.patches is not None:
         return config.model
-    patches = nn.Patches(*shape, config.patch_size or max(1, shape[0] // 4))
+    patches = nn.Patches(*shape, config.patch_size or choose_patch(*shape[:2]))
     return dataclasses.replace(config.model, patches=patches)
 
 
-def make_preprocess(directory: Path, channels: int) -> Preprocess:
+def make_preprocess(directory: Path, patches: nn.Patches) -> Preprocess:
     """The preprocessing of images, by the ``preprocessor_config.json`` of a run's directory if it has one.
 
     Args:
       directory: of the run.
-      channels: of the model's input.
+      patches: of the model. Images that already have its size and values from 0 to 1 stay as they are: those
+        of a run whose file is that of `save_processor`.
 
     Raises:
       ValueError: as `pretrained.load_image_processor`.
     """
     has_file = (directory / PROCESSOR_FILE).is_file()
-    return Preprocess(pretrained.load_image_processor(directory) if has_file else None, channels)
+    processor = pretrained.load_image_processor(directory) if has_file else None
+    return Preprocess(None if processor == _plain_processor(patches) else processor, patches.channels)
+
+
+def _plain_processor(patches: nn.Patches) -> pretrained.ImageProcessor:
+    """Resizes images as ``data.image_classification_examples`` does, and scales them to 0 to 1."""
+    channels = patches.channels
+    return pretrained.ImageProcessor(
+        size=(patches.height, patches.width), mean=(0.0,) * channels, std=(1.0,) * channels, method="cubic"
+    )
+
+
+def save_processor(directory: Path, patches: nn.Patches) -> None:
+    """Writes the ``preprocessor_config.json`` of a model of images from 0 to 1, for the use of a run.
+
+    Args:
+      directory: of the run.
+      patches: of the model.
+    """
+    channels = patches.channels
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": channels == 3,
+        "do_resize": True,
+        "size": {"height": patches.height, "width": patches.width},
+        "resample": 3,  # bicubic, Pillow's default
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+        "image_mean": [0.0] * channels,
+        "image_std": [1.0] * channels,
+    }
+    replace_text(directory / PROCESSOR_FILE, json.dumps(settings, indent=2) + "\n")
 
 
 def check_images(encoder: nn.Config, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:
