@@ -7,7 +7,7 @@ runs with greedy decoding gave 1.0, in 1 min 31 s.
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, TrainConfig
+from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
@@ -31,6 +31,38 @@ TEXT_TRAIN = TrainConfig(
     evaluate_every=500,
     checkpoint_every=500,
     log_every=50,
+)
+TEXT_SMALL = SmallData(
+    "pairs",
+    {
+        1_000: {
+            "model.d_model": 64,
+            "model.n_heads": 4,
+            "model.d_ff": 256,
+            "model.n_layers": 2,
+            "model.dropout_rate": 0.2,
+            "data.vocab_size": 500,
+            "data.batch_tokens": 1024,
+            "train.steps": 1000,
+            "train.optimizer.warmup": 100,
+            "train.evaluate_every": 100,
+            "train.checkpoint_every": 100,
+        },
+        10_000: {
+            "model.d_model": 128,
+            "model.n_heads": 4,
+            "model.d_ff": 512,
+            "model.n_layers": 2,
+            "model.dropout_rate": 0.2,
+            "data.vocab_size": 2000,
+            "data.batch_tokens": 2048,
+            "train.steps": 3000,
+            "train.optimizer.warmup": 300,
+            "train.evaluate_every": 250,
+            "train.checkpoint_every": 250,
+        },
+        50_000: {"data.vocab_size": 4000, "train.optimizer.warmup": 500},
+    },
 )
 BatchTokens = Annotated[int, integer_range(1, 2**26)]
 Beams = Annotated[int, integer_range(1, 1024)]
@@ -153,3 +185,5 @@ class TextConfig(Config):
     train: TrainConfig = TEXT_TRAIN
     label_smoothing: Rate = 0.1
     average: Size = 5
+
+    SMALL_DATA = TEXT_SMALL

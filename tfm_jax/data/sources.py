@@ -13,7 +13,7 @@ from tfm_jax.data.columns import Dataset, check_columns
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 from tfm_jax.hub import load_dataset
 
-__all__ = ["load", "load_splits", "load_unsplit"]
+__all__ = ["is_local", "load", "load_splits", "load_unsplit"]
 
 
 class _FileOptions(TypedDict):
@@ -122,7 +122,7 @@ def load_unsplit(
     Raises:
       FileNotFoundError, HubUnavailableError, ValueError: as for `load`.
     """
-    splits = "none" if _is_local(source) else None
+    splits = "none" if is_local(source) else None
     options = _FileOptions(cache_dir=cache_dir, separator=separator, encoding=encoding, names=names)
     return _table(load(source, "train", columns=columns, splits=splits, **options))
 
@@ -190,7 +190,7 @@ def load_splits(
 def _find(source: str | Sequence[str], splits: SplitsBy | None) -> DataFiles | None:
     """The files of a local source; None for another one, which decides its splits itself."""
     check_splits(splits)
-    if _is_local(source):
+    if is_local(source):
         return find_files(source, splits)
     if splits is not None:
         raise ValueError(
@@ -276,7 +276,7 @@ def _check_rows(
     if columns is None:
         return
     how = "columns=[...]"
-    if _is_local(source) and dataset.column_names == ["image"]:
+    if is_local(source) and dataset.column_names == ["image"]:
         how += (
             ". Images have a column 'label' if their directories are two or more classes, all at one depth; "
             "splits='none' (--data.splits none of an experiment) makes train and test classes, too"
@@ -284,13 +284,14 @@ def _check_rows(
     check_columns(function, dataset, list(columns), how)
 
 
-def _is_local(source: str | Sequence[str]) -> bool:
+def is_local(source: str | Sequence[str]) -> bool:
+    """Whether a source is one of files, existing or not: neither built in nor of the hub."""
     return not isinstance(source, str) or (source not in SOURCES and is_path(source))
 
 
 def _without_train(source: str | Sequence[str]) -> str:
     """The fix for a source without "train", for messages."""
-    if not _is_local(source):
+    if not is_local(source):
         return "Name a source that has it."
     return "Pass splits='none' (--data.splits none of an experiment), which makes all of its files 'train'."
 
