@@ -6,7 +6,7 @@ Measured with the defaults: test accuracy 87.0 % (1,698 names); logistic regress
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, TrainConfig
+from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
 from tfm_jax.fields import check_fields
@@ -35,6 +35,30 @@ TRAIN = TrainConfig(
     log_every=50,
 )
 
+SMALL = SmallData(
+    "examples",
+    {
+        200: {
+            "model.n_layers": 2,
+            "data.vocab_size": 500,
+            "train.batch_size": 16,
+            "train.steps": 200,
+            "train.optimizer.warmup": 20,
+            "train.evaluate_every": 50,
+            "train.checkpoint_every": 50,
+        },
+        2_000: {
+            "data.vocab_size": 1000,
+            "train.batch_size": 32,
+            "train.steps": 600,
+            "train.optimizer.warmup": 60,
+            "train.evaluate_every": 100,
+            "train.checkpoint_every": 100,
+        },
+        20_000: {"data.vocab_size": 4000},
+    },
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -55,6 +79,8 @@ class DataConfig:
       label_column: The column of the labels: class labels, texts or integers; for tokens, of lists of these
         or of texts with spaces between them. None is "language" for names, "continent" for places, else
         "label", for tokens "tags".
+      columns: The names of the columns of a csv or tsv file without a header line, in order. None reads the
+        header.
       validation: A file for validation. None uses the source's split of that name or, without one, held_out
         of the training texts.
       test: A file for the test; None as for validation.
@@ -78,6 +104,7 @@ class DataConfig:
     text_column: str | None = None
     text_columns: tuple[str, str] | None = None
     label_column: str | None = None
+    columns: tuple[str, ...] | None = None
     validation: str | None = None
     test: str | None = None
     held_out: Rate = 0.1
@@ -134,6 +161,8 @@ class Config(RunConfig):
     label_smoothing: Rate = 0.1
     """Label smoothing in training: the share of the target that is uniform over the classes."""
     train: TrainConfig = TRAIN
+
+    SMALL_DATA = SMALL
 
     def __post_init__(self):
         super().__post_init__()

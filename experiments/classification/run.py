@@ -116,7 +116,7 @@ class _Prepared:
 def _prepare(run: Run[Config]) -> _Prepared:
     require_packages("sklearn", "matplotlib", "tensorboardX")
     config, task = run.config, TASKS[run.config.data.task]
-    corpus = load_corpus(config.data, NAME, resumes=config.resume)
+    corpus = load_corpus(config.data, NAME, run.inputs, resumes=config.resume)
     tokenizer = make_tokenizer(
         run.path,
         config.data.tokenizer,

@@ -8,7 +8,7 @@ Five-fold cross-validation within the training and validation images (1,150 for 
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Classes, OptimizerConfig, RunConfig, TrainConfig
+from experiments.config import Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
 from experiments.images.augment import AugmentConfig
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
@@ -26,6 +26,26 @@ TRAIN = TrainConfig(
     evaluate_every=200,
     checkpoint_every=400,
     log_every=20,
+)
+SMALL = SmallData(
+    "images",
+    {
+        100: {
+            "model.n_layers": 2,
+            "train.batch_size": 16,
+            "train.steps": 200,
+            "train.optimizer.warmup": 20,
+            "train.evaluate_every": 50,
+            "train.checkpoint_every": 50,
+        },
+        1_000: {
+            "train.batch_size": 32,
+            "train.steps": 800,
+            "train.optimizer.warmup": 80,
+            "train.evaluate_every": 100,
+            "train.checkpoint_every": 100,
+        },
+    },
 )
 AUGMENT = AugmentConfig()
 Copies = Annotated[int, integer_range(0, 1024)]
@@ -117,6 +137,7 @@ class Config(RunConfig):
     views: ViewsConfig = ViewsConfig()
     train: TrainConfig = TRAIN
 
+    SMALL_DATA = SMALL
     INPUT = "images"
     MAY_CHANGE = (*RunConfig.MAY_CHANGE, "views")
 

@@ -13,7 +13,7 @@ from flax import nnx
 from experiments.images.config import Config
 from experiments.images.sizes import choose_patch
 from experiments.runner import check_inputs
-from tfm_jax import nn, pretrained
+from tfm_jax import nn, pretrained, processes
 from tfm_jax.runs import PROCESSOR_FILE
 from tfm_jax.train.run_directory import replace_text
 from tfm_jax.types import Array
@@ -26,8 +26,11 @@ __all__ = [
     "make_preprocess",
     "patches_of",
     "pooling_of",
-    "save_processor",
+    "write_preprocessing",
 ]
+
+_BICUBIC = 3
+"""Pillow's number of the filter with which image files are resized."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Preprocess:
 
     Equivalent to::
 
-        images                                      # without a processor of its own
+        images                                      # without a processor
         processor(round(255 * images))              # with one; grey is repeated to the model's channels
     """
 
@@ -101,50 +104,66 @@ def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
 
 
 def make_preprocess(directory: Path, patches: nn.Patches) -> Preprocess:
-    """The preprocessing of images, by the ``preprocessor_config.json`` of a run's directory if it has one.
+    """The preprocessing of images in [0, 1], by the ``preprocessor_config.json`` of a run's directory.
 
     Args:
       directory: of the run.
-      patches: of the model. Images that already have its size and values from 0 to 1 stay as they are: those
-        of a run whose file is that of `save_processor`.
+      patches: of the model. A file that does no more than `write_preprocessing` wrote for images of their
+        size is no preprocessing of images in [0, 1].
 
     Raises:
       ValueError: as `pretrained.load_image_processor`.
     """
     has_file = (directory / PROCESSOR_FILE).is_file()
     processor = pretrained.load_image_processor(directory) if has_file else None
-    return Preprocess(None if processor == _plain_processor(patches) else processor, patches.channels)
+    sides, C = (patches.height, patches.width), patches.channels
+    plain = pretrained.ImageProcessor(sides, mean=(0.0,) * C, std=(1.0,) * C, method="cubic")
+    return Preprocess(None if processor == plain else processor, C)
 
 
-def _plain_processor(patches: nn.Patches) -> pretrained.ImageProcessor:
-    """Resizes images as ``data.image_classification_examples`` does, and scales them to 0 to 1."""
-    channels = patches.channels
-    return pretrained.ImageProcessor(
-        size=(patches.height, patches.width), mean=(0.0,) * channels, std=(1.0,) * channels, method="cubic"
-    )
+def write_preprocessing(
+    directory: Path, preprocess: Preprocess, size: tuple[int, int] | None, patches: nn.Patches
+) -> None:
+    """Writes the ``preprocessor_config.json`` that makes of an image file what training makes of it.
 
-
-def save_processor(directory: Path, patches: nn.Patches) -> None:
-    """Writes the ``preprocessor_config.json`` of a model of images from 0 to 1, for the use of a run.
+    Training resizes image files as Pillow does by default (bicubic), and takes their pixels in [0, 1] through
+    the preprocessing of the initial weights. A file that is right stays as it is.
 
     Args:
       directory: of the run.
+      preprocess: of the images in [0, 1].
+      size: to which image files are resized first; None takes them as they are.
       patches: of the model.
+
+    Raises:
+      ValueError: the preprocessing resizes images of this size again, which one file cannot say.
     """
-    channels = patches.channels
-    settings = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_convert_rgb": channels == 3,
-        "do_resize": True,
-        "size": {"height": patches.height, "width": patches.width},
-        "resample": 3,  # bicubic, Pillow's default
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": False,
-        "image_mean": [0.0] * channels,
-        "image_std": [1.0] * channels,
-    }
-    replace_text(directory / PROCESSOR_FILE, json.dumps(settings, indent=2) + "\n")
+    path, processor = directory / PROCESSOR_FILE, preprocess.processor
+    if processor is None:
+        size = size or (patches.height, patches.width)
+        settings: dict[str, object] = {
+            "image_processor_type": "ViTImageProcessor",
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": False,
+            "image_mean": [0.0] * patches.channels,
+            "image_std": [1.0] * patches.channels,
+            "do_convert_rgb": patches.channels == 3,
+        }
+    elif size is None:
+        return
+    else:
+        image = jax.ShapeDtypeStruct((*size, len(processor.mean)), jnp.uint8)
+        resized = jax.eval_shape(dataclasses.replace(processor, crop=None), image).shape[:2]
+        if resized != size:
+            raise ValueError(
+                f"--data.size: got {describe_shape(size)}; wanted {describe_shape(resized)}, to which the "
+                f"{PROCESSOR_FILE} of --init-from resizes them"
+            )
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    resizing = {"do_resize": True, "size": {"height": size[0], "width": size[1]}, "resample": _BICUBIC}
+    text = json.dumps({**settings, **resizing}, indent=2) + "\n"
+    processes.from_main("preprocessing", lambda: replace_text(path, text))
 
 
 def check_images(encoder: nn.Config, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:

@@ -23,15 +23,16 @@ from experiments.images.model import (
     make_preprocess,
     patches_of,
     pooling_of,
-    save_processor,
+    write_preprocessing,
 )
 from experiments.images.sizes import choose_size, picture_sizes
 from experiments.init_from import ENCODERS, start_run
+from experiments.inputs import RunInputs
 from experiments.runner import require_packages
-from tfm_jax import data, nn, ops, processes, runs, train, viz
+from tfm_jax import data, nn, ops, runs, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.data.labels import label_texts
-from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
+from tfm_jax.data.splitting import content_digest, describe_splits, hold_out, input_hashes
 from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.train.run_directory import MODEL_FILE
 from tfm_jax.types import Array, ImageClassificationBatch, Key, Params, SumWeight
@@ -55,7 +56,7 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     run, initial_params = start_run(config, name, ENCODERS)
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path, name)
+        task = _prepare(config, run.path, run.inputs, name)
         run.shard(task.model.axes())
         run.check_inputs(task.model, task.examples["train"].images.shape[1:], dtype="float32")
         loss_fn = make_loss(task.model, config.augment, config.label_smoothing)
@@ -192,9 +193,9 @@ class _Task:
     digests: dict[str, str]
 
 
-def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
+def _prepare(config: Config, path: Path, inputs: RunInputs, name: str = NAME) -> _Task:
     require_packages("sklearn", "matplotlib")
-    splits, class_names = _load(config, name)
+    splits, class_names = _load(config, inputs, name)
     size = _size(config, path, splits["train"], name)
     examples = {"train": _examples(splits["train"], config, class_names, size)}
     for split in ("validation", "test"):
@@ -206,23 +207,18 @@ def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
     sides = describe_shape(patches.sides)
     print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)
     print(f"{name}: {len(class_names)} classes: {', '.join(class_names[:20])}", flush=True)
-    if not config.resume:  # a resume compares the files of preprocessing
-        processes.from_main("preprocessing", lambda: _save_processor(path, patches))
     preprocess = make_preprocess(path, patches)
     for part in examples.values():
         check_images(encoder, preprocess, part.images.shape[1:])
+    if not (config.resume and (path / runs.PROCESSOR_FILE).exists()):  # a resume may not change the file
+        write_preprocessing(path, preprocess, size, patches)
     columns = [config.data.image, config.data.label]
     digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)
     return _Task(examples, class_names, model, digests)
 
 
-def _save_processor(path: Path, patches: nn.Patches) -> None:
-    if not (path / runs.PROCESSOR_FILE).is_file():  # that of the initial weights
-        save_processor(path, patches)
-
-
-def _load(config: Config, name: str) -> tuple[dict[str, datasets.Dataset], list[str]]:
+def _load(config: Config, inputs: RunInputs, name: str) -> tuple[dict[str, datasets.Dataset], list[str]]:
     """The splits, and the names of the classes, those of held-out images included."""
     settings = config.data
     source = data.load_splits(
@@ -247,6 +243,7 @@ def _load(config: Config, name: str) -> tuple[dict[str, datasets.Dataset], list[
             f"{settings.source!r}: got no images for {' and '.join(sorted(missing))}, and --data.held-out 0; "
             "wanted some. Hold a share out"
         )
+    splits = _without_held_out(inputs, splits, settings.image)
     labels = {
         split: [[label] for label in label_texts("label_ids", rows, class_names, settings.label)]
         for split, rows in splits.items()
@@ -255,6 +252,20 @@ def _load(config: Config, name: str) -> tuple[dict[str, datasets.Dataset], list[
     classes = align_classes(name, class_names, labels, drop=drop, resumes=config.resume)
     kept = {split: splits[split].select(rows, keep_in_memory=True) for split, rows in classes.kept.items()}
     return kept, classes.names
+
+
+def _without_held_out(
+    inputs: RunInputs, splits: dict[str, datasets.Dataset], image: str
+) -> dict[str, datasets.Dataset]:
+    """The images without those that the run's start held out."""
+    names = [name for name in ("train", "validation", "test") if name in splits]
+    rows = inputs.regroup({name: input_hashes(splits[name], [image]) for name in names})
+    if rows is None:
+        return splits
+    together = datasets.concatenate_datasets([splits[name] for name in names])
+    ends = np.cumsum([len(splits[name]) for name in names])
+    starts = dict(zip(names, [0, *ends[:-1].tolist()], strict=True))
+    return {name: together.select([starts[s] + i for s, i in part]) for name, part in rows.items()}
 
 
 def _size(config: Config, path: Path, training: datasets.Dataset, name: str) -> tuple[int, int] | None:

@@ -28,7 +28,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "model.json", "task.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints",
-    "curves.png", "confusion.png", "result.json",
+    "curves.png", "confusion.png", "result.json", "inputs.npz",
 }  # fmt: skip
 WORDS = {
     "animal": ["cat", "dog", "cow", "pig"],
@@ -153,7 +153,6 @@ def test_class_of_held_out_texts_only_is_an_error_or_dropped(tmp_path, capsys):
         loaded = corpus.load_corpus(DataConfig(**settings, drop_missing_classes=True))
         assert loaded.class_names == ["a", "b"]
         assert len(loaded.splits[split].texts) == len(resumed.splits[split].texts) - 1
-        assert loaded.digests[split] != resumed.digests[split]
         assert f" {split} examples of classes without a training example: 'rare'" in capsys.readouterr().out
     assert found == {"validation", "test"}
 
@@ -220,7 +219,11 @@ def classifier():
     examples = data.text_classification_examples(
         texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9
     )
-    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), examples
+    params = jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1)))
+    batch = examples.take(np.arange(len(examples)), (9,))
+    logits = jax.jit(model.apply)(params, batch["tokens"], batch["valid"])
+    params["head"]["dense"]["bias"] = -logits.mean(0)  # so that predictions depend on the texts
+    return model, params, examples
 
 
 def test_predictions_equal_those_of_each_text_alone_in_order(classifier):

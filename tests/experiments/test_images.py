@@ -16,6 +16,7 @@ from experiments.images import run
 from experiments.images.augment import AugmentConfig, augment
 from experiments.images.config import Config, DataConfig, ViewsConfig
 from experiments.images.run import main, make_loss, predict, svc_predict
+from experiments.inputs import RunInputs
 from tfm_jax import data, nn, train
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
@@ -27,7 +28,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "model.json", "task.json", "preprocessor_config.json", "metrics.jsonl", "events",
-    "checkpoints", "curves.png", "confusion.png", "result.json",
+    "checkpoints", "curves.png", "confusion.png", "result.json", "inputs.npz",
 }  # fmt: skip
 NO_CHANGE = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
 
@@ -45,6 +46,10 @@ def write_mnist(directory, *, shape=(8, 12), labels=lambda n: np.arange(n) % 10,
         directory.mkdir(exist_ok=True)
         datasets.Dataset.from_dict(rows, features=features).to_parquet(directory / f"{name}.parquet")
     return str(directory)
+
+
+def prepare(path, **settings):
+    return run._prepare(Config(data=DataConfig(**settings)), path, RunInputs("images", path))
 
 
 def result_of(path):
@@ -135,8 +140,8 @@ def test_grey_and_colour_pictures_with_integer_labels(tmp_path, tmp_path_factory
         lines.append(f"{i}.png;{1 + i % 5}")
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     for channels, found in ((None, 3), (1, 1)):
-        settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
-        task = run._prepare(Config(data=settings), tmp_path_factory.mktemp("run"))
+        settings = {"source": str(tmp_path), "separator": ";", "channels": channels}
+        task = prepare(tmp_path_factory.mktemp("run"), **settings)
         assert task.class_names == ["1", "2", "3", "4", "5"] and task.examples["train"].classes == 5
         for examples in task.examples.values():
             assert examples.images.shape[1:] == (8, 8, found)
@@ -185,11 +190,11 @@ def test_class_of_held_out_pictures_only_is_an_error_or_dropped(tmp_path):
     for salt in "abcdef":
         settings = {"source": str(tmp_path / "p"), "held_out": 0.3, "held_out_salt": salt}
         try:
-            task = run._prepare(Config(data=DataConfig(**settings)), tmp_path)
+            task = prepare(tmp_path, **settings)
             assert task.class_names == ["bus", "car", "tram"] and 2 in task.examples["train"].labels
         except ValueError as error:
             found.add(re.search(r"without a training example: 'tram' \(1 in (\w+)\)", str(error))[1])
-            task = run._prepare(Config(data=DataConfig(**settings, drop_missing_classes=True)), tmp_path)
+            task = prepare(tmp_path, **settings, drop_missing_classes=True)
             assert task.class_names == ["bus", "car"] and sum(map(len, task.examples.values())) == 24
     assert found == {"validation", "test"}
 
@@ -197,7 +202,7 @@ def test_class_of_held_out_pictures_only_is_an_error_or_dropped(tmp_path):
 def test_one_class_raises(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20, test=3, labels=lambda n: np.full(n, 7))
     with pytest.raises(ValueError, match="got training examples of one class, '7'; wanted two or more"):
-        run._prepare(Config(data=DataConfig(source=source)), tmp_path)
+        prepare(tmp_path, source=source)
 
 
 def test_help_lists_the_options(capsys):

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.images.config import Config, DataConfig
-from experiments.images.model import make_preprocess, save_processor
+from experiments.images.model import Preprocess, make_preprocess, write_preprocessing
 from experiments.images.run import _prepare, main
 from experiments.images.sizes import choose_patch, choose_size, picture_sizes
+from experiments.inputs import RunInputs
 from tests.experiments.test_images import SMALL
 from tfm_jax import data, nn, pretrained, runs
 from tfm_jax.data.image_files import decode_image
@@ -37,7 +38,8 @@ def write_pictures(path, n=10, mode="RGB", sizes=((40, 30), (33, 50), (20, 20)))
 
 def prepare(source, tmp_path, **settings):
     (tmp_path / "run").mkdir(exist_ok=True)
-    return _prepare(Config(data=DataConfig(source=str(source), **settings)), tmp_path / "run")
+    config = Config(data=DataConfig(source=str(source), **settings))
+    return _prepare(config, tmp_path / "run", RunInputs("images", tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -79,7 +81,7 @@ def test_the_use_of_a_run_preprocesses_as_its_training(tmp_path, mode):
 
 def test_own_preprocessing_changes_no_image_in_training(tmp_path):
     patches = nn.Patches(6, 4, 3, 2)
-    save_processor(tmp_path, patches)
+    write_preprocessing(tmp_path, Preprocess(None, 3), None, patches)
     assert make_preprocess(tmp_path, patches).processor is None
     assert make_preprocess(tmp_path, nn.Patches(8, 4, 3, 2)).processor is not None
     settings = json.loads((tmp_path / PROCESSOR_FILE).read_text())

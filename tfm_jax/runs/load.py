@@ -12,9 +12,9 @@ from flax import nnx
 
 from tfm_jax import data, nn, train
 from tfm_jax.registry import Variant, registered
-from tfm_jax.runs.task import is_run
-from tfm_jax.train.checkpoint_files import consecutive_steps
-from tfm_jax.train.run_directory import MODEL_FILE, config_errors, read_config, replace_text
+from tfm_jax.runs.task import TASK_FILE, is_run, read_task
+from tfm_jax.train.checkpoint_files import best_step, consecutive_steps
+from tfm_jax.train.run_directory import BEST_METRIC, MODEL_FILE, config_errors, read_config, replace_text
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
@@ -157,7 +157,9 @@ def read_run(
     with config_errors(path):
         every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
         n_averaged = int(settings.get("average", 1))
-    params = _load_params(directory / "checkpoints", every, n_averaged, average)
+        stops_early = settings.get("train", {}).get("patience") is not None
+    tests_best = stops_early and (directory / TASK_FILE).is_file() and bool(read_task(directory).labels)
+    params = _load_params(directory / "checkpoints", every, n_averaged, average, tests_best)
     module = nn.Classifier if "encoder" in params else nn.Decoder
     module = nn.EncoderDecoder if params.keys() >= {"encoder", "decoder"} else module
     if model.patches is None:
@@ -171,8 +173,9 @@ def read_run(
 
 
 def _load_params(
-    checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None
+    checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None, tests_best: bool
 ) -> Params:
+    """The weights that the run tested, or an average; ``tests_best``: it tested its best checkpoint."""
     steps = consecutive_steps(checkpoints, checkpoint_every)
     if not steps:
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
@@ -181,6 +184,8 @@ def _load_params(
             f"load_run: got average={average}; wanted 1 to {len(steps)}, the last checkpoints in "
             f"{checkpoints}, as far apart as the run's checkpoint_every: steps {steps}."
         )
+    if average is None and tests_best:
+        return train.load_params(checkpoints, best_step(checkpoints, BEST_METRIC), item=None)
     average = min(n_averaged, len(steps)) if average is None else average
     if average != 1:
         return train.average_params(checkpoints, average, every=checkpoint_every)

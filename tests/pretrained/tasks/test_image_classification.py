@@ -1,4 +1,4 @@
-"""Image classification: labels follow the logits, whatever the batch; pictures are read as in transformers."""
+"""Image classification: labels follow the logits, whatever the batch; pictures are as in transformers."""
 
 import json
 import weakref
