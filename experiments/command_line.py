@@ -20,6 +20,7 @@ import tyro
 from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
 from experiments.inputs import inherit_splits
+from experiments.small_data import fit_to_data
 from tfm_jax import console, processes
 from tfm_jax.train.run_directory import flatten, load_config
 from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
@@ -117,12 +118,15 @@ def _parse_on_all(config: type[C], argv: Sequence[str], prog: str) -> C:
             if message := errors.getvalue().strip():
                 sys.exit(message)
             raise error
+    if processes.is_main():
+        sys.stderr.write(errors.getvalue())
     # The saved config is that of all processes, and of a resume.
     return dataclasses.replace(parsed, distributed="auto")
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | None = None) -> C:
-    """Parses an experiment's command line.
+    """Parses an experiment's command line. Of a new run on small data, fields that no option sets get values
+    that fit the data, which a line on standard error names.
 
     Args:
       config: the experiment's config, a dataclass with defaults.
@@ -135,8 +139,17 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
     console.escape_unencodable()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        default = read_sources(argv).defaults(config)
-        return console.parse_options(type(default), argv, _text_rule, _auto_rule, prog=prog, default=default)
+        sources = read_sources(argv)
+        default = sources.defaults(config)
+        parsed = console.parse_options(
+            type(default), argv, _text_rule, _auto_rule, prog=prog, default=default
+        )
+        if sources.resume:
+            return parsed
+        fitted, line = fit_to_data(parsed, {_with_hyphens(argument).partition("=")[0] for argument in argv})
+        if line is not None:
+            console.print_error(line, (prog or "").rpartition(".")[2].rpartition(" ")[2])
+        return fitted
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
 
