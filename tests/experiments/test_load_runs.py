@@ -79,6 +79,42 @@ def test_texts(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-5)
 
 
+def test_pairs_of_texts(tmp_path):
+    """Whether both texts are the same word, one of them longer than the longest that is read."""
+    out, files, words = tmp_path / "run", [], ["aa", "bbbb", "ccc" * 9]
+    for number, n in enumerate((200, 50)):
+        pairs = np.random.default_rng(number).choice(words, (n, 2))
+        rows = [{"sentence1": a, "sentence2": b, "label": "same" if a == b else "other"} for a, b in pairs]
+        files.append(tmp_path / f"{number}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--data.task", "pair", "--data.source", str(files[0]), "--data.test", str(files[1])]
+    classification([*SMALL, *data, "--data.max-length", "15", "--data.buckets", "1", "--out", str(out)])
+    assert runs.read_task(out).pairs
+    found = runs.load_run(out)([(row["sentence1"], row["sentence2"]) for row in rows])
+    accuracy = np.mean([label.label == row["label"] for label, row in zip(found, rows, strict=True)])
+    assert accuracy == pytest.approx(result_of(out)["test_accuracy"]) and accuracy > 0.3
+
+
+def test_tokens(tmp_path):
+    out, files = tmp_path / "run", []
+    for number, n in enumerate((200, 30)):
+        rng = np.random.default_rng(number)
+        sentences = [rng.choice(["red", "cat", "runs", "2"], rng.integers(1, 6)).tolist() for _ in range(n)]
+        kinds = {"red": "ADJ", "cat": "NOUN", "runs": "VERB", "2": "NUM"}
+        rows = [{"tokens": words, "tags": [kinds[word] for word in words]} for words in sentences]
+        files.append(tmp_path / f"{number}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--data.task", "tokens", "--data.source", str(files[0]), "--data.test", str(files[1])]
+    classification([*SMALL, *data, "--data.buckets", "1", "--out", str(out)])
+    found = runs.load_run(out)([" ".join(row["tokens"]) for row in rows])
+    correct = []
+    for row, labels in zip(rows, found, strict=True):
+        starts = np.cumsum([0, *(len(word) + 1 for word in row["tokens"])])[:-1]
+        label_at = {label.start: label.label for label in labels}
+        correct += [label_at[int(start)] == tag for start, tag in zip(starts, row["tags"], strict=True)]
+    assert np.mean(correct) == pytest.approx(result_of(out)["test_accuracy"]) and np.mean(correct) > 0.5
+
+
 def test_pairs_of_a_translation(tmp_path):
     out, test = tmp_path / "run", test_translation.write_pairs(tmp_path / "test.jsonl", 20, 1)
     source = test_translation.write_pairs(tmp_path / "train.jsonl", 200, 0)
