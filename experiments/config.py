@@ -21,7 +21,7 @@ Classes = Annotated[int, integer_range(1, 2**20)]
 """A number of vocabulary entries or classes."""
 Examples = Annotated[int, integer_range(1, 2**20)]
 """A number of examples in an update."""
-Longer = Literal["hold", "rewarm", "go_on"]
+Longer = Literal["hold", "rewarm", "continue"]
 """What a schedule does after the steps that it was planned for."""
 
 
@@ -55,8 +55,8 @@ class OptimizerConfig:
     """Layer-wise learning-rate decay: ratio of a layer's rate to that of the layer above; 1 is one rate."""
     when_longer: Longer | None = None
     """The schedule of a resume with more --train.steps: hold keeps the rate of the last planned step; rewarm
-    starts the schedule again, warm-up included, for the added steps; go_on, not of a cosine, which ends,
-    computes the schedule further. None is hold for a cosine, else go_on."""
+    starts the schedule again, warm-up included, for the added steps; continue, not of a cosine, which ends,
+    computes the schedule further. None is hold for a cosine, else continue."""
     extended: tuple[tuple[Size, Longer], ...] = ()
     """How often the run was made longer: the steps planned until then, and what the schedule does after them.
     A resume adds to it; a new run with the same value has the same rates."""
@@ -66,14 +66,14 @@ class OptimizerConfig:
         ends = [end for end, _ in self.extended]
         if ends != sorted(set(ends)):
             raise ValueError(f"OptimizerConfig: got extended={self.extended}; wanted increasing steps.")
-        if self.schedule == "cosine" and "go_on" in (self.when_longer, *(way for _, way in self.extended)):
+        if self.schedule == "cosine" and "continue" in (self.when_longer, *(way for _, way in self.extended)):
             raise ValueError(
-                "OptimizerConfig: got go_on with schedule='cosine', which ends; wanted hold or rewarm."
+                "OptimizerConfig: got continue with schedule='cosine', which ends; wanted hold or rewarm."
             )
 
     def longer(self, planned: int) -> "OptimizerConfig":
-        """The config of a run that goes on after its planned steps."""
-        way = self.when_longer or ("hold" if self.schedule == "cosine" else "go_on")
+        """The config of a run that continues after its planned steps."""
+        way = self.when_longer or ("hold" if self.schedule == "cosine" else "continue")
         return dataclasses.replace(self, extended=(*self.extended, (planned, way)))
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
@@ -111,7 +111,7 @@ class OptimizerConfig:
         return {
             "hold": lambda: train.hold(schedule, start),
             "rewarm": lambda: train.rewarm(schedule, start, self._schedule(d_model, added)),
-            "go_on": lambda: schedule,
+            "continue": lambda: schedule,
         }[way]()
 
 

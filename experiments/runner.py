@@ -22,8 +22,8 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
-from experiments.going_on import check_plan, describe_schedule, go_on, lengthen, plan_of
 from experiments.inputs import RunInputs
+from experiments.longer_runs import check_plan, continue_run, describe_schedule, lengthen, plan_of
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
 from tfm_jax.console import exit_on_error
 from tfm_jax.sharding import NotDivisibleError
@@ -350,7 +350,7 @@ class Run(Generic[C]):
             is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if is_longer:
-                extra = go_on(self.path, step, self._early_stopping(), extra)
+                extra = continue_run(self.path, step, self._early_stopping(), extra)
             if (to := checkpoints.set_aside(step)) is not None:
                 metrics = self._directory.metrics  # a resume removes the lines of later steps
                 if processes.is_main() and metrics.exists():
