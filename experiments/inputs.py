@@ -82,6 +82,12 @@ class RunInputs:
                 "its --out: that writes the list. To start from its weights on other data: tfm convert RUN "
                 "DIR and --init-from DIR"
             )
+        if self._start is None:
+            print(
+                f"{self._name}: {source} has no {INPUTS_FILE}, so its share and salt alone say what it held "
+                "out; resume it once, by --resume and its --out, to have it",
+                flush=True,
+            )
         if (start := self._start) is not None:
             processes.from_main("inputs of the start", lambda: _write(self._directory / START_FILE, start))
 

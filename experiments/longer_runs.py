@@ -91,15 +91,15 @@ def check_plan(settings: TrainConfig, record: Mapping[str, Any], step: int) -> b
 
 
 def continue_run(
-    path: Path, step: int, early_stopping: train.EarlyStopping | None, extra: Mapping[str, Any]
+    path: Path, last: int, early_stopping: train.EarlyStopping | None, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keeps the result of the shorter run as ``result-STEP.json``; the ``extra`` to continue from.
+    """Keeps the result of the shorter run, which ended at step ``last``; the ``extra`` to continue from.
 
     If early stopping ended the run, it counts anew.
     """
     result, state = path / "result.json", extra.get("early_stop", {})
     if processes.is_main() and result.exists():
-        os.replace(result, path / f"result-{step}.json")
+        os.replace(result, path / f"result-{last}.json")
     if early_stopping is not None and early_stopping.should_stop(state):
         state = {**state, "bad": 0}
     return {**extra, "early_stop": state}

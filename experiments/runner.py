@@ -350,7 +350,8 @@ class Run(Generic[C]):
             is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if is_longer:
-                extra = continue_run(self.path, step, self._early_stopping(), extra)
+                last = checkpoints.latest() or step
+                extra = continue_run(self.path, last, self._early_stopping(), extra)
             if (to := checkpoints.set_aside(step)) is not None:
                 metrics = self._directory.metrics  # a resume removes the lines of later steps
                 if processes.is_main() and metrics.exists():
