@@ -120,7 +120,7 @@ class TrainConfig:
     """Steps, batches, evaluation, checkpoints."""
 
     steps: Size = 1000
-    """Total number of updates. A resume may give more: see train.optimizer.when-longer."""
+    """Total number of updates; more on a resume make the run longer."""
     batch_size: Examples = 64
     """Examples per update, over all devices."""
     accumulate: Examples = 1
