@@ -21,6 +21,7 @@ from typing import Annotated, TypeVar
 import jax
 import tyro
 
+from experiments import sweep
 from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
 from experiments.settings import field_name, read_assignments, read_file, set_fields, with_file
@@ -31,6 +32,7 @@ from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
 __all__ = ["Sources", "parse", "read_sources", "run"]
 
 C = TypeVar("C", bound=RunConfig)
+_OF_A_START = ("--out", "--resume")
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
 
 
@@ -146,8 +148,12 @@ def run(
     argv = list(sys.argv[1:] if argv is None else argv)
     with console.exit_on_error(name):
         processes.initialize(_read_distributed(argv))
+        argv = _with_saved_arguments(argv)
+    prog = f"python -m experiments.{name}"
     with processes.together(name):
-        prog = f"python -m experiments.{name}"
+        if (sources := read_sources(argv)).sweep:
+            _run_sweep(experiment, config, argv, sources, name, prog)
+            return
         parsed = _parse_on_all(lambda: parse(config, argv, prog=prog))
         with console.exit_on_error(name):
             processes.agree("the version of the code", processes.code_version())
@@ -155,6 +161,65 @@ def run(
                 processes.agree("their devices", {"number of local devices": jax.local_device_count()})
             processes.agree("the config", flatten(to_dict(parsed)))
         experiment(parsed)
+
+
+def _run_sweep(
+    experiment: Callable[[C], None],
+    config: type[C],
+    argv: Sequence[str],
+    sources: Sources,
+    name: str,
+    prog: str,
+) -> None:
+    """Trains all runs of a sweep; exits with 1 if one failed."""
+
+    def parse_one(values: dict[str, str], out: Path, resume: bool) -> C:
+        # A run that was started has its own config, which the file made.
+        file = None if resume else sources.config
+        own = dataclasses.replace(sources, out=out, resume=resume, config=file)
+        parsed, _ = _parse(config, argv, own, values, prog)
+        return dataclasses.replace(parsed, out=out, resume=resume, distributed="auto")
+
+    with console.exit_on_error(name):
+        if processes.count() > 1:
+            raise ValueError(
+                f"--sweep: got {processes.count()} processes; wanted one. Start the runs one by one, or the "
+                "sweep in one process with --distributed off."
+            )
+        kept = [group for group in _groups(argv) if _option(group) not in _OF_A_START]
+        planned = sweep.plan(
+            sweep.read_sweep(sources.sweep), parse_one, name=name, out=sources.out, resume=sources.resume,
+            arguments=[word for group in kept for word in group],
+        )  # fmt: skip
+    if status := sweep.train_all(planned, experiment):
+        sys.exit(status)
+
+
+def _with_saved_arguments(argv: list[str]) -> list[str]:
+    """For ``--out DIR --resume`` alone, where DIR has a sweep: the options of the sweep, below these."""
+    sources = read_sources(argv)
+    if sources.sweep or not sources.resume or sources.out is None:
+        return argv
+    if (saved := sweep.saved_arguments(sources.out)) is None:
+        return argv
+    names = set(map(_option, _groups(argv))) - {"--set"}
+    kept = [group for group in _groups(saved) if _option(group) not in names]
+    return [*(word for group in kept for word in group), *argv]
+
+
+def _groups(argv: Sequence[str]) -> list[list[str]]:
+    """The options, each with its words."""
+    groups: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _option(group: Sequence[str]) -> str:
+    """The name of the option of a group, as ``--help`` shows it."""
+    return _with_hyphens(group[0]).partition("=")[0]
 
 
 def _read_distributed(argv: list[str]) -> str:
@@ -196,8 +261,8 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
       SystemExit: on ``--help``, and with a message on an invalid argument, such as ``--sweep``.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parsed, sweep = _parse(config, argv, read_sources(argv), {}, prog)
-    if sweep:
+    parsed, has_sweep = _parse(config, argv, read_sources(argv), {}, prog)
+    if has_sweep:
         sys.exit(
             "error: --sweep: got it for one run; wanted python -m experiments.NAME, which trains several."
         )
@@ -225,7 +290,7 @@ def _parse(
 
 def _check_given(argv: Sequence[str], swept: Mapping[str, str]) -> None:
     """Raises for an option that is given twice, or beside a sweep of its field."""
-    options = [_with_hyphens(argument).partition("=")[0] for argument in argv if argument.startswith("--")]
+    options = list(map(_option, _groups(argv)))
     for option in options:
         if options.count(option) > 1 and option == "--config":
             raise ValueError(f"{option}: got it twice; wanted it once. Leave one out.")
