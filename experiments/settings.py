@@ -186,7 +186,7 @@ def _unknown(config: object, field: str, name: str, is_group: bool) -> str:
         return f"got {name}, which has several fields; wanted one of them, such as {name}.{below}."
     names = [x.name for x in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
     prefix = name[: name.rindex(field)]
-    near = [prefix + x for x in difflib.get_close_matches(field, names, 3, 0.5)]
+    near = [prefix + x for x in difflib.get_close_matches(field, names, 3, 0.6)]
     wanted = f", such as {' or '.join(near)}" if near else ""
     return f"got {name}; wanted a field of the config{wanted}. --help lists all of them."
 
