@@ -21,7 +21,7 @@ def config_of(name):
     return load_config(Config, Path("runs") / name / "config.json")
 
 
-def test_the_commands_of_the_page_run(toy, capsys):  # noqa: F811
+def test_the_commands_of_the_page_run(toy, capsys):
     Path("small.txt").write_text(blocks("ini")[0])
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(lines) == 9
@@ -43,7 +43,7 @@ def test_the_commands_of_the_page_run(toy, capsys):  # noqa: F811
     assert "train.steps" not in printed and "model.positions" in printed and '"equal": {' in printed
 
 
-def test_the_file_of_the_page_is_a_config(toy):  # noqa: F811
+def test_the_file_of_the_page_is_a_config(toy):
     Path("c.json").write_text(blocks("json")[0])
     found = command_line.parse(Config, ["--config", "c.json"])
     assert (found.model.d_model, found.model.positions) == (32, nn.Rope(100.0))
