@@ -24,6 +24,7 @@ import tyro
 from experiments import sweep
 from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
+from experiments.inputs import inherit_splits
 from experiments.settings import field_name, read_assignments, read_file, set_fields, with_file
 from tfm_jax import console, processes
 from tfm_jax.train.run_directory import flatten, load_config
@@ -97,7 +98,7 @@ class Sources:
             raise ValueError(f"--init-from: {error}") from error
         execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
         model = dataclasses.replace(found, **execution)
-        return dataclasses.replace(default, model=model, init_from=init_from)
+        return inherit_splits(dataclasses.replace(default, model=model, init_from=init_from))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
