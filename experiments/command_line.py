@@ -16,7 +16,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import tyro
@@ -26,6 +26,7 @@ from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
 from experiments.inputs import inherit_splits
 from experiments.settings import field_name, read_assignments, read_file, set_fields, with_file
+from experiments.small_data import fit_to_data
 from tfm_jax import console, processes
 from tfm_jax.train.run_directory import flatten, load_config
 from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
@@ -66,6 +67,11 @@ class Sources:
         default = self._default(config, assigned)
         own = {name: text for name, text in assigned.items() if name not in (swept or {})}
         return set_fields(set_fields(default, own), swept or {}, "--sweep")
+
+    def fields(self) -> list[str]:
+        """The paths of the fields that ``--config`` and ``--set`` set."""
+        saved = {} if self.config is None else read_file(self.config)
+        return [*flatten(saved), *read_assignments(self.set)]
 
     def _default(self, config: type[C], assigned: Mapping[str, str]) -> C:
         """The config below the assigned values, of which the data and the weights decide the other fields."""
@@ -173,13 +179,15 @@ def _run_sweep(
     prog: str,
 ) -> None:
     """Trains all runs of a sweep; exits with 1 if one failed."""
+    notes: dict[str | None, None] = {}
 
     def parse_one(values: dict[str, str], out: Path, resume: bool) -> C:
         # A run that was started has its own config, which the file made.
         file = None if resume else sources.config
         own = dataclasses.replace(sources, out=out, resume=resume, config=file)
-        parsed, _ = _parse(config, argv, own, values, prog)
-        return dataclasses.replace(parsed, out=out, resume=resume, distributed="auto")
+        parsed = _parse(config, argv, own, values, prog)
+        notes.setdefault(parsed.note)
+        return dataclasses.replace(parsed.run, out=out, resume=resume, distributed="auto")
 
     with console.exit_on_error(name):
         if processes.count() > 1:
@@ -192,6 +200,8 @@ def _run_sweep(
             sweep.read_sweep(sources.sweep), parse_one, name=name, out=sources.out, resume=sources.resume,
             arguments=[word for group in kept for word in group],
         )  # fmt: skip
+    for note in filter(None, notes):
+        console.print_error(note, name)
     if status := sweep.train_all(planned, experiment):
         sys.exit(status)
 
@@ -246,12 +256,17 @@ def _parse_on_all(parse: Callable[[], C]) -> C:
             if message := errors.getvalue().strip():
                 sys.exit(message)
             raise error
+    if processes.is_main():
+        sys.stderr.write(errors.getvalue())
     # The saved config is that of all processes, and of a resume.
     return dataclasses.replace(parsed, distributed="auto")
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | None = None) -> C:
     """Parses an experiment's command line of one run.
+
+    Of a new run on small data, fields that nothing sets get values that fit the data, which a line on
+    standard error names.
 
     Args:
       config: the experiment's config, a dataclass with defaults.
@@ -262,29 +277,44 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
       SystemExit: on ``--help``, and with a message on an invalid argument, such as ``--sweep``.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parsed, has_sweep = _parse(config, argv, read_sources(argv), {}, prog)
-    if has_sweep:
+    parsed = _parse(config, argv, read_sources(argv), {}, prog)
+    if parsed.has_sweep:
         sys.exit(
             "error: --sweep: got it for one run; wanted python -m experiments.NAME, which trains several."
         )
-    return parsed
+    if parsed.note is not None:
+        console.print_error(parsed.note, (prog or "").rpartition(".")[2].rpartition(" ")[2])
+    return parsed.run
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parsed(Generic[C]):
+    """The config of a command line, whether it has a sweep, and a line for the user."""
+
+    run: C
+    has_sweep: bool
+    note: str | None
 
 
 def _parse(
     config: type[C], argv: Sequence[str], sources: Sources, swept: Mapping[str, str], prog: str | None
-) -> tuple[C, bool]:
-    """The config of a command line, and whether it has a sweep."""
+) -> _Parsed[C]:
+    """Parses the command line of one run; ``swept`` are its values of ``--sweep``."""
     console.escape_unencodable()
     try:
         _check_given(argv, swept)
         default = sources.defaults(config, swept)
         kind = type(default)
-        line = console.parse_options(
+        line: Any = console.parse_options(
             _line_class(kind), argv, _text_rule, _auto_rule, prog=prog, default=_line(default),
             description=inspect.getdoc(kind),
         )  # fmt: skip
         run = kind(**{field.name: getattr(line, field.name) for field in dataclasses.fields(kind)})
-        return run, bool(line.sweep)
+        note = None
+        if not sources.resume:
+            names = {f"--{name.replace('_', '-')}" for name in (*sources.fields(), *swept)}
+            run, note = fit_to_data(run, names | set(map(_option, _groups(argv))))
+        return _Parsed(run, bool(line.sweep), note)
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
 

@@ -1,5 +1,6 @@
 """Values of a config's fields by name: ``--config`` with a file of all or some, and ``--set NAME=VALUE``."""
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -195,7 +196,13 @@ def _read(hint: Any, text: str) -> Any:
     """The value of a text; one that fits no member of the annotation stays a text, for the check."""
     if variants(hint) is not None:
         return from_text(hint, text)
-    for member in _members(hint):
+    members = _members(hint)
+    tuples = [member for member in members if typing.get_origin(member) is tuple]
+    if str in members and tuples:
+        with contextlib.suppress(ValueError):
+            if len(words := shlex.split(text)) == 1:  # quoted, if it has spaces
+                text, members = words[0], [member for member in members if member not in tuples]
+    for member in members:
         try:
             return _read_member(member, text)
         except ValueError:

@@ -11,6 +11,7 @@ from experiments import command_line, settings
 from experiments.config import RunConfig, TrainConfig
 from experiments.images.config import Config as ImagesConfig
 from experiments.translation import config as translation
+from tests.experiments.test_small_data import Config as SmallConfig
 from tfm_jax import nn
 from tfm_jax.train.run_directory import RunDirectory
 from tfm_jax.values import to_dict
@@ -26,6 +27,7 @@ class Data:
     files: tuple[str, ...] = ()
     kind: Literal["a", "b", 3] | None = None
     path: Path = Path("x")
+    pair: str | tuple[str, str] | None = "x"
     share: float = 0.5
 
 
@@ -77,6 +79,11 @@ def write(path, content):
         ("data.size=3 4", (3, 4)),
         ("data.files=a 'b c'", ("a", "b c")),
         ("data.files=", ()),
+        ("data.pair=a", "a"),
+        ("data.pair=a b", ("a", "b")),
+        ("data.pair='a b'", "a b"),
+        ("data.pair=it's", "it's"),
+        ("data.pair=None", None),
         ("data.kind=3", 3),
         ("data.kind=b", "b"),
         ("data.path=a/b", Path("a/b")),
@@ -247,3 +254,24 @@ def test_a_resume_takes_the_config_of_the_run(tmp_path):
 
 def test_assignments_are_read_by_name():
     assert settings.read_assignments(["a.b-c=1", "--d=x=y"]) == {"a.b_c": "1", "d": "x=y"}
+
+
+def test_fields_of_a_file_and_of_set_stay_on_small_data(tmp_path, capsys):
+    """Those of the data set nothing else: 9 rows choose 1 layer, a width of 16 and 200 steps."""
+    rows = write(tmp_path / "a.jsonl", '{"text": "t"}\n' * 9)
+    file = write(tmp_path / "c.json", {"format": 2, "train": {"steps": 50}, "data": {"source": str(rows)}})
+    found = parse("--config", file, "--set", "model.d_model=32", config=SmallConfig)
+    assert (found.train.steps, found.model.d_model, found.model.n_layers) == (50, 32, 1)
+    error = capsys.readouterr().err
+    assert "defaults for 9 rows: --model.n-layers 1" in error and "d-model" not in error
+    saved = write(tmp_path / "run.json", {"format": 2, **to_dict(found)})
+    assert parse("--config", saved, config=SmallConfig) == found
+    assert capsys.readouterr().err == ""
+
+
+def test_two_files_are_one_source_in_a_file_and_in_set(tmp_path):
+    names = [str(write(tmp_path / name, "one\n" * 50_000)) for name in ("a.en", "a.fr")]
+    file = write(tmp_path / "c.json", {"format": 2, "data": {"source": names}})
+    for words in (["--config", file], ["--set", f"data.source={' '.join(names)}"]):
+        found = parse(*words, config=translation.Config)
+        assert found.data.source == tuple(names) and found.label_smoothing == 0.1

@@ -14,6 +14,7 @@ from experiments.images.run import main as images
 from experiments.runner import Stopped
 from tests.experiments.test_images import SMALL, result_of
 from tests.experiments.test_settings import write
+from tests.experiments.test_small_data import Config as SmallConfig
 from tfm_jax import nn, processes
 from tfm_jax.train.run_directory import RunDirectory, load_config
 from tfm_jax.values import to_dict
@@ -52,11 +53,11 @@ class Experiment:
         result = {"accuracy": 1 / (1 + seed), "text": "abc", "n": 7, "bad": None}
         (config.out / "result.json").write_text(json.dumps(result))
 
-    def run(self, *argv):
+    def run(self, *argv, config=Config):
         """Runs the command line; returns the exit status, and the runs that it trained, with their resume."""
         self.trained = []
         try:
-            command_line.run(self, Config, list(map(str, argv)), name="toy")
+            command_line.run(self, config, list(map(str, argv)), name="toy")
         except SystemExit as error:
             return error.code, self.trained
         return 0, self.trained
@@ -244,6 +245,16 @@ def test_a_damaged_file_of_a_sweep_raises(toy, tmp_path):
         assert (
             f"{tmp_path / 'out' / 'sweep.json'}: got no " in toy.run("--out", tmp_path / "out", "--resume")[0]
         )
+
+
+def test_what_small_data_choose_is_printed_once_for_all_runs(toy, tmp_path, capsys):
+    rows = write(tmp_path / "a.jsonl", '{"text": "t"}\n' * 9)
+    options = ("--out", tmp_path / "out", "--data.source", rows, "--sweep", "model.n_layers=2", "3")
+    assert toy.run(*options, config=SmallConfig)[0] == 0
+    error = capsys.readouterr().err
+    assert error.count("toy: defaults for 9 rows: --model.d-model 16") == 1 and "n-layers" not in error
+    found = load_config(SmallConfig, tmp_path / "out" / "model.n_layers=3" / "config.json")
+    assert (found.model.n_layers, found.model.d_model) == (3, 16)
 
 
 @given(st.dictionaries(st.sampled_from(["a.b", "c"]), st.text(), min_size=1), st.text())
