@@ -1,6 +1,7 @@
 """The configs that experiments share, as dataclasses; a field's docstring is the help of its option."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -13,7 +14,16 @@ from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.profiling import read_steps
 
-__all__ = ["Buckets", "Classes", "Longer", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
+__all__ = [
+    "Buckets",
+    "Classes",
+    "Longer",
+    "MeshConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SmallData",
+    "TrainConfig",
+]
 
 Buckets = Annotated[int, integer_range(1, 256)]
 """A number of batch shapes, each of which is compiled."""
@@ -183,6 +193,22 @@ class MeshConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class SmallData:
+    """The defaults of an experiment for small data, which `small_data.fit_to_data` chooses.
+
+    Args:
+      unit: what is counted, such as "pairs".
+      values: the values of fields, by dotted name, for fewer of them than a limit; by limit.
+      column: the field of the data's config that names a column, of which characters are counted; None
+        counts rows.
+    """
+
+    unit: str
+    values: Mapping[int, Mapping[str, object]]
+    column: str | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The config of any experiment; each adds its model and its data."""
@@ -245,6 +271,8 @@ class RunConfig:
     """Fields with the places of data and weights; a resume compares digests of their content instead."""
     INPUT: ClassVar[Literal["texts", "images"]] = "texts"
     """The input of the model."""
+    SMALL_DATA: ClassVar[SmallData | None] = None
+    """Values for small data, of fields that no option sets; None has the defaults for all data."""
 
     def __post_init__(self) -> None:
         check_fields(self)

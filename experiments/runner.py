@@ -39,6 +39,7 @@ from tfm_jax.values import to_dict
 
 __all__ = [
     "Run",
+    "Stopped",
     "check_classes",
     "check_inputs",
     "make_step",
@@ -53,6 +54,10 @@ _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", runs.PROCES
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
 """The metric of the best checkpoint and of early stopping."""
+
+
+class Stopped(SystemExit):
+    """A signal ended the training of a run, whose last step is saved; ends the process with a message."""
 
 
 class Run(Generic[C]):
@@ -296,7 +301,7 @@ class Run(Generic[C]):
         """Draws ``curves.png``; returns the last weights, or their moving average if the run keeps one.
 
         Raises:
-          SystemExit: with one message, when a signal ended the run, saved.
+          Stopped: with one message, when a signal ended the run, saved.
         """
         try:
             if processes.is_main() and (lines := read_json_lines(self._directory.metrics)):
@@ -306,7 +311,7 @@ class Run(Generic[C]):
         processes.sync("end of training")
         if result.reason == "signal":
             fix = f"resume by --out {self.path} --resume"
-            sys.exit(f"{self.name}: stopped at step {result.step}, saved; {fix}")
+            raise Stopped(f"{self.name}: stopped at step {result.step}, saved; {fix}")
         return result.state.params if result.state.ema is None else result.state.ema
 
     def best_params(self) -> Params:
