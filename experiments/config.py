@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import optax
 from jax.sharding import Mesh
 
+from experiments.messages import check_options
 from tfm_jax import nn, train
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.profiling import read_steps
@@ -54,7 +54,7 @@ class OptimizerConfig:
     """Layer-wise learning-rate decay: ratio of a layer's rate to that of the layer above; 1 is one rate."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train.optimizer")
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
         """Makes the optimizer and its schedule."""
@@ -100,11 +100,11 @@ class TrainConfig:
     """Seed of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train")
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
-                f"TrainConfig: got checkpoint_every={self.checkpoint_every}; wanted a multiple of "
-                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its metrics."
+                f"--train.checkpoint-every: got {self.checkpoint_every}; wanted a multiple of "
+                f"--train.evaluate-every {self.evaluate_every}, so that each checkpoint has its metrics."
             )
 
 
@@ -125,7 +125,7 @@ class MeshConfig:
     """Expert parallelism: they share the experts of a mixture."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "mesh")
 
     def build(self) -> Mesh:
         """The mesh, over the first of all devices; a ValueError where it does not fit them."""
@@ -216,16 +216,15 @@ class RunConfig:
     """Values for small data, of fields that no option sets; None has the defaults for all data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "")
         if self.resume_step is not None and not self.resume:
             raise ValueError(
-                f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
-                "or neither."
+                f"--resume-step: got {self.resume_step} without --resume; wanted both, or neither."
             )
         narrow = self.train.gradient_dtype == "bfloat16"
         if narrow and self.parallel == "jit" and self.model.dtype == "float32":
             raise ValueError(
-                f"{type(self).__name__}: got train.gradient_dtype=bfloat16 and a model of dtype float32; "
+                "--train.gradient-dtype: got bfloat16 and --model.dtype float32; "
                 "wanted bfloat16 for both, as jit adds the gradients that the model's products give. Add "
                 "--model.dtype bfloat16, or leave the gradients in float32."
             )
@@ -236,7 +235,7 @@ class RunConfig:
                 raise ValueError(f"--profile: {error}") from error
             if last > self.train.steps:
                 raise ValueError(
-                    f"--profile: got {self.profile}; wanted steps up to train.steps={self.train.steps}."
+                    f"--profile: got {self.profile}; wanted steps up to --train.steps {self.train.steps}."
                 )
 
     @classmethod

@@ -8,9 +8,9 @@ import jax
 from flax import nnx
 
 from experiments.config import RunConfig
+from experiments.messages import exit_on_error
 from experiments.runner import Run
 from tfm_jax import nn, processes, runs
-from tfm_jax.console import exit_on_error
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.types import Params
 
@@ -37,7 +37,7 @@ def start_run(config: C, name: str, accepted: Sequence[type[nnx.Module]]) -> tup
     Raises:
       SystemExit: with one message, when the weights cannot be loaded, or as `runner.Run`.
     """
-    with exit_on_error(name):
+    with exit_on_error(name, config):
         config, initial = load_initial_weights(config, accepted)
     run = Run(config, name)
     if initial is None:

@@ -23,8 +23,8 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
+from experiments.messages import exit_on_error
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
-from tfm_jax.console import exit_on_error
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
@@ -72,7 +72,7 @@ class Run(Generic[C]):
         self._started_at = time.monotonic()
         self.config, self.name = config, name
         self.best_step: int | None = None
-        with exit_on_error(name):
+        with exit_on_error(name, config):
             compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
@@ -81,10 +81,10 @@ class Run(Generic[C]):
             config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
             parts = self.parallel.batch_parts * config.train.accumulate
             if config.train.batch_size % parts:
-                names = " x ".join(f"mesh.{name}" for name in self.parallel.batch_axes)
+                names = " x ".join(f"--mesh.{name}" for name in self.parallel.batch_axes)
                 raise ValueError(
                     f"got train.batch_size={config.train.batch_size}; wanted a multiple of {names} times "
-                    f"train.accumulate, {parts}."
+                    f"--train.accumulate, {parts}."
                 )
             new = f"runs/{time.strftime(f'{name}-%Y%m%d-%H%M%S')}"
             out = config.out or Path(processes.from_main("name of the run", lambda: new))
@@ -102,7 +102,7 @@ class Run(Generic[C]):
             if not self.config.resume and processes.is_main():
                 shutil.rmtree(self.path)
 
-        with exit_on_error(self.name), processes.on_failure(remove):
+        with exit_on_error(self.name, self.config), processes.on_failure(remove):
             yield
 
     def shard(self, axes: Params) -> None:
@@ -242,7 +242,7 @@ class Run(Generic[C]):
             "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
         }
         with contextlib.ExitStack() as stack:
-            with exit_on_error(self.name):
+            with exit_on_error(self.name, self.config):
                 processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(
