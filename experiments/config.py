@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import optax
 from jax.sharding import Mesh
 
+from experiments.messages import check_options
 from tfm_jax import nn, train
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.profiling import read_steps
@@ -72,13 +72,17 @@ class OptimizerConfig:
     A resume adds to it; a new run with the same value has the same rates."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train.optimizer")
         ends = [end for end, _ in self.extended]
         if ends != sorted(set(ends)):
-            raise ValueError(f"OptimizerConfig: got extended={self.extended}; wanted increasing steps.")
+            raise ValueError(
+                f"--train.optimizer.extended: got steps {ends}; wanted increasing ones. Leave it out: a "
+                "resume with more --train.steps adds to it"
+            )
         if self.schedule == "cosine" and "continue" in (self.when_longer, *(way for _, way in self.extended)):
             raise ValueError(
-                "OptimizerConfig: got continue with schedule='cosine', which ends; wanted hold or rewarm."
+                "--train.optimizer.when-longer: got continue with --train.optimizer.schedule cosine, which "
+                "ends; wanted hold or rewarm. Choose one of them"
             )
 
     def longer(self, planned: int) -> "OptimizerConfig":
@@ -115,8 +119,9 @@ class OptimizerConfig:
         """The schedule with what it does after its planned steps."""
         if way == "rewarm" and added <= self.warmup:
             raise ValueError(
-                f"--train.optimizer.when-longer rewarm: got {added} added steps with warmup={self.warmup}; "
-                "wanted more than the warm-up. Give more --train.steps, or hold"
+                f"--train.optimizer.when-longer rewarm: got {added} added steps with "
+                f"--train.optimizer.warmup {self.warmup}; wanted more than the warm-up. Give more "
+                "--train.steps, or hold"
             )
         return {
             "hold": lambda: train.hold(schedule, start),
@@ -155,11 +160,11 @@ class TrainConfig:
     """Seed of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train")
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
-                f"TrainConfig: got checkpoint_every={self.checkpoint_every}; wanted a multiple of "
-                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its metrics."
+                f"--train.checkpoint-every: got {self.checkpoint_every}; wanted a multiple of "
+                f"--train.evaluate-every {self.evaluate_every}, so that each checkpoint has its metrics."
             )
 
 
@@ -180,7 +185,7 @@ class MeshConfig:
     """Expert parallelism: they share the experts of a mixture."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "mesh")
 
     def build(self) -> Mesh:
         """The mesh, over the first of all devices; a ValueError where it does not fit them."""
@@ -275,16 +280,15 @@ class RunConfig:
     """Values for small data, of fields that no option sets; None has the defaults for all data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "")
         if self.resume_step is not None and not self.resume:
             raise ValueError(
-                f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
-                "or neither."
+                f"--resume-step: got {self.resume_step} without --resume; wanted both, or neither."
             )
         narrow = self.train.gradient_dtype == "bfloat16"
         if narrow and self.parallel == "jit" and self.model.dtype == "float32":
             raise ValueError(
-                f"{type(self).__name__}: got train.gradient_dtype=bfloat16 and a model of dtype float32; "
+                "--train.gradient-dtype: got bfloat16 and --model.dtype float32; "
                 "wanted bfloat16 for both, as jit adds the gradients that the model's products give. Add "
                 "--model.dtype bfloat16, or leave the gradients in float32."
             )
@@ -295,7 +299,7 @@ class RunConfig:
                 raise ValueError(f"--profile: {error}") from error
             if last > self.train.steps:
                 raise ValueError(
-                    f"--profile: got {self.profile}; wanted steps up to train.steps={self.train.steps}."
+                    f"--profile: got {self.profile}; wanted steps up to --train.steps {self.train.steps}."
                 )
 
     @classmethod

@@ -30,6 +30,7 @@ __all__ = [
     "hash_lines",
     "hash_texts",
     "inherit_splits",
+    "is_permuted",
     "keep_lines",
 ]
 
@@ -155,6 +156,11 @@ def inherit_splits(config: C) -> C:
         return config
     changes: dict[str, Any] = {"data": dataclasses.replace(own, **found)}
     return dataclasses.replace(config, **changes)
+
+
+def is_permuted(config: RunConfig) -> bool:
+    """Whether a run holds examples out as version 0.1 did: by a permutation, without a salt."""
+    return getattr(getattr(config, "data", None), "held_out_salt", "") is None
 
 
 def check_splits(config: RunConfig) -> None:

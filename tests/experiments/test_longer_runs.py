@@ -102,7 +102,10 @@ def test_rewarm_starts_the_schedule_again(tmp_path, capsys):
     peak, warmup = 1e-3, 2
     expected = [float(train.warmup_cosine(peak, warmup, n)(i)) for n in (6, 4) for i in range(n)]
     np.testing.assert_allclose([rates(path)[i] for i in range(1, 11)], expected, rtol=1e-6)
-    with pytest.raises(SystemExit, match=r"when-longer rewarm: got 2 added steps with warmup=2; wanted more"):
+    with pytest.raises(
+        SystemExit,
+        match=r"when-longer rewarm: got 2 added steps with --train.optimizer.warmup 2; wanted more",
+    ):
         runner.Run(config(*out, "--resume", *steps(12)), "regression")  # the saved option holds
 
 
@@ -206,11 +209,11 @@ def test_fewer_steps_and_another_plan_exit_with_one_line_and_change_nothing(tmp_
     [
         (
             {"when_longer": "continue"},
-            "got continue with schedule='cosine', which ends; wanted hold or rewarm",
+            "got continue with --train.optimizer.schedule cosine, which ends; wanted hold",
         ),
-        ({"extended": ((4, "continue"),)}, "got continue with schedule='cosine'"),
-        ({"extended": ((4, "hold"), (4, "hold"))}, "wanted increasing steps"),
-        ({"extended": ((4, "keep"),)}, "got extended="),
+        ({"extended": ((4, "continue"),)}, "when-longer: got continue with"),
+        ({"extended": ((4, "hold"), (4, "hold"))}, r"extended: got steps \[4, 4\]; wanted increasing"),
+        ({"extended": ((4, "keep"),)}, "wanted a tuple of a tuple of an integer"),
     ],
 )
 def test_plans_that_do_not_fit_raise(options, message):
