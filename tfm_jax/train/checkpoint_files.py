@@ -155,12 +155,24 @@ def best_step(directory: str | Path, metric: str) -> int | None:
       metric: such as "validation/loss".
 
     Returns:
-      The step; None if no checkpoint has the metric.
+      The step; None if no checkpoint has the metric. A damaged one is not the best.
+
+    Raises:
+      NewerFormatError: a checkpoint has a newer format.
     """
     path = Path(directory).absolute()
-    values = {step: read_meta(path / str(step)).get("metrics", {}).get(metric) for step in saved_steps(path)}
-    scored = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
-    return min(scored, key=lambda step: (scored[step], -step), default=None)
+    values: dict[int, float] = {}
+    for step in saved_steps(path):
+        try:
+            value = read_meta(path / str(step))["metrics"].get(metric)
+        except NewerFormatError:
+            raise
+        except Exception as error:
+            log.warning("%s: got a damaged checkpoint: %s", path / str(step), str(error))
+            continue
+        if value is not None and not math.isnan(value):
+            values[step] = value
+    return min(values, key=lambda step: (values[step], -step), default=None)
 
 
 def saved_steps(directory: Path) -> list[int]:
