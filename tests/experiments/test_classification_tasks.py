@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments import command_line
 from experiments.classification import corpus
 from experiments.classification.baselines import frequent_tags_predict
 from experiments.classification.config import Config, DataConfig
@@ -297,3 +298,22 @@ def test_use_of_a_run_of_pairs_has_the_scores_of_its_training(runs_of):
     logits = np.asarray(classifier.model.apply(classifier.params, batch["tokens"], batch["valid"]))[0]
     (label,) = classifier([pair])
     np.testing.assert_allclose(label.scores, np.exp(logits) / np.exp(logits).sum(), rtol=1e-4)
+
+
+def test_defaults_fit_the_number_of_sentences(tmp_path, capsys):
+    """Of a file of CoNLL, whose rows are no sentences."""
+    for n, steps in ((30, 200), (300, 600), (3000, 1500)):
+        source = str(write_conll(tmp_path / f"{n}.conll", n))
+        config = command_line.parse(Config, ["--data.task", "tokens", "--data.source", source])
+        assert config.train.steps == steps
+        assert f"defaults for {n:,}"[:-1] in capsys.readouterr().err
+
+
+def test_table_without_a_header(tmp_path):
+    lines = write_pairs(tmp_path / "a.csv").read_text().splitlines(keepends=True)[1:]
+    (tmp_path / "a.csv").write_text("".join(lines))
+    settings = {"source": str(tmp_path / "a.csv"), "text_columns": ("a", "b")}
+    found = corpus.load_corpus(DataConfig(task="pair", columns=("a", "b", "label"), **settings))
+    assert sum(len(part.texts) for part in found.splits.values()) == 40
+    with pytest.raises(ValueError, match=r"pass the names of the columns.*--data.columns"):
+        corpus.load_corpus(DataConfig(task="pair", **settings))
