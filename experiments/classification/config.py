@@ -7,9 +7,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
+from experiments.messages import check_options
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Rate, integer_range
 
 __all__ = ["Config", "DataConfig"]
@@ -118,7 +118,7 @@ class DataConfig:
     buckets: Buckets = 3
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "data")
         if self.task != "text" and self.source in LABELS:
             raise ValueError(
                 f"--data.task: got {self.task} with the source {self.source!r}, which has texts alone; "

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments import command_line
 from experiments.classification import corpus
 from experiments.classification.baselines import frequent_tags_predict
 from experiments.classification.config import Config, DataConfig
@@ -269,3 +270,50 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall(pairs):
     else:
         precision, recall = right / len(found), right / len(gold)
         assert got == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_use_of_a_run_of_tokens_has_the_labels_of_its_training(runs_of):
+    classifier, words = runs.load_run(runs_of / "tokens"), ["Acme", "at", "Ann", "Bo", "7"]
+    tokenizer = data.load_tokenizer(runs_of / "tokens")
+    labels = [np.zeros(len(words), np.int64)]
+    examples = data.token_classification_examples([words], labels, tokenizer, 4, max_length=128)
+    batch = examples.take(np.array([0]))
+    logits = np.asarray(classifier.model.apply(classifier.params, batch["tokens"], batch["valid"]))[0]
+    (found,) = classifier([" ".join(words)])
+    starts = {token.start: token for token in found}
+    for position, start in zip(examples.positions[0], (0, 5, 8, 12, 15), strict=True):
+        token = starts[start]
+        assert token.label == classifier.labels[int(logits[position].argmax())]
+        scores = np.exp(logits[position]) / np.exp(logits[position]).sum()
+        np.testing.assert_allclose(token.scores, scores, rtol=1e-4)
+
+
+def test_use_of_a_run_of_pairs_has_the_scores_of_its_training(runs_of):
+    classifier, pair = runs.load_run(runs_of / "pair"), ("x 3", "y 40")
+    tokenizer = data.load_tokenizer(runs_of / "pair")
+    examples = data.text_pair_classification_examples(
+        [pair], np.zeros(1, np.int64), tokenizer, 2, max_length=128, token_types=False
+    )
+    batch = examples.take(np.array([0]))
+    logits = np.asarray(classifier.model.apply(classifier.params, batch["tokens"], batch["valid"]))[0]
+    (label,) = classifier([pair])
+    np.testing.assert_allclose(label.scores, np.exp(logits) / np.exp(logits).sum(), rtol=1e-4)
+
+
+def test_defaults_fit_the_number_of_sentences(tmp_path, capsys):
+    """Of a file of CoNLL, whose rows are no sentences."""
+    for n, steps in ((30, 200), (300, 600), (3000, 1500)):
+        source = str(write_conll(tmp_path / f"{n}.conll", n))
+        config = command_line.parse(Config, ["--data.task", "tokens", "--data.source", source])
+        assert config.train.steps == steps
+        assert f"defaults for {n:,}"[:-1] in capsys.readouterr().err
+
+
+def test_table_without_a_header(tmp_path):
+    lines = write_pairs(tmp_path / "a.csv").read_text().splitlines(keepends=True)[1:]
+    (tmp_path / "a.csv").write_text("".join(lines))
+    settings = {"source": str(tmp_path / "a.csv"), "text_columns": ("a", "b")}
+    found = corpus.load_corpus(DataConfig(task="pair", columns=("a", "b", "label"), **settings))
+    assert sum(len(part.texts) for part in found.splits.values()) == 40
+    with pytest.raises(ValueError, match=r"pass the names of the columns.*--data.columns"):
+        corpus.load_corpus(DataConfig(task="pair", **settings))

@@ -14,6 +14,7 @@ from tfm_jax.values import from_dict, plain
 __all__ = [
     "BEST_METRIC",
     "MODEL_FILE",
+    "SWEEP_FILE",
     "RunDirectory",
     "config_errors",
     "flatten",
@@ -29,6 +30,8 @@ BEST_METRIC = "validation/loss"
 """The metric of a run's best checkpoint and of early stopping."""
 MODEL_FILE = "model.json"
 """The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
+SWEEP_FILE = "sweep.json"
+"""The runs of a sweep, with their values and results, in the directory that has theirs."""
 
 
 class RunDirectory:
