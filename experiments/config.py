@@ -1,19 +1,29 @@
 """The configs that experiments share, as dataclasses; a field's docstring is the help of its option."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import optax
 from jax.sharding import Mesh
 
+from experiments.messages import check_options
 from tfm_jax import nn, train
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.profiling import read_steps
 
-__all__ = ["Buckets", "Classes", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
+__all__ = [
+    "Buckets",
+    "Classes",
+    "Longer",
+    "MeshConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SmallData",
+    "TrainConfig",
+]
 
 Buckets = Annotated[int, integer_range(1, 256)]
 """A number of batch shapes, each of which is compiled."""
@@ -21,16 +31,18 @@ Classes = Annotated[int, integer_range(1, 2**20)]
 """A number of vocabulary entries or classes."""
 Examples = Annotated[int, integer_range(1, 2**20)]
 """A number of examples in an update."""
+Longer = Literal["hold", "rewarm", "continue"]
+"""What a schedule does after the steps that it was planned for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a schedule; Adam without weight decay."""
 
-    schedule: Literal["noam", "cosine", "inverse_sqrt"] = "cosine"
+    schedule: Literal["noam", "cosine", "inverse_sqrt", "constant"] = "cosine"
     """The learning rate after the warm-up; noam is the paper's, which depends on the model's width."""
     learning_rate: Positive = 1e-3
-    """The peak of cosine and inverse_sqrt; noam computes its own from width and warm-up."""
+    """The peak of the schedule; noam computes its own from width and warm-up."""
     noam_factor: Positive = 1.0
     """A factor of noam; 1 in the paper."""
     warmup: Size = 100
@@ -51,22 +63,71 @@ class OptimizerConfig:
     """Number of first layers that are not trained, nor is the embedding; 0 trains all."""
     layer_decay: Share = 1.0
     """Layer-wise learning-rate decay: ratio of a layer's rate to that of the layer above; 1 is one rate."""
+    when_longer: Longer | None = None
+    """The schedule of a resume with more --train.steps: hold keeps the rate of the last planned step; rewarm
+    starts the schedule again, warm-up included, for the added steps; continue, not of a cosine, which ends,
+    computes the schedule further. None is hold for a cosine, else continue."""
+    extended: tuple[tuple[Size, Longer], ...] = ()
+    """How often the run was made longer: the steps planned until then, and what the schedule does after them.
+    A resume adds to it; a new run with the same value has the same rates."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train.optimizer")
+        ends = [end for end, _ in self.extended]
+        if ends != sorted(set(ends)):
+            raise ValueError(
+                f"--train.optimizer.extended: got steps {ends}; wanted increasing ones. Leave it out: a "
+                "resume with more --train.steps adds to it"
+            )
+        if self.schedule == "cosine" and "continue" in (self.when_longer, *(way for _, way in self.extended)):
+            raise ValueError(
+                "--train.optimizer.when-longer: got continue with --train.optimizer.schedule cosine, which "
+                "ends; wanted hold or rewarm. Choose one of them"
+            )
+
+    def longer(self, planned: int) -> "OptimizerConfig":
+        """The config of a run that continues after its planned steps."""
+        way = self.when_longer or ("hold" if self.schedule == "cosine" else "continue")
+        return dataclasses.replace(self, extended=(*self.extended, (planned, way)))
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
-        """Makes the optimizer and its schedule."""
-        schedule = {
-            "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
-            "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
-            "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
-        }[self.schedule]()
+        """Makes the optimizer and its schedule, a function of the step and of this config alone."""
+        ends = [*(end for end, _ in self.extended), steps]
+        if len(ends) > 1 and ends[-2] >= steps:
+            raise ValueError(
+                f"--train.steps: got {steps}, with --train.optimizer.extended of {ends[-2]} steps; wanted "
+                "more. Give more --train.steps, or leave extended out"
+            )
+        schedule = self._schedule(d_model, ends[0])
+        for (start, way), end in zip(self.extended, ends[1:], strict=True):
+            schedule = self._after(schedule, start, way, d_model, end - start)
         moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps, "mu_dtype": self.mu_dtype}
         adamw = train.adamw(schedule, self.weight_decay, **moments)
         if self.frozen_layers == 0 and self.layer_decay == 1:
             return adamw, schedule
         return optax.chain(adamw, train.scale_by_layer(self.layer_decay, self.frozen_layers)), schedule
+
+    def _schedule(self, d_model: int, steps: int) -> Schedule:
+        return {
+            "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
+            "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
+            "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
+            "constant": lambda: train.warmup_constant(self.learning_rate, self.warmup),
+        }[self.schedule]()
+
+    def _after(self, schedule: Schedule, start: int, way: Longer, d_model: int, added: int) -> Schedule:
+        """The schedule with what it does after its planned steps."""
+        if way == "rewarm" and added <= self.warmup:
+            raise ValueError(
+                f"--train.optimizer.when-longer rewarm: got {added} added steps with "
+                f"--train.optimizer.warmup {self.warmup}; wanted more than the warm-up. Give more "
+                "--train.steps, or hold"
+            )
+        return {
+            "hold": lambda: train.hold(schedule, start),
+            "rewarm": lambda: train.rewarm(schedule, start, self._schedule(d_model, added)),
+            "continue": lambda: schedule,
+        }[way]()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +135,7 @@ class TrainConfig:
     """Steps, batches, evaluation, checkpoints."""
 
     steps: Size = 1000
-    """Total number of updates."""
+    """Total number of updates; more on a resume make the run longer."""
     batch_size: Examples = 64
     """Examples per update, over all devices."""
     accumulate: Examples = 1
@@ -99,11 +160,11 @@ class TrainConfig:
     """Seed of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train")
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
-                f"TrainConfig: got checkpoint_every={self.checkpoint_every}; wanted a multiple of "
-                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its metrics."
+                f"--train.checkpoint-every: got {self.checkpoint_every}; wanted a multiple of "
+                f"--train.evaluate-every {self.evaluate_every}, so that each checkpoint has its metrics."
             )
 
 
@@ -124,7 +185,7 @@ class MeshConfig:
     """Expert parallelism: they share the experts of a mixture."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "mesh")
 
     def build(self) -> Mesh:
         """The mesh, over the first of all devices; a ValueError where it does not fit them."""
@@ -135,6 +196,22 @@ class MeshConfig:
             sequence=self.sequence,
             expert=self.expert,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallData:
+    """The defaults of an experiment for small data, which `small_data.fit_to_data` chooses.
+
+    Args:
+      unit: what is counted, such as "pairs".
+      values: the values of fields, by dotted name, for fewer of them than a limit; by limit.
+      column: the field of the data's config that names a column, of which characters are counted; None
+        counts rows.
+    """
+
+    unit: str
+    values: Mapping[int, Mapping[str, object]]
+    column: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,8 +229,9 @@ class RunConfig:
     out: Path | None = None
     """Directory of the run; None makes a new one in runs/."""
     resume: bool = False
-    """Resume the run in --out from its last checkpoint, with its settings. Options of logging, evaluation,
-    checkpoints and the use of the trained model may change; those of the model and its training may not."""
+    """Resume the run in --out from its last checkpoint, with its settings. More --train.steps make it
+    longer. Options of logging, evaluation, checkpoints and the use of the trained model may change; those of
+    the model and its training may not."""
     resume_step: Size | None = None
     """With --resume: the step of the checkpoint. Later ones are moved to set_aside, in --out."""
     distributed: str = "auto"
@@ -183,6 +261,9 @@ class RunConfig:
         "distributed",
         "profile",
         "compilation_cache",
+        "train.steps",
+        "train.optimizer.when_longer",
+        "train.optimizer.extended",
         "train.evaluate_every",
         "train.checkpoint_every",
         "train.keep",
@@ -195,18 +276,19 @@ class RunConfig:
     """Fields with the places of data and weights; a resume compares digests of their content instead."""
     INPUT: ClassVar[Literal["texts", "images"]] = "texts"
     """The input of the model."""
+    SMALL_DATA: ClassVar[SmallData | None] = None
+    """Values for small data, of fields that no option sets; None has the defaults for all data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "")
         if self.resume_step is not None and not self.resume:
             raise ValueError(
-                f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
-                "or neither."
+                f"--resume-step: got {self.resume_step} without --resume; wanted both, or neither."
             )
         narrow = self.train.gradient_dtype == "bfloat16"
         if narrow and self.parallel == "jit" and self.model.dtype == "float32":
             raise ValueError(
-                f"{type(self).__name__}: got train.gradient_dtype=bfloat16 and a model of dtype float32; "
+                "--train.gradient-dtype: got bfloat16 and --model.dtype float32; "
                 "wanted bfloat16 for both, as jit adds the gradients that the model's products give. Add "
                 "--model.dtype bfloat16, or leave the gradients in float32."
             )
@@ -217,7 +299,7 @@ class RunConfig:
                 raise ValueError(f"--profile: {error}") from error
             if last > self.train.steps:
                 raise ValueError(
-                    f"--profile: got {self.profile}; wanted steps up to train.steps={self.train.steps}."
+                    f"--profile: got {self.profile}; wanted steps up to --train.steps {self.train.steps}."
                 )
 
     @classmethod

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import init_from
@@ -13,6 +14,11 @@ from tfm_jax import runs
 OLD = Path(__file__).parents[1] / "fixtures" / "v0_1"
 EXPERIMENTS = ("classification", "digits", "language_model", "translation")
 TIMED = "_per_second"
+USED = {
+    "classification": (["a text", ""], {"animal", "fruit", "tool"}),
+    "digits": ([np.zeros((8, 8, 1), np.uint8), np.full((20, 16, 1), 255, np.uint8)], set("0123456789")),
+}
+"""Inputs of a classifier, and its labels."""
 
 
 @pytest.fixture
@@ -52,6 +58,10 @@ def test_run_of_version_0_1_resumes_with_the_same_metrics(name, old_run):
     assert {key: result[key] for key in numbers} == pytest.approx(
         {key: expected["result"][key] for key in numbers}, rel=1e-4
     )
+    if name in USED:  # the resume wrote its task, and the preprocessing of images
+        inputs, labels = USED[name]
+        assert {label.label for label in runs.load_run(run)(inputs)} <= labels
+        main(["--out", "run", "--resume"])  # the new file is no other data
 
 
 def test_translation_run_of_version_0_1_loads(old_run):
