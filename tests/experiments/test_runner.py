@@ -231,7 +231,7 @@ def test_settings_that_do_not_fit_exit_with_one_line_and_change_nothing(tmp_path
     ):
         runner.Run(config(*out, "--mesh.data", "9"), "regression")
     with pytest.raises(
-        SystemExit, match="got --train.optimizer.warmup 40 with --train.steps 12; wanted fewer"
+        SystemExit, match=r"got --train.optimizer.warmup 40 with --train.steps 12; wanted fewer"
     ):
         runner.Run(config(*out, "--train.optimizer.warmup", "40"), "regression")
     assert not path.exists()
@@ -562,6 +562,6 @@ def test_layer_decay_and_frozen_layers_out_of_range_raise():
     ):
         OptimizerConfig(layer_decay=0.0)
     with pytest.raises(
-        ValueError, match="--train.optimizer.frozen-layers: got -1; wanted an integer from 0 to"
+        ValueError, match=r"--train.optimizer.frozen-layers: got -1; wanted an integer from 0 to"
     ):
         OptimizerConfig(frozen_layers=-1)
