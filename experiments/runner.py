@@ -9,7 +9,6 @@ import functools
 import hashlib
 import importlib
 import os
-import re
 import shutil
 import sys
 import time
@@ -23,13 +22,16 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
+from experiments.inputs import RunInputs, is_permuted
+from experiments.longer_runs import check_plan, continue_run, describe_schedule, lengthen, plan_of
 from experiments.messages import exit_on_error
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
+from tfm_jax.sharding import NotDivisibleError
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
 from tfm_jax.train.profiling import read_steps
-from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory, flatten
+from tfm_jax.train.run_directory import BEST_METRIC, MODEL_FILE, RunDirectory, flatten
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
@@ -37,6 +39,7 @@ from tfm_jax.values import to_dict
 
 __all__ = [
     "Run",
+    "Stopped",
     "check_classes",
     "check_inputs",
     "make_step",
@@ -49,8 +52,10 @@ C = TypeVar("C", bound=RunConfig)
 R = TypeVar("R")
 _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", runs.PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
-_BEST = "validation/loss"
-"""The metric of the best checkpoint and of early stopping."""
+
+
+class Stopped(SystemExit):
+    """A signal ended the training of a run, whose last step is saved; ends the process with a message."""
 
 
 class Run(Generic[C]):
@@ -61,7 +66,9 @@ class Run(Generic[C]):
       name: of the experiment; a run without ``--out`` goes to ``runs/<name>-<date>-<time>``.
 
     Attributes:
+      config: of the run; a resume with more steps has added to ``train.optimizer.extended``.
       path: the run's directory.
+      inputs: what the run is trained on and holds out.
       parallel: how steps run on the devices; the state is replicated until `shard`.
 
     Raises:
@@ -70,12 +77,14 @@ class Run(Generic[C]):
 
     def __init__(self, config: C, name: str):
         self._started_at = time.monotonic()
-        self.config, self.name = config, name
+        self.name = name
         self.best_step: int | None = None
         with exit_on_error(name, config):
             compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
+            parsed, config = config, lengthen(config)
+            self.config, self._is_lengthened = config, config is not parsed
             mesh = config.mesh.build()  # raises if it does not fit the devices
             self.parallel: Parallel = train.Jit(mesh) if config.parallel == "jit" else train.Pmap(mesh)
             config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
@@ -92,7 +101,8 @@ class Run(Generic[C]):
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
             read_json_lines(self._directory.metrics)  # raises for lines that a resume cannot keep
-        self.path = self._directory.path
+            self.path = self._directory.path
+            self.inputs = RunInputs(name, self.path, is_permuted(config))
 
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
@@ -132,14 +142,13 @@ class Run(Generic[C]):
         """
         try:
             self.parallel.params_shardings(jax.eval_shape(model.init, jax.random.key(0)))
-        except ValueError as error:
-            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
-                size, parts = map(int, found.groups())
-                raise ValueError(
-                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
-                    "that no token has."
-                ) from error
-            raise
+        except NotDivisibleError as error:
+            if error.letter != "V":
+                raise
+            size = -(-error.size // error.parts) * error.parts
+            raise ValueError(
+                f"{error} Or --model.vocab-size {size}: the vocabulary, and entries that no token has."
+            ) from error
         with self.parallel.context():
             check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes), dtype=dtype)
 
@@ -239,20 +248,21 @@ class Run(Generic[C]):
         record = {
             "config": directory.fixed_fields(self.config.LOCATIONS),
             "data": dict(digests),
-            "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
+            "files": {name: digest for name in _PREPROCESSING_FILES if (digest := _digest(self.path / name))},
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name, self.config):
                 processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(
-                    directory.checkpoints, keep=keep, best=_BEST, every=every,
+                    directory.checkpoints, keep=keep, best=BEST_METRIC, every=every,
                     restore_concurrent_gb=self.config.restore_concurrent_gb,
                 )  # fmt: skip
                 stack.enter_context(checkpoints)
                 state, extra = self._resume(checkpoints, state, batches, record)
                 directory.write_config(MODEL_FILE, to_dict(model))
                 runs.write_task(self.path, task, runs.Origin.now(digests, settings.seed))
+                self.inputs.write()
                 start = int(state.step)
                 writers = [
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
@@ -261,15 +271,17 @@ class Run(Generic[C]):
                     _CacheHits(self.name),
                 ]
             self._print_summary(state, start)
-            patience = settings.patience
+            if self._is_lengthened:
+                schedule = settings.optimizer.build(model.d_model, settings.steps)[1]
+                print(f"{self.name}: {describe_schedule(settings, schedule)}", flush=True)
             options = {
                 "steps": settings.steps,
                 "evaluate_every": settings.evaluate_every,
                 "checkpoints": checkpoints,
                 "checkpoint_every": every,
-                "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
+                "early_stopping": self._early_stopping(),
                 "extra": extra,
-                "record": record,
+                "record": {**record, "config": {**record["config"], **plan_of(settings)}},
                 "profile": self._profile(),
                 "log_every": settings.log_every,
                 "writers": writers,
@@ -286,7 +298,7 @@ class Run(Generic[C]):
         """Draws ``curves.png``; returns the last weights, or their moving average if the run keeps one.
 
         Raises:
-          SystemExit: with one message, when a signal ended the run, saved.
+          Stopped: with one message, when a signal ended the run, saved.
         """
         try:
             if processes.is_main() and (lines := read_json_lines(self._directory.metrics)):
@@ -296,7 +308,7 @@ class Run(Generic[C]):
         processes.sync("end of training")
         if result.reason == "signal":
             fix = f"resume by --out {self.path} --resume"
-            sys.exit(f"{self.name}: stopped at step {result.step}, saved; {fix}")
+            raise Stopped(f"{self.name}: stopped at step {result.step}, saved; {fix}")
         return result.state.params if result.state.ema is None else result.state.ema
 
     def best_params(self) -> Params:
@@ -337,7 +349,11 @@ class Run(Generic[C]):
             abstract = self.parallel.abstract(state)
             for x in jax.tree.leaves(state):  # the initial state and the restored one need not fit together
                 x.delete()
+            is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
+            if is_longer:
+                last = checkpoints.latest() or step
+                extra = continue_run(self.path, last, self._early_stopping(), extra)
             if (to := checkpoints.set_aside(step)) is not None:
                 metrics = self._directory.metrics  # a resume removes the lines of later steps
                 if processes.is_main() and metrics.exists():
@@ -347,6 +363,10 @@ class Run(Generic[C]):
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
         return state, extra
+
+    def _early_stopping(self) -> train.EarlyStopping | None:
+        patience = self.config.train.patience
+        return None if patience is None else train.EarlyStopping(BEST_METRIC, patience)
 
     def _profile(self) -> train.Profile | None:
         steps = self.config.profile

@@ -380,7 +380,7 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for part in (
         "Regression on random numbers.",
-        "--train.steps INT Total number of updates. (default: 12)",
+        "--train.steps INT Total number of updates; more on a resume make the run longer. (default: 12)",
         "--train.optimizer.learning-rate FLOAT",
         "--parallel {jit,pmap}",
         "--mesh.data INT",

@@ -11,7 +11,7 @@ from tfm_jax.fields import check_fields
 from tfm_jax.train.run_directory import config_errors, read_config, write_config
 from tfm_jax.values import from_dict, to_dict
 
-__all__ = ["TASK_FILE", "Origin", "Task", "TaskName", "read_origin", "read_task", "write_task"]
+__all__ = ["TASK_FILE", "Origin", "Task", "TaskName", "is_run", "read_origin", "read_task", "write_task"]
 
 TASK_FILE = "task.json"
 TaskName = Literal[
@@ -32,6 +32,8 @@ class Task:
       head_dropout_rate: of a classifier.
       max_length: of a text, in tokens with BOS and EOS; longer ones are truncated. None is no limit.
       pairs: whether the input is a pair of texts.
+      channels: of a picture that an image classifier reads: 1 is grey, 3 is RGB. None is as many as its
+        preprocessing has.
     """
 
     task: TaskName
@@ -40,6 +42,7 @@ class Task:
     head_dropout_rate: float = 0.0
     max_length: int | None = None
     pairs: bool = False
+    channels: Literal[1, 3] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,6 +70,18 @@ class Origin:
         """The origin of a model that this process trains."""
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         return cls(versions={"python": platform.python_version(), **versions}, data=dict(data), seed=seed)
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether a directory is that of a run, of any version; not one of a checkpoint, nor a name on the hub.
+
+    Raises:
+      ValueError: its ``config.json`` is not JSON.
+    """
+    from tfm_jax.pretrained.weights.files import read_json  # slow: not before it is needed
+
+    path = Path(source) / "config.json"
+    return path.is_file() and {"model", "train"} <= read_json(path).keys()
 
 
 def write_task(directory: Path, task: Task, origin: Origin) -> None:

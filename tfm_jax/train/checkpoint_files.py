@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tfm_jax.types import Params
 __all__ = [
     "RESTORE_CONCURRENT_GB",
     "average_params",
+    "best_step",
     "check_memory",
     "consecutive_steps",
     "is_readable",
@@ -139,6 +141,26 @@ def consecutive_steps(directory: str | Path, every: int | None = None) -> list[i
         return steps
     wanted = [steps[-1], *range((steps[-1] - 1) // every * every, -1, -every)]
     return sorted(itertools.takewhile(set(steps).__contains__, wanted))
+
+
+def best_step(directory: str | Path, metric: str) -> int | None:
+    """The step of a run's checkpoint with the smallest value of a metric, the last of equals.
+
+    Equivalent to::
+
+        Checkpoints(directory, best=metric).best()        # of a run that no process trains
+
+    Args:
+      directory: of the run's checkpoints; only read.
+      metric: such as "validation/loss".
+
+    Returns:
+      The step; None if no checkpoint has the metric.
+    """
+    path = Path(directory).absolute()
+    values = {step: read_meta(path / str(step)).get("metrics", {}).get(metric) for step in saved_steps(path)}
+    scored = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
+    return min(scored, key=lambda step: (scored[step], -step), default=None)
 
 
 def saved_steps(directory: Path) -> list[int]:
