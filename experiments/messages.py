@@ -32,16 +32,19 @@ def in_options(message: str, config: Any) -> str:
 
     Returns:
       Such as ``text_pairs: got --data.pair en; wanted ...``. Where the message has an argument and, in
-      parentheses, its option, the option alone is left.
+      parentheses, its option, the option alone is left. A number that is not that of the option is another
+      argument, and left as it is.
     """
-    fields = list(_fields(config))
+    fields = dict(_fields(config))
 
     def replace(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
         if name in ("validation", "test") and not value.startswith(("'", "(")):
             name = "held_out"  # a share
-        option = _option(name, fields)
-        return match[0] if option is None else f"{option} {_words(value)}"
+        field = _field(name, list(fields))
+        if field is None or ("." not in name and _is_another(value, fields[field])):
+            return match[0]
+        return f"--{_hyphens(field)} {_words(value)}"
 
     return _NAMED.sub(replace, _BOTH.sub(r"\1", message))
 
@@ -79,22 +82,29 @@ def check_options(config: object, group: str) -> None:
         raise ValueError(found) from error
 
 
-def _fields(config: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all fields that are options."""
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The dotted names and the values of all fields that are options."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, Variant):
             yield from _fields(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name
+            yield prefix + field.name, value
 
 
-def _option(name: str, fields: list[str]) -> str | None:
-    """The option of an argument: of the data's config first; one that begins or ends with its name last."""
-    if name in fields and ("." in name or f"data.{name}" not in fields):
-        return f"--{_hyphens(name)}"
+def _is_another(text: str, value: object) -> bool:
+    """Whether an argument is a number, and not that of the field: it is one of another function."""
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return number != value
+
+
+def _field(name: str, fields: list[str]) -> str | None:
+    """The field of an argument: of the data's config first; one that begins or ends with its name last."""
     if "." in name:
-        return None
+        return name if name in fields else None
     name = name if f"data.{name}" in fields else _ALIASES.get(name, name)
     ofdata = [field for field in fields if field.startswith("data.")]
     candidates = [
@@ -102,7 +112,7 @@ def _option(name: str, fields: list[str]) -> str | None:
         *(field for field in ofdata if field.startswith(f"data.{name}_")),
         *(field for field in ofdata if field.endswith(f"_{name}")),
     ]
-    return f"--{_hyphens(candidates[0])}" if candidates else None
+    return candidates[0] if candidates else None
 
 
 def _words(value: str) -> str:

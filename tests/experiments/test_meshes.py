@@ -114,7 +114,10 @@ def test_a_vocabulary_that_the_mesh_does_not_divide_names_the_option(tmp_path, r
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (["--mesh.expert", "2"], r"got mesh\.expert=2, and a model without experts; wanted mesh\.expert=1"),
+        (
+            ["--mesh.expert", "2"],
+            r"got --mesh\.expert 2, and a model without experts; wanted --mesh\.expert 1",
+        ),
         (["--mesh.sequence", "3"], r"got T = 32 .*wanted a multiple of 3"),
     ],
 )
@@ -134,7 +137,7 @@ def test_a_batch_that_the_mesh_does_not_divide_names_its_axes(tmp_path):
         start(config(*out, "--mesh.fsdp", "3", "--mesh.data", "2", "--train.accumulate", "4"))
     with pytest.raises(SystemExit, match="got 'auto' for data and fsdp; wanted it once"):
         start(config(*out, "--mesh.fsdp", "auto", "--mesh.data", "auto"))
-    with pytest.raises(SystemExit, match=r"Pmap: got a mesh with fsdp=2; wanted data alone\. Use jit"):
+    with pytest.raises(SystemExit, match=r"Pmap: got a mesh with --mesh.fsdp 2; wanted data alone\. Use jit"):
         start(config(*out, "--mesh.fsdp", "2", "--parallel", "pmap"))
     assert not (tmp_path / "run").exists()
 

@@ -10,10 +10,16 @@ from experiments.images.config import Config as ImagesConfig
 from experiments.language_model.config import Config as LanguageModelConfig
 from experiments.messages import exit_on_error, in_options
 from experiments.translation.config import Config as TranslationConfig
+from experiments.translation.config import DataConfig
 from tests.experiments.options import python_names
-from tfm_jax import data, train
+from tfm_jax import data, nn, train
 
-TRANSLATION = TranslationConfig()
+TRANSLATION = TranslationConfig(
+    data=DataConfig(max_length=2, held_out=0.6),
+    model=nn.Config(d_model=6, n_heads=3),
+    train=TrainConfig(optimizer=OptimizerConfig(warmup=9)),
+    mesh=MeshConfig(data=3, tensor=5),
+)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +38,9 @@ TRANSLATION = TranslationConfig()
         ("Choose with pair='...-...'.", "Choose with --data.pair ...-...."),
         ("got train.batch_size=8; wanted", "got --train.batch-size 8; wanted"),
         ("(max_length=2); wanted", "(--data.max-length 2); wanted"),
-        ("got validation=0.6 and test=0.5;", "got --data.held-out 0.6 and --data.held-out 0.5;"),
-        ("got warmup=9, d_model=7.", "got --train.optimizer.warmup 9, --model.d-model 7."),
+        ("wanted at most max_length=30. Raise it.", "wanted at most max_length=30. Raise it."),
+        ("got validation=0.6 and test=0.6;", "got --data.held-out 0.6 and --data.held-out 0.6;"),
+        ("got warmup=9, d_model=6.", "got --train.optimizer.warmup 9, --model.d-model 6."),
         ("got rank=3 and 'x=1' in a.b=2, Rope(theta=1e6)", "got rank=3 and 'x=1' in a.b=2, Rope(theta=1e6)"),
         ("--sweep train.seed=1 2", "--sweep train.seed=1 2"),
         ("no arguments", "no arguments"),
@@ -49,7 +56,11 @@ def test_arguments_become_options(message, wanted):
         (ClassificationConfig(), "Choose with column='...'.", "Choose with --data.text-column ...."),
         (ClassificationConfig(), "Choose with label='...'.", "Choose with --data.label-column ...."),
         (ImagesConfig(), "image='...' and label='...'", "--data.image ... and --data.label ..."),
-        (LanguageModelConfig(), "got overlap=8 with length=4", "got --data.overlap 8 with --data.length 4"),
+        (
+            LanguageModelConfig(),
+            "got overlap=128 with length=256",
+            "got --data.overlap 128 with --data.length 256",
+        ),
         (LanguageModelConfig(), "Choose with column='...'", "Choose with --data.column ..."),
     ],
 )
@@ -92,7 +103,7 @@ FILES = {
         ("load", ["train.jsonl"], {"separator": ";"}, "got --data.separator ';' for files"),
         ("load", ["dates"], {"encoding": "latin-1"}, "got --data.encoding latin-1 for"),
         ("load", ["dates"], {"splits": "none"}, "got --data.splits none for"),
-        ("load", ["d"], {}, "pass --data.splits none, or 'directories'"),
+        ("load", ["d"], {}, "pass --data.splits directories, or 'none'"),
         ("load", ["test_only"], {}, "Pass --data.splits none, which makes"),
         ("load", [("a.en", "a.fr")], {}, "got 1 lines in "),
         ("load", [("a.en", "a.fr")], {"splits": "files"}, "got --data.splits files for two aligned files"),

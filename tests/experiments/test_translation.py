@@ -2,6 +2,8 @@ import functools
 import gzip
 import importlib.util
 import json
+import math
+import re
 from pathlib import Path
 
 import chex
@@ -259,6 +261,31 @@ def test_loss_ignores_padding_and_smooths_in_training_only(translator):
     assert float(metrics["accuracy"][0]) == correct.sum()
     (smoothed, _), without = loss_fn(params, narrow, jax.random.key(0))
     assert abs(float(smoothed - total)) > 0.1 and without == {}
+
+
+def test_an_evaluation_never_builds_the_logits_of_a_batch(translator):
+    _, _, tokenizer, _ = translator
+    V = tokenizer.vocab_size + 3  # no other size of the model
+    model = nn.functionalize(
+        nn.EncoderDecoder, nn.Config(vocab_size=V, d_model=8, n_layers=1, n_heads=2, d_ff=8)
+    )
+    params = jax.jit(model.init)(jax.random.key(1))
+    rows = data.translation_examples(["abc", "c"] * 3, ["ba", "abcab"] * 3, tokenizer)
+    batch = rows.take(np.arange(6), (4, 190))  # more tokens than a chunk of the loss
+    traced = jax.make_jaxpr(lambda params: make_loss(model, 0.5)(params, batch, None))(params)
+    shapes = re.findall(r"f32\[([\d,]+)\]", str(traced))
+    sizes = [math.prod(map(int, shape.split(","))) for shape in shapes if shape.endswith(f",{V}")]
+    assert max(sizes) <= 1024 * V < 6 * 190 * V
+    batch = rows.take(np.arange(6), (4, 11))  # no multiple of the positions of a chunk
+    mask = masks.padding(batch["valid"])
+    wanted = jax.jit(functools.partial(model.apply, source_mask=mask))(
+        params, batch["source"], batch["target"]
+    )
+    loss, metrics = jax.jit(make_loss(model, 0.5))(params, batch, None)
+    right = batch["weights"][np.argmax(wanted, -1) == batch["labels"]]
+    assert tuple(map(float, metrics["accuracy"])) == (right.sum(), batch["weights"].sum())
+    expected = ops.cross_entropy(wanted, batch["labels"], weights=batch["weights"])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_training_loss_is_that_of_the_logits_of_one_call_with_its_dropout(translator):

@@ -215,8 +215,8 @@ def _by_name(file: PurePath) -> Assignment:
     if len(splits) > 1:
         raise ValueError(
             f"got its file {file.as_posix()!r}, which begins with one split's name and ends with another's; "
-            "wanted one of them. Rename it, or pass splits='none' (--data.splits none of an experiment), or "
-            "'directories'."
+            "wanted one of them. Rename it, or pass splits='directories' (--data.splits directories), "
+            "or 'none'."
         )
     return Assignment(splits.pop() if splits else "train")
 
