@@ -7,10 +7,10 @@ import dataclasses
 from typing import Annotated, Literal
 
 from experiments.config import Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
+from experiments.messages import check_options
 from tfm_jax import generate, nn
 from tfm_jax.data.splitting import SPLIT_SALT
-from tfm_jax.fields import check_fields
-from tfm_jax.ranges import Count, Positive, Rate, Share, Size, check_number, integer_range
+from tfm_jax.ranges import Count, Positive, Rate, Share, Size, integer_range
 
 __all__ = ["Config", "DataConfig", "SampleConfig"]
 
@@ -115,8 +115,12 @@ class DataConfig:
     overlap: Count = 128
 
     def __post_init__(self):
-        check_fields(self)
-        check_number("DataConfig", "overlap", self.overlap, integer_range(0, self.length - 1))
+        check_options(self, "data")
+        if self.overlap >= self.length:
+            raise ValueError(
+                f"--data.overlap: got {self.overlap}; wanted an integer from 0 to {self.length - 1}, less "
+                f"than --data.length {self.length}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +140,7 @@ class SampleConfig:
     top_p: Share = 0.95
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "sample")
         self.processors()
 
     def processors(self) -> tuple[generate.Temperature, generate.TopP]:

@@ -8,9 +8,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
+from experiments.messages import check_options
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Rate, Size, integer_range, real_range
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig"]
@@ -122,7 +122,7 @@ class DataConfig:
     decoded: Count = 200
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ class SearchConfig:
     length_penalty: LengthPenalty = 0.6
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "search")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,8 +167,8 @@ class Config(RunConfig):
         super().__post_init__()
         if self.average > self.train.keep:
             raise ValueError(
-                f"{type(self).__name__}: got average={self.average} checkpoints of "
-                f"train.keep={self.train.keep}; wanted at most as many as are kept."
+                f"--average: got {self.average} checkpoints of --train.keep {self.train.keep}; wanted at "
+                "most as many as are kept."
             )
 
     @classmethod

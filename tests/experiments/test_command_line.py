@@ -93,7 +93,10 @@ def test_unknown_variant_raises(text, message, capsys):
 def test_a_mesh_size_is_a_number_or_auto(capsys):
     mesh = parse("--mesh.data", "auto", "--mesh.tensor", "2").mesh
     assert (mesh.data, mesh.tensor, mesh.fsdp) == ("auto", 2, 1)
-    for text, message in (("x", "got 'x'; wanted an integer, or auto."), ("0", "got data=0; wanted 'auto'")):
+    for text, message in (
+        ("x", "got 'x'; wanted an integer, or auto."),
+        ("0", "--mesh.data: got 0; wanted 'auto'"),
+    ):
         with pytest.raises(SystemExit):
             parse("--mesh.data", text)
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

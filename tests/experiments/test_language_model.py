@@ -272,14 +272,14 @@ def test_columns_of_a_table_without_a_header(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.vocab-size", "99"],
-            "train_bpe: got vocab_size=99; wanted at least 259",
+            "train_bpe: got --data.vocab-size 99; wanted at least 259",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--sample.prompt", 40 * "the cat "],
-            r"sample.prompt: got \d+ tokens; wanted at least 1 and fewer than data.length=",
+            r"--sample.prompt: got \d+ tokens; wanted at least 1 and fewer than --data.length 32",
         ),
         (["--data.source", "{}/blank.jsonl"], "got 2 rows|different inputs|none of two tokens"),
-        (["--mesh.data", "3"], "got train.batch_size=4; wanted a multiple of .*, 3"),
+        (["--mesh.data", "3"], "got --train.batch-size 4; wanted a multiple of .*, 3"),
     ],
 )
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, rows, arguments, message):
@@ -316,14 +316,14 @@ def test_command_line(capsys):
     [
         (
             ["--data.overlap", "256"],
-            "DataConfig: got overlap=256; wanted an integer from 0 to 255",
+            "--data.overlap: got 256; wanted an integer from 0 to 255, less than --data.length 256",
         ),
-        (["--data.validation-bytes", "0"], "got validation_bytes=0; wanted an integer from 1 to"),
-        (["--sample.top-p", "0"], "SampleConfig: got top_p=0.0; wanted a number in (0, 1]"),
-        (["--sample.tokens", "0"], "got tokens=0; wanted an integer from 1 to"),
-        (["--data.held-out", "-1"], "got held_out=-1.0; wanted a number in [0, 1)"),
-        (["--data.held-out", "nan"], "got held_out=nan; wanted a number in [0, 1)"),
-        (["--sample.temperature", "0"], "got temperature=0.0; wanted a finite number above 0"),
+        (["--data.validation-bytes", "0"], "--data.validation-bytes: got 0; wanted an integer from 1 to"),
+        (["--sample.top-p", "0"], "--sample.top-p: got 0.0; wanted a number in (0, 1]"),
+        (["--sample.tokens", "0"], "--sample.tokens: got 0; wanted an integer from 1 to"),
+        (["--data.held-out", "-1"], "--data.held-out: got -1.0; wanted a number in [0, 1)"),
+        (["--data.held-out", "nan"], "--data.held-out: got nan; wanted a number in [0, 1)"),
+        (["--sample.temperature", "0"], "--sample.temperature: got 0.0; wanted a finite number above 0"),
     ],
 )
 def test_invalid_settings_exit_by_name(arguments, message, capsys):

@@ -234,15 +234,15 @@ def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
         (["--data.source", "{}/empty.jsonl"], "empty.jsonl: got an empty file"),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-de"],
-            "got pair='en-de'; wanted two of the languages 'en', 'fr'",
+            "got --data.pair en-de; wanted two of the languages 'en', 'fr'",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en"],
-            "text_pairs: got pair='en'; wanted two names",
+            "text_pairs: got --data.pair en; wanted two names",
         ),
         (
             ["--data.source", "{}/train.jsonl"],
-            "the columns 'translation'; wanted 'source', 'target'.*pair='en-fr'",
+            "the columns 'translation'; wanted 'source', 'target'. Choose with --data.pair en-fr",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.test", "{}/none.jsonl.gz"],
@@ -265,12 +265,12 @@ def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.max-length", "2"],
-            "got 5 texts, of which none is left: .*max_length=2",
+            "got 5 texts, of which none is left: .*--data.max-length 2",
         ),
         (["--data.source", "some/pairs", "--data.pair", "en-fr"], "hub cannot be reached.*'dates'"),
         (["--model.vocab-size", "9"], "got source id 11 in row 0; wanted 0 <= source id < 9"),
         (["--model.positions", "Learned(max_length=30)"], "wanted at most max_length=30"),
-        (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
+        (["--mesh.data", "3"], "got --train.batch-size 8; wanted a multiple of .*, 3"),
     ],
 )
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, pairs, arguments, message):
@@ -411,8 +411,8 @@ def test_help_lists_the_options_and_errors_name_them(capsys):
             "Label smoothing in training",
         ):
             assert part in text
-    errors = {"--average=9": "got average=9 checkpoints of train.keep=5",
-                "--data.buckets=0": "DataConfig: got buckets=0; wanted an integer from 1 to"}  # fmt: skip
+    errors = {"--average=9": "--average: got 9 checkpoints of --train.keep 5",
+                "--data.buckets=0": "--data.buckets: got 0; wanted an integer from 1 to"}  # fmt: skip
     for argument, message in errors.items():
         with pytest.raises(SystemExit):
             parse([argument])

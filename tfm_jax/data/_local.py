@@ -113,7 +113,7 @@ def find_files(source: str | Sequence[str], splits: SplitsBy | None = None) -> D
         if splits not in (None, "none"):
             raise ValueError(
                 f"load: got splits={splits!r} for two aligned files, which are training data; wanted one "
-                "path. Leave splits (--data.splits) out, and name other files for validation and test."
+                "path. Leave it out, and name other files for validation and test."
             )
         texts, target = find_aligned(source)
         return DataFiles("aligned", {"train": [texts]}, target=target)

@@ -154,7 +154,7 @@ def text_pairs(
                 )
             sources, targets = ([row.get(name) for row in rows] for name in (source, target))
             return _strings("text_pairs", sources, source), _strings("text_pairs", targets, target)
-    check_columns("text_pairs", dataset, [source, target], "pair='en-fr', or source='...' and target='...'")
+    check_columns("text_pairs", dataset, [source, target], "pair='en-fr'")
     sources, targets = (column_values("text_pairs", dataset, name) for name in (source, target))
     return _strings("text_pairs", sources, source), _strings("text_pairs", targets, target)
 

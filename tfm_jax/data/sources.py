@@ -195,7 +195,7 @@ def _find(source: str | Sequence[str], splits: SplitsBy | None) -> DataFiles | N
     if splits is not None:
         raise ValueError(
             f"load: got splits={splits!r} for {source!r}, which declares its splits itself; wanted a path of "
-            "files. Leave splits (--data.splits of an experiment) out."
+            "files. Leave it out."
         )
     return None
 
