@@ -197,11 +197,10 @@ def _print_differences(
         return
     fields = [name for _, name in rows]
     if _width(names, fields) < _width(fields, names):
-        print_table(
-            columns, [[run, *(x.text(*row) for row in rows)] for run, x in zip(names, found, strict=True)]
-        )
+        table = [[run, *(x.text(*row) for row in rows)] for run, x in zip(names, found, strict=True)]
+        print_table(["", *fields], table)
         return
-    table: list[list[str]] = []
+    table = []
     heads: list[bool] = []
     for section, chosen in different.items():
         if chosen:
