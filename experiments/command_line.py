@@ -86,7 +86,7 @@ class Sources:
         assert issubclass(kind, config)
         if self.resume and self.out is not None and (path := self.out / "config.json").is_file():
             return load_config(kind, path)  # with the run's model, also that of an --init-from
-        default = with_file(kind(), saved)
+        default = with_file(kind(), saved, self.config)
         init_from = self.init_from or assigned.get("init_from")
         if "model" not in saved:  # else that of the weights of its init_from
             init_from = init_from or default.init_from

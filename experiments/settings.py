@@ -45,12 +45,13 @@ def read_file(path: Path) -> dict[str, Any]:
     return {name: value for name, value in saved.items() if name not in OF_THE_COMMAND}
 
 
-def with_file(config: C, saved: Mapping[str, object]) -> C:
+def with_file(config: C, saved: Mapping[str, object], path: Path | None) -> C:
     """A config with the fields of a file of ``--config``; the others stay.
 
     Args:
       config: the config.
       saved: nested dicts, from `read_file`.
+      path: of the file, for the message.
 
     Raises:
       ValueError: unknown fields, or values that do not fit.
@@ -58,7 +59,7 @@ def with_file(config: C, saved: Mapping[str, object]) -> C:
     try:
         return from_dict(type(config), _merge(to_dict(config), saved))
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"--config: {error}") from error
+        raise ValueError(f"--config {path}: {error}") from error
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def set_fields(config: C, texts: Mapping[str, str], option: str = "--set") -> C:
         except LookupError as error:
             raise ValueError(f"{option}: {error.args[0]}") from error
         except ValueError as error:
-            raise ValueError(f"{option} {name}={text}: {error}") from error
+            raise ValueError(f"{option} {name}: {error}") from error
     return config
 
 
@@ -175,7 +176,10 @@ def _with_value(config: Any, path: Sequence[str], text: str, name: str) -> Any:
         value = _with_value(getattr(config, first), rest, text, name)
     else:
         value = _read(hints[first], text)
-        check_field(cls, first, value)
+        try:
+            check_field(cls, first, value)
+        except ValueError as error:  # without the names of Python
+            raise ValueError(f"got {text}; wanted {str(error).partition('; wanted ')[2]}") from error
     new = copy.copy(config)
     object.__setattr__(new, first, value)  # no check of the whole: the next field may make it fit
     return new

@@ -67,8 +67,8 @@ def test_what_differs_is_listed_and_the_rest_counted(tfm, tmp_path):
 def test_the_model_is_that_of_model_json(tfm, tmp_path):
     runs_ = [make_run(tmp_path / str(size), model={"vocab_size": size}) for size in (5, 6)]
     _, out, _ = tfm("compare", *runs_)
-    table = table_of(out)
-    assert table["model.vocab_size"] == ["5", "6"] and "model.d_model" not in table
+    assert table_of(out)["model.vocab_size"] == [] and "model.d_model" not in out  # one line per run
+    assert table_of(out)["5"] == ["5"] and table_of(out)["6"] == ["6"]
 
 
 def test_an_unfinished_run_has_its_last_metrics(tfm, tmp_path):
@@ -125,7 +125,8 @@ def test_json_has_the_values_that_differ(tfm, tmp_path):
 
 def test_runs_of_one_name_have_their_paths(tfm, tmp_path):
     one, two = (make_run(tmp_path / name / "run", train={"seed": name}) for name in "ab")
-    assert table_of(tfm("compare", one, two)[1])[str(one)] == [str(two)]
+    table = table_of(tfm("compare", one, two)[1])
+    assert (table[str(one)], table[str(two)]) == (["a"], ["b"])
 
 
 def test_errors_name_the_directory(tfm, tmp_path):

@@ -191,17 +191,16 @@ def _names(directories: Sequence[Path]) -> list[str]:
 def _print_differences(
     names: Sequence[str], found: Sequence[Description], different: Mapping[str, Sequence[str]]
 ) -> None:
-    """A table with a row per difference; with a row per run, where there are many with few differences."""
+    """A table with a row per difference, or with a row per run, whichever is narrower."""
     rows = [(section, name) for section, chosen in different.items() for name in chosen]
     if not rows:
         return
-    if len(found) > max(len(rows), 4):
-        columns = ["", *(name for _, name in rows)]
-        print_table(
-            columns, [[run, *(x.text(*row) for row in rows)] for run, x in zip(names, found, strict=True)]
-        )
+    fields = [name for _, name in rows]
+    if _width(names, fields) < _width(fields, names):
+        table = [[run, *(x.text(*row) for row in rows)] for run, x in zip(names, found, strict=True)]
+        print_table(["", *fields], table)
         return
-    table: list[list[str]] = []
+    table = []
     heads: list[bool] = []
     for section, chosen in different.items():
         if chosen:
@@ -209,6 +208,11 @@ def _print_differences(
             table += [[f"  {name}", *(x.text(section, name) for x in found)] for name in chosen]
             heads += [True] + [False] * len(chosen)
     print_table(["", *names], table, bold=heads)
+
+
+def _width(first: Sequence[str], heads: Sequence[str]) -> int:
+    """Characters of a table with these names in its first column and as heads of the others."""
+    return max(map(len, first)) + sum(len(head) + 3 for head in heads)
 
 
 def _text(value: object) -> str:
