@@ -70,9 +70,18 @@ def align_classes(
             "hold out others with another --data.held-out-salt, or drop those held out with "
             "--data.drop-missing-classes"
         )
+    kept = _without(name, labels, set(missing), listed)
+    left = [label for label in names if label not in missing]
+    _print_untested(name, left, counts)
+    return Classes(left, kept)
+
+
+def _without(
+    name: str, labels: Mapping[str, Sequence[Sequence[str]]], missing: set[str], listed: str
+) -> dict[str, list[int]]:
+    """The examples without the missing classes; prints how many are dropped."""
     kept = {
-        split: [i for i, row in enumerate(rows) if not set(row) & set(missing)]
-        for split, rows in labels.items()
+        split: [i for i, row in enumerate(rows) if not set(row) & missing] for split, rows in labels.items()
     }
     if empty := [split for split, rows in kept.items() if not rows]:
         raise ValueError(
@@ -82,9 +91,7 @@ def align_classes(
     dropped = ", ".join(f"{len(labels[split]) - len(rows)} of {len(labels[split])} {split}"
                         for split, rows in kept.items() if len(rows) < len(labels[split]))  # fmt: skip
     print(f"{name}: dropped {dropped} examples of classes without a training example: {listed}")
-    left = [label for label in names if label not in missing]
-    _print_untested(name, left, counts)
-    return Classes(left, kept)
+    return kept
 
 
 def _print_untested(name: str, names: Sequence[str], counts: Mapping[str, Counter[str]]) -> None:
