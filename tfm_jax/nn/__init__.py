@@ -1,5 +1,6 @@
 """Transformer modules in Flax NNX: parameters, and calls into ``tfm_jax.ops``."""
 
+from tfm_jax.nn import _tabulate  # noqa: F401  - for nnx.tabulate
 from tfm_jax.nn.attention import MultiHeadAttention
 from tfm_jax.nn.blocks import DecoderBlock, EncoderBlock
 from tfm_jax.nn.config import Config, paper_base, paper_big

@@ -99,7 +99,9 @@ class MultiHeadAttention(nnx.Module):
                 "Only self-attention uses them."
             )
         k, v = self.keys_values(x if context is None else context, positions=positions)
-        return self.attend(x, k, v, mask, bias, positions=positions, key=key, return_weights=return_weights)
+        return self.attend(
+            x, k, v, mask=mask, bias=bias, positions=positions, key=key, return_weights=return_weights
+        )
 
     @at_model_precision
     def keys_values(self, context: Array, *, positions: Array | None = None) -> tuple[Array, Array]:

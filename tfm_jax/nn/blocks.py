@@ -267,6 +267,8 @@ class EncoderBlock(Block):
       rngs: initializes the parameters.
     """
 
+    __call__ = Block.__call__  # its own, as nnx.capture records no inherited method
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         super().__init__(config, cross_attention=False, rngs=rngs)
 
@@ -279,6 +281,8 @@ class DecoderBlock(Block):
       cross_attention: False for a decoder-only model.
       rngs: initializes the parameters.
     """
+
+    __call__ = Block.__call__  # its own, as nnx.capture records no inherited method
 
     def __init__(self, config: Config, *, cross_attention: bool = True, rngs: nnx.Rngs):
         super().__init__(config, cross_attention=cross_attention, rngs=rngs)

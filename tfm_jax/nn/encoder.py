@@ -80,7 +80,7 @@ class Encoder(nnx.Module):
         """
         hidden, extras = self.forward(
             inputs,
-            mask,
+            mask=mask,
             token_types=token_types,
             positions=positions,
             key=key,
@@ -118,7 +118,7 @@ class Encoder(nnx.Module):
             )
         hidden, extras = self.stack(
             x,
-            mask,
+            mask=mask,
             positions=positions,
             key=key,
             return_weights=return_weights,
@@ -144,7 +144,9 @@ class Encoder(nnx.Module):
           ValueError: ``config.pooler`` is None; the valid tokens cannot be read from the mask.
         """
         encoder_key, pooler_key = split_key(key, 2)
-        hidden, _ = self.forward(inputs, mask, token_types=token_types, positions=positions, key=encoder_key)
+        hidden, _ = self.forward(
+            inputs, mask=mask, token_types=token_types, positions=positions, key=encoder_key
+        )
         pooler = self.config.pooler
         valid = None
         if mask is not None and pooler is not None and pooler.reads != "first":

@@ -175,7 +175,7 @@ class MaskedLanguageModel(nnx.Module):
         """The logits [..., T, V], float32, from int tokens [..., T]; the rest is as in ``Encoder``."""
         x, extras = self.encoder.forward(
             tokens,
-            mask,
+            mask=mask,
             token_types=token_types,
             positions=positions,
             key=key,
@@ -262,7 +262,7 @@ class Classifier(nnx.Module):
         encoder_key, pooler_key, head_key = split_key(key, 3)
         hidden, extras = self.encoder.forward(
             inputs,
-            mask,
+            mask=mask,
             token_types=token_types,
             positions=positions,
             key=encoder_key,

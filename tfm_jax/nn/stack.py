@@ -1,7 +1,7 @@
 """Stacks of Transformer blocks, scanned over layers: one block is compiled for any number of layers."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ _REMAT = {
 
 
 M = TypeVar("M", bound=nnx.Module)
+_CAPTURES = "__captures__"
+"""The attribute of each module that ``nnx.capture`` writes into."""
 
 
 def stack_layers(make: Callable[[nnx.Rngs], M], n_layers: int, *, rngs: nnx.Rngs) -> M:
@@ -135,35 +137,54 @@ class Stack(nnx.Module):
         rate = self.config.dropout_rate if rate is None else rate
         x = ops.dropout(self.embed_positions(x, positions), rate, embed_key)
 
-        graph, params = nnx.split(self.layers, graph=False)
-
-        def layer(x, params_and_key):
-            params, key = params_and_key
-            x = constrain(x, "B T D")  # of the carry, which the backward pass saves
-            return nnx.merge(graph, params)(
-                x,
-                mask,
-                memory,
-                memory_mask,
-                positions=positions,
-                bias=bias,
-                key=key,
-                return_weights=return_weights,
-                return_auxiliary=return_auxiliary,
-            )
-
-        if self.config.remat is not None:
-            layer = jax.checkpoint(layer, policy=_REMAT[self.config.remat], prevent_cse=self.config.unroll)
         keys = None if layers_key is None else jax.random.split(layers_key, self.n_layers)
-        unroll = self.n_layers if self.config.unroll else 1
-        per_layer = (nnx.to_pure_dict(params), keys)
-        # A bias is a function, with its arrays if it is a pytree.
-        arrays = [leaf for leaf in jax.tree.leaves(bias) if isinstance(leaf, jax.Array)]
-        x = vary_with(x, (per_layer, mask, memory, memory_mask, arrays, positions))
-        x, extras = jax.lax.scan(layer, x, per_layer, unroll=unroll)
+        run = self._run_captured if hasattr(self.layers, _CAPTURES) else self._run
+        x, extras = run(
+            x,
+            keys,
+            mask=mask,
+            memory=memory,
+            memory_mask=memory_mask,
+            positions=positions,
+            bias=bias,
+            return_weights=return_weights,
+            return_auxiliary=return_auxiliary,
+        )
         if "auxiliary" in extras:
             extras["auxiliary"] = jax.tree.map(lambda per_layer: per_layer.sum(0), extras["auxiliary"])
         return constrain(normalize(self.norm, constrain(x, "B T D")), "B T D"), extras
+
+    def _run(self, x: Array, keys: Key | None, **inputs: Any) -> tuple[Array, Extras]:
+        """The layers as a scan; ``inputs`` are those of each block."""
+        graph, params = nnx.split(self.layers, graph=False)
+
+        def layer(x: Array, params_and_key: tuple[Params, Key | None]) -> tuple[Array, Extras]:
+            params, key = params_and_key
+            x = constrain(x, "B T D")  # of the carry, which the backward pass saves
+            return nnx.merge(graph, params)(x, key=key, **inputs)
+
+        if self.config.remat is not None:
+            layer = jax.checkpoint(layer, policy=_REMAT[self.config.remat], prevent_cse=self.config.unroll)
+        per_layer = (nnx.to_pure_dict(params), keys)
+        # A bias is a function, with its arrays if it is a pytree.
+        arrays = [leaf for leaf in jax.tree.leaves(inputs) if isinstance(leaf, jax.Array)]
+        x = vary_with(x, (per_layer, arrays))
+        return jax.lax.scan(layer, x, per_layer, unroll=self.n_layers if self.config.unroll else 1)
+
+    def _run_captured(self, x: Array, keys: Key | None, **inputs: Any) -> tuple[Array, Extras]:
+        """The layers one by one, inside ``nnx.capture``: no value could leave a scan."""
+        if not self.config.unroll:
+            for _, module in nnx.iter_modules(self.layers):  # Flax leaves it there after an error
+                delattr(module, _CAPTURES)
+            raise ValueError(
+                "nn.Stack: got nnx.capture with scanned layers, whose values stay in the scan; wanted "
+                "unrolled ones. Set unroll=True in the Config: parameters and results are the same."
+            )
+        found = []
+        for i, block in enumerate(self.unstack()):
+            x, extras = block(constrain(x, "B T D"), key=None if keys is None else keys[i], **inputs)
+            found.append(extras)
+        return x, jax.tree.map(lambda *per_layer: jnp.stack(per_layer), *found)
 
     def count(self, length: int) -> Array:
         """The positions 0 .. length - 1; raises if the scheme has fewer."""
@@ -186,9 +207,13 @@ class Stack(nnx.Module):
 
     def unstack(self) -> list[Block]:
         """The L blocks, each with its own slice of the stacked parameters."""
-        graph, params = nnx.split(self.layers, graph=False)
-        params = nnx.to_pure_dict(params)
-        return [nnx.merge(graph, jax.tree.map(lambda x, i=i: x[i], params)) for i in range(self.n_layers)]
+        graph, captures, params = nnx.split(self.layers, nnx.PathContains(_CAPTURES), ..., graph=False)
+        blocks = []
+        for i in range(self.n_layers):
+            per_layer = jax.tree.map(lambda x, i=i: x[i], params)
+            blocks.append(nnx.merge(graph, per_layer, captures))
+            _share_captures(self.layers, blocks[-1])
+        return blocks
 
 
 class EncoderStack(Stack):
@@ -198,6 +223,8 @@ class EncoderStack(Stack):
       config: sizes and variants.
       rngs: initializes the parameters.
     """
+
+    __call__ = Stack.__call__  # its own, as nnx.capture records no inherited method
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         super().__init__(
@@ -218,6 +245,8 @@ class DecoderStack(Stack):
       rngs: initializes the parameters.
     """
 
+    __call__ = Stack.__call__  # its own, as nnx.capture records no inherited method
+
     def __init__(self, config: Config, *, cross_attention: bool, rngs: nnx.Rngs):
         decoder_layers = config.n_decoder_layers if cross_attention else None
         super().__init__(
@@ -227,6 +256,13 @@ class DecoderStack(Stack):
             bidirectional=False,
             rngs=rngs,
         )
+
+
+def _share_captures(source: nnx.Module, target: nnx.Module) -> None:
+    """Makes ``nnx.capture`` find the values of a module's copy in the module itself."""
+    for (_, original), (_, copy) in zip(nnx.iter_modules(source), nnx.iter_modules(target), strict=True):
+        if hasattr(original, _CAPTURES):
+            setattr(copy, _CAPTURES, nnx.data(getattr(original, _CAPTURES)))
 
 
 def _check_whole_sequence(config: Config) -> None:

@@ -215,7 +215,7 @@ class Decoder(CachedDecoder):
         x, mask = self.embedding(tokens), _decoder_mask(causal, self.config.window, mask)
         x, extras = self.stack(
             x,
-            mask,
+            mask=mask,
             positions=positions,
             key=key,
             return_weights=return_weights,
@@ -464,7 +464,7 @@ class EncoderDecoder(CachedDecoder):
         x = (self.source_embedding or self.embedding)(source)
         return self.encoder(
             x,
-            mask,
+            mask=mask,
             positions=positions,
             key=key,
             return_weights=return_weights,
@@ -489,9 +489,9 @@ class EncoderDecoder(CachedDecoder):
         x, mask = self.embedding(target), _decoder_mask(CAUSAL, self.config.window, mask)
         return self.decoder(
             x,
-            mask,
-            memory,
-            memory_mask,
+            mask=mask,
+            memory=memory,
+            memory_mask=memory_mask,
             positions=positions,
             key=key,
             return_weights=return_weights,
