@@ -92,12 +92,13 @@ class TranslationBatch(TypedDict, Generic[ArrayT]):
 
 
 class TextClassificationBatch(TypedDict, Generic[ArrayT]):
-    """Labelled sequences of tokens."""
+    """Labelled sequences of tokens, or sequences of labelled tokens."""
 
     tokens: ArrayT  # int32 [B, T]
     valid: ArrayT  # bool [B, T]: False is padding
-    labels: ArrayT  # int32 [B]
-    weights: ArrayT  # float32 [B]: of each example; 0 is padding
+    labels: ArrayT  # int32 [B]; of tokens [B, T]
+    weights: ArrayT  # float32 [B]: of each example; 0 is padding. Of tokens [B, T]; 0 has no label
+    token_types: NotRequired[ArrayT]  # int32 [B, T]: of pairs, for an encoder with token types
     index: NotRequired[ArrayT]  # int32 [B], as above
 
 

@@ -89,7 +89,7 @@ def mixed(values):
         (["a", None], ["a", "b"], "got nothing in row 1 of column 'label'; wanted a text or an integer"),
         ([0.5], ["a", "b"], "got 0.5 in row 0 of column 'label'; wanted a text or an integer"),
         (["0", ""], ["0", "1"], "got nothing in row 1"),
-        ([5, 6], ["1", "5"], "got 6 in row 1 .* wanted one of the 2 classes"),
+        ([5, 6], ["1", "5"], "got '6' in row 1 .* wanted one of the 2 classes"),
     ],
 )
 def test_labels_that_are_no_class_are_named(labels, names, message):
@@ -113,3 +113,21 @@ def test_labels_that_are_no_class_are_named(labels, names, message):
 def test_labels_that_have_no_name_are_errors(dataset, message):
     with pytest.raises(ValueError, match="^label_names: " + message):
         data.label_names(dataset)
+
+
+def test_tags_of_every_kind_become_ids():
+    table = datasets.Dataset.from_dict(
+        {"tags": [["O", "B"], ["B"]], "text": ["O B", "B"], "ids": [[1, 0], [0]], "bad": [["O", ""], ["B"]]}
+    )
+    for column in ("tags", "text"):
+        assert data.tag_names(table, column) == ["B", "O"]
+        assert [ids.tolist() for ids in data.tag_ids(table, ["B", "O"], column)] == [[1, 0], [0]]
+    declared = table.cast_column("ids", datasets.Sequence(datasets.ClassLabel(names=["x", "y", "unused"])))
+    assert data.tag_names(declared, "ids") == ["x", "y", "unused"]
+    assert [ids.tolist() for ids in data.tag_ids(declared, ["y", "x"], "ids")] == [[0, 1], [1]]
+    with pytest.raises(ValueError, match="tag_ids: got 'B' in row 0, token 1, of column 'tags'; wanted one"):
+        data.tag_ids(table, ["O"])
+    with pytest.raises(ValueError, match="tag_names: got nothing in row 0, token 1, of column 'bad'"):
+        data.tag_names(table, "bad")
+    with pytest.raises(ValueError, match="tag_names: got 3 in row 0 of column 'n'; wanted the tags"):
+        data.tag_names(datasets.Dataset.from_dict({"n": [3]}), "n")

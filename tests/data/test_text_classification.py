@@ -107,3 +107,42 @@ def test_other_texts_or_labels_have_another_fingerprint():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(pairs=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=5))
+def test_pairs_have_their_special_tokens_and_types(pairs):
+    labels = np.arange(len(pairs)) % 3
+    options = {"max_length": 99, "token_types": True}
+    examples = data.text_pair_classification_examples(pairs, labels, BYTES, 3, **options)
+    batch = examples.take(np.arange(len(pairs)))
+    for i, (first, second) in enumerate(pairs):
+        ids, more = [1, *BYTES.encode(first), 2], [*BYTES.encode(second), 2]
+        assert batch["tokens"][i][batch["valid"][i]].tolist() == ids + more
+        assert batch["token_types"][i].tolist()[: len(ids + more)] == [0] * len(ids) + [1] * len(more)
+        assert not batch["token_types"][i][~batch["valid"][i]].any()
+    assert batch["token_types"].dtype == np.int32 and batch["labels"].tolist() == labels.tolist()
+    without = data.text_pair_classification_examples(
+        pairs, labels, BYTES, 3, max_length=99, token_types=False
+    )
+    assert "token_types" not in without.take(np.arange(1)) and without.fingerprint != examples.fingerprint
+
+
+def test_the_longer_text_of_a_pair_is_truncated(caplog):
+    examples = data.text_pair_classification_examples(
+        [("abcdefgh", "ij")], np.zeros(1, int), BYTES, 1, max_length=8, token_types=False
+    )
+    assert examples.take(np.arange(1))["tokens"][0].tolist() == [
+        1, *BYTES.encode("abc"), 2, *BYTES.encode("ij"), 2
+    ]  # fmt: skip
+    assert "truncated 1 of 1 texts to max_length 8" in caplog.text
+
+
+def test_pairs_that_nothing_tells_apart_raise():
+    tokenizer = data.char_tokenizer(["ab"])
+    tokenizer.bos_id = tokenizer.eos_id = None
+    with pytest.raises(ValueError, match="got a tokenizer without BOS and EOS and a model without token"):
+        data.text_pair_classification_examples(
+            [("a", "b")], np.zeros(1, int), tokenizer, 1, max_length=9, token_types=False
+        )
+    with pytest.raises(ValueError, match=r"got token_types of other lengths"):
+        data.TextClassificationExamples([[1, 2]], np.zeros(1, int), 1, 9, token_types=[[0]])

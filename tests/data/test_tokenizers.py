@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import models
 
 from tfm_jax import data
+from tfm_jax.data.tokenizers import with_special_tokens
 
 CORPUS = [
     "the cat sat on the mat",
@@ -180,3 +181,28 @@ def test_errors(tmp_path):
         data.train_bpe(CORPUS, 100)
     with pytest.raises(ValueError, match="char_tokenizer: got no characters"):
         data.char_tokenizer(["", ""])
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "bpe"])
+def test_special_tokens_are_added_to_a_text_and_to_a_pair(kind):
+    tokenizer = {
+        "characters": lambda: data.char_tokenizer(["ab <eos>"]),
+        "bytes": data.ByteTokenizer,
+        "bpe": lambda: data.train_bpe(["ab ab ab"], 262),
+    }[kind]()
+    backend = with_special_tokens(tokenizer)
+    first, second = tokenizer.encode("ab <eos>"), tokenizer.encode("b")
+    assert backend.encode("ab <eos>").ids == [1, *first, 2]  # the text names no special token
+    pair = backend.encode("ab <eos>", "b")
+    assert pair.ids == [1, *first, 2, *second, 2]
+    assert pair.type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert tokenizer.backend.post_processor is None  # a copy
+    assert with_special_tokens(data.JsonTokenizer(backend)).encode("b").ids == [1, *second, 2]  # once
+
+
+def test_tokenizer_without_eos_adds_bos_alone():
+    tokenizer = data.char_tokenizer(["ab"])
+    tokenizer.eos_id = None
+    assert with_special_tokens(tokenizer).encode("a", "b").ids == [1, 4, 5]
+    tokenizer.bos_id = None
+    assert with_special_tokens(tokenizer).encode("a").ids == [4]

@@ -1,10 +1,8 @@
 """Labelled images as examples for image classification."""
 
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
 
 import datasets
 import numpy as np
@@ -12,18 +10,14 @@ import numpy as np
 from tfm_jax.checks import check_shapes
 from tfm_jax.data._validate import check_range, fingerprint
 from tfm_jax.data.columns import Dataset, check_columns, column_values
+from tfm_jax.data.image_files import decode_image, is_pillow
 from tfm_jax.data.labels import label_ids, label_names
 from tfm_jax.types import ImageClassificationBatch
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 __all__ = ["ImageClassificationExamples", "image_classification_examples"]
 
 
 _FUNCTION = "image_classification_examples"
-_VIA = {"P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
-"""Modes that Pillow converts to grey or RGB only via another mode, or with a warning."""
 
 
 class ImageClassificationExamples:
@@ -158,14 +152,9 @@ def _read(
         raise ValueError(
             f"{_FUNCTION}: got {value!r:.80} in {where}; wanted an image. Choose the column with image='...'."
         )
-    if isinstance(value, bytes) or _is_pillow(value):
-        return _decode(value, where, size, channels), True
+    if isinstance(value, bytes) or is_pillow(value):
+        return decode_image(_FUNCTION, value, where, size=size, channels=channels), True
     return _checked_array(value, where, channels), False
-
-
-def _is_pillow(value: object) -> "TypeGuard[PIL.Image.Image]":
-    """Whether a value is an image of Pillow, which may not be installed."""
-    return hasattr(value, "getbands")
 
 
 def _checked_array(value: object, where: str, channels: int | None) -> np.ndarray:
@@ -203,42 +192,3 @@ def _file_content(value: Mapping[str, object], where: str) -> object:
         raise ValueError(
             f"{_FUNCTION}: got {error} for {where}; wanted an image file. Restore it, or drop the row."
         ) from error
-
-
-def _decode(
-    image: "bytes | PIL.Image.Image", where: str, size: tuple[int, int] | None, channels: int | None
-) -> np.ndarray:
-    """An image file, in its EXIF orientation, as uint8 [height, width, 1 or 3]."""
-    try:
-        import PIL.Image
-        import PIL.ImageOps
-    except ImportError as error:
-        raise ImportError(
-            f"{_FUNCTION}: got no Pillow; wanted it to read image files. Run pip install "
-            "'tfm_jax[experiments]'."
-        ) from error
-    try:
-        if isinstance(image, bytes):
-            image = PIL.Image.open(io.BytesIO(image))
-        image.load()
-        image = PIL.ImageOps.exif_transpose(image)
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError(
-            f"{_FUNCTION}: got bytes that Pillow does not know in {where}; wanted an image file. Replace it."
-        ) from error
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{_FUNCTION}: got a damaged or too large image file in {where}: {error}; wanted one that Pillow "
-            "can read. Replace it."
-        ) from error
-    if image.mode in ("I", "F") or ";" in image.mode:  # a conversion would clip these silently
-        raise ValueError(
-            f"{_FUNCTION}: got an image of mode {image.mode} in {where}; wanted at most 8 bits per channel. "
-            "Pass it as an array of floats in [0, 1]."
-        )
-    is_grey = image.mode in ("1", "L", "LA", "La") if channels is None else channels == 1
-    image = image.convert(_VIA.get(image.mode, image.mode)).convert("L" if is_grey else "RGB")
-    if size is not None:
-        image = image.resize((size[1], size[0]))
-    array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array

@@ -9,7 +9,7 @@ import numpy as np
 from tfm_jax.data._validate import check_range
 from tfm_jax.data.columns import Dataset, check_columns, column_values
 
-__all__ = ["label_ids", "label_names", "sorted_names"]
+__all__ = ["label_ids", "label_names", "label_texts", "sorted_names", "tag_ids", "tag_names", "tag_texts"]
 
 
 def label_names(dataset: Dataset, column: str = "label", *, classes: int | None = None) -> list[str]:
@@ -34,7 +34,7 @@ def label_names(dataset: Dataset, column: str = "label", *, classes: int | None 
     if declared:
         return declared
     values = column_values("label_names", dataset, column)
-    names = [_name(value, row, column, "label_names") for row, value in enumerate(values)]
+    names = [_name(value, f"row {row}", column, "label_names") for row, value in enumerate(values)]
     for row, value in enumerate(values):
         if type(value) is not type(values[0]):  # are "1" and 1 one class, or two?
             raise ValueError(
@@ -63,28 +63,75 @@ def label_ids(dataset: Dataset, names: Sequence[str], column: str = "label") -> 
     Raises:
       ValueError: the data set has no such column, or a label is blank or no class; names the row.
     """
-    check_columns("label_ids", dataset, [column], "label='...'")
-    values = column_values("label_ids", dataset, column)
-    declared = _declared_names(dataset, column)
-    if not declared and all(map(_is_integer, values)) and not any(map(_is_whole_number, names)):
-        ids = np.array(values, np.int64)
-        check_range("label_ids", "label", ids, len(names))
-        return ids
-    id_of = {name: i for i, name in enumerate(names)}
-    ids = []
-    for row, value in enumerate(values):
-        if declared and _is_integer(value) and 0 <= value < len(declared):
-            name = declared[value]
-        else:
-            name = _name(value, row, column, "label_ids")
-        if name not in id_of:
-            known = ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
-            raise ValueError(
-                f"label_ids: got {value!r:.80} in row {row} of column {column!r}; wanted one of the "
-                f"{len(names)} classes of the training data: {known}. Correct it, or drop the row."
-            )
-        ids.append(id_of[name])
+    found = label_texts("label_ids", dataset, names, column)
+    ids = _ids("label_ids", found, [f"row {row}" for row in range(len(found))], names, column)
     return np.array(ids, np.int64)
+
+
+def label_texts(function: str, dataset: Dataset, names: Sequence[str], column: str) -> list[str]:
+    """The class name of each row, one of ``names`` or not.
+
+    Args:
+      function: the public function, for the message.
+      dataset, names, column: as for `label_ids`.
+
+    Raises:
+      ValueError: the data set has no such column, or a label is blank or an id out of range; names the row.
+    """
+    check_columns(function, dataset, [column], "label='...'")
+    values = column_values(function, dataset, column)
+    return _texts(function, values, [f"row {row}" for row in range(len(values))], names, dataset, column)
+
+
+def tag_names(dataset: Dataset, column: str = "tags") -> list[str]:
+    """Class names of tokens in the order of their ids: those that the data set declares, or that occur.
+
+    Args:
+      dataset: the training rows; a stream must be finite.
+      column: of the tags: lists of class labels, texts or integers, or texts with spaces between the tags.
+
+    Returns:
+      The names as `label_names` returns them.
+
+    Raises:
+      ValueError: the data set has no such column, or a tag is blank or of another type; names the row.
+    """
+    rows, where = _tag_values("tag_names", dataset, column)
+    if declared := _declared_names(dataset, column):
+        return declared
+    tags = zip([tag for row in rows for tag in row], where, strict=True)
+    return sorted_names(_name(tag, place, column, "tag_names") for tag, place in tags)
+
+
+def tag_ids(dataset: Dataset, names: Sequence[str], column: str = "tags") -> list[np.ndarray]:
+    """Tags of a data set as class ids.
+
+    Equivalent to::
+
+        [[names.index(str(tag)) for tag in tags] for tags in dataset[column]]
+
+    Args:
+      dataset: any split; its tags are read as `label_ids` reads labels.
+      names: of the classes, such as `tag_names` returns.
+      column: of the tags, as for `tag_names`.
+
+    Returns:
+      int64 [tokens] for each row.
+
+    Raises:
+      ValueError: the data set has no such column, or a tag is blank or no class; names the row.
+    """
+    rows = tag_texts("tag_ids", dataset, names, column)
+    where = [f"row {row}, token {i}," for row, tags in enumerate(rows) for i in range(len(tags))]
+    ids = iter(_ids("tag_ids", [tag for tags in rows for tag in tags], where, names, column))
+    return [np.array([next(ids) for _ in tags], np.int64) for tags in rows]
+
+
+def tag_texts(function: str, dataset: Dataset, names: Sequence[str], column: str) -> list[list[str]]:
+    """The class name of each token of each row, one of ``names`` or not; the rest is as in `label_texts`."""
+    rows, where = _tag_values(function, dataset, column)
+    found = iter(_texts(function, [tag for row in rows for tag in row], where, names, dataset, column))
+    return [[next(found) for _ in row] for row in rows]
 
 
 def sorted_names(names: Iterable[str]) -> list[str]:
@@ -110,14 +157,68 @@ def _is_whole_number(name: str) -> bool:
     return re.fullmatch(r"[+-]?[0-9]{1,1000}", name) is not None
 
 
+def _ids(
+    function: str, found: Sequence[str], where: Sequence[str], names: Sequence[str], column: str
+) -> list[int]:
+    """The ids of class names, each at a place that messages name."""
+    id_of = {name: i for i, name in enumerate(names)}
+    for name, place in zip(found, where, strict=True):
+        if name not in id_of:
+            known = ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
+            raise ValueError(
+                f"{function}: got {name!r:.80} in {place} of column {column!r}; wanted one of the "
+                f"{len(names)} classes of the training data: {known}. Correct it, or drop the row."
+            )
+    return [id_of[name] for name in found]
+
+
+def _texts(
+    function: str,
+    values: Sequence[object],
+    where: Sequence[str],
+    names: Sequence[str],
+    dataset: Dataset,
+    column: str,
+) -> list[str]:
+    """The class names of values, each at a place that messages name."""
+    declared = _declared_names(dataset, column)
+    if not declared and all(map(_is_integer, values)) and not any(map(_is_whole_number, names)):
+        ids = np.array(values, np.int64)
+        check_range(function, "label", ids, len(names))
+        return [names[i] for i in ids.tolist()]
+    texts = []
+    for value, place in zip(values, where, strict=True):
+        if declared and _is_integer(value) and 0 <= value < len(declared):
+            texts.append(declared[value])
+        else:
+            texts.append(_name(value, place, column, function))
+    return texts
+
+
+def _tag_values(function: str, dataset: Dataset, column: str) -> tuple[list[list[object]], list[str]]:
+    """The tags of each row, and the place of each, for messages."""
+    check_columns(function, dataset, [column], "label='...'")
+    rows: list[list[object]] = []
+    for row, value in enumerate(column_values(function, dataset, column)):
+        tags = value.split() if isinstance(value, str) else value
+        if not isinstance(tags, list):
+            raise ValueError(
+                f"{function}: got {value!r:.80} in row {row} of column {column!r}; wanted the tags of its "
+                "tokens: a list, or a text with spaces between them. Correct it, or drop the row."
+            )
+        rows.append(tags)
+    return rows, [f"row {row}, token {i}," for row, tags in enumerate(rows) for i in range(len(tags))]
+
+
 def _declared_names(dataset: Dataset, column: str) -> list[str] | None:
-    """Names of the classes that a data set declares."""
-    names = getattr((dataset.features or {}).get(column), "names", None)
+    """Names of the classes that a data set declares, for a column of labels or of lists of them."""
+    feature = (dataset.features or {}).get(column)
+    names = getattr(getattr(feature, "feature", feature), "names", None)
     return list(names) if names else None
 
 
-def _name(value: object, row: int, column: str, function: str) -> str:
-    """The name of a class as a file writes it."""
+def _name(value: object, place: str, column: str, function: str) -> str:
+    """The name of a class as a file writes it, at a place that messages name."""
     if isinstance(value, bool):
         return str(value).lower()  # as JSON does
     if _is_integer(value):
@@ -126,7 +227,7 @@ def _name(value: object, row: int, column: str, function: str) -> str:
         return value
     shown = "nothing" if value is None or value == "" else repr(value)[:80]
     raise ValueError(
-        f"{function}: got {shown} in row {row} of column {column!r}; wanted a text or an integer as label. "
+        f"{function}: got {shown} in {place} of column {column!r}; wanted a text or an integer as label. "
         "Name its class, or drop the row."
     )
 

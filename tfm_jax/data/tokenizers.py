@@ -14,11 +14,18 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from tfm_jax.checks import as_texts, iter_texts
 
-__all__ = ["ByteTokenizer", "JsonTokenizer", "char_tokenizer", "load_tokenizer", "train_bpe"]
+__all__ = [
+    "ByteTokenizer",
+    "JsonTokenizer",
+    "char_tokenizer",
+    "load_tokenizer",
+    "train_bpe",
+    "with_special_tokens",
+]
 
 _SPECIAL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>"}
 _UNKNOWN = "<unk>"
@@ -229,6 +236,41 @@ def load_tokenizer(
         if named[role] is None and backend.token_to_id(token) is not None:
             named[role] = token
     return JsonTokenizer(backend, **named)
+
+
+def with_special_tokens(tokenizer: JsonTokenizer) -> tokenizers.Tokenizer:
+    """A copy of a tokenizer's backend whose post-processor adds the special tokens.
+
+    Equivalent to::
+
+        [bos, *text, eos]                        # token types 0
+        [bos, *first, eos, *second, eos]         # of a pair: the second text and its EOS have type 1
+
+    Args:
+      tokenizer: with a post-processor that adds special tokens, which is kept; or with BOS and EOS, or one of
+        them, or none, which adds nothing.
+
+    Returns:
+      The backend, without truncation and padding, as other libraries and `pretrained` use it.
+    """
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.encode_special_tokens = True
+    if backend.num_special_tokens_to_add(False) > 0:
+        return backend
+    ids = [i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
+    if not ids:
+        return backend
+    special = [(str(backend.id_to_token(i)), i) for i in ids]
+    bos = [] if tokenizer.bos_id is None else [special[0][0]]
+    eos = [] if tokenizer.eos_id is None else [special[-1][0]]
+    template = processors.TemplateProcessing(
+        single=[*bos, "$A", *eos],
+        pair=[*bos, "$A", *eos, "$B:1", *(f"{token}:1" for token in eos)],
+        special_tokens=special,
+    )
+    before = backend.post_processor  # such as one that trims offsets
+    backend.post_processor = template if before is None else processors.Sequence([before, template])
+    return backend
 
 
 def _declared_tokens(directory: Path) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """The trained model of a run, or of a checkpoint of transformers, from its directory."""
 
 from tfm_jax.runs.load import PROCESSOR_FILE, TrainedModel, load_model, load_run, read_model_config
-from tfm_jax.runs.task import Origin, Task, read_origin, read_task, write_task
+from tfm_jax.runs.task import Origin, Task, is_run, read_origin, read_task, write_task
 
 __all__ = [
     "PROCESSOR_FILE",
     "Origin",
     "Task",
     "TrainedModel",
+    "is_run",
     "load_model",
     "load_run",
     "read_model_config",

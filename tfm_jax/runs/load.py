@@ -13,6 +13,7 @@ from flax import nnx
 from tfm_jax import data, nn, train
 from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant, registered
+from tfm_jax.runs.task import is_run
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.run_directory import MODEL_FILE, config_errors, read_config, replace_text
 from tfm_jax.types import Params
@@ -125,7 +126,7 @@ def load_model(
         is passed for one.
     """
     _check_dtype("load_model", dtype)
-    if _is_run(source):
+    if is_run(source):
         return _in_dtype(_read_run(Path(source), average, variants), dtype)
     if average is not None:
         raise ValueError(
@@ -149,7 +150,7 @@ def read_model_config(source: str | Path, variants: Sequence[type] = ()) -> nn.C
       FileNotFoundError, pretrained.HubUnavailableError: there is no such run or checkpoint.
       ValueError: its config cannot be read.
     """
-    if _is_run(source):
+    if is_run(source):
         model = _model_of_run(Path(source), variants)
         is_open = model.patches is None and model.vocab_size == 0
         return _with_vocabulary(model, data.load_tokenizer(source)) if is_open else model
@@ -176,13 +177,6 @@ def _in_dtype(model: TrainedModel, dtype: Dtype | None) -> TrainedModel:
     return dataclasses.replace(
         model, config=config, params=jax.tree.map(lambda x: x.astype(dtype), model.params)
     )
-
-
-def _is_run(source: str | Path) -> bool:
-    from tfm_jax.pretrained.weights.files import read_json
-
-    path = Path(source) / "config.json"
-    return path.is_file() and {"model", "train"} <= read_json(path).keys()
 
 
 def _model_of_run(directory: Path, variants: Sequence[type]) -> nn.Config:

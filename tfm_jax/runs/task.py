@@ -11,7 +11,7 @@ from tfm_jax.fields import check_fields
 from tfm_jax.train.run_directory import config_errors, read_config, write_config
 from tfm_jax.values import from_dict, to_dict
 
-__all__ = ["TASK_FILE", "Origin", "Task", "TaskName", "read_origin", "read_task", "write_task"]
+__all__ = ["TASK_FILE", "Origin", "Task", "TaskName", "is_run", "read_origin", "read_task", "write_task"]
 
 TASK_FILE = "task.json"
 TaskName = Literal[
@@ -67,6 +67,18 @@ class Origin:
         """The origin of a model that this process trains."""
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         return cls(versions={"python": platform.python_version(), **versions}, data=dict(data), seed=seed)
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether a directory is that of a run, of any version; not one of a checkpoint, nor a name on the hub.
+
+    Raises:
+      ValueError: its ``config.json`` is not JSON.
+    """
+    from tfm_jax.pretrained.weights.files import read_json  # slow: not before it is needed
+
+    path = Path(source) / "config.json"
+    return path.is_file() and {"model", "train"} <= read_json(path).keys()
 
 
 def write_task(directory: Path, task: Task, origin: Origin) -> None:
