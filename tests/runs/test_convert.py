@@ -1,4 +1,4 @@
-"""Runs as checkpoints of transformers: files, tokenizers, special tokens, labels; and those that do not fit."""
+"""Runs as checkpoints of transformers: files, tokenizers, special tokens, labels; those that do not fit."""
 
 import functools
 import json
