@@ -19,6 +19,7 @@ import tyro
 
 from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
+from experiments.inputs import inherit_splits
 from tfm_jax import console, processes
 from tfm_jax.train.run_directory import flatten, load_config
 from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
@@ -63,7 +64,7 @@ class Sources:
             raise ValueError(f"--init-from: {error}") from error
         execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
         model = dataclasses.replace(found, **execution)
-        return dataclasses.replace(default, model=model, init_from=self.init_from)
+        return inherit_splits(dataclasses.replace(default, model=model, init_from=self.init_from))
 
 
 def run(

@@ -13,7 +13,7 @@ from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.profiling import read_steps
 
-__all__ = ["Buckets", "Classes", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
+__all__ = ["Buckets", "Classes", "Longer", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
 Buckets = Annotated[int, integer_range(1, 256)]
 """A number of batch shapes, each of which is compiled."""
@@ -21,16 +21,18 @@ Classes = Annotated[int, integer_range(1, 2**20)]
 """A number of vocabulary entries or classes."""
 Examples = Annotated[int, integer_range(1, 2**20)]
 """A number of examples in an update."""
+Longer = Literal["hold", "rewarm", "go_on"]
+"""What a schedule does after the steps that it was planned for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a schedule; Adam without weight decay."""
 
-    schedule: Literal["noam", "cosine", "inverse_sqrt"] = "cosine"
+    schedule: Literal["noam", "cosine", "inverse_sqrt", "constant"] = "cosine"
     """The learning rate after the warm-up; noam is the paper's, which depends on the model's width."""
     learning_rate: Positive = 1e-3
-    """The peak of cosine and inverse_sqrt; noam computes its own from width and warm-up."""
+    """The peak of the schedule; noam computes its own from width and warm-up."""
     noam_factor: Positive = 1.0
     """A factor of noam; 1 in the paper."""
     warmup: Size = 100
@@ -51,22 +53,66 @@ class OptimizerConfig:
     """Number of first layers that are not trained, nor is the embedding; 0 trains all."""
     layer_decay: Share = 1.0
     """Layer-wise learning-rate decay: ratio of a layer's rate to that of the layer above; 1 is one rate."""
+    when_longer: Longer | None = None
+    """The schedule of a resume with more --train.steps: hold keeps the rate of the last planned step; rewarm
+    starts the schedule again, warm-up included, for the added steps; go_on, not of a cosine, which ends,
+    computes the schedule further. None is hold for a cosine, else go_on."""
+    extended: tuple[tuple[Size, Longer], ...] = ()
+    """How often the run was made longer: the steps planned until then, and what the schedule does after them.
+    A resume adds to it; a new run with the same value has the same rates."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+        ends = [end for end, _ in self.extended]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"OptimizerConfig: got extended={self.extended}; wanted increasing steps.")
+        if self.schedule == "cosine" and "go_on" in (self.when_longer, *(way for _, way in self.extended)):
+            raise ValueError(
+                "OptimizerConfig: got go_on with schedule='cosine', which ends; wanted hold or rewarm."
+            )
+
+    def longer(self, planned: int) -> "OptimizerConfig":
+        """The config of a run that goes on after its planned steps."""
+        way = self.when_longer or ("hold" if self.schedule == "cosine" else "go_on")
+        return dataclasses.replace(self, extended=(*self.extended, (planned, way)))
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
-        """Makes the optimizer and its schedule."""
-        schedule = {
-            "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
-            "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
-            "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
-        }[self.schedule]()
+        """Makes the optimizer and its schedule, a function of the step and of this config alone."""
+        ends = [*(end for end, _ in self.extended), steps]
+        if len(ends) > 1 and ends[-2] >= steps:
+            raise ValueError(
+                f"--train.steps: got {steps}, with --train.optimizer.extended of {ends[-2]} steps; wanted "
+                "more. Give more --train.steps, or leave extended out"
+            )
+        schedule = self._schedule(d_model, ends[0])
+        for (start, way), end in zip(self.extended, ends[1:], strict=True):
+            schedule = self._after(schedule, start, way, d_model, end - start)
         moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps, "mu_dtype": self.mu_dtype}
         adamw = train.adamw(schedule, self.weight_decay, **moments)
         if self.frozen_layers == 0 and self.layer_decay == 1:
             return adamw, schedule
         return optax.chain(adamw, train.scale_by_layer(self.layer_decay, self.frozen_layers)), schedule
+
+    def _schedule(self, d_model: int, steps: int) -> Schedule:
+        return {
+            "noam": lambda: train.noam(d_model, self.warmup, self.noam_factor),
+            "cosine": lambda: train.warmup_cosine(self.learning_rate, self.warmup, steps),
+            "inverse_sqrt": lambda: train.inverse_sqrt(self.learning_rate, self.warmup),
+            "constant": lambda: train.warmup_constant(self.learning_rate, self.warmup),
+        }[self.schedule]()
+
+    def _after(self, schedule: Schedule, start: int, way: Longer, d_model: int, added: int) -> Schedule:
+        """The schedule with what it does after its planned steps."""
+        if way == "rewarm" and added <= self.warmup:
+            raise ValueError(
+                f"--train.optimizer.when-longer rewarm: got {added} added steps with warmup={self.warmup}; "
+                "wanted more than the warm-up. Give more --train.steps, or hold"
+            )
+        return {
+            "hold": lambda: train.hold(schedule, start),
+            "rewarm": lambda: train.rewarm(schedule, start, self._schedule(d_model, added)),
+            "go_on": lambda: schedule,
+        }[way]()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +120,7 @@ class TrainConfig:
     """Steps, batches, evaluation, checkpoints."""
 
     steps: Size = 1000
-    """Total number of updates."""
+    """Total number of updates. A resume may give more: see train.optimizer.when-longer."""
     batch_size: Examples = 64
     """Examples per update, over all devices."""
     accumulate: Examples = 1
@@ -152,8 +198,9 @@ class RunConfig:
     out: Path | None = None
     """Directory of the run; None makes a new one in runs/."""
     resume: bool = False
-    """Resume the run in --out from its last checkpoint, with its settings. Options of logging, evaluation,
-    checkpoints and the use of the trained model may change; those of the model and its training may not."""
+    """Resume the run in --out from its last checkpoint, with its settings. More --train.steps make it
+    longer. Options of logging, evaluation, checkpoints and the use of the trained model may change; those of
+    the model and its training may not."""
     resume_step: Size | None = None
     """With --resume: the step of the checkpoint. Later ones are moved to set_aside, in --out."""
     distributed: str = "auto"
@@ -183,6 +230,9 @@ class RunConfig:
         "distributed",
         "profile",
         "compilation_cache",
+        "train.steps",
+        "train.optimizer.when_longer",
+        "train.optimizer.extended",
         "train.evaluate_every",
         "train.checkpoint_every",
         "train.keep",

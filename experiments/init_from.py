@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from experiments.config import RunConfig
+from experiments.inputs import check_splits
 from experiments.runner import Run
 from tfm_jax import nn, processes, runs
 from tfm_jax.console import exit_on_error
@@ -39,10 +40,13 @@ def start_run(config: C, name: str, accepted: Sequence[type[nnx.Module]]) -> tup
     """
     with exit_on_error(name):
         config, initial = load_initial_weights(config, accepted)
+        if initial is not None:
+            check_splits(config)
     run = Run(config, name)
-    if initial is None:
+    if initial is None or config.init_from is None:
         return run, {}
     with run.setup():
+        run.inputs.start_from(config.init_from)
         processes.from_main("preprocessing", lambda: initial.save_preprocessing(run.path))
     return run, initial.params
 

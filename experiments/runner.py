@@ -9,7 +9,6 @@ import functools
 import hashlib
 import importlib
 import os
-import re
 import shutil
 import sys
 import time
@@ -23,8 +22,11 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
+from experiments.going_on import check_plan, describe_schedule, go_on, lengthen, plan_of
+from experiments.inputs import RunInputs
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
 from tfm_jax.console import exit_on_error
+from tfm_jax.sharding import NotDivisibleError
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
@@ -61,7 +63,9 @@ class Run(Generic[C]):
       name: of the experiment; a run without ``--out`` goes to ``runs/<name>-<date>-<time>``.
 
     Attributes:
+      config: of the run; a resume with more steps has added to ``train.optimizer.extended``.
       path: the run's directory.
+      inputs: what the run is trained on and holds out.
       parallel: how steps run on the devices; the state is replicated until `shard`.
 
     Raises:
@@ -70,12 +74,14 @@ class Run(Generic[C]):
 
     def __init__(self, config: C, name: str):
         self._started_at = time.monotonic()
-        self.config, self.name = config, name
+        self.name = name
         self.best_step: int | None = None
         with exit_on_error(name):
             compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
+            parsed, config = config, lengthen(config)
+            self.config, self._is_lengthened = config, config is not parsed
             mesh = config.mesh.build()  # raises if it does not fit the devices
             self.parallel: Parallel = train.Jit(mesh) if config.parallel == "jit" else train.Pmap(mesh)
             config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
@@ -92,7 +98,9 @@ class Run(Generic[C]):
             options = {"resume": config.resume, "free": config.MAY_CHANGE, "defaults": defaults}
             self._directory = RunDirectory(out, settings, **options)
             read_json_lines(self._directory.metrics)  # raises for lines that a resume cannot keep
-        self.path = self._directory.path
+            self.path = self._directory.path
+            by_permutation = getattr(getattr(config, "data", None), "held_out_salt", "") is None
+            self.inputs = RunInputs(name, self.path, by_permutation)
 
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
@@ -132,14 +140,13 @@ class Run(Generic[C]):
         """
         try:
             self.parallel.params_shardings(jax.eval_shape(model.init, jax.random.key(0)))
-        except ValueError as error:
-            if found := re.search(r"got V = (\d+) .*multiple of (\d+)", str(error)):
-                size, parts = map(int, found.groups())
-                raise ValueError(
-                    f"{error} Or --model.vocab-size {-(-size // parts) * parts}: the vocabulary, and entries "
-                    "that no token has."
-                ) from error
-            raise
+        except NotDivisibleError as error:
+            if error.letter != "V":
+                raise
+            size = -(-error.size // error.parts) * error.parts
+            raise ValueError(
+                f"{error} Or --model.vocab-size {size}: the vocabulary, and entries that no token has."
+            ) from error
         with self.parallel.context():
             check_inputs(model, *((self.parallel.batch_parts, *shape) for shape in shapes), dtype=dtype)
 
@@ -253,6 +260,7 @@ class Run(Generic[C]):
                 state, extra = self._resume(checkpoints, state, batches, record)
                 directory.write_config(MODEL_FILE, to_dict(model))
                 runs.write_task(self.path, task, runs.Origin.now(digests, settings.seed))
+                self.inputs.write()
                 start = int(state.step)
                 writers = [
                     stack.enter_context(train.JsonLines(directory.metrics, after=start)),
@@ -261,15 +269,17 @@ class Run(Generic[C]):
                     _CacheHits(self.name),
                 ]
             self._print_summary(state, start)
-            patience = settings.patience
+            if self._is_lengthened:
+                schedule = settings.optimizer.build(model.d_model, settings.steps)[1]
+                print(f"{self.name}: {describe_schedule(settings, schedule)}", flush=True)
             options = {
                 "steps": settings.steps,
                 "evaluate_every": settings.evaluate_every,
                 "checkpoints": checkpoints,
                 "checkpoint_every": every,
-                "early_stopping": None if patience is None else train.EarlyStopping(_BEST, patience),
+                "early_stopping": self._early_stopping(),
                 "extra": extra,
-                "record": record,
+                "record": {**record, "config": {**record["config"], **plan_of(settings)}},
                 "profile": self._profile(),
                 "log_every": settings.log_every,
                 "writers": writers,
@@ -337,7 +347,10 @@ class Run(Generic[C]):
             abstract = self.parallel.abstract(state)
             for x in jax.tree.leaves(state):  # the initial state and the restored one need not fit together
                 x.delete()
+            is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
+            if is_longer:
+                extra = go_on(self.path, step, self._early_stopping(), extra)
             if (to := checkpoints.set_aside(step)) is not None:
                 metrics = self._directory.metrics  # a resume removes the lines of later steps
                 if processes.is_main() and metrics.exists():
@@ -347,6 +360,10 @@ class Run(Generic[C]):
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
         return state, extra
+
+    def _early_stopping(self) -> train.EarlyStopping | None:
+        patience = self.config.train.patience
+        return None if patience is None else train.EarlyStopping(_BEST, patience)
 
     def _profile(self) -> train.Profile | None:
         steps = self.config.profile

@@ -18,6 +18,7 @@ from tfm_jax.types import LETTERS, Array
 
 __all__ = [
     "Axes",
+    "NotDivisibleError",
     "ShardingRules",
     "activation_spec",
     "as_names",
@@ -59,6 +60,21 @@ _MESH_AXES = frozenset({"data", "fsdp", "tensor", "sequence", "expert"})
 """Names that a rule may use for any mesh; of any other name, the mesh must have the axis."""
 # A square kernel cannot be sharded over "fsdp" on both axes: those of poolers and of nn.MaskedLanguageModel.
 _EXCEPTIONS: Mapping[str, Mapping[str, Axes]] = {"*pooler/*": {"D": None}, "dense/*": {"D": None}}
+
+
+class NotDivisibleError(ValueError):
+    """The mesh does not divide an axis of an array.
+
+    Args:
+      message: the error.
+      letter: of the axis.
+      size: of the axis.
+      parts: number of devices, which do not divide the size.
+    """
+
+    def __init__(self, message: str, *, letter: str, size: int, parts: int):
+        super().__init__(message)
+        self.letter, self.size, self.parts = letter, size, parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,10 +330,13 @@ def _spec(
             if any(axis.endswith("?") for axis in present):
                 found.append(None)
                 continue
-            raise ValueError(
+            raise NotDivisibleError(
                 f"{source}: got {letter} = {size} in {' '.join(names)} of shape {list(shape)}; wanted a "
                 f"multiple of {parts}, the devices of the mesh axis {', '.join(axes)}. Choose another mesh, "
-                f"or the rule {letter!r}: {axes[0] + '?'!r}, which replicates what is not divisible."
+                f"or the rule {letter!r}: {axes[0] + '?'!r}, which replicates what is not divisible.",
+                letter=letter,
+                size=size,
+                parts=parts,
             )
         if taken := next((axis for axis in axes if axis in used), None):
             raise ValueError(

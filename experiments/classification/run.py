@@ -11,8 +11,9 @@ import numpy as np
 
 from experiments import command_line
 from experiments.classification.config import Config
-from experiments.classification.corpus import Corpus, load_corpus, ngram_predict
+from experiments.classification.corpus import Corpus, Labelled, load_corpus, ngram_predict
 from experiments.init_from import ENCODERS, start_run
+from experiments.inputs import hash_texts
 from experiments.runner import Run, check_classes, make_tokenizer, require_packages, start_on_main
 from tfm_jax import data, nn, ops, runs, train, viz
 from tfm_jax.data.splitting import describe_splits
@@ -132,7 +133,7 @@ class _Task:
 def _prepare(run: Run[Config]) -> _Task:
     require_packages("sklearn", "matplotlib", "tensorboardX")
     config = run.config
-    corpus = load_corpus(config.data)
+    corpus = _without_held_out(run, load_corpus(config.data))
     texts, settings = corpus.splits["train"].texts, config.data
     tokenizer = make_tokenizer(run.path, settings.tokenizer, lambda: texts, settings.vocab_size)
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size)
@@ -170,6 +171,22 @@ def _prepare(run: Run[Config]) -> _Task:
         f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary; batches of {size} x {widths}", flush=True
     )
     return _Task(corpus, model, batches)
+
+
+def _without_held_out(run: Run[Config], corpus: Corpus) -> Corpus:
+    """The texts without those that the run's start held out."""
+    splits, settings = corpus.splits, run.config.data
+    files = [name for name in ("validation", "test") if getattr(settings, name)]
+    rows = run.inputs.regroup({name: hash_texts(part.texts) for name, part in splits.items()}, files)
+    if rows is None:
+        return corpus
+    found = {
+        name: Labelled(
+            [splits[s].texts[i] for s, i in part], np.array([splits[s].labels[i] for s, i in part])
+        )
+        for name, part in rows.items()
+    }
+    return corpus._replace(splits=found)
 
 
 def _test(task: _Task, params: Params, ngrams: np.ndarray, path: Path) -> dict[str, float]:

@@ -23,10 +23,11 @@ from experiments.images.model import (
     pooling_of,
 )
 from experiments.init_from import ENCODERS, start_run
+from experiments.inputs import RunInputs
 from experiments.runner import check_classes, require_packages
 from tfm_jax import data, nn, ops, runs, train, viz
 from tfm_jax.console import exit_on_error
-from tfm_jax.data.splitting import content_digest, describe_splits, hold_out
+from tfm_jax.data.splitting import content_digest, describe_splits, hold_out, input_hashes
 from tfm_jax.train.plan.flops import step_flops
 from tfm_jax.types import Array, ImageClassificationBatch, Key, Params, SumWeight
 
@@ -47,7 +48,7 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     run, initial_params = start_run(config, name, ENCODERS)
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path, name)
+        task = _prepare(config, run.path, run.inputs, name)
         run.shard(task.model.axes())
         run.check_inputs(task.model, task.examples["train"].images.shape[1:], dtype="float32")
         loss_fn = make_loss(task.model, config.augment, config.label_smoothing)
@@ -179,9 +180,10 @@ class _Task:
     digests: dict[str, str]
 
 
-def _prepare(config: Config, path: Path, name: str = NAME) -> _Task:
+def _prepare(config: Config, path: Path, inputs: RunInputs, name: str = NAME) -> _Task:
     require_packages("sklearn", "matplotlib")
     splits, class_names = _load(config.data)
+    splits = _without_held_out(inputs, splits, config.data.image)
     examples = {"train": _examples(splits["train"], config, class_names)}
     for split in ("validation", "test"):
         examples[split] = _examples(splits[split], config, class_names, like=examples["train"])
@@ -226,6 +228,20 @@ def _load(config: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
             "wanted some. Hold a share out"
         )
     return splits, class_names
+
+
+def _without_held_out(
+    inputs: RunInputs, splits: dict[str, datasets.Dataset], image: str
+) -> dict[str, datasets.Dataset]:
+    """The images without those that the run's start held out."""
+    names = [name for name in ("train", "validation", "test") if name in splits]
+    rows = inputs.regroup({name: input_hashes(splits[name], [image]) for name in names})
+    if rows is None:
+        return splits
+    together = datasets.concatenate_datasets([splits[name] for name in names])
+    ends = np.cumsum([len(splits[name]) for name in names])
+    starts = dict(zip(names, [0, *ends[:-1].tolist()], strict=True))
+    return {name: together.select([starts[s] + i for s, i in part]) for name, part in rows.items()}
 
 
 def _examples(

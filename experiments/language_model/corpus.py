@@ -1,9 +1,11 @@
 """The training and validation texts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from experiments.inputs import RunInputs, hash_lines, hash_texts, keep_lines
 from experiments.language_model.config import DataConfig
 from tfm_jax import data
 from tfm_jax.data.sources import load_unsplit
@@ -11,11 +13,12 @@ from tfm_jax.data.sources import load_unsplit
 __all__ = ["load_texts", "sample_texts"]
 
 
-def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
+def load_texts(config: DataConfig, inputs: RunInputs | None = None) -> tuple[list[str], list[str]]:
     """Loads the training texts and the validation texts.
 
     Args:
       config: where they are.
+      inputs: of the run, whose start may have held some of the training texts out.
 
     Returns:
       The two lists; validation texts have at most ``config.validation_bytes``.
@@ -40,8 +43,29 @@ def load_texts(config: DataConfig) -> tuple[list[str], list[str]]:
             f"{config.source!r}: got no texts for validation, and held_out is 0; wanted some. Hold a share "
             "out, or name a file"
         )
-    train, validation = (data.texts(splits[name], config.column) for name in ("train", "validation"))
-    return train, sample_texts(validation, config.validation_bytes)
+    texts = {name: data.texts(splits[name], config.column) for name in ("train", "validation")}
+    if inputs is not None:
+        texts = _without_held_out(texts, config, inputs)
+    return texts["train"], sample_texts(texts["validation"], config.validation_bytes)
+
+
+def _without_held_out(
+    texts: dict[str, list[str]], config: DataConfig, inputs: RunInputs
+) -> dict[str, list[str]]:
+    """The texts without those that the run's start held out; of a document, without their lines."""
+    files = ["validation"] if config.validation else []
+    if _is_document(config):
+        rows = inputs.regroup({name: hash_lines(parts) for name, parts in texts.items()}, files)
+        kept = {i for name, i in (rows or {}).get("train", ()) if name == "train"}
+        return texts if rows is None else {**texts, "train": keep_lines(texts["train"], kept)}
+    rows = inputs.regroup({name: hash_texts(part) for name, part in texts.items()}, files)
+    return texts if rows is None else {name: [texts[s][i] for s, i in part] for name, part in rows.items()}
+
+
+def _is_document(config: DataConfig) -> bool:
+    """Whether the source is one text file, which is split by position."""
+    path = Path(config.source)
+    return config.held_out_salt is not None and path.is_file() and bool({".txt", ".text"} & {*path.suffixes})
 
 
 def sample_texts(texts: Sequence[str], max_bytes: int) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import command_line
 from experiments.init_from import start_run
+from experiments.inputs import RunInputs
 from experiments.language_model.bits import bits_per_byte, make_measure, xz_bits_per_byte
 from experiments.language_model.config import Config
 from experiments.language_model.corpus import load_texts
@@ -36,7 +37,7 @@ def run_experiment(config: Config) -> None:
     run, initial_params = start_run(config, NAME, (nn.Decoder,))
     config = run.config
     with run.setup():  # an error ends the process and leaves no run
-        task = _prepare(config, run.path)
+        task = _prepare(config, run.path, run.inputs)
         run.shard(task.model.axes())
         run.check_inputs(task.model, (config.data.length,))
         loss_fn = make_loss(task.model, bits_per_byte(1.0, task.n_bytes) * task.validation.n_targets)
@@ -114,10 +115,10 @@ class _Task:
     overlapping_validation: data.PackedSequences
 
 
-def _prepare(config: Config, path: Path) -> _Task:
+def _prepare(config: Config, path: Path, inputs: RunInputs) -> _Task:
     require_packages("matplotlib")
     settings = config.data
-    texts = load_texts(settings)
+    texts = load_texts(settings, inputs)
     tokenizer = make_tokenizer(path, settings.tokenizer, lambda: texts[0], settings.vocab_size)
     _prompt(config, tokenizer)  # raises if it does not fit the model
     vocab_size = config.model.vocab_size or tokenizer.vocab_size

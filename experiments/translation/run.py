@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import command_line
 from experiments.init_from import start_run
+from experiments.inputs import hash_texts
 from experiments.runner import Run, make_tokenizer, require_packages
 from experiments.translation.config import Config
 from experiments.translation.corpus import Pairs, load_pairs, make_shapes
@@ -140,6 +141,13 @@ def _prepare(run: Run[Config]) -> _Task:
     target = (config.data.pair or "").partition("-")[2]
     metrics = text_metrics(target) if is_text else None
     pairs = load_pairs(config.data)
+    hashes = {name: hash_texts(sources) for name, (sources, _) in pairs.items()}
+    files = [name for name in ("validation", "test") if getattr(config.data, name)]
+    if (rows := run.inputs.regroup(hashes, files)) is not None:
+        sides = {
+            name: [[pairs[s][side][i] for s, i in part] for side in (0, 1)] for name, part in rows.items()
+        }
+        pairs = {name: (sources, targets) for name, (sources, targets) in sides.items()}
     texts, settings = (text for side in pairs["train"] for text in side), config.data
     tokenizer = make_tokenizer(run.path, settings.tokenizer, lambda: list(texts), settings.vocab_size)
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
@@ -162,7 +170,7 @@ def _prepare(run: Run[Config]) -> _Task:
     run.shard(model.axes())
     run.check_inputs(model, *((side,) for side in shapes[-1]))  # the longest pair
     translate = make_translate(model, tokenizer, shapes, sizes, config.search)
-    _describe(pairs, tokenizer, shapes, sizes)
+    _describe(pairs, tokenizer, shapes, sizes, run.inputs.is_known(hash_texts(pairs["test"][0])))
     digests = {name: text_digest(*sides) for name, sides in pairs.items()}
     return _Task(pairs, tokenizer, model, loaders, translate, metrics, digests)
 
@@ -172,10 +180,12 @@ def _describe(
     tokenizer: data.Tokenizer,
     shapes: Sequence[tuple[int, int]],
     sizes: Sequence[int],
+    known: np.ndarray,
 ) -> None:
+    """Prints the sizes; ``known`` are the test pairs whose source the run's start was trained on."""
     counts = describe_splits({name: len(sources) for name, (sources, _) in pairs.items()})
     seen = set(zip(*pairs["train"], strict=True))
-    repeated = sum(pair in seen for pair in zip(*pairs["test"], strict=True))
+    repeated = sum((a, b) in seen or old for a, b, old in zip(*pairs["test"], known.tolist(), strict=True))
     print(f"{NAME}: pairs: {counts}; {repeated:,} of the test pairs are training pairs too")
     batches = ", ".join(f"{n} x {s}+{t}" for n, (s, t) in zip(sizes, shapes, strict=True))
     print(f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary; batches of {batches}", flush=True)

@@ -26,7 +26,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
-    "result.json",
+    "result.json", "model.json", "task.json", "inputs.npz",
 }  # fmt: skip
 WORDS = {
     "animal": ["cat", "dog", "cow", "pig"],

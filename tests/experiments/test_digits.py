@@ -22,7 +22,7 @@ def test_help_shows_the_command(program, name, capsys):
 
 
 def test_run_without_out_has_the_name_of_the_command(tmp_path, monkeypatch):
-    def stop(config, path, name):
+    def stop(config, path, inputs, name):
         raise ValueError(f"stopped at {path.name} of {name}")
 
     monkeypatch.chdir(tmp_path)

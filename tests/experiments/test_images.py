@@ -15,6 +15,7 @@ from experiments.images import run
 from experiments.images.augment import AugmentConfig, augment
 from experiments.images.config import Config, DataConfig, ViewsConfig
 from experiments.images.run import main, make_loss, predict, svc_predict
+from experiments.inputs import RunInputs
 from tfm_jax import data, nn, train
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import from_dict, to_dict
@@ -26,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "model.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
-    "result.json",
+    "result.json", "task.json", "inputs.npz",
 }  # fmt: skip
 NO_CHANGE = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
 
@@ -134,7 +135,7 @@ def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     for channels, found in ((None, 3), (1, 1)):
         settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
-        task = run._prepare(Config(data=settings), tmp_path)
+        task = run._prepare(Config(data=settings), tmp_path, RunInputs("images", tmp_path))
         assert task.class_names == ["1", "2", "3", "4", "5"] and task.examples["train"].classes == 5
         for examples in task.examples.values():
             assert examples.images.shape[1:] == (8, 8, found)
@@ -182,7 +183,7 @@ def test_class_of_held_out_pictures_only_is_a_class(tmp_path, capsys):
     found = set()
     for salt in "abcdef":
         settings = DataConfig(source=str(tmp_path / "p"), held_out=0.3, held_out_salt=salt)
-        task = run._prepare(Config(data=settings), tmp_path)
+        task = run._prepare(Config(data=settings), tmp_path, RunInputs("images", tmp_path))
         where = {name for name, examples in task.examples.items() if 2 in examples.labels}
         printed = "images: classes without a training example: tram" in capsys.readouterr().out
         assert task.class_names == ["bus", "car", "tram"] and printed == (where != {"train"})
@@ -193,7 +194,7 @@ def test_class_of_held_out_pictures_only_is_a_class(tmp_path, capsys):
 def test_one_class_raises(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20, test=3, labels=lambda n: np.full(n, 7))
     with pytest.raises(ValueError, match="got training examples of one class, '7'; wanted two or more"):
-        run._prepare(Config(data=DataConfig(source=source)), tmp_path)
+        run._prepare(Config(data=DataConfig(source=source)), tmp_path, RunInputs("images", tmp_path))
 
 
 def test_help_lists_the_options(capsys):

@@ -25,7 +25,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "sample.txt",
-    "result.json",
+    "result.json", "model.json", "task.json", "inputs.npz",
 }  # fmt: skip
 METRICS = {"validation_loss", "bits_per_byte", "xz_bits_per_byte", "validation_tokens", "validation_bytes"}
 WORDS = ["the", "cat", "sat", "on", "a", "mat;", "die", "Katze", "saß", "da.", "猫坐在垫子上。"]

@@ -22,6 +22,9 @@ FREE = [
     "out",
     "resume",
     "resume_step",
+    "train.steps",
+    "train.optimizer.when_longer",
+    "train.optimizer.extended",
     "train.evaluate_every",
     "train.checkpoint_every",
     "train.keep",
@@ -58,7 +61,6 @@ OPTIMIZER = [
 FIXED = [
     "init_from",
     "label_smoothing",
-    "train.steps",
     "train.batch_size",
     "train.accumulate",
     "train.gradient_dtype",

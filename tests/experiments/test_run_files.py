@@ -12,8 +12,9 @@ from tfm_jax.data import _local
 def test_every_file_of_a_run_is_excluded_from_data():
     modules = (test_classification, test_images, test_language_model, test_translation)
     files = set().union(*(module.RUN_FILES for module in modules))
-    files |= {"special_tokens_map.json", "set_aside"}  # of --init-from, of --resume-step
-    assert all(name in _local._RUN_FILES or _local._RUN_DIRECTORY.fullmatch(name) for name in files)
+    files |= {"special_tokens_map.json", "start_inputs.npz"}  # of --init-from
+    files |= {"set_aside", "result-20.json"}  # of --resume-step, of more --train.steps
+    assert all(_local._is_run_file(name) or _local._RUN_DIRECTORY.fullmatch(name) for name in files)
 
 
 def test_run_inside_its_source_does_not_change_the_data(tmp_path, monkeypatch):

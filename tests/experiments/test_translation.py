@@ -27,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "attention.png",
-    "result.json",
+    "result.json", "model.json", "task.json", "inputs.npz",
 }  # fmt: skip
 NUMBERS = {"one": "un", "two": "deux", "three": "trois", "four": "quatre", "five": "cinq", "six": "six"}
 

@@ -34,6 +34,24 @@ def test_warmup_cosine_equals_the_formula(step, warmup, more, end):
     assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
+@given(step=steps, warmup=warmups)
+def test_warmup_constant_equals_the_formula(step, warmup):
+    expected = 0.4 * min((step + 1) / warmup, 1)
+    assert float(train.warmup_constant(0.4, warmup)(step)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_longer_schedule_is_held_or_starts_again():
+    numbers = np.arange(12)
+    first, second = train.warmup_cosine(0.4, 2, 5), train.warmup_constant(0.3, 3)
+    held, again = (np.asarray(s(numbers)) for s in (train.hold(first, 5), train.rewarm(first, 5, second)))
+    np.testing.assert_array_equal(held[:5], first(numbers[:5]))
+    np.testing.assert_array_equal(held[5:], np.repeat(held[4], 7))
+    np.testing.assert_array_equal(again[:5], first(numbers[:5]))
+    np.testing.assert_array_equal(again[5:], second(numbers[:7]))
+    assert held.dtype == again.dtype == np.float32 and held[4] > 0
+    assert float(jax.jit(train.hold(first, 5))(9)) == pytest.approx(held[4], rel=1e-6)
+
+
 def test_warmup_cosine_reaches_its_end_after_the_last_step():
     schedule = train.warmup_cosine(0.4, 5, 20, end=0.1)
     assert float(schedule(19)) > 0.1
@@ -170,6 +188,10 @@ NAN, INF = float("nan"), float("inf")
         (lambda x: train.noam(x, 2), "noam: got d_model="),
         (lambda x: train.inverse_sqrt(x, 2), "inverse_sqrt: got peak="),
         (lambda x: train.inverse_sqrt(0.1, x), "inverse_sqrt: got warmup="),
+        (lambda x: train.warmup_constant(x, 2), "warmup_constant: got peak="),
+        (lambda x: train.warmup_constant(0.1, x), "warmup_constant: got warmup="),
+        (lambda x: train.hold(train.noam(8, 2), x), "hold: got steps="),
+        (lambda x: train.rewarm(train.noam(8, 2), x, train.noam(8, 2)), "rewarm: got steps="),
         (lambda x: train.warmup_cosine(x, 2, 4), "warmup_cosine: got peak="),
         (lambda x: train.warmup_cosine(0.1, x, 4), "warmup_cosine: got warmup="),
         (lambda x: train.warmup_cosine(0.1, 2, x), "warmup_cosine: got steps="),

@@ -26,9 +26,11 @@ __all__ = ["DataFiles", "find_files", "is_path"]
 _ORDER = ("train", "validation", "test")
 _RUN_FILES = (
     *("config.json", "model.json", "tokenizer.json", "tokenizer.new.json", "special_tokens_map.json"),
-    *("preprocessor_config.json", "metrics.jsonl", "result.json", "sample.txt"),
-    *("curves.png", "confusion.png", "attention.png"),
+    *("preprocessor_config.json", "metrics.jsonl", "result.json", "sample.txt", "task.json"),
+    *("curves.png", "confusion.png", "attention.png", "inputs.npz", "start_inputs.npz"),
 )
+_RUN_RESULT = re.compile(r"result-\d+\.json")
+"""Of a run before it was made longer."""
 _RUN_DIRECTORY = re.compile(r"checkpoints|events|set_aside(-\d+)?")
 _RUN_CONFIG = {"data", "model", "train", "out", "resume"}
 _LARGEST_CONFIG = 1 << 20  # bytes
@@ -202,10 +204,14 @@ def _is_of_run(file: Path, base: Path) -> bool:
     """Whether a run wrote the file, into its directory in ``base``, or ``base`` itself."""
     parts = file.relative_to(base).parts
     return any(
-        (_RUN_DIRECTORY.fullmatch(name) if depth < len(parts) - 1 else name in _RUN_FILES)
+        (_RUN_DIRECTORY.fullmatch(name) if depth < len(parts) - 1 else _is_run_file(name))
         and _is_run(base.joinpath(*parts[:depth]))
         for depth, name in enumerate(parts)
     )
+
+
+def _is_run_file(name: str) -> bool:
+    return name in _RUN_FILES or _RUN_RESULT.fullmatch(name) is not None
 
 
 def _is_run(directory: Path) -> bool:

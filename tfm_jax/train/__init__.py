@@ -7,7 +7,15 @@ from tfm_jax.train.loop import Batches, EarlyStopping, fit, resume
 from tfm_jax.train.meshes import make_mesh
 from tfm_jax.train.metric_logger import NotFiniteError
 from tfm_jax.train.metrics import add_auxiliary, evaluate, means
-from tfm_jax.train.optimizers import adamw, inverse_sqrt, noam, warmup_cosine
+from tfm_jax.train.optimizers import (
+    adamw,
+    hold,
+    inverse_sqrt,
+    noam,
+    rewarm,
+    warmup_constant,
+    warmup_cosine,
+)
 from tfm_jax.train.parallel import Jit, Pmap
 from tfm_jax.train.placement import bytes_per_device, to_one_device
 from tfm_jax.train.profiling import Profile
@@ -36,6 +44,7 @@ __all__ = [
     "evaluate",
     "fit",
     "freeze_layers",
+    "hold",
     "init_state",
     "inverse_sqrt",
     "load_params",
@@ -47,7 +56,9 @@ __all__ = [
     "replica",
     "replicas",
     "resume",
+    "rewarm",
     "scale_by_layer",
     "to_one_device",
+    "warmup_constant",
     "warmup_cosine",
 ]

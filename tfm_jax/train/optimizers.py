@@ -23,8 +23,11 @@ __all__ = [
     "adam_noam",
     "adamw",
     "decay_mask",
+    "hold",
     "inverse_sqrt",
     "noam",
+    "rewarm",
+    "warmup_constant",
     "warmup_cosine",
 ]
 
@@ -137,6 +140,82 @@ def warmup_cosine(peak: float, warmup: int, steps: int, end: float = 0.0) -> Sch
         return jnp.minimum(peak * number / warmup, cosine)
 
     return schedule
+
+
+def warmup_constant(peak: float, warmup: int) -> Schedule:
+    """Linear warm-up to ``peak``, then constant.
+
+    Equivalent to::
+
+        lambda step: peak * min((step + 1) / warmup, 1)
+
+    Args:
+      peak: the rate from update number ``warmup`` on.
+      warmup: steps to the peak, > 0.
+
+    Returns:
+      The schedule: a step, int or int array -> float32 of its shape.
+
+    Raises:
+      ValueError: for a warm-up below 1, or a ``peak`` that is not above 0 and finite.
+    """
+    check_number("warmup_constant", "peak", peak, POSITIVE)
+    check_number("warmup_constant", "warmup", warmup, SIZE)
+
+    def schedule(step: ArrayLike) -> Array:
+        return peak * jnp.minimum(_number(step) / warmup, 1.0)
+
+    return schedule
+
+
+def hold(schedule: Schedule, steps: int) -> Schedule:
+    """A schedule that keeps the rate of its last step: for training that goes on beyond its ``steps``.
+
+    Equivalent to::
+
+        lambda step: schedule(min(step, steps - 1))
+
+    Args:
+      schedule: the schedule.
+      steps: number of its steps, > 0.
+
+    Returns:
+      The schedule: a step, int or int array -> float32 of its shape.
+
+    Raises:
+      ValueError: for fewer steps than 1.
+    """
+    check_number("hold", "steps", steps, SIZE)
+    return lambda step: schedule(jnp.minimum(jnp.asarray(step), steps - 1))
+
+
+def rewarm(schedule: Schedule, steps: int, again: Schedule) -> Schedule:
+    """A schedule and, after its ``steps``, another one from its first step, warm-up included.
+
+    Equivalent to::
+
+        lambda step: schedule(step) if step < steps else again(step - steps)
+
+    Args:
+      schedule: the schedule of the first steps.
+      steps: number of its steps, > 0.
+      again: the schedule of the steps after them.
+
+    Returns:
+      The schedule: a step, int or int array -> float32 of its shape.
+
+    Raises:
+      ValueError: for fewer steps than 1.
+
+    Ibrahim et al. 2024, "Simple and Scalable Strategies to Continually Pre-train Large Language Models".
+    """
+    check_number("rewarm", "steps", steps, SIZE)
+
+    def joined(step: ArrayLike) -> Array:
+        step = jnp.asarray(step)
+        return jnp.where(step < steps, schedule(step), again(step - steps))
+
+    return joined
 
 
 def adam_noam(d_model: int, warmup: int = 4000, scale: float = 1.0) -> optax.GradientTransformation:
