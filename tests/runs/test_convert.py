@@ -219,3 +219,23 @@ def test_a_model_that_does_not_fit_is_one_line_with_the_options(tfm, tmp_path, n
         f"tfm: {run}: got a model that no family of transformers holds; wanted one that fits."
     )
     assert message in err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parity
+def test_a_classifier_of_images_is_a_vit_with_its_processor(tmp_path):
+    transformers, image = (pytest.importorskip(name) for name in ("transformers", "PIL.Image"))
+    patches = nn.Patches(8, 8, 3, 4, class_token=True)
+    config = nn.Config(**SIZES, positions=nn.Learned(5), patches=patches, attention_bias=True)
+    task = {**CLASSIFIER, "task": "image-classification", "pooling": "first", "max_length": None}
+    run = a_run(tmp_path / "run", classifier("first"), config, task=task)
+    processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
+    processor.save_pretrained(run)
+    assert runs.convert_run(run, tmp_path / "new") == "ViTForImageClassification"
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    pipeline = transformers.pipeline("image-classification", str(tmp_path / "new"), device="cpu")
+    found = {x["label"]: x["score"] for x in pipeline(image.fromarray(pixels), top_k=None)}
+    model = nn.functionalize(nn.Classifier, config, len(LABELS), "first")
+    inputs = pretrained.load_image_processor(run)(pixels[None])
+    logits = np.asarray(model.apply(runs.load_model(run).params, inputs))[0]
+    wanted = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose([found[label] for label in LABELS], wanted, rtol=0, atol=1e-5)
