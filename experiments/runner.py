@@ -26,6 +26,7 @@ from experiments.going_on import check_plan, describe_schedule, go_on, lengthen,
 from experiments.inputs import RunInputs
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
 from tfm_jax.console import exit_on_error
+from tfm_jax.pytrees import replace_leaves
 from tfm_jax.sharding import NotDivisibleError
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
@@ -181,7 +182,7 @@ class Run(Generic[C]):
 
         def make_state(key: Key, given: Params) -> train.TrainState:
             init_key, run_key = jax.random.split(key)
-            params = _replaced(init(init_key), given)  # XLA drops the computation of unused weights
+            params = replace_leaves(init(init_key), given)  # XLA drops the computation of unused weights
             return train.init_state(params, optimizer, run_key, ema=ema)
 
         given = self.parallel.place_params(initial_params or {})
@@ -378,14 +379,6 @@ class Run(Generic[C]):
         resumed = f", resumed after step {start}" if start else ""
         text = f"{count:,} parameters, {self.config.parallel} on {kind}, in {self.path}{resumed}"
         print(f"{self.name}: {text}", flush=True)
-
-
-def _replaced(params: Params, given: Params) -> Params:
-    """The parameters, with the given ones in place of their own."""
-    return params | {
-        name: _replaced(params[name], x) if isinstance(params.get(name), dict) else x
-        for name, x in given.items()
-    }
 
 
 def make_step(
