@@ -1,25 +1,32 @@
 """The command line of experiments, parsed in two phases: where the defaults come from, then the options.
 
-A field that takes a variant, such as the positions of a model, is one value on the command line and in the
-JSON: ``--model.positions Alibi``, ``--model.positions 'Rope(theta=1e6)'``.
+A field has the last of these values: the experiment's default, that in the file of ``--config`` or in the run
+of ``--resume``, that of ``--set``, of ``--sweep`` or of its own option. A field that takes a variant, such as
+the positions of a model, is one value everywhere: ``--model.positions Alibi``, ``'Rope(theta=1e6)'``.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
+import inspect
 import io
+import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import tyro
 
+from experiments import sweep
 from experiments.config import RunConfig
 from experiments.init_from import EXECUTION_FIELDS, read_model_config
 from experiments.inputs import inherit_splits
+from experiments.settings import field_name, read_assignments, read_file, set_fields, with_file
+from experiments.small_data import fit_to_data
 from tfm_jax import console, processes
 from tfm_jax.train.run_directory import flatten, load_config
 from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
@@ -27,6 +34,7 @@ from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
 __all__ = ["Sources", "parse", "read_sources", "run"]
 
 C = TypeVar("C", bound=RunConfig)
+_OF_A_START = ("--out", "--resume")
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
 
 
@@ -34,37 +42,100 @@ _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
 class Sources:
     """The options that decide which defaults the others have; ``tokenizer``: those of a new tokenizer."""
 
-    data: str | None
-    out: Path | None
-    resume: bool
-    init_from: str | None
-    tokenizer: tuple[str, ...]
+    data: str | None = None
+    out: Path | None = None
+    resume: bool = False
+    init_from: str | None = None
+    config: Path | None = None
+    set: tuple[str, ...] = ()
+    sweep: tuple[tuple[str, ...], ...] = ()
+    tokenizer: tuple[str, ...] = ()
 
-    def defaults(self, config: type[C]) -> C:
-        """The config of the run to resume; else the defaults for the data, with the model of ``--init-from``.
+    def defaults(self, config: type[C], swept: Mapping[str, str] | None = None) -> C:
+        """The config of the run to resume, of --config or of the experiment, with the values of --set.
+
+        Whether its fields fit together is not checked: the options may make them fit.
+
+        Args:
+          config: of the experiment.
+          swept: the values of ``--sweep`` by field, which replace those of ``--set``.
 
         Raises:
-          ValueError: when the run or the model cannot be read.
+          ValueError: when a file, the run or the model cannot be read, or a value does not fit its field.
         """
-        kind = config.for_data(self.data)
+        assigned = {**read_assignments(self.set), **(swept or {})}
+        default = self._default(config, assigned)
+        own = {name: text for name, text in assigned.items() if name not in (swept or {})}
+        return set_fields(set_fields(default, own), swept or {}, "--sweep")
+
+    def fields(self) -> list[str]:
+        """The paths of the fields that ``--config`` and ``--set`` set."""
+        saved = {} if self.config is None else read_file(self.config)
+        return [*flatten(saved), *read_assignments(self.set)]
+
+    def _default(self, config: type[C], assigned: Mapping[str, str]) -> C:
+        """The config below the assigned values, of which the data and the weights decide the other fields."""
+        if self.config is not None and self.resume:
+            raise ValueError(
+                "--config: got --resume too; wanted one of them: a resume has the run's own config."
+            )
+        saved = {} if self.config is None else read_file(self.config)
+        section = saved.get("data")
+        source = section.get("source") if isinstance(section, dict) else None
+        kind = config.for_data(self.data or assigned.get("data.source") or source)
         assert issubclass(kind, config)
         if self.resume and self.out is not None and (path := self.out / "config.json").is_file():
             return load_config(kind, path)  # with the run's model, also that of an --init-from
-        default = kind()
-        if self.resume or self.init_from is None:
+        default = with_file(kind(), saved)
+        init_from = self.init_from or assigned.get("init_from")
+        if "model" not in saved:  # else that of the weights of its init_from
+            init_from = init_from or default.init_from
+        if self.resume or init_from is None:
             return default
-        if self.tokenizer:
+        given = [f"--set {name}" for name in assigned if name in map(field_name, _TOKENIZER_OPTIONS)]
+        if tokenizer := (*self.tokenizer, *given):
             raise ValueError(
-                f"--init-from: got {', '.join(self.tokenizer)}; wanted the tokenizer of the weights. Leave "
+                f"--init-from: got {', '.join(tokenizer)}; wanted the tokenizer of the weights. Leave "
                 "the options of a new one out"
             )
         try:
-            found = read_model_config(self.init_from, kind.INPUT)
+            found = read_model_config(init_from, kind.INPUT)
         except (OSError, ValueError) as error:
             raise ValueError(f"--init-from: {error}") from error
         execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
         model = dataclasses.replace(found, **execution)
-        return inherit_splits(dataclasses.replace(default, model=model, init_from=self.init_from))
+        return inherit_splits(dataclasses.replace(default, model=model, init_from=init_from))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Line:
+    """The options that set several fields, and that the config of a run does not keep."""
+
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A file with the defaults of the other options: the config.json of a run, or one in that form with some
+    of its fields."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE|FILE")] = ()
+    """Set a field as its option does, such as train.steps=5; or the name of a file with one NAME=VALUE per
+    line. An option replaces the value."""
+    sweep: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
+        tyro.conf.arg(metavar="NAME=VALUE [VALUE ...]"),
+    ] = ()
+    """Train a run with each of these values, each in a directory below --out, and print a table of their
+    results: train.seed=0 1 2, 'train.seed=range(8)'. Several sweeps train each combination."""
+
+
+@functools.cache
+def _line_class(kind: type[RunConfig]) -> type[RunConfig]:
+    """A config with the fields of `_Line`; one class, so that errors name the options as they are."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind, _Line), {}))
+
+
+def _line(run: RunConfig) -> RunConfig:
+    """The config as a default of the options, without the checks of the whole: the result is checked."""
+    line = object.__new__(_line_class(type(run)))
+    line.__dict__.update(vars(_Line()) | vars(run))
+    return line
 
 
 def run(
@@ -84,14 +155,82 @@ def run(
     argv = list(sys.argv[1:] if argv is None else argv)
     with console.exit_on_error(name):
         processes.initialize(_read_distributed(argv))
+        argv = _with_saved_arguments(argv)
+    prog = f"python -m experiments.{name}"
     with processes.together(name):
-        parsed = _parse_on_all(config, argv, f"python -m experiments.{name}")
+        if (sources := read_sources(argv)).sweep:
+            _run_sweep(experiment, config, argv, sources, name, prog)
+            return
+        parsed = _parse_on_all(lambda: parse(config, argv, prog=prog))
         with console.exit_on_error(name):
             processes.agree("the version of the code", processes.code_version())
             if processes.count() > 1:
                 processes.agree("their devices", {"number of local devices": jax.local_device_count()})
             processes.agree("the config", flatten(to_dict(parsed)))
         experiment(parsed)
+
+
+def _run_sweep(
+    experiment: Callable[[C], None],
+    config: type[C],
+    argv: Sequence[str],
+    sources: Sources,
+    name: str,
+    prog: str,
+) -> None:
+    """Trains all runs of a sweep; exits with 1 if one failed."""
+    notes: dict[str | None, None] = {}
+
+    def parse_one(values: dict[str, str], out: Path, resume: bool) -> C:
+        # A run that was started has its own config, which the file made.
+        file = None if resume else sources.config
+        own = dataclasses.replace(sources, out=out, resume=resume, config=file)
+        parsed = _parse(config, argv, own, values, prog)
+        notes.setdefault(parsed.note)
+        return dataclasses.replace(parsed.run, out=out, resume=resume, distributed="auto")
+
+    with console.exit_on_error(name):
+        if processes.count() > 1:
+            raise ValueError(
+                f"--sweep: got {processes.count()} processes; wanted one. Start the runs one by one, or the "
+                "sweep in one process with --distributed off."
+            )
+        kept = [group for group in _groups(argv) if _option(group) not in _OF_A_START]
+        planned = sweep.plan(
+            sweep.read_sweep(sources.sweep), parse_one, name=name, out=sources.out, resume=sources.resume,
+            arguments=[word for group in kept for word in group],
+        )  # fmt: skip
+    for note in filter(None, notes):
+        console.print_error(note, name)
+    if status := sweep.train_all(planned, experiment):
+        sys.exit(status)
+
+
+def _with_saved_arguments(argv: list[str]) -> list[str]:
+    """For ``--out DIR --resume`` alone, where DIR has a sweep: the options of the sweep, below these."""
+    sources = read_sources(argv)
+    if sources.sweep or not sources.resume or sources.out is None:
+        return argv
+    if (saved := sweep.saved_arguments(sources.out)) is None:
+        return argv
+    names = set(map(_option, _groups(argv))) - {"--set"}
+    kept = [group for group in _groups(saved) if _option(group) not in names]
+    return [*(word for group in kept for word in group), *argv]
+
+
+def _groups(argv: Sequence[str]) -> list[list[str]]:
+    """The options, each with its words."""
+    groups: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _option(group: Sequence[str]) -> str:
+    """The name of the option of a group, as ``--help`` shows it."""
+    return _with_hyphens(group[0]).partition("=")[0]
 
 
 def _read_distributed(argv: list[str]) -> str:
@@ -107,22 +246,27 @@ def _read_distributed(argv: list[str]) -> str:
     return mode
 
 
-def _parse_on_all(config: type[C], argv: Sequence[str], prog: str) -> C:
+def _parse_on_all(parse: Callable[[], C]) -> C:
     """`parse` on each of several processes, whose errors are the same and are printed once."""
     errors = io.StringIO()
     with contextlib.nullcontext() if processes.count() == 1 else contextlib.redirect_stderr(errors):
         try:
-            parsed = parse(config, argv, prog=prog)
+            parsed = parse()
         except SystemExit as error:
             if message := errors.getvalue().strip():
                 sys.exit(message)
             raise error
+    if processes.is_main():
+        sys.stderr.write(errors.getvalue())
     # The saved config is that of all processes, and of a resume.
     return dataclasses.replace(parsed, distributed="auto")
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | None = None) -> C:
-    """Parses an experiment's command line.
+    """Parses an experiment's command line of one run.
+
+    Of a new run on small data, fields that nothing sets get values that fit the data, which a line on
+    standard error names.
 
     Args:
       config: the experiment's config, a dataclass with defaults.
@@ -130,15 +274,60 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, prog: str | Non
       prog: the command that ``--help`` shows; None takes that of the process.
 
     Raises:
-      SystemExit: on ``--help``, and with a message on an invalid argument.
+      SystemExit: on ``--help``, and with a message on an invalid argument, such as ``--sweep``.
     """
-    console.escape_unencodable()
     argv = sys.argv[1:] if argv is None else argv
+    parsed = _parse(config, argv, read_sources(argv), {}, prog)
+    if parsed.has_sweep:
+        sys.exit(
+            "error: --sweep: got it for one run; wanted python -m experiments.NAME, which trains several."
+        )
+    if parsed.note is not None:
+        console.print_error(parsed.note, (prog or "").rpartition(".")[2].rpartition(" ")[2])
+    return parsed.run
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parsed(Generic[C]):
+    """The config of a command line, whether it has a sweep, and a line for the user."""
+
+    run: C
+    has_sweep: bool
+    note: str | None
+
+
+def _parse(
+    config: type[C], argv: Sequence[str], sources: Sources, swept: Mapping[str, str], prog: str | None
+) -> _Parsed[C]:
+    """Parses the command line of one run; ``swept`` are its values of ``--sweep``."""
+    console.escape_unencodable()
     try:
-        default = read_sources(argv).defaults(config)
-        return console.parse_options(type(default), argv, _text_rule, _auto_rule, prog=prog, default=default)
+        _check_given(argv, swept)
+        default = sources.defaults(config, swept)
+        kind = type(default)
+        line: Any = console.parse_options(
+            _line_class(kind), argv, _text_rule, _auto_rule, prog=prog, default=_line(default),
+            description=inspect.getdoc(kind),
+        )  # fmt: skip
+        run = kind(**{field.name: getattr(line, field.name) for field in dataclasses.fields(kind)})
+        note = None
+        if not sources.resume:
+            names = {f"--{name.replace('_', '-')}" for name in (*sources.fields(), *swept)}
+            run, note = fit_to_data(run, names | set(map(_option, _groups(argv))))
+        return _Parsed(run, bool(line.sweep), note)
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's
         sys.exit(f"error: {error}")
+
+
+def _check_given(argv: Sequence[str], swept: Mapping[str, str]) -> None:
+    """Raises for an option that is given twice, or beside a sweep of its field."""
+    options = list(map(_option, _groups(argv)))
+    for option in options:
+        if options.count(option) > 1 and option == "--config":
+            raise ValueError(f"{option}: got it twice; wanted it once. Leave one out.")
+        name = field_name(option)
+        if name in swept or re.sub(r"(^|\.)no_", r"\1", name) in swept:
+            raise ValueError(f"{option}: got a --sweep of it too; wanted one of both. Leave one out.")
 
 
 def read_sources(argv: Sequence[str]) -> Sources:
@@ -149,10 +338,15 @@ def read_sources(argv: Sequence[str]) -> Sources:
     parser.add_argument("--out", type=Path, nargs="?")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init-from", nargs="?")
+    parser.add_argument("--config", type=Path, nargs="?")
+    parser.add_argument("--set", action="append", nargs="?", default=[])
+    parser.add_argument("--sweep", action="append", nargs="*", default=[])
     try:
         options = vars(parser.parse_known_args(argv)[0])
     except argparse.ArgumentError:  # such as --resume=1: phase 2 prints the error
         options = vars(parser.parse_args([]))
+    options["set"] = tuple(word for word in options["set"] if word is not None)
+    options["sweep"] = tuple(map(tuple, options["sweep"]))
     names = {argument.partition("=")[0] for argument in argv}
     return Sources(**options, tokenizer=tuple(name for name in _TOKENIZER_OPTIONS if name in names))
 

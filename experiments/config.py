@@ -1,19 +1,29 @@
 """The configs that experiments share, as dataclasses; a field's docstring is the help of its option."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import optax
 from jax.sharding import Mesh
 
+from experiments.messages import check_options
 from tfm_jax import nn, train
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, NotNegative, Positive, Rate, Seed, Share, Size, integer_range
 from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.profiling import read_steps
 
-__all__ = ["Buckets", "Classes", "Longer", "MeshConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
+__all__ = [
+    "Buckets",
+    "Classes",
+    "Longer",
+    "MeshConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SmallData",
+    "TrainConfig",
+]
 
 Buckets = Annotated[int, integer_range(1, 256)]
 """A number of batch shapes, each of which is compiled."""
@@ -21,7 +31,7 @@ Classes = Annotated[int, integer_range(1, 2**20)]
 """A number of vocabulary entries or classes."""
 Examples = Annotated[int, integer_range(1, 2**20)]
 """A number of examples in an update."""
-Longer = Literal["hold", "rewarm", "go_on"]
+Longer = Literal["hold", "rewarm", "continue"]
 """What a schedule does after the steps that it was planned for."""
 
 
@@ -55,25 +65,29 @@ class OptimizerConfig:
     """Layer-wise learning-rate decay: ratio of a layer's rate to that of the layer above; 1 is one rate."""
     when_longer: Longer | None = None
     """The schedule of a resume with more --train.steps: hold keeps the rate of the last planned step; rewarm
-    starts the schedule again, warm-up included, for the added steps; go_on, not of a cosine, which ends,
-    computes the schedule further. None is hold for a cosine, else go_on."""
+    starts the schedule again, warm-up included, for the added steps; continue, not of a cosine, which ends,
+    computes the schedule further. None is hold for a cosine, else continue."""
     extended: tuple[tuple[Size, Longer], ...] = ()
     """How often the run was made longer: the steps planned until then, and what the schedule does after them.
     A resume adds to it; a new run with the same value has the same rates."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train.optimizer")
         ends = [end for end, _ in self.extended]
         if ends != sorted(set(ends)):
-            raise ValueError(f"OptimizerConfig: got extended={self.extended}; wanted increasing steps.")
-        if self.schedule == "cosine" and "go_on" in (self.when_longer, *(way for _, way in self.extended)):
             raise ValueError(
-                "OptimizerConfig: got go_on with schedule='cosine', which ends; wanted hold or rewarm."
+                f"--train.optimizer.extended: got steps {ends}; wanted increasing ones. Leave it out: a "
+                "resume with more --train.steps adds to it"
+            )
+        if self.schedule == "cosine" and "continue" in (self.when_longer, *(way for _, way in self.extended)):
+            raise ValueError(
+                "--train.optimizer.when-longer: got continue with --train.optimizer.schedule cosine, which "
+                "ends; wanted hold or rewarm. Choose one of them"
             )
 
     def longer(self, planned: int) -> "OptimizerConfig":
-        """The config of a run that goes on after its planned steps."""
-        way = self.when_longer or ("hold" if self.schedule == "cosine" else "go_on")
+        """The config of a run that continues after its planned steps."""
+        way = self.when_longer or ("hold" if self.schedule == "cosine" else "continue")
         return dataclasses.replace(self, extended=(*self.extended, (planned, way)))
 
     def build(self, d_model: int, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
@@ -105,13 +119,14 @@ class OptimizerConfig:
         """The schedule with what it does after its planned steps."""
         if way == "rewarm" and added <= self.warmup:
             raise ValueError(
-                f"--train.optimizer.when-longer rewarm: got {added} added steps with warmup={self.warmup}; "
-                "wanted more than the warm-up. Give more --train.steps, or hold"
+                f"--train.optimizer.when-longer rewarm: got {added} added steps with "
+                f"--train.optimizer.warmup {self.warmup}; wanted more than the warm-up. Give more "
+                "--train.steps, or hold"
             )
         return {
             "hold": lambda: train.hold(schedule, start),
             "rewarm": lambda: train.rewarm(schedule, start, self._schedule(d_model, added)),
-            "go_on": lambda: schedule,
+            "continue": lambda: schedule,
         }[way]()
 
 
@@ -120,7 +135,7 @@ class TrainConfig:
     """Steps, batches, evaluation, checkpoints."""
 
     steps: Size = 1000
-    """Total number of updates. A resume may give more: see train.optimizer.when-longer."""
+    """Total number of updates; more on a resume make the run longer."""
     batch_size: Examples = 64
     """Examples per update, over all devices."""
     accumulate: Examples = 1
@@ -145,11 +160,11 @@ class TrainConfig:
     """Seed of the weights, the dropout and the order of the data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "train")
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
-                f"TrainConfig: got checkpoint_every={self.checkpoint_every}; wanted a multiple of "
-                f"evaluate_every={self.evaluate_every}, so that each checkpoint has its metrics."
+                f"--train.checkpoint-every: got {self.checkpoint_every}; wanted a multiple of "
+                f"--train.evaluate-every {self.evaluate_every}, so that each checkpoint has its metrics."
             )
 
 
@@ -170,7 +185,7 @@ class MeshConfig:
     """Expert parallelism: they share the experts of a mixture."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "mesh")
 
     def build(self) -> Mesh:
         """The mesh, over the first of all devices; a ValueError where it does not fit them."""
@@ -181,6 +196,22 @@ class MeshConfig:
             sequence=self.sequence,
             expert=self.expert,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallData:
+    """The defaults of an experiment for small data, which `small_data.fit_to_data` chooses.
+
+    Args:
+      unit: what is counted, such as "pairs".
+      values: the values of fields, by dotted name, for fewer of them than a limit; by limit.
+      column: the field of the data's config that names a column, of which characters are counted; None
+        counts rows.
+    """
+
+    unit: str
+    values: Mapping[int, Mapping[str, object]]
+    column: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,18 +276,19 @@ class RunConfig:
     """Fields with the places of data and weights; a resume compares digests of their content instead."""
     INPUT: ClassVar[Literal["texts", "images"]] = "texts"
     """The input of the model."""
+    SMALL_DATA: ClassVar[SmallData | None] = None
+    """Values for small data, of fields that no option sets; None has the defaults for all data."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_options(self, "")
         if self.resume_step is not None and not self.resume:
             raise ValueError(
-                f"{type(self).__name__}: got resume_step={self.resume_step} without --resume; wanted both, "
-                "or neither."
+                f"--resume-step: got {self.resume_step} without --resume; wanted both, or neither."
             )
         narrow = self.train.gradient_dtype == "bfloat16"
         if narrow and self.parallel == "jit" and self.model.dtype == "float32":
             raise ValueError(
-                f"{type(self).__name__}: got train.gradient_dtype=bfloat16 and a model of dtype float32; "
+                "--train.gradient-dtype: got bfloat16 and --model.dtype float32; "
                 "wanted bfloat16 for both, as jit adds the gradients that the model's products give. Add "
                 "--model.dtype bfloat16, or leave the gradients in float32."
             )
@@ -267,7 +299,7 @@ class RunConfig:
                 raise ValueError(f"--profile: {error}") from error
             if last > self.train.steps:
                 raise ValueError(
-                    f"--profile: got {self.profile}; wanted steps up to train.steps={self.train.steps}."
+                    f"--profile: got {self.profile}; wanted steps up to --train.steps {self.train.steps}."
                 )
 
     @classmethod

@@ -9,9 +9,9 @@ from flax import nnx
 
 from experiments.config import RunConfig
 from experiments.inputs import check_splits
+from experiments.messages import exit_on_error
 from experiments.runner import Run
 from tfm_jax import nn, processes, runs
-from tfm_jax.console import exit_on_error
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.types import Params
 
@@ -38,7 +38,7 @@ def start_run(config: C, name: str, accepted: Sequence[type[nnx.Module]]) -> tup
     Raises:
       SystemExit: with one message, when the weights cannot be loaded, or as `runner.Run`.
     """
-    with exit_on_error(name):
+    with exit_on_error(name, config):
         config, initial = load_initial_weights(config, accepted)
         if initial is not None:
             check_splits(config)

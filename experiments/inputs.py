@@ -30,6 +30,7 @@ __all__ = [
     "hash_lines",
     "hash_texts",
     "inherit_splits",
+    "is_permuted",
     "keep_lines",
 ]
 
@@ -81,6 +82,12 @@ class RunInputs:
                 "list of them; wanted it, so that none is trained on. Resume that run once, by --resume and "
                 "its --out: that writes the list. To start from its weights on other data: tfm convert RUN "
                 "DIR and --init-from DIR"
+            )
+        if self._start is None:
+            print(
+                f"{self._name}: {source} has no {INPUTS_FILE}, so its share and salt alone say what it held "
+                "out; resume it once, by --resume and its --out, to have it",
+                flush=True,
             )
         if (start := self._start) is not None:
             processes.from_main("inputs of the start", lambda: _write(self._directory / START_FILE, start))
@@ -149,6 +156,11 @@ def inherit_splits(config: C) -> C:
         return config
     changes: dict[str, Any] = {"data": dataclasses.replace(own, **found)}
     return dataclasses.replace(config, **changes)
+
+
+def is_permuted(config: RunConfig) -> bool:
+    """Whether a run holds examples out as version 0.1 did: by a permutation, without a salt."""
+    return getattr(getattr(config, "data", None), "held_out_salt", "") is None
 
 
 def check_splits(config: RunConfig) -> None:

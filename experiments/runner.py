@@ -22,10 +22,10 @@ import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
-from experiments.going_on import check_plan, describe_schedule, go_on, lengthen, plan_of
-from experiments.inputs import RunInputs
+from experiments.inputs import RunInputs, is_permuted
+from experiments.longer_runs import check_plan, continue_run, describe_schedule, lengthen, plan_of
+from experiments.messages import exit_on_error
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
-from tfm_jax.console import exit_on_error
 from tfm_jax.pytrees import replace_leaves
 from tfm_jax.sharding import NotDivisibleError
 from tfm_jax.train.checkpoint_files import consecutive_steps
@@ -40,6 +40,7 @@ from tfm_jax.values import to_dict
 
 __all__ = [
     "Run",
+    "Stopped",
     "check_classes",
     "check_inputs",
     "make_step",
@@ -54,6 +55,10 @@ _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", runs.PROCES
 """The files of a run's directory that decide the input of the model."""
 _BEST = "validation/loss"
 """The metric of the best checkpoint and of early stopping."""
+
+
+class Stopped(SystemExit):
+    """A signal ended the training of a run, whose last step is saved; ends the process with a message."""
 
 
 class Run(Generic[C]):
@@ -77,7 +82,7 @@ class Run(Generic[C]):
         self._started_at = time.monotonic()
         self.name = name
         self.best_step: int | None = None
-        with exit_on_error(name):
+        with exit_on_error(name, config):
             compilation_cache.enable(config.compilation_cache)
             if config.resume and config.out is None:
                 raise ValueError("got --resume without --out; wanted the directory of the run. Add --out")
@@ -88,10 +93,10 @@ class Run(Generic[C]):
             config.train.optimizer.build(d_model=1, steps=config.train.steps)  # raises if they do not fit
             parts = self.parallel.batch_parts * config.train.accumulate
             if config.train.batch_size % parts:
-                names = " x ".join(f"mesh.{name}" for name in self.parallel.batch_axes)
+                names = " x ".join(f"--mesh.{name}" for name in self.parallel.batch_axes)
                 raise ValueError(
                     f"got train.batch_size={config.train.batch_size}; wanted a multiple of {names} times "
-                    f"train.accumulate, {parts}."
+                    f"--train.accumulate, {parts}."
                 )
             new = f"runs/{time.strftime(f'{name}-%Y%m%d-%H%M%S')}"
             out = config.out or Path(processes.from_main("name of the run", lambda: new))
@@ -100,8 +105,7 @@ class Run(Generic[C]):
             self._directory = RunDirectory(out, settings, **options)
             read_json_lines(self._directory.metrics)  # raises for lines that a resume cannot keep
             self.path = self._directory.path
-            by_permutation = getattr(getattr(config, "data", None), "held_out_salt", "") is None
-            self.inputs = RunInputs(name, self.path, by_permutation)
+            self.inputs = RunInputs(name, self.path, is_permuted(config))
 
     @contextlib.contextmanager
     def setup(self) -> Iterator[None]:
@@ -111,7 +115,7 @@ class Run(Generic[C]):
             if not self.config.resume and processes.is_main():
                 shutil.rmtree(self.path)
 
-        with exit_on_error(self.name), processes.on_failure(remove):
+        with exit_on_error(self.name, self.config), processes.on_failure(remove):
             yield
 
     def shard(self, axes: Params) -> None:
@@ -250,7 +254,7 @@ class Run(Generic[C]):
             "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
         }
         with contextlib.ExitStack() as stack:
-            with exit_on_error(self.name):
+            with exit_on_error(self.name, self.config):
                 processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(
@@ -297,7 +301,7 @@ class Run(Generic[C]):
         """Draws ``curves.png``; returns the last weights, or their moving average if the run keeps one.
 
         Raises:
-          SystemExit: with one message, when a signal ended the run, saved.
+          Stopped: with one message, when a signal ended the run, saved.
         """
         try:
             if processes.is_main() and (lines := read_json_lines(self._directory.metrics)):
@@ -307,7 +311,7 @@ class Run(Generic[C]):
         processes.sync("end of training")
         if result.reason == "signal":
             fix = f"resume by --out {self.path} --resume"
-            sys.exit(f"{self.name}: stopped at step {result.step}, saved; {fix}")
+            raise Stopped(f"{self.name}: stopped at step {result.step}, saved; {fix}")
         return result.state.params if result.state.ema is None else result.state.ema
 
     def best_params(self) -> Params:
@@ -351,7 +355,8 @@ class Run(Generic[C]):
             is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
             if is_longer:
-                extra = go_on(self.path, step, self._early_stopping(), extra)
+                last = checkpoints.latest() or step
+                extra = continue_run(self.path, last, self._early_stopping(), extra)
             if (to := checkpoints.set_aside(step)) is not None:
                 metrics = self._directory.metrics  # a resume removes the lines of later steps
                 if processes.is_main() and metrics.exists():

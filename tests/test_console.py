@@ -161,3 +161,11 @@ def test_ctrl_c_while_tfm_starts(delay, tmp_path):
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         assert process.communicate()[1] == b"" and process.returncode == 130
+
+
+def test_a_table_in_a_pipe_has_whole_lines_and_no_markup(capsys):
+    console.print_table(["name", "[b]"], [["a" * 200, "[red]1"], ["", "2"]], bold=[True])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head, rule, first, second = filter(None, lines)
+    assert (head, first, second) == (["name", "[b]"], ["a" * 200, "[red]1"], ["2"])
+    assert set("".join(rule)) in ({"─"}, {"-"})

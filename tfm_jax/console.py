@@ -23,6 +23,7 @@ __all__ = [
     "log_to_stderr",
     "parse_options",
     "print_error",
+    "print_table",
     "run_program",
 ]
 
@@ -119,6 +120,30 @@ def print_error(message: str, name: str = "tfm") -> None:
     """Prints a line on standard error, if it can be written."""
     with contextlib.suppress(OSError):
         print(f"{name}: {message}", file=sys.stderr, flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[bool] = ()) -> None:
+    """Prints a table; a terminal folds cells that do not fit into its width, a pipe gets whole lines.
+
+    Args:
+      columns: their heads.
+      rows: the cells of each.
+      bold: for each row whether it is bold, on a terminal; () for none.
+    """
+    from rich.box import SIMPLE_HEAD  # slow: not before it is needed
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=100_000)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for i, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if i < len(bold) and bold[i] else None)
+    console.print(table)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Union
 from tfm_jax.ranges import Range
 from tfm_jax.registry import Variant, is_kind, problem, registered
 
-__all__ = ["check_fields", "range_of"]
+__all__ = ["check_field", "check_fields", "range_of"]
 
 
 def check_fields(value: object) -> None:
@@ -27,13 +27,26 @@ def check_fields(value: object) -> None:
     Raises:
       ValueError: names the first field that does not fit, and what was wanted.
     """
-    cls = type(value)
-    for name, hint in _hints(cls).items():
-        got = getattr(value, name)
-        if not _fits(hint, got):
-            raise ValueError(
-                f"{cls.__name__}: got {name}={got!r:.80}; wanted {_description(hint)}.{_fix(hint, got)}"
-            )
+    for name in _hints(type(value)):
+        check_field(type(value), name, getattr(value, name))
+
+
+def check_field(cls: type, name: str, value: object) -> None:
+    """Checks that a value has the type and range of one field's annotation, as `check_fields` does.
+
+    Args:
+      cls: the dataclass.
+      name: of its field.
+      value: for that field.
+
+    Raises:
+      ValueError: names the field, and what was wanted.
+    """
+    hint = _hints(cls)[name]
+    if not _fits(hint, value):
+        raise ValueError(
+            f"{cls.__name__}: got {name}={value!r:.80}; wanted {_description(hint)}.{_fix(hint, value)}"
+        )
 
 
 @functools.cache

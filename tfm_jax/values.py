@@ -61,7 +61,9 @@ def from_dict(annotation: object, value: object, variants: Sequence[type] = ()) 
         return from_text(annotation, str(value), variants)
     args = typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        member = next(a for a in args if a is not types.NoneType)
+        kinds = [a for a in args if a is not types.NoneType]
+        tuples = [a for a in kinds if typing.get_origin(a) is tuple]
+        member = (tuples if isinstance(value, list | tuple) and tuples else kinds)[0]
         return None if value is None else from_dict(member, value, variants)
     if typing.get_origin(annotation) is tuple:
         if not isinstance(value, list | tuple) or len(_item_annotations(annotation, value)) != len(value):

@@ -7,9 +7,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, TrainConfig
+from experiments.messages import check_options
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Rate, integer_range
 
 __all__ = ["Config", "DataConfig"]
@@ -81,7 +81,7 @@ class DataConfig:
     buckets: Buckets = 3
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "data")
 
     @property
     def label(self) -> str:

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from experiments.config import Classes, OptimizerConfig, RunConfig, TrainConfig
 from experiments.images.augment import AugmentConfig
+from experiments.messages import check_options
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Rate, Size, integer_range
 
 __all__ = ["Config", "DataConfig", "ViewsConfig"]
@@ -44,7 +44,7 @@ class ViewsConfig:
     """The augmentation of the copies."""
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "views")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class DataConfig:
     held_out_salt: str | None = SPLIT_SALT
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "data")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,9 @@ from tfm_jax.data.sources import load_unsplit
 
 __all__ = ["load_texts", "sample_texts"]
 
+LEAST_CHARACTERS = 100
+"""Of a text that a model is trained on and validated on."""
+
 
 def load_texts(config: DataConfig, inputs: RunInputs | None = None) -> tuple[list[str], list[str]]:
     """Loads the training texts and the validation texts.
@@ -27,7 +30,12 @@ def load_texts(config: DataConfig, inputs: RunInputs | None = None) -> tuple[lis
       FileNotFoundError, HubUnavailableError, ValueError: as `data.load` and `data.texts`.
     """
     held_out = 0.0 if config.validation else config.held_out
-    options = {"columns": [config.column], "separator": config.separator, "encoding": config.encoding}
+    options = {
+        "columns": [config.column],
+        "separator": config.separator,
+        "encoding": config.encoding,
+        "names": config.columns,
+    }
     splits = data.load_splits(
         config.source,
         validation=held_out,
@@ -40,10 +48,16 @@ def load_texts(config: DataConfig, inputs: RunInputs | None = None) -> tuple[lis
         splits["validation"] = load_unsplit(config.validation, **options)
     if "validation" not in splits:
         raise ValueError(
-            f"{config.source!r}: got no texts for validation, and held_out is 0; wanted some. Hold a share "
-            "out, or name a file"
+            f"--data.source {config.source}: got no texts for validation, and --data.held-out 0; wanted "
+            "some. Hold a share out, or name a file by --data.validation"
         )
     texts = {name: data.texts(splits[name], config.column) for name in ("train", "validation")}
+    counted = ["train"] if config.validation else ["train", "validation"]
+    if (n := sum(len(text) for name in counted for text in texts[name])) < LEAST_CHARACTERS:
+        raise ValueError(
+            f"--data.source {config.source}: got {n} characters of text; wanted at least {LEAST_CHARACTERS}, "
+            "to train on some and to validate on others. Choose a longer text"
+        )
     if inputs is not None:
         texts = _without_held_out(texts, config, inputs)
     return texts["train"], sample_texts(texts["validation"], config.validation_bytes)

@@ -171,8 +171,8 @@ def _prompt(config: Config, tokenizer: data.Tokenizer) -> list[int]:
     prompt = [*bos, *ids.tolist()]
     if not 0 < len(prompt) < length:
         raise ValueError(
-            f"sample.prompt: got {len(prompt)} tokens; wanted at least 1 and fewer than "
-            f"data.length={length}. Give another --sample.prompt"
+            f"--sample.prompt: got {len(prompt)} tokens; wanted at least 1 and fewer than --data.length "
+            f"{length}. Give another --sample.prompt"
         )
     return prompt
 

@@ -7,10 +7,10 @@ runs with greedy decoding gave 1.0, in 1 min 31 s.
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, TrainConfig
+from experiments.config import Buckets, Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
+from experiments.messages import check_options
 from tfm_jax import nn
 from tfm_jax.data.splitting import SPLIT_SALT
-from tfm_jax.fields import check_fields
 from tfm_jax.ranges import Count, Rate, Size, integer_range, real_range
 
 __all__ = ["Config", "DataConfig", "SearchConfig", "TextConfig"]
@@ -32,6 +32,38 @@ TEXT_TRAIN = TrainConfig(
     checkpoint_every=500,
     log_every=50,
 )
+TEXT_SMALL = SmallData(
+    "pairs",
+    {
+        1_000: {
+            "model.d_model": 64,
+            "model.n_heads": 4,
+            "model.d_ff": 256,
+            "model.n_layers": 2,
+            "model.dropout_rate": 0.2,
+            "data.vocab_size": 500,
+            "data.batch_tokens": 1024,
+            "train.steps": 1000,
+            "train.optimizer.warmup": 100,
+            "train.evaluate_every": 100,
+            "train.checkpoint_every": 100,
+        },
+        10_000: {
+            "model.d_model": 128,
+            "model.n_heads": 4,
+            "model.d_ff": 512,
+            "model.n_layers": 2,
+            "model.dropout_rate": 0.2,
+            "data.vocab_size": 2000,
+            "data.batch_tokens": 2048,
+            "train.steps": 3000,
+            "train.optimizer.warmup": 300,
+            "train.evaluate_every": 250,
+            "train.checkpoint_every": 250,
+        },
+        50_000: {"data.vocab_size": 4000, "train.optimizer.warmup": 500},
+    },
+)
 BatchTokens = Annotated[int, integer_range(1, 2**26)]
 Beams = Annotated[int, integer_range(1, 1024)]
 LengthPenalty = Annotated[float, real_range(-100, 100)]
@@ -42,16 +74,20 @@ class DataConfig:
     """The sentence pairs and their batches.
 
     Args:
-      source: "dates" (without a network); or parallel text: a file, a directory or a glob of files (jsonl
-        with rows {"translation": {"en": ..., "fr": ...}}, csv, tsv, parquet; also compressed), or a data
-        set of the Hugging Face hub, "owner/name" or "owner/name:configuration".
+      source: "dates" (without a network); or parallel text: two aligned text files, such as train.en
+        train.fr; a file, a directory or a glob of files (jsonl with rows {"translation": {"en": ..., "fr":
+        ...}}, csv, tsv, parquet); all also compressed; or a data set of the Hugging Face hub, "owner/name"
+        or "owner/name:configuration".
       splits: What decides the split of a file in a directory or a glob: directories named train, validation
         or test; the file names; or none, and all are split at random. None uses the rule in the README.
-      pair: The source and target languages of parallel text, such as en-fr. None uses the columns named
-        source and target.
-      validation: A file for validation. None uses the source's split of that name or, without one, held_out
-        of the training pairs.
-      test: A file for the test; None as for validation.
+      pair: The source and target languages of parallel text, such as en-fr: the columns of a table. None
+        uses the columns named source and target. Of two files it names the languages alone; None reads
+        them from the suffixes.
+      columns: The names of the columns of a csv or tsv file without a header line, such as en fr; of two, the
+        first is the source. None reads the header.
+      validation: A file, or two, for validation. None uses the source's split of that name or, without one,
+        held_out of the training pairs.
+      test: A file, or two, for the test; None as for validation.
       held_out: Share of the training pairs to hold out.
       held_out_salt: Hashed with a source text to choose the held-out pairs, so that a file may grow or be
         reordered and no training pair becomes a test pair. Another salt holds out others; None is the
@@ -68,11 +104,12 @@ class DataConfig:
       decoded: Number of validation pairs to translate at each evaluation, for their exact match.
     """
 
-    source: str = "dates"
+    source: str | tuple[str, str] = "dates"
     splits: Literal["directories", "files", "none"] | None = None
     pair: str | None = None
-    validation: str | None = None
-    test: str | None = None
+    columns: tuple[str, ...] | None = None
+    validation: str | tuple[str, str] | None = None
+    test: str | tuple[str, str] | None = None
     held_out: Rate = 0.05
     separator: str | None = None
     encoding: str = "utf-8"
@@ -85,7 +122,7 @@ class DataConfig:
     decoded: Count = 200
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +139,7 @@ class SearchConfig:
     length_penalty: LengthPenalty = 0.6
 
     def __post_init__(self):
-        check_fields(self)
+        check_options(self, "search")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +147,8 @@ class Config(RunConfig):
     """Machine translation with an encoder-decoder Transformer.
 
     Without arguments: dates in twelve languages to ISO 8601. Any parallel text: --data.source FILE
-    --data.pair en-fr, with other defaults, which --data.source FILE --help shows.
+    --data.pair en-fr, or --data.source train.en train.fr, with other defaults, which --data.source FILE
+    --help shows.
     """
 
     data: DataConfig = DataConfig()
@@ -129,8 +167,8 @@ class Config(RunConfig):
         super().__post_init__()
         if self.average > self.train.keep:
             raise ValueError(
-                f"{type(self).__name__}: got average={self.average} checkpoints of "
-                f"train.keep={self.train.keep}; wanted at most as many as are kept."
+                f"--average: got {self.average} checkpoints of --train.keep {self.train.keep}; wanted at "
+                "most as many as are kept."
             )
 
     @classmethod
@@ -147,3 +185,5 @@ class TextConfig(Config):
     train: TrainConfig = TEXT_TRAIN
     label_smoothing: Rate = 0.1
     average: Size = 5
+
+    SMALL_DATA = TEXT_SMALL

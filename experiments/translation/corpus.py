@@ -1,20 +1,31 @@
 """The sentence pairs of each split, the shapes of batches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
 
+import datasets
 import numpy as np
 
 from experiments.translation.config import DataConfig
 from tfm_jax import data
+from tfm_jax.data.aligned import language_of
 from tfm_jax.data.bucketing import batch_sizes
 from tfm_jax.data.columns import source_column
 from tfm_jax.data.sources import load_unsplit
 from tfm_jax.data.splitting import hold_out
 
-__all__ = ["Pairs", "load_pairs", "make_shapes"]
+__all__ = ["Pairs", "languages", "load_pairs", "make_shapes"]
 
 Pairs = tuple[list[str], list[str]]
 """Source texts and target texts, in order."""
+Source = str | tuple[str, str]
+"""A file, a directory, a glob or a data set of the hub; or two aligned files."""
+
+
+class _FileOptions(TypedDict):
+    encoding: str
+    separator: str | None
+    names: Sequence[str] | None
 
 
 def load_pairs(config: DataConfig) -> dict[str, Pairs]:
@@ -30,20 +41,110 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
       FileNotFoundError, HubUnavailableError, ImportError, ValueError: as `data.load` and
         `data.text_pairs`.
     """
-    files = {"validation": config.validation, "test": config.test}
-    shares = {name: 0.0 if file else config.held_out for name, file in files.items()}
-    options = {"separator": config.separator, "encoding": config.encoding}
-    splits = data.load_splits(config.source, validation=0.0, test=0.0, splits=config.splits, **options)
-    data.text_pairs(splits["train"], config.pair)  # errors name a row by its number in the source
-    by = [source_column(splits["train"], config.pair)]
+    sources: dict[str, Source] = {"train": config.source}
+    sources |= {name: file for name in ("validation", "test") if (file := getattr(config, name))}
+    _check_order(config)
+    options = {name: _file_options(config, file, sources.values()) for name, file in sources.items()}
+    splits = data.load_splits(
+        config.source, validation=0.0, test=0.0, splits=config.splits, **options["train"]
+    )
+    _read(splits["train"], config, config.source)  # errors name a row by its number in the source
+    splits |= {name: load_unsplit(sources[name], **options[name]) for name in options if name != "train"}
+    splits |= {name: _drop_empty(splits[name], file) for name, file in sources.items()}
+    shares = {name: 0.0 if name in sources else config.held_out for name in ("validation", "test")}
+    by = [_source_column(splits["train"], config)]
     splits = hold_out(splits, by=by, salt=config.held_out_salt, **shares)
-    splits |= {name: load_unsplit(file, **options) for name, file in files.items() if file}
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
-            f"{config.source!r}: got no pairs for {' and '.join(sorted(missing))}, and held_out is 0; wanted "
-            "some. Hold a share out, or name a file for each"
+            f"--data.source {_shown(config.source)}: got no pairs for {' and '.join(sorted(missing))}, and "
+            "--data.held-out 0; wanted some. Hold a share out, or name files by "
+            f"{' and '.join(f'--data.{name}' for name in sorted(missing))}"
         )
-    return {name: data.text_pairs(splits[name], config.pair) for name in ("train", *files)}
+    return {
+        name: _read(splits[name], config, sources.get(name, config.source))
+        for name in ("train", "validation", "test")
+    }
+
+
+def languages(config: DataConfig) -> tuple[str | None, str | None]:
+    """The source and the target language; None for one that neither an option nor a file's suffix names."""
+    if config.pair is not None:
+        source, _, target = config.pair.partition("-")
+        return source, target
+    if not isinstance(config.source, str):
+        source, target = map(language_of, config.source)
+        return source, target
+    return _columns(config) or (None, None)
+
+
+def _file_options(config: DataConfig, source: Source, sources: Iterable[Source]) -> _FileOptions:
+    """The options of files for one of the sources; those of tables are for the tables among them."""
+    is_table = isinstance(source, str) or not any(isinstance(other, str) for other in sources)
+    return {
+        "encoding": config.encoding,
+        "separator": config.separator if is_table else None,
+        "names": config.columns if is_table else None,
+    }
+
+
+def _columns(config: DataConfig) -> tuple[str, str] | None:
+    """The names of the two columns of a table without a header; None where ``pair`` chooses them."""
+    if config.pair is None and config.columns is not None and len(config.columns) == 2:
+        source, target = config.columns
+        return source, target
+    return None
+
+
+def _read(dataset: datasets.Dataset, config: DataConfig, source: Source) -> Pairs:
+    """The texts of both sides of a source."""
+    if not isinstance(source, str):
+        return data.text_pairs(dataset)
+    if columns := _columns(config):
+        return data.text_pairs(dataset, source=columns[0], target=columns[1])
+    return data.text_pairs(dataset, config.pair)
+
+
+def _source_column(dataset: datasets.Dataset, config: DataConfig) -> str:
+    """The column of the source texts, by which pairs are held out."""
+    columns = None if not isinstance(config.source, str) else _columns(config)
+    if columns:
+        return columns[0]
+    return source_column(dataset, config.pair if isinstance(config.source, str) else None)
+
+
+def _check_order(config: DataConfig) -> None:
+    """Raises for two files in the other order than the languages of the pair."""
+    if isinstance(config.source, str) or config.pair is None:
+        return
+    first, second = config.source
+    if None not in (found := (language_of(second), language_of(first))) and found == languages(config):
+        raise ValueError(
+            f"got --data.source {_shown(config.source)} and --data.pair {config.pair}; wanted the source "
+            f"texts first. Give --data.source {second} {first}, or the other pair"
+        )
+
+
+def _shown(source: Source) -> str:
+    return source if isinstance(source, str) else " ".join(source)
+
+
+def _drop_empty(dataset: datasets.Dataset, source: Source) -> datasets.Dataset:
+    """The pairs of aligned files without those that have an empty side, which it counts."""
+    if isinstance(source, str):
+        return dataset
+    sides = [[bool(text.strip()) for text in dataset[name]] for name in ("source", "target")]
+    kept = [i for i, pair in enumerate(zip(*sides, strict=True)) if all(pair)]
+    if len(kept) == len(dataset):
+        return dataset
+    counts = [f"{side.count(False):,} in {file}" for side, file in zip(sides, source, strict=True)]
+    dropped = f"{len(dataset) - len(kept):,} of {len(dataset):,} pairs"
+    if not kept:
+        raise ValueError(
+            f"got {_shown(source)} with an empty side in all of {len(dataset):,} pairs; wanted texts. "
+            "Choose other files"
+        )
+    print(f"translation: dropped {dropped}, which have an empty line: {' and '.join(counts)}", flush=True)
+    return dataset.select(kept, keep_in_memory=True)
 
 
 def make_shapes(

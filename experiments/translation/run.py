@@ -13,7 +13,7 @@ from experiments.init_from import start_run
 from experiments.inputs import hash_texts
 from experiments.runner import Run, make_tokenizer, require_packages
 from experiments.translation.config import Config
-from experiments.translation.corpus import Pairs, load_pairs, make_shapes
+from experiments.translation.corpus import Pairs, languages, load_pairs, make_shapes
 from experiments.translation.decode import (
     TextMetrics,
     Translate,
@@ -138,8 +138,7 @@ def _prepare(run: Run[Config]) -> _Task:
     require_packages("matplotlib")
     config = run.config
     is_text = config.data.source != "dates"
-    target = (config.data.pair or "").partition("-")[2]
-    metrics = text_metrics(target) if is_text else None
+    metrics = text_metrics(languages(config.data)[1]) if is_text else None
     pairs = load_pairs(config.data)
     hashes = {name: hash_texts(sources) for name, (sources, _) in pairs.items()}
     files = [name for name in ("validation", "test") if getattr(config.data, name)]

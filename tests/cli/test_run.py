@@ -16,7 +16,8 @@ def test_help_lists_every_command(capsys):
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert all(
-        name in out for name in ("translate", "generate", "embed", "classify", "convert", "laws", "doctor")
+        name in out
+        for name in ("translate", "generate", "embed", "classify", "convert", "compare", "laws", "doctor")
     )
 
 

@@ -257,12 +257,13 @@ def test_missing_columns(load, tmp_path):
         load(write(tmp_path / "a.jsonl"), columns=["prose"])
 
 
-@pytest.mark.parametrize("options", [{"separator": ";"}, {"encoding": "latin-1"}], ids=str)
+@pytest.mark.parametrize("options", [{"separator": ";"}, {"encoding": "latin-1"}, {"names": ["a"]}], ids=str)
 def test_options_of_files_do_not_apply_to_other_sources(options, load):
+    (name,) = options
     for source in ("places", "owner/name"):
-        with pytest.raises(ValueError, match=f"load: got separator=.* for {source!r}; wanted a path"):
+        with pytest.raises(ValueError, match=f"load: got {name}=.* for {source!r}; wanted a path"):
             load(source, **options)
-    with pytest.raises(ValueError, match=r"load: got separator=.* for 'places'; wanted a path"):
+    with pytest.raises(ValueError, match=f"load: got {name}=.* for 'places'; wanted a path"):
         data.load_splits("places", **options)
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.data.files import STREAM, SUFFIXES, TEXTS, as_dicts, compress, read, tables
@@ -62,6 +62,7 @@ def literal(text):
 @given(tables(TEXTS.map(literal)), st.sampled_from(["\n", "\r\n"]), SUFFIXES, st.booleans())
 def test_tsv_is_read_as_it_is_written(table, end, suffix, streaming):
     header, rows = table
+    assume(not any("\r" in name for name in header))  # an error: line ends of CR alone
     content = "".join("\t".join(row) + end for row in [header, *rows]).encode()
     assert read("tsv", compress(content, suffix), f"a.tsv{suffix}", streaming=streaming) == as_dicts(*table)
 
@@ -71,6 +72,37 @@ def test_fields_and_lines_of_any_length():
     assert read("csv", csv_of(["a", "b"], [(text, "x")], ",", False)) == [{"a": text, "b": "x"}]
     line = text.replace("\n", " ")
     assert read("tsv", f"a\tb\n{line}\tx") == [{"a": line, "b": "x"}]
+
+
+@STREAM
+def test_names_for_tables_without_a_header(tmp_path, streaming):
+    assert read("tsv", "a\tb\r\nc\td\n", names=["x", "y"], streaming=streaming) == [
+        {"x": "a", "y": "b"},
+        {"x": "c", "y": "d"},
+    ]
+    assert read("csv", '"a,b"\nsame\n', names=["x"], streaming=streaming) == [{"x": "a,b"}, {"x": "same"}]
+    for name, text in (("train.csv", "a,a\nb,c\n"), ("test.csv", "d,e\n")):
+        (tmp_path / name).write_text(text)
+    rows = data.load(str(tmp_path), "test", names=["x", "y"], columns=["y"], streaming=streaming)
+    assert list(rows) == [{"y": "e"}]
+    assert len(data.load_splits(str(tmp_path), names=["x", "y"], validation=0)["train"]) == 2
+
+
+def test_a_first_line_that_is_no_header_is_shown_with_the_fix(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("Good morning.\tBonjour.\nYes.\tOui.\n")
+    message = (
+        r"the columns 'Good morning.', 'Bonjour.'; wanted 'en', 'fr'\. .*"
+        r"if this first line is data.*names=\[\.\.\.\] \(--data.columns en fr\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        data.load(str(tmp_path / "pairs.tsv"), columns=["en", "fr"])
+    with pytest.raises(ValueError, match=message):
+        data.text_pairs(data.load(str(tmp_path / "pairs.tsv")).select([0]), "en-fr")
+    (tmp_path / "pairs.jsonl").write_text('{"a": "b"}\n')
+    for source, options in (("pairs.tsv", {"names": ["x", "y"]}), ("pairs.jsonl", {})):
+        with pytest.raises(ValueError, match="wanted 'en'") as error:
+            data.load(str(tmp_path / source), columns=["en"], **options)
+        assert "first line" not in str(error.value)
 
 
 def test_a_header_alone_has_no_rows(tmp_path):
@@ -122,6 +154,18 @@ def test_files_of_a_split_have_one_header(tmp_path):
         ("csv", "\n\n", {}, "a: got an empty file; wanted a header line"),
         ("tsv", "\n\n", {}, "a: got an empty file; wanted a header line"),
         ("csv", "a;b\n1;2,\n", {}, "line 2: got 2 fields; wanted 1"),
+        ("csv", "a,a\n1,2", {}, r"twice in the header.*if this line is data.*\(--data.columns NAME \.\.\.\)"),
+        (
+            "tsv",
+            "a\tb\n1\n",
+            {"names": ["x", "y"]},
+            r"line 2: got 1 fields; wanted 2 as in names=\('x', 'y'\) \(--data.columns x y\)",
+        ),
+        ("csv", "a,b", {"names": ["x"]}, "line 1: got 2 fields; wanted 1 as in names="),
+        ("csv", "a,b", {"names": ["x", "x"]}, r"load: got names=\('x', 'x'\); wanted different ones"),
+        ("tsv", "a\tb\rx\ty\r", {"names": ["x", "y"]}, "line 1: got line ends of CR alone"),
+        ("csv", "a\nb".encode("utf-16-le"), {"names": ["x"]}, "line 1: got the field .* NUL"),
+        ("json", '{"a": 1}', {"names": ["x"]}, "got names=.* of kind json; wanted csv or tsv files"),
         ("csv", "a", {"separator": "||"}, r"load: got separator='\|\|'; wanted one character"),
         ("csv", "a", {"separator": ""}, "load: got separator=''; wanted one character"),
         ("csv", "a", {"separator": '"'}, "load: got separator='\"'; wanted one character"),

@@ -167,7 +167,7 @@ def test_default_source_needs_no_file():
         (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted"),
         (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
         (["--model.pooler", "Pooler"], "got pooling='mean' .*; wanted pooling='first'"),
-        (["--mesh.data", "3"], "got train.batch_size=8; wanted a multiple of .*, 3"),
+        (["--mesh.data", "3"], "got --train.batch-size 8; wanted a multiple of .*, 3"),
     ],
 )  # fmt: skip
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, source, arguments, message):
@@ -250,7 +250,7 @@ def test_command_line(capsys):
     assert DataConfig(source="places").label == "continent"
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     for argument, message in {
-        "--data.max-length=2": "DataConfig: got max_length=2; wanted an integer from 3 to"
+        "--data.max-length=2": "--data.max-length: got 2; wanted an integer from 3 to"
     }.items():
         with pytest.raises(SystemExit):
             command_line.parse(Config, [argument])

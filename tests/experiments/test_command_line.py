@@ -93,7 +93,10 @@ def test_unknown_variant_raises(text, message, capsys):
 def test_a_mesh_size_is_a_number_or_auto(capsys):
     mesh = parse("--mesh.data", "auto", "--mesh.tensor", "2").mesh
     assert (mesh.data, mesh.tensor, mesh.fsdp) == ("auto", 2, 1)
-    for text, message in (("x", "got 'x'; wanted an integer, or auto."), ("0", "got data=0; wanted 'auto'")):
+    for text, message in (
+        ("x", "got 'x'; wanted an integer, or auto."),
+        ("0", "--mesh.data: got 0; wanted 'auto'"),
+    ):
         with pytest.raises(SystemExit):
             parse("--mesh.data", text)
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
@@ -125,22 +128,22 @@ def test_help_shows_the_variants_and_the_default(capsys):
 
 
 def test_sources_are_read_and_other_options_ignored():
-    assert command_line.read_sources([]) == Sources(None, None, False, None, ())
+    assert command_line.read_sources([]) == Sources()
     argv = ["--data.source=x", "--out", "a b", "--resume", "--model.n-layers", "2", "--init_from", "y"]
-    assert command_line.read_sources(argv) == Sources("x", Path("a b"), True, "y", ())
+    assert command_line.read_sources(argv) == Sources("x", Path("a b"), True, "y")
     assert command_line.read_sources(["--data.vocab_size=3"]).tokenizer == ("--data.vocab-size",)
     assert command_line.read_sources(["--out"]).out is None  # phase 2 raises
 
 
 def test_a_flag_with_a_value_is_an_error_of_phase_2(capsys):
-    assert command_line.read_sources(["--resume=1"]) == Sources(None, None, False, None, ())
+    assert command_line.read_sources(["--resume=1"]) == Sources()
     with pytest.raises(SystemExit):
         parse("--resume=1")
     assert "Unrecognized options: 1" in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_run_to_resume(tmp_path):
-    sources = Sources(None, tmp_path, True, None, ())
+    sources = Sources(out=tmp_path, resume=True)
     assert sources.defaults(Config) == Config()  # Run raises for the missing run
     RunDirectory(tmp_path, to_dict(Config(model=nn.Config(n_layers=9))))
     assert sources.defaults(Config).model.n_layers == 9
@@ -148,15 +151,15 @@ def test_defaults_are_those_of_the_run_to_resume(tmp_path):
 
 
 def test_defaults_are_those_for_the_data_source():
-    assert type(Sources(None, None, False, None, ()).defaults(translation.Config)) is translation.Config
-    text = Sources("x", None, False, None, ()).defaults(translation.Config)
+    assert type(Sources().defaults(translation.Config)) is translation.Config
+    text = Sources("x").defaults(translation.Config)
     assert type(text) is translation.TextConfig and text == translation.TextConfig()
 
 
 def test_defaults_with_init_from_have_the_model_of_the_weights(tmp_path):
     saved = translation.Config(model=nn.Config(n_layers=9, vocab_size=7))
     RunDirectory(tmp_path, to_dict(saved))
-    sources = Sources(None, None, False, str(tmp_path), ())
+    sources = Sources(init_from=str(tmp_path))
     found = sources.defaults(translation.Config)
     assert (found.model.n_layers, found.model.vocab_size, found.init_from) == (9, 7, str(tmp_path))
     assert found.model.unroll  # as the default model of the experiment

@@ -152,7 +152,7 @@ def test_run_starts_from_a_run(tmp_path, pairs):
     model = untied_run(first)
     arguments = ["--out", str(second), "--data.source", pairs, "--data.pair", "en-fr", "--search.beams", "1"]
     arguments += [*without_model(TRANSLATION), "--train.steps", "2", "--average", "1", *FROZEN]
-    translation([*arguments, "--init-from", str(first), "--data.held-out", "0.02"])
+    translation([*arguments, "--init-from", str(first)])
     chex.assert_trees_all_close(weights_of(second), weights_of(first), atol=1e-12)
     configured = load_config(translation_config.TextConfig, second / "config.json").model
     assert configured == dataclasses.replace(model, unroll=configured.unroll, dropout_rate=0.0)

@@ -207,11 +207,12 @@ def test_a_start_without_a_list_is_refused_with_the_way_out(tmp_path, data, mess
         start_from(source, tmp_path / "run")
 
 
-def test_a_start_that_splits_by_its_salt_needs_no_list_and_a_checkpoint_none(tmp_path):
+def test_a_start_that_splits_by_its_salt_needs_no_list_and_a_checkpoint_none(tmp_path, capsys):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["MarianMTModel"]}')
     for source in (make_start(tmp_path / "start", HASH), str(tmp_path / "checkpoint"), "owner/name"):
         inputs = start_from(source, tmp_path / "run")
+        assert ("has no inputs.npz, so its share" in capsys.readouterr().out) == source.endswith("start")
         assert inputs.regroup({"train": hash_texts(["a"])}) is None
         assert not inputs.is_known(hash_texts(["a"])).any()
 

@@ -127,7 +127,9 @@ def test_an_axis_that_the_model_or_its_length_does_not_take_is_an_error(tmp_path
 
 def test_a_batch_that_the_mesh_does_not_divide_names_its_axes(tmp_path):
     out = ("--out", str(tmp_path / "run"))
-    wanted = r"got train.batch_size=16; wanted a multiple of mesh.data x mesh.fsdp times train.accumulate, 24"
+    wanted = (
+        "got --train.batch-size 16; wanted a multiple of --mesh.data x --mesh.fsdp times --train.acc.*, 24"
+    )
     with pytest.raises(SystemExit, match=wanted):
         start(config(*out, "--mesh.fsdp", "3", "--mesh.data", "2", "--train.accumulate", "4"))
     with pytest.raises(SystemExit, match="got 'auto' for data and fsdp; wanted it once"):

@@ -164,7 +164,7 @@ def test_a_run_says_once_what_came_from_the_compilation_cache(tmp_path, capsys, 
     ("steps", "message"),
     [
         ("5:4", "--profile: got '5:4'; wanted the first and the last step"),
-        ("4:13", "--profile: got 4:13; wanted steps up to train.steps=12"),
+        ("4:13", "--profile: got 4:13; wanted steps up to --train.steps 12"),
     ],
 )
 def test_wrong_profile_is_one_error_before_anything_is_written(steps, message, tmp_path, capsys):
@@ -226,15 +226,19 @@ def test_settings_that_do_not_fit_exit_with_one_line_and_change_nothing(tmp_path
         runner.Run(config(*out, "--resume"), "regression")
     with pytest.raises(SystemExit, match=r"got --resume without --out; wanted .*Add --out"):
         runner.Run(config("--resume"), "regression")
-    with pytest.raises(SystemExit, match=r"got data=9: 9 devices; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"):
+    with pytest.raises(
+        SystemExit, match=r"got --mesh.data 9: 9 devices; wanted 1 to 8, .*JAX_NUM_CPU_DEVICES=9"
+    ):
         runner.Run(config(*out, "--mesh.data", "9"), "regression")
-    with pytest.raises(SystemExit, match="got warmup=40 with steps=12; wanted fewer"):
+    with pytest.raises(
+        SystemExit, match=r"got --train.optimizer.warmup 40 with --train.steps 12; wanted fewer"
+    ):
         runner.Run(config(*out, "--train.optimizer.warmup", "40"), "regression")
     assert not path.exists()
     runner.Run(config(*out), "regression")
     with pytest.raises(SystemExit, match=r"got files in it; .*--resume.*--out"):
         runner.Run(config(*out), "regression")
-    with pytest.raises(SystemExit, match=r"got train.batch_size=16; wanted a multiple of .*, 3"):
+    with pytest.raises(SystemExit, match=r"got --train.batch-size 16; wanted a multiple of .*, 3"):
         runner.Run(config(*out, "--resume", "--train.accumulate", "3"), "regression")
     changed = ("--model.rate", "0.2", "--train.optimizer.schedule", "noam")
     with pytest.raises(SystemExit) as error:
@@ -376,7 +380,7 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for part in (
         "Regression on random numbers.",
-        "--train.steps INT Total number of updates. (default: 12)",
+        "--train.steps INT Total number of updates; more on a resume make the run longer. (default: 12)",
         "--train.optimizer.learning-rate FLOAT",
         "--parallel {jit,pmap}",
         "--mesh.data INT",
@@ -395,25 +399,25 @@ def test_help_lists_the_options_and_errors_suggest_them(capsys):
     ("argv", "message"),
     [
         (["--train.evaluate-every", "30", "--train.checkpoint-every", "50"],
-         "TrainConfig: got checkpoint_every=50; wanted a multiple of evaluate_every=30"),
-        (["--train.keep", "0"], "TrainConfig: got keep=0; wanted an integer from 1 to"),
-        (["--train.accumulate", "0"], "got accumulate=0"),
-        (["--train.log-every", "0"], "got log_every=0"),
-        (["--train.batch-size", "0"], "got batch_size=0"),
-        (["--train.steps", "0"], "got steps=0"),
-        (["--train.patience", "0"], "got patience=0; wanted an integer from 1 to "),
-        (["--train.ema-decay", "1.5"], "got ema_decay=1.5; wanted a number in [0, 1), or None"),
-        (["--train.seed", "-1"], "got seed=-1"),
-        (["--train.optimizer.clip-norm", "0"], "got clip_norm=0.0; wanted a finite number above 0, or None"),
-        (["--train.optimizer.warmup", "0"], "OptimizerConfig: got warmup=0"),
-        (["--train.optimizer.learning-rate", "nan"], "got learning_rate=nan; wanted a finite number above"),
-        (["--train.optimizer.b2", "1"], "got b2=1.0"),
+         "--train.checkpoint-every: got 50; wanted a multiple of --train.evaluate-every 30"),
+        (["--train.keep", "0"], "--train.keep: got 0; wanted an integer from 1 to"),
+        (["--train.accumulate", "0"], "--train.accumulate: got 0"),
+        (["--train.log-every", "0"], "--train.log-every: got 0"),
+        (["--train.batch-size", "0"], "--train.batch-size: got 0"),
+        (["--train.steps", "0"], "--train.steps: got 0"),
+        (["--train.patience", "0"], "--train.patience: got 0; wanted an integer from 1 to "),
+        (["--train.ema-decay", "1.5"], "--train.ema-decay: got 1.5; wanted a number in [0, 1), or None"),
+        (["--train.seed", "-1"], "--train.seed: got -1"),
+        (["--train.optimizer.clip-norm", "0"], "clip-norm: got 0.0; wanted a finite number above 0, or None"),
+        (["--train.optimizer.warmup", "0"], "--train.optimizer.warmup: got 0"),
+        (["--train.optimizer.learning-rate", "nan"], "learning-rate: got nan; wanted a finite number above"),
+        (["--train.optimizer.b2", "1"], "--train.optimizer.b2: got 1.0"),
         (["--train.optimizer.mu-dtype", "float16"], "invalid choice 'float16'"),
         (["--train.gradient-dtype", "float16"], "invalid choice 'float16'"),
-        (["--train.steps", "1" + 30 * "0"], "got steps=1" + 30 * "0"),
-        (["--train.batch-size", "2000000"], "batch_size=2000000; wanted an integer from 1 to 1048576"),
-        (["--mesh.data", "0"], "MeshConfig: got data=0; wanted 'auto', or an integer from 1 to"),
-        (["--resume-step", "3"], "got resume_step=3 without --resume"),
+        (["--train.steps", "1" + 30 * "0"], "--train.steps: got 1" + 30 * "0"),
+        (["--train.batch-size", "2000000"], "batch-size: got 2000000; wanted an integer from 1 to 1048576"),
+        (["--mesh.data", "0"], "--mesh.data: got 0; wanted 'auto', or an integer from 1 to"),
+        (["--resume-step", "3"], "--resume-step: got 3 without --resume"),
     ],
 )  # fmt: skip
 def test_invalid_setting_exits_with_one_line(argv, message, capsys):
@@ -516,7 +520,9 @@ def test_bfloat16_gradients_need_a_bfloat16_model_under_jit():
     narrow = nn.Config(vocab_size=9, dtype="bfloat16")
     for allowed in ({"model": narrow}, {"model": nn.Config(vocab_size=9), "parallel": "pmap"}):
         assert TranslationConfig(train=settings, **allowed).train == settings
-    with pytest.raises(ValueError, match=r"gradient_dtype=bfloat16 and a model .* float32; wanted"):
+    with pytest.raises(
+        ValueError, match=r"--train.gradient-dtype: got bfloat16 and --model.dtype float32; wanted"
+    ):
         TranslationConfig(train=settings, model=nn.Config(vocab_size=9))
 
 
@@ -551,7 +557,11 @@ def test_too_many_frozen_layers_exit_with_one_line_and_leave_no_run(tmp_path):
 
 
 def test_layer_decay_and_frozen_layers_out_of_range_raise():
-    with pytest.raises(ValueError, match=r"got layer_decay=0.0; wanted a number in \(0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"--train.optimizer.layer-decay: got 0.0; wanted a number in \(0, 1\]"
+    ):
         OptimizerConfig(layer_decay=0.0)
-    with pytest.raises(ValueError, match="got frozen_layers=-1; wanted an integer from 0 to"):
+    with pytest.raises(
+        ValueError, match=r"--train.optimizer.frozen-layers: got -1; wanted an integer from 0 to"
+    ):
         OptimizerConfig(frozen_layers=-1)

@@ -1,4 +1,4 @@
-"""The ``tfm`` command: runs models, converts checkpoints, checks laws, plans steps, shows the devices."""
+"""The ``tfm`` command: models, checkpoints, comparison of runs, laws, plans of steps, devices."""
 
 from collections.abc import Sequence
 

@@ -9,6 +9,7 @@ from typing import Any
 from tfm_jax import compilation_cache
 from tfm_jax.cli._options import Command, number_rule, read_numbers
 from tfm_jax.cli.classify import Classify
+from tfm_jax.cli.compare import Compare
 from tfm_jax.cli.convert import Convert
 from tfm_jax.cli.doctor import Doctor
 from tfm_jax.cli.embed import Embed
@@ -52,12 +53,12 @@ def parse(argv: Sequence[str] | None) -> Command:
 
 def _parse(argv: Sequence[str]) -> Any:
     return parse_options(
-        Translate | Generate | Embed | Classify | Convert | Laws | Plan | Doctor,
+        Translate | Generate | Embed | Classify | Convert | Compare | Laws | Plan | Doctor,
         argv,
         number_rule,
         prog="tfm",
-        description="Run a trained model, convert a checkpoint, check laws, plan a step, or show the "
-        "devices.",
+        description="Run a trained model, convert a checkpoint, compare runs, check laws, plan a step, or "
+        "show the devices.",
     )
 
 

@@ -24,7 +24,8 @@ from tfm_jax.data._open import check_encoding, reading
 from tfm_jax.data._parquet import ParquetReader
 from tfm_jax.data._tables import TableReader
 from tfm_jax.data._text import TextReader
-from tfm_jax.data.columns import Dataset
+from tfm_jax.data.aligned import AlignedReader
+from tfm_jax.data.columns import HEADER, Dataset
 
 __all__ = ["read_files"]
 
@@ -40,7 +41,9 @@ def read_files(
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    names: Sequence[str] | None = None,
     labels: Mapping[Path, str] | None = None,
+    target: Path | None = None,
 ) -> Dataset:
     """Reads files of one kind. Texts stay texts: none is converted to a number, a date or None.
 
@@ -49,13 +52,14 @@ def read_files(
 
         - "csv": columns of texts, in double quotes if they hold a separator, a quote or a line end (RFC
           4180); "tsv": columns of literal texts. Blank lines are skipped, except in a tsv of one column. The
-          first line names the columns;
+          first line names the columns, or ``names`` does;
         - "json": objects in lines, one after another, or in one array. A column may have values of several
           types (``datasets.Json``); a missing key is None (of a stream, the columns are those of its first
           rows);
         - "parquet": columns with the types that the file declares;
         - "text": documents in a column "text", in rows of at most 65,536 characters, split after a line if
           possible; line ends become "\\n";
+        - "aligned": the lines of a file and of ``target``, in columns "source" and "target";
         - "imagefolder": images in a column "image", with their "label"; or with the columns of metadata.csv,
           .tsv, .jsonl or .parquet files among them, which name each image in "file_name".
       files: the files of each split; compressed ones end in .gz, .bz2, .xz or .zst.
@@ -65,7 +69,9 @@ def read_files(
       separator: one character between the fields of csv (None: a comma) and tsv (None: a tab); a tab may be
         written as a backslash and a t.
       encoding: of json, csv, tsv and text; "utf-8" may start with a byte-order mark.
+      names: of the columns of csv and tsv files without a header line; None reads the header.
       labels: the class name of each image; None for images without classes.
+      target: the target texts of "aligned", whose only file has the source texts.
 
     Returns:
       ``datasets.Dataset`` or, streamed, ``datasets.IterableDataset``.
@@ -77,18 +83,20 @@ def read_files(
     check_encoding(encoding)
     separator = "\t" if separator == "\\t" else separator
     metadata = [file for part in files.values() for file in part if _is_metadata(kind, file)]
-    _check_options(_kind_of(metadata) if metadata else kind, separator, encoding)
+    _check_options(_kind_of(metadata) if metadata else kind, separator, encoding, names)
 
     def source(name: str) -> tuple[Reader, list[Path]]:
+        if target is not None:
+            return AlignedReader(target, encoding), list(files[name])
         if kind != "imagefolder":
-            return _reader(kind, separator, encoding), list(files[name])
+            return _reader(kind, separator, encoding, names), list(files[name])
         if not metadata:
             return ImageReader(labels), list(files[name])
         images = {
             part: frozenset(os.path.abspath(file) for file in paths if file not in metadata)
             for part, paths in files.items()
         }
-        reader = _reader(_kind_of(metadata), separator, encoding)
+        reader = _reader(_kind_of(metadata), separator, encoding, names)
         return MetadataReader(reader, images[name], frozenset[str]().union(*images.values())), metadata
 
     def convert(name: str) -> datasets.Dataset:
@@ -115,8 +123,13 @@ def _kind_of(metadata: list[Path]) -> str:
     return kinds.pop()
 
 
-def _check_options(kind: str, separator: str | None, encoding: str) -> None:
+def _check_options(kind: str, separator: str | None, encoding: str, names: Sequence[str] | None) -> None:
     """Raises if an option does not apply to the kind of files."""
+    if names is not None and kind not in ("csv", "tsv"):
+        raise ValueError(
+            f"load: got names={tuple(names)!r} for files of kind {kind}; wanted csv or tsv files, whose "
+            "columns they name. Leave them out."
+        )
     if separator is not None and kind not in ("csv", "tsv"):
         raise ValueError(
             f"load: got separator={separator!r} for files of kind {kind}; wanted csv or tsv files, which "
@@ -129,10 +142,10 @@ def _check_options(kind: str, separator: str | None, encoding: str) -> None:
         )
 
 
-def _reader(kind: str, separator: str | None, encoding: str) -> Reader:
+def _reader(kind: str, separator: str | None, encoding: str, names: Sequence[str] | None) -> Reader:
     if kind in ("csv", "tsv"):
-        default = {"csv": ",", "tsv": "\t"}[kind]
-        return TableReader(default if separator is None else separator, encoding, quoted=kind == "csv")
+        separator = {"csv": ",", "tsv": "\t"}[kind] if separator is None else separator
+        return TableReader(separator, encoding, kind == "csv", None if names is None else tuple(names))
     return {"json": JsonReader(encoding), "text": TextReader(encoding), "parquet": ParquetReader()}[kind]
 
 
@@ -157,8 +170,14 @@ def _convert(reader: Reader, files: list[Path], name: str, cache_dir: str | None
     with os.fdopen(number, "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
         for table in _tables(reader, files, features):
             writer.write_table(table)
-    info = datasets.DatasetInfo(features=features)
+    info = _info(reader, features)
     return datasets.Dataset.from_file(path, info=info, split=datasets.NamedSplit(name))
+
+
+def _info(reader: Reader, features: datasets.Features | None) -> datasets.DatasetInfo:
+    """What a data set knows of its origin: whether a header line gave its columns their names."""
+    has_header = isinstance(reader, TableReader) and reader.names is None
+    return datasets.DatasetInfo(features=features, builder_name=HEADER if has_header else None)
 
 
 @functools.cache
@@ -198,7 +217,7 @@ def _stream(reader: Reader, files: list[Path], name: str) -> datasets.IterableDa
     else:
         features = reader.features(files)
         examples = ArrowExamplesIterable(_keyed_tables, {"features": features, **shards})
-    info, split = datasets.DatasetInfo(features=features), datasets.NamedSplit(name)
+    info, split = _info(reader, features), datasets.NamedSplit(name)
     return datasets.IterableDataset(examples, info=info, split=split)
 
 

@@ -43,7 +43,7 @@ SplitsBy = Literal["directories", "files", "none"]
 """What decides the split of a file instead of the rule of `assign_splits`."""
 
 _FIX = (
-    "Pass splits= (--data.splits of an experiment): 'directories' makes each directory with a split's name "
+    "Pass splits=... (--data.splits): 'directories' makes each directory with a split's name "
     "that split and all else training data, 'files' reads the names of the files, 'none' makes all of it "
     "training data and each directory of images a class."
 )
@@ -215,8 +215,8 @@ def _by_name(file: PurePath) -> Assignment:
     if len(splits) > 1:
         raise ValueError(
             f"got its file {file.as_posix()!r}, which begins with one split's name and ends with another's; "
-            "wanted one of them. Rename it, or pass splits='directories' or 'none' (--data.splits of an "
-            "experiment)."
+            "wanted one of them. Rename it, or pass splits='none' (--data.splits none of an experiment), or "
+            "'directories'."
         )
     return Assignment(splits.pop() if splits else "train")
 

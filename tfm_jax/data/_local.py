@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from tfm_jax.data._layout import (
@@ -19,6 +19,7 @@ from tfm_jax.data._layout import (
     kind_of,
 )
 from tfm_jax.data._open import COMPRESSED
+from tfm_jax.data.aligned import find_aligned
 from tfm_jax.data.builtin import SOURCES
 
 __all__ = ["DataFiles", "find_files", "is_path"]
@@ -41,15 +42,17 @@ class DataFiles:
     """The data files of a source.
 
     Args:
-      kind: a value of `_layout.KINDS`.
+      kind: a value of `_layout.KINDS`, or "aligned".
       files: of each split that has some, in the order train, validation, test. For images also the tables of
         `_layout.METADATA`, each in the first split that has images in its directory or below it.
       labels: the class of each image, if their directories are classes.
+      target: the target texts of the kind "aligned".
     """
 
     kind: str
     files: Mapping[str, list[Path]]
     labels: Mapping[Path, str] | None = None
+    target: Path | None = None
 
     @property
     def is_one_text(self) -> bool:
@@ -83,8 +86,8 @@ def is_path(source: str) -> bool:
     )
 
 
-def find_files(source: str, splits: SplitsBy | None = None) -> DataFiles:
-    """The data files of a path, a directory or a glob.
+def find_files(source: str | Sequence[str], splits: SplitsBy | None = None) -> DataFiles:
+    """The data files of a path, a directory or a glob, or two aligned text files.
 
     A single file is the split "train". Several are split by `assign_splits`, by their path relative to the
     directory, or to the directory before the first wildcard of a glob. An existing path is literal, even if
@@ -95,7 +98,7 @@ def find_files(source: str, splits: SplitsBy | None = None) -> DataFiles:
     ``checkpoints/``, ``set_aside/`` and ``events/``. A glob finds them if it ends in the name of the file.
 
     Args:
-      source: the path; the files may be compressed (.gz, .bz2, .xz, .zst).
+      source: the path, or two; the files may be compressed (.gz, .bz2, .xz, .zst).
       splits: what decides the split of each file instead of the rule; see `assign_splits`.
 
     Returns:
@@ -106,6 +109,14 @@ def find_files(source: str, splits: SplitsBy | None = None) -> DataFiles:
       ValueError: the files are of several kinds or of an unknown one, or their splits are ambiguous.
     """
     check_splits(splits)
+    if not isinstance(source, str):
+        if splits not in (None, "none"):
+            raise ValueError(
+                f"load: got splits={splits!r} for two aligned files, which are training data; wanted one "
+                "path. Leave it out, and name other files for validation and test."
+            )
+        texts, target = find_aligned(source)
+        return DataFiles("aligned", {"train": [texts]}, target=target)
     path = _expanded(source)
     base, files = _search(path)
     if not files:

@@ -17,7 +17,7 @@ _FIELD_LIMIT = 2**31 - 1  # characters; what a C long holds on every platform
 
 @dataclasses.dataclass(frozen=True)
 class TableReader:
-    """A table of texts with a header line.
+    """A table of texts, with a header line or with names for its columns.
 
     A column without a name, such as the index that pandas writes, is called "Unnamed: 0" with its number, as
     in pandas.
@@ -26,17 +26,24 @@ class TableReader:
       separator: one character between two fields.
       encoding: of the file.
       quoted: whether fields may be in double quotes (RFC 4180); otherwise each field is literal.
+      names: of the columns, in order, of a table without a header line.
     """
 
     separator: str
     encoding: str
     quoted: bool
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         if len(self.separator) != 1 or self.separator in "\r\n" or (self.quoted and self.separator == '"'):
             raise ValueError(
                 f"load: got separator={self.separator!r}; wanted one character that is no quote and no line "
                 "end. Pass, for example, ',', ';' or '\\t'."
+            )
+        if self.names is not None and (not all(self.names) or len(set(self.names)) < len(self.names)):
+            raise ValueError(
+                f"load: got names={self.names!r}; wanted different ones, none of them empty. Name each "
+                "column once."
             )
 
     def features(self, files: Sequence[Path]) -> datasets.Features:
@@ -51,25 +58,35 @@ class TableReader:
         return datasets.Features({name: datasets.Value("string") for name in headers[0]})
 
     def rows(self, file: Path) -> Iterator[dict[str, object]]:
-        """The rows below the header."""
+        """The rows, below the header if there is one."""
         with open_text(file, self.encoding, "" if self.quoted else "\n") as text:
             records = self._records(file, text)
-            header = self._names(file, next(records, None))
-            for line, fields in records:
+            header = self._names(file, next(records, None)) if self.names is None else self.names
+            for number, (line, fields) in enumerate(records):
+                if number == 0 and self.names is not None:
+                    self._check_first(file, line, fields)
                 if fields == [] or (fields == [""] and len(header) > 1 and not self.quoted):
                     continue  # a blank line; in a literal table of one column it is an empty text
                 if len(fields) != len(header):
                     raise line_error(
                         file,
                         line,
-                        f"got {len(fields)} fields; wanted {len(header)} as in the header, separated by "
+                        f"got {len(fields)} fields; wanted {len(header)} {self._named_by}, separated by "
                         f"{self.separator!r}. Correct the line"
                         + ", or put a field that holds a separator in double quotes" * self.quoted
                         + ".",
                     )
                 yield dict(zip(header, fields, strict=True))
 
-    def _header(self, file: Path) -> list[str]:
+    @property
+    def _named_by(self) -> str:
+        if self.names is None:
+            return "as in the header"
+        return f"as in names={self.names!r} (--data.columns {' '.join(self.names)})"
+
+    def _header(self, file: Path) -> Sequence[str]:
+        if self.names is not None:
+            return self.names
         with open_text(file, self.encoding, "" if self.quoted else "\n") as text:
             return self._names(file, next(self._records(file, text), None))
 
@@ -78,25 +95,33 @@ class TableReader:
             raise ValueError(
                 f"{file}: got an empty file; wanted a header line and rows. Choose another source."
             )
+        self._check_first(file, *record)
         line, names = record
         names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
-        if not self.quoted and any("\r" in name for name in names):
-            raise line_error(
-                file, line, "got line ends of CR alone; wanted LF or CRLF. Convert the line ends of the file."
-            )
-        if with_nul := [name for name in names if "\x00" in name]:
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise line_error(
                 file,
                 line,
-                f"got the column {with_nul[0]!r} with a NUL character, as in UTF-16; wanted the encoding "
-                "of the file. Pass it, such as encoding='utf-16-le' (--data.encoding utf-16-le), or "
-                "rename the column.",
-            )
-        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-            raise line_error(
-                file, line, f"got {repeated} twice in the header; wanted unique names. Rename them."
+                f"got {repeated} twice in the header; wanted unique names. Rename them. Or, if this line is "
+                "data, pass the names of the columns: names=[...] (--data.columns NAME ...).",
             )
         return names
+
+    def _check_first(self, file: Path, line: int, fields: Sequence[str]) -> None:
+        """Raises for line ends and encodings that the first line shows to be others."""
+        if not self.quoted and any("\r" in field for field in fields):
+            raise line_error(
+                file, line, "got line ends of CR alone; wanted LF or CRLF. Convert the line ends of the file."
+            )
+        if with_nul := [field for field in fields if "\x00" in field]:
+            what = "column" if self.names is None else "field"
+            raise line_error(
+                file,
+                line,
+                f"got the {what} {with_nul[0]!r:.80} with a NUL character, as in UTF-16; wanted the encoding "
+                "of the file. Pass it, such as encoding='utf-16-le' (--data.encoding utf-16-le), or "
+                f"{'rename the column' if self.names is None else 'remove the character'}.",
+            )
 
     def _records(self, file: Path, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """The fields of each record from the header on, with the line where it starts."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import datasets
 
 __all__ = [
+    "HEADER",
     "Dataset",
     "check_columns",
     "column_values",
@@ -15,6 +16,8 @@ __all__ = [
 ]
 
 Dataset = datasets.Dataset | datasets.IterableDataset
+HEADER = "table with a header"
+"""The ``builder_name`` of a data set whose columns a header line names."""
 
 
 def check_columns(function: str, dataset: Dataset, wanted: list[str], how: str) -> None:
@@ -33,12 +36,17 @@ def check_columns(function: str, dataset: Dataset, wanted: list[str], how: str) 
     missing = [name for name in wanted if name not in present]
     if missing:
         separator = next((mark for mark in ";\t|," if len(present) == 1 and mark in present[0]), None)
-        hint = (
-            f" Or pass the separator of the table: separator={separator!r} (--data.separator {separator!r})."
-        )
+        hint = ""
+        if separator is not None:
+            hint = f" Or pass its separator: separator={separator!r} (--data.separator {separator!r})."
+        if separator is None and getattr(dataset.info, "builder_name", None) == HEADER:
+            hint = (
+                " Or, if this first line is data, not a header, pass the names of the columns: "
+                f"names=[...] (--data.columns {' '.join(wanted)})."
+            )
         raise ValueError(
             f"{function}: got a data set with the columns {_listed(present)}; wanted {_listed(missing)}. "
-            f"Choose with {how}." + hint * (separator is not None)
+            f"Choose with {how}." + hint
         )
 
 
@@ -146,7 +154,7 @@ def text_pairs(
                 )
             sources, targets = ([row.get(name) for row in rows] for name in (source, target))
             return _strings("text_pairs", sources, source), _strings("text_pairs", targets, target)
-    check_columns("text_pairs", dataset, [source, target], "pair='en-fr', or source='...' and target='...'")
+    check_columns("text_pairs", dataset, [source, target], "pair='en-fr'")
     sources, targets = (column_values("text_pairs", dataset, name) for name in (source, target))
     return _strings("text_pairs", sources, source), _strings("text_pairs", targets, target)
 
@@ -191,4 +199,4 @@ def _strings(function: str, values: Iterable[object], column: str) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names)) or "none at all"
+    return ", ".join(f"{name!r:.60}" for name in names) or "none at all"

@@ -1,6 +1,7 @@
 """Data sets by name: built-in, in local files, or on the Hugging Face hub."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict, Unpack
 
 import datasets
 
@@ -12,11 +13,20 @@ from tfm_jax.data.columns import Dataset, check_columns
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 from tfm_jax.hub import load_dataset
 
-__all__ = ["load", "load_splits", "load_unsplit"]
+__all__ = ["is_local", "load", "load_splits", "load_unsplit"]
+
+
+class _FileOptions(TypedDict):
+    """How files are read."""
+
+    cache_dir: str | None
+    separator: str | None
+    encoding: str
+    names: Sequence[str] | None
 
 
 def load(
-    source: str,
+    source: str | Sequence[str],
     split: str = "train",
     *,
     columns: Sequence[str] | None = None,
@@ -25,6 +35,7 @@ def load(
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    names: Sequence[str] | None = None,
 ) -> Dataset:
     """Loads one split of a data set.
 
@@ -34,6 +45,8 @@ def load(
         - "digits", "dates", "names", "places" or "stdlib", which are built in;
         - a jsonl, json, csv, tsv, parquet, text or image file (also compressed), a directory of such files,
           or a glob;
+        - two aligned text files, ``("train.en", "train.fr")``, of any suffix: line n of one is the
+          translation of line n of the other, in the columns "source" and "target", empty lines too;
         - a hub data set, "owner/name" or "name", with a configuration after a colon if it has several.
       split: the name of the split, such as "train"; for files and hub data sets also a slice of it, such as
         "train[:10%]".
@@ -47,6 +60,7 @@ def load(
         None is the system's temporary directory, and the library's default.
       separator: one character between the fields of csv (None: a comma) and tsv files (None: a tab).
       encoding: of json, csv, tsv and text files.
+      names: of the columns of csv and tsv files that have no header line, in order.
 
     Returns:
       The data set, at least one row. Columns of csv and tsv files are texts.
@@ -61,9 +75,11 @@ def load(
 
         load("dates", "test")
         load("corpus/en-fr.*.jsonl.gz", "validation")
+        load(("train.en.gz", "train.fr.gz"))
+        load("pairs.tsv", names=["en", "fr"])
         load("wikitext:wikitext-2-raw-v1", "train[:10%]", columns=["text"])
     """
-    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    options = _FileOptions(cache_dir=cache_dir, separator=separator, encoding=encoding, names=names)
     files = _find(source, splits)
     try:
         dataset = _open(source, files, split, streaming=streaming, **options)
@@ -82,12 +98,13 @@ def load(
 
 
 def load_unsplit(
-    source: str,
+    source: str | Sequence[str],
     *,
     columns: Sequence[str] | None = None,
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    names: Sequence[str] | None = None,
 ) -> datasets.Dataset:
     """Loads all files of a source as one split, whatever their names.
 
@@ -97,7 +114,7 @@ def load_unsplit(
         load(source, "train")                   # of another source
 
     Args:
-      source, columns, cache_dir, separator, encoding: as for `load`.
+      source, columns, cache_dir, separator, encoding, names: as for `load`.
 
     Returns:
       The data set, at least one row.
@@ -105,13 +122,13 @@ def load_unsplit(
     Raises:
       FileNotFoundError, HubUnavailableError, ValueError: as for `load`.
     """
-    splits = "none" if _is_local(source) else None
-    options = {"cache_dir": cache_dir, "separator": separator, "encoding": encoding}
+    splits = "none" if is_local(source) else None
+    options = _FileOptions(cache_dir=cache_dir, separator=separator, encoding=encoding, names=names)
     return _table(load(source, "train", columns=columns, splits=splits, **options))
 
 
 def load_splits(
-    source: str,
+    source: str | Sequence[str],
     *,
     by: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
@@ -122,6 +139,7 @@ def load_splits(
     cache_dir: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    names: Sequence[str] | None = None,
 ) -> dict[str, datasets.Dataset]:
     """Loads "train", "validation" and "test" of a data set; missing splits are held out of "train".
 
@@ -134,7 +152,7 @@ def load_splits(
         hold_out({name: load(source, name) for name in its splits}, by=by, validation=validation, test=test)
 
     Args:
-      source, columns, splits, cache_dir, separator, encoding: as for `load`.
+      source, columns, splits, cache_dir, separator, encoding, names: as for `load`.
       by: the columns that are hashed to hold rows out: those that the model reads, never the label. They need
         not be in ``columns``. None takes the only column of the data set, or of ``columns``.
       validation, test: the share of the training rows to hold out if that split is missing; 0: none.
@@ -148,11 +166,12 @@ def load_splits(
         "train", or a split is missing and ``by`` is required.
     """
     files = _find(source, splits)
-    present = _open_all(source, files, cache_dir=cache_dir, separator=separator, encoding=encoding)
+    options = _FileOptions(cache_dir=cache_dir, separator=separator, encoding=encoding, names=names)
+    present = _open_all(source, files, **options)
     if "train" not in present:
-        names = ", ".join(map(repr, present))
+        listed = ", ".join(map(repr, present))
         raise ValueError(
-            f"load_splits: got {source!r} with the splits {names}; wanted 'train'. {_without_train(source)}"
+            f"load_splits: got {source!r} with the splits {listed}; wanted 'train'. {_without_train(source)}"
         )
     shares = {"validation": validation, "test": test}
     present = {name: rows for name, rows in present.items() if name in ("train", *shares)}
@@ -168,62 +187,52 @@ def load_splits(
     return selected | {name: _select(rows, source, name, columns) for name, rows in made.items()}
 
 
-def _find(source: str, splits: SplitsBy | None) -> DataFiles | None:
+def _find(source: str | Sequence[str], splits: SplitsBy | None) -> DataFiles | None:
     """The files of a local source; None for another one, which decides its splits itself."""
     check_splits(splits)
-    if _is_local(source):
+    if is_local(source):
         return find_files(source, splits)
     if splits is not None:
         raise ValueError(
             f"load: got splits={splits!r} for {source!r}, which declares its splits itself; wanted a path of "
-            "files. Leave splits (--data.splits of an experiment) out."
+            "files. Leave it out."
         )
     return None
 
 
 def _open(
-    source: str,
+    source: str | Sequence[str],
     files: DataFiles | None,
     split: str,
     *,
     streaming: bool,
-    cache_dir: str | None,
-    separator: str | None,
-    encoding: str,
+    **options: Unpack[_FileOptions],
 ) -> Dataset:
     """A split of a source."""
     if files is not None:
-        return read_files(
-            files.kind,
-            files.files,
-            split=split,
-            streaming=streaming,
-            cache_dir=cache_dir,
-            separator=separator,
-            encoding=encoding,
-            labels=files.labels,
-        )
-    _check_no_files(source, separator, encoding)
-    if source in SOURCES:
-        make, _ = SOURCES[source]
+        origin = {"labels": files.labels, "target": files.target}
+        return read_files(files.kind, files.files, split=split, streaming=streaming, **options, **origin)
+    name = _check_no_files(source, **options)
+    if name in SOURCES:
+        make, _ = SOURCES[name]
         return make(split).to_iterable_dataset() if streaming else make(split)
-    name, _, config = source.partition(":")
+    name, _, config = name.partition(":")
+    cache_dir = options["cache_dir"]
     return load_dataset(
         name, config or None, split, streaming=streaming, cache_dir=cache_dir, alternatives=[*SOURCES]
     )
 
 
 def _open_all(
-    source: str, files: DataFiles | None, *, cache_dir: str | None, separator: str | None, encoding: str
+    source: str | Sequence[str], files: DataFiles | None, **options: Unpack[_FileOptions]
 ) -> dict[str, datasets.Dataset]:
     """All splits of a source, by name."""
     if files is not None or source in SOURCES:
-        names = SOURCES[source][1] if files is None else files.files
-        options = {"streaming": False, "cache_dir": cache_dir, "separator": separator, "encoding": encoding}
-        opened = {name: _open(source, files, name, **options) for name in names}
+        names = SOURCES[str(source)][1] if files is None else files.files
+        opened = {name: _open(source, files, name, streaming=False, **options) for name in names}
     else:
-        _check_no_files(source, separator, encoding)
-        name, _, config = source.partition(":")
+        name, _, config = _check_no_files(source, **options).partition(":")
+        cache_dir = options["cache_dir"]
         opened = load_dataset(name, config or None, None, cache_dir=cache_dir, alternatives=[*SOURCES])
     return {str(name): _table(rows) for name, rows in opened.items()}
 
@@ -233,17 +242,20 @@ def _table(dataset: Dataset) -> datasets.Dataset:
     return dataset
 
 
-def _check_no_files(source: str, separator: str | None, encoding: str) -> None:
-    """Raises for options of files."""
-    if separator is not None or encoding != "utf-8":
+def _check_no_files(source: str | Sequence[str], **options: Unpack[_FileOptions]) -> str:
+    """The source, which is no file; raises for options of files."""
+    defaults = {"separator": None, "encoding": "utf-8", "names": None}
+    if wrong := [f"{name}={options[name]!r}" for name, value in defaults.items() if options[name] != value]:
         raise ValueError(
-            f"load: got separator={separator!r} and encoding={encoding!r} for {source!r}; wanted a path of "
-            "files, which alone have them. Leave them out."
+            f"load: got {' and '.join(wrong)} for {source!r}; wanted a path of files, which alone have "
+            f"{'it' if len(wrong) == 1 else 'them'}. Leave {'it' if len(wrong) == 1 else 'them'} out."
         )
+    assert isinstance(source, str)
+    return source
 
 
 def _select(
-    rows: datasets.Dataset, source: str, split: str, columns: Sequence[str] | None
+    rows: datasets.Dataset, source: str | Sequence[str], split: str, columns: Sequence[str] | None
 ) -> datasets.Dataset:
     """The wanted columns of a split of `load_splits`."""
     _check_rows("load_splits", rows, source, split, columns)
@@ -251,7 +263,7 @@ def _select(
 
 
 def _check_rows(
-    function: str, dataset: Dataset, source: str, split: str, columns: Sequence[str] | None
+    function: str, dataset: Dataset, source: str | Sequence[str], split: str, columns: Sequence[str] | None
 ) -> None:
     """Raises if a data set has no rows, or not the wanted columns."""
     if next(iter(dataset), None) is None:
@@ -262,7 +274,7 @@ def _check_rows(
     if columns is None:
         return
     how = "columns=[...]"
-    if _is_local(source) and dataset.column_names == ["image"]:
+    if is_local(source) and dataset.column_names == ["image"]:
         how += (
             ". Images have a column 'label' if their directories are two or more classes, all at one depth; "
             "splits='none' (--data.splits none of an experiment) makes train and test classes, too"
@@ -270,13 +282,14 @@ def _check_rows(
     check_columns(function, dataset, list(columns), how)
 
 
-def _is_local(source: str) -> bool:
-    return source not in SOURCES and is_path(source)
+def is_local(source: str | Sequence[str]) -> bool:
+    """Whether a source is one of files, existing or not: neither built in nor of the hub."""
+    return not isinstance(source, str) or (source not in SOURCES and is_path(source))
 
 
-def _without_train(source: str) -> str:
+def _without_train(source: str | Sequence[str]) -> str:
     """The fix for a source without "train", for messages."""
-    if not _is_local(source):
+    if not is_local(source):
         return "Name a source that has it."
     return "Pass splits='none' (--data.splits none of an experiment), which makes all of its files 'train'."
 
@@ -295,7 +308,7 @@ def _split_document(rows: datasets.Dataset, shares: Mapping[str, float]) -> dict
     return {name: datasets.Dataset.from_dict({column: parts}) for name, parts in splits.items()}
 
 
-def _only_column(source: str, rows: datasets.Dataset) -> list[str]:
+def _only_column(source: str | Sequence[str], rows: datasets.Dataset) -> list[str]:
     if len(rows.column_names) != 1:
         raise ValueError(
             f"load_splits: got no by for {source!r}, which has the columns "

@@ -169,7 +169,7 @@ def warmup_constant(peak: float, warmup: int) -> Schedule:
 
 
 def hold(schedule: Schedule, steps: int) -> Schedule:
-    """A schedule that keeps the rate of its last step: for training that goes on beyond its ``steps``.
+    """A schedule that keeps the rate of its last step: for training beyond its ``steps``.
 
     Equivalent to::
 

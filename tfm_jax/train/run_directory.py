@@ -13,6 +13,7 @@ from tfm_jax.values import from_dict, plain
 
 __all__ = [
     "MODEL_FILE",
+    "SWEEP_FILE",
     "RunDirectory",
     "config_errors",
     "flatten",
@@ -26,6 +27,8 @@ __all__ = [
 C = TypeVar("C")
 MODEL_FILE = "model.json"
 """The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
+SWEEP_FILE = "sweep.json"
+"""The runs of a sweep, with their values and results, in the directory that has theirs."""
 
 
 class RunDirectory:

@@ -17,7 +17,7 @@ from tfm_jax.train.optimizers import Schedule
 from tfm_jax.train.run_directory import load_config
 from tfm_jax.values import plain
 
-__all__ = ["check_plan", "describe_schedule", "go_on", "lengthen", "plan_of"]
+__all__ = ["check_plan", "continue_run", "describe_schedule", "lengthen", "plan_of"]
 
 C = TypeVar("C", bound=RunConfig)
 _STEPS, _EXTENDED = "train.steps", "train.optimizer.extended"
@@ -62,7 +62,7 @@ def plan_of(settings: TrainConfig) -> dict[str, Any]:
 
 
 def check_plan(settings: TrainConfig, record: Mapping[str, Any], step: int) -> bool:
-    """Whether a run goes on beyond the plan of a checkpoint.
+    """Whether a run continues beyond the plan of a checkpoint.
 
     Args:
       settings: of the run now.
@@ -90,16 +90,16 @@ def check_plan(settings: TrainConfig, record: Mapping[str, Any], step: int) -> b
     )
 
 
-def go_on(
-    path: Path, step: int, early_stopping: train.EarlyStopping | None, extra: Mapping[str, Any]
+def continue_run(
+    path: Path, last: int, early_stopping: train.EarlyStopping | None, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keeps the result of the shorter run as ``result-STEP.json``; the ``extra`` to go on from.
+    """Keeps the result of the shorter run, which ended at step ``last``; the ``extra`` to continue from.
 
     If early stopping ended the run, it counts anew.
     """
     result, state = path / "result.json", extra.get("early_stop", {})
     if processes.is_main() and result.exists():
-        os.replace(result, path / f"result-{step}.json")
+        os.replace(result, path / f"result-{last}.json")
     if early_stopping is not None and early_stopping.should_stop(state):
         state = {**state, "bad": 0}
     return {**extra, "early_stop": state}
@@ -119,7 +119,7 @@ def describe_schedule(settings: TrainConfig, schedule: Schedule) -> str:
         "hold": f"the learning rate stays at {rate:.3g} from step {start} on{note}",
         "rewarm": f"the learning rate is warmed up again from step {start} on, and its schedule ends at step "
         f"{settings.steps}",
-        "go_on": f"the learning rate follows its schedule beyond step {start}",
+        "continue": f"the learning rate follows its schedule beyond step {start}",
     }
     return sentences[way]
 

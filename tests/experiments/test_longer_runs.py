@@ -65,7 +65,7 @@ def test_a_run_of_200_steps_made_longer_to_400_is_one_of_400(tmp_path, other):
     chex.assert_trees_all_equal(longer.run.best_params(), whole.run.best_params())
     assert json.loads((tmp_path / "longer" / "result.json").read_text())["loss"] == 200
     assert json.loads((tmp_path / "longer" / "result-200.json").read_text())["loss"] == 100
-    assert planned(tmp_path / "longer") == (400, ((200, "go_on"),))
+    assert planned(tmp_path / "longer") == (400, ((200, "continue"),))
 
 
 def test_a_cosine_keeps_its_last_rate_and_says_so_once(tmp_path, capsys):
@@ -102,15 +102,18 @@ def test_rewarm_starts_the_schedule_again(tmp_path, capsys):
     peak, warmup = 1e-3, 2
     expected = [float(train.warmup_cosine(peak, warmup, n)(i)) for n in (6, 4) for i in range(n)]
     np.testing.assert_allclose([rates(path)[i] for i in range(1, 11)], expected, rtol=1e-6)
-    with pytest.raises(SystemExit, match=r"when-longer rewarm: got 2 added steps with warmup=2; wanted more"):
+    with pytest.raises(
+        SystemExit,
+        match=r"when-longer rewarm: got 2 added steps with --train.optimizer.warmup 2; wanted more",
+    ):
         runner.Run(config(*out, "--resume", *steps(12)), "regression")  # the saved option holds
 
 
 @pytest.mark.parametrize(("name", "factor"), [("noam", 1.0), ("inverse_sqrt", 1.0)])
-def test_schedules_without_an_end_go_on(name, factor):
+def test_schedules_without_an_end_continue(name, factor):
     short = OptimizerConfig(schedule=name, warmup=3)
     longer = short.longer(5)
-    assert longer.extended == ((5, "go_on"),)
+    assert longer.extended == ((5, "continue"),)
     numbers = np.arange(9)
     np.testing.assert_array_equal(longer.build(7, 9)[1](numbers), short.build(7, 5)[1](numbers))
     held = OptimizerConfig(schedule=name, warmup=3, when_longer="hold").longer(5).build(7, 9)[1](numbers)
@@ -118,7 +121,7 @@ def test_schedules_without_an_end_go_on(name, factor):
 
 
 def test_killed_after_the_extension_and_extended_twice_is_the_same(tmp_path):
-    """The plan is in config.json: nothing else is remembered."""
+    """The plan is in config.json: there is no other state."""
     path, other = tmp_path / "run", tmp_path / "other"
     for run in (path, other):
         start(config("--out", str(run), *steps(6), *EVERY))
@@ -204,10 +207,13 @@ def test_fewer_steps_and_another_plan_exit_with_one_line_and_change_nothing(tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"when_longer": "go_on"}, "got go_on with schedule='cosine', which ends; wanted hold or rewarm"),
-        ({"extended": ((4, "go_on"),)}, "got go_on with schedule='cosine'"),
-        ({"extended": ((4, "hold"), (4, "hold"))}, "wanted increasing steps"),
-        ({"extended": ((4, "keep"),)}, "got extended="),
+        (
+            {"when_longer": "continue"},
+            "got continue with --train.optimizer.schedule cosine, which ends; wanted hold",
+        ),
+        ({"extended": ((4, "continue"),)}, "when-longer: got continue with"),
+        ({"extended": ((4, "hold"), (4, "hold"))}, r"extended: got steps \[4, 4\]; wanted increasing"),
+        ({"extended": ((4, "keep"),)}, "wanted a tuple of a tuple of an integer"),
     ],
 )
 def test_plans_that_do_not_fit_raise(options, message):
