@@ -32,7 +32,7 @@ from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
 from tfm_jax.train.parallel import Parallel
 from tfm_jax.train.profiling import read_steps
-from tfm_jax.train.run_directory import MODEL_FILE, RunDirectory, flatten
+from tfm_jax.train.run_directory import BEST_METRIC, MODEL_FILE, RunDirectory, flatten
 from tfm_jax.train.step import TrainStep
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.types import BatchT, Key, Params
@@ -53,8 +53,6 @@ C = TypeVar("C", bound=RunConfig)
 R = TypeVar("R")
 _PREPROCESSING_FILES = ("tokenizer.json", "special_tokens_map.json", runs.PROCESSOR_FILE)
 """The files of a run's directory that decide the input of the model."""
-_BEST = "validation/loss"
-"""The metric of the best checkpoint and of early stopping."""
 
 
 class Stopped(SystemExit):
@@ -251,14 +249,14 @@ class Run(Generic[C]):
         record = {
             "config": directory.fixed_fields(self.config.LOCATIONS),
             "data": dict(digests),
-            "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
+            "files": {name: digest for name in _PREPROCESSING_FILES if (digest := _digest(self.path / name))},
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name, self.config):
                 processes.agree("the data", flatten({"data": record["data"], "files": record["files"]}))
                 keep, every = settings.keep, settings.checkpoint_every
                 checkpoints = train.Checkpoints(
-                    directory.checkpoints, keep=keep, best=_BEST, every=every,
+                    directory.checkpoints, keep=keep, best=BEST_METRIC, every=every,
                     restore_concurrent_gb=self.config.restore_concurrent_gb,
                 )  # fmt: skip
                 stack.enter_context(checkpoints)
@@ -369,7 +367,7 @@ class Run(Generic[C]):
 
     def _early_stopping(self) -> train.EarlyStopping | None:
         patience = self.config.train.patience
-        return None if patience is None else train.EarlyStopping(_BEST, patience)
+        return None if patience is None else train.EarlyStopping(BEST_METRIC, patience)
 
     def _profile(self) -> train.Profile | None:
         steps = self.config.profile

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from tfm_jax import data, nn, train, values
-from tfm_jax.runs import load_run
+from tfm_jax.runs import Origin, load_run, write_task
+from tfm_jax.train.run_directory import BEST_METRIC
 
 CONFIG = nn.Config(
     vocab_size=0, d_model=16, n_heads=2, d_ff=8, n_layers=1, positions=nn.Rope(), tie_embeddings=False
@@ -27,9 +28,24 @@ def _load_run(directory, average, dtype):
 
 
 def make_run(
-    path, module, config=CONFIG, *, scales=(1.0,), settings=None, ema=False, alphabet="abcdefgh", variants=()
+    path,
+    module,
+    config=CONFIG,
+    *,
+    scales=(1.0,),
+    settings=None,
+    ema=False,
+    alphabet="abcdefgh",
+    variants=(),
+    task=None,
+    losses=None,
 ):
-    """Writes the directory of a run, with one checkpoint per scale of the parameters."""
+    """Writes the directory of a run, with one checkpoint per scale of the parameters.
+
+    With a ``runs.Task`` it is a run of this version; ``losses`` are of validation, by scale.
+    """
+    if task is not None:
+        write_task(path, task, Origin.now({}, 0))
     tokenizer = data.char_tokenizer(alphabet)
     tokenizer.save(path)
     saved = {"model": values.to_dict(config, variants), "train": {"checkpoint_every": 1}, **(settings or {})}
@@ -43,5 +59,7 @@ def make_run(
             state = train.init_state(scaled, optimizer, jax.random.key(0), ema=ema)
             if ema:
                 state = dataclasses.replace(state, ema=jax.tree.map(lambda p: p * 5, scaled))
-            checkpoints.save(step + 1, dataclasses.replace(state, step=jnp.int32(step + 1)))
+            metrics = None if losses is None else {BEST_METRIC: losses[step]}
+            state = dataclasses.replace(state, step=jnp.int32(step + 1))
+            checkpoints.save(step + 1, state, metrics=metrics)
     return path

@@ -1,6 +1,7 @@
 """The image classifier and its preprocessing."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,9 @@ from flax import nnx
 
 from experiments.images.config import Config
 from experiments.runner import check_inputs
-from tfm_jax import nn, pretrained
+from tfm_jax import nn, pretrained, processes
 from tfm_jax.runs import PROCESSOR_FILE
+from tfm_jax.train.run_directory import replace_text
 from tfm_jax.types import Array
 
 __all__ = [
@@ -23,7 +25,11 @@ __all__ = [
     "make_preprocess",
     "patches_of",
     "pooling_of",
+    "write_preprocessing",
 ]
+
+_BICUBIC = 3
+"""Pillow's number of the filter with which image files are resized."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +102,67 @@ def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
     return dataclasses.replace(config.model, patches=patches)
 
 
-def make_preprocess(directory: Path, channels: int) -> Preprocess:
-    """The preprocessing of images, by the ``preprocessor_config.json`` of a run's directory if it has one.
+def make_preprocess(directory: Path, patches: nn.Patches) -> Preprocess:
+    """The preprocessing of images in [0, 1], by the ``preprocessor_config.json`` of a run's directory.
 
     Args:
       directory: of the run.
-      channels: of the model's input.
+      patches: of the model. A file that does no more than `write_preprocessing` wrote for images of their
+        size is no preprocessing of images in [0, 1].
 
     Raises:
       ValueError: as `pretrained.load_image_processor`.
     """
     has_file = (directory / PROCESSOR_FILE).is_file()
-    return Preprocess(pretrained.load_image_processor(directory) if has_file else None, channels)
+    processor = pretrained.load_image_processor(directory) if has_file else None
+    sides, C = (patches.height, patches.width), patches.channels
+    plain = pretrained.ImageProcessor(sides, mean=(0.0,) * C, std=(1.0,) * C, method="cubic")
+    return Preprocess(None if processor == plain else processor, C)
+
+
+def write_preprocessing(
+    directory: Path, preprocess: Preprocess, size: tuple[int, int] | None, patches: nn.Patches
+) -> None:
+    """Writes the ``preprocessor_config.json`` that makes of an image file what training makes of it.
+
+    Training resizes image files as Pillow does by default (bicubic), and takes their pixels in [0, 1] through
+    the preprocessing of the initial weights. A file that is right stays as it is.
+
+    Args:
+      directory: of the run.
+      preprocess: of the images in [0, 1].
+      size: to which image files are resized first; None takes them as they are.
+      patches: of the model.
+
+    Raises:
+      ValueError: the preprocessing resizes images of this size again, which one file cannot say.
+    """
+    path, processor = directory / PROCESSOR_FILE, preprocess.processor
+    if processor is None:
+        size = size or (patches.height, patches.width)
+        settings: dict[str, object] = {
+            "image_processor_type": "ViTImageProcessor",
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": False,
+            "image_mean": [0.0] * patches.channels,
+            "image_std": [1.0] * patches.channels,
+            "do_convert_rgb": patches.channels == 3,
+        }
+    elif size is None:
+        return
+    else:
+        image = jax.ShapeDtypeStruct((*size, len(processor.mean)), jnp.uint8)
+        resized = jax.eval_shape(dataclasses.replace(processor, crop=None), image).shape[:2]
+        if resized != size:
+            raise ValueError(
+                f"--data.size: got {describe_shape(size)}; wanted {describe_shape(resized)}, to which the "
+                f"{PROCESSOR_FILE} of --init-from resizes them"
+            )
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    resizing = {"do_resize": True, "size": {"height": size[0], "width": size[1]}, "resample": _BICUBIC}
+    text = json.dumps({**settings, **resizing}, indent=2) + "\n"
+    processes.from_main("preprocessing", lambda: replace_text(path, text))
 
 
 def check_images(encoder: nn.Config, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:

@@ -21,6 +21,7 @@ from experiments.images.model import (
     make_preprocess,
     patches_of,
     pooling_of,
+    write_preprocessing,
 )
 from experiments.init_from import ENCODERS, start_run
 from experiments.inputs import RunInputs
@@ -61,8 +62,14 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size), **run.share)
     evaluate = run.compile_evaluation(loss_fn, in_order)
     flops = step_flops(task.model, examples=size, length=patches_of(task.model.config).count)
-    model = task.model.config
-    use = runs.Task(task="image-classification", labels=tuple(task.class_names), pooling=pooling_of(model))
+    model, count = task.model.config, training.images.shape[-1]
+    channels = 1 if count == 1 else 3 if count == 3 else None  # as `_examples` reads other pictures
+    use = runs.Task(
+        task="image-classification",
+        labels=tuple(task.class_names),
+        pooling=pooling_of(model),
+        channels=channels,
+    )
     with run.session(state, batches, task.digests, task=use, model=model) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images",
@@ -194,9 +201,11 @@ def _prepare(config: Config, path: Path, inputs: RunInputs, name: str = NAME) ->
     sides = describe_shape(patches.sides)
     print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)
     check_classes(name, class_names, examples["train"].labels)
-    preprocess = make_preprocess(path, patches.channels)
+    preprocess = make_preprocess(path, patches)
     for part in examples.values():
         check_images(encoder, preprocess, part.images.shape[1:])
+    if not (config.resume and (path / runs.PROCESSOR_FILE).exists()):  # a resume may not change the file
+        write_preprocessing(path, preprocess, config.data.size, patches)
     columns = [config.data.image, config.data.label]
     digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)

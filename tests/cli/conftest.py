@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 import io
+import json
 import sys
 from pathlib import Path
 
 import jax
+import optax
 import pytest
 
 from tests.pretrained.weights.test_files import CONFIG as LLAMA
 from tests.saved_runs import CONFIG, load_run_once, make_run
-from tfm_jax import cli, data, nn, pretrained, runs
+from tfm_jax import cli, data, nn, pretrained, runs, train, values
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks import text_generation
@@ -37,7 +39,11 @@ def tfm(capsys, monkeypatch):
         assert "Traceback" not in err
         return status, out, err
 
-    monkeypatch.setattr(runs, "load_run", load_run_once)
+    def load_generator(source, **options):
+        return (load_run_once if runs.is_run(source) else load_text_generator)(source, **options)
+
+    load_text_generator = runs.load_text_generator
+    monkeypatch.setattr(runs, "load_text_generator", load_generator)
     monkeypatch.setattr(text_generation, "load_files", load)
     return run
 
@@ -73,3 +79,21 @@ def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoints") / "llama"
     pretrained.save(directory, params, config, tokenizer.backend)
     return directory
+
+
+@pytest.fixture(scope="session")
+def run_of_pairs(tmp_path_factory):
+    """A run that classifies pairs of texts."""
+    run = tmp_path_factory.mktemp("runs") / "pairs"
+    run.mkdir()
+    tokenizer = data.char_tokenizer("abcdefg ")
+    tokenizer.save(run)
+    config = dataclasses.replace(CONFIG, vocab_size=tokenizer.vocab_size, token_types=2)
+    values_of = values.to_dict(config)
+    (run / "config.json").write_text(json.dumps({"model": values_of, "train": {"checkpoint_every": 1}}))
+    params = jax.jit(nn.functionalize(nn.Classifier, config, 2, "mean").init)(jax.random.key(1))
+    with train.Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(1, train.init_state(params, optax.sgd(0.1), jax.random.key(0)))
+    task = runs.Task(task="text-classification", labels=("no", "yes"), pooling="mean", pairs=True)
+    runs.write_task(run, task, runs.Origin.now({}, 0))
+    return run

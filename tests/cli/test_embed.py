@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.pretrained.tasks.test_sentence_embedding import TEXTS, as_pickle, directory  # noqa: F401  - a fixture
-from tfm_jax import pretrained
+from tfm_jax import pretrained, runs
 
 BAD = b"a b c\n\xff\xfe\n\nd\n"
 
@@ -38,14 +38,21 @@ def test_arguments_files_and_standard_input(tfm, directory, wanted, tmp_path):  
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_the_encoder_of_a_run_that_classifies(tfm, run_of_pairs):
+    wanted = runs.load_sentence_encoder(run_of_pairs)(["ab", "cd ef g"])
+    status, out, _ = tfm("embed", run_of_pairs, "ab", "cd ef g")
+    assert status == 0
+    np.testing.assert_allclose(read(out), wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_batches_are_split_over_devices(tfm, directory, wanted, monkeypatch):  # noqa: F811
-    load, meshes = pretrained.load_sentence_encoder, []
+    load, meshes = runs.load_sentence_encoder, []
 
-    def spy(path, dtype, mesh, **options):
+    def spy(path, *, mesh, **options):
         meshes.append(mesh)
-        return load(path, dtype, mesh, **options)
+        return load(path, mesh=mesh, **options)
 
-    monkeypatch.setattr(pretrained, "load_sentence_encoder", spy)
+    monkeypatch.setattr(runs, "load_sentence_encoder", spy)
     status, out, _ = tfm("embed", "--model", directory, "--devices", 3, *TEXTS)
     assert status == 0 and meshes[0].size == 3
     np.testing.assert_allclose(read(out), wanted[:4], rtol=1e-5, atol=1e-6)
@@ -112,7 +119,7 @@ def test_progress_bar_of_a_file_on_a_terminal(tfm, directory, tmp_path, monkeypa
         ),
         (
             ["--model", "MODEL", "a", "--file", "b"],
-            "--file: got texts as arguments too; wanted only one of the two.",
+            "--file: got inputs as arguments too; wanted only one of the two.",
         ),
         (["--model", "MODEL", "a", "--batch-size", "0"], "--batch-size: got 0; wanted an integer"),
         (["--model", "MODEL", "a", "--devices", "0"], "--devices: got 0; wanted an integer"),
@@ -137,13 +144,13 @@ def test_errors_are_one_line(argv, message, tfm, directory, tmp_path):  # noqa: 
     assert (status, out) == (2, "") and len(err.splitlines()) == 1 and message in err
 
 
-def test_nan_and_inf_are_null_in_jsonl(tfm, monkeypatch):
+def test_nan_and_inf_are_null_in_jsonl(tfm, directory, monkeypatch):  # noqa: F811
     def broken(texts, batch_size):
         return np.array([[0.5, np.nan, np.inf]], np.float32)
 
     broken.width = 3
-    monkeypatch.setattr(pretrained, "load_sentence_encoder", lambda *args, **options: broken)
-    assert tfm("embed", "--model", "it", "text")[1] == "[0.5, null, null]\n"
+    monkeypatch.setattr(runs, "load_sentence_encoder", lambda *args, **options: broken)
+    assert tfm("embed", directory, "text")[1] == "[0.5, null, null]\n"
 
 
 def test_npy_needs_a_regular_file_in_an_existing_directory(tfm, tmp_path):

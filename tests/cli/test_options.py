@@ -31,7 +31,7 @@ WRONG = ["nan", "inf", "-inf", "-1", str(-(10**30)), str(10**30), "1e300", "thre
 
 
 def test_every_numeric_option_declares_its_range():
-    assert len(OPTIONS) == 22
+    assert len(OPTIONS) == 24
     for command in COMMANDS:
         for name, hint in numeric(command):
             assert range_of(hint) is not None, f"{command} --{name}"
@@ -41,9 +41,11 @@ def test_every_numeric_option_declares_its_range():
 def nothing_loads(monkeypatch):
     for module, name in (
         (pretrained, "load_text_generator"),
-        (pretrained, "load_text_classifier"),
-        (pretrained, "load_sentence_encoder"),
         (runs, "load_run"),
+        (runs, "load_text_generator"),
+        (runs, "load_text_classifier"),
+        (runs, "load_image_classifier"),
+        (runs, "load_sentence_encoder"),
     ):
         monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail("it was loaded"))
 

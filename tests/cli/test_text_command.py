@@ -8,7 +8,9 @@ import jax
 import pytest
 
 from tests.pretrained.tasks.test_sentence_embedding import as_pickle
-from tfm_jax import cli, pretrained
+from tfm_jax import cli, runs
+from tfm_jax.cli.classify import Classify
+from tfm_jax.cli.embed import Embed
 from tfm_jax.cli.generate import Generate
 from tfm_jax.cli.translate import Translate
 from tfm_jax.pretrained import generation_config
@@ -26,24 +28,24 @@ from tfm_jax.ranges import SIZE
             ["generate", "TRANSLATOR", "a"],
             "TRANSLATOR: got an encoder-decoder; wanted a decoder-only model. Use tfm translate.",
         ),
-        (["translate"], "tfm: got no model; wanted the directory of a run, or --model with a checkpoint."),
-        (
-            ["generate", "a", "--model", "WRITER"],
-            "config of a run; wanted that of a pretrained checkpoint.",
-        ),
+        (["translate"], "tfm: got no model; wanted the directory of a run or a checkpoint, or owner/name"),
         (
             ["generate", "WRITER", "--allow-pickle", "a"],
-            "--allow-pickle: got a run; wanted a pretrained checkpoint. Use --model.",
+            "--allow-pickle: got a run, WRITER; wanted a checkpoint. Leave it out.",
         ),
         (
-            ["generate", "a", "--model", "WRITER", "--average", "2"],
-            "--average: got --model too; wanted a run",
+            ["generate", "a", "--model", "CHECKPOINT", "--average", "2"],
+            "--average: got a checkpoint, CHECKPOINT; wanted a run. Leave it out.",
+        ),
+        (
+            ["translate", "CHECKPOINT", "a"],
+            "CHECKPOINT: got a decoder-only model; wanted an encoder-decoder. Use tfm generate.",
         ),
         (["generate", "WRITER", "a", "--average", "9"], "--average: got 9; wanted 1 to "),
-        (["translate", "NOWHERE", "a"], "NOWHERE, without config.json; wanted the directory of a run"),
+        (["translate", "NOWHERE", "a"], "got NOWHERE; wanted an existing directory"),
         (
             ["translate", "TRANSLATOR", "a", "--file", "b"],
-            "--file: got texts as arguments too; wanted only one of the two.",
+            "--file: got inputs as arguments too; wanted only one of the two.",
         ),
         (["translate", "TRANSLATOR", "--file", "NOWHERE"], "NOWHERE: No such file or directory"),
         (
@@ -52,27 +54,35 @@ from tfm_jax.ranges import SIZE
         ),
         (
             ["generate", "WRITER", "a", "--generation", "top_k=3"],
-            "--generation: got a run; wanted a pretrained checkpoint",
+            "--generation: got a run, WRITER; wanted a checkpoint. Leave it out.",
         ),
-        (["generate", "--model", "WRITER", "a", "--generation", "3"], "--generation: got '3'; wanted NAME"),
         (
-            ["translate", "--model", "WRITER", "a", "--beams", "2", "--generation", "num_beams=3"],
+            ["generate", "--model", "CHECKPOINT", "a", "--generation", "3"],
+            "--generation: got '3'; wanted NAME",
+        ),
+        (
+            ["translate", "--model", "CHECKPOINT", "a", "--beams", "2", "--generation", "num_beams=3"],
             "--generation: got num_beams twice",
         ),
         (
-            ["translate", "--model", "NOWHERE", "a", "--generation", "new=3"],
+            ["generate", "--model", "CHECKPOINT", "a", "--generation", "new=3"],
             "got new=3; wanted a known",
         ),
         (
-            ["translate", "--model", "NOWHERE", "a", "--generation", "num_beams=0"],
+            ["generate", "--model", "CHECKPOINT", "a", "--generation", "num_beams=0"],
             f"num_beams=0; wanted {SIZE.wanted}",
         ),
         (["generate", "WRITER", "a", "--stop", ""], "--stop: got ''; wanted a string that is not empty"),
         (["generate", "WRITER", "\udcff"], "got a text that is not UTF-8"),
     ],
 )
-def test_errors_are_one_line(argv, message, tfm, translator, writer, tmp_path):
-    places = {"WRITER": writer, "TRANSLATOR": translator, "NOWHERE": tmp_path / "nowhere"}
+def test_errors_are_one_line(argv, message, tfm, translator, writer, checkpoint, tmp_path):
+    places = {
+        "WRITER": writer,
+        "TRANSLATOR": translator,
+        "CHECKPOINT": checkpoint,
+        "NOWHERE": tmp_path / "nowhere",
+    }
     status, out, err = tfm(*(places.get(word, word) for word in argv))
     for name, path in places.items():
         message = message.replace(name, str(path))
@@ -94,20 +104,22 @@ def test_incomplete_runs_are_errors(broken, message, tfm, translator, tmp_path):
     if broken == "checkpoints":
         shutil.rmtree(run / broken)
     elif broken == "config.json":
-        (run / broken).write_text('{"model": {"depth": 3}}')
+        (run / broken).write_text('{"model": {"depth": 3}, "train": {}}')
     else:
         (run / broken).unlink()
     status, out, err = tfm("translate", run, "a")
     assert (status, out) == (2, "") and message in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["translate", "generate"])
+@pytest.mark.parametrize("command", ["translate", "generate", "embed", "classify"])
 def test_help_shows_every_option(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
     text = capsys.readouterr().out
-    assert ended.value.code == 0 and "RUN [TEXT ...]" in text
-    kind = {"translate": Translate, "generate": Generate}[command]
+    assert (
+        ended.value.code == 0 and f"tfm {command} [-h] [{command.upper()} OPTIONS] MODEL [INPUT ...]" in text
+    )
+    kind = {"translate": Translate, "generate": Generate, "embed": Embed, "classify": Classify}[command]
     for field in dataclasses.fields(kind):
         if field.name in ("first", "rest"):
             continue
@@ -130,19 +142,18 @@ SETTINGS |= {"begin_suppress_tokens": [7], "bad_words_ids": [[3, 4]], "stop_stri
 SETTINGS |= {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
 
 
-@pytest.mark.parametrize("command", ["generate", "translate"])
-def test_generation_accepts_every_setting(command, tfm, monkeypatch):
+def test_generation_accepts_every_setting(tfm, checkpoint, monkeypatch):
     """Also to unset it."""
 
-    def spy(path, dtype, *, generation, **options):
+    def spy(path, *, generation, **options):
         found.append(generation)
         raise ValueError("seen")
 
     found, settings = [], {name: SETTINGS[name] for name in generation_config.SETTINGS}
-    monkeypatch.setattr(pretrained, "load_text_generator", spy)
+    monkeypatch.setattr(runs, "load_text_generator", spy)
     for wanted in (settings, dict.fromkeys(settings)):
         words = [word for x in wanted for word in ("--generation", f"{x}={json.dumps(wanted[x])}")]
-        assert tfm(command, "a", "--model", "it", *words)[2] == "tfm: seen\n"
+        assert tfm("generate", "a", "--model", checkpoint, *words)[2] == "tfm: seen\n"
         assert found.pop() == wanted
 
 

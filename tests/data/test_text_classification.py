@@ -16,7 +16,7 @@ def examples_of(texts, **options):
 @given(texts=st.lists(st.text(max_size=9), min_size=1, max_size=6), more=st.integers(0, 3))
 def test_a_batch_is_padded_texts_between_bos_and_eos(texts, more):
     examples, labels = examples_of(texts)
-    expected = [[1, *BYTES.encode(text), 2] if text else [] for text in texts]
+    expected = [[1, *BYTES.encode(text), 2] for text in texts]
     width = max(1, *map(len, expected)) + more
     batch = examples.take(np.arange(len(texts)), (width,))
     assert {name: (x.dtype, x.shape) for name, x in batch.items()} == {
@@ -67,7 +67,7 @@ def test_padding_is_that_of_the_tokenizer():
     tokenizer = data.ByteTokenizer()
     tokenizer.pad_id = 7
     examples = data.text_classification_examples(["a", ""], np.zeros(2, int), tokenizer, 1, max_length=9)
-    assert examples.take(np.arange(2), (4,))["tokens"].tolist() == [[1, 100, 2, 7], [7] * 4]
+    assert examples.take(np.arange(2), (4,))["tokens"].tolist() == [[1, 100, 2, 7], [1, 2, 7, 7]]
     with pytest.raises(ValueError, match="TextClassificationExamples: got pad_id=200; wanted 0 <= pad_id"):
         data.TextClassificationExamples([[1]], np.zeros(1, int), 1, 9, pad_id=200)
 

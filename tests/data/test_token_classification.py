@@ -5,9 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm_jax import data
-from tfm_jax.data.token_classification import parse_conll
+from tfm_jax.data.token_classification import read_conll
 
 BYTES = data.ByteTokenizer()
+
+
+def parse_conll(*texts):
+    return read_conll(datasets.Dataset.from_dict({"text": texts}), "x")
+
+
 WORDS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=4)
 
 
@@ -107,7 +113,7 @@ def test_sentences_are_lists_of_words_or_texts_with_spaces():
 @pytest.mark.parametrize("separator", ["\t", " "])
 def test_conll(separator):
     lines = ["-DOCSTART- -X- O", "", "EU X B-ORG", "rejects X O", "", "", "# X O", "Ann X B-PER", ""]
-    found = parse_conll("\n".join(lines).replace(" ", separator), "a.conll")
+    found = parse_conll("\n".join(lines).replace(" ", separator))
     assert found[:] == {
         "tokens": [["EU", "rejects"], ["#", "Ann"]],
         "tags": [["B-ORG", "O"], ["O", "B-PER"]],
@@ -115,7 +121,7 @@ def test_conll(separator):
 
 
 def test_conll_with_comments_and_windows_line_ends():
-    assert parse_conll("# a comment\r\na b\tO\r\n", "x")[:] == {"tokens": [["a b"]], "tags": [["O"]]}
+    assert parse_conll("# a comment\r\na b\tO\r\n")[:] == {"tokens": [["a b"]], "tags": [["O"]]}
 
 
 @pytest.mark.parametrize(
@@ -123,4 +129,16 @@ def test_conll_with_comments_and_windows_line_ends():
 )
 def test_what_is_no_conll_raises(text, message):
     with pytest.raises(ValueError, match=message):
-        parse_conll(text, "x")
+        parse_conll(text)
+
+
+def test_conll_of_several_files_and_of_a_long_one(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.conll").write_text(f"{name} O")
+    found = read_conll(data.load(str(tmp_path)), "x")
+    assert found["tokens"] == [["a"], ["b"]]
+    long = [f"word{i} X" for i in range(20_000)]  # one sentence, in several rows of the data set
+    (tmp_path / "long.txt").write_text("\n".join(long) + "\n")
+    rows = data.load(str(tmp_path / "long.txt"))
+    (words,) = read_conll(rows, "x")["tokens"]
+    assert len(rows) > 2 and len(words) == 20_000

@@ -27,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 RUN_FILES = {
     "config.json", "model.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
-    "result.json", "task.json", "inputs.npz",
+    "result.json", "task.json", "preprocessor_config.json", "inputs.npz",
 }  # fmt: skip
 NO_CHANGE = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
 

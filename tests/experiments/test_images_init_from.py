@@ -74,7 +74,7 @@ def start_from(source, directory, shape):
     config, initial = load(source)
     initial.save_preprocessing(directory)
     encoder = encoder_config(config, shape)
-    model = make_model(encoder, 7, make_preprocess(directory, encoder.patches.channels))
+    model = make_model(encoder, 7, make_preprocess(directory, encoder.patches))
     return model, {**jax.jit(model.init)(jax.random.key(1)), **initial.params}
 
 

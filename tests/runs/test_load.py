@@ -18,9 +18,9 @@ from tfm_jax import data, nn, ops, pretrained, runs, train
 from tfm_jax.runs import load
 
 
-def test_a_classifier_is_not_a_text_generator(tmp_path):
+def test_a_classifier_of_an_older_version_is_not_loaded(tmp_path):
     classifier = functools.partial(nn.Classifier, n_classes=2)
-    with pytest.raises(ValueError, match="wanted a Decoder or EncoderDecoder"):
+    with pytest.raises(FileNotFoundError, match=r"got no task\.json; wanted a run of version 0\.5 or newer"):
         runs.load_run(make_run(tmp_path, classifier))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.train import problem
 from tfm_jax import train
-from tfm_jax.train.checkpoint_files import consecutive_steps
+from tfm_jax.train.checkpoint_files import best_step, consecutive_steps
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), train.adamw(train.noam(8, 10)))
 
@@ -60,6 +60,20 @@ def test_saved_state_may_be_donated_at_once(tmp_path):
             params = step(params)
     for i in range(3):
         chex.assert_trees_all_equal(train.load_params(tmp_path, i), {"kernel": jnp.arange(300_000.0) * 2**i})
+
+
+def test_the_best_step_of_a_directory_is_that_of_its_checkpoints(tmp_path):
+    assert best_step(tmp_path, "loss") is None
+    losses = {1: 0.5, 2: 0.1, 3: 0.1, 4: float("nan"), 5: 0.3}
+    with train.Checkpoints(tmp_path, best="loss") as checkpoints:
+        for step, loss in losses.items():
+            checkpoints.save(step, make_state(step), metrics={"loss": loss})
+        checkpoints.save(6, make_state(6))
+        checkpoints.wait()
+        assert best_step(tmp_path, "loss") == checkpoints.best() == 3
+    assert best_step(tmp_path, "accuracy") is None
+    shutil.rmtree(tmp_path / "3" / "meta")  # damaged
+    assert best_step(tmp_path, "loss") == 2
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 20), ("min", 30)])

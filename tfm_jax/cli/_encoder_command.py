@@ -1,14 +1,14 @@
-"""What ``tfm embed`` and ``tfm classify`` share: texts go into an encoder, on one or more devices."""
+"""What ``tfm embed`` and ``tfm classify`` share: inputs go into an encoder, on one or more devices."""
 
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
-from tfm_jax.cli._lines import LineCommand
+from tfm_jax.cli._model_command import ModelCommand
 from tfm_jax.cli._output import check_output
 from tfm_jax.ranges import integer_range
 
@@ -21,29 +21,35 @@ DEVICES = integer_range(1, 4096)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderCommand(LineCommand):
-    """Options for the texts, the model and the devices."""
+class EncoderCommand(ModelCommand):
+    """Options for the devices and the output."""
 
-    text: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
-    """The texts. Without any, and without --file, the lines of standard input."""
-    model: Annotated[str, arg(metavar="DIR")]
-    """The checkpoint: a directory, or owner/name on the Hugging Face hub."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the parameters and activations."""
-    allow_pickle: bool = False
-    """Read pytorch_model.bin if there is no safetensors file. Needs torch, which loads weights only."""
     devices: Annotated[int, arg(metavar="N"), DEVICES] = 1
     """Split each batch over N devices, each with all weights. A CPU becomes N devices; try one per core."""
     out: Path | None = None
 
     def check(self) -> None:
-        """Checks the texts, the number of devices and the output file."""
+        """Checks the number of devices and the output file too."""
         super().check()
         if self.devices > self.batch_size:
             raise ValueError(
                 f"--devices: got {self.devices}; wanted at most --batch-size, {self.batch_size}."
             )
         check_output(self.out)
+
+    def check_model(self) -> str | None:
+        """The task of the model, as of any command, and also where an older version wrote the run."""
+        task = super().check_model()
+        if task is None and self.is_run:  # a generator, or an error that says how to write task.json
+            generator: Any = tfm_jax.runs.load_run(self.directory)
+            self.check_generator(generator)
+        return task
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """The mesh too."""
+        mesh = self.mesh()
+        return super().load_options | ({} if mesh is None else {"mesh": mesh})
 
     def mesh(self) -> "Mesh | None":
         """A mesh of the devices, or None for one; divides the CPU if JAX has not started."""

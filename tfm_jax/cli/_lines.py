@@ -1,4 +1,4 @@
-"""Lines of text from arguments, a file or standard input; one result per line, in order."""
+"""Inputs from arguments, or from the lines of a file or standard input; one result each, in order."""
 
 import contextlib
 import dataclasses
@@ -23,74 +23,75 @@ BATCHES = 16
 """Batches that are read at once, so that lines of similar length share a batch."""
 
 Advance = Callable[[int], None]
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
 class LineCommand(Command):
-    """A command that processes each line of text."""
+    """A command that processes each input: an argument, or a line of text."""
 
     file: Annotated[Path | None, optional("FILE")] = None
-    """Read the texts from a file, one per line."""
+    """Read the inputs from a file, one per line."""
     batch_size: Annotated[Size, arg(metavar="N")] = 32
-    """Texts per batch. With 1, each line of standard input is processed before the next is read."""
+    """Inputs per batch. With 1, each line of standard input is processed before the next is read."""
 
     @property
-    def text(self) -> tuple[str, ...]:
-        """The texts that are arguments."""
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs that are arguments."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Checks that there is one source of texts and that it can be read."""
-        if self.text and self.file is not None:
-            raise ValueError("--file: got texts as arguments too; wanted only one of the two.")
+        """Checks that there is one source of inputs and that it can be read."""
+        if self.inputs and self.file is not None:
+            raise ValueError("--file: got inputs as arguments too; wanted only one of the two.")
         if self.file is not None:
             with add_filename(self.file):  # stat does not open it: a pipe gives its lines only once
                 os.stat(self.file)
             if self.file.is_dir():
                 raise ValueError(f"--file: got {self.file}, a directory; wanted a file.")
-        elif not self.text and sys.stdin is None:
-            raise ValueError("standard input: got a closed stream; wanted texts. Pass them, or use --file.")
+        elif not self.inputs and sys.stdin is None:
+            raise ValueError("standard input: got a closed stream; wanted inputs. Pass them, or use --file.")
 
     def process_lines(
         self,
-        process: Callable[[list[int], list[str], Advance], Iterable[Result]],
+        process: Callable[[list[int], list[Item], Advance], Iterable[Result]],
         write: Callable[[Result | None], None],
-        is_wanted: Callable[[str], bool] = lambda text: True,
+        read: Callable[[str], Item | None],
     ) -> int:
         """Processes the lines in batches, and writes one result per line, in order.
 
         Args:
-          process: maps line numbers (from 0) and their texts to one result each; reports finished lines to
-            ``advance(n)``.
+          process: maps line numbers (from 0) and what was read from them to one result each; reports
+            finished lines to ``advance(n)``.
           write: writes a result; None for a line without one.
-          is_wanted: whether to process a line. If it raises a ValueError, the message is printed and the line
-            fails, but no other.
+          read: what to process of a line, such as the text itself; None processes nothing. If it raises a
+            ValueError, the message is printed and the line fails, but no other.
 
         Returns:
           How many lines failed.
         """
         with contextlib.ExitStack() as stack:
-            lines, total = _open_lines(self.text, self.file, stack)
+            lines, total = _open_lines(self.inputs, self.file, stack)
             advance = stack.enter_context(_progress_bar(total))
-            from_stdin = not self.text and self.file is None
+            from_stdin = not self.inputs and self.file is None
             one_by_one = self.batch_size == 1 or (from_stdin and sys.stdin.isatty())
             size = 1 if one_by_one else BATCHES * self.batch_size
             failed, numbered = 0, enumerate(lines)
             while chunk := list(itertools.islice(numbered, size)):
-                texts = {}
+                items: dict[int, Item] = {}
                 for number, line in chunk:
                     try:
-                        text = decode_text(line)
-                        if is_wanted(text):
-                            texts[number] = text
+                        item = read(decode_text(line))
+                        if item is not None:
+                            items[number] = item
                     except ValueError as error:
                         failed += 1
                         print_error(f"line {number + 1}: {error}")
                 results: dict[int, Result] = {}
-                if texts:
-                    results.update(zip(texts, process([*texts], [*texts.values()], advance), strict=True))
-                advance(len(chunk) - len(texts))
+                if items:
+                    results.update(zip(items, process([*items], [*items.values()], advance), strict=True))
+                advance(len(chunk) - len(items))
                 for number, _ in chunk:
                     write(results.get(number))
         return failed

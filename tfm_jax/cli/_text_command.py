@@ -1,19 +1,19 @@
-"""What ``tfm translate`` and ``tfm generate`` share: a run or a checkpoint generates text from text."""
+"""What ``tfm translate`` and ``tfm generate`` share: a model generates text from text."""
 
 import dataclasses
 import functools
 import json
 import logging
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
-from tfm_jax.cli._lines import Advance, LineCommand
-from tfm_jax.cli._options import optional
+from tfm_jax.cli._lines import Advance
+from tfm_jax.cli._model_command import ModelCommand
 from tfm_jax.console import log_to_stderr
-from tfm_jax.ranges import Seed, Size
+from tfm_jax.ranges import Seed
 
 if TYPE_CHECKING:
     from tfm_jax.generate import TextGenerator
@@ -23,55 +23,25 @@ __all__ = ["TextCommand"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextCommand(LineCommand):
-    """Options for the texts, the model and generation."""
+class TextCommand(ModelCommand):
+    """Options for generation."""
 
-    first: Annotated[Positional[str | None], arg(metavar="RUN", help_behavior_hint="")] = None
-    """Directory of a run, with config.json, tokenizer.json and checkpoints/. Leave it out with --model."""
-    rest: Annotated[Positional[tuple[str, ...]], arg(metavar="[TEXT ...]", help_behavior_hint="")] = ()
-    """The texts. Without any, and without --file, the lines of standard input."""
-    model: Annotated[str | None, optional("DIR")] = None
-    """A pretrained checkpoint instead of a run: a directory, or owner/name on the Hugging Face hub."""
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        optional("{float32,bfloat16}", "the run's, or float32 for a checkpoint"),
-    ] = None
-    """Dtype of the parameters and the activations."""
-    allow_pickle: bool = False
-    """Read pytorch_model.bin if there is no safetensors file. Needs torch, which loads weights only."""
-    average: Annotated[Size | None, optional("N", "the run's config, or 1")] = None
-    """Average the parameters of the last N checkpoints of the run."""
     seed: Annotated[Seed, arg(metavar="N")] = 0
     """Seed for sampling. Each text has its own key, made from the seed and its line number."""
     stop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
     """Stop before this string."""
     generation: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
-    """Set a setting of generation_config.json, as in min_new_tokens=5; null unsets it. Only with --model."""
+    """Set a setting of generation_config.json, as in min_new_tokens=5; null unsets it. Only for a
+    checkpoint."""
 
-    needs_encoder_decoder: ClassVar[bool]
-
-    @property
-    def text(self) -> tuple[str, ...]:
-        """The texts: with --model, all positional arguments."""
-        first = () if self.model is None or self.first is None else (self.first,)
-        return (*first, *self.rest)
+    only_for_checkpoints: ClassVar[tuple[str, ...]] = ("allow_pickle", "generation")
 
     def check(self) -> None:
-        """Checks that the options fit the kind of model, a run or a checkpoint."""
+        """Checks the options of generation too."""
         super().check()
         if "" in self.stop:
             raise ValueError("--stop: got ''; wanted a string that is not empty.")
-        if self.model is not None:
-            if self.average is not None:
-                raise ValueError("--average: got --model too; wanted a run, which has several checkpoints.")
-            _ = self.generation_settings  # parsed here: an error comes before the model is loaded
-            return
-        if self.first is None:
-            raise ValueError("got no model; wanted the directory of a run, or --model with a checkpoint.")
-        for name in ("allow_pickle", "generation"):
-            if getattr(self, name):
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option}: got a run; wanted a pretrained checkpoint. Use --model.")
+        _ = self.generation_settings  # parsed here: an error comes before the model is loaded
 
     @functools.cached_property
     def generation_settings(self) -> dict[str, object]:
@@ -97,37 +67,20 @@ class TextCommand(LineCommand):
 
     def load(self) -> "TextGenerator":
         """Loads the model with its tokenizer, a ``TextGenerator``."""
-        if self.model is not None:
-            generator = tfm_jax.pretrained.load_text_generator(
-                self.model,
-                self.dtype or "float32",
-                allow_pickle=self.allow_pickle,
-                generation=self.generation_settings,
-            )
-        else:
-            generator = self._load_run(self.first or "")
-        if generator.is_encoder_decoder != self.needs_encoder_decoder:
-            kinds = ("a decoder-only model", "an encoder-decoder")
-            got, wanted = kinds[:: 1 if self.needs_encoder_decoder else -1]
-            command = "translate" if generator.is_encoder_decoder else "generate"
-            raise ValueError(f"{self.model or self.first}: got {got}; wanted {wanted}. Use tfm {command}.")
+        self.check_model()
+        options = {} if self.is_run else {"generation": self.generation_settings}
+        with self.option_errors():
+            generator = tfm_jax.runs.load_text_generator(self.directory, **self.load_options, **options)
+        self.check_generator(generator)
         return generator
-
-    def _load_run(self, directory: str) -> "TextGenerator":
-        """Loads a run; an error about the option names it as the command line does."""
-        try:
-            return tfm_jax.runs.load_run(directory, average=self.average, dtype=self.dtype)
-        except ValueError as error:
-            message = str(error).replace("load_run: got average=", "--average: got ")
-            raise ValueError(message) from error
 
     def generate_lines(self, generator: "TextGenerator") -> int:
         """Generates a line for each text; returns 1 if one failed."""
 
-        def is_wanted(text: str) -> bool:
+        def read(text: str) -> str | None:
             if text:
                 self.encode(generator, text)
-            return bool(text)
+            return text or None
 
         def process(numbers: list[int], texts: list[str], advance: Advance) -> list[str]:
             return self.generate_batch(generator, numbers, texts, advance)
@@ -136,7 +89,7 @@ class TextCommand(LineCommand):
             print("" if text is None else text, flush=True)
 
         with log_to_stderr("tfm_jax.generate", logging.INFO):  # compile times
-            return 1 if self.process_lines(process, write, is_wanted) else 0
+            return 1 if self.process_lines(process, write, read) else 0
 
     def encode(self, generator: "TextGenerator", text: str) -> None:
         """Raises a ValueError for a text that the model cannot read."""

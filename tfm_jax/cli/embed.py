@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, ClassVar
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._encoder_command import EncoderCommand
@@ -20,7 +20,7 @@ __all__ = ["Embed"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed(EncoderCommand):
-    """Compute an embedding of each text with a sentence encoder.
+    """Compute an embedding of each text with a sentence encoder, or with the encoder of a run's classifier.
 
     Any other encoder, such as BERT, gives the mean over tokens, as in sentence-transformers. A line that is
     not UTF-8 gives null in .jsonl and NaN in .npy.
@@ -28,6 +28,8 @@ class Embed(EncoderCommand):
 
     out: Annotated[Path | None, optional("FILE", "JSON lines on standard output")] = None
     """Write the embeddings to FILE.npy, float32 [lines, D], or to FILE.jsonl, a list of numbers per line."""
+
+    name: ClassVar[str] = "embed"
 
     @property
     def _npy(self) -> Path | None:
@@ -44,9 +46,9 @@ class Embed(EncoderCommand):
 
     def run(self) -> int:
         """Returns 1 if a line failed."""
-        encoder = tfm_jax.pretrained.load_sentence_encoder(
-            self.model, self.dtype, self.mesh(), allow_pickle=self.allow_pickle
-        )
+        self.check_model()
+        with self.option_errors():
+            encoder = tfm_jax.runs.load_sentence_encoder(self.directory, **self.load_options)
 
         def process(numbers: list[int], texts: list[str], advance: Advance) -> "list[np.ndarray]":
             vectors = encoder(texts, batch_size=self.batch_size)
@@ -56,7 +58,7 @@ class Embed(EncoderCommand):
         npy = self._npy
         output = open_jsonl(self.out, _to_json) if npy is None else _open_npy(npy, encoder.width)
         with output as write:
-            return 1 if self.process_lines(process, write) else 0
+            return 1 if self.process_lines(process, write, str) else 0
 
 
 def _to_json(vector: "np.ndarray") -> str:

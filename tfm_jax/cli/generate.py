@@ -44,17 +44,17 @@ class Generate(TextCommand):
     no_repeat_ngram: Annotated[Count | None, optional("N")] = None
     """Never repeat N consecutive tokens; 0 changes nothing."""
 
-    needs_encoder_decoder: ClassVar[bool] = False
+    name: ClassVar[str] = "generate"
 
     def run(self) -> int:
         """Returns 1 if a line failed."""
         generator = self.load()
         options = self.write_options(generator, [0])
-        uses_beams = self.model is not None and generator.default_config.beams > 1
-        if len(self.text) != 1 or uses_beams:
+        uses_beams = not self.is_run and generator.default_config.beams > 1
+        if len(self.inputs) != 1 or uses_beams:
             return self.generate_lines(generator)
         with log_to_stderr("tfm_jax.generate", logging.INFO):  # compile times
-            for chunk in generator.stream(decode_text(self.text[0]), **options):
+            for chunk in generator.stream(decode_text(self.inputs[0]), **options):
                 print(chunk, end="", flush=True)
         print()
         return 0
@@ -81,7 +81,7 @@ class Generate(TextCommand):
     @property
     def max_length(self) -> int | None:
         """Maximum number of generated tokens; None means the checkpoint's."""
-        return 100 if self.tokens is None and self.model is None else self.tokens
+        return 100 if self.tokens is None and self.is_run else self.tokens
 
     def encode(self, generator: "TextGenerator", text: str) -> None:
         """Raises a ValueError for a prompt that the model cannot read."""
@@ -98,7 +98,7 @@ class Generate(TextCommand):
 
     def write_options(self, generator: "TextGenerator", numbers: list[int]) -> dict[str, Any]:
         """The arguments of ``TextGenerator.write``; a checkpoint has its settings since it was loaded."""
-        if self.model is not None:
+        if not self.is_run:
             return {"key": self.checkpoint_keys(generator, numbers)}
         V = generator.tokenizer.vocab_size
         if self.top_k is not None and self.top_k > V:

@@ -31,7 +31,7 @@ class Translate(TextCommand):
     ] = None
     """Maximum number of generated tokens."""
 
-    needs_encoder_decoder: ClassVar[bool] = True
+    name: ClassVar[str] = "translate"
 
     def run(self) -> int:
         """Returns 1 if a line failed."""
@@ -55,7 +55,7 @@ class Translate(TextCommand):
     ) -> list[str]:
         """Translates a batch; line breaks become spaces."""
         options: dict[str, Any] = {"key": self.checkpoint_keys(generator, numbers)}
-        if self.model is None:
+        if self.is_run:
             options |= {
                 "beams": self.beams,
                 "length_penalty": self.length_penalty,

@@ -25,7 +25,7 @@ KINDS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
-    **dict.fromkeys((".txt", ".text"), "text"),
+    **dict.fromkeys((".txt", ".text", ".conll", ".bio", ".iob", ".iob2"), "text"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"),
 }
 """The kind of a file, by its suffix."""

@@ -9,9 +9,9 @@ import datasets
 
 from tfm_jax.data._open import open_text
 
-__all__ = ["TextReader"]
+__all__ = ["LONGEST_ROW", "TextReader"]
 
-_LONGEST_ROW = 1 << 16  # characters
+LONGEST_ROW = 1 << 16  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class TextReader:
 
 
 def _split(text: io.TextIOBase) -> Iterator[str]:
-    rest = text.read(_LONGEST_ROW + 1)
-    while len(rest) > _LONGEST_ROW:
-        end = rest.rfind("\n", 0, _LONGEST_ROW) + 1 or _LONGEST_ROW
+    rest = text.read(LONGEST_ROW + 1)
+    while len(rest) > LONGEST_ROW:
+        end = rest.rfind("\n", 0, LONGEST_ROW) + 1 or LONGEST_ROW
         yield rest[:end]
         rest = rest[end:]
-        rest += text.read(_LONGEST_ROW + 1 - len(rest))
+        rest += text.read(LONGEST_ROW + 1 - len(rest))
     yield rest

@@ -185,8 +185,8 @@ def _texts(
     if not declared and all(map(_is_integer, values)) and not any(map(_is_whole_number, names)):
         ids = np.array(values, np.int64)
         check_range(function, "label", ids, len(names))
-        return [names[i] for i in ids.tolist()]
-    texts = []
+        return [names[int(i)] for i in ids]
+    texts: list[str] = []
     for value, place in zip(values, where, strict=True):
         if declared and _is_integer(value) and 0 <= value < len(declared):
             texts.append(declared[value])
@@ -200,13 +200,13 @@ def _tag_values(function: str, dataset: Dataset, column: str) -> tuple[list[list
     check_columns(function, dataset, [column], "label='...'")
     rows: list[list[object]] = []
     for row, value in enumerate(column_values(function, dataset, column)):
-        tags = value.split() if isinstance(value, str) else value
+        tags: object = list(value.split()) if isinstance(value, str) else value
         if not isinstance(tags, list):
             raise ValueError(
                 f"{function}: got {value!r:.80} in row {row} of column {column!r}; wanted the tags of its "
                 "tokens: a list, or a text with spaces between them. Correct it, or drop the row."
             )
-        rows.append(tags)
+        rows.append(list(tags))
     return rows, [f"row {row}, token {i}," for row, tags in enumerate(rows) for i in range(len(tags))]
 
 

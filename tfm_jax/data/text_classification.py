@@ -135,7 +135,7 @@ def text_classification_examples(
       vocab_size: the model's, if it is not the tokenizer's; ids must be below it.
 
     Returns:
-      One example per text. An empty text has no tokens.
+      One example per text. An empty text is BOS and EOS.
 
     Raises:
       ValueError: as `TextClassificationExamples`; ``max_length`` is below 3.
@@ -145,7 +145,9 @@ def text_classification_examples(
             f"text_classification_examples: got max_length={max_length}; wanted at least 3, for BOS, EOS and "
             "one token between them. Pass 3 or more."
         )
-    ids = encode_documents(texts, tokenizer)
+    special = [i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
+    empty = np.array(special, np.int32)  # as other libraries encode it, and a trained model reads it
+    ids = [found if len(found) else empty for found in encode_documents(texts, tokenizer)]
     if truncated := sum(len(sequence) > max_length for sequence in ids):
         log.warning("truncated %d of %d texts to max_length %d", truncated, len(ids), max_length)
     has_eos = tokenizer.eos_id is not None
@@ -219,7 +221,7 @@ def encode_truncated(
     Raises:
       ValueError: ``max_length`` has no room for a token of each text.
     """
-    texts = as_texts(function, "texts", texts, pairs=True)
+    checked = as_texts(function, "texts", texts, pairs=True)
     special = backend.num_special_tokens_to_add(True)
     if max_length < special + 2:
         raise ValueError(
@@ -227,9 +229,9 @@ def encode_truncated(
             "tokens and a token of each text. Pass more (--data.max-length)."
         )
     backend.enable_truncation(max_length)
-    encodings = backend.encode_batch(list(texts))
+    encodings = backend.encode_batch(checked)
     if truncated := sum(bool(encoding.overflowing) for encoding in encodings):
-        log.warning("truncated %d of %d texts to max_length %d", truncated, len(texts), max_length)
+        log.warning("truncated %d of %d texts to max_length %d", truncated, len(checked), max_length)
     return encodings
 
 

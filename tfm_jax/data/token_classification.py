@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import tokenizers
 
+from tfm_jax.data._text import LONGEST_ROW
 from tfm_jax.data._validate import check_range, check_special_ids, fingerprint, flat_ids, padding_id
 from tfm_jax.data.columns import Dataset, check_columns, column_values
 from tfm_jax.data.sequences import pad_sequences
@@ -15,9 +16,11 @@ from tfm_jax.data.text_classification import encode_truncated
 from tfm_jax.data.tokenizers import JsonTokenizer, with_special_tokens
 from tfm_jax.types import TextClassificationBatch
 
-__all__ = ["TokenClassificationExamples", "parse_conll", "sentences", "token_classification_examples"]
+__all__ = ["TokenClassificationExamples", "read_conll", "sentences", "token_classification_examples"]
 
 log = logging.getLogger(__name__)
+_LONGEST_LINE = 1 << 12
+"""Characters of a word and its tags."""
 
 
 class TokenClassificationExamples:
@@ -201,7 +204,7 @@ def sentences(dataset: Dataset, column: str = "tokens") -> list[list[str]]:
     return found
 
 
-def parse_conll(text: str, where: str) -> datasets.Dataset:
+def read_conll(dataset: datasets.Dataset, where: str) -> datasets.Dataset:
     """Reads sentences in the format of CoNLL: a word and its tag per line, a blank line between sentences.
 
     Equivalent to::
@@ -209,7 +212,8 @@ def parse_conll(text: str, where: str) -> datasets.Dataset:
         word, *_, tag = line.split("\\t")        # or at spaces, in a file without tabs
 
     Args:
-      text: of a file. Lines of ``-DOCSTART-`` and, if they have no tag, of comments (``#``) are skipped.
+      dataset: rows of text files, in the column "text". Lines of ``-DOCSTART-`` and, if they have no tag, of
+        comments (``#``) are skipped.
       where: the source, for messages.
 
     Returns:
@@ -218,6 +222,9 @@ def parse_conll(text: str, where: str) -> datasets.Dataset:
     Raises:
       ValueError: a line has no tag, or there is no sentence; names the line.
     """
+    # A row is a text, or a part of one, up to a line end near the longest row: a shorter one ends its text.
+    parts = [row + "\n\n" * (len(row) < LONGEST_ROW - _LONGEST_LINE) for row in dataset["text"]]
+    text = "".join(parts)
     separator = "\t" if "\t" in text else None
     rows: list[tuple[list[str], list[str]]] = [([], [])]
     for number, line in enumerate(text.splitlines(), 1):

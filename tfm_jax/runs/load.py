@@ -11,15 +11,14 @@ import tokenizers
 from flax import nnx
 
 from tfm_jax import data, nn, train
-from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant, registered
-from tfm_jax.runs.task import is_run
-from tfm_jax.train.checkpoint_files import consecutive_steps
-from tfm_jax.train.run_directory import MODEL_FILE, config_errors, read_config, replace_text
+from tfm_jax.runs.task import TASK_FILE, is_run, read_task
+from tfm_jax.train.checkpoint_files import best_step, consecutive_steps
+from tfm_jax.train.run_directory import BEST_METRIC, MODEL_FILE, config_errors, read_config, replace_text
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
-__all__ = ["TrainedModel", "load_model", "load_run", "read_model_config"]
+__all__ = ["TrainedModel", "check_dtype", "load_model", "read_model_config", "read_run"]
 
 Dtype = Literal["float32", "bfloat16"]
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -57,50 +56,6 @@ class TrainedModel:
             replace_text(directory / "special_tokens_map.json", text + "\n")
 
 
-def load_run(
-    directory: str | Path,
-    *,
-    average: int | None = None,
-    variants: Sequence[type] = (),
-    dtype: Dtype | None = None,
-) -> TextGenerator:
-    """Loads the model and tokenizer of a run from ``config.json``, ``checkpoints/`` and ``tokenizer.json``.
-
-    Args:
-      directory: of the run.
-      average: how many of the last checkpoints to average. None means "average" of the run's config (1 if it
-        has none), or as many as there are.
-      variants: classes of variants that the run's config names and that are not registered, such as
-        ``[MyNorm]``; a file imports nothing. ``nn.register_variant(MyNorm)`` does the same for every run.
-      dtype: of the parameters, rounded after averaging, and of the activations; None is that of the run.
-        "bfloat16" halves the memory of float32.
-
-    Returns:
-      The generator: it translates if the model is an ``nn.EncoderDecoder``, and continues prompts if it is an
-      ``nn.Decoder``. Unless checkpoints are averaged, its weights are the last ones, or their moving average
-      (EMA) if the run keeps one.
-
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: the files do not fit together, the config names a variant that is not known, the model is of
-        another kind, there are fewer checkpoints than ``average``, one of ``variants`` is no variant, or an
-        unknown ``dtype``.
-    """
-    directory = Path(directory)
-    _check_dtype("load_run", dtype)
-    if not (directory / "config.json").is_file():
-        raise FileNotFoundError(
-            f"load_run: got {directory}, without config.json; wanted the directory of a run."
-        )
-    found = _in_dtype(_read_run(directory, average, variants), dtype)
-    if not issubclass(found.module, nn.Decoder | nn.EncoderDecoder) or found.tokenizer is None:
-        raise ValueError(
-            f"load_run: got {directory} with parameters {sorted(found.params)}; wanted a Decoder or "
-            "EncoderDecoder."
-        )
-    return TextGenerator(nn.functionalize(found.module, found.config), found.params, found.tokenizer)
-
-
 def load_model(
     source: str | Path,
     *,
@@ -125,9 +80,9 @@ def load_model(
       ValueError: as for `load_run` and ``pretrained.load``, or a checkpoint has no tokenizer, or ``average``
         is passed for one.
     """
-    _check_dtype("load_model", dtype)
+    check_dtype("load_model", dtype)
     if is_run(source):
-        return _in_dtype(_read_run(Path(source), average, variants), dtype)
+        return read_run(Path(source), average, variants, dtype)
     if average is not None:
         raise ValueError(
             f"load_model: got average={average} for {source}, which is no run; wanted average=None. A "
@@ -162,7 +117,8 @@ def read_model_config(source: str | Path, variants: Sequence[type] = ()) -> nn.C
     return family_of(settings, path)[1].read_config(settings, path)
 
 
-def _check_dtype(function: str, dtype: str | None) -> None:
+def check_dtype(function: str, dtype: str | None) -> None:
+    """Raises a ValueError for an unknown dtype of the function's argument."""
     if dtype is not None and dtype not in get_args(Dtype):
         raise ValueError(
             f"{function}: got dtype={dtype!r}; wanted None or one of {', '.join(get_args(Dtype))}."
@@ -192,26 +148,34 @@ def _with_vocabulary(model: nn.Config, tokenizer: data.JsonTokenizer) -> nn.Conf
     return dataclasses.replace(model, vocab_size=model.vocab_size or tokenizer.vocab_size)
 
 
-def _read_run(directory: Path, average: int | None, variants: Sequence[type]) -> TrainedModel:
+def read_run(
+    directory: Path, average: int | None, variants: Sequence[type], dtype: Dtype | None
+) -> TrainedModel:
+    """The model of a run; arguments and errors as for `load_run`."""
     model, path = _model_of_run(directory, variants), directory / "config.json"
     settings = read_config(path)
     with config_errors(path):
         every = int(settings.get("train", {}).get("checkpoint_every", 0)) or None
         n_averaged = int(settings.get("average", 1))
-    params = _load_params(directory / "checkpoints", every, n_averaged, average)
+        stops_early = settings.get("train", {}).get("patience") is not None
+    tests_best = stops_early and (directory / TASK_FILE).is_file() and bool(read_task(directory).labels)
+    params = _load_params(directory / "checkpoints", every, n_averaged, average, tests_best)
     module = nn.Classifier if "encoder" in params else nn.Decoder
     module = nn.EncoderDecoder if params.keys() >= {"encoder", "decoder"} else module
     if model.patches is None:
         tokenizer = data.load_tokenizer(directory)
-        return TrainedModel(module, _with_vocabulary(model, tokenizer), params, tokenizer)
-    processor = directory / PROCESSOR_FILE
-    text = processor.read_text(encoding="utf-8") if processor.is_file() else None
-    return TrainedModel(module, model, params, image_processor=text)
+        found = TrainedModel(module, _with_vocabulary(model, tokenizer), params, tokenizer)
+    else:
+        processor = directory / PROCESSOR_FILE
+        text = processor.read_text(encoding="utf-8") if processor.is_file() else None
+        found = TrainedModel(module, model, params, image_processor=text)
+    return _in_dtype(found, dtype)
 
 
 def _load_params(
-    checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None
+    checkpoints: Path, checkpoint_every: int | None, n_averaged: int, average: int | None, tests_best: bool
 ) -> Params:
+    """The weights that the run tested, or an average; ``tests_best``: it tested its best checkpoint."""
     steps = consecutive_steps(checkpoints, checkpoint_every)
     if not steps:
         raise FileNotFoundError(f"load_run: got no checkpoint in {checkpoints}; wanted at least one.")
@@ -220,6 +184,8 @@ def _load_params(
             f"load_run: got average={average}; wanted 1 to {len(steps)}, the last checkpoints in "
             f"{checkpoints}, as far apart as the run's checkpoint_every: steps {steps}."
         )
+    if average is None and tests_best:
+        return train.load_params(checkpoints, best_step(checkpoints, BEST_METRIC), item=None)
     average = min(n_averaged, len(steps)) if average is None else average
     if average != 1:
         return train.average_params(checkpoints, average, every=checkpoint_every)

@@ -32,6 +32,8 @@ class Task:
       head_dropout_rate: of a classifier.
       max_length: of a text, in tokens with BOS and EOS; longer ones are truncated. None is no limit.
       pairs: whether the input is a pair of texts.
+      channels: of a picture that an image classifier reads: 1 is grey, 3 is RGB. None is as many as its
+        preprocessing has.
     """
 
     task: TaskName
@@ -40,6 +42,7 @@ class Task:
     head_dropout_rate: float = 0.0
     max_length: int | None = None
     pairs: bool = False
+    channels: Literal[1, 3] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tfm_jax.types import Params
 __all__ = [
     "RESTORE_CONCURRENT_GB",
     "average_params",
+    "best_step",
     "check_memory",
     "consecutive_steps",
     "is_readable",
@@ -139,6 +141,38 @@ def consecutive_steps(directory: str | Path, every: int | None = None) -> list[i
         return steps
     wanted = [steps[-1], *range((steps[-1] - 1) // every * every, -1, -every)]
     return sorted(itertools.takewhile(set(steps).__contains__, wanted))
+
+
+def best_step(directory: str | Path, metric: str) -> int | None:
+    """The step of a run's checkpoint with the smallest value of a metric, the last of equals.
+
+    Equivalent to::
+
+        Checkpoints(directory, best=metric).best()        # of a run that no process trains
+
+    Args:
+      directory: of the run's checkpoints; only read.
+      metric: such as "validation/loss".
+
+    Returns:
+      The step; None if no checkpoint has the metric. A damaged one is not the best.
+
+    Raises:
+      NewerFormatError: a checkpoint has a newer format.
+    """
+    path = Path(directory).absolute()
+    values: dict[int, float] = {}
+    for step in saved_steps(path):
+        try:
+            value = read_meta(path / str(step))["metrics"].get(metric)
+        except NewerFormatError:
+            raise
+        except Exception as error:
+            log.warning("%s: got a damaged checkpoint: %s", path / str(step), str(error))
+            continue
+        if value is not None and not math.isnan(value):
+            values[step] = value
+    return min(values, key=lambda step: (values[step], -step), default=None)
 
 
 def saved_steps(directory: Path) -> list[int]:

@@ -12,6 +12,7 @@ from tfm_jax.train._formats import FORMAT, migrate_config, read_format
 from tfm_jax.values import from_dict, plain
 
 __all__ = [
+    "BEST_METRIC",
     "MODEL_FILE",
     "SWEEP_FILE",
     "RunDirectory",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 C = TypeVar("C")
+BEST_METRIC = "validation/loss"
+"""The metric of a run's best checkpoint and of early stopping."""
 MODEL_FILE = "model.json"
 """The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
 SWEEP_FILE = "sweep.json"

@@ -1,1 +1,1 @@
-"""Checkpoints for a task: text generation, text classification, sentence embedding, image preprocessing."""
+"""Checkpoints for a task: text generation, classification of texts and images, sentence embedding."""

@@ -1,4 +1,4 @@
-"""Batched inference over texts: tokenize, group by length, pad to few shapes, run, and restore the order."""
+"""Batched inference: few shapes, in slices of one size; texts are grouped by length and restored in order."""
 
 import contextlib
 import sys
@@ -18,7 +18,16 @@ from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.sharding import ShardingRules, use_rules
 from tfm_jax.types import Array, Params
 
-__all__ = ["BatchRunner", "Text", "map_slices", "max_length_of", "replicated", "require_tokenizer"]
+__all__ = [
+    "BatchRunner",
+    "SlicedBatches",
+    "Text",
+    "check_batch_size",
+    "map_slices",
+    "max_length_of",
+    "replicated",
+    "require_tokenizer",
+]
 
 Text = str | tuple[str, str]
 _Run = Callable[[Array, Array, Array | None], Array]
@@ -27,7 +36,48 @@ _CPU_TOKENS = 1024
 """Tokens in one slice on a CPU device: its activations fit into the caches."""
 
 
-class BatchRunner:
+class SlicedBatches:
+    """Runs a model on batches in slices of one size, on one device or on those of a mesh.
+
+    Args:
+      mesh: whose devices share each batch; None is one device.
+    """
+
+    def __init__(self, mesh: Mesh | None = None):
+        self.devices = 1 if mesh is None else mesh.size
+        self.mesh = mesh
+        self.sharding = None if mesh is None else NamedSharding(mesh, P(None, mesh.axis_names))
+        platform = current_platform() if mesh is None else mesh.devices.flat[0].platform
+        self.tokens_per_slice = _CPU_TOKENS if platform == "cpu" else sys.maxsize
+
+    def shape(self, n: int, length: int) -> tuple[int, int]:
+        """The number of slices, and the examples in one, of a batch of n examples of this many tokens.
+
+        Slices hold at least n examples, in few shapes: jit compiles each of them.
+        """
+        per_device = -(-(1 << (n - 1).bit_length()) // self.devices)
+        fit = max(1, min(per_device, self.tokens_per_slice // length))
+        slices = -(-per_device // (1 << (fit.bit_length() - 1)))
+        return slices, -(-per_device // slices) * self.devices  # not as many as fit: the last would be padded
+
+    def run(self, function: Callable[..., Array], *batch: np.ndarray | None) -> np.ndarray:
+        """The outputs [slices * B, ...] of a function of arrays [slices, B, ...], or None."""
+        placed = jax.device_put(batch, self.sharding)
+        with self._on_mesh():
+            return np.concatenate(np.asarray(function(*placed)))
+
+    @contextlib.contextmanager
+    def _on_mesh(self) -> Iterator[None]:
+        """Inside it a model knows that all axes of the mesh share the batch."""
+        if self.mesh is None:
+            yield
+            return
+        rules = ShardingRules(parameters={}, activations={"B": self.mesh.axis_names}, exceptions={})
+        with jax.set_mesh(self.mesh), use_rules(rules):
+            yield
+
+
+class BatchRunner(SlicedBatches):
     """Truncates texts and runs a model on them in batches.
 
     Args:
@@ -47,14 +97,11 @@ class BatchRunner:
         side: str = "right",
         vocab_size: int | None = None,
     ):
+        super().__init__(mesh)
         self.max_length = max_length
         self.vocab_size = vocab_size
-        self.devices = 1 if mesh is None else mesh.size
-        self.mesh = mesh
-        self.sharding = None if mesh is None else NamedSharding(mesh, P(None, mesh.axis_names))
-        platform = current_platform() if mesh is None else mesh.devices.flat[0].platform
-        self.tokens_per_slice = _CPU_TOKENS if platform == "cpu" else sys.maxsize
         self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # no file holds it
         self.tokenizer.enable_truncation(max_length, direction=side)
         self.tokenizer.no_padding()
 
@@ -75,8 +122,7 @@ class BatchRunner:
         Raises:
           ValueError: for a ``batch_size`` below 1, and an id outside the vocabulary.
         """
-        if batch_size < 1:
-            raise ValueError(f"BatchRunner: got batch_size={batch_size}; wanted an integer of at least 1.")
+        check_batch_size("BatchRunner", batch_size)
         encodings = self.tokenizer.encode_batch(list(texts))
         if self.vocab_size is not None:
             check_vocabulary(texts, [x.ids for x in encodings], self.vocab_size, self.tokenizer.id_to_token)
@@ -84,21 +130,9 @@ class BatchRunner:
         outputs: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
-            batch = jax.device_put(self._padded([encodings[i] for i in indices]), self.sharding)
-            with self._on_mesh():
-                found = np.concatenate(np.asarray(run(*batch)))
+            found = self.run(run, *self._padded([encodings[i] for i in indices]))
             outputs |= zip(indices, found, strict=False)  # the batch ends with empty sequences
         return [(encoding, outputs[i]) for i, encoding in enumerate(encodings)]
-
-    @contextlib.contextmanager
-    def _on_mesh(self) -> Iterator[None]:
-        """Inside it a model knows that all axes of the mesh share the batch."""
-        if self.mesh is None:
-            yield
-            return
-        rules = ShardingRules(parameters={}, activations={"B": self.mesh.axis_names}, exceptions={})
-        with jax.set_mesh(self.mesh), use_rules(rules):
-            yield
 
     def _padded(
         self, encodings: list[tokenizers.Encoding]
@@ -106,10 +140,7 @@ class BatchRunner:
         """Token ids, token types and valid positions, in few shapes: jit compiles each of them."""
         length = -(-max(1, *(len(x.ids) for x in encodings)) // 16) * 16
         length = min(length, self.max_length)
-        per_device = -(-(1 << (len(encodings) - 1).bit_length()) // self.devices)
-        fit = max(1, min(per_device, self.tokens_per_slice // length))
-        slices = -(-per_device // (1 << (fit.bit_length() - 1)))
-        B = -(-per_device // slices) * self.devices  # not as many as fit: the last slice would be padded
+        slices, B = self.shape(len(encodings), length)
         shape = (slices * B, length)
         tokens, types, valid = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
         for i, x in enumerate(encodings):
@@ -117,6 +148,12 @@ class BatchRunner:
             tokens[i, :n], types[i, :n], valid[i, :n] = x.ids, x.type_ids, True
         tokens, types, valid = (x.reshape(-1, B, length) for x in (tokens, types, valid))
         return tokens, types, None if valid.all() else valid  # without a mask attention is faster
+
+
+def check_batch_size(function: str, batch_size: int) -> None:
+    """Raises a ValueError for a batch size below 1."""
+    if batch_size < 1:
+        raise ValueError(f"{function}: got batch_size={batch_size}; wanted an integer of at least 1.")
 
 
 def map_slices(run: Callable[..., Array], params: Params, *batch: Array | None) -> Array:

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +65,7 @@ class ImageProcessor:
         if self.method not in METHODS:
             raise _error("method", repr(self.method), f"one of {', '.join(METHODS)}")
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Array | np.ndarray) -> Array:
         """Maps images uint8 [..., H, W, C] to float32 [..., height, width, C].
 
         Raises a ValueError for another dtype, a C that is not the length of ``mean``, and an axis of size 0.
@@ -77,15 +77,17 @@ class ImageProcessor:
             )
         if 0 in images.shape[-3:]:
             raise _error("images", f"{images.dtype}{list(images.shape)}", "at least one pixel")
-        pixels = jnp.asarray(images)
+        pixels: Any = images  # of numpy: by numpy, as a program for each size would take long to compile
         if self.size is not None:
             pixels = resize(pixels, _sides_of(self.size, (pixels.shape[-3], pixels.shape[-2])), self.method)
         if self.crop is not None:
             pixels = _cropped(_cropped(pixels, -3, self.crop[0]), -2, self.crop[1])
-        mean, std = (
-            jnp.broadcast_to(jnp.asarray(x, jnp.float32), pixels.shape) for x in (self.mean, self.std)
-        )
-        return (pixels.astype(jnp.float32) * self.scale - mean) / std
+        xp = np if isinstance(pixels, np.ndarray) else jnp
+        mean, std = (xp.broadcast_to(np.asarray(x, np.float32), pixels.shape) for x in (self.mean, self.std))
+        pixels = pixels.astype(np.float32)
+        # 1 / 255 in float32 is not the quotient by 255, with which training scales, to the last bit.
+        scaled = pixels / np.float32(255) if self.scale == 1 / 255 else pixels * np.float32(self.scale)
+        return jnp.asarray((scaled - mean) / std)
 
 
 def _error(name: str, value: object, wanted: str) -> ValueError:
@@ -117,16 +119,17 @@ def _sides_of(size: Sides | int, shape: Sides) -> Sides:
     return (size, longer) if shape[0] <= shape[1] else (longer, size)
 
 
-def _cropped(pixels: Array, axis: int, size: int) -> Array:
+def _cropped(pixels: Any, axis: int, size: int) -> Any:
     """The center of one axis, padded with zeros where the axis is shorter; an odd zero comes first."""
     n = pixels.shape[axis]
     if n < size:
         widths = [(0, 0)] * pixels.ndim
         before = math.ceil((size - n) / 2)
         widths[axis] = (before, size - n - before)
-        return jnp.pad(pixels, widths)
-    first = (n - size) // 2
-    return jnp.take(pixels, np.arange(first, first + size, dtype=np.int32), axis=axis)
+        return np.pad(pixels, widths) if isinstance(pixels, np.ndarray) else jnp.pad(pixels, widths)
+    kept = [slice(None)] * pixels.ndim
+    kept[axis] = slice((n - size) // 2, (n - size) // 2 + size)
+    return pixels[tuple(kept)]
 
 
 _HALF = [0.5, 0.5, 0.5]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
         PIL.Image.fromarray(image).resize((width, height), method)       # of each image, Pillow 13
 
     Args:
-      images: uint8 [..., H, W, C].
+      images: uint8 [..., H, W, C]; one of numpy is resized by numpy, which compiles nothing for its shape.
       size: (height, width), each at least 1; static.
       method: the filter. Pillow calls "linear" BILINEAR, "cubic" BICUBIC (a = -1/2), "lanczos3" LANCZOS.
 
@@ -63,8 +63,7 @@ def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
     """
     (H, W), (height, width) = images.shape[-3:-1], size
     if method == "nearest":
-        images = jnp.take(images, _nearest(H, height), axis=-3)
-        return jnp.take(images, _nearest(W, width), axis=-2)
+        return images[..., _nearest(H, height), :, :][..., _nearest(W, width), :]
     # Pillow filters along the height first if that shrinks more than twice as much as the width.
     rows_last = H - height <= max(0, 2 * (W - width))
     for axis in (-2, -3) if rows_last else (-3, -2):
@@ -72,22 +71,27 @@ def resize(images: Array, size: tuple[int, int], method: Method) -> Array:
     return images
 
 
-def _filtered(images: Array, axis: int, size: int, method: Method) -> Array:
+def _filtered(images: Any, axis: int, size: int, method: Method) -> Any:
     """One filter pass along an axis, rounded to uint8."""
     n = images.shape[axis]
     if n == size:
         return images
-    first, weights = (jnp.asarray(x) for x in _taps(n, size, method))
+    xp: Any = np if isinstance(images, np.ndarray) else jnp
+    first, weights = (xp.asarray(x) for x in _taps(n, size, method))
     along = [1] * images.ndim
     along[axis] = size
 
-    def tap(j: Array | int) -> Array:
-        pixels = jnp.take(images, first + j, axis=axis, mode="clip").astype(jnp.int32)
+    def tap(j: Array | int) -> Any:
+        pixels = xp.take(images, first + j, axis=axis, mode="clip").astype(np.int32)
         return pixels * weights[j].reshape(along)
 
-    half = jnp.int32(1 << (_BITS - 1))
-    sums = jax.lax.fori_loop(1, len(weights), lambda j, sums: sums + tap(j), tap(0) + half)
-    return jnp.clip(sums >> _BITS, 0, 255).astype(jnp.uint8)
+    sums = tap(0) + np.int32(1 << (_BITS - 1))
+    if xp is np:
+        for j in range(1, len(weights)):
+            sums += tap(j)
+    else:
+        sums = jax.lax.fori_loop(1, len(weights), lambda j, sums: sums + tap(j), sums)
+    return xp.clip(sums >> _BITS, 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,6 @@ from tfm_jax import nn
 from tfm_jax.checks import as_texts
 from tfm_jax.nn import Pure
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
-from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import find_architecture, labels_of
 from tfm_jax.pretrained.load import load_files
 from tfm_jax.pretrained.tasks.batch_runner import (
@@ -26,27 +25,11 @@ from tfm_jax.pretrained.tasks.batch_runner import (
     replicated,
     require_tokenizer,
 )
+from tfm_jax.pretrained.tasks.labels import SCORES, Label, Scoring, best, scoring_of
 from tfm_jax.pretrained.tokenizers.tokenizer_config import truncation_side
 from tfm_jax.types import Array, Params
 
-__all__ = ["Label", "TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
-
-Scoring = Literal["softmax", "sigmoid", "none"]
-_SCORE = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda logits: logits}
-
-
-class Label(NamedTuple):
-    """The label of a text.
-
-    Args:
-      label: the label with the highest score.
-      score: its score.
-      scores: of all labels, float32 [n_classes], in the order of the classifier's ``labels``.
-    """
-
-    label: str
-    score: float
-    scores: np.ndarray
+__all__ = ["TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classifier"]
 
 
 class TokenLabel(NamedTuple):
@@ -108,7 +91,7 @@ class TextClassifier:
         """
         texts = as_texts("TextClassifier", "texts", texts, pairs=True)
         found = self._in_batches(texts, batch_size, self._run)
-        return [Label(*_best(self.labels, scores)) for _, scores in found]
+        return [Label(*best(self.labels, scores)) for _, scores in found]
 
 
 class TokenClassifier(TextClassifier):
@@ -124,7 +107,7 @@ class TokenClassifier(TextClassifier):
         found = self._in_batches(texts, batch_size, self._run)
         return [
             [
-                TokenLabel(*encoding.offsets[i], *_best(self.labels, scores[i]))
+                TokenLabel(*encoding.offsets[i], *best(self.labels, scores[i]))
                 for i, special in enumerate(encoding.special_tokens_mask)
                 if not special
             ]
@@ -146,14 +129,9 @@ def _scores(
     """The scores [slices, B, ...] of token ids int32 [slices, B, T]."""
 
     def run(params: Params, tokens: Array, types: Array | None, valid: Array | None) -> Array:
-        return _SCORE[scoring](model.apply(params, tokens, valid, token_types=types))
+        return SCORES[scoring](model.apply(params, tokens, valid, token_types=types))
 
     return map_slices(run, params, tokens, types, valid)
-
-
-def _best(labels: tuple[str, ...], scores: np.ndarray) -> tuple[str, float, np.ndarray]:
-    best = int(scores.argmax())
-    return labels[best], float(scores[best]), scores
 
 
 def load_text_classifier(
@@ -197,22 +175,9 @@ def load_text_classifier(
         params,
         tokenizer,
         labels_of(config.settings),
-        scoring="softmax" if of_tokens else _scoring(config.settings),
+        scoring="softmax" if of_tokens else scoring_of(config.settings),
         max_length=max_length_of(settings.get("model_max_length"), tokenizer, config.model, files),
         mesh=mesh,
         truncation_side=truncation_side(files, settings),
         use_token_types="token_type_ids" in settings.get("model_input_names", ("token_type_ids",)),
     )
-
-
-def _scoring(settings: Settings) -> Scoring:
-    by_problem: dict[str | None, Scoring] = {
-        None: "sigmoid" if len(labels_of(settings)) == 1 else "softmax",
-        "regression": "none",
-        "multi_label_classification": "sigmoid",
-        "single_label_classification": "softmax",
-    }
-    problem = settings.get("problem_type")
-    if problem not in by_problem:
-        raise ValueError(f"config.json: got problem_type={problem!r}; wanted one of {list(by_problem)}.")
-    return by_problem[problem]
