@@ -62,6 +62,23 @@ def read(directory, name):
     return json.loads((directory / name).read_text())
 
 
+def test_pairs_have_token_types(tmp_path):
+    config = nn.Config(**{**vars(ENCODER), "token_types": 2})
+    task = {**CLASSIFIER, "pooling": "first", "pairs": True}
+    run = a_run(tmp_path / "run", classifier("first"), config, task=task)
+    runs.convert_run(run, tmp_path / "new")
+    assert "token_type_ids" in read(tmp_path / "new", "tokenizer_config.json")["model_input_names"]
+    pairs = [("abc", "hgfe"), ("a", "b" * 9)]
+    found, wanted = pretrained.load_text_classifier(tmp_path / "new")(pairs), runs.load_run(run)(pairs)
+    np.testing.assert_allclose([x.scores for x in found], [x.scores for x in wanted], rtol=0, atol=1e-6)
+
+
+def test_a_run_of_an_older_version(tmp_path):
+    run = a_run(tmp_path / "run", nn.EncoderDecoder, TRANSLATION, task={"task": "translation"})
+    (run / "task.json").unlink()
+    assert runs.convert_run(run, tmp_path / "new") == "PegasusForConditionalGeneration"
+
+
 def test_a_language_model_is_a_llama(made):
     _, directory, architecture = made("language model")
     assert architecture == "LlamaForCausalLM"
@@ -99,9 +116,10 @@ def test_this_library_loads_it_too(made):
     write = functools.partial(runs.load_run(run).write, ["abc", "h"], key=None, max_length=7)
     again = pretrained.load_text_generator(directory)
     assert again.write(["abc", "h"], key=None, max_length=7) == write()
-    _, directory, _ = made("classifier")
-    found = pretrained.load_text_classifier(directory)
-    assert found.labels == LABELS and found.max_length == 9
+    run, directory, _ = made("classifier")
+    found, wanted = pretrained.load_text_classifier(directory)(TEXTS), runs.load_run(run)(TEXTS)
+    assert [x.label for x in found] == [x.label for x in wanted]
+    np.testing.assert_allclose([x.scores for x in found], [x.scores for x in wanted], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parity
@@ -140,14 +158,9 @@ def test_the_pipeline_has_the_labels_and_scores(made):
     run, directory, _ = made("classifier")
     pipeline = transformers.pipeline("text-classification", str(directory), device="cpu")
     found = pipeline(TEXTS, top_k=None, truncation=True)
-    trained = runs.load_model(run)
-    model = nn.functionalize(nn.Classifier, trained.config, len(LABELS), "first")
-    for text, scores in zip(TEXTS, found, strict=True):
-        ids = [1, *trained.tokenizer.encode(text)[:7], 2]  # with BOS and EOS, at most 9
-        logits = np.asarray(model.apply(trained.params, np.array([ids])))[0]
-        wanted = np.exp(logits) / np.exp(logits).sum()
+    for scores, wanted in zip(found, runs.load_run(run)(TEXTS), strict=True):
         got = {score["label"]: score["score"] for score in scores}
-        np.testing.assert_allclose([got[label] for label in LABELS], wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose([got[label] for label in LABELS], wanted.scores, rtol=0, atol=1e-5)
 
 
 def test_the_command(tfm, made, tmp_path):  # noqa: F811
@@ -213,6 +226,9 @@ REFUSED = {
 def test_a_model_that_does_not_fit_is_one_line_with_the_options(tfm, tmp_path, name):  # noqa: F811
     module, config, task, message = REFUSED[name]
     run = a_run(tmp_path / "run", module, config, task=task)
+    if config.patches is not None:
+        settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 4, "width": 4}}
+        (run / "preprocessor_config.json").write_text(json.dumps(settings))
     status, out, err = tfm("convert", run, tmp_path / "new")
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
     assert err.startswith(
@@ -234,8 +250,5 @@ def test_a_classifier_of_images_is_a_vit_with_its_processor(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
     pipeline = transformers.pipeline("image-classification", str(tmp_path / "new"), device="cpu")
     found = {x["label"]: x["score"] for x in pipeline(image.fromarray(pixels), top_k=None)}
-    model = nn.functionalize(nn.Classifier, config, len(LABELS), "first")
-    inputs = pretrained.load_image_processor(run)(pixels[None])
-    logits = np.asarray(model.apply(runs.load_model(run).params, inputs))[0]
-    wanted = np.exp(logits) / np.exp(logits).sum()
-    np.testing.assert_allclose([found[label] for label in LABELS], wanted, rtol=0, atol=1e-5)
+    (wanted,) = runs.load_run(run)([pixels])
+    np.testing.assert_allclose([found[label] for label in LABELS], wanted.scores, rtol=0, atol=1e-5)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 from tokenizers import processors
 
-from tfm_jax import data, nn
-from tfm_jax.data.tokenizers import with_special_tokens
+from tfm_jax import data
+from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant
-from tfm_jax.runs.load import PROCESSOR_FILE, Dtype, TrainedModel, load_model
-from tfm_jax.runs.task import Task, read_task
+from tfm_jax.runs.load import PROCESSOR_FILE, Dtype
+from tfm_jax.runs.load_task import load_run
+from tfm_jax.runs.task import TASK_FILE, Task, read_task
 from tfm_jax.values import to_text
 
 if TYPE_CHECKING:
@@ -51,30 +52,41 @@ def convert_run(
       The class in transformers, such as "LlamaForCausalLM".
 
     Raises:
-      FileNotFoundError: as for ``load_model``; or the run has no ``task.json``.
+      FileNotFoundError: as for ``load_run``.
       FileExistsError: ``target`` is not empty.
       ValueError: no family of transformers holds the model: the message names the nearest, and the options
-        with which a run fits; and as for ``load_model``.
+        with which a run fits; and as for ``load_run``.
     """
     from tfm_jax import pretrained  # slow: not before it is needed
     from tfm_jax.pretrained.to_checkpoint import NoFamilyError
 
-    task = read_task(directory)
-    trained = load_model(directory, average=average, dtype=dtype, variants=variants)
-    classifier = (len(task.labels), task.pooling, task.head_dropout_rate) if task.labels else ()
-    model = nn.functionalize(trained.module, trained.config, *classifier)
-    settings, length = _settings(task, trained.tokenizer), _length(task)
+    found: Any = load_run(directory, average=average, dtype=dtype, variants=variants)
+    task, tokenizer = _task(directory, found), _read_tokenizer(directory, found)
+    settings, length = _settings(task, tokenizer), _length(task)
     try:
-        params, config = pretrained.to_checkpoint(model, trained.params, settings, max_length=length)
+        params, config = pretrained.to_checkpoint(found.model, found.params, settings, max_length=length)
     except NoFamilyError as error:
         raise ValueError(
             f"{directory}: got a model that no family of transformers holds; wanted one that fits. The "
             f"nearest is {error.architecture}: train with {_options(error.misfits)}"
         ) from error
     generation = _generation(task, settings)
-    config = dataclasses.replace(config, generation=generation, files=_files(task, trained))
-    pretrained.save(target, params, config, _tokenizer(task, trained.tokenizer))
+    config = dataclasses.replace(config, generation=generation, files=_files(directory, task, found))
+    backend = found.tokenizer if task.labels and tokenizer else _with_template(task, tokenizer)
+    pretrained.save(target, params, config, backend)
     return config.architecture
+
+
+def _task(directory: str | Path, found: object) -> Task:
+    """The task of a run; that of its model where an older version wrote none."""
+    if isinstance(found, TextGenerator) and not (Path(directory) / TASK_FILE).is_file():
+        return Task(task="translation" if found.is_encoder_decoder else "text-generation")
+    return read_task(directory)
+
+
+def _read_tokenizer(directory: str | Path, found: object) -> data.JsonTokenizer | None:
+    """The tokenizer of a run of texts, with the ids of its special tokens."""
+    return data.load_tokenizer(directory) if hasattr(found, "tokenizer") else None
 
 
 def _length(task: Task) -> int | None:
@@ -116,28 +128,28 @@ def _generation(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _files(task: Task, trained: TrainedModel) -> dict[str, bytes]:
-    """The preprocessing of images, and the maximum length of texts."""
-    if trained.image_processor is not None:
-        return {PROCESSOR_FILE: trained.image_processor.encode()}
-    limit = {} if task.max_length is None else {"model_max_length": task.max_length}
-    return {"tokenizer_config.json": json.dumps(limit).encode()}
+def _files(directory: str | Path, task: Task, found: Any) -> dict[str, bytes]:
+    """The preprocessing of images; of texts the maximum length and the inputs of the model."""
+    if task.task == "image-classification":
+        return {PROCESSOR_FILE: (Path(directory) / PROCESSOR_FILE).read_bytes()}
+    types = ["token_type_ids"] if getattr(found, "use_token_types", False) else []
+    settings: dict[str, object] = {"model_input_names": ["input_ids", *types, "attention_mask"]}
+    if task.max_length is not None:
+        settings["model_max_length"] = task.max_length
+    return {"tokenizer_config.json": json.dumps(settings).encode()}
 
 
-def _tokenizer(task: Task, tokenizer: data.JsonTokenizer | None) -> tokenizers.Tokenizer | None:
-    """The tokenizer, which adds BOS and EOS as the run does."""
+def _with_template(task: Task, tokenizer: data.JsonTokenizer | None) -> tokenizers.Tokenizer | None:
+    """The tokenizer of a generator: it adds BOS before a prompt, or EOS after a source, as the run does."""
     if tokenizer is None:
         return None
-    if task.labels:
-        return with_special_tokens(tokenizer)
     generates = task.task == "text-generation"
     role_id = tokenizer.bos_id if generates else tokenizer.eos_id
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    token = None if role_id is None else str(backend.id_to_token(role_id))
-    special = [] if token is None else [(token, role_id)]
-    added = [] if token is None else [token]
+    added = [] if role_id is None else [str(backend.id_to_token(role_id))]
     single = [*added, "$A"] if generates else ["$A", *added]
     pair = [*added, "$A", "$B"] if generates else ["$A", "$B", *added]
+    special = [(token, role_id) for token in added]
     backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
     return backend
 
