@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
-import numpy as np
 import optax
 
 from experiments.config import RunConfig, TrainConfig
@@ -41,7 +40,6 @@ from tfm_jax.values import to_dict
 __all__ = [
     "Run",
     "Stopped",
-    "check_classes",
     "check_inputs",
     "make_step",
     "make_tokenizer",
@@ -478,22 +476,3 @@ def check_inputs(model: nn.Pure, *shapes: tuple[int, ...], dtype: str = "int32")
     """Raises a ValueError, without computing, for inputs of shapes that the model does not take."""
     params = jax.eval_shape(model.init, jax.random.key(0))
     jax.eval_shape(model.apply, params, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
-
-
-def check_classes(name: str, class_names: Sequence[str], labels: np.ndarray) -> None:
-    """Checks that there are two classes to learn; prints those without a training example.
-
-    The choice of held-out examples ignores labels, so all examples of a rare class may be held out.
-
-    Raises:
-      ValueError: the training examples, of these labels, have fewer than two classes.
-    """
-    counts = np.bincount(labels, minlength=len(class_names))
-    if (counts > 0).sum() < 2:
-        raise ValueError(
-            f"got training examples of one class, {class_names[int(np.argmax(counts))]!r}; wanted two or "
-            "more classes. Choose another column of labels, or add examples of other classes"
-        )
-    if missing := [class_names[i] for i in np.flatnonzero(counts == 0).tolist()]:
-        more = ", ..." * (len(missing) > 20)
-        print(f"{name}: classes without a training example: {', '.join(missing[:20])}{more}")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from experiments.config import RunConfig, SmallData
 from tfm_jax import data
 from tfm_jax.data.builtin import SOURCES
+from tfm_jax.data.columns import iter_column
 from tfm_jax.data.sources import is_local
 
 __all__ = ["fit_to_data"]
@@ -70,6 +71,10 @@ def _count(settings: Any, small: SmallData) -> int | None:
     }
     try:
         rows = data.load(settings.source, streaming=is_local(settings.source), **files)
+        if rows.column_names == ["text"] and getattr(settings, "task", None) == "tokens":
+            return _sum_up(
+                (str(row).count("\n\n") + 1 for row in iter_column(rows, "text")), most
+            )  # sentences of CoNLL
         if small.column is None:
             if names := rows.column_names:
                 rows = rows.select_columns([names[-1]])  # of images the label: none is decoded

@@ -24,10 +24,13 @@ def parse(argv: Sequence[str]) -> Config:
 def plan(config: Config) -> Task:
     """The task of a config, with texts of --data.max-length."""
     encoder = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or config.data.vocab_size)
-    model = nn.functionalize(nn.Classifier, encoder, CLASSES, config.pooling, config.head_dropout_rate)
+    model = nn.functionalize(nn.Classifier, encoder, CLASSES, config.head_pooling, config.head_dropout_rate)
     B, T = config.train.batch_size, config.data.max_length
     batch: Batch = {"tokens": ("int32", (B, T)), "valid": ("bool", (B, T))}
-    batch |= {"labels": ("int32", (B,)), "weights": ("float32", (B,))}
+    labelled = (B, T) if config.data.task == "tokens" else (B,)
+    batch |= {"labels": ("int32", labelled), "weights": ("float32", labelled)}
+    if config.data.task == "pair" and encoder.token_types > 1:
+        batch["token_types"] = ("int32", (B, T))
     flops = step_flops(model, examples=B, length=T)
     loss_fn = make_loss(model, config.label_smoothing)
     return make_task(config, model, loss_fn, batch, flops=flops, tokens=B * T)

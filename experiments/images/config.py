@@ -8,7 +8,7 @@ Five-fold cross-validation within the training and validation images (1,150 for 
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.config import Classes, OptimizerConfig, RunConfig, TrainConfig
+from experiments.config import Classes, OptimizerConfig, RunConfig, SmallData, TrainConfig
 from experiments.images.augment import AugmentConfig
 from experiments.messages import check_options
 from tfm_jax import nn
@@ -26,6 +26,26 @@ TRAIN = TrainConfig(
     evaluate_every=200,
     checkpoint_every=400,
     log_every=20,
+)
+SMALL = SmallData(
+    "images",
+    {
+        100: {
+            "model.n_layers": 2,
+            "train.batch_size": 16,
+            "train.steps": 200,
+            "train.optimizer.warmup": 20,
+            "train.evaluate_every": 50,
+            "train.checkpoint_every": 50,
+        },
+        1_000: {
+            "train.batch_size": 32,
+            "train.steps": 800,
+            "train.optimizer.warmup": 80,
+            "train.evaluate_every": 100,
+            "train.checkpoint_every": 100,
+        },
+    },
 )
 AUGMENT = AugmentConfig()
 Copies = Annotated[int, integer_range(0, 1024)]
@@ -61,8 +81,11 @@ class DataConfig:
       label: The column of the labels: class labels, texts or integers.
       classes: Number of classes, named 0, 1, ... if the data declare no names; a label out of range is an
         error. None uses the declared classes, or those of the training images before some are held out.
-      size: Height and width to resize pictures to. None requires pictures of one size.
+      size: Height and width to resize pictures to. None keeps one size of at most 64 pixels a side; it
+        resizes others to their median height and width, at most 64 pixels, and prints the size.
       channels: 1 reads pictures as grey, 3 as RGB. None reads grey if all training images are, else RGB.
+      drop_missing_classes: Drop held-out images of classes without a training image, which are an error
+        otherwise.
       separator: The field separator of a metadata.csv or .tsv, one character. None is a comma or a tab.
       encoding: The encoding of such a file or a metadata.jsonl.
       held_out: Share of the training images to hold out for validation, and for the test, if the source has
@@ -83,6 +106,7 @@ class DataConfig:
     encoding: str = "utf-8"
     held_out: Rate = 0.1
     held_out_salt: str | None = SPLIT_SALT
+    drop_missing_classes: bool = False
 
     def __post_init__(self):
         check_options(self, "data")
@@ -102,8 +126,8 @@ class Config(RunConfig):
     ViT of transformers (a directory, or its name on the hub). Of --model only the dtypes, the dropout rates,
     attention-implementation, remat and unroll may then be set."""
     patch_size: Size | None = None
-    """Side of a patch in pixels, which divides height and width. None is a quarter of the height, which makes
-    16 patches of a square."""
+    """Side of a patch in pixels, which divides height and width. None is the largest such side up to a
+    quarter of the height, which makes 16 patches of a square whose side is a multiple of 4."""
     model: nn.Config = MODEL
     """The encoder. --patch-size and the images set its patches."""
     augment: AugmentConfig = AUGMENT
@@ -113,6 +137,7 @@ class Config(RunConfig):
     views: ViewsConfig = ViewsConfig()
     train: TrainConfig = TRAIN
 
+    SMALL_DATA = SMALL
     INPUT = "images"
     MAY_CHANGE = (*RunConfig.MAY_CHANGE, "views")
 

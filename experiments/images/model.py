@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.images.config import Config
+from experiments.images.sizes import choose_patch
 from experiments.runner import check_inputs
 from tfm_jax import nn, pretrained, processes
 from tfm_jax.runs import PROCESSOR_FILE
@@ -98,7 +99,7 @@ def encoder_config(config: Config, shape: tuple[int, int, int]) -> nn.Config:
     """
     if config.model.patches is not None:
         return config.model
-    patches = nn.Patches(*shape, config.patch_size or max(1, shape[0] // 4))
+    patches = nn.Patches(*shape, config.patch_size or choose_patch(*shape[:2]))
     return dataclasses.replace(config.model, patches=patches)
 
 

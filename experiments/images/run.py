@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import datasets
 import jax
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import command_line
+from experiments.classes import align_classes
 from experiments.images.augment import AugmentConfig, augment
-from experiments.images.config import Config, DataConfig, ViewsConfig
+from experiments.images.config import Config, ViewsConfig
 from experiments.images.model import (
     check_images,
     describe_shape,
@@ -23,18 +25,23 @@ from experiments.images.model import (
     pooling_of,
     write_preprocessing,
 )
+from experiments.images.sizes import choose_size, picture_sizes
 from experiments.init_from import ENCODERS, start_run
 from experiments.inputs import RunInputs
-from experiments.runner import check_classes, require_packages
+from experiments.runner import require_packages
 from tfm_jax import data, nn, ops, runs, train, viz
 from tfm_jax.console import exit_on_error
+from tfm_jax.data.labels import label_texts
 from tfm_jax.data.splitting import content_digest, describe_splits, hold_out, input_hashes
 from tfm_jax.train.plan.flops import step_flops
+from tfm_jax.train.run_directory import MODEL_FILE
 from tfm_jax.types import Array, ImageClassificationBatch, Key, Params, SumWeight
 
 __all__ = ["main", "make_loss", "predict", "run_experiment", "svc_predict"]
 
 NAME = "images"
+_CHANNELS: dict[int, Literal[1, 3]] = {1: 1, 3: 3}
+"""Channels that a picture can be read with: grey or RGB."""
 SVC_EXAMPLES = 10_000
 """Largest number of training images of the SVC; its time grows with the square of it."""
 
@@ -62,13 +69,12 @@ def run_experiment(config: Config, name: str = NAME) -> None:
     in_order = data.Loader(validation, data.UniformBatchSampler(len(validation), size), **run.share)
     evaluate = run.compile_evaluation(loss_fn, in_order)
     flops = step_flops(task.model, examples=size, length=patches_of(task.model.config).count)
-    model, count = task.model.config, training.images.shape[-1]
-    channels = 1 if count == 1 else 3 if count == 3 else None  # as `_examples` reads other pictures
+    model = task.model.config
     use = runs.Task(
         task="image-classification",
         labels=tuple(task.class_names),
         pooling=pooling_of(model),
-        channels=channels,
+        channels=_CHANNELS.get(training.images.shape[-1]),
     )
     with run.session(state, batches, task.digests, task=use, model=model) as (state, options):
         result = train.fit(
@@ -189,54 +195,63 @@ class _Task:
 
 def _prepare(config: Config, path: Path, inputs: RunInputs, name: str = NAME) -> _Task:
     require_packages("sklearn", "matplotlib")
-    splits, class_names = _load(config.data)
-    splits = _without_held_out(inputs, splits, config.data.image)
-    examples = {"train": _examples(splits["train"], config, class_names)}
+    splits, class_names = _load(config, inputs, name)
+    size = _size(config, path, splits["train"], name)
+    examples = {"train": _examples(splits["train"], config, class_names, size)}
     for split in ("validation", "test"):
-        examples[split] = _examples(splits[split], config, class_names, like=examples["train"])
+        examples[split] = _examples(splits[split], config, class_names, size, like=examples["train"])
     shape = examples["train"].images.shape[1:]
     encoder = encoder_config(config, shape)
     patches = patches_of(encoder)
     counts = describe_splits({split: len(part) for split, part in examples.items()})
     sides = describe_shape(patches.sides)
     print(f"{name}: images of {describe_shape(shape)}: {counts}; patches of {sides}", flush=True)
-    check_classes(name, class_names, examples["train"].labels)
+    print(f"{name}: {len(class_names)} classes: {', '.join(class_names[:20])}", flush=True)
     preprocess = make_preprocess(path, patches)
     for part in examples.values():
         check_images(encoder, preprocess, part.images.shape[1:])
     if not (config.resume and (path / runs.PROCESSOR_FILE).exists()):  # a resume may not change the file
-        write_preprocessing(path, preprocess, config.data.size, patches)
+        write_preprocessing(path, preprocess, size, patches)
     columns = [config.data.image, config.data.label]
     digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)
     return _Task(examples, class_names, model, digests)
 
 
-def _load(config: DataConfig) -> tuple[dict[str, datasets.Dataset], list[str]]:
+def _load(config: Config, inputs: RunInputs, name: str) -> tuple[dict[str, datasets.Dataset], list[str]]:
     """The splits, and the names of the classes, those of held-out images included."""
+    settings = config.data
     source = data.load_splits(
-        config.source,
-        columns=[config.image, config.label],
+        settings.source,
+        columns=[settings.image, settings.label],
         validation=0.0,
         test=0.0,
-        splits=config.splits,
-        separator=config.separator,
-        encoding=config.encoding,
+        splits=settings.splits,
+        separator=settings.separator,
+        encoding=settings.encoding,
     )
-    class_names = data.label_names(source["train"], config.label, classes=config.classes)
+    class_names = data.label_names(source["train"], settings.label, classes=settings.classes)
     splits = hold_out(
         source,
-        by=[config.image],
-        validation=config.held_out,
-        test=config.held_out,
-        salt=config.held_out_salt,
+        by=[settings.image],
+        validation=settings.held_out,
+        test=settings.held_out,
+        salt=settings.held_out_salt,
     )
     if missing := {"validation", "test"} - splits.keys():
         raise ValueError(
-            f"{config.source!r}: got no images for {' and '.join(sorted(missing))}, and held_out is 0; "
+            f"{settings.source!r}: got no images for {' and '.join(sorted(missing))}, and --data.held-out 0; "
             "wanted some. Hold a share out"
         )
-    return splits, class_names
+    splits = _without_held_out(inputs, splits, settings.image)
+    labels = {
+        split: [[label] for label in label_texts("label_ids", rows, class_names, settings.label)]
+        for split, rows in splits.items()
+    }
+    drop = settings.drop_missing_classes
+    classes = align_classes(name, class_names, labels, drop=drop, resumes=config.resume)
+    kept = {split: splits[split].select(rows, keep_in_memory=True) for split, rows in classes.kept.items()}
+    return kept, classes.names
 
 
 def _without_held_out(
@@ -253,21 +268,46 @@ def _without_held_out(
     return {name: together.select([starts[s] + i for s, i in part]) for name, part in rows.items()}
 
 
+def _size(config: Config, path: Path, training: datasets.Dataset, name: str) -> tuple[int, int] | None:
+    """The height and width to resize pictures to; None keeps that of the images."""
+    if config.data.size is not None:
+        return config.data.size
+    sizes = picture_sizes(training, config.data.image)
+    if sizes is None or not len(sizes):
+        return None
+    is_one = bool((sizes == sizes[0]).all())
+    patches = config.model.patches  # of initial weights
+    if patches is None and config.resume and (path / MODEL_FILE).is_file():
+        patches = runs.read_model_config(path).patches
+    if not isinstance(patches, nn.Patches):
+        size = choose_size(sizes)
+    elif is_one and make_preprocess(path, patches).processor is not None:
+        return None  # the model resizes them
+    else:
+        size = (patches.height, patches.width)
+    if not is_one or size != tuple(sizes[0].tolist()):
+        small, large = (describe_shape(side.tolist()) for side in (sizes.min(0), sizes.max(0)))
+        found = f"of {small}" if is_one else f"from {small} to {large}"
+        print(f"{name}: pictures {found} pixels, resized to {describe_shape(size)} (--data.size sets it)")
+    return size
+
+
 def _examples(
     dataset: datasets.Dataset,
     config: Config,
     class_names: list[str],
+    size: tuple[int, int] | None,
     like: data.ImageClassificationExamples | None = None,
 ) -> data.ImageClassificationExamples:
     """The images and labels of a split; pictures get as many channels as the training images."""
     settings = config.data
-    channels = settings.channels if like is None else {1: 1, 3: 3}.get(like.images.shape[-1])
+    channels = settings.channels if like is None else _CHANNELS.get(like.images.shape[-1])
     return data.image_classification_examples(
         dataset,
         image=settings.image,
         label=settings.label,
         classes=class_names,
-        size=settings.size,
+        size=size,
         channels=channels,
     )
 

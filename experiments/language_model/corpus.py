@@ -52,8 +52,9 @@ def load_texts(config: DataConfig, inputs: RunInputs | None = None) -> tuple[lis
             "some. Hold a share out, or name a file by --data.validation"
         )
     texts = {name: data.texts(splits[name], config.column) for name in ("train", "validation")}
-    counted = ["train"] if config.validation else ["train", "validation"]
-    if (n := sum(len(text) for name in counted for text in texts[name])) < LEAST_CHARACTERS:
+    counted = texts["train"] if config.validation else texts["train"] + texts["validation"]
+    n = sum(map(len, counted))
+    if n < LEAST_CHARACTERS:
         raise ValueError(
             f"--data.source {config.source}: got {n} characters of text; wanted at least {LEAST_CHARACTERS}, "
             "to train on some and to validate on others. Choose a longer text"

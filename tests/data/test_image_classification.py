@@ -192,7 +192,7 @@ def test_other_column_names():
         (
             [GREY.tolist()] * 3,
             {"classes": 2},
-            "label_ids: got 2 in row 2 .* wanted one of the 2 classes .*'0', '1'",
+            "label_ids: got '2' in row 2 .* wanted one of the 2 classes .*'0', '1'",
         ),
         (
             [GREY.tolist()] * 2,

@@ -10,8 +10,10 @@ import pytest
 
 from experiments import command_line, runner
 from experiments.classification import corpus
+from experiments.classification.baselines import ngram_predict
 from experiments.classification.config import Config, DataConfig
-from experiments.classification.run import main, make_loss, predict
+from experiments.classification.predict import predict
+from experiments.classification.run import main, make_loss
 from tests.experiments.test_init_from import FROZEN, save_checkpoint, without_model
 from tests.pretrained.families.test_families import BERT
 from tfm_jax import data, nn, train
@@ -25,8 +27,8 @@ SMALL = (
     "--data.buckets", "1",
 )  # fmt: skip
 RUN_FILES = {
-    "config.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
-    "result.json", "model.json", "task.json", "inputs.npz",
+    "config.json", "model.json", "task.json", "tokenizer.json", "metrics.jsonl", "events", "checkpoints",
+    "curves.png", "confusion.png", "result.json", "inputs.npz",
 }  # fmt: skip
 WORDS = {
     "animal": ["cat", "dog", "cow", "pig"],
@@ -132,16 +134,27 @@ def test_integer_labels_of_a_table_with_another_separator(tmp_path):
         assert [int(text.split()[1]) % 5 for text in texts] == labels.tolist()
 
 
-def test_class_of_held_out_texts_only_is_a_class(tmp_path):
+def test_class_of_held_out_texts_only_is_an_error_or_dropped(tmp_path, capsys):
     rows = [{"text": f"text {i}", "label": "rare" if i == 0 else "ab"[i % 2]} for i in range(12)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = set()
     for salt in "abcdefgh":
-        config = DataConfig(source=str(tmp_path / "a.jsonl"), held_out=0.3, held_out_salt=salt)
-        loaded = corpus.load_corpus(config)
-        assert loaded.class_names == ["a", "b", "rare"]
-        found |= {name for name, (_, labels) in loaded.splits.items() if 2 in labels}
-    assert found == {"train", "validation", "test"}
+        settings = {"source": str(tmp_path / "a.jsonl"), "held_out": 0.3, "held_out_salt": salt}
+        try:
+            loaded = corpus.load_corpus(DataConfig(**settings))
+            assert loaded.class_names == ["a", "b", "rare"] and 2 in loaded.splits["train"].labels
+            assert "classes that only training examples have: 'rare' (1 in train)" in capsys.readouterr().out
+            continue
+        except ValueError as error:
+            split = re.search(r"without a training example: 'rare' \(1 in (\w+)\); wanted", str(error))[1]
+        found.add(split)
+        resumed = corpus.load_corpus(DataConfig(**settings), resumes=True)  # an older version began so
+        assert resumed.class_names == ["a", "b", "rare"] and 2 in resumed.splits[split].labels
+        loaded = corpus.load_corpus(DataConfig(**settings, drop_missing_classes=True))
+        assert loaded.class_names == ["a", "b"]
+        assert len(loaded.splits[split].texts) == len(resumed.splits[split].texts) - 1
+        assert f" {split} examples of classes without a training example: 'rare'" in capsys.readouterr().out
+    assert found == {"validation", "test"}
 
 
 def test_default_source_needs_no_file():
@@ -156,13 +169,14 @@ def test_default_source_needs_no_file():
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
+        (["--data.task", "tokens"], "train: got 2 tokens and 1 tags in row 0; wanted a tag for each"),
         (["--data.text-column", "text"], "the columns 'phrase', 'kind'; wanted 'text'"),
         (["--data.label-column", "label"], "the columns 'phrase', 'kind'; wanted 'label'"),
-        (["--data.held-out", "0"], "got no texts for test and validation, and held_out is 0"),
+        (["--data.held-out", "0"], "got no texts for test and validation, and --data.held-out 0"),
         (["--data.source", "{}/one.jsonl"], "got training examples of one class, 'tool'; wanted two"),
         (
             ["--data.test", "{}/other.jsonl"],
-            "test: label_ids: got 'bird' in row 1 .* wanted one of the 3",
+            r"got classes without a training example: 'bird' \(1 in test\); wanted .*--data.drop-missing",
         ),
         (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted"),
         (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
@@ -205,7 +219,11 @@ def classifier():
     examples = data.text_classification_examples(
         texts, np.array([0, 1, 2, 0, 1, 2, 0]), tokenizer, 3, max_length=9
     )
-    return model, jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1))), examples
+    params = jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(1)))
+    batch = examples.take(np.arange(len(examples)), (9,))
+    logits = jax.jit(model.apply)(params, batch["tokens"], batch["valid"])
+    params["head"]["dense"]["bias"] = -logits.mean(0)  # so that predictions depend on the texts
+    return model, params, examples
 
 
 def test_predictions_equal_those_of_each_text_alone_in_order(classifier):
@@ -238,7 +256,7 @@ def test_loss_ignores_padding_and_smooths_in_training_only(classifier):
 def test_ngrams_separate_two_classes():
     texts = ["cat", "cow", "catcow", "xyz", "yzx", "zzx"]
     labels = np.array([0, 0, 0, 1, 1, 1])
-    assert corpus.ngram_predict(corpus.Labelled(texts, labels), ["owcat", "zyx"]).tolist() == [0, 1]
+    assert ngram_predict(texts, labels, ["owcat", "zyx"]).tolist() == [0, 1]
 
 
 def test_command_line(capsys):
@@ -250,8 +268,12 @@ def test_command_line(capsys):
     assert DataConfig(source="places").label == "continent"
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     for argument, message in {
-        "--data.max-length=2": "--data.max-length: got 2; wanted an integer from 3 to"
+        "--data.max-length=2": "--data.max-length: got 2; wanted an integer from 3 to",
+        "--data.task=pair": "--data.task: got pair with the source 'names', which has texts alone; wanted",
+        "--data.task=pair --data.source=a.csv --data.text-column=b": "--data.text-column: got one for pairs",
+        "--data.text-columns a b": "--data.text-columns: got two names for the task text; wanted",
+        "--data.task=tokens --data.source=a.csv --pooling=mean": "--pooling: got mean for --data.task tokens",
     }.items():
         with pytest.raises(SystemExit):
-            command_line.parse(Config, [argument])
+            command_line.parse(Config, argument.split())
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

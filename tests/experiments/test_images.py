@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 
 import chex
@@ -26,8 +27,8 @@ SMALL = (
     "--train.checkpoint-every", "2", "--train.optimizer.warmup", "2", "--train.log-every", "1",
 )  # fmt: skip
 RUN_FILES = {
-    "config.json", "model.json", "metrics.jsonl", "events", "checkpoints", "curves.png", "confusion.png",
-    "result.json", "task.json", "preprocessor_config.json", "inputs.npz",
+    "config.json", "model.json", "task.json", "preprocessor_config.json", "metrics.jsonl", "events",
+    "checkpoints", "curves.png", "confusion.png", "result.json", "inputs.npz",
 }  # fmt: skip
 NO_CHANGE = AugmentConfig(rotate=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
 
@@ -40,10 +41,15 @@ def write_mnist(directory, *, shape=(8, 12), labels=lambda n: np.arange(n) % 10,
     for name, n in parts.items():
         images = np.zeros((n, *shape), np.uint8)
         images[np.arange(n), :, np.arange(n) % 10] = 255
+        images[:, -1, -1] = np.arange(n) + 9 * len(name)  # no two are equal, which would be in one split
         rows = {"image": list(images), "label": labels(n)}
         directory.mkdir(exist_ok=True)
         datasets.Dataset.from_dict(rows, features=features).to_parquet(directory / f"{name}.parquet")
     return str(directory)
+
+
+def prepare(path, **settings):
+    return run._prepare(Config(data=DataConfig(**settings)), path, RunInputs("images", path))
 
 
 def result_of(path):
@@ -88,7 +94,7 @@ def test_stopped_run_resumed_on_other_devices_ends_the_same(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
 
         def take_and_stop(examples, indices, shape=None):
-            if len(examples) == 36:  # training images
+            if len(examples) == 37:  # training images
                 os.kill(os.getpid(), signal.SIGTERM)
             return take(examples, indices, shape)
 
@@ -125,7 +131,7 @@ def test_colour_pictures_in_directories_of_another_size(tmp_path, capsys):
     assert result_of(tmp_path / "run")["test_images"] == 6
 
 
-def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
+def test_grey_and_colour_pictures_with_integer_labels(tmp_path, tmp_path_factory):
     import PIL.Image
 
     lines = ["file_name;label"]
@@ -134,8 +140,8 @@ def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
         lines.append(f"{i}.png;{1 + i % 5}")
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     for channels, found in ((None, 3), (1, 1)):
-        settings = DataConfig(source=str(tmp_path), separator=";", channels=channels)
-        task = run._prepare(Config(data=settings), tmp_path, RunInputs("images", tmp_path))
+        settings = {"source": str(tmp_path), "separator": ";", "channels": channels}
+        task = prepare(tmp_path_factory.mktemp("run"), **settings)
         assert task.class_names == ["1", "2", "3", "4", "5"] and task.examples["train"].classes == 5
         for examples in task.examples.values():
             assert examples.images.shape[1:] == (8, 8, found)
@@ -150,7 +156,7 @@ def test_grey_and_colour_pictures_with_integer_labels(tmp_path):
         (("--data.label", "digit"), r"the columns 'image', 'label'; wanted 'digit'"),
         (("--data.classes", "9"), r"label.*9"),
         (("--patch-size", "5"), r"got size=5 with images of 8 x 12; wanted a size that divides both"),
-        (("--data.held-out", "0"), "got no images for validation, and held_out is 0; wanted some"),
+        (("--data.held-out", "0"), "got no images for validation, and --data.held-out 0; wanted some"),
         (("--data.source", "nowhere.parquet"), r"got 'nowhere.parquet' .*no file or directory.*'digits'"),
         (("--model.positions", "Learned(max_length=3)"), "got a sequence of 24; wanted at most max_length=3"),
     ],
@@ -167,12 +173,12 @@ def test_label_of_a_test_image_out_of_range_exits_before_training(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20)
     write_mnist(tmp_path / "mnist", test=10, labels=lambda n: np.arange(n) + 3)
     out = tmp_path / "run"
-    with pytest.raises(SystemExit, match=r"images: .*got 10 in row 7"):
+    with pytest.raises(SystemExit, match=r"images: .*'10' \(1 in test\), '11' \(1 in test\)"):
         main(["--out", str(out), *SMALL, "--data.source", source])
     assert not out.exists()
 
 
-def test_class_of_held_out_pictures_only_is_a_class(tmp_path, capsys):
+def test_class_of_held_out_pictures_only_is_an_error_or_dropped(tmp_path):
     """The choice of held-out images ignores labels: a rare class may have no training example."""
     import PIL.Image
 
@@ -182,19 +188,21 @@ def test_class_of_held_out_pictures_only_is_a_class(tmp_path, capsys):
             PIL.Image.new("L", (4, 4), 20 * i + len(name)).save(tmp_path / "p" / name / f"{i}.png")
     found = set()
     for salt in "abcdef":
-        settings = DataConfig(source=str(tmp_path / "p"), held_out=0.3, held_out_salt=salt)
-        task = run._prepare(Config(data=settings), tmp_path, RunInputs("images", tmp_path))
-        where = {name for name, examples in task.examples.items() if 2 in examples.labels}
-        printed = "images: classes without a training example: tram" in capsys.readouterr().out
-        assert task.class_names == ["bus", "car", "tram"] and printed == (where != {"train"})
-        found |= where
-    assert found == {"train", "validation", "test"}
+        settings = {"source": str(tmp_path / "p"), "held_out": 0.3, "held_out_salt": salt}
+        try:
+            task = prepare(tmp_path, **settings)
+            assert task.class_names == ["bus", "car", "tram"] and 2 in task.examples["train"].labels
+        except ValueError as error:
+            found.add(re.search(r"without a training example: 'tram' \(1 in (\w+)\)", str(error))[1])
+            task = prepare(tmp_path, **settings, drop_missing_classes=True)
+            assert task.class_names == ["bus", "car"] and sum(map(len, task.examples.values())) == 24
+    assert found == {"validation", "test"}
 
 
 def test_one_class_raises(tmp_path):
     source = write_mnist(tmp_path / "mnist", train=20, test=3, labels=lambda n: np.full(n, 7))
     with pytest.raises(ValueError, match="got training examples of one class, '7'; wanted two or more"):
-        run._prepare(Config(data=DataConfig(source=source)), tmp_path, RunInputs("images", tmp_path))
+        prepare(tmp_path, source=source)
 
 
 def test_help_lists_the_options(capsys):

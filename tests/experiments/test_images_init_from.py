@@ -146,7 +146,7 @@ def sources(tmp_path_factory, vit, images_run):
         ("padded", [], "got do_pad=True; wanted False"),
         ("square", [], "got images of 8 x 8 x 3; wanted 6 x 8 x 3. Its preprocessor_config.json makes"),
         ("bert", [], "error: --init-from: .*bert: got a model of texts; wanted one of images"),
-        ("images_run", [], "got images of 8 x 12 x 1; wanted 8 x 4 x 1. --data.size 8 4 resizes pictures"),
+        ("images_run", ["--data.source", "digits"], "got images of 8 x 8 x 1; wanted 8 x 4 x 1. --data.size"),
         ("none", [], "error: --init-from: checkpoint: got .*none; wanted an existing"),
     ],
 )  # fmt: skip

@@ -1,18 +1,14 @@
 """--init-from RUN with more data: what RUN held out is not trained on."""
 
 import json
-import types
 
 import numpy as np
 import pytest
 
 from experiments import command_line
-from experiments.classification import run as classification
-from experiments.classification.config import Config as ClassificationConfig
 from experiments.classification.config import DataConfig as ClassificationData
 from experiments.classification.corpus import load_corpus
 from experiments.images import run as images
-from experiments.images.config import DataConfig as ImageData
 from experiments.inputs import (
     INPUTS_FILE,
     START_FILE,
@@ -32,6 +28,8 @@ from experiments.translation.config import TextConfig
 from experiments.translation.run import main as translation
 from tests.experiments.test_init_from import FROZEN, without_model
 from tests.experiments.test_translation import SMALL
+from tfm_jax.data.sources import load_splits
+from tfm_jax.data.splitting import input_hashes
 from tfm_jax.train.run_directory import RunDirectory, load_config
 from tfm_jax.values import to_dict
 
@@ -271,10 +269,9 @@ def test_labelled_texts_are_left_out_with_their_labels(tmp_path):
     path.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(60)))
     held_out = [f"text {i}" for i in range(5)]
     make_start(start, HASH, {"train": [], "validation": held_out, "test": []})
-    config = ClassificationConfig(data=ClassificationData(source=str(path)))
-    run = types.SimpleNamespace(config=config, inputs=start_from(str(start), tmp_path / "run"))
-    corpus = load_corpus(config.data)
-    found = classification._without_held_out(run, corpus).splits
+    config = ClassificationData(source=str(path))
+    corpus = load_corpus(config)
+    found = load_corpus(config, "classification", start_from(str(start), tmp_path / "run")).splits
     kept = [text not in held_out for text in corpus.splits["train"].texts]
     assert 1 <= kept.count(False) <= 5
     np.testing.assert_array_equal(found["train"].labels, corpus.splits["train"].labels[kept])
@@ -283,8 +280,8 @@ def test_labelled_texts_are_left_out_with_their_labels(tmp_path):
 
 
 def test_images_are_left_out(tmp_path):
-    splits, _ = images._load(ImageData())
-    hashes = {name: images.input_hashes(part, ["image"]) for name, part in splits.items()}
+    splits = load_splits("digits", by=["image"], columns=["image", "label"])
+    hashes = {name: input_hashes(part, ["image"]) for name, part in splits.items()}
     start = tmp_path / "start"
     make_start(start, HASH)
     own = RunInputs("images", start)
@@ -294,5 +291,5 @@ def test_images_are_left_out(tmp_path):
     assert (
         len(splits["train"]) - len(found["train"]) == np.isin(hashes["train"], hashes["train"][10:20]).sum()
     )
-    assert not np.isin(images.input_hashes(found["train"], ["image"]), hashes["train"][10:20]).any()
+    assert not np.isin(input_hashes(found["train"], ["image"]), hashes["train"][10:20]).any()
     assert found["test"]["label"] == splits["test"]["label"]

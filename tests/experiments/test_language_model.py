@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import lzma
 import math
@@ -126,9 +125,9 @@ def test_standard_library_is_the_default():
 
 
 def test_end_of_one_short_text_is_held_out(tmp_path):
-    (tmp_path / "book.txt").write_text("".join(f"the line {i}\n" for i in range(10)))
+    (tmp_path / "book.txt").write_text("".join(f"line {i}\n" for i in range(10)))
     training, validation = corpus.load_texts(DataConfig(source=str(tmp_path / "book.txt"), held_out=0.2))
-    assert validation == ["the line 8\nthe line 9\n"] and "".join(training).endswith("line 7\n")
+    assert validation == ["line 8\nline 9\n"] and "".join(training).endswith("line 7\n")
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 5, 11])
@@ -218,39 +217,6 @@ def test_tokenizer_is_made_once_and_loaded_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["The cat sat on the mat.\n" * 5, "猫" * 99 + "\n", "a" * 60 + "\n" * 40], ids=len
-)
-def test_a_text_of_100_characters_is_enough(text, tmp_path):
-    """Split, vocabulary, packing, validation and xz: all that comes before and after training."""
-    (tmp_path / "a.txt").write_text(text[:100])
-    config = command_line.parse(Config, ["--data.source", str(tmp_path / "a.txt")])
-    texts = corpus.load_texts(config.data)
-    assert "".join("".join(part) for part in texts) == text[:100] and all(map("".join, texts))
-    tokenizer = make_tokenizer(tmp_path, "bpe", lambda: texts[0], config.data.vocab_size)
-    for part in texts:
-        for overlap in (0, config.data.overlap):
-            packed = data.language_model_examples(part, tokenizer, config.data.length, overlap=overlap)
-            assert packed.n_targets >= 1
-    assert math.isfinite(bits.xz_bits_per_byte(*texts))
-
-
-@pytest.mark.slow
-def test_a_text_of_100_characters_trains_with_the_defaults(tmp_path):
-    (tmp_path / "a.txt").write_text(("The cat sat on the mat. " * 5)[:100])
-    main(["--data.source", str(tmp_path / "a.txt"), "--out", str(tmp_path / "run"), "--train.steps", "20"])
-    assert result_of(tmp_path / "run")["bits_per_byte"] < 9
-
-
-def test_columns_of_a_table_without_a_header(tmp_path):
-    (tmp_path / "a.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in enumerate(make_texts(30, 0))))
-    config = DataConfig(source=str(tmp_path / "a.tsv"), columns=("id", "text"))
-    train, validation = corpus.load_texts(config)
-    assert sorted([*train, *validation]) == sorted(make_texts(30, 0))
-    with pytest.raises(ValueError, match=r"--data\.columns text"):
-        corpus.load_texts(dataclasses.replace(config, columns=None))
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
@@ -262,9 +228,8 @@ def test_columns_of_a_table_without_a_header(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.held-out", "0"],
-            "train.jsonl: got no texts for validation, and --data.held-out 0; wanted .* --data.validation",
+            "got no texts for validation, and held_out is 0",
         ),
-        (["--data.source", "{}/short.txt"], "short.txt: got 99 characters of text; wanted at least 100"),
         (["--data.source", "some/texts"], "hub cannot be reached.*'stdlib'"),
         (
             ["--data.source", "{}/train.jsonl", "--model.vocab-size", "99"],
@@ -278,14 +243,13 @@ def test_columns_of_a_table_without_a_header(tmp_path):
             ["--data.source", "{}/train.jsonl", "--sample.prompt", 40 * "the cat "],
             r"--sample.prompt: got \d+ tokens; wanted at least 1 and fewer than --data.length 32",
         ),
-        (["--data.source", "{}/blank.jsonl"], "got 2 rows|different inputs|none of two tokens"),
+        (["--data.source", "{}/blank.jsonl"], "30 rows with 1 different inputs, which leave none for train"),
         (["--mesh.data", "3"], "got --train.batch-size 4; wanted a multiple of .*, 3"),
     ],
 )
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, rows, arguments, message):
     (tmp_path / "empty.jsonl").touch()
-    write_rows(tmp_path / "blank.jsonl", ["", " " * 100] * 30)
-    (tmp_path / "short.txt").write_text("é" * 99)
+    write_rows(tmp_path / "blank.jsonl", [""] * 30)
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=f"(?s)language_model: .*{message}"):
         main(["--out", str(out), *SMALL, *(text.format(tmp_path) for text in arguments)])

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import gzip
 import importlib.util
@@ -148,71 +147,6 @@ def test_columns_source_and_target_need_no_pair(tmp_path):
     )
 
 
-def write_aligned(directory, name, pairs):
-    """Two aligned files of (English, French) pairs."""
-    for side, language in enumerate(("en", "fr")):
-        (directory / f"{name}.{language}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
-    return f"{directory / name}.en", f"{directory / name}.fr"
-
-
-def numbers(n, seed):
-    rng = np.random.default_rng(seed)
-    words = [rng.choice(list(NUMBERS), rng.integers(1, 6)) for _ in range(n)]
-    return [(" ".join(line), " ".join(NUMBERS[word] for word in line)) for line in words]
-
-
-def test_two_aligned_files_are_the_pairs_of_their_lines(tmp_path, capsys):
-    pairs, dev = numbers(40, 0), numbers(5, 1)
-    source = write_aligned(tmp_path, "train", [*pairs, ("one", " "), ("", "un"), ("", ""), ("", "deux")])
-    valid = write_aligned(tmp_path, "dev", dev)
-    config = DataConfig(source=source, validation=valid, held_out=0.2)
-    splits = corpus.load_pairs(config)
-    assert list(zip(*splits["validation"], strict=True)) == dev
-    assert sorted(p for name in ("train", "test") for p in zip(*splits[name], strict=True)) == sorted(pairs)
-    dropped = f"dropped 4 of 44 pairs, which have an empty line: 3 in {source[0]} and 2 in {source[1]}"
-    assert dropped in capsys.readouterr().out
-    # The same pairs in a table of its columns are held out alike.
-    (tmp_path / "a.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs))
-    table = DataConfig(source=str(tmp_path / "a.tsv"), columns=("en", "fr"), validation=valid, held_out=0.2)
-    assert corpus.load_pairs(table) == splits
-    assert corpus.languages(config) == corpus.languages(table) == ("en", "fr")
-    assert corpus.languages(dataclasses.replace(config, pair="xx-zh")) == ("xx", "zh")
-    names = [("train.en.gz", "t.pt_BR.txt"), ("a.src", "b.txt"), ("en", "x.language")]
-    assert [corpus.languages(DataConfig(source=pair)) for pair in names] == [
-        ("en", "pt_BR"), (None, None), (None, None),
-    ]  # fmt: skip
-    chosen = DataConfig(source=str(tmp_path / "a.tsv"), columns=("en", "fr"), pair="fr-en", held_out=0.2)
-    assert {name: set(b) for name, (_, b) in corpus.load_pairs(chosen).items()}["train"] <= {
-        a for a, _ in pairs
-    }
-
-
-def test_a_run_of_two_files_resumes_with_the_same_files(tmp_path):
-    source = write_aligned(tmp_path, "train", numbers(60, 0))
-    out = tmp_path / "run"
-    arguments = [
-        "--out",
-        str(out),
-        *SMALL,
-        "--data.vocab-size",
-        "280",
-        "--average",
-        "1",
-        "--search.beams",
-        "1",
-    ]
-    main([*arguments, "--data.source", *source])
-    assert json.loads((out / "config.json").read_text())["data"]["source"] == list(source)
-    result = result_of(out)
-    assert "bleu" in result
-    assert parse(["--out", str(out), "--resume"]).data.source == source
-    main(["--out", str(out), "--resume"])
-    assert result_of(out)["bleu"] == result["bleu"]
-    write_aligned(tmp_path, "train", numbers(60, 1))
-    with pytest.raises(SystemExit, match=r"data\.train"):
-        main(["--out", str(out), "--resume"])
-
-
 def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
     days = [f"2020-01-{day:02}" for day in range(1, 11)]
     lines = [json.dumps({"translation": {"de": f"{day} März", "iso": day}}) + "\n" for day in days]
@@ -250,18 +184,7 @@ def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.held-out", "0"],
-            "train.jsonl: got no pairs for test and validation, and --data.held-out 0; .*--data.test and",
-        ),
-        (["--data.source", "{}/one.en", "{}/two.fr"], r"got 1 lines in .*one\.en and 2 in .*two\.fr"),
-        (["--data.source", "{}/one.en", "{}/empty.jsonl"], "as one of two aligned files; wanted text files"),
-        (
-            ["--data.source", "{}/one.en", "{}/one.fr", "--data.pair", "fr-en"],
-            r"and --data.pair fr-en; wanted the source texts first. Give --data.source .*fr .*en, or",
-        ),
-        (["--data.source", "{}/one.en", "{}/blank"], "an empty side in all of 1 pairs"),
-        (
-            ["--data.source", "{}/two.tsv", "--data.pair", "en-fr"],
-            "'one', 'un'; .*--data.columns en fr",
+            "got no pairs for test and validation, and held_out is 0",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.max-length", "2"],
@@ -275,9 +198,6 @@ def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
 )
 def test_unusable_settings_exit_with_one_message_and_leave_no_run(tmp_path, pairs, arguments, message):
     (tmp_path / "empty.jsonl").touch()
-    for name, text in {"one.en": "one\n", "one.fr": "un\n", "two.fr": "un\ndeux\n", "blank": " \n"}.items():
-        (tmp_path / name).write_text(text)
-    (tmp_path / "two.tsv").write_text("one\tun\ntwo\tdeux\n")
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=f"(?s)translation: .*{message}"):
         main(["--out", str(out), *SMALL, *(text.format(tmp_path) for text in arguments)])

@@ -108,7 +108,7 @@ def image_classification_examples(
     names = list(classes) if isinstance(classes, Sequence) else label_names(dataset, label, classes=classes)
     labels = label_ids(dataset, names, label)
     values = column_values(_FUNCTION, _undecoded(dataset, image), image)
-    arrays = [_read(value, _where(value, row), size, channels) for row, value in enumerate(values)]
+    arrays = _read_all(values, size, channels)
     if channels is None and any(array.shape[-1] == 3 for array, _ in arrays):
         arrays = [(_as_rgb(array), True) if is_file else (array, is_file) for array, is_file in arrays]
     for row, (array, _) in enumerate(arrays):
@@ -121,6 +121,26 @@ def image_classification_examples(
                 + "."
             )
     return ImageClassificationExamples(np.stack([array for array, _ in arrays]), labels, len(names))
+
+
+def _read_all(
+    values: Sequence[object], size: tuple[int, int] | None, channels: int | None
+) -> list[tuple[np.ndarray, bool]]:
+    """All images, as `_read`; the error of the first that cannot be read lists the others."""
+    arrays, errors = [], {}
+    for row, value in enumerate(values):
+        where = _where(value, row)
+        try:
+            arrays.append(_read(value, where, size, channels))
+        except ValueError as error:
+            errors[where] = error
+    if not errors:
+        return arrays
+    (_, first), *others = errors.items()
+    if not others:
+        raise first
+    listed = ", ".join(where for where, _ in others[:5]) + ", ..." * (len(others) > 5)
+    raise ValueError(f"{first} So with {len(others)} more: {listed}.") from first
 
 
 def _undecoded(dataset: Dataset, image: str) -> Dataset:

@@ -188,6 +188,9 @@ def sentences(dataset: Dataset, column: str = "tokens") -> list[list[str]]:
       dataset: the data set; a stream must be finite.
       column: of lists of texts, or of texts with spaces between the words.
 
+    Returns:
+      The words of each row, in order; a sentence may have none.
+
     Raises:
       ValueError: the data set has no such column or no rows, or a value is no sentence; names the row.
     """

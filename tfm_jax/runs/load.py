@@ -18,7 +18,7 @@ from tfm_jax.train.run_directory import BEST_METRIC, MODEL_FILE, config_errors, 
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
-__all__ = ["TrainedModel", "check_dtype", "load_model", "read_model_config", "read_run"]
+__all__ = ["TrainedModel", "check_dtype", "check_no_average", "load_model", "read_model_config", "read_run"]
 
 Dtype = Literal["float32", "bfloat16"]
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -83,11 +83,7 @@ def load_model(
     check_dtype("load_model", dtype)
     if is_run(source):
         return read_run(Path(source), average, variants, dtype)
-    if average is not None:
-        raise ValueError(
-            f"load_model: got average={average} for {source}, which is no run; wanted average=None. A "
-            "checkpoint is one set of weights: leave average out."
-        )
+    check_no_average("load_model", source, average)
     return _read_checkpoint(str(source), dtype or "float32")
 
 
@@ -122,6 +118,15 @@ def check_dtype(function: str, dtype: str | None) -> None:
     if dtype is not None and dtype not in get_args(Dtype):
         raise ValueError(
             f"{function}: got dtype={dtype!r}; wanted None or one of {', '.join(get_args(Dtype))}."
+        )
+
+
+def check_no_average(function: str, source: str | Path, average: int | None) -> None:
+    """Raises a ValueError for an ``average`` of a checkpoint."""
+    if average is not None:
+        raise ValueError(
+            f"{function}: got average={average} for {source}, which is no run; wanted average=None. A "
+            "checkpoint is one set of weights: leave average out."
         )
 
 

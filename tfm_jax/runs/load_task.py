@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tfm_jax import data, nn
 from tfm_jax.data.tokenizers import with_special_tokens
 from tfm_jax.generate import TextGenerator
-from tfm_jax.runs.load import Dtype, TrainedModel, check_dtype, read_run
+from tfm_jax.runs.load import Dtype, TrainedModel, check_dtype, check_no_average, read_run
 from tfm_jax.runs.task import TASK_FILE, Task, TaskName, is_run, read_task
 
 if TYPE_CHECKING:
@@ -239,11 +239,7 @@ def _check_source(
                     f"checkpoint only. Leave {name} out."
                 )
         return True
-    if average is not None:
-        raise ValueError(
-            f"{function}: got average={average} for {source}, which is no run; wanted average=None. A "
-            "checkpoint is one set of weights: leave average out."
-        )
+    check_no_average(function, source, average)
     return False
 
 

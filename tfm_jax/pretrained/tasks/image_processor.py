@@ -13,7 +13,7 @@ import numpy as np
 
 from tfm_jax.pretrained.checkpoint_files import CheckpointFiles
 from tfm_jax.pretrained.config_keys import FLOAT32, POSITIVE_FLOAT32, Settings, check_only, warn_ignored
-from tfm_jax.pretrained.tasks.resampling import METHODS, Method, resize
+from tfm_jax.pretrained.tasks.resampling import METHODS, PILLOW, Method, resize
 from tfm_jax.pretrained.weights.files import read_json
 from tfm_jax.ranges import SIZE, Range
 from tfm_jax.types import Array
@@ -77,7 +77,7 @@ class ImageProcessor:
             )
         if 0 in images.shape[-3:]:
             raise _error("images", f"{images.dtype}{list(images.shape)}", "at least one pixel")
-        pixels: Any = images  # of numpy: by numpy, as a program for each size would take long to compile
+        pixels: Any = images
         if self.size is not None:
             pixels = resize(pixels, _sides_of(self.size, (pixels.shape[-3], pixels.shape[-2])), self.method)
         if self.crop is not None:
@@ -164,14 +164,7 @@ _NO_EFFECT = {
     *("image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "pad_size"),
     *("_valid_processor_keys", "_processor_class", "image_seq_length", "transformers_version"),
 }
-_RESAMPLING: Mapping[int, Method] = {
-    0: "nearest",
-    1: "lanczos3",
-    2: "linear",
-    3: "cubic",
-    4: "box",
-    5: "hamming",
-}
+_RESAMPLING: Mapping[int, Method] = {number: method for method, number in PILLOW.items()}
 """Methods by Pillow's numbers."""
 
 
