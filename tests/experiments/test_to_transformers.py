@@ -117,3 +117,24 @@ def test_minilm_is_fine_tuned_and_converted(source, tmp_path):
     config = check_pipeline(tmp_path / "run", tmp_path / "new")
     assert config["id2label"] == {"0": "food", "1": "sport"} and config["classifier_dropout"] == 0.1
     assert config["num_hidden_layers"] == 6 and config["layer_norm_eps"] == 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_tags_of_words_are_those_of_the_pipeline(checkpoints, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    lines = [
+        f"the O\n{word} B-{kind}\nwon O\n" for word, kind in zip("abcdefghij", "XYXYXYXYXY", strict=True)
+    ]
+    (tmp_path / "tags.conll").write_text("\n".join(lines * 3))
+    arguments = [*ARGUMENTS[2:], "--data.task", "tokens", "--data.source", str(tmp_path / "tags.conll")]
+    path = str(checkpoints["BertForMaskedLM"][0])
+    main(["--out", str(tmp_path / "run"), *arguments, "--init-from", path])
+    assert runs.convert_run(tmp_path / "run", tmp_path / "new") == "BertForTokenClassification"
+    pipeline = transformers.pipeline(
+        "token-classification", str(tmp_path / "new"), device="cpu", ignore_labels=[]
+    )
+    for text, tagged in zip(UNSEEN[:2], runs.load_run(tmp_path / "run")(UNSEEN[:2]), strict=True):
+        found = pipeline(text)
+        assert [(x["start"], x["end"], x["entity"]) for x in found] == [x[:3] for x in tagged]
+        np.testing.assert_allclose([x["score"] for x in found], [x.score for x in tagged], rtol=0, atol=1e-5)

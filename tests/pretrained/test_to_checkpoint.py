@@ -261,7 +261,7 @@ FITTING = st.fixed_dictionaries(
 
 @pytest.mark.parity
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(make=st.sampled_from([Decoder, EncoderDecoder]), fields=FITTING)
 def test_a_config_fits_or_is_refused(make, fields, tmp_path_factory):
     fields = {**fields, "final_norm": fields["norm_placement"] != "post", "d_ff": 48}
