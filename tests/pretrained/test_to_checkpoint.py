@@ -91,7 +91,11 @@ CASES = {
         {"positions": nn.Learned(16), "attention_scale": 0.3, "count_padding": True},
         "GPT2LMHeadModel",
     ),
-    "rotary": (Decoder, {"positions": nn.Rope(pairing="interleaved", fraction=0.5)}, "GPTNeoXForCausalLM"),
+    "rotary": (
+        Decoder,
+        {"positions": nn.Rope(pairing="interleaved", fraction=0.5), "n_heads": 1},
+        "GPTNeoXForCausalLM",
+    ),
     "parallel": (
         Decoder,
         {"positions": nn.Rope(), "norm_placement": "parallel", "attention_bias": True},
