@@ -61,6 +61,7 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "BartForConditionalGeneration": PAIR,
     "MBartForConditionalGeneration": PAIR | {"scale_embedding": True},
+    "PegasusForConditionalGeneration": PAIR | {"scale_embedding": True, "activation_function": "relu"},
     "MarianMTModel": PAIR | {"scale_embedding": True, "activation_function": "swish"},
     "ViTModel": VIT,
     "ViTForImageClassification": VIT | {"num_labels": 9},

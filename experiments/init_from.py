@@ -19,7 +19,7 @@ __all__ = ["ENCODERS", "EXECUTION_FIELDS", "load_initial_weights", "read_model_c
 
 C = TypeVar("C", bound=RunConfig)
 ENCODERS = (nn.Encoder, nn.MaskedLanguageModel, nn.Classifier)
-"""What a classifier starts from: from the encoder of any of these, without its pooler and head."""
+"""What a classifier starts from: from the encoder of any of these, without its head."""
 EXECUTION_FIELDS = ("dtype", "param_dtype", "matmul_precision", "attention_implementation", "remat", "unroll")
 """Fields of a model's config that change how it runs, not what it computes."""
 _RATES = ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate")
@@ -66,7 +66,9 @@ def load_initial_weights(
     resumes = config.resume and config.out is not None and consecutive_steps(config.out / "checkpoints")
     if source is None or resumes:
         return config, None
-    found = read_model_config(source, config.INPUT)
+    pooler = _pooler(config, source)
+    found = dataclasses.replace(read_model_config(source, config.INPUT), pooler=pooler)
+    config = _with_pooler(config, pooler)
     names = [field.name for field in dataclasses.fields(nn.Config) if field.name not in _FREE_FIELDS]
     pairs = [(name, getattr(config.model, name), getattr(found, name)) for name in names]
     differences = [
@@ -84,8 +86,9 @@ def load_initial_weights(
         names = " or ".join(sorted(f"nn.{kind.__name__}" for kind in accepted))
         raise ValueError(f"--init-from {source}: got an nn.{initial.module.__name__}; wanted an {names}.")
     free = {name: getattr(config.model, name) for name in _FREE_FIELDS}
-    model = dataclasses.replace(initial.config, pooler=None, **free)
-    params = _encoder(initial.params) if initial.module in ENCODERS else initial.params
+    model = dataclasses.replace(initial.config, pooler=pooler, **free)
+    params, keeps_pooler = initial.params, pooler is not None and initial.config.pooler == pooler
+    params = _encoder(params, keeps_pooler) if initial.module in ENCODERS else params
     params = jax.tree.map(lambda x: x.astype(model.param_dtype), params)
     return dataclasses.replace(config, model=model), dataclasses.replace(initial, params=params)
 
@@ -98,10 +101,29 @@ def read_model_config(source: str, wanted: Literal["texts", "images"]) -> nn.Con
     return model
 
 
-def _encoder(params: Params) -> Params:
+def _pooler(config: RunConfig, source: str) -> nn.Pooling | None:
+    """The pooler of a classifier of the first token: that of the weights, or of their family's classifier."""
+    if getattr(config, "pooling", None) != "first":
+        return None
+    if runs.is_run(source):
+        return runs.read_model_config(source).pooler
+    from tfm_jax.pretrained.families import classifier_pooler
+    from tfm_jax.pretrained.weights.files import checkpoint_directory, read_json
+
+    path = checkpoint_directory(source) / "config.json"
+    return classifier_pooler(read_json(path), path)
+
+
+def _with_pooler(config: C, pooler: nn.Pooling | None) -> C:
+    if config.model.pooler is not None:  # by an option, which must be this one
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, pooler=pooler))
+
+
+def _encoder(params: Params, keeps_pooler: bool) -> Params:
     """The encoder of a classifier, from the parameters of an ``nn.Encoder`` or of a model that has one."""
     encoder = params.get("encoder", params)
-    return {"encoder": {name: x for name, x in encoder.items() if name != "pooler"}}
+    return {"encoder": {name: x for name, x in encoder.items() if keeps_pooler or name != "pooler"}}
 
 
 def _option(name: str) -> str:

@@ -25,6 +25,7 @@ from experiments.inputs import RunInputs, is_permuted
 from experiments.longer_runs import check_plan, continue_run, describe_schedule, lengthen, plan_of
 from experiments.messages import exit_on_error
 from tfm_jax import compilation_cache, data, nn, processes, runs, train, viz
+from tfm_jax.pytrees import replace_leaves
 from tfm_jax.sharding import NotDivisibleError
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.train.loop import FitResult
@@ -181,7 +182,7 @@ class Run(Generic[C]):
 
         def make_state(key: Key, given: Params) -> train.TrainState:
             init_key, run_key = jax.random.split(key)
-            params = {**init(init_key), **given}  # XLA drops the computation of unused weights
+            params = replace_leaves(init(init_key), given)  # XLA drops the computation of unused weights
             return train.init_state(params, optimizer, run_key, ema=ema)
 
         given = self.parallel.place_params(initial_params or {})

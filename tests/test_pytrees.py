@@ -153,3 +153,14 @@ def test_unflatten_skips_the_checks_of_the_constructor():
     for leaf in (None, object(), "spec", jnp.ones(2)):
         assert jax.tree.map(lambda _, leaf=leaf: leaf, Above(1.0)).least is leaf
     assert jax.tree.leaves(jax.jit(lambda x: x)(Above(1.0))) == [1.0]
+
+
+def test_leaves_are_replaced_by_path():
+    tree = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert pytrees.replace_leaves(tree, {"a": {"y": 5}}) == {"a": {"x": 1, "y": 5}, "b": 3}
+    assert pytrees.replace_leaves(tree, {"a": {"z": {"w": 6}}, "c": 7}) == {
+        "a": {"x": 1, "y": 2, "z": {"w": 6}},
+        "b": 3,
+        "c": 7,
+    }
+    assert tree == {"a": {"x": 1, "y": 2}, "b": 3}

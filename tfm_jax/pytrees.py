@@ -1,14 +1,15 @@
-"""Pytree dataclasses whose tree structure includes the class, also in exported functions."""
+"""Pytrees: dataclasses whose structure includes the class, also in exported functions; nested dicts."""
 
 import ast
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.export
 
-__all__ = ["register", "register_named_tuple", "static"]
+__all__ = ["register", "register_named_tuple", "replace_leaves", "static"]
 
 T = TypeVar("T")
 
@@ -104,6 +105,27 @@ def register_named_tuple(cls: type[T]) -> type[T]:
     """
     jax.export.register_namedtuple_serialization(cls, serialized_name=_exported_name(cls))
     return cls
+
+
+def replace_leaves(tree: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dict with the leaves of another one in place of its own.
+
+    Equivalent to::
+
+        unflatten({**flatten(tree), **flatten(given)})    # by paths
+
+    Args:
+      tree: a nested dict.
+      given: a nested dict with some of its paths, or with new ones.
+
+    Returns:
+      A new dict.
+    """
+    changed = {
+        name: replace_leaves(tree[name], x) if isinstance(tree.get(name), Mapping) else x
+        for name, x in given.items()
+    }
+    return {**tree, **changed}
 
 
 def _exported_name(cls: type) -> str:

@@ -107,6 +107,7 @@ BASES: dict[str, Case] = {
     ),
     "bart": Case("BartForConditionalGeneration", "BartConfig", _SEQ2SEQ),
     "mbart": Case("MBartForConditionalGeneration", "MBartConfig", _SEQ2SEQ),
+    "pegasus": Case("PegasusForConditionalGeneration", "PegasusConfig", _SEQ2SEQ),
     "marian": Case("MarianMTModel", "MarianConfig", _SEQ2SEQ),
     "vit": Case("ViTForImageClassification", "ViTConfig", _VIT | {"num_labels": 3}),
     "vit, body": Case("ViTModel", "ViTConfig", _VIT),

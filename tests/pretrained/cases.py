@@ -295,6 +295,11 @@ MBART = {
     ),
     "one head": _bart("MBart", d_model=7, heads=1, encoder_layers=1),
 }
+PEGASUS = {
+    "tied": _bart("Pegasus", d_model=12, heads=3, scale_embedding=True, activation_function="relu"),
+    "unscaled": _bart("Pegasus", d_model=10, heads=5, decoder_layers=2),
+    "one head": _bart("Pegasus", d_model=6, heads=1, encoder_layers=1),
+}
 MARIAN = {
     "tied": _bart("Marian", d_model=12, heads=3, activation_function="swish", scale_embedding=True),
     "unscaled": _bart("Marian", d_model=10, heads=5, decoder_layers=2),
@@ -346,6 +351,7 @@ CASES: dict[str, Case] = {
         "t5": T5,
         "bart": BART,
         "mbart": MBART,
+        "pegasus": PEGASUS,
         "marian": MARIAN,
         "vit": VIT,
     }.items()

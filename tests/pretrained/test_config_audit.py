@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parity
 EVERY = os.environ.get("TFM_AUDIT") == "all"
 NAMES = (
     *("gpt2", "opt", "bloom", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "t5", "t5, 1.1"),
-    *("bart", "mbart", "marian", "vit", "vit, body"),
+    *("bart", "mbart", "pegasus", "marian", "vit", "vit, body"),
     *(f"{name}{kind}" for name in ("bert", "roberta", "distilbert") for kind in ("", ", body")),
     *(f"{name}, {kind}" for name in ("bert", "roberta", "distilbert") for kind in ("sequences", "tokens")),
 )

@@ -20,6 +20,8 @@ transformers = pytest.importorskip("transformers")
 B, T, S = 3, 16, 7  # T is the length of the shortest position table
 LENGTHS = np.array([16, 1, 6])  # of padded sequences
 TOLERANCE = 1e-5
+SINUSOIDAL = ("marian", "pegasus")
+"""Model types with a table of positions that is no parameter."""
 
 
 class Pair(NamedTuple):
@@ -42,7 +44,7 @@ def random(case: Case, *, std=0.3, seed=0):
     torch.set_num_threads(1)  # at these sizes more threads are slower
     config = getattr(transformers, case.config)(attn_implementation="eager", **case.fields)
     reference = getattr(transformers, case.model)(config).eval()
-    fixed = ("embed_positions",) if config.model_type == "marian" else ()
+    fixed = ("embed_positions",) if config.model_type in SINUSOIDAL else ()
     for name, tensor in [*reference.named_parameters(), *reference.named_buffers()]:
         if any(part in name for part in fixed) or not tensor.is_floating_point() or "inv_freq" in name:
             continue
@@ -303,8 +305,8 @@ def check_round_trip(found: Pair, directory):
 def needed(settings):
     """The settings that do not describe the parameters."""
     kept = ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id", "id2label")
-    # No parameter of Marian depends on it.
-    kept += ("max_position_embeddings",) * (settings["model_type"] == "marian")
+    # No parameter of these depends on it.
+    kept += ("max_position_embeddings",) * (settings["model_type"] in SINUSOIDAL)
     return {name: settings[name] for name in kept if name in settings}
 
 

@@ -1,4 +1,4 @@
-"""``tfm convert``: a checkpoint as safetensors, in a directory that transformers loads."""
+"""``tfm convert``: a run, or a checkpoint, as safetensors in a directory that transformers loads."""
 
 import dataclasses
 import shutil
@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._options import Command, optional
 from tfm_jax.console import print_error
+from tfm_jax.ranges import Size
 
 if TYPE_CHECKING:
     from tfm_jax.pretrained import CheckpointConfig
@@ -19,23 +20,49 @@ __all__ = ["Convert"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert(Command):
-    """Convert a checkpoint to safetensors with the current tensor names of transformers."""
+    """Convert a run, or a checkpoint, to what transformers loads: safetensors, config.json, tokenizer."""
 
-    source: Annotated[Positional[str], arg(metavar="SRC")]
-    """The checkpoint: a directory, or owner/name on the Hugging Face hub."""
-    target: Annotated[Positional[Path], arg(metavar="DST")]
+    source: Annotated[Positional[str], arg(metavar="MODEL")]
+    """A run of an experiment; or a checkpoint: a directory, or owner/name on the Hugging Face hub."""
+    target: Annotated[Positional[Path], arg(metavar="DIR")]
     """The directory to write. It is created, or must be empty."""
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "that of SRC, or float32")
+        Literal["float32", "bfloat16"] | None, optional("{float32,bfloat16}", "that of MODEL, or float32")
     ] = None
     """Dtype of the written tensors."""
+    average: Annotated[Size | None, optional("N", "the run's config, or 1")] = None
+    """Of a run: how many of the last checkpoints to average."""
     allow_pickle: bool = False
-    """Read pytorch_model.bin if there is no safetensors file. Needs torch, which loads weights only."""
+    """Of a checkpoint: read pytorch_model.bin if there is no safetensors file. Needs torch, which loads
+    weights only."""
     no_tokenizer: bool = False
-    """Do not convert the tokenizer; copy its files, of whatever class it is."""
+    """Of a checkpoint: do not convert the tokenizer; copy its files, of whatever class it is."""
 
     def run(self) -> int:
-        """Returns 0; a checkpoint that cannot be converted raises."""
+        """Returns 0; a model that cannot be converted raises."""
+        return self._convert_run() if tfm_jax.runs.is_run(self.source) else self._convert_checkpoint()
+
+    def _convert_run(self) -> int:
+        for name in ("allow_pickle", "no_tokenizer"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: got {self.source}, which is a run; wanted a checkpoint. "
+                    "Leave the option out."
+                )
+        options = {"average": self.average, "dtype": self.dtype}
+        try:
+            architecture = tfm_jax.runs.convert_run(self.source, self.target, **options)
+        except ValueError as error:
+            message = str(error).replace("load_run: got average=", "--average: got ")
+            raise ValueError(message) from error
+        print(f"{self.target}: {architecture}")
+        return 0
+
+    def _convert_checkpoint(self) -> int:
+        if self.average is not None:
+            raise ValueError(
+                f"--average: got {self.source}, which is no run; wanted a run, which has several checkpoints."
+            )
         from tfm_jax.pretrained.extra_files import find_other_files, is_tokenizer_file, write_files
         from tfm_jax.pretrained.weights.files import checkpoint_directory
 

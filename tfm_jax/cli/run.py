@@ -57,8 +57,8 @@ def _parse(argv: Sequence[str]) -> Any:
         argv,
         number_rule,
         prog="tfm",
-        description="Run a trained model (tfm COMMAND MODEL INPUT ...), convert a checkpoint, compare runs, "
-        "check laws, plan a step, or show the devices.",
+        description="Run a trained model (tfm COMMAND MODEL INPUT ...), convert a model, compare runs, check "
+        "laws, plan a step, or show the devices.",
     )
 
 

@@ -14,6 +14,7 @@ from tfm_jax.pretrained.tasks.text_classification import (
     load_text_classifier,
 )
 from tfm_jax.pretrained.tasks.text_generation import load_text_generator
+from tfm_jax.pretrained.to_checkpoint import to_checkpoint
 from tfm_jax.pretrained.torch_transformer import from_torch_transformer
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "load_text_classifier",
     "load_text_generator",
     "save",
+    "to_checkpoint",
     "to_generation_config",
 ]

@@ -13,7 +13,7 @@ from tfm_jax.pretrained.config_keys import Settings, TrackedSettings, warn_unkno
 from tfm_jax.pretrained.field_map import NO_FIELDS, RUNTIME, FieldMap, resolved
 from tfm_jax.pretrained.weights.tensor_map import WeightMapping
 
-__all__ = ["Architecture", "CheckpointConfig", "Family"]
+__all__ = ["Architecture", "CheckpointConfig", "Family", "Misfit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,22 @@ def _no_options(config: CheckpointConfig) -> dict[str, object]:
     return {}
 
 
+class Misfit(NamedTuple):
+    """A field of a model that a format does not have, or has with another value.
+
+    Args:
+      field: of ``nn.Config``, or a path such as ``"feed_forward.activation"``.
+      got: the model's value.
+      wanted: a value of the format.
+      description: what the format has, in words.
+    """
+
+    field: str
+    got: object
+    wanted: object
+    description: str
+
+
 class Architecture(NamedTuple):
     """One model class of a family.
 
@@ -52,6 +68,7 @@ class Architecture(NamedTuple):
       fields: settings of this architecture alone, beside the family's.
       by_file: fields of ``nn.Config`` that become None where the file has no tensors below that name.
       bare: whether this is the body alone, whose tensors are saved without the family's prefix.
+      dropout_setting: the setting with the dropout rate before the head of a classifier, if there is one.
     """
 
     module: type[nnx.Module]
@@ -60,6 +77,7 @@ class Architecture(NamedTuple):
     fields: FieldMap = NO_FIELDS
     by_file: tuple[str, ...] = ()
     bare: bool = False
+    dropout_setting: str = ""
 
 
 class Family(NamedTuple):
@@ -74,6 +92,7 @@ class Family(NamedTuple):
       copies: regular expressions of duplicate tensors, and the name of the tensor that they must equal.
       constants: regular expressions of buffers, and their values for a model and a shape: a file may have
         them with these values only.
+      tables: tensors that transformers computes but expects in a file, from the complete ``config.json``.
       renamed: regular expressions and replacements for the tensor names of old checkpoints.
       tied_by_file: whether the file, not ``config.json``, decides about weight tying: the output projection
         is tied where the file has no tensor for it.
@@ -88,6 +107,7 @@ class Family(NamedTuple):
     skipped: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     constants: tuple[tuple[str, Callable[[nn.Config, tuple[int, ...]], np.ndarray]], ...] = ()
+    tables: Callable[[Settings], Mapping[str, np.ndarray]] = lambda settings: {}
     renamed: tuple[tuple[str, str], ...] = ()
     tied_by_file: bool = False
     aliases: Mapping[str, str] = MappingProxyType({})
@@ -143,7 +163,59 @@ class Family(NamedTuple):
         Raises:
           ValueError: for a model that this family cannot express, by field.
         """
-        self._check_variants(config)
+        if found := self._unsupported(config):
+            got = ", ".join(f"{path}={value!r:.200}" for path, (value, _) in found.items())
+            wanted = ", ".join(f"{known} as {path}" for path, (_, known) in found.items())
+            raise ValueError(
+                f"save: got {got}; wanted {wanted}: {config.architecture}, of the {self.model_type} format, "
+                "has no other. Keep the parameters of such a model in a checkpoint of train.Checkpoints."
+            )
+        settings, misfits = self._written(config)
+        if misfits:
+            lines = [f"  {x.field}: {x.got!r}, which would come back as {x.wanted!r}" for x in misfits]
+            raise ValueError(
+                f"save: got a model that {config.architecture} cannot express; wanted the values below.\n"
+                + "\n".join(lines)
+            )
+        return settings
+
+    def misfits(self, config: CheckpointConfig) -> list[Misfit]:
+        """The fields of a model that this family cannot express; none where ``write_config`` can.
+
+        Args:
+          config: of the checkpoint, as for ``write_config``.
+
+        Returns:
+          One per field. Where the model has other inputs, such as images, only the fields of variants.
+
+        Raises:
+          ValueError: for a value that the format has no name or place for, such as an odd size.
+        """
+        found, fields = [], self.fields_of(config.architecture)
+        model, example = config.model, fields.example_variants()
+        for path, (value, known) in self._unsupported(config).items():
+            field, _, argument = path.partition(".")
+            wanted = "gelu" if argument else example[field]
+            found.append(Misfit(path, value, wanted, known))
+            changed = dataclasses.replace(getattr(model, field), **{argument: wanted}) if argument else wanted
+            if field != "patches":  # its positions must fit: no part of a config of texts
+                model = dataclasses.replace(model, **{field: changed})
+        if any(x.field == "patches" for x in found):
+            return found
+        _, others = self._written(dataclasses.replace(config, model=model))
+        known_fields = {x.field.partition(".")[0] for x in found}
+        return found + [x for x in others if x.field not in known_fields]
+
+    def _unsupported(self, config: CheckpointConfig) -> dict[str, tuple[object, str]]:
+        """The variants that the format lacks, by path: each with what the format has."""
+        found = self.fields_of(config.architecture).unsupported_variants(config.model)
+        for name in self.architectures[config.architecture].by_file:
+            if getattr(config.model, name) is None:
+                found.pop(name, None)
+        return found
+
+    def _written(self, config: CheckpointConfig) -> tuple[dict[str, object], list[Misfit]]:
+        """The ``config.json`` of a model whose variants this family has, and what it would not give back."""
         architecture = self.architectures[config.architecture]
         absent = {field for field in architecture.by_file if getattr(config.model, field) is None}
         ignored = {*RUNTIME, *(("tie_embeddings",) if self.tied_by_file else ()), *absent}
@@ -151,36 +223,17 @@ class Family(NamedTuple):
         as_read = {**config.settings, **identity}
         complete = config.settings.get("model_type") == self.model_type  # not a few keys of a user
         if complete and not self._differences(as_read, config.model, ignored):
-            return as_read
+            return as_read, []
         others = {name: value for name, value in config.settings.items() if name not in self.aliases}
         settings = {**others, **self.fields_of(config.architecture).write(config.model), **identity}
-        if differ := self._differences(settings, config.model, ignored):
-            raise ValueError(
-                f"save: got a model that {config.architecture} cannot express; wanted the values below.\n"
-                + "\n".join(differ)
-            )
-        return settings
+        return settings, self._differences(settings, config.model, ignored)
 
-    def _check_variants(self, config: CheckpointConfig) -> None:
-        """Raises for variants that the format lacks, by path."""
-        found = self.fields_of(config.architecture).unsupported_variants(config.model)
-        for name in self.architectures[config.architecture].by_file:
-            if getattr(config.model, name) is None:
-                found.pop(name, None)
-        if found:
-            got = ", ".join(f"{path}={value!r:.200}" for path, (value, _) in found.items())
-            wanted = ", ".join(f"{known} as {path}" for path, (_, known) in found.items())
-            raise ValueError(
-                f"save: got {got}; wanted {wanted}: {config.architecture}, of the {self.model_type} format, "
-                "has no other. Keep the parameters of such a model in a checkpoint of train.Checkpoints."
-            )
-
-    def _differences(self, settings: Settings, model: nn.Config, ignored: set[str]) -> list[str]:
-        """The fields that would be read back with another value, one line each."""
+    def _differences(self, settings: Settings, model: nn.Config, ignored: set[str]) -> list[Misfit]:
+        """The fields that would be read back with another value."""
         read_back = _fields(resolved(self.read_config(settings, "config.json")))
         wanted = _fields(resolved(model))
         return [
-            f"  {name}: {wanted[name]!r}, which would come back as {read_back[name]!r}"
+            Misfit(name, wanted[name], read_back[name], repr(read_back[name]))
             for name in wanted
             if name not in ignored and wanted[name] != read_back[name]
         ]

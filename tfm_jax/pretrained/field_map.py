@@ -246,6 +246,11 @@ class FieldMap(NamedTuple):
                 found |= row.variants
         return found
 
+    def example_variants(self) -> dict[str, object]:
+        """One variant that this format has, by field of an ``nn.Config``."""
+        classes = {name: found[0] for name, found in self.variants().items()}
+        return {name: _PATCHES if kind is nn.Patches else kind() for name, kind in classes.items()}
+
     def unsupported_variants(self, model: nn.Config) -> dict[str, tuple[object, str]]:
         """The variants of a model that this format lacks, by path: each with what the format has.
 
@@ -274,6 +279,8 @@ class FieldMap(NamedTuple):
 
 
 NO_FIELDS = FieldMap(())
+_PATCHES = nn.Patches(224, 224, 3, 16, class_token=True)
+"""Patches as ViT has them: their sizes have no defaults."""
 
 
 def _variants_of_config() -> dict[str, object]:

@@ -70,7 +70,9 @@ def save(
     tensors = {
         name.removeprefix(prefix): tensor for name, tensor in tensors_of(shapes, config, family).items()
     }
-    _write_tensors(directory, leaves, tensors, max_file_bytes)
+    dtype = next(iter(leaves.values())).dtype
+    tables = {name: table.astype(dtype) for name, table in family.tables(settings).items()}
+    _write_tensors(directory, leaves, tensors, tables, max_file_bytes)
     settings["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     _write_json(directory / "config.json", settings)
     if config.generation:
@@ -79,14 +81,21 @@ def save(
 
 
 def _write_tensors(
-    directory: Path, leaves: Mapping[str, Array], tensors: dict[str, CheckpointTensor], max_file_bytes: int
+    directory: Path,
+    leaves: Mapping[str, Array],
+    tensors: dict[str, CheckpointTensor],
+    tables: Mapping[str, np.ndarray],
+    max_file_bytes: int,
 ) -> None:
-    """Writes the tensors to one file, or to several and an index."""
+    """Writes the tensors, and tables that are no parameters, to one file, or to several and an index."""
     files: list[list[str]] = [[]]
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    counts = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
+    counts |= {name: table.size for name, table in tables.items()}
     sizes, filled = {}, 0
-    for name, tensor in tensors.items():
-        itemsize = leaves[tensor.slices[0].path].dtype.itemsize
-        sizes[name] = itemsize * int(np.prod(tensor.shape, dtype=np.int64))
+    for name, count in counts.items():
+        leaf = tables[name] if name in tables else leaves[tensors[name].slices[0].path]
+        sizes[name] = leaf.dtype.itemsize * count
         if files[-1] and filled + sizes[name] > max_file_bytes:
             files.append([])
             filled = 0
@@ -99,12 +108,12 @@ def _write_tensors(
     )
     for file, names in zip(file_names, files, strict=True):
         # safetensors writes the memory of an array and ignores its strides.
-        arrays = {name: np.ascontiguousarray(_tensor(leaves, tensors[name])) for name in names}
+        found = {name: tables[name] if name in tables else _tensor(leaves, tensors[name]) for name in names}
+        arrays = {name: np.ascontiguousarray(array) for name, array in found.items()}
         save_file(arrays, directory / file, metadata={"format": "pt"})
     if len(files) > 1:
         weight_map = {name: file for file, names in zip(file_names, files, strict=True) for name in names}
-        count = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in tensors.values())
-        totals = {"total_parameters": count, "total_size": sum(sizes.values())}
+        totals = {"total_parameters": sum(counts.values()), "total_size": sum(sizes.values())}
         index = {"metadata": totals, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
 

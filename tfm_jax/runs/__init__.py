@@ -1,5 +1,6 @@
 """Models of runs and of checkpoints of transformers: by their task, or with the parts that training needs."""
 
+from tfm_jax.runs.convert import convert_run
 from tfm_jax.runs.load import PROCESSOR_FILE, TrainedModel, load_model, read_model_config
 from tfm_jax.runs.load_task import (
     load_image_classifier,
@@ -15,6 +16,7 @@ __all__ = [
     "Origin",
     "Task",
     "TrainedModel",
+    "convert_run",
     "is_run",
     "load_image_classifier",
     "load_model",

@@ -91,6 +91,13 @@ FIELDS = {
     },
     "bart": BART,
     "mbart": BART | {"norm_placement": "pre", "final_norm": True, "scale_embeddings": True},
+    "pegasus": BART
+    | {
+        "positions": nn.Sinusoidal(pairing="half"),
+        "embedding_norm": False,
+        "norm_placement": "pre",
+        "final_norm": True,
+    },
     "marian": BART
     | {"positions": nn.Sinusoidal(pairing="half"), "embedding_norm": False, "feed_forward_dropout_rate": 0.1},
     "vit": {

@@ -1,5 +1,6 @@
 """The families of checkpoints, one file each: settings and tensor names."""
 
+from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families import bart, bert, bloom, distilbert, gpt2, gpt_neox, llama, opt, t5, vit
 from tfm_jax.pretrained.families._common import labels_of
@@ -8,6 +9,7 @@ from tfm_jax.pretrained.family import Architecture, Family
 __all__ = [
     "FAMILIES",
     "architecture_in",
+    "classifier_pooler",
     "family_by_type",
     "family_of",
     "find_architecture",
@@ -93,3 +95,17 @@ def family_of(settings: Settings, source: object) -> tuple[str, Family]:
         family = family_by_type(settings, source)
         return next(iter(family.architectures)), family
     return name, find_family(name)
+
+
+def classifier_pooler(settings: Settings, source: object) -> nn.Pooling | None:
+    """The pooler of the sequence classifier in the family of a ``config.json``; None where there is none.
+
+    Args:
+      settings: the parsed file, of any architecture of the family.
+      source: the file, for messages.
+    """
+    family = family_of(settings, source)[1]
+    names = [name for name in family.architectures if name.endswith("ForSequenceClassification")]
+    if not names:
+        return None
+    return family.read_config({**settings, "architectures": names}, source).pooler

@@ -148,6 +148,7 @@ def classifier(
     encoder: Callable[..., list[WeightMapping]],
     pooling: Literal["first"] | None,
     dropout: Callable[[CheckpointConfig], float],
+    dropout_setting: str = "",
     *,
     head: str = "classifier",
     pooler: str | None = None,
@@ -159,6 +160,7 @@ def classifier(
       encoder: ``encoder(config, param="encoder/")``, the tensors of the encoder.
       pooling: as in ``nn.Classifier``.
       dropout: the rate before the head.
+      dropout_setting: as in ``Architecture``.
       head, pooler: the names of the two dense layers in the checkpoint; None is no pooler.
       fields: as in ``Architecture``.
 
@@ -174,4 +176,4 @@ def classifier(
         n = len(labels_of(config.settings))
         return {"n_classes": n, "pooling": pooling, "dropout_rate": dropout(config)}
 
-    return Architecture(nn.Classifier, names, options, fields)
+    return Architecture(nn.Classifier, names, options, fields, dropout_setting=dropout_setting)

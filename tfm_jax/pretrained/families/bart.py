@@ -1,4 +1,4 @@
-"""BART, mBART and Marian: encoder-decoders with a bias on the logits."""
+"""BART, mBART, Pegasus and Marian: encoder-decoders with a bias on the logits."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfm_jax import nn, ops
+from tfm_jax.pretrained.config_keys import Settings
 from tfm_jax.pretrained.families._common import ACTIVATION
 from tfm_jax.pretrained.family import Architecture, Family
 from tfm_jax.pretrained.field_map import Converter, Field, FieldMap, Same
@@ -48,20 +49,23 @@ _LEARNED = {"positions": nn.Learned, "embedding_norm": True}
 # Version 3 of transformers had these settings; each family has one value of them.
 _BART_NORMS = {"normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": True}
 _MBART_NORMS = {"normalize_before": True, "add_final_layer_norm": True, "normalize_embedding": True}
+_PEGASUS_NORMS = {"normalize_before": True, "add_final_layer_norm": True, "normalize_embedding": False}
 _MARIAN_NORMS = {"normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": False}
 _SHARED = {"share_encoder_decoder_embeddings": True}
+_SINUSOIDAL = {"positions": nn.Sinusoidal(pairing="half")}
 BART = FIELDS.extended(_POSITIONS, model=_POST | _LEARNED, only=_BART_NORMS)
 MBART = FIELDS.extended(_POSITIONS, model=_PRE | _LEARNED, only=_MBART_NORMS)
+PEGASUS = FIELDS.extended(model=_PRE | _SINUSOIDAL, only=_PEGASUS_NORMS)
 MARIAN = FIELDS.extended(
     Same("decoder_vocab_size", "vocab_size", "vocab_size", unset=(None, 0)),
-    model=_POST | {"positions": nn.Sinusoidal(pairing="half")},
+    model=_POST | _SINUSOIDAL,
     only=_MARIAN_NORMS | _SHARED,
     written=_SHARED,
 )
 
 
 def names(config: nn.Config) -> list[WeightMapping]:
-    """The tensors of all three families."""
+    """The tensors of all four families."""
     return [
         *_stack("encoder"),
         *_stack("decoder"),
@@ -102,6 +106,15 @@ def _sines(config: nn.Config, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(ops.sinusoidal(jnp.arange(shape[0]), config.d_model, pairing="half"))
 
 
+def _pegasus_tables(settings: Settings) -> dict[str, np.ndarray]:
+    """The position tables, in float64 as transformers computes them."""
+    D, rows = settings["d_model"], settings.get("max_position_embeddings", 1024)
+    angles = np.arange(rows)[:, None] / 10_000.0 ** (np.arange(0, D, 2) / D)
+    table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    return {f"model.{stack}.embed_positions.weight": table for stack in ("encoder", "decoder")}
+
+
+_TABLES = ((r"model\.(encoder|decoder)\.embed_positions\.weight", _sines),)
 _family = functools.partial(
     Family,
     prefix="model.",
@@ -118,9 +131,11 @@ FAMILIES = (
     _family("bart", {"BartForConditionalGeneration": _model}, BART),
     _family("mbart", {"MBartForConditionalGeneration": _model}, MBART),
     _family(
-        "marian",
-        {"MarianMTModel": _model},
-        MARIAN,
-        constants=((r"model\.(encoder|decoder)\.embed_positions\.weight", _sines),),
+        "pegasus",
+        {"PegasusForConditionalGeneration": _model},
+        PEGASUS,
+        constants=_TABLES,
+        tables=_pegasus_tables,
     ),
+    _family("marian", {"MarianMTModel": _model}, MARIAN, constants=_TABLES),
 )

@@ -10,7 +10,7 @@ from tfm_jax import nn
 from tfm_jax.pretrained.config_keys import TrackedSettings
 from tfm_jax.pretrained.families._common import ACTIVATION, classifier
 from tfm_jax.pretrained.family import Architecture, CheckpointConfig, Family
-from tfm_jax.pretrained.field_map import Field, FieldMap, Fields, Group, expect
+from tfm_jax.pretrained.field_map import Converter, Field, FieldMap, Fields, Group, expect
 from tfm_jax.pretrained.weights.tensor_map import (
     WeightMapping,
     attention,
@@ -24,6 +24,8 @@ from tfm_jax.pretrained.weights.tensor_map import (
 __all__ = ["FAMILIES"]
 
 _Names = Callable[..., list[WeightMapping]]
+# transformers looks up type 0 in every model: one without types does not fit.
+_TYPES = Converter(lambda n: n, lambda n: n or 2)
 FIELDS = FieldMap(
     (
         Field("vocab_size"),
@@ -33,7 +35,7 @@ FIELDS = FieldMap(
         Field("intermediate_size", "d_ff"),
         Field("layer_norm_eps", "norm.eps", 1e-12),
         Field("hidden_act", "feed_forward.activation", "gelu", ACTIVATION),
-        Field("type_vocab_size", "token_types", 2),
+        Field("type_vocab_size", "token_types", 2, _TYPES),
         Field("hidden_dropout_prob", "dropout_rate", 0.1),
         Field("attention_probs_dropout_prob", "attention_dropout_rate", 0.1),
     ),
@@ -134,8 +136,11 @@ def _activation(config: CheckpointConfig) -> dict[str, object]:
     return {"activation": expect(config.model.feed_forward, nn.Mlp).activation}
 
 
+_RATE = "classifier_dropout"
+
+
 def _head_dropout(config: CheckpointConfig) -> float:
-    rate = config.settings.get("classifier_dropout")
+    rate = config.settings.get(_RATE)
     return config.model.dropout_rate if rate is None else rate
 
 
@@ -155,9 +160,9 @@ BERT = Family(
             nn.MaskedLanguageModel, _bert_masked, _activation, FieldMap((), only=_TIED)
         ),
         "BertForSequenceClassification": classifier(
-            _bert, "first", _head_dropout, pooler="bert.pooler.dense", fields=_POOLED
+            _bert, "first", _head_dropout, _RATE, pooler="bert.pooler.dense", fields=_POOLED
         ),
-        "BertForTokenClassification": classifier(_bert, None, _head_dropout),
+        "BertForTokenClassification": classifier(_bert, None, _head_dropout, _RATE),
     },
     BERT_FIELDS,
     prefix="bert.",
@@ -169,7 +174,7 @@ BERT = Family(
 
 
 def _read_pooler(settings: TrackedSettings) -> Fields:
-    rate = settings.get("classifier_dropout")
+    rate = settings.get(_RATE)
     rate = settings.get("hidden_dropout_prob", 0.1) if rate is None else rate
     return {"pooler": nn.Pooler("tanh", rate)}
 
@@ -177,7 +182,7 @@ def _read_pooler(settings: TrackedSettings) -> Fields:
 def _write_pooler(model: nn.Config) -> dict[str, object]:
     rate = expect(model.pooler, nn.Pooler).dropout_rate
     # Not 0.0: the key sets the rate of the classifier's head too.
-    return {} if rate in (0.0, model.dropout_rate) else {"classifier_dropout": rate}
+    return {} if rate in (0.0, model.dropout_rate) else {_RATE: rate}
 
 
 _roberta = functools.partial(encoder_names, prefix="roberta.")
@@ -199,11 +204,12 @@ ROBERTA = Family(
             _roberta,
             "first",
             _head_dropout,
+            _RATE,
             head="classifier.out_proj",
             pooler="classifier.dense",
             fields=FieldMap((Group(_read_pooler, _write_pooler, variants={"pooler": (nn.Pooler,)}),)),
         ),
-        "RobertaForTokenClassification": classifier(_roberta, None, _head_dropout),
+        "RobertaForTokenClassification": classifier(_roberta, None, _head_dropout, _RATE),
     },
     ROBERTA_FIELDS,
     prefix="roberta.",

@@ -65,8 +65,11 @@ def _activation(config: CheckpointConfig) -> dict[str, object]:
     return {"activation": expect(config.model.feed_forward, nn.Mlp).activation}
 
 
+_RATE = "seq_classif_dropout"
+
+
 def _sequence_dropout(config: CheckpointConfig) -> float:
-    return config.settings.get("seq_classif_dropout", 0.2)
+    return config.settings.get(_RATE, 0.2)
 
 
 def _token_dropout(config: CheckpointConfig) -> float:
@@ -80,7 +83,7 @@ DISTILBERT = Family(
         "DistilBertModel": Architecture(nn.Encoder, encoder_names, bare=True),
         "DistilBertForMaskedLM": Architecture(nn.MaskedLanguageModel, masked_names, _activation),
         "DistilBertForSequenceClassification": classifier(
-            encoder_names, "first", _sequence_dropout, pooler="pre_classifier", fields=_POOLER
+            encoder_names, "first", _sequence_dropout, _RATE, pooler="pre_classifier", fields=_POOLER
         ),
         "DistilBertForTokenClassification": classifier(encoder_names, None, _token_dropout),
     },

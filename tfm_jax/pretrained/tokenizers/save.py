@@ -38,7 +38,8 @@ def tokenizer_files(
 
     Args:
       tokenizer: that the files are read back as.
-      config: of the model. Its tokenizer ``files`` are reused if they are this tokenizer's.
+      config: of the model. Its tokenizer ``files`` are reused if they are this tokenizer's; settings alone,
+        such as a ``model_max_length``, are kept.
       settings: the model's config.json, on which the tokenizer's class depends.
 
     Returns:
@@ -57,11 +58,9 @@ def tokenizer_files(
     templates = {name: data for name, data in loaded.items() if "chat_template" in name}
     configs = {name: data for name, data in loaded.items() if name in _CONFIG_FILES}
     new_config = {"tokenizer_config.json": _to_json(_new_config(tokenizer, config, loaded))}
-    candidates = [
-        loaded,
-        templates | configs | {"tokenizer.json": _to_json(state | kept)},
-        templates | new_config | {"tokenizer.json": _to_json(state)},
-    ]
+    candidates = [templates | new_config | {"tokenizer.json": _to_json(state)}]
+    if loaded.keys() - configs.keys() - templates.keys():  # the files of a tokenizer, not settings alone
+        candidates = [loaded, templates | configs | {"tokenizer.json": _to_json(state | kept)}, *candidates]
     if settings.get("model_type") == "qwen2" and state["model"]["type"] != "BPE":
         candidates = []  # its class rebuilds a BPE, whatever class the files name
     for files in candidates:
