@@ -12,6 +12,7 @@ except ImportError as error:
     ) from error
 
 from tfm_jax.laws import strategies
+from tfm_jax.laws.adapters import heads_first, numpy, torch
 from tfm_jax.laws.check import LawViolated, Report, check, findings, holds
 from tfm_jax.laws.law import Law, Suite, Violation, assert_close, law
 from tfm_jax.laws.subject import Subject, Unsupported
@@ -127,6 +128,7 @@ __all__ = [
     "findings",
     "frequency_penalty",
     "gradient_accumulation",
+    "heads_first",
     "holds",
     "initializer",
     "language_model",
@@ -139,6 +141,7 @@ __all__ = [
     "mixture_of_experts",
     "no_repeat_ngram",
     "norm",
+    "numpy",
     "padded_decoder",
     "position_bias",
     "position_scheme",
@@ -152,5 +155,6 @@ __all__ = [
     "temperature",
     "top_k",
     "top_p",
+    "torch",
     "transformations",
 ]
