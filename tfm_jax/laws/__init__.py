@@ -13,8 +13,10 @@ except ImportError as error:
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.adapters import heads_first, numpy, torch
-from tfm_jax.laws.check import LawViolated, Report, check, findings, holds
+from tfm_jax.laws.check import check, findings
+from tfm_jax.laws.decorators import LawViolated, holds, parametrize
 from tfm_jax.laws.law import Law, Suite, Violation, assert_close, law
+from tfm_jax.laws.report import Report
 from tfm_jax.laws.subject import Subject, Unsupported
 from tfm_jax.laws.suites.activation import activation
 from tfm_jax.laws.suites.attention import attention
@@ -143,6 +145,7 @@ __all__ = [
     "norm",
     "numpy",
     "padded_decoder",
+    "parametrize",
     "position_bias",
     "position_scheme",
     "relative_buckets",
