@@ -31,7 +31,7 @@ WRONG = ["nan", "inf", "-inf", "-1", str(-(10**30)), str(10**30), "1e300", "thre
 
 
 def test_every_numeric_option_declares_its_range():
-    assert len(OPTIONS) == 22
+    assert len(OPTIONS) == 24
     for command in COMMANDS:
         for name, hint in numeric(command):
             assert range_of(hint) is not None, f"{command} --{name}"

@@ -167,8 +167,9 @@ class Report:
         return sorted(violated, key=lambda found: SEVERITIES.index(found.law.severity))
 
     def conclusion(self) -> str:
-        """The violated laws once more, wrong results first, and the summary."""
-        lines = [f"{x.law.severity:13s} {x.law.name}: {x.law.sentence}" for x in self.by_severity()]
+        """The violated laws once more if there are other laws, wrong results first, and the summary."""
+        again = self.by_severity() if len(self.findings) > 1 else ()
+        lines = [f"{x.law.severity:13s} {x.law.name}: {x.law.sentence}" for x in again]
         return "\n".join([*(["Violated:", *lines] if lines else ()), self.summary()])
 
     def summary(self) -> str:
