@@ -120,6 +120,8 @@ def check_law(
         case = adapt(drawn)
         if case is None:
             skipped += 1
+            if not count and skipped >= UNSUPPORTED:
+                raise _Stopped
             hypothesis.reject()
         try:
             law.statement(subject, case)
@@ -129,25 +131,26 @@ def check_law(
                 raise _Stopped from None
             hypothesis.reject()
         except Violation as violation:
-            raise Violation(f"{describe(case)}\n{violation}") from None
+            shown = case if violation.case is None else violation.case
+            raise Violation(f"{describe(shown)}\n{violation}", severity=violation.severity) from None
         count += 1
 
-    counterexample = None
+    counterexample, severity = None, law.severity
     try:
         _settings(examples, seed)(hypothesis.given(law.cases)(run))()
     except _Stopped:
         pass
     except Violation as violation:
-        counterexample = str(violation)
+        counterexample, severity = str(violation), violation.severity or severity
     except errors.Flaky as flaky:
         counterexample = f"two calls with the same arguments give different results:\n{flaky}"
     except errors.Unsatisfiable:
         if not unsupported_cases.number and not skipped:
             raise
     if not count and not unsupported_cases.number and skipped:
-        return Finding(law, 0, skipped, "no case of this law has the sizes of the options", None)
-    reason = unsupported_cases.first.reason if unsupported_cases.first else ""
-    return Finding(law, count, unsupported_cases.number, reason, counterexample, unsupported_cases.first)
+        return Finding(law, 0, skipped, "no case of this law has the sizes of the options", None, severity)
+    first, number = unsupported_cases.first, unsupported_cases.number
+    return Finding(law, count, number, first.reason if first else "", counterexample, severity, first)
 
 
 class _UnsupportedCases:

@@ -22,7 +22,17 @@ ArrayLike = NumPyArrayLike | JaxArrayLike
 
 
 class Violation(AssertionError):
-    """A law does not hold in a case. The message says what was got and what was wanted."""
+    """A law does not hold in a case. The message says what was got and what was wanted.
+
+    Args:
+      message: the message.
+      case: the case, where it is not the one with which the statement was called.
+      severity: where it is not that of the law.
+    """
+
+    def __init__(self, message: str = "", *, case: object = None, severity: str | None = None):
+        super().__init__(message)
+        self.case, self.severity = case, severity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Finding:
       unsupported: the number of cases for which the function raised ValueError, TypeError or RuntimeError.
       reason: the first of these exceptions, as text; "" without any.
       counterexample: the smallest case found that violates the law, with the message; None where it holds.
+      severity: of the violation, or of the law.
       first_unsupported: more about the first exception; None without any.
     """
 
@@ -63,6 +64,7 @@ class Finding:
     unsupported: int
     reason: str
     counterexample: str | None
+    severity: str
     first_unsupported: UnsupportedCase | None = None
 
     @property
@@ -86,7 +88,7 @@ class Finding:
         return {
             "law": self.law.name,
             "sentence": self.law.sentence,
-            "severity": self.law.severity,
+            "severity": self.severity,
             "status": self.status,
             "cases": self.cases,
             "unsupported": self.unsupported,
@@ -164,12 +166,12 @@ class Report:
     def by_severity(self) -> list[Finding]:
         """The violated laws, wrong results first."""
         violated = [found for found in self.findings if found.status == "violated"]
-        return sorted(violated, key=lambda found: SEVERITIES.index(found.law.severity))
+        return sorted(violated, key=lambda found: SEVERITIES.index(found.severity))
 
     def conclusion(self) -> str:
         """The violated laws once more if there are other laws, wrong results first, and the summary."""
         again = self.by_severity() if len(self.findings) > 1 else ()
-        lines = [f"{x.law.severity:13s} {x.law.name}: {x.law.sentence}" for x in again]
+        lines = [f"{x.severity:13s} {x.law.name}: {x.law.sentence}" for x in again]
         return "\n".join([*(["Violated:", *lines] if lines else ()), self.summary()])
 
     def summary(self) -> str:
@@ -196,7 +198,7 @@ class Report:
             "| --- | --- | --- |",
         ]
         for found in self.findings:
-            status = f"violated ({found.law.severity})" if found.status == "violated" else found.status
+            status = f"violated ({found.severity})" if found.status == "violated" else found.status
             sentence = found.law.sentence.replace("|", "\\|")
             lines.append(f"| `{found.law.name}` | {sentence} | {status} |")
         for found in self.by_severity():
@@ -227,7 +229,7 @@ class Report:
             f"{len(self._with_status('holds'))} of {len(self.findings)} hold",
         )
         color = "green" if self.ok else "yellow"
-        if any(found.law.severity == SEVERITIES[0] for found in self.by_severity()):
+        if any(found.severity == SEVERITIES[0] for found in self.by_severity()):
             color = "red"
         if path.suffix == ".json":
             data = {"schemaVersion": 1, "label": label, "message": message, "color": color}

@@ -78,5 +78,7 @@ class SizedSubject(Subject):
         return self.sizes.resize(case)
 
     def applies(self, law: str) -> bool:
-        """Whether the law says something: with K = N there are no groups of heads."""
-        return law != "grouped_query_heads" or self.sizes.kv_heads != "equal"
+        """Whether the law fits the sizes: K = N has no groups of heads, a fixed N no calls with one head."""
+        if law == "grouped_query_heads":
+            return self.sizes.kv_heads != "equal"
+        return law != "heads_are_independent" or self.sizes.heads in (None, 1)
