@@ -1,6 +1,5 @@
 """Reports: what holds, what is violated by which small case, and what is not supported."""
 
-import sys
 from typing import NamedTuple
 
 import hypothesis
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.mutants.attention import MUTANTS
-from tfm_jax import cli, laws, ops
+from tfm_jax import laws, ops
 from tfm_jax.laws.law import describe
 
 
@@ -244,39 +243,6 @@ def test_function_that_always_raises_supports_no_law_of_caches():
 
     report = laws.check(raises, laws.cached_decoder, examples=2)
     assert report.unsupported == tuple(law.name for law in laws.cached_decoder)
-
-
-@pytest.mark.parametrize(
-    "text, status, message",
-    [
-        ("mine.right", 0, "1 laws of attention: 1 hold, 0 violated, 0 not supported"),
-        ("mine.wrong", 1, "violated      no_mask: Without a mask"),
-        ("mine.unsupported", 1, "0 hold, 0 violated, 1 not supported"),
-        ("mine.nothing", 2, "got mine.nothing; wanted a function (module 'mine' has no attribute 'nothing')"),
-        ("nowhere.at_all", 2, "got nowhere.at_all; wanted a function (No module named 'nowhere')"),
-        ("mine.number", 2, "got mine.number = 3; wanted a function"),
-    ],
-)
-def test_command(text, status, message, tmp_path, monkeypatch, capsys):
-    (tmp_path / "mine.py").write_text(
-        "from tests.mutants.attention import attend as right\n"
-        "number = 3\n"
-        "def wrong(q, k, v, mask): return 2 * right(q, k, v, mask)\n"
-        "def unsupported(q, k, v, mask): raise ValueError('no')\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    monkeypatch.setitem(laws.SUITES, "attention", laws.attention.only("no_mask"))
-    assert cli.main(["laws", text, "--examples", "3"]) == status
-    out, err = capsys.readouterr()
-    assert message in out + err
-
-
-def test_command_lists_the_suites(capsys):
-    assert cli.main(["laws", "math.sqrt", "--suite", "bridges"]) == 2
-    message = capsys.readouterr().err
-    assert "--suite: got 'bridges'" in message and "attention: attend(q [B, T, N, H]" in message
 
 
 def test_a_case_of_arrays_is_shown_by_part():
