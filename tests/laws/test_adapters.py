@@ -185,8 +185,10 @@ def test_what_torch_does_not_differentiate_has_gradient_0():
 def test_a_module_of_torch():
     import torch
 
-    module = torch.nn.Linear(3, 2)
+    module, threads = torch.nn.Linear(3, 2), torch.get_num_threads()
     out = jax.jit(laws.torch(module))(X)
+    assert laws.torch(lambda x: torch.tensor(torch.get_num_threads()))(X) == 1
+    assert torch.get_num_threads() == threads
     np.testing.assert_allclose(out, module(torch.tensor(X)).detach(), rtol=1e-6)
 
 

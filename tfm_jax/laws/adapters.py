@@ -4,8 +4,9 @@ A suite calls the function under test with JAX arrays, and transforms it by ``ji
 function of another library is called directly, or through ``jax.pure_callback`` where JAX traces.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,8 @@ def torch(function: Function) -> Function:
 
     Returns:
       The function. Where JAX traces it, it is called once with ones (integers: zeros) for the shapes of its
-      outputs, and in each run one example at a time under ``vmap``. It has no forward-mode derivatives.
+      outputs, and in each run one example at a time under ``vmap``. It runs in one thread, and has no
+      forward-mode derivatives.
 
     Raises:
       ImportError: without torch.
@@ -63,10 +65,22 @@ def torch(function: Function) -> Function:
             return y.contiguous().view(library.int16).numpy().view(jnp.bfloat16)
         return y.numpy()
 
+    @contextlib.contextmanager
+    def one_thread() -> Iterator[None]:
+        # The arrays of laws are tiny: several threads take longer to wait for each other than to compute.
+        threads = library.get_num_threads()
+        library.set_num_threads(1)
+        try:
+            yield
+        finally:
+            library.set_num_threads(threads)
+
+    @one_thread()
     def forward(*args: Any, **options: Any) -> Any:
         args, options = jax.tree.map(to_tensor, (args, options))
         return jax.tree.map(to_numpy, function(*args, **options))
 
+    @one_thread()
     def backward(cotangents: list[np.ndarray], args: Any, options: Any) -> list[np.ndarray]:
         leaves, tree = jax.tree.flatten((args, options))
         tensors = [to_tensor(x, requires_grad=_is_floating(x)) for x in leaves]
