@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.sentences import sentences
 from tfm_jax import laws
-from tfm_jax.laws.check import Finding
+from tfm_jax.laws.report import Finding
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, DATA = DOCS / "laws.md", DOCS / "laws.json"

@@ -155,7 +155,8 @@ def test_an_experiment_with_a_closed_pipe_or_a_full_device(name):
 @pytest.mark.parametrize("delay", [0.6, 1.2, 1.8, 2.4, 3.0])
 def test_ctrl_c_while_tfm_starts(delay, tmp_path):
     """During imports, of JAX too, or while a line of input is read."""
-    command = [sys.executable, "-m", "tfm_jax.cli", "laws", "time.sleep", "--examples", "100000"]
+    command = [sys.executable, "-m", "tfm_jax.cli", "laws", "jax.numpy.tanh", "--suite", "activation"]
+    command += ["--examples", "100000"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE, "cwd": ROOT}
     with subprocess.Popen(command, **options) as process:
         time.sleep(delay)

@@ -27,7 +27,7 @@ def peer(name, flash, grouped):
             raise ValueError("Attend: got another offset; wanted S - T")
         valid = None if lengths is None else torch.arange(S) < torch.tensor(lengths.tolist())[:, None]
 
-        def call(q, k, v, mask):
+        def call(q, k, v):
             return make(q, k, causal=causal)(q, k, v, mask=valid)[0]
 
         return assertions_as_value_errors(torch_function(call))(q, k, v)

@@ -12,8 +12,11 @@ except ImportError as error:
     ) from error
 
 from tfm_jax.laws import strategies
-from tfm_jax.laws.check import LawViolated, Report, check, findings, holds
+from tfm_jax.laws.adapters import heads_first, numpy, torch
+from tfm_jax.laws.check import check, findings
+from tfm_jax.laws.decorators import LawViolated, holds, parametrize
 from tfm_jax.laws.law import Law, Suite, Violation, assert_close, law
+from tfm_jax.laws.report import Report
 from tfm_jax.laws.subject import Subject, Unsupported
 from tfm_jax.laws.suites.activation import activation
 from tfm_jax.laws.suites.attention import attention
@@ -127,6 +130,7 @@ __all__ = [
     "findings",
     "frequency_penalty",
     "gradient_accumulation",
+    "heads_first",
     "holds",
     "initializer",
     "language_model",
@@ -139,7 +143,9 @@ __all__ = [
     "mixture_of_experts",
     "no_repeat_ngram",
     "norm",
+    "numpy",
     "padded_decoder",
+    "parametrize",
     "position_bias",
     "position_scheme",
     "relative_buckets",
@@ -152,5 +158,6 @@ __all__ = [
     "temperature",
     "top_k",
     "top_p",
+    "torch",
     "transformations",
 ]

@@ -1,7 +1,6 @@
 """``check``: tests a function against a suite of laws, and reports what holds."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,92 +8,20 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, errors
 
 from tfm_jax.laws.law import Law, Suite, Violation, describe
-from tfm_jax.laws.subject import Unsupported
+from tfm_jax.laws.report import Finding, Report, UnsupportedCase, unsupported_case
+from tfm_jax.laws.subject import Subject, Unsupported
 
-__all__ = ["Finding", "LawViolated", "Report", "check", "findings", "holds"]
+__all__ = ["check", "check_law", "findings"]
 
-STATUSES = ("holds", "violated", "not supported")
-
-
-class LawViolated(AssertionError):
-    """A function violates a law of a ``holds`` test. The message is the report."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """The result of one law.
-
-    Args:
-      law: the law.
-      cases: the number of cases in which the law was checked.
-      unsupported: the number of cases for which the function raised ValueError, TypeError or RuntimeError.
-      reason: the first of these exceptions, as text; "" without any.
-      counterexample: the smallest case found that violates the law, with the message; None where it holds.
-    """
-
-    law: Law
-    cases: int
-    unsupported: int
-    reason: str
-    counterexample: str | None
-
-    @property
-    def status(self) -> str:
-        """ "holds", "violated" or "not supported"."""
-        if self.counterexample is not None:
-            return "violated"
-        return "holds" if self.cases else "not supported"
-
-    def __str__(self) -> str:
-        lines = [f"{self.status:13s} {self.law.name}: {self.law.sentence}"]
-        if self.counterexample is not None:
-            lines += [f"    {line}" for line in self.counterexample.splitlines()]
-        elif self.unsupported:
-            total = self.cases + self.unsupported
-            lines.append(f"    {self.unsupported} of {total} cases not supported: {self.reason}")
-        return "\n".join(lines)
+UNSUPPORTED = 25
+"""After this many cases, the first ones, that all raise at one line of code, a law is not tried further. With
+fewer, a function that supports one size in nine could look as if it supported none."""
+TYPE_ERRORS = 5
+"""As ``UNSUPPORTED``, for a TypeError or NotImplementedError with one message: it depends on no size."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """The findings of a suite; as text, one line per law, with the counterexamples.
-
-    Args:
-      suite: the name of the suite.
-      findings: one per law.
-    """
-
-    suite: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every law holds. A law that is not supported is not violated, but does not hold either."""
-        return not self.violated and not self.unsupported
-
-    @property
-    def violated(self) -> tuple[str, ...]:
-        """The names of the violated laws."""
-        return self._with_status("violated")
-
-    @property
-    def unsupported(self) -> tuple[str, ...]:
-        """The names of the laws for which the function supports no case."""
-        return self._with_status("not supported")
-
-    def _with_status(self, status: str) -> tuple[str, ...]:
-        return tuple(found.law.name for found in self.findings if found.status == status)
-
-    def __str__(self) -> str:
-        return "\n".join([*map(str, self.findings), self.summary()])
-
-    def summary(self) -> str:
-        """The number of laws by status, in one line."""
-        holding, violated, unsupported = (len(self._with_status(status)) for status in STATUSES)
-        return (
-            f"{len(self.findings)} laws of {self.suite}: {holding} hold, {violated} violated, "
-            f"{unsupported} not supported"
-        )
+class _Stopped(BaseException):
+    """Ends a run of hypothesis, which catches exceptions only."""
 
 
 def check(
@@ -107,8 +34,10 @@ def check(
         Report(suite.name, tuple(findings(function, suite, examples=examples, seed=seed, **options)))
 
     Args:
-      function: called as ``suite.signature`` says. A case for which it raises ValueError, TypeError or
-        RuntimeError counts as not supported; any other exception violates the law.
+      function: called as ``suite.signature`` says; ``laws.torch``, ``laws.numpy`` and ``laws.heads_first``
+        adapt functions of other libraries. A case for which it raises ValueError, TypeError or RuntimeError
+        counts as not supported; any other exception violates the law. A law whose first cases all raise the
+        same is not tried further.
       suite: such as ``laws.attention``, or ``laws.attention.only("fully_masked_rows")``.
       examples: cases per law, at least 1.
       seed: the same seed draws the same cases.
@@ -137,58 +66,125 @@ def findings(
       options: as for ``check``.
 
     Returns:
-      An iterator with one ``Finding`` per law.
+      An iterator with one ``Finding`` per law. Where every law refuses its first case in the same way, that
+      is all that is tried.
 
     Raises:
       ValueError: as ``check``, at the first finding.
     """
     subject = suite.subject(function, **options)  # one for all laws, which share its compiled functions
-    for each in suite:
-        yield _check_law(each, subject, examples, seed)
+    laws = [law for law in suite if not isinstance(subject, Subject) or subject.applies(law.name)]
+    for i, law in enumerate(laws):
+        found = check_law(law, subject, suite.signature, examples=examples, seed=seed)
+        if i == 0 and len(laws) > 1 and found.first_unsupported and found.status == "not supported":
+            others = [
+                check_law(other, subject, suite.signature, examples=1, seed=seed, tries=1)
+                for other in laws[1:]
+            ]
+            places = {other.first_unsupported.place if other.first_unsupported else None for other in others}
+            if places == {found.first_unsupported.place}:
+                for each in (found, *others):
+                    assert each.first_unsupported is not None  # it has a place
+                    first_unsupported = dataclasses.replace(each.first_unsupported, signature=suite.signature)
+                    yield dataclasses.replace(each, first_unsupported=first_unsupported)
+                return
+        yield found
 
 
-def holds(
-    suite: Suite, *, allow_unsupported: tuple[str, ...] = (), **options: Any
-) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Decorator that makes a test of a function that returns the function under test.
-
-    Equivalent to::
-
-        def test(*args):
-            report = check(make(*args), suite, **options)
-            assert not report.violated and set(report.unsupported) <= set(allow_unsupported)
+def check_law(
+    law: Law, subject: Any, signature: str, *, examples: int = 100, seed: int = 0, tries: int = UNSUPPORTED
+) -> Finding:
+    """The finding of one law.
 
     Args:
-      suite: the laws.
-      allow_unsupported: names of laws that the function need not support.
-      options: as for ``check``.
+      law: the law.
+      subject: what its statement calls.
+      signature: of the suite.
+      examples: as for ``check``.
+      seed: as for ``check``.
+      tries: after this many cases, the first ones, that all raise at one line, the rest is left out.
 
     Returns:
-      The decorator. The test takes the arguments of the decorated function, such as fixtures, and raises
-      ``LawViolated`` with the report.
+      A ``Finding``.
+
+    Raises:
+      ValueError: for less than 1 example.
     """
-
-    def decorate(make: Callable[..., Any]) -> Callable[..., None]:
-        @functools.wraps(make)
-        def test(*args: Any, **kwargs: Any) -> None:
-            report = check(make(*args, **kwargs), suite, **options)
-            if report.violated or not set(report.unsupported) <= set(allow_unsupported):
-                raise LawViolated(f"\n{report}")
-
-        return test
-
-    return decorate
-
-
-def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
     if examples < 1:
         raise ValueError(f"laws.check: got examples={examples}; wanted at least 1")
-    count, reasons = 0, []
+    count, unsupported_cases, skipped = 0, _UnsupportedCases(signature, tries), 0
+    adapt = subject.adapt if isinstance(subject, Subject) else lambda case: case
+
+    def run(drawn: Any) -> None:
+        nonlocal count, skipped
+        case = adapt(drawn)
+        if case is None:
+            skipped += 1
+            if not count and skipped >= UNSUPPORTED:
+                raise _Stopped
+            hypothesis.reject()
+        try:
+            law.statement(subject, case)
+        except Unsupported as unsupported:
+            unsupported_cases.add(unsupported)
+            if not count and unsupported_cases.are_enough():
+                raise _Stopped from None
+            hypothesis.reject()
+        except Violation as violation:
+            shown = case if violation.case is None else violation.case
+            raise Violation(f"{describe(shown)}\n{violation}", severity=violation.severity) from None
+        count += 1
+
+    counterexample, severity = None, law.severity
+    try:
+        _settings(examples, seed)(hypothesis.given(law.cases)(run))()
+    except _Stopped:
+        pass
+    except Violation as violation:
+        counterexample, severity = str(violation), violation.severity or severity
+    except errors.Flaky as flaky:
+        counterexample = f"two calls with the same arguments give different results:\n{flaky}"
+    except errors.Unsatisfiable:
+        if not unsupported_cases.number and not skipped:
+            raise
+    if not count and not unsupported_cases.number and skipped:
+        return Finding(law, 0, skipped, "no case of this law has the sizes of the options", None, severity)
+    first, number = unsupported_cases.first, unsupported_cases.number
+    return Finding(law, count, number, first.reason if first else "", counterexample, severity, first)
+
+
+class _UnsupportedCases:
+    """The cases that a function does not support."""
+
+    def __init__(self, signature: str, tries: int):
+        self.first: UnsupportedCase | None = None
+        self.number = 0
+        self._signature, self._tries = signature, tries
+        self._same_place = self._same_reason = True
+
+    def add(self, unsupported: Unsupported) -> None:
+        """Counts a case."""
+        self.number += 1
+        if not self._same_place:
+            return
+        case = unsupported_case(unsupported, self._signature)
+        self.first = self.first or case
+        self._same_place = case.place == self.first.place
+        self._same_reason = self._same_reason and case.reason == self.first.reason
+
+    def are_enough(self) -> bool:
+        """Whether all cases so far say that the law is not supported."""
+        is_type_error = self.first is not None and issubclass(
+            self.first.kind, TypeError | NotImplementedError
+        )
+        limit = TYPE_ERRORS if is_type_error and self._same_reason else UNSUPPORTED
+        return self._same_place and self.number >= min(limit, self._tries)
+
+
+def _settings(examples: int, seed: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
     profile = hypothesis.settings.default
     shrinks = profile is not None and Phase.shrink in profile.phases
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
+    settings = hypothesis.settings(
         max_examples=examples,
         database=None,
         deadline=None,
@@ -198,26 +194,4 @@ def _check_law(law: Law, subject: Any, examples: int, seed: int) -> Finding:
         phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
         suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  an enum to it, not a meta
     )
-    @hypothesis.given(law.cases)
-    def run(case: Any) -> None:
-        nonlocal count
-        try:
-            law.statement(subject, case)
-        except Unsupported as unsupported:
-            reasons.append(str(unsupported))
-            hypothesis.reject()
-        except Violation as violation:
-            raise Violation(f"{describe(case)}\n{violation}") from None
-        count += 1
-
-    counterexample = None
-    try:
-        run()
-    except Violation as violation:
-        counterexample = str(violation)
-    except errors.Flaky as flaky:
-        counterexample = f"two calls with the same arguments give different results:\n{flaky}"
-    except errors.Unsatisfiable:
-        if not reasons:
-            raise
-    return Finding(law, count, len(reasons), reasons[0] if reasons else "", counterexample)
+    return lambda test: hypothesis.seed(seed)(settings(test))

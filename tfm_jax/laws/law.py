@@ -9,10 +9,12 @@ from hypothesis.strategies import SearchStrategy
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike as NumPyArrayLike
 
-__all__ = ["TOLERANCE", "Law", "Suite", "Violation", "assert_close", "describe", "law", "show"]
+__all__ = ["SEVERITIES", "TOLERANCE", "Law", "Suite", "Violation", "assert_close", "describe", "law", "show"]
 
 TOLERANCE = 2e-5  # for sums of a few float32 numbers near 1, in any order
-
+SEVERITIES = ("wrong result", "contract")
+"""What a violated law says: the function computes something else than its name says, or it does not make a
+promise that this library makes, such as output 0 in a fully masked row."""
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -20,7 +22,17 @@ ArrayLike = NumPyArrayLike | JaxArrayLike
 
 
 class Violation(AssertionError):
-    """A law does not hold in a case. The message says what was got and what was wanted."""
+    """A law does not hold in a case. The message says what was got and what was wanted.
+
+    Args:
+      message: the message.
+      case: the case, where it is not the one with which the statement was called.
+      severity: where it is not that of the law.
+    """
+
+    def __init__(self, message: str = "", *, case: object = None, severity: str | None = None):
+        super().__init__(message)
+        self.case, self.severity = case, severity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,27 +44,40 @@ class Law:
       sentence: the property.
       cases: a hypothesis strategy of cases, the simplest first.
       statement: called with the suite's subject and a case; raises ``Violation`` where the law does not hold.
+      severity: "wrong result", or "contract" for a promise of this library that a right function may not
+        make.
+
+    Raises:
+      ValueError: for another severity.
     """
 
     name: str
     sentence: str
     cases: SearchStrategy[object]
     statement: Callable[..., None]
+    severity: str = SEVERITIES[0]
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"Law: got severity={self.severity!r}; wanted one of {', '.join(SEVERITIES)}.")
 
 
-def law(cases: SearchStrategy[C]) -> Callable[[Callable[[S, C], None]], Law]:
+def law(
+    cases: SearchStrategy[C], *, severity: str = SEVERITIES[0]
+) -> Callable[[Callable[[S, C], None]], Law]:
     """Decorator that makes a ``Law`` of a statement.
 
     The statement's name is the law's name, the first line of its docstring is the law's sentence.
 
     Args:
       cases: a hypothesis strategy.
+      severity: of the law: "wrong result" or "contract".
 
     Returns:
       The decorator.
 
     Raises:
-      ValueError: the statement has no docstring.
+      ValueError: the statement has no docstring, or for another severity.
     """
 
     def make(statement: Callable[[S, C], None]) -> Law:
@@ -62,7 +87,7 @@ def law(cases: SearchStrategy[C]) -> Callable[[Callable[[S, C], None]], Law]:
                 f"laws.law: got {statement.__name__} without a docstring; wanted the property in one "
                 "sentence. Write it as the first line of the docstring."
             )
-        return Law(statement.__name__, lines[0], cases, statement)
+        return Law(statement.__name__, lines[0], cases, statement, severity)
 
     return make
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from tfm_jax.laws.law import Violation
 from tfm_jax.types import Array
 
-__all__ = ["AnyArray", "Function", "Subject", "Unsupported", "check_shape", "unpack"]
+__all__ = ["AnyArray", "Call", "Function", "Subject", "Unsupported", "check_shape", "unpack"]
 
 Function = Callable[..., Any]
 """A function under test, or one made of it: it takes and returns arrays, or pytrees of arrays."""
@@ -19,8 +19,24 @@ AnyArray = np.ndarray | Array
 R = TypeVar("R")
 
 
+class Call(NamedTuple):
+    """The arguments of a call as text: arrays as dtype and shape."""
+
+    args: list[str]
+    options: dict[str, str]
+
+
 class Unsupported(Exception):
-    """The function raised ValueError, TypeError or RuntimeError: it does not support the case."""
+    """The function raised ValueError, TypeError or RuntimeError: it does not support the case.
+
+    Args:
+      reason: the exception in one line.
+      call: of the function that raised it; None if it was not called.
+    """
+
+    def __init__(self, reason: str = "", call: Call | None = None):
+        super().__init__(reason)
+        self.call = call
 
 
 class Subject:
@@ -31,7 +47,26 @@ class Subject:
     """
 
     def __init__(self, function: Function):
-        self.function = function
+        self.failed_call: Call | None = None
+
+        def recorded(*args: Any, **options: Any) -> Any:
+            try:
+                return function(*args, **options)
+            except Exception:
+                self.failed_call = Call(
+                    [_as_text(x) for x in args], {name: _as_text(x) for name, x in options.items()}
+                )
+                raise
+
+        self.function = recorded
+
+    def adapt(self, case: Any) -> Any:
+        """The case as the options of the suite require it; None for one that does not fit them."""
+        return case
+
+    def applies(self, law: str) -> bool:
+        """Whether the law of this name says something about the function under the options of the suite."""
+        return True
 
     def __call__(self, *args: object, **options: object) -> Any:
         """The output, with NumPy arrays. Raises ``Unsupported`` or ``Violation`` as ``run`` does."""
@@ -77,15 +112,24 @@ class Subject:
           Unsupported: for ValueError, TypeError and RuntimeError.
           Violation: for any other exception.
         """
+        self.failed_call = None
         try:
             with jax.default_matmul_precision("highest"):
                 return call()
         except Exception as error:
-            first_line = (str(error).strip().splitlines() or [""])[0][:160]
-            message = f"{type(error).__name__}: {first_line}"
+            lines = str(error).strip().splitlines() or [""]
+            # The message of a callback's exception is its traceback; the last line is the exception.
+            line = lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
+            message = f"{type(error).__name__}: {line[:160]}"
             if isinstance(error, ValueError | TypeError | RuntimeError):
-                raise Unsupported(message) from error
+                raise Unsupported(message, self.failed_call) from error
             raise Violation(f"raised {message}") from error
+
+
+def _as_text(x: Any) -> str:
+    if isinstance(x, np.ndarray | np.generic | jax.Array):
+        return f"{x.dtype}{list(x.shape)}"
+    return repr(x) if x is None or isinstance(x, bool | int | float | str) else type(x).__name__
 
 
 def unpack(out: object, names: str) -> tuple[Any, ...]:

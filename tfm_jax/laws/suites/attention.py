@@ -60,7 +60,7 @@ def weights_sum_to_one(attend: AttentionSubject, x: AttentionCase) -> None:
     assert_close(np.where(some, total, 1), 1, atol=TOLERANCE, what="sums of weights")
 
 
-@law(cases().map(first_query_masked))
+@law(cases().map(first_query_masked), severity="contract")
 def fully_masked_rows(attend: AttentionSubject, x: AttentionCase) -> None:
     """A query whose keys are all masked gives output 0."""
     assert_close(attend(x.q, x.k, x.v, x.mask)[:, 0], 0, what="output of query 0")
@@ -192,7 +192,7 @@ def masked_keys_are_ignored(attend: AttentionSubject, x: AttentionCase) -> None:
     )
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def masked_values_do_not_leak(attend: AttentionSubject, x: AttentionCase) -> None:
     """NaN or Inf in masked keys and values never reaches the output."""
     at = x.some_key
@@ -204,7 +204,7 @@ def masked_values_do_not_leak(attend: AttentionSubject, x: AttentionCase) -> Non
         assert_close(np.where(masked, attend(x.q, k, v, x.mask), 0), np.where(masked, wanted, 0), what=what)
 
 
-@law(cases(fits=lambda shape: shape.S > 1).map(some_key_masked))
+@law(cases(fits=lambda shape: shape.S > 1).map(some_key_masked), severity="contract")
 def masked_values_do_not_reach_gradients(attend: AttentionSubject, x: AttentionCase) -> None:
     """NaN or Inf in a key and a value that are masked for every query never reaches a gradient."""
     at, cotangent = x.some_key, x.rng.standard_normal(x.q.shape).astype(np.float32)
@@ -233,10 +233,19 @@ def masked_values_have_no_gradient(attend: AttentionSubject, x: AttentionCase) -
 @law(cases())
 def gradients(attend: AttentionSubject, x: AttentionCase) -> None:
     """The gradients by q, k and v are those of the definition, and 0 from a fully masked row."""
+    _check_gradients(attend, no_fully_masked_row(x), None)
+    if not x.mask.any(-1).all():  # whose gradient is a contract, as its output is
+        _check_gradients(attend, x, "contract")
+
+
+def _check_gradients(attend: AttentionSubject, x: AttentionCase, severity: str | None) -> None:
     cotangent = x.rng.standard_normal(x.q.shape).astype(np.float32)
     got = attend.run(lambda: attend.gradient(x.q, x.k, x.v, x.mask, cotangent))
     for name, ours, right in zip("qkv", got, gradients_of(x, cotangent), strict=True):
-        assert_close(ours, right, atol=5 * TOLERANCE, what=f"gradient by {name}")
+        try:
+            assert_close(ours, right, atol=5 * TOLERANCE, what=f"gradient by {name}")
+        except Violation as violation:
+            raise Violation(str(violation), case=x, severity=severity) from None
 
 
 @law(cases())
@@ -322,7 +331,7 @@ def large_logits(attend: AttentionSubject, x: AttentionCase) -> None:
     assert_close(got, wanted, atol=0.05, what="weights with q * 10,000")
 
 
-@law(cases().map(no_fully_masked_row))
+@law(cases().map(no_fully_masked_row), severity="contract")
 def dtype_is_preserved(attend: AttentionSubject, x: AttentionCase) -> None:
     """bfloat16 inputs give a bfloat16 output, close to the float32 output."""
     q, k, v = half = [y.astype(jnp.bfloat16) for y in (x.q, x.k, x.v)]

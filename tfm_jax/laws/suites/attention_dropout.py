@@ -13,7 +13,7 @@ import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Law, Suite, Violation, assert_close, law
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import AnyArray, Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, check_shape
 from tfm_jax.laws.suites.cases.attention import (
     AttentionCase,
     attention_weights,
@@ -24,6 +24,7 @@ from tfm_jax.laws.suites.cases.attention import (
     no_fully_masked_row,
     weighted_sum,
 )
+from tfm_jax.laws.suites.cases.head_sizes import HeadSizes, SizedSubject
 from tfm_jax.types import Array
 
 __all__ = ["AttentionDropoutSubject", "attention_dropout"]
@@ -32,13 +33,26 @@ RATE = 0.4  # not 0.5, to tell the rate from 1 - rate
 SIGMAS = 5
 
 
-class AttentionDropoutSubject(Subject):
+class AttentionDropoutSubject(SizedSubject):
     """Attention with dropout, ``function(q, k, v, mask, rate, key)``.
 
     Args:
       function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], mask bool [B, 1, T, S], True = may
         attend, the probability that a weight is dropped, and a typed key; returns [B, T, N, H].
+      kv_heads: "any", or "equal" for a function that supports K = N only.
+      heads: the one N that the function supports, such as a module; None for any.
+      head_dim: the one H that the function supports, at least 4; None for any.
     """
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        kv_heads: str = "any",
+        heads: int | None = None,
+        head_dim: int | None = None,
+    ):
+        super().__init__(function, HeadSizes(kv_heads, heads, head_dim))
 
     def __call__(
         self, x: AttentionCase, *, v: AnyArray | None = None, rate: float = RATE, seed: int = 0

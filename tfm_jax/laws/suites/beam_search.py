@@ -149,7 +149,7 @@ def outputs_are_distinct(search: BeamSubject, x: BeamCase) -> None:
         raise Violation(f"outputs: got {[list(y) for y in outputs]}; wanted each once")
 
 
-@law(cases(any_width))
+@law(cases(any_width), severity="contract")
 def padding_after_eos(search: BeamSubject, x: BeamCase) -> None:
     """After EOS there is only padding."""
     for y in search(x)[0].tolist():

@@ -226,7 +226,7 @@ def ignored_tokens_have_no_gradient(loss: CrossEntropySubject, x: CrossEntropyCa
         assert_close(got[x.some_token], 0, what=f"gradient with {way}")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def computed_in_float32(loss: CrossEntropySubject, x: CrossEntropyCase) -> None:
     """The loss of bfloat16 logits is computed and returned in float32."""
     half = x.logits.astype(jnp.bfloat16)

@@ -158,7 +158,7 @@ def gradient_is_the_mask(drop: DropoutSubject, x: DropoutCase) -> None:
     assert_close(got, np.where(kept, x.cotangent / (1 - x.rate), 0), atol=TOLERANCE, what="gradient")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def dtype_is_preserved(drop: DropoutSubject, x: DropoutCase) -> None:
     """A bfloat16 input gives a bfloat16 output, correct to its precision."""
     half = x.x.astype(jnp.bfloat16)

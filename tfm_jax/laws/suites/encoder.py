@@ -33,7 +33,7 @@ def context_matters(encode: ModelSubject, x: TokensCase) -> None:
     )
 
 
-@law(right_padded(lambda B, T: B > 1))
+@law(right_padded(lambda B, T: B > 1), severity="contract")
 def fully_padded_examples(encode: ModelSubject, x: TokensCase) -> None:
     """An example of nothing but padding gives finite vectors and changes no other example."""
     valid = x.mask & (np.arange(len(x.mask)) > 0)[:, None]

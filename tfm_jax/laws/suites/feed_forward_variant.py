@@ -86,7 +86,7 @@ def _checked(name: str, loss: object) -> tuple[np.ndarray, np.ndarray]:
     return total, weight
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def auxiliary_is_sum_and_weight(f: FeedForwardVariantSubject, x: VectorsCase) -> None:
     """Each auxiliary loss is (sum, weight), two finite float32 scalars, also for vectors of bfloat16."""
     for vectors in (x.x, x.x.astype(jnp.bfloat16)):
@@ -106,7 +106,7 @@ def auxiliary_adds_over_examples(f: FeedForwardVariantSubject, x: VectorsCase) -
             assert_close(got, wanted, atol=TOLERANCE, what=f"{what}, compared with those of its examples")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def parameters(f: FeedForwardVariantSubject, x: VectorsCase) -> None:
     """The parameters have the dtype of the config, and their axes of sizes D and F these letters."""
     for dtype in ("float32", "bfloat16"):

@@ -109,7 +109,7 @@ def weight_scale_invariance(gradient: BatchSubject, x: BatchCase) -> None:
     assert_close(gradient(other), gradient(x), atol=TOLERANCE, what="gradient with all weights doubled")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def zero_total_weight(gradient: BatchSubject, x: BatchCase) -> None:
     """A batch whose weights are all 0 has gradient 0, not NaN."""
     got = gradient(dataclasses.replace(x, weights=0 * x.weights))

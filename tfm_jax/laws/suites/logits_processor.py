@@ -49,7 +49,7 @@ def _arguments(x: HistoryCase) -> tuple[np.ndarray, ...]:
     return x.logits, x.tokens, np.asarray(x.length, np.int32), np.asarray(x.step, np.int32)
 
 
-@law(any_case)
+@law(any_case, severity="contract")
 def dtype_is_preserved(process: ProcessorSubject, x: HistoryCase) -> None:
     """The output has the dtype of the logits, float32 or bfloat16."""
     for dtype in (np.float32, jnp.bfloat16):
@@ -84,7 +84,7 @@ def examples_are_independent(process: ProcessorSubject, x: HistoryCase) -> None:
         assert_close(got[b : b + 1], alone, atol=TOLERANCE, what=what)
 
 
-@law(batched_case)
+@law(batched_case, severity="contract")
 def nan_stays_in_its_example(process: ProcessorSubject, x: HistoryCase) -> None:
     """NaN among the logits of one example reaches no other example."""
     b, logits = _with_a_nan(x)
@@ -93,7 +93,7 @@ def nan_stays_in_its_example(process: ProcessorSubject, x: HistoryCase) -> None:
     assert_close(got[others], wanted[others], what=f"output of the others, with NaN in example {b}")
 
 
-@law(any_case)
+@law(any_case, severity="contract")
 def nan_is_not_hidden(process: ProcessorSubject, x: HistoryCase) -> None:
     """NaN among the logits of an example gives NaN in its output, so that the error is seen."""
     b, logits = _with_a_nan(x)

@@ -60,7 +60,10 @@ def causal_with_offset(attend: MaskedSubject, x: MaskedCase) -> None:
     _check_weights(attend, x)
 
 
-@law(cases(masked=False, fits=lambda shape: queries_fit_in_keys(shape) and shape.T < shape.S))
+@law(
+    cases(masked=False, fits=lambda shape: queries_fit_in_keys(shape) and shape.T < shape.S),
+    severity="contract",
+)
 def offset_is_required(attend: MaskedSubject, x: AttentionCase) -> None:
     """With more keys than queries, a causal mask without an offset is an error, not a guess."""
     T = x.q.shape[1]
@@ -116,7 +119,7 @@ def lengths_mask_padding(attend: MaskedSubject, x: MaskedCase) -> None:
     _check_output(attend, x)
 
 
-@law(masked_cases("lengths", shortest=0))
+@law(masked_cases("lengths", shortest=0), severity="contract")
 def zero_length_gives_zero(attend: MaskedSubject, x: MaskedCase) -> None:
     """An example of length 0 gives output 0."""
     lengths = np.where(np.arange(len(x.q)) == 0, 0, x.mask_args["lengths"]).astype(np.int32)

@@ -79,7 +79,7 @@ def tokens_are_independent(f: MixtureSubject, x: MixtureCase) -> None:
     assert_close(got, f(*x.arguments)[at], atol=TOLERANCE, what=what)
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def nan_reaches_no_other_token(f: MixtureSubject, x: MixtureCase) -> None:
     """A token with NaN does not change the output of the others."""
     at = x.some_token
@@ -155,7 +155,7 @@ def one_expert_is_its_layer(f: MixtureSubject, x: MixtureCase) -> None:
     assert_close(got, wanted, atol=TOLERANCE, what=f"output of expert {e} for all tokens")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def dtype_is_preserved(f: MixtureSubject, x: MixtureCase) -> None:
     """bfloat16 tokens and weights, with float32 gates, give bfloat16, close to the float32 output."""
     halves = [part.astype(jnp.bfloat16) for part in (x.x, x.w_in, x.w_out)]

@@ -44,7 +44,7 @@ class NormSubject(ModuleSubject):
         return module_of(functools.partial(self.variant.build, size, axis=axis, dtype=dtype))
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def parameters(norm: NormSubject, x: VectorsCase) -> None:
     """The parameters have the dtype and the letter of the axis with which the module is built."""
     size = x.x.shape[-1]

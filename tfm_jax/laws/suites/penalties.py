@@ -49,7 +49,7 @@ def penalty_laws(cases: SearchStrategy[HistoryCase], neutral: float) -> tuple[La
         masked = np.full_like(x.logits, -np.inf)
         assert_close(penalize(masked, x.tokens, x.number), masked, what="output of masked tokens")
 
-    @law(cases)
+    @law(cases, severity="contract")
     def dtype_is_preserved(penalize: LogitsSubject, x: HistoryCase) -> None:
         """bfloat16 logits give a bfloat16 output, close to the float32 output."""
         assert_dtype_preserved(penalize, x.logits, x.tokens, x.number, atol=2**-7)

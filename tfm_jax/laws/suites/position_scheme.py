@@ -181,7 +181,7 @@ def permutation_equivariance(f: SchemeSubject, x: SchemeCase) -> None:
     _assert_parts(f(x.x[:, order], x.positions[:, order]), parts, f"of tokens {order.tolist()}")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def leading_dims(f: SchemeSubject, x: SchemeCase) -> None:
     """An example without a batch, and a batch with another leading dim, give the same."""
     wanted = f(x.x, x.positions)
@@ -191,7 +191,7 @@ def leading_dims(f: SchemeSubject, x: SchemeCase) -> None:
     _assert_parts(f(x.x[None], x.positions[None]), extra, "with a leading dim of 1")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def dtypes(f: SchemeSubject, x: SchemeCase) -> None:
     """Vectors of bfloat16 are embedded and rotated in bfloat16; the bias is floating-point."""
     half = x.x.astype(jnp.bfloat16)
@@ -214,7 +214,7 @@ def finite(f: SchemeSubject, x: SchemeCase) -> None:
         assert_finite(array, part)
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def parameters(f: SchemeSubject, x: SchemeCase) -> None:
     """The parameters have the dtype of the config, and their axes are declared."""
     for part in ("embedding", "bias"):

@@ -147,7 +147,7 @@ def large_positions(rotate: RotarySubject, x: RotaryCase) -> None:
     assert_close(norms(got), norms(x.x), atol=TOLERANCE, what="norms at positions + 100,000")
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def dtype_is_preserved(rotate: RotarySubject, x: RotaryCase) -> None:
     """bfloat16 inputs give a bfloat16 output, rotated by float32 angles."""
     half = x.x.astype(jnp.bfloat16)

@@ -50,7 +50,7 @@ def most_likely_experts(route: RoutingSubject, x: LogitsCase) -> None:
     _assert_experts(route(x.logits, x.number)[0], _wanted(x.logits, x.number), x.logits)
 
 
-@law(_cases)
+@law(_cases, severity="contract")
 def ties_by_index(route: RoutingSubject, x: LogitsCase) -> None:
     """Of equal logits, the lower index is chosen first, and no expert twice."""
     for logits in (x.tied, np.zeros_like(x.logits)):

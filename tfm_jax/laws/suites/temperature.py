@@ -50,7 +50,7 @@ def limits(scale: LogitsSubject, x: LogitsCase) -> None:
     assert_close(hot, 1 / x.logits.shape[-1], atol=1e-3, what="probabilities at t = 10000")
 
 
-@law(any_case)
+@law(any_case, severity="contract")
 def dtype_is_preserved(scale: LogitsSubject, x: LogitsCase) -> None:
     """bfloat16 logits give a bfloat16 output, close to the float32 output."""
     assert_dtype_preserved(scale, x.logits, x.number, atol=2**-7)

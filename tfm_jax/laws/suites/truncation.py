@@ -47,7 +47,7 @@ def truncation_laws(cases: SearchStrategy[LogitsCase]) -> tuple[Law, ...]:
         if not keep.any(-1).all() or (~keep & (x.logits > least)).any():
             raise Violation(f"output: got tokens {_ids(keep)} of {show(x.logits)}; wanted the most likely")
 
-    @law(cases)
+    @law(cases, severity="contract")
     def ties_are_kept_together(truncate: LogitsSubject, x: LogitsCase) -> None:
         """Of equally likely tokens, all are kept or none."""
         keep = kept(truncate(x.tied, x.number))
@@ -72,7 +72,7 @@ def truncation_laws(cases: SearchStrategy[LogitsCase]) -> tuple[Law, ...]:
         wanted = np.concatenate([masked, truncate(x.logits, x.number)], axis=1)
         assert_close(got, wanted, what="output with a masked token more")
 
-    @law(cases)
+    @law(cases, severity="contract")
     def dtype_is_preserved(truncate: LogitsSubject, x: LogitsCase) -> None:
         """bfloat16 logits give bfloat16, and keep the same tokens as in float32."""
         assert_dtype_preserved(truncate, x.logits, x.number)

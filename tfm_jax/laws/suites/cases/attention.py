@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tfm_jax.laws import strategies
 from tfm_jax.laws.law import show
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import AnyArray, Function, Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, check_shape
+from tfm_jax.laws.suites.cases.head_sizes import HeadSizes, SizedSubject
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
@@ -121,16 +122,27 @@ def has_unmasked_key(x: AttentionCase) -> np.ndarray:
     return np.moveaxis(np.asarray(x.unmasked.any(-1)), 1, 2)[..., None]
 
 
-class AttentionSubject(Subject):
+class AttentionSubject(SizedSubject):
     """Attention, ``function(q, k, v, mask)``.
 
     Args:
       function: takes JAX arrays q [B, T, N, H], k and v [B, S, K, H], and the mask; returns [B, T, N, H].
       mask: converts a bool array [B, 1, T, S], True = may attend, to the mask that the function takes.
+      kv_heads: "any", or "equal" for a function that supports K = N only.
+      heads: the one N that the function supports, such as a module; None for any.
+      head_dim: the one H that the function supports, at least 4; None for any.
     """
 
-    def __init__(self, function: Function, *, mask: Callable[[Any], Any] = lambda table: table):
-        super().__init__(function)
+    def __init__(
+        self,
+        function: Function,
+        *,
+        mask: Callable[[Any], Any] = lambda table: table,
+        kv_heads: str = "any",
+        heads: int | None = None,
+        head_dim: int | None = None,
+    ):
+        super().__init__(function, HeadSizes(kv_heads, heads, head_dim))
         self.mask = mask
 
     def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray | None = None) -> np.ndarray:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import AnyArray, Subject, check_shape
+from tfm_jax.laws.subject import AnyArray, Function, check_shape
 from tfm_jax.laws.suites.cases.attention import AttentionCase, cases, identity_values, square
+from tfm_jax.laws.suites.cases.head_sizes import HeadSizes, SizedSubject
 from tfm_jax.ops import masks
 from tfm_jax.types import Array
 
@@ -127,7 +128,7 @@ def masked_cases(draw, *names: str, optional: tuple[str, ...] = (), shortest: in
     return MaskedCase(**fields, mask_args={}).replace_mask(**{name: draw(draws[name]) for name in names})
 
 
-class MaskedSubject(Subject):
+class MaskedSubject(SizedSubject):
     """Attention with a structured mask, ``function(q, k, v, causal=, window=, segments=, ...)``.
 
     The function gets the mask arguments of a case and no others. It does not support a case with an argument
@@ -139,7 +140,20 @@ class MaskedSubject(Subject):
         first keys. ``window`` int >= 1, with ``causal``: of these, the last ones up to the query's position.
         ``segments`` int [B, S]: only keys of the segment at the query's position. ``lengths`` int [B]: only
         the first keys. ``offset`` int: the position of query 0 among the keys, 0 where it is not passed.
+      kv_heads: "any", or "equal" for a function that supports K = N only.
+      heads: the one N that the function supports, such as a module; None for any.
+      head_dim: the one H that the function supports, at least 4; None for any.
     """
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        kv_heads: str = "any",
+        heads: int | None = None,
+        head_dim: int | None = None,
+    ):
+        super().__init__(function, HeadSizes(kv_heads, heads, head_dim))
 
     def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, **mask_args: Any) -> np.ndarray:
         """The output, its shape checked."""

@@ -151,7 +151,7 @@ class ModuleSubject(VectorsSubject):
         return jax.jit(jax.grad(total, argnums=(0, 1)))
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def leading_dims(f: ModuleSubject, x: VectorsCase) -> None:
     """One vector alone, and vectors with other leading dims, give what they give as [B, T, D]."""
     wanted = f(x.x)

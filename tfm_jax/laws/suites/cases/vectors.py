@@ -86,7 +86,7 @@ def vectors_are_independent(f: VectorsSubject, x: VectorsCase) -> None:
     assert_close(f(others)[at], f(x.x)[at], atol=TOLERANCE, what=what)
 
 
-@law(cases())
+@law(cases(), severity="contract")
 def dtype_is_preserved(f: VectorsSubject, x: VectorsCase) -> None:
     """A bfloat16 input gives a bfloat16 output, close to the float32 output."""
     half = x.x.astype(jnp.bfloat16)
