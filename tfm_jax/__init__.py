@@ -6,7 +6,7 @@ Subpackages are imported on first use, so ``import tfm_jax`` is fast.
 import importlib
 from typing import Any
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["data", "generate", "laws", "nn", "ops", "pretrained", "runs", "train", "types", "values", "viz"]
 
 
