@@ -31,7 +31,7 @@ WRONG = ["nan", "inf", "-inf", "-1", str(-(10**30)), str(10**30), "1e300", "thre
 
 
 def test_every_numeric_option_declares_its_range():
-    assert len(OPTIONS) == 24
+    assert len(OPTIONS) == 27
     for command in COMMANDS:
         for name, hint in numeric(command):
             assert range_of(hint) is not None, f"{command} --{name}"
@@ -54,7 +54,9 @@ def nothing_loads(monkeypatch):
 def test_numbers_out_of_range_are_errors(command, name, tfm, nothing_loads):
     wanted = range_of(dict(numeric(command))[name])
     option = f"--{name.replace('_', '-')}"
-    words = ["somewhere.function"] if command == "laws" else ["--model", "somewhere", "text"]
+    words = {"laws": ["somewhere.function"], "convert": ["somewhere", "text"]}.get(
+        command, ["--model", "somewhere", "text"]
+    )
     texts = (*WRONG, "0", "2.5", str(2**32)) if wanted.integral else (*WRONG, "0", str(2**32))
     wrong = [text for text in texts if not fits(text, wanted)]
     assert {*WRONG} - {*wrong} <= {"-1"}
