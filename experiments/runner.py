@@ -228,6 +228,7 @@ class Run(Generic[C]):
         *,
         task: runs.Task,
         model: nn.Config,
+        derived: Sequence[str] = (),
     ) -> Iterator[tuple[train.TrainState, dict[str, Any]]]:
         """Opens checkpoints and logs, and resumes: the state to start from, and what ``train.fit`` needs.
 
@@ -239,6 +240,7 @@ class Run(Generic[C]):
           task: what the model is for, for ``task.json``: with ``model.json`` and the tokenizer, all that its
             use needs.
           model: its whole config, of which ``config.json`` leaves a part to the data.
+          derived: files of preprocessing that the run made of its config and data, and does not read.
 
         Raises:
           SystemExit: with one message, when the run cannot be resumed or a loss was not finite.
@@ -247,7 +249,9 @@ class Run(Generic[C]):
         record = {
             "config": directory.fixed_fields(self.config.LOCATIONS),
             "data": dict(digests),
-            "files": {name: digest for name in _PREPROCESSING_FILES if (digest := _digest(self.path / name))},
+            "files": {
+                name: None if name in derived else _digest(self.path / name) for name in _PREPROCESSING_FILES
+            },
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name, self.config):

@@ -70,6 +70,10 @@ FIXED = [
 FIXED += [f"train.optimizer.{name}" for name in OPTIMIZER]
 SOURCE = [
     "source",
+    "columns",
+    "task",
+    "text_columns",
+    "drop_missing_classes",
     "splits",
     "separator",
     "encoding",

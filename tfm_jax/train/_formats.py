@@ -71,8 +71,6 @@ def migrate_record(record: Mapping[str, Any], number: int) -> dict[str, Any]:
     Returns:
       A new dict.
     """
-    if isinstance(files := record.get("files"), Mapping):  # a run may get a file that it did not have
-        record = {**record, "files": {name: digest for name, digest in files.items() if digest is not None}}
     if not isinstance(record.get("config"), Mapping):
         return dict(record)
     sections: dict[str, Any] = {}
