@@ -178,6 +178,8 @@ def test_a_checkpoint_is_loaded_as_by_pretrained(tmp_path):
     ):
         assert type(found) is type(wanted) and found.model == wanted.model
         chex.assert_trees_all_equal(found.params, wanted.params)
+    with pytest.raises(ValueError, match=r"load_run: got .*, whose config\.json is no run's; wanted"):
+        runs.load_run(bert)
     rounded = runs.load_text_classifier(bert, dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(rounded.params)} == {jnp.dtype("bfloat16")}
 

@@ -69,13 +69,20 @@ def load_run(
 
     Raises:
       FileNotFoundError: a file is missing; a classifier of a version before 0.5 has no ``task.json``.
-      ValueError: the files do not fit together, the config names a variant that is not known, there are fewer
-        checkpoints than ``average``, one of ``variants`` is no variant, or an unknown ``dtype``.
+      ValueError: the directory is that of a checkpoint, the files do not fit together, the config names a
+        variant that is not known, there are fewer checkpoints than ``average``, one of ``variants`` is no
+        variant, or an unknown ``dtype``.
     """
     check_dtype("load_run", dtype)
-    if not (Path(directory) / "config.json").is_file():
+    path = Path(directory)
+    if not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
+        )
+    if not is_run(path):
+        raise ValueError(
+            f"load_run: got {directory}, whose config.json is no run's; wanted the directory of a run. Load a "
+            "checkpoint by the function of its task, such as runs.load_text_classifier."
         )
     return _load_run("load_run", directory, average=average, variants=variants, dtype=dtype)
 
@@ -204,8 +211,8 @@ def load_sentence_encoder(
       source, average, dtype, mesh, allow_pickle: as for `load_text_classifier`.
 
     Returns:
-      The encoder. The vectors of a run are pooled as the head of its classifier reads them (the mean, for one
-      of tokens), and scaled to length 1.
+      The encoder. Its vectors of a run are the mean or the first token, whichever the classifier pools (the
+      mean, for one of tokens), without a pooler's layer, and scaled to length 1.
 
     Raises:
       ValueError, FileNotFoundError, pretrained.HubUnavailableError: as for `load_text_generator`.

@@ -30,7 +30,8 @@ class Task:
       labels: of a classifier, in the order of its logits.
       pooling: of a classifier of texts or images: the input of its head.
       head_dropout_rate: of a classifier.
-      max_length: of a text, in tokens with BOS and EOS; longer ones are truncated. None is no limit.
+      max_length: of a text, in tokens with BOS and EOS. A classifier truncates longer ones; a generator was
+        trained on none. None is no limit.
       pairs: whether the input is a pair of texts.
       channels: of a picture that an image classifier reads: 1 is grey, 3 is RGB. None is as many as its
         preprocessing has.
