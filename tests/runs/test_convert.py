@@ -249,7 +249,7 @@ def test_a_model_that_does_not_fit_is_one_line_with_the_options(tfm, tmp_path, n
 def test_initial_weights_bring_their_pooler(tmp_path):
     module, config, task, _ = REFUSED["mean"]
     run = a_run(tmp_path / "run", module, config, task=task, settings={"init_from": "all-MiniLM-L6-v2"})
-    with pytest.raises(ValueError, match="BertForSequenceClassification: train with --pooling first$"):
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification: train with --pooling first$"):
         runs.convert_run(run, tmp_path / "new")
 
 

@@ -81,8 +81,8 @@ def load_run(
         )
     if not is_run(path):
         raise ValueError(
-            f"load_run: got {directory}, whose config.json is no run's; wanted the directory of a run. Load a "
-            "checkpoint by the function of its task, such as runs.load_text_classifier."
+            f"load_run: got {directory}, whose config.json is no run's; wanted the directory of a run. Load "
+            "a checkpoint by the function of its task, such as runs.load_text_classifier."
         )
     return _load_run("load_run", directory, average=average, variants=variants, dtype=dtype)
 
