@@ -128,6 +128,17 @@ def test_a_generator_is_loaded_by_its_task(made):
             assert isinstance(found, generate.TextGenerator) and found.model.module is kind
 
 
+def test_a_run_translates_by_the_search_that_it_tested_with(made, tmp_path):
+    search = {"beams": 1, "length_penalty": 0.2}
+    run = make_run(tmp_path / "run", nn.EncoderDecoder, settings={"search": search})
+    for path, wanted in {run: search, made / "translation": {"beams": 4, "length_penalty": 0.6}}.items():
+        config = runs.load_run(path).default_config
+        assert {name: getattr(config, name) for name in wanted} == wanted and config.eos_ids == (2,)
+    wrong = make_run(tmp_path / "wrong", nn.EncoderDecoder, settings={"search": {"beams": 0}})
+    with pytest.raises(ValueError, match=r"config\.json: got no valid config \(.*beams=0"):
+        runs.load_run(wrong)
+
+
 @pytest.mark.parametrize(
     ("load", "name", "message"),
     [

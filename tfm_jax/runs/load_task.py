@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 
 from tfm_jax import data, nn
 from tfm_jax.data.tokenizers import with_special_tokens
-from tfm_jax.generate import TextGenerator
+from tfm_jax.generate import GenerationConfig, TextGenerator
 from tfm_jax.runs.load import Dtype, TrainedModel, check_dtype, check_no_average, read_run
 from tfm_jax.runs.task import TASK_FILE, Task, TaskName, is_run, read_task
+from tfm_jax.train.run_directory import config_errors, read_config
 
 if TYPE_CHECKING:
     from tfm_jax.pretrained import ImageClassifier, SentenceEncoder, TextClassifier, TokenClassifier
@@ -61,11 +62,12 @@ def load_run(
         "bfloat16" halves the memory of float32.
 
     Returns:
-      By the run's ``task.json`` a ``generate.TextGenerator`` (it translates with an ``nn.EncoderDecoder`` and
-      continues prompts with an ``nn.Decoder``), a ``pretrained.TextClassifier``, ``TokenClassifier`` or
-      ``ImageClassifier``. It prepares its input as the training did. Unless checkpoints are averaged, its
-      weights are those that the run tested: the last ones, or of a classifier with ``--train.patience`` the
-      best ones; of either the moving average (EMA) if the run keeps one.
+      By the run's ``task.json`` a ``generate.TextGenerator`` (it translates with an ``nn.EncoderDecoder``, by
+      the beam search of the run's config, and continues prompts with an ``nn.Decoder``), a
+      ``pretrained.TextClassifier``, ``TokenClassifier`` or ``ImageClassifier``. It prepares its input as the
+      training did. Unless checkpoints are averaged, its weights are those that the run tested: the last ones,
+      or of a classifier with ``--train.patience`` the best ones; of either the moving average (EMA) if the
+      run keeps one.
 
     Raises:
       FileNotFoundError: a file is missing; a classifier of a version before 0.5 has no ``task.json``.
@@ -274,8 +276,18 @@ def _load_run(
     if task.task in _GENERATORS:
         model: Any = nn.functionalize(found.module, found.config)
         assert found.tokenizer is not None
-        return TextGenerator(model, found.params, found.tokenizer)
+        return TextGenerator(model, found.params, found.tokenizer, _search(directory, found.tokenizer))
     return _classifier(directory, task, found, mesh)
+
+
+def _search(directory: Path, tokenizer: data.JsonTokenizer) -> GenerationConfig | None:
+    """The beam search that a run of translation tested with; None for the default of its model."""
+    path = directory / "config.json"
+    settings = read_config(path).get("search")
+    if not settings:
+        return None
+    with config_errors(path):
+        return GenerationConfig.from_tokenizer(tokenizer).updated(**settings)
 
 
 def _classifier(directory: Path, task: Task, found: TrainedModel, mesh: Mesh | None) -> Any:
