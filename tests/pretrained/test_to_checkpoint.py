@@ -279,6 +279,26 @@ def test_a_long_list_of_fields_is_cut():
     assert re.search(r"Classification, with .*\) and \d more\.$", str(error))
 
 
+def test_an_architecture_that_has_the_size_is_nearer_than_one_that_has_not():
+    error = refused(Decoder(nn.Config(**SIZES, positions=nn.Learned(16), head_dim=5)))
+    assert error.architecture == "GPT2LMHeadModel"  # not one of rotary positions, of even sizes only
+    assert [(x.field, x.wanted) for x in error.misfits] == [("head_dim", 4)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Swish(nn.Activation):
+    """An activation from outside the library, for which no format has a name."""
+
+    def __call__(self, x):
+        return x * jax.nn.sigmoid(2 * x)
+
+
+def test_an_activation_without_a_name_is_a_misfit_of_its_variant():
+    error = refused(Decoder(nn.Config(**SIZES, positions=nn.Learned(16), feed_forward=nn.Mlp(Swish()))))
+    assert [(x.field, x.wanted) for x in error.misfits] == [("feed_forward", nn.Mlp("gelu"))]
+    assert "feed_forward Mlp(activation='gelu', bias=True) (not Mlp(activation=Swish()" in str(error)
+
+
 def test_sinusoidal_positions_become_learned_ones_of_a_length():
     model = Decoder(nn.Config(**SIZES))
     assert [x.field for x in refused(model).misfits] == ["positions"]
@@ -305,8 +325,9 @@ def test_another_class_is_an_error():
 
 def test_labels_that_are_not_those_of_the_head_are_an_error():
     model = classifier(nn.Config(**SIZES, **BERT, pooler=nn.Pooler()))
-    with pytest.raises(ValueError, match="wanted 3 labels, one per class"):
-        pretrained.to_checkpoint(model, random_params(model), {"id2label": {"0": "a"}})
+    for wrong in ({"id2label": {"0": "a"}}, {"num_labels": 1}):
+        with pytest.raises(ValueError, match="got settings for 1 labels; wanted 3, one per class"):
+            pretrained.to_checkpoint(model, random_params(model), wrong)
 
 
 def test_bfloat16_parameters_stay_so():

@@ -77,6 +77,15 @@ def test_a_run_of_an_older_version(tmp_path):
     run = a_run(tmp_path / "run", nn.EncoderDecoder, TRANSLATION, task={"task": "translation"})
     (run / "task.json").unlink()
     assert runs.convert_run(run, tmp_path / "new") == "PegasusForConditionalGeneration"
+    assert read(tmp_path / "new", "generation_config.json")["max_length"] == 1024
+
+
+def test_a_directory_with_files_is_left_as_it_is(tfm, made, tmp_path):  # noqa: F811
+    run, *_ = made("classifier")
+    (tmp_path / "mine").write_text("mine")
+    status, out, err = tfm("convert", run, tmp_path)
+    assert (status, out) == (2, "") and f"got {tmp_path}, which is not empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_language_model_is_a_llama(made):
@@ -235,6 +244,13 @@ def test_a_model_that_does_not_fit_is_one_line_with_the_options(tfm, tmp_path, n
         f"tfm: {run}: got a model that no family of transformers holds; wanted one that fits."
     )
     assert message in err and not (tmp_path / "new").exists()
+
+
+def test_initial_weights_bring_their_pooler(tmp_path):
+    module, config, task, _ = REFUSED["mean"]
+    run = a_run(tmp_path / "run", module, config, task=task, settings={"init_from": "all-MiniLM-L6-v2"})
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification: train with --pooling first$"):
+        runs.convert_run(run, tmp_path / "new")
 
 
 @pytest.mark.parity

@@ -128,6 +128,17 @@ def test_a_generator_is_loaded_by_its_task(made):
             assert isinstance(found, generate.TextGenerator) and found.model.module is kind
 
 
+def test_a_run_translates_by_the_search_that_it_tested_with(made, tmp_path):
+    search = {"beams": 1, "length_penalty": 0.2}
+    run = make_run(tmp_path / "run", nn.EncoderDecoder, settings={"search": search})
+    for path, wanted in {run: search, made / "translation": {"beams": 4, "length_penalty": 0.6}}.items():
+        config = runs.load_run(path).default_config
+        assert {name: getattr(config, name) for name in wanted} == wanted and config.eos_ids == (2,)
+    wrong = make_run(tmp_path / "wrong", nn.EncoderDecoder, settings={"search": {"beams": 0}})
+    with pytest.raises(ValueError, match=r"config\.json: got no valid config \(.*beams=0"):
+        runs.load_run(wrong)
+
+
 @pytest.mark.parametrize(
     ("load", "name", "message"),
     [
@@ -178,6 +189,8 @@ def test_a_checkpoint_is_loaded_as_by_pretrained(tmp_path):
     ):
         assert type(found) is type(wanted) and found.model == wanted.model
         chex.assert_trees_all_equal(found.params, wanted.params)
+    with pytest.raises(ValueError, match=r"load_run: got .*, whose config\.json is no run's; wanted"):
+        runs.load_run(bert)
     rounded = runs.load_text_classifier(bert, dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(rounded.params)} == {jnp.dtype("bfloat16")}
 

@@ -3,6 +3,7 @@ import json
 import jax
 import pytest
 
+import tfm_jax
 from tfm_jax import runs
 from tfm_jax.runs.task import TASK_FILE, Origin, Task
 
@@ -27,6 +28,7 @@ def test_the_origin_of_a_model_has_the_versions_of_now():
     origin = Origin.now({"train": "0f"}, seed=5)
     assert (origin.data, origin.seed) == ({"train": "0f"}, 5)
     assert origin.versions["jax"] == jax.__version__
+    assert origin.versions["tfm_jax"] == tfm_jax.__version__
     assert {"python", "tfm_jax", "flax", "optax", "numpy"} <= origin.versions.keys()
 
 

@@ -20,11 +20,9 @@ LENGTH_PENALTY = real_range(-10, 10)
 class Translate(TextCommand):
     """Translate each text to a line, with the encoder-decoder of a run or a checkpoint."""
 
-    beams: Annotated[Size | None, optional("N", "the checkpoint's; 4 for a run")] = None
+    beams: Annotated[Size | None, optional("N", "the model's")] = None
     """Beam size; 1 is greedy."""
-    length_penalty: Annotated[
-        float | None, optional("ALPHA", "the checkpoint's; 0.6 for a run"), LENGTH_PENALTY
-    ] = None
+    length_penalty: Annotated[float | None, optional("ALPHA", "the model's"), LENGTH_PENALTY] = None
     """Divide log-probabilities by length ** ALPHA; for a run by ((5 + length) / 6) ** ALPHA."""
     max_length: Annotated[
         Size | None, optional("N", "the checkpoint's; for a run the padded source length + 50")

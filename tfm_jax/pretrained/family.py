@@ -46,7 +46,7 @@ class Misfit(NamedTuple):
     """A field of a model that a format does not have, or has with another value.
 
     Args:
-      field: of ``nn.Config``, or a path such as ``"feed_forward.activation"``.
+      field: of ``nn.Config``; empty for a size that the format cannot have, which ``description`` says.
       got: the model's value.
       wanted: a value of the format.
       description: what the format has, in words.
@@ -195,15 +195,18 @@ class Family(NamedTuple):
         model, example = config.model, fields.example_variants()
         for path, (value, known) in self._unsupported(config).items():
             field, _, argument = path.partition(".")
-            wanted = "gelu" if argument else example[field]
-            found.append(Misfit(path, value, wanted, known))
-            changed = dataclasses.replace(getattr(model, field), **{argument: wanted}) if argument else wanted
+            wanted = example[field]
+            if argument:  # a variant inside a variant, such as an activation, which has a name in a format
+                value = getattr(model, field)
+                wanted = dataclasses.replace(value, **{argument: "gelu"})
+                known = repr(wanted)
+            found.append(Misfit(field, value, wanted, known))
             if field != "patches":  # its positions must fit: no part of a config of texts
-                model = dataclasses.replace(model, **{field: changed})
+                model = dataclasses.replace(model, **{field: wanted})
         if any(x.field == "patches" for x in found):
             return found
         _, others = self._written(dataclasses.replace(config, model=model))
-        known_fields = {x.field.partition(".")[0] for x in found}
+        known_fields = {x.field for x in found}
         return found + [x for x in others if x.field not in known_fields]
 
     def _unsupported(self, config: CheckpointConfig) -> dict[str, tuple[object, str]]:

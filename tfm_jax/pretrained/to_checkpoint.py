@@ -57,9 +57,10 @@ class _Candidate(NamedTuple):
     misfits: tuple[Misfit, ...]
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """How many fields do not fit, and how many parameters change."""
-        return len(self.misfits), sum(step.changes_params for step in self.steps)
+    def cost(self) -> tuple[bool, int, int]:
+        """Whether the format has no such size, how many fields do not fit, and how many parameters change."""
+        has_no_size = any(not misfit.field for misfit in self.misfits)
+        return has_no_size, len(self.misfits), sum(step.changes_params for step in self.steps)
 
 
 def to_checkpoint(
@@ -133,8 +134,8 @@ def _candidate(
         wanted = architecture.options(CheckpointConfig(name, fields, settings))
         if wanted["n_classes"] != n_classes:
             raise ValueError(
-                f"to_checkpoint: got id2label={settings['id2label']!r}; wanted {n_classes} labels, one per "
-                "class."
+                f"to_checkpoint: got settings for {wanted['n_classes']} labels; wanted {n_classes}, one per "
+                "class. Correct id2label, or leave it and num_labels out."
             )
         if (wanted["pooling"] is None) != (pooling is None):
             return None

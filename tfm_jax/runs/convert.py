@@ -15,6 +15,7 @@ from tfm_jax.registry import Variant
 from tfm_jax.runs.load import PROCESSOR_FILE, Dtype
 from tfm_jax.runs.load_task import load_run
 from tfm_jax.runs.task import TASK_FILE, Task, read_task
+from tfm_jax.train.run_directory import read_config
 from tfm_jax.values import to_text
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def convert_run(
     except NoFamilyError as error:
         raise ValueError(
             f"{directory}: got a model that no family of transformers holds; wanted one that fits. The "
-            f"nearest is {error.architecture}: train with {_options(error.misfits)}"
+            f"nearest is {error.architecture}: train with {_options(directory, error.misfits)}"
         ) from error
     generation = _generation(task, settings)
     config = dataclasses.replace(config, generation=generation, files=_files(directory, task, found))
@@ -123,8 +124,8 @@ def _generation(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
     found = {name: settings[name] for name in names if settings.get(name) is not None}
-    if task.task == "translation" and task.max_length is not None:
-        found["max_length"] = task.max_length + _LONGER
+    if task.task == "translation":  # the default of transformers is 20
+        found["max_length"] = _length(task) if task.max_length is None else task.max_length + _LONGER
     return found
 
 
@@ -154,10 +155,13 @@ def _with_template(task: Task, tokenizer: data.JsonTokenizer | None) -> tokenize
     return backend
 
 
-def _options(misfits: Sequence["Misfit"]) -> str:
+def _options(directory: str | Path, misfits: Sequence["Misfit"]) -> str:
     """The options of an experiment with which its model fits."""
-    if any(misfit.field == "patches" for misfit in misfits):
+    fields = {misfit.field for misfit in misfits}
+    if "patches" in fields:
         return "--init-from and a ViT, which has a class token"
+    if fields >= {"pooling", "pooler"} and read_config(Path(directory) / "config.json").get("init_from"):
+        misfits = [x for x in misfits if x.field != "pooler"]  # the first token gets that of the weights
     return ", ".join(_option(x.field, x.wanted) if x.field else x.description for x in misfits)
 
 

@@ -18,7 +18,16 @@ from tfm_jax.train.run_directory import BEST_METRIC, MODEL_FILE, config_errors, 
 from tfm_jax.types import Params
 from tfm_jax.values import from_dict
 
-__all__ = ["TrainedModel", "check_dtype", "check_no_average", "load_model", "read_model_config", "read_run"]
+__all__ = [
+    "PROCESSOR_FILE",
+    "Dtype",
+    "TrainedModel",
+    "check_dtype",
+    "check_no_average",
+    "load_model",
+    "read_model_config",
+    "read_run",
+]
 
 Dtype = Literal["float32", "bfloat16"]
 PROCESSOR_FILE = "preprocessor_config.json"

@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 
 from tfm_jax import data, nn
 from tfm_jax.data.tokenizers import with_special_tokens
-from tfm_jax.generate import TextGenerator
+from tfm_jax.generate import GenerationConfig, TextGenerator
 from tfm_jax.runs.load import Dtype, TrainedModel, check_dtype, check_no_average, read_run
 from tfm_jax.runs.task import TASK_FILE, Task, TaskName, is_run, read_task
+from tfm_jax.train.run_directory import config_errors, read_config
 
 if TYPE_CHECKING:
     from tfm_jax.pretrained import ImageClassifier, SentenceEncoder, TextClassifier, TokenClassifier
@@ -61,21 +62,29 @@ def load_run(
         "bfloat16" halves the memory of float32.
 
     Returns:
-      By the run's ``task.json`` a ``generate.TextGenerator`` (it translates with an ``nn.EncoderDecoder`` and
-      continues prompts with an ``nn.Decoder``), a ``pretrained.TextClassifier``, ``TokenClassifier`` or
-      ``ImageClassifier``. It prepares its input as the training did. Unless checkpoints are averaged, its
-      weights are those that the run tested: the last ones, or of a classifier with ``--train.patience`` the
-      best ones; of either the moving average (EMA) if the run keeps one.
+      By the run's ``task.json`` a ``generate.TextGenerator`` (it translates with an ``nn.EncoderDecoder``, by
+      the beam search of the run's config, and continues prompts with an ``nn.Decoder``), a
+      ``pretrained.TextClassifier``, ``TokenClassifier`` or ``ImageClassifier``. It prepares its input as the
+      training did. Unless checkpoints are averaged, its weights are those that the run tested: the last ones,
+      or of a classifier with ``--train.patience`` the best ones; of either the moving average (EMA) if the
+      run keeps one.
 
     Raises:
       FileNotFoundError: a file is missing; a classifier of a version before 0.5 has no ``task.json``.
-      ValueError: the files do not fit together, the config names a variant that is not known, there are fewer
-        checkpoints than ``average``, one of ``variants`` is no variant, or an unknown ``dtype``.
+      ValueError: the directory is that of a checkpoint, the files do not fit together, the config names a
+        variant that is not known, there are fewer checkpoints than ``average``, one of ``variants`` is no
+        variant, or an unknown ``dtype``.
     """
     check_dtype("load_run", dtype)
-    if not (Path(directory) / "config.json").is_file():
+    path = Path(directory)
+    if not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"load_run: got {directory}, without config.json; wanted the directory of a run."
+        )
+    if not is_run(path):
+        raise ValueError(
+            f"load_run: got {directory}, whose config.json is no run's; wanted the directory of a run. Load "
+            "a checkpoint by the function of its task, such as runs.load_text_classifier."
         )
     return _load_run("load_run", directory, average=average, variants=variants, dtype=dtype)
 
@@ -204,8 +213,8 @@ def load_sentence_encoder(
       source, average, dtype, mesh, allow_pickle: as for `load_text_classifier`.
 
     Returns:
-      The encoder. The vectors of a run are pooled as the head of its classifier reads them (the mean, for one
-      of tokens), and scaled to length 1.
+      The encoder. Its vectors of a run are the mean or the first token, whichever the classifier pools (the
+      mean, for one of tokens), without a pooler's layer, and scaled to length 1.
 
     Raises:
       ValueError, FileNotFoundError, pretrained.HubUnavailableError: as for `load_text_generator`.
@@ -267,8 +276,18 @@ def _load_run(
     if task.task in _GENERATORS:
         model: Any = nn.functionalize(found.module, found.config)
         assert found.tokenizer is not None
-        return TextGenerator(model, found.params, found.tokenizer)
+        return TextGenerator(model, found.params, found.tokenizer, _search(directory, found.tokenizer))
     return _classifier(directory, task, found, mesh)
+
+
+def _search(directory: Path, tokenizer: data.JsonTokenizer) -> GenerationConfig | None:
+    """The beam search that a run of translation tested with; None for the default of its model."""
+    path = directory / "config.json"
+    settings = read_config(path).get("search")
+    if not settings:
+        return None
+    with config_errors(path):
+        return GenerationConfig.from_tokenizer(tokenizer).updated(**settings)
 
 
 def _classifier(directory: Path, task: Task, found: TrainedModel, mesh: Mesh | None) -> Any:

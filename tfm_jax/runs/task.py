@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tfm_jax import __version__  # of this code: an editable installation keeps the metadata of another
 from tfm_jax.fields import check_fields
 from tfm_jax.train.run_directory import config_errors, read_config, write_config
 from tfm_jax.values import from_dict, to_dict
@@ -18,7 +19,7 @@ TaskName = Literal[
     "text-generation", "translation", "text-classification", "token-classification", "image-classification"
 ]
 """The tasks, as pipelines of Hugging Face name them."""
-_PACKAGES = ("tfm_jax", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "datasets", "grain")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "datasets", "grain")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class Task:
       labels: of a classifier, in the order of its logits.
       pooling: of a classifier of texts or images: the input of its head.
       head_dropout_rate: of a classifier.
-      max_length: of a text, in tokens with BOS and EOS; longer ones are truncated. None is no limit.
+      max_length: of a text, in tokens with BOS and EOS. A classifier truncates longer ones; a generator was
+        trained on none. None is no limit.
       pairs: whether the input is a pair of texts.
       channels: of a picture that an image classifier reads: 1 is grey, 3 is RGB. None is as many as its
         preprocessing has.
@@ -69,7 +71,8 @@ class Origin:
     def now(cls, data: Mapping[str, str], seed: int) -> "Origin":
         """The origin of a model that this process trains."""
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        return cls(versions={"python": platform.python_version(), **versions}, data=dict(data), seed=seed)
+        own = {"python": platform.python_version(), "tfm_jax": __version__}
+        return cls(versions={**own, **versions}, data=dict(data), seed=seed)
 
 
 def is_run(source: str | Path) -> bool:
