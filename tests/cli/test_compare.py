@@ -129,15 +129,16 @@ def test_runs_of_one_name_have_their_paths(tfm, tmp_path):
     assert (table[str(one)], table[str(two)]) == (["a"], ["b"])
 
 
-def test_errors_name_the_directory(tfm, tmp_path):
+def test_errors_name_the_directory(tfm, checkpoint, tmp_path):
     run = make_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     cases = [
         ([tmp_path / "empty", run], "got no config.json, nor sweep.json; wanted the directory of a run, or"),
         ([tmp_path / "gone", run], f"{tmp_path / 'gone'}: got no config.json"),
-        ([run], "compare: got 1 runs; wanted two or more, or a sweep."),
-        ([], "compare: got 0 runs"),
-        ([run, tmp_path / "empty" / ".." / "run"], f"compare: got {run} twice; wanted different runs."),
+        ([checkpoint, run], f"{checkpoint}: got a checkpoint; wanted the directory of a run, or of a sweep."),
+        ([run], "RUN: got 1; wanted two or more, or a sweep of so many."),
+        ([], "RUN: got 0; wanted two or more"),
+        ([run, tmp_path / "empty" / ".." / "run"], f"RUN: got {run} twice; wanted different runs."),
     ]
     for argv, message in cases:
         status, out, err = tfm("compare", *argv)

@@ -36,10 +36,10 @@ class Compare(Command):
         """Checks that there are two or more runs."""
         directories = self._directories
         if len(directories) < 2:
-            raise ValueError(f"compare: got {len(directories)} runs; wanted two or more, or a sweep.")
+            raise ValueError(f"RUN: got {len(directories)}; wanted two or more, or a sweep of so many.")
         resolved = Counter(path.resolve() for path in directories)
         if twice := [path for path in directories if resolved[path.resolve()] > 1]:
-            raise ValueError(f"compare: got {twice[0]} twice; wanted different runs.")
+            raise ValueError(f"RUN: got {twice[0]} twice; wanted different runs.")
 
     @property
     def _directories(self) -> list[Path]:
@@ -149,14 +149,15 @@ def differences(found: Sequence[Description]) -> tuple[dict[str, list[str]], dic
 
 def _find_runs(path: Path) -> list[Path]:
     """The directory of a run, or those of a sweep."""
+    from tfm_jax.runs import is_run  # slow: not before it is needed
     from tfm_jax.train.run_directory import SWEEP_FILE, read_config
 
-    if (path / "config.json").is_file():
+    if is_run(path):
         return [path]
     if not (path / SWEEP_FILE).is_file():
-        raise ValueError(
-            f"{path}: got no config.json, nor {SWEEP_FILE}; wanted the directory of a run, or of a sweep."
-        )
+        is_checkpoint = (path / "config.json").is_file()
+        got = "a checkpoint" if is_checkpoint else f"no config.json, nor {SWEEP_FILE}"
+        raise ValueError(f"{path}: got {got}; wanted the directory of a run, or of a sweep.")
     listed = read_config(path / SWEEP_FILE).get("runs")
     names = [run.get("name") for run in listed if isinstance(run, dict)] if isinstance(listed, list) else []
     return [path / str(name) for name in names if (path / str(name) / "config.json").is_file()]
