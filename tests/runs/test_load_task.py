@@ -103,7 +103,7 @@ def test_tokens_are_read_as_in_training(made):
     (labels,) = classifier(["  ab\tc \n"])
     assert [(x.start, x.end) for x in labels] == [(2, 4), (5, 6)]
     assert classifier(["", " "]) == [[], []]
-    with pytest.raises(ValueError, match="TokenClassifier: got .* wanted"):
+    with pytest.raises(ValueError, match=r"TokenClassifier: got .* wanted"):
         classifier([("ab", "c")])
 
 

@@ -36,7 +36,7 @@ class Compare(Command):
         """Checks that there are two or more runs."""
         directories = self._directories
         if len(directories) < 2:
-            raise ValueError(f"RUN: got {len(directories)}; wanted two or more, or a sweep of so many.")
+            raise ValueError(f"RUN: got {len(directories)}; wanted two or more, or a sweep with as many.")
         resolved = Counter(path.resolve() for path in directories)
         if twice := [path for path in directories if resolved[path.resolve()] > 1]:
             raise ValueError(f"RUN: got {twice[0]} twice; wanted different runs.")
@@ -79,12 +79,12 @@ class Description:
     sections: Mapping[str, Mapping[str, object] | None]
     is_finished: bool
 
-    def text(self, section: str, name: str) -> str:
-        """A value for a table; empty where the run has none."""
+    def text(self, section: str, name: str, digits: int = 6) -> str:
+        """A value for a table, a float with so many significant digits; empty where the run has none."""
         values = self.sections[section]
         if values is None:
             return UNKNOWN
-        return _text(values[name]) if name in values else ""
+        return _text(values[name], digits) if name in values else ""
 
 
 def describe(directory: Path) -> Description:
@@ -197,8 +197,9 @@ def _print_differences(
     if not rows:
         return
     fields = [name for _, name in rows]
+    cells = {row: _cells(found, *row) for row in rows}
     if _width(names, fields) < _width(fields, names):
-        table = [[run, *(x.text(*row) for row in rows)] for run, x in zip(names, found, strict=True)]
+        table = [[run, *(cells[row][i] for row in rows)] for i, run in enumerate(names)]
         print_table(["", *fields], table)
         return
     table = []
@@ -206,7 +207,7 @@ def _print_differences(
     for section, chosen in different.items():
         if chosen:
             table.append([section, *("" for _ in found)])
-            table += [[f"  {name}", *(x.text(section, name) for x in found)] for name in chosen]
+            table += [[f"  {name}", *cells[section, name]] for name in chosen]
             heads += [True] + [False] * len(chosen)
     print_table(["", *names], table, bold=heads)
 
@@ -216,7 +217,13 @@ def _width(first: Sequence[str], heads: Sequence[str]) -> int:
     return max(map(len, first)) + sum(len(head) + 3 for head in heads)
 
 
-def _text(value: object) -> str:
+def _cells(found: Sequence[Description], section: str, name: str) -> list[str]:
+    """A value of each run, with all digits of floats where six would show no difference."""
+    cells = [x.text(section, name) for x in found]
+    return cells if len(set(cells)) > 1 else [x.text(section, name, digits=17) for x in found]
+
+
+def _text(value: object, digits: int) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.{digits}g}"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
