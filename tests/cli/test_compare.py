@@ -64,6 +64,14 @@ def test_what_differs_is_listed_and_the_rest_counted(tfm, tmp_path):
     }  # fmt: skip
 
 
+def test_floats_that_differ_are_shown_with_digits_that_do(tfm, tmp_path):
+    one = make_run(tmp_path / "one", results={"loss": 0.5, "accuracy": 1 / 3})
+    two = make_run(tmp_path / "two", results={"loss": 0.5 + 2**-52, "accuracy": 2 / 3})
+    table = table_of(tfm("compare", one, two)[1])
+    assert table["loss"] == ["0.5", "0.50000000000000022"]
+    assert table["accuracy"] == ["0.333333", "0.666667"]
+
+
 def test_the_model_is_that_of_model_json(tfm, tmp_path):
     runs_ = [make_run(tmp_path / str(size), model={"vocab_size": size}) for size in (5, 6)]
     _, out, _ = tfm("compare", *runs_)
@@ -129,15 +137,16 @@ def test_runs_of_one_name_have_their_paths(tfm, tmp_path):
     assert (table[str(one)], table[str(two)]) == (["a"], ["b"])
 
 
-def test_errors_name_the_directory(tfm, tmp_path):
+def test_errors_name_the_directory(tfm, checkpoint, tmp_path):
     run = make_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     cases = [
         ([tmp_path / "empty", run], "got no config.json, nor sweep.json; wanted the directory of a run, or"),
         ([tmp_path / "gone", run], f"{tmp_path / 'gone'}: got no config.json"),
-        ([run], "compare: got 1 runs; wanted two or more, or a sweep."),
-        ([], "compare: got 0 runs"),
-        ([run, tmp_path / "empty" / ".." / "run"], f"compare: got {run} twice; wanted different runs."),
+        ([checkpoint, run], f"{checkpoint}: got a checkpoint; wanted the directory of a run, or of a sweep."),
+        ([run], "RUN: got 1; wanted two or more, or a sweep with as many."),
+        ([], "RUN: got 0; wanted two or more"),
+        ([run, tmp_path / "empty" / ".." / "run"], f"RUN: got {run} twice; wanted different runs."),
     ]
     for argv, message in cases:
         status, out, err = tfm("compare", *argv)

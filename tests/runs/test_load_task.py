@@ -94,10 +94,17 @@ def test_tokens_are_read_as_in_training(made):
     batch, wanted = logits_of(made / "tokens", TASKS["tokens"], examples)
     classifier = runs.load_run(made / "tokens")
     assert type(classifier) is pretrained.TokenClassifier
+    spans = [[(0, 2), (3, 4)], [(0, 1)], [(0, 4), (5, 9)]]  # the last "ab" is truncated
     for i, labels in enumerate(classifier([" ".join(x) for x in words])):
-        of_text = wanted[i, 1 : batch["valid"][i].sum() - 1]  # between BOS and EOS
-        np.testing.assert_allclose([x.scores for x in labels], of_text, rtol=1e-5, atol=1e-6)
-        assert [x.start for x in labels] == list(range(len(labels)))
+        first = examples.positions[i][examples.positions[i] >= 0]
+        assert len(first) == len(spans[i]) and batch["weights"][i].sum() == len(first)
+        np.testing.assert_allclose([x.scores for x in labels], wanted[i, first], rtol=1e-5, atol=1e-6)
+        assert [(x.start, x.end) for x in labels] == spans[i]
+    (labels,) = classifier(["  ab\tc \n"])
+    assert [(x.start, x.end) for x in labels] == [(2, 4), (5, 6)]
+    assert classifier(["", " "]) == [[], []]
+    with pytest.raises(ValueError, match=r"TokenClassifier: got .* wanted"):
+        classifier([("ab", "c")])
 
 
 def test_bos_and_eos_of_a_text_are_those_of_training_whatever_the_tokenizer_adds(tmp_path):

@@ -28,8 +28,8 @@ class Classify(EncoderCommand):
     """Classify each text, each of its tokens, or each image.
 
     The inputs of an image classifier are paths of image files. Writes one JSON value per line: the label, its
-    score and all scores; for a token classifier a list of labels with their character offsets; null for an
-    input that cannot be read.
+    score and all scores; for a token classifier a list of labels with their character offsets, of the tokens
+    of a checkpoint and of the words of a run; null for an input that cannot be read.
     """
 
     pairs: bool = False

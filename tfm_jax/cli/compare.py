@@ -36,10 +36,10 @@ class Compare(Command):
         """Checks that there are two or more runs."""
         directories = self._directories
         if len(directories) < 2:
-            raise ValueError(f"compare: got {len(directories)} runs; wanted two or more, or a sweep.")
+            raise ValueError(f"RUN: got {len(directories)}; wanted two or more, or a sweep with as many.")
         resolved = Counter(path.resolve() for path in directories)
         if twice := [path for path in directories if resolved[path.resolve()] > 1]:
-            raise ValueError(f"compare: got {twice[0]} twice; wanted different runs.")
+            raise ValueError(f"RUN: got {twice[0]} twice; wanted different runs.")
 
     @property
     def _directories(self) -> list[Path]:
@@ -79,12 +79,12 @@ class Description:
     sections: Mapping[str, Mapping[str, object] | None]
     is_finished: bool
 
-    def text(self, section: str, name: str) -> str:
-        """A value for a table; empty where the run has none."""
+    def text(self, section: str, name: str, digits: int = 6) -> str:
+        """A value for a table, a float with so many significant digits; empty where the run has none."""
         values = self.sections[section]
         if values is None:
             return UNKNOWN
-        return _text(values[name]) if name in values else ""
+        return _text(values[name], digits) if name in values else ""
 
 
 def describe(directory: Path) -> Description:
@@ -149,14 +149,15 @@ def differences(found: Sequence[Description]) -> tuple[dict[str, list[str]], dic
 
 def _find_runs(path: Path) -> list[Path]:
     """The directory of a run, or those of a sweep."""
+    from tfm_jax.runs import is_run  # slow: not before it is needed
     from tfm_jax.train.run_directory import SWEEP_FILE, read_config
 
-    if (path / "config.json").is_file():
+    if is_run(path):
         return [path]
     if not (path / SWEEP_FILE).is_file():
-        raise ValueError(
-            f"{path}: got no config.json, nor {SWEEP_FILE}; wanted the directory of a run, or of a sweep."
-        )
+        is_checkpoint = (path / "config.json").is_file()
+        got = "a checkpoint" if is_checkpoint else f"no config.json, nor {SWEEP_FILE}"
+        raise ValueError(f"{path}: got {got}; wanted the directory of a run, or of a sweep.")
     listed = read_config(path / SWEEP_FILE).get("runs")
     names = [run.get("name") for run in listed if isinstance(run, dict)] if isinstance(listed, list) else []
     return [path / str(name) for name in names if (path / str(name) / "config.json").is_file()]
@@ -196,8 +197,9 @@ def _print_differences(
     if not rows:
         return
     fields = [name for _, name in rows]
+    cells = {row: _cells(found, *row) for row in rows}
     if _width(names, fields) < _width(fields, names):
-        table = [[run, *(x.text(*row) for row in rows)] for run, x in zip(names, found, strict=True)]
+        table = [[run, *(cells[row][i] for row in rows)] for i, run in enumerate(names)]
         print_table(["", *fields], table)
         return
     table = []
@@ -205,7 +207,7 @@ def _print_differences(
     for section, chosen in different.items():
         if chosen:
             table.append([section, *("" for _ in found)])
-            table += [[f"  {name}", *(x.text(section, name) for x in found)] for name in chosen]
+            table += [[f"  {name}", *cells[section, name]] for name in chosen]
             heads += [True] + [False] * len(chosen)
     print_table(["", *names], table, bold=heads)
 
@@ -215,7 +217,13 @@ def _width(first: Sequence[str], heads: Sequence[str]) -> int:
     return max(map(len, first)) + sum(len(head) + 3 for head in heads)
 
 
-def _text(value: object) -> str:
+def _cells(found: Sequence[Description], section: str, name: str) -> list[str]:
+    """A value of each run, with all digits of floats where six would show no difference."""
+    cells = [x.text(section, name) for x in found]
+    return cells if len(set(cells)) > 1 else [x.text(section, name, digits=17) for x in found]
+
+
+def _text(value: object, digits: int) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.{digits}g}"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)

@@ -1,6 +1,7 @@
 """Sentences with a label for each word as examples for token classification."""
 
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -16,7 +17,13 @@ from tfm_jax.data.text_classification import encode_truncated
 from tfm_jax.data.tokenizers import JsonTokenizer, with_special_tokens
 from tfm_jax.types import TextClassificationBatch
 
-__all__ = ["TokenClassificationExamples", "read_conll", "sentences", "token_classification_examples"]
+__all__ = [
+    "TokenClassificationExamples",
+    "first_tokens",
+    "read_conll",
+    "sentences",
+    "token_classification_examples",
+]
 
 log = logging.getLogger(__name__)
 _LONGEST_LINE = 1 << 12
@@ -145,7 +152,7 @@ def token_classification_examples(
     backend = with_special_tokens(tokenizer)
     texts = [" ".join(sentence) for sentence in words]
     encodings = encode_truncated("token_classification_examples", texts, backend, max_length)
-    positions = [_first_tokens(*pair) for pair in zip(words, encodings, strict=True)]
+    positions = [first_tokens(_spans(x), encoding) for x, encoding in zip(words, encodings, strict=True)]
     if without := sum(int((found < 0).sum()) for found in positions):
         total = sum(map(len, words))
         log.warning("%d of %d words have no token, or are cut off: they have no label", without, total)
@@ -160,11 +167,18 @@ def token_classification_examples(
     )
 
 
-def _first_tokens(words: Sequence[str], encoding: tokenizers.Encoding) -> np.ndarray:
-    """The position of the first token of each word of ``" ".join(words)``; -1 without one."""
-    ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64) - 1
-    starts = ends - [len(word) for word in words]
-    found = np.full(len(words), -1, np.int64)
+def first_tokens(spans: Sequence[tuple[int, int]], encoding: tokenizers.Encoding) -> np.ndarray:
+    """The position of the first token of each word of a text.
+
+    Args:
+      spans: the first character of each word in the text and the one behind its last, in order.
+      encoding: of the text.
+
+    Returns:
+      int64 [words]; -1 for a word without a token.
+    """
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    found = np.full(len(spans), -1, np.int64)
     for position, ((start, end), special) in enumerate(
         zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
     ):
@@ -172,9 +186,15 @@ def _first_tokens(words: Sequence[str], encoding: tokenizers.Encoding) -> np.nda
             continue
         word = int(np.searchsorted(ends, start, side="right"))  # the first that ends behind the token's start
         # A token may begin with the space before its word; that of a space alone belongs to none.
-        if word < len(words) and end > starts[word] and found[word] < 0:
+        if word < len(spans) and end > starts[word] and found[word] < 0:
             found[word] = position
     return found
+
+
+def _spans(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the words are in ``" ".join(words)``."""
+    ends = itertools.accumulate(len(word) + 1 for word in words)
+    return [(end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)]
 
 
 def sentences(dataset: Dataset, column: str = "tokens") -> list[list[str]]:

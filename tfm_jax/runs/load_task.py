@@ -1,6 +1,7 @@
 """The model of a run, or of a checkpoint of transformers, as the object of its task."""
 
 import copy
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -303,7 +304,9 @@ def _classifier(directory: Path, task: Task, found: TrainedModel, mesh: Mesh | N
         options = {"channels": task.channels, "mesh": mesh}
         return pretrained.ImageClassifier(model, params, processor, task.labels, **options)
     of_tokens = task.task == "token-classification"
-    kind = pretrained.TokenClassifier if of_tokens else pretrained.TextClassifier
+    kind: Any = pretrained.TextClassifier
+    if of_tokens:
+        kind = functools.partial(pretrained.TokenClassifier, of_words=True)
     assert found.tokenizer is not None
     return kind(
         model,

@@ -1,6 +1,7 @@
 """Classification of texts, or of their tokens, with a checkpoint."""
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ __all__ = ["TextClassifier", "TokenClassifier", "TokenLabel", "load_text_classif
 
 
 class TokenLabel(NamedTuple):
-    """The label of the token at ``text[start:end]``; the other fields are as in ``Label``."""
+    """The label of the token or the word at ``text[start:end]``; the other fields are as in ``Label``."""
 
     start: int
     end: int
@@ -94,25 +95,50 @@ class TextClassifier:
         return [Label(*best(self.labels, scores)) for _, scores in found]
 
 
+@dataclass(frozen=True, eq=False)
 class TokenClassifier(TextClassifier):
-    """A token classifier; its fields are those of ``TextClassifier``."""
+    """A token classifier with its tokenizer and labels.
+
+    Args:
+      of_words: label the words between spaces, by the first token of each, instead of all tokens: for a model
+        that ``data.token_classification_examples`` trained, which had no label for the others.
+      model, params, tokenizer, labels, scoring, max_length, mesh, truncation_side, use_token_types: as of a
+        ``TextClassifier``.
+    """
+
+    of_words: bool = False
 
     def __call__(self, texts: Sequence[Text], *, batch_size: int = 32) -> list[list[TokenLabel]]:
-        """The labels of each text's tokens, without special tokens such as [CLS], in order.
+        """The labels of each text's tokens or words, in order.
 
-        Raises a ValueError for one text instead of a list, a None in the list, a ``batch_size`` below 1 and
-        an id outside the vocabulary.
+        Special tokens such as [CLS] have no label, nor have words that are truncated or have no token. Raises
+        a ValueError for one text instead of a list, a None in the list, a pair of texts with ``of_words``, a
+        ``batch_size`` below 1 and an id outside the vocabulary.
         """
-        texts = as_texts("TokenClassifier", "texts", texts, pairs=True)
+        texts = as_texts("TokenClassifier", "texts", texts, pairs=not self.of_words)
         found = self._in_batches(texts, batch_size, self._run)
+        places = (
+            _words(text, encoding) if self.of_words else _tokens(encoding)
+            for text, (encoding, _) in zip(texts, found, strict=True)
+        )
         return [
-            [
-                TokenLabel(*encoding.offsets[i], *best(self.labels, scores[i]))
-                for i, special in enumerate(encoding.special_tokens_mask)
-                if not special
-            ]
-            for encoding, scores in found
+            [TokenLabel(*span, *best(self.labels, scores[i])) for i, span in of_text]
+            for of_text, (_, scores) in zip(places, found, strict=True)
         ]
+
+
+def _tokens(encoding: tokenizers.Encoding) -> list[tuple[int, tuple[int, int]]]:
+    """The position of each token that is not special, with its characters in the text."""
+    special = encoding.special_tokens_mask
+    return [(i, span) for i, span in enumerate(encoding.offsets) if not special[i]]
+
+
+def _words(text: Text, encoding: tokenizers.Encoding) -> list[tuple[int, tuple[int, int]]]:
+    """The position of the first token of each word, with the characters of the word."""
+    from tfm_jax.data.token_classification import first_tokens  # slow: not before it is needed
+
+    spans = [word.span() for word in re.finditer(r"\S+", str(text))]
+    return [(int(i), span) for i, span in zip(first_tokens(spans, encoding), spans, strict=True) if i >= 0]
 
 
 # One program for all classifiers of a config, however often it is loaded.
