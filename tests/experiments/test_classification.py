@@ -153,7 +153,7 @@ def test_class_of_held_out_texts_only_is_an_error_or_dropped(tmp_path, capsys):
         loaded = corpus.load_corpus(DataConfig(**settings, drop_missing_classes=True))
         assert loaded.class_names == ["a", "b"]
         assert len(loaded.splits[split].texts) == len(resumed.splits[split].texts) - 1
-        assert f" {split} examples of classes without a training example: 'rare'" in capsys.readouterr().out
+        assert f" {split} examples of missing classes: 'rare'" in capsys.readouterr().out
     assert found == {"validation", "test"}
 
 
