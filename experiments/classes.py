@@ -26,8 +26,8 @@ def align_classes(
 ) -> Classes:
     """Checks that each class of the held-out examples has training examples, or drops the examples of others.
 
-    The choice of held-out examples ignores labels, so all examples of a rare class may be held out. A label may
-    also be no class that the data declare, such as the -1 of an example without a label.
+    The choice of held-out examples ignores labels, so all examples of a rare class may be held out. A label
+    may also be no class that the data declare, such as the -1 of an example without a label.
 
     Args:
       name: of the experiment, for what is printed.
@@ -42,17 +42,17 @@ def align_classes(
       The classes that are left, and the examples.
 
     Raises:
-      ValueError: a class has held-out examples and no training example, or a training example has a label that
-        is no class (both without ``drop``); no example of a split is left, or the training examples have fewer
+      ValueError: a class has held-out examples and no training example, or a label of a training example is
+        no class (both without ``drop``); no example of a split is left, or the training examples have fewer
         than two classes.
     """
     counts = {split: Counter(label for row in rows for label in row) for split, rows in labels.items()}
     unknown = [label for label in counts["train"] if label not in names]
     if unknown and not drop:
         raise ValueError(
-            f"got labels that are none of the {len(names)} classes of the data: {_described(unknown, counts)}; "
-            f"wanted one of {_listed(list(map(repr, names)))}. Correct them, or drop their examples with "
-            "--data.drop-missing-classes"
+            f"got labels that are none of the {len(names)} classes of the data: "
+            f"{_described(unknown, counts)}; wanted one of {_listed(list(map(repr, names)))}. Correct them, or "
+            "drop their examples with --data.drop-missing-classes"
         )
     training = [label for label in counts["train"] if label in names]
     if len(training) < 2:

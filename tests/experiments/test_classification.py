@@ -180,7 +180,7 @@ def test_default_source_needs_no_file():
         ),
         (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted"),
         (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
-        (["--model.pooler", "Pooler"], "got pooling='mean' .*; wanted pooling='first'"),
+        (["--model.pooler", "Pooler"], "got --pooling mean with Pooler.*; wanted --pooling first"),
         (["--mesh.data", "3"], "got --train.batch-size 8; wanted a multiple of .*, 3"),
     ],
 )  # fmt: skip
