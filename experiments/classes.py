@@ -51,8 +51,8 @@ def align_classes(
     if unknown and not drop:
         raise ValueError(
             f"got labels that are none of the {len(names)} classes of the data: "
-            f"{_described(unknown, counts)}; wanted one of {_listed(list(map(repr, names)))}. Correct them, or "
-            "drop their examples with --data.drop-missing-classes"
+            f"{_described(unknown, counts)}; wanted one of {_listed(list(map(repr, names)))}. Correct them, "
+            "or drop their examples with --data.drop-missing-classes"
         )
     training = [label for label in counts["train"] if label in names]
     if len(training) < 2:
