@@ -57,8 +57,9 @@ def test_words_that_are_cut_off_have_no_label(caplog):
     assert "1 of 4 words have no token, or are cut off" in caplog.text
     batch = examples.take(np.array([0]))
     assert batch["weights"].sum() == 2
-    with pytest.raises(ValueError, match=r"wanted at least 5.*--data.max-length"):
-        examples_of([["ab"]], max_length=4)
+    assert examples_of([["ab"]], max_length=3)[0].lengths.tolist() == [[3]]
+    with pytest.raises(ValueError, match=r"wanted at least 3.*--data.max-length"):
+        examples_of([["ab"]], max_length=2)
 
 
 def test_word_without_a_token_has_no_label():
