@@ -169,7 +169,7 @@ def test_default_source_needs_no_file():
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
-        (["--data.task", "tokens"], "train: got 2 tokens and 1 tags in row 0; wanted a tag for each"),
+        (["--data.task", "tokens"], "got 2 tokens and 1 tags in row 0; wanted a tag for each"),
         (["--data.text-column", "text"], "the columns 'phrase', 'kind'; wanted 'text'"),
         (["--data.label-column", "label"], "the columns 'phrase', 'kind'; wanted 'label'"),
         (["--data.held-out", "0"], "got no texts for test and validation, and --data.held-out 0"),

@@ -65,7 +65,7 @@ class TableReader:
             for number, (line, fields) in enumerate(records):
                 if number == 0 and self.names is not None:
                     self._check_first(file, line, fields)
-                    self._check_no_header(file, line, fields)
+                    self._check_no_header(file, line, fields, self.names)
                 if fields == [] or (fields == [""] and len(header) > 1 and not self.quoted):
                     continue  # a blank line; in a literal table of one column it is an empty text
                 if len(fields) != len(header):
@@ -124,14 +124,15 @@ class TableReader:
                 f"{'rename the column' if self.names is None else 'remove the character'}.",
             )
 
-    def _check_no_header(self, file: Path, line: int, fields: Sequence[str]) -> None:
+    @staticmethod
+    def _check_no_header(file: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
         """Raises for a first line that is the names themselves, which would be read as data."""
-        if tuple(fields) == self.names:
+        if list(fields) == list(names):
             raise line_error(
                 file,
                 line,
                 f"got a header line, {list(fields)!r:.200}, and the same names; wanted the names for a table "
-                f"without a header. Leave names={self.names!r} (--data.columns {' '.join(self.names)}) out.",
+                f"without a header. Leave names={names!r} (--data.columns {' '.join(names)}) out.",
             )
 
     def _records(self, file: Path, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
