@@ -292,7 +292,7 @@ def test_predictions_are_in_order_and_views_can_change_them():
 
 
 def test_negative_number_of_copies_raises():
-    with pytest.raises(ValueError, match=r"got copies=-1"):
+    with pytest.raises(ValueError, match=r"--views.copies: got -1"):
         ViewsConfig(copies=-1)
 
 
