@@ -93,7 +93,7 @@ def _without(
     if empty := [split for split, rows in kept.items() if not rows]:
         raise ValueError(
             f"got --data.drop-missing-classes and no example of a class with training examples in "
-            f"{' and '.join(empty)}; wanted some. Missing classes: {listed}"
+            f"{' and '.join(empty)}; wanted some, with labels. Missing classes: {listed}"
         )
     dropped = ", ".join(f"{len(labels[split]) - len(rows)} of {len(labels[split])} {split}"
                         for split, rows in kept.items() if len(rows) < len(labels[split]))  # fmt: skip
