@@ -88,8 +88,8 @@ class DataConfig:
       held_out_salt: Hashed with a text to choose the held-out ones, so that a file may grow or be reordered
         and no training text becomes a test text. Another salt holds out others; None is the choice of
         version 0.1, by a permutation of their number.
-      drop_missing_classes: Drop held-out examples of classes without a training example, which are an error
-        otherwise.
+      drop_missing_classes: Drop held-out examples of classes without a training example, and examples with a
+        label that is no declared class, such as -1. Both are an error otherwise.
       separator: The field separator of a csv or tsv file, one character. None is a comma or a tab.
       encoding: The encoding of csv, tsv, json and text files.
       tokenizer: Learned from the training texts and saved in the run's directory.

@@ -51,6 +51,7 @@ def load_corpus(
     source = {split: task.table(rows, config, config.source) for split, rows in source.items()}
     task.read(source["train"], config)  # errors name a row by its number in the source
     names = task.class_names(source["train"], config)
+    task.label_names(source["train"], names, config)
     columns = task.columns(config)
     splits = hold_out(source, by=columns, salt=config.held_out_salt, **shares)
     for split, file in files.items():

@@ -120,7 +120,7 @@ def _prepare(run: Run[Config]) -> _Prepared:
     tokenizer = make_tokenizer(
         run.path,
         config.data.tokenizer,
-        lambda: _plain_texts(corpus.splits["train"].texts),
+        lambda: task.plain_texts(corpus.splits["train"].texts),
         config.data.vocab_size,
     )
     assert isinstance(tokenizer, data.JsonTokenizer)
@@ -153,10 +153,3 @@ def _prepare(run: Run[Config]) -> _Prepared:
         f"{NAME}: {tokenizer.vocab_size:,} tokens in the vocabulary; batches of {size} x {widths}", flush=True
     )
     return _Prepared(corpus, model, examples, batches, in_order)
-
-
-def _plain_texts(texts: Sequence[str | Sequence[str]]) -> list[str]:
-    """Texts to learn a tokenizer from: a pair is two, and a sentence its words with spaces between them."""
-    if texts and isinstance(texts[0], tuple):
-        return [text for pair in texts for text in pair]
-    return [text if isinstance(text, str) else " ".join(text) for text in texts]

@@ -57,6 +57,10 @@ class Task(Protocol[InputT, LabelsT]):
 
     def read(self, dataset: datasets.Dataset, config: DataConfig) -> list[InputT]: ...
 
+    def plain_texts(self, inputs: Sequence[InputT]) -> list[str]:
+        """The texts of inputs, to learn a tokenizer from."""
+        ...
+
     def class_names(self, dataset: datasets.Dataset, config: DataConfig) -> list[str]: ...
 
     def label_names(
@@ -112,17 +116,25 @@ class TextTask:
 
     unit: str = "texts"
     baseline_name: str = "n-grams"
+    column_option: str = "--data.text-column"
 
     def columns(self, config: DataConfig) -> tuple[str, ...]:
         return (config.text_column or "text",)
 
     def table(self, dataset: datasets.Dataset, config: DataConfig, where: str) -> datasets.Dataset:
         wanted = [*self.columns(config), config.label]
-        check_columns(where, dataset, wanted, "--data.text-column and --data.label-column")
+        check_columns(where, dataset, wanted, f"{self.column_option} and --data.label-column")
         return dataset.select_columns(wanted)
 
     def read(self, dataset: datasets.Dataset, config: DataConfig) -> list[Any]:
         return data.texts(dataset, *self.columns(config))
+
+    def plain_texts(self, inputs: Sequence[Any]) -> list[str]:
+        return list(inputs)
+
+    def show(self, text: Any) -> str:
+        """The beginning of an input."""
+        return f"{text:.60}"
 
     def class_names(self, dataset: datasets.Dataset, config: DataConfig) -> list[str]:
         return data.label_names(dataset, config.label)
@@ -186,7 +198,9 @@ class TextTask:
         texts, labels = labelled.texts, labelled.labels
         _draw(labels, predicted, names, path, self.unit)
         for i in np.flatnonzero(predicted != labels)[:5]:
-            print(f"  {_line(texts[i])}  is {names[int(labels[i])]}, predicted {names[int(predicted[i])]}")
+            print(
+                f"  {self.show(texts[i])}  is {names[int(labels[i])]}, predicted {names[int(predicted[i])]}"
+            )
         correct = {
             "this model": int((predicted == labels).sum()),
             self.baseline_name: int((baseline == labels).sum()),
@@ -205,18 +219,20 @@ class PairTask(TextTask):
     """One label for each pair of texts, such as a premise and a hypothesis."""
 
     unit: str = "pairs"
+    column_option: str = "--data.text-columns"
 
     def columns(self, config: DataConfig) -> tuple[str, ...]:
         return config.text_columns or ("sentence1", "sentence2")
 
-    def table(self, dataset: datasets.Dataset, config: DataConfig, where: str) -> datasets.Dataset:
-        wanted = [*self.columns(config), config.label]
-        check_columns(where, dataset, wanted, "--data.text-columns and --data.label-column")
-        return dataset.select_columns(wanted)
-
     def read(self, dataset: datasets.Dataset, config: DataConfig) -> list[Any]:
         first, second = (data.texts(dataset, name) for name in self.columns(config))
         return list(zip(first, second, strict=True))
+
+    def plain_texts(self, inputs: Sequence[Any]) -> list[str]:
+        return [text for pair in inputs for text in pair]
+
+    def show(self, text: Any) -> str:
+        return f"{text[0]:.40} | {text[1]:.40}"
 
     def examples(
         self, labelled: Labelled[Any, np.ndarray], tokenizer: data.JsonTokenizer, classes: int, config: Config
@@ -264,6 +280,9 @@ class TokensTask:
 
     def read(self, dataset: datasets.Dataset, config: DataConfig) -> list[list[str]]:
         return data.sentences(dataset, *self.columns(config))
+
+    def plain_texts(self, inputs: Sequence[list[str]]) -> list[str]:
+        return list(map(" ".join, inputs))
 
     def class_names(self, dataset: datasets.Dataset, config: DataConfig) -> list[str]:
         return tag_names(dataset, config.label)
@@ -379,7 +398,3 @@ def _draw(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path:
     n = len(names)
     matrix = np.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
     print(viz.confusion_matrix(matrix, names, path / "confusion.png", title=f"test {unit}") or "")
-
-
-def _line(text: str | tuple[str, str]) -> str:
-    return f"{text:.60}" if isinstance(text, str) else f"{text[0]:.40} | {text[1]:.40}"

@@ -81,11 +81,12 @@ class DataConfig:
       label: The column of the labels: class labels, texts or integers.
       classes: Number of classes, named 0, 1, ... if the data declare no names; a label out of range is an
         error. None uses the declared classes, or those of the training images before some are held out.
-      size: Height and width to resize pictures to. None keeps one size of at most 64 pixels a side; it
-        resizes others to their median height and width, at most 64 pixels, and prints the size.
+      size: Height and width to resize pictures to; arrays must have it. None keeps one size of at most 64
+        pixels a side; it resizes others to their median height and width, at most 64 pixels, and prints the
+        size.
       channels: 1 reads pictures as grey, 3 as RGB. None reads grey if all training images are, else RGB.
-      drop_missing_classes: Drop held-out images of classes without a training image, which are an error
-        otherwise.
+      drop_missing_classes: Drop held-out images of classes without a training image, and images with a
+        label that is no declared class, such as -1. Both are an error otherwise.
       separator: The field separator of a metadata.csv or .tsv, one character. None is a comma or a tab.
       encoding: The encoding of such a file or a metadata.jsonl.
       held_out: Share of the training images to hold out for validation, and for the test, if the source has

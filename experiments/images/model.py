@@ -52,6 +52,14 @@ class Preprocess:
         pixels = jnp.round(255 * images).astype(jnp.uint8)
         return self.processor(jnp.repeat(pixels, self.channels, -1) if pixels.shape[-1] == 1 else pixels)
 
+    def resized(self, sides: tuple[int, int]) -> tuple[int, int]:
+        """The height and width to which images of these sides are resized, before a crop."""
+        if self.processor is None:
+            return sides
+        image = jax.ShapeDtypeStruct((*sides, len(self.processor.mean)), jnp.uint8)
+        height, width, _ = jax.eval_shape(dataclasses.replace(self.processor, crop=None), image).shape
+        return height, width
+
 
 class ImageClassifier(nn.Classifier):
     """A classifier that preprocesses its images; the parameters are those of ``nn.Classifier``."""
@@ -153,9 +161,7 @@ def write_preprocessing(
     elif size is None:
         return
     else:
-        image = jax.ShapeDtypeStruct((*size, len(processor.mean)), jnp.uint8)
-        resized = jax.eval_shape(dataclasses.replace(processor, crop=None), image).shape[:2]
-        if resized != size:
+        if (resized := preprocess.resized(size)) != size:
             raise ValueError(
                 f"--data.size: got {describe_shape(size)}; wanted {describe_shape(resized)}, to which the "
                 f"{PROCESSOR_FILE} of --init-from resizes them"

@@ -291,7 +291,7 @@ def _size(config: Config, path: Path, training: datasets.Dataset, name: str) -> 
     elif is_one and make_preprocess(path, patches).processor is not None:
         return None  # the model resizes them
     else:
-        size = (patches.height, patches.width)
+        size = make_preprocess(path, patches).resized((patches.height, patches.width))
     if not is_one or size != tuple(sizes[0].tolist()):
         small, large = (describe_shape(side.tolist()) for side in (sizes.min(0), sizes.max(0)))
         found = f"of {small}" if is_one else f"from {small} to {large}"

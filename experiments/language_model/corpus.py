@@ -1,14 +1,13 @@
 """The training and validation texts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from experiments.inputs import RunInputs, hash_lines, hash_texts, keep_lines
 from experiments.language_model.config import DataConfig
 from tfm_jax import data
-from tfm_jax.data.sources import load_unsplit
+from tfm_jax.data.sources import is_one_text, load_unsplit
 
 __all__ = ["load_texts", "sample_texts"]
 
@@ -69,18 +68,12 @@ def _without_held_out(
 ) -> dict[str, list[str]]:
     """The texts without those that the run's start held out; of a document, without their lines."""
     files = ["validation"] if config.validation else []
-    if _is_document(config):
+    if config.held_out_salt is not None and is_one_text(config.source, config.splits):  # split by position
         rows = inputs.regroup({name: hash_lines(parts) for name, parts in texts.items()}, files)
         kept = {i for name, i in (rows or {}).get("train", ()) if name == "train"}
         return texts if rows is None else {**texts, "train": keep_lines(texts["train"], kept)}
     rows = inputs.regroup({name: hash_texts(part) for name, part in texts.items()}, files)
     return texts if rows is None else {name: [texts[s][i] for s, i in part] for name, part in rows.items()}
-
-
-def _is_document(config: DataConfig) -> bool:
-    """Whether the source is one text file, which is split by position."""
-    path = Path(config.source)
-    return config.held_out_salt is not None and path.is_file() and bool({".txt", ".text"} & {*path.suffixes})
 
 
 def sample_texts(texts: Sequence[str], max_bytes: int) -> list[str]:

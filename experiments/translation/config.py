@@ -84,7 +84,7 @@ class DataConfig:
         uses the columns named source and target. Of two files it names the languages alone; None reads
         them from the suffixes.
       columns: The names of the columns of a csv or tsv file without a header line, such as en fr; of two, the
-        first is the source. None reads the header.
+        first is the source, unless they are called source and target. None reads the header.
       validation: A file, or two, for validation. None uses the source's split of that name or, without one,
         held_out of the training pairs.
       test: A file, or two, for the test; None as for validation.

@@ -43,7 +43,7 @@ def load_pairs(config: DataConfig) -> dict[str, Pairs]:
     """
     sources: dict[str, Source] = {"train": config.source}
     sources |= {name: file for name in ("validation", "test") if (file := getattr(config, name))}
-    _check_order(config)
+    _check_order(config, sources)
     options = {name: _file_options(config, file, sources.values()) for name, file in sources.items()}
     splits = data.load_splits(
         config.source, validation=0.0, test=0.0, splits=config.splits, **options["train"]
@@ -88,11 +88,11 @@ def _file_options(config: DataConfig, source: Source, sources: Iterable[Source])
 
 
 def _columns(config: DataConfig) -> tuple[str, str] | None:
-    """The names of the two columns of a table without a header; None where ``pair`` chooses them."""
-    if config.pair is None and config.columns is not None and len(config.columns) == 2:
-        source, target = config.columns
-        return source, target
-    return None
+    """The names of the two columns of a table without a header; None where ``pair`` or names choose them."""
+    if config.pair is not None or config.columns is None or len(config.columns) != 2:
+        return None
+    source, target = config.columns
+    return None if {source, target} == {"source", "target"} else (source, target)
 
 
 def _read(dataset: datasets.Dataset, config: DataConfig, source: Source) -> Pairs:
@@ -112,15 +112,18 @@ def _source_column(dataset: datasets.Dataset, config: DataConfig) -> str:
     return source_column(dataset, config.pair if isinstance(config.source, str) else None)
 
 
-def _check_order(config: DataConfig) -> None:
-    """Raises for two files in the other order than the languages of the pair."""
-    if isinstance(config.source, str) or config.pair is None:
+def _check_order(config: DataConfig, sources: Mapping[str, Source]) -> None:
+    """Raises for two files in the other order than the languages of the pair, or of the training files."""
+    wanted = languages(config)
+    if None in wanted or wanted[0] == wanted[1]:
         return
-    first, second = config.source
-    if None not in (found := (language_of(second), language_of(first))) and found == languages(config):
+    for name, files in sources.items():
+        if isinstance(files, str) or (language_of(files[1]), language_of(files[0])) != wanted:
+            continue
+        option = f"--data.{'source' if name == 'train' else name}"
         raise ValueError(
-            f"got --data.source {_shown(config.source)} and --data.pair {config.pair}; wanted the source "
-            f"texts first. Give --data.source {second} {first}, or the other pair"
+            f"got {option} {_shown(files)} for texts of {wanted[0]} and their translations into {wanted[1]}; "
+            f"wanted the source texts first. Give {option} {files[1]} {files[0]}, or another --data.pair"
         )
 
 

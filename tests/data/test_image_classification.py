@@ -148,6 +148,15 @@ def test_images_are_resized_and_converted_to_one_mode():
     assert examples_of(images, size=(2, 7)).images.shape == (2, 2, 7, 3)
 
 
+def test_arrays_are_not_resized():
+    array = [[0.0, 0.25], [0.5, 1.0]]
+    assert examples_of([array], size=(2, 2)).images.shape == (1, 2, 2, 1)
+    with pytest.raises(
+        ValueError, match=r"got an array of \[2, 2\] pixels in row 0 with size=\(2, 3\), which"
+    ):
+        examples_of([array], size=(2, 3))
+
+
 def test_the_number_of_classes_comes_from_the_data_set():
     features = datasets.Features(
         {"image": datasets.Array2D((3, 4), "uint8"), "label": datasets.ClassLabel(names=["a", "b", "c"])}

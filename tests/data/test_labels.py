@@ -127,6 +127,11 @@ def test_tags_of_every_kind_become_ids():
     assert [ids.tolist() for ids in data.tag_ids(declared, ["y", "x"], "ids")] == [[0, 1], [1]]
     with pytest.raises(ValueError, match="tag_ids: got 'B' in row 0, token 1, of column 'tags'; wanted one"):
         data.tag_ids(table, ["O"])
+    rows = mixed([["1"], [1]])
+    with pytest.raises(
+        ValueError, match=r"tag_names: got 1 in row 1, token 0, of .* and '1' in row 0, token 0; "
+    ):
+        data.tag_names(rows, "label")
     with pytest.raises(ValueError, match="tag_names: got nothing in row 0, token 1, of column 'bad'"):
         data.tag_names(table, "bad")
     with pytest.raises(ValueError, match="tag_names: got 3 in row 0 of column 'n'; wanted the tags"):

@@ -27,8 +27,10 @@ def write_run(path):
     """The files of a run that could be read as data."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(RUN))
-    for name in ("metrics.jsonl", "tokenizer.json", "result.json", "sample.txt", "curves.png", "model.json"):
+    names = ("metrics.jsonl", "tokenizer.json", "result.json", "result-4.json", "sample.txt", "curves.png")
+    for name in (*names, "model.json"):
         (path / name).write_text("{}\n")
+    write(path / "profile" / "a.trace.json")
     write(path / "checkpoints" / "2" / "extra" / "metadata.json")
     for name in ("set_aside", "set_aside-1"):
         write(path / name / "metrics.jsonl")
@@ -272,6 +274,7 @@ def test_files_of_runs_in_a_source_are_not_data(tmp_path, monkeypatch):
         "runs/x/added.jsonl",
         "other/config.json",
         "other/metrics.jsonl",
+        "other/sweep.json",
     ]
     for name in data_files:
         write(Path(name))
@@ -281,6 +284,7 @@ def test_files_of_runs_in_a_source_are_not_data(tmp_path, monkeypatch):
     write_run(Path("z"))
     write(Path("runs/x/config.json"), [RUN])
     write(Path("runs/x/metrics.jsonl"))
+    write(Path("runs/sweep.json"), [{"arguments": [], "best": None, "runs": []}])
     assert relative_files(".", to=".") == before == {"train": sorted(data_files)}
     assert relative_files("**/*.json*", to=".") == before
     assert relative_files("runs", to=".") == {"train": ["runs/mine.jsonl", "runs/x/added.jsonl"]}

@@ -161,6 +161,12 @@ def test_files_of_a_split_have_one_header(tmp_path):
             {"names": ["x", "y"]},
             r"line 2: got 1 fields; wanted 2 as in names=\('x', 'y'\) \(--data.columns x y\)",
         ),
+        (
+            "csv",
+            "x,y\n1,2",
+            {"names": ["x", "y"]},
+            r"line 1: got a header line, \['x', 'y'\], and the same .* \(--data.columns x y\) out",
+        ),
         ("csv", "a,b", {"names": ["x"]}, "line 1: got 2 fields; wanted 1 as in names="),
         ("csv", "a,b", {"names": ["x", "x"]}, r"load: got names=\('x', 'x'\); wanted different ones"),
         ("tsv", "a\tb\rx\ty\r", {"names": ["x", "y"]}, "line 1: got line ends of CR alone"),

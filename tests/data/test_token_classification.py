@@ -57,8 +57,9 @@ def test_words_that_are_cut_off_have_no_label(caplog):
     assert "1 of 4 words have no token, or are cut off" in caplog.text
     batch = examples.take(np.array([0]))
     assert batch["weights"].sum() == 2
-    with pytest.raises(ValueError, match=r"wanted at least 5.*--data.max-length"):
-        examples_of([["ab"]], max_length=4)
+    assert examples_of([["ab"]], max_length=3)[0].lengths.tolist() == [[3]]
+    with pytest.raises(ValueError, match=r"wanted at least 3.*--data.max-length"):
+        examples_of([["ab"]], max_length=2)
 
 
 def test_word_without_a_token_has_no_label():
@@ -124,8 +125,30 @@ def test_conll_with_comments_and_windows_line_ends():
     assert parse_conll("# a comment\r\na b\tO\r\n")[:] == {"tokens": [["a b"]], "tags": [["O"]]}
 
 
+def test_conll_ends_lines_at_line_ends_and_words_at_spaces_alone():
+    """A word of the web may have other characters that Python takes for line ends or spaces."""
+    assert parse_conll("a\u2028b\tO\n\nc\x85\tX")[:]["tokens"] == [["a\u2028b"], ["c"]]
+    assert parse_conll("10\xa0000 km  B\nb X O\n")[:] == {
+        "tokens": [["10\xa0000", "b"]],
+        "tags": [["B", "O"]],
+    }
+
+
+def test_comments_of_conll_have_another_number_of_fields():
+    found = parse_conll("# sentence 12\na O\n# O\n#\n\n#tag X\n# two words more\nb O\n")
+    assert found["tokens"] == [["a", "#"], ["#tag", "b"]] and found["tags"] == [["O", "O"], ["X", "O"]]
+    assert parse_conll("#a O\n#b O")["tokens"] == [["#a", "#b"]]
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("a\tO\nb\n", "x, line 2: got 'b'; wanted a word and its tag"), ("\n", "x: got no")]
+    ("text", "message"),
+    [
+        ("a\tO\nb\n", "x, line 2: got 'b'; wanted a word and its tag"),
+        ("New O\nNew York O\n", "line 2: got 'New York O'; wanted a word and its tag, 2 fields as in line 1"),
+        ("# c d e\na X O\nb O", "line 3: got 'b O'; wanted a word and its tag, 3 fields as in line 2"),
+        ("# text = a b\n1\ta\tDET\n2\tb\tX\n\n1-2\tam\t_\n", "x: got the number of a word .* as in CoNLL-U"),
+        ("\n", "x: got no"),
+    ],
 )
 def test_what_is_no_conll_raises(text, message):
     with pytest.raises(ValueError, match=message):
@@ -137,6 +160,8 @@ def test_conll_of_several_files_and_of_a_long_one(tmp_path):
         (tmp_path / f"{name}.conll").write_text(f"{name} O")
     found = read_conll(data.load(str(tmp_path)), "x")
     assert found["tokens"] == [["a"], ["b"]]
+    (tmp_path / "a.conll").write_text("a O\n" * 16_383 + "c O")  # almost as long as the longest row
+    assert read_conll(data.load(str(tmp_path)), "x")["tokens"][1:] == [["b"]]
     long = [f"word{i} X" for i in range(20_000)]  # one sentence, in several rows of the data set
     (tmp_path / "long.txt").write_text("\n".join(long) + "\n")
     rows = data.load(str(tmp_path / "long.txt"))

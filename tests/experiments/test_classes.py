@@ -31,12 +31,27 @@ def test_dropped_examples_are_counted(capsys):
     found = align_classes("x", ["a", "c", "b"], splits, drop=True)
     assert found == (["a", "b"], {"train": [0, 1], "test": [1, 2]})
     assert capsys.readouterr().out == (
-        "x: dropped 1 of 3 test examples of classes without a training example: 'c' (1 in test)\n"
+        "x: dropped 1 of 3 test examples of missing classes: 'c' (1 in test)\n"
     )
     with pytest.raises(
         ValueError, match=r"got --data.drop-missing-classes and no example .* in test; wanted"
     ):
         align_classes("x", ["a", "b"], labels(train="ab", test="cc"), drop=True)
+
+
+def test_labels_that_are_no_class_are_named_or_dropped(capsys):
+    """Such as the -1 of an example without a label, which data sets of the hub have."""
+    splits = labels(train=["a", "-1", "b", "-1"], test=["-1", "b"])
+    with pytest.raises(ValueError, match=r"none of the 2 classes .*: '-1' \(2 in train, 1 in test\); wanted"):
+        align_classes("x", ["a", "b"], splits, drop=False, resumes=True)
+    found = align_classes("x", ["a", "b"], splits, drop=True)
+    assert found == (["a", "b"], {"train": [0, 2], "test": [1]})
+    assert (
+        "x: dropped 2 of 4 train, 1 of 2 test examples of missing classes: '-1' (2 in train"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(ValueError, match="got training examples of one class, 'a'"):
+        align_classes("x", ["a"], labels(train=["a", "-1"], test="a"), drop=True)
 
 
 def test_run_of_an_older_version_resumes(capsys):

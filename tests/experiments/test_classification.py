@@ -153,7 +153,7 @@ def test_class_of_held_out_texts_only_is_an_error_or_dropped(tmp_path, capsys):
         loaded = corpus.load_corpus(DataConfig(**settings, drop_missing_classes=True))
         assert loaded.class_names == ["a", "b"]
         assert len(loaded.splits[split].texts) == len(resumed.splits[split].texts) - 1
-        assert f" {split} examples of classes without a training example: 'rare'" in capsys.readouterr().out
+        assert f" {split} examples of missing classes: 'rare'" in capsys.readouterr().out
     assert found == {"validation", "test"}
 
 
@@ -169,7 +169,7 @@ def test_default_source_needs_no_file():
     ("arguments", "message"),
     [
         (["--data.source", "{}/none.jsonl"], "load: got .*none.jsonl' .*no file or directory"),
-        (["--data.task", "tokens"], "train: got 2 tokens and 1 tags in row 0; wanted a tag for each"),
+        (["--data.task", "tokens"], "got 2 tokens and 1 tags in row 0; wanted a tag for each"),
         (["--data.text-column", "text"], "the columns 'phrase', 'kind'; wanted 'text'"),
         (["--data.label-column", "label"], "the columns 'phrase', 'kind'; wanted 'label'"),
         (["--data.held-out", "0"], "got no texts for test and validation, and --data.held-out 0"),
@@ -180,7 +180,7 @@ def test_default_source_needs_no_file():
         ),
         (["--data.source", "{}/empty.jsonl"], "texts: got nothing in row 1 of column 'phrase'; wanted"),
         (["--model.positions", "Learned(max_length=5)"], "wanted at most max_length=5"),
-        (["--model.pooler", "Pooler"], "got pooling='mean' .*; wanted pooling='first'"),
+        (["--model.pooler", "Pooler"], "got --pooling mean with Pooler.*; wanted --pooling first"),
         (["--mesh.data", "3"], "got --train.batch-size 8; wanted a multiple of .*, 3"),
     ],
 )  # fmt: skip

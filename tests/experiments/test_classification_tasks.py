@@ -317,3 +317,11 @@ def test_table_without_a_header(tmp_path):
     assert sum(len(part.texts) for part in found.splits.values()) == 40
     with pytest.raises(ValueError, match=r"pass the names of the columns.*--data.columns"):
         corpus.load_corpus(DataConfig(task="pair", **settings))
+
+
+def test_a_row_without_a_tag_for_each_token_is_named_by_its_number_in_the_file(tmp_path):
+    rows = [{"tokens": ["a", str(i)], "tags": ["O", "B-X"]} for i in range(40)]
+    rows[33]["tags"] = ["O"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="got 2 tokens and 1 tags in row 33; wanted a tag for each"):
+        corpus.load_corpus(DataConfig(task="tokens", source=str(tmp_path / "a.jsonl")))

@@ -1,5 +1,6 @@
 """Folders of pictures of many sizes, in colour or grey, from the files to the use of the run."""
 
+import dataclasses
 import json
 
 import datasets
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.images.config import Config, DataConfig
+from experiments.images.config import MODEL, Config, DataConfig
 from experiments.images.model import Preprocess, make_preprocess, write_preprocessing
 from experiments.images.run import _prepare, main
 from experiments.images.sizes import choose_patch, choose_size, picture_sizes
@@ -89,6 +90,21 @@ def test_own_preprocessing_changes_no_image_in_training(tmp_path):
         json.dumps(settings | {"do_normalize": True, "image_mean": [0.5] * 3})
     )
     assert make_preprocess(tmp_path, patches).processor is not None
+
+
+def test_pictures_of_many_sizes_are_resized_as_for_the_crop_of_initial_weights(tmp_path, capsys):
+    source, run = write_pictures(tmp_path / "pictures", n=4), tmp_path / "run"
+    run.mkdir()
+    own = {"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 12}, "do_center_crop": True}
+    settings = {"image_processor_type": "ViTImageProcessor", "resample": 2, "image_mean": [0.5] * 3}
+    (run / PROCESSOR_FILE).write_text(json.dumps({**settings, **own, "image_std": [0.5] * 3}))
+    model = dataclasses.replace(MODEL, patches=nn.Patches(12, 12, 3, 4))
+    config = Config(data=DataConfig(source=str(source)), model=model, init_from="vit")
+    task = _prepare(config, run, RunInputs("images", run))
+    assert task.examples["train"].images.shape[1:] == (16, 16, 3)
+    assert "resized to 16 x 16 (--data.size sets it)" in capsys.readouterr().out
+    processor = pretrained.load_image_processor(run)
+    assert (processor.size, processor.crop, processor.method) == ((16, 16), (12, 12), "cubic")
 
 
 def test_pictures_of_one_small_size_keep_it(tmp_path, capsys):

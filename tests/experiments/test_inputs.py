@@ -225,11 +225,13 @@ def test_a_damaged_list_is_one_line_with_its_name(tmp_path):
             start_from(source, tmp_path / "run")
 
 
-def test_a_text_that_grew_loses_the_lines_that_were_held_out(tmp_path):
-    path, start = tmp_path / "book.txt", tmp_path / "start"
+@pytest.mark.parametrize("source", ["books/book.txt", "books", "books/*.txt"])
+def test_a_text_that_grew_loses_the_lines_that_were_held_out(tmp_path, source):
+    path, start = tmp_path / "books" / "book.txt", tmp_path / "start"
+    path.parent.mkdir()
     lines = [f"This is line {i} of the book.\n" for i in range(200)]
     path.write_text("".join(lines[:100]))
-    settings = TextData(source=str(path), held_out=0.1)
+    settings = TextData(source=str(tmp_path / source), held_out=0.1)
     make_start(start, to_dict(settings))
     own = RunInputs("language_model", start)
     train, validation = load_texts(settings, own)

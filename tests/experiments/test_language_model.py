@@ -125,9 +125,13 @@ def test_standard_library_is_the_default():
 
 
 def test_end_of_one_short_text_is_held_out(tmp_path):
-    (tmp_path / "book.txt").write_text("".join(f"line {i}\n" for i in range(10)))
-    training, validation = corpus.load_texts(DataConfig(source=str(tmp_path / "book.txt"), held_out=0.2))
-    assert validation == ["line 8\nline 9\n"] and "".join(training).endswith("line 7\n")
+    (tmp_path / "book.txt").write_text("".join(f"a line {i}\n" for i in range(15)))
+    config = DataConfig(source=str(tmp_path / "book.txt"), held_out=0.2)
+    training, validation = corpus.load_texts(config)
+    assert validation == ["a line 12\na line 13\na line 14\n"] and "".join(training).endswith("line 11\n")
+    (tmp_path / "book.txt").write_text("a" * 99)
+    with pytest.raises(ValueError, match=r"got 99 characters of text; wanted at least 100"):
+        corpus.load_texts(config)
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 5, 11])
@@ -228,7 +232,7 @@ def test_tokenizer_is_made_once_and_loaded_again(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.held-out", "0"],
-            "got no texts for validation, and held_out is 0",
+            "got no texts for validation, and --data.held-out 0",
         ),
         (["--data.source", "some/texts"], "hub cannot be reached.*'stdlib'"),
         (

@@ -7,6 +7,7 @@ from experiments.classification.config import Config, DataConfig
 from experiments.classification.corpus import load_corpus
 from tests.experiments import test_classification, test_images, test_language_model, test_translation
 from tfm_jax.data import _local
+from tfm_jax.train.run_directory import SWEEP_FILE
 
 
 def test_every_file_of_a_run_is_excluded_from_data():
@@ -14,6 +15,8 @@ def test_every_file_of_a_run_is_excluded_from_data():
     files = set().union(*(module.RUN_FILES for module in modules))
     files |= {"special_tokens_map.json", "start_inputs.npz"}  # of --init-from
     files |= {"set_aside", "result-20.json"}  # of --resume-step, of more --train.steps
+    files |= {"profile"}  # of --profile
+    assert _local._SWEEP_FILE == SWEEP_FILE
     assert all(_local._is_run_file(name) or _local._RUN_DIRECTORY.fullmatch(name) for name in files)
 
 

@@ -186,7 +186,7 @@ def test_dates_in_json_lines_and_in_tables_with_another_encoding(tmp_path):
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.held-out", "0"],
-            "got no pairs for test and validation, and held_out is 0",
+            "got no pairs for test and validation, and --data.held-out 0",
         ),
         (
             ["--data.source", "{}/train.jsonl", "--data.pair", "en-fr", "--data.max-length", "2"],

@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePath
 
 from tfm_jax.data._layout import (
@@ -32,8 +32,9 @@ _RUN_FILES = (
 )
 _RUN_RESULT = re.compile(r"result-\d+\.json")
 """Of a run before it was made longer."""
-_RUN_DIRECTORY = re.compile(r"checkpoints|events|set_aside(-\d+)?")
+_RUN_DIRECTORY = re.compile(r"checkpoints|events|profile|set_aside(-\d+)?")
 _RUN_CONFIG = {"data", "model", "train", "out", "resume"}
+_SWEEP_FILE, _SWEEP = "sweep.json", {"arguments", "best", "runs"}
 _LARGEST_CONFIG = 1 << 20  # bytes
 
 
@@ -95,7 +96,8 @@ def find_files(source: str | Sequence[str], splits: SplitsBy | None = None) -> D
 
     In a directory, hidden files (``.a``, ``_a``) and those named README or LICENSE are skipped. So is what a
     run wrote in its directory (one with a ``config.json`` that has the fields of a run): its files,
-    ``checkpoints/``, ``set_aside/`` and ``events/``. A glob finds them if it ends in the name of the file.
+    ``checkpoints/``, ``set_aside/``, ``events/`` and ``profile/``; and the ``sweep.json`` of a sweep. A glob
+    finds them if it ends in the name of the file.
 
     Args:
       source: the path, or two; the files may be compressed (.gz, .bz2, .xz, .zst).
@@ -179,8 +181,8 @@ def _walk(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         return
     is_run = _is_run(directory)
     for path in sorted(directory.iterdir()):
-        of_run = is_run and (path.name in _RUN_FILES or _RUN_DIRECTORY.fullmatch(path.name))
-        if path.name[0] in "._" or of_run:
+        of_run = is_run and (_is_run_file(path.name) or _RUN_DIRECTORY.fullmatch(path.name))
+        if path.name[0] in "._" or of_run or _is_sweep(path):
             continue
         if path.is_dir():
             yield from _walk(path, (*above, real))
@@ -214,7 +216,7 @@ def _expand_glob(path: Path) -> tuple[Path, list[Path]]:
 def _is_of_run(file: Path, base: Path) -> bool:
     """Whether a run wrote the file, into its directory in ``base``, or ``base`` itself."""
     parts = file.relative_to(base).parts
-    return any(
+    return _is_sweep(file) or any(
         (_RUN_DIRECTORY.fullmatch(name) if depth < len(parts) - 1 else _is_run_file(name))
         and _is_run(base.joinpath(*parts[:depth]))
         for depth, name in enumerate(parts)
@@ -227,14 +229,23 @@ def _is_run_file(name: str) -> bool:
 
 def _is_run(directory: Path) -> bool:
     """Whether the directory is that of a run: its config.json has a run's fields."""
-    path = directory / "config.json"
+    return _has_keys(directory / "config.json", _RUN_CONFIG)
+
+
+def _is_sweep(path: Path) -> bool:
+    """Whether the path is the table of a sweep."""
+    return path.name == _SWEEP_FILE and _has_keys(path, _SWEEP)
+
+
+def _has_keys(path: Path, keys: Set[str]) -> bool:
+    """Whether the path is a file of a JSON object with these keys."""
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
             return False
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(config, dict) and config.keys() >= _RUN_CONFIG
+    return isinstance(config, dict) and config.keys() >= keys
 
 
 def _by_split(assignments: Mapping[Path, Assignment], metadata: list[Path]) -> dict[str, list[Path]]:

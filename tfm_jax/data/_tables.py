@@ -65,6 +65,7 @@ class TableReader:
             for number, (line, fields) in enumerate(records):
                 if number == 0 and self.names is not None:
                     self._check_first(file, line, fields)
+                    self._check_no_header(file, line, fields, self.names)
                 if fields == [] or (fields == [""] and len(header) > 1 and not self.quoted):
                     continue  # a blank line; in a literal table of one column it is an empty text
                 if len(fields) != len(header):
@@ -121,6 +122,17 @@ class TableReader:
                 f"got the {what} {with_nul[0]!r:.80} with a NUL character, as in UTF-16; wanted the encoding "
                 "of the file. Pass it, such as encoding='utf-16-le' (--data.encoding utf-16-le), or "
                 f"{'rename the column' if self.names is None else 'remove the character'}.",
+            )
+
+    @staticmethod
+    def _check_no_header(file: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
+        """Raises for a first line that is the names themselves, which would be read as data."""
+        if list(fields) == list(names):
+            raise line_error(
+                file,
+                line,
+                f"got a header line, {list(fields)!r:.200}, and the same names; wanted the names for a table "
+                f"without a header. Leave names={names!r} (--data.columns {' '.join(names)}) out.",
             )
 
     def _records(self, file: Path, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

@@ -87,7 +87,8 @@ def image_classification_examples(
       image, label: the names of the columns.
       classes: the class names, such as `label_names` returns for the training data; or their number or None,
         as for `label_names`.
-      size: height and width to which image files (not arrays) are resized. None: all have one size.
+      size: height and width to which image files are resized; arrays are not, and must have it. None: all
+        have one size.
       channels: of image files (not arrays): 1 converts all to grey, 3 to RGB. None: to grey if all of them
         are, otherwise to RGB. Transparency is dropped; palettes and CMYK become RGB. Of 16-bit colours
         Pillow keeps the upper 8 bits; grey with more than 8 bits is an error.
@@ -174,10 +175,12 @@ def _read(
         )
     if isinstance(value, bytes) or is_pillow(value):
         return decode_image(_FUNCTION, value, where, size=size, channels=channels), True
-    return _checked_array(value, where, channels), False
+    return _checked_array(value, where, size, channels), False
 
 
-def _checked_array(value: object, where: str, channels: int | None) -> np.ndarray:
+def _checked_array(
+    value: object, where: str, size: tuple[int, int] | None, channels: int | None
+) -> np.ndarray:
     array = np.asarray(value)
     array = array[..., None] if array.ndim == 2 else array
     kind, largest = ("integers", 255) if array.dtype.kind in "ui" else ("floats", 1.0)
@@ -190,6 +193,11 @@ def _checked_array(value: object, where: str, channels: int | None) -> np.ndarra
         raise ValueError(
             f"{_FUNCTION}: got values from {array.min()} to {array.max()} in {where}; wanted {kind} from "
             f"0 to {largest}. Scale the image first."
+        )
+    if size is not None and tuple(size) != array.shape[:2]:
+        raise ValueError(
+            f"{_FUNCTION}: got an array of {list(array.shape[:2])} pixels in {where} with size={size}, which "
+            "resizes image files only; wanted arrays of that size. Leave it out, or resize them."
         )
     if channels not in (None, array.shape[-1]):
         raise ValueError(

@@ -34,14 +34,7 @@ def label_names(dataset: Dataset, column: str = "label", *, classes: int | None 
     if declared:
         return declared
     values = column_values("label_names", dataset, column)
-    names = [_name(value, f"row {row}", column, "label_names") for row, value in enumerate(values)]
-    for row, value in enumerate(values):
-        if type(value) is not type(values[0]):  # are "1" and 1 one class, or two?
-            raise ValueError(
-                f"label_names: got {value!r:.80} in row {row} of column {column!r} and {values[0]!r:.80} in "
-                "row 0; wanted labels of one type. Write all of them as texts, or all as numbers."
-            )
-    return sorted_names(names)
+    return _occurring_names("label_names", values, [f"row {row}" for row in range(len(values))], column)
 
 
 def label_ids(dataset: Dataset, names: Sequence[str], column: str = "label") -> np.ndarray:
@@ -99,8 +92,7 @@ def tag_names(dataset: Dataset, column: str = "tags") -> list[str]:
     rows, where = _tag_values("tag_names", dataset, column)
     if declared := _declared_names(dataset, column):
         return declared
-    tags = zip([tag for row in rows for tag in row], where, strict=True)
-    return sorted_names(_name(tag, place, column, "tag_names") for tag, place in tags)
+    return _occurring_names("tag_names", [tag for row in rows for tag in row], where, column)
 
 
 def tag_ids(dataset: Dataset, names: Sequence[str], column: str = "tags") -> list[np.ndarray]:
@@ -155,6 +147,19 @@ def sorted_names(names: Iterable[str]) -> list[str]:
 def _is_whole_number(name: str) -> bool:
     """Whether a class name is digits with an optional sign."""
     return re.fullmatch(r"[+-]?[0-9]{1,1000}", name) is not None
+
+
+def _occurring_names(function: str, values: Sequence[object], where: Sequence[str], column: str) -> list[str]:
+    """The class names that occur, of values of one type, each at a place that messages name."""
+    names = [_name(value, place, column, function) for value, place in zip(values, where, strict=True)]
+    for value, place in zip(values, where, strict=True):
+        if type(value) is not type(values[0]):  # are "1" and 1 one class, or two?
+            first = where[0].removesuffix(",")
+            raise ValueError(
+                f"{function}: got {value!r:.80} in {place} of column {column!r} and {values[0]!r:.80} in "
+                f"{first}; wanted labels of one type. Write all of them as texts, or all as numbers."
+            )
+    return sorted_names(names)
 
 
 def _ids(

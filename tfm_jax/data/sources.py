@@ -13,7 +13,7 @@ from tfm_jax.data.columns import Dataset, check_columns
 from tfm_jax.data.splitting import SPLIT_SALT, hold_out, split_text
 from tfm_jax.hub import load_dataset
 
-__all__ = ["is_local", "load", "load_splits", "load_unsplit"]
+__all__ = ["is_local", "is_one_text", "load", "load_splits", "load_unsplit"]
 
 
 class _FileOptions(TypedDict):
@@ -287,6 +287,19 @@ def _check_rows(
 def is_local(source: str | Sequence[str]) -> bool:
     """Whether a source is one of files, existing or not: neither built in nor of the hub."""
     return not isinstance(source, str) or (source not in SOURCES and is_path(source))
+
+
+def is_one_text(source: str | Sequence[str], splits: SplitsBy | None = None) -> bool:
+    """Whether a source has a single text file to train on, which `load_splits` splits by position.
+
+    Args:
+      source, splits: as for `load`.
+
+    Raises:
+      FileNotFoundError, ValueError: as for `load`.
+    """
+    files = _find(source, splits)
+    return files is not None and files.is_one_text
 
 
 def _without_train(source: str | Sequence[str]) -> str:

@@ -222,10 +222,11 @@ def encode_truncated(
       ValueError: ``max_length`` has no room for a token of each text.
     """
     checked = as_texts(function, "texts", texts, pairs=True)
-    special = backend.num_special_tokens_to_add(True)
-    if max_length < special + 2:
+    are_pairs = bool(checked) and not isinstance(checked[0], str)
+    special, count = backend.num_special_tokens_to_add(are_pairs), 2 if are_pairs else 1
+    if max_length < special + count:
         raise ValueError(
-            f"{function}: got max_length={max_length}; wanted at least {special + 2}: {special} special "
+            f"{function}: got max_length={max_length}; wanted at least {special + count}: {special} special "
             "tokens and a token of each text. Pass more (--data.max-length)."
         )
     backend.enable_truncation(max_length)

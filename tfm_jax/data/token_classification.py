@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import re
 from collections.abc import Sequence
 
 import datasets
@@ -235,36 +236,46 @@ def read_conll(dataset: datasets.Dataset, where: str) -> datasets.Dataset:
         word, *_, tag = line.split("\\t")        # or at spaces, in a file without tabs
 
     Args:
-      dataset: rows of text files, in the column "text". Lines of ``-DOCSTART-`` and, if they have no tag, of
-        comments (``#``) are skipped.
+      dataset: rows of text files, in the column "text". Lines of ``-DOCSTART-`` are skipped, as are comments:
+        lines that begin with "#" and have another number of fields than the others.
       where: the source, for messages.
 
     Returns:
       The columns "tokens" and "tags", lists of texts.
 
     Raises:
-      ValueError: a line has no tag, or there is no sentence; names the line.
+      ValueError: a line has no tag, or another number of fields than the first one; names the line. Or there
+        is no sentence, or words are numbered, as in CoNLL-U.
     """
-    # A row is a text, or a part of one, up to a line end near the longest row: a shorter one ends its text.
-    parts = [row + "\n\n" * (len(row) < LONGEST_ROW - _LONGEST_LINE) for row in dataset["text"]]
-    text = "".join(parts)
-    separator = "\t" if "\t" in text else None
+    # A row is a text, or a part of one up to a line end near the longest row; any other row ends its text.
+    ends = [not row.endswith("\n") or len(row) < LONGEST_ROW - _LONGEST_LINE for row in dataset["text"]]
+    text = "".join(row + "\n\n" * end for row, end in zip(dataset["text"], ends, strict=True))
+    separator = re.compile("\t" if "\t" in text else " +")
+    lines = [[field.strip() for field in separator.split(line.strip(" "))] for line in text.split("\n")]
+    blank = [not any(fields) or fields[0] == "-DOCSTART-" for fields in lines]
+    first = next((i for i, skip in enumerate(blank) if not skip and not lines[i][0].startswith("#")), None)
     rows: list[tuple[list[str], list[str]]] = [([], [])]
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = [field.strip() for field in line.split(separator)] if line.strip() else []
-        if not fields or fields[0] == "-DOCSTART-":
+    for number, (fields, skip) in enumerate(zip(lines, blank, strict=True), 1):
+        if skip:
             rows.append(([], []))
             continue
-        if len(fields) < 2 or not (fields[0] and fields[-1]):
-            if line.startswith("#"):
-                continue
+        same = first is None or len(fields) == len(lines[first])
+        if fields[0].startswith("#") and (len(fields) < 2 or not same):
+            continue
+        if len(fields) < 2 or not (fields[0] and fields[-1] and same):
+            as_first = "" if first is None or same else f", {len(lines[first])} fields as in line {first + 1}"
             raise ValueError(
-                f"{where}, line {number}: got {line!r:.80}; wanted a word and its tag, with a tab or a space "
-                "between them. Correct the line."
+                f"{where}, line {number}: got {' '.join(fields)!r:.80}; wanted a word and its tag{as_first}, "
+                "with a tab or a space between them. Correct the line."
             )
         rows[-1][0].append(fields[0])
         rows[-1][1].append(fields[-1])
     rows = [row for row in rows if row[0]]
     if not rows:
         raise ValueError(f"{where}: got no sentence; wanted words and tags. Choose another source.")
+    if all(words[0] in ("1", "1-2") for words, _ in rows) and any(len(words) > 1 for words, _ in rows):
+        raise ValueError(
+            f"{where}: got the number of a word first in each line, as in CoNLL-U; wanted the word first and "
+            "its tag last. Keep these two columns, such as by cut -f 2,4."
+        )
     return datasets.Dataset.from_dict({"tokens": [row[0] for row in rows], "tags": [row[1] for row in rows]})
