@@ -36,6 +36,8 @@ __all__ = ["Sources", "parse", "read_sources", "run"]
 C = TypeVar("C", bound=RunConfig)
 _OF_A_START = ("--out", "--resume")
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
+_OF_THE_DATA = (("vocab_size", 0), ("patches", None))
+"""Fields of a model, with the value by which they are those of the data or of the initial weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Sources:
             raise ValueError(f"--init-from: {error}") from error
         execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
         model = dataclasses.replace(found, **execution)
-        return inherit_splits(dataclasses.replace(default, model=model, init_from=init_from))
+        default = inherit_splits(dataclasses.replace(default, model=model, init_from=init_from))
+        # What the file has is compared with the weights and their splits, but for what it leaves to the data.
+        named = {name: x for name, x in saved.get("model", {}).items() if (name, x) not in _OF_THE_DATA}
+        return with_file(default, {**saved, "model": named, "init_from": init_from}, self.config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,8 +218,11 @@ def _with_saved_arguments(argv: list[str]) -> list[str]:
         return argv
     if (saved := sweep.saved_arguments(sources.out)) is None:
         return argv
-    names = set(map(_option, _groups(argv))) - {"--set"}
-    kept = [group for group in _groups(saved) if _option(group) not in names]
+    assigned = read_assignments(sources.set)
+    replaced = {*assigned, *map(_field, _groups(argv)), "set"}
+    kept = [group for group in _groups(saved) if _field(group) not in replaced]
+    below = read_assignments(read_sources(saved).set)
+    kept += [["--set", f"{name}={text}"] for name, text in below.items() if name not in assigned]
     return [*(word for group in kept for word in group), *argv]
 
 
@@ -231,6 +239,11 @@ def _groups(argv: Sequence[str]) -> list[list[str]]:
 def _option(group: Sequence[str]) -> str:
     """The name of the option of a group, as ``--help`` shows it."""
     return _with_hyphens(group[0]).partition("=")[0]
+
+
+def _field(group: Sequence[str]) -> str:
+    """The path of the field of an option: "model.tie_embeddings" of ``--model.no-tie-embeddings`` too."""
+    return re.sub(r"(^|\.)no_", r"\1", field_name(_option(group)))
 
 
 def _read_distributed(argv: list[str]) -> str:
@@ -320,14 +333,13 @@ def _parse(
 
 
 def _check_given(argv: Sequence[str], swept: Mapping[str, str]) -> None:
-    """Raises for an option that is given twice, or beside a sweep of its field."""
-    options = list(map(_option, _groups(argv)))
-    for option in options:
-        if options.count(option) > 1 and option == "--config":
-            raise ValueError(f"{option}: got it twice; wanted it once. Leave one out.")
-        name = field_name(option)
-        if name in swept or re.sub(r"(^|\.)no_", r"\1", name) in swept:
-            raise ValueError(f"{option}: got a --sweep of it too; wanted one of both. Leave one out.")
+    """Raises for --config given twice, and for an option beside a sweep of its field."""
+    groups = _groups(argv)
+    if list(map(_option, groups)).count("--config") > 1:
+        raise ValueError("--config: got it twice; wanted it once. Leave one out.")
+    for group in groups:
+        if _field(group) in swept:
+            raise ValueError(f"{_option(group)}: got a --sweep of it too; wanted one of both. Leave one out.")
 
 
 def read_sources(argv: Sequence[str]) -> Sources:

@@ -195,6 +195,15 @@ def test_config_of_version_0_1_is_migrated():
     assert found.data.held_out_salt is None and found.model.d_model == saved["model"]["d_model"]
 
 
+def test_a_file_without_a_format_is_that_of_a_whole_run(tmp_path):
+    """A part of one would get the salt of version 0.1."""
+    path = write(tmp_path / "c.json", {"data": {"held_out": 0.2}})
+    assert error_of("--config", path, config=ImagesConfig) == (
+        f'error: --config {path}: got no "format", and not the whole file of a run of version 0.1; wanted '
+        'the number of the format. Add "format": 2'
+    )
+
+
 def test_the_data_of_a_file_decide_the_other_defaults(tmp_path):
     file = write(tmp_path / "c.json", {"format": 2, "data": {"source": "x.jsonl"}})
     found = parse("--config", file, config=translation.Config)
@@ -213,6 +222,10 @@ def test_the_weights_of_a_file_or_of_set_decide_the_model(tmp_path):
     # A whole file has the model of its weights, here with another dropout rate.
     content = {"format": 2, "init_from": "gone", "model": {"d_model": 16, "dropout_rate": 0.5}}
     assert parse("--config", write(file, content)).model.dropout_rate == 0.5
+    # Beside --init-from it is compared with the weights; what it leaves to the data is theirs.
+    write(file, {"format": 2, "model": {"d_model": 8, "dropout_rate": 0.5, "vocab_size": 0}})
+    found = parse("--config", file, "--init-from", tmp_path / "start").model
+    assert (found.d_model, found.dropout_rate, found.vocab_size, found.n_heads) == (8, 0.5, 7, 4)
     assert "--set data.vocab_size" in error_of(
         "--init-from", tmp_path / "start", "--set", "data.vocab_size=5", config=translation.Config
     )
