@@ -349,15 +349,19 @@ class Run(Generic[C]):
             for x in jax.tree.leaves(state):  # the initial state and the restored one need not fit together
                 x.delete()
             is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
+            is_longer |= self._is_lengthened  # also from an old checkpoint, which has no plan
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
-            if is_longer:
-                last = checkpoints.latest() or step
-                extra = continue_run(self.path, last, self._early_stopping(), extra)
+            last = checkpoints.latest() or step
             if (to := checkpoints.set_aside(step)) is not None:
-                metrics = self._directory.metrics  # a resume removes the lines of later steps
-                if processes.is_main() and metrics.exists():
-                    shutil.copy(metrics, to / metrics.name)
+                for path in (
+                    self._directory.metrics,
+                    self.path / "result.json",
+                ):  # which will be written anew
+                    if processes.is_main() and path.exists():
+                        shutil.copy(path, to / path.name)
                 print(f"{self.name}: moved the checkpoints after step {step} to {to}", flush=True)
+            if is_longer:
+                extra = continue_run(self.path, last, self._early_stopping(), extra)
         if self.config.resume:  # for the next one, in the current format
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)
