@@ -200,7 +200,7 @@ def _run_sweep(
                 f"--sweep: got {processes.count()} processes; wanted one. Start the runs one by one, or the "
                 "sweep in one process with --distributed off."
             )
-        kept = [group for group in _groups(argv) if _option(group) not in _OF_A_START]
+        kept = [group for group in _with_assignments(argv) if _option(group) not in _OF_A_START]
         planned = sweep.plan(
             sweep.read_sweep(sources.sweep), parse_one, name=name, out=sources.out, resume=sources.resume,
             arguments=[word for group in kept for word in group],
@@ -218,12 +218,16 @@ def _with_saved_arguments(argv: list[str]) -> list[str]:
         return argv
     if (saved := sweep.saved_arguments(sources.out)) is None:
         return argv
-    assigned = read_assignments(sources.set)
-    replaced = {*assigned, *map(_field, _groups(argv)), "set"}
-    kept = [group for group in _groups(saved) if _field(group) not in replaced]
-    below = read_assignments(read_sources(saved).set)
-    kept += [["--set", f"{name}={text}"] for name, text in below.items() if name not in assigned]
+    replaced = set(map(_field, _with_assignments(argv)))
+    kept = [group for group in _with_assignments(saved) if _field(group) not in replaced]
     return [*(word for group in kept for word in group), *argv]
+
+
+def _with_assignments(argv: Sequence[str]) -> list[list[str]]:
+    """The options, each with its words; in place of each file of ``--set`` the values that it has."""
+    options = [group for group in _groups(argv) if _option(group) != "--set"]
+    assigned = read_assignments(read_sources(argv).set)
+    return [*options, *(["--set", f"{name}={text}"] for name, text in assigned.items())]
 
 
 def _groups(argv: Sequence[str]) -> list[list[str]]:
@@ -242,8 +246,10 @@ def _option(group: Sequence[str]) -> str:
 
 
 def _field(group: Sequence[str]) -> str:
-    """The path of the field of an option: "model.tie_embeddings" of ``--model.no-tie-embeddings`` too."""
-    return re.sub(r"(^|\.)no_", r"\1", field_name(_option(group)))
+    """The path of the field of an option, or of a ``--set NAME=VALUE``; without the "no" of a boolean."""
+    option = _option(group)
+    name = group[1].partition("=")[0] if option == "--set" and len(group) > 1 else option
+    return re.sub(r"(^|\.)no_", r"\1", field_name(name))
 
 
 def _read_distributed(argv: list[str]) -> str:
@@ -338,7 +344,7 @@ def _check_given(argv: Sequence[str], swept: Mapping[str, str]) -> None:
     if list(map(_option, groups)).count("--config") > 1:
         raise ValueError("--config: got it twice; wanted it once. Leave one out.")
     for group in groups:
-        if _field(group) in swept:
+        if _option(group) != "--set" and _field(group) in swept:
             raise ValueError(f"{_option(group)}: got a --sweep of it too; wanted one of both. Leave one out.")
 
 

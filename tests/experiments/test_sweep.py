@@ -191,6 +191,16 @@ def test_an_option_beside_resume_replaces_that_of_the_sweep(toy, tmp_path):
         assert (config.train.keep, config.train.log_every) == (2, 8)
 
 
+def test_a_file_of_set_is_read_once(toy, tmp_path):
+    out, file = tmp_path / "out", write(tmp_path / "values", "train.keep=3\n")
+    toy.stops_at = "train.seed=1"
+    toy.run("--out", out, "--sweep", "train.seed=1", "2", "--set", file)
+    toy.stops_at = None
+    file.unlink()
+    assert toy.run("--out", out, "--resume")[0] == 0
+    assert toy.configs["train.seed=2"].train.keep == 3
+
+
 def test_the_file_of_config_makes_new_runs_alone(toy, tmp_path):
     out, file = tmp_path / "out", write(tmp_path / "c.json", {"format": 2, "train": {"batch_size": 5}})
     toy.stops_at = "train.seed=1"
