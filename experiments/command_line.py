@@ -92,7 +92,7 @@ class Sources:
         init_from = self.init_from or assigned.get("init_from")
         if "model" not in saved:  # else that of the weights of its init_from
             init_from = init_from or default.init_from
-        if self.resume or init_from is None:
+        if self.resume or init_from in (None, "None"):
             return default
         given = [f"--set {name}" for name in assigned if name in map(field_name, _TOKENIZER_OPTIONS)]
         if tokenizer := (*self.tokenizer, *given):

@@ -238,6 +238,9 @@ def _read_member(hint: Any, text: str) -> Any:
         return hint(text)
     if typing.get_origin(hint) is tuple:
         words, items = shlex.split(text), typing.get_args(hint)
+        if typing.get_origin(items[0]) is tuple:  # such as "400 hold 600 rewarm"
+            width = len(typing.get_args(items[0]))
+            words = [shlex.join(words[i : i + width]) for i in range(0, len(words), width)]
         items = [items[0]] * len(words) if items[-1] is Ellipsis else items
         return tuple(_read(item, word) for item, word in zip(items, words, strict=True))
     names = (
