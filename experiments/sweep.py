@@ -250,15 +250,12 @@ def _train(row: _Row, experiment: Callable[[Any], None], name: str) -> None:
 
 
 def _is_finished(config: RunConfig) -> bool:
-    """Whether the run has its result, and of these steps and settings."""
+    """Whether the run has its result, and of these steps and settings, those of its test included."""
     if not config.resume or config.out is None or not (config.out / "result.json").is_file():
         return False
     saved, wanted = flatten(read_config(config.out / "config.json")), flatten(plain(to_dict(config)))
-    return all(
-        saved.get(name, value) == value
-        for name, value in wanted.items()
-        if name == "train.steps" or not is_under(name, config.MAY_CHANGE)
-    )
+    free = set(RunConfig.MAY_CHANGE) - {"train.steps", "train.patience"}  # what changes no result
+    return all(saved.get(name, x) == x for name, x in wanted.items() if not is_under(name, tuple(free)))
 
 
 def _read_result(row: _Row) -> None:

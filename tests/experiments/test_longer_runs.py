@@ -53,7 +53,7 @@ SLOW = [
 
 @pytest.mark.parametrize("other", [(), *SLOW])
 def test_a_run_of_200_steps_made_longer_to_400_is_one_of_400(tmp_path, other):
-    common = (*CONSTANT, "--train.evaluate-every", "50", "--train.checkpoint-every", "50", *other)
+    common = (*CONSTANT, "--train.evaluate-every", "100", "--train.checkpoint-every", "100", *other)
     out = ("--out", str(tmp_path / "longer"))
     whole = start(config("--out", str(tmp_path / "whole"), *steps(400), *common))
     start(config(*out, *steps(200), *common))

@@ -29,6 +29,10 @@ class Config(RunConfig):
 
     model: nn.Config = MODEL
     train: TrainConfig = TRAIN
+    beams: int = 4
+    """Of the test."""
+
+    MAY_CHANGE = (*RunConfig.MAY_CHANGE, "beams")
 
 
 class Experiment:
@@ -124,6 +128,16 @@ def test_the_loss_is_of_the_tested_checkpoint(toy, tmp_path, task, of_patience):
     )
     _, found = saved(tmp_path / "x")
     assert [run["validation/loss"] for run in found.values()] == [4.001, of_patience]
+
+
+@pytest.mark.parametrize(
+    ("options", "trains"),
+    [(["--beams", 1], True), (["--train.patience", 3], True), (["--train.keep", 2], False), ([], False)],
+)
+def test_a_finished_run_is_resumed_for_what_changes_its_result(toy, tmp_path, options, trains):
+    assert toy.run("--out", tmp_path / "x", "--sweep", "train.seed=1") == (0, [("train.seed=1", False)])
+    found = toy.run("--out", tmp_path / "x", "--resume", *options)
+    assert found == (0, [("train.seed=1", True)] if trains else [])
 
 
 def test_a_finished_run_that_cannot_be_resumed_keeps_its_result(toy, tmp_path):
