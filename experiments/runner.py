@@ -247,7 +247,7 @@ class Run(Generic[C]):
         record = {
             "config": directory.fixed_fields(self.config.LOCATIONS),
             "data": dict(digests),
-            "files": {name: digest for name in _PREPROCESSING_FILES if (digest := _digest(self.path / name))},
+            "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name, self.config):
