@@ -65,7 +65,7 @@ def test_record_of_an_old_checkpoint_is_migrated(tmp_path):
     files = {
         "files": {"tokenizer.json": "0f", "special_tokens_map.json": None, "preprocessor_config.json": None}
     }
-    for number in (1, FORMAT):  # a run may get a file that it did not have
+    for number in (1, FORMAT):  # a run of images may get that file
         assert migrate_record(old | files, number)["files"] == {
             "tokenizer.json": "0f",
             "special_tokens_map.json": None,
