@@ -125,7 +125,7 @@ def test_translation_goes_on_with_more_pairs(tmp_path, capsys):
     assert f"and {known} of 80 test inputs" in printed
     assert f"; {known} of the test pairs are training pairs too" in printed
     with pytest.raises(
-        SystemExit, match=r"got --data.held-out 0.3; wanted 0.2, by which .*Leave .*tfm convert"
+        SystemExit, match=r"got --data.held-out 0.3; wanted 0.2, by which .*leave it out.*tfm convert"
     ):
         translation([*third, "--data.held-out", "0.3", "--out", str(tmp_path / "fourth")])
     with pytest.raises(SystemExit, match=r"got --data.held-out-salt other; wanted tfm_jax"):
